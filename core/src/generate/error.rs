@@ -1,0 +1,59 @@
+//! Why a request was not answered, in the words every layer shares.
+
+use std::time::Duration;
+
+/// Why a request was not answered. Each variant is one thing a caller can act on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// No such model in the fleet.
+    #[error("The model '{0}' does not exist.")]
+    ModelNotFound(String),
+    /// A field of the request is wrong.
+    #[error("{message}")]
+    Invalid {
+        /// The field, such as `messages[0].role`.
+        param: Option<String>,
+        message: String,
+    },
+    /// The prompt does not fit the model's context.
+    #[error("{0}")]
+    ContextLength(String),
+    /// Every replica is full. Trying again after the given time may help.
+    #[error("{message}")]
+    Overloaded {
+        message: String,
+        retry_after: Duration,
+    },
+    /// The model is known but no replica can answer now.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The node or the connection to it was lost while it answered.
+    #[error("{0}")]
+    NodeLost(String),
+    /// The answer did not begin in time.
+    #[error("{0}")]
+    Deadline(String),
+    /// The engine failed.
+    #[error("{0}")]
+    Engine(String),
+}
+
+impl RequestError {
+    /// A wrong field.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid {
+            param: Some(param.into()),
+            message: message.into(),
+        }
+    }
+
+    /// Whether another replica may do better. Only to be acted on before the first byte of
+    /// the answer went out.
+    #[must_use]
+    pub fn retryable_elsewhere(&self) -> bool {
+        matches!(
+            self,
+            Self::Overloaded { .. } | Self::Unavailable(_) | Self::NodeLost(_)
+        )
+    }
+}

@@ -1,0 +1,15 @@
+//! What a request to a model consists of, and what comes back: the vocabulary that the
+//! gateway, the controller, the wire and the engines share.
+
+mod error;
+mod event;
+mod request;
+
+pub use error::RequestError;
+pub use event::{
+    Delta, Event, FinishReason, Finished, TokenAlternative, TokenLogprob, ToolCallDelta, Usage,
+};
+pub use request::{
+    Constraint, EmbedRequest, Embeddings, GenerateRequest, Input, Message, Sampling, Tool,
+    ToolCall, ToolChoice,
+};

@@ -1,0 +1,144 @@
+//! Names of nodes and models, checked once where they enter.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest name accepted, in bytes. Kubernetes' limit for a label value, so that every name
+/// can be used as one.
+pub const MAX_NAME: usize = 63;
+
+/// Why a string is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("must not be empty")]
+    Empty,
+    #[error("must be at most {MAX_NAME} characters, is {0}")]
+    TooLong(usize),
+    #[error("must be lower-case letters, digits, '-', '_' and '.', and begin and end with a letter or digit")]
+    Characters,
+    #[error("is reserved for routing: choose another name")]
+    Reserved,
+}
+
+fn check(name: &str) -> Result<(), NameError> {
+    let alphanumeric = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let bytes = name.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return Err(NameError::Empty);
+    };
+    if bytes.len() > MAX_NAME {
+        return Err(NameError::TooLong(bytes.len()));
+    }
+    let inner = |c: &u8| alphanumeric(*c) || matches!(c, b'-' | b'_' | b'.');
+    if !alphanumeric(*first) || !alphanumeric(*last) || !bytes.iter().all(inner) {
+        return Err(NameError::Characters);
+    }
+    Ok(())
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, reserved: $reserved:expr) => {
+        $(#[$doc])*
+        ///
+        /// Cheap to clone: the text is shared.
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks `name` and wraps it.
+            ///
+            /// # Errors
+            /// [`NameError`] says which rule it breaks.
+            pub fn new(name: &str) -> Result<Self, NameError> {
+                check(name)?;
+                let reserved: &[&str] = $reserved;
+                if reserved.contains(&name) {
+                    return Err(NameError::Reserved);
+                }
+                Ok(Self(name.into()))
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = NameError;
+            fn from_str(name: &str) -> Result<Self, NameError> {
+                Self::new(name)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(name: String) -> Result<Self, NameError> {
+                Self::new(&name)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                name.0.as_ref().into()
+            }
+        }
+    };
+}
+
+name_type!(
+    /// The name of a model in the fleet; what a client puts into the `model` field.
+    ModelName,
+    reserved: &["auto"]
+);
+name_type!(
+    /// The name of a node in the fleet.
+    NodeName,
+    reserved: &[]
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ordinary_names_pass() {
+        for name in ["a", "support-intent", "qwen3-0.6b", "node-1", "a_b"] {
+            assert_eq!(ModelName::new(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn each_broken_rule_is_named() {
+        assert_eq!(ModelName::new(""), Err(NameError::Empty));
+        assert_eq!(ModelName::new(&"a".repeat(64)), Err(NameError::TooLong(64)));
+        for name in ["A", "-a", "a-", "a/b", "task:x", "ä", "a b"] {
+            assert_eq!(ModelName::new(name), Err(NameError::Characters), "{name}");
+        }
+        assert_eq!(ModelName::new("auto"), Err(NameError::Reserved));
+        assert!(NodeName::new("auto").is_ok());
+    }
+}

@@ -1,0 +1,11 @@
+//! Generates the wire types with protox: no protoc to install.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = ["flotilla/v1/fleet.proto", "flotilla/v1/inference.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    tonic_prost_build::configure()
+        .compile_fds(protox::compile(files, ["."])?)
+        .map_err(Into::into)
+}
