@@ -1,0 +1,188 @@
+//! The API behind the CLI, under `/api/v1`: what is wished for, what is, and why.
+//!
+//! It is HTTP with JSON on the port that also serves the OpenAI API, so that one address
+//! (behind an ingress, say) is all a user needs. Resources have the form of their YAML plus
+//! a `status`; errors have OpenAI's shape.
+
+mod nodes;
+mod models;
+mod wish;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::Json;
+use flotilla_core::spec::Resource;
+use flotilla_core::{ModelName, NodeName};
+use flotilla_gateway::{ApiError, read_json};
+use http::StatusCode;
+use serde::Serialize;
+use std::sync::Arc;
+
+use crate::fleet::Fleet;
+use crate::reconcile;
+use crate::store::{Store, StoreError};
+pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
+pub use nodes::{ModelOnNode, NodeResource, NodeSpec, NodeStatus};
+pub use wish::{Applied, Wish};
+
+/// Largest resource, in bytes.
+const MAX_RESOURCE: usize = 1 << 20;
+
+#[derive(Clone)]
+struct Admin {
+    fleet: Fleet,
+    wish: Wish,
+}
+
+/// A list of resources.
+#[derive(Debug, Serialize)]
+struct List<T> {
+    items: Vec<T>,
+}
+
+/// The API over `fleet` and `store`.
+pub fn router(fleet: Fleet, store: Arc<dyn Store>) -> Router {
+    let admin = Admin {
+        fleet,
+        wish: Wish::new(store),
+    };
+    Router::new()
+        .route("/api/v1/nodes", get(list_nodes))
+        .route("/api/v1/nodes/{name}", get(get_node).delete(delete_node))
+        .route("/api/v1/models", get(list_models))
+        .route(
+            "/api/v1/models/{name}",
+            get(get_model).put(put_model).delete(delete_model),
+        )
+        .route("/api/v1/assignments", get(list_assignments))
+        .with_state(admin)
+}
+
+async fn list_nodes(State(admin): State<Admin>) -> Json<List<NodeResource>> {
+    let view = admin.fleet.view();
+    let items = view.nodes.values().map(|node| NodeResource::new(node));
+    Json(List {
+        items: items.collect(),
+    })
+}
+
+async fn get_node(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+) -> Result<Json<NodeResource>, ApiError> {
+    let view = admin.fleet.view();
+    let node = view.nodes.get(name.as_str());
+    node.map(|node| Json(NodeResource::new(node)))
+        .ok_or_else(|| unknown("node", &name))
+}
+
+async fn delete_node(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let name = NodeName::new(&name).map_err(|_| unknown("node", &name))?;
+    let view = admin.fleet.view();
+    let node = view
+        .nodes
+        .get(&name)
+        .ok_or_else(|| unknown("node", name.as_str()))?;
+    if node.phase == crate::fleet::NodePhase::Ready {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "invalid_request_error",
+            Some("node_is_linked"),
+            format!("The node '{name}' is linked: stop its agent first."),
+        ));
+    }
+    admin.wish.forget_node(&name).await.map_err(failed)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn list_models(State(admin): State<Admin>) -> Json<List<ModelResource>> {
+    let view = admin.fleet.view();
+    let plan = reconcile::plan(&view);
+    let items = view
+        .models
+        .values()
+        .map(|model| ModelResource::new(model, &view, &plan));
+    Json(List {
+        items: items.collect(),
+    })
+}
+
+async fn get_model(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+) -> Result<Json<ModelResource>, ApiError> {
+    let view = admin.fleet.view();
+    let plan = reconcile::plan(&view);
+    let model = view.models.get(name.as_str());
+    model
+        .map(|model| Json(ModelResource::new(model, &view, &plan)))
+        .ok_or_else(|| unknown("model", &name))
+}
+
+async fn put_model(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let value = read_json(body, MAX_RESOURCE).await?;
+    let resource = Resource::from_json(value)
+        .map_err(|faults| ApiError::invalid(None, faults.to_string()))?;
+    let Resource::Model(model) = resource;
+    if model.name().as_str() != name {
+        return Err(ApiError::invalid(
+            Some("metadata.name".into()),
+            format!("The resource is named '{}', the path '{name}'.", model.name()),
+        ));
+    }
+    let applied = admin.wish.apply_model(&model).await.map_err(failed)?;
+    let status = match applied {
+        Applied::Created => StatusCode::CREATED,
+        Applied::Changed | Applied::Unchanged => StatusCode::OK,
+    };
+    #[derive(Serialize)]
+    struct Reply {
+        applied: Applied,
+    }
+    Ok((status, Json(Reply { applied })).into_response())
+}
+
+async fn delete_model(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let name = ModelName::new(&name).map_err(|_| unknown("model", &name))?;
+    if admin.wish.delete_model(&name).await.map_err(failed)? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(unknown("model", name.as_str()))
+    }
+}
+
+async fn list_assignments(State(admin): State<Admin>) -> Json<List<AssignmentStatus>> {
+    let view = admin.fleet.view();
+    let items = view
+        .models
+        .values()
+        .flat_map(|model| AssignmentStatus::of(model, &view));
+    Json(List {
+        items: items.collect(),
+    })
+}
+
+fn unknown(kind: &str, name: &str) -> ApiError {
+    ApiError::not_found(None, format!("There is no {kind} '{name}'."))
+}
+
+fn failed(error: StoreError) -> ApiError {
+    let (status, code) = match error {
+        StoreError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "store_unavailable"),
+    };
+    ApiError::new(status, "server_error", Some(code), error.to_string())
+}

@@ -1,0 +1,154 @@
+//! Nodes as the API shows them.
+
+use std::collections::BTreeMap;
+
+use flotilla_core::Bytes;
+use flotilla_core::spec::API_VERSION;
+use flotilla_proto::v1::{Counters, ModelPhase, ModelStatus};
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::NodeView;
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeResource {
+    pub api_version: String,
+    pub kind: String,
+    pub metadata: NodeMetadata,
+    pub spec: NodeSpec,
+    pub status: NodeStatus,
+}
+
+/// Who a node is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeMetadata {
+    pub name: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// Bytes for models.
+    pub memory: Bytes,
+    pub cores: u32,
+    pub cpu: String,
+    pub platform: String,
+    /// Of the agent.
+    pub version: String,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// `Ready`, `Suspect` or `Lost`.
+    pub phase: String,
+    /// What it reported last.
+    pub models: Vec<ModelOnNode>,
+}
+
+/// A model on a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelOnNode {
+    pub name: String,
+    pub phase: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
+    /// What is being done while loading, with how far: `weights 40 %`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub progress: String,
+    /// Bytes it takes, where known.
+    pub memory: Bytes,
+    pub counters: CountersJson,
+}
+
+/// What a model on a node did since it was loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CountersJson {
+    pub active: u32,
+    pub queued: u32,
+    pub requests: u64,
+    pub cancelled: u64,
+    pub failed: u64,
+    pub refused: u64,
+    pub prompt_tokens: u64,
+    pub output_tokens: u64,
+}
+
+impl NodeResource {
+    /// The node of a view.
+    #[must_use]
+    pub fn new(node: &NodeView) -> Self {
+        let record = &node.record;
+        let models = node.reported.load();
+        Self {
+            api_version: API_VERSION.into(),
+            kind: "Node".into(),
+            metadata: NodeMetadata {
+                name: node.name.to_string(),
+                labels: record.labels.clone(),
+            },
+            spec: NodeSpec {
+                memory: record.memory,
+                cores: record.cores,
+                cpu: record.cpu.clone(),
+                platform: record.platform.clone(),
+                version: record.version.clone(),
+            },
+            status: NodeStatus {
+                phase: node.phase.as_str().into(),
+                models: models.iter().map(Into::into).collect(),
+            },
+        }
+    }
+}
+
+impl From<&ModelStatus> for ModelOnNode {
+    fn from(status: &ModelStatus) -> Self {
+        let progress = match status.step.as_str() {
+            "" => String::new(),
+            step => format!("{step} {:.0} %", status.progress * 100.0),
+        };
+        Self {
+            name: status.name.clone(),
+            phase: phase(status.phase()).into(),
+            problem: status.problem.clone(),
+            remedy: status.remedy.clone(),
+            progress,
+            memory: Bytes(status.memory),
+            counters: status.counters.unwrap_or_default().into(),
+        }
+    }
+}
+
+/// A phase's name for people.
+pub(super) fn phase(phase: ModelPhase) -> &'static str {
+    match phase {
+        ModelPhase::Absent => "Absent",
+        ModelPhase::Loading => "Loading",
+        ModelPhase::Ready => "Ready",
+        ModelPhase::Draining => "Draining",
+        ModelPhase::Failed => "Failed",
+    }
+}
+
+impl From<Counters> for CountersJson {
+    fn from(counters: Counters) -> Self {
+        Self {
+            active: counters.active,
+            queued: counters.queued,
+            requests: counters.requests,
+            cancelled: counters.cancelled,
+            failed: counters.failed,
+            refused: counters.refused,
+            prompt_tokens: counters.prompt_tokens,
+            output_tokens: counters.output_tokens,
+        }
+    }
+}

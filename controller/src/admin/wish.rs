@@ -1,0 +1,146 @@
+//! Changing the wish: the only writer of models.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use flotilla_core::spec::Model;
+use flotilla_core::{ModelName, NodeName};
+use serde::{Deserialize, Serialize};
+
+use crate::fleet::ModelRecord;
+use crate::store::{Expect, Store, StoreError, Write, keys};
+
+/// What applying a resource did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Applied {
+    Created,
+    Changed,
+    Unchanged,
+}
+
+/// The way to change what is wished for. Cheap to clone.
+#[derive(Clone)]
+pub struct Wish {
+    store: Arc<dyn Store>,
+}
+
+impl Wish {
+    /// Changes what `store` holds.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// Makes the wish for a model be this one. One that is already so is left alone, so
+    /// that nothing is loaded anew.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when somebody else changed it meanwhile.
+    pub async fn apply_model(&self, model: &Model) -> Result<Applied, StoreError> {
+        let key = keys::model(model.name());
+        let resource = serde_json::to_value(model).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let found = self.store.get(&key).await?;
+        let known = found
+            .as_ref()
+            .and_then(|entry| serde_json::from_slice::<ModelRecord>(&entry.value).ok());
+        if known.as_ref().is_some_and(|known| known.resource == resource) {
+            return Ok(Applied::Unchanged);
+        }
+        let record = ModelRecord {
+            created: known.map_or_else(unix_seconds, |known| known.created),
+            resource,
+        };
+        let value = serde_json::to_vec(&record).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let (expect, applied) = match &found {
+            None => (Expect::Absent, Applied::Created),
+            Some(entry) => (Expect::Revision(entry.revision), Applied::Changed),
+        };
+        self.store.write(vec![Write::Put { key, value, expect }]).await?;
+        Ok(applied)
+    }
+
+    /// Ends the wish for a model. Returns whether there was one.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn delete_model(&self, name: &ModelName) -> Result<bool, StoreError> {
+        let key = keys::model(name);
+        if self.store.get(&key).await?.is_none() {
+            return Ok(false);
+        }
+        self.store.write(vec![Write::Delete { key }]).await?;
+        Ok(true)
+    }
+
+    /// Forgets a node that will not return.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn forget_node(&self, name: &NodeName) -> Result<(), StoreError> {
+        let key = keys::node(name);
+        self.store.write(vec![Write::Delete { key }]).await.map(drop)
+    }
+
+    /// Whether something was noted under `name`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn is_noted(&self, name: &str) -> Result<bool, StoreError> {
+        Ok(self.store.get(&keys::note(name)).await?.is_some())
+    }
+
+    /// Notes something under `name`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn note(&self, name: &str) -> Result<(), StoreError> {
+        let put = Write::Put {
+            key: keys::note(name),
+            value: b"{}".to_vec(),
+            expect: Expect::Any,
+        };
+        self.store.write(vec![put]).await.map(drop)
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Embedded;
+    use flotilla_core::spec::{EngineKind, ModelSpec};
+
+    #[tokio::test]
+    async fn applying_again_changes_nothing_and_keeps_the_creation_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Embedded::open(dir.path()).await.unwrap());
+        let wish = Wish::new(store.clone());
+        let spec = ModelSpec {
+            engine: EngineKind::Null,
+            ..ModelSpec::default()
+        };
+        let mut model = Model::new(ModelName::new("m").unwrap(), spec);
+        let read = async || {
+            let key = keys::model(model.name());
+            let entry = store.get(&key).await.unwrap().unwrap();
+            let record: ModelRecord = serde_json::from_slice(&entry.value).unwrap();
+            (entry.revision, record.created)
+        };
+        assert_eq!(wish.apply_model(&model).await.unwrap(), Applied::Created);
+        let first = read().await;
+        assert_eq!(wish.apply_model(&model).await.unwrap(), Applied::Unchanged);
+        assert_eq!(read().await, first);
+        model.spec.replicas = 2;
+        assert_eq!(wish.apply_model(&model).await.unwrap(), Applied::Changed);
+        let key = keys::model(model.name());
+        assert!(store.get(&key).await.unwrap().unwrap().revision > first.0);
+        assert!(wish.delete_model(model.name()).await.unwrap());
+        assert!(!wish.delete_model(model.name()).await.unwrap());
+    }
+}

@@ -1,0 +1,60 @@
+//! One try on one replica.
+
+use std::time::Duration;
+
+use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError};
+use flotilla_gateway::Batches;
+use flotilla_proto::status;
+use flotilla_proto::v1::GenerateRequest;
+
+use super::relay::Relay;
+use crate::fleet::Replica;
+
+/// Asks `replica`, and resolves with its first events or with what kept them away.
+pub(super) async fn generate(
+    replica: &Replica,
+    request: GenerateRequest,
+    timeout: Duration,
+) -> Result<Batches, RequestError> {
+    let guard = replica.load.take();
+    let model = request.model.clone();
+    let mut client = replica.link.client().ok_or_else(|| lost(replica))?;
+    let begin = async {
+        let replies = client
+            .generate(request)
+            .await
+            .map_err(|status| status::to_error(&status, &model))?;
+        Relay::begin(replies.into_inner(), guard, model.clone()).await
+    };
+    let relay = tokio::time::timeout(timeout, begin)
+        .await
+        .unwrap_or_else(|_| Err(late(timeout)))?;
+    Ok(Box::pin(relay))
+}
+
+/// Asks `replica` for vectors.
+pub(super) async fn embed(
+    replica: &Replica,
+    request: &EmbedRequest,
+    timeout: Duration,
+) -> Result<Embeddings, RequestError> {
+    let _guard = replica.load.take();
+    let mut client = replica.link.client().ok_or_else(|| lost(replica))?;
+    let wire = flotilla_proto::v1::EmbedRequest::from(request);
+    match tokio::time::timeout(timeout, client.embed(wire)).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner().into()),
+        Ok(Err(status)) => Err(status::to_error(&status, request.model.as_str())),
+        Err(_) => Err(late(timeout)),
+    }
+}
+
+fn lost(replica: &Replica) -> RequestError {
+    RequestError::NodeLost(format!("the node '{}' is not connected", replica.node))
+}
+
+fn late(timeout: Duration) -> RequestError {
+    RequestError::Deadline(format!(
+        "The answer did not begin within {} s.",
+        timeout.as_secs()
+    ))
+}

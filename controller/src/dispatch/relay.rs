@@ -1,0 +1,68 @@
+//! An answer on its way from a replica to the client.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use flotilla_core::generate::{Event, RequestError};
+use flotilla_proto::status;
+use flotilla_proto::v1::GenerateReply;
+use futures::Stream;
+use tonic::Streaming;
+
+use crate::fleet::LoadGuard;
+
+/// The events of one answer. Dropping it stops the generation and gives the load back.
+pub(super) struct Relay {
+    replies: Streaming<GenerateReply>,
+    /// The events that came before anybody read.
+    first: Option<Vec<Event>>,
+    model: String,
+    _guard: LoadGuard,
+}
+
+impl Relay {
+    /// Waits for the first events.
+    pub(super) async fn begin(
+        mut replies: Streaming<GenerateReply>,
+        guard: LoadGuard,
+        model: String,
+    ) -> Result<Self, RequestError> {
+        let first = match replies.message().await {
+            Ok(Some(reply)) => events(reply)?,
+            Ok(None) => {
+                return Err(RequestError::NodeLost(
+                    "the node ended the answer before it began".into(),
+                ));
+            }
+            Err(status) => return Err(status::to_error(&status, &model)),
+        };
+        Ok(Self {
+            replies,
+            first: Some(first),
+            model,
+            _guard: guard,
+        })
+    }
+}
+
+impl Stream for Relay {
+    type Item = Result<Vec<Event>, RequestError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        Poll::Ready(match ready!(Pin::new(&mut self.replies).poll_next(cx)) {
+            Some(Ok(reply)) => Some(events(reply)),
+            Some(Err(status)) => Some(Err(status::to_error(&status, &self.model))),
+            None => None,
+        })
+    }
+}
+
+fn events(reply: GenerateReply) -> Result<Vec<Event>, RequestError> {
+    let events = reply.events.into_iter().map(TryInto::try_into);
+    events
+        .collect::<Result<_, _>>()
+        .map_err(|error| RequestError::Engine(format!("the node's answer makes no sense: {error}")))
+}

@@ -1,0 +1,101 @@
+//! A node's connections, turned round so that the controller is the client.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use flotilla_core::NodeName;
+use flotilla_proto::transport::{self, Channel};
+use flotilla_proto::v1::inference_client::InferenceClient;
+use tokio_util::sync::CancellationToken;
+
+/// Largest message on a link, in bytes: well above the largest request body, and room for
+/// the vectors of many embeddings.
+const MAX_MESSAGE: usize = 256 << 20;
+
+/// Which of a node's sessions. A node that joins again has a new one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub Arc<str>);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One session of a node and the connections that belong to it.
+pub struct Link {
+    pub session: SessionId,
+    pub node: NodeName,
+    /// Ends everything that belongs to the session.
+    pub closed: CancellationToken,
+    /// Set once the sync stream is open.
+    pub synced: CancellationToken,
+    channels: ArcSwap<Vec<Channel>>,
+    next: AtomicUsize,
+}
+
+impl Link {
+    /// A session of `node` without connections yet.
+    #[must_use]
+    pub fn new(node: NodeName, session: SessionId, closed: CancellationToken) -> Self {
+        Self {
+            session,
+            node,
+            closed,
+            synced: CancellationToken::new(),
+            channels: ArcSwap::default(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Adds a connection, and drops those that ended.
+    pub fn add(&self, channel: &Channel) {
+        self.channels.rcu(|channels| {
+            let open = channels.iter().filter(|channel| !channel.is_closed());
+            open.chain([channel]).cloned().collect::<Vec<_>>()
+        });
+    }
+
+    /// Drops the connections that ended.
+    pub fn sweep(&self) {
+        self.channels.rcu(|channels| {
+            let open = channels.iter().filter(|channel| !channel.is_closed());
+            open.cloned().collect::<Vec<_>>()
+        });
+    }
+
+    /// Whether requests can be sent.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        !self.closed.is_cancelled() && self.channels.load().iter().any(|c| !c.is_closed())
+    }
+
+    /// A client on one of the connections, in turn. `None` while there is none.
+    #[must_use]
+    pub fn client(&self) -> Option<InferenceClient<Channel>> {
+        let channels = self.channels.load();
+        let channel = match channels.len() {
+            0 => return None,
+            1 => &channels[0],
+            n => {
+                let turn = self.next.fetch_add(1, Ordering::Relaxed);
+                (0..n)
+                    .map(|i| &channels[(turn + i) % n])
+                    .find(|channel| !channel.is_closed())?
+            }
+        };
+        let client = InferenceClient::with_origin(channel.clone(), transport::origin());
+        Some(client.max_decoding_message_size(MAX_MESSAGE))
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("node", &self.node)
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}

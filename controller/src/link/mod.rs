@@ -1,0 +1,119 @@
+//! The agents' side door: the port they dial, whichever way round a connection is meant.
+//!
+//! - A connection that begins with HTTP/2's preface is an agent as gRPC client: [`service`]
+//!   answers `Join` and `Sync` on it.
+//! - One that begins with Flotilla's preface is turned round: [`reverse`] becomes the gRPC
+//!   client on it and adds it to the node's [`Link`](crate::fleet::Link).
+
+mod reverse;
+mod service;
+mod sessions;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_proto::{preface, transport};
+use flotilla_proto::v1::fleet_server::FleetServer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::fleet::Fleet;
+use crate::store::Store;
+use service::FleetService;
+use sessions::Sessions;
+
+/// How long a connection may take to say what it is.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a failed accept (usually: out of file descriptors), so as not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Clone)]
+struct Door {
+    fleet: Fleet,
+    sessions: Arc<Sessions>,
+    server: FleetServer<FleetService>,
+    stop: CancellationToken,
+}
+
+/// Takes connections until `stop`, then waits for those there are.
+pub async fn serve(
+    listener: TcpListener,
+    fleet: Fleet,
+    store: Arc<dyn Store>,
+    connections: u32,
+    stop: CancellationToken,
+) {
+    let sessions = Arc::new(Sessions::default());
+    let syncs = TaskTracker::new();
+    let service = FleetService {
+        fleet: fleet.clone(),
+        store,
+        sessions: sessions.clone(),
+        connections,
+        stop: stop.clone(),
+        tasks: syncs.clone(),
+    };
+    let door = Door {
+        fleet,
+        sessions,
+        server: FleetServer::new(service),
+        stop: stop.clone(),
+    };
+    let mut tasks = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+            Some(_) = tasks.join_next() => continue,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let door = door.clone();
+                tasks.spawn(async move {
+                    if let Err(error) = door.take(stream).await {
+                        tracing::debug!(%peer, %error, "connection ended");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+    syncs.close();
+    syncs.wait().await;
+}
+
+impl Door {
+    /// Serves one connection to its end.
+    async fn take(self, mut stream: TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        let reversed = async {
+            let mut first = [0];
+            stream.peek(&mut first).await?;
+            if !preface::is_reversed(&first) {
+                return Ok(None);
+            }
+            preface::read(&mut stream).await.map(Some)
+        };
+        let reversed = tokio::time::timeout(PREFACE_TIMEOUT, reversed).await??;
+        let ended = match reversed {
+            Some(session) => {
+                let Some(link) = self.sessions.find(&session) else {
+                    return Err(io::Error::other("no such session"));
+                };
+                reverse::run(stream, &link, &self.fleet).await
+            }
+            None => {
+                let stop = self.stop.cancelled_owned();
+                transport::serve(stream, self.server, stop).await
+            }
+        };
+        ended.map_err(io::Error::other)
+    }
+}

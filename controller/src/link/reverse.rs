@@ -1,0 +1,29 @@
+//! A reversed connection: the agent dialled it, the controller is the client on it.
+
+use std::sync::Arc;
+
+use flotilla_proto::transport;
+use tokio::net::TcpStream;
+
+use crate::fleet::{Fleet, FleetEvent, Link};
+
+/// Drives a reversed connection to its end, or to the end of its session.
+pub(super) async fn run(
+    stream: TcpStream,
+    link: &Arc<Link>,
+    fleet: &Fleet,
+) -> Result<(), hyper::Error> {
+    let (channel, connection) = transport::connect(stream).await?;
+    link.add(&channel);
+    let changed = || FleetEvent::Connections {
+        node: link.node.clone(),
+    };
+    fleet.tell(changed()).await;
+    let ended = tokio::select! {
+        () = link.closed.cancelled() => Ok(()),
+        ended = connection => ended,
+    };
+    link.sweep();
+    fleet.tell(changed()).await;
+    ended
+}

@@ -1,0 +1,42 @@
+//! The open sessions, so that a reversed connection finds its node.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flotilla_core::NodeName;
+use tokio_util::sync::CancellationToken;
+
+use crate::fleet::{Link, SessionId};
+
+/// The open sessions. Asked when a connection begins, never by requests.
+#[derive(Default)]
+pub(super) struct Sessions {
+    links: Mutex<HashMap<SessionId, Arc<Link>>>,
+}
+
+impl Sessions {
+    /// Opens a session with an id that nobody can guess from another.
+    pub(super) fn open(&self, node: NodeName, stop: &CancellationToken) -> Arc<Link> {
+        let id = format!("{:032x}", fastrand::u128(..));
+        let link = Arc::new(Link::new(node, SessionId(id.into()), stop.child_token()));
+        self.lock().insert(link.session.clone(), link.clone());
+        link
+    }
+
+    /// The session of this id.
+    pub(super) fn find(&self, id: &str) -> Option<Arc<Link>> {
+        self.lock().get(&SessionId(id.into())).cloned()
+    }
+
+    /// Ends a session and all that belongs to it.
+    pub(super) fn close(&self, id: &SessionId) {
+        if let Some(link) = self.lock().remove(id) {
+            link.closed.cancel();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Link>>> {
+        // Nothing panics while it is held, so a poisoned map is still whole.
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,185 @@
+//! Starting and stopping a controller.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::serve::ListenerExt;
+use flotilla_gateway::Limits;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Wish};
+use crate::config::Config;
+use crate::dispatch::Dispatch;
+use crate::fleet::{Fleet, FleetEvent};
+use crate::store::{self, Store, StoreError, WatchEvent, keys};
+use crate::{link, reconcile};
+
+/// Why a controller does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address} for {purpose}: {problem}")]
+    Listen {
+        address: SocketAddr,
+        purpose: &'static str,
+        problem: String,
+    },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A running controller.
+pub struct Controller {
+    http: SocketAddr,
+    link: SocketAddr,
+    fleet: Fleet,
+    wish: Wish,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Controller {
+    /// Opens the store and the ports and starts all parts. Returns once they listen.
+    ///
+    /// # Errors
+    /// [`StartError`], each with what to do about it; nothing is left running then.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let http = listen(config.http, "the API", "--http").await?;
+        let link = listen(config.link, "agents", "--link").await?;
+        let addresses = (local(&http, config.http), local(&link, config.link));
+        let store = store::open(&config.store).await?;
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+
+        let (fleet, run_fleet) = Fleet::new(config.node_grace, stop.clone());
+        tasks.spawn(run_fleet);
+        tasks.spawn(follow_store(store.clone(), fleet.clone(), stop.clone()));
+        tasks.spawn(reconcile::run(fleet.clone(), store.clone(), stop.clone()));
+        let connections = config.connections.max(1);
+        tasks.spawn(link::serve(
+            link,
+            fleet.clone(),
+            store.clone(),
+            connections,
+            stop.clone(),
+        ));
+
+        let dispatch = Dispatch::new(fleet.clone(), config.first_token_timeout);
+        let limits = Limits {
+            body: config.max_body,
+        };
+        let api = flotilla_gateway::router(dispatch, limits)
+            .merge(admin::router(fleet.clone(), store.clone()));
+        let nodelay = http.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY was refused");
+            }
+        });
+        let stopping = stop.clone();
+        let grace = config.stop_grace;
+        tasks.spawn(async move {
+            let graceful = stopping.clone().cancelled_owned();
+            let server = axum::serve(nodelay, api).with_graceful_shutdown(graceful);
+            let cut_off = async {
+                stopping.cancelled().await;
+                tokio::time::sleep(grace).await;
+            };
+            tokio::select! {
+                served = server.into_future() => if let Err(error) = served {
+                    tracing::error!(%error, "the API has ended");
+                },
+                () = cut_off => tracing::warn!("streams that did not end in time were cut off"),
+            }
+        });
+        Ok(Self {
+            http: addresses.0,
+            link: addresses.1,
+            fleet,
+            wish: Wish::new(store),
+            stop,
+            tasks,
+        })
+    }
+
+    /// Where clients reach the API.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where agents reach the controller.
+    #[must_use]
+    pub fn link(&self) -> SocketAddr {
+        self.link
+    }
+
+    /// The fleet as the controller sees it.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The way to change the wish.
+    #[must_use]
+    pub fn wish(&self) -> &Wish {
+        &self.wish
+    }
+
+    /// Ends when a part has ended that should not have.
+    pub async fn failed(&mut self) {
+        self.tasks.join_next().await;
+    }
+
+    /// Stops all parts: no new requests, those under way have the configured grace.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+async fn listen(
+    address: SocketAddr,
+    purpose: &'static str,
+    flag: &str,
+) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let problem = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("the port is taken; stop what uses it or choose another with {flag}")
+            }
+            _ => format!("{error}; choose another address with {flag}"),
+        };
+        StartError::Listen {
+            address,
+            purpose,
+            problem,
+        }
+    })
+}
+
+/// The address with the port that was really given, where 0 was asked for.
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// Tells the fleet of every change in the store.
+async fn follow_store(store: Arc<dyn Store>, fleet: Fleet, stop: CancellationToken) {
+    let follow = async {
+        let mut watch = store.watch(keys::ROOT).await?;
+        loop {
+            let event = match watch.next().await? {
+                WatchEvent::Snapshot(entries) => FleetEvent::Stored(entries),
+                WatchEvent::Change(change) => FleetEvent::Changed(change),
+            };
+            fleet.tell(event).await;
+        }
+    };
+    let ended: Result<(), StoreError> = tokio::select! {
+        () = stop.cancelled() => return,
+        ended = follow => ended,
+    };
+    if let Err(error) = ended {
+        tracing::error!(%error, "the store cannot be followed any more");
+    }
+}

@@ -1,0 +1,334 @@
+//! The store in a file: redb, durable with every write, for one controller.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use tokio::sync::broadcast;
+
+use super::{Change, Entry, Expect, Revision, Store, StoreError, Watch, WatchEvent, Write};
+
+/// Key to revision and value.
+const ENTRIES: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("entries");
+/// The one row `revision`: the last revision written.
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+const REVISION: &str = "revision";
+/// The file in the data directory.
+const FILE: &str = "store.redb";
+
+/// Changes a slow watcher may fall behind before it is given a snapshot instead.
+const BACKLOG: usize = 1_024;
+
+/// A store in one file. Cheap to clone; clones share the file.
+#[derive(Clone)]
+pub struct Embedded {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    database: Database,
+    /// Held while writing *and* telling watchers, so that they see changes in order, and
+    /// while a watch begins, so that it misses none.
+    changes: Mutex<broadcast::Sender<Change>>,
+}
+
+impl Embedded {
+    /// Opens the store in `dir`, creating both where missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Directory`], [`StoreError::InUse`] or [`StoreError::Damaged`].
+    pub async fn open(dir: &Path) -> Result<Self, StoreError> {
+        let dir = dir.to_owned();
+        blocking(move || {
+            std::fs::create_dir_all(&dir).map_err(|error| StoreError::Directory {
+                path: dir.clone(),
+                problem: error.to_string(),
+            })?;
+            let path = dir.join(FILE);
+            let database = create(&path)?;
+            let inner = Inner {
+                database,
+                changes: Mutex::new(broadcast::channel(BACKLOG).0),
+            };
+            Ok(Self {
+                inner: Arc::new(inner),
+            })
+        })
+        .await
+    }
+}
+
+fn create(path: &Path) -> Result<Database, StoreError> {
+    let damaged = |problem: String| StoreError::Damaged {
+        path: path.to_owned(),
+        problem,
+    };
+    let database = Database::create(path).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
+        DatabaseError::Storage(StorageError::Io(error))
+            if error.kind() != std::io::ErrorKind::InvalidData =>
+        {
+            StoreError::Directory {
+                path: path.parent().unwrap_or(path).to_owned(),
+                problem: error.to_string(),
+            }
+        }
+        other => damaged(other.to_string()),
+    })?;
+    // The tables exist from the start, so that reading never has to ask.
+    let begun = database.begin_write().map_err(|e| damaged(e.to_string()))?;
+    begun.open_table(ENTRIES).map_err(|e| damaged(e.to_string()))?;
+    begun.open_table(META).map_err(|e| damaged(e.to_string()))?;
+    begun.commit().map_err(|e| damaged(e.to_string()))?;
+    Ok(database)
+}
+
+fn failed(error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Failed(error.into().to_string())
+}
+
+/// File work, off the async threads.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())))
+}
+
+impl Inner {
+    fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let table = read.open_table(ENTRIES).map_err(failed)?;
+        let mut entries = Vec::new();
+        for row in table.range(prefix..).map_err(failed)? {
+            let (key, value) = row.map_err(failed)?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            let (revision, value) = value.value();
+            entries.push(Entry {
+                key: key.value().to_owned(),
+                value: value.to_owned(),
+                revision,
+            });
+        }
+        Ok(entries)
+    }
+
+    fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError> {
+        // A poisoned lock means that a writer panicked before it committed: nothing is torn.
+        let sender = self.changes.lock().unwrap_or_else(|e| e.into_inner());
+        let begun = self.database.begin_write().map_err(failed)?;
+        let mut changes = Vec::with_capacity(writes.len());
+        let revision;
+        {
+            let mut entries = begun.open_table(ENTRIES).map_err(failed)?;
+            let mut meta = begun.open_table(META).map_err(failed)?;
+            let last = meta.get(REVISION).map_err(failed)?.map_or(0, |row| row.value());
+            revision = last + 1;
+            meta.insert(REVISION, revision).map_err(failed)?;
+            for write in writes {
+                match write {
+                    Write::Put { key, value, expect } => {
+                        let found = entries.get(key.as_str()).map_err(failed)?;
+                        let found = found.map(|row| row.value().0);
+                        let met = match expect {
+                            Expect::Any => true,
+                            Expect::Absent => found.is_none(),
+                            Expect::Revision(wanted) => found == Some(wanted),
+                        };
+                        if !met {
+                            return Err(StoreError::Conflict(key));
+                        }
+                        entries
+                            .insert(key.as_str(), (revision, value.as_slice()))
+                            .map_err(failed)?;
+                        changes.push(Change::Put(Entry {
+                            key,
+                            value,
+                            revision,
+                        }));
+                    }
+                    Write::Delete { key } => {
+                        if entries.remove(key.as_str()).map_err(failed)?.is_some() {
+                            changes.push(Change::Delete { key });
+                        }
+                    }
+                }
+            }
+        }
+        begun.commit().map_err(failed)?;
+        for change in changes {
+            // Without a watcher there is nobody to tell.
+            let _ = sender.send(change);
+        }
+        Ok(revision)
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+        let (inner, prefix) = (self.inner.clone(), prefix.to_owned());
+        blocking(move || inner.list(&prefix)).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let entries = self.list(key).await?;
+        Ok(entries.into_iter().find(|entry| entry.key == key))
+    }
+
+    async fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError> {
+        let inner = self.inner.clone();
+        blocking(move || inner.write(writes)).await
+    }
+
+    async fn watch(&self, prefix: &str) -> Result<Box<dyn Watch>, StoreError> {
+        Ok(Box::new(EmbeddedWatch {
+            store: self.clone(),
+            prefix: prefix.to_owned(),
+            changes: None,
+        }))
+    }
+}
+
+struct EmbeddedWatch {
+    store: Embedded,
+    prefix: String,
+    /// `None` until a snapshot was given, and after changes were missed.
+    changes: Option<broadcast::Receiver<Change>>,
+}
+
+#[async_trait]
+impl Watch for EmbeddedWatch {
+    async fn next(&mut self) -> Result<WatchEvent, StoreError> {
+        loop {
+            let Some(changes) = &mut self.changes else {
+                let (inner, prefix) = (self.store.inner.clone(), self.prefix.clone());
+                let (entries, changes) = blocking(move || {
+                    let sender = inner.changes.lock().unwrap_or_else(|e| e.into_inner());
+                    Ok((inner.list(&prefix)?, sender.subscribe()))
+                })
+                .await?;
+                self.changes = Some(changes);
+                return Ok(WatchEvent::Snapshot(entries));
+            };
+            match changes.recv().await {
+                Ok(change) => {
+                    let key = match &change {
+                        Change::Put(entry) => &entry.key,
+                        Change::Delete { key } => key,
+                    };
+                    if key.starts_with(&self.prefix) {
+                        return Ok(WatchEvent::Change(change));
+                    }
+                }
+                Err(broadcast::error::RecvError::Lagged(_)) => self.changes = None,
+                Err(broadcast::error::RecvError::Closed) => {
+                    return Err(StoreError::Failed("the store was closed".into()));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(key: &str, value: &str, expect: Expect) -> Write {
+        Write::Put {
+            key: key.into(),
+            value: value.into(),
+            expect,
+        }
+    }
+
+    async fn store() -> (tempfile::TempDir, Embedded) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Embedded::open(dir.path()).await.unwrap();
+        (dir, store)
+    }
+
+    #[tokio::test]
+    async fn what_was_written_survives_reopening() {
+        let (dir, store) = store().await;
+        let first = store.write(vec![put("/a/1", "x", Expect::Absent)]).await.unwrap();
+        drop(store);
+        let store = Embedded::open(dir.path()).await.unwrap();
+        let entry = store.get("/a/1").await.unwrap().unwrap();
+        assert_eq!((entry.value.as_slice(), entry.revision), (&b"x"[..], first));
+        let second = store.write(vec![put("/a/2", "y", Expect::Any)]).await.unwrap();
+        assert!(second > first);
+    }
+
+    #[tokio::test]
+    async fn an_unmet_expectation_writes_nothing_at_all() {
+        let (_dir, store) = store().await;
+        store.write(vec![put("/a", "x", Expect::Any)]).await.unwrap();
+        for expect in [Expect::Absent, Expect::Revision(99)] {
+            let writes = vec![put("/b", "y", Expect::Any), put("/a", "z", expect)];
+            let refused = store.write(writes).await;
+            assert!(matches!(refused, Err(StoreError::Conflict(key)) if key == "/a"));
+        }
+        assert_eq!(store.list("/").await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn list_gives_the_prefix_and_no_more() {
+        let (_dir, store) = store().await;
+        let writes = ["/a/1", "/a/2", "/b/1"].map(|key| put(key, "", Expect::Any));
+        store.write(writes.to_vec()).await.unwrap();
+        let keys: Vec<_> = store.list("/a/").await.unwrap();
+        assert_eq!(keys.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_watch_begins_with_a_snapshot_and_follows_in_order() {
+        let (_dir, store) = store().await;
+        store.write(vec![put("/a/1", "x", Expect::Any)]).await.unwrap();
+        let mut watch = store.watch("/a/").await.unwrap();
+        let WatchEvent::Snapshot(entries) = watch.next().await.unwrap() else {
+            panic!("no snapshot");
+        };
+        assert_eq!(entries.len(), 1);
+        let delete = Write::Delete { key: "/a/1".into() };
+        store.write(vec![put("/b/1", "", Expect::Any)]).await.unwrap();
+        store.write(vec![put("/a/2", "", Expect::Any), delete]).await.unwrap();
+        let changes = [watch.next().await.unwrap(), watch.next().await.unwrap()];
+        assert!(matches!(&changes[0], WatchEvent::Change(Change::Put(e)) if e.key == "/a/2"));
+        assert!(
+            matches!(&changes[1], WatchEvent::Change(Change::Delete { key }) if key == "/a/1")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_falls_behind_gets_a_snapshot() {
+        let (_dir, store) = store().await;
+        let mut watch = store.watch("/").await.unwrap();
+        watch.next().await.unwrap();
+        for _ in 0..2 {
+            let keys = (0..BACKLOG).map(|i| put(&format!("/{i}"), "", Expect::Any));
+            store.write(keys.collect()).await.unwrap();
+        }
+        let event = watch.next().await.unwrap();
+        assert!(matches!(event, WatchEvent::Snapshot(e) if e.len() == BACKLOG));
+    }
+
+    #[tokio::test]
+    async fn a_second_process_is_told_that_the_store_is_in_use() {
+        let (dir, _store) = store().await;
+        let second = Embedded::open(dir.path()).await;
+        assert!(matches!(second, Err(StoreError::InUse(_))));
+    }
+
+    #[tokio::test]
+    async fn a_damaged_file_is_said_to_be_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), b"not a database").unwrap();
+        let error = Embedded::open(dir.path()).await.err().unwrap();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    }
+}

@@ -1,0 +1,148 @@
+//! `/v1/completions`: a text continued as it is, without a chat template.
+
+mod request;
+mod response;
+
+use axum::response::Response;
+use flotilla_core::NodeName;
+use flotilla_core::generate::{Event, GenerateRequest, RequestError, Usage};
+use futures::future::try_join_all;
+use futures::stream::{self, StreamExt};
+
+use crate::backend::Answer;
+use crate::chat::{Identity, collect};
+use crate::{ApiError, Backend, Batches, sse};
+
+pub(crate) use request::{CompletionBody, CompletionRequest};
+
+/// Answers a completion request: each prompt is a generation of its own, its choices
+/// numbered after those of the prompts before it.
+pub(crate) async fn answer(
+    backend: &impl Backend,
+    request: CompletionRequest,
+) -> Result<Response, ApiError> {
+    let model = request.model().as_str().to_owned();
+    let identity = Identity::new("cmpl", model);
+    let (stream, include_usage) = (request.stream(), request.include_usage);
+    let echo = request.echo();
+    let logprobs = request.logprobs();
+    let (node, batches) = begin(backend, request.generations).await?;
+    let mut response = if stream {
+        let writer = response::ChunkWriter::new(&identity, include_usage, echo);
+        sse::response(batches, writer)
+    } else {
+        let collected = collect(batches).await?;
+        response::whole(&identity, collected, &echo, logprobs)
+    };
+    crate::router::tag(&mut response, &identity.model, &node);
+    Ok(response)
+}
+
+/// Begins one generation per prompt and joins their events.
+async fn begin(
+    backend: &impl Backend,
+    mut generations: Vec<GenerateRequest>,
+) -> Result<(NodeName, Batches), RequestError> {
+    if generations.len() == 1 {
+        let Answer { node, content } = backend.generate(generations.remove(0)).await?;
+        return Ok((node, content));
+    }
+    let choices = generations.first().map_or(1, |request| request.choices);
+    let answers = try_join_all(generations.into_iter().map(|r| backend.generate(r))).await?;
+    let node = answers
+        .first()
+        .map(|answer| answer.node.clone())
+        .ok_or_else(|| RequestError::invalid("prompt", "'prompt' must not be empty."))?;
+    let prompts = answers.into_iter().zip(0..).map(|(answer, prompt)| {
+        let renumber = move |batch: Result<Vec<Event>, RequestError>| {
+            batch.map(|events| {
+                let shifted = events.into_iter().map(|e| shift(e, prompt * choices));
+                shifted.collect::<Vec<_>>()
+            })
+        };
+        answer.content.map(renumber).boxed()
+    });
+    Ok((node, one_usage(stream::select_all(prompts).boxed())))
+}
+
+/// Moves an event's choice number up by `offset`.
+fn shift(event: Event, offset: u32) -> Event {
+    match event {
+        Event::Delta(mut delta) => {
+            delta.choice += offset;
+            Event::Delta(delta)
+        }
+        Event::Finished(mut finished) => {
+            finished.choice += offset;
+            Event::Finished(finished)
+        }
+        Event::Usage(usage) => Event::Usage(usage),
+    }
+}
+
+/// Takes the usage of each generation out and puts their sum at the end. An error ends the
+/// whole.
+fn one_usage(batches: Batches) -> Batches {
+    struct State {
+        batches: Batches,
+        total: Usage,
+        ended: bool,
+    }
+    let start = State {
+        batches,
+        total: Usage::default(),
+        ended: false,
+    };
+    stream::unfold(start, async |mut state| {
+        if state.ended {
+            return None;
+        }
+        let batch = match state.batches.next().await {
+            Some(Ok(mut events)) => {
+                events.retain(|event| {
+                    if let Event::Usage(usage) = event {
+                        state.total.prompt_tokens += usage.prompt_tokens;
+                        state.total.completion_tokens += usage.completion_tokens;
+                    }
+                    !matches!(event, Event::Usage(_))
+                });
+                Ok(events)
+            }
+            Some(Err(error)) => {
+                state.ended = true;
+                Err(error)
+            }
+            None => {
+                state.ended = true;
+                Ok(vec![Event::Usage(state.total)])
+            }
+        };
+        Some((batch, state))
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::generate::Delta;
+
+    #[tokio::test]
+    async fn usage_is_summed_and_comes_last() {
+        let usage = Event::Usage(Usage {
+            prompt_tokens: 1,
+            completion_tokens: 2,
+        });
+        let delta = Event::Delta(Delta::default());
+        let batches = stream::iter([Ok(vec![usage.clone()]), Ok(vec![delta.clone(), usage])]);
+        let events: Vec<_> = one_usage(batches.boxed())
+            .map(Result::unwrap)
+            .concat()
+            .await;
+        let total = Event::Usage(Usage {
+            prompt_tokens: 2,
+            completion_tokens: 4,
+        });
+        assert_eq!(events, [delta, total]);
+    }
+}

@@ -1,0 +1,166 @@
+//! `/v1/embeddings`.
+
+use axum::response::Response;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use flotilla_core::generate::{EmbedRequest, RequestError};
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Answer;
+use crate::chat::{json_response, model_name};
+use crate::{ApiError, Backend};
+
+/// Most texts of one request, as OpenAI has it.
+const MAX_INPUTS: usize = 2_048;
+
+/// The body of `/v1/embeddings`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct EmbeddingBody {
+    model: String,
+    input: EmbeddingInput,
+    #[serde(default)]
+    encoding_format: Option<String>,
+    #[serde(default)]
+    dimensions: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a string or an array of strings")]
+enum EmbeddingInput {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Serialize)]
+struct EmbeddingList<'a> {
+    object: &'static str,
+    data: Vec<Embedding>,
+    model: &'a str,
+    usage: EmbeddingUsage,
+}
+
+#[derive(Serialize)]
+struct Embedding {
+    object: &'static str,
+    index: usize,
+    embedding: Vector,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Vector {
+    Floats(Vec<f32>),
+    /// Little-endian 32-bit floats in base64, what OpenAI's clients ask for.
+    Base64(String),
+}
+
+#[derive(Serialize)]
+struct EmbeddingUsage {
+    prompt_tokens: u32,
+    total_tokens: u32,
+}
+
+/// Answers an embedding request.
+pub(crate) async fn answer(
+    backend: &impl Backend,
+    body: EmbeddingBody,
+) -> Result<Response, ApiError> {
+    let model = model_name(&body.model)?;
+    let inputs = match body.input {
+        EmbeddingInput::One(text) => vec![text],
+        EmbeddingInput::Many(texts) => texts,
+    };
+    if inputs.is_empty() || inputs.len() > MAX_INPUTS || inputs.iter().any(String::is_empty) {
+        return Err(RequestError::invalid(
+            "input",
+            format!("'input' must be a text, or 1 to {MAX_INPUTS} texts, none of them empty."),
+        )
+        .into());
+    }
+    let base64 = match body.encoding_format.as_deref() {
+        None | Some("float") => false,
+        Some("base64") => true,
+        Some(other) => {
+            return Err(RequestError::invalid(
+                "encoding_format",
+                format!("'{other}' is not an encoding format: use 'float' or 'base64'."),
+            )
+            .into());
+        }
+    };
+    let request = EmbedRequest {
+        model: model.clone(),
+        inputs,
+    };
+    let Answer { node, content } = backend.embed(request).await?;
+    let data = content
+        .vectors
+        .into_iter()
+        .enumerate()
+        .map(|(index, vector)| {
+            let vector = shorten(vector, body.dimensions)?;
+            Ok(Embedding {
+                object: "embedding",
+                index,
+                embedding: if base64 {
+                    Vector::Base64(encode(&vector))
+                } else {
+                    Vector::Floats(vector)
+                },
+            })
+        })
+        .collect::<Result<_, RequestError>>()?;
+    let mut response = json_response(&EmbeddingList {
+        object: "list",
+        data,
+        model: model.as_str(),
+        usage: EmbeddingUsage {
+            prompt_tokens: content.prompt_tokens,
+            total_tokens: content.prompt_tokens,
+        },
+    });
+    crate::router::tag(&mut response, model.as_str(), &node);
+    Ok(response)
+}
+
+/// Keeps the first `dimensions` numbers and brings the vector back to length 1, as OpenAI
+/// does for models trained so that prefixes are embeddings too.
+fn shorten(mut vector: Vec<f32>, dimensions: Option<usize>) -> Result<Vec<f32>, RequestError> {
+    let Some(dimensions) = dimensions else {
+        return Ok(vector);
+    };
+    if dimensions == 0 || dimensions > vector.len() {
+        return Err(RequestError::invalid(
+            "dimensions",
+            format!("'dimensions' must be between 1 and {}, the model's.", vector.len()),
+        ));
+    }
+    vector.truncate(dimensions);
+    let length = vector.iter().map(|x| x * x).sum::<f32>().sqrt();
+    if length > 0.0 {
+        vector.iter_mut().for_each(|x| *x /= length);
+    }
+    Ok(vector)
+}
+
+fn encode(vector: &[f32]) -> String {
+    let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
+    BASE64_STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_little_endian() {
+        assert_eq!(encode(&[1.0]), "AACAPw==");
+    }
+
+    #[test]
+    fn a_shortened_vector_has_length_one() {
+        assert_eq!(shorten(vec![3.0, 4.0, 5.0], Some(2)).unwrap(), [0.6, 0.8]);
+        assert!(shorten(vec![1.0], Some(2)).is_err());
+        assert!(shorten(vec![1.0], Some(0)).is_err());
+    }
+}

@@ -1,0 +1,131 @@
+//! Which path leads where.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, post};
+use flotilla_core::NodeName;
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use serde::Serialize;
+
+use crate::chat::{ChatBody, json_response};
+use crate::completions::CompletionBody;
+use crate::embeddings::EmbeddingBody;
+use crate::{ApiError, Backend, body, chat, completions, embeddings, models};
+
+/// What a request may be at most.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Size of a request's body in bytes.
+    pub body: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body: 4 << 20 }
+    }
+}
+
+#[derive(Clone)]
+struct App<B> {
+    backend: B,
+    limits: Limits,
+}
+
+/// The OpenAI-compatible API over `backend`, with `/healthz` and `/readyz`. Anything else is
+/// answered 404 in OpenAI's shape.
+pub fn router<B: Backend>(backend: B, limits: Limits) -> Router {
+    let app = App { backend, limits };
+    let only = |route: MethodRouter<App<B>>| route.fallback(wrong_method);
+    Router::new()
+        .route("/v1/chat/completions", only(post(chat_completions)))
+        .route("/v1/completions", only(post(text_completions)))
+        .route("/v1/embeddings", only(post(create_embeddings)))
+        .route("/v1/models", only(get(list_models)))
+        .route("/v1/models/{name}", only(get(get_model)))
+        .route("/healthz", only(get(async || "ok\n")))
+        .route("/readyz", only(get(ready)))
+        .fallback(wrong_path)
+        .with_state(app)
+}
+
+/// Says on the response which model and node answered.
+pub(crate) fn tag(response: &mut Response, model: &str, node: &NodeName) {
+    const MODEL: HeaderName = HeaderName::from_static("x-flotilla-model");
+    const NODE: HeaderName = HeaderName::from_static("x-flotilla-node");
+    for (name, value) in [(MODEL, model), (NODE, node.as_str())] {
+        // Names are made of characters that headers may hold.
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+}
+
+async fn chat_completions<B: Backend>(
+    State(app): State<App<B>>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let (chat, sampling) = body::read_two::<ChatBody, _>(body, app.limits.body).await?;
+    let include_usage = chat.include_usage();
+    let request = chat.check(sampling)?;
+    chat::answer(&app.backend, request, include_usage).await
+}
+
+async fn text_completions<B: Backend>(
+    State(app): State<App<B>>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let (completion, sampling) = body::read_two::<CompletionBody, _>(body, app.limits.body).await?;
+    completions::answer(&app.backend, completion.check(sampling)?).await
+}
+
+async fn create_embeddings<B: Backend>(
+    State(app): State<App<B>>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let body: EmbeddingBody = body::read_json(body, app.limits.body).await?;
+    embeddings::answer(&app.backend, body).await
+}
+
+async fn list_models<B: Backend>(State(app): State<App<B>>) -> Response {
+    models::list(&app.backend)
+}
+
+async fn get_model<B: Backend>(
+    State(app): State<App<B>>,
+    Path(name): Path<String>,
+) -> Result<Response, ApiError> {
+    models::get(&app.backend, &name)
+}
+
+async fn ready<B: Backend>(State(app): State<App<B>>) -> Response {
+    #[derive(Serialize)]
+    struct Ready {
+        ready: bool,
+        notes: Vec<String>,
+    }
+    let readiness = app.backend.readiness();
+    let mut response = json_response(&Ready {
+        ready: readiness.ready,
+        notes: readiness.notes,
+    });
+    if !readiness.ready {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    response
+}
+
+async fn wrong_path(uri: Uri) -> Response {
+    ApiError::not_found(None, format!("There is nothing at '{}'.", uri.path())).into_response()
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "invalid_request_error",
+        Some("method_not_allowed"),
+        format!("'{}' does not take the method {method}.", uri.path()),
+    )
+    .into_response()
+}
