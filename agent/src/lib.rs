@@ -1,1 +1,21 @@
+//! Flotilla's agent: one per node.
+//!
+//! Owns the [`engine`]s that run models, the life cycle and the queues of the models
+//! assigned to this node ([`models`]), the [`link`] it dials to a controller, and the gRPC
+//! service it answers on that link ([`serve`]). Knows nothing of other nodes or of where
+//! models are placed and why: it does what it is told and tells what it does.
+//!
+//! Start reading at [`Agent::start`], then [`models`].
 
+mod config;
+pub mod engine;
+mod home;
+mod inventory;
+mod link;
+pub mod models;
+mod run;
+mod serve;
+
+pub use config::Config;
+pub use inventory::default_memory;
+pub use run::{Agent, StartError};

@@ -1,1 +1,66 @@
+//! The one binary: `up`, `controller` and `agent` run a fleet; the other commands talk to
+//! one over its HTTP API. Owns the command line and what people read; everything a command
+//! *does* is a call into another crate. Start reading at [`args`].
 
+mod agent;
+mod apply;
+mod args;
+mod chat;
+mod client;
+mod controller;
+mod delete;
+mod describe;
+mod get;
+mod logging;
+mod manifest;
+mod output;
+mod shutdown;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Args, Command};
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    logging::start(&args.log, &args.command);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("flotilla: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(run(args.command));
+    // Nothing of the async world is needed any more: what still runs there is cut off.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: the chain of causes, outermost first.
+            eprintln!("flotilla: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Controller(args) => controller::run(args).await,
+        Command::Agent(args) => agent::run(args).await,
+        Command::Chat(args) => chat::run(args).await,
+        Command::Get(args) => get::run(args).await,
+        Command::Describe(args) => describe::run(args).await,
+        Command::Apply(args) => apply::run(args).await,
+        Command::Delete(args) => delete::run(args).await,
+        Command::Completions { shell } => {
+            let mut command = Args::command();
+            clap_complete::generate(shell, &mut command, "flotilla", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}

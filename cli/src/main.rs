@@ -1,1 +1,7 @@
-fn main() {}
+//! The `flotilla` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    flotilla::main()
+}

@@ -31,17 +31,21 @@ def prompt_text(message):
     return f"{USER} {message.strip()}{ASSISTANT}"
 
 
-def train_tokenizer(texts, vocab_size, labels=(), single_digits=False):
+def train_tokenizer(texts, vocab_size, labels=(), single_digits=False, pieces=None):
     """Train a lower-casing byte-level BPE tokenizer on `texts`.
 
     Each label becomes one token, so that an intent model answers in a single step.
-    With `single_digits` every digit is a token of its own, as arithmetic needs.
+    With `single_digits` every digit is a token of its own, as arithmetic needs;
+    `pieces`, a regular expression, says instead which pieces no token may cross.
     All 256 bytes are in the vocabulary: constrained decoding can produce any text.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if single_digits:
+    if pieces:
+        split = pre_tokenizers.Split(Regex(pieces), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    elif single_digits:
         digits = pre_tokenizers.Split(Regex(r" ?\d"), "isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
     else:

@@ -14,7 +14,7 @@ from model import count_params, hidden_states, init_params, logits_of
 # The default generator is slow on a CPU; dropout needs speed, not quality.
 jax.config.update("jax_default_prng_impl", "unsafe_rbg")
 
-BUCKETS = (12, 16, 20, 24, 32, 48, 64, 96)
+BUCKETS = (8, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96)
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,16 @@ def _step(params, average, state, cfg, recipe, optimizer, batch, key, decay):
     return params, average, state, loss
 
 
-def train(cfg, recipe, epoch_examples, check=None, check_every=5):
+def train(cfg, recipe, epoch_examples, check=None, check_every=5, initial=None):
     """Train a model and return its averaged weights.
 
     `epoch_examples(epoch)` gives the epoch's `(prompt ids, answer ids)` pairs and
-    `check(params)`, where given, an accuracy that is printed on the way.
+    `check(params)`, where given, an accuracy that is printed on the way. `initial`
+    holds the weights to start from, random ones if it is left out.
     """
     rng = np.random.default_rng(recipe.seed)
-    params = init_params(cfg, recipe.seed)
+    # A copy, because a step takes over the memory of its weights.
+    params = init_params(cfg, recipe.seed) if initial is None else jax.tree.map(jnp.copy, initial)
     average = jax.tree.map(jnp.copy, params)
     steps = recipe.epochs * (len(epoch_examples(0)) // recipe.batch)
     schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.lr, max(1, steps // 20), steps, recipe.lr * 0.01)

@@ -60,6 +60,17 @@ impl Wish {
         Ok(applied)
     }
 
+    /// Like [`Wish::apply_model`], but only where there is a wish for the model already.
+    ///
+    /// # Errors
+    /// Those of [`Wish::apply_model`].
+    pub async fn apply_if_there(&self, model: &Model) -> Result<(), StoreError> {
+        if self.store.get(&keys::model(model.name())).await?.is_some() {
+            self.apply_model(model).await?;
+        }
+        Ok(())
+    }
+
     /// Ends the wish for a model. Returns whether there was one.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use super::{
     FleetEvent, FleetView, Link, ModelView, NodePhase, NodeView, Replica, ReplicaLoad, SessionId,
 };
 use crate::store::keys::{self, Subject};
-use crate::store::{Change, Entry, Revision};
+use crate::store::{Change, Entry};
 
 /// How long a node that failed to run a model is not asked again.
 const FAILURE_MEMORY: Duration = Duration::from_secs(60);
@@ -48,7 +48,8 @@ pub struct ModelRecord {
 struct WishedModel {
     model: Model,
     created: u64,
-    revision: Revision,
+    /// See [`Model::serving_revision`].
+    revision: u64,
 }
 
 struct Node {
@@ -67,7 +68,7 @@ struct Node {
 
 /// A node's failure to run one revision of a model.
 struct Failure {
-    revision: Revision,
+    revision: u64,
     problem: String,
     until: Instant,
 }
@@ -390,9 +391,9 @@ fn read_model(entry: &Entry) -> Result<WishedModel, String> {
     let Resource::Model(model) =
         Resource::from_json(record.resource).map_err(|faults| faults.to_string())?;
     Ok(WishedModel {
+        revision: model.serving_revision(),
         model,
         created: record.created,
-        revision: entry.revision,
     })
 }
 

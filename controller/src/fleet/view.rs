@@ -9,7 +9,6 @@ use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::v1::ModelStatus;
 
 use super::{Link, NodeRecord, ReplicaLoad};
-use crate::store::Revision;
 
 /// The fleet at one moment. Never changes; the next moment is another view.
 #[derive(Debug, Default)]
@@ -28,7 +27,8 @@ pub struct FleetView {
 #[derive(Debug)]
 pub struct ModelView {
     pub model: Model,
-    pub revision: Revision,
+    /// See [`Model::serving_revision`].
+    pub revision: u64,
     /// When the fleet learned of it, in seconds since 1970.
     pub created: u64,
     /// The replicas that take requests.

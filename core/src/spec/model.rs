@@ -1,5 +1,6 @@
 //! The kind `Model`: what to serve, with which engine, how many times.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -203,6 +204,21 @@ impl Model {
         }
     }
 
+    /// Changes when, and only when, something changed that a node must load the model anew
+    /// for; scaling or describing it differently is none of that.
+    #[must_use]
+    pub fn serving_revision(&self) -> u64 {
+        let served = ModelSpec {
+            description: String::new(),
+            replicas: 1,
+            ..self.spec.clone()
+        };
+        let mut hasher = DefaultHasher::new();
+        // A spec is made of strings and numbers: serializing it cannot fail.
+        serde_json::to_string(&served).unwrap_or_default().hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// The model's name.
     #[must_use]
     pub fn name(&self) -> &ModelName {
@@ -313,6 +329,15 @@ mod tests {
         let text = model("{engine: upstream}").unwrap_err();
         assert!(text.starts_with("spec.options.url is needed"), "{text}");
         assert!(model("{engine: upstream, options: {url: 'http://127.0.0.1/v1'}}").is_ok());
+    }
+
+    #[test]
+    fn scaling_is_no_new_serving_revision() {
+        let one = model("{engine: null}").unwrap();
+        let three = model("{engine: null, replicas: 3, description: x}").unwrap();
+        let other = model("{engine: null, queue: 3}").unwrap();
+        assert_eq!(one.serving_revision(), three.serving_revision());
+        assert_ne!(one.serving_revision(), other.serving_revision());
     }
 
     #[test]

@@ -23,22 +23,23 @@ fn link(session: &str) -> Arc<Link> {
     Arc::new(Link::new(node, session, CancellationToken::new()))
 }
 
-fn model_entry(name: &str, revision: Revision) -> Entry {
+/// A model as the store holds it; `queue` makes one serving revision differ from another.
+fn model_entry(name: &str, queue: u32) -> Entry {
     let resource = json!({
         "apiVersion": "flotilla/v1", "kind": "Model",
-        "metadata": {"name": name}, "spec": {"engine": null},
+        "metadata": {"name": name}, "spec": {"engine": null, "queue": queue},
     });
     Entry {
         key: format!("{}models/{name}", keys::ROOT),
         value: serde_json::to_vec(&json!({"created": 1, "resource": resource})).unwrap(),
-        revision,
+        revision: u64::from(queue),
     }
 }
 
-fn status(phase: ModelPhase, revision: u64) -> ModelStatus {
+fn status(phase: ModelPhase, queue: u32) -> ModelStatus {
     ModelStatus {
         name: "m".into(),
-        revision,
+        revision: read_model(&model_entry("m", queue)).unwrap().revision,
         phase: phase.into(),
         problem: "no file".into(),
         ..ModelStatus::default()

@@ -1,0 +1,24 @@
+//! An agent's settings.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flotilla_core::{Bytes, NodeName};
+
+/// An agent's settings, read once at start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The node's name in the fleet.
+    pub name: NodeName,
+    /// Link addresses of controllers, `host:port`. They are tried in turn.
+    pub join: Vec<String>,
+    /// Where the agent keeps its identity and what it should run.
+    pub data_dir: PathBuf,
+    pub labels: BTreeMap<String, String>,
+    /// Memory for models. Default: four fifths of the machine's.
+    pub memory: Option<Bytes>,
+    /// How long requests under way may go on once the agent is asked to stop, or a model to
+    /// leave.
+    pub drain: Duration,
+}

@@ -1,0 +1,201 @@
+//! mistral.rs, in this process.
+//!
+//! What is taken over from it here, and why:
+//! - [`sampler`]: it has no seed per request, does not apply a logit bias, and its
+//!   log-probabilities are decimal and, at temperature 0, of raw logits.
+//! - [`stop`]: when streaming it sends the stop text and one token more.
+//! - Several choices are several requests, so that each has its own seed and its own stream.
+
+mod answer;
+mod load;
+mod request;
+mod sampler;
+mod stop;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flotilla_core::Bytes;
+use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, RequestError};
+use flotilla_core::spec::{self, Pipeline};
+use futures::future::try_join_all;
+use mistralrs::Model;
+use mistralrs_core::{
+    Constraint, NormalRequest, Request, RequestMessage, Response, SamplingParams,
+};
+use tokio::sync::mpsc;
+
+use super::{Engine, Events, LoadError, LoadedModel, Progress};
+
+/// How long an engine thread may take to end.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Answers that may wait for a reader when the model's context is not known.
+const DEFAULT_CONTEXT: usize = 4_096;
+
+/// mistral.rs, in this process.
+#[derive(Default)]
+pub struct Mistral {
+    /// One load at a time: two would need the memory of both and take no less time.
+    loading: tokio::sync::Mutex<()>,
+}
+
+#[async_trait]
+impl Engine for Mistral {
+    async fn estimate(&self, model: &spec::Model) -> Result<Bytes, LoadError> {
+        load::estimate(&model.spec).await
+    }
+
+    async fn load(
+        &self,
+        model: &spec::Model,
+        progress: Progress,
+    ) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let _turn = self.loading.lock().await;
+        let loaded = load::load(&model.spec, progress).await?;
+        let context = loaded.context.unwrap_or(DEFAULT_CONTEXT);
+        Ok(Arc::new(MistralModel {
+            sender: loaded.sender,
+            model: Mutex::new(Some(loaded.model)),
+            pipeline: loaded.pipeline,
+            context,
+        }))
+    }
+}
+
+/// One model with an engine thread of its own.
+struct MistralModel {
+    /// To the engine thread; closed when that has ended.
+    sender: mpsc::Sender<Request>,
+    /// Dropping it ends the engine thread.
+    model: Mutex<Option<Model>>,
+    pipeline: Pipeline,
+    /// Tokens of the model's context.
+    context: usize,
+}
+
+impl MistralModel {
+    /// Sends a request and gives the way its responses come.
+    ///
+    /// The engine waits for a full channel, and with it every other request: there is room
+    /// for all that one answer can consist of.
+    async fn send(&self, request: request::Draft) -> Result<mpsc::Receiver<Response>, RequestError> {
+        let room = request.sampling.max_len.unwrap_or(self.context).min(self.context) + 8;
+        let (response, responses) = mpsc::channel(room);
+        let normal = NormalRequest {
+            messages: request.messages,
+            sampling_params: request.sampling,
+            response,
+            return_logprobs: request.return_logprobs,
+            is_streaming: request.streaming,
+            id: 0,
+            constraint: request.constraint,
+            suffix: None,
+            tools: request.tools,
+            tool_choice: request.tool_choice,
+            logits_processors: request.processors,
+            return_raw_logits: false,
+            web_search_options: None,
+            model_id: None,
+            truncate_sequence: false,
+        };
+        self.sender
+            .send(Request::Normal(Box::new(normal)))
+            .await
+            .map_err(|_| ended())?;
+        Ok(responses)
+    }
+}
+
+#[async_trait]
+impl LoadedModel for MistralModel {
+    async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
+        if self.pipeline == Pipeline::Embedding {
+            return Err(RequestError::invalid(
+                "model",
+                format!("The model '{}' makes embeddings, it does not generate.", request.model),
+            ));
+        }
+        let request = Arc::new(request);
+        let mut choices = Vec::with_capacity(request.choices as usize);
+        for choice in 0..request.choices {
+            let draft = request::draft(&request, choice)?;
+            let counts = draft.counts.clone();
+            let responses = self.send(draft).await?;
+            choices.push(answer::Choice {
+                index: choice,
+                request: request.clone(),
+                responses,
+                counts,
+                engine: self.sender.clone(),
+            });
+        }
+        Ok(answer::events(choices))
+    }
+
+    async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
+        if self.pipeline != Pipeline::Embedding {
+            return Err(RequestError::invalid(
+                "model",
+                format!("The model '{}' does not make embeddings.", request.model),
+            ));
+        }
+        let vectors = request.inputs.into_iter().map(|prompt| self.embed_one(prompt));
+        let mut embeddings = Embeddings::default();
+        for (vector, tokens) in try_join_all(vectors).await? {
+            embeddings.vectors.push(vector);
+            embeddings.prompt_tokens += tokens;
+        }
+        Ok(embeddings)
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.sender
+            .is_closed()
+            .then(|| "the engine thread has ended".to_owned())
+    }
+
+    async fn unload(&self) {
+        // A poisoned lock still holds the model.
+        drop(self.model.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // The engine closes its end once it has dropped the weights.
+        if tokio::time::timeout(UNLOAD_TIMEOUT, self.sender.closed()).await.is_err() {
+            tracing::warn!("an engine thread has not ended: its memory stays taken");
+        }
+        load::return_memory();
+    }
+}
+
+impl MistralModel {
+    async fn embed_one(&self, prompt: String) -> Result<(Vec<f32>, u32), RequestError> {
+        let mut responses = self
+            .send(request::Draft {
+                messages: RequestMessage::Embedding { prompt },
+                sampling: SamplingParams::deterministic(),
+                constraint: Constraint::None,
+                tools: None,
+                tool_choice: None,
+                processors: None,
+                return_logprobs: false,
+                streaming: false,
+                counts: Arc::default(),
+            })
+            .await?;
+        match responses.recv().await {
+            Some(Response::Embeddings {
+                embeddings,
+                prompt_tokens,
+                ..
+            }) => Ok((embeddings, prompt_tokens as u32)),
+            Some(Response::ValidationError(error)) => Err(answer::refused(&error.to_string())),
+            Some(Response::InternalError(error)) => Err(RequestError::Engine(error.to_string())),
+            Some(_) => Err(RequestError::Engine("the engine answered something else".into())),
+            None => Err(ended()),
+        }
+    }
+}
+
+/// The engine thread is gone.
+fn ended() -> RequestError {
+    RequestError::NodeLost("the engine that ran the model has ended".into())
+}

@@ -1,0 +1,225 @@
+//! A request in mistral.rs' words.
+
+use either::Either;
+use flotilla_core::generate::{
+    Constraint as Wanted, GenerateRequest, Input, Message, RequestError, Tool, ToolCall,
+    ToolChoice,
+};
+use indexmap::IndexMap;
+use mistralrs_core::{
+    Constraint, CustomLogitsProcessor, MessageContent, RequestMessage, SamplingParams,
+    Tool as EngineTool, ToolChoice as EngineToolChoice,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+use super::sampler::{Counts, Sampler};
+
+/// What a request to the engine consists of, but for the way back.
+pub(super) struct Draft {
+    pub(super) messages: RequestMessage,
+    pub(super) sampling: SamplingParams,
+    pub(super) constraint: Constraint,
+    pub(super) tools: Option<Vec<EngineTool>>,
+    pub(super) tool_choice: Option<EngineToolChoice>,
+    pub(super) processors: Option<Vec<Arc<dyn CustomLogitsProcessor>>>,
+    pub(super) return_logprobs: bool,
+    pub(super) streaming: bool,
+    pub(super) counts: Arc<Counts>,
+}
+
+/// One choice of a request. Always streamed: only a stream can be stopped.
+pub(super) fn draft(request: &GenerateRequest, choice: u32) -> Result<Draft, RequestError> {
+    let sampling = &request.sampling;
+    let with_tools = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
+    // With tools the engine puts special tokens into the text: the last token's own text is
+    // then needed to take it out again.
+    let return_logprobs = request.logprobs.is_some() || with_tools;
+    let sampler = Sampler::new(sampling, request.logprobs, choice);
+    Ok(Draft {
+        messages: messages(request),
+        sampling: SamplingParams {
+            // The sampler has chosen already: take what it left.
+            temperature: Some(0.0),
+            top_n_logprobs: request.logprobs.map_or(1, |k| k as usize + 1),
+            frequency_penalty: nonzero(sampling.frequency_penalty),
+            presence_penalty: nonzero(sampling.presence_penalty),
+            repetition_penalty: sampling.repetition_penalty,
+            max_len: sampling.max_tokens.map(|tokens| tokens as usize),
+            ..SamplingParams::neutral()
+        },
+        constraint: constraint(request)?,
+        tools: with_tools
+            .then(|| request.tools.iter().map(tool).collect::<Result<_, _>>())
+            .transpose()?,
+        tool_choice: with_tools.then_some(EngineToolChoice::Auto),
+        counts: sampler.counts(),
+        processors: Some(vec![Arc::new(sampler)]),
+        return_logprobs,
+        streaming: true,
+    })
+}
+
+fn nonzero(penalty: f32) -> Option<f32> {
+    (penalty != 0.0).then_some(penalty)
+}
+
+fn messages(request: &GenerateRequest) -> RequestMessage {
+    match &request.input {
+        Input::Text(text) => RequestMessage::Completion {
+            text: text.clone(),
+            echo_prompt: false,
+            best_of: None,
+        },
+        Input::Chat(messages) => RequestMessage::Chat {
+            messages: conversation(messages),
+            enable_thinking: None,
+            reasoning_effort: None,
+        },
+    }
+}
+
+/// A conversation in the engine's words.
+pub(super) fn conversation(messages: &[Message]) -> Vec<IndexMap<String, MessageContent>> {
+    messages.iter().map(message).collect()
+}
+
+fn message(message: &Message) -> IndexMap<String, MessageContent> {
+    let mut fields = IndexMap::new();
+    // Chat templates know OpenAI's older word only.
+    let role = match message.role.as_str() {
+        "developer" => "system",
+        role => role,
+    };
+    let mut text = |field: &str, value: &str| {
+        fields.insert(field.to_owned(), Either::Left(value.to_owned()));
+    };
+    text("role", role);
+    text("content", &message.content);
+    if let Some(name) = &message.name {
+        text("name", name);
+    }
+    if let Some(id) = &message.tool_call_id {
+        text("tool_call_id", id);
+    }
+    if !message.tool_calls.is_empty() {
+        let calls = message.tool_calls.iter().map(tool_call).collect();
+        fields.insert("tool_calls".to_owned(), Either::Right(calls));
+    }
+    fields
+}
+
+fn tool_call(call: &ToolCall) -> IndexMap<String, Value> {
+    // Templates print the arguments as an object where they are one.
+    let arguments = serde_json::from_str(&call.arguments)
+        .unwrap_or_else(|_| Value::String(call.arguments.clone()));
+    IndexMap::from([
+        ("id".to_owned(), json!(call.id)),
+        ("type".to_owned(), json!("function")),
+        (
+            "function".to_owned(),
+            json!({"name": call.name, "arguments": arguments}),
+        ),
+    ])
+}
+
+fn tool(tool: &Tool) -> Result<EngineTool, RequestError> {
+    let parameters = tool.parameters.as_deref().map(parse_schema).transpose()?;
+    serde_json::from_value(json!({
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": parameters,
+        },
+    }))
+    .map_err(|e| RequestError::invalid("tools", format!("The tool '{}': {e}.", tool.name)))
+}
+
+/// The form the answer must have: the one asked for, or that of a call where one is forced.
+fn constraint(request: &GenerateRequest) -> Result<Constraint, RequestError> {
+    let callable: Vec<&Tool> = match &request.tool_choice {
+        ToolChoice::Auto | ToolChoice::None => Vec::new(),
+        ToolChoice::Required => request.tools.iter().collect(),
+        ToolChoice::Named(name) => request.tools.iter().filter(|t| t.name == *name).collect(),
+    };
+    if !callable.is_empty() {
+        let calls = callable.into_iter().map(call_schema);
+        let calls = calls.collect::<Result<Vec<_>, _>>()?;
+        return Ok(Constraint::JsonSchema(json!({"anyOf": calls})));
+    }
+    Ok(match &request.constraint {
+        None => Constraint::None,
+        Some(Wanted::JsonObject) => Constraint::JsonSchema(json!({"type": "object"})),
+        Some(Wanted::JsonSchema(schema)) => Constraint::JsonSchema(parse_schema(schema)?),
+    })
+}
+
+/// The schema of a call as mistral.rs recognises it.
+fn call_schema(tool: &Tool) -> Result<Value, RequestError> {
+    let parameters = match &tool.parameters {
+        Some(schema) => parse_schema(schema)?,
+        None => json!({"type": "object"}),
+    };
+    Ok(json!({
+        "type": "object",
+        "properties": {"name": {"const": tool.name}, "arguments": parameters},
+        "required": ["name", "arguments"],
+        "additionalProperties": false,
+    }))
+}
+
+fn parse_schema(schema: &str) -> Result<Value, RequestError> {
+    serde_json::from_str(schema)
+        .map_err(|e| RequestError::invalid("response_format", format!("The schema is not JSON: {e}.")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::ModelName;
+    use flotilla_core::generate::Sampling;
+
+    fn request(tool_choice: ToolChoice) -> GenerateRequest {
+        GenerateRequest {
+            model: ModelName::new("m").unwrap(),
+            input: Input::Chat(vec![Message {
+                role: "developer".into(),
+                content: "hi".into(),
+                ..Message::default()
+            }]),
+            sampling: Sampling::default(),
+            tools: vec![Tool {
+                name: "look_up".into(),
+                ..Tool::default()
+            }],
+            tool_choice,
+            constraint: None,
+            logprobs: None,
+            choices: 1,
+            stream: false,
+        }
+    }
+
+    #[test]
+    fn a_forced_call_is_a_constraint_and_a_free_one_is_none() {
+        let forced = draft(&request(ToolChoice::Named("look_up".into())), 0).unwrap();
+        let Constraint::JsonSchema(schema) = forced.constraint else {
+            panic!("no schema");
+        };
+        assert_eq!(schema["anyOf"][0]["properties"]["name"]["const"], "look_up");
+        let free = draft(&request(ToolChoice::Auto), 0).unwrap();
+        assert!(matches!(free.constraint, Constraint::None));
+        assert!(free.tools.is_some());
+        let none = draft(&request(ToolChoice::None), 0).unwrap();
+        assert!(none.tools.is_none());
+    }
+
+    #[test]
+    fn developer_is_what_templates_call_system() {
+        let RequestMessage::Chat { messages, .. } = messages(&request(ToolChoice::Auto)) else {
+            panic!("not a chat");
+        };
+        assert_eq!(messages[0]["role"], Either::Left("system".to_owned()));
+    }
+}

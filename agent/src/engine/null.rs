@@ -1,0 +1,184 @@
+//! The null engine: fixed tokens at a fixed pace. It measures everything but a model, and
+//! stands for models in simulations; its answers say what they are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flotilla_core::Bytes;
+use flotilla_core::generate::{
+    Delta, EmbedRequest, Embeddings, Event, FinishReason, Finished, GenerateRequest, Input,
+    RequestError, TokenLogprob, Usage,
+};
+use flotilla_core::spec::{EngineOptions, Model};
+use futures::{StreamExt, stream};
+
+use super::{Engine, Events, LoadError, LoadedModel, Progress};
+
+/// What the answers are made of, over and over.
+const WORDS: [&str; 9] = [
+    "This ", "is ", "the ", "null ", "engine ", "of ", "Flotilla, ", "no ", "model. ",
+];
+/// Tokens of an answer unless the spec says otherwise.
+const DEFAULT_TOKENS: u32 = 16;
+
+/// Fixed tokens at a fixed pace.
+pub struct Null;
+
+#[async_trait]
+impl Engine for Null {
+    async fn estimate(&self, _: &Model) -> Result<Bytes, LoadError> {
+        Ok(Bytes(0))
+    }
+
+    async fn load(&self, model: &Model, _: Progress) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        Ok(Arc::new(NullModel::new(&model.spec.options)))
+    }
+}
+
+struct NullModel {
+    tokens: u32,
+    first: Duration,
+    /// Time between tokens.
+    gap: Duration,
+}
+
+impl NullModel {
+    fn new(options: &EngineOptions) -> Self {
+        let pace = options.tokens_per_second.unwrap_or(0.0);
+        Self {
+            tokens: options.output_tokens.unwrap_or(DEFAULT_TOKENS),
+            first: Duration::from_millis(options.time_to_first_token_ms.unwrap_or(0)),
+            gap: if pace > 0.0 {
+                Duration::from_secs_f64(1.0 / pace)
+            } else {
+                Duration::ZERO
+            },
+        }
+    }
+}
+
+/// All events of an answer, with its tokens in turn over the choices.
+fn events(tokens: u32, request: &GenerateRequest) -> Vec<Event> {
+    let limit = request.sampling.max_tokens.unwrap_or(u32::MAX);
+    let given = tokens.min(limit);
+    let reason = if given < tokens {
+        FinishReason::Length
+    } else {
+        FinishReason::Stop
+    };
+    let mut events = Vec::with_capacity((given + 1) as usize * request.choices as usize + 1);
+    for index in 0..given {
+        let word = WORDS[index as usize % WORDS.len()];
+        for choice in 0..request.choices {
+            let logprobs = request.logprobs.map(|_| TokenLogprob {
+                token: word.into(),
+                ..TokenLogprob::default()
+            });
+            events.push(Event::Delta(Delta {
+                choice,
+                content: word.into(),
+                logprobs: logprobs.into_iter().collect(),
+                ..Delta::default()
+            }));
+        }
+    }
+    let ends = (0..request.choices).map(|choice| Event::Finished(Finished { choice, reason }));
+    events.extend(ends);
+    let prompt: usize = match &request.input {
+        Input::Text(text) => text.split_whitespace().count(),
+        Input::Chat(messages) => messages
+            .iter()
+            .map(|message| message.content.split_whitespace().count())
+            .sum(),
+    };
+    events.push(Event::Usage(Usage {
+        prompt_tokens: prompt as u32,
+        completion_tokens: given.saturating_mul(request.choices),
+    }));
+    events
+}
+
+#[async_trait]
+impl LoadedModel for NullModel {
+    async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
+        let events = events(self.tokens, &request);
+        let (first, gap) = (self.first, self.gap);
+        if first.is_zero() && gap.is_zero() {
+            return Ok(stream::iter(events.into_iter().map(Ok)).boxed());
+        }
+        // Ticks of a clock rather than pauses, so that the pace does not drift.
+        let start = tokio::time::Instant::now() + first;
+        let choices = request.choices as usize;
+        let paced = stream::iter(events).enumerate().then(move |(i, event)| async move {
+            if matches!(event, Event::Delta(_)) {
+                tokio::time::sleep_until(start + gap * (i / choices) as u32).await;
+            }
+            Ok(event)
+        });
+        Ok(paced.boxed())
+    }
+
+    async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
+        Err(RequestError::invalid(
+            "model",
+            "The null engine makes no embeddings.",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::ModelName;
+    use flotilla_core::generate::{Sampling, ToolChoice};
+
+    fn request(max_tokens: Option<u32>, choices: u32) -> GenerateRequest {
+        GenerateRequest {
+            model: ModelName::new("m").unwrap(),
+            input: Input::Text("a b c".into()),
+            sampling: Sampling {
+                max_tokens,
+                ..Sampling::default()
+            },
+            tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
+            constraint: None,
+            logprobs: None,
+            choices,
+            stream: true,
+        }
+    }
+
+    #[test]
+    fn max_tokens_cuts_the_answer_and_says_so() {
+        let all = events(4, &request(Some(3), 2));
+        let deltas = all.iter().filter(|e| matches!(e, Event::Delta(_))).count();
+        assert_eq!(deltas, 6);
+        let end = Event::Finished(Finished {
+            choice: 1,
+            reason: FinishReason::Length,
+        });
+        assert!(all.contains(&end));
+        let usage = Usage {
+            prompt_tokens: 3,
+            completion_tokens: 6,
+        };
+        assert_eq!(all.last(), Some(&Event::Usage(usage)));
+    }
+
+    #[tokio::test]
+    async fn the_pace_is_kept() {
+        let model = NullModel {
+            tokens: 5,
+            first: Duration::from_millis(20),
+            gap: Duration::from_millis(10),
+        };
+        let start = tokio::time::Instant::now();
+        let events = model.generate(request(None, 1)).await.unwrap();
+        assert_eq!(events.count().await, 7);
+        // The first token comes after 20 ms, four more 10 ms apart each; a busy machine may
+        // take longer, never less.
+        assert!(start.elapsed() >= Duration::from_millis(60));
+    }
+}

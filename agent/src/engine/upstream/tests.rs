@@ -1,0 +1,136 @@
+use axum::Router;
+use axum::routing::{get, post};
+use flotilla_core::ModelName;
+use flotilla_core::spec::{EngineKind, EngineOptions, ModelSpec};
+
+use super::*;
+
+/// A server that answers every completion with `body`, and a model of it.
+async fn serve(status: u16, body: &'static str) -> Result<Arc<dyn LoadedModel>, LoadError> {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let status = axum::http::StatusCode::from_u16(status).unwrap();
+    let router = Router::new()
+        .route("/v1/models", get(async || "{}"))
+        .route("/v1/chat/completions", post(async move || (status, body)));
+    tokio::spawn(axum::serve(listener, router).into_future());
+    load(format!("http://{address}/v1/")).await
+}
+
+async fn load(url: String) -> Result<Arc<dyn LoadedModel>, LoadError> {
+    let spec = ModelSpec {
+        engine: EngineKind::Upstream,
+        options: EngineOptions {
+            url: Some(url),
+            ..EngineOptions::default()
+        },
+        ..ModelSpec::default()
+    };
+    let model = Model::new(ModelName::new("m").unwrap(), spec);
+    let progress: Progress = Arc::new(|_, _| {});
+    Upstream::new().unwrap().load(&model, progress).await
+}
+
+fn request() -> GenerateRequest {
+    GenerateRequest {
+        model: ModelName::new("m").unwrap(),
+        input: Input::Chat(vec![Message {
+            role: "user".into(),
+            content: "hi".into(),
+            ..Message::default()
+        }]),
+        sampling: Sampling::default(),
+        tools: Vec::new(),
+        tool_choice: ToolChoice::Auto,
+        constraint: None,
+        logprobs: None,
+        choices: 1,
+        stream: true,
+    }
+}
+
+async fn answer(status: u16, body: &'static str) -> Result<Vec<Event>, RequestError> {
+    let model = serve(status, body).await.unwrap();
+    let events: Vec<_> = model.generate(request()).await?.collect().await;
+    events.into_iter().collect()
+}
+
+#[tokio::test]
+async fn a_streamed_answer_becomes_events() {
+    let body = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"a\"}}]}\n\n\
+        : a comment\n\n\
+        data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"b\"},\"finish_reason\":\"length\"}]}\r\n\n\
+        data: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":2}}\n\n\
+        data: [DONE]\n\n";
+    let events = answer(200, body).await.unwrap();
+    let text: String = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Delta(delta) => Some(delta.content.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(text, "ab");
+    let end = Event::Finished(Finished {
+        choice: 0,
+        reason: FinishReason::Length,
+    });
+    let usage = Event::Usage(Usage {
+        prompt_tokens: 3,
+        completion_tokens: 2,
+    });
+    assert_eq!(events[2..], [end, usage]);
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_an_error() {
+    let body = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+    assert!(matches!(answer(200, body).await, Err(RequestError::NodeLost(_))));
+    let body = "data: {\"error\":{\"message\":\"out of memory\"}}\n\n";
+    let error = answer(200, body).await.unwrap_err();
+    assert!(error.to_string().contains("out of memory"), "{error}");
+    assert!(matches!(answer(200, "data: {\n").await, Err(RequestError::Engine(_))));
+}
+
+#[tokio::test]
+async fn a_refusal_keeps_its_meaning() {
+    let error = answer(400, r#"{"error": {"message": "no", "param": "top_k"}}"#).await;
+    assert_eq!(error, Err(RequestError::invalid("top_k", "no")));
+    let error = answer(400, r#"{"error": {"message": "long", "code": "context_length_exceeded"}}"#);
+    assert_eq!(error.await, Err(RequestError::ContextLength("long".into())));
+    assert!(matches!(answer(429, "{}").await, Err(RequestError::Overloaded { .. })));
+    assert!(matches!(answer(500, "oops").await, Err(RequestError::Engine(_))));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_said_to_be_so() {
+    // Port 9 of the loopback has no listener: nothing binds the discard service.
+    let error = load("http://127.0.0.1:9/v1".into()).await.err().unwrap();
+    assert!(error.to_string().contains("cannot be reached"), "{error}");
+}
+
+#[test]
+fn a_request_is_written_in_openais_words() {
+    let mut request = request();
+    request.tools = vec![Tool {
+        name: "f".into(),
+        description: None,
+        parameters: Some("{\"type\":\"object\"}".into()),
+    }];
+    request.tool_choice = ToolChoice::Named("f".into());
+    request.constraint = Some(Constraint::JsonObject);
+    request.logprobs = Some(2);
+    let (path, body) = body("there", &request);
+    assert_eq!(path, "chat/completions");
+    assert_eq!(
+        body,
+        json!({
+            "model": "there", "stream": true, "stream_options": {"include_usage": true},
+            "temperature": 1.0, "messages": [{"role": "user", "content": "hi"}],
+            "logprobs": true, "top_logprobs": 2,
+            "response_format": {"type": "json_object"},
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+        })
+    );
+}

@@ -1,0 +1,155 @@
+//! The agent's data directory: a lock, the node's identity and what it should run.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use flotilla_core::spec::Resource;
+use serde::{Deserialize, Serialize};
+
+use crate::models::Desired;
+
+/// Why the data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    #[error("the data directory {path} cannot be used: {problem}")]
+    Directory { path: PathBuf, problem: io::Error },
+    #[error("the data directory {0} is in use by another agent: stop it, or use another --data-dir")]
+    InUse(PathBuf),
+}
+
+/// The open data directory. Locked until dropped.
+#[derive(Debug)]
+pub(crate) struct Home {
+    dir: PathBuf,
+    identity: String,
+    _lock: File,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    revision: u64,
+    resource: serde_json::Value,
+}
+
+impl Home {
+    /// Opens the directory, creating it where missing.
+    pub(crate) fn open(dir: &Path) -> Result<Self, HomeError> {
+        let directory = |problem| HomeError::Directory {
+            path: dir.to_owned(),
+            problem,
+        };
+        fs::create_dir_all(dir).map_err(directory)?;
+        let lock = File::create(dir.join("lock")).map_err(directory)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => HomeError::InUse(dir.to_owned()),
+            TryLockError::Error(error) => directory(error),
+        })?;
+        let file = dir.join("identity");
+        let identity = match fs::read_to_string(&file) {
+            Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
+            Ok(_) => new_identity(&file).map_err(directory)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                new_identity(&file).map_err(directory)?
+            }
+            Err(error) => return Err(directory(error)),
+        };
+        Ok(Self {
+            dir: dir.to_owned(),
+            identity,
+            _lock: lock,
+        })
+    }
+
+    /// Tells this node from another one of the same name.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// What the node was told to run last. What cannot be read counts as nothing: a
+    /// controller will tell again.
+    pub(crate) fn desired(&self) -> Vec<Desired> {
+        let Ok(text) = fs::read(self.desired_file()) else {
+            return Vec::new();
+        };
+        let kept: Vec<Kept> = serde_json::from_slice(&text).unwrap_or_default();
+        kept.into_iter()
+            .filter_map(|kept| {
+                let Resource::Model(model) = Resource::from_json(kept.resource).ok()?;
+                Some(Desired {
+                    revision: kept.revision,
+                    model,
+                })
+            })
+            .collect()
+    }
+
+    /// Keeps what the node should run, whole or not at all.
+    pub(crate) fn keep(&self, desired: &[Desired]) -> io::Result<()> {
+        let kept: Vec<_> = desired
+            .iter()
+            .map(|desired| {
+                Ok(Kept {
+                    revision: desired.revision,
+                    resource: serde_json::to_value(&desired.model)?,
+                })
+            })
+            .collect::<Result<_, serde_json::Error>>()?;
+        let file = self.desired_file();
+        let new = file.with_extension("new");
+        fs::write(&new, serde_json::to_vec(&kept)?)?;
+        fs::rename(new, file)
+    }
+
+    fn desired_file(&self) -> PathBuf {
+        self.dir.join("desired.json")
+    }
+}
+
+fn new_identity(file: &Path) -> io::Result<String> {
+    let identity = format!("{:032x}", fastrand::u128(..));
+    fs::write(file, &identity)?;
+    Ok(identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::ModelName;
+    use flotilla_core::spec::{EngineKind, Model, ModelSpec};
+
+    #[test]
+    fn identity_and_wish_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path()).unwrap();
+        let spec = ModelSpec {
+            engine: EngineKind::Null,
+            ..ModelSpec::default()
+        };
+        let desired = vec![Desired {
+            revision: 3,
+            model: Model::new(ModelName::new("m").unwrap(), spec),
+        }];
+        home.keep(&desired).unwrap();
+        let identity = home.identity().to_owned();
+        drop(home);
+        let home = Home::open(dir.path()).unwrap();
+        assert_eq!(home.identity(), identity);
+        assert_eq!(home.desired(), desired);
+    }
+
+    #[test]
+    fn a_second_agent_is_told_that_the_directory_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let _home = Home::open(dir.path()).unwrap();
+        assert!(matches!(Home::open(dir.path()), Err(HomeError::InUse(_))));
+    }
+
+    #[test]
+    fn a_broken_wish_counts_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path()).unwrap();
+        fs::write(home.desired_file(), "nonsense").unwrap();
+        assert!(home.desired().is_empty());
+    }
+}

@@ -1,0 +1,75 @@
+//! What this machine is.
+
+use flotilla_core::Bytes;
+use flotilla_proto::v1::Inventory;
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+
+/// Share of the machine's memory that models may take unless told otherwise: the rest is
+/// for the system and for what requests need.
+const MEMORY_SHARE: f64 = 0.8;
+
+/// Looks at the machine. `memory` overrides what models may take.
+pub(crate) fn take(memory: Option<Bytes>) -> Inventory {
+    let looked = System::new_with_specifics(
+        RefreshKind::nothing()
+            .with_memory(MemoryRefreshKind::nothing().with_ram())
+            .with_cpu(CpuRefreshKind::nothing()),
+    );
+    let (mut total, mut cores, mut cpu) = (0, 0, None);
+    match &looked {
+        Ok(system) => {
+            total = system.total_memory();
+            // Inside a container its limit counts, not the machine's memory.
+            if let Some(limits) = system.cgroup_limits() {
+                total = total.min(limits.total_memory);
+            }
+            cores = system.cpus().len();
+            cpu = system.cpus().first().map(|cpu| cpu.brand().trim().to_owned());
+        }
+        Err(error) => tracing::warn!(%error, "the machine does not tell what it is: give --memory"),
+    }
+    Inventory {
+        memory: memory.map_or((total as f64 * MEMORY_SHARE) as u64, |bytes| bytes.0),
+        cores: cores as u32,
+        cpu: cpu.unwrap_or_default(),
+        platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+    }
+}
+
+/// Memory that models may take unless told otherwise. Zero where the machine does not tell.
+#[must_use]
+pub fn default_memory() -> Bytes {
+    Bytes(take(None).memory)
+}
+
+/// What is lost because this build does not use instructions that the CPU has. candle picks
+/// its kernels when it is compiled.
+#[must_use]
+pub(crate) fn missed_instructions() -> Option<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") && !cfg!(target_feature = "avx2") {
+        return Some(
+            "this CPU has AVX2 but this build does not use it: quantised models run about four times slower; build with RUSTFLAGS=\"-C target-cpu=x86-64-v3\"",
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") && !cfg!(target_feature = "neon") {
+        return Some(
+            "this CPU has NEON but this build does not use it: models run several times slower; build with RUSTFLAGS=\"-C target-cpu=native\"",
+        );
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_has_memory_cores_and_a_platform() {
+        let inventory = take(None);
+        assert!(inventory.memory > 0 && inventory.cores > 0);
+        assert!(inventory.platform.contains('-'));
+        assert_eq!(take(Some(Bytes(7))).memory, 7);
+    }
+}

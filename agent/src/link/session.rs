@@ -1,0 +1,156 @@
+//! One session with one controller: join, turn connections round, sync.
+
+use std::io;
+use std::time::Duration;
+
+use flotilla_core::spec::Resource;
+use flotilla_proto::v1::fleet_client::FleetClient;
+use flotilla_proto::v1::inference_server::InferenceServer;
+use flotilla_proto::v1::{self, JoinRequest, Report};
+use flotilla_proto::{preface, transport};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::Link;
+use crate::models::Desired;
+use crate::serve::Service;
+
+/// How long dialling, joining and opening the sync stream may take each.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often counters are reported when nothing else changes.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// Largest message on a link, in bytes; the controller's limit is the same.
+const MAX_MESSAGE: usize = 256 << 20;
+
+/// Why a session ended or never began.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    #[error("cannot be reached: {0}")]
+    Dial(#[from] io::Error),
+    #[error("the connection failed: {0}")]
+    Connection(#[from] hyper::Error),
+    #[error("refused: {}", .0.message())]
+    Refused(#[from] Status),
+    #[error("did not answer within {} s", STEP_TIMEOUT.as_secs())]
+    Timeout(#[from] tokio::time::error::Elapsed),
+    #[error("ended the session")]
+    Ended,
+}
+
+/// Joins the controller at `address` and stays until the session ends, or all requests of a
+/// draining agent have.
+pub(super) async fn run(link: &Link, address: &str) -> Result<(), SessionError> {
+    let stream = dial(address).await?;
+    let (channel, connection) = transport::connect(stream).await?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { connection.await.map_err(SessionError::from) });
+    let mut client = FleetClient::with_origin(channel, transport::origin());
+
+    let request = JoinRequest {
+        name: link.name.to_string(),
+        identity: link.home.identity().to_owned(),
+        labels: link.labels.clone().into_iter().collect(),
+        inventory: Some(link.inventory.clone()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let joined = tokio::time::timeout(STEP_TIMEOUT, client.join(request)).await??;
+    let joined = joined.into_inner();
+
+    let mut reversed = JoinSet::new();
+    for _ in 0..joined.connections.max(1) {
+        let mut stream = dial(address).await?;
+        preface::write(&mut stream, &joined.session).await?;
+        reversed.spawn(serve(stream, link.service.clone(), link.drain.clone()));
+    }
+
+    // One report waits at most: the next one is made when there is room.
+    let (reports, receiver) = mpsc::channel(1);
+    let report = |models| Report {
+        session: joined.session.clone(),
+        models,
+    };
+    let mut changes = link.statuses.changes();
+    changes.borrow_and_update();
+    let mut told = link.statuses.now();
+    // There is room: nothing was sent before.
+    let _ = reports.try_send(report(told.clone()));
+    let sync = client.sync(ReceiverStream::new(receiver));
+    let mut desired = tokio::time::timeout(STEP_TIMEOUT, sync).await??.into_inner();
+    tracing::info!(controller = address, node = %link.name, "linked");
+
+    let mut tick = tokio::time::interval(REPORT_INTERVAL);
+    loop {
+        tokio::select! {
+            message = desired.message() => match message? {
+                Some(message) => take(link, message),
+                None => return Err(SessionError::Ended),
+            },
+            Some(ended) = reversed.join_next() => {
+                // While draining, each connection ends with its last request.
+                if !link.drain.is_cancelled() {
+                    return ended.unwrap_or(Err(SessionError::Ended)).and(Err(SessionError::Ended));
+                }
+                if reversed.is_empty() {
+                    return Ok(());
+                }
+                continue;
+            }
+            Some(ended) = tasks.join_next() => {
+                return ended.unwrap_or(Err(SessionError::Ended)).and(Err(SessionError::Ended));
+            }
+            _ = changes.changed() => {}
+            _ = tick.tick() => {}
+        }
+        let now = link.statuses.now();
+        // Where there is no room the next tick tries again.
+        if now != told && reports.try_send(report(now.clone())).is_ok() {
+            told = now;
+        }
+    }
+}
+
+async fn dial(address: &str) -> Result<TcpStream, SessionError> {
+    let stream = tokio::time::timeout(STEP_TIMEOUT, TcpStream::connect(address)).await??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Answers requests on a connection that was turned round.
+async fn serve(
+    stream: TcpStream,
+    service: Service,
+    drain: tokio_util::sync::CancellationToken,
+) -> Result<(), SessionError> {
+    let server = InferenceServer::new(service).max_decoding_message_size(MAX_MESSAGE);
+    transport::serve(stream, server, drain.cancelled_owned())
+        .await
+        .map_err(Into::into)
+}
+
+/// Does what the controller wants from now on. A model that makes no sense here is left out:
+/// the controller sees that it never becomes ready.
+fn take(link: &Link, message: v1::Desired) {
+    let models = message.models.into_iter().filter_map(|model| {
+        let resource = serde_json::from_str(&model.resource)
+            .map_err(|e| e.to_string())
+            .and_then(|json| Resource::from_json(json).map_err(|e| e.to_string()));
+        match resource {
+            Ok(Resource::Model(resource)) => Some(Desired {
+                revision: model.revision,
+                model: resource,
+            }),
+            Err(error) => {
+                tracing::error!(model = model.name, error, "the controller sent a model that cannot be read");
+                None
+            }
+        }
+    });
+    let desired: Vec<_> = models.collect();
+    if let Err(error) = link.home.keep(&desired) {
+        tracing::warn!(%error, "what to run could not be kept for the next start");
+    }
+    link.desired.send_replace(desired);
+}

@@ -1,0 +1,56 @@
+//! The models of this node: what should run, what does, and the queue before each.
+//!
+//! One task owns every model's life cycle ([`manager`]): absent → loading → ready →
+//! draining → gone, or failed with a problem and its remedy. Requests look a model up in a
+//! [`Table`] that the task swaps, and pass its [`Hosted`] gate.
+
+mod hosted;
+mod manager;
+mod ticket;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use flotilla_core::ModelName;
+use flotilla_core::spec::Model;
+
+pub use hosted::Hosted;
+pub(crate) use manager::{Manager, ManagerSettings, Statuses};
+pub use ticket::Ticket;
+
+/// A model this node should run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Desired {
+    /// See [`Model::serving_revision`].
+    pub revision: u64,
+    pub model: Model,
+}
+
+/// The models that take requests. Cheap to clone; read without locking.
+#[derive(Clone, Default)]
+pub struct Table(Arc<ArcSwap<HashMap<ModelName, Arc<Hosted>>>>);
+
+impl Table {
+    /// The model of this name, if it takes requests.
+    #[must_use]
+    pub fn get(&self, name: &ModelName) -> Option<Arc<Hosted>> {
+        self.0.load().get(name).cloned()
+    }
+
+    fn insert(&self, name: &ModelName, hosted: &Arc<Hosted>) {
+        self.0.rcu(|table| {
+            let mut table = HashMap::clone(table);
+            table.insert(name.clone(), hosted.clone());
+            table
+        });
+    }
+
+    fn remove(&self, name: &ModelName) {
+        self.0.rcu(|table| {
+            let mut table = HashMap::clone(table);
+            table.remove(name);
+            table
+        });
+    }
+}

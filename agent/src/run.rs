@@ -1,0 +1,99 @@
+//! Starting and stopping an agent.
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::engine::{Engines, LoadError};
+use crate::home::{Home, HomeError};
+use crate::inventory;
+use crate::link::Link;
+use crate::models::{Manager, ManagerSettings};
+use crate::serve::Service;
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    #[error("the engines cannot be set up: {0}")]
+    Engines(#[from] LoadError),
+    #[error("there is no controller to join: give --join HOST:PORT")]
+    NoController,
+}
+
+/// A running agent.
+pub struct Agent {
+    drain: CancellationToken,
+    stop_links: CancellationToken,
+    stop_models: CancellationToken,
+    links: JoinSet<()>,
+    models: JoinSet<()>,
+    patience: std::time::Duration,
+}
+
+impl Agent {
+    /// Opens the data directory and starts all parts. The link is dialled in the background:
+    /// a controller may come later.
+    ///
+    /// # Errors
+    /// [`StartError`], each with what to do about it.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        if config.join.is_empty() {
+            return Err(StartError::NoController);
+        }
+        let home = Home::open(&config.data_dir)?;
+        if let Some(missed) = inventory::missed_instructions() {
+            tracing::warn!("{missed}");
+        }
+        let inventory = inventory::take(config.memory);
+        let settings = ManagerSettings {
+            memory: flotilla_core::Bytes(inventory.memory),
+            drain: config.drain,
+        };
+        let manager = Manager::new(Engines::new()?, settings);
+        let (desired, receiver) = watch::channel(home.desired());
+        let drain = CancellationToken::new();
+        let stop_links = CancellationToken::new();
+        let stop_models = CancellationToken::new();
+        let link = Link {
+            name: config.name,
+            addresses: config.join,
+            labels: config.labels,
+            inventory,
+            home,
+            service: Service::new(manager.table()),
+            statuses: manager.statuses(),
+            desired,
+            drain: drain.clone(),
+            stop: stop_links.clone(),
+        };
+        let mut links = JoinSet::new();
+        links.spawn(link.run());
+        let mut models = JoinSet::new();
+        models.spawn(manager.run(receiver, stop_models.clone()));
+        Ok(Self {
+            drain,
+            stop_links,
+            stop_models,
+            links,
+            models,
+            patience: config.drain,
+        })
+    }
+
+    /// Stops: no new requests, those under way may end within the configured patience, then
+    /// the models are unloaded.
+    pub async fn stop(mut self) {
+        self.drain.cancel();
+        let ended = async { while self.links.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.patience, ended).await.is_err() {
+            tracing::warn!("requests that did not end in time were cut off");
+        }
+        self.stop_links.cancel();
+        while self.links.join_next().await.is_some() {}
+        self.stop_models.cancel();
+        while self.models.join_next().await.is_some() {}
+    }
+}

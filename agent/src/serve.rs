@@ -1,0 +1,167 @@
+//! The gRPC service `Inference`: what controllers ask of this node's models.
+
+use std::pin::Pin;
+
+use flotilla_core::ModelName;
+use flotilla_core::generate::{Delta, EmbedRequest, Event, GenerateRequest, RequestError};
+use flotilla_proto::status;
+use flotilla_proto::v1;
+use flotilla_proto::v1::inference_server::Inference;
+use futures::{Stream, StreamExt, stream};
+use tonic::{Request, Response, Status};
+
+use crate::models::{Hosted, Table, Ticket};
+
+/// Events that go into one message when they are ready together.
+const BATCH: usize = 64;
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Service {
+    table: Table,
+}
+
+impl Service {
+    pub(crate) fn new(table: Table) -> Self {
+        Self { table }
+    }
+
+    fn find(&self, name: &ModelName) -> Result<std::sync::Arc<Hosted>, RequestError> {
+        self.table.get(name).ok_or_else(|| {
+            RequestError::Unavailable(format!("the model '{name}' is not ready on this node"))
+        })
+    }
+
+    async fn begin(
+        &self,
+        request: GenerateRequest,
+    ) -> Result<impl Stream<Item = Result<Event, RequestError>> + Send + use<>, RequestError> {
+        let hosted = self.find(&request.model)?;
+        let ticket = hosted.clone().enter().await?;
+        match hosted.model.generate(request).await {
+            Ok(events) => Ok(ticket.follow(events)),
+            Err(error) => Err(fail(ticket, error)),
+        }
+    }
+}
+
+fn fail(ticket: Ticket, error: RequestError) -> RequestError {
+    ticket.failed();
+    error
+}
+
+#[tonic::async_trait]
+impl Inference for Service {
+    type GenerateStream = Pin<Box<dyn Stream<Item = Result<v1::GenerateReply, Status>> + Send>>;
+
+    async fn generate(
+        &self,
+        request: Request<v1::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let request = GenerateRequest::try_from(request.into_inner())?;
+        let live = request.stream;
+        let events = self.begin(request).await.map_err(status::from_error)?;
+        let replies = if live {
+            let mut batches = Box::pin(events.ready_chunks(BATCH).map(reply));
+            // Waiting for the first events here lets them go out with the headers, and a
+            // failure before them be a plain status.
+            let first = batches.next().await.unwrap_or_else(|| Ok(v1::GenerateReply::default()))?;
+            stream::iter([Ok(first)]).chain(batches).boxed()
+        } else {
+            let whole = gather(events).await.map_err(status::from_error)?;
+            stream::iter([Ok(whole)]).boxed()
+        };
+        Ok(Response::new(replies))
+    }
+
+    async fn embed(
+        &self,
+        request: Request<v1::EmbedRequest>,
+    ) -> Result<Response<v1::EmbedReply>, Status> {
+        let request = EmbedRequest::try_from(request.into_inner())?;
+        let embed = async {
+            let hosted = self.find(&request.model)?;
+            let ticket = hosted.clone().enter().await?;
+            match hosted.model.embed(request).await {
+                Ok(embeddings) => {
+                    ticket.done(embeddings.prompt_tokens);
+                    Ok(embeddings)
+                }
+                Err(error) => Err(fail(ticket, error)),
+            }
+        };
+        let embeddings = embed.await.map_err(status::from_error)?;
+        Ok(Response::new(embeddings.into()))
+    }
+}
+
+/// Events that were ready together, as one message. An error ends the answer: pieces that
+/// were ready together with it are given up with it.
+fn reply(batch: Vec<Result<Event, RequestError>>) -> Result<v1::GenerateReply, Status> {
+    let mut events = Vec::with_capacity(batch.len());
+    for event in batch {
+        events.push(event.map_err(status::from_error)?.into());
+    }
+    Ok(v1::GenerateReply { events })
+}
+
+/// A whole answer as one message, each choice's pieces joined.
+async fn gather(
+    events: impl Stream<Item = Result<Event, RequestError>>,
+) -> Result<v1::GenerateReply, RequestError> {
+    let mut events = std::pin::pin!(events);
+    let mut deltas: Vec<Delta> = Vec::new();
+    let mut ends = Vec::new();
+    while let Some(event) = events.next().await {
+        match event? {
+            Event::Delta(delta) => match deltas.iter_mut().find(|d| d.choice == delta.choice) {
+                Some(joined) => join(joined, delta),
+                None => deltas.push(delta),
+            },
+            end => ends.push(end),
+        }
+    }
+    let deltas = deltas.into_iter().map(Event::Delta);
+    Ok(v1::GenerateReply {
+        events: deltas.chain(ends).map(Into::into).collect(),
+    })
+}
+
+fn join(joined: &mut Delta, delta: Delta) {
+    joined.content.push_str(&delta.content);
+    joined.reasoning.push_str(&delta.reasoning);
+    joined.tool_calls.extend(delta.tool_calls);
+    joined.logprobs.extend(delta.logprobs);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::generate::Usage;
+
+    fn delta(choice: u32, content: &str) -> Result<Event, RequestError> {
+        Ok(Event::Delta(Delta {
+            choice,
+            content: content.into(),
+            ..Delta::default()
+        }))
+    }
+
+    #[tokio::test]
+    async fn pieces_are_joined_per_choice() {
+        let usage = Event::Usage(Usage::default());
+        let events = [delta(0, "a"), delta(1, "x"), delta(0, "b"), Ok(usage)];
+        let reply = gather(stream::iter(events)).await.unwrap();
+        assert_eq!(reply.events.len(), 3);
+        let Some(v1::event::Event::Delta(first)) = &reply.events[0].event else {
+            panic!("no delta");
+        };
+        assert_eq!(first.content, "ab");
+    }
+
+    #[tokio::test]
+    async fn an_error_is_the_answer_wherever_it_comes() {
+        let events = [delta(0, "a"), Err(RequestError::Engine("broken".into()))];
+        assert!(gather(stream::iter(events)).await.is_err());
+    }
+}

@@ -1,0 +1,28 @@
+//! `flotilla agent`.
+
+use std::path::Path;
+
+use flotilla_agent::{Agent, Config};
+
+use crate::args::AgentArgs;
+use crate::shutdown;
+
+/// Runs an agent until it is asked to stop.
+pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let config = Config {
+        data_dir: args
+            .data_dir
+            .unwrap_or_else(|| Path::new("flotilla-data").join(args.name.as_str())),
+        name: args.name,
+        join: args.join,
+        labels: args.labels.into_iter().collect(),
+        memory: args.memory,
+        drain: args.drain,
+    };
+    tracing::info!(?config, "starting");
+    let agent = Agent::start(config)?;
+    shutdown::requested().await?;
+    tracing::info!("stopping");
+    agent.stop().await;
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! The command line: every flag, its environment variable and its help, in one place.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use flotilla_controller::StoreAddress;
+use flotilla_core::{Bytes, NodeName};
+
+/// Many small language models on unequal machines, behind one OpenAI-compatible API.
+#[derive(Debug, Parser)]
+#[command(name = "flotilla", version, max_term_width = 100)]
+#[command(after_help = "Examples:
+  flotilla up                              # a fleet on this machine, with demo models
+  flotilla chat support-intent \"where is my card?\"
+  flotilla get nodes
+  flotilla apply -f model.yaml")]
+pub(crate) struct Args {
+    /// What to log, to standard error: a level, or directives such as `info,flotilla_agent=debug`.
+    #[arg(long, env = "FLOTILLA_LOG", global = true, value_name = "FILTER", default_value = "")]
+    pub(crate) log: String,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a fleet on this machine: a controller, agents and the demo models
+    Up(UpArgs),
+    /// Run a controller
+    Controller(ControllerArgs),
+    /// Run an agent: one per node
+    Agent(AgentArgs),
+    /// Talk to a model
+    Chat(ChatArgs),
+    /// List nodes, models or assignments
+    Get(GetArgs),
+    /// Show everything about a node or a model
+    Describe(DescribeArgs),
+    /// Make the fleet's wish what files say
+    Apply(ApplyArgs),
+    /// Remove models, or nodes that will not return
+    Delete(DeleteArgs),
+    /// Print completions for a shell
+    #[command(after_help = "Example:
+  flotilla completions bash > ~/.local/share/bash-completion/completions/flotilla")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla up
+  flotilla up --nodes 5 --http 0.0.0.0:8080 --data-dir /var/lib/flotilla")]
+pub(crate) struct UpArgs {
+    /// Where the fleet keeps its state; a later start goes on with it.
+    #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR", default_value = "flotilla-data")]
+    pub(crate) data_dir: PathBuf,
+    /// Where the API listens.
+    #[arg(long, env = "FLOTILLA_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub(crate) http: SocketAddr,
+    /// How many agents to run.
+    #[arg(long, env = "FLOTILLA_NODES", value_name = "N", default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) nodes: u32,
+    /// Folder with the models to place at the first start. Default: the demo models.
+    #[arg(long, env = "FLOTILLA_MODELS", value_name = "DIR")]
+    pub(crate) models: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla controller
+  flotilla controller --http 0.0.0.0:8080 --link 0.0.0.0:7070 --store embedded:/var/lib/flotilla")]
+pub(crate) struct ControllerArgs {
+    /// Where the API listens.
+    #[arg(long, env = "FLOTILLA_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub(crate) http: SocketAddr,
+    /// Where agents dial in.
+    #[arg(long, env = "FLOTILLA_LINK", value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    pub(crate) link: SocketAddr,
+    /// Where the wish is kept: `embedded:DIR`.
+    #[arg(long, env = "FLOTILLA_STORE", value_name = "STORE",
+        default_value = "embedded:flotilla-data/controller")]
+    pub(crate) store: StoreAddress,
+    /// Largest request body.
+    #[arg(long, env = "FLOTILLA_MAX_BODY", value_name = "BYTES", default_value = "4MiB")]
+    pub(crate) max_body: Bytes,
+    /// Seconds a request may wait for its first token.
+    #[arg(long, env = "FLOTILLA_FIRST_TOKEN_TIMEOUT", value_name = "SECONDS",
+        default_value = "300", value_parser = seconds)]
+    pub(crate) first_token_timeout: Duration,
+    /// Seconds a node may be away before its models are placed elsewhere.
+    #[arg(long, env = "FLOTILLA_NODE_GRACE", value_name = "SECONDS", default_value = "5",
+        value_parser = seconds)]
+    pub(crate) node_grace: Duration,
+    /// Connections that each agent opens for requests.
+    #[arg(long, env = "FLOTILLA_CONNECTIONS", value_name = "N", default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) connections: u32,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla agent --join controller.example:7070 --name shop-17
+  flotilla agent --join 10.0.0.1:7070,10.0.0.2:7070 --name shop-17 --label region=north --memory 8GiB")]
+pub(crate) struct AgentArgs {
+    /// Link addresses of controllers; the next one is tried when one is away.
+    #[arg(long, env = "FLOTILLA_JOIN", value_name = "ADDR,...", value_delimiter = ',', required = true)]
+    pub(crate) join: Vec<String>,
+    /// The node's name in the fleet.
+    #[arg(long, env = "FLOTILLA_NODE_NAME", value_name = "NAME")]
+    pub(crate) name: NodeName,
+    /// Where the agent keeps its identity and what it should run. Default: flotilla-data/NAME.
+    #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Labels of the node.
+    #[arg(long = "label", env = "FLOTILLA_LABELS", value_name = "KEY=VALUE", value_delimiter = ',',
+        value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    /// Memory for models, such as 8GiB. Default: four fifths of the machine's.
+    #[arg(long, env = "FLOTILLA_MEMORY", value_name = "BYTES")]
+    pub(crate) memory: Option<Bytes>,
+    /// Seconds that requests under way may go on when the agent stops or a model leaves.
+    #[arg(long, env = "FLOTILLA_DRAIN", value_name = "SECONDS", default_value = "30",
+        value_parser = seconds)]
+    pub(crate) drain: Duration,
+}
+
+/// Where the fleet is.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Endpoint {
+    /// The fleet's address.
+    #[arg(long, env = "FLOTILLA_URL", value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    pub(crate) url: String,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla chat                                  # interactive, with the only or the first model
+  flotilla chat numbers \"what is the sum of 4, 8 and 15?\"
+  echo \"where is my card?\" | flotilla chat support-intent")]
+pub(crate) struct ChatArgs {
+    /// The model. Default: the first one of the fleet.
+    pub(crate) model: Option<String>,
+    /// What to say. Without it the conversation is interactive, or standard input is read.
+    pub(crate) prompt: Vec<String>,
+    /// What the model is told before the conversation.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// 0 for always the most probable token.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(crate) temperature: f64,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    #[value(alias = "node", alias = "no")]
+    Nodes,
+    #[value(alias = "model", alias = "mo")]
+    Models,
+    #[value(alias = "assignment")]
+    Assignments,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla get nodes
+  flotilla get models support-intent -o yaml
+  flotilla get assignments -o json")]
+pub(crate) struct GetArgs {
+    /// What to list.
+    pub(crate) kind: Kind,
+    /// Only the one of this name.
+    pub(crate) name: Option<String>,
+    /// How to print it.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Described {
+    #[value(alias = "nodes")]
+    Node,
+    #[value(alias = "models")]
+    Model,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla describe model support-intent
+  flotilla describe node shop-17")]
+pub(crate) struct DescribeArgs {
+    /// What it is.
+    pub(crate) kind: Described,
+    /// Its name.
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla apply -f model.yaml
+  flotilla apply -f models/
+  cat model.yaml | flotilla apply -f -
+
+A relative spec.source.path counts from the file it is written in.")]
+pub(crate) struct ApplyArgs {
+    /// A YAML or JSON file, a folder of them, or - for standard input.
+    #[arg(short, long = "file", value_name = "FILE|DIR|-", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla delete model support-intent
+  flotilla delete -f models/
+  flotilla delete node shop-17")]
+pub(crate) struct DeleteArgs {
+    /// What it is.
+    #[arg(required_unless_present = "files", requires = "names")]
+    pub(crate) kind: Option<Described>,
+    /// Its name, or several.
+    pub(crate) names: Vec<String>,
+    /// Remove what these files name instead.
+    #[arg(short, long = "file", value_name = "FILE|DIR|-", conflicts_with = "kind")]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("'{text}' is not KEY=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_a_server_has_an_environment_variable() {
+        for server in ["up", "controller", "agent"] {
+            let command = Args::command();
+            let server = command.find_subcommand(server).unwrap();
+            for flag in server.get_arguments().filter(|a| a.get_long().is_some()) {
+                assert!(flag.get_env().is_some(), "--{}", flag.get_id());
+            }
+        }
+    }
+}

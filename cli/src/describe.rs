@@ -1,0 +1,107 @@
+//! `flotilla describe`.
+
+use flotilla_controller::admin::{ModelResource, NodeResource};
+
+use crate::args::{DescribeArgs, Described};
+use crate::client::Fleet;
+use crate::output;
+
+/// Shows everything about one thing.
+pub(crate) async fn run(args: DescribeArgs) -> anyhow::Result<()> {
+    let fleet = Fleet::new(&args.endpoint)?;
+    match args.kind {
+        Described::Node => {
+            let node = fleet.get(&["api", "v1", "nodes", &args.name]).await?;
+            print!("{}", describe_node(&node));
+        }
+        Described::Model => {
+            let model = fleet.get(&["api", "v1", "models", &args.name]).await?;
+            print!("{}", describe_model(&model)?);
+        }
+    }
+    Ok(())
+}
+
+/// Lines of `name: value`, the values one below the other.
+fn facts(facts: &[(&str, String)]) -> String {
+    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 1;
+    facts
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{:<width$}  {value}\n", format!("{name}:")))
+        .collect()
+}
+
+fn describe_node(node: &NodeResource) -> String {
+    let labels: Vec<_> = node.metadata.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let spec = &node.spec;
+    let mut text = facts(&[
+        ("Node", node.metadata.name.clone()),
+        ("State", node.status.phase.clone()),
+        ("Labels", labels.join(", ")),
+        ("Memory for models", spec.memory.to_string()),
+        ("CPU", format!("{} × {}", spec.cores, spec.cpu)),
+        ("Platform", spec.platform.clone()),
+        ("Agent", spec.version.clone()),
+    ]);
+    let rows = node.status.models.iter().map(|model| {
+        let counters = &model.counters;
+        vec![
+            model.name.clone(),
+            model.phase.clone(),
+            model.memory.to_string(),
+            counters.active.to_string(),
+            counters.queued.to_string(),
+            counters.requests.to_string(),
+            counters.cancelled.to_string(),
+            counters.refused.to_string(),
+            counters.output_tokens.to_string(),
+        ]
+    });
+    let header = [
+        "MODEL", "STATE", "MEMORY", "ACTIVE", "QUEUED", "REQUESTS", "CANCELLED", "REFUSED",
+        "TOKENS",
+    ];
+    text += "\n";
+    text += &output::table(&header, rows);
+    text + &problems(node.status.models.iter().map(|m| (&m.name, &m.problem, &m.remedy)))
+}
+
+fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
+    let status = &model.status;
+    let mut text = facts(&[
+        ("Model", model.model.name().to_string()),
+        ("Description", model.model.spec.description.clone()),
+        ("State", status.phase.clone()),
+        ("Replicas", format!("{} ready of {}", status.ready, model.model.spec.replicas)),
+        ("Not placed", status.unplaced.clone().unwrap_or_default()),
+    ]);
+    text += "\nSpec:\n";
+    for line in serde_yaml_ng::to_string(&model.model.spec)?.lines() {
+        text += &format!("  {line}\n");
+    }
+    let rows = status.replicas.iter().map(|replica| {
+        let counters = &replica.counters;
+        vec![
+            replica.node.clone(),
+            replica.phase.clone(),
+            counters.active.to_string(),
+            counters.queued.to_string(),
+            counters.requests.to_string(),
+            counters.output_tokens.to_string(),
+            replica.progress.clone(),
+        ]
+    });
+    let header = ["NODE", "STATE", "ACTIVE", "QUEUED", "REQUESTS", "TOKENS", ""];
+    text += "\n";
+    text += &output::table(&header, rows);
+    text += &problems(status.replicas.iter().map(|r| (&r.node, &r.problem, &r.remedy)));
+    Ok(text)
+}
+
+/// What is wrong where, and what to do.
+fn problems<'a>(of: impl Iterator<Item = (&'a String, &'a String, &'a String)>) -> String {
+    of.filter(|(_, problem, _)| !problem.is_empty())
+        .map(|(place, problem, remedy)| format!("\n{place}: {problem}\n  → {remedy}\n"))
+        .collect()
+}

@@ -1,0 +1,230 @@
+//! `flotilla up`: a controller and agents in one process, with the demo models.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use flotilla_agent::{Agent, Config as AgentConfig};
+use flotilla_controller::admin::{NodeResource, Wish};
+use flotilla_controller::fleet::{Fleet, FleetView, NodePhase};
+use flotilla_controller::{Config, Controller, StoreAddress};
+use flotilla_core::spec::Resource;
+use flotilla_core::{Bytes, NodeName};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::UpArgs;
+use crate::{get, manifest, output, shutdown};
+
+/// How long to wait for the models before telling what there is.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How long requests under way may go on after Ctrl-C.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Noted in the store once the demo models were placed, so that a model that the user
+/// removed does not come back with the next start.
+const PLACED: &str = "demo-models-placed";
+
+/// Runs a fleet until Ctrl-C.
+pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
+    let began = Instant::now();
+    let models = models_dir(args.models)?;
+    let manifests = manifest::read(&models)?;
+    let data_dir = std::path::absolute(&args.data_dir)?;
+
+    let mut controller = Controller::start(Config {
+        http: args.http,
+        link: SocketAddr::from(([127, 0, 0, 1], 0)),
+        store: StoreAddress::Embedded(data_dir.join("controller")),
+        stop_grace: DRAIN,
+        ..Config::default()
+    })
+    .await?;
+    let started = start_fleet(&controller, &manifests, &data_dir, args.nodes).await;
+    let agents = match started {
+        Ok(agents) => agents,
+        Err(error) => {
+            controller.stop().await;
+            return Err(error);
+        }
+    };
+
+    let (fleet, http) = (controller.fleet().clone(), controller.http());
+    let welcome = async {
+        wait_until_ready(&fleet, args.nodes).await;
+        introduce(&fleet, http, &args.data_dir, began.elapsed());
+        std::future::pending().await
+    };
+    // Ctrl-C counts from here on, also while models still load.
+    let ended = tokio::select! {
+        never = welcome => never,
+        asked = shutdown::requested() => asked,
+        () = controller.failed() => Err(anyhow::anyhow!("a part of the controller has ended; --log info says why")),
+    };
+    eprintln!("\nStopping …");
+    futures::future::join_all(agents.into_iter().map(Agent::stop)).await;
+    controller.stop().await;
+    ended
+}
+
+/// Wishes for the models and starts the agents.
+async fn start_fleet(
+    controller: &Controller,
+    manifests: &[Resource],
+    data_dir: &Path,
+    nodes: u32,
+) -> anyhow::Result<Vec<Agent>> {
+    place(controller.wish(), manifests).await?;
+    let mut agents = Vec::new();
+    for number in 1..=nodes {
+        let name = format!("node-{number}");
+        let agent = Agent::start(AgentConfig {
+            name: NodeName::new(&name)?,
+            join: vec![controller.link().to_string()],
+            data_dir: data_dir.join(&name),
+            labels: BTreeMap::new(),
+            memory: share_of_memory(nodes),
+            drain: DRAIN,
+        });
+        match agent {
+            Ok(agent) => agents.push(agent),
+            Err(error) => {
+                futures::future::join_all(agents.into_iter().map(Agent::stop)).await;
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(agents)
+}
+
+/// The folder of the models: the given one, `models` here, or beside the sources this binary
+/// was built from.
+fn models_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(dir) = given {
+        return Ok(dir);
+    }
+    let here = PathBuf::from("models");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    for dir in [here, sources] {
+        if dir.join("support-intent.yaml").is_file() {
+            return Ok(dir.canonicalize().unwrap_or(dir));
+        }
+    }
+    bail!("the demo models are not here: run it in Flotilla's source tree, or give --models DIR")
+}
+
+/// Wishes for the models at the first start; later only for those that are still there, in
+/// case their files have moved.
+async fn place(wish: &Wish, manifests: &[Resource]) -> anyhow::Result<()> {
+    let placed = wish.is_noted(PLACED).await?;
+    for resource in manifests {
+        let Resource::Model(model) = resource;
+        if placed {
+            wish.apply_if_there(model).await?;
+        } else {
+            wish.apply_model(model).await?;
+        }
+    }
+    wish.note(PLACED).await.context("cannot write to the store")
+}
+
+/// An even part of what one agent alone would take.
+fn share_of_memory(nodes: u32) -> Option<Bytes> {
+    let total = flotilla_agent::default_memory();
+    (total.0 > 0).then(|| Bytes(total.0 / u64::from(nodes)))
+}
+
+/// Replicas that answer, and replicas there should be.
+fn progress(view: &FleetView) -> (u64, u64) {
+    let ready = view.models.values().map(|model| model.replicas.len() as u64).sum();
+    let wanted = view
+        .models
+        .values()
+        .map(|model| u64::from(model.model.spec.replicas).min(view.nodes.len() as u64))
+        .sum();
+    (ready, wanted)
+}
+
+/// Waits until all nodes are linked and every model answers or has failed.
+async fn wait_until_ready(fleet: &Fleet, nodes: u32) {
+    let bar = if std::io::stderr().is_terminal() {
+        let bar = ProgressBar::no_length();
+        // The template is a constant that parses.
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(80));
+        bar
+    } else {
+        ProgressBar::hidden()
+    };
+    let mut changes = fleet.changes();
+    let wait = async {
+        loop {
+            changes.borrow_and_update();
+            let view = fleet.view();
+            let linked = view.nodes.values().filter(|n| n.phase == NodePhase::Ready).count();
+            let (ready, wanted) = progress(&view);
+            bar.set_message(format!(
+                "nodes {linked}/{nodes}, replicas ready {ready}/{wanted}"
+            ));
+            let settled = view.models.values().all(|model| {
+                let wanted = model.model.spec.replicas.min(nodes) as usize;
+                model.replicas.len() >= wanted || !model.failures.is_empty()
+            });
+            if linked >= nodes as usize && settled && view.synced {
+                return;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    let _: Result<(), _> = tokio::time::timeout(PATIENCE, wait).await;
+    bar.finish_and_clear();
+}
+
+/// Tells what there is and how to use it.
+fn introduce(fleet: &Fleet, http: SocketAddr, data_dir: &Path, took: Duration) {
+    let view = fleet.view();
+    let (ready, wanted) = progress(&view);
+    let nodes: Vec<_> = view.nodes.values().map(|node| NodeResource::new(node)).collect();
+    let models = view.models.values().map(|model| {
+        let on: Vec<_> = model.replicas.iter().map(|r| r.node.as_str()).collect();
+        let problem = model.failures.values().next().cloned();
+        vec![
+            model.model.name().to_string(),
+            if on.is_empty() { "-".to_owned() } else { on.join(", ") },
+            problem.unwrap_or_else(|| model.model.spec.description.clone()),
+        ]
+    });
+    let url = format!("http://{}", reachable(http));
+    println!(
+        "Flotilla is up after {:.1} s: {} nodes, {} models, {ready} of {wanted} replicas ready.\n",
+        took.as_secs_f64(),
+        nodes.len(),
+        view.models.len(),
+    );
+    println!("{}", get::nodes(&nodes));
+    println!("{}", output::table(&["MODEL", "NODES", ""], models));
+    println!("API   {url}/v1");
+    println!("Data  {}\n", data_dir.display());
+    let example = "I still have not received my new card";
+    println!("Try it:");
+    println!(
+        "  curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\": \"support-intent\", \"messages\": [{{\"role\": \"user\", \"content\": \"{example}\"}}]}}'"
+    );
+    println!(
+        "  python3 -c \"from openai import OpenAI; print(OpenAI(base_url='{url}/v1', api_key='none').chat.completions.create(model='support-intent', messages=[{{'role': 'user', 'content': '{example}'}}]).choices[0].message.content)\""
+    );
+    println!("\nCtrl-C stops everything.");
+}
+
+/// The address to paste: where everything is listened on, the loopback.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    address
+}
