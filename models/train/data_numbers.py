@@ -20,7 +20,7 @@ LARGEST_SUM = LONGEST_LIST * LARGEST_NUMBER
 
 SHAPE = {"hidden": 128, "intermediate": 384, "layers": 4, "heads": 4}
 RECIPE = Recipe(
-    epochs=24, lr=2.5e-3, weight_decay=0.05, dropout=0.0, label_smoothing=0.0, prompt_loss=0.0, replace=0.0, ema=0.995
+    epochs=22, lr=2.5e-3, weight_decay=0.05, dropout=0.0, label_smoothing=0.0, prompt_loss=0.0, replace=0.0, ema=0.995
 )
 
 # How often each question is asked in training. A sum is hard to learn and is a single

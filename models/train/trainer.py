@@ -14,7 +14,7 @@ from model import count_params, hidden_states, init_params, logits_of
 # The default generator is slow on a CPU; dropout needs speed, not quality.
 jax.config.update("jax_default_prng_impl", "unsafe_rbg")
 
-BUCKETS = (8, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96)
+BUCKETS = (8, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128)
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,23 @@
+//! The cluster harness: controllers and agents, in this process or as processes of the real
+//! binary, started, watched and stopped, with what they leave behind checked at the end.
+//!
+//! Tests name the behaviour they prove and wait for conditions with a deadline, through
+//! [`Cluster::until`]. Start reading at [`Cluster::start`].
 
+mod api;
+mod binary;
+mod cluster;
+mod member;
+pub mod http_load;
+mod models;
+mod process;
+
+pub use api::{Api, Counters};
+pub use binary::{flotilla, repository};
+pub use cluster::{Cluster, Mode};
+pub use models::{demo_model, null_model};
+pub use process::{Process, open_files};
+
+/// How long anything may take that is waited for: far longer than it does, so that a busy
+/// machine fails no test.
+pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -1,0 +1,126 @@
+//! The fleet's HTTP API, as tests use it.
+
+use std::net::SocketAddr;
+
+use reqwest::{Client, Response};
+use serde_json::{Value, json};
+
+/// The API at one address. Cheap to clone.
+#[derive(Clone)]
+pub struct Api {
+    client: Client,
+    base: String,
+}
+
+/// What a model on a node did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub active: u64,
+    pub requests: u64,
+    pub cancelled: u64,
+    pub output_tokens: u64,
+}
+
+impl Api {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Self {
+            client: Client::new(),
+            base: format!("http://{address}"),
+        }
+    }
+
+    /// Makes the wish for a model be this resource.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn apply(&self, model: &Value) {
+        let name = model["metadata"]["name"].as_str().expect("a named model");
+        let url = format!("{}/api/v1/models/{name}", self.base);
+        let response = self.client.put(url).json(model).send().await.expect("an answer");
+        let status = response.status();
+        let text = response.text().await.unwrap_or_default();
+        assert!(status.is_success(), "{status}: {text}");
+    }
+
+    /// Ends the wish for a model.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn delete(&self, model: &str) {
+        let url = format!("{}/api/v1/models/{model}", self.base);
+        let response = self.client.delete(url).send().await.expect("an answer");
+        assert!(response.status().is_success(), "{}", response.status());
+    }
+
+    /// All nodes.
+    pub async fn nodes(&self) -> Vec<Value> {
+        self.items("nodes").await
+    }
+
+    /// All models.
+    pub async fn models(&self) -> Vec<Value> {
+        self.items("models").await
+    }
+
+    async fn items(&self, kind: &str) -> Vec<Value> {
+        let url = format!("{}/api/v1/{kind}", self.base);
+        let Ok(response) = self.client.get(url).send().await else {
+            return Vec::new();
+        };
+        let list: Value = response.json().await.unwrap_or_default();
+        list["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The model of this name, `null` where there is none.
+    pub async fn model(&self, name: &str) -> Value {
+        let models = self.models().await;
+        let found = models.into_iter().find(|model| model["metadata"]["name"] == name);
+        found.unwrap_or_default()
+    }
+
+    /// Replicas of a model that answer.
+    pub async fn ready(&self, name: &str) -> u64 {
+        self.model(name).await["status"]["ready"].as_u64().unwrap_or(0)
+    }
+
+    /// What a model did, over all nodes.
+    pub async fn counters(&self, model: &str) -> Counters {
+        let mut sum = Counters::default();
+        for node in self.nodes().await {
+            let models = node["status"]["models"].as_array().cloned().unwrap_or_default();
+            for on_node in models.iter().filter(|m| m["name"] == model) {
+                let count = |field: &str| on_node["counters"][field].as_u64().unwrap_or(0);
+                sum.active += count("active");
+                sum.requests += count("requests");
+                sum.cancelled += count("cancelled");
+                sum.output_tokens += count("outputTokens");
+            }
+        }
+        sum
+    }
+
+    /// Asks a model and gives the response, whatever it is.
+    ///
+    /// # Panics
+    /// When there is no response at all.
+    pub async fn chat(&self, model: &str, text: &str, stream: bool) -> Response {
+        let body = json!({
+            "model": model, "stream": stream, "temperature": 0,
+            "messages": [{"role": "user", "content": text}],
+        });
+        let url = format!("{}/v1/chat/completions", self.base);
+        self.client.post(url).json(&body).send().await.expect("a response")
+    }
+
+    /// Asks a model and gives the text of its answer.
+    ///
+    /// # Panics
+    /// When it is not answered.
+    pub async fn answer(&self, model: &str, text: &str) -> String {
+        let response = self.chat(model, text, false).await;
+        let status = response.status();
+        let body: Value = response.json().await.expect("JSON");
+        let content = body["choices"][0]["message"]["content"].as_str();
+        content.unwrap_or_else(|| panic!("{status}: {body}")).to_owned()
+    }
+}

@@ -1,0 +1,141 @@
+//! What Flotilla adds to a request: an agent with the null engine asked directly over gRPC,
+//! and the same agent through HTTP and the controller. 9 output tokens, streamed and not, at
+//! 1 and 32 connections, all in one run on one machine, load generator included.
+//!
+//! `cargo run --release --workspace --bin overhead [SECONDS]`
+
+use std::time::Duration;
+
+use flotilla_controller::fleet::Fleet;
+use flotilla_controller::{Config, Controller, StoreAddress};
+use flotilla_core::generate::{GenerateRequest, Input, Message, Sampling, ToolChoice};
+use flotilla_core::ModelName;
+use flotilla_proto::v1;
+use flotilla_tests::http_load::{Connection, Measured, measure};
+use flotilla_tests::{Cluster, Mode, Process, null_model};
+use serde_json::json;
+
+const MODEL: &str = "instant";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let seconds = std::env::args().nth(1).and_then(|s| s.parse().ok());
+    let time = Duration::from_secs_f64(seconds.unwrap_or(5.0));
+    println!("{:<44}{:>12}{:>10}{:>10}", "", "requests/s", "p50 µs", "p99 µs");
+    grpc(time).await;
+    http(time).await;
+}
+
+fn print(what: &str, measured: &Measured) {
+    let micros = |time: Duration| time.as_secs_f64() * 1e6;
+    println!(
+        "{what:<44}{:>12.0}{:>10.0}{:>10.0}",
+        measured.requests_per_second,
+        micros(measured.p50),
+        micros(measured.p99)
+    );
+}
+
+fn name(stream: bool) -> &'static str {
+    if stream { "streamed" } else { "whole" }
+}
+
+/// An agent asked directly: this process is its controller, without HTTP.
+async fn grpc(time: Duration) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let any = ([127, 0, 0, 1], 0).into();
+    let controller = Controller::start(Config {
+        http: any,
+        link: any,
+        store: StoreAddress::Embedded(dir.path().join("store")),
+        ..Config::default()
+    })
+    .await
+    .expect("a controller");
+    let link = controller.link().to_string();
+    let data = dir.path().join("agent").display().to_string();
+    let args = ["agent", "--join", &link, "--name", "n1", "--data-dir", &data];
+    let _agent = Process::start(dir.path(), &args);
+    let spec = json!({"outputTokens": 9});
+    let resource = flotilla_core::spec::Resource::from_json(null_model(MODEL, 1, &spec));
+    let flotilla_core::spec::Resource::Model(mut model) = resource.expect("a valid model");
+    model.spec.concurrency = 1_000;
+    controller.wish().apply_model(&model).await.expect("a store");
+    let fleet = controller.fleet();
+    until_ready(fleet).await;
+    for connections in [1, 32] {
+        for stream in [false, true] {
+            let workers = (0..connections).map(|_| {
+                let view = fleet.view();
+                let replica = view.by_name[MODEL].replicas[0].clone();
+                let request = request(stream);
+                async move || {
+                    let mut client = replica.link.client().expect("a connection");
+                    let replies = client.generate(request.clone()).await.expect("an answer");
+                    let mut replies = replies.into_inner();
+                    while replies.message().await.expect("an event").is_some() {}
+                }
+            });
+            let measured = measure(time, workers.collect()).await;
+            let what = format!("agent over gRPC, {connections} at once, {}", name(stream));
+            print(&what, &measured);
+        }
+    }
+    controller.stop().await;
+}
+
+async fn until_ready(fleet: &Fleet) {
+    let mut changes = fleet.changes();
+    while fleet.view().by_name.get(MODEL).is_none_or(|m| m.replicas.is_empty()) {
+        changes.changed().await.expect("a running fleet");
+    }
+}
+
+fn request(stream: bool) -> v1::GenerateRequest {
+    let request = GenerateRequest {
+        model: ModelName::new(MODEL).expect("a name"),
+        input: Input::Chat(vec![Message {
+            role: "user".into(),
+            content: "hello".into(),
+            ..Message::default()
+        }]),
+        sampling: Sampling::default(),
+        tools: Vec::new(),
+        tool_choice: ToolChoice::Auto,
+        constraint: None,
+        logprobs: None,
+        choices: 1,
+        stream,
+    };
+    (&request).into()
+}
+
+/// The same through HTTP and the controller, each a process of its own.
+async fn http(time: Duration) {
+    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let api = cluster.api();
+    let mut model = null_model(MODEL, 1, &json!({"outputTokens": 9}));
+    model["spec"]["concurrency"] = json!(1_000);
+    api.apply(&model).await;
+    cluster.until(async || api.ready(MODEL).await == 1).await;
+    let address = cluster.http();
+    for connections in [1, 32] {
+        for stream in [false, true] {
+            let body = json!({
+                "model": MODEL, "stream": stream,
+                "messages": [{"role": "user", "content": "hello"}],
+            });
+            let mut workers = Vec::new();
+            for _ in 0..connections {
+                let body = body.to_string();
+                let mut connection =
+                    Connection::open(address, "/v1/chat/completions", &body).await;
+                workers.push(async move || connection.exchange().await);
+            }
+            let measured = measure(time, workers).await;
+            let what = format!("HTTP → controller → agent, {connections} at once, {}", name(stream));
+            print(&what, &measured);
+        }
+    }
+    cluster.stop().await;
+}

@@ -1,0 +1,168 @@
+//! A whole fleet.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tempfile::TempDir;
+
+use crate::member::{self, AgentMember, ControllerMember};
+use crate::process::Process;
+use crate::{Api, DEADLINE};
+
+/// Where the members run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// In this process: fast, and a debugger sees all of it.
+    InProcess,
+    /// As processes of the real binary, which can be killed.
+    Processes,
+}
+
+/// A controller and its agents. Stop it with [`Cluster::stop`], which checks what is left
+/// behind; dropping it kills what still runs.
+pub struct Cluster {
+    mode: Mode,
+    dir: TempDir,
+    controller: Option<ControllerMember>,
+    agents: BTreeMap<String, AgentMember>,
+    http: SocketAddr,
+    link: SocketAddr,
+}
+
+impl Cluster {
+    /// Starts a controller and agents of these names, and waits until all are ready.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub async fn start(mode: Mode, agents: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let (controller, http, link) = member::controller(mode, dir.path(), any, any).await;
+        let mut cluster = Self {
+            mode,
+            dir,
+            controller: Some(controller),
+            agents: BTreeMap::new(),
+            http,
+            link,
+        };
+        for name in agents {
+            cluster.start_agent(name);
+        }
+        cluster.until_ready(agents).await;
+        cluster
+    }
+
+    /// Starts an agent, or one that was killed before.
+    pub fn start_agent(&mut self, name: &str) {
+        let agent = member::agent(self.mode, self.dir.path(), name, self.link);
+        self.agents.insert(name.to_owned(), agent);
+    }
+
+    /// Waits until nodes of these names are ready.
+    pub async fn until_ready(&self, names: &[&str]) {
+        let api = self.api();
+        self.until(async || {
+            let nodes = api.nodes().await;
+            names.iter().all(|name| {
+                let node = nodes.iter().find(|node| node["metadata"]["name"] == **name);
+                node.is_some_and(|node| node["status"]["phase"] == "Ready")
+            })
+        })
+        .await;
+    }
+
+    /// The process of an agent.
+    ///
+    /// # Panics
+    /// When there is none of this name, or it runs in this process.
+    #[must_use]
+    pub fn agent(&self, name: &str) -> &Process {
+        match &self.agents[name] {
+            AgentMember::Process(process) => process,
+            AgentMember::Here(_) => panic!("{name} runs in this process"),
+        }
+    }
+
+    /// Kills an agent without a word, as a power cut does.
+    ///
+    /// # Panics
+    /// When it runs in this process.
+    pub fn kill_agent(&mut self, name: &str) {
+        self.agent(name).signal(libc::SIGKILL);
+        self.agents.remove(name);
+    }
+
+    /// Stops the controller and starts it again on the same ports and store.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub async fn restart_controller(&mut self) {
+        if let Some(controller) = self.controller.take() {
+            controller.stop().await;
+        }
+        let dir = self.dir.path();
+        let (controller, ..) = member::controller(self.mode, dir, self.http, self.link).await;
+        self.controller = Some(controller);
+    }
+
+    /// The fleet's API.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        Api::new(self.http)
+    }
+
+    /// The API's address.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// The API's address as a URL, without a path.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.http)
+    }
+
+    /// A place for a test's files, gone with the cluster.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// Waits until `condition` holds. The fleet tells of counters only when asked, so this
+    /// asks again and again; it is the only place that does.
+    ///
+    /// # Panics
+    /// When it does not hold before the deadline.
+    pub async fn until(&self, condition: impl AsyncFn() -> bool) {
+        let ask = async {
+            let mut tick = tokio::time::interval(std::time::Duration::from_millis(10));
+            while !condition().await {
+                tick.tick().await;
+            }
+        };
+        if tokio::time::timeout(DEADLINE, ask).await.is_err() {
+            let nodes = self.api().nodes().await;
+            let models = self.api().models().await;
+            panic!("it did not come true; nodes: {nodes:#?} models: {models:#?}");
+        }
+    }
+
+    /// Stops all members in order and checks that each ended well and freed its ports.
+    ///
+    /// # Panics
+    /// When something is left behind.
+    pub async fn stop(mut self) {
+        for (_, agent) in std::mem::take(&mut self.agents) {
+            agent.stop().await;
+        }
+        if let Some(controller) = self.controller.take() {
+            controller.stop().await;
+        }
+        for address in [self.http, self.link] {
+            std::net::TcpListener::bind(address)
+                .unwrap_or_else(|error| panic!("{address} was left in use: {error}"));
+        }
+    }
+}

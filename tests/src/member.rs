@@ -1,0 +1,114 @@
+//! A controller or an agent, wherever it runs.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use flotilla_agent::Agent;
+use flotilla_controller::{Controller, StoreAddress};
+use flotilla_core::NodeName;
+
+use crate::cluster::Mode;
+use crate::process::{Process, address};
+
+/// How long a stopping member lets requests go on in tests.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A running controller.
+pub(crate) enum ControllerMember {
+    Here(Box<Controller>),
+    Process(Process),
+}
+
+/// A running agent.
+pub(crate) enum AgentMember {
+    Here(Agent),
+    Process(Process),
+}
+
+/// Starts a controller whose store is in `dir`. Returns it with its HTTP and link address;
+/// ports that are 0 are chosen by the system.
+pub(crate) async fn controller(
+    mode: Mode,
+    dir: &Path,
+    http: SocketAddr,
+    link: SocketAddr,
+) -> (ControllerMember, SocketAddr, SocketAddr) {
+    match mode {
+        Mode::InProcess => {
+            let config = flotilla_controller::Config {
+                http,
+                link,
+                store: StoreAddress::Embedded(dir.join("controller")),
+                stop_grace: PATIENCE,
+                ..Default::default()
+            };
+            let controller = Controller::start(config).await.expect("the controller starts");
+            let (http, link) = (controller.http(), controller.link());
+            (ControllerMember::Here(Box::new(controller)), http, link)
+        }
+        Mode::Processes => {
+            let store = format!("embedded:{}", dir.join("controller").display());
+            let (http, link) = (http.to_string(), link.to_string());
+            let args = ["controller", "--http", &http, "--link", &link, "--store", &store];
+            let mut process = Process::start(dir, &args);
+            let line = process.line_with("ready http=");
+            let (http, link) = (address(&line, "http"), address(&line, "link"));
+            (ControllerMember::Process(process), http, link)
+        }
+    }
+}
+
+/// Starts an agent that joins the controller at `link`.
+pub(crate) fn agent(mode: Mode, dir: &Path, name: &str, link: SocketAddr) -> AgentMember {
+    let data_dir = dir.join(name);
+    match mode {
+        Mode::InProcess => {
+            let config = flotilla_agent::Config {
+                name: NodeName::new(name).expect("a node name"),
+                join: vec![link.to_string()],
+                data_dir,
+                labels: [("harness".to_owned(), "yes".to_owned())].into(),
+                memory: None,
+                drain: PATIENCE,
+            };
+            AgentMember::Here(Agent::start(config).expect("the agent starts"))
+        }
+        Mode::Processes => {
+            let data_dir = data_dir.display().to_string();
+            let link = link.to_string();
+            AgentMember::Process(Process::start(
+                dir,
+                &[
+                    "agent", "--join", &link, "--name", name, "--data-dir", &data_dir, "--label",
+                    "harness=yes", "--drain", "5",
+                ],
+            ))
+        }
+    }
+}
+
+impl ControllerMember {
+    pub(crate) async fn stop(self) {
+        match self {
+            Self::Here(controller) => controller.stop().await,
+            Self::Process(process) => end(process),
+        }
+    }
+}
+
+impl AgentMember {
+    pub(crate) async fn stop(self) {
+        match self {
+            Self::Here(agent) => agent.stop().await,
+            Self::Process(process) => end(process),
+        }
+    }
+}
+
+/// Ends a process as Ctrl-C does; it must end well.
+fn end(mut process: Process) {
+    process.signal(libc::SIGINT);
+    let (status, output) = process.wait();
+    assert!(status.success(), "{status}:\n{output}");
+}
