@@ -21,4 +21,7 @@ pub struct Config {
     /// How long requests under way may go on once the agent is asked to stop, or a model to
     /// leave.
     pub drain: Duration,
+    /// Has the process's allocator give free memory back to the system; called after a model
+    /// was unloaded.
+    pub return_memory: fn(),
 }

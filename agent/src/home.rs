@@ -14,7 +14,9 @@ use crate::models::Desired;
 pub enum HomeError {
     #[error("the data directory {path} cannot be used: {problem}")]
     Directory { path: PathBuf, problem: io::Error },
-    #[error("the data directory {0} is in use by another agent: stop it, or use another --data-dir")]
+    #[error(
+        "the data directory {0} is in use by another agent: stop it, or use another --data-dir"
+    )]
     InUse(PathBuf),
 }
 

@@ -24,7 +24,10 @@ pub(crate) fn take(memory: Option<Bytes>) -> Inventory {
                 total = total.min(limits.total_memory);
             }
             cores = system.cpus().len();
-            cpu = system.cpus().first().map(|cpu| cpu.brand().trim().to_owned());
+            cpu = system
+                .cpus()
+                .first()
+                .map(|cpu| cpu.brand().trim().to_owned());
         }
         Err(error) => tracing::warn!(%error, "the machine does not tell what it is: give --memory"),
     }

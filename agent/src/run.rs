@@ -51,6 +51,7 @@ impl Agent {
         let settings = ManagerSettings {
             memory: flotilla_core::Bytes(inventory.memory),
             drain: config.drain,
+            return_memory: config.return_memory,
         };
         let manager = Manager::new(Engines::new()?, settings);
         let (desired, receiver) = watch::channel(home.desired());

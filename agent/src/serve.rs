@@ -65,7 +65,10 @@ impl Inference for Service {
             let mut batches = Box::pin(events.ready_chunks(BATCH).map(reply));
             // Waiting for the first events here lets them go out with the headers, and a
             // failure before them be a plain status.
-            let first = batches.next().await.unwrap_or_else(|| Ok(v1::GenerateReply::default()))?;
+            let first = batches
+                .next()
+                .await
+                .unwrap_or_else(|| Ok(v1::GenerateReply::default()))?;
             stream::iter([Ok(first)]).chain(batches).boxed()
         } else {
             let whole = gather(events).await.map_err(status::from_error)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use flotilla_agent::{Agent, Config};
 
+use crate::allocator;
 use crate::args::AgentArgs;
 use crate::shutdown;
 
@@ -18,6 +19,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         labels: args.labels.into_iter().collect(),
         memory: args.memory,
         drain: args.drain,
+        return_memory: allocator::return_memory,
     };
     tracing::info!(?config, "starting");
     let agent = Agent::start(config)?;

@@ -18,7 +18,13 @@ use flotilla_core::{Bytes, NodeName};
   flotilla apply -f model.yaml")]
 pub(crate) struct Args {
     /// What to log, to standard error: a level, or directives such as `info,flotilla_agent=debug`.
-    #[arg(long, env = "FLOTILLA_LOG", global = true, value_name = "FILTER", default_value = "")]
+    #[arg(
+        long,
+        env = "FLOTILLA_LOG",
+        global = true,
+        value_name = "FILTER",
+        default_value = ""
+    )]
     pub(crate) log: String,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -57,10 +63,20 @@ pub(crate) enum Command {
   flotilla up --nodes 5 --http 0.0.0.0:8080 --data-dir /var/lib/flotilla")]
 pub(crate) struct UpArgs {
     /// Where the fleet keeps its state; a later start goes on with it.
-    #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR", default_value = "flotilla-data")]
+    #[arg(
+        long,
+        env = "FLOTILLA_DATA_DIR",
+        value_name = "DIR",
+        default_value = "flotilla-data"
+    )]
     pub(crate) data_dir: PathBuf,
     /// Where the API listens.
-    #[arg(long, env = "FLOTILLA_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        env = "FLOTILLA_HTTP",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080"
+    )]
     pub(crate) http: SocketAddr,
     /// How many agents to run.
     #[arg(long, env = "FLOTILLA_NODES", value_name = "N", default_value_t = 3,
@@ -77,17 +93,36 @@ pub(crate) struct UpArgs {
   flotilla controller --http 0.0.0.0:8080 --link 0.0.0.0:7070 --store embedded:/var/lib/flotilla")]
 pub(crate) struct ControllerArgs {
     /// Where the API listens.
-    #[arg(long, env = "FLOTILLA_HTTP", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(
+        long,
+        env = "FLOTILLA_HTTP",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8080"
+    )]
     pub(crate) http: SocketAddr,
     /// Where agents dial in.
-    #[arg(long, env = "FLOTILLA_LINK", value_name = "ADDR", default_value = "127.0.0.1:7070")]
+    #[arg(
+        long,
+        env = "FLOTILLA_LINK",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7070"
+    )]
     pub(crate) link: SocketAddr,
     /// Where the wish is kept: `embedded:DIR`.
-    #[arg(long, env = "FLOTILLA_STORE", value_name = "STORE",
-        default_value = "embedded:flotilla-data/controller")]
+    #[arg(
+        long,
+        env = "FLOTILLA_STORE",
+        value_name = "STORE",
+        default_value = "embedded:flotilla-data/controller"
+    )]
     pub(crate) store: StoreAddress,
     /// Largest request body.
-    #[arg(long, env = "FLOTILLA_MAX_BODY", value_name = "BYTES", default_value = "4MiB")]
+    #[arg(
+        long,
+        env = "FLOTILLA_MAX_BODY",
+        value_name = "BYTES",
+        default_value = "4MiB"
+    )]
     pub(crate) max_body: Bytes,
     /// Seconds a request may wait for its first token.
     #[arg(long, env = "FLOTILLA_FIRST_TOKEN_TIMEOUT", value_name = "SECONDS",
@@ -109,7 +144,13 @@ pub(crate) struct ControllerArgs {
   flotilla agent --join 10.0.0.1:7070,10.0.0.2:7070 --name shop-17 --label region=north --memory 8GiB")]
 pub(crate) struct AgentArgs {
     /// Link addresses of controllers; the next one is tried when one is away.
-    #[arg(long, env = "FLOTILLA_JOIN", value_name = "ADDR,...", value_delimiter = ',', required = true)]
+    #[arg(
+        long,
+        env = "FLOTILLA_JOIN",
+        value_name = "ADDR,...",
+        value_delimiter = ',',
+        required = true
+    )]
     pub(crate) join: Vec<String>,
     /// The node's name in the fleet.
     #[arg(long, env = "FLOTILLA_NODE_NAME", value_name = "NAME")]
@@ -134,7 +175,12 @@ pub(crate) struct AgentArgs {
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Endpoint {
     /// The fleet's address.
-    #[arg(long, env = "FLOTILLA_URL", value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(
+        long,
+        env = "FLOTILLA_URL",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
     pub(crate) url: String,
 }
 
@@ -243,14 +289,21 @@ pub(crate) struct DeleteArgs {
     /// Its name, or several.
     pub(crate) names: Vec<String>,
     /// Remove what these files name instead.
-    #[arg(short, long = "file", value_name = "FILE|DIR|-", conflicts_with = "kind")]
+    #[arg(
+        short,
+        long = "file",
+        value_name = "FILE|DIR|-",
+        conflicts_with = "kind"
+    )]
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| format!("'{text}' is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 

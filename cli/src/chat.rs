@@ -27,14 +27,17 @@ pub(crate) async fn run(args: ChatArgs) -> anyhow::Result<()> {
         messages: Vec::new(),
     };
     if let Some(system) = &args.system {
-        chat.messages.push(json!({"role": "system", "content": system}));
+        chat.messages
+            .push(json!({"role": "system", "content": system}));
     }
     if !args.prompt.is_empty() {
         return chat.say(&args.prompt.join(" ")).await;
     }
     if !std::io::stdin().is_terminal() {
         let mut prompt = String::new();
-        std::io::stdin().read_to_string(&mut prompt).context("cannot read standard input")?;
+        std::io::stdin()
+            .read_to_string(&mut prompt)
+            .context("cannot read standard input")?;
         if prompt.trim().is_empty() {
             bail!("there is nothing on standard input: give a prompt");
         }
@@ -61,7 +64,10 @@ struct Chat {
 
 impl Chat {
     async fn interactive(mut self) -> anyhow::Result<()> {
-        println!("Talking to {}. An empty line or Ctrl-D ends it.", self.model);
+        println!(
+            "Talking to {}. An empty line or Ctrl-D ends it.",
+            self.model
+        );
         let mut editor = DefaultEditor::new()?;
         loop {
             // Reading a line blocks; nothing else runs meanwhile.
@@ -94,9 +100,13 @@ impl Chat {
         if let Some(tokens) = self.max_tokens {
             body["max_tokens"] = json!(tokens);
         }
-        let response = self.fleet.post(&["v1", "chat", "completions"], &body).await?;
+        let response = self
+            .fleet
+            .post(&["v1", "chat", "completions"], &body)
+            .await?;
         let answer = print_stream(response).await?;
-        self.messages.push(json!({"role": "assistant", "content": answer}));
+        self.messages
+            .push(json!({"role": "assistant", "content": answer}));
         Ok(())
     }
 }

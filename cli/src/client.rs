@@ -48,7 +48,9 @@ impl Fleet {
         path: &[&str],
         body: &impl Serialize,
     ) -> anyhow::Result<T> {
-        let response = self.send(self.request(Method::PUT, path).json(body)).await?;
+        let response = self
+            .send(self.request(Method::PUT, path).json(body))
+            .await?;
         Ok(response.json().await?)
     }
 
@@ -59,7 +61,9 @@ impl Fleet {
 
     /// `DELETE`.
     pub(crate) async fn delete(&self, path: &[&str]) -> anyhow::Result<()> {
-        self.send(self.request(Method::DELETE, path)).await.map(drop)
+        self.send(self.request(Method::DELETE, path))
+            .await
+            .map(drop)
     }
 
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {

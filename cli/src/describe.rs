@@ -33,7 +33,12 @@ fn facts(facts: &[(&str, String)]) -> String {
 }
 
 fn describe_node(node: &NodeResource) -> String {
-    let labels: Vec<_> = node.metadata.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let labels: Vec<_> = node
+        .metadata
+        .labels
+        .iter()
+        .map(|(k, v)| format!("{k}={v}"))
+        .collect();
     let spec = &node.spec;
     let mut text = facts(&[
         ("Node", node.metadata.name.clone()),
@@ -59,12 +64,24 @@ fn describe_node(node: &NodeResource) -> String {
         ]
     });
     let header = [
-        "MODEL", "STATE", "MEMORY", "ACTIVE", "QUEUED", "REQUESTS", "CANCELLED", "REFUSED",
+        "MODEL",
+        "STATE",
+        "MEMORY",
+        "ACTIVE",
+        "QUEUED",
+        "REQUESTS",
+        "CANCELLED",
+        "REFUSED",
         "TOKENS",
     ];
     text += "\n";
     text += &output::table(&header, rows);
-    text + &problems(node.status.models.iter().map(|m| (&m.name, &m.problem, &m.remedy)))
+    text + &problems(
+        node.status
+            .models
+            .iter()
+            .map(|m| (&m.name, &m.problem, &m.remedy)),
+    )
 }
 
 fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
@@ -73,7 +90,10 @@ fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
         ("Model", model.model.name().to_string()),
         ("Description", model.model.spec.description.clone()),
         ("State", status.phase.clone()),
-        ("Replicas", format!("{} ready of {}", status.ready, model.model.spec.replicas)),
+        (
+            "Replicas",
+            format!("{} ready of {}", status.ready, model.model.spec.replicas),
+        ),
         ("Not placed", status.unplaced.clone().unwrap_or_default()),
     ]);
     text += "\nSpec:\n";
@@ -92,10 +112,17 @@ fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
             replica.progress.clone(),
         ]
     });
-    let header = ["NODE", "STATE", "ACTIVE", "QUEUED", "REQUESTS", "TOKENS", ""];
+    let header = [
+        "NODE", "STATE", "ACTIVE", "QUEUED", "REQUESTS", "TOKENS", "",
+    ];
     text += "\n";
     text += &output::table(&header, rows);
-    text += &problems(status.replicas.iter().map(|r| (&r.node, &r.problem, &r.remedy)));
+    text += &problems(
+        status
+            .replicas
+            .iter()
+            .map(|r| (&r.node, &r.problem, &r.remedy)),
+    );
     Ok(text)
 }
 

@@ -52,7 +52,10 @@ pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
             models.join(", "),
         ]
     });
-    output::table(&["NODE", "STATE", "MEMORY", "CORES", "ACTIVE", "MODELS"], rows)
+    output::table(
+        &["NODE", "STATE", "MEMORY", "CORES", "ACTIVE", "MODELS"],
+        rows,
+    )
 }
 
 /// The table of models.
@@ -67,7 +70,10 @@ fn models(models: &[ModelResource]) -> String {
             format!("{}/{}", status.ready, spec.replicas),
             spec.engine.to_string(),
             nodes.join(", "),
-            status.unplaced.clone().unwrap_or_else(|| spec.description.clone()),
+            status
+                .unplaced
+                .clone()
+                .unwrap_or_else(|| spec.description.clone()),
         ]
     });
     output::table(&["MODEL", "STATE", "READY", "ENGINE", "NODES", ""], rows)
@@ -78,7 +84,11 @@ fn assignments(assignments: &[AssignmentStatus]) -> String {
     let rows = assignments.iter().map(|assignment| {
         let replica = &assignment.replica;
         let notes = [&replica.progress, &replica.problem];
-        let notes: Vec<_> = notes.into_iter().filter(|n| !n.is_empty()).cloned().collect();
+        let notes: Vec<_> = notes
+            .into_iter()
+            .filter(|n| !n.is_empty())
+            .cloned()
+            .collect();
         vec![
             assignment.model.clone(),
             replica.node.clone(),

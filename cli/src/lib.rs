@@ -3,6 +3,7 @@
 //! *does* is a call into another crate. Start reading at [`args`].
 
 mod agent;
+mod allocator;
 mod apply;
 mod args;
 mod chat;
@@ -27,7 +28,10 @@ use args::{Args, Command};
 pub fn main() -> ExitCode {
     let args = Args::parse();
     logging::start(&args.log, &args.command);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("flotilla: cannot start threads: {error}");

@@ -15,7 +15,9 @@ use flotilla_core::spec::{Resource, parse_yaml};
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Resource>> {
     if path == Path::new("-") {
         let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .context("cannot read standard input")?;
         return parse(&text, &std::env::current_dir()?).context("standard input");
     }
     let mut resources = Vec::new();
@@ -41,7 +43,10 @@ fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .map(|entry| entry.path())
         .filter(|path| {
             let extension = path.extension().unwrap_or_default();
-            path.is_file() && ["yaml", "yml", "json"].iter().any(|known| extension == *known)
+            path.is_file()
+                && ["yaml", "yml", "json"]
+                    .iter()
+                    .any(|known| extension == *known)
         })
         .collect();
     if files.is_empty() {

@@ -14,7 +14,9 @@ pub(crate) async fn requested() -> anyhow::Result<()> {
         _ = terminate.recv() => {}
     }
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         if let Ok(runtime) = runtime {
             runtime.block_on(async {
                 tokio::select! {

@@ -16,7 +16,7 @@ use flotilla_core::{Bytes, NodeName};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::UpArgs;
-use crate::{get, manifest, output, shutdown};
+use crate::{allocator, get, manifest, output, shutdown};
 
 /// How long to wait for the models before telling what there is.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -41,7 +41,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         ..Config::default()
     })
     .await?;
-    let started = start_fleet(&controller, &manifests, &data_dir, args.nodes).await;
+    let started = start_agents(&controller, &data_dir, args.nodes).await;
     let agents = match started {
         Ok(agents) => agents,
         Err(error) => {
@@ -50,9 +50,18 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         }
     };
 
-    let (fleet, http) = (controller.fleet().clone(), controller.http());
+    let (fleet, wish, http) = (
+        controller.fleet().clone(),
+        controller.wish().clone(),
+        controller.http(),
+    );
     let welcome = async {
-        wait_until_ready(&fleet, args.nodes).await;
+        let progress = Progress::new(&fleet, args.nodes);
+        // Models wished for before the nodes are there would all go to the first one.
+        progress.until(nodes_are_linked).await;
+        place(&wish, &manifests).await?;
+        progress.until(models_are_settled).await;
+        progress.bar.finish_and_clear();
         introduce(&fleet, http, &args.data_dir, began.elapsed());
         std::future::pending().await
     };
@@ -68,14 +77,12 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     ended
 }
 
-/// Wishes for the models and starts the agents.
-async fn start_fleet(
+/// Starts the agents, all or none.
+async fn start_agents(
     controller: &Controller,
-    manifests: &[Resource],
     data_dir: &Path,
     nodes: u32,
 ) -> anyhow::Result<Vec<Agent>> {
-    place(controller.wish(), manifests).await?;
     let mut agents = Vec::new();
     for number in 1..=nodes {
         let name = format!("node-{number}");
@@ -86,6 +93,7 @@ async fn start_fleet(
             labels: BTreeMap::new(),
             memory: share_of_memory(nodes),
             drain: DRAIN,
+            return_memory: allocator::return_memory,
         });
         match agent {
             Ok(agent) => agents.push(agent),
@@ -136,8 +144,12 @@ fn share_of_memory(nodes: u32) -> Option<Bytes> {
 }
 
 /// Replicas that answer, and replicas there should be.
-fn progress(view: &FleetView) -> (u64, u64) {
-    let ready = view.models.values().map(|model| model.replicas.len() as u64).sum();
+fn replicas(view: &FleetView) -> (u64, u64) {
+    let ready = view
+        .models
+        .values()
+        .map(|model| model.replicas.len() as u64)
+        .sum();
     let wanted = view
         .models
         .values()
@@ -146,56 +158,90 @@ fn progress(view: &FleetView) -> (u64, u64) {
     (ready, wanted)
 }
 
-/// Waits until all nodes are linked and every model answers or has failed.
-async fn wait_until_ready(fleet: &Fleet, nodes: u32) {
-    let bar = if std::io::stderr().is_terminal() {
-        let bar = ProgressBar::no_length();
-        // The template is a constant that parses.
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(Duration::from_millis(80));
-        bar
-    } else {
-        ProgressBar::hidden()
-    };
-    let mut changes = fleet.changes();
-    let wait = async {
-        loop {
-            changes.borrow_and_update();
-            let view = fleet.view();
-            let linked = view.nodes.values().filter(|n| n.phase == NodePhase::Ready).count();
-            let (ready, wanted) = progress(&view);
-            bar.set_message(format!(
-                "nodes {linked}/{nodes}, replicas ready {ready}/{wanted}"
-            ));
-            let settled = view.models.values().all(|model| {
-                let wanted = model.model.spec.replicas.min(nodes) as usize;
-                model.replicas.len() >= wanted || !model.failures.is_empty()
-            });
-            if linked >= nodes as usize && settled && view.synced {
-                return;
+/// How far the start is, shown to a person while it goes on.
+struct Progress<'a> {
+    fleet: &'a Fleet,
+    nodes: u32,
+    bar: ProgressBar,
+}
+
+impl<'a> Progress<'a> {
+    fn new(fleet: &'a Fleet, nodes: u32) -> Self {
+        let bar = if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::no_length();
+            // The template is a constant that parses.
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
+                bar.set_style(style);
             }
-            if changes.changed().await.is_err() {
-                return;
+            bar.enable_steady_tick(Duration::from_millis(80));
+            bar
+        } else {
+            ProgressBar::hidden()
+        };
+        Self { fleet, nodes, bar }
+    }
+
+    /// Waits until the fleet is as `settled` says, or patience ends.
+    async fn until(&self, settled: fn(&FleetView, u32) -> bool) {
+        let mut changes = self.fleet.changes();
+        let wait = async {
+            loop {
+                changes.borrow_and_update();
+                let view = self.fleet.view();
+                let (ready, wanted) = replicas(&view);
+                self.bar.set_message(format!(
+                    "nodes {}/{}, replicas ready {ready}/{wanted}",
+                    linked(&view),
+                    self.nodes
+                ));
+                if settled(&view, self.nodes) || changes.changed().await.is_err() {
+                    return;
+                }
             }
-        }
-    };
-    let _: Result<(), _> = tokio::time::timeout(PATIENCE, wait).await;
-    bar.finish_and_clear();
+        };
+        let _: Result<(), _> = tokio::time::timeout(PATIENCE, wait).await;
+    }
+}
+
+fn linked(view: &FleetView) -> u32 {
+    let ready = view
+        .nodes
+        .values()
+        .filter(|node| node.phase == NodePhase::Ready);
+    ready.count() as u32
+}
+
+fn nodes_are_linked(view: &FleetView, nodes: u32) -> bool {
+    view.synced && linked(view) >= nodes
+}
+
+/// Every model answers everywhere it should, or has failed.
+fn models_are_settled(view: &FleetView, nodes: u32) -> bool {
+    view.models.values().all(|model| {
+        let wanted = model.model.spec.replicas.min(nodes) as usize;
+        model.replicas.len() >= wanted || !model.failures.is_empty()
+    })
 }
 
 /// Tells what there is and how to use it.
 fn introduce(fleet: &Fleet, http: SocketAddr, data_dir: &Path, took: Duration) {
     let view = fleet.view();
-    let (ready, wanted) = progress(&view);
-    let nodes: Vec<_> = view.nodes.values().map(|node| NodeResource::new(node)).collect();
+    let (ready, wanted) = replicas(&view);
+    let nodes: Vec<_> = view
+        .nodes
+        .values()
+        .map(|node| NodeResource::new(node))
+        .collect();
     let models = view.models.values().map(|model| {
         let on: Vec<_> = model.replicas.iter().map(|r| r.node.as_str()).collect();
         let problem = model.failures.values().next().cloned();
         vec![
             model.model.name().to_string(),
-            if on.is_empty() { "-".to_owned() } else { on.join(", ") },
+            if on.is_empty() {
+                "-".to_owned()
+            } else {
+                on.join(", ")
+            },
             problem.unwrap_or_else(|| model.model.spec.description.clone()),
         ]
     });

@@ -17,7 +17,9 @@ pub enum NameError {
     Empty,
     #[error("must be at most {MAX_NAME} characters, is {0}")]
     TooLong(usize),
-    #[error("must be lower-case letters, digits, '-', '_' and '.', and begin and end with a letter or digit")]
+    #[error(
+        "must be lower-case letters, digits, '-', '_' and '.', and begin and end with a letter or digit"
+    )]
     Characters,
     #[error("is reserved for routing: choose another name")]
     Reserved,

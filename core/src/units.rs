@@ -20,7 +20,9 @@ pub struct Bytes(pub u64);
 
 /// Why a text is not an amount of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is not an amount of bytes: write a number with B, KiB, MiB, GiB, TiB, KB, MB, GB or TB")]
+#[error(
+    "'{0}' is not an amount of bytes: write a number with B, KiB, MiB, GiB, TiB, KB, MB, GB or TB"
+)]
 pub struct BytesError(String);
 
 /// Unit suffixes with their factors; the first of each factor is used for printing.

@@ -84,7 +84,11 @@ fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ApiError> {
     let place = param
         .as_ref()
         .map_or_else(String::new, |param| format!(" '{param}'"));
-    let text = text.split(" at line ").next().unwrap_or_default().to_owned();
+    let text = text
+        .split(" at line ")
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     Err(ApiError::invalid(param, format!("Invalid{place}: {text}.")))
 }
 
@@ -110,7 +114,10 @@ mod tests {
 
     #[test]
     fn the_wrong_field_is_named() {
-        assert_eq!(error(r#"{"inner": [{"number": "x"}]}"#)["param"], "inner[0].number");
+        assert_eq!(
+            error(r#"{"inner": [{"number": "x"}]}"#)["param"],
+            "inner[0].number"
+        );
         assert_eq!(error(r#"{"inner": [{}]}"#)["param"], "inner[0].number");
         assert_eq!(error("{}")["param"], "inner");
     }

@@ -132,7 +132,10 @@ fn shorten(mut vector: Vec<f32>, dimensions: Option<usize>) -> Result<Vec<f32>, 
     if dimensions == 0 || dimensions > vector.len() {
         return Err(RequestError::invalid(
             "dimensions",
-            format!("'dimensions' must be between 1 and {}, the model's.", vector.len()),
+            format!(
+                "'dimensions' must be between 1 and {}, the model's.",
+                vector.len()
+            ),
         ));
     }
     vector.truncate(dimensions);

@@ -125,9 +125,11 @@ impl From<RequestError> for ApiError {
                 error
             }
             RequestError::NodeLost(_) => new(StatusCode::BAD_GATEWAY, "server_error", "node_lost"),
-            RequestError::Deadline(_) => {
-                new(StatusCode::GATEWAY_TIMEOUT, "timeout_error", "deadline_exceeded")
-            }
+            RequestError::Deadline(_) => new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout_error",
+                "deadline_exceeded",
+            ),
             RequestError::Engine(_) => new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "server_error",

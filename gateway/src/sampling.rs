@@ -44,10 +44,7 @@ impl SamplingFields {
     }
 
     /// Checks the fields. `max_tokens` comes with the name of the field it was in.
-    pub(crate) fn check(
-        self,
-        max_tokens: Option<(&str, u32)>,
-    ) -> Result<Sampling, RequestError> {
+    pub(crate) fn check(self, max_tokens: Option<(&str, u32)>) -> Result<Sampling, RequestError> {
         let defaults = Sampling::default();
         let stop = match self.stop {
             None => Vec::new(),
@@ -59,7 +56,10 @@ impl SamplingFields {
             return Err(RequestError::invalid("stop", message));
         }
         if stop.iter().any(String::is_empty) {
-            return Err(RequestError::invalid("stop", "A stop text must not be empty."));
+            return Err(RequestError::invalid(
+                "stop",
+                "A stop text must not be empty.",
+            ));
         }
         let mut logit_bias = BTreeMap::new();
         for (token, bias) in self.logit_bias.unwrap_or_default() {
@@ -82,7 +82,10 @@ impl SamplingFields {
                 .top_p
                 .map_or(Ok(defaults.top_p), |p| within("top_p", p, 0.0..=1.0))?,
             top_k,
-            min_p: self.min_p.map(|p| within("min_p", p, 0.0..=1.0)).transpose()?,
+            min_p: self
+                .min_p
+                .map(|p| within("min_p", p, 0.0..=1.0))
+                .transpose()?,
             // Any integer is a seed; its bits are.
             seed: self.seed.map(|seed| seed as u64),
             max_tokens: max_tokens
@@ -120,7 +123,10 @@ mod tests {
     #[test]
     fn nothing_given_is_the_default() {
         assert_eq!(check("{}"), Ok(Sampling::default()));
-        assert_eq!(check(r#"{"temperature": null, "top_k": -1}"#), Ok(Sampling::default()));
+        assert_eq!(
+            check(r#"{"temperature": null, "top_k": -1}"#),
+            Ok(Sampling::default())
+        );
     }
 
     #[test]

@@ -16,7 +16,6 @@ PIECES = r",? ?\d{1,2}| ?\p{L}+| ?[^\s\p{L}\d]|\s"
 
 SMALLEST_LIST, LONGEST_LIST = 2, 5
 LARGEST_NUMBER = 20
-LARGEST_SUM = LONGEST_LIST * LARGEST_NUMBER
 
 SHAPE = {"hidden": 128, "intermediate": 384, "layers": 4, "heads": 4}
 RECIPE = Recipe(
@@ -284,7 +283,7 @@ class NumbersTask:
         self.epoch_size, self.plain_epochs = epoch_size, plain_epochs
         rng = random.Random(7)
         corpus = [text for text, _ in self._questions(rng, LONGEST_LIST, 20000, 0.0)]
-        # Every number in each of the forms that a list can give it.
+        # Every number of up to two digits, sums included, in each form that a list can give it.
         corpus += [f"{number} {number},{number}, {number}" for number in range(100)] * 20
         self.tokenizer = train_tokenizer(corpus, 1000, pieces=PIECES)
         rng, kinds = random.Random(11), list(WEIGHTS)

@@ -73,9 +73,10 @@ def save_model(folder, params, cfg, tokenizer, max_new_tokens):
     folder.mkdir(parents=True, exist_ok=True)
     eos, pad = tokenizer.token_to_id(END), tokenizer.token_to_id(PAD)
     _write_json(folder / "config.json", _config_json(cfg, eos, pad))
+    # Grammar-constrained decoding ends with the tokenizer's first special token, the padding.
     _write_json(
         folder / "generation_config.json",
-        {"do_sample": False, "eos_token_id": eos, "pad_token_id": pad, "max_new_tokens": max_new_tokens},
+        {"do_sample": False, "eos_token_id": [eos, pad], "pad_token_id": pad, "max_new_tokens": max_new_tokens},
     )
     tokenizer.save(str(folder / "tokenizer.json"))
     _write_json(
@@ -91,7 +92,9 @@ def save_model(folder, params, cfg, tokenizer, max_new_tokens):
             "chat_template": CHAT_TEMPLATE,
         },
     )
-    save_file(_tensors(params), folder / "model.safetensors", metadata={"format": "pt"})
+    weights = folder / "model.safetensors"
+    save_file(_tensors(params), weights, metadata={"format": "pt"})
+    weights.chmod(0o644)
 
 
 def load_model(folder):

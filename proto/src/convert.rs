@@ -168,13 +168,29 @@ macro_rules! same_fields {
 }
 
 same_fields!(Message { role, content, name, tool_call_id } each { tool_calls });
-same_fields!(ToolCall { id, name, arguments });
-same_fields!(Tool { name, description, parameters });
+same_fields!(ToolCall {
+    id,
+    name,
+    arguments
+});
+same_fields!(Tool {
+    name,
+    description,
+    parameters
+});
 same_fields!(Delta { choice, content, reasoning } each { tool_calls, logprobs });
-same_fields!(ToolCallDelta { index, id, name, arguments });
+same_fields!(ToolCallDelta {
+    index,
+    id,
+    name,
+    arguments
+});
 same_fields!(TokenLogprob { token, logprob } each { top });
 same_fields!(TokenAlternative { token, logprob });
-same_fields!(Usage { prompt_tokens, completion_tokens });
+same_fields!(Usage {
+    prompt_tokens,
+    completion_tokens
+});
 
 impl From<core::Event> for v1::Event {
     fn from(event: core::Event) -> Self {

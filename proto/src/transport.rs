@@ -76,7 +76,13 @@ pub fn origin() -> http::Uri {
 /// Those of the HTTP/2 handshake.
 pub async fn connect(
     stream: impl Stream,
-) -> Result<(Channel, impl Future<Output = Result<(), hyper::Error>> + Send), hyper::Error> {
+) -> Result<
+    (
+        Channel,
+        impl Future<Output = Result<(), hyper::Error>> + Send,
+    ),
+    hyper::Error,
+> {
     let (sender, connection) = client::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
@@ -102,8 +108,10 @@ pub async fn serve<S>(
     stop: impl Future<Output = ()>,
 ) -> Result<(), hyper::Error>
 where
-    S: tower_service::Service<http::Request<hyper::body::Incoming>, Response = http::Response<Body>>
-        + Clone
+    S: tower_service::Service<
+            http::Request<hyper::body::Incoming>,
+            Response = http::Response<Body>,
+        > + Clone
         + Send
         + 'static,
     S::Future: Send,

@@ -36,7 +36,13 @@ impl Api {
     pub async fn apply(&self, model: &Value) {
         let name = model["metadata"]["name"].as_str().expect("a named model");
         let url = format!("{}/api/v1/models/{name}", self.base);
-        let response = self.client.put(url).json(model).send().await.expect("an answer");
+        let response = self
+            .client
+            .put(url)
+            .json(model)
+            .send()
+            .await
+            .expect("an answer");
         let status = response.status();
         let text = response.text().await.unwrap_or_default();
         assert!(status.is_success(), "{status}: {text}");
@@ -74,20 +80,27 @@ impl Api {
     /// The model of this name, `null` where there is none.
     pub async fn model(&self, name: &str) -> Value {
         let models = self.models().await;
-        let found = models.into_iter().find(|model| model["metadata"]["name"] == name);
+        let found = models
+            .into_iter()
+            .find(|model| model["metadata"]["name"] == name);
         found.unwrap_or_default()
     }
 
     /// Replicas of a model that answer.
     pub async fn ready(&self, name: &str) -> u64 {
-        self.model(name).await["status"]["ready"].as_u64().unwrap_or(0)
+        self.model(name).await["status"]["ready"]
+            .as_u64()
+            .unwrap_or(0)
     }
 
     /// What a model did, over all nodes.
     pub async fn counters(&self, model: &str) -> Counters {
         let mut sum = Counters::default();
         for node in self.nodes().await {
-            let models = node["status"]["models"].as_array().cloned().unwrap_or_default();
+            let models = node["status"]["models"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default();
             for on_node in models.iter().filter(|m| m["name"] == model) {
                 let count = |field: &str| on_node["counters"][field].as_u64().unwrap_or(0);
                 sum.active += count("active");
@@ -109,7 +122,12 @@ impl Api {
             "messages": [{"role": "user", "content": text}],
         });
         let url = format!("{}/v1/chat/completions", self.base);
-        self.client.post(url).json(&body).send().await.expect("a response")
+        self.client
+            .post(url)
+            .json(&body)
+            .send()
+            .await
+            .expect("a response")
     }
 
     /// Asks a model and gives the text of its answer.
@@ -121,6 +139,8 @@ impl Api {
         let status = response.status();
         let body: Value = response.json().await.expect("JSON");
         let content = body["choices"][0]["message"]["content"].as_str();
-        content.unwrap_or_else(|| panic!("{status}: {body}")).to_owned()
+        content
+            .unwrap_or_else(|| panic!("{status}: {body}"))
+            .to_owned()
     }
 }

@@ -118,6 +118,12 @@ impl Cluster {
         self.http
     }
 
+    /// The address that agents dial.
+    #[must_use]
+    pub fn link(&self) -> SocketAddr {
+        self.link
+    }
+
     /// The API's address as a URL, without a path.
     #[must_use]
     pub fn url(&self) -> String {

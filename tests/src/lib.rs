@@ -7,8 +7,8 @@
 mod api;
 mod binary;
 mod cluster;
-mod member;
 pub mod http_load;
+mod member;
 mod models;
 mod process;
 

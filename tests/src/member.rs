@@ -43,14 +43,24 @@ pub(crate) async fn controller(
                 stop_grace: PATIENCE,
                 ..Default::default()
             };
-            let controller = Controller::start(config).await.expect("the controller starts");
+            let controller = Controller::start(config)
+                .await
+                .expect("the controller starts");
             let (http, link) = (controller.http(), controller.link());
             (ControllerMember::Here(Box::new(controller)), http, link)
         }
         Mode::Processes => {
             let store = format!("embedded:{}", dir.join("controller").display());
             let (http, link) = (http.to_string(), link.to_string());
-            let args = ["controller", "--http", &http, "--link", &link, "--store", &store];
+            let args = [
+                "controller",
+                "--http",
+                &http,
+                "--link",
+                &link,
+                "--store",
+                &store,
+            ];
             let mut process = Process::start(dir, &args);
             let line = process.line_with("ready http=");
             let (http, link) = (address(&line, "http"), address(&line, "link"));
@@ -71,6 +81,7 @@ pub(crate) fn agent(mode: Mode, dir: &Path, name: &str, link: SocketAddr) -> Age
                 labels: [("harness".to_owned(), "yes".to_owned())].into(),
                 memory: None,
                 drain: PATIENCE,
+                return_memory: || {},
             };
             AgentMember::Here(Agent::start(config).expect("the agent starts"))
         }
@@ -80,8 +91,17 @@ pub(crate) fn agent(mode: Mode, dir: &Path, name: &str, link: SocketAddr) -> Age
             AgentMember::Process(Process::start(
                 dir,
                 &[
-                    "agent", "--join", &link, "--name", name, "--data-dir", &data_dir, "--label",
-                    "harness=yes", "--drain", "5",
+                    "agent",
+                    "--join",
+                    &link,
+                    "--name",
+                    name,
+                    "--data-dir",
+                    &data_dir,
+                    "--label",
+                    "harness=yes",
+                    "--drain",
+                    "5",
                 ],
             ))
         }

@@ -118,7 +118,11 @@ impl Process {
     pub fn resident(&self) -> u64 {
         let file = format!("/proc/{}/statm", self.id());
         let text = std::fs::read_to_string(file).expect("the process lives");
-        let pages: u64 = text.split(' ').nth(1).and_then(|p| p.parse().ok()).expect("a number");
+        let pages: u64 = text
+            .split(' ')
+            .nth(1)
+            .and_then(|p| p.parse().ok())
+            .expect("a number");
         // SAFETY: sysconf reads a constant of the system.
         pages * u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("positive")
     }
@@ -142,7 +146,10 @@ fn forward(from: impl std::io::Read, to: &mpsc::Sender<String>) {
 /// The address after `name=` in a log line.
 pub(crate) fn address(line: &str, name: &str) -> SocketAddr {
     let field = format!("{name}=");
-    let value = line.split(&field).nth(1).and_then(|rest| rest.split_whitespace().next());
+    let value = line
+        .split(&field)
+        .nth(1)
+        .and_then(|rest| rest.split_whitespace().next());
     value
         .and_then(|value| value.parse().ok())
         .unwrap_or_else(|| panic!("no {name} in: {line}"))

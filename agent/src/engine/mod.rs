@@ -10,9 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use flotilla_core::Bytes;
-use flotilla_core::generate::{
-    EmbedRequest, Embeddings, Event, GenerateRequest, RequestError,
-};
+use flotilla_core::generate::{EmbedRequest, Embeddings, Event, GenerateRequest, RequestError};
 use flotilla_core::spec::{EngineKind, Model};
 use futures::Stream;
 
@@ -94,7 +92,9 @@ impl LoadError {
                 "remove a model from the node, add memory, raise --memory, or quantise the model"
             }
             Self::Spec(_) => "correct the model's spec",
-            Self::Engine(_) => "see the agent's log; check that mistral.rs supports the architecture",
+            Self::Engine(_) => {
+                "see the agent's log; check that mistral.rs supports the architecture"
+            }
             Self::Timeout(_) => "use faster storage or a smaller model",
         }
     }

@@ -17,7 +17,15 @@ use super::{Engine, Events, LoadError, LoadedModel, Progress};
 
 /// What the answers are made of, over and over.
 const WORDS: [&str; 9] = [
-    "This ", "is ", "the ", "null ", "engine ", "of ", "Flotilla, ", "no ", "model. ",
+    "This ",
+    "is ",
+    "the ",
+    "null ",
+    "engine ",
+    "of ",
+    "Flotilla, ",
+    "no ",
+    "model. ",
 ];
 /// Tokens of an answer unless the spec says otherwise.
 const DEFAULT_TOKENS: u32 = 16;
@@ -110,12 +118,14 @@ impl LoadedModel for NullModel {
         // Ticks of a clock rather than pauses, so that the pace does not drift.
         let start = tokio::time::Instant::now() + first;
         let choices = request.choices as usize;
-        let paced = stream::iter(events).enumerate().then(move |(i, event)| async move {
-            if matches!(event, Event::Delta(_)) {
-                tokio::time::sleep_until(start + gap * (i / choices) as u32).await;
-            }
-            Ok(event)
-        });
+        let paced = stream::iter(events)
+            .enumerate()
+            .then(move |(i, event)| async move {
+                if matches!(event, Event::Delta(_)) {
+                    tokio::time::sleep_until(start + gap * (i / choices) as u32).await;
+                }
+                Ok(event)
+            });
         Ok(paced.boxed())
     }
 

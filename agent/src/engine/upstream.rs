@@ -72,7 +72,10 @@ impl Engine for Upstream {
         let upstream = UpstreamModel {
             client: self.client.clone(),
             base: url.trim_end_matches('/').to_owned(),
-            model: options.model.clone().unwrap_or_else(|| model.name().to_string()),
+            model: options
+                .model
+                .clone()
+                .unwrap_or_else(|| model.name().to_string()),
             key,
         };
         upstream.probe().await?;
@@ -142,12 +145,12 @@ impl LoadedModel for UpstreamModel {
         struct Item {
             embedding: Vec<f32>,
         }
-        let body = json!({"model": self.model, "input": request.inputs, "encoding_format": "float"});
+        let body =
+            json!({"model": self.model, "input": request.inputs, "encoding_format": "float"});
         let response = self.post("embeddings", &body).await?;
-        let reply: Reply = response
-            .json()
-            .await
-            .map_err(|e| RequestError::Engine(format!("the server's embeddings make no sense: {e}")))?;
+        let reply: Reply = response.json().await.map_err(|e| {
+            RequestError::Engine(format!("the server's embeddings make no sense: {e}"))
+        })?;
         Ok(Embeddings {
             vectors: reply.data.into_iter().map(|item| item.embedding).collect(),
             prompt_tokens: reply.usage.map_or(0, |usage| usage.prompt_tokens),
@@ -190,7 +193,10 @@ fn body(model: &str, request: &GenerateRequest) -> (&'static str, Value) {
         Some(Constraint::JsonObject) => set("response_format", json!({"type": "json_object"})),
         Some(Constraint::JsonSchema(schema)) => {
             let schema = json!({"name": "answer", "schema": parsed(schema)});
-            set("response_format", json!({"type": "json_schema", "json_schema": schema}));
+            set(
+                "response_format",
+                json!({"type": "json_schema", "json_schema": schema}),
+            );
         }
     }
     if !request.tools.is_empty() {
@@ -448,7 +454,9 @@ fn delta(choice: ChunkChoice) -> Option<Delta> {
             .unwrap_or_default()
             .into_iter()
             .map(|call| {
-                let (name, arguments) = call.function.map_or((None, None), |f| (f.name, f.arguments));
+                let (name, arguments) = call
+                    .function
+                    .map_or((None, None), |f| (f.name, f.arguments));
                 ToolCallDelta {
                     index: call.index,
                     id: call.id,
@@ -482,17 +490,21 @@ fn logprobs(field: LogprobsField) -> Vec<TokenLogprob> {
     }
     let mut logprobs = field.token_logprobs.unwrap_or_default().into_iter();
     let mut tops = field.top_logprobs.unwrap_or_default().into_iter();
-    let tokens = field.tokens.unwrap_or_default().into_iter().map(|token| TokenLogprob {
-        token,
-        logprob: logprobs.next().flatten().unwrap_or_default(),
-        top: tops
-            .next()
-            .flatten()
-            .unwrap_or_default()
-            .into_iter()
-            .map(alternative)
-            .collect(),
-    });
+    let tokens = field
+        .tokens
+        .unwrap_or_default()
+        .into_iter()
+        .map(|token| TokenLogprob {
+            token,
+            logprob: logprobs.next().flatten().unwrap_or_default(),
+            top: tops
+                .next()
+                .flatten()
+                .unwrap_or_default()
+                .into_iter()
+                .map(alternative)
+                .collect(),
+        });
     tokens.collect()
 }
 
@@ -519,7 +531,10 @@ async fn refused(response: Response) -> RequestError {
             RequestError::ContextLength(message)
         }
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => RequestError::Invalid {
-            param: error.get("param").and_then(Value::as_str).map(str::to_owned),
+            param: error
+                .get("param")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
             message,
         },
         _ => RequestError::Engine(format!("the server answered {status}: {message}")),
@@ -529,7 +544,8 @@ async fn refused(response: Response) -> RequestError {
 /// The text of an error of any server.
 fn error_message(error: &Value) -> String {
     let text = error.get("message").unwrap_or(error);
-    text.as_str().map_or_else(|| text.to_string(), str::to_owned)
+    text.as_str()
+        .map_or_else(|| text.to_string(), str::to_owned)
 }
 
 fn lost(url: &str, error: &reqwest::Error) -> RequestError {

@@ -78,7 +78,9 @@ pub(super) async fn run(link: &Link, address: &str) -> Result<(), SessionError> 
     // There is room: nothing was sent before.
     let _ = reports.try_send(report(told.clone()));
     let sync = client.sync(ReceiverStream::new(receiver));
-    let mut desired = tokio::time::timeout(STEP_TIMEOUT, sync).await??.into_inner();
+    let mut desired = tokio::time::timeout(STEP_TIMEOUT, sync)
+        .await??
+        .into_inner();
     tracing::info!(controller = address, node = %link.name, "linked");
 
     let mut tick = tokio::time::interval(REPORT_INTERVAL);
@@ -143,7 +145,11 @@ fn take(link: &Link, message: v1::Desired) {
                 model: resource,
             }),
             Err(error) => {
-                tracing::error!(model = model.name, error, "the controller sent a model that cannot be read");
+                tracing::error!(
+                    model = model.name,
+                    error,
+                    "the controller sent a model that cannot be read"
+                );
                 None
             }
         }

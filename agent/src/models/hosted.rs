@@ -56,7 +56,9 @@ impl Hosted {
         drop(waiting);
         match permit {
             Ok(permit) => Ok(Ticket::new(self, permit)),
-            Err(_) => Err(RequestError::Unavailable("the model is being unloaded".into())),
+            Err(_) => Err(RequestError::Unavailable(
+                "the model is being unloaded".into(),
+            )),
         }
     }
 
@@ -132,8 +134,10 @@ impl Counters {
     }
 
     pub(super) fn tokens(&self, prompt: u32, output: u32) {
-        self.prompt_tokens.fetch_add(u64::from(prompt), Ordering::Relaxed);
-        self.output_tokens.fetch_add(u64::from(output), Ordering::Relaxed);
+        self.prompt_tokens
+            .fetch_add(u64::from(prompt), Ordering::Relaxed);
+        self.output_tokens
+            .fetch_add(u64::from(output), Ordering::Relaxed);
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct ManagerSettings {
     pub(crate) memory: Bytes,
     /// How long requests may go on when their model has to leave.
     pub(crate) drain: Duration,
+    /// See [`Config::return_memory`](crate::Config::return_memory).
+    pub(crate) return_memory: fn(),
 }
 
 /// What every model is doing, for those who report it.
@@ -217,7 +219,8 @@ impl Manager {
                 tracing::info!(model = %name, %memory, "loading");
                 slot.memory = memory;
                 slot.phase = Phase::Loading;
-                self.statuses.set(&name, slot.message(&name, ModelPhase::Loading), None);
+                self.statuses
+                    .set(&name, slot.message(&name, ModelPhase::Loading), None);
                 self.load(desired.model.clone());
             }
         }
@@ -269,12 +272,18 @@ impl Manager {
 
     fn drain(&mut self, name: ModelName, hosted: Arc<Hosted>) {
         let patience = self.settings.drain;
+        let return_memory = self.settings.return_memory;
         self.tasks.spawn(async move {
             hosted.close();
-            if tokio::time::timeout(patience, hosted.drained()).await.is_err() {
+            if tokio::time::timeout(patience, hosted.drained())
+                .await
+                .is_err()
+            {
                 tracing::warn!(model = %name, "requests did not end in time");
             }
             hosted.model.unload().await;
+            drop(hosted);
+            return_memory();
             Outcome::Left(name)
         });
     }

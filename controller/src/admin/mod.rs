@@ -4,16 +4,16 @@
 //! (behind an ingress, say) is all a user needs. Resources have the form of their YAML plus
 //! a `status`; errors have OpenAI's shape.
 
-mod nodes;
 mod models;
+mod nodes;
 mod wish;
 
+use axum::Json;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::Json;
 use flotilla_core::spec::Resource;
 use flotilla_core::{ModelName, NodeName};
 use flotilla_gateway::{ApiError, read_json};
@@ -131,13 +131,16 @@ async fn put_model(
     body: Body,
 ) -> Result<Response, ApiError> {
     let value = read_json(body, MAX_RESOURCE).await?;
-    let resource = Resource::from_json(value)
-        .map_err(|faults| ApiError::invalid(None, faults.to_string()))?;
+    let resource =
+        Resource::from_json(value).map_err(|faults| ApiError::invalid(None, faults.to_string()))?;
     let Resource::Model(model) = resource;
     if model.name().as_str() != name {
         return Err(ApiError::invalid(
             Some("metadata.name".into()),
-            format!("The resource is named '{}', the path '{name}'.", model.name()),
+            format!(
+                "The resource is named '{}', the path '{name}'.",
+                model.name()
+            ),
         ));
     }
     let applied = admin.wish.apply_model(&model).await.map_err(failed)?;

@@ -99,7 +99,9 @@ fn replicas(model: &ModelView, view: &FleetView) -> impl Iterator<Item = Replica
 fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatus {
     let known = view.nodes.get(node).and_then(|node| {
         let reported = node.reported.load();
-        let status = reported.iter().find(|status| status.name == model.model.name().as_str());
+        let status = reported
+            .iter()
+            .find(|status| status.name == model.model.name().as_str());
         status.map(ModelOnNode::from)
     });
     let known = known.unwrap_or_else(|| ModelOnNode {

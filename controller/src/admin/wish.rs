@@ -39,12 +39,16 @@ impl Wish {
     /// [`StoreError::Conflict`] when somebody else changed it meanwhile.
     pub async fn apply_model(&self, model: &Model) -> Result<Applied, StoreError> {
         let key = keys::model(model.name());
-        let resource = serde_json::to_value(model).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let resource =
+            serde_json::to_value(model).map_err(|e| StoreError::Failed(e.to_string()))?;
         let found = self.store.get(&key).await?;
         let known = found
             .as_ref()
             .and_then(|entry| serde_json::from_slice::<ModelRecord>(&entry.value).ok());
-        if known.as_ref().is_some_and(|known| known.resource == resource) {
+        if known
+            .as_ref()
+            .is_some_and(|known| known.resource == resource)
+        {
             return Ok(Applied::Unchanged);
         }
         let record = ModelRecord {
@@ -56,7 +60,9 @@ impl Wish {
             None => (Expect::Absent, Applied::Created),
             Some(entry) => (Expect::Revision(entry.revision), Applied::Changed),
         };
-        self.store.write(vec![Write::Put { key, value, expect }]).await?;
+        self.store
+            .write(vec![Write::Put { key, value, expect }])
+            .await?;
         Ok(applied)
     }
 
@@ -90,7 +96,10 @@ impl Wish {
     /// Those of the store.
     pub async fn forget_node(&self, name: &NodeName) -> Result<(), StoreError> {
         let key = keys::node(name);
-        self.store.write(vec![Write::Delete { key }]).await.map(drop)
+        self.store
+            .write(vec![Write::Delete { key }])
+            .await
+            .map(drop)
     }
 
     /// Whether something was noted under `name`.

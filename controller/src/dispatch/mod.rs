@@ -86,7 +86,10 @@ impl Tries<'_> {
         };
         match pick {
             Some(i) => Ok(replicas[i].clone()),
-            None => Err(self.last.take().unwrap_or_else(|| nobody(self.name, replicas))),
+            None => Err(self
+                .last
+                .take()
+                .unwrap_or_else(|| nobody(self.name, replicas))),
         }
     }
 
@@ -156,7 +159,11 @@ impl Backend for Dispatch {
         if !view.synced {
             notes.push("the store has not been read yet".to_owned());
         }
-        if !view.nodes.values().any(|node| node.phase == NodePhase::Ready) {
+        if !view
+            .nodes
+            .values()
+            .any(|node| node.phase == NodePhase::Ready)
+        {
             notes.push("no node is ready".to_owned());
         }
         Readiness {

@@ -120,7 +120,9 @@ async fn run(
     loop {
         // Sleeping until a far deadline stands for waiting without one.
         let now = Instant::now();
-        let deadline = state.next_deadline().unwrap_or(now + Duration::from_secs(3_600));
+        let deadline = state
+            .next_deadline()
+            .unwrap_or(now + Duration::from_secs(3_600));
         let first = tokio::select! {
             () = stop.cancelled() => return,
             event = inbox.recv() => match event {

@@ -159,7 +159,8 @@ impl FleetState {
             Change::Put(entry) => self.put(entry),
             Change::Delete { key } => match keys::parse(&key) {
                 Some(Subject::Model(name)) => {
-                    self.failures.retain(|assignment, _| assignment.model != name);
+                    self.failures
+                        .retain(|assignment, _| assignment.model != name);
                     self.models.remove(&name).is_some()
                 }
                 Some(Subject::Assignment(assignment)) => self.assignments.remove(&assignment),
@@ -176,23 +177,34 @@ impl FleetState {
         match keys::parse(&entry.key) {
             Some(Subject::Model(name)) => match read_model(&entry) {
                 Ok(wished) => {
-                    self.failures.retain(|assignment, _| assignment.model != name);
+                    self.failures
+                        .retain(|assignment, _| assignment.model != name);
                     self.models.insert(name, wished);
                     true
                 }
                 Err(problem) => {
-                    tracing::error!(key = entry.key, problem, "the store holds a model that cannot be read");
+                    tracing::error!(
+                        key = entry.key,
+                        problem,
+                        "the store holds a model that cannot be read"
+                    );
                     false
                 }
             },
             Some(Subject::Assignment(assignment)) => self.assignments.insert(assignment),
             Some(Subject::Node(name)) => {
                 let Ok(record) = serde_json::from_slice::<NodeRecord>(&entry.value) else {
-                    tracing::error!(key = entry.key, "the store holds a node that cannot be read");
+                    tracing::error!(
+                        key = entry.key,
+                        "the store holds a node that cannot be read"
+                    );
                     return false;
                 };
                 let started = self.started;
-                let node = self.nodes.entry(name).or_insert_with(|| Node::away(record, started));
+                let node = self
+                    .nodes
+                    .entry(name)
+                    .or_insert_with(|| Node::away(record, started));
                 node.link.is_none()
             }
             None => false,
@@ -201,7 +213,8 @@ impl FleetState {
 
     fn joined(&mut self, name: NodeName, record: NodeRecord, link: Arc<Link>) {
         tracing::info!(node = %name, session = %link.session, "node joined");
-        self.failures.retain(|assignment, _| assignment.node != name);
+        self.failures
+            .retain(|assignment, _| assignment.node != name);
         let node = self
             .nodes
             .entry(name)
@@ -221,7 +234,11 @@ impl FleetState {
             return false;
         };
         // A session that a newer one has replaced is no news.
-        if node.link.as_ref().is_none_or(|link| link.session != *session) {
+        if node
+            .link
+            .as_ref()
+            .is_none_or(|link| link.session != *session)
+        {
             return false;
         }
         tracing::info!(node = %name, %session, "node left");
@@ -242,7 +259,11 @@ impl FleetState {
         let Some(node) = self.nodes.get_mut(name) else {
             return false;
         };
-        if node.link.as_ref().is_none_or(|link| link.session != *session) {
+        if node
+            .link
+            .as_ref()
+            .is_none_or(|link| link.session != *session)
+        {
             return false;
         }
         // Counters move with every report; only what decides who is asked makes a new view.
@@ -283,7 +304,10 @@ impl FleetState {
         let mut assigned_models: BTreeMap<&NodeName, BTreeSet<ModelName>> = BTreeMap::new();
         for Assignment { node, model } in &self.assignments {
             assigned_to.entry(model).or_default().insert(node.clone());
-            assigned_models.entry(node).or_default().insert(model.clone());
+            assigned_models
+                .entry(node)
+                .or_default()
+                .insert(model.clone());
         }
         let mut models = BTreeMap::new();
         for (name, wished) in &self.models {
@@ -358,13 +382,20 @@ impl Node {
     }
 
     /// The node's replica of a model, if it takes requests.
-    fn replica(&mut self, node: &NodeName, name: &ModelName, wished: &WishedModel) -> Option<Replica> {
+    fn replica(
+        &mut self,
+        node: &NodeName,
+        name: &ModelName,
+        wished: &WishedModel,
+    ) -> Option<Replica> {
         let link = self.link.as_ref()?;
         if !self.reporting || !link.is_connected() {
             return None;
         }
         let reported = self.reported.load();
-        let status = reported.iter().find(|status| status.name == name.as_str())?;
+        let status = reported
+            .iter()
+            .find(|status| status.name == name.as_str())?;
         if status.phase() != ModelPhase::Ready || status.revision != wished.revision {
             return None;
         }

@@ -13,8 +13,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_proto::{preface, transport};
 use flotilla_proto::v1::fleet_server::FleetServer;
+use flotilla_proto::{preface, transport};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;

@@ -35,8 +35,9 @@ pub(super) struct FleetService {
 impl FleetRpc for FleetService {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         let request = request.into_inner();
-        let name = NodeName::new(&request.name)
-            .map_err(|e| Status::invalid_argument(format!("the node name '{}' {e}", request.name)))?;
+        let name = NodeName::new(&request.name).map_err(|e| {
+            Status::invalid_argument(format!("the node name '{}' {e}", request.name))
+        })?;
         let record = record(request)?;
         refuse_impostor(&self.fleet.peek(), &name, &record)?;
         self.keep(&name, &record).await;
@@ -126,11 +127,7 @@ impl FleetService {
 }
 
 /// Another machine must not take the name of a node that is there.
-fn refuse_impostor(
-    view: &FleetView,
-    name: &NodeName,
-    record: &NodeRecord,
-) -> Result<(), Status> {
+fn refuse_impostor(view: &FleetView, name: &NodeName, record: &NodeRecord) -> Result<(), Status> {
     match view.nodes.get(name) {
         Some(node) if node.phase == NodePhase::Ready && node.record.identity != record.identity => {
             Err(Status::already_exists(format!(

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
+};
 use tokio::sync::broadcast;
 
 use super::{Change, Entry, Expect, Revision, Store, StoreError, Watch, WatchEvent, Write};
@@ -78,7 +80,9 @@ fn create(path: &Path) -> Result<Database, StoreError> {
     })?;
     // The tables exist from the start, so that reading never has to ask.
     let begun = database.begin_write().map_err(|e| damaged(e.to_string()))?;
-    begun.open_table(ENTRIES).map_err(|e| damaged(e.to_string()))?;
+    begun
+        .open_table(ENTRIES)
+        .map_err(|e| damaged(e.to_string()))?;
     begun.open_table(META).map_err(|e| damaged(e.to_string()))?;
     begun.commit().map_err(|e| damaged(e.to_string()))?;
     Ok(database)
@@ -126,7 +130,10 @@ impl Inner {
         {
             let mut entries = begun.open_table(ENTRIES).map_err(failed)?;
             let mut meta = begun.open_table(META).map_err(failed)?;
-            let last = meta.get(REVISION).map_err(failed)?.map_or(0, |row| row.value());
+            let last = meta
+                .get(REVISION)
+                .map_err(failed)?
+                .map_or(0, |row| row.value());
             revision = last + 1;
             meta.insert(REVISION, revision).map_err(failed)?;
             for write in writes {
@@ -255,19 +262,28 @@ mod tests {
     #[tokio::test]
     async fn what_was_written_survives_reopening() {
         let (dir, store) = store().await;
-        let first = store.write(vec![put("/a/1", "x", Expect::Absent)]).await.unwrap();
+        let first = store
+            .write(vec![put("/a/1", "x", Expect::Absent)])
+            .await
+            .unwrap();
         drop(store);
         let store = Embedded::open(dir.path()).await.unwrap();
         let entry = store.get("/a/1").await.unwrap().unwrap();
         assert_eq!((entry.value.as_slice(), entry.revision), (&b"x"[..], first));
-        let second = store.write(vec![put("/a/2", "y", Expect::Any)]).await.unwrap();
+        let second = store
+            .write(vec![put("/a/2", "y", Expect::Any)])
+            .await
+            .unwrap();
         assert!(second > first);
     }
 
     #[tokio::test]
     async fn an_unmet_expectation_writes_nothing_at_all() {
         let (_dir, store) = store().await;
-        store.write(vec![put("/a", "x", Expect::Any)]).await.unwrap();
+        store
+            .write(vec![put("/a", "x", Expect::Any)])
+            .await
+            .unwrap();
         for expect in [Expect::Absent, Expect::Revision(99)] {
             let writes = vec![put("/b", "y", Expect::Any), put("/a", "z", expect)];
             let refused = store.write(writes).await;
@@ -288,20 +304,27 @@ mod tests {
     #[tokio::test]
     async fn a_watch_begins_with_a_snapshot_and_follows_in_order() {
         let (_dir, store) = store().await;
-        store.write(vec![put("/a/1", "x", Expect::Any)]).await.unwrap();
+        store
+            .write(vec![put("/a/1", "x", Expect::Any)])
+            .await
+            .unwrap();
         let mut watch = store.watch("/a/").await.unwrap();
         let WatchEvent::Snapshot(entries) = watch.next().await.unwrap() else {
             panic!("no snapshot");
         };
         assert_eq!(entries.len(), 1);
         let delete = Write::Delete { key: "/a/1".into() };
-        store.write(vec![put("/b/1", "", Expect::Any)]).await.unwrap();
-        store.write(vec![put("/a/2", "", Expect::Any), delete]).await.unwrap();
+        store
+            .write(vec![put("/b/1", "", Expect::Any)])
+            .await
+            .unwrap();
+        store
+            .write(vec![put("/a/2", "", Expect::Any), delete])
+            .await
+            .unwrap();
         let changes = [watch.next().await.unwrap(), watch.next().await.unwrap()];
         assert!(matches!(&changes[0], WatchEvent::Change(Change::Put(e)) if e.key == "/a/2"));
-        assert!(
-            matches!(&changes[1], WatchEvent::Change(Change::Delete { key }) if key == "/a/1")
-        );
+        assert!(matches!(&changes[1], WatchEvent::Change(Change::Delete { key }) if key == "/a/1"));
     }
 
     #[tokio::test]

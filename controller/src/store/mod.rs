@@ -74,7 +74,9 @@ pub enum StoreError {
     #[error("the store {0} is in use by another process: stop it, or use another data directory")]
     InUse(PathBuf),
     /// The file is damaged.
-    #[error("the store {path} is damaged ({problem}): restore it from a backup, or move it away to start empty")]
+    #[error(
+        "the store {path} is damaged ({problem}): restore it from a backup, or move it away to start empty"
+    )]
     Damaged { path: PathBuf, problem: String },
     /// Anything else.
     #[error("the store failed: {0}")]

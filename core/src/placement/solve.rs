@@ -128,14 +128,18 @@ fn best<'a>(
 ) -> Option<&'a NodeName> {
     holdings
         .iter()
-        .filter(|(node, holding)| !placed.contains(**node) && refusal(model, node, holding).is_none())
+        .filter(|(node, holding)| {
+            !placed.contains(**node) && refusal(model, node, holding).is_none()
+        })
         .min_by_key(|(node, holding)| (holding.replicas, std::cmp::Reverse(holding.free), **node))
         .map(|(node, _)| *node)
 }
 
 fn take(holdings: &mut BTreeMap<&NodeName, Holding>, node: &NodeName, model: &ModelDemand) {
     if let Some(holding) = holdings.get_mut(node) {
-        holding.free = holding.free.saturating_sub(model.memory.unwrap_or_default());
+        holding.free = holding
+            .free
+            .saturating_sub(model.memory.unwrap_or_default());
         holding.replicas += 1;
     }
 }

@@ -40,7 +40,11 @@ fn apply(current: &BTreeSet<Assignment>, plan: &Plan) -> BTreeSet<Assignment> {
 
 #[test]
 fn replicas_are_spread_over_nodes() {
-    let plan = solve(&nodes(&[100, 100, 100]), &[demand(0, 2, 10), demand(1, 1, 10)], &BTreeSet::new());
+    let plan = solve(
+        &nodes(&[100, 100, 100]),
+        &[demand(0, 2, 10), demand(1, 1, 10)],
+        &BTreeSet::new(),
+    );
     let used: BTreeSet<_> = plan.assign.iter().map(|a| &a.node).collect();
     assert_eq!((plan.assign.len(), used.len()), (3, 3));
     assert!(plan.unplaced.is_empty());
@@ -62,7 +66,10 @@ fn an_unplaced_replica_says_why_per_node() {
 #[test]
 fn fewer_replicas_evict_the_surplus() {
     let all = nodes(&[100, 100, 100]);
-    let before = apply(&BTreeSet::new(), &solve(&all, &[demand(0, 3, 10)], &BTreeSet::new()));
+    let before = apply(
+        &BTreeSet::new(),
+        &solve(&all, &[demand(0, 3, 10)], &BTreeSet::new()),
+    );
     let plan = solve(&all, &[demand(0, 1, 10)], &before);
     assert_eq!((plan.assign.len(), plan.evict.len()), (0, 2));
 }
@@ -70,7 +77,10 @@ fn fewer_replicas_evict_the_surplus() {
 #[test]
 fn a_model_no_longer_wished_for_is_evicted() {
     let all = nodes(&[100]);
-    let before = apply(&BTreeSet::new(), &solve(&all, &[demand(0, 1, 10)], &BTreeSet::new()));
+    let before = apply(
+        &BTreeSet::new(),
+        &solve(&all, &[demand(0, 1, 10)], &BTreeSet::new()),
+    );
     assert_eq!(solve(&all, &[], &before).evict, before);
 }
 

@@ -119,10 +119,7 @@ mod tests {
             capacity: 32,
         };
         let loads = [load(2), big];
-        assert_eq!(
-            two_choices(2, |i| loads[i], |_| false, draws(1)),
-            Some(1)
-        );
+        assert_eq!(two_choices(2, |i| loads[i], |_| false, draws(1)), Some(1));
     }
 
     #[test]

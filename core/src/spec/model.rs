@@ -215,7 +215,9 @@ impl Model {
         };
         let mut hasher = DefaultHasher::new();
         // A spec is made of strings and numbers: serializing it cannot fail.
-        serde_json::to_string(&served).unwrap_or_default().hash(&mut hasher);
+        serde_json::to_string(&served)
+            .unwrap_or_default()
+            .hash(&mut hasher);
         hasher.finish()
     }
 

@@ -27,7 +27,11 @@ impl Identity {
     /// A new one; `prefix` tells the kind of completion.
     pub(crate) fn new(prefix: &str, model: String) -> Self {
         Self {
-            id: format!("{prefix}-{:016x}{:08x}", fastrand::u64(..), fastrand::u32(..)),
+            id: format!(
+                "{prefix}-{:016x}{:08x}",
+                fastrand::u64(..),
+                fastrand::u32(..)
+            ),
             created: unix_seconds(),
             model,
         }

@@ -172,7 +172,10 @@ impl ChatBody {
                 "'functions' and 'function_call' are not supported: use 'tools' and 'tool_choice'.",
             ));
         }
-        if self.modalities.is_some_and(|m| m.iter().any(|m| m != "text")) {
+        if self
+            .modalities
+            .is_some_and(|m| m.iter().any(|m| m != "text"))
+        {
             return Err(RequestError::invalid(
                 "modalities",
                 "Only the modality 'text' is supported.",
@@ -192,9 +195,17 @@ impl ChatBody {
             .collect::<Result<_, _>>()?;
         let tools = check_tools(self.tools.unwrap_or_default())?;
         let tool_choice = check_tool_choice(self.tool_choice, &tools)?;
-        let constraint = self.response_format.map(check_format).transpose()?.flatten();
+        let constraint = self
+            .response_format
+            .map(check_format)
+            .transpose()?
+            .flatten();
         let logprobs = match (self.logprobs.unwrap_or(false), self.top_logprobs) {
-            (true, top) => Some(within("top_logprobs", top.unwrap_or(0), 0..=MAX_TOP_LOGPROBS)?),
+            (true, top) => Some(within(
+                "top_logprobs",
+                top.unwrap_or(0),
+                0..=MAX_TOP_LOGPROBS,
+            )?),
             (false, Some(_)) => {
                 return Err(RequestError::invalid(
                     "top_logprobs",
@@ -227,7 +238,9 @@ fn check_message(i: usize, message: MessageField) -> Result<Message, RequestErro
     if !["system", "developer", "user", "assistant", "tool"].contains(&role.as_str()) {
         return Err(RequestError::invalid(
             at("role"),
-            format!("'{role}' is not a role: use 'system', 'developer', 'user', 'assistant' or 'tool'."),
+            format!(
+                "'{role}' is not a role: use 'system', 'developer', 'user', 'assistant' or 'tool'."
+            ),
         ));
     }
     let tool_calls: Vec<ToolCall> = message
@@ -282,7 +295,9 @@ fn join_parts(i: usize, parts: Vec<Part>) -> Result<String, RequestError> {
             _ => {
                 return Err(RequestError::invalid(
                     format!("messages[{i}].content[{j}]"),
-                    format!("A content part must be {{\"type\": \"text\", \"text\": …}}; '{kind}' is not supported."),
+                    format!(
+                        "A content part must be {{\"type\": \"text\", \"text\": …}}; '{kind}' is not supported."
+                    ),
                 ));
             }
         }
@@ -312,7 +327,10 @@ fn check_tools(tools: Vec<ToolField>) -> Result<Vec<Tool>, RequestError> {
                 ));
             }
             let parameters = function.parameters.map(|raw| raw.get().to_owned());
-            if parameters.as_deref().is_some_and(|json| !json.starts_with('{')) {
+            if parameters
+                .as_deref()
+                .is_some_and(|json| !json.starts_with('{'))
+            {
                 return Err(RequestError::invalid(
                     format!("tools[{i}].function.parameters"),
                     "The parameters must be a JSON schema: an object.",
@@ -346,7 +364,10 @@ fn check_tool_choice(
         },
         Some(ToolChoiceField::Function { function }) => {
             if !tools.iter().any(|tool| tool.name == function.name) {
-                return Err(wrong(format!("'tools' has no function '{}'.", function.name)));
+                return Err(wrong(format!(
+                    "'tools' has no function '{}'.",
+                    function.name
+                )));
             }
             ToolChoice::Named(function.name)
         }
@@ -375,7 +396,9 @@ fn check_format(format: ResponseFormat) -> Result<Option<Constraint>, RequestErr
         }
         other => Err(RequestError::invalid(
             "response_format.type",
-            format!("'{other}' is not a response format: use 'text', 'json_object' or 'json_schema'."),
+            format!(
+                "'{other}' is not a response format: use 'text', 'json_object' or 'json_schema'."
+            ),
         )),
     }
 }
@@ -409,7 +432,10 @@ mod tests {
         let message = |m: &str| format!(r#"{{"model": "m", "messages": [{m}]}}"#);
         for (json, field) in [
             (r#"{"model": "m", "messages": []}"#.to_owned(), "messages"),
-            (message(r#"{"role": "robot", "content": ""}"#), "messages[0].role"),
+            (
+                message(r#"{"role": "robot", "content": ""}"#),
+                "messages[0].role",
+            ),
             (message(r#"{"role": "user"}"#), "messages[0].content"),
             (
                 message(r#"{"role": "tool", "content": "1"}"#),
@@ -422,7 +448,10 @@ mod tests {
             (with(r#", "n": 0"#), "n"),
             (with(r#", "max_tokens": 0"#), "max_tokens"),
             (with(r#", "top_logprobs": 2"#), "top_logprobs"),
-            (with(r#", "logprobs": true, "top_logprobs": 21"#), "top_logprobs"),
+            (
+                with(r#", "logprobs": true, "top_logprobs": 21"#),
+                "top_logprobs",
+            ),
             (with(r#", "stream_options": {}"#), "stream_options"),
             (with(r#", "tool_choice": "required""#), "tool_choice"),
             (with(r#", "tool_choice": "sometimes""#), "tool_choice"),

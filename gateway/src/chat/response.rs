@@ -329,7 +329,10 @@ mod tests {
     #[tokio::test]
     async fn an_answer_without_an_end_is_an_error() {
         let batches: Batches = Box::pin(stream::iter([Ok(vec![delta(0, "a")])]));
-        assert!(matches!(collect(batches).await, Err(RequestError::NodeLost(_))));
+        assert!(matches!(
+            collect(batches).await,
+            Err(RequestError::NodeLost(_))
+        ));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use bytes::{BufMut, BytesMut};
 use flotilla_core::generate::{Delta, Event, Finished, ToolCallDelta};
 use serde::Serialize;
 
-use super::response::{LogprobJson, UsageJson};
 use super::Identity;
+use super::response::{LogprobJson, UsageJson};
 use crate::sse::{EventWriter, frame, put_json};
 
 /// Writes chat chunks. The part that all chunks share is serialized once.
@@ -74,7 +74,11 @@ impl ChunkWriter {
     pub(super) fn new(identity: &Identity, include_usage: bool) -> Self {
         Self {
             head: chunk_head(identity, "chat.completion.chunk"),
-            tail: if include_usage { b",\"usage\":null}" } else { b"}" },
+            tail: if include_usage {
+                b",\"usage\":null}"
+            } else {
+                b"}"
+            },
             include_usage,
             begun: Vec::new(),
         }
@@ -189,7 +193,9 @@ mod tests {
         let identity = Identity::new("chatcmpl", "m".into());
         let mut writer = ChunkWriter::new(&identity, include_usage);
         let mut out = BytesMut::new();
-        events.into_iter().for_each(|event| writer.write(event, &mut out));
+        events
+            .into_iter()
+            .for_each(|event| writer.write(event, &mut out));
         let text = String::from_utf8(out.to_vec()).unwrap();
         text.split_terminator("\n\n")
             .map(|frame| serde_json::from_str(frame.strip_prefix("data: ").unwrap()).unwrap())
@@ -217,7 +223,10 @@ mod tests {
             chunks[0]["choices"][0]["delta"],
             json!({"role": "assistant", "content": "a"})
         );
-        assert_eq!(chunks[1]["choices"][0]["delta"], json!({"content": "\"b\""}));
+        assert_eq!(
+            chunks[1]["choices"][0]["delta"],
+            json!({"content": "\"b\""})
+        );
         assert_eq!(chunks[1]["usage"], Value::Null);
         assert_eq!(chunks[2]["choices"][0]["finish_reason"], "stop");
         assert_eq!(chunks[2]["choices"][0]["delta"], json!({}));

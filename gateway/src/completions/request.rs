@@ -83,10 +83,7 @@ impl CompletionRequest {
 
 impl CompletionBody {
     /// Checks everything and fills in the defaults.
-    pub(crate) fn check(
-        self,
-        sampling: SamplingFields,
-    ) -> Result<CompletionRequest, RequestError> {
+    pub(crate) fn check(self, sampling: SamplingFields) -> Result<CompletionRequest, RequestError> {
         let model = model_name(&self.model)?;
         let stream = self.stream.unwrap_or(false);
         let echo = self.echo.unwrap_or(false);
@@ -97,7 +94,10 @@ impl CompletionBody {
             ));
         }
         if self.suffix.is_some_and(|suffix| !suffix.is_empty()) {
-            return Err(RequestError::invalid("suffix", "'suffix' is not supported."));
+            return Err(RequestError::invalid(
+                "suffix",
+                "'suffix' is not supported.",
+            ));
         }
         let choices = sampling.choices()?;
         if self.best_of.is_some_and(|best_of| best_of != choices) {
@@ -124,7 +124,9 @@ impl CompletionBody {
         {
             return Err(RequestError::invalid(
                 "prompt",
-                format!("'prompt' must be a text, or 1 to {MAX_PROMPTS} texts, none of them empty."),
+                format!(
+                    "'prompt' must be a text, or 1 to {MAX_PROMPTS} texts, none of them empty."
+                ),
             ));
         }
         let max_tokens = self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);

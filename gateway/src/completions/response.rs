@@ -101,7 +101,11 @@ impl ChunkWriter {
     pub(super) fn new(identity: &Identity, include_usage: bool, echo: Vec<String>) -> Self {
         Self {
             head: chunk_head(identity, OBJECT),
-            tail: if include_usage { b",\"usage\":null}" } else { b"}" },
+            tail: if include_usage {
+                b",\"usage\":null}"
+            } else {
+                b"}"
+            },
             include_usage,
             echo,
             lengths: Vec::new(),
@@ -138,8 +142,8 @@ impl EventWriter for ChunkWriter {
                 let (mut text, offset) = self.begin(delta.choice);
                 text.push_str(&delta.content);
                 self.lengths[delta.choice as usize] += delta.content.chars().count();
-                let logprobs = (!delta.logprobs.is_empty())
-                    .then(|| Logprobs::new(delta.logprobs, offset));
+                let logprobs =
+                    (!delta.logprobs.is_empty()).then(|| Logprobs::new(delta.logprobs, offset));
                 let choice = Choice {
                     text,
                     index: delta.choice,

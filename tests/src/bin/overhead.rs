@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use flotilla_controller::fleet::Fleet;
 use flotilla_controller::{Config, Controller, StoreAddress};
-use flotilla_core::generate::{GenerateRequest, Input, Message, Sampling, ToolChoice};
 use flotilla_core::ModelName;
+use flotilla_core::generate::{GenerateRequest, Input, Message, Sampling, ToolChoice};
 use flotilla_proto::v1;
 use flotilla_tests::http_load::{Connection, Measured, measure};
 use flotilla_tests::{Cluster, Mode, Process, null_model};
@@ -21,7 +21,10 @@ const MODEL: &str = "instant";
 async fn main() {
     let seconds = std::env::args().nth(1).and_then(|s| s.parse().ok());
     let time = Duration::from_secs_f64(seconds.unwrap_or(5.0));
-    println!("{:<44}{:>12}{:>10}{:>10}", "", "requests/s", "p50 µs", "p99 µs");
+    println!(
+        "{:<44}{:>12}{:>10}{:>10}",
+        "", "requests/s", "p50 µs", "p99 µs"
+    );
     grpc(time).await;
     http(time).await;
 }
@@ -54,13 +57,25 @@ async fn grpc(time: Duration) {
     .expect("a controller");
     let link = controller.link().to_string();
     let data = dir.path().join("agent").display().to_string();
-    let args = ["agent", "--join", &link, "--name", "n1", "--data-dir", &data];
+    let args = [
+        "agent",
+        "--join",
+        &link,
+        "--name",
+        "n1",
+        "--data-dir",
+        &data,
+    ];
     let _agent = Process::start(dir.path(), &args);
     let spec = json!({"outputTokens": 9});
     let resource = flotilla_core::spec::Resource::from_json(null_model(MODEL, 1, &spec));
     let flotilla_core::spec::Resource::Model(mut model) = resource.expect("a valid model");
     model.spec.concurrency = 1_000;
-    controller.wish().apply_model(&model).await.expect("a store");
+    controller
+        .wish()
+        .apply_model(&model)
+        .await
+        .expect("a store");
     let fleet = controller.fleet();
     until_ready(fleet).await;
     for connections in [1, 32] {
@@ -86,7 +101,12 @@ async fn grpc(time: Duration) {
 
 async fn until_ready(fleet: &Fleet) {
     let mut changes = fleet.changes();
-    while fleet.view().by_name.get(MODEL).is_none_or(|m| m.replicas.is_empty()) {
+    while fleet
+        .view()
+        .by_name
+        .get(MODEL)
+        .is_none_or(|m| m.replicas.is_empty())
+    {
         changes.changed().await.expect("a running fleet");
     }
 }
@@ -128,12 +148,14 @@ async fn http(time: Duration) {
             let mut workers = Vec::new();
             for _ in 0..connections {
                 let body = body.to_string();
-                let mut connection =
-                    Connection::open(address, "/v1/chat/completions", &body).await;
+                let mut connection = Connection::open(address, "/v1/chat/completions", &body).await;
                 workers.push(async move || connection.exchange().await);
             }
             let measured = measure(time, workers).await;
-            let what = format!("HTTP → controller → agent, {connections} at once, {}", name(stream));
+            let what = format!(
+                "HTTP → controller → agent, {connections} at once, {}",
+                name(stream)
+            );
             print(&what, &measured);
         }
     }

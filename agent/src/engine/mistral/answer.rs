@@ -206,16 +206,16 @@ fn finish_reason(word: &str) -> FinishReason {
 /// A response as a chunk; `None` for what says nothing of this choice.
 fn chunk(response: Response) -> Result<Option<Chunk>, RequestError> {
     Ok(match response {
-        Response::Chunk(ChatCompletionChunkResponse { mut choices, usage, .. }) => {
-            choices.pop().map(|choice| Chunk {
-                content: choice.delta.content.unwrap_or_default(),
-                reasoning: choice.delta.reasoning_content.unwrap_or_default(),
-                tool_calls: choice.delta.tool_calls.unwrap_or_default(),
-                logprob: choice.logprobs,
-                finish: choice.finish_reason,
-                usage,
-            })
-        }
+        Response::Chunk(ChatCompletionChunkResponse {
+            mut choices, usage, ..
+        }) => choices.pop().map(|choice| Chunk {
+            content: choice.delta.content.unwrap_or_default(),
+            reasoning: choice.delta.reasoning_content.unwrap_or_default(),
+            tool_calls: choice.delta.tool_calls.unwrap_or_default(),
+            logprob: choice.logprobs,
+            finish: choice.finish_reason,
+            usage,
+        }),
         Response::CompletionChunk(CompletionChunkResponse { mut choices, .. }) => {
             choices.pop().map(|choice| Chunk {
                 content: choice.text,

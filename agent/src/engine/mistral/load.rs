@@ -2,17 +2,21 @@
 
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use flotilla_core::Bytes;
-use flotilla_core::spec::{Dtype, ModelSpec, Pipeline};
+use flotilla_core::spec::{self, Dtype, ModelSpec};
 use futures::FutureExt;
+use mistralrs::model_builder_trait::{
+    build_embedding_pipeline, build_gguf_pipeline, build_model_from_pipeline, build_text_pipeline,
+};
 use mistralrs::{
     Device, EmbeddingModelBuilder, GgufModelBuilder, Model, ModelDType, TextModelBuilder,
     TokenSource, best_device, parse_isq_value,
 };
-use mistralrs_core::{IsqType, Request};
-use tokio::sync::mpsc;
+use mistralrs_core::{IsqType, Pipeline, Request};
+use tokio::sync::{Mutex, mpsc};
 
 use crate::engine::{LoadError, Progress};
 
@@ -28,11 +32,16 @@ const OVERHEAD: f64 = 0.2;
 /// A model with its engine thread running.
 pub(super) struct Loaded {
     pub(super) model: Model,
+    /// Dead once the engine thread has dropped the weights.
+    pub(super) weights: Weights,
     pub(super) sender: mpsc::Sender<Request>,
-    pub(super) pipeline: Pipeline,
+    pub(super) pipeline: spec::Pipeline,
     /// Tokens of the model's context, where it says.
     pub(super) context: Option<usize>,
 }
+
+/// A look at whether weights are still held.
+pub(super) type Weights = Weak<Mutex<dyn Pipeline>>;
 
 /// What is to be loaded.
 #[derive(Debug, Clone)]
@@ -45,7 +54,7 @@ enum Files {
 #[derive(Clone)]
 struct Plan {
     files: Files,
-    pipeline: Pipeline,
+    pipeline: spec::Pipeline,
     dtype: ModelDType,
     isq: Option<IsqType>,
     concurrency: usize,
@@ -75,9 +84,9 @@ pub(super) async fn load(spec: &ModelSpec, progress: Progress) -> Result<Loaded,
         // A panic in the engine must not take the agent with it.
         runtime.block_on(AssertUnwindSafe(plan.build()).catch_unwind())
     });
-    let model = tokio::select! {
+    let (model, weights) = tokio::select! {
         built = build => match built {
-            Ok(Ok(Ok(model))) => model,
+            Ok(Ok(Ok(built))) => built,
             Ok(Ok(Err(error))) => return Err(LoadError::Engine(short(&error))),
             Ok(Err(_)) | Err(_) => {
                 return Err(LoadError::Engine("it panicked; the agent's log has more".into()));
@@ -93,6 +102,7 @@ pub(super) async fn load(spec: &ModelSpec, progress: Progress) -> Result<Loaded,
         .map_err(|e| LoadError::Engine(e.to_string()))?;
     Ok(Loaded {
         model,
+        weights,
         sender,
         pipeline,
         context,
@@ -155,9 +165,9 @@ impl Plan {
         })
     }
 
-    async fn build(self) -> anyhow::Result<Model> {
-        match self.files {
-            Files::Folder(dir) if self.pipeline == Pipeline::Embedding => {
+    async fn build(self) -> anyhow::Result<(Model, Weights)> {
+        let (pipeline, scheduler, engine) = match self.files {
+            Files::Folder(dir) if self.pipeline == spec::Pipeline::Embedding => {
                 let mut builder = EmbeddingModelBuilder::new(dir.display())
                     .with_dtype(self.dtype)
                     .with_token_source(TokenSource::None)
@@ -165,7 +175,7 @@ impl Plan {
                 if let Some(isq) = self.isq {
                     builder = builder.with_isq(isq);
                 }
-                builder.build().await
+                build_embedding_pipeline(builder).await
             }
             Files::Folder(dir) => {
                 let mut builder = TextModelBuilder::new(dir.display())
@@ -178,16 +188,18 @@ impl Plan {
                 #[cfg(any(feature = "cuda", feature = "metal"))]
                 let builder = builder
                     .with_paged_attn(mistralrs::PagedAttentionMetaBuilder::default().build()?);
-                builder.build().await
+                build_text_pipeline(builder).await
             }
             Files::Gguf { dir, file } => {
-                GgufModelBuilder::new(dir.display(), vec![file])
+                let builder = GgufModelBuilder::new(dir.display(), vec![file])
                     .with_token_source(TokenSource::None)
-                    .with_max_num_seqs(self.concurrency)
-                    .build()
-                    .await
+                    .with_max_num_seqs(self.concurrency);
+                build_gguf_pipeline(builder).await
             }
-        }
+        }?;
+        let weights = Arc::downgrade(&pipeline);
+        let model = build_model_from_pipeline(pipeline, scheduler, engine).await;
+        Ok((model, weights))
     }
 }
 
@@ -226,10 +238,10 @@ impl Files {
     }
 
     /// Sentence-transformers' list of modules is in every folder of an embedding model.
-    fn pipeline(&self) -> Pipeline {
+    fn pipeline(&self) -> spec::Pipeline {
         match self {
-            Self::Folder(dir) if dir.join("modules.json").is_file() => Pipeline::Embedding,
-            _ => Pipeline::Text,
+            Self::Folder(dir) if dir.join("modules.json").is_file() => spec::Pipeline::Embedding,
+            _ => spec::Pipeline::Text,
         }
     }
 }
@@ -251,7 +263,10 @@ fn weights(plan: &Plan) -> Result<u64, LoadError> {
             let mut parameters = 0;
             for file in files.flatten() {
                 let path = file.path();
-                if path.extension().is_some_and(|extension| extension == "safetensors") {
+                if path
+                    .extension()
+                    .is_some_and(|extension| extension == "safetensors")
+                {
                     parameters += safetensors_parameters(&path)
                         .map_err(|e| unusable(&path, e.to_string()))?;
                 }
@@ -300,15 +315,6 @@ fn resident() -> Bytes {
     Bytes(pages.unwrap_or(0) * u64::try_from(page).unwrap_or(0))
 }
 
-/// Has the allocator give what is free back to the system.
-pub(super) fn return_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: malloc_trim only looks at the allocator's own free lists.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,7 +334,8 @@ mod tests {
         for file in ["config.json", "tokenizer.json"] {
             std::fs::write(dir.path().join(file), "{}").unwrap();
         }
-        let header = format!(r#"{{"__metadata__": {{"format": "pt"}}, "w": {{"shape": {shape}}}}}"#);
+        let header =
+            format!(r#"{{"__metadata__": {{"format": "pt"}}, "w": {{"shape": {shape}}}}}"#);
         let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
         std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
         dir
@@ -350,7 +357,10 @@ mod tests {
         assert!(matches!(empty, Err(LoadError::Unusable { .. })));
         let file = dir.path().join("x.bin");
         std::fs::write(&file, "").unwrap();
-        assert!(matches!(estimate(&spec(&file)).await, Err(LoadError::Unusable { .. })));
+        assert!(matches!(
+            estimate(&spec(&file)).await,
+            Err(LoadError::Unusable { .. })
+        ));
     }
 
     #[test]

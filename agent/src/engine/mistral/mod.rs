@@ -30,6 +30,8 @@ use super::{Engine, Events, LoadError, LoadedModel, Progress};
 
 /// How long an engine thread may take to end.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is looked at whether it has.
+const UNLOAD_LOOK: Duration = Duration::from_millis(5);
 /// Answers that may wait for a reader when the model's context is not known.
 const DEFAULT_CONTEXT: usize = 4_096;
 
@@ -57,6 +59,7 @@ impl Engine for Mistral {
         Ok(Arc::new(MistralModel {
             sender: loaded.sender,
             model: Mutex::new(Some(loaded.model)),
+            weights: loaded.weights,
             pipeline: loaded.pipeline,
             context,
         }))
@@ -69,6 +72,7 @@ struct MistralModel {
     sender: mpsc::Sender<Request>,
     /// Dropping it ends the engine thread.
     model: Mutex<Option<Model>>,
+    weights: load::Weights,
     pipeline: Pipeline,
     /// Tokens of the model's context.
     context: usize,
@@ -79,8 +83,16 @@ impl MistralModel {
     ///
     /// The engine waits for a full channel, and with it every other request: there is room
     /// for all that one answer can consist of.
-    async fn send(&self, request: request::Draft) -> Result<mpsc::Receiver<Response>, RequestError> {
-        let room = request.sampling.max_len.unwrap_or(self.context).min(self.context) + 8;
+    async fn send(
+        &self,
+        request: request::Draft,
+    ) -> Result<mpsc::Receiver<Response>, RequestError> {
+        let room = request
+            .sampling
+            .max_len
+            .unwrap_or(self.context)
+            .min(self.context)
+            + 8;
         let (response, responses) = mpsc::channel(room);
         let normal = NormalRequest {
             messages: request.messages,
@@ -113,7 +125,10 @@ impl LoadedModel for MistralModel {
         if self.pipeline == Pipeline::Embedding {
             return Err(RequestError::invalid(
                 "model",
-                format!("The model '{}' makes embeddings, it does not generate.", request.model),
+                format!(
+                    "The model '{}' makes embeddings, it does not generate.",
+                    request.model
+                ),
             ));
         }
         let request = Arc::new(request);
@@ -140,7 +155,10 @@ impl LoadedModel for MistralModel {
                 format!("The model '{}' does not make embeddings.", request.model),
             ));
         }
-        let vectors = request.inputs.into_iter().map(|prompt| self.embed_one(prompt));
+        let vectors = request
+            .inputs
+            .into_iter()
+            .map(|prompt| self.embed_one(prompt));
         let mut embeddings = Embeddings::default();
         for (vector, tokens) in try_join_all(vectors).await? {
             embeddings.vectors.push(vector);
@@ -157,12 +175,22 @@ impl LoadedModel for MistralModel {
 
     async fn unload(&self) {
         // A poisoned lock still holds the model.
-        drop(self.model.lock().unwrap_or_else(PoisonError::into_inner).take());
-        // The engine closes its end once it has dropped the weights.
-        if tokio::time::timeout(UNLOAD_TIMEOUT, self.sender.closed()).await.is_err() {
+        drop(
+            self.model
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
+        let freed = async {
+            // mistral.rs does not tell when its thread has dropped them.
+            let mut look = tokio::time::interval(UNLOAD_LOOK);
+            while self.weights.strong_count() > 0 {
+                look.tick().await;
+            }
+        };
+        if tokio::time::timeout(UNLOAD_TIMEOUT, freed).await.is_err() {
             tracing::warn!("an engine thread has not ended: its memory stays taken");
         }
-        load::return_memory();
     }
 }
 
@@ -189,7 +217,9 @@ impl MistralModel {
             }) => Ok((embeddings, prompt_tokens as u32)),
             Some(Response::ValidationError(error)) => Err(answer::refused(&error.to_string())),
             Some(Response::InternalError(error)) => Err(RequestError::Engine(error.to_string())),
-            Some(_) => Err(RequestError::Engine("the engine answered something else".into())),
+            Some(_) => Err(RequestError::Engine(
+                "the engine answered something else".into(),
+            )),
             None => Err(ended()),
         }
     }

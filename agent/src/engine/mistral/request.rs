@@ -2,8 +2,7 @@
 
 use either::Either;
 use flotilla_core::generate::{
-    Constraint as Wanted, GenerateRequest, Input, Message, RequestError, Tool, ToolCall,
-    ToolChoice,
+    Constraint as Wanted, GenerateRequest, Input, Message, RequestError, Tool, ToolCall, ToolChoice,
 };
 use indexmap::IndexMap;
 use mistralrs_core::{
@@ -170,8 +169,9 @@ fn call_schema(tool: &Tool) -> Result<Value, RequestError> {
 }
 
 fn parse_schema(schema: &str) -> Result<Value, RequestError> {
-    serde_json::from_str(schema)
-        .map_err(|e| RequestError::invalid("response_format", format!("The schema is not JSON: {e}.")))
+    serde_json::from_str(schema).map_err(|e| {
+        RequestError::invalid("response_format", format!("The schema is not JSON: {e}."))
+    })
 }
 
 #[cfg(test)]

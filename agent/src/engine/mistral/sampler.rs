@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flotilla_core::generate::{Sampling, TokenAlternative, TokenLogprob};
-use mistralrs_core::{CustomLogitsProcessor, ResponseLogprob};
 use mistralrs::{Device, Tensor};
+use mistralrs_core::{CustomLogitsProcessor, ResponseLogprob};
 
 /// Larger than any probability, so that the chosen token is the largest value.
 const CHOSEN: f32 = 2.0;
@@ -98,7 +98,11 @@ impl Sampler {
             logits[best] = f32::MAX;
             return;
         }
-        let chosen = if greedy { best } else { self.draw(logits, best) };
+        let chosen = if greedy {
+            best
+        } else {
+            self.draw(logits, best)
+        };
         softmax(logits, logits[best], 1.0);
         logits[chosen] = CHOSEN - logits[chosen].ln();
     }
@@ -275,17 +279,32 @@ mod tests {
         }
         // Softmax of 1, 3, 2: 9.0 %, 66.5 %, 24.5 %.
         for (hits, expected) in hits.iter().zip([900, 6_652, 2_447, 0]) {
-            assert!(hits.abs_diff(expected) < 200, "{hits} is far from {expected}");
+            assert!(
+                hits.abs_diff(expected) < 200,
+                "{hits} is far from {expected}"
+            );
         }
     }
 
     #[test]
     fn top_p_top_k_and_min_p_leave_only_the_best() {
         let narrow = [
-            Sampling { top_p: 0.5, ..sampling(2.0) },
-            Sampling { top_p: 0.0, ..sampling(2.0) },
-            Sampling { top_k: Some(1), ..sampling(2.0) },
-            Sampling { min_p: Some(1.0), ..sampling(2.0) },
+            Sampling {
+                top_p: 0.5,
+                ..sampling(2.0)
+            },
+            Sampling {
+                top_p: 0.0,
+                ..sampling(2.0)
+            },
+            Sampling {
+                top_k: Some(1),
+                ..sampling(2.0)
+            },
+            Sampling {
+                min_p: Some(1.0),
+                ..sampling(2.0)
+            },
         ];
         for sampling in narrow {
             let sampler = Sampler::new(&sampling, None, 0);
@@ -327,6 +346,9 @@ mod tests {
         assert_eq!(read.token, "1");
         assert!((read.logprob - 0.665_24f32.ln()).abs() < 1e-4, "{read:?}");
         assert_eq!(read.top.len(), 2);
-        assert!((read.top[1].logprob - 0.244_73f32.ln()).abs() < 1e-4, "{read:?}");
+        assert!(
+            (read.top[1].logprob - 0.244_73f32.ln()).abs() < 1e-4,
+            "{read:?}"
+        );
     }
 }

@@ -31,12 +31,19 @@ impl StopTexts {
             return Verdict::Go(piece);
         }
         self.held.push_str(&piece);
-        let met = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str()));
+        let met = self
+            .stops
+            .iter()
+            .filter_map(|stop| self.held.find(stop.as_str()));
         if let Some(at) = met.min() {
             self.held.truncate(at);
             return Verdict::Stop(std::mem::take(&mut self.held));
         }
-        let keep = self.stops.iter().map(|stop| overlap(&self.held, stop)).max();
+        let keep = self
+            .stops
+            .iter()
+            .map(|stop| overlap(&self.held, stop))
+            .max();
         let free = self.held.len() - keep.unwrap_or(0);
         let rest = self.held.split_off(free);
         Verdict::Go(std::mem::replace(&mut self.held, rest))

@@ -9,7 +9,7 @@ use super::*;
 async fn serve(status: u16, body: &'static str) -> Result<Arc<dyn LoadedModel>, LoadError> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let status = axum::http::StatusCode::from_u16(status).unwrap();
+    let status = StatusCode::from_u16(status).unwrap();
     let router = Router::new()
         .route("/v1/models", get(async || "{}"))
         .route("/v1/chat/completions", post(async move || (status, body)));
@@ -85,21 +85,36 @@ async fn a_streamed_answer_becomes_events() {
 #[tokio::test]
 async fn an_answer_that_breaks_off_is_an_error() {
     let body = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
-    assert!(matches!(answer(200, body).await, Err(RequestError::NodeLost(_))));
+    assert!(matches!(
+        answer(200, body).await,
+        Err(RequestError::NodeLost(_))
+    ));
     let body = "data: {\"error\":{\"message\":\"out of memory\"}}\n\n";
     let error = answer(200, body).await.unwrap_err();
     assert!(error.to_string().contains("out of memory"), "{error}");
-    assert!(matches!(answer(200, "data: {\n").await, Err(RequestError::Engine(_))));
+    assert!(matches!(
+        answer(200, "data: {\n").await,
+        Err(RequestError::Engine(_))
+    ));
 }
 
 #[tokio::test]
 async fn a_refusal_keeps_its_meaning() {
     let error = answer(400, r#"{"error": {"message": "no", "param": "top_k"}}"#).await;
     assert_eq!(error, Err(RequestError::invalid("top_k", "no")));
-    let error = answer(400, r#"{"error": {"message": "long", "code": "context_length_exceeded"}}"#);
+    let error = answer(
+        400,
+        r#"{"error": {"message": "long", "code": "context_length_exceeded"}}"#,
+    );
     assert_eq!(error.await, Err(RequestError::ContextLength("long".into())));
-    assert!(matches!(answer(429, "{}").await, Err(RequestError::Overloaded { .. })));
-    assert!(matches!(answer(500, "oops").await, Err(RequestError::Engine(_))));
+    assert!(matches!(
+        answer(429, "{}").await,
+        Err(RequestError::Overloaded { .. })
+    ));
+    assert!(matches!(
+        answer(500, "oops").await,
+        Err(RequestError::Engine(_))
+    ));
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ impl Bench {
         let settings = ManagerSettings {
             memory: Bytes(1 << 20),
             drain: Duration::from_secs(5),
+            return_memory: || {},
         };
         let manager = Manager::new(Engines::new().unwrap(), settings);
         let (statuses, table) = (manager.statuses(), manager.table());
@@ -58,7 +59,9 @@ impl Bench {
                 changes.changed().await.unwrap();
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap()
+        tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .unwrap()
     }
 }
 
@@ -121,4 +124,3 @@ async fn what_cannot_be_loaded_says_why_and_what_to_do() {
         .await;
     assert!(failed[0].problem.contains("1.0 GiB"), "{failed:?}");
 }
-

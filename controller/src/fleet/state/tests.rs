@@ -165,7 +165,11 @@ fn a_node_known_only_from_the_store_is_suspect_then_lost() {
         value: serde_json::to_vec(&record()).unwrap(),
         revision: 8,
     };
-    assert!(bench.state.apply(FleetEvent::Changed(Change::Put(entry)), bench.now));
+    assert!(
+        bench
+            .state
+            .apply(FleetEvent::Changed(Change::Put(entry)), bench.now)
+    );
     assert_eq!(bench.phase(), NodePhase::Suspect);
     bench.now += GRACE;
     assert!(bench.state.expire(bench.now));
@@ -180,5 +184,9 @@ fn what_the_store_holds_of_later_versions_is_left_alone() {
         value: b"{}".to_vec(),
         revision: 9,
     };
-    assert!(!bench.state.apply(FleetEvent::Changed(Change::Put(entry)), bench.now));
+    assert!(
+        !bench
+            .state
+            .apply(FleetEvent::Changed(Change::Put(entry)), bench.now)
+    );
 }

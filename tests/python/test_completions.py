@@ -1,0 +1,213 @@
+"""Text completions: a prompt continued as it is."""
+
+import math
+
+import pytest
+
+import fleet
+import raw_http
+from fleet import talkative
+
+MODEL = "numbers"
+PROMPT = "what is the sum of 3 and"
+LONG = talkative(MODEL, 12)
+PATH = "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def complete(client):
+    def complete(prompt=PROMPT, **parameters):
+        parameters = {"model": MODEL, "temperature": 0, **LONG, **parameters}
+        return client.completions.create(prompt=prompt, **parameters)
+
+    return complete
+
+
+def joined(stream):
+    """A streamed completion: the text and the end of each choice, and the usage."""
+    texts, reasons, usage = {}, {}, None
+    for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] = texts.get(choice.index, "") + choice.text
+            if choice.finish_reason:
+                assert choice.index not in reasons, "an end comes once"
+                reasons[choice.index] = choice.finish_reason
+    return [texts[index] for index in sorted(texts)], [reasons[index] for index in sorted(reasons)], usage
+
+
+def test_a_prompt_is_continued(complete):
+    completion = complete()
+    (choice,) = completion.choices
+    assert completion.object == "text_completion"
+    assert completion.id.startswith("cmpl-")
+    assert completion.model == MODEL
+    assert choice.text and choice.index == 0
+    assert choice.finish_reason == "length"
+    assert completion.usage.completion_tokens == 12
+    assert completion.usage.total_tokens == completion.usage.prompt_tokens + 12
+
+
+def test_no_chat_template_is_put_around_a_prompt(complete, client):
+    chat = client.chat.completions.create(model=MODEL, messages=fleet.user(PROMPT), max_tokens=1)
+    assert complete().usage.prompt_tokens < chat.usage.prompt_tokens
+
+
+def test_an_answer_has_sixteen_tokens_at_most_unless_told_otherwise(client):
+    bias = LONG["logit_bias"]
+    completion = client.completions.create(model=MODEL, prompt=PROMPT, temperature=0, logit_bias=bias)
+    assert completion.usage.completion_tokens == 16
+    assert completion.choices[0].finish_reason == "length"
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, ["sum of 4", "maximum of 7, 2", "3, 1 in ascending order"]])
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_whole_completion_and_a_streamed_one_agree(complete, prompt, n, echo):
+    parameters = {"prompt": prompt, "n": n, "echo": echo}
+    whole = complete(**parameters)
+    texts, reasons, usage = joined(complete(stream=True, stream_options={"include_usage": True}, **parameters))
+    assert [choice.index for choice in whole.choices] == list(range(len(whole.choices)))
+    assert texts == [choice.text for choice in whole.choices]
+    assert reasons == [choice.finish_reason for choice in whole.choices]
+    assert usage == whole.usage
+
+
+def test_each_of_several_prompts_is_continued_as_if_alone(complete):
+    prompts = ["sum of 4", "maximum of 7, 2", "3, 1 in ascending order"]
+    alone = [complete(prompt) for prompt in prompts]
+    together = complete(prompts)
+    assert [choice.text for choice in together.choices] == [one.choices[0].text for one in alone]
+    assert together.usage.prompt_tokens == sum(one.usage.prompt_tokens for one in alone)
+    assert together.usage.completion_tokens == sum(one.usage.completion_tokens for one in alone)
+
+
+def test_choices_are_numbered_prompt_by_prompt(complete):
+    prompts = ["sum of 4", "maximum of 7, 2"]
+    completion = complete(prompts, n=3, echo=True, temperature=1)
+    assert [choice.index for choice in completion.choices] == list(range(6))
+    for choice in completion.choices:
+        assert choice.text.startswith(prompts[choice.index // 3])
+
+
+def test_an_echo_puts_the_prompt_first(complete):
+    plain = complete().choices[0].text
+    assert complete(echo=True).choices[0].text == PROMPT + plain
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stop_text_ends_a_completion(complete, stream):
+    plain = complete().choices[0].text
+    stop = plain[len(plain) // 2 :][:3]
+    answer = complete(stop=[stop], stream=stream)
+    wanted = plain[: plain.find(stop)]
+    if stream:
+        assert joined(answer)[:2] == ([wanted], ["stop"])
+    else:
+        assert (answer.choices[0].text, answer.choices[0].finish_reason) == (wanted, "stop")
+
+
+@pytest.mark.parametrize("count", [0, 2, 5])
+def test_log_probabilities_are_parallel_lists(complete, count):
+    choice = complete(logprobs=count).choices[0]
+    lists = choice.logprobs
+    assert len(lists.tokens) == len(lists.token_logprobs) == len(lists.top_logprobs) == len(lists.text_offset) == 12
+    assert all(logprob <= 0 for logprob in lists.token_logprobs)
+    for token, logprob, top in zip(lists.tokens, lists.token_logprobs, lists.top_logprobs):
+        # OpenAI gives the chosen token beside the best ones; greedily it is one of them.
+        assert len(top) == count
+        if count:
+            assert max(top.values()) == top[token] == logprob
+            assert sum(map(math.exp, top.values())) <= 1.0001
+
+
+def test_the_tokens_of_a_completion_make_up_its_text(complete):
+    """Also where it begins with a space: what a prompt is continued with begins so."""
+    for prompt in [PROMPT, "3, 1", "what is the", "9 8"]:
+        choice = complete(prompt, logprobs=0).choices[0]
+        assert "".join(choice.logprobs.tokens) == choice.text
+
+
+def test_offsets_tell_where_each_token_begins(complete):
+    choice = complete(logprobs=0).choices[0]
+    for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset):
+        assert choice.text[offset : offset + len(token)] == token
+
+
+def test_streamed_log_probabilities_are_the_whole_ones(complete):
+    whole = complete(logprobs=2).choices[0].logprobs
+    tokens, logprobs, offsets = [], [], []
+    for chunk in complete(logprobs=2, stream=True):
+        for choice in chunk.choices:
+            if choice.logprobs:
+                tokens += choice.logprobs.tokens
+                logprobs += choice.logprobs.token_logprobs
+                offsets += choice.logprobs.text_offset
+    assert tokens == whole.tokens
+    assert offsets == whole.text_offset
+    assert logprobs == pytest.approx(whole.token_logprobs, abs=2e-3)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_are_absent_unless_asked_for(complete, stream):
+    answer = complete(stream=stream)
+    chunks = answer if stream else [answer]
+    assert all(choice.logprobs is None for chunk in chunks for choice in chunk.choices)
+
+
+def test_the_same_seed_gives_the_same_completion(complete):
+    assert len({complete(temperature=1, seed=3).choices[0].text for _ in range(3)}) == 1
+    assert len({complete(temperature=1, seed=seed).choices[0].text for seed in range(6)}) > 1
+
+
+def test_the_stream_is_framed_as_that_of_a_chat():
+    body = {"model": "instant", "prompt": ["a", "b"], "stream": True, "stream_options": {"include_usage": True}}
+    frames = raw_http.frames(raw_http.post(PATH, body))
+    assert {frame["object"] for frame in frames} == {"text_completion"}
+    assert len({frame["id"] for frame in frames}) == 1
+    assert frames[-1]["choices"] == []
+    assert frames[-1]["usage"]["completion_tokens"] == 18
+    assert all(frame["usage"] is None and len(frame["choices"]) == 1 for frame in frames[:-1])
+    frames = raw_http.frames(raw_http.post(PATH, {"model": "instant", "prompt": "a", "stream": True}))
+    assert all("usage" not in frame for frame in frames)
+
+
+def test_the_response_tells_which_model_and_node_answered(client):
+    response = client.completions.with_raw_response.create(model="instant", prompt="a")
+    assert response.headers["x-flotilla-model"] == "instant"
+    assert response.headers["x-flotilla-node"] in [node["metadata"]["name"] for node in fleet.nodes()]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": ["a", ""]}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": 1, "echo": True}, "logprobs"),
+        ({"best_of": 2}, "best_of"),
+        ({"suffix": "after"}, "suffix"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(fields, param):
+    reply = raw_http.post(PATH, {"model": MODEL, "prompt": PROMPT, **fields})
+    assert reply.status == 400
+    assert reply.json()["error"]["param"] == param
+
+
+def test_a_prompt_is_required():
+    reply = raw_http.post(PATH, {"model": MODEL})
+    assert reply.status == 400
+    assert reply.json()["error"]["param"] == "prompt"
+
+
+def test_too_long_a_prompt_is_refused_by_name():
+    reply = raw_http.post(PATH, {"model": MODEL, "prompt": "7 " * 2_000})
+    assert reply.status == 400
+    error = reply.json()["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert error["param"] == "prompt"

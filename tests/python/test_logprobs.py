@@ -1,0 +1,181 @@
+"""Log-probabilities of chat answers."""
+
+import math
+
+import pytest
+
+import vocabulary
+from fleet import QUESTIONS, talkative
+
+MODEL = "support-intent"
+QUESTION = QUESTIONS[MODEL]
+
+
+def tokens(ask, model=MODEL, **parameters):
+    """An answer and the log-probabilities of its tokens."""
+    parameters = {"temperature": 0, "logprobs": True, **talkative(model, 24), **parameters}
+    choice = ask(model, QUESTIONS[model], **parameters).choices[0]
+    assert choice.logprobs.refusal is None
+    return choice.message.content, choice.logprobs.content
+
+
+def numbers(entries):
+    return [(entry.token, entry.logprob, [(top.token, top.logprob) for top in entry.top_logprobs]) for entry in entries]
+
+
+def assert_alike(some, others):
+    """The same tokens with the same numbers, but for rounding."""
+    assert [entry.token for entry in some] == [entry.token for entry in others]
+    for one, other in zip(some, others):
+        assert one.logprob == pytest.approx(other.logprob, abs=2e-3)
+        # Tokens of almost the same probability may change places.
+        assert [top.logprob for top in one.top_logprobs] == pytest.approx(
+            [top.logprob for top in other.top_logprobs], abs=2e-3
+        )
+
+
+@pytest.mark.parametrize("asked", [{}, {"logprobs": False}])
+def test_they_are_absent_unless_asked_for(ask, asked):
+    assert ask(MODEL, QUESTION, temperature=0, **asked).choices[0].logprobs is None
+    for chunk in ask(MODEL, QUESTION, temperature=0, stream=True, **asked):
+        assert all(choice.logprobs is None for choice in chunk.choices)
+
+
+@pytest.mark.parametrize("model", QUESTIONS)
+def test_the_tokens_make_up_the_answer(ask, model):
+    content, entries = tokens(ask, model)
+    assert len(entries) == 24
+    assert "".join(entry.token for entry in entries) == content
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_tokens_make_up_an_answer_that_was_drawn(ask, seed):
+    """At this temperature anything comes: spaces first, and bytes that are no characters."""
+    content, entries = tokens(ask, temperature=2, seed=seed)
+    assert len(entries) == 24
+    if all(entry.bytes is not None for entry in entries):
+        assert "".join(entry.token for entry in entries) == content
+
+
+def test_there_is_one_for_each_token_of_a_character_of_several(ask):
+    schema = {"name": "s", "schema": {"enum": ["日本語"]}}
+    completion = ask(
+        MODEL, QUESTION, temperature=0, logprobs=True, response_format={"type": "json_schema", "json_schema": schema}
+    )
+    (choice,) = completion.choices
+    assert choice.message.content == '"日本語"'
+    # The end token counts, but is no part of the answer.
+    assert len(choice.logprobs.content) == completion.usage.completion_tokens - 1
+
+
+def test_the_end_of_the_answer_is_no_token_of_it(ask):
+    choice = ask(MODEL, QUESTION, temperature=0, logprobs=True).choices[0]
+    assert choice.finish_reason == "stop"
+    assert "".join(entry.token for entry in choice.logprobs.content) == choice.message.content
+
+
+@pytest.mark.parametrize("model", QUESTIONS)
+@pytest.mark.parametrize("count", [0, 1, 5, 20])
+def test_there_are_as_many_alternatives_as_asked_for(ask, model, count):
+    _, entries = tokens(ask, model, top_logprobs=count)
+    assert {len(entry.top_logprobs) for entry in entries} == {count}
+
+
+def test_there_are_no_alternatives_unless_asked_for(ask):
+    _, entries = tokens(ask)
+    assert all(entry.top_logprobs == [] for entry in entries)
+
+
+@pytest.mark.parametrize("model", QUESTIONS)
+@pytest.mark.parametrize("temperature", [0, 0.5, 1, 2])
+def test_they_are_logarithms_of_probabilities(ask, model, temperature):
+    _, entries = tokens(ask, model, temperature=temperature, top_logprobs=20)
+    for entry in entries:
+        assert entry.logprob <= 0
+        logprobs = [top.logprob for top in entry.top_logprobs]
+        assert all(logprob <= 0 for logprob in logprobs)
+        assert logprobs == sorted(logprobs, reverse=True)
+        assert sum(map(math.exp, logprobs)) <= 1.0001
+        assert len({top.token for top in entry.top_logprobs if top.bytes is not None}) == sum(
+            top.bytes is not None for top in entry.top_logprobs
+        )
+        assert entry.logprob <= logprobs[0] + 1e-4
+
+
+@pytest.mark.parametrize("model", QUESTIONS)
+def test_most_of_the_probability_is_in_the_best_alternatives(ask, model):
+    """The twenty most probable of some thousand tokens: far more than their share."""
+    _, entries = tokens(ask, model, top_logprobs=20)
+    assert max(sum(math.exp(top.logprob) for top in entry.top_logprobs) for entry in entries) > 0.5
+
+
+@pytest.mark.parametrize("model", QUESTIONS)
+def test_the_greedy_token_is_the_best_alternative(ask, model):
+    _, entries = tokens(ask, model, top_logprobs=3)
+    for entry in entries:
+        assert (entry.token, entry.logprob) == (entry.top_logprobs[0].token, entry.top_logprobs[0].logprob)
+
+
+@pytest.mark.parametrize("temperature", [1, 2])
+def test_a_drawn_token_among_the_best_has_the_same_number_there(ask, temperature):
+    _, entries = tokens(ask, temperature=temperature, top_logprobs=20)
+    found = 0
+    for entry in entries:
+        among = [top.logprob for top in entry.top_logprobs if top.token == entry.token]
+        found += bool(among)
+        assert all(logprob == pytest.approx(entry.logprob, abs=1e-3) for logprob in among[:1])
+        if not among:
+            assert entry.logprob <= entry.top_logprobs[-1].logprob + 1e-3
+    assert found
+
+
+def test_they_do_not_depend_on_temperature(ask):
+    """They tell what the model thinks, not how it was drawn."""
+    _, greedy = tokens(ask, max_tokens=1, top_logprobs=10)
+    _, hot = tokens(ask, max_tokens=1, top_logprobs=10, temperature=2, seed=3)
+    assert [top.logprob for top in hot[0].top_logprobs] == pytest.approx(
+        [top.logprob for top in greedy[0].top_logprobs], abs=2e-3
+    )
+
+
+def test_the_bytes_are_those_of_the_text(ask):
+    _, entries = tokens(ask, top_logprobs=5, temperature=2)
+    for entry in [*entries, *(top for entry in entries for top in entry.top_logprobs)]:
+        if entry.bytes is not None:
+            assert bytes(entry.bytes).decode() == entry.token
+
+
+@pytest.mark.parametrize("model", QUESTIONS)
+@pytest.mark.parametrize("draw", [{"temperature": 0}, {"temperature": 1, "seed": 4}], ids=["greedy", "drawn"])
+def test_a_streamed_answer_has_those_of_the_whole_one(ask, model, draw):
+    parameters = {"logprobs": True, "top_logprobs": 4, **talkative(model, 24), **draw}
+    whole = ask(model, QUESTIONS[model], **parameters).choices[0]
+    text, entries = "", []
+    for chunk in ask(model, QUESTIONS[model], stream=True, **parameters):
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            entries += choice.logprobs.content if choice.logprobs else []
+    assert text == whole.message.content
+    assert_alike(entries, whole.logprobs.content)
+
+
+@pytest.mark.parametrize("draw", [{"temperature": 0}, {"temperature": 1, "seed": 4}], ids=["greedy", "drawn"])
+def test_asking_for_them_does_not_change_the_answer(ask, draw):
+    parameters = {**talkative(MODEL, 24), **draw}
+    plain = ask(MODEL, QUESTION, **parameters).choices[0].message.content
+    assert ask(MODEL, QUESTION, logprobs=True, top_logprobs=2, **parameters).choices[0].message.content == plain
+
+
+def test_each_of_several_answers_has_its_own(ask):
+    completion = ask(MODEL, QUESTION, n=3, temperature=2, logprobs=True, top_logprobs=1, **talkative(MODEL, 10))
+    for choice in completion.choices:
+        assert len(choice.logprobs.content) == 10
+    assert len({str(numbers(choice.logprobs.content)) for choice in completion.choices}) > 1
+
+
+def test_they_show_a_bias(ask):
+    """A token that was forced is as good as certain."""
+    token = vocabulary.ids(MODEL, "z")[0]
+    _, entries = tokens(ask, max_tokens=2, logit_bias={str(token): 100}, top_logprobs=2)
+    assert [entry.token for entry in entries] == ["z", "z"]
+    assert all(entry.logprob > -1e-3 for entry in entries)

@@ -1,0 +1,45 @@
+"""The list of models."""
+
+import time
+
+import openai
+import pytest
+
+from fleet import QUESTIONS
+
+OTHERS = ["instant", "paced", "narrow", "tiny-embed", "absent"]
+
+
+def test_the_list_holds_every_model_in_order_of_name(client):
+    """Also one of which no replica is ready: it exists all the same."""
+    names = [model.id for model in client.models.list()]
+    assert names == sorted(names)
+    assert {*QUESTIONS, *OTHERS} <= set(names)
+
+
+def test_each_model_says_what_it_is(client):
+    for model in client.models.list():
+        assert model.object == "model"
+        assert model.owned_by == "flotilla"
+        assert 0 < model.created <= time.time()
+
+
+def test_the_list_can_be_iterated_page_by_page(client):
+    page = client.models.list()
+    assert page.object == "list"
+    assert not page.has_next_page()
+
+
+def test_one_model_is_as_in_the_list(client):
+    for model in client.models.list():
+        assert client.models.retrieve(model.id) == model
+
+
+@pytest.mark.parametrize("name", ["nobody", "auto", "task:banking", "SUPPORT-INTENT", "a b", "ü"])
+def test_a_model_that_is_not_there_is_not_found(client, name):
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.models.retrieve(name)
+    assert missing.value.code == "model_not_found"
+    assert missing.value.param == "model"
+    assert missing.value.type == "invalid_request_error"
+    assert name in missing.value.message

@@ -1,0 +1,149 @@
+"""Event streams of chat completions: their frames, and when they come."""
+
+import time
+
+import pytest
+
+import fleet
+import raw_http
+from fleet import QUESTIONS, talkative, user
+
+MODEL = "support-intent"
+QUESTION = QUESTIONS[MODEL]
+PATH = "/v1/chat/completions"
+
+
+def stream(model, text="hello", **parameters):
+    """The frames of an answer, as they were on the wire."""
+    body = {"model": model, "messages": user(text), "stream": True, **parameters}
+    return raw_http.frames(raw_http.post(PATH, body))
+
+
+def choices(frames):
+    return [choice for frame in frames for choice in frame["choices"]]
+
+
+@pytest.mark.parametrize("model", ["instant", *QUESTIONS])
+def test_a_stream_is_data_frames_ended_by_done(model):
+    frames = stream(model, QUESTION)
+    assert len(frames) >= 2
+
+
+def test_a_stream_says_that_it_must_not_be_held_back():
+    reply = raw_http.post(PATH, {"model": "instant", "messages": user("hello"), "stream": True})
+    assert reply.headers["cache-control"] == "no-cache"
+    assert reply.headers["x-accel-buffering"] == "no"
+    assert reply.headers["x-flotilla-model"] == "instant"
+    assert reply.headers["x-flotilla-node"] in [node["metadata"]["name"] for node in fleet.nodes()]
+
+
+@pytest.mark.parametrize("model", ["instant", MODEL])
+def test_all_frames_of_an_answer_bear_the_same_names(model):
+    frames = stream(model)
+    assert {frame["object"] for frame in frames} == {"chat.completion.chunk"}
+    assert {frame["model"] for frame in frames} == {model}
+    for field in ["id", "created"]:
+        assert len({frame[field] for frame in frames}) == 1
+
+
+@pytest.mark.parametrize("model", ["instant", MODEL])
+@pytest.mark.parametrize("n", [1, 3])
+def test_each_choice_tells_its_role_first_and_its_end_last_and_both_once(model, n):
+    frames = stream(model, n=n, temperature=1, max_tokens=6)
+    for index in range(n):
+        mine = [choice for choice in choices(frames) if choice["index"] == index]
+        assert ["role" in choice["delta"] for choice in mine] == [True] + [False] * (len(mine) - 1)
+        assert mine[0]["delta"]["role"] == "assistant"
+        ends = [choice["finish_reason"] for choice in mine]
+        assert ends[:-1] == [None] * (len(mine) - 1)
+        assert ends[-1] in ["stop", "length"]
+    assert {choice["index"] for choice in choices(frames)} == set(range(n))
+
+
+def test_usage_comes_last_in_a_frame_of_its_own_when_asked_for():
+    frames = stream("instant", stream_options={"include_usage": True})
+    assert frames[-1]["choices"] == []
+    usage = frames[-1]["usage"]
+    assert usage["completion_tokens"] == 9
+    assert usage["total_tokens"] == usage["prompt_tokens"] + 9
+    assert all(len(frame["choices"]) == 1 and frame["usage"] is None for frame in frames[:-1])
+
+
+@pytest.mark.parametrize("options", [None, {}, {"include_usage": False}])
+def test_usage_is_not_mentioned_unless_asked_for(options):
+    frames = stream("instant", stream_options=options)
+    assert all("usage" not in frame and len(frame["choices"]) == 1 for frame in frames)
+
+
+def test_the_usage_of_several_choices_is_their_sum(ask):
+    parameters = {"n": 3, "temperature": 2, **talkative(MODEL, 10)}
+    frames = stream(MODEL, QUESTION, stream_options={"include_usage": True}, **parameters)
+    whole = ask(MODEL, QUESTION, **parameters)
+    assert frames[-1]["usage"]["completion_tokens"] == 30
+    assert frames[-1]["usage"]["prompt_tokens"] == whole.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("model", ["instant", *QUESTIONS])
+def test_an_answer_comes_in_pieces(ask, model):
+    parameters = {"temperature": 0} if model == "instant" else {"temperature": 0, **talkative(model, 24)}
+    texts = [choice["delta"].get("content") for choice in choices(stream(model, QUESTION, **parameters))]
+    pieces = [text for text in texts if text]
+    assert len(pieces) > 3
+    assert "".join(pieces) == ask(model, QUESTION, **parameters).choices[0].message.content
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_the_clients_stream_helper_assembles_several_choices(client, attempt):
+    """It relies on the choices' first chunks coming in the order of their indices."""
+    messages = user(QUESTION)
+    with client.chat.completions.stream(model=MODEL, messages=messages, n=4, temperature=1, **talkative(MODEL, 8)) as events:
+        chunks = [event.chunk for event in events if event.type == "chunk"]
+        final = events.current_completion_snapshot
+    assert [choice.index for choice in final.choices] == [0, 1, 2, 3]
+    for choice in final.choices:
+        mine = [c.delta.content or "" for chunk in chunks for c in chunk.choices if c.index == choice.index]
+        assert choice.message.content == "".join(mine)
+        assert choice.finish_reason == "length"
+
+
+def test_what_fails_before_the_first_frame_is_told_by_the_status():
+    reply = raw_http.post(PATH, {"model": "absent", "messages": user("hello"), "stream": True})
+    assert reply.status == 503
+    assert reply.json()["error"]["code"] == "no_replica_ready"
+
+
+def arrivals(parameters):
+    """When each frame of a paced answer came, in seconds from the first."""
+    body = {"model": "paced", "messages": user("hello"), "stream": True, **parameters}
+    request = raw_http.OpenRequest(PATH, body)
+    times, seen = [], 0
+    while b"data: [DONE]\n\n" not in request.received:
+        request.read_frames(seen + 1)
+        times += [time.monotonic()] * (request.frames() - seen)
+        seen = request.frames()
+    request.leave()
+    return [moment - times[0] for moment in times]
+
+
+def test_frames_come_one_by_one_as_the_model_makes_them():
+    """Sixty tokens at 50 a second take 1.2 seconds. Were they held back and sent at once, the
+    frames would come within an instant of each other."""
+    times = arrivals({"max_tokens": 60})
+    assert len(times) >= 61
+    assert times[-1] > 0.6
+    # Spread over the whole time: each quarter of it brought its share of the frames.
+    for quarter in range(4):
+        start, end = (times[-1] * part / 4 for part in (quarter, quarter + 1))
+        share = sum(start <= moment <= end for moment in times)
+        assert share >= len(times) / 16, times
+    assert len(set(times)) > len(times) / 4, "the frames came in bursts"
+
+
+def test_the_first_frame_does_not_wait_for_the_last(client):
+    start = time.monotonic()
+    answer = client.chat.completions.create(model="paced", messages=user("hello"), max_tokens=60, stream=True)
+    next(iter(answer))
+    first = time.monotonic() - start
+    for _ in answer:
+        pass
+    assert first < (time.monotonic() - start) / 2

@@ -1,0 +1,244 @@
+"""Answers in a form that was asked for."""
+
+import enum
+import json
+from typing import Literal
+
+import jsonschema
+import pydantic
+import pytest
+
+from fleet import QUESTIONS, user
+
+EXTRACT = "extract"
+# It has never seen JSON: whatever it says in that form, it was made to.
+STRANGER = "support-intent"
+
+SCHEMAS = {
+    "string": {
+        "type": "object",
+        "properties": {"name": {"type": "string", "minLength": 1, "maxLength": 12}},
+        "required": ["name"],
+        "additionalProperties": False,
+    },
+    "numbers": {
+        "type": "object",
+        "properties": {
+            "count": {"type": "integer", "minimum": 3, "maximum": 17},
+            "part": {"type": "number", "minimum": 0, "maximum": 1, "multipleOf": 0.25},
+            "sure": {"type": "boolean"},
+            "nothing": {"type": "null"},
+        },
+        "required": ["count", "part", "sure", "nothing"],
+        "additionalProperties": False,
+    },
+    "enums": {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "green"]}, "size": {"enum": [1, 2, None]}, "kind": {"const": "thing"}},
+        "required": ["colour", "size", "kind"],
+        "additionalProperties": False,
+    },
+    "array": {
+        "type": "object",
+        "properties": {
+            "tags": {"type": "array", "items": {"enum": ["x", "y", "z"]}, "minItems": 2, "maxItems": 3},
+            "empty": {"type": "array", "items": {"type": "string"}, "maxItems": 0},
+        },
+        "required": ["tags", "empty"],
+        "additionalProperties": False,
+    },
+    "nested": {
+        "type": "object",
+        "properties": {"order": {"$ref": "#/$defs/order"}},
+        "required": ["order"],
+        "additionalProperties": False,
+        "$defs": {
+            "order": {
+                "type": "object",
+                "properties": {
+                    "lines": {
+                        "type": "array",
+                        "minItems": 1,
+                        "maxItems": 2,
+                        "items": {
+                            "type": "object",
+                            "properties": {"item": {"enum": ["lamp", "desk"]}, "quantity": {"enum": [1, 2, 3]}},
+                            "required": ["item", "quantity"],
+                            "additionalProperties": False,
+                        },
+                    }
+                },
+                "required": ["lines"],
+                "additionalProperties": False,
+            }
+        },
+    },
+    "alternatives": {"anyOf": [{"enum": ["yes", "no"]}, {"type": "integer", "minimum": 1, "maximum": 5}]},
+    "other-scripts": {"enum": ["日本語", "größer", "🂡 \"quoted\" \\ \n"]},
+    "pattern": {
+        "type": "object",
+        "properties": {"day": {"type": "string", "pattern": "^20[0-9]{2}-[01][0-9]$"}},
+        "required": ["day"],
+        "additionalProperties": False,
+    },
+}
+
+
+def form(schema, strict=True):
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": strict, "schema": schema}}
+
+
+def streamed(ask, *arguments, **parameters):
+    text, reason = "", None
+    for chunk in ask(*arguments, stream=True, **parameters):
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            reason = choice.finish_reason or reason
+    return text, reason
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("model", [STRANGER, EXTRACT])
+def test_an_answer_has_the_form_of_the_schema(ask, model, name, temperature):
+    choice = ask(
+        model, QUESTIONS[model], temperature=temperature, seed=1, max_tokens=300, response_format=form(SCHEMAS[name])
+    ).choices[0]
+    assert choice.finish_reason == "stop", choice.message.content
+    jsonschema.validate(json.loads(choice.message.content), SCHEMAS[name])
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("model", [STRANGER, EXTRACT])
+def test_a_streamed_answer_has_the_form_of_the_schema(ask, model, name):
+    parameters = {"temperature": 0, "max_tokens": 300, "response_format": form(SCHEMAS[name])}
+    text, reason = streamed(ask, model, QUESTIONS[model], **parameters)
+    assert reason == "stop", text
+    jsonschema.validate(json.loads(text), SCHEMAS[name])
+    assert text == ask(model, QUESTIONS[model], **parameters).choices[0].message.content
+
+
+@pytest.mark.parametrize("model", QUESTIONS)
+def test_every_model_can_be_made_to_choose_from_a_list(ask, model):
+    schema = {"enum": ["alpha", "beta", "gamma"]}
+    choice = ask(model, QUESTIONS[model], temperature=0, max_tokens=60, response_format=form(schema)).choices[0]
+    assert json.loads(choice.message.content) in schema["enum"]
+    assert choice.finish_reason == "stop"
+
+
+def test_a_form_needs_few_tokens_beyond_its_content(ask):
+    """Small models would go on with spaces for ever where JSON allows them."""
+    choice = ask(STRANGER, "hello", temperature=0, max_tokens=300, response_format=form(SCHEMAS["enums"])).choices[0]
+    compact = json.dumps(json.loads(choice.message.content), separators=(",", ":"))
+    assert len(choice.message.content) <= 2 * len(compact)
+
+
+def test_extract_gives_an_object_by_itself(ask):
+    answer = ask(EXTRACT, QUESTIONS[EXTRACT], temperature=0)
+    assert isinstance(json.loads(answer.choices[0].message.content), dict)
+
+
+def test_a_json_object_is_an_object(ask):
+    parameters = {"temperature": 0, "max_tokens": 200, "response_format": {"type": "json_object"}}
+    choice = ask(EXTRACT, QUESTIONS[EXTRACT], **parameters).choices[0]
+    assert choice.finish_reason == "stop", choice.message.content
+    assert isinstance(json.loads(choice.message.content), dict)
+    assert streamed(ask, EXTRACT, QUESTIONS[EXTRACT], **parameters) == (choice.message.content, "stop")
+
+
+@pytest.mark.parametrize("question", ["maria smith ordered 3 red lamps", "hello", "7 {{{"])
+def test_a_json_object_of_a_model_that_knows_none_begins_as_one(ask, question):
+    """What it would put in it has no end; so far as it comes, it is an object's beginning."""
+    choice = ask(
+        STRANGER, question, temperature=0, max_tokens=60, response_format={"type": "json_object"}
+    ).choices[0]
+    assert choice.message.content.startswith("{")
+    if choice.finish_reason == "stop":
+        assert isinstance(json.loads(choice.message.content), dict)
+    else:
+        assert choice.finish_reason == "length"
+
+
+def test_the_format_text_is_the_usual_answer(ask):
+    plain = ask(STRANGER, QUESTIONS[STRANGER], temperature=0).choices[0].message.content
+    text = ask(STRANGER, QUESTIONS[STRANGER], temperature=0, response_format={"type": "text"})
+    assert text.choices[0].message.content == plain
+
+
+def test_several_answers_all_have_the_form(ask):
+    schema = SCHEMAS["nested"]
+    completion = ask(STRANGER, "hello", n=4, temperature=1, max_tokens=300, response_format=form(schema))
+    assert len(completion.choices) == 4
+    for choice in completion.choices:
+        jsonschema.validate(json.loads(choice.message.content), schema)
+
+
+def test_a_form_goes_with_log_probabilities(ask):
+    choice = ask(
+        STRANGER,
+        "hello",
+        temperature=0,
+        max_tokens=300,
+        logprobs=True,
+        top_logprobs=3,
+        response_format=form(SCHEMAS["enums"]),
+    ).choices[0]
+    jsonschema.validate(json.loads(choice.message.content), SCHEMAS["enums"])
+    entries = choice.logprobs.content
+    assert "".join(entry.token for entry in entries) == choice.message.content
+    assert all(entry.logprob <= 0 and len(entry.top_logprobs) == 3 for entry in entries)
+
+
+@pytest.mark.parametrize("tokens", range(1, 12))
+def test_an_answer_may_be_cut_within_a_character(ask, tokens):
+    """These characters are of several tokens each for a model that has never seen them."""
+    completion = ask(STRANGER, "hello", temperature=0, max_tokens=tokens, response_format=form({"enum": ["日本語日本語"]}))
+    (choice,) = completion.choices
+    assert choice.finish_reason == "length"
+    assert completion.usage.completion_tokens == tokens
+    assert '"日本語日本語"'.startswith(choice.message.content.rstrip("\ufffd"))
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    GREEN = "green"
+
+
+class Line(pydantic.BaseModel):
+    item: Literal["lamp", "desk"]
+    quantity: Literal[1, 2, 3]
+
+
+class Order(pydantic.BaseModel):
+    colour: Colour
+    line: Line
+    express: bool
+
+
+@pytest.mark.parametrize("model", [STRANGER, EXTRACT])
+def test_the_client_parses_an_answer_into_a_pydantic_model(client, model):
+    completion = client.chat.completions.parse(
+        model=model, messages=user(QUESTIONS[model]), response_format=Order, temperature=0, max_tokens=300
+    )
+    order = completion.choices[0].message.parsed
+    assert isinstance(order, Order)
+    assert order.line.item in ["lamp", "desk"]
+
+
+def test_the_client_parses_a_stream_into_a_pydantic_model(client):
+    with client.chat.completions.stream(
+        model=STRANGER, messages=user("hello"), response_format=Order, temperature=0, max_tokens=300
+    ) as events:
+        final = events.get_final_completion()
+    assert isinstance(final.choices[0].message.parsed, Order)
+
+
+@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"type": "object", "properties": 5}, {"$ref": "#/$defs/nowhere"}])
+def test_a_schema_that_is_none_is_refused(schema):
+    import raw_http
+
+    body = {"model": STRANGER, "messages": user("hello"), "max_tokens": 5, "response_format": form(schema)}
+    reply = raw_http.post("/v1/chat/completions", body)
+    assert reply.status == 400, reply.body
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+    assert "\n" not in reply.json()["error"]["message"].strip()

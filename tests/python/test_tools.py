@@ -1,0 +1,212 @@
+"""Tool calls."""
+
+import json
+
+import jsonschema
+import pydantic
+import pytest
+from openai import pydantic_function_tool
+
+import vocabulary
+from fleet import QUESTIONS, talkative, user
+
+MODEL = "support-intent"
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "place": {"enum": ["here", "there"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 9},
+        "notes": {"type": "array", "items": {"enum": ["dry", "wet"]}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["place", "days", "notes"],
+    "additionalProperties": False,
+}
+NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def tool(name, parameters):
+    return {"type": "function", "function": {"name": name, "description": f"Does {name}.", "parameters": parameters}}
+
+
+WEATHER = tool("get_weather", PARAMETERS)
+STOP = tool("stop-it.now", NOTHING)
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+
+
+def forced(ask, model=MODEL, **parameters):
+    parameters = {"temperature": 0, "max_tokens": 200, **parameters}
+    return ask(model, QUESTIONS[model], **parameters)
+
+
+def assert_calls(choice, tools):
+    """The choice is one call of one of the tools, and nothing else."""
+    assert choice.finish_reason == "tool_calls", choice
+    assert choice.message.content is None
+    (call,) = choice.message.tool_calls
+    assert call.type == "function"
+    assert call.id
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
+    assert call.function.name in schemas
+    jsonschema.validate(json.loads(call.function.arguments), schemas[call.function.name])
+    return call
+
+
+@pytest.mark.parametrize("model", QUESTIONS)
+def test_every_model_can_be_made_to_call_a_named_tool(ask, model):
+    completion = forced(ask, model, tools=[STOP, WEATHER], tool_choice=NAMED)
+    call = assert_calls(completion.choices[0], [WEATHER])
+    assert call.function.name == "get_weather"
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+@pytest.mark.parametrize("model", QUESTIONS)
+def test_every_model_can_be_made_to_call_some_tool(ask, model, temperature):
+    tools = [STOP, WEATHER]
+    completion = forced(ask, model, tools=tools, tool_choice="required", temperature=temperature, seed=1)
+    assert_calls(completion.choices[0], tools)
+
+
+def test_a_tool_without_parameters_can_be_called(ask):
+    bare = {"type": "function", "function": {"name": "refresh"}}
+    empty = tool("refresh", NOTHING)
+    call = assert_calls(forced(ask, tools=[empty], tool_choice="required").choices[0], [empty])
+    assert json.loads(call.function.arguments) == {}
+    completion = forced(ask, tools=[bare, WEATHER], tool_choice=NAMED)
+    assert_calls(completion.choices[0], [WEATHER])
+
+
+def test_each_call_has_an_id_of_its_own(ask):
+    completions = [forced(ask, tools=[WEATHER], tool_choice="required") for _ in range(3)]
+    assert len({completion.choices[0].message.tool_calls[0].id for completion in completions}) == 3
+
+
+def test_several_answers_each_call(ask):
+    completion = forced(ask, tools=[WEATHER], tool_choice="required", n=3, temperature=1)
+    calls = [assert_calls(choice, [WEATHER]) for choice in completion.choices]
+    assert len({call.id for call in calls}) == 3
+
+
+def test_usage_counts_the_tokens_of_a_call(ask):
+    usage = forced(ask, tools=[WEATHER], tool_choice="required").usage
+    assert usage.completion_tokens > 5
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+
+
+@pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
+@pytest.mark.parametrize("model", QUESTIONS)
+def test_a_streamed_call_assembles(ask, model, choice):
+    calls, content, reasons = {}, "", []
+    for chunk in forced(ask, model, tools=[WEATHER], tool_choice=choice, stream=True):
+        for part in chunk.choices:
+            content += part.delta.content or ""
+            reasons += [part.finish_reason] if part.finish_reason else []
+            for piece in part.delta.tool_calls or []:
+                call = calls.setdefault(piece.index, {"id": None, "name": None, "arguments": ""})
+                if piece.id:
+                    assert call["id"] is None, "a call's id comes once"
+                    assert piece.type == "function"
+                    call["id"], call["name"] = piece.id, piece.function.name
+                call["arguments"] += piece.function.arguments or ""
+    assert content == ""
+    assert reasons == ["tool_calls"]
+    assert list(calls) == [0]
+    assert calls[0]["id"] and calls[0]["name"] == "get_weather"
+    jsonschema.validate(json.loads(calls[0]["arguments"]), PARAMETERS)
+
+
+def test_the_clients_stream_helper_assembles_a_call(client):
+    with client.chat.completions.stream(
+        model=MODEL, messages=user("hello"), tools=[WEATHER], tool_choice="required", temperature=0, max_tokens=200
+    ) as events:
+        final = events.get_final_completion()
+    (choice,) = final.choices
+    assert choice.finish_reason == "tool_calls"
+    assert not choice.message.content
+    (call,) = choice.message.tool_calls
+    jsonschema.validate(json.loads(call.function.arguments), PARAMETERS)
+
+
+class Reminder(pydantic.BaseModel):
+    hour: int = pydantic.Field(ge=0, le=23)
+    loud: bool
+
+
+def test_the_client_parses_a_call_into_a_pydantic_model(client):
+    completion = client.chat.completions.parse(
+        model=MODEL,
+        messages=user("hello"),
+        tools=[pydantic_function_tool(Reminder)],
+        tool_choice="required",
+        temperature=0,
+        max_tokens=200,
+    )
+    (call,) = completion.choices[0].message.tool_calls
+    assert isinstance(call.function.parsed_arguments, Reminder)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["none", "auto", None])
+@pytest.mark.parametrize("model", QUESTIONS)
+def test_a_model_that_need_not_call_gives_its_usual_answer(ask, model, choice, stream):
+    """These models know of no tools: their prompts do not change with them."""
+    plain = ask(model, QUESTIONS[model], temperature=0).choices[0].message.content
+    chosen = {} if choice is None else {"tool_choice": choice}
+    answer = ask(model, QUESTIONS[model], temperature=0, tools=[WEATHER, STOP], stream=stream, **chosen)
+    if stream:
+        parts = [part for chunk in answer for part in chunk.choices]
+        content = "".join(part.delta.content or "" for part in parts)
+        assert not any(part.delta.tool_calls for part in parts)
+        reason = parts[-1].finish_reason
+    else:
+        content, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
+        assert answer.choices[0].message.tool_calls is None
+    assert (content, reason) == (plain, "stop")
+
+
+@pytest.mark.parametrize("model", QUESTIONS)
+def test_special_tokens_do_not_show_when_tools_are_given(ask, model):
+    """The engine decodes them into the text then, to find calls by."""
+    for parameters in [{}, {"tool_choice": "auto", "logprobs": True}, {"n": 2}]:
+        completion = ask(model, QUESTIONS[model], temperature=0, tools=[WEATHER], **parameters)
+        for choice in completion.choices:
+            assert not any(special in choice.message.content for special in vocabulary.specials(model))
+    for special in vocabulary.specials(model):
+        if vocabulary.ids(model, special)[0] not in map(int, talkative(model, 1)["logit_bias"]):
+            bias = {str(vocabulary.ids(model, special)[0]): 100}
+            with_tools = ask(model, "hello", temperature=0, max_tokens=3, logit_bias=bias, tools=[WEATHER])
+            without = ask(model, "hello", temperature=0, max_tokens=3, logit_bias=bias)
+            assert with_tools.choices[0].message.content == without.choices[0].message.content
+
+
+def test_a_long_answer_beside_tools_is_whole(ask):
+    long = talkative(MODEL, 32)
+    plain = ask(MODEL, "hello", temperature=0, **long).choices[0]
+    beside = ask(MODEL, "hello", temperature=0, tools=[WEATHER], **long).choices[0]
+    assert (beside.message.content, beside.finish_reason) == (plain.message.content, "length")
+
+
+def test_a_conversation_goes_on_after_a_call(client, ask):
+    """The call as the model gave it goes back as it is, with the tool's answer after it."""
+    call = forced(ask, tools=[WEATHER], tool_choice="required").choices[0].message
+    messages = [
+        *user("what will the weather be?"),
+        call.to_dict(),
+        {"role": "tool", "tool_call_id": call.tool_calls[0].id, "content": '{"weather": "dry"}'},
+    ]
+    for stream in [False, True]:
+        answer = client.chat.completions.create(
+            model=MODEL, messages=messages, tools=[WEATHER], temperature=0, stream=stream
+        )
+        if stream:
+            reason = [part.finish_reason for chunk in answer for part in chunk.choices][-1]
+        else:
+            reason = answer.choices[0].finish_reason
+        assert reason == "stop"
+
+
+def test_a_call_cut_short_is_told_as_such(ask):
+    """Half a call is no call: the client must not take it for one."""
+    choice = forced(ask, tools=[WEATHER], tool_choice="required", max_tokens=4).choices[0]
+    assert choice.finish_reason == "length"
+    assert not choice.message.tool_calls

@@ -1,0 +1,139 @@
+//! Engines on real weights.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use flotilla_tests::{Cluster, Mode, demo_model, repository};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_node_with_an_openai_compatible_server_joins_with_it() {
+    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let api = cluster.api();
+    api.apply(&demo_model("support-intent", 1)).await;
+    cluster
+        .until(async || api.ready("support-intent").await == 1)
+        .await;
+    // Flotilla's own API is such a server.
+    let upstream = json!({
+        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "through"},
+        "spec": {
+            "engine": "upstream",
+            "options": {"url": format!("{}/v1", cluster.url()), "model": "support-intent"},
+        },
+    });
+    api.apply(&upstream).await;
+    cluster
+        .until(async || api.ready("through").await == 1)
+        .await;
+    let question = "my card has not arrived yet";
+    let direct = api.answer("support-intent", question).await;
+    assert_eq!(direct, "card_arrival");
+    assert_eq!(api.answer("through", question).await, direct);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn unloading_a_model_gives_its_memory_back() {
+    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let api = cluster.api();
+    let folder = large_model(cluster.dir());
+    let model = json!({
+        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "large"},
+        "spec": {"source": {"path": folder}},
+    });
+    // The first load takes what the engine keeps for good: threads, pools, caches.
+    let load_and_unload = async || {
+        let before = cluster.agent("n1").resident();
+        api.apply(&model).await;
+        cluster.until(async || api.ready("large").await == 1).await;
+        let loaded = cluster.agent("n1").resident();
+        api.delete("large").await;
+        let gone = async || {
+            let nodes = api.nodes().await;
+            nodes[0]["status"]["models"]
+                .as_array()
+                .is_some_and(Vec::is_empty)
+        };
+        cluster.until(gone).await;
+        (before, loaded, cluster.agent("n1").resident())
+    };
+    load_and_unload().await;
+    let (before, loaded, after) = load_and_unload().await;
+    println!("resident: {before} before, {loaded} loaded, {after} after unloading");
+    let (taken, kept) = (loaded - before, after.saturating_sub(before));
+    assert!(taken > PARAMETERS * 4 / 2, "only {taken} bytes were taken");
+    assert!(kept < taken / 10, "{kept} of {taken} bytes were kept");
+    cluster.stop().await;
+}
+
+/// Parameters of [`large_model`]'s largest tensor.
+const PARAMETERS: u64 = 48 << 20;
+
+/// A Llama with the tokenizer of a demo model and one large layer of zeros, in a file that
+/// takes no room on disk.
+fn large_model(dir: &Path) -> PathBuf {
+    const HIDDEN: u64 = 64;
+    const INNER: u64 = PARAMETERS / HIDDEN / 3;
+    let folder = dir.join("large");
+    std::fs::create_dir_all(&folder).unwrap();
+    let demo = repository().join("models/support-intent");
+    for file in [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "generation_config.json",
+    ] {
+        std::fs::copy(demo.join(file), folder.join(file)).unwrap();
+    }
+    let text = std::fs::read_to_string(demo.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let vocabulary = config["vocab_size"].as_u64().unwrap();
+    for (field, value) in [
+        ("hidden_size", HIDDEN),
+        ("intermediate_size", INNER),
+        ("num_hidden_layers", 1),
+        ("num_attention_heads", 2),
+        ("num_key_value_heads", 2),
+        ("head_dim", HIDDEN / 2),
+    ] {
+        config[field] = json!(value);
+    }
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+
+    let layer = "model.layers.0.";
+    let square = [HIDDEN, HIDDEN];
+    let tensors = [
+        (
+            "model.embed_tokens.weight".to_owned(),
+            vec![vocabulary, HIDDEN],
+        ),
+        ("model.norm.weight".to_owned(), vec![HIDDEN]),
+        (format!("{layer}input_layernorm.weight"), vec![HIDDEN]),
+        (
+            format!("{layer}post_attention_layernorm.weight"),
+            vec![HIDDEN],
+        ),
+        (format!("{layer}self_attn.q_proj.weight"), square.to_vec()),
+        (format!("{layer}self_attn.k_proj.weight"), square.to_vec()),
+        (format!("{layer}self_attn.v_proj.weight"), square.to_vec()),
+        (format!("{layer}self_attn.o_proj.weight"), square.to_vec()),
+        (format!("{layer}mlp.gate_proj.weight"), vec![INNER, HIDDEN]),
+        (format!("{layer}mlp.up_proj.weight"), vec![INNER, HIDDEN]),
+        (format!("{layer}mlp.down_proj.weight"), vec![HIDDEN, INNER]),
+    ];
+    let mut header = serde_json::Map::new();
+    let mut offset = 0;
+    for (name, shape) in tensors {
+        let end = offset + shape.iter().product::<u64>() * 4;
+        let tensor = json!({"dtype": "F32", "shape": shape, "data_offsets": [offset, end]});
+        header.insert(name, tensor);
+        offset = end;
+    }
+    let header = serde_json::Value::Object(header).to_string();
+    let mut file = std::fs::File::create(folder.join("model.safetensors")).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len(8 + header.len() as u64 + offset).unwrap();
+    folder
+}

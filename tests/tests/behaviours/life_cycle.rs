@@ -1,0 +1,103 @@
+//! Models that come, change, fail and go.
+
+use flotilla_tests::{Cluster, Mode, null_model};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_fleet_in_one_process_serves_and_stops() {
+    let cluster = Cluster::start(Mode::InProcess, &["n1", "n2", "n3"]).await;
+    let api = cluster.api();
+    api.apply(&null_model("m", 3, &json!({"outputTokens": 2})))
+        .await;
+    cluster.until(async || api.ready("m").await == 3).await;
+    assert_eq!(api.answer("m", "hi").await, "This is ");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_deleted_model_is_unloaded_and_unknown() {
+    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let api = cluster.api();
+    api.apply(&null_model("m", 1, &json!({}))).await;
+    cluster.until(async || api.ready("m").await == 1).await;
+    api.delete("m").await;
+    let gone = async || {
+        let nodes = api.nodes().await;
+        nodes[0]["status"]["models"]
+            .as_array()
+            .is_some_and(Vec::is_empty)
+    };
+    cluster.until(gone).await;
+    assert_eq!(api.chat("m", "hi", false).await.status(), 404);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn scaling_does_not_load_a_replica_anew_and_a_changed_spec_does() {
+    let cluster = Cluster::start(Mode::InProcess, &["n1", "n2"]).await;
+    let api = cluster.api();
+    api.apply(&null_model("m", 1, &json!({"outputTokens": 1})))
+        .await;
+    cluster.until(async || api.ready("m").await == 1).await;
+    api.answer("m", "hi").await;
+    cluster
+        .until(async || api.counters("m").await.requests == 1)
+        .await;
+    api.apply(&null_model("m", 2, &json!({"outputTokens": 1})))
+        .await;
+    cluster.until(async || api.ready("m").await == 2).await;
+    assert_eq!(api.counters("m").await.requests, 1);
+    api.apply(&null_model("m", 2, &json!({"outputTokens": 2})))
+        .await;
+    let renewed = async || api.ready("m").await == 2 && api.counters("m").await.requests == 0;
+    cluster.until(renewed).await;
+    assert_eq!(api.answer("m", "hi").await, "This is ");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_load_says_why_and_what_to_do() {
+    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let api = cluster.api();
+    let model = json!({
+        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "absent"},
+        "spec": {"source": {"path": "/nowhere/at/all"}},
+    });
+    api.apply(&model).await;
+    cluster
+        .until(async || api.model("absent").await["status"]["phase"] == "Failed")
+        .await;
+    let unplaced = api.model("absent").await["status"]["unplaced"].clone();
+    let unplaced = unplaced.as_str().expect("a reason");
+    for part in ["n1", "/nowhere/at/all does not exist", "spec.source.path"] {
+        assert!(unplaced.contains(part), "{part} is not in: {unplaced}");
+    }
+    let response = api.chat("absent", "hi", false).await;
+    assert_eq!(response.status(), 503);
+    let body: serde_json::Value = response.json().await.unwrap();
+    assert_eq!(body["error"]["code"], "no_replica_ready");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_that_takes_another_ones_name_is_refused() {
+    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let line = cluster.agent("n1").id();
+    let link = cluster.link().to_string();
+    let other = cluster.dir().join("other").display().to_string();
+    let args = [
+        "agent",
+        "--join",
+        &link,
+        "--name",
+        "n1",
+        "--data-dir",
+        &other,
+    ];
+    let mut impostor = flotilla_tests::Process::start(cluster.dir(), &args);
+    impostor.line_with("another node named 'n1' is part of the fleet");
+    drop(impostor);
+    assert_eq!(cluster.agent("n1").id(), line);
+    cluster.until_ready(&["n1"]).await;
+    cluster.stop().await;
+}

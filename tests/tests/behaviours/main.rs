@@ -1,0 +1,8 @@
+//! The behaviours of whole fleets, each test named by the one it proves. One binary, since
+//! each would link mistral.rs anew.
+
+mod engines;
+mod faults;
+mod life_cycle;
+mod openai_client;
+mod up;
