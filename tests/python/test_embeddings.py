@@ -88,11 +88,11 @@ def test_the_clients_default_is_understood(embed):
     assert_close(embed("a boat").data[0].embedding, embed("a boat", encoding_format="float").data[0].embedding)
 
 
-@pytest.mark.parametrize("encoding", ["float", "base64"])
+@pytest.mark.parametrize("encoding", [{}, {"encoding_format": "float"}], ids=["packed", "plain"])
 def test_fewer_dimensions_are_the_first_ones_brought_to_length_one(embed, encoding):
     whole = embed("a boat").data[0].embedding
     for dimensions in [1, len(whole) // 2, len(whole)]:
-        short = embed("a boat", dimensions=dimensions, encoding_format=encoding).data[0].embedding
+        short = embed("a boat", dimensions=dimensions, **encoding).data[0].embedding
         assert len(short) == dimensions
         assert length(short) == pytest.approx(1, abs=1e-4)
         scale = length(whole[:dimensions])

@@ -52,9 +52,15 @@ def test_the_tokens_make_up_the_answer(ask, model):
 def test_the_tokens_make_up_an_answer_that_was_drawn(ask, seed):
     """At this temperature anything comes: spaces first, and bytes that are no characters."""
     content, entries = tokens(ask, temperature=2, seed=seed)
-    assert len(entries) == 24
-    if all(entry.bytes is not None for entry in entries):
+    if "\ufffd" not in content:
         assert "".join(entry.token for entry in entries) == content
+        assert len(entries) == 24
+    place = 0
+    for entry in entries:
+        if entry.bytes is not None:
+            place = content.find(entry.token, place)
+            assert place >= 0, (entry.token, content)
+            place += len(entry.token)
 
 
 def test_there_is_one_for_each_token_of_a_character_of_several(ask):
@@ -118,9 +124,12 @@ def test_the_greedy_token_is_the_best_alternative(ask, model):
 
 @pytest.mark.parametrize("temperature", [1, 2])
 def test_a_drawn_token_among_the_best_has_the_same_number_there(ask, temperature):
-    _, entries = tokens(ask, temperature=temperature, top_logprobs=20)
+    _, entries = tokens(ask, temperature=temperature, seed=2, top_logprobs=20)
     found = 0
     for entry in entries:
+        if entry.bytes is None:
+            # Several tokens read as no character.
+            continue
         among = [top.logprob for top in entry.top_logprobs if top.token == entry.token]
         found += bool(among)
         assert all(logprob == pytest.approx(entry.logprob, abs=1e-3) for logprob in among[:1])

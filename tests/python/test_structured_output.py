@@ -8,6 +8,7 @@ import jsonschema
 import pydantic
 import pytest
 
+import raw_http
 from fleet import QUESTIONS, user
 
 EXTRACT = "extract"
@@ -75,6 +76,12 @@ SCHEMAS = {
     },
     "alternatives": {"anyOf": [{"enum": ["yes", "no"]}, {"type": "integer", "minimum": 1, "maximum": 5}]},
     "other-scripts": {"enum": ["日本語", "größer", "🂡 \"quoted\" \\ \n"]},
+    "capitals": {
+        "type": "object",
+        "properties": {"Colour": {"enum": ["Red", "GREEN"]}, "isReady": {"type": "boolean"}},
+        "required": ["Colour", "isReady"],
+        "additionalProperties": False,
+    },
     "pattern": {
         "type": "object",
         "properties": {"day": {"type": "string", "pattern": "^20[0-9]{2}-[01][0-9]$"}},
@@ -235,8 +242,6 @@ def test_the_client_parses_a_stream_into_a_pydantic_model(client):
 
 @pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"type": "object", "properties": 5}, {"$ref": "#/$defs/nowhere"}])
 def test_a_schema_that_is_none_is_refused(schema):
-    import raw_http
-
     body = {"model": STRANGER, "messages": user("hello"), "max_tokens": 5, "response_format": form(schema)}
     reply = raw_http.post("/v1/chat/completions", body)
     assert reply.status == 400, reply.body

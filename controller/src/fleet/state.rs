@@ -119,9 +119,8 @@ impl FleetState {
 
     /// When something happens by itself next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let losses = self.nodes.values().filter_map(|node| {
-            (node.link.is_none() && !node.lost).then(|| node.away_since + self.grace)
-        });
+        let away = self.nodes.values().filter(|node| node.link.is_none() && !node.lost);
+        let losses = away.map(|node| node.away_since + self.grace);
         let retries = self.failures.values().map(|failure| failure.until);
         losses.chain(retries).min()
     }

@@ -1,6 +1,9 @@
 //! The behaviours of whole fleets, each test named by the one it proves. One binary, since
 //! each would link mistral.rs anew.
 
+// A test that cannot go on fails, helpers included.
+#![allow(clippy::unwrap_used)]
+
 mod engines;
 mod faults;
 mod life_cycle;
