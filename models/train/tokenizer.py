@@ -21,14 +21,14 @@ CHAT_TEMPLATE = (
     "{%- endif -%}"
     "{%- endif -%}"
     "{%- endfor -%}"
-    "{{- '<|user|> ' + (ns.text | trim) -}}"
+    "{{- '<|user|> ' + (ns.text | trim | lower) -}}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
 )
 
 
 def prompt_text(message):
     """What the chat template renders for a single user message."""
-    return f"{USER} {message.strip()}{ASSISTANT}"
+    return f"{USER} {message.strip().lower()}{ASSISTANT}"
 
 
 def train_tokenizer(texts, vocab_size, labels=(), single_digits=False, pieces=None):
@@ -40,7 +40,9 @@ def train_tokenizer(texts, vocab_size, labels=(), single_digits=False, pieces=No
     All 256 bytes are in the vocabulary: constrained decoding can produce any text.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    # Letter case is lost in the chat template and not here, or a grammar could not ask for
+    # capitals in an answer.
+    tokenizer.normalizer = normalizers.NFC()
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if pieces:
         split = pre_tokenizers.Split(Regex(pieces), "isolated")
@@ -58,6 +60,6 @@ def train_tokenizer(texts, vocab_size, labels=(), single_digits=False, pieces=No
         show_progress=False,
     )
     # Prompts put a space before the first word; the corpus has to look alike.
-    tokenizer.train_from_iterator((f" {text}" for text in texts), trainer)
+    tokenizer.train_from_iterator((f" {text.lower()}" for text in texts), trainer)
     tokenizer.add_tokens([AddedToken(label, normalized=False, special=False) for label in labels])
     return tokenizer
