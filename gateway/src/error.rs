@@ -88,7 +88,7 @@ impl From<RequestError> for ApiError {
         let message = error.to_string();
         let new = |status, kind, code| Self::new(status, kind, Some(code), message.as_str());
         match error {
-            RequestError::ModelNotFound(_) => Self {
+            RequestError::ModelNotFound(_) | RequestError::TaskRouting(_) => Self {
                 body: ErrorBody {
                     param: Some("model".into()),
                     ..Self::not_found(Some("model_not_found"), message).body
@@ -97,15 +97,11 @@ impl From<RequestError> for ApiError {
                 retry_after: None,
             },
             RequestError::Invalid { param, .. } => Self::invalid(param, message),
-            RequestError::ContextLength(_) => {
-                let mut error = new(
-                    StatusCode::BAD_REQUEST,
-                    "invalid_request_error",
-                    "context_length_exceeded",
-                );
-                error.body.param = Some("messages".into());
-                error
-            }
+            RequestError::ContextLength(_) => new(
+                StatusCode::BAD_REQUEST,
+                "invalid_request_error",
+                "context_length_exceeded",
+            ),
             RequestError::Overloaded { retry_after, .. } => {
                 let mut error = new(
                     StatusCode::TOO_MANY_REQUESTS,

@@ -17,7 +17,7 @@ pub fn from_error(error: RequestError) -> Status {
     let message = error.to_string();
     let mut metadata = MetadataMap::new();
     let code = match error {
-        RequestError::ModelNotFound(_) => Code::NotFound,
+        RequestError::ModelNotFound(_) | RequestError::TaskRouting(_) => Code::NotFound,
         RequestError::Invalid { param, .. } => {
             if let Some(value) = param.and_then(|param| param.parse().ok()) {
                 metadata.insert(PARAM, value);

@@ -119,7 +119,10 @@ impl FleetState {
 
     /// When something happens by itself next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let away = self.nodes.values().filter(|node| node.link.is_none() && !node.lost);
+        let away = self
+            .nodes
+            .values()
+            .filter(|node| node.link.is_none() && !node.lost);
         let losses = away.map(|node| node.away_since + self.grace);
         let retries = self.failures.values().map(|failure| failure.until);
         losses.chain(retries).min()

@@ -142,9 +142,7 @@ struct SchemaField {
 /// Checks the `model` field. What no model can be called is answered as what does not exist.
 pub(crate) fn model_name(model: &str) -> Result<ModelName, RequestError> {
     if model == "auto" || model.starts_with("task:") {
-        return Err(RequestError::ModelNotFound(format!(
-            "{model}' asks for routing by task, which this fleet does not do yet; name one of /v1/models instead of '{model}"
-        )));
+        return Err(RequestError::TaskRouting(model.to_owned()));
     }
     ModelName::new(model).map_err(|_| RequestError::ModelNotFound(model.to_owned()))
 }
@@ -479,7 +477,7 @@ mod tests {
     fn routing_by_task_is_not_there_yet_and_says_so() {
         for model in ["auto", "task:banking"] {
             let error = model_name(model).unwrap_err();
-            assert!(matches!(error, RequestError::ModelNotFound(_)));
+            assert!(matches!(error, RequestError::TaskRouting(_)));
             assert!(error.to_string().contains("does not do yet"), "{error}");
         }
     }

@@ -106,12 +106,14 @@ impl ChunkWriter {
 
     fn delta(&mut self, delta: Delta, out: &mut BytesMut) {
         let role = self.role(delta.choice);
+        // OpenAI leaves the content out where an answer begins with a call.
+        let begins_with_text = role.is_some() && delta.tool_calls.is_empty();
         let says_something = !delta.content.is_empty() || !delta.logprobs.is_empty();
         let choice = ChunkChoice {
             index: delta.choice,
             delta: DeltaJson {
                 role,
-                content: (says_something || role.is_some()).then_some(&*delta.content),
+                content: (says_something || begins_with_text).then_some(&*delta.content),
                 reasoning_content: &delta.reasoning,
                 tool_calls: delta.tool_calls.iter().map(call_json).collect(),
             },

@@ -1,6 +1,7 @@
 //! What the engine says, as events.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_stream::stream;
 use either::Either;
@@ -13,8 +14,10 @@ use mistralrs_core::{
     ChatCompletionChunkResponse, CompletionChunkResponse, Request, Response, ResponseLogprob,
     TokenizationRequest, ToolCallResponse, Usage as EngineUsage,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::EngineThread;
+use super::request::Draft;
 use super::sampler::{self, Counts};
 use super::stop::{StopTexts, Verdict};
 use crate::engine::Events;
@@ -23,10 +26,46 @@ use crate::engine::Events;
 pub(super) struct Choice {
     pub(super) index: u32,
     pub(super) request: Arc<GenerateRequest>,
-    pub(super) responses: mpsc::Receiver<Response>,
-    pub(super) counts: Arc<Counts>,
-    /// To the engine, for counting a prompt.
-    pub(super) engine: mpsc::Sender<Request>,
+    pub(super) draft: Draft,
+    pub(super) engine: Arc<EngineThread>,
+}
+
+/// A choice's turn in the engine. The engine notices only at its next token that nobody
+/// listens any more: until it has let go of the sequence, the turn is not given to another.
+struct Turn {
+    permit: Option<OwnedSemaphorePermit>,
+    /// Shared with the sequence in the engine, and with nobody else.
+    counts: Arc<Counts>,
+}
+
+/// How often it is looked at whether the engine has let go of a sequence.
+const LOOK: Duration = Duration::from_millis(1);
+/// How long that may take before the turn is given on all the same.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (permit, counts) = (self.permit.take(), self.counts.clone());
+        // This one and the field are two.
+        if Arc::strong_count(&counts) <= 2 {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        runtime.spawn(async move {
+            let gone = async {
+                let mut look = tokio::time::interval(LOOK);
+                while Arc::strong_count(&counts) > 1 {
+                    look.tick().await;
+                }
+            };
+            if tokio::time::timeout(PATIENCE, gone).await.is_err() {
+                tracing::warn!("the engine holds on to a sequence that nobody waits for");
+            }
+            drop(permit);
+        });
+    }
 }
 
 /// The events of all choices, with their usage summed at the end.
@@ -68,35 +107,131 @@ struct Chunk {
 
 impl Choice {
     /// The events of this choice. An error ends them.
-    fn events(mut self) -> impl Stream<Item = Result<Event, RequestError>> + Send {
+    fn events(self) -> impl Stream<Item = Result<Event, RequestError>> + Send {
+        let Self {
+            index,
+            request,
+            mut draft,
+            engine,
+        } = self;
         stream! {
-            let mut stops = StopTexts::new(self.request.sampling.stop.clone());
+            let Ok(permit) = engine.turns.clone().acquire_owned().await else {
+                yield Err(super::ended());
+                return;
+            };
+            let counts = draft.counts.clone();
+            let turn = Turn { permit: Some(permit), counts: counts.clone() };
+            let answer = Answer { index, request, counts, engine };
+            if let Err(error) = answer.fit(&mut draft).await {
+                yield Err(error);
+                return;
+            }
+            let limit = draft.sampling.max_len;
+            let mut responses = match answer.engine.send(draft).await {
+                Ok(responses) => responses,
+                Err(error) => {
+                    yield Err(error);
+                    return;
+                }
+            };
+            let mut stops = StopTexts::new(answer.request.sampling.stop.clone());
+            let mut first = true;
             loop {
-                let chunk = match self.responses.recv().await {
-                    Some(response) => match chunk(response) {
-                        Ok(Some(chunk)) => chunk,
-                        Ok(None) => continue,
-                        Err(error) => {
-                            yield Err(error);
-                            return;
-                        }
-                    },
-                    None => {
+                let mut chunk = match responses.recv().await.map(chunk) {
+                    Some(Ok(Some(chunk))) => chunk,
+                    Some(Ok(None)) => continue,
+                    Some(Err(error)) => {
+                        yield Err(error);
+                        return;
+                    }
+                    None if answer.engine.sender.is_closed() => {
                         yield Err(super::ended());
                         return;
                     }
+                    // The engine sends nothing for a last token that ends inside a character.
+                    None => Chunk::last(limit.is_some_and(|limit| answer.counts.drawn() >= limit)),
                 };
-                let (delta, reason) = self.delta(chunk.finish.as_deref(), &chunk, &mut stops);
+                if std::mem::take(&mut first) {
+                    chunk.restore_space();
+                }
+                let (delta, reason) = answer.delta(&chunk, &mut stops);
                 if let Some(delta) = delta {
                     yield Ok(Event::Delta(delta));
                 }
                 if let Some(reason) = reason {
-                    yield Ok(Event::Finished(Finished { choice: self.index, reason }));
-                    yield Ok(Event::Usage(self.usage(chunk.usage).await));
+                    yield Ok(Event::Finished(Finished { choice: index, reason }));
+                    let usage = answer.usage(chunk.usage).await;
+                    drop(responses);
+                    drop(turn);
+                    yield Ok(Event::Usage(usage));
                     return;
                 }
             }
         }
+    }
+}
+
+impl Chunk {
+    /// The end of an answer that the engine did not tell.
+    fn last(by_length: bool) -> Self {
+        let finish = if by_length { "length" } else { "end" };
+        Self {
+            content: String::new(),
+            reasoning: String::new(),
+            tool_calls: Vec::new(),
+            logprob: None,
+            finish: Some(finish.to_owned()),
+            usage: None,
+        }
+    }
+
+    /// Puts back the white space that the engine cuts off before the first token, where the
+    /// token's own text is known: the texts of the tokens shall make up the answer.
+    fn restore_space(&mut self) {
+        let token = self.logprob.as_ref().and_then(sampler::token_text);
+        if let Some(token) = token
+            && token.trim_start() == self.content
+        {
+            self.content = token.to_owned();
+        }
+    }
+}
+
+/// A choice that computes.
+struct Answer {
+    index: u32,
+    request: Arc<GenerateRequest>,
+    counts: Arc<Counts>,
+    engine: Arc<EngineThread>,
+}
+
+impl Answer {
+    /// Limits the answer to what the context leaves beside the prompt: the engine would fail
+    /// there, and every request it computes with it.
+    async fn fit(&self, draft: &mut Draft) -> Result<(), RequestError> {
+        /// No chat template adds more than this to a message, in bytes.
+        const TEMPLATE: usize = 256;
+        let context = self.engine.context;
+        let bytes: usize = match &self.request.input {
+            Input::Text(text) => text.len(),
+            Input::Chat(messages) => messages.iter().map(|m| m.content.len() + TEMPLATE).sum(),
+        };
+        // A token has at least one byte, so a short request need not be counted.
+        let limit = draft.sampling.max_len;
+        if limit.is_some_and(|limit| limit.saturating_add(bytes) < context) {
+            return Ok(());
+        }
+        let Some(prompt) = self.count_prompt().await else {
+            return Ok(());
+        };
+        if prompt >= context {
+            return Err(RequestError::ContextLength(format!(
+                "The prompt of {prompt} tokens is longer than the model's context of {context} tokens."
+            )));
+        }
+        let room = (context - prompt).max(1);
+        draft.sampling.max_len = Some(limit.map_or(room, |limit| limit.min(room)));
+        Ok(())
     }
 
     /// What the answer took.
@@ -132,17 +267,14 @@ impl Choice {
             reasoning_effort: None,
             response,
         };
-        self.engine.send(Request::Tokenize(request)).await.ok()?;
+        let sent = self.engine.sender.send(Request::Tokenize(request)).await;
+        sent.ok()?;
         Some(tokens.recv().await?.ok()?.len())
     }
 
     /// What a chunk adds, and why the choice ends with it, if it does.
-    fn delta(
-        &self,
-        finish: Option<&str>,
-        chunk: &Chunk,
-        stops: &mut StopTexts,
-    ) -> (Option<Delta>, Option<FinishReason>) {
+    fn delta(&self, chunk: &Chunk, stops: &mut StopTexts) -> (Option<Delta>, Option<FinishReason>) {
+        let finish = chunk.finish.as_deref();
         let mut content = chunk.content.clone();
         let mut reason = finish.map(finish_reason);
         let by_token = finish == Some("stop");
@@ -227,12 +359,17 @@ fn chunk(response: Response) -> Result<Option<Chunk>, RequestError> {
             })
         }
         Response::ValidationError(error) => return Err(refused(&error.to_string())),
-        Response::InternalError(error) => return Err(RequestError::Engine(error.to_string())),
+        Response::InternalError(error) => return Err(failed(&error.to_string())),
         Response::ModelError(error, _) | Response::CompletionModelError(error, _) => {
-            return Err(RequestError::Engine(error));
+            return Err(failed(&error));
         }
         _ => None,
     })
+}
+
+/// A failure of the engine. The first line says what; a backtrace follows.
+pub(super) fn failed(message: &str) -> RequestError {
+    RequestError::Engine(message.lines().next().unwrap_or_default().to_owned())
 }
 
 /// What the engine refuses, as a request error.

@@ -204,7 +204,7 @@ impl Plan {
 }
 
 /// Whether models run on the CPU.
-fn on_cpu() -> bool {
+pub(super) fn on_cpu() -> bool {
     best_device(false).is_ok_and(|device| matches!(device, Device::Cpu))
 }
 

@@ -4,6 +4,8 @@
 //! - [`sampler`]: it has no seed per request, does not apply a logit bias, and its
 //!   log-probabilities are decimal and, at temperature 0, of raw logits.
 //! - [`stop`]: when streaming it sends the stop text and one token more.
+//! - On a CPU one sequence computes at a time: those of a batch overwrite each other's
+//!   attention there.
 //! - Several choices are several requests, so that each has its own seed and its own stream.
 
 mod answer;
@@ -24,7 +26,7 @@ use mistralrs::Model;
 use mistralrs_core::{
     Constraint, NormalRequest, Request, RequestMessage, Response, SamplingParams,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{Engine, Events, LoadError, LoadedModel, Progress};
 
@@ -56,29 +58,48 @@ impl Engine for Mistral {
         let _turn = self.loading.lock().await;
         let loaded = load::load(&model.spec, progress).await?;
         let context = loaded.context.unwrap_or(DEFAULT_CONTEXT);
-        Ok(Arc::new(MistralModel {
+        // On a CPU mistral.rs 0.8.1 lets the sequences of one decoding batch overwrite each
+        // other's attention (flash_attn_cpu_single_q shares its scratch among them): answers
+        // would mix. One at a time is right, and on a CPU hardly slower.
+        let turns = if load::on_cpu() {
+            1
+        } else {
+            model.spec.concurrency as usize
+        };
+        let engine = EngineThread {
             sender: loaded.sender,
+            turns: Arc::new(Semaphore::new(turns)),
+            context,
+        };
+        Ok(Arc::new(MistralModel {
+            engine: Arc::new(engine),
             model: Mutex::new(Some(loaded.model)),
             weights: loaded.weights,
             pipeline: loaded.pipeline,
-            context,
         }))
     }
 }
 
 /// One model with an engine thread of its own.
 struct MistralModel {
-    /// To the engine thread; closed when that has ended.
-    sender: mpsc::Sender<Request>,
+    engine: Arc<EngineThread>,
     /// Dropping it ends the engine thread.
     model: Mutex<Option<Model>>,
     weights: load::Weights,
     pipeline: Pipeline,
+}
+
+/// The way to an engine thread.
+struct EngineThread {
+    /// Closed when the thread has ended.
+    sender: mpsc::Sender<Request>,
+    /// Sequences in the engine at once.
+    turns: Arc<Semaphore>,
     /// Tokens of the model's context.
     context: usize,
 }
 
-impl MistralModel {
+impl EngineThread {
     /// Sends a request and gives the way its responses come.
     ///
     /// The engine waits for a full channel, and with it every other request: there is room
@@ -135,14 +156,11 @@ impl LoadedModel for MistralModel {
         let mut choices = Vec::with_capacity(request.choices as usize);
         for choice in 0..request.choices {
             let draft = request::draft(&request, choice)?;
-            let counts = draft.counts.clone();
-            let responses = self.send(draft).await?;
             choices.push(answer::Choice {
                 index: choice,
                 request: request.clone(),
-                responses,
-                counts,
-                engine: self.sender.clone(),
+                draft,
+                engine: self.engine.clone(),
             });
         }
         Ok(answer::events(choices))
@@ -168,7 +186,8 @@ impl LoadedModel for MistralModel {
     }
 
     fn fault(&self) -> Option<String> {
-        self.sender
+        self.engine
+            .sender
             .is_closed()
             .then(|| "the engine thread has ended".to_owned())
     }
@@ -196,7 +215,9 @@ impl LoadedModel for MistralModel {
 
 impl MistralModel {
     async fn embed_one(&self, prompt: String) -> Result<(Vec<f32>, u32), RequestError> {
+        let _turn = self.engine.turns.acquire().await.map_err(|_| ended())?;
         let mut responses = self
+            .engine
             .send(request::Draft {
                 messages: RequestMessage::Embedding { prompt },
                 sampling: SamplingParams::deterministic(),
@@ -216,7 +237,7 @@ impl MistralModel {
                 ..
             }) => Ok((embeddings, prompt_tokens as u32)),
             Some(Response::ValidationError(error)) => Err(answer::refused(&error.to_string())),
-            Some(Response::InternalError(error)) => Err(RequestError::Engine(error.to_string())),
+            Some(Response::InternalError(error)) => Err(answer::failed(&error.to_string())),
             Some(_) => Err(RequestError::Engine(
                 "the engine answered something else".into(),
             )),

@@ -145,13 +145,25 @@ fn constraint(request: &GenerateRequest) -> Result<Constraint, RequestError> {
     if !callable.is_empty() {
         let calls = callable.into_iter().map(call_schema);
         let calls = calls.collect::<Result<Vec<_>, _>>()?;
-        return Ok(Constraint::JsonSchema(json!({"anyOf": calls})));
+        return Ok(Constraint::JsonSchema(compact(json!({"anyOf": calls}))));
     }
     Ok(match &request.constraint {
         None => Constraint::None,
-        Some(Wanted::JsonObject) => Constraint::JsonSchema(json!({"type": "object"})),
-        Some(Wanted::JsonSchema(schema)) => Constraint::JsonSchema(parse_schema(schema)?),
+        Some(Wanted::JsonObject) => Constraint::JsonSchema(compact(json!({"type": "object"}))),
+        Some(Wanted::JsonSchema(schema)) => Constraint::JsonSchema(compact(parse_schema(schema)?)),
     })
+}
+
+/// Asks the grammar for one way of spacing. Free white space is free without end, and a small
+/// model fills its answer with it.
+fn compact(mut schema: Value) -> Value {
+    if let Value::Object(fields) = &mut schema {
+        fields.insert(
+            "x-guidance".to_owned(),
+            json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "}),
+        );
+    }
+    schema
 }
 
 /// The schema of a call as mistral.rs recognises it.
