@@ -34,8 +34,11 @@ def model_file(model, name):
 
 def end_tokens(model):
     """Ids of the tokens by which a model ends its answer."""
-    ids = model_file(model, "config.json")["eos_token_id"]
-    return ids if isinstance(ids, list) else [ids]
+    ends = set()
+    for name in ["config.json", "generation_config.json"]:
+        ids = model_file(model, name)["eos_token_id"]
+        ends.update(ids if isinstance(ids, list) else [ids])
+    return sorted(ends)
 
 
 def talkative(model, tokens):

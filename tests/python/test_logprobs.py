@@ -176,7 +176,8 @@ def test_asking_for_them_does_not_change_the_answer(ask, draw):
 
 
 def test_each_of_several_answers_has_its_own(ask):
-    completion = ask(MODEL, QUESTION, n=3, temperature=2, logprobs=True, top_logprobs=1, **talkative(MODEL, 10))
+    parameters = {"n": 3, "temperature": 1, "seed": 1, "logprobs": True, "top_logprobs": 1, **talkative(MODEL, 10)}
+    completion = ask(MODEL, QUESTION, **parameters)
     for choice in completion.choices:
         assert len(choice.logprobs.content) == 10
     assert len({str(numbers(choice.logprobs.content)) for choice in completion.choices}) > 1

@@ -42,28 +42,18 @@ async fn unloading_a_model_gives_its_memory_back() {
         "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "large"},
         "spec": {"source": {"path": folder}},
     });
-    // The first load takes what the engine keeps for good: threads, pools, caches.
-    let load_and_unload = async || {
-        let before = cluster.agent("n1").resident();
-        api.apply(&model).await;
-        cluster.until(async || api.ready("large").await == 1).await;
-        let loaded = cluster.agent("n1").resident();
-        api.delete("large").await;
-        let gone = async || {
-            let nodes = api.nodes().await;
-            nodes[0]["status"]["models"]
-                .as_array()
-                .is_some_and(Vec::is_empty)
-        };
-        cluster.until(gone).await;
-        (before, loaded, cluster.agent("n1").resident())
-    };
-    load_and_unload().await;
-    let (before, loaded, after) = load_and_unload().await;
-    println!("resident: {before} before, {loaded} loaded, {after} after unloading");
-    let (taken, kept) = (loaded - before, after.saturating_sub(before));
-    assert!(taken > PARAMETERS * 4 / 2, "only {taken} bytes were taken");
-    assert!(kept < taken / 10, "{kept} of {taken} bytes were kept");
+    let resident = || cluster.agent("n1").resident();
+    let before = resident();
+    api.apply(&model).await;
+    cluster.until(async || api.ready("large").await == 1).await;
+    let taken = resident() - before;
+    assert!(taken > PARAMETERS * 4, "only {taken} bytes were taken");
+    api.delete("large").await;
+    // The engine keeps its thread pools; the allocator gives pages back a moment later.
+    let given_back = async || resident().saturating_sub(before) < taken / 4;
+    cluster.until(given_back).await;
+    let kept = resident().saturating_sub(before);
+    println!("a model of {taken} bytes leaves {kept} behind");
     cluster.stop().await;
 }
 
