@@ -92,7 +92,10 @@ pub(crate) async fn answer(
         model: model.clone(),
         inputs,
     };
-    let Answer { node, content } = backend.embed(request).await?;
+    let Answer { node, content } = backend
+        .embed(request)
+        .await
+        .map_err(ApiError::prompt_in("input"))?;
     let data = content
         .vectors
         .into_iter()

@@ -76,6 +76,18 @@ impl ApiError {
         )
     }
 
+    /// Names `field` where a prompt was too long: only the endpoint knows what it calls it.
+    pub(crate) fn prompt_in(field: &str) -> impl Fn(RequestError) -> Self {
+        move |error| {
+            let too_long = matches!(error, RequestError::ContextLength(_));
+            let mut error = Self::from(error);
+            if too_long {
+                error.body.param = Some(field.to_owned());
+            }
+            error
+        }
+    }
+
     /// The body as JSON text, without a trailing newline.
     pub(crate) fn json(&self) -> Vec<u8> {
         // Strings only: serializing them cannot fail.

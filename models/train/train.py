@@ -19,7 +19,7 @@ INTENTS = {
     "assistant-intent-m": (
         "clinc150",
         dict(hidden=160, intermediate=448, layers=3, heads=5, experts=4),
-        Recipe(epochs=8),
+        Recipe(epochs=18),
     ),
 }
 NAMES = [*INTENTS, "numbers", "extract"]

@@ -47,12 +47,13 @@ pub(crate) async fn answer(
     let identity = Identity::new("chatcmpl", request.model.as_str().to_owned());
     let stream = request.stream;
     let logprobs = request.logprobs.is_some();
-    let Answer { node, content } = backend.generate(request).await?;
+    let prompt = ApiError::prompt_in("messages");
+    let Answer { node, content } = backend.generate(request).await.map_err(&prompt)?;
     let mut response = if stream {
         let writer = stream::ChunkWriter::new(&identity, include_usage);
         sse::response(content, writer)
     } else {
-        let completion = collect(content).await?;
+        let completion = collect(content).await.map_err(&prompt)?;
         response::ChatCompletion::new(&identity, completion, logprobs).into_response()
     };
     crate::router::tag(&mut response, &identity.model, &node);

@@ -26,12 +26,14 @@ pub(crate) async fn answer(
     let (stream, include_usage) = (request.stream(), request.include_usage);
     let echo = request.echo();
     let logprobs = request.logprobs();
-    let (node, batches) = begin(backend, request.generations).await?;
+    let prompt = ApiError::prompt_in("prompt");
+    let begun = begin(backend, request.generations).await;
+    let (node, batches) = begun.map_err(&prompt)?;
     let mut response = if stream {
         let writer = response::ChunkWriter::new(&identity, include_usage, echo);
         sse::response(batches, writer)
     } else {
-        let collected = collect(batches).await?;
+        let collected = collect(batches).await.map_err(&prompt)?;
         response::whole(&identity, collected, &echo, logprobs)
     };
     crate::router::tag(&mut response, &identity.model, &node);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_stream::stream;
 use either::Either;
 use flotilla_core::generate::{
-    Delta, Event, FinishReason, Finished, GenerateRequest, Input, RequestError, ToolCallDelta,
-    Usage,
+    Delta, Event, FinishReason, Finished, GenerateRequest, Input, RequestError, TokenAlternative,
+    TokenLogprob, ToolCallDelta, Usage,
 };
 use futures::{Stream, StreamExt, stream as streams};
 use mistralrs_core::{
@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::EngineThread;
 use super::request::Draft;
-use super::sampler::{self, Counts};
+use super::sampler::{self, Drawn, Journal};
 use super::stop::{StopTexts, Verdict};
 use crate::engine::Events;
 
@@ -35,7 +35,7 @@ pub(super) struct Choice {
 struct Turn {
     permit: Option<OwnedSemaphorePermit>,
     /// Shared with the sequence in the engine, and with nobody else.
-    counts: Arc<Counts>,
+    journal: Arc<Journal>,
 }
 
 /// How often it is looked at whether the engine has let go of a sequence.
@@ -45,9 +45,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let (permit, counts) = (self.permit.take(), self.counts.clone());
+        let (permit, journal) = (self.permit.take(), self.journal.clone());
         // This one and the field are two.
-        if Arc::strong_count(&counts) <= 2 {
+        if Arc::strong_count(&journal) <= 2 {
             return;
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -56,7 +56,7 @@ impl Drop for Turn {
         runtime.spawn(async move {
             let gone = async {
                 let mut look = tokio::time::interval(LOOK);
-                while Arc::strong_count(&counts) > 1 {
+                while Arc::strong_count(&journal) > 1 {
                     look.tick().await;
                 }
             };
@@ -119,9 +119,9 @@ impl Choice {
                 yield Err(super::ended());
                 return;
             };
-            let counts = draft.counts.clone();
-            let turn = Turn { permit: Some(permit), counts: counts.clone() };
-            let answer = Answer { index, request, counts, engine };
+            let journal = draft.journal.clone();
+            let turn = Turn { permit: Some(permit), journal: journal.clone() };
+            let answer = Answer { index, request, journal, engine };
             if let Err(error) = answer.fit(&mut draft).await {
                 yield Err(error);
                 return;
@@ -149,7 +149,7 @@ impl Choice {
                         return;
                     }
                     // The engine sends nothing for a last token that ends inside a character.
-                    None => Chunk::last(limit.is_some_and(|limit| answer.counts.drawn() >= limit)),
+                    None => Chunk::last(limit.is_some_and(|limit| answer.journal.drawn() >= limit)),
                 };
                 if std::mem::take(&mut first) {
                     chunk.restore_space();
@@ -174,7 +174,7 @@ impl Choice {
 impl Chunk {
     /// The end of an answer that the engine did not tell.
     fn last(by_length: bool) -> Self {
-        let finish = if by_length { "length" } else { "end" };
+        let finish = if by_length { "length" } else { "stop" };
         Self {
             content: String::new(),
             reasoning: String::new(),
@@ -201,7 +201,7 @@ impl Chunk {
 struct Answer {
     index: u32,
     request: Arc<GenerateRequest>,
-    counts: Arc<Counts>,
+    journal: Arc<Journal>,
     engine: Arc<EngineThread>,
 }
 
@@ -242,13 +242,13 @@ impl Answer {
                 completion_tokens: told.completion_tokens as u32,
             };
         }
-        let prompt = match self.counts.prompt() {
+        let prompt = match self.journal.prompt() {
             Some(prompt) => prompt,
             None => self.count_prompt().await.unwrap_or(0),
         };
         Usage {
             prompt_tokens: prompt as u32,
-            completion_tokens: self.counts.drawn() as u32,
+            completion_tokens: self.journal.drawn() as u32,
         }
     }
 
@@ -296,25 +296,37 @@ impl Answer {
         if reason.is_some() {
             text.push_str(&stops.finish());
         }
-        // The end token is no part of the answer, nor is its log-probability.
-        let logprobs = match (&chunk.logprob, self.request.logprobs) {
-            (Some(logprob), Some(alternatives)) if !by_token => {
-                vec![sampler::read(logprob, alternatives as usize)]
-            }
-            _ => Vec::new(),
-        };
+        let token = chunk.logprob.as_ref().and_then(sampler::token);
+        let mut drawn = self.journal.take_through(token);
+        if by_token {
+            // The end token is no part of the answer, nor is its log-probability.
+            drawn.pop();
+        }
         let delta = Delta {
             choice: self.index,
             content: text,
             reasoning: chunk.reasoning.clone(),
             tool_calls: chunk.tool_calls.iter().map(tool_call).collect(),
-            logprobs,
+            logprobs: drawn.into_iter().map(|d| self.logprob(d)).collect(),
         };
         let says_something = !delta.content.is_empty()
             || !delta.reasoning.is_empty()
             || !delta.tool_calls.is_empty()
             || !delta.logprobs.is_empty();
         (says_something.then_some(delta), reason)
+    }
+
+    /// A token and its alternatives with their texts.
+    fn logprob(&self, drawn: Drawn) -> TokenLogprob {
+        let alternative = |(token, logprob)| TokenAlternative {
+            token: self.engine.token_text(token),
+            logprob,
+        };
+        TokenLogprob {
+            token: self.engine.token_text(drawn.token),
+            logprob: drawn.logprob,
+            top: drawn.top.into_iter().map(alternative).collect(),
+        }
     }
 }
 

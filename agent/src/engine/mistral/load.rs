@@ -38,7 +38,12 @@ pub(super) struct Loaded {
     pub(super) pipeline: spec::Pipeline,
     /// Tokens of the model's context, where it says.
     pub(super) context: Option<usize>,
+    pub(super) token_text: TokenText,
 }
+
+/// Gives the text of a token, special ones included; the replacement character where it is
+/// but a part of a character.
+pub(super) type TokenText = Box<dyn Fn(u32) -> String + Send + Sync>;
 
 /// A look at whether weights are still held.
 pub(super) type Weights = Weak<Mutex<dyn Pipeline>>;
@@ -84,7 +89,7 @@ pub(super) async fn load(spec: &ModelSpec, progress: Progress) -> Result<Loaded,
         // A panic in the engine must not take the agent with it.
         runtime.block_on(AssertUnwindSafe(plan.build()).catch_unwind())
     });
-    let (model, weights) = tokio::select! {
+    let (model, weights, token_text) = tokio::select! {
         built = build => match built {
             Ok(Ok(Ok(built))) => built,
             Ok(Ok(Err(error))) => return Err(LoadError::Engine(short(&error))),
@@ -106,6 +111,7 @@ pub(super) async fn load(spec: &ModelSpec, progress: Progress) -> Result<Loaded,
         sender,
         pipeline,
         context,
+        token_text,
     })
 }
 
@@ -165,7 +171,7 @@ impl Plan {
         })
     }
 
-    async fn build(self) -> anyhow::Result<(Model, Weights)> {
+    async fn build(self) -> anyhow::Result<(Model, Weights, TokenText)> {
         let (pipeline, scheduler, engine) = match self.files {
             Files::Folder(dir) if self.pipeline == spec::Pipeline::Embedding => {
                 let mut builder = EmbeddingModelBuilder::new(dir.display())
@@ -198,8 +204,13 @@ impl Plan {
             }
         }?;
         let weights = Arc::downgrade(&pipeline);
+        let tokenizer = pipeline.lock().await.tokenizer();
+        let token_text: TokenText = Box::new(move |token| {
+            let text = tokenizer.as_ref().map(|t| t.decode(&[token], false));
+            text.and_then(Result::ok).unwrap_or_default()
+        });
         let model = build_model_from_pipeline(pipeline, scheduler, engine).await;
-        Ok((model, weights))
+        Ok((model, weights, token_text))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! What is taken over from it here, and why:
 //! - [`sampler`]: it has no seed per request, does not apply a logit bias, and its
-//!   log-probabilities are decimal and, at temperature 0, of raw logits.
+//!   log-probabilities are decimal, at temperature 0 of raw logits, and missing for tokens
+//!   that end inside a character.
 //! - [`stop`]: when streaming it sends the stop text and one token more.
 //! - On a CPU one sequence computes at a time: those of a batch overwrite each other's
 //!   attention there.
@@ -70,6 +71,7 @@ impl Engine for Mistral {
             sender: loaded.sender,
             turns: Arc::new(Semaphore::new(turns)),
             context,
+            token_text: loaded.token_text,
         };
         Ok(Arc::new(MistralModel {
             engine: Arc::new(engine),
@@ -97,9 +99,15 @@ struct EngineThread {
     turns: Arc<Semaphore>,
     /// Tokens of the model's context.
     context: usize,
+    token_text: load::TokenText,
 }
 
 impl EngineThread {
+    /// The text of a token.
+    fn token_text(&self, token: u32) -> String {
+        (self.token_text)(token)
+    }
+
     /// Sends a request and gives the way its responses come.
     ///
     /// The engine waits for a full channel, and with it every other request: there is room
@@ -227,7 +235,7 @@ impl MistralModel {
                 processors: None,
                 return_logprobs: false,
                 streaming: false,
-                counts: Arc::default(),
+                journal: Arc::default(),
             })
             .await?;
         match responses.recv().await {

@@ -12,7 +12,7 @@ use mistralrs_core::{
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use super::sampler::{Counts, Sampler};
+use super::sampler::{Journal, Sampler};
 
 /// What a request to the engine consists of, but for the way back.
 pub(super) struct Draft {
@@ -24,7 +24,7 @@ pub(super) struct Draft {
     pub(super) processors: Option<Vec<Arc<dyn CustomLogitsProcessor>>>,
     pub(super) return_logprobs: bool,
     pub(super) streaming: bool,
-    pub(super) counts: Arc<Counts>,
+    pub(super) journal: Arc<Journal>,
 }
 
 /// One choice of a request. Always streamed: only a stream can be stopped.
@@ -40,7 +40,8 @@ pub(super) fn draft(request: &GenerateRequest, choice: u32) -> Result<Draft, Req
         sampling: SamplingParams {
             // The sampler has chosen already: take what it left.
             temperature: Some(0.0),
-            top_n_logprobs: request.logprobs.map_or(1, |k| k as usize + 1),
+            // Of what the engine reports only the token itself is read.
+            top_n_logprobs: 1,
             frequency_penalty: nonzero(sampling.frequency_penalty),
             presence_penalty: nonzero(sampling.presence_penalty),
             repetition_penalty: sampling.repetition_penalty,
@@ -52,7 +53,7 @@ pub(super) fn draft(request: &GenerateRequest, choice: u32) -> Result<Draft, Req
             .then(|| request.tools.iter().map(tool).collect::<Result<_, _>>())
             .transpose()?,
         tool_choice: with_tools.then_some(EngineToolChoice::Auto),
-        counts: sampler.counts(),
+        journal: sampler.journal(),
         processors: Some(vec![Arc::new(sampler)]),
         return_logprobs,
         streaming: true,

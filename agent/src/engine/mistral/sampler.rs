@@ -2,20 +2,16 @@
 //!
 //! The engine calls it after penalties with the logits of the next token (a second time,
 //! with forbidden tokens at minus infinity, where a grammar refused the first choice) and
-//! then takes the largest value of what it returns. So the choice is made here, and what is
-//! returned is made for being read: the chosen token holds `2 - ln p`, the largest value,
-//! and every other token its probability. mistral.rs reports both as decimal logarithms of
-//! those values, next to the tokens' texts, which [`read`] turns back.
+//! then takes the largest value of what it returns. So the choice is made here, and with it
+//! its log-probability is written down where it is wanted.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flotilla_core::generate::{Sampling, TokenAlternative, TokenLogprob};
+use flotilla_core::generate::Sampling;
 use mistralrs::{Device, Tensor};
 use mistralrs_core::{CustomLogitsProcessor, ResponseLogprob};
-
-/// Larger than any probability, so that the chosen token is the largest value.
-const CHOSEN: f32 = 2.0;
 
 /// Draws the tokens of one choice of one request.
 pub(super) struct Sampler {
@@ -24,23 +20,37 @@ pub(super) struct Sampler {
     top_k: usize,
     min_p: f32,
     logit_bias: Vec<(u32, f32)>,
-    /// Whether log-probabilities are wanted: they cost a pass over the vocabulary.
-    logprobs: bool,
+    /// How many alternatives are wanted, if log-probabilities are: they cost a pass over the
+    /// vocabulary.
+    logprobs: Option<usize>,
     random: Mutex<fastrand::Rng>,
-    counts: Arc<Counts>,
+    journal: Arc<Journal>,
 }
 
-/// How many tokens an answer has taken, counted where they are drawn: mistral.rs tells only
-/// at the end of a chat, and not at all where a stop text ends it or of a completion.
+/// What was drawn for one answer, written down where it is drawn: mistral.rs tells how many
+/// tokens there were only at the end of a chat, not at all of a completion or where a stop
+/// text ends it, and says nothing of a token that ends inside a character.
 #[derive(Default)]
-pub(super) struct Counts {
+pub(super) struct Journal {
     /// Tokens drawn.
     drawn: AtomicUsize,
     /// Prompt and answer, before the last token drawn.
     context: AtomicUsize,
+    /// The tokens not yet told of, where log-probabilities are wanted.
+    tokens: Mutex<VecDeque<Drawn>>,
 }
 
-impl Counts {
+/// A token that was drawn.
+#[derive(Debug, PartialEq)]
+pub(super) struct Drawn {
+    pub(super) token: u32,
+    /// Natural logarithm of its probability, whatever the temperature.
+    pub(super) logprob: f32,
+    /// The most probable tokens with theirs, best first.
+    pub(super) top: Vec<(u32, f32)>,
+}
+
+impl Journal {
     /// Tokens drawn so far.
     pub(super) fn drawn(&self) -> usize {
         self.drawn.load(Ordering::Relaxed)
@@ -53,11 +63,28 @@ impl Counts {
         (drawn > 1).then(|| (self.context.load(Ordering::Relaxed) + 1).saturating_sub(drawn))
     }
 
-    /// A token is drawn after `context` tokens. A grammar has one drawn twice.
-    fn count(&self, context: usize) {
-        if self.context.swap(context, Ordering::Relaxed) != context {
+    /// The tokens not yet told of, through the first one of this number; all of them without
+    /// one.
+    pub(super) fn take_through(&self, token: Option<u32>) -> Vec<Drawn> {
+        let mut tokens = self.tokens();
+        let found = tokens.iter().position(|t| Some(t.token) == token);
+        let end = found.map_or(tokens.len(), |last| last + 1);
+        tokens.drain(..end).collect()
+    }
+
+    /// A token is drawn after `context` tokens. A grammar has one drawn twice; then this says
+    /// so.
+    fn count(&self, context: usize) -> bool {
+        let again = self.context.swap(context, Ordering::Relaxed) == context;
+        if !again {
             self.drawn.fetch_add(1, Ordering::Relaxed);
         }
+        again
+    }
+
+    fn tokens(&self) -> std::sync::MutexGuard<'_, VecDeque<Drawn>> {
+        // Nothing panics while it is held.
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -74,37 +101,42 @@ impl Sampler {
             top_k: sampling.top_k.map_or(usize::MAX, |k| k as usize),
             min_p: sampling.min_p.unwrap_or(0.0) as f32,
             logit_bias: sampling.logit_bias.iter().map(|(t, b)| (*t, *b)).collect(),
-            logprobs: logprobs.is_some(),
+            logprobs: logprobs.map(|alternatives| alternatives as usize),
             random: Mutex::new(random),
-            counts: Arc::default(),
+            journal: Arc::default(),
         }
     }
 
-    /// Where the tokens are counted.
-    pub(super) fn counts(&self) -> Arc<Counts> {
-        self.counts.clone()
+    /// Where the tokens are written down.
+    pub(super) fn journal(&self) -> Arc<Journal> {
+        self.journal.clone()
     }
 
-    /// Chooses a token and rewrites `logits` for being read.
-    fn choose(&self, logits: &mut [f32]) {
+    /// Chooses a token and makes it the largest value of `logits`. Returns it with its
+    /// log-probability where that is wanted.
+    fn choose(&self, logits: &mut [f32]) -> Option<Drawn> {
         for (token, bias) in &self.logit_bias {
             if let Some(logit) = logits.get_mut(*token as usize) {
                 *logit += bias;
             }
         }
         let best = argmax(logits);
-        let greedy = self.temperature < 1e-5;
-        if greedy && !self.logprobs {
-            logits[best] = f32::MAX;
-            return;
-        }
-        let chosen = if greedy {
+        let chosen = if self.temperature < 1e-5 {
             best
         } else {
             self.draw(logits, best)
         };
-        softmax(logits, logits[best], 1.0);
-        logits[chosen] = CHOSEN - logits[chosen].ln();
+        let drawn = self.logprobs.map(|alternatives| {
+            let largest = logits[best];
+            softmax(logits, largest, 1.0);
+            Drawn {
+                token: chosen as u32,
+                logprob: logits[chosen].ln(),
+                top: most_probable(logits, alternatives),
+            }
+        });
+        logits[chosen] = f32::MAX;
+        drawn
     }
 
     /// Draws a token by temperature, then top-k, top-p and min-p.
@@ -150,10 +182,16 @@ impl Sampler {
 
 impl CustomLogitsProcessor for Sampler {
     fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
-        self.counts.count(context.len());
+        let again = self.journal.count(context.len());
         let mut values: Vec<f32> = logits.to_vec1()?;
-        if !values.is_empty() {
-            self.choose(&mut values);
+        if !values.is_empty()
+            && let Some(drawn) = self.choose(&mut values)
+        {
+            let mut tokens = self.journal.tokens();
+            if again {
+                tokens.pop_back();
+            }
+            tokens.push_back(drawn);
         }
         let length = values.len();
         Tensor::from_vec(values, length, &Device::Cpu)
@@ -184,35 +222,22 @@ fn softmax(values: &mut [f32], largest: f32, temperature: f32) {
     }
 }
 
-/// Turns what mistral.rs reports of a token back into log-probabilities. `alternatives` is
-/// how many are wanted.
-pub(super) fn read(reported: &ResponseLogprob, alternatives: usize) -> TokenLogprob {
-    let value = 10f64.powf(f64::from(reported.logprob));
-    let logprob = (f64::from(CHOSEN) - value).min(0.0) as f32;
-    let chosen = reported.top_logprobs.first();
-    let token = chosen.and_then(|top| top.bytes.clone()).unwrap_or_default();
-    let mut top: Vec<_> = reported
-        .top_logprobs
-        .iter()
-        .enumerate()
-        .map(|(place, top)| TokenAlternative {
-            token: top.bytes.clone().unwrap_or_default(),
-            logprob: if place == 0 {
-                logprob
-            } else {
-                // From decimal to natural.
-                top.logprob * std::f32::consts::LN_10
-            },
-        })
-        .collect();
-    // The chosen token came first whatever its probability.
-    top.sort_by(|a, b| b.logprob.total_cmp(&a.logprob));
-    top.truncate(alternatives);
-    TokenLogprob {
-        token,
-        logprob,
-        top,
+/// The `count` most probable tokens with the natural logarithms of their probabilities, best
+/// first.
+fn most_probable(probs: &[f32], count: usize) -> Vec<(u32, f32)> {
+    let mut order: Vec<u32> = (0..probs.len() as u32).collect();
+    let by_probability = |a: &u32, b: &u32| {
+        probs[*b as usize]
+            .total_cmp(&probs[*a as usize])
+            .then(a.cmp(b))
+    };
+    if count < order.len() {
+        order.select_nth_unstable_by(count, by_probability);
+        order.truncate(count);
     }
+    order.sort_unstable_by(by_probability);
+    let logprob = |token: u32| (token, probs[token as usize].ln());
+    order.into_iter().map(logprob).collect()
 }
 
 /// The text of the token that mistral.rs reports, special tokens included.
@@ -220,10 +245,14 @@ pub(super) fn token_text(reported: &ResponseLogprob) -> Option<&str> {
     reported.top_logprobs.first()?.bytes.as_deref()
 }
 
+/// The token that mistral.rs reports.
+pub(super) fn token(reported: &ResponseLogprob) -> Option<u32> {
+    Some(reported.top_logprobs.first()?.token)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mistralrs_core::TopLogprob;
 
     const LOGITS: [f32; 4] = [1.0, 3.0, 2.0, f32::NEG_INFINITY];
 
@@ -251,12 +280,12 @@ mod tests {
 
     #[test]
     fn tokens_are_counted_where_they_are_drawn() {
-        let counts = Counts::default();
+        let counts = Journal::default();
         // Of a prompt of 10 tokens 7 were cached; a grammar had the second token drawn twice.
-        counts.count(3);
+        assert!(!counts.count(3));
         assert_eq!((counts.drawn(), counts.prompt()), (1, None));
-        counts.count(11);
-        counts.count(11);
+        assert!(!counts.count(11));
+        assert!(counts.count(11));
         assert_eq!((counts.drawn(), counts.prompt()), (2, Some(10)));
     }
 
@@ -327,28 +356,34 @@ mod tests {
     }
 
     #[test]
-    fn log_probabilities_survive_the_way_through_the_engine() {
-        let sampler = Sampler::new(&sampling(0.0), Some(2), 0);
-        let mut values = LOGITS;
-        sampler.choose(&mut values);
-        let top = |token: u32| TopLogprob {
+    fn log_probabilities_are_those_of_the_model() {
+        for temperature in [0.0, 2.0] {
+            let sampler = Sampler::new(&sampling(temperature), Some(2), 0);
+            let mut values = LOGITS;
+            let drawn = sampler.choose(&mut values).unwrap();
+            assert_eq!(argmax(&values), drawn.token as usize);
+            let probs = [0.090_03f32, 0.665_24, 0.244_73, 0.0];
+            assert!((drawn.logprob - probs[drawn.token as usize].ln()).abs() < 1e-3);
+            let tokens: Vec<u32> = drawn.top.iter().map(|(token, _)| *token).collect();
+            assert_eq!(tokens, [1, 2]);
+            assert!((drawn.top[1].1 - probs[2].ln()).abs() < 1e-3, "{drawn:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_without_a_chunk_are_told_of_with_the_next() {
+        let journal = Journal::default();
+        let drawn = |token| Drawn {
             token,
-            logprob: values[token as usize].log10(),
-            bytes: Some(token.to_string()),
+            logprob: 0.0,
+            top: Vec::new(),
         };
-        let reported = ResponseLogprob {
-            token: String::new(),
-            logprob: values[1].log10(),
-            bytes: None,
-            top_logprobs: vec![top(1), top(2), top(0)],
+        journal.tokens().extend([4, 5, 6, 7].map(drawn));
+        let taken = |token| {
+            let tokens = journal.take_through(token);
+            tokens.into_iter().map(|t| t.token).collect::<Vec<_>>()
         };
-        let read = read(&reported, 2);
-        assert_eq!(read.token, "1");
-        assert!((read.logprob - 0.665_24f32.ln()).abs() < 1e-4, "{read:?}");
-        assert_eq!(read.top.len(), 2);
-        assert!(
-            (read.top[1].logprob - 0.244_73f32.ln()).abs() < 1e-4,
-            "{read:?}"
-        );
+        assert_eq!(taken(Some(6)), [4, 5, 6]);
+        assert_eq!(taken(None), [7]);
     }
 }
