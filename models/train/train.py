@@ -15,7 +15,7 @@ MODELS = REPOSITORY / "models"
 # Shape and recipe of the intent models; those of the others are beside their data.
 INTENTS = {
     "support-intent": ("banking77", dict(hidden=128, intermediate=384, layers=3, heads=4), Recipe(epochs=32)),
-    "assistant-intent-s": ("clinc150", dict(hidden=96, intermediate=256, layers=2, heads=4), Recipe(epochs=24)),
+    "assistant-intent-s": ("clinc150", dict(hidden=96, intermediate=256, layers=2, heads=4), Recipe(epochs=12)),
     "assistant-intent-m": (
         "clinc150",
         dict(hidden=160, intermediate=448, layers=3, heads=5, experts=4),
