@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use flotilla_controller::StoreAddress;
+use flotilla_controller::{EtcdAddress, EtcdTls, StoreAddress};
 use flotilla_core::{Bytes, NodeName};
 
 /// Many small language models on unequal machines, behind one OpenAI-compatible API.
@@ -35,7 +35,7 @@ pub(crate) enum Command {
     /// Start a fleet on this machine: a controller, agents and the demo models
     Up(UpArgs),
     /// Run a controller
-    Controller(ControllerArgs),
+    Controller(Box<ControllerArgs>),
     /// Run an agent: one per node
     Agent(AgentArgs),
     /// Talk to a model
@@ -108,14 +108,45 @@ pub(crate) struct ControllerArgs {
         default_value = "127.0.0.1:7070"
     )]
     pub(crate) link: SocketAddr,
-    /// Where the wish is kept: `embedded:DIR`.
+    /// Where the wish is kept: `embedded:DIR` or `etcd://HOST:PORT,HOST:PORT`.
     #[arg(
         long,
         env = "FLOTILLA_STORE",
         value_name = "STORE",
         default_value = "embedded:flotilla-data/controller"
     )]
-    pub(crate) store: StoreAddress,
+    store: StoreAddress,
+    /// User of etcd.
+    #[arg(
+        long,
+        env = "FLOTILLA_ETCD_USER",
+        value_name = "NAME",
+        requires = "etcd_password"
+    )]
+    etcd_user: Option<String>,
+    /// Password of that user. Better given by the environment, where nobody else reads it.
+    #[arg(
+        long,
+        env = "FLOTILLA_ETCD_PASSWORD",
+        value_name = "PASSWORD",
+        requires = "etcd_user",
+        hide_env_values = true
+    )]
+    etcd_password: Option<String>,
+    /// PEM file with the authority of etcd's certificates; turns TLS on.
+    #[arg(long, env = "FLOTILLA_ETCD_CA", value_name = "FILE")]
+    etcd_ca: Option<PathBuf>,
+    /// PEM file with the certificate shown to etcd.
+    #[arg(long, env = "FLOTILLA_ETCD_CERT", value_name = "FILE", requires_all = ["etcd_ca", "etcd_key"])]
+    etcd_cert: Option<PathBuf>,
+    /// PEM file with the key of that certificate.
+    #[arg(
+        long,
+        env = "FLOTILLA_ETCD_KEY",
+        value_name = "FILE",
+        requires = "etcd_cert"
+    )]
+    etcd_key: Option<PathBuf>,
     /// Largest request body.
     #[arg(
         long,
@@ -136,6 +167,29 @@ pub(crate) struct ControllerArgs {
     #[arg(long, env = "FLOTILLA_CONNECTIONS", value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) connections: u32,
+}
+
+impl ControllerArgs {
+    /// The store with how to reach it.
+    ///
+    /// # Errors
+    /// When settings for etcd are given without etcd.
+    pub(crate) fn store(&self) -> anyhow::Result<StoreAddress> {
+        let user = self.etcd_user.clone().zip(self.etcd_password.clone());
+        let identity = self.etcd_cert.clone().zip(self.etcd_key.clone());
+        let tls = self.etcd_ca.clone().map(|ca| EtcdTls { ca, identity });
+        match self.store.clone() {
+            StoreAddress::Etcd(address) => Ok(StoreAddress::Etcd(EtcdAddress {
+                user,
+                tls,
+                ..address
+            })),
+            StoreAddress::Embedded(_) if user.is_some() || tls.is_some() => {
+                anyhow::bail!("--etcd-user and --etcd-ca need --store etcd://HOST:PORT")
+            }
+            embedded => Ok(embedded),
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]

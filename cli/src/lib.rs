@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up(args) => up::run(args).await,
-        Command::Controller(args) => controller::run(args).await,
+        Command::Controller(args) => controller::run(*args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Chat(args) => chat::run(args).await,
         Command::Get(args) => get::run(args).await,

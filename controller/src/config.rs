@@ -41,19 +41,60 @@ impl Default for Config {
     }
 }
 
-/// Which store holds the wish: `embedded:DIR`.
+/// Which store holds the wish: `embedded:DIR` or `etcd://HOST:PORT,HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreAddress {
     /// A file in this directory; one controller.
     Embedded(PathBuf),
+    /// An etcd cluster; several controllers, of which one leads.
+    Etcd(EtcdAddress),
+}
+
+/// How an etcd cluster is reached.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct EtcdAddress {
+    /// `HOST:PORT` of each member.
+    pub endpoints: Vec<String>,
+    /// Name and password.
+    pub user: Option<(String, String)>,
+    pub tls: Option<EtcdTls>,
+}
+
+/// PEM files for TLS to etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdTls {
+    /// The authority that signed the members' certificates.
+    pub ca: PathBuf,
+    /// The controller's own certificate and key, where the members ask for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl EtcdAddress {
+    /// The members as URLs.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let url = |member: &String| format!("{scheme}://{member}");
+        self.endpoints.iter().map(url).collect()
+    }
+}
+
+// Settings are logged at start; the password is not.
+impl fmt::Debug for EtcdAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EtcdAddress")
+            .field("endpoints", &self.endpoints)
+            .field("user", &self.user.as_ref().map(|(name, _)| name))
+            .field("tls", &self.tls)
+            .finish()
+    }
 }
 
 /// Why a text is no store address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreAddressError {
-    #[error("the etcd store is not part of this version: use embedded:DIR")]
-    Etcd,
-    #[error("'{0}' is not a store: use embedded:DIR")]
+    #[error("'{0}' names no etcd member: use etcd://HOST:PORT,HOST:PORT")]
+    Etcd(String),
+    #[error("'{0}' is not a store: use embedded:DIR or etcd://HOST:PORT,HOST:PORT")]
     Unknown(String),
 }
 
@@ -63,7 +104,23 @@ impl FromStr for StoreAddress {
     fn from_str(text: &str) -> Result<Self, StoreAddressError> {
         match text.split_once(':') {
             Some(("embedded", dir)) if !dir.is_empty() => Ok(Self::Embedded(dir.into())),
-            Some(("etcd", _)) => Err(StoreAddressError::Etcd),
+            Some(("etcd", members)) => {
+                let members = members.strip_prefix("//").unwrap_or_default();
+                let endpoints: Vec<_> = members.split(',').map(str::to_owned).collect();
+                let named = |member: &String| {
+                    let port = member
+                        .rsplit_once(':')
+                        .map(|(host, port)| (host, port.parse::<u16>()));
+                    matches!(port, Some((host, Ok(_))) if !host.is_empty() && !host.contains('/'))
+                };
+                if !endpoints.iter().all(named) {
+                    return Err(StoreAddressError::Etcd(text.to_owned()));
+                }
+                Ok(Self::Etcd(EtcdAddress {
+                    endpoints,
+                    ..EtcdAddress::default()
+                }))
+            }
             _ => Err(StoreAddressError::Unknown(text.to_owned())),
         }
     }
@@ -73,6 +130,35 @@ impl fmt::Display for StoreAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Embedded(dir) => write!(f, "embedded:{}", dir.display()),
+            Self::Etcd(address) => write!(f, "etcd://{}", address.endpoints.join(",")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn store_addresses_are_read_and_written() {
+        for text in [
+            "embedded:a/b",
+            "etcd://a:2379",
+            "etcd://10.0.0.1:2379,[::1]:2379",
+        ] {
+            assert_eq!(text.parse::<StoreAddress>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "embedded:",
+            "etcd:",
+            "etcd://",
+            "etcd://a",
+            "etcd://a:1,",
+            "etcd://a:x",
+            "redis:x",
+        ] {
+            assert!(text.parse::<StoreAddress>().is_err(), "{text}");
         }
     }
 }

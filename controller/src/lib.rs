@@ -12,10 +12,11 @@ pub mod admin;
 mod config;
 pub mod dispatch;
 pub mod fleet;
+mod leader;
 pub mod link;
 mod reconcile;
 mod run;
 pub mod store;
 
-pub use config::{Config, StoreAddress, StoreAddressError};
+pub use config::{Config, EtcdAddress, EtcdTls, StoreAddress, StoreAddressError};
 pub use run::{Controller, StartError};

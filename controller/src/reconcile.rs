@@ -5,16 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::placement::{self, Assignment, ModelDemand, NodeCapacity, Plan};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{Fleet, FleetView, NodePhase};
-use crate::store::{Expect, Store, StoreError, Write, keys};
+use crate::store::{Expect, Leadership, MAX_WRITES, Store, StoreError, Write, keys};
 
 /// Pause after the store failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`.
-pub(crate) async fn run(fleet: Fleet, store: Arc<dyn Store>, stop: CancellationToken) {
+pub(crate) async fn run(
+    fleet: Fleet,
+    store: Arc<dyn Store>,
+    leader: watch::Receiver<Arc<dyn Leadership>>,
+    stop: CancellationToken,
+) {
     let mut changes = fleet.changes();
     loop {
         tokio::select! {
@@ -25,11 +31,15 @@ pub(crate) async fn run(fleet: Fleet, store: Arc<dyn Store>, stop: CancellationT
         }
         // What is planned from a view becomes part of a later view, which wakes this loop
         // again; a plan that changes nothing ends the chain.
+        //
+        // The fence is taken before the view is looked at: what an earlier leadership
+        // planned cannot be written in a later one.
+        let fence = leader.borrow().fence();
         let view = fleet.view();
         if !view.synced {
             continue;
         }
-        if let Err(error) = carry_out(store.as_ref(), plan(&view)).await {
+        if let Err(error) = carry_out(store.as_ref(), fence, plan(&view)).await {
             tracing::error!(%error, "assignments could not be written");
             changes.mark_changed();
             tokio::select! {
@@ -79,7 +89,7 @@ pub(crate) fn plan(view: &FleetView) -> Plan {
     placement::solve(&nodes, &models, &current)
 }
 
-async fn carry_out(store: &dyn Store, plan: Plan) -> Result<(), StoreError> {
+async fn carry_out(store: &dyn Store, fence: Option<Write>, plan: Plan) -> Result<(), StoreError> {
     let evictions = plan.evict.iter().map(|assignment| Write::Delete {
         key: keys::assignment(assignment),
     });
@@ -93,5 +103,11 @@ async fn carry_out(store: &dyn Store, plan: Plan) -> Result<(), StoreError> {
         return Ok(());
     }
     tracing::info!(assign = ?plan.assign, evict = ?plan.evict, "placement changes");
-    store.write(writes).await.map(drop)
+    // Each part is right by itself, since a later plan does what is missing.
+    for part in writes.chunks(MAX_WRITES - 1) {
+        store
+            .write(fence.iter().chain(part).cloned().collect())
+            .await?;
+    }
+    Ok(())
 }

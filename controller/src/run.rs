@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::serve::ListenerExt;
 use flotilla_gateway::Limits;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,7 @@ use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::fleet::{Fleet, FleetEvent};
 use crate::store::{self, Store, StoreError, WatchEvent, keys};
-use crate::{link, reconcile};
+use crate::{leader, link, reconcile};
 
 /// Why a controller does not start.
 #[derive(Debug, thiserror::Error)]
@@ -40,22 +41,32 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Opens the store and the ports and starts all parts. Returns once they listen.
+    /// Opens the store and the ports and starts all parts. Returns once they listen: where
+    /// another controller of the same store leads, once that one is gone. Dropping it before
+    /// is fine.
     ///
     /// # Errors
     /// [`StartError`], each with what to do about it; nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let store = store::open(&config.store).await?;
+        // One that stands by listens nowhere, so that clients and agents try the next one.
+        let (leading, leadership) = watch::channel(leader::lead(store.as_ref()).await);
         let http = listen(config.http, "the API", "--http").await?;
         let link = listen(config.link, "agents", "--link").await?;
         let addresses = (local(&http, config.http), local(&link, config.link));
-        let store = store::open(&config.store).await?;
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
 
         let (fleet, run_fleet) = Fleet::new(config.node_grace, stop.clone());
         tasks.spawn(run_fleet);
         tasks.spawn(follow_store(store.clone(), fleet.clone(), stop.clone()));
-        tasks.spawn(reconcile::run(fleet.clone(), store.clone(), stop.clone()));
+        tasks.spawn(leader::stay(store.clone(), leading, stop.clone()));
+        tasks.spawn(reconcile::run(
+            fleet.clone(),
+            store.clone(),
+            leadership,
+            stop.clone(),
+        ));
         let connections = config.connections.max(1);
         tasks.spawn(link::serve(
             link,

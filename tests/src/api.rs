@@ -22,7 +22,9 @@ pub struct Counters {
 }
 
 impl Api {
-    pub(crate) fn new(address: SocketAddr) -> Self {
+    /// The API at `address`.
+    #[must_use]
+    pub fn new(address: SocketAddr) -> Self {
         Self {
             client: Client::new(),
             base: format!("http://{address}"),
@@ -34,6 +36,15 @@ impl Api {
     /// # Panics
     /// When it is refused.
     pub async fn apply(&self, model: &Value) {
+        let (status, answer) = self.try_apply(model).await;
+        assert!((200..300).contains(&status), "{status}: {answer}");
+    }
+
+    /// Like [`Api::apply`], with the status and the answer whatever they are.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn try_apply(&self, model: &Value) -> (u16, Value) {
         let name = model["metadata"]["name"].as_str().expect("a named model");
         let url = format!("{}/api/v1/models/{name}", self.base);
         let response = self
@@ -43,9 +54,8 @@ impl Api {
             .send()
             .await
             .expect("an answer");
-        let status = response.status();
-        let text = response.text().await.unwrap_or_default();
-        assert!(status.is_success(), "{status}: {text}");
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap_or_default())
     }
 
     /// Ends the wish for a model.

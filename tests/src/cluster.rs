@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use flotilla_controller::StoreAddress;
 use tempfile::TempDir;
 
 use crate::member::{self, AgentMember, ControllerMember};
@@ -23,6 +24,7 @@ pub enum Mode {
 pub struct Cluster {
     mode: Mode,
     dir: TempDir,
+    store: StoreAddress,
     controller: Option<ControllerMember>,
     agents: BTreeMap<String, AgentMember>,
     http: SocketAddr,
@@ -35,12 +37,23 @@ impl Cluster {
     /// # Panics
     /// When they do not become ready.
     pub async fn start(mode: Mode, agents: &[&str]) -> Self {
+        Self::start_on(mode, None, agents).await
+    }
+
+    /// Like [`Cluster::start`], with the store given instead of an embedded one.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub async fn start_on(mode: Mode, store: Option<StoreAddress>, agents: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        let embedded = || StoreAddress::Embedded(dir.path().join("controller"));
+        let store = store.unwrap_or_else(embedded);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (controller, http, link) = member::controller(mode, dir.path(), any, any).await;
+        let (controller, http, link) = member::controller(mode, dir.path(), &store, any, any).await;
         let mut cluster = Self {
             mode,
             dir,
+            store,
             controller: Some(controller),
             agents: BTreeMap::new(),
             http,
@@ -102,7 +115,8 @@ impl Cluster {
             controller.stop().await;
         }
         let dir = self.dir.path();
-        let (controller, ..) = member::controller(self.mode, dir, self.http, self.link).await;
+        let (controller, ..) =
+            member::controller(self.mode, dir, &self.store, self.http, self.link).await;
         self.controller = Some(controller);
     }
 

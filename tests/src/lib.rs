@@ -7,6 +7,7 @@
 mod api;
 mod binary;
 mod cluster;
+mod etcd;
 pub mod http_load;
 mod member;
 mod models;
@@ -15,6 +16,7 @@ mod process;
 pub use api::{Api, Counters};
 pub use binary::{flotilla, repository};
 pub use cluster::{Cluster, Mode};
+pub use etcd::{Etcd, free_address};
 pub use models::{demo_model, null_model};
 pub use process::{Process, open_files};
 

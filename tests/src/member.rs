@@ -26,11 +26,12 @@ pub(crate) enum AgentMember {
     Process(Process),
 }
 
-/// Starts a controller whose store is in `dir`. Returns it with its HTTP and link address;
-/// ports that are 0 are chosen by the system.
+/// Starts a controller. Returns it with its HTTP and link address; ports that are 0 are
+/// chosen by the system.
 pub(crate) async fn controller(
     mode: Mode,
     dir: &Path,
+    store: &StoreAddress,
     http: SocketAddr,
     link: SocketAddr,
 ) -> (ControllerMember, SocketAddr, SocketAddr) {
@@ -39,7 +40,7 @@ pub(crate) async fn controller(
             let config = flotilla_controller::Config {
                 http,
                 link,
-                store: StoreAddress::Embedded(dir.join("controller")),
+                store: store.clone(),
                 stop_grace: PATIENCE,
                 ..Default::default()
             };
@@ -50,7 +51,7 @@ pub(crate) async fn controller(
             (ControllerMember::Here(Box::new(controller)), http, link)
         }
         Mode::Processes => {
-            let store = format!("embedded:{}", dir.join("controller").display());
+            let store = store.to_string();
             let (http, link) = (http.to_string(), link.to_string());
             let args = [
                 "controller",

@@ -26,15 +26,26 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn start(dir: &Path, args: &[&str]) -> Self {
-        let mut child = Command::new(flotilla())
+        let mut command = Command::new(flotilla());
+        command
             .args(args)
             .current_dir(dir)
-            .env_remove("FLOTILLA_LOG")
+            .env_remove("FLOTILLA_LOG");
+        Self::spawn(command)
+    }
+
+    /// Starts any program.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("flotilla starts");
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let (sender, lines) = mpsc::channel();
         let out = child.stdout.take().expect("piped");
         let err = child.stderr.take().expect("piped");

@@ -9,7 +9,10 @@ use redb::{
 };
 use tokio::sync::broadcast;
 
-use super::{Change, Entry, Expect, Revision, Store, StoreError, Watch, WatchEvent, Write};
+use super::{
+    Change, Entry, Expect, Leadership, MAX_WRITES, Revision, Store, StoreError, Watch, WatchEvent,
+    Write,
+};
 
 /// Key to revision and value.
 const ENTRIES: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("entries");
@@ -139,16 +142,7 @@ impl Inner {
             for write in writes {
                 match write {
                     Write::Put { key, value, expect } => {
-                        let found = entries.get(key.as_str()).map_err(failed)?;
-                        let found = found.map(|row| row.value().0);
-                        let met = match expect {
-                            Expect::Any => true,
-                            Expect::Absent => found.is_none(),
-                            Expect::Revision(wanted) => found == Some(wanted),
-                        };
-                        if !met {
-                            return Err(StoreError::Conflict(key));
-                        }
+                        check(&entries, &key, expect)?;
                         entries
                             .insert(key.as_str(), (revision, value.as_slice()))
                             .map_err(failed)?;
@@ -163,6 +157,7 @@ impl Inner {
                             changes.push(Change::Delete { key });
                         }
                     }
+                    Write::Require { key, expect } => check(&entries, &key, expect)?,
                 }
             }
         }
@@ -173,6 +168,39 @@ impl Inner {
         }
         Ok(revision)
     }
+}
+
+/// Fails with a conflict unless the key is as expected.
+fn check(
+    entries: &impl ReadableTable<&'static str, (u64, &'static [u8])>,
+    key: &str,
+    expect: Expect,
+) -> Result<(), StoreError> {
+    let found = entries.get(key).map_err(failed)?;
+    let found = found.map(|row| row.value().0);
+    let met = match expect {
+        Expect::Any => true,
+        Expect::Absent => found.is_none(),
+        Expect::Revision(wanted) => found == Some(wanted),
+    };
+    met.then_some(())
+        .ok_or_else(|| StoreError::Conflict(key.to_owned()))
+}
+
+/// The one process that has the file open leads, as long as it lives.
+struct Alone;
+
+#[async_trait]
+impl Leadership for Alone {
+    fn fence(&self) -> Option<Write> {
+        None
+    }
+
+    async fn lost(&self) {
+        std::future::pending().await
+    }
+
+    async fn resign(&self) {}
 }
 
 #[async_trait]
@@ -188,6 +216,9 @@ impl Store for Embedded {
     }
 
     async fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError> {
+        if writes.len() > MAX_WRITES {
+            return Err(StoreError::TooMany(writes.len()));
+        }
         let inner = self.inner.clone();
         blocking(move || inner.write(writes)).await
     }
@@ -198,6 +229,10 @@ impl Store for Embedded {
             prefix: prefix.to_owned(),
             changes: None,
         }))
+    }
+
+    async fn try_lead(&self) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
+        Ok(Some(Arc::new(Alone)))
     }
 }
 
@@ -278,66 +313,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_unmet_expectation_writes_nothing_at_all() {
-        let (_dir, store) = store().await;
-        store
-            .write(vec![put("/a", "x", Expect::Any)])
-            .await
-            .unwrap();
-        for expect in [Expect::Absent, Expect::Revision(99)] {
-            let writes = vec![put("/b", "y", Expect::Any), put("/a", "z", expect)];
-            let refused = store.write(writes).await;
-            assert!(matches!(refused, Err(StoreError::Conflict(key)) if key == "/a"));
-        }
-        assert_eq!(store.list("/").await.unwrap().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn list_gives_the_prefix_and_no_more() {
-        let (_dir, store) = store().await;
-        let writes = ["/a/1", "/a/2", "/b/1"].map(|key| put(key, "", Expect::Any));
-        store.write(writes.to_vec()).await.unwrap();
-        let keys: Vec<_> = store.list("/a/").await.unwrap();
-        assert_eq!(keys.len(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_watch_begins_with_a_snapshot_and_follows_in_order() {
-        let (_dir, store) = store().await;
-        store
-            .write(vec![put("/a/1", "x", Expect::Any)])
-            .await
-            .unwrap();
-        let mut watch = store.watch("/a/").await.unwrap();
-        let WatchEvent::Snapshot(entries) = watch.next().await.unwrap() else {
-            panic!("no snapshot");
-        };
-        assert_eq!(entries.len(), 1);
-        let delete = Write::Delete { key: "/a/1".into() };
-        store
-            .write(vec![put("/b/1", "", Expect::Any)])
-            .await
-            .unwrap();
-        store
-            .write(vec![put("/a/2", "", Expect::Any), delete])
-            .await
-            .unwrap();
-        let changes = [watch.next().await.unwrap(), watch.next().await.unwrap()];
-        assert!(matches!(&changes[0], WatchEvent::Change(Change::Put(e)) if e.key == "/a/2"));
-        assert!(matches!(&changes[1], WatchEvent::Change(Change::Delete { key }) if key == "/a/1"));
-    }
-
-    #[tokio::test]
     async fn a_watcher_that_falls_behind_gets_a_snapshot() {
         let (_dir, store) = store().await;
         let mut watch = store.watch("/").await.unwrap();
         watch.next().await.unwrap();
-        for _ in 0..2 {
-            let keys = (0..BACKLOG).map(|i| put(&format!("/{i}"), "", Expect::Any));
+        for round in 0..=BACKLOG / MAX_WRITES {
+            let keys = (0..MAX_WRITES).map(|i| put(&format!("/{round}/{i}"), "", Expect::Any));
             store.write(keys.collect()).await.unwrap();
         }
         let event = watch.next().await.unwrap();
-        assert!(matches!(event, WatchEvent::Snapshot(e) if e.len() == BACKLOG));
+        assert!(matches!(event, WatchEvent::Snapshot(e) if e.len() > BACKLOG));
     }
 
     #[tokio::test]

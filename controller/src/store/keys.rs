@@ -6,6 +6,9 @@ use flotilla_core::{ModelName, NodeName};
 /// All of Flotilla's keys begin with this.
 pub const ROOT: &str = "/flotilla/v1/";
 
+/// The key that is there as long as a controller leads.
+pub const LEADER: &str = "/flotilla/v1/leader";
+
 /// What a key is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {

@@ -1,6 +1,7 @@
 //! Where the wish lives: models and assignments under `/flotilla/v1/`.
 
 mod embedded;
+mod etcd;
 pub mod keys;
 
 use std::path::PathBuf;
@@ -10,6 +11,10 @@ use async_trait::async_trait;
 
 use crate::config::StoreAddress;
 pub use embedded::Embedded;
+pub use etcd::Etcd;
+
+/// Most writes of one transaction: etcd does 128 unless it is told otherwise.
+pub const MAX_WRITES: usize = 128;
 
 /// A point in the store's history; every write makes a later one.
 pub type Revision = u64;
@@ -33,6 +38,8 @@ pub enum Write {
     },
     /// Removes a key. One that is not there is fine.
     Delete { key: String },
+    /// Writes nothing: the other writes are done only if this key is what the writer expects.
+    Require { key: String, expect: Expect },
 }
 
 /// What a writer expects to find.
@@ -78,6 +85,12 @@ pub enum StoreError {
         "the store {path} is damaged ({problem}): restore it from a backup, or move it away to start empty"
     )]
     Damaged { path: PathBuf, problem: String },
+    /// etcd cannot be reached or does not do as told.
+    #[error("the store in etcd does not answer ({0}): changes wait until it does")]
+    Etcd(String),
+    /// More writes than a transaction can hold.
+    #[error("{0} writes are too many for one transaction of {MAX_WRITES}")]
+    TooMany(usize),
     /// Anything else.
     #[error("the store failed: {0}")]
     Failed(String),
@@ -96,10 +109,29 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when an expectation is not met; then nothing was written.
+    /// [`StoreError::TooMany`] for more than [`MAX_WRITES`]. A key may be written once.
     async fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError>;
 
     /// Follows all keys that begin with `prefix`.
     async fn watch(&self, prefix: &str) -> Result<Box<dyn Watch>, StoreError>;
+
+    /// Leads the controllers of this store, if no other one does: [`keys::LEADER`] is there
+    /// while one leads.
+    async fn try_lead(&self) -> Result<Option<Arc<dyn Leadership>>, StoreError>;
+}
+
+/// Leading the controllers of a store.
+#[async_trait]
+pub trait Leadership: Send + Sync {
+    /// The condition under which this leader's writes are to be made: not met any more once
+    /// another one leads, whatever this one believes. `None` where there is no other.
+    fn fence(&self) -> Option<Write>;
+
+    /// Waits until this one does not lead any more.
+    async fn lost(&self);
+
+    /// Lets another one lead now.
+    async fn resign(&self);
 }
 
 /// A running watch.
@@ -119,5 +151,6 @@ pub trait Watch: Send {
 pub async fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
     match address {
         StoreAddress::Embedded(dir) => Ok(Arc::new(Embedded::open(dir).await?)),
+        StoreAddress::Etcd(address) => Ok(Arc::new(Etcd::open(address.clone())?)),
     }
 }

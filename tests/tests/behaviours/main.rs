@@ -4,8 +4,10 @@
 // A test that cannot go on fails, helpers included.
 #![allow(clippy::unwrap_used)]
 
+mod control_plane;
 mod engines;
 mod faults;
 mod life_cycle;
 mod openai_client;
+mod store;
 mod up;

@@ -1,0 +1,96 @@
+//! Following etcd.
+
+use std::collections::VecDeque;
+
+use async_trait::async_trait;
+use etcd_client::{EventType, WatchOptions, WatchStream};
+
+use super::{Etcd, RETRY_PAUSE, entry, failed, text, within};
+use crate::store::{Change, Entry, StoreError, Watch, WatchEvent};
+
+/// A watch that goes on through whatever happens to etcd.
+pub(super) struct EtcdWatch {
+    store: Etcd,
+    prefix: String,
+    /// The revision up to which all is told. `None` until a snapshot was given, and after
+    /// etcd has forgotten what came next.
+    seen: Option<i64>,
+    /// `None` while it is broken.
+    stream: Option<WatchStream>,
+    /// Changes read but not yet told.
+    ready: VecDeque<Change>,
+}
+
+#[async_trait]
+impl Watch for EtcdWatch {
+    async fn next(&mut self) -> Result<WatchEvent, StoreError> {
+        loop {
+            if let Some(change) = self.ready.pop_front() {
+                return Ok(WatchEvent::Change(change));
+            }
+            match self.step().await {
+                Ok(Some(snapshot)) => return Ok(WatchEvent::Snapshot(snapshot)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "changes in etcd wait");
+                    self.stream = None;
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+impl EtcdWatch {
+    pub(super) fn new(store: Etcd, prefix: &str) -> Self {
+        Self {
+            store,
+            prefix: prefix.to_owned(),
+            seen: None,
+            stream: None,
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Does what comes next: a snapshot, beginning the stream, or one message of it.
+    async fn step(&mut self) -> Result<Option<Vec<Entry>>, StoreError> {
+        let Some(seen) = self.seen else {
+            let (entries, revision) = self.store.snapshot(&self.prefix).await?;
+            self.seen = Some(revision);
+            return Ok(Some(entries));
+        };
+        let Some(stream) = &mut self.stream else {
+            let mut client = self.store.client().await?;
+            let options = WatchOptions::new()
+                .with_prefix()
+                .with_start_revision(seen + 1);
+            let watch = client.watch(self.prefix.as_str(), Some(options));
+            self.stream = Some(within(watch).await?);
+            return Ok(None);
+        };
+        let message = stream.message().await.map_err(|error| failed(&error))?;
+        let Some(message) = message else {
+            return Err(StoreError::Etcd("the watch has ended".into()));
+        };
+        if message.compact_revision() > 0 {
+            tracing::info!("etcd has compacted what was not yet read: reading all anew");
+            (self.seen, self.stream) = (None, None);
+            return Ok(None);
+        }
+        if message.canceled() {
+            let reason = message.cancel_reason();
+            return Err(StoreError::Etcd(format!("the watch was refused: {reason}")));
+        }
+        for event in message.events() {
+            let Some(pair) = event.kv() else { continue };
+            self.seen = self.seen.max(Some(pair.mod_revision()));
+            self.ready.push_back(match event.event_type() {
+                EventType::Put => Change::Put(entry(pair.clone())?),
+                EventType::Delete => Change::Delete {
+                    key: text(pair.key().to_vec())?,
+                },
+            });
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,259 @@
+//! One set of behaviours for both stores.
+
+use std::sync::Arc;
+
+use flotilla_controller::StoreAddress;
+use flotilla_controller::store::{
+    self, Change, Expect, MAX_WRITES, Store, StoreError, Watch, WatchEvent, Write,
+};
+use flotilla_tests::Etcd;
+use futures::FutureExt;
+
+/// Makes each behaviour a test of either store.
+macro_rules! on_both_stores {
+    ($($behaviour:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                let dir = tempfile::tempdir().unwrap();
+                let address = super::StoreAddress::Embedded(dir.path().to_owned());
+                super::$behaviour(super::store::open(&address).await.unwrap()).await;
+            })*
+        }
+        mod etcd {
+            $(#[tokio::test]
+            async fn $behaviour() {
+                let etcd = super::Etcd::start();
+                super::$behaviour(super::store::open(&etcd.store()).await.unwrap()).await;
+            })*
+        }
+    };
+}
+
+on_both_stores!(
+    what_is_written_is_read_and_revisions_grow,
+    an_unmet_expectation_writes_nothing_and_is_named,
+    a_requirement_guards_without_writing,
+    of_many_writers_that_expect_the_same_one_wins,
+    a_watch_begins_with_a_snapshot_and_follows_in_order,
+    too_many_writes_are_refused_as_such,
+);
+
+fn put(key: &str, value: &str, expect: Expect) -> Write {
+    Write::Put {
+        key: key.into(),
+        value: value.into(),
+        expect,
+    }
+}
+
+async fn what_is_written_is_read_and_revisions_grow(store: Arc<dyn Store>) {
+    let writes = vec![
+        put("/a/1", "x", Expect::Absent),
+        put("/b", "y", Expect::Any),
+    ];
+    let first = store.write(writes).await.unwrap();
+    let entry = store.get("/a/1").await.unwrap().unwrap();
+    assert_eq!((entry.value.as_slice(), entry.revision), (&b"x"[..], first));
+    let second = store
+        .write(vec![put("/a/2", "z", Expect::Any)])
+        .await
+        .unwrap();
+    assert!(second > first);
+    let keys = async |prefix| {
+        let entries = store.list(prefix).await.unwrap();
+        entries.into_iter().map(|e| e.key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("/a/").await, ["/a/1", "/a/2"]);
+    let delete = |key: &str| Write::Delete { key: key.into() };
+    let deletes = vec![delete("/a/1"), delete("/never/there")];
+    assert!(store.write(deletes).await.unwrap() > second);
+    assert_eq!(keys("/").await, ["/a/2", "/b"]);
+    assert_eq!(store.get("/a").await.unwrap(), None);
+}
+
+async fn an_unmet_expectation_writes_nothing_and_is_named(store: Arc<dyn Store>) {
+    let revision = store
+        .write(vec![put("/a", "x", Expect::Any)])
+        .await
+        .unwrap();
+    for expect in [Expect::Absent, Expect::Revision(revision + 7)] {
+        let writes = vec![
+            put("/b", "y", Expect::Any),
+            put("/c", "y", Expect::Absent),
+            put("/a", "z", expect),
+        ];
+        let refused = store.write(writes).await;
+        assert!(
+            matches!(&refused, Err(StoreError::Conflict(key)) if key == "/a"),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(store.list("/").await.unwrap().len(), 1);
+    let met = vec![put("/a", "z", Expect::Revision(revision))];
+    store.write(met).await.unwrap();
+}
+
+async fn a_requirement_guards_without_writing(store: Arc<dyn Store>) {
+    let revision = store
+        .write(vec![put("/guard", "", Expect::Any)])
+        .await
+        .unwrap();
+    let guarded = |revision, value| {
+        let require = Write::Require {
+            key: "/guard".into(),
+            expect: Expect::Revision(revision),
+        };
+        vec![require, put("/a", value, Expect::Any)]
+    };
+    store.write(guarded(revision, "x")).await.unwrap();
+    assert_eq!(
+        store.get("/guard").await.unwrap().unwrap().revision,
+        revision
+    );
+    store
+        .write(vec![put("/guard", "", Expect::Any)])
+        .await
+        .unwrap();
+    let refused = store.write(guarded(revision, "y")).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(key)) if key == "/guard"));
+    assert_eq!(store.get("/a").await.unwrap().unwrap().value, b"x");
+}
+
+async fn of_many_writers_that_expect_the_same_one_wins(store: Arc<dyn Store>) {
+    let writers = (0..16).map(|i| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let write = put("/a", &i.to_string(), Expect::Absent);
+            store.write(vec![write]).await.is_ok()
+        })
+    });
+    let won = futures::future::join_all(writers).await;
+    assert_eq!(
+        won.into_iter().filter(|won| *won.as_ref().unwrap()).count(),
+        1
+    );
+}
+
+async fn changes(watch: &mut dyn Watch, count: usize) -> Vec<String> {
+    let mut changes = Vec::new();
+    while changes.len() < count {
+        changes.push(match watch.next().await.unwrap() {
+            WatchEvent::Change(Change::Put(entry)) => entry.key,
+            WatchEvent::Change(Change::Delete { key }) => format!("-{key}"),
+            WatchEvent::Snapshot(_) => "snapshot".to_owned(),
+        });
+    }
+    changes
+}
+
+async fn a_watch_begins_with_a_snapshot_and_follows_in_order(store: Arc<dyn Store>) {
+    store
+        .write(vec![put("/a/1", "x", Expect::Any)])
+        .await
+        .unwrap();
+    let mut watch = store.watch("/a/").await.unwrap();
+    let WatchEvent::Snapshot(entries) = watch.next().await.unwrap() else {
+        panic!("no snapshot");
+    };
+    assert_eq!(entries.len(), 1);
+    store
+        .write(vec![put("/b/1", "", Expect::Any)])
+        .await
+        .unwrap();
+    let delete = Write::Delete { key: "/a/1".into() };
+    let writes = vec![put("/a/2", "", Expect::Any), delete];
+    store.write(writes).await.unwrap();
+    store
+        .write(vec![put("/a/3", "", Expect::Any)])
+        .await
+        .unwrap();
+    let mut seen = changes(watch.as_mut(), 3).await;
+    // etcd gives no order within a transaction.
+    seen[..2].sort();
+    assert_eq!(seen, ["-/a/1", "/a/2", "/a/3"]);
+}
+
+async fn too_many_writes_are_refused_as_such(store: Arc<dyn Store>) {
+    let writes = |count| {
+        (0..count)
+            .map(|i| put(&format!("/{i}"), "", Expect::Any))
+            .collect()
+    };
+    store.write(writes(MAX_WRITES)).await.unwrap();
+    let refused = store.write(writes(MAX_WRITES + 1)).await;
+    assert!(matches!(refused, Err(StoreError::TooMany(_))));
+}
+
+#[tokio::test]
+async fn a_watch_on_etcd_goes_on_where_it_was_after_etcd_was_away() {
+    let mut etcd = Etcd::start();
+    let store = store::open(&etcd.store()).await.unwrap();
+    let mut watch = store.watch("/").await.unwrap();
+    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    store.write(vec![put("/1", "", Expect::Any)]).await.unwrap();
+    assert_eq!(changes(watch.as_mut(), 1).await, ["/1"]);
+    etcd.kill();
+    let away = store.write(vec![put("/2", "", Expect::Any)]).await;
+    assert!(matches!(away, Err(StoreError::Etcd(_))), "{away:?}");
+    etcd.resume();
+    // The client finds it again by itself.
+    while store.write(vec![put("/3", "", Expect::Any)]).await.is_err() {}
+    let delete = Write::Delete { key: "/1".into() };
+    store.write(vec![delete]).await.unwrap();
+    let mut seen = changes(watch.as_mut(), 2).await;
+    // A write without an answer may have been done all the same.
+    if seen[0] == "/2" {
+        seen.remove(0);
+        seen.extend(changes(watch.as_mut(), 1).await);
+    }
+    // So may one of those that were tried again.
+    while seen[1] == "/3" {
+        seen.remove(1);
+        seen.extend(changes(watch.as_mut(), 1).await);
+    }
+    assert_eq!(seen, ["/3", "-/1"]);
+}
+
+#[tokio::test]
+async fn a_watch_on_etcd_begins_anew_where_its_history_was_compacted_away() {
+    let etcd = Etcd::start();
+    let store = store::open(&etcd.store()).await.unwrap();
+    let mut watch = store.watch("/").await.unwrap();
+    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    // Nobody reads the watch meanwhile: it has not begun to follow.
+    store.write(vec![put("/1", "", Expect::Any)]).await.unwrap();
+    let last = store.write(vec![put("/2", "", Expect::Any)]).await.unwrap();
+    etcd.compact(last);
+    let WatchEvent::Snapshot(entries) = watch.next().await.unwrap() else {
+        panic!("no snapshot");
+    };
+    assert_eq!(entries.len(), 2);
+    store.write(vec![put("/3", "", Expect::Any)]).await.unwrap();
+    assert_eq!(changes(watch.as_mut(), 1).await, ["/3"]);
+}
+
+#[tokio::test]
+async fn one_leads_and_a_leader_whose_lease_ran_out_cannot_write() {
+    let etcd = Etcd::start();
+    let [one, other] = [
+        store::open(&etcd.store()).await.unwrap(),
+        store::open(&etcd.store()).await.unwrap(),
+    ];
+    let first = one.try_lead().await.unwrap().expect("nobody leads");
+    assert!(other.try_lead().await.unwrap().is_none());
+    assert!(first.lost().now_or_never().is_none());
+    let fenced = |fence: Option<Write>, value| {
+        let fence = fence.expect("there may be others");
+        vec![fence, put("/a", value, Expect::Any)]
+    };
+    one.write(fenced(first.fence(), "first")).await.unwrap();
+    // As if it had been stopped for longer than its lease.
+    first.resign().await;
+    let second = other.try_lead().await.unwrap().expect("nobody leads");
+    other.write(fenced(second.fence(), "second")).await.unwrap();
+    let late = one.write(fenced(first.fence(), "late")).await;
+    assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
+    assert_eq!(one.get("/a").await.unwrap().unwrap().value, b"second");
+    first.lost().await;
+}
