@@ -4,18 +4,24 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flotilla_core::{Bytes, NodeName};
+use flotilla_core::spec::Taint;
+use flotilla_core::{Bytes, NodeName, ZoneName};
 
 /// An agent's settings, read once at start.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The node's name in the fleet.
     pub name: NodeName,
-    /// Link addresses of controllers, `host:port`. They are tried in turn.
+    /// Link addresses of controllers, `host:port`. One that answers is enough: it names the
+    /// others.
     pub join: Vec<String>,
     /// Where the agent keeps its identity and what it should run.
     pub data_dir: PathBuf,
     pub labels: BTreeMap<String, String>,
+    /// Keep models away that do not tolerate them.
+    pub taints: Vec<Taint>,
+    /// The privacy zone the node is in.
+    pub zone: Option<ZoneName>,
     /// Memory for models. Default: four fifths of the machine's.
     pub memory: Option<Bytes>,
     /// How long requests under way may go on once the agent is asked to stop, or a model to

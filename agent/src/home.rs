@@ -4,6 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use flotilla_core::ModelName;
 use flotilla_core::spec::Resource;
 use serde::{Deserialize, Serialize};
 
@@ -28,10 +29,26 @@ pub(crate) struct Home {
     _lock: File,
 }
 
-#[derive(Serialize, Deserialize)]
+/// What the node was told to run, and by which point of which fleet's history.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Order {
+    pub(crate) fleet: String,
+    pub(crate) revision: u64,
+    pub(crate) models: Vec<Desired>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
 struct Kept {
+    fleet: String,
     revision: u64,
-    resource: serde_json::Value,
+    models: Vec<KeptModel>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptModel {
+    name: ModelName,
+    revision: u64,
+    resource: Option<serde_json::Value>,
 }
 
 impl Home {
@@ -70,33 +87,47 @@ impl Home {
 
     /// What the node was told to run last. What cannot be read counts as nothing: a
     /// controller will tell again.
-    pub(crate) fn desired(&self) -> Vec<Desired> {
+    pub(crate) fn order(&self) -> Order {
         let Ok(text) = fs::read(self.desired_file()) else {
-            return Vec::new();
+            return Order::default();
         };
-        let kept: Vec<Kept> = serde_json::from_slice(&text).unwrap_or_default();
-        kept.into_iter()
-            .filter_map(|kept| {
-                let Resource::Model(model) = Resource::from_json(kept.resource).ok()?;
-                Some(Desired {
-                    revision: kept.revision,
-                    model,
-                })
+        let kept: Kept = serde_json::from_slice(&text).unwrap_or_default();
+        let models = kept.models.into_iter().filter_map(|kept| {
+            let model = match kept.resource {
+                None => None,
+                Some(resource) => {
+                    let Resource::Model(model) = Resource::from_json(resource).ok()?;
+                    Some(model)
+                }
+            };
+            Some(Desired {
+                name: kept.name,
+                revision: kept.revision,
+                model,
             })
-            .collect()
+        });
+        Order {
+            fleet: kept.fleet,
+            revision: kept.revision,
+            models: models.collect(),
+        }
     }
 
     /// Keeps what the node should run, whole or not at all.
-    pub(crate) fn keep(&self, desired: &[Desired]) -> io::Result<()> {
-        let kept: Vec<_> = desired
-            .iter()
-            .map(|desired| {
-                Ok(Kept {
-                    revision: desired.revision,
-                    resource: serde_json::to_value(&desired.model)?,
-                })
+    pub(crate) fn keep(&self, order: &Order) -> io::Result<()> {
+        let models = order.models.iter().map(|desired| {
+            let resource = desired.model.as_ref().map(serde_json::to_value);
+            Ok(KeptModel {
+                name: desired.name.clone(),
+                revision: desired.revision,
+                resource: resource.transpose()?,
             })
-            .collect::<Result<_, serde_json::Error>>()?;
+        });
+        let kept = Kept {
+            fleet: order.fleet.clone(),
+            revision: order.revision,
+            models: models.collect::<Result<_, serde_json::Error>>()?,
+        };
         let file = self.desired_file();
         let new = file.with_extension("new");
         fs::write(&new, serde_json::to_vec(&kept)?)?;
@@ -117,7 +148,6 @@ fn new_identity(file: &Path) -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::ModelName;
     use flotilla_core::spec::{EngineKind, Model, ModelSpec};
 
     #[test]
@@ -128,16 +158,22 @@ mod tests {
             engine: EngineKind::Null,
             ..ModelSpec::default()
         };
-        let desired = vec![Desired {
-            revision: 3,
-            model: Model::new(ModelName::new("m").unwrap(), spec),
-        }];
-        home.keep(&desired).unwrap();
+        let name = ModelName::new("m").unwrap();
+        let order = Order {
+            fleet: "f".into(),
+            revision: 9,
+            models: vec![Desired {
+                name: name.clone(),
+                revision: 3,
+                model: Some(Model::new(name, spec)),
+            }],
+        };
+        home.keep(&order).unwrap();
         let identity = home.identity().to_owned();
         drop(home);
         let home = Home::open(dir.path()).unwrap();
         assert_eq!(home.identity(), identity);
-        assert_eq!(home.desired(), desired);
+        assert_eq!(home.order(), order);
     }
 
     #[test]
@@ -152,6 +188,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::open(dir.path()).unwrap();
         fs::write(home.desired_file(), "nonsense").unwrap();
-        assert!(home.desired().is_empty());
+        assert_eq!(home.order(), Order::default());
     }
 }

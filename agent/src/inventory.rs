@@ -35,8 +35,21 @@ pub(crate) fn take(memory: Option<Bytes>) -> Inventory {
         memory: memory.map_or((total as f64 * MEMORY_SHARE) as u64, |bytes| bytes.0),
         cores: cores as u32,
         cpu: cpu.unwrap_or_default(),
+        accelerators: accelerators(),
         platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
     }
+}
+
+/// What the engines of this build compute with, on this machine.
+fn accelerators() -> Vec<String> {
+    let mut names = vec!["cpu"];
+    if cfg!(feature = "cuda") && std::path::Path::new("/dev/nvidia0").exists() {
+        names.push("cuda");
+    }
+    if cfg!(feature = "metal") && cfg!(target_os = "macos") {
+        names.push("metal");
+    }
+    names.into_iter().map(str::to_owned).collect()
 }
 
 /// Memory that models may take unless told otherwise. Zero where the machine does not tell.

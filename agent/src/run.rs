@@ -1,6 +1,5 @@
 //! Starting and stopping an agent.
 
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -8,7 +7,7 @@ use crate::config::Config;
 use crate::engine::{Engines, LoadError};
 use crate::home::{Home, HomeError};
 use crate::inventory;
-use crate::link::Link;
+use crate::link::{self, Link, Orders};
 use crate::models::{Manager, ManagerSettings};
 use crate::serve::Service;
 
@@ -44,6 +43,7 @@ impl Agent {
             return Err(StartError::NoController);
         }
         let home = Home::open(&config.data_dir)?;
+        let identity = home.identity().to_owned();
         if let Some(missed) = inventory::missed_instructions() {
             tracing::warn!("{missed}");
         }
@@ -54,26 +54,27 @@ impl Agent {
             return_memory: config.return_memory,
         };
         let manager = Manager::new(Engines::new()?, settings);
-        let (desired, receiver) = watch::channel(home.desired());
+        let (orders, desired) = Orders::new(home);
         let drain = CancellationToken::new();
         let stop_links = CancellationToken::new();
         let stop_models = CancellationToken::new();
         let link = Link {
             name: config.name,
-            addresses: config.join,
+            identity,
             labels: config.labels,
+            taints: config.taints,
+            zone: config.zone,
             inventory,
-            home,
             service: Service::new(manager.table()),
             statuses: manager.statuses(),
-            desired,
+            orders,
             drain: drain.clone(),
             stop: stop_links.clone(),
         };
         let mut links = JoinSet::new();
-        links.spawn(link.run());
+        links.spawn(link::run(link, config.join));
         let mut models = JoinSet::new();
-        models.spawn(manager.run(receiver, stop_models.clone()));
+        models.spawn(manager.run(desired, stop_models.clone()));
         Ok(Self {
             drain,
             stop_links,

@@ -17,6 +17,8 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         name: args.name,
         join: args.join,
         labels: args.labels.into_iter().collect(),
+        taints: args.taints,
+        zone: args.zone,
         memory: args.memory,
         drain: args.drain,
         return_memory: allocator::return_memory,

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use flotilla_controller::{EtcdAddress, EtcdTls, StoreAddress};
-use flotilla_core::{Bytes, NodeName};
+use flotilla_core::spec::Taint;
+use flotilla_core::{Bytes, NodeName, ZoneName};
 
 /// Many small language models on unequal machines, behind one OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -48,6 +49,12 @@ pub(crate) enum Command {
     Apply(ApplyArgs),
     /// Remove models, or nodes that will not return
     Delete(DeleteArgs),
+    /// Give a node no new models
+    Cordon(NodeArgs),
+    /// Give a node new models again, also after a drain
+    Uncordon(NodeArgs),
+    /// Move a node's models elsewhere and give it no new ones
+    Drain(DrainArgs),
     /// Print completions for a shell
     #[command(after_help = "Example:
   flotilla completions bash > ~/.local/share/bash-completion/completions/flotilla")]
@@ -108,6 +115,13 @@ pub(crate) struct ControllerArgs {
         default_value = "127.0.0.1:7070"
     )]
     pub(crate) link: SocketAddr,
+    /// HOST:PORT of --link as agents and other controllers reach it. Default: that address, or
+    /// the machine's name where it stands for all addresses.
+    #[arg(long, env = "FLOTILLA_ADVERTISE_LINK", value_name = "HOST:PORT")]
+    pub(crate) advertise_link: Option<String>,
+    /// The same of --http.
+    #[arg(long, env = "FLOTILLA_ADVERTISE_HTTP", value_name = "HOST:PORT")]
+    pub(crate) advertise_http: Option<String>,
     /// Where the wish is kept: `embedded:DIR` or `etcd://HOST:PORT,HOST:PORT`.
     #[arg(
         long,
@@ -197,7 +211,7 @@ impl ControllerArgs {
   flotilla agent --join controller.example:7070 --name shop-17
   flotilla agent --join 10.0.0.1:7070,10.0.0.2:7070 --name shop-17 --label region=north --memory 8GiB")]
 pub(crate) struct AgentArgs {
-    /// Link addresses of controllers; the next one is tried when one is away.
+    /// Link addresses of controllers. One that answers is enough: it names the others.
     #[arg(
         long,
         env = "FLOTILLA_JOIN",
@@ -216,6 +230,13 @@ pub(crate) struct AgentArgs {
     #[arg(long = "label", env = "FLOTILLA_LABELS", value_name = "KEY=VALUE", value_delimiter = ',',
         value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
+    /// Taints of the node: only models that tolerate them are placed on it.
+    #[arg(long = "taint", env = "FLOTILLA_TAINTS", value_name = "KEY[=VALUE]", value_delimiter = ',',
+        value_parser = taint)]
+    pub(crate) taints: Vec<Taint>,
+    /// The privacy zone that the node is in.
+    #[arg(long, env = "FLOTILLA_ZONE", value_name = "NAME")]
+    pub(crate) zone: Option<ZoneName>,
     /// Memory for models, such as 8GiB. Default: four fifths of the machine's.
     #[arg(long, env = "FLOTILLA_MEMORY", value_name = "BYTES")]
     pub(crate) memory: Option<Bytes>,
@@ -269,6 +290,8 @@ pub(crate) enum Kind {
     Models,
     #[value(alias = "assignment")]
     Assignments,
+    #[value(alias = "controller")]
+    Controllers,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -282,7 +305,8 @@ pub(crate) enum Format {
 #[command(after_help = "Examples:
   flotilla get nodes
   flotilla get models support-intent -o yaml
-  flotilla get assignments -o json")]
+  flotilla get assignments -o json
+  flotilla get models -w                         # and again whenever something changes")]
 pub(crate) struct GetArgs {
     /// What to list.
     pub(crate) kind: Kind,
@@ -291,6 +315,9 @@ pub(crate) struct GetArgs {
     /// How to print it.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
+    /// Print what changes, until Ctrl-C.
+    #[arg(short, long)]
+    pub(crate) watch: bool,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }
@@ -354,11 +381,51 @@ pub(crate) struct DeleteArgs {
     pub(crate) endpoint: Endpoint,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct NodeArgs {
+    /// The node, or several.
+    #[arg(required = true)]
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla drain shop-17
+  flotilla drain shop-17 --timeout 60 --force
+
+Each replica leaves once another one answers elsewhere. What finds no other place stays, unless
+--force is given. `flotilla uncordon` takes it back.")]
+pub(crate) struct DrainArgs {
+    /// The node.
+    pub(crate) name: String,
+    /// Seconds to wait until the node is empty.
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Have models leave after the timeout that found no other place.
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| format!("'{text}' is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+fn taint(text: &str) -> Result<Taint, String> {
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    if key.is_empty() {
+        return Err(format!("'{text}' is not KEY or KEY=VALUE"));
+    }
+    Ok(Taint {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    })
 }
 
 fn label(text: &str) -> Result<(String, String), String> {

@@ -18,6 +18,18 @@ pub(crate) struct Fleet {
 #[derive(Debug, serde::Deserialize)]
 pub(crate) struct List<T> {
     pub(crate) items: Vec<T>,
+    #[serde(default)]
+    notes: Vec<String>,
+}
+
+impl<T> List<T> {
+    /// The items; what there is to know beside them goes to standard error.
+    pub(crate) fn items(self) -> Vec<T> {
+        for note in &self.notes {
+            eprintln!("note: {note}");
+        }
+        self.items
+    }
 }
 
 impl Fleet {
@@ -54,6 +66,23 @@ impl Fleet {
         Ok(response.json().await?)
     }
 
+    /// `PUT` of JSON that is answered with nothing.
+    pub(crate) async fn put_only(
+        &self,
+        path: &[&str],
+        body: &impl Serialize,
+    ) -> anyhow::Result<()> {
+        let request = self.request(Method::PUT, path).json(body);
+        self.send(request).await.map(drop)
+    }
+
+    /// `GET` of a list that goes on: a line of JSON whenever it changes.
+    pub(crate) async fn watch(&self, path: &[&str]) -> anyhow::Result<Response> {
+        let mut url = self.url(path);
+        url.set_query(Some("watch=true"));
+        self.send(self.client.get(url)).await
+    }
+
     /// `POST` of JSON; the answer is for the caller to read.
     pub(crate) async fn post(&self, path: &[&str], body: &Value) -> anyhow::Result<Response> {
         self.send(self.request(Method::POST, path).json(body)).await
@@ -67,12 +96,16 @@ impl Fleet {
     }
 
     fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.client.request(method, self.url(path))
+    }
+
+    fn url(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
         // A base that cannot have a path was refused in `new`.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
-        self.client.request(method, url)
+        url
     }
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {

@@ -11,6 +11,8 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         http: args.http,
         link: args.link,
         store: args.store()?,
+        advertise_link: args.advertise_link,
+        advertise_http: args.advertise_http,
         max_body: usize::try_from(args.max_body.0)?,
         first_token_timeout: args.first_token_timeout,
         node_grace: args.node_grace,
@@ -18,11 +20,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         ..Config::default()
     };
     tracing::info!(?config, "starting");
-    let mut controller = tokio::select! {
-        started = Controller::start(config) => started?,
-        // It may be standing by.
-        asked = shutdown::requested() => return asked,
-    };
+    let mut controller = Controller::start(config).await?;
     tracing::info!(http = %controller.http(), link = %controller.link(), "ready");
     tokio::select! {
         asked = shutdown::requested() => asked?,

@@ -4,7 +4,7 @@ use flotilla_controller::admin::{ModelResource, NodeResource};
 
 use crate::args::{DescribeArgs, Described};
 use crate::client::Fleet;
-use crate::output;
+use crate::{get, output};
 
 /// Shows everything about one thing.
 pub(crate) async fn run(args: DescribeArgs) -> anyhow::Result<()> {
@@ -32,6 +32,21 @@ fn facts(facts: &[(&str, String)]) -> String {
         .collect()
 }
 
+/// All of them in one line.
+fn join(items: &[impl ToString]) -> String {
+    let texts: Vec<_> = items.iter().map(ToString::to_string).collect();
+    texts.join(", ")
+}
+
+/// A number that is worth a line only if it is not 0.
+fn some(number: u32) -> String {
+    if number == 0 {
+        String::new()
+    } else {
+        number.to_string()
+    }
+}
+
 fn describe_node(node: &NodeResource) -> String {
     let labels: Vec<_> = node
         .metadata
@@ -42,9 +57,18 @@ fn describe_node(node: &NodeResource) -> String {
     let spec = &node.spec;
     let mut text = facts(&[
         ("Node", node.metadata.name.clone()),
-        ("State", node.status.phase.clone()),
+        ("State", get::state(node)),
         ("Labels", labels.join(", ")),
+        ("Taints", join(&spec.taints)),
+        (
+            "Zone",
+            spec.zone
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        ),
         ("Memory for models", spec.memory.to_string()),
+        ("Computes with", join(&spec.accelerators)),
         ("CPU", format!("{} × {}", spec.cores, spec.cpu)),
         ("Platform", spec.platform.clone()),
         ("Agent", spec.version.clone()),
@@ -94,8 +118,21 @@ fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
             "Replicas",
             format!("{} ready of {}", status.ready, model.model.spec.replicas),
         ),
+        ("Revision", status.revision.clone()),
+        (
+            "Rolled back",
+            status.rolled_back.clone().unwrap_or_default(),
+        ),
+        (
+            "Memory",
+            status.memory.map(|m| m.to_string()).unwrap_or_default(),
+        ),
+        ("Waiting requests", some(status.waiting)),
         ("Not placed", status.unplaced.clone().unwrap_or_default()),
     ]);
+    for (node, reason) in &status.refusals {
+        text += &format!("  {node} {reason}\n");
+    }
     text += "\nSpec:\n";
     for line in serde_yaml_ng::to_string(&model.model.spec)?.lines() {
         text += &format!("  {line}\n");
@@ -105,6 +142,7 @@ fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
         vec![
             replica.node.clone(),
             replica.phase.clone(),
+            replica.revision.clone(),
             counters.active.to_string(),
             counters.queued.to_string(),
             counters.requests.to_string(),
@@ -113,7 +151,7 @@ fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
         ]
     });
     let header = [
-        "NODE", "STATE", "ACTIVE", "QUEUED", "REQUESTS", "TOKENS", "",
+        "NODE", "STATE", "REVISION", "ACTIVE", "QUEUED", "REQUESTS", "TOKENS", "",
     ];
     text += "\n";
     text += &output::table(&header, rows);

@@ -1,10 +1,15 @@
 //! `flotilla get`.
 
-use flotilla_controller::admin::{AssignmentStatus, ModelResource, NodeResource};
+use std::collections::BTreeSet;
+
+use anyhow::bail;
+use flotilla_controller::admin::{
+    AssignmentStatus, ControllerResource, ModelResource, NodeResource,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::args::{GetArgs, Kind};
+use crate::args::{Format, GetArgs, Kind};
 use crate::client::{Fleet, List};
 use crate::output;
 
@@ -12,30 +17,89 @@ use crate::output;
 pub(crate) async fn run(args: GetArgs) -> anyhow::Result<()> {
     let fleet = Fleet::new(&args.endpoint)?;
     match args.kind {
-        Kind::Nodes => print(&fleet, &args, "nodes", nodes).await,
-        Kind::Models => print(&fleet, &args, "models", models).await,
-        Kind::Assignments => print(&fleet, &args, "assignments", assignments).await,
+        Kind::Nodes => print(&fleet, &args, "nodes", nodes, |n| &n.metadata.name).await,
+        Kind::Models => print(&fleet, &args, "models", models, |m| m.model.name().as_str()).await,
+        Kind::Assignments => print(&fleet, &args, "assignments", assignments, |a| &a.model).await,
+        Kind::Controllers => print(&fleet, &args, "controllers", controllers, |c| &c.id).await,
     }
 }
 
 async fn print<T: DeserializeOwned + Serialize>(
     fleet: &Fleet,
     args: &GetArgs,
-    path: &str,
+    kind: &str,
     table: fn(&[T]) -> String,
+    name: fn(&T) -> &str,
 ) -> anyhow::Result<()> {
-    if let Some(name) = &args.name {
-        let item: T = fleet.get(&["api", "v1", path, name]).await?;
+    let path = ["api", "v1", kind];
+    let wanted = |items: Vec<T>| -> Vec<T> {
+        let is_wanted = |item: &T| {
+            args.name
+                .as_deref()
+                .is_none_or(|wanted| name(item) == wanted)
+        };
+        items.into_iter().filter(is_wanted).collect()
+    };
+    if args.watch {
+        return follow(fleet, &path, args.output, table, wanted).await;
+    }
+    if let (Some(name), Kind::Nodes | Kind::Models) = (&args.name, args.kind) {
+        let item: T = fleet.get(&["api", "v1", kind, name]).await?;
         if !output::machine(args.output, &item)? {
             print!("{}", table(&[item]));
         }
         return Ok(());
     }
-    let List { items } = fleet.get::<List<T>>(&["api", "v1", path]).await?;
+    let items = wanted(fleet.get::<List<T>>(&path).await?.items());
     if !output::machine(args.output, &items)? {
         print!("{}", table(&items));
     }
     Ok(())
+}
+
+/// Prints a list, and then what changes in it, for as long as there is a fleet.
+async fn follow<T: DeserializeOwned + Serialize>(
+    fleet: &Fleet,
+    path: &[&str],
+    format: Format,
+    table: fn(&[T]) -> String,
+    wanted: impl Fn(Vec<T>) -> Vec<T>,
+) -> anyhow::Result<()> {
+    let mut response = fleet.watch(path).await?;
+    let mut unread = Vec::new();
+    let mut shown = BTreeSet::new();
+    while let Some(piece) = response.chunk().await? {
+        unread.extend_from_slice(&piece);
+        while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = unread.drain(..=end).collect();
+            let items = wanted(serde_json::from_slice::<List<T>>(&line)?.items());
+            if output::machine(format, &items)? {
+                continue;
+            }
+            // Columns may become wider: what counts is what is in them.
+            let text = table(&items);
+            let key = |row: &str| row.split_whitespace().collect::<Vec<_>>().join(" ");
+            for row in text.lines().filter(|row| !shown.contains(&key(row))) {
+                println!("{row}");
+            }
+            shown = text.lines().map(key).collect();
+        }
+    }
+    bail!("the fleet has ended the list")
+}
+
+/// The table of controllers.
+fn controllers(controllers: &[ControllerResource]) -> String {
+    let rows = controllers.iter().map(|controller| {
+        let record = &controller.record;
+        let leads = if controller.leads { "leads" } else { "" };
+        let this = if controller.this { "answered this" } else { "" };
+        let texts = [&controller.id, &record.http, &record.link, &record.version];
+        let mut row: Vec<String> = texts.into_iter().cloned().collect();
+        row.extend([leads.to_owned(), this.to_owned()]);
+        row
+    });
+    output::table(&["CONTROLLER", "API", "LINK", "VERSION", "ROLE", ""], rows)
 }
 
 /// The table of nodes.
@@ -45,7 +109,7 @@ pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
         let active: u32 = node.status.models.iter().map(|m| m.counters.active).sum();
         vec![
             node.metadata.name.clone(),
-            node.status.phase.clone(),
+            state(node),
             node.spec.memory.to_string(),
             node.spec.cores.to_string(),
             active.to_string(),
@@ -58,22 +122,43 @@ pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
     )
 }
 
+/// A node's phase, with what people want of it.
+pub(crate) fn state(node: &NodeResource) -> String {
+    let status = &node.status;
+    let mut state = status.phase.clone();
+    let order = status.order;
+    if order.draining {
+        state += ", draining";
+    } else if order.cordoned {
+        state += ", cordoned";
+    }
+    if status.unsteady {
+        state += ", unsteady";
+    }
+    state
+}
+
 /// The table of models.
 fn models(models: &[ModelResource]) -> String {
     let rows = models.iter().map(|model| {
         let status = &model.status;
         let spec = &model.model.spec;
         let nodes: Vec<_> = status.replicas.iter().map(|r| r.node.as_str()).collect();
+        let progress = status.replicas.iter().map(|r| &r.progress);
+        let progress: Vec<_> = progress.filter(|p| !p.is_empty()).cloned().collect();
+        let notes = [
+            status.unplaced.clone(),
+            status.rolled_back.clone(),
+            (!progress.is_empty()).then(|| progress.join(", ")),
+        ];
+        let note = notes.into_iter().flatten().next();
         vec![
             model.model.name().to_string(),
             status.phase.clone(),
             format!("{}/{}", status.ready, spec.replicas),
             spec.engine.to_string(),
             nodes.join(", "),
-            status
-                .unplaced
-                .clone()
-                .unwrap_or_else(|| spec.description.clone()),
+            note.unwrap_or_else(|| spec.description.clone()),
         ]
     });
     output::table(&["MODEL", "STATE", "READY", "ENGINE", "NODES", ""], rows)

@@ -14,6 +14,7 @@ mod describe;
 mod get;
 mod logging;
 mod manifest;
+mod nodes;
 mod output;
 mod shutdown;
 mod up;
@@ -61,6 +62,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Describe(args) => describe::run(args).await,
         Command::Apply(args) => apply::run(args).await,
         Command::Delete(args) => delete::run(args).await,
+        Command::Cordon(args) => nodes::cordon(args).await,
+        Command::Uncordon(args) => nodes::uncordon(args).await,
+        Command::Drain(args) => nodes::drain(args).await,
         Command::Completions { shell } => {
             let mut command = Args::command();
             clap_complete::generate(shell, &mut command, "flotilla", &mut std::io::stdout());

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use flotilla_core::spec::{Resource, parse_yaml};
+use flotilla_core::spec::{Resource, Source, parse_yaml};
 
 /// Reads a file, a folder's `*.yaml`, `*.yml` and `*.json` files, or standard input (`-`).
 ///
@@ -60,9 +60,9 @@ fn parse(text: &str, folder: &Path) -> anyhow::Result<Vec<Resource>> {
     let mut resources = parse_yaml(text)?;
     for resource in &mut resources {
         let Resource::Model(model) = resource;
-        if let Some(source) = &mut model.spec.source {
+        if let Some(Source::Path(path) | Source::ControllerPath(path)) = &mut model.spec.source {
             // Joining keeps a path that is absolute already.
-            source.path = folder.join(&source.path);
+            *path = folder.join(&path);
         }
     }
     Ok(resources)
@@ -81,7 +81,7 @@ mod tests {
         std::fs::write(dir.path().join("a.yaml"), MODEL).unwrap();
         std::fs::write(dir.path().join("notes.txt"), "nonsense").unwrap();
         let Resource::Model(model) = read(dir.path()).unwrap().remove(0);
-        assert_eq!(model.spec.source.unwrap().path, dir.path().join("m"));
+        assert_eq!(model.spec.source, Some(Source::Path(dir.path().join("m"))));
     }
 
     #[test]

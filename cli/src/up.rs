@@ -91,6 +91,8 @@ async fn start_agents(
             join: vec![controller.link().to_string()],
             data_dir: data_dir.join(&name),
             labels: BTreeMap::new(),
+            taints: Vec::new(),
+            zone: None,
             memory: share_of_memory(nodes),
             drain: DRAIN,
             return_memory: allocator::return_memory,
@@ -153,7 +155,7 @@ fn replicas(view: &FleetView) -> (u64, u64) {
     let wanted = view
         .models
         .values()
-        .map(|model| u64::from(model.model.spec.replicas).min(view.nodes.len() as u64))
+        .map(|model| u64::from(model.model.spec.replicas.min).min(view.nodes.len() as u64))
         .sum();
     (ready, wanted)
 }
@@ -218,7 +220,7 @@ fn nodes_are_linked(view: &FleetView, nodes: u32) -> bool {
 /// Every model answers everywhere it should, or has failed.
 fn models_are_settled(view: &FleetView, nodes: u32) -> bool {
     view.models.values().all(|model| {
-        let wanted = model.model.spec.replicas.min(nodes) as usize;
+        let wanted = model.model.spec.replicas.min.min(nodes) as usize;
         model.replicas.len() >= wanted || !model.failures.is_empty()
     })
 }
@@ -234,7 +236,7 @@ fn introduce(fleet: &Fleet, http: SocketAddr, data_dir: &Path, took: Duration) {
         .collect();
     let models = view.models.values().map(|model| {
         let on: Vec<_> = model.replicas.iter().map(|r| r.node.as_str()).collect();
-        let problem = model.failures.values().next().cloned();
+        let problem = model.failures.values().next().map(|f| f.problem.clone());
         vec![
             model.model.name().to_string(),
             if on.is_empty() {

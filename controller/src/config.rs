@@ -13,6 +13,11 @@ pub struct Config {
     pub http: SocketAddr,
     /// Where agents reach the controller.
     pub link: SocketAddr,
+    /// `host:port` of `link` as agents and other controllers are told it. Default: the address
+    /// itself, or the machine's name where that stands for all addresses.
+    pub advertise_link: Option<String>,
+    /// The same of `http`.
+    pub advertise_http: Option<String>,
     pub store: StoreAddress,
     /// Largest request body, in bytes.
     pub max_body: usize,
@@ -31,6 +36,8 @@ impl Default for Config {
         Self {
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
             link: SocketAddr::from(([127, 0, 0, 1], 7070)),
+            advertise_link: None,
+            advertise_http: None,
             store: StoreAddress::Embedded("flotilla-data/controller".into()),
             max_body: 4 << 20,
             first_token_timeout: Duration::from_secs(300),
@@ -39,6 +46,19 @@ impl Default for Config {
             stop_grace: Duration::from_secs(5),
         }
     }
+}
+
+/// `host:port` under which others reach what listens at `address`.
+pub(crate) fn advertised(given: Option<&str>, address: SocketAddr) -> String {
+    if let Some(given) = given {
+        return given.to_owned();
+    }
+    if address.ip().is_unspecified()
+        && let Ok(name) = sysinfo::System::host_name()
+    {
+        return format!("{name}:{}", address.port());
+    }
+    address.to_string()
 }
 
 /// Which store holds the wish: `embedded:DIR` or `etcd://HOST:PORT,HOST:PORT`.
@@ -138,6 +158,15 @@ impl fmt::Display for StoreAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_listens_everywhere_is_advertised_by_name() {
+        let all = SocketAddr::from(([0, 0, 0, 0], 7070));
+        let one = SocketAddr::from(([10, 0, 0, 1], 7070));
+        assert_eq!(advertised(Some("c:1"), all), "c:1");
+        assert_eq!(advertised(None, one), "10.0.0.1:7070");
+        assert!(!advertised(None, all).starts_with("0.0.0.0"));
+    }
 
     #[test]
     fn store_addresses_are_read_and_written() {

@@ -1,4 +1,4 @@
-//! Becoming the leader, and staying it.
+//! Becoming the leader, and staying it. Every controller serves; the one that leads decides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,16 +11,41 @@ use crate::store::{Change, Leadership, Store, StoreError, WatchEvent, keys};
 /// Pause after the store failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
+/// Leads as the controller `id` whenever nobody else does, and says so in `leader`. At `stop`
+/// the leadership is given back.
+pub(crate) async fn run(
+    store: Arc<dyn Store>,
+    id: String,
+    leader: watch::Sender<Option<Arc<dyn Leadership>>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let leadership = tokio::select! {
+            () = stop.cancelled() => return,
+            leadership = win(store.as_ref(), &id) => leadership,
+        };
+        tracing::info!("this controller leads");
+        leader.send_replace(Some(leadership.clone()));
+        tokio::select! {
+            () = stop.cancelled() => {
+                leader.send_replace(None);
+                return leadership.resign().await;
+            }
+            () = leadership.lost() => tracing::warn!("the leader's lease has run out"),
+        }
+        leader.send_replace(None);
+    }
+}
+
 /// Waits until this controller leads. While another one does, or the store does not answer,
 /// that may be for ever.
-pub(crate) async fn lead(store: &dyn Store) -> Arc<dyn Leadership> {
-    let mut told = false;
+async fn win(store: &dyn Store, id: &str) -> Arc<dyn Leadership> {
     loop {
-        match attempt(store, &mut told).await {
+        match attempt(store, id).await {
             Ok(Some(leadership)) => return leadership,
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(%error, "waiting for the store");
+                tracing::debug!(%error, "waiting for the store");
                 tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
@@ -28,61 +53,19 @@ pub(crate) async fn lead(store: &dyn Store) -> Arc<dyn Leadership> {
 }
 
 /// Leads, or waits until the one that does has gone.
-async fn attempt(
-    store: &dyn Store,
-    told: &mut bool,
-) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
-    if let Some(leadership) = store.try_lead().await? {
+async fn attempt(store: &dyn Store, id: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
+    if let Some(leadership) = store.try_lead(id).await? {
         return Ok(Some(leadership));
-    }
-    if !std::mem::replace(told, true) {
-        tracing::info!("another controller leads: standing by");
     }
     let mut watch = store.watch(keys::LEADER).await?;
     loop {
         match watch.next().await? {
-            WatchEvent::Snapshot(entries) if entries.is_empty() => return Ok(None),
+            WatchEvent::Snapshot { entries, .. } if entries.is_empty() => return Ok(None),
             WatchEvent::Change(Change::Delete { .. }) => return Ok(None),
-            WatchEvent::Snapshot(_) | WatchEvent::Change(Change::Put(_)) => {}
+            WatchEvent::Snapshot { .. }
+            | WatchEvent::Change(Change::Put(_))
+            | WatchEvent::Away(_)
+            | WatchEvent::Back => {}
         }
-    }
-}
-
-/// Leads again whenever the leadership was lost and nobody else took it, and tells `leader`
-/// of the new one. Ends when another one leads, and, with the leadership given back, at
-/// `stop`.
-pub(crate) async fn stay(
-    store: Arc<dyn Store>,
-    leader: watch::Sender<Arc<dyn Leadership>>,
-    stop: CancellationToken,
-) {
-    loop {
-        let leadership = leader.borrow().clone();
-        tokio::select! {
-            () = stop.cancelled() => return leadership.resign().await,
-            () = leadership.lost() => tracing::warn!("the leader's lease has run out"),
-        }
-        let again = async {
-            loop {
-                match store.try_lead().await {
-                    Ok(leadership) => return leadership,
-                    Err(error) => {
-                        tracing::warn!(%error, "waiting for the store");
-                        tokio::time::sleep(RETRY_PAUSE).await;
-                    }
-                }
-            }
-        };
-        let again = tokio::select! {
-            () = stop.cancelled() => return,
-            again = again => again,
-        };
-        match again {
-            Some(leadership) => leader.send_replace(leadership),
-            None => {
-                tracing::error!("another controller leads now");
-                return;
-            }
-        };
     }
 }

@@ -15,6 +15,7 @@ pub mod fleet;
 mod leader;
 pub mod link;
 mod reconcile;
+mod registrar;
 mod run;
 pub mod store;
 

@@ -11,9 +11,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Wish};
-use crate::config::Config;
-use crate::dispatch::Dispatch;
-use crate::fleet::{Fleet, FleetEvent};
+use crate::config::{Config, advertised};
+use crate::dispatch::{Dispatch, Lobby, waiting};
+use crate::fleet::{ControllerRecord, Fleet, FleetEvent};
+use crate::registrar::Registrar;
 use crate::store::{self, Store, StoreError, WatchEvent, keys};
 use crate::{leader, link, reconcile};
 
@@ -41,47 +42,68 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Opens the store and the ports and starts all parts. Returns once they listen: where
-    /// another controller of the same store leads, once that one is gone. Dropping it before
-    /// is fine.
+    /// Opens the store and the ports and starts all parts. Returns once they listen.
     ///
     /// # Errors
     /// [`StartError`], each with what to do about it; nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let store = store::open(&config.store).await?;
-        // One that stands by listens nowhere, so that clients and agents try the next one.
-        let (leading, leadership) = watch::channel(leader::lead(store.as_ref()).await);
         let http = listen(config.http, "the API", "--http").await?;
         let link = listen(config.link, "agents", "--link").await?;
         let addresses = (local(&http, config.http), local(&link, config.link));
+        let id = format!("{:012x}", fastrand::u64(..) >> 16);
+        let record = ControllerRecord {
+            http: advertised(config.advertise_http.as_deref(), addresses.0),
+            link: advertised(config.advertise_link.as_deref(), addresses.1),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
 
-        let (fleet, run_fleet) = Fleet::new(config.node_grace, stop.clone());
+        let (fleet, run_fleet) = Fleet::new(&id, config.node_grace, stop.clone());
         tasks.spawn(run_fleet);
         tasks.spawn(follow_store(store.clone(), fleet.clone(), stop.clone()));
-        tasks.spawn(leader::stay(store.clone(), leading, stop.clone()));
+        let (leading, leadership) = watch::channel(None);
+        tasks.spawn(leader::run(
+            store.clone(),
+            id.clone(),
+            leading,
+            stop.clone(),
+        ));
         tasks.spawn(reconcile::run(
             fleet.clone(),
             store.clone(),
             leadership,
             stop.clone(),
         ));
+        let lobby = Lobby::new();
+        let registrar = Registrar {
+            id: id.clone(),
+            record,
+            fleet: fleet.clone(),
+            waiting: lobby.counts(),
+            store: store.clone(),
+        };
+        tasks.spawn(registrar.run(stop.clone()));
+        tasks.spawn(waiting::judge(fleet.clone(), lobby.clone(), stop.clone()));
         let connections = config.connections.max(1);
         tasks.spawn(link::serve(
             link,
             fleet.clone(),
-            store.clone(),
+            id.clone(),
             connections,
             stop.clone(),
         ));
 
-        let dispatch = Dispatch::new(fleet.clone(), config.first_token_timeout);
+        let dispatch = Dispatch::new(fleet.clone(), lobby, config.first_token_timeout);
         let limits = Limits {
             body: config.max_body,
         };
-        let api = flotilla_gateway::router(dispatch, limits)
-            .merge(admin::router(fleet.clone(), store.clone()));
+        let api = flotilla_gateway::router(dispatch, limits).merge(admin::router(
+            fleet.clone(),
+            store.clone(),
+            id,
+        ));
         let nodelay = http.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY was refused");
@@ -180,8 +202,12 @@ async fn follow_store(store: Arc<dyn Store>, fleet: Fleet, stop: CancellationTok
         let mut watch = store.watch(keys::ROOT).await?;
         loop {
             let event = match watch.next().await? {
-                WatchEvent::Snapshot(entries) => FleetEvent::Stored(entries),
+                WatchEvent::Snapshot { entries, revision } => {
+                    FleetEvent::Stored { entries, revision }
+                }
                 WatchEvent::Change(change) => FleetEvent::Changed(change),
+                WatchEvent::Away(problem) => FleetEvent::StoreAway(problem),
+                WatchEvent::Back => FleetEvent::StoreBack,
             };
             fleet.tell(event).await;
         }

@@ -1,18 +1,22 @@
 //! The decisions of Flotilla, as pure functions over plain data.
 //!
 //! This crate owns what a model or a node *is* and when it is valid ([`spec`]), where models
-//! go ([`placement`]), which replica answers ([`routing`]) and what a request and its answer
-//! consist of ([`generate`]).
+//! go ([`placement`]), how many times ([`scaling`]) and how they change ([`rollout`]), when a
+//! node counts as there ([`health`]), which replica answers ([`routing`]) and what a request
+//! and its answer consist of ([`generate`]).
 //!
 //! It knows nothing of networks, files, clocks, randomness or async runtimes: time and chance
 //! are passed in. Start reading at [`spec::Model`], then [`placement::solve`].
 
 pub mod generate;
+pub mod health;
 pub mod name;
 pub mod placement;
+pub mod rollout;
 pub mod routing;
+pub mod scaling;
 pub mod spec;
 pub mod units;
 
-pub use name::{ModelName, NodeName};
-pub use units::Bytes;
+pub use name::{ArtifactName, ModelName, NodeName, ZoneName};
+pub use units::{Bytes, Span};

@@ -1,4 +1,4 @@
-//! Names of nodes and models, checked once where they enter.
+//! Names of things in the fleet, checked once where they enter.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -119,6 +119,16 @@ name_type!(
 name_type!(
     /// The name of a node in the fleet.
     NodeName,
+    reserved: &[]
+);
+name_type!(
+    /// The name of a privacy zone: nodes between which data may flow.
+    ZoneName,
+    reserved: &[]
+);
+name_type!(
+    /// The name of a model's files, pushed to the controllers.
+    ArtifactName,
     reserved: &[]
 );
 

@@ -78,7 +78,19 @@ impl Api {
         self.items("models").await
     }
 
-    async fn items(&self, kind: &str) -> Vec<Value> {
+    /// The status and the JSON at a path.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let url = format!("{}/{path}", self.base);
+        let response = self.client.get(url).send().await.expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap_or_default())
+    }
+
+    /// All resources of a kind; none where nobody answers.
+    pub async fn items(&self, kind: &str) -> Vec<Value> {
         let url = format!("{}/api/v1/{kind}", self.base);
         let Ok(response) = self.client.get(url).send().await else {
             return Vec::new();

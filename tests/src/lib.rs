@@ -18,7 +18,7 @@ pub use binary::{flotilla, repository};
 pub use cluster::{Cluster, Mode};
 pub use etcd::{Etcd, free_address};
 pub use models::{demo_model, null_model};
-pub use process::{Process, open_files};
+pub use process::{Process, address, open_files};
 
 /// How long anything may take that is waited for: far longer than it does, so that a busy
 /// machine fails no test.

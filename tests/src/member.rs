@@ -80,6 +80,8 @@ pub(crate) fn agent(mode: Mode, dir: &Path, name: &str, link: SocketAddr) -> Age
                 join: vec![link.to_string()],
                 data_dir,
                 labels: [("harness".to_owned(), "yes".to_owned())].into(),
+                taints: Vec::new(),
+                zone: None,
                 memory: None,
                 drain: PATIENCE,
                 return_memory: || {},

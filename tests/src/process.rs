@@ -155,7 +155,11 @@ fn forward(from: impl std::io::Read, to: &mpsc::Sender<String>) {
 }
 
 /// The address after `name=` in a log line.
-pub(crate) fn address(line: &str, name: &str) -> SocketAddr {
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn address(line: &str, name: &str) -> SocketAddr {
     let field = format!("{name}=");
     let value = line
         .split(&field)

@@ -35,12 +35,18 @@ pub struct Null;
 
 #[async_trait]
 impl Engine for Null {
-    async fn estimate(&self, _: &Model) -> Result<Bytes, LoadError> {
-        Ok(Bytes(0))
+    async fn estimate(&self, model: &Model) -> Result<Bytes, LoadError> {
+        // It takes none, and stands for what the spec says it takes.
+        Ok(model.spec.memory.unwrap_or_default())
     }
 
     async fn load(&self, model: &Model, _: Progress) -> Result<Arc<dyn LoadedModel>, LoadError> {
-        Ok(Arc::new(NullModel::new(&model.spec.options)))
+        let options = &model.spec.options;
+        tokio::time::sleep(Duration::from_millis(options.load_ms.unwrap_or(0))).await;
+        if let Some(problem) = &options.load_error {
+            return Err(LoadError::Engine(problem.clone()));
+        }
+        Ok(Arc::new(NullModel::new(options)))
     }
 }
 

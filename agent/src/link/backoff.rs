@@ -18,6 +18,11 @@ impl Default for Backoff {
 }
 
 impl Backoff {
+    /// Pauses that are as long as they get.
+    pub(super) fn longest() -> Self {
+        Self { pause: LONGEST }
+    }
+
     /// The next pause; `chance` is from 0 to 1.
     pub(super) fn next(&mut self, chance: f64) -> Duration {
         let pause = self.pause.mul_f64(1.0 - chance / 2.0);

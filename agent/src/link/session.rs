@@ -3,10 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use flotilla_core::spec::Resource;
 use flotilla_proto::v1::fleet_client::FleetClient;
 use flotilla_proto::v1::inference_server::InferenceServer;
-use flotilla_proto::v1::{self, JoinRequest, Report};
+use flotilla_proto::v1::{self, IdentifyRequest, JoinRequest, Report};
 use flotilla_proto::{preface, transport};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -15,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::Link;
-use crate::models::Desired;
+use super::peers::Peers;
 use crate::serve::Service;
 
 /// How long dialling, joining and opening the sync stream may take each.
@@ -38,23 +37,40 @@ pub(super) enum SessionError {
     Timeout(#[from] tokio::time::error::Elapsed),
     #[error("ended the session")]
     Ended,
+    #[error("is linked already")]
+    Known,
 }
 
 /// Joins the controller at `address` and stays until the session ends, or all requests of a
 /// draining agent have.
-pub(super) async fn run(link: &Link, address: &str) -> Result<(), SessionError> {
+pub(super) async fn run(link: &Link, peers: &Peers, address: &str) -> Result<(), SessionError> {
     let stream = dial(address).await?;
     let (channel, connection) = transport::connect(stream).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { connection.await.map_err(SessionError::from) });
     let mut client = FleetClient::with_origin(channel, transport::origin());
 
+    let identify = client.identify(IdentifyRequest {});
+    let reply = tokio::time::timeout(STEP_TIMEOUT, identify).await??;
+    let controller = reply.into_inner().controller;
+    let linked = peers.link(&controller).ok_or(SessionError::Known)?;
+
+    let taints = link.taints.iter().map(|taint| v1::Taint {
+        key: taint.key.clone(),
+        value: taint.value.clone(),
+    });
     let request = JoinRequest {
         name: link.name.to_string(),
-        identity: link.home.identity().to_owned(),
+        identity: link.identity.clone(),
         labels: link.labels.clone().into_iter().collect(),
         inventory: Some(link.inventory.clone()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        taints: taints.collect(),
+        zone: link
+            .zone
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
     };
     let joined = tokio::time::timeout(STEP_TIMEOUT, client.join(request)).await??;
     let joined = joined.into_inner();
@@ -87,7 +103,10 @@ pub(super) async fn run(link: &Link, address: &str) -> Result<(), SessionError> 
     loop {
         tokio::select! {
             message = desired.message() => match message? {
-                Some(message) => take(link, message),
+                Some(mut message) => {
+                    linked.names(std::mem::take(&mut message.controllers));
+                    link.orders.take(message).await;
+                }
                 None => return Err(SessionError::Ended),
             },
             Some(ended) = reversed.join_next() => {
@@ -130,33 +149,4 @@ async fn serve(
     transport::serve(stream, server, drain.cancelled_owned())
         .await
         .map_err(Into::into)
-}
-
-/// Does what the controller wants from now on. A model that makes no sense here is left out:
-/// the controller sees that it never becomes ready.
-fn take(link: &Link, message: v1::Desired) {
-    let models = message.models.into_iter().filter_map(|model| {
-        let resource = serde_json::from_str(&model.resource)
-            .map_err(|e| e.to_string())
-            .and_then(|json| Resource::from_json(json).map_err(|e| e.to_string()));
-        match resource {
-            Ok(Resource::Model(resource)) => Some(Desired {
-                revision: model.revision,
-                model: resource,
-            }),
-            Err(error) => {
-                tracing::error!(
-                    model = model.name,
-                    error,
-                    "the controller sent a model that cannot be read"
-                );
-                None
-            }
-        }
-    });
-    let desired: Vec<_> = models.collect();
-    if let Err(error) = link.home.keep(&desired) {
-        tracing::warn!(%error, "what to run could not be kept for the next start");
-    }
-    link.desired.send_replace(desired);
 }

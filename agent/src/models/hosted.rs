@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotilla_core::generate::RequestError;
 use flotilla_core::spec::ModelSpec;
@@ -52,10 +52,16 @@ impl Hosted {
             return Ok(Ticket::new(self, permit));
         }
         let waiting = Waiting::join(&self)?;
+        let began = Instant::now();
         let permit = self.places.clone().acquire_owned().await;
-        drop(waiting);
+        self.counters.waited(began.elapsed());
         match permit {
-            Ok(permit) => Ok(Ticket::new(self, permit)),
+            // Counted as computing before it stops counting as waiting: never as neither.
+            Ok(permit) => {
+                let ticket = Ticket::new(self.clone(), permit);
+                drop(waiting);
+                Ok(ticket)
+            }
             Err(_) => Err(RequestError::Unavailable(
                 "the model is being unloaded".into(),
             )),
@@ -67,11 +73,12 @@ impl Hosted {
         self.places.close();
     }
 
-    /// Waits until no request is being computed.
+    /// Waits until no request is being computed and none waits.
     pub(super) async fn drained(&self) {
         loop {
             let left = self.idle.notified();
-            if self.counters.active.load(Ordering::SeqCst) == 0 {
+            let waiting = self.waiting.load(Ordering::SeqCst);
+            if self.counters.active.load(Ordering::SeqCst) + waiting == 0 {
                 return;
             }
             left.await;
@@ -91,6 +98,8 @@ impl Hosted {
             refused: counters.refused.load(Ordering::Relaxed),
             prompt_tokens: counters.prompt_tokens.load(Ordering::Relaxed),
             output_tokens: counters.output_tokens.load(Ordering::Relaxed),
+            wait_us: counters.wait_us.load(Ordering::Relaxed),
+            busy_us: counters.busy_us.load(Ordering::Relaxed),
         }
     }
 
@@ -113,6 +122,8 @@ pub(super) struct Counters {
     refused: AtomicU64,
     prompt_tokens: AtomicU64,
     output_tokens: AtomicU64,
+    wait_us: AtomicU64,
+    busy_us: AtomicU64,
 }
 
 impl Counters {
@@ -121,8 +132,16 @@ impl Counters {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn leave(&self) {
+    /// A request leaves that was computed for `busy`.
+    pub(super) fn leave(&self, busy: Duration) {
+        let busy = u64::try_from(busy.as_micros()).unwrap_or(u64::MAX);
+        self.busy_us.fetch_add(busy, Ordering::Relaxed);
         self.active.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn waited(&self, time: Duration) {
+        let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.wait_us.fetch_add(time, Ordering::Relaxed);
     }
 
     pub(super) fn cancelled(&self) {
@@ -161,7 +180,8 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.0.left();
     }
 }
 

@@ -1,11 +1,14 @@
 //! The models of this node: what should run, what does, and the queue before each.
 //!
 //! One task owns every model's life cycle ([`manager`]): absent → loading → ready →
-//! draining → gone, or failed with a problem and its remedy. Requests look a model up in a
+//! draining → gone, or failed with a problem and its remedy; a new revision beside the old one
+//! where memory allows. Requests look a model up in a
 //! [`Table`] that the task swaps, and pass its [`Hosted`] gate.
 
 mod hosted;
 mod manager;
+mod part;
+mod statuses;
 mod ticket;
 
 use std::collections::HashMap;
@@ -16,15 +19,19 @@ use flotilla_core::ModelName;
 use flotilla_core::spec::Model;
 
 pub use hosted::Hosted;
-pub(crate) use manager::{Manager, ManagerSettings, Statuses};
+pub(crate) use manager::{Manager, ManagerSettings};
+pub(crate) use statuses::Statuses;
 pub use ticket::Ticket;
 
 /// A model this node should run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Desired {
+    pub name: ModelName,
     /// See [`Model::serving_revision`].
     pub revision: u64,
-    pub model: Model,
+    /// `None`: what there is of this revision stays; where there is nothing, nothing is to be
+    /// done.
+    pub model: Option<Model>,
 }
 
 /// The models that take requests. Cheap to clone; read without locking.

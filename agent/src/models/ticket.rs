@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use flotilla_core::generate::{Event, RequestError};
 use futures::Stream;
@@ -24,6 +25,7 @@ enum End {
 pub struct Ticket {
     hosted: Arc<Hosted>,
     end: End,
+    began: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -33,6 +35,7 @@ impl Ticket {
         Self {
             hosted,
             end: End::Cancelled,
+            began: Instant::now(),
             _permit: permit,
         }
     }
@@ -67,7 +70,7 @@ impl Drop for Ticket {
             End::Cancelled => counters.cancelled(),
             End::Failed => counters.failed(),
         }
-        counters.leave();
+        counters.leave(self.began.elapsed());
         self.hosted.left();
     }
 }

@@ -4,35 +4,45 @@
 //! (behind an ingress, say) is all a user needs. Resources have the form of their YAML plus
 //! a `status`; errors have OpenAI's shape.
 
+mod controllers;
 mod models;
 mod nodes;
+mod watch;
 mod wish;
 
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use flotilla_core::spec::Resource;
+use axum::routing::{get, put};
+use flotilla_core::spec::{Resource, Source};
 use flotilla_core::{ModelName, NodeName};
 use flotilla_gateway::{ApiError, read_json};
 use http::StatusCode;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, FleetView, OrderRecord};
 use crate::reconcile;
 use crate::store::{Store, StoreError};
+pub use controllers::ControllerResource;
 pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
 pub use nodes::{ModelOnNode, NodeResource, NodeSpec, NodeStatus};
+use watch::Watch;
 pub use wish::{Applied, Wish};
 
 /// Largest resource, in bytes.
 const MAX_RESOURCE: usize = 1 << 20;
 
+/// Models of a list that are told why they miss replicas: each costs a look at all nodes.
+const EXPLAINED: usize = 20;
+
 #[derive(Clone)]
 struct Admin {
+    /// This controller.
+    id: String,
     fleet: Fleet,
     wish: Wish,
 }
@@ -41,17 +51,32 @@ struct Admin {
 #[derive(Debug, Serialize)]
 struct List<T> {
     items: Vec<T>,
+    /// What whoever reads it should know: that changes wait, say.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
 }
 
-/// The API over `fleet` and `store`.
-pub fn router(fleet: Fleet, store: Arc<dyn Store>) -> Router {
+impl<T> List<T> {
+    fn new(view: &FleetView, items: impl Iterator<Item = T>) -> Self {
+        Self {
+            items: items.collect(),
+            notes: view.store_problem.clone().into_iter().collect(),
+        }
+    }
+}
+
+/// The API over `fleet` and `store`, of the controller `id`.
+pub fn router(fleet: Fleet, store: Arc<dyn Store>, id: String) -> Router {
     let admin = Admin {
+        id,
         fleet,
         wish: Wish::new(store),
     };
     Router::new()
         .route("/api/v1/nodes", get(list_nodes))
         .route("/api/v1/nodes/{name}", get(get_node).delete(delete_node))
+        .route("/api/v1/nodes/{name}/order", put(order_node))
+        .route("/api/v1/controllers", get(list_controllers))
         .route("/api/v1/models", get(list_models))
         .route(
             "/api/v1/models/{name}",
@@ -61,11 +86,12 @@ pub fn router(fleet: Fleet, store: Arc<dyn Store>) -> Router {
         .with_state(admin)
 }
 
-async fn list_nodes(State(admin): State<Admin>) -> Json<List<NodeResource>> {
-    let view = admin.fleet.view();
-    let items = view.nodes.values().map(|node| NodeResource::new(node));
-    Json(List {
-        items: items.collect(),
+async fn list_nodes(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
+    watch::answer(admin.fleet, &watch, |view| {
+        List::new(
+            view,
+            view.nodes.values().map(|node| NodeResource::new(node)),
+        )
     })
 }
 
@@ -101,15 +127,49 @@ async fn delete_node(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn list_models(State(admin): State<Admin>) -> Json<List<ModelResource>> {
-    let view = admin.fleet.view();
-    let plan = reconcile::plan(&view);
-    let items = view
-        .models
-        .values()
-        .map(|model| ModelResource::new(model, &view, &plan));
-    Json(List {
-        items: items.collect(),
+async fn order_node(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let order: OrderRecord = read_json(body, MAX_RESOURCE).await?;
+    let name = NodeName::new(&name).map_err(|_| unknown("node", &name))?;
+    if !admin.fleet.peek().nodes.contains_key(&name) {
+        return Err(unknown("node", name.as_str()));
+    }
+    admin.wish.order_node(&name, order).await.map_err(failed)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn list_controllers(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
+    watch::answer(admin.fleet, &watch, move |view| {
+        let items = view
+            .controllers
+            .iter()
+            .map(|(id, record)| ControllerResource {
+                id: id.clone(),
+                leads: view.leader.as_ref() == Some(id),
+                this: *id == admin.id,
+                record: record.clone(),
+            });
+        List::new(view, items)
+    })
+}
+
+async fn list_models(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
+    watch::answer(admin.fleet, &watch, |view| {
+        let unplaced: BTreeMap<_, _> = reconcile::missing(view)
+            .into_iter()
+            .take(EXPLAINED)
+            .filter_map(|name| Some((name.clone(), reconcile::explain(view, &name)?)))
+            .collect();
+        let items = view.models.iter().map(|(name, model)| {
+            let mut resource = ModelResource::new(model, view, unplaced.get(name).cloned());
+            // One line is enough in a list.
+            resource.status.refusals.clear();
+            resource
+        });
+        List::new(view, items)
     })
 }
 
@@ -118,11 +178,11 @@ async fn get_model(
     Path(name): Path<String>,
 ) -> Result<Json<ModelResource>, ApiError> {
     let view = admin.fleet.view();
-    let plan = reconcile::plan(&view);
-    let model = view.models.get(name.as_str());
-    model
-        .map(|model| Json(ModelResource::new(model, &view, &plan)))
-        .ok_or_else(|| unknown("model", &name))
+    let Some(model) = view.models.get(name.as_str()) else {
+        return Err(unknown("model", &name));
+    };
+    let unplaced = reconcile::explain(&view, model.model.name());
+    Ok(Json(ModelResource::new(model, &view, unplaced)))
 }
 
 async fn put_model(
@@ -141,6 +201,14 @@ async fn put_model(
                 "The resource is named '{}', the path '{name}'.",
                 model.name()
             ),
+        ));
+    }
+    if let Some(Source::Path(path) | Source::ControllerPath(path)) = &model.spec.source
+        && path.is_relative()
+    {
+        return Err(ApiError::invalid(
+            Some("spec.source".into()),
+            format!("The path '{}' must be absolute.", path.display()),
         ));
     }
     let applied = admin.wish.apply_model(&model).await.map_err(failed)?;
@@ -167,14 +235,13 @@ async fn delete_model(
     }
 }
 
-async fn list_assignments(State(admin): State<Admin>) -> Json<List<AssignmentStatus>> {
-    let view = admin.fleet.view();
-    let items = view
-        .models
-        .values()
-        .flat_map(|model| AssignmentStatus::of(model, &view));
-    Json(List {
-        items: items.collect(),
+async fn list_assignments(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
+    watch::answer(admin.fleet, &watch, |view| {
+        let models = view.models.values();
+        List::new(
+            view,
+            models.flat_map(|model| AssignmentStatus::of(model, view)),
+        )
     })
 }
 

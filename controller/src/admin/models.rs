@@ -1,11 +1,13 @@
 //! Models and their assignments as the API shows them.
 
-use flotilla_core::NodeName;
-use flotilla_core::placement::Plan;
+use std::collections::BTreeMap;
+
+use flotilla_core::placement::Unplaced;
 use flotilla_core::spec::Model;
+use flotilla_core::{Bytes, NodeName};
 use serde::{Deserialize, Serialize};
 
-use super::nodes::{CountersJson, ModelOnNode};
+use super::nodes::{CountersJson, ModelOnNode, revision};
 use crate::fleet::{FleetView, ModelView};
 
 /// A model with how it is.
@@ -20,17 +22,36 @@ pub struct ModelResource {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
-    /// `Ready`: all replicas answer. `Partial`: some do. `Pending`: none does yet.
-    /// `Failed`: none does, and nodes have failed to run it.
+    /// `Ready`: all replicas answer. `Updating`: they do, and change to another revision.
+    /// `Partial`: some do. `Asleep`: none is needed. `Pending`: none does yet. `Failed`: none
+    /// does, and nodes have failed to run it.
     pub phase: String,
     /// Replicas that answer.
     pub ready: u32,
     /// When the fleet learned of it, in seconds since 1970.
     pub created: u64,
+    /// Replicas there are or should be.
+    #[serde(default)]
+    pub assigned: u32,
+    /// Memory of one replica, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// The revision wished for.
+    #[serde(default)]
+    pub revision: String,
+    /// Why another revision is served, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<String>,
+    /// Requests that wait for a first replica.
+    #[serde(default)]
+    pub waiting: u32,
     pub replicas: Vec<ReplicaStatus>,
     /// Why replicas are missing, if any are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unplaced: Option<String>,
+    /// The same for each node.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refusals: BTreeMap<String, String>,
 }
 
 /// A replica, ready or not.
@@ -38,6 +59,9 @@ pub struct ModelStatus {
 pub struct ReplicaStatus {
     pub node: String,
     pub phase: String,
+    /// The revision it serves or works on.
+    #[serde(default)]
+    pub revision: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub problem: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -56,24 +80,44 @@ pub struct AssignmentStatus {
 }
 
 impl ModelResource {
-    /// The model of a view. `plan` is what the solver says of the same view.
-    pub(super) fn new(model: &ModelView, view: &FleetView, plan: &Plan) -> Self {
+    /// The model of a view. `unplaced` is what the solver says of the same view.
+    pub(super) fn new(model: &ModelView, view: &FleetView, unplaced: Option<Unplaced>) -> Self {
         let ready = model.replicas.len() as u32;
-        let unplaced = plan.unplaced.get(model.model.name());
+        let replicas: Vec<_> = replicas(model, view).collect();
+        let goal = revision(model.revisions.goal());
+        let updating = replicas.iter().any(|replica| replica.revision != goal);
         let phase = match ready {
             0 if !model.failures.is_empty() => "Failed",
+            0 if model.assigned.is_empty() && model.coming && model.waiting == 0 => "Asleep",
             0 => "Pending",
-            ready if ready < model.model.spec.replicas => "Partial",
+            _ if unplaced.is_some() || (ready as usize) < model.assigned.len() => "Partial",
+            _ if updating => "Updating",
             _ => "Ready",
         };
+        let refusals = unplaced.iter().flat_map(|unplaced| &unplaced.refusals);
         Self {
             model: model.model.clone(),
             status: ModelStatus {
                 phase: phase.into(),
                 ready,
                 created: model.created,
-                replicas: replicas(model, view).collect(),
-                unplaced: unplaced.map(ToString::to_string),
+                assigned: model.assigned.len() as u32,
+                memory: model.memory,
+                revision: revision(model.revisions.wished),
+                rolled_back: model.condemned.as_ref().map(|condemned| {
+                    format!(
+                        "revision {} did not load on {}: {}",
+                        revision(condemned.revision),
+                        condemned.node,
+                        condemned.problem
+                    )
+                }),
+                waiting: model.waiting,
+                replicas,
+                refusals: refusals
+                    .map(|(node, refusal)| (node.to_string(), refusal.to_string()))
+                    .collect(),
+                unplaced: unplaced.map(|unplaced| unplaced.to_string()),
             },
         }
     }
@@ -92,33 +136,36 @@ impl AssignmentStatus {
 }
 
 fn replicas(model: &ModelView, view: &FleetView) -> impl Iterator<Item = ReplicaStatus> {
-    model.assigned.iter().map(|node| replica(model, node, view))
+    model.assigned.keys().map(|node| replica(model, node, view))
 }
 
 /// What is known of the replica of `model` on `node`.
 fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatus {
     let known = view.nodes.get(node).and_then(|node| {
-        let reported = node.reported.load();
-        let status = reported
-            .iter()
-            .find(|status| status.name == model.model.name().as_str());
-        status.map(ModelOnNode::from)
+        let report = node.report.load();
+        report.model(model.model.name()).map(ModelOnNode::from)
     });
-    let known = known.unwrap_or_else(|| ModelOnNode {
-        name: String::new(),
-        phase: "Absent".into(),
-        problem: String::new(),
-        remedy: String::new(),
-        progress: String::new(),
-        memory: Default::default(),
-        counters: CountersJson::default(),
-    });
+    let Some(known) = known else {
+        return ReplicaStatus {
+            node: node.to_string(),
+            phase: "Absent".into(),
+            revision: String::new(),
+            problem: String::new(),
+            remedy: String::new(),
+            progress: String::new(),
+            counters: CountersJson::default(),
+        };
+    };
+    // What is wrong with the next one is what people need to know.
+    let next = known.next.map(|next| *next).unwrap_or_default();
+    let either = |next: String, known: String| if next.is_empty() { known } else { next };
     ReplicaStatus {
         node: node.to_string(),
         phase: known.phase,
-        problem: known.problem,
-        remedy: known.remedy,
-        progress: known.progress,
+        revision: known.revision,
+        problem: either(next.problem, known.problem),
+        remedy: either(next.remedy, known.remedy),
+        progress: either(next.progress, known.progress),
         counters: known.counters,
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_core::Bytes;
-use flotilla_core::spec::API_VERSION;
+use flotilla_core::spec::{API_VERSION, Accelerator, Taint};
+use flotilla_core::{Bytes, ZoneName};
 use flotilla_proto::v1::{Counters, ModelPhase, ModelStatus};
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::NodeView;
+use crate::fleet::{NodeView, OrderRecord};
 
 /// A node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,13 @@ pub struct NodeMetadata {
 pub struct NodeSpec {
     /// Bytes for models.
     pub memory: Bytes,
+    /// What its engines compute with.
+    #[serde(default)]
+    pub accelerators: Vec<Accelerator>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<Taint>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneName>,
     pub cores: u32,
     pub cpu: String,
     pub platform: String,
@@ -43,14 +50,23 @@ pub struct NodeSpec {
 /// How a node is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
-    /// `Ready`, `Suspect` or `Lost`.
+    /// `Joining`, `Ready`, `Suspect` or `Lost`.
     pub phase: String,
+    /// What people want of it.
+    #[serde(default)]
+    pub order: OrderRecord,
+    /// Whether it has come and gone too often lately to be given new models.
+    #[serde(default)]
+    pub unsteady: bool,
+    /// What it is to run.
+    #[serde(default)]
+    pub assigned: Vec<String>,
     /// What it reported last.
     pub models: Vec<ModelOnNode>,
 }
 
 /// A model on a node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelOnNode {
     pub name: String,
@@ -62,6 +78,12 @@ pub struct ModelOnNode {
     /// What is being done while loading, with how far: `weights 40 %`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub progress: String,
+    /// What is to take its place, while it still serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Box<ModelOnNode>>,
+    /// The revision served or worked on.
+    #[serde(default)]
+    pub revision: String,
     /// Bytes it takes, where known.
     pub memory: Bytes,
     pub counters: CountersJson,
@@ -79,6 +101,12 @@ pub struct CountersJson {
     pub refused: u64,
     pub prompt_tokens: u64,
     pub output_tokens: u64,
+    /// Microseconds that requests waited on the node, all together.
+    #[serde(default)]
+    pub wait_us: u64,
+    /// Microseconds that requests were computed, all together.
+    #[serde(default)]
+    pub busy_us: u64,
 }
 
 impl NodeResource {
@@ -86,7 +114,7 @@ impl NodeResource {
     #[must_use]
     pub fn new(node: &NodeView) -> Self {
         let record = &node.record;
-        let models = node.reported.load();
+        let report = node.report.load();
         Self {
             api_version: API_VERSION.into(),
             kind: "Node".into(),
@@ -96,6 +124,9 @@ impl NodeResource {
             },
             spec: NodeSpec {
                 memory: record.memory,
+                accelerators: record.accelerators.clone(),
+                taints: record.taints.clone(),
+                zone: record.zone.clone(),
                 cores: record.cores,
                 cpu: record.cpu.clone(),
                 platform: record.platform.clone(),
@@ -103,7 +134,10 @@ impl NodeResource {
             },
             status: NodeStatus {
                 phase: node.phase.as_str().into(),
-                models: models.iter().map(Into::into).collect(),
+                order: node.order,
+                unsteady: !node.steady,
+                assigned: node.assigned.iter().map(ToString::to_string).collect(),
+                models: report.models.iter().map(Into::into).collect(),
             },
         }
     }
@@ -111,9 +145,10 @@ impl NodeResource {
 
 impl From<&ModelStatus> for ModelOnNode {
     fn from(status: &ModelStatus) -> Self {
-        let progress = match status.step.as_str() {
-            "" => String::new(),
-            step => format!("{step} {:.0} %", status.progress * 100.0),
+        let progress = match (status.step.as_str(), status.progress) {
+            ("", _) => String::new(),
+            (step, 0.0) => step.to_owned(),
+            (step, part) => format!("{step} {:.0} %", part * 100.0),
         };
         Self {
             name: status.name.clone(),
@@ -121,10 +156,17 @@ impl From<&ModelStatus> for ModelOnNode {
             problem: status.problem.clone(),
             remedy: status.remedy.clone(),
             progress,
+            next: status.next.as_deref().map(|next| Box::new(next.into())),
+            revision: revision(status.revision),
             memory: Bytes(status.memory),
             counters: status.counters.unwrap_or_default().into(),
         }
     }
+}
+
+/// A revision as people see it.
+pub(super) fn revision(revision: u64) -> String {
+    format!("{revision:016x}")[..8].to_owned()
 }
 
 /// A phase's name for people.
@@ -149,6 +191,8 @@ impl From<Counters> for CountersJson {
             refused: counters.refused,
             prompt_tokens: counters.prompt_tokens,
             output_tokens: counters.output_tokens,
+            wait_us: counters.wait_us,
+            busy_us: counters.busy_us,
         }
     }
 }

@@ -7,7 +7,8 @@ use flotilla_core::spec::Model;
 use flotilla_core::{ModelName, NodeName};
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::ModelRecord;
+use crate::fleet::records::encode;
+use crate::fleet::{ModelRecord, OrderRecord};
 use crate::store::{Expect, Store, StoreError, Write, keys};
 
 /// What applying a resource did.
@@ -55,13 +56,17 @@ impl Wish {
             created: known.map_or_else(unix_seconds, |known| known.created),
             resource,
         };
-        let value = serde_json::to_vec(&record).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let value = encode(&record);
         let (expect, applied) = match &found {
             None => (Expect::Absent, Applied::Created),
             Some(entry) => (Expect::Revision(entry.revision), Applied::Changed),
         };
+        // A revision that failed is tried again when it is wished for again.
+        let pardon = Write::Delete {
+            key: keys::condemned(model.name()),
+        };
         self.store
-            .write(vec![Write::Put { key, value, expect }])
+            .write(vec![Write::put_if(key, value, expect), pardon])
             .await?;
         Ok(applied)
     }
@@ -86,7 +91,9 @@ impl Wish {
         if self.store.get(&key).await?.is_none() {
             return Ok(false);
         }
-        self.store.write(vec![Write::Delete { key }]).await?;
+        let keys = [key, keys::stable(name), keys::condemned(name)];
+        let deletes = keys.map(|key| Write::Delete { key });
+        self.store.write(deletes.into()).await?;
         Ok(true)
     }
 
@@ -95,11 +102,23 @@ impl Wish {
     /// # Errors
     /// Those of the store.
     pub async fn forget_node(&self, name: &NodeName) -> Result<(), StoreError> {
-        let key = keys::node(name);
-        self.store
-            .write(vec![Write::Delete { key }])
-            .await
-            .map(drop)
+        let keys = [keys::node(name), keys::order(name)];
+        let deletes = keys.map(|key| Write::Delete { key });
+        self.store.write(deletes.into()).await.map(drop)
+    }
+
+    /// Says what is wanted of a node.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn order_node(&self, name: &NodeName, order: OrderRecord) -> Result<(), StoreError> {
+        let key = keys::order(name);
+        let write = if order == OrderRecord::default() {
+            Write::Delete { key }
+        } else {
+            Write::put(key, encode(&order))
+        };
+        self.store.write(vec![write]).await.map(drop)
     }
 
     /// Whether something was noted under `name`.
@@ -115,11 +134,7 @@ impl Wish {
     /// # Errors
     /// Those of the store.
     pub async fn note(&self, name: &str) -> Result<(), StoreError> {
-        let put = Write::Put {
-            key: keys::note(name),
-            value: b"{}".to_vec(),
-            expect: Expect::Any,
-        };
+        let put = Write::put(keys::note(name), b"{}".to_vec());
         self.store.write(vec![put]).await.map(drop)
     }
 }
@@ -134,7 +149,7 @@ fn unix_seconds() -> u64 {
 mod tests {
     use super::*;
     use crate::store::Embedded;
-    use flotilla_core::spec::{EngineKind, ModelSpec};
+    use flotilla_core::spec::{EngineKind, ModelSpec, Replicas};
 
     #[tokio::test]
     async fn applying_again_changes_nothing_and_keeps_the_creation_time() {
@@ -156,7 +171,7 @@ mod tests {
         let first = read().await;
         assert_eq!(wish.apply_model(&model).await.unwrap(), Applied::Unchanged);
         assert_eq!(read().await, first);
-        model.spec.replicas = 2;
+        model.spec.replicas = Replicas::fixed(2);
         assert_eq!(wish.apply_model(&model).await.unwrap(), Applied::Changed);
         let key = keys::model(model.name());
         assert!(store.get(&key).await.unwrap().unwrap().revision > first.0);

@@ -8,15 +8,15 @@ use flotilla_proto::status;
 use flotilla_proto::v1::GenerateRequest;
 
 use super::relay::Relay;
-use crate::fleet::Replica;
+use crate::fleet::{LoadGuard, Replica};
 
 /// Asks `replica`, and resolves with its first events or with what kept them away.
 pub(super) async fn generate(
     replica: &Replica,
+    guard: LoadGuard,
     request: GenerateRequest,
     timeout: Duration,
 ) -> Result<Batches, RequestError> {
-    let guard = replica.load.take();
     let model = request.model.clone();
     let mut client = replica.link.client().ok_or_else(|| lost(replica))?;
     let begin = async {
@@ -35,10 +35,11 @@ pub(super) async fn generate(
 /// Asks `replica` for vectors.
 pub(super) async fn embed(
     replica: &Replica,
+    guard: LoadGuard,
     request: &EmbedRequest,
     timeout: Duration,
 ) -> Result<Embeddings, RequestError> {
-    let _guard = replica.load.take();
+    let _guard = guard;
     let mut client = replica.link.client().ok_or_else(|| lost(replica))?;
     let wire = flotilla_proto::v1::EmbedRequest::from(request);
     match tokio::time::timeout(timeout, client.embed(wire)).await {

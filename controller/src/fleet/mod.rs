@@ -4,8 +4,11 @@
 //! One task owns the state ([`state::FleetState`], plain data); everybody else sends it
 //! events through [`Fleet`] and reads the view it publishes.
 
+mod failures;
 mod link;
 mod load_guard;
+mod node;
+pub(crate) mod records;
 mod state;
 mod view;
 
@@ -17,12 +20,15 @@ use flotilla_core::NodeName;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Change, Entry};
+use crate::store::{Change, Entry, Revision};
 pub use link::{Link, SessionId};
 pub use load_guard::{LoadGuard, ReplicaLoad};
+pub use records::{
+    AssignmentRecord, CondemnedRecord, ControllerRecord, ModelRecord, NodeRecord, OrderRecord,
+    StableRecord, WaitingRecord,
+};
 use state::FleetState;
-pub use state::{ModelRecord, NodeRecord};
-pub use view::{FleetView, ModelView, NodePhase, NodeView, Replica};
+pub use view::{Failed, FleetView, ModelView, NodePhase, NodeReport, NodeView, Replica, Use};
 
 /// Events that may wait for the fleet's task. When it is full, links and the watch wait:
 /// nothing is dropped.
@@ -31,10 +37,17 @@ const BACKLOG: usize = 1_024;
 /// Something happened to the fleet.
 #[derive(Debug)]
 pub enum FleetEvent {
-    /// All entries of the store.
-    Stored(Vec<Entry>),
+    /// All entries of the store, as they are at a revision.
+    Stored {
+        entries: Vec<Entry>,
+        revision: Revision,
+    },
     /// One entry of the store changed.
     Changed(Change),
+    /// The store does not answer, with what it says.
+    StoreAway(String),
+    /// The store answers again.
+    StoreBack,
     /// A node has joined; it is not ready before its sync stream is open.
     Joined {
         node: NodeName,
@@ -62,16 +75,17 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// A fleet and the future that runs it until `stop`.
+    /// A fleet as the controller `id` sees it, and the future that runs it until `stop`.
     pub fn new(
+        id: &str,
         grace: Duration,
         stop: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send) {
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (events, inbox) = mpsc::channel(BACKLOG);
         let (generations, generation) = watch::channel(0);
         let view = Arc::new(ArcSwap::from_pointee(FleetView::default()));
         let task = run(
-            FleetState::new(grace, Instant::now()),
+            FleetState::new(id, grace),
             inbox,
             view.clone(),
             generations,
@@ -142,7 +156,7 @@ async fn run(
         }
         if changed {
             generation += 1;
-            view.store(Arc::new(state.view(generation)));
+            view.store(Arc::new(state.view(generation, now)));
             generations.send_replace(generation);
         }
     }

@@ -1,110 +1,97 @@
 //! The fleet's state: plain data, changed by events, with the time passed in.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use flotilla_core::health::Phase;
 use flotilla_core::placement::Assignment;
-use flotilla_core::spec::{Model, Resource};
+use flotilla_core::rollout::{Revision, Revisions};
+use flotilla_core::spec::Model;
 use flotilla_core::{Bytes, ModelName, NodeName};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
-use serde::{Deserialize, Serialize};
 
+use super::failures::Failures;
+use super::node::Node;
+use super::records::{self, decode};
+use super::view::Failed;
 use super::{
-    FleetEvent, FleetView, Link, ModelView, NodePhase, NodeView, Replica, ReplicaLoad, SessionId,
+    AssignmentRecord, CondemnedRecord, ControllerRecord, FleetEvent, FleetView, Link, ModelRecord,
+    ModelView, NodeRecord, NodeView, SessionId, StableRecord, WaitingRecord,
 };
 use crate::store::keys::{self, Subject};
-use crate::store::{Change, Entry};
+use crate::store::{self, Change, Entry};
 
-/// How long a node that failed to run a model is not asked again.
-const FAILURE_MEMORY: Duration = Duration::from_secs(60);
-
-/// What the store keeps of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeRecord {
-    /// Tells a returning node from another one of the same name.
-    pub identity: String,
-    pub labels: BTreeMap<String, String>,
-    /// Memory for models.
-    pub memory: Bytes,
-    pub cores: u32,
-    pub cpu: String,
-    pub platform: String,
-    /// Of the agent's binary.
-    pub version: String,
-}
-
-/// What the store keeps of a model.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ModelRecord {
-    /// When the fleet learned of it, in seconds since 1970.
-    pub created: u64,
-    /// The resource as it was applied.
-    pub resource: serde_json::Value,
+/// A model as it was at a revision.
+#[derive(Clone)]
+struct AtRevision {
+    model: Arc<Model>,
+    revision: Revision,
 }
 
 struct WishedModel {
-    model: Model,
+    at: AtRevision,
     created: u64,
-    /// See [`Model::serving_revision`].
-    revision: u64,
-}
-
-struct Node {
-    record: NodeRecord,
-    /// The session, while there is one.
-    link: Option<Arc<Link>>,
-    /// Whether the session's sync stream has brought a report.
-    reporting: bool,
-    /// Since when there is no session.
-    away_since: Instant,
-    /// Away for longer than the grace.
-    lost: bool,
-    reported: Arc<ArcSwap<Vec<ModelStatus>>>,
-    loads: HashMap<ModelName, Arc<ReplicaLoad>>,
-}
-
-/// A node's failure to run one revision of a model.
-struct Failure {
-    revision: u64,
-    problem: String,
-    until: Instant,
 }
 
 /// Everything the controller knows.
 pub(super) struct FleetState {
+    /// This controller.
+    id: String,
+    /// How long a node may be away before its models are placed elsewhere.
     grace: Duration,
-    /// When the controller began: nodes it only knows from the store count as away since.
-    started: Instant,
     synced: bool,
+    store_problem: Option<String>,
+    fleet: Option<String>,
+    leader: Option<String>,
+    controllers: BTreeMap<String, ControllerRecord>,
     models: BTreeMap<ModelName, WishedModel>,
-    assignments: BTreeSet<Assignment>,
+    stable: BTreeMap<ModelName, AtRevision>,
+    condemned: BTreeMap<ModelName, CondemnedRecord>,
+    assignments: BTreeMap<Assignment, Revision>,
+    waiting: BTreeMap<ModelName, BTreeMap<String, u32>>,
     nodes: BTreeMap<NodeName, Node>,
-    failures: BTreeMap<Assignment, Failure>,
+    failures: Failures,
+    /// Memory that revisions of models were found to need.
+    found: HashMap<(ModelName, Revision), Bytes>,
 }
 
 impl FleetState {
-    pub(super) fn new(grace: Duration, started: Instant) -> Self {
+    pub(super) fn new(id: &str, grace: Duration) -> Self {
         Self {
+            id: id.to_owned(),
             grace,
-            started,
             synced: false,
+            store_problem: None,
+            fleet: None,
+            leader: None,
+            controllers: BTreeMap::new(),
             models: BTreeMap::new(),
-            assignments: BTreeSet::new(),
+            stable: BTreeMap::new(),
+            condemned: BTreeMap::new(),
+            assignments: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             nodes: BTreeMap::new(),
-            failures: BTreeMap::new(),
+            failures: Failures::default(),
+            found: HashMap::new(),
         }
     }
 
     /// Takes an event in. Returns whether the view changes by it.
     pub(super) fn apply(&mut self, event: FleetEvent, now: Instant) -> bool {
         match event {
-            FleetEvent::Stored(entries) => self.stored(entries),
-            FleetEvent::Changed(change) => self.changed(change),
+            FleetEvent::Stored { entries, revision } => self.stored(entries, revision, now),
+            FleetEvent::Changed(change) => {
+                let was_away = self.back(now);
+                self.changed(change, now) || was_away
+            }
+            FleetEvent::StoreAway(problem) => {
+                self.store_problem = Some(problem);
+                true
+            }
+            FleetEvent::StoreBack => self.back(now),
             FleetEvent::Joined { node, record, link } => {
-                self.joined(node, record, link);
+                self.joined(node, record, link, now);
                 true
             }
             FleetEvent::Reported {
@@ -119,116 +106,246 @@ impl FleetState {
 
     /// When something happens by itself next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let away = self
+        let lives = self
             .nodes
             .values()
-            .filter(|node| node.link.is_none() && !node.lost);
-        let losses = away.map(|node| node.away_since + self.grace);
-        let retries = self.failures.values().map(|failure| failure.until);
-        losses.chain(retries).min()
+            .filter(|node| self.may_expire(node))
+            .filter_map(|node| node.life.next_deadline(self.grace));
+        lives.chain(self.failures.next_deadline()).min()
     }
 
     /// Lets happen what is due at `now`. Returns whether the view changes by it.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        let mut changed = false;
+        let mut changed = self.failures.expire(now);
+        let away = self.store_problem.is_some();
         for (name, node) in &mut self.nodes {
-            if node.link.is_none() && !node.lost && node.away_since + self.grace <= now {
-                tracing::warn!(node = %name, "node is lost");
-                node.lost = true;
+            if away && node.life.phase() == Phase::Suspect {
+                continue;
+            }
+            if node.life.expire(self.grace, now) {
+                if node.life.phase() == Phase::Lost {
+                    tracing::warn!(node = %name, "node is lost");
+                }
                 changed = true;
             }
         }
-        let before = self.failures.len();
-        self.failures.retain(|_, failure| failure.until > now);
-        changed || self.failures.len() != before
+        changed
     }
 
-    fn stored(&mut self, entries: Vec<Entry>) -> bool {
-        self.synced = true;
-        self.models.clear();
-        self.assignments.clear();
-        let known: BTreeSet<String> = entries.iter().map(|e| e.key.clone()).collect();
-        self.nodes
-            .retain(|name, node| node.link.is_some() || known.contains(&keys::node(name)));
-        for entry in entries {
-            self.put(entry);
+    /// While the store is away nobody knows whether another controller has a link to a node:
+    /// none is given up.
+    fn may_expire(&self, node: &Node) -> bool {
+        self.store_problem.is_none() || node.life.phase() != Phase::Suspect
+    }
+
+    /// The store answers. Returns whether that is news.
+    fn back(&mut self, now: Instant) -> bool {
+        if self.store_problem.take().is_none() {
+            return false;
+        }
+        // Other controllers had no way to say which nodes they hold.
+        for node in self.nodes.values_mut() {
+            node.life.excuse(now);
         }
         true
     }
 
-    fn changed(&mut self, change: Change) -> bool {
+    fn stored(&mut self, entries: Vec<Entry>, revision: store::Revision, now: Instant) -> bool {
+        self.synced = true;
+        self.back(now);
+        self.leader = None;
+        self.controllers.clear();
+        self.models.clear();
+        self.stable.clear();
+        self.condemned.clear();
+        self.assignments.clear();
+        self.waiting.clear();
+        for node in self.nodes.values_mut() {
+            node.kept = None;
+            node.order = Default::default();
+            node.elsewhere.clear();
+        }
+        for entry in entries {
+            self.put(entry, now);
+        }
+        self.nodes
+            .retain(|_, node| node.link.is_some() || node.kept.is_some());
+        for node in self.nodes.values_mut() {
+            node.touched = revision;
+            node.live(now);
+            node.life.excuse(now);
+        }
+        true
+    }
+
+    fn changed(&mut self, change: Change, now: Instant) -> bool {
         match change {
-            Change::Put(entry) => self.put(entry),
-            Change::Delete { key } => match keys::parse(&key) {
-                Some(Subject::Model(name)) => {
-                    self.failures
-                        .retain(|assignment, _| assignment.model != name);
-                    self.models.remove(&name).is_some()
-                }
-                Some(Subject::Assignment(assignment)) => self.assignments.remove(&assignment),
-                Some(Subject::Node(name)) => {
-                    let linked = |node: &Node| node.link.is_some();
-                    !self.nodes.get(&name).is_none_or(linked) && self.nodes.remove(&name).is_some()
-                }
-                None => false,
-            },
+            Change::Put(entry) => self.put(entry, now),
+            Change::Delete { key, revision } => {
+                keys::parse(&key).is_some_and(|subject| self.delete(subject, revision, now))
+            }
         }
     }
 
-    fn put(&mut self, entry: Entry) -> bool {
-        match keys::parse(&entry.key) {
-            Some(Subject::Model(name)) => match read_model(&entry) {
-                Ok(wished) => {
-                    self.failures
-                        .retain(|assignment, _| assignment.model != name);
-                    self.models.insert(name, wished);
+    fn delete(&mut self, subject: Subject, revision: store::Revision, now: Instant) -> bool {
+        match subject {
+            Subject::Model(name) => {
+                self.failures.forget_model(&name);
+                self.found.retain(|(model, _), _| *model != name);
+                self.models.remove(&name).is_some()
+            }
+            Subject::Stable(name) => self.stable.remove(&name).is_some(),
+            Subject::Condemned(name) => self.condemned.remove(&name).is_some(),
+            Subject::Assignment(assignment) => {
+                self.touch(&assignment.node, revision);
+                self.assignments.remove(&assignment).is_some()
+            }
+            Subject::Node(name) => match self.nodes.get_mut(&name) {
+                Some(node) if node.link.is_some() || !node.elsewhere.is_empty() => {
+                    node.kept = None;
                     true
                 }
-                Err(problem) => {
-                    tracing::error!(
-                        key = entry.key,
-                        problem,
-                        "the store holds a model that cannot be read"
-                    );
-                    false
-                }
+                _ => self.nodes.remove(&name).is_some(),
             },
-            Some(Subject::Assignment(assignment)) => self.assignments.insert(assignment),
-            Some(Subject::Node(name)) => {
-                let Ok(record) = serde_json::from_slice::<NodeRecord>(&entry.value) else {
-                    tracing::error!(
-                        key = entry.key,
-                        "the store holds a node that cannot be read"
-                    );
-                    return false;
+            Subject::Order(name) => self.nodes.get_mut(&name).is_some_and(|node| {
+                node.order = Default::default();
+                true
+            }),
+            Subject::Presence(name, controller) => self.nodes.get_mut(&name).is_some_and(|node| {
+                node.elsewhere.remove(&controller);
+                node.live(now)
+            }),
+            Subject::Waiting(name, controller) => self
+                .waiting
+                .get_mut(&name)
+                .is_some_and(|waiting| waiting.remove(&controller).is_some()),
+            Subject::Controller(id) => self.controllers.remove(&id).is_some(),
+            Subject::Leader => self.leader.take().is_some(),
+            Subject::Fleet => false,
+        }
+    }
+
+    fn put(&mut self, entry: Entry, now: Instant) -> bool {
+        let Some(subject) = keys::parse(&entry.key) else {
+            return false;
+        };
+        let key = entry.key.clone();
+        self.put_subject(subject, entry, now)
+            .unwrap_or_else(|problem| {
+                tracing::error!(key, problem, "the store holds what cannot be read");
+                false
+            })
+    }
+
+    fn put_subject(
+        &mut self,
+        subject: Subject,
+        entry: Entry,
+        now: Instant,
+    ) -> Result<bool, String> {
+        let Entry {
+            value, revision, ..
+        } = entry;
+        match subject {
+            Subject::Model(name) => {
+                let record: ModelRecord = decode(&value)?;
+                let wished = WishedModel {
+                    at: at_revision(record.resource)?,
+                    created: record.created,
                 };
-                let started = self.started;
+                let known = self.models.get(&name);
+                if known.is_none_or(|known| known.at.revision != wished.at.revision) {
+                    self.failures.forget_model(&name);
+                    self.touch_all(&name, revision);
+                }
+                self.models.insert(name, wished);
+            }
+            Subject::Stable(name) => {
+                let record: StableRecord = decode(&value)?;
+                let at = at_revision(record.resource)?;
+                self.touch_all(&name, revision);
+                self.stable.insert(name, at);
+            }
+            Subject::Condemned(name) => {
+                self.condemned.insert(name, decode(&value)?);
+            }
+            Subject::Assignment(assignment) => {
+                let record: AssignmentRecord = decode(&value)?;
+                self.touch(&assignment.node, revision);
+                self.assignments.insert(assignment, record.revision);
+            }
+            Subject::Node(name) => {
+                let record: NodeRecord = decode(&value)?;
                 let node = self
                     .nodes
                     .entry(name)
-                    .or_insert_with(|| Node::away(record, started));
-                node.link.is_none()
+                    .or_insert_with(|| Node::away(record.clone(), now));
+                if node.link.is_none() {
+                    node.record = record.clone();
+                }
+                node.kept = Some(record);
             }
-            None => false,
+            Subject::Order(name) => {
+                let order = decode(&value)?;
+                let Some(node) = self.nodes.get_mut(&name) else {
+                    return Ok(false);
+                };
+                node.order = order;
+            }
+            Subject::Presence(name, controller) => {
+                if controller == self.id {
+                    return Ok(false);
+                }
+                let Some(node) = self.nodes.get_mut(&name) else {
+                    return Ok(false);
+                };
+                node.elsewhere.insert(controller);
+                return Ok(node.live(now));
+            }
+            Subject::Waiting(name, controller) => {
+                let record: WaitingRecord = decode(&value)?;
+                let waiting = self.waiting.entry(name).or_default();
+                waiting.insert(controller, record.requests);
+            }
+            Subject::Controller(id) => {
+                self.controllers.insert(id, decode(&value)?);
+            }
+            Subject::Leader => self.leader = Some(text(value)?),
+            Subject::Fleet => self.fleet = Some(text(value)?),
+        }
+        Ok(true)
+    }
+
+    /// Something that concerns what a node should run has changed.
+    fn touch(&mut self, node: &NodeName, revision: store::Revision) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.touched = node.touched.max(revision);
         }
     }
 
-    fn joined(&mut self, name: NodeName, record: NodeRecord, link: Arc<Link>) {
+    fn touch_all(&mut self, model: &ModelName, revision: store::Revision) {
+        let nodes: Vec<NodeName> = self
+            .assignments
+            .keys()
+            .filter(|assignment| assignment.model == *model)
+            .map(|assignment| assignment.node.clone())
+            .collect();
+        for node in nodes {
+            self.touch(&node, revision);
+        }
+    }
+
+    fn joined(&mut self, name: NodeName, record: NodeRecord, link: Arc<Link>, now: Instant) {
         tracing::info!(node = %name, session = %link.session, "node joined");
-        self.failures
-            .retain(|assignment, _| assignment.node != name);
+        self.failures.forget_node(&name);
         let node = self
             .nodes
             .entry(name)
-            .or_insert_with(|| Node::away(record.clone(), self.started));
-        if let Some(earlier) = node.link.replace(link) {
+            .or_insert_with(|| Node::away(record.clone(), now));
+        if let Some(earlier) = node.join(record, link) {
             earlier.closed.cancel();
         }
-        node.record = record;
-        node.lost = false;
-        node.reporting = false;
-        node.loads.clear();
-        node.reported.store(Arc::default());
+        node.live(now);
     }
 
     fn left(&mut self, name: &NodeName, session: &SessionId, now: Instant) -> bool {
@@ -244,10 +361,8 @@ impl FleetState {
             return false;
         }
         tracing::info!(node = %name, %session, "node left");
-        node.link = None;
-        node.reporting = false;
-        node.away_since = now;
-        node.loads.clear();
+        node.leave();
+        node.live(now);
         true
     }
 
@@ -268,166 +383,162 @@ impl FleetState {
         {
             return false;
         }
-        // Counters move with every report; only what decides who is asked makes a new view.
-        let deciding = |models: &[ModelStatus]| -> Vec<(String, i32, u64)> {
-            let deciding = models.iter().map(|m| (m.name.clone(), m.phase, m.revision));
-            deciding.collect()
-        };
-        let changed = !node.reporting || deciding(&node.reported.load()) != deciding(&models);
-        node.reporting = true;
-        for status in models.iter().filter(|m| m.phase() == ModelPhase::Failed) {
-            let Ok(model) = ModelName::new(&status.name) else {
-                continue;
+        for status in &models {
+            if let Ok(model) = ModelName::new(&status.name) {
+                let at = Assignment {
+                    node: name.clone(),
+                    model,
+                };
+                for status in [Some(status), status.next.as_deref()].into_iter().flatten() {
+                    learn(&mut self.failures, &mut self.found, &at, status, now);
+                }
+            }
+        }
+        let changed = node.take(models, now);
+        node.live(now) || changed
+    }
+
+    /// The view of this state.
+    pub(super) fn view(&mut self, generation: u64, now: Instant) -> FleetView {
+        let mut assigned_to: BTreeMap<&ModelName, BTreeMap<NodeName, Revision>> = BTreeMap::new();
+        let mut assigned_models: BTreeMap<&NodeName, Vec<ModelName>> = BTreeMap::new();
+        for (Assignment { node, model }, revision) in &self.assignments {
+            let nodes = assigned_to.entry(model).or_default();
+            nodes.insert(node.clone(), *revision);
+            let models = assigned_models.entry(node).or_default();
+            models.push(model.clone());
+        }
+        let mut failures = self.failures.current();
+        let mut models = BTreeMap::new();
+        for (name, wished) in &self.models {
+            let assigned = assigned_to.remove(name).unwrap_or_default();
+            let failures = failures.remove(name).unwrap_or_default();
+            let stable = self.stable.get(name);
+            let condemned = self.condemned.get(name);
+            let revisions = Revisions {
+                wished: wished.at.revision,
+                stable: stable.map(|stable| stable.revision),
+                condemned: condemned.map(|condemned| condemned.revision),
             };
-            let assignment = Assignment {
-                node: name.clone(),
-                model,
+            let spec = &wished.at.model.spec;
+            let nodes = &mut self.nodes;
+            let coming = is_coming(nodes, &assigned, &failures, spec.replicas.min == 0);
+            let replicas = assigned
+                .keys()
+                .filter_map(|node| nodes.get_mut(node)?.replica(node, name, spec))
+                .collect();
+            let found = self.found.get(&(name.clone(), revisions.goal()));
+            let waiting = self.waiting.get(name);
+            let view = ModelView {
+                model: Model::clone(&wished.at.model),
+                revisions,
+                stable: stable.map(|stable| stable.model.clone()),
+                condemned: condemned
+                    .filter(|condemned| condemned.revision == revisions.wished)
+                    .cloned(),
+                created: wished.created,
+                replicas,
+                assigned,
+                failures,
+                memory: spec.memory.or(found.copied()),
+                waiting: waiting.map_or(0, |waiting| waiting.values().sum()),
+                coming,
             };
-            let failure = Failure {
+            models.insert(name.clone(), Arc::new(view));
+        }
+        let nodes = self.nodes.iter().map(|(name, node)| {
+            let assigned = assigned_models.remove(name).unwrap_or_default();
+            let view = NodeView {
+                name: name.clone(),
+                record: node.record.clone(),
+                kept: node.kept.as_ref() == Some(&node.record),
+                phase: node.life.phase(),
+                steady: node.life.is_steady(now),
+                order: node.order,
+                here: node.link.is_some() && node.reporting,
+                assigned: assigned.into_iter().collect(),
+                touched: node.touched,
+                report: node.report.clone(),
+            };
+            (name.clone(), Arc::new(view))
+        });
+        FleetView {
+            generation,
+            nodes: nodes.collect(),
+            by_name: models.iter().map(|(n, m)| (n.clone(), m.clone())).collect(),
+            models,
+            controllers: self.controllers.clone(),
+            leader: self.leader.clone(),
+            fleet: self.fleet.clone(),
+            synced: self.synced,
+            store_problem: self.store_problem.clone(),
+        }
+    }
+}
+
+/// Whether a replica may be expected to answer soon: one is assigned to a node that is there,
+/// or about to return, and has not failed; or the model is asleep.
+fn is_coming(
+    nodes: &BTreeMap<NodeName, Node>,
+    assigned: &BTreeMap<NodeName, Revision>,
+    failures: &BTreeMap<NodeName, Failed>,
+    sleeps: bool,
+) -> bool {
+    if assigned.is_empty() {
+        return sleeps && failures.is_empty();
+    }
+    assigned.iter().any(|(name, revision)| {
+        let there = nodes
+            .get(name)
+            .is_some_and(|node| node.life.phase() != Phase::Lost);
+        let failed = failures.get(name).is_some_and(|f| f.revision == *revision);
+        there && !failed
+    })
+}
+
+/// Takes from a status what is remembered of it.
+fn learn(
+    failures: &mut Failures,
+    found: &mut HashMap<(ModelName, Revision), Bytes>,
+    at: &Assignment,
+    status: &ModelStatus,
+    now: Instant,
+) {
+    let mut needs = |bytes: u64| {
+        if bytes > 0 {
+            found.insert((at.model.clone(), status.revision), Bytes(bytes));
+        }
+    };
+    match status.phase() {
+        ModelPhase::Ready => {
+            needs(status.memory);
+            failures.forget(at);
+        }
+        ModelPhase::Failed => {
+            needs(status.needed);
+            let failed = Failed {
                 revision: status.revision,
                 problem: match status.remedy.as_str() {
                     "" => status.problem.clone(),
                     remedy => format!("{} ({remedy})", status.problem),
                 },
-                until: now + FAILURE_MEMORY,
             };
-            let known = self.failures.get(&assignment);
-            if known.is_none_or(|known| known.revision != failure.revision) {
-                self.failures.insert(assignment, failure);
-            }
+            failures.note(at.clone(), failed, now);
         }
-        node.reported.store(Arc::new(models));
-        changed
-    }
-
-    /// The view of this state.
-    pub(super) fn view(&mut self, generation: u64) -> FleetView {
-        let mut assigned_to: BTreeMap<&ModelName, BTreeSet<NodeName>> = BTreeMap::new();
-        let mut assigned_models: BTreeMap<&NodeName, BTreeSet<ModelName>> = BTreeMap::new();
-        for Assignment { node, model } in &self.assignments {
-            assigned_to.entry(model).or_default().insert(node.clone());
-            assigned_models
-                .entry(node)
-                .or_default()
-                .insert(model.clone());
-        }
-        let mut models = BTreeMap::new();
-        for (name, wished) in &self.models {
-            let assigned = assigned_to.remove(name).unwrap_or_default();
-            let replicas = assigned
-                .iter()
-                .filter_map(|node| {
-                    let state = self.nodes.get_mut(node)?;
-                    state.replica(node, name, wished)
-                })
-                .collect();
-            let failures = self
-                .failures
-                .iter()
-                .filter(|(a, failure)| a.model == *name && failure.revision == wished.revision)
-                .map(|(a, failure)| (a.node.clone(), failure.problem.clone()))
-                .collect();
-            let view = ModelView {
-                model: wished.model.clone(),
-                revision: wished.revision,
-                created: wished.created,
-                replicas,
-                assigned,
-                failures,
-            };
-            models.insert(name.clone(), Arc::new(view));
-        }
-        let nodes = self
-            .nodes
-            .iter()
-            .map(|(name, node)| {
-                let view = NodeView {
-                    name: name.clone(),
-                    record: node.record.clone(),
-                    phase: node.phase(),
-                    assigned: assigned_models.remove(name).unwrap_or_default(),
-                    reported: node.reported.clone(),
-                };
-                (name.clone(), Arc::new(view))
-            })
-            .collect();
-        FleetView {
-            generation,
-            by_name: models.iter().map(|(n, m)| (n.clone(), m.clone())).collect(),
-            models,
-            nodes,
-            synced: self.synced,
-        }
+        _ => {}
     }
 }
 
-impl Node {
-    /// A node that is known but not linked.
-    fn away(record: NodeRecord, since: Instant) -> Self {
-        Self {
-            record,
-            link: None,
-            reporting: false,
-            away_since: since,
-            lost: false,
-            reported: Arc::default(),
-            loads: HashMap::new(),
-        }
-    }
-
-    fn phase(&self) -> NodePhase {
-        match &self.link {
-            Some(_) if self.reporting => NodePhase::Ready,
-            None if self.lost => NodePhase::Lost,
-            _ => NodePhase::Suspect,
-        }
-    }
-
-    /// The node's replica of a model, if it takes requests.
-    fn replica(
-        &mut self,
-        node: &NodeName,
-        name: &ModelName,
-        wished: &WishedModel,
-    ) -> Option<Replica> {
-        let link = self.link.as_ref()?;
-        if !self.reporting || !link.is_connected() {
-            return None;
-        }
-        let reported = self.reported.load();
-        let status = reported
-            .iter()
-            .find(|status| status.name == name.as_str())?;
-        if status.phase() != ModelPhase::Ready || status.revision != wished.revision {
-            return None;
-        }
-        let spec = &wished.model.spec;
-        let fits = |load: &Arc<ReplicaLoad>| load.fits(spec.concurrency, spec.queue);
-        let load = match self.loads.get(name) {
-            Some(load) if fits(load) => load.clone(),
-            _ => {
-                let load = Arc::new(ReplicaLoad::new(spec.concurrency, spec.queue));
-                self.loads.insert(name.clone(), load.clone());
-                load
-            }
-        };
-        Some(Replica {
-            node: node.clone(),
-            link: link.clone(),
-            load,
-        })
-    }
-}
-
-fn read_model(entry: &Entry) -> Result<WishedModel, String> {
-    let record: ModelRecord = serde_json::from_slice(&entry.value).map_err(|e| e.to_string())?;
-    let Resource::Model(model) =
-        Resource::from_json(record.resource).map_err(|faults| faults.to_string())?;
-    Ok(WishedModel {
+fn at_revision(resource: serde_json::Value) -> Result<AtRevision, String> {
+    let model = records::model(resource)?;
+    Ok(AtRevision {
         revision: model.serving_revision(),
-        model,
-        created: record.created,
+        model: Arc::new(model),
     })
+}
+
+fn text(value: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(value).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

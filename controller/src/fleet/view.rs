@@ -2,13 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+pub use flotilla_core::health::Phase as NodePhase;
+use flotilla_core::rollout::{Revision, Revisions};
 use flotilla_core::spec::Model;
-use flotilla_core::{ModelName, NodeName};
+use flotilla_core::{Bytes, ModelName, NodeName};
 use flotilla_proto::v1::ModelStatus;
 
-use super::{Link, NodeRecord, ReplicaLoad};
+use super::{CondemnedRecord, ControllerRecord, Link, NodeRecord, OrderRecord, ReplicaLoad};
+use crate::store;
 
 /// The fleet at one moment. Never changes; the next moment is another view.
 #[derive(Debug, Default)]
@@ -19,25 +23,47 @@ pub struct FleetView {
     /// The models again, for the request path.
     pub by_name: HashMap<ModelName, Arc<ModelView>>,
     pub nodes: BTreeMap<NodeName, Arc<NodeView>>,
+    pub controllers: BTreeMap<String, ControllerRecord>,
+    /// Which of the controllers leads.
+    pub leader: Option<String>,
+    /// The fleet's own name.
+    pub fleet: Option<String>,
     /// Whether the store was read.
     pub synced: bool,
+    /// Why the store does not answer, if it does not: changes wait, all else goes on.
+    pub store_problem: Option<String>,
 }
 
 /// A model and where it can be asked.
 #[derive(Debug)]
 pub struct ModelView {
     pub model: Model,
-    /// See [`Model::serving_revision`].
-    pub revision: u64,
+    pub revisions: Revisions,
+    /// The model as it was in its stable revision.
+    pub stable: Option<Arc<Model>>,
+    /// The revision that did not load, while it is the one wished for.
+    pub condemned: Option<CondemnedRecord>,
     /// When the fleet learned of it, in seconds since 1970.
     pub created: u64,
     /// The replicas that take requests.
     pub replicas: Vec<Replica>,
-    /// The nodes it is assigned to, ready or not.
-    pub assigned: BTreeSet<NodeName>,
-    /// Nodes that failed to run this revision, with what they said, until they are asked
-    /// again.
-    pub failures: BTreeMap<NodeName, String>,
+    /// The nodes it is assigned to, ready or not, with the revision they are to serve.
+    pub assigned: BTreeMap<NodeName, Revision>,
+    /// Nodes that failed to run a revision, with what they said, until they are asked again.
+    pub failures: BTreeMap<NodeName, Failed>,
+    /// Memory of one replica, as given or as nodes have found.
+    pub memory: Option<Bytes>,
+    /// Requests that wait on controllers for a first replica.
+    pub waiting: u32,
+    /// Whether a replica may be expected to answer soon, if none does.
+    pub coming: bool,
+}
+
+/// A node's failure to run a revision of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    pub revision: Revision,
+    pub problem: String,
 }
 
 /// A replica that takes requests.
@@ -53,31 +79,68 @@ pub struct Replica {
 pub struct NodeView {
     pub name: NodeName,
     pub record: NodeRecord,
+    /// Whether the store has this record.
+    pub kept: bool,
     pub phase: NodePhase,
+    /// Whether it is trusted with new models.
+    pub steady: bool,
+    pub order: OrderRecord,
+    /// Whether it is linked to this controller and reports to it.
+    pub here: bool,
     pub assigned: BTreeSet<ModelName>,
+    /// The last change in the store that was about what it should run.
+    pub touched: store::Revision,
     /// What it reported last; newer than the view itself.
-    pub reported: Arc<ArcSwap<Vec<ModelStatus>>>,
+    pub report: Arc<ArcSwap<NodeReport>>,
 }
 
-/// Where a node is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NodePhase {
-    /// Linked: takes models and requests.
-    Ready,
-    /// Away, but not for long: keeps its models, gets no requests.
-    Suspect,
-    /// Away for longer than the grace: its models are placed elsewhere.
-    Lost,
+/// What a node reported last.
+#[derive(Debug, Default)]
+pub struct NodeReport {
+    pub models: Vec<ModelStatus>,
+    pub uses: HashMap<ModelName, Use>,
 }
 
-impl NodePhase {
-    /// The phase's name for people.
+/// When a replica was used.
+#[derive(Debug, Clone, Copy)]
+pub struct Use {
+    /// Requests it had begun.
+    pub begun: u64,
+    /// Whether it had any when it last reported.
+    pub busy: bool,
+    /// When it was last seen to have had any.
+    pub at: Instant,
+}
+
+impl NodeReport {
+    /// What is reported of a model.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ready => "Ready",
-            Self::Suspect => "Suspect",
-            Self::Lost => "Lost",
+    pub fn model(&self, name: &ModelName) -> Option<&ModelStatus> {
+        self.models
+            .iter()
+            .find(|status| status.name == name.as_str())
+    }
+
+    /// For how long nobody has asked its replica of a model. `None` while somebody does.
+    #[must_use]
+    pub fn idle(&self, model: &ModelName, now: Instant) -> Option<Duration> {
+        match self.uses.get(model) {
+            Some(used) if used.busy => None,
+            Some(used) => Some(now.saturating_duration_since(used.at)),
+            None => Some(Duration::ZERO),
         }
+    }
+}
+
+impl ModelView {
+    /// The model as a node that is to serve `revision` needs it. `None` for a revision that
+    /// nobody but the nodes that run it knows any more.
+    #[must_use]
+    pub fn at(&self, revision: Revision) -> Option<&Model> {
+        if revision == self.revisions.wished {
+            return Some(&self.model);
+        }
+        let stable = self.stable.as_deref();
+        stable.filter(|_| self.revisions.stable == Some(revision))
     }
 }

@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::fleet::Fleet;
-use crate::store::Store;
 use service::FleetService;
 use sessions::Sessions;
 
@@ -38,11 +37,11 @@ struct Door {
     stop: CancellationToken,
 }
 
-/// Takes connections until `stop`, then waits for those there are.
+/// Takes connections for the controller `id` until `stop`, then waits for those there are.
 pub async fn serve(
     listener: TcpListener,
     fleet: Fleet,
-    store: Arc<dyn Store>,
+    id: String,
     connections: u32,
     stop: CancellationToken,
 ) {
@@ -50,7 +49,7 @@ pub async fn serve(
     let syncs = TaskTracker::new();
     let service = FleetService {
         fleet: fleet.clone(),
-        store,
+        id,
         sessions: sessions.clone(),
         connections,
         stop: stop.clone(),

@@ -1,13 +1,15 @@
 //! The gRPC service `Fleet`: joining, and desired state against status.
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::{Bytes, NodeName};
+use flotilla_core::spec::Taint;
+use flotilla_core::{Bytes, NodeName, ZoneName};
 use flotilla_proto::v1::fleet_server::Fleet as FleetRpc;
-use flotilla_proto::v1::{Desired, DesiredModel, JoinReply, JoinRequest, Report};
+use flotilla_proto::v1::{
+    Desired, DesiredModel, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, Report,
+};
 use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -16,14 +18,14 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::sessions::Sessions;
 use crate::fleet::{Fleet, FleetEvent, FleetView, Link, NodePhase, NodeRecord};
-use crate::store::{Expect, Store, Write, keys};
 
 /// How long a joined node may take to open its sync stream.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct FleetService {
     pub(super) fleet: Fleet,
-    pub(super) store: Arc<dyn Store>,
+    /// This controller.
+    pub(super) id: String,
     pub(super) sessions: Arc<Sessions>,
     pub(super) connections: u32,
     pub(super) stop: CancellationToken,
@@ -33,6 +35,15 @@ pub(super) struct FleetService {
 
 #[tonic::async_trait]
 impl FleetRpc for FleetService {
+    async fn identify(
+        &self,
+        _: Request<IdentifyRequest>,
+    ) -> Result<Response<IdentifyReply>, Status> {
+        Ok(Response::new(IdentifyReply {
+            controller: self.id.clone(),
+        }))
+    }
+
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         let request = request.into_inner();
         let name = NodeName::new(&request.name).map_err(|e| {
@@ -40,7 +51,6 @@ impl FleetRpc for FleetService {
         })?;
         let record = record(request)?;
         refuse_impostor(&self.fleet.peek(), &name, &record)?;
-        self.keep(&name, &record).await;
         let link = self.sessions.open(name.clone(), &self.stop);
         let session = link.session.to_string();
         self.expect_sync(&link);
@@ -86,26 +96,6 @@ impl FleetRpc for FleetService {
 }
 
 impl FleetService {
-    /// Writes the node's record, so that it is known after a restart. A store that is away
-    /// does not keep a node from joining.
-    async fn keep(&self, name: &NodeName, record: &NodeRecord) {
-        // A record is made of strings and numbers: serializing it cannot fail.
-        let value = serde_json::to_vec(record).unwrap_or_default();
-        let key = keys::node(name);
-        let known = self.store.get(&key).await;
-        if known.is_ok_and(|entry| entry.is_some_and(|entry| entry.value == value)) {
-            return;
-        }
-        let write = Write::Put {
-            key,
-            value,
-            expect: Expect::Any,
-        };
-        if let Err(error) = self.store.write(vec![write]).await {
-            tracing::warn!(node = %name, %error, "the node's record could not be kept");
-        }
-    }
-
     /// Ends the session unless its sync stream opens in time.
     fn expect_sync(&self, link: &Arc<Link>) {
         let (fleet, sessions) = (self.fleet.clone(), self.sessions.clone());
@@ -142,10 +132,31 @@ fn record(request: JoinRequest) -> Result<NodeRecord, Status> {
     let inventory = request
         .inventory
         .ok_or_else(|| Status::invalid_argument("the inventory is missing"))?;
+    let taints = request.taints.into_iter();
+    let zone = match request.zone.as_str() {
+        "" => None,
+        zone => Some(
+            ZoneName::new(zone)
+                .map_err(|e| Status::invalid_argument(format!("the zone '{zone}' {e}")))?,
+        ),
+    };
     Ok(NodeRecord {
         identity: request.identity,
         labels: request.labels.into_iter().collect(),
+        taints: taints
+            .map(|taint| Taint {
+                key: taint.key,
+                value: taint.value,
+            })
+            .collect(),
+        zone,
         memory: Bytes(inventory.memory),
+        // What a newer agent computes with and nobody here knows no model asks for.
+        accelerators: inventory
+            .accelerators
+            .iter()
+            .filter_map(|name| serde_json::from_value(name.as_str().into()).ok())
+            .collect(),
         cores: inventory.cores,
         cpu: inventory.cpu,
         platform: inventory.platform,
@@ -220,21 +231,24 @@ impl Sync {
             return None;
         }
         let node = view.nodes.get(&self.link.node)?;
-        let mut models = BTreeMap::new();
-        for name in &node.assigned {
-            let Some(model) = view.models.get(name) else {
-                continue;
-            };
-            let desired = DesiredModel {
-                name: name.to_string(),
-                revision: model.revision,
+        let models = node.assigned.iter().filter_map(|name| {
+            let model = view.models.get(name)?;
+            let revision = *model.assigned.get(&self.link.node)?;
+            let resource = model.at(revision).map(|model| {
                 // The resource came from JSON: it goes back to JSON.
-                resource: serde_json::to_string(&model.model).unwrap_or_default(),
-            };
-            models.insert(name, desired);
-        }
+                serde_json::to_string(model).unwrap_or_default()
+            });
+            Some(DesiredModel {
+                name: name.to_string(),
+                revision,
+                resource: resource.unwrap_or_default(),
+            })
+        });
         Some(Desired {
-            models: models.into_values().collect(),
+            models: models.collect(),
+            fleet: view.fleet.clone()?,
+            revision: node.touched,
+            controllers: view.controllers.values().map(|c| c.link.clone()).collect(),
         })
     }
 }

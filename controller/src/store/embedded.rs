@@ -1,7 +1,9 @@
 //! The store in a file: redb, durable with every write, for one controller.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use redb::{
@@ -10,8 +12,8 @@ use redb::{
 use tokio::sync::broadcast;
 
 use super::{
-    Change, Entry, Expect, Leadership, MAX_WRITES, Revision, Store, StoreError, Watch, WatchEvent,
-    Write,
+    Change, Entry, Expect, Leadership, Lease, LeaseId, MAX_WRITES, Revision, Store, StoreError,
+    Watch, WatchEvent, Write, keys,
 };
 
 /// Key to revision and value.
@@ -19,6 +21,8 @@ const ENTRIES: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("entri
 /// The one row `revision`: the last revision written.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const REVISION: &str = "revision";
+/// Keys that live no longer than the process that wrote them, with their lease.
+const LEASED: TableDefinition<&str, i64> = TableDefinition::new("leased");
 /// The file in the data directory.
 const FILE: &str = "store.redb";
 
@@ -36,6 +40,8 @@ struct Inner {
     /// Held while writing *and* telling watchers, so that they see changes in order, and
     /// while a watch begins, so that it misses none.
     changes: Mutex<broadcast::Sender<Change>>,
+    /// Leases given so far.
+    leases: AtomicI64,
 }
 
 impl Embedded {
@@ -55,7 +61,10 @@ impl Embedded {
             let inner = Inner {
                 database,
                 changes: Mutex::new(broadcast::channel(BACKLOG).0),
+                leases: AtomicI64::new(0),
             };
+            // Whoever held them is gone.
+            inner.end(None)?;
             Ok(Self {
                 inner: Arc::new(inner),
             })
@@ -87,6 +96,9 @@ fn create(path: &Path) -> Result<Database, StoreError> {
         .open_table(ENTRIES)
         .map_err(|e| damaged(e.to_string()))?;
     begun.open_table(META).map_err(|e| damaged(e.to_string()))?;
+    begun
+        .open_table(LEASED)
+        .map_err(|e| damaged(e.to_string()))?;
     begun.commit().map_err(|e| damaged(e.to_string()))?;
     Ok(database)
 }
@@ -124,6 +136,14 @@ impl Inner {
         Ok(entries)
     }
 
+    /// The last revision written.
+    fn revision(&self) -> Result<Revision, StoreError> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let meta = read.open_table(META).map_err(failed)?;
+        let row = meta.get(REVISION).map_err(failed)?;
+        Ok(row.map_or(0, |row| row.value()))
+    }
+
     fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError> {
         // A poisoned lock means that a writer panicked before it committed: nothing is torn.
         let sender = self.changes.lock().unwrap_or_else(|e| e.into_inner());
@@ -132,6 +152,7 @@ impl Inner {
         let revision;
         {
             let mut entries = begun.open_table(ENTRIES).map_err(failed)?;
+            let mut leased = begun.open_table(LEASED).map_err(failed)?;
             let mut meta = begun.open_table(META).map_err(failed)?;
             let last = meta
                 .get(REVISION)
@@ -141,11 +162,21 @@ impl Inner {
             meta.insert(REVISION, revision).map_err(failed)?;
             for write in writes {
                 match write {
-                    Write::Put { key, value, expect } => {
+                    Write::Put {
+                        key,
+                        value,
+                        expect,
+                        lease,
+                    } => {
                         check(&entries, &key, expect)?;
                         entries
                             .insert(key.as_str(), (revision, value.as_slice()))
                             .map_err(failed)?;
+                        match lease {
+                            Some(lease) => leased.insert(key.as_str(), lease),
+                            None => leased.remove(key.as_str()),
+                        }
+                        .map_err(failed)?;
                         changes.push(Change::Put(Entry {
                             key,
                             value,
@@ -153,8 +184,9 @@ impl Inner {
                         }));
                     }
                     Write::Delete { key } => {
+                        leased.remove(key.as_str()).map_err(failed)?;
                         if entries.remove(key.as_str()).map_err(failed)?.is_some() {
-                            changes.push(Change::Delete { key });
+                            changes.push(Change::Delete { key, revision });
                         }
                     }
                     Write::Require { key, expect } => check(&entries, &key, expect)?,
@@ -167,6 +199,27 @@ impl Inner {
             let _ = sender.send(change);
         }
         Ok(revision)
+    }
+
+    /// Ends a lease, or all: their keys go.
+    fn end(&self, lease: Option<LeaseId>) -> Result<(), StoreError> {
+        let mut gone = Vec::new();
+        {
+            let read = self.database.begin_read().map_err(failed)?;
+            let leased = read.open_table(LEASED).map_err(failed)?;
+            for row in leased.iter().map_err(failed)? {
+                let (key, held) = row.map_err(failed)?;
+                if lease.is_none_or(|lease| lease == held.value()) {
+                    gone.push(Write::Delete {
+                        key: key.value().to_owned(),
+                    });
+                }
+            }
+        }
+        if !gone.is_empty() {
+            self.write(gone)?;
+        }
+        Ok(())
     }
 }
 
@@ -231,8 +284,43 @@ impl Store for Embedded {
         }))
     }
 
-    async fn try_lead(&self) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
+    async fn try_lead(&self, who: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
+        let lease = self.inner.leases.fetch_add(1, Ordering::Relaxed);
+        let key = keys::LEADER.to_owned();
+        self.write(vec![Write::put_leased(key, who.into(), lease)])
+            .await?;
         Ok(Some(Arc::new(Alone)))
+    }
+
+    async fn lease(&self, _: Duration) -> Result<Arc<dyn Lease>, StoreError> {
+        Ok(Arc::new(EmbeddedLease {
+            inner: self.inner.clone(),
+            id: self.inner.leases.fetch_add(1, Ordering::Relaxed),
+        }))
+    }
+}
+
+/// A lease of the one process that has the file open.
+struct EmbeddedLease {
+    inner: Arc<Inner>,
+    id: LeaseId,
+}
+
+#[async_trait]
+impl Lease for EmbeddedLease {
+    fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    async fn lost(&self) {
+        std::future::pending().await
+    }
+
+    async fn revoke(&self) {
+        let (inner, id) = (self.inner.clone(), self.id);
+        if let Err(error) = blocking(move || inner.end(Some(id))).await {
+            tracing::warn!(%error, "a lease could not be ended");
+        }
     }
 }
 
@@ -249,19 +337,19 @@ impl Watch for EmbeddedWatch {
         loop {
             let Some(changes) = &mut self.changes else {
                 let (inner, prefix) = (self.store.inner.clone(), self.prefix.clone());
-                let (entries, changes) = blocking(move || {
+                let (entries, revision, changes) = blocking(move || {
                     let sender = inner.changes.lock().unwrap_or_else(|e| e.into_inner());
-                    Ok((inner.list(&prefix)?, sender.subscribe()))
+                    Ok((inner.list(&prefix)?, inner.revision()?, sender.subscribe()))
                 })
                 .await?;
                 self.changes = Some(changes);
-                return Ok(WatchEvent::Snapshot(entries));
+                return Ok(WatchEvent::Snapshot { entries, revision });
             };
             match changes.recv().await {
                 Ok(change) => {
                     let key = match &change {
                         Change::Put(entry) => &entry.key,
-                        Change::Delete { key } => key,
+                        Change::Delete { key, .. } => key,
                     };
                     if key.starts_with(&self.prefix) {
                         return Ok(WatchEvent::Change(change));
@@ -281,11 +369,7 @@ mod tests {
     use super::*;
 
     fn put(key: &str, value: &str, expect: Expect) -> Write {
-        Write::Put {
-            key: key.into(),
-            value: value.into(),
-            expect,
-        }
+        Write::put_if(key.into(), value.into(), expect)
     }
 
     async fn store() -> (tempfile::TempDir, Embedded) {
@@ -313,6 +397,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn leased_keys_do_not_survive_their_process() {
+        let (dir, store) = store().await;
+        let lease = store.lease(Duration::from_secs(1)).await.unwrap();
+        let writes = vec![
+            put("/kept", "", Expect::Any),
+            Write::put_leased("/leased".into(), Vec::new(), lease.id()),
+            Write::put_leased("/kept/after/all".into(), Vec::new(), lease.id()),
+        ];
+        store.write(writes).await.unwrap();
+        store
+            .write(vec![put("/kept/after/all", "", Expect::Any)])
+            .await
+            .unwrap();
+        drop((store, lease));
+        let store = Embedded::open(dir.path()).await.unwrap();
+        let entries = store.list("/").await.unwrap();
+        let keys: Vec<_> = entries.iter().map(|e| e.key.as_str()).collect();
+        assert_eq!(keys, ["/kept", "/kept/after/all"]);
+    }
+
+    #[tokio::test]
     async fn a_watcher_that_falls_behind_gets_a_snapshot() {
         let (_dir, store) = store().await;
         let mut watch = store.watch("/").await.unwrap();
@@ -322,7 +427,7 @@ mod tests {
             store.write(keys.collect()).await.unwrap();
         }
         let event = watch.next().await.unwrap();
-        assert!(matches!(event, WatchEvent::Snapshot(e) if e.len() > BACKLOG));
+        assert!(matches!(event, WatchEvent::Snapshot { entries, .. } if entries.len() > BACKLOG));
     }
 
     #[tokio::test]

@@ -12,15 +12,72 @@ pub const LEADER: &str = "/flotilla/v1/leader";
 /// What a key is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
+    /// The fleet's own name.
+    Fleet,
+    /// Who leads.
+    Leader,
+    /// What is wished for.
     Model(ModelName),
+    /// The last revision of a model that every replica served.
+    Stable(ModelName),
+    /// The revision of a model that did not load.
+    Condemned(ModelName),
+    /// What a node is.
     Node(NodeName),
+    /// What people want of a node.
+    Order(NodeName),
     Assignment(Assignment),
+    /// A controller; leased.
+    Controller(String),
+    /// A node's link to a controller; leased.
+    Presence(NodeName, String),
+    /// Requests that wait for a model on a controller; leased.
+    Waiting(ModelName, String),
 }
+
+/// The key of the fleet's own name, made once by the first controller.
+pub const FLEET: &str = "/flotilla/v1/fleet";
 
 /// The key of a model's wish.
 #[must_use]
 pub fn model(name: &ModelName) -> String {
     format!("{ROOT}models/{name}")
+}
+
+/// The key of the last revision of a model that every replica served.
+#[must_use]
+pub fn stable(name: &ModelName) -> String {
+    format!("{ROOT}stable/{name}")
+}
+
+/// The key of the revision of a model that did not load.
+#[must_use]
+pub fn condemned(name: &ModelName) -> String {
+    format!("{ROOT}condemned/{name}")
+}
+
+/// The key of what people want of a node.
+#[must_use]
+pub fn order(name: &NodeName) -> String {
+    format!("{ROOT}orders/{name}")
+}
+
+/// The key of a controller.
+#[must_use]
+pub fn controller(id: &str) -> String {
+    format!("{ROOT}controllers/{id}")
+}
+
+/// The key of a node's link to a controller.
+#[must_use]
+pub fn presence(node: &NodeName, controller: &str) -> String {
+    format!("{ROOT}presence/{node}/{controller}")
+}
+
+/// The key of the requests that wait for a model on a controller.
+#[must_use]
+pub fn waiting(model: &ModelName, controller: &str) -> String {
+    format!("{ROOT}waiting/{model}/{controller}")
 }
 
 /// The key of a node's record.
@@ -44,10 +101,29 @@ pub fn note(name: &str) -> String {
 /// What `key` is about; `None` for keys of other versions and for notes.
 #[must_use]
 pub fn parse(key: &str) -> Option<Subject> {
+    match key {
+        FLEET => return Some(Subject::Fleet),
+        LEADER => return Some(Subject::Leader),
+        _ => {}
+    }
     let (kind, name) = key.strip_prefix(ROOT)?.split_once('/')?;
+    let model = |name| ModelName::new(name).ok();
+    let node = |name| NodeName::new(name).ok();
     match kind {
-        "models" => Some(Subject::Model(ModelName::new(name).ok()?)),
-        "nodes" => Some(Subject::Node(NodeName::new(name).ok()?)),
+        "models" => model(name).map(Subject::Model),
+        "stable" => model(name).map(Subject::Stable),
+        "condemned" => model(name).map(Subject::Condemned),
+        "nodes" => node(name).map(Subject::Node),
+        "orders" => node(name).map(Subject::Order),
+        "controllers" => Some(Subject::Controller(name.to_owned())),
+        "presence" => {
+            let (name, controller) = name.split_once('/')?;
+            Some(Subject::Presence(node(name)?, controller.to_owned()))
+        }
+        "waiting" => {
+            let (name, controller) = name.split_once('/')?;
+            Some(Subject::Waiting(model(name)?, controller.to_owned()))
+        }
         "assignments" => {
             let (node, model) = name.split_once('/')?;
             Some(Subject::Assignment(Assignment {
@@ -71,9 +147,43 @@ mod tests {
             node: node_name.clone(),
             model: model_name.clone(),
         };
-        assert_eq!(parse(&model(&model_name)), Some(Subject::Model(model_name)));
-        assert_eq!(parse(&node(&node_name)), Some(Subject::Node(node_name)));
+        assert_eq!(
+            parse(&model(&model_name)),
+            Some(Subject::Model(model_name.clone()))
+        );
+        assert_eq!(
+            parse(&node(&node_name)),
+            Some(Subject::Node(node_name.clone()))
+        );
+        assert_eq!(
+            parse(&stable(&model_name)),
+            Some(Subject::Stable(model_name.clone()))
+        );
+        assert_eq!(
+            parse(&condemned(&model_name)),
+            Some(Subject::Condemned(model_name.clone()))
+        );
+        assert_eq!(
+            parse(&order(&node_name)),
+            Some(Subject::Order(node_name.clone()))
+        );
+        assert_eq!(
+            parse(&controller("c")),
+            Some(Subject::Controller("c".into()))
+        );
+        assert_eq!(
+            parse(&presence(&node_name, "c")),
+            Some(Subject::Presence(node_name.clone(), "c".into()))
+        );
+        assert_eq!(
+            parse(&waiting(&model_name, "c")),
+            Some(Subject::Waiting(model_name.clone(), "c".into()))
+        );
         assert_eq!(parse(&assignment(&both)), Some(Subject::Assignment(both)));
+        assert_eq!(
+            (parse(LEADER), parse(FLEET)),
+            (Some(Subject::Leader), Some(Subject::Fleet))
+        );
         for other in ["", "/other", "/flotilla/v1/x/y", "/flotilla/v1/models/A B"] {
             assert_eq!(parse(other), None, "{other}");
         }

@@ -1,4 +1,5 @@
-//! Where the wish lives: models and assignments under `/flotilla/v1/`.
+//! Where the wish lives, and who is there: keys and values under `/flotilla/v1/`, which
+//! [`keys`] names.
 
 mod embedded;
 mod etcd;
@@ -6,6 +7,7 @@ pub mod keys;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -27,6 +29,9 @@ pub struct Entry {
     pub revision: Revision,
 }
 
+/// Which lease.
+pub type LeaseId = i64;
+
 /// A write of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Write {
@@ -35,11 +40,43 @@ pub enum Write {
         key: String,
         value: Vec<u8>,
         expect: Expect,
+        /// The key goes when this lease does.
+        lease: Option<LeaseId>,
     },
     /// Removes a key. One that is not there is fine.
     Delete { key: String },
     /// Writes nothing: the other writes are done only if this key is what the writer expects.
     Require { key: String, expect: Expect },
+}
+
+impl Write {
+    /// Sets a key, whatever it was.
+    #[must_use]
+    pub fn put(key: String, value: Vec<u8>) -> Self {
+        Self::put_if(key, value, Expect::Any)
+    }
+
+    /// Sets a key, if it is still what the writer expects.
+    #[must_use]
+    pub fn put_if(key: String, value: Vec<u8>, expect: Expect) -> Self {
+        Self::Put {
+            key,
+            value,
+            expect,
+            lease: None,
+        }
+    }
+
+    /// Sets a key that goes when the lease does.
+    #[must_use]
+    pub fn put_leased(key: String, value: Vec<u8>, lease: LeaseId) -> Self {
+        Self::Put {
+            key,
+            value,
+            expect: Expect::Any,
+            lease: Some(lease),
+        }
+    }
 }
 
 /// What a writer expects to find.
@@ -57,15 +94,28 @@ pub enum Expect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     Put(Entry),
-    Delete { key: String },
+    /// With the revision that deleted it.
+    Delete {
+        key: String,
+        revision: Revision,
+    },
 }
 
 /// What a watch yields.
 #[derive(Debug)]
 pub enum WatchEvent {
-    /// All entries as they are now: first, and again whenever changes may have been missed.
-    Snapshot(Vec<Entry>),
+    /// All entries as they are at a revision: first, and again whenever changes may have been
+    /// missed.
+    Snapshot {
+        entries: Vec<Entry>,
+        revision: Revision,
+    },
     Change(Change),
+    /// The store does not answer, with what it says: until the next event of another kind,
+    /// changes wait.
+    Away(String),
+    /// The store answers again.
+    Back,
 }
 
 /// Why the store did not do as told.
@@ -115,9 +165,25 @@ pub trait Store: Send + Sync + 'static {
     /// Follows all keys that begin with `prefix`.
     async fn watch(&self, prefix: &str) -> Result<Box<dyn Watch>, StoreError>;
 
-    /// Leads the controllers of this store, if no other one does: [`keys::LEADER`] is there
-    /// while one leads.
-    async fn try_lead(&self) -> Result<Option<Arc<dyn Leadership>>, StoreError>;
+    /// Leads the controllers of this store under the name `who`, if no other one does:
+    /// [`keys::LEADER`] is there, with that name, while one leads.
+    async fn try_lead(&self, who: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError>;
+
+    /// A lease that lives as long as it is held, and for `ttl` after its holder fell silent.
+    async fn lease(&self, ttl: Duration) -> Result<Arc<dyn Lease>, StoreError>;
+}
+
+/// Keys that live as long as their holder.
+#[async_trait]
+pub trait Lease: Send + Sync {
+    /// For [`Write::Put`].
+    fn id(&self) -> LeaseId;
+
+    /// Waits until it has run out: its keys are gone.
+    async fn lost(&self);
+
+    /// Ends it and its keys now.
+    async fn revoke(&self);
 }
 
 /// Leading the controllers of a store.

@@ -1,20 +1,34 @@
 //! Where models go.
 //!
-//! [`solve`] is a pure function from the nodes, the models wished for and the assignments
-//! that stand, to a [`Plan`]. Wanted properties, each a test:
+//! [`solve`] is a pure function from the nodes, the models wished for and the replicas that
+//! stand, to a [`Plan`]. Wanted properties, each a test:
 //!
 //! - **A** No node is given more memory's worth of models than it has.
-//! - **B** A model is on a node at most once, and on at most `replicas` nodes.
+//! - **B** A model is on a node at most once, and no more often than wished, except while a
+//!   replica on a draining node waits for the one that takes its place.
 //! - **C** What stands stays where it may: solving again changes nothing, and a lost node
 //!   moves only what it held.
-//! - **D** The result depends on nothing but the input (no clock, no chance, no map order).
-//! - **E** A replica that could not be placed says why, per node.
+//! - **D** Selectors, taints, zones and accelerators are never violated, not even by what
+//!   stood before they were.
+//! - **E** The result depends on nothing but the input (no clock, no chance, no map order).
+//! - **F** A replica that could not be placed says why, per node: [`explain`].
+//!
+//! The work is one pass over the nodes for each model that misses a replica, beside one over
+//! all that stands; `core/benches/placement.rs` measures it.
 
+mod board;
+mod filter;
+mod preempt;
 mod problem;
+mod refusal;
+mod score;
 mod solve;
 
-pub use problem::{Assignment, ModelDemand, NodeCapacity, Plan, Refusal, Unplaced};
-pub use solve::solve;
+pub use problem::{
+    Assignment, Measured, ModelDemand, NodeCapacity, Openness, Plan, Problem, Standing,
+};
+pub use refusal::{Refusal, Unplaced};
+pub use solve::{explain, solve};
 
 #[cfg(test)]
 mod tests;

@@ -1,28 +1,98 @@
-//! The words of the placement problem.
+//! What the solver is given and what it gives.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
-use crate::{Bytes, ModelName, NodeName};
+use crate::spec::{Accelerator, ModelSpec, Taint};
+use crate::{Bytes, ModelName, NodeName, ZoneName};
 
-/// A node that may be given models.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeCapacity {
-    pub name: NodeName,
-    /// Memory for models.
-    pub memory: Bytes,
+/// The fleet as the solver sees it. Borrowed: nothing of the fleet is copied for it.
+#[derive(Debug, Clone, Default)]
+pub struct Problem<'a> {
+    /// The nodes that are there.
+    pub nodes: Vec<NodeCapacity<'a>>,
+    pub models: Vec<ModelDemand<'a>>,
+    /// What is assigned now. Of nodes and models not named above, too.
+    pub standing: Vec<Standing<'a>>,
 }
 
-/// A model that wants a place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelDemand {
-    pub name: ModelName,
-    pub replicas: u32,
+/// A node that can take models.
+#[derive(Debug, Clone)]
+pub struct NodeCapacity<'a> {
+    pub name: &'a NodeName,
+    /// Memory for models.
+    pub memory: Bytes,
+    pub labels: &'a BTreeMap<String, String>,
+    pub taints: &'a [Taint],
+    pub zone: Option<&'a ZoneName>,
+    /// What it computes with.
+    pub accelerators: &'a [Accelerator],
+    pub open: Openness,
+}
+
+/// Which replicas a node may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Openness {
+    /// New ones.
+    Open,
+    /// Those it has; somebody cordoned it.
+    Cordoned,
+    /// Those it has; it is not there at the moment.
+    Away,
+    /// Those it has; it came back too often lately to be trusted with more.
+    Unsteady,
+    /// Those it has, until each is ready elsewhere.
+    Draining,
+    /// None, whether or not they find a place elsewhere.
+    Closed,
+}
+
+/// A model that wants places.
+#[derive(Debug, Clone)]
+pub struct ModelDemand<'a> {
+    pub name: &'a ModelName,
+    /// Filters and spreading are read from here.
+    pub spec: &'a ModelSpec,
+    /// Replicas there should be now.
+    pub target: u32,
+    /// Of these, so many may take the place of idle replicas that others can do without.
+    pub required: u32,
     /// Memory of one replica; `None` is unknown and counts as nothing until a node has
     /// measured it.
     pub memory: Option<Bytes>,
     /// Nodes that cannot run it, with what they said when they tried.
-    pub refused_by: BTreeMap<NodeName, String>,
+    pub refused_by: &'a BTreeMap<NodeName, String>,
+    /// What it did where it ran, by node.
+    pub measured: &'a HashMap<NodeName, Measured>,
+}
+
+impl ModelDemand<'_> {
+    /// Replicas for which others make room.
+    pub(super) fn goal(&self) -> u32 {
+        self.required.min(self.target)
+    }
+}
+
+/// What a model did on a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Measured {
+    /// Output tokens per second of one request.
+    pub tokens_per_second: Option<f64>,
+    /// Energy of one output token, in joules.
+    pub joules_per_token: Option<f64>,
+}
+
+/// A replica that is assigned.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    pub node: &'a NodeName,
+    pub model: &'a ModelName,
+    /// Whether it answers.
+    pub ready: bool,
+    /// Whether it serves what its model does not want served any more.
+    pub outdated: bool,
+    /// For how long nobody has asked it. `None` while somebody does.
+    pub idle: Option<Duration>,
 }
 
 /// A model on a node.
@@ -39,53 +109,14 @@ pub struct Plan {
     pub assign: BTreeSet<Assignment>,
     /// Assignments that end.
     pub evict: BTreeSet<Assignment>,
-    /// Models with fewer replicas placed than wished.
-    pub unplaced: BTreeMap<ModelName, Unplaced>,
+    /// Models with fewer replicas than there should be, with how many they miss.
+    pub missing: BTreeMap<ModelName, u32>,
 }
 
-/// Why a model has too few replicas.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unplaced {
-    /// Replicas without a place.
-    pub missing: u32,
-    /// Why each node without a replica did not get one.
-    pub refusals: BTreeMap<NodeName, Refusal>,
-}
-
-/// Why a node cannot take a replica.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// Too little memory is left.
-    Memory { needed: Bytes, free: Bytes },
-    /// The node tried and failed.
-    Failed(String),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Memory { needed, free } => {
-                write!(f, "needs {needed} of memory, {free} free")
-            }
-            Self::Failed(reason) => write!(f, "failed there: {reason}"),
-        }
-    }
-}
-
-impl fmt::Display for Unplaced {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let replicas = if self.missing == 1 {
-            "replica has"
-        } else {
-            "replicas have"
-        };
-        write!(f, "{} {replicas} no place", self.missing)?;
-        if self.refusals.is_empty() {
-            return f.write_str(": every ready node already has one, or no node is ready");
-        }
-        for (i, (node, refusal)) in self.refusals.iter().enumerate() {
-            write!(f, "{} {node} {refusal}", if i == 0 { ":" } else { ";" })?;
-        }
-        Ok(())
+impl Plan {
+    /// Whether there is nothing to change.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.assign.is_empty() && self.evict.is_empty()
     }
 }

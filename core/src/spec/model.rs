@@ -1,12 +1,16 @@
 //! The kind `Model`: what to serve, with which engine, how many times.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use super::{API_VERSION, Faults, Metadata};
-use crate::{Bytes, ModelName};
+use super::engine::engine_or_null;
+use super::{
+    API_VERSION, Accelerator, EngineKind, EngineOptions, Faults, Format, Metadata, Replicas,
+    Source, Toleration,
+};
+use crate::{Bytes, ModelName, Span, ZoneName};
 
 /// A model that the fleet is asked to serve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,157 +35,72 @@ pub struct ModelSpec {
     /// Where its files are. Needed with [`EngineKind::Mistral`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// How its files are made. Default: what they look like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
     /// What runs it.
     #[serde(deserialize_with = "engine_or_null")]
     pub engine: EngineKind,
     /// Settings of the engine; each belongs to one engine.
     #[serde(skip_serializing_if = "EngineOptions::is_empty")]
     pub options: EngineOptions,
-    /// On how many nodes it is placed, at least 1.
-    pub replicas: u32,
+    /// A name for this state of the model, for people. Changing it alone loads the model
+    /// anew everywhere, one node after the other.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub revision: String,
+    /// On how many nodes it is placed.
+    pub replicas: Replicas,
+    /// With `replicas.min` 0: how long nobody asks for it before it is unloaded everywhere.
+    pub keep_alive: Span,
     /// Memory one replica needs. Without it the node estimates it from the files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
+    /// Only nodes that compute with this. Default: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<Accelerator>,
+    /// Only nodes with all of these labels.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of nodes that it does not mind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// A label of nodes: replicas are spread evenly over its values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread_by: Option<String>,
+    /// Only nodes in one of these privacy zones. Empty: any node.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub zones: BTreeSet<ZoneName>,
     /// Requests one replica computes at once. On a CPU more than a few only slow each
     /// other down.
     pub concurrency: u32,
     /// Requests that may wait on one replica beyond `concurrency`; one more is refused with
-    /// "overloaded".
+    /// "overloaded". As many may wait for the first replica to be loaded.
     pub queue: u32,
 }
+
+/// How long a model that may leave memory stays there unused.
+const KEEP_ALIVE: Span = Span(std::time::Duration::from_secs(300));
 
 impl Default for ModelSpec {
     fn default() -> Self {
         Self {
             description: String::new(),
             source: None,
+            format: None,
             engine: EngineKind::Mistral,
             options: EngineOptions::default(),
-            replicas: 1,
+            revision: String::new(),
+            replicas: Replicas::default(),
+            keep_alive: KEEP_ALIVE,
             memory: None,
+            accelerator: None,
+            node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            spread_by: None,
+            zones: BTreeSet::new(),
             concurrency: 4,
             queue: 64,
         }
-    }
-}
-
-/// Where the files of a model are.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Source {
-    /// A Hugging Face folder or a GGUF file, at the same path on every node that may serve
-    /// the model.
-    pub path: PathBuf,
-}
-
-/// What runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EngineKind {
-    /// mistral.rs, in the agent's process.
-    Mistral,
-    /// An OpenAI-compatible server that the node can reach.
-    Upstream,
-    /// Fixed tokens at a fixed pace, for benchmarks and simulations.
-    Null,
-}
-
-impl std::fmt::Display for EngineKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Mistral => "mistral",
-            Self::Upstream => "upstream",
-            Self::Null => "null",
-        })
-    }
-}
-
-/// YAML reads an unquoted `null` as no value, so a present `engine: null` means the null
-/// engine. An absent one never comes here: it is the default.
-fn engine_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EngineKind, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(EngineKind::Null))
-}
-
-/// How a model of mistral.rs is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pipeline {
-    /// Chat and text completion.
-    Text,
-    /// Embeddings.
-    Embedding,
-}
-
-/// The number format of a model's weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    F32,
-    F16,
-    Bf16,
-}
-
-/// Settings of engines. Which engine reads which is said at each field;
-/// [`Model::validate`] refuses one that the chosen engine does not read.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct EngineOptions {
-    /// `mistral`: text or embedding. Default: embedding when the folder has sentence-transformers'
-    /// `modules.json`, else text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pipeline: Option<Pipeline>,
-    /// `mistral`: the number format. Default: f32 on a CPU, what the accelerator does best
-    /// elsewhere.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dtype: Option<Dtype>,
-    /// `mistral`: quantise while loading: `q4_0`, `q4k`, `q5k`, `q6k`, `q8_0`, … as mistral.rs names them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub quantization: Option<String>,
-    /// `upstream`: the server's base URL, up to and with `/v1`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-    /// `upstream`: the model's name there. Default: its name here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// `upstream`: the agent's environment variable that holds the server's API key.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_env: Option<String>,
-    /// `null`: tokens of each answer. Default 16; a request's `max_tokens` caps it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub output_tokens: Option<u32>,
-    /// `null`: pace, in tokens per second. Default 0: all at once.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tokens_per_second: Option<f64>,
-    /// `null`: time before the first token, in milliseconds. Default 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub time_to_first_token_ms: Option<u64>,
-}
-
-impl EngineOptions {
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// The options that are set, each with the engine that reads it.
-    fn set(&self) -> impl Iterator<Item = (&'static str, EngineKind)> {
-        use EngineKind::{Mistral, Null, Upstream};
-        [
-            (self.pipeline.is_some(), "pipeline", Mistral),
-            (self.dtype.is_some(), "dtype", Mistral),
-            (self.quantization.is_some(), "quantization", Mistral),
-            (self.url.is_some(), "url", Upstream),
-            (self.model.is_some(), "model", Upstream),
-            (self.api_key_env.is_some(), "apiKeyEnv", Upstream),
-            (self.output_tokens.is_some(), "outputTokens", Null),
-            (self.tokens_per_second.is_some(), "tokensPerSecond", Null),
-            (
-                self.time_to_first_token_ms.is_some(),
-                "timeToFirstTokenMs",
-                Null,
-            ),
-        ]
-        .into_iter()
-        .filter_map(|(set, name, engine)| set.then_some((name, engine)))
     }
 }
 
@@ -205,20 +124,26 @@ impl Model {
     }
 
     /// Changes when, and only when, something changed that a node must load the model anew
-    /// for; scaling or describing it differently is none of that.
+    /// for; scaling, placing or describing it differently is none of that. The same for the
+    /// same spec on every machine and in every build: it is compared across them.
     #[must_use]
     pub fn serving_revision(&self) -> u64 {
-        let served = ModelSpec {
-            description: String::new(),
-            replicas: 1,
-            ..self.spec.clone()
-        };
-        let mut hasher = DefaultHasher::new();
+        let spec = &self.spec;
+        let served = (
+            (&spec.source, spec.format, spec.engine, &spec.options),
+            (
+                &spec.revision,
+                spec.accelerator,
+                spec.concurrency,
+                spec.queue,
+            ),
+        );
         // A spec is made of strings and numbers: serializing it cannot fail.
-        serde_json::to_string(&served)
-            .unwrap_or_default()
-            .hash(&mut hasher);
-        hasher.finish()
+        let text = serde_json::to_vec(&served).unwrap_or_default();
+        let digest: [u8; 32] = Sha256::digest(text).into();
+        u64::from_be_bytes([
+            digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7],
+        ])
     }
 
     /// The model's name.
@@ -241,25 +166,16 @@ impl Model {
                 format!("must be between {least} and {MOST}, is {value}"),
             );
         };
-        between(&mut faults, spec.replicas, 1, "spec.replicas");
+        between(&mut faults, spec.replicas.min, 0, "spec.replicas.min");
+        between(&mut faults, spec.replicas.max, 1, "spec.replicas.max");
+        faults.check(
+            spec.replicas.min > spec.replicas.max,
+            "spec.replicas",
+            "must not have a min above its max",
+        );
         between(&mut faults, spec.concurrency, 1, "spec.concurrency");
         between(&mut faults, spec.queue, 0, "spec.queue");
-        match (spec.engine, &spec.source) {
-            (EngineKind::Mistral, None) => {
-                faults.check(true, "spec.source.path", "is needed with engine mistral");
-            }
-            (EngineKind::Mistral, Some(source)) => faults.check(
-                source.path.as_os_str().is_empty(),
-                "spec.source.path",
-                "must not be empty",
-            ),
-            (engine, Some(_)) => faults.check(
-                true,
-                "spec.source",
-                format!("is not read by engine {engine}: leave it out"),
-            ),
-            (_, None) => {}
-        }
+        self.validate_source(&mut faults);
         for (option, engine) in spec.options.set() {
             faults.check(
                 engine != spec.engine,
@@ -284,12 +200,66 @@ impl Model {
         }
         faults.into_result()
     }
+
+    fn validate_source(&self, faults: &mut Faults) {
+        let spec = &self.spec;
+        let Some(source) = &spec.source else {
+            faults.check(
+                spec.engine == EngineKind::Mistral,
+                "spec.source",
+                "is needed with engine mistral",
+            );
+            return;
+        };
+        faults.check(
+            spec.engine != EngineKind::Mistral,
+            "spec.source",
+            format!("is not read by engine {}: leave it out", spec.engine),
+        );
+        match source {
+            Source::Path(path) | Source::ControllerPath(path) => faults.check(
+                path.as_os_str().is_empty(),
+                "spec.source",
+                "must not be an empty path",
+            ),
+            Source::Artifact(_) => {}
+            Source::Url { url, .. } => faults.check(
+                !url.starts_with("https://") && !url.starts_with("http://"),
+                "spec.source.url",
+                "must begin with https:// or http://",
+            ),
+            Source::HuggingFace(source) => {
+                let commit = source.revision.len() == 40
+                    && source.revision.bytes().all(|c| c.is_ascii_hexdigit());
+                faults.check(
+                    !commit,
+                    "spec.source.huggingFace.revision",
+                    "must be a commit of 40 hexadecimal digits, so that all nodes get the same files",
+                );
+                let plain = |part: &str| {
+                    !part.is_empty()
+                        && !part.starts_with('.')
+                        && part
+                            .bytes()
+                            .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
+                };
+                let named = source
+                    .repo
+                    .split_once('/')
+                    .is_some_and(|(owner, name)| plain(owner) && plain(name));
+                faults.check(!named, "spec.source.huggingFace.repo", "must be OWNER/NAME");
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{Resource, parse_yaml};
     use super::*;
+
+    /// The serving revision of `{engine: null}`.
+    const PINNED: u64 = 2_915_246_174_643_680_524;
 
     fn model(spec: &str) -> Result<Model, String> {
         let yaml =
@@ -302,7 +272,8 @@ mod tests {
     fn defaults_are_those_of_a_small_cpu_model() {
         let spec = model("{source: {path: /m}}").unwrap().spec;
         assert_eq!(spec.engine, EngineKind::Mistral);
-        assert_eq!((spec.replicas, spec.concurrency, spec.queue), (1, 4, 64));
+        assert_eq!(spec.replicas, Replicas::fixed(1));
+        assert_eq!((spec.concurrency, spec.queue), (4, 64));
     }
 
     #[test]
@@ -317,11 +288,27 @@ mod tests {
     fn every_fault_is_reported() {
         let text = model("{replicas: 0, concurrency: 0, options: {url: x}}").unwrap_err();
         for part in [
-            "spec.replicas must be between 1",
+            "spec.replicas.max must be between 1",
             "spec.concurrency must be between 1",
-            "spec.source.path is needed",
+            "spec.source is needed",
             "spec.options.url belongs to engine upstream, the engine is mistral",
         ] {
+            assert!(text.contains(part), "{part} not in: {text}");
+        }
+    }
+
+    #[test]
+    fn sources_are_checked() {
+        for (source, part) in [
+            ("path: ''", "must not be an empty path"),
+            ("huggingFace: {repo: a/b, revision: main}", "a commit of 40"),
+            (
+                "huggingFace: {repo: ../b, revision: main}",
+                "must be OWNER/NAME",
+            ),
+            ("url: 'ftp://x', sha256: 00", "64 hexadecimal digits"),
+        ] {
+            let text = model(&format!("{{source: {{{source}}}}}")).unwrap_err();
             assert!(text.contains(part), "{part} not in: {text}");
         }
     }
@@ -334,18 +321,28 @@ mod tests {
     }
 
     #[test]
-    fn scaling_is_no_new_serving_revision() {
+    fn scaling_and_placing_are_no_new_serving_revision() {
         let one = model("{engine: null}").unwrap();
-        let three = model("{engine: null, replicas: 3, description: x}").unwrap();
+        let three = model(
+            "{engine: null, replicas: {min: 0, max: 3}, description: x, nodeSelector: {a: b}, \
+             tolerations: [{key: t}], spreadBy: region, zones: [z], memory: 1MiB, keepAlive: 5s}",
+        )
+        .unwrap();
         let other = model("{engine: null, queue: 3}").unwrap();
         assert_eq!(one.serving_revision(), three.serving_revision());
         assert_ne!(one.serving_revision(), other.serving_revision());
+        let named = model("{engine: null, revision: v2}").unwrap();
+        assert_ne!(one.serving_revision(), named.serving_revision());
+        // Kept in stores: another build must come to the same.
+        assert_eq!(one.serving_revision(), PINNED);
     }
 
     #[test]
     fn yaml_round_trips() {
-        let before =
-            model("{engine: null, options: {outputTokens: 9}, memory: 1MiB, replicas: 3}").unwrap();
+        let before = model(
+            "{engine: null, options: {outputTokens: 9}, memory: 1MiB, replicas: 3, keepAlive: 90s}",
+        )
+        .unwrap();
         let yaml = serde_yaml_ng::to_string(&before).unwrap();
         let Resource::Model(after) = parse_yaml(&yaml).unwrap().remove(0);
         assert_eq!(before, after);

@@ -1,8 +1,6 @@
-//! A fleet whose wish is kept in etcd.
+//! Fleets whose wish is kept in etcd, with one controller and with several.
 
-use std::net::SocketAddr;
-
-use flotilla_tests::{Api, Cluster, DEADLINE, Etcd, Mode, Process, free_address, null_model};
+use flotilla_tests::{Api, Cluster, DEADLINE, Etcd, Mode, Process, null_model};
 use serde_json::json;
 
 #[tokio::test]
@@ -16,6 +14,15 @@ async fn while_etcd_is_away_requests_flow_and_changes_wait() {
     for _ in 0..20 {
         assert_eq!(api.chat("m", "hi", false).await.status(), 200);
     }
+    // It says so, and is ready all the same.
+    let noted = async || {
+        let (status, answer) = api.get("readyz").await;
+        let notes = answer["notes"].to_string();
+        status == 200 && notes.contains("changes wait")
+    };
+    cluster.until(noted).await;
+    let (_, list) = api.get("api/v1/models").await;
+    assert!(list["notes"].to_string().contains("changes wait"), "{list}");
     let (status, answer) = api.try_apply(&null_model("other", 1, &json!({}))).await;
     assert_eq!(status, 503, "{answer}");
     assert_eq!(answer["error"]["code"], "store_unavailable");
@@ -26,6 +33,9 @@ async fn while_etcd_is_away_requests_flow_and_changes_wait() {
         .await;
     cluster.until(async || api.ready("other").await == 1).await;
     assert_eq!(api.ready("m").await, 1);
+    assert_eq!(api.get("readyz").await.1["notes"], json!([]));
+    // The same replica as before: nothing was placed anew.
+    assert_eq!(api.counters("m").await.requests, 20);
     cluster.stop().await;
 }
 
@@ -42,118 +52,195 @@ async fn a_restarted_controller_finds_the_wish_in_etcd() {
     cluster.stop().await;
 }
 
-/// Two controllers on one etcd, and an agent that may join either.
-struct Pair {
-    _etcd: Etcd,
+/// Controllers on one etcd, as processes.
+struct Controllers {
+    etcd: Etcd,
     dir: tempfile::TempDir,
-    store: String,
-    http: [SocketAddr; 2],
-    link: [SocketAddr; 2],
+    members: Vec<Member>,
 }
 
-impl Pair {
-    fn new() -> Self {
+struct Member {
+    process: Process,
+    api: Api,
+    link: String,
+}
+
+impl Controllers {
+    fn start(count: usize) -> Self {
         let etcd = Etcd::start();
-        Self {
-            store: etcd.store().to_string(),
-            _etcd: etcd,
+        let mut controllers = Self {
+            etcd,
             dir: tempfile::tempdir().unwrap(),
-            http: [free_address(), free_address()],
-            link: [free_address(), free_address()],
+            members: Vec::new(),
+        };
+        for _ in 0..count {
+            controllers.add();
         }
+        controllers
     }
 
-    fn controller(&self, which: usize) -> Process {
-        let (http, link) = (self.http[which].to_string(), self.link[which].to_string());
+    /// One more controller.
+    fn add(&mut self) -> &mut Member {
+        let store = self.etcd.store().to_string();
+        let any = "127.0.0.1:0";
         let args = [
             "controller",
             "--http",
-            &http,
+            any,
             "--link",
-            &link,
+            any,
             "--store",
-            &self.store,
+            &store,
         ];
+        let mut process = Process::start(self.dir.path(), &args);
+        let line = process.line_with("ready http=");
+        self.members.push(Member {
+            process,
+            api: Api::new(flotilla_tests::address(&line, "http")),
+            link: flotilla_tests::address(&line, "link").to_string(),
+        });
+        self.members.last_mut().unwrap()
+    }
+
+    /// An agent that is told of the first controller only.
+    fn agent(&self, name: &str) -> Process {
+        let data = self.dir.path().join(name).display().to_string();
+        let join = &self.members[0].link;
+        let args = ["agent", "--join", join, "--name", name, "--data-dir", &data];
         Process::start(self.dir.path(), &args)
     }
 
-    fn agent(&self) -> Process {
-        let join = format!("{},{}", self.link[0], self.link[1]);
-        let data = self.dir.path().join("n1").display().to_string();
-        let args = [
-            "agent",
-            "--join",
-            &join,
-            "--name",
-            "n1",
-            "--data-dir",
-            &data,
-        ];
-        Process::start(self.dir.path(), &args)
+    /// Which controller leads, as controller `asked` sees it.
+    async fn leader(&self, asked: usize) -> Option<usize> {
+        let controllers = self.members[asked].api.items("controllers").await;
+        let leader = controllers.into_iter().find(|c| c["leads"] == true)?;
+        self.members.iter().position(|m| leader["link"] == m.link)
     }
 
-    /// Waits until this controller serves the model.
-    async fn serves(&self, which: usize) -> Api {
-        let api = Api::new(self.http[which]);
-        let served = async {
-            let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
-            while api.ready("m").await != 1 {
-                tick.tick().await;
+    /// Waits until a controller, asked through `asked`, leads.
+    async fn until_led(&self, asked: usize, but: Option<usize>) -> usize {
+        until(async || {
+            let leader = self.leader(asked).await?;
+            (Some(leader) != but).then_some(leader)
+        })
+        .await
+    }
+
+    async fn until_ready(&self, model: &str, replicas: u64) {
+        for member in &self.members {
+            until_ready(&member.api, model, replicas).await;
+        }
+    }
+}
+
+async fn until_ready(api: &Api, model: &str, replicas: u64) {
+    until(async || (api.ready(model).await == replicas).then_some(())).await;
+}
+
+/// Asks until there is an answer.
+async fn until<T>(answer: impl AsyncFn() -> Option<T>) -> T {
+    let ask = async {
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
+        loop {
+            if let Some(answer) = answer().await {
+                return answer;
             }
-        };
-        tokio::time::timeout(DEADLINE, served)
-            .await
-            .expect("it serves the model");
-        assert_eq!(api.chat("m", "hi", false).await.status(), 200);
-        api
+            tick.tick().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, ask)
+        .await
+        .expect("it comes true")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_of_three_controllers_serves_the_whole_api() {
+    let mut controllers = Controllers::start(2);
+    let _agents = [controllers.agent("n1"), controllers.agent("n2")];
+    // Joined by agents that were started before it was there.
+    controllers.add();
+    let models = [("a", 0), ("b", 1), ("c", 2)];
+    for (model, asked) in models {
+        let api = &controllers.members[asked].api;
+        api.apply(&null_model(model, 2, &json!({}))).await;
+    }
+    for (model, _) in models {
+        controllers.until_ready(model, 2).await;
+        for member in &controllers.members {
+            assert_eq!(member.api.chat(model, "hi", false).await.status(), 200);
+        }
+    }
+    let leader = controllers.until_led(0, None).await;
+    for asked in 0..3 {
+        assert_eq!(controllers.until_led(asked, None).await, leader);
+        assert_eq!(controllers.members[asked].api.nodes().await.len(), 2);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_leading_controller_is_killed_the_one_standing_by_takes_over() {
-    let pair = Pair::new();
-    let mut first = pair.controller(0);
-    first.line_with("ready http=");
-    let mut second = pair.controller(1);
-    second.line_with("standing by");
-    let _agent = pair.agent();
-    let api = Api::new(pair.http[0]);
-    api.apply(&null_model("m", 1, &json!({}))).await;
-    pair.serves(0).await;
-    first.signal(libc::SIGKILL);
-    second.line_with("ready http=");
-    pair.serves(1).await;
+async fn when_the_leader_is_killed_another_one_leads_and_nothing_moves() {
+    let controllers = Controllers::start(3);
+    let _agents = [controllers.agent("n1"), controllers.agent("n2")];
+    controllers.members[0]
+        .api
+        .apply(&null_model("m", 2, &json!({})))
+        .await;
+    controllers.until_ready("m", 2).await;
+    let leader = controllers.until_led(0, None).await;
+    let other = (leader + 1) % 3;
+    let api = controllers.members[other].api.clone();
+    assert_eq!(api.chat("m", "hi", false).await.status(), 200);
+    until(async || (api.counters("m").await.requests == 1).then_some(())).await;
+    controllers.members[leader].process.signal(libc::SIGKILL);
+    // The other ones serve all the time.
+    for _ in 0..20 {
+        assert_eq!(api.chat("m", "hi", false).await.status(), 200);
+    }
+    let next = controllers.until_led(other, Some(leader)).await;
+    assert_ne!(next, leader);
+    api.apply(&null_model("later", 1, &json!({}))).await;
+    until_ready(&api, "later", 1).await;
+    // What was loaded stayed: its counters go on.
+    assert!(api.counters("m").await.requests >= 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_was_stopped_too_long_steps_down_when_it_resumes() {
-    let pair = Pair::new();
-    let mut first = pair.controller(0);
-    first.line_with("ready http=");
-    let mut second = pair.controller(1);
-    second.line_with("standing by");
-    first.signal(libc::SIGSTOP);
-    second.line_with("ready http=");
-    first.signal(libc::SIGCONT);
-    let (status, output) = first.wait();
-    assert_eq!(status.code(), Some(1), "{output}");
-    assert!(output.contains("another controller leads now"), "{output}");
+async fn a_leader_that_was_stopped_too_long_follows_when_it_resumes() {
+    let controllers = Controllers::start(2);
+    let _agents = [controllers.agent("n1"), controllers.agent("n2")];
+    controllers.members[0]
+        .api
+        .apply(&null_model("m", 1, &json!({})))
+        .await;
+    controllers.until_ready("m", 1).await;
+    let paused = controllers.until_led(0, None).await;
+    let other = 1 - paused;
+    controllers.members[paused].process.signal(libc::SIGSTOP);
+    let leader = controllers.until_led(other, Some(paused)).await;
+    assert_eq!(leader, other);
+    let api = &controllers.members[other].api;
+    api.apply(&null_model("m", 2, &json!({}))).await;
+    until_ready(api, "m", 2).await;
+    controllers.members[paused].process.signal(libc::SIGCONT);
+    // It takes over what happened meanwhile and knows who leads.
+    controllers.until_ready("m", 2).await;
+    assert_eq!(controllers.until_led(paused, Some(paused)).await, other);
+    assert_eq!(controllers.leader(other).await, Some(other));
+    let api = &controllers.members[paused].api;
+    api.apply(&null_model("later", 1, &json!({}))).await;
+    controllers.until_ready("later", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_asked_to_stop_hands_over_at_once() {
-    let pair = Pair::new();
-    let mut first = pair.controller(0);
-    first.line_with("ready http=");
-    let mut second = pair.controller(1);
-    second.line_with("standing by");
-    first.signal(libc::SIGINT);
-    let (status, output) = first.wait();
+    let mut controllers = Controllers::start(2);
+    let leader = controllers.until_led(0, None).await;
+    let other = 1 - leader;
+    controllers.members[leader].process.signal(libc::SIGINT);
+    let (status, output) = controllers.members[leader].process.wait();
     assert!(status.success(), "{output}");
-    second.line_with("ready http=");
-    // One that stands by ends as well when it is asked to.
-    let mut third = pair.controller(0);
-    third.line_with("standing by");
-    third.signal(libc::SIGINT);
-    assert!(third.wait().0.success());
+    assert_eq!(controllers.until_led(other, Some(leader)).await, other);
+    // Nothing of it is left.
+    let api = &controllers.members[other].api;
+    until(async || (api.items("controllers").await.len() == 1).then_some(())).await;
 }

@@ -67,10 +67,17 @@ async fn a_model_that_cannot_load_says_why_and_what_to_do() {
     cluster
         .until(async || api.model("absent").await["status"]["phase"] == "Failed")
         .await;
-    let unplaced = api.model("absent").await["status"]["unplaced"].clone();
-    let unplaced = unplaced.as_str().expect("a reason");
-    for part in ["n1", "/nowhere/at/all does not exist", "spec.source.path"] {
-        assert!(unplaced.contains(part), "{part} is not in: {unplaced}");
+    let status = api.model("absent").await["status"].clone();
+    assert_eq!(
+        status["unplaced"],
+        "1 replica has no place: 0/1 nodes can have one, 1 failed to run it"
+    );
+    let (_, model) = api.get("api/v1/models/absent").await;
+    let reason = model["status"]["refusals"]["n1"]
+        .as_str()
+        .expect("a reason");
+    for part in ["/nowhere/at/all does not exist", "spec.source.path"] {
+        assert!(reason.contains(part), "{part} is not in: {reason}");
     }
     let response = api.chat("absent", "hi", false).await;
     assert_eq!(response.status(), 503);

@@ -1,6 +1,7 @@
 //! One set of behaviours for both stores.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_controller::StoreAddress;
 use flotilla_controller::store::{
@@ -37,14 +38,12 @@ on_both_stores!(
     of_many_writers_that_expect_the_same_one_wins,
     a_watch_begins_with_a_snapshot_and_follows_in_order,
     too_many_writes_are_refused_as_such,
+    leased_keys_go_with_their_lease,
+    one_leads_under_its_name,
 );
 
 fn put(key: &str, value: &str, expect: Expect) -> Write {
-    Write::Put {
-        key: key.into(),
-        value: value.into(),
-        expect,
-    }
+    Write::put_if(key.into(), value.into(), expect)
 }
 
 async fn what_is_written_is_read_and_revisions_grow(store: Arc<dyn Store>) {
@@ -140,8 +139,9 @@ async fn changes(watch: &mut dyn Watch, count: usize) -> Vec<String> {
     while changes.len() < count {
         changes.push(match watch.next().await.unwrap() {
             WatchEvent::Change(Change::Put(entry)) => entry.key,
-            WatchEvent::Change(Change::Delete { key }) => format!("-{key}"),
-            WatchEvent::Snapshot(_) => "snapshot".to_owned(),
+            WatchEvent::Change(Change::Delete { key, .. }) => format!("-{key}"),
+            WatchEvent::Snapshot { .. } => "snapshot".to_owned(),
+            WatchEvent::Away(_) | WatchEvent::Back => continue,
         });
     }
     changes
@@ -153,7 +153,7 @@ async fn a_watch_begins_with_a_snapshot_and_follows_in_order(store: Arc<dyn Stor
         .await
         .unwrap();
     let mut watch = store.watch("/a/").await.unwrap();
-    let WatchEvent::Snapshot(entries) = watch.next().await.unwrap() else {
+    let WatchEvent::Snapshot { entries, .. } = watch.next().await.unwrap() else {
         panic!("no snapshot");
     };
     assert_eq!(entries.len(), 1);
@@ -172,6 +172,33 @@ async fn a_watch_begins_with_a_snapshot_and_follows_in_order(store: Arc<dyn Stor
     // etcd gives no order within a transaction.
     seen[..2].sort();
     assert_eq!(seen, ["-/a/1", "/a/2", "/a/3"]);
+}
+
+async fn leased_keys_go_with_their_lease(store: Arc<dyn Store>) {
+    let ttl = Duration::from_secs(2);
+    let [one, other] = [
+        store.lease(ttl).await.unwrap(),
+        store.lease(ttl).await.unwrap(),
+    ];
+    let mut watch = store.watch("/").await.unwrap();
+    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    for (key, lease) in [("/1", &one), ("/2", &other)] {
+        let write = Write::put_leased(key.into(), Vec::new(), lease.id());
+        store.write(vec![write]).await.unwrap();
+    }
+    assert!(one.lost().now_or_never().is_none());
+    one.revoke().await;
+    assert_eq!(changes(watch.as_mut(), 3).await, ["/1", "/2", "-/1"]);
+    let keys = store.list("/").await.unwrap();
+    assert_eq!(keys.len(), 1);
+    assert!(other.lost().now_or_never().is_none());
+}
+
+async fn one_leads_under_its_name(store: Arc<dyn Store>) {
+    let leadership = store.try_lead("me").await.unwrap().expect("nobody leads");
+    let leader = store.get(store::keys::LEADER).await.unwrap().unwrap();
+    assert_eq!(leader.value, b"me");
+    assert!(leadership.lost().now_or_never().is_none());
 }
 
 async fn too_many_writes_are_refused_as_such(store: Arc<dyn Store>) {
@@ -225,12 +252,43 @@ async fn a_watch_on_etcd_begins_anew_where_its_history_was_compacted_away() {
     store.write(vec![put("/1", "", Expect::Any)]).await.unwrap();
     let last = store.write(vec![put("/2", "", Expect::Any)]).await.unwrap();
     etcd.compact(last);
-    let WatchEvent::Snapshot(entries) = watch.next().await.unwrap() else {
+    let WatchEvent::Snapshot { entries, .. } = watch.next().await.unwrap() else {
         panic!("no snapshot");
     };
     assert_eq!(entries.len(), 2);
     store.write(vec![put("/3", "", Expect::Any)]).await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["/3"]);
+}
+
+#[tokio::test]
+async fn a_lease_on_etcd_outlives_its_time_while_held_and_runs_out_when_dropped() {
+    let etcd = Etcd::start();
+    let store = store::open(&etcd.store()).await.unwrap();
+    let ttl = Duration::from_secs(1);
+    let lease = store.lease(ttl).await.unwrap();
+    let write = Write::put_leased("/1".into(), Vec::new(), lease.id());
+    store.write(vec![write]).await.unwrap();
+    let mut watch = store.watch("/").await.unwrap();
+    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    // Held for three times as long as it lives without being renewed.
+    let early = tokio::time::timeout(ttl * 3, changes(watch.as_mut(), 1)).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(lease);
+    assert_eq!(changes(watch.as_mut(), 1).await, ["-/1"]);
+}
+
+#[tokio::test]
+async fn a_watch_on_etcd_says_when_etcd_is_away_and_when_it_is_back() {
+    let mut etcd = Etcd::start();
+    let store = store::open(&etcd.store()).await.unwrap();
+    let mut watch = store.watch("/").await.unwrap();
+    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    etcd.kill();
+    let event = watch.next().await.unwrap();
+    assert!(matches!(event, WatchEvent::Away(_)), "{event:?}");
+    etcd.resume();
+    let event = watch.next().await.unwrap();
+    assert!(matches!(event, WatchEvent::Back), "{event:?}");
 }
 
 #[tokio::test]
@@ -240,8 +298,8 @@ async fn one_leads_and_a_leader_whose_lease_ran_out_cannot_write() {
         store::open(&etcd.store()).await.unwrap(),
         store::open(&etcd.store()).await.unwrap(),
     ];
-    let first = one.try_lead().await.unwrap().expect("nobody leads");
-    assert!(other.try_lead().await.unwrap().is_none());
+    let first = one.try_lead("me").await.unwrap().expect("nobody leads");
+    assert!(other.try_lead("me").await.unwrap().is_none());
     assert!(first.lost().now_or_never().is_none());
     let fenced = |fence: Option<Write>, value| {
         let fence = fence.expect("there may be others");
@@ -250,7 +308,7 @@ async fn one_leads_and_a_leader_whose_lease_ran_out_cannot_write() {
     one.write(fenced(first.fence(), "first")).await.unwrap();
     // As if it had been stopped for longer than its lease.
     first.resign().await;
-    let second = other.try_lead().await.unwrap().expect("nobody leads");
+    let second = other.try_lead("me").await.unwrap().expect("nobody leads");
     other.write(fenced(second.fence(), "second")).await.unwrap();
     let late = one.write(fenced(first.fence(), "late")).await;
     assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");

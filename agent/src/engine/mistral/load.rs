@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use flotilla_core::Bytes;
-use flotilla_core::spec::{self, Dtype, ModelSpec};
+use flotilla_core::spec::{self, Accelerator, Dtype, Format, ModelSpec, Source};
 use futures::FutureExt;
 use mistralrs::model_builder_trait::{
     build_embedding_pipeline, build_gguf_pipeline, build_model_from_pipeline, build_text_pipeline,
@@ -63,6 +63,8 @@ struct Plan {
     dtype: ModelDType,
     isq: Option<IsqType>,
     concurrency: usize,
+    /// Leave an accelerator alone.
+    force_cpu: bool,
 }
 
 /// See [`Engine::estimate`](crate::engine::Engine::estimate): the parameters at the width
@@ -138,10 +140,19 @@ fn short(error: &impl std::fmt::Display) -> String {
 
 impl Plan {
     fn new(spec: &ModelSpec) -> Result<Self, LoadError> {
-        let Some(source) = &spec.source else {
-            return Err(LoadError::Spec("spec.source.path is missing".into()));
+        let Some(Source::Path(path)) = &spec.source else {
+            return Err(LoadError::Spec("spec.source is not on this node".into()));
         };
-        let files = Files::find(&source.path)?;
+        let files = Files::find(path)?;
+        let format = match files {
+            Files::Folder(_) => Format::Safetensors,
+            Files::Gguf { .. } => Format::Gguf,
+        };
+        if spec.format.is_some_and(|wanted| wanted != format) {
+            let problem = format!("spec.format is another: {} is {format:?}", path.display());
+            return Err(LoadError::Spec(problem));
+        }
+        let force_cpu = spec.accelerator == Some(Accelerator::Cpu);
         let pipeline = spec.options.pipeline.unwrap_or_else(|| files.pipeline());
         let dtype = match spec.options.dtype {
             Some(Dtype::F32) => ModelDType::F32,
@@ -168,6 +179,7 @@ impl Plan {
             dtype,
             isq,
             concurrency: spec.concurrency as usize,
+            force_cpu,
         })
     }
 
@@ -181,6 +193,9 @@ impl Plan {
                 if let Some(isq) = self.isq {
                     builder = builder.with_isq(isq);
                 }
+                if self.force_cpu {
+                    builder = builder.with_force_cpu();
+                }
                 build_embedding_pipeline(builder).await
             }
             Files::Folder(dir) => {
@@ -191,15 +206,21 @@ impl Plan {
                 if let Some(isq) = self.isq {
                     builder = builder.with_isq(isq);
                 }
+                if self.force_cpu {
+                    builder = builder.with_force_cpu();
+                }
                 #[cfg(any(feature = "cuda", feature = "metal"))]
                 let builder = builder
                     .with_paged_attn(mistralrs::PagedAttentionMetaBuilder::default().build()?);
                 build_text_pipeline(builder).await
             }
             Files::Gguf { dir, file } => {
-                let builder = GgufModelBuilder::new(dir.display(), vec![file])
+                let mut builder = GgufModelBuilder::new(dir.display(), vec![file])
                     .with_token_source(TokenSource::None)
                     .with_max_num_seqs(self.concurrency);
+                if self.force_cpu {
+                    builder = builder.with_force_cpu();
+                }
                 build_gguf_pipeline(builder).await
             }
         }?;
@@ -329,13 +350,10 @@ fn resident() -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::spec::Source;
 
     fn spec(path: &Path) -> ModelSpec {
         ModelSpec {
-            source: Some(Source {
-                path: path.to_owned(),
-            }),
+            source: Some(Source::Path(path.to_owned())),
             ..ModelSpec::default()
         }
     }

@@ -2,6 +2,8 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::fleet::NodePhase;
+use crate::fleet::failures::FIRST_PAUSE;
 
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -9,6 +11,9 @@ fn record() -> NodeRecord {
     NodeRecord {
         identity: "i".into(),
         labels: BTreeMap::new(),
+        taints: Vec::new(),
+        zone: None,
+        accelerators: Vec::new(),
         memory: Bytes(1 << 30),
         cores: 2,
         cpu: "test".into(),
@@ -36,13 +41,26 @@ fn model_entry(name: &str, queue: u32) -> Entry {
     }
 }
 
+/// The serving revision of such a model.
+fn revision(queue: u32) -> Revision {
+    let record: ModelRecord = decode(&model_entry("m", queue).value).unwrap();
+    at_revision(record.resource).unwrap().revision
+}
+
 fn status(phase: ModelPhase, queue: u32) -> ModelStatus {
     ModelStatus {
         name: "m".into(),
-        revision: read_model(&model_entry("m", queue)).unwrap().revision,
+        revision: revision(queue),
         phase: phase.into(),
         problem: "no file".into(),
         ..ModelStatus::default()
+    }
+}
+
+fn stored(entries: Vec<Entry>) -> FleetEvent {
+    FleetEvent::Stored {
+        entries,
+        revision: 7,
     }
 }
 
@@ -55,8 +73,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let now = Instant::now();
-        let mut state = FleetState::new(GRACE, now);
-        state.apply(FleetEvent::Stored(vec![model_entry("m", 7)]), now);
+        let mut state = FleetState::new("here", GRACE);
+        state.apply(stored(vec![model_entry("m", 7)]), now);
         Self {
             state,
             now,
@@ -91,11 +109,11 @@ impl Bench {
     }
 
     fn phase(&mut self) -> NodePhase {
-        self.state.view(1).nodes[&self.node].phase
+        self.state.view(1, self.now).nodes[&self.node].phase
     }
 
     fn failures(&mut self) -> usize {
-        self.state.view(1).models["m"].failures.len()
+        self.state.view(1, self.now).models["m"].failures.len()
     }
 }
 
@@ -103,7 +121,7 @@ impl Bench {
 fn a_node_is_ready_from_its_first_report_until_it_leaves() {
     let mut bench = Bench::new();
     bench.join(&link("s1"));
-    assert_eq!(bench.phase(), NodePhase::Suspect);
+    assert_eq!(bench.phase(), NodePhase::Joining);
     assert!(bench.report("s1", vec![]));
     assert_eq!(bench.phase(), NodePhase::Ready);
     assert!(bench.leave("s1"));
@@ -145,13 +163,17 @@ fn a_failure_is_remembered_for_a_while_and_for_its_revision_only() {
     bench.report("s1", vec![status(ModelPhase::Failed, 7)]);
     assert_eq!(bench.failures(), 1);
     // Reported again it is not renewed, or it would never be tried again.
-    bench.now += FAILURE_MEMORY / 2;
+    bench.now += FIRST_PAUSE / 2;
     bench.report("s1", vec![status(ModelPhase::Failed, 7)]);
-    bench.now += FAILURE_MEMORY / 2;
+    bench.now += FIRST_PAUSE / 2;
     assert!(bench.state.expire(bench.now));
     assert_eq!(bench.failures(), 0);
 
+    // The second failure counts for longer.
     bench.report("s1", vec![status(ModelPhase::Failed, 7)]);
+    bench.now += FIRST_PAUSE;
+    assert!(!bench.state.expire(bench.now));
+    assert_eq!(bench.failures(), 1);
     let change = FleetEvent::Changed(Change::Put(model_entry("m", 8)));
     assert!(bench.state.apply(change, bench.now));
     assert_eq!(bench.failures(), 0);
@@ -189,4 +211,137 @@ fn what_the_store_holds_of_later_versions_is_left_alone() {
             .state
             .apply(FleetEvent::Changed(Change::Put(entry)), bench.now)
     );
+}
+
+fn put(key: String, value: &serde_json::Value, revision: store::Revision) -> FleetEvent {
+    FleetEvent::Changed(Change::Put(Entry {
+        key,
+        value: serde_json::to_vec(value).unwrap(),
+        revision,
+    }))
+}
+
+#[test]
+fn a_node_that_another_controller_holds_is_there_but_not_asked_from_here() {
+    let mut bench = Bench::new();
+    bench.join(&link("s1"));
+    bench.report("s1", vec![]);
+    let presence = keys::presence(&bench.node, "other");
+    bench
+        .state
+        .apply(put(presence.clone(), &json!({}), 8), bench.now);
+    assert!(bench.leave("s1"));
+    assert_eq!(bench.phase(), NodePhase::Ready);
+    assert!(!bench.state.view(1, bench.now).nodes[&bench.node].here);
+    let gone = Change::Delete {
+        key: presence,
+        revision: 9,
+    };
+    assert!(bench.state.apply(FleetEvent::Changed(gone), bench.now));
+    assert_eq!(bench.phase(), NodePhase::Suspect);
+    // Its own word about the node is no news to a controller.
+    let own = keys::presence(&bench.node, "here");
+    assert!(!bench.state.apply(put(own, &json!({}), 10), bench.now));
+    assert_eq!(bench.phase(), NodePhase::Suspect);
+}
+
+#[test]
+fn while_the_store_is_away_no_node_is_lost_and_afterwards_each_has_its_grace() {
+    let mut bench = Bench::new();
+    bench.join(&link("s1"));
+    bench.report("s1", vec![]);
+    let away = FleetEvent::StoreAway("etcd is away".into());
+    assert!(bench.state.apply(away, bench.now));
+    bench.leave("s1");
+    bench.now += GRACE * 10;
+    assert_eq!(bench.state.next_deadline(), None);
+    assert!(!bench.state.expire(bench.now));
+    let view = bench.state.view(1, bench.now);
+    assert_eq!(view.store_problem.as_deref(), Some("etcd is away"));
+    assert!(bench.state.apply(FleetEvent::StoreBack, bench.now));
+    assert_eq!(bench.state.next_deadline(), Some(bench.now + GRACE));
+    assert_eq!(bench.phase(), NodePhase::Suspect);
+    bench.now += GRACE;
+    assert!(bench.state.expire(bench.now));
+    assert_eq!(bench.phase(), NodePhase::Lost);
+}
+
+#[test]
+fn what_a_node_should_run_has_the_revision_of_the_last_change_about_it() {
+    let mut bench = Bench::new();
+    bench.join(&link("s1"));
+    let touched = |bench: &mut Bench| bench.state.view(1, bench.now).nodes[&bench.node].touched;
+    let assignment = Assignment {
+        node: bench.node.clone(),
+        model: ModelName::new("m").unwrap(),
+    };
+    let other = Assignment {
+        node: NodeName::new("n2").unwrap(),
+        ..assignment.clone()
+    };
+    let assigned = json!({"revision": revision(7)});
+    bench
+        .state
+        .apply(put(keys::assignment(&assignment), &assigned, 11), bench.now);
+    assert_eq!(touched(&mut bench), 11);
+    bench
+        .state
+        .apply(put(keys::assignment(&other), &assigned, 12), bench.now);
+    assert_eq!(touched(&mut bench), 11);
+    let mut changed = model_entry("m", 8);
+    changed.revision = 13;
+    bench
+        .state
+        .apply(FleetEvent::Changed(Change::Put(changed)), bench.now);
+    assert_eq!(touched(&mut bench), 13);
+    let gone = Change::Delete {
+        key: keys::assignment(&assignment),
+        revision: 14,
+    };
+    bench.state.apply(FleetEvent::Changed(gone), bench.now);
+    assert_eq!(touched(&mut bench), 14);
+}
+
+#[test]
+fn a_model_is_coming_while_a_node_that_is_there_works_on_it() {
+    let mut bench = Bench::new();
+    let coming = |bench: &mut Bench| bench.state.view(1, bench.now).models["m"].coming;
+    assert!(!coming(&mut bench), "nothing is assigned");
+    bench.join(&link("s1"));
+    let assignment = Assignment {
+        node: bench.node.clone(),
+        model: ModelName::new("m").unwrap(),
+    };
+    let assigned = json!({"revision": revision(7)});
+    bench
+        .state
+        .apply(put(keys::assignment(&assignment), &assigned, 11), bench.now);
+    assert!(coming(&mut bench));
+    bench.report("s1", vec![status(ModelPhase::Failed, 7)]);
+    assert!(!coming(&mut bench));
+    bench.report("s1", vec![status(ModelPhase::Loading, 7)]);
+    bench.now += FIRST_PAUSE;
+    bench.state.expire(bench.now);
+    assert!(coming(&mut bench));
+    bench.leave("s1");
+    assert!(coming(&mut bench), "it may return");
+    bench.now += GRACE;
+    bench.state.expire(bench.now);
+    assert!(!coming(&mut bench));
+}
+
+#[test]
+fn memory_that_a_node_found_is_known_for_the_model() {
+    let mut bench = Bench::new();
+    bench.join(&link("s1"));
+    let memory = |bench: &mut Bench| bench.state.view(1, bench.now).models["m"].memory;
+    assert_eq!(memory(&mut bench), None);
+    let mut refused = status(ModelPhase::Failed, 7);
+    refused.needed = 70;
+    bench.report("s1", vec![refused]);
+    assert_eq!(memory(&mut bench), Some(Bytes(70)));
+    let mut ready = status(ModelPhase::Ready, 7);
+    ready.memory = 80;
+    bench.report("s1", vec![ready]);
+    assert_eq!(memory(&mut bench), Some(Bytes(80)));
 }

@@ -5,6 +5,7 @@
 //! it saw last, and begins again with a snapshot where etcd has compacted that away.
 
 mod lead;
+mod lease;
 mod watch;
 
 use std::sync::Arc;
@@ -13,11 +14,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, Identity, KeyValue,
-    TlsOptions, Txn, TxnOp, TxnOpResponse,
+    PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse,
 };
 use tokio::sync::OnceCell;
 
-use super::{Entry, Expect, Leadership, MAX_WRITES, Revision, Store, StoreError, Watch, Write};
+use super::{
+    Entry, Expect, Leadership, Lease, MAX_WRITES, Revision, Store, StoreError, Watch, Write,
+};
 use crate::config::EtcdAddress;
 
 /// How long one call may take. etcd's own election takes about a second.
@@ -157,9 +160,15 @@ impl Store for Etcd {
         let mut operations = Vec::with_capacity(writes.len());
         for write in writes {
             match write {
-                Write::Put { key, value, expect } => {
+                Write::Put {
+                    key,
+                    value,
+                    expect,
+                    lease,
+                } => {
                     conditions.extend(wanted(expect).map(|revision| (key.clone(), revision)));
-                    operations.push(TxnOp::put(key, value, None));
+                    let options = lease.map(|lease| PutOptions::new().with_lease(lease));
+                    operations.push(TxnOp::put(key, value, options));
                 }
                 Write::Delete { key } => operations.push(TxnOp::delete(key, None)),
                 Write::Require { key, expect } => {
@@ -201,7 +210,11 @@ impl Store for Etcd {
         Ok(Box::new(watch::EtcdWatch::new(self.clone(), prefix)))
     }
 
-    async fn try_lead(&self) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
-        Box::pin(lead::try_lead(self)).await
+    async fn try_lead(&self, who: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
+        Box::pin(lead::try_lead(self, who)).await
+    }
+
+    async fn lease(&self, ttl: Duration) -> Result<Arc<dyn Lease>, StoreError> {
+        Ok(Arc::new(lease::EtcdLease::grant(self, ttl).await?))
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use etcd_client::{EventType, WatchOptions, WatchStream};
 
 use super::{Etcd, RETRY_PAUSE, entry, failed, text, within};
-use crate::store::{Change, Entry, StoreError, Watch, WatchEvent};
+use crate::store::{Change, Revision, StoreError, Watch, WatchEvent};
 
 /// A watch that goes on through whatever happens to etcd.
 pub(super) struct EtcdWatch {
@@ -19,6 +19,8 @@ pub(super) struct EtcdWatch {
     stream: Option<WatchStream>,
     /// Changes read but not yet told.
     ready: VecDeque<Change>,
+    /// Whether it was told that etcd does not answer.
+    away: bool,
 }
 
 #[async_trait]
@@ -29,11 +31,17 @@ impl Watch for EtcdWatch {
                 return Ok(WatchEvent::Change(change));
             }
             match self.step().await {
-                Ok(Some(snapshot)) => return Ok(WatchEvent::Snapshot(snapshot)),
+                Ok(Some(event)) => {
+                    self.away = false;
+                    return Ok(event);
+                }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "changes in etcd wait");
                     self.stream = None;
+                    if !std::mem::replace(&mut self.away, true) {
+                        tracing::warn!(%error, "changes in etcd wait");
+                        return Ok(WatchEvent::Away(error.to_string()));
+                    }
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
@@ -49,15 +57,17 @@ impl EtcdWatch {
             seen: None,
             stream: None,
             ready: VecDeque::new(),
+            away: false,
         }
     }
 
     /// Does what comes next: a snapshot, beginning the stream, or one message of it.
-    async fn step(&mut self) -> Result<Option<Vec<Entry>>, StoreError> {
+    async fn step(&mut self) -> Result<Option<WatchEvent>, StoreError> {
         let Some(seen) = self.seen else {
             let (entries, revision) = self.store.snapshot(&self.prefix).await?;
             self.seen = Some(revision);
-            return Ok(Some(entries));
+            let revision = Revision::try_from(revision).unwrap_or_default();
+            return Ok(Some(WatchEvent::Snapshot { entries, revision }));
         };
         let Some(stream) = &mut self.stream else {
             let mut client = self.store.client().await?;
@@ -81,6 +91,9 @@ impl EtcdWatch {
             let reason = message.cancel_reason();
             return Err(StoreError::Etcd(format!("the watch was refused: {reason}")));
         }
+        if message.created() {
+            return Ok(self.away.then_some(WatchEvent::Back));
+        }
         for event in message.events() {
             let Some(pair) = event.kv() else { continue };
             self.seen = self.seen.max(Some(pair.mod_revision()));
@@ -88,6 +101,7 @@ impl EtcdWatch {
                 EventType::Put => Change::Put(entry(pair.clone())?),
                 EventType::Delete => Change::Delete {
                     key: text(pair.key().to_vec())?,
+                    revision: Revision::try_from(pair.mod_revision()).unwrap_or_default(),
                 },
             });
         }

@@ -1,0 +1,131 @@
+//! What controllers want of this node: the newest word of any of them.
+
+use flotilla_core::ModelName;
+use flotilla_core::spec::Resource;
+use flotilla_proto::v1;
+use tokio::sync::{Mutex, watch};
+
+use crate::home::{Home, Order};
+use crate::models::Desired;
+
+/// What controllers want of this node.
+pub(crate) struct Orders {
+    home: Home,
+    /// The last one taken.
+    last: Mutex<Order>,
+    desired: watch::Sender<Vec<Desired>>,
+}
+
+impl Orders {
+    /// Goes on with what `home` kept.
+    pub(crate) fn new(home: Home) -> (Self, watch::Receiver<Vec<Desired>>) {
+        let last = home.order();
+        let (desired, receiver) = watch::channel(last.models.clone());
+        let orders = Self {
+            home,
+            last: Mutex::new(last),
+            desired,
+        };
+        (orders, receiver)
+    }
+
+    /// Does what a controller wants from now on, unless another one has told something newer.
+    /// A fleet with another name is another history: its word counts whatever its revision.
+    pub(super) async fn take(&self, message: v1::Desired) {
+        let mut last = self.last.lock().await;
+        if message.fleet == last.fleet && message.revision < last.revision {
+            tracing::debug!(
+                message.revision,
+                last.revision,
+                "an old word of a controller"
+            );
+            return;
+        }
+        let order = Order {
+            fleet: message.fleet,
+            revision: message.revision,
+            models: message.models.into_iter().filter_map(read).collect(),
+        };
+        if *last == order {
+            return;
+        }
+        if let Err(error) = self.home.keep(&order) {
+            tracing::warn!(%error, "what to run could not be kept for the next start");
+        }
+        self.desired.send_replace(order.models.clone());
+        *last = order;
+    }
+}
+
+/// A model that makes no sense here is left out: the controller sees that it never becomes
+/// ready.
+fn read(desired: v1::DesiredModel) -> Option<Desired> {
+    let model = match desired.resource.as_str() {
+        "" => Ok(None),
+        text => serde_json::from_str(text)
+            .map_err(|e| e.to_string())
+            .and_then(|json| Resource::from_json(json).map_err(|e| e.to_string()))
+            .map(|Resource::Model(model)| Some(model)),
+    };
+    let name = ModelName::new(&desired.name).map_err(|e| e.to_string());
+    match name.and_then(|name| Ok((name, model?))) {
+        Ok((name, model)) => Some(Desired {
+            name,
+            revision: desired.revision,
+            model,
+        }),
+        Err(error) => {
+            let model = desired.name;
+            tracing::error!(
+                model,
+                error,
+                "a controller sent a model that cannot be read"
+            );
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(fleet: &str, revision: u64, model: &str) -> v1::Desired {
+        v1::Desired {
+            fleet: fleet.into(),
+            revision,
+            models: vec![v1::DesiredModel {
+                name: model.into(),
+                revision: 1,
+                resource: String::new(),
+            }],
+            controllers: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn the_newest_word_counts_also_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = |desired: &watch::Receiver<Vec<Desired>>| -> Vec<String> {
+            desired
+                .borrow()
+                .iter()
+                .map(|d| d.name.to_string())
+                .collect()
+        };
+        let (orders, desired) = Orders::new(Home::open(dir.path()).unwrap());
+        orders.take(message("f", 5, "five")).await;
+        orders.take(message("f", 4, "four")).await;
+        assert_eq!(names(&desired), ["five"]);
+        drop((orders, desired));
+        let (orders, desired) = Orders::new(Home::open(dir.path()).unwrap());
+        orders.take(message("f", 4, "four")).await;
+        assert_eq!(names(&desired), ["five"]);
+        orders.take(message("f", 6, "six")).await;
+        assert_eq!(names(&desired), ["six"]);
+        orders.take(message("other", 1, "one")).await;
+        assert_eq!(names(&desired), ["one"]);
+        orders.take(message("other", 2, "NO NAME")).await;
+        assert!(names(&desired).is_empty());
+    }
+}

@@ -1,0 +1,103 @@
+//! What every model of the node is doing, for those who report it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flotilla_core::ModelName;
+use flotilla_proto::v1::{ModelPhase, ModelStatus};
+use tokio::sync::watch;
+
+use super::Hosted;
+
+/// What every model is doing. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Statuses {
+    models: Arc<Mutex<BTreeMap<ModelName, Status>>>,
+    changed: watch::Sender<()>,
+}
+
+struct Status {
+    message: ModelStatus,
+    hosted: Option<Arc<Hosted>>,
+}
+
+impl Statuses {
+    pub(super) fn new() -> Self {
+        Self {
+            models: Arc::default(),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    /// Told when a model enters another phase.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// What every model is doing now, with fresh counters.
+    pub(crate) fn now(&self) -> Vec<ModelStatus> {
+        let models = self.lock();
+        let messages = models.values().map(|status| {
+            let mut message = status.message.clone();
+            message.counters = status.hosted.as_ref().map(|hosted| hosted.counts());
+            message
+        });
+        messages.collect()
+    }
+
+    /// A model does this now. Said again it wakes nobody.
+    pub(super) fn set(&self, name: &ModelName, message: ModelStatus, hosted: Option<Arc<Hosted>>) {
+        let mut models = self.lock();
+        if let Some(known) = models.get(name)
+            && same_but_for_progress(&known.message, &message)
+        {
+            return;
+        }
+        models.insert(name.clone(), Status { message, hosted });
+        drop(models);
+        self.changed.send_replace(());
+    }
+
+    pub(super) fn remove(&self, name: &ModelName) {
+        self.lock().remove(name);
+        self.changed.send_replace(());
+    }
+
+    /// Notes how far the load of a revision is, without waking anybody for it.
+    pub(super) fn progress(&self, name: &ModelName, revision: u64, step: &str, part: f32) {
+        let mut models = self.lock();
+        let Some(status) = models.get_mut(name) else {
+            return;
+        };
+        let message = &mut status.message;
+        if let Some(next) = &mut message.next {
+            note(next, revision, step, part);
+        }
+        note(message, revision, step, part);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ModelName, Status>> {
+        // Nothing panics while it is held.
+        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn note(message: &mut ModelStatus, revision: u64, step: &str, part: f32) {
+    if message.revision == revision && message.phase() == ModelPhase::Loading {
+        step.clone_into(&mut message.step);
+        message.progress = part;
+    }
+}
+
+/// Whether two statuses tell the same story, however far a load is.
+fn same_but_for_progress(one: &ModelStatus, other: &ModelStatus) -> bool {
+    fn story(status: &ModelStatus) -> impl PartialEq + '_ {
+        (
+            status.phase,
+            status.revision,
+            status.memory,
+            &status.problem,
+        )
+    }
+    story(one) == story(other) && one.next.as_deref().map(story) == other.next.as_deref().map(story)
+}

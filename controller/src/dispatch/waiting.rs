@@ -1,0 +1,246 @@
+//! Where requests wait for a first replica: in order of their arrival, up to their deadline.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flotilla_core::ModelName;
+use flotilla_core::generate::RequestError;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::RETRY_AFTER;
+use crate::fleet::Fleet;
+use crate::reconcile;
+use crate::registrar::Waiting;
+
+/// Where requests wait. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Lobby {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    lines: Mutex<HashMap<ModelName, Line>>,
+    /// Requests in all lines, so that requests that need not wait see at a glance that nobody
+    /// does.
+    total: AtomicUsize,
+    counts: watch::Sender<Waiting>,
+}
+
+/// The requests that wait for one model.
+struct Line {
+    waiting: u32,
+    /// One place: who has it is next. Given in order of arrival.
+    head: Arc<Semaphore>,
+    verdict: watch::Sender<Option<RequestError>>,
+}
+
+impl Lobby {
+    pub(crate) fn new() -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                lines: Mutex::default(),
+                total: AtomicUsize::new(0),
+                counts: watch::Sender::default(),
+            }),
+        }
+    }
+
+    /// How many wait for which model.
+    pub(crate) fn counts(&self) -> watch::Receiver<Waiting> {
+        self.inner.counts.subscribe()
+    }
+
+    /// Whether any request waits for this model.
+    pub(super) fn is_used(&self, model: &ModelName) -> bool {
+        self.inner.total.load(Ordering::Relaxed) > 0 && self.inner.lock().contains_key(model)
+    }
+
+    /// Joins the line of a model.
+    ///
+    /// # Errors
+    /// [`RequestError::Overloaded`] where `most` wait already.
+    pub(super) fn enter(&self, model: &ModelName, most: u32) -> Result<Place, RequestError> {
+        let mut lines = self.inner.lock();
+        let line = lines.entry(model.clone()).or_insert_with(|| Line {
+            waiting: 0,
+            head: Arc::new(Semaphore::new(1)),
+            verdict: watch::Sender::default(),
+        });
+        // The first may always wait: somebody has to wake the model.
+        if line.waiting >= most.max(1) {
+            return Err(RequestError::Overloaded {
+                message: format!(
+                    "Too many requests wait for the model '{model}': try again later."
+                ),
+                retry_after: RETRY_AFTER,
+            });
+        }
+        line.waiting += 1;
+        self.inner.total.fetch_add(1, Ordering::Relaxed);
+        let waiting = line.waiting;
+        self.inner.counts.send_modify(|counts| {
+            counts.insert(model.clone(), waiting);
+        });
+        Ok(Place {
+            inner: self.inner.clone(),
+            model: model.clone(),
+            head: line.head.clone(),
+            verdict: line.verdict.subscribe(),
+            turn: None,
+        })
+    }
+
+    /// Sends all away that wait for a model.
+    fn send_away(&self, model: &ModelName, error: &RequestError) {
+        if let Some(line) = self.inner.lock().get(model) {
+            line.verdict.send_replace(Some(error.clone()));
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ModelName, Line>> {
+        // Nothing panics while it is held.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in a line, left when dropped.
+pub(super) struct Place {
+    inner: Arc<Inner>,
+    model: ModelName,
+    head: Arc<Semaphore>,
+    verdict: watch::Receiver<Option<RequestError>>,
+    turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Place {
+    /// Waits until this one is next. Resolves with an error when all are sent away instead.
+    pub(super) async fn turn(&mut self) -> Option<RequestError> {
+        let head = self.head.clone();
+        tokio::select! {
+            turn = head.acquire_owned() => {
+                // The semaphore is never closed.
+                self.turn = turn.ok();
+                None
+            }
+            verdict = self.verdict() => Some(verdict),
+        }
+    }
+
+    /// Waits until all are sent away.
+    pub(super) async fn verdict(&mut self) -> RequestError {
+        loop {
+            if let Some(verdict) = self.verdict.borrow_and_update().clone() {
+                return verdict;
+            }
+            // The line is there as long as somebody is in it.
+            if self.verdict.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut lines = self.inner.lock();
+        self.inner.total.fetch_sub(1, Ordering::Relaxed);
+        let mut left = 0;
+        if let Some(line) = lines.get_mut(&self.model) {
+            line.waiting -= 1;
+            left = line.waiting;
+        }
+        if left == 0 {
+            lines.remove(&self.model);
+        }
+        self.inner
+            .counts
+            .send_modify(|counts: &mut BTreeMap<_, _>| {
+                if left == 0 {
+                    counts.remove(&self.model);
+                } else {
+                    counts.insert(self.model.clone(), left);
+                }
+            });
+    }
+}
+
+/// Sends away, until `stop`, whoever waits for a model that has no place to go.
+pub(crate) async fn judge(fleet: Fleet, lobby: Lobby, stop: CancellationToken) {
+    let mut changes = fleet.changes();
+    let mut counts = lobby.counts();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() {
+                return;
+            },
+            changed = counts.changed() => if changed.is_err() {
+                return;
+            },
+        }
+        changes.borrow_and_update();
+        let waited_for: Vec<ModelName> = counts.borrow_and_update().keys().cloned().collect();
+        let view = fleet.view();
+        let placeless = waited_for.into_iter().filter(|name| {
+            // The leader knows that somebody waits once the view says so.
+            let model = view.models.get(name);
+            model.is_some_and(|model| model.assigned.is_empty() && model.waiting > 0)
+        });
+        for name in placeless {
+            if let Some(unplaced) = reconcile::explain(&view, &name) {
+                let why = format!("The model '{name}' cannot be placed: {unplaced}.");
+                lobby.send_away(&name, &RequestError::Unavailable(why));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[tokio::test]
+    async fn they_are_next_in_order_of_arrival_and_counted_until_they_leave() {
+        let lobby = Lobby::new();
+        let model = ModelName::new("m").unwrap();
+        let counts = lobby.counts();
+        let mut places: Vec<_> = (0..3).map(|_| lobby.enter(&model, 3).unwrap()).collect();
+        assert!(matches!(
+            lobby.enter(&model, 3).err(),
+            Some(RequestError::Overloaded { .. })
+        ));
+        assert_eq!(counts.borrow()[&model], 3);
+        let mut third = places.pop().unwrap();
+        let mut second = places.pop().unwrap();
+        let mut first = places.pop().unwrap();
+        assert!(first.turn().await.is_none());
+        let mut waiting = Box::pin(second.turn());
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(third.turn().now_or_never().is_none());
+        drop(first);
+        assert!(waiting.await.is_none());
+        assert!(lobby.is_used(&model));
+        drop((second, third));
+        assert!(!lobby.is_used(&model) && counts.borrow().is_empty());
+    }
+
+    #[tokio::test]
+    async fn all_are_sent_away_with_the_reason() {
+        let lobby = Lobby::new();
+        let model = ModelName::new("m").unwrap();
+        let mut first = lobby.enter(&model, 9).unwrap();
+        let mut second = lobby.enter(&model, 9).unwrap();
+        assert!(first.turn().await.is_none());
+        let error = RequestError::Unavailable("no node".into());
+        lobby.send_away(&model, &error);
+        assert_eq!(first.verdict().await, error);
+        assert_eq!(second.turn().await, Some(error));
+        drop((first, second));
+        assert!(lobby.enter(&model, 9).unwrap().turn().await.is_none());
+    }
+}

@@ -1,0 +1,145 @@
+//! A node as the fleet's state has it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use flotilla_core::health::Life;
+use flotilla_core::spec::ModelSpec;
+use flotilla_core::{ModelName, NodeName};
+use flotilla_proto::v1::{ModelPhase, ModelStatus};
+
+use super::view::Use;
+use super::{Link, NodeRecord, NodeReport, OrderRecord, Replica, ReplicaLoad};
+use crate::store;
+
+/// A node.
+pub(super) struct Node {
+    pub(super) record: NodeRecord,
+    /// The record as the store has it.
+    pub(super) kept: Option<NodeRecord>,
+    pub(super) order: OrderRecord,
+    /// The session with this controller, while there is one.
+    pub(super) link: Option<Arc<Link>>,
+    /// Whether the session's sync stream has brought a report.
+    pub(super) reporting: bool,
+    /// Other controllers that it is linked to.
+    pub(super) elsewhere: BTreeSet<String>,
+    pub(super) life: Life,
+    pub(super) touched: store::Revision,
+    pub(super) report: Arc<ArcSwap<NodeReport>>,
+    loads: HashMap<ModelName, Arc<ReplicaLoad>>,
+}
+
+impl Node {
+    /// A node that is known but not linked.
+    pub(super) fn away(record: NodeRecord, now: Instant) -> Self {
+        Self {
+            record,
+            kept: None,
+            order: OrderRecord::default(),
+            link: None,
+            reporting: false,
+            elsewhere: BTreeSet::new(),
+            life: Life::away(now),
+            touched: 0,
+            report: Arc::default(),
+            loads: HashMap::new(),
+        }
+    }
+
+    /// Takes over what its links say about whether it is there. Returns whether that is news.
+    pub(super) fn live(&mut self, now: Instant) -> bool {
+        let before = self.life.phase();
+        let elsewhere = !self.elsewhere.is_empty();
+        if self.link.is_some() || elsewhere {
+            self.life.linked(now);
+        } else {
+            self.life.unlinked(now);
+        }
+        if self.reporting || elsewhere {
+            self.life.reported(now);
+        }
+        before != self.life.phase()
+    }
+
+    /// A new session begins. Returns the one it takes the place of.
+    pub(super) fn join(&mut self, record: NodeRecord, link: Arc<Link>) -> Option<Arc<Link>> {
+        self.record = record;
+        self.reporting = false;
+        self.loads.clear();
+        self.report.store(Arc::default());
+        self.link.replace(link)
+    }
+
+    /// Its session has ended.
+    pub(super) fn leave(&mut self) {
+        self.link = None;
+        self.reporting = false;
+        self.loads.clear();
+    }
+
+    /// Takes a report. Returns whether it changes who is asked.
+    pub(super) fn take(&mut self, models: Vec<ModelStatus>, now: Instant) -> bool {
+        // Counters move with every report; only what decides who is asked makes a new view.
+        fn deciding(models: &[ModelStatus]) -> impl Iterator<Item = impl PartialEq + '_> {
+            models.iter().map(|m| {
+                let next = m.next.as_ref().map(|next| (next.phase, next.revision));
+                (&m.name, m.phase, m.revision, m.memory, next)
+            })
+        }
+        let before = self.report.load();
+        let changed = !self.reporting || !deciding(&before.models).eq(deciding(&models));
+        self.reporting = true;
+        let mut uses = HashMap::with_capacity(models.len());
+        for status in &models {
+            let Ok(name) = ModelName::new(&status.name) else {
+                continue;
+            };
+            let counters = status.counters.unwrap_or_default();
+            let busy = counters.active + counters.queued > 0;
+            let known = before.uses.get(&name);
+            let unused = known.filter(|known| !busy && known.begun == counters.requests);
+            let used = Use {
+                begun: counters.requests,
+                busy,
+                at: unused.map_or(now, |known| known.at),
+            };
+            uses.insert(name, used);
+        }
+        drop(before);
+        self.report.store(Arc::new(NodeReport { models, uses }));
+        changed
+    }
+
+    /// The node's replica of a model, if it takes requests.
+    pub(super) fn replica(
+        &mut self,
+        node: &NodeName,
+        model: &ModelName,
+        spec: &ModelSpec,
+    ) -> Option<Replica> {
+        let link = self.link.as_ref()?;
+        if !self.reporting || !link.is_connected() {
+            return None;
+        }
+        if self.report.load().model(model)?.phase() != ModelPhase::Ready {
+            return None;
+        }
+        let fits = |load: &Arc<ReplicaLoad>| load.fits(spec.concurrency, spec.queue);
+        let load = match self.loads.get(model) {
+            Some(load) if fits(load) => load.clone(),
+            _ => {
+                let load = Arc::new(ReplicaLoad::new(spec.concurrency, spec.queue));
+                self.loads.insert(model.clone(), load.clone());
+                load
+            }
+        };
+        Some(Replica {
+            node: node.clone(),
+            link: link.clone(),
+            load,
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! What the store keeps, as JSON values under the keys of [`keys`](crate::store::keys).
+
+use std::collections::BTreeMap;
+
+use flotilla_core::rollout::Revision;
+use flotilla_core::spec::{Accelerator, Model, Resource, Taint};
+use flotilla_core::{Bytes, NodeName, ZoneName};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecord {
+    /// Tells a returning node from another one of the same name.
+    pub identity: String,
+    pub labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<Taint>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneName>,
+    /// Memory for models.
+    pub memory: Bytes,
+    /// What its engines compute with.
+    #[serde(default)]
+    pub accelerators: Vec<Accelerator>,
+    pub cores: u32,
+    pub cpu: String,
+    pub platform: String,
+    /// Of the agent's binary.
+    pub version: String,
+}
+
+/// What is wished for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ModelRecord {
+    /// When the fleet learned of it, in seconds since 1970.
+    pub created: u64,
+    /// The resource as it was applied.
+    pub resource: serde_json::Value,
+}
+
+/// The last revision of a model that every replica served.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StableRecord {
+    pub resource: serde_json::Value,
+}
+
+/// A revision of a model that did not load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CondemnedRecord {
+    pub revision: Revision,
+    pub node: NodeName,
+    pub problem: String,
+}
+
+/// An assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignmentRecord {
+    /// What the node is to serve.
+    pub revision: Revision,
+}
+
+/// What people want of a node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OrderRecord {
+    /// No new models.
+    pub cordoned: bool,
+    /// Its models go elsewhere.
+    pub draining: bool,
+    /// Its models leave, whether or not they find another place.
+    pub force: bool,
+}
+
+/// A controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControllerRecord {
+    /// Where agents reach it, `host:port`.
+    pub link: String,
+    /// Where clients and other controllers reach it, `host:port`.
+    pub http: String,
+    /// Of its binary.
+    pub version: String,
+}
+
+/// Requests that wait on a controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingRecord {
+    pub requests: u32,
+}
+
+/// A record's value in the store.
+pub(crate) fn encode(record: &impl Serialize) -> Vec<u8> {
+    // Records are made of texts and numbers: serializing them cannot fail.
+    serde_json::to_vec(record).unwrap_or_default()
+}
+
+/// The record in a value of the store.
+pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(value).map_err(|e| e.to_string())
+}
+
+/// The model in a stored resource.
+pub(super) fn model(resource: serde_json::Value) -> Result<Model, String> {
+    let Resource::Model(model) = Resource::from_json(resource).map_err(|e| e.to_string())?;
+    Ok(model)
+}

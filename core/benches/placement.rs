@@ -1,0 +1,168 @@
+//! How long placing takes. The goals: 1,000 nodes × 200 models from scratch in 100 ms,
+//! 10,000 × 1,000 in 2 s, and in 50 ms after one node is lost.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use flotilla_core::placement::{
+    Assignment, ModelDemand, NodeCapacity, Openness, Problem, Standing, solve,
+};
+use flotilla_core::spec::{Accelerator, ModelSpec, Taint, Toleration};
+use flotilla_core::{Bytes, ModelName, NodeName, ZoneName};
+
+const GIB: u64 = 1 << 30;
+
+/// A fleet of unequal boxes: regions, zones, a few GPUs, a few taints.
+struct Fleet {
+    nodes: Vec<Node>,
+    models: Vec<Model>,
+}
+
+struct Node {
+    name: NodeName,
+    memory: Bytes,
+    labels: BTreeMap<String, String>,
+    taints: Vec<Taint>,
+    zone: Option<ZoneName>,
+    accelerators: Vec<Accelerator>,
+}
+
+struct Model {
+    name: ModelName,
+    spec: ModelSpec,
+    target: u32,
+    memory: Bytes,
+}
+
+impl Fleet {
+    fn new(nodes: usize, models: usize) -> Self {
+        let nodes = (0..nodes).map(|i| Node {
+            name: NodeName::new(&format!("node-{i}")).expect("a name"),
+            memory: Bytes((2 + (i as u64 * 7) % 30) * GIB),
+            labels: [
+                ("region".to_owned(), format!("r{}", i % 17)),
+                ("site".to_owned(), format!("s{}", i / 5)),
+                (
+                    "disk".to_owned(),
+                    if i % 3 == 0 { "ssd" } else { "emmc" }.to_owned(),
+                ),
+            ]
+            .into(),
+            taints: (i % 11 == 0)
+                .then(|| Taint {
+                    key: "till".into(),
+                    value: String::new(),
+                })
+                .into_iter()
+                .collect(),
+            zone: (i % 4 == 0).then(|| ZoneName::new("clinic").expect("a name")),
+            accelerators: if i % 13 == 0 {
+                vec![Accelerator::Cpu, Accelerator::Cuda]
+            } else {
+                vec![Accelerator::Cpu]
+            },
+        });
+        let models = (0..models).map(|i| {
+            let mut spec = ModelSpec::default();
+            if i % 3 == 0 {
+                spec.spread_by = Some("region".into());
+            }
+            if i % 5 == 0 {
+                spec.node_selector.insert("disk".into(), "ssd".into());
+            }
+            if i % 7 == 0 {
+                spec.zones.insert(ZoneName::new("clinic").expect("a name"));
+            }
+            if i % 17 == 0 {
+                spec.accelerator = Some(Accelerator::Cuda);
+            }
+            if i % 2 == 0 {
+                spec.tolerations.push(Toleration {
+                    key: "till".into(),
+                    value: None,
+                });
+            }
+            Model {
+                name: ModelName::new(&format!("model-{i}")).expect("a name"),
+                spec,
+                target: 1 + (i as u32 * 5) % 16,
+                memory: Bytes((1 + (i as u64 * 3) % 8) * GIB / 2),
+            }
+        });
+        Self {
+            nodes: nodes.collect(),
+            models: models.collect(),
+        }
+    }
+
+    fn problem<'a>(&'a self, standing: &'a [Assignment], none: &'a Unknown) -> Problem<'a> {
+        let nodes = self.nodes.iter().map(|node| NodeCapacity {
+            name: &node.name,
+            memory: node.memory,
+            labels: &node.labels,
+            taints: &node.taints,
+            zone: node.zone.as_ref(),
+            accelerators: &node.accelerators,
+            open: Openness::Open,
+        });
+        let models = self.models.iter().map(|model| ModelDemand {
+            name: &model.name,
+            spec: &model.spec,
+            target: model.target,
+            required: 1,
+            memory: Some(model.memory),
+            refused_by: &none.refused_by,
+            measured: &none.measured,
+        });
+        let standing = standing.iter().map(|assignment| Standing {
+            node: &assignment.node,
+            model: &assignment.model,
+            ready: true,
+            outdated: false,
+            idle: Some(Duration::from_secs(1)),
+        });
+        Problem {
+            nodes: nodes.collect(),
+            models: models.collect(),
+            standing: standing.collect(),
+        }
+    }
+}
+
+/// That nothing was refused and nothing measured.
+#[derive(Default)]
+struct Unknown {
+    refused_by: BTreeMap<NodeName, String>,
+    measured: HashMap<NodeName, flotilla_core::placement::Measured>,
+}
+
+fn placement(c: &mut Criterion) {
+    let none = Unknown::default();
+    for (nodes, models) in [(1_000, 200), (10_000, 1_000)] {
+        let mut fleet = Fleet::new(nodes, models);
+        let plan = solve(&fleet.problem(&[], &none));
+        let standing: Vec<Assignment> = plan.assign.into_iter().collect();
+        let size = format!(
+            "{nodes} nodes, {models} models, {} replicas",
+            standing.len()
+        );
+        let mut group = c.benchmark_group("placement");
+        group.sample_size(20);
+        group.bench_function(BenchmarkId::new("from scratch", &size), |b| {
+            b.iter(|| solve(black_box(&fleet.problem(&[], &none))));
+        });
+        let lost = standing[standing.len() / 2].node.clone();
+        fleet.nodes.retain(|node| node.name != lost);
+        let plan = solve(&fleet.problem(&standing, &none));
+        assert!(!plan.evict.is_empty() && plan.evict.iter().all(|a| a.node == lost));
+        group.bench_function(BenchmarkId::new("one node lost", &size), |b| {
+            b.iter(|| solve(black_box(&fleet.problem(&standing, &none))));
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, placement);
+criterion_main!(benches);

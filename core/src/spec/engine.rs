@@ -1,0 +1,125 @@
+//! What runs a model, and its settings.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// What runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// mistral.rs, in the agent's process.
+    Mistral,
+    /// An OpenAI-compatible server that the node can reach.
+    Upstream,
+    /// Fixed tokens at a fixed pace, for benchmarks and simulations.
+    Null,
+}
+
+impl std::fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Mistral => "mistral",
+            Self::Upstream => "upstream",
+            Self::Null => "null",
+        })
+    }
+}
+
+/// YAML reads an unquoted `null` as no value, so a present `engine: null` means the null
+/// engine. An absent one never comes here: it is the default.
+pub(super) fn engine_or_null<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<EngineKind, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(EngineKind::Null))
+}
+
+/// How a model of mistral.rs is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pipeline {
+    /// Chat and text completion.
+    Text,
+    /// Embeddings.
+    Embedding,
+}
+
+/// The number format of a model's weights and activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// Settings of engines. Which engine reads which is said at each field;
+/// [`Model::validate`](super::Model::validate) refuses one that the chosen engine does not
+/// read.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct EngineOptions {
+    /// `mistral`: text or embedding. Default: embedding when the folder has sentence-transformers'
+    /// `modules.json`, else text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pipeline: Option<Pipeline>,
+    /// `mistral`: the number format. Default: f32 on a CPU, what the accelerator does best
+    /// elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<Dtype>,
+    /// `mistral`: quantise while loading: `q4_0`, `q4k`, `q5k`, `q6k`, `q8_0`, … as mistral.rs names them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<String>,
+    /// `upstream`: the server's base URL, up to and with `/v1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// `upstream`: the model's name there. Default: its name here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// `upstream`: the agent's environment variable that holds the server's API key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_env: Option<String>,
+    /// `null`: tokens of each answer. Default 16; a request's `max_tokens` caps it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u32>,
+    /// `null`: pace, in tokens per second. Default 0: all at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
+    /// `null`: time before the first token, in milliseconds. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_to_first_token_ms: Option<u64>,
+    /// `null`: time a load takes, in milliseconds. Default 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_ms: Option<u64>,
+    /// `null`: loading fails with this text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_error: Option<String>,
+}
+
+impl EngineOptions {
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The options that are set, each with the engine that reads it.
+    pub(super) fn set(&self) -> impl Iterator<Item = (&'static str, EngineKind)> {
+        use EngineKind::{Mistral, Null, Upstream};
+        [
+            (self.pipeline.is_some(), "pipeline", Mistral),
+            (self.dtype.is_some(), "dtype", Mistral),
+            (self.quantization.is_some(), "quantization", Mistral),
+            (self.url.is_some(), "url", Upstream),
+            (self.model.is_some(), "model", Upstream),
+            (self.api_key_env.is_some(), "apiKeyEnv", Upstream),
+            (self.output_tokens.is_some(), "outputTokens", Null),
+            (self.tokens_per_second.is_some(), "tokensPerSecond", Null),
+            (
+                self.time_to_first_token_ms.is_some(),
+                "timeToFirstTokenMs",
+                Null,
+            ),
+            (self.load_ms.is_some(), "loadMs", Null),
+            (self.load_error.is_some(), "loadError", Null),
+        ]
+        .into_iter()
+        .filter_map(|(set, name, engine)| set.then_some((name, engine)))
+    }
+}
