@@ -13,8 +13,16 @@ pub type Batches = Pin<Box<dyn Stream<Item = Result<Vec<Event>, RequestError>> +
 
 /// An answer and who gives it.
 pub struct Answer<T> {
-    pub node: NodeName,
+    pub by: Server,
     pub content: T,
+}
+
+/// Who answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    pub node: NodeName,
+    /// Replicas that were asked, the one that answers included.
+    pub attempts: u32,
 }
 
 /// A model as clients see it.

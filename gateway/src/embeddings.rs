@@ -92,7 +92,7 @@ pub(crate) async fn answer(
         model: model.clone(),
         inputs,
     };
-    let Answer { node, content } = backend
+    let Answer { by, content } = backend
         .embed(request)
         .await
         .map_err(ApiError::prompt_in("input"))?;
@@ -122,7 +122,7 @@ pub(crate) async fn answer(
             total_tokens: content.prompt_tokens,
         },
     });
-    crate::router::tag(&mut response, model.as_str(), &node);
+    crate::router::tag(&mut response, model.as_str(), &by);
     Ok(response)
 }
 

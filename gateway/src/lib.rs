@@ -17,7 +17,7 @@ mod router;
 mod sampling;
 mod sse;
 
-pub use backend::{Answer, Backend, Batches, ModelCard, Readiness};
+pub use backend::{Answer, Backend, Batches, ModelCard, Readiness, Server};
 pub use body::read_json;
 pub use error::ApiError;
 pub use router::{Limits, router};

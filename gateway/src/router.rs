@@ -5,14 +5,13 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use flotilla_core::NodeName;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde::Serialize;
 
 use crate::chat::{ChatBody, json_response};
 use crate::completions::CompletionBody;
 use crate::embeddings::EmbeddingBody;
-use crate::{ApiError, Backend, body, chat, completions, embeddings, models};
+use crate::{ApiError, Backend, Server, body, chat, completions, embeddings, models};
 
 /// What a request may be at most.
 #[derive(Debug, Clone, Copy)]
@@ -50,11 +49,14 @@ pub fn router<B: Backend>(backend: B, limits: Limits) -> Router {
         .with_state(app)
 }
 
-/// Says on the response which model and node answered.
-pub(crate) fn tag(response: &mut Response, model: &str, node: &NodeName) {
+/// Says on the response which model and node answered, and how many were asked.
+pub(crate) fn tag(response: &mut Response, model: &str, by: &Server) {
     const MODEL: HeaderName = HeaderName::from_static("x-flotilla-model");
     const NODE: HeaderName = HeaderName::from_static("x-flotilla-node");
-    for (name, value) in [(MODEL, model), (NODE, node.as_str())] {
+    const ATTEMPTS: HeaderName = HeaderName::from_static("x-flotilla-attempts");
+    let attempts = HeaderValue::from(by.attempts);
+    response.headers_mut().insert(ATTEMPTS, attempts);
+    for (name, value) in [(MODEL, model), (NODE, by.node.as_str())] {
         // Names are made of characters that headers may hold.
         if let Ok(value) = HeaderValue::from_str(value) {
             response.headers_mut().insert(name, value);

@@ -68,6 +68,30 @@ impl Api {
         assert!(response.status().is_success(), "{}", response.status());
     }
 
+    /// Says what is wanted of a node.
+    ///
+    /// # Panics
+    /// When it is refused.
+    pub async fn order(&self, node: &str, order: &Value) {
+        let url = format!("{}/api/v1/nodes/{node}/order", self.base);
+        let response = self.client.put(url).json(order).send().await;
+        let status = response.expect("an answer").status();
+        assert!(status.is_success(), "{status}");
+    }
+
+    /// The nodes that are to serve a model.
+    pub async fn on(&self, model: &str) -> Vec<String> {
+        let model = self.model(model).await;
+        let replicas = model["status"]["replicas"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let names = replicas
+            .iter()
+            .filter_map(|r| r["node"].as_str().map(str::to_owned));
+        names.collect()
+    }
+
     /// All nodes.
     pub async fn nodes(&self) -> Vec<Value> {
         self.items("nodes").await
@@ -139,17 +163,26 @@ impl Api {
     /// # Panics
     /// When there is no response at all.
     pub async fn chat(&self, model: &str, text: &str, stream: bool) -> Response {
+        let response = self.try_chat(model, text, stream).await;
+        response.expect("a response")
+    }
+
+    /// Like [`Api::chat`], with what kept the response away.
+    ///
+    /// # Errors
+    /// Those of the connection.
+    pub async fn try_chat(
+        &self,
+        model: &str,
+        text: &str,
+        stream: bool,
+    ) -> Result<Response, reqwest::Error> {
         let body = json!({
             "model": model, "stream": stream, "temperature": 0,
             "messages": [{"role": "user", "content": text}],
         });
         let url = format!("{}/v1/chat/completions", self.base);
-        self.client
-            .post(url)
-            .json(&body)
-            .send()
-            .await
-            .expect("a response")
+        self.client.post(url).json(&body).send().await
     }
 
     /// Asks a model and gives the text of its answer.

@@ -68,7 +68,13 @@ impl Cluster {
 
     /// Starts an agent, or one that was killed before.
     pub fn start_agent(&mut self, name: &str) {
-        let agent = member::agent(self.mode, self.dir.path(), name, self.link);
+        self.start_agent_with(name, None, &[]);
+    }
+
+    /// Starts an agent with this memory for models, in bytes, and more arguments: those only
+    /// where members are processes.
+    pub fn start_agent_with(&mut self, name: &str, memory: Option<u64>, more: &[&str]) {
+        let agent = member::agent(self.mode, self.dir.path(), name, self.link, memory, more);
         self.agents.insert(name.to_owned(), agent);
     }
 

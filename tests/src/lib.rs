@@ -9,6 +9,7 @@ mod binary;
 mod cluster;
 mod etcd;
 pub mod http_load;
+mod load;
 mod member;
 mod models;
 mod process;
@@ -17,6 +18,7 @@ pub use api::{Api, Counters};
 pub use binary::{flotilla, repository};
 pub use cluster::{Cluster, Mode};
 pub use etcd::{Etcd, free_address};
+pub use load::{Load, Tally};
 pub use models::{demo_model, null_model};
 pub use process::{Process, address, open_files};
 

@@ -70,8 +70,15 @@ pub(crate) async fn controller(
     }
 }
 
-/// Starts an agent that joins the controller at `link`.
-pub(crate) fn agent(mode: Mode, dir: &Path, name: &str, link: SocketAddr) -> AgentMember {
+/// Starts an agent that joins the controller at `link`. `more` are arguments for a process.
+pub(crate) fn agent(
+    mode: Mode,
+    dir: &Path,
+    name: &str,
+    link: SocketAddr,
+    memory: Option<u64>,
+    more: &[&str],
+) -> AgentMember {
     let data_dir = dir.join(name);
     match mode {
         Mode::InProcess => {
@@ -82,7 +89,7 @@ pub(crate) fn agent(mode: Mode, dir: &Path, name: &str, link: SocketAddr) -> Age
                 labels: [("harness".to_owned(), "yes".to_owned())].into(),
                 taints: Vec::new(),
                 zone: None,
-                memory: None,
+                memory: memory.map(flotilla_core::Bytes),
                 drain: PATIENCE,
                 return_memory: || {},
             };
@@ -91,22 +98,13 @@ pub(crate) fn agent(mode: Mode, dir: &Path, name: &str, link: SocketAddr) -> Age
         Mode::Processes => {
             let data_dir = data_dir.display().to_string();
             let link = link.to_string();
-            AgentMember::Process(Process::start(
-                dir,
-                &[
-                    "agent",
-                    "--join",
-                    &link,
-                    "--name",
-                    name,
-                    "--data-dir",
-                    &data_dir,
-                    "--label",
-                    "harness=yes",
-                    "--drain",
-                    "5",
-                ],
-            ))
+            let memory = memory.map(|bytes| bytes.to_string());
+            let mut args = vec!["agent", "--join", &link, "--name", name];
+            args.extend(["--data-dir", &data_dir, "--drain", "5"]);
+            args.extend(["--label", "harness=yes"]);
+            args.extend(memory.iter().flat_map(|bytes| ["--memory", bytes]));
+            args.extend(more);
+            AgentMember::Process(Process::start(dir, &args))
         }
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, RequestError};
 use flotilla_core::routing::two_choices;
 use flotilla_core::{ModelName, NodeName};
-use flotilla_gateway::{Answer, Backend, Batches, ModelCard, Readiness};
+use flotilla_gateway::{Answer, Backend, Batches, ModelCard, Readiness, Server};
 
 use crate::fleet::{Fleet, LoadGuard, ModelView, NodePhase, Replica};
 pub(crate) use waiting::Lobby;
@@ -60,6 +60,7 @@ impl Dispatch {
             generation: 0,
             tried: Vec::new(),
             lost: 0,
+            failed: 0,
             last: None,
         }
     }
@@ -75,6 +76,8 @@ struct Tries<'a> {
     tried: Vec<NodeName>,
     /// Replicas that were lost under it.
     lost: usize,
+    /// Replicas that did not answer, lost or not.
+    failed: u32,
     last: Option<RequestError>,
 }
 
@@ -160,6 +163,7 @@ impl Tries<'_> {
     /// # Errors
     /// The error itself, when no other replica can do better.
     fn failed(&mut self, replica: Replica, error: RequestError) -> Result<(), RequestError> {
+        self.failed += 1;
         self.lost += usize::from(matches!(error, RequestError::NodeLost(_)));
         if !error.retryable_elsewhere() || self.lost >= ATTEMPTS {
             return Err(error);
@@ -176,6 +180,15 @@ impl Tries<'_> {
             "No replica of the model '{}' could begin the answer within {waited} s.",
             self.name
         ))
+    }
+
+    /// The answer that `replica` has begun.
+    fn answer<T>(self, replica: Replica, content: T) -> Answer<T> {
+        let by = Server {
+            node: replica.node,
+            attempts: self.failed + 1,
+        };
+        Answer { by, content }
     }
 
     /// The time left for the first events.
@@ -198,7 +211,7 @@ impl Backend for Dispatch {
         loop {
             let (replica, guard) = tries.next().await?;
             match attempt::generate(&replica, guard, wire.clone(), tries.left()).await {
-                Ok(content) => return Ok(answer(replica, content)),
+                Ok(content) => return Ok(tries.answer(replica, content)),
                 Err(error) => tries.failed(replica, error)?,
             }
         }
@@ -209,7 +222,7 @@ impl Backend for Dispatch {
         loop {
             let (replica, guard) = tries.next().await?;
             match attempt::embed(&replica, guard, &request, tries.left()).await {
-                Ok(content) => return Ok(answer(replica, content)),
+                Ok(content) => return Ok(tries.answer(replica, content)),
                 Err(error) => tries.failed(replica, error)?,
             }
         }
@@ -241,13 +254,6 @@ impl Backend for Dispatch {
             ready: view.synced,
             notes,
         }
-    }
-}
-
-fn answer<T>(replica: Replica, content: T) -> Answer<T> {
-    Answer {
-        node: replica.node,
-        content,
     }
 }
 

@@ -511,7 +511,7 @@ proptest! {
         let moved: BTreeSet<_> = plan.evict.iter().filter(|a| {
             !world.nodes.iter().any(|n| n.name == a.node && n.open == Openness::Draining)
         }).cloned().collect();
-        prop_assert_eq!(moved, held.clone());
+        prop_assert_eq!(&moved, &held);
         prop_assert!(plan.assign.iter().all(|new| held.iter().any(|old| old.model == new.model)));
     }
 

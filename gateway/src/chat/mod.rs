@@ -48,7 +48,7 @@ pub(crate) async fn answer(
     let stream = request.stream;
     let logprobs = request.logprobs.is_some();
     let prompt = ApiError::prompt_in("messages");
-    let Answer { node, content } = backend.generate(request).await.map_err(&prompt)?;
+    let Answer { by, content } = backend.generate(request).await.map_err(&prompt)?;
     let mut response = if stream {
         let writer = stream::ChunkWriter::new(&identity, include_usage);
         sse::response(content, writer)
@@ -56,6 +56,6 @@ pub(crate) async fn answer(
         let completion = collect(content).await.map_err(&prompt)?;
         response::ChatCompletion::new(&identity, completion, logprobs).into_response()
     };
-    crate::router::tag(&mut response, &identity.model, &node);
+    crate::router::tag(&mut response, &identity.model, &by);
     Ok(response)
 }

@@ -4,12 +4,11 @@ mod request;
 mod response;
 
 use axum::response::Response;
-use flotilla_core::NodeName;
 use flotilla_core::generate::{Event, GenerateRequest, RequestError, Usage};
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt};
 
-use crate::backend::Answer;
+use crate::backend::{Answer, Server};
 use crate::chat::{Identity, collect};
 use crate::{ApiError, Backend, Batches, sse};
 
@@ -28,7 +27,7 @@ pub(crate) async fn answer(
     let logprobs = request.logprobs();
     let prompt = ApiError::prompt_in("prompt");
     let begun = begin(backend, request.generations).await;
-    let (node, batches) = begun.map_err(&prompt)?;
+    let (by, batches) = begun.map_err(&prompt)?;
     let mut response = if stream {
         let writer = response::ChunkWriter::new(&identity, include_usage, echo);
         sse::response(batches, writer)
@@ -36,7 +35,7 @@ pub(crate) async fn answer(
         let collected = collect(batches).await.map_err(&prompt)?;
         response::whole(&identity, collected, &echo, logprobs)
     };
-    crate::router::tag(&mut response, &identity.model, &node);
+    crate::router::tag(&mut response, &identity.model, &by);
     Ok(response)
 }
 
@@ -44,16 +43,16 @@ pub(crate) async fn answer(
 async fn begin(
     backend: &impl Backend,
     mut generations: Vec<GenerateRequest>,
-) -> Result<(NodeName, Batches), RequestError> {
+) -> Result<(Server, Batches), RequestError> {
     if generations.len() == 1 {
-        let Answer { node, content } = backend.generate(generations.remove(0)).await?;
-        return Ok((node, content));
+        let Answer { by, content } = backend.generate(generations.remove(0)).await?;
+        return Ok((by, content));
     }
     let choices = generations.first().map_or(1, |request| request.choices);
     let answers = try_join_all(generations.into_iter().map(|r| backend.generate(r))).await?;
-    let node = answers
+    let by = answers
         .first()
-        .map(|answer| answer.node.clone())
+        .map(|answer| answer.by.clone())
         .ok_or_else(|| RequestError::invalid("prompt", "'prompt' must not be empty."))?;
     let prompts = answers.into_iter().zip(0..).map(|(answer, prompt)| {
         let renumber = move |batch: Result<Vec<Event>, RequestError>| {
@@ -64,7 +63,7 @@ async fn begin(
         };
         answer.content.map(renumber).boxed()
     });
-    Ok((node, one_usage(stream::select_all(prompts).boxed())))
+    Ok((by, one_usage(stream::select_all(prompts).boxed())))
 }
 
 /// Moves an event's choice number up by `offset`.

@@ -4,6 +4,7 @@
 // A test that cannot go on fails, helpers included.
 #![allow(clippy::unwrap_used)]
 
+mod changes;
 mod control_plane;
 mod engines;
 mod faults;
