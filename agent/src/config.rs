@@ -24,6 +24,8 @@ pub struct Config {
     pub zone: Option<ZoneName>,
     /// Memory for models. Default: four fifths of the machine's.
     pub memory: Option<Bytes>,
+    /// Bytes per second that models' files may take of the links. Default: no limit.
+    pub fetch_rate: Option<Bytes>,
     /// How long requests under way may go on once the agent is asked to stop, or a model to
     /// leave.
     pub drain: Duration,

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use flotilla_core::ModelName;
+use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::Resource;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,8 @@ struct KeptModel {
     name: ModelName,
     revision: u64,
     resource: Option<serde_json::Value>,
+    #[serde(default)]
+    files: Option<Manifest>,
 }
 
 impl Home {
@@ -104,6 +107,7 @@ impl Home {
                 name: kept.name,
                 revision: kept.revision,
                 model,
+                files: kept.files,
             })
         });
         Order {
@@ -121,6 +125,7 @@ impl Home {
                 name: desired.name.clone(),
                 revision: desired.revision,
                 resource: resource.transpose()?,
+                files: desired.files.clone(),
             })
         });
         let kept = Kept {
@@ -166,6 +171,7 @@ mod tests {
                 name: name.clone(),
                 revision: 3,
                 model: Some(Model::new(name, spec)),
+                files: None,
             }],
         };
         home.keep(&order).unwrap();

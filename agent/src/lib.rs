@@ -7,6 +7,7 @@
 //!
 //! Start reading at [`Agent::start`], then [`models`].
 
+mod artifacts;
 mod config;
 pub mod engine;
 mod home;

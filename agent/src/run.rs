@@ -1,13 +1,16 @@
 //! Starting and stopping an agent.
 
+use std::sync::Arc;
+
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::artifacts::Artifacts;
 use crate::config::Config;
 use crate::engine::{Engines, LoadError};
 use crate::home::{Home, HomeError};
 use crate::inventory;
-use crate::link::{self, Link, Orders};
+use crate::link::{self, Link, Orders, Peers};
 use crate::models::{Manager, ManagerSettings};
 use crate::serve::Service;
 
@@ -53,7 +56,9 @@ impl Agent {
             drain: config.drain,
             return_memory: config.return_memory,
         };
-        let manager = Manager::new(Engines::new()?, settings);
+        let peers = Arc::new(Peers::default());
+        let artifacts = Artifacts::new(config.data_dir.clone(), peers.clone(), config.fetch_rate);
+        let manager = Manager::new(Engines::new()?, artifacts, settings);
         let (orders, desired) = Orders::new(home);
         let drain = CancellationToken::new();
         let stop_links = CancellationToken::new();
@@ -72,7 +77,7 @@ impl Agent {
             stop: stop_links.clone(),
         };
         let mut links = JoinSet::new();
-        links.spawn(link::run(link, config.join));
+        links.spawn(link::run(link, peers, config.join));
         let mut models = JoinSet::new();
         models.spawn(manager.run(desired, stop_models.clone()));
         Ok(Self {

@@ -20,6 +20,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         taints: args.taints,
         zone: args.zone,
         memory: args.memory,
+        fetch_rate: args.fetch_rate,
         drain: args.drain,
         return_memory: allocator::return_memory,
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use flotilla_controller::{EtcdAddress, EtcdTls, StoreAddress};
 use flotilla_core::spec::Taint;
-use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_core::{ArtifactName, Bytes, NodeName, ZoneName};
 
 /// Many small language models on unequal machines, behind one OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -47,6 +47,13 @@ pub(crate) enum Command {
     Describe(DescribeArgs),
     /// Make the fleet's wish what files say
     Apply(ApplyArgs),
+    /// Bring a model's files to the fleet
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Write the whole wish: models, pushed files by their digests, cordons
+    Backup(BackupArgs),
+    /// Make the wish what a backup says
+    Restore(RestoreArgs),
     /// Remove models, or nodes that will not return
     Delete(DeleteArgs),
     /// Give a node no new models
@@ -130,6 +137,14 @@ pub(crate) struct ControllerArgs {
         default_value = "embedded:flotilla-data/controller"
     )]
     store: StoreAddress,
+    /// Where files of models are kept that agents fetch from here.
+    #[arg(
+        long,
+        env = "FLOTILLA_DATA_DIR",
+        value_name = "DIR",
+        default_value = "flotilla-data/controller"
+    )]
+    pub(crate) data_dir: PathBuf,
     /// User of etcd.
     #[arg(
         long,
@@ -240,6 +255,10 @@ pub(crate) struct AgentArgs {
     /// Memory for models, such as 8GiB. Default: four fifths of the machine's.
     #[arg(long, env = "FLOTILLA_MEMORY", value_name = "BYTES")]
     pub(crate) memory: Option<Bytes>,
+    /// Bytes per second that models' files may take of the line to the controllers, such as
+    /// 2MiB. Default: no limit.
+    #[arg(long, env = "FLOTILLA_FETCH_RATE", value_name = "BYTES")]
+    pub(crate) fetch_rate: Option<Bytes>,
     /// Seconds that requests under way may go on when the agent stops or a model leaves.
     #[arg(long, env = "FLOTILLA_DRAIN", value_name = "SECONDS", default_value = "30",
         value_parser = seconds)]
@@ -292,6 +311,8 @@ pub(crate) enum Kind {
     Assignments,
     #[value(alias = "controller")]
     Controllers,
+    #[value(alias = "artifact")]
+    Artifacts,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -330,6 +351,16 @@ pub(crate) enum Described {
     Model,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Deleted {
+    #[value(alias = "nodes")]
+    Node,
+    #[value(alias = "models")]
+    Model,
+    #[value(alias = "artifacts")]
+    Artifact,
+}
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla describe model support-intent
@@ -366,7 +397,7 @@ pub(crate) struct ApplyArgs {
 pub(crate) struct DeleteArgs {
     /// What it is.
     #[arg(required_unless_present = "files", requires = "names")]
-    pub(crate) kind: Option<Described>,
+    pub(crate) kind: Option<Deleted>,
     /// Its name, or several.
     pub(crate) names: Vec<String>,
     /// Remove what these files name instead.
@@ -377,6 +408,53 @@ pub(crate) struct DeleteArgs {
         conflicts_with = "kind"
     )]
     pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla backup > fleet.yaml
+  flotilla backup --file fleet.yaml")]
+pub(crate) struct BackupArgs {
+    /// Where to write it. Default: standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  flotilla restore fleet.yaml
+
+What the backup does not name stays as it is.")]
+pub(crate) struct RestoreArgs {
+    /// What `flotilla backup` wrote.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Upload a folder or a GGUF file; models name it in spec.source.artifact
+    Push(PushArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla model push ./triage
+  flotilla model push model.gguf --name triage
+
+Pushed again with other content, every model made of it changes to that, one node after the
+other.")]
+pub(crate) struct PushArgs {
+    /// A Hugging Face folder, or a GGUF file.
+    pub(crate) path: PathBuf,
+    /// Its name in the fleet. Default: that of the folder or the file.
+    #[arg(long)]
+    pub(crate) name: Option<ArtifactName>,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }

@@ -1,5 +1,7 @@
 //! The fleet's HTTP API, as the commands use it.
 
+use std::path::Path;
+
 use anyhow::{Context, anyhow, bail};
 use reqwest::{Client, Method, RequestBuilder, Response, Url};
 use serde::Serialize;
@@ -72,7 +74,25 @@ impl Fleet {
         path: &[&str],
         body: &impl Serialize,
     ) -> anyhow::Result<()> {
-        let request = self.request(Method::PUT, path).json(body);
+        self.put_with(path, None, body).await
+    }
+
+    /// The same with a query.
+    pub(crate) async fn put_with(
+        &self,
+        path: &[&str],
+        query: Option<&str>,
+        body: &impl Serialize,
+    ) -> anyhow::Result<()> {
+        let mut url = self.url(path);
+        url.set_query(query);
+        self.send(self.client.put(url).json(body)).await.map(drop)
+    }
+
+    /// `PUT` of a file.
+    pub(crate) async fn upload(&self, path: &[&str], file: &Path) -> anyhow::Result<()> {
+        let file = tokio::fs::File::open(file).await?;
+        let request = self.request(Method::PUT, path).body(file);
         self.send(request).await.map(drop)
     }
 

@@ -11,6 +11,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         http: args.http,
         link: args.link,
         store: args.store()?,
+        data_dir: args.data_dir,
         advertise_link: args.advertise_link,
         advertise_http: args.advertise_http,
         max_body: usize::try_from(args.max_body.0)?,

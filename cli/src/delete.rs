@@ -2,27 +2,28 @@
 
 use flotilla_core::spec::Resource;
 
-use crate::args::{DeleteArgs, Described};
+use crate::args::{DeleteArgs, Deleted};
 use crate::client::Fleet;
 use crate::manifest;
 
 /// Removes what was named.
 pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
     let fleet = Fleet::new(&args.endpoint)?;
-    let mut things: Vec<(Described, String)> = Vec::new();
+    let mut things: Vec<(Deleted, String)> = Vec::new();
     if let Some(kind) = args.kind {
         things.extend(args.names.into_iter().map(|name| (kind, name)));
     }
     for file in &args.files {
         for resource in manifest::read(file)? {
             let Resource::Model(model) = resource;
-            things.push((Described::Model, model.name().to_string()));
+            things.push((Deleted::Model, model.name().to_string()));
         }
     }
     for (kind, name) in things {
         let (path, word) = match kind {
-            Described::Node => ("nodes", "node"),
-            Described::Model => ("models", "model"),
+            Deleted::Node => ("nodes", "node"),
+            Deleted::Model => ("models", "model"),
+            Deleted::Artifact => ("artifacts", "artifact"),
         };
         fleet.delete(&["api", "v1", path, &name]).await?;
         println!("{word}/{name} deleted");

@@ -127,6 +127,7 @@ fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
             "Memory",
             status.memory.map(|m| m.to_string()).unwrap_or_default(),
         ),
+        ("Files", status.fetch.clone().unwrap_or_default()),
         ("Waiting requests", some(status.waiting)),
         ("Not placed", status.unplaced.clone().unwrap_or_default()),
     ]);

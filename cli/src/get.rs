@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::bail;
 use flotilla_controller::admin::{
-    AssignmentStatus, ControllerResource, ModelResource, NodeResource,
+    ArtifactResource, AssignmentStatus, ControllerResource, ModelResource, NodeResource,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +20,7 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<()> {
         Kind::Nodes => print(&fleet, &args, "nodes", nodes, |n| &n.metadata.name).await,
         Kind::Models => print(&fleet, &args, "models", models, |m| m.model.name().as_str()).await,
         Kind::Assignments => print(&fleet, &args, "assignments", assignments, |a| &a.model).await,
+        Kind::Artifacts => print(&fleet, &args, "artifacts", artifacts, |a| &a.name).await,
         Kind::Controllers => print(&fleet, &args, "controllers", controllers, |c| &c.id).await,
     }
 }
@@ -88,6 +89,20 @@ async fn follow<T: DeserializeOwned + Serialize>(
     bail!("the fleet has ended the list")
 }
 
+/// The table of artifacts.
+fn artifacts(artifacts: &[ArtifactResource]) -> String {
+    let rows = artifacts.iter().map(|artifact| {
+        vec![
+            artifact.name.clone(),
+            artifact.size.to_string(),
+            artifact.files.to_string(),
+            artifact.digest[..12].to_owned(),
+            artifact.models.join(", "),
+        ]
+    });
+    output::table(&["ARTIFACT", "SIZE", "FILES", "DIGEST", "MODELS"], rows)
+}
+
 /// The table of controllers.
 fn controllers(controllers: &[ControllerResource]) -> String {
     let rows = controllers.iter().map(|controller| {
@@ -147,6 +162,7 @@ fn models(models: &[ModelResource]) -> String {
         let progress = status.replicas.iter().map(|r| &r.progress);
         let progress: Vec<_> = progress.filter(|p| !p.is_empty()).cloned().collect();
         let notes = [
+            status.fetch.clone(),
             status.unplaced.clone(),
             status.rolled_back.clone(),
             (!progress.is_empty()).then(|| progress.join(", ")),

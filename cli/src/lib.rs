@@ -6,6 +6,7 @@ mod agent;
 mod allocator;
 mod apply;
 mod args;
+mod backup;
 mod chat;
 mod client;
 mod controller;
@@ -16,6 +17,7 @@ mod logging;
 mod manifest;
 mod nodes;
 mod output;
+mod push;
 mod shutdown;
 mod up;
 
@@ -23,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use args::{Args, Command};
+use args::{Args, Command, ModelCommand};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
@@ -62,6 +64,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Describe(args) => describe::run(args).await,
         Command::Apply(args) => apply::run(args).await,
         Command::Delete(args) => delete::run(args).await,
+        Command::Model(ModelCommand::Push(args)) => push::run(args).await,
+        Command::Backup(args) => backup::backup(args).await,
+        Command::Restore(args) => backup::restore(args).await,
         Command::Cordon(args) => nodes::cordon(args).await,
         Command::Uncordon(args) => nodes::uncordon(args).await,
         Command::Drain(args) => nodes::drain(args).await,

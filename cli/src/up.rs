@@ -37,6 +37,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         http: args.http,
         link: SocketAddr::from(([127, 0, 0, 1], 0)),
         store: StoreAddress::Embedded(data_dir.join("controller")),
+        data_dir: data_dir.join("controller"),
         stop_grace: DRAIN,
         ..Config::default()
     })
@@ -94,6 +95,7 @@ async fn start_agents(
             taints: Vec::new(),
             zone: None,
             memory: share_of_memory(nodes),
+            fetch_rate: None,
             drain: DRAIN,
             return_memory: allocator::return_memory,
         });

@@ -19,6 +19,8 @@ pub struct Config {
     /// The same of `http`.
     pub advertise_http: Option<String>,
     pub store: StoreAddress,
+    /// Where files of models are kept.
+    pub data_dir: PathBuf,
     /// Largest request body, in bytes.
     pub max_body: usize,
     /// How long a request may wait for its first token.
@@ -39,6 +41,7 @@ impl Default for Config {
             advertise_link: None,
             advertise_http: None,
             store: StoreAddress::Embedded("flotilla-data/controller".into()),
+            data_dir: "flotilla-data/controller".into(),
             max_body: 4 << 20,
             first_token_timeout: Duration::from_secs(300),
             node_grace: Duration::from_secs(5),

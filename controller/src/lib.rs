@@ -9,6 +9,7 @@
 //! agents; it never touches the store. Start reading at [`Controller::start`].
 
 pub mod admin;
+pub mod artifacts;
 mod config;
 pub mod dispatch;
 pub mod fleet;

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Wish};
+use crate::artifacts::{Blobs, Keeper};
 use crate::config::{Config, advertised};
 use crate::dispatch::{Dispatch, Lobby, waiting};
 use crate::fleet::{ControllerRecord, Fleet, FleetEvent};
@@ -70,6 +71,16 @@ impl Controller {
             leading,
             stop.clone(),
         ));
+        let blobs = Blobs::new(config.data_dir.join("blobs"));
+        let keeper = Keeper {
+            id: id.clone(),
+            fleet: fleet.clone(),
+            store: store.clone(),
+            leader: leadership.clone(),
+            blobs: blobs.clone(),
+            scratch: config.data_dir.join("fetching"),
+        };
+        tasks.spawn(keeper.run(stop.clone()));
         tasks.spawn(reconcile::run(
             fleet.clone(),
             store.clone(),
@@ -91,6 +102,7 @@ impl Controller {
             link,
             fleet.clone(),
             id.clone(),
+            blobs.clone(),
             connections,
             stop.clone(),
         ));
@@ -102,6 +114,7 @@ impl Controller {
         let api = flotilla_gateway::router(dispatch, limits).merge(admin::router(
             fleet.clone(),
             store.clone(),
+            blobs,
             id,
         ));
         let nodelay = http.tap_io(|stream| {

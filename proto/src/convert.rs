@@ -1,8 +1,8 @@
 //! Messages to core types and back. What arrives is checked: a message of a newer or broken
 //! peer is an error, never a panic.
 
-use flotilla_core::ModelName;
 use flotilla_core::generate as core;
+use flotilla_core::{Bytes, ModelName, artifact};
 
 use crate::v1;
 
@@ -268,6 +268,32 @@ impl From<v1::EmbedReply> for core::Embeddings {
             vectors: reply.vectors.into_iter().map(|v| v.values).collect(),
             prompt_tokens: reply.prompt_tokens,
         }
+    }
+}
+
+impl From<&artifact::File> for v1::File {
+    fn from(file: &artifact::File) -> Self {
+        Self {
+            path: file.path.clone(),
+            size: file.size.0,
+            sha256: file.sha256.to_string(),
+        }
+    }
+}
+
+impl TryFrom<v1::File> for artifact::File {
+    type Error = ConvertError;
+
+    fn try_from(file: v1::File) -> Result<Self, ConvertError> {
+        let sha256 = file.sha256.parse().map_err(|e| ConvertError::Invalid {
+            field: "sha256",
+            problem: format!("{e}"),
+        })?;
+        Ok(Self {
+            path: file.path,
+            size: Bytes(file.size),
+            sha256,
+        })
     }
 }
 

@@ -103,6 +103,17 @@ impl Cluster {
         }
     }
 
+    /// The process of an agent, to read what it says.
+    ///
+    /// # Panics
+    /// When there is none of this name, or it runs in this process.
+    pub fn agent_mut(&mut self, name: &str) -> &mut Process {
+        match self.agents.get_mut(name) {
+            Some(AgentMember::Process(process)) => process,
+            _ => panic!("{name} is no process"),
+        }
+    }
+
     /// Kills an agent without a word, as a power cut does.
     ///
     /// # Panics

@@ -41,6 +41,7 @@ pub(crate) async fn controller(
                 http,
                 link,
                 store: store.clone(),
+                data_dir: dir.join("files"),
                 stop_grace: PATIENCE,
                 ..Default::default()
             };
@@ -90,6 +91,7 @@ pub(crate) fn agent(
                 taints: Vec::new(),
                 zone: None,
                 memory: memory.map(flotilla_core::Bytes),
+                fetch_rate: None,
                 drain: PATIENCE,
                 return_memory: || {},
             };

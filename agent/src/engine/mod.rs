@@ -14,6 +14,8 @@ use flotilla_core::generate::{EmbedRequest, Embeddings, Event, GenerateRequest, 
 use flotilla_core::spec::{EngineKind, Model};
 use futures::Stream;
 
+use crate::artifacts::FetchError;
+
 pub use mistral::Mistral;
 pub use null::Null;
 pub use upstream::Upstream;
@@ -71,6 +73,8 @@ pub enum LoadError {
     Unusable { path: PathBuf, problem: String },
     #[error("it needs about {needed} of memory, {free} are free")]
     Memory { needed: Bytes, free: Bytes },
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
     #[error("its spec cannot be carried out: {0}")]
     Spec(String),
     #[error("the engine failed to load it: {0}")]
@@ -91,6 +95,7 @@ impl LoadError {
             Self::Memory { .. } => {
                 "remove a model from the node, add memory, raise --memory, or quantise the model"
             }
+            Self::Fetch(error) => error.remedy(),
             Self::Spec(_) => "correct the model's spec",
             Self::Engine(_) => {
                 "see the agent's log; check that mistral.rs supports the architecture"

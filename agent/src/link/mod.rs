@@ -23,7 +23,7 @@ use crate::models::Statuses;
 use crate::serve::Service;
 use backoff::Backoff;
 pub(crate) use orders::Orders;
-use peers::Peers;
+pub(crate) use peers::Peers;
 use session::SessionError;
 
 /// A link that lasted this long makes the next failure the first one.
@@ -48,10 +48,9 @@ pub(crate) struct Link {
 
 /// Keeps links up to the controllers at `seeds` and to those they name, until told to drain or
 /// stop.
-pub(crate) async fn run(link: Link, seeds: Vec<String>) {
+pub(crate) async fn run(link: Link, peers: Arc<Peers>, seeds: Vec<String>) {
     let link = Arc::new(link);
     let seeds: BTreeSet<String> = seeds.into_iter().collect();
-    let peers = Arc::new(Peers::default());
     let mut named = peers.named();
     let mut links: JoinSet<()> = JoinSet::new();
     let mut running: HashMap<String, AbortHandle> = HashMap::new();

@@ -1,6 +1,7 @@
 //! What controllers want of this node: the newest word of any of them.
 
 use flotilla_core::ModelName;
+use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::Resource;
 use flotilla_proto::v1;
 use tokio::sync::{Mutex, watch};
@@ -67,12 +68,21 @@ fn read(desired: v1::DesiredModel) -> Option<Desired> {
             .and_then(|json| Resource::from_json(json).map_err(|e| e.to_string()))
             .map(|Resource::Model(model)| Some(model)),
     };
+    let files = desired.files.into_iter().map(TryInto::try_into);
+    let files = files
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e: flotilla_proto::convert::ConvertError| e.to_string());
+    let files = files.and_then(|files| match files.len() {
+        0 => Ok(None),
+        _ => Manifest::new(files).map(Some).map_err(|e| e.to_string()),
+    });
     let name = ModelName::new(&desired.name).map_err(|e| e.to_string());
-    match name.and_then(|name| Ok((name, model?))) {
-        Ok((name, model)) => Some(Desired {
+    match name.and_then(|name| Ok((name, model?, files?))) {
+        Ok((name, model, files)) => Some(Desired {
             name,
             revision: desired.revision,
             model,
+            files,
         }),
         Err(error) => {
             let model = desired.name;
@@ -97,7 +107,7 @@ mod tests {
             models: vec![v1::DesiredModel {
                 name: model.into(),
                 revision: 1,
-                resource: String::new(),
+                ..Default::default()
             }],
             controllers: Vec::new(),
         }

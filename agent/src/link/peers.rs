@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
+use flotilla_proto::transport::Channel;
+use flotilla_proto::v1::fleet_client::FleetClient;
 use tokio::sync::watch;
 
 /// The controllers, as the links know them.
 #[derive(Default)]
-pub(super) struct Peers {
-    /// The controllers that are linked, by id, with the addresses that each names.
-    linked: Mutex<BTreeMap<String, BTreeSet<String>>>,
+pub(crate) struct Peers {
+    /// The controllers that are linked, by id.
+    linked: Mutex<BTreeMap<String, Peer>>,
+    /// Told when one is linked.
+    came: watch::Sender<()>,
     /// All addresses that any of them names.
     named: watch::Sender<BTreeSet<String>>,
 }
@@ -22,22 +26,48 @@ impl Peers {
     }
 
     /// Notes a link to a controller. `None` where there is one already.
-    pub(super) fn link(&self, id: &str) -> Option<Linked<'_>> {
+    pub(super) fn link(&self, id: &str, client: FleetClient<Channel>) -> Option<Linked<'_>> {
         let mut linked = self.lock();
         if linked.contains_key(id) {
             return None;
         }
-        linked.insert(id.to_owned(), BTreeSet::new());
+        let peer = Peer {
+            names: BTreeSet::new(),
+            client,
+        };
+        linked.insert(id.to_owned(), peer);
+        drop(linked);
+        self.came.send_replace(());
         Some(Linked {
             peers: self,
             id: id.to_owned(),
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, BTreeSet<String>>> {
+    /// The controllers that can be asked now.
+    pub(crate) fn clients(&self) -> Vec<FleetClient<Channel>> {
+        self.lock()
+            .values()
+            .map(|peer| peer.client.clone())
+            .collect()
+    }
+
+    /// Told when one more can be asked.
+    pub(crate) fn came(&self) -> watch::Receiver<()> {
+        self.came.subscribe()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Peer>> {
         // Nothing panics while it is held.
         self.linked.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A linked controller.
+struct Peer {
+    /// The addresses that it names.
+    names: BTreeSet<String>,
+    client: FleetClient<Channel>,
 }
 
 /// A linked controller, until dropped.
@@ -50,8 +80,10 @@ impl Linked<'_> {
     /// It names these.
     pub(super) fn names(&self, addresses: Vec<String>) {
         let mut linked = self.peers.lock();
-        linked.insert(self.id.clone(), addresses.into_iter().collect());
-        let all: BTreeSet<String> = linked.values().flatten().cloned().collect();
+        if let Some(peer) = linked.get_mut(&self.id) {
+            peer.names = addresses.into_iter().collect();
+        }
+        let all: BTreeSet<String> = linked.values().flat_map(|p| &p.names).cloned().collect();
         drop(linked);
         self.peers.named.send_if_modified(|named| {
             let news = *named != all;
@@ -70,14 +102,20 @@ impl Drop for Linked<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_proto::transport;
 
-    #[test]
-    fn a_controller_is_linked_once_and_all_that_any_names_are_known() {
+    #[tokio::test]
+    async fn a_controller_is_linked_once_and_all_that_any_names_are_known() {
+        let (near, far) = tokio::io::duplex(1_024);
+        let shaken = tokio::spawn(async move { transport::connect(far).await.map(drop) });
+        let (channel, _connection) = transport::connect(near).await.unwrap();
+        shaken.await.unwrap().unwrap();
+        let client = FleetClient::with_origin(channel, transport::origin());
         let peers = Peers::default();
         let named = peers.named();
-        let one = peers.link("1").unwrap();
-        assert!(peers.link("1").is_none());
-        let two = peers.link("2").unwrap();
+        let one = peers.link("1", client.clone()).unwrap();
+        assert!(peers.link("1", client.clone()).is_none());
+        let two = peers.link("2", client.clone()).unwrap();
         one.names(vec!["a".into(), "b".into()]);
         two.names(vec!["b".into(), "c".into()]);
         let all = |names: &[&str]| {
@@ -92,6 +130,6 @@ mod tests {
         assert_eq!(*named.borrow(), all(&["c"]));
         drop(two);
         assert_eq!(*named.borrow(), all(&["c"]), "all there is to go by");
-        assert!(peers.link("1").is_some());
+        assert!(peers.link("1", client.clone()).is_some());
     }
 }

@@ -53,7 +53,9 @@ pub(super) async fn run(link: &Link, peers: &Peers, address: &str) -> Result<(),
     let identify = client.identify(IdentifyRequest {});
     let reply = tokio::time::timeout(STEP_TIMEOUT, identify).await??;
     let controller = reply.into_inner().controller;
-    let linked = peers.link(&controller).ok_or(SessionError::Known)?;
+    let linked = peers
+        .link(&controller, client.clone())
+        .ok_or(SessionError::Known)?;
 
     let taints = link.taints.iter().map(|taint| v1::Taint {
         key: taint.key.clone(),

@@ -8,15 +8,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::spec::Model;
+use flotilla_core::artifact::Manifest;
+use flotilla_core::spec::{Model, Source};
 use flotilla_core::{Bytes, ModelName};
 use flotilla_proto::v1::ModelPhase;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::part::{Part, Phase};
+use super::part::{AbortOnDrop, Part, Phase};
 use super::{Desired, Hosted, Statuses, Table};
+use crate::artifacts::{Artifacts, FetchError};
 use crate::engine::{Engines, LoadError, Progress};
 
 /// How often loaded models are asked whether they still live.
@@ -49,12 +51,18 @@ enum Outcome {
         id: PartId,
         loaded: Result<Arc<Hosted>, LoadError>,
     },
+    Fetched {
+        name: ModelName,
+        id: PartId,
+        fetched: Result<(), FetchError>,
+    },
     Left(ModelName, PartId),
 }
 
 /// Owns the life cycle of every model.
 pub(crate) struct Manager {
     engines: Arc<Engines>,
+    artifacts: Artifacts,
     settings: ManagerSettings,
     table: Table,
     statuses: Statuses,
@@ -66,9 +74,10 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    pub(crate) fn new(engines: Engines, settings: ManagerSettings) -> Self {
+    pub(crate) fn new(engines: Engines, artifacts: Artifacts, settings: ManagerSettings) -> Self {
         Self {
             engines: Arc::new(engines),
+            artifacts,
             settings,
             table: Table::default(),
             statuses: Statuses::new(),
@@ -101,7 +110,9 @@ impl Manager {
             self.follow(&wanted).await;
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = desired.changed() => if changed.is_err() {
+                changed = desired.changed() => if changed.is_ok() {
+                    self.collect(&desired.borrow());
+                } else {
                     break;
                 },
                 Some(outcome) = self.tasks.join_next() => self.finish(outcome),
@@ -115,6 +126,14 @@ impl Manager {
         }
     }
 
+    /// Removes files that nothing needs after what controllers told last.
+    fn collect(&self, desired: &[Desired]) {
+        let needed: Vec<Manifest> = desired.iter().filter_map(|d| d.files.clone()).collect();
+        if let Err(error) = self.artifacts.collect(&needed) {
+            tracing::warn!(%error, "files that nothing needs could not be removed");
+        }
+    }
+
     /// Starts what is missing and ends what is too much.
     async fn follow(&mut self, desired: &[Desired]) {
         let names: Vec<ModelName> = self.slots.keys().cloned().collect();
@@ -123,10 +142,8 @@ impl Manager {
             self.adjust(&name, wanted).await;
         }
         for wanted in desired {
-            if !self.slots.contains_key(&wanted.name)
-                && let Some(model) = &wanted.model
-            {
-                let part = self.begin(wanted.revision, model, None).await;
+            if !self.slots.contains_key(&wanted.name) && wanted.model.is_some() {
+                let part = self.begin(wanted, None).await;
                 let slot = Slot {
                     current: part,
                     next: None,
@@ -156,34 +173,22 @@ impl Manager {
         let mut gone = false;
         match (&slot.current.phase, wanted) {
             (Phase::Leaving, _) => {}
-            // Free memory may have come: a load that waits for it is tried again.
-            (
-                Phase::Waiting,
-                Some(Desired {
-                    model: Some(model), ..
-                }),
-            ) if stays => {
-                slot.current = self.begin(slot.current.revision, model, None).await;
+            // Free memory or the files may have come: it is tried again.
+            (Phase::Waiting, Some(wanted)) if stays && wanted.model.is_some() => {
+                slot.current = self.begin(wanted, None).await;
             }
             _ if stays => {
                 if let Some(next) = slot.next.take() {
                     self.end(name, next);
                 }
             }
-            (
-                Phase::Ready(_),
-                Some(Desired {
-                    model: Some(model),
-                    revision,
-                    ..
-                }),
-            ) => {
+            (Phase::Ready(_), Some(wanted)) if wanted.model.is_some() => {
                 let waits = slot
                     .next
                     .as_ref()
-                    .is_none_or(|n| matches!(n.phase, Phase::Waiting));
+                    .is_none_or(|next| matches!(next.phase, Phase::Waiting));
                 if waits {
-                    let beside = self.begin(*revision, model, Some(&slot.current)).await;
+                    let beside = self.begin(wanted, Some(&slot.current)).await;
                     if matches!(beside.phase, Phase::Replaces) {
                         // No memory for both: this one leaves first.
                         slot.current = self.leave(name, slot.current);
@@ -211,14 +216,28 @@ impl Manager {
     }
 
     /// Starts loading a model, if it can be; beside `replaced`, if memory does for both.
-    async fn begin(&mut self, revision: u64, model: &Model, replaced: Option<&Part>) -> Part {
+    async fn begin(&mut self, desired: &Desired, replaced: Option<&Part>) -> Part {
         self.parts += 1;
         let mut part = Part {
             id: self.parts,
-            revision,
+            revision: desired.revision,
             memory: Bytes(0),
             phase: Phase::Waiting,
         };
+        let Some(mut model) = desired.model.clone() else {
+            part.phase = Phase::Gone;
+            return part;
+        };
+        if let Some(files) = &desired.files {
+            match self.artifacts.find(files) {
+                Some(path) => model.spec.source = Some(Source::Path(path)),
+                None => {
+                    part.phase = self.fetch(&part, &desired.name, files.clone());
+                    return part;
+                }
+            }
+        }
+        let model = &model;
         let engines = self.engines.clone();
         let engine = engines.get(model.spec.engine);
         let needed = match engine.estimate(model).await {
@@ -257,14 +276,30 @@ impl Manager {
         part
     }
 
+    /// Has the files of a model brought.
+    fn fetch(&mut self, part: &Part, name: &ModelName, files: Manifest) -> Phase {
+        tracing::info!(model = %name, size = %files.size(), "fetching");
+        let progress = self.progress(part, name);
+        let (artifacts, name, id) = (self.artifacts.clone(), name.clone(), part.id);
+        let task = self.tasks.spawn(async move {
+            let fetched = artifacts.fetch(&files, progress).await;
+            Outcome::Fetched { name, id, fetched }
+        });
+        Phase::Fetching {
+            _task: AbortOnDrop(task),
+        }
+    }
+
+    /// Where work on a part tells how far it is.
+    fn progress(&self, part: &Part, name: &ModelName) -> Progress {
+        let (statuses, name, revision) = (self.statuses.clone(), name.clone(), part.revision);
+        Arc::new(move |step, done| statuses.progress(&name, revision, step, done))
+    }
+
     fn load(&mut self, part: &Part, model: Model) {
         let engines = self.engines.clone();
-        let statuses = self.statuses.clone();
         let (name, id) = (model.name().clone(), part.id);
-        let progress: Progress = {
-            let (name, revision) = (name.clone(), part.revision);
-            Arc::new(move |step, done| statuses.progress(&name, revision, step, done))
-        };
+        let progress = self.progress(part, &name);
         self.tasks.spawn(async move {
             let engine = engines.get(model.spec.engine);
             let loaded = engine.load(&model, progress).await;
@@ -280,7 +315,11 @@ impl Manager {
     /// when it is ready, after its load otherwise.
     fn leave(&mut self, name: &ModelName, mut part: Part) -> Part {
         part.phase = match part.phase {
-            Phase::Failed(_) | Phase::Waiting | Phase::Replaces | Phase::Gone => Phase::Gone,
+            Phase::Failed(_)
+            | Phase::Waiting
+            | Phase::Replaces
+            | Phase::Fetching { .. }
+            | Phase::Gone => Phase::Gone,
             Phase::Ready(hosted) => {
                 self.table.remove(name);
                 self.drain(name.clone(), part.id, hosted.clone(), true);
@@ -334,6 +373,16 @@ impl Manager {
     fn finish(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
         match outcome {
             Ok(Outcome::Loaded { name, id, loaded }) => self.loaded(&name, id, loaded),
+            Ok(Outcome::Fetched { name, id, fetched }) => {
+                if let Some(part) = self.part(&name, id) {
+                    match fetched {
+                        // Begun anew when the wish is looked at next, which is now.
+                        Ok(()) => part.phase = Phase::Waiting,
+                        Err(error) => part.fail(&name, error.into()),
+                    }
+                    self.tell(&name);
+                }
+            }
             Ok(Outcome::Left(name, id)) => {
                 tracing::info!(model = %name, "unloaded");
                 self.leaving.remove(&id);
@@ -345,8 +394,17 @@ impl Manager {
                     self.remove_current(&name);
                 }
             }
+            // Of what is not wanted any more.
+            Err(error) if error.is_cancelled() => {}
             Err(error) => tracing::error!(%error, "a task of the model manager has failed"),
         }
+    }
+
+    /// A part of a model.
+    fn part(&mut self, name: &ModelName, id: PartId) -> Option<&mut Part> {
+        let slot = self.slots.get_mut(name)?;
+        let parts = [Some(&mut slot.current), slot.next.as_mut()];
+        parts.into_iter().flatten().find(|part| part.id == id)
     }
 
     /// What served is gone; what was to take its place has it now.
@@ -368,13 +426,7 @@ impl Manager {
     }
 
     fn loaded(&mut self, name: &ModelName, id: PartId, loaded: Result<Arc<Hosted>, LoadError>) {
-        let slot = self.slots.get_mut(name);
-        let part = slot.and_then(|slot| {
-            [Some(&mut slot.current), slot.next.as_mut()]
-                .into_iter()
-                .flatten()
-                .find(|part| part.id == id)
-        });
+        let part = self.part(name, id);
         let wanted = part.filter(|part| matches!(part.phase, Phase::Loading));
         match (wanted, loaded) {
             (Some(part), Ok(hosted)) => {
@@ -452,6 +504,7 @@ impl Part {
                 "waiting for memory".clone_into(&mut message.step);
                 ModelPhase::Loading
             }
+            Phase::Fetching { .. } => ModelPhase::Fetching,
             Phase::Loading => ModelPhase::Loading,
             Phase::Ready(_) => ModelPhase::Ready,
             Phase::Draining(_) | Phase::Leaving | Phase::Gone => ModelPhase::Draining,

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use flotilla_core::ModelName;
+use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::Model;
 
 pub use hosted::Hosted;
@@ -32,6 +33,8 @@ pub struct Desired {
     /// `None`: what there is of this revision stays; where there is nothing, nothing is to be
     /// done.
     pub model: Option<Model>,
+    /// Its files, where controllers deliver them.
+    pub files: Option<Manifest>,
 }
 
 /// The models that take requests. Cheap to clone; read without locking.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use flotilla_core::{Bytes, ModelName};
 
+use tokio::task::AbortHandle;
+
 use super::Hosted;
 use super::manager::PartId;
 use crate::engine::LoadError;
@@ -23,6 +25,11 @@ pub(super) enum Phase {
     Waiting,
     /// Not begun: the one whose place it takes has to leave before.
     Replaces,
+    /// Its files are on their way.
+    Fetching {
+        _task: AbortOnDrop,
+    },
+    /// Being loaded.
     Loading,
     Ready(Arc<Hosted>),
     /// Finishing its requests.
@@ -31,6 +38,15 @@ pub(super) enum Phase {
     Leaving,
     Gone,
     Failed(LoadError),
+}
+
+/// A task that ends with it.
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Part {

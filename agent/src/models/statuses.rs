@@ -83,7 +83,8 @@ impl Statuses {
 }
 
 fn note(message: &mut ModelStatus, revision: u64, step: &str, part: f32) {
-    if message.revision == revision && message.phase() == ModelPhase::Loading {
+    let works = [ModelPhase::Fetching, ModelPhase::Loading].contains(&message.phase());
+    if message.revision == revision && works {
         step.clone_into(&mut message.step);
         message.progress = part;
     }

@@ -4,6 +4,7 @@
 //! (behind an ingress, say) is all a user needs. Resources have the form of their YAML plus
 //! a `status`; errors have OpenAI's shape.
 
+mod artifacts;
 mod controllers;
 mod models;
 mod nodes;
@@ -20,13 +21,15 @@ use flotilla_core::spec::{Resource, Source};
 use flotilla_core::{ModelName, NodeName};
 use flotilla_gateway::{ApiError, read_json};
 use http::StatusCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::artifacts::Blobs;
 use crate::fleet::{Fleet, FleetView, OrderRecord};
 use crate::reconcile;
 use crate::store::{Store, StoreError};
+pub use artifacts::{ArtifactResource, Missing};
 pub use controllers::ControllerResource;
 pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
 pub use nodes::{ModelOnNode, NodeResource, NodeSpec, NodeStatus};
@@ -45,6 +48,7 @@ struct Admin {
     id: String,
     fleet: Fleet,
     wish: Wish,
+    blobs: Blobs,
 }
 
 /// A list of resources.
@@ -65,12 +69,13 @@ impl<T> List<T> {
     }
 }
 
-/// The API over `fleet` and `store`, of the controller `id`.
-pub fn router(fleet: Fleet, store: Arc<dyn Store>, id: String) -> Router {
+/// The API over `fleet`, `store` and `blobs`, of the controller `id`.
+pub fn router(fleet: Fleet, store: Arc<dyn Store>, blobs: Blobs, id: String) -> Router {
     let admin = Admin {
         id,
         fleet,
         wish: Wish::new(store),
+        blobs,
     };
     Router::new()
         .route("/api/v1/nodes", get(list_nodes))
@@ -81,6 +86,16 @@ pub fn router(fleet: Fleet, store: Arc<dyn Store>, id: String) -> Router {
         .route(
             "/api/v1/models/{name}",
             get(get_model).put(put_model).delete(delete_model),
+        )
+        .route("/api/v1/artifacts", get(artifacts::list))
+        .route("/api/v1/manifests", get(artifacts::manifests))
+        .route(
+            "/api/v1/artifacts/{name}",
+            put(artifacts::put).delete(artifacts::delete),
+        )
+        .route(
+            "/api/v1/blobs/{sha256}",
+            get(artifacts::get_blob).put(artifacts::put_blob),
         )
         .route("/api/v1/assignments", get(list_assignments))
         .with_state(admin)
@@ -127,14 +142,22 @@ async fn delete_node(
     Ok(StatusCode::NO_CONTENT)
 }
 
+#[derive(Debug, Deserialize)]
+struct Ahead {
+    /// The node may be one that has not joined yet.
+    #[serde(default)]
+    ahead: bool,
+}
+
 async fn order_node(
     State(admin): State<Admin>,
     Path(name): Path<String>,
+    Query(Ahead { ahead }): Query<Ahead>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let order: OrderRecord = read_json(body, MAX_RESOURCE).await?;
     let name = NodeName::new(&name).map_err(|_| unknown("node", &name))?;
-    if !admin.fleet.peek().nodes.contains_key(&name) {
+    if !ahead && !admin.fleet.peek().nodes.contains_key(&name) {
         return Err(unknown("node", name.as_str()));
     }
     admin.wish.order_node(&name, order).await.map_err(failed)?;

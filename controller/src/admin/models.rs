@@ -8,7 +8,7 @@ use flotilla_core::{Bytes, NodeName};
 use serde::{Deserialize, Serialize};
 
 use super::nodes::{CountersJson, ModelOnNode, revision};
-use crate::fleet::{FleetView, ModelView};
+use crate::fleet::{FetchRecord, FleetView, ModelView};
 
 /// A model with how it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub struct ModelStatus {
     /// Why another revision is served, if one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back: Option<String>,
+    /// How fetching its files goes, until controllers have them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<String>,
     /// Requests that wait for a first replica.
     #[serde(default)]
     pub waiting: u32,
@@ -85,8 +88,12 @@ impl ModelResource {
         let ready = model.replicas.len() as u32;
         let replicas: Vec<_> = replicas(model, view).collect();
         let goal = revision(model.revisions.goal());
+        let failed = |fetch: &FetchRecord| !fetch.problem.is_empty();
+        let fetch_failed = !model.resolved && model.fetch.as_ref().is_some_and(failed);
         let updating = replicas.iter().any(|replica| replica.revision != goal);
         let phase = match ready {
+            0 if fetch_failed => "Failed",
+            0 if !model.resolved => "Fetching",
             0 if !model.failures.is_empty() => "Failed",
             0 if model.assigned.is_empty() && model.coming && model.waiting == 0 => "Asleep",
             0 => "Pending",
@@ -112,6 +119,16 @@ impl ModelResource {
                         condemned.problem
                     )
                 }),
+                fetch: model
+                    .fetch
+                    .as_ref()
+                    .filter(|_| !model.resolved)
+                    .map(|fetch| {
+                        if fetch.problem.is_empty() {
+                            return format!("{} fetched by the controller", Bytes(fetch.done));
+                        }
+                        format!("{} ({})", fetch.problem, fetch.remedy)
+                    }),
                 waiting: model.waiting,
                 replicas,
                 refusals: refusals

@@ -173,6 +173,7 @@ pub(super) fn revision(revision: u64) -> String {
 pub(super) fn phase(phase: ModelPhase) -> &'static str {
     match phase {
         ModelPhase::Absent => "Absent",
+        ModelPhase::Fetching => "Fetching",
         ModelPhase::Loading => "Loading",
         ModelPhase::Ready => "Ready",
         ModelPhase::Draining => "Draining",

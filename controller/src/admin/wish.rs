@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::Model;
-use flotilla_core::{ModelName, NodeName};
+use flotilla_core::{ArtifactName, ModelName, NodeName};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::records::encode;
@@ -119,6 +120,27 @@ impl Wish {
             Write::put(key, encode(&order))
         };
         self.store.write(vec![write]).await.map(drop)
+    }
+
+    /// Names files, which models may then be made of.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn push(&self, name: &ArtifactName, files: &Manifest) -> Result<(), StoreError> {
+        let write = Write::put(keys::pushed(name), encode(files));
+        self.store.write(vec![write]).await.map(drop)
+    }
+
+    /// Forgets files that were pushed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn delete_pushed(&self, name: &ArtifactName) -> Result<(), StoreError> {
+        let key = keys::pushed(name);
+        self.store
+            .write(vec![Write::Delete { key }])
+            .await
+            .map(drop)
     }
 
     /// Whether something was noted under `name`.

@@ -5,6 +5,7 @@
 //! events through [`Fleet`] and reads the view it publishes.
 
 mod failures;
+mod files;
 mod link;
 mod load_guard;
 mod node;
@@ -21,11 +22,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{Change, Entry, Revision};
+pub use files::Files;
 pub use link::{Link, SessionId};
 pub use load_guard::{LoadGuard, ReplicaLoad};
 pub use records::{
-    AssignmentRecord, CondemnedRecord, ControllerRecord, ModelRecord, NodeRecord, OrderRecord,
-    StableRecord, WaitingRecord,
+    AssignmentRecord, CondemnedRecord, ControllerRecord, FetchRecord, ModelRecord, NodeRecord,
+    OrderRecord, StableRecord, WaitingRecord,
 };
 use state::FleetState;
 pub use view::{Failed, FleetView, ModelView, NodePhase, NodeReport, NodeView, Replica, Use};

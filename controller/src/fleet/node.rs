@@ -11,7 +11,7 @@ use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
 use super::view::Use;
-use super::{Link, NodeRecord, NodeReport, OrderRecord, Replica, ReplicaLoad};
+use super::{Link, NodeRecord, NodeReport, Replica, ReplicaLoad};
 use crate::store;
 
 /// A node.
@@ -19,7 +19,6 @@ pub(super) struct Node {
     pub(super) record: NodeRecord,
     /// The record as the store has it.
     pub(super) kept: Option<NodeRecord>,
-    pub(super) order: OrderRecord,
     /// The session with this controller, while there is one.
     pub(super) link: Option<Arc<Link>>,
     /// Whether the session's sync stream has brought a report.
@@ -38,7 +37,6 @@ impl Node {
         Self {
             record,
             kept: None,
-            order: OrderRecord::default(),
             link: None,
             reporting: false,
             elsewhere: BTreeSet::new(),

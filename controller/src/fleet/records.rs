@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_core::artifact::Manifest;
 use flotilla_core::rollout::Revision;
 use flotilla_core::spec::{Accelerator, Model, Resource, Taint};
 use flotilla_core::{Bytes, NodeName, ZoneName};
@@ -44,6 +45,9 @@ pub struct ModelRecord {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StableRecord {
     pub resource: serde_json::Value,
+    /// Its files as they were then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Manifest>,
 }
 
 /// A revision of a model that did not load.
@@ -82,6 +86,19 @@ pub struct ControllerRecord {
     pub http: String,
     /// Of its binary.
     pub version: String,
+}
+
+/// How fetching a model's files goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchRecord {
+    /// Bytes so far.
+    pub done: u64,
+    /// Why it failed, if it did.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub problem: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub remedy: String,
 }
 
 /// Requests that wait on a controller.

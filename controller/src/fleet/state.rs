@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flotilla_core::artifact::Manifest;
 use flotilla_core::health::Phase;
 use flotilla_core::placement::Assignment;
 use flotilla_core::rollout::{Revision, Revisions};
@@ -12,25 +13,27 @@ use flotilla_core::{Bytes, ModelName, NodeName};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
 use super::failures::Failures;
+use super::files;
 use super::node::Node;
 use super::records::{self, decode};
 use super::view::Failed;
 use super::{
-    AssignmentRecord, CondemnedRecord, ControllerRecord, FleetEvent, FleetView, Link, ModelRecord,
-    ModelView, NodeRecord, NodeView, SessionId, StableRecord, WaitingRecord,
+    AssignmentRecord, CondemnedRecord, ControllerRecord, Files, FleetEvent, FleetView, Link,
+    ModelRecord, ModelView, NodeRecord, NodeView, OrderRecord, SessionId, StableRecord,
+    WaitingRecord,
 };
 use crate::store::keys::{self, Subject};
 use crate::store::{self, Change, Entry};
 
-/// A model as it was at a revision.
-#[derive(Clone)]
-struct AtRevision {
+/// A model as it was when it was stable.
+struct Stable {
     model: Arc<Model>,
+    files: Option<Arc<Manifest>>,
     revision: Revision,
 }
 
 struct WishedModel {
-    at: AtRevision,
+    model: Model,
     created: u64,
 }
 
@@ -46,11 +49,13 @@ pub(super) struct FleetState {
     leader: Option<String>,
     controllers: BTreeMap<String, ControllerRecord>,
     models: BTreeMap<ModelName, WishedModel>,
-    stable: BTreeMap<ModelName, AtRevision>,
+    files: Arc<Files>,
+    stable: BTreeMap<ModelName, Stable>,
     condemned: BTreeMap<ModelName, CondemnedRecord>,
     assignments: BTreeMap<Assignment, Revision>,
     waiting: BTreeMap<ModelName, BTreeMap<String, u32>>,
     nodes: BTreeMap<NodeName, Node>,
+    orders: BTreeMap<NodeName, OrderRecord>,
     failures: Failures,
     /// Memory that revisions of models were found to need.
     found: HashMap<(ModelName, Revision), Bytes>,
@@ -67,11 +72,13 @@ impl FleetState {
             leader: None,
             controllers: BTreeMap::new(),
             models: BTreeMap::new(),
+            files: Arc::default(),
             stable: BTreeMap::new(),
             condemned: BTreeMap::new(),
             assignments: BTreeMap::new(),
             waiting: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            orders: BTreeMap::new(),
             failures: Failures::default(),
             found: HashMap::new(),
         }
@@ -156,13 +163,14 @@ impl FleetState {
         self.leader = None;
         self.controllers.clear();
         self.models.clear();
+        self.files = Arc::default();
         self.stable.clear();
         self.condemned.clear();
         self.assignments.clear();
         self.waiting.clear();
+        self.orders.clear();
         for node in self.nodes.values_mut() {
             node.kept = None;
-            node.order = Default::default();
             node.elsewhere.clear();
         }
         for entry in entries {
@@ -207,10 +215,7 @@ impl FleetState {
                 }
                 _ => self.nodes.remove(&name).is_some(),
             },
-            Subject::Order(name) => self.nodes.get_mut(&name).is_some_and(|node| {
-                node.order = Default::default();
-                true
-            }),
+            Subject::Order(name) => self.orders.remove(&name).is_some(),
             Subject::Presence(name, controller) => self.nodes.get_mut(&name).is_some_and(|node| {
                 node.elsewhere.remove(&controller);
                 node.live(now)
@@ -221,6 +226,12 @@ impl FleetState {
                 .is_some_and(|waiting| waiting.remove(&controller).is_some()),
             Subject::Controller(id) => self.controllers.remove(&id).is_some(),
             Subject::Leader => self.leader.take().is_some(),
+            Subject::Pushed(name) => Arc::make_mut(&mut self.files)
+                .pushed
+                .remove(&name)
+                .is_some(),
+            Subject::Fetched(id) => Arc::make_mut(&mut self.files).fetched.remove(&id).is_some(),
+            Subject::Fetch(id) => Arc::make_mut(&mut self.files).fetches.remove(&id).is_some(),
             Subject::Fleet => false,
         }
     }
@@ -250,11 +261,12 @@ impl FleetState {
             Subject::Model(name) => {
                 let record: ModelRecord = decode(&value)?;
                 let wished = WishedModel {
-                    at: at_revision(record.resource)?,
+                    model: records::model(record.resource)?,
                     created: record.created,
                 };
+                let serving = wished.model.serving_revision();
                 let known = self.models.get(&name);
-                if known.is_none_or(|known| known.at.revision != wished.at.revision) {
+                if known.is_none_or(|known| known.model.serving_revision() != serving) {
                     self.failures.forget_model(&name);
                     self.touch_all(&name, revision);
                 }
@@ -262,9 +274,14 @@ impl FleetState {
             }
             Subject::Stable(name) => {
                 let record: StableRecord = decode(&value)?;
-                let at = at_revision(record.resource)?;
+                let model = records::model(record.resource)?;
                 self.touch_all(&name, revision);
-                self.stable.insert(name, at);
+                let stable = Stable {
+                    revision: files::revision(&model, record.files.as_ref()),
+                    model: Arc::new(model),
+                    files: record.files.map(Arc::new),
+                };
+                self.stable.insert(name, stable);
             }
             Subject::Condemned(name) => {
                 self.condemned.insert(name, decode(&value)?);
@@ -286,11 +303,7 @@ impl FleetState {
                 node.kept = Some(record);
             }
             Subject::Order(name) => {
-                let order = decode(&value)?;
-                let Some(node) = self.nodes.get_mut(&name) else {
-                    return Ok(false);
-                };
-                node.order = order;
+                self.orders.insert(name, decode(&value)?);
             }
             Subject::Presence(name, controller) => {
                 if controller == self.id {
@@ -309,6 +322,18 @@ impl FleetState {
             }
             Subject::Controller(id) => {
                 self.controllers.insert(id, decode(&value)?);
+            }
+            Subject::Pushed(name) => {
+                let manifest = Arc::new(decode(&value)?);
+                Arc::make_mut(&mut self.files).pushed.insert(name, manifest);
+            }
+            Subject::Fetched(id) => {
+                let manifest = Arc::new(decode(&value)?);
+                Arc::make_mut(&mut self.files).fetched.insert(id, manifest);
+            }
+            Subject::Fetch(id) => {
+                let record = decode(&value)?;
+                Arc::make_mut(&mut self.files).fetches.insert(id, record);
             }
             Subject::Leader => self.leader = Some(text(value)?),
             Subject::Fleet => self.fleet = Some(text(value)?),
@@ -415,14 +440,21 @@ impl FleetState {
             let failures = failures.remove(name).unwrap_or_default();
             let stable = self.stable.get(name);
             let condemned = self.condemned.get(name);
+            let source = wished.model.spec.source.as_ref();
+            let source = source.filter(|source| source.is_delivered());
+            let files = source.and_then(|source| self.files.of(source));
+            let resolved = source.is_none() || files.is_some();
+            let fetch = source.and_then(|s| self.files.fetches.get(&keys::source_id(s)));
             let revisions = Revisions {
-                wished: wished.at.revision,
+                wished: files::revision(&wished.model, files.map(|files| &**files)),
                 stable: stable.map(|stable| stable.revision),
                 condemned: condemned.map(|condemned| condemned.revision),
             };
-            let spec = &wished.at.model.spec;
+            let spec = &wished.model.spec;
             let nodes = &mut self.nodes;
-            let coming = is_coming(nodes, &assigned, &failures, spec.replicas.min == 0);
+            let sleeps = spec.replicas.min == 0 && resolved;
+            let fetching = !resolved && fetch.is_some_and(|fetch| fetch.problem.is_empty());
+            let coming = is_coming(nodes, &assigned, &failures, sleeps || fetching);
             let replicas = assigned
                 .keys()
                 .filter_map(|node| nodes.get_mut(node)?.replica(node, name, spec))
@@ -430,9 +462,13 @@ impl FleetState {
             let found = self.found.get(&(name.clone(), revisions.goal()));
             let waiting = self.waiting.get(name);
             let view = ModelView {
-                model: Model::clone(&wished.at.model),
+                model: wished.model.clone(),
                 revisions,
+                files: files.cloned(),
+                resolved,
+                fetch: fetch.cloned(),
                 stable: stable.map(|stable| stable.model.clone()),
+                stable_files: stable.and_then(|stable| stable.files.clone()),
                 condemned: condemned
                     .filter(|condemned| condemned.revision == revisions.wished)
                     .cloned(),
@@ -440,7 +476,10 @@ impl FleetState {
                 replicas,
                 assigned,
                 failures,
-                memory: spec.memory.or(found.copied()),
+                memory: spec
+                    .memory
+                    .or(found.copied())
+                    .or(files.map(|files| files.memory())),
                 waiting: waiting.map_or(0, |waiting| waiting.values().sum()),
                 coming,
             };
@@ -454,7 +493,7 @@ impl FleetState {
                 kept: node.kept.as_ref() == Some(&node.record),
                 phase: node.life.phase(),
                 steady: node.life.is_steady(now),
-                order: node.order,
+                order: self.orders.get(name).copied().unwrap_or_default(),
                 here: node.link.is_some() && node.reporting,
                 assigned: assigned.into_iter().collect(),
                 touched: node.touched,
@@ -468,6 +507,7 @@ impl FleetState {
             by_name: models.iter().map(|(n, m)| (n.clone(), m.clone())).collect(),
             models,
             controllers: self.controllers.clone(),
+            files: self.files.clone(),
             leader: self.leader.clone(),
             fleet: self.fleet.clone(),
             synced: self.synced,
@@ -477,15 +517,15 @@ impl FleetState {
 }
 
 /// Whether a replica may be expected to answer soon: one is assigned to a node that is there,
-/// or about to return, and has not failed; or the model is asleep.
+/// or about to return, and has not failed; or the model is asleep or being fetched.
 fn is_coming(
     nodes: &BTreeMap<NodeName, Node>,
     assigned: &BTreeMap<NodeName, Revision>,
     failures: &BTreeMap<NodeName, Failed>,
-    sleeps: bool,
+    expected: bool,
 ) -> bool {
     if assigned.is_empty() {
-        return sleeps && failures.is_empty();
+        return expected && failures.is_empty();
     }
     assigned.iter().any(|(name, revision)| {
         let there = nodes
@@ -527,14 +567,6 @@ fn learn(
         }
         _ => {}
     }
-}
-
-fn at_revision(resource: serde_json::Value) -> Result<AtRevision, String> {
-    let model = records::model(resource)?;
-    Ok(AtRevision {
-        revision: model.serving_revision(),
-        model: Arc::new(model),
-    })
 }
 
 fn text(value: Vec<u8>) -> Result<String, String> {

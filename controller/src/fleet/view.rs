@@ -5,13 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use flotilla_core::artifact::Manifest;
 pub use flotilla_core::health::Phase as NodePhase;
 use flotilla_core::rollout::{Revision, Revisions};
-use flotilla_core::spec::Model;
+use flotilla_core::spec::{Model, Sha256};
 use flotilla_core::{Bytes, ModelName, NodeName};
 use flotilla_proto::v1::ModelStatus;
 
-use super::{CondemnedRecord, ControllerRecord, Link, NodeRecord, OrderRecord, ReplicaLoad};
+use super::{
+    CondemnedRecord, ControllerRecord, FetchRecord, Files, Link, NodeRecord, OrderRecord,
+    ReplicaLoad,
+};
 use crate::store;
 
 /// The fleet at one moment. Never changes; the next moment is another view.
@@ -24,6 +28,8 @@ pub struct FleetView {
     pub by_name: HashMap<ModelName, Arc<ModelView>>,
     pub nodes: BTreeMap<NodeName, Arc<NodeView>>,
     pub controllers: BTreeMap<String, ControllerRecord>,
+    /// What controllers have of models' files.
+    pub files: Arc<Files>,
     /// Which of the controllers leads.
     pub leader: Option<String>,
     /// The fleet's own name.
@@ -39,8 +45,16 @@ pub struct FleetView {
 pub struct ModelView {
     pub model: Model,
     pub revisions: Revisions,
+    /// Its files, where controllers deliver them and have them.
+    pub files: Option<Arc<Manifest>>,
+    /// Whether its files are on the nodes or known to controllers: it can be placed.
+    pub resolved: bool,
+    /// How fetching its files goes.
+    pub fetch: Option<FetchRecord>,
     /// The model as it was in its stable revision.
     pub stable: Option<Arc<Model>>,
+    /// Its files in that revision.
+    pub stable_files: Option<Arc<Manifest>>,
     /// The revision that did not load, while it is the one wished for.
     pub condemned: Option<CondemnedRecord>,
     /// When the fleet learned of it, in seconds since 1970.
@@ -136,11 +150,24 @@ impl ModelView {
     /// The model as a node that is to serve `revision` needs it. `None` for a revision that
     /// nobody but the nodes that run it knows any more.
     #[must_use]
-    pub fn at(&self, revision: Revision) -> Option<&Model> {
+    pub fn at(&self, revision: Revision) -> Option<(&Model, Option<&Manifest>)> {
         if revision == self.revisions.wished {
-            return Some(&self.model);
+            return self
+                .resolved
+                .then_some((&self.model, self.files.as_deref()));
         }
         let stable = self.stable.as_deref();
-        stable.filter(|_| self.revisions.stable == Some(revision))
+        let stable = stable.filter(|_| self.revisions.stable == Some(revision));
+        stable.map(|stable| (stable, self.stable_files.as_deref()))
+    }
+}
+
+impl FleetView {
+    /// The files that controllers have to keep.
+    pub fn needed_files(&self) -> impl Iterator<Item = Sha256> {
+        let of_models = self.models.values();
+        let of_models = of_models.flat_map(|m| m.files.iter().chain(&m.stable_files));
+        let all = of_models.chain(self.files.pushed.values());
+        all.flat_map(|manifest| manifest.files.iter().map(|file| file.sha256))
     }
 }

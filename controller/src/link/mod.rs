@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::artifacts::Blobs;
 use crate::fleet::Fleet;
 use service::FleetService;
 use sessions::Sessions;
@@ -42,6 +43,7 @@ pub async fn serve(
     listener: TcpListener,
     fleet: Fleet,
     id: String,
+    blobs: Blobs,
     connections: u32,
     stop: CancellationToken,
 ) {
@@ -50,6 +52,7 @@ pub async fn serve(
     let service = FleetService {
         fleet: fleet.clone(),
         id,
+        blobs,
         sessions: sessions.clone(),
         connections,
         stop: stop.clone(),

@@ -4,11 +4,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::spec::Taint;
+use flotilla_core::spec::{Sha256, Taint};
 use flotilla_core::{Bytes, NodeName, ZoneName};
 use flotilla_proto::v1::fleet_server::Fleet as FleetRpc;
 use flotilla_proto::v1::{
-    Desired, DesiredModel, IdentifyReply, IdentifyRequest, JoinReply, JoinRequest, Report,
+    BlobPiece, Desired, DesiredModel, FetchBlobRequest, IdentifyReply, IdentifyRequest, JoinReply,
+    JoinRequest, Report,
 };
 use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::sessions::Sessions;
+use crate::artifacts::Blobs;
 use crate::fleet::{Fleet, FleetEvent, FleetView, Link, NodePhase, NodeRecord};
 
 /// How long a joined node may take to open its sync stream.
@@ -26,6 +28,7 @@ pub(super) struct FleetService {
     pub(super) fleet: Fleet,
     /// This controller.
     pub(super) id: String,
+    pub(super) blobs: Blobs,
     pub(super) sessions: Arc<Sessions>,
     pub(super) connections: u32,
     pub(super) stop: CancellationToken,
@@ -64,6 +67,28 @@ impl FleetRpc for FleetService {
             session,
             connections: self.connections,
         }))
+    }
+
+    type FetchBlobStream = Pin<Box<dyn Stream<Item = Result<BlobPiece, Status>> + Send>>;
+
+    async fn fetch_blob(
+        &self,
+        request: Request<FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        let request = request.into_inner();
+        let sha256 = request
+            .sha256
+            .parse::<Sha256>()
+            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let pieces = self.blobs.read(sha256, request.offset).await;
+        let pieces = pieces
+            .map_err(|e| Status::unavailable(e.to_string()))?
+            .ok_or_else(|| Status::not_found("this controller does not have the file"))?;
+        let pieces = pieces.map(|piece| match piece {
+            Ok(data) => Ok(BlobPiece { data }),
+            Err(error) => Err(Status::unavailable(error)),
+        });
+        Ok(Response::new(pieces.boxed()))
     }
 
     type SyncStream = Pin<Box<dyn Stream<Item = Result<Desired, Status>> + Send>>;
@@ -234,15 +259,18 @@ impl Sync {
         let models = node.assigned.iter().filter_map(|name| {
             let model = view.models.get(name)?;
             let revision = *model.assigned.get(&self.link.node)?;
-            let resource = model.at(revision).map(|model| {
-                // The resource came from JSON: it goes back to JSON.
-                serde_json::to_string(model).unwrap_or_default()
-            });
-            Some(DesiredModel {
+            let mut desired = DesiredModel {
                 name: name.to_string(),
                 revision,
-                resource: resource.unwrap_or_default(),
-            })
+                ..DesiredModel::default()
+            };
+            if let Some((model, files)) = model.at(revision) {
+                // The resource came from JSON: it goes back to JSON.
+                desired.resource = serde_json::to_string(model).unwrap_or_default();
+                let files = files.into_iter().flat_map(|manifest| &manifest.files);
+                desired.files = files.map(Into::into).collect();
+            }
+            Some(desired)
         });
         Some(Desired {
             models: models.collect(),

@@ -81,13 +81,14 @@ fn settle(name: &ModelName, model: &ModelView, goal: Revision) -> Option<Write> 
     if model.revisions.stable == Some(goal) {
         return None;
     }
-    let served = model.at(goal)?;
+    let (served, files) = model.at(goal)?;
     // A resource came from JSON: it goes back to JSON.
     let resource = serde_json::to_value(served).unwrap_or_default();
-    Some(Write::put(
-        keys::stable(name),
-        encode(&StableRecord { resource }),
-    ))
+    let record = StableRecord {
+        resource,
+        files: files.cloned(),
+    };
+    Some(Write::put(keys::stable(name), encode(&record)))
 }
 
 fn condemn(name: &ModelName, model: &ModelView, node: &NodeName) -> Write {

@@ -123,6 +123,10 @@ impl Input {
             })
             .collect();
         let mut revisions = model.revisions;
+        if !model.resolved {
+            // What is served stays until the files of what is wished for are there.
+            revisions.condemned = Some(revisions.wished);
+        }
         let step = rollout::next(revisions, &replicas);
         if let Step::RollBack(_) = step {
             revisions.condemned = Some(revisions.wished);
@@ -133,6 +137,11 @@ impl Input {
             let awake = placed.max(u32::from(model.waiting > 0));
             awake.clamp(spec.replicas.min, spec.replicas.max)
         });
+        let known = if model.resolved || revisions.stable.is_some() {
+            known
+        } else {
+            u32::try_from(replicas.len()).unwrap_or(u32::MAX)
+        };
         let proven = replicas
             .iter()
             .any(|r| r.assigned == goal && r.answers == Some(goal));

@@ -1,7 +1,9 @@
 //! The names of things in the store.
 
 use flotilla_core::placement::Assignment;
-use flotilla_core::{ModelName, NodeName};
+use flotilla_core::spec::Source;
+use flotilla_core::{ArtifactName, ModelName, NodeName};
+use sha2::Digest;
 
 /// All of Flotilla's keys begin with this.
 pub const ROOT: &str = "/flotilla/v1/";
@@ -27,6 +29,12 @@ pub enum Subject {
     /// What people want of a node.
     Order(NodeName),
     Assignment(Assignment),
+    /// Files that were pushed.
+    Pushed(ArtifactName),
+    /// Files that a controller fetched, by [`source_id`].
+    Fetched(String),
+    /// How fetching them goes.
+    Fetch(String),
     /// A controller; leased.
     Controller(String),
     /// A node's link to a controller; leased.
@@ -54,6 +62,32 @@ pub fn stable(name: &ModelName) -> String {
 #[must_use]
 pub fn condemned(name: &ModelName) -> String {
     format!("{ROOT}condemned/{name}")
+}
+
+/// Tells the source of files from others.
+#[must_use]
+pub fn source_id(source: &Source) -> String {
+    // A source is made of texts: serializing it cannot fail.
+    let text = serde_json::to_vec(source).unwrap_or_default();
+    hex::encode(&sha2::Sha256::digest(text)[..16])
+}
+
+/// The key of files that were pushed.
+#[must_use]
+pub fn pushed(name: &ArtifactName) -> String {
+    format!("{ROOT}pushed/{name}")
+}
+
+/// The key of files that a controller fetched.
+#[must_use]
+pub fn fetched(source: &str) -> String {
+    format!("{ROOT}fetched/{source}")
+}
+
+/// The key of how fetching them goes.
+#[must_use]
+pub fn fetch(source: &str) -> String {
+    format!("{ROOT}fetch/{source}")
 }
 
 /// The key of what people want of a node.
@@ -115,6 +149,9 @@ pub fn parse(key: &str) -> Option<Subject> {
         "condemned" => model(name).map(Subject::Condemned),
         "nodes" => node(name).map(Subject::Node),
         "orders" => node(name).map(Subject::Order),
+        "pushed" => ArtifactName::new(name).ok().map(Subject::Pushed),
+        "fetched" => Some(Subject::Fetched(name.to_owned())),
+        "fetch" => Some(Subject::Fetch(name.to_owned())),
         "controllers" => Some(Subject::Controller(name.to_owned())),
         "presence" => {
             let (name, controller) = name.split_once('/')?;

@@ -4,6 +4,8 @@
 // A test that cannot go on fails, helpers included.
 #![allow(clippy::unwrap_used)]
 
+mod artifacts;
+mod backup;
 mod changes;
 mod control_plane;
 mod engines;

@@ -18,6 +18,7 @@ fn null(name: &str, revision: u64, pace: f64) -> Desired {
         name: name.clone(),
         revision,
         model: Some(Model::new(name, spec)),
+        files: None,
     }
 }
 
@@ -39,7 +40,8 @@ impl Bench {
             drain: Duration::from_secs(5),
             return_memory: || {},
         };
-        let manager = Manager::new(Engines::new().unwrap(), settings);
+        let artifacts = Artifacts::new("/nowhere".into(), Arc::default(), None);
+        let manager = Manager::new(Engines::new().unwrap(), artifacts, settings);
         let (statuses, table) = (manager.statuses(), manager.table());
         let (desired, receiver) = watch::channel(Vec::new());
         let stop = CancellationToken::new();

@@ -44,7 +44,7 @@ fn model_entry(name: &str, queue: u32) -> Entry {
 /// The serving revision of such a model.
 fn revision(queue: u32) -> Revision {
     let record: ModelRecord = decode(&model_entry("m", queue).value).unwrap();
-    at_revision(record.resource).unwrap().revision
+    records::model(record.resource).unwrap().serving_revision()
 }
 
 fn status(phase: ModelPhase, queue: u32) -> ModelStatus {

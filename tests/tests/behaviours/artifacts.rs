@@ -1,0 +1,215 @@
+//! Models whose files controllers bring to the nodes.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flotilla_tests::{Cluster, FileServer, Load, Mode, Process, flotilla, repository};
+use serde_json::{Value, json};
+use sha2::Digest;
+
+/// A demo model's folder.
+fn folder(name: &str) -> PathBuf {
+    repository()
+        .join("models")
+        .join(name)
+        .canonicalize()
+        .unwrap()
+}
+
+fn model(name: &str, replicas: u32, source: &Value) -> Value {
+    json!({
+        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": name},
+        "spec": {"source": source, "replicas": replicas},
+    })
+}
+
+/// The flotilla command, to its end; it must succeed.
+fn run(cluster: &Cluster, args: &[&str]) -> String {
+    let url = cluster.url();
+    let args: Vec<&str> = args.iter().copied().chain(["--url", &url]).collect();
+    let (status, output) = Process::start(cluster.dir(), &args).wait();
+    assert!(status.success(), "{args:?}: {output}");
+    output
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+const QUESTION: &str = "what is the sum of 4, 8 and 15?";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() {
+    let cluster = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
+    let api = cluster.api();
+    let source = cluster.dir().join("mine");
+    copy(&folder("numbers"), &source);
+    let path = source.display().to_string();
+    api.apply(&model("m", 2, &json!({"artifact": "sums"})))
+        .await;
+    let asked_for = async || {
+        let status = api.model("m").await["status"].clone();
+        status["fetch"].to_string().contains("flotilla model push")
+    };
+    cluster.until(asked_for).await;
+    let output = run(&cluster, &["model", "push", &path, "--name", "sums"]);
+    assert!(output.contains("artifact/sums pushed"), "{output}");
+    cluster.until(async || api.ready("m").await == 2).await;
+    assert_eq!(api.answer("m", QUESTION).await, "27");
+    // The same content again is no news; other content changes one node after the other.
+    let output = run(&cluster, &["model", "push", &path, "--name", "sums"]);
+    assert!(output.contains("0 of them new"), "{output}");
+    let before = api.model("m").await["status"]["revision"].clone();
+    let load = Load::start(&[api.clone()], "m", 2);
+    std::fs::write(source.join("NOTES.md"), "better").unwrap();
+    let output = run(&cluster, &["model", "push", &path, "--name", "sums"]);
+    assert!(output.contains("1 of them new"), "{output}");
+    let changed = async || {
+        let status = api.model("m").await["status"].clone();
+        status["revision"] != before && status["phase"] == "Ready" && status["ready"] == 2
+    };
+    cluster.until(changed).await;
+    let tally = load.stop("pushed again").await;
+    assert!(tally.errors.is_empty() && tally.cut == 0, "{tally}");
+    let listed = run(&cluster, &["get", "artifacts"]);
+    assert!(listed.contains("sums"), "{listed}");
+    // What no model needs any more leaves the nodes' disks.
+    api.delete("m").await;
+    let blobs = cluster.dir().join("n1/blobs");
+    let empty = async || std::fs::read_dir(&blobs).unwrap().count() == 0;
+    cluster.until(empty).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_killed_while_it_fetches_goes_on_where_it_was() {
+    let mut cluster = Cluster::start(Mode::Processes, &[]).await;
+    let path = folder("numbers").display().to_string();
+    cluster.start_agent_with("n1", None, &["--fetch-rate", "400KiB"]);
+    cluster.until_ready(&["n1"]).await;
+    let api = cluster.api();
+    api.apply(&model("m", 1, &json!({"controllerPath": path})))
+        .await;
+    let fetching = async || {
+        let replica = api.model("m").await["status"]["replicas"][0].clone();
+        let progress = replica["progress"].as_str().unwrap_or_default().to_owned();
+        let far = progress
+            .strip_prefix("fetching ")
+            .and_then(|p| p.strip_suffix(" %"));
+        replica["phase"] == "Fetching" && far.is_some_and(|far| far.parse::<u32>().unwrap() > 20)
+    };
+    cluster.until(fetching).await;
+    cluster.kill_agent("n1");
+    let incoming = cluster.dir().join("n1/incoming");
+    let partial = std::fs::read_dir(incoming)
+        .unwrap()
+        .flatten()
+        .next()
+        .expect("a beginning");
+    assert!(partial.metadata().unwrap().len() > 0);
+    cluster.start_agent_with("n1", None, &[]);
+    cluster.agent_mut("n1").line_with("fetching goes on");
+    cluster.until(async || api.ready("m").await == 1).await;
+    assert_eq!(api.answer("m", QUESTION).await, "27");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_from_a_server_is_checked_before_anything_loads() {
+    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let api = cluster.api();
+    let files = cluster.dir().join("files");
+    std::fs::create_dir_all(&files).unwrap();
+    std::fs::write(files.join("m.gguf"), b"this is no model").unwrap();
+    let server = FileServer::start(files, None).await;
+    let url = format!("{}/files/m.gguf", server.url());
+    let wrong = json!({"url": url, "sha256": "00".repeat(32)});
+    api.apply(&model("wrong", 1, &wrong)).await;
+    let refused = async || {
+        let status = api.model("wrong").await["status"].clone();
+        let fetch = status["fetch"].to_string();
+        status["phase"] == "Failed"
+            && fetch.contains("its SHA-256 is")
+            && fetch.contains("spec.source.sha256")
+    };
+    cluster.until(refused).await;
+    let response = api.chat("wrong", "hi", false).await;
+    assert_eq!(response.status(), 503);
+    // With the right digest it comes to the node, which sees that it is no model.
+    let digest = hex::encode(sha2::Sha256::digest(b"this is no model"));
+    api.apply(&model("right", 1, &json!({"url": url, "sha256": digest})))
+        .await;
+    let failed = async || {
+        let (_, model) = api.get("api/v1/models/right").await;
+        let reason = model["status"]["refusals"]["n1"].to_string();
+        reason.contains("failed there")
+    };
+    cluster.until(failed).await;
+    let gone = json!({"url": format!("{}/files/gone.gguf", server.url()), "sha256": digest});
+    api.apply(&model("gone", 1, &gone)).await;
+    let told = async || {
+        let fetch = api.model("gone").await["status"]["fetch"].to_string();
+        // The file is there already, under its digest.
+        fetch == "null"
+    };
+    cluster.until(told).await;
+    let other =
+        json!({"url": format!("{}/files/gone.gguf", server.url()), "sha256": "11".repeat(32)});
+    api.apply(&model("vanished", 1, &other)).await;
+    let told = async || {
+        let fetch = api.model("vanished").await["status"]["fetch"].to_string();
+        fetch.contains("404") && fetch.contains("check the address")
+    };
+    cluster.until(told).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_of_hugging_face_is_fetched_with_its_token() {
+    let server = FileServer::start(folder("numbers"), Some("secret")).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(flotilla());
+    command
+        .args([
+            "up",
+            "--nodes",
+            "1",
+            "--http",
+            "127.0.0.1:0",
+            "--data-dir",
+            "data",
+            "--log",
+            "info",
+        ])
+        .args([
+            "--models",
+            &folder("").join("support-intent.yaml").display().to_string(),
+        ])
+        .current_dir(dir.path())
+        .env("HF_ENDPOINT", server.url())
+        .env("HF_TOKEN", "secret");
+    let mut fleet = Process::spawn(command);
+    let line = fleet.line_with("API   http://");
+    let address = line
+        .split("http://")
+        .nth(1)
+        .unwrap()
+        .trim_end_matches("/v1");
+    let api = flotilla_tests::Api::new(address.parse().unwrap());
+    let source = json!({"huggingFace": {"repo": "flotilla/numbers", "revision": "a".repeat(40)}});
+    api.apply(&model("m", 1, &source)).await;
+    let ready = async {
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(50));
+        while api.ready("m").await != 1 {
+            tick.tick().await;
+        }
+    };
+    let waited = tokio::time::timeout(flotilla_tests::DEADLINE, ready).await;
+    assert!(waited.is_ok(), "{:#}", api.model("m").await);
+    assert_eq!(api.answer("m", QUESTION).await, "27");
+    fleet.signal(libc::SIGINT);
+    assert!(fleet.wait().0.success());
+}

@@ -1,0 +1,67 @@
+//! The wish, written down and read back.
+
+use flotilla_tests::{Cluster, Mode, Process, null_model, repository};
+use serde_json::json;
+
+fn run(cluster: &Cluster, args: &[&str]) -> String {
+    let url = cluster.url();
+    let args: Vec<&str> = args.iter().copied().chain(["--url", &url]).collect();
+    let (status, output) = Process::start(cluster.dir(), &args).wait();
+    assert!(status.success(), "{args:?}: {output}");
+    output
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
+    let old = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
+    let api = old.api();
+    let mut model = null_model("m", 1, &json!({"outputTokens": 2}));
+    model["spec"]["replicas"] = json!({"min": 1, "max": 3});
+    model["spec"]["nodeSelector"] = json!({"harness": "yes"});
+    model["spec"]["keepAlive"] = json!("90s");
+    api.apply(&model).await;
+    api.order("n2", &json!({"cordoned": true})).await;
+    let numbers = repository().join("models/numbers").display().to_string();
+    run(&old, &["model", "push", &numbers, "--name", "sums"]);
+    let cordoned = async || {
+        let nodes = api.nodes().await;
+        nodes.iter().any(|n| n["status"]["order"]["cordoned"] == true)
+    };
+    old.until(cordoned).await;
+    old.until(async || api.ready("m").await == 1).await;
+    let first = run(&old, &["backup"]);
+    let file = old.dir().join("wish.yaml").display().to_string();
+    assert!(run(&old, &["backup", "--file", &file]).contains("3 resources"));
+
+    let new = Cluster::start(Mode::Processes, &["n1"]).await;
+    let output = run(&new, &["restore", &file]);
+    for line in ["model/m restored", "node/n2 restored", "artifact/sums: ", "flotilla model push"] {
+        assert!(output.contains(line), "{line} is not in: {output}");
+    }
+    run(&new, &["model", "push", &numbers, "--name", "sums"]);
+    let api = new.api();
+    new.until(async || api.ready("m").await == 1).await;
+    new.until(async || !api.items("artifacts").await.is_empty()).await;
+    // A node that comes later finds what was wished of it.
+    let mut new = new;
+    new.start_agent("n2");
+    new.until_ready(&["n2"]).await;
+    assert_eq!(run(&new, &["backup"]), first);
+    old.stop().await;
+    new.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_backup_changes_nothing() {
+    let cluster = Cluster::start(Mode::Processes, &[]).await;
+    let good = serde_json::to_string(&null_model("m", 1, &json!({}))).unwrap();
+    let file = cluster.dir().join("broken.yaml");
+    std::fs::write(&file, format!("---\n{good}\n---\nkind: Pod\n")).unwrap();
+    let url = cluster.url();
+    let args = ["restore", file.to_str().unwrap(), "--url", &url];
+    let (status, output) = Process::start(cluster.dir(), &args).wait();
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(output.contains("document 2 is of no backup"), "{output}");
+    assert!(cluster.api().models().await.is_empty());
+    cluster.stop().await;
+}
