@@ -49,8 +49,41 @@ impl Cluster {
         let embedded = || StoreAddress::Embedded(dir.path().join("controller"));
         let store = store.unwrap_or_else(embedded);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (controller, http, link) = member::controller(mode, dir.path(), &store, any, any).await;
-        let mut cluster = Self {
+        let mut cluster = Self::begin(mode, dir, store, any, None).await;
+        for name in agents {
+            cluster.start_agent(name);
+        }
+        cluster.until_ready(agents).await;
+        cluster
+    }
+
+    /// Starts processes whose controller tells agents that it is at `proxy`, which leads to
+    /// `link`, and waits until agents of these names, which dial it directly, are ready.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub async fn start_behind(proxy: SocketAddr, link: SocketAddr, agents: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = StoreAddress::Embedded(dir.path().join("controller"));
+        let mut cluster = Self::begin(Mode::Processes, dir, store, link, Some(proxy)).await;
+        for name in agents {
+            cluster.start_agent(name);
+        }
+        cluster.until_ready(agents).await;
+        cluster
+    }
+
+    async fn begin(
+        mode: Mode,
+        dir: TempDir,
+        store: StoreAddress,
+        link: SocketAddr,
+        advertise: Option<SocketAddr>,
+    ) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let started = member::controller(mode, dir.path(), &store, any, link, advertise);
+        let (controller, http, link) = started.await;
+        Self {
             mode,
             dir,
             store,
@@ -58,12 +91,7 @@ impl Cluster {
             agents: BTreeMap::new(),
             http,
             link,
-        };
-        for name in agents {
-            cluster.start_agent(name);
         }
-        cluster.until_ready(agents).await;
-        cluster
     }
 
     /// Starts an agent, or one that was killed before.
@@ -75,6 +103,12 @@ impl Cluster {
     /// where members are processes.
     pub fn start_agent_with(&mut self, name: &str, memory: Option<u64>, more: &[&str]) {
         let agent = member::agent(self.mode, self.dir.path(), name, self.link, memory, more);
+        self.agents.insert(name.to_owned(), agent);
+    }
+
+    /// Starts an agent that knows the controller by this address only.
+    pub fn start_agent_at(&mut self, name: &str, link: SocketAddr) {
+        let agent = member::agent(self.mode, self.dir.path(), name, link, None, &[]);
         self.agents.insert(name.to_owned(), agent);
     }
 
@@ -133,7 +167,7 @@ impl Cluster {
         }
         let dir = self.dir.path();
         let (controller, ..) =
-            member::controller(self.mode, dir, &self.store, self.http, self.link).await;
+            member::controller(self.mode, dir, &self.store, self.http, self.link, None).await;
         self.controller = Some(controller);
     }
 

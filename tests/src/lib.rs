@@ -14,6 +14,7 @@ mod load;
 mod member;
 mod models;
 mod process;
+mod proxy;
 
 pub use api::{Api, Counters};
 pub use binary::{flotilla, repository};
@@ -23,6 +24,7 @@ pub use file_server::FileServer;
 pub use load::{Load, Tally};
 pub use models::{demo_model, null_model};
 pub use process::{Process, address, open_files};
+pub use proxy::Proxy;
 
 /// How long anything may take that is waited for: far longer than it does, so that a busy
 /// machine fails no test.

@@ -25,7 +25,9 @@ async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
     run(&old, &["model", "push", &numbers, "--name", "sums"]);
     let cordoned = async || {
         let nodes = api.nodes().await;
-        nodes.iter().any(|n| n["status"]["order"]["cordoned"] == true)
+        nodes
+            .iter()
+            .any(|n| n["status"]["order"]["cordoned"] == true)
     };
     old.until(cordoned).await;
     old.until(async || api.ready("m").await == 1).await;
@@ -35,13 +37,19 @@ async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
 
     let new = Cluster::start(Mode::Processes, &["n1"]).await;
     let output = run(&new, &["restore", &file]);
-    for line in ["model/m restored", "node/n2 restored", "artifact/sums: ", "flotilla model push"] {
+    for line in [
+        "model/m restored",
+        "node/n2 restored",
+        "artifact/sums: ",
+        "flotilla model push",
+    ] {
         assert!(output.contains(line), "{line} is not in: {output}");
     }
     run(&new, &["model", "push", &numbers, "--name", "sums"]);
     let api = new.api();
     new.until(async || api.ready("m").await == 1).await;
-    new.until(async || !api.items("artifacts").await.is_empty()).await;
+    new.until(async || !api.items("artifacts").await.is_empty())
+        .await;
     // A node that comes later finds what was wished of it.
     let mut new = new;
     new.start_agent("n2");

@@ -1,6 +1,6 @@
 //! Fleets whose wish is kept in etcd, with one controller and with several.
 
-use flotilla_tests::{Api, Cluster, DEADLINE, Etcd, Mode, Process, null_model};
+use flotilla_tests::{Api, Cluster, DEADLINE, Etcd, Load, Mode, Process, null_model};
 use serde_json::json;
 
 #[tokio::test]
@@ -67,7 +67,10 @@ struct Member {
 
 impl Controllers {
     fn start(count: usize) -> Self {
-        let etcd = Etcd::start();
+        Self::start_on(Etcd::start(), count)
+    }
+
+    fn start_on(etcd: Etcd, count: usize) -> Self {
         let mut controllers = Self {
             etcd,
             dir: tempfile::tempdir().unwrap(),
@@ -210,19 +213,21 @@ async fn a_leader_that_was_stopped_too_long_follows_when_it_resumes() {
     let _agents = [controllers.agent("n1"), controllers.agent("n2")];
     controllers.members[0]
         .api
-        .apply(&null_model("m", 1, &json!({})))
+        .apply(&null_model("m", 2, &json!({})))
         .await;
-    controllers.until_ready("m", 1).await;
+    // On both nodes, and asked through both controllers: all are linked.
+    controllers.until_ready("m", 2).await;
     let paused = controllers.until_led(0, None).await;
     let other = 1 - paused;
     controllers.members[paused].process.signal(libc::SIGSTOP);
     let leader = controllers.until_led(other, Some(paused)).await;
     assert_eq!(leader, other);
     let api = &controllers.members[other].api;
-    api.apply(&null_model("m", 2, &json!({}))).await;
-    until_ready(api, "m", 2).await;
+    api.apply(&null_model("meanwhile", 2, &json!({}))).await;
+    until_ready(api, "meanwhile", 2).await;
     controllers.members[paused].process.signal(libc::SIGCONT);
     // It takes over what happened meanwhile and knows who leads.
+    controllers.until_ready("meanwhile", 2).await;
     controllers.until_ready("m", 2).await;
     assert_eq!(controllers.until_led(paused, Some(paused)).await, other);
     assert_eq!(controllers.leader(other).await, Some(other));
@@ -243,4 +248,41 @@ async fn a_leader_that_is_asked_to_stop_hands_over_at_once() {
     // Nothing of it is left.
     let api = &controllers.members[other].api;
     until(async || (api.items("controllers").await.len() == 1).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_etcd_that_loses_its_quorum_and_gets_it_back_moves_nothing() {
+    let mut controllers = Controllers::start_on(Etcd::start_members(3), 2);
+    let _agents = [controllers.agent("n1"), controllers.agent("n2")];
+    let api = controllers.members[0].api.clone();
+    api.apply(&null_model("m", 2, &json!({}))).await;
+    controllers.until_ready("m", 2).await;
+    let apis: Vec<_> = controllers.members.iter().map(|m| m.api.clone()).collect();
+    let load = Load::start(&apis, "m", 4);
+    // One member is not missed.
+    controllers.etcd.kill_member(0);
+    until(async || (api.try_apply(&null_model("one", 1, &json!({}))).await.0 < 300).then_some(()))
+        .await;
+    until_ready(&api, "one", 1).await;
+    // Without a quorum changes wait, for longer than any lease or grace.
+    controllers.etcd.kill_member(1);
+    for api in &apis {
+        let noted = async || {
+            let (status, answer) = api.get("readyz").await;
+            (status == 200 && answer["notes"].to_string().contains("changes wait")).then_some(())
+        };
+        until(noted).await;
+    }
+    let refused = api.try_apply(&null_model("two", 1, &json!({}))).await;
+    assert_eq!(refused.0, 503, "{refused:?}");
+    controllers.etcd.resume();
+    until(async || (api.try_apply(&null_model("two", 1, &json!({}))).await.0 < 300).then_some(()))
+        .await;
+    controllers.until_ready("two", 1).await;
+    controllers.until_ready("m", 2).await;
+    let tally = load.stop("etcd lost its quorum and got it back").await;
+    assert!(tally.errors.is_empty() && tally.cut == 0, "{tally}");
+    // The replicas are those of the beginning: they have counted every request.
+    let counted = async || (api.counters("m").await.requests >= tally.requests).then_some(());
+    until(counted).await;
 }

@@ -1,6 +1,6 @@
 //! What clients see when nodes fail.
 
-use flotilla_tests::{Cluster, Mode, null_model, open_files};
+use flotilla_tests::{Cluster, Load, Mode, Proxy, free_address, null_model, open_files};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -177,4 +177,107 @@ async fn many_clients_that_come_and_go_leave_no_file_open() {
     let after = open_files(agent);
     assert!(after <= before, "{before} open files became {after}");
     cluster.stop().await;
+}
+
+/// Two replicas on two nodes, the second one behind a line that can be broken.
+struct Broken {
+    cluster: Cluster,
+    proxy: Proxy,
+}
+
+impl Broken {
+    async fn start() -> Self {
+        let link = free_address();
+        let proxy = Proxy::start(link).await;
+        let mut cluster = Cluster::start_behind(proxy.address(), link, &["n1"]).await;
+        cluster.start_agent_at("n2", proxy.address());
+        cluster.until_ready(&["n1", "n2"]).await;
+        let api = cluster.api();
+        let options = json!({"outputTokens": 4, "tokensPerSecond": 100});
+        api.apply(&null_model("m", 2, &options)).await;
+        cluster.until(async || api.ready("m").await == 2).await;
+        Self { cluster, proxy }
+    }
+
+    async fn until_ready(&self, replicas: u64) {
+        let api = self.cluster.api();
+        self.cluster
+            .until(async || api.ready("m").await == replicas)
+            .await;
+    }
+
+    /// Under constant load no request fails that had not begun to stream.
+    async fn under_load(self, name: &str, fault: impl AsyncFnOnce(&Self)) {
+        let load = Load::start(&[self.cluster.api()], "m", 6);
+        fault(&self).await;
+        let tally = load.stop(name).await;
+        assert!(tally.errors.is_empty(), "{tally}");
+        assert!(tally.requests > 20, "{tally}");
+        self.cluster.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_line_fails_no_request_and_the_node_returns_with_what_it_has() {
+    let broken = Broken::start().await;
+    let fault = async |broken: &Broken| {
+        let before = broken.cluster.api().counters("m").await.requests;
+        for _ in 0..3 {
+            broken.proxy.cut();
+            broken.until_ready(1).await;
+            broken.proxy.open();
+            broken.until_ready(2).await;
+        }
+        // Nothing was loaded anew.
+        let after = broken.cluster.api().counters("m").await.requests;
+        assert!(after >= before, "{before} {after}");
+    };
+    broken
+        .under_load("the line to a node cut three times", fault)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_open_line_is_noticed_and_fails_no_request() {
+    let broken = Broken::start().await;
+    let fault = async |broken: &Broken| {
+        let began = std::time::Instant::now();
+        broken.proxy.silence();
+        broken.until_ready(1).await;
+        println!("noticed after {:.1} s", began.elapsed().as_secs_f64());
+        broken.proxy.open();
+        broken.until_ready(2).await;
+    };
+    broken
+        .under_load("the line to a node half open", fault)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_agent_is_noticed_and_its_requests_are_answered_by_others() {
+    let broken = Broken::start().await;
+    let fault = async |broken: &Broken| {
+        broken.cluster.agent("n2").signal(libc::SIGSTOP);
+        broken.until_ready(1).await;
+        broken.cluster.agent("n2").signal(libc::SIGCONT);
+        broken.until_ready(2).await;
+    };
+    broken
+        .under_load("an agent stopped and resumed", fault)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_agent_fails_no_request_that_had_not_begun_to_stream() {
+    let mut broken = Broken::start().await;
+    let load = Load::start(&[broken.cluster.api()], "m", 6);
+    for _ in 0..3 {
+        broken.cluster.kill_agent("n1");
+        broken.until_ready(1).await;
+        broken.cluster.start_agent("n1");
+        broken.until_ready(2).await;
+    }
+    let tally = load.stop("an agent killed and started three times").await;
+    assert!(tally.errors.is_empty(), "{tally}");
+    broken.cluster.stop().await;
 }

@@ -315,3 +315,60 @@ async fn one_leads_and_a_leader_whose_lease_ran_out_cannot_write() {
     assert_eq!(one.get("/a").await.unwrap().unwrap().value, b"second");
     first.lost().await;
 }
+
+#[tokio::test]
+async fn etcd_is_reached_with_a_certificate_and_a_password_and_not_without() {
+    let etcd = Etcd::start_guarded();
+    let store = store::open(&etcd.store()).await.unwrap();
+    let key = "/flotilla/v1/a";
+    store
+        .write(vec![put(key, "x", Expect::Absent)])
+        .await
+        .unwrap();
+    assert_eq!(store.get(key).await.unwrap().unwrap().value, b"x");
+    let mut watch = store.watch("/flotilla/").await.unwrap();
+    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    store.write(vec![put(key, "y", Expect::Any)]).await.unwrap();
+    assert_eq!(changes(watch.as_mut(), 1).await, [key]);
+    assert!(store.try_lead("me").await.unwrap().is_some());
+
+    let whole = etcd.address();
+    let mut stranger = whole.clone();
+    stranger.user = Some(("flotilla".into(), "open barley".into()));
+    let mut nobody = whole.clone();
+    nobody.user = None;
+    let mut unsigned = whole.clone();
+    unsigned.tls.as_mut().unwrap().identity = None;
+    let mut plain = whole;
+    plain.tls = None;
+    for address in [stranger, nobody, unsigned, plain] {
+        let store = store::open(&StoreAddress::Etcd(address.clone()))
+            .await
+            .unwrap();
+        let refused = store.get(key).await;
+        assert!(
+            matches!(refused, Err(StoreError::Etcd(_))),
+            "{address:?}: {refused:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_on_three_members_survives_the_loss_of_one_and_waits_for_a_quorum() {
+    let mut etcd = Etcd::start_members(3);
+    let store = store::open(&etcd.store()).await.unwrap();
+    let mut watch = store.watch("/").await.unwrap();
+    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    etcd.kill_member(0);
+    while store.write(vec![put("/1", "", Expect::Any)]).await.is_err() {}
+    assert_eq!(changes(watch.as_mut(), 1).await, ["/1"]);
+    etcd.kill_member(1);
+    let away = async { while !matches!(watch.next().await.unwrap(), WatchEvent::Away(_)) {} };
+    tokio::time::timeout(flotilla_tests::DEADLINE, away)
+        .await
+        .unwrap();
+    assert!(store.write(vec![put("/2", "", Expect::Any)]).await.is_err());
+    etcd.resume();
+    while store.write(vec![put("/3", "", Expect::Any)]).await.is_err() {}
+    while changes(watch.as_mut(), 1).await != ["/3"] {}
+}
