@@ -3,7 +3,7 @@
 # Debian packages that building and testing need beyond Rust itself.
 APT := build-essential pkg-config python3 python3-venv etcd-server etcd-client
 
-.PHONY: up setup test lint bench
+.PHONY: up setup test lint bench soak
 
 up:
 	cargo run --release -- up
@@ -34,3 +34,9 @@ lint:
 bench:
 	cargo build --release --workspace
 	target/release/overhead
+	cargo bench -p flotilla-core
+
+# Half an hour of random faults under load; see tests/src/soak.rs.
+soak: setup
+	cargo build --release --workspace
+	target/release/soak

@@ -188,6 +188,10 @@ pub(crate) struct ControllerArgs {
     #[arg(long, env = "FLOTILLA_FIRST_TOKEN_TIMEOUT", value_name = "SECONDS",
         default_value = "300", value_parser = seconds)]
     pub(crate) first_token_timeout: Duration,
+    /// Seconds a node's link may be silent before it counts as away and gets no requests.
+    #[arg(long, env = "FLOTILLA_LINK_TIMEOUT", value_name = "SECONDS", default_value = "5",
+        value_parser = seconds)]
+    pub(crate) link_timeout: Duration,
     /// Seconds a node may be away before its models are placed elsewhere.
     #[arg(long, env = "FLOTILLA_NODE_GRACE", value_name = "SECONDS", default_value = "5",
         value_parser = seconds)]

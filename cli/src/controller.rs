@@ -16,6 +16,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         advertise_http: args.advertise_http,
         max_body: usize::try_from(args.max_body.0)?,
         first_token_timeout: args.first_token_timeout,
+        link_timeout: args.link_timeout,
         node_grace: args.node_grace,
         connections: args.connections,
         ..Config::default()

@@ -25,6 +25,8 @@ pub struct Config {
     pub max_body: usize,
     /// How long a request may wait for its first token.
     pub first_token_timeout: Duration,
+    /// How long a link to a node may be silent before the node counts as away.
+    pub link_timeout: Duration,
     /// How long a node may be away before its models are placed elsewhere.
     pub node_grace: Duration,
     /// Connections each agent turns round. One is one task on each side.
@@ -44,6 +46,7 @@ impl Default for Config {
             data_dir: "flotilla-data/controller".into(),
             max_body: 4 << 20,
             first_token_timeout: Duration::from_secs(300),
+            link_timeout: flotilla_proto::transport::SILENCE,
             node_grace: Duration::from_secs(5),
             connections: 1,
             stop_grace: Duration::from_secs(5),

@@ -97,13 +97,16 @@ impl Controller {
         };
         tasks.spawn(registrar.run(stop.clone()));
         tasks.spawn(waiting::judge(fleet.clone(), lobby.clone(), stop.clone()));
-        let connections = config.connections.max(1);
+        let settings = link::Settings {
+            connections: config.connections.max(1),
+            silence: config.link_timeout,
+        };
         tasks.spawn(link::serve(
             link,
             fleet.clone(),
             id.clone(),
             blobs.clone(),
-            connections,
+            settings,
             stop.clone(),
         ));
 

@@ -16,10 +16,14 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 
-/// How often each side pings the other, to notice a connection that died without a word.
-pub const PING_INTERVAL: Duration = Duration::from_secs(2);
-/// How long a ping may stay unanswered before the connection counts as dead.
-pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a connection may be silent before it counts as dead, unless told otherwise.
+pub const SILENCE: Duration = Duration::from_secs(5);
+
+/// How often to ping, and how long to wait for the answer, so that a connection that died
+/// without a word is noticed after `silence` at the latest.
+fn pings(silence: Duration) -> (Duration, Duration) {
+    (silence * 2 / 5, silence * 3 / 5)
+}
 
 /// Flow-control window of one call, in bytes: a prompt or a burst of tokens fits.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -67,7 +71,8 @@ pub fn origin() -> http::Uri {
     http::Uri::from_static("http://flotilla.invalid")
 }
 
-/// Becomes the gRPC client on `stream`.
+/// Becomes the gRPC client on `stream`, which is dead when it is silent for longer than
+/// `silence`.
 ///
 /// Returns the channel, and the future that drives the connection and ends with it: it has
 /// to be polled for calls to move.
@@ -76,6 +81,7 @@ pub fn origin() -> http::Uri {
 /// Those of the HTTP/2 handshake.
 pub async fn connect(
     stream: impl Stream,
+    silence: Duration,
 ) -> Result<
     (
         Channel,
@@ -83,10 +89,11 @@ pub async fn connect(
     ),
     hyper::Error,
 > {
+    let (interval, timeout) = pings(silence);
     let (sender, connection) = client::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_interval(interval)
+        .keep_alive_timeout(timeout)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -97,7 +104,7 @@ pub async fn connect(
     Ok((Channel { sender }, connection))
 }
 
-/// Serves gRPC on `stream` until it ends or `stop` resolves; after that the calls under way
+/// Serves gRPC on `stream` until it ends, is silent for longer than `silence`, or `stop` resolves; after that the calls under way
 /// are finished first.
 ///
 /// # Errors
@@ -105,6 +112,7 @@ pub async fn connect(
 pub async fn serve<S>(
     stream: impl Stream,
     service: S,
+    silence: Duration,
     stop: impl Future<Output = ()>,
 ) -> Result<(), hyper::Error>
 where
@@ -117,10 +125,11 @@ where
     S::Future: Send,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let (interval, timeout) = pings(silence);
     let connection = server::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_interval(interval)
+        .keep_alive_timeout(timeout)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)

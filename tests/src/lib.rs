@@ -15,6 +15,7 @@ mod member;
 mod models;
 mod process;
 mod proxy;
+pub mod soak;
 
 pub use api::{Api, Counters};
 pub use binary::{flotilla, repository};

@@ -30,7 +30,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    fn add(&mut self, other: Self) {
+    /// Adds what became of others.
+    pub fn add(&mut self, other: Self) {
         self.requests += other.requests;
         self.retries += other.retries;
         self.cut += other.cut;
@@ -64,13 +65,20 @@ impl Load {
         let stop = CancellationToken::new();
         let mut workers = JoinSet::new();
         for worker in 0..at_once {
-            let api = apis[worker % apis.len()].clone();
+            let apis = apis.to_vec();
             let (model, stop) = (model.to_owned(), stop.clone());
             workers.spawn(async move {
                 let mut tally = Tally::default();
                 let mut stream = worker % 2 == 0;
+                let mut turn = worker;
                 while !stop.is_cancelled() {
-                    tally.add(ask(&api, &model, stream).await);
+                    // As a client with several addresses: where nobody is, it asks the next.
+                    let api = &apis[turn % apis.len()];
+                    match ask(api, &model, stream).await {
+                        Some(asked) => tally.add(asked),
+                        None if apis.len() > 1 => turn += 1,
+                        None => tally.errors.push("no connection".into()),
+                    }
                     stream = !stream;
                 }
                 tally
@@ -94,7 +102,9 @@ impl Load {
     }
 }
 
-async fn ask(api: &Api, model: &str, stream: bool) -> Tally {
+/// Asks once. `None` where there is no connection, or it breaks before there is an answer:
+/// the client's to try elsewhere.
+async fn ask(api: &Api, model: &str, stream: bool) -> Option<Tally> {
     let began = Instant::now();
     let mut tally = Tally {
         requests: 1,
@@ -102,17 +112,14 @@ async fn ask(api: &Api, model: &str, stream: bool) -> Tally {
     };
     let mut response = match api.try_chat(model, "hi", stream).await {
         Ok(response) => response,
-        Err(error) => {
-            tally.errors.push(format!("no response: {error:?}"));
-            return tally;
-        }
+        Err(_) => return None,
     };
     tally.slowest = began.elapsed();
     let status = response.status();
     if !status.is_success() {
         let text = response.text().await.unwrap_or_default();
         tally.errors.push(format!("{status}: {text}"));
-        return tally;
+        return Some(tally);
     }
     let attempts = response.headers().get("x-flotilla-attempts");
     let attempts = attempts.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
@@ -120,15 +127,24 @@ async fn ask(api: &Api, model: &str, stream: bool) -> Tally {
     match read(&mut response, stream).await {
         Ok(()) => {}
         Err(_) if stream => tally.cut = 1,
+        // A connection that breaks takes whole answers with it, too: as above.
+        Err(problem) if problem.starts_with(BROKEN) => return None,
         Err(problem) => tally.errors.push(problem),
     }
-    tally
+    Some(tally)
 }
+
+/// How the problem of a broken connection begins.
+const BROKEN: &str = "broken: ";
 
 /// Reads an answer to its end.
 async fn read(response: &mut Response, stream: bool) -> Result<(), String> {
     let mut text = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|e| format!("{e:?}"))? {
+    while let Some(piece) = response
+        .chunk()
+        .await
+        .map_err(|e| format!("{BROKEN}{e:?}"))?
+    {
         text.extend_from_slice(&piece);
     }
     let text = String::from_utf8_lossy(&text);

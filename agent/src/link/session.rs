@@ -45,7 +45,7 @@ pub(super) enum SessionError {
 /// draining agent have.
 pub(super) async fn run(link: &Link, peers: &Peers, address: &str) -> Result<(), SessionError> {
     let stream = dial(address).await?;
-    let (channel, connection) = transport::connect(stream).await?;
+    let (channel, connection) = transport::connect(stream, transport::SILENCE).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { connection.await.map_err(SessionError::from) });
     let mut client = FleetClient::with_origin(channel, transport::origin());
@@ -148,7 +148,7 @@ async fn serve(
     drain: tokio_util::sync::CancellationToken,
 ) -> Result<(), SessionError> {
     let server = InferenceServer::new(service).max_decoding_message_size(MAX_MESSAGE);
-    transport::serve(stream, server, drain.cancelled_owned())
+    transport::serve(stream, server, transport::SILENCE, drain.cancelled_owned())
         .await
         .map_err(Into::into)
 }

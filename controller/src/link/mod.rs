@@ -30,11 +30,21 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept (usually: out of file descriptors), so as not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How links are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Connections that each agent turns round.
+    pub connections: u32,
+    /// How long a link may be silent before its node counts as away.
+    pub silence: Duration,
+}
+
 #[derive(Clone)]
 struct Door {
     fleet: Fleet,
     sessions: Arc<Sessions>,
     server: FleetServer<FleetService>,
+    silence: Duration,
     stop: CancellationToken,
 }
 
@@ -44,7 +54,7 @@ pub async fn serve(
     fleet: Fleet,
     id: String,
     blobs: Blobs,
-    connections: u32,
+    settings: Settings,
     stop: CancellationToken,
 ) {
     let sessions = Arc::new(Sessions::default());
@@ -54,7 +64,7 @@ pub async fn serve(
         id,
         blobs,
         sessions: sessions.clone(),
-        connections,
+        connections: settings.connections,
         stop: stop.clone(),
         tasks: syncs.clone(),
     };
@@ -62,6 +72,7 @@ pub async fn serve(
         fleet,
         sessions,
         server: FleetServer::new(service),
+        silence: settings.silence,
         stop: stop.clone(),
     };
     let mut tasks = JoinSet::new();
@@ -109,11 +120,11 @@ impl Door {
                 let Some(link) = self.sessions.find(&session) else {
                     return Err(io::Error::other("no such session"));
                 };
-                reverse::run(stream, &link, &self.fleet).await
+                reverse::run(stream, &link, &self.fleet, self.silence).await
             }
             None => {
                 let stop = self.stop.cancelled_owned();
-                transport::serve(stream, self.server, stop).await
+                transport::serve(stream, self.server, self.silence, stop).await
             }
         };
         ended.map_err(io::Error::other)

@@ -1,6 +1,7 @@
 //! A reversed connection: the agent dialled it, the controller is the client on it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_proto::transport;
 use tokio::net::TcpStream;
@@ -12,8 +13,9 @@ pub(super) async fn run(
     stream: TcpStream,
     link: &Arc<Link>,
     fleet: &Fleet,
+    silence: Duration,
 ) -> Result<(), hyper::Error> {
-    let (channel, connection) = transport::connect(stream).await?;
+    let (channel, connection) = transport::connect(stream, silence).await?;
     link.add(&channel);
     let changed = || FleetEvent::Connections {
         node: link.node.clone(),

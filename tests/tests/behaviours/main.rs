@@ -12,5 +12,6 @@ mod engines;
 mod faults;
 mod life_cycle;
 mod openai_client;
+mod soak;
 mod store;
 mod up;
