@@ -133,6 +133,6 @@ mod tests {
         assert_eq!(*named.borrow(), all(&["c"]));
         drop(two);
         assert_eq!(*named.borrow(), all(&["c"]), "all there is to go by");
-        assert!(peers.link("1", client.clone()).is_some());
+        assert!(peers.link("1", client).is_some());
     }
 }

@@ -63,7 +63,7 @@ async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() 
     let output = run(&cluster, &["model", "push", &path, "--name", "sums"]);
     assert!(output.contains("0 of them new"), "{output}");
     let before = api.model("m").await["status"]["revision"].clone();
-    let load = Load::start(&[api.clone()], "m", 2);
+    let load = Load::start(std::slice::from_ref(&api), "m", 2);
     std::fs::write(source.join("NOTES.md"), "better").unwrap();
     let output = run(&cluster, &["model", "push", &path, "--name", "sums"]);
     assert!(output.contains("1 of them new"), "{output}");
