@@ -1,6 +1,8 @@
 //! What this machine is.
 
-use flotilla_core::Bytes;
+use std::collections::BTreeMap;
+
+use flotilla_core::{Bytes, NodeName};
 use flotilla_proto::v1::Inventory;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
@@ -38,6 +40,25 @@ pub(crate) fn take(memory: Option<Bytes>) -> Inventory {
         accelerators: accelerators(),
         platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
     }
+}
+
+/// Labels that every node has, from what it is: `flotilla.dev/arch`, `flotilla.dev/os`,
+/// `flotilla.dev/node`, and `flotilla.dev/accelerator` where it computes with more than its
+/// processor. Those given at start come on top and may say otherwise.
+pub(crate) fn labels(name: &NodeName, inventory: &Inventory) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = [
+        ("flotilla.dev/arch", std::env::consts::ARCH),
+        ("flotilla.dev/os", std::env::consts::OS),
+        ("flotilla.dev/node", name.as_str()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect();
+    let accelerator = inventory.accelerators.iter().find(|name| *name != "cpu");
+    if let Some(accelerator) = accelerator {
+        labels.insert("flotilla.dev/accelerator".to_owned(), accelerator.clone());
+    }
+    labels
 }
 
 /// What the engines of this build compute with, on this machine.
@@ -80,6 +101,17 @@ pub(crate) fn missed_instructions() -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_say_what_the_node_is() {
+        let name = NodeName::new("n1").unwrap();
+        let mut inventory = take(None);
+        inventory.accelerators = vec!["cpu".into(), "cuda".into()];
+        let labels = labels(&name, &inventory);
+        assert_eq!(labels["flotilla.dev/node"], "n1");
+        assert_eq!(labels["flotilla.dev/arch"], std::env::consts::ARCH);
+        assert_eq!(labels["flotilla.dev/accelerator"], "cuda");
+    }
 
     #[test]
     fn the_machine_has_memory_cores_and_a_platform() {

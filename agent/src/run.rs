@@ -63,10 +63,12 @@ impl Agent {
         let drain = CancellationToken::new();
         let stop_links = CancellationToken::new();
         let stop_models = CancellationToken::new();
+        let mut labels = inventory::labels(&config.name, &inventory);
+        labels.extend(config.labels);
         let link = Link {
             name: config.name,
             identity,
-            labels: config.labels,
+            labels,
             taints: config.taints,
             zone: config.zone,
             inventory,

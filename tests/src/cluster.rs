@@ -157,6 +157,22 @@ impl Cluster {
         self.agents.remove(name);
     }
 
+    /// Kills the controller without a word, as a power cut does. [`Cluster::restart_controller`]
+    /// starts it again.
+    ///
+    /// # Panics
+    /// When it runs in this process.
+    pub fn kill_controller(&mut self) {
+        match self.controller.take() {
+            Some(ControllerMember::Process(mut process)) => {
+                process.signal(libc::SIGKILL);
+                // Its ports are free once it has been waited for.
+                process.wait();
+            }
+            _ => panic!("the controller is no process"),
+        }
+    }
+
     /// Stops the controller and starts it again on the same ports and store.
     ///
     /// # Panics

@@ -242,14 +242,14 @@ impl Fleet {
             6 => {
                 let node = format!("n{}", random.usize(..AGENTS));
                 let order = json!({"cordoned": true, "draining": true});
-                self.api().order(&node, &order).await;
+                self.order(&node, &order).await;
                 let empty = async |api: &Api| {
                     let nodes = api.nodes().await;
                     let node = nodes.iter().find(|n| n["metadata"]["name"] == *node);
                     node.is_some_and(|n| n["status"]["assigned"] == json!([]))
                 };
                 self.until("the node to be empty", empty).await;
-                self.api().order(&node, &json!({})).await;
+                self.order(&node, &json!({})).await;
             }
             _ => {
                 self.etcd.kill_member(0);
@@ -260,8 +260,12 @@ impl Fleet {
         }
     }
 
-    fn api(&self) -> Api {
-        Api::new(self.controllers[0].1)
+    /// Says what is wanted of a node, to whichever controller takes it.
+    async fn order(&self, node: &str, order: &Value) {
+        self.until("an order to be taken", async |api| {
+            api.try_order(node, order).await < 300
+        })
+        .await;
     }
 
     /// Waits until wish and reality agree, as every controller sees it, and notes what each

@@ -1,7 +1,7 @@
 //! Changing the wish: the only writer of models.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::Model;
@@ -21,10 +21,31 @@ pub enum Applied {
     Unchanged,
 }
 
+/// Tries in all, where the store does not answer: one etcd member that has just died is not to
+/// be noticed by whoever changes a wish.
+const TRIES: u32 = 4;
+/// Pause between them.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// The way to change what is wished for. Cheap to clone.
 #[derive(Clone)]
 pub struct Wish {
     store: Arc<dyn Store>,
+}
+
+/// Does what may as well be done twice until the store has answered.
+async fn steadily<T, C>(change: impl Fn() -> C) -> Result<T, StoreError>
+where
+    C: Future<Output = Result<T, StoreError>>,
+{
+    for _ in 1..TRIES {
+        match change().await {
+            Err(StoreError::Etcd(problem)) => tracing::debug!(problem, "trying again"),
+            done => return done,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    change().await
 }
 
 impl Wish {
@@ -40,6 +61,10 @@ impl Wish {
     /// # Errors
     /// [`StoreError::Conflict`] when somebody else changed it meanwhile.
     pub async fn apply_model(&self, model: &Model) -> Result<Applied, StoreError> {
+        steadily(|| self.apply_once(model)).await
+    }
+
+    async fn apply_once(&self, model: &Model) -> Result<Applied, StoreError> {
         let key = keys::model(model.name());
         let resource =
             serde_json::to_value(model).map_err(|e| StoreError::Failed(e.to_string()))?;
@@ -94,7 +119,7 @@ impl Wish {
         }
         let keys = [key, keys::stable(name), keys::condemned(name)];
         let deletes = keys.map(|key| Write::Delete { key });
-        self.store.write(deletes.into()).await?;
+        self.write(deletes.into()).await?;
         Ok(true)
     }
 
@@ -105,7 +130,7 @@ impl Wish {
     pub async fn forget_node(&self, name: &NodeName) -> Result<(), StoreError> {
         let keys = [keys::node(name), keys::order(name)];
         let deletes = keys.map(|key| Write::Delete { key });
-        self.store.write(deletes.into()).await.map(drop)
+        self.write(deletes.into()).await
     }
 
     /// Says what is wanted of a node.
@@ -119,7 +144,7 @@ impl Wish {
         } else {
             Write::put(key, encode(&order))
         };
-        self.store.write(vec![write]).await.map(drop)
+        self.write(vec![write]).await
     }
 
     /// Names files, which models may then be made of.
@@ -128,7 +153,7 @@ impl Wish {
     /// Those of the store.
     pub async fn push(&self, name: &ArtifactName, files: &Manifest) -> Result<(), StoreError> {
         let write = Write::put(keys::pushed(name), encode(files));
-        self.store.write(vec![write]).await.map(drop)
+        self.write(vec![write]).await
     }
 
     /// Forgets files that were pushed.
@@ -137,8 +162,12 @@ impl Wish {
     /// Those of the store.
     pub async fn delete_pushed(&self, name: &ArtifactName) -> Result<(), StoreError> {
         let key = keys::pushed(name);
-        self.store
-            .write(vec![Write::Delete { key }])
+        self.write(vec![Write::Delete { key }]).await
+    }
+
+    /// Writes whatever was there before.
+    async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+        steadily(|| self.store.write(writes.clone()))
             .await
             .map(drop)
     }

@@ -9,6 +9,8 @@ use flotilla_core::routing::Load;
 #[derive(Debug)]
 pub struct ReplicaLoad {
     in_flight: AtomicU32,
+    /// What it has from other controllers, as its node said last.
+    elsewhere: AtomicU32,
     concurrency: u32,
     capacity: u32,
 }
@@ -19,6 +21,7 @@ impl ReplicaLoad {
     pub fn new(concurrency: u32, queue: u32) -> Self {
         Self {
             in_flight: AtomicU32::new(0),
+            elsewhere: AtomicU32::new(0),
             concurrency: concurrency.max(1),
             capacity: concurrency.saturating_add(queue),
         }
@@ -29,9 +32,17 @@ impl ReplicaLoad {
     pub fn load(&self) -> Load {
         Load {
             in_flight: self.in_flight.load(Ordering::Relaxed),
+            elsewhere: self.elsewhere.load(Ordering::Relaxed),
             concurrency: self.concurrency,
             capacity: self.capacity,
         }
+    }
+
+    /// Its node says that it has so many requests, those from here included.
+    pub fn note(&self, requests: u32) {
+        let here = self.in_flight.load(Ordering::Relaxed);
+        let elsewhere = requests.saturating_sub(here);
+        self.elsewhere.store(elsewhere, Ordering::Relaxed);
     }
 
     /// Whether it has these limits.
@@ -76,5 +87,8 @@ mod tests {
         assert!(panicked.is_err());
         assert_eq!(load.load().in_flight, 0);
         assert_eq!(load.load().capacity, 64);
+        let _here = load.take();
+        load.note(5);
+        assert_eq!(load.load().elsewhere, 4);
     }
 }

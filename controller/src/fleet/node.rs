@@ -97,6 +97,9 @@ impl Node {
             };
             let counters = status.counters.unwrap_or_default();
             let busy = counters.active + counters.queued > 0;
+            if let Some(load) = self.loads.get(&name) {
+                load.note(counters.active + counters.queued);
+            }
             let known = before.uses.get(&name);
             let unused = known.filter(|known| !busy && known.begun == counters.requests);
             let used = Use {

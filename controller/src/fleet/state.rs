@@ -37,6 +37,10 @@ struct WishedModel {
     created: u64,
 }
 
+/// What a node gets beyond its grace to dial a controller that has just started: the longest
+/// pause between an agent's tries, and the time to join.
+const RETURN: Duration = Duration::from_secs(10);
+
 /// Everything the controller knows.
 pub(super) struct FleetState {
     /// This controller.
@@ -158,7 +162,7 @@ impl FleetState {
     }
 
     fn stored(&mut self, entries: Vec<Entry>, revision: store::Revision, now: Instant) -> bool {
-        self.synced = true;
+        let first = !std::mem::replace(&mut self.synced, true);
         self.back(now);
         self.leader = None;
         self.controllers.clear();
@@ -181,7 +185,8 @@ impl FleetState {
         for node in self.nodes.values_mut() {
             node.touched = revision;
             node.live(now);
-            node.life.excuse(now);
+            // Nodes of a controller that was away dial it again in their own time.
+            node.life.excuse(if first { now + RETURN } else { now });
         }
         true
     }

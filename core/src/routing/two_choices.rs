@@ -5,8 +5,10 @@
 /// How busy a replica is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
-    /// Requests dispatched to it and not finished.
+    /// Requests dispatched to it from here and not finished.
     pub in_flight: u32,
+    /// Requests that it has from elsewhere, as it said last: a little old.
+    pub elsewhere: u32,
     /// Requests it computes at once, at least 1.
     pub concurrency: u32,
     /// Requests it takes at most, computing and waiting.
@@ -14,18 +16,18 @@ pub struct Load {
 }
 
 impl Load {
-    /// Whether one more request would be refused.
+    /// Whether one more request would be refused, as far as is known here: what it has from
+    /// elsewhere may be gone by now, and if it is not, the replica says so.
     #[must_use]
     pub fn is_full(self) -> bool {
         self.in_flight >= self.capacity
     }
 
-    /// Whether `self` is relatively less busy than `other`: `in_flight / concurrency` compared
+    /// Whether `self` is relatively less busy than `other`: requests per concurrency, compared
     /// without dividing.
     fn less_busy_than(self, other: Self) -> bool {
-        let left = u64::from(self.in_flight) * u64::from(other.concurrency);
-        let right = u64::from(other.in_flight) * u64::from(self.concurrency);
-        left < right
+        let all = |load: Self| u64::from(load.in_flight) + u64::from(load.elsewhere);
+        all(self) * u64::from(other.concurrency) < all(other) * u64::from(self.concurrency)
     }
 }
 
@@ -87,6 +89,7 @@ mod tests {
     fn load(in_flight: u32) -> Load {
         Load {
             in_flight,
+            elsewhere: 0,
             concurrency: 4,
             capacity: 8,
         }
@@ -115,11 +118,24 @@ mod tests {
     fn load_is_relative_to_concurrency() {
         let big = Load {
             in_flight: 6,
+            elsewhere: 0,
             concurrency: 16,
             capacity: 32,
         };
         let loads = [load(2), big];
         assert_eq!(two_choices(2, |i| loads[i], |_| false, draws(1)), Some(1));
+    }
+
+    #[test]
+    fn what_others_send_counts_for_the_choice_but_not_as_full() {
+        let busy_elsewhere = Load {
+            elsewhere: 9,
+            ..load(0)
+        };
+        let loads = [busy_elsewhere, load(2)];
+        assert_eq!(two_choices(2, |i| loads[i], |_| false, draws(1)), Some(1));
+        let alone = two_choices(1, |_| busy_elsewhere, |_| false, draws(1));
+        assert_eq!(alone, Some(0));
     }
 
     #[test]

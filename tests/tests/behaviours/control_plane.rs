@@ -52,6 +52,26 @@ async fn a_restarted_controller_finds_the_wish_in_etcd() {
     cluster.stop().await;
 }
 
+#[tokio::test]
+async fn what_the_embedded_store_has_confirmed_survives_a_power_cut() {
+    let mut cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    for round in 0..3 {
+        let api = cluster.api();
+        let names: Vec<_> = (0..20).map(|i| format!("m{round}-{i}")).collect();
+        for name in &names {
+            api.apply(&null_model(name, 1, &json!({}))).await;
+        }
+        // At once after the last one was confirmed.
+        cluster.kill_controller();
+        cluster.restart_controller().await;
+        let api = cluster.api();
+        let last = names.last().unwrap();
+        cluster.until(async || api.ready(last).await == 1).await;
+        assert_eq!(api.models().await.len(), 20 * (round + 1));
+    }
+    cluster.stop().await;
+}
+
 /// Controllers on one etcd, as processes.
 struct Controllers {
     etcd: Etcd,
