@@ -62,12 +62,6 @@ impl Scaler {
         }
     }
 
-    /// When it was used last.
-    #[must_use]
-    pub fn used(&self) -> Instant {
-        self.used
-    }
-
     /// How many replicas there should be.
     #[must_use]
     pub fn target(&self) -> u32 {

@@ -378,9 +378,11 @@ impl Manager {
                     match fetched {
                         // Begun anew when the wish is looked at next, which is now.
                         Ok(()) => part.phase = Phase::Waiting,
-                        Err(error) => part.fail(&name, error.into()),
+                        Err(error) => {
+                            part.fail(&name, error.into());
+                            self.tell(&name);
+                        }
                     }
-                    self.tell(&name);
                 }
             }
             Ok(Outcome::Left(name, id)) => {

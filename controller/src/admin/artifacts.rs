@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::Sha256;
+use flotilla_core::spec::{Sha256, Source};
 use flotilla_core::{ArtifactName, Bytes};
 use flotilla_gateway::{ApiError, read_json};
 use futures::TryStreamExt;
@@ -32,7 +32,7 @@ pub struct ArtifactResource {
 pub(super) async fn list(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
     watch::answer(admin.fleet, &watch, |view| {
         let items = view.files.pushed.iter().map(|(name, manifest)| {
-            let source = flotilla_core::spec::Source::Artifact(name.clone());
+            let source = Source::Artifact(name.clone());
             let models = view.models.values();
             let models = models.filter(|m| m.model.spec.source.as_ref() == Some(&source));
             ArtifactResource {
@@ -100,6 +100,23 @@ pub(super) async fn delete(
     let known = ArtifactName::new(&name).ok();
     let known = known.filter(|name| admin.fleet.peek().files.pushed.contains_key(name));
     let known = known.ok_or_else(|| unknown("artifact", &name))?;
+    let source = Source::Artifact(known.clone());
+    let view = admin.fleet.view();
+    let user = view
+        .models
+        .values()
+        .find(|m| m.model.spec.source.as_ref() == Some(&source));
+    if let Some(model) = user {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "invalid_request_error",
+            Some("artifact_in_use"),
+            format!(
+                "The model '{}' is made of the artifact '{name}': delete or change it first.",
+                model.model.name()
+            ),
+        ));
+    }
     admin.wish.delete_pushed(&known).await.map_err(failed)?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -32,7 +32,7 @@ pub enum Resource {
 pub enum ResourceError {
     #[error("not valid YAML: {0}")]
     Yaml(String),
-    #[error("{0}")]
+    #[error(transparent)]
     Invalid(#[from] Faults),
 }
 

@@ -76,11 +76,17 @@ async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() 
     assert!(tally.errors.is_empty() && tally.cut == 0, "{tally}");
     let listed = run(&cluster, &["get", "artifacts"]);
     assert!(listed.contains("sums"), "{listed}");
+    let url = cluster.url();
+    let args = ["delete", "artifact", "sums", "--url", &url];
+    let (status, output) = Process::start(cluster.dir(), &args).wait();
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(output.contains("The model 'm' is made of"), "{output}");
     // What no model needs any more leaves the nodes' disks.
     api.delete("m").await;
     let blobs = cluster.dir().join("n1/blobs");
     let empty = async || std::fs::read_dir(&blobs).unwrap().count() == 0;
     cluster.until(empty).await;
+    run(&cluster, &["delete", "artifact", "sums"]);
     cluster.stop().await;
 }
 
