@@ -67,6 +67,19 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
     }
 }
 
+/// Whether a call failed before anything of it left this side: its connection was gone already.
+#[must_use]
+pub fn was_not_sent(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<hyper::Error>() {
+            return error.is_canceled() || error.is_closed();
+        }
+        cause = error.source();
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::watch::{self, Watch};
-use super::{Admin, List, MAX_RESOURCE, failed, unknown};
+use super::{Admin, List, MAX_RESOURCE, unknown};
 use crate::artifacts::BlobError;
 
 /// Files that were pushed.
@@ -85,7 +85,7 @@ pub(super) async fn put(
         }
     }
     let status = if missing.is_empty() {
-        admin.wish.push(&name, &manifest).await.map_err(failed)?;
+        admin.see(admin.wish.push(&name, &manifest).await).await?;
         StatusCode::CREATED
     } else {
         StatusCode::ACCEPTED
@@ -117,7 +117,7 @@ pub(super) async fn delete(
             ),
         ));
     }
-    admin.wish.delete_pushed(&known).await.map_err(failed)?;
+    admin.see(admin.wish.delete_pushed(&known).await).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -24,11 +24,12 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::artifacts::Blobs;
 use crate::fleet::{Fleet, FleetView, OrderRecord};
 use crate::reconcile;
-use crate::store::{Store, StoreError};
+use crate::store::{Revision, Store, StoreError};
 pub use artifacts::{ArtifactResource, Missing};
 pub use controllers::ControllerResource;
 pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
@@ -42,6 +43,9 @@ const MAX_RESOURCE: usize = 1 << 20;
 /// Models of a list that are told why they miss replicas: each costs a look at all nodes.
 const EXPLAINED: usize = 20;
 
+/// Longest an answer waits until this controller's own watch of the store has what it wrote.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
+
 #[derive(Clone)]
 struct Admin {
     /// This controller.
@@ -49,6 +53,17 @@ struct Admin {
     fleet: Fleet,
     wish: Wish,
     blobs: Blobs,
+}
+
+impl Admin {
+    /// Ends a change of the wish: whoever made it finds it in whatever this controller answers
+    /// from here on.
+    async fn see(&self, written: Result<Revision, StoreError>) -> Result<(), ApiError> {
+        let revision = written.map_err(failed)?;
+        // Late is not lost: it is written, and comes when the watch does.
+        let _ = tokio::time::timeout(SEEN_WITHIN, self.fleet.until_seen(revision)).await;
+        Ok(())
+    }
 }
 
 /// A list of resources.
@@ -138,7 +153,7 @@ async fn delete_node(
             format!("The node '{name}' is linked: stop its agent first."),
         ));
     }
-    admin.wish.forget_node(&name).await.map_err(failed)?;
+    admin.see(admin.wish.forget_node(&name).await).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -160,7 +175,7 @@ async fn order_node(
     if !ahead && !admin.fleet.peek().nodes.contains_key(&name) {
         return Err(unknown("node", name.as_str()));
     }
-    admin.wish.order_node(&name, order).await.map_err(failed)?;
+    admin.see(admin.wish.order_node(&name, order).await).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -234,7 +249,8 @@ async fn put_model(
             format!("The path '{}' must be absolute.", path.display()),
         ));
     }
-    let applied = admin.wish.apply_model(&model).await.map_err(failed)?;
+    let (applied, revision) = admin.wish.apply_model(&model).await.map_err(failed)?;
+    admin.see(Ok(revision)).await?;
     let status = match applied {
         Applied::Created => StatusCode::CREATED,
         Applied::Changed | Applied::Unchanged => StatusCode::OK,
@@ -251,11 +267,10 @@ async fn delete_model(
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let name = ModelName::new(&name).map_err(|_| unknown("model", &name))?;
-    if admin.wish.delete_model(&name).await.map_err(failed)? {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(unknown("model", name.as_str()))
-    }
+    let deleted = admin.wish.delete_model(&name).await.map_err(failed)?;
+    let revision = deleted.ok_or_else(|| unknown("model", name.as_str()))?;
+    admin.see(Ok(revision)).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn list_assignments(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {

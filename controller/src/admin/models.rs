@@ -82,6 +82,11 @@ pub struct AssignmentStatus {
     pub replica: ReplicaStatus,
 }
 
+/// Whether a model has no replica because nobody asks for it.
+fn sleeps(model: &ModelView) -> bool {
+    model.model.spec.replicas.min == 0 && model.assigned.is_empty() && model.waiting == 0
+}
+
 impl ModelResource {
     /// The model of a view. `unplaced` is what the solver says of the same view.
     pub(super) fn new(model: &ModelView, view: &FleetView, unplaced: Option<Unplaced>) -> Self {
@@ -95,7 +100,7 @@ impl ModelResource {
             0 if fetch_failed => "Failed",
             0 if !model.resolved => "Fetching",
             0 if !model.failures.is_empty() => "Failed",
-            0 if model.assigned.is_empty() && model.coming && model.waiting == 0 => "Asleep",
+            0 if sleeps(model) => "Asleep",
             0 => "Pending",
             _ if unplaced.is_some() || (ready as usize) < model.assigned.len() => "Partial",
             _ if updating => "Updating",

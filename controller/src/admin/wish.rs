@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fleet::records::encode;
 use crate::fleet::{ModelRecord, OrderRecord};
-use crate::store::{Expect, Store, StoreError, Write, keys};
+use crate::store::{Expect, Revision, Store, StoreError, Write, keys};
 
 /// What applying a resource did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,15 +56,15 @@ impl Wish {
     }
 
     /// Makes the wish for a model be this one. One that is already so is left alone, so
-    /// that nothing is loaded anew.
+    /// that nothing is loaded anew. Returns with it the revision that wrote the wish.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when somebody else changed it meanwhile.
-    pub async fn apply_model(&self, model: &Model) -> Result<Applied, StoreError> {
+    pub async fn apply_model(&self, model: &Model) -> Result<(Applied, Revision), StoreError> {
         steadily(|| self.apply_once(model)).await
     }
 
-    async fn apply_once(&self, model: &Model) -> Result<Applied, StoreError> {
+    async fn apply_once(&self, model: &Model) -> Result<(Applied, Revision), StoreError> {
         let key = keys::model(model.name());
         let resource =
             serde_json::to_value(model).map_err(|e| StoreError::Failed(e.to_string()))?;
@@ -72,11 +72,10 @@ impl Wish {
         let known = found
             .as_ref()
             .and_then(|entry| serde_json::from_slice::<ModelRecord>(&entry.value).ok());
-        if known
-            .as_ref()
-            .is_some_and(|known| known.resource == resource)
+        if let (Some(entry), Some(known)) = (&found, &known)
+            && known.resource == resource
         {
-            return Ok(Applied::Unchanged);
+            return Ok((Applied::Unchanged, entry.revision));
         }
         let record = ModelRecord {
             created: known.map_or_else(unix_seconds, |known| known.created),
@@ -91,10 +90,8 @@ impl Wish {
         let pardon = Write::Delete {
             key: keys::condemned(model.name()),
         };
-        self.store
-            .write(vec![Write::put_if(key, value, expect), pardon])
-            .await?;
-        Ok(applied)
+        let writes = vec![Write::put_if(key, value, expect), pardon];
+        Ok((applied, self.store.write(writes).await?))
     }
 
     /// Like [`Wish::apply_model`], but only where there is a wish for the model already.
@@ -108,26 +105,25 @@ impl Wish {
         Ok(())
     }
 
-    /// Ends the wish for a model. Returns whether there was one.
+    /// Ends the wish for a model. Returns `None` where there was none.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn delete_model(&self, name: &ModelName) -> Result<bool, StoreError> {
+    pub async fn delete_model(&self, name: &ModelName) -> Result<Option<Revision>, StoreError> {
         let key = keys::model(name);
         if self.store.get(&key).await?.is_none() {
-            return Ok(false);
+            return Ok(None);
         }
         let keys = [key, keys::stable(name), keys::condemned(name)];
         let deletes = keys.map(|key| Write::Delete { key });
-        self.write(deletes.into()).await?;
-        Ok(true)
+        self.write(deletes.into()).await.map(Some)
     }
 
     /// Forgets a node that will not return.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn forget_node(&self, name: &NodeName) -> Result<(), StoreError> {
+    pub async fn forget_node(&self, name: &NodeName) -> Result<Revision, StoreError> {
         let keys = [keys::node(name), keys::order(name)];
         let deletes = keys.map(|key| Write::Delete { key });
         self.write(deletes.into()).await
@@ -137,7 +133,11 @@ impl Wish {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn order_node(&self, name: &NodeName, order: OrderRecord) -> Result<(), StoreError> {
+    pub async fn order_node(
+        &self,
+        name: &NodeName,
+        order: OrderRecord,
+    ) -> Result<Revision, StoreError> {
         let key = keys::order(name);
         let write = if order == OrderRecord::default() {
             Write::Delete { key }
@@ -151,7 +151,11 @@ impl Wish {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn push(&self, name: &ArtifactName, files: &Manifest) -> Result<(), StoreError> {
+    pub async fn push(
+        &self,
+        name: &ArtifactName,
+        files: &Manifest,
+    ) -> Result<Revision, StoreError> {
         let write = Write::put(keys::pushed(name), encode(files));
         self.write(vec![write]).await
     }
@@ -160,16 +164,14 @@ impl Wish {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn delete_pushed(&self, name: &ArtifactName) -> Result<(), StoreError> {
+    pub async fn delete_pushed(&self, name: &ArtifactName) -> Result<Revision, StoreError> {
         let key = keys::pushed(name);
         self.write(vec![Write::Delete { key }]).await
     }
 
     /// Writes whatever was there before.
-    async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {
-        steadily(|| self.store.write(writes.clone()))
-            .await
-            .map(drop)
+    async fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError> {
+        steadily(|| self.store.write(writes.clone())).await
     }
 
     /// Whether something was noted under `name`.
@@ -212,21 +214,23 @@ mod tests {
             ..ModelSpec::default()
         };
         let mut model = Model::new(ModelName::new("m").unwrap(), spec);
+        let key = keys::model(model.name());
         let read = async || {
-            let key = keys::model(model.name());
             let entry = store.get(&key).await.unwrap().unwrap();
             let record: ModelRecord = serde_json::from_slice(&entry.value).unwrap();
             (entry.revision, record.created)
         };
-        assert_eq!(wish.apply_model(&model).await.unwrap(), Applied::Created);
+        let created = wish.apply_model(&model).await.unwrap();
         let first = read().await;
-        assert_eq!(wish.apply_model(&model).await.unwrap(), Applied::Unchanged);
+        assert_eq!(created, (Applied::Created, first.0));
+        let unchanged = wish.apply_model(&model).await.unwrap();
+        assert_eq!(unchanged, (Applied::Unchanged, first.0));
         assert_eq!(read().await, first);
         model.spec.replicas = Replicas::fixed(2);
-        assert_eq!(wish.apply_model(&model).await.unwrap(), Applied::Changed);
-        let key = keys::model(model.name());
-        assert!(store.get(&key).await.unwrap().unwrap().revision > first.0);
-        assert!(wish.delete_model(model.name()).await.unwrap());
-        assert!(!wish.delete_model(model.name()).await.unwrap());
+        let changed = wish.apply_model(&model).await.unwrap();
+        assert_eq!(changed, (Applied::Changed, read().await.0));
+        assert!(changed.1 > first.0);
+        assert!(wish.delete_model(model.name()).await.unwrap().is_some());
+        assert!(wish.delete_model(model.name()).await.unwrap().is_none());
     }
 }

@@ -6,6 +6,7 @@ use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError};
 use flotilla_gateway::Batches;
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateRequest;
+use tonic::Status;
 
 use super::relay::Relay;
 use crate::fleet::{LoadGuard, Replica};
@@ -23,7 +24,7 @@ pub(super) async fn generate(
         let replies = client
             .generate(request)
             .await
-            .map_err(|status| status::to_error(&status, &model))?;
+            .map_err(|status| failed(&status, replica, &model))?;
         Relay::begin(replies.into_inner(), guard, model.clone()).await
     };
     let relay = tokio::time::timeout(timeout, begin)
@@ -44,13 +45,23 @@ pub(super) async fn embed(
     let wire = flotilla_proto::v1::EmbedRequest::from(request);
     match tokio::time::timeout(timeout, client.embed(wire)).await {
         Ok(Ok(reply)) => Ok(reply.into_inner().into()),
-        Ok(Err(status)) => Err(status::to_error(&status, request.model.as_str())),
+        Ok(Err(status)) => Err(failed(&status, replica, request.model.as_str())),
         Err(_) => Err(late(timeout)),
     }
 }
 
+/// Nothing was sent: unlike a node that is lost while it answers, this says nothing about the
+/// request.
 fn lost(replica: &Replica) -> RequestError {
-    RequestError::NodeLost(format!("the node '{}' is not connected", replica.node))
+    RequestError::Unavailable(format!("The node '{}' is not connected.", replica.node))
+}
+
+/// What kept an answer away.
+fn failed(status: &Status, replica: &Replica, model: &str) -> RequestError {
+    if status::was_not_sent(status) {
+        return lost(replica);
+    }
+    status::to_error(status, model)
 }
 
 fn late(timeout: Duration) -> RequestError {

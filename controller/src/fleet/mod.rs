@@ -74,6 +74,14 @@ pub struct Fleet {
     events: mpsc::Sender<FleetEvent>,
     view: Arc<ArcSwap<FleetView>>,
     generation: watch::Receiver<u64>,
+    seen: watch::Receiver<Revision>,
+}
+
+/// Where the fleet's task publishes what it knows.
+struct Outlets {
+    view: Arc<ArcSwap<FleetView>>,
+    generations: watch::Sender<u64>,
+    seen: watch::Sender<Revision>,
 }
 
 impl Fleet {
@@ -85,18 +93,19 @@ impl Fleet {
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (events, inbox) = mpsc::channel(BACKLOG);
         let (generations, generation) = watch::channel(0);
+        let (seen_up_to, seen) = watch::channel(0);
         let view = Arc::new(ArcSwap::from_pointee(FleetView::default()));
-        let task = run(
-            FleetState::new(id, grace),
-            inbox,
-            view.clone(),
+        let outlets = Outlets {
+            view: view.clone(),
             generations,
-            stop,
-        );
+            seen: seen_up_to,
+        };
+        let task = run(FleetState::new(id, grace), inbox, outlets, stop);
         let fleet = Self {
             events,
             view,
             generation,
+            seen,
         };
         (fleet, task)
     }
@@ -123,13 +132,19 @@ impl Fleet {
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.generation.clone()
     }
+
+    /// Returns once the view holds what the store held at `revision`.
+    pub async fn until_seen(&self, revision: Revision) {
+        let mut seen = self.seen.clone();
+        // Without the fleet's task there is nothing to wait for.
+        let _ = seen.wait_for(|seen| *seen >= revision).await;
+    }
 }
 
 async fn run(
     mut state: FleetState,
     mut inbox: mpsc::Receiver<FleetEvent>,
-    view: Arc<ArcSwap<FleetView>>,
-    generations: watch::Sender<u64>,
+    outlets: Outlets,
     stop: CancellationToken,
 ) {
     let mut generation = 0;
@@ -158,8 +173,12 @@ async fn run(
         }
         if changed {
             generation += 1;
-            view.store(Arc::new(state.view(generation, now)));
-            generations.send_replace(generation);
+            outlets.view.store(Arc::new(state.view(generation, now)));
+            outlets.generations.send_replace(generation);
         }
+        let seen = state.seen();
+        outlets
+            .seen
+            .send_if_modified(|known| std::mem::replace(known, seen) != seen);
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct FleetState {
     /// How long a node may be away before its models are placed elsewhere.
     grace: Duration,
     synced: bool,
+    /// Newest revision of the store that was taken in.
+    seen: store::Revision,
     store_problem: Option<String>,
     fleet: Option<String>,
     leader: Option<String>,
@@ -71,6 +73,7 @@ impl FleetState {
             id: id.to_owned(),
             grace,
             synced: false,
+            seen: 0,
             store_problem: None,
             fleet: None,
             leader: None,
@@ -86,6 +89,11 @@ impl FleetState {
             failures: Failures::default(),
             found: HashMap::new(),
         }
+    }
+
+    /// The newest revision of the store that was taken in.
+    pub(super) fn seen(&self) -> store::Revision {
+        self.seen
     }
 
     /// Takes an event in. Returns whether the view changes by it.
@@ -163,6 +171,7 @@ impl FleetState {
 
     fn stored(&mut self, entries: Vec<Entry>, revision: store::Revision, now: Instant) -> bool {
         let first = !std::mem::replace(&mut self.synced, true);
+        self.seen = self.seen.max(revision);
         self.back(now);
         self.leader = None;
         self.controllers.clear();
@@ -192,6 +201,7 @@ impl FleetState {
     }
 
     fn changed(&mut self, change: Change, now: Instant) -> bool {
+        self.seen = self.seen.max(change.revision());
         match change {
             Change::Put(entry) => self.put(entry, now),
             Change::Delete { key, revision } => {
@@ -457,9 +467,8 @@ impl FleetState {
             };
             let spec = &wished.model.spec;
             let nodes = &mut self.nodes;
-            let sleeps = spec.replicas.min == 0 && resolved;
-            let fetching = !resolved && fetch.is_some_and(|fetch| fetch.problem.is_empty());
-            let coming = is_coming(nodes, &assigned, &failures, sleeps || fetching);
+            let fetching = fetch.is_none_or(|fetch| fetch.problem.is_empty());
+            let coming = is_coming(nodes, &assigned, &failures, resolved || fetching);
             let replicas = assigned
                 .keys()
                 .filter_map(|node| nodes.get_mut(node)?.replica(node, name, spec))
@@ -521,23 +530,25 @@ impl FleetState {
     }
 }
 
-/// Whether a replica may be expected to answer soon: one is assigned to a node that is there,
-/// or about to return, and has not failed; or the model is asleep or being fetched.
+/// Whether a replica may be expected to answer soon: one is assigned to a node that has not
+/// failed, or it can be placed as far as is known. Where it cannot be placed after all, whoever
+/// waits is told by [`judge`](crate::dispatch::waiting::judge).
 fn is_coming(
     nodes: &BTreeMap<NodeName, Node>,
     assigned: &BTreeMap<NodeName, Revision>,
     failures: &BTreeMap<NodeName, Failed>,
-    expected: bool,
+    has_files: bool,
 ) -> bool {
-    if assigned.is_empty() {
-        return expected && failures.is_empty();
+    if !nodes.values().any(|node| node.life.phase() != Phase::Lost) {
+        return false;
     }
+    if assigned.is_empty() {
+        return has_files && failures.is_empty();
+    }
+    // One on a lost node is placed elsewhere.
     assigned.iter().any(|(name, revision)| {
-        let there = nodes
-            .get(name)
-            .is_some_and(|node| node.life.phase() != Phase::Lost);
-        let failed = failures.get(name).is_some_and(|f| f.revision == *revision);
-        there && !failed
+        let failed = failures.get(name);
+        failed.is_none_or(|failed| failed.revision != *revision)
     })
 }
 

@@ -101,6 +101,17 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The revision that made it.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(entry) => entry.revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
 /// What a watch yields.
 #[derive(Debug)]
 pub enum WatchEvent {

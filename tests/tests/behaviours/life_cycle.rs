@@ -49,8 +49,12 @@ async fn scaling_does_not_load_a_replica_anew_and_a_changed_spec_does() {
     assert_eq!(api.counters("m").await.requests, 1);
     api.apply(&null_model("m", 2, &json!({"outputTokens": 2})))
         .await;
-    let renewed = async || api.ready("m").await == 2 && api.counters("m").await.requests == 0;
+    let renewed = async || {
+        let status = api.model("m").await["status"].clone();
+        status["phase"] == "Ready" && status["ready"] == 2
+    };
     cluster.until(renewed).await;
+    assert_eq!(api.counters("m").await.requests, 0);
     assert_eq!(api.answer("m", "hi").await, "This is ");
     cluster.stop().await;
 }

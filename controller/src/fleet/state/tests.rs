@@ -306,8 +306,9 @@ fn what_a_node_should_run_has_the_revision_of_the_last_change_about_it() {
 fn a_model_is_coming_while_a_node_that_is_there_works_on_it() {
     let mut bench = Bench::new();
     let coming = |bench: &mut Bench| bench.state.view(1, bench.now).models["m"].coming;
-    assert!(!coming(&mut bench), "nothing is assigned");
+    assert!(!coming(&mut bench), "there is no node");
     bench.join(&link("s1"));
+    assert!(coming(&mut bench), "it is about to be placed");
     let assignment = Assignment {
         node: bench.node.clone(),
         model: ModelName::new("m").unwrap(),
