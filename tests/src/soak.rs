@@ -326,8 +326,11 @@ impl Fleet {
                 tick.tick().await;
             }
         };
-        let waited = tokio::time::timeout(DEADLINE, ask).await;
-        waited.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+        if tokio::time::timeout(DEADLINE, ask).await.is_err() {
+            let api = Api::new(self.controllers[0].1);
+            let (nodes, models) = (api.nodes().await, api.models().await);
+            panic!("waited in vain for {what}; nodes: {nodes:#?} models: {models:#?}");
+        }
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Board<'a> {
     pub(super) order: Vec<usize>,
     /// By model: its replicas in the plan.
     pub(super) kept: Vec<Vec<Kept<'a>>>,
+    /// Whether new replicas may be on unsteady nodes.
+    pub(super) last_resort: bool,
 }
 
 impl<'a> Board<'a> {
@@ -60,6 +62,7 @@ impl<'a> Board<'a> {
             slots,
             order,
             kept: vec![Vec::new(); problem.models.len()],
+            last_resort: false,
         };
         board.keep();
         board
@@ -164,7 +167,7 @@ impl<'a> Board<'a> {
     /// Why a new replica of `model` cannot be on the node of `slot`, memory aside.
     pub(super) fn refuses(&self, model: &ModelDemand<'_>, slot: &Slot) -> Option<Refusal> {
         let node = self.node(slot);
-        filter::shut(node).or_else(|| filter::forbidden(model, node))
+        filter::shut(node, self.last_resort).or_else(|| filter::forbidden(model, node))
     }
 
     /// Why the memory of the node of `slot` does not do for one more replica of `model`.

@@ -42,10 +42,11 @@ pub(super) fn forbidden(model: &ModelDemand<'_>, node: &NodeCapacity<'_>) -> Opt
     failed.map(|reason| Refusal::Failed(reason.clone()))
 }
 
-/// Why `node` takes no new replica of anything.
-pub(super) fn shut(node: &NodeCapacity<'_>) -> Option<Refusal> {
+/// Why `node` takes no new replica of anything. In the last resort an unsteady one does.
+pub(super) fn shut(node: &NodeCapacity<'_>, last_resort: bool) -> Option<Refusal> {
     match node.open {
         Openness::Open => None,
+        Openness::Unsteady if last_resort => None,
         Openness::Cordoned => Some(Refusal::Cordoned),
         Openness::Away => Some(Refusal::Away),
         Openness::Unsteady => Some(Refusal::Unsteady),

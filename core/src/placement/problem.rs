@@ -39,7 +39,8 @@ pub enum Openness {
     Cordoned,
     /// Those it has; it is not there at the moment.
     Away,
-    /// Those it has; it came back too often lately to be trusted with more.
+    /// Those it has; it came back too often lately to be trusted with more, unless something
+    /// required has no other place.
     Unsteady,
     /// Those it has, until each is ready elsewhere.
     Draining,

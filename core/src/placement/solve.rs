@@ -14,7 +14,8 @@ use crate::ModelName;
 ///
 /// Models are served largest first, so that small ones fill the gaps; equal ones by name.
 /// Among the nodes that pass the filters, those in the label's value with the fewest replicas
-/// come first, then the best score, then the first by name. Only for replicas that are
+/// come first, then the best score, then the first by name. Unsteady nodes get what is required
+/// and has no other place. Only for replicas that are
 /// required do idle ones leave that their own models can do without, least recently used
 /// first.
 #[must_use]
@@ -34,6 +35,9 @@ pub fn solve(problem: &Problem<'_>) -> Plan {
     while make_room(&mut board) {
         place_all(&mut board, |model| model.target);
     }
+    // A node that comes and goes is better than none.
+    board.last_resort = true;
+    place_all(&mut board, |model| model.goal());
 
     let mut plan = Plan::default();
     let mut stays = HashSet::new();
@@ -88,9 +92,10 @@ pub fn explain(problem: &Problem<'_>, model: &ModelName) -> Option<Unplaced> {
             outdated: false,
             idle: None,
         }));
-    let board = Board::new(&after);
+    let mut board = Board::new(&after);
     let index = after.models.iter().position(|m| m.name == model)?;
     let demand = board.model(index);
+    board.last_resort = self::missing(&board, index, demand.goal()) > 0;
     let has: BTreeSet<usize> = board.kept[index].iter().map(|kept| kept.slot).collect();
     let refusals = board
         .slots

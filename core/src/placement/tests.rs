@@ -285,8 +285,8 @@ fn a_drained_node_keeps_a_replica_until_another_answers() {
 }
 
 #[test]
-fn a_cordoned_or_unsteady_node_keeps_what_it_has_and_gets_nothing() {
-    for open in [Openness::Cordoned, Openness::Unsteady, Openness::Away] {
+fn a_cordoned_or_absent_node_keeps_what_it_has_and_gets_nothing() {
+    for open in [Openness::Cordoned, Openness::Away] {
         let mut world = world(&[100], vec![model(0, 1, 10)]);
         world.settle();
         world.nodes[0].open = open;
@@ -294,6 +294,28 @@ fn a_cordoned_or_unsteady_node_keeps_what_it_has_and_gets_nothing() {
         world.models.push(model(1, 1, 10));
         assert!(world.solve().assign.is_empty());
     }
+}
+
+#[test]
+fn an_unsteady_node_gets_only_what_is_required_and_has_no_other_place() {
+    let mut world = world(&[100, 100], vec![model(0, 1, 10), model(1, 1, 10)]);
+    world.nodes[0].open = Openness::Unsteady;
+    world.settle();
+    let steady = world.nodes[1].name.clone();
+    assert!(world.standing.keys().all(|a| a.node == steady));
+    // Two of each do not fit on one node; those of the second are not required.
+    for model in &mut world.models {
+        model.target = 2;
+        model.required = 2;
+    }
+    world.models[1].required = 1;
+    world.settle();
+    assert_eq!((world.on(0).len(), world.on(1).len()), (2, 1));
+    let unplaced = world.explain(1);
+    let why = unplaced.refusals.values().next().unwrap();
+    assert_eq!(*why, Refusal::Unsteady);
+    // What is there stays there.
+    assert!(world.solve().is_empty());
 }
 
 #[test]
