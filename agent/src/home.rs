@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flotilla_core::ModelName;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::Resource;
+use flotilla_core::spec::{Model, Resource};
 use serde::{Deserialize, Serialize};
 
 use crate::models::Desired;
@@ -99,8 +99,8 @@ impl Home {
             let model = match kept.resource {
                 None => None,
                 Some(resource) => {
-                    let Resource::Model(model) = Resource::from_json(resource).ok()?;
-                    Some(model)
+                    let model = Resource::from_json(resource).and_then(Model::try_from);
+                    Some(model.ok()?)
                 }
             };
             Some(Desired {

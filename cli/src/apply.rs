@@ -1,7 +1,6 @@
 //! `flotilla apply`.
 
 use flotilla_controller::admin::Applied;
-use flotilla_core::spec::Resource;
 use serde::Deserialize;
 
 use crate::args::ApplyArgs;
@@ -21,15 +20,14 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
         resources.extend(manifest::read(file)?);
     }
     for resource in resources {
-        let Resource::Model(model) = &resource;
-        let name = model.name().as_str();
-        let reply: Reply = fleet.put(&["api", "v1", "models", name], model).await?;
+        let (word, path) = manifest::place(&resource);
+        let reply: Reply = fleet.put(&path, &resource).await?;
         let done = match reply.applied {
             Applied::Created => "created",
             Applied::Changed => "changed",
             Applied::Unchanged => "unchanged",
         };
-        println!("model/{name} {done}");
+        println!("{word}/{} {done}", resource.name());
     }
     Ok(())
 }

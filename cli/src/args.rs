@@ -317,6 +317,10 @@ pub(crate) enum Kind {
     Controllers,
     #[value(alias = "artifact")]
     Artifacts,
+    #[value(alias = "task")]
+    Tasks,
+    #[value(alias = "router")]
+    Routers,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -353,6 +357,8 @@ pub(crate) enum Described {
     Node,
     #[value(alias = "models")]
     Model,
+    #[value(alias = "tasks")]
+    Task,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -361,6 +367,10 @@ pub(crate) enum Deleted {
     Node,
     #[value(alias = "models")]
     Model,
+    #[value(alias = "tasks")]
+    Task,
+    #[value(alias = "routers")]
+    Router,
     #[value(alias = "artifacts")]
     Artifact,
 }
@@ -384,7 +394,8 @@ pub(crate) struct DescribeArgs {
   flotilla apply -f models/
   cat model.yaml | flotilla apply -f -
 
-A relative spec.source.path counts from the file it is written in.")]
+Kinds are Model, Task and Router. A relative spec.source.path or spec.examplesFrom counts
+from the file it is written in.")]
 pub(crate) struct ApplyArgs {
     /// A YAML or JSON file, a folder of them, or - for standard input.
     #[arg(short, long = "file", value_name = "FILE|DIR|-", required = true)]

@@ -3,21 +3,22 @@
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use flotilla_controller::admin::{ModelResource, NodeResource};
+use flotilla_controller::admin::{ModelResource, NodeResource, RouterResource, TaskResource};
 use flotilla_controller::fleet::OrderRecord;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::Model;
+use flotilla_core::spec::Resource;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{BackupArgs, RestoreArgs};
 use crate::client::{Fleet, List};
+use crate::manifest;
 
-/// The whole wish, as it is written to a file: a YAML document each. Models have the form in
-/// which they are applied, so that `flotilla apply -f` takes them too.
+/// The whole wish, as it is written to a file: a YAML document each. Models, tasks and the router
+/// have the form in which they are applied, so that `flotilla apply -f` takes them too.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Part {
-    Model(Box<Model>),
+    Resource(Box<Resource>),
     Order(NodeOrder),
     Artifact(Artifact),
 }
@@ -74,8 +75,16 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
         })
     }));
     let models: List<ModelResource> = fleet.get(&["api", "v1", "models"]).await?;
-    let models = models.items().into_iter();
-    parts.extend(models.map(|model| Part::Model(Box::new(model.model))));
+    let models = models.items().into_iter().map(|m| Resource::Model(m.model));
+    let tasks: List<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
+    let tasks = tasks.items().into_iter().map(|t| Resource::Task(t.task));
+    let routers: List<RouterResource> = fleet.get(&["api", "v1", "routers"]).await?;
+    let routers = routers
+        .items()
+        .into_iter()
+        .map(|r| Resource::Router(r.router));
+    let resources = models.chain(tasks).chain(routers);
+    parts.extend(resources.map(|resource| Part::Resource(Box::new(resource))));
     let nodes: List<NodeResource> = fleet.get(&["api", "v1", "nodes"]).await?;
     let ordered = nodes
         .items()
@@ -142,11 +151,10 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
                     );
                 }
             }
-            Part::Model(model) => {
-                let name = model.name().as_str();
-                let path = ["api", "v1", "models", name];
-                fleet.put_only(&path, model).await?;
-                println!("model/{name} restored");
+            Part::Resource(resource) => {
+                let (word, path) = manifest::place(resource);
+                fleet.put_only(&path, resource).await?;
+                println!("{word}/{} restored", resource.name());
             }
             Part::Order(order) => {
                 let name = order.metadata.name.as_str();

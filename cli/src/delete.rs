@@ -15,14 +15,20 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
     }
     for file in &args.files {
         for resource in manifest::read(file)? {
-            let Resource::Model(model) = resource;
-            things.push((Deleted::Model, model.name().to_string()));
+            let kind = match &resource {
+                Resource::Model(_) => Deleted::Model,
+                Resource::Task(_) => Deleted::Task,
+                Resource::Router(_) => Deleted::Router,
+            };
+            things.push((kind, resource.name().to_owned()));
         }
     }
     for (kind, name) in things {
         let (path, word) = match kind {
             Deleted::Node => ("nodes", "node"),
             Deleted::Model => ("models", "model"),
+            Deleted::Task => ("tasks", "task"),
+            Deleted::Router => ("routers", "router"),
             Deleted::Artifact => ("artifacts", "artifact"),
         };
         fleet.delete(&["api", "v1", path, &name]).await?;

@@ -1,6 +1,7 @@
 //! `flotilla describe`.
 
-use flotilla_controller::admin::{ModelResource, NodeResource};
+use flotilla_controller::admin::{ModelResource, NodeResource, TaskResource};
+use flotilla_core::spec::Abstain;
 
 use crate::args::{DescribeArgs, Described};
 use crate::client::Fleet;
@@ -18,8 +19,58 @@ pub(crate) async fn run(args: DescribeArgs) -> anyhow::Result<()> {
             let model = fleet.get(&["api", "v1", "models", &args.name]).await?;
             print!("{}", describe_model(&model)?);
         }
+        Described::Task => {
+            let task = fleet.get(&["api", "v1", "tasks", &args.name]).await?;
+            print!("{}", describe_task(&task));
+        }
     }
     Ok(())
+}
+
+/// When a router abstains.
+pub(crate) fn abstains(abstain: Abstain) -> String {
+    match abstain {
+        Abstain::Below(confidence) => format!("below {confidence}"),
+        Abstain::Cost(part) => format!("from {} % of what belongs to a task", part * 100.0),
+    }
+}
+
+/// Examples that are shown of a task.
+const SHOWN: usize = 5;
+
+fn describe_task(task: &TaskResource) -> String {
+    let spec = &task.task.spec;
+    let zones: Vec<_> = spec.zones.iter().collect();
+    let mut text = facts(&[
+        ("Task", task.task.name().to_string()),
+        ("Description", spec.description.clone()),
+        (
+            "Does what fits no task",
+            if task.status.default { "yes" } else { "no" }.into(),
+        ),
+        ("Zones", join(&zones)),
+        ("Examples", task.status.examples.to_string()),
+    ]);
+    for example in spec.examples.iter().take(SHOWN) {
+        text += &format!("  {example}\n");
+    }
+    if spec.examples.len() > SHOWN {
+        text += &format!("  … and {} more\n", spec.examples.len() - SHOWN);
+    }
+    let rows = task.status.models.iter().map(|model| {
+        vec![
+            model.name.to_string(),
+            model.ready.to_string(),
+            if model.known {
+                ""
+            } else {
+                "no such model in the fleet"
+            }
+            .to_owned(),
+        ]
+    });
+    text += "\n";
+    text + &output::table(&["MODEL", "READY REPLICAS", ""], rows)
 }
 
 /// Lines of `name: value`, the values one below the other.

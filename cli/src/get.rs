@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use anyhow::bail;
 use flotilla_controller::admin::{
     ArtifactResource, AssignmentStatus, ControllerResource, ModelResource, NodeResource,
+    RouterResource, TaskResource,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::{Format, GetArgs, Kind};
 use crate::client::{Fleet, List};
-use crate::output;
+use crate::{describe, output};
 
 /// Lists what was asked for.
 pub(crate) async fn run(args: GetArgs) -> anyhow::Result<()> {
@@ -21,6 +22,8 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<()> {
         Kind::Models => print(&fleet, &args, "models", models, |m| m.model.name().as_str()).await,
         Kind::Assignments => print(&fleet, &args, "assignments", assignments, |a| &a.model).await,
         Kind::Artifacts => print(&fleet, &args, "artifacts", artifacts, |a| &a.name).await,
+        Kind::Tasks => print(&fleet, &args, "tasks", tasks, |t| t.task.name().as_str()).await,
+        Kind::Routers => print(&fleet, &args, "routers", routers, |_| "default").await,
         Kind::Controllers => print(&fleet, &args, "controllers", controllers, |c| &c.id).await,
     }
 }
@@ -44,7 +47,9 @@ async fn print<T: DeserializeOwned + Serialize>(
     if args.watch {
         return follow(fleet, &path, args.output, table, wanted).await;
     }
-    if let (Some(name), Kind::Nodes | Kind::Models) = (&args.name, args.kind) {
+    if let (Some(name), Kind::Nodes | Kind::Models | Kind::Tasks | Kind::Routers) =
+        (&args.name, args.kind)
+    {
         let item: T = fleet.get(&["api", "v1", kind, name]).await?;
         if !output::machine(args.output, &item)? {
             print!("{}", table(&[item]));
@@ -101,6 +106,41 @@ fn artifacts(artifacts: &[ArtifactResource]) -> String {
         ]
     });
     output::table(&["ARTIFACT", "SIZE", "FILES", "DIGEST", "MODELS"], rows)
+}
+
+/// The table of tasks.
+fn tasks(tasks: &[TaskResource]) -> String {
+    let rows = tasks.iter().map(|task| {
+        let status = &task.status;
+        let models = status.models.iter().map(|model| match model.known {
+            true => format!("{} ({} ready)", model.name, model.ready),
+            false => format!("{} (no such model)", model.name),
+        });
+        vec![
+            task.task.name().to_string(),
+            if status.default { "default" } else { "" }.to_owned(),
+            status.examples.to_string(),
+            models.collect::<Vec<_>>().join(", "),
+            task.task.spec.description.clone(),
+        ]
+    });
+    output::table(&["TASK", "", "EXAMPLES", "MODELS", ""], rows)
+}
+
+/// The table of routers, of which there is at most one.
+fn routers(routers: &[RouterResource]) -> String {
+    let rows = routers.iter().map(|router| {
+        let spec = &router.router.spec;
+        let task = spec.default_task.as_ref();
+        vec![
+            router.router.metadata.name.as_str().to_owned(),
+            task.map_or_else(|| "none".into(), ToString::to_string),
+            describe::abstains(spec.abstain),
+            spec.examples.len().to_string(),
+        ]
+    });
+    let header = ["ROUTER", "DEFAULT TASK", "ABSTAINS", "EXAMPLES OF NO TASK"];
+    output::table(&header, rows)
 }
 
 /// The table of controllers.

@@ -4,11 +4,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use flotilla_core::spec::{Resource, Source, parse_yaml};
+use flotilla_core::spec::{Resource, Source};
+use serde::Deserialize;
+use serde_json::Value;
 
 /// Reads a file, a folder's `*.yaml`, `*.yml` and `*.json` files, or standard input (`-`).
 ///
-/// A relative `spec.source.path` is made absolute from the folder of its file.
+/// A relative `spec.source.path` is made absolute from the folder of its file, and the examples
+/// that `spec.examplesFrom` names are read from there.
 ///
 /// # Errors
 /// What cannot be read or is not valid, with the file's name.
@@ -57,15 +60,71 @@ fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
 }
 
 fn parse(text: &str, folder: &Path) -> anyhow::Result<Vec<Resource>> {
-    let mut resources = parse_yaml(text)?;
-    for resource in &mut resources {
-        let Resource::Model(model) = resource;
-        if let Some(Source::Path(path) | Source::ControllerPath(path)) = &mut model.spec.source {
+    let mut resources = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let mut value = Value::deserialize(document).context("not valid YAML")?;
+        if value.is_null() {
+            continue;
+        }
+        include_examples(&mut value, folder)?;
+        let mut resource = Resource::from_json(value)?;
+        if let Resource::Model(model) = &mut resource
+            && let Some(Source::Path(path) | Source::ControllerPath(path)) = &mut model.spec.source
+        {
             // Joining keeps a path that is absolute already.
             *path = folder.join(&path);
         }
+        resources.push(resource);
     }
     Ok(resources)
+}
+
+/// A line of a file of examples. What else is in it, such as labels, is for others.
+#[derive(Deserialize)]
+struct Example {
+    text: String,
+}
+
+/// Puts the examples of the file that `spec.examplesFrom` names after those that are there.
+fn include_examples(resource: &mut Value, folder: &Path) -> anyhow::Result<()> {
+    let Some(spec) = resource.get_mut("spec").and_then(Value::as_object_mut) else {
+        return Ok(());
+    };
+    let Some(file) = spec.remove("examplesFrom") else {
+        return Ok(());
+    };
+    let file = file.as_str().context("spec.examplesFrom must be a path")?;
+    let file = folder.join(file);
+    let name = file.display();
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("spec.examplesFrom: cannot read {name}"))?;
+    let mut examples = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let example: Example = serde_json::from_str(line)
+            .with_context(|| format!("{name}:{number} is not like {{\"text\": \"…\"}}"))?;
+        examples.push(Value::String(example.text));
+    }
+    let known = spec
+        .entry("examples")
+        .or_insert_with(|| Value::Array(Vec::new()));
+    // What else it may be is told when the resource is read.
+    if let Value::Array(known) = known {
+        known.extend(examples);
+    }
+    Ok(())
+}
+
+/// What a resource is called in messages, and where it is in the API.
+pub(crate) fn place(resource: &Resource) -> (&'static str, [&str; 4]) {
+    let (word, kind) = match resource {
+        Resource::Model(_) => ("model", "models"),
+        Resource::Task(_) => ("task", "tasks"),
+        Resource::Router(_) => ("router", "routers"),
+    };
+    (word, ["api", "v1", kind, resource.name()])
 }
 
 #[cfg(test)]
@@ -80,8 +139,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.yaml"), MODEL).unwrap();
         std::fs::write(dir.path().join("notes.txt"), "nonsense").unwrap();
-        let Resource::Model(model) = read(dir.path()).unwrap().remove(0);
+        let Resource::Model(model) = read(dir.path()).unwrap().remove(0) else {
+            panic!("not a model");
+        };
         assert_eq!(model.spec.source, Some(Source::Path(dir.path().join("m"))));
+    }
+
+    #[test]
+    fn examples_come_from_a_file_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = "apiVersion: flotilla/v1\nkind: Task\nmetadata: {name: t}\n\
+            spec: {models: [m], examples: [one], examplesFrom: more.jsonl}";
+        let file = dir.path().join("t.yaml");
+        std::fs::write(&file, task).unwrap();
+        let lines = "{\"text\": \"two\", \"label\": 7}\n\n{\"text\": \"three\"}\n";
+        std::fs::write(dir.path().join("more.jsonl"), lines).unwrap();
+        let Resource::Task(task) = read(&file).unwrap().remove(0) else {
+            panic!("not a task");
+        };
+        assert_eq!(task.spec.examples, ["one", "two", "three"]);
+        std::fs::write(dir.path().join("more.jsonl"), "{\"text\": 1}").unwrap();
+        let error = format!("{:#}", read(&file).unwrap_err());
+        assert!(error.contains("more.jsonl:1 is not like"), "{error}");
     }
 
     #[test]

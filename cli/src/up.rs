@@ -131,11 +131,10 @@ fn models_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
 async fn place(wish: &Wish, manifests: &[Resource]) -> anyhow::Result<()> {
     let placed = wish.is_noted(PLACED).await?;
     for resource in manifests {
-        let Resource::Model(model) = resource;
-        if placed {
-            wish.apply_if_there(model).await?;
-        } else {
-            wish.apply_model(model).await?;
+        match resource {
+            Resource::Model(model) if placed => wish.apply_if_there(model).await?,
+            _ if placed => {}
+            _ => drop(wish.apply(resource).await?),
         }
     }
     wish.note(PLACED).await.context("cannot write to the store")

@@ -2,7 +2,8 @@
 //!
 //! This crate owns what a model or a node *is* and when it is valid ([`spec`]), where models
 //! go ([`placement`]), how many times ([`scaling`]) and how they change ([`rollout`]), when a
-//! node counts as there ([`health`]), which replica answers ([`routing`]) and what a request
+//! node counts as there ([`health`]), which task a request belongs to and which replica answers
+//! it ([`routing`]), what a request
 //! and its answer consist of ([`generate`]), and which files a model is made of ([`artifact`]).
 //!
 //! It knows nothing of networks, files, clocks, randomness or async runtimes: time and chance
@@ -19,5 +20,5 @@ pub mod scaling;
 pub mod spec;
 pub mod units;
 
-pub use name::{ArtifactName, ModelName, NodeName, ZoneName};
+pub use name::{ArtifactName, ModelName, NodeName, RouterName, TaskName, ZoneName};
 pub use units::{Bytes, Span};

@@ -117,6 +117,11 @@ name_type!(
     reserved: &["auto"]
 );
 name_type!(
+    /// The name of a task.
+    TaskName,
+    reserved: &["auto", "none"]
+);
+name_type!(
     /// The name of a node in the fleet.
     NodeName,
     reserved: &[]
@@ -131,6 +136,38 @@ name_type!(
     ArtifactName,
     reserved: &[]
 );
+
+/// The name of the fleet's router, of which there is one: always `default`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RouterName;
+
+impl RouterName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        "default"
+    }
+}
+
+impl TryFrom<String> for RouterName {
+    type Error = String;
+    fn try_from(name: String) -> Result<Self, String> {
+        if name == Self.as_str() {
+            return Ok(Self);
+        }
+        Err(format!(
+            "must be '{}', as a fleet has one router, is '{name}'",
+            Self.as_str()
+        ))
+    }
+}
+
+impl From<RouterName> for String {
+    fn from(name: RouterName) -> Self {
+        name.as_str().into()
+    }
+}
 
 #[cfg(test)]
 mod tests {

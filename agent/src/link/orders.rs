@@ -2,7 +2,7 @@
 
 use flotilla_core::ModelName;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::Resource;
+use flotilla_core::spec::{Model, Resource};
 use flotilla_proto::v1;
 use tokio::sync::{Mutex, watch};
 
@@ -65,8 +65,10 @@ fn read(desired: v1::DesiredModel) -> Option<Desired> {
         "" => Ok(None),
         text => serde_json::from_str(text)
             .map_err(|e| e.to_string())
-            .and_then(|json| Resource::from_json(json).map_err(|e| e.to_string()))
-            .map(|Resource::Model(model)| Some(model)),
+            .and_then(|json| {
+                let model = Resource::from_json(json).and_then(Model::try_from);
+                model.map(Some).map_err(|e| e.to_string())
+            }),
     };
     let files = desired.files.into_iter().map(TryInto::try_into);
     let files = files

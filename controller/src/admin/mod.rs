@@ -8,6 +8,7 @@ mod artifacts;
 mod controllers;
 mod models;
 mod nodes;
+mod tasks;
 mod watch;
 mod wish;
 
@@ -34,6 +35,7 @@ pub use artifacts::{ArtifactResource, Missing};
 pub use controllers::ControllerResource;
 pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
 pub use nodes::{ModelOnNode, NodeResource, NodeSpec, NodeStatus};
+pub use tasks::{ModelOfTask, RouterResource, TaskResource, TaskStatus};
 use watch::Watch;
 pub use wish::{Applied, Wish};
 
@@ -64,6 +66,47 @@ impl Admin {
         let _ = tokio::time::timeout(SEEN_WITHIN, self.fleet.until_seen(revision)).await;
         Ok(())
     }
+
+    /// Makes the wish for a resource be this one, and says what that did.
+    async fn apply(&self, resource: &Resource) -> Result<Response, ApiError> {
+        let (applied, revision) = self.wish.apply(resource).await.map_err(failed)?;
+        self.see(Ok(revision)).await?;
+        let status = match applied {
+            Applied::Created => StatusCode::CREATED,
+            Applied::Changed | Applied::Unchanged => StatusCode::OK,
+        };
+        #[derive(Serialize)]
+        struct Reply {
+            applied: Applied,
+        }
+        Ok((status, Json(Reply { applied })).into_response())
+    }
+}
+
+/// Reads the resource of the kind and name that the path says.
+async fn read_resource(kind: &str, name: &str, body: Body) -> Result<Resource, ApiError> {
+    let value = read_json(body, MAX_RESOURCE).await?;
+    let resource =
+        Resource::from_json(value).map_err(|faults| ApiError::invalid(None, faults.to_string()))?;
+    if resource.kind() != kind {
+        return Err(ApiError::invalid(
+            Some("kind".into()),
+            format!(
+                "The resource is a {}, the path is of a {kind}.",
+                resource.kind()
+            ),
+        ));
+    }
+    if resource.name() != name {
+        return Err(ApiError::invalid(
+            Some("metadata.name".into()),
+            format!(
+                "The resource is named '{}', the path '{name}'.",
+                resource.name()
+            ),
+        ));
+    }
+    Ok(resource)
 }
 
 /// A list of resources.
@@ -101,6 +144,18 @@ pub fn router(fleet: Fleet, store: Arc<dyn Store>, blobs: Blobs, id: String) -> 
         .route(
             "/api/v1/models/{name}",
             get(get_model).put(put_model).delete(delete_model),
+        )
+        .route("/api/v1/tasks", get(tasks::list))
+        .route(
+            "/api/v1/tasks/{name}",
+            get(tasks::get).put(tasks::put).delete(tasks::delete),
+        )
+        .route("/api/v1/routers", get(tasks::list_routers))
+        .route(
+            "/api/v1/routers/{name}",
+            get(tasks::get_router)
+                .put(tasks::put_router)
+                .delete(tasks::delete_router),
         )
         .route("/api/v1/artifacts", get(artifacts::list))
         .route("/api/v1/manifests", get(artifacts::manifests))
@@ -228,20 +283,9 @@ async fn put_model(
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let value = read_json(body, MAX_RESOURCE).await?;
-    let resource =
-        Resource::from_json(value).map_err(|faults| ApiError::invalid(None, faults.to_string()))?;
-    let Resource::Model(model) = resource;
-    if model.name().as_str() != name {
-        return Err(ApiError::invalid(
-            Some("metadata.name".into()),
-            format!(
-                "The resource is named '{}', the path '{name}'.",
-                model.name()
-            ),
-        ));
-    }
-    if let Some(Source::Path(path) | Source::ControllerPath(path)) = &model.spec.source
+    let resource = read_resource("Model", &name, body).await?;
+    if let Resource::Model(model) = &resource
+        && let Some(Source::Path(path) | Source::ControllerPath(path)) = &model.spec.source
         && path.is_relative()
     {
         return Err(ApiError::invalid(
@@ -249,17 +293,7 @@ async fn put_model(
             format!("The path '{}' must be absolute.", path.display()),
         ));
     }
-    let (applied, revision) = admin.wish.apply_model(&model).await.map_err(failed)?;
-    admin.see(Ok(revision)).await?;
-    let status = match applied {
-        Applied::Created => StatusCode::CREATED,
-        Applied::Changed | Applied::Unchanged => StatusCode::OK,
-    };
-    #[derive(Serialize)]
-    struct Reply {
-        applied: Applied,
-    }
-    Ok((status, Json(Reply { applied })).into_response())
+    admin.apply(&resource).await
 }
 
 async fn delete_model(

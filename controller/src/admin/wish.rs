@@ -1,15 +1,15 @@
-//! Changing the wish: the only writer of models.
+//! Changing the wish: the only writer of resources.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::Model;
-use flotilla_core::{ArtifactName, ModelName, NodeName};
+use flotilla_core::spec::{Model, Resource};
+use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::records::encode;
-use crate::fleet::{ModelRecord, OrderRecord};
+use crate::fleet::{OrderRecord, WishRecord};
 use crate::store::{Expect, Revision, Store, StoreError, Write, keys};
 
 /// What applying a resource did.
@@ -55,54 +55,85 @@ impl Wish {
         Self { store }
     }
 
-    /// Makes the wish for a model be this one. One that is already so is left alone, so
+    /// Makes the wish for a resource be this one. One that is already so is left alone, so
     /// that nothing is loaded anew. Returns with it the revision that wrote the wish.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when somebody else changed it meanwhile.
-    pub async fn apply_model(&self, model: &Model) -> Result<(Applied, Revision), StoreError> {
-        steadily(|| self.apply_once(model)).await
+    pub async fn apply(&self, resource: &Resource) -> Result<(Applied, Revision), StoreError> {
+        let (key, value, pardon) = match resource {
+            Resource::Model(model) => {
+                // A revision that failed is tried again when it is wished for again.
+                let condemned = keys::condemned(model.name());
+                (keys::model(model.name()), to_json(model)?, Some(condemned))
+            }
+            Resource::Task(task) => (keys::task(task.name()), to_json(task)?, None),
+            Resource::Router(router) => (keys::ROUTER.into(), to_json(router)?, None),
+        };
+        let pardon = pardon.map(|key| Write::Delete { key });
+        steadily(|| self.apply_once(&key, &value, pardon.clone())).await
     }
 
-    async fn apply_once(&self, model: &Model) -> Result<(Applied, Revision), StoreError> {
-        let key = keys::model(model.name());
-        let resource =
-            serde_json::to_value(model).map_err(|e| StoreError::Failed(e.to_string()))?;
-        let found = self.store.get(&key).await?;
+    async fn apply_once(
+        &self,
+        key: &str,
+        resource: &serde_json::Value,
+        pardon: Option<Write>,
+    ) -> Result<(Applied, Revision), StoreError> {
+        let found = self.store.get(key).await?;
         let known = found
             .as_ref()
-            .and_then(|entry| serde_json::from_slice::<ModelRecord>(&entry.value).ok());
+            .and_then(|entry| serde_json::from_slice::<WishRecord>(&entry.value).ok());
         if let (Some(entry), Some(known)) = (&found, &known)
-            && known.resource == resource
+            && known.resource == *resource
         {
             return Ok((Applied::Unchanged, entry.revision));
         }
-        let record = ModelRecord {
+        let record = WishRecord {
             created: known.map_or_else(unix_seconds, |known| known.created),
-            resource,
+            resource: resource.clone(),
         };
-        let value = encode(&record);
         let (expect, applied) = match &found {
             None => (Expect::Absent, Applied::Created),
             Some(entry) => (Expect::Revision(entry.revision), Applied::Changed),
         };
-        // A revision that failed is tried again when it is wished for again.
-        let pardon = Write::Delete {
-            key: keys::condemned(model.name()),
-        };
-        let writes = vec![Write::put_if(key, value, expect), pardon];
+        let mut writes = vec![Write::put_if(key.to_owned(), encode(&record), expect)];
+        writes.extend(pardon);
         Ok((applied, self.store.write(writes).await?))
     }
 
-    /// Like [`Wish::apply_model`], but only where there is a wish for the model already.
+    /// Like [`Wish::apply`], but only where there is a wish for the model already.
     ///
     /// # Errors
-    /// Those of [`Wish::apply_model`].
+    /// Those of [`Wish::apply`].
     pub async fn apply_if_there(&self, model: &Model) -> Result<(), StoreError> {
         if self.store.get(&keys::model(model.name())).await?.is_some() {
-            self.apply_model(model).await?;
+            self.apply(&Resource::Model(model.clone())).await?;
         }
         Ok(())
+    }
+
+    /// Ends the wish for a task. Returns `None` where there was none.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn delete_task(&self, name: &TaskName) -> Result<Option<Revision>, StoreError> {
+        self.delete(keys::task(name)).await
+    }
+
+    /// Has the fleet route as if no router had been applied. Returns `None` where none was.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn delete_router(&self) -> Result<Option<Revision>, StoreError> {
+        self.delete(keys::ROUTER.into()).await
+    }
+
+    async fn delete(&self, key: String) -> Result<Option<Revision>, StoreError> {
+        if self.store.get(&key).await?.is_none() {
+            return Ok(None);
+        }
+        self.write(vec![Write::Delete { key }]).await.map(Some)
     }
 
     /// Ends the wish for a model. Returns `None` where there was none.
@@ -192,6 +223,10 @@ impl Wish {
     }
 }
 
+fn to_json(resource: &impl Serialize) -> Result<serde_json::Value, StoreError> {
+    serde_json::to_value(resource).map_err(|e| StoreError::Failed(e.to_string()))
+}
+
 fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -217,17 +252,17 @@ mod tests {
         let key = keys::model(model.name());
         let read = async || {
             let entry = store.get(&key).await.unwrap().unwrap();
-            let record: ModelRecord = serde_json::from_slice(&entry.value).unwrap();
+            let record: WishRecord = serde_json::from_slice(&entry.value).unwrap();
             (entry.revision, record.created)
         };
-        let created = wish.apply_model(&model).await.unwrap();
+        let created = wish.apply(&Resource::Model(model.clone())).await.unwrap();
         let first = read().await;
         assert_eq!(created, (Applied::Created, first.0));
-        let unchanged = wish.apply_model(&model).await.unwrap();
+        let unchanged = wish.apply(&Resource::Model(model.clone())).await.unwrap();
         assert_eq!(unchanged, (Applied::Unchanged, first.0));
         assert_eq!(read().await, first);
         model.spec.replicas = Replicas::fixed(2);
-        let changed = wish.apply_model(&model).await.unwrap();
+        let changed = wish.apply(&Resource::Model(model.clone())).await.unwrap();
         assert_eq!(changed, (Applied::Changed, read().await.0));
         assert!(changed.1 > first.0);
         assert!(wish.delete_model(model.name()).await.unwrap().is_some());

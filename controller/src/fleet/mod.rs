@@ -10,6 +10,7 @@ mod link;
 mod load_guard;
 mod node;
 pub(crate) mod records;
+mod routing;
 mod state;
 mod view;
 
@@ -26,9 +27,10 @@ pub use files::Files;
 pub use link::{Link, SessionId};
 pub use load_guard::{LoadGuard, ReplicaLoad};
 pub use records::{
-    AssignmentRecord, CondemnedRecord, ControllerRecord, FetchRecord, ModelRecord, NodeRecord,
-    OrderRecord, StableRecord, WaitingRecord,
+    AssignmentRecord, CondemnedRecord, ControllerRecord, FetchRecord, NodeRecord, OrderRecord,
+    StableRecord, WaitingRecord, WishRecord,
 };
+pub use routing::{Routing, TaskView};
 use state::FleetState;
 pub use view::{Failed, FleetView, ModelView, NodePhase, NodeReport, NodeView, Replica, Use};
 

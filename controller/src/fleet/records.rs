@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::rollout::Revision;
-use flotilla_core::spec::{Accelerator, Model, Resource, Taint};
+use flotilla_core::spec::{Accelerator, Faults, Resource, Taint};
 use flotilla_core::{Bytes, NodeName, ZoneName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ pub struct NodeRecord {
 
 /// What is wished for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ModelRecord {
+pub struct WishRecord {
     /// When the fleet learned of it, in seconds since 1970.
     pub created: u64,
     /// The resource as it was applied.
@@ -118,8 +118,11 @@ pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
     serde_json::from_slice(value).map_err(|e| e.to_string())
 }
 
-/// The model in a stored resource.
-pub(super) fn model(resource: serde_json::Value) -> Result<Model, String> {
-    let Resource::Model(model) = Resource::from_json(resource).map_err(|e| e.to_string())?;
-    Ok(model)
+/// What a stored resource says, of the kind that belongs there.
+pub(super) fn resource<T>(resource: serde_json::Value) -> Result<T, String>
+where
+    T: TryFrom<Resource, Error = Faults>,
+{
+    let resource = Resource::from_json(resource).and_then(T::try_from);
+    resource.map_err(|e| e.to_string())
 }

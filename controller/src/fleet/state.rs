@@ -8,7 +8,7 @@ use flotilla_core::artifact::Manifest;
 use flotilla_core::health::Phase;
 use flotilla_core::placement::Assignment;
 use flotilla_core::rollout::{Revision, Revisions};
-use flotilla_core::spec::Model;
+use flotilla_core::spec::{Model, Router};
 use flotilla_core::{Bytes, ModelName, NodeName};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
@@ -19,8 +19,8 @@ use super::records::{self, decode};
 use super::view::Failed;
 use super::{
     AssignmentRecord, CondemnedRecord, ControllerRecord, Files, FleetEvent, FleetView, Link,
-    ModelRecord, ModelView, NodeRecord, NodeView, OrderRecord, SessionId, StableRecord,
-    WaitingRecord,
+    ModelView, NodeRecord, NodeView, OrderRecord, Routing, SessionId, StableRecord, TaskView,
+    WaitingRecord, WishRecord,
 };
 use crate::store::keys::{self, Subject};
 use crate::store::{self, Change, Entry};
@@ -56,6 +56,7 @@ pub(super) struct FleetState {
     controllers: BTreeMap<String, ControllerRecord>,
     models: BTreeMap<ModelName, WishedModel>,
     files: Arc<Files>,
+    routing: Arc<Routing>,
     stable: BTreeMap<ModelName, Stable>,
     condemned: BTreeMap<ModelName, CondemnedRecord>,
     assignments: BTreeMap<Assignment, Revision>,
@@ -80,6 +81,7 @@ impl FleetState {
             controllers: BTreeMap::new(),
             models: BTreeMap::new(),
             files: Arc::default(),
+            routing: Arc::default(),
             stable: BTreeMap::new(),
             condemned: BTreeMap::new(),
             assignments: BTreeMap::new(),
@@ -177,6 +179,7 @@ impl FleetState {
         self.controllers.clear();
         self.models.clear();
         self.files = Arc::default();
+        self.routing = Arc::default();
         self.stable.clear();
         self.condemned.clear();
         self.assignments.clear();
@@ -217,6 +220,11 @@ impl FleetState {
                 self.found.retain(|(model, _), _| *model != name);
                 self.models.remove(&name).is_some()
             }
+            Subject::Task(name) => Arc::make_mut(&mut self.routing)
+                .tasks
+                .remove(&name)
+                .is_some(),
+            Subject::Router => Arc::make_mut(&mut self.routing).router.take().is_some(),
             Subject::Stable(name) => self.stable.remove(&name).is_some(),
             Subject::Condemned(name) => self.condemned.remove(&name).is_some(),
             Subject::Assignment(assignment) => {
@@ -274,9 +282,9 @@ impl FleetState {
         } = entry;
         match subject {
             Subject::Model(name) => {
-                let record: ModelRecord = decode(&value)?;
+                let record: WishRecord = decode(&value)?;
                 let wished = WishedModel {
-                    model: records::model(record.resource)?,
+                    model: records::resource(record.resource)?,
                     created: record.created,
                 };
                 let serving = wished.model.serving_revision();
@@ -287,9 +295,22 @@ impl FleetState {
                 }
                 self.models.insert(name, wished);
             }
+            Subject::Task(name) => {
+                let record: WishRecord = decode(&value)?;
+                let task = Arc::new(TaskView {
+                    task: records::resource(record.resource)?,
+                    created: record.created,
+                });
+                Arc::make_mut(&mut self.routing).tasks.insert(name, task);
+            }
+            Subject::Router => {
+                let record: WishRecord = decode(&value)?;
+                let router: Router = records::resource(record.resource)?;
+                Arc::make_mut(&mut self.routing).router = Some(router.spec);
+            }
             Subject::Stable(name) => {
                 let record: StableRecord = decode(&value)?;
-                let model = records::model(record.resource)?;
+                let model: Model = records::resource(record.resource)?;
                 self.touch_all(&name, revision);
                 let stable = Stable {
                     revision: files::revision(&model, record.files.as_ref()),
@@ -522,6 +543,7 @@ impl FleetState {
             models,
             controllers: self.controllers.clone(),
             files: self.files.clone(),
+            routing: self.routing.clone(),
             leader: self.leader.clone(),
             fleet: self.fleet.clone(),
             synced: self.synced,

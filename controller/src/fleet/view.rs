@@ -14,7 +14,7 @@ use flotilla_proto::v1::ModelStatus;
 
 use super::{
     CondemnedRecord, ControllerRecord, FetchRecord, Files, Link, NodeRecord, OrderRecord,
-    ReplicaLoad,
+    ReplicaLoad, Routing,
 };
 use crate::store;
 
@@ -28,6 +28,8 @@ pub struct FleetView {
     pub by_name: HashMap<ModelName, Arc<ModelView>>,
     pub nodes: BTreeMap<NodeName, Arc<NodeView>>,
     pub controllers: BTreeMap<String, ControllerRecord>,
+    /// What requests are routed by.
+    pub routing: Arc<Routing>,
     /// What controllers have of models' files.
     pub files: Arc<Files>,
     /// Which of the controllers leads.

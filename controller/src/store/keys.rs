@@ -2,7 +2,7 @@
 
 use flotilla_core::placement::Assignment;
 use flotilla_core::spec::Source;
-use flotilla_core::{ArtifactName, ModelName, NodeName};
+use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use sha2::Digest;
 
 /// All of Flotilla's keys begin with this.
@@ -20,6 +20,10 @@ pub enum Subject {
     Leader,
     /// What is wished for.
     Model(ModelName),
+    /// A task that is wished for.
+    Task(TaskName),
+    /// How the fleet is to route.
+    Router,
     /// The last revision of a model that every replica served.
     Stable(ModelName),
     /// The revision of a model that did not load.
@@ -45,6 +49,15 @@ pub enum Subject {
 
 /// The key of the fleet's own name, made once by the first controller.
 pub const FLEET: &str = "/flotilla/v1/fleet";
+
+/// The key of the router's wish.
+pub const ROUTER: &str = "/flotilla/v1/router";
+
+/// The key of a task's wish.
+#[must_use]
+pub fn task(name: &TaskName) -> String {
+    format!("{ROOT}tasks/{name}")
+}
 
 /// The key of a model's wish.
 #[must_use]
@@ -138,6 +151,7 @@ pub fn parse(key: &str) -> Option<Subject> {
     match key {
         FLEET => return Some(Subject::Fleet),
         LEADER => return Some(Subject::Leader),
+        ROUTER => return Some(Subject::Router),
         _ => {}
     }
     let (kind, name) = key.strip_prefix(ROOT)?.split_once('/')?;
@@ -145,6 +159,7 @@ pub fn parse(key: &str) -> Option<Subject> {
     let node = |name| NodeName::new(name).ok();
     match kind {
         "models" => model(name).map(Subject::Model),
+        "tasks" => TaskName::new(name).ok().map(Subject::Task),
         "stable" => model(name).map(Subject::Stable),
         "condemned" => model(name).map(Subject::Condemned),
         "nodes" => node(name).map(Subject::Node),
@@ -217,6 +232,9 @@ mod tests {
             Some(Subject::Waiting(model_name.clone(), "c".into()))
         );
         assert_eq!(parse(&assignment(&both)), Some(Subject::Assignment(both)));
+        let task_name = TaskName::new("t").unwrap();
+        assert_eq!(parse(&task(&task_name)), Some(Subject::Task(task_name)));
+        assert_eq!(parse(ROUTER), Some(Subject::Router));
         assert_eq!(
             (parse(LEADER), parse(FLEET)),
             (Some(Subject::Leader), Some(Subject::Fleet))

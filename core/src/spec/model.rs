@@ -264,8 +264,10 @@ mod tests {
     fn model(spec: &str) -> Result<Model, String> {
         let yaml =
             format!("apiVersion: flotilla/v1\nkind: Model\nmetadata: {{name: m}}\nspec: {spec}");
-        let Resource::Model(model) = parse_yaml(&yaml).map_err(|e| e.to_string())?.remove(0);
-        Ok(model)
+        match parse_yaml(&yaml).map_err(|e| e.to_string())?.remove(0) {
+            Resource::Model(model) => Ok(model),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -344,7 +346,6 @@ mod tests {
         )
         .unwrap();
         let yaml = serde_yaml_ng::to_string(&before).unwrap();
-        let Resource::Model(after) = parse_yaml(&yaml).unwrap().remove(0);
-        assert_eq!(before, after);
+        assert_eq!(parse_yaml(&yaml).unwrap(), [Resource::Model(before)]);
     }
 }

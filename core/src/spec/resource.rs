@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Fault, Faults, Model};
+use super::{Fault, Faults, Model, Router, Task};
 
 /// The one version of the resource format.
 pub const API_VERSION: &str = "flotilla/v1";
+
+/// The kinds of resources there are.
+const KINDS: [&str; 3] = ["Model", "Task", "Router"];
 
 /// Who a resource is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,9 +25,12 @@ pub struct Metadata<N> {
 }
 
 /// A resource of any kind.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, try_from = "Value")]
 pub enum Resource {
     Model(Model),
+    Task(Task),
+    Router(Router),
 }
 
 /// Why a text holds no valid resources.
@@ -58,24 +64,33 @@ impl Resource {
                 format!("is missing: write '{API_VERSION}'"),
             ),
         }
-        let kind = match text("kind") {
-            Some("Model") => Some(()),
-            Some(other) => {
-                faults.check(true, "kind", format!("'{other}' is not known: use 'Model'"));
-                None
-            }
-            None => {
-                faults.check(true, "kind", "is missing: use 'Model'");
-                None
-            }
-        };
-        if kind.is_none() {
-            return Err(faults);
+        let kind = text("kind").unwrap_or_default().to_owned();
+        if !KINDS.contains(&kind.as_str()) {
+            let known = format!("use '{}'", KINDS.join("', '"));
+            let problem = match kind.as_str() {
+                "" => format!("is missing: {known}"),
+                other => format!("'{other}' is not known: {known}"),
+            };
+            faults.check(true, "kind", problem);
         }
         faults.into_result()?;
-        let model: Model = read(value)?;
-        model.validate()?;
-        Ok(Self::Model(model))
+        Ok(match kind.as_str() {
+            "Task" => {
+                let task: Task = read(value)?;
+                task.validate()?;
+                Self::Task(task)
+            }
+            "Router" => {
+                let router: Router = read(value)?;
+                router.validate()?;
+                Self::Router(router)
+            }
+            _ => {
+                let model: Model = read(value)?;
+                model.validate()?;
+                Self::Model(model)
+            }
+        })
     }
 
     /// The kind's name, as in YAML.
@@ -83,6 +98,60 @@ impl Resource {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Model(_) => "Model",
+            Self::Task(_) => "Task",
+            Self::Router(_) => "Router",
+        }
+    }
+
+    fn is_not(&self, wanted: &str) -> Faults {
+        let problem = format!("must be '{wanted}' here, is '{}'", self.kind());
+        Faults(vec![Fault::new("kind", problem)])
+    }
+
+    /// The resource's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Model(model) => model.name().as_str(),
+            Self::Task(task) => task.name().as_str(),
+            Self::Router(router) => router.metadata.name.as_str(),
+        }
+    }
+}
+
+impl TryFrom<Value> for Resource {
+    type Error = Faults;
+    fn try_from(value: Value) -> Result<Self, Faults> {
+        Self::from_json(value)
+    }
+}
+
+impl TryFrom<Resource> for Model {
+    type Error = Faults;
+    fn try_from(resource: Resource) -> Result<Self, Faults> {
+        match resource {
+            Resource::Model(model) => Ok(model),
+            other => Err(other.is_not("Model")),
+        }
+    }
+}
+
+impl TryFrom<Resource> for Task {
+    type Error = Faults;
+    fn try_from(resource: Resource) -> Result<Self, Faults> {
+        match resource {
+            Resource::Task(task) => Ok(task),
+            other => Err(other.is_not("Task")),
+        }
+    }
+}
+
+impl TryFrom<Resource> for Router {
+    type Error = Faults;
+    fn try_from(resource: Resource) -> Result<Self, Faults> {
+        match resource {
+            Resource::Router(router) => Ok(router),
+            other => Err(other.is_not("Router")),
         }
     }
 }
@@ -141,7 +210,8 @@ mod tests {
     fn a_wrong_envelope_names_all_its_faults() {
         assert_eq!(
             faults("apiVersion: v1\nkind: Pod"),
-            "apiVersion must be 'flotilla/v1', is 'v1'; kind 'Pod' is not known: use 'Model'"
+            "apiVersion must be 'flotilla/v1', is 'v1'; kind 'Pod' is not known: \
+             use 'Model', 'Task', 'Router'"
         );
     }
 

@@ -69,11 +69,12 @@ async fn grpc(time: Duration) {
     let _agent = Process::start(dir.path(), &args);
     let spec = json!({"outputTokens": 9});
     let resource = flotilla_core::spec::Resource::from_json(null_model(MODEL, 1, &spec));
-    let flotilla_core::spec::Resource::Model(mut model) = resource.expect("a valid model");
+    let model = resource.and_then(flotilla_core::spec::Model::try_from);
+    let mut model = model.expect("a valid model");
     model.spec.concurrency = 1_000;
     controller
         .wish()
-        .apply_model(&model)
+        .apply(&flotilla_core::spec::Resource::Model(model))
         .await
         .expect("a store");
     let fleet = controller.fleet();

@@ -43,8 +43,9 @@ fn model_entry(name: &str, queue: u32) -> Entry {
 
 /// The serving revision of such a model.
 fn revision(queue: u32) -> Revision {
-    let record: ModelRecord = decode(&model_entry("m", queue).value).unwrap();
-    records::model(record.resource).unwrap().serving_revision()
+    let record: WishRecord = decode(&model_entry("m", queue).value).unwrap();
+    let model: Model = records::resource(record.resource).unwrap();
+    model.serving_revision()
 }
 
 fn status(phase: ModelPhase, queue: u32) -> ModelStatus {

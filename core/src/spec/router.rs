@@ -1,0 +1,173 @@
+//! The kind `Router`: what happens to requests that fit no task well. One per fleet.
+
+use serde::{Deserialize, Serialize};
+
+use super::task::check_examples;
+use super::{API_VERSION, Faults, Metadata};
+use crate::{RouterName, TaskName};
+
+/// How the fleet routes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Router {
+    /// Always [`API_VERSION`].
+    pub api_version: String,
+    /// Always `Router`.
+    pub kind: String,
+    /// The name is always `default`: a fleet has one router.
+    pub metadata: Metadata<RouterName>,
+    #[serde(default)]
+    pub spec: RouterSpec,
+}
+
+/// What a router does.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RouterSpec {
+    /// Does what the classifier abstains from. Without it such requests are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_task: Option<TaskName>,
+    /// When the classifier abstains.
+    pub abstain: Abstain,
+    /// Requests that belong to no task, as users write them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<String>,
+}
+
+/// When the classifier abstains. In YAML exactly one of `below` and `cost`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Fields", into = "Fields")]
+pub enum Abstain {
+    /// Below this confidence, 0 to 1.
+    Below(f32),
+    /// Below the confidence that this part (0 to 1) of the examples that belong to a task
+    /// fall below when they are held out of training.
+    Cost(f32),
+}
+
+impl Default for Abstain {
+    fn default() -> Self {
+        Self::Cost(0.02)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    below: Option<f32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cost: Option<f32>,
+}
+
+impl TryFrom<Fields> for Abstain {
+    type Error = &'static str;
+    fn try_from(fields: Fields) -> Result<Self, Self::Error> {
+        match (fields.below, fields.cost) {
+            (Some(below), None) => Ok(Self::Below(below)),
+            (None, Some(cost)) => Ok(Self::Cost(cost)),
+            _ => Err("must have exactly one of: below, cost"),
+        }
+    }
+}
+
+impl From<Abstain> for Fields {
+    fn from(abstain: Abstain) -> Self {
+        match abstain {
+            Abstain::Below(below) => Self {
+                below: Some(below),
+                cost: None,
+            },
+            Abstain::Cost(cost) => Self {
+                below: None,
+                cost: Some(cost),
+            },
+        }
+    }
+}
+
+impl Router {
+    /// A router that does what `spec` says.
+    #[must_use]
+    pub fn new(spec: RouterSpec) -> Self {
+        Self {
+            api_version: API_VERSION.into(),
+            kind: "Router".into(),
+            metadata: Metadata {
+                name: RouterName,
+                labels: Default::default(),
+            },
+            spec,
+        }
+    }
+
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// Every fault, each with its field path.
+    pub fn validate(&self) -> Result<(), Faults> {
+        let mut faults = Faults::default();
+        let (field, part) = match self.spec.abstain {
+            Abstain::Below(below) => ("spec.abstain.below", below),
+            Abstain::Cost(cost) => ("spec.abstain.cost", cost),
+        };
+        faults.check(
+            !(0.0..=1.0).contains(&part),
+            field,
+            format!("must be between 0 and 1, is {part}"),
+        );
+        check_examples(&mut faults, "spec.examples", &self.spec.examples);
+        faults.into_result()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Resource, parse_yaml};
+    use super::*;
+
+    fn router(spec: &str) -> Result<RouterSpec, String> {
+        let yaml = format!(
+            "apiVersion: flotilla/v1\nkind: Router\nmetadata: {{name: default}}\nspec: {spec}"
+        );
+        match parse_yaml(&yaml).map_err(|e| e.to_string())?.remove(0) {
+            Resource::Router(router) => Ok(router.spec),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn it_is_read_and_written() {
+        let spec = router("{defaultTask: chat, abstain: {below: 0.4}, examples: [hm]}").unwrap();
+        assert_eq!(spec.abstain, Abstain::Below(0.4));
+        let yaml = serde_yaml_ng::to_string(&Router::new(spec.clone())).unwrap();
+        assert_eq!(
+            parse_yaml(&yaml).unwrap(),
+            [Resource::Router(Router::new(spec))]
+        );
+        assert_eq!(router("{}").unwrap().abstain, Abstain::Cost(0.02));
+    }
+
+    #[test]
+    fn faults_are_named() {
+        for (spec, part) in [
+            ("{abstain: {below: 0.4, cost: 0.1}}", "exactly one of"),
+            ("{abstain: {}}", "exactly one of"),
+            (
+                "{abstain: {cost: 2}}",
+                "spec.abstain.cost must be between 0 and 1",
+            ),
+            ("{examples: [' ']}", "spec.examples[0] must not be empty"),
+        ] {
+            let text = router(spec).unwrap_err();
+            assert!(text.contains(part), "{part} not in: {text}");
+        }
+    }
+
+    #[test]
+    fn there_is_one_router() {
+        let yaml = "apiVersion: flotilla/v1\nkind: Router\nmetadata: {name: mine}";
+        let text = parse_yaml(yaml).unwrap_err().to_string();
+        assert!(text.contains("must be 'default'"), "{text}");
+    }
+}
