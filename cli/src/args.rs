@@ -41,20 +41,24 @@ pub(crate) enum Command {
     Agent(AgentArgs),
     /// Talk to a model
     Chat(ChatArgs),
-    /// List nodes, models or assignments
+    /// Say where a request would go, and why
+    Route(RouteArgs),
+    /// Say why a request went where it went
+    Explain(ExplainArgs),
+    /// List nodes, models, tasks or assignments
     Get(GetArgs),
-    /// Show everything about a node or a model
+    /// Show everything about a node, a model or a task
     Describe(DescribeArgs),
     /// Make the fleet's wish what files say
     Apply(ApplyArgs),
     /// Bring a model's files to the fleet
     #[command(subcommand)]
     Model(ModelCommand),
-    /// Write the whole wish: models, pushed files by their digests, cordons
+    /// Write the whole wish: models, tasks, the router, pushed files by their digests, cordons
     Backup(BackupArgs),
     /// Make the wish what a backup says
     Restore(RestoreArgs),
-    /// Remove models, or nodes that will not return
+    /// Remove models, tasks, the router, or nodes that will not return
     Delete(DeleteArgs),
     /// Give a node no new models
     Cordon(NodeArgs),
@@ -347,6 +351,43 @@ pub(crate) struct GetArgs {
     /// Print what changes, until Ctrl-C.
     #[arg(short, long)]
     pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla route \"why was my card declined\"
+  flotilla route --zone clinic-7 \"book a room\" -o json
+
+Nothing is asked of a model.")]
+pub(crate) struct RouteArgs {
+    /// The request.
+    pub(crate) text: String,
+    /// What the request's `model` field says: auto, task:NAME or a model.
+    #[arg(long, value_name = "MODEL", default_value = "auto")]
+    pub(crate) model: String,
+    /// Only nodes in this privacy zone.
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) zone: Option<String>,
+    /// How to print it.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  flotilla explain 3f2c9a7d10be-1f4
+
+The id is in the response's header x-flotilla-decision. Each controller keeps its last 100,000.")]
+pub(crate) struct ExplainArgs {
+    /// The decision's id.
+    pub(crate) id: String,
+    /// How to print it.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }

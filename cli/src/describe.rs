@@ -74,7 +74,7 @@ fn describe_task(task: &TaskResource) -> String {
 }
 
 /// Lines of `name: value`, the values one below the other.
-fn facts(facts: &[(&str, String)]) -> String {
+pub(crate) fn facts(facts: &[(&str, String)]) -> String {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 1;
     facts
         .iter()

@@ -12,6 +12,7 @@ mod client;
 mod controller;
 mod delete;
 mod describe;
+mod explain;
 mod get;
 mod logging;
 mod manifest;
@@ -60,6 +61,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Controller(args) => controller::run(*args).await,
         Command::Agent(args) => agent::run(args).await,
         Command::Chat(args) => chat::run(args).await,
+        Command::Route(args) => explain::route(args).await,
+        Command::Explain(args) => explain::explain(args).await,
         Command::Get(args) => get::run(args).await,
         Command::Describe(args) => describe::run(args).await,
         Command::Apply(args) => apply::run(args).await,

@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod artifacts;
 mod config;
+pub mod decisions;
 pub mod dispatch;
 pub mod fleet;
 mod leader;
@@ -19,6 +20,7 @@ mod reconcile;
 mod registrar;
 mod run;
 pub mod store;
+mod trainer;
 
 pub use config::{Config, EtcdAddress, EtcdTls, StoreAddress, StoreAddressError};
 pub use run::{Controller, StartError};

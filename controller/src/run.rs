@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Wish};
 use crate::artifacts::{Blobs, Keeper};
 use crate::config::{Config, advertised};
+use crate::decisions::{Decisions, KEPT};
 use crate::dispatch::{Dispatch, Lobby, waiting};
 use crate::fleet::{ControllerRecord, Fleet, FleetEvent};
 use crate::registrar::Registrar;
 use crate::store::{self, Store, StoreError, WatchEvent, keys};
-use crate::{leader, link, reconcile};
+use crate::{leader, link, reconcile, trainer};
 
 /// Why a controller does not start.
 #[derive(Debug, thiserror::Error)]
@@ -110,16 +111,28 @@ impl Controller {
             stop.clone(),
         ));
 
-        let dispatch = Dispatch::new(fleet.clone(), lobby, config.first_token_timeout);
+        let (trained, newest) = watch::channel(None);
+        tasks.spawn(trainer::run(fleet.clone(), trained, stop.clone()));
+        let dispatch = Dispatch::new(
+            fleet.clone(),
+            lobby,
+            newest.clone(),
+            Decisions::new(&id, KEPT),
+            config.first_token_timeout,
+        );
         let limits = Limits {
             body: config.max_body,
         };
-        let api = flotilla_gateway::router(dispatch, limits).merge(admin::router(
-            fleet.clone(),
-            store.clone(),
-            blobs,
-            id,
-        ));
+        let explained = admin::decisions::router(dispatch.clone(), fleet.clone(), config.max_body);
+        let api = flotilla_gateway::router(dispatch, limits)
+            .merge(admin::router(
+                fleet.clone(),
+                store.clone(),
+                blobs,
+                newest,
+                id,
+            ))
+            .merge(explained);
         let nodelay = http.tap_io(|stream| {
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY was refused");

@@ -3,9 +3,13 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use flotilla_core::generate::{EmbedRequest, Embeddings, Event, GenerateRequest, RequestError};
-use flotilla_core::{ModelName, NodeName};
+use flotilla_core::generate::{
+    EmbedRequest, Embeddings, Event, GenerateRequest, RequestError, Route,
+};
+use flotilla_core::{ModelName, NodeName, TaskName};
 use futures::Stream;
+
+use crate::ApiError;
 
 /// Events of a generation, in the groups in which they arrived. Dropping it stops the
 /// generation.
@@ -20,9 +24,39 @@ pub struct Answer<T> {
 /// Who answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
+    pub model: ModelName,
+    /// The task that the model was chosen for, if it was.
+    pub task: Option<TaskName>,
     pub node: NodeName,
     /// Replicas that were asked, the one that answers included.
     pub attempts: u32,
+    /// Under which name the decision is on record.
+    pub decision: String,
+}
+
+impl Server {
+    /// What the client is told where the answer broke off, with the prompt in `field`.
+    pub(crate) fn failed(&self, error: RequestError, field: &str) -> ApiError {
+        let decision = Some(self.decision.clone());
+        ApiError::prompt_in(field)(Refusal { error, decision })
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub error: RequestError,
+    /// Under which name the decision is on record, if one was made.
+    pub decision: Option<String>,
+}
+
+impl From<RequestError> for Refusal {
+    fn from(error: RequestError) -> Self {
+        Self {
+            error,
+            decision: None,
+        }
+    }
 }
 
 /// A model as clients see it.
@@ -47,14 +81,14 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// before can still be told with a status.
     fn generate(
         &self,
-        request: GenerateRequest,
-    ) -> impl Future<Output = Result<Answer<Batches>, RequestError>> + Send;
+        request: GenerateRequest<Route>,
+    ) -> impl Future<Output = Result<Answer<Batches>, Refusal>> + Send;
 
     /// Turns texts into vectors.
     fn embed(
         &self,
-        request: EmbedRequest,
-    ) -> impl Future<Output = Result<Answer<Embeddings>, RequestError>> + Send;
+        request: EmbedRequest<Route>,
+    ) -> impl Future<Output = Result<Answer<Embeddings>, Refusal>> + Send;
 
     /// All models, in order of their names.
     fn models(&self) -> Vec<ModelCard>;

@@ -3,11 +3,13 @@
 use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use flotilla_core::generate::{EmbedRequest, RequestError};
+use flotilla_core::generate::{EmbedRequest, RequestError, Target};
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Answer;
-use crate::chat::{json_response, model_name};
+use crate::chat::json_response;
+use crate::route::{Pins, route};
 use crate::{ApiError, Backend};
 
 /// Most texts of one request, as OpenAI has it.
@@ -22,6 +24,8 @@ pub(crate) struct EmbeddingBody {
     encoding_format: Option<String>,
     #[serde(default)]
     dimensions: Option<usize>,
+    #[serde(default)]
+    flotilla: Option<Pins>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,8 +68,16 @@ struct EmbeddingUsage {
 pub(crate) async fn answer(
     backend: &impl Backend,
     body: EmbeddingBody,
+    headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let model = model_name(&body.model)?;
+    let route = route(&body.model, body.flotilla, headers)?;
+    if !matches!(route.target, Target::Model(_)) {
+        return Err(RequestError::invalid(
+            "model",
+            "Embeddings of two models cannot be compared: name the model.",
+        )
+        .into());
+    }
     let inputs = match body.input {
         EmbeddingInput::One(text) => vec![text],
         EmbeddingInput::Many(texts) => texts,
@@ -89,7 +101,7 @@ pub(crate) async fn answer(
         }
     };
     let request = EmbedRequest {
-        model: model.clone(),
+        model: route,
         inputs,
     };
     let Answer { by, content } = backend
@@ -116,13 +128,13 @@ pub(crate) async fn answer(
     let mut response = json_response(&EmbeddingList {
         object: "list",
         data,
-        model: model.as_str(),
+        model: by.model.as_str(),
         usage: EmbeddingUsage {
             prompt_tokens: content.prompt_tokens,
             total_tokens: content.prompt_tokens,
         },
     });
-    crate::router::tag(&mut response, model.as_str(), &by);
+    crate::router::tag(&mut response, &by);
     Ok(response)
 }
 

@@ -8,12 +8,16 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
+use crate::Refusal;
+
 /// An error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     status: StatusCode,
     body: ErrorBody,
     retry_after: Option<Duration>,
+    /// Under which name the decision that led to it is on record.
+    decision: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -49,6 +53,7 @@ impl ApiError {
             status,
             body,
             retry_after: None,
+            decision: None,
         }
     }
 
@@ -65,6 +70,12 @@ impl ApiError {
         error
     }
 
+    /// The same, naming the field that is to blame.
+    fn about(mut self, param: &str) -> Self {
+        self.body.param = Some(param.to_owned());
+        self
+    }
+
     /// What was asked for does not exist.
     #[must_use]
     pub fn not_found(code: Option<&'static str>, message: impl Into<String>) -> Self {
@@ -77,14 +88,15 @@ impl ApiError {
     }
 
     /// Names `field` where a prompt was too long: only the endpoint knows what it calls it.
-    pub(crate) fn prompt_in(field: &str) -> impl Fn(RequestError) -> Self {
-        move |error| {
+    pub(crate) fn prompt_in<E: Into<Refusal>>(field: &str) -> impl Fn(E) -> Self {
+        move |refusal| {
+            let Refusal { error, decision } = refusal.into();
             let too_long = matches!(error, RequestError::ContextLength(_));
             let mut error = Self::from(error);
             if too_long {
                 error.body.param = Some(field.to_owned());
             }
-            error
+            Self { decision, ..error }
         }
     }
 
@@ -100,14 +112,20 @@ impl From<RequestError> for ApiError {
         let message = error.to_string();
         let new = |status, kind, code| Self::new(status, kind, Some(code), message.as_str());
         match error {
-            RequestError::ModelNotFound(_) | RequestError::TaskRouting(_) => Self {
-                body: ErrorBody {
-                    param: Some("model".into()),
-                    ..Self::not_found(Some("model_not_found"), message).body
-                },
-                status: StatusCode::NOT_FOUND,
-                retry_after: None,
-            },
+            RequestError::ModelNotFound(_) => {
+                Self::not_found(Some("model_not_found"), message).about("model")
+            }
+            RequestError::TaskNotFound(_) => {
+                Self::not_found(Some("task_not_found"), message).about("model")
+            }
+            RequestError::NoTask(_) => {
+                new(StatusCode::BAD_REQUEST, "invalid_request_error", "no_task").about("model")
+            }
+            RequestError::Zone(_) => new(
+                StatusCode::FORBIDDEN,
+                "permission_error",
+                "zone_not_allowed",
+            ),
             RequestError::Invalid { param, .. } => Self::invalid(param, message),
             RequestError::ContextLength(_) => new(
                 StatusCode::BAD_REQUEST,
@@ -153,6 +171,10 @@ impl IntoResponse for ApiError {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // A decision's name is made of characters that headers may hold.
+        if let Some(Ok(decision)) = self.decision.as_deref().map(HeaderValue::from_str) {
+            headers.insert(crate::router::DECISION, decision);
+        }
         if let Some(after) = self.retry_after {
             let seconds = after.as_millis().div_ceil(1_000).max(1);
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds as u64));

@@ -13,11 +13,13 @@ mod embeddings;
 mod error;
 mod models;
 mod number;
+mod route;
 mod router;
 mod sampling;
 mod sse;
 
-pub use backend::{Answer, Backend, Batches, ModelCard, Readiness, Server};
+pub use backend::{Answer, Backend, Batches, ModelCard, Readiness, Refusal, Server};
 pub use body::read_json;
 pub use error::ApiError;
+pub use route::RouteBody;
 pub use router::{Limits, router};

@@ -5,7 +5,8 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use flotilla_core::TaskName;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde::Serialize;
 
 use crate::chat::{ChatBody, json_response};
@@ -49,45 +50,58 @@ pub fn router<B: Backend>(backend: B, limits: Limits) -> Router {
         .with_state(app)
 }
 
-/// Says on the response which model and node answered, and how many were asked.
-pub(crate) fn tag(response: &mut Response, model: &str, by: &Server) {
+/// Says on the response who answered, what for, and how many were asked.
+pub(crate) fn tag(response: &mut Response, by: &Server) {
     const MODEL: HeaderName = HeaderName::from_static("x-flotilla-model");
     const NODE: HeaderName = HeaderName::from_static("x-flotilla-node");
     const ATTEMPTS: HeaderName = HeaderName::from_static("x-flotilla-attempts");
+    const TASK: HeaderName = HeaderName::from_static("x-flotilla-task");
     let attempts = HeaderValue::from(by.attempts);
     response.headers_mut().insert(ATTEMPTS, attempts);
-    for (name, value) in [(MODEL, model), (NODE, by.node.as_str())] {
+    let named = [
+        (MODEL, Some(by.model.as_str())),
+        (TASK, by.task.as_ref().map(TaskName::as_str)),
+        (NODE, Some(by.node.as_str())),
+        (DECISION, Some(by.decision.as_str())),
+    ];
+    for (name, value) in named {
         // Names are made of characters that headers may hold.
-        if let Ok(value) = HeaderValue::from_str(value) {
+        if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
             response.headers_mut().insert(name, value);
         }
     }
 }
 
+/// Under which name a decision is on record.
+pub(crate) const DECISION: HeaderName = HeaderName::from_static("x-flotilla-decision");
+
 async fn chat_completions<B: Backend>(
     State(app): State<App<B>>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let (chat, sampling) = body::read_two::<ChatBody, _>(body, app.limits.body).await?;
     let include_usage = chat.include_usage();
-    let request = chat.check(sampling)?;
+    let request = chat.check(sampling, &headers)?;
     chat::answer(&app.backend, request, include_usage).await
 }
 
 async fn text_completions<B: Backend>(
     State(app): State<App<B>>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let (completion, sampling) = body::read_two::<CompletionBody, _>(body, app.limits.body).await?;
-    completions::answer(&app.backend, completion.check(sampling)?).await
+    completions::answer(&app.backend, completion.check(sampling, &headers)?).await
 }
 
 async fn create_embeddings<B: Backend>(
     State(app): State<App<B>>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let body: EmbeddingBody = body::read_json(body, app.limits.body).await?;
-    embeddings::answer(&app.backend, body).await
+    embeddings::answer(&app.backend, body, &headers).await
 }
 
 async fn list_models<B: Backend>(State(app): State<App<B>>) -> Response {

@@ -33,35 +33,44 @@ fn model_name(name: &str) -> Result<ModelName, ConvertError> {
 
 impl From<&core::GenerateRequest> for v1::GenerateRequest {
     fn from(request: &core::GenerateRequest) -> Self {
-        let (chat, text) = match &request.input {
-            core::Input::Chat(messages) => (messages.iter().map(Into::into).collect(), None),
-            core::Input::Text(text) => (Vec::new(), Some(text.clone())),
-        };
-        let (tool_choice, named_tool) = match &request.tool_choice {
-            core::ToolChoice::Auto => (v1::ToolChoice::Auto, String::new()),
-            core::ToolChoice::None => (v1::ToolChoice::None, String::new()),
-            core::ToolChoice::Required => (v1::ToolChoice::Required, String::new()),
-            core::ToolChoice::Named(name) => (v1::ToolChoice::Named, name.clone()),
-        };
-        let (json_object, json_schema) = match &request.constraint {
-            None => (false, None),
-            Some(core::Constraint::JsonObject) => (true, None),
-            Some(core::Constraint::JsonSchema(schema)) => (false, Some(schema.clone())),
-        };
         Self {
             model: request.model.as_str().to_owned(),
-            chat,
-            text,
-            sampling: Some((&request.sampling).into()),
-            tools: request.tools.iter().map(Into::into).collect(),
-            tool_choice: tool_choice.into(),
-            named_tool,
-            json_object,
-            json_schema,
-            logprobs: request.logprobs,
-            choices: request.choices,
-            stream: request.stream,
+            ..generate_request(request)
         }
+    }
+}
+
+/// A request as it travels, without its model: that is for whoever sends it to fill in.
+#[must_use]
+pub fn generate_request<M>(request: &core::GenerateRequest<M>) -> v1::GenerateRequest {
+    let (chat, text) = match &request.input {
+        core::Input::Chat(messages) => (messages.iter().map(Into::into).collect(), None),
+        core::Input::Text(text) => (Vec::new(), Some(text.clone())),
+    };
+    let (tool_choice, named_tool) = match &request.tool_choice {
+        core::ToolChoice::Auto => (v1::ToolChoice::Auto, String::new()),
+        core::ToolChoice::None => (v1::ToolChoice::None, String::new()),
+        core::ToolChoice::Required => (v1::ToolChoice::Required, String::new()),
+        core::ToolChoice::Named(name) => (v1::ToolChoice::Named, name.clone()),
+    };
+    let (json_object, json_schema) = match &request.constraint {
+        None => (false, None),
+        Some(core::Constraint::JsonObject) => (true, None),
+        Some(core::Constraint::JsonSchema(schema)) => (false, Some(schema.clone())),
+    };
+    v1::GenerateRequest {
+        model: String::new(),
+        chat,
+        text,
+        sampling: Some((&request.sampling).into()),
+        tools: request.tools.iter().map(Into::into).collect(),
+        tool_choice: tool_choice.into(),
+        named_tool,
+        json_object,
+        json_schema,
+        logprobs: request.logprobs,
+        choices: request.choices,
+        stream: request.stream,
     }
 }
 

@@ -17,7 +17,9 @@ pub fn from_error(error: RequestError) -> Status {
     let message = error.to_string();
     let mut metadata = MetadataMap::new();
     let code = match error {
-        RequestError::ModelNotFound(_) | RequestError::TaskRouting(_) => Code::NotFound,
+        RequestError::ModelNotFound(_) | RequestError::TaskNotFound(_) => Code::NotFound,
+        RequestError::Zone(_) => Code::PermissionDenied,
+        RequestError::NoTask(_) => Code::InvalidArgument,
         RequestError::Invalid { param, .. } => {
             if let Some(value) = param.and_then(|param| param.parse().ok()) {
                 metadata.insert(PARAM, value);
@@ -52,6 +54,7 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
             param: text(PARAM),
             message,
         },
+        Code::PermissionDenied => RequestError::Zone(message),
         Code::OutOfRange => RequestError::ContextLength(message),
         Code::ResourceExhausted => {
             let millis = text(RETRY_AFTER).and_then(|millis| millis.parse().ok());

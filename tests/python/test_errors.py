@@ -44,17 +44,19 @@ def test_an_unknown_model_is_not_found(ask, stream):
     assert "'nobody'" in missing.value.message
 
 
-@pytest.mark.parametrize("model", ["auto", "task:banking"])
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
-def test_routing_by_task_is_not_there_yet_and_says_so(path, model):
-    body = {"model": model, "messages": user("hello"), "prompt": "hello", "input": "hello"}
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_an_unknown_task_is_not_found(path):
+    body = {"model": "task:nothing", "messages": user("hello"), "prompt": "hello"}
     error = error_of(raw_http.post(path, body), 404)
-    assert error["code"] == "model_not_found"
-    assert model in error["message"]
-    assert "routing" in error["message"]
-    assert "/v1/models" in error["message"]
-    # One sentence, not two run together.
-    assert not error["message"].endswith("does not exist.")
+    assert (error["code"], error["param"]) == ("task_not_found", "model")
+    assert "'nothing'" in error["message"]
+
+
+@pytest.mark.parametrize("model", ["auto", "task:numbers"])
+def test_embeddings_are_of_a_model_that_is_named(model):
+    error = error_of(raw_http.post("/v1/embeddings", {"model": model, "input": "hello"}), 400)
+    assert error["param"] == "model"
+    assert "name the model" in error["message"]
 
 
 @pytest.mark.parametrize("field", ["model", "messages"])

@@ -31,12 +31,12 @@ impl Api {
         }
     }
 
-    /// Makes the wish for a model be this resource.
+    /// Makes the wish for a model, a task or the router be this resource.
     ///
     /// # Panics
     /// When it is refused.
-    pub async fn apply(&self, model: &Value) {
-        let (status, answer) = self.try_apply(model).await;
+    pub async fn apply(&self, resource: &Value) {
+        let (status, answer) = self.try_apply(resource).await;
         assert!((200..300).contains(&status), "{status}: {answer}");
     }
 
@@ -44,13 +44,15 @@ impl Api {
     ///
     /// # Panics
     /// When there is no answer.
-    pub async fn try_apply(&self, model: &Value) -> (u16, Value) {
-        let name = model["metadata"]["name"].as_str().expect("a named model");
-        let url = format!("{}/api/v1/models/{name}", self.base);
+    pub async fn try_apply(&self, resource: &Value) -> (u16, Value) {
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let name = text(&resource["metadata"]["name"]);
+        let kind = text(&resource["kind"]).to_lowercase();
+        let url = format!("{}/api/v1/{kind}s/{name}", self.base);
         let response = self
             .client
             .put(url)
-            .json(model)
+            .json(resource)
             .send()
             .await
             .expect("an answer");
@@ -191,6 +193,16 @@ impl Api {
         });
         let url = format!("{}/v1/chat/completions", self.base);
         self.client.post(url).json(&body).send().await
+    }
+
+    /// What a `POST` of JSON is answered with, whatever it is.
+    ///
+    /// # Panics
+    /// When there is no response at all.
+    pub async fn post(&self, path: &str, body: &Value) -> Response {
+        let url = format!("{}/{path}", self.base);
+        let response = self.client.post(url).json(body).send().await;
+        response.expect("a response")
     }
 
     /// Asks a model and gives the text of its answer.

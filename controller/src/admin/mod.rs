@@ -6,6 +6,7 @@
 
 mod artifacts;
 mod controllers;
+pub(crate) mod decisions;
 mod models;
 mod nodes;
 mod tasks;
@@ -31,8 +32,10 @@ use crate::artifacts::Blobs;
 use crate::fleet::{Fleet, FleetView, OrderRecord};
 use crate::reconcile;
 use crate::store::{Revision, Store, StoreError};
+use crate::trainer::Newest;
 pub use artifacts::{ArtifactResource, Missing};
 pub use controllers::ControllerResource;
+pub use decisions::DryRun;
 pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
 pub use nodes::{ModelOnNode, NodeResource, NodeSpec, NodeStatus};
 pub use tasks::{ModelOfTask, RouterResource, TaskResource, TaskStatus};
@@ -55,6 +58,7 @@ struct Admin {
     fleet: Fleet,
     wish: Wish,
     blobs: Blobs,
+    newest: Newest,
 }
 
 impl Admin {
@@ -127,10 +131,17 @@ impl<T> List<T> {
     }
 }
 
-/// The API over `fleet`, `store` and `blobs`, of the controller `id`.
-pub fn router(fleet: Fleet, store: Arc<dyn Store>, blobs: Blobs, id: String) -> Router {
+/// The API over `fleet`, `store`, `blobs` and the `newest` classifier, of the controller `id`.
+pub(crate) fn router(
+    fleet: Fleet,
+    store: Arc<dyn Store>,
+    blobs: Blobs,
+    newest: Newest,
+    id: String,
+) -> Router {
     let admin = Admin {
         id,
+        newest,
         fleet,
         wish: Wish::new(store),
         blobs,

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::watch::{self, Watch};
 use super::{Admin, List, failed, unknown};
 use crate::fleet::{FleetView, TaskView};
+use crate::trainer::Newest;
 
 /// A task in the form of its YAML, with its status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub struct TaskStatus {
     pub created: u64,
     /// Whether it does what the classifier abstains from.
     pub default: bool,
+    /// Whether the classifier has learnt the tasks as they are now.
+    pub learnt: bool,
     /// How many examples it is told from others by.
     pub examples: usize,
     /// Its models, in order of preference.
@@ -53,7 +56,7 @@ pub struct RouterResource {
 }
 
 impl TaskResource {
-    fn new(task: &TaskView, view: &FleetView) -> Self {
+    fn new(task: &TaskView, view: &FleetView, learnt: bool) -> Self {
         let spec = &task.task.spec;
         let models = spec.models.iter().map(|name| {
             let model = view.by_name.get(name);
@@ -68,11 +71,19 @@ impl TaskResource {
             status: TaskStatus {
                 created: task.created,
                 default: view.routing.default_task() == Some(task.task.name()),
+                learnt,
                 examples: spec.examples.len(),
                 models: models.collect(),
             },
         }
     }
+}
+
+fn has_learnt(newest: &Newest, view: &FleetView) -> bool {
+    let newest = newest.borrow();
+    newest
+        .as_ref()
+        .is_some_and(|newest| newest.knows(&view.routing))
 }
 
 fn router_of(view: &FleetView) -> Option<RouterResource> {
@@ -82,9 +93,14 @@ fn router_of(view: &FleetView) -> Option<RouterResource> {
 }
 
 pub(super) async fn list(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
-    watch::answer(admin.fleet, &watch, |view| {
+    let newest = admin.newest;
+    watch::answer(admin.fleet, &watch, move |view| {
+        let learnt = has_learnt(&newest, view);
         let tasks = view.routing.tasks.values();
-        List::new(view, tasks.map(|task| TaskResource::new(task, view)))
+        List::new(
+            view,
+            tasks.map(|task| TaskResource::new(task, view, learnt)),
+        )
     })
 }
 
@@ -94,7 +110,8 @@ pub(super) async fn get(
 ) -> Result<Json<TaskResource>, ApiError> {
     let view = admin.fleet.view();
     let task = view.routing.tasks.get(name.as_str());
-    task.map(|task| Json(TaskResource::new(task, &view)))
+    let learnt = has_learnt(&admin.newest, &view);
+    task.map(|task| Json(TaskResource::new(task, &view, learnt)))
         .ok_or_else(|| unknown("task", &name))
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError};
-use flotilla_gateway::Batches;
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateRequest;
 use tonic::Status;
@@ -17,7 +16,7 @@ pub(super) async fn generate(
     guard: LoadGuard,
     request: GenerateRequest,
     timeout: Duration,
-) -> Result<Batches, RequestError> {
+) -> Result<Relay, RequestError> {
     let model = request.model.clone();
     let mut client = replica.link.client().ok_or_else(|| lost(replica))?;
     let begin = async {
@@ -27,10 +26,9 @@ pub(super) async fn generate(
             .map_err(|status| failed(&status, replica, &model))?;
         Relay::begin(replies.into_inner(), guard, model.clone()).await
     };
-    let relay = tokio::time::timeout(timeout, begin)
+    tokio::time::timeout(timeout, begin)
         .await
-        .unwrap_or_else(|_| Err(late(timeout)))?;
-    Ok(Box::pin(relay))
+        .unwrap_or_else(|_| Err(late(timeout)))
 }
 
 /// Asks `replica` for vectors.

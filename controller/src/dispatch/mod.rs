@@ -1,26 +1,33 @@
-//! The way of a request: find the model → pick a replica, or wait for one → forward → relay
-//! the answer.
+//! The way of a request: find out which task and so which models it is for → pick a replica, or
+//! wait for one → forward → relay the answer.
 //!
 //! It reads one view, counts load when it dispatches, and tries elsewhere only until the
-//! first events are there. Nothing here waits for the store or looks at all nodes.
+//! first events are there. Nothing here waits for the store or looks at all nodes. Every
+//! decision leaves a record.
 
 mod attempt;
+pub(crate) mod dry_run;
+pub(crate) mod plan;
 mod relay;
+mod tries;
 pub(crate) mod waiting;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, RequestError};
-use flotilla_core::routing::two_choices;
-use flotilla_core::{ModelName, NodeName};
-use flotilla_gateway::{Answer, Backend, Batches, ModelCard, Readiness, Server};
+use flotilla_core::generate::{
+    EmbedRequest, Embeddings, GenerateRequest, Input, RequestError, Route, Usage,
+};
+use flotilla_core::routing::Decision;
+use flotilla_gateway::{Answer, Backend, Batches, ModelCard, Readiness, Refusal};
 
-use crate::fleet::{Fleet, LoadGuard, ModelView, NodePhase, Replica};
+use crate::decisions::Decisions;
+use crate::fleet::{Fleet, ModelView, NodePhase};
+use crate::trainer::{Newest, Trained};
+use plan::Plan;
+use tries::Tries;
 pub(crate) use waiting::Lobby;
 
-/// Replicas that may be lost under one request, the first included.
-const ATTEMPTS: usize = 3;
 /// What a refused client is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -29,201 +36,134 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub struct Dispatch {
     fleet: Fleet,
     lobby: Lobby,
+    newest: Newest,
+    decisions: Decisions,
     first_token_timeout: Duration,
 }
 
 impl Dispatch {
-    /// Dispatch over `fleet`. A request whose first events take longer than
+    /// Dispatch over `fleet`, which tells tasks apart by the `newest` classifier and puts its
+    /// `decisions` on record. A request whose first events take longer than
     /// `first_token_timeout` is given up; one that no replica can take yet waits in `lobby`.
     #[must_use]
-    pub(crate) fn new(fleet: Fleet, lobby: Lobby, first_token_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        fleet: Fleet,
+        lobby: Lobby,
+        newest: Newest,
+        decisions: Decisions,
+        first_token_timeout: Duration,
+    ) -> Self {
         Self {
             fleet,
             lobby,
+            newest,
+            decisions,
             first_token_timeout,
         }
     }
 
-    fn find(&self, name: &ModelName) -> Result<Arc<ModelView>, RequestError> {
+    /// The decisions on record.
+    pub(crate) fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    /// Who may answer, with `decision` filled in as far as it comes.
+    async fn plan(
+        &self,
+        route: &Route,
+        input: &Input,
+        decision: &mut Decision,
+    ) -> Result<Plan, RequestError> {
+        let trained = self.trained().await;
         let view = self.fleet.peek();
-        let model = view.by_name.get(name);
-        model
-            .cloned()
-            .ok_or_else(|| RequestError::ModelNotFound(name.to_string()))
+        plan::plan(&view, trained.classifier.as_ref(), route, input, decision)
     }
 
-    fn tries<'a>(&'a self, name: &'a ModelName) -> Tries<'a> {
-        Tries {
-            dispatch: self,
-            name,
-            deadline: Instant::now() + self.first_token_timeout,
-            generation: 0,
-            tried: Vec::new(),
-            lost: 0,
-            failed: 0,
-            last: None,
+    /// The newest classifier. Waits for the first one, and only for that.
+    async fn trained(&self) -> Arc<Trained> {
+        if let Some(trained) = &*self.newest.borrow() {
+            return trained.clone();
+        }
+        let mut newest = self.newest.clone();
+        let first = newest.wait_for(Option::is_some).await;
+        first
+            .ok()
+            .and_then(|first| first.clone())
+            .unwrap_or_default()
+    }
+
+    /// Puts on record that there is no answer.
+    fn refuse(&self, decision: Decision, begun: Instant, error: RequestError) -> Refusal {
+        let mut recorder = self.decisions.keep(decision, begun);
+        recorder.failed(&error);
+        Refusal {
+            error,
+            decision: Some(recorder.id().to_owned()),
         }
     }
-}
-
-/// The replicas that one request tries, one after the other.
-struct Tries<'a> {
-    dispatch: &'a Dispatch,
-    name: &'a ModelName,
-    deadline: Instant,
-    /// The view that those tried were of.
-    generation: u64,
-    tried: Vec<NodeName>,
-    /// Replicas that were lost under it.
-    lost: usize,
-    /// Replicas that did not answer, lost or not.
-    failed: u32,
-    last: Option<RequestError>,
-}
-
-impl Tries<'_> {
-    /// The next replica to try, with the load counted. Waits where one is coming.
-    ///
-    /// # Errors
-    /// What to tell the client when there is none.
-    async fn next(&mut self) -> Result<(Replica, LoadGuard), RequestError> {
-        if !self.dispatch.lobby.is_used(self.name)
-            && let Some(picked) = self.pick()?
-        {
-            return Ok(picked);
-        }
-        // Others wait already, or nobody can take it now: in order, until somebody can.
-        let mut changes = self.dispatch.fleet.changes();
-        let queue = self.dispatch.find(self.name)?.model.spec.queue;
-        let mut place = self.dispatch.lobby.enter(self.name, queue)?;
-        let deadline = tokio::time::Instant::from_std(self.deadline);
-        let turn = async {
-            let verdict = place.turn().await;
-            if let Some(verdict) = verdict {
-                return Err(verdict);
-            }
-            loop {
-                changes.borrow_and_update();
-                if let Some(picked) = self.pick()? {
-                    return Ok(picked);
-                }
-                tokio::select! {
-                    verdict = place.verdict() => return Err(verdict),
-                    changed = changes.changed() => if changed.is_err() {
-                        return Err(nobody(self.name));
-                    },
-                }
-            }
-        };
-        let waited = tokio::time::timeout_at(deadline, turn).await;
-        waited.unwrap_or_else(|_| Err(self.late()))
-    }
-
-    /// A replica that can take the request now. `None` where one may be able to soon.
-    fn pick(&mut self) -> Result<Option<(Replica, LoadGuard)>, RequestError> {
-        let view = self.dispatch.fleet.peek();
-        let Some(model) = view.by_name.get(self.name) else {
-            return Err(RequestError::ModelNotFound(self.name.to_string()));
-        };
-        if view.generation != self.generation {
-            // What refused before may be another replica now.
-            self.generation = view.generation;
-            self.tried.clear();
-        }
-        let replicas = &model.replicas;
-        let pick = two_choices(
-            replicas.len(),
-            |i| replicas[i].load.load(),
-            |i| self.tried.contains(&replicas[i].node),
-            |n| fastrand::usize(..n),
-        );
-        if let Some(i) = pick {
-            let guard = replicas[i].load.take();
-            return Ok(Some((replicas[i].clone(), guard)));
-        }
-        let all_full = replicas.iter().any(|r| !self.tried.contains(&r.node));
-        if all_full || matches!(self.last, Some(RequestError::Overloaded { .. })) {
-            let message = format!(
-                "Every replica of the model '{}' is full: try again later.",
-                self.name
-            );
-            return Err(RequestError::Overloaded {
-                message,
-                retry_after: RETRY_AFTER,
-            });
-        }
-        if model.coming || !replicas.is_empty() {
-            return Ok(None);
-        }
-        Err(self.last.take().unwrap_or_else(|| nobody(self.name)))
-    }
-
-    /// Notes that a replica failed.
-    ///
-    /// # Errors
-    /// The error itself, when no other replica can do better.
-    fn failed(&mut self, replica: Replica, error: RequestError) -> Result<(), RequestError> {
-        self.failed += 1;
-        self.lost += usize::from(matches!(error, RequestError::NodeLost(_)));
-        if !error.retryable_elsewhere() || self.lost >= ATTEMPTS {
-            return Err(error);
-        }
-        tracing::debug!(model = %self.name, node = %replica.node, %error, "trying elsewhere");
-        self.tried.push(replica.node);
-        self.last = Some(error);
-        Ok(())
-    }
-
-    fn late(&self) -> RequestError {
-        let waited = self.dispatch.first_token_timeout.as_secs();
-        RequestError::Deadline(format!(
-            "No replica of the model '{}' could begin the answer within {waited} s.",
-            self.name
-        ))
-    }
-
-    /// The answer that `replica` has begun.
-    fn answer<T>(self, replica: Replica, content: T) -> Answer<T> {
-        let by = Server {
-            node: replica.node,
-            attempts: self.failed + 1,
-        };
-        Answer { by, content }
-    }
-
-    /// The time left for the first events.
-    fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
-    }
-}
-
-/// Why no replica was picked.
-fn nobody(name: &ModelName) -> RequestError {
-    RequestError::Unavailable(format!(
-        "No replica of the model '{name}' is ready: 'flotilla describe model {name}' says why."
-    ))
 }
 
 impl Backend for Dispatch {
-    async fn generate(&self, request: GenerateRequest) -> Result<Answer<Batches>, RequestError> {
-        let wire = flotilla_proto::v1::GenerateRequest::from(&request);
-        let mut tries = self.tries(&request.model);
+    async fn generate(&self, request: GenerateRequest<Route>) -> Result<Answer<Batches>, Refusal> {
+        let begun = Instant::now();
+        let mut decision = Decision::default();
+        let plan = self
+            .plan(&request.model, &request.input, &mut decision)
+            .await;
+        let wire = flotilla_proto::convert::generate_request(&request);
+        let mut tries = match plan {
+            Ok(plan) => Tries::new(self, plan, decision, begun),
+            Err(error) => return Err(self.refuse(decision, begun, error)),
+        };
         loop {
-            let (replica, guard) = tries.next().await?;
-            match attempt::generate(&replica, guard, wire.clone(), tries.left()).await {
-                Ok(content) => return Ok(tries.answer(replica, content)),
-                Err(error) => tries.failed(replica, error)?,
+            let (replica, guard) = match tries.next().await {
+                Ok(picked) => picked,
+                Err(error) => return Err(tries.refuse(error)),
+            };
+            let mut wire = wire.clone();
+            tries.model().as_str().clone_into(&mut wire.model);
+            match attempt::generate(&replica, guard, wire, tries.left()).await {
+                Ok(relay) => {
+                    let (by, mut recorder) = tries.answered(replica);
+                    recorder.first_events();
+                    let content: Batches = Box::pin(relay.recorded(recorder));
+                    return Ok(Answer { by, content });
+                }
+                Err(error) => tries.failed(&replica, error)?,
             }
         }
     }
 
-    async fn embed(&self, request: EmbedRequest) -> Result<Answer<Embeddings>, RequestError> {
-        let mut tries = self.tries(&request.model);
+    async fn embed(&self, request: EmbedRequest<Route>) -> Result<Answer<Embeddings>, Refusal> {
+        let begun = Instant::now();
+        let mut decision = Decision::default();
+        // Embeddings are asked of a model: there is nothing to classify.
+        let nothing = Input::Text(String::new());
+        let plan = self.plan(&request.model, &nothing, &mut decision).await;
+        let mut tries = match plan {
+            Ok(plan) => Tries::new(self, plan, decision, begun),
+            Err(error) => return Err(self.refuse(decision, begun, error)),
+        };
         loop {
-            let (replica, guard) = tries.next().await?;
-            match attempt::embed(&replica, guard, &request, tries.left()).await {
-                Ok(content) => return Ok(tries.answer(replica, content)),
-                Err(error) => tries.failed(replica, error)?,
+            let (replica, guard) = match tries.next().await {
+                Ok(picked) => picked,
+                Err(error) => return Err(tries.refuse(error)),
+            };
+            let asked = EmbedRequest {
+                model: tries.model().clone(),
+                inputs: request.inputs.clone(),
+            };
+            match attempt::embed(&replica, guard, &asked, tries.left()).await {
+                Ok(content) => {
+                    let (by, mut recorder) = tries.answered(replica);
+                    recorder.usage(Usage {
+                        prompt_tokens: content.prompt_tokens,
+                        completion_tokens: 0,
+                    });
+                    recorder.answered();
+                    return Ok(Answer { by, content });
+                }
+                Err(error) => tries.failed(&replica, error)?,
             }
         }
     }

@@ -9,7 +9,28 @@ use flotilla_proto::v1::GenerateReply;
 use futures::Stream;
 use tonic::Streaming;
 
+use crate::decisions::Recorder;
 use crate::fleet::LoadGuard;
+
+/// An answer whose end goes on record.
+pub(super) struct Recorded {
+    relay: Relay,
+    recorder: Recorder,
+}
+
+impl Stream for Recorded {
+    type Item = Result<Vec<Event>, RequestError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = ready!(Pin::new(&mut self.relay).poll_next(cx));
+        match &next {
+            Some(Ok(events)) => self.recorder.events(events),
+            Some(Err(error)) => self.recorder.failed(error),
+            None => self.recorder.answered(),
+        }
+        Poll::Ready(next)
+    }
+}
 
 /// The events of one answer. Dropping it stops the generation and gives the load back.
 pub(super) struct Relay {
@@ -42,6 +63,16 @@ impl Relay {
             model,
             _guard: guard,
         })
+    }
+}
+
+impl Relay {
+    /// The same, with its end on record.
+    pub(super) fn recorded(self, recorder: Recorder) -> Recorded {
+        Recorded {
+            relay: self,
+            recorder,
+        }
     }
 }
 

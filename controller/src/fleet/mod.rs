@@ -32,7 +32,9 @@ pub use records::{
 };
 pub use routing::{Routing, TaskView};
 use state::FleetState;
-pub use view::{Failed, FleetView, ModelView, NodePhase, NodeReport, NodeView, Replica, Use};
+pub use view::{
+    Eligible, Failed, FleetView, ModelView, NodePhase, NodeReport, NodeView, Replica, Use,
+};
 
 /// Events that may wait for the fleet's task. When it is full, links and the watch wait:
 /// nothing is dropped.

@@ -139,6 +139,7 @@ impl Node {
         };
         Some(Replica {
             node: node.clone(),
+            zone: self.record.zone.clone(),
             link: link.clone(),
             load,
         })

@@ -16,7 +16,7 @@ use super::failures::Failures;
 use super::files;
 use super::node::Node;
 use super::records::{self, decode};
-use super::view::Failed;
+use super::view::{self, Failed};
 use super::{
     AssignmentRecord, CondemnedRecord, ControllerRecord, Files, FleetEvent, FleetView, Link,
     ModelView, NodeRecord, NodeView, OrderRecord, Routing, SessionId, StableRecord, TaskView,
@@ -490,10 +490,11 @@ impl FleetState {
             let nodes = &mut self.nodes;
             let fetching = fetch.is_none_or(|fetch| fetch.problem.is_empty());
             let coming = is_coming(nodes, &assigned, &failures, resolved || fetching);
-            let replicas = assigned
+            let mut replicas: Vec<_> = assigned
                 .keys()
                 .filter_map(|node| nodes.get_mut(node)?.replica(node, name, spec))
                 .collect();
+            replicas.sort_by(|a, b| a.zone.cmp(&b.zone));
             let found = self.found.get(&(name.clone(), revisions.goal()));
             let waiting = self.waiting.get(name);
             let view = ModelView {
@@ -508,6 +509,7 @@ impl FleetState {
                     .filter(|condemned| condemned.revision == revisions.wished)
                     .cloned(),
                 created: wished.created,
+                zones: view::zones(&replicas),
                 replicas,
                 assigned,
                 failures,

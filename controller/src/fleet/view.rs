@@ -1,6 +1,7 @@
 //! The fleet at one moment, indexed for the request path.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use flotilla_core::artifact::Manifest;
 pub use flotilla_core::health::Phase as NodePhase;
 use flotilla_core::rollout::{Revision, Revisions};
 use flotilla_core::spec::{Model, Sha256};
-use flotilla_core::{Bytes, ModelName, NodeName};
+use flotilla_core::{Bytes, ModelName, NodeName, ZoneName};
 use flotilla_proto::v1::ModelStatus;
 
 use super::{
@@ -61,8 +62,10 @@ pub struct ModelView {
     pub condemned: Option<CondemnedRecord>,
     /// When the fleet learned of it, in seconds since 1970.
     pub created: u64,
-    /// The replicas that take requests.
+    /// The replicas that take requests, those of a privacy zone side by side.
     pub replicas: Vec<Replica>,
+    /// Where in `replicas` those of each zone are.
+    pub zones: BTreeMap<Option<ZoneName>, Range<usize>>,
     /// The nodes it is assigned to, ready or not, with the revision they are to serve.
     pub assigned: BTreeMap<NodeName, Revision>,
     /// Nodes that failed to run a revision, with what they said, until they are asked again.
@@ -86,6 +89,8 @@ pub struct Failed {
 #[derive(Debug, Clone)]
 pub struct Replica {
     pub node: NodeName,
+    /// The node's privacy zone.
+    pub zone: Option<ZoneName>,
     pub link: Arc<Link>,
     pub load: Arc<ReplicaLoad>,
 }
@@ -161,6 +166,74 @@ impl ModelView {
         let stable = self.stable.as_deref();
         let stable = stable.filter(|_| self.revisions.stable == Some(revision));
         stable.map(|stable| (stable, self.stable_files.as_deref()))
+    }
+}
+
+/// Where the replicas of each zone are, which lie side by side.
+pub(super) fn zones(replicas: &[Replica]) -> BTreeMap<Option<ZoneName>, Range<usize>> {
+    let mut zones = BTreeMap::new();
+    let mut begin = 0;
+    for same in replicas.chunk_by(|a, b| a.zone == b.zone) {
+        let end = begin + same.len();
+        zones.insert(same[0].zone.clone(), begin..end);
+        begin = end;
+    }
+    zones
+}
+
+/// Replicas of a model that a request may go to.
+pub struct Eligible<'a> {
+    replicas: &'a [Replica],
+    ranges: Vec<Range<usize>>,
+    len: usize,
+}
+
+impl<'a> Eligible<'a> {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// One of them.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    #[must_use]
+    pub fn get(&self, mut index: usize) -> &'a Replica {
+        for range in &self.ranges {
+            if index < range.len() {
+                return &self.replicas[range.start + index];
+            }
+            index -= range.len();
+        }
+        panic!("there is no such eligible replica");
+    }
+}
+
+impl ModelView {
+    /// The replicas in one of `zones`; all where none is asked for. Costs nothing for each
+    /// replica.
+    #[must_use]
+    pub fn eligible(&self, zones: Option<&BTreeSet<ZoneName>>) -> Eligible<'_> {
+        let ranges: Vec<Range<usize>> = match zones {
+            None => vec![0..self.replicas.len()],
+            Some(zones) => {
+                let of = |zone: &ZoneName| self.zones.get(&Some(zone.clone())).cloned();
+                zones.iter().filter_map(of).collect()
+            }
+        };
+        Eligible {
+            replicas: &self.replicas,
+            len: ranges.iter().map(Range::len).sum(),
+            ranges,
+        }
     }
 }
 

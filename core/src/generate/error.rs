@@ -8,11 +8,15 @@ pub enum RequestError {
     /// No such model in the fleet.
     #[error("The model '{0}' does not exist.")]
     ModelNotFound(String),
-    /// The request wants its model chosen by task.
-    #[error(
-        "'{0}' asks for routing by task, which this fleet does not do yet: name one of the models that /v1/models lists."
-    )]
-    TaskRouting(String),
+    /// No such task in the fleet.
+    #[error("The task '{0}' does not exist.")]
+    TaskNotFound(String),
+    /// The request fits no task.
+    #[error("{0}")]
+    NoTask(String),
+    /// A privacy zone that the request may not enter.
+    #[error("{0}")]
+    Zone(String),
     /// A field of the request is wrong.
     #[error("{message}")]
     Invalid {

@@ -4,6 +4,7 @@
 mod error;
 mod event;
 mod request;
+mod route;
 
 pub use error::RequestError;
 pub use event::{
@@ -13,3 +14,4 @@ pub use request::{
     Constraint, EmbedRequest, Embeddings, GenerateRequest, Input, Message, Sampling, Tool,
     ToolCall, ToolChoice,
 };
+pub use route::{Route, Target};

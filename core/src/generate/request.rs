@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::ModelName;
 
-/// Ask a model to continue a conversation or a text.
+/// Ask a model to continue a conversation or a text. Clients ask for a
+/// [`Route`](super::Route), nodes for one of their models.
 #[derive(Debug, Clone, PartialEq)]
-pub struct GenerateRequest {
-    pub model: ModelName,
+pub struct GenerateRequest<M = ModelName> {
+    pub model: M,
     pub input: Input,
     pub sampling: Sampling,
     /// Tools the model may call.
@@ -136,8 +137,8 @@ pub enum Constraint {
 
 /// Ask an embedding model for vectors.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EmbedRequest {
-    pub model: ModelName,
+pub struct EmbedRequest<M = ModelName> {
+    pub model: M,
     /// The texts, at least one.
     pub inputs: Vec<String>,
 }

@@ -2,8 +2,10 @@
 //! balanced as looking at all, at a cost that does not grow with the fleet (Mitzenmacher,
 //! "The Power of Two Choices in Randomized Load Balancing", 2001).
 
+use serde::{Deserialize, Serialize};
+
 /// How busy a replica is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
     /// Requests dispatched to it from here and not finished.
     pub in_flight: u32,
@@ -39,12 +41,12 @@ const DRAWS: usize = 16;
 
 /// Picks one of `0..candidates` that is neither excluded nor full.
 ///
-/// `load` reads a candidate's load, `excluded` says that it was tried already, and `random`
+/// `load` reads the load of a candidate that is looked at, `excluded` says that it was tried already, and `random`
 /// yields a number in `0..n`. `None` means that no candidate was found; with many candidates
 /// that is a sample's verdict, not a proof.
 pub fn two_choices(
     candidates: usize,
-    load: impl Fn(usize) -> Load,
+    mut load: impl FnMut(usize) -> Load,
     excluded: impl Fn(usize) -> bool,
     mut random: impl FnMut(usize) -> usize,
 ) -> Option<usize> {
@@ -54,8 +56,11 @@ pub fn two_choices(
     let mut best: Option<(usize, Load)> = None;
     // Whether the candidate can take the request; if so it is compared with the best so far.
     let mut consider = |index: usize| {
+        if excluded(index) {
+            return false;
+        }
         let here = load(index);
-        if excluded(index) || here.is_full() {
+        if here.is_full() {
             return false;
         }
         if best.is_none_or(|(_, other)| here.less_busy_than(other)) {

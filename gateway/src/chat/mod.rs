@@ -4,7 +4,7 @@ mod request;
 mod response;
 mod stream;
 
-use flotilla_core::generate::GenerateRequest;
+use flotilla_core::generate::{GenerateRequest, RequestError, Route};
 
 use crate::ApiError;
 use crate::backend::Answer;
@@ -12,7 +12,7 @@ use crate::clock::unix_seconds;
 use crate::{Backend, sse};
 use axum::response::{IntoResponse, Response};
 
-pub(crate) use request::{ChatBody, StreamOptions, model_name};
+pub(crate) use request::{ChatBody, MessageField, StreamOptions, check_messages};
 pub(crate) use response::{Collected, UsageJson, collect, finite, json_response};
 pub(crate) use stream::chunk_head;
 
@@ -41,21 +41,23 @@ impl Identity {
 /// Answers a chat request.
 pub(crate) async fn answer(
     backend: &impl Backend,
-    request: GenerateRequest,
+    request: GenerateRequest<Route>,
     include_usage: bool,
 ) -> Result<Response, ApiError> {
-    let identity = Identity::new("chatcmpl", request.model.as_str().to_owned());
     let stream = request.stream;
     let logprobs = request.logprobs.is_some();
-    let prompt = ApiError::prompt_in("messages");
-    let Answer { by, content } = backend.generate(request).await.map_err(&prompt)?;
+    let answer = backend.generate(request).await;
+    let Answer { by, content } = answer.map_err(ApiError::prompt_in("messages"))?;
+    let identity = Identity::new("chatcmpl", by.model.as_str().to_owned());
     let mut response = if stream {
         let writer = stream::ChunkWriter::new(&identity, include_usage);
         sse::response(content, writer)
     } else {
-        let completion = collect(content).await.map_err(&prompt)?;
+        let completion = collect(content)
+            .await
+            .map_err(|error: RequestError| by.failed(error, "messages"))?;
         response::ChatCompletion::new(&identity, completion, logprobs).into_response()
     };
-    crate::router::tag(&mut response, &identity.model, &by);
+    crate::router::tag(&mut response, &by);
     Ok(response)
 }

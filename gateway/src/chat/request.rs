@@ -1,13 +1,14 @@
 //! A chat request as clients send it, and its checks.
 
-use flotilla_core::ModelName;
 use flotilla_core::generate::{
-    Constraint, GenerateRequest, Input, Message, RequestError, Tool, ToolCall, ToolChoice,
+    Constraint, GenerateRequest, Input, Message, RequestError, Route, Tool, ToolCall, ToolChoice,
 };
+use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::number::within;
+use crate::route::{Pins, route};
 use crate::sampling::SamplingFields;
 
 /// Most alternatives per token that can be asked for.
@@ -39,6 +40,8 @@ pub(crate) struct ChatBody {
     #[serde(default)]
     tool_choice: Option<ToolChoiceField>,
     #[serde(default)]
+    flotilla: Option<Pins>,
+    #[serde(default)]
     modalities: Option<Vec<String>>,
     /// Deprecated by OpenAI in favour of `tools`; refused rather than ignored.
     #[serde(default)]
@@ -54,7 +57,7 @@ pub(crate) struct StreamOptions {
 }
 
 #[derive(Debug, Deserialize)]
-struct MessageField {
+pub(crate) struct MessageField {
     role: String,
     #[serde(default)]
     content: Option<Content>,
@@ -139,14 +142,6 @@ struct SchemaField {
     schema: Option<Box<RawValue>>,
 }
 
-/// Checks the `model` field. What no model can be called is answered as what does not exist.
-pub(crate) fn model_name(model: &str) -> Result<ModelName, RequestError> {
-    if model == "auto" || model.starts_with("task:") {
-        return Err(RequestError::TaskRouting(model.to_owned()));
-    }
-    ModelName::new(model).map_err(|_| RequestError::ModelNotFound(model.to_owned()))
-}
-
 impl ChatBody {
     /// Whether the stream shall end with a usage frame.
     pub(crate) fn include_usage(&self) -> bool {
@@ -155,8 +150,12 @@ impl ChatBody {
     }
 
     /// Checks everything and fills in the defaults.
-    pub(crate) fn check(self, sampling: SamplingFields) -> Result<GenerateRequest, RequestError> {
-        let model = model_name(&self.model)?;
+    pub(crate) fn check(
+        self,
+        sampling: SamplingFields,
+        headers: &HeaderMap,
+    ) -> Result<GenerateRequest<Route>, RequestError> {
+        let model = route(&self.model, self.flotilla, headers)?;
         let stream = self.stream.unwrap_or(false);
         if self.stream_options.is_some() && !stream {
             return Err(RequestError::invalid(
@@ -179,18 +178,7 @@ impl ChatBody {
                 "Only the modality 'text' is supported.",
             ));
         }
-        if self.messages.is_empty() {
-            return Err(RequestError::invalid(
-                "messages",
-                "'messages' must hold at least one message.",
-            ));
-        }
-        let messages = self
-            .messages
-            .into_iter()
-            .enumerate()
-            .map(|(i, message)| check_message(i, message))
-            .collect::<Result<_, _>>()?;
+        let messages = check_messages(self.messages)?;
         let tools = check_tools(self.tools.unwrap_or_default())?;
         let tool_choice = check_tool_choice(self.tool_choice, &tools)?;
         let constraint = self
@@ -228,6 +216,20 @@ impl ChatBody {
             stream,
         })
     }
+}
+
+/// Checks a conversation.
+pub(crate) fn check_messages(messages: Vec<MessageField>) -> Result<Vec<Message>, RequestError> {
+    if messages.is_empty() {
+        return Err(RequestError::invalid(
+            "messages",
+            "'messages' must hold at least one message.",
+        ));
+    }
+    let messages = messages.into_iter().enumerate();
+    messages
+        .map(|(i, message)| check_message(i, message))
+        .collect()
 }
 
 fn check_message(i: usize, message: MessageField) -> Result<Message, RequestError> {
@@ -405,9 +407,9 @@ fn check_format(format: ResponseFormat) -> Result<Option<Constraint>, RequestErr
 mod tests {
     use super::*;
 
-    fn check(json: &str) -> Result<GenerateRequest, RequestError> {
+    fn check(json: &str) -> Result<GenerateRequest<Route>, RequestError> {
         let body: ChatBody = serde_json::from_str(json).unwrap();
-        body.check(serde_json::from_str(json).unwrap())
+        body.check(serde_json::from_str(json).unwrap(), &HeaderMap::new())
     }
 
     fn with(fields: &str) -> String {
@@ -470,15 +472,6 @@ mod tests {
                 panic!("{json}: {error:?}");
             };
             assert_eq!(param.as_deref(), Some(field), "{json}");
-        }
-    }
-
-    #[test]
-    fn routing_by_task_is_not_there_yet_and_says_so() {
-        for model in ["auto", "task:banking"] {
-            let error = model_name(model).unwrap_err();
-            assert!(matches!(error, RequestError::TaskRouting(_)));
-            assert!(error.to_string().contains("does not do yet"), "{error}");
         }
     }
 

@@ -4,13 +4,13 @@ mod request;
 mod response;
 
 use axum::response::Response;
-use flotilla_core::generate::{Event, GenerateRequest, RequestError, Usage};
+use flotilla_core::generate::{Event, GenerateRequest, RequestError, Route, Usage};
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt};
 
 use crate::backend::{Answer, Server};
 use crate::chat::{Identity, collect};
-use crate::{ApiError, Backend, Batches, sse};
+use crate::{ApiError, Backend, Batches, Refusal, sse};
 
 pub(crate) use request::{CompletionBody, CompletionRequest};
 
@@ -20,30 +20,30 @@ pub(crate) async fn answer(
     backend: &impl Backend,
     request: CompletionRequest,
 ) -> Result<Response, ApiError> {
-    let model = request.model().as_str().to_owned();
-    let identity = Identity::new("cmpl", model);
     let (stream, include_usage) = (request.stream(), request.include_usage);
     let echo = request.echo();
     let logprobs = request.logprobs();
-    let prompt = ApiError::prompt_in("prompt");
     let begun = begin(backend, request.generations).await;
-    let (by, batches) = begun.map_err(&prompt)?;
+    let (by, batches) = begun.map_err(ApiError::prompt_in("prompt"))?;
+    let identity = Identity::new("cmpl", by.model.as_str().to_owned());
     let mut response = if stream {
         let writer = response::ChunkWriter::new(&identity, include_usage, echo);
         sse::response(batches, writer)
     } else {
-        let collected = collect(batches).await.map_err(&prompt)?;
+        let collected = collect(batches)
+            .await
+            .map_err(|error: RequestError| by.failed(error, "prompt"))?;
         response::whole(&identity, collected, &echo, logprobs)
     };
-    crate::router::tag(&mut response, &identity.model, &by);
+    crate::router::tag(&mut response, &by);
     Ok(response)
 }
 
 /// Begins one generation per prompt and joins their events.
 async fn begin(
     backend: &impl Backend,
-    mut generations: Vec<GenerateRequest>,
-) -> Result<(Server, Batches), RequestError> {
+    mut generations: Vec<GenerateRequest<Route>>,
+) -> Result<(Server, Batches), Refusal> {
     if generations.len() == 1 {
         let Answer { by, content } = backend.generate(generations.remove(0)).await?;
         return Ok((by, content));

@@ -1,11 +1,12 @@
 //! A completion request as clients send it, and its checks.
 
-use flotilla_core::ModelName;
-use flotilla_core::generate::{GenerateRequest, Input, RequestError, ToolChoice};
+use flotilla_core::generate::{GenerateRequest, Input, RequestError, Route, ToolChoice};
+use http::HeaderMap;
 use serde::Deserialize;
 
-use crate::chat::{StreamOptions, model_name};
+use crate::chat::StreamOptions;
 use crate::number::within;
+use crate::route::{Pins, route};
 use crate::sampling::SamplingFields;
 
 /// Most prompts of one request.
@@ -34,6 +35,8 @@ pub(crate) struct CompletionBody {
     best_of: Option<u32>,
     #[serde(default)]
     suffix: Option<String>,
+    #[serde(default)]
+    flotilla: Option<Pins>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -47,16 +50,12 @@ enum Prompt {
 #[derive(Debug)]
 pub(crate) struct CompletionRequest {
     /// One per prompt, at least one, alike but for the prompt.
-    pub(crate) generations: Vec<GenerateRequest>,
+    pub(crate) generations: Vec<GenerateRequest<Route>>,
     pub(crate) include_usage: bool,
     echo: bool,
 }
 
 impl CompletionRequest {
-    pub(crate) fn model(&self) -> &ModelName {
-        &self.generations[0].model
-    }
-
     pub(crate) fn stream(&self) -> bool {
         self.generations[0].stream
     }
@@ -83,8 +82,12 @@ impl CompletionRequest {
 
 impl CompletionBody {
     /// Checks everything and fills in the defaults.
-    pub(crate) fn check(self, sampling: SamplingFields) -> Result<CompletionRequest, RequestError> {
-        let model = model_name(&self.model)?;
+    pub(crate) fn check(
+        self,
+        sampling: SamplingFields,
+        headers: &HeaderMap,
+    ) -> Result<CompletionRequest, RequestError> {
+        let model = route(&self.model, self.flotilla, headers)?;
         let stream = self.stream.unwrap_or(false);
         let echo = self.echo.unwrap_or(false);
         if self.stream_options.is_some() && !stream {
@@ -161,7 +164,7 @@ mod tests {
     fn check(fields: &str) -> Result<CompletionRequest, RequestError> {
         let json = format!(r#"{{"model": "m", {fields}}}"#);
         let body: CompletionBody = serde_json::from_str(&json).unwrap();
-        body.check(serde_json::from_str(&json).unwrap())
+        body.check(serde_json::from_str(&json).unwrap(), &HeaderMap::new())
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod engines;
 mod faults;
 mod life_cycle;
 mod openai_client;
+mod routing;
 mod soak;
 mod store;
 mod up;

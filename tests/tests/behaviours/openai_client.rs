@@ -83,6 +83,16 @@ async fn the_official_client_and_its_strict_types_accept_every_answer() {
     };
     cluster.until(ready).await;
 
+    let tasks = std::fs::read_to_string(repository().join("models/tasks.yaml")).unwrap();
+    for resource in flotilla_core::spec::parse_yaml(&tasks).unwrap() {
+        api.apply(&serde_json::to_value(&resource).unwrap()).await;
+    }
+    let learnt = async || {
+        let tasks = api.items("tasks").await;
+        tasks.iter().all(|task| task["status"]["learnt"] == true)
+    };
+    cluster.until(learnt).await;
+
     let output = tokio::process::Command::new(python)
         .args(["-m", "pytest", "-q", "-p", "no:cacheprovider"])
         .arg(&suite)

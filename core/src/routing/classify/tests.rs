@@ -97,6 +97,18 @@ fn it_abstains_from_what_it_does_not_know() {
 }
 
 #[test]
+fn two_tasks_do_not_share_out_what_belongs_to_neither() {
+    let mut examples = examples();
+    examples.tasks.truncate(2);
+    examples.none.clear();
+    let classifier = Classifier::train(&examples, Abstain::Below(0.4)).unwrap();
+    for text in ["0xdeadbeef qqq zzz", "明日の天気は"] {
+        let verdict = classifier.classify([text].into_iter(), 0);
+        assert!(verdict.abstained, "{text}: {verdict:?}");
+    }
+}
+
+#[test]
 fn the_newest_turn_decides_unless_it_says_nothing() {
     let classifier = classifier();
     let (task, _) = best(&classifier, &["book a flight to rome", "freeze my account"]);

@@ -1,0 +1,204 @@
+//! `flotilla route` and `flotilla explain`.
+
+use std::collections::BTreeMap;
+
+use flotilla_controller::admin::DryRun;
+use flotilla_controller::decisions::DecisionRecord;
+use flotilla_core::routing::{Classified, Decision, End, Outcome, Reason, Rejected};
+use serde_json::json;
+
+use crate::args::{ExplainArgs, RouteArgs};
+use crate::client::Fleet;
+use crate::describe::facts;
+use crate::output;
+
+/// Rejected replicas that are shown one by one.
+const SHOWN: usize = 20;
+
+/// Says where a request would go.
+pub(crate) async fn route(args: RouteArgs) -> anyhow::Result<()> {
+    let fleet = Fleet::new(&args.endpoint)?;
+    let body = json!({
+        "model": args.model,
+        "messages": [{"role": "user", "content": args.text}],
+        "flotilla": {"zone": args.zone},
+    });
+    let dry: DryRun = fleet.post(&["v1", "route"], &body).await?.json().await?;
+    if output::machine(args.output, &dry)? {
+        return Ok(());
+    }
+    print!("{}", told(&dry.record));
+    if let Some(error) = dry.error {
+        println!("\nIt would be refused: {error}");
+    }
+    Ok(())
+}
+
+/// Says why a request went where it went.
+pub(crate) async fn explain(args: ExplainArgs) -> anyhow::Result<()> {
+    let fleet = Fleet::new(&args.endpoint)?;
+    let record: DecisionRecord = fleet.get(&["v1", "decisions", &args.id]).await?;
+    if !output::machine(args.output, &record)? {
+        print!("{}", told(&record));
+    }
+    Ok(())
+}
+
+fn told(record: &DecisionRecord) -> String {
+    let decision = &record.decision;
+    let text = |of: Option<String>| of.unwrap_or_default();
+    let zones: Vec<_> = decision.zones.iter().map(|zone| zone.as_str()).collect();
+    let mut told = facts(&[
+        ("Decision", text(record.id.clone())),
+        ("Asked for", decision.requested.clone()),
+        (
+            "Task",
+            text(decision.task.as_ref().map(ToString::to_string)),
+        ),
+        ("Only in zones", zones.join(", ")),
+        (
+            "Model",
+            text(decision.model.as_ref().map(ToString::to_string)),
+        ),
+        (
+            "Node",
+            text(decision.node.as_ref().map(ToString::to_string)),
+        ),
+    ]);
+    if let Some(classified) = &decision.classified {
+        told += &why_task(classified);
+    }
+    told += &why_replica(decision);
+    if let Some(outcome) = &record.outcome {
+        told += "\n";
+        told += &ended(outcome);
+    }
+    told
+}
+
+/// The task, and the words that decided it.
+fn why_task(classified: &Classified) -> String {
+    let verdict = if classified.abstained {
+        "too unsure"
+    } else {
+        "sure enough"
+    };
+    let runner_up = classified.runner_up.as_ref();
+    let runner_up = runner_up.map(|r| format!("{} ({:.3})", r.task, r.confidence));
+    let mut told = String::from("\n");
+    told += &facts(&[
+        (
+            "Classified as",
+            format!(
+                "{} ({:.3}, {verdict}: {:.3} is needed)",
+                classified.best_task, classified.confidence, classified.threshold
+            ),
+        ),
+        ("Runner-up", runner_up.unwrap_or_default()),
+        (
+            "Score",
+            format!(
+                "{:.2}, of which {:.2} is how common it is",
+                classified.score, classified.bias
+            ),
+        ),
+    ]);
+    let rows = classified.evidence.iter().map(|evidence| {
+        // Spaces at its ends mean something.
+        vec![
+            format!("'{}'", &*evidence.ngram),
+            format!("{:+.3}", evidence.weight),
+        ]
+    });
+    told + &output::table(&["N-GRAM", "WEIGHT"], rows)
+}
+
+/// The replicas that were compared, and those that were not.
+fn why_replica(decision: &Decision) -> String {
+    let mut told = String::new();
+    if !decision.candidates.is_empty() {
+        let rows = decision.candidates.iter().map(|candidate| {
+            let chosen = decision.model.as_ref() == Some(&candidate.model)
+                && decision.node.as_ref() == Some(&candidate.node);
+            let load = candidate.load;
+            vec![
+                candidate.model.to_string(),
+                candidate.node.to_string(),
+                (load.in_flight + load.elsewhere).to_string(),
+                load.concurrency.to_string(),
+                if chosen { "chosen" } else { "" }.to_owned(),
+            ]
+        });
+        told += "\n";
+        told += &output::table(&["CANDIDATE", "NODE", "REQUESTS", "AT ONCE", ""], rows);
+    }
+    if decision.rejected.is_empty() {
+        return told;
+    }
+    // A large fleet's many nodes without the model are one line.
+    let mut rows = Vec::new();
+    let mut not_loaded: BTreeMap<&str, usize> = BTreeMap::new();
+    for rejected in &decision.rejected {
+        if rejected.reason == Reason::NotLoaded && rejected.node.is_some() {
+            *not_loaded.entry(rejected.model.as_str()).or_default() += 1;
+        } else if rows.len() < SHOWN {
+            rows.push(row(rejected));
+        }
+    }
+    rows.extend(not_loaded.into_iter().map(|(model, nodes)| {
+        vec![
+            model.to_owned(),
+            format!("{nodes} nodes"),
+            reason(Reason::NotLoaded).into(),
+            String::new(),
+        ]
+    }));
+    told += "\n";
+    told + &output::table(&["REJECTED", "NODE", "REASON", ""], rows.into_iter())
+}
+
+fn row(rejected: &Rejected) -> Vec<String> {
+    let node = rejected.node.as_ref();
+    vec![
+        rejected.model.to_string(),
+        node.map_or_else(|| "any".into(), ToString::to_string),
+        reason(rejected.reason).to_owned(),
+        rejected.detail.clone(),
+    ]
+}
+
+fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Unknown => "not in the fleet",
+        Reason::NotLoaded => "not loaded",
+        Reason::Loading => "loading",
+        Reason::Failed => "failed to load",
+        Reason::Draining => "draining",
+        Reason::NodeAway => "node away",
+        Reason::Zone => "outside its zones",
+        Reason::Full => "full",
+        Reason::Queued => "others wait for it",
+        Reason::Error => "did not answer",
+    }
+}
+
+fn ended(outcome: &Outcome) -> String {
+    let end = match outcome.end {
+        End::Answered => "answered",
+        End::Failed => "failed",
+        End::Abandoned => "the client went away",
+    };
+    let millis = |ms: f64| format!("{ms:.1} ms");
+    let tokens = |of: Option<u32>| of.map(|n| n.to_string()).unwrap_or_default();
+    facts(&[
+        ("Ended", end.to_owned()),
+        ("Error", outcome.error.clone().unwrap_or_default()),
+        (
+            "First token after",
+            outcome.first_token_ms.map(millis).unwrap_or_default(),
+        ),
+        ("Whole answer after", millis(outcome.total_ms)),
+        ("Prompt tokens", tokens(outcome.prompt_tokens)),
+        ("Answer's tokens", tokens(outcome.completion_tokens)),
+    ])
+}

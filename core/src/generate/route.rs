@@ -1,0 +1,75 @@
+//! Whom a request is for.
+
+use std::fmt;
+
+use super::RequestError;
+use crate::{ModelName, TaskName, ZoneName};
+
+/// What a client puts into the `model` field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// `NAME`: this model.
+    Model(ModelName),
+    /// `task:NAME`: the best model for this task.
+    Task(TaskName),
+    /// `auto`: the best model for the task that the request belongs to.
+    Auto,
+}
+
+/// Whom a request is for, and where it may go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub target: Target,
+    /// Only nodes in this privacy zone.
+    pub zone: Option<ZoneName>,
+}
+
+impl Target {
+    /// Reads the `model` field.
+    ///
+    /// # Errors
+    /// What no model or task can be called is answered as what does not exist.
+    pub fn parse(model: &str) -> Result<Self, RequestError> {
+        if model == "auto" {
+            return Ok(Self::Auto);
+        }
+        if let Some(task) = model.strip_prefix("task:") {
+            return TaskName::new(task)
+                .map(Self::Task)
+                .map_err(|_| RequestError::TaskNotFound(task.to_owned()));
+        }
+        ModelName::new(model)
+            .map(Self::Model)
+            .map_err(|_| RequestError::ModelNotFound(model.to_owned()))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(name) => fmt::Display::fmt(name, f),
+            Self::Task(name) => write!(f, "task:{name}"),
+            Self::Auto => f.write_str("auto"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_model_field_names_a_model_a_task_or_neither() {
+        for text in ["auto", "task:banking", "support-intent"] {
+            assert_eq!(Target::parse(text).unwrap().to_string(), text);
+        }
+        assert!(matches!(
+            Target::parse("task:No Such"),
+            Err(RequestError::TaskNotFound(name)) if name == "No Such"
+        ));
+        assert!(matches!(
+            Target::parse("no/such"),
+            Err(RequestError::ModelNotFound(_))
+        ));
+    }
+}
