@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flotilla_controller::admin::DryRun;
 use flotilla_controller::decisions::DecisionRecord;
-use flotilla_core::routing::{Classified, Decision, End, Outcome, Reason, Rejected};
+use flotilla_core::routing::{Classified, Decision, End, NgramKind, Outcome, Reason, Rejected};
 use serde_json::json;
 
 use crate::args::{ExplainArgs, RouteArgs};
@@ -104,9 +104,13 @@ fn why_task(classified: &Classified) -> String {
         ),
     ]);
     let rows = classified.evidence.iter().map(|evidence| {
-        // Spaces at its ends mean something.
+        let ngram = &*evidence.ngram;
         vec![
-            format!("'{}'", &*evidence.ngram),
+            match evidence.kind {
+                NgramKind::Words => ngram.to_owned(),
+                // Spaces at its ends mean something.
+                NgramKind::Letters => format!("letters '{ngram}'"),
+            },
             format!("{:+.3}", evidence.weight),
         ]
     });

@@ -4,6 +4,8 @@ mod classify;
 mod decision;
 mod two_choices;
 
-pub use classify::{Classifier, Evidence, Examples, Ngram, Ranked, Reasons, Verdict};
+pub use classify::{
+    Classifier, Evidence, Examples, Kind as NgramKind, Ngram, Ranked, Reasons, Verdict,
+};
 pub use decision::{Candidate, Classified, Decision, End, Outcome, Reason, Rejected};
 pub use two_choices::{Load, two_choices};

@@ -30,6 +30,9 @@ impl Default for Calibration {
     }
 }
 
+/// Held-out examples that are needed at least. What fewer say of requests in scope would make
+/// much too sure of the others, of which there is then no example.
+const ENOUGH: usize = 300;
 /// Right and wrong ones that are needed at least to tell anything.
 const NEEDED: usize = 10;
 /// Newton steps; five are enough where it converges.
@@ -42,7 +45,7 @@ impl Calibration {
     pub(super) fn fit(held: &[HeldOut]) -> Self {
         let right = held.iter().filter(|one| one.right).count();
         let wrong = held.len() - right;
-        if right < NEEDED || wrong < NEEDED {
+        if held.len() < ENOUGH || right < NEEDED || wrong < NEEDED {
             return Self::default();
         }
         // Platt's targets, which keep off 0 and 1.

@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::TaskName;
 use crate::spec::Abstain;
+pub use ngrams::Kind;
+
 use calibrate::{Calibration, HeldOut};
 use train::Weights;
 use vocabulary::{Scratch, Sparse, Vocabulary};
@@ -63,6 +65,7 @@ pub struct Verdict {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     pub ngram: Ngram,
+    pub kind: Kind,
     pub weight: f32,
 }
 
@@ -175,9 +178,13 @@ impl Classifier {
         }
         weights.truncate(most);
         weights.sort_unstable_by(weightiest);
-        let evidence = weights.into_iter().map(|(weight, place)| Evidence {
-            ngram: Ngram(self.vocabulary.ngram(place)),
-            weight,
+        let evidence = weights.into_iter().map(|(weight, place)| {
+            let (kind, ngram) = self.vocabulary.ngram(place);
+            Evidence {
+                ngram: Ngram(ngram),
+                kind,
+                weight,
+            }
         });
         Reasons {
             score: read.scores[task],

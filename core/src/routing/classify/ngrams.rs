@@ -2,11 +2,13 @@
 //! and the letters within each word, one to five in a row. Words carry the meaning; letters
 //! carry it through misspellings, inflections and languages without spaces.
 
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Which n-gram it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
     /// One word or two.
     Words,
     /// Letters within a word.

@@ -19,7 +19,7 @@ pub(super) type Sparse = Vec<(u32, f32)>;
 pub(super) struct Vocabulary {
     places: ByHash<u32>,
     /// The n-grams themselves, by place.
-    ngrams: Vec<Arc<str>>,
+    ngrams: Vec<(Kind, Arc<str>)>,
     /// Inverse document frequency by place.
     rarity: Vec<f32>,
     /// That of an n-gram never seen.
@@ -36,6 +36,7 @@ impl Vocabulary {
     /// The n-grams of `texts`.
     pub(super) fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
         struct Seen {
+            kind: Kind,
             ngram: Arc<str>,
             documents: u32,
             /// The last one.
@@ -45,8 +46,9 @@ impl Vocabulary {
         let mut number = 0_u32;
         for text in texts {
             number += 1;
-            ngrams::each(text, |_, hash, ngram| {
+            ngrams::each(text, |kind, hash, ngram| {
                 let seen = found.entry(hash).or_insert_with(|| Seen {
+                    kind,
                     ngram: ngram.into(),
                     documents: 0,
                     document: 0,
@@ -65,7 +67,10 @@ impl Vocabulary {
         Self {
             rarity: found.iter().map(|(_, s)| rarity(s.documents)).collect(),
             places: found.iter().zip(0..).map(|((h, _), at)| (*h, at)).collect(),
-            ngrams: found.into_iter().map(|(_, seen)| seen.ngram).collect(),
+            ngrams: found
+                .into_iter()
+                .map(|(_, seen)| (seen.kind, seen.ngram))
+                .collect(),
             unseen: rarity(0),
         }
     }
@@ -76,8 +81,9 @@ impl Vocabulary {
     }
 
     /// The n-gram at a place.
-    pub(super) fn ngram(&self, place: u32) -> Arc<str> {
-        self.ngrams[place as usize].clone()
+    pub(super) fn ngram(&self, place: u32) -> (Kind, Arc<str>) {
+        let (kind, ngram) = &self.ngrams[place as usize];
+        (*kind, ngram.clone())
     }
 
     /// Writes `text` as a vector to `vector`. N-grams never seen count for its length, so that
