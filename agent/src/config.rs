@@ -26,6 +26,8 @@ pub struct Config {
     pub memory: Option<Bytes>,
     /// Bytes per second that models' files may take of the links. Default: no limit.
     pub fetch_rate: Option<Bytes>,
+    /// How many times slower the null engine is here, to simulate unequal nodes.
+    pub null_slowdown: f64,
     /// How long requests under way may go on once the agent is asked to stop, or a model to
     /// leave.
     pub drain: Duration,

@@ -58,7 +58,7 @@ impl Agent {
         };
         let peers = Arc::new(Peers::default());
         let artifacts = Artifacts::new(config.data_dir.clone(), peers.clone(), config.fetch_rate);
-        let manager = Manager::new(Engines::new()?, artifacts, settings);
+        let manager = Manager::new(Engines::new(config.null_slowdown)?, artifacts, settings);
         let (orders, desired) = Orders::new(home);
         let drain = CancellationToken::new();
         let stop_links = CancellationToken::new();

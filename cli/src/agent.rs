@@ -21,6 +21,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         zone: args.zone,
         memory: args.memory,
         fetch_rate: args.fetch_rate,
+        null_slowdown: args.null_slowdown,
         drain: args.drain,
         return_memory: allocator::return_memory,
     };

@@ -267,6 +267,10 @@ pub(crate) struct AgentArgs {
     /// 2MiB. Default: no limit.
     #[arg(long, env = "FLOTILLA_FETCH_RATE", value_name = "BYTES")]
     pub(crate) fetch_rate: Option<Bytes>,
+    /// How many times slower the null engine is here, to simulate unequal nodes.
+    #[arg(long, env = "FLOTILLA_NULL_SLOWDOWN", value_name = "FACTOR", default_value = "1",
+        value_parser = factor)]
+    pub(crate) null_slowdown: f64,
     /// Seconds that requests under way may go on when the agent stops or a model leaves.
     #[arg(long, env = "FLOTILLA_DRAIN", value_name = "SECONDS", default_value = "30",
         value_parser = seconds)]
@@ -542,6 +546,15 @@ pub(crate) struct DrainArgs {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
+}
+
+/// A factor of at least 1, and not so large that times overflow.
+fn factor(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
+    if (1.0..=1e6).contains(&factor) {
+        return Ok(factor);
+    }
+    Err("must be between 1 and 1000000".into())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -130,11 +130,18 @@ fn why_replica(decision: &Decision) -> String {
                 candidate.node.to_string(),
                 (load.in_flight + load.elsewhere).to_string(),
                 load.concurrency.to_string(),
+                candidate
+                    .predicted_ms
+                    .map(|ms| format!("{ms:.1} ms"))
+                    .unwrap_or_default(),
                 if chosen { "chosen" } else { "" }.to_owned(),
             ]
         });
         told += "\n";
-        told += &output::table(&["CANDIDATE", "NODE", "REQUESTS", "AT ONCE", ""], rows);
+        told += &output::table(
+            &["CANDIDATE", "NODE", "REQUESTS", "AT ONCE", "EXPECTED", ""],
+            rows,
+        );
     }
     if decision.rejected.is_empty() {
         return told;
@@ -182,6 +189,7 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Zone => "outside its zones",
         Reason::Full => "full",
         Reason::Queued => "others wait for it",
+        Reason::Breaker => "failed too often",
         Reason::Error => "did not answer",
     }
 }

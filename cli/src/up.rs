@@ -96,6 +96,7 @@ async fn start_agents(
             zone: None,
             memory: share_of_memory(nodes),
             fetch_rate: None,
+            null_slowdown: 1.0,
             drain: DRAIN,
             return_memory: allocator::return_memory,
         });

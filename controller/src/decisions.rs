@@ -129,15 +129,15 @@ impl Recorder {
         self.outcome.first_token_ms = Some(millis(self.begun));
     }
 
-    /// Events go to the client.
-    pub(crate) fn events(&mut self, events: &[Event]) {
-        for event in events {
-            // It comes last: whoever has it may not wait for the end of the stream.
-            if let Event::Usage(usage) = event {
-                self.usage(*usage);
-                self.answered();
-            }
-        }
+    /// Events go to the client. Returns what the answer took, once that is known.
+    pub(crate) fn events(&mut self, events: &[Event]) -> Option<Usage> {
+        // It comes last: whoever has it may not wait for the end of the stream.
+        let Some(Event::Usage(usage)) = events.last() else {
+            return None;
+        };
+        self.usage(*usage);
+        self.answered();
+        Some(*usage)
     }
 
     /// What the answer took.

@@ -3,13 +3,14 @@
 //! This crate owns what a model or a node *is* and when it is valid ([`spec`]), where models
 //! go ([`placement`]), how many times ([`scaling`]) and how they change ([`rollout`]), when a
 //! node counts as there ([`health`]), which task a request belongs to and which replica answers
-//! it ([`routing`]), what a request
+//! it ([`routing`], by what [`estimate`] says of them), what a request
 //! and its answer consist of ([`generate`]), and which files a model is made of ([`artifact`]).
 //!
 //! It knows nothing of networks, files, clocks, randomness or async runtimes: time and chance
 //! are passed in. Start reading at [`spec::Model`], then [`placement::solve`].
 
 pub mod artifact;
+pub mod estimate;
 pub mod generate;
 pub mod health;
 pub mod name;

@@ -49,7 +49,7 @@ impl Cluster {
         let embedded = || StoreAddress::Embedded(dir.path().join("controller"));
         let store = store.unwrap_or_else(embedded);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut cluster = Self::begin(mode, dir, store, any, None).await;
+        let mut cluster = Self::begin(mode, dir, store, any, &[]).await;
         for name in agents {
             cluster.start_agent(name);
         }
@@ -63,9 +63,24 @@ impl Cluster {
     /// # Panics
     /// When they do not become ready.
     pub async fn start_behind(proxy: SocketAddr, link: SocketAddr, agents: &[&str]) -> Self {
+        let proxy = proxy.to_string();
+        Self::start_processes(link, &["--advertise-link", &proxy], agents).await
+    }
+
+    /// Starts processes, the controller with these arguments, and waits until agents of these
+    /// names are ready.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub async fn start_with(arguments: &[&str], agents: &[&str]) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::start_processes(any, arguments, agents).await
+    }
+
+    async fn start_processes(link: SocketAddr, arguments: &[&str], agents: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let store = StoreAddress::Embedded(dir.path().join("controller"));
-        let mut cluster = Self::begin(Mode::Processes, dir, store, link, Some(proxy)).await;
+        let mut cluster = Self::begin(Mode::Processes, dir, store, link, arguments).await;
         for name in agents {
             cluster.start_agent(name);
         }
@@ -78,10 +93,10 @@ impl Cluster {
         dir: TempDir,
         store: StoreAddress,
         link: SocketAddr,
-        advertise: Option<SocketAddr>,
+        more: &[&str],
     ) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let started = member::controller(mode, dir.path(), &store, any, link, advertise);
+        let started = member::controller(mode, dir.path(), &store, any, link, more);
         let (controller, http, link) = started.await;
         Self {
             mode,
@@ -183,7 +198,7 @@ impl Cluster {
         }
         let dir = self.dir.path();
         let (controller, ..) =
-            member::controller(self.mode, dir, &self.store, self.http, self.link, None).await;
+            member::controller(self.mode, dir, &self.store, self.http, self.link, &[]).await;
         self.controller = Some(controller);
     }
 

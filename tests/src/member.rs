@@ -27,21 +27,20 @@ pub(crate) enum AgentMember {
 }
 
 /// Starts a controller. Returns it with its HTTP and link address; ports that are 0 are
-/// chosen by the system. Agents are told that they reach it at `advertise`.
+/// chosen by the system. `more` are arguments for a process.
 pub(crate) async fn controller(
     mode: Mode,
     dir: &Path,
     store: &StoreAddress,
     http: SocketAddr,
     link: SocketAddr,
-    advertise: Option<SocketAddr>,
+    more: &[&str],
 ) -> (ControllerMember, SocketAddr, SocketAddr) {
     match mode {
         Mode::InProcess => {
             let config = flotilla_controller::Config {
                 http,
                 link,
-                advertise_link: advertise.map(|address| address.to_string()),
                 store: store.clone(),
                 data_dir: dir.join("files"),
                 stop_grace: PATIENCE,
@@ -56,10 +55,9 @@ pub(crate) async fn controller(
         Mode::Processes => {
             let store = store.to_string();
             let (http, link) = (http.to_string(), link.to_string());
-            let advertise = advertise.map(|address| address.to_string());
             let mut args = vec!["controller", "--http", &http, "--link", &link];
             args.extend(["--store", &store]);
-            args.extend(advertise.iter().flat_map(|at| ["--advertise-link", at]));
+            args.extend(more);
             let mut process = Process::start(dir, &args);
             let line = process.line_with("ready http=");
             let (http, link) = (address(&line, "http"), address(&line, "link"));
@@ -89,6 +87,7 @@ pub(crate) fn agent(
                 zone: None,
                 memory: memory.map(flotilla_core::Bytes),
                 fetch_rate: None,
+                null_slowdown: 1.0,
                 drain: PATIENCE,
                 return_memory: || {},
             };

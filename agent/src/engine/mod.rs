@@ -113,15 +113,18 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// All engines, nothing loaded.
+    /// All engines, nothing loaded. The null engine is `null_slowdown` times slower than a
+    /// model's spec says.
     ///
     /// # Errors
     /// When the HTTP client of [`Upstream`] cannot be set up.
-    pub fn new() -> Result<Self, LoadError> {
+    pub fn new(null_slowdown: f64) -> Result<Self, LoadError> {
         Ok(Self {
             mistral: Mistral::default(),
             upstream: Upstream::new()?,
-            null: Null,
+            null: Null {
+                slowdown: null_slowdown,
+            },
         })
     }
 

@@ -31,7 +31,10 @@ const WORDS: [&str; 9] = [
 const DEFAULT_TOKENS: u32 = 16;
 
 /// Fixed tokens at a fixed pace.
-pub struct Null;
+pub struct Null {
+    /// How many times slower than the spec says.
+    pub slowdown: f64,
+}
 
 #[async_trait]
 impl Engine for Null {
@@ -46,7 +49,7 @@ impl Engine for Null {
         if let Some(problem) = &options.load_error {
             return Err(LoadError::Engine(problem.clone()));
         }
-        Ok(Arc::new(NullModel::new(options)))
+        Ok(Arc::new(NullModel::new(options, self.slowdown)))
     }
 }
 
@@ -58,11 +61,12 @@ struct NullModel {
 }
 
 impl NullModel {
-    fn new(options: &EngineOptions) -> Self {
-        let pace = options.tokens_per_second.unwrap_or(0.0);
+    fn new(options: &EngineOptions, slowdown: f64) -> Self {
+        let pace = options.tokens_per_second.unwrap_or(0.0) / slowdown;
         Self {
             tokens: options.output_tokens.unwrap_or(DEFAULT_TOKENS),
-            first: Duration::from_millis(options.time_to_first_token_ms.unwrap_or(0)),
+            first: Duration::from_millis(options.time_to_first_token_ms.unwrap_or(0))
+                .mul_f64(slowdown),
             gap: if pace > 0.0 {
                 Duration::from_secs_f64(1.0 / pace)
             } else {

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError};
+use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError, Usage};
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateRequest;
 use tonic::Status;
 
-use super::relay::Relay;
+use super::relay::{self, Relay};
 use crate::fleet::{LoadGuard, Replica};
 
 /// Asks `replica`, and resolves with its first events or with what kept them away.
 pub(super) async fn generate(
     replica: &Replica,
-    guard: LoadGuard,
+    mut guard: LoadGuard,
     request: GenerateRequest,
     timeout: Duration,
 ) -> Result<Relay, RequestError> {
@@ -24,28 +24,43 @@ pub(super) async fn generate(
             .generate(request)
             .await
             .map_err(|status| failed(&status, replica, &model))?;
-        Relay::begin(replies.into_inner(), guard, model.clone()).await
+        let mut replies = replies.into_inner();
+        let first = relay::first(&mut replies, &model).await?;
+        Ok((replies, first))
     };
-    tokio::time::timeout(timeout, begin)
-        .await
-        .unwrap_or_else(|_| Err(late(timeout)))
+    let begun = tokio::time::timeout(timeout, begin).await;
+    match begun.unwrap_or_else(|_| Err(late(timeout))) {
+        Ok((replies, first)) => Ok(Relay::new(replies, first, guard, model)),
+        Err(error) => {
+            guard.failed(&error);
+            Err(error)
+        }
+    }
 }
 
 /// Asks `replica` for vectors.
 pub(super) async fn embed(
     replica: &Replica,
-    guard: LoadGuard,
+    mut guard: LoadGuard,
     request: &EmbedRequest,
     timeout: Duration,
 ) -> Result<Embeddings, RequestError> {
-    let _guard = guard;
     let mut client = replica.link.client().ok_or_else(|| lost(replica))?;
     let wire = flotilla_proto::v1::EmbedRequest::from(request);
-    match tokio::time::timeout(timeout, client.embed(wire)).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner().into()),
-        Ok(Err(status)) => Err(failed(&status, replica, request.model.as_str())),
-        Err(_) => Err(late(timeout)),
-    }
+    let error = match tokio::time::timeout(timeout, client.embed(wire)).await {
+        Ok(Ok(reply)) => {
+            let embeddings: Embeddings = reply.into_inner().into();
+            guard.served(Usage {
+                prompt_tokens: embeddings.prompt_tokens,
+                completion_tokens: 0,
+            });
+            return Ok(embeddings);
+        }
+        Ok(Err(status)) => failed(&status, replica, request.model.as_str()),
+        Err(_) => late(timeout),
+    };
+    guard.failed(&error);
+    Err(error)
 }
 
 /// Nothing was sent: unlike a node that is lost while it answers, this says nothing about the

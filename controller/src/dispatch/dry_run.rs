@@ -2,13 +2,14 @@
 //! for the request path.
 
 use flotilla_core::ModelName;
+use flotilla_core::estimate::crowd;
 use flotilla_core::generate::{Input, RequestError, Route};
 use flotilla_core::routing::{Candidate, Decision, Reason, Rejected};
 use flotilla_proto::v1::ModelPhase;
 
 use super::Dispatch;
 use super::plan::Plan;
-use crate::fleet::{FleetView, ModelView, NodePhase, NodeView};
+use crate::fleet::{FleetView, ModelView, NodePhase, NodeView, pace_clock};
 
 /// Nodes that are told of for each model.
 const NODES: usize = 200;
@@ -61,14 +62,15 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
             }
         }
     }
-    // The first model that has one; of its replicas the least busy.
-    let busy = |c: &Candidate| {
-        let requests = f64::from(c.load.in_flight) + f64::from(c.load.elsewhere);
-        requests / f64::from(c.load.concurrency)
-    };
+    // The first model that has one; of its replicas the one that will answer first. One that has
+    // not answered yet counts as one that answers at once: it would be tried.
+    let seconds = |c: &Candidate| (c.predicted_ms.unwrap_or(0.0), crowd(c.load));
     let of_first = plan.models.iter().find_map(|name| {
         let of_model = decision.candidates.iter().filter(|c| c.model == *name);
-        of_model.min_by(|a, b| busy(a).total_cmp(&busy(b)))
+        of_model.min_by(|a, b| {
+            let (a, b) = (seconds(a), seconds(b));
+            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
+        })
     });
     decision.model = of_first.map(|candidate| candidate.model.clone());
     decision.node = of_first.map(|candidate| candidate.node.clone());
@@ -91,7 +93,11 @@ fn judge(
             let zone = replica.zone.as_ref().map_or("none", |zone| zone.as_str());
             return Err((Reason::Zone, format!("its zone is {zone}")));
         }
-        let load = replica.load.load();
+        let prospect = replica.load.prospect(pace_clock());
+        let load = prospect.load;
+        if !prospect.admitted {
+            return Err((Reason::Breaker, String::new()));
+        }
         if load.is_full() {
             return Err((Reason::Full, format!("{} requests", load.in_flight)));
         }
@@ -99,6 +105,7 @@ fn judge(
             model: name.clone(),
             node: node.name.clone(),
             load,
+            predicted_ms: prospect.pace.map(|pace| pace.predict(load) * 1e3),
         });
     }
     if node.phase != NodePhase::Ready {

@@ -24,8 +24,15 @@ impl Stream for Recorded {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let next = ready!(Pin::new(&mut self.relay).poll_next(cx));
         match &next {
-            Some(Ok(events)) => self.recorder.events(events),
-            Some(Err(error)) => self.recorder.failed(error),
+            Some(Ok(events)) => {
+                if let Some(usage) = self.recorder.events(events) {
+                    self.relay.guard.served(usage);
+                }
+            }
+            Some(Err(error)) => {
+                self.relay.guard.failed(error);
+                self.recorder.failed(error);
+            }
             None => self.recorder.answered(),
         }
         Poll::Ready(next)
@@ -38,35 +45,24 @@ pub(super) struct Relay {
     /// The events that came before anybody read.
     first: Option<Vec<Event>>,
     model: String,
-    _guard: LoadGuard,
+    guard: LoadGuard,
 }
 
 impl Relay {
-    /// Waits for the first events.
-    pub(super) async fn begin(
-        mut replies: Streaming<GenerateReply>,
+    /// An answer whose `first` events are there.
+    pub(super) fn new(
+        replies: Streaming<GenerateReply>,
+        first: Vec<Event>,
         guard: LoadGuard,
         model: String,
-    ) -> Result<Self, RequestError> {
-        let first = match replies.message().await {
-            Ok(Some(reply)) => events(reply)?,
-            Ok(None) => {
-                return Err(RequestError::NodeLost(
-                    "the node ended the answer before it began".into(),
-                ));
-            }
-            Err(status) => return Err(status::to_error(&status, &model)),
-        };
-        Ok(Self {
+    ) -> Self {
+        Self {
             replies,
             first: Some(first),
             model,
-            _guard: guard,
-        })
+            guard,
+        }
     }
-}
-
-impl Relay {
     /// The same, with its end on record.
     pub(super) fn recorded(self, recorder: Recorder) -> Recorded {
         Recorded {
@@ -88,6 +84,20 @@ impl Stream for Relay {
             Some(Err(status)) => Some(Err(status::to_error(&status, &self.model))),
             None => None,
         })
+    }
+}
+
+/// Waits for the first events of an answer.
+pub(super) async fn first(
+    replies: &mut Streaming<GenerateReply>,
+    model: &str,
+) -> Result<Vec<Event>, RequestError> {
+    match replies.message().await {
+        Ok(Some(reply)) => events(reply),
+        Ok(None) => Err(RequestError::NodeLost(
+            "the node ended the answer before it began".into(),
+        )),
+        Err(status) => Err(status::to_error(&status, model)),
     }
 }
 

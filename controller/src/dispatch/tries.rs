@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use flotilla_core::ModelName;
 use flotilla_core::generate::RequestError;
-use flotilla_core::routing::{Candidate, Decision, Reason, Rejected, two_choices};
+use flotilla_core::routing::{Candidate, Decision, Prospect, Reason, Rejected, select};
 use flotilla_core::{NodeName, TaskName};
 use flotilla_gateway::{Refusal, Server};
 
 use super::plan::Plan;
 use super::{Dispatch, RETRY_AFTER};
 use crate::decisions::Recorder;
-use crate::fleet::{FleetView, LoadGuard, Replica};
+use crate::fleet::{FleetView, LoadGuard, Replica, pace_clock};
 
 /// Replicas that may be lost under one request, the first included.
 const ATTEMPTS: usize = 3;
@@ -162,51 +162,58 @@ impl<'a> Tries<'a> {
         in_line: Option<usize>,
     ) -> Result<(Replica, LoadGuard), Passed> {
         let name = &self.plan.models[at];
-        let mut pass = |reason, passed| {
-            self.decision.rejected.push(Rejected {
-                model: name.clone(),
-                node: None,
-                reason,
-                detail: String::new(),
-            });
-            Err(passed)
-        };
+        let rejected = &mut self.decision.rejected;
         let Some(model) = view.by_name.get(name) else {
-            return pass(Reason::Unknown, Passed::Out);
+            return pass(rejected, name, Reason::Unknown, Passed::Out);
         };
         if in_line != Some(at) && self.dispatch.lobby.is_used(name) {
-            return pass(Reason::Queued, Passed::Coming);
+            return pass(rejected, name, Reason::Queued, Passed::Coming);
         }
         let eligible = model.eligible(self.plan.zones.as_ref());
         if eligible.is_empty() {
             if !model.replicas.is_empty() {
-                return pass(Reason::Zone, Passed::Out);
+                return pass(rejected, name, Reason::Zone, Passed::Out);
             }
             let coming = if model.coming {
                 Passed::Coming
             } else {
                 Passed::Out
             };
-            return pass(Reason::NotLoaded, coming);
+            return pass(rejected, name, Reason::NotLoaded, coming);
         }
         let (candidates, tried) = (&mut self.decision.candidates, &self.tried);
         let was_tried =
             |replica: &Replica| tried.iter().any(|(m, n)| *m == at && *n == replica.node);
-        let pick = two_choices(
+        let (now, mut broken) = (pace_clock(), Vec::new());
+        let pick = select(
             eligible.len(),
             |i| {
                 let replica = eligible.get(i);
-                let load = replica.load.load();
-                candidates.push(Candidate {
-                    model: name.clone(),
-                    node: replica.node.clone(),
-                    load,
-                });
-                load
+                let prospect = replica.load.prospect(now);
+                if prospect.admitted {
+                    candidates.push(candidate(name, replica, prospect));
+                } else {
+                    broken.push(i);
+                }
+                prospect
             },
             |i| was_tried(eligible.get(i)),
             |n| fastrand::usize(..n),
+            now,
         );
+        for i in broken {
+            let replica = eligible.get(i);
+            if pick == Some(i) {
+                candidates.push(candidate(name, replica, replica.load.prospect(now)));
+                continue;
+            }
+            rejected.push(Rejected {
+                model: name.clone(),
+                node: Some(replica.node.clone()),
+                reason: Reason::Breaker,
+                detail: String::new(),
+            });
+        }
         if let Some(i) = pick {
             let replica = eligible.get(i).clone();
             let guard = replica.load.take();
@@ -216,9 +223,9 @@ impl<'a> Tries<'a> {
         let untried = eligible.len() > tried.len()
             || (0..eligible.len()).any(|i| !was_tried(eligible.get(i)));
         if untried {
-            pass(Reason::Full, Passed::Full)
+            pass(rejected, name, Reason::Full, Passed::Full)
         } else {
-            pass(Reason::Error, Passed::Coming)
+            pass(rejected, name, Reason::Error, Passed::Coming)
         }
     }
 
@@ -326,6 +333,32 @@ impl<'a> Tries<'a> {
             Some(task) => format!("the models of the task '{task}'"),
             None => format!("the model '{}'", self.plan.models[0]),
         }
+    }
+}
+
+/// Passes a model over, on record.
+fn pass<T>(
+    rejected: &mut Vec<Rejected>,
+    model: &ModelName,
+    reason: Reason,
+    passed: Passed,
+) -> Result<T, Passed> {
+    rejected.push(Rejected {
+        model: model.clone(),
+        node: None,
+        reason,
+        detail: String::new(),
+    });
+    Err(passed)
+}
+
+fn candidate(model: &ModelName, replica: &Replica, prospect: Prospect) -> Candidate {
+    let Prospect { load, pace, .. } = prospect;
+    Candidate {
+        model: model.clone(),
+        node: replica.node.clone(),
+        load,
+        predicted_ms: pace.map(|pace| pace.predict(load) * 1e3),
     }
 }
 

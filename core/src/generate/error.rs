@@ -56,6 +56,15 @@ impl RequestError {
         }
     }
 
+    /// Whether it speaks against the replica rather than the request: what its breaker counts.
+    #[must_use]
+    pub fn blames_the_replica(&self) -> bool {
+        matches!(
+            self,
+            Self::NodeLost(_) | Self::Deadline(_) | Self::Engine(_)
+        )
+    }
+
     /// Whether another replica may do better. Only to be acted on before the first byte of
     /// the answer went out.
     #[must_use]

@@ -69,6 +69,9 @@ pub struct Candidate {
     pub node: NodeName,
     #[serde(flatten)]
     pub load: Load,
+    /// How long the whole answer is expected to take there, in milliseconds. `None`: the replica
+    /// has not answered yet.
+    pub predicted_ms: Option<f32>,
 }
 
 /// A model, or a replica of one, that was passed over.
@@ -106,6 +109,8 @@ pub enum Reason {
     Full,
     /// Others wait for it already.
     Queued,
+    /// It failed time after time and is left alone for a while.
+    Breaker,
     /// It was asked and did not answer.
     Error,
 }

@@ -44,6 +44,46 @@ async fn an_agent_killed_mid_stream_ends_it_with_an_error_and_the_next_request_g
     cluster.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
+    // Its link stays: only its answers tell that something is wrong.
+    let arguments = ["--first-token-timeout", "1", "--link-timeout", "60"];
+    let cluster = Cluster::start_with(&arguments, &["n1", "n2"]).await;
+    let api = cluster.api();
+    api.apply(&null_model("m", 2, &json!({"outputTokens": 2})))
+        .await;
+    cluster.until(async || api.ready("m").await == 2).await;
+    let node = |response: &reqwest::Response| {
+        let name = response.headers().get("x-flotilla-node");
+        name.map(|name| name.to_str().unwrap().to_owned())
+    };
+    cluster.agent("n1").signal(libc::SIGSTOP);
+    // Until its breaker opens, some requests still go there and are answered too late.
+    let body = json!({"model": "m", "prompt": "hi"});
+    let told = async || -> Value { api.post("v1/route", &body).await.json().await.unwrap() };
+    let open = |told: &Value| told["rejected"][0]["reason"] == "breaker";
+    cluster
+        .until(async || {
+            join_all((0..4).map(|_| api.chat("m", "hi", false))).await;
+            open(&told().await)
+        })
+        .await;
+    for _ in 0..20 {
+        let response = api.chat("m", "hi", false).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(node(&response).as_deref(), Some("n2"));
+    }
+    cluster.agent("n1").signal(libc::SIGCONT);
+    cluster
+        .until(async || {
+            let responses = join_all((0..4).map(|_| api.chat("m", "hi", false))).await;
+            let there = |r: &reqwest::Response| node(r).as_deref() == Some("n1");
+            responses.iter().any(there) && !open(&told().await)
+        })
+        .await;
+    cluster.stop().await;
+}
+
 #[tokio::test]
 async fn an_unstreamed_request_on_a_killed_agent_is_answered_by_another() {
     let mut cluster = Cluster::start(Mode::Processes, &["n1", "n2"]).await;

@@ -261,6 +261,38 @@ async fn a_dry_run_tells_every_candidate_and_asks_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_ten_times_slower_gets_a_small_part_of_the_requests() {
+    let mut cluster = Cluster::start(Mode::Processes, &["fast"]).await;
+    cluster.start_agent_with("slow", None, &["--null-slowdown", "10"]);
+    cluster.until_ready(&["fast", "slow"]).await;
+    let api = cluster.api();
+    let options = json!({"outputTokens": 2, "tokensPerSecond": 200});
+    api.apply(&null_model("m", 2, &options)).await;
+    cluster.until(async || api.ready("m").await == 2).await;
+    let mut on = std::collections::BTreeMap::<String, u32>::new();
+    for _ in 0..100 {
+        // Two at a time, so that the fast one is never idle.
+        let (one, two) = tokio::join!(api.chat("m", "hi", false), api.chat("m", "hi", false));
+        for response in [one, two] {
+            *on.entry(header(&response, "x-flotilla-node")).or_default() += 1;
+        }
+    }
+    let (fast, slow) = (on["fast"], on.get("slow").copied().unwrap_or(0));
+    assert!(slow * 5 < fast, "{on:?}");
+    // Who asks is told what is expected of each.
+    let body = json!({"model": "m", "prompt": "hi"});
+    let told: Value = api.post("v1/route", &body).await.json().await.unwrap();
+    let expected = |node: &str| {
+        let candidates = told["candidates"].as_array().unwrap();
+        let of_node = candidates.iter().find(|c| c["node"] == node).unwrap();
+        of_node["predicted_ms"].as_f64().unwrap()
+    };
+    assert!(expected("slow") > 3.0 * expected("fast"), "{told}");
+    assert_eq!(told["node"], "fast");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_controller_knows_the_tasks_and_finds_the_others_decisions() {
     let etcd = Etcd::start();
     let one = Cluster::start_on(Mode::Processes, Some(etcd.store()), &["n1"]).await;

@@ -41,7 +41,7 @@ impl Bench {
             return_memory: || {},
         };
         let artifacts = Artifacts::new("/nowhere".into(), Arc::default(), None);
-        let manager = Manager::new(Engines::new().unwrap(), artifacts, settings);
+        let manager = Manager::new(Engines::new(1.0).unwrap(), artifacts, settings);
         let (statuses, table) = (manager.statuses(), manager.table());
         let (desired, receiver) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
