@@ -165,7 +165,7 @@ fn why_replica(decision: &Decision) -> String {
         ]
     }));
     told += "\n";
-    told + &output::table(&["REJECTED", "NODE", "REASON", ""], rows.into_iter())
+    told + &output::table(&["REJECTED", "NODE", "REASON", ""], rows)
 }
 
 fn row(rejected: &Rejected) -> Vec<String> {

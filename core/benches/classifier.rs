@@ -65,12 +65,11 @@ fn accuracy(classifier: &Classifier, requests: &[Request]) -> f64 {
 /// The chance that one of `above` is higher than one of `below`.
 fn auroc(above: &[f32], below: &[f32]) -> f64 {
     let wins = above.iter().flat_map(|a| {
-        let of = below.iter().map(move |b| match a.total_cmp(b) {
+        below.iter().map(move |b| match a.total_cmp(b) {
             std::cmp::Ordering::Greater => 1.0,
             std::cmp::Ordering::Equal => 0.5,
             std::cmp::Ordering::Less => 0.0,
-        });
-        of
+        })
     });
     wins.sum::<f64>() / (above.len() * below.len()) as f64
 }

@@ -17,7 +17,7 @@ pub struct ApiError {
     body: ErrorBody,
     retry_after: Option<Duration>,
     /// Under which name the decision that led to it is on record.
-    decision: Option<String>,
+    decision: Option<Box<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -96,7 +96,10 @@ impl ApiError {
             if too_long {
                 error.body.param = Some(field.to_owned());
             }
-            Self { decision, ..error }
+            Self {
+                decision: decision.map(String::into_boxed_str),
+                ..error
+            }
         }
     }
 

@@ -223,7 +223,10 @@ impl ModelView {
     #[must_use]
     pub fn eligible(&self, zones: Option<&BTreeSet<ZoneName>>) -> Eligible<'_> {
         let ranges: Vec<Range<usize>> = match zones {
-            None => vec![0..self.replicas.len()],
+            None => Vec::from([Range {
+                start: 0,
+                end: self.replicas.len(),
+            }]),
             Some(zones) => {
                 let of = |zone: &ZoneName| self.zones.get(&Some(zone.clone())).cloned();
                 zones.iter().filter_map(of).collect()
