@@ -109,7 +109,8 @@ impl Decisions {
     }
 }
 
-/// Writes down what becomes of a request, once, when it is dropped.
+/// Writes down what becomes of a request, once: as soon as it is known, so that whoever has seen the
+/// end of an answer finds it on record.
 pub(crate) struct Recorder {
     id: String,
     kept: Arc<Kept>,
@@ -149,21 +150,27 @@ impl Recorder {
     /// The answer is complete.
     pub(crate) fn answered(&mut self) {
         self.outcome.end = End::Answered;
+        self.write_down();
     }
 
     /// There is no answer, or only a part of it.
     pub(crate) fn failed(&mut self, error: &RequestError) {
         self.outcome.end = End::Failed;
         self.outcome.error = Some(error.to_string());
+        self.write_down();
+    }
+
+    fn write_down(&mut self) {
+        let mut outcome = std::mem::take(&mut self.outcome);
+        outcome.total_ms = millis(self.begun);
+        // What was written down first holds.
+        let _ = self.kept.outcome.set(outcome);
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        let mut outcome = std::mem::take(&mut self.outcome);
-        outcome.total_ms = millis(self.begun);
-        // Nobody else sets it.
-        let _ = self.kept.outcome.set(outcome);
+        self.write_down();
     }
 }
 
@@ -201,7 +208,6 @@ mod tests {
             completion_tokens: 4,
         });
         first.answered();
-        drop(first);
         let told = decisions.get(&id).unwrap();
         assert_eq!(told.decision.requested, "one");
         let outcome = told.outcome.unwrap();
@@ -211,6 +217,7 @@ mod tests {
         );
         assert!(outcome.first_token_ms.unwrap() <= outcome.total_ms);
 
+        drop(first);
         drop(decisions.keep(named("two"), Instant::now()));
         let third = decisions.keep(named("three"), Instant::now());
         assert!(decisions.get(&id).is_none(), "its slot was taken");
