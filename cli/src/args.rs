@@ -204,6 +204,10 @@ pub(crate) struct ControllerArgs {
     #[arg(long, env = "FLOTILLA_CONNECTIONS", value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) connections: u32,
+    /// Routing decisions that are kept in memory, each of about 1 kB.
+    #[arg(long, env = "FLOTILLA_DECISIONS", value_name = "N", default_value_t = 100_000,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) decisions: u32,
 }
 
 impl ControllerArgs {

@@ -19,6 +19,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         link_timeout: args.link_timeout,
         node_grace: args.node_grace,
         connections: args.connections,
+        decisions: args.decisions as usize,
         ..Config::default()
     };
     tracing::info!(?config, "starting");

@@ -31,6 +31,8 @@ pub struct Config {
     pub node_grace: Duration,
     /// Connections each agent turns round. One is one task on each side.
     pub connections: u32,
+    /// Routing decisions that are kept, each of about 1 kB.
+    pub decisions: usize,
     /// How long streams under way may go on once the controller is asked to stop.
     pub stop_grace: Duration,
 }
@@ -49,6 +51,7 @@ impl Default for Config {
             link_timeout: flotilla_proto::transport::SILENCE,
             node_grace: Duration::from_secs(5),
             connections: 1,
+            decisions: 100_000,
             stop_grace: Duration::from_secs(5),
         }
     }

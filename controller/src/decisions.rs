@@ -10,9 +10,6 @@ use flotilla_core::generate::{Event, RequestError, Usage};
 use flotilla_core::routing::{Decision, End, Outcome};
 use serde::{Deserialize, Serialize};
 
-/// Decisions that are kept.
-pub const KEPT: usize = 100_000;
-
 /// Keeps the last decisions. Cheap to clone.
 #[derive(Clone)]
 pub struct Decisions {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Wish};
 use crate::artifacts::{Blobs, Keeper};
 use crate::config::{Config, advertised};
-use crate::decisions::{Decisions, KEPT};
+use crate::decisions::Decisions;
 use crate::dispatch::{Dispatch, Lobby, waiting};
 use crate::fleet::{ControllerRecord, Fleet, FleetEvent};
 use crate::registrar::Registrar;
@@ -117,7 +117,7 @@ impl Controller {
             fleet.clone(),
             lobby,
             newest.clone(),
-            Decisions::new(&id, KEPT),
+            Decisions::new(&id, config.decisions),
             config.first_token_timeout,
         );
         let limits = Limits {
