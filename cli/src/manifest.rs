@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use flotilla_core::spec::{Resource, Source};
+use flotilla_core::spec::{Resource, Source, documents};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -61,11 +61,7 @@ fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 fn parse(text: &str, folder: &Path) -> anyhow::Result<Vec<Resource>> {
     let mut resources = Vec::new();
-    for document in serde_yaml_ng::Deserializer::from_str(text) {
-        let mut value = Value::deserialize(document).context("not valid YAML")?;
-        if value.is_null() {
-            continue;
-        }
+    for mut value in documents(text)? {
         include_examples(&mut value, folder)?;
         let mut resource = Resource::from_json(value)?;
         if let Resource::Model(model) = &mut resource

@@ -71,6 +71,19 @@ impl Admin {
         Ok(())
     }
 
+    /// Ends a deletion: what was not there is not found.
+    async fn deleted(
+        &self,
+        kind: &str,
+        name: &str,
+        deleted: Result<Option<Revision>, StoreError>,
+    ) -> Result<StatusCode, ApiError> {
+        let revision = deleted.map_err(failed)?;
+        let revision = revision.ok_or_else(|| unknown(kind, name))?;
+        self.see(Ok(revision)).await?;
+        Ok(StatusCode::NO_CONTENT)
+    }
+
     /// Makes the wish for a resource be this one, and says what that did.
     async fn apply(&self, resource: &Resource) -> Result<Response, ApiError> {
         let (applied, revision) = self.wish.apply(resource).await.map_err(failed)?;
@@ -312,10 +325,8 @@ async fn delete_model(
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let name = ModelName::new(&name).map_err(|_| unknown("model", &name))?;
-    let deleted = admin.wish.delete_model(&name).await.map_err(failed)?;
-    let revision = deleted.ok_or_else(|| unknown("model", name.as_str()))?;
-    admin.see(Ok(revision)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let deleted = admin.wish.delete_model(&name).await;
+    admin.deleted("model", name.as_str(), deleted).await
 }
 
 async fn list_assignments(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {

@@ -11,7 +11,7 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::watch::{self, Watch};
-use super::{Admin, List, failed, unknown};
+use super::{Admin, List, unknown};
 use crate::fleet::{FleetView, TaskView};
 use crate::trainer::Newest;
 
@@ -129,10 +129,8 @@ pub(super) async fn delete(
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let known = TaskName::new(&name).map_err(|_| unknown("task", &name))?;
-    let deleted = admin.wish.delete_task(&known).await.map_err(failed)?;
-    let revision = deleted.ok_or_else(|| unknown("task", &name))?;
-    admin.see(Ok(revision)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let deleted = admin.wish.delete_task(&known).await;
+    admin.deleted("task", &name, deleted).await
 }
 
 pub(super) async fn list_routers(
@@ -168,8 +166,6 @@ pub(super) async fn delete_router(
     if name != RouterName.as_str() {
         return Err(unknown("router", &name));
     }
-    let deleted = admin.wish.delete_router().await.map_err(failed)?;
-    let revision = deleted.ok_or_else(|| unknown("router", &name))?;
-    admin.see(Ok(revision)).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let deleted = admin.wish.delete_router().await;
+    admin.deleted("router", &name, deleted).await
 }

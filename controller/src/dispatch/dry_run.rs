@@ -9,6 +9,7 @@ use flotilla_proto::v1::ModelPhase;
 
 use super::Dispatch;
 use super::plan::Plan;
+use super::tries::candidate;
 use crate::fleet::{FleetView, ModelView, NodePhase, NodeView, pace_clock};
 
 /// Nodes that are told of for each model.
@@ -94,19 +95,14 @@ fn judge(
             return Err((Reason::Zone, format!("its zone is {zone}")));
         }
         let prospect = replica.load.prospect(pace_clock());
-        let load = prospect.load;
         if !prospect.admitted {
             return Err((Reason::Breaker, String::new()));
         }
-        if load.is_full() {
-            return Err((Reason::Full, format!("{} requests", load.in_flight)));
+        if prospect.load.is_full() {
+            let requests = prospect.load.in_flight;
+            return Err((Reason::Full, format!("{requests} requests")));
         }
-        return Ok(Candidate {
-            model: name.clone(),
-            node: node.name.clone(),
-            load,
-            predicted_ms: prospect.pace.map(|pace| pace.predict(load) * 1e3),
-        });
+        return Ok(candidate(name, replica, prospect));
     }
     if node.phase != NodePhase::Ready {
         return Err((

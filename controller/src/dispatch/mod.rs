@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::generate::{
-    EmbedRequest, Embeddings, GenerateRequest, Input, RequestError, Route, Usage,
+    EmbedRequest, Embeddings, GenerateRequest, Input, RequestError, Route, Target, Usage,
 };
 use flotilla_core::routing::Decision;
 use flotilla_gateway::{Answer, Backend, Batches, ModelCard, Readiness, Refusal};
@@ -74,9 +74,13 @@ impl Dispatch {
         input: &Input,
         decision: &mut Decision,
     ) -> Result<Plan, RequestError> {
-        let trained = self.trained().await;
-        let view = self.fleet.peek();
-        plan::plan(&view, trained.classifier.as_ref(), route, input, decision)
+        // Whoever names a model or a task does not wait for a classifier to be trained.
+        let trained = match route.target {
+            Target::Auto => Some(self.trained().await),
+            Target::Model(_) | Target::Task(_) => None,
+        };
+        let classifier = trained.as_ref().and_then(|t| t.classifier.as_ref());
+        plan::plan(&self.fleet.peek(), classifier, route, input, decision)
     }
 
     /// The newest classifier. Waits for the first one, and only for that.

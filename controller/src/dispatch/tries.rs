@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use flotilla_core::ModelName;
+use flotilla_core::NodeName;
 use flotilla_core::generate::RequestError;
 use flotilla_core::routing::{Candidate, Decision, Prospect, Reason, Rejected, select};
-use flotilla_core::{NodeName, TaskName};
 use flotilla_gateway::{Refusal, Server};
 
 use super::plan::Plan;
@@ -261,11 +261,12 @@ impl<'a> Tries<'a> {
 
     /// Puts on record that `replica` answers.
     pub(super) fn answered(mut self, replica: Replica) -> (Server, Recorder) {
+        let task = self.decision.task.clone();
         let decision = self.record();
         let recorder = self.dispatch.decisions.keep(decision, self.begun);
         let by = Server {
             model: self.model().clone(),
-            task: self.task(),
+            task,
             node: replica.node,
             attempts: self.failed + 1,
             decision: recorder.id().to_owned(),
@@ -273,12 +274,9 @@ impl<'a> Tries<'a> {
         (by, recorder)
     }
 
-    fn task(&self) -> Option<TaskName> {
-        self.decision.task.clone()
-    }
-
+    /// The decision as it goes on record: nothing is tried after that.
     fn record(&mut self) -> Decision {
-        let mut decision = self.decision.clone();
+        let mut decision = std::mem::take(&mut self.decision);
         decision.rejected.append(&mut self.errors);
         decision
     }
@@ -352,7 +350,8 @@ fn pass<T>(
     Err(passed)
 }
 
-fn candidate(model: &ModelName, replica: &Replica, prospect: Prospect) -> Candidate {
+/// A replica that could answer, for the record.
+pub(super) fn candidate(model: &ModelName, replica: &Replica, prospect: Prospect) -> Candidate {
     let Prospect { load, pace, .. } = prospect;
     Candidate {
         model: model.clone(),

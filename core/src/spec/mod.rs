@@ -13,7 +13,7 @@ mod task;
 pub use engine::{Dtype, EngineKind, EngineOptions, Pipeline};
 pub use fault::{Fault, Faults};
 pub use model::{Model, ModelSpec};
-pub use resource::{API_VERSION, Metadata, Resource, ResourceError, parse_yaml};
+pub use resource::{API_VERSION, Metadata, Resource, ResourceError, documents, parse_yaml};
 pub use router::{Abstain, Router, RouterSpec};
 pub use scheduling::{Accelerator, Replicas, Taint, Toleration};
 pub use source::{Format, HuggingFace, Sha256, Sha256Error, Source};

@@ -183,14 +183,22 @@ fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Faults> {
 /// assert_eq!(resources[0].kind(), "Model");
 /// ```
 pub fn parse_yaml(text: &str) -> Result<Vec<Resource>, ResourceError> {
-    let mut resources = Vec::new();
-    for document in serde_yaml_ng::Deserializer::from_str(text) {
-        let value = Value::deserialize(document).map_err(|e| ResourceError::Yaml(e.to_string()))?;
-        if !value.is_null() {
-            resources.push(Resource::from_json(value)?);
-        }
-    }
-    Ok(resources)
+    let resources = documents(text)?.into_iter().map(Resource::from_json);
+    Ok(resources.collect::<Result<_, _>>()?)
+}
+
+/// The documents of a YAML text, unchecked, for whoever completes them before they are read as
+/// resources. Empty ones are skipped.
+///
+/// # Errors
+/// [`ResourceError::Yaml`] when the text is not YAML.
+pub fn documents(text: &str) -> Result<Vec<Value>, ResourceError> {
+    let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
+    let mut documents: Vec<_> = documents
+        .collect::<Result<_, _>>()
+        .map_err(|e: serde_yaml_ng::Error| ResourceError::Yaml(e.to_string()))?;
+    documents.retain(|value| !value.is_null());
+    Ok(documents)
 }
 
 #[cfg(test)]

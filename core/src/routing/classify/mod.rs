@@ -193,12 +193,6 @@ impl Classifier {
         }
     }
 
-    /// The tasks it tells apart.
-    #[must_use]
-    pub fn tasks(&self) -> &[TaskName] {
-        &self.tasks
-    }
-
     /// The confidence below which it abstains.
     #[must_use]
     pub fn threshold(&self) -> f32 {
@@ -217,7 +211,7 @@ impl Classifier {
             .map(|text| {
                 let mut vector = Sparse::new();
                 self.vocabulary.vector(text, &mut scratch, &mut vector);
-                let scores = score(&self.weights, self.tasks.len(), &vector);
+                let scores = self.weights.scores(&vector);
                 let confidence = self.calibration.confidence(highest(&scores, None).1);
                 Piece {
                     vector,
@@ -231,7 +225,7 @@ impl Classifier {
         let Some((first, share)) = pieces.next() else {
             // Nothing was said: what is left is how common each task is.
             return Reading {
-                scores: score(&self.weights, self.tasks.len(), &Sparse::new()),
+                scores: self.weights.scores(&Sparse::new()),
                 vector: Sparse::new(),
             };
         };
@@ -282,12 +276,6 @@ fn merge(vector: &mut Sparse) {
     });
 }
 
-fn score(weights: &Weights, tasks: usize, vector: &Sparse) -> Vec<f32> {
-    let mut scores = vec![0.0; tasks];
-    weights.add_scores(vector, 1.0, &mut scores);
-    scores
-}
-
 /// The highest score, and whose it is, but for one.
 fn highest(scores: &[f32], but: Option<usize>) -> (usize, f32) {
     let all = scores.iter().copied().enumerate();
@@ -323,7 +311,7 @@ fn hold_out(tasks: usize, examples: &[(&str, Option<usize>)]) -> Vec<HeldOut> {
         let (vocabulary, weights) = learn(tasks, &kept);
         held.extend(out.into_iter().map(|(_, (text, task))| {
             vocabulary.vector(text, &mut scratch, &mut vector);
-            let (first, score) = highest(&score(&weights, tasks, &vector), None);
+            let (first, score) = highest(&weights.scores(&vector), None);
             HeldOut {
                 score,
                 right: task == Some(first),

@@ -59,15 +59,13 @@ impl Weights {
         learner.finish()
     }
 
-    /// The score of each task, added to `scores` `share` times: its bias and its weights by the
-    /// vector's values.
-    pub(super) fn add_scores(&self, vector: &Sparse, share: f32, scores: &mut [f32]) {
-        for (score, bias) in scores.iter_mut().zip(&self.bias) {
-            *score += share * bias;
-        }
+    /// The score of each task: its bias and its weights by the vector's values.
+    pub(super) fn scores(&self, vector: &Sparse) -> Vec<f32> {
+        let mut scores = self.bias.clone();
         for &(place, value) in vector {
-            add(scores, self.row(place), share * value);
+            add(&mut scores, self.row(place), value);
         }
+        scores
     }
 
     /// A task's bias.
