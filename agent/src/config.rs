@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use flotilla_core::energy::Power;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, ZoneName};
 
@@ -24,6 +25,8 @@ pub struct Config {
     pub zone: Option<ZoneName>,
     /// Memory for models. Default: four fifths of the machine's.
     pub memory: Option<Bytes>,
+    /// What the node draws, if somebody knows. Default: guessed from its cores.
+    pub power: Option<Power>,
     /// Bytes per second that models' files may take of the links. Default: no limit.
     pub fetch_rate: Option<Bytes>,
     /// How many times slower the null engine is here, to simulate unequal nodes.

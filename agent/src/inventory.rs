@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_core::energy::Power;
 use flotilla_core::{Bytes, NodeName};
 use flotilla_proto::v1::Inventory;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
@@ -10,8 +11,8 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 /// for the system and for what requests need.
 const MEMORY_SHARE: f64 = 0.8;
 
-/// Looks at the machine. `memory` overrides what models may take.
-pub(crate) fn take(memory: Option<Bytes>) -> Inventory {
+/// Looks at the machine. `memory` overrides what models may take, `power` what it may draw.
+pub(crate) fn take(memory: Option<Bytes>, power: Option<Power>) -> Inventory {
     let looked = System::new_with_specifics(
         RefreshKind::nothing()
             .with_memory(MemoryRefreshKind::nothing().with_ram())
@@ -33,12 +34,19 @@ pub(crate) fn take(memory: Option<Bytes>) -> Inventory {
         }
         Err(error) => tracing::warn!(%error, "the machine does not tell what it is: give --memory"),
     }
+    let cores = cores as u32;
+    let power = power.unwrap_or_else(|| Power::guess(cores));
     Inventory {
         memory: memory.map_or((total as f64 * MEMORY_SHARE) as u64, |bytes| bytes.0),
-        cores: cores as u32,
+        cores,
         cpu: cpu.unwrap_or_default(),
         accelerators: accelerators(),
         platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        power: Some(flotilla_proto::v1::Power {
+            idle: power.idle.0,
+            max: power.max.0,
+            stated: power.stated,
+        }),
     }
 }
 
@@ -76,7 +84,7 @@ fn accelerators() -> Vec<String> {
 /// Memory that models may take unless told otherwise. Zero where the machine does not tell.
 #[must_use]
 pub fn default_memory() -> Bytes {
-    Bytes(take(None).memory)
+    Bytes(take(None, None).memory)
 }
 
 /// What is lost because this build does not use instructions that the CPU has. candle picks
@@ -105,7 +113,7 @@ mod tests {
     #[test]
     fn labels_say_what_the_node_is() {
         let name = NodeName::new("n1").unwrap();
-        let mut inventory = take(None);
+        let mut inventory = take(None, None);
         inventory.accelerators = vec!["cpu".into(), "cuda".into()];
         let labels = labels(&name, &inventory);
         assert_eq!(labels["flotilla.dev/node"], "n1");
@@ -115,9 +123,9 @@ mod tests {
 
     #[test]
     fn the_machine_has_memory_cores_and_a_platform() {
-        let inventory = take(None);
+        let inventory = take(None, None);
         assert!(inventory.memory > 0 && inventory.cores > 0);
         assert!(inventory.platform.contains('-'));
-        assert_eq!(take(Some(Bytes(7))).memory, 7);
+        assert_eq!(take(Some(Bytes(7)), None).memory, 7);
     }
 }

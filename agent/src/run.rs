@@ -50,7 +50,7 @@ impl Agent {
         if let Some(missed) = inventory::missed_instructions() {
             tracing::warn!("{missed}");
         }
-        let inventory = inventory::take(config.memory);
+        let inventory = inventory::take(config.memory, config.power);
         let settings = ManagerSettings {
             memory: flotilla_core::Bytes(inventory.memory),
             drain: config.drain,

@@ -37,7 +37,8 @@ impl Service {
         request: GenerateRequest,
     ) -> Result<impl Stream<Item = Result<Event, RequestError>> + Send + use<>, RequestError> {
         let hosted = self.find(&request.model)?;
-        let ticket = hosted.clone().enter().await?;
+        let entered = hosted.clone().enter(request.standing, request.deadline);
+        let ticket = entered.await?;
         match hosted.model.generate(request).await {
             Ok(events) => Ok(ticket.follow(events)),
             Err(error) => Err(fail(ticket, error)),
@@ -84,7 +85,8 @@ impl Inference for Service {
         let request = EmbedRequest::try_from(request.into_inner())?;
         let embed = async {
             let hosted = self.find(&request.model)?;
-            let ticket = hosted.clone().enter().await?;
+            let entered = hosted.clone().enter(request.standing, request.deadline);
+            let ticket = entered.await?;
             match hosted.model.embed(request).await {
                 Ok(embeddings) => {
                     ticket.done(embeddings.prompt_tokens);

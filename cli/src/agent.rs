@@ -10,6 +10,7 @@ use crate::shutdown;
 
 /// Runs an agent until it is asked to stop.
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
+    let power = args.power();
     let config = Config {
         data_dir: args
             .data_dir
@@ -20,6 +21,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         taints: args.taints,
         zone: args.zone,
         memory: args.memory,
+        power,
         fetch_rate: args.fetch_rate,
         null_slowdown: args.null_slowdown,
         drain: args.drain,

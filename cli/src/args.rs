@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use flotilla_controller::{EtcdAddress, EtcdTls, StoreAddress};
+use flotilla_core::energy::Power;
 use flotilla_core::spec::Taint;
-use flotilla_core::{ArtifactName, Bytes, NodeName, ZoneName};
+use flotilla_core::{ArtifactName, Bytes, ModelName, NodeName, Watts, ZoneName};
 
 /// Many small language models on unequal machines, behind one OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -45,6 +46,8 @@ pub(crate) enum Command {
     Route(RouteArgs),
     /// Say why a request went where it went
     Explain(ExplainArgs),
+    /// Measure how well models do a task, and where a small one is enough
+    Eval(EvalArgs),
     /// List nodes, models, tasks or assignments
     Get(GetArgs),
     /// Show everything about a node, a model or a task
@@ -208,6 +211,10 @@ pub(crate) struct ControllerArgs {
     #[arg(long, env = "FLOTILLA_DECISIONS", value_name = "N", default_value_t = 100_000,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) decisions: u32,
+    /// Keep in decisions also what was asked: the newest turn, never that of requests which are
+    /// held to privacy zones.
+    #[arg(long, env = "FLOTILLA_RECORD_PROMPTS")]
+    pub(crate) record_prompts: bool,
 }
 
 impl ControllerArgs {
@@ -271,6 +278,15 @@ pub(crate) struct AgentArgs {
     /// 2MiB. Default: no limit.
     #[arg(long, env = "FLOTILLA_FETCH_RATE", value_name = "BYTES")]
     pub(crate) fetch_rate: Option<Bytes>,
+    /// Watts that the node draws with nothing to do. With --max-watts: joules are told from them
+    /// where nothing meters. Default: guessed from its cores.
+    #[arg(long, env = "FLOTILLA_IDLE_WATTS", value_name = "WATTS", requires = "max_watts",
+        value_parser = watts)]
+    pub(crate) idle_watts: Option<f32>,
+    /// Watts that it draws with all it computes with at work.
+    #[arg(long, env = "FLOTILLA_MAX_WATTS", value_name = "WATTS", requires = "idle_watts",
+        value_parser = watts)]
+    pub(crate) max_watts: Option<f32>,
     /// How many times slower the null engine is here, to simulate unequal nodes.
     #[arg(long, env = "FLOTILLA_NULL_SLOWDOWN", value_name = "FACTOR", default_value = "1",
         value_parser = factor)]
@@ -279,6 +295,18 @@ pub(crate) struct AgentArgs {
     #[arg(long, env = "FLOTILLA_DRAIN", value_name = "SECONDS", default_value = "30",
         value_parser = seconds)]
     pub(crate) drain: Duration,
+}
+
+impl AgentArgs {
+    /// What the node draws, where that was said.
+    pub(crate) fn power(&self) -> Option<Power> {
+        let (idle, max) = self.idle_watts.zip(self.max_watts)?;
+        Some(Power {
+            idle: Watts(idle),
+            max: Watts(max),
+            stated: true,
+        })
+    }
 }
 
 /// Where the fleet is.
@@ -393,6 +421,84 @@ The id is in the response's header x-flotilla-decision. Each controller keeps it
 pub(crate) struct ExplainArgs {
     /// The decision's id.
     pub(crate) id: String,
+    /// How to print it.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+/// When an answer is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ScoreBy {
+    /// It is the expected text
+    Exact,
+    /// It names the expected label, whatever the case
+    Label,
+    /// It is JSON with every expected field
+    Json,
+    /// Its last number is the expected one, within --tolerance
+    Numeric,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla eval --task support --data held-out.jsonl
+  flotilla eval --task assistant --data val.jsonl --expect intent --calibrate --apply
+
+A line of the data is {\"text\": ..., \"expected\": ...}; \"messages\" and \"label\" will do as well.
+What was answered is kept in a journal: broken off and called again, it goes on where it was.")]
+pub(crate) struct EvalArgs {
+    /// The task.
+    #[arg(long, value_name = "TASK")]
+    pub(crate) task: String,
+    /// Requests with their right answers, a JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: PathBuf,
+    /// Of the task's models only these. Default: all.
+    #[arg(long, value_name = "MODEL,...", value_delimiter = ',')]
+    pub(crate) models: Vec<ModelName>,
+    /// When an answer is right.
+    #[arg(long, value_name = "HOW", default_value = "exact")]
+    pub(crate) score: ScoreBy,
+    /// With --score numeric: by what part of it a number may be off.
+    #[arg(long, value_name = "PART", default_value_t = 0.0)]
+    pub(crate) tolerance: f64,
+    /// The field with the request. Default: messages, text, prompt, question or input.
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) text: Option<String>,
+    /// The field with the right answer. Default: expected, label, answer or output.
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) expect: Option<String>,
+    /// Only so many requests, drawn evenly over the file.
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Most tokens of an answer.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<u32>,
+    /// Only nodes in this privacy zone. Default: the first one of the task, if it has any.
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) zone: Option<String>,
+    /// Requests at once. More than one is faster, but times then are those of a busy fleet.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_once)]
+    pub(crate) concurrency: usize,
+    /// Where answers are kept as they come. Default: a file in ./flotilla-eval for this task, data
+    /// and scoring.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) journal: Option<PathBuf>,
+    /// Do not have the fleet keep what was measured.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Find how sure each model but the last must be for its answer to be kept, the smallest first.
+    #[arg(long)]
+    pub(crate) calibrate: bool,
+    /// With --calibrate: the quality to reach, 0 to 1, at the least energy. Default: half a point
+    /// below that of the last model.
+    #[arg(long, value_name = "QUALITY", requires = "calibrate")]
+    pub(crate) target: Option<f32>,
+    /// With --calibrate: write what was found into the task.
+    #[arg(long, requires = "calibrate")]
+    pub(crate) apply: bool,
     /// How to print it.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
@@ -550,6 +656,21 @@ pub(crate) struct DrainArgs {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
+}
+
+fn at_once(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=1_000) => Ok(number),
+        _ => Err("must be between 1 and 1000".into()),
+    }
+}
+
+fn watts(text: &str) -> Result<f32, String> {
+    let watts: f32 = text.parse().map_err(|_| "must be a number".to_owned())?;
+    if (0.0..=1e6).contains(&watts) {
+        return Ok(watts);
+    }
+    Err("must be between 0 and 1000000".into())
 }
 
 /// A factor of at least 1, and not so large that times overflow.

@@ -108,6 +108,12 @@ impl Fleet {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
+    /// The same, whatever the fleet says to it.
+    pub(crate) async fn try_post(&self, path: &[&str], body: &Value) -> anyhow::Result<Response> {
+        self.reach(self.request(Method::POST, path).json(body))
+            .await
+    }
+
     /// `DELETE`.
     pub(crate) async fn delete(&self, path: &[&str]) -> anyhow::Result<()> {
         self.send(self.request(Method::DELETE, path))
@@ -129,7 +135,11 @@ impl Fleet {
     }
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        let response = request.send().await.map_err(|error| {
+        checked(self.reach(request).await?).await
+    }
+
+    async fn reach(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        request.send().await.map_err(|error| {
             if error.is_connect() {
                 return anyhow!(
                     "there is no fleet at {}: start one with `flotilla up`, or say where it is with --url or FLOTILLA_URL",
@@ -137,15 +147,22 @@ impl Fleet {
                 );
             }
             anyhow!(error.without_url())
-        })?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let body: Value = response.json().await.unwrap_or_default();
-        match body["error"]["message"].as_str() {
-            Some(message) => bail!("{message}"),
-            None => bail!("{} answered {status}", self.base),
-        }
+        })
+    }
+}
+
+/// A response that is what was asked for.
+///
+/// # Errors
+/// What the fleet says instead.
+pub(crate) async fn checked(response: Response) -> anyhow::Result<Response> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let (status, url) = (response.status(), response.url().clone());
+    let body: Value = response.json().await.unwrap_or_default();
+    match body["error"]["message"].as_str() {
+        Some(message) => bail!("{message}"),
+        None => bail!("{url} answered {status}"),
     }
 }

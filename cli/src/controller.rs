@@ -20,6 +20,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         node_grace: args.node_grace,
         connections: args.connections,
         decisions: args.decisions as usize,
+        record_prompts: args.record_prompts,
         ..Config::default()
     };
     tracing::info!(?config, "starting");

@@ -1,6 +1,6 @@
 //! `flotilla describe`.
 
-use flotilla_controller::admin::{ModelResource, NodeResource, TaskResource};
+use flotilla_controller::admin::{ModelOfTask, ModelResource, NodeResource, TaskResource};
 use flotilla_core::spec::Abstain;
 
 use crate::args::{DescribeArgs, Described};
@@ -61,16 +61,28 @@ fn describe_task(task: &TaskResource) -> String {
         vec![
             model.name.to_string(),
             model.ready.to_string(),
-            if model.known {
-                ""
-            } else {
-                "no such model in the fleet"
-            }
-            .to_owned(),
+            measured(model),
         ]
     });
     text += "\n";
-    text + &output::table(&["MODEL", "READY REPLICAS", ""], rows)
+    text + &output::table(&["MODEL", "READY REPLICAS", "QUALITY"], rows)
+}
+
+/// How well a model was measured to do the task.
+fn measured(model: &ModelOfTask) -> String {
+    if !model.known {
+        return "no such model in the fleet".into();
+    }
+    let Some(quality) = &model.quality else {
+        return "not measured".into();
+    };
+    let of = &quality.measured;
+    let rate = format!("{:.1} % of {}", of.rate() * 100.0, of.total);
+    if quality.current {
+        rate
+    } else {
+        format!("not measured since it changed (before: {rate})")
+    }
 }
 
 /// Lines of `name: value`, the values one below the other.

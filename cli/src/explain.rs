@@ -4,7 +4,12 @@ use std::collections::BTreeMap;
 
 use flotilla_controller::admin::DryRun;
 use flotilla_controller::decisions::DecisionRecord;
-use flotilla_core::routing::{Classified, Decision, End, NgramKind, Outcome, Reason, Rejected};
+use flotilla_core::Joules;
+use flotilla_core::admission::Priority;
+use flotilla_core::routing::{
+    Classified, Decision, End, Limits, NgramKind, Outcome, Reason, Rejected, Score, Tier,
+    TierVerdict,
+};
 use serde_json::json;
 
 use crate::args::{ExplainArgs, RouteArgs};
@@ -57,6 +62,15 @@ fn told(record: &DecisionRecord) -> String {
         ),
         ("Only in zones", zones.join(", ")),
         (
+            "Priority",
+            match decision.priority {
+                Priority::Normal => String::new(),
+                other => other.as_str().to_owned(),
+            },
+        ),
+        ("Limits", limits(decision)),
+        ("Prompt", text(decision.prompt.clone())),
+        (
             "Model",
             text(decision.model.as_ref().map(ToString::to_string)),
         ),
@@ -69,6 +83,7 @@ fn told(record: &DecisionRecord) -> String {
         told += &why_task(classified);
     }
     told += &why_replica(decision);
+    told += &before(decision);
     if let Some(outcome) = &record.outcome {
         told += "\n";
         told += &ended(outcome);
@@ -125,23 +140,32 @@ fn why_replica(decision: &Decision) -> String {
             let chosen = decision.model.as_ref() == Some(&candidate.model)
                 && decision.node.as_ref() == Some(&candidate.node);
             let load = candidate.load;
+            let millis = |ms: Option<f32>| ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default();
             vec![
                 candidate.model.to_string(),
                 candidate.node.to_string(),
-                (load.in_flight + load.elsewhere).to_string(),
-                load.concurrency.to_string(),
-                candidate
-                    .predicted_ms
-                    .map(|ms| format!("{ms:.1} ms"))
-                    .unwrap_or_default(),
+                format!("{} of {}", load.requests(), load.concurrency),
+                millis(candidate.predicted_first_token_ms),
+                millis(candidate.predicted_ms),
+                candidate.predicted_joules.map(joules).unwrap_or_default(),
+                candidate.quality.map(percent).unwrap_or_default(),
+                candidate.score.map(scored).unwrap_or_default(),
                 if chosen { "chosen" } else { "" }.to_owned(),
             ]
         });
         told += "\n";
-        told += &output::table(
-            &["CANDIDATE", "NODE", "REQUESTS", "AT ONCE", "EXPECTED", ""],
-            rows,
-        );
+        let headings = [
+            "CANDIDATE",
+            "NODE",
+            "BUSY",
+            "FIRST TOKEN",
+            "WHOLE",
+            "ENERGY",
+            "QUALITY",
+            "SCORE",
+            "",
+        ];
+        told += &output::table(&headings, rows);
     }
     if decision.rejected.is_empty() {
         return told;
@@ -168,6 +192,96 @@ fn why_replica(decision: &Decision) -> String {
     told + &output::table(&["REJECTED", "NODE", "REASON", ""], rows)
 }
 
+/// What the request or its task asks of the answer.
+fn limits(decision: &Decision) -> String {
+    let Limits {
+        min_quality,
+        max_latency,
+        max_joules,
+    } = decision.limits;
+    let limits = [
+        min_quality.map(|quality| format!("quality {} or more", percent(quality))),
+        max_latency.map(|latency| format!("at most {latency}")),
+        max_joules.map(|most| format!("at most {}", joules(most))),
+        decision
+            .deadline_ms
+            .map(|ms| format!("complete within {ms} ms")),
+    ];
+    let limits: Vec<_> = limits.into_iter().flatten().collect();
+    limits.join(", ")
+}
+
+/// What happened before the one that answered was found: memory, smaller models, hedges.
+fn before(decision: &Decision) -> String {
+    let mut told = String::new();
+    if let Some(affinity) = &decision.affinity {
+        let what = match affinity.known_bytes {
+            0 => "had the session before".to_owned(),
+            bytes => format!("has read {bytes} bytes of the conversation before"),
+        };
+        let taken = if affinity.taken {
+            "was chosen"
+        } else {
+            "another one was sooner all the same"
+        };
+        told += &format!("\n{} {what}; {taken}\n", affinity.node);
+    }
+    if !decision.tiers.is_empty() {
+        let rows = decision.tiers.iter().map(|tier| {
+            let sure = tier.confidence.map(|sure| format!("{sure:.3}"));
+            vec![
+                tier.model.to_string(),
+                tier.node
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+                format!("{} {}", tier.measure.as_str(), sure.unwrap_or_default()),
+                format!("{:.3}", tier.threshold),
+                verdict(tier).to_owned(),
+                format!("{:.1} ms", tier.ms),
+                tier.joules.map(joules).unwrap_or_default(),
+            ]
+        });
+        told += "\n";
+        let headings = ["TIER", "NODE", "SURE", "NEEDED", "", "TOOK", "ENERGY"];
+        told += &output::table(&headings, rows);
+    }
+    for hedge in &decision.hedges {
+        let first = if hedge.won { &hedge.node } else { &hedge.slow };
+        told += &format!(
+            "\n{} had not begun after {:.0} ms: {} was asked as well; {first} answered first\n",
+            hedge.slow, hedge.after_ms, hedge.node
+        );
+    }
+    told
+}
+
+fn verdict(tier: &Tier) -> &'static str {
+    match tier.verdict {
+        TierVerdict::Kept => "kept",
+        TierVerdict::Unsure => "too unsure",
+        TierVerdict::StoppedEarly => "too unsure, stopped early",
+        TierVerdict::Malformed => "not of the form asked for",
+        TierVerdict::Failed => "did not answer",
+        TierVerdict::KeptForWantOfBetter => "kept: no larger model could answer",
+    }
+}
+
+fn joules(Joules(joules): Joules) -> String {
+    format!("{joules:.3} J")
+}
+
+fn percent(part: f32) -> String {
+    format!("{:.1} %", part * 100.0)
+}
+
+fn scored(score: Score) -> String {
+    format!(
+        "{:.3} (quality {:.2}, latency {:.2}, energy {:.2})",
+        score.total, score.quality, score.latency, score.energy
+    )
+}
+
 fn row(rejected: &Rejected) -> Vec<String> {
     let node = rejected.node.as_ref();
     vec![
@@ -191,6 +305,11 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Queued => "others wait for it",
         Reason::Breaker => "failed too often",
         Reason::Error => "did not answer",
+        Reason::Memory => "too little memory",
+        Reason::Quality => "not good enough",
+        Reason::Latency => "too slow",
+        Reason::Energy => "takes too much energy",
+        Reason::Deadline => "too late",
     }
 }
 
@@ -201,6 +320,11 @@ fn ended(outcome: &Outcome) -> String {
         End::Abandoned => "the client went away",
     };
     let millis = |ms: f64| format!("{ms:.1} ms");
+    let source = outcome.joules_source.as_deref().unwrap_or_default();
+    let energy = outcome
+        .joules
+        .map(|spent| format!("{}, {source}", joules(spent)));
+    let energy = energy.unwrap_or_default();
     let tokens = |of: Option<u32>| of.map(|n| n.to_string()).unwrap_or_default();
     facts(&[
         ("Ended", end.to_owned()),
@@ -212,5 +336,10 @@ fn ended(outcome: &Outcome) -> String {
         ("Whole answer after", millis(outcome.total_ms)),
         ("Prompt tokens", tokens(outcome.prompt_tokens)),
         ("Answer's tokens", tokens(outcome.completion_tokens)),
+        (
+            "Waited on the node",
+            outcome.queued_ms.map(millis).unwrap_or_default(),
+        ),
+        ("Energy", energy),
     ])
 }

@@ -12,6 +12,7 @@ mod client;
 mod controller;
 mod delete;
 mod describe;
+mod eval;
 mod explain;
 mod get;
 mod logging;
@@ -63,6 +64,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Chat(args) => chat::run(args).await,
         Command::Route(args) => explain::route(args).await,
         Command::Explain(args) => explain::explain(args).await,
+        Command::Eval(args) => eval::run(args).await,
         Command::Get(args) => get::run(args).await,
         Command::Describe(args) => describe::run(args).await,
         Command::Apply(args) => apply::run(args).await,

@@ -95,6 +95,7 @@ async fn start_agents(
             taints: Vec::new(),
             zone: None,
             memory: share_of_memory(nodes),
+            power: None,
             fetch_rate: None,
             null_slowdown: 1.0,
             drain: DRAIN,

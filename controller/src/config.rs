@@ -33,6 +33,9 @@ pub struct Config {
     pub connections: u32,
     /// Routing decisions that are kept, each of about 1 kB.
     pub decisions: usize,
+    /// Whether decisions on record hold the newest turn of what was asked. Never that of requests
+    /// which are held to privacy zones.
+    pub record_prompts: bool,
     /// How long streams under way may go on once the controller is asked to stop.
     pub stop_grace: Duration,
 }
@@ -52,6 +55,7 @@ impl Default for Config {
             node_grace: Duration::from_secs(5),
             connections: 1,
             decisions: 100_000,
+            record_prompts: false,
             stop_grace: Duration::from_secs(5),
         }
     }

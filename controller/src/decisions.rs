@@ -6,9 +6,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
+use flotilla_core::Joules;
 use flotilla_core::generate::{Event, RequestError, Usage};
 use flotilla_core::routing::{Decision, End, Outcome};
 use serde::{Deserialize, Serialize};
+
+/// Where joules come from that no meter has told: the time that was computed for, and what the node
+/// draws.
+const ESTIMATED: &str = "estimated";
 
 /// Keeps the last decisions. Cheap to clone.
 #[derive(Clone)]
@@ -69,12 +74,19 @@ impl Decisions {
         });
         let slot = (number % self.inner.slots.len() as u64) as usize;
         self.inner.slots[slot].store(Some(kept.clone()));
-        Recorder {
+        let mut recorder = Recorder {
             id: self.id(number),
-            kept,
-            begun,
             outcome: Outcome::default(),
+            kept: kept.clone(),
+            begun,
+        };
+        // What smaller models took that were asked before is part of what the answer takes.
+        for tier in &kept.decision.tiers {
+            if let Some(joules) = tier.joules {
+                recorder.joules(joules);
+            }
         }
+        recorder
     }
 
     /// The decision of an id that [`Decisions::owner`] says is of this controller.
@@ -127,14 +139,13 @@ impl Recorder {
         self.outcome.first_token_ms = Some(millis(self.begun));
     }
 
-    /// Events go to the client. Returns what the answer took, once that is known.
+    /// Events go to the client. Returns what the answer took, once that is known: it is complete
+    /// then, as whoever has that may not wait for the end of the stream.
     pub(crate) fn events(&mut self, events: &[Event]) -> Option<Usage> {
-        // It comes last: whoever has it may not wait for the end of the stream.
         let Some(Event::Usage(usage)) = events.last() else {
             return None;
         };
         self.usage(*usage);
-        self.answered();
         Some(*usage)
     }
 
@@ -142,6 +153,15 @@ impl Recorder {
     pub(crate) fn usage(&mut self, usage: Usage) {
         self.outcome.prompt_tokens = Some(usage.prompt_tokens);
         self.outcome.completion_tokens = Some(usage.completion_tokens);
+        let queued = usage.timing.map(|timing| timing.queued);
+        self.outcome.queued_ms = queued.map(|queued| queued.as_secs_f64() * 1e3);
+    }
+
+    /// What energy it took, on top of what is known.
+    pub(crate) fn joules(&mut self, joules: Joules) {
+        let before = self.outcome.joules.unwrap_or_default();
+        self.outcome.joules = Some(before + joules);
+        self.outcome.joules_source = Some(ESTIMATED.to_owned());
     }
 
     /// The answer is complete.
@@ -203,7 +223,9 @@ mod tests {
         first.usage(Usage {
             prompt_tokens: 3,
             completion_tokens: 4,
+            timing: None,
         });
+        first.joules(Joules(2.0));
         first.answered();
         let told = decisions.get(&id).unwrap();
         assert_eq!(told.decision.requested, "one");
@@ -212,6 +234,7 @@ mod tests {
             (outcome.end, outcome.completion_tokens),
             (End::Answered, Some(4))
         );
+        assert_eq!(outcome.joules, Some(Joules(2.0)));
         assert!(outcome.first_token_ms.unwrap() <= outcome.total_ms);
 
         drop(first);

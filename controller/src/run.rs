@@ -14,7 +14,7 @@ use crate::admin::{self, Wish};
 use crate::artifacts::{Blobs, Keeper};
 use crate::config::{Config, advertised};
 use crate::decisions::Decisions;
-use crate::dispatch::{Dispatch, Lobby, waiting};
+use crate::dispatch::{self, Dispatch, Lobby, waiting};
 use crate::fleet::{ControllerRecord, Fleet, FleetEvent};
 use crate::registrar::Registrar;
 use crate::store::{self, Store, StoreError, WatchEvent, keys};
@@ -118,7 +118,10 @@ impl Controller {
             lobby,
             newest.clone(),
             Decisions::new(&id, config.decisions),
-            config.first_token_timeout,
+            dispatch::Settings {
+                first_token_timeout: config.first_token_timeout,
+                record_prompts: config.record_prompts,
+            },
         );
         let limits = Limits {
             body: config.max_body,

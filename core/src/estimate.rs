@@ -1,103 +1,249 @@
-//! How fast a replica answers, learnt from its answers, and how long the next one will take.
+//! How fast a replica answers, learnt from its answers, and how long the next one will take there.
 //!
-//! An answer's work is counted in tokens; a replica's pace is the seconds it takes for one. Both
-//! are running means. A pace that was learnt long ago is trusted less and less: the replica then
-//! counts as fast as the one it is compared with, so that it is tried again.
+//! A request's work is the bytes of its prompt and the tokens of its answer. Of each replica it is
+//! learnt how the time to read a prompt grows with its bytes, and how long a token of an answer
+//! takes. What was learnt long ago is trusted less and less: the replica then counts as
+//! fast as the one it is compared with, so that it is tried again.
 
 use crate::routing::Load;
 
-/// Prompt tokens that are as much work as one token of an answer: a prompt is computed at once,
-/// an answer token by token. On a CPU it is about ten, on a GPU more.
+/// Prompt tokens that are as much work as one token of an answer, where a node does not say how
+/// long each part took: a prompt is computed at once, an answer token by token. On a CPU it is
+/// about ten, on a GPU more.
 const PROMPT_TOKENS: f32 = 10.0;
-/// What one more answer weighs in the mean pace.
-const NEW_PACE: f32 = 0.2;
-/// What one more answer weighs in the mean work.
-const NEW_WORK: f32 = 0.1;
-/// A pace is trusted half as much, on a scale of ratios, after so many seconds.
+/// What one more answer weighs in the means.
+const NEW: f32 = 0.2;
+/// What is known is trusted half as much, on a scale of ratios, after so many seconds.
 const HALF_LIFE: f32 = 60.0;
-/// Part of a replica's pace by which each request that it computes beside another slows it down,
-/// also where it has room for more: among replicas of one pace the least busy comes first.
+/// Part of an answer's time by which each request that is computed beside it slows it down,
+/// also where there is room for more: of equal replicas the least busy comes first.
 const CROWDING: f32 = 0.25;
-
-/// Paces that differ by less than this factor count as one: what one of two equal replicas is ahead
-/// by chance shall not give it all requests.
+/// Times that differ by less than this factor count as one: what one of two equal replicas is
+/// ahead by chance shall not give it all requests.
 const ALIKE: f32 = 1.25;
+/// What the belief that a prompt's time is in proportion to its bytes weighs, in squared
+/// coefficients of variation of the bytes that were seen.
+const PROPORTION: f32 = 0.01;
+/// What one more answer weighs in how prompts' times go with their bytes.
+const NEW_SLOPE: f32 = 0.05;
+
+/// What a request asks for, as far as is known before it is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Work {
+    /// Of the prompt.
+    pub prompt_bytes: u32,
+    /// Most tokens of the answer.
+    pub max_tokens: Option<u32>,
+}
 
 /// How fast a replica answers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
-    /// Seconds for a token of work, alone.
-    pub seconds: f32,
-    /// Tokens of work in an answer.
-    pub work: f32,
-    /// When that was learnt, in seconds of the caller's clock.
-    pub at: f32,
+    prompt: Prompt,
+    /// Seconds for a token of an answer after its first one.
+    decode: f32,
+    /// Tokens of an answer.
+    output: f32,
+    /// When it was learnt, in seconds of the caller's clock.
+    at: f32,
+}
+
+/// How the time to the first token grows with the prompt: running means of a regression.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Prompt {
+    bytes: f32,
+    seconds: f32,
+    /// Variance of the bytes.
+    variance: f32,
+    /// Covariance of bytes and seconds.
+    covariance: f32,
 }
 
 /// An answer that a replica gave.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Served {
-    /// From dispatch to its end, in seconds.
-    pub seconds: f32,
+    pub prompt_bytes: u32,
     pub prompt_tokens: u32,
     pub completion_tokens: u32,
+    /// From dispatch to its end, in seconds.
+    pub seconds: f32,
+    /// How long computing it took, if its node says so.
+    pub computed: Option<Computed>,
     /// The replica's load when it was dispatched, itself not included.
     pub load: Load,
+}
+
+/// How long computing an answer took, in seconds, without what it waited.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Computed {
+    /// Up to the first token.
+    pub prefill: f32,
+    /// From there to the last one.
+    pub decode: f32,
+}
+
+/// When an answer is expected, in seconds from now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prediction {
+    pub first_token: f32,
+    pub total: f32,
 }
 
 /// By which factor a request is slower on a replica of this load than alone: as often as all its
 /// places have to be taken by turns, and a little for each request beside it.
 #[must_use]
 pub fn crowd(load: Load) -> f32 {
-    let requests = load.in_flight as f32 + load.elsewhere as f32 + 1.0;
-    let turns = requests / load.concurrency.max(1) as f32;
+    let turns = (load.requests() as f32 + 1.0) / load.concurrency.max(1) as f32;
     turns.max(1.0) + CROWDING * turns
+}
+
+impl Served {
+    /// Without what it waited. Where the node does not say: as if it had been computed by turns with
+    /// what was there before it, parted by tokens.
+    fn computed(self) -> Computed {
+        self.computed.unwrap_or_else(|| {
+            let alone = self.seconds / crowd(self.load);
+            let prompt = self.prompt_tokens as f32 / PROMPT_TOKENS + 1.0;
+            let prefill = alone * prompt / (prompt + self.completion_tokens as f32);
+            Computed {
+                prefill,
+                decode: alone - prefill,
+            }
+        })
+    }
+}
+
+impl Prompt {
+    fn learn(&mut self, bytes: f32, seconds: f32) {
+        let (off, late) = (bytes - self.bytes, seconds - self.seconds);
+        let mean = |old: f32, new: f32| old + NEW_SLOPE * (new - old);
+        self.bytes += NEW * off;
+        self.seconds += NEW * late;
+        self.variance = mean(self.variance, (1.0 - NEW) * off * off);
+        self.covariance = mean(self.covariance, (1.0 - NEW) * off * late);
+    }
+
+    /// Seconds to read so many bytes: by ridge regression towards proportion.
+    fn seconds(self, bytes: f32) -> f32 {
+        let belief = PROPORTION * self.bytes.max(1.0) * self.bytes.max(1.0);
+        let proportion = self.seconds / self.bytes.max(1.0);
+        let slope = (self.covariance + belief * proportion) / (self.variance + belief);
+        let slope = slope.clamp(0.0, 2.0 * proportion);
+        (self.seconds + slope * (bytes - self.bytes)).max(0.0)
+    }
 }
 
 impl Pace {
     /// What `known` becomes by one more answer, which ended `now`.
     #[must_use]
     pub fn learn(known: Option<Self>, served: Served, now: f32) -> Self {
-        let work = served.completion_tokens as f32 + served.prompt_tokens as f32 / PROMPT_TOKENS;
-        // An answer without tokens took some time all the same.
-        let work = work.max(1.0);
-        let seconds = served.seconds / work / crowd(served.load);
-        let Some(known) = known else {
+        let Computed { prefill, decode } = served.computed();
+        let tokens = served.completion_tokens as f32;
+        // The first token is there when the prompt is read.
+        let decode = decode / (tokens - 1.0).max(1.0);
+        let bytes = served.prompt_bytes as f32;
+        let Some(mut known) = known else {
             return Self {
-                seconds,
-                work,
+                prompt: Prompt {
+                    bytes,
+                    seconds: prefill,
+                    variance: 0.0,
+                    covariance: 0.0,
+                },
+                decode,
+                output: tokens,
                 at: now,
             };
         };
-        let mean = |old: f32, new: f32, weight: f32| old + weight * (new - old);
-        Self {
-            seconds: mean(known.seconds, seconds, NEW_PACE),
-            work: mean(known.work, work, NEW_WORK),
-            at: now,
-        }
+        known.prompt.learn(bytes, prefill);
+        known.decode += NEW * (decode - known.decode);
+        known.output += NEW * (tokens - known.output);
+        known.at = now;
+        known
     }
 
-    /// Seconds that one more answer will take on a replica of this load.
+    /// What `known` becomes by an answer to this work that was not waited for, `seconds` after it was
+    /// asked for on a replica of this load: it takes that long at least.
     #[must_use]
-    pub fn predict(self, load: Load) -> f32 {
-        self.seconds * self.work * crowd(load)
+    pub fn learn_least(
+        known: Option<Self>,
+        work: Work,
+        seconds: f32,
+        load: Load,
+        now: f32,
+    ) -> Option<Self> {
+        let alone = seconds / crowd(load);
+        let expected = known.map(|known| known.alone(work));
+        if expected.is_some_and(|expected| alone <= expected) {
+            return known;
+        }
+        // What was expected is stretched to what it takes at least.
+        let share = known.map_or(1.0, |known| {
+            known.prefill(work) / known.alone(work).max(f32::MIN_POSITIVE)
+        });
+        let served = Served {
+            prompt_bytes: work.prompt_bytes,
+            prompt_tokens: 0,
+            completion_tokens: known.map_or(1, |known| known.output.round() as u32),
+            seconds,
+            computed: Some(Computed {
+                prefill: alone * share,
+                decode: alone * (1.0 - share),
+            }),
+            load,
+        };
+        Some(Self::learn(known, served, now))
+    }
+
+    /// Seconds to the first token of this work, alone.
+    fn prefill(self, work: Work) -> f32 {
+        self.prompt.seconds(work.prompt_bytes as f32)
+    }
+
+    /// Seconds for this work, alone.
+    #[must_use]
+    pub fn alone(self, work: Work) -> f32 {
+        let most = work.max_tokens.map_or(f32::MAX, |most| most as f32);
+        let tokens = self.output.min(most);
+        self.prefill(work) + self.decode * (tokens - 1.0).max(0.0)
+    }
+
+    /// When an answer to this work is expected on a replica of this load.
+    #[must_use]
+    pub fn predict(self, load: Load, work: Work) -> Prediction {
+        let places = load.concurrency.max(1);
+        let ahead = (load.requests() + 1).saturating_sub(places) as f32;
+        // What is being computed is half done, in the mean.
+        let typical = Work {
+            prompt_bytes: self.prompt.bytes as u32,
+            max_tokens: None,
+        };
+        let wait = (ahead - 0.5).max(0.0) / places as f32 * self.alone(typical);
+        Prediction {
+            first_token: wait + self.prefill(work),
+            total: wait + self.alone(work),
+        }
     }
 }
 
-/// How slow one more request would be on each of two replicas, to be compared with each other
+/// How slow this work would be on each of two replicas, to be compared with each other
 /// only. Where a pace is not known, or long ago, the other's stands in for it.
 #[must_use]
-pub fn compare(a: (Load, Option<Pace>), b: (Load, Option<Pace>), now: f32) -> (f32, f32) {
+pub fn compare(
+    a: (Load, Option<Pace>),
+    b: (Load, Option<Pace>),
+    work: Work,
+    now: f32,
+) -> (f32, f32) {
     let (first, second) = match (a.1, b.1) {
         (Some(a), Some(b)) => {
+            let time = |pace: Pace| pace.alone(work).max(f32::MIN_POSITIVE);
             let trusted = |pace: Pace, other: Pace| {
                 let trust = 0.5_f32.powf((now - pace.at).max(0.0) / HALF_LIFE);
-                let other = other.seconds.max(f32::MIN_POSITIVE);
-                other * (pace.seconds / other).powf(trust)
+                time(other) * (time(pace) / time(other)).powf(trust)
             };
             let (first, second) = (trusted(a, b), trusted(b, a));
-            let ratio = first / second;
-            if (1.0 / ALIKE..ALIKE).contains(&ratio) {
+            if (1.0 / ALIKE..ALIKE).contains(&(first / second)) {
                 (1.0, 1.0)
             } else {
                 (first, second)
@@ -123,35 +269,108 @@ mod tests {
 
     fn served(seconds: f32, in_flight: u32) -> Served {
         Served {
-            seconds,
+            prompt_bytes: 100,
             prompt_tokens: 20,
             completion_tokens: 8,
+            seconds,
+            computed: None,
             load: load(in_flight),
         }
     }
 
-    fn pace(seconds: f32, at: f32) -> Pace {
-        Pace {
-            seconds,
-            work: 10.0,
-            at,
+    fn computed(prompt_bytes: u32, tokens: u32, prefill: f32, decode: f32) -> Served {
+        Served {
+            prompt_bytes,
+            completion_tokens: tokens,
+            computed: Some(Computed { prefill, decode }),
+            ..served(60.0, 50)
         }
     }
+
+    fn pace(seconds: f32, at: f32) -> Pace {
+        Pace::learn(None, served(seconds * crowd(load(0)), 0), at)
+    }
+
+    const WORK: Work = Work {
+        prompt_bytes: 100,
+        max_tokens: None,
+    };
 
     #[test]
     fn what_it_predicts_is_what_it_has_seen() {
         let mut known = None;
         for _ in 0..50 {
-            known = Some(Pace::learn(known, served(2.0, 0), 0.0));
+            known = Some(Pace::learn(known, computed(100, 5, 0.2, 0.4), 0.0));
         }
         let known = known.unwrap();
-        assert!((known.predict(load(0)) - 2.0).abs() < 0.01, "{known:?}");
-        // A queue takes as many turns.
-        let queued = known.predict(load(15));
-        assert!((queued / known.predict(load(3)) - 4.0).abs() < 0.01);
-        // What it saw under load is what it is without.
-        let busy = Pace::learn(None, served(queued, 15), 0.0);
-        assert!((busy.predict(load(0)) - 2.0).abs() < 0.01, "{busy:?}");
+        let told = known.predict(load(0), WORK);
+        assert!((told.first_token - 0.2).abs() < 1e-3, "{told:?}");
+        assert!((told.total - 0.6).abs() < 1e-3, "{told:?}");
+        // Nobody waits while there are places; then it waits for those before it.
+        assert_eq!(known.predict(load(3), WORK), told);
+        let queued = known.predict(load(11), WORK);
+        assert!(
+            (queued.first_token - (0.2 + 7.5 / 4.0 * 0.6)).abs() < 1e-3,
+            "{queued:?}"
+        );
+        // Shorter answers take less.
+        let short = Work {
+            max_tokens: Some(1),
+            ..WORK
+        };
+        assert!((known.predict(load(0), short).total - 0.2).abs() < 1e-3);
+    }
+
+    #[test]
+    fn what_a_node_does_not_say_is_told_from_its_load() {
+        let alone = Pace::learn(None, served(2.0, 0), 0.0);
+        let seen = alone.alone(WORK) * crowd(load(0));
+        assert!((seen - 2.0).abs() < 0.01, "{seen}");
+        let busy = 2.0 * crowd(load(15)) / crowd(load(0));
+        let busy = Pace::learn(None, served(busy, 15), 0.0);
+        assert!((busy.alone(WORK) - alone.alone(WORK)).abs() < 0.01);
+    }
+
+    #[test]
+    fn it_learns_what_of_a_prompt_is_in_proportion() {
+        let prompt = |seconds: fn(f32) -> f32| {
+            let mut known = None;
+            for n in 0..200_u32 {
+                let bytes = 50 + n * 37 % 400;
+                let served = computed(bytes, 2, seconds(bytes as f32), 0.01);
+                known = Some(Pace::learn(known, served, 0.0));
+            }
+            known.unwrap()
+        };
+        let at = |pace: Pace, prompt_bytes| {
+            let work = Work {
+                prompt_bytes,
+                max_tokens: Some(1),
+            };
+            pace.alone(work)
+        };
+        let steep = prompt(|bytes| 0.001 * bytes);
+        assert!((at(steep, 1_000) - 1.0).abs() < 0.1, "{}", at(steep, 1_000));
+        let flat = prompt(|_| 0.3);
+        assert!((at(flat, 1_000) - 0.3).abs() < 0.15, "{}", at(flat, 1_000));
+        // Of prompts of one length nothing is learnt of others: they are taken as in proportion.
+        let mut same = None;
+        for _ in 0..20 {
+            same = Some(Pace::learn(same, computed(100, 2, 0.1, 0.01), 0.0));
+        }
+        let twice = at(same.unwrap(), 200);
+        assert!((twice - 0.2).abs() < 0.01, "{twice}");
+    }
+
+    #[test]
+    fn an_answer_that_was_not_waited_for_takes_that_long_at_least() {
+        let least = |known, seconds| Pace::learn_least(known, WORK, seconds, load(0), 0.0);
+        let fresh = least(None, 2.0 * crowd(load(0))).unwrap();
+        assert!((fresh.alone(WORK) - 2.0).abs() < 1e-3);
+        let known = Some(Pace::learn(None, computed(100, 5, 0.2, 0.4), 0.0));
+        assert_eq!(least(known, 0.1), known, "that says nothing");
+        let slower = least(known, 5.0).unwrap();
+        assert!(slower.alone(WORK) > 1.0, "{slower:?}");
     }
 
     #[test]
@@ -160,28 +379,25 @@ mod tests {
         for _ in 0..20 {
             known = Some(Pace::learn(known, served(10.0, 0), 1.0));
         }
-        let known = known.unwrap();
-        assert!(known.seconds > 0.5 && known.at == 1.0, "{known:?}");
+        assert!(known.unwrap().alone(WORK) > 5.0, "{known:?}");
     }
 
     #[test]
     fn an_idle_slow_replica_is_worse_than_a_fast_one_until_that_is_full() {
         let slow = (load(0), Some(pace(1.0, 0.0)));
+        let fast = |in_flight| (load(in_flight), Some(pace(0.1, 0.0)));
         for in_flight in [0, 3, 20] {
-            let (fast, idle) = compare((load(in_flight), Some(pace(0.1, 0.0))), slow, 0.0);
+            let (fast, idle) = compare(fast(in_flight), slow, WORK, 0.0);
             assert!(fast < idle, "{in_flight}");
         }
-        let (fast, idle) = compare((load(60), Some(pace(0.1, 0.0))), slow, 0.0);
+        let (fast, idle) = compare(fast(60), slow, WORK, 0.0);
         assert!(fast > idle);
     }
 
     #[test]
     fn paces_that_differ_little_are_one() {
-        let (a, b) = compare(
-            (load(1), Some(pace(0.1, 0.0))),
-            (load(1), Some(pace(0.115, 0.0))),
-            0.0,
-        );
+        let of = |seconds| (load(1), Some(pace(seconds, 0.0)));
+        let (a, b) = compare(of(0.1), of(0.115), WORK, 0.0);
         assert_eq!(a, b);
     }
 
@@ -189,12 +405,12 @@ mod tests {
     fn an_old_bad_name_is_forgotten() {
         let fast = |now| (load(2), Some(pace(0.1, now)));
         let slow = (load(0), Some(pace(1.0, 0.0)));
-        let (a, b) = compare(fast(0.0), slow, 0.0);
+        let (a, b) = compare(fast(0.0), slow, WORK, 0.0);
         assert!(a < b);
-        let (a, b) = compare(fast(600.0), slow, 600.0);
+        let (a, b) = compare(fast(600.0), slow, WORK, 600.0);
         assert!(a > b, "it is tried again");
         // An unknown one counts as fast as the other.
-        let (a, b) = compare(fast(0.0), (load(0), None), 0.0);
+        let (a, b) = compare(fast(0.0), (load(0), None), WORK, 0.0);
         assert!(a > b);
     }
 }

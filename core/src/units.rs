@@ -6,6 +6,31 @@ use std::str::FromStr;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// Power, in watts.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Watts(pub f32);
+
+/// Energy, in joules.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Joules(pub f32);
+
+impl Watts {
+    /// The energy of so many seconds.
+    #[must_use]
+    pub fn over(self, seconds: f32) -> Joules {
+        Joules(self.0 * seconds)
+    }
+}
+
+impl std::ops::Add for Joules {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+}
+
 /// An amount of memory or storage, in bytes.
 ///
 /// Reads `1048576`, `"512MiB"`, `"1.5GiB"`, `"2GB"`, and Kubernetes' `"512Mi"`; writes bytes.

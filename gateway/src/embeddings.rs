@@ -3,6 +3,7 @@
 use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use flotilla_core::admission::Standing;
 use flotilla_core::generate::{EmbedRequest, RequestError, Target};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
@@ -103,6 +104,8 @@ pub(crate) async fn answer(
     let request = EmbedRequest {
         model: route,
         inputs,
+        standing: Standing::default(),
+        deadline: None,
     };
     let Answer { by, content } = backend
         .embed(request)

@@ -159,6 +159,16 @@ impl From<RequestError> for ApiError {
                 "timeout_error",
                 "deadline_exceeded",
             ),
+            RequestError::TooLate(_) => new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout_error",
+                "deadline_unmet",
+            ),
+            RequestError::Unmet(_) => new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "service_unavailable_error",
+                "limits_unmet",
+            ),
             RequestError::Engine(_) => new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "server_error",

@@ -1,6 +1,9 @@
 //! Messages to core types and back. What arrives is checked: a message of a newer or broken
 //! peer is an error, never a panic.
 
+use std::time::Duration;
+
+use flotilla_core::admission::{Priority, Standing};
 use flotilla_core::generate as core;
 use flotilla_core::{Bytes, ModelName, artifact};
 
@@ -35,14 +38,18 @@ impl From<&core::GenerateRequest> for v1::GenerateRequest {
     fn from(request: &core::GenerateRequest) -> Self {
         Self {
             model: request.model.as_str().to_owned(),
-            ..generate_request(request)
+            ..generate_request(request, request.standing)
         }
     }
 }
 
-/// A request as it travels, without its model: that is for whoever sends it to fill in.
+/// A request as it travels with a standing, without its model: that is for whoever sends it to fill
+/// in.
 #[must_use]
-pub fn generate_request<M>(request: &core::GenerateRequest<M>) -> v1::GenerateRequest {
+pub fn generate_request<M>(
+    request: &core::GenerateRequest<M>,
+    stands: Standing,
+) -> v1::GenerateRequest {
     let (chat, text) = match &request.input {
         core::Input::Chat(messages) => (messages.iter().map(Into::into).collect(), None),
         core::Input::Text(text) => (Vec::new(), Some(text.clone())),
@@ -71,7 +78,41 @@ pub fn generate_request<M>(request: &core::GenerateRequest<M>) -> v1::GenerateRe
         logprobs: request.logprobs,
         choices: request.choices,
         stream: request.stream,
+        standing: Some(standing(stands, request.deadline)),
     }
+}
+
+/// How a request stands in a queue, as it travels.
+fn standing(standing: Standing, deadline: Option<Duration>) -> v1::Standing {
+    let priority = match standing.priority {
+        Priority::Low => v1::Priority::Low,
+        Priority::Normal => v1::Priority::Normal,
+        Priority::High => v1::Priority::High,
+    };
+    v1::Standing {
+        priority: priority.into(),
+        flow: standing.flow,
+        deadline_ms: deadline.map(|left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX)),
+    }
+}
+
+/// The other way. A priority of a newer peer is taken for a normal one.
+fn stands(sent: Option<v1::Standing>) -> (Standing, Option<Duration>) {
+    let sent = sent.unwrap_or_default();
+    let priority = match sent.priority() {
+        v1::Priority::Low => Priority::Low,
+        v1::Priority::Normal => Priority::Normal,
+        v1::Priority::High => Priority::High,
+    };
+    let standing = Standing {
+        priority,
+        flow: sent.flow,
+    };
+    let deadline = sent.deadline_ms;
+    (
+        standing,
+        deadline.map(|ms| Duration::from_millis(ms.into())),
+    )
 }
 
 impl TryFrom<v1::GenerateRequest> for core::GenerateRequest {
@@ -89,6 +130,7 @@ impl TryFrom<v1::GenerateRequest> for core::GenerateRequest {
             None if request.chat.is_empty() => return Err(ConvertError::Missing("chat or text")),
             None => core::Input::Chat(request.chat.into_iter().map(Into::into).collect()),
         };
+        let (standing, deadline) = stands(request.standing);
         let constraint = match request.json_schema {
             Some(schema) => Some(core::Constraint::JsonSchema(schema)),
             None => request.json_object.then_some(core::Constraint::JsonObject),
@@ -106,6 +148,8 @@ impl TryFrom<v1::GenerateRequest> for core::GenerateRequest {
             logprobs: request.logprobs,
             choices: request.choices.max(1),
             stream: request.stream,
+            standing,
+            deadline,
         })
     }
 }
@@ -196,10 +240,35 @@ same_fields!(ToolCallDelta {
 });
 same_fields!(TokenLogprob { token, logprob } each { top });
 same_fields!(TokenAlternative { token, logprob });
-same_fields!(Usage {
-    prompt_tokens,
-    completion_tokens
-});
+
+impl From<core::Usage> for v1::Usage {
+    fn from(usage: core::Usage) -> Self {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            timing: usage.timing.map(|timing| v1::Timing {
+                queued_us: micros(timing.queued),
+                prefill_us: micros(timing.prefill),
+                decode_us: micros(timing.decode),
+            }),
+        }
+    }
+}
+
+impl From<v1::Usage> for core::Usage {
+    fn from(usage: v1::Usage) -> Self {
+        Self {
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            timing: usage.timing.map(|timing| core::Timing {
+                queued: Duration::from_micros(timing.queued_us),
+                prefill: Duration::from_micros(timing.prefill_us),
+                decode: Duration::from_micros(timing.decode_us),
+            }),
+        }
+    }
+}
 
 impl From<core::Event> for v1::Event {
     fn from(event: core::Event) -> Self {
@@ -246,6 +315,7 @@ impl From<&core::EmbedRequest> for v1::EmbedRequest {
         Self {
             model: request.model.as_str().to_owned(),
             inputs: request.inputs.clone(),
+            standing: Some(standing(request.standing, request.deadline)),
         }
     }
 }
@@ -254,9 +324,12 @@ impl TryFrom<v1::EmbedRequest> for core::EmbedRequest {
     type Error = ConvertError;
 
     fn try_from(request: v1::EmbedRequest) -> Result<Self, ConvertError> {
+        let (standing, deadline) = stands(request.standing);
         Ok(Self {
             model: model_name(&request.model)?,
             inputs: request.inputs,
+            standing,
+            deadline,
         })
     }
 }
@@ -340,6 +413,11 @@ mod tests {
             logprobs: Some(2),
             choices: 3,
             stream: true,
+            standing: Standing {
+                priority: Priority::High,
+                flow: 9,
+            },
+            deadline: Some(Duration::from_millis(250)),
         }
     }
 

@@ -31,7 +31,8 @@ pub fn from_error(error: RequestError) -> Status {
             metadata.insert(RETRY_AFTER, (retry_after.as_millis() as u64).into());
             Code::ResourceExhausted
         }
-        RequestError::Unavailable(_) => Code::FailedPrecondition,
+        RequestError::Unavailable(_) | RequestError::Unmet(_) => Code::FailedPrecondition,
+        RequestError::TooLate(_) => Code::Aborted,
         RequestError::NodeLost(_) => Code::Unavailable,
         RequestError::Deadline(_) => Code::DeadlineExceeded,
         RequestError::Engine(_) => Code::Internal,
@@ -65,6 +66,7 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
         }
         Code::FailedPrecondition => RequestError::Unavailable(message),
         Code::DeadlineExceeded => RequestError::Deadline(message),
+        Code::Aborted => RequestError::TooLate(message),
         Code::Internal => RequestError::Engine(message),
         _ => RequestError::NodeLost(format!("the connection to the node was lost: {message}")),
     }
@@ -100,6 +102,7 @@ mod tests {
             },
             RequestError::Unavailable(text()),
             RequestError::Deadline(text()),
+            RequestError::TooLate(text()),
             RequestError::Engine(text()),
         ] {
             assert_eq!(to_error(&from_error(error.clone()), "m"), error);

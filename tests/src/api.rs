@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 pub struct Api {
     client: Client,
     base: String,
+    /// Sent with requests to models.
+    key: Option<String>,
 }
 
 /// What a model on a node did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
     pub active: u64,
+    pub queued: u64,
     pub requests: u64,
     pub cancelled: u64,
     pub output_tokens: u64,
@@ -28,6 +31,16 @@ impl Api {
         Self {
             client: Client::new(),
             base: format!("http://{address}"),
+            key: None,
+        }
+    }
+
+    /// The same for a client with an API key.
+    #[must_use]
+    pub fn with_key(&self, key: &str) -> Self {
+        Self {
+            key: Some(key.to_owned()),
+            ..self.clone()
         }
     }
 
@@ -160,6 +173,7 @@ impl Api {
             for on_node in models.iter().filter(|m| m["name"] == model) {
                 let count = |field: &str| on_node["counters"][field].as_u64().unwrap_or(0);
                 sum.active += count("active");
+                sum.queued += count("queued");
                 sum.requests += count("requests");
                 sum.cancelled += count("cancelled");
                 sum.output_tokens += count("outputTokens");
@@ -192,7 +206,23 @@ impl Api {
             "messages": [{"role": "user", "content": text}],
         });
         let url = format!("{}/v1/chat/completions", self.base);
-        self.client.post(url).json(&body).send().await
+        let mut request = self.client.post(url).json(&body);
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        request.send().await
+    }
+
+    /// The status and the JSON that a `PUT` of JSON is answered with.
+    ///
+    /// # Panics
+    /// When there is no answer.
+    pub async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
+        let url = format!("{}/{path}", self.base);
+        let response = self.client.put(url).json(body).send().await;
+        let response = response.expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.json().await.unwrap_or_default())
     }
 
     /// What a `POST` of JSON is answered with, whatever it is.

@@ -84,6 +84,7 @@ pub(crate) fn agent(
                 data_dir,
                 labels: [("harness".to_owned(), "yes".to_owned())].into(),
                 taints: Vec::new(),
+                power: None,
                 zone: None,
                 memory: memory.map(flotilla_core::Bytes),
                 fetch_rate: None,

@@ -55,6 +55,11 @@ pub trait LoadedModel: Send + Sync {
     /// Turns texts into vectors.
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError>;
 
+    /// Most requests that it computes at once, if that is fewer than its spec may say.
+    fn concurrency(&self) -> Option<u32> {
+        None
+    }
+
     /// Why it will never answer again, if that is so.
     fn fault(&self) -> Option<String> {
         None

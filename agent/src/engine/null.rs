@@ -55,6 +55,8 @@ impl Engine for Null {
 
 struct NullModel {
     tokens: u32,
+    /// Of each token: its logarithm.
+    logprob: f32,
     first: Duration,
     /// Time between tokens.
     gap: Duration,
@@ -65,6 +67,7 @@ impl NullModel {
         let pace = options.tokens_per_second.unwrap_or(0.0) / slowdown;
         Self {
             tokens: options.output_tokens.unwrap_or(DEFAULT_TOKENS),
+            logprob: options.token_probability.unwrap_or(1.0).ln(),
             first: Duration::from_millis(options.time_to_first_token_ms.unwrap_or(0))
                 .mul_f64(slowdown),
             gap: if pace > 0.0 {
@@ -77,7 +80,7 @@ impl NullModel {
 }
 
 /// All events of an answer, with its tokens in turn over the choices.
-fn events(tokens: u32, request: &GenerateRequest) -> Vec<Event> {
+fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<Event> {
     let limit = request.sampling.max_tokens.unwrap_or(u32::MAX);
     let given = tokens.min(limit);
     let reason = if given < tokens {
@@ -91,6 +94,7 @@ fn events(tokens: u32, request: &GenerateRequest) -> Vec<Event> {
         for choice in 0..request.choices {
             let logprobs = request.logprobs.map(|_| TokenLogprob {
                 token: word.into(),
+                logprob,
                 ..TokenLogprob::default()
             });
             events.push(Event::Delta(Delta {
@@ -113,6 +117,7 @@ fn events(tokens: u32, request: &GenerateRequest) -> Vec<Event> {
     events.push(Event::Usage(Usage {
         prompt_tokens: prompt as u32,
         completion_tokens: given.saturating_mul(request.choices),
+        timing: None,
     }));
     events
 }
@@ -120,7 +125,7 @@ fn events(tokens: u32, request: &GenerateRequest) -> Vec<Event> {
 #[async_trait]
 impl LoadedModel for NullModel {
     async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
-        let events = events(self.tokens, &request);
+        let events = events(self.tokens, self.logprob, &request);
         let (first, gap) = (self.first, self.gap);
         if first.is_zero() && gap.is_zero() {
             return Ok(stream::iter(events.into_iter().map(Ok)).boxed());
@@ -167,12 +172,14 @@ mod tests {
             logprobs: None,
             choices,
             stream: true,
+            standing: Default::default(),
+            deadline: None,
         }
     }
 
     #[test]
     fn max_tokens_cuts_the_answer_and_says_so() {
-        let all = events(4, &request(Some(3), 2));
+        let all = events(4, 0.0, &request(Some(3), 2));
         let deltas = all.iter().filter(|e| matches!(e, Event::Delta(_))).count();
         assert_eq!(deltas, 6);
         let end = Event::Finished(Finished {
@@ -183,6 +190,7 @@ mod tests {
         let usage = Usage {
             prompt_tokens: 3,
             completion_tokens: 6,
+            timing: None,
         };
         assert_eq!(all.last(), Some(&Event::Usage(usage)));
     }
@@ -190,6 +198,7 @@ mod tests {
     #[tokio::test]
     async fn the_pace_is_kept() {
         let model = NullModel {
+            logprob: 0.0,
             tokens: 5,
             first: Duration::from_millis(20),
             gap: Duration::from_millis(10),

@@ -413,6 +413,7 @@ fn events(
         yield Ok(Event::Usage(Usage {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
+            timing: None,
         }));
     }
 }

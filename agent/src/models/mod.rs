@@ -5,6 +5,7 @@
 //! where memory allows. Requests look a model up in a
 //! [`Table`] that the task swaps, and pass its [`Hosted`] gate.
 
+mod gate;
 mod hosted;
 mod manager;
 mod part;

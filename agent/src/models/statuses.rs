@@ -39,7 +39,10 @@ impl Statuses {
         let models = self.lock();
         let messages = models.values().map(|status| {
             let mut message = status.message.clone();
-            message.counters = status.hosted.as_ref().map(|hosted| hosted.counts());
+            if let Some(hosted) = &status.hosted {
+                message.counters = Some(hosted.counts());
+                message.concurrency = hosted.concurrency();
+            }
             message
         });
         messages.collect()

@@ -3,13 +3,13 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use flotilla_core::generate::{Event, RequestError};
+use flotilla_core::generate::{Event, RequestError, Timing};
 use futures::Stream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::Hosted;
+use super::gate::Permit;
 use crate::engine::Events;
 
 /// How a request ended.
@@ -26,17 +26,17 @@ pub struct Ticket {
     hosted: Arc<Hosted>,
     end: End,
     began: Instant,
-    _permit: OwnedSemaphorePermit,
+    permit: Permit,
 }
 
 impl Ticket {
-    pub(super) fn new(hosted: Arc<Hosted>, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(hosted: Arc<Hosted>, permit: Permit) -> Self {
         hosted.counters().enter();
         Self {
             hosted,
             end: End::Cancelled,
             began: Instant::now(),
-            _permit: permit,
+            permit,
         }
     }
 
@@ -58,6 +58,7 @@ impl Ticket {
             events,
             ticket: self,
             counted: 0,
+            first: None,
         }
     }
 }
@@ -71,7 +72,6 @@ impl Drop for Ticket {
             End::Failed => counters.failed(),
         }
         counters.leave(self.began.elapsed());
-        self.hosted.left();
     }
 }
 
@@ -81,6 +81,21 @@ pub struct Followed {
     ticket: Ticket,
     /// Output tokens counted so far: one per piece, put right at the end.
     counted: u32,
+    /// How long the first of them took.
+    first: Option<Duration>,
+}
+
+impl Ticket {
+    /// How long it took, whose first token came after `first`.
+    fn timing(&self, first: Option<Duration>) -> Timing {
+        let computed = self.began.elapsed();
+        let prefill = first.unwrap_or(computed);
+        Timing {
+            queued: self.permit.waited,
+            prefill,
+            decode: computed.saturating_sub(prefill),
+        }
+    }
 }
 
 impl Stream for Followed {
@@ -88,16 +103,19 @@ impl Stream for Followed {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let event = ready!(this.events.as_mut().poll_next(cx));
+        let mut event = ready!(this.events.as_mut().poll_next(cx));
         let counters = this.ticket.hosted.counters();
-        match &event {
+        match &mut event {
             Some(Ok(Event::Delta(_))) => {
+                let began = this.ticket.began;
+                this.first.get_or_insert_with(|| began.elapsed());
                 this.counted += 1;
                 counters.tokens(0, 1);
             }
             Some(Ok(Event::Usage(usage))) => {
                 let missing = usage.completion_tokens.saturating_sub(this.counted);
                 counters.tokens(usage.prompt_tokens, missing);
+                usage.timing = Some(this.ticket.timing(this.first));
                 this.ticket.end = End::Done;
             }
             Some(Err(_)) => this.ticket.end = End::Failed,

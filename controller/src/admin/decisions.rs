@@ -54,8 +54,8 @@ async fn dry_run(
     body: Body,
 ) -> Result<Json<DryRun>, ApiError> {
     let body: RouteBody = read_json(body, routing.max_body).await?;
-    let (route, input) = body.check(&headers)?;
-    let (decision, error) = routing.dispatch.dry_run(&route, &input).await;
+    let (route, input, most) = body.check(&headers)?;
+    let (decision, error) = routing.dispatch.dry_run(&route, &input, most).await;
     Ok(Json(DryRun {
         record: DecisionRecord {
             id: None,

@@ -38,7 +38,7 @@ pub use controllers::ControllerResource;
 pub use decisions::DryRun;
 pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
 pub use nodes::{ModelOnNode, NodeResource, NodeSpec, NodeStatus};
-pub use tasks::{ModelOfTask, RouterResource, TaskResource, TaskStatus};
+pub use tasks::{ModelOfTask, Quality, RouterResource, TaskResource, TaskStatus};
 use watch::Watch;
 pub use wish::{Applied, Wish};
 
@@ -173,6 +173,10 @@ pub(crate) fn router(
         .route(
             "/api/v1/tasks/{name}",
             get(tasks::get).put(tasks::put).delete(tasks::delete),
+        )
+        .route(
+            "/api/v1/tasks/{name}/quality/{model}",
+            put(tasks::put_quality),
         )
         .route("/api/v1/routers", get(tasks::list_routers))
         .route(

@@ -4,15 +4,19 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use flotilla_core::spec::{Router, RouterSpec, Task};
-use flotilla_core::{ModelName, RouterName, TaskName};
-use flotilla_gateway::ApiError;
+use flotilla_core::quality::{Proportion, Scoring};
+use flotilla_core::rollout::Revision;
+use flotilla_core::spec::{Resource, Router, RouterSpec, Task};
+use flotilla_core::{Joules, ModelName, RouterName, TaskName};
+use flotilla_gateway::{ApiError, read_json};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::nodes::revision;
 use super::watch::{self, Watch};
-use super::{Admin, List, unknown};
-use crate::fleet::{FleetView, TaskView};
+use super::{Admin, List, MAX_RESOURCE, unknown};
+use crate::decisions::unix_millis;
+use crate::fleet::{FleetView, QualityRecord, TaskView};
 use crate::trainer::Newest;
 
 /// A task in the form of its YAML, with its status.
@@ -46,6 +50,47 @@ pub struct ModelOfTask {
     pub known: bool,
     /// Its replicas that take requests.
     pub ready: usize,
+    /// The revision that they serve.
+    pub revision: String,
+    /// How well it was measured to do the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+}
+
+/// How well a model was measured to do a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Quality {
+    /// The revision of the model that was measured.
+    pub revision: String,
+    /// How its weights were quantised when it was loaded, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<String>,
+    pub scoring: Scoring,
+    #[serde(flatten)]
+    pub measured: Proportion,
+    /// Median time to the end of an answer, in milliseconds.
+    pub median_ms: f64,
+    /// Mean energy of an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<Joules>,
+    /// Whether the model still is what was measured: only then routing goes by it.
+    #[serde(default)]
+    pub current: bool,
+}
+
+impl Quality {
+    fn new(record: &QualityRecord, served: Revision) -> Self {
+        Self {
+            revision: revision(record.revision),
+            quantization: record.quantization.clone(),
+            scoring: record.scoring,
+            measured: record.measured,
+            median_ms: record.median_ms,
+            joules: record.joules,
+            current: record.revision == served,
+        }
+    }
 }
 
 /// A router in the form of its YAML.
@@ -58,12 +103,17 @@ pub struct RouterResource {
 impl TaskResource {
     fn new(task: &TaskView, view: &FleetView, learnt: bool) -> Self {
         let spec = &task.task.spec;
+        let of_task = view.routing.quality.get(task.task.name());
         let models = spec.models.iter().map(|name| {
             let model = view.by_name.get(name);
+            let served = model.map_or(0, |model| model.served());
+            let record = of_task.and_then(|of_task| of_task.get(name));
             ModelOfTask {
                 name: name.clone(),
                 known: model.is_some(),
                 ready: model.map_or(0, |model| model.replicas.len()),
+                revision: revision(served),
+                quality: record.map(|record| Quality::new(record, served)),
             }
         });
         Self {
@@ -121,7 +171,62 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<Response, ApiError> {
     let resource = super::read_resource("Task", &name, body).await?;
+    if let Resource::Task(task) = &resource {
+        // What its type cannot check.
+        let checked = TaskView::new(task.clone(), 0);
+        checked.map_err(|problem| ApiError::invalid(Some("spec".into()), problem))?;
+    }
     admin.apply(&resource).await
+}
+
+/// Takes down how well a model was measured to do a task.
+pub(super) async fn put_quality(
+    State(admin): State<Admin>,
+    Path((task, model)): Path<(String, String)>,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let quality: Quality = read_json(body, MAX_RESOURCE).await?;
+    let view = admin.fleet.view();
+    let (Some(of), Some(measured)) = (
+        view.routing.tasks.get(task.as_str()),
+        view.by_name.get(model.as_str()),
+    ) else {
+        return Err(unknown(
+            "pair of task and model",
+            &format!("{task}/{model}"),
+        ));
+    };
+    let served = measured.served();
+    if quality.revision != revision(served) {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "invalid_request_error",
+            Some("revision_changed"),
+            format!(
+                "The model '{model}' serves the revision {}, measured was {}: measure it again.",
+                revision(served),
+                quality.revision
+            ),
+        ));
+    }
+    if quality.measured.total == 0 || quality.measured.right > quality.measured.total {
+        let problem = "'right' of 'total' must be a part of at least one.";
+        return Err(ApiError::invalid(Some("total".into()), problem));
+    }
+    let record = QualityRecord {
+        revision: served,
+        quantization: measured.model.spec.options.quantization.clone(),
+        scoring: quality.scoring,
+        measured: quality.measured,
+        median_ms: quality.median_ms,
+        joules: quality.joules,
+        at: unix_millis() / 1_000,
+    };
+    let (task, model) = (of.task.name(), measured.model.name());
+    admin
+        .see(admin.wish.note_quality(task, model, &record).await)
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn delete(

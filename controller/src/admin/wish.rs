@@ -9,7 +9,7 @@ use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::records::encode;
-use crate::fleet::{OrderRecord, WishRecord};
+use crate::fleet::{OrderRecord, QualityRecord, WishRecord};
 use crate::store::{Expect, Revision, Store, StoreError, Write, keys};
 
 /// What applying a resource did.
@@ -118,7 +118,29 @@ impl Wish {
     /// # Errors
     /// Those of the store.
     pub async fn delete_task(&self, name: &TaskName) -> Result<Option<Revision>, StoreError> {
-        self.delete(keys::task(name)).await
+        let key = keys::task(name);
+        if self.store.get(&key).await?.is_none() {
+            return Ok(None);
+        }
+        let measured = self.store.list(&keys::qualities(name)).await?;
+        let measured = measured.into_iter().map(|entry| entry.key);
+        let keys = measured.chain([key]);
+        let deletes = keys.map(|key| Write::Delete { key });
+        self.write(deletes.collect()).await.map(Some)
+    }
+
+    /// Takes down how well a model was measured to do a task.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn note_quality(
+        &self,
+        task: &TaskName,
+        model: &ModelName,
+        record: &QualityRecord,
+    ) -> Result<Revision, StoreError> {
+        let key = keys::quality(task, model);
+        self.write(vec![Write::put(key, encode(record))]).await
     }
 
     /// Has the fleet route as if no router had been applied. Returns `None` where none was.

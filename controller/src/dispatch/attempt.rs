@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flotilla_core::Joules;
 use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError, Usage};
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateRequest;
@@ -15,7 +16,7 @@ pub(super) async fn generate(
     replica: &Replica,
     mut guard: LoadGuard,
     request: GenerateRequest,
-    timeout: Duration,
+    patience: Patience,
 ) -> Result<Relay, RequestError> {
     let model = request.model.clone();
     let mut client = replica.link.client().ok_or_else(|| lost(replica))?;
@@ -28,8 +29,8 @@ pub(super) async fn generate(
         let first = relay::first(&mut replies, &model).await?;
         Ok((replies, first))
     };
-    let begun = tokio::time::timeout(timeout, begin).await;
-    match begun.unwrap_or_else(|_| Err(late(timeout))) {
+    let begun = tokio::time::timeout(patience.left, begin).await;
+    match begun.unwrap_or_else(|_| Err(patience.over())) {
         Ok((replies, first)) => Ok(Relay::new(replies, first, guard, model)),
         Err(error) => {
             guard.failed(&error);
@@ -38,26 +39,26 @@ pub(super) async fn generate(
     }
 }
 
-/// Asks `replica` for vectors.
+/// Asks `replica` for vectors. Returns with them the energy that they took.
 pub(super) async fn embed(
     replica: &Replica,
     mut guard: LoadGuard,
     request: &EmbedRequest,
-    timeout: Duration,
-) -> Result<Embeddings, RequestError> {
+    patience: Patience,
+) -> Result<(Embeddings, Joules), RequestError> {
     let mut client = replica.link.client().ok_or_else(|| lost(replica))?;
     let wire = flotilla_proto::v1::EmbedRequest::from(request);
-    let error = match tokio::time::timeout(timeout, client.embed(wire)).await {
+    let error = match tokio::time::timeout(patience.left, client.embed(wire)).await {
         Ok(Ok(reply)) => {
             let embeddings: Embeddings = reply.into_inner().into();
-            guard.served(Usage {
+            let joules = guard.served(Usage {
                 prompt_tokens: embeddings.prompt_tokens,
-                completion_tokens: 0,
+                ..Usage::default()
             });
-            return Ok(embeddings);
+            return Ok((embeddings, joules));
         }
         Ok(Err(status)) => failed(&status, replica, request.model.as_str()),
-        Err(_) => late(timeout),
+        Err(_) => patience.over(),
     };
     guard.failed(&error);
     Err(error)
@@ -77,9 +78,22 @@ fn failed(status: &Status, replica: &Replica, model: &str) -> RequestError {
     status::to_error(status, model)
 }
 
-fn late(timeout: Duration) -> RequestError {
-    RequestError::Deadline(format!(
-        "The answer did not begin within {} s.",
-        timeout.as_secs()
-    ))
+/// How long an answer is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) left: Duration,
+    /// Whether the request itself sets that deadline: that it is missed speaks against nobody.
+    pub(super) own: bool,
+}
+
+impl Patience {
+    fn over(self) -> RequestError {
+        let waited = self.left.as_secs_f32();
+        let told = format!("The answer did not begin within {waited:.3} s.");
+        if self.own {
+            RequestError::TooLate(told)
+        } else {
+            RequestError::Deadline(told)
+        }
+    }
 }

@@ -1,16 +1,21 @@
 //! What would be decided if a request came now, looking at every replica: for whoever asks, not
 //! for the request path.
 
-use flotilla_core::ModelName;
+use std::collections::BTreeMap;
+
 use flotilla_core::estimate::crowd;
 use flotilla_core::generate::{Input, RequestError, Route};
-use flotilla_core::routing::{Candidate, Decision, Reason, Rejected};
+use flotilla_core::placement::Refusal;
+use flotilla_core::routing::{Candidate, Decision, Expected, Reason, Rejected, score};
+use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::v1::ModelPhase;
 
 use super::Dispatch;
-use super::plan::Plan;
-use super::tries::candidate;
+use super::appraise::{appraise, keeps_quality};
+use super::look::{AWAY, reject};
+use super::plan::{Asked, Plan};
 use crate::fleet::{FleetView, ModelView, NodePhase, NodeView, pace_clock};
+use crate::reconcile;
 
 /// Nodes that are told of for each model.
 const NODES: usize = 200;
@@ -26,9 +31,11 @@ impl Dispatch {
         &self,
         route: &Route,
         input: &Input,
+        max_tokens: Option<u32>,
     ) -> (Decision, Option<RequestError>) {
         let mut decision = Decision::default();
-        match self.plan(route, input, &mut decision).await {
+        let asked = Asked { input, max_tokens };
+        match self.plan(route, asked, &mut decision).await {
             Ok(plan) => {
                 compare(&self.fleet.view(), &plan, &mut decision);
                 (decision, None)
@@ -41,84 +48,151 @@ impl Dispatch {
 /// Fills in who could answer and who could not.
 fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
     for name in &plan.models {
+        let whole = |reason, detail: String| Rejected {
+            model: name.clone(),
+            node: None,
+            reason,
+            detail,
+        };
         let Some(model) = view.by_name.get(name) else {
-            decision.rejected.push(Rejected {
-                model: name.clone(),
-                node: None,
-                reason: Reason::Unknown,
-                detail: "the fleet has no model of this name".into(),
-            });
+            let absent = "the fleet has no model of this name".into();
+            decision.rejected.push(whole(Reason::Unknown, absent));
             continue;
         };
-        let nodes = view.nodes.values().take(NODES);
-        for node in nodes {
-            match judge(name, model, node, plan) {
+        if plan
+            .zones
+            .as_ref()
+            .is_some_and(|zones| model.model.leaves(zones))
+        {
+            decision.rejected.push(whole(Reason::Zone, AWAY.into()));
+            continue;
+        }
+        let task = decision.task.as_ref();
+        let quality = task.and_then(|task| view.routing.quality(task, name, model.served()));
+        let limits = plan.tier_limits(name);
+        if let Err((reason, detail)) = keeps_quality(limits, quality) {
+            decision.rejected.push(whole(reason, detail));
+            continue;
+        }
+        let unplaced = reconcile::explain(view, name);
+        let refusals = unplaced
+            .map(|unplaced| unplaced.refusals)
+            .unwrap_or_default();
+        let judge = Judge {
+            name,
+            model,
+            plan,
+            quality,
+            refusals,
+        };
+        for node in view.nodes.values().take(NODES) {
+            match judge.of(node) {
                 Ok(candidate) => decision.candidates.push(candidate),
-                Err((reason, detail)) => decision.rejected.push(Rejected {
-                    model: name.clone(),
-                    node: Some(node.name.clone()),
-                    reason,
-                    detail,
-                }),
+                Err((reason, detail)) => {
+                    let rejected = reject(name, &node.name, reason, detail);
+                    decision.rejected.push(rejected);
+                }
             }
         }
     }
-    // The first model that has one; of its replicas the one that will answer first. One that has
-    // not answered yet counts as one that answers at once: it would be tried.
-    let seconds = |c: &Candidate| (c.predicted_ms.unwrap_or(0.0), crowd(c.load));
-    let of_first = plan.models.iter().find_map(|name| {
-        let of_model = decision.candidates.iter().filter(|c| c.model == *name);
-        of_model.min_by(|a, b| {
-            let (a, b) = (seconds(a), seconds(b));
-            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
-        })
-    });
-    decision.model = of_first.map(|candidate| candidate.model.clone());
-    decision.node = of_first.map(|candidate| candidate.node.clone());
+    choose(plan, decision);
 }
 
-fn judge(
-    name: &ModelName,
-    model: &ModelView,
-    node: &NodeView,
-    plan: &Plan,
-) -> Result<Candidate, (Reason, String)> {
-    if let Some(replica) = model.replicas.iter().find(|r| r.node == node.name) {
-        let allowed = |zones: &std::collections::BTreeSet<_>| {
-            replica
-                .zone
-                .as_ref()
-                .is_some_and(|zone| zones.contains(zone))
-        };
-        if !plan.zones.as_ref().is_none_or(allowed) {
-            let zone = replica.zone.as_ref().map_or("none", |zone| zone.as_str());
-            return Err((Reason::Zone, format!("its zone is {zone}")));
+/// The replica that would be asked: of each model the one that will answer first, and of those the
+/// first model's, or the one that comes nearest to what the task wants. One that has not answered
+/// yet counts as one that answers at once: it would be tried.
+fn choose(plan: &Plan, decision: &mut Decision) {
+    let seconds = |c: &Candidate| (c.predicted_ms.unwrap_or(0.0), crowd(c.load));
+    let soonest = |name: &ModelName| {
+        let of_model = decision.candidates.iter().enumerate();
+        let of_model = of_model.filter(|(_, c)| c.model == *name);
+        let first = of_model.min_by(|(_, a), (_, b)| {
+            let (a, b) = (seconds(a), seconds(b));
+            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
+        });
+        first.map(|(at, _)| at)
+    };
+    let firsts: Vec<usize> = plan.models.iter().filter_map(soonest).collect();
+    let cascades = plan.cascade().is_some();
+    let chosen = match plan.weights.filter(|_| !cascades && firsts.len() > 1) {
+        None => firsts.first().copied(),
+        Some(weights) => {
+            let expected = |at: &usize| {
+                let candidate = &decision.candidates[*at];
+                Expected {
+                    quality: candidate.quality,
+                    seconds: candidate.predicted_ms.map(|ms| ms / 1e3),
+                    joules: candidate.predicted_joules,
+                }
+            };
+            let expected: Vec<_> = firsts.iter().map(expected).collect();
+            let scores = score(weights, &expected);
+            for (at, score) in firsts.iter().zip(&scores) {
+                decision.candidates[*at].score = Some(*score);
+            }
+            let best = firsts.iter().zip(&scores).rev();
+            let best = best.max_by(|(_, a), (_, b)| a.total.total_cmp(&b.total));
+            best.map(|(at, _)| *at)
         }
-        let prospect = replica.load.prospect(pace_clock());
-        if !prospect.admitted {
-            return Err((Reason::Breaker, String::new()));
+    };
+    let chosen = chosen.map(|at| &decision.candidates[at]);
+    decision.model = chosen.map(|candidate| candidate.model.clone());
+    decision.node = chosen.map(|candidate| candidate.node.clone());
+}
+
+/// Judges nodes for one model.
+struct Judge<'a> {
+    name: &'a ModelName,
+    model: &'a ModelView,
+    plan: &'a Plan,
+    quality: Option<f32>,
+    /// Why nodes do not get a replica, where some are missing.
+    refusals: BTreeMap<NodeName, Refusal>,
+}
+
+impl Judge<'_> {
+    fn of(&self, node: &NodeView) -> Result<Candidate, (Reason, String)> {
+        let Self {
+            name, model, plan, ..
+        } = self;
+        if let Some(place) = model.places.get(&node.name) {
+            let replica = &model.replicas[*place];
+            let allowed = |zones: &std::collections::BTreeSet<_>| {
+                replica
+                    .zone
+                    .as_ref()
+                    .is_some_and(|zone| zones.contains(zone))
+            };
+            if !plan.zones.as_ref().is_none_or(allowed) {
+                let zone = replica.zone.as_ref().map_or("none", |zone| zone.as_str());
+                return Err((Reason::Zone, format!("its zone is {zone}")));
+            }
+            let appraisal = appraise(replica, plan, None, plan.deadline, pace_clock())?;
+            if !appraisal.prospect.admitted {
+                return Err((Reason::Breaker, String::new()));
+            }
+            return Ok(appraisal.candidate(name, replica, self.quality));
         }
-        if prospect.load.is_full() {
-            let requests = prospect.load.in_flight;
-            return Err((Reason::Full, format!("{requests} requests")));
+        if node.phase != NodePhase::Ready {
+            return Err((
+                Reason::NodeAway,
+                format!("the node is {}", node.phase.as_str()),
+            ));
         }
-        return Ok(candidate(name, replica, prospect));
-    }
-    if node.phase != NodePhase::Ready {
-        return Err((
-            Reason::NodeAway,
-            format!("the node is {}", node.phase.as_str()),
-        ));
-    }
-    if let Some(failed) = model.failures.get(&node.name) {
-        return Err((Reason::Failed, failed.problem.clone()));
-    }
-    let report = node.report.load();
-    let phase = report.model(name).map(|status| status.phase());
-    match phase {
-        Some(ModelPhase::Draining) => Err((Reason::Draining, String::new())),
-        _ if node.order.draining => Err((Reason::Draining, "the node is being drained".into())),
-        _ if model.assigned.contains_key(&node.name) => Err((Reason::Loading, String::new())),
-        _ => Err((Reason::NotLoaded, String::new())),
+        if let Some(failed) = model.failures.get(&node.name) {
+            return Err((Reason::Failed, failed.problem.clone()));
+        }
+        let report = node.report.load();
+        let phase = report.model(name).map(|status| status.phase());
+        match phase {
+            Some(ModelPhase::Draining) => Err((Reason::Draining, String::new())),
+            _ if node.order.draining => Err((Reason::Draining, "the node is being drained".into())),
+            _ if model.assigned.contains_key(&node.name) => Err((Reason::Loading, String::new())),
+            _ => Err(match self.refusals.get(&node.name) {
+                Some(memory @ Refusal::Memory { .. }) => (Reason::Memory, memory.to_string()),
+                Some(other) => (Reason::NotLoaded, other.to_string()),
+                None => (Reason::NotLoaded, String::new()),
+            }),
+        }
     }
 }

@@ -5,13 +5,19 @@
 //! first events are there. Nothing here waits for the store or looks at all nodes. Every
 //! decision leaves a record.
 
+mod affinity;
+mod appraise;
+mod ask;
 mod attempt;
+mod cascade;
 pub(crate) mod dry_run;
+mod look;
 pub(crate) mod plan;
 mod relay;
 mod tries;
 pub(crate) mod waiting;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,14 +28,25 @@ use flotilla_core::routing::Decision;
 use flotilla_gateway::{Answer, Backend, Batches, ModelCard, Readiness, Refusal};
 
 use crate::decisions::Decisions;
-use crate::fleet::{Fleet, ModelView, NodePhase};
+use crate::fleet::{Fleet, ModelView, NodePhase, Replica};
 use crate::trainer::{Newest, Trained};
-use plan::Plan;
+use affinity::Affinity;
+use plan::{Asked, Plan};
+use relay::Relay;
 use tries::Tries;
 pub(crate) use waiting::Lobby;
 
 /// What a refused client is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How requests are dispatched.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    /// A request whose first events take longer is given up.
+    pub(crate) first_token_timeout: Duration,
+    /// Whether decisions on record hold prompts.
+    pub(crate) record_prompts: bool,
+}
 
 /// The controller as the gateway's backend. Cheap to clone.
 #[derive(Clone)]
@@ -38,27 +55,30 @@ pub struct Dispatch {
     lobby: Lobby,
     newest: Newest,
     decisions: Decisions,
+    affinity: Affinity,
     first_token_timeout: Duration,
+    record_prompts: bool,
 }
 
 impl Dispatch {
     /// Dispatch over `fleet`, which tells tasks apart by the `newest` classifier and puts its
-    /// `decisions` on record. A request whose first events take longer than
-    /// `first_token_timeout` is given up; one that no replica can take yet waits in `lobby`.
+    /// `decisions` on record. A request that no replica can take yet waits in `lobby`.
     #[must_use]
     pub(crate) fn new(
         fleet: Fleet,
         lobby: Lobby,
         newest: Newest,
         decisions: Decisions,
-        first_token_timeout: Duration,
+        settings: Settings,
     ) -> Self {
         Self {
             fleet,
             lobby,
             newest,
             decisions,
-            first_token_timeout,
+            affinity: Affinity::new(),
+            first_token_timeout: settings.first_token_timeout,
+            record_prompts: settings.record_prompts,
         }
     }
 
@@ -71,7 +91,7 @@ impl Dispatch {
     async fn plan(
         &self,
         route: &Route,
-        input: &Input,
+        asked: Asked<'_>,
         decision: &mut Decision,
     ) -> Result<Plan, RequestError> {
         // Whoever names a model or a task does not wait for a classifier to be trained.
@@ -80,7 +100,28 @@ impl Dispatch {
             Target::Model(_) | Target::Task(_) => None,
         };
         let classifier = trained.as_ref().and_then(|t| t.classifier.as_ref());
-        plan::plan(&self.fleet.peek(), classifier, route, input, decision)
+        let plan = plan::plan(&self.fleet.peek(), classifier, route, asked, decision)?;
+        // What is held to privacy zones stays out of the record.
+        if self.record_prompts && plan.zones.is_none() {
+            let newest = plan::asked(asked.input)
+                .first()
+                .map(|text| (*text).to_owned());
+            decision.prompt = newest;
+        }
+        Ok(plan)
+    }
+
+    /// Whether one of these models of a plan has a replica that may be asked now.
+    fn can_answer(&self, plan: &Plan, mut models: RangeInclusive<usize>) -> bool {
+        let view = self.fleet.peek();
+        models.any(|at| {
+            let model = view.by_name.get(&plan.models[at]);
+            model.is_some_and(|model| {
+                let zones = plan.zones.as_ref();
+                let inside = zones.is_none_or(|zones| !model.model.leaves(zones));
+                inside && !model.eligible(zones).is_empty()
+            })
+        })
     }
 
     /// The newest classifier. Waits for the first one, and only for that.
@@ -107,34 +148,41 @@ impl Dispatch {
     }
 }
 
+impl Dispatch {
+    /// The answer of a replica, on its way to the client.
+    fn relay(&self, tries: Tries<'_>, replica: Replica, relay: Relay) -> Answer<Batches> {
+        let deadline = tries.plan.deadline.zip(tries.end());
+        let (by, mut recorder) = tries.answered(replica);
+        recorder.first_events();
+        let content: Batches = Box::pin(relay.recorded(recorder, deadline));
+        Answer { by, content }
+    }
+}
+
 impl Backend for Dispatch {
     async fn generate(&self, request: GenerateRequest<Route>) -> Result<Answer<Batches>, Refusal> {
         let begun = Instant::now();
         let mut decision = Decision::default();
-        let plan = self
-            .plan(&request.model, &request.input, &mut decision)
-            .await;
-        let wire = flotilla_proto::convert::generate_request(&request);
-        let mut tries = match plan {
-            Ok(plan) => Tries::new(self, plan, decision, begun),
+        let asked = Asked {
+            input: &request.input,
+            max_tokens: request.sampling.max_tokens,
+        };
+        let plan = self.plan(&request.model, asked, &mut decision).await;
+        let plan = match plan {
+            Ok(plan) => plan,
             Err(error) => return Err(self.refuse(decision, begun, error)),
         };
-        loop {
-            let (replica, guard) = match tries.next().await {
-                Ok(picked) => picked,
-                Err(error) => return Err(tries.refuse(error)),
-            };
-            let mut wire = wire.clone();
-            tries.model().as_str().clone_into(&mut wire.model);
-            match attempt::generate(&replica, guard, wire, tries.left()).await {
-                Ok(relay) => {
-                    let (by, mut recorder) = tries.answered(replica);
-                    recorder.first_events();
-                    let content: Batches = Box::pin(relay.recorded(recorder));
-                    return Ok(Answer { by, content });
-                }
-                Err(error) => tries.failed(&replica, error)?,
-            }
+        let wire = flotilla_proto::convert::generate_request(&request, plan.standing);
+        if let Some((task, cascade)) = plan.cascade() {
+            let tiers = (&plan, task, cascade);
+            // Larger than the others' way, and rarer.
+            let answer = cascade::answer(self, &request, wire, tiers, decision, begun);
+            return Box::pin(answer).await;
+        }
+        let mut tries = Tries::new(self, plan, decision, begun);
+        match tries.ask(&wire).await {
+            Ok((replica, relay)) => Ok(self.relay(tries, replica, relay)),
+            Err(error) => Err(tries.refuse(error)),
         }
     }
 
@@ -143,11 +191,15 @@ impl Backend for Dispatch {
         let mut decision = Decision::default();
         // Embeddings are asked of a model: there is nothing to classify.
         let nothing = Input::Text(String::new());
-        let plan = self.plan(&request.model, &nothing, &mut decision).await;
-        let mut tries = match plan {
+        let asked = Asked {
+            input: &nothing,
+            max_tokens: None,
+        };
+        let mut tries = match self.plan(&request.model, asked, &mut decision).await {
             Ok(plan) => Tries::new(self, plan, decision, begun),
             Err(error) => return Err(self.refuse(decision, begun, error)),
         };
+        tries.plan.work.prompt_bytes = request.inputs.iter().map(|text| text.len() as u32).sum();
         loop {
             let (replica, guard) = match tries.next().await {
                 Ok(picked) => picked,
@@ -156,18 +208,25 @@ impl Backend for Dispatch {
             let asked = EmbedRequest {
                 model: tries.model().clone(),
                 inputs: request.inputs.clone(),
+                standing: tries.plan.standing,
+                deadline: tries.time(),
             };
-            match attempt::embed(&replica, guard, &asked, tries.left()).await {
-                Ok(content) => {
+            match attempt::embed(&replica, guard, &asked, tries.patience()).await {
+                Ok((content, joules)) => {
                     let (by, mut recorder) = tries.answered(replica);
                     recorder.usage(Usage {
                         prompt_tokens: content.prompt_tokens,
-                        completion_tokens: 0,
+                        ..Usage::default()
                     });
+                    recorder.joules(joules);
                     recorder.answered();
                     return Ok(Answer { by, content });
                 }
-                Err(error) => tries.failed(&replica, error)?,
+                Err(error) => {
+                    if let Err(error) = tries.failed(&replica, error) {
+                        return Err(tries.refuse(error));
+                    }
+                }
             }
         }
     }

@@ -1,10 +1,16 @@
 //! Which models may answer a request, and where: the task it belongs to, the models that do it,
-//! the privacy zones it may enter.
+//! the privacy zones it may enter, the limits that hold for it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
+use flotilla_core::admission::Standing;
+use flotilla_core::estimate::Work;
 use flotilla_core::generate::{Input, RequestError, Route, Target};
-use flotilla_core::routing::{Classified, Classifier, Decision};
+use flotilla_core::routing::{
+    Cascade, Classified, Classifier, Decision, Limits, Mark, Weights, marks,
+};
 use flotilla_core::{ModelName, TaskName, ZoneName};
 
 use crate::fleet::{FleetView, TaskView};
@@ -12,13 +18,67 @@ use crate::fleet::{FleetView, TaskView};
 /// N-grams that a decision names.
 const EVIDENCE: usize = 8;
 
-/// Who may answer.
-#[derive(Debug, PartialEq)]
+/// Who may answer, and what the answer must keep.
+#[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// The preferred one first; at least one.
     pub(crate) models: Vec<ModelName>,
+    /// The task that they are for.
+    pub(crate) task: Option<Arc<TaskView>>,
     /// `None`: nodes of any zone and of none.
     pub(crate) zones: Option<BTreeSet<ZoneName>>,
+    /// How the models are compared. `None`: they come in their order.
+    pub(crate) weights: Option<Weights>,
+    pub(crate) limits: Limits,
+    pub(crate) standing: Standing,
+    /// Within what time of the request's arrival the answer must be complete.
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) work: Work,
+    /// The beginnings of the conversation that a replica may have in memory.
+    pub(crate) marks: Vec<Mark>,
+    pub(crate) session: Option<u64>,
+}
+
+impl Plan {
+    /// The task and how its models follow each other, where they do so by how sure they are.
+    pub(crate) fn cascade(&self) -> Option<(&TaskView, &Cascade)> {
+        let task = self.task.as_deref().filter(|_| self.models.len() > 1)?;
+        Some((task, task.task.spec.cascade.as_ref()?))
+    }
+
+    /// The limits that hold for one of its models.
+    pub(crate) fn tier_limits(&self, model: &ModelName) -> Limits {
+        let mut limits = self.limits;
+        if self.cascade().is_some() && self.models.last() != Some(model) {
+            // A smaller model's answer is kept where it is sure, whatever it does as a whole.
+            limits.min_quality = None;
+        }
+        limits
+    }
+
+    /// The same with one of its models only, in a cascade.
+    pub(crate) fn tier(&self, tier: usize) -> Self {
+        let model = &self.models[tier];
+        Self {
+            models: vec![model.clone()],
+            limits: self.tier_limits(model),
+            ..self.clone()
+        }
+    }
+
+    /// After what time a second replica is asked beside one that has not begun to answer.
+    pub(crate) fn hedge(&self) -> Option<Duration> {
+        let hedge = self.task.as_ref()?.task.spec.hedge?;
+        Some(hedge.after.0)
+    }
+}
+
+/// What a request is like, beside whom it is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    pub(crate) input: &'a Input,
+    /// Most tokens of the answer.
+    pub(crate) max_tokens: Option<u32>,
 }
 
 /// What a request asks for: `decision` is filled in as far as it comes.
@@ -29,36 +89,57 @@ pub(crate) fn plan(
     view: &FleetView,
     classifier: Option<&Classifier>,
     route: &Route,
-    input: &Input,
+    asked: Asked<'_>,
     decision: &mut Decision,
 ) -> Result<Plan, RequestError> {
     decision.requested = route.target.to_string();
-    let (models, allowed) = match &route.target {
-        Target::Model(name) => (vec![name.clone()], BTreeSet::new()),
-        Target::Task(name) => of_task(view, name, decision)?,
+    let task = match &route.target {
+        Target::Model(_) => None,
+        Target::Task(name) => Some(of_task(view, name)?),
         Target::Auto => {
-            let name = classify(view, classifier, input, decision)?;
-            of_task(view, &name, decision)?
+            let name = classify(view, classifier, asked.input, decision)?;
+            Some(of_task(view, &name)?)
         }
     };
+    let spec = task.as_ref().map(|task| &task.task.spec);
+    decision.task = task.as_ref().map(|task| task.task.name().clone());
+    let allowed = spec.map(|spec| spec.zones.clone()).unwrap_or_default();
     let zones = enter(allowed, route.zone.as_ref(), decision.task.as_ref())?;
-    decision.zones = zones.iter().flatten().cloned().collect();
-    Ok(Plan { models, zones })
+    let objective = spec.and_then(|spec| spec.objective).unwrap_or_default();
+    let default = spec.map(|spec| spec.priority).unwrap_or_default();
+    let plan = Plan {
+        models: match (&route.target, spec) {
+            (Target::Model(name), _) => vec![name.clone()],
+            (_, Some(spec)) => spec.models.clone(),
+            (_, None) => Vec::new(),
+        },
+        zones,
+        weights: objective.weights,
+        limits: objective.limits().and(route.limits),
+        standing: Standing {
+            priority: route.priority.unwrap_or(default),
+            flow: route.flow,
+        },
+        deadline: route.deadline,
+        work: Work {
+            prompt_bytes: u32::try_from(asked.input.bytes()).unwrap_or(u32::MAX),
+            max_tokens: asked.max_tokens,
+        },
+        marks: marks(asked.input),
+        session: route.session,
+        task,
+    };
+    decision.zones = plan.zones.iter().flatten().cloned().collect();
+    decision.priority = plan.standing.priority;
+    decision.limits = plan.limits;
+    let millis = |deadline: Duration| u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
+    decision.deadline_ms = plan.deadline.map(millis);
+    Ok(plan)
 }
 
-fn of_task(
-    view: &FleetView,
-    name: &TaskName,
-    decision: &mut Decision,
-) -> Result<(Vec<ModelName>, BTreeSet<ZoneName>), RequestError> {
-    let task: &TaskView = view
-        .routing
-        .tasks
-        .get(name)
-        .ok_or_else(|| RequestError::TaskNotFound(name.to_string()))?;
-    decision.task = Some(name.clone());
-    let spec = &task.task.spec;
-    Ok((spec.models.clone(), spec.zones.clone()))
+fn of_task(view: &FleetView, name: &TaskName) -> Result<Arc<TaskView>, RequestError> {
+    let task = view.routing.tasks.get(name).cloned();
+    task.ok_or_else(|| RequestError::TaskNotFound(name.to_string()))
 }
 
 /// The task that a request belongs to.
@@ -145,7 +226,6 @@ mod tests {
     use flotilla_core::generate::Message;
     use flotilla_core::routing::Examples;
     use flotilla_core::spec::{Abstain, RouterSpec, Task, TaskSpec};
-    use std::sync::Arc;
 
     fn zone(name: &str) -> ZoneName {
         ZoneName::new(name).unwrap()
@@ -162,10 +242,7 @@ mod tests {
                 examples: vec![format!("some {name} please"), format!("i want {name}")],
                 ..TaskSpec::default()
             };
-            let task = TaskView {
-                task: Task::new(name.clone(), spec),
-                created: 0,
-            };
+            let task = TaskView::new(Task::new(name.clone(), spec), 0).unwrap();
             routing.tasks.insert(name, Arc::new(task));
         }
         routing.router = Some(RouterSpec {
@@ -184,12 +261,16 @@ mod tests {
         let examples: Examples = view.routing.examples();
         let classifier = Classifier::train(&examples, Abstain::Below(0.6));
         let route = Route {
-            target: Target::parse(target).unwrap(),
             zone: pinned.map(zone),
+            ..Route::to(Target::parse(target).unwrap())
         };
         let mut decision = Decision::default();
         let input = Input::Text(text.into());
-        let plan = plan(view, classifier.as_ref(), &route, &input, &mut decision);
+        let asked = Asked {
+            input: &input,
+            max_tokens: None,
+        };
+        let plan = plan(view, classifier.as_ref(), &route, asked, &mut decision);
         (plan, decision)
     }
 

@@ -1,14 +1,19 @@
 //! An answer on its way from a replica to the client.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
-use flotilla_core::generate::{Event, RequestError};
+use flotilla_core::Joules;
+use flotilla_core::generate::{Event, RequestError, Usage};
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateReply;
 use futures::Stream;
+use tokio::time::Sleep;
 use tonic::Streaming;
 
+use super::tries::passed;
 use crate::decisions::Recorder;
 use crate::fleet::LoadGuard;
 
@@ -16,17 +21,46 @@ use crate::fleet::LoadGuard;
 pub(super) struct Recorded {
     relay: Relay,
     recorder: Recorder,
+    deadline: Option<Deadline>,
+}
+
+/// When an answer must be complete.
+struct Deadline {
+    within: Duration,
+    over: Pin<Box<Sleep>>,
+}
+
+impl Recorded {
+    /// The next events, or that there is no more time for them.
+    fn poll_in_time(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Vec<Event>, RequestError>>> {
+        let next = Pin::new(&mut self.relay).poll_next(cx);
+        let Some(deadline) = &mut self.deadline else {
+            return next;
+        };
+        if next.is_pending() && deadline.over.as_mut().poll(cx).is_ready() {
+            let within = deadline.within;
+            // Whoever reads on finds the end; dropping the stream stops the generation.
+            self.deadline = None;
+            return Poll::Ready(Some(Err(passed(within))));
+        }
+        next
+    }
 }
 
 impl Stream for Recorded {
     type Item = Result<Vec<Event>, RequestError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = ready!(Pin::new(&mut self.relay).poll_next(cx));
+        let next = ready!(self.poll_in_time(cx));
         match &next {
             Some(Ok(events)) => {
                 if let Some(usage) = self.recorder.events(events) {
-                    self.relay.guard.served(usage);
+                    let joules = self.relay.guard.served(usage);
+                    self.recorder.joules(joules);
+                    self.recorder.answered();
                 }
             }
             Some(Err(error)) => {
@@ -63,12 +97,38 @@ impl Relay {
             guard,
         }
     }
-    /// The same, with its end on record.
-    pub(super) fn recorded(self, recorder: Recorder) -> Recorded {
+
+    /// The same, with its end on record, complete at `end`, which is `within` so much of its
+    /// request's arrival.
+    pub(super) fn recorded(
+        self,
+        recorder: Recorder,
+        deadline: Option<(Duration, Instant)>,
+    ) -> Recorded {
+        let deadline = deadline.map(|(within, end)| Deadline {
+            within,
+            over: Box::pin(tokio::time::sleep_until(end.into())),
+        });
         Recorded {
             relay: self,
             recorder,
+            deadline,
         }
+    }
+
+    /// The answer is complete: what it took is learnt.
+    pub(super) fn served(&mut self, usage: Usage) -> Joules {
+        self.guard.served(usage)
+    }
+
+    /// What an answer that is given up now has taken so far.
+    pub(super) fn spent(&self) -> Joules {
+        self.guard.spent()
+    }
+
+    /// The answer failed.
+    pub(super) fn failed(&mut self, error: &RequestError) {
+        self.guard.failed(error);
     }
 }
 

@@ -2,16 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla_core::ModelName;
-use flotilla_core::NodeName;
 use flotilla_core::generate::RequestError;
-use flotilla_core::routing::{Candidate, Decision, Prospect, Reason, Rejected, select};
+use flotilla_core::routing::{Candidate, Decision, Hedge, Reason, Rejected};
+use flotilla_core::{ModelName, NodeName};
 use flotilla_gateway::{Refusal, Server};
+use flotilla_proto::v1;
 
+use super::attempt::Patience;
+use super::look::{Look, Passed, reject};
 use super::plan::Plan;
 use super::{Dispatch, RETRY_AFTER};
 use crate::decisions::Recorder;
-use crate::fleet::{FleetView, LoadGuard, Replica, pace_clock};
+use crate::fleet::{LoadGuard, Replica};
 
 /// Replicas that may be lost under one request, the first included.
 const ATTEMPTS: usize = 3;
@@ -20,30 +22,34 @@ const RECORDED: usize = 8;
 
 /// The replicas that one request tries.
 pub(super) struct Tries<'a> {
-    dispatch: &'a Dispatch,
-    plan: Plan,
-    decision: Decision,
+    pub(super) dispatch: &'a Dispatch,
+    pub(super) plan: Plan,
+    pub(super) decision: Decision,
+    /// What was compared and passed over for smaller models that were asked before.
+    earlier: (Vec<Candidate>, Vec<Rejected>),
     begun: Instant,
+    /// Until when the first events must be there.
     deadline: Instant,
     /// The model that the replica last picked is of.
-    model: usize,
+    pub(super) model: usize,
     /// The view that those tried were of.
-    generation: u64,
-    tried: Vec<(usize, NodeName)>,
+    pub(super) generation: u64,
+    pub(super) tried: Vec<(usize, NodeName)>,
+    /// Replicas that were asked.
+    asked: u32,
     /// Replicas that were lost under it.
     lost: usize,
-    /// Replicas that did not answer, lost or not.
-    failed: u32,
-    /// What they said, for the record.
+    /// What those said that did not answer, for the record.
     errors: Vec<Rejected>,
     last: Option<RequestError>,
 }
 
-/// What a look at the fleet came to.
-enum Look {
-    Picked(Replica, LoadGuard),
-    /// Nobody can take it now, but the model of this number may be able to soon.
-    Wait(usize),
+/// What a request is told whose own deadline has passed.
+pub(super) fn passed(deadline: Duration) -> RequestError {
+    RequestError::TooLate(format!(
+        "The request's deadline of {} ms has passed.",
+        deadline.as_millis()
+    ))
 }
 
 impl<'a> Tries<'a> {
@@ -51,20 +57,26 @@ impl<'a> Tries<'a> {
     pub(super) fn new(
         dispatch: &'a Dispatch,
         plan: Plan,
-        decision: Decision,
+        mut decision: Decision,
         begun: Instant,
     ) -> Self {
+        let patience = dispatch.first_token_timeout;
+        let patience = plan.deadline.map_or(patience, |own| own.min(patience));
         Self {
             dispatch,
             plan,
+            earlier: (
+                std::mem::take(&mut decision.candidates),
+                std::mem::take(&mut decision.rejected),
+            ),
             decision,
             begun,
-            deadline: begun + dispatch.first_token_timeout,
+            deadline: begun + patience,
             model: 0,
             generation: 0,
             tried: Vec::new(),
+            asked: 0,
             lost: 0,
-            failed: 0,
             errors: Vec::new(),
             last: None,
         }
@@ -81,9 +93,9 @@ impl<'a> Tries<'a> {
     /// What to tell the client when there is none.
     pub(super) async fn next(&mut self) -> Result<(Replica, LoadGuard), RequestError> {
         let mut changes = self.dispatch.fleet.changes();
-        let waits = match self.look(None)? {
-            Look::Picked(replica, guard) => return Ok((replica, guard)),
-            Look::Wait(model) => model,
+        let waits = match self.take(None)? {
+            Ok(taken) => return Ok(taken),
+            Err(waits) => waits,
         };
         // Others wait already, or nobody can take it now: in order, until somebody can.
         let name = self.plan.models[waits].clone();
@@ -100,8 +112,8 @@ impl<'a> Tries<'a> {
             }
             loop {
                 changes.borrow_and_update();
-                if let Look::Picked(replica, guard) = self.look(Some(waits))? {
-                    return Ok((replica, guard));
+                if let Ok(taken) = self.take(Some(waits))? {
+                    return Ok(taken);
                 }
                 tokio::select! {
                     verdict = place.verdict() => return Err(verdict),
@@ -115,117 +127,69 @@ impl<'a> Tries<'a> {
         waited.unwrap_or_else(|_| Err(self.late()))
     }
 
-    /// A replica that can take the request now, of the first model that has one. `in_line`: the
-    /// model whose line the request is at the head of.
-    fn look(&mut self, in_line: Option<usize>) -> Result<Look, RequestError> {
-        let view = self.dispatch.fleet.peek();
-        if view.generation != self.generation {
-            // What refused before may be another replica now.
-            self.generation = view.generation;
-            self.tried.clear();
-        }
-        self.decision.candidates.clear();
-        self.decision.rejected.clear();
-        let (mut wait, mut full) = (None, false);
-        for at in 0..self.plan.models.len() {
-            match self.look_at(&view, at, in_line) {
-                Ok((replica, guard)) => {
-                    self.model = at;
-                    self.decision.model = Some(self.plan.models[at].clone());
-                    self.decision.node = Some(replica.node.clone());
-                    return Ok(Look::Picked(replica, guard));
-                }
-                Err(Passed::Coming) => wait = wait.or(Some(at)),
-                Err(Passed::Full) => full = true,
-                Err(Passed::Out) => {}
-            }
-        }
+    /// A replica that can take the request now, with the load counted; or the model that it has to
+    /// wait for.
+    fn take(
+        &mut self,
+        in_line: Option<usize>,
+    ) -> Result<Result<(Replica, LoadGuard), usize>, RequestError> {
         let refused = matches!(self.last, Some(RequestError::Overloaded { .. }));
-        match wait {
-            Some(at) if !refused => Ok(Look::Wait(at)),
-            _ if full || refused => Err(RequestError::Overloaded {
-                message: format!(
-                    "Every replica of {} is full: try again later.",
-                    self.asked()
-                ),
-                retry_after: RETRY_AFTER,
-            }),
-            _ => Err(self.nobody()),
-        }
+        let passed = match self.look(in_line) {
+            Look::Found(found) => {
+                self.model = found.model;
+                self.decision.model = Some(self.model().clone());
+                self.decision.node = Some(found.replica.node.clone());
+                let guard = self.count(&found.replica);
+                return Ok(Ok((found.replica, guard)));
+            }
+            Look::Wait(at) if !refused => return Ok(Err(at)),
+            Look::Wait(_) => Passed::Full,
+            Look::Nobody(passed) => passed,
+        };
+        Err(match passed {
+            _ if refused => self.full(),
+            Passed::Full => self.full(),
+            Passed::Late => RequestError::TooLate(format!(
+                "No replica of {} is expected to answer before the request's deadline.",
+                self.asked()
+            )),
+            Passed::Unmet => self.unmet(),
+            Passed::Out | Passed::Coming => self.nobody(),
+        })
     }
 
-    /// A replica of one model, or why there is none, which goes on record.
-    fn look_at(
-        &mut self,
-        view: &FleetView,
-        at: usize,
-        in_line: Option<usize>,
-    ) -> Result<(Replica, LoadGuard), Passed> {
-        let name = &self.plan.models[at];
-        let rejected = &mut self.decision.rejected;
-        let Some(model) = view.by_name.get(name) else {
-            return pass(rejected, name, Reason::Unknown, Passed::Out);
-        };
-        if in_line != Some(at) && self.dispatch.lobby.is_used(name) {
-            return pass(rejected, name, Reason::Queued, Passed::Coming);
+    /// Counts the request as one of a replica's.
+    pub(super) fn count(&mut self, replica: &Replica) -> LoadGuard {
+        self.asked += 1;
+        let Plan { standing, work, .. } = self.plan;
+        replica.load.take(standing, work.prompt_bytes)
+    }
+
+    /// The request as it goes to the replica last picked.
+    pub(super) fn address(&self, request: &v1::GenerateRequest) -> v1::GenerateRequest {
+        let mut request = request.clone();
+        self.model().as_str().clone_into(&mut request.model);
+        if let (Some(standing), Some(time)) = (&mut request.standing, self.time()) {
+            standing.deadline_ms = Some(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         }
-        let eligible = model.eligible(self.plan.zones.as_ref());
-        if eligible.is_empty() {
-            if !model.replicas.is_empty() {
-                return pass(rejected, name, Reason::Zone, Passed::Out);
-            }
-            let coming = if model.coming {
-                Passed::Coming
-            } else {
-                Passed::Out
-            };
-            return pass(rejected, name, Reason::NotLoaded, coming);
-        }
-        let (candidates, tried) = (&mut self.decision.candidates, &self.tried);
-        let was_tried =
-            |replica: &Replica| tried.iter().any(|(m, n)| *m == at && *n == replica.node);
-        let (now, mut broken) = (pace_clock(), Vec::new());
-        let pick = select(
-            eligible.len(),
-            |i| {
-                let replica = eligible.get(i);
-                let prospect = replica.load.prospect(now);
-                if prospect.admitted {
-                    candidates.push(candidate(name, replica, prospect));
-                } else {
-                    broken.push(i);
-                }
-                prospect
-            },
-            |i| was_tried(eligible.get(i)),
-            |n| fastrand::usize(..n),
-            now,
-        );
-        for i in broken {
-            let replica = eligible.get(i);
-            if pick == Some(i) {
-                candidates.push(candidate(name, replica, replica.load.prospect(now)));
-                continue;
-            }
-            rejected.push(Rejected {
-                model: name.clone(),
-                node: Some(replica.node.clone()),
-                reason: Reason::Breaker,
-                detail: String::new(),
-            });
-        }
-        if let Some(i) = pick {
-            let replica = eligible.get(i).clone();
-            let guard = replica.load.take();
-            return Ok((replica, guard));
-        }
-        // Each of a few was looked at; of many a sample was.
-        let untried = eligible.len() > tried.len()
-            || (0..eligible.len()).any(|i| !was_tried(eligible.get(i)));
-        if untried {
-            pass(rejected, name, Reason::Full, Passed::Full)
-        } else {
-            pass(rejected, name, Reason::Error, Passed::Coming)
+        request
+    }
+
+    /// Notes that a replica was asked beside one that takes long.
+    pub(super) fn hedged(&mut self, slow: &NodeName, node: &NodeName, after: Duration) {
+        self.decision.hedges.push(Hedge {
+            slow: slow.clone(),
+            node: node.clone(),
+            after_ms: after.as_secs_f64() * 1e3,
+            won: false,
+        });
+    }
+
+    /// Notes that the replica asked last beside another one answers.
+    pub(super) fn hedge_won(&mut self) {
+        if let Some(hedge) = self.decision.hedges.last_mut() {
+            hedge.won = true;
+            self.decision.node = Some(hedge.node.clone());
         }
     }
 
@@ -233,19 +197,19 @@ impl<'a> Tries<'a> {
     ///
     /// # Errors
     /// The error itself, when no other replica can do better.
-    pub(super) fn failed(&mut self, replica: &Replica, error: RequestError) -> Result<(), Refusal> {
-        self.failed += 1;
+    pub(super) fn failed(
+        &mut self,
+        replica: &Replica,
+        error: RequestError,
+    ) -> Result<(), RequestError> {
         self.lost += usize::from(matches!(error, RequestError::NodeLost(_)));
         if self.errors.len() < RECORDED {
-            self.errors.push(Rejected {
-                model: self.model().clone(),
-                node: Some(replica.node.clone()),
-                reason: Reason::Error,
-                detail: error.to_string(),
-            });
+            let detail = error.to_string();
+            let failed = reject(self.model(), &replica.node, Reason::Error, detail);
+            self.errors.push(failed);
         }
         if !error.retryable_elsewhere() || self.lost >= ATTEMPTS {
-            return Err(self.refuse(error));
+            return Err(error);
         }
         tracing::debug!(model = %self.model(), node = %replica.node, %error, "trying elsewhere");
         self.tried.push((self.model, replica.node.clone()));
@@ -254,43 +218,95 @@ impl<'a> Tries<'a> {
     }
 
     /// Puts on record that there is no answer.
-    pub(super) fn refuse(&mut self, error: RequestError) -> Refusal {
-        let decision = self.record();
-        self.dispatch.refuse(decision, self.begun, error)
+    pub(super) fn refuse(mut self, error: RequestError) -> Refusal {
+        self.dispatch.refuse(self.record(), self.begun, error)
     }
 
     /// Puts on record that `replica` answers.
     pub(super) fn answered(mut self, replica: Replica) -> (Server, Recorder) {
-        let task = self.decision.task.clone();
+        let affinity = &self.dispatch.affinity;
+        affinity.note(self.model(), &self.plan, &replica.node);
+        let (model, task) = (self.model().clone(), self.decision.task.clone());
         let decision = self.record();
         let recorder = self.dispatch.decisions.keep(decision, self.begun);
         let by = Server {
-            model: self.model().clone(),
+            model,
             task,
             node: replica.node,
-            attempts: self.failed + 1,
+            attempts: self.asked,
             decision: recorder.id().to_owned(),
         };
         (by, recorder)
     }
 
     /// The decision as it goes on record: nothing is tried after that.
-    fn record(&mut self) -> Decision {
+    pub(super) fn record(&mut self) -> Decision {
         let mut decision = std::mem::take(&mut self.decision);
-        decision.rejected.append(&mut self.errors);
-        decision
+        let (mut candidates, mut rejected) = std::mem::take(&mut self.earlier);
+        candidates.append(&mut decision.candidates);
+        rejected.append(&mut decision.rejected);
+        rejected.append(&mut self.errors);
+        Decision {
+            candidates,
+            rejected,
+            ..decision
+        }
     }
 
-    /// The time left for the first events.
-    pub(super) fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+    /// How long the first events are waited for.
+    pub(super) fn patience(&self) -> Patience {
+        Patience {
+            left: self.deadline.saturating_duration_since(Instant::now()),
+            own: self.end() == Some(self.deadline),
+        }
     }
 
+    /// The time left for the whole answer, where there is a deadline.
+    pub(super) fn time(&self) -> Option<Duration> {
+        Some(self.end()?.saturating_duration_since(Instant::now()))
+    }
+
+    /// When the answer must be complete, where there is a deadline.
+    pub(super) fn end(&self) -> Option<Instant> {
+        Some(self.begun + self.plan.deadline?)
+    }
+
+    /// That the time is up.
     fn late(&self) -> RequestError {
+        if let Some(deadline) = self.plan.deadline
+            && self.patience().own
+        {
+            return passed(deadline);
+        }
         let waited = self.dispatch.first_token_timeout.as_secs();
         RequestError::Deadline(format!(
             "No replica of {} could begin the answer within {waited} s.",
             self.asked()
+        ))
+    }
+
+    fn full(&self) -> RequestError {
+        RequestError::Overloaded {
+            message: format!(
+                "Every replica of {} is full: try again later.",
+                self.asked()
+            ),
+            retry_after: RETRY_AFTER,
+        }
+    }
+
+    fn unmet(&self) -> RequestError {
+        let breached =
+            |r: &&Rejected| matches!(r.reason, Reason::Quality | Reason::Latency | Reason::Energy);
+        let breaches = self.decision.rejected.iter().filter(breached);
+        let breaches: Vec<_> = breaches
+            .take(RECORDED)
+            .map(|r| format!("{}: {}", r.model, r.detail))
+            .collect();
+        RequestError::Unmet(format!(
+            "No replica of {} keeps the limits ({}).",
+            self.asked(),
+            breaches.join("; ")
         ))
     }
 
@@ -332,41 +348,4 @@ impl<'a> Tries<'a> {
             None => format!("the model '{}'", self.plan.models[0]),
         }
     }
-}
-
-/// Passes a model over, on record.
-fn pass<T>(
-    rejected: &mut Vec<Rejected>,
-    model: &ModelName,
-    reason: Reason,
-    passed: Passed,
-) -> Result<T, Passed> {
-    rejected.push(Rejected {
-        model: model.clone(),
-        node: None,
-        reason,
-        detail: String::new(),
-    });
-    Err(passed)
-}
-
-/// A replica that could answer, for the record.
-pub(super) fn candidate(model: &ModelName, replica: &Replica, prospect: Prospect) -> Candidate {
-    let Prospect { load, pace, .. } = prospect;
-    Candidate {
-        model: model.clone(),
-        node: replica.node.clone(),
-        load,
-        predicted_ms: pace.map(|pace| pace.predict(load) * 1e3),
-    }
-}
-
-/// Why a model has no replica for a request.
-enum Passed {
-    /// One may be able to take it soon.
-    Coming,
-    /// All take no more.
-    Full,
-    /// It cannot answer.
-    Out,
 }

@@ -25,10 +25,10 @@ use tokio_util::sync::CancellationToken;
 use crate::store::{Change, Entry, Revision};
 pub use files::Files;
 pub use link::{Link, SessionId};
-pub use load_guard::{LoadGuard, ReplicaLoad, pace_clock};
+pub use load_guard::{LoadGuard, Prospect, ReplicaLoad, pace_clock};
 pub use records::{
     AssignmentRecord, CondemnedRecord, ControllerRecord, FetchRecord, NodeRecord, OrderRecord,
-    StableRecord, WaitingRecord, WishRecord,
+    QualityRecord, StableRecord, WaitingRecord, WishRecord,
 };
 pub use routing::{Routing, TaskView};
 use state::FleetState;

@@ -10,6 +10,7 @@ use flotilla_core::spec::ModelSpec;
 use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
+use super::load_guard::Limits;
 use super::view::Use;
 use super::{Link, NodeRecord, NodeReport, Replica, ReplicaLoad};
 use crate::store;
@@ -125,14 +126,24 @@ impl Node {
         if !self.reporting || !link.is_connected() {
             return None;
         }
-        if self.report.load().model(model)?.phase() != ModelPhase::Ready {
+        let report = self.report.load();
+        let status = report.model(model)?;
+        if status.phase() != ModelPhase::Ready {
             return None;
         }
-        let fits = |load: &Arc<ReplicaLoad>| load.fits(spec.concurrency, spec.queue);
+        let limits = Limits {
+            // An agent that is too old to say computes as many as the spec says.
+            concurrency: match status.concurrency {
+                0 => spec.concurrency,
+                most => most.min(spec.concurrency),
+            },
+            capacity: spec.concurrency.saturating_add(spec.queue),
+            power: self.record.power(),
+        };
         let load = match self.loads.get(model) {
-            Some(load) if fits(load) => load.clone(),
+            Some(load) if load.limits() == limits => load.clone(),
             _ => {
-                let load = Arc::new(ReplicaLoad::new(spec.concurrency, spec.queue));
+                let load = Arc::new(ReplicaLoad::new(limits));
                 self.loads.insert(model.clone(), load.clone());
                 load
             }

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use flotilla_core::artifact::Manifest;
+use flotilla_core::energy::Power;
+use flotilla_core::quality::{Proportion, Scoring};
 use flotilla_core::rollout::Revision;
 use flotilla_core::spec::{Accelerator, Faults, Resource, Taint};
-use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_core::{Bytes, Joules, NodeName, ZoneName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// What a node is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRecord {
     /// Tells a returning node from another one of the same name.
@@ -30,6 +32,38 @@ pub struct NodeRecord {
     pub platform: String,
     /// Of the agent's binary.
     pub version: String,
+    /// What it draws. `None`: its agent is too old to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<Power>,
+}
+
+impl NodeRecord {
+    /// What it draws, as far as is known.
+    #[must_use]
+    pub fn power(&self) -> Power {
+        self.power.unwrap_or_else(|| Power::guess(self.cores))
+    }
+}
+
+/// How well a model was measured to do a task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QualityRecord {
+    /// The revision of the model that was measured: of another one it says nothing.
+    pub revision: Revision,
+    /// How its weights were quantised when it was loaded, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<String>,
+    pub scoring: Scoring,
+    #[serde(flatten)]
+    pub measured: Proportion,
+    /// Median time to the end of an answer, in milliseconds.
+    pub median_ms: f64,
+    /// Mean energy of an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<Joules>,
+    /// When it was measured, in seconds since 1970.
+    pub at: u64,
 }
 
 /// What is wished for.

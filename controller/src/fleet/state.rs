@@ -19,8 +19,8 @@ use super::records::{self, decode};
 use super::view::{self, Failed};
 use super::{
     AssignmentRecord, CondemnedRecord, ControllerRecord, Files, FleetEvent, FleetView, Link,
-    ModelView, NodeRecord, NodeView, OrderRecord, Routing, SessionId, StableRecord, TaskView,
-    WaitingRecord, WishRecord,
+    ModelView, NodeRecord, NodeView, OrderRecord, QualityRecord, Routing, SessionId, StableRecord,
+    TaskView, WaitingRecord, WishRecord,
 };
 use crate::store::keys::{self, Subject};
 use crate::store::{self, Change, Entry};
@@ -225,6 +225,10 @@ impl FleetState {
                 .remove(&name)
                 .is_some(),
             Subject::Router => Arc::make_mut(&mut self.routing).router.take().is_some(),
+            Subject::Quality(task, model) => Arc::make_mut(&mut self.routing)
+                .quality
+                .get_mut(&task)
+                .is_some_and(|of_task| of_task.remove(&model).is_some()),
             Subject::Stable(name) => self.stable.remove(&name).is_some(),
             Subject::Condemned(name) => self.condemned.remove(&name).is_some(),
             Subject::Assignment(assignment) => {
@@ -297,11 +301,15 @@ impl FleetState {
             }
             Subject::Task(name) => {
                 let record: WishRecord = decode(&value)?;
-                let task = Arc::new(TaskView {
-                    task: records::resource(record.resource)?,
-                    created: record.created,
-                });
-                Arc::make_mut(&mut self.routing).tasks.insert(name, task);
+                let task = TaskView::new(records::resource(record.resource)?, record.created)?;
+                let routing = Arc::make_mut(&mut self.routing);
+                routing.tasks.insert(name, Arc::new(task));
+            }
+            Subject::Quality(task, model) => {
+                let record: QualityRecord = decode(&value)?;
+                let routing = Arc::make_mut(&mut self.routing);
+                let of_task = routing.quality.entry(task).or_default();
+                of_task.insert(model, record);
             }
             Subject::Router => {
                 let record: WishRecord = decode(&value)?;
@@ -510,6 +518,7 @@ impl FleetState {
                     .cloned(),
                 created: wished.created,
                 zones: view::zones(&replicas),
+                places: view::places(&replicas),
                 replicas,
                 assigned,
                 failures,

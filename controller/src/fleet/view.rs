@@ -66,6 +66,8 @@ pub struct ModelView {
     pub replicas: Vec<Replica>,
     /// Where in `replicas` those of each zone are.
     pub zones: BTreeMap<Option<ZoneName>, Range<usize>>,
+    /// Where in `replicas` that of each node is.
+    pub places: HashMap<NodeName, usize>,
     /// The nodes it is assigned to, ready or not, with the revision they are to serve.
     pub assigned: BTreeMap<NodeName, Revision>,
     /// Nodes that failed to run a revision, with what they said, until they are asked again.
@@ -181,9 +183,18 @@ pub(super) fn zones(replicas: &[Replica]) -> BTreeMap<Option<ZoneName>, Range<us
     zones
 }
 
+/// Where the replica of each node is.
+pub(super) fn places(replicas: &[Replica]) -> HashMap<NodeName, usize> {
+    let places = replicas.iter().enumerate();
+    places
+        .map(|(at, replica)| (replica.node.clone(), at))
+        .collect()
+}
+
 /// Replicas of a model that a request may go to.
 pub struct Eligible<'a> {
     replicas: &'a [Replica],
+    places: &'a HashMap<NodeName, usize>,
     ranges: Vec<Range<usize>>,
     len: usize,
 }
@@ -199,6 +210,20 @@ impl<'a> Eligible<'a> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Which of them the one on this node is.
+    #[must_use]
+    pub fn on(&self, node: &NodeName) -> Option<usize> {
+        let place = *self.places.get(node)?;
+        let mut before = 0;
+        for range in &self.ranges {
+            if range.contains(&place) {
+                return Some(before + place - range.start);
+            }
+            before += range.len();
+        }
+        None
     }
 
     /// One of them.
@@ -218,6 +243,12 @@ impl<'a> Eligible<'a> {
 }
 
 impl ModelView {
+    /// The revision that its replicas serve, but for those that a change has come to already.
+    #[must_use]
+    pub fn served(&self) -> Revision {
+        self.revisions.stable.unwrap_or(self.revisions.wished)
+    }
+
     /// The replicas in one of `zones`; all where none is asked for. Costs nothing for each
     /// replica.
     #[must_use]
@@ -234,6 +265,7 @@ impl ModelView {
         };
         Eligible {
             replicas: &self.replicas,
+            places: &self.places,
             len: ranges.iter().map(Range::len).sum(),
             ranges,
         }

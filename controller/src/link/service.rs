@@ -4,8 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_core::energy::Power;
 use flotilla_core::spec::{Sha256, Taint};
-use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 use flotilla_proto::v1::fleet_server::Fleet as FleetRpc;
 use flotilla_proto::v1::{
     BlobPiece, Desired, DesiredModel, FetchBlobRequest, IdentifyReply, IdentifyRequest, JoinReply,
@@ -185,6 +186,11 @@ fn record(request: JoinRequest) -> Result<NodeRecord, Status> {
         cores: inventory.cores,
         cpu: inventory.cpu,
         platform: inventory.platform,
+        power: inventory.power.map(|power| Power {
+            idle: Watts(power.idle),
+            max: Watts(power.max),
+            stated: power.stated,
+        }),
         version: request.version,
     })
 }

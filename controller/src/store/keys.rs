@@ -24,6 +24,8 @@ pub enum Subject {
     Task(TaskName),
     /// How the fleet is to route.
     Router,
+    /// How well a model was measured to do a task.
+    Quality(TaskName, ModelName),
     /// The last revision of a model that every replica served.
     Stable(ModelName),
     /// The revision of a model that did not load.
@@ -57,6 +59,18 @@ pub const ROUTER: &str = "/flotilla/v1/router";
 #[must_use]
 pub fn task(name: &TaskName) -> String {
     format!("{ROOT}tasks/{name}")
+}
+
+/// The key of how well a model was measured to do a task.
+#[must_use]
+pub fn quality(task: &TaskName, model: &ModelName) -> String {
+    format!("{ROOT}quality/{task}/{model}")
+}
+
+/// What the keys of all models' quality for a task begin with.
+#[must_use]
+pub fn qualities(task: &TaskName) -> String {
+    format!("{ROOT}quality/{task}/")
 }
 
 /// The key of a model's wish.
@@ -176,6 +190,10 @@ pub fn parse(key: &str) -> Option<Subject> {
             let (name, controller) = name.split_once('/')?;
             Some(Subject::Waiting(model(name)?, controller.to_owned()))
         }
+        "quality" => {
+            let (task, name) = name.split_once('/')?;
+            Some(Subject::Quality(TaskName::new(task).ok()?, model(name)?))
+        }
         "assignments" => {
             let (node, model) = name.split_once('/')?;
             Some(Subject::Assignment(Assignment {
@@ -233,6 +251,10 @@ mod tests {
         );
         assert_eq!(parse(&assignment(&both)), Some(Subject::Assignment(both)));
         let task_name = TaskName::new("t").unwrap();
+        assert_eq!(
+            parse(&quality(&task_name, &model_name)),
+            Some(Subject::Quality(task_name.clone(), model_name.clone()))
+        );
         assert_eq!(parse(&task(&task_name)), Some(Subject::Task(task_name)));
         assert_eq!(parse(ROUTER), Some(Subject::Router));
         assert_eq!(

@@ -42,6 +42,12 @@ pub enum RequestError {
     /// The answer did not begin in time.
     #[error("{0}")]
     Deadline(String),
+    /// The request's own deadline cannot be met, or has passed.
+    #[error("{0}")]
+    TooLate(String),
+    /// Nobody who could answer keeps the limits of the request or of its task.
+    #[error("{0}")]
+    Unmet(String),
     /// The engine failed.
     #[error("{0}")]
     Engine(String),

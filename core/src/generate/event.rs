@@ -1,5 +1,7 @@
 //! What a generation yields, piece by piece.
 
+use std::time::Duration;
+
 /// One step of an answer. The last event of a successful generation is [`Event::Usage`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -88,4 +90,17 @@ pub struct Usage {
     pub prompt_tokens: u32,
     /// Tokens generated, over all choices.
     pub completion_tokens: u32,
+    /// How long it took the node, where it says so.
+    pub timing: Option<Timing>,
+}
+
+/// How long a node took for an answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// From its arrival there until it was its turn.
+    pub queued: Duration,
+    /// From there to the first token.
+    pub prefill: Duration,
+    /// From there to its end.
+    pub decode: Duration,
 }

@@ -8,7 +8,8 @@ mod route;
 
 pub use error::RequestError;
 pub use event::{
-    Delta, Event, FinishReason, Finished, TokenAlternative, TokenLogprob, ToolCallDelta, Usage,
+    Delta, Event, FinishReason, Finished, Timing, TokenAlternative, TokenLogprob, ToolCallDelta,
+    Usage,
 };
 pub use request::{
     Constraint, EmbedRequest, Embeddings, GenerateRequest, Input, Message, Sampling, Tool,

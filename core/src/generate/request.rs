@@ -1,8 +1,10 @@
 //! Requests, in the shape engines want them: checked, typed, with the defaults filled in.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::ModelName;
+use crate::admission::Standing;
 
 /// Ask a model to continue a conversation or a text. Clients ask for a
 /// [`Route`](super::Route), nodes for one of their models.
@@ -23,6 +25,10 @@ pub struct GenerateRequest<M = ModelName> {
     /// Whether events are wanted as they come. Otherwise they may all come at the end, which
     /// costs less.
     pub stream: bool,
+    /// How it stands in the queue of the model.
+    pub standing: Standing,
+    /// Within what time from now it must be answered; it leaves the queue then.
+    pub deadline: Option<Duration>,
 }
 
 /// What the model continues.
@@ -32,6 +38,17 @@ pub enum Input {
     Chat(Vec<Message>),
     /// A text, taken as it is.
     Text(String),
+}
+
+impl Input {
+    /// Its size: what reading it costs grows with it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Self::Text(text) => text.len(),
+        }
+    }
 }
 
 /// One turn of a conversation.
@@ -141,6 +158,10 @@ pub struct EmbedRequest<M = ModelName> {
     pub model: M,
     /// The texts, at least one.
     pub inputs: Vec<String>,
+    /// How it stands in the queue of the model.
+    pub standing: Standing,
+    /// Within what time from now it must be answered; it leaves the queue then.
+    pub deadline: Option<Duration>,
 }
 
 /// Vectors, one per text, in the order of the texts.

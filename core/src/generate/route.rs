@@ -1,8 +1,11 @@
 //! Whom a request is for.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::RequestError;
+use crate::admission::{Flow, Priority};
+use crate::routing::Limits;
 use crate::{ModelName, TaskName, ZoneName};
 
 /// What a client puts into the `model` field.
@@ -16,12 +19,38 @@ pub enum Target {
     Auto,
 }
 
-/// Whom a request is for, and where it may go.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Whom a request is for, where it may go and what it asks of the answer.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     pub target: Target,
     /// Only nodes in this privacy zone.
     pub zone: Option<ZoneName>,
+    /// `None`: as its task says.
+    pub priority: Option<Priority>,
+    /// Whom it is of: those of one share a turn in queues.
+    pub flow: Flow,
+    /// Within what time of its arrival the answer must be complete.
+    pub deadline: Option<Duration>,
+    /// On top of those of its task.
+    pub limits: Limits,
+    /// Stands for the session that it belongs to: where it was before it goes again.
+    pub session: Option<u64>,
+}
+
+impl Route {
+    /// A request that says nothing but whom it is for.
+    #[must_use]
+    pub fn to(target: Target) -> Self {
+        Self {
+            target,
+            zone: None,
+            priority: None,
+            flow: 0,
+            deadline: None,
+            limits: Limits::default(),
+            session: None,
+        }
+    }
 }
 
 impl Target {

@@ -1,10 +1,11 @@
-//! The record of a routing decision: what was chosen, from what, and why. It holds nothing of
-//! the prompt but n-grams that are in the tasks' own examples.
+//! The record of a routing decision: what was chosen, from what, and why. Unless prompts are to be
+//! kept it holds nothing of them but n-grams that are in the tasks' own examples.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Evidence, Load, Ranked, Verdict};
-use crate::{ModelName, NodeName, TaskName, ZoneName};
+use super::{Evidence, Limits, Load, Measure, Ranked, Score, Verdict};
+use crate::admission::Priority;
+use crate::{Joules, ModelName, NodeName, TaskName, ZoneName};
 
 /// A routing decision, as far as it is known before anything was sent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -19,12 +20,101 @@ pub struct Decision {
     /// Only nodes in these privacy zones may answer. Empty: any node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub zones: Vec<ZoneName>,
+    #[serde(default)]
+    pub priority: Priority,
+    /// Within how many milliseconds of its arrival the answer must be complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u32>,
+    /// What the answer must keep.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
+    /// The newest turn, where prompts are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The replica that may have the beginning of the conversation, or its session, in memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
     pub model: Option<ModelName>,
     pub node: Option<NodeName>,
     /// Replicas that could answer and were compared.
     pub candidates: Vec<Candidate>,
     /// What was passed over, and why.
     pub rejected: Vec<Rejected>,
+    /// Smaller models that were asked first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tiers: Vec<Tier>,
+    /// Replicas that were asked beside one that took long.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hedges: Vec<Hedge>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A replica that was preferred for what it has in memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Affinity {
+    pub node: NodeName,
+    /// Bytes of the conversation that it has read before; 0: only its session.
+    pub known_bytes: u32,
+    /// Whether it was chosen.
+    pub taken: bool,
+}
+
+/// A model of a cascade that was asked before the one that answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tier {
+    pub model: ModelName,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// How it ended.
+    pub verdict: TierVerdict,
+    pub measure: Measure,
+    /// How sure it was, 0 to 1, as far as its answer was read.
+    pub confidence: Option<f32>,
+    /// How sure it had to be.
+    pub threshold: f32,
+    /// What it took.
+    pub ms: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<Joules>,
+    /// Why there is no answer of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What became of a smaller model's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TierVerdict {
+    /// It was sure: its answer is the answer.
+    Kept,
+    /// It was not sure enough.
+    Unsure,
+    /// So early that the rest of the answer was not waited for.
+    StoppedEarly,
+    /// Its answer does not match the schema.
+    Malformed,
+    /// It could not be asked, or failed.
+    Failed,
+    /// It was not sure enough, but no larger one could be asked.
+    KeptForWantOfBetter,
+}
+
+/// A replica that was asked beside one that took long.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hedge {
+    /// The one that took long.
+    pub slow: NodeName,
+    /// The one that was asked beside it.
+    pub node: NodeName,
+    /// How long after the first one, in milliseconds.
+    pub after_ms: f64,
+    /// Whether it answered first.
+    pub won: bool,
 }
 
 /// What the classifier said.
@@ -69,9 +159,21 @@ pub struct Candidate {
     pub node: NodeName,
     #[serde(flatten)]
     pub load: Load,
-    /// How long the whole answer is expected to take there, in milliseconds. `None`: the replica
-    /// has not answered yet.
+    /// When the whole answer is expected from there, in milliseconds. `None`: the replica has not
+    /// answered yet.
     pub predicted_ms: Option<f32>,
+    /// When its first token is expected.
+    #[serde(default)]
+    pub predicted_first_token_ms: Option<f32>,
+    /// What the answer is expected to take there.
+    #[serde(default)]
+    pub predicted_joules: Option<Joules>,
+    /// The model's measured quality for the task, 0 to 1. `None`: it was not measured.
+    #[serde(default)]
+    pub quality: Option<f32>,
+    /// How near it comes to what the task wants, where models are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Score>,
 }
 
 /// A model, or a replica of one, that was passed over.
@@ -113,6 +215,16 @@ pub enum Reason {
     Breaker,
     /// It was asked and did not answer.
     Error,
+    /// Its node has not enough memory for it.
+    Memory,
+    /// It does the task less well than asked, or was not measured.
+    Quality,
+    /// It is expected to take longer than asked.
+    Latency,
+    /// It is expected to take more energy than asked.
+    Energy,
+    /// It is expected to answer after the request's deadline.
+    Deadline,
 }
 
 /// What became of a request.
@@ -131,6 +243,15 @@ pub struct Outcome {
     pub prompt_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_tokens: Option<u32>,
+    /// How long it waited on the node, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued_ms: Option<f64>,
+    /// The energy that it took, with that of smaller models that were asked before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<Joules>,
+    /// Where the joules come from: `estimated`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules_source: Option<String>,
 }
 
 /// How a request ended.

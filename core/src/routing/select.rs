@@ -4,8 +4,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::estimate::{Pace, compare};
-
 /// How busy a replica is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Load {
@@ -20,6 +18,18 @@ pub struct Load {
 }
 
 impl Load {
+    /// Requests that it has, from here and from elsewhere.
+    #[must_use]
+    pub fn requests(self) -> u32 {
+        self.in_flight.saturating_add(self.elsewhere)
+    }
+
+    /// Whether it computes fewer requests than it can.
+    #[must_use]
+    pub fn has_room(self) -> bool {
+        self.requests() < self.concurrency
+    }
+
     /// Whether one more request would be refused, as far as is known here: what it has from
     /// elsewhere may be gone by now, and if it is not, the replica says so.
     #[must_use]
@@ -28,14 +38,15 @@ impl Load {
     }
 }
 
-/// A replica as the choice sees it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prospect {
-    pub load: Load,
-    /// How fast it answers, if that is known.
-    pub pace: Option<Pace>,
-    /// Whether its breaker lets requests through.
-    pub admitted: bool,
+/// A candidate that could be looked at.
+pub enum Look<P> {
+    /// It can take the request.
+    Able(P),
+    /// It fails time after time: only where there is no other, as what fails everywhere is not the
+    /// replicas' fault.
+    LastResort(P),
+    /// It cannot take it.
+    Out,
 }
 
 /// Up to this many candidates all are looked at: cheaper than missing the only free one.
@@ -44,65 +55,64 @@ const LOOK_AT_ALL: usize = 8;
 /// Draws before a large set counts as full.
 const DRAWS: usize = 16;
 
-/// Picks one of `0..candidates` that is neither excluded nor full.
+/// Picks one of `0..candidates` and what was seen there.
 ///
-/// `look` reads a candidate, `excluded` says that it was tried already, `random`
-/// yields a number in `0..n`, and `now` is in seconds of the clock of the paces. `None` means that
-/// no candidate was found; with many candidates that is a sample's verdict, not a proof. One whose breaker
-/// is open is taken only where there is no other: what fails everywhere is not the replicas' fault.
-pub fn select(
+/// `look` reads a candidate, `better` says whether the first one is to be preferred over the
+/// second, and `random` yields a number in `0..n`. One that is `preferred` is looked at whatever
+/// is drawn, and stays where another one is no better. `None` means that no candidate was found;
+/// with many candidates that is a sample's verdict, not a proof.
+pub fn select<P>(
     candidates: usize,
-    mut look: impl FnMut(usize) -> Prospect,
-    excluded: impl Fn(usize) -> bool,
+    preferred: Option<usize>,
+    mut look: impl FnMut(usize) -> Look<P>,
+    better: impl Fn(&P, &P) -> bool,
     mut random: impl FnMut(usize) -> usize,
-    now: f32,
-) -> Option<usize> {
+) -> Option<(usize, P)> {
     if candidates == 0 {
         return None;
     }
-    let mut best: Option<(usize, Prospect)> = None;
+    let mut best: Option<(usize, P)> = None;
+    let mut last_resort: Option<(usize, P)> = None;
     // Whether the candidate can take the request; if so it is compared with the best so far.
     let mut consider = |index: usize| {
-        if excluded(index) {
-            return false;
-        }
-        let here = look(index);
-        if here.load.is_full() {
-            return false;
-        }
-        let sooner = |other: Prospect| {
-            if here.admitted != other.admitted {
-                return here.admitted;
-            }
-            let (here, other) = compare((here.load, here.pace), (other.load, other.pace), now);
-            here < other
+        let (seen, slot, able) = match look(index) {
+            Look::Able(seen) => (seen, &mut best, true),
+            Look::LastResort(seen) => (seen, &mut last_resort, false),
+            Look::Out => return false,
         };
-        if best.is_none_or(|(_, other)| sooner(other)) {
-            best = Some((index, here));
+        if slot.as_ref().is_none_or(|(_, other)| better(&seen, other)) {
+            *slot = Some((index, seen));
         }
-        here.admitted
+        able
     };
+    let mut able = preferred.map_or(0, |index| u32::from(consider(index)));
     if candidates <= LOOK_AT_ALL {
         // A random start breaks ties evenly.
         let start = random(candidates);
         for i in 0..candidates {
-            consider((start + i) % candidates);
+            let index = (start + i) % candidates;
+            if Some(index) != preferred {
+                consider(index);
+            }
         }
     } else {
-        let mut able = 0;
         for _ in 0..DRAWS {
-            able += u32::from(consider(random(candidates)));
-            if able == 2 {
+            let index = random(candidates);
+            if Some(index) != preferred {
+                able += u32::from(consider(index));
+            }
+            if able >= 2 {
                 break;
             }
         }
     }
-    best.map(|(index, _)| index)
+    best.or(last_resort)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::estimate::{Pace, Served, Work, compare, crowd};
     use proptest::prelude::*;
 
     fn load(in_flight: u32) -> Load {
@@ -124,23 +134,23 @@ mod tests {
         }
     }
 
-    fn prospect(load: Load) -> Prospect {
-        Prospect {
-            load,
-            pace: None,
-            admitted: true,
+    fn able(load: Load) -> Look<Load> {
+        if load.is_full() {
+            Look::Out
+        } else {
+            Look::Able(load)
         }
+    }
+
+    fn less_busy(a: &Load, b: &Load) -> bool {
+        let (a, b) = compare((*a, None), (*b, None), Work::default(), 0.0);
+        a < b
     }
 
     /// The pick among replicas of unknown pace.
     fn pick(loads: &[Load], seed: u64) -> Option<usize> {
-        select(
-            loads.len(),
-            |i| prospect(loads[i]),
-            |_| false,
-            draws(seed),
-            0.0,
-        )
+        let look = |i: usize| able(loads[i]);
+        select(loads.len(), None, look, less_busy, draws(seed)).map(|(i, _)| i)
     }
 
     #[test]
@@ -169,33 +179,47 @@ mod tests {
         };
         assert_eq!(pick(&[busy_elsewhere, load(2)], 1), Some(1));
         assert_eq!(pick(&[busy_elsewhere], 1), Some(0));
+        assert!(load(3).has_room() && !busy_elsewhere.has_room());
     }
 
     #[test]
-    fn none_is_picked_when_all_are_full_or_tried() {
+    fn none_is_picked_when_all_are_full() {
         assert_eq!(pick(&[load(8), load(8), load(8)], 1), None);
-        assert_eq!(
-            select(3, |_| prospect(load(0)), |_| true, draws(1), 0.0),
-            None
-        );
         assert_eq!(pick(&[], 1), None);
     }
 
     #[test]
-    fn an_open_breaker_is_the_last_resort() {
+    fn a_last_resort_is_taken_only_where_there_is_no_other() {
         for replicas in [3, 30] {
-            let look = |open: fn(usize) -> bool| {
-                move |i: usize| Prospect {
-                    admitted: !open(i),
-                    ..prospect(load(if open(i) { 0 } else { 7 }))
+            let look = |broken: fn(usize) -> bool| {
+                move |i: usize| {
+                    if broken(i) {
+                        Look::LastResort(load(0))
+                    } else {
+                        Look::Able(load(7))
+                    }
                 }
             };
             for seed in 1..20 {
-                let picked = select(replicas, look(|i| i == 1), |_| false, draws(seed), 0.0);
-                assert_ne!(picked.unwrap(), 1);
+                let picked = select(replicas, None, look(|i| i == 1), less_busy, draws(seed));
+                assert_ne!(picked.unwrap().0, 1);
             }
-            let all = select(replicas, look(|_| true), |_| false, draws(1), 0.0);
+            let all = select(replicas, None, look(|_| true), less_busy, draws(1));
             assert!(all.is_some());
+        }
+    }
+
+    #[test]
+    fn a_preferred_one_is_looked_at_and_stays_unless_another_is_better() {
+        for replicas in [4, 40] {
+            for seed in 1..20 {
+                let look = |_| Look::Able(load(2));
+                let picked = select(replicas, Some(3), look, less_busy, draws(seed));
+                assert_eq!(picked.unwrap().0, 3);
+                let look = |i| Look::Able(load(if i == 3 { 7 } else { 0 }));
+                let picked = select(replicas, Some(3), look, less_busy, draws(seed));
+                assert_ne!(picked.unwrap().0, 3);
+            }
         }
     }
 
@@ -204,7 +228,8 @@ mod tests {
         let mut random = draws(7);
         let mut hits = [0u32; 3];
         for _ in 0..3_000 {
-            hits[select(3, |_| prospect(load(0)), |_| false, &mut random, 0.0).unwrap()] += 1;
+            let look = |_| Look::Able(load(0));
+            hits[select(3, None, look, less_busy, &mut random).unwrap().0] += 1;
         }
         assert!(hits.iter().all(|h| (800..1_200).contains(h)), "{hits:?}");
     }
@@ -216,27 +241,38 @@ mod tests {
         let mut running: Vec<(usize, f32)> = Vec::new();
         let mut known: Vec<Option<Pace>> = vec![None; paces.len()];
         let mut got = vec![0; paces.len()];
+        let work = Work {
+            prompt_bytes: 10,
+            max_tokens: None,
+        };
         for number in 0..requests {
             let now = number as f32 * every;
             running.retain(|(_, end)| *end > now);
             let at = |i: usize| load(running.iter().filter(|(on, _)| *on == i).count() as u32);
-            let chosen = select(
+            let picked = select(
                 paces.len(),
-                |i| Prospect {
-                    pace: known[i],
-                    ..prospect(at(i))
+                None,
+                |i| match able(at(i)) {
+                    Look::Able(load) => Look::Able((load, known[i])),
+                    _ => Look::Out,
                 },
-                |_| false,
+                |a: &(Load, Option<Pace>), b| {
+                    let (a, b) = compare(*a, *b, work, now);
+                    a < b
+                },
                 &mut random,
-                now,
             );
-            let Some(chosen) = chosen else { continue };
-            let seconds = paces[chosen] * crate::estimate::crowd(at(chosen));
-            let served = crate::estimate::Served {
-                seconds,
+            let Some((chosen, (load, _))) = picked else {
+                continue;
+            };
+            let seconds = paces[chosen] * crowd(load);
+            let served = Served {
+                prompt_bytes: 10,
                 prompt_tokens: 0,
                 completion_tokens: 1,
-                load: at(chosen),
+                seconds,
+                computed: None,
+                load,
             };
             known[chosen] = Some(Pace::learn(known[chosen], served, now));
             running.push((chosen, now + seconds));
@@ -259,16 +295,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_full_or_excluded_candidate_is_never_picked(
+        fn what_cannot_take_it_is_never_picked(
             in_flight in proptest::collection::vec(0u32..12, 1..40),
-            tried in proptest::collection::vec(any::<bool>(), 40),
+            preferred in proptest::option::of(0usize..40),
             seed in 1u64..,
         ) {
-            let look = |i: usize| prospect(load(in_flight[i]));
-            let pick = select(in_flight.len(), look, |i| tried[i], draws(seed), 0.0);
-            if let Some(i) = pick {
-                prop_assert!(!load(in_flight[i]).is_full());
-                prop_assert!(!tried[i]);
+            let preferred = preferred.filter(|i| *i < in_flight.len());
+            let look = |i: usize| able(load(in_flight[i]));
+            let pick = select(in_flight.len(), preferred, look, less_busy, draws(seed));
+            if let Some((i, _)) = pick {
+                prop_assert!(in_flight[i] < 8);
+            } else if in_flight.len() <= LOOK_AT_ALL {
+                prop_assert!(in_flight.iter().all(|n| *n >= 8));
             }
         }
     }

@@ -1,6 +1,10 @@
 //! What runs a model, and its settings.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::ZoneName;
 
 /// What runs a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,6 +81,11 @@ pub struct EngineOptions {
     /// `upstream`: the agent's environment variable that holds the server's API key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
+    /// `upstream`: the privacy zone that the server is in. A server on the node itself is where the
+    /// node is; one elsewhere is in no zone unless this says so, and requests that are held to
+    /// zones never go there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneName>,
     /// `null`: tokens of each answer. Default 16; a request's `max_tokens` caps it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u32>,
@@ -86,6 +95,9 @@ pub struct EngineOptions {
     /// `null`: time before the first token, in milliseconds. Default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_to_first_token_ms: Option<u64>,
+    /// `null`: how probable each token is said to be, above 0 and up to 1. Default 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_probability: Option<f32>,
     /// `null`: time a load takes, in milliseconds. Default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<u64>,
@@ -99,6 +111,22 @@ impl EngineOptions {
         *self == Self::default()
     }
 
+    /// Whether `url` leads to the node itself.
+    pub(super) fn stays_on_node(&self) -> bool {
+        let url = self.url.as_deref().unwrap_or_default();
+        let after_scheme = url.split_once("://").map_or("", |(_, rest)| rest);
+        let authority = after_scheme.split(['/', '?', '#', '\\']).next();
+        let host_port = authority
+            .and_then(|a| a.rsplit('@').next())
+            .unwrap_or_default();
+        let host = match host_port.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or_default(),
+            None => host_port.split(':').next().unwrap_or_default(),
+        };
+        let loopback = |address: IpAddr| address.is_loopback();
+        host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(loopback)
+    }
+
     /// The options that are set, each with the engine that reads it.
     pub(super) fn set(&self) -> impl Iterator<Item = (&'static str, EngineKind)> {
         use EngineKind::{Mistral, Null, Upstream};
@@ -109,6 +137,7 @@ impl EngineOptions {
             (self.url.is_some(), "url", Upstream),
             (self.model.is_some(), "model", Upstream),
             (self.api_key_env.is_some(), "apiKeyEnv", Upstream),
+            (self.zone.is_some(), "zone", Upstream),
             (self.output_tokens.is_some(), "outputTokens", Null),
             (self.tokens_per_second.is_some(), "tokensPerSecond", Null),
             (
@@ -116,6 +145,7 @@ impl EngineOptions {
                 "timeToFirstTokenMs",
                 Null,
             ),
+            (self.token_probability.is_some(), "tokenProbability", Null),
             (self.load_ms.is_some(), "loadMs", Null),
             (self.load_error.is_some(), "loadError", Null),
         ]

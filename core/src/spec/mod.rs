@@ -17,4 +17,4 @@ pub use resource::{API_VERSION, Metadata, Resource, ResourceError, documents, pa
 pub use router::{Abstain, Router, RouterSpec};
 pub use scheduling::{Accelerator, Replicas, Taint, Toleration};
 pub use source::{Format, HuggingFace, Sha256, Sha256Error, Source};
-pub use task::{Task, TaskSpec};
+pub use task::{Hedge, Objective, Task, TaskSpec};

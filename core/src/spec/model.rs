@@ -146,6 +146,18 @@ impl Model {
         ])
     }
 
+    /// Whether a request that is held to these privacy zones leaves them by being answered on a node in
+    /// one of them: the server that the node would ask is elsewhere.
+    #[must_use]
+    pub fn leaves(&self, zones: &BTreeSet<ZoneName>) -> bool {
+        let options = &self.spec.options;
+        let inside = options
+            .zone
+            .as_ref()
+            .is_some_and(|zone| zones.contains(zone));
+        self.spec.engine == EngineKind::Upstream && !options.stays_on_node() && !inside
+    }
+
     /// The model's name.
     #[must_use]
     pub fn name(&self) -> &ModelName {
@@ -196,6 +208,13 @@ impl Model {
                 !pace.is_finite() || pace < 0.0,
                 "spec.options.tokensPerSecond",
                 "must be 0 (no pause) or more",
+            );
+        }
+        if let Some(probability) = spec.options.token_probability {
+            faults.check(
+                !(f32::MIN_POSITIVE..=1.0).contains(&probability),
+                "spec.options.tokenProbability",
+                "must be above 0 and at most 1",
             );
         }
         faults.into_result()
@@ -276,6 +295,35 @@ mod tests {
         assert_eq!(spec.engine, EngineKind::Mistral);
         assert_eq!(spec.replicas, Replicas::fixed(1));
         assert_eq!((spec.concurrency, spec.queue), (4, 64));
+    }
+
+    #[test]
+    fn a_server_elsewhere_is_in_no_zone_unless_it_says_so() {
+        let clinic = BTreeSet::from([ZoneName::new("clinic").unwrap()]);
+        let leaves = |options: &str| {
+            let spec = format!("{{engine: upstream, options: {options}}}");
+            model(&spec).unwrap().leaves(&clinic)
+        };
+        for near in [
+            "127.0.0.1:11434",
+            "localhost",
+            "LOCALHOST:80",
+            "[::1]:8000",
+            "u@127.3.2.1",
+        ] {
+            assert!(!leaves(&format!("{{url: 'http://{near}/v1'}}")), "{near}");
+        }
+        for far in [
+            "api.example",
+            "10.0.0.1:80",
+            "127.0.0.1@api.example",
+            "api.example#@localhost",
+        ] {
+            assert!(leaves(&format!("{{url: 'https://{far}/v1'}}")), "{far}");
+        }
+        assert!(!leaves("{url: 'https://10.0.0.1/v1', zone: clinic}"));
+        assert!(leaves("{url: 'https://10.0.0.1/v1', zone: shop}"));
+        assert!(!model("{engine: null}").unwrap().leaves(&clinic));
     }
 
     #[test]

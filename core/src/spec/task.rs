@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{API_VERSION, Faults, Metadata};
-use crate::{ModelName, TaskName, ZoneName};
+use crate::admission::Priority;
+use crate::routing::{Accept, Cascade, Limits, Weights};
+use crate::{Joules, ModelName, Span, TaskName, ZoneName};
 
 /// Something that requests ask for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,12 +32,109 @@ pub struct TaskSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<String>,
     /// The models that do it, the preferred one first. The next one answers where those before
-    /// it cannot.
+    /// it cannot. With an objective that has weights it decides which one is preferred, with a
+    /// cascade they are its tiers, the smallest first.
     pub models: Vec<ModelName>,
+    /// What is wanted of its answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objective: Option<Objective>,
+    /// A small model answers first, a larger one where it is not sure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cascade: Option<Cascade>,
+    /// How urgent its requests are, unless they say so themselves.
+    #[serde(skip_serializing_if = "is_normal")]
+    pub priority: Priority,
+    /// A second replica is asked beside one that takes long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
     /// Requests of this task are answered on nodes in these privacy zones only. Empty: on any
     /// node.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub zones: BTreeSet<ZoneName>,
+}
+
+fn is_normal(priority: &Priority) -> bool {
+    *priority == Priority::Normal
+}
+
+/// What is wanted of the answers to a task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Objective {
+    /// What counts how much in choosing among the models and replicas. Without it the models come
+    /// in their order, and of the replicas the soonest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights: Option<Weights>,
+    /// Measured quality that a model must have, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_quality: Option<f32>,
+    /// Longest predicted time to the end of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_latency: Option<Span>,
+    /// Most joules that the answer is predicted to take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_joules: Option<Joules>,
+}
+
+impl Objective {
+    /// The hard limits of it.
+    #[must_use]
+    pub fn limits(self) -> Limits {
+        Limits {
+            min_quality: self.min_quality,
+            max_latency: self.max_latency,
+            max_joules: self.max_joules,
+        }
+    }
+
+    fn validate(self, faults: &mut Faults) {
+        if let Some(weights) = self.weights {
+            let all = [weights.quality, weights.latency, weights.energy];
+            faults.check(
+                all.iter()
+                    .any(|weight| !weight.is_finite() || *weight < 0.0),
+                "spec.objective.weights",
+                "must be 0 or more",
+            );
+            faults.check(
+                all.iter().sum::<f32>() == 0.0,
+                "spec.objective.weights",
+                "must not all be 0",
+            );
+        }
+        check_part(faults, "spec.objective.minQuality", self.min_quality);
+        let joules = self.max_joules.map(|Joules(joules)| joules);
+        faults.check(
+            joules.is_some_and(|joules| !joules.is_finite() || joules <= 0.0),
+            "spec.objective.maxJoules",
+            "must be above 0",
+        );
+        faults.check(
+            self.max_latency
+                .is_some_and(|Span(longest)| longest.is_zero()),
+            "spec.objective.maxLatency",
+            "must be above 0",
+        );
+    }
+}
+
+/// When a second replica is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hedge {
+    /// When the first one has not begun to answer after so long, and another one has nothing else
+    /// to do.
+    pub after: Span,
+}
+
+fn check_part(faults: &mut Faults, field: &str, part: Option<f32>) {
+    if let Some(part) = part {
+        faults.check(
+            !(0.0..=1.0).contains(&part),
+            field,
+            format!("must be between 0 and 1, is {part}"),
+        );
+    }
 }
 
 /// Longest example, in bytes: more is a document, not a request.
@@ -101,7 +200,42 @@ impl Task {
                 format!("'{model}' is named before"),
             );
         }
+        if let Some(objective) = spec.objective {
+            objective.validate(&mut faults);
+        }
+        if let Some(cascade) = &spec.cascade {
+            self.validate_cascade(cascade, &mut faults);
+        }
+        faults.check(
+            spec.hedge.is_some_and(|hedge| hedge.after.0.is_zero()),
+            "spec.hedge.after",
+            "must be above 0",
+        );
         faults.into_result()
+    }
+
+    fn validate_cascade(&self, cascade: &Cascade, faults: &mut Faults) {
+        let models = &self.spec.models;
+        faults.check(
+            models.len() < 2,
+            "spec.cascade",
+            "needs at least two models, the smallest first",
+        );
+        let mut check = |field: &str, accept: Accept| {
+            check_part(faults, &format!("{field}.atLeast"), Some(accept.at_least));
+        };
+        check("spec.cascade.accept", cascade.accept);
+        for (model, accept) in &cascade.tiers {
+            check(&format!("spec.cascade.tiers.{model}"), *accept);
+        }
+        let smaller = models.split_last().map_or(&[][..], |(_, smaller)| smaller);
+        for model in cascade.tiers.keys() {
+            faults.check(
+                !smaller.contains(model),
+                &format!("spec.cascade.tiers.{model}"),
+                "must be one of spec.models, and not the last one: its answer is always kept",
+            );
+        }
     }
 }
 
@@ -138,6 +272,56 @@ mod tests {
         );
         let text = task("{examples: [x]}").unwrap_err();
         assert_eq!(text, "spec.models must name at least one model");
+    }
+
+    #[test]
+    fn goals_are_read_and_checked() {
+        let spec = "{models: [s, m], priority: high, hedge: {after: 200ms}, \
+            objective: {weights: {quality: 1, energy: 0.5}, minQuality: 0.9, maxLatency: 800ms, maxJoules: 3}, \
+            cascade: {accept: {measure: mean, atLeast: 0.9}, tiers: {s: {atLeast: 0.7}}, schema: {type: object}}}";
+        let before = task(spec).unwrap();
+        let objective = before.spec.objective.unwrap();
+        assert_eq!(objective.limits().min_quality, Some(0.9));
+        assert_eq!(objective.weights.unwrap().latency, 0.0);
+        let cascade = before.spec.cascade.as_ref().unwrap();
+        assert_eq!(cascade.accept(&before.spec.models[0]).at_least, 0.7);
+        assert_eq!(before.spec.priority, Priority::High);
+        let yaml = serde_yaml_ng::to_string(&before).unwrap();
+        assert_eq!(parse_yaml(&yaml).unwrap(), [Resource::Task(before)]);
+
+        for (spec, part) in [
+            (
+                "{models: [s], cascade: {}}",
+                "spec.cascade needs at least two",
+            ),
+            (
+                "{models: [s, m], cascade: {tiers: {m: {atLeast: 0.5}}}}",
+                "spec.cascade.tiers.m must be one of",
+            ),
+            (
+                "{models: [s, m], cascade: {accept: {atLeast: 2}}}",
+                "spec.cascade.accept.atLeast must be between 0 and 1",
+            ),
+            (
+                "{models: [s], objective: {weights: {}}}",
+                "spec.objective.weights must not all be 0",
+            ),
+            (
+                "{models: [s], objective: {minQuality: 90}}",
+                "spec.objective.minQuality must be between",
+            ),
+            (
+                "{models: [s], objective: {maxJoules: 0}}",
+                "spec.objective.maxJoules must be above 0",
+            ),
+            (
+                "{models: [s], hedge: {after: 0s}}",
+                "spec.hedge.after must be above 0",
+            ),
+        ] {
+            let text = task(spec).unwrap_err();
+            assert!(text.contains(part), "{part} not in: {text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A chat request as clients send it, and its checks.
 
+use flotilla_core::admission::Standing;
 use flotilla_core::generate::{
     Constraint, GenerateRequest, Input, Message, RequestError, Route, Tool, ToolCall, ToolChoice,
 };
@@ -8,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::number::within;
-use crate::route::{Pins, route};
+use crate::route::{Pins, route, session};
 use crate::sampling::SamplingFields;
 
 /// Most alternatives per token that can be asked for.
@@ -41,6 +42,9 @@ pub(crate) struct ChatBody {
     tool_choice: Option<ToolChoiceField>,
     #[serde(default)]
     flotilla: Option<Pins>,
+    /// OpenAI's word for what shall find the same memory again: a session.
+    #[serde(default)]
+    prompt_cache_key: Option<String>,
     #[serde(default)]
     modalities: Option<Vec<String>>,
     /// Deprecated by OpenAI in favour of `tools`; refused rather than ignored.
@@ -155,7 +159,10 @@ impl ChatBody {
         sampling: SamplingFields,
         headers: &HeaderMap,
     ) -> Result<GenerateRequest<Route>, RequestError> {
-        let model = route(&self.model, self.flotilla, headers)?;
+        let mut model = route(&self.model, self.flotilla, headers)?;
+        if let Some(key) = &self.prompt_cache_key {
+            model.session.get_or_insert_with(|| session(key));
+        }
         let stream = self.stream.unwrap_or(false);
         if self.stream_options.is_some() && !stream {
             return Err(RequestError::invalid(
@@ -214,6 +221,8 @@ impl ChatBody {
             constraint,
             logprobs,
             stream,
+            standing: Standing::default(),
+            deadline: None,
         })
     }
 }

@@ -318,6 +318,7 @@ mod tests {
             Event::Usage(Usage {
                 prompt_tokens: 3,
                 completion_tokens: 3,
+                timing: None,
             }),
         ];
         let collected = collect(Box::pin(stream::iter([Ok(events)]))).await.unwrap();

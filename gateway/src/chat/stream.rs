@@ -219,6 +219,7 @@ mod tests {
         let usage = Event::Usage(Usage {
             prompt_tokens: 2,
             completion_tokens: 3,
+            timing: None,
         });
         let chunks = chunks(true, vec![delta("a"), delta("\"b\""), end, usage]);
         assert_eq!(

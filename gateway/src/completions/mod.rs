@@ -133,6 +133,7 @@ mod tests {
         let usage = Event::Usage(Usage {
             prompt_tokens: 1,
             completion_tokens: 2,
+            timing: None,
         });
         let delta = Event::Delta(Delta::default());
         let batches = stream::iter([Ok(vec![usage.clone()]), Ok(vec![delta.clone(), usage])]);
@@ -143,6 +144,7 @@ mod tests {
         let total = Event::Usage(Usage {
             prompt_tokens: 2,
             completion_tokens: 4,
+            timing: None,
         });
         assert_eq!(events, [delta, total]);
     }

@@ -1,5 +1,6 @@
 //! A completion request as clients send it, and its checks.
 
+use flotilla_core::admission::Standing;
 use flotilla_core::generate::{GenerateRequest, Input, RequestError, Route, ToolChoice};
 use http::HeaderMap;
 use serde::Deserialize;
@@ -147,6 +148,8 @@ impl CompletionBody {
                 logprobs,
                 choices,
                 stream,
+                standing: Standing::default(),
+                deadline: None,
             })
             .collect();
         Ok(CompletionRequest {

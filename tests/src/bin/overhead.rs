@@ -127,6 +127,8 @@ fn request(stream: bool) -> v1::GenerateRequest {
         logprobs: None,
         choices: 1,
         stream,
+        standing: Default::default(),
+        deadline: None,
     };
     (&request).into()
 }

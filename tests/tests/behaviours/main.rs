@@ -6,12 +6,15 @@
 
 mod artifacts;
 mod backup;
+mod cascade;
 mod changes;
+mod choosing;
 mod control_plane;
 mod engines;
 mod faults;
 mod life_cycle;
 mod openai_client;
+mod resources;
 mod routing;
 mod soak;
 mod store;

@@ -4,12 +4,7 @@ use flotilla_tests::{Api, Cluster, Etcd, Mode, null_model};
 use reqwest::Response;
 use serde_json::{Value, json};
 
-fn task(name: &str, spec: Value) -> Value {
-    let envelope = json!({"apiVersion": "flotilla/v1", "kind": "Task", "metadata": {"name": name}});
-    let mut task = envelope;
-    task["spec"] = spec;
-    task
-}
+use crate::resources::{header, task};
 
 fn router(spec: Value) -> Value {
     let mut router =
@@ -50,11 +45,6 @@ async fn serve(cluster: &Cluster, api: &Api, models: &[&str]) {
     for model in models {
         cluster.until(async || api.ready(model).await == 1).await;
     }
-}
-
-fn header(response: &Response, name: &str) -> String {
-    let value = response.headers().get(name);
-    value.map_or_else(String::new, |v| v.to_str().unwrap().to_owned())
 }
 
 async fn error_code(response: Response) -> (u16, Value) {

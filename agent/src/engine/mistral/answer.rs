@@ -240,6 +240,7 @@ impl Answer {
             return Usage {
                 prompt_tokens: told.prompt_tokens as u32,
                 completion_tokens: told.completion_tokens as u32,
+                timing: None,
             };
         }
         let prompt = match self.journal.prompt() {
@@ -249,6 +250,7 @@ impl Answer {
         Usage {
             prompt_tokens: prompt as u32,
             completion_tokens: self.journal.drawn() as u32,
+            timing: None,
         }
     }
 

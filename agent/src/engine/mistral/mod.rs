@@ -78,6 +78,7 @@ impl Engine for Mistral {
             model: Mutex::new(Some(loaded.model)),
             weights: loaded.weights,
             pipeline: loaded.pipeline,
+            concurrency: turns,
         }))
     }
 }
@@ -89,6 +90,8 @@ struct MistralModel {
     model: Mutex<Option<Model>>,
     weights: load::Weights,
     pipeline: Pipeline,
+    /// Answers that it computes at once.
+    concurrency: usize,
 }
 
 /// The way to an engine thread.
@@ -150,6 +153,10 @@ impl EngineThread {
 
 #[async_trait]
 impl LoadedModel for MistralModel {
+    fn concurrency(&self) -> Option<u32> {
+        u32::try_from(self.concurrency).ok()
+    }
+
     async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
         if self.pipeline == Pipeline::Embedding {
             return Err(RequestError::invalid(

@@ -211,6 +211,8 @@ mod tests {
             logprobs: None,
             choices: 1,
             stream: false,
+            standing: Default::default(),
+            deadline: None,
         }
     }
 

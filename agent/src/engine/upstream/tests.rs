@@ -46,6 +46,8 @@ fn request() -> GenerateRequest {
         logprobs: None,
         choices: 1,
         stream: true,
+        standing: Default::default(),
+        deadline: None,
     }
 }
 
@@ -78,6 +80,7 @@ async fn a_streamed_answer_becomes_events() {
     let usage = Event::Usage(Usage {
         prompt_tokens: 3,
         completion_tokens: 2,
+        timing: None,
     });
     assert_eq!(events[2..], [end, usage]);
 }

@@ -3,6 +3,7 @@ use flotilla_core::spec::{EngineKind, EngineOptions, ModelSpec, Source};
 use flotilla_proto::v1::ModelStatus;
 
 use super::*;
+use flotilla_core::admission::Standing;
 
 fn null(name: &str, revision: u64, pace: f64) -> Desired {
     let spec = ModelSpec {
@@ -108,7 +109,7 @@ async fn a_new_revision_takes_the_place_of_one_that_serves_until_it_is_ready() {
     bench.until(phase(ModelPhase::Ready)).await;
     let name = ModelName::new("m").unwrap();
     let old = bench.table.get(&name).unwrap();
-    let request = old.enter().await.ok().unwrap();
+    let request = old.enter(Standing::default(), None).await.ok().unwrap();
     bench.desired.send_replace(vec![heavy(2, MEMORY / 3, 50)]);
     let both = bench.until(|models| models[0].next.is_some()).await;
     assert_eq!((both[0].phase(), both[0].revision), (ModelPhase::Ready, 1));
@@ -147,7 +148,7 @@ async fn without_memory_for_both_the_old_revision_leaves_first() {
     bench.until(phase(ModelPhase::Ready)).await;
     let name = ModelName::new("m").unwrap();
     let old = bench.table.get(&name).unwrap();
-    let request = old.enter().await.ok().unwrap();
+    let request = old.enter(Standing::default(), None).await.ok().unwrap();
     bench
         .desired
         .send_replace(vec![heavy(2, MEMORY / 3 * 2, 0)]);
@@ -165,7 +166,7 @@ async fn a_model_waits_for_the_memory_of_one_that_leaves() {
     bench.desired.send_replace(vec![heavy(1, MEMORY, 0)]);
     bench.until(phase(ModelPhase::Ready)).await;
     let old = bench.table.get(&ModelName::new("m").unwrap()).unwrap();
-    let request = old.enter().await.ok().unwrap();
+    let request = old.enter(Standing::default(), None).await.ok().unwrap();
     let mut other = null("other", 1, 0.0);
     other.model.as_mut().unwrap().spec.memory = Some(Bytes(MEMORY));
     bench.desired.send_replace(vec![other]);

@@ -19,6 +19,7 @@ fn record() -> NodeRecord {
         cpu: "test".into(),
         platform: "test".into(),
         version: "0".into(),
+        power: None,
     }
 }
 

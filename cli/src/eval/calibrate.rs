@@ -1,0 +1,199 @@
+//! The thresholds of a cascade, chosen on one half of the judged answers and tried on the other.
+
+use anyhow::{Context, bail};
+use flotilla_core::ModelName;
+use flotilla_core::routing::tradeoff::{Given, Judged, Point, choose, curve, point, with};
+use flotilla_core::routing::{Accept, Cascade, Measure};
+
+use super::journal;
+
+/// How much less than the largest model's quality is good enough unless told otherwise.
+const LOSS: f32 = 0.005;
+
+/// The answers of a cascade's models to the same requests, the smallest first.
+pub(super) type Answers<'a> = Vec<(ModelName, Vec<&'a journal::Judged>)>;
+
+/// What a calibration came to.
+pub(super) struct Calibration {
+    /// What each model but the last has to be sure by.
+    pub(super) tiers: Vec<(ModelName, Accept)>,
+    /// The quality that was to be reached.
+    pub(super) target: f32,
+    /// Of the smallest model's thresholds, on all requests: what each would bring.
+    pub(super) curve: Vec<Point>,
+    /// On the half that nothing was chosen by: the cascade, and each model alone.
+    pub(super) cascade: Point,
+    pub(super) alone: Vec<(ModelName, Point)>,
+}
+
+impl Calibration {
+    /// As it is written into a task.
+    pub(super) fn cascade(&self, before: Option<Cascade>) -> Cascade {
+        Cascade {
+            tiers: self.tiers.iter().cloned().collect(),
+            ..before.unwrap_or_default()
+        }
+    }
+}
+
+/// The answers of a model as the choice of a threshold sees them.
+fn judged(answers: &[&journal::Judged], measure: Measure) -> Vec<Judged> {
+    let answers = answers.iter().map(|answer| Judged {
+        confidence: answer.confidence.map(|sure| sure[measure as usize]),
+        right: answer.right,
+        cost: answer.joules.unwrap_or(0.0),
+    });
+    answers.collect()
+}
+
+fn given(answers: &[&journal::Judged]) -> Vec<Given> {
+    let answers = answers.iter().map(|answer| Given {
+        right: answer.right,
+        cost: answer.joules.unwrap_or(0.0),
+    });
+    answers.collect()
+}
+
+/// One of the halves: every other request.
+fn half<'a>(answers: &Answers<'a>, which: usize) -> Answers<'a> {
+    let models = answers.iter().map(|(model, answers)| {
+        let half = answers.iter().skip(which).step_by(2).copied();
+        (model.clone(), half.collect())
+    });
+    models.collect()
+}
+
+/// What the cascade gives, from the model number `from` on.
+fn results(answers: &Answers<'_>, tiers: &[Accept], from: usize) -> Vec<Given> {
+    let last = answers.len() - 1;
+    let rest = given(&answers[last].1);
+    (from..last).rev().fold(rest, |rest, tier| {
+        let small = judged(&answers[tier].1, tiers[tier].measure);
+        with(tiers[tier], &small, &rest)
+    })
+}
+
+/// A point that is not one of a threshold: what these answers are like.
+fn of(given: &[Given], kept: f32) -> Point {
+    let total = given.len().max(1) as f32;
+    Point {
+        accept: Accept::default(),
+        kept,
+        quality: given.iter().filter(|g| g.right).count() as f32 / total,
+        cost: given.iter().map(|g| g.cost).sum::<f32>() / total,
+    }
+}
+
+/// Chooses the thresholds that reach the quality `target` at the least joules, from the largest model
+/// down.
+pub(super) fn calibrate(answers: &Answers<'_>, target: Option<f32>) -> anyhow::Result<Calibration> {
+    if answers.len() < 2 {
+        bail!("a cascade needs at least two models, the smallest first: name them with --models");
+    }
+    let last = answers.len() - 1;
+    let silent = answers[..last]
+        .iter()
+        .find(|(_, answers)| answers.iter().all(|answer| answer.confidence.is_none()));
+    if let Some((model, _)) = silent {
+        bail!("the model '{model}' tells no log-probabilities: it cannot be told how sure it is");
+    }
+    let chosen_by = half(answers, 0);
+    let largest = of(&given(&chosen_by[last].1), 0.0);
+    let target = target.unwrap_or(largest.quality - LOSS);
+    let mut tiers = vec![Accept::default(); last];
+    for tier in (0..last).rev() {
+        let rest = results(&chosen_by, &tiers, tier + 1);
+        let best = Measure::ALL.into_iter().filter_map(|measure| {
+            let small = judged(&chosen_by[tier].1, measure);
+            choose(&curve(measure, &small, &rest), target)
+        });
+        // What is good enough goes before what is not; then the cheapest.
+        let best = best.min_by(|a, b| {
+            let misses = |point: &Point| point.quality < target;
+            misses(a).cmp(&misses(b)).then(a.cost.total_cmp(&b.cost))
+        });
+        tiers[tier] = best.context("there are no answers to choose by")?.accept;
+    }
+    let tried_on = half(answers, 1);
+    let rest = results(&tried_on, &tiers, 1);
+    let small = judged(&tried_on[0].1, tiers[0].measure);
+    let whole_rest = results(answers, &tiers, 1);
+    let whole = judged(&answers[0].1, tiers[0].measure);
+    Ok(Calibration {
+        target,
+        curve: curve(tiers[0].measure, &whole, &whole_rest),
+        cascade: point(tiers[0], &small, &rest),
+        alone: tried_on
+            .iter()
+            .map(|(model, answers)| (model.clone(), of(&given(answers), 1.0)))
+            .collect(),
+        tiers: answers[..last]
+            .iter()
+            .map(|(model, _)| model.clone())
+            .zip(tiers)
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(
+        model: &str,
+        count: usize,
+        joules: f32,
+        of: impl Fn(usize) -> (bool, f32),
+    ) -> Vec<journal::Judged> {
+        let model = ModelName::new(model).unwrap();
+        (0..count)
+            .map(|line| {
+                let (right, sure) = of(line);
+                journal::Judged {
+                    line,
+                    model: model.clone(),
+                    revision: String::new(),
+                    answer: String::new(),
+                    right,
+                    ms: 1.0,
+                    joules: Some(joules),
+                    confidence: Some([sure; 3]),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_threshold_is_found_that_reaches_the_larger_models_quality_for_less() {
+        // The small one is right where it is sure, which is in three of four cases.
+        let small = answers("s", 400, 1.0, |n| {
+            (n % 4 != 0, if n % 4 == 0 { 0.3 } else { 0.9 })
+        });
+        let large = answers("l", 400, 10.0, |n| (n % 10 != 1, 0.9));
+        let both: Answers<'_> = vec![
+            (small[0].model.clone(), small.iter().collect()),
+            (large[0].model.clone(), large.iter().collect()),
+        ];
+        let found = calibrate(&both, None).unwrap();
+        assert!(found.tiers[0].1.at_least > 0.3, "{:?}", found.tiers);
+        assert!(found.cascade.quality >= found.target);
+        assert!(found.cascade.cost < 7.0, "{:?}", found.cascade);
+        assert!(found.cascade.kept > 0.4);
+        assert_eq!(found.alone.len(), 2);
+        assert_eq!(found.alone[1].1.cost, 10.0);
+        let cascade = found.cascade(None);
+        assert_eq!(cascade.accept(&small[0].model), found.tiers[0].1);
+    }
+
+    #[test]
+    fn one_model_is_no_cascade_and_a_silent_one_no_tier() {
+        let mut small = answers("s", 4, 1.0, |_| (true, 0.9));
+        let one: Answers<'_> = vec![(small[0].model.clone(), small.iter().collect())];
+        assert!(calibrate(&one, None).is_err());
+        small.iter_mut().for_each(|answer| answer.confidence = None);
+        let two: Answers<'_> = ["s", "l"]
+            .map(|name| (ModelName::new(name).unwrap(), small.iter().collect()))
+            .into();
+        assert!(calibrate(&two, None).is_err());
+    }
+}

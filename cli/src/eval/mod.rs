@@ -1,0 +1,196 @@
+//! `flotilla eval`: how well models do a task, measured on requests whose right answers are known.
+
+mod ask;
+mod calibrate;
+mod data;
+mod journal;
+mod report;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use flotilla_controller::admin::{ModelOfTask, Quality, TaskResource};
+use flotilla_core::quality::Scoring;
+use flotilla_core::spec::Resource;
+use flotilla_core::{Joules, ModelName};
+use futures::{StreamExt, TryStreamExt, stream};
+use indicatif::{ProgressBar, ProgressStyle};
+use sha2::Digest;
+
+use crate::args::{EvalArgs, ScoreBy};
+use crate::client::Fleet;
+use crate::output;
+use ask::Asked;
+use data::Item;
+use journal::{Journal, Judged};
+use report::Summary;
+
+/// Measures, stores what was measured, and calibrates the task's cascade where that is asked.
+pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
+    let fleet = Fleet::new(&args.endpoint)?;
+    let task: TaskResource = fleet.get(&["api", "v1", "tasks", &args.task]).await?;
+    let (text, expect) = (args.text.as_deref(), args.expect.as_deref());
+    let items = data::read(&args.data, text, expect, args.limit)?;
+    let models = models(&args, &task)?;
+    let scoring = scoring(&args);
+    let mut journal = open_journal(&args, scoring, &models)?;
+    for asked in &models {
+        answer(&fleet, asked, &items, scoring, &args, &mut journal).await?;
+    }
+    let answers = |asked: &Asked| -> Vec<&Judged> {
+        let answers = items.iter();
+        answers
+            .filter_map(|item| journal.get(&asked.model, item.line))
+            .collect()
+    };
+    let summaries: Vec<Summary> = models
+        .iter()
+        .map(|asked| Summary::new(&asked.model, &asked.revision, &answers(asked)))
+        .collect();
+    if !output::machine(args.output, &summaries)? {
+        print!("{}", report::table(&summaries));
+    }
+    if !args.dry_run {
+        for summary in &summaries {
+            store(&fleet, &args.task, summary, scoring).await?;
+        }
+    }
+    if args.calibrate {
+        let of_models = models
+            .iter()
+            .map(|asked| (asked.model.clone(), answers(asked)));
+        let found = calibrate::calibrate(&of_models.collect(), args.target)?;
+        println!("\n{}", report::calibration(&found));
+        let mut task = task.task;
+        task.spec.cascade = Some(found.cascade(task.spec.cascade.take()));
+        task.spec.models = models.iter().map(|asked| asked.model.clone()).collect();
+        if args.apply {
+            let path = ["api", "v1", "tasks", args.task.as_str()];
+            let _: serde_json::Value = fleet.put(&path, &Resource::Task(task)).await?;
+            println!("task/{} has this cascade now", args.task);
+        } else {
+            let cascade = serde_json::json!({"cascade": task.spec.cascade});
+            println!("In the task's spec, or with --apply:\n");
+            print!("{}", serde_yaml_ng::to_string(&cascade)?);
+        }
+    }
+    Ok(())
+}
+
+fn scoring(args: &EvalArgs) -> Scoring {
+    match args.score {
+        ScoreBy::Exact => Scoring::Exact,
+        ScoreBy::Label => Scoring::Label,
+        ScoreBy::Json => Scoring::Json,
+        ScoreBy::Numeric => Scoring::Numeric {
+            tolerance: args.tolerance,
+        },
+    }
+}
+
+/// Who is asked: those that are named, or all of the task.
+fn models(args: &EvalArgs, task: &TaskResource) -> anyhow::Result<Vec<Asked>> {
+    let of_task = |name: &ModelName| task.status.models.iter().find(|model| model.name == *name);
+    let named: Vec<&ModelOfTask> = if args.models.is_empty() {
+        task.status.models.iter().collect()
+    } else {
+        let found = args.models.iter().map(|name| {
+            of_task(name).with_context(|| {
+                format!(
+                    "the task '{}' has no model '{name}': add it to the task first",
+                    args.task
+                )
+            })
+        });
+        found.collect::<Result<_, _>>()?
+    };
+    let absent = named.iter().find(|model| !model.known);
+    if let Some(model) = absent {
+        bail!("the fleet has no model '{}'", model.name);
+    }
+    let zone = task.task.spec.zones.first();
+    let zone = args.zone.clone().or(zone.map(ToString::to_string));
+    let asked = named.into_iter().map(|model| Asked {
+        model: model.name.clone(),
+        revision: model.revision.clone(),
+        zone: zone.clone(),
+        max_tokens: args.max_tokens,
+    });
+    Ok(asked.collect())
+}
+
+/// The answers so far to the same requests, judged in the same way, of the same revisions.
+fn open_journal(args: &EvalArgs, scoring: Scoring, models: &[Asked]) -> anyhow::Result<Journal> {
+    let path = match &args.journal {
+        Some(path) => path.clone(),
+        None => {
+            let mut digest = sha2::Sha256::new();
+            digest.update(std::fs::read(&args.data)?);
+            let how = (&args.text, &args.expect, scoring, args.max_tokens);
+            digest.update(serde_json::to_vec(&how)?);
+            let name = format!(
+                "{}-{}.jsonl",
+                args.task,
+                &hex::encode(digest.finalize())[..12]
+            );
+            PathBuf::from("flotilla-eval").join(name)
+        }
+    };
+    Journal::open(&path, |judged| {
+        let same = |asked: &Asked| asked.model == judged.model && asked.revision == judged.revision;
+        models.iter().any(same)
+    })
+}
+
+/// Has a model answer what it has not answered yet.
+async fn answer(
+    fleet: &Fleet,
+    asked: &Asked,
+    items: &[Item],
+    scoring: Scoring,
+    args: &EvalArgs,
+    journal: &mut Journal,
+) -> anyhow::Result<()> {
+    let open: Vec<&Item> = items
+        .iter()
+        .filter(|item| journal.get(&asked.model, item.line).is_none())
+        .collect();
+    let bar = ProgressBar::new(items.len() as u64);
+    let style = "{msg:24} {wide_bar} {pos}/{len} {eta}";
+    bar.set_style(ProgressStyle::with_template(style)?);
+    bar.set_message(asked.model.to_string());
+    bar.set_position((items.len() - open.len()) as u64);
+    let answers = stream::iter(open).map(|item| ask::ask(fleet, asked, item, scoring));
+    let mut answers = answers.buffer_unordered(args.concurrency);
+    while let Some(judged) = answers
+        .try_next()
+        .await
+        .context("the evaluation was broken off: called again it goes on where it is")?
+    {
+        journal.note(judged)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// Has the fleet keep how well a model did.
+async fn store(
+    fleet: &Fleet,
+    task: &str,
+    summary: &Summary,
+    scoring: Scoring,
+) -> anyhow::Result<()> {
+    let quality = Quality {
+        revision: summary.revision.clone(),
+        quantization: None,
+        scoring,
+        measured: summary.measured,
+        median_ms: summary.median_ms,
+        joules: summary.joules.map(Joules),
+        current: true,
+    };
+    let model = summary.model.as_str();
+    let path = ["api", "v1", "tasks", task, "quality", model];
+    fleet.put_only(&path, &quality).await
+}

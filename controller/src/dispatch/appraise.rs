@@ -1,0 +1,163 @@
+//! What is expected of a replica for a request, and whether it may answer.
+
+use std::time::Duration;
+
+use flotilla_core::ModelName;
+use flotilla_core::estimate::{Prediction, Work, compare};
+use flotilla_core::routing::{
+    Breach, Candidate, Expected, Limits, Reason, Weights, is_longer, score,
+};
+
+use super::plan::Plan;
+use crate::fleet::{Prospect, Replica};
+
+/// By which factor a replica that had a request's session before counts as faster: the session stays
+/// where it is unless another one is twice as fast.
+const SESSION: f32 = 0.5;
+
+/// Replicas of one model whose scores differ by less are compared by time alone.
+const ALIKE: f32 = 0.05;
+
+/// What is expected of a replica.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Appraisal {
+    pub(super) prospect: Prospect,
+    /// `None`: it has not answered yet.
+    prediction: Option<Prediction>,
+    /// Without the model's quality.
+    expected: Expected,
+    /// What of the time is left where it has a part of the conversation in memory.
+    left: f32,
+}
+
+/// Appraises a replica that has so many bytes of the conversation in memory, for a request that
+/// has `time` to its deadline.
+///
+/// # Errors
+/// Why it may not answer.
+pub(super) fn appraise(
+    replica: &Replica,
+    plan: &Plan,
+    known_bytes: Option<u32>,
+    time: Option<Duration>,
+    now: f32,
+) -> Result<Appraisal, (Reason, String)> {
+    let prospect = replica.load.prospect(plan.standing, now);
+    if prospect.full {
+        let requests = prospect.load.in_flight;
+        return Err((Reason::Full, format!("{requests} requests")));
+    }
+    let (pace, load) = (prospect.pace, prospect.load);
+    let unread = Work {
+        prompt_bytes: plan.work.prompt_bytes - known_bytes.unwrap_or(0).min(plan.work.prompt_bytes),
+        ..plan.work
+    };
+    let prediction = pace.map(|pace| pace.predict(load, unread));
+    let alone = pace.map(|pace| pace.alone(unread));
+    let expected = Expected {
+        quality: None,
+        seconds: prediction.map(|prediction| prediction.total),
+        joules: alone.map(|alone| prospect.power.of_answer(alone, 1)),
+    };
+    let millis = |seconds: f32| format!("{:.0} ms are expected", seconds * 1e3);
+    if let (Some(seconds), Some(time)) = (expected.seconds, time)
+        && is_longer(seconds, time)
+    {
+        let told = format!("{}, {} are left", millis(seconds), time.as_millis());
+        return Err((Reason::Deadline, told));
+    }
+    match plan.limits.replica_breach(expected) {
+        Some(Breach::Energy) => {
+            let joules = expected.joules.map_or(0.0, |joules| joules.0);
+            return Err((Reason::Energy, format!("{joules:.3} J are expected")));
+        }
+        Some(_) => return Err((Reason::Latency, millis(expected.seconds.unwrap_or(0.0)))),
+        None => {}
+    }
+    let left = match (known_bytes, pace) {
+        (None, _) => 1.0,
+        (Some(0), _) => SESSION,
+        (Some(_), Some(pace)) => pace.alone(unread) / pace.alone(plan.work).max(f32::MIN_POSITIVE),
+        (Some(_), None) => 1.0,
+    };
+    Ok(Appraisal {
+        prospect,
+        prediction,
+        expected,
+        left,
+    })
+}
+
+/// Whether the model's quality keeps the limits.
+///
+/// # Errors
+/// Why it may not answer.
+pub(super) fn keeps_quality(limits: Limits, quality: Option<f32>) -> Result<(), (Reason, String)> {
+    let least = limits.min_quality.unwrap_or(0.0);
+    match limits.quality_breach(quality) {
+        None => Ok(()),
+        Some(Breach::NotMeasured) => Err((
+            Reason::Quality,
+            format!("{least:.3} is asked, but it was not measured: see 'flotilla eval'"),
+        )),
+        Some(_) => {
+            let quality = quality.unwrap_or(0.0);
+            Err((
+                Reason::Quality,
+                format!("{quality:.3}, {least:.3} is asked"),
+            ))
+        }
+    }
+}
+
+impl Appraisal {
+    /// What is expected of it, with its model's quality.
+    pub(super) fn expected(&self, quality: Option<f32>) -> Expected {
+        Expected {
+            quality,
+            ..self.expected
+        }
+    }
+
+    /// Whether it is to be preferred over another replica of its model.
+    pub(super) fn is_better(&self, other: &Self, plan: &Plan, now: f32) -> bool {
+        let of = |appraisal: &Self| (appraisal.prospect.load, appraisal.prospect.pace);
+        let (here, there) = compare(of(self), of(other), plan.work, now);
+        let (here, there) = (here * self.left, there * other.left);
+        let weights = plan.weights.unwrap_or(Weights::SOONEST);
+        if weights.energy == 0.0 {
+            return here < there;
+        }
+        let of = |appraisal: &Self, seconds| Expected {
+            quality: None,
+            seconds: Some(seconds),
+            joules: appraisal.expected.joules,
+        };
+        let scores = score(weights, &[of(self, here), of(other, there)]);
+        let ahead = scores[0].total - scores[1].total;
+        // Nodes that are alike share the load.
+        if ahead.abs() < ALIKE {
+            return here < there;
+        }
+        ahead > 0.0
+    }
+
+    /// The replica for the record.
+    pub(super) fn candidate(
+        &self,
+        model: &ModelName,
+        replica: &Replica,
+        quality: Option<f32>,
+    ) -> Candidate {
+        Candidate {
+            model: model.clone(),
+            node: replica.node.clone(),
+            load: self.prospect.load,
+            predicted_ms: self.prediction.map(|p| p.total * 1e3),
+            predicted_first_token_ms: self.prediction.map(|p| p.first_token * 1e3),
+            predicted_joules: self.expected.joules,
+            quality,
+            score: None,
+        }
+    }
+}

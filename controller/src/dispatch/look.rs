@@ -1,0 +1,310 @@
+//! One look at the fleet for a replica that can take a request: of each model that may answer the
+//! better of two, and of those the one that comes nearest to what the task wants.
+
+use flotilla_core::routing::{Expected, Look as Seen, Reason, Rejected, score, select};
+use flotilla_core::{ModelName, NodeName};
+
+use super::affinity::Known;
+use super::appraise::{Appraisal, appraise, keeps_quality};
+use super::tries::Tries;
+use crate::fleet::{Eligible, FleetView, ModelView, Replica, pace_clock};
+
+/// A replica that could be asked.
+pub(super) struct Found {
+    /// Which of the plan's models it is of.
+    pub(super) model: usize,
+    pub(super) replica: Replica,
+    expected: Expected,
+}
+
+/// What a look at the fleet came to.
+pub(super) enum Look {
+    Found(Found),
+    /// Nobody can take it now, but the model of this number may be able to soon.
+    Wait(usize),
+    /// Nobody can.
+    Nobody(Passed),
+}
+
+/// Why a model has no replica for a request. Of several models the last of these counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Passed {
+    /// It cannot answer.
+    Out,
+    /// None keeps the limits.
+    Unmet,
+    /// None can answer before the deadline.
+    Late,
+    /// All take no more.
+    Full,
+    /// One may be able to take it soon.
+    Coming,
+}
+
+impl Tries<'_> {
+    /// A replica that can take the request now. `in_line`: the model whose line the request is at
+    /// the head of. What is seen goes on record.
+    pub(super) fn look(&mut self, in_line: Option<usize>) -> Look {
+        let view = self.dispatch.fleet.peek();
+        if view.generation != self.generation {
+            // What refused before may be another replica now.
+            self.generation = view.generation;
+            self.tried.clear();
+        }
+        self.decision.candidates.clear();
+        self.decision.rejected.clear();
+        self.decision.affinity = None;
+        let (mut wait, mut worst) = (None, Passed::Out);
+        let mut found: Vec<(Found, usize)> = Vec::new();
+        for at in 0..self.plan.models.len() {
+            let before = self.decision.candidates.len();
+            match self.look_at(&view, at, in_line) {
+                Ok(one) => found.push((one, before)),
+                Err(Passed::Coming) => wait = wait.or(Some(at)),
+                Err(passed) => worst = worst.max(passed),
+            }
+            // Without weights the first one that can is the one.
+            if self.plan.weights.is_none() && !found.is_empty() {
+                break;
+            }
+        }
+        match (self.nearest(found), wait) {
+            (Some(found), _) => Look::Found(found),
+            (None, Some(at)) => Look::Wait(at),
+            (None, None) => Look::Nobody(worst),
+        }
+    }
+
+    /// The one of several models' replicas that comes nearest to what the task wants. Each comes with
+    /// where its model's candidates begin.
+    fn nearest(&mut self, mut found: Vec<(Found, usize)>) -> Option<Found> {
+        if found.len() < 2 {
+            return found.pop().map(|(found, _)| found);
+        }
+        let expected: Vec<_> = found.iter().map(|(found, _)| found.expected).collect();
+        let scores = score(self.plan.weights.unwrap_or_default(), &expected);
+        for ((one, begin), score) in found.iter().zip(&scores) {
+            let of_model = self.decision.candidates.iter_mut().skip(*begin);
+            for candidate in of_model {
+                if candidate.node == one.replica.node
+                    && candidate.model == self.plan.models[one.model]
+                {
+                    candidate.score = Some(*score);
+                }
+            }
+        }
+        // The first one of the best: the models are in order of preference.
+        let mut best = 0;
+        for (at, score) in scores.iter().enumerate() {
+            if score.total > scores[best].total {
+                best = at;
+            }
+        }
+        Some(found.swap_remove(best).0)
+    }
+
+    /// A replica of one model, or why there is none, which goes on record.
+    fn look_at(
+        &mut self,
+        view: &FleetView,
+        at: usize,
+        in_line: Option<usize>,
+    ) -> Result<Found, Passed> {
+        let name = self.plan.models[at].clone();
+        let Some(model) = view.by_name.get(&name) else {
+            return self.pass(&name, Reason::Unknown, Passed::Out);
+        };
+        if in_line != Some(at) && self.dispatch.lobby.is_used(&name) {
+            return self.pass(&name, Reason::Queued, Passed::Coming);
+        }
+        if let Some(zones) = &self.plan.zones
+            && model.model.leaves(zones)
+        {
+            return self.pass_for(&name, (Reason::Zone, AWAY.to_owned()), Passed::Out);
+        }
+        let quality = self.quality(view, model);
+        if let Err(why) = keeps_quality(self.plan.limits, quality) {
+            return self.pass_for(&name, why, Passed::Unmet);
+        }
+        let eligible = model.eligible(self.plan.zones.as_ref());
+        if eligible.is_empty() {
+            if !model.replicas.is_empty() {
+                return self.pass(&name, Reason::Zone, Passed::Out);
+            }
+            let coming = if model.coming {
+                Passed::Coming
+            } else {
+                Passed::Out
+            };
+            return self.pass(&name, Reason::NotLoaded, coming);
+        }
+        let known = self.dispatch.affinity.find(&name, &self.plan);
+        let known = known.and_then(|known| Some((eligible.on(&known.node)?, known)));
+        match self.pick(at, &name, &eligible, known.as_ref(), quality) {
+            Ok((i, appraisal)) => {
+                let replica = eligible.get(i).clone();
+                self.decision.affinity =
+                    known.map(|(preferred, known)| flotilla_core::routing::Affinity {
+                        node: known.node,
+                        known_bytes: known.bytes,
+                        taken: preferred == i,
+                    });
+                Ok(Found {
+                    model: at,
+                    replica,
+                    expected: appraisal.expected(quality),
+                })
+            }
+            Err(Passed::Out) => self.pass(&name, Reason::Error, Passed::Coming),
+            Err(Passed::Full) => self.pass(&name, Reason::Full, Passed::Full),
+            Err(passed) => Err(passed),
+        }
+    }
+
+    /// One of a model's replicas. `known`: one that may have the conversation in memory.
+    fn pick(
+        &mut self,
+        at: usize,
+        name: &ModelName,
+        eligible: &Eligible<'_>,
+        known: Option<&(usize, Known)>,
+        quality: Option<f32>,
+    ) -> Result<(usize, Appraisal), Passed> {
+        let (now, time) = (pace_clock(), self.time());
+        let Self {
+            plan,
+            decision,
+            tried,
+            ..
+        } = self;
+        let (candidates, rejected) = (&mut decision.candidates, &mut decision.rejected);
+        let mut broken: Vec<(usize, Appraisal)> = Vec::new();
+        let mut passed = Passed::Out;
+        let pick = select(
+            eligible.len(),
+            known.map(|(index, _)| *index),
+            |i| {
+                let replica = eligible.get(i);
+                let was_tried = tried.iter().any(|(m, n)| *m == at && *n == replica.node);
+                if was_tried {
+                    return Seen::Out;
+                }
+                let bytes = known.filter(|(index, _)| *index == i).map(|(_, k)| k.bytes);
+                match appraise(replica, plan, bytes, time, now) {
+                    Ok(seen) if seen.prospect.admitted => {
+                        candidates.push(seen.candidate(name, replica, quality));
+                        Seen::Able(seen)
+                    }
+                    Ok(seen) => {
+                        broken.push((i, seen));
+                        Seen::LastResort(seen)
+                    }
+                    Err((reason, detail)) => {
+                        passed = passed.max(passed_for(reason));
+                        // A replica may be drawn more than once.
+                        let told = rejected
+                            .iter()
+                            .any(|r| r.model == *name && r.node.as_ref() == Some(&replica.node));
+                        if !told {
+                            rejected.push(reject(name, &replica.node, reason, detail));
+                        }
+                        Seen::Out
+                    }
+                }
+            },
+            |a, b| a.is_better(b, plan, now),
+            |n| fastrand::usize(..n),
+        );
+        for (i, seen) in broken {
+            let replica = eligible.get(i);
+            if pick.as_ref().is_some_and(|(picked, _)| *picked == i) {
+                candidates.push(seen.candidate(name, replica, quality));
+            } else {
+                let node = &replica.node;
+                rejected.push(reject(name, node, Reason::Breaker, String::new()));
+            }
+        }
+        pick.ok_or(passed)
+    }
+
+    /// A replica beside the one that was picked that has nothing else to do.
+    pub(super) fn spare(&self, beside: &NodeName) -> Option<Replica> {
+        let view = self.dispatch.fleet.peek();
+        let model = view.by_name.get(self.model())?;
+        let eligible = model.eligible(self.plan.zones.as_ref());
+        let (now, time) = (pace_clock(), self.time());
+        let (plan, at) = (&self.plan, self.model);
+        let pick = select(
+            eligible.len(),
+            None,
+            |i| {
+                let replica = eligible.get(i);
+                let tried = |(m, n): &(usize, NodeName)| *m == at && *n == replica.node;
+                if replica.node == *beside || self.tried.iter().any(tried) {
+                    return Seen::Out;
+                }
+                match appraise(replica, plan, None, time, now) {
+                    Ok(seen) if seen.prospect.admitted && seen.prospect.load.has_room() => {
+                        Seen::Able(seen)
+                    }
+                    _ => Seen::Out,
+                }
+            },
+            |a, b| a.is_better(b, plan, now),
+            |n| fastrand::usize(..n),
+        );
+        pick.map(|(i, _)| eligible.get(i).clone())
+    }
+
+    /// How well a model was measured to do the task.
+    fn quality(&self, view: &FleetView, model: &ModelView) -> Option<f32> {
+        let task = self.decision.task.as_ref()?;
+        view.routing
+            .quality(task, model.model.name(), model.served())
+    }
+
+    /// Passes a model over, on record.
+    fn pass<T>(&mut self, model: &ModelName, reason: Reason, passed: Passed) -> Result<T, Passed> {
+        self.pass_for(model, (reason, String::new()), passed)
+    }
+
+    fn pass_for<T>(
+        &mut self,
+        model: &ModelName,
+        (reason, detail): (Reason, String),
+        passed: Passed,
+    ) -> Result<T, Passed> {
+        self.decision.rejected.push(Rejected {
+            model: model.clone(),
+            node: None,
+            reason,
+            detail,
+        });
+        Err(passed)
+    }
+}
+
+/// Why a model with a server elsewhere answers nothing that is held to zones.
+pub(super) const AWAY: &str = "its server is outside: options.zone may say otherwise";
+
+fn passed_for(reason: Reason) -> Passed {
+    match reason {
+        Reason::Full => Passed::Full,
+        Reason::Deadline => Passed::Late,
+        _ => Passed::Unmet,
+    }
+}
+
+pub(super) fn reject(
+    model: &ModelName,
+    node: &NodeName,
+    reason: Reason,
+    detail: String,
+) -> Rejected {
+    Rejected {
+        model: model.clone(),
+        node: Some(node.clone()),
+        reason,
+        detail,
+    }
+}

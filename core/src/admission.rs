@@ -1,0 +1,376 @@
+//! Who is next where requests wait: by priority, then fairly between those who ask.
+//!
+//! A higher priority goes first, but one place in so many goes to the next lower one that waits, so
+//! that nobody waits for ever. Within a priority the flows (one for each API key, say) take
+//! turns by start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996) with
+//! requests of equal weight: a flow that floods waits behind itself, not before the others. Where
+//! the queue is full, a newcomer takes the place of a request of lower priority, or of the flow
+//! that has most of those of its own priority.
+
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// How urgent a request is.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Priority {
+    /// May wait: batches.
+    Low,
+    #[default]
+    Normal,
+    /// Somebody waits for it.
+    High,
+}
+
+impl Priority {
+    /// All of them, the least urgent first.
+    pub const ALL: [Self; 3] = [Self::Low, Self::Normal, Self::High];
+
+    /// Its word in requests and specs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
+}
+
+/// A word that is no priority.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("must be 'low', 'normal' or 'high', is '{0}'")]
+pub struct PriorityError(String);
+
+impl FromStr for Priority {
+    type Err = PriorityError;
+    fn from_str(word: &str) -> Result<Self, PriorityError> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|priority| priority.as_str() == word)
+            .ok_or_else(|| PriorityError(word.to_owned()))
+    }
+}
+
+/// Whom requests are of that share a turn; 0 for those of nobody in particular.
+pub type Flow = u64;
+
+/// How a request stands in a queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub priority: Priority,
+    pub flow: Flow,
+}
+
+/// After so many requests in a row that went before a lower priority, one of the next lower one
+/// that waits is next.
+const PATIENCE: u32 = 8;
+
+/// By how many waiting requests a flow must be ahead of a newcomer's to lose a place to it.
+const AHEAD: usize = 2;
+
+/// A place in a [`FairQueue`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    standing: Standing,
+    turn: Turn,
+}
+
+/// Turns of a priority come in this order: by start tag, then by arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    start: u64,
+    arrival: u64,
+}
+
+#[derive(Debug)]
+struct Line<T> {
+    waiting: BTreeMap<Turn, (Flow, T)>,
+    /// For each flow that waits: how many, and the start tag of its next one.
+    flows: HashMap<Flow, (usize, u64)>,
+    /// The start tag of what was next last.
+    time: u64,
+}
+
+impl<T> Default for Line<T> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            flows: HashMap::new(),
+            time: 0,
+        }
+    }
+}
+
+impl<T> Line<T> {
+    fn take(&mut self, turn: Turn) -> Option<T> {
+        let (flow, item) = self.waiting.remove(&turn)?;
+        if let Some(waiting) = self.flows.get_mut(&flow) {
+            waiting.0 -= 1;
+            if waiting.0 == 0 {
+                self.flows.remove(&flow);
+            }
+        }
+        Some(item)
+    }
+
+    fn next(&mut self) -> Option<T> {
+        let turn = *self.waiting.first_key_value()?.0;
+        self.time = turn.start;
+        self.take(turn)
+    }
+
+    fn of(&self, flow: Flow) -> usize {
+        self.flows.get(&flow).map_or(0, |(waiting, _)| *waiting)
+    }
+
+    /// The flow that has most, and the last turn of it.
+    fn longest(&self) -> Option<(Flow, usize)> {
+        let flows = self.flows.iter().map(|(flow, (n, _))| (*flow, *n));
+        // The number breaks ties, so that it is the same one every time.
+        flows.max_by_key(|(flow, waiting)| (*waiting, *flow))
+    }
+
+    fn last_of(&self, of: Option<Flow>) -> Option<Turn> {
+        let mut turns = self.waiting.iter().rev();
+        let last = turns.find(|(_, (flow, _))| of.is_none_or(|of| of == *flow));
+        last.map(|(turn, _)| *turn)
+    }
+}
+
+/// Requests that wait, each with what there is to tell it. Costs no more than the logarithm of
+/// their number, but for a full queue, where it costs their number.
+#[derive(Debug)]
+pub struct FairQueue<T> {
+    lines: [Line<T>; Priority::ALL.len()],
+    arrivals: u64,
+    /// Requests in a row that went before one of lower priority.
+    overtaken: u32,
+}
+
+impl<T> Default for FairQueue<T> {
+    fn default() -> Self {
+        Self {
+            lines: Default::default(),
+            arrivals: 0,
+            overtaken: 0,
+        }
+    }
+}
+
+impl<T> FairQueue<T> {
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lines.iter().map(|line| line.waiting.len()).sum()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lines.iter().all(|line| line.waiting.is_empty())
+    }
+
+    /// Joins the queue.
+    pub fn push(&mut self, standing: Standing, item: T) -> Place {
+        let line = &mut self.lines[standing.priority as usize];
+        let (waiting, next) = line.flows.entry(standing.flow).or_insert((0, line.time));
+        let start = (*next).max(line.time);
+        *waiting += 1;
+        *next = start + 1;
+        let turn = Turn {
+            start,
+            arrival: self.arrivals,
+        };
+        self.arrivals += 1;
+        line.waiting.insert(turn, (standing.flow, item));
+        Place { standing, turn }
+    }
+
+    /// Who is next leaves the queue.
+    pub fn pop(&mut self) -> Option<T> {
+        let waits = |lines: &[Line<T>; 3], priority: usize| !lines[priority].waiting.is_empty();
+        let first = (0..self.lines.len())
+            .rev()
+            .find(|p| waits(&self.lines, *p))?;
+        let below = (0..first).rev().find(|p| waits(&self.lines, *p));
+        let Some(below) = below else {
+            self.overtaken = 0;
+            return self.lines[first].next();
+        };
+        if self.overtaken == PATIENCE {
+            self.overtaken = 0;
+            return self.lines[below].next();
+        }
+        self.overtaken += 1;
+        self.lines[first].next()
+    }
+
+    /// Leaves the queue before its turn. `None`: its turn came.
+    pub fn remove(&mut self, place: Place) -> Option<T> {
+        self.lines[place.standing.priority as usize].take(place.turn)
+    }
+
+    /// Makes room in a full queue for a newcomer. Who has to leave for it is returned; `None`: it
+    /// is the newcomer that has to go.
+    pub fn displace(&mut self, newcomer: Standing) -> Option<T> {
+        let own = newcomer.priority as usize;
+        for line in &mut self.lines[..own] {
+            // Of the least urgent ones the one that would wait longest.
+            let longest = line.longest().map(|(flow, _)| flow);
+            if let Some(turn) = longest.and_then(|flow| line.last_of(Some(flow))) {
+                return line.take(turn);
+            }
+        }
+        let line = &mut self.lines[own];
+        let (flow, waiting) = line.longest()?;
+        if flow == newcomer.flow || waiting < line.of(newcomer.flow) + AHEAD {
+            return None;
+        }
+        let turn = line.last_of(Some(flow))?;
+        line.take(turn)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn standing(priority: Priority, flow: Flow) -> Standing {
+        Standing { priority, flow }
+    }
+
+    fn drain<T>(queue: &mut FairQueue<T>) -> Vec<T> {
+        std::iter::from_fn(|| queue.pop()).collect()
+    }
+
+    #[test]
+    fn one_flow_of_one_priority_is_first_come_first_served() {
+        let mut queue = FairQueue::default();
+        for n in 0..20 {
+            queue.push(Standing::default(), n);
+        }
+        assert_eq!(drain(&mut queue), (0..20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_flow_that_floods_waits_behind_itself() {
+        let mut queue = FairQueue::default();
+        for _ in 0..50 {
+            queue.push(standing(Priority::Normal, 1), 1);
+        }
+        queue.pop();
+        for _ in 0..3 {
+            queue.push(standing(Priority::Normal, 2), 2);
+        }
+        let order = drain(&mut queue);
+        let of_two: Vec<_> = (0..order.len()).filter(|i| order[*i] == 2).collect();
+        assert!(of_two[2] <= 6, "{of_two:?}");
+    }
+
+    #[test]
+    fn a_flow_that_was_silent_saves_up_nothing() {
+        let mut queue = FairQueue::default();
+        for _ in 0..10 {
+            queue.push(standing(Priority::Normal, 1), 1);
+            queue.pop();
+        }
+        for _ in 0..4 {
+            queue.push(standing(Priority::Normal, 1), 1);
+            queue.push(standing(Priority::Normal, 2), 2);
+        }
+        let order = drain(&mut queue);
+        assert_eq!(order, [1, 2, 1, 2, 1, 2, 1, 2]);
+    }
+
+    #[test]
+    fn the_urgent_go_first_and_the_others_are_not_forgotten() {
+        let mut queue = FairQueue::default();
+        for _ in 0..30 {
+            queue.push(standing(Priority::Low, 0), Priority::Low);
+            queue.push(standing(Priority::High, 0), Priority::High);
+        }
+        let order = drain(&mut queue);
+        let first_low = order.iter().position(|p| *p == Priority::Low).unwrap();
+        assert_eq!(first_low, PATIENCE as usize);
+        let high = order[..18].iter().filter(|p| **p == Priority::High);
+        assert_eq!(high.count(), 16);
+    }
+
+    #[test]
+    fn a_full_queue_makes_room_for_the_urgent_and_for_the_modest() {
+        let mut queue = FairQueue::default();
+        queue.push(standing(Priority::Normal, 1), "a1");
+        queue.push(standing(Priority::Normal, 1), "a2");
+        queue.push(standing(Priority::Low, 1), "low");
+        assert_eq!(queue.displace(standing(Priority::High, 1)), Some("low"));
+        assert_eq!(queue.displace(standing(Priority::High, 1)), Some("a2"));
+        queue.push(standing(Priority::Normal, 1), "a3");
+        assert_eq!(queue.displace(standing(Priority::Normal, 1)), None);
+        assert_eq!(queue.displace(standing(Priority::Low, 2)), None);
+        assert_eq!(queue.displace(standing(Priority::Normal, 2)), Some("a3"));
+        assert_eq!(queue.displace(standing(Priority::Normal, 2)), None);
+        assert_eq!(drain(&mut queue), ["a1"]);
+    }
+
+    #[test]
+    fn who_leaves_is_not_next() {
+        let mut queue = FairQueue::default();
+        let first = queue.push(Standing::default(), 1);
+        queue.push(Standing::default(), 2);
+        assert_eq!(queue.remove(first), Some(1));
+        assert_eq!(queue.remove(first), None);
+        assert_eq!(queue.pop(), Some(2));
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn priorities_are_read_from_their_words() {
+        for priority in Priority::ALL {
+            assert_eq!(priority.as_str().parse(), Ok(priority));
+        }
+        assert!("urgent".parse::<Priority>().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_is_lost_and_nobody_is_next_twice(
+            pushed in proptest::collection::vec((0usize..3, 0u64..5), 1..80),
+            leaves in proptest::collection::vec(any::<bool>(), 80),
+        ) {
+            let mut queue = FairQueue::default();
+            let places: Vec<_> = pushed
+                .iter()
+                .enumerate()
+                .map(|(n, (priority, flow))| queue.push(standing(Priority::ALL[*priority], *flow), n))
+                .collect();
+            let mut seen: Vec<usize> = places
+                .iter()
+                .zip(&leaves)
+                .filter_map(|(place, leaves)| leaves.then(|| queue.remove(*place)).flatten())
+                .collect();
+            prop_assert_eq!(queue.len() + seen.len(), pushed.len());
+            seen.extend(drain(&mut queue));
+            seen.sort_unstable();
+            prop_assert_eq!(seen, (0..pushed.len()).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn flows_that_all_wait_get_equal_parts(flows in 2u64..6, each in 5usize..20) {
+            let mut queue = FairQueue::default();
+            for flow in 0..flows {
+                for _ in 0..each {
+                    queue.push(standing(Priority::Normal, flow), flow);
+                }
+            }
+            let part: Vec<_> = (0..flows as usize * 4).filter_map(|_| queue.pop()).collect();
+            for flow in 0..flows {
+                prop_assert_eq!(part.iter().filter(|f| **f == flow).count(), 4);
+            }
+        }
+    }
+}

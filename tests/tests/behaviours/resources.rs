@@ -1,0 +1,25 @@
+//! Resources and responses, as several behaviours need them.
+
+use flotilla_tests::{Api, Cluster, null_model};
+use reqwest::Response;
+use serde_json::{Value, json};
+
+/// A task.
+pub(crate) fn task(name: &str, spec: Value) -> Value {
+    let envelope = json!({"apiVersion": "flotilla/v1", "kind": "Task", "metadata": {"name": name}});
+    let mut task = envelope;
+    task["spec"] = spec;
+    task
+}
+
+/// Has one replica of a model of the null engine answer.
+pub(crate) async fn serve(cluster: &Cluster, api: &Api, model: &str, options: &Value) {
+    api.apply(&null_model(model, 1, options)).await;
+    cluster.until(async || api.ready(model).await == 1).await;
+}
+
+/// A header of a response, empty where there is none.
+pub(crate) fn header(response: &Response, name: &str) -> String {
+    let value = response.headers().get(name);
+    value.map_or_else(String::new, |v| v.to_str().unwrap().to_owned())
+}
