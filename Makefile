@@ -30,11 +30,14 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
-# What Flotilla adds to a request; see tests/src/bin/overhead.rs.
+# What Flotilla adds to a request (tests/src/bin/overhead.rs), how fast and how well it decides,
+# what a cascade costs and saves (tests/src/bin/cascade_cost.rs).
 bench:
 	cargo build --release --workspace
 	target/release/overhead
 	cargo bench -p flotilla-core
+	cargo bench -p flotilla-controller
+	target/release/cascade_cost
 
 # Half an hour of random faults under load; see tests/src/soak.rs.
 soak: setup

@@ -492,8 +492,8 @@ pub(crate) struct EvalArgs {
     /// Find how sure each model but the last must be for its answer to be kept, the smallest first.
     #[arg(long)]
     pub(crate) calibrate: bool,
-    /// With --calibrate: the quality to reach, 0 to 1, at the least energy. Default: half a point
-    /// below that of the last model.
+    /// With --calibrate: the quality to reach, 0 to 1, at the least energy. Default: a quarter of a
+    /// point below that of the last model.
     #[arg(long, value_name = "QUALITY", requires = "calibrate")]
     pub(crate) target: Option<f32>,
     /// With --calibrate: write what was found into the task.

@@ -89,6 +89,11 @@ impl Decisions {
         recorder
     }
 
+    /// Puts a decision on record whose request ends at once.
+    pub fn note(&self, decision: Decision, begun: Instant) {
+        self.keep(decision, begun).answered();
+    }
+
     /// The decision of an id that [`Decisions::owner`] says is of this controller.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<DecisionRecord> {

@@ -69,6 +69,9 @@ pub struct Standing {
 /// that waits is next.
 const PATIENCE: u32 = 8;
 
+/// Flows without a waiting request that are remembered.
+const REMEMBERED: usize = 1_000;
+
 /// By how many waiting requests a flow must be ahead of a newcomer's to lose a place to it.
 const AHEAD: usize = 2;
 
@@ -110,10 +113,12 @@ impl<T> Line<T> {
         let (flow, item) = self.waiting.remove(&turn)?;
         if let Some(waiting) = self.flows.get_mut(&flow) {
             waiting.0 -= 1;
-            if waiting.0 == 0 {
-                self.flows.remove(&flow);
-            }
         }
+        // One that had its turn is remembered until the others had theirs: it would be first again
+        // otherwise.
+        let (time, many) = (self.time, self.flows.len() > REMEMBERED);
+        self.flows
+            .retain(|_, (waiting, next)| *waiting > 0 || (*next > time && !many));
         Some(item)
     }
 
@@ -129,7 +134,8 @@ impl<T> Line<T> {
 
     /// The flow that has most, and the last turn of it.
     fn longest(&self) -> Option<(Flow, usize)> {
-        let flows = self.flows.iter().map(|(flow, (n, _))| (*flow, *n));
+        let waiting = self.flows.iter().filter(|(_, (n, _))| *n > 0);
+        let flows = waiting.map(|(flow, (n, _))| (*flow, *n));
         // The number breaks ties, so that it is the same one every time.
         flows.max_by_key(|(flow, waiting)| (*waiting, *flow))
     }
@@ -147,8 +153,8 @@ impl<T> Line<T> {
 pub struct FairQueue<T> {
     lines: [Line<T>; Priority::ALL.len()],
     arrivals: u64,
-    /// Requests in a row that went before one of lower priority.
-    overtaken: u32,
+    /// For each priority: requests in a row that went before one of lower priority.
+    overtaken: [u32; Priority::ALL.len()],
 }
 
 impl<T> Default for FairQueue<T> {
@@ -156,7 +162,7 @@ impl<T> Default for FairQueue<T> {
         Self {
             lines: Default::default(),
             arrivals: 0,
-            overtaken: 0,
+            overtaken: Default::default(),
         }
     }
 }
@@ -192,20 +198,17 @@ impl<T> FairQueue<T> {
 
     /// Who is next leaves the queue.
     pub fn pop(&mut self) -> Option<T> {
-        let waits = |lines: &[Line<T>; 3], priority: usize| !lines[priority].waiting.is_empty();
-        let first = (0..self.lines.len())
-            .rev()
-            .find(|p| waits(&self.lines, *p))?;
-        let below = (0..first).rev().find(|p| waits(&self.lines, *p));
-        let Some(below) = below else {
-            self.overtaken = 0;
-            return self.lines[first].next();
-        };
-        if self.overtaken == PATIENCE {
-            self.overtaken = 0;
-            return self.lines[below].next();
+        let waits = |line: &Line<T>| !line.waiting.is_empty();
+        let mut first = self.lines.iter().rposition(waits)?;
+        // What each priority gives up goes to the next lower one, which may give it up in turn.
+        while let Some(below) = self.lines[..first].iter().rposition(waits) {
+            if self.overtaken[first] < PATIENCE {
+                self.overtaken[first] += 1;
+                break;
+            }
+            self.overtaken[first] = 0;
+            first = below;
         }
-        self.overtaken += 1;
         self.lines[first].next()
     }
 
@@ -273,6 +276,25 @@ mod tests {
     }
 
     #[test]
+    fn two_requests_at_a_time_do_not_starve_a_backlog() {
+        let mut queue = FairQueue::default();
+        for _ in 0..10 {
+            queue.push(standing(Priority::Normal, 2), 2);
+        }
+        let mut order = Vec::new();
+        queue.push(standing(Priority::Normal, 1), 1);
+        for _ in 0..16 {
+            let next = queue.pop().unwrap();
+            order.push(next);
+            if next == 1 {
+                queue.push(standing(Priority::Normal, 1), 1);
+            }
+        }
+        let of_two = order.iter().filter(|flow| **flow == 2).count();
+        assert!((7..=9).contains(&of_two), "{order:?}");
+    }
+
+    #[test]
     fn a_flow_that_was_silent_saves_up_nothing() {
         let mut queue = FairQueue::default();
         for _ in 0..10 {
@@ -284,7 +306,7 @@ mod tests {
             queue.push(standing(Priority::Normal, 2), 2);
         }
         let order = drain(&mut queue);
-        assert_eq!(order, [1, 2, 1, 2, 1, 2, 1, 2]);
+        assert_eq!(order, [2, 1, 2, 1, 2, 1, 2, 1]);
     }
 
     #[test]
@@ -299,6 +321,20 @@ mod tests {
         assert_eq!(first_low, PATIENCE as usize);
         let high = order[..18].iter().filter(|p| **p == Priority::High);
         assert_eq!(high.count(), 16);
+    }
+
+    #[test]
+    fn the_least_urgent_have_turns_below_two_backlogs() {
+        let mut queue = FairQueue::default();
+        for _ in 0..200 {
+            queue.push(standing(Priority::High, 0), Priority::High);
+            queue.push(standing(Priority::Normal, 0), Priority::Normal);
+        }
+        queue.push(standing(Priority::Low, 0), Priority::Low);
+        let order: Vec<_> = (0..100).filter_map(|_| queue.pop()).collect();
+        assert!(order.contains(&Priority::Low), "{order:?}");
+        let high = order.iter().filter(|p| **p == Priority::High).count();
+        assert!(high > 85, "{high}");
     }
 
     #[test]

@@ -15,6 +15,9 @@ const PROMPT_TOKENS: f32 = 10.0;
 const NEW: f32 = 0.2;
 /// What is known is trusted half as much, on a scale of ratios, after so many seconds.
 const HALF_LIFE: f32 = 60.0;
+/// What is known refuses nothing after so many seconds: it may be better by now, and only what is tried
+/// shows it.
+const STALE: f32 = 30.0;
 /// Part of an answer's time by which each request that is computed beside it slows it down,
 /// also where there is room for more: of equal replicas the least busy comes first.
 const CROWDING: f32 = 0.25;
@@ -46,6 +49,8 @@ pub struct Pace {
     output: f32,
     /// When it was learnt, in seconds of the caller's clock.
     at: f32,
+    /// Whether no answer was seen yet, only that one takes so long at least.
+    least: bool,
 }
 
 /// How the time to the first token grows with the prompt: running means of a regression.
@@ -142,7 +147,7 @@ impl Pace {
         // The first token is there when the prompt is read.
         let decode = decode / (tokens - 1.0).max(1.0);
         let bytes = served.prompt_bytes as f32;
-        let Some(mut known) = known else {
+        let Some(mut known) = known.filter(|known| !known.least) else {
             return Self {
                 prompt: Prompt {
                     bytes,
@@ -153,6 +158,7 @@ impl Pace {
                 decode,
                 output: tokens,
                 at: now,
+                least: false,
             };
         };
         known.prompt.learn(bytes, prefill);
@@ -192,7 +198,17 @@ impl Pace {
             }),
             load,
         };
-        Some(Self::learn(known, served, now))
+        let least = known.is_none_or(|known| known.least);
+        Some(Self {
+            least,
+            ..Self::learn(known, served, now)
+        })
+    }
+
+    /// Whether it may have changed since it was learnt: too long ago to refuse anything for it.
+    #[must_use]
+    pub fn is_stale(self, now: f32) -> bool {
+        now - self.at > STALE
     }
 
     /// Seconds to the first token of this work, alone.
@@ -369,6 +385,10 @@ mod tests {
         assert!((fresh.alone(WORK) - 2.0).abs() < 1e-3);
         let known = Some(Pace::learn(None, computed(100, 5, 0.2, 0.4), 0.0));
         assert_eq!(least(known, 0.1), known, "that says nothing");
+        // The first whole answer counts alone.
+        let whole = Pace::learn(Some(fresh), computed(100, 5, 0.2, 0.4), 0.0);
+        assert!((whole.alone(WORK) - 0.6).abs() < 1e-3, "{whole:?}");
+        assert!(whole.is_stale(100.0) && !whole.is_stale(10.0));
         let slower = least(known, 5.0).unwrap();
         assert!(slower.alone(WORK) > 1.0, "{slower:?}");
     }

@@ -53,6 +53,9 @@ impl Scalar {
     }
 }
 
+/// Beyond it a deadline is none.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(86_400);
+
 /// What was pinned, with the field or the header that did.
 struct Pinned {
     field: String,
@@ -92,10 +95,10 @@ impl Pinned {
                 span.map_or(Duration::ZERO, |Span(time)| time)
             }
         };
-        if time.is_zero() {
+        if time.is_zero() || time > LONGEST_DEADLINE {
             let Self { field, value } = self;
             let problem = format!(
-                "'{field}' must be a time above 0, in milliseconds or such as '2s', is '{value}'."
+                "'{field}' must be a time above 0 and at most a day, in milliseconds or such as '2s', is '{value}'."
             );
             return Err(RequestError::invalid(field, problem));
         }
@@ -275,6 +278,10 @@ mod tests {
             (r#"{"priority": "urgent"}"#, "flotilla.priority"),
             (r#"{"deadline": 0}"#, "flotilla.deadline"),
             (r#"{"deadline": "soon"}"#, "flotilla.deadline"),
+            (
+                r#"{"deadline": "18446744073709551615s"}"#,
+                "flotilla.deadline",
+            ),
             (r#"{"min_quality": 90}"#, "flotilla.min_quality"),
             (r#"{"max_joules": "-1"}"#, "flotilla.max_joules"),
         ] {

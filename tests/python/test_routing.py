@@ -1,5 +1,6 @@
 """Requests with the model `auto`: by their task to the demo models, with the official client."""
 
+import openai
 import pytest
 
 import raw_http
@@ -65,3 +66,36 @@ def test_an_unknown_pin_is_refused():
     for pins in [{"tasks": "x"}, {"zone": "No Zone"}, "numbers"]:
         reply = raw_http.post(PATH, {"model": "auto", "messages": user("hi"), "flotilla": pins})
         assert reply.status == 400, pins
+
+
+def test_what_is_asked_of_an_answer_is_kept_or_refused(client):
+    ask = client.chat.completions.with_raw_response.create
+    pins = {"priority": "high", "deadline": "1m", "session": "till-7"}
+    raw = ask(model="numbers", messages=user("hello"), extra_body={"flotilla": pins})
+    assert raw.headers["x-flotilla-node"]
+    raw = ask(model="numbers", messages=user("hello"), extra_body={"prompt_cache_key": "till-7"})
+    assert raw.headers["x-flotilla-node"]
+    patient = client.with_options(max_retries=0)
+    with pytest.raises(openai.InternalServerError) as refused:
+        # A replica that has never answered may be tried: nothing is known of it yet.
+        for _ in range(20):
+            patient.chat.completions.create(
+                model="task:numbers", messages=user("hello"), extra_headers={"x-flotilla-max-joules": "0.000000001"}
+            )
+    assert refused.value.status_code == 503
+    assert refused.value.code == "limits_unmet"
+    for field, wrong in [("priority", "urgent"), ("deadline", -1), ("min_quality", 2), ("max_joules", 0)]:
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(
+                model="auto", messages=user("hello"), extra_body={"flotilla": {field: wrong}}
+            )
+        assert refused.value.param == f"flotilla.{field}"
+
+
+def test_an_unsure_answer_of_the_small_model_is_handed_on(client):
+    ask = client.chat.completions.with_raw_response.create
+    sure = ask(model="task:assistant", messages=user("what is the weather like today"), temperature=0)
+    assert sure.headers["x-flotilla-model"] == "assistant-intent-s"
+    assert sure.parse().choices[0].message.content == "weather"
+    unsure = ask(model="task:assistant", messages=user("zebra purple seventeen maybe"), temperature=0)
+    assert unsure.headers["x-flotilla-model"] == "assistant-intent-m"

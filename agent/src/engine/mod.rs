@@ -60,6 +60,11 @@ pub trait LoadedModel: Send + Sync {
         None
     }
 
+    /// Whether it reads the beginning of a conversation faster that it has read before.
+    fn keeps_prefixes(&self) -> bool {
+        false
+    }
+
     /// Why it will never answer again, if that is so.
     fn fault(&self) -> Option<String> {
         None

@@ -1,7 +1,8 @@
 //! The null engine: fixed tokens at a fixed pace. It measures everything but a model, and
 //! stands for models in simulations; its answers say what they are.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +11,7 @@ use flotilla_core::generate::{
     Delta, EmbedRequest, Embeddings, Event, FinishReason, Finished, GenerateRequest, Input,
     RequestError, TokenLogprob, Usage,
 };
+use flotilla_core::routing::marks;
 use flotilla_core::spec::{EngineOptions, Model};
 use futures::{StreamExt, stream};
 
@@ -60,9 +62,30 @@ struct NullModel {
     first: Duration,
     /// Time between tokens.
     gap: Duration,
+    /// The beginnings of conversations that it has read, where it keeps them.
+    read: Option<Mutex<HashSet<u64>>>,
 }
 
+/// Beginnings that are kept; then all are forgotten.
+const KEPT: usize = 10_000;
+
 impl NullModel {
+    /// The part of the prompt that it has not read before.
+    fn unread(&self, input: &Input) -> f64 {
+        let Some(read) = &self.read else {
+            return 1.0;
+        };
+        let marks = marks(input);
+        let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = marks.iter().find(|mark| read.contains(&mark.key));
+        let known = known.map_or(0.0, |mark| f64::from(mark.bytes));
+        if read.len() > KEPT {
+            read.clear();
+        }
+        read.extend(marks.iter().map(|mark| mark.key));
+        1.0 - known / (input.bytes() as f64).max(1.0)
+    }
+
     fn new(options: &EngineOptions, slowdown: f64) -> Self {
         let pace = options.tokens_per_second.unwrap_or(0.0) / slowdown;
         Self {
@@ -70,6 +93,7 @@ impl NullModel {
             logprob: options.token_probability.unwrap_or(1.0).ln(),
             first: Duration::from_millis(options.time_to_first_token_ms.unwrap_or(0))
                 .mul_f64(slowdown),
+            read: options.keeps_prefixes.unwrap_or(false).then(Mutex::default),
             gap: if pace > 0.0 {
                 Duration::from_secs_f64(1.0 / pace)
             } else {
@@ -124,9 +148,14 @@ fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<Event> {
 
 #[async_trait]
 impl LoadedModel for NullModel {
+    fn keeps_prefixes(&self) -> bool {
+        self.read.is_some()
+    }
+
     async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
         let events = events(self.tokens, self.logprob, &request);
-        let (first, gap) = (self.first, self.gap);
+        let first = self.first.mul_f64(self.unread(&request.input));
+        let gap = self.gap;
         if first.is_zero() && gap.is_zero() {
             return Ok(stream::iter(events.into_iter().map(Ok)).boxed());
         }
@@ -199,6 +228,7 @@ mod tests {
     async fn the_pace_is_kept() {
         let model = NullModel {
             logprob: 0.0,
+            read: None,
             tokens: 5,
             first: Duration::from_millis(20),
             gap: Duration::from_millis(10),

@@ -15,7 +15,8 @@ use flotilla_core::generate::{
 };
 use flotilla_core::spec::Model;
 use futures::{Stream, StreamExt};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::redirect::Policy;
+use reqwest::{Client, ClientBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -31,6 +32,8 @@ const MAX_LINE: usize = 4 << 20;
 /// Models of OpenAI-compatible servers.
 pub struct Upstream {
     client: Client,
+    /// Asks nobody on the way, whatever the environment says.
+    direct: Client,
 }
 
 impl Upstream {
@@ -39,12 +42,21 @@ impl Upstream {
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub fn new() -> Result<Self, LoadError> {
-        let client = Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .build()
-            .map_err(|e| LoadError::Engine(e.to_string()))?;
-        Ok(Self { client })
+        let client = || {
+            Client::builder()
+                .connect_timeout(CONNECT_TIMEOUT)
+                // A prompt goes where the spec says, not where a server sends it on to.
+                .redirect(Policy::none())
+                .tcp_nodelay(true)
+        };
+        let built = |builder: ClientBuilder| {
+            let client = builder.build();
+            client.map_err(|e| LoadError::Engine(e.to_string()))
+        };
+        Ok(Self {
+            client: built(client())?,
+            direct: built(client().no_proxy())?,
+        })
     }
 }
 
@@ -70,7 +82,12 @@ impl Engine for Upstream {
             })?),
         };
         let upstream = UpstreamModel {
-            client: self.client.clone(),
+            // What stays on the node or in a privacy zone passes no proxy outside.
+            client: if options.stays_on_node() || options.zone.is_some() {
+                self.direct.clone()
+            } else {
+                self.client.clone()
+            },
             base: url.trim_end_matches('/').to_owned(),
             model: options
                 .model
@@ -129,6 +146,11 @@ impl UpstreamModel {
 
 #[async_trait]
 impl LoadedModel for UpstreamModel {
+    fn keeps_prefixes(&self) -> bool {
+        // llama.cpp's server, Ollama, vLLM and hosted models do.
+        true
+    }
+
     async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
         let (path, body) = body(&self.model, &request);
         let response = self.post(path, &body).await?;

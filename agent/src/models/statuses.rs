@@ -42,6 +42,7 @@ impl Statuses {
             if let Some(hosted) = &status.hosted {
                 message.counters = Some(hosted.counts());
                 message.concurrency = hosted.concurrency();
+                message.keeps_prefixes = hosted.model.keeps_prefixes();
             }
             message
         });

@@ -1,14 +1,15 @@
-//! The thresholds of a cascade, chosen on one half of the judged answers and tried on the other.
+//! The thresholds of a cascade, chosen by judged answers, and what they bring on others.
 
 use anyhow::{Context, bail};
 use flotilla_core::ModelName;
-use flotilla_core::routing::tradeoff::{Given, Judged, Point, choose, curve, point, with};
+use flotilla_core::routing::tradeoff::{Given, Judged, Point, choose, curve, with};
 use flotilla_core::routing::{Accept, Cascade, Measure};
 
 use super::journal;
 
-/// How much less than the largest model's quality is good enough unless told otherwise.
-const LOSS: f32 = 0.005;
+/// How much less than the largest model's quality is good enough unless told otherwise: half of what
+/// is not noticed, as what was chosen does a little worse on other requests.
+const LOSS: f32 = 0.0025;
 
 /// The answers of a cascade's models to the same requests, the smallest first.
 pub(super) type Answers<'a> = Vec<(ModelName, Vec<&'a journal::Judged>)>;
@@ -17,12 +18,15 @@ pub(super) type Answers<'a> = Vec<(ModelName, Vec<&'a journal::Judged>)>;
 pub(super) struct Calibration {
     /// What each model but the last has to be sure by.
     pub(super) tiers: Vec<(ModelName, Accept)>,
+    /// Models of which no threshold keeps an answer at that quality.
+    pub(super) useless: Vec<ModelName>,
     /// The quality that was to be reached.
     pub(super) target: f32,
     /// Of the smallest model's thresholds, on all requests: what each would bring.
     pub(super) curve: Vec<Point>,
-    /// On the half that nothing was chosen by: the cascade, and each model alone.
+    /// The cascade on answers that its thresholds were not chosen by.
     pub(super) cascade: Point,
+    /// Each model alone.
     pub(super) alone: Vec<(ModelName, Point)>,
 }
 
@@ -84,8 +88,48 @@ fn of(given: &[Given], kept: f32) -> Point {
     }
 }
 
-/// Chooses the thresholds that reach the quality `target` at the least joules, from the largest model
-/// down.
+/// The quality that is good enough.
+fn goal(answers: &Answers<'_>, target: Option<f32>) -> f32 {
+    let largest = answers.last().map(|(_, answers)| of(&given(answers), 0.0));
+    target.unwrap_or(largest.map_or(0.0, |largest| largest.quality) - LOSS)
+}
+
+/// The thresholds that reach the quality `target` at the least joules, from the largest model down.
+fn fit(answers: &Answers<'_>, target: f32) -> anyhow::Result<Vec<Accept>> {
+    let last = answers.len() - 1;
+    let mut tiers = vec![Accept::default(); last];
+    for tier in (0..last).rev() {
+        let rest = results(answers, &tiers, tier + 1);
+        let best = Measure::ALL.into_iter().filter_map(|measure| {
+            let small = judged(&answers[tier].1, measure);
+            choose(&curve(measure, &small, &rest), target)
+        });
+        // What is good enough goes before what is not; then the cheapest.
+        let best = best.min_by(|a, b| {
+            let misses = |point: &Point| point.quality < target;
+            misses(a).cmp(&misses(b)).then(a.cost.total_cmp(&b.cost))
+        });
+        let best = best.context("there are no answers to choose by")?;
+        tiers[tier] = Accept {
+            // No more digits than people read, and on the safe side.
+            at_least: ((f64::from(best.accept.at_least) * 1e5).ceil() / 1e5) as f32,
+            ..best.accept
+        };
+    }
+    Ok(tiers)
+}
+
+/// The answers that the first model's are kept of, and what comes of each request.
+fn tried(answers: &Answers<'_>, tiers: &[Accept]) -> (usize, Vec<Given>) {
+    let small = judged(&answers[0].1, tiers[0].measure);
+    let kept = small
+        .iter()
+        .filter(|answer| answer.confidence.is_some_and(|c| c >= tiers[0].at_least));
+    (kept.count(), results(answers, tiers, 0))
+}
+
+/// Chooses the thresholds that reach the quality `target` at the least joules, and tells what they
+/// bring on answers that they were not chosen by: each half is tried with what the other one chooses.
 pub(super) fn calibrate(answers: &Answers<'_>, target: Option<f32>) -> anyhow::Result<Calibration> {
     if answers.len() < 2 {
         bail!("a cascade needs at least two models, the smallest first: name them with --models");
@@ -97,33 +141,31 @@ pub(super) fn calibrate(answers: &Answers<'_>, target: Option<f32>) -> anyhow::R
     if let Some((model, _)) = silent {
         bail!("the model '{model}' tells no log-probabilities: it cannot be told how sure it is");
     }
-    let chosen_by = half(answers, 0);
-    let largest = of(&given(&chosen_by[last].1), 0.0);
-    let target = target.unwrap_or(largest.quality - LOSS);
-    let mut tiers = vec![Accept::default(); last];
-    for tier in (0..last).rev() {
-        let rest = results(&chosen_by, &tiers, tier + 1);
-        let best = Measure::ALL.into_iter().filter_map(|measure| {
-            let small = judged(&chosen_by[tier].1, measure);
-            choose(&curve(measure, &small, &rest), target)
-        });
-        // What is good enough goes before what is not; then the cheapest.
-        let best = best.min_by(|a, b| {
-            let misses = |point: &Point| point.quality < target;
-            misses(a).cmp(&misses(b)).then(a.cost.total_cmp(&b.cost))
-        });
-        tiers[tier] = best.context("there are no answers to choose by")?.accept;
+    let goal_of_all = goal(answers, target);
+    let tiers = fit(answers, goal_of_all)?;
+    let (mut kept, mut unseen) = (0, Vec::new());
+    for (chosen_by, tried_on) in [(0, 1), (1, 0)] {
+        let chosen_by = half(answers, chosen_by);
+        if chosen_by[0].1.is_empty() {
+            bail!("one request is too few to choose by");
+        }
+        let thresholds = fit(&chosen_by, goal(&chosen_by, target))?;
+        let (more, results) = tried(&half(answers, tried_on), &thresholds);
+        kept += more;
+        unseen.extend(results);
     }
-    let tried_on = half(answers, 1);
-    let rest = results(&tried_on, &tiers, 1);
-    let small = judged(&tried_on[0].1, tiers[0].measure);
-    let whole_rest = results(answers, &tiers, 1);
-    let whole = judged(&answers[0].1, tiers[0].measure);
+    let small = judged(&answers[0].1, tiers[0].measure);
     Ok(Calibration {
-        target,
-        curve: curve(tiers[0].measure, &whole, &whole_rest),
-        cascade: point(tiers[0], &small, &rest),
-        alone: tried_on
+        target: goal_of_all,
+        useless: answers[..last]
+            .iter()
+            .zip(&tiers)
+            .filter(|(_, accept)| accept.at_least > 1.0)
+            .map(|((model, _), _)| model.clone())
+            .collect(),
+        curve: curve(tiers[0].measure, &small, &results(answers, &tiers, 1)),
+        cascade: of(&unseen, kept as f32 / unseen.len().max(1) as f32),
+        alone: answers
             .iter()
             .map(|(model, answers)| (model.clone(), of(&given(answers), 1.0)))
             .collect(),

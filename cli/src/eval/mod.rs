@@ -6,6 +6,7 @@ mod data;
 mod journal;
 mod report;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
@@ -61,15 +62,34 @@ pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
             .map(|asked| (asked.model.clone(), answers(asked)));
         let found = calibrate::calibrate(&of_models.collect(), args.target)?;
         println!("\n{}", report::calibration(&found));
-        let mut task = task.task;
-        task.spec.cascade = Some(found.cascade(task.spec.cascade.take()));
-        task.spec.models = models.iter().map(|asked| asked.model.clone()).collect();
+        let mut evaluated = task.task;
+        let cascade = Some(found.cascade(evaluated.spec.cascade.take()));
         if args.apply {
+            // It took a while: what else was changed meanwhile stays.
+            let now: TaskResource = fleet.get(&["api", "v1", "tasks", &args.task]).await?;
+            let mut task = now.task;
+            let order: Vec<ModelName> = models.iter().map(|asked| asked.model.clone()).collect();
+            let sorted = |models: &[ModelName]| models.iter().cloned().collect::<BTreeSet<_>>();
+            if sorted(&order) != sorted(&task.spec.models)
+                || task.spec.zones != evaluated.spec.zones
+            {
+                bail!(
+                    "the task '{}' has other models or zones than were evaluated: nothing was applied",
+                    args.task
+                );
+            }
+            if let Some(model) = found.useless.first() {
+                bail!("no answer of '{model}' is worth keeping: leave it out; nothing was applied");
+            }
+            task.spec.cascade = cascade;
+            task.spec.models = order;
             let path = ["api", "v1", "tasks", args.task.as_str()];
             let _: serde_json::Value = fleet.put(&path, &Resource::Task(task)).await?;
             println!("task/{} has this cascade now", args.task);
+        } else if let Some(model) = found.useless.first() {
+            println!("No answer of '{model}' is worth keeping: leave it out of the cascade.");
         } else {
-            let cascade = serde_json::json!({"cascade": task.spec.cascade});
+            let cascade = BTreeMap::from([("cascade", &cascade)]);
             println!("In the task's spec, or with --apply:\n");
             print!("{}", serde_yaml_ng::to_string(&cascade)?);
         }

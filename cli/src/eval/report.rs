@@ -108,7 +108,7 @@ pub(super) fn calibration(found: &Calibration) -> String {
     });
     told += &output::table(&["AT LEAST", "KEPT", "QUALITY", "ENERGY"], rows);
     told += &format!(
-        "\nChosen on one half of the requests for a quality of {}; on the other half:\n",
+        "\nChosen for a quality of {}. On requests that they were not chosen by (each half tried with\nwhat the other one chooses):\n",
         percent(found.target.into())
     );
     let row = |name: String, point: &Point, kept: String| {

@@ -106,7 +106,7 @@ impl TaskResource {
         let of_task = view.routing.quality.get(task.task.name());
         let models = spec.models.iter().map(|name| {
             let model = view.by_name.get(name);
-            let served = model.map_or(0, |model| model.served());
+            let served = model.map_or(0, |model| model.serving());
             let record = of_task.and_then(|of_task| of_task.get(name));
             ModelOfTask {
                 name: name.clone(),
@@ -196,7 +196,7 @@ pub(super) async fn put_quality(
             &format!("{task}/{model}"),
         ));
     };
-    let served = measured.served();
+    let served = measured.serving();
     if quality.revision != revision(served) {
         return Err(ApiError::new(
             StatusCode::CONFLICT,

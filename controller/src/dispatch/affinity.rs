@@ -34,11 +34,13 @@ impl Affinity {
         }
     }
 
-    /// Where a model may have most of what `plan` asks for in memory.
-    pub(super) fn find(&self, model: &ModelName, plan: &Plan) -> Option<Known> {
-        if plan.marks.is_empty() && plan.session.is_none() {
-            return None;
-        }
+    /// Where a model may have what `plan` asks for in memory: most of the conversation first, where
+    /// only its session was last.
+    pub(super) fn find(
+        &self,
+        model: &ModelName,
+        plan: &Plan,
+    ) -> impl Iterator<Item = Known> + use<> {
         let salt = salt(model);
         let read = plan.marks.iter().find_map(|mark| {
             let node = self.nodes.get(&key(salt, *mark))?;
@@ -47,10 +49,11 @@ impl Affinity {
                 bytes: mark.bytes,
             })
         });
-        read.or_else(|| {
-            let node = self.nodes.get(&(salt ^ plan.session?))?;
+        let session = plan.session.and_then(|session| {
+            let node = self.nodes.get(&(salt ^ session))?;
             Some(Known { node, bytes: 0 })
-        })
+        });
+        read.into_iter().chain(session)
     }
 
     /// `node` answers with a model what `plan` asks for.

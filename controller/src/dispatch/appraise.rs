@@ -22,6 +22,8 @@ const ALIKE: f32 = 0.05;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Appraisal {
     pub(super) prospect: Prospect,
+    /// Bytes of the prompt that it has yet to read.
+    pub(super) unread_bytes: u32,
     /// `None`: it has not answered yet.
     prediction: Option<Prediction>,
     /// Without the model's quality.
@@ -59,20 +61,10 @@ pub(super) fn appraise(
         seconds: prediction.map(|prediction| prediction.total),
         joules: alone.map(|alone| prospect.power.of_answer(alone, 1)),
     };
-    let millis = |seconds: f32| format!("{:.0} ms are expected", seconds * 1e3);
-    if let (Some(seconds), Some(time)) = (expected.seconds, time)
-        && is_longer(seconds, time)
-    {
-        let told = format!("{}, {} are left", millis(seconds), time.as_millis());
-        return Err((Reason::Deadline, told));
-    }
-    match plan.limits.replica_breach(expected) {
-        Some(Breach::Energy) => {
-            let joules = expected.joules.map_or(0.0, |joules| joules.0);
-            return Err((Reason::Energy, format!("{joules:.3} J are expected")));
-        }
-        Some(_) => return Err((Reason::Latency, millis(expected.seconds.unwrap_or(0.0)))),
-        None => {}
+    // Nobody would ever know that it is better by now if it were never tried.
+    let tries = load.requests() == 0 && pace.is_some_and(|pace| pace.is_stale(now));
+    if !tries {
+        keeps_limits(expected, plan.limits, time)?;
     }
     let left = match (known_bytes, pace) {
         (None, _) => 1.0,
@@ -82,10 +74,34 @@ pub(super) fn appraise(
     };
     Ok(Appraisal {
         prospect,
+        unread_bytes: unread.prompt_bytes,
         prediction,
         expected,
         left,
     })
+}
+
+/// Whether what is expected of a replica keeps the limits of a request that has `time` to its deadline.
+fn keeps_limits(
+    expected: Expected,
+    limits: Limits,
+    time: Option<Duration>,
+) -> Result<(), (Reason, String)> {
+    let millis = |seconds: f32| format!("{:.0} ms are expected", seconds * 1e3);
+    if let (Some(seconds), Some(time)) = (expected.seconds, time)
+        && is_longer(seconds, time)
+    {
+        let told = format!("{}, {} are left", millis(seconds), time.as_millis());
+        return Err((Reason::Deadline, told));
+    }
+    match limits.replica_breach(expected) {
+        Some(Breach::Energy) => {
+            let joules = expected.joules.map_or(0.0, |joules| joules.0);
+            Err((Reason::Energy, format!("{joules:.3} J are expected")))
+        }
+        Some(_) => Err((Reason::Latency, millis(expected.seconds.unwrap_or(0.0)))),
+        None => Ok(()),
+    }
 }
 
 /// Whether the model's quality keeps the limits.

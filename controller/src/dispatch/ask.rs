@@ -60,7 +60,7 @@ impl Tries<'_> {
             return self.begun(replica, answer);
         };
         self.hedged(&replica.node, &spare.node, asked.elapsed());
-        let guard = self.count(&spare);
+        let guard = self.count(&spare, self.plan.work.prompt_bytes);
         let addressed = self.address(request);
         let mut second = pin!(attempt::generate(&spare, guard, addressed, self.patience()));
         // Where one fails, the other one is all there is.

@@ -19,7 +19,11 @@ pub(super) async fn generate(
     patience: Patience,
 ) -> Result<Relay, RequestError> {
     let model = request.model.clone();
-    let mut client = replica.link.client().ok_or_else(|| lost(replica))?;
+    let Some(mut client) = replica.link.client() else {
+        let error = lost(replica);
+        guard.failed(&error);
+        return Err(error);
+    };
     let begin = async {
         let replies = client
             .generate(request)
@@ -46,7 +50,11 @@ pub(super) async fn embed(
     request: &EmbedRequest,
     patience: Patience,
 ) -> Result<(Embeddings, Joules), RequestError> {
-    let mut client = replica.link.client().ok_or_else(|| lost(replica))?;
+    let Some(mut client) = replica.link.client() else {
+        let error = lost(replica);
+        guard.failed(&error);
+        return Err(error);
+    };
     let wire = flotilla_proto::v1::EmbedRequest::from(request);
     let error = match tokio::time::timeout(patience.left, client.embed(wire)).await {
         Ok(Ok(reply)) => {

@@ -59,13 +59,16 @@ pub(super) async fn answer(
     for tier in 0..last {
         let mut tries = Tries::new(dispatch, plan.tier(tier), decision, begun);
         let larger = dispatch.can_answer(plan, tier + 1..=last);
+        tries.waits = !larger;
         let (told, held) = asked.hold(&mut tries, larger).await;
         tries.decision.tiers.push(told);
         match held {
             Ok(held) if held.kept => return Ok(keep(tries, held)),
             Ok(held) if held.answer.is_some() => second_best = Some((tier, held)),
             Ok(_) => given_up = Some(tier),
-            Err(error) if is_the_requests_fault(&error) => return Err(tries.refuse(error)),
+            Err(error) if tries.is_over() => return Err(tries.refuse(error)),
+            // What the small one refuses a larger one may take: a longer prompt, or that its
+            // log-probabilities are asked for.
             Err(_) => {}
         }
         decision = tries.record();
@@ -76,7 +79,8 @@ pub(super) async fn answer(
         Err(error) => error,
     };
     // An answer that is not sure is better than none, but not where that is what was asked for.
-    let forbidden = is_the_requests_fault(&error) || plan.limits.min_quality.is_some();
+    let wrong = matches!(error, RequestError::Invalid { .. });
+    let forbidden = wrong || tries.is_over() || plan.limits.min_quality.is_some();
     let tier = second_best.as_ref().map(|(tier, _)| *tier).or(given_up);
     let Some(tier) = tier.filter(|_| !forbidden) else {
         return Err(tries.refuse(error));
@@ -108,14 +112,6 @@ fn keep(mut tries: Tries<'_>, held: Held) -> Answer<Batches> {
         by,
         content: stream::iter([Ok(events)]).boxed(),
     }
-}
-
-/// Whether a larger model would say the same. It may have room for a longer prompt.
-fn is_the_requests_fault(error: &RequestError) -> bool {
-    matches!(
-        error,
-        RequestError::Invalid { .. } | RequestError::TooLate(_) | RequestError::Zone(_)
-    )
 }
 
 impl Asked<'_> {

@@ -59,16 +59,12 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
             decision.rejected.push(whole(Reason::Unknown, absent));
             continue;
         };
-        if plan
-            .zones
-            .as_ref()
-            .is_some_and(|zones| model.model.leaves(zones))
-        {
+        if plan.zones.as_ref().is_some_and(|zones| model.leaves(zones)) {
             decision.rejected.push(whole(Reason::Zone, AWAY.into()));
             continue;
         }
         let task = decision.task.as_ref();
-        let quality = task.and_then(|task| view.routing.quality(task, name, model.served()));
+        let quality = task.and_then(|task| view.routing.quality(task, name, model.serving()));
         let limits = plan.tier_limits(name);
         if let Err((reason, detail)) = keeps_quality(limits, quality) {
             decision.rejected.push(whole(reason, detail));

@@ -14,6 +14,8 @@ pub(super) struct Found {
     /// Which of the plan's models it is of.
     pub(super) model: usize,
     pub(super) replica: Replica,
+    /// Bytes of the prompt that it has yet to read.
+    pub(super) unread_bytes: u32,
     expected: Expected,
 }
 
@@ -118,7 +120,7 @@ impl Tries<'_> {
             return self.pass(&name, Reason::Queued, Passed::Coming);
         }
         if let Some(zones) = &self.plan.zones
-            && model.model.leaves(zones)
+            && model.leaves(zones)
         {
             return self.pass_for(&name, (Reason::Zone, AWAY.to_owned()), Passed::Out);
         }
@@ -139,7 +141,11 @@ impl Tries<'_> {
             return self.pass(&name, Reason::NotLoaded, coming);
         }
         let known = self.dispatch.affinity.find(&name, &self.plan);
-        let known = known.and_then(|known| Some((eligible.on(&known.node)?, known)));
+        let mut known = known.filter_map(|known| Some((eligible.on(&known.node)?, known)));
+        // What was read before is read as slowly again where nothing of it is kept.
+        let known = known.find(|(index, known)| {
+            known.bytes == 0 || eligible.get(*index).load.limits().keeps_prefixes
+        });
         match self.pick(at, &name, &eligible, known.as_ref(), quality) {
             Ok((i, appraisal)) => {
                 let replica = eligible.get(i).clone();
@@ -152,6 +158,7 @@ impl Tries<'_> {
                 Ok(Found {
                     model: at,
                     replica,
+                    unread_bytes: appraisal.unread_bytes,
                     expected: appraisal.expected(quality),
                 })
             }
@@ -231,6 +238,10 @@ impl Tries<'_> {
     pub(super) fn spare(&self, beside: &NodeName) -> Option<Replica> {
         let view = self.dispatch.fleet.peek();
         let model = view.by_name.get(self.model())?;
+        let zones = self.plan.zones.as_ref();
+        if zones.is_some_and(|zones| model.leaves(zones)) {
+            return None;
+        }
         let eligible = model.eligible(self.plan.zones.as_ref());
         let (now, time) = (pace_clock(), self.time());
         let (plan, at) = (&self.plan, self.model);
@@ -260,7 +271,7 @@ impl Tries<'_> {
     fn quality(&self, view: &FleetView, model: &ModelView) -> Option<f32> {
         let task = self.decision.task.as_ref()?;
         view.routing
-            .quality(task, model.model.name(), model.served())
+            .quality(task, model.model.name(), model.serving())
     }
 
     /// Passes a model over, on record.

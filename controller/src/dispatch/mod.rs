@@ -118,7 +118,7 @@ impl Dispatch {
             let model = view.by_name.get(&plan.models[at]);
             model.is_some_and(|model| {
                 let zones = plan.zones.as_ref();
-                let inside = zones.is_none_or(|zones| !model.model.leaves(zones));
+                let inside = zones.is_none_or(|zones| !model.leaves(zones));
                 inside && !model.eligible(zones).is_empty()
             })
         })
@@ -172,7 +172,11 @@ impl Backend for Dispatch {
             Ok(plan) => plan,
             Err(error) => return Err(self.refuse(decision, begun, error)),
         };
-        let wire = flotilla_proto::convert::generate_request(&request, plan.standing);
+        let mut wire = flotilla_proto::convert::generate_request(&request, plan.standing);
+        if plan.hedge().is_some() {
+            // A whole answer begins when it ends: it would always take long.
+            wire.stream = true;
+        }
         if let Some((task, cascade)) = plan.cascade() {
             let tiers = (&plan, task, cascade);
             // Larger than the others' way, and rarer.

@@ -30,6 +30,8 @@ pub(super) struct Tries<'a> {
     begun: Instant,
     /// Until when the first events must be there.
     deadline: Instant,
+    /// Whether it waits for a replica that is coming.
+    pub(super) waits: bool,
     /// The model that the replica last picked is of.
     pub(super) model: usize,
     /// The view that those tried were of.
@@ -60,8 +62,8 @@ impl<'a> Tries<'a> {
         mut decision: Decision,
         begun: Instant,
     ) -> Self {
-        let patience = dispatch.first_token_timeout;
-        let patience = plan.deadline.map_or(patience, |own| own.min(patience));
+        let patience = Instant::now() + dispatch.first_token_timeout;
+        let own = plan.deadline.and_then(|own| begun.checked_add(own));
         Self {
             dispatch,
             plan,
@@ -71,7 +73,8 @@ impl<'a> Tries<'a> {
             ),
             decision,
             begun,
-            deadline: begun + patience,
+            deadline: own.map_or(patience, |own| own.min(patience)),
+            waits: true,
             model: 0,
             generation: 0,
             tried: Vec::new(),
@@ -139,10 +142,11 @@ impl<'a> Tries<'a> {
                 self.model = found.model;
                 self.decision.model = Some(self.model().clone());
                 self.decision.node = Some(found.replica.node.clone());
-                let guard = self.count(&found.replica);
+                let guard = self.count(&found.replica, found.unread_bytes);
                 return Ok(Ok((found.replica, guard)));
             }
-            Look::Wait(at) if !refused => return Ok(Err(at)),
+            Look::Wait(at) if !refused && self.waits => return Ok(Err(at)),
+            Look::Wait(_) if !refused => Passed::Out,
             Look::Wait(_) => Passed::Full,
             Look::Nobody(passed) => passed,
         };
@@ -158,11 +162,10 @@ impl<'a> Tries<'a> {
         })
     }
 
-    /// Counts the request as one of a replica's.
-    pub(super) fn count(&mut self, replica: &Replica) -> LoadGuard {
+    /// Counts the request as one of a replica's, which has so many bytes of its prompt to read.
+    pub(super) fn count(&mut self, replica: &Replica, unread_bytes: u32) -> LoadGuard {
         self.asked += 1;
-        let Plan { standing, work, .. } = self.plan;
-        replica.load.take(standing, work.prompt_bytes)
+        replica.load.take(self.plan.standing, unread_bytes)
     }
 
     /// The request as it goes to the replica last picked.
@@ -266,9 +269,14 @@ impl<'a> Tries<'a> {
         Some(self.end()?.saturating_duration_since(Instant::now()))
     }
 
+    /// Whether the request's own deadline has passed.
+    pub(super) fn is_over(&self) -> bool {
+        self.time().is_some_and(|left| left.is_zero())
+    }
+
     /// When the answer must be complete, where there is a deadline.
     pub(super) fn end(&self) -> Option<Instant> {
-        Some(self.begun + self.plan.deadline?)
+        self.begun.checked_add(self.plan.deadline?)
     }
 
     /// That the time is up.

@@ -34,6 +34,8 @@ pub struct Limits {
     pub capacity: u32,
     /// What its node draws.
     pub power: Power,
+    /// Whether it reads the beginning of a conversation faster that it has read before.
+    pub keeps_prefixes: bool,
 }
 
 /// How busy a replica is, as this controller counts it, and how fast, as it has found.
@@ -134,7 +136,7 @@ impl ReplicaLoad {
         self.elsewhere.store(elsewhere, Ordering::Relaxed);
     }
 
-    /// Counts one request with a prompt of so many bytes until the guard is dropped.
+    /// Counts one request with so many bytes of a prompt to read until the guard is dropped.
     #[must_use]
     pub fn take(self: &Arc<Self>, standing: Standing, prompt_bytes: u32) -> LoadGuard {
         let load = self.load();
@@ -276,6 +278,7 @@ mod tests {
             concurrency,
             capacity,
             power,
+            keeps_prefixes: false,
         }))
     }
 

@@ -139,6 +139,7 @@ impl Node {
             },
             capacity: spec.concurrency.saturating_add(spec.queue),
             power: self.record.power(),
+            keeps_prefixes: status.keeps_prefixes,
         };
         let load = match self.loads.get(model) {
             Some(load) if load.limits() == limits => load.clone(),
@@ -151,6 +152,7 @@ impl Node {
         Some(Replica {
             node: node.clone(),
             zone: self.record.zone.clone(),
+            revision: status.revision,
             link: link.clone(),
             load,
         })

@@ -519,6 +519,7 @@ impl FleetState {
                 created: wished.created,
                 zones: view::zones(&replicas),
                 places: view::places(&replicas),
+                served: replicas.iter().map(|replica| replica.revision).collect(),
                 replicas,
                 assigned,
                 failures,

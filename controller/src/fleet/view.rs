@@ -66,6 +66,8 @@ pub struct ModelView {
     pub replicas: Vec<Replica>,
     /// Where in `replicas` those of each zone are.
     pub zones: BTreeMap<Option<ZoneName>, Range<usize>>,
+    /// The revisions that they serve.
+    pub served: BTreeSet<Revision>,
     /// Where in `replicas` that of each node is.
     pub places: HashMap<NodeName, usize>,
     /// The nodes it is assigned to, ready or not, with the revision they are to serve.
@@ -93,6 +95,8 @@ pub struct Replica {
     pub node: NodeName,
     /// The node's privacy zone.
     pub zone: Option<ZoneName>,
+    /// What it serves.
+    pub revision: Revision,
     pub link: Arc<Link>,
     pub load: Arc<ReplicaLoad>,
 }
@@ -243,9 +247,23 @@ impl<'a> Eligible<'a> {
 }
 
 impl ModelView {
+    /// Whether a request that is held to these privacy zones may leave them by being answered by a
+    /// replica: by what is wished for, by what is still served, or because it is not known what a
+    /// replica serves.
+    #[must_use]
+    pub fn leaves(&self, zones: &BTreeSet<ZoneName>) -> bool {
+        let known = |revision: Revision| {
+            revision == self.revisions.wished || Some(revision) == self.revisions.stable
+        };
+        let before = self.stable.as_ref();
+        self.model.leaves(zones)
+            || before.is_some_and(|before| before.leaves(zones))
+            || !self.served.iter().all(|revision| known(*revision))
+    }
+
     /// The revision that its replicas serve, but for those that a change has come to already.
     #[must_use]
-    pub fn served(&self) -> Revision {
+    pub fn serving(&self) -> Revision {
         self.revisions.stable.unwrap_or(self.revisions.wished)
     }
 

@@ -98,6 +98,10 @@ pub struct EngineOptions {
     /// `null`: how probable each token is said to be, above 0 and up to 1. Default 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_probability: Option<f32>,
+    /// `null`: whether the beginning of a conversation takes no time that it has read before. Default
+    /// false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keeps_prefixes: Option<bool>,
     /// `null`: time a load takes, in milliseconds. Default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<u64>,
@@ -112,7 +116,8 @@ impl EngineOptions {
     }
 
     /// Whether `url` leads to the node itself.
-    pub(super) fn stays_on_node(&self) -> bool {
+    #[must_use]
+    pub fn stays_on_node(&self) -> bool {
         let url = self.url.as_deref().unwrap_or_default();
         let after_scheme = url.split_once("://").map_or("", |(_, rest)| rest);
         let authority = after_scheme.split(['/', '?', '#', '\\']).next();
@@ -146,6 +151,7 @@ impl EngineOptions {
                 Null,
             ),
             (self.token_probability.is_some(), "tokenProbability", Null),
+            (self.keeps_prefixes.is_some(), "keepsPrefixes", Null),
             (self.load_ms.is_some(), "loadMs", Null),
             (self.load_error.is_some(), "loadError", Null),
         ]

@@ -346,8 +346,22 @@ async fn a_conversation_goes_where_its_beginning_was_read() {
     let nodes = ["n1", "n2", "n3"];
     let cluster = Cluster::start(Mode::InProcess, &nodes).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 3, &json!({"outputTokens": 1})))
+    // One that keeps nothing of what it has read is no better for it.
+    api.apply(&null_model("forgets", 1, &json!({"outputTokens": 1})))
         .await;
+    cluster
+        .until(async || api.ready("forgets").await == 1)
+        .await;
+    let long = json!([{"role": "user", "content": "a long story ".repeat(40)}]);
+    for _ in 0..2 {
+        let body = json!({"model": "forgets", "messages": long});
+        let response = api.post(CHAT, &body).await;
+        let id = header(&response, "x-flotilla-decision");
+        let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
+        assert_eq!(record["affinity"], Value::Null, "{record}");
+    }
+    let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 20, "keepsPrefixes": true});
+    api.apply(&null_model("m", 3, &options)).await;
     cluster.until(async || api.ready("m").await == 3).await;
     for conversation in 0..5 {
         let mut messages = vec![json!({
@@ -378,10 +392,13 @@ async fn a_conversation_goes_where_its_beginning_was_read() {
         }
     }
     // A session has no long beginning, only a name.
+    api.apply(&null_model("s", 3, &json!({"outputTokens": 1})))
+        .await;
+    cluster.until(async || api.ready("s").await == 3).await;
     let mut on = std::collections::BTreeSet::new();
     for _ in 0..10 {
         let response = api
-            .post(CHAT, &chat("m", json!({"session": "till-7"})))
+            .post(CHAT, &chat("s", json!({"session": "till-7"})))
             .await;
         on.insert(header(&response, "x-flotilla-node"));
     }

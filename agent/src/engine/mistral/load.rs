@@ -20,6 +20,8 @@ use tokio::sync::{Mutex, mpsc};
 
 use crate::engine::{LoadError, Progress};
 
+/// As many as mistral.rs keeps by default.
+const PREFIXES: usize = 16;
 /// How long a load may take. mistral.rs cannot be interrupted: what takes longer goes on in
 /// its thread, unused.
 const TIMEOUT: Duration = Duration::from_secs(1_800);
@@ -202,7 +204,8 @@ impl Plan {
                 let mut builder = TextModelBuilder::new(dir.display())
                     .with_dtype(self.dtype)
                     .with_token_source(TokenSource::None)
-                    .with_max_num_seqs(self.concurrency);
+                    .with_max_num_seqs(self.concurrency)
+                    .with_prefix_cache_n(prefixes());
                 if let Some(isq) = self.isq {
                     builder = builder.with_isq(isq);
                 }
@@ -217,7 +220,8 @@ impl Plan {
             Files::Gguf { dir, file } => {
                 let mut builder = GgufModelBuilder::new(dir.display(), vec![file])
                     .with_token_source(TokenSource::None)
-                    .with_max_num_seqs(self.concurrency);
+                    .with_max_num_seqs(self.concurrency)
+                    .with_prefix_cache_n(prefixes());
                 if self.force_cpu {
                     builder = builder.with_force_cpu();
                 }
@@ -233,6 +237,12 @@ impl Plan {
         let model = build_model_from_pipeline(pipeline, scheduler, engine).await;
         Ok((model, weights, token_text))
     }
+}
+
+/// Conversations whose beginning mistral.rs keeps. On a CPU none: 0.8.1 evicts only what lies on a
+/// device, so that there every conversation would stay in memory for ever.
+fn prefixes() -> Option<usize> {
+    (!on_cpu()).then_some(PREFIXES)
 }
 
 /// Whether models run on the CPU.

@@ -157,6 +157,10 @@ impl LoadedModel for MistralModel {
         u32::try_from(self.concurrency).ok()
     }
 
+    fn keeps_prefixes(&self) -> bool {
+        !load::on_cpu() && self.pipeline == Pipeline::Text
+    }
+
     async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
         if self.pipeline == Pipeline::Embedding {
             return Err(RequestError::invalid(

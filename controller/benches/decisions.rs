@@ -1,0 +1,65 @@
+//! How long putting a decision on record takes, and what one takes in memory. The goal: 5 µs.
+
+use std::time::Instant;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use flotilla_controller::decisions::Decisions;
+use flotilla_core::routing::{Candidate, Classified, Classifier, Decision, Examples, Load};
+use flotilla_core::spec::Abstain;
+use flotilla_core::{Joules, ModelName, NodeName, TaskName};
+
+/// A decision as a request of a task with two models leaves it.
+fn decision(classifier: &Classifier) -> Decision {
+    let prompt = "why was the payment with my new card declined in the shop";
+    let verdict = classifier.classify([prompt].into_iter(), 8);
+    let candidate = |node: &str| Candidate {
+        model: ModelName::new("support-intent").expect("a name"),
+        node: NodeName::new(node).expect("a name"),
+        load: Load {
+            in_flight: 1,
+            elsewhere: 0,
+            concurrency: 4,
+            capacity: 68,
+        },
+        predicted_ms: Some(12.0),
+        predicted_first_token_ms: Some(8.0),
+        predicted_joules: Some(Joules(0.1)),
+        quality: Some(0.9),
+        score: None,
+    };
+    Decision {
+        requested: "auto".into(),
+        task: Some(verdict.best.task.clone()),
+        classified: Some(Classified::new(verdict, classifier.threshold())),
+        model: Some(ModelName::new("support-intent").expect("a name")),
+        node: Some(NodeName::new("shop-17").expect("a name")),
+        candidates: vec![candidate("shop-17"), candidate("shop-18")],
+        ..Decision::default()
+    }
+}
+
+fn bench(c: &mut Criterion) {
+    let task = |name: &str, text: &str| {
+        let name = TaskName::new(name).expect("a name");
+        (name, vec![text.to_owned(); 3])
+    };
+    let examples = Examples {
+        tasks: vec![
+            task("bank", "why was my card payment declined"),
+            task("travel", "book a flight"),
+        ],
+        none: Vec::new(),
+    };
+    let classifier = Classifier::train(&examples, Abstain::Below(0.2)).expect("two tasks");
+    let decisions = Decisions::new("bench", 100_000);
+    c.bench_function("record a decision and its outcome", |b| {
+        b.iter_batched(
+            || decision(&classifier),
+            |decision| decisions.note(decision, Instant::now()),
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);
