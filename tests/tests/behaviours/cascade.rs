@@ -120,6 +120,17 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
         .until(async || api.counters("small").await.cancelled == 1)
         .await;
 
+    // One that has yet to be loaded is not waited for where a larger one is ready.
+    let options = json!({"outputTokens": 2, "loadMs": 600_000});
+    api.apply(&null_model("loading", 1, &options)).await;
+    let spec = json!({"models": ["loading", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
+    api.apply(&task("t", spec)).await;
+    let response = api.chat("task:t", "hi", false).await;
+    assert_eq!(header(&response, "x-flotilla-model"), "large");
+    let told = record(&api, &response).await;
+    assert_eq!(told["tiers"][0]["verdict"], "failed", "{told}");
+    api.delete("loading").await;
+
     // Without the larger one the small one's answer is better than none.
     serve(&cluster, &api, "brief", &unsure(3, 0)).await;
     let spec = json!({"models": ["brief", "absent"], "cascade": {"accept": {"atLeast": 0.5}}});
