@@ -88,7 +88,7 @@ impl Controller {
             leadership,
             stop.clone(),
         ));
-        let lobby = Lobby::new();
+        let (lobby, nudges) = Lobby::new();
         let registrar = Registrar {
             id: id.clone(),
             record,
@@ -97,7 +97,12 @@ impl Controller {
             store: store.clone(),
         };
         tasks.spawn(registrar.run(stop.clone()));
-        tasks.spawn(waiting::judge(fleet.clone(), lobby.clone(), stop.clone()));
+        tasks.spawn(waiting::judge(
+            fleet.clone(),
+            lobby.clone(),
+            nudges,
+            stop.clone(),
+        ));
         let settings = link::Settings {
             connections: config.connections.max(1),
             silence: config.link_timeout,

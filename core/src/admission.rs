@@ -69,8 +69,8 @@ pub struct Standing {
 /// that waits is next.
 const PATIENCE: u32 = 8;
 
-/// Flows without a waiting request that are remembered.
-const REMEMBERED: usize = 1_000;
+/// Flows without a waiting request that are remembered, and as many again as there are with two.
+const REMEMBERED: usize = 64;
 
 /// By how many waiting requests a flow must be ahead of a newcomer's to lose a place to it.
 const AHEAD: usize = 2;
@@ -111,20 +111,35 @@ impl<T> Default for Line<T> {
 impl<T> Line<T> {
     fn take(&mut self, turn: Turn) -> Option<T> {
         let (flow, item) = self.waiting.remove(&turn)?;
-        if let Some(waiting) = self.flows.get_mut(&flow) {
-            waiting.0 -= 1;
+        if let Some((waiting, _)) = self.flows.get_mut(&flow) {
+            *waiting -= 1;
         }
-        // One that had its turn is remembered until the others had theirs: it would be first again
-        // otherwise.
-        let (time, many) = (self.time, self.flows.len() > REMEMBERED);
-        self.flows
-            .retain(|_, (waiting, next)| *waiting > 0 || (*next > time && !many));
         Some(item)
     }
 
     fn next(&mut self) -> Option<T> {
         let turn = *self.waiting.first_key_value()?.0;
         self.time = turn.start;
+        let item = self.take(turn);
+        // One that had its turn is remembered until the others had theirs: it would be first again
+        // otherwise. Forgetting costs as much as there is to forget.
+        if self.flows.len() > 2 * self.waiting.len() + REMEMBERED {
+            let (time, before) = (self.time, self.flows.len());
+            self.flows
+                .retain(|_, (waiting, next)| *waiting > 0 || *next > time);
+            if 2 * self.flows.len() > before {
+                self.flows.retain(|_, (waiting, _)| *waiting > 0);
+            }
+        }
+        item
+    }
+
+    /// Takes a request back that did not have its turn.
+    fn withdraw(&mut self, turn: Turn) -> Option<T> {
+        let (flow, _) = self.waiting.get(&turn)?;
+        if let Some((_, next)) = self.flows.get_mut(flow) {
+            *next = next.saturating_sub(1).max(self.time);
+        }
         self.take(turn)
     }
 
@@ -214,7 +229,7 @@ impl<T> FairQueue<T> {
 
     /// Leaves the queue before its turn. `None`: its turn came.
     pub fn remove(&mut self, place: Place) -> Option<T> {
-        self.lines[place.standing.priority as usize].take(place.turn)
+        self.lines[place.standing.priority as usize].withdraw(place.turn)
     }
 
     /// Makes room in a full queue for a newcomer. Who has to leave for it is returned; `None`: it
@@ -225,7 +240,7 @@ impl<T> FairQueue<T> {
             // Of the least urgent ones the one that would wait longest.
             let longest = line.longest().map(|(flow, _)| flow);
             if let Some(turn) = longest.and_then(|flow| line.last_of(Some(flow))) {
-                return line.take(turn);
+                return line.withdraw(turn);
             }
         }
         let line = &mut self.lines[own];
@@ -234,7 +249,7 @@ impl<T> FairQueue<T> {
             return None;
         }
         let turn = line.last_of(Some(flow))?;
-        line.take(turn)
+        line.withdraw(turn)
     }
 }
 
@@ -292,6 +307,35 @@ mod tests {
         }
         let of_two = order.iter().filter(|flow| **flow == 2).count();
         assert!((7..=9).contains(&of_two), "{order:?}");
+    }
+
+    #[test]
+    fn who_leaves_loses_no_turns() {
+        let mut queue = FairQueue::default();
+        let places: Vec<_> = (0..50)
+            .map(|_| queue.push(standing(Priority::Normal, 1), 1))
+            .collect();
+        for place in places {
+            queue.remove(place);
+        }
+        for _ in 0..10 {
+            queue.push(standing(Priority::Normal, 2), 2);
+        }
+        queue.push(standing(Priority::Normal, 1), 1);
+        let order = drain(&mut queue);
+        let place = order.iter().position(|flow| *flow == 1).unwrap();
+        assert!(place <= 1, "{order:?}");
+    }
+
+    #[test]
+    fn a_thousand_flows_that_had_their_turns_are_forgotten() {
+        let mut queue = FairQueue::default();
+        for flow in 0..1_000 {
+            queue.push(standing(Priority::Normal, flow), flow);
+            queue.pop();
+        }
+        let remembered = queue.lines[Priority::Normal as usize].flows.len();
+        assert!(remembered <= 2 * REMEMBERED, "{remembered}");
     }
 
     #[test]

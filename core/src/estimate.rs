@@ -15,15 +15,17 @@ const PROMPT_TOKENS: f32 = 10.0;
 const NEW: f32 = 0.2;
 /// What is known is trusted half as much, on a scale of ratios, after so many seconds.
 const HALF_LIFE: f32 = 60.0;
-/// What is known refuses nothing after so many seconds: it may be better by now, and only what is tried
-/// shows it.
-const STALE: f32 = 30.0;
+/// An idle replica is hoped to be twice as fast for each so many seconds that nobody asked it: only what is
+/// tried shows that it is better by now. The further it misses a limit, the rarer it is tried.
+const HOPE: f32 = 300.0;
 /// Part of an answer's time by which each request that is computed beside it slows it down,
 /// also where there is room for more: of equal replicas the least busy comes first.
 const CROWDING: f32 = 0.25;
 /// Times that differ by less than this factor count as one: what one of two equal replicas is
 /// ahead by chance shall not give it all requests.
 const ALIKE: f32 = 1.25;
+/// By what factor one answer that was not waited for can lengthen what is expected, at most.
+const MOST_STRETCH: f32 = 4.0;
 /// What the belief that a prompt's time is in proportion to its bytes weighs, in squared
 /// coefficients of variation of the bytes that were seen.
 const PROPORTION: f32 = 0.01;
@@ -183,32 +185,43 @@ impl Pace {
         if expected.is_some_and(|expected| alone <= expected) {
             return known;
         }
-        // What was expected is stretched to what it takes at least.
-        let share = known.map_or(1.0, |known| {
-            known.prefill(work) / known.alone(work).max(f32::MIN_POSITIVE)
-        });
-        let served = Served {
-            prompt_bytes: work.prompt_bytes,
-            prompt_tokens: 0,
-            completion_tokens: known.map_or(1, |known| known.output.round() as u32),
-            seconds,
-            computed: Some(Computed {
-                prefill: alone * share,
-                decode: alone * (1.0 - share),
-            }),
-            load,
+        let (Some(known), Some(expected)) = (known, expected) else {
+            let served = Served {
+                prompt_bytes: work.prompt_bytes,
+                prompt_tokens: 0,
+                completion_tokens: 1,
+                seconds,
+                computed: Some(Computed {
+                    prefill: alone,
+                    decode: 0.0,
+                }),
+                load,
+            };
+            return Some(Self {
+                least: true,
+                ..Self::learn(None, served, now)
+            });
         };
-        let least = known.is_none_or(|known| known.least);
+        // What was expected is stretched to what it takes at least, but one request is not believed
+        // all: the same one said twice changes nothing.
+        let stretch = (alone / expected.max(f32::MIN_POSITIVE)).min(MOST_STRETCH);
         Some(Self {
-            least,
-            ..Self::learn(known, served, now)
+            prompt: Prompt {
+                seconds: known.prompt.seconds * stretch,
+                covariance: known.prompt.covariance * stretch,
+                ..known.prompt
+            },
+            decode: known.decode * stretch,
+            at: now,
+            ..known
         })
     }
 
-    /// Whether it may have changed since it was learnt: too long ago to refuse anything for it.
+    /// By which factor an idle replica may be faster by now than was learnt, for all that is known: 1
+    /// at first, less the longer nobody asked it.
     #[must_use]
-    pub fn is_stale(self, now: f32) -> bool {
-        now - self.at > STALE
+    pub fn hope(self, now: f32) -> f32 {
+        0.5_f32.powf((now - self.at).max(0.0) / HOPE)
     }
 
     /// Seconds to the first token of this work, alone.
@@ -388,9 +401,11 @@ mod tests {
         // The first whole answer counts alone.
         let whole = Pace::learn(Some(fresh), computed(100, 5, 0.2, 0.4), 0.0);
         assert!((whole.alone(WORK) - 0.6).abs() < 1e-3, "{whole:?}");
-        assert!(whole.is_stale(100.0) && !whole.is_stale(10.0));
-        let slower = least(known, 5.0).unwrap();
-        assert!(slower.alone(WORK) > 1.0, "{slower:?}");
+        assert!(whole.hope(1.0) > 0.99 && (whole.hope(HOPE) - 0.5).abs() < 1e-6);
+        let slower = least(known, 2.0 * crowd(load(0))).unwrap();
+        assert!((slower.alone(WORK) - 2.0).abs() < 1e-3, "{slower:?}");
+        let again = least(Some(slower), 1.9 * crowd(load(0)));
+        assert_eq!(again, Some(slower));
     }
 
     #[test]

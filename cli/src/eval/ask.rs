@@ -26,6 +26,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub(super) struct Asked {
     pub(super) model: ModelName,
     pub(super) revision: String,
+    /// See [`Judged::how`].
+    pub(super) how: String,
     pub(super) zone: Option<String>,
     pub(super) max_tokens: Option<u32>,
 }
@@ -102,6 +104,7 @@ pub(super) async fn ask(
         None => None,
     };
     Ok(Judged {
+        how: asked.how.clone(),
         line: item.line,
         model: asked.model.clone(),
         revision: asked.revision.clone(),

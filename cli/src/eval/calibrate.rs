@@ -109,12 +109,7 @@ fn fit(answers: &Answers<'_>, target: f32) -> anyhow::Result<Vec<Accept>> {
             let misses = |point: &Point| point.quality < target;
             misses(a).cmp(&misses(b)).then(a.cost.total_cmp(&b.cost))
         });
-        let best = best.context("there are no answers to choose by")?;
-        tiers[tier] = Accept {
-            // No more digits than people read, and on the safe side.
-            at_least: ((f64::from(best.accept.at_least) * 1e5).ceil() / 1e5) as f32,
-            ..best.accept
-        };
+        tiers[tier] = best.context("there are no answers to choose by")?.accept;
     }
     Ok(tiers)
 }
@@ -160,7 +155,11 @@ pub(super) fn calibrate(answers: &Answers<'_>, target: Option<f32>) -> anyhow::R
         useless: answers[..last]
             .iter()
             .zip(&tiers)
-            .filter(|(_, accept)| accept.at_least > 1.0)
+            .filter(|((_, answers), accept)| {
+                let small = judged(answers, accept.measure);
+                let kept = |a: &Judged| a.confidence.is_some_and(|c| c >= accept.at_least);
+                !small.iter().any(kept)
+            })
             .map(|((model, _), _)| model.clone())
             .collect(),
         curve: curve(tiers[0].measure, &small, &results(answers, &tiers, 1)),
@@ -192,6 +191,7 @@ mod tests {
             .map(|line| {
                 let (right, sure) = of(line);
                 journal::Judged {
+                    how: String::new(),
                     line,
                     model: model.clone(),
                     revision: String::new(),

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 /// An answer, judged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Judged {
+    /// Stands for the data and for how answers are judged.
+    pub(super) how: String,
     /// The request's line in the data.
     pub(super) line: usize,
     pub(super) model: ModelName,
@@ -86,6 +88,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/journal.jsonl");
         let judged = |line, revision: &str| Judged {
+            how: "h".into(),
             line,
             model: ModelName::new("m").unwrap(),
             revision: revision.into(),

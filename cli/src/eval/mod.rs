@@ -18,7 +18,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::Digest;
 
-use crate::args::{EvalArgs, ScoreBy};
+use crate::args::{EvalArgs, Format, ScoreBy};
 use crate::client::Fleet;
 use crate::output;
 use ask::Asked;
@@ -32,9 +32,9 @@ pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
     let task: TaskResource = fleet.get(&["api", "v1", "tasks", &args.task]).await?;
     let (text, expect) = (args.text.as_deref(), args.expect.as_deref());
     let items = data::read(&args.data, text, expect, args.limit)?;
-    let models = models(&args, &task)?;
     let scoring = scoring(&args);
-    let mut journal = open_journal(&args, scoring, &models)?;
+    let models = models(&args, &task, &digest(&args, scoring)?)?;
+    let mut journal = open_journal(&args, &models)?;
     for asked in &models {
         answer(&fleet, asked, &items, scoring, &args, &mut journal).await?;
     }
@@ -61,9 +61,13 @@ pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
             .iter()
             .map(|asked| (asked.model.clone(), answers(asked)));
         let found = calibrate::calibrate(&of_models.collect(), args.target)?;
-        println!("\n{}", report::calibration(&found));
-        let mut evaluated = task.task;
-        let cascade = Some(found.cascade(evaluated.spec.cascade.take()));
+        // Where a program reads the table it is told beside it.
+        let tell = |text: String| match args.output {
+            Format::Table => println!("{text}"),
+            _ => eprintln!("{text}"),
+        };
+        tell(format!("\n{}", report::calibration(&found)));
+        let evaluated = task.task;
         if args.apply {
             // It took a while: what else was changed meanwhile stays.
             let now: TaskResource = fleet.get(&["api", "v1", "tasks", &args.task]).await?;
@@ -81,17 +85,20 @@ pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
             if let Some(model) = found.useless.first() {
                 bail!("no answer of '{model}' is worth keeping: leave it out; nothing was applied");
             }
-            task.spec.cascade = cascade;
+            task.spec.cascade = Some(found.cascade(task.spec.cascade.take()));
             task.spec.models = order;
             let path = ["api", "v1", "tasks", args.task.as_str()];
             let _: serde_json::Value = fleet.put(&path, &Resource::Task(task)).await?;
-            println!("task/{} has this cascade now", args.task);
+            tell(format!("task/{} has this cascade now", args.task));
         } else if let Some(model) = found.useless.first() {
-            println!("No answer of '{model}' is worth keeping: leave it out of the cascade.");
+            tell(format!(
+                "No answer of '{model}' is worth keeping: leave it out of the cascade."
+            ));
         } else {
+            let cascade = found.cascade(evaluated.spec.cascade);
             let cascade = BTreeMap::from([("cascade", &cascade)]);
-            println!("In the task's spec, or with --apply:\n");
-            print!("{}", serde_yaml_ng::to_string(&cascade)?);
+            let yaml = serde_yaml_ng::to_string(&cascade)?;
+            tell(format!("In the task's spec, or with --apply:\n\n{yaml}"));
         }
     }
     Ok(())
@@ -109,7 +116,7 @@ fn scoring(args: &EvalArgs) -> Scoring {
 }
 
 /// Who is asked: those that are named, or all of the task.
-fn models(args: &EvalArgs, task: &TaskResource) -> anyhow::Result<Vec<Asked>> {
+fn models(args: &EvalArgs, task: &TaskResource, how: &str) -> anyhow::Result<Vec<Asked>> {
     let of_task = |name: &ModelName| task.status.models.iter().find(|model| model.name == *name);
     let named: Vec<&ModelOfTask> = if args.models.is_empty() {
         task.status.models.iter().collect()
@@ -133,31 +140,35 @@ fn models(args: &EvalArgs, task: &TaskResource) -> anyhow::Result<Vec<Asked>> {
     let asked = named.into_iter().map(|model| Asked {
         model: model.name.clone(),
         revision: model.revision.clone(),
+        how: how.to_owned(),
         zone: zone.clone(),
         max_tokens: args.max_tokens,
     });
     Ok(asked.collect())
 }
 
+/// Stands for the data and for how answers are judged.
+fn digest(args: &EvalArgs, scoring: Scoring) -> anyhow::Result<String> {
+    let mut digest = sha2::Sha256::new();
+    let shown = || format!("cannot read {}", args.data.display());
+    digest.update(std::fs::read(&args.data).with_context(shown)?);
+    let how = (&args.text, &args.expect, scoring, args.max_tokens);
+    digest.update(serde_json::to_vec(&how)?);
+    Ok(hex::encode(digest.finalize())[..12].to_owned())
+}
+
 /// The answers so far to the same requests, judged in the same way, of the same revisions.
-fn open_journal(args: &EvalArgs, scoring: Scoring, models: &[Asked]) -> anyhow::Result<Journal> {
+fn open_journal(args: &EvalArgs, models: &[Asked]) -> anyhow::Result<Journal> {
+    let how = models.first().map_or("", |asked| &asked.how);
     let path = match &args.journal {
         Some(path) => path.clone(),
-        None => {
-            let mut digest = sha2::Sha256::new();
-            digest.update(std::fs::read(&args.data)?);
-            let how = (&args.text, &args.expect, scoring, args.max_tokens);
-            digest.update(serde_json::to_vec(&how)?);
-            let name = format!(
-                "{}-{}.jsonl",
-                args.task,
-                &hex::encode(digest.finalize())[..12]
-            );
-            PathBuf::from("flotilla-eval").join(name)
-        }
+        None => PathBuf::from("flotilla-eval").join(format!("{}-{how}.jsonl", args.task)),
     };
     Journal::open(&path, |judged| {
-        let same = |asked: &Asked| asked.model == judged.model && asked.revision == judged.revision;
+        let same = |asked: &Asked| {
+            (&asked.model, &asked.revision, &asked.how)
+                == (&judged.model, &judged.revision, &judged.how)
+        };
         models.iter().any(same)
     })
 }

@@ -22,7 +22,8 @@ pub struct ModelResource {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
-    /// `Ready`: all replicas answer. `Updating`: they do, and change to another revision.
+    /// `Ready`: all replicas answer, with a revision that can be returned to. `Updating`: they
+    /// answer, and change to another revision or have just done so.
     /// `Partial`: some do. `Asleep`: none is needed. `Pending`: none does yet. `Failed`: none
     /// does, and nodes have failed to run it.
     pub phase: String,
@@ -95,7 +96,9 @@ impl ModelResource {
         let goal = revision(model.revisions.goal());
         let failed = |fetch: &FetchRecord| !fetch.problem.is_empty();
         let fetch_failed = !model.resolved && model.fetch.as_ref().is_some_and(failed);
-        let updating = replicas.iter().any(|replica| replica.revision != goal);
+        // Until it is known as the one that works nothing could be rolled back to it.
+        let settled = model.revisions.stable == Some(model.revisions.goal());
+        let updating = !settled || replicas.iter().any(|replica| replica.revision != goal);
         let phase = match ready {
             0 if fetch_failed => "Failed",
             0 if !model.resolved => "Fetching",

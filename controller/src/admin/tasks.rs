@@ -197,14 +197,16 @@ pub(super) async fn put_quality(
         ));
     };
     let served = measured.serving();
-    if quality.revision != revision(served) {
+    let alone = measured.served.iter().all(|other| *other == served);
+    if quality.revision != revision(served) || !alone {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "invalid_request_error",
             Some("revision_changed"),
             format!(
-                "The model '{model}' serves the revision {}, measured was {}: measure it again.",
+                "The model '{model}' serves the revision {}{}, measured was {}: measure it again.",
                 revision(served),
+                if alone { "" } else { " and others" },
                 quality.revision
             ),
         ));

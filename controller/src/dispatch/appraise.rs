@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use flotilla_core::ModelName;
 use flotilla_core::estimate::{Prediction, Work, compare};
 use flotilla_core::routing::{
     Breach, Candidate, Expected, Limits, Reason, Weights, is_longer, score,
 };
+use flotilla_core::{Joules, ModelName};
 
 use super::plan::Plan;
 use crate::fleet::{Prospect, Replica};
@@ -62,10 +62,14 @@ pub(super) fn appraise(
         joules: alone.map(|alone| prospect.power.of_answer(alone, 1)),
     };
     // Nobody would ever know that it is better by now if it were never tried.
-    let tries = load.requests() == 0 && pace.is_some_and(|pace| pace.is_stale(now));
-    if !tries {
-        keeps_limits(expected, plan.limits, time)?;
-    }
+    let hope = pace.filter(|_| load.requests() == 0);
+    let hope = hope.map_or(1.0, |pace| pace.hope(now));
+    let hoped = Expected {
+        quality: None,
+        seconds: expected.seconds.map(|seconds| seconds * hope),
+        joules: expected.joules.map(|Joules(joules)| Joules(joules * hope)),
+    };
+    keeps_limits(hoped, plan.limits, time)?;
     let left = match (known_bytes, pace) {
         (None, _) => 1.0,
         (Some(0), _) => SESSION,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use flotilla_core::estimate::crowd;
 use flotilla_core::generate::{Input, RequestError, Route};
 use flotilla_core::placement::Refusal;
-use flotilla_core::routing::{Candidate, Decision, Expected, Reason, Rejected, score};
+use flotilla_core::routing::{Candidate, Decision, Expected, Limits, Reason, Rejected, score};
 use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::v1::ModelPhase;
 
@@ -14,7 +14,7 @@ use super::Dispatch;
 use super::appraise::{appraise, keeps_quality};
 use super::look::{AWAY, reject};
 use super::plan::{Asked, Plan};
-use crate::fleet::{FleetView, ModelView, NodePhase, NodeView, pace_clock};
+use crate::fleet::{FleetView, Measured, ModelView, NodePhase, NodeView, pace_clock};
 use crate::reconcile;
 
 /// Nodes that are told of for each model.
@@ -64,12 +64,7 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
             continue;
         }
         let task = decision.task.as_ref();
-        let quality = task.and_then(|task| view.routing.quality(task, name, model.serving()));
-        let limits = plan.tier_limits(name);
-        if let Err((reason, detail)) = keeps_quality(limits, quality) {
-            decision.rejected.push(whole(reason, detail));
-            continue;
-        }
+        let measured = view.routing.measured(task, name);
         let unplaced = reconcile::explain(view, name);
         let refusals = unplaced
             .map(|unplaced| unplaced.refusals)
@@ -78,7 +73,8 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
             name,
             model,
             plan,
-            quality,
+            limits: plan.tier_limits(name),
+            measured,
             refusals,
         };
         for node in view.nodes.values().take(NODES) {
@@ -141,7 +137,8 @@ struct Judge<'a> {
     name: &'a ModelName,
     model: &'a ModelView,
     plan: &'a Plan,
-    quality: Option<f32>,
+    limits: Limits,
+    measured: Measured,
     /// Why nodes do not get a replica, where some are missing.
     refusals: BTreeMap<NodeName, Refusal>,
 }
@@ -163,11 +160,13 @@ impl Judge<'_> {
                 let zone = replica.zone.as_ref().map_or("none", |zone| zone.as_str());
                 return Err((Reason::Zone, format!("its zone is {zone}")));
             }
+            let quality = self.measured.of(replica.revision);
+            keeps_quality(self.limits, quality)?;
             let appraisal = appraise(replica, plan, None, plan.deadline, pace_clock())?;
             if !appraisal.prospect.admitted {
                 return Err((Reason::Breaker, String::new()));
             }
-            return Ok(appraisal.candidate(name, replica, self.quality));
+            return Ok(appraisal.candidate(name, replica, quality));
         }
         if node.phase != NodePhase::Ready {
             return Err((

@@ -7,7 +7,7 @@ use flotilla_core::{ModelName, NodeName};
 use super::affinity::Known;
 use super::appraise::{Appraisal, appraise, keeps_quality};
 use super::tries::Tries;
-use crate::fleet::{Eligible, FleetView, ModelView, Replica, pace_clock};
+use crate::fleet::{Eligible, FleetView, Measured, Replica, pace_clock};
 
 /// A replica that could be asked.
 pub(super) struct Found {
@@ -124,10 +124,8 @@ impl Tries<'_> {
         {
             return self.pass_for(&name, (Reason::Zone, AWAY.to_owned()), Passed::Out);
         }
-        let quality = self.quality(view, model);
-        if let Err(why) = keeps_quality(self.plan.limits, quality) {
-            return self.pass_for(&name, why, Passed::Unmet);
-        }
+        let task = self.decision.task.as_ref();
+        let measured = view.routing.measured(task, &name);
         let eligible = model.eligible(self.plan.zones.as_ref());
         if eligible.is_empty() {
             if !model.replicas.is_empty() {
@@ -146,9 +144,10 @@ impl Tries<'_> {
         let known = known.find(|(index, known)| {
             known.bytes == 0 || eligible.get(*index).load.limits().keeps_prefixes
         });
-        match self.pick(at, &name, &eligible, known.as_ref(), quality) {
+        match self.pick(at, &name, &eligible, known.as_ref(), measured) {
             Ok((i, appraisal)) => {
                 let replica = eligible.get(i).clone();
+                let revision = replica.revision;
                 self.decision.affinity =
                     known.map(|(preferred, known)| flotilla_core::routing::Affinity {
                         node: known.node,
@@ -159,7 +158,7 @@ impl Tries<'_> {
                     model: at,
                     replica,
                     unread_bytes: appraisal.unread_bytes,
-                    expected: appraisal.expected(quality),
+                    expected: appraisal.expected(measured.of(revision)),
                 })
             }
             Err(Passed::Out) => self.pass(&name, Reason::Error, Passed::Coming),
@@ -175,7 +174,7 @@ impl Tries<'_> {
         name: &ModelName,
         eligible: &Eligible<'_>,
         known: Option<&(usize, Known)>,
-        quality: Option<f32>,
+        measured: Measured,
     ) -> Result<(usize, Appraisal), Passed> {
         let (now, time) = (pace_clock(), self.time());
         let Self {
@@ -197,7 +196,10 @@ impl Tries<'_> {
                     return Seen::Out;
                 }
                 let bytes = known.filter(|(index, _)| *index == i).map(|(_, k)| k.bytes);
-                match appraise(replica, plan, bytes, time, now) {
+                let quality = measured.of(replica.revision);
+                let seen = keeps_quality(plan.limits, quality)
+                    .and_then(|()| appraise(replica, plan, bytes, time, now));
+                match seen {
                     Ok(seen) if seen.prospect.admitted => {
                         candidates.push(seen.candidate(name, replica, quality));
                         Seen::Able(seen)
@@ -225,6 +227,7 @@ impl Tries<'_> {
         for (i, seen) in broken {
             let replica = eligible.get(i);
             if pick.as_ref().is_some_and(|(picked, _)| *picked == i) {
+                let quality = measured.of(replica.revision);
                 candidates.push(seen.candidate(name, replica, quality));
             } else {
                 let node = &replica.node;
@@ -245,6 +248,8 @@ impl Tries<'_> {
         let eligible = model.eligible(self.plan.zones.as_ref());
         let (now, time) = (pace_clock(), self.time());
         let (plan, at) = (&self.plan, self.model);
+        let task = self.decision.task.as_ref();
+        let measured = view.routing.measured(task, self.model());
         let pick = select(
             eligible.len(),
             None,
@@ -254,7 +259,10 @@ impl Tries<'_> {
                 if replica.node == *beside || self.tried.iter().any(tried) {
                     return Seen::Out;
                 }
-                match appraise(replica, plan, None, time, now) {
+                let quality = measured.of(replica.revision);
+                let seen = keeps_quality(plan.limits, quality)
+                    .and_then(|()| appraise(replica, plan, None, time, now));
+                match seen {
                     Ok(seen) if seen.prospect.admitted && seen.prospect.load.has_room() => {
                         Seen::Able(seen)
                     }
@@ -265,13 +273,6 @@ impl Tries<'_> {
             |n| fastrand::usize(..n),
         );
         pick.map(|(i, _)| eligible.get(i).clone())
-    }
-
-    /// How well a model was measured to do the task.
-    fn quality(&self, view: &FleetView, model: &ModelView) -> Option<f32> {
-        let task = self.decision.task.as_ref()?;
-        view.routing
-            .quality(task, model.model.name(), model.serving())
     }
 
     /// Passes a model over, on record.

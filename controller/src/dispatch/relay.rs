@@ -87,9 +87,10 @@ impl Relay {
     pub(super) fn new(
         replies: Streaming<GenerateReply>,
         first: Vec<Event>,
-        guard: LoadGuard,
+        mut guard: LoadGuard,
         model: String,
     ) -> Self {
+        guard.answers();
         Self {
             replies,
             first: Some(first),

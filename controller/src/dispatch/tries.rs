@@ -146,7 +146,10 @@ impl<'a> Tries<'a> {
                 return Ok(Ok((found.replica, guard)));
             }
             Look::Wait(at) if !refused && self.waits => return Ok(Err(at)),
-            Look::Wait(_) if !refused => Passed::Out,
+            Look::Wait(at) if !refused => {
+                self.dispatch.lobby.nudge(&self.plan.models[at]);
+                Passed::Out
+            }
             Look::Wait(_) => Passed::Full,
             Look::Nobody(passed) => passed,
         };

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use flotilla_core::ModelName;
 use flotilla_core::generate::RequestError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::RETRY_AFTER;
@@ -26,25 +27,44 @@ struct Inner {
     /// does.
     total: AtomicUsize,
     counts: watch::Sender<Waiting>,
+    nudges: mpsc::Sender<ModelName>,
 }
+
+/// Models that somebody would ask if they were loaded, as they are named.
+pub(crate) type Nudges = mpsc::Receiver<ModelName>;
+
+/// Nudges that may be on their way; one more is left out, as others say the same.
+const NUDGES: usize = 64;
+/// How long a nudged model counts as waited for.
+const NUDGED: Duration = Duration::from_secs(10);
 
 /// The requests that wait for one model.
 struct Line {
+    /// Nudges included.
     waiting: u32,
+    /// Places in which nobody stands.
+    nudges: u32,
     /// One place: who has it is next. Given in order of arrival.
     head: Arc<Semaphore>,
     verdict: watch::Sender<Option<RequestError>>,
 }
 
 impl Lobby {
-    pub(crate) fn new() -> Self {
-        Self {
-            inner: Arc::new(Inner {
-                lines: Mutex::default(),
-                total: AtomicUsize::new(0),
-                counts: watch::Sender::default(),
-            }),
-        }
+    /// An empty one, with where it tells what is nudged.
+    pub(crate) fn new() -> (Self, Nudges) {
+        let (nudges, nudged) = mpsc::channel(NUDGES);
+        let inner = Arc::new(Inner {
+            lines: Mutex::default(),
+            total: AtomicUsize::new(0),
+            counts: watch::Sender::default(),
+            nudges,
+        });
+        (Self { inner }, nudged)
+    }
+
+    /// Has a model be loaded as if a request waited for it, for one that does not.
+    pub(super) fn nudge(&self, model: &ModelName) {
+        let _ = self.inner.nudges.try_send(model.clone());
     }
 
     /// How many wait for which model.
@@ -62,14 +82,20 @@ impl Lobby {
     /// # Errors
     /// [`RequestError::Overloaded`] where `most` wait already.
     pub(super) fn enter(&self, model: &ModelName, most: u32) -> Result<Place, RequestError> {
+        self.join(model, Some(most))
+    }
+
+    /// Joins a line; without a `most` it is for nobody who asks, and takes nobody's place.
+    fn join(&self, model: &ModelName, most: Option<u32>) -> Result<Place, RequestError> {
         let mut lines = self.inner.lock();
         let line = lines.entry(model.clone()).or_insert_with(|| Line {
             waiting: 0,
+            nudges: 0,
             head: Arc::new(Semaphore::new(1)),
             verdict: watch::Sender::default(),
         });
         // The first may always wait: somebody has to wake the model.
-        if line.waiting >= most.max(1) {
+        if most.is_some_and(|most| line.waiting - line.nudges >= most.max(1)) {
             return Err(RequestError::Overloaded {
                 message: format!(
                     "Too many requests wait for the model '{model}': try again later."
@@ -78,6 +104,7 @@ impl Lobby {
             });
         }
         line.waiting += 1;
+        line.nudges += u32::from(most.is_none());
         self.inner.total.fetch_add(1, Ordering::Relaxed);
         let waiting = line.waiting;
         self.inner.counts.send_modify(|counts| {
@@ -89,6 +116,7 @@ impl Lobby {
             head: line.head.clone(),
             verdict: line.verdict.subscribe(),
             turn: None,
+            nudge: most.is_none(),
         })
     }
 
@@ -114,6 +142,8 @@ pub(super) struct Place {
     head: Arc<Semaphore>,
     verdict: watch::Receiver<Option<RequestError>>,
     turn: Option<OwnedSemaphorePermit>,
+    /// Whether nobody stands in it.
+    nudge: bool,
 }
 
 impl Place {
@@ -151,6 +181,7 @@ impl Drop for Place {
         let mut left = 0;
         if let Some(line) = lines.get_mut(&self.model) {
             line.waiting -= 1;
+            line.nudges -= u32::from(self.nudge);
             left = line.waiting;
         }
         if left == 0 {
@@ -168,13 +199,29 @@ impl Drop for Place {
     }
 }
 
-/// Sends away, until `stop`, whoever waits for a model that has no place to go.
-pub(crate) async fn judge(fleet: Fleet, lobby: Lobby, stop: CancellationToken) {
+/// Sends away, until `stop`, whoever waits for a model that has no place to go; waits for those that
+/// are `nudged`.
+pub(crate) async fn judge(fleet: Fleet, lobby: Lobby, mut nudged: Nudges, stop: CancellationToken) {
     let mut changes = fleet.changes();
     let mut counts = lobby.counts();
+    let mut waits: HashMap<ModelName, (Instant, Place)> = HashMap::new();
     loop {
+        let oldest = waits.values().map(|(since, _)| *since).min();
+        let over = oldest.unwrap_or_else(Instant::now) + NUDGED;
         tokio::select! {
             () = stop.cancelled() => return,
+            () = tokio::time::sleep_until(over.into()), if oldest.is_some() => {
+                waits.retain(|_, (since, _)| since.elapsed() < NUDGED);
+                continue;
+            }
+            Some(name) = nudged.recv() => {
+                if !waits.contains_key(&name)
+                    && let Ok(place) = lobby.join(&name, None)
+                {
+                    waits.insert(name, (Instant::now(), place));
+                }
+                continue;
+            }
             changed = changes.changed() => if changed.is_err() {
                 return;
             },
@@ -185,6 +232,10 @@ pub(crate) async fn judge(fleet: Fleet, lobby: Lobby, stop: CancellationToken) {
         changes.borrow_and_update();
         let waited_for: Vec<ModelName> = counts.borrow_and_update().keys().cloned().collect();
         let view = fleet.view();
+        waits.retain(|name, _| {
+            let model = view.models.get(name);
+            model.is_some_and(|model| model.replicas.is_empty())
+        });
         let placeless = waited_for.into_iter().filter(|name| {
             // The leader knows that somebody waits once the view says so.
             let model = view.models.get(name);
@@ -206,7 +257,7 @@ mod tests {
 
     #[tokio::test]
     async fn they_are_next_in_order_of_arrival_and_counted_until_they_leave() {
-        let lobby = Lobby::new();
+        let (lobby, _nudges) = Lobby::new();
         let model = ModelName::new("m").unwrap();
         let counts = lobby.counts();
         let mut places: Vec<_> = (0..3).map(|_| lobby.enter(&model, 3).unwrap()).collect();
@@ -215,6 +266,9 @@ mod tests {
             Some(RequestError::Overloaded { .. })
         ));
         assert_eq!(counts.borrow()[&model], 3);
+        let nudge = lobby.join(&model, None).unwrap();
+        assert_eq!(counts.borrow()[&model], 4);
+        drop(nudge);
         let mut third = places.pop().unwrap();
         let mut second = places.pop().unwrap();
         let mut first = places.pop().unwrap();
@@ -231,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_are_sent_away_with_the_reason() {
-        let lobby = Lobby::new();
+        let (lobby, _nudges) = Lobby::new();
         let model = ModelName::new("m").unwrap();
         let mut first = lobby.enter(&model, 9).unwrap();
         let mut second = lobby.enter(&model, 9).unwrap();

@@ -224,14 +224,21 @@ impl LoadGuard {
         self.replica.limits.power.of_answer(computed, at_once)
     }
 
+    /// The answer has begun: how long its client goes on reading says nothing of the replica.
+    pub fn answers(&mut self) {
+        self.end = End::Excused;
+    }
+
     /// The request failed, with this error.
     pub fn failed(&mut self, error: &RequestError) {
         if error.blames_the_replica() {
-            self.end = End::Judged;
             self.replica.lock().breaker.failed(pace_clock());
-        } else if !matches!(error, RequestError::TooLate(_)) {
-            self.end = End::Excused;
         }
+        self.end = match error {
+            RequestError::TooLate(_) => End::Abandoned,
+            _ if error.blames_the_replica() => End::Judged,
+            _ => End::Excused,
+        };
     }
 }
 
@@ -241,7 +248,8 @@ impl Drop for LoadGuard {
         if self.end != End::Judged {
             known.breaker.ended();
         }
-        if self.end == End::Abandoned {
+        // One that may have waited for others was not computed all that time.
+        if self.end == End::Abandoned && self.load.has_room() {
             let work = Work {
                 prompt_bytes: self.prompt_bytes,
                 max_tokens: None,

@@ -30,7 +30,7 @@ pub use records::{
     AssignmentRecord, CondemnedRecord, ControllerRecord, FetchRecord, NodeRecord, OrderRecord,
     QualityRecord, StableRecord, WaitingRecord, WishRecord,
 };
-pub use routing::{Routing, TaskView};
+pub use routing::{Measured, Routing, TaskView};
 use state::FleetState;
 pub use view::{
     Eligible, Failed, FleetView, ModelView, NodePhase, NodeReport, NodeView, Replica, Use,

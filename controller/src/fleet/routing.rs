@@ -50,6 +50,19 @@ impl TaskView {
     }
 }
 
+/// How well a revision of a model does a task, if it was measured.
+#[derive(Debug, Clone, Copy)]
+pub struct Measured(Option<(Revision, f32)>);
+
+impl Measured {
+    /// The quality of what serves `revision`, 0 to 1.
+    #[must_use]
+    pub fn of(self, revision: Revision) -> Option<f32> {
+        let (measured, quality) = self.0?;
+        (measured == revision).then_some(quality)
+    }
+}
+
 impl Routing {
     /// What there is to learn from.
     #[must_use]
@@ -64,11 +77,11 @@ impl Routing {
         }
     }
 
-    /// How well a model that serves `revision` was measured to do a task, 0 to 1.
+    /// How well a model was measured to do a task.
     #[must_use]
-    pub fn quality(&self, task: &TaskName, model: &ModelName, revision: Revision) -> Option<f32> {
-        let record = self.quality.get(task)?.get(model)?;
-        (record.revision == revision).then(|| record.measured.rate() as f32)
+    pub fn measured(&self, task: Option<&TaskName>, model: &ModelName) -> Measured {
+        let record = task.and_then(|task| self.quality.get(task)?.get(model));
+        Measured(record.map(|record| (record.revision, record.measured.rate() as f32)))
     }
 
     /// The task that does what none is known to do.

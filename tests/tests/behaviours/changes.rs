@@ -42,9 +42,12 @@ async fn revisions(api: &Api) -> Vec<String> {
 async fn until_changed(cluster: &Cluster, count: usize) {
     let api = cluster.api();
     let changed = async || {
-        let wished = api.model("m").await["status"]["revision"].clone();
+        let status = api.model("m").await["status"].clone();
+        let wished = status["revision"].clone();
         let served = revisions(&api).await;
-        served.len() == count && served.iter().all(|s| *s == format!("\"Ready\" {wished}"))
+        status["phase"] == "Ready"
+            && served.len() == count
+            && served.iter().all(|s| *s == format!("\"Ready\" {wished}"))
     };
     cluster.until(changed).await;
 }

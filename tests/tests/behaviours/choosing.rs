@@ -29,7 +29,7 @@ async fn until_queued(cluster: &Cluster, api: &Api, model: &str, least: u64) {
 async fn the_urgent_overtake_those_who_wait_and_take_their_places() {
     let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
     let api = cluster.api();
-    let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 250});
+    let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 400});
     let mut model = null_model("m", 1, &options);
     model["spec"]["concurrency"] = json!(1);
     model["spec"]["queue"] = json!(12);
@@ -84,7 +84,7 @@ async fn a_key_that_floods_waits_behind_itself() {
     let mut model = null_model(
         "m",
         1,
-        &json!({"outputTokens": 1, "timeToFirstTokenMs": 20}),
+        &json!({"outputTokens": 1, "timeToFirstTokenMs": 60}),
     );
     model["spec"]["concurrency"] = json!(1);
     model["spec"]["queue"] = json!(16);
@@ -105,7 +105,7 @@ async fn a_key_that_floods_waits_behind_itself() {
                     assert!(status == 200 || status == 429, "{status}");
                     if status == 429 {
                         // As a client does that is told to come back later.
-                        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
                     }
                 }
             })
@@ -159,14 +159,13 @@ async fn a_deadline_that_cannot_be_met_is_refused_at_once_and_one_that_passes_en
         .until(async || api.counters("m").await.cancelled == 1)
         .await;
     // Now it is known to take longer.
-    let before = api.counters("m").await.requests;
     let response = api.post(CHAT, &chat("m", json!({"deadline": 300}))).await;
     let id = header(&response, "x-flotilla-decision");
     assert_eq!(response.status(), 504);
     let body: Value = response.json().await.unwrap();
     assert_eq!(body["error"]["code"], "deadline_unmet", "{body}");
-    assert_eq!(api.counters("m").await.requests, before);
     let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
+    assert_eq!(record["node"], Value::Null, "nobody was asked: {record}");
     assert_eq!(record["rejected"][0]["reason"], "deadline", "{record}");
     assert_eq!(record["deadline_ms"], 300);
     let response = api.post(CHAT, &chat("m", json!({"deadline": "1m"}))).await;
@@ -196,7 +195,7 @@ async fn a_spare_replica_is_asked_beside_one_that_takes_long_and_the_later_one_i
         let id = header(&response, "x-flotilla-decision");
         response.text().await.unwrap();
         let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
-        if record["hedges"].is_array() {
+        if record["hedges"][0]["slow"] == "slow" {
             hedged = Some(record);
             break;
         }
@@ -250,7 +249,7 @@ async fn measured_quality_time_and_energy_choose_the_model_as_the_task_weighs_th
         &cluster,
         &api,
         "large",
-        &json!({"outputTokens": 2, "timeToFirstTokenMs": 100}),
+        &json!({"outputTokens": 2, "timeToFirstTokenMs": 800}),
     )
     .await;
     let with = async |objective: Value| {
@@ -308,7 +307,7 @@ async fn measured_quality_time_and_energy_choose_the_model_as_the_task_weighs_th
         assert_eq!(told["model"], chosen, "the dry run says the same: {told}");
     }
     // Hard limits.
-    with(json!({"weights": {"quality": 1}, "maxLatency": "50ms"})).await;
+    with(json!({"weights": {"quality": 1}, "maxLatency": "400ms"})).await;
     let (model, record) = goes_to(json!({})).await;
     assert_eq!(model, "small", "{record}");
     let reasons: Vec<_> = record["rejected"]
@@ -431,7 +430,9 @@ async fn a_server_elsewhere_gets_nothing_that_is_held_to_a_zone() {
         json!({"models": ["hosted"], "zones": ["patients"]}),
     ))
     .await;
-    let before = api.counters("echo").await.requests;
+    cluster
+        .until(async || api.counters("echo").await.requests == 1)
+        .await;
     let response = api.chat("task:medical", "hi", false).await;
     let id = header(&response, "x-flotilla-decision");
     assert_eq!(response.status(), 503);
@@ -441,11 +442,12 @@ async fn a_server_elsewhere_gets_nothing_that_is_held_to_a_zone() {
         .post(CHAT, &chat("hosted", json!({"zone": "patients"})))
         .await;
     assert_eq!(pinned.status(), 503);
-    assert_eq!(
-        api.counters("echo").await.requests,
-        before,
-        "nothing has left"
-    );
+    // Nothing has left: the next one that it gets is the next one that may.
+    api.answer("echo", "hi").await;
+    cluster
+        .until(async || api.counters("echo").await.requests >= 2)
+        .await;
+    assert_eq!(api.counters("echo").await.requests, 2);
     // One that is said to be within the zone may be asked.
     api.apply(&hosted(Some("patients"))).await;
     let answered = async || api.chat("task:medical", "hi", false).await.status() == 200;
