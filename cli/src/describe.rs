@@ -1,7 +1,9 @@
 //! `flotilla describe`.
 
 use flotilla_controller::admin::{ModelOfTask, ModelResource, NodeResource, TaskResource};
-use flotilla_core::spec::Abstain;
+use flotilla_core::Joules;
+use flotilla_core::admission::Priority;
+use flotilla_core::spec::{Abstain, Objective, TaskSpec};
 
 use crate::args::{DescribeArgs, Described};
 use crate::client::Fleet;
@@ -49,6 +51,30 @@ fn describe_task(task: &TaskResource) -> String {
             if task.status.default { "yes" } else { "no" }.into(),
         ),
         ("Zones", join(&zones)),
+        (
+            "Objective",
+            spec.objective.map(objective).unwrap_or_default(),
+        ),
+        (
+            "Cascade",
+            spec.cascade
+                .as_ref()
+                .map(|_| cascade(spec))
+                .unwrap_or_default(),
+        ),
+        (
+            "Priority",
+            match spec.priority {
+                Priority::Normal => String::new(),
+                other => other.as_str().to_owned(),
+            },
+        ),
+        (
+            "Hedged after",
+            spec.hedge
+                .map(|hedge| hedge.after.to_string())
+                .unwrap_or_default(),
+        ),
         ("Examples", task.status.examples.to_string()),
     ]);
     for example in spec.examples.iter().take(SHOWN) {
@@ -66,6 +92,54 @@ fn describe_task(task: &TaskResource) -> String {
     });
     text += "\n";
     text + &output::table(&["MODEL", "READY REPLICAS", "QUALITY"], rows)
+}
+
+/// What is wanted of a task's answers.
+fn objective(objective: Objective) -> String {
+    let limits = objective.limits();
+    let parts = [
+        objective.weights.map(|weights| {
+            format!(
+                "weights quality {}, latency {}, energy {}",
+                weights.quality, weights.latency, weights.energy
+            )
+        }),
+        limits
+            .min_quality
+            .map(|quality| format!("quality {} % or more", quality * 100.0)),
+        limits
+            .max_latency
+            .map(|latency| format!("at most {latency}")),
+        limits
+            .max_joules
+            .map(|Joules(joules)| format!("at most {joules} J")),
+    ];
+    join(&parts.into_iter().flatten().collect::<Vec<_>>())
+}
+
+/// By what each model but the last keeps its answers.
+fn cascade(spec: &TaskSpec) -> String {
+    let Some((cascade, (_, smaller))) = spec.cascade.as_ref().zip(spec.models.split_last()) else {
+        return String::new();
+    };
+    let mut parts: Vec<String> = smaller
+        .iter()
+        .map(|model| {
+            let accept = cascade.accept(model);
+            format!(
+                "{model} where its {} is {} or more",
+                accept.measure.as_str(),
+                accept.at_least
+            )
+        })
+        .collect();
+    parts.extend(
+        cascade
+            .schema
+            .as_ref()
+            .map(|_| "only what matches the schema".to_owned()),
+    );
+    join(&parts)
 }
 
 /// How well a model was measured to do the task.

@@ -136,10 +136,11 @@ pub(super) fn calibration(found: &Calibration) -> String {
         && point.cost > 0.0
     {
         let saved = 1.0 - found.cascade.cost / point.cost;
+        let energy = if saved < 0.0 { "costs" } else { "saves" };
         told += &format!(
-            "\nAgainst {largest} alone the cascade saves it {} of the requests and {} of the energy.\n",
+            "\nAgainst {largest} alone the cascade saves it {} of the requests and {energy} {} of the energy.\n",
             percent(found.cascade.kept.into()),
-            percent(saved.into())
+            percent(saved.abs().into())
         );
     }
     told
