@@ -33,6 +33,9 @@ use args::{Args, Command, ModelCommand};
 pub fn main() -> ExitCode {
     let args = Args::parse();
     logging::start(&args.log, &args.command);
+    if !args.command.serves() {
+        end_with_the_reader();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -53,6 +56,16 @@ pub fn main() -> ExitCode {
             eprintln!("flotilla: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Has a command whose output nobody reads any more end, as `head` expects, instead of failing to
+/// print. Rust ignores that signal, which is right for a server.
+fn end_with_the_reader() {
+    #[cfg(unix)]
+    // SAFETY: no other thread runs yet, and the default action needs no handler.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
 }
 

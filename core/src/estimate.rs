@@ -170,17 +170,16 @@ impl Pace {
         known
     }
 
-    /// What `known` becomes by an answer to this work that was not waited for, `seconds` after it was
-    /// asked for on a replica of this load: it takes that long at least.
+    /// What `known` becomes by an answer to this work that was not waited for, `alone` seconds after a
+    /// replica with room for it was asked: it takes that long at least.
     #[must_use]
     pub fn learn_least(
         known: Option<Self>,
         work: Work,
-        seconds: f32,
+        alone: f32,
         load: Load,
         now: f32,
     ) -> Option<Self> {
-        let alone = seconds / crowd(load);
         let expected = known.map(|known| known.alone(work));
         if expected.is_some_and(|expected| alone <= expected) {
             return known;
@@ -190,7 +189,7 @@ impl Pace {
                 prompt_bytes: work.prompt_bytes,
                 prompt_tokens: 0,
                 completion_tokens: 1,
-                seconds,
+                seconds: alone,
                 computed: Some(Computed {
                     prefill: alone,
                     decode: 0.0,
@@ -215,6 +214,12 @@ impl Pace {
             at: now,
             ..known
         })
+    }
+
+    /// Whether no answer was seen yet, only that one takes so long at least.
+    #[must_use]
+    pub fn is_least(self) -> bool {
+        self.least
     }
 
     /// By which factor an idle replica may be faster by now than was learnt, for all that is known: 1
@@ -266,10 +271,20 @@ pub fn compare(
 ) -> (f32, f32) {
     let (first, second) = match (a.1, b.1) {
         (Some(a), Some(b)) => {
-            let time = |pace: Pace| pace.alone(work).max(f32::MIN_POSITIVE);
+            let time = |pace: Pace, other: Pace| {
+                let alone = pace.alone(work).max(f32::MIN_POSITIVE);
+                if !pace.least || other.least {
+                    return alone;
+                }
+                // It is only known how long the first token takes at least: what follows is taken
+                // for as much slower than the other's.
+                let ratio = alone / other.prefill(work).max(f32::MIN_POSITIVE);
+                alone.max(other.alone(work) * ratio)
+            };
             let trusted = |pace: Pace, other: Pace| {
                 let trust = 0.5_f32.powf((now - pace.at).max(0.0) / HALF_LIFE);
-                time(other) * (time(pace) / time(other)).powf(trust)
+                let (here, there) = (time(pace, other), time(other, pace));
+                there * (here / there).powf(trust)
             };
             let (first, second) = (trusted(a, b), trusted(b, a));
             if (1.0 / ALIKE..ALIKE).contains(&(first / second)) {
@@ -394,7 +409,7 @@ mod tests {
     #[test]
     fn an_answer_that_was_not_waited_for_takes_that_long_at_least() {
         let least = |known, seconds| Pace::learn_least(known, WORK, seconds, load(0), 0.0);
-        let fresh = least(None, 2.0 * crowd(load(0))).unwrap();
+        let fresh = least(None, 2.0).unwrap();
         assert!((fresh.alone(WORK) - 2.0).abs() < 1e-3);
         let known = Some(Pace::learn(None, computed(100, 5, 0.2, 0.4), 0.0));
         assert_eq!(least(known, 0.1), known, "that says nothing");
@@ -402,9 +417,13 @@ mod tests {
         let whole = Pace::learn(Some(fresh), computed(100, 5, 0.2, 0.4), 0.0);
         assert!((whole.alone(WORK) - 0.6).abs() < 1e-3, "{whole:?}");
         assert!(whole.hope(1.0) > 0.99 && (whole.hope(HOPE) - 0.5).abs() < 1e-6);
-        let slower = least(known, 2.0 * crowd(load(0))).unwrap();
+        // That its first token takes twice as long makes it the slower one, though no more is known.
+        let tortoise = (load(0), least(None, 0.4));
+        let (fast, slow) = compare((load(0), known), tortoise, WORK, 0.0);
+        assert!(fast < slow);
+        let slower = least(known, 2.0).unwrap();
         assert!((slower.alone(WORK) - 2.0).abs() < 1e-3, "{slower:?}");
-        let again = least(Some(slower), 1.9 * crowd(load(0)));
+        let again = least(Some(slower), 1.9);
         assert_eq!(again, Some(slower));
     }
 

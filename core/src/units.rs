@@ -163,9 +163,9 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|_| format!("'{text}' is not a length of time: write 30s, 5m or 1h 30m"))
+        humantime::parse_duration(text).map(Self).map_err(|_| {
+            format!("'{text}' is not a length of time: write 200ms, 30s, 5m or 1h 30m")
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use flotilla_core::ModelName;
 
-use super::values::at_once;
+use super::values::{at_once, part};
 use super::{Endpoint, Format};
 
 #[derive(Debug, clap::Args)]
@@ -111,8 +111,8 @@ pub(crate) struct EvalArgs {
     #[arg(long, value_name = "FIELD")]
     pub(crate) expect: Option<String>,
     /// Only so many requests, drawn evenly over the file.
-    #[arg(long, value_name = "N")]
-    pub(crate) limit: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
     /// Most tokens of an answer.
     #[arg(long, value_name = "N")]
     pub(crate) max_tokens: Option<u32>,
@@ -134,7 +134,7 @@ pub(crate) struct EvalArgs {
     pub(crate) calibrate: bool,
     /// With --calibrate: the quality to reach, 0 to 1, at the least energy. Default: a quarter of a
     /// point below that of the last model.
-    #[arg(long, value_name = "QUALITY", requires = "calibrate")]
+    #[arg(long, value_name = "QUALITY", requires = "calibrate", value_parser = part)]
     pub(crate) target: Option<f32>,
     /// With --calibrate: write what was found into the task.
     #[arg(long, requires = "calibrate")]

@@ -83,6 +83,13 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether it runs a part of a fleet, rather than talk to one.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Controller(_) | Self::Agent(_))
+    }
+}
+
 /// Where the fleet is.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Endpoint {

@@ -11,6 +11,14 @@ pub(super) fn at_once(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A part of a whole.
+pub(super) fn part(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(part) if (0.0..=1.0).contains(&part) => Ok(part),
+        _ => Err("must be between 0 and 1".into()),
+    }
+}
+
 pub(super) fn watts(text: &str) -> Result<f32, String> {
     let watts: f32 = text.parse().map_err(|_| "must be a number".to_owned())?;
     if (0.0..=1e6).contains(&watts) {

@@ -137,6 +137,9 @@ pub(super) fn calibrate(answers: &Answers<'_>, target: Option<f32>) -> anyhow::R
         bail!("the model '{model}' tells no log-probabilities: it cannot be told how sure it is");
     }
     let goal_of_all = goal(answers, target);
+    if goal_of_all <= 0.0 {
+        bail!("no answer of the last model is right: see how it is scored (--score, --expect)");
+    }
     let tiers = fit(answers, goal_of_all)?;
     let (mut kept, mut unseen) = (0, Vec::new());
     for (chosen_by, tried_on) in [(0, 1), (1, 0)] {

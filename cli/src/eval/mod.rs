@@ -26,14 +26,25 @@ use data::Item;
 use journal::{Journal, Judged};
 use report::Summary;
 
+/// Fewer requests leave a threshold to chance.
+const FEW: usize = 200;
+
 /// Measures, stores what was measured, and calibrates the task's cascade where that is asked.
 pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
     let fleet = Fleet::new(&args.endpoint)?;
     let task: TaskResource = fleet.get(&["api", "v1", "tasks", &args.task]).await?;
     let (text, expect) = (args.text.as_deref(), args.expect.as_deref());
-    let items = data::read(&args.data, text, expect, args.limit)?;
+    let items = data::read(
+        &args.data,
+        text,
+        expect,
+        args.limit.map(|most| most as usize),
+    )?;
     let scoring = scoring(&args);
     let models = models(&args, &task, &digest(&args, scoring)?)?;
+    if args.calibrate && models.len() < 2 {
+        bail!("a cascade needs at least two models, the smallest first");
+    }
     let mut journal = open_journal(&args, &models)?;
     for asked in &models {
         answer(&fleet, asked, &items, scoring, &args, &mut journal).await?;
@@ -57,6 +68,12 @@ pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
         }
     }
     if args.calibrate {
+        if items.len() < FEW {
+            eprintln!(
+                "note: {} requests are few to choose by: other requests may do much worse",
+                items.len()
+            );
+        }
         let of_models = models
             .iter()
             .map(|asked| (asked.model.clone(), answers(asked)));
@@ -152,7 +169,8 @@ fn digest(args: &EvalArgs, scoring: Scoring) -> anyhow::Result<String> {
     let mut digest = sha2::Sha256::new();
     let shown = || format!("cannot read {}", args.data.display());
     digest.update(std::fs::read(&args.data).with_context(shown)?);
-    let how = (&args.text, &args.expect, scoring, args.max_tokens);
+    let asked = (&args.text, args.max_tokens, &args.zone);
+    let how = (asked, &args.expect, scoring);
     digest.update(serde_json::to_vec(&how)?);
     Ok(hex::encode(digest.finalize())[..12].to_owned())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_core::estimate::{Prediction, Work, compare};
+use flotilla_core::estimate::{Pace, Prediction, Work, compare};
 use flotilla_core::routing::{
     Breach, Candidate, Expected, Limits, Reason, Weights, is_longer, score,
 };
@@ -79,7 +79,8 @@ pub(super) fn appraise(
     Ok(Appraisal {
         prospect,
         unread_bytes: unread.prompt_bytes,
-        prediction,
+        // What it takes at least is no prediction.
+        prediction: prediction.filter(|_| !pace.is_some_and(Pace::is_least)),
         expected,
         left,
     })
