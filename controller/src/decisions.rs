@@ -1,6 +1,7 @@
 //! The record of routing decisions: the last so many, in memory, each under an id that says
 //! which controller made it.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -166,7 +167,7 @@ impl Recorder {
     pub(crate) fn joules(&mut self, joules: Joules) {
         let before = self.outcome.joules.unwrap_or_default();
         self.outcome.joules = Some(before + joules);
-        self.outcome.joules_source = Some(ESTIMATED.to_owned());
+        self.outcome.joules_source = Some(Cow::Borrowed(ESTIMATED));
     }
 
     /// The answer is complete.

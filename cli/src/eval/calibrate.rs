@@ -2,7 +2,7 @@
 
 use anyhow::{Context, bail};
 use flotilla_core::ModelName;
-use flotilla_core::routing::tradeoff::{Given, Judged, Point, choose, curve, with};
+use flotilla_core::routing::tradeoff::{Given, Judged, Overall, Point, choose, curve, kept, with};
 use flotilla_core::routing::{Accept, Cascade, Measure};
 
 use super::journal;
@@ -24,10 +24,12 @@ pub(super) struct Calibration {
     pub(super) target: f32,
     /// Of the smallest model's thresholds, on all requests: what each would bring.
     pub(super) curve: Vec<Point>,
-    /// The cascade on answers that its thresholds were not chosen by.
-    pub(super) cascade: Point,
+    /// On answers that its thresholds were not chosen by: the part that the first model keeps, and
+    /// what all are like.
+    pub(super) kept: f32,
+    pub(super) cascade: Overall,
     /// Each model alone.
-    pub(super) alone: Vec<(ModelName, Point)>,
+    pub(super) alone: Vec<(ModelName, Overall)>,
 }
 
 impl Calibration {
@@ -77,20 +79,11 @@ fn results(answers: &Answers<'_>, tiers: &[Accept], from: usize) -> Vec<Given> {
     })
 }
 
-/// A point that is not one of a threshold: what these answers are like.
-fn of(given: &[Given], kept: f32) -> Point {
-    let total = given.len().max(1) as f32;
-    Point {
-        accept: Accept::default(),
-        kept,
-        quality: given.iter().filter(|g| g.right).count() as f32 / total,
-        cost: given.iter().map(|g| g.cost).sum::<f32>() / total,
-    }
-}
-
 /// The quality that is good enough.
 fn goal(answers: &Answers<'_>, target: Option<f32>) -> f32 {
-    let largest = answers.last().map(|(_, answers)| of(&given(answers), 0.0));
+    let largest = answers
+        .last()
+        .map(|(_, answers)| Overall::of(&given(answers)));
     target.unwrap_or(largest.map_or(0.0, |largest| largest.quality) - LOSS)
 }
 
@@ -114,13 +107,9 @@ fn fit(answers: &Answers<'_>, target: f32) -> anyhow::Result<Vec<Accept>> {
     Ok(tiers)
 }
 
-/// The answers that the first model's are kept of, and what comes of each request.
-fn tried(answers: &Answers<'_>, tiers: &[Accept]) -> (usize, Vec<Given>) {
-    let small = judged(&answers[0].1, tiers[0].measure);
-    let kept = small
-        .iter()
-        .filter(|answer| answer.confidence.is_some_and(|c| c >= tiers[0].at_least));
-    (kept.count(), results(answers, tiers, 0))
+/// How many of a model's answers are kept.
+fn kept_of(answers: &[&journal::Judged], accept: Accept) -> usize {
+    kept(accept, &judged(answers, accept.measure))
 }
 
 /// Chooses the thresholds that reach the quality `target` at the least joules, and tells what they
@@ -148,9 +137,9 @@ pub(super) fn calibrate(answers: &Answers<'_>, target: Option<f32>) -> anyhow::R
             bail!("one request is too few to choose by");
         }
         let thresholds = fit(&chosen_by, goal(&chosen_by, target))?;
-        let (more, results) = tried(&half(answers, tried_on), &thresholds);
-        kept += more;
-        unseen.extend(results);
+        let tried_on = half(answers, tried_on);
+        kept += kept_of(&tried_on[0].1, thresholds[0]);
+        unseen.extend(results(&tried_on, &thresholds, 0));
     }
     let small = judged(&answers[0].1, tiers[0].measure);
     Ok(Calibration {
@@ -158,18 +147,15 @@ pub(super) fn calibrate(answers: &Answers<'_>, target: Option<f32>) -> anyhow::R
         useless: answers[..last]
             .iter()
             .zip(&tiers)
-            .filter(|((_, answers), accept)| {
-                let small = judged(answers, accept.measure);
-                let kept = |a: &Judged| a.confidence.is_some_and(|c| c >= accept.at_least);
-                !small.iter().any(kept)
-            })
+            .filter(|((_, answers), accept)| kept_of(answers, **accept) == 0)
             .map(|((model, _), _)| model.clone())
             .collect(),
         curve: curve(tiers[0].measure, &small, &results(answers, &tiers, 1)),
-        cascade: of(&unseen, kept as f32 / unseen.len().max(1) as f32),
+        kept: kept as f32 / unseen.len().max(1) as f32,
+        cascade: Overall::of(&unseen),
         alone: answers
             .iter()
-            .map(|(model, answers)| (model.clone(), of(&given(answers), 1.0)))
+            .map(|(model, answers)| (model.clone(), Overall::of(&given(answers))))
             .collect(),
         tiers: answers[..last]
             .iter()
@@ -223,7 +209,7 @@ mod tests {
         assert!(found.tiers[0].1.at_least > 0.3, "{:?}", found.tiers);
         assert!(found.cascade.quality >= found.target);
         assert!(found.cascade.cost < 7.0, "{:?}", found.cascade);
-        assert!(found.cascade.kept > 0.4);
+        assert!(found.kept > 0.4);
         assert_eq!(found.alone.len(), 2);
         assert_eq!(found.alone[1].1.cost, 10.0);
         let cascade = found.cascade(None);

@@ -1,7 +1,5 @@
 //! Labelled requests, one JSON object a line.
 
-use std::path::Path;
-
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
@@ -20,24 +18,21 @@ pub(super) struct Item {
     pub(super) expected: Value,
 }
 
-/// Reads a file of labelled requests: all, or `most` of them drawn evenly over the file. `asked`
-/// and `expected` name the fields, which otherwise are looked for.
-pub(super) fn read(
-    path: &Path,
-    asked: Option<&str>,
-    expected: Option<&str>,
+/// The labelled requests of a text: all, or `most` of them drawn evenly over it. `asked` and
+/// `expected` name the fields, which otherwise are looked for.
+pub(super) fn parse(
+    text: &str,
+    (asked, expected): (Option<&str>, Option<&str>),
     most: Option<usize>,
 ) -> anyhow::Result<Vec<Item>> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
     let lines = text.lines().enumerate().map(|(n, line)| (n + 1, line));
     let mut items = Vec::new();
     for (line, text) in lines.filter(|(_, text)| !text.trim().is_empty()) {
         let item = item(line, text, asked, expected);
-        items.push(item.with_context(|| format!("{shown}, line {line}"))?);
+        items.push(item.with_context(|| format!("line {line}"))?);
     }
     if items.is_empty() {
-        bail!("{shown} holds no requests");
+        bail!("there are no requests");
     }
     Ok(match most {
         Some(most) if most < items.len() => evenly(items, most),
@@ -83,16 +78,13 @@ fn item(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     fn read_text(
         text: &str,
         expected: Option<&str>,
         most: Option<usize>,
     ) -> anyhow::Result<Vec<Item>> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(text.as_bytes()).unwrap();
-        read(file.path(), None, expected, most)
+        parse(text, (None, expected), most)
     }
 
     #[test]

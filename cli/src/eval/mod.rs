@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 use flotilla_controller::admin::{ModelOfTask, Quality, TaskResource};
 use flotilla_core::quality::Scoring;
-use flotilla_core::spec::Resource;
+use flotilla_core::spec::{Resource, Task};
 use flotilla_core::{Joules, ModelName};
 use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,8 +22,9 @@ use crate::args::{EvalArgs, Format, ScoreBy};
 use crate::client::Fleet;
 use crate::output;
 use ask::Asked;
+use calibrate::{Answers, Calibration};
 use data::Item;
-use journal::{Journal, Judged};
+use journal::Journal;
 use report::Summary;
 
 /// Fewer requests leave a threshold to chance.
@@ -33,15 +34,14 @@ const FEW: usize = 200;
 pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
     let fleet = Fleet::new(&args.endpoint)?;
     let task: TaskResource = fleet.get(&["api", "v1", "tasks", &args.task]).await?;
-    let (text, expect) = (args.text.as_deref(), args.expect.as_deref());
-    let items = data::read(
-        &args.data,
-        text,
-        expect,
-        args.limit.map(|most| most as usize),
-    )?;
+    let shown = args.data.display();
+    let data = std::fs::read_to_string(&args.data);
+    let data = data.with_context(|| format!("cannot read {shown}"))?;
+    let fields = (args.text.as_deref(), args.expect.as_deref());
+    let most = args.limit.map(|most| most as usize);
+    let items = data::parse(&data, fields, most).with_context(|| shown.to_string())?;
     let scoring = scoring(&args);
-    let models = models(&args, &task, &digest(&args, scoring)?)?;
+    let models = models(&args, &task, &digest(&args, &data, scoring)?)?;
     if args.calibrate && models.len() < 2 {
         bail!("a cascade needs at least two models, the smallest first");
     }
@@ -49,15 +49,18 @@ pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
     for asked in &models {
         answer(&fleet, asked, &items, scoring, &args, &mut journal).await?;
     }
-    let answers = |asked: &Asked| -> Vec<&Judged> {
-        let answers = items.iter();
-        answers
-            .filter_map(|item| journal.get(&asked.model, item.line))
-            .collect()
-    };
+    let answers: Answers<'_> = models
+        .iter()
+        .map(|asked| {
+            let answers = items.iter();
+            let answers = answers.filter_map(|item| journal.get(&asked.model, item.line));
+            (asked.model.clone(), answers.collect())
+        })
+        .collect();
     let summaries: Vec<Summary> = models
         .iter()
-        .map(|asked| Summary::new(&asked.model, &asked.revision, &answers(asked)))
+        .zip(&answers)
+        .map(|(asked, (model, answers))| Summary::new(model, &asked.revision, answers))
         .collect();
     if !output::machine(args.output, &summaries)? {
         print!("{}", report::table(&summaries));
@@ -68,56 +71,72 @@ pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
         }
     }
     if args.calibrate {
-        if items.len() < FEW {
-            eprintln!(
-                "note: {} requests are few to choose by: other requests may do much worse",
-                items.len()
-            );
-        }
-        let of_models = models
-            .iter()
-            .map(|asked| (asked.model.clone(), answers(asked)));
-        let found = calibrate::calibrate(&of_models.collect(), args.target)?;
-        // Where a program reads the table it is told beside it.
-        let tell = |text: String| match args.output {
-            Format::Table => println!("{text}"),
-            _ => eprintln!("{text}"),
-        };
-        tell(format!("\n{}", report::calibration(&found)));
-        let evaluated = task.task;
-        if args.apply {
-            // It took a while: what else was changed meanwhile stays.
-            let now: TaskResource = fleet.get(&["api", "v1", "tasks", &args.task]).await?;
-            let mut task = now.task;
-            let order: Vec<ModelName> = models.iter().map(|asked| asked.model.clone()).collect();
-            let sorted = |models: &[ModelName]| models.iter().cloned().collect::<BTreeSet<_>>();
-            if sorted(&order) != sorted(&task.spec.models)
-                || task.spec.zones != evaluated.spec.zones
-            {
-                bail!(
-                    "the task '{}' has other models or zones than were evaluated: nothing was applied",
-                    args.task
-                );
-            }
-            if let Some(model) = found.useless.first() {
-                bail!("no answer of '{model}' is worth keeping: leave it out; nothing was applied");
-            }
-            task.spec.cascade = Some(found.cascade(task.spec.cascade.take()));
-            task.spec.models = order;
-            let path = ["api", "v1", "tasks", args.task.as_str()];
-            let _: serde_json::Value = fleet.put(&path, &Resource::Task(task)).await?;
-            tell(format!("task/{} has this cascade now", args.task));
-        } else if let Some(model) = found.useless.first() {
-            tell(format!(
-                "No answer of '{model}' is worth keeping: leave it out of the cascade."
-            ));
-        } else {
-            let cascade = found.cascade(evaluated.spec.cascade);
-            let cascade = BTreeMap::from([("cascade", &cascade)]);
-            let yaml = serde_yaml_ng::to_string(&cascade)?;
-            tell(format!("In the task's spec, or with --apply:\n\n{yaml}"));
-        }
+        calibrate(&fleet, &args, task.task, &answers).await?;
     }
+    Ok(())
+}
+
+/// Finds the thresholds of the task's cascade, and writes them into it where that is asked.
+async fn calibrate(
+    fleet: &Fleet,
+    args: &EvalArgs,
+    evaluated: Task,
+    answers: &Answers<'_>,
+) -> anyhow::Result<()> {
+    let requests = answers.first().map_or(0, |(_, answers)| answers.len());
+    if requests < FEW {
+        eprintln!(
+            "note: {requests} requests are few to choose by: other requests may do much worse"
+        );
+    }
+    let found = calibrate::calibrate(answers, args.target)?;
+    // Where a program reads the table it is told beside it.
+    let tell = |text: String| match args.output {
+        Format::Table => println!("{text}"),
+        _ => eprintln!("{text}"),
+    };
+    tell(format!("\n{}", report::calibration(&found)));
+    if args.apply {
+        let order = answers.iter().map(|(model, _)| model.clone()).collect();
+        apply(fleet, &evaluated, order, &found).await?;
+        tell(format!("task/{} has this cascade now", args.task));
+    } else if let Some(model) = found.useless.first() {
+        tell(format!(
+            "No answer of '{model}' is worth keeping: leave it out of the cascade."
+        ));
+    } else {
+        let cascade = found.cascade(evaluated.spec.cascade);
+        let cascade = BTreeMap::from([("cascade", &cascade)]);
+        let yaml = serde_yaml_ng::to_string(&cascade)?;
+        tell(format!("In the task's spec, or with --apply:\n\n{yaml}"));
+    }
+    Ok(())
+}
+
+/// Writes a cascade of the models in this `order` into the task that was `evaluated`. That took a while:
+/// what else was changed meanwhile stays.
+async fn apply(
+    fleet: &Fleet,
+    evaluated: &Task,
+    order: Vec<ModelName>,
+    found: &Calibration,
+) -> anyhow::Result<()> {
+    let name = evaluated.name();
+    let path = ["api", "v1", "tasks", name.as_str()];
+    let now: TaskResource = fleet.get(&path).await?;
+    let mut task = now.task;
+    let sorted = |models: &[ModelName]| models.iter().cloned().collect::<BTreeSet<_>>();
+    if sorted(&order) != sorted(&task.spec.models) || task.spec.zones != evaluated.spec.zones {
+        bail!(
+            "the task '{name}' has other models or zones than were evaluated: nothing was applied"
+        );
+    }
+    if let Some(model) = found.useless.first() {
+        bail!("no answer of '{model}' is worth keeping: leave it out; nothing was applied");
+    }
+    task.spec.cascade = Some(found.cascade(task.spec.cascade.take()));
+    task.spec.models = order;
+    let _: serde_json::Value = fleet.put(&path, &Resource::Task(task)).await?;
     Ok(())
 }
 
@@ -165,10 +184,9 @@ fn models(args: &EvalArgs, task: &TaskResource, how: &str) -> anyhow::Result<Vec
 }
 
 /// Stands for the data and for how answers are judged.
-fn digest(args: &EvalArgs, scoring: Scoring) -> anyhow::Result<String> {
+fn digest(args: &EvalArgs, data: &str, scoring: Scoring) -> anyhow::Result<String> {
     let mut digest = sha2::Sha256::new();
-    let shown = || format!("cannot read {}", args.data.display());
-    digest.update(std::fs::read(&args.data).with_context(shown)?);
+    digest.update(data);
     let asked = (&args.text, args.max_tokens, &args.zone);
     let how = (asked, &args.expect, scoring);
     digest.update(serde_json::to_vec(&how)?);

@@ -2,7 +2,7 @@
 
 use flotilla_core::ModelName;
 use flotilla_core::quality::Proportion;
-use flotilla_core::routing::tradeoff::Point;
+use flotilla_core::routing::tradeoff::Overall;
 use serde::Serialize;
 
 use super::calibrate::Calibration;
@@ -111,35 +111,31 @@ pub(super) fn calibration(found: &Calibration) -> String {
         "\nChosen for a quality of {}. On requests that they were not chosen by (each half tried with\nwhat the other one chooses):\n",
         percent(found.target.into())
     );
-    let row = |name: String, point: &Point, kept: String| {
+    let row = |name: String, overall: &Overall, kept: String| {
         vec![
             name,
             kept,
-            percent(point.quality.into()),
-            joules(point.cost),
+            percent(overall.quality.into()),
+            joules(overall.cost),
         ]
     };
-    let cascade = row(
-        "cascade".into(),
-        &found.cascade,
-        percent(found.cascade.kept.into()),
-    );
+    let cascade = row("cascade".into(), &found.cascade, percent(found.kept.into()));
     let alone = found
         .alone
         .iter()
-        .map(|(model, point)| row(format!("{model} alone"), point, String::new()));
+        .map(|(model, overall)| row(format!("{model} alone"), overall, String::new()));
     told += &output::table(
         &["", "KEPT BY THE FIRST", "QUALITY", "ENERGY"],
         std::iter::once(cascade).chain(alone),
     );
-    if let Some((largest, point)) = found.alone.last()
-        && point.cost > 0.0
+    if let Some((largest, overall)) = found.alone.last()
+        && overall.cost > 0.0
     {
-        let saved = 1.0 - found.cascade.cost / point.cost;
+        let saved = 1.0 - found.cascade.cost / overall.cost;
         let energy = if saved < 0.0 { "costs" } else { "saves" };
         told += &format!(
             "\nAgainst {largest} alone the cascade saves it {} of the requests and {energy} {} of the energy.\n",
-            percent(found.cascade.kept.into()),
+            percent(found.kept.into()),
             percent(saved.abs().into())
         );
     }

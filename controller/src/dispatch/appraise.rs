@@ -9,7 +9,7 @@ use flotilla_core::routing::{
 use flotilla_core::{Joules, ModelName};
 
 use super::plan::Plan;
-use crate::fleet::{Prospect, Replica};
+use crate::fleet::{Measured, Prospect, Replica};
 
 /// By which factor a replica that had a request's session before counts as faster: the session stays
 /// where it is unless another one is twice as fast.
@@ -26,24 +26,26 @@ pub(super) struct Appraisal {
     pub(super) unread_bytes: u32,
     /// `None`: it has not answered yet.
     prediction: Option<Prediction>,
-    /// Without the model's quality.
-    expected: Expected,
+    pub(super) expected: Expected,
     /// What of the time is left where it has a part of the conversation in memory.
     left: f32,
 }
 
-/// Appraises a replica that has so many bytes of the conversation in memory, for a request that
-/// has `time` to its deadline.
+/// Appraises a replica of a model that was `measured`, with so many bytes of the conversation in
+/// memory, for a request that has `time` to its deadline.
 ///
 /// # Errors
 /// Why it may not answer.
 pub(super) fn appraise(
     replica: &Replica,
     plan: &Plan,
+    measured: Measured,
     known_bytes: Option<u32>,
     time: Option<Duration>,
     now: f32,
 ) -> Result<Appraisal, (Reason, String)> {
+    let quality = measured.of(replica.revision);
+    keeps_quality(plan.limits, quality)?;
     let prospect = replica.load.prospect(plan.standing, now);
     if prospect.full {
         let requests = prospect.load.in_flight;
@@ -57,7 +59,7 @@ pub(super) fn appraise(
     let prediction = pace.map(|pace| pace.predict(load, unread));
     let alone = pace.map(|pace| pace.alone(unread));
     let expected = Expected {
-        quality: None,
+        quality,
         seconds: prediction.map(|prediction| prediction.total),
         joules: alone.map(|alone| prospect.power.of_answer(alone, 1)),
     };
@@ -65,7 +67,7 @@ pub(super) fn appraise(
     let hope = pace.filter(|_| load.requests() == 0);
     let hope = hope.map_or(1.0, |pace| pace.hope(now));
     let hoped = Expected {
-        quality: None,
+        quality,
         seconds: expected.seconds.map(|seconds| seconds * hope),
         joules: expected.joules.map(|Joules(joules)| Joules(joules * hope)),
     };
@@ -113,7 +115,7 @@ fn keeps_limits(
 ///
 /// # Errors
 /// Why it may not answer.
-pub(super) fn keeps_quality(limits: Limits, quality: Option<f32>) -> Result<(), (Reason, String)> {
+fn keeps_quality(limits: Limits, quality: Option<f32>) -> Result<(), (Reason, String)> {
     let least = limits.min_quality.unwrap_or(0.0);
     match limits.quality_breach(quality) {
         None => Ok(()),
@@ -132,14 +134,6 @@ pub(super) fn keeps_quality(limits: Limits, quality: Option<f32>) -> Result<(), 
 }
 
 impl Appraisal {
-    /// What is expected of it, with its model's quality.
-    pub(super) fn expected(&self, quality: Option<f32>) -> Expected {
-        Expected {
-            quality,
-            ..self.expected
-        }
-    }
-
     /// Whether it is to be preferred over another replica of its model.
     pub(super) fn is_better(&self, other: &Self, plan: &Plan, now: f32) -> bool {
         let of = |appraisal: &Self| (appraisal.prospect.load, appraisal.prospect.pace);
@@ -164,12 +158,7 @@ impl Appraisal {
     }
 
     /// The replica for the record.
-    pub(super) fn candidate(
-        &self,
-        model: &ModelName,
-        replica: &Replica,
-        quality: Option<f32>,
-    ) -> Candidate {
+    pub(super) fn candidate(&self, model: &ModelName, replica: &Replica) -> Candidate {
         Candidate {
             model: model.clone(),
             node: replica.node.clone(),
@@ -177,7 +166,7 @@ impl Appraisal {
             predicted_ms: self.prediction.map(|p| p.total * 1e3),
             predicted_first_token_ms: self.prediction.map(|p| p.first_token * 1e3),
             predicted_joules: self.expected.joules,
-            quality,
+            quality: self.expected.quality,
             score: None,
         }
     }

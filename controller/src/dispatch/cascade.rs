@@ -277,7 +277,7 @@ impl Asked<'_> {
         if !texts.iter().all(matches) {
             return TierVerdict::Malformed;
         }
-        if confidence.is_some_and(|confidence| confidence >= accept.at_least) {
+        if accept.keeps(confidence) {
             TierVerdict::Kept
         } else {
             TierVerdict::Unsure

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use flotilla_core::estimate::crowd;
 use flotilla_core::generate::{Input, RequestError, Route};
 use flotilla_core::placement::Refusal;
-use flotilla_core::routing::{Candidate, Decision, Expected, Limits, Reason, Rejected, score};
+use flotilla_core::routing::{Candidate, Decision, Expected, Reason, Rejected, nearest, score};
 use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::v1::ModelPhase;
 
 use super::Dispatch;
-use super::appraise::{appraise, keeps_quality};
+use super::appraise::appraise;
 use super::look::{AWAY, reject};
 use super::plan::{Asked, Plan};
 use crate::fleet::{FleetView, Measured, ModelView, NodePhase, NodeView, pace_clock};
@@ -47,7 +47,7 @@ impl Dispatch {
 
 /// Fills in who could answer and who could not.
 fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
-    for name in &plan.models {
+    for (at, name) in plan.models.iter().enumerate() {
         let whole = |reason, detail: String| Rejected {
             model: name.clone(),
             node: None,
@@ -72,8 +72,7 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
         let judge = Judge {
             name,
             model,
-            plan,
-            limits: plan.tier_limits(name),
+            plan: &plan.tier(at),
             measured,
             refusals,
         };
@@ -122,9 +121,7 @@ fn choose(plan: &Plan, decision: &mut Decision) {
             for (at, score) in firsts.iter().zip(&scores) {
                 decision.candidates[*at].score = Some(*score);
             }
-            let best = firsts.iter().zip(&scores).rev();
-            let best = best.max_by(|(_, a), (_, b)| a.total.total_cmp(&b.total));
-            best.map(|(at, _)| *at)
+            nearest(&scores).map(|best| firsts[best])
         }
     };
     let chosen = chosen.map(|at| &decision.candidates[at]);
@@ -137,7 +134,6 @@ struct Judge<'a> {
     name: &'a ModelName,
     model: &'a ModelView,
     plan: &'a Plan,
-    limits: Limits,
     measured: Measured,
     /// Why nodes do not get a replica, where some are missing.
     refusals: BTreeMap<NodeName, Refusal>,
@@ -160,13 +156,12 @@ impl Judge<'_> {
                 let zone = replica.zone.as_ref().map_or("none", |zone| zone.as_str());
                 return Err((Reason::Zone, format!("its zone is {zone}")));
             }
-            let quality = self.measured.of(replica.revision);
-            keeps_quality(self.limits, quality)?;
-            let appraisal = appraise(replica, plan, None, plan.deadline, pace_clock())?;
+            let (time, now) = (plan.deadline, pace_clock());
+            let appraisal = appraise(replica, plan, self.measured, None, time, now)?;
             if !appraisal.prospect.admitted {
                 return Err((Reason::Breaker, String::new()));
             }
-            return Ok(appraisal.candidate(name, replica, quality));
+            return Ok(appraisal.candidate(name, replica));
         }
         if node.phase != NodePhase::Ready {
             return Err((

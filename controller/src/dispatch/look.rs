@@ -1,11 +1,13 @@
 //! One look at the fleet for a replica that can take a request: of each model that may answer the
 //! better of two, and of those the one that comes nearest to what the task wants.
 
-use flotilla_core::routing::{Expected, Look as Seen, Reason, Rejected, score, select};
+use flotilla_core::routing::{
+    Affinity, Expected, Look as Seen, Reason, Rejected, nearest, score, select,
+};
 use flotilla_core::{ModelName, NodeName};
 
 use super::affinity::Known;
-use super::appraise::{Appraisal, appraise, keeps_quality};
+use super::appraise::{Appraisal, appraise};
 use super::tries::Tries;
 use crate::fleet::{Eligible, FleetView, Measured, Replica, pace_clock};
 
@@ -57,11 +59,10 @@ impl Tries<'_> {
         self.decision.rejected.clear();
         self.decision.affinity = None;
         let (mut wait, mut worst) = (None, Passed::Out);
-        let mut found: Vec<(Found, usize)> = Vec::new();
+        let mut found: Vec<Found> = Vec::new();
         for at in 0..self.plan.models.len() {
-            let before = self.decision.candidates.len();
             match self.look_at(&view, at, in_line) {
-                Ok(one) => found.push((one, before)),
+                Ok(one) => found.push(one),
                 Err(Passed::Coming) => wait = wait.or(Some(at)),
                 Err(passed) => worst = worst.max(passed),
             }
@@ -77,32 +78,22 @@ impl Tries<'_> {
         }
     }
 
-    /// The one of several models' replicas that comes nearest to what the task wants. Each comes with
-    /// where its model's candidates begin.
-    fn nearest(&mut self, mut found: Vec<(Found, usize)>) -> Option<Found> {
+    /// The one of several models' replicas that comes nearest to what the task wants.
+    fn nearest(&mut self, mut found: Vec<Found>) -> Option<Found> {
         if found.len() < 2 {
-            return found.pop().map(|(found, _)| found);
+            return found.pop();
         }
-        let expected: Vec<_> = found.iter().map(|(found, _)| found.expected).collect();
+        let expected: Vec<_> = found.iter().map(|found| found.expected).collect();
         let scores = score(self.plan.weights.unwrap_or_default(), &expected);
-        for ((one, begin), score) in found.iter().zip(&scores) {
-            let of_model = self.decision.candidates.iter_mut().skip(*begin);
-            for candidate in of_model {
-                if candidate.node == one.replica.node
-                    && candidate.model == self.plan.models[one.model]
-                {
+        for (one, score) in found.iter().zip(&scores) {
+            let model = &self.plan.models[one.model];
+            for candidate in &mut self.decision.candidates {
+                if candidate.node == one.replica.node && candidate.model == *model {
                     candidate.score = Some(*score);
                 }
             }
         }
-        // The first one of the best: the models are in order of preference.
-        let mut best = 0;
-        for (at, score) in scores.iter().enumerate() {
-            if score.total > scores[best].total {
-                best = at;
-            }
-        }
-        Some(found.swap_remove(best).0)
+        nearest(&scores).map(|best| found.swap_remove(best))
     }
 
     /// A replica of one model, or why there is none, which goes on record.
@@ -147,18 +138,16 @@ impl Tries<'_> {
         match self.pick(at, &name, &eligible, known.as_ref(), measured) {
             Ok((i, appraisal)) => {
                 let replica = eligible.get(i).clone();
-                let revision = replica.revision;
-                self.decision.affinity =
-                    known.map(|(preferred, known)| flotilla_core::routing::Affinity {
-                        node: known.node,
-                        known_bytes: known.bytes,
-                        taken: preferred == i,
-                    });
+                self.decision.affinity = known.map(|(preferred, known)| Affinity {
+                    node: known.node,
+                    known_bytes: known.bytes,
+                    taken: preferred == i,
+                });
                 Ok(Found {
                     model: at,
                     replica,
                     unread_bytes: appraisal.unread_bytes,
-                    expected: appraisal.expected(measured.of(revision)),
+                    expected: appraisal.expected,
                 })
             }
             Err(Passed::Out) => self.pass(&name, Reason::Error, Passed::Coming),
@@ -184,28 +173,24 @@ impl Tries<'_> {
             ..
         } = self;
         let (candidates, rejected) = (&mut decision.candidates, &mut decision.rejected);
-        let mut broken: Vec<(usize, Appraisal)> = Vec::new();
+        let mut broken = Vec::new();
         let mut passed = Passed::Out;
         let pick = select(
             eligible.len(),
             known.map(|(index, _)| *index),
             |i| {
                 let replica = eligible.get(i);
-                let was_tried = tried.iter().any(|(m, n)| *m == at && *n == replica.node);
-                if was_tried {
+                if was_tried(tried, at, replica) {
                     return Seen::Out;
                 }
                 let bytes = known.filter(|(index, _)| *index == i).map(|(_, k)| k.bytes);
-                let quality = measured.of(replica.revision);
-                let seen = keeps_quality(plan.limits, quality)
-                    .and_then(|()| appraise(replica, plan, bytes, time, now));
-                match seen {
+                match appraise(replica, plan, measured, bytes, time, now) {
                     Ok(seen) if seen.prospect.admitted => {
-                        candidates.push(seen.candidate(name, replica, quality));
+                        candidates.push(seen.candidate(name, replica));
                         Seen::Able(seen)
                     }
                     Ok(seen) => {
-                        broken.push((i, seen));
+                        broken.push(i);
                         Seen::LastResort(seen)
                     }
                     Err((reason, detail)) => {
@@ -224,14 +209,16 @@ impl Tries<'_> {
             |a, b| a.is_better(b, plan, now),
             |n| fastrand::usize(..n),
         );
-        for (i, seen) in broken {
+        for i in broken {
             let replica = eligible.get(i);
-            if pick.as_ref().is_some_and(|(picked, _)| *picked == i) {
-                let quality = measured.of(replica.revision);
-                candidates.push(seen.candidate(name, replica, quality));
-            } else {
-                let node = &replica.node;
-                rejected.push(reject(name, node, Reason::Breaker, String::new()));
+            match &pick {
+                Some((picked, seen)) if *picked == i => {
+                    candidates.push(seen.candidate(name, replica));
+                }
+                _ => {
+                    let node = &replica.node;
+                    rejected.push(reject(name, node, Reason::Breaker, String::new()));
+                }
             }
         }
         pick.ok_or(passed)
@@ -241,10 +228,6 @@ impl Tries<'_> {
     pub(super) fn spare(&self, beside: &NodeName) -> Option<Replica> {
         let view = self.dispatch.fleet.peek();
         let model = view.by_name.get(self.model())?;
-        let zones = self.plan.zones.as_ref();
-        if zones.is_some_and(|zones| model.leaves(zones)) {
-            return None;
-        }
         let eligible = model.eligible(self.plan.zones.as_ref());
         let (now, time) = (pace_clock(), self.time());
         let (plan, at) = (&self.plan, self.model);
@@ -255,14 +238,10 @@ impl Tries<'_> {
             None,
             |i| {
                 let replica = eligible.get(i);
-                let tried = |(m, n): &(usize, NodeName)| *m == at && *n == replica.node;
-                if replica.node == *beside || self.tried.iter().any(tried) {
+                if replica.node == *beside || was_tried(&self.tried, at, replica) {
                     return Seen::Out;
                 }
-                let quality = measured.of(replica.revision);
-                let seen = keeps_quality(plan.limits, quality)
-                    .and_then(|()| appraise(replica, plan, None, time, now));
-                match seen {
+                match appraise(replica, plan, measured, None, time, now) {
                     Ok(seen) if seen.prospect.admitted && seen.prospect.load.has_room() => {
                         Seen::Able(seen)
                     }
@@ -298,6 +277,11 @@ impl Tries<'_> {
 
 /// Why a model with a server elsewhere answers nothing that is held to zones.
 pub(super) const AWAY: &str = "its server is outside: options.zone may say otherwise";
+
+fn was_tried(tried: &[(usize, NodeName)], model: usize, replica: &Replica) -> bool {
+    let same = |(at, node): &(usize, NodeName)| *at == model && *node == replica.node;
+    tried.iter().any(same)
+}
 
 fn passed_for(reason: Reason) -> Passed {
     match reason {

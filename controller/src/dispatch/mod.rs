@@ -116,11 +116,7 @@ impl Dispatch {
         let view = self.fleet.peek();
         models.any(|at| {
             let model = view.by_name.get(&plan.models[at]);
-            model.is_some_and(|model| {
-                let zones = plan.zones.as_ref();
-                let inside = zones.is_none_or(|zones| !model.leaves(zones));
-                inside && !model.eligible(zones).is_empty()
-            })
+            model.is_some_and(|model| !model.eligible(plan.zones.as_ref()).is_empty())
         })
     }
 

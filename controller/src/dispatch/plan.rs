@@ -47,7 +47,7 @@ impl Plan {
     }
 
     /// The limits that hold for one of its models.
-    pub(crate) fn tier_limits(&self, model: &ModelName) -> Limits {
+    fn tier_limits(&self, model: &ModelName) -> Limits {
         let mut limits = self.limits;
         if self.cascade().is_some() && self.models.last() != Some(model) {
             // A smaller model's answer is kept where it is sure, whatever it does as a whole.
@@ -56,7 +56,7 @@ impl Plan {
         limits
     }
 
-    /// The same with one of its models only, in a cascade.
+    /// The same with one of its models only.
     pub(crate) fn tier(&self, tier: usize) -> Self {
         let model = &self.models[tier];
         Self {

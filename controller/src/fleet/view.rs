@@ -267,11 +267,12 @@ impl ModelView {
         self.revisions.stable.unwrap_or(self.revisions.wished)
     }
 
-    /// The replicas in one of `zones`; all where none is asked for. Costs nothing for each
-    /// replica.
+    /// The replicas in one of `zones`, none where an answer of theirs may leave the zones all the
+    /// same; all replicas where no zones are asked for. Costs nothing for each replica.
     #[must_use]
     pub fn eligible(&self, zones: Option<&BTreeSet<ZoneName>>) -> Eligible<'_> {
         let ranges: Vec<Range<usize>> = match zones {
+            Some(zones) if self.leaves(zones) => Vec::new(),
             None => Vec::from([Range {
                 start: 0,
                 end: self.replicas.len(),

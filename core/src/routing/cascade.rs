@@ -41,6 +41,14 @@ impl Default for Accept {
     }
 }
 
+impl Accept {
+    /// Whether an answer of this confidence is sure enough. One of which nothing is known is not.
+    #[must_use]
+    pub fn keeps(self, confidence: Option<f32>) -> bool {
+        confidence.is_some_and(|confidence| confidence >= self.at_least)
+    }
+}
+
 /// A measure of how sure a model was of its answer, 0 to 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,8 @@
 //! The record of a routing decision: what was chosen, from what, and why. Unless prompts are to be
 //! kept it holds nothing of them but n-grams that are in the tasks' own examples.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Evidence, Limits, Load, Measure, Ranked, Score, Verdict};
@@ -251,7 +253,7 @@ pub struct Outcome {
     pub joules: Option<Joules>,
     /// Where the joules come from: `estimated`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub joules_source: Option<String>,
+    pub joules_source: Option<Cow<'static, str>>,
 }
 
 /// How a request ended.

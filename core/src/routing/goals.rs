@@ -149,6 +149,15 @@ pub fn score(weights: Weights, candidates: &[Expected]) -> Vec<Score> {
     candidates.iter().map(of_one).collect()
 }
 
+/// The first of the candidates that come nearest to what is wanted.
+#[must_use]
+pub fn nearest(scores: &[Score]) -> Option<usize> {
+    // Of equal ones the last is taken, so that from behind it is the first.
+    let scores = scores.iter().enumerate().rev();
+    let best = scores.max_by(|(_, a), (_, b)| a.total.total_cmp(&b.total));
+    best.map(|(at, _)| at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,9 +172,7 @@ mod tests {
     }
 
     fn first(weights: Weights, candidates: &[Expected]) -> usize {
-        let scores = score(weights, candidates);
-        let best = (0..scores.len()).max_by(|a, b| scores[*a].total.total_cmp(&scores[*b].total));
-        best.unwrap()
+        nearest(&score(weights, candidates)).unwrap()
     }
 
     fn weights(quality: f32, latency: f32, energy: f32) -> Weights {
@@ -187,6 +194,13 @@ mod tests {
         let scores = score(weights(1.0, 1.0, 0.0), &[small, large]);
         assert!((scores[1].latency - 0.2).abs() < 1e-6, "{scores:?}");
         assert!((scores[1].total - 0.6).abs() < 1e-6, "{scores:?}");
+    }
+
+    #[test]
+    fn of_equal_ones_the_first_is_nearest() {
+        let one = expected(0.9, 0.1, 1.0);
+        assert_eq!(first(weights(1.0, 1.0, 1.0), &[one, one, one]), 0);
+        assert_eq!(nearest(&[]), None);
     }
 
     #[test]

@@ -21,5 +21,5 @@ pub use decision::{
     Affinity, Candidate, Classified, Decision, End, Hedge, Outcome, Reason, Rejected, Tier,
     TierVerdict,
 };
-pub use goals::{Breach, Expected, Limits, Score, Weights, is_longer, score};
+pub use goals::{Breach, Expected, Limits, Score, Weights, is_longer, nearest, score};
 pub use select::{Load, Look, select};

@@ -38,7 +38,7 @@ pub struct Point {
 pub fn with(accept: Accept, small: &[Judged], rest: &[Given]) -> Vec<Given> {
     let both = small.iter().zip(rest);
     let of_one = |(small, rest): (&Judged, &Given)| {
-        if small.confidence.is_some_and(|c| c >= accept.at_least) {
+        if accept.keeps(small.confidence) {
             return Given {
                 right: small.right,
                 cost: small.cost,
@@ -52,20 +52,32 @@ pub fn with(accept: Accept, small: &[Judged], rest: &[Given]) -> Vec<Given> {
     both.map(of_one).collect()
 }
 
-/// What comes of one threshold.
-#[must_use]
-pub fn point(accept: Accept, small: &[Judged], rest: &[Given]) -> Point {
-    let results = with(accept, small, rest);
-    let of = |part: usize| part as f32 / results.len().max(1) as f32;
-    let kept = small
-        .iter()
-        .filter(|s| s.confidence.is_some_and(|c| c >= accept.at_least));
-    Point {
-        accept,
-        kept: of(kept.count()),
-        quality: of(results.iter().filter(|result| result.right).count()),
-        cost: results.iter().map(|r| r.cost).sum::<f32>() / results.len().max(1) as f32,
+/// What some answers are like as a whole.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Overall {
+    /// The part of them that is right, 0 to 1.
+    pub quality: f32,
+    /// The mean of what one takes.
+    pub cost: f32,
+}
+
+impl Overall {
+    /// What these are like.
+    #[must_use]
+    pub fn of(given: &[Given]) -> Self {
+        let total = given.len().max(1) as f32;
+        Self {
+            quality: given.iter().filter(|given| given.right).count() as f32 / total,
+            cost: given.iter().map(|given| given.cost).sum::<f32>() / total,
+        }
     }
+}
+
+/// How many of a model's answers are kept.
+#[must_use]
+pub fn kept(accept: Accept, small: &[Judged]) -> usize {
+    let kept = small.iter().filter(|small| accept.keeps(small.confidence));
+    kept.count()
 }
 
 /// The points of all thresholds that differ in what is kept, from keeping everything to keeping
@@ -195,8 +207,9 @@ mod tests {
                 .map(|(.., right, cost)| Given { right: *right, cost: f32::from(*cost) })
                 .collect();
             for told in curve(Measure::Margin, &small, &large) {
-                let found = point(told.accept, &small, &large);
-                prop_assert!((told.kept - found.kept).abs() < 1e-5);
+                let found = Overall::of(&with(told.accept, &small, &large));
+                let kept = kept(told.accept, &small) as f32 / small.len() as f32;
+                prop_assert!((told.kept - kept).abs() < 1e-5);
                 prop_assert!((told.quality - found.quality).abs() < 1e-5);
                 prop_assert!((told.cost - found.cost).abs() < 1e-3);
             }

@@ -8,7 +8,7 @@ use flotilla_tests::{Api, Cluster, Mode, null_model};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-use crate::resources::{header, serve, task};
+use crate::resources::{fast_and_slow, header, serve, task};
 
 /// A request with what it says in the field `flotilla`.
 fn chat(model: &str, flotilla: Value) -> Value {
@@ -175,13 +175,9 @@ async fn a_deadline_that_cannot_be_met_is_refused_at_once_and_one_that_passes_en
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spare_replica_is_asked_beside_one_that_takes_long_and_the_later_one_is_cancelled() {
-    let mut cluster = Cluster::start(Mode::Processes, &["fast"]).await;
-    cluster.start_agent_with("slow", None, &["--null-slowdown", "100"]);
-    cluster.until_ready(&["fast", "slow"]).await;
-    let api = cluster.api();
     let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 20});
-    api.apply(&null_model("m", 2, &options)).await;
-    cluster.until(async || api.ready("m").await == 2).await;
+    let cluster = fast_and_slow("100", &options).await;
+    let api = cluster.api();
     api.apply(&task(
         "t",
         json!({"models": ["m"], "hedge": {"after": "100ms"}}),

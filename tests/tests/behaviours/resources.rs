@@ -1,6 +1,6 @@
 //! Resources and responses, as several behaviours need them.
 
-use flotilla_tests::{Api, Cluster, null_model};
+use flotilla_tests::{Api, Cluster, Mode, null_model};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -16,6 +16,18 @@ pub(crate) fn task(name: &str, spec: Value) -> Value {
 pub(crate) async fn serve(cluster: &Cluster, api: &Api, model: &str, options: &Value) {
     api.apply(&null_model(model, 1, options)).await;
     cluster.until(async || api.ready(model).await == 1).await;
+}
+
+/// The nodes `fast` and `slow`, on each of which the model `m` of the null engine answers, on the slow
+/// one so many times slower.
+pub(crate) async fn fast_and_slow(slowdown: &str, options: &Value) -> Cluster {
+    let mut cluster = Cluster::start(Mode::Processes, &["fast"]).await;
+    cluster.start_agent_with("slow", None, &["--null-slowdown", slowdown]);
+    cluster.until_ready(&["fast", "slow"]).await;
+    let api = cluster.api();
+    api.apply(&null_model("m", 2, options)).await;
+    cluster.until(async || api.ready("m").await == 2).await;
+    cluster
 }
 
 /// A header of a response, empty where there is none.

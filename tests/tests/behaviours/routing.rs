@@ -4,7 +4,7 @@ use flotilla_tests::{Api, Cluster, Etcd, Mode, null_model};
 use reqwest::Response;
 use serde_json::{Value, json};
 
-use crate::resources::{header, task};
+use crate::resources::{self, header, task};
 
 fn router(spec: Value) -> Value {
     let mut router =
@@ -39,11 +39,7 @@ async fn until_learnt(cluster: &Cluster, api: &Api) {
 
 async fn serve(cluster: &Cluster, api: &Api, models: &[&str]) {
     for model in models {
-        let options = json!({"outputTokens": 2});
-        api.apply(&null_model(model, 1, &options)).await;
-    }
-    for model in models {
-        cluster.until(async || api.ready(model).await == 1).await;
+        resources::serve(cluster, api, model, &json!({"outputTokens": 2})).await;
     }
 }
 
@@ -252,13 +248,9 @@ async fn a_dry_run_tells_every_candidate_and_asks_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_ten_times_slower_gets_a_small_part_of_the_requests() {
-    let mut cluster = Cluster::start(Mode::Processes, &["fast"]).await;
-    cluster.start_agent_with("slow", None, &["--null-slowdown", "10"]);
-    cluster.until_ready(&["fast", "slow"]).await;
-    let api = cluster.api();
     let options = json!({"outputTokens": 2, "tokensPerSecond": 200});
-    api.apply(&null_model("m", 2, &options)).await;
-    cluster.until(async || api.ready("m").await == 2).await;
+    let cluster = resources::fast_and_slow("10", &options).await;
+    let api = cluster.api();
     let mut on = std::collections::BTreeMap::<String, u32>::new();
     for _ in 0..100 {
         // Two at a time, so that the fast one is never idle.
