@@ -1,6 +1,6 @@
 //! A real etcd on loopback, of one member or several.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use flotilla_controller::{EtcdAddress, EtcdTls, StoreAddress};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
-use crate::Process;
+use crate::{Process, free_address};
 
 /// An etcd with data of its own. Killed when dropped.
 pub struct Etcd {
@@ -219,14 +219,4 @@ impl Etcd {
     pub fn store(&self) -> StoreAddress {
         StoreAddress::Etcd(self.address())
     }
-}
-
-/// An address that was free a moment ago, for what cannot be told to choose one itself.
-///
-/// # Panics
-/// When loopback has none.
-#[must_use]
-pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("it is bound")
 }

@@ -4,15 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
-use flotilla_tests::{Process, flotilla, repository};
-
-/// A port that was free a moment ago.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
+use flotilla_tests::{Process, flotilla, free_address, repository};
 
 fn up(dir: &Path, http: SocketAddr) -> Process {
     let models = repository().join("models").display().to_string();
