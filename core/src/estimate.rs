@@ -29,6 +29,9 @@ const MOST_STRETCH: f32 = 4.0;
 /// What the belief that a prompt's time is in proportion to its bytes weighs, in squared
 /// coefficients of variation of the bytes that were seen.
 const PROPORTION: f32 = 0.01;
+/// Bytes of a prompt up to which what it takes is mostly the same for all: a few bytes say nothing of
+/// what many take.
+const SHORT: f32 = 100.0;
 /// What one more answer weighs in how prompts' times go with their bytes.
 const NEW_SLOPE: f32 = 0.05;
 
@@ -132,8 +135,9 @@ impl Prompt {
 
     /// Seconds to read so many bytes: by ridge regression towards proportion.
     fn seconds(self, bytes: f32) -> f32 {
-        let belief = PROPORTION * self.bytes.max(1.0) * self.bytes.max(1.0);
-        let proportion = self.seconds / self.bytes.max(1.0);
+        let typical = self.bytes.max(SHORT);
+        let belief = PROPORTION * typical * typical;
+        let proportion = self.seconds / typical;
         let slope = (self.covariance + belief * proportion) / (self.variance + belief);
         let slope = slope.clamp(0.0, 2.0 * proportion);
         (self.seconds + slope * (bytes - self.bytes)).max(0.0)
@@ -425,6 +429,16 @@ mod tests {
         assert!((slower.alone(WORK) - 2.0).abs() < 1e-3, "{slower:?}");
         let again = least(Some(slower), 1.9);
         assert_eq!(again, Some(slower));
+    }
+
+    #[test]
+    fn a_few_bytes_say_little_of_what_many_take() {
+        let short = Pace::learn(None, computed(2, 2, 0.1, 0.01), 0.0);
+        let long = Work {
+            prompt_bytes: 650,
+            max_tokens: Some(1),
+        };
+        assert!(short.alone(long) < 1.0, "{}", short.alone(long));
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl Appraisal {
             load: self.prospect.load,
             predicted_ms: self.prediction.map(|p| p.total * 1e3),
             predicted_first_token_ms: self.prediction.map(|p| p.first_token * 1e3),
-            predicted_joules: self.expected.joules,
+            predicted_joules: self.prediction.and(self.expected.joules),
             quality: self.expected.quality,
             score: None,
         }
