@@ -1,12 +1,16 @@
 //! An agent's settings.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use flotilla_core::energy::Power;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_telemetry::Settings;
+
+use crate::accounts::Accounts;
 
 /// An agent's settings, read once at start.
 #[derive(Debug, Clone)]
@@ -27,6 +31,11 @@ pub struct Config {
     pub memory: Option<Bytes>,
     /// What the node draws, if somebody knows. Default: guessed from its cores.
     pub power: Option<Power>,
+    /// The power meters, where several agents of one process share a machine. Default: its own.
+    pub accounts: Option<Accounts>,
+    /// Where metrics can be scraped, if they are to be.
+    pub metrics: Option<SocketAddr>,
+    pub telemetry: Settings,
     /// Bytes per second that models' files may take of the links. Default: no limit.
     pub fetch_rate: Option<Bytes>,
     /// How many times slower the null engine is here, to simulate unequal nodes.

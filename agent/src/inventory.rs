@@ -50,6 +50,11 @@ pub(crate) fn take(memory: Option<Bytes>, power: Option<Power>) -> Inventory {
     }
 }
 
+/// Cores of this machine, at least 1.
+pub(crate) fn cores() -> u32 {
+    take(None, None).cores.max(1)
+}
+
 /// Labels that every node has, from what it is: `flotilla.dev/arch`, `flotilla.dev/os`,
 /// `flotilla.dev/node`, and `flotilla.dev/accelerator` where it computes with more than its
 /// processor. Those given at start come on top and may say otherwise.

@@ -7,6 +7,7 @@
 //!
 //! Start reading at [`Agent::start`], then [`models`].
 
+pub mod accounts;
 mod artifacts;
 mod config;
 pub mod engine;
@@ -14,7 +15,10 @@ mod home;
 mod inventory;
 mod link;
 pub mod models;
+mod observe;
+pub mod power;
 mod run;
+mod scrape;
 mod serve;
 
 pub use config::Config;

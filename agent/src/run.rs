@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
+use flotilla_telemetry::names::attr;
+use flotilla_telemetry::{KeyValue, Service as Origin, Telemetry};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::Accounts;
 use crate::artifacts::Artifacts;
 use crate::config::Config;
 use crate::engine::{Engines, LoadError};
 use crate::home::{Home, HomeError};
-use crate::inventory;
 use crate::link::{self, Link, Orders, Peers};
 use crate::models::{Manager, ManagerSettings};
+use crate::observe::{self, Observer};
 use crate::serve::Service;
+use crate::{inventory, scrape};
 
 /// Why an agent does not start.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +25,8 @@ pub enum StartError {
     Home(#[from] HomeError),
     #[error("the engines cannot be set up: {0}")]
     Engines(#[from] LoadError),
+    #[error(transparent)]
+    Telemetry(#[from] flotilla_telemetry::StartError),
     #[error("there is no controller to join: give --join HOST:PORT")]
     NoController,
 }
@@ -33,6 +39,7 @@ pub struct Agent {
     links: JoinSet<()>,
     models: JoinSet<()>,
     patience: std::time::Duration,
+    telemetry: Telemetry,
 }
 
 impl Agent {
@@ -51,20 +58,31 @@ impl Agent {
             tracing::warn!("{missed}");
         }
         let inventory = inventory::take(config.memory, config.power);
+        let telemetry = start_telemetry(&config)?;
+        let accounts = config.accounts.clone();
+        let accounts = accounts.unwrap_or_else(|| Accounts::of_this_machine(config.power, 1));
         let settings = ManagerSettings {
             memory: flotilla_core::Bytes(inventory.memory),
             drain: config.drain,
             return_memory: config.return_memory,
+            observer: Observer::new(accounts.clone(), &telemetry.meter()),
         };
         let peers = Arc::new(Peers::default());
         let artifacts = Artifacts::new(config.data_dir.clone(), peers.clone(), config.fetch_rate);
         let manager = Manager::new(Engines::new(config.null_slowdown)?, artifacts, settings);
+        observe::register(
+            &telemetry.meter(),
+            &config.name,
+            &manager.table(),
+            &accounts,
+        );
         let (orders, desired) = Orders::new(home);
         let drain = CancellationToken::new();
         let stop_links = CancellationToken::new();
         let stop_models = CancellationToken::new();
         let mut labels = inventory::labels(&config.name, &inventory);
         labels.extend(config.labels);
+        let service = Service::new(manager.table(), &telemetry, config.name.clone());
         let link = Link {
             name: config.name,
             identity,
@@ -72,7 +90,8 @@ impl Agent {
             taints: config.taints,
             zone: config.zone,
             inventory,
-            service: Service::new(manager.table()),
+            service,
+            accounts,
             statuses: manager.statuses(),
             orders,
             drain: drain.clone(),
@@ -80,6 +99,10 @@ impl Agent {
         };
         let mut links = JoinSet::new();
         links.spawn(link::run(link, peers, config.join));
+        if let Some(address) = config.metrics {
+            let served = scrape::serve(address, telemetry.exposition(), stop_models.clone());
+            tokio::spawn(served);
+        }
         let mut models = JoinSet::new();
         models.spawn(manager.run(desired, stop_models.clone()));
         Ok(Self {
@@ -89,6 +112,7 @@ impl Agent {
             links,
             models,
             patience: config.drain,
+            telemetry,
         })
     }
 
@@ -104,5 +128,18 @@ impl Agent {
         while self.links.join_next().await.is_some() {}
         self.stop_models.cancel();
         while self.models.join_next().await.is_some() {}
+        self.telemetry.stop().await;
     }
+}
+
+fn start_telemetry(config: &Config) -> Result<Telemetry, flotilla_telemetry::StartError> {
+    let mut attributes = vec![KeyValue::new(attr::NODE, config.name.to_string())];
+    let zone = config.zone.as_ref();
+    attributes.extend(zone.map(|zone| KeyValue::new(attr::ZONE, zone.to_string())));
+    let origin = Origin {
+        name: "flotilla-agent",
+        instance: config.name.to_string(),
+        attributes,
+    };
+    Telemetry::start(&origin, &config.telemetry)
 }

@@ -1,13 +1,21 @@
 //! The gRPC service `Inference`: what controllers ask of this node's models.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use flotilla_core::ModelName;
+use flotilla_core::admission::Standing;
 use flotilla_core::generate::{Delta, EmbedRequest, Event, GenerateRequest, RequestError};
+use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::status;
 use flotilla_proto::v1;
 use flotilla_proto::v1::inference_server::Inference;
+use flotilla_telemetry::Telemetry;
+use flotilla_telemetry::names::{PROVIDER, attr, span};
+use flotilla_telemetry::prometheus::Exposition;
+use flotilla_telemetry::trace::{Stage, Tracer};
 use futures::{Stream, StreamExt, stream};
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::models::{Hosted, Table, Ticket};
@@ -19,14 +27,37 @@ const BATCH: usize = 64;
 #[derive(Clone)]
 pub(crate) struct Service {
     table: Table,
+    tracer: Tracer,
+    exposition: Exposition,
+    node: NodeName,
 }
 
 impl Service {
-    pub(crate) fn new(table: Table) -> Self {
-        Self { table }
+    pub(crate) fn new(table: Table, telemetry: &Telemetry, node: NodeName) -> Self {
+        Self {
+            table,
+            tracer: telemetry.tracer(),
+            exposition: telemetry.exposition(),
+            node,
+        }
     }
 
-    fn find(&self, name: &ModelName) -> Result<std::sync::Arc<Hosted>, RequestError> {
+    /// What a call is traced as, if its caller's trace is sampled.
+    fn traced(&self, metadata: &MetadataMap, operation: &'static str, model: &str) -> Stage {
+        let call = self
+            .tracer
+            .go_on(metadata.as_ref(), || format!("{operation} {model}"));
+        if call.is_recorded() {
+            call.set(attr::OPERATION, operation);
+            call.set(attr::PROVIDER, PROVIDER);
+            call.set(attr::REQUEST_MODEL, model.to_owned());
+            call.set(attr::RESPONSE_MODEL, model.to_owned());
+            call.set(attr::NODE, self.node.to_string());
+        }
+        call
+    }
+
+    fn find(&self, name: &ModelName) -> Result<Arc<Hosted>, RequestError> {
         self.table.get(name).ok_or_else(|| {
             RequestError::Unavailable(format!("the model '{name}' is not ready on this node"))
         })
@@ -35,15 +66,34 @@ impl Service {
     async fn begin(
         &self,
         request: GenerateRequest,
+        call: Stage,
     ) -> Result<impl Stream<Item = Result<Event, RequestError>> + Send + use<>, RequestError> {
-        let hosted = self.find(&request.model)?;
-        let entered = hosted.clone().enter(request.standing, request.deadline);
-        let ticket = entered.await?;
-        match hosted.model.generate(request).await {
-            Ok(events) => Ok(ticket.follow(events)),
-            Err(error) => Err(fail(ticket, error)),
+        let begin = async {
+            let hosted = self.find(&request.model)?;
+            let ticket = enter(&hosted, request.standing, request.deadline).await?;
+            match hosted.model.generate(request).await {
+                Ok(events) => Ok((ticket, events)),
+                Err(error) => Err(fail(ticket, error)),
+            }
+        };
+        match call.run(begin).await {
+            Ok((ticket, events)) => Ok(ticket.follow(events, call)),
+            Err(error) => {
+                call.failed(error.kind(), error.to_string());
+                Err(error)
+            }
         }
     }
+}
+
+/// Waits for a request's turn.
+async fn enter(
+    hosted: &Arc<Hosted>,
+    standing: Standing,
+    deadline: Option<Duration>,
+) -> Result<Ticket, RequestError> {
+    let _queue = Stage::enter(span::QUEUE);
+    hosted.clone().enter(standing, deadline).await
 }
 
 fn fail(ticket: Ticket, error: RequestError) -> RequestError {
@@ -59,9 +109,12 @@ impl Inference for Service {
         &self,
         request: Request<v1::GenerateRequest>,
     ) -> Result<Response<Self::GenerateStream>, Status> {
-        let request = GenerateRequest::try_from(request.into_inner())?;
+        let (metadata, _, message) = request.into_parts();
+        let request = GenerateRequest::try_from(message)?;
         let live = request.stream;
-        let events = self.begin(request).await.map_err(status::from_error)?;
+        let call = self.traced(&metadata, request.input.operation(), request.model.as_str());
+        let events = self.begin(request, call).await;
+        let events = events.map_err(status::from_error)?;
         let replies = if live {
             let mut batches = Box::pin(events.ready_chunks(BATCH).map(reply));
             // Waiting for the first events here lets them go out with the headers, and a
@@ -82,21 +135,38 @@ impl Inference for Service {
         &self,
         request: Request<v1::EmbedRequest>,
     ) -> Result<Response<v1::EmbedReply>, Status> {
-        let request = EmbedRequest::try_from(request.into_inner())?;
+        let (metadata, _, message) = request.into_parts();
+        let request = EmbedRequest::try_from(message)?;
+        let call = self.traced(&metadata, "embeddings", request.model.as_str());
         let embed = async {
             let hosted = self.find(&request.model)?;
-            let entered = hosted.clone().enter(request.standing, request.deadline);
-            let ticket = entered.await?;
+            let ticket = enter(&hosted, request.standing, request.deadline).await?;
             match hosted.model.embed(request).await {
-                Ok(embeddings) => {
-                    ticket.done(embeddings.prompt_tokens);
+                Ok(mut embeddings) => {
+                    embeddings.energy = Some(ticket.done(embeddings.prompt_tokens));
                     Ok(embeddings)
                 }
                 Err(error) => Err(fail(ticket, error)),
             }
         };
-        let embeddings = embed.await.map_err(status::from_error)?;
-        Ok(Response::new(embeddings.into()))
+        match call.run(embed).await {
+            Ok(embeddings) => {
+                call.set(attr::INPUT_TOKENS, i64::from(embeddings.prompt_tokens));
+                Ok(Response::new(embeddings.into()))
+            }
+            Err(error) => {
+                call.failed(error.kind(), error.to_string());
+                Err(status::from_error(error))
+            }
+        }
+    }
+
+    async fn metrics(
+        &self,
+        _request: Request<v1::MetricsRequest>,
+    ) -> Result<Response<v1::MetricsReply>, Status> {
+        let families = self.exposition.packed();
+        Ok(Response::new(v1::MetricsReply { families }))
     }
 }
 

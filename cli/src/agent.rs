@@ -4,6 +4,8 @@ use std::path::Path;
 
 use flotilla_agent::{Agent, Config};
 
+use flotilla_telemetry::Settings;
+
 use crate::allocator;
 use crate::args::AgentArgs;
 use crate::shutdown;
@@ -22,6 +24,9 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         zone: args.zone,
         memory: args.memory,
         power,
+        accounts: None,
+        metrics: args.metrics.0,
+        telemetry: Settings::from_env()?,
         fetch_rate: args.fetch_rate,
         null_slowdown: args.null_slowdown,
         drain: args.drain,

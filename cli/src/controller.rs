@@ -2,6 +2,8 @@
 
 use flotilla_controller::{Config, Controller};
 
+use flotilla_telemetry::Settings;
+
 use crate::args::ControllerArgs;
 use crate::shutdown;
 
@@ -21,6 +23,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         connections: args.connections,
         decisions: args.decisions as usize,
         record_prompts: args.record_prompts,
+        telemetry: Settings::from_env()?,
         ..Config::default()
     };
     tracing::info!(?config, "starting");

@@ -150,7 +150,11 @@ fn why_replica(decision: &Decision) -> String {
                 candidate.predicted_joules.map(joules).unwrap_or_default(),
                 candidate.quality.map(percent).unwrap_or_default(),
                 candidate.score.map(scored).unwrap_or_default(),
-                if chosen { "chosen" } else { "" }.to_owned(),
+                match (chosen, &candidate.strain) {
+                    (true, None) => "chosen".to_owned(),
+                    (true, Some(strain)) => format!("chosen, though {strain}"),
+                    (false, strain) => strain.clone().unwrap_or_default(),
+                },
             ]
         });
         told += "\n";
@@ -320,7 +324,7 @@ fn ended(outcome: &Outcome) -> String {
         End::Abandoned => "the client went away",
     };
     let millis = |ms: f64| format!("{ms:.1} ms");
-    let source = outcome.joules_source.as_deref().unwrap_or_default();
+    let source = outcome.joules_source.unwrap_or_default();
     let energy = outcome
         .joules
         .map(|spent| format!("{}, {source}", joules(spent)));
@@ -341,5 +345,20 @@ fn ended(outcome: &Outcome) -> String {
             outcome.queued_ms.map(millis).unwrap_or_default(),
         ),
         ("Energy", energy),
+        (
+            "CO2",
+            outcome
+                .co2_grams
+                .map(|grams| format!("{grams:.6} g"))
+                .unwrap_or_default(),
+        ),
+        (
+            "Cost",
+            outcome
+                .cost
+                .zip(outcome.currency)
+                .map(|(cost, currency)| format!("{cost:.9} {currency}"))
+                .unwrap_or_default(),
+        ),
     ])
 }

@@ -32,7 +32,7 @@ use args::{Args, Command, ModelCommand};
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    logging::start(&args.log, &args.command);
+    logging::start(&args.log, args.log_format, &args.command);
     if !args.command.serves() {
         end_with_the_reader();
     }

@@ -2,9 +2,10 @@
 
 use std::io::IsTerminal;
 
+use flotilla_telemetry::logs::Lines;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::Command;
+use crate::args::{Command, LogFormat};
 
 /// Levels of the libraries under us, unless the filter says otherwise: they tell more than a
 /// person wants to read.
@@ -13,6 +14,9 @@ const QUIET: &[&str] = &[
     "mistralrs_core=error",
     "mistralrs_quant=error",
     "h2=warn",
+    "opentelemetry=error",
+    "opentelemetry_sdk=error",
+    "opentelemetry-otlp=error",
     "hyper=warn",
     "hyper_util=warn",
     "reqwest=warn",
@@ -21,7 +25,7 @@ const QUIET: &[&str] = &[
 
 /// Starts logging. An empty `filter` is the command's default: servers tell what happens,
 /// the others only what is wrong.
-pub(crate) fn start(filter: &str, command: &Command) {
+pub(crate) fn start(filter: &str, format: LogFormat, command: &Command) {
     let level = match (filter, command) {
         ("", Command::Controller(_) | Command::Agent(_)) => "info",
         ("", _) => "error",
@@ -33,10 +37,15 @@ pub(crate) fn start(filter: &str, command: &Command) {
         Ok(filter) => (filter, None),
         Err(error) => (EnvFilter::new(format!("{quiet},info")), Some(error)),
     };
+    let lines = match format {
+        LogFormat::Text => Lines::Text,
+        LogFormat::Json => Lines::Json,
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        .event_format(lines)
         .init();
     if let Some(error) = fault {
         tracing::warn!(%error, "--log is not a filter: logging at level info");

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use flotilla_agent::accounts::Accounts;
 use flotilla_agent::{Agent, Config as AgentConfig};
 use flotilla_controller::admin::{NodeResource, Wish};
 use flotilla_controller::fleet::{Fleet, FleetView, NodePhase};
 use flotilla_controller::{Config, Controller, StoreAddress};
 use flotilla_core::spec::Resource;
 use flotilla_core::{Bytes, NodeName};
+use flotilla_telemetry::Settings;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::UpArgs;
@@ -39,6 +41,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         store: StoreAddress::Embedded(data_dir.join("controller")),
         data_dir: data_dir.join("controller"),
         stop_grace: DRAIN,
+        telemetry: Settings::from_env()?,
         ..Config::default()
     })
     .await?;
@@ -85,6 +88,7 @@ async fn start_agents(
     nodes: u32,
 ) -> anyhow::Result<Vec<Agent>> {
     let mut agents = Vec::new();
+    let accounts = Accounts::of_this_machine(None, nodes);
     for number in 1..=nodes {
         let name = format!("node-{number}");
         let agent = Agent::start(AgentConfig {
@@ -96,6 +100,10 @@ async fn start_agents(
             zone: None,
             memory: share_of_memory(nodes),
             power: None,
+            accounts: Some(accounts.clone()),
+            // The controller has their metrics.
+            metrics: None,
+            telemetry: Settings::from_env()?,
             fetch_rate: None,
             null_slowdown: 1.0,
             drain: DRAIN,

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use flotilla_telemetry::Settings;
+
 /// A controller's settings, read once at start.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -36,6 +38,7 @@ pub struct Config {
     /// Whether decisions on record hold the newest turn of what was asked. Never that of requests
     /// which are held to privacy zones.
     pub record_prompts: bool,
+    pub telemetry: Settings,
     /// How long streams under way may go on once the controller is asked to stop.
     pub stop_grace: Duration,
 }
@@ -56,6 +59,7 @@ impl Default for Config {
             connections: 1,
             decisions: 100_000,
             record_prompts: false,
+            telemetry: Settings::OFF,
             stop_grace: Duration::from_secs(5),
         }
     }

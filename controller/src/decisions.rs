@@ -1,20 +1,22 @@
 //! The record of routing decisions: the last so many, in memory, each under an id that says
 //! which controller made it.
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
-use flotilla_core::Joules;
-use flotilla_core::generate::{Event, RequestError, Usage};
+use flotilla_core::energy::Spent;
+use flotilla_core::generate::{RequestError, Usage};
 use flotilla_core::routing::{Decision, End, Outcome};
+use flotilla_core::{ModelName, NodeName, TaskName, ZoneName};
+use flotilla_telemetry::front::{Labels, Took};
+use flotilla_telemetry::names::attr;
+use flotilla_telemetry::trace::Stage;
 use serde::{Deserialize, Serialize};
 
-/// Where joules come from that no meter has told: the time that was computed for, and what the node
-/// draws.
-const ESTIMATED: &str = "estimated";
+use crate::arrival::{Arrival, Observer};
+use crate::traffic::Ended;
 
 /// Keeps the last decisions. Cheap to clone.
 #[derive(Clone)]
@@ -26,6 +28,7 @@ struct Inner {
     /// Of the controller.
     id: String,
     next: AtomicU64,
+    observer: Observer,
     /// The decision of number n is in slot n modulo their number, until another takes it.
     slots: Box<[ArcSwapOption<Kept>]>,
 }
@@ -52,20 +55,21 @@ pub struct DecisionRecord {
 }
 
 impl Decisions {
-    /// Room for `kept` decisions of the controller `id`.
+    /// Room for `kept` decisions of the controller `id`, whose outcomes are counted by `observer`.
     #[must_use]
-    pub fn new(id: &str, kept: usize) -> Self {
+    pub fn new(id: &str, kept: usize, observer: Observer) -> Self {
         Self {
             inner: Arc::new(Inner {
                 id: id.to_owned(),
+                observer,
                 next: AtomicU64::new(0),
                 slots: (0..kept.max(1)).map(|_| ArcSwapOption::empty()).collect(),
             }),
         }
     }
 
-    /// Puts a decision on record. The outcome is told to what is returned.
-    pub(crate) fn keep(&self, decision: Decision, begun: Instant) -> Recorder {
+    /// Puts the decision for a request on record. The outcome is told to what is returned.
+    pub(crate) fn keep(&self, decision: Decision, arrival: Arc<Arrival>) -> Recorder {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         let kept = Arc::new(Kept {
             number,
@@ -75,24 +79,22 @@ impl Decisions {
         });
         let slot = (number % self.inner.slots.len() as u64) as usize;
         self.inner.slots[slot].store(Some(kept.clone()));
-        let mut recorder = Recorder {
+        Recorder {
             id: self.id(number),
             outcome: Outcome::default(),
-            kept: kept.clone(),
-            begun,
-        };
-        // What smaller models took that were asked before is part of what the answer takes.
-        for tier in &kept.decision.tiers {
-            if let Some(joules) = tier.joules {
-                recorder.joules(joules);
-            }
+            observer: self.inner.observer.clone(),
+            known: true,
+            first_token: None,
+            ended: false,
+            kept,
+            arrival,
         }
-        recorder
     }
 
     /// Puts a decision on record whose request ends at once.
-    pub fn note(&self, decision: Decision, begun: Instant) {
-        self.keep(decision, begun).answered();
+    pub fn note(&self, decision: Decision) {
+        let arrival = self.inner.observer.arrives("chat", 0, Arc::default());
+        self.keep(decision, arrival).answered();
     }
 
     /// The decision of an id that [`Decisions::owner`] says is of this controller.
@@ -125,13 +127,18 @@ impl Decisions {
 }
 
 /// Writes down what becomes of a request, once: as soon as it is known, so that whoever has seen the
-/// end of an answer finds it on record.
+/// end of an answer finds it on record. It is counted then, too.
 pub(crate) struct Recorder {
     id: String,
     kept: Arc<Kept>,
-    /// When the request arrived.
-    begun: Instant,
+    arrival: Arc<Arrival>,
+    observer: Observer,
     outcome: Outcome,
+    /// Whether what was asked for is something that the fleet has.
+    known: bool,
+    /// When the first events were there.
+    first_token: Option<Duration>,
+    ended: bool,
 }
 
 impl Recorder {
@@ -140,22 +147,19 @@ impl Recorder {
         &self.id
     }
 
+    /// What the request is traced as.
+    pub(crate) fn stage(&self) -> &Stage {
+        &self.arrival.stage
+    }
+
     /// The first events are there.
     pub(crate) fn first_events(&mut self) {
-        self.outcome.first_token_ms = Some(millis(self.begun));
+        let first = self.arrival.at.elapsed();
+        self.first_token = Some(first);
+        self.outcome.first_token_ms = Some(first.as_secs_f64() * 1e3);
     }
 
-    /// Events go to the client. Returns what the answer took, once that is known: it is complete
-    /// then, as whoever has that may not wait for the end of the stream.
-    pub(crate) fn events(&mut self, events: &[Event]) -> Option<Usage> {
-        let Some(Event::Usage(usage)) = events.last() else {
-            return None;
-        };
-        self.usage(*usage);
-        Some(*usage)
-    }
-
-    /// What the answer took.
+    /// What the answer took of tokens and time.
     pub(crate) fn usage(&mut self, usage: Usage) {
         self.outcome.prompt_tokens = Some(usage.prompt_tokens);
         self.outcome.completion_tokens = Some(usage.completion_tokens);
@@ -163,42 +167,127 @@ impl Recorder {
         self.outcome.queued_ms = queued.map(|queued| queued.as_secs_f64() * 1e3);
     }
 
-    /// What energy it took, on top of what is known.
-    pub(crate) fn joules(&mut self, joules: Joules) {
-        let before = self.outcome.joules.unwrap_or_default();
-        self.outcome.joules = Some(before + joules);
-        self.outcome.joules_source = Some(Cow::Borrowed(ESTIMATED));
+    /// It took energy, on top of what is known. Returns all that it took.
+    pub(crate) fn spends(&self, node: &NodeName, zone: Option<&ZoneName>, spent: Spent) -> Spent {
+        self.arrival.spends(node, zone, spent);
+        self.arrival.spent()
+    }
+
+    /// What it took so far.
+    pub(crate) fn spent(&self) -> Spent {
+        self.arrival.spent()
     }
 
     /// The answer is complete.
     pub(crate) fn answered(&mut self) {
         self.outcome.end = End::Answered;
-        self.write_down();
+        self.write_down(None);
     }
 
     /// There is no answer, or only a part of it.
     pub(crate) fn failed(&mut self, error: &RequestError) {
+        self.known = !matches!(
+            error,
+            RequestError::ModelNotFound(_) | RequestError::TaskNotFound(_)
+        );
         self.outcome.end = End::Failed;
-        self.outcome.error = Some(error.to_string());
-        self.write_down();
+        let told = error.to_string();
+        self.arrival.stage.failed(error.kind(), told.clone());
+        self.outcome.error = Some(told);
+        self.write_down(Some(error.kind()));
     }
 
-    fn write_down(&mut self) {
-        let mut outcome = std::mem::take(&mut self.outcome);
-        outcome.total_ms = millis(self.begun);
+    fn write_down(&mut self, error: Option<&'static str>) {
         // What was written down first holds.
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let total = self.arrival.at.elapsed();
+        let spent = self.arrival.spent();
+        let mut outcome = std::mem::take(&mut self.outcome);
+        outcome.total_ms = total.as_secs_f64() * 1e3;
+        if spent != Spent::default() {
+            outcome.joules = Some(spent.joules);
+            outcome.joules_source = Some(spent.sources);
+            outcome.co2_grams = spent.grams;
+            outcome.cost = spent.price.map(|price| price.amount);
+            outcome.currency = spent.price.map(|price| price.currency);
+        }
+        let took = Took {
+            total,
+            error,
+            first_token: self.first_token,
+            input_tokens: u64::from(outcome.prompt_tokens.unwrap_or(0)),
+            output_tokens: u64::from(outcome.completion_tokens.unwrap_or(0)),
+            joules: f64::from(spent.joules.0),
+            grams: spent.grams,
+            cost: outcome.cost,
+        };
+        self.count(&outcome, &took, &spent);
         let _ = self.kept.outcome.set(outcome);
+    }
+
+    fn count(&self, outcome: &Outcome, took: &Took, spent: &Spent) {
+        let decision = &self.kept.decision;
+        let labels = Labels {
+            operation: self.arrival.operation,
+            requested: self.known.then_some(decision.requested.as_str()),
+            model: decision.model.as_ref().map(ModelName::as_str),
+            task: decision.task.as_ref().map(TaskName::as_str),
+            energy_source: spent.sources.as_str(),
+            currency: spent.price.as_ref().map(|price| price.currency.as_str()),
+        };
+        self.observer.front.ended(labels, took);
+        self.observer.traffic.ended(&Ended {
+            id: &self.id,
+            at: self.kept.at,
+            decision,
+            outcome,
+            spent: *spent,
+            per_token: took.per_token(),
+        });
+        let front = &self.observer.front;
+        for tier in &decision.tiers {
+            front.tier(
+                labels.task.unwrap_or_default(),
+                tier.model.as_str(),
+                tier.verdict.as_str(),
+            );
+        }
+        for hedge in &decision.hedges {
+            front.hedged(hedge.won);
+        }
+        let stage = self.stage();
+        if stage.is_recorded() {
+            tell(stage, &self.id, &labels, took);
+        }
+    }
+}
+
+/// What a trace tells of a request that has ended.
+fn tell(stage: &Stage, id: &str, labels: &Labels<'_>, took: &Took) {
+    stage.set(attr::DECISION, id.to_owned());
+    if let Some(model) = labels.model {
+        stage.set(attr::RESPONSE_MODEL, model.to_owned());
+    }
+    if let Some(task) = labels.task {
+        stage.set(attr::TASK, task.to_owned());
+    }
+    if let Some(first) = took.first_token {
+        stage.set(attr::TIME_TO_FIRST_CHUNK, first.as_secs_f64());
+    }
+    if took.error.is_none() {
+        stage.set(attr::INPUT_TOKENS, took.input_tokens as i64);
+        stage.set(attr::OUTPUT_TOKENS, took.output_tokens as i64);
+        stage.set(attr::ENERGY, took.joules);
+        stage.set(attr::ENERGY_SOURCE, labels.energy_source.to_owned());
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.write_down();
+        self.write_down(Some("cancelled"));
     }
-}
-
-fn millis(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e3
 }
 
 pub(crate) fn unix_millis() -> u64 {
@@ -210,6 +299,9 @@ pub(crate) fn unix_millis() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_core::Joules;
+    use flotilla_core::energy::Source;
+    use flotilla_telemetry::Telemetry;
 
     fn named(requested: &str) -> Decision {
         Decision {
@@ -220,8 +312,12 @@ mod tests {
 
     #[test]
     fn the_last_ones_are_kept_with_what_became_of_them() {
-        let decisions = Decisions::new("abc", 2);
-        let mut first = decisions.keep(named("one"), Instant::now());
+        let decisions = Decisions::new("abc", 2, Observer::new(&Telemetry::off().meter()));
+        let keep = |requested| {
+            let arrival = decisions.inner.observer.arrives("chat", 7, Arc::default());
+            decisions.keep(named(requested), arrival)
+        };
+        let mut first = keep("one");
         let id = first.id().to_owned();
         assert_eq!(Decisions::owner(&id), Some("abc"));
         assert_eq!(decisions.get(&id).unwrap().outcome, None);
@@ -230,8 +326,11 @@ mod tests {
             prompt_tokens: 3,
             completion_tokens: 4,
             timing: None,
+            energy: None,
         });
-        first.joules(Joules(2.0));
+        let node = NodeName::new("n").unwrap();
+        first.spends(&node, None, Spent::new(Joules(0.5), Source::Rapl.into()));
+        first.spends(&node, None, Spent::new(Joules(1.5), Source::Nvml.into()));
         first.answered();
         let told = decisions.get(&id).unwrap();
         assert_eq!(told.decision.requested, "one");
@@ -241,11 +340,12 @@ mod tests {
             (End::Answered, Some(4))
         );
         assert_eq!(outcome.joules, Some(Joules(2.0)));
+        assert_eq!(outcome.joules_source.unwrap().as_str(), "rapl+nvml");
         assert!(outcome.first_token_ms.unwrap() <= outcome.total_ms);
 
         drop(first);
-        drop(decisions.keep(named("two"), Instant::now()));
-        let third = decisions.keep(named("three"), Instant::now());
+        drop(keep("two"));
+        let third = keep("three");
         assert!(decisions.get(&id).is_none(), "its slot was taken");
         for other in ["", "abc", "abc-zz", "abd-0", "abc-999"] {
             assert!(decisions.get(other).is_none(), "{other}");

@@ -9,8 +9,10 @@
 //! agents; it never touches the store. Start reading at [`Controller::start`].
 
 pub mod admin;
+mod arrival;
 pub mod artifacts;
 mod config;
+mod dashboard;
 pub mod decisions;
 pub mod dispatch;
 pub mod fleet;
@@ -19,8 +21,11 @@ pub mod link;
 mod reconcile;
 mod registrar;
 mod run;
+mod scrape;
 pub mod store;
+pub(crate) mod traffic;
 mod trainer;
 
+pub use arrival::Observer;
 pub use config::{Config, EtcdAddress, EtcdTls, StoreAddress, StoreAddressError};
 pub use run::{Controller, StartError};

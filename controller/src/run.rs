@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use axum::serve::ListenerExt;
 use flotilla_gateway::Limits;
+use flotilla_telemetry::{Service as Origin, Settings, Telemetry};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Wish};
+use crate::arrival::Observer;
 use crate::artifacts::{Blobs, Keeper};
 use crate::config::{Config, advertised};
 use crate::decisions::Decisions;
@@ -18,7 +20,7 @@ use crate::dispatch::{self, Dispatch, Lobby, waiting};
 use crate::fleet::{ControllerRecord, Fleet, FleetEvent};
 use crate::registrar::Registrar;
 use crate::store::{self, Store, StoreError, WatchEvent, keys};
-use crate::{leader, link, reconcile, trainer};
+use crate::{dashboard, leader, link, reconcile, scrape, trainer};
 
 /// Why a controller does not start.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +31,8 @@ pub enum StartError {
         purpose: &'static str,
         problem: String,
     },
+    #[error(transparent)]
+    Telemetry(#[from] flotilla_telemetry::StartError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -41,6 +45,7 @@ pub struct Controller {
     wish: Wish,
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    telemetry: Telemetry,
 }
 
 impl Controller {
@@ -54,6 +59,8 @@ impl Controller {
         let link = listen(config.link, "agents", "--link").await?;
         let addresses = (local(&http, config.http), local(&link, config.link));
         let id = format!("{:012x}", fastrand::u64(..) >> 16);
+        let telemetry = start_telemetry(&id, &config.telemetry)?;
+        let observer = Observer::new(&telemetry.meter());
         let record = ControllerRecord {
             http: advertised(config.advertise_http.as_deref(), addresses.0),
             link: advertised(config.advertise_link.as_deref(), addresses.1),
@@ -122,7 +129,8 @@ impl Controller {
             fleet.clone(),
             lobby,
             newest.clone(),
-            Decisions::new(&id, config.decisions),
+            Decisions::new(&id, config.decisions, observer.clone()),
+            observer.clone(),
             dispatch::Settings {
                 first_token_timeout: config.first_token_timeout,
                 record_prompts: config.record_prompts,
@@ -131,8 +139,15 @@ impl Controller {
         let limits = Limits {
             body: config.max_body,
         };
+        let traffic = observer.traffic;
+        tasks.spawn(traffic.clone().run(fleet.clone(), stop.clone()));
+        scrape::register(&telemetry.meter(), &fleet, &id);
         let explained = admin::decisions::router(dispatch.clone(), fleet.clone(), config.max_body);
-        let api = flotilla_gateway::router(dispatch, limits)
+        let live = admin::live::router(fleet.clone(), traffic, id.clone(), stop.clone());
+        let api = flotilla_gateway::router(dispatch, limits, telemetry.tracer())
+            .merge(scrape::router(telemetry.exposition(), fleet.clone()))
+            .merge(live)
+            .merge(dashboard::router())
             .merge(admin::router(
                 fleet.clone(),
                 store.clone(),
@@ -169,6 +184,7 @@ impl Controller {
             wish: Wish::new(store),
             stop,
             tasks,
+            telemetry,
         })
     }
 
@@ -205,7 +221,20 @@ impl Controller {
     pub async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+        self.telemetry.stop().await;
     }
+}
+
+fn start_telemetry(
+    id: &str,
+    settings: &Settings,
+) -> Result<Telemetry, flotilla_telemetry::StartError> {
+    let origin = Origin {
+        name: "flotilla-controller",
+        instance: id.to_owned(),
+        attributes: Vec::new(),
+    };
+    Telemetry::start(&origin, settings)
 }
 
 async fn listen(

@@ -106,6 +106,7 @@ impl Fleet {
             zone: node.zone.as_ref(),
             accelerators: &node.accelerators,
             open: Openness::Open,
+            handicap: 1.0,
         });
         let models = self.models.iter().map(|model| ModelDemand {
             name: &model.name,

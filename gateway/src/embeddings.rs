@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Answer;
 use crate::chat::json_response;
 use crate::route::{Pins, route};
+use crate::usage::EnergyJson;
 use crate::{ApiError, Backend};
 
 /// Most texts of one request, as OpenAI has it.
@@ -63,6 +64,8 @@ enum Vector {
 struct EmbeddingUsage {
     prompt_tokens: u32,
     total_tokens: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    energy: Option<EnergyJson>,
 }
 
 /// Answers an embedding request.
@@ -135,6 +138,7 @@ pub(crate) async fn answer(
         usage: EmbeddingUsage {
             prompt_tokens: content.prompt_tokens,
             total_tokens: content.prompt_tokens,
+            energy: content.energy.map(Into::into),
         },
     });
     crate::router::tag(&mut response, &by);

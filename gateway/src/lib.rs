@@ -17,6 +17,8 @@ mod route;
 mod router;
 mod sampling;
 mod sse;
+mod traced;
+mod usage;
 
 pub use backend::{Answer, Backend, Batches, ModelCard, Readiness, Refusal, Server};
 pub use body::read_json;

@@ -3,15 +3,18 @@
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use flotilla_core::TaskName;
+use flotilla_telemetry::trace::Tracer;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde::Serialize;
 
 use crate::chat::{ChatBody, json_response};
 use crate::completions::CompletionBody;
 use crate::embeddings::EmbeddingBody;
+use crate::traced::traced;
 use crate::{ApiError, Backend, Server, body, chat, completions, embeddings, models};
 
 /// What a request may be at most.
@@ -34,14 +37,18 @@ struct App<B> {
 }
 
 /// The OpenAI-compatible API over `backend`, with `/healthz` and `/readyz`. Anything else is
-/// answered 404 in OpenAI's shape.
-pub fn router<B: Backend>(backend: B, limits: Limits) -> Router {
+/// answered 404 in OpenAI's shape. Requests that are sampled are traced by `tracer`.
+pub fn router<B: Backend>(backend: B, limits: Limits, tracer: Tracer) -> Router {
     let app = App { backend, limits };
     let only = |route: MethodRouter<App<B>>| route.fallback(wrong_method);
-    Router::new()
+    let mut inference = Router::new()
         .route("/v1/chat/completions", only(post(chat_completions)))
         .route("/v1/completions", only(post(text_completions)))
-        .route("/v1/embeddings", only(post(create_embeddings)))
+        .route("/v1/embeddings", only(post(create_embeddings)));
+    if tracer.is_on() {
+        inference = inference.route_layer(from_fn_with_state(tracer, traced));
+    }
+    inference
         .route("/v1/models", only(get(list_models)))
         .route("/v1/models/{name}", only(get(get_model)))
         .route("/healthz", only(get(async || "ok\n")))

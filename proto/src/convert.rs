@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use flotilla_core::admission::{Priority, Standing};
+use flotilla_core::energy::{Sources, Spent};
 use flotilla_core::generate as core;
-use flotilla_core::{Bytes, ModelName, artifact};
+use flotilla_core::{Bytes, Joules, ModelName, artifact};
 
 use crate::v1;
 
@@ -241,6 +242,21 @@ same_fields!(ToolCallDelta {
 same_fields!(TokenLogprob { token, logprob } each { top });
 same_fields!(TokenAlternative { token, logprob });
 
+/// Of what energy costs, nodes know nothing.
+fn energy(spent: Spent) -> v1::Energy {
+    v1::Energy {
+        joules: spent.joules.0,
+        sources: spent.sources.bits(),
+    }
+}
+
+/// `None` for what makes no sense.
+fn spent(energy: v1::Energy) -> Option<Spent> {
+    let sensible = energy.joules.is_finite() && energy.joules >= 0.0;
+    let sources = Sources::from_bits(energy.sources);
+    sensible.then(|| Spent::new(Joules(energy.joules), sources))
+}
+
 impl From<core::Usage> for v1::Usage {
     fn from(usage: core::Usage) -> Self {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -252,6 +268,7 @@ impl From<core::Usage> for v1::Usage {
                 prefill_us: micros(timing.prefill),
                 decode_us: micros(timing.decode),
             }),
+            energy: usage.energy.map(energy),
         }
     }
 }
@@ -266,6 +283,7 @@ impl From<v1::Usage> for core::Usage {
                 prefill: Duration::from_micros(timing.prefill_us),
                 decode: Duration::from_micros(timing.decode_us),
             }),
+            energy: usage.energy.and_then(spent),
         }
     }
 }
@@ -340,6 +358,7 @@ impl From<core::Embeddings> for v1::EmbedReply {
         Self {
             vectors: embeddings.vectors.into_iter().map(vector).collect(),
             prompt_tokens: embeddings.prompt_tokens,
+            energy: embeddings.energy.map(energy),
         }
     }
 }
@@ -349,6 +368,7 @@ impl From<v1::EmbedReply> for core::Embeddings {
         Self {
             vectors: reply.vectors.into_iter().map(|v| v.values).collect(),
             prompt_tokens: reply.prompt_tokens,
+            energy: reply.energy.and_then(spent),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flotilla_agent::Agent;
 use flotilla_controller::{Controller, StoreAddress};
 use flotilla_core::NodeName;
+use flotilla_telemetry::Settings;
 
 use crate::cluster::Mode;
 use crate::process::{Process, address};
@@ -85,6 +86,9 @@ pub(crate) fn agent(
                 labels: [("harness".to_owned(), "yes".to_owned())].into(),
                 taints: Vec::new(),
                 power: None,
+                accounts: None,
+                metrics: None,
+                telemetry: Settings::OFF,
                 zone: None,
                 memory: memory.map(flotilla_core::Bytes),
                 fetch_rate: None,
@@ -100,7 +104,7 @@ pub(crate) fn agent(
             let memory = memory.map(|bytes| bytes.to_string());
             let mut args = vec!["agent", "--join", &link, "--name", name];
             args.extend(["--data-dir", &data_dir, "--drain", "5"]);
-            args.extend(["--label", "harness=yes"]);
+            args.extend(["--label", "harness=yes", "--metrics", "off"]);
             args.extend(memory.iter().flat_map(|bytes| ["--memory", bytes]));
             args.extend(more);
             AgentMember::Process(Process::start(dir, &args))

@@ -14,6 +14,7 @@ use flotilla_core::generate::{EmbedRequest, Embeddings, Event, GenerateRequest, 
 use flotilla_core::spec::{EngineKind, Model};
 use futures::Stream;
 
+use crate::accounts::Computes;
 use crate::artifacts::FetchError;
 
 pub use mistral::Mistral;
@@ -63,6 +64,11 @@ pub trait LoadedModel: Send + Sync {
     /// Whether it reads the beginning of a conversation faster that it has read before.
     fn keeps_prefixes(&self) -> bool {
         false
+    }
+
+    /// Where its requests are computed.
+    fn computes(&self) -> Computes {
+        Computes::Here
     }
 
     /// Why it will never answer again, if that is so.

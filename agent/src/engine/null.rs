@@ -16,6 +16,7 @@ use flotilla_core::spec::{EngineOptions, Model};
 use futures::{StreamExt, stream};
 
 use super::{Engine, Events, LoadError, LoadedModel, Progress};
+use crate::accounts::Computes;
 
 /// What the answers are made of, over and over.
 const WORDS: [&str; 9] = [
@@ -142,12 +143,17 @@ fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<Event> {
         prompt_tokens: prompt as u32,
         completion_tokens: given.saturating_mul(request.choices),
         timing: None,
+        energy: None,
     }));
     events
 }
 
 #[async_trait]
 impl LoadedModel for NullModel {
+    fn computes(&self) -> Computes {
+        Computes::Nowhere
+    }
+
     fn keeps_prefixes(&self) -> bool {
         self.read.is_some()
     }
@@ -220,6 +226,7 @@ mod tests {
             prompt_tokens: 3,
             completion_tokens: 6,
             timing: None,
+            energy: None,
         };
         assert_eq!(all.last(), Some(&Event::Usage(usage)));
     }

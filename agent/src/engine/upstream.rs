@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Engine, Events, LoadError, LoadedModel, Progress};
+use crate::accounts::Computes;
 
 /// How long the server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -146,6 +147,10 @@ impl UpstreamModel {
 
 #[async_trait]
 impl LoadedModel for UpstreamModel {
+    fn computes(&self) -> Computes {
+        Computes::Elsewhere
+    }
+
     fn keeps_prefixes(&self) -> bool {
         // llama.cpp's server, Ollama, vLLM and hosted models do.
         true
@@ -176,6 +181,7 @@ impl LoadedModel for UpstreamModel {
         Ok(Embeddings {
             vectors: reply.data.into_iter().map(|item| item.embedding).collect(),
             prompt_tokens: reply.usage.map_or(0, |usage| usage.prompt_tokens),
+            energy: None,
         })
     }
 }
@@ -436,6 +442,7 @@ fn events(
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
             timing: None,
+            energy: None,
         }));
     }
 }

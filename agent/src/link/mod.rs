@@ -19,6 +19,7 @@ use flotilla_proto::v1::Inventory;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use crate::accounts::Accounts;
 use crate::models::Statuses;
 use crate::serve::Service;
 use backoff::Backoff;
@@ -39,6 +40,7 @@ pub(crate) struct Link {
     pub(crate) inventory: Inventory,
     pub(crate) service: Service,
     pub(crate) statuses: Statuses,
+    pub(crate) accounts: Accounts,
     pub(crate) orders: Orders,
     /// Resolves when no more requests are to be taken; those under way may finish.
     pub(crate) drain: CancellationToken,

@@ -1,7 +1,7 @@
 //! One session with one controller: join, turn connections round, sync.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotilla_proto::v1::fleet_client::FleetClient;
 use flotilla_proto::v1::inference_server::InferenceServer;
@@ -15,12 +15,17 @@ use tonic::Status;
 
 use super::Link;
 use super::peers::Peers;
+use crate::accounts::Accounts;
 use crate::serve::Service;
 
 /// How long dialling, joining and opening the sync stream may take each.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often counters are reported when nothing else changes.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often what the node draws is told when it draws about the same.
+const ENERGY_INTERVAL: Duration = Duration::from_secs(5);
+/// Part that its watts must have moved by to be told before.
+const WATTS_MOVED: f32 = 0.1;
 /// Largest message on a link, in bytes; the controller's limit is the same.
 const MAX_MESSAGE: usize = 256 << 20;
 
@@ -86,15 +91,18 @@ pub(super) async fn run(link: &Link, peers: &Peers, address: &str) -> Result<(),
 
     // One report waits at most: the next one is made when there is room.
     let (reports, receiver) = mpsc::channel(1);
-    let report = |models| Report {
+    let mut energy = Energy::default();
+    let report = |models, energy| Report {
         session: joined.session.clone(),
         models,
+        energy,
     };
     let mut changes = link.statuses.changes();
     changes.borrow_and_update();
     let mut told = link.statuses.now();
     // There is room: nothing was sent before.
-    let _ = reports.try_send(report(told.clone()));
+    let first = energy.news(&link.accounts);
+    let _ = reports.try_send(report(told.clone(), first));
     let sync = client.sync(ReceiverStream::new(receiver));
     let mut desired = tokio::time::timeout(STEP_TIMEOUT, sync)
         .await??
@@ -129,9 +137,35 @@ pub(super) async fn run(link: &Link, peers: &Peers, address: &str) -> Result<(),
         }
         let now = link.statuses.now();
         // Where there is no room the next tick tries again.
-        if now != told && reports.try_send(report(now.clone())).is_ok() {
-            told = now;
+        if let Ok(room) = reports.try_reserve() {
+            let news = energy.news(&link.accounts);
+            if now != told || news.is_some() {
+                room.send(report(now.clone(), news));
+                told = now;
+            }
         }
+    }
+}
+
+/// What was told of the node's energy.
+#[derive(Default)]
+struct Energy {
+    told: Option<(Instant, v1::NodeEnergy)>,
+}
+
+impl Energy {
+    /// What is to be told now, if it is much different or has not been told for a while.
+    fn news(&mut self, accounts: &Accounts) -> Option<v1::NodeEnergy> {
+        let now = accounts.reading().message();
+        if let Some((at, told)) = &self.told {
+            let moved = (now.watts - told.watts).abs() > WATTS_MOVED * told.watts.max(1.0);
+            let condition = now.throttled != told.throttled || now.battery != told.battery;
+            if !moved && !condition && at.elapsed() < ENERGY_INTERVAL {
+                return None;
+            }
+        }
+        self.told = Some((Instant::now(), now.clone()));
+        Some(now)
     }
 }
 

@@ -5,32 +5,39 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use flotilla_core::admission::Standing;
-use flotilla_core::generate::RequestError;
+use flotilla_core::energy::Spent;
+use flotilla_core::generate::{RequestError, Timing};
 use flotilla_core::spec::ModelSpec;
 use flotilla_proto::v1::Counters as CountersMessage;
 
 use super::Ticket;
 use super::gate::Gate;
+use crate::accounts::{Entry, Rate};
 use crate::engine::LoadedModel;
+use crate::observe::OfModel;
 
 /// A model that takes requests.
 pub struct Hosted {
     pub model: Arc<dyn LoadedModel>,
     gate: Arc<Gate>,
     counters: Counters,
+    observer: OfModel,
+    rate: Arc<Rate>,
 }
 
 impl Hosted {
     /// A model with the limits of its spec. What its engine computes at once may be less than the
-    /// spec says: the others wait.
+    /// spec says: the others wait. What its requests take is told to `observer`.
     #[must_use]
-    pub fn new(model: Arc<dyn LoadedModel>, spec: &ModelSpec) -> Self {
+    pub(crate) fn new(model: Arc<dyn LoadedModel>, spec: &ModelSpec, observer: OfModel) -> Self {
         let most = model.concurrency().unwrap_or(spec.concurrency);
         let concurrency = spec.concurrency.min(most).max(1);
         let queue = spec
             .queue
             .saturating_add(spec.concurrency.saturating_sub(concurrency));
         Self {
+            rate: Arc::new(Rate::new(model.computes(), concurrency)),
+            observer,
             model,
             gate: Arc::new(Gate::new(concurrency, queue)),
             counters: Counters::default(),
@@ -93,7 +100,18 @@ impl Hosted {
             output_tokens: counters.output_tokens.load(Ordering::Relaxed),
             wait_us: counters.wait_us.load(Ordering::Relaxed),
             busy_us: counters.busy_us.load(Ordering::Relaxed),
+            millijoules: counters.millijoules.load(Ordering::Relaxed),
         }
+    }
+
+    /// A request is computed from now on.
+    pub(super) fn account(&self) -> Entry {
+        self.observer.enter(self.rate.clone())
+    }
+
+    /// An answer is complete.
+    pub(super) fn answered(&self, timing: Timing) {
+        self.observer.answered(timing);
     }
 
     pub(super) fn counters(&self) -> &Counters {
@@ -112,6 +130,7 @@ pub(super) struct Counters {
     output_tokens: AtomicU64,
     wait_us: AtomicU64,
     busy_us: AtomicU64,
+    millijoules: AtomicU64,
 }
 
 impl Counters {
@@ -128,6 +147,11 @@ impl Counters {
     fn waited(&self, time: Duration) {
         let time = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.wait_us.fetch_add(time, Ordering::Relaxed);
+    }
+
+    pub(super) fn took(&self, spent: Spent) {
+        let millijoules = (spent.joules.0 * 1e3) as u64;
+        self.millijoules.fetch_add(millijoules, Ordering::Relaxed);
     }
 
     pub(super) fn cancelled(&self) {
@@ -153,7 +177,13 @@ mod tests {
     use flotilla_core::generate::{EmbedRequest, Embeddings, Event, GenerateRequest, Usage};
     use futures::{FutureExt, StreamExt, stream};
 
+    use flotilla_core::ModelName;
+    use flotilla_telemetry::Telemetry;
+    use flotilla_telemetry::trace::Stage;
+
+    use crate::accounts::Accounts;
     use crate::engine::Events;
+    use crate::observe::Observer;
 
     struct Silent;
     #[async_trait]
@@ -166,13 +196,19 @@ mod tests {
         }
     }
 
+    fn observer() -> OfModel {
+        let meter = Telemetry::off().meter();
+        let model = ModelName::new("m").unwrap();
+        Observer::new(Accounts::of_nothing(), &meter).of(&model)
+    }
+
     fn hosted(concurrency: u32, queue: u32) -> Arc<Hosted> {
         let spec = ModelSpec {
             concurrency,
             queue,
             ..ModelSpec::default()
         };
-        Arc::new(Hosted::new(Arc::new(Silent), &spec))
+        Arc::new(Hosted::new(Arc::new(Silent), &spec, observer()))
     }
 
     #[tokio::test]
@@ -224,13 +260,19 @@ mod tests {
             prompt_tokens: 5,
             completion_tokens: 7,
             timing: None,
+            energy: None,
         });
         let events = stream::iter([Ok(Event::Delta(Default::default())), Ok(usage)]);
-        let followed: Vec<_> = ticket().await.follow(events.boxed()).collect().await;
+        let followed: Vec<_> = ticket()
+            .await
+            .follow(events.boxed(), Stage::default())
+            .collect()
+            .await;
         let Some(Ok(Event::Usage(usage))) = followed.last() else {
             panic!("no usage");
         };
         assert!(usage.timing.is_some(), "the node says how long it took");
+        assert!(usage.energy.is_some(), "and what");
         let counts = hosted.counts();
         assert_eq!((counts.requests, counts.active), (3, 0));
         assert_eq!((counts.cancelled, counts.failed), (1, 1));
@@ -257,7 +299,7 @@ mod tests {
             queue: 0,
             ..ModelSpec::default()
         };
-        let hosted = Arc::new(Hosted::new(Arc::new(OneAtATime), &spec));
+        let hosted = Arc::new(Hosted::new(Arc::new(OneAtATime), &spec, observer()));
         assert_eq!(hosted.concurrency(), 1);
         let enter = || hosted.clone().enter(Standing::default(), None);
         let _computing = enter().await.ok().unwrap();

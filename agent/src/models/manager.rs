@@ -20,6 +20,7 @@ use super::part::{AbortOnDrop, Part, Phase};
 use super::{Desired, Hosted, Statuses, Table};
 use crate::artifacts::{Artifacts, FetchError};
 use crate::engine::{Engines, LoadError, Progress};
+use crate::observe::Observer;
 
 /// How often loaded models are asked whether they still live.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
@@ -32,6 +33,8 @@ pub(crate) struct ManagerSettings {
     pub(crate) drain: Duration,
     /// See [`Config::return_memory`](crate::Config::return_memory).
     pub(crate) return_memory: fn(),
+    /// What requests are told to.
+    pub(crate) observer: Observer,
 }
 
 /// A model of this node.
@@ -300,13 +303,14 @@ impl Manager {
         let engines = self.engines.clone();
         let (name, id) = (model.name().clone(), part.id);
         let progress = self.progress(part, &name);
+        let observer = self.settings.observer.of(&name);
         self.tasks.spawn(async move {
             let engine = engines.get(model.spec.engine);
             let loaded = engine.load(&model, progress).await;
             Outcome::Loaded {
                 name,
                 id,
-                loaded: loaded.map(|loaded| Arc::new(Hosted::new(loaded, &model.spec))),
+                loaded: loaded.map(|loaded| Arc::new(Hosted::new(loaded, &model.spec, observer))),
             }
         });
     }

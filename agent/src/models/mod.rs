@@ -49,6 +49,12 @@ impl Table {
         self.0.load().get(name).cloned()
     }
 
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Arc<HashMap<ModelName, Arc<Hosted>>> {
+        self.0.load_full()
+    }
+
     fn insert(&self, name: &ModelName, hosted: &Arc<Hosted>) {
         self.0.rcu(|table| {
             let mut table = HashMap::clone(table);

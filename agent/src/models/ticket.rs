@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use flotilla_core::generate::{Event, RequestError, Timing};
+use flotilla_core::energy::Spent;
+use flotilla_core::generate::{Event, RequestError, Timing, Usage};
+use flotilla_telemetry::names::{attr, span};
+use flotilla_telemetry::trace::Stage;
 use futures::Stream;
 
 use super::Hosted;
 use super::gate::Permit;
+use crate::accounts::Entry;
 use crate::engine::Events;
 
 /// How a request ended.
@@ -27,12 +31,14 @@ pub struct Ticket {
     end: End,
     began: Instant,
     permit: Permit,
+    account: Entry,
 }
 
 impl Ticket {
     pub(super) fn new(hosted: Arc<Hosted>, permit: Permit) -> Self {
         hosted.counters().enter();
         Self {
+            account: hosted.account(),
             hosted,
             end: End::Cancelled,
             began: Instant::now(),
@@ -45,20 +51,26 @@ impl Ticket {
         self.end = End::Failed;
     }
 
-    /// The request was answered with `prompt_tokens` read.
-    pub fn done(mut self, prompt_tokens: u32) {
+    /// The request was answered with `prompt_tokens` read. Returns what it took.
+    pub fn done(mut self, prompt_tokens: u32) -> Spent {
         self.hosted.counters().tokens(prompt_tokens, 0);
         self.end = End::Done;
+        let spent = self.account.end(0);
+        self.hosted.counters().took(spent);
+        spent
     }
 
-    /// Follows an answer to its end, counting its tokens.
+    /// Follows an answer to its end, counting its tokens. `call`: what it is traced as.
     #[must_use]
-    pub fn follow(self, events: Events) -> Followed {
+    pub fn follow(self, events: Events, call: Stage) -> Followed {
         Followed {
             events,
             ticket: self,
             counted: 0,
             first: None,
+            reads: Some(call.part(span::PREFILL)),
+            writes: None,
+            call,
         }
     }
 }
@@ -83,6 +95,47 @@ pub struct Followed {
     counted: u32,
     /// How long the first of them took.
     first: Option<Duration>,
+    /// The answer as it is traced: reading the prompt, writing the answer, and the whole.
+    reads: Option<Stage>,
+    writes: Option<Stage>,
+    call: Stage,
+}
+
+impl Followed {
+    /// The first token is there.
+    fn began(&mut self) {
+        self.first = Some(self.ticket.began.elapsed());
+        self.reads = None;
+        self.writes = Some(self.call.part(span::DECODE));
+    }
+
+    /// The answer is complete.
+    fn ended(&mut self, usage: &mut Usage) {
+        let hosted = &self.ticket.hosted;
+        let missing = usage.completion_tokens.saturating_sub(self.counted);
+        hosted.counters().tokens(usage.prompt_tokens, missing);
+        let timing = self.ticket.timing(self.first);
+        hosted.answered(timing);
+        usage.timing = Some(timing);
+        let spent = self.ticket.account.end(usage.completion_tokens);
+        hosted.counters().took(spent);
+        usage.energy = Some(spent);
+        self.ticket.end = End::Done;
+        (self.reads, self.writes) = (None, None);
+        if self.call.is_recorded() {
+            tell(&self.call, usage);
+        }
+    }
+}
+
+/// What a trace tells of a complete answer.
+fn tell(call: &Stage, usage: &Usage) {
+    call.set(attr::INPUT_TOKENS, i64::from(usage.prompt_tokens));
+    call.set(attr::OUTPUT_TOKENS, i64::from(usage.completion_tokens));
+    if let Some(energy) = usage.energy {
+        call.set(attr::ENERGY, f64::from(energy.joules.0));
+        call.set(attr::ENERGY_SOURCE, energy.sources.as_str());
+    }
 }
 
 impl Ticket {
@@ -104,21 +157,20 @@ impl Stream for Followed {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         let mut event = ready!(this.events.as_mut().poll_next(cx));
-        let counters = this.ticket.hosted.counters();
         match &mut event {
             Some(Ok(Event::Delta(_))) => {
-                let began = this.ticket.began;
-                this.first.get_or_insert_with(|| began.elapsed());
+                if this.first.is_none() {
+                    this.began();
+                }
                 this.counted += 1;
-                counters.tokens(0, 1);
+                this.ticket.hosted.counters().tokens(0, 1);
+                this.ticket.account.token();
             }
-            Some(Ok(Event::Usage(usage))) => {
-                let missing = usage.completion_tokens.saturating_sub(this.counted);
-                counters.tokens(usage.prompt_tokens, missing);
-                usage.timing = Some(this.ticket.timing(this.first));
-                this.ticket.end = End::Done;
+            Some(Ok(Event::Usage(usage))) => this.ended(usage),
+            Some(Err(error)) => {
+                this.ticket.end = End::Failed;
+                this.call.failed(error.kind(), error.to_string());
             }
-            Some(Err(_)) => this.ticket.end = End::Failed,
             Some(Ok(Event::Finished(_))) | None => {}
         }
         Poll::Ready(event)

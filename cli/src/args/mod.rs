@@ -33,8 +33,24 @@ pub(crate) struct Args {
         default_value = ""
     )]
     pub(crate) log: String,
+    /// How log lines look: for people, or an object of JSON each, with the ids of its trace.
+    #[arg(
+        long,
+        env = "FLOTILLA_LOG_FORMAT",
+        global = true,
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    pub(crate) log_format: LogFormat,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,7 @@ use flotilla_core::energy::Power;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 
-use super::values::{factor, label, seconds, taint, watts};
+use super::values::{Listen, factor, label, listen, seconds, taint, watts};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -220,6 +220,10 @@ pub(crate) struct AgentArgs {
     #[arg(long, env = "FLOTILLA_MAX_WATTS", value_name = "WATTS", requires = "idle_watts",
         value_parser = watts)]
     pub(crate) max_watts: Option<f32>,
+    /// Where Prometheus can scrape this node, or `off`. Controllers have its metrics too.
+    #[arg(long, env = "FLOTILLA_METRICS", value_name = "ADDR", default_value = "127.0.0.1:9464",
+        value_parser = listen)]
+    pub(crate) metrics: Listen,
     /// How many times slower the null engine is here, to simulate unequal nodes.
     #[arg(long, env = "FLOTILLA_NULL_SLOWDOWN", value_name = "FACTOR", default_value = "1",
         value_parser = factor)]

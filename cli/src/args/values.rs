@@ -1,5 +1,6 @@
 //! Values of arguments that no type reads by itself.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use flotilla_core::spec::Taint;
@@ -25,6 +26,21 @@ pub(super) fn watts(text: &str) -> Result<f32, String> {
         return Ok(watts);
     }
     Err("must be between 0 and 1000000".into())
+}
+
+/// Where to listen, if anywhere.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Listen(pub(crate) Option<SocketAddr>);
+
+/// An address, or `off`.
+pub(super) fn listen(text: &str) -> Result<Listen, String> {
+    if text == "off" {
+        return Ok(Listen(None));
+    }
+    let address = text
+        .parse()
+        .map_err(|_| "must be an address such as 0.0.0.0:9464, or off")?;
+    Ok(Listen(Some(address)))
 }
 
 /// A factor of at least 1, and not so large that times overflow.

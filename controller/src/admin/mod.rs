@@ -7,6 +7,7 @@
 mod artifacts;
 mod controllers;
 pub(crate) mod decisions;
+pub(crate) mod live;
 mod models;
 mod nodes;
 mod tasks;
@@ -32,12 +33,13 @@ use crate::artifacts::Blobs;
 use crate::fleet::{Fleet, FleetView, OrderRecord};
 use crate::reconcile;
 use crate::store::{Revision, Store, StoreError};
+pub use crate::traffic::{Brief, Energy, Percentiles, Point, Total, Usage};
 use crate::trainer::Newest;
 pub use artifacts::{ArtifactResource, Missing};
 pub use controllers::ControllerResource;
 pub use decisions::DryRun;
 pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
-pub use nodes::{ModelOnNode, NodeResource, NodeSpec, NodeStatus};
+pub use nodes::{ModelOnNode, NodeEnergy, NodeResource, NodeSpec, NodeStatus};
 pub use tasks::{ModelOfTask, Quality, RouterResource, TaskResource, TaskStatus};
 use watch::Watch;
 pub use wish::{Applied, Wish};
@@ -264,34 +266,43 @@ async fn order_node(
 
 async fn list_controllers(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
     watch::answer(admin.fleet, &watch, move |view| {
-        let items = view
-            .controllers
-            .iter()
-            .map(|(id, record)| ControllerResource {
-                id: id.clone(),
-                leads: view.leader.as_ref() == Some(id),
-                this: *id == admin.id,
-                record: record.clone(),
-            });
-        List::new(view, items)
+        List::new(view, controllers(view, &admin.id).into_iter())
     })
+}
+
+/// The controllers, as the one with the id `this` knows them.
+fn controllers(view: &FleetView, this: &str) -> Vec<ControllerResource> {
+    let controllers = view.controllers.iter();
+    controllers
+        .map(|(id, record)| ControllerResource {
+            id: id.clone(),
+            leads: view.leader.as_ref() == Some(id),
+            this: *id == this,
+            record: record.clone(),
+        })
+        .collect()
 }
 
 async fn list_models(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
     watch::answer(admin.fleet, &watch, |view| {
-        let unplaced: BTreeMap<_, _> = reconcile::missing(view)
-            .into_iter()
-            .take(EXPLAINED)
-            .filter_map(|name| Some((name.clone(), reconcile::explain(view, &name)?)))
-            .collect();
-        let items = view.models.iter().map(|(name, model)| {
-            let mut resource = ModelResource::new(model, view, unplaced.get(name).cloned());
-            // One line is enough in a list.
-            resource.status.refusals.clear();
-            resource
-        });
-        List::new(view, items)
+        List::new(view, models_as_listed(view).into_iter())
     })
+}
+
+/// The models, each told in short.
+fn models_as_listed(view: &FleetView) -> Vec<ModelResource> {
+    let unplaced: BTreeMap<_, _> = reconcile::missing(view)
+        .into_iter()
+        .take(EXPLAINED)
+        .filter_map(|name| Some((name.clone(), reconcile::explain(view, &name)?)))
+        .collect();
+    let items = view.models.iter().map(|(name, model)| {
+        let mut resource = ModelResource::new(model, view, unplaced.get(name).cloned());
+        // One line is enough in a list.
+        resource.status.refusals.clear();
+        resource
+    });
+    items.collect()
 }
 
 async fn get_model(

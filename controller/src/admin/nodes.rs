@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_core::energy::{Power, Sources};
 use flotilla_core::spec::{API_VERSION, Accelerator, Taint};
 use flotilla_core::{Bytes, ZoneName};
+use flotilla_proto::v1;
 use flotilla_proto::v1::{Counters, ModelPhase, ModelStatus};
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +65,66 @@ pub struct NodeStatus {
     pub assigned: Vec<String>,
     /// What it reported last.
     pub models: Vec<ModelOnNode>,
+    /// What it draws, once it has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy: Option<NodeEnergy>,
+}
+
+/// What a node draws, and how it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeEnergy {
+    /// Now, idle, and with all it computes with at work.
+    pub watts: f32,
+    pub idle_watts: f32,
+    pub max_watts: f32,
+    /// Since its agent started: all, and what went to requests.
+    pub joules: f64,
+    pub attributed_joules: f64,
+    pub source: Sources,
+    /// Whether no part is estimated.
+    pub measured: bool,
+    /// The smallest step that can be told.
+    pub resolution_joules: f64,
+    /// Why nothing better is measured, and what to do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hint: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub battery: Option<Battery>,
+    /// What slows it down by heat.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub throttled: String,
+}
+
+/// A node's battery.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Battery {
+    /// How full, 0 to 1.
+    pub charge: f32,
+    /// Whether the node lives off it.
+    pub discharging: bool,
+}
+
+impl NodeEnergy {
+    fn new(told: &v1::NodeEnergy, power: Power) -> Self {
+        let source = Sources::from_bits(told.sources);
+        Self {
+            watts: told.watts,
+            idle_watts: told.idle_watts,
+            max_watts: power.max.0,
+            joules: told.joules,
+            attributed_joules: told.attributed_joules,
+            source,
+            measured: source.is_measured(),
+            resolution_joules: told.resolution_joules,
+            hint: told.hint.clone(),
+            battery: told.battery.map(|battery| Battery {
+                charge: battery.charge,
+                discharging: battery.discharging,
+            }),
+            throttled: told.throttled.clone(),
+        }
+    }
 }
 
 /// A model on a node.
@@ -107,6 +169,9 @@ pub struct CountersJson {
     /// Microseconds that requests were computed, all together.
     #[serde(default)]
     pub busy_us: u64,
+    /// Energy of its requests, in millijoules.
+    #[serde(default)]
+    pub millijoules: u64,
 }
 
 impl NodeResource {
@@ -138,6 +203,10 @@ impl NodeResource {
                 unsteady: !node.steady,
                 assigned: node.assigned.iter().map(ToString::to_string).collect(),
                 models: report.models.iter().map(Into::into).collect(),
+                energy: report
+                    .energy
+                    .as_ref()
+                    .map(|told| NodeEnergy::new(told, record.power())),
             },
         }
     }
@@ -194,6 +263,7 @@ impl From<Counters> for CountersJson {
             output_tokens: counters.output_tokens,
             wait_us: counters.wait_us,
             busy_us: counters.busy_us,
+            millijoules: counters.millijoules,
         }
     }
 }

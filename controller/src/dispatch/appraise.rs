@@ -61,7 +61,7 @@ pub(super) fn appraise(
     let expected = Expected {
         quality,
         seconds: prediction.map(|prediction| prediction.total),
-        joules: alone.map(|alone| prospect.power.of_answer(alone, 1)),
+        joules: alone.map(|alone| prospect.joules(alone)),
     };
     // Nobody would ever know that it is better by now if it were never tried.
     let hope = pace.filter(|_| load.requests() == 0);
@@ -138,7 +138,9 @@ impl Appraisal {
     pub(super) fn is_better(&self, other: &Self, plan: &Plan, now: f32) -> bool {
         let of = |appraisal: &Self| (appraisal.prospect.load, appraisal.prospect.pace);
         let (here, there) = compare(of(self), of(other), plan.work, now);
-        let (here, there) = (here * self.left, there * other.left);
+        let strain = |appraisal: &Self| appraisal.prospect.strain.factor();
+        let here = here * self.left * strain(self);
+        let there = there * other.left * strain(other);
         let weights = plan.weights.unwrap_or(Weights::SOONEST);
         if weights.energy == 0.0 {
             return here < there;
@@ -146,7 +148,7 @@ impl Appraisal {
         let of = |appraisal: &Self, seconds| Expected {
             quality: None,
             seconds: Some(seconds),
-            joules: appraisal.expected.joules,
+            joules: appraisal.compared().joules,
         };
         let scores = score(weights, &[of(self, here), of(other, there)]);
         let ahead = scores[0].total - scores[1].total;
@@ -155,6 +157,19 @@ impl Appraisal {
             return here < there;
         }
         ahead > 0.0
+    }
+
+    /// What is expected of it as it is compared: a node that is strained counts as worse.
+    pub(super) fn compared(&self) -> Expected {
+        let factor = self.prospect.strain.factor();
+        Expected {
+            quality: self.expected.quality,
+            seconds: self.expected.seconds.map(|seconds| seconds * factor),
+            joules: self
+                .expected
+                .joules
+                .map(|Joules(joules)| Joules(joules * factor)),
+        }
     }
 
     /// The replica for the record.
@@ -167,6 +182,7 @@ impl Appraisal {
             predicted_first_token_ms: self.prediction.map(|p| p.first_token * 1e3),
             predicted_joules: self.prediction.and(self.expected.joules),
             quality: self.expected.quality,
+            strain: (!self.prospect.strain.is_none()).then(|| self.prospect.strain.to_string()),
             score: None,
         }
     }

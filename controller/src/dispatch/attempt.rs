@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use flotilla_core::Joules;
+use flotilla_core::energy::Spent;
 use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError, Usage};
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateRequest;
+use flotilla_telemetry::names::{attr, span};
+use flotilla_telemetry::trace::Stage;
 use tonic::Status;
 
-use super::relay::{self, Relay};
+use super::relay::{self, Relay, Source};
 use crate::fleet::{LoadGuard, Replica};
 
 /// Asks `replica`, and resolves with its first events or with what kept them away.
@@ -19,14 +21,17 @@ pub(super) async fn generate(
     patience: Patience,
 ) -> Result<Relay, RequestError> {
     let model = request.model.clone();
+    let forward = forward(replica, "Generate");
     let Some(mut client) = replica.link.client() else {
         let error = lost(replica);
         guard.failed(&error);
         return Err(error);
     };
     let begin = async {
+        let mut call = tonic::Request::new(request);
+        forward.inject(call.metadata_mut().as_mut());
         let replies = client
-            .generate(request)
+            .generate(call)
             .await
             .map_err(|status| failed(&status, replica, &model))?;
         let mut replies = replies.into_inner();
@@ -35,12 +40,37 @@ pub(super) async fn generate(
     };
     let begun = tokio::time::timeout(patience.left, begin).await;
     match begun.unwrap_or_else(|_| Err(patience.over())) {
-        Ok((replies, first)) => Ok(Relay::new(replies, first, guard, model)),
+        Ok((replies, first)) => {
+            let (node, zone) = (replica.node.clone(), replica.zone.clone());
+            Ok(Relay::new(
+                replies,
+                first,
+                guard,
+                Source {
+                    model,
+                    node,
+                    zone,
+                    forward,
+                },
+            ))
+        }
         Err(error) => {
+            forward.failed(error.kind(), error.to_string());
             guard.failed(&error);
             Err(error)
         }
     }
+}
+
+/// What a call to a replica is traced as.
+fn forward(replica: &Replica, method: &'static str) -> Stage {
+    let forward = Stage::call(|| span::FORWARD.to_owned());
+    if forward.is_recorded() {
+        forward.set("rpc.system.name", "grpc");
+        forward.set("rpc.method", format!("flotilla.v1.Inference/{method}"));
+        forward.set(attr::NODE, replica.node.to_string());
+    }
+    forward
 }
 
 /// Asks `replica` for vectors. Returns with them the energy that they took.
@@ -49,25 +79,29 @@ pub(super) async fn embed(
     mut guard: LoadGuard,
     request: &EmbedRequest,
     patience: Patience,
-) -> Result<(Embeddings, Joules), RequestError> {
+) -> Result<(Embeddings, Spent), RequestError> {
     let Some(mut client) = replica.link.client() else {
         let error = lost(replica);
         guard.failed(&error);
         return Err(error);
     };
-    let wire = flotilla_proto::v1::EmbedRequest::from(request);
-    let error = match tokio::time::timeout(patience.left, client.embed(wire)).await {
+    let forward = forward(replica, "Embed");
+    let mut call = tonic::Request::new(flotilla_proto::v1::EmbedRequest::from(request));
+    forward.inject(call.metadata_mut().as_mut());
+    let error = match tokio::time::timeout(patience.left, client.embed(call)).await {
         Ok(Ok(reply)) => {
             let embeddings: Embeddings = reply.into_inner().into();
-            let joules = guard.served(Usage {
+            let spent = guard.served(Usage {
                 prompt_tokens: embeddings.prompt_tokens,
+                energy: embeddings.energy,
                 ..Usage::default()
             });
-            return Ok((embeddings, joules));
+            return Ok((embeddings, spent));
         }
         Ok(Err(status)) => failed(&status, replica, request.model.as_str()),
         Err(_) => patience.over(),
     };
+    forward.failed(error.kind(), error.to_string());
     guard.failed(&error);
     Err(error)
 }

@@ -3,6 +3,7 @@
 //! A smaller model's answer is held back until it is judged, and given up as soon as it cannot become
 //! sure enough. The last model's answer goes to the client as it comes.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use flotilla_core::generate::{
@@ -17,6 +18,7 @@ use super::Dispatch;
 use super::plan::Plan;
 use super::relay::Relay;
 use super::tries::{Tries, passed};
+use crate::arrival::Arrival;
 use crate::fleet::{Replica, TaskView};
 
 /// A request as the cascade's tiers get it.
@@ -44,7 +46,7 @@ pub(super) async fn answer(
     wire: v1::GenerateRequest,
     (plan, task, cascade): (&Plan, &TaskView, &Cascade),
     mut decision: Decision,
-    begun: Instant,
+    arrival: Arc<Arrival>,
 ) -> Result<Answer<Batches>, Refusal> {
     let asked = Asked {
         request,
@@ -57,7 +59,7 @@ pub(super) async fn answer(
     let mut second_best: Option<(usize, Held)> = None;
     let mut given_up: Option<usize> = None;
     for tier in 0..last {
-        let mut tries = Tries::new(dispatch, plan.tier(tier), decision, begun);
+        let mut tries = Tries::new(dispatch, plan.tier(tier), decision, arrival.clone());
         let larger = dispatch.can_answer(plan, tier + 1..=last);
         tries.waits = !larger;
         let (told, held) = asked.hold(&mut tries, larger).await;
@@ -73,7 +75,7 @@ pub(super) async fn answer(
         }
         decision = tries.record();
     }
-    let mut tries = Tries::new(dispatch, plan.tier(last), decision, begun);
+    let mut tries = Tries::new(dispatch, plan.tier(last), decision, arrival.clone());
     let error = match tries.ask(&asked.wire).await {
         Ok((replica, relay)) => return Ok(dispatch.relay(tries, replica, relay)),
         Err(error) => error,
@@ -85,7 +87,7 @@ pub(super) async fn answer(
     let Some(tier) = tier.filter(|_| !forbidden) else {
         return Err(tries.refuse(error));
     };
-    let mut tries = Tries::new(dispatch, plan.tier(tier), tries.record(), begun);
+    let mut tries = Tries::new(dispatch, plan.tier(tier), tries.record(), arrival);
     let told = tries.decision.tiers.iter_mut();
     for told in told.filter(|told| told.model == plan.models[tier]) {
         told.verdict = TierVerdict::KeptForWantOfBetter;
@@ -105,8 +107,11 @@ fn keep(mut tries: Tries<'_>, held: Held) -> Answer<Batches> {
     tries.decision.node = Some(held.replica.node.clone());
     let (by, mut recorder) = tries.answered(held.replica);
     recorder.first_events();
-    let (events, usage) = held.answer.unwrap_or_default();
+    let (mut events, usage) = held.answer.unwrap_or_default();
     recorder.usage(usage);
+    if let Some(Event::Usage(usage)) = events.last_mut() {
+        usage.energy = Some(recorder.spent());
+    }
     recorder.answered();
     Answer {
         by,
@@ -134,6 +139,7 @@ impl Asked<'_> {
             ms: 0.0,
             completion_tokens: None,
             joules: None,
+            joules_source: None,
             error: None,
         };
         let held = self.hold_for(tries, accept, larger, &mut tier).await;
@@ -169,13 +175,18 @@ impl Asked<'_> {
         let read = read.inspect_err(|error| relay.failed(error))?;
         tier.confidence = read.confidence;
         tier.verdict = read.verdict;
-        tier.joules = Some(match &read.answer {
+        let spent = match &read.answer {
             Some((_, usage)) => {
                 tier.completion_tokens = Some(usage.completion_tokens);
                 relay.served(*usage)
             }
             None => relay.spent(),
-        });
+        };
+        tier.joules = Some(spent.joules);
+        tier.joules_source = Some(spent.sources);
+        tries
+            .arrival
+            .spends(&replica.node, replica.zone.as_ref(), spent);
         Ok(Held {
             replica,
             answer: read.answer,

@@ -147,7 +147,7 @@ impl Tries<'_> {
                     model: at,
                     replica,
                     unread_bytes: appraisal.unread_bytes,
-                    expected: appraisal.expected,
+                    expected: appraisal.compared(),
                 })
             }
             Err(Passed::Out) => self.pass(&name, Reason::Error, Passed::Coming),

@@ -10,6 +10,7 @@ mod appraise;
 mod ask;
 mod attempt;
 mod cascade;
+mod content;
 pub(crate) mod dry_run;
 mod look;
 pub(crate) mod plan;
@@ -19,14 +20,18 @@ pub(crate) mod waiting;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use flotilla_core::TaskName;
 use flotilla_core::generate::{
     EmbedRequest, Embeddings, GenerateRequest, Input, RequestError, Route, Target, Usage,
 };
 use flotilla_core::routing::Decision;
 use flotilla_gateway::{Answer, Backend, Batches, ModelCard, Readiness, Refusal};
+use flotilla_telemetry::names::{PROVIDER, attr, span};
+use flotilla_telemetry::trace::Stage;
 
+use crate::arrival::{Arrival, Observer};
 use crate::decisions::Decisions;
 use crate::fleet::{Fleet, ModelView, NodePhase, Replica};
 use crate::trainer::{Newest, Trained};
@@ -56,6 +61,7 @@ pub struct Dispatch {
     newest: Newest,
     decisions: Decisions,
     affinity: Affinity,
+    observer: Observer,
     first_token_timeout: Duration,
     record_prompts: bool,
 }
@@ -69,6 +75,7 @@ impl Dispatch {
         lobby: Lobby,
         newest: Newest,
         decisions: Decisions,
+        observer: Observer,
         settings: Settings,
     ) -> Self {
         Self {
@@ -77,6 +84,7 @@ impl Dispatch {
             newest,
             decisions,
             affinity: Affinity::new(),
+            observer,
             first_token_timeout: settings.first_token_timeout,
             record_prompts: settings.record_prompts,
         }
@@ -94,13 +102,25 @@ impl Dispatch {
         asked: Asked<'_>,
         decision: &mut Decision,
     ) -> Result<Plan, RequestError> {
+        let classify = match route.target {
+            Target::Auto => Stage::enter(span::CLASSIFY),
+            Target::Model(_) | Target::Task(_) => Stage::default(),
+        };
         // Whoever names a model or a task does not wait for a classifier to be trained.
         let trained = match route.target {
             Target::Auto => Some(self.trained().await),
             Target::Model(_) | Target::Task(_) => None,
         };
         let classifier = trained.as_ref().and_then(|t| t.classifier.as_ref());
-        let plan = plan::plan(&self.fleet.peek(), classifier, route, asked, decision)?;
+        let plan = plan::plan(&self.fleet.peek(), classifier, route, asked, decision);
+        if let Some(classified) = &decision.classified {
+            let task = decision.task.as_ref().map(TaskName::as_str);
+            self.observer.front.classified(task, classified.abstained);
+            classify.set(attr::TASK, classified.best_task.to_string());
+            classify.set(attr::CONFIDENCE, f64::from(classified.confidence));
+            classify.set(attr::ABSTAINED, classified.abstained);
+        }
+        let plan = plan?;
         // What is held to privacy zones stays out of the record.
         if self.record_prompts && plan.zones.is_none() {
             let newest = plan::asked(asked.input)
@@ -109,6 +129,12 @@ impl Dispatch {
             decision.prompt = newest;
         }
         Ok(plan)
+    }
+
+    /// A request arrives.
+    fn arrives(&self, operation: &'static str, route: &Route) -> Arc<Arrival> {
+        let grid = self.fleet.peek().routing.grid.clone();
+        self.observer.arrives(operation, route.flow, grid)
     }
 
     /// Whether one of these models of a plan has a replica that may be asked now.
@@ -134,8 +160,8 @@ impl Dispatch {
     }
 
     /// Puts on record that there is no answer.
-    fn refuse(&self, decision: Decision, begun: Instant, error: RequestError) -> Refusal {
-        let mut recorder = self.decisions.keep(decision, begun);
+    fn refuse(&self, decision: Decision, arrival: Arc<Arrival>, error: RequestError) -> Refusal {
+        let mut recorder = self.decisions.keep(decision, arrival);
         recorder.failed(&error);
         Refusal {
             error,
@@ -148,16 +174,17 @@ impl Dispatch {
     /// The answer of a replica, on its way to the client.
     fn relay(&self, tries: Tries<'_>, replica: Replica, relay: Relay) -> Answer<Batches> {
         let deadline = tries.plan.deadline.zip(tries.end());
+        let tells = tries.plan.zones.is_none() && tries.arrival.stage.tells_content();
         let (by, mut recorder) = tries.answered(replica);
         recorder.first_events();
-        let content: Batches = Box::pin(relay.recorded(recorder, deadline));
+        let content: Batches = Box::pin(relay.recorded(recorder, deadline, tells));
         Answer { by, content }
     }
 }
 
 impl Backend for Dispatch {
     async fn generate(&self, request: GenerateRequest<Route>) -> Result<Answer<Batches>, Refusal> {
-        let begun = Instant::now();
+        let arrival = self.arrives(request.input.operation(), &request.model);
         let mut decision = Decision::default();
         let asked = Asked {
             input: &request.input,
@@ -166,8 +193,15 @@ impl Backend for Dispatch {
         let plan = self.plan(&request.model, asked, &mut decision).await;
         let plan = match plan {
             Ok(plan) => plan,
-            Err(error) => return Err(self.refuse(decision, begun, error)),
+            Err(error) => return Err(self.refuse(decision, arrival, error)),
         };
+        let stage = &arrival.stage;
+        if stage.is_recorded() {
+            tell(stage, &request);
+            if stage.tells_content() && plan.zones.is_none() {
+                content::tell_input(stage, &request.input);
+            }
+        }
         let mut wire = flotilla_proto::convert::generate_request(&request, plan.standing);
         if plan.hedge().is_some() {
             // A whole answer begins when it ends: it would always take long.
@@ -176,10 +210,10 @@ impl Backend for Dispatch {
         if let Some((task, cascade)) = plan.cascade() {
             let tiers = (&plan, task, cascade);
             // Larger than the others' way, and rarer.
-            let answer = cascade::answer(self, &request, wire, tiers, decision, begun);
+            let answer = cascade::answer(self, &request, wire, tiers, decision, arrival);
             return Box::pin(answer).await;
         }
-        let mut tries = Tries::new(self, plan, decision, begun);
+        let mut tries = Tries::new(self, plan, decision, arrival);
         match tries.ask(&wire).await {
             Ok((replica, relay)) => Ok(self.relay(tries, replica, relay)),
             Err(error) => Err(tries.refuse(error)),
@@ -187,7 +221,7 @@ impl Backend for Dispatch {
     }
 
     async fn embed(&self, request: EmbedRequest<Route>) -> Result<Answer<Embeddings>, Refusal> {
-        let begun = Instant::now();
+        let arrival = self.arrives("embeddings", &request.model);
         let mut decision = Decision::default();
         // Embeddings are asked of a model: there is nothing to classify.
         let nothing = Input::Text(String::new());
@@ -196,8 +230,8 @@ impl Backend for Dispatch {
             max_tokens: None,
         };
         let mut tries = match self.plan(&request.model, asked, &mut decision).await {
-            Ok(plan) => Tries::new(self, plan, decision, begun),
-            Err(error) => return Err(self.refuse(decision, begun, error)),
+            Ok(plan) => Tries::new(self, plan, decision, arrival),
+            Err(error) => return Err(self.refuse(decision, arrival, error)),
         };
         tries.plan.work.prompt_bytes = request.inputs.iter().map(|text| text.len() as u32).sum();
         loop {
@@ -212,13 +246,14 @@ impl Backend for Dispatch {
                 deadline: tries.time(),
             };
             match attempt::embed(&replica, guard, &asked, tries.patience()).await {
-                Ok((content, joules)) => {
+                Ok((mut content, spent)) => {
+                    let zone = replica.zone.clone();
                     let (by, mut recorder) = tries.answered(replica);
                     recorder.usage(Usage {
                         prompt_tokens: content.prompt_tokens,
                         ..Usage::default()
                     });
-                    recorder.joules(joules);
+                    content.energy = Some(recorder.spends(&by.node, zone.as_ref(), spent));
                     recorder.answered();
                     return Ok(Answer { by, content });
                 }
@@ -257,6 +292,27 @@ impl Backend for Dispatch {
             ready: view.synced,
             notes,
         }
+    }
+}
+
+/// What a trace tells of a request that has arrived.
+fn tell(stage: &Stage, request: &GenerateRequest<Route>) {
+    let sampling = &request.sampling;
+    stage.set(attr::OPERATION, request.input.operation());
+    stage.set(attr::PROVIDER, PROVIDER);
+    stage.set(attr::REQUEST_MODEL, request.model.target.to_string());
+    stage.set("gen_ai.request.temperature", sampling.temperature);
+    stage.set("gen_ai.request.top_p", sampling.top_p);
+    stage.set("gen_ai.request.stream", request.stream);
+    stage.set("gen_ai.request.choice.count", i64::from(request.choices));
+    if let Some(most) = sampling.max_tokens {
+        stage.set("gen_ai.request.max_tokens", i64::from(most));
+    }
+    if let Some(top) = sampling.top_k {
+        stage.set("gen_ai.request.top_k", i64::from(top));
+    }
+    if let Some(seed) = sampling.seed {
+        stage.set("gen_ai.request.seed", seed as i64);
     }
 }
 

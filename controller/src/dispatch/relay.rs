@@ -5,14 +5,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use flotilla_core::Joules;
+use flotilla_core::energy::Spent;
 use flotilla_core::generate::{Event, RequestError, Usage};
+use flotilla_core::{NodeName, ZoneName};
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateReply;
+use flotilla_telemetry::trace::Stage;
 use futures::Stream;
 use tokio::time::Sleep;
 use tonic::Streaming;
 
+use super::content::Told;
 use super::tries::passed;
 use crate::decisions::Recorder;
 use crate::fleet::LoadGuard;
@@ -22,6 +25,8 @@ pub(super) struct Recorded {
     relay: Relay,
     recorder: Recorder,
     deadline: Option<Deadline>,
+    /// What is answered, where traces are to tell it.
+    told: Option<Told>,
 }
 
 /// When an answer must be complete.
@@ -54,20 +59,30 @@ impl Stream for Recorded {
     type Item = Result<Vec<Event>, RequestError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = ready!(self.poll_in_time(cx));
-        match &next {
+        let mut next = ready!(self.poll_in_time(cx));
+        let this = &mut *self;
+        match &mut next {
             Some(Ok(events)) => {
-                if let Some(usage) = self.recorder.events(events) {
-                    let joules = self.relay.guard.served(usage);
-                    self.recorder.joules(joules);
-                    self.recorder.answered();
+                if let Some(told) = &mut this.told {
+                    told.events(events);
+                }
+                // It is complete then: whoever has that may not wait for the end of the stream.
+                if let Some(Event::Usage(usage)) = events.last_mut() {
+                    this.recorder.usage(*usage);
+                    let spent = this.relay.served(*usage);
+                    let Source { node, zone, .. } = &this.relay.source;
+                    usage.energy = Some(this.recorder.spends(node, zone.as_ref(), spent));
+                    if let Some(told) = this.told.take() {
+                        told.tell(this.recorder.stage());
+                    }
+                    this.recorder.answered();
                 }
             }
             Some(Err(error)) => {
-                self.relay.guard.failed(error);
-                self.recorder.failed(error);
+                this.relay.failed(error);
+                this.recorder.failed(error);
             }
-            None => self.recorder.answered(),
+            None => this.recorder.answered(),
         }
         Poll::Ready(next)
     }
@@ -78,8 +93,17 @@ pub(super) struct Relay {
     replies: Streaming<GenerateReply>,
     /// The events that came before anybody read.
     first: Option<Vec<Event>>,
-    model: String,
     guard: LoadGuard,
+    source: Source,
+}
+
+/// Where an answer comes from.
+pub(super) struct Source {
+    pub(super) model: String,
+    pub(super) node: NodeName,
+    pub(super) zone: Option<ZoneName>,
+    /// What the call is traced as.
+    pub(super) forward: Stage,
 }
 
 impl Relay {
@@ -88,23 +112,24 @@ impl Relay {
         replies: Streaming<GenerateReply>,
         first: Vec<Event>,
         mut guard: LoadGuard,
-        model: String,
+        source: Source,
     ) -> Self {
         guard.answers();
         Self {
             replies,
             first: Some(first),
-            model,
             guard,
+            source,
         }
     }
 
     /// The same, with its end on record, complete at `end`, which is `within` so much of its
-    /// request's arrival.
+    /// request's arrival. `tells`: whether its trace is to tell it.
     pub(super) fn recorded(
         self,
         recorder: Recorder,
         deadline: Option<(Duration, Instant)>,
+        tells: bool,
     ) -> Recorded {
         let deadline = deadline.map(|(within, end)| Deadline {
             within,
@@ -112,23 +137,25 @@ impl Relay {
         });
         Recorded {
             relay: self,
+            told: tells.then(Told::default),
             recorder,
             deadline,
         }
     }
 
     /// The answer is complete: what it took is learnt.
-    pub(super) fn served(&mut self, usage: Usage) -> Joules {
+    pub(super) fn served(&mut self, usage: Usage) -> Spent {
         self.guard.served(usage)
     }
 
     /// What an answer that is given up now has taken so far.
-    pub(super) fn spent(&self) -> Joules {
+    pub(super) fn spent(&self) -> Spent {
         self.guard.spent()
     }
 
     /// The answer failed.
     pub(super) fn failed(&mut self, error: &RequestError) {
+        self.source.forward.failed(error.kind(), error.to_string());
         self.guard.failed(error);
     }
 }
@@ -142,7 +169,7 @@ impl Stream for Relay {
         }
         Poll::Ready(match ready!(Pin::new(&mut self.replies).poll_next(cx)) {
             Some(Ok(reply)) => Some(events(reply)),
-            Some(Err(status)) => Some(Err(status::to_error(&status, &self.model))),
+            Some(Err(status)) => Some(Err(status::to_error(&status, &self.source.model))),
             None => None,
         })
     }

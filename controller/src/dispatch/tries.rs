@@ -1,5 +1,6 @@
 //! The replicas that one request tries, one after the other.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::generate::RequestError;
@@ -7,11 +8,14 @@ use flotilla_core::routing::{Candidate, Decision, Hedge, Reason, Rejected};
 use flotilla_core::{ModelName, NodeName};
 use flotilla_gateway::{Refusal, Server};
 use flotilla_proto::v1;
+use flotilla_telemetry::names::{attr, span};
+use flotilla_telemetry::trace::Stage;
 
 use super::attempt::Patience;
 use super::look::{Look, Passed, reject};
 use super::plan::Plan;
 use super::{Dispatch, RETRY_AFTER};
+use crate::arrival::Arrival;
 use crate::decisions::Recorder;
 use crate::fleet::{LoadGuard, Replica};
 
@@ -27,7 +31,7 @@ pub(super) struct Tries<'a> {
     pub(super) decision: Decision,
     /// What was compared and passed over for smaller models that were asked before.
     earlier: (Vec<Candidate>, Vec<Rejected>),
-    begun: Instant,
+    pub(super) arrival: Arc<Arrival>,
     /// Until when the first events must be there.
     deadline: Instant,
     /// Whether it waits for a replica that is coming.
@@ -55,15 +59,15 @@ pub(super) fn passed(deadline: Duration) -> RequestError {
 }
 
 impl<'a> Tries<'a> {
-    /// The tries of a request that arrived when it had `begun`.
+    /// The tries of a request.
     pub(super) fn new(
         dispatch: &'a Dispatch,
         plan: Plan,
         mut decision: Decision,
-        begun: Instant,
+        arrival: Arc<Arrival>,
     ) -> Self {
         let patience = Instant::now() + dispatch.first_token_timeout;
-        let own = plan.deadline.and_then(|own| begun.checked_add(own));
+        let own = plan.deadline.and_then(|own| arrival.at.checked_add(own));
         Self {
             dispatch,
             plan,
@@ -72,7 +76,7 @@ impl<'a> Tries<'a> {
                 std::mem::take(&mut decision.rejected),
             ),
             decision,
-            begun,
+            arrival,
             deadline: own.map_or(patience, |own| own.min(patience)),
             waits: true,
             model: 0,
@@ -96,10 +100,19 @@ impl<'a> Tries<'a> {
     /// What to tell the client when there is none.
     pub(super) async fn next(&mut self) -> Result<(Replica, LoadGuard), RequestError> {
         let mut changes = self.dispatch.fleet.changes();
-        let waits = match self.take(None)? {
+        let route = Stage::enter(span::ROUTE);
+        let began = Instant::now();
+        let taken = self.take(None);
+        self.dispatch.observer.front.decided(began.elapsed());
+        if route.is_recorded() {
+            self.tell(&route);
+        }
+        drop(route);
+        let waits = match taken? {
             Ok(taken) => return Ok(taken),
             Err(waits) => waits,
         };
+        let _admission = Stage::enter(span::ADMISSION);
         // Others wait already, or nobody can take it now: in order, until somebody can.
         let name = self.plan.models[waits].clone();
         let queue = match self.dispatch.fleet.peek().by_name.get(&name) {
@@ -128,6 +141,20 @@ impl<'a> Tries<'a> {
         };
         let waited = tokio::time::timeout_at(deadline, turn).await;
         waited.unwrap_or_else(|_| Err(self.late()))
+    }
+
+    /// What a trace tells of a choice.
+    fn tell(&self, route: &Stage) {
+        let decision = &self.decision;
+        route.set(
+            "flotilla.route.candidates",
+            decision.candidates.len() as i64,
+        );
+        route.set("flotilla.route.rejected", decision.rejected.len() as i64);
+        if let (Some(model), Some(node)) = (&decision.model, &decision.node) {
+            route.set(attr::MODEL, model.to_string());
+            route.set(attr::NODE, node.to_string());
+        }
     }
 
     /// A replica that can take the request now, with the load counted; or the model that it has to
@@ -225,16 +252,19 @@ impl<'a> Tries<'a> {
 
     /// Puts on record that there is no answer.
     pub(super) fn refuse(mut self, error: RequestError) -> Refusal {
-        self.dispatch.refuse(self.record(), self.begun, error)
+        self.count_retries();
+        let arrival = self.arrival.clone();
+        self.dispatch.refuse(self.record(), arrival, error)
     }
 
     /// Puts on record that `replica` answers.
     pub(super) fn answered(mut self, replica: Replica) -> (Server, Recorder) {
+        self.count_retries();
         let affinity = &self.dispatch.affinity;
         affinity.note(self.model(), &self.plan, &replica.node);
         let (model, task) = (self.model().clone(), self.decision.task.clone());
         let decision = self.record();
-        let recorder = self.dispatch.decisions.keep(decision, self.begun);
+        let recorder = self.dispatch.decisions.keep(decision, self.arrival);
         let by = Server {
             model,
             task,
@@ -243,6 +273,15 @@ impl<'a> Tries<'a> {
             decision: recorder.id().to_owned(),
         };
         (by, recorder)
+    }
+
+    fn count_retries(&self) {
+        if !self.errors.is_empty() {
+            self.dispatch
+                .observer
+                .front
+                .retried(self.errors.len() as u64);
+        }
     }
 
     /// The decision as it goes on record: nothing is tried after that.
@@ -279,7 +318,7 @@ impl<'a> Tries<'a> {
 
     /// When the answer must be complete, where there is a deadline.
     pub(super) fn end(&self) -> Option<Instant> {
-        self.begun.checked_add(self.plan.deadline?)
+        self.arrival.at.checked_add(self.plan.deadline?)
     }
 
     /// That the time is up.

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
-use flotilla_core::Joules;
 use flotilla_core::admission::{Flow, Priority, Standing};
-use flotilla_core::energy::Power;
+use flotilla_core::energy::{Power, Sources, Spent, Strain};
 use flotilla_core::estimate::{Computed, Pace, Served, Work, crowd};
 use flotilla_core::generate::{RequestError, Usage};
 use flotilla_core::routing::{Breaker, Load};
+use flotilla_core::{Joules, Watts};
 
 /// When the clock of the paces began.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -24,6 +24,9 @@ pub fn pace_clock() -> f32 {
 /// Requests beyond its capacity that a replica is sent where its queue may put them before others:
 /// it decides at once, so that there are few at a time.
 const BEYOND: u32 = 8;
+
+/// How fast the watts of an answer follow the answers.
+const WATTS_FOLLOW: f32 = 0.2;
 
 /// What a replica is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,6 +58,10 @@ struct Known {
     breaker: Breaker,
     /// Requests under way there, by whom they are of.
     flows: HashMap<(Priority, Flow), u32>,
+    /// Watts above idle that an answer takes while it is computed: with its pace that is joules per
+    /// token.
+    watts: Option<f32>,
+    strain: Strain,
 }
 
 /// A replica as the choice sees it.
@@ -69,6 +76,21 @@ pub struct Prospect {
     pub full: bool,
     /// What its node draws.
     pub power: Power,
+    /// Watts above idle that an answer takes while it is computed, as answers have shown.
+    pub watts: Option<f32>,
+    /// What strains its node.
+    pub strain: Strain,
+}
+
+impl Prospect {
+    /// The energy of an answer that is computed for so many seconds, by itself.
+    #[must_use]
+    pub fn joules(&self, seconds: f32) -> Joules {
+        match self.watts {
+            Some(watts) => Watts(watts).over(seconds),
+            None => self.power.of_answer(seconds, 1),
+        }
+    }
 }
 
 impl Known {
@@ -126,6 +148,8 @@ impl ReplicaLoad {
             admitted: known.breaker.admits(now),
             full: load.is_full() && (load.in_flight >= beyond || !known.may_displace(standing)),
             power: self.limits.power,
+            watts: known.watts,
+            strain: known.strain,
         }
     }
 
@@ -134,6 +158,11 @@ impl ReplicaLoad {
         let here = self.in_flight.load(Ordering::Relaxed);
         let elsewhere = requests.saturating_sub(here);
         self.elsewhere.store(elsewhere, Ordering::Relaxed);
+    }
+
+    /// Its node is strained so.
+    pub fn strains(&self, strain: Strain) {
+        self.lock().strain = strain;
     }
 
     /// Counts one request with so many bytes of a prompt to read until the guard is dropped.
@@ -186,9 +215,9 @@ enum End {
 }
 
 impl LoadGuard {
-    /// The request is answered: what can be is learnt from it. Returns what energy it took, as far
-    /// as it can be told from the time that it was computed for.
-    pub fn served(&mut self, usage: Usage) -> Joules {
+    /// The request is answered: what can be is learnt from it. Returns what energy it took, as its
+    /// node says, or as far as it can be told from the time that it was computed for.
+    pub fn served(&mut self, usage: Usage) -> Spent {
         self.end = End::Judged;
         let seconds = self.begun.elapsed().as_secs_f32();
         let computed = usage.timing.map(|timing| Computed {
@@ -206,22 +235,32 @@ impl LoadGuard {
         let mut known = self.replica.lock();
         known.pace = Some(Pace::learn(known.pace, served, pace_clock()));
         known.breaker.answered();
+        if let (Some(spent), Some(computed)) = (usage.energy, computed) {
+            let seen = spent.joules.0 / (computed.prefill + computed.decode).max(1e-6);
+            let before = known.watts.unwrap_or(seen);
+            known.watts = Some(before + WATTS_FOLLOW * (seen - before));
+        }
         drop(known);
-        match computed {
-            Some(computed) => self.joules(computed.prefill + computed.decode),
-            None => self.spent(),
+        match (usage.energy, computed) {
+            (Some(spent), _) => spent,
+            (None, Some(computed)) => self.estimate(computed.prefill + computed.decode),
+            (None, None) => self.spent(),
         }
     }
 
     /// What energy it took so far, of which the node has not said how long it computed.
     #[must_use]
-    pub fn spent(&self) -> Joules {
-        self.joules(self.begun.elapsed().as_secs_f32() / crowd(self.load))
+    pub fn spent(&self) -> Spent {
+        self.estimate(self.begun.elapsed().as_secs_f32() / crowd(self.load))
     }
 
-    fn joules(&self, computed: f32) -> Joules {
+    fn estimate(&self, computed: f32) -> Spent {
         let at_once = (self.load.requests() + 1).min(self.load.concurrency);
-        self.replica.limits.power.of_answer(computed, at_once)
+        let joules = match self.replica.lock().watts {
+            Some(watts) => Watts(watts).over(computed),
+            None => self.replica.limits.power.of_answer(computed, at_once),
+        };
+        Spent::new(joules, Sources::ESTIMATE)
     }
 
     /// The answer has begun: how long its client goes on reading says nothing of the replica.
@@ -273,7 +312,6 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use flotilla_core::Watts;
     use flotilla_core::generate::Timing;
 
     fn replica(concurrency: u32, capacity: u32) -> Arc<ReplicaLoad> {
@@ -320,7 +358,7 @@ mod tests {
         assert!(seen().pace.is_some(), "it takes some time at least");
         let load = replica(4, 64);
         let seen = || load.prospect(Standing::default(), 0.0);
-        let joules = take(&load).served(Usage {
+        let spent = take(&load).served(Usage {
             prompt_tokens: 1,
             completion_tokens: 1,
             timing: Some(Timing {
@@ -328,8 +366,9 @@ mod tests {
                 prefill: Duration::from_secs(1),
                 decode: Duration::from_secs(1),
             }),
+            energy: None,
         });
-        assert_eq!(joules, Joules(40.0));
+        assert_eq!(spent, Spent::new(Joules(40.0), Sources::ESTIMATE));
         assert!(seen().pace.is_some());
         let _here = take(&load);
         load.note(5);

@@ -65,6 +65,7 @@ pub enum FleetEvent {
         node: NodeName,
         session: SessionId,
         models: Vec<flotilla_proto::v1::ModelStatus>,
+        energy: Option<flotilla_proto::v1::NodeEnergy>,
     },
     /// A reversed connection came or went.
     Connections { node: NodeName },

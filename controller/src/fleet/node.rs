@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use flotilla_core::health::Life;
 use flotilla_core::spec::ModelSpec;
 use flotilla_core::{ModelName, NodeName};
-use flotilla_proto::v1::{ModelPhase, ModelStatus};
+use flotilla_proto::v1::{ModelPhase, ModelStatus, NodeEnergy};
 
 use super::load_guard::Limits;
 use super::view::Use;
@@ -80,7 +80,12 @@ impl Node {
     }
 
     /// Takes a report. Returns whether it changes who is asked.
-    pub(super) fn take(&mut self, models: Vec<ModelStatus>, now: Instant) -> bool {
+    pub(super) fn take(
+        &mut self,
+        models: Vec<ModelStatus>,
+        energy: Option<NodeEnergy>,
+        now: Instant,
+    ) -> bool {
         // Counters move with every report; only what decides who is asked makes a new view.
         fn deciding(models: &[ModelStatus]) -> impl Iterator<Item = impl PartialEq + '_> {
             models.iter().map(|m| {
@@ -110,8 +115,19 @@ impl Node {
             };
             uses.insert(name, used);
         }
+        // What it draws is told now and then, not with every report.
+        let energy = energy.or_else(|| before.energy.clone());
         drop(before);
-        self.report.store(Arc::new(NodeReport { models, uses }));
+        let report = NodeReport {
+            models,
+            uses,
+            energy,
+        };
+        let strain = report.strain();
+        for load in self.loads.values() {
+            load.strains(strain);
+        }
+        self.report.store(Arc::new(report));
         changed
     }
 
@@ -145,6 +161,7 @@ impl Node {
             Some(load) if load.limits() == limits => load.clone(),
             _ => {
                 let load = Arc::new(ReplicaLoad::new(limits));
+                load.strains(report.strain());
                 self.loads.insert(model.clone(), load.clone());
                 load
             }

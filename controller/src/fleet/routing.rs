@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flotilla_core::energy::Grid;
 use flotilla_core::rollout::Revision;
 use flotilla_core::routing::Examples;
 use flotilla_core::spec::{RouterSpec, Task};
@@ -16,6 +17,8 @@ pub struct Routing {
     pub tasks: BTreeMap<TaskName, Arc<TaskView>>,
     /// The router that was applied, if one was.
     pub router: Option<RouterSpec>,
+    /// What energy costs, as the router says.
+    pub grid: Arc<Grid>,
     /// How well models were measured to do the tasks.
     pub quality: BTreeMap<TaskName, BTreeMap<ModelName, QualityRecord>>,
 }
@@ -64,6 +67,13 @@ impl Measured {
 }
 
 impl Routing {
+    /// This is the router from here on. Returns whether there was one.
+    pub(super) fn set_router(&mut self, router: Option<RouterSpec>) -> bool {
+        let grid = router.as_ref().map(|router| Grid::new(&router.grid));
+        self.grid = Arc::new(grid.unwrap_or_default());
+        std::mem::replace(&mut self.router, router).is_some()
+    }
+
     /// What there is to learn from.
     #[must_use]
     pub fn examples(&self) -> Examples {

@@ -10,6 +10,7 @@ use flotilla_core::placement::Assignment;
 use flotilla_core::rollout::{Revision, Revisions};
 use flotilla_core::spec::{Model, Router};
 use flotilla_core::{Bytes, ModelName, NodeName};
+use flotilla_proto::v1;
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
 use super::failures::Failures;
@@ -119,7 +120,8 @@ impl FleetState {
                 node,
                 session,
                 models,
-            } => self.reported(&node, &session, models, now),
+                energy,
+            } => self.reported(&node, &session, (models, energy), now),
             FleetEvent::Connections { node } => self.nodes.contains_key(&node),
             FleetEvent::Left { node, session } => self.left(&node, &session, now),
         }
@@ -224,7 +226,7 @@ impl FleetState {
                 .tasks
                 .remove(&name)
                 .is_some(),
-            Subject::Router => Arc::make_mut(&mut self.routing).router.take().is_some(),
+            Subject::Router => Arc::make_mut(&mut self.routing).set_router(None),
             Subject::Quality(task, model) => Arc::make_mut(&mut self.routing)
                 .quality
                 .get_mut(&task)
@@ -314,7 +316,7 @@ impl FleetState {
             Subject::Router => {
                 let record: WishRecord = decode(&value)?;
                 let router: Router = records::resource(record.resource)?;
-                Arc::make_mut(&mut self.routing).router = Some(router.spec);
+                Arc::make_mut(&mut self.routing).set_router(Some(router.spec));
             }
             Subject::Stable(name) => {
                 let record: StableRecord = decode(&value)?;
@@ -439,7 +441,7 @@ impl FleetState {
         &mut self,
         name: &NodeName,
         session: &SessionId,
-        models: Vec<ModelStatus>,
+        (models, energy): (Vec<ModelStatus>, Option<v1::NodeEnergy>),
         now: Instant,
     ) -> bool {
         let Some(node) = self.nodes.get_mut(name) else {
@@ -463,7 +465,7 @@ impl FleetState {
                 }
             }
         }
-        let changed = node.take(models, now);
+        let changed = node.take(models, energy, now);
         node.live(now) || changed
     }
 
@@ -542,6 +544,7 @@ impl FleetState {
                 steady: node.life.is_steady(now),
                 order: self.orders.get(name).copied().unwrap_or_default(),
                 here: node.link.is_some() && node.reporting,
+                link: node.link.clone(),
                 assigned: assigned.into_iter().collect(),
                 touched: node.touched,
                 report: node.report.clone(),

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use flotilla_core::artifact::Manifest;
+use flotilla_core::energy::Strain;
 pub use flotilla_core::health::Phase as NodePhase;
 use flotilla_core::rollout::{Revision, Revisions};
 use flotilla_core::spec::{Model, Sha256};
 use flotilla_core::{Bytes, ModelName, NodeName, ZoneName};
-use flotilla_proto::v1::ModelStatus;
+use flotilla_proto::v1::{ModelStatus, NodeEnergy};
 
 use super::{
     CondemnedRecord, ControllerRecord, FetchRecord, Files, Link, NodeRecord, OrderRecord,
@@ -114,6 +115,8 @@ pub struct NodeView {
     pub order: OrderRecord,
     /// Whether it is linked to this controller and reports to it.
     pub here: bool,
+    /// The session with this controller, while there is one.
+    pub link: Option<Arc<Link>>,
     pub assigned: BTreeSet<ModelName>,
     /// The last change in the store that was about what it should run.
     pub touched: store::Revision,
@@ -126,6 +129,8 @@ pub struct NodeView {
 pub struct NodeReport {
     pub models: Vec<ModelStatus>,
     pub uses: HashMap<ModelName, Use>,
+    /// What the node draws and how it is, once it has said so.
+    pub energy: Option<NodeEnergy>,
 }
 
 /// When a replica was used.
@@ -146,6 +151,19 @@ impl NodeReport {
         self.models
             .iter()
             .find(|status| status.name == name.as_str())
+    }
+
+    /// What strains the node.
+    #[must_use]
+    pub fn strain(&self) -> Strain {
+        let Some(energy) = &self.energy else {
+            return Strain::default();
+        };
+        let battery = energy.battery.filter(|battery| battery.discharging);
+        Strain {
+            battery: battery.map(|battery| battery.charge),
+            throttled: !energy.throttled.is_empty(),
+        }
     }
 
     /// For how long nobody has asked its replica of a model. `None` while somebody does.

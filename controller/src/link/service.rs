@@ -250,6 +250,7 @@ impl Sync {
                 node: self.link.node.clone(),
                 session: self.link.session.clone(),
                 models: report.models,
+                energy: report.energy,
             })
             .await;
     }

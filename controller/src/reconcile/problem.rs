@@ -227,6 +227,7 @@ fn capacity(node: &NodeView) -> NodeCapacity<'_> {
         zone: record.zone.as_ref(),
         accelerators: &record.accelerators,
         open,
+        handicap: f64::from(node.report.load().strain().factor()),
     }
 }
 
@@ -243,7 +244,8 @@ fn measured(view: &FleetView, model: &ModelView) -> HashMap<NodeName, Measured> 
         let seconds = counters.busy_us as f64 / 1e6;
         let measured = Measured {
             tokens_per_second: Some(counters.output_tokens as f64 / seconds),
-            joules_per_token: None,
+            joules_per_token: (counters.millijoules > 0)
+                .then(|| counters.millijoules as f64 / 1e3 / counters.output_tokens as f64),
         };
         Some((name.clone(), measured))
     });

@@ -62,6 +62,26 @@ impl RequestError {
         }
     }
 
+    /// It in a word, for what counts errors.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ModelNotFound(_) => "model_not_found",
+            Self::TaskNotFound(_) => "task_not_found",
+            Self::NoTask(_) => "no_task",
+            Self::Zone(_) => "zone",
+            Self::Invalid { .. } => "invalid_request",
+            Self::ContextLength(_) => "context_length",
+            Self::Overloaded { .. } => "overloaded",
+            Self::Unavailable(_) => "unavailable",
+            Self::NodeLost(_) => "node_lost",
+            Self::Deadline(_) => "timeout",
+            Self::TooLate(_) => "deadline_unmet",
+            Self::Unmet(_) => "limits_unmet",
+            Self::Engine(_) => "engine",
+        }
+    }
+
     /// Whether it speaks against the replica rather than the request: what its breaker counts.
     #[must_use]
     pub fn blames_the_replica(&self) -> bool {

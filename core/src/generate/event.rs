@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::energy::Spent;
+
 /// One step of an answer. The last event of a successful generation is [`Event::Usage`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
@@ -84,7 +86,7 @@ impl FinishReason {
 }
 
 /// What an answer took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
     /// Tokens of the prompt, counted once whatever the number of choices.
     pub prompt_tokens: u32,
@@ -92,6 +94,8 @@ pub struct Usage {
     pub completion_tokens: u32,
     /// How long it took the node, where it says so.
     pub timing: Option<Timing>,
+    /// What energy it took, where that is known.
+    pub energy: Option<Spent>,
 }
 
 /// How long a node took for an answer.

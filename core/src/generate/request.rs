@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::ModelName;
 use crate::admission::Standing;
+use crate::energy::Spent;
 
 /// Ask a model to continue a conversation or a text. Clients ask for a
 /// [`Route`](super::Route), nodes for one of their models.
@@ -41,6 +42,15 @@ pub enum Input {
 }
 
 impl Input {
+    /// What is done with it, in the words of OpenTelemetry's conventions.
+    #[must_use]
+    pub fn operation(&self) -> &'static str {
+        match self {
+            Self::Chat(_) => "chat",
+            Self::Text(_) => "text_completion",
+        }
+    }
+
     /// Its size: what reading it costs grows with it.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -170,4 +180,6 @@ pub struct Embeddings {
     pub vectors: Vec<Vec<f32>>,
     /// Tokens of all texts.
     pub prompt_tokens: u32,
+    /// What energy they took, where that is known.
+    pub energy: Option<Spent>,
 }

@@ -28,6 +28,8 @@ pub struct NodeCapacity<'a> {
     /// What it computes with.
     pub accelerators: &'a [Accelerator],
     pub open: Openness,
+    /// By which factor it counts as worse than it is, at least 1.
+    pub handicap: f64,
 }
 
 /// Which replicas a node may have.

@@ -32,7 +32,7 @@ impl Best {
     /// From 0 to [`PART`]: how near to the best in speed and energy, half each. What is not
     /// measured counts as half as good as the best, so that unknown nodes are tried before
     /// those known to be worse than that.
-    fn worth(self, measured: Option<&Measured>) -> f64 {
+    fn worth(self, measured: Option<&Measured>, handicap: f64) -> f64 {
         let speed = measured.and_then(|m| m.tokens_per_second);
         let joules = measured.and_then(|m| m.joules_per_token);
         let ratio = |part: f64, whole: f64| {
@@ -45,7 +45,7 @@ impl Best {
         };
         let speed = speed.map_or(0.5, |speed| ratio(speed, self.tokens_per_second));
         let joules = joules.map_or(0.5, |joules| ratio(self.joules_per_token, joules));
-        PART * (speed + joules) / 2.0
+        PART * (speed + joules) / 2.0 / handicap.max(1.0)
     }
 }
 
@@ -63,5 +63,5 @@ pub(super) fn score(board: &Board<'_>, model: &ModelDemand<'_>, best: Best, slot
     let left = slot.free.saturating_sub(needed).0 as f64 / node.memory.0.max(1) as f64;
     let few = 1.0 / f64::from(1 + slot.replicas);
     // Rounded, so that the order does not hang on the last bit of a division.
-    (best.worth(measured) + PART * left + PART * few).round() as i64
+    (best.worth(measured, node.handicap) + PART * left + PART * few).round() as i64
 }

@@ -92,6 +92,7 @@ impl World {
             zone: node.zone.as_ref(),
             accelerators: &node.accelerators,
             open: node.open,
+            handicap: 1.0,
         });
         let models = self.models.iter().map(|model| ModelDemand {
             name: &model.name,

@@ -1,12 +1,11 @@
 //! The record of a routing decision: what was chosen, from what, and why. Unless prompts are to be
 //! kept it holds nothing of them but n-grams that are in the tasks' own examples.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Evidence, Limits, Load, Measure, Ranked, Score, Verdict};
 use crate::admission::Priority;
+use crate::energy::{Currency, Sources};
 use crate::{Joules, ModelName, NodeName, TaskName, ZoneName};
 
 /// A routing decision, as far as it is known before anything was sent.
@@ -83,6 +82,9 @@ pub struct Tier {
     pub completion_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules: Option<Joules>,
+    /// Where the joules come from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules_source: Option<Sources>,
     /// Why there is no answer of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -104,6 +106,21 @@ pub enum TierVerdict {
     Failed,
     /// It was not sure enough, but no larger one could be asked.
     KeptForWantOfBetter,
+}
+
+impl TierVerdict {
+    /// It in a word, as in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Unsure => "unsure",
+            Self::StoppedEarly => "stopped_early",
+            Self::Malformed => "malformed",
+            Self::Failed => "failed",
+            Self::KeptForWantOfBetter => "kept_for_want_of_better",
+        }
+    }
 }
 
 /// A replica that was asked beside one that took long.
@@ -173,6 +190,9 @@ pub struct Candidate {
     /// The model's measured quality for the task, 0 to 1. `None`: it was not measured.
     #[serde(default)]
     pub quality: Option<f32>,
+    /// Why it is used less than it could be: it is on battery, or slowed down by heat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strain: Option<String>,
     /// How near it comes to what the task wants, where models are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<Score>,
@@ -251,9 +271,17 @@ pub struct Outcome {
     /// The energy that it took, with that of smaller models that were asked before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules: Option<Joules>,
-    /// Where the joules come from: `estimated`.
+    /// Where the joules come from: `rapl+nvml`, `estimate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub joules_source: Option<Cow<'static, str>>,
+    pub joules_source: Option<Sources>,
+    /// Grams of CO2 equivalent, where the grid's intensity is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub co2_grams: Option<f64>,
+    /// What the energy cost, where its price is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub currency: Option<Currency>,
 }
 
 /// How a request ended.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::task::check_examples;
 use super::{API_VERSION, Faults, Metadata};
+use crate::energy::GridSpec;
 use crate::{RouterName, TaskName};
 
 /// How the fleet routes.
@@ -29,9 +30,16 @@ pub struct RouterSpec {
     pub default_task: Option<TaskName>,
     /// When the classifier abstains.
     pub abstain: Abstain,
+    /// What the fleet's energy costs.
+    #[serde(skip_serializing_if = "is_default")]
+    pub grid: GridSpec,
     /// Requests that belong to no task, as users write them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<String>,
+}
+
+fn is_default(grid: &GridSpec) -> bool {
+    *grid == GridSpec::default()
 }
 
 /// When the classifier abstains. In YAML exactly one of `below` and `cost`.
@@ -116,6 +124,9 @@ impl Router {
             field,
             format!("must be between 0 and 1, is {part}"),
         );
+        for (field, problem) in self.spec.grid.faults() {
+            faults.check(true, &format!("spec.grid.{field}"), problem.to_owned());
+        }
         check_examples(&mut faults, "spec.examples", &self.spec.examples);
         faults.into_result()
     }
@@ -156,6 +167,10 @@ mod tests {
             (
                 "{abstain: {cost: 2}}",
                 "spec.abstain.cost must be between 0 and 1",
+            ),
+            (
+                "{grid: {pricePerKwh: 0.3}}",
+                "spec.grid.currency must say what pricePerKwh is in",
             ),
             ("{examples: [' ']}", "spec.examples[0] must not be empty"),
         ] {

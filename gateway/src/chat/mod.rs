@@ -13,7 +13,7 @@ use crate::{Backend, sse};
 use axum::response::{IntoResponse, Response};
 
 pub(crate) use request::{ChatBody, MessageField, StreamOptions, check_messages};
-pub(crate) use response::{Collected, UsageJson, collect, finite, json_response};
+pub(crate) use response::{Collected, collect, finite, json_response};
 pub(crate) use stream::chunk_head;
 
 /// What identifies one completion in all its pieces.

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::Identity;
 use crate::Batches;
+use crate::usage::UsageJson;
 
 /// All events of an answer, put together.
 #[derive(Debug, Default)]
@@ -202,24 +203,6 @@ impl From<TokenLogprob> for LogprobJson {
     }
 }
 
-/// Token counts.
-#[derive(Serialize)]
-pub(crate) struct UsageJson {
-    prompt_tokens: u32,
-    completion_tokens: u32,
-    total_tokens: u32,
-}
-
-impl From<Usage> for UsageJson {
-    fn from(usage: Usage) -> Self {
-        Self {
-            prompt_tokens: usage.prompt_tokens,
-            completion_tokens: usage.completion_tokens,
-            total_tokens: usage.prompt_tokens.saturating_add(usage.completion_tokens),
-        }
-    }
-}
-
 impl<'a> ChatCompletion<'a> {
     pub(super) fn new(identity: &'a Identity, collected: Collected, logprobs: bool) -> Self {
         let choices = collected
@@ -319,6 +302,7 @@ mod tests {
                 prompt_tokens: 3,
                 completion_tokens: 3,
                 timing: None,
+                energy: None,
             }),
         ];
         let collected = collect(Box::pin(stream::iter([Ok(events)]))).await.unwrap();

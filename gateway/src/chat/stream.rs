@@ -5,8 +5,9 @@ use flotilla_core::generate::{Delta, Event, Finished, ToolCallDelta};
 use serde::Serialize;
 
 use super::Identity;
-use super::response::{LogprobJson, UsageJson};
+use super::response::LogprobJson;
 use crate::sse::{EventWriter, frame, put_json};
+use crate::usage::UsageJson;
 
 /// Writes chat chunks. The part that all chunks share is serialized once.
 pub(super) struct ChunkWriter {
@@ -220,6 +221,7 @@ mod tests {
             prompt_tokens: 2,
             completion_tokens: 3,
             timing: None,
+            energy: None,
         });
         let chunks = chunks(true, vec![delta("a"), delta("\"b\""), end, usage]);
         assert_eq!(

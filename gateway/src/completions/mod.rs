@@ -104,6 +104,10 @@ fn one_usage(batches: Batches) -> Batches {
                     if let Event::Usage(usage) = event {
                         state.total.prompt_tokens += usage.prompt_tokens;
                         state.total.completion_tokens += usage.completion_tokens;
+                        state.total.energy = match (state.total.energy, usage.energy) {
+                            (Some(sum), Some(more)) => Some(sum.and(more)),
+                            (sum, more) => sum.or(more),
+                        };
                     }
                     !matches!(event, Event::Usage(_))
                 });
@@ -134,6 +138,7 @@ mod tests {
             prompt_tokens: 1,
             completion_tokens: 2,
             timing: None,
+            energy: None,
         });
         let delta = Event::Delta(Delta::default());
         let batches = stream::iter([Ok(vec![usage.clone()]), Ok(vec![delta.clone(), usage])]);
@@ -145,6 +150,7 @@ mod tests {
             prompt_tokens: 2,
             completion_tokens: 4,
             timing: None,
+            energy: None,
         });
         assert_eq!(events, [delta, total]);
     }

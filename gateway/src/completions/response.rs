@@ -6,8 +6,9 @@ use flotilla_core::generate::{Event, FinishReason, TokenLogprob};
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::chat::{Collected, Identity, UsageJson, chunk_head, finite, json_response};
+use crate::chat::{Collected, Identity, chunk_head, finite, json_response};
 use crate::sse::{EventWriter, frame, put_json};
+use crate::usage::UsageJson;
 
 const OBJECT: &str = "text_completion";
 

@@ -241,6 +241,7 @@ impl Answer {
                 prompt_tokens: told.prompt_tokens as u32,
                 completion_tokens: told.completion_tokens as u32,
                 timing: None,
+                energy: None,
             };
         }
         let prompt = match self.journal.prompt() {
@@ -251,6 +252,7 @@ impl Answer {
             prompt_tokens: prompt as u32,
             completion_tokens: self.journal.drawn() as u32,
             timing: None,
+            energy: None,
         }
     }
 

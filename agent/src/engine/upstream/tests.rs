@@ -81,6 +81,7 @@ async fn a_streamed_answer_becomes_events() {
         prompt_tokens: 3,
         completion_tokens: 2,
         timing: None,
+        energy: None,
     });
     assert_eq!(events[2..], [end, usage]);
 }

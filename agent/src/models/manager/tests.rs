@@ -3,7 +3,9 @@ use flotilla_core::spec::{EngineKind, EngineOptions, ModelSpec, Source};
 use flotilla_proto::v1::ModelStatus;
 
 use super::*;
+use crate::accounts::Accounts;
 use flotilla_core::admission::Standing;
+use flotilla_telemetry::Telemetry;
 
 fn null(name: &str, revision: u64, pace: f64) -> Desired {
     let spec = ModelSpec {
@@ -40,6 +42,7 @@ impl Bench {
             memory: Bytes(MEMORY),
             drain: Duration::from_secs(5),
             return_memory: || {},
+            observer: Observer::new(Accounts::of_nothing(), &Telemetry::off().meter()),
         };
         let artifacts = Artifacts::new("/nowhere".into(), Arc::default(), None);
         let manager = Manager::new(Engines::new(1.0).unwrap(), artifacts, settings);

@@ -98,6 +98,7 @@ impl Bench {
             node: self.node.clone(),
             session: SessionId(session.into()),
             models,
+            energy: None,
         };
         self.state.apply(event, self.now)
     }

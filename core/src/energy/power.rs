@@ -1,5 +1,4 @@
-//! What energy an answer takes, where nothing meters it: the time it is computed for, by what its node
-//! draws at work beyond what it draws idle.
+//! What a node draws, idle and at work.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,0 +1,220 @@
+//! What the node's energy goes to: a thread reads the meters, or estimates where there are none, and
+//! the [`Ledger`] divides each window among the requests that were computed in it.
+//!
+//! A request [enters](Accounts::enter) when it is its turn, tells its tokens, and is told at its end
+//! what it took. Agents of one process share one: they share its machine.
+
+mod busy;
+mod entry;
+mod reading;
+mod sampler;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use flotilla_core::energy::{Ledger, Power, Sources};
+
+use crate::power::{Gpus, Nvidia};
+pub use entry::{Computes, Entry, Rate};
+pub use reading::{Metered, Reading};
+
+/// What is to be known of the machine.
+pub struct Setup {
+    /// `/`, or a folder that looks like it.
+    pub root: PathBuf,
+    pub gpus: Arc<dyn Gpus>,
+    /// What it draws, if somebody knows.
+    pub power: Option<Power>,
+    pub cores: u32,
+    /// Agents that are to share the accounts, this one included.
+    pub agents: u32,
+}
+
+/// The accounts of the machine. Cheap to clone; its thread ends with the last clone.
+#[derive(Clone)]
+pub struct Accounts {
+    owner: Arc<Owner>,
+}
+
+impl fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accounts").finish_non_exhaustive()
+    }
+}
+
+/// Ends the thread with the last who may enter requests.
+struct Owner(Arc<Inner>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.wake.notify_all();
+    }
+}
+
+struct Inner {
+    books: Mutex<Books>,
+    /// Told when the first request comes.
+    wake: Condvar,
+    reading: ArcSwap<Reading>,
+    power: Power,
+}
+
+/// What changes with every request.
+struct Books {
+    ledger: Ledger,
+    running: HashMap<u64, Running>,
+    /// What was computed since the last window.
+    computed: Computed,
+    /// Where the joules of the windows come from.
+    sources: Sources,
+    /// Whether everybody is gone.
+    closed: bool,
+}
+
+/// A request that is being computed.
+struct Running {
+    progress: Arc<entry::Progress>,
+    /// Seconds of work that are in the ledger.
+    counted: f64,
+    /// Seconds that it has been computed for, as far as that is counted.
+    seconds: f64,
+}
+
+/// What was computed in a window, beside its work: seconds that all cores would have been busy for.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Computed {
+    /// By all requests.
+    all: f64,
+    /// By those of engines that only pretend to compute.
+    pretended: f64,
+    /// Whether any was computed in another process.
+    elsewhere: bool,
+}
+
+impl Accounts {
+    /// Looks for meters and starts to read them.
+    #[must_use]
+    pub fn start(setup: Setup) -> Self {
+        let power = setup.power.unwrap_or_else(|| Power::guess(setup.cores));
+        let sampler = sampler::Sampler::new(&setup, power);
+        let stated = setup.power.is_some() || sampler.estimates();
+        let books = Books {
+            ledger: Ledger::new(f64::from(power.idle.0), stated),
+            running: HashMap::new(),
+            computed: Computed::default(),
+            sources: sampler.sources(),
+            closed: false,
+        };
+        let inner = Arc::new(Inner {
+            books: Mutex::new(books),
+            wake: Condvar::new(),
+            reading: ArcSwap::from_pointee(sampler.first_reading()),
+            power,
+        });
+        let of_thread = inner.clone();
+        let spawned = std::thread::Builder::new()
+            .name("power".into())
+            .spawn(move || sampler.run(&of_thread));
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread for the power meters: energy is not told");
+        }
+        Self {
+            owner: Arc::new(Owner(inner)),
+        }
+    }
+
+    /// Those of this machine, for so many agents of this process.
+    #[must_use]
+    pub fn of_this_machine(power: Option<Power>, agents: u32) -> Self {
+        Self::start(Setup {
+            root: "/".into(),
+            gpus: Arc::new(Nvidia::load()),
+            power,
+            cores: crate::inventory::cores(),
+            agents,
+        })
+    }
+
+    /// Those of a machine that tells nothing.
+    #[cfg(test)]
+    pub(crate) fn of_nothing() -> Self {
+        Self::start(Setup {
+            root: "/nowhere".into(),
+            gpus: Arc::new(Nvidia::load()),
+            power: None,
+            cores: 1,
+            agents: 1,
+        })
+    }
+
+    /// What the node draws and drew, and how it is.
+    #[must_use]
+    pub fn reading(&self) -> Arc<Reading> {
+        self.owner.0.reading.load_full()
+    }
+
+    /// A request is computed from now on, by a model of this rate.
+    #[must_use]
+    pub fn enter(&self, rate: Arc<Rate>) -> Entry {
+        let progress = Arc::new(entry::Progress::new(rate));
+        let inner = &self.owner.0;
+        let mut books = inner.lock();
+        let account = books.ledger.open();
+        let first = books.running.is_empty();
+        books.running.insert(
+            account,
+            Running {
+                progress: progress.clone(),
+                counted: 0.0,
+                seconds: 0.0,
+            },
+        );
+        drop(books);
+        if first {
+            inner.wake.notify_one();
+        }
+        Entry::new(inner.clone(), account, progress)
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        // Nothing panics while it is held.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Books {
+    /// Puts what a request was computed for since it was last counted into the ledger.
+    fn count(&mut self, account: u64) {
+        if let Some(running) = self.running.get_mut(&account) {
+            count(&mut self.ledger, &mut self.computed, account, running);
+        }
+    }
+
+    /// The same for all.
+    fn count_all(&mut self) {
+        for (account, running) in &mut self.running {
+            count(&mut self.ledger, &mut self.computed, *account, running);
+        }
+    }
+}
+
+fn count(ledger: &mut Ledger, computed: &mut Computed, account: u64, running: &mut Running) {
+    let progress = &running.progress;
+    let (work, seconds) = (progress.work(), progress.seconds());
+    ledger.work(account, work - running.counted);
+    running.counted = running.counted.max(work);
+    let busy = (seconds - running.seconds) / f64::from(progress.rate.concurrency);
+    running.seconds = seconds;
+    computed.all += busy;
+    match progress.rate.computes {
+        Computes::Here => {}
+        Computes::Elsewhere => computed.elsewhere = true,
+        Computes::Nowhere => computed.pretended += busy,
+    }
+}

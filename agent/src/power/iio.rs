@@ -1,0 +1,84 @@
+//! The INA3221 as the kernels of old Jetsons show it (Jetson Linux 32 and before): an iio device with
+//! milliwatts and rail names, where newer ones have hwmon.
+
+use std::path::Path;
+
+use super::sensor::{Part, Sensor};
+use flotilla_core::energy::Source;
+
+use super::{Channel, rails, sysfs};
+
+/// Watts of one count.
+const MILLI: f64 = 1e-3;
+
+/// What is metered under this root.
+pub(super) fn find(root: &Path) -> Vec<Part> {
+    let drivers = sysfs::entries(&root.join("sys/bus/i2c/drivers"), "ina3221");
+    let mut parts: Vec<Part> = Vec::new();
+    for device in drivers.iter().flat_map(|driver| sysfs::entries(driver, "")) {
+        for folder in sysfs::entries(&device, "iio:device") {
+            for number in 0..3 {
+                let found = rail(&folder, number);
+                let is_new = |part: &Part| {
+                    let mut others = parts.iter();
+                    others.all(|other| other.channel.id != part.channel.id)
+                };
+                parts.extend(found.filter(is_new));
+            }
+        }
+    }
+    parts
+}
+
+fn rail(folder: &Path, number: u32) -> Option<Part> {
+    let label = sysfs::label(&folder.join(format!("rail_name_{number}")))?;
+    let power = folder.join(format!("in_power{number}_input"));
+    if !power.exists() {
+        return None;
+    }
+    Some(Part {
+        channel: Channel {
+            id: format!("hwmon:ina3221x:{label}"),
+            kind: rails::kind(&label)?,
+            name: label,
+            source: Source::Hwmon,
+            resolution: 0.0,
+            period: 0.0,
+            parent: None,
+        },
+        sensor: Sensor::power(power, MILLI),
+        rail: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sensor::meter;
+    use super::super::{Kind, Meter};
+    use super::*;
+
+    #[test]
+    fn an_old_jetson_is_metered() {
+        let nano = "sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0";
+        let file = |end: &str| format!("{nano}/{end}");
+        let files = [
+            (file("rail_name_0"), "POM_5V_IN"),
+            (file("in_power0_input"), "2000 mw"),
+            (file("rail_name_1"), "POM_5V_GPU"),
+            (file("in_power1_input"), "40"),
+            (file("rail_name_2"), "POM_5V_CPU"),
+            (file("warn_current_limit_2"), "32760"),
+        ];
+        let files = files.each_ref().map(|(path, text)| (path.as_str(), *text));
+        let root = sysfs::tree(&files);
+        let mut parts = find(root.path());
+        rails::relate(&mut parts);
+        let mut meter = meter(parts).unwrap();
+        let channels = meter.channels();
+        assert_eq!(channels.len(), 2);
+        assert_eq!(channels[0].kind, Kind::Host);
+        assert_eq!(channels[1].parent.as_ref(), Some(&channels[0].id));
+        meter.read(0.0);
+        assert_eq!(meter.read(10.0), [Some(20.0), Some(0.4)]);
+    }
+}

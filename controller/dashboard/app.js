@@ -1,0 +1,144 @@
+// The page: what is around every view, and which view is shown.
+
+import { html, render, useEffect, useLayoutEffect, useRef } from "./html.js";
+import { Live } from "./live.js";
+import { store } from "./store.js";
+import { useNow, useRoute, useStore, useTheme } from "./hooks.js";
+import { href, VIEWS } from "./routes.js";
+import { ConnectionBanner, ConnectionState } from "./connection.js";
+import { Icon } from "./icons.js";
+import { duration } from "./format.js";
+import { Fleet } from "./views/fleet.js";
+import { NodePage } from "./views/node.js";
+import { Models } from "./views/models.js";
+import { ModelPage } from "./views/model.js";
+import { Traffic } from "./views/traffic.js";
+import { Energy } from "./views/energy.js";
+import { Decisions } from "./views/decisions.js";
+import { DecisionPage } from "./views/decision.js";
+import { Playground } from "./views/playground.js";
+
+const live = new Live(store);
+
+const PAGES = {
+  fleet: { title: "Fleet", list: Fleet, one: NodePage },
+  models: { title: "Models", list: Models, one: ModelPage },
+  traffic: { title: "Traffic", list: Traffic },
+  energy: { title: "Energy", list: Energy },
+  decisions: { title: "Decisions", list: Decisions, one: DecisionPage },
+  playground: { title: "Playground", list: Playground },
+};
+
+function Nav({ view }) {
+  return html`
+    <nav class="nav" aria-label="Views">
+      <ul>
+        ${VIEWS.map(
+          (name) => html`
+            <li key=${name}>
+              <a href=${href(name)} aria-current=${name === view ? "page" : null}>
+                <${Icon} name=${name} /><span>${PAGES[name].title}</span>
+              </a>
+            </li>
+          `,
+        )}
+      </ul>
+    </nav>
+  `;
+}
+
+function ThemeSwitch() {
+  const dark = useTheme() === "dark";
+  const label = dark ? "Light colours" : "Dark colours";
+  return html`
+    <button type="button" class="icon-button" onClick=${() => window.flotillaTheme.toggle()} aria-label=${label} title=${label}>
+      <${Icon} name=${dark ? "sun" : "moon"} />
+    </button>
+  `;
+}
+
+function Controllers() {
+  const { controller, controllers } = useStore("controller", "controllers");
+  const now = useNow(30_000);
+  if (!controller) return null;
+  return html`
+    <dl class="about">
+      <dt>Controller</dt>
+      <dd class="mono">${controller.id}</dd>
+      <dt>Version</dt>
+      <dd>${controller.version}</dd>
+      <dt>Up</dt>
+      <dd>${duration(now - controller.startedAt)}</dd>
+      ${controllers.map(
+        ({ id, http, leads, this: here }) => html`
+          <dt>${leads ? "Leader" : "Replica"}</dt>
+          <dd title=${here ? `${id}, which serves this page` : id}>${http}</dd>
+        `,
+      )}
+    </dl>
+  `;
+}
+
+function Notes() {
+  const { notes } = useStore("notes");
+  if (notes.length === 0) return null;
+  return html`
+    <ul class="notes" aria-label="Notes of the controller">
+      ${notes.map((note) => html`<li><${Icon} name="warning" /><span>${note}</span></li>`)}
+    </ul>
+  `;
+}
+
+const scrolled = new Map();
+
+/** Takes the reader to the top of a new view, and back to where they were in one that they return to. */
+function useViewChange(key, title) {
+  const main = useRef(null);
+  const shown = useRef(key);
+  useEffect(() => {
+    const remember = () => scrolled.set(shown.current, scrollY);
+    addEventListener("scroll", remember, { passive: true });
+    return () => removeEventListener("scroll", remember);
+  }, []);
+  useLayoutEffect(() => {
+    document.title = `${title} · Flotilla`;
+    if (shown.current === key) return;
+    shown.current = key;
+    scrollTo(0, scrolled.get(key) ?? 0);
+    main.current.focus({ preventScroll: true });
+  }, [key]);
+  return main;
+}
+
+function App() {
+  const { view, id } = useRoute();
+  const { connection, loaded } = useStore("connection", "loaded");
+  const page = PAGES[view];
+  const one = page.one && id !== null;
+  const main = useViewChange(`${view}/${id ?? ""}`, one ? id : page.title);
+  const View = one ? page.one : page.list;
+  return html`
+    <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); main.current.focus(); }}>Skip to the view</a>
+    <header class="side">
+      <div class="side-top">
+        <a class="brand" href=${href("fleet")}><${Icon} name="flotilla" />Flotilla</a>
+        <${ConnectionState} />
+        <${ThemeSwitch} />
+      </div>
+      <${Nav} view=${view} />
+      <${Controllers} />
+    </header>
+    <div class="page">
+      <${ConnectionBanner} retry=${() => live.retry()} />
+      <${Notes} />
+      <main id="main" tabindex="-1" ref=${main} class=${connection.phase === "lost" ? "stale" : ""}>
+        ${loaded || view === "playground"
+          ? html`<${View} key=${`${view}/${id ?? ""}`} id=${id} />`
+          : html`<h1>${page.title}</h1><p class="muted">${connection.phase === "lost" ? "Nothing is known of the fleet yet." : "Asking the controller…"}</p>`}
+      </main>
+    </div>
+  `;
+}
+
+render(html`<${App} />`, document.getElementById("app"));
+live.run();

@@ -1,0 +1,326 @@
+// A decision drawn so that a person sees why: the task, the replica, the way of the request.
+
+import { html } from "./html.js";
+import { isEstimate, pace } from "./facts.js";
+import { counted, joules, ms, NONE, number, percent, tokens, tokensPerSecond, words } from "./format.js";
+import { Icon } from "./icons.js";
+import { Bar, Facts, Measured, ModelLink, NodeLink, Panel, State } from "./parts.js";
+import { Timeline } from "./timeline.js";
+
+const left = (share) => ({ left: `${Math.max(0, Math.min(1, share)) * 100}%` });
+
+/** 0 to 1, with a mark at what it had to be. */
+function Confidence({ name, value, threshold, tone, note }) {
+  return html`
+    <div class=${`confidence ${tone ?? ""}`}>
+      <span class="confidence-name">${name}</span>
+      <span class="confidence-track" role="img" aria-label=${`${percent(value)}${threshold === undefined ? "" : `, threshold ${percent(threshold)}`}`}>
+        <${Bar} part=${value ?? 0} tone=${tone} />
+        ${threshold !== undefined && html`<span class="threshold" style=${left(threshold)}></span>`}
+      </span>
+      <span class="confidence-value">${percent(value)}</span>
+      ${note && html`<span class="confidence-note">${note}</span>`}
+    </div>
+  `;
+}
+
+function Step({ label, children, last = false, tone = "" }) {
+  return html`<li class=${`step ${tone}`}><span class="step-label">${label}</span><span class="step-value">${children}</span>${!last && html`<${Icon} name="back" />`}</li>`;
+}
+
+function Way({ record }) {
+  const { requested, task, confidence, abstained, model, node, outcome } = record;
+  const end = outcome?.end;
+  return html`
+    <ol class="way" aria-label="The way of the request">
+      <${Step} label="Asked for"><span class="mono">${requested}</span><//>
+      ${task && html`<${Step} label=${abstained ? "Default task" : "Task"}>${task}${confidence !== undefined && !abstained && html` <small>${percent(confidence)} sure</small>`}<//>`}
+      <${Step} label="Model">${model ? html`<${ModelLink} name=${model} />` : "none"}<//>
+      <${Step} label="Node">${node ? html`<${NodeLink} name=${node} />` : "none"}<//>
+      <${Step} label=${end ?? "Under way"} last=${true} tone=${end === "failed" ? "bad" : ""}>${outcome ? ms(outcome.total_ms) : "…"}<//>
+    </ol>
+  `;
+}
+
+/** Ends of words and of the text are told by signs that people do not take for letters. */
+function Ngram({ ngram, kind }) {
+  const shown = kind === "letters" ? ngram.replaceAll(" ", "␣") : ngram;
+  return html`<span class="mono ngram">${shown}</span>`;
+}
+
+function Evidence({ evidence, score, bias, task }) {
+  const named = evidence.reduce((total, { weight }) => total + weight, 0);
+  const rest = score - bias - named;
+  const most = Math.max(...evidence.map(({ weight }) => Math.abs(weight)), 1e-9);
+  const signed = (weight) => `${weight < 0 ? "−" : "+"}${Math.abs(weight).toFixed(2)}`;
+  return html`
+    <h3>What spoke for and against ${task}</h3>
+    <table class="signed">
+      <caption class="sr">N-grams with their weights</caption>
+      <thead class="sr"><tr><th scope="col">n-gram</th><th scope="col">weight</th><th scope="col">value</th></tr></thead>
+      <tbody>
+        ${evidence.map(
+          ({ ngram, kind, weight }) => html`
+            <tr>
+              <th scope="row"><${Ngram} ngram=${ngram} kind=${kind} /> <span class="row-note inline">${kind}</span></th>
+              <td class="signed-track" aria-hidden="true">
+                <span class=${weight < 0 ? "against" : "for"} style=${{ width: `${(Math.abs(weight) / most) * 50}%` }}></span>
+              </td>
+              <td class="numeric">${signed(weight)}</td>
+            </tr>
+          `,
+        )}
+      </tbody>
+      <tfoot>
+        ${[["these n-grams", named], ["all others, each of which weighs less", rest], ["bias of the task", bias], ["score", score]].map(
+          ([name, value]) => html`<tr><th scope="row" colspan="2">${name}</th><td class="numeric">${signed(value)}</td></tr>`,
+        )}
+      </tfoot>
+    </table>
+    <p class="legend-line"><span class="swatch-for"></span>for it <span class="swatch-against"></span>against it <span class="muted">␣ is the end of a word, ^ and $ are the ends of the text</span></p>
+  `;
+}
+
+function Task({ record }) {
+  const { best_task, confidence, runner_up, threshold, abstained, task, requested } = record;
+  if (best_task === undefined) {
+    return html`<${Panel} title="Which task"><p>${task ? `The request named the task ${task}.` : html`The request named the model <b class="mono">${requested}</b>: no task was looked for.`}</p><//>`;
+  }
+  return html`
+    <${Panel} title="Which task">
+      <p class="sentence">
+        ${abstained
+          ? html`<b>${best_task}</b> came out first, but at ${percent(confidence)} it is below the threshold of ${percent(threshold)}: ${task ? html`the default task <b>${task}</b> was taken.` : "there is no default task to take."}`
+          : html`<b>${best_task}</b>, ${percent(confidence)} sure; it had to be ${percent(threshold)}.`}
+      </p>
+      <${Confidence} name=${best_task} value=${confidence} threshold=${threshold} tone=${abstained ? "warn" : ""} />
+      ${runner_up && html`<${Confidence} name=${runner_up.task} value=${runner_up.confidence} threshold=${threshold} tone="quiet" />`}
+      <p class="legend-line"><span class="swatch-threshold"></span>threshold</p>
+      <${Evidence} ...${record} task=${best_task} />
+    <//>
+  `;
+}
+
+/** A number with a bar that compares it with the others of its column. */
+function Compared({ label, value, most, text, tone = "" }) {
+  return html`
+    <td class="compared" data-label=${label}>
+      <span>${value === null || value === undefined ? html`<span class="muted">${NONE}</span>` : text}</span>
+      <${Bar} part=${value ? value / most : 0} tone=${tone} label=${text} />
+    </td>
+  `;
+}
+
+function ScoreCell({ score, most }) {
+  const parts = [["quality", score.quality], ["latency", score.latency], ["energy", score.energy]];
+  const title = parts.map(([name, value]) => `${name} ${number(value)}`).join(", ");
+  return html`
+    <td class="compared" data-label="Score" title=${title}>
+      <span>${score.total.toFixed(2)}</span>
+      <${Bar} part=${score.total / most} tone="strong" label=${`score ${score.total.toFixed(2)}`} />
+      <span class="score-parts">${parts.map(([name, value]) => html`<span>${name} ${value.toFixed(2)}</span>`)}</span>
+    </td>
+  `;
+}
+
+function Candidates({ record }) {
+  const { candidates, model, node } = record;
+  const scored = candidates.some(({ score }) => score);
+  const most = (read) => Math.max(...candidates.map((candidate) => read(candidate) ?? 0), 1e-9);
+  const mostMs = most(({ predicted_ms }) => predicted_ms);
+  const mostFirst = most(({ predicted_first_token_ms }) => predicted_first_token_ms);
+  const mostJoules = most(({ predicted_joules }) => predicted_joules);
+  const chosen = (candidate) => candidate.model === model && candidate.node === node;
+  const sorted = [...candidates].sort((a, b) => Number(chosen(b)) - Number(chosen(a)) || (a.predicted_ms ?? Infinity) - (b.predicted_ms ?? Infinity));
+  return html`
+    <${Panel} title="Which replica" aside=${counted(candidates.length, "candidate")}>
+      ${candidates.length === 0
+        ? html`<p class="nothing">No replica could answer.</p>`
+        : html`
+            <div class="scroll-x">
+              <table class="table stacked candidates">
+                <thead>
+                  <tr>
+                    <th scope="col">Replica</th>
+                    ${["Load", "First token", "Whole answer", "Energy", "Quality", scored && "Score"].filter(Boolean).map((title) => html`<th scope="col">${title}</th>`)}
+                  </tr>
+                </thead>
+                <tbody>
+                  ${sorted.map((candidate) => {
+                    const requests = candidate.in_flight + candidate.elsewhere;
+                    return html`
+                      <tr key=${`${candidate.model} ${candidate.node}`} class=${chosen(candidate) ? "chosen" : ""}>
+                        <th scope="row">
+                          <${ModelLink} name=${candidate.model} />${chosen(candidate) && html`<span class="chosen-mark"><${Icon} name="chosen" />chosen</span>`}
+                          <span class="row-note">on <${NodeLink} name=${candidate.node} /></span>
+                        </th>
+                        <${Compared} label="Load" value=${requests} most=${Math.max(candidate.concurrency, requests)} tone=${requests >= candidate.concurrency ? "tight" : ""} text=${`${requests} of ${candidate.concurrency} at once`} />
+                        <${Compared} label="First token" value=${candidate.predicted_first_token_ms} most=${mostFirst} text=${`≈ ${ms(candidate.predicted_first_token_ms)}`} />
+                        <${Compared} label="Whole answer" value=${candidate.predicted_ms} most=${mostMs} text=${`≈ ${ms(candidate.predicted_ms)}`} />
+                        <${Compared} label="Energy" value=${candidate.predicted_joules} most=${mostJoules} text=${`≈ ${joules(candidate.predicted_joules)}`} />
+                        <${Compared} label="Quality" value=${candidate.quality} most=${1} text=${percent(candidate.quality)} />
+                        ${scored && (candidate.score ? html`<${ScoreCell} score=${candidate.score} most=${1} />` : html`<td class="muted" data-label="Score">${NONE}</td>`)}
+                      </tr>
+                    `;
+                  })}
+                </tbody>
+              </table>
+            </div>
+            <p class="legend-line muted">Times and joules are predictions, made before anything was sent. ${NONE} is not known yet${scored ? "; the score is the weighted mean of its parts, 1 for the best of them" : ": among replicas of one model the one goes first that is expected to answer soonest"}.</p>
+          `}
+    <//>
+  `;
+}
+
+const REASONS = {
+  unknown: "the fleet has no such model",
+  not_loaded: "it is not loaded there",
+  loading: "it is loading there",
+  failed: "it could not be loaded there",
+  draining: "it is about to leave that node",
+  node_away: "the node is away",
+  zone: "not in a zone that the request may enter",
+  full: "it takes no more requests",
+  queued: "others wait for it already",
+  breaker: "it failed time after time and is left alone for a while",
+  error: "it was asked and did not answer",
+  memory: "its node has not enough memory",
+  quality: "it does the task less well than asked, or was not measured",
+  latency: "it is expected to take longer than asked",
+  energy: "it is expected to take more energy than asked",
+  deadline: "it is expected to answer after the deadline",
+};
+
+function Rejected({ rejected }) {
+  if (rejected.length === 0) return null;
+  return html`
+    <${Panel} title="Passed over" aside=${String(rejected.length)}>
+      <ul class="rejected">
+        ${rejected.map(
+          ({ model, node, reason, detail }) => html`
+            <li>
+              <span><${ModelLink} name=${model} />${node && html`<span class="row-note inline"> on <${NodeLink} name=${node} /></span>`}</span>
+              <span><b class="chip">${words(reason)}</b> ${REASONS[reason]}${detail && html`<span class="row-note">${detail}</span>`}</span>
+            </li>
+          `,
+        )}
+      </ul>
+    <//>
+  `;
+}
+
+const VERDICTS = {
+  kept: "it was sure: its answer is the answer",
+  unsure: "it was not sure enough: the next model was asked",
+  stopped_early: "it was so unsure that the rest of its answer was not waited for",
+  malformed: "its answer does not match the schema: the next model was asked",
+  failed: "it could not be asked, or failed",
+  kept_for_want_of_better: "it was not sure enough, but no larger model could be asked",
+};
+const MEASURES = {
+  mean: "mean probability of its tokens",
+  min: "smallest probability of a token",
+  margin: "smallest lead of a token over the next best",
+};
+
+function Cascade({ record }) {
+  const { tiers, model, node } = record;
+  if (!tiers?.length) return null;
+  const answered = tiers.some(({ verdict }) => verdict.startsWith("kept"));
+  return html`
+    <${Panel} title="Cascade" aside="smaller models first">
+      <ol class="tiers">
+        ${tiers.map(
+          (tier) => html`
+            <li>
+              <div class="tier-head">
+                <${ModelLink} name=${tier.model} />${tier.node && html`<span class="row-note inline">on <${NodeLink} name=${tier.node} /></span>`}
+                <${State} name=${tier.verdict} />
+              </div>
+              <${Confidence} name=${html`<span title=${MEASURES[tier.measure]}>confidence</span>`} value=${tier.confidence} threshold=${tier.threshold} tone=${tier.verdict === "kept" ? "" : "warn"} note=${`had to be ${percent(tier.threshold)}; the ${MEASURES[tier.measure]}`} />
+              <p class="row-note">${VERDICTS[tier.verdict]}${tier.error ? `: ${tier.error}` : ""}. ${ms(tier.ms)}, ${tokens(tier.completion_tokens)}, ${joules(tier.joules)}</p>
+            </li>
+          `,
+        )}
+        ${!answered && model && html`<li><div class="tier-head"><${ModelLink} name=${model} />${node && html`<span class="row-note inline">on <${NodeLink} name=${node} /></span>`}<span class="chosen-mark"><${Icon} name="chosen" />asked last</span></div></li>`}
+      </ol>
+      <p class="legend-line"><span class="swatch-threshold"></span>threshold</p>
+    <//>
+  `;
+}
+
+function Hedges({ hedges }) {
+  if (!hedges?.length) return null;
+  return html`
+    <${Panel} title="Hedges">
+      <ul class="rejected">
+        ${hedges.map(
+          ({ slow, node, after_ms, won }) => html`
+            <li>
+              <span><${NodeLink} name=${node} /> <span class="row-note inline">asked beside <${NodeLink} name=${slow} /></span></span>
+              <span>after ${ms(after_ms)} without a first token; ${won ? html`<b>it answered first</b>` : html`the first one answered sooner all the same`}</span>
+            </li>
+          `,
+        )}
+      </ul>
+    <//>
+  `;
+}
+
+function Bounds({ record }) {
+  const { zones, priority, deadline_ms, limits = {}, affinity, prompt } = record;
+  return html`
+    <${Panel} title="What it had to keep">
+      <${Facts}
+        of=${[
+          ["Zones", zones?.length > 0 ? zones.join(", ") : "any node"],
+          ["Priority", priority],
+          ["Deadline", deadline_ms !== undefined && `${ms(deadline_ms)} after it arrived`],
+          ["Quality at least", limits.minQuality !== undefined && percent(limits.minQuality)],
+          ["Time at most", limits.maxLatency],
+          ["Energy at most", limits.maxJoules !== undefined && joules(limits.maxJoules)],
+          ["In memory", affinity && html`<${NodeLink} name=${affinity.node} /> ${affinity.known_bytes > 0 ? `has read ${affinity.known_bytes} bytes of the conversation before` : "has its session"}, ${affinity.taken ? "and was chosen" : "but another one was sooner"}`],
+          ["Prompt", prompt && html`<q class="prompt">${prompt}</q>`],
+        ]}
+      />
+    <//>
+  `;
+}
+
+function Outcome({ record }) {
+  const { outcome } = record;
+  if (!outcome) return html`<${Panel} title="What happened"><p role="status">The request is under way.</p><//>`;
+  const perSecond = pace(outcome.completion_tokens, outcome.first_token_ms, outcome.total_ms);
+  return html`
+    <${Panel} title="What happened">
+      ${outcome.error && html`<p class="callout bad"><${Icon} name="warning" /><span>${outcome.error}</span></p>`}
+      <${Timeline} record=${record} />
+      <${Facts}
+        of=${[
+          ["Time to first token", outcome.first_token_ms !== undefined && ms(outcome.first_token_ms)],
+          ["Total", ms(outcome.total_ms)],
+          ["Tokens", outcome.completion_tokens !== undefined && `${tokens(outcome.prompt_tokens)} in, ${tokens(outcome.completion_tokens)} out`],
+          ["Pace", perSecond !== null && tokensPerSecond(perSecond)],
+          ["Energy", outcome.joules !== undefined && html`<${Measured} text=${joules(outcome.joules)} estimated=${isEstimate(outcome.joules_source)} /> <span class="muted">(${outcome.joules_source})</span>`],
+        ]}
+      />
+    <//>
+  `;
+}
+
+export function Explanation({ record }) {
+  return html`
+    <${Way} record=${record} />
+    <div class="columns">
+      <${Task} record=${record} />
+      <div class="column">
+        <${Outcome} record=${record} />
+        <${Bounds} record=${record} />
+      </div>
+    </div>
+    <${Candidates} record=${record} />
+    <${Rejected} rejected=${record.rejected} />
+    <${Cascade} record=${record} />
+    <${Hedges} hedges=${record.hedges} />
+  `;
+}

@@ -1,0 +1,138 @@
+// Small pieces that views are made of.
+
+import { html } from "./html.js";
+import { NONE, number, percent, words } from "./format.js";
+import { Icon, Mark } from "./icons.js";
+import { href } from "./routes.js";
+
+const KINDS = {
+  Ready: "good",
+  answered: "good",
+  kept: "good",
+  Joining: "busy",
+  Fetching: "busy",
+  Loading: "busy",
+  Updating: "busy",
+  Draining: "busy",
+  asking: "busy",
+  "under way": "busy",
+  Suspect: "warn",
+  Partial: "warn",
+  Pending: "warn",
+  Cordoned: "warn",
+  unsure: "warn",
+  stopped_early: "warn",
+  kept_for_want_of_better: "warn",
+  Lost: "bad",
+  Failed: "bad",
+  failed: "bad",
+  malformed: "bad",
+};
+
+export const stateKind = (state) => KINDS[state] ?? "idle";
+
+export function State({ name, note }) {
+  const kind = stateKind(name);
+  return html`<span class=${`state ${kind}`}><${Mark} kind=${kind} />${words(name)}${note && html`<span class="state-note">${note}</span>`}</span>`;
+}
+
+export const ESTIMATED = {
+  node: "estimated from the processor's load and what the node draws idle and at most",
+  request: "estimated from CPU time and the node's watts",
+};
+
+/** A quantity that says by "≈" and in words where it is not measured. */
+export function Measured({ text, estimated, why = ESTIMATED.request }) {
+  if (!estimated || text === NONE) return html`<span class="quantity">${text}</span>`;
+  return html`<span class="quantity estimated" title=${why}><span aria-hidden="true">≈ </span>${text}<span class="sr"> (estimated)</span></span>`;
+}
+
+/** Where the energy of a period comes from, in words. */
+export function provenance(total, estimated) {
+  if (!total) return null;
+  const part = estimated / total;
+  if (part < 0.005) return "measured";
+  if (part > 0.995) return "estimated";
+  return `${percent(part)} estimated`;
+}
+
+/** How much of a whole, with an estimated part drawn hatched. */
+export function Bar({ part, estimated = 0, label, tone = "" }) {
+  const width = (share) => ({ width: `${Math.max(0, Math.min(1, share)) * 100}%` });
+  return html`
+    <span class=${`bar ${tone}`} role="img" aria-label=${label}>
+      <span class="bar-fill" style=${width(part - estimated)}></span>
+      ${estimated > 0 && html`<span class="bar-fill hatched" style=${width(estimated)}></span>`}
+    </span>
+  `;
+}
+
+export function Tile({ label, value, children, link, tone = "" }) {
+  const content = html`
+    <span class="tile-label">${label}</span>
+    <span class="tile-value">${value}</span>
+    <span class="tile-note">${children}</span>
+  `;
+  return link
+    ? html`<li class=${`tile ${tone}`}><a href=${link}>${content}</a></li>`
+    : html`<li class=${`tile ${tone}`}>${content}</li>`;
+}
+
+export function Panel({ title, aside, children, tone = "" }) {
+  return html`
+    <section class=${`panel ${tone}`} aria-label=${title}>
+      <header class="panel-head"><h2>${title}</h2>${aside && html`<div class="panel-aside">${aside}</div>`}</header>
+      ${children}
+    </section>
+  `;
+}
+
+export function Empty({ title, children }) {
+  return html`<div class="empty"><${Icon} name="flotilla" /><h2>${title}</h2>${children}</div>`;
+}
+
+export function Back({ view, children }) {
+  return html`<a class="back" href=${href(view)}><${Icon} name="back" />${children}</a>`;
+}
+
+export const NodeLink = ({ name }) => (name ? html`<a class="mono" href=${href("fleet", name)}>${name}</a>` : NONE);
+export const ModelLink = ({ name }) => (name ? html`<a class="mono" href=${href("models", name)}>${name}</a>` : NONE);
+
+/** Names with what they stand for; what is not there is left out. */
+export function Facts({ of }) {
+  const told = of.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false);
+  return html`<dl class="facts">${told.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+export function Labels({ labels }) {
+  return html`<ul class="labels">${Object.entries(labels).map(([key, value]) => html`<li><span>${key}</span>${value && html`<b>${value}</b>`}</li>`)}</ul>`;
+}
+
+export function Search({ label, value, onValue }) {
+  return html`<input class="search" type="search" aria-label=${label} placeholder=${label} value=${value} onInput=${(event) => onValue(event.target.value)} spellcheck=${false} autocomplete="off" />`;
+}
+
+/** A choice of one among few: `options` are `[value, text]`. */
+export function Select({ label, value, options, onValue }) {
+  return html`
+    <label class="select">
+      <span>${label}</span>
+      <select value=${value} onChange=${(event) => onValue(event.target.value)}>
+        ${options.map(([option, text]) => html`<option key=${option} value=${option} selected=${option === value}>${text}</option>`)}
+      </select>
+    </label>
+  `;
+}
+
+export function Segments({ label, value, options, onValue }) {
+  return html`
+    <div class="segments" role="group" aria-label=${label}>
+      ${options.map(
+        ([option, text]) => html`<button type="button" key=${option} aria-pressed=${option === value} onClick=${() => onValue(option)}>${text}</button>`,
+      )}
+    </div>
+  `;
+}
+
+export const loadText = ({ active, queued }) =>
+  active + queued === 0 ? "idle" : `${number(active)} active${queued ? `, ${number(queued)} queued` : ""}`;

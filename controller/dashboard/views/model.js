@@ -1,0 +1,162 @@
+// One model: its replicas, why some are missing, what it took so far.
+
+import { html } from "../html.js";
+import { useStore } from "../hooks.js";
+import { joulesPerToken, modelLoad, replicaBounds, sourceText } from "../facts.js";
+import { bytes, cost, count, counted, grams, joules, joulesPerToken as perToken, NONE, tokens } from "../format.js";
+import { Icon } from "../icons.js";
+import { Back, Empty, Facts, Labels, loadText, Measured, NodeLink, Panel, State } from "../parts.js";
+
+const PHASES = {
+  Updating: "It answers, and changes to another revision.",
+  Partial: "Some of its replicas answer.",
+  Asleep: "Nobody asks for it: the next request wakes it.",
+  Pending: "No replica answers yet.",
+  Fetching: "A controller fetches its files.",
+  Failed: "No replica answers, and nodes have failed to run it.",
+};
+
+const NODES_NAMED = 12;
+
+/** Nodes by the reason that they gave, most first. */
+function byReason(refusals) {
+  const reasons = new Map();
+  for (const [node, reason] of Object.entries(refusals)) {
+    // Amounts of memory differ from node to node: the reason is the same.
+    const kind = reason.replace(/, .* free$/, "");
+    if (!reasons.has(kind)) reasons.set(kind, []);
+    reasons.get(kind).push({ node, reason });
+  }
+  return [...reasons].sort((a, b) => b[1].length - a[1].length);
+}
+
+function Missing({ status }) {
+  const reasons = byReason(status.refusals ?? {});
+  if (!status.unplaced && !status.rolledBack && !status.fetch) return null;
+  return html`
+    <${Panel} title="Why it is not as specified">
+      ${status.unplaced && html`<p class="callout warn"><${Icon} name="warning" /><span>${status.unplaced}</span></p>`}
+      ${status.rolledBack && html`<p class="callout warn"><${Icon} name="warning" /><span>Rolled back: ${status.rolledBack}</span></p>`}
+      ${status.fetch && html`<p class="callout"><${Icon} name="models" /><span>${status.fetch}</span></p>`}
+      ${reasons.length > 0 &&
+      html`<ul class="reasons">
+        ${reasons.map(
+          ([kind, members]) => html`
+            <li>
+              <b>${kind}</b><span class="muted">${counted(members.length, "node")}</span>
+              <span class="reason-nodes">
+                ${members.slice(0, NODES_NAMED).map(({ node, reason }) => html`<span title=${reason}><${NodeLink} name=${node} /></span>`)}
+                ${members.length > NODES_NAMED && html`<span class="muted">and ${count(members.length - NODES_NAMED)} more</span>`}
+              </span>
+            </li>
+          `,
+        )}
+      </ul>`}
+    <//>
+  `;
+}
+
+function Replicas({ replicas }) {
+  return html`
+    <${Panel} title="Replicas" aside=${counted(replicas.length, "replica")}>
+      ${replicas.length === 0
+        ? html`<p class="nothing">There is none.</p>`
+        : html`<div class="scroll-x">
+            <table class="table stacked">
+              <thead>
+                <tr>
+                  <th scope="col">Node</th>
+                  <th scope="col">State</th>
+                  ${["Load", "Requests", "Failed", "Output tokens"].map((title) => html`<th scope="col" class="numeric">${title}</th>`)}
+                </tr>
+              </thead>
+              <tbody>
+                ${replicas.map(
+                  ({ node, phase, progress, problem, remedy, revision, counters }) => html`
+                    <tr key=${node}>
+                      <th scope="row"><${NodeLink} name=${node} /><span class="row-note mono">${revision}</span></th>
+                      <td>
+                        <${State} name=${phase} note=${progress} />
+                        ${problem && html`<p class="problem">${problem}${remedy && html`<br /><span>${remedy}</span>`}</p>`}
+                      </td>
+                      <td class="numeric" data-label="Load">${loadText(counters)}</td>
+                      <td class="numeric" data-label="Requests">${count(counters.requests)}</td>
+                      <td class="numeric" data-label="Failed">${count(counters.failed + counters.refused)}</td>
+                      <td class="numeric" data-label="Output tokens">${count(counters.outputTokens)}</td>
+                    </tr>
+                  `,
+                )}
+              </tbody>
+            </table>
+          </div>`}
+    <//>
+  `;
+}
+
+function Took({ name }) {
+  const { usage, currency } = useStore("usage", "currency");
+  const row = usage?.models.find((model) => model.name === name);
+  if (!row) return html`<${Panel} title="Since the controller started"><p class="muted">Nobody has asked for it yet.</p><//>`;
+  const estimated = row.estimatedJoules > 0;
+  const marked = (text) => html`<${Measured} text=${text} estimated=${estimated} />`;
+  return html`
+    <${Panel} title="Since the controller started">
+      <p class="figure">${marked(perToken(joulesPerToken(row)))}</p>
+      <p class="scale"><span>energy per output token</span></p>
+      <${Facts}
+        of=${[
+          ["Requests", `${count(row.requests)}, ${counted(row.errors, "error")}`],
+          ["Tokens", `${tokens(row.promptTokens)} in, ${tokens(row.outputTokens)} out`],
+          ["Energy", marked(joules(row.joules))],
+          ["Carbon", row.grams !== null && marked(grams(row.grams))],
+          ["Cost", row.cost !== null && marked(cost(row.cost, currency))],
+        ]}
+      />
+    <//>
+  `;
+}
+
+export function ModelPage({ id }) {
+  const model = useStore("models").models.get(id);
+  if (!model) {
+    return html`
+      <${Back} view="models">Models<//>
+      <h1 class="mono">${id}</h1>
+      <${Empty} title="The fleet has no model of this name"><p>It was never applied, or it was deleted.</p><//>
+    `;
+  }
+  const { spec, status } = model;
+  const { min, max } = replicaBounds(model);
+  return html`
+    <${Back} view="models">Models<//>
+    <header class="title">
+      <h1 class="mono">${id}</h1>
+      <${State} name=${status.phase} />
+      ${PHASES[status.phase] && html`<p class="muted">${PHASES[status.phase]}</p>`}
+    </header>
+    <div class="columns">
+      <${Panel} title="Spec">
+        ${spec.description && html`<p class="described">${spec.description}</p>`}
+        <${Facts}
+          of=${[
+            ["Replicas", `${status.ready} ready, ${status.assigned} assigned, ${min === max ? `${max} specified` : `${min} to ${max} specified`}`],
+            ["Load", loadText(modelLoad(model))],
+            ["Waiting for a first replica", status.waiting > 0 && counted(status.waiting, "request")],
+            ["Memory of one", typeof status.memory === "number" ? bytes(status.memory) : NONE],
+            ["Engine", spec.engine],
+            ["Source", sourceText(spec.source)],
+            ["Revision", html`<span class="mono">${status.revision}</span>`],
+            ["Accelerator", spec.accelerator],
+            ["Zones", spec.zones?.join(", ")],
+            ["Node labels", spec.nodeSelector && html`<${Labels} labels=${spec.nodeSelector} />`],
+            ["Spread by", spec.spreadBy],
+            ["At once on a replica", `${spec.concurrency}, and ${spec.queue} may wait`],
+          ]}
+        />
+      <//>
+      <${Took} name=${id} />
+    </div>
+    <${Missing} status=${status} />
+    <${Replicas} replicas=${status.replicas} />
+  `;
+}

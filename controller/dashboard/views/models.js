@@ -1,0 +1,246 @@
+// Which model is where: models by nodes, or by groups of nodes where these are many.
+
+import { html, useMemo } from "../html.js";
+import { useKept, usePhone, useStore } from "../hooks.js";
+import { MODEL_ORDER, modelLoad, tally } from "../facts.js";
+import { count, counted } from "../format.js";
+import { Mark } from "../icons.js";
+import { href } from "../routes.js";
+import { Empty, loadText, ModelLink, Panel, Search, Select, State, stateKind } from "../parts.js";
+import { useViewport } from "../windowed.js";
+
+const ROW = 44;
+/** More nodes than this are shown by zone unless asked for. */
+const FEW_NODES = 30;
+const BEYOND = 3;
+
+/** What there is in one place: the worst state counts, but for what has not begun. */
+const WORST = ["Failed", "Loading", "Fetching", "Draining", "Absent", "Ready"];
+
+function groupKeys(nodes) {
+  const keys = new Set();
+  for (const node of nodes) for (const key of Object.keys(node.metadata.labels ?? {})) keys.add(key);
+  return [...keys].sort();
+}
+
+function groupOf(by) {
+  if (by === "node") return (node) => node.metadata.name;
+  if (by === "zone") return (node) => node.spec.zone ?? "no zone";
+  const key = by.slice("label ".length);
+  return (node) => node.metadata.labels?.[key] ?? `no ${key}`;
+}
+
+/** The columns, and which column a node is in. */
+function grouped(nodes, by) {
+  const group = groupOf(by);
+  const columnOf = new Map();
+  const sizes = new Map();
+  for (const node of nodes) {
+    const name = group(node);
+    columnOf.set(node.metadata.name, name);
+    sizes.set(name, (sizes.get(name) ?? 0) + 1);
+  }
+  const collator = new Intl.Collator("en", { numeric: true });
+  return { columnOf, columns: [...sizes].sort(([a], [b]) => collator.compare(a, b)) };
+}
+
+function placed(model, columnOf) {
+  const cells = new Map();
+  for (const replica of model.status.replicas) {
+    const column = columnOf.get(replica.node);
+    if (column === undefined) continue;
+    if (!cells.has(column)) cells.set(column, []);
+    cells.get(column).push(replica);
+  }
+  return cells;
+}
+
+function worst(replicas) {
+  const phases = replicas.map(({ phase }) => phase);
+  return WORST.find((phase) => phases.includes(phase)) ?? phases[0];
+}
+
+const told = (model, column, replicas) =>
+  [`${model.metadata.name} on ${column}`, ...replicas.slice(0, 8).map((replica) => [replica.node, replica.phase, replica.progress, replica.problem].filter(Boolean).join(", "))].join("\n");
+
+function Cell({ model, column, replicas, single }) {
+  const refusal = single && model.status.refusals?.[column];
+  if (!replicas) {
+    return refusal
+      ? html`<td class="cell refused" title=${`${model.metadata.name} is not on ${column}: it ${refusal}`}><span class="sr">${`not placed: ${refusal}`}</span></td>`
+      : html`<td class="cell"></td>`;
+  }
+  const phase = worst(replicas);
+  const ready = replicas.filter((replica) => replica.phase === "Ready").length;
+  const progress = /(\d+) %/.exec(replicas.find((replica) => replica.phase === phase)?.progress ?? "")?.[1];
+  const text = single ? (progress ? `${progress}%` : "") : ready === replicas.length ? count(ready) : `${ready}/${replicas.length}`;
+  return html`
+    <td class=${`cell ${stateKind(phase)}`} title=${told(model, column, replicas)}>
+      <span class="cell-box"><${Mark} kind=${stateKind(phase)} />${text && html`<span>${text}</span>`}<span class="sr">${phase}</span></span>
+      ${single && progress && html`<span class="cell-progress" style=${{ width: `${progress}%` }}></span>`}
+    </td>
+  `;
+}
+
+function Head({ name, size, by, onNarrow }) {
+  const label = html`<span class="head-text">${name}</span>`;
+  if (by === "node") return html`<th scope="col" title=${name}><a href=${href("fleet", name)}>${label}</a></th>`;
+  return html`<th scope="col" title=${`show the nodes of ${name}`}><button type="button" onClick=${() => onNarrow(name)}>${label}<span class="head-size">${counted(size, "node")}</span></button></th>`;
+}
+
+const replicasText = ({ status }) => (status.assigned === 0 ? "no replica" : `${status.ready}/${status.assigned} ready`);
+
+function Matrix({ models, columns, columnOf, by, onNarrow }) {
+  const phone = usePhone();
+  const wide = by !== "node" || columns.length <= 12;
+  const step = wide ? (phone ? 84 : 104) : 46;
+  const headWidth = phone ? 156 : 330;
+  const [ref, view] = useViewport(ROW);
+  const from = Math.max(0, Math.floor(view.left / step) - BEYOND);
+  const to = Math.min(columns.length, Math.ceil((view.left + view.width - headWidth) / step) + BEYOND + 1);
+  const top = Math.max(0, Math.floor(view.top / ROW) - BEYOND);
+  const bottom = Math.min(models.length, Math.ceil((view.top + view.height) / ROW) + BEYOND);
+  const shown = columns.slice(from, to);
+  const before = from * step;
+  const after = (columns.length - to) * step;
+  const pad = (width) => width > 0 && html`<td aria-hidden="true"></td>`;
+  // Takes the width that a few columns leave, so that the lines of rows go through.
+  const rest = () => html`<td aria-hidden="true"></td>`;
+  const room = (rows) => rows > 0 && html`<tr aria-hidden="true"><td style=${{ height: `${rows * ROW}px` }}></td></tr>`;
+  return html`
+    <div ref=${ref} class=${`matrix ${wide ? "wide-columns" : "narrow-columns"}`} tabindex="0" role="region" aria-label="Placement: models by nodes">
+      <table aria-rowcount=${models.length + 1} aria-colcount=${columns.length + 1} style=${{ minWidth: `${headWidth + columns.length * step}px` }}>
+        <caption class="sr">Where each model is placed</caption>
+        <colgroup>
+          <col style=${{ width: `${headWidth}px` }} />
+          ${before > 0 && html`<col style=${{ width: `${before}px` }} />`}
+          ${shown.map(([name]) => html`<col key=${name} style=${{ width: `${step}px` }} />`)}
+          ${after > 0 && html`<col style=${{ width: `${after}px` }} />`}
+          <col />
+        </colgroup>
+        <thead>
+          <tr>
+            <th scope="col" class="corner">Model</th>
+            ${pad(before)} ${shown.map(([name, size]) => html`<${Head} key=${name} name=${name} size=${size} by=${by} onNarrow=${onNarrow} />`)} ${pad(after)}${rest()}
+          </tr>
+        </thead>
+        <tbody>
+          ${room(top)}
+          ${models.slice(top, bottom).map((model, index) => {
+            const cells = placed(model, columnOf);
+            return html`
+              <tr key=${model.metadata.name} aria-rowindex=${top + index + 2}>
+                <th scope="row">
+                  <span class="matrix-name"><${ModelLink} name=${model.metadata.name} /><span class="row-note">${loadText(modelLoad(model))}</span></span>
+                  <span class="matrix-state"><${State} name=${model.status.phase} /><span class="row-note" title="replicas ready of those assigned">${replicasText(model)}</span></span>
+                </th>
+                ${pad(before)}
+                ${shown.map(([name]) => html`<${Cell} key=${name} model=${model} column=${name} replicas=${cells.get(name)} single=${by === "node"} />`)}
+                ${pad(after)}${rest()}
+              </tr>
+            `;
+          })}
+          ${room(models.length - bottom)}
+        </tbody>
+      </table>
+    </div>
+  `;
+}
+
+function troubles({ status }) {
+  const failed = status.replicas.filter((replica) => replica.problem);
+  return [
+    status.unplaced,
+    status.rolledBack && `rolled back: ${status.rolledBack}`,
+    status.phase === "Failed" && status.fetch,
+    failed.length > 0 && `${counted(failed.length, "node")}: ${failed[0].problem}${failed[0].remedy ? ` – ${failed[0].remedy}` : ""}`,
+    status.phase !== "Failed" && status.fetch && `fetching: ${status.fetch}`,
+  ].filter(Boolean);
+}
+
+const SHOWN_TROUBLES = 6;
+
+function Attention({ models }) {
+  const [all, setAll] = useKept("models attention", false);
+  const troubled = models.map((model) => [model, troubles(model)]).filter(([, list]) => list.length > 0);
+  if (troubled.length === 0) return null;
+  const shown = all ? troubled : troubled.slice(0, SHOWN_TROUBLES);
+  return html`
+    <${Panel} title="Why something is not as specified" aside=${counted(troubled.length, "model")} tone="flush">
+      <ul class="troubles">
+        ${shown.map(
+          ([model, list]) => html`
+            <li key=${model.metadata.name}>
+              <div class="trouble-name"><${ModelLink} name=${model.metadata.name} /><${State} name=${model.status.phase} /></div>
+              <div>${list.map((text) => html`<p>${text}</p>`)}</div>
+            </li>
+          `,
+        )}
+      </ul>
+      ${troubled.length > SHOWN_TROUBLES &&
+      html`<button type="button" class="more" aria-expanded=${all} onClick=${() => setAll(!all)}>${all ? "Show fewer" : `Show all ${troubled.length}`}</button>`}
+    <//>
+  `;
+}
+
+function NoModels() {
+  return html`
+    <${Empty} title="No model is applied yet">
+      <p>Upload a folder from Hugging Face or a GGUF file, and say where it may run:</p>
+      <pre><code>flotilla model push ./triage${"\n"}flotilla apply -f model.yaml</code></pre>
+      <p>The fleet then finds nodes with room for it. <code>flotilla apply --help</code> shows a <code>model.yaml</code>.</p>
+    <//>
+  `;
+}
+
+export function Models() {
+  const { models: allModels, nodes: allNodes } = useStore("models", "nodes");
+  const [filter, setFilter] = useKept("models filter", { text: "", phase: "all", by: null, within: null });
+  const models = useMemo(() => [...allModels.values()], [allModels]);
+  const nodes = useMemo(() => [...allNodes.values()], [allNodes]);
+
+  const by = filter.by ?? (nodes.length > FEW_NODES ? "zone" : "node");
+  const shown = useMemo(() => {
+    const text = filter.text.toLowerCase();
+    const fits = (model) =>
+      (filter.phase === "all" || model.status.phase === filter.phase) &&
+      `${model.metadata.name} ${model.spec.description ?? ""}`.toLowerCase().includes(text);
+    const collator = new Intl.Collator("en", { numeric: true });
+    return models.filter(fits).sort((a, b) => collator.compare(a.metadata.name, b.metadata.name));
+  }, [models, filter]);
+
+  const single = filter.within !== null || by === "node";
+  const members = useMemo(() => {
+    const within = filter.within && groupOf(filter.within.by);
+    const there = within ? nodes.filter((node) => within(node) === filter.within.name) : nodes;
+    if (!single || there.length <= FEW_NODES) return there;
+    // Among many nodes, those with nothing of what is shown would only hide the others.
+    const used = new Set(shown.flatMap((model) => model.status.replicas.map(({ node }) => node)));
+    return there.filter((node) => used.has(node.metadata.name));
+  }, [nodes, shown, single, filter.within]);
+  const placement = useMemo(() => grouped(members, single ? "node" : by), [members, single, by]);
+
+  if (models.length === 0) return html`<h1>Models</h1><${NoModels} />`;
+  const phases = tally(models, (model) => model.status.phase).sort(([a], [b]) => MODEL_ORDER.indexOf(a) - MODEL_ORDER.indexOf(b));
+  const groups = [["node", "each node"], ["zone", "zone"], ...groupKeys(nodes).map((key) => [`label ${key}`, key])];
+  return html`
+    <h1>Models</h1>
+    <section class="panel flush" aria-label="Placement">
+      <div class="toolbar">
+        <${Search} label="Filter models" value=${filter.text} onValue=${(text) => setFilter({ ...filter, text })} />
+        <${Select} label="State" value=${filter.phase} onValue=${(phase) => setFilter({ ...filter, phase })} options=${[["all", "all"], ...phases.map(([phase, amount]) => [phase, `${phase} (${amount})`])]} />
+        <${Select} label="Columns" value=${by} onValue=${(value) => setFilter({ ...filter, by: value, within: null })} options=${groups} />
+        ${filter.within && html`<button type="button" class="button" aria-label=${`Only ${filter.within.name}: show all again`} onClick=${() => setFilter({ ...filter, within: null })}>${filter.within.name} ×</button>`}
+        <p class="toolbar-count" role="status">${shown.length === models.length ? counted(models.length, "model") : `${shown.length} of ${counted(models.length, "model")}`} on ${members.length === nodes.length ? counted(nodes.length, "node") : `${count(members.length)} of ${counted(nodes.length, "node")}`}</p>
+      </div>
+      ${shown.length === 0
+        ? html`<p class="nothing">No model fits.</p>`
+        : html`<${Matrix} key=${`${by} ${filter.within?.name}`} models=${shown} ...${placement} by=${single ? "node" : by} onNarrow=${(name) => setFilter({ ...filter, within: { by, name } })} />`}
+      <ul class="key" aria-label="Key">
+        ${[["good", "ready"], ["busy", "loading or leaving"], ["bad", "failed"], ["idle", "assigned, not begun"]].map(([kind, text]) => html`<li><${Mark} kind=${kind} />${text}</li>`)}
+        <li><span class="refused-key"></span>refused there (point at it for why)</li>
+      </ul>
+    </section>
+    <${Attention} models=${shown} />
+  `;
+}

@@ -1,0 +1,143 @@
+// One node: what it is, what it draws, what runs on it.
+
+import { html } from "../html.js";
+import { useStore } from "../hooks.js";
+import { load, memoryUsed, nodeState } from "../facts.js";
+import { bytes, bytesOf, count, joules, ms, NONE, percent, si, watts } from "../format.js";
+import { Icon } from "../icons.js";
+import { Back, Bar, Empty, ESTIMATED, Facts, Labels, loadText, Measured, ModelLink, Panel, State } from "../parts.js";
+
+const PHASES = {
+  Joining: "It has said hello and has not reported yet.",
+  Suspect: "It has not been heard of for a while: it gets no new requests until it answers.",
+  Lost: "It does not answer. Its models are placed on other nodes where there is room.",
+  Draining: "Its models go elsewhere; requests that it has are finished.",
+  Cordoned: "It keeps its models and gets no new ones.",
+};
+
+function Power({ energy }) {
+  if (!energy) return html`<${Panel} title="Power"><p class="muted">The node has not reported what it draws.</p><//>`;
+  const estimated = !energy.measured;
+  const part = energy.maxWatts > 0 ? energy.watts / energy.maxWatts : 0;
+  return html`
+    <${Panel} title="Power">
+      <p class="figure"><${Measured} text=${watts(energy.watts)} estimated=${estimated} why=${ESTIMATED.node} /></p>
+      <${Bar} part=${part} estimated=${estimated ? part : 0} label=${`${watts(energy.watts)} of at most ${watts(energy.maxWatts)}`} />
+      <p class="scale"><span>idle ${watts(energy.idleWatts)}</span><span>at most ${watts(energy.maxWatts)}</span></p>
+      <${Facts}
+        of=${[
+          ["Source", html`<b>${energy.source}</b> – ${energy.measured ? "measured" : "estimated"}`],
+          ["Since the agent started", html`<${Measured} text=${joules(energy.joules)} estimated=${estimated} why=${ESTIMATED.node} />`],
+          ["Resolution", energy.measured && energy.resolutionJoules > 0 && si(energy.resolutionJoules, "J")],
+          ["Battery", energy.battery && `${percent(energy.battery.charge)}, ${energy.battery.discharging ? "discharging" : "on mains power"}`],
+        ]}
+      />
+      ${energy.throttled && html`<p class="callout warn"><${Icon} name="heat" /><span>Throttled: ${energy.throttled}</span></p>`}
+      ${energy.hint && html`<p class="callout"><${Icon} name="warning" /><span>${energy.hint}</span></p>`}
+    <//>
+  `;
+}
+
+function Machine({ node }) {
+  const { spec, metadata, status } = node;
+  const used = memoryUsed(node);
+  const labels = metadata.labels ?? {};
+  return html`
+    <${Panel} title="Machine">
+      <p class="figure">${bytesOf(used, spec.memory)}</p>
+      <${Bar} part=${used / spec.memory} label=${`memory for models: ${bytesOf(used, spec.memory)}`} />
+      <p class="scale"><span>memory for models</span><span>${bytes(Math.max(0, spec.memory - used))} free</span></p>
+      <${Facts}
+        of=${[
+          ["Zone", spec.zone ?? "none"],
+          ["Processor", `${spec.cpu}, ${spec.cores} cores`],
+          ["Accelerators", spec.accelerators.join(", ")],
+          ["Platform", spec.platform],
+          ["Agent", spec.version],
+          ["Labels", Object.keys(labels).length > 0 && html`<${Labels} labels=${labels} />`],
+          ["Taints", spec.taints?.length > 0 && spec.taints.map(({ key, value }) => (value ? `${key}=${value}` : key)).join(", ")],
+          ["Unsteady", status.unsteady && "it came and went too often lately to be given new models"],
+        ]}
+      />
+    <//>
+  `;
+}
+
+function ModelRow({ model }) {
+  const { counters, next } = model;
+  const perRequest = counters.requests > 0 ? counters.busyUs / counters.requests / 1000 : null;
+  return html`
+    <tr>
+      <th scope="row">
+        <${ModelLink} name=${model.name} />
+        <span class="row-note mono">${model.revision}</span>
+      </th>
+      <td>
+        <${State} name=${model.phase} note=${model.progress} />
+        ${next && html`<span class="row-note">next revision ${next.revision}: ${next.phase} ${next.progress}</span>`}
+        ${[model, next ?? {}].map(({ problem, remedy }) => problem && html`<p class="problem">${problem}${remedy && html`<br /><span>${remedy}</span>`}</p>`)}
+      </td>
+      <td class="numeric" data-label="Memory">${model.memory > 0 ? bytes(model.memory) : NONE}</td>
+      <td class="numeric" data-label="Load">${loadText(counters)}</td>
+      <td class="numeric" data-label="Requests">${count(counters.requests)}</td>
+      <td class="numeric" data-label="Failed">${count(counters.failed + counters.refused)}</td>
+      <td class="numeric" data-label="Output tokens">${count(counters.outputTokens)}</td>
+      <td class="numeric" data-label="Per request">${ms(perRequest)}</td>
+    </tr>
+  `;
+}
+
+function ModelsHere({ node }) {
+  const models = [...node.status.models].sort((a, b) => a.name.localeCompare(b.name));
+  const waiting = node.status.assigned.filter((name) => !models.some((model) => model.name === name));
+  return html`
+    <${Panel} title="Models here" aside=${loadText(load(node))}>
+      ${models.length + waiting.length === 0
+        ? html`<p class="nothing">No model is placed here.</p>`
+        : html`<div class="scroll-x">
+            <table class="table stacked">
+              <thead>
+                <tr>
+                  ${["Model", "State"].map((title) => html`<th scope="col">${title}</th>`)}
+                  ${["Memory", "Load", "Requests", "Failed", "Output tokens", "Computed per request"].map((title) => html`<th scope="col" class="numeric">${title}</th>`)}
+                </tr>
+              </thead>
+              <tbody>
+                ${models.map((model) => html`<${ModelRow} key=${model.name} model=${model} />`)}
+                ${waiting.map((name) => html`<tr><th scope="row"><${ModelLink} name=${name} /></th><td colspan="7"><${State} name="Absent" note="assigned, the node has not begun" /></td></tr>`)}
+              </tbody>
+            </table>
+          </div>`}
+    <//>
+  `;
+}
+
+export function NodePage({ id }) {
+  const node = useStore("nodes").nodes.get(id);
+  if (!node) {
+    return html`
+      <${Back} view="fleet">Fleet<//>
+      <h1 class="mono">${id}</h1>
+      <${Empty} title="The fleet has no node of this name"><p>It has never joined, or it is gone for good.</p><//>
+    `;
+  }
+  const state = nodeState(node);
+  return html`
+    <${Back} view="fleet">Fleet<//>
+    <header class="title">
+      <h1 class="mono">${id}</h1>
+      <${State} name=${state} />
+      ${PHASES[state] && html`<p class="muted">${PHASES[state]}</p>`}
+    </header>
+    <div class="columns">
+      <${Machine} node=${node} />
+      <${Power} energy=${node.status.energy} />
+    </div>
+    <${ModelsHere} node=${node} />
+    <p class="typed">
+      ${state === "Cordoned" || state === "Draining"
+        ? html`<code>flotilla uncordon ${id}</code> gives it new models again.`
+        : html`<code>flotilla cordon ${id}</code> keeps new models away, <code>flotilla drain ${id}</code> moves its models elsewhere.`}
+    </p>
+  `;
+}

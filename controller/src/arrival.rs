@@ -1,0 +1,81 @@
+//! A request from its arrival to its end: what is counted of it, however many replicas it is sent to.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use flotilla_core::energy::{Grid, Spent};
+use flotilla_core::{NodeName, ZoneName};
+use flotilla_telemetry::front::{Front, InFlight};
+use flotilla_telemetry::trace::Stage;
+
+use crate::traffic::Traffic;
+
+/// Where requests are counted. Cheap to clone.
+#[derive(Clone)]
+pub struct Observer {
+    pub(crate) front: Arc<Front>,
+    pub(crate) traffic: Traffic,
+}
+
+impl Observer {
+    /// Counts with instruments made of `meter`.
+    #[must_use]
+    pub fn new(meter: &flotilla_telemetry::metrics::Meter) -> Self {
+        let front = Arc::new(Front::new(meter));
+        Self {
+            traffic: Traffic::new(front.clone()),
+            front,
+        }
+    }
+
+    /// A request arrives to have `operation` done, of whoever's hash is `key`. Its energy is drawn
+    /// from `grid`.
+    pub(crate) fn arrives(
+        &self,
+        operation: &'static str,
+        key: u64,
+        grid: Arc<Grid>,
+    ) -> Arc<Arrival> {
+        Arc::new(Arrival {
+            at: Instant::now(),
+            operation,
+            key,
+            grid,
+            stage: Stage::current(),
+            spent: Mutex::default(),
+            front: self.front.clone(),
+            _in_flight: self.front.arrives(),
+        })
+    }
+}
+
+/// A request that is being answered.
+pub(crate) struct Arrival {
+    pub(crate) at: Instant,
+    pub(crate) operation: &'static str,
+    key: u64,
+    grid: Arc<Grid>,
+    /// What it is traced as.
+    pub(crate) stage: Stage,
+    /// What it took so far, on all replicas.
+    spent: Mutex<Spent>,
+    front: Arc<Front>,
+    _in_flight: InFlight,
+}
+
+impl Arrival {
+    /// It took energy on a node. Returns the same at the rates of that node's grid.
+    pub(crate) fn spends(&self, node: &NodeName, zone: Option<&ZoneName>, spent: Spent) -> Spent {
+        let spent = spent.at(self.grid.rates(zone));
+        let joules = f64::from(spent.joules.0);
+        self.front.energy(node.as_str(), self.key, joules);
+        let mut sum = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        *sum = sum.and(spent);
+        spent
+    }
+
+    /// What it took so far.
+    pub(crate) fn spent(&self) -> Spent {
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,481 @@
+//! What goes through this controller, second by second: the page's view of it. Metrics are for those
+//! who keep time series; this is the last quarter of an hour, kept here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use flotilla_core::energy::Spent;
+use flotilla_core::routing::{Decision, End, Outcome};
+use flotilla_telemetry::front::Front;
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::decisions::unix_millis;
+use crate::fleet::Fleet;
+
+/// Seconds that are kept.
+const KEPT: usize = 900;
+/// Requests of a second that are told one by one.
+const BRIEFS: usize = 50;
+/// Names that totals are kept of, of each sort.
+const NAMES: usize = 1_000;
+/// Longest time that percentiles tell apart, in microseconds: ten minutes.
+const LONGEST: u64 = 600_000_000;
+
+/// What goes through. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Traffic {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    front: Arc<Front>,
+    second: Mutex<Second>,
+    totals: Mutex<Totals>,
+    past: Mutex<VecDeque<Point>>,
+    recent: Mutex<VecDeque<Brief>>,
+    ticks: broadcast::Sender<Tick>,
+}
+
+/// The second that is under way.
+struct Second {
+    requests: u64,
+    errors: u64,
+    prompt_tokens: u64,
+    output_tokens: u64,
+    energy: Energy,
+    first_token: Histogram<u64>,
+    per_token: Histogram<u64>,
+    total: Histogram<u64>,
+    briefs: Vec<Brief>,
+    skipped: u64,
+}
+
+/// Energy that was drawn, with what it cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Energy {
+    pub joules: f64,
+    /// The part of the joules that was not measured.
+    pub estimated_joules: f64,
+    /// Of CO2 equivalent, where the grid's intensity is known.
+    pub grams: Option<f64>,
+    pub cost: Option<f64>,
+}
+
+impl Energy {
+    fn add(&mut self, spent: &Spent) {
+        let joules = f64::from(spent.joules.0);
+        self.joules += joules;
+        if !spent.sources.is_measured() {
+            self.estimated_joules += joules;
+        }
+        let add = |sum: &mut Option<f64>, more: Option<f64>| {
+            if let Some(more) = more {
+                *sum = Some(sum.unwrap_or(0.0) + more);
+            }
+        };
+        add(&mut self.grams, spent.grams);
+        add(&mut self.cost, spent.price.map(|price| price.amount));
+    }
+}
+
+/// What went through in a second.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Point {
+    /// Its end, in milliseconds since 1970.
+    pub at: u64,
+    /// Requests that ended.
+    pub requests: u64,
+    /// Of those, the ones that failed.
+    pub errors: u64,
+    pub prompt_tokens: u64,
+    pub output_tokens: u64,
+    /// Requests that are being answered.
+    pub in_flight: u64,
+    /// Requests that wait, here and on the nodes.
+    pub queued: u64,
+    pub first_token_ms: Option<Percentiles>,
+    pub per_token_ms: Option<Percentiles>,
+    pub total_ms: Option<Percentiles>,
+    #[serde(flatten)]
+    pub energy: Energy,
+    /// What the fleet's nodes draw.
+    pub watts: Option<f64>,
+    /// The part of it that is not measured.
+    pub estimated_watts: f64,
+}
+
+/// Percentiles in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Percentiles {
+    pub p50: f64,
+    pub p95: f64,
+    pub p99: f64,
+}
+
+/// A request that has ended, in short.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Brief {
+    pub id: String,
+    /// When it was decided, in milliseconds since 1970.
+    pub at: u64,
+    pub requested: String,
+    pub task: Option<String>,
+    pub model: Option<String>,
+    pub node: Option<String>,
+    pub end: End,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_token_ms: Option<f64>,
+    pub total_ms: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joules_source: Option<String>,
+    /// Smaller models that were asked before.
+    pub tiers: usize,
+    pub hedged: bool,
+    pub candidates: usize,
+    pub rejected: usize,
+    /// Requests that are not told because there were too many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
+}
+
+// serde asks for a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// What was done under one name since the controller started.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Total {
+    pub name: String,
+    pub requests: u64,
+    pub errors: u64,
+    pub prompt_tokens: u64,
+    pub output_tokens: u64,
+    #[serde(flatten)]
+    pub energy: Energy,
+}
+
+/// The totals by model, task and node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Since when, in milliseconds since 1970.
+    pub since: u64,
+    pub models: Vec<Total>,
+    pub tasks: Vec<Total>,
+    pub nodes: Vec<Total>,
+}
+
+#[derive(Default)]
+struct Totals {
+    since: u64,
+    models: BTreeMap<String, Total>,
+    tasks: BTreeMap<String, Total>,
+    nodes: BTreeMap<String, Total>,
+}
+
+/// What a second brought.
+#[derive(Debug, Clone)]
+pub(crate) struct Tick {
+    pub(crate) point: Arc<Point>,
+    pub(crate) briefs: Arc<Vec<Brief>>,
+}
+
+impl Second {
+    fn new() -> Self {
+        let histogram = || {
+            let mut histogram = Histogram::new_with_bounds(1, LONGEST, 3)
+                // The bounds are constants that fit each other.
+                .unwrap_or_else(|_| unreachable!("bounds of a histogram"));
+            histogram.auto(false);
+            histogram
+        };
+        Self {
+            requests: 0,
+            errors: 0,
+            prompt_tokens: 0,
+            output_tokens: 0,
+            energy: Energy::default(),
+            first_token: histogram(),
+            per_token: histogram(),
+            total: histogram(),
+            briefs: Vec::new(),
+            skipped: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.first_token.reset();
+        self.per_token.reset();
+        self.total.reset();
+        (self.requests, self.errors, self.skipped) = (0, 0, 0);
+        (self.prompt_tokens, self.output_tokens) = (0, 0);
+        self.energy = Energy::default();
+    }
+}
+
+fn percentiles(histogram: &Histogram<u64>) -> Option<Percentiles> {
+    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
+    (!histogram.is_empty()).then(|| Percentiles {
+        p50: at(0.5),
+        p95: at(0.95),
+        p99: at(0.99),
+    })
+}
+
+/// A request as it is counted.
+pub(crate) struct Ended<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) at: u64,
+    pub(crate) decision: &'a Decision,
+    pub(crate) outcome: &'a Outcome,
+    pub(crate) spent: Spent,
+    pub(crate) per_token: Option<Duration>,
+}
+
+impl Traffic {
+    pub(crate) fn new(front: Arc<Front>) -> Self {
+        let (ticks, _) = broadcast::channel(16);
+        Self {
+            inner: Arc::new(Inner {
+                front,
+                second: Mutex::new(Second::new()),
+                totals: Mutex::new(Totals {
+                    since: unix_millis(),
+                    ..Totals::default()
+                }),
+                past: Mutex::default(),
+                recent: Mutex::default(),
+                ticks,
+            }),
+        }
+    }
+
+    /// A request has ended.
+    pub(crate) fn ended(&self, ended: &Ended<'_>) {
+        let outcome = ended.outcome;
+        let failed = u64::from(outcome.end == End::Failed);
+        let prompt = u64::from(outcome.prompt_tokens.unwrap_or(0));
+        let output = u64::from(outcome.completion_tokens.unwrap_or(0));
+        {
+            let mut second = lock(&self.inner.second);
+            second.requests += 1;
+            second.errors += failed;
+            second.prompt_tokens += prompt;
+            second.output_tokens += output;
+            second.energy.add(&ended.spent);
+            if outcome.end == End::Answered {
+                let micros = |millis: f64| (millis * 1e3) as u64;
+                second.total.saturating_record(micros(outcome.total_ms));
+                if let Some(first) = outcome.first_token_ms {
+                    second.first_token.saturating_record(micros(first));
+                }
+                if let Some(per_token) = ended.per_token {
+                    let micros = per_token.as_micros() as u64;
+                    second.per_token.saturating_record(micros);
+                }
+            }
+            if second.briefs.len() < BRIEFS {
+                second.briefs.push(brief(ended));
+            } else {
+                second.skipped += 1;
+            }
+        }
+        let decision = ended.decision;
+        let mut totals = lock(&self.inner.totals);
+        let totals = &mut *totals;
+        for (names, name) in [
+            (
+                &mut totals.models,
+                decision.model.as_ref().map(|name| name.as_str()),
+            ),
+            (
+                &mut totals.tasks,
+                decision.task.as_ref().map(|name| name.as_str()),
+            ),
+            (
+                &mut totals.nodes,
+                decision.node.as_ref().map(|name| name.as_str()),
+            ),
+        ] {
+            let Some(name) = name else { continue };
+            if !names.contains_key(name) {
+                if names.len() >= NAMES {
+                    continue;
+                }
+                let total = Total {
+                    name: name.to_owned(),
+                    ..Total::default()
+                };
+                names.insert(name.to_owned(), total);
+            }
+            if let Some(total) = names.get_mut(name) {
+                total.requests += 1;
+                total.errors += failed;
+                total.prompt_tokens += prompt;
+                total.output_tokens += output;
+                total.energy.add(&ended.spent);
+            }
+        }
+    }
+
+    /// What every second will bring.
+    pub(crate) fn follow(&self) -> broadcast::Receiver<Tick> {
+        self.inner.ticks.subscribe()
+    }
+
+    /// The last quarter of an hour.
+    pub(crate) fn past(&self) -> Vec<Point> {
+        lock(&self.inner.past).iter().cloned().collect()
+    }
+
+    /// The last requests that were told one by one.
+    pub(crate) fn recent(&self) -> Vec<Brief> {
+        lock(&self.inner.recent).iter().cloned().collect()
+    }
+
+    /// What was done since the controller started.
+    pub(crate) fn usage(&self) -> Usage {
+        let totals = lock(&self.inner.totals);
+        let list = |names: &BTreeMap<String, Total>| names.values().cloned().collect();
+        Usage {
+            since: totals.since,
+            models: list(&totals.models),
+            tasks: list(&totals.tasks),
+            nodes: list(&totals.nodes),
+        }
+    }
+
+    /// Ends every second, until `stop`.
+    pub(crate) async fn run(self, fleet: Fleet, stop: CancellationToken) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = seconds.tick() => self.tick(&fleet),
+            }
+        }
+    }
+
+    fn tick(&self, fleet: &Fleet) {
+        let now = now(fleet);
+        let (point, mut briefs, skipped) = {
+            let mut second = lock(&self.inner.second);
+            let point = Point {
+                at: unix_millis(),
+                requests: second.requests,
+                errors: second.errors,
+                prompt_tokens: second.prompt_tokens,
+                output_tokens: second.output_tokens,
+                in_flight: self.inner.front.in_flight(),
+                queued: now.queued,
+                first_token_ms: percentiles(&second.first_token),
+                per_token_ms: percentiles(&second.per_token),
+                total_ms: percentiles(&second.total),
+                energy: second.energy,
+                watts: now.watts,
+                estimated_watts: now.estimated_watts,
+            };
+            let (briefs, skipped) = (std::mem::take(&mut second.briefs), second.skipped);
+            second.clear();
+            (point, briefs, skipped)
+        };
+        if let Some(first) = briefs.first_mut() {
+            first.skipped = skipped;
+        }
+        {
+            let mut past = lock(&self.inner.past);
+            if past.len() == KEPT {
+                past.pop_front();
+            }
+            past.push_back(point.clone());
+        }
+        {
+            let mut recent = lock(&self.inner.recent);
+            recent.extend(briefs.iter().cloned());
+            let over = recent.len().saturating_sub(BRIEFS);
+            recent.drain(..over);
+        }
+        // Nobody may be looking.
+        let _ = self.inner.ticks.send(Tick {
+            point: Arc::new(point),
+            briefs: Arc::new(briefs),
+        });
+    }
+}
+
+/// What nodes say at the moment.
+struct Now {
+    queued: u64,
+    watts: Option<f64>,
+    estimated_watts: f64,
+}
+
+fn now(fleet: &Fleet) -> Now {
+    let view = fleet.view();
+    let waiting = view.models.values().map(|model| u64::from(model.waiting));
+    let mut now = Now {
+        queued: waiting.sum(),
+        watts: None,
+        estimated_watts: 0.0,
+    };
+    for node in view.nodes.values().filter(|node| node.here) {
+        let report = node.report.load();
+        let queued = report.models.iter().filter_map(|model| model.counters);
+        now.queued += queued
+            .map(|counters| u64::from(counters.queued))
+            .sum::<u64>();
+        if let Some(energy) = &report.energy {
+            let watts = f64::from(energy.watts);
+            now.watts = Some(now.watts.unwrap_or(0.0) + watts);
+            if !flotilla_core::energy::Sources::from_bits(energy.sources).is_measured() {
+                now.estimated_watts += watts;
+            }
+        }
+    }
+    now
+}
+
+fn brief(ended: &Ended<'_>) -> Brief {
+    let (decision, outcome) = (ended.decision, ended.outcome);
+    Brief {
+        id: ended.id.to_owned(),
+        at: ended.at,
+        requested: decision.requested.clone(),
+        task: decision.task.as_ref().map(ToString::to_string),
+        model: decision.model.as_ref().map(ToString::to_string),
+        node: decision.node.as_ref().map(ToString::to_string),
+        end: outcome.end,
+        error: outcome.error.clone(),
+        first_token_ms: outcome.first_token_ms,
+        total_ms: outcome.total_ms,
+        completion_tokens: outcome.completion_tokens,
+        joules: outcome.joules.map(|joules| f64::from(joules.0)),
+        joules_source: outcome.joules_source.map(|sources| sources.to_string()),
+        tiers: decision.tiers.len(),
+        hedged: !decision.hedges.is_empty(),
+        candidates: decision.candidates.len(),
+        rejected: decision.rejected.len(),
+        skipped: 0,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one is held, and each is held for a moment only.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

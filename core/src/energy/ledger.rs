@@ -1,0 +1,343 @@
+//! Divides what a node's meters count among the requests that it computes.
+//!
+//! A meter's window gives joules over some seconds. What the node would have drawn anyway is the idle
+//! line's; what is above is divided among the requests that worked in the window, in proportion to
+//! their work. A request that ends within a window cannot wait for its close: it is told its work at
+//! the price of the windows before, and the difference to what its part turns out to be is carried
+//! over to those that work next. So at any time
+//!
+//! attributed + idle + carried = metered
+//!
+//! and a window without work settles what is carried with the idle line.
+//!
+//! Work is in seconds of computing: reading a prompt counts by the time it takes, writing by tokens
+//! at what a token of that model takes, so that requests of a large and of a small model on one
+//! node, and one that writes several answers at once, are told apart.
+
+use std::collections::HashMap;
+
+/// Seconds of work after which what was seen before counts for a third (1/e) of the price: a single
+/// window may be shorter than what a meter can tell.
+const PRICE_REMEMBERS: f64 = 5.0;
+/// Seconds of work that a guess of the price counts for at first.
+const GUESS_COUNTS: f64 = 0.25;
+/// How fast the idle draw follows windows without work, per second of such: others run on the node
+/// too, and what they draw goes up and down.
+const IDLE_FOLLOWS: f64 = 0.05;
+
+/// What meters counted, from one reading to the next.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Window {
+    pub seconds: f64,
+    pub joules: f64,
+    /// Which part (0 to 1) of what is above idle may be the requests' at all: others compute on the
+    /// node too.
+    pub ours: f64,
+}
+
+/// Joules since the ledger was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Totals {
+    pub metered: f64,
+    /// What went to requests, those under way included.
+    pub attributed: f64,
+    /// What went to none.
+    pub idle: f64,
+    /// What was told too little (or too much, below 0) of ended requests.
+    pub carried: f64,
+}
+
+/// A request under way.
+#[derive(Debug, Clone, Copy, Default)]
+struct Account {
+    /// Work of the open window.
+    work: f64,
+    /// Joules of the closed ones.
+    joules: f64,
+}
+
+/// Joules per second of work, by the windows that were closed.
+#[derive(Debug)]
+struct Price {
+    joules: f64,
+    work: f64,
+    /// Seconds of work that a guess counts for beside them.
+    guess: f64,
+}
+
+impl Default for Price {
+    fn default() -> Self {
+        Self {
+            joules: 0.0,
+            work: 0.0,
+            guess: GUESS_COUNTS,
+        }
+    }
+}
+
+impl Price {
+    fn learn(&mut self, joules: f64, work: f64) {
+        let keeps = (-work / PRICE_REMEMBERS).exp();
+        self.joules = self.joules * keeps + joules;
+        self.work = self.work * keeps + work;
+        self.guess *= keeps;
+    }
+
+    fn per_second(&self, guess: f64) -> f64 {
+        (self.joules + guess.max(0.0) * self.guess) / (self.work + self.guess)
+    }
+}
+
+/// The accounts of one node.
+#[derive(Debug)]
+pub struct Ledger {
+    accounts: HashMap<u64, Account>,
+    next: u64,
+    /// Watts that are drawn without requests.
+    idle: f64,
+    /// Whether somebody who knows said so: then it is not learnt.
+    stated: bool,
+    /// What the price of work is told from.
+    price: Price,
+    /// Work of the open window that was of requests that have ended.
+    ended_work: f64,
+    totals: Totals,
+}
+
+impl Ledger {
+    /// An empty ledger of a node that draws so many watts idle, `stated` if somebody knows.
+    #[must_use]
+    pub fn new(idle: f64, stated: bool) -> Self {
+        Self {
+            accounts: HashMap::new(),
+            next: 0,
+            idle: idle.max(0.0),
+            stated,
+            price: Price::default(),
+            ended_work: 0.0,
+            totals: Totals::default(),
+        }
+    }
+
+    /// A request begins to be computed. Returns its account.
+    pub fn open(&mut self) -> u64 {
+        let account = self.next;
+        self.next += 1;
+        self.accounts.insert(account, Account::default());
+        account
+    }
+
+    /// A request was computed for so many more seconds.
+    pub fn work(&mut self, account: u64, seconds: f64) {
+        if let Some(account) = self.accounts.get_mut(&account) {
+            account.work += seconds.max(0.0);
+        }
+    }
+
+    /// A request has ended. Returns the joules that it took. `guess`: joules per second of work, for as
+    /// long as no window has shown better.
+    pub fn settle(&mut self, account: u64, guess: f64) -> f64 {
+        let Some(account) = self.accounts.remove(&account) else {
+            return 0.0;
+        };
+        let advance = account.work * self.price.per_second(guess);
+        self.ended_work += account.work;
+        self.totals.attributed += advance;
+        self.totals.carried -= advance;
+        account.joules + advance
+    }
+
+    /// The meters were read.
+    pub fn close(&mut self, window: Window) {
+        let Window {
+            seconds,
+            joules,
+            ours,
+        } = window;
+        // A clock that stood still or a meter that broke says nothing.
+        if !(seconds > 0.0 && seconds.is_finite() && joules >= 0.0 && joules.is_finite()) {
+            return;
+        }
+        self.totals.metered += joules;
+        let open: f64 = self.accounts.values().map(|account| account.work).sum();
+        let work = open + self.ended_work;
+        if work <= 0.0 {
+            self.learn_idle(joules / seconds, seconds);
+            self.totals.idle += joules + self.totals.carried;
+            self.totals.carried = 0.0;
+            return;
+        }
+        let above = (joules - self.idle * seconds).max(0.0) * ours.clamp(0.0, 1.0);
+        self.totals.idle += joules - above;
+        self.price.learn(above, work);
+        // What was told before is out of `carried` already; what this window gave is to be put in.
+        let pool = above * open / work;
+        self.totals.carried += above - pool;
+        let settled = (pool + self.totals.carried).max(0.0);
+        if open > 0.0 {
+            self.totals.carried += pool - settled;
+            self.totals.attributed += settled;
+            for account in self.accounts.values_mut() {
+                account.joules += settled * account.work / open;
+                account.work = 0.0;
+            }
+        }
+        self.ended_work = 0.0;
+    }
+
+    fn learn_idle(&mut self, watts: f64, seconds: f64) {
+        if !self.stated {
+            let follows = (IDLE_FOLLOWS * seconds).min(1.0);
+            self.idle += follows * (watts - self.idle);
+        }
+    }
+
+    /// Watts that are drawn without requests, as far as is known.
+    #[must_use]
+    pub fn idle_watts(&self) -> f64 {
+        self.idle
+    }
+
+    /// All there was.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn window(seconds: f64, joules: f64) -> Window {
+        Window {
+            seconds,
+            joules,
+            ours: 1.0,
+        }
+    }
+
+    fn balanced(totals: Totals) -> bool {
+        let told = totals.attributed + totals.idle + totals.carried;
+        (told - totals.metered).abs() <= 1e-9 * totals.metered.max(1.0)
+    }
+
+    #[test]
+    fn three_times_the_work_gets_three_times_the_joules() {
+        let mut ledger = Ledger::new(10.0, true);
+        let (one, three) = (ledger.open(), ledger.open());
+        for _ in 0..10 {
+            ledger.work(one, 0.1);
+            ledger.work(three, 0.3);
+            // 10 W idle, 40 W of work.
+            ledger.close(window(1.0, 50.0));
+        }
+        let (one, three) = (ledger.settle(one, 10.0), ledger.settle(three, 10.0));
+        assert!(
+            (one - 100.0).abs() < 1e-9 && (three - 300.0).abs() < 1e-9,
+            "{one} {three}"
+        );
+        assert!((ledger.totals().idle - 100.0).abs() < 1e-9);
+        assert!(balanced(ledger.totals()));
+    }
+
+    #[test]
+    fn what_ends_within_a_window_is_told_at_the_price_before_and_the_difference_is_made_up() {
+        let mut ledger = Ledger::new(0.0, true);
+        let (short, long) = (ledger.open(), ledger.open());
+        ledger.work(short, 1.0);
+        assert!((ledger.settle(short, 10.0) - 10.0).abs() < 1e-9);
+        ledger.work(long, 1.0);
+        // 12 J each would have been fair.
+        ledger.close(window(1.0, 24.0));
+        assert!((ledger.settle(long, 10.0) - 14.0).abs() < 1e-9);
+        assert!(ledger.totals().carried.abs() < 1e-9);
+        assert!(balanced(ledger.totals()));
+    }
+
+    #[test]
+    fn the_idle_draw_is_learnt_where_nobody_states_it() {
+        let mut ledger = Ledger::new(3.0, false);
+        for _ in 0..200 {
+            ledger.close(window(1.0, 20.0));
+        }
+        assert!((ledger.idle_watts() - 20.0).abs() < 0.01);
+        let account = ledger.open();
+        ledger.work(account, 1.0);
+        ledger.close(window(1.0, 25.0));
+        assert!((ledger.settle(account, 10.0) - 5.0).abs() < 0.01);
+    }
+
+    #[test]
+    fn what_others_compute_is_not_the_requests() {
+        let mut ledger = Ledger::new(10.0, true);
+        let account = ledger.open();
+        ledger.work(account, 1.0);
+        ledger.close(Window {
+            ours: 0.25,
+            ..window(1.0, 50.0)
+        });
+        assert!((ledger.settle(account, 10.0) - 10.0).abs() < 1e-9);
+        assert!((ledger.totals().idle - 40.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn broken_readings_change_nothing() {
+        let mut ledger = Ledger::new(10.0, true);
+        for (seconds, joules) in [(0.0, 5.0), (-1.0, 5.0), (1.0, f64::NAN), (1.0, -3.0)] {
+            ledger.close(window(seconds, joules));
+        }
+        assert_eq!(ledger.totals(), Totals::default());
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Open,
+        Work(usize, f64),
+        Settle(usize),
+        Close(f64, f64, f64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Open),
+            (0usize..8, 0.0f64..2.0).prop_map(|(at, work)| Step::Work(at, work)),
+            (0usize..8).prop_map(Step::Settle),
+            (0.01f64..2.0, 0.0f64..200.0, 0.0f64..=1.0).prop_map(|(s, j, o)| Step::Close(s, j, o)),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_attributed_and_what_is_idle_is_what_was_metered(
+            steps in prop::collection::vec(step(), 1..200), stated: bool,
+        ) {
+            let mut ledger = Ledger::new(20.0, stated);
+            let mut open = Vec::new();
+            let mut told = 0.0;
+            for step in steps {
+                match step {
+                    Step::Open => open.push(ledger.open()),
+                    Step::Work(at, work) if at < open.len() => ledger.work(open[at], work),
+                    Step::Settle(at) if at < open.len() => told += ledger.settle(open.remove(at), 3.0),
+                    Step::Work(..) | Step::Settle(_) => {}
+                    Step::Close(seconds, joules, ours) => {
+                        ledger.close(Window { seconds, joules, ours });
+                    }
+                }
+                prop_assert!(balanced(ledger.totals()), "{:?}", ledger.totals());
+            }
+            for account in open {
+                told += ledger.settle(account, 10.0);
+            }
+            // The end of the last work, and a window without any: nothing is carried any more.
+            ledger.close(window(1.0, 0.0));
+            ledger.close(window(1.0, 30.0));
+            let totals = ledger.totals();
+            prop_assert!(totals.carried.abs() < 1e-6, "{totals:?}");
+            prop_assert!((told - totals.attributed).abs() <= 1e-9 * told.max(1.0), "{told} {totals:?}");
+            prop_assert!((totals.attributed + totals.idle - totals.metered).abs() < 1e-6);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Where joules come from: the source travels with the number.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer, de};
+
+use super::{Price, Rates};
+use crate::Joules;
+
+/// Where joules come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Counters of Intel's and AMD's processors (Linux powercap).
+    Rapl,
+    /// NVIDIA's management library.
+    Nvml,
+    /// Sensors of the board (Linux hwmon).
+    Hwmon,
+    /// The battery's discharge.
+    Battery,
+    /// Computed time and what the node is known or guessed to draw.
+    Estimate,
+}
+
+impl Source {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Rapl,
+        Self::Nvml,
+        Self::Hwmon,
+        Self::Battery,
+        Self::Estimate,
+    ];
+
+    /// As it is told.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Rapl => "rapl",
+            Self::Nvml => "nvml",
+            Self::Hwmon => "hwmon",
+            Self::Battery => "battery",
+            Self::Estimate => "estimate",
+        }
+    }
+}
+
+/// All that a number of joules comes from: `rapl+nvml`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Sources(u8);
+
+impl Sources {
+    /// What was estimated as a whole.
+    pub const ESTIMATE: Self = Self(1 << Source::Estimate as u8);
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether no part is estimated.
+    #[must_use]
+    pub const fn is_measured(self) -> bool {
+        self.0 != 0 && self.0 & Self::ESTIMATE.0 == 0
+    }
+
+    /// As it travels.
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// As it has travelled: sources that are not known here are left out.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self((bits & 0b1_1111) as u8)
+    }
+
+    /// As it is told. The texts of all combinations are made once.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        static TEXTS: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| {
+            let text = |bits: u8| {
+                let named = Source::ALL
+                    .into_iter()
+                    .filter(|s| bits & (1 << *s as u8) != 0);
+                named.map(Source::as_str).collect::<Vec<_>>().join("+")
+            };
+            (0..32).map(text).collect()
+        });
+        TEXTS.get(usize::from(self.0)).map_or("", String::as_str)
+    }
+}
+
+impl From<Source> for Sources {
+    fn from(source: Source) -> Self {
+        Self(1 << source as u8)
+    }
+}
+
+impl FromIterator<Source> for Sources {
+    fn from_iter<I: IntoIterator<Item = Source>>(sources: I) -> Self {
+        let add = |sum: Self, source: Source| sum.and(source.into());
+        sources.into_iter().fold(Self::default(), add)
+    }
+}
+
+impl fmt::Display for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl Serialize for Sources {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Sources {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let one = |name: &str| {
+            let known = Source::ALL
+                .into_iter()
+                .find(|source| source.as_str() == name);
+            known.ok_or_else(|| de::Error::custom(format!("'{name}' is no source of joules")))
+        };
+        text.split('+')
+            .filter(|name| !name.is_empty())
+            .map(one)
+            .collect()
+    }
+}
+
+/// The energy that something took, with what follows from it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Spent {
+    pub joules: Joules,
+    pub sources: Sources,
+    /// Grams of CO2 equivalent, where the grid's intensity is known.
+    pub grams: Option<f64>,
+    /// Where the price of energy is known.
+    pub price: Option<Price>,
+}
+
+impl Spent {
+    /// Joules that were counted so.
+    #[must_use]
+    pub fn new(joules: Joules, sources: Sources) -> Self {
+        Self {
+            joules,
+            sources,
+            grams: None,
+            price: None,
+        }
+    }
+
+    /// The same, at the rates of the grid that it was drawn from.
+    #[must_use]
+    pub fn at(self, rates: Rates) -> Self {
+        Self {
+            grams: rates.grams(self.joules),
+            price: rates.price(self.joules),
+            ..self
+        }
+    }
+
+    /// Both together. Where one was drawn at a rate that is not known, neither is the sum.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        if self == Self::default() {
+            return other;
+        }
+        let price = match (self.price, other.price) {
+            (Some(a), Some(b)) if a.currency == b.currency => Some(Price {
+                amount: a.amount + b.amount,
+                currency: a.currency,
+            }),
+            _ => None,
+        };
+        Self {
+            joules: self.joules + other.joules,
+            sources: self.sources.and(other.sources),
+            grams: self.grams.zip(other.grams).map(|(a, b)| a + b),
+            price,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_told_together_and_read_again() {
+        let both: Sources = [Source::Nvml, Source::Rapl].into_iter().collect();
+        assert_eq!(both.as_str(), "rapl+nvml");
+        assert!(both.is_measured() && !Sources::default().is_measured());
+        assert!(!both.and(Sources::ESTIMATE).is_measured());
+        for bits in 0..32 {
+            let sources = Sources::from_bits(bits);
+            let json = serde_json::to_string(&sources).unwrap();
+            assert_eq!(serde_json::from_str::<Sources>(&json).unwrap(), sources);
+        }
+        assert!(serde_json::from_str::<Sources>("\"magic\"").is_err());
+    }
+
+    #[test]
+    fn a_sum_knows_no_more_than_its_parts() {
+        let rates = Rates {
+            grams_per_kwh: Some(360.0),
+            price_per_kwh: None,
+        };
+        let known = Spent::new(Joules(10.0), Source::Rapl.into()).at(rates);
+        assert_eq!(known.grams, Some(0.001));
+        let both = known.and(known);
+        assert_eq!((both.joules, both.grams), (Joules(20.0), Some(0.002)));
+        let unknown = known.and(Spent::new(Joules(1.0), Sources::ESTIMATE));
+        assert_eq!(
+            (unknown.grams, unknown.sources.as_str()),
+            (None, "rapl+estimate")
+        );
+        assert_eq!(Spent::default().and(known), known);
+    }
+}

@@ -1,0 +1,39 @@
+//! The trace of a request, from its headers to the end of its answer.
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use flotilla_telemetry::trace::{Stage, Tracer};
+use http_body_util::BodyExt;
+
+/// Answers a request as the first part of its trace in this process, if it is sampled.
+pub(crate) async fn traced(State(tracer): State<Tracer>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>();
+    let route = path.map_or("", MatchedPath::as_str).to_owned();
+    let method = request.method().as_str().to_owned();
+    let stage = tracer.begin(request.headers(), format!("{method} {route}"));
+    if !stage.is_recorded() {
+        return next.run(request).await;
+    }
+    stage.set("http.request.method", method);
+    stage.set("url.path", request.uri().path().to_owned());
+    stage.set("http.route", route);
+    let response = stage.run(next.run(request)).await;
+    let status = response.status();
+    stage.set("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        stage.failed("http", format!("status {status}"));
+    }
+    hold(response, stage)
+}
+
+/// The response, which ends the stage with its last byte.
+fn hold(response: Response, stage: Stage) -> Response {
+    response.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _until_the_end = &stage;
+            frame
+        }))
+    })
+}

@@ -1,0 +1,5 @@
+//! Prints the table of all metrics for `docs/telemetry.md`.
+
+fn main() {
+    print!("{}", flotilla_telemetry::names::table());
+}

@@ -1,0 +1,420 @@
+//! Requests as their clients see them, counted where they end.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{BoundCounter, BoundHistogram, Counter, Histogram, Meter};
+
+use crate::names::{self, Metric, OTHER, PROVIDER, attr};
+
+/// Keys that are told apart: each is a time series.
+const KEYS: usize = 100;
+/// Combinations of labels whose instruments are kept at hand. Beyond that they are looked up anew
+/// each time, which costs a few times as much.
+const AT_HAND: usize = 10_000;
+
+/// What a request is told under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Labels<'a> {
+    /// `chat`, `text_completion` or `embeddings`.
+    pub operation: &'static str,
+    /// What the client asked for, where the fleet has that.
+    pub requested: Option<&'a str>,
+    /// The model that answered.
+    pub model: Option<&'a str>,
+    pub task: Option<&'a str>,
+    /// Where the joules come from.
+    pub energy_source: &'a str,
+    /// ISO 4217 code of the price, where there is one.
+    pub currency: Option<&'a str>,
+}
+
+/// What a request took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Took {
+    /// To its end.
+    pub total: Duration,
+    /// Why it failed, in a word, if it did.
+    pub error: Option<&'static str>,
+    /// To its first token, if there was one.
+    pub first_token: Option<Duration>,
+    pub input_tokens: u64,
+    pub output_tokens: u64,
+    pub joules: f64,
+    /// Of CO2 equivalent.
+    pub grams: Option<f64>,
+    pub cost: Option<f64>,
+}
+
+impl Took {
+    /// Time per token after the first one. `None` where there is none.
+    #[must_use]
+    pub fn per_token(&self) -> Option<Duration> {
+        let more = self.output_tokens.checked_sub(1).filter(|more| *more > 0)?;
+        let writing = self.total.checked_sub(self.first_token?)?;
+        Some(writing.div_f64(more as f64))
+    }
+}
+
+/// The instruments for what clients see.
+#[derive(Debug)]
+pub struct Front {
+    duration: Histogram<f64>,
+    first_token: Histogram<f64>,
+    per_token: Histogram<f64>,
+    tokens: Histogram<u64>,
+    energy: Histogram<f64>,
+    emissions: Counter<f64>,
+    cost: Counter<f64>,
+    node_energy: Counter<f64>,
+    key_energy: Counter<f64>,
+    dispatch: BoundHistogram<f64>,
+    classified: Counter<u64>,
+    cascade: Counter<u64>,
+    hedges: Counter<u64>,
+    retries: Counter<u64>,
+    in_flight: Arc<AtomicU64>,
+    at_hand: RwLock<HashMap<u64, Arc<AtHand>>>,
+    nodes: RwLock<HashMap<String, BoundCounter<f64>>>,
+    keys: Mutex<HashSet<u64>>,
+}
+
+/// The instruments of one combination of labels.
+#[derive(Debug)]
+struct AtHand {
+    duration: BoundHistogram<f64>,
+    first_token: BoundHistogram<f64>,
+    per_token: BoundHistogram<f64>,
+    input: BoundHistogram<u64>,
+    output: BoundHistogram<u64>,
+    energy: BoundHistogram<f64>,
+    emissions: BoundCounter<f64>,
+    cost: BoundCounter<f64>,
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub struct InFlight(Arc<AtomicU64>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A histogram of the table.
+#[must_use]
+pub fn histogram(meter: &Meter, metric: &Metric) -> Histogram<f64> {
+    meter
+        .f64_histogram(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.description)
+        .with_boundaries(metric.buckets.to_vec())
+        .build()
+}
+
+fn counter(meter: &Meter, metric: &Metric) -> Counter<u64> {
+    meter
+        .u64_counter(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.description)
+        .build()
+}
+
+fn sum(meter: &Meter, metric: &Metric) -> Counter<f64> {
+    meter
+        .f64_counter(metric.name)
+        .with_unit(metric.unit)
+        .with_description(metric.description)
+        .build()
+}
+
+impl Front {
+    /// The instruments, made of `meter`.
+    #[must_use]
+    pub fn new(meter: &Meter) -> Self {
+        let in_flight = Arc::new(AtomicU64::new(0));
+        let seen = in_flight.clone();
+        let metric = &names::IN_FLIGHT;
+        meter
+            .u64_observable_gauge(metric.name)
+            .with_unit(metric.unit)
+            .with_description(metric.description)
+            .with_callback(move |gauge| gauge.observe(seen.load(Ordering::Relaxed), &[]))
+            .build();
+        let tokens = &names::TOKEN_USAGE;
+        Self {
+            duration: histogram(meter, &names::REQUEST_DURATION),
+            first_token: histogram(meter, &names::TIME_TO_FIRST_TOKEN),
+            per_token: histogram(meter, &names::TIME_PER_OUTPUT_TOKEN),
+            tokens: meter
+                .u64_histogram(tokens.name)
+                .with_unit(tokens.unit)
+                .with_description(tokens.description)
+                .with_boundaries(tokens.buckets.to_vec())
+                .build(),
+            energy: histogram(meter, &names::REQUEST_ENERGY),
+            emissions: sum(meter, &names::REQUEST_EMISSIONS),
+            cost: sum(meter, &names::REQUEST_COST),
+            node_energy: sum(meter, &names::NODE_REQUEST_ENERGY),
+            key_energy: sum(meter, &names::KEY_REQUEST_ENERGY),
+            dispatch: histogram(meter, &names::DISPATCH_DURATION).bind(&[]),
+            classified: counter(meter, &names::CLASSIFIED),
+            cascade: counter(meter, &names::CASCADE_ANSWERS),
+            hedges: counter(meter, &names::HEDGES),
+            retries: counter(meter, &names::RETRIES),
+            in_flight,
+            at_hand: RwLock::default(),
+            nodes: RwLock::default(),
+            keys: Mutex::default(),
+        }
+    }
+
+    /// A request arrives.
+    #[must_use]
+    pub fn arrives(&self) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(self.in_flight.clone())
+    }
+
+    /// Requests that are being answered.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// A request has ended.
+    pub fn ended(&self, labels: Labels<'_>, took: &Took) {
+        let seconds = took.total.as_secs_f64();
+        if let Some(error) = took.error {
+            let mut attributes = labels.of_gen_ai();
+            attributes.push(KeyValue::new(attr::ERROR_TYPE, error));
+            self.duration.record(seconds, &attributes);
+            return;
+        }
+        let instruments = self.instruments(labels);
+        instruments.duration.record(seconds);
+        if let Some(first) = took.first_token {
+            instruments.first_token.record(first.as_secs_f64());
+        }
+        if let Some(per_token) = took.per_token() {
+            instruments.per_token.record(per_token.as_secs_f64());
+        }
+        instruments.input.record(took.input_tokens);
+        if took.output_tokens > 0 {
+            instruments.output.record(took.output_tokens);
+        }
+        instruments.energy.record(took.joules);
+        if let Some(grams) = took.grams {
+            instruments.emissions.add(grams);
+        }
+        if let Some(cost) = took.cost {
+            instruments.cost.add(cost);
+        }
+    }
+
+    /// A node, and whoever asked, used energy for a request. `key`: a hash of who asked, 0 for
+    /// nobody in particular.
+    pub fn energy(&self, node: &str, key: u64, joules: f64) {
+        let known = read(&self.nodes)
+            .get(node)
+            .map(|counter| counter.add(joules));
+        if known.is_none() {
+            let counter = self
+                .node_energy
+                .bind(&[KeyValue::new(attr::NODE, node.to_owned())]);
+            counter.add(joules);
+            write(&self.nodes).insert(node.to_owned(), counter);
+        }
+        if key == 0 {
+            return;
+        }
+        let told = {
+            let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+            keys.contains(&key) || (keys.len() < KEYS && keys.insert(key))
+        };
+        let name = if told {
+            format!("{:08x}", key >> 32)
+        } else {
+            OTHER.to_owned()
+        };
+        self.key_energy
+            .add(joules, &[KeyValue::new(attr::KEY, name)]);
+    }
+
+    /// A decision took so long.
+    pub fn decided(&self, took: Duration) {
+        self.dispatch.record(took.as_secs_f64());
+    }
+
+    /// A request's task was looked for.
+    pub fn classified(&self, task: Option<&str>, abstained: bool) {
+        let task = task.unwrap_or(OTHER).to_owned();
+        let attributes = [
+            KeyValue::new(attr::TASK, task),
+            KeyValue::new(attr::ABSTAINED, abstained),
+        ];
+        self.classified.add(1, &attributes);
+    }
+
+    /// A smaller model has answered, or not.
+    pub fn tier(&self, task: &str, model: &str, verdict: &'static str) {
+        let attributes = [
+            KeyValue::new(attr::TASK, task.to_owned()),
+            KeyValue::new(attr::MODEL, model.to_owned()),
+            KeyValue::new(attr::VERDICT, verdict),
+        ];
+        self.cascade.add(1, &attributes);
+    }
+
+    /// A second replica was asked.
+    pub fn hedged(&self, won: bool) {
+        self.hedges.add(1, &[KeyValue::new(attr::WON, won)]);
+    }
+
+    /// So many replicas were asked after one had failed.
+    pub fn retried(&self, tries: u64) {
+        self.retries.add(tries, &[]);
+    }
+
+    fn instruments(&self, labels: Labels<'_>) -> Arc<AtHand> {
+        let mut hasher = DefaultHasher::new();
+        labels.hash(&mut hasher);
+        let key = hasher.finish();
+        let known = read(&self.at_hand).get(&key).cloned();
+        known.unwrap_or_else(|| {
+            let made = Arc::new(self.bind(labels));
+            let mut at_hand = write(&self.at_hand);
+            if at_hand.len() < AT_HAND {
+                at_hand.insert(key, made.clone());
+            }
+            made
+        })
+    }
+
+    fn bind(&self, labels: Labels<'_>) -> AtHand {
+        let gen_ai = labels.of_gen_ai();
+        let of = |kind: &'static str| {
+            let mut attributes = gen_ai.clone();
+            attributes.push(KeyValue::new(attr::TOKEN_TYPE, kind));
+            attributes
+        };
+        let mut own = vec![
+            KeyValue::new(attr::MODEL, labels.model.unwrap_or(OTHER).to_owned()),
+            KeyValue::new(attr::TASK, labels.task.unwrap_or_default().to_owned()),
+        ];
+        let emissions = self.emissions.bind(&own);
+        let mut priced = own.clone();
+        let currency = labels.currency.unwrap_or_default().to_owned();
+        priced.push(KeyValue::new(attr::CURRENCY, currency));
+        own.push(KeyValue::new(
+            attr::ENERGY_SOURCE,
+            labels.energy_source.to_owned(),
+        ));
+        AtHand {
+            duration: self.duration.bind(&gen_ai),
+            first_token: self.first_token.bind(&gen_ai),
+            per_token: self.per_token.bind(&gen_ai),
+            input: self.tokens.bind(&of("input")),
+            output: self.tokens.bind(&of("output")),
+            energy: self.energy.bind(&own),
+            emissions,
+            cost: self.cost.bind(&priced),
+        }
+    }
+}
+
+impl Labels<'_> {
+    fn of_gen_ai(&self) -> Vec<KeyValue> {
+        let mut attributes = vec![
+            KeyValue::new(attr::OPERATION, self.operation),
+            KeyValue::new(attr::PROVIDER, PROVIDER),
+            KeyValue::new(
+                attr::REQUEST_MODEL,
+                self.requested.unwrap_or(OTHER).to_owned(),
+            ),
+        ];
+        if let Some(model) = self.model {
+            attributes.push(KeyValue::new(attr::RESPONSE_MODEL, model.to_owned()));
+        }
+        attributes
+    }
+}
+
+// Nothing panics while these are held, and they are held for a few instructions only.
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prometheus::Exposition;
+    use opentelemetry::metrics::MeterProvider;
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+
+    #[test]
+    fn what_a_request_took_is_told_and_keys_are_bounded() {
+        let exposition = Exposition::default();
+        let provider = SdkMeterProvider::builder()
+            .with_reader(exposition.reader().unwrap())
+            .build();
+        let front = Front::new(&provider.meter("flotilla"));
+        let labels = Labels {
+            operation: "chat",
+            requested: Some("auto"),
+            model: Some("m"),
+            task: Some("t"),
+            energy_source: "rapl",
+            currency: Some("EUR"),
+        };
+        let took = Took {
+            total: Duration::from_millis(600),
+            first_token: Some(Duration::from_millis(100)),
+            input_tokens: 5,
+            output_tokens: 11,
+            joules: 2.0,
+            grams: Some(0.5),
+            cost: Some(0.25),
+            ..Took::default()
+        };
+        assert_eq!(took.per_token(), Some(Duration::from_millis(50)));
+        let under_way = front.arrives();
+        front.ended(labels, &took);
+        front.ended(
+            Labels {
+                requested: None,
+                ..labels
+            },
+            &Took {
+                error: Some("timeout"),
+                ..took
+            },
+        );
+        for key in 1..=2 * KEYS as u64 {
+            front.energy("n1", key << 32, 1.0);
+        }
+        let text = exposition.text();
+        drop(under_way);
+        for line in [
+            r#"gen_ai_server_request_duration_seconds_sum{error_type="timeout",gen_ai_operation_name="chat",gen_ai_provider_name="flotilla",gen_ai_request_model="_OTHER",gen_ai_response_model="m"} 0.6"#,
+            r#"gen_ai_server_time_per_output_token_seconds_sum{gen_ai_operation_name="chat",gen_ai_provider_name="flotilla",gen_ai_request_model="auto",gen_ai_response_model="m"} 0.05"#,
+            r#"flotilla_request_energy_joules_sum{flotilla_energy_source="rapl",flotilla_model="m",flotilla_task="t"} 2"#,
+            r#"flotilla_request_cost_total{flotilla_currency="EUR",flotilla_model="m",flotilla_task="t"} 0.25"#,
+            r#"flotilla_key_request_energy_joules_total{flotilla_key="_OTHER"} 100"#,
+            r#"flotilla_node_request_energy_joules_total{flotilla_node="n1"} 200"#,
+            "flotilla_requests_in_flight 1",
+        ] {
+            assert!(text.contains(line), "{line}\n{text}");
+        }
+        assert_eq!(front.in_flight(), 0);
+    }
+}

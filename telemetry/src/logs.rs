@@ -1,0 +1,141 @@
+//! Log lines as JSON, one object each, with the ids of the trace they belong to.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::trace::current_ids;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lines {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines: `timestamp`, `level`, `target`, `message`, the event's own fields, and
+    /// `trace_id` and `span_id` where there is a trace.
+    Json,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match self {
+            Self::Text => {
+                let text: Format<Full> = Format::default().with_ansi(writer.has_ansi_escapes());
+                let Some((trace, _)) = current_ids() else {
+                    return text.format_event(context, writer, event);
+                };
+                let mut line = String::new();
+                text.format_event(context, Writer::new(&mut line), event)?;
+                writeln!(writer, "{} trace_id={trace}", line.trim_end())
+            }
+            Self::Json => writeln!(writer, "{}", Value::Object(object(event)?)),
+        }
+    }
+}
+
+fn object(event: &Event<'_>) -> Result<Map<String, Value>, fmt::Error> {
+    let mut timestamp = String::new();
+    SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
+    let metadata = event.metadata();
+    let mut fields = Fields(Map::new());
+    event.record(&mut fields);
+    let Fields(mut object) = fields;
+    object.insert("timestamp".into(), timestamp.into());
+    object.insert("level".into(), metadata.level().as_str().into());
+    object.insert("target".into(), metadata.target().into());
+    if let Some((trace, span)) = current_ids() {
+        object.insert("trace_id".into(), trace.into());
+        object.insert("span_id".into(), span.into());
+    }
+    Ok(object)
+}
+
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: impl Into<Value>) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_an_object_with_what_was_said() {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .event_format(Lines::Json)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(node = "n1", tries = 2, "said \"so\"");
+        });
+        let bytes = written.0.lock().unwrap().clone();
+        let line: Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(line["message"], "said \"so\"");
+        assert_eq!(line["node"], "n1");
+        assert_eq!(line["tries"], 2);
+        assert_eq!(line["level"], "INFO");
+    }
+}

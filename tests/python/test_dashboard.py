@@ -1,0 +1,280 @@
+"""The live page as a browser sees it: Chromium, driven by Playwright, against the fleet under test.
+
+Chromium is the system's (`FLOTILLA_CHROMIUM`, by default `/usr/bin/chromium`): none is downloaded.
+With `FLOTILLA_SCREENSHOTS` set to a folder, pictures of every view are written there.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fleet import QUESTIONS, URL
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = sync_api.expect
+
+CHROMIUM = os.environ.get("FLOTILLA_CHROMIUM", "/usr/bin/chromium")
+if not Path(CHROMIUM).exists():
+    pytest.skip(f"there is no Chromium at {CHROMIUM}", allow_module_level=True)
+
+# No browser of ours talks to anybody but the fleet.
+CHROMIUM_ARGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+VIEWS = ["Fleet", "Models", "Traffic", "Energy", "Decisions", "Playground"]
+DESKTOP = {"viewport": {"width": 1280, "height": 800}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+SCREENS = {"desktop": DESKTOP, "phone": PHONE}
+
+# Milliseconds that anything on the page may take at most.
+PATIENCE = 30_000
+# Heartbeats have to be missed before a node is taken for lost.
+LOSS_PATIENCE = 120_000
+
+MODEL = "support-intent"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    expect.set_options(timeout=PATIENCE)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, with what went wrong on it."""
+
+    def __init__(self, page):
+        self.page = page
+        self.wrong = []
+        page.on("console", lambda message: message.type == "error" and self.wrong.append(message.text))
+        page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        page.on("requestfailed", lambda request: self.wrong.append(f"{request.url}: {request.failure}"))
+        page.on("response", lambda answer: answer.status >= 400 and self.wrong.append(f"{answer.url}: {answer.status}"))
+        page.on("request", lambda request: request.url.startswith(URL) or self.wrong.append(f"asked elsewhere: {request.url}"))
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens a view: `visit("Fleet", **options of the browser context)` gives the live page."""
+    contexts = []
+
+    def visit(view="Fleet", **options):
+        context = browser.new_context(**(DESKTOP | options))
+        contexts.append(context)
+        watched = Watched(context.new_page())
+        watched.page.goto(f"{URL}/dashboard/#/{view.lower()}")
+        expect(watched.page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+        expect(heading(watched.page)).to_have_text(view)
+        return watched
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+def heading(page):
+    return page.get_by_role("heading", level=1)
+
+
+def open_view(page, view):
+    page.get_by_role("navigation", name="Views").get_by_role("link", name=view).click()
+    expect(heading(page)).to_have_text(view)
+
+
+def ask(page, model, prompt):
+    page.get_by_label("Model or task").select_option(model)
+    page.get_by_label("Prompt").fill(prompt)
+    page.get_by_role("button", name="Ask", exact=True).click()
+
+
+def picture(page, name):
+    folder = os.environ.get("FLOTILLA_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled")
+
+
+def wider_than_the_screen(page):
+    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_view_is_drawn_without_an_error(visit, theme, screen):
+    watched = visit(color_scheme=theme, **SCREENS[screen])
+    page = watched.page
+    expect(page.locator("html")).to_have_attribute("data-theme", theme)
+    for view in VIEWS:
+        open_view(page, view)
+        expect(heading(page)).to_have_count(1)
+        assert wider_than_the_screen(page) <= 0, view
+        picture(page, f"{view.lower()}-{theme}-{screen}")
+    assert watched.wrong == []
+
+
+def test_the_address_without_a_path_leads_to_the_page(browser):
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(URL + "/")
+    expect(page).to_have_url(re.compile(r"/dashboard/"))
+    expect(heading(page)).to_have_text("Fleet")
+    context.close()
+
+
+def test_charts_are_drawn(visit):
+    page = visit("Traffic").page
+    expect(page.locator("canvas")).to_have_count(6)
+    open_view(page, "Energy")
+    expect(page.locator("canvas")).to_have_count(2)
+
+
+def test_a_node_and_a_model_open(visit):
+    watched = visit("Models")
+    page = watched.page
+    page.get_by_role("region", name="Placement").get_by_role("link", name=MODEL, exact=True).first.click()
+    expect(heading(page)).to_have_text(MODEL)
+    page.get_by_role("region", name="Replicas").get_by_role("rowheader").first.get_by_role("link").click()
+    expect(page.get_by_role("region", name="Models here").get_by_role("link", name=MODEL, exact=True)).to_be_visible()
+    picture(page, "node")
+    page.get_by_role("main").get_by_role("link", name="Fleet").click()
+    expect(heading(page)).to_have_text("Fleet")
+    assert watched.wrong == []
+
+
+def test_nodes_are_filtered_and_sorted(visit):
+    page = visit("Fleet").page
+    nodes = page.get_by_role("table", name="The nodes of the fleet").get_by_role("rowheader")
+    names = [row.get_by_role("link").inner_text() for row in nodes.all()]
+    page.get_by_role("button", name="Node", exact=False).first.click()
+    expect(nodes.first.get_by_role("link")).to_have_text(names[-1])
+    page.get_by_role("searchbox").fill(names[0])
+    expect(nodes.first.get_by_role("link")).to_have_text(names[0])
+    page.get_by_role("searchbox").fill("no node is called so")
+    expect(page.get_by_text("No node fits.")).to_be_visible()
+
+
+def test_an_answer_comes_with_its_way_and_is_explained(visit):
+    watched = visit("Playground")
+    page = watched.page
+    ask(page, MODEL, QUESTIONS[MODEL])
+    answer = page.get_by_role("region", name="Answer")
+    expect(answer).to_contain_text("answered")
+    expect(answer).to_contain_text("card_arrival")
+    route = page.get_by_role("region", name="Route")
+    expect(route.get_by_role("link", name=MODEL, exact=True)).to_be_visible()
+    expect(route.get_by_role("definition").filter(has_text=re.compile(r"measured|estimated")).first).to_be_visible()
+    for told in ["First token", "Total"]:
+        expect(route.get_by_role("listitem").filter(has_text=told)).to_contain_text(re.compile(r"\d\s(ms|s)"))
+    expect(route.get_by_role("listitem").filter(has_text="Energy")).to_contain_text(re.compile(r"\d\s[mµ]?J"))
+    decision = route.get_by_role("link", name=re.compile(r"^[0-9a-f]+-[0-9a-f]+$")).inner_text()
+    picture(page, "playground-answered")
+
+    open_view(page, "Decisions")
+    row = page.get_by_role("table", name="The last decisions").get_by_role("link", name=re.compile(re.escape(decision)))
+    row.click()
+    expect(heading(page)).to_contain_text(decision)
+    expect(page.get_by_role("list", name="The way of the request")).to_contain_text(MODEL)
+    for part in ["Which task", "Which replica", "What happened", "What it had to keep"]:
+        expect(page.get_by_role("region", name=part)).to_be_visible()
+    expect(page.get_by_role("region", name="Which replica")).to_contain_text("chosen")
+    picture(page, "decision-of-a-model")
+    assert watched.wrong == []
+
+
+def test_the_evidence_for_a_task_is_drawn(visit):
+    watched = visit("Playground")
+    page = watched.page
+    ask(page, "auto", QUESTIONS[MODEL])
+    page.get_by_role("link", name="Why it went there").click()
+    task = page.get_by_role("region", name="Which task")
+    expect(task).to_contain_text("threshold")
+    expect(task.get_by_role("table", name="N-grams with their weights").get_by_role("row")).not_to_have_count(0)
+    picture(page, "decision-of-a-task")
+    assert watched.wrong == []
+
+
+def test_an_answer_can_be_stopped(visit):
+    page = visit("Playground").page
+    if page.get_by_label("Model or task").locator("option[value=paced]").count() == 0:
+        pytest.skip("the fleet has no model 'paced'")
+    ask(page, "paced", "talk on")
+    expect(page.locator(".answer-text")).not_to_be_empty()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("region", name="Answer")).to_contain_text("stopped")
+
+
+def test_an_error_is_told(visit):
+    page = visit("Playground").page
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=503, json={"error": {"message": "no replica is ready", "code": "no_replica"}}))
+    ask(page, MODEL, "anything")
+    expect(page.get_by_role("alert")).to_contain_text("no replica is ready")
+    expect(page.get_by_role("alert")).to_contain_text("HTTP 503")
+
+
+def test_views_are_reached_from_the_keyboard(visit):
+    watched = visit("Fleet")
+    page = watched.page
+    for view in VIEWS[1:]:
+        link = page.get_by_role("navigation", name="Views").get_by_role("link", name=view)
+        page.evaluate("document.activeElement.blur()")
+        page.get_by_role("link", name="Skip to the view").focus()
+        for _ in range(12):
+            page.keyboard.press("Tab")
+            if link.evaluate("link => link === document.activeElement"):
+                break
+        page.keyboard.press("Enter")
+        expect(heading(page)).to_have_text(view)
+        expect(link).to_have_attribute("aria-current", "page")
+        expect(page.get_by_role("main")).to_be_focused()
+    page.go_back()
+    expect(heading(page)).to_have_text(VIEWS[-2])
+    assert watched.wrong == []
+
+
+def test_the_chosen_colours_are_kept(visit):
+    page = visit("Fleet", color_scheme="light").page
+    page.get_by_role("button", name="Dark colours").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.reload()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    page.get_by_role("button", name="Light colours").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "light")
+
+
+def test_a_lost_controller_is_told_and_found_again(browser):
+    context = browser.new_context(**DESKTOP)
+    page = context.new_page()
+    page.route("**/api/v1/live", lambda route: route.abort())
+    page.goto(f"{URL}/dashboard/")
+    expect(page.get_by_text("The controller is lost")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="Lost")).to_be_visible()
+    page.unroute("**/api/v1/live")
+    expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
+    expect(page.get_by_text("The controller is lost")).to_have_count(0)
+    context.close()
+
+
+def test_a_node_that_dies_is_shown(visit):
+    kill, victim = os.environ.get("FLOTILLA_DASHBOARD_KILL"), os.environ.get("FLOTILLA_DASHBOARD_VICTIM")
+    if not kill or not victim:
+        pytest.skip("FLOTILLA_DASHBOARD_KILL and FLOTILLA_DASHBOARD_VICTIM do not say how to kill which node")
+    page = visit("Fleet").page
+    page.evaluate("window.stillTheSamePage = true")
+    row = page.get_by_role("table", name="The nodes of the fleet").get_by_role("row").filter(has=page.get_by_role("link", name=victim, exact=True))
+    expect(row).to_contain_text("Ready")
+    subprocess.run(kill, shell=True, check=True, timeout=PATIENCE / 1000)
+    expect(row).to_contain_text(re.compile("Suspect|Lost"), timeout=LOSS_PATIENCE)
+    picture(page, "a-node-died")
+    assert page.evaluate("window.stillTheSamePage")
