@@ -4,13 +4,14 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use flotilla_core::estimate::{Computed, Pace, Served, Work, compare};
-use flotilla_core::routing::{Load, Look, select};
+use flotilla_core::Joules;
+use flotilla_core::estimate::{Computed, Pace, Served, Work};
+use flotilla_core::routing::{Contender, Load, Look, prefer, select};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("select");
     for nodes in [10, 1_000, 10_000] {
-        let replicas: Vec<(Load, Option<Pace>)> = (0..nodes)
+        let replicas: Vec<Contender> = (0..nodes)
             .map(|i| {
                 let load = Load {
                     in_flight: i % 7,
@@ -29,7 +30,13 @@ fn bench(c: &mut Criterion) {
                     }),
                     load,
                 };
-                (load, Some(Pace::learn(None, served, 100.0)))
+                Contender {
+                    load,
+                    pace: Some(Pace::learn(None, served, 100.0)),
+                    joules: Some(Joules((1 + i % 5) as f32)),
+                    left: 1.0,
+                    strain: 1.0,
+                }
             })
             .collect();
         let mut random = fastrand::Rng::with_seed(7);
@@ -43,10 +50,7 @@ fn bench(c: &mut Criterion) {
                     black_box(replicas.len()),
                     None,
                     |i| Look::Able(replicas[i]),
-                    |a, b| {
-                        let (a, b) = compare(*a, *b, work, 130.0);
-                        a < b
-                    },
+                    |seen| prefer(seen, None, work, 130.0),
                     |n| random.usize(..n),
                 )
             });

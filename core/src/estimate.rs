@@ -13,8 +13,10 @@ use crate::routing::Load;
 const PROMPT_TOKENS: f32 = 10.0;
 /// What one more answer weighs in the means.
 const NEW: f32 = 0.2;
-/// What is known is trusted half as much, on a scale of ratios, after so many seconds.
-const HALF_LIFE: f32 = 60.0;
+/// What is known is trusted half as much, on a scale of ratios, after so many seconds. A slow replica that
+/// nobody asks is tried again after about four of these, and that request is late: in the fleet of
+/// `benches/fleet_day`, 30 % busy, the slowest twentieth takes a third longer where it is a minute.
+const HALF_LIFE: f32 = 300.0;
 /// An idle replica is hoped to be twice as fast for each so many seconds that nobody asked it: only what is
 /// tried shows that it is better by now. The further it misses a limit, the rarer it is tried.
 const HOPE: f32 = 300.0;
@@ -475,7 +477,8 @@ mod tests {
         let slow = (load(0), Some(pace(1.0, 0.0)));
         let (a, b) = compare(fast(0.0), slow, WORK, 0.0);
         assert!(a < b);
-        let (a, b) = compare(fast(600.0), slow, WORK, 600.0);
+        let later = 6.0 * HALF_LIFE;
+        let (a, b) = compare(fast(later), slow, WORK, later);
         assert!(a > b, "it is tried again");
         // An unknown one counts as fast as the other.
         let (a, b) = compare(fast(0.0), (load(0), None), WORK, 0.0);

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use flotilla_core::estimate::{Pace, Prediction, Work, compare};
+use flotilla_core::estimate::{Pace, Prediction, Work};
 use flotilla_core::routing::{
-    Breach, Candidate, Expected, Limits, Reason, Weights, is_longer, score,
+    Breach, Candidate, Contender, Expected, Limits, Reason, is_longer, prefer,
 };
 use flotilla_core::{Joules, ModelName};
 
@@ -14,9 +14,6 @@ use crate::fleet::{Measured, Prospect, Replica};
 /// By which factor a replica that had a request's session before counts as faster: the session stays
 /// where it is unless another one is twice as fast.
 const SESSION: f32 = 0.5;
-
-/// Replicas of one model whose scores differ by less are compared by time alone.
-const ALIKE: f32 = 0.05;
 
 /// What is expected of a replica.
 #[derive(Debug, Clone, Copy)]
@@ -133,30 +130,22 @@ fn keeps_quality(limits: Limits, quality: Option<f32>) -> Result<(), (Reason, St
     }
 }
 
+/// Picks one of several replicas of a model: the core decides.
+pub(super) fn choose(appraisals: &[Appraisal], plan: &Plan, now: f32) -> usize {
+    let contenders: Vec<_> = appraisals.iter().map(Appraisal::contender).collect();
+    prefer(&contenders, plan.weights, plan.work, now)
+}
+
 impl Appraisal {
-    /// Whether it is to be preferred over another replica of its model.
-    pub(super) fn is_better(&self, other: &Self, plan: &Plan, now: f32) -> bool {
-        let of = |appraisal: &Self| (appraisal.prospect.load, appraisal.prospect.pace);
-        let (here, there) = compare(of(self), of(other), plan.work, now);
-        let strain = |appraisal: &Self| appraisal.prospect.strain.factor();
-        let here = here * self.left * strain(self);
-        let there = there * other.left * strain(other);
-        let weights = plan.weights.unwrap_or(Weights::SOONEST);
-        if weights.energy == 0.0 {
-            return here < there;
+    /// The replica as it is compared with others of its model.
+    fn contender(&self) -> Contender {
+        Contender {
+            load: self.prospect.load,
+            pace: self.prospect.pace,
+            joules: self.expected.joules,
+            left: self.left,
+            strain: self.prospect.strain.factor(),
         }
-        let of = |appraisal: &Self, seconds| Expected {
-            quality: None,
-            seconds: Some(seconds),
-            joules: appraisal.compared().joules,
-        };
-        let scores = score(weights, &[of(self, here), of(other, there)]);
-        let ahead = scores[0].total - scores[1].total;
-        // Nodes that are alike share the load.
-        if ahead.abs() < ALIKE {
-            return here < there;
-        }
-        ahead > 0.0
     }
 
     /// What is expected of it as it is compared: a node that is strained counts as worse.

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_core::estimate::crowd;
 use flotilla_core::generate::{Input, RequestError, Route};
 use flotilla_core::placement::Refusal;
 use flotilla_core::routing::{Candidate, Decision, Expected, Reason, Rejected, nearest, score};
@@ -11,7 +10,7 @@ use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::v1::ModelPhase;
 
 use super::Dispatch;
-use super::appraise::appraise;
+use super::appraise::{self, Appraisal, appraise};
 use super::look::{AWAY, reject};
 use super::plan::{Asked, Plan};
 use crate::fleet::{FleetView, Measured, ModelView, NodePhase, NodeView, pace_clock};
@@ -47,6 +46,9 @@ impl Dispatch {
 
 /// Fills in who could answer and who could not.
 fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
+    let now = pace_clock();
+    // Of each model the replica that would be picked: its place among the candidates.
+    let mut picks = Vec::new();
     for (at, name) in plan.models.iter().enumerate() {
         let whole = |reason, detail: String| Rejected {
             model: name.clone(),
@@ -76,55 +78,44 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
             measured,
             refusals,
         };
+        let mut appraisals = Vec::new();
+        let before = decision.candidates.len();
         for node in view.nodes.values().take(NODES) {
-            match judge.of(node) {
-                Ok(candidate) => decision.candidates.push(candidate),
+            match judge.of(node, now) {
+                Ok((candidate, appraisal)) => {
+                    decision.candidates.push(candidate);
+                    appraisals.push(appraisal);
+                }
                 Err((reason, detail)) => {
                     let rejected = reject(name, &node.name, reason, detail);
                     decision.rejected.push(rejected);
                 }
             }
         }
+        if !appraisals.is_empty() {
+            let at = appraise::choose(&appraisals, judge.plan, now);
+            picks.push((before + at, appraisals[at].compared()));
+        }
     }
-    choose(plan, decision);
+    choose(plan, &picks, decision);
 }
 
-/// The replica that would be asked: of each model the one that will answer first, and of those the
-/// first model's, or the one that comes nearest to what the task wants. One that has not answered
-/// yet counts as one that answers at once: it would be tried.
-fn choose(plan: &Plan, decision: &mut Decision) {
-    let seconds = |c: &Candidate| (c.predicted_ms.unwrap_or(0.0), crowd(c.load));
-    let soonest = |name: &ModelName| {
-        let of_model = decision.candidates.iter().enumerate();
-        let of_model = of_model.filter(|(_, c)| c.model == *name);
-        let first = of_model.min_by(|(_, a), (_, b)| {
-            let (a, b) = (seconds(a), seconds(b));
-            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
-        });
-        first.map(|(at, _)| at)
-    };
-    let firsts: Vec<usize> = plan.models.iter().filter_map(soonest).collect();
+/// The replica that would be asked: of what would be picked of each model the first, or the one that
+/// comes nearest to what the task wants.
+fn choose(plan: &Plan, picks: &[(usize, Expected)], decision: &mut Decision) {
     let cascades = plan.cascade().is_some();
-    let chosen = match plan.weights.filter(|_| !cascades && firsts.len() > 1) {
-        None => firsts.first().copied(),
+    let chosen = match plan.weights.filter(|_| !cascades && picks.len() > 1) {
+        None => picks.first(),
         Some(weights) => {
-            let expected = |at: &usize| {
-                let candidate = &decision.candidates[*at];
-                Expected {
-                    quality: candidate.quality,
-                    seconds: candidate.predicted_ms.map(|ms| ms / 1e3),
-                    joules: candidate.predicted_joules,
-                }
-            };
-            let expected: Vec<_> = firsts.iter().map(expected).collect();
+            let expected: Vec<_> = picks.iter().map(|(_, expected)| *expected).collect();
             let scores = score(weights, &expected);
-            for (at, score) in firsts.iter().zip(&scores) {
+            for ((at, _), score) in picks.iter().zip(&scores) {
                 decision.candidates[*at].score = Some(*score);
             }
-            nearest(&scores).map(|best| firsts[best])
+            nearest(&scores).map(|best| &picks[best])
         }
     };
-    let chosen = chosen.map(|at| &decision.candidates[at]);
+    let chosen = chosen.map(|(at, _)| &decision.candidates[*at]);
     decision.model = chosen.map(|candidate| candidate.model.clone());
     decision.node = chosen.map(|candidate| candidate.node.clone());
 }
@@ -140,7 +131,7 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    fn of(&self, node: &NodeView) -> Result<Candidate, (Reason, String)> {
+    fn of(&self, node: &NodeView, now: f32) -> Result<(Candidate, Appraisal), (Reason, String)> {
         let Self {
             name, model, plan, ..
         } = self;
@@ -156,12 +147,12 @@ impl Judge<'_> {
                 let zone = replica.zone.as_ref().map_or("none", |zone| zone.as_str());
                 return Err((Reason::Zone, format!("its zone is {zone}")));
             }
-            let (time, now) = (plan.deadline, pace_clock());
+            let time = plan.deadline;
             let appraisal = appraise(replica, plan, self.measured, None, time, now)?;
             if !appraisal.prospect.admitted {
                 return Err((Reason::Breaker, String::new()));
             }
-            return Ok(appraisal.candidate(name, replica));
+            return Ok((appraisal.candidate(name, replica), appraisal));
         }
         if node.phase != NodePhase::Ready {
             return Err((

@@ -1,5 +1,5 @@
 //! One look at the fleet for a replica that can take a request: of each model that may answer the
-//! better of two, and of those the one that comes nearest to what the task wants.
+//! best of a few, and of those the one that comes nearest to what the task wants.
 
 use flotilla_core::routing::{
     Affinity, Expected, Look as Seen, Reason, Rejected, nearest, score, select,
@@ -7,7 +7,7 @@ use flotilla_core::routing::{
 use flotilla_core::{ModelName, NodeName};
 
 use super::affinity::Known;
-use super::appraise::{Appraisal, appraise};
+use super::appraise::{Appraisal, appraise, choose};
 use super::tries::Tries;
 use crate::fleet::{Eligible, FleetView, Measured, Replica, pace_clock};
 
@@ -206,7 +206,7 @@ impl Tries<'_> {
                     }
                 }
             },
-            |a, b| a.is_better(b, plan, now),
+            |seen: &[Appraisal]| choose(seen, plan, now),
             |n| fastrand::usize(..n),
         );
         for i in broken {
@@ -248,7 +248,7 @@ impl Tries<'_> {
                     _ => Seen::Out,
                 }
             },
-            |a, b| a.is_better(b, plan, now),
+            |seen: &[Appraisal]| choose(seen, plan, now),
             |n| fastrand::usize(..n),
         );
         pick.map(|(i, _)| eligible.get(i).clone())

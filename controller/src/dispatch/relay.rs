@@ -69,6 +69,9 @@ impl Stream for Recorded {
                 // It is complete then: whoever has that may not wait for the end of the stream.
                 if let Some(Event::Usage(usage)) = events.last_mut() {
                     this.recorder.usage(*usage);
+                    if let Some(timing) = usage.timing {
+                        this.recorder.wrote_for(timing.decode);
+                    }
                     let spent = this.relay.served(*usage);
                     let Source { node, zone, .. } = &this.relay.source;
                     usage.energy = Some(this.recorder.spends(node, zone.as_ref(), spent));

@@ -15,15 +15,6 @@ pub struct Weights {
     pub energy: f32,
 }
 
-impl Weights {
-    /// For replicas of one model where nothing else is said: the soonest.
-    pub const SOONEST: Self = Self {
-        quality: 0.0,
-        latency: 1.0,
-        energy: 0.0,
-    };
-}
-
 /// What no answer may fall short of or exceed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

@@ -7,6 +7,7 @@ mod cascade;
 mod classify;
 mod decision;
 mod goals;
+mod prefer;
 mod select;
 pub mod tradeoff;
 
@@ -22,4 +23,5 @@ pub use decision::{
     TierVerdict,
 };
 pub use goals::{Breach, Expected, Limits, Score, Weights, is_longer, nearest, score};
+pub use prefer::{Contender, prefer};
 pub use select::{Load, Look, select};

@@ -62,7 +62,7 @@ fn is_normal(priority: &Priority) -> bool {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Objective {
     /// What counts how much in choosing among the models and replicas. Without it the models come
-    /// in their order, and of the replicas the soonest.
+    /// in their order, and of the replicas that answer soon one that takes little energy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<Weights>,
     /// Measured quality that a model must have, 0 to 1.

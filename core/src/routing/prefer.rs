@@ -1,0 +1,334 @@
+//! Which of a model's replicas a request goes to.
+//!
+//! Where a task states weights, each two are scored by them. Where nobody says anything, the rule is: find
+//! the one that answers soonest, and of those that have room and take at most [`SLACK`] times as long
+//! take the one with the least time × √joules. Time is what a person notices, so it is bounded
+//! first and counts twice as much as energy: a quarter of the joules is worth twice the time, if the
+//! slack allows it. The fewest joules alone would take all of the slack for a small saving; in the
+//! simulated days of `benches/fleet_day` this saves about as much and ends sooner.
+
+use super::{Expected, Load, Weights, score};
+use crate::Joules;
+use crate::estimate::{Pace, Work, compare};
+
+/// How many times as long as the soonest an answer may take for the sake of fewer joules. Without it one
+/// that takes next to nothing could keep people waiting for any time.
+const SLACK: f32 = 1.5;
+
+/// Joules that differ by less than this factor count as one: what is learnt of two nodes of a kind differs by
+/// that much by chance, and they shall share the load.
+const ALIKE_JOULES: f32 = 1.25;
+
+/// Replicas whose scores differ by less are compared by time alone: nodes that are alike share the load.
+const ALIKE_SCORE: f32 = 0.05;
+
+/// What is known of a replica that could answer a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Contender {
+    pub load: Load,
+    /// `None`: it has not answered yet.
+    pub pace: Option<Pace>,
+    /// What the answer is expected to take.
+    pub joules: Option<Joules>,
+    /// Which part of its time is left where it has a part of the conversation in memory: 1 for all.
+    pub left: f32,
+    /// By which factor it counts as slower and as taking more energy: [`Strain::factor`].
+    ///
+    /// [`Strain::factor`]: crate::energy::Strain::factor
+    pub strain: f32,
+}
+
+/// Picks one of the contenders for this work; of equal ones the first. Without `weights` by the rule above.
+/// 0 where there is none.
+#[must_use]
+pub fn prefer(contenders: &[Contender], weights: Option<Weights>, work: Work, now: f32) -> usize {
+    let race = Race { work, now };
+    match weights {
+        Some(weights) => first(contenders, |a, b| race.is_nearer(a, b, weights)),
+        None => race.economical(contenders),
+    }
+}
+
+/// The first contender that no other is better than, if each is compared with the best before it.
+fn first(contenders: &[Contender], better: impl Fn(&Contender, &Contender) -> bool) -> usize {
+    (1..contenders.len()).fold(0, |best, at| {
+        if better(&contenders[at], &contenders[best]) {
+            at
+        } else {
+            best
+        }
+    })
+}
+
+/// What contenders are compared for.
+#[derive(Clone, Copy)]
+struct Race {
+    work: Work,
+    now: f32,
+}
+
+impl Race {
+    /// How slow each of two is, beside the other.
+    fn times(self, a: &Contender, b: &Contender) -> (f32, f32) {
+        let (here, there) = compare((a.load, a.pace), (b.load, b.pace), self.work, self.now);
+        (here * a.left * a.strain, there * b.left * b.strain)
+    }
+
+    fn is_sooner(self, a: &Contender, b: &Contender) -> bool {
+        let (here, there) = self.times(a, b);
+        here < there
+    }
+
+    /// Whether one comes nearer to what is weighed so.
+    fn is_nearer(self, a: &Contender, b: &Contender, weights: Weights) -> bool {
+        let (here, there) = self.times(a, b);
+        if weights.energy == 0.0 {
+            return here < there;
+        }
+        let of = |one: &Contender, seconds| Expected {
+            quality: None,
+            seconds: Some(seconds),
+            joules: one.joules.map(|Joules(joules)| Joules(joules * one.strain)),
+        };
+        let scores = score(weights, &[of(a, here), of(b, there)]);
+        let ahead = scores[0].total - scores[1].total;
+        if ahead.abs() < ALIKE_SCORE {
+            return here < there;
+        }
+        ahead > 0.0
+    }
+
+    /// Of those within the slack of the soonest the one with the least time × √joules.
+    fn economical(self, contenders: &[Contender]) -> usize {
+        let soonest = first(contenders, |a, b| self.is_sooner(a, b));
+        let Some(reference) = contenders.get(soonest) else {
+            return soonest;
+        };
+        let mut best = soonest;
+        for (at, one) in contenders.iter().enumerate() {
+            if at != soonest && self.is_within_slack(one, reference) {
+                let other = &contenders[best];
+                let (here, there) = self.times(one, other);
+                if here * self.joules_ratio(one, other).sqrt() < there {
+                    best = at;
+                }
+            }
+        }
+        best
+    }
+
+    /// Whether it is hardly later than the soonest, without making anybody wait.
+    fn is_within_slack(self, one: &Contender, soonest: &Contender) -> bool {
+        let (here, there) = self.times(one, soonest);
+        // What is in memory is worth keeping: a session does not move for joules.
+        let slack = (SLACK * soonest.left).max(1.0);
+        one.load.has_room() && here <= slack * there
+    }
+
+    /// How many times the joules of another it takes. What is not known is taken for the same, and what
+    /// was learnt long ago for nearly the same, so that time decides and it is tried.
+    fn joules_ratio(self, one: &Contender, other: &Contender) -> f32 {
+        let known = |contender: &Contender| {
+            // What it takes at least says little of what it takes.
+            let pace = contender.pace.filter(|pace| !pace.is_least())?;
+            let Joules(joules) = contender.joules?;
+            Some((joules.max(f32::MIN_POSITIVE), pace.hope(self.now)))
+        };
+        let ratio = match (known(one), known(other)) {
+            (Some((here, new)), Some((there, old))) => (here / there).powf(new.min(old)),
+            _ => 1.0,
+        };
+        let strained = ratio * one.strain / other.strain;
+        if (1.0 / ALIKE_JOULES..ALIKE_JOULES).contains(&strained) {
+            1.0
+        } else {
+            strained
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::estimate::{Computed, Served};
+    use proptest::prelude::*;
+
+    const WORK: Work = Work {
+        prompt_bytes: 100,
+        max_tokens: None,
+    };
+
+    fn load(in_flight: u32) -> Load {
+        Load {
+            in_flight,
+            elsewhere: 0,
+            concurrency: 4,
+            capacity: 68,
+        }
+    }
+
+    /// One that takes so many seconds and joules when it is idle.
+    fn contender(seconds: f32, joules: f32) -> Contender {
+        let served = Served {
+            prompt_bytes: 100,
+            prompt_tokens: 25,
+            completion_tokens: 11,
+            seconds,
+            computed: Some(Computed {
+                prefill: seconds / 2.0,
+                decode: seconds / 2.0,
+            }),
+            load: load(0),
+        };
+        Contender {
+            load: load(0),
+            pace: Some(Pace::learn(None, served, 0.0)),
+            joules: Some(Joules(joules)),
+            left: 1.0,
+            strain: 1.0,
+        }
+    }
+
+    fn picked(contenders: &[Contender]) -> usize {
+        prefer(contenders, None, WORK, 0.0)
+    }
+
+    #[test]
+    fn a_little_time_is_given_for_many_joules_and_no_more_than_the_slack() {
+        let soonest = contender(1.0, 40.0);
+        assert_eq!(picked(&[soonest, contender(1.4, 10.0)]), 1);
+        assert_eq!(picked(&[soonest, contender(1.7, 0.1)]), 0);
+        assert_eq!(
+            picked(&[soonest, contender(1.4, 30.0)]),
+            0,
+            "it saves little"
+        );
+        // The slack is that of the soonest of all, not of the one that is left for another.
+        let three = [soonest, contender(1.4, 10.0), contender(1.9, 0.1)];
+        assert_eq!(picked(&three), 1);
+        assert_eq!(picked(&[]), 0);
+    }
+
+    #[test]
+    fn nobody_waits_for_the_sake_of_joules() {
+        let economical = |in_flight| Contender {
+            load: load(in_flight),
+            ..contender(1.0, 1.0)
+        };
+        let other = contender(1.0, 100.0);
+        assert_eq!(picked(&[other, economical(3)]), 1);
+        assert_eq!(picked(&[other, economical(4)]), 0);
+    }
+
+    #[test]
+    fn nodes_that_are_alike_share_the_load() {
+        let busy = Contender {
+            load: load(1),
+            ..contender(1.0, 10.0)
+        };
+        assert_eq!(picked(&[busy, contender(1.1, 12.0)]), 1);
+        let tie = [contender(1.0, 10.0), contender(1.1, 9.0)];
+        assert_eq!(picked(&tie), 0, "the first");
+    }
+
+    #[test]
+    fn what_is_not_known_is_tried() {
+        let unknown = Contender {
+            pace: None,
+            joules: None,
+            ..contender(1.0, 1.0)
+        };
+        let known = Contender {
+            load: load(1),
+            ..contender(0.1, 1.0)
+        };
+        assert_eq!(picked(&[known, unknown]), 1);
+        // So is one whose bad name is old.
+        let (fine, wasteful) = (contender(1.0, 1.0), contender(1.0, 50.0));
+        let at = |now| {
+            let fine = Contender {
+                load: load(1),
+                ..fine
+            };
+            prefer(&[fine, wasteful], None, WORK, now)
+        };
+        assert_eq!((at(0.0), at(3_000.0)), (0, 1));
+    }
+
+    #[test]
+    fn a_strained_node_is_used_less() {
+        let strained = Contender {
+            strain: 2.0,
+            ..contender(1.0, 10.0)
+        };
+        assert_eq!(picked(&[strained, contender(1.4, 11.0)]), 1);
+        assert_eq!(picked(&[strained, contender(9.0, 11.0)]), 0);
+    }
+
+    #[test]
+    fn a_session_does_not_move_for_joules() {
+        let at_home = Contender {
+            left: 0.5,
+            ..contender(1.0, 50.0)
+        };
+        assert_eq!(picked(&[at_home, contender(0.6, 1.0)]), 0);
+        assert_eq!(picked(&[at_home, contender(0.3, 50.0)]), 1);
+    }
+
+    #[test]
+    fn weights_of_a_task_decide_instead() {
+        let weights = |latency, energy| Weights {
+            quality: 0.0,
+            latency,
+            energy,
+        };
+        let two = [contender(1.0, 40.0), contender(1.4, 10.0)];
+        assert_eq!(prefer(&two, Some(weights(1.0, 0.0)), WORK, 0.0), 0);
+        assert_eq!(prefer(&two, Some(weights(1.0, 1.0)), WORK, 0.0), 1);
+        let far = [contender(1.0, 40.0), contender(9.0, 10.0)];
+        assert_eq!(prefer(&far, Some(weights(0.0, 1.0)), WORK, 0.0), 1);
+    }
+
+    fn any_contender() -> impl Strategy<Value = Contender> {
+        (0.01f32..10.0, 0.01f32..100.0, 0u32..8, 1.0f32..4.0).prop_map(
+            |(seconds, joules, in_flight, strain)| Contender {
+                load: load(in_flight),
+                strain,
+                ..contender(seconds, joules)
+            },
+        )
+    }
+
+    fn times(a: &Contender, b: &Contender) -> (f32, f32) {
+        let race = Race {
+            work: WORK,
+            now: 0.0,
+        };
+        race.times(a, b)
+    }
+
+    proptest! {
+        #[test]
+        fn none_is_worse_in_both_time_and_joules_than_another(
+            contenders in prop::collection::vec(any_contender(), 2..3),
+        ) {
+            let at = picked(&contenders);
+            let (one, other) = (&contenders[at], &contenders[1 - at]);
+            let (here, there) = times(one, other);
+            let joules = |c: &Contender| c.joules.unwrap().0 * c.strain;
+            prop_assert!(here <= there || joules(one) <= joules(other));
+        }
+
+        #[test]
+        fn the_slack_is_kept_to_the_soonest(
+            contenders in prop::collection::vec(any_contender(), 1..9),
+        ) {
+            let at = picked(&contenders);
+            let race = Race { work: WORK, now: 0.0 };
+            let soonest = first(&contenders, |a, b| race.is_sooner(a, b));
+            let (here, there) = times(&contenders[at], &contenders[soonest]);
+            prop_assert!(at == soonest || here <= SLACK * there);
+            prop_assert!(at == soonest || contenders[at].load.has_room());
+        }
+    }
+}
