@@ -74,6 +74,8 @@ pub(crate) struct Manager {
     leaving: BTreeMap<PartId, Bytes>,
     parts: PartId,
     tasks: JoinSet<Outcome>,
+    /// The agent ends: loads are not waited for.
+    ending: CancellationToken,
 }
 
 impl Manager {
@@ -88,6 +90,7 @@ impl Manager {
             leaving: BTreeMap::new(),
             parts: 0,
             tasks: JoinSet::new(),
+            ending: CancellationToken::new(),
         }
     }
 
@@ -122,6 +125,7 @@ impl Manager {
                 _ = health.tick() => self.check(),
             }
         }
+        self.ending.cancel();
         self.follow(&[]).await;
         while let Some(outcome) = self.tasks.join_next().await {
             self.finish(outcome);
@@ -304,9 +308,13 @@ impl Manager {
         let (name, id) = (model.name().clone(), part.id);
         let progress = self.progress(part, &name);
         let observer = self.settings.observer.of(&name);
+        let ending = self.ending.clone();
         self.tasks.spawn(async move {
             let engine = engines.get(model.spec.engine);
-            let loaded = engine.load(&model, progress).await;
+            let loaded = tokio::select! {
+                loaded = engine.load(&model, progress) => loaded,
+                () = ending.cancelled() => Err(LoadError::Engine("the agent ends".into())),
+            };
             Outcome::Loaded {
                 name,
                 id,

@@ -228,3 +228,13 @@ async fn what_cannot_be_loaded_says_why_and_what_to_do() {
         .await;
     assert!(failed[0].problem.contains("1.0 GiB"), "{failed:?}");
 }
+
+#[tokio::test]
+async fn an_agent_that_ends_waits_for_no_load() {
+    let bench = Bench::new();
+    bench.desired.send_replace(vec![heavy(1, 1, 3_600_000)]);
+    bench.until(phase(ModelPhase::Loading)).await;
+    bench.stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(10), bench.task).await;
+    ended.expect("the load was waited for").unwrap();
+}
