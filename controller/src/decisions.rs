@@ -167,6 +167,16 @@ impl Recorder {
         self.outcome.queued_ms = queued.map(|queued| queued.as_secs_f64() * 1e3);
     }
 
+    /// When its node wrote the first token, by how long it wrote after that: an answer that comes as a
+    /// whole comes with its last one.
+    pub(crate) fn wrote_for(&mut self, decode: Duration) {
+        let first = self.arrival.at.elapsed().saturating_sub(decode);
+        if self.first_token.is_none_or(|known| first < known) {
+            self.first_token = Some(first);
+            self.outcome.first_token_ms = Some(first.as_secs_f64() * 1e3);
+        }
+    }
+
     /// It took energy, on top of what is known. Returns all that it took.
     pub(crate) fn spends(&self, node: &NodeName, zone: Option<&ZoneName>, spent: Spent) -> Spent {
         self.arrival.spends(node, zone, spent);
