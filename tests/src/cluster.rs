@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use flotilla_agent::accounts::Accounts;
 use flotilla_controller::StoreAddress;
 use tempfile::TempDir;
 
-use crate::member::{self, AgentMember, ControllerMember};
+use crate::member::{self, AgentMember, AgentSettings, ControllerMember};
 use crate::process::Process;
 use crate::{Api, DEADLINE};
 
@@ -29,6 +30,8 @@ pub struct Cluster {
     agents: BTreeMap<String, AgentMember>,
     http: SocketAddr,
     link: SocketAddr,
+    /// What members that are processes find in their environment.
+    variables: Vec<(String, String)>,
 }
 
 impl Cluster {
@@ -49,7 +52,7 @@ impl Cluster {
         let embedded = || StoreAddress::Embedded(dir.path().join("controller"));
         let store = store.unwrap_or_else(embedded);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut cluster = Self::begin(mode, dir, store, any, &[]).await;
+        let mut cluster = Self::begin(mode, dir, store, any, (&[], &[])).await;
         for name in agents {
             cluster.start_agent(name);
         }
@@ -77,10 +80,33 @@ impl Cluster {
         Self::start_processes(any, arguments, agents).await
     }
 
+    /// The same with these variables in the environment of all members.
+    ///
+    /// # Panics
+    /// When they do not become ready.
+    pub async fn start_among(
+        variables: &[(&str, &str)],
+        arguments: &[&str],
+        agents: &[&str],
+    ) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let variables: Vec<_> = variables.iter().map(own).collect();
+        Self::start_all(any, (arguments, &variables), agents).await
+    }
+
     async fn start_processes(link: SocketAddr, arguments: &[&str], agents: &[&str]) -> Self {
+        Self::start_all(link, (arguments, &[]), agents).await
+    }
+
+    async fn start_all(
+        link: SocketAddr,
+        more: (&[&str], &[(String, String)]),
+        agents: &[&str],
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let store = StoreAddress::Embedded(dir.path().join("controller"));
-        let mut cluster = Self::begin(Mode::Processes, dir, store, link, arguments).await;
+        let mut cluster = Self::begin(Mode::Processes, dir, store, link, more).await;
         for name in agents {
             cluster.start_agent(name);
         }
@@ -93,7 +119,7 @@ impl Cluster {
         dir: TempDir,
         store: StoreAddress,
         link: SocketAddr,
-        more: &[&str],
+        more: (&[&str], &[(String, String)]),
     ) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let started = member::controller(mode, dir.path(), &store, any, link, more);
@@ -106,6 +132,7 @@ impl Cluster {
             agents: BTreeMap::new(),
             http,
             link,
+            variables: more.1.to_vec(),
         }
     }
 
@@ -117,13 +144,33 @@ impl Cluster {
     /// Starts an agent with this memory for models, in bytes, and more arguments: those only
     /// where members are processes.
     pub fn start_agent_with(&mut self, name: &str, memory: Option<u64>, more: &[&str]) {
-        let agent = member::agent(self.mode, self.dir.path(), name, self.link, memory, more);
+        let settings = AgentSettings {
+            memory,
+            more,
+            variables: &self.variables,
+            ..AgentSettings::default()
+        };
+        let agent = member::agent(self.mode, self.dir.path(), name, self.link, settings);
+        self.agents.insert(name.to_owned(), agent);
+    }
+
+    /// Starts an agent whose power meters are those of `accounts`, where members run in this process.
+    pub fn start_agent_metered(&mut self, name: &str, accounts: Accounts) {
+        let settings = AgentSettings {
+            accounts: Some(accounts),
+            ..AgentSettings::default()
+        };
+        let agent = member::agent(self.mode, self.dir.path(), name, self.link, settings);
         self.agents.insert(name.to_owned(), agent);
     }
 
     /// Starts an agent that knows the controller by this address only.
     pub fn start_agent_at(&mut self, name: &str, link: SocketAddr) {
-        let agent = member::agent(self.mode, self.dir.path(), name, link, None, &[]);
+        let settings = AgentSettings {
+            variables: &self.variables,
+            ..AgentSettings::default()
+        };
+        let agent = member::agent(self.mode, self.dir.path(), name, link, settings);
         self.agents.insert(name.to_owned(), agent);
     }
 
@@ -197,8 +244,9 @@ impl Cluster {
             controller.stop().await;
         }
         let dir = self.dir.path();
+        let more = (&[] as &[&str], self.variables.as_slice());
         let (controller, ..) =
-            member::controller(self.mode, dir, &self.store, self.http, self.link, &[]).await;
+            member::controller(self.mode, dir, &self.store, self.http, self.link, more).await;
         self.controller = Some(controller);
     }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flotilla_agent::Agent;
+use flotilla_agent::accounts::Accounts;
 use flotilla_controller::{Controller, StoreAddress};
 use flotilla_core::NodeName;
 use flotilla_telemetry::Settings;
@@ -28,14 +29,14 @@ pub(crate) enum AgentMember {
 }
 
 /// Starts a controller. Returns it with its HTTP and link address; ports that are 0 are
-/// chosen by the system. `more` are arguments for a process.
+/// chosen by the system. `more` are arguments and variables for a process.
 pub(crate) async fn controller(
     mode: Mode,
     dir: &Path,
     store: &StoreAddress,
     http: SocketAddr,
     link: SocketAddr,
-    more: &[&str],
+    (more, variables): (&[&str], &[(String, String)]),
 ) -> (ControllerMember, SocketAddr, SocketAddr) {
     match mode {
         Mode::InProcess => {
@@ -59,7 +60,7 @@ pub(crate) async fn controller(
             let mut args = vec!["controller", "--http", &http, "--link", &link];
             args.extend(["--store", &store]);
             args.extend(more);
-            let mut process = Process::start(dir, &args);
+            let mut process = Process::start_with(dir, &args, variables);
             let line = process.line_with("ready http=");
             let (http, link) = (address(&line, "http"), address(&line, "link"));
             (ControllerMember::Process(process), http, link)
@@ -67,15 +68,32 @@ pub(crate) async fn controller(
     }
 }
 
-/// Starts an agent that joins the controller at `link`. `more` are arguments for a process.
+/// How an agent is started.
+#[derive(Default)]
+pub(crate) struct AgentSettings<'a> {
+    /// Memory for models, in bytes.
+    pub(crate) memory: Option<u64>,
+    /// Its power meters, where it runs in this process.
+    pub(crate) accounts: Option<Accounts>,
+    /// Arguments and variables, where it is a process.
+    pub(crate) more: &'a [&'a str],
+    pub(crate) variables: &'a [(String, String)],
+}
+
+/// Starts an agent that joins the controller at `link`.
 pub(crate) fn agent(
     mode: Mode,
     dir: &Path,
     name: &str,
     link: SocketAddr,
-    memory: Option<u64>,
-    more: &[&str],
+    settings: AgentSettings<'_>,
 ) -> AgentMember {
+    let AgentSettings {
+        memory,
+        accounts,
+        more,
+        variables,
+    } = settings;
     let data_dir = dir.join(name);
     match mode {
         Mode::InProcess => {
@@ -86,7 +104,7 @@ pub(crate) fn agent(
                 labels: [("harness".to_owned(), "yes".to_owned())].into(),
                 taints: Vec::new(),
                 power: None,
-                accounts: None,
+                accounts,
                 metrics: None,
                 telemetry: Settings::OFF,
                 zone: None,
@@ -107,7 +125,7 @@ pub(crate) fn agent(
             args.extend(["--label", "harness=yes", "--metrics", "off"]);
             args.extend(memory.iter().flat_map(|bytes| ["--memory", bytes]));
             args.extend(more);
-            AgentMember::Process(Process::start(dir, &args))
+            AgentMember::Process(Process::start_with(dir, &args, variables))
         }
     }
 }

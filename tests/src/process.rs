@@ -26,9 +26,19 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn start(dir: &Path, args: &[&str]) -> Self {
+        Self::start_with(dir, args, &[])
+    }
+
+    /// The same with these variables in its environment.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_with(dir: &Path, args: &[&str], variables: &[(String, String)]) -> Self {
         let mut command = Command::new(flotilla());
         command
             .args(args)
+            .envs(variables.iter().cloned())
             .current_dir(dir)
             .env_remove("FLOTILLA_LOG");
         Self::spawn(command)
@@ -62,6 +72,13 @@ impl Process {
         }
     }
 
+    /// Lines read so far that hold `text`.
+    #[must_use]
+    pub fn seen_with(&self, text: &str) -> usize {
+        let lines = self.seen.iter();
+        lines.filter(|line| line.contains(text)).count()
+    }
+
     /// Waits for a line of output that holds `text`, and returns it.
     ///
     /// # Panics
@@ -85,6 +102,12 @@ impl Process {
     /// The process id.
     #[must_use]
     pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its id in the system.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 

@@ -1,6 +1,7 @@
 //! What Flotilla adds to a request: an agent with the null engine asked directly over gRPC,
 //! and the same agent through HTTP and the controller. 9 output tokens, streamed and not, at
-//! 1 and 32 connections, all in one run on one machine, load generator included.
+//! 1 and 32 connections, all in one run on one machine, load generator included. Then what telemetry
+//! costs: the same fleet with it off, and with metrics, OTLP and one trace in a hundred.
 //!
 //! `cargo run --release --workspace --bin overhead [SECONDS]`
 
@@ -11,8 +12,9 @@ use flotilla_controller::{Config, Controller, StoreAddress};
 use flotilla_core::ModelName;
 use flotilla_core::generate::{GenerateRequest, Input, Message, Sampling, ToolChoice};
 use flotilla_proto::v1;
+use flotilla_tests::collector::Collector;
 use flotilla_tests::http_load::{Connection, Measured, measure};
-use flotilla_tests::{Cluster, Mode, Process, null_model};
+use flotilla_tests::{Cluster, Mode, Process, free_address, null_model};
 use serde_json::json;
 
 const MODEL: &str = "instant";
@@ -27,6 +29,7 @@ async fn main() {
     );
     grpc(time).await;
     http(time).await;
+    telemetry(time).await;
 }
 
 fn print(what: &str, measured: &Measured) {
@@ -136,25 +139,10 @@ fn request(stream: bool) -> v1::GenerateRequest {
 /// The same through HTTP and the controller, each a process of its own.
 async fn http(time: Duration) {
     let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
-    let api = cluster.api();
-    let mut model = null_model(MODEL, 1, &json!({"outputTokens": 9}));
-    model["spec"]["concurrency"] = json!(1_000);
-    api.apply(&model).await;
-    cluster.until(async || api.ready(MODEL).await == 1).await;
-    let address = cluster.http();
+    serve(&cluster).await;
     for connections in [1, 32] {
         for stream in [false, true] {
-            let body = json!({
-                "model": MODEL, "stream": stream,
-                "messages": [{"role": "user", "content": "hello"}],
-            });
-            let mut workers = Vec::new();
-            for _ in 0..connections {
-                let body = body.to_string();
-                let mut connection = Connection::open(address, "/v1/chat/completions", &body).await;
-                workers.push(async move || connection.exchange().await);
-            }
-            let measured = measure(time, workers).await;
+            let measured = load(&cluster, time, connections, stream).await;
             let what = format!(
                 "HTTP → controller → agent, {connections} at once, {}",
                 name(stream)
@@ -163,4 +151,70 @@ async fn http(time: Duration) {
         }
     }
     cluster.stop().await;
+}
+
+async fn serve(cluster: &Cluster) {
+    let api = cluster.api();
+    let mut model = null_model(MODEL, 1, &json!({"outputTokens": 9}));
+    model["spec"]["concurrency"] = json!(1_000);
+    api.apply(&model).await;
+    cluster.until(async || api.ready(MODEL).await == 1).await;
+}
+
+async fn load(cluster: &Cluster, time: Duration, connections: usize, stream: bool) -> Measured {
+    let body = json!({
+        "model": MODEL, "stream": stream,
+        "messages": [{"role": "user", "content": "hello"}],
+    });
+    let body = body.to_string();
+    let mut workers = Vec::new();
+    for _ in 0..connections {
+        let opened = Connection::open(cluster.http(), "/v1/chat/completions", &body);
+        let mut connection = opened.await;
+        workers.push(async move || connection.exchange().await);
+    }
+    measure(time, workers).await
+}
+
+/// Rounds of one fleet without telemetry and one with it, in turns: the machine is not the same from
+/// one minute to the next.
+async fn telemetry(time: Duration) {
+    const ROUNDS: u32 = 5;
+    // The collector is a part of neither fleet, but it runs on the same machine.
+    let collector = Collector::start(free_address()).await;
+    let endpoint = collector.endpoint();
+    let off = [("OTEL_SDK_DISABLED", "true")];
+    let on = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
+    ];
+    let without = Cluster::start_among(&off, &[], &["n1"]).await;
+    let with = Cluster::start_among(&on, &[], &["n1"]).await;
+    serve(&without).await;
+    serve(&with).await;
+    let mut ratios = Vec::new();
+    for round in 1..=ROUNDS {
+        // Who comes first changes, too.
+        let first = round % 2 == 0;
+        let (one, other) = if first {
+            (&with, &without)
+        } else {
+            (&without, &with)
+        };
+        let one = load(one, time, 32, true).await.requests_per_second;
+        let other = load(other, time, 32, true).await.requests_per_second;
+        let (with, without) = if first { (one, other) } else { (other, one) };
+        ratios.push(with / without);
+        println!(
+            "{:<44}{with:>12.0}  without: {without:.0}, ratio {:.3}",
+            "with telemetry, 32 at once, streamed",
+            with / without
+        );
+    }
+    ratios.sort_by(f64::total_cmp);
+    let median = ratios[ratios.len() / 2];
+    println!("requests/s with telemetry to those without it, median: {median:.3}");
+    with.stop().await;
+    without.stop().await;
 }

@@ -1,0 +1,152 @@
+//! What requests take of a node's energy, as its meter says, and what follows from it.
+
+use flotilla_tests::{Api, Cluster, FakeRapl, Mode, null_model};
+use serde_json::{Value, json};
+
+use crate::resources::task;
+
+async fn chat(api: Api, model: &str) -> Value {
+    let body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]});
+    let response = api.post("v1/chat/completions", &body).await;
+    assert_eq!(response.status(), 200);
+    response.json().await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_meters_joules_reach_the_answer_the_record_and_the_metrics_with_what_they_cost() {
+    // Close to the counter's end: it wraps around while it is read.
+    let mut counter = FakeRapl::range() - 1_000_000;
+    let rapl = FakeRapl::new(counter);
+    let mut cluster = Cluster::start(Mode::InProcess, &[]).await;
+    cluster.start_agent_metered("n1", rapl.accounts());
+    cluster.until_ready(&["n1"]).await;
+    let api = cluster.api();
+    let grid = json!({"carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR"});
+    api.apply(&json!({
+        "apiVersion": "flotilla/v1", "kind": "Router", "metadata": {"name": "default"},
+        "spec": {"grid": grid},
+    }))
+    .await;
+    // 30 tokens at 20 a second: long enough for the meter's windows.
+    let options = json!({"outputTokens": 30, "tokensPerSecond": 20});
+    api.apply(&null_model("m", 1, &options)).await;
+    cluster.until(async || api.ready("m").await == 1).await;
+    let asked = chat(api.clone(), "m");
+    let mut asked = std::pin::pin!(asked);
+    let answer = loop {
+        // About 50 J in every 50 ms.
+        counter += 50_000_000;
+        rapl.draw_to(counter);
+        let pause = std::time::Duration::from_millis(50);
+        if let Ok(answer) = tokio::time::timeout(pause, &mut asked).await {
+            break answer;
+        }
+    };
+    let energy = &answer["usage"]["energy"];
+    assert_eq!(
+        (&energy["source"], &energy["measured"]),
+        (&json!("rapl"), &json!(true))
+    );
+    let joules = energy["joules"].as_f64().expect("joules");
+    assert!((200.0..3000.0).contains(&joules), "{energy}");
+    assert_eq!(energy["currency"], "EUR");
+    // 360 g and 0.36 EUR per 3.6 MJ.
+    let grams = energy["co2_grams"].as_f64().expect("grams");
+    assert!((grams - joules / 1e4).abs() < 1e-4, "{energy}");
+
+    let brief = async || {
+        let nodes = api.nodes().await;
+        let energy = nodes[0]["status"]["energy"].clone();
+        energy["attributedJoules"]
+            .as_f64()
+            .is_some_and(|joules| joules > 100.0)
+    };
+    cluster.until(brief).await;
+    let nodes = api.nodes().await;
+    let told = &nodes[0]["status"]["energy"];
+    let (all, attributed) = (told["joules"].as_f64(), told["attributedJoules"].as_f64());
+    assert!(
+        all >= attributed && all < Some(1e5),
+        "the wrap-around is no jump: {told}"
+    );
+    assert_eq!(told["source"], "rapl");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
+    let (plugged, portable) = (FakeRapl::new(0), FakeRapl::new(0));
+    portable.on_battery(20);
+    let mut cluster = Cluster::start(Mode::InProcess, &[]).await;
+    cluster.start_agent_metered("plugged", plugged.accounts());
+    cluster.start_agent_metered("portable", portable.accounts());
+    cluster.until_ready(&["plugged", "portable"]).await;
+    let api = cluster.api();
+    api.apply(&null_model("m", 2, &json!({"outputTokens": 3})))
+        .await;
+    cluster.until(async || api.ready("m").await == 2).await;
+    let strained = async || {
+        let nodes = api.nodes().await;
+        let of = |name: &str| {
+            nodes
+                .iter()
+                .find(|n| n["metadata"]["name"] == name)
+                .cloned()
+        };
+        of("portable").is_some_and(|n| n["status"]["energy"]["battery"]["discharging"] == true)
+    };
+    cluster.until(strained).await;
+    let mut on = std::collections::BTreeMap::<String, u32>::new();
+    let mut told = false;
+    for _ in 0..60 {
+        let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+        let response = api.post("v1/chat/completions", &body).await;
+        let header = |name: &str| {
+            let value = response.headers().get(name).expect("a header");
+            value.to_str().expect("a text").to_owned()
+        };
+        *on.entry(header("x-flotilla-node")).or_default() += 1;
+        let id = header("x-flotilla-decision");
+        let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
+        told |= record["candidates"]
+            .as_array()
+            .expect("candidates")
+            .iter()
+            .any(|candidate| {
+                let strain = candidate["strain"].as_str().unwrap_or_default();
+                candidate["node"] == "portable" && strain.contains("on battery, 20 % full")
+            });
+    }
+    assert!(on["plugged"] > 45, "{on:?}");
+    assert!(told, "no record says why");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_cascade_took_of_several_models_is_one_sum() {
+    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let api = cluster.api();
+    let options = |probability: f64| json!({"outputTokens": 4, "tokenProbability": probability});
+    api.apply(&null_model("small", 1, &options(0.4))).await;
+    api.apply(&null_model("large", 1, &options(0.99))).await;
+    cluster
+        .until(async || api.ready("small").await == 1 && api.ready("large").await == 1)
+        .await;
+    let spec = json!({"models": ["small", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
+    api.apply(&task("both", spec)).await;
+    let body = json!({"model": "task:both", "messages": [{"role": "user", "content": "hi"}]});
+    let response = api.post("v1/chat/completions", &body).await;
+    let id = response.headers()["x-flotilla-decision"]
+        .to_str()
+        .expect("a text")
+        .to_owned();
+    let answer: Value = response.json().await.expect("an answer");
+    let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
+    let all = answer["usage"]["energy"]["joules"]
+        .as_f64()
+        .expect("joules");
+    let small = record["tiers"][0]["joules"].as_f64().expect("joules");
+    assert!(all > small && small > 0.0, "{record}");
+    assert!((record["outcome"]["joules"].as_f64().expect("joules") - all).abs() < 1e-6);
+    cluster.stop().await;
+}
