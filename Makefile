@@ -1,7 +1,7 @@
 # The two commands of the README are `make up` and `make test`.
 
 # Debian packages that building and testing need beyond Rust itself.
-APT := build-essential pkg-config python3 python3-venv etcd-server etcd-client
+APT := build-essential pkg-config python3 python3-venv etcd-server etcd-client prometheus chromium
 
 .PHONY: up setup test lint bench soak
 

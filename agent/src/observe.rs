@@ -13,6 +13,7 @@ use flotilla_telemetry::names::{self, Metric, attr};
 
 use crate::accounts::{Accounts, Entry, Rate, Reading};
 use crate::models::Table;
+use crate::power::Kind;
 
 /// What the requests of all models are told to.
 #[derive(Clone)]
@@ -194,7 +195,12 @@ fn energy(meter: &Meter, node: &NodeName, accounts: &Accounts) {
     let sums: Vec<(&Metric, Read)> = vec![
         (
             &names::HOST_ENERGY,
-            Box::new(move |r| vec![(r.joules, of_host(r.sources))]),
+            Box::new(move |r| {
+                let by_sources = r.by_sources.iter();
+                by_sources
+                    .map(|(sources, joules)| (*joules, of_host(*sources)))
+                    .collect()
+            }),
         ),
         (
             &names::HW_ENERGY,
@@ -204,7 +210,7 @@ fn energy(meter: &Meter, node: &NodeName, accounts: &Accounts) {
             &names::ENERGY_ATTRIBUTED,
             Box::new(|r| vec![(r.attributed, vec![])]),
         ),
-        (&names::ENERGY_IDLE, Box::new(|r| vec![(r.idle(), vec![])])),
+        (&names::ENERGY_IDLE, Box::new(|r| vec![(r.idle, vec![])])),
     ];
     for (metric, read) in sums {
         let accounts = accounts.clone();
@@ -222,16 +228,20 @@ fn energy(meter: &Meter, node: &NodeName, accounts: &Accounts) {
 }
 
 fn parts(reading: &Reading, value: fn(&crate::accounts::Metered) -> f64) -> Values {
+    // What the whole node draws is told as that.
     let parts = reading.parts.iter();
     parts
+        .filter(|part| part.channel.kind != Kind::Host)
         .map(|part| {
             let channel = &part.channel;
-            let attributes = vec![
+            let mut attributes = vec![
                 KeyValue::new(attr::HW_ID, channel.id.clone()),
                 KeyValue::new(attr::HW_TYPE, channel.kind.as_str()),
                 KeyValue::new(attr::HW_NAME, channel.name.clone()),
                 KeyValue::new(attr::ENERGY_SOURCE, channel.source.as_str()),
             ];
+            let parent = channel.parent.clone();
+            attributes.extend(parent.map(|id| KeyValue::new(attr::HW_PARENT, id)));
             (value(part), attributes)
         })
         .collect()

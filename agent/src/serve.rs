@@ -79,7 +79,7 @@ impl Service {
         match call.run(begin).await {
             Ok((ticket, events)) => Ok(ticket.follow(events, call)),
             Err(error) => {
-                call.failed(error.kind(), error.to_string());
+                call.failed(error.kind());
                 Err(error)
             }
         }
@@ -155,7 +155,7 @@ impl Inference for Service {
                 Ok(Response::new(embeddings.into()))
             }
             Err(error) => {
-                call.failed(error.kind(), error.to_string());
+                call.failed(error.kind());
                 Err(status::from_error(error))
             }
         }

@@ -1,11 +1,12 @@
 //! A request from its arrival to its end: what is counted of it, however many replicas it is sent to.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use flotilla_core::energy::{Grid, Spent};
 use flotilla_core::{NodeName, ZoneName};
-use flotilla_telemetry::front::{Front, InFlight};
+use flotilla_telemetry::front::{Front, InFlight, Labels, Took};
 use flotilla_telemetry::trace::Stage;
 
 use crate::traffic::Traffic;
@@ -44,6 +45,7 @@ impl Observer {
             stage: Stage::current(),
             spent: Mutex::default(),
             front: self.front.clone(),
+            recorded: AtomicBool::new(false),
             _in_flight: self.front.arrives(),
         })
     }
@@ -60,6 +62,8 @@ pub(crate) struct Arrival {
     /// What it took so far, on all replicas.
     spent: Mutex<Spent>,
     front: Arc<Front>,
+    /// Whether what became of it is written down elsewhere.
+    recorded: AtomicBool,
     _in_flight: InFlight,
 }
 
@@ -74,8 +78,41 @@ impl Arrival {
         spent
     }
 
+    /// There is a recorder, which counts how it ends.
+    pub(crate) fn is_recorded(&self) {
+        self.recorded.store(true, Ordering::Relaxed);
+    }
+
     /// What it took so far.
     pub(crate) fn spent(&self) -> Spent {
         *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Its client went away before anything was decided of it: nobody else counts it.
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if self.recorded.load(Ordering::Relaxed) {
+            return;
+        }
+        let spent = self.spent();
+        self.stage.failed("cancelled");
+        let labels = Labels {
+            operation: self.operation,
+            requested: None,
+            model: None,
+            task: None,
+            energy_source: spent.sources.as_str(),
+            currency: spent.price.as_ref().map(|price| price.currency.as_str()),
+        };
+        let took = Took {
+            total: self.at.elapsed(),
+            error: Some("cancelled"),
+            joules: f64::from(spent.joules.0),
+            grams: spent.grams,
+            cost: spent.price.map(|price| price.amount),
+            ..Took::default()
+        };
+        self.front.ended(labels, &took);
     }
 }

@@ -79,12 +79,14 @@ impl Decisions {
         });
         let slot = (number % self.inner.slots.len() as u64) as usize;
         self.inner.slots[slot].store(Some(kept.clone()));
+        arrival.is_recorded();
         Recorder {
             id: self.id(number),
             outcome: Outcome::default(),
             observer: self.inner.observer.clone(),
             known: true,
             first_token: None,
+            decode: None,
             ended: false,
             kept,
             arrival,
@@ -138,6 +140,8 @@ pub(crate) struct Recorder {
     known: bool,
     /// When the first events were there.
     first_token: Option<Duration>,
+    /// How long its node wrote after that.
+    decode: Option<Duration>,
     ended: bool,
 }
 
@@ -163,6 +167,7 @@ impl Recorder {
     pub(crate) fn usage(&mut self, usage: Usage) {
         self.outcome.prompt_tokens = Some(usage.prompt_tokens);
         self.outcome.completion_tokens = Some(usage.completion_tokens);
+        self.decode = usage.timing.map(|timing| timing.decode);
         let queued = usage.timing.map(|timing| timing.queued);
         self.outcome.queued_ms = queued.map(|queued| queued.as_secs_f64() * 1e3);
     }
@@ -201,9 +206,12 @@ impl Recorder {
             RequestError::ModelNotFound(_) | RequestError::TaskNotFound(_)
         );
         self.outcome.end = End::Failed;
-        let told = error.to_string();
-        self.arrival.stage.failed(error.kind(), told.clone());
-        self.outcome.error = Some(told);
+        self.arrival.stage.failed(error.kind());
+        // A server's own words may hold what was asked.
+        self.outcome.error = Some(match self.kept.decision.zones.is_empty() {
+            true => error.to_string(),
+            false => error.kind().to_owned(),
+        });
         self.write_down(Some(error.kind()));
     }
 
@@ -227,6 +235,7 @@ impl Recorder {
             total,
             error,
             first_token: self.first_token,
+            decode: self.decode,
             input_tokens: u64::from(outcome.prompt_tokens.unwrap_or(0)),
             output_tokens: u64::from(outcome.completion_tokens.unwrap_or(0)),
             joules: f64::from(spent.joules.0),
@@ -296,6 +305,9 @@ fn tell(stage: &Stage, id: &str, labels: &Labels<'_>, took: &Took) {
 
 impl Drop for Recorder {
     fn drop(&mut self) {
+        if !self.ended {
+            self.arrival.stage.failed("cancelled");
+        }
         self.write_down(Some("cancelled"));
     }
 }

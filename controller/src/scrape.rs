@@ -21,6 +21,8 @@ use crate::fleet::{Fleet, FleetView, Link, NodePhase};
 
 /// Longest a node is waited for: the others' metrics are not to be late for one.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest all are waited for: Prometheus gives a scrape 10 s.
+const ALL_WITHIN: Duration = Duration::from_secs(5);
 /// Nodes that are asked at once.
 const AT_ONCE: usize = 64;
 
@@ -74,6 +76,7 @@ async fn of_nodes(fleet: &Fleet) -> BTreeMap<String, Vec<u8>> {
     stream::iter(linked)
         .map(|(name, link)| async move { Some((name, of_node(&link).await?)) })
         .buffer_unordered(AT_ONCE)
+        .take_until(tokio::time::sleep(ALL_WITHIN))
         .filter_map(std::future::ready)
         .collect()
         .await

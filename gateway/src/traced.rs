@@ -22,9 +22,6 @@ pub(crate) async fn traced(State(tracer): State<Tracer>, request: Request, next:
     let response = stage.run(next.run(request)).await;
     let status = response.status();
     stage.set("http.response.status_code", i64::from(status.as_u16()));
-    if status.is_server_error() {
-        stage.failed("http", format!("status {status}"));
-    }
     hold(response, stage)
 }
 

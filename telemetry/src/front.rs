@@ -42,6 +42,8 @@ pub struct Took {
     pub error: Option<&'static str>,
     /// To its first token, if there was one.
     pub first_token: Option<Duration>,
+    /// How long its node wrote after that, where it says so.
+    pub decode: Option<Duration>,
     pub input_tokens: u64,
     pub output_tokens: u64,
     pub joules: f64,
@@ -55,7 +57,8 @@ impl Took {
     #[must_use]
     pub fn per_token(&self) -> Option<Duration> {
         let more = self.output_tokens.checked_sub(1).filter(|more| *more > 0)?;
-        let writing = self.total.checked_sub(self.first_token?)?;
+        let since_first = || self.total.checked_sub(self.first_token?);
+        let writing = self.decode.or_else(since_first)?;
         Some(writing.div_f64(more as f64))
     }
 }
@@ -94,6 +97,18 @@ struct AtHand {
     energy: BoundHistogram<f64>,
     emissions: BoundCounter<f64>,
     cost: BoundCounter<f64>,
+}
+
+impl AtHand {
+    fn spent(&self, took: &Took) {
+        self.energy.record(took.joules);
+        if let Some(grams) = took.grams {
+            self.emissions.add(grams);
+        }
+        if let Some(cost) = took.cost {
+            self.cost.add(cost);
+        }
+    }
 }
 
 /// A request that is being answered.
@@ -194,6 +209,9 @@ impl Front {
             let mut attributes = labels.of_gen_ai();
             attributes.push(KeyValue::new(attr::ERROR_TYPE, error));
             self.duration.record(seconds, &attributes);
+            if took.joules > 0.0 {
+                self.instruments(labels).spent(took);
+            }
             return;
         }
         let instruments = self.instruments(labels);
@@ -208,13 +226,7 @@ impl Front {
         if took.output_tokens > 0 {
             instruments.output.record(took.output_tokens);
         }
-        instruments.energy.record(took.joules);
-        if let Some(grams) = took.grams {
-            instruments.emissions.add(grams);
-        }
-        if let Some(cost) = took.cost {
-            instruments.cost.add(cost);
-        }
+        instruments.spent(took);
     }
 
     /// A node, and whoever asked, used energy for a request. `key`: a hash of who asked, 0 for

@@ -72,6 +72,7 @@ pub mod attr {
     pub const HW_ID: &str = "hw.id";
     pub const HW_TYPE: &str = "hw.type";
     pub const HW_NAME: &str = "hw.name";
+    pub const HW_PARENT: &str = "hw.parent";
 }
 
 /// `gen_ai.provider.name` of whatever a fleet answers: the conventions have no value for models
@@ -142,8 +143,8 @@ metrics! {
     NODE_REQUEST_ENERGY = "flotilla.node.request.energy", Counter, Controller, "J", [NODE], &[], "Energy of requests, by the node that answered.";
     KEY_REQUEST_ENERGY = "flotilla.key.request.energy", Counter, Controller, "J", [KEY], &[], "Energy of requests, by who asked: the first 8 digits of the hash of the key, of the first 100 keys.";
     IN_FLIGHT = "flotilla.requests.in_flight", Gauge, Controller, "{request}", [], &[], "Requests that are being answered.";
-    WAITING = "flotilla.requests.waiting", Gauge, Controller, "{request}", [MODEL], &[], "Requests that wait on this controller for a replica.";
-    DISPATCH_DURATION = "flotilla.dispatch.duration", Histogram, Controller, "s", [], SECONDS_OF_DECISIONS, "Time to find a request's task, model and replica, without waiting.";
+    WAITING = "flotilla.requests.waiting", Gauge, Controller, "{request}", [MODEL], &[], "Requests that wait for a replica, on all controllers.";
+    DISPATCH_DURATION = "flotilla.dispatch.duration", Histogram, Controller, "s", [], SECONDS_OF_DECISIONS, "Time to choose a replica, without waiting.";
     CLASSIFIED = "flotilla.classify.requests", Counter, Controller, "{request}", [TASK, ABSTAINED], &[], "Requests whose task was found, or not, by what they say.";
     CASCADE_ANSWERS = "flotilla.cascade.answers", Counter, Controller, "{answer}", [TASK, MODEL, VERDICT], &[], "Answers of smaller models, and what became of them.";
     HEDGES = "flotilla.hedges", Counter, Controller, "{request}", [WON], &[], "Requests that were sent to a second replica because the first took long.";
@@ -162,8 +163,8 @@ metrics! {
     QUEUE_DURATION = "flotilla.replica.queue.duration", Histogram, Agent, "s", [MODEL], SECONDS_ON_NODES, "Time that a request waited before a replica.";
     PREFILL_DURATION = "flotilla.replica.prefill.duration", Histogram, Agent, "s", [MODEL], SECONDS_ON_NODES, "Time to read a prompt.";
     DECODE_DURATION = "flotilla.replica.decode.duration", Histogram, Agent, "s", [MODEL], SECONDS_ON_NODES, "Time to write an answer after its first token.";
-    HW_ENERGY = "hw.energy", Counter, Agent, "J", [HW_ID, HW_TYPE, HW_NAME, ENERGY_SOURCE], &[], "Energy of a part of the node since the agent started.";
-    HW_POWER = "hw.power", Gauge, Agent, "W", [HW_ID, HW_TYPE, HW_NAME, ENERGY_SOURCE], &[], "What a part of the node draws.";
+    HW_ENERGY = "hw.energy", Counter, Agent, "J", [HW_ID, HW_TYPE, HW_NAME, HW_PARENT, ENERGY_SOURCE], &[], "Energy of a part of the node since the agent started; one with a parent is part of that.";
+    HW_POWER = "hw.power", Gauge, Agent, "W", [HW_ID, HW_TYPE, HW_NAME, HW_PARENT, ENERGY_SOURCE], &[], "What a part of the node draws.";
     HOST_ENERGY = "hw.host.energy", Counter, Agent, "J", [HW_ID, ENERGY_SOURCE], &[], "Energy of the node since the agent started, as far as its meters cover it.";
     HOST_POWER = "hw.host.power", Gauge, Agent, "W", [HW_ID, ENERGY_SOURCE], &[], "What the node draws, as far as its meters cover it.";
     ENERGY_ATTRIBUTED = "flotilla.energy.attributed", Counter, Agent, "J", [], &[], "Energy above idle that went to requests.";

@@ -138,12 +138,12 @@ impl Stage {
         }
     }
 
-    /// It failed.
-    pub fn failed(&self, kind: &'static str, message: impl Into<Cow<'static, str>>) {
+    /// It failed, for this reason in a word: longer texts may hold what was asked.
+    pub fn failed(&self, kind: &'static str) {
         if let Some(context) = &self.0 {
             let span = context.span();
             span.set_attribute(KeyValue::new(crate::names::attr::ERROR_TYPE, kind));
-            span.set_status(Status::error(message));
+            span.set_status(Status::error(kind));
         }
     }
 

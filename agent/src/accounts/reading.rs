@@ -16,6 +16,10 @@ pub struct Reading {
     pub joules: f64,
     /// Of those, what went to requests.
     pub attributed: f64,
+    /// What went to none. It never falls, though an answer that was told too much is made up for later.
+    pub idle: f64,
+    /// The joules again, by where they come from: a node may go from its meters to its battery.
+    pub by_sources: Vec<(Sources, f64)>,
     pub sources: Sources,
     /// The smallest step that can be told, in joules; 0 where that is not known.
     pub resolution: f64,
@@ -35,12 +39,6 @@ pub struct Metered {
 }
 
 impl Reading {
-    /// Joules that went to no request.
-    #[must_use]
-    pub fn idle(&self) -> f64 {
-        (self.joules - self.attributed).max(0.0)
-    }
-
     /// An even share of it, for one of so many agents.
     pub(super) fn shared(self, agents: u32) -> Self {
         let part = f64::from(agents.max(1));
@@ -54,6 +52,12 @@ impl Reading {
             idle_watts: self.idle_watts / part,
             joules: self.joules / part,
             attributed: self.attributed / part,
+            idle: self.idle / part,
+            by_sources: self
+                .by_sources
+                .into_iter()
+                .map(|(sources, joules)| (sources, joules / part))
+                .collect(),
             parts: self.parts.into_iter().map(shared).collect(),
             ..self
         }

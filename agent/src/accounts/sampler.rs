@@ -40,6 +40,11 @@ pub(super) struct Sampler {
     told_at: f64,
     looked_at: f64,
     joules_told: f64,
+    /// Joules that went to no request, as told: what an answer was told too much is made up for later,
+    /// and a counter must not go back meanwhile.
+    idle_told: f64,
+    /// Joules since the start, by where they come from.
+    by_sources: Vec<(Sources, f64)>,
 }
 
 /// A window as it was read.
@@ -95,6 +100,8 @@ impl Sampler {
             told_at: 0.0,
             looked_at: 0.0,
             joules_told: 0.0,
+            idle_told: 0.0,
+            by_sources: Vec::new(),
         };
         sampler.condition = sampler.watcher.look();
         // Counters count from here.
@@ -137,11 +144,8 @@ impl Sampler {
     pub(super) fn run(mut self, inner: &Arc<Inner>) {
         loop {
             let mut books = inner.lock();
-            let length = if books.running.is_empty() {
-                QUIET
-            } else {
-                WINDOW
-            };
+            let quiet = books.running.is_empty();
+            let length = if quiet { QUIET } else { WINDOW };
             let waited = inner.wake.wait_timeout(books, length);
             books = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(books, _)| books);
             if books.closed {
@@ -149,12 +153,17 @@ impl Sampler {
             }
             let now = self.began.elapsed().as_secs_f64();
             // Where short requests come one after the other each would be the first.
+            let mut begins = quiet;
             if now - self.last < WINDOW.as_secs_f64() / 2.0 {
+                begins = false;
                 drop(books);
                 std::thread::sleep(WINDOW / 2);
                 books = inner.lock();
             }
-            books.count_all();
+            // What was drawn before a request came is not its own: it is counted from the next window on.
+            if !begins {
+                books.count_all();
+            }
             let computed = std::mem::take(&mut books.computed);
             drop(books);
             self.close(inner, computed);
@@ -171,6 +180,14 @@ impl Sampler {
             joules: read.joules,
             ours: self.ours(&read, computed),
         };
+        let known = self.by_sources.iter_mut();
+        match known
+            .into_iter()
+            .find(|(sources, _)| *sources == read.sources)
+        {
+            Some((_, joules)) => *joules += read.joules,
+            None => self.by_sources.push((read.sources, read.joules)),
+        }
         let mut books = inner.lock();
         books.ledger.close(window);
         books.sources = read.sources;
@@ -190,7 +207,10 @@ impl Sampler {
             joules: *joules,
             watts: (joules - told) / since,
         });
+        self.idle_told = self.idle_told.max(totals.metered - totals.attributed);
         let reading = Reading {
+            idle: self.idle_told,
+            by_sources: self.by_sources.clone(),
             watts: (totals.metered - self.joules_told) / since,
             idle_watts: idle,
             joules: totals.metered,

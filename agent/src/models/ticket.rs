@@ -78,6 +78,10 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let counters = self.hosted.counters();
+        if self.end != End::Done {
+            // What was computed in vain was computed.
+            counters.took(self.account.end(0));
+        }
         match self.end {
             End::Done => {}
             End::Cancelled => counters.cancelled(),
@@ -169,7 +173,7 @@ impl Stream for Followed {
             Some(Ok(Event::Usage(usage))) => this.ended(usage),
             Some(Err(error)) => {
                 this.ticket.end = End::Failed;
-                this.call.failed(error.kind(), error.to_string());
+                this.call.failed(error.kind());
             }
             Some(Ok(Event::Finished(_))) | None => {}
         }

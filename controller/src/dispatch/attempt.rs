@@ -55,7 +55,7 @@ pub(super) async fn generate(
             ))
         }
         Err(error) => {
-            forward.failed(error.kind(), error.to_string());
+            forward.failed(error.kind());
             guard.failed(&error);
             Err(error)
         }
@@ -101,7 +101,7 @@ pub(super) async fn embed(
         Ok(Err(status)) => failed(&status, replica, request.model.as_str()),
         Err(_) => patience.over(),
     };
-    forward.failed(error.kind(), error.to_string());
+    forward.failed(error.kind());
     guard.failed(&error);
     Err(error)
 }

@@ -114,8 +114,6 @@ impl Dispatch {
         let classifier = trained.as_ref().and_then(|t| t.classifier.as_ref());
         let plan = plan::plan(&self.fleet.peek(), classifier, route, asked, decision);
         if let Some(classified) = &decision.classified {
-            let task = decision.task.as_ref().map(TaskName::as_str);
-            self.observer.front.classified(task, classified.abstained);
             classify.set(attr::TASK, classified.best_task.to_string());
             classify.set(attr::CONFIDENCE, f64::from(classified.confidence));
             classify.set(attr::ABSTAINED, classified.abstained);
@@ -191,6 +189,10 @@ impl Backend for Dispatch {
             max_tokens: request.sampling.max_tokens,
         };
         let plan = self.plan(&request.model, asked, &mut decision).await;
+        if let Some(classified) = &decision.classified {
+            let task = decision.task.as_ref().map(TaskName::as_str);
+            self.observer.front.classified(task, classified.abstained);
+        }
         let plan = match plan {
             Ok(plan) => plan,
             Err(error) => return Err(self.refuse(decision, arrival, error)),

@@ -27,6 +27,8 @@ pub(super) struct Recorded {
     deadline: Option<Deadline>,
     /// What is answered, where traces are to tell it.
     told: Option<Told>,
+    /// Whether its energy is counted.
+    settled: bool,
 }
 
 /// When an answer must be complete.
@@ -55,6 +57,27 @@ impl Recorded {
     }
 }
 
+impl Recorded {
+    fn spends(&mut self, spent: Spent) -> Spent {
+        self.settled = true;
+        let Source { node, zone, .. } = &self.relay.source;
+        self.recorder.spends(node, zone.as_ref(), spent)
+    }
+
+    /// There is no end of it: what it took so far was taken.
+    fn breaks_off(&mut self) {
+        if !self.settled {
+            self.spends(self.relay.spent());
+        }
+    }
+}
+
+impl Drop for Recorded {
+    fn drop(&mut self) {
+        self.breaks_off();
+    }
+}
+
 impl Stream for Recorded {
     type Item = Result<Vec<Event>, RequestError>;
 
@@ -73,8 +96,7 @@ impl Stream for Recorded {
                         this.recorder.wrote_for(timing.decode);
                     }
                     let spent = this.relay.served(*usage);
-                    let Source { node, zone, .. } = &this.relay.source;
-                    usage.energy = Some(this.recorder.spends(node, zone.as_ref(), spent));
+                    usage.energy = Some(this.spends(spent));
                     if let Some(told) = this.told.take() {
                         told.tell(this.recorder.stage());
                     }
@@ -82,6 +104,7 @@ impl Stream for Recorded {
                 }
             }
             Some(Err(error)) => {
+                this.breaks_off();
                 this.relay.failed(error);
                 this.recorder.failed(error);
             }
@@ -141,6 +164,7 @@ impl Relay {
         Recorded {
             relay: self,
             told: tells.then(Told::default),
+            settled: false,
             recorder,
             deadline,
         }
@@ -158,7 +182,7 @@ impl Relay {
 
     /// The answer failed.
     pub(super) fn failed(&mut self, error: &RequestError) {
-        self.source.forward.failed(error.kind(), error.to_string());
+        self.source.forward.failed(error.kind());
         self.guard.failed(error);
     }
 }

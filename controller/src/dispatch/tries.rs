@@ -237,7 +237,7 @@ impl<'a> Tries<'a> {
     ) -> Result<(), RequestError> {
         self.lost += usize::from(matches!(error, RequestError::NodeLost(_)));
         if self.errors.len() < RECORDED {
-            let detail = error.to_string();
+            let detail = self.told(&error);
             let failed = reject(self.model(), &replica.node, Reason::Error, detail);
             self.errors.push(failed);
         }
@@ -250,43 +250,47 @@ impl<'a> Tries<'a> {
         Ok(())
     }
 
+    /// An error as it goes on record: a server's own words may hold what was asked, which is not told of
+    /// requests that are held to zones.
+    pub(super) fn told(&self, error: &RequestError) -> String {
+        match self.plan.zones {
+            None => error.to_string(),
+            Some(_) => error.kind().to_owned(),
+        }
+    }
+
     /// Puts on record that there is no answer.
     pub(super) fn refuse(mut self, error: RequestError) -> Refusal {
-        self.count_retries();
         let arrival = self.arrival.clone();
         self.dispatch.refuse(self.record(), arrival, error)
     }
 
     /// Puts on record that `replica` answers.
     pub(super) fn answered(mut self, replica: Replica) -> (Server, Recorder) {
-        self.count_retries();
         let affinity = &self.dispatch.affinity;
         affinity.note(self.model(), &self.plan, &replica.node);
         let (model, task) = (self.model().clone(), self.decision.task.clone());
+        let attempts = self.asked;
         let decision = self.record();
         let recorder = self.dispatch.decisions.keep(decision, self.arrival);
         let by = Server {
             model,
             task,
             node: replica.node,
-            attempts: self.asked,
+            attempts,
             decision: recorder.id().to_owned(),
         };
         (by, recorder)
     }
 
-    fn count_retries(&self) {
-        if !self.errors.is_empty() {
-            self.dispatch
-                .observer
-                .front
-                .retried(self.errors.len() as u64);
-        }
-    }
-
     /// The decision as it goes on record: nothing is tried after that.
     pub(super) fn record(&mut self) -> Decision {
         let mut decision = std::mem::take(&mut self.decision);
+        let hedges = decision.hedges.len() as u32;
+        let retries = std::mem::take(&mut self.asked).saturating_sub(1 + hedges);
+        if retries > 0 {
+            self.dispatch.observer.front.retried(u64::from(retries));
+        }
         let (mut candidates, mut rejected) = std::mem::take(&mut self.earlier);
         candidates.append(&mut decision.candidates);
         rejected.append(&mut decision.rejected);

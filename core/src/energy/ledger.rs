@@ -25,6 +25,9 @@ const GUESS_COUNTS: f64 = 0.25;
 /// too, and what they draw goes up and down.
 const IDLE_FOLLOWS: f64 = 0.05;
 
+/// Seconds of the idle draw that a meter may lag behind: longer than any battery's gauge does.
+const LACKS_AT_MOST: f64 = 30.0;
+
 /// What meters counted, from one reading to the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Window {
@@ -99,6 +102,8 @@ pub struct Ledger {
     stated: bool,
     /// What the price of work is told from.
     price: Price,
+    /// Joules that windows with work lacked to idle, not made up for yet.
+    lacks: f64,
     /// Work of the open window that was of requests that have ended.
     ended_work: f64,
     totals: Totals,
@@ -114,6 +119,7 @@ impl Ledger {
             idle: idle.max(0.0),
             stated,
             price: Price::default(),
+            lacks: 0.0,
             ended_work: 0.0,
             totals: Totals::default(),
         }
@@ -163,11 +169,12 @@ impl Ledger {
         let work = open + self.ended_work;
         if work <= 0.0 {
             self.learn_idle(joules / seconds, seconds);
+            self.lacks = 0.0;
             self.totals.idle += joules + self.totals.carried;
             self.totals.carried = 0.0;
             return;
         }
-        let above = (joules - self.idle * seconds).max(0.0) * ours.clamp(0.0, 1.0);
+        let above = self.above_idle(joules, seconds) * ours.clamp(0.0, 1.0);
         self.totals.idle += joules - above;
         self.price.learn(above, work);
         // What was told before is out of `carried` already; what this window gave is to be put in.
@@ -183,6 +190,14 @@ impl Ledger {
             }
         }
         self.ended_work = 0.0;
+    }
+
+    /// What was drawn above idle. A meter may stand still for some windows and make up for it in one:
+    /// what those lacked is taken off before anything counts as above.
+    fn above_idle(&mut self, joules: f64, seconds: f64) -> f64 {
+        let above = joules - self.idle * seconds - self.lacks;
+        self.lacks = (-above).clamp(0.0, self.idle * LACKS_AT_MOST);
+        above.max(0.0)
     }
 
     fn learn_idle(&mut self, watts: f64, seconds: f64) {
@@ -253,6 +268,20 @@ mod tests {
         ledger.close(window(1.0, 24.0));
         assert!((ledger.settle(long, 10.0) - 14.0).abs() < 1e-9);
         assert!(ledger.totals().carried.abs() < 1e-9);
+        assert!(balanced(ledger.totals()));
+    }
+
+    #[test]
+    fn a_meter_that_moves_in_steps_tells_no_more_than_was_drawn() {
+        let mut ledger = Ledger::new(6.0, true);
+        let account = ledger.open();
+        // 10 W, told as 36 J every 36th window of 100 ms.
+        for window_at in 1..=360 {
+            ledger.work(account, 0.1);
+            ledger.close(window(0.1, if window_at % 36 == 0 { 36.0 } else { 0.0 }));
+        }
+        let told = ledger.settle(account, 1.0);
+        assert!((told - 144.0).abs() < 1.0, "{told} of 144 J");
         assert!(balanced(ledger.totals()));
     }
 

@@ -1,0 +1,130 @@
+//! A real Prometheus on loopback, with the repository's configuration.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flotilla_tests::{Process, free_address};
+use reqwest::{Client, Url};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::deploy_folder;
+
+/// A running Prometheus. Killed when dropped.
+pub(super) struct Prometheus {
+    client: Client,
+    base: String,
+    _process: Process,
+    _dir: TempDir,
+}
+
+impl Prometheus {
+    /// Starts one as `deploy/prometheus` says, but for what it scrapes and how often, and waits
+    /// until it answers.
+    pub(super) fn start(targets: &[SocketAddr]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["recording.yml", "alerts.yml"] {
+            fs::copy(from().join(file), dir.path().join(file)).unwrap();
+        }
+        let config = dir.path().join("prometheus.yml");
+        fs::write(&config, configuration(targets)).unwrap();
+        let address = free_address();
+        let mut command = Command::new("prometheus");
+        command
+            .arg("--config.file")
+            .arg(config)
+            .arg("--storage.tsdb.path")
+            .arg(dir.path().join("data"))
+            .args(["--web.listen-address", &address.to_string()]);
+        let mut process = Process::spawn(command);
+        process.line_with("Server is ready to receive web requests");
+        Self {
+            client: Client::new(),
+            base: format!("http://{address}/api/v1"),
+            _process: process,
+            _dir: dir,
+        }
+    }
+
+    /// The series that an expression gives now, each with its labels and its value.
+    pub(super) async fn query(&self, expression: &str) -> Vec<Value> {
+        let data = self.get("query", &[("query", expression)]).await;
+        match data["resultType"].as_str() {
+            Some("vector") => data["result"].as_array().unwrap().clone(),
+            _ => panic!("{expression} gives no series: {data}"),
+        }
+    }
+
+    /// The values of a label of the series that a selector finds.
+    pub(super) async fn label_values(&self, label: &str, selector: &str) -> Vec<Value> {
+        let path = format!("label/{label}/values");
+        let data = self.get(&path, &[("match[]", selector)]).await;
+        data.as_array().unwrap().clone()
+    }
+
+    /// All rules, as Prometheus has read them.
+    pub(super) async fn rules(&self) -> Vec<Value> {
+        let data = self.get("rules", &[]).await;
+        let groups = data["groups"].as_array().unwrap();
+        let rules = groups
+            .iter()
+            .flat_map(|group| group["rules"].as_array().unwrap());
+        rules.cloned().collect()
+    }
+
+    async fn get(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
+        let url = Url::parse_with_params(&format!("{}/{path}", self.base), parameters).unwrap();
+        let response = self.client.get(url).send().await.unwrap();
+        let answer: Value = response.json().await.unwrap();
+        assert_eq!(answer["status"], "success", "{parameters:?}: {answer}");
+        answer["data"].clone()
+    }
+}
+
+fn from() -> PathBuf {
+    deploy_folder("prometheus")
+}
+
+/// The repository's configuration with these targets, asked every second.
+fn configuration(targets: &[SocketAddr]) -> String {
+    let text = fs::read_to_string(from().join("prometheus.yml")).unwrap();
+    let targets: Vec<_> = targets
+        .iter()
+        .map(|address| format!("\"{address}\""))
+        .collect();
+    let mut replaced = 0;
+    let mut replace = |line: &str| -> String {
+        let (before, value) = match line.split_once(": ") {
+            Some((before, _)) if before.starts_with('#') => return line.to_owned(),
+            Some(("  scrape_interval", _)) => ("  scrape_interval", "1s".to_owned()),
+            Some(("  scrape_timeout", _)) => ("  scrape_timeout", "1s".to_owned()),
+            Some(("  evaluation_interval", _)) => ("  evaluation_interval", "1s".to_owned()),
+            Some(("      - targets", _)) => {
+                ("      - targets", format!("[{}]", targets.join(", ")))
+            }
+            _ => return line.to_owned(),
+        };
+        replaced += 1;
+        format!("{before}: {value}")
+    };
+    let lines: Vec<_> = text.lines().map(&mut replace).collect();
+    assert_eq!(replaced, 4, "{text}");
+    lines.join("\n")
+}
+
+/// Runs promtool on files of the repository, which must succeed.
+pub(super) fn promtool(arguments: &[&str], file: &Path) {
+    let output = Command::new("promtool")
+        .args(arguments)
+        .arg(file)
+        .output()
+        .expect("promtool is installed (Debian's package prometheus)");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "promtool {arguments:?} {}:\n{said}",
+        file.display()
+    );
+}
