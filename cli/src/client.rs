@@ -56,6 +56,11 @@ impl Fleet {
         Ok(response.json().await?)
     }
 
+    /// `GET` of what goes on; it is for the caller to read.
+    pub(crate) async fn open(&self, path: &[&str]) -> anyhow::Result<Response> {
+        self.send(self.request(Method::GET, path)).await
+    }
+
     /// `PUT` of JSON with a JSON answer.
     pub(crate) async fn put<T: DeserializeOwned>(
         &self,

@@ -184,7 +184,8 @@ fn some(number: u32) -> String {
     }
 }
 
-fn describe_node(node: &NodeResource) -> String {
+/// All that is known of a node.
+pub(crate) fn describe_node(node: &NodeResource) -> String {
     let labels: Vec<_> = node
         .metadata
         .labels
@@ -245,7 +246,8 @@ fn describe_node(node: &NodeResource) -> String {
     )
 }
 
-fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
+/// All that is known of a model.
+pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
     let status = &model.status;
     let mut text = facts(&[
         ("Model", model.model.name().to_string()),

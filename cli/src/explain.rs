@@ -49,7 +49,8 @@ pub(crate) async fn explain(args: ExplainArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn told(record: &DecisionRecord) -> String {
+/// A decision in words.
+pub(crate) fn told(record: &DecisionRecord) -> String {
     let decision = &record.decision;
     let text = |of: Option<String>| of.unwrap_or_default();
     let zones: Vec<_> = decision.zones.iter().map(|zone| zone.as_str()).collect();

@@ -21,6 +21,7 @@ mod nodes;
 mod output;
 mod push;
 mod shutdown;
+mod top;
 mod up;
 
 use std::process::ExitCode;
@@ -79,6 +80,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Explain(args) => explain::explain(args).await,
         Command::Eval(args) => eval::run(args).await,
         Command::Get(args) => get::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Describe(args) => describe::run(args).await,
         Command::Apply(args) => apply::run(args).await,
         Command::Delete(args) => delete::run(args).await,

@@ -419,8 +419,8 @@ mod tests {
         for line in [
             r#"gen_ai_server_request_duration_seconds_sum{error_type="timeout",gen_ai_operation_name="chat",gen_ai_provider_name="flotilla",gen_ai_request_model="_OTHER",gen_ai_response_model="m"} 0.6"#,
             r#"gen_ai_server_time_per_output_token_seconds_sum{gen_ai_operation_name="chat",gen_ai_provider_name="flotilla",gen_ai_request_model="auto",gen_ai_response_model="m"} 0.05"#,
-            r#"flotilla_request_energy_joules_sum{flotilla_energy_source="rapl",flotilla_model="m",flotilla_task="t"} 2"#,
-            r#"flotilla_request_cost_total{flotilla_currency="EUR",flotilla_model="m",flotilla_task="t"} 0.25"#,
+            r#"flotilla_request_energy_joules_sum{flotilla_energy_source="rapl",flotilla_model="m",flotilla_task="t"} 4"#,
+            r#"flotilla_request_cost_total{flotilla_currency="EUR",flotilla_model="m",flotilla_task="t"} 0.5"#,
             r#"flotilla_key_request_energy_joules_total{flotilla_key="_OTHER"} 100"#,
             r#"flotilla_node_request_energy_joules_total{flotilla_node="n1"} 200"#,
             "flotilla_requests_in_flight 1",

@@ -12,7 +12,7 @@ pub(crate) use ask::{ChatArgs, EvalArgs, ExplainArgs, RouteArgs, ScoreBy};
 pub(crate) use run::{AgentArgs, ControllerArgs, UpArgs};
 pub(crate) use wish::{
     ApplyArgs, BackupArgs, DeleteArgs, Deleted, DescribeArgs, Described, DrainArgs, GetArgs, Kind,
-    ModelCommand, NodeArgs, PushArgs, RestoreArgs,
+    ModelCommand, NodeArgs, PushArgs, RestoreArgs, TopArgs,
 };
 
 /// Many small language models on unequal machines, behind one OpenAI-compatible API.
@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Eval(EvalArgs),
     /// List nodes, models, tasks or assignments
     Get(GetArgs),
+    /// Watch the fleet: nodes, models, and requests as they end
+    Top(TopArgs),
     /// Show everything about a node, a model or a task
     Describe(DescribeArgs),
     /// Make the fleet's wish what files say

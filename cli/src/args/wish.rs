@@ -1,5 +1,5 @@
-//! The arguments of what shows and changes the wish: `get`, `describe`, `apply`, `delete`, `model`,
-//! `backup`, `restore`, `cordon`, `uncordon`, `drain`.
+//! The arguments of what shows and changes the wish: `get`, `top`, `describe`, `apply`, `delete`,
+//! `model`, `backup`, `restore`, `cordon`, `uncordon`, `drain`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +45,20 @@ pub(crate) struct GetArgs {
     /// Print what changes, until Ctrl-C.
     #[arg(short, long)]
     pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) endpoint: Endpoint,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  flotilla top                                   # ? there says what keys do
+  flotilla top --once                            # the numbers and tables, printed
+
+Where standard output is no terminal it is printed once, too. NO_COLOR is respected.")]
+pub(crate) struct TopArgs {
+    /// Print what there is and end.
+    #[arg(long)]
+    pub(crate) once: bool,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }
