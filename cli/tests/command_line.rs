@@ -21,6 +21,7 @@ fn every_command_explains_itself_with_examples() {
         "controller",
         "agent",
         "chat",
+        "top",
         "get",
         "describe",
         "apply",

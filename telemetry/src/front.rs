@@ -162,6 +162,15 @@ impl Front {
             .with_callback(move |gauge| gauge.observe(seen.load(Ordering::Relaxed), &[]))
             .build();
         let tokens = &names::TOKEN_USAGE;
+        let (hedges, retries) = (
+            counter(meter, &names::HEDGES),
+            counter(meter, &names::RETRIES),
+        );
+        // What happens seldom is told from the beginning on, or its first time would be no increase.
+        retries.add(0, &[]);
+        for won in [true, false] {
+            hedges.add(0, &[KeyValue::new(attr::WON, won)]);
+        }
         Self {
             duration: histogram(meter, &names::REQUEST_DURATION),
             first_token: histogram(meter, &names::TIME_TO_FIRST_TOKEN),
@@ -180,8 +189,8 @@ impl Front {
             dispatch: histogram(meter, &names::DISPATCH_DURATION).bind(&[]),
             classified: counter(meter, &names::CLASSIFIED),
             cascade: counter(meter, &names::CASCADE_ANSWERS),
-            hedges: counter(meter, &names::HEDGES),
-            retries: counter(meter, &names::RETRIES),
+            hedges,
+            retries,
             in_flight,
             at_hand: RwLock::default(),
             nodes: RwLock::default(),

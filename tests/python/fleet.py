@@ -86,3 +86,8 @@ def idle(model):
         return now if now["active"] == now["queued"] == 0 else None
 
     return until(counted, f"{model} is idle")
+
+
+def counts(usage):
+    """The tokens of a usage: no two answers take the very same energy."""
+    return usage.prompt_tokens, usage.completion_tokens, usage.total_tokens

@@ -12,9 +12,17 @@ from openai import BaseModel
 from openai.types.chat import ChatCompletionMessage
 from openai.types.chat.chat_completion_chunk import ChoiceDelta
 from openai.types.completion_choice import CompletionChoice
+from openai.types.completion_usage import CompletionUsage
+from openai.types.create_embedding_response import Usage as EmbeddingUsage
 
-# Fields that Flotilla adds: as vLLM and others do, it gives a model's thoughts apart.
-EXTENSIONS = {ChatCompletionMessage: {"reasoning_content"}, ChoiceDelta: {"reasoning_content"}}
+# Fields that Flotilla adds: as vLLM and others do, it gives a model's thoughts apart; and it says what
+# energy an answer took.
+EXTENSIONS = {
+    ChatCompletionMessage: {"reasoning_content"},
+    ChoiceDelta: {"reasoning_content"},
+    CompletionUsage: {"energy"},
+    EmbeddingUsage: {"energy"},
+}
 
 # OpenAI's own streams say null here until a choice ends, which the type does not tell.
 NULL_IN_STREAMS = {(CompletionChoice, "finish_reason")}

@@ -118,9 +118,9 @@ async fn every_panel_of_every_dashboard_shows_what_a_real_fleet_tells() {
         while !missing.is_empty() {
             tick.tick().await;
             let mut still = Vec::new();
-            for query in std::mem::take(&mut missing) {
+            for query in &missing {
                 if !shows(&prometheus.query(&query.1).await, &query.2) {
-                    still.push(query);
+                    still.push(query.clone());
                 }
             }
             missing = still;
