@@ -268,6 +268,7 @@ fn introduce(fleet: &Fleet, http: SocketAddr, data_dir: &Path, took: Duration) {
     println!("{}", get::nodes(&nodes));
     println!("{}", output::table(&["MODEL", "NODES", ""], models));
     println!("API   {url}/v1");
+    println!("Page  {url}/ (at a terminal: flotilla top)");
     println!("Data  {}\n", data_dir.display());
     let example = "I still have not received my new card";
     println!("Try it:");

@@ -207,12 +207,24 @@ impl Recorder {
         );
         self.outcome.end = End::Failed;
         self.arrival.stage.failed(error.kind());
+        self.log(error.kind(), error.blames_the_replica());
         // A server's own words may hold what was asked.
         self.outcome.error = Some(match self.kept.decision.zones.is_empty() {
             true => error.to_string(),
             false => error.kind().to_owned(),
         });
         self.write_down(Some(error.kind()));
+    }
+
+    /// Says in the log that there is no answer, with the ids of the trace.
+    fn log(&self, kind: &'static str, of_node: bool) {
+        let (id, decision) = (self.id.as_str(), &self.kept.decision);
+        let model = decision.model.as_ref().map_or("", |model| model.as_str());
+        let node = decision.node.as_ref().map_or("", |node| node.as_str());
+        self.arrival.stage.within(|| match of_node {
+            true => tracing::warn!(decision = id, model, node, error = kind, "a request failed"),
+            false => tracing::debug!(decision = id, model, node, error = kind, "a request failed"),
+        });
     }
 
     fn write_down(&mut self, error: Option<&'static str>) {

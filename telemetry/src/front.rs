@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -95,18 +95,24 @@ struct AtHand {
     input: BoundHistogram<u64>,
     output: BoundHistogram<u64>,
     energy: BoundHistogram<f64>,
-    emissions: BoundCounter<f64>,
-    cost: BoundCounter<f64>,
+    /// Only where there is a grid: what is bound is told, if only as 0.
+    emissions: OnceLock<BoundCounter<f64>>,
+    cost: OnceLock<BoundCounter<f64>>,
+    /// What emissions and cost are told under.
+    own: Vec<KeyValue>,
+    priced: Vec<KeyValue>,
 }
 
 impl AtHand {
-    fn spent(&self, took: &Took) {
+    fn spent(&self, front: &Front, took: &Took) {
         self.energy.record(took.joules);
         if let Some(grams) = took.grams {
-            self.emissions.add(grams);
+            let bind = || front.emissions.bind(&self.own);
+            self.emissions.get_or_init(bind).add(grams);
         }
         if let Some(cost) = took.cost {
-            self.cost.add(cost);
+            let bind = || front.cost.bind(&self.priced);
+            self.cost.get_or_init(bind).add(cost);
         }
     }
 }
@@ -219,7 +225,7 @@ impl Front {
             attributes.push(KeyValue::new(attr::ERROR_TYPE, error));
             self.duration.record(seconds, &attributes);
             if took.joules > 0.0 {
-                self.instruments(labels).spent(took);
+                self.instruments(labels).spent(self, took);
             }
             return;
         }
@@ -235,7 +241,7 @@ impl Front {
         if took.output_tokens > 0 {
             instruments.output.record(took.output_tokens);
         }
-        instruments.spent(took);
+        instruments.spent(self, took);
     }
 
     /// A node, and whoever asked, used energy for a request. `key`: a hash of who asked, 0 for
@@ -324,15 +330,15 @@ impl Front {
             attributes.push(KeyValue::new(attr::TOKEN_TYPE, kind));
             attributes
         };
-        let mut own = vec![
+        let own = vec![
             KeyValue::new(attr::MODEL, labels.model.unwrap_or(OTHER).to_owned()),
             KeyValue::new(attr::TASK, labels.task.unwrap_or_default().to_owned()),
         ];
-        let emissions = self.emissions.bind(&own);
         let mut priced = own.clone();
         let currency = labels.currency.unwrap_or_default().to_owned();
         priced.push(KeyValue::new(attr::CURRENCY, currency));
-        own.push(KeyValue::new(
+        let mut sourced = own.clone();
+        sourced.push(KeyValue::new(
             attr::ENERGY_SOURCE,
             labels.energy_source.to_owned(),
         ));
@@ -342,9 +348,11 @@ impl Front {
             per_token: self.per_token.bind(&gen_ai),
             input: self.tokens.bind(&of("input")),
             output: self.tokens.bind(&of("output")),
-            energy: self.energy.bind(&own),
-            emissions,
-            cost: self.cost.bind(&priced),
+            energy: self.energy.bind(&sourced),
+            emissions: OnceLock::new(),
+            cost: OnceLock::new(),
+            own,
+            priced,
         }
     }
 }
