@@ -10,7 +10,7 @@ use std::future::Future;
 use http::HeaderMap;
 use opentelemetry::context::FutureExt;
 use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator};
-use opentelemetry::trace::{SpanKind, Status, TraceContextExt, Tracer as _};
+use opentelemetry::trace::{Span as _, SpanKind, Status, TraceContextExt, Tracer as _};
 use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
@@ -60,8 +60,11 @@ impl Tracer {
             .span_builder(name)
             .with_kind(SpanKind::Server)
             .start_with_context(tracer, parent);
-        let context = parent.with_span(span).with_value(self.clone());
-        Stage(context.span().is_recording().then_some(context))
+        // Most are not sampled: a context for those would only be made and dropped.
+        if !span.is_recording() {
+            return Stage::default();
+        }
+        Stage(Some(parent.with_span(span).with_value(self.clone())))
     }
 }
 
