@@ -7,11 +7,11 @@ use flotilla_core::generate::Timing;
 use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::v1::Counters;
 use flotilla_telemetry::KeyValue;
-use flotilla_telemetry::front::histogram;
+use flotilla_telemetry::instruments::{Tell, histogram, observe_amounts, observe_counts};
 use flotilla_telemetry::metrics::{BoundHistogram, Histogram, Meter};
 use flotilla_telemetry::names::{self, Metric, attr};
 
-use crate::accounts::{Accounts, Entry, Rate, Reading};
+use crate::accounts::{Accounts, Entry, Metered, Rate, Reading};
 use crate::models::Table;
 use crate::power::Kind;
 
@@ -107,142 +107,102 @@ pub(crate) fn register(meter: &Meter, node: &NodeName, table: &Table, accounts: 
 /// A counter of every model, told apart by one more attribute.
 fn counters(meter: &Meter, metric: &Metric, table: &Table, attribute: &'static str, of: &[Sort]) {
     let (table, of) = (table.clone(), of.to_vec());
-    meter
-        .u64_observable_counter(metric.name)
-        .with_unit(metric.unit)
-        .with_description(metric.description)
-        .with_callback(move |counter| {
-            for (model, hosted) in table.all().iter() {
-                let counts = hosted.counts();
-                for (value, read) in &of {
-                    let attributes = [of_model(model), KeyValue::new(attribute, *value)];
-                    counter.observe(read(&counts), &attributes);
-                }
+    observe_counts(meter, metric, move |tell| {
+        for (model, hosted) in table.all().iter() {
+            let counts = hosted.counts();
+            for (value, read) in &of {
+                let attributes = [of_model(model), KeyValue::new(attribute, *value)];
+                tell(read(&counts), &attributes);
             }
-        })
-        .build();
+        }
+    });
 }
 
 /// How many requests every model has.
 fn requests(meter: &Meter, metric: &Metric, table: &Table, read: fn(&Counters) -> u32) {
     let table = table.clone();
-    meter
-        .u64_observable_gauge(metric.name)
-        .with_unit(metric.unit)
-        .with_description(metric.description)
-        .with_callback(move |gauge| {
-            for (model, hosted) in table.all().iter() {
-                gauge.observe(u64::from(read(&hosted.counts())), &[of_model(model)]);
-            }
-        })
-        .build();
+    observe_counts(meter, metric, move |tell| {
+        for (model, hosted) in table.all().iter() {
+            tell(u64::from(read(&hosted.counts())), &[of_model(model)]);
+        }
+    });
 }
 
-/// What is read of the node: values with their attributes.
-type Values = Vec<(f64, Vec<KeyValue>)>;
-type Read = Box<dyn Fn(&Reading) -> Values + Send + Sync>;
-
+/// What the node draws and drew, and how it is.
 fn energy(meter: &Meter, node: &NodeName, accounts: &Accounts) {
-    let host = node.to_string();
-    let of_host = move |sources: Sources| {
-        vec![
-            KeyValue::new(attr::HW_ID, host.clone()),
-            KeyValue::new(attr::ENERGY_SOURCE, sources.as_str()),
-        ]
+    let host = KeyValue::new(attr::HW_ID, node.to_string());
+    let of_host = |sources: Sources, host: &KeyValue| {
+        let source = KeyValue::new(attr::ENERGY_SOURCE, sources.as_str());
+        [host.clone(), source]
     };
-    let battery = of_host.clone();
-    let watts = of_host.clone();
-    let gauges: Vec<(&Metric, Read)> = vec![
-        (
-            &names::HOST_POWER,
-            Box::new(move |r| vec![(r.watts, watts(r.sources))]),
-        ),
-        (&names::HW_POWER, Box::new(|r| parts(r, |part| part.watts))),
-        (
-            &names::NODE_THROTTLED,
-            Box::new(|r| vec![(f64::from(u8::from(r.condition.throttled.is_some())), vec![])]),
-        ),
-        (
-            &names::BATTERY_CHARGE,
-            Box::new(move |r| {
-                let charge = r.condition.battery.map(|battery| f64::from(battery.charge));
-                let id = || battery(r.sources).into_iter().take(1).collect();
-                charge.map(|charge| (charge, id())).into_iter().collect()
-            }),
-        ),
-        (
-            &names::ON_BATTERY,
-            Box::new(|r| {
-                let battery = r.condition.battery;
-                let on = battery.map(|battery| f64::from(u8::from(battery.discharging)));
-                on.map(|on| (on, vec![])).into_iter().collect()
-            }),
-        ),
-    ];
-    for (metric, read) in gauges {
-        let accounts = accounts.clone();
-        meter
-            .f64_observable_gauge(metric.name)
-            .with_unit(metric.unit)
-            .with_description(metric.description)
-            .with_callback(move |gauge| {
-                for (value, attributes) in read(&accounts.reading()) {
-                    gauge.observe(value, &attributes);
-                }
-            })
-            .build();
-    }
-    let sums: Vec<(&Metric, Read)> = vec![
-        (
-            &names::HOST_ENERGY,
-            Box::new(move |r| {
-                let by_sources = r.by_sources.iter();
-                by_sources
-                    .map(|(sources, joules)| (*joules, of_host(*sources)))
-                    .collect()
-            }),
-        ),
-        (
-            &names::HW_ENERGY,
-            Box::new(|r| parts(r, |part| part.joules)),
-        ),
-        (
-            &names::ENERGY_ATTRIBUTED,
-            Box::new(|r| vec![(r.attributed, vec![])]),
-        ),
-        (&names::ENERGY_IDLE, Box::new(|r| vec![(r.idle, vec![])])),
-    ];
-    for (metric, read) in sums {
-        let accounts = accounts.clone();
-        meter
-            .f64_observable_counter(metric.name)
-            .with_unit(metric.unit)
-            .with_description(metric.description)
-            .with_callback(move |counter| {
-                for (value, attributes) in read(&accounts.reading()) {
-                    counter.observe(value, &attributes);
-                }
-            })
-            .build();
+    let one = |is: bool| f64::from(u8::from(is));
+    let (of_power, of_energy, of_battery) = (host.clone(), host.clone(), host);
+    let observe = Observe { meter, accounts };
+    observe.amounts(&names::HOST_POWER, move |reading, tell| {
+        tell(reading.watts, &of_host(reading.sources, &of_power));
+    });
+    observe.amounts(&names::HOST_ENERGY, move |reading, tell| {
+        for (sources, joules) in &reading.by_sources {
+            tell(*joules, &of_host(*sources, &of_energy));
+        }
+    });
+    observe.amounts(&names::HW_POWER, |reading, tell| {
+        parts(reading, |part| part.watts, tell);
+    });
+    observe.amounts(&names::HW_ENERGY, |reading, tell| {
+        parts(reading, |part| part.joules, tell);
+    });
+    observe.amounts(&names::ENERGY_ATTRIBUTED, |reading, tell| {
+        tell(reading.attributed, &[]);
+    });
+    observe.amounts(&names::ENERGY_IDLE, |reading, tell| tell(reading.idle, &[]));
+    observe.amounts(&names::NODE_THROTTLED, move |reading, tell| {
+        tell(one(reading.condition.throttled.is_some()), &[]);
+    });
+    observe.amounts(&names::BATTERY_CHARGE, move |reading, tell| {
+        if let Some(battery) = reading.condition.battery {
+            tell(f64::from(battery.charge), std::slice::from_ref(&of_battery));
+        }
+    });
+    observe.amounts(&names::ON_BATTERY, move |reading, tell| {
+        if let Some(battery) = reading.condition.battery {
+            tell(one(battery.discharging), &[]);
+        }
+    });
+}
+
+/// Has the node's reading told.
+struct Observe<'a> {
+    meter: &'a Meter,
+    accounts: &'a Accounts,
+}
+
+impl Observe<'_> {
+    fn amounts(
+        &self,
+        metric: &Metric,
+        read: impl Fn(&Reading, Tell<'_, f64>) + Send + Sync + 'static,
+    ) {
+        let accounts = self.accounts.clone();
+        observe_amounts(self.meter, metric, move |tell| {
+            read(&accounts.reading(), tell)
+        });
     }
 }
 
-fn parts(reading: &Reading, value: fn(&crate::accounts::Metered) -> f64) -> Values {
-    // What the whole node draws is told as that.
+/// Tells a value of each part. What the whole node draws is told as that.
+fn parts(reading: &Reading, value: fn(&Metered) -> f64, tell: Tell<'_, f64>) {
     let parts = reading.parts.iter();
-    parts
-        .filter(|part| part.channel.kind != Kind::Host)
-        .map(|part| {
-            let channel = &part.channel;
-            let mut attributes = vec![
-                KeyValue::new(attr::HW_ID, channel.id.clone()),
-                KeyValue::new(attr::HW_TYPE, channel.kind.as_str()),
-                KeyValue::new(attr::HW_NAME, channel.name.clone()),
-                KeyValue::new(attr::ENERGY_SOURCE, channel.source.as_str()),
-            ];
-            let parent = channel.parent.clone();
-            attributes.extend(parent.map(|id| KeyValue::new(attr::HW_PARENT, id)));
-            (value(part), attributes)
-        })
-        .collect()
+    for part in parts.filter(|part| part.channel.kind != Kind::Host) {
+        let channel = &part.channel;
+        let mut attributes = vec![
+            KeyValue::new(attr::HW_ID, channel.id.clone()),
+            KeyValue::new(attr::HW_TYPE, channel.kind.as_str()),
+            KeyValue::new(attr::HW_NAME, channel.name.clone()),
+            KeyValue::new(attr::ENERGY_SOURCE, channel.source.as_str()),
+        ];
+        let parent = channel.parent.clone();
+        attributes.extend(parent.map(|id| KeyValue::new(attr::HW_PARENT, id)));
+        tell(value(part), &attributes);
+    }
 }

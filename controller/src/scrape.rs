@@ -10,6 +10,7 @@ use axum::http::HeaderName;
 use axum::routing::get;
 use flotilla_proto::v1::MetricsRequest;
 use flotilla_telemetry::KeyValue;
+use flotilla_telemetry::instruments::{Tell, observe_counts};
 use flotilla_telemetry::metrics::Meter;
 use flotilla_telemetry::names::{self, Metric, attr};
 use flotilla_telemetry::prometheus::{self, Exposition};
@@ -95,7 +96,7 @@ async fn of_node(link: &Link) -> Option<Vec<u8>> {
 pub(crate) fn register(meter: &Meter, fleet: &Fleet, id: &str) {
     gauge(meter, fleet, &names::WAITING, |view, tell| {
         for (name, model) in &view.models {
-            tell(u64::from(model.waiting), vec![of(attr::MODEL, name)]);
+            tell(u64::from(model.waiting), &[of(attr::MODEL, name)]);
         }
     });
     gauge(meter, fleet, &names::FLEET_NODES, |view, tell| {
@@ -104,10 +105,7 @@ pub(crate) fn register(meter: &Meter, fleet: &Fleet, id: &str) {
             *states.entry(node.phase.as_str()).or_default() += 1;
         }
         for (state, nodes) in states {
-            tell(
-                nodes,
-                vec![KeyValue::new(attr::STATE, state.to_lowercase())],
-            );
+            tell(nodes, &[KeyValue::new(attr::STATE, state.to_lowercase())]);
         }
     });
     gauge(meter, fleet, &names::NODE_READY, |view, tell| {
@@ -115,26 +113,26 @@ pub(crate) fn register(meter: &Meter, fleet: &Fleet, id: &str) {
             let ready = u64::from(node.phase == NodePhase::Ready);
             let zone = node.record.zone.as_ref().map(ToString::to_string);
             let zone = KeyValue::new(attr::ZONE, zone.unwrap_or_default());
-            tell(ready, vec![of(attr::NODE, name), zone]);
+            tell(ready, &[of(attr::NODE, name), zone]);
         }
     });
     gauge(meter, fleet, &names::REPLICAS_WANTED, |view, tell| {
         for (name, model) in &view.models {
-            tell(model.assigned.len() as u64, vec![of(attr::MODEL, name)]);
+            tell(model.assigned.len() as u64, &[of(attr::MODEL, name)]);
         }
     });
     gauge(meter, fleet, &names::REPLICAS_READY, |view, tell| {
         for (name, model) in &view.models {
-            tell(model.replicas.len() as u64, vec![of(attr::MODEL, name)]);
+            tell(model.replicas.len() as u64, &[of(attr::MODEL, name)]);
         }
     });
     gauge(meter, fleet, &names::STORE_AVAILABLE, |view, tell| {
         let available = view.synced && view.store_problem.is_none();
-        tell(u64::from(available), Vec::new());
+        tell(u64::from(available), &[]);
     });
     let id = id.to_owned();
     gauge(meter, fleet, &names::LEADER, move |view, tell| {
-        tell(u64::from(view.leader.as_deref() == Some(&id)), Vec::new());
+        tell(u64::from(view.leader.as_deref() == Some(&id)), &[]);
     });
 }
 
@@ -142,21 +140,13 @@ fn of(attribute: &'static str, name: &impl ToString) -> KeyValue {
     KeyValue::new(attribute, name.to_string())
 }
 
-/// A gauge that `read` takes from the view.
+/// Has `read` tell of the view.
 fn gauge(
     meter: &Meter,
     fleet: &Fleet,
     metric: &Metric,
-    read: impl Fn(&FleetView, &mut dyn FnMut(u64, Vec<KeyValue>)) + Send + Sync + 'static,
+    read: impl Fn(&FleetView, Tell<'_, u64>) + Send + Sync + 'static,
 ) {
     let fleet = fleet.clone();
-    meter
-        .u64_observable_gauge(metric.name)
-        .with_unit(metric.unit)
-        .with_description(metric.description)
-        .with_callback(move |gauge| {
-            let mut tell = |value, attributes: Vec<KeyValue>| gauge.observe(value, &attributes);
-            read(&fleet.view(), &mut tell);
-        })
-        .build();
+    observe_counts(meter, metric, move |tell| read(&fleet.view(), tell));
 }

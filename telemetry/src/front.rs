@@ -9,7 +9,8 @@ use std::time::Duration;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundCounter, BoundHistogram, Counter, Histogram, Meter};
 
-use crate::names::{self, Metric, OTHER, PROVIDER, attr};
+use crate::instruments::{counter, histogram, histogram_of_counts, observe_counts, sum};
+use crate::names::{self, OTHER, PROVIDER, attr};
 
 /// Keys that are told apart: each is a time series.
 const KEYS: usize = 100;
@@ -127,47 +128,15 @@ impl Drop for InFlight {
     }
 }
 
-/// A histogram of the table.
-#[must_use]
-pub fn histogram(meter: &Meter, metric: &Metric) -> Histogram<f64> {
-    meter
-        .f64_histogram(metric.name)
-        .with_unit(metric.unit)
-        .with_description(metric.description)
-        .with_boundaries(metric.buckets.to_vec())
-        .build()
-}
-
-fn counter(meter: &Meter, metric: &Metric) -> Counter<u64> {
-    meter
-        .u64_counter(metric.name)
-        .with_unit(metric.unit)
-        .with_description(metric.description)
-        .build()
-}
-
-fn sum(meter: &Meter, metric: &Metric) -> Counter<f64> {
-    meter
-        .f64_counter(metric.name)
-        .with_unit(metric.unit)
-        .with_description(metric.description)
-        .build()
-}
-
 impl Front {
     /// The instruments, made of `meter`.
     #[must_use]
     pub fn new(meter: &Meter) -> Self {
         let in_flight = Arc::new(AtomicU64::new(0));
         let seen = in_flight.clone();
-        let metric = &names::IN_FLIGHT;
-        meter
-            .u64_observable_gauge(metric.name)
-            .with_unit(metric.unit)
-            .with_description(metric.description)
-            .with_callback(move |gauge| gauge.observe(seen.load(Ordering::Relaxed), &[]))
-            .build();
-        let tokens = &names::TOKEN_USAGE;
+        observe_counts(meter, &names::IN_FLIGHT, move |tell| {
+            tell(seen.load(Ordering::Relaxed), &[]);
+        });
         let (hedges, retries) = (
             counter(meter, &names::HEDGES),
             counter(meter, &names::RETRIES),
@@ -181,12 +150,7 @@ impl Front {
             duration: histogram(meter, &names::REQUEST_DURATION),
             first_token: histogram(meter, &names::TIME_TO_FIRST_TOKEN),
             per_token: histogram(meter, &names::TIME_PER_OUTPUT_TOKEN),
-            tokens: meter
-                .u64_histogram(tokens.name)
-                .with_unit(tokens.unit)
-                .with_description(tokens.description)
-                .with_boundaries(tokens.buckets.to_vec())
-                .build(),
+            tokens: histogram_of_counts(meter, &names::TOKEN_USAGE),
             energy: histogram(meter, &names::REQUEST_ENERGY),
             emissions: sum(meter, &names::REQUEST_EMISSIONS),
             cost: sum(meter, &names::REQUEST_COST),

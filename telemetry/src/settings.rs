@@ -6,8 +6,6 @@
 /// What is exported, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// `false`: nothing is recorded at all (`OTEL_SDK_DISABLED=true`).
-    pub enabled: bool,
     /// Traces go to a collector.
     pub traces: bool,
     /// Metrics go to a collector.
@@ -28,9 +26,8 @@ pub struct SettingsError {
 }
 
 impl Settings {
-    /// Nothing leaves the process and nothing is recorded.
+    /// Nothing leaves the process and nothing is recorded (`OTEL_SDK_DISABLED=true`).
     pub const OFF: Self = Self {
-        enabled: false,
         traces: false,
         metrics: false,
         prometheus: false,
@@ -119,7 +116,6 @@ impl Settings {
         }
         let has = |list: &[String], name| list.iter().any(|n| n == name);
         Ok(Self {
-            enabled: true,
             traces: has(&traces, "otlp"),
             metrics: has(&metrics, "otlp"),
             prometheus: has(&metrics, "prometheus"),
@@ -142,7 +138,8 @@ mod tests {
     #[test]
     fn nothing_is_sent_until_it_is_known_where_to() {
         let quiet = read(&[]).unwrap();
-        assert!(quiet.enabled && quiet.prometheus && !quiet.traces && !quiet.metrics);
+        assert_ne!(quiet, Settings::OFF);
+        assert!(quiet.prometheus && !quiet.traces && !quiet.metrics);
         let all = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")]).unwrap();
         assert!(all.traces && all.metrics && all.prometheus);
         let traces = read(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4317")]).unwrap();

@@ -150,20 +150,6 @@ impl Stage {
         }
     }
 
-    /// Another name for it, once that is known.
-    pub fn rename(&self, name: impl Into<Cow<'static, str>>) {
-        if let Some(context) = &self.0 {
-            context.span().update_name(name);
-        }
-    }
-
-    /// Ends it now.
-    pub fn end(self) {
-        if let Some(context) = self.0 {
-            context.span().end();
-        }
-    }
-
     /// Does what belongs to it.
     pub async fn run<F: Future>(&self, work: F) -> F::Output {
         match &self.0 {
