@@ -79,7 +79,7 @@ impl Arrival {
     }
 
     /// There is a recorder, which counts how it ends.
-    pub(crate) fn is_recorded(&self) {
+    pub(crate) fn counted_elsewhere(&self) {
         self.recorded.store(true, Ordering::Relaxed);
     }
 

@@ -79,7 +79,7 @@ impl Decisions {
         });
         let slot = (number % self.inner.slots.len() as u64) as usize;
         self.inner.slots[slot].store(Some(kept.clone()));
-        arrival.is_recorded();
+        arrival.counted_elsewhere();
         Recorder {
             id: self.id(number),
             outcome: Outcome::default(),
@@ -158,9 +158,7 @@ impl Recorder {
 
     /// The first events are there.
     pub(crate) fn first_events(&mut self) {
-        let first = self.arrival.at.elapsed();
-        self.first_token = Some(first);
-        self.outcome.first_token_ms = Some(first.as_secs_f64() * 1e3);
+        self.first_token = Some(self.arrival.at.elapsed());
     }
 
     /// What the answer took of tokens and time.
@@ -176,10 +174,7 @@ impl Recorder {
     /// whole comes with its last one.
     pub(crate) fn wrote_for(&mut self, decode: Duration) {
         let first = self.arrival.at.elapsed().saturating_sub(decode);
-        if self.first_token.is_none_or(|known| first < known) {
-            self.first_token = Some(first);
-            self.outcome.first_token_ms = Some(first.as_secs_f64() * 1e3);
-        }
+        self.first_token = Some(self.first_token.map_or(first, |known| known.min(first)));
     }
 
     /// It took energy, on top of what is known. Returns all that it took.
@@ -208,11 +203,8 @@ impl Recorder {
         self.outcome.end = End::Failed;
         self.arrival.stage.failed(error.kind());
         self.log(error.kind(), error.blames_the_replica());
-        // A server's own words may hold what was asked.
-        self.outcome.error = Some(match self.kept.decision.zones.is_empty() {
-            true => error.to_string(),
-            false => error.kind().to_owned(),
-        });
+        let held = !self.kept.decision.zones.is_empty();
+        self.outcome.error = Some(error.on_record(held));
         self.write_down(Some(error.kind()));
     }
 
@@ -236,6 +228,7 @@ impl Recorder {
         let spent = self.arrival.spent();
         let mut outcome = std::mem::take(&mut self.outcome);
         outcome.total_ms = total.as_secs_f64() * 1e3;
+        outcome.first_token_ms = self.first_token.map(|first| first.as_secs_f64() * 1e3);
         if spent != Spent::default() {
             outcome.joules = Some(spent.joules);
             outcome.joules_source = Some(spent.sources);

@@ -145,7 +145,7 @@ impl Asked<'_> {
         let held = self.hold_for(tries, accept, larger, &mut tier).await;
         tier.ms = asked_at.elapsed().as_secs_f64() * 1e3;
         if let Err(error) = &held {
-            tier.error = Some(tries.told(error));
+            tier.error = Some(error.on_record(tries.plan.zones.is_some()));
         }
         (tier, held)
     }

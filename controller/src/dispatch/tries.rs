@@ -237,7 +237,7 @@ impl<'a> Tries<'a> {
     ) -> Result<(), RequestError> {
         self.lost += usize::from(matches!(error, RequestError::NodeLost(_)));
         if self.errors.len() < RECORDED {
-            let detail = self.told(&error);
+            let detail = error.on_record(self.plan.zones.is_some());
             let failed = reject(self.model(), &replica.node, Reason::Error, detail);
             self.errors.push(failed);
         }
@@ -248,15 +248,6 @@ impl<'a> Tries<'a> {
         self.tried.push((self.model, replica.node.clone()));
         self.last = Some(error);
         Ok(())
-    }
-
-    /// An error as it goes on record: a server's own words may hold what was asked, which is not told of
-    /// requests that are held to zones.
-    pub(super) fn told(&self, error: &RequestError) -> String {
-        match self.plan.zones {
-            None => error.to_string(),
-            Some(_) => error.kind().to_owned(),
-        }
     }
 
     /// Puts on record that there is no answer.

@@ -82,6 +82,17 @@ impl RequestError {
         }
     }
 
+    /// It as it goes on record. A server's own words may hold what was asked, which is not told of requests
+    /// that are `held` to privacy zones.
+    #[must_use]
+    pub fn on_record(&self, held: bool) -> String {
+        if held {
+            self.kind().to_owned()
+        } else {
+            self.to_string()
+        }
+    }
+
     /// Whether it speaks against the replica rather than the request: what its breaker counts.
     #[must_use]
     pub fn blames_the_replica(&self) -> bool {
