@@ -17,7 +17,9 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{ControllerResource, ModelResource, NodeResource, controllers, models_as_listed};
+use super::{
+    ControllerResource, ModelResource, NodeResource, controllers, models_as_listed, notes,
+};
 use crate::decisions::unix_millis;
 use crate::fleet::{Fleet, FleetView};
 use crate::traffic::{Tick, Traffic};
@@ -200,10 +202,6 @@ fn tasks(view: &FleetView) -> Vec<String> {
     view.routing.tasks.keys().map(ToString::to_string).collect()
 }
 
-fn notes(view: &FleetView) -> Vec<String> {
-    view.store_problem.clone().into_iter().collect()
-}
-
 fn event(name: &'static str, data: &impl Serialize) -> Result<Event, Infallible> {
     // As above: it cannot fail.
     let data = serde_json::to_string(data).unwrap_or_default();
@@ -216,15 +214,16 @@ async fn follow(State(live): State<Live>) -> Sse<impl Stream<Item = Result<Event
         let mut ticks = live.traffic.follow();
         let mut told = Told::default();
         let view = live.fleet.view();
-        told.news(&live, &view);
+        // All is news to whoever was told nothing.
+        let first = told.news(&live, &view);
         yield event("fleet", &Whole {
             controller: &live.controller,
-            controllers: controllers(&view, &live.controller.id),
+            controllers: first.controllers.unwrap_or_default(),
             grid: Grid { currency: view.routing.grid.currency() },
-            notes: notes(&view),
-            nodes: nodes(&view),
-            models: models_as_listed(&view),
-            tasks: tasks(&view),
+            notes: first.notes.unwrap_or_default(),
+            nodes: first.nodes,
+            models: first.models,
+            tasks: first.tasks.unwrap_or_default(),
         });
         let many = view.nodes.len() > MANY;
         drop(view);

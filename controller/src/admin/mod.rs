@@ -137,11 +137,16 @@ struct List<T> {
     notes: Vec<String>,
 }
 
+/// What whoever reads of the fleet should know.
+fn notes(view: &FleetView) -> Vec<String> {
+    view.store_problem.clone().into_iter().collect()
+}
+
 impl<T> List<T> {
     fn new(view: &FleetView, items: impl Iterator<Item = T>) -> Self {
         Self {
             items: items.collect(),
-            notes: view.store_problem.clone().into_iter().collect(),
+            notes: notes(view),
         }
     }
 }
