@@ -35,17 +35,18 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let manifests = manifest::read(&models)?;
     let data_dir = std::path::absolute(&args.data_dir)?;
 
+    let telemetry = Settings::from_env()?;
     let mut controller = Controller::start(Config {
         http: args.http,
         link: SocketAddr::from(([127, 0, 0, 1], 0)),
         store: StoreAddress::Embedded(data_dir.join("controller")),
         data_dir: data_dir.join("controller"),
         stop_grace: DRAIN,
-        telemetry: Settings::from_env()?,
+        telemetry: telemetry.clone(),
         ..Config::default()
     })
     .await?;
-    let started = start_agents(&controller, &data_dir, args.nodes).await;
+    let started = start_agents(&controller, &data_dir, args.nodes, &telemetry).await;
     let agents = match started {
         Ok(agents) => agents,
         Err(error) => {
@@ -86,6 +87,7 @@ async fn start_agents(
     controller: &Controller,
     data_dir: &Path,
     nodes: u32,
+    telemetry: &Settings,
 ) -> anyhow::Result<Vec<Agent>> {
     let mut agents = Vec::new();
     let accounts = Accounts::of_this_machine(None, nodes);
@@ -103,7 +105,7 @@ async fn start_agents(
             accounts: Some(accounts.clone()),
             // The controller has their metrics.
             metrics: None,
-            telemetry: Settings::from_env()?,
+            telemetry: telemetry.clone(),
             fetch_rate: None,
             null_slowdown: 1.0,
             drain: DRAIN,
