@@ -150,3 +150,30 @@ async fn a_model_that_reads_many_prompts_keeps_none_of_them_in_memory() {
     assert!(grown < 100 << 20, "grown by {} MiB", grown >> 20);
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn clients_that_leave_while_their_prompt_is_counted_leave_the_engine_well() {
+    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let api = cluster.api();
+    api.apply(&demo_model("support-intent", 1)).await;
+    cluster
+        .until(async || api.ready("support-intent").await == 1)
+        .await;
+    // Nobody can say without counting whether the prompt leaves room for so many tokens.
+    let body = json!({
+        "model": "support-intent", "max_tokens": 100_000,
+        "messages": [{"role": "user", "content": "hello"}],
+    });
+    for micros in (0..6_000).step_by(10) {
+        let asked = api.post("v1/chat/completions", &body);
+        let patience = std::time::Duration::from_micros(micros);
+        // Whether it was answered in time is all the same.
+        let _ = tokio::time::timeout(patience, asked).await;
+    }
+    let response = api.post("v1/chat/completions", &body).await;
+    assert_eq!(response.status(), 200);
+    // A model that had to be loaded anew would count from the beginning.
+    let requests = api.counters("support-intent").await.requests;
+    assert!(requests > 100, "it was loaded anew: {requests}");
+    cluster.stop().await;
+}

@@ -271,9 +271,15 @@ impl Answer {
             reasoning_effort: None,
             response,
         };
-        let sent = self.engine.sender.send(Request::Tokenize(request)).await;
-        sent.ok()?;
-        Some(tokens.recv().await?.ok()?.len())
+        // The engine's thread panics where nobody takes its answer any more: whoever goes away leaves
+        // the asking, not the question.
+        let engine = self.engine.clone();
+        let counted = tokio::spawn(async move {
+            let sent = engine.sender.send(Request::Tokenize(request)).await;
+            sent.ok()?;
+            Some(tokens.recv().await?.ok()?.len())
+        });
+        counted.await.ok()?
     }
 
     /// What a chunk adds, and why the choice ends with it, if it does.
