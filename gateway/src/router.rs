@@ -3,18 +3,18 @@
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use flotilla_core::TaskName;
 use flotilla_telemetry::trace::Tracer;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use serde::Serialize;
+use tower::layer::layer_fn;
 
 use crate::chat::{ChatBody, json_response};
 use crate::completions::CompletionBody;
 use crate::embeddings::EmbeddingBody;
-use crate::traced::traced;
+use crate::traced::Traced;
 use crate::{ApiError, Backend, Server, body, chat, completions, embeddings, models};
 
 /// What a request may be at most.
@@ -46,7 +46,10 @@ pub fn router<B: Backend>(backend: B, limits: Limits, tracer: Tracer) -> Router 
         .route("/v1/completions", only(post(text_completions)))
         .route("/v1/embeddings", only(post(create_embeddings)));
     if tracer.is_on() {
-        inference = inference.route_layer(from_fn_with_state(tracer, traced));
+        inference = inference.route_layer(layer_fn(move |inner| Traced {
+            tracer: tracer.clone(),
+            inner,
+        }));
     }
     inference
         .route("/v1/models", only(get(list_models)))

@@ -1,29 +1,57 @@
 //! The trace of a request, from its headers to the end of its answer.
 
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::middleware::Next;
+use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
 use flotilla_telemetry::trace::{Stage, Tracer};
+use futures::future::{BoxFuture, Either, FutureExt};
 use http_body_util::BodyExt;
+use tower::Service;
 
-/// Answers a request as the first part of its trace in this process, if it is sampled.
-pub(crate) async fn traced(State(tracer): State<Tracer>, request: Request, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>();
-    let route = path.map_or("", MatchedPath::as_str);
-    // All routes of the layer take POST only; what is refused for its method ends here, too.
-    let stage = tracer.begin(request.headers(), name(route));
-    if !stage.is_recorded() {
-        return next.run(request).await;
+/// Answers requests as the first part of their traces in this process, where they are sampled. The
+/// others, nearly all, are handed on as they are: nothing is boxed or cloned for them.
+#[derive(Clone)]
+pub(crate) struct Traced<S> {
+    pub(crate) tracer: Tracer,
+    pub(crate) inner: S,
+}
+
+impl<S> Service<Request> for Traced<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<S::Future, BoxFuture<'static, Result<Response, Infallible>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
     }
-    let route = route.to_owned();
-    stage.set("http.request.method", request.method().as_str().to_owned());
-    stage.set("url.path", request.uri().path().to_owned());
-    stage.set("http.route", route);
-    let response = stage.run(next.run(request)).await;
-    let status = response.status();
-    stage.set("http.response.status_code", i64::from(status.as_u16()));
-    hold(response, stage)
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let path = request.extensions().get::<MatchedPath>();
+        let route = path.map_or("", MatchedPath::as_str);
+        // All routes of the layer take POST only; what is refused for its method ends here, too.
+        let stage = self.tracer.begin(request.headers(), name(route));
+        if !stage.is_recorded() {
+            return Either::Left(self.inner.call(request));
+        }
+        stage.set("http.route", route.to_owned());
+        stage.set("http.request.method", request.method().as_str().to_owned());
+        stage.set("url.path", request.uri().path().to_owned());
+        let answered = self.inner.call(request);
+        let traced = async move {
+            let response = stage.run(answered).await?;
+            let status = response.status();
+            stage.set("http.response.status_code", i64::from(status.as_u16()));
+            Ok(hold(response, stage))
+        };
+        Either::Right(traced.boxed())
+    }
 }
 
 /// The name of a route's span: none is put together for requests that are not sampled.
