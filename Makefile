@@ -30,7 +30,7 @@ lint:
 	cargo fmt --all --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
-# What Flotilla adds to a request (tests/src/bin/overhead.rs), how fast and how well it decides,
+# What Flotilla adds to a request (tests/src/bin/overhead/), how fast and how well it decides,
 # what a cascade costs and saves (tests/src/bin/cascade_cost.rs).
 bench:
 	cargo build --release --workspace

@@ -18,6 +18,7 @@ mod models;
 mod ports;
 mod process;
 mod proxy;
+pub mod sink;
 pub mod soak;
 
 pub use api::{Api, Counters};

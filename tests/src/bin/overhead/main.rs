@@ -5,6 +5,8 @@
 //!
 //! `cargo run --release --workspace --bin overhead [SECONDS]`
 
+mod telemetry;
+
 use std::time::Duration;
 
 use flotilla_controller::fleet::Fleet;
@@ -12,9 +14,8 @@ use flotilla_controller::{Config, Controller, StoreAddress};
 use flotilla_core::ModelName;
 use flotilla_core::generate::{GenerateRequest, Input, Message, Sampling, ToolChoice};
 use flotilla_proto::v1;
-use flotilla_tests::collector::Collector;
 use flotilla_tests::http_load::{Connection, Measured, measure};
-use flotilla_tests::{Cluster, Mode, Process, free_address, null_model};
+use flotilla_tests::{Cluster, Mode, Process, null_model};
 use serde_json::json;
 
 const MODEL: &str = "instant";
@@ -29,7 +30,7 @@ async fn main() {
     );
     grpc(time).await;
     http(time).await;
-    telemetry(time).await;
+    telemetry::measure(6 * time).await;
 }
 
 fn print(what: &str, measured: &Measured) {
@@ -174,47 +175,4 @@ async fn load(cluster: &Cluster, time: Duration, connections: usize, stream: boo
         workers.push(async move || connection.exchange().await);
     }
     measure(time, workers).await
-}
-
-/// Rounds of one fleet without telemetry and one with it, in turns: the machine is not the same from
-/// one minute to the next.
-async fn telemetry(time: Duration) {
-    const ROUNDS: u32 = 5;
-    // The collector is a part of neither fleet, but it runs on the same machine.
-    let collector = Collector::start(free_address()).await;
-    let endpoint = collector.endpoint();
-    let off = [("OTEL_SDK_DISABLED", "true")];
-    let on = [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
-        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
-        ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
-    ];
-    let without = Cluster::start_among(&off, &[], &["n1"]).await;
-    let with = Cluster::start_among(&on, &[], &["n1"]).await;
-    serve(&without).await;
-    serve(&with).await;
-    let mut ratios = Vec::new();
-    for round in 1..=ROUNDS {
-        // Who comes first changes, too.
-        let first = round % 2 == 0;
-        let (one, other) = if first {
-            (&with, &without)
-        } else {
-            (&without, &with)
-        };
-        let one = load(one, time, 32, true).await.requests_per_second;
-        let other = load(other, time, 32, true).await.requests_per_second;
-        let (with, without) = if first { (one, other) } else { (other, one) };
-        ratios.push(with / without);
-        println!(
-            "{:<44}{with:>12.0}  without: {without:.0}, ratio {:.3}",
-            "with telemetry, 32 at once, streamed",
-            with / without
-        );
-    }
-    ratios.sort_by(f64::total_cmp);
-    let median = ratios[ratios.len() / 2];
-    println!("requests/s with telemetry to those without it, median: {median:.3}");
-    with.stop().await;
-    without.stop().await;
 }
