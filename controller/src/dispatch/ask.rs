@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use flotilla_core::generate::RequestError;
 use flotilla_proto::v1::GenerateRequest;
 
-use super::attempt;
+use super::attempt::Attempt;
 use super::relay::Relay;
 use super::tries::Tries;
 use crate::fleet::Replica;
@@ -27,7 +27,8 @@ impl Tries<'_> {
         loop {
             let (replica, guard) = self.next().await?;
             let addressed = self.address(request);
-            let first = attempt::generate(&replica, guard, addressed, self.patience());
+            let first = Attempt::new(&replica, guard, self.arrival.clone())
+                .generate(addressed, self.patience());
             let begun = match self.plan.hedge() {
                 None => {
                     let answer = first.await;
@@ -62,7 +63,8 @@ impl Tries<'_> {
         self.hedged(&replica.node, &spare.node, asked.elapsed());
         let guard = self.count(&spare, self.plan.work.prompt_bytes);
         let addressed = self.address(request);
-        let mut second = pin!(attempt::generate(&spare, guard, addressed, self.patience()));
+        let second = Attempt::new(&spare, guard, self.arrival.clone());
+        let mut second = pin!(second.generate(addressed, self.patience()));
         // Where one fails, the other one is all there is.
         tokio::select! {
             answer = &mut first => {

@@ -36,6 +36,7 @@ use crate::decisions::Decisions;
 use crate::fleet::{Fleet, ModelView, NodePhase, Replica};
 use crate::trainer::{Newest, Trained};
 use affinity::Affinity;
+use attempt::Attempt;
 use plan::{Asked, Plan};
 use relay::Relay;
 use tries::Tries;
@@ -247,7 +248,8 @@ impl Backend for Dispatch {
                 standing: tries.plan.standing,
                 deadline: tries.time(),
             };
-            match attempt::embed(&replica, guard, &asked, tries.patience()).await {
+            let attempt = Attempt::new(&replica, guard, tries.arrival.clone());
+            match attempt.embed(&asked, tries.patience()).await {
                 Ok((mut content, spent)) => {
                     let zone = replica.zone.clone();
                     let (by, mut recorder) = tries.answered(replica);

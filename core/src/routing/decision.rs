@@ -268,7 +268,8 @@ pub struct Outcome {
     /// How long it waited on the node, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued_ms: Option<f64>,
-    /// The energy that it took, with that of smaller models that were asked before.
+    /// The energy that it took on all that were asked: smaller models before, replicas that failed or
+    /// took too long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules: Option<Joules>,
     /// Where the joules come from: `rapl+nvml`, `estimate`.

@@ -123,6 +123,28 @@ async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
 }
 
 #[tokio::test]
+async fn what_an_answer_took_that_did_not_begin_in_time_is_on_record() {
+    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let api = cluster.api();
+    let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 60_000});
+    api.apply(&null_model("m", 1, &options)).await;
+    cluster.until(async || api.ready("m").await == 1).await;
+    let body = json!({
+        "model": "m", "messages": [{"role": "user", "content": "hi"}],
+        "flotilla": {"deadline": "200ms"},
+    });
+    let response = api.post("v1/chat/completions", &body).await;
+    assert_eq!(response.status(), 504);
+    let id = response.headers()["x-flotilla-decision"].to_str();
+    let path = format!("v1/decisions/{}", id.expect("a text"));
+    let (_, record) = api.get(&path).await;
+    let outcome = &record["outcome"];
+    assert!(outcome["joules"].as_f64() > Some(0.0), "{record}");
+    assert_eq!(outcome["joules_source"], "estimate");
+    cluster.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_cascade_took_of_several_models_is_one_sum() {
     let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
     let api = cluster.api();
