@@ -7,8 +7,8 @@ use flotilla_controller::decisions::DecisionRecord;
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
 use flotilla_core::routing::{
-    Classified, Decision, End, Limits, NgramKind, Outcome, Reason, Rejected, Score, Tier,
-    TierVerdict,
+    Candidate, Classified, Decision, End, Limits, NgramKind, Outcome, Reason, Rejected, Score,
+    Tier, TierVerdict,
 };
 use serde_json::json;
 
@@ -133,6 +133,15 @@ fn why_task(classified: &Classified) -> String {
     told + &output::table(&["N-GRAM", "WEIGHT"], rows)
 }
 
+/// Why a replica was chosen, or why not.
+fn why(candidate: &Candidate, chosen: bool) -> String {
+    let standing = candidate.standing.map(|standing| standing.to_string());
+    let mut told: Vec<_> = chosen.then(|| "chosen".to_owned()).into_iter().collect();
+    told.extend(standing);
+    told.extend(candidate.strain.clone());
+    told.join("; ")
+}
+
 /// The replicas that were compared, and those that were not.
 fn why_replica(decision: &Decision) -> String {
     let mut told = String::new();
@@ -151,11 +160,7 @@ fn why_replica(decision: &Decision) -> String {
                 candidate.predicted_joules.map(joules).unwrap_or_default(),
                 candidate.quality.map(percent).unwrap_or_default(),
                 candidate.score.map(scored).unwrap_or_default(),
-                match (chosen, &candidate.strain) {
-                    (true, None) => "chosen".to_owned(),
-                    (true, Some(strain)) => format!("chosen, though {strain}"),
-                    (false, strain) => strain.clone().unwrap_or_default(),
-                },
+                why(candidate, chosen),
             ]
         });
         told += "\n";
@@ -168,7 +173,7 @@ fn why_replica(decision: &Decision) -> String {
             "ENERGY",
             "QUALITY",
             "SCORE",
-            "",
+            "WHY",
         ];
         told += &output::table(&headings, rows);
     }

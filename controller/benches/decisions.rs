@@ -3,7 +3,9 @@
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use flotilla_controller::Observer;
 use flotilla_controller::decisions::Decisions;
-use flotilla_core::routing::{Candidate, Classified, Classifier, Decision, Examples, Load};
+use flotilla_core::routing::{
+    Candidate, Classified, Classifier, Decision, Examples, Load, Standing,
+};
 use flotilla_core::spec::Abstain;
 use flotilla_core::{Joules, ModelName, NodeName, TaskName};
 use flotilla_telemetry::Telemetry;
@@ -26,6 +28,7 @@ fn decision(classifier: &Classifier) -> Decision {
         predicted_joules: Some(Joules(0.1)),
         quality: Some(0.9),
         strain: None,
+        standing: Some(Standing::Soonest),
         score: None,
     };
     Decision {

@@ -153,6 +153,8 @@ function Candidates({ record }) {
                         <th scope="row">
                           <${ModelLink} name=${candidate.model} />${chosen(candidate) && html`<span class="chosen-mark"><${Icon} name="chosen" />chosen</span>`}
                           <span class="row-note">on <${NodeLink} name=${candidate.node} /></span>
+                          ${candidate.standing && html`<span class="row-note">${candidate.standing.says}</span>`}
+                          ${candidate.strain && html`<span class="row-note"><b class="chip">strained</b> ${candidate.strain}</span>`}
                         </th>
                         <${Compared} label="Load" value=${requests} most=${Math.max(candidate.concurrency, requests)} tone=${requests >= candidate.concurrency ? "tight" : ""} text=${`${requests} of ${candidate.concurrency} at once`} />
                         <${Compared} label="First token" value=${candidate.predicted_first_token_ms} most=${mostFirst} text=${`≈ ${ms(candidate.predicted_first_token_ms)}`} />
@@ -166,7 +168,7 @@ function Candidates({ record }) {
                 </tbody>
               </table>
             </div>
-            <p class="legend-line muted">Times and joules are predictions, made before anything was sent. ${NONE} is not known yet${scored ? "; the score is the weighted mean of its parts, 1 for the best of them" : ": among replicas of one model the one goes first that is expected to answer soonest"}.</p>
+            <p class="legend-line muted">Times and joules are predictions, made before anything was sent. ${NONE} is not known yet${scored ? "; the score is the weighted mean of its parts, 1 for the best of them" : "; of those that have room and are hardly later than the soonest, the one goes first with the least time × √joules"}. How a replica stands counts what is known of it for less the older it is.</p>
           `}
     <//>
   `;

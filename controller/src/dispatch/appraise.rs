@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use flotilla_core::estimate::{Pace, Prediction, Work};
 use flotilla_core::routing::{
-    Breach, Candidate, Contender, Expected, Limits, Reason, is_longer, prefer,
+    Breach, Candidate, Contender, Expected, Limits, Reason, Standing, is_longer, prefer, standings,
 };
 use flotilla_core::{Joules, ModelName};
 
@@ -130,10 +130,19 @@ fn keeps_quality(limits: Limits, quality: Option<f32>) -> Result<(), (Reason, St
     }
 }
 
-/// Picks one of several replicas of a model: the core decides.
-pub(super) fn choose(appraisals: &[Appraisal], plan: &Plan, now: f32) -> usize {
+/// Picks one of several replicas of a model, and tells how each stood: the core decides.
+pub(super) fn choose(appraisals: &[Appraisal], plan: &Plan, now: f32) -> (usize, Vec<Standing>) {
     let contenders: Vec<_> = appraisals.iter().map(Appraisal::contender).collect();
-    prefer(&contenders, plan.weights, plan.work, now)
+    let chosen = prefer(&contenders, plan.weights, plan.work, now);
+    let standings = standings(&contenders, chosen, plan.weights, plan.work, now);
+    (chosen, standings)
+}
+
+/// Puts on record how each of the replicas stood that were compared, in their order.
+pub(super) fn tell(candidates: &mut [Candidate], standings: &[Standing]) {
+    for (candidate, standing) in candidates.iter_mut().zip(standings) {
+        candidate.standing = Some(*standing);
+    }
 }
 
 impl Appraisal {
@@ -172,6 +181,7 @@ impl Appraisal {
             predicted_joules: self.prediction.and(self.expected.joules),
             quality: self.expected.quality,
             strain: (!self.prospect.strain.is_none()).then(|| self.prospect.strain.to_string()),
+            standing: None,
             score: None,
         }
     }

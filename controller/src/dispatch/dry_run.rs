@@ -93,7 +93,8 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
             }
         }
         if !appraisals.is_empty() {
-            let at = appraise::choose(&appraisals, judge.plan, now);
+            let (at, standings) = appraise::choose(&appraisals, judge.plan, now);
+            appraise::tell(&mut decision.candidates[before..], &standings);
             picks.push((before + at, appraisals[at].compared()));
         }
     }

@@ -2,12 +2,12 @@
 //! best of a few, and of those the one that comes nearest to what the task wants.
 
 use flotilla_core::routing::{
-    Affinity, Expected, Look as Seen, Reason, Rejected, nearest, score, select,
+    Affinity, Candidate, Expected, Look as Seen, Reason, Rejected, nearest, score, select,
 };
 use flotilla_core::{ModelName, NodeName};
 
 use super::affinity::Known;
-use super::appraise::{Appraisal, appraise, choose};
+use super::appraise::{Appraisal, appraise, choose, tell};
 use super::tries::Tries;
 use crate::fleet::{Eligible, FleetView, Measured, Replica, pace_clock};
 
@@ -173,7 +173,8 @@ impl Tries<'_> {
             ..
         } = self;
         let (candidates, rejected) = (&mut decision.candidates, &mut decision.rejected);
-        let mut broken = Vec::new();
+        let earlier = candidates.len();
+        let (mut broken, mut standings) = (Vec::new(), Vec::new());
         let mut passed = Passed::Out;
         let pick = select(
             eligible.len(),
@@ -206,15 +207,23 @@ impl Tries<'_> {
                     }
                 }
             },
-            |seen: &[Appraisal]| choose(seen, plan, now),
+            |seen: &[Appraisal]| {
+                let (chosen, told) = choose(seen, plan, now);
+                standings = told;
+                chosen
+            },
             |n| fastrand::usize(..n),
         );
-        for i in broken {
+        // Those that were compared are on record in the same order: all that are able, or else all
+        // that are broken.
+        tell(&mut candidates[earlier..], &standings);
+        for (at, i) in broken.into_iter().enumerate() {
             let replica = eligible.get(i);
             match &pick {
-                Some((picked, seen)) if *picked == i => {
-                    candidates.push(seen.candidate(name, replica));
-                }
+                Some((picked, seen)) if *picked == i => candidates.push(Candidate {
+                    standing: standings.get(at).copied(),
+                    ..seen.candidate(name, replica)
+                }),
                 _ => {
                     let node = &replica.node;
                     rejected.push(reject(name, node, Reason::Breaker, String::new()));
@@ -248,7 +257,7 @@ impl Tries<'_> {
                     _ => Seen::Out,
                 }
             },
-            |seen: &[Appraisal]| choose(seen, plan, now),
+            |seen: &[Appraisal]| choose(seen, plan, now).0,
             |n| fastrand::usize(..n),
         );
         pick.map(|(i, _)| eligible.get(i).clone())

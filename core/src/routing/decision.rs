@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Evidence, Limits, Load, Measure, Ranked, Score, Verdict};
+use super::{Evidence, Limits, Load, Measure, Ranked, Score, Standing, Verdict, standing};
 use crate::admission::Priority;
 use crate::energy::{Currency, Sources};
 use crate::{Joules, ModelName, NodeName, TaskName, ZoneName};
@@ -193,6 +193,13 @@ pub struct Candidate {
     /// Why it is used less than it could be: it is on battery, or slowed down by heat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strain: Option<String>,
+    /// How it stood beside the others of its model; with `says`, the same in words.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "standing::told"
+    )]
+    pub standing: Option<Standing>,
     /// How near it comes to what the task wants, where models are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<Score>,

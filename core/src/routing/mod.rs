@@ -9,6 +9,7 @@ mod decision;
 mod goals;
 mod prefer;
 mod select;
+mod standing;
 pub mod tradeoff;
 
 pub use affinity::{Mark, marks};
@@ -23,5 +24,6 @@ pub use decision::{
     TierVerdict,
 };
 pub use goals::{Breach, Expected, Limits, Score, Weights, is_longer, nearest, score};
-pub use prefer::{Contender, prefer};
+pub use prefer::{Contender, prefer, standings};
 pub use select::{Load, Look, select};
+pub use standing::Standing;

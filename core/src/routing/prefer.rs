@@ -7,13 +7,13 @@
 //! slack allows it. The fewest joules alone would take all of the slack for a small saving; in the
 //! simulated days of `benches/fleet_day` this saves about as much and ends sooner.
 
-use super::{Expected, Load, Weights, score};
+use super::{Expected, Load, Standing, Weights, score};
 use crate::Joules;
 use crate::estimate::{Pace, Work, compare};
 
 /// How many times as long as the soonest an answer may take for the sake of fewer joules. Without it one
 /// that takes next to nothing could keep people waiting for any time.
-const SLACK: f32 = 1.5;
+pub(super) const SLACK: f32 = 1.5;
 
 /// Joules that differ by less than this factor count as one: what is learnt of two nodes of a kind differs by
 /// that much by chance, and they shall share the load.
@@ -21,6 +21,9 @@ const ALIKE_JOULES: f32 = 1.25;
 
 /// Replicas whose scores differ by less are compared by time alone: nodes that are alike share the load.
 const ALIKE_SCORE: f32 = 0.05;
+
+/// Ratios this near to 1 are told as equal: they are not seen when they are written.
+const UNSEEN: f32 = 0.005;
 
 /// What is known of a replica that could answer a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -47,6 +50,34 @@ pub fn prefer(contenders: &[Contender], weights: Option<Weights>, work: Work, no
         Some(weights) => first(contenders, |a, b| race.is_nearer(a, b, weights)),
         None => race.economical(contenders),
     }
+}
+
+/// How each of the contenders stood beside the others when the one at `chosen` was picked, in their order.
+#[must_use]
+pub fn standings(
+    contenders: &[Contender],
+    chosen: usize,
+    weights: Option<Weights>,
+    work: Work,
+    now: f32,
+) -> Vec<Standing> {
+    let race = Race { work, now };
+    let Some(first) = contenders.get(chosen) else {
+        return Vec::new();
+    };
+    if contenders.len() == 1 {
+        return vec![Standing::Only];
+    }
+    let soonest = race.soonest(contenders);
+    let stands = |(at, one): (usize, &Contender)| match weights {
+        Some(_) if at == chosen => Standing::Nearest,
+        Some(weights) => race.misses(one, first, weights),
+        None if at == chosen && at == soonest => Standing::Soonest,
+        None if at == chosen => race.saves(one, &contenders[soonest]),
+        None if at == soonest => race.costs(one, first),
+        None => race.lags(one, &contenders[soonest], first),
+    };
+    contenders.iter().enumerate().map(stands).collect()
 }
 
 /// The first contender that no other is better than, if each is compared with the best before it.
@@ -82,9 +113,19 @@ impl Race {
     /// Whether one comes nearer to what is weighed so.
     fn is_nearer(self, a: &Contender, b: &Contender, weights: Weights) -> bool {
         let (here, there) = self.times(a, b);
-        if weights.energy == 0.0 {
-            return here < there;
+        match self.ahead(a, b, weights) {
+            Some(ahead) => ahead > 0.0,
+            None => here < there,
         }
+    }
+
+    /// By how much more one scores than another. `None`: not by enough to count, so that their times
+    /// are compared.
+    fn ahead(self, a: &Contender, b: &Contender, weights: Weights) -> Option<f32> {
+        if weights.energy == 0.0 {
+            return None;
+        }
+        let (here, there) = self.times(a, b);
         let of = |one: &Contender, seconds| Expected {
             quality: None,
             seconds: Some(seconds),
@@ -92,15 +133,16 @@ impl Race {
         };
         let scores = score(weights, &[of(a, here), of(b, there)]);
         let ahead = scores[0].total - scores[1].total;
-        if ahead.abs() < ALIKE_SCORE {
-            return here < there;
-        }
-        ahead > 0.0
+        (ahead.abs() >= ALIKE_SCORE).then_some(ahead)
+    }
+
+    fn soonest(self, contenders: &[Contender]) -> usize {
+        first(contenders, |a, b| self.is_sooner(a, b))
     }
 
     /// Of those within the slack of the soonest the one with the least time × √joules.
     fn economical(self, contenders: &[Contender]) -> usize {
-        let soonest = first(contenders, |a, b| self.is_sooner(a, b));
+        let soonest = self.soonest(contenders);
         let Some(reference) = contenders.get(soonest) else {
             return soonest;
         };
@@ -115,6 +157,57 @@ impl Race {
             }
         }
         best
+    }
+
+    /// How many times the time × √joules of another one it takes.
+    fn product(self, one: &Contender, other: &Contender) -> f32 {
+        self.time(one, other) * self.joules_ratio(one, other).sqrt()
+    }
+
+    /// How many times as long as another one it takes.
+    fn time(self, one: &Contender, other: &Contender) -> f32 {
+        let (here, there) = self.times(one, other);
+        here / there.max(f32::MIN_POSITIVE)
+    }
+
+    /// Why one that is not the soonest is chosen.
+    fn saves(self, one: &Contender, soonest: &Contender) -> Standing {
+        Standing::Thriftiest {
+            time: self.time(one, soonest),
+            joules: self.joules_ratio(one, soonest),
+        }
+    }
+
+    /// Why one that was within the slack is not chosen.
+    fn costs(self, one: &Contender, chosen: &Contender) -> Standing {
+        let product = self.product(one, chosen);
+        if product <= 1.0 + UNSEEN {
+            return Standing::Equal;
+        }
+        Standing::Costlier { product }
+    }
+
+    /// Why one that is not the soonest is not chosen.
+    fn lags(self, one: &Contender, soonest: &Contender, chosen: &Contender) -> Standing {
+        if self.is_within_slack(one, soonest) {
+            return self.costs(one, chosen);
+        }
+        if !one.load.has_room() {
+            return Standing::Busy;
+        }
+        Standing::Late {
+            time: self.time(one, soonest),
+        }
+    }
+
+    /// Why one is not chosen where there are weights.
+    fn misses(self, one: &Contender, chosen: &Contender, weights: Weights) -> Standing {
+        let time = self.time(one, chosen);
+        match self.ahead(one, chosen, weights) {
+            Some(ahead) => Standing::Further { by: -ahead },
+            None if time <= 1.0 + UNSEEN => Standing::Equal,
+            None => Standing::Slower { time },
+        }
     }
 
     /// Whether it is hardly later than the soonest, without making anybody wait.
@@ -207,6 +300,76 @@ mod tests {
         let three = [soonest, contender(1.4, 10.0), contender(1.9, 0.1)];
         assert_eq!(picked(&three), 1);
         assert_eq!(picked(&[]), 0);
+    }
+
+    fn stood(contenders: &[Contender], weights: Option<Weights>) -> Vec<Standing> {
+        let chosen = prefer(contenders, weights, WORK, 0.0);
+        standings(contenders, chosen, weights, WORK, 0.0)
+    }
+
+    #[test]
+    fn each_is_told_why_it_is_chosen_or_not() {
+        let soonest = contender(1.0, 40.0);
+        let busy = Contender {
+            load: load(4),
+            ..contender(1.0, 1.0)
+        };
+        let all = [
+            soonest,
+            contender(1.4, 10.0),
+            contender(2.0, 0.1),
+            busy,
+            contender(1.4, 40.0),
+        ];
+        let near = |a: f32, b: f32| (a - b).abs() < 0.02;
+        let told = stood(&all, None);
+        assert!(
+            matches!(told[0], Standing::Costlier { product } if near(product, 1.43)),
+            "{told:?}"
+        );
+        assert!(
+            matches!(told[1], Standing::Thriftiest { time, joules } if near(time, 1.4) && near(joules, 0.25)),
+            "{told:?}"
+        );
+        assert!(
+            matches!(told[2], Standing::Late { time } if near(time, 2.0)),
+            "{told:?}"
+        );
+        assert_eq!(told[3], Standing::Busy);
+        assert!(
+            matches!(told[4], Standing::Costlier { product } if near(product, 2.0)),
+            "{told:?}"
+        );
+        assert_eq!(stood(&all[..1], None), [Standing::Only]);
+        assert_eq!(
+            stood(&[soonest, soonest], None),
+            [Standing::Soonest, Standing::Equal]
+        );
+        assert_eq!(stood(&[], None), []);
+    }
+
+    #[test]
+    fn with_weights_each_is_told_what_it_misses_them_by() {
+        let weights = |latency, energy| {
+            Some(Weights {
+                quality: 0.0,
+                latency,
+                energy,
+            })
+        };
+        let two = [contender(1.0, 40.0), contender(2.0, 10.0)];
+        let told = stood(&two, weights(0.0, 1.0));
+        assert!(
+            matches!(told[..], [Standing::Further { by }, Standing::Nearest] if by > 0.5),
+            "{told:?}"
+        );
+        let told = stood(&two, weights(1.0, 0.0));
+        assert!(
+            matches!(told[..], [Standing::Nearest, Standing::Slower { time }] if time > 1.9),
+            "{told:?}"
+        );
+        let told = stood(&[two[0], two[0]], weights(1.0, 1.0));
+        assert_eq!(told, [Standing::Nearest, Standing::Equal]);
     }
 
     #[test]

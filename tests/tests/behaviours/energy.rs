@@ -116,6 +116,13 @@ async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
                 let strain = candidate["strain"].as_str().unwrap_or_default();
                 candidate["node"] == "portable" && strain.contains("on battery, 20 % full")
             });
+        for candidate in record["candidates"].as_array().expect("candidates") {
+            let first = ["only", "soonest", "thriftiest"];
+            let is = candidate["standing"]["is"].as_str().expect("a standing");
+            let chosen = candidate["node"] == record["node"];
+            assert_eq!(first.contains(&is), chosen, "{record}");
+            assert!(candidate["standing"]["says"].is_string(), "{record}");
+        }
     }
     assert!(on["plugged"] > 45, "{on:?}");
     assert!(told, "no record says why");
