@@ -26,6 +26,8 @@ const POWER: Power = Power {
 const QUANTUM: f64 = 0.05;
 const NOISE: f64 = 0.03;
 const CORES: f64 = 8.0;
+/// Seconds that the shortest request takes alone.
+const SHORTEST: f64 = 0.005;
 /// Requests at once that the models are told to compute.
 const CONCURRENCY: f64 = 8.0;
 /// How fast what a token takes follows the answers, as in the agent's accounts.
@@ -60,6 +62,15 @@ pub(crate) enum Source {
     Meter,
     /// Processor time and what the node draws idle and at full work.
     Estimate,
+}
+
+/// What is asked of the node.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked {
+    /// Requests at once, at most.
+    pub(crate) at_once: usize,
+    /// Seconds that the longest request takes alone.
+    pub(crate) longest: f64,
 }
 
 /// The errors of requests of some length.
@@ -121,9 +132,9 @@ struct Request {
 }
 
 impl Request {
-    /// Between 5 ms and 10 s long, each length as likely as its half.
-    fn draw(account: u64, random: &mut fastrand::Rng) -> Self {
-        let long = 0.005 * (random.f64() * 2000.0_f64.ln()).exp();
+    /// Between 5 ms and the `longest` long, each length as likely as its half.
+    fn draw(account: u64, longest: f64, random: &mut fastrand::Rng) -> Self {
+        let long = SHORTEST * (random.f64() * (longest / SHORTEST).ln()).exp();
         let model = usize::from(long > 0.1 && random.bool());
         let of = &MODELS[model];
         let reading = long * (0.1 + 0.5 * random.f64());
@@ -169,7 +180,7 @@ impl Request {
 }
 
 /// Runs it, with this source of joules.
-pub(crate) fn errors(source: Source, seed: u64) -> Errors {
+pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut ledger = Ledger::new(f64::from(POWER.idle.0), POWER.stated);
     let classes = [
@@ -191,12 +202,12 @@ pub(crate) fn errors(source: Source, seed: u64) -> Errors {
             wanted = if random.u8(..4) == 0 {
                 0
             } else {
-                random.usize(1..=8)
+                random.usize(1..=asked.at_once)
             };
             until = step + random.usize(1_000..8_000);
         }
         while running.len() < wanted {
-            running.push(Request::draw(ledger.open(), &mut random));
+            running.push(Request::draw(ledger.open(), asked.longest, &mut random));
         }
         joules += f64::from(POWER.idle.0) * STEP;
         if !running.is_empty() {

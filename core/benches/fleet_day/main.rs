@@ -14,7 +14,7 @@ mod simulate;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use attribution::Source;
+use attribution::{Asked, Source};
 use fleet::{Fleet, KINDS, MODELS};
 use flotilla_core::routing::Weights;
 use policy::Policy;
@@ -107,6 +107,30 @@ fn others() -> String {
     text
 }
 
+/// How wrong the joules are, of all sorts of requests and of a node that has short ones one at a time.
+fn errors() -> Vec<(&'static str, attribution::Errors)> {
+    let all = Asked {
+        at_once: 8,
+        longest: 10.0,
+    };
+    let short = Asked {
+        at_once: 1,
+        longest: 0.04,
+    };
+    vec![
+        ("meter", attribution::errors(Source::Meter, all, 1)),
+        ("estimate", attribution::errors(Source::Estimate, all, 1)),
+        (
+            "meter, one short one at a time",
+            attribution::errors(Source::Meter, short, 1),
+        ),
+        (
+            "estimate, one short one at a time",
+            attribution::errors(Source::Estimate, short, 1),
+        ),
+    ]
+}
+
 fn main() {
     // `cargo test` runs benches too, without this: a short day shows that it works.
     if !std::env::args().any(|arg| arg == "--bench") {
@@ -118,10 +142,7 @@ fn main() {
     let flotilla = of(&rows, "Flotilla");
     let load = Beside::new(flotilla, of(&rows, "least load of all"));
     let delay = Beside::new(flotilla, of(&rows, "shortest expected delay of all"));
-    let errors = [
-        ("meter", attribution::errors(Source::Meter, 1)),
-        ("estimate", attribution::errors(Source::Estimate, 1)),
-    ];
+    let errors = errors();
     let kinds = KINDS.map(|kind| kind.name);
     let models = MODELS.map(|model| model.name).join("; ");
     let text = format!(
@@ -148,7 +169,8 @@ fn main() {
          10 s, 1 to 8 requests at once): with a meter (steps of 0.05 J, 3 % noise), and with the \
          estimate from processor time and the node's idle and greatest watts, which are 10 W and 45 W \
          while requests really draw 20 W to 34 W on top of idle. Seconds of work have one price for \
-         all models of a node: so requests of the model that draws less are told a little too much.\n\n{}",
+         all models of a node: so requests of the model that draws less are told a little too much. Then the \
+         same for a node that is asked for short answers only (5 to 40 ms), one at a time.\n\n{}",
         DAY / 3_600.0,
         100.0 * BUSY,
         report::table(&rows),

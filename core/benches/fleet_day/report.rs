@@ -79,7 +79,7 @@ pub(crate) fn errors(told: &[(&str, Errors)]) -> String {
          | --- | --- | ---: | ---: | ---: |\n",
     );
     for (source, errors) in told {
-        for class in errors {
+        for class in errors.iter().filter(|class| class.requests > 0) {
             let _ = writeln!(
                 text,
                 "| {source} | {} | {} | {:.1} % | {:+.1} % |",

@@ -4,7 +4,7 @@
 //! line's; what is above is divided among the requests that worked in the window, in proportion to
 //! their work. A request that ends within a window cannot wait for its close: it is told its work at
 //! the price of the windows before, and the difference to what its part turns out to be is carried
-//! over to those that work next. So at any time
+//! over to those that work next, of whom each makes up for a little. So at any time
 //!
 //! attributed + idle + carried = metered
 //!
@@ -24,6 +24,10 @@ const GUESS_COUNTS: f64 = 0.25;
 /// How fast the idle draw follows windows without work, per second of such: others run on the node
 /// too, and what they draw goes up and down.
 const IDLE_FOLLOWS: f64 = 0.05;
+
+/// Which part of what a request takes by itself may be added or taken off for what was told wrong of
+/// others: what is carried is made up for by many, a little each.
+const MAKES_UP: f64 = 0.1;
 
 /// Seconds of the idle draw that a meter may lag behind: longer than any battery's gauge does.
 const LACKS_AT_MOST: f64 = 30.0;
@@ -106,6 +110,8 @@ pub struct Ledger {
     lacks: f64,
     /// Work of the open window that was of requests that have ended.
     ended_work: f64,
+    /// What was carried at the last close and is not made up for yet.
+    owed: f64,
     totals: Totals,
 }
 
@@ -121,6 +127,7 @@ impl Ledger {
             price: Price::default(),
             lacks: 0.0,
             ended_work: 0.0,
+            owed: 0.0,
             totals: Totals::default(),
         }
     }
@@ -146,7 +153,8 @@ impl Ledger {
         let Some(account) = self.accounts.remove(&account) else {
             return 0.0;
         };
-        let advance = account.work * self.price.per_second(guess);
+        let own = account.work * self.price.per_second(guess);
+        let advance = own + self.make_up(own);
         self.ended_work += account.work;
         self.totals.attributed += advance;
         self.totals.carried -= advance;
@@ -172,6 +180,7 @@ impl Ledger {
             self.lacks = 0.0;
             self.totals.idle += joules + self.totals.carried;
             self.totals.carried = 0.0;
+            self.owed = 0.0;
             return;
         }
         let above = self.above_idle(joules, seconds) * ours.clamp(0.0, 1.0);
@@ -180,9 +189,11 @@ impl Ledger {
         // What was told before is out of `carried` already; what this window gave is to be put in.
         let pool = above * open / work;
         self.totals.carried += above - pool;
-        let settled = (pool + self.totals.carried).max(0.0);
+        self.owed = self.totals.carried;
         if open > 0.0 {
-            self.totals.carried += pool - settled;
+            let made_up = self.make_up(pool);
+            let settled = pool + made_up;
+            self.totals.carried -= made_up;
             self.totals.attributed += settled;
             for account in self.accounts.values_mut() {
                 account.joules += settled * account.work / open;
@@ -190,6 +201,14 @@ impl Ledger {
             }
         }
         self.ended_work = 0.0;
+    }
+
+    /// What of the carried joules those make up for that took so many by themselves.
+    fn make_up(&mut self, own: f64) -> f64 {
+        let most = MAKES_UP * own;
+        let made_up = self.owed.min(most).max(-most);
+        self.owed -= made_up;
+        made_up
     }
 
     /// What was drawn above idle. A meter may stand still for some windows and make up for it in one:
@@ -258,16 +277,41 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_within_a_window_is_told_at_the_price_before_and_the_difference_is_made_up() {
+    fn what_ends_within_a_window_is_told_at_the_price_before_and_many_make_up_for_the_difference() {
         let mut ledger = Ledger::new(0.0, true);
         let (short, long) = (ledger.open(), ledger.open());
         ledger.work(short, 1.0);
         assert!((ledger.settle(short, 10.0) - 10.0).abs() < 1e-9);
         ledger.work(long, 1.0);
-        // 12 J each would have been fair.
+        // 12 J each would have been fair: the other one takes a tenth more than that, and the next one
+        // the rest.
         ledger.close(window(1.0, 24.0));
-        assert!((ledger.settle(long, 10.0) - 14.0).abs() < 1e-9);
+        assert!((ledger.settle(long, 10.0) - 13.2).abs() < 1e-9);
+        assert!((ledger.totals().carried - 0.8).abs() < 1e-9);
+        let next = ledger.open();
+        ledger.work(next, 1.0);
+        ledger.close(window(1.0, 12.0));
+        assert!((ledger.settle(next, 10.0) - 12.8).abs() < 1e-9);
         assert!(ledger.totals().carried.abs() < 1e-9);
+        assert!(balanced(ledger.totals()));
+    }
+
+    #[test]
+    fn those_who_end_within_windows_make_up_for_others_too() {
+        let mut ledger = Ledger::new(0.0, true);
+        let mut told = Vec::new();
+        for _ in 0..200 {
+            for _ in 0..10 {
+                let account = ledger.open();
+                ledger.work(account, 0.01);
+                told.push(ledger.settle(account, 10.0));
+            }
+            ledger.close(window(0.1, 1.2));
+        }
+        let sum: f64 = told.iter().sum();
+        assert!((sum - 240.0).abs() < 0.5, "{sum} of 240 J");
+        let most = told.iter().copied().fold(0.0, f64::max);
+        assert!(most <= 1.1 * 0.12 + 1e-9, "{most} of 0.12 J");
         assert!(balanced(ledger.totals()));
     }
 
