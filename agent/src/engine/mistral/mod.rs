@@ -14,6 +14,7 @@ mod load;
 mod request;
 mod sampler;
 mod stop;
+mod warm_up;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -73,13 +74,16 @@ impl Engine for Mistral {
             context,
             token_text: loaded.token_text,
         };
-        Ok(Arc::new(MistralModel {
+        let pipeline = loaded.pipeline;
+        let loaded = MistralModel {
             engine: Arc::new(engine),
             model: Mutex::new(Some(loaded.model)),
             weights: loaded.weights,
-            pipeline: loaded.pipeline,
+            pipeline,
             concurrency: turns,
-        }))
+        };
+        warm_up::warm_up(&loaded, model.name(), pipeline).await;
+        Ok(Arc::new(loaded))
     }
 }
 
