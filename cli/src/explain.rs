@@ -7,8 +7,8 @@ use flotilla_controller::decisions::DecisionRecord;
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
 use flotilla_core::routing::{
-    Candidate, Classified, Decision, End, Limits, NgramKind, Outcome, Reason, Rejected, Score,
-    Tier, TierVerdict,
+    Candidate, Classified, Decision, End, Hedge, Limits, NgramKind, Outcome, Reason, Rejected,
+    Score, Tier, TierVerdict,
 };
 use serde_json::json;
 
@@ -134,8 +134,13 @@ fn why_task(classified: &Classified) -> String {
 }
 
 /// Why a replica was chosen, or why not.
-fn why(candidate: &Candidate, chosen: bool) -> String {
-    let standing = candidate.standing.map(|standing| standing.to_string());
+fn why(decision: &Decision, candidate: &Candidate, chosen: bool) -> String {
+    let won = |hedge: &&Hedge| chosen && hedge.won && hedge.node == candidate.node;
+    let spare = decision.hedges.iter().find(won);
+    let standing = match spare {
+        Some(Hedge { slow, .. }) => Some(format!("asked beside {slow}, and answered first")),
+        None => candidate.standing.map(|standing| standing.to_string()),
+    };
     let mut told: Vec<_> = chosen.then(|| "chosen".to_owned()).into_iter().collect();
     told.extend(standing);
     told.extend(candidate.strain.clone());
@@ -160,7 +165,7 @@ fn why_replica(decision: &Decision) -> String {
                 candidate.predicted_joules.map(joules).unwrap_or_default(),
                 candidate.quality.map(percent).unwrap_or_default(),
                 candidate.score.map(scored).unwrap_or_default(),
-                why(candidate, chosen),
+                why(decision, candidate, chosen),
             ]
         });
         told += "\n";

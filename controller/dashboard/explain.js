@@ -131,6 +131,9 @@ function Candidates({ record }) {
   const mostFirst = most(({ predicted_first_token_ms }) => predicted_first_token_ms);
   const mostJoules = most(({ predicted_joules }) => predicted_joules);
   const chosen = (candidate) => candidate.model === model && candidate.node === node;
+  const spare = (record.hedges ?? []).find((hedge) => hedge.won && hedge.node === node);
+  const standing = (candidate) => (spare && chosen(candidate) ? `asked beside ${spare.slow}, which took long, and answered first` : candidate.standing?.says);
+  const weighed = candidates.some(({ standing }) => ["nearest", "further", "slower"].includes(standing?.is));
   const sorted = [...candidates].sort((a, b) => Number(chosen(b)) - Number(chosen(a)) || (a.predicted_ms ?? Infinity) - (b.predicted_ms ?? Infinity));
   return html`
     <${Panel} title="Which replica" aside=${counted(candidates.length, "candidate")}>
@@ -153,7 +156,7 @@ function Candidates({ record }) {
                         <th scope="row">
                           <${ModelLink} name=${candidate.model} />${chosen(candidate) && html`<span class="chosen-mark"><${Icon} name="chosen" />chosen</span>`}
                           <span class="row-note">on <${NodeLink} name=${candidate.node} /></span>
-                          ${candidate.standing && html`<span class="row-note">${candidate.standing.says}</span>`}
+                          ${standing(candidate) && html`<span class="row-note">${standing(candidate)}</span>`}
                           ${candidate.strain && html`<span class="row-note"><b class="chip">strained</b> ${candidate.strain}</span>`}
                         </th>
                         <${Compared} label="Load" value=${requests} most=${Math.max(candidate.concurrency, requests)} tone=${requests >= candidate.concurrency ? "tight" : ""} text=${`${requests} of ${candidate.concurrency} at once`} />
@@ -168,7 +171,7 @@ function Candidates({ record }) {
                 </tbody>
               </table>
             </div>
-            <p class="legend-line muted">Times and joules are predictions, made before anything was sent. ${NONE} is not known yet${scored ? "; the score is the weighted mean of its parts, 1 for the best of them" : "; of those that have room and are hardly later than the soonest, the one goes first with the least time × √joules"}. How a replica stands counts what is known of it for less the older it is.</p>
+            <p class="legend-line muted">Times and joules are predictions, made before anything was sent. ${NONE} is not known yet${scored ? "; the score is the weighted mean of its parts, 1 for the best of them" : ""}. ${weighed ? "Of a model's replicas the one goes first that comes nearest to what the task weighs" : "Of a model's replicas the one goes first with the least time × √joules, of those that have room and are hardly later than the soonest"}; what is in memory, strain, and how old it is what is known of a replica count, too.</p>
           `}
     <//>
   `;

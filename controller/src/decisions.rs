@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use flotilla_core::energy::Spent;
 use flotilla_core::generate::{RequestError, Usage};
 use flotilla_core::routing::{Decision, End, Outcome};
-use flotilla_core::{ModelName, NodeName, TaskName, ZoneName};
+use flotilla_core::{ModelName, TaskName};
 use flotilla_telemetry::front::{Labels, Took};
 use flotilla_telemetry::names::attr;
 use flotilla_telemetry::trace::Stage;
@@ -177,12 +177,6 @@ impl Recorder {
         self.first_token = Some(self.first_token.map_or(first, |known| known.min(first)));
     }
 
-    /// It took energy, on top of what is known. Returns all that it took.
-    pub(crate) fn spends(&self, node: &NodeName, zone: Option<&ZoneName>, spent: Spent) -> Spent {
-        self.arrival.spends(node, zone, spent);
-        self.arrival.spent()
-    }
-
     /// What it took so far.
     pub(crate) fn spent(&self) -> Spent {
         self.arrival.spent()
@@ -327,6 +321,7 @@ pub(crate) fn unix_millis() -> u64 {
 mod tests {
     use super::*;
     use flotilla_core::Joules;
+    use flotilla_core::NodeName;
     use flotilla_core::energy::Source;
     use flotilla_telemetry::Telemetry;
 
@@ -356,8 +351,12 @@ mod tests {
             energy: None,
         });
         let node = NodeName::new("n").unwrap();
-        first.spends(&node, None, Spent::new(Joules(0.5), Source::Rapl.into()));
-        first.spends(&node, None, Spent::new(Joules(1.5), Source::Nvml.into()));
+        first
+            .arrival
+            .spends(&node, None, Spent::new(Joules(0.5), Source::Rapl.into()));
+        first
+            .arrival
+            .spends(&node, None, Spent::new(Joules(1.5), Source::Nvml.into()));
         first.answered();
         let told = decisions.get(&id).unwrap();
         assert_eq!(told.decision.requested, "one");

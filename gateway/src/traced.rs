@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use tower::Service;
 
 /// Answers requests as the first part of their traces in this process, where they are sampled. The
-/// others, nearly all, are handed on as they are: nothing is boxed or cloned for them.
+/// others, nearly all, are handed on as they are: nothing is boxed or cloned here for them.
 #[derive(Clone)]
 pub(crate) struct Traced<S> {
     pub(crate) tracer: Tracer,
@@ -43,7 +43,7 @@ where
         stage.set("http.route", route.to_owned());
         stage.set("http.request.method", request.method().as_str().to_owned());
         stage.set("url.path", request.uri().path().to_owned());
-        let answered = self.inner.call(request);
+        let answered = stage.within(|| self.inner.call(request));
         let traced = async move {
             let response = stage.run(answered).await?;
             let status = response.status();

@@ -130,9 +130,18 @@ fn keeps_quality(limits: Limits, quality: Option<f32>) -> Result<(), (Reason, St
     }
 }
 
-/// Picks one of several replicas of a model, and tells how each stood: the core decides.
+/// Picks one of several replicas of a model: the core decides.
+pub(super) fn pick(appraisals: &[Appraisal], plan: &Plan, now: f32) -> usize {
+    prefer(&contenders(appraisals), plan.weights, plan.work, now)
+}
+
+fn contenders(appraisals: &[Appraisal]) -> Vec<Contender> {
+    appraisals.iter().map(Appraisal::contender).collect()
+}
+
+/// The same, and how each stood.
 pub(super) fn choose(appraisals: &[Appraisal], plan: &Plan, now: f32) -> (usize, Vec<Standing>) {
-    let contenders: Vec<_> = appraisals.iter().map(Appraisal::contender).collect();
+    let contenders = contenders(appraisals);
     let chosen = prefer(&contenders, plan.weights, plan.work, now);
     let standings = standings(&contenders, chosen, plan.weights, plan.work, now);
     (chosen, standings)

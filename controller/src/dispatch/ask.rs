@@ -8,6 +8,7 @@ use flotilla_core::generate::RequestError;
 use flotilla_proto::v1::GenerateRequest;
 
 use super::attempt::Attempt;
+use super::charge::Charge;
 use super::relay::Relay;
 use super::tries::Tries;
 use crate::fleet::Replica;
@@ -27,8 +28,12 @@ impl Tries<'_> {
         loop {
             let (replica, guard) = self.next().await?;
             let addressed = self.address(request);
-            let first = Attempt::new(&replica, guard, self.arrival.clone())
-                .generate(addressed, self.patience());
+            let charge = Charge::new(&replica, guard, self.arrival.clone());
+            let first = Attempt {
+                replica: &replica,
+                charge,
+            };
+            let first = first.generate(addressed, self.patience());
             let begun = match self.plan.hedge() {
                 None => {
                     let answer = first.await;
@@ -63,7 +68,10 @@ impl Tries<'_> {
         self.hedged(&replica.node, &spare.node, asked.elapsed());
         let guard = self.count(&spare, self.plan.work.prompt_bytes);
         let addressed = self.address(request);
-        let second = Attempt::new(&spare, guard, self.arrival.clone());
+        let second = Attempt {
+            replica: &spare,
+            charge: Charge::new(&spare, guard, self.arrival.clone()),
+        };
         let mut second = pin!(second.generate(addressed, self.patience()));
         // Where one fails, the other one is all there is.
         tokio::select! {

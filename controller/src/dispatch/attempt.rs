@@ -1,9 +1,7 @@
 //! One try on one replica.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::energy::Spent;
 use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError, Usage};
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateRequest;
@@ -11,32 +9,20 @@ use flotilla_telemetry::names::{attr, span};
 use flotilla_telemetry::trace::Stage;
 use tonic::Status;
 
+use super::charge::Charge;
 use super::relay::{self, Relay, Source};
-use crate::arrival::Arrival;
-use crate::fleet::{LoadGuard, Replica};
+use crate::fleet::Replica;
 
-/// A replica that is asked and has not answered yet. When it is given up, what it took until then is
-/// counted as the request's.
+/// A replica that is asked, where the request is counted by a charge.
 pub(super) struct Attempt<'a> {
-    replica: &'a Replica,
-    /// `None`: what it takes is counted by others, or it took nothing.
-    guard: Option<LoadGuard>,
-    arrival: Arc<Arrival>,
+    pub(super) replica: &'a Replica,
+    pub(super) charge: Charge,
 }
 
-impl<'a> Attempt<'a> {
-    /// Is about to ask `replica`, where the request is counted by `guard`.
-    pub(super) fn new(replica: &'a Replica, guard: LoadGuard, arrival: Arc<Arrival>) -> Self {
-        Self {
-            replica,
-            guard: Some(guard),
-            arrival,
-        }
-    }
-
+impl Attempt<'_> {
     /// Asks for an answer, and resolves with its first events or with what kept them away.
     pub(super) async fn generate(
-        self,
+        mut self,
         request: GenerateRequest,
         patience: Patience,
     ) -> Result<Relay, RequestError> {
@@ -59,29 +45,22 @@ impl<'a> Attempt<'a> {
         };
         let error = match tokio::time::timeout(patience.left, begin).await {
             Ok(Ok((replies, first))) => {
-                let guard = self.answered();
-                let (node, zone) = (replica.node.clone(), replica.zone.clone());
-                let source = Source {
-                    model,
-                    node,
-                    zone,
-                    forward,
-                };
-                return Ok(Relay::new(replies, first, guard, source));
+                let source = Source { model, forward };
+                return Ok(Relay::new(replies, first, self.charge, source));
             }
             Ok(Err(error)) => self.refused(error),
-            Err(_) => self.given_up(patience.over()),
+            Err(_) => self.failed(patience.over()),
         };
         forward.failed(error.kind());
         Err(error)
     }
 
-    /// Asks for vectors. Returns with them the energy that they took.
+    /// Asks for vectors.
     pub(super) async fn embed(
-        self,
+        mut self,
         request: &EmbedRequest,
         patience: Patience,
-    ) -> Result<(Embeddings, Spent), RequestError> {
+    ) -> Result<Embeddings, RequestError> {
         let replica = self.replica;
         let Some(mut client) = replica.link.client() else {
             return Err(self.refused(lost(replica)));
@@ -92,53 +71,32 @@ impl<'a> Attempt<'a> {
         let error = match tokio::time::timeout(patience.left, client.embed(call)).await {
             Ok(Ok(reply)) => {
                 let embeddings: Embeddings = reply.into_inner().into();
-                let mut guard = self.answered();
-                let spent = guard.served(Usage {
+                self.charge.served(Usage {
                     prompt_tokens: embeddings.prompt_tokens,
                     energy: embeddings.energy,
                     ..Usage::default()
                 });
-                return Ok((embeddings, spent));
+                return Ok(embeddings);
             }
             Ok(Err(status)) => self.refused(failed(&status, replica, request.model.as_str())),
-            Err(_) => self.given_up(patience.over()),
+            Err(_) => self.failed(patience.over()),
         };
         forward.failed(error.kind());
         Err(error)
     }
 
-    /// The replica answers: what that takes is counted with its end.
-    fn answered(mut self) -> LoadGuard {
-        // It is taken where the attempt ends, which each of these ways does by value.
-        self.guard.take().expect("an attempt ends once")
-    }
-
-    /// The replica said no, which took nothing, or it failed.
-    fn refused(mut self, error: RequestError) -> RequestError {
+    /// The replica said no, or it failed.
+    fn refused(&mut self, error: RequestError) -> RequestError {
         if error.blames_the_replica() {
-            return self.given_up(error);
+            return self.failed(error);
         }
-        if let Some(mut guard) = self.guard.take() {
-            guard.failed(&error);
-        }
+        self.charge.refused(&error);
         error
     }
 
-    /// It did not answer.
-    fn given_up(mut self, error: RequestError) -> RequestError {
-        if let Some(guard) = &mut self.guard {
-            guard.failed(&error);
-        }
+    fn failed(&mut self, error: RequestError) -> RequestError {
+        self.charge.failed(&error);
         error
-    }
-}
-
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if let Some(guard) = &self.guard {
-            let (node, zone) = (&self.replica.node, self.replica.zone.as_ref());
-            self.arrival.spends(node, zone, guard.spent());
-        }
     }
 }
 

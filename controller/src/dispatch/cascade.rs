@@ -180,13 +180,10 @@ impl Asked<'_> {
                 tier.completion_tokens = Some(usage.completion_tokens);
                 relay.served(*usage)
             }
-            None => relay.spent(),
+            None => relay.given_up(),
         };
         tier.joules = Some(spent.joules);
         tier.joules_source = Some(spent.sources);
-        tries
-            .arrival
-            .spends(&replica.node, replica.zone.as_ref(), spent);
         Ok(Held {
             replica,
             answer: read.answer,

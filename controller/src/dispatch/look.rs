@@ -7,7 +7,7 @@ use flotilla_core::routing::{
 use flotilla_core::{ModelName, NodeName};
 
 use super::affinity::Known;
-use super::appraise::{Appraisal, appraise, choose, tell};
+use super::appraise::{Appraisal, appraise, choose, pick, tell};
 use super::tries::Tries;
 use crate::fleet::{Eligible, FleetView, Measured, Replica, pace_clock};
 
@@ -176,7 +176,7 @@ impl Tries<'_> {
         let earlier = candidates.len();
         let (mut broken, mut standings) = (Vec::new(), Vec::new());
         let mut passed = Passed::Out;
-        let pick = select(
+        let picked = select(
             eligible.len(),
             known.map(|(index, _)| *index),
             |i| {
@@ -191,7 +191,9 @@ impl Tries<'_> {
                         Seen::Able(seen)
                     }
                     Ok(seen) => {
-                        broken.push(i);
+                        if !broken.contains(&i) {
+                            broken.push(i);
+                        }
                         Seen::LastResort(seen)
                     }
                     Err((reason, detail)) => {
@@ -219,8 +221,8 @@ impl Tries<'_> {
         tell(&mut candidates[earlier..], &standings);
         for (at, i) in broken.into_iter().enumerate() {
             let replica = eligible.get(i);
-            match &pick {
-                Some((picked, seen)) if *picked == i => candidates.push(Candidate {
+            match &picked {
+                Some((at_last, seen)) if *at_last == i => candidates.push(Candidate {
                     standing: standings.get(at).copied(),
                     ..seen.candidate(name, replica)
                 }),
@@ -230,7 +232,7 @@ impl Tries<'_> {
                 }
             }
         }
-        pick.ok_or(passed)
+        picked.ok_or(passed)
     }
 
     /// A replica beside the one that was picked that has nothing else to do.
@@ -242,7 +244,7 @@ impl Tries<'_> {
         let (plan, at) = (&self.plan, self.model);
         let task = self.decision.task.as_ref();
         let measured = view.routing.measured(task, self.model());
-        let pick = select(
+        let picked = select(
             eligible.len(),
             None,
             |i| {
@@ -257,10 +259,10 @@ impl Tries<'_> {
                     _ => Seen::Out,
                 }
             },
-            |seen: &[Appraisal]| choose(seen, plan, now).0,
+            |seen: &[Appraisal]| pick(seen, plan, now),
             |n| fastrand::usize(..n),
         );
-        pick.map(|(i, _)| eligible.get(i).clone())
+        picked.map(|(i, _)| eligible.get(i).clone())
     }
 
     /// Passes a model over, on record.

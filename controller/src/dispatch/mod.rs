@@ -10,6 +10,7 @@ mod appraise;
 mod ask;
 mod attempt;
 mod cascade;
+mod charge;
 mod content;
 pub(crate) mod dry_run;
 mod look;
@@ -37,6 +38,7 @@ use crate::fleet::{Fleet, ModelView, NodePhase, Replica};
 use crate::trainer::{Newest, Trained};
 use affinity::Affinity;
 use attempt::Attempt;
+use charge::Charge;
 use plan::{Asked, Plan};
 use relay::Relay;
 use tries::Tries;
@@ -248,16 +250,18 @@ impl Backend for Dispatch {
                 standing: tries.plan.standing,
                 deadline: tries.time(),
             };
-            let attempt = Attempt::new(&replica, guard, tries.arrival.clone());
+            let attempt = Attempt {
+                replica: &replica,
+                charge: Charge::new(&replica, guard, tries.arrival.clone()),
+            };
             match attempt.embed(&asked, tries.patience()).await {
-                Ok((mut content, spent)) => {
-                    let zone = replica.zone.clone();
+                Ok(mut content) => {
                     let (by, mut recorder) = tries.answered(replica);
                     recorder.usage(Usage {
                         prompt_tokens: content.prompt_tokens,
                         ..Usage::default()
                     });
-                    content.energy = Some(recorder.spends(&by.node, zone.as_ref(), spent));
+                    content.energy = Some(recorder.spent());
                     recorder.answered();
                     return Ok(Answer { by, content });
                 }

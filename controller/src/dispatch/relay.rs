@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use flotilla_core::energy::Spent;
 use flotilla_core::generate::{Event, RequestError, Usage};
-use flotilla_core::{NodeName, ZoneName};
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateReply;
 use flotilla_telemetry::trace::Stage;
@@ -15,20 +14,19 @@ use futures::Stream;
 use tokio::time::Sleep;
 use tonic::Streaming;
 
+use super::charge::Charge;
 use super::content::Told;
 use super::tries::passed;
 use crate::decisions::Recorder;
-use crate::fleet::LoadGuard;
 
 /// An answer whose end goes on record.
 pub(super) struct Recorded {
+    /// Before the recorder: what an answer took that is dropped is counted before it is written down.
     relay: Relay,
     recorder: Recorder,
     deadline: Option<Deadline>,
     /// What is answered, where traces are to tell it.
     told: Option<Told>,
-    /// Whether its energy is counted.
-    settled: bool,
 }
 
 /// When an answer must be complete.
@@ -57,27 +55,6 @@ impl Recorded {
     }
 }
 
-impl Recorded {
-    fn spends(&mut self, spent: Spent) -> Spent {
-        self.settled = true;
-        let Source { node, zone, .. } = &self.relay.source;
-        self.recorder.spends(node, zone.as_ref(), spent)
-    }
-
-    /// There is no end of it: what it took so far was taken.
-    fn breaks_off(&mut self) {
-        if !self.settled {
-            self.spends(self.relay.spent());
-        }
-    }
-}
-
-impl Drop for Recorded {
-    fn drop(&mut self) {
-        self.breaks_off();
-    }
-}
-
 impl Stream for Recorded {
     type Item = Result<Vec<Event>, RequestError>;
 
@@ -95,8 +72,8 @@ impl Stream for Recorded {
                     if let Some(timing) = usage.timing {
                         this.recorder.wrote_for(timing.decode);
                     }
-                    let spent = this.relay.served(*usage);
-                    usage.energy = Some(this.spends(spent));
+                    this.relay.served(*usage);
+                    usage.energy = Some(this.recorder.spent());
                     if let Some(told) = this.told.take() {
                         told.tell(this.recorder.stage());
                     }
@@ -104,7 +81,7 @@ impl Stream for Recorded {
                 }
             }
             Some(Err(error)) => {
-                this.breaks_off();
+                this.relay.given_up();
                 this.relay.failed(error);
                 this.recorder.failed(error);
             }
@@ -119,15 +96,13 @@ pub(super) struct Relay {
     replies: Streaming<GenerateReply>,
     /// The events that came before anybody read.
     first: Option<Vec<Event>>,
-    guard: LoadGuard,
+    charge: Charge,
     source: Source,
 }
 
 /// Where an answer comes from.
 pub(super) struct Source {
     pub(super) model: String,
-    pub(super) node: NodeName,
-    pub(super) zone: Option<ZoneName>,
     /// What the call is traced as.
     pub(super) forward: Stage,
 }
@@ -137,14 +112,14 @@ impl Relay {
     pub(super) fn new(
         replies: Streaming<GenerateReply>,
         first: Vec<Event>,
-        mut guard: LoadGuard,
+        mut charge: Charge,
         source: Source,
     ) -> Self {
-        guard.answers();
+        charge.begins();
         Self {
             replies,
             first: Some(first),
-            guard,
+            charge,
             source,
         }
     }
@@ -164,26 +139,25 @@ impl Relay {
         Recorded {
             relay: self,
             told: tells.then(Told::default),
-            settled: false,
             recorder,
             deadline,
         }
     }
 
-    /// The answer is complete: what it took is learnt.
+    /// The answer is complete: what it took is learnt and counted.
     pub(super) fn served(&mut self, usage: Usage) -> Spent {
-        self.guard.served(usage)
+        self.charge.served(usage)
     }
 
-    /// What an answer that is given up now has taken so far.
-    pub(super) fn spent(&self) -> Spent {
-        self.guard.spent()
+    /// The answer is given up: what it took so far is counted.
+    pub(super) fn given_up(&mut self) -> Spent {
+        self.charge.given_up()
     }
 
     /// The answer failed.
     pub(super) fn failed(&mut self, error: &RequestError) {
         self.source.forward.failed(error.kind());
-        self.guard.failed(error);
+        self.charge.failed(error);
     }
 }
 

@@ -248,6 +248,12 @@ impl LoadGuard {
         }
     }
 
+    /// Whether the replica could compute it at once, so that it did not wait there.
+    #[must_use]
+    pub fn had_room(&self) -> bool {
+        self.load.has_room()
+    }
+
     /// What energy it took so far, of which the node has not said how long it computed.
     #[must_use]
     pub fn spent(&self) -> Spent {

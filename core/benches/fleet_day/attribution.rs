@@ -3,7 +3,7 @@
 //!
 //! The node draws 10 W idle and up to 45 W. A token read and a token written take different
 //! joules, of a small and of a large model; requests at once slow each other down and draw a little
-//! more together. Each takes 5 ms to 10 s alone, and 1 to 8 of them are computed at once.
+//! more together. How long they take alone, and how many are computed at once, is what [`Asked`] says.
 
 use flotilla_core::Watts;
 use flotilla_core::energy::{Ledger, Power, Window};

@@ -13,7 +13,7 @@ use crate::estimate::{Pace, Work, compare};
 
 /// How many times as long as the soonest an answer may take for the sake of fewer joules. Without it one
 /// that takes next to nothing could keep people waiting for any time.
-pub(super) const SLACK: f32 = 1.5;
+const SLACK: f32 = 1.5;
 
 /// Joules that differ by less than this factor count as one: what is learnt of two nodes of a kind differs by
 /// that much by chance, and they shall share the load.
@@ -22,8 +22,8 @@ const ALIKE_JOULES: f32 = 1.25;
 /// Replicas whose scores differ by less are compared by time alone: nodes that are alike share the load.
 const ALIKE_SCORE: f32 = 0.05;
 
-/// Ratios this near to 1 are told as equal: they are not seen when they are written.
-const UNSEEN: f32 = 0.005;
+/// Ratios are told within this factor of 1: more says no more, and JSON knows no infinity.
+const TOLD: f32 = 1_000.0;
 
 /// What is known of a replica that could answer a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -159,32 +159,30 @@ impl Race {
         best
     }
 
-    /// How many times the time × √joules of another one it takes.
-    fn product(self, one: &Contender, other: &Contender) -> f32 {
-        self.time(one, other) * self.joules_ratio(one, other).sqrt()
-    }
-
-    /// How many times as long as another one it takes.
+    /// How many times as long as another one it takes, as it is told.
     fn time(self, one: &Contender, other: &Contender) -> f32 {
         let (here, there) = self.times(one, other);
-        here / there.max(f32::MIN_POSITIVE)
+        told(here / there)
     }
 
     /// Why one that is not the soonest is chosen.
     fn saves(self, one: &Contender, soonest: &Contender) -> Standing {
         Standing::Thriftiest {
             time: self.time(one, soonest),
-            joules: self.joules_ratio(one, soonest),
+            joules: told(self.joules_ratio(one, soonest)),
         }
     }
 
-    /// Why one that was within the slack is not chosen.
+    /// Why one that was within the slack is not chosen. Who is compared with the best so far only, and
+    /// what is alike, are not in one order: so one may count as better than the first, but not than
+    /// one that came between.
     fn costs(self, one: &Contender, chosen: &Contender) -> Standing {
-        let product = self.product(one, chosen);
-        if product <= 1.0 + UNSEEN {
-            return Standing::Equal;
+        let product = told(self.time(one, chosen) * self.joules_ratio(one, chosen).sqrt());
+        if product > 1.0 {
+            Standing::Costlier { product }
+        } else {
+            Standing::Alike
         }
-        Standing::Costlier { product }
     }
 
     /// Why one that is not the soonest is not chosen.
@@ -197,6 +195,7 @@ impl Race {
         }
         Standing::Late {
             time: self.time(one, soonest),
+            most: slack(soonest),
         }
     }
 
@@ -204,18 +203,16 @@ impl Race {
     fn misses(self, one: &Contender, chosen: &Contender, weights: Weights) -> Standing {
         let time = self.time(one, chosen);
         match self.ahead(one, chosen, weights) {
-            Some(ahead) => Standing::Further { by: -ahead },
-            None if time <= 1.0 + UNSEEN => Standing::Equal,
-            None => Standing::Slower { time },
+            Some(ahead) if ahead < 0.0 => Standing::Further { by: -ahead },
+            None if time > 1.0 => Standing::Slower { time },
+            _ => Standing::Alike,
         }
     }
 
     /// Whether it is hardly later than the soonest, without making anybody wait.
     fn is_within_slack(self, one: &Contender, soonest: &Contender) -> bool {
         let (here, there) = self.times(one, soonest);
-        // What is in memory is worth keeping: a session does not move for joules.
-        let slack = (SLACK * soonest.left).max(1.0);
-        one.load.has_room() && here <= slack * there
+        one.load.has_room() && here <= slack(soonest) * there
     }
 
     /// How many times the joules of another it takes. What is not known is taken for the same, and what
@@ -238,6 +235,20 @@ impl Race {
             strained
         }
     }
+}
+
+/// How many times as long as this one, the soonest, another one may take. What is in memory is worth
+/// keeping: a session does not move for joules.
+fn slack(soonest: &Contender) -> f32 {
+    (SLACK * soonest.left).max(1.0)
+}
+
+/// A ratio as it goes on record. One that is none, of nothing to nothing, is 1.
+fn told(ratio: f32) -> f32 {
+    if ratio.is_nan() {
+        return 1.0;
+    }
+    ratio.clamp(1.0 / TOLD, TOLD)
 }
 
 #[cfg(test)]
@@ -332,7 +343,7 @@ mod tests {
             "{told:?}"
         );
         assert!(
-            matches!(told[2], Standing::Late { time } if near(time, 2.0)),
+            matches!(told[2], Standing::Late { time, most } if near(time, 2.0) && most == SLACK),
             "{told:?}"
         );
         assert_eq!(told[3], Standing::Busy);
@@ -343,9 +354,30 @@ mod tests {
         assert_eq!(stood(&all[..1], None), [Standing::Only]);
         assert_eq!(
             stood(&[soonest, soonest], None),
-            [Standing::Soonest, Standing::Equal]
+            [Standing::Soonest, Standing::Alike]
         );
         assert_eq!(stood(&[], None), []);
+    }
+
+    #[test]
+    fn the_time_that_a_session_may_lose_is_told() {
+        let session = Contender {
+            left: 0.5,
+            ..contender(1.0, 40.0)
+        };
+        let told = stood(&[session, contender(0.7, 1.0)], None);
+        assert!(
+            matches!(told[..], [Standing::Soonest, Standing::Late { most, .. }] if most == 1.0),
+            "{told:?}"
+        );
+        let nothing = Contender {
+            left: 0.0,
+            ..contender(1.0, 0.0)
+        };
+        for told in stood(&[nothing, contender(9.0, 1.0), nothing], None) {
+            let json = serde_json::to_value(told).unwrap();
+            assert_eq!(serde_json::from_value::<Standing>(json).unwrap(), told);
+        }
     }
 
     #[test]
@@ -369,7 +401,7 @@ mod tests {
             "{told:?}"
         );
         let told = stood(&[two[0], two[0]], weights(1.0, 1.0));
-        assert_eq!(told, [Standing::Nearest, Standing::Equal]);
+        assert_eq!(told, [Standing::Nearest, Standing::Alike]);
     }
 
     #[test]
@@ -471,6 +503,34 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn who_is_picked_is_the_one_that_is_told_to_be_first(
+            all in prop::collection::vec((0.01f32..10.0, 0.01f32..10.0, 0u32..6, 0.0f32..1.0), 1..8),
+            weighed in prop::option::of((0.0f32..1.0, 0.0f32..1.0)),
+        ) {
+            let contenders: Vec<_> = all
+                .iter()
+                .map(|(seconds, joules, in_flight, left)| Contender {
+                    load: load(*in_flight),
+                    left: *left,
+                    ..contender(*seconds, *joules)
+                })
+                .collect();
+            let weights = weighed.map(|(latency, energy)| Weights { quality: 0.0, latency, energy });
+            let chosen = prefer(&contenders, weights, WORK, 0.0);
+            for (at, standing) in stood(&contenders, weights).into_iter().enumerate() {
+                prop_assert_eq!(standing.is_first(), at == chosen);
+                match standing {
+                    Standing::Late { time, most } => prop_assert!(time >= most && most >= 1.0),
+                    Standing::Costlier { product: above } | Standing::Slower { time: above } => {
+                        prop_assert!(above > 1.0);
+                    }
+                    Standing::Further { by } => prop_assert!(by > 0.0),
+                    _ => {}
+                }
+            }
+        }
+
         #[test]
         fn none_is_worse_in_both_time_and_joules_than_another(
             contenders in prop::collection::vec(any_contender(), 2..3),

@@ -106,7 +106,11 @@ pub fn select<P>(
     let mut last_resort = Seen::new();
     let mut consider = |index: usize, able: &mut Seen<P>| match look(index) {
         Look::Able(seen) => able.push(index, seen),
-        Look::LastResort(seen) => last_resort.push(index, seen),
+        // Of a large set one may be drawn again.
+        Look::LastResort(seen) if !last_resort.indices.contains(&index) => {
+            last_resort.push(index, seen);
+        }
+        Look::LastResort(_) => {}
         Look::Out => {}
     };
     if let Some(index) = preferred {

@@ -148,6 +148,22 @@ async fn what_an_answer_took_that_did_not_begin_in_time_is_on_record() {
     let outcome = &record["outcome"];
     assert!(outcome["joules"].as_f64() > Some(0.0), "{record}");
     assert_eq!(outcome["joules_source"], "estimate");
+
+    // Nor does what a small model took get lost whose answer was held back when the time was up.
+    let slow = json!({"outputTokens": 1000, "tokensPerSecond": 50, "tokenProbability": 0.9});
+    api.apply(&null_model("small", 1, &slow)).await;
+    cluster.until(async || api.ready("small").await == 1).await;
+    let spec = json!({"models": ["small", "m"], "cascade": {"accept": {"atLeast": 0.5}}});
+    api.apply(&task("both", spec)).await;
+    let mut body = body;
+    body["model"] = json!("task:both");
+    let response = api.post("v1/chat/completions", &body).await;
+    assert_eq!(response.status(), 504);
+    let id = response.headers()["x-flotilla-decision"].to_str();
+    let path = format!("v1/decisions/{}", id.expect("a text"));
+    let (_, record) = api.get(&path).await;
+    assert_eq!(record["tiers"][0]["verdict"], "failed", "{record}");
+    assert!(record["outcome"]["joules"].as_f64() > Some(0.0), "{record}");
     cluster.stop().await;
 }
 

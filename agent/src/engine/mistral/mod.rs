@@ -57,8 +57,9 @@ impl Engine for Mistral {
         model: &spec::Model,
         progress: Progress,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
-        let _turn = self.loading.lock().await;
+        let turn = self.loading.lock().await;
         let loaded = load::load(&model.spec, progress).await?;
+        drop(turn);
         let context = loaded.context.unwrap_or(DEFAULT_CONTEXT);
         // On a CPU mistral.rs 0.8.1 lets the sequences of one decoding batch overwrite each
         // other's attention (flash_attn_cpu_single_q shares its scratch among them): answers
@@ -82,8 +83,11 @@ impl Engine for Mistral {
             pipeline,
             concurrency: turns,
         };
-        warm_up::warm_up(&loaded, model.name(), pipeline).await;
-        Ok(Arc::new(loaded))
+        warm_up::warm_up(&loaded, model.name(), pipeline, warm_up::LONGEST).await;
+        match loaded.fault() {
+            Some(fault) => Err(LoadError::Engine(fault)),
+            None => Ok(Arc::new(loaded)),
+        }
     }
 }
 

@@ -16,39 +16,62 @@ use futures::StreamExt;
 use crate::engine::LoadedModel;
 
 /// How long it may hold a model back that is loaded: a large one is slow for other reasons.
-const LONGEST: Duration = Duration::from_secs(5);
-/// Answers: the second one may still be slow, those that follow hardly are.
-const ANSWERS: usize = 2;
+pub(super) const LONGEST: Duration = Duration::from_secs(5);
+/// What is asked: the second answer may still be slow, those that follow hardly are. Two texts, as one
+/// that is asked again may be in memory.
+const ASKED: [&str; 2] = ["Hello", "Good morning"];
 /// Tokens of each: the second one is the first that is decoded.
 const TOKENS: u32 = 2;
 
-/// Has `model` answer. What goes wrong is told in the log only: that a model cannot answer this does not
+/// Has `model` answer, for at most as long as said. What goes wrong is told in the log only: that a model cannot answer this does not
 /// mean that it cannot answer others.
-pub(super) async fn warm_up(model: &dyn LoadedModel, name: &ModelName, pipeline: Pipeline) {
+pub(super) async fn warm_up(
+    model: &dyn LoadedModel,
+    name: &ModelName,
+    pipeline: Pipeline,
+    longest: Duration,
+) {
     let answers = async {
-        for _ in 0..ANSWERS {
+        for text in ASKED {
             match pipeline {
-                Pipeline::Embedding => embed(model, name).await?,
-                _ => generate(model, name).await?,
+                Pipeline::Embedding => embed(model, name, text).await?,
+                _ => generate(model, name, text).await?,
             }
         }
         Ok::<_, RequestError>(())
     };
-    match tokio::time::timeout(LONGEST, answers).await {
+    match tokio::time::timeout(longest, answers).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(model = %name, %error, "it was not warmed up"),
         Err(_) => tracing::debug!(model = %name, "warming it up takes too long"),
     }
 }
 
-async fn generate(model: &dyn LoadedModel, name: &ModelName) -> Result<(), RequestError> {
+/// A chat, or the text alone where the model has no template for chats.
+async fn generate(
+    model: &dyn LoadedModel,
+    name: &ModelName,
+    text: &str,
+) -> Result<(), RequestError> {
+    let chat = Input::Chat(vec![Message {
+        role: "user".into(),
+        content: text.into(),
+        ..Message::default()
+    }]);
+    match go_on(model, name, chat).await {
+        Err(_) => go_on(model, name, Input::Text(text.into())).await,
+        Ok(()) => Ok(()),
+    }
+}
+
+async fn go_on(
+    model: &dyn LoadedModel,
+    name: &ModelName,
+    input: Input,
+) -> Result<(), RequestError> {
     let request = GenerateRequest {
         model: name.clone(),
-        input: Input::Chat(vec![Message {
-            role: "user".into(),
-            content: "Hello".into(),
-            ..Message::default()
-        }]),
+        input,
         sampling: Sampling {
             max_tokens: Some(TOKENS),
             ..Sampling::default()
@@ -69,12 +92,86 @@ async fn generate(model: &dyn LoadedModel, name: &ModelName) -> Result<(), Reque
     Ok(())
 }
 
-async fn embed(model: &dyn LoadedModel, name: &ModelName) -> Result<(), RequestError> {
+async fn embed(model: &dyn LoadedModel, name: &ModelName, text: &str) -> Result<(), RequestError> {
     let request = EmbedRequest {
         model: name.clone(),
-        inputs: vec!["Hello".into()],
+        inputs: vec![text.into()],
         standing: Default::default(),
         deadline: None,
     };
     model.embed(request).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::engine::Events;
+    use async_trait::async_trait;
+    use flotilla_core::generate::Embeddings;
+    use futures::stream;
+
+    /// Notes what it is asked. A chat fails where it `has_no_template`, and nothing ends where it is
+    /// `stuck`.
+    #[derive(Default)]
+    struct Model {
+        asked: Mutex<Vec<String>>,
+        has_no_template: bool,
+        stuck: bool,
+    }
+
+    #[async_trait]
+    impl LoadedModel for Model {
+        async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
+            let asked = match request.input {
+                Input::Chat(_) if self.has_no_template => {
+                    return Err(RequestError::Engine("no template".into()));
+                }
+                Input::Chat(messages) => format!("chat {}", messages[0].content),
+                Input::Text(text) => format!("text {text}"),
+            };
+            self.asked.lock().unwrap().push(asked);
+            if self.stuck {
+                return Ok(stream::pending().boxed());
+            }
+            Ok(stream::empty().boxed())
+        }
+
+        async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
+            let asked = format!("embed {}", request.inputs[0]);
+            self.asked.lock().unwrap().push(asked);
+            Ok(Embeddings::default())
+        }
+    }
+
+    async fn asked(model: Model, pipeline: Pipeline, longest: Duration) -> Vec<String> {
+        let name = ModelName::new("m").unwrap();
+        warm_up(&model, &name, pipeline, longest).await;
+        model.asked.into_inner().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_model_is_asked_for_what_it_can_do() {
+        let all = asked(Model::default(), Pipeline::Text, LONGEST).await;
+        assert_eq!(all, ["chat Hello", "chat Good morning"]);
+        let base = Model {
+            has_no_template: true,
+            ..Model::default()
+        };
+        let all = asked(base, Pipeline::Text, LONGEST).await;
+        assert_eq!(all, ["text Hello", "text Good morning"]);
+        let all = asked(Model::default(), Pipeline::Embedding, LONGEST).await;
+        assert_eq!(all, ["embed Hello", "embed Good morning"]);
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_answer_is_not_waited_for() {
+        let stuck = Model {
+            stuck: true,
+            ..Model::default()
+        };
+        let all = asked(stuck, Pipeline::Text, Duration::ZERO).await;
+        assert_eq!(all, ["chat Hello"]);
+    }
 }
