@@ -171,7 +171,7 @@ function Candidates({ record }) {
                 </tbody>
               </table>
             </div>
-            <p class="legend-line muted">Times and joules are predictions, made before anything was sent. ${NONE} is not known yet${scored ? "; the score is the weighted mean of its parts, 1 for the best of them" : ""}. ${weighed ? "Of a model's replicas the one goes first that comes nearest to what the task weighs" : "Of a model's replicas the one goes first with the least time × √joules, of those that have room and are hardly later than the soonest"}; what is in memory, strain, and how old it is what is known of a replica count, too.</p>
+            <p class="legend-line muted">Times and joules are predictions, made before anything was sent. ${NONE} is not known yet${scored ? "; the score is the weighted mean of its parts, 1 for the best of them" : ""}. ${weighed ? "Of a model's replicas the one goes first that comes nearest to what the task weighs" : "Of a model's replicas the one goes first with the least time × √joules, of those that have room and are hardly later than the soonest"}; what is in memory, strain, and the age of what is known of a replica count, too.</p>
           `}
     <//>
   `;
