@@ -191,24 +191,17 @@ impl LoadedModel for NullModel {
 mod tests {
     use super::*;
     use flotilla_core::ModelName;
-    use flotilla_core::generate::{Sampling, ToolChoice};
+    use flotilla_core::generate::Sampling;
 
     fn request(max_tokens: Option<u32>, choices: u32) -> GenerateRequest {
         GenerateRequest {
-            model: ModelName::new("m").unwrap(),
-            input: Input::Text("a b c".into()),
             sampling: Sampling {
                 max_tokens,
                 ..Sampling::default()
             },
-            tools: Vec::new(),
-            tool_choice: ToolChoice::Auto,
-            constraint: None,
-            logprobs: None,
             choices,
             stream: true,
-            standing: Default::default(),
-            deadline: None,
+            ..GenerateRequest::new(ModelName::new("m").unwrap(), Input::Text("a b c".into()))
         }
     }
 

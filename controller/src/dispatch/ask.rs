@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 use flotilla_core::generate::RequestError;
 use flotilla_proto::v1::GenerateRequest;
 
-use super::attempt::Attempt;
-use super::charge::Charge;
 use super::relay::Relay;
 use super::tries::Tries;
 use crate::fleet::Replica;
@@ -28,11 +26,7 @@ impl Tries<'_> {
         loop {
             let (replica, guard) = self.next().await?;
             let addressed = self.address(request);
-            let charge = Charge::new(&replica, guard, self.arrival.clone());
-            let first = Attempt {
-                replica: &replica,
-                charge,
-            };
+            let first = self.attempt(&replica, guard);
             let first = first.generate(addressed, self.patience());
             let begun = match self.plan.hedge() {
                 None => {
@@ -68,10 +62,7 @@ impl Tries<'_> {
         self.hedged(&replica.node, &spare.node, asked.elapsed());
         let guard = self.count(&spare, self.plan.work.prompt_bytes);
         let addressed = self.address(request);
-        let second = Attempt {
-            replica: &spare,
-            charge: Charge::new(&spare, guard, self.arrival.clone()),
-        };
+        let second = self.attempt(&spare, guard);
         let mut second = pin!(second.generate(addressed, self.patience()));
         // Where one fails, the other one is all there is.
         tokio::select! {

@@ -37,8 +37,6 @@ use crate::decisions::Decisions;
 use crate::fleet::{Fleet, ModelView, NodePhase, Replica};
 use crate::trainer::{Newest, Trained};
 use affinity::Affinity;
-use attempt::Attempt;
-use charge::Charge;
 use plan::{Asked, Plan};
 use relay::Relay;
 use tries::Tries;
@@ -250,10 +248,7 @@ impl Backend for Dispatch {
                 standing: tries.plan.standing,
                 deadline: tries.time(),
             };
-            let attempt = Attempt {
-                replica: &replica,
-                charge: Charge::new(&replica, guard, tries.arrival.clone()),
-            };
+            let attempt = tries.attempt(&replica, guard);
             match attempt.embed(&asked, tries.patience()).await {
                 Ok(mut content) => {
                     let (by, mut recorder) = tries.answered(replica);

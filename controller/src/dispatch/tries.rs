@@ -11,7 +11,8 @@ use flotilla_proto::v1;
 use flotilla_telemetry::names::{attr, span};
 use flotilla_telemetry::trace::Stage;
 
-use super::attempt::Patience;
+use super::attempt::{Attempt, Patience};
+use super::charge::Charge;
 use super::look::{Look, Passed, reject};
 use super::plan::Plan;
 use super::{Dispatch, RETRY_AFTER};
@@ -196,6 +197,14 @@ impl<'a> Tries<'a> {
     pub(super) fn count(&mut self, replica: &Replica, unread_bytes: u32) -> LoadGuard {
         self.asked += 1;
         replica.load.take(self.plan.standing, unread_bytes)
+    }
+
+    /// Is about to ask `replica`, where `guard` counts the request.
+    pub(super) fn attempt<'r>(&self, replica: &'r Replica, guard: LoadGuard) -> Attempt<'r> {
+        Attempt {
+            replica,
+            charge: Charge::new(replica, guard, self.arrival.clone()),
+        }
     }
 
     /// The request as it goes to the replica last picked.

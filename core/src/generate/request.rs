@@ -32,6 +32,26 @@ pub struct GenerateRequest<M = ModelName> {
     pub deadline: Option<Duration>,
 }
 
+impl<M> GenerateRequest<M> {
+    /// A request for one answer, as a whole, of whoever says nothing else.
+    #[must_use]
+    pub fn new(model: M, input: Input) -> Self {
+        Self {
+            model,
+            input,
+            sampling: Sampling::default(),
+            tools: Vec::new(),
+            tool_choice: ToolChoice::Auto,
+            constraint: None,
+            logprobs: None,
+            choices: 1,
+            stream: false,
+            standing: Standing::default(),
+            deadline: None,
+        }
+    }
+}
+
 /// What the model continues.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {

@@ -191,28 +191,22 @@ fn parse_schema(schema: &str) -> Result<Value, RequestError> {
 mod tests {
     use super::*;
     use flotilla_core::ModelName;
-    use flotilla_core::generate::Sampling;
 
     fn request(tool_choice: ToolChoice) -> GenerateRequest {
         GenerateRequest {
-            model: ModelName::new("m").unwrap(),
-            input: Input::Chat(vec![Message {
-                role: "developer".into(),
-                content: "hi".into(),
-                ..Message::default()
-            }]),
-            sampling: Sampling::default(),
             tools: vec![Tool {
                 name: "look_up".into(),
                 ..Tool::default()
             }],
             tool_choice,
-            constraint: None,
-            logprobs: None,
-            choices: 1,
-            stream: false,
-            standing: Default::default(),
-            deadline: None,
+            ..GenerateRequest::new(
+                ModelName::new("m").unwrap(),
+                Input::Chat(vec![Message {
+                    role: "developer".into(),
+                    content: "hi".into(),
+                    ..Message::default()
+                }]),
+            )
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flotilla_core::ModelName;
 use flotilla_core::generate::{
-    EmbedRequest, GenerateRequest, Input, Message, RequestError, Sampling, ToolChoice,
+    EmbedRequest, GenerateRequest, Input, Message, RequestError, Sampling,
 };
 use flotilla_core::spec::Pipeline;
 use futures::StreamExt;
@@ -23,8 +23,8 @@ const ASKED: [&str; 2] = ["Hello", "Good morning"];
 /// Tokens of each: the second one is the first that is decoded.
 const TOKENS: u32 = 2;
 
-/// Has `model` answer, for at most as long as said. What goes wrong is told in the log only: that a model cannot answer this does not
-/// mean that it cannot answer others.
+/// Has `model` answer, for at most the `longest`. What goes wrong is told in the log only: that a model
+/// cannot answer this does not mean that it cannot answer others.
 pub(super) async fn warm_up(
     model: &dyn LoadedModel,
     name: &ModelName,
@@ -70,20 +70,12 @@ async fn go_on(
     input: Input,
 ) -> Result<(), RequestError> {
     let request = GenerateRequest {
-        model: name.clone(),
-        input,
         sampling: Sampling {
             max_tokens: Some(TOKENS),
             ..Sampling::default()
         },
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        constraint: None,
-        logprobs: None,
-        choices: 1,
         stream: true,
-        standing: Default::default(),
-        deadline: None,
+        ..GenerateRequest::new(name.clone(), input)
     };
     let mut events = model.generate(request).await?;
     while let Some(event) = events.next().await {

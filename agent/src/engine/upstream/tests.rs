@@ -33,21 +33,15 @@ async fn load(url: String) -> Result<Arc<dyn LoadedModel>, LoadError> {
 
 fn request() -> GenerateRequest {
     GenerateRequest {
-        model: ModelName::new("m").unwrap(),
-        input: Input::Chat(vec![Message {
-            role: "user".into(),
-            content: "hi".into(),
-            ..Message::default()
-        }]),
-        sampling: Sampling::default(),
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        constraint: None,
-        logprobs: None,
-        choices: 1,
         stream: true,
-        standing: Default::default(),
-        deadline: None,
+        ..GenerateRequest::new(
+            ModelName::new("m").unwrap(),
+            Input::Chat(vec![Message {
+                role: "user".into(),
+                content: "hi".into(),
+                ..Message::default()
+            }]),
+        )
     }
 }
 

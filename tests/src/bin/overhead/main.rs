@@ -12,7 +12,7 @@ use std::time::Duration;
 use flotilla_controller::fleet::Fleet;
 use flotilla_controller::{Config, Controller, StoreAddress};
 use flotilla_core::ModelName;
-use flotilla_core::generate::{GenerateRequest, Input, Message, Sampling, ToolChoice};
+use flotilla_core::generate::{GenerateRequest, Input, Message};
 use flotilla_proto::v1;
 use flotilla_tests::http_load::{Connection, Measured, measure};
 use flotilla_tests::{Cluster, Mode, Process, null_model};
@@ -118,21 +118,15 @@ async fn until_ready(fleet: &Fleet) {
 
 fn request(stream: bool) -> v1::GenerateRequest {
     let request = GenerateRequest {
-        model: ModelName::new(MODEL).expect("a name"),
-        input: Input::Chat(vec![Message {
-            role: "user".into(),
-            content: "hello".into(),
-            ..Message::default()
-        }]),
-        sampling: Sampling::default(),
-        tools: Vec::new(),
-        tool_choice: ToolChoice::Auto,
-        constraint: None,
-        logprobs: None,
-        choices: 1,
         stream,
-        standing: Default::default(),
-        deadline: None,
+        ..GenerateRequest::new(
+            ModelName::new(MODEL).expect("a name"),
+            Input::Chat(vec![Message {
+                role: "user".into(),
+                content: "hello".into(),
+                ..Message::default()
+            }]),
+        )
     };
     (&request).into()
 }
