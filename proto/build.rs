@@ -6,7 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     tonic_prost_build::configure()
-        .bytes(".flotilla.v1.BlobPiece")
+        .bytes(".flotilla.v1.BlobChunk")
         .compile_fds(protox::compile(files, ["."])?)
         .map_err(Into::into)
 }

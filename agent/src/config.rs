@@ -5,16 +5,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flotilla_core::energy::Power;
+use flotilla_core::energy::PowerRange;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, ZoneName};
-use flotilla_telemetry::Settings;
+use flotilla_telemetry::TelemetrySettings;
 
-use crate::accounts::Accounts;
+use crate::accounts::EnergyAccounting;
 
 /// An agent's settings, read once at start.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct AgentConfig {
     /// The node's name in the fleet.
     pub name: NodeName,
     /// Link addresses of controllers, `host:port`. One that answers is enough: it names the
@@ -30,16 +30,16 @@ pub struct Config {
     /// Memory for models. Default: four fifths of the machine's.
     pub memory: Option<Bytes>,
     /// What the node draws, if somebody knows. Default: guessed from its cores.
-    pub power: Option<Power>,
+    pub power: Option<PowerRange>,
     /// The power meters, where several agents of one process share a machine. Default: its own.
-    pub accounts: Option<Accounts>,
+    pub accounts: Option<EnergyAccounting>,
     /// Where metrics can be scraped, if they are to be.
     pub metrics: Option<SocketAddr>,
-    pub telemetry: Settings,
+    pub telemetry: TelemetrySettings,
     /// Bytes per second that models' files may take of the links. Default: no limit.
     pub fetch_rate: Option<Bytes>,
-    /// How many times slower the null engine is here, to simulate unequal nodes.
-    pub null_slowdown: f64,
+    /// How many times slower the simulated engine is here, to simulate unequal nodes.
+    pub simulated_slowdown: f64,
     /// How long requests under way may go on once the agent is asked to stop, or a model to
     /// leave.
     pub drain: Duration,

@@ -4,16 +4,16 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use flotilla_core::ModelName;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
+use flotilla_core::{ModelName, ModelRevision, StoreRevision};
 use serde::{Deserialize, Serialize};
 
-use crate::models::Desired;
+use crate::models::DesiredModel;
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum HomeError {
+pub enum DataDirError {
     #[error("the data directory {path} cannot be used: {problem}")]
     Directory { path: PathBuf, problem: io::Error },
     #[error(
@@ -24,7 +24,7 @@ pub enum HomeError {
 
 /// The open data directory. Locked until dropped.
 #[derive(Debug)]
-pub(crate) struct Home {
+pub(crate) struct DataDir {
     dir: PathBuf,
     identity: String,
     _lock: File,
@@ -32,39 +32,39 @@ pub(crate) struct Home {
 
 /// What the node was told to run, and by which point of which fleet's history.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Order {
+pub(crate) struct NodeDesiredState {
     pub(crate) fleet: String,
-    pub(crate) revision: u64,
-    pub(crate) models: Vec<Desired>,
+    pub(crate) revision: StoreRevision,
+    pub(crate) models: Vec<DesiredModel>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
-struct Kept {
+struct StoredState {
     fleet: String,
-    revision: u64,
-    models: Vec<KeptModel>,
+    revision: StoreRevision,
+    models: Vec<StoredModel>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct KeptModel {
+struct StoredModel {
     name: ModelName,
-    revision: u64,
+    revision: ModelRevision,
     resource: Option<serde_json::Value>,
     #[serde(default)]
     files: Option<Manifest>,
 }
 
-impl Home {
+impl DataDir {
     /// Opens the directory, creating it where missing.
-    pub(crate) fn open(dir: &Path) -> Result<Self, HomeError> {
-        let directory = |problem| HomeError::Directory {
+    pub(crate) fn open(dir: &Path) -> Result<Self, DataDirError> {
+        let directory = |problem| DataDirError::Directory {
             path: dir.to_owned(),
             problem,
         };
         fs::create_dir_all(dir).map_err(directory)?;
         let lock = File::create(dir.join("lock")).map_err(directory)?;
         lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => HomeError::InUse(dir.to_owned()),
+            TryLockError::WouldBlock => DataDirError::InUse(dir.to_owned()),
             TryLockError::Error(error) => directory(error),
         })?;
         let file = dir.join("identity");
@@ -90,11 +90,11 @@ impl Home {
 
     /// What the node was told to run last. What cannot be read counts as nothing: a
     /// controller will tell again.
-    pub(crate) fn order(&self) -> Order {
+    pub(crate) fn order(&self) -> NodeDesiredState {
         let Ok(text) = fs::read(self.desired_file()) else {
-            return Order::default();
+            return NodeDesiredState::default();
         };
-        let kept: Kept = serde_json::from_slice(&text).unwrap_or_default();
+        let kept: StoredState = serde_json::from_slice(&text).unwrap_or_default();
         let models = kept.models.into_iter().filter_map(|kept| {
             let model = match kept.resource {
                 None => None,
@@ -103,14 +103,14 @@ impl Home {
                     Some(model.ok()?)
                 }
             };
-            Some(Desired {
+            Some(DesiredModel {
                 name: kept.name,
                 revision: kept.revision,
                 model,
                 files: kept.files,
             })
         });
-        Order {
+        NodeDesiredState {
             fleet: kept.fleet,
             revision: kept.revision,
             models: models.collect(),
@@ -118,17 +118,17 @@ impl Home {
     }
 
     /// Keeps what the node should run, whole or not at all.
-    pub(crate) fn keep(&self, order: &Order) -> io::Result<()> {
+    pub(crate) fn keep(&self, order: &NodeDesiredState) -> io::Result<()> {
         let models = order.models.iter().map(|desired| {
             let resource = desired.model.as_ref().map(serde_json::to_value);
-            Ok(KeptModel {
+            Ok(StoredModel {
                 name: desired.name.clone(),
                 revision: desired.revision,
                 resource: resource.transpose()?,
                 files: desired.files.clone(),
             })
         });
-        let kept = Kept {
+        let kept = StoredState {
             fleet: order.fleet.clone(),
             revision: order.revision,
             models: models.collect::<Result<_, serde_json::Error>>()?,
@@ -158,18 +158,18 @@ mod tests {
     #[test]
     fn identity_and_wish_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::open(dir.path()).unwrap();
+        let home = DataDir::open(dir.path()).unwrap();
         let spec = ModelSpec {
-            engine: EngineKind::Null,
+            engine: EngineKind::Simulated,
             ..ModelSpec::default()
         };
         let name = ModelName::new("m").unwrap();
-        let order = Order {
+        let order = NodeDesiredState {
             fleet: "f".into(),
-            revision: 9,
-            models: vec![Desired {
+            revision: StoreRevision(9),
+            models: vec![DesiredModel {
                 name: name.clone(),
-                revision: 3,
+                revision: ModelRevision(3),
                 model: Some(Model::new(name, spec)),
                 files: None,
             }],
@@ -177,7 +177,7 @@ mod tests {
         home.keep(&order).unwrap();
         let identity = home.identity().to_owned();
         drop(home);
-        let home = Home::open(dir.path()).unwrap();
+        let home = DataDir::open(dir.path()).unwrap();
         assert_eq!(home.identity(), identity);
         assert_eq!(home.order(), order);
     }
@@ -185,15 +185,18 @@ mod tests {
     #[test]
     fn a_second_agent_is_told_that_the_directory_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
-        let _home = Home::open(dir.path()).unwrap();
-        assert!(matches!(Home::open(dir.path()), Err(HomeError::InUse(_))));
+        let _home = DataDir::open(dir.path()).unwrap();
+        assert!(matches!(
+            DataDir::open(dir.path()),
+            Err(DataDirError::InUse(_))
+        ));
     }
 
     #[test]
     fn a_broken_wish_counts_as_none() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::open(dir.path()).unwrap();
+        let home = DataDir::open(dir.path()).unwrap();
         fs::write(home.desired_file(), "nonsense").unwrap();
-        assert_eq!(home.order(), Order::default());
+        assert_eq!(home.order(), NodeDesiredState::default());
     }
 }

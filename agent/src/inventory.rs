@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_core::energy::Power;
+use flotilla_core::energy::PowerRange;
 use flotilla_core::{Bytes, NodeName};
 use flotilla_proto::v1::Inventory;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
@@ -12,7 +12,7 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 const MEMORY_SHARE: f64 = 0.8;
 
 /// Looks at the machine. `memory` overrides what models may take, `power` what it may draw.
-pub(crate) fn take(memory: Option<Bytes>, power: Option<Power>) -> Inventory {
+pub(crate) fn take(memory: Option<Bytes>, power: Option<PowerRange>) -> Inventory {
     let looked = System::new_with_specifics(
         RefreshKind::nothing()
             .with_memory(MemoryRefreshKind::nothing().with_ram())
@@ -35,17 +35,17 @@ pub(crate) fn take(memory: Option<Bytes>, power: Option<Power>) -> Inventory {
         Err(error) => tracing::warn!(%error, "the machine does not tell what it is: give --memory"),
     }
     let cores = cores as u32;
-    let power = power.unwrap_or_else(|| Power::guess(cores));
+    let power = power.unwrap_or_else(|| PowerRange::guess(cores));
     Inventory {
         memory: memory.map_or((total as f64 * MEMORY_SHARE) as u64, |bytes| bytes.0),
         cores,
         cpu: cpu.unwrap_or_default(),
         accelerators: accelerators(),
         platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
-        power: Some(flotilla_proto::v1::Power {
+        power: Some(flotilla_proto::v1::PowerRange {
             idle: power.idle.0,
             max: power.max.0,
-            stated: power.stated,
+            configured: power.configured,
         }),
     }
 }

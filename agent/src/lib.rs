@@ -1,6 +1,6 @@
 //! Flotilla's agent: one per node.
 //!
-//! Owns the [`engine`]s that run models, the life cycle and the queues of the models
+//! Owns the  life cycle and the queues of the models
 //! assigned to this node ([`models`]), the [`link`] it dials to a controller, and the gRPC
 //! service it answers on that link ([`serve`]). Knows nothing of other nodes or of where
 //! models are placed and why: it does what it is told and tells what it does.
@@ -10,7 +10,6 @@
 pub mod accounts;
 mod artifacts;
 mod config;
-pub mod engine;
 mod home;
 mod inventory;
 mod link;
@@ -21,6 +20,6 @@ mod run;
 mod scrape;
 mod serve;
 
-pub use config::Config;
+pub use config::AgentConfig;
 pub use inventory::default_memory;
-pub use run::{Agent, StartError};
+pub use run::{Agent, AgentStartError};

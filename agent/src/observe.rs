@@ -2,38 +2,38 @@
 
 use std::sync::Arc;
 
-use flotilla_core::energy::Sources;
-use flotilla_core::generate::Timing;
+use flotilla_core::energy::EnergySources;
+use flotilla_core::generate::AnswerTiming;
 use flotilla_core::{ModelName, NodeName};
-use flotilla_proto::v1::Counters;
+use flotilla_proto::v1::ModelCounters;
 use flotilla_telemetry::KeyValue;
-use flotilla_telemetry::instruments::{Tell, histogram, observe_amounts, observe_counts};
+use flotilla_telemetry::instruments::{RecordValue, histogram, observe_amounts, observe_counts};
 use flotilla_telemetry::metrics::{BoundHistogram, Histogram, Meter};
-use flotilla_telemetry::names::{self, Metric, attr};
+use flotilla_telemetry::names::{self, MetricDefinition, attr};
 
-use crate::accounts::{Accounts, Entry, Metered, Rate, Reading};
-use crate::models::Table;
-use crate::power::Kind;
+use crate::accounts::{ComponentReading, EnergyAccounting, LedgerEntry, ModelRate, NodeReading};
+use crate::models::ServingTable;
+use crate::power::ComponentKind;
 
 /// What the requests of all models are told to.
 #[derive(Clone)]
-pub(crate) struct Observer {
-    accounts: Accounts,
+pub(crate) struct NodeMetrics {
+    accounts: EnergyAccounting,
     queue: Histogram<f64>,
     prefill: Histogram<f64>,
     decode: Histogram<f64>,
 }
 
 /// What the requests of one model are told to.
-pub(crate) struct OfModel {
-    accounts: Accounts,
+pub(crate) struct ModelMetrics {
+    accounts: EnergyAccounting,
     queue: BoundHistogram<f64>,
     prefill: BoundHistogram<f64>,
     decode: BoundHistogram<f64>,
 }
 
-impl Observer {
-    pub(crate) fn new(accounts: Accounts, meter: &Meter) -> Self {
+impl NodeMetrics {
+    pub(crate) fn new(accounts: EnergyAccounting, meter: &Meter) -> Self {
         Self {
             accounts,
             queue: histogram(meter, &names::QUEUE_DURATION),
@@ -43,9 +43,9 @@ impl Observer {
     }
 
     /// What the requests of this model are told to.
-    pub(crate) fn of(&self, model: &ModelName) -> OfModel {
+    pub(crate) fn of(&self, model: &ModelName) -> ModelMetrics {
         let attributes = [of_model(model)];
-        OfModel {
+        ModelMetrics {
             accounts: self.accounts.clone(),
             queue: self.queue.bind(&attributes),
             prefill: self.prefill.bind(&attributes),
@@ -54,14 +54,14 @@ impl Observer {
     }
 }
 
-impl OfModel {
+impl ModelMetrics {
     /// A request is computed from now on.
-    pub(crate) fn enter(&self, rate: Arc<Rate>) -> Entry {
+    pub(crate) fn enter(&self, rate: Arc<ModelRate>) -> LedgerEntry {
         self.accounts.enter(rate)
     }
 
     /// An answer is complete.
-    pub(crate) fn answered(&self, timing: Timing) {
+    pub(crate) fn answered(&self, timing: AnswerTiming) {
         self.queue.record(timing.queued.as_secs_f64());
         self.prefill.record(timing.prefill.as_secs_f64());
         self.decode.record(timing.decode.as_secs_f64());
@@ -73,18 +73,23 @@ fn of_model(model: &ModelName) -> KeyValue {
 }
 
 /// A sort of what is counted, and how it is read.
-type Sort = (&'static str, fn(&Counters) -> u64);
+type CounterColumn = (&'static str, fn(&ModelCounters) -> u64);
 
 /// Tells what there is to count already, whenever somebody asks.
-pub(crate) fn register(meter: &Meter, node: &NodeName, table: &Table, accounts: &Accounts) {
-    let states: [Sort; 4] = [
+pub(crate) fn register(
+    meter: &Meter,
+    node: &NodeName,
+    table: &ServingTable,
+    accounts: &EnergyAccounting,
+) {
+    let states: [CounterColumn; 4] = [
         ("begun", |counters| counters.requests),
         ("failed", |counters| counters.failed),
         ("cancelled", |counters| counters.cancelled),
         ("refused", |counters| counters.refused),
     ];
     counters(meter, &names::REPLICA_REQUESTS, table, attr::STATE, &states);
-    let tokens: [Sort; 2] = [
+    let tokens: [CounterColumn; 2] = [
         ("input", |counters| counters.prompt_tokens),
         ("output", |counters| counters.output_tokens),
     ];
@@ -105,7 +110,13 @@ pub(crate) fn register(meter: &Meter, node: &NodeName, table: &Table, accounts: 
 }
 
 /// A counter of every model, told apart by one more attribute.
-fn counters(meter: &Meter, metric: &Metric, table: &Table, attribute: &'static str, of: &[Sort]) {
+fn counters(
+    meter: &Meter,
+    metric: &MetricDefinition,
+    table: &ServingTable,
+    attribute: &'static str,
+    of: &[CounterColumn],
+) {
     let (table, of) = (table.clone(), of.to_vec());
     observe_counts(meter, metric, move |tell| {
         for (model, hosted) in table.all().iter() {
@@ -119,7 +130,12 @@ fn counters(meter: &Meter, metric: &Metric, table: &Table, attribute: &'static s
 }
 
 /// How many requests every model has.
-fn requests(meter: &Meter, metric: &Metric, table: &Table, read: fn(&Counters) -> u32) {
+fn requests(
+    meter: &Meter,
+    metric: &MetricDefinition,
+    table: &ServingTable,
+    read: fn(&ModelCounters) -> u32,
+) {
     let table = table.clone();
     observe_counts(meter, metric, move |tell| {
         for (model, hosted) in table.all().iter() {
@@ -129,15 +145,15 @@ fn requests(meter: &Meter, metric: &Metric, table: &Table, read: fn(&Counters) -
 }
 
 /// What the node draws and drew, and how it is.
-fn energy(meter: &Meter, node: &NodeName, accounts: &Accounts) {
+fn energy(meter: &Meter, node: &NodeName, accounts: &EnergyAccounting) {
     let host = KeyValue::new(attr::HW_ID, node.to_string());
-    let of_host = |sources: Sources, host: &KeyValue| {
+    let of_host = |sources: EnergySources, host: &KeyValue| {
         let source = KeyValue::new(attr::ENERGY_SOURCE, sources.as_str());
         [host.clone(), source]
     };
     let one = |is: bool| f64::from(u8::from(is));
     let (of_power, of_energy, of_battery) = (host.clone(), host.clone(), host);
-    let observe = Observe { meter, accounts };
+    let observe = ObserveReading { meter, accounts };
     observe.amounts(&names::HOST_POWER, move |reading, tell| {
         tell(reading.watts, &of_host(reading.sources, &of_power));
     });
@@ -172,16 +188,16 @@ fn energy(meter: &Meter, node: &NodeName, accounts: &Accounts) {
 }
 
 /// Has the node's reading told.
-struct Observe<'a> {
+struct ObserveReading<'a> {
     meter: &'a Meter,
-    accounts: &'a Accounts,
+    accounts: &'a EnergyAccounting,
 }
 
-impl Observe<'_> {
+impl ObserveReading<'_> {
     fn amounts(
         &self,
-        metric: &Metric,
-        read: impl Fn(&Reading, Tell<'_, f64>) + Send + Sync + 'static,
+        metric: &MetricDefinition,
+        read: impl Fn(&NodeReading, RecordValue<'_, f64>) + Send + Sync + 'static,
     ) {
         let accounts = self.accounts.clone();
         observe_amounts(self.meter, metric, move |tell| {
@@ -191,9 +207,9 @@ impl Observe<'_> {
 }
 
 /// Tells a value of each part. What the whole node draws is told as that.
-fn parts(reading: &Reading, value: fn(&Metered) -> f64, tell: Tell<'_, f64>) {
+fn parts(reading: &NodeReading, value: fn(&ComponentReading) -> f64, tell: RecordValue<'_, f64>) {
     let parts = reading.parts.iter();
-    for part in parts.filter(|part| part.channel.kind != Kind::Host) {
+    for part in parts.filter(|part| part.channel.kind != ComponentKind::Host) {
         let channel = &part.channel;
         let mut attributes = vec![
             KeyValue::new(attr::HW_ID, channel.id.clone()),

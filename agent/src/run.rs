@@ -3,30 +3,30 @@
 use std::sync::Arc;
 
 use flotilla_telemetry::names::attr;
-use flotilla_telemetry::{KeyValue, Service as Origin, Telemetry};
+use flotilla_telemetry::{KeyValue, ServiceIdentity, Telemetry};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::accounts::Accounts;
-use crate::artifacts::Artifacts;
-use crate::config::Config;
-use crate::engine::{Engines, LoadError};
-use crate::home::{Home, HomeError};
-use crate::link::{self, Link, Orders, Peers};
-use crate::models::{Manager, ManagerSettings};
-use crate::observe::{self, Observer};
-use crate::serve::Service;
+use crate::accounts::EnergyAccounting;
+use crate::artifacts::ArtifactStore;
+use crate::config::AgentConfig;
+use crate::home::{DataDir, DataDirError};
+use crate::link::{self, AgentLink, DesiredStateReceiver, LinkedControllers};
+use crate::models::{ModelManager, ModelManagerConfig};
+use crate::observe::{self, NodeMetrics};
+use crate::serve::InferenceService;
 use crate::{inventory, scrape};
+use flotilla_engine::{EngineSet, LoadError};
 
 /// Why an agent does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum AgentStartError {
     #[error(transparent)]
-    Home(#[from] HomeError),
+    Home(#[from] DataDirError),
     #[error("the engines cannot be set up: {0}")]
     Engines(#[from] LoadError),
     #[error(transparent)]
-    Telemetry(#[from] flotilla_telemetry::StartError),
+    Telemetry(#[from] flotilla_telemetry::TelemetryError),
     #[error("there is no controller to join: give --join HOST:PORT")]
     NoController,
 }
@@ -47,12 +47,12 @@ impl Agent {
     /// a controller may come later.
     ///
     /// # Errors
-    /// [`StartError`], each with what to do about it.
-    pub fn start(config: Config) -> Result<Self, StartError> {
+    /// [`AgentStartError`], each with what to do about it.
+    pub fn start(config: AgentConfig) -> Result<Self, AgentStartError> {
         if config.join.is_empty() {
-            return Err(StartError::NoController);
+            return Err(AgentStartError::NoController);
         }
-        let home = Home::open(&config.data_dir)?;
+        let home = DataDir::open(&config.data_dir)?;
         let identity = home.identity().to_owned();
         if let Some(missed) = inventory::missed_instructions() {
             tracing::warn!("{missed}");
@@ -60,30 +60,36 @@ impl Agent {
         let inventory = inventory::take(config.memory, config.power);
         let telemetry = start_telemetry(&config)?;
         let accounts = config.accounts.clone();
-        let accounts = accounts.unwrap_or_else(|| Accounts::of_this_machine(config.power, 1));
-        let settings = ManagerSettings {
+        let accounts =
+            accounts.unwrap_or_else(|| EnergyAccounting::of_this_machine(config.power, 1));
+        let settings = ModelManagerConfig {
             memory: flotilla_core::Bytes(inventory.memory),
             drain: config.drain,
             return_memory: config.return_memory,
-            observer: Observer::new(accounts.clone(), &telemetry.meter()),
+            observer: NodeMetrics::new(accounts.clone(), &telemetry.meter()),
         };
-        let peers = Arc::new(Peers::default());
-        let artifacts = Artifacts::new(config.data_dir.clone(), peers.clone(), config.fetch_rate);
-        let manager = Manager::new(Engines::new(config.null_slowdown)?, artifacts, settings);
+        let peers = Arc::new(LinkedControllers::default());
+        let artifacts =
+            ArtifactStore::new(config.data_dir.clone(), peers.clone(), config.fetch_rate);
+        let manager = ModelManager::new(
+            EngineSet::new(config.simulated_slowdown)?,
+            artifacts,
+            settings,
+        );
         observe::register(
             &telemetry.meter(),
             &config.name,
             &manager.table(),
             &accounts,
         );
-        let (orders, desired) = Orders::new(home);
+        let (orders, desired) = DesiredStateReceiver::new(home);
         let drain = CancellationToken::new();
         let stop_links = CancellationToken::new();
         let stop_models = CancellationToken::new();
         let mut labels = inventory::labels(&config.name, &inventory);
         labels.extend(config.labels);
-        let service = Service::new(manager.table(), &telemetry, config.name.clone());
-        let link = Link {
+        let service = InferenceService::new(manager.table(), &telemetry, config.name.clone());
+        let link = AgentLink {
             name: config.name,
             identity,
             labels,
@@ -132,11 +138,11 @@ impl Agent {
     }
 }
 
-fn start_telemetry(config: &Config) -> Result<Telemetry, flotilla_telemetry::StartError> {
+fn start_telemetry(config: &AgentConfig) -> Result<Telemetry, flotilla_telemetry::TelemetryError> {
     let mut attributes = vec![KeyValue::new(attr::NODE, config.name.to_string())];
     let zone = config.zone.as_ref();
     attributes.extend(zone.map(|zone| KeyValue::new(attr::ZONE, zone.to_string())));
-    let origin = Origin {
+    let origin = ServiceIdentity {
         name: "flotilla-agent",
         instance: config.name.to_string(),
         attributes,

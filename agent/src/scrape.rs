@@ -5,13 +5,17 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
-use flotilla_telemetry::prometheus::{self, Exposition};
+use flotilla_telemetry::prometheus::{self, PrometheusRegistry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Serves until `stop`. Where the port is taken the node goes on without: controllers have its
 /// metrics too.
-pub(crate) async fn serve(address: SocketAddr, exposition: Exposition, stop: CancellationToken) {
+pub(crate) async fn serve(
+    address: SocketAddr,
+    exposition: PrometheusRegistry,
+    stop: CancellationToken,
+) {
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {

@@ -4,36 +4,38 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::admission::Standing;
-use flotilla_core::generate::{Delta, EmbedRequest, Event, GenerateRequest, RequestError};
+use flotilla_core::admission::QueueKey;
+use flotilla_core::generate::{
+    ChoiceDelta, EmbedRequest, GenerateEvent, GenerateRequest, RequestError,
+};
 use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::status;
 use flotilla_proto::v1;
 use flotilla_proto::v1::inference_server::Inference;
 use flotilla_telemetry::Telemetry;
 use flotilla_telemetry::names::{PROVIDER, attr, span};
-use flotilla_telemetry::prometheus::Exposition;
-use flotilla_telemetry::trace::{Stage, Tracer};
+use flotilla_telemetry::prometheus::PrometheusRegistry;
+use flotilla_telemetry::trace::{RequestSpan, Tracer};
 use futures::{Stream, StreamExt, stream};
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use crate::models::{Hosted, Table, Ticket};
+use crate::models::{AdmittedRequest, ServedModel, ServingTable};
 
 /// Events that go into one message when they are ready together.
 const BATCH: usize = 64;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Service {
-    table: Table,
+pub(crate) struct InferenceService {
+    table: ServingTable,
     tracer: Tracer,
-    exposition: Exposition,
+    exposition: PrometheusRegistry,
     node: NodeName,
 }
 
-impl Service {
-    pub(crate) fn new(table: Table, telemetry: &Telemetry, node: NodeName) -> Self {
+impl InferenceService {
+    pub(crate) fn new(table: ServingTable, telemetry: &Telemetry, node: NodeName) -> Self {
         Self {
             table,
             tracer: telemetry.tracer(),
@@ -43,7 +45,7 @@ impl Service {
     }
 
     /// What a call is traced as, if its caller's trace is sampled.
-    fn traced(&self, metadata: &MetadataMap, operation: &'static str, model: &str) -> Stage {
+    fn traced(&self, metadata: &MetadataMap, operation: &'static str, model: &str) -> RequestSpan {
         let call = self
             .tracer
             .go_on(metadata.as_ref(), || format!("{operation} {model}"));
@@ -57,7 +59,7 @@ impl Service {
         call
     }
 
-    fn find(&self, name: &ModelName) -> Result<Arc<Hosted>, RequestError> {
+    fn find(&self, name: &ModelName) -> Result<Arc<ServedModel>, RequestError> {
         self.table.get(name).ok_or_else(|| {
             RequestError::Unavailable(format!("the model '{name}' is not ready on this node"))
         })
@@ -66,11 +68,12 @@ impl Service {
     async fn begin(
         &self,
         request: GenerateRequest,
-        call: Stage,
-    ) -> Result<impl Stream<Item = Result<Event, RequestError>> + Send + use<>, RequestError> {
+        call: RequestSpan,
+    ) -> Result<impl Stream<Item = Result<GenerateEvent, RequestError>> + Send + use<>, RequestError>
+    {
         let begin = async {
             let hosted = self.find(&request.model)?;
-            let ticket = enter(&hosted, request.standing, request.deadline).await?;
+            let ticket = enter(&hosted, request.queue_key, request.deadline).await?;
             match hosted.model.generate(request).await {
                 Ok(events) => Ok((ticket, events)),
                 Err(error) => Err(fail(ticket, error)),
@@ -88,22 +91,22 @@ impl Service {
 
 /// Waits for a request's turn.
 async fn enter(
-    hosted: &Arc<Hosted>,
-    standing: Standing,
+    hosted: &Arc<ServedModel>,
+    queue_key: QueueKey,
     deadline: Option<Duration>,
-) -> Result<Ticket, RequestError> {
-    let _queue = Stage::enter(span::QUEUE);
-    hosted.clone().enter(standing, deadline).await
+) -> Result<AdmittedRequest, RequestError> {
+    let _queue = RequestSpan::enter(span::QUEUE);
+    hosted.clone().enter(queue_key, deadline).await
 }
 
-fn fail(ticket: Ticket, error: RequestError) -> RequestError {
+fn fail(ticket: AdmittedRequest, error: RequestError) -> RequestError {
     ticket.failed();
     error
 }
 
 #[tonic::async_trait]
-impl Inference for Service {
-    type GenerateStream = Pin<Box<dyn Stream<Item = Result<v1::GenerateReply, Status>> + Send>>;
+impl Inference for InferenceService {
+    type GenerateStream = Pin<Box<dyn Stream<Item = Result<v1::GenerateResponse, Status>> + Send>>;
 
     async fn generate(
         &self,
@@ -122,7 +125,7 @@ impl Inference for Service {
             let first = batches
                 .next()
                 .await
-                .unwrap_or_else(|| Ok(v1::GenerateReply::default()))?;
+                .unwrap_or_else(|| Ok(v1::GenerateResponse::default()))?;
             stream::iter([Ok(first)]).chain(batches).boxed()
         } else {
             let whole = gather(events).await.map_err(status::from_error)?;
@@ -134,13 +137,13 @@ impl Inference for Service {
     async fn embed(
         &self,
         request: Request<v1::EmbedRequest>,
-    ) -> Result<Response<v1::EmbedReply>, Status> {
+    ) -> Result<Response<v1::EmbedResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         let request = EmbedRequest::try_from(message)?;
         let call = self.traced(&metadata, "embeddings", request.model.as_str());
         let embed = async {
             let hosted = self.find(&request.model)?;
-            let ticket = enter(&hosted, request.standing, request.deadline).await?;
+            let ticket = enter(&hosted, request.queue_key, request.deadline).await?;
             match hosted.model.embed(request).await {
                 Ok(mut embeddings) => {
                     embeddings.energy = Some(ticket.done(embeddings.prompt_tokens));
@@ -164,45 +167,47 @@ impl Inference for Service {
     async fn metrics(
         &self,
         _request: Request<v1::MetricsRequest>,
-    ) -> Result<Response<v1::MetricsReply>, Status> {
+    ) -> Result<Response<v1::MetricsResponse>, Status> {
         let families = self.exposition.packed();
-        Ok(Response::new(v1::MetricsReply { families }))
+        Ok(Response::new(v1::MetricsResponse { families }))
     }
 }
 
 /// Events that were ready together, as one message. An error ends the answer: pieces that
 /// were ready together with it are given up with it.
-fn reply(batch: Vec<Result<Event, RequestError>>) -> Result<v1::GenerateReply, Status> {
+fn reply(batch: Vec<Result<GenerateEvent, RequestError>>) -> Result<v1::GenerateResponse, Status> {
     let mut events = Vec::with_capacity(batch.len());
     for event in batch {
         events.push(event.map_err(status::from_error)?.into());
     }
-    Ok(v1::GenerateReply { events })
+    Ok(v1::GenerateResponse { events })
 }
 
 /// A whole answer as one message, each choice's pieces joined.
 async fn gather(
-    events: impl Stream<Item = Result<Event, RequestError>>,
-) -> Result<v1::GenerateReply, RequestError> {
+    events: impl Stream<Item = Result<GenerateEvent, RequestError>>,
+) -> Result<v1::GenerateResponse, RequestError> {
     let mut events = std::pin::pin!(events);
-    let mut deltas: Vec<Delta> = Vec::new();
+    let mut deltas: Vec<ChoiceDelta> = Vec::new();
     let mut ends = Vec::new();
     while let Some(event) = events.next().await {
         match event? {
-            Event::Delta(delta) => match deltas.iter_mut().find(|d| d.choice == delta.choice) {
-                Some(joined) => join(joined, delta),
-                None => deltas.push(delta),
-            },
+            GenerateEvent::Delta(delta) => {
+                match deltas.iter_mut().find(|d| d.choice == delta.choice) {
+                    Some(joined) => join(joined, delta),
+                    None => deltas.push(delta),
+                }
+            }
             end => ends.push(end),
         }
     }
-    let deltas = deltas.into_iter().map(Event::Delta);
-    Ok(v1::GenerateReply {
+    let deltas = deltas.into_iter().map(GenerateEvent::Delta);
+    Ok(v1::GenerateResponse {
         events: deltas.chain(ends).map(Into::into).collect(),
     })
 }
 
-fn join(joined: &mut Delta, delta: Delta) {
+fn join(joined: &mut ChoiceDelta, delta: ChoiceDelta) {
     joined.content.push_str(&delta.content);
     joined.reasoning.push_str(&delta.reasoning);
     joined.tool_calls.extend(delta.tool_calls);
@@ -214,21 +219,21 @@ mod tests {
     use super::*;
     use flotilla_core::generate::Usage;
 
-    fn delta(choice: u32, content: &str) -> Result<Event, RequestError> {
-        Ok(Event::Delta(Delta {
+    fn delta(choice: u32, content: &str) -> Result<GenerateEvent, RequestError> {
+        Ok(GenerateEvent::Delta(ChoiceDelta {
             choice,
             content: content.into(),
-            ..Delta::default()
+            ..ChoiceDelta::default()
         }))
     }
 
     #[tokio::test]
     async fn pieces_are_joined_per_choice() {
-        let usage = Event::Usage(Usage::default());
+        let usage = GenerateEvent::Usage(Usage::default());
         let events = [delta(0, "a"), delta(1, "x"), delta(0, "b"), Ok(usage)];
         let reply = gather(stream::iter(events)).await.unwrap();
         assert_eq!(reply.events.len(), 3);
-        let Some(v1::event::Event::Delta(first)) = &reply.events[0].event else {
+        let Some(v1::generate_event::Event::Delta(first)) = &reply.events[0].event else {
             panic!("no delta");
         };
         assert_eq!(first.content, "ab");

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use flotilla_agent::{Agent, Config};
+use flotilla_agent::{Agent, AgentConfig};
 
-use flotilla_telemetry::Settings;
+use flotilla_telemetry::TelemetrySettings;
 
 use crate::allocator;
 use crate::args::AgentArgs;
@@ -13,7 +13,7 @@ use crate::shutdown;
 /// Runs an agent until it is asked to stop.
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let power = args.power();
-    let config = Config {
+    let config = AgentConfig {
         data_dir: args
             .data_dir
             .unwrap_or_else(|| Path::new("flotilla-data").join(args.name.as_str())),
@@ -26,9 +26,9 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         power,
         accounts: None,
         metrics: args.metrics.0,
-        telemetry: Settings::from_env()?,
+        telemetry: TelemetrySettings::from_env()?,
         fetch_rate: args.fetch_rate,
-        null_slowdown: args.null_slowdown,
+        simulated_slowdown: args.simulated_slowdown,
         drain: args.drain,
         return_memory: allocator::return_memory,
     };

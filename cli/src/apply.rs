@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_controller::admin::{Applied, TaskResource};
+use flotilla_controller::admin::{ApplyResult, TaskResource};
 use flotilla_core::spec::Resource;
 use serde::Deserialize;
 
@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Deserialize)]
 struct Reply {
-    applied: Applied,
+    applied: ApplyResult,
 }
 
 /// Makes the wish what the files say. All files are read before anything is changed.
@@ -32,9 +32,9 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
         let (word, path) = manifest::place(&resource);
         let reply: Reply = fleet.put(&path, &resource).await?;
         let done = match reply.applied {
-            Applied::Created => "created",
-            Applied::Changed => "changed",
-            Applied::Unchanged => "unchanged",
+            ApplyResult::Created => "created",
+            ApplyResult::Changed => "changed",
+            ApplyResult::Unchanged => "unchanged",
         };
         println!("{word}/{} {done}", resource.name());
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use flotilla_controller::admin::{ModelResource, NodeResource, RouterResource, TaskResource};
-use flotilla_controller::fleet::OrderRecord;
+use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::Resource;
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ struct NodeOrder {
     api_version: String,
     kind: OrderKind,
     metadata: Named,
-    spec: OrderRecord,
+    spec: NodeOperationRecord,
 }
 
 /// The files of a pushed model, by their digests.
@@ -89,7 +89,7 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
     let ordered = nodes
         .items()
         .into_iter()
-        .filter(|node| node.status.order != OrderRecord::default());
+        .filter(|node| node.status.order != NodeOperationRecord::default());
     parts.extend(ordered.map(|node| {
         Part::Order(NodeOrder {
             api_version: API_VERSION.into(),

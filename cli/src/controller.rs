@@ -1,15 +1,15 @@
 //! `flotilla controller`.
 
-use flotilla_controller::{Config, Controller};
+use flotilla_controller::{Controller, ControllerConfig};
 
-use flotilla_telemetry::Settings;
+use flotilla_telemetry::TelemetrySettings;
 
 use crate::args::ControllerArgs;
 use crate::shutdown;
 
 /// Runs a controller until it is asked to stop.
 pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
-    let config = Config {
+    let config = ControllerConfig {
         http: args.http,
         link: args.link,
         store: args.store()?,
@@ -23,8 +23,8 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         connections: args.connections,
         decisions: args.decisions as usize,
         record_prompts: args.record_prompts,
-        telemetry: Settings::from_env()?,
-        ..Config::default()
+        telemetry: TelemetrySettings::from_env()?,
+        ..ControllerConfig::default()
     };
     tracing::info!(?config, "starting");
     let mut controller = Controller::start(config).await?;

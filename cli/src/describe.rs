@@ -3,7 +3,7 @@
 use flotilla_controller::admin::{ModelOfTask, ModelResource, NodeResource, TaskResource};
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
-use flotilla_core::spec::{Abstain, Objective, TaskSpec};
+use flotilla_core::spec::{AbstainRule, ObjectiveSpec, TaskSpec};
 
 use crate::args::{DescribeArgs, Described};
 use crate::client::Fleet;
@@ -30,10 +30,10 @@ pub(crate) async fn run(args: DescribeArgs) -> anyhow::Result<()> {
 }
 
 /// When a router abstains.
-pub(crate) fn abstains(abstain: Abstain) -> String {
+pub(crate) fn abstains(abstain: AbstainRule) -> String {
     match abstain {
-        Abstain::Below(confidence) => format!("below {confidence}"),
-        Abstain::Cost(part) => format!("from {} % of what belongs to a task", part * 100.0),
+        AbstainRule::Below(confidence) => format!("below {confidence}"),
+        AbstainRule::Cost(part) => format!("from {} % of what belongs to a task", part * 100.0),
     }
 }
 
@@ -95,7 +95,7 @@ fn describe_task(task: &TaskResource) -> String {
 }
 
 /// What is wanted of a task's answers.
-fn objective(objective: Objective) -> String {
+fn objective(objective: ObjectiveSpec) -> String {
     let limits = objective.limits();
     let parts = [
         objective.weights.map(|weights| {

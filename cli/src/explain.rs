@@ -7,8 +7,9 @@ use flotilla_controller::decisions::DecisionRecord;
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
 use flotilla_core::routing::{
-    Candidate, Classified, Decision, End, Hedge, Limits, NgramKind, Outcome, Reason, Rejected,
-    Score, Tier, TierVerdict,
+    AnswerLimits, CandidateRecord, ClassificationRecord, HedgeRecord, NgramKind, ObjectiveScore,
+    OutcomeStatus, RejectReason, RejectedCandidate, RequestOutcome, RoutingDecision, TierOutcome,
+    TierRecord,
 };
 use serde_json::json;
 
@@ -93,7 +94,7 @@ pub(crate) fn told(record: &DecisionRecord) -> String {
 }
 
 /// The task, and the words that decided it.
-fn why_task(classified: &Classified) -> String {
+fn why_task(classified: &ClassificationRecord) -> String {
     let verdict = if classified.abstained {
         "too unsure"
     } else {
@@ -134,21 +135,21 @@ fn why_task(classified: &Classified) -> String {
 }
 
 /// Why a replica was chosen, or why not.
-fn why(decision: &Decision, candidate: &Candidate, chosen: bool) -> String {
-    let won = |hedge: &&Hedge| chosen && hedge.won && hedge.node == candidate.node;
+fn why(decision: &RoutingDecision, candidate: &CandidateRecord, chosen: bool) -> String {
+    let won = |hedge: &&HedgeRecord| chosen && hedge.won && hedge.node == candidate.node;
     let spare = decision.hedges.iter().find(won);
-    let standing = match spare {
-        Some(Hedge { slow, .. }) => Some(format!("asked beside {slow}, and answered first")),
-        None => candidate.standing.map(|standing| standing.to_string()),
+    let selection = match spare {
+        Some(HedgeRecord { slow, .. }) => Some(format!("asked beside {slow}, and answered first")),
+        None => candidate.selection.map(|selection| selection.to_string()),
     };
     let mut told: Vec<_> = chosen.then(|| "chosen".to_owned()).into_iter().collect();
-    told.extend(standing);
+    told.extend(selection);
     told.extend(candidate.strain.clone());
     told.join("; ")
 }
 
 /// The replicas that were compared, and those that were not.
-fn why_replica(decision: &Decision) -> String {
+fn why_replica(decision: &RoutingDecision) -> String {
     let mut told = String::new();
     if !decision.candidates.is_empty() {
         let rows = decision.candidates.iter().map(|candidate| {
@@ -189,7 +190,7 @@ fn why_replica(decision: &Decision) -> String {
     let mut rows = Vec::new();
     let mut not_loaded: BTreeMap<&str, usize> = BTreeMap::new();
     for rejected in &decision.rejected {
-        if rejected.reason == Reason::NotLoaded && rejected.node.is_some() {
+        if rejected.reason == RejectReason::NotLoaded && rejected.node.is_some() {
             *not_loaded.entry(rejected.model.as_str()).or_default() += 1;
         } else if rows.len() < SHOWN {
             rows.push(row(rejected));
@@ -199,7 +200,7 @@ fn why_replica(decision: &Decision) -> String {
         vec![
             model.to_owned(),
             format!("{nodes} nodes"),
-            reason(Reason::NotLoaded).into(),
+            reason(RejectReason::NotLoaded).into(),
             String::new(),
         ]
     }));
@@ -208,8 +209,8 @@ fn why_replica(decision: &Decision) -> String {
 }
 
 /// What the request or its task asks of the answer.
-fn limits(decision: &Decision) -> String {
-    let Limits {
+fn limits(decision: &RoutingDecision) -> String {
+    let AnswerLimits {
         min_quality,
         max_latency,
         max_joules,
@@ -227,7 +228,7 @@ fn limits(decision: &Decision) -> String {
 }
 
 /// What happened before the one that answered was found: memory, smaller models, hedges.
-fn before(decision: &Decision) -> String {
+fn before(decision: &RoutingDecision) -> String {
     let mut told = String::new();
     if let Some(affinity) = &decision.affinity {
         let what = match affinity.known_bytes {
@@ -271,14 +272,14 @@ fn before(decision: &Decision) -> String {
     told
 }
 
-fn verdict(tier: &Tier) -> &'static str {
+fn verdict(tier: &TierRecord) -> &'static str {
     match tier.verdict {
-        TierVerdict::Kept => "kept",
-        TierVerdict::Unsure => "too unsure",
-        TierVerdict::StoppedEarly => "too unsure, stopped early",
-        TierVerdict::Malformed => "not of the form asked for",
-        TierVerdict::Failed => "did not answer",
-        TierVerdict::KeptForWantOfBetter => "kept: no larger model could answer",
+        TierOutcome::Kept => "kept",
+        TierOutcome::Unsure => "too unsure",
+        TierOutcome::StoppedEarly => "too unsure, stopped early",
+        TierOutcome::Malformed => "not of the form asked for",
+        TierOutcome::Failed => "did not answer",
+        TierOutcome::KeptForWantOfBetter => "kept: no larger model could answer",
     }
 }
 
@@ -290,14 +291,14 @@ fn percent(part: f32) -> String {
     format!("{:.1} %", part * 100.0)
 }
 
-fn scored(score: Score) -> String {
+fn scored(score: ObjectiveScore) -> String {
     format!(
         "{:.3} (quality {:.2}, latency {:.2}, energy {:.2})",
         score.total, score.quality, score.latency, score.energy
     )
 }
 
-fn row(rejected: &Rejected) -> Vec<String> {
+fn row(rejected: &RejectedCandidate) -> Vec<String> {
     let node = rejected.node.as_ref();
     vec![
         rejected.model.to_string(),
@@ -307,32 +308,32 @@ fn row(rejected: &Rejected) -> Vec<String> {
     ]
 }
 
-fn reason(reason: Reason) -> &'static str {
+fn reason(reason: RejectReason) -> &'static str {
     match reason {
-        Reason::Unknown => "not in the fleet",
-        Reason::NotLoaded => "not loaded",
-        Reason::Loading => "loading",
-        Reason::Failed => "failed to load",
-        Reason::Draining => "draining",
-        Reason::NodeAway => "node away",
-        Reason::Zone => "outside its zones",
-        Reason::Full => "full",
-        Reason::Queued => "others wait for it",
-        Reason::Breaker => "failed too often",
-        Reason::Error => "did not answer",
-        Reason::Memory => "too little memory",
-        Reason::Quality => "not good enough",
-        Reason::Latency => "too slow",
-        Reason::Energy => "takes too much energy",
-        Reason::Deadline => "too late",
+        RejectReason::Unknown => "not in the fleet",
+        RejectReason::NotLoaded => "not loaded",
+        RejectReason::Loading => "loading",
+        RejectReason::Failed => "failed to load",
+        RejectReason::Draining => "draining",
+        RejectReason::NodeAway => "node away",
+        RejectReason::Zone => "outside its zones",
+        RejectReason::Full => "full",
+        RejectReason::Queued => "others wait for it",
+        RejectReason::Breaker => "failed too often",
+        RejectReason::Error => "did not answer",
+        RejectReason::Memory => "too little memory",
+        RejectReason::Quality => "not good enough",
+        RejectReason::Latency => "too slow",
+        RejectReason::Energy => "takes too much energy",
+        RejectReason::Deadline => "too late",
     }
 }
 
-fn ended(outcome: &Outcome) -> String {
+fn ended(outcome: &RequestOutcome) -> String {
     let end = match outcome.end {
-        End::Answered => "answered",
-        End::Failed => "failed",
-        End::Abandoned => "the client went away",
+        OutcomeStatus::Answered => "answered",
+        OutcomeStatus::Failed => "failed",
+        OutcomeStatus::Abandoned => "the client went away",
     };
     let millis = |ms: f64| format!("{ms:.1} ms");
     let source = outcome.joules_source.unwrap_or_default();

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use flotilla_telemetry::logs::Lines;
+use flotilla_telemetry::logs::LogLines;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Command, LogFormat};
@@ -38,8 +38,8 @@ pub(crate) fn start(filter: &str, format: LogFormat, command: &Command) {
         Err(error) => (EnvFilter::new(format!("{quiet},info")), Some(error)),
     };
     let lines = match format {
-        LogFormat::Text => Lines::Text,
-        LogFormat::Json => Lines::Json,
+        LogFormat::Text => LogLines::Text,
+        LogFormat::Json => LogLines::Json,
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use flotilla_core::spec::{Resource, Source, documents};
+use flotilla_core::spec::{ModelSource, Resource, documents};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -65,7 +65,8 @@ fn parse(text: &str, folder: &Path) -> anyhow::Result<Vec<Resource>> {
         include_examples(&mut value, folder)?;
         let mut resource = Resource::from_json(value)?;
         if let Resource::Model(model) = &mut resource
-            && let Some(Source::Path(path) | Source::ControllerPath(path)) = &mut model.spec.source
+            && let Some(ModelSource::Path(path) | ModelSource::ControllerPath(path)) =
+                &mut model.spec.source
         {
             // Joining keeps a path that is absolute already.
             *path = folder.join(&path);
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     const MODEL: &str =
-        "apiVersion: flotilla/v1\nkind: Model\nmetadata: {name: m}\nspec: {source: {path: m}}";
+        "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: m}\nspec: {source: {path: m}}";
 
     #[test]
     fn a_relative_path_counts_from_its_file() {
@@ -138,13 +139,16 @@ mod tests {
         let Resource::Model(model) = read(dir.path()).unwrap().remove(0) else {
             panic!("not a model");
         };
-        assert_eq!(model.spec.source, Some(Source::Path(dir.path().join("m"))));
+        assert_eq!(
+            model.spec.source,
+            Some(ModelSource::Path(dir.path().join("m")))
+        );
     }
 
     #[test]
     fn examples_come_from_a_file_beside_it() {
         let dir = tempfile::tempdir().unwrap();
-        let task = "apiVersion: flotilla/v1\nkind: Task\nmetadata: {name: t}\n\
+        let task = "apiVersion: flotilla.dev/v1\nkind: Task\nmetadata: {name: t}\n\
             spec: {models: [m], examples: [one], examplesFrom: more.jsonl}";
         let file = dir.path().join("t.yaml");
         std::fs::write(&file, task).unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use flotilla_controller::admin::NodeResource;
-use flotilla_controller::fleet::OrderRecord;
+use flotilla_controller::fleet::NodeOperationRecord;
 
 use crate::args::{DrainArgs, NodeArgs};
 use crate::client::Fleet;
@@ -17,19 +17,19 @@ const LAST_CALL: Duration = Duration::from_secs(60);
 
 /// Gives nodes no new models.
 pub(crate) async fn cordon(args: NodeArgs) -> anyhow::Result<()> {
-    let order = OrderRecord {
+    let order = NodeOperationRecord {
         cordoned: true,
-        ..OrderRecord::default()
+        ..NodeOperationRecord::default()
     };
     each(args, order, "cordoned").await
 }
 
 /// Gives nodes new models again.
 pub(crate) async fn uncordon(args: NodeArgs) -> anyhow::Result<()> {
-    each(args, OrderRecord::default(), "uncordoned").await
+    each(args, NodeOperationRecord::default(), "uncordoned").await
 }
 
-async fn each(args: NodeArgs, order: OrderRecord, done: &str) -> anyhow::Result<()> {
+async fn each(args: NodeArgs, order: NodeOperationRecord, done: &str) -> anyhow::Result<()> {
     let fleet = Fleet::new(&args.endpoint)?;
     for name in &args.names {
         tell(&fleet, name, order).await?;
@@ -38,7 +38,7 @@ async fn each(args: NodeArgs, order: OrderRecord, done: &str) -> anyhow::Result<
     Ok(())
 }
 
-async fn tell(fleet: &Fleet, name: &str, order: OrderRecord) -> anyhow::Result<()> {
+async fn tell(fleet: &Fleet, name: &str, order: NodeOperationRecord) -> anyhow::Result<()> {
     let path = ["api", "v1", "nodes", name, "order"];
     fleet.put_only(&path, &order).await
 }
@@ -46,7 +46,7 @@ async fn tell(fleet: &Fleet, name: &str, order: OrderRecord) -> anyhow::Result<(
 /// Moves a node's models elsewhere and waits until it has none.
 pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
     let fleet = Fleet::new(&args.endpoint)?;
-    let mut order = OrderRecord {
+    let mut order = NodeOperationRecord {
         cordoned: true,
         draining: true,
         force: false,

@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use flotilla_controller::admin::Missing;
 use flotilla_controller::artifacts::walk;
-use flotilla_core::artifact::{File, Manifest};
-use flotilla_core::spec::Sha256;
+use flotilla_core::artifact::{ArtifactFile, Manifest};
+use flotilla_core::spec::Sha256Digest;
 use flotilla_core::{ArtifactName, Bytes};
 use sha2::Digest;
 
@@ -26,7 +26,7 @@ pub(crate) async fn run(args: PushArgs) -> anyhow::Result<()> {
     for (path, file) in &found {
         let (size, sha256) =
             hash(file).with_context(|| format!("cannot read {}", file.display()))?;
-        files.push(File {
+        files.push(ArtifactFile {
             path: path.clone(),
             size,
             sha256,
@@ -77,11 +77,11 @@ fn default_name(path: &Path) -> anyhow::Result<ArtifactName> {
     ArtifactName::new(&name).with_context(|| format!("'{name}' is no name: give --name"))
 }
 
-fn hash(path: &Path) -> std::io::Result<(Bytes, Sha256)> {
+fn hash(path: &Path) -> std::io::Result<(Bytes, Sha256Digest)> {
     let mut file = std::fs::File::open(path)?;
     let mut hash = HashWriter(sha2::Sha256::new());
     let size = std::io::copy(&mut file, &mut hash)?;
-    Ok((Bytes(size), Sha256(hash.0.finalize().into())))
+    Ok((Bytes(size), Sha256Digest(hash.0.finalize().into())))
 }
 
 struct HashWriter(sha2::Sha256);

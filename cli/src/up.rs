@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use flotilla_agent::accounts::Accounts;
-use flotilla_agent::{Agent, Config as AgentConfig};
-use flotilla_controller::admin::{NodeResource, Wish};
-use flotilla_controller::fleet::{Fleet, FleetView, NodePhase};
-use flotilla_controller::{Config, Controller, StoreAddress};
+use flotilla_agent::accounts::EnergyAccounting;
+use flotilla_agent::{Agent, AgentConfig};
+use flotilla_controller::admin::{DesiredStateWriter, NodeResource};
+use flotilla_controller::fleet::{FleetHandle, FleetView, NodePhase};
+use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::spec::Resource;
 use flotilla_core::{Bytes, NodeName};
-use flotilla_telemetry::Settings;
+use flotilla_telemetry::TelemetrySettings;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::UpArgs;
@@ -35,15 +35,15 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let manifests = manifest::read(&models)?;
     let data_dir = std::path::absolute(&args.data_dir)?;
 
-    let telemetry = Settings::from_env()?;
-    let mut controller = Controller::start(Config {
+    let telemetry = TelemetrySettings::from_env()?;
+    let mut controller = Controller::start(ControllerConfig {
         http: args.http,
         link: SocketAddr::from(([127, 0, 0, 1], 0)),
         store: StoreAddress::Embedded(data_dir.join("controller")),
         data_dir: data_dir.join("controller"),
         stop_grace: DRAIN,
         telemetry: telemetry.clone(),
-        ..Config::default()
+        ..ControllerConfig::default()
     })
     .await?;
     let started = start_agents(&controller, &data_dir, args.nodes, &telemetry).await;
@@ -87,10 +87,10 @@ async fn start_agents(
     controller: &Controller,
     data_dir: &Path,
     nodes: u32,
-    telemetry: &Settings,
+    telemetry: &TelemetrySettings,
 ) -> anyhow::Result<Vec<Agent>> {
     let mut agents = Vec::new();
-    let accounts = Accounts::of_this_machine(None, nodes);
+    let accounts = EnergyAccounting::of_this_machine(None, nodes);
     for number in 1..=nodes {
         let name = format!("node-{number}");
         let agent = Agent::start(AgentConfig {
@@ -107,7 +107,7 @@ async fn start_agents(
             metrics: None,
             telemetry: telemetry.clone(),
             fetch_rate: None,
-            null_slowdown: 1.0,
+            simulated_slowdown: 1.0,
             drain: DRAIN,
             return_memory: allocator::return_memory,
         });
@@ -140,7 +140,7 @@ fn models_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
 
 /// Wishes for the models at the first start; later only for those that are still there, in
 /// case their files have moved.
-async fn place(wish: &Wish, manifests: &[Resource]) -> anyhow::Result<()> {
+async fn place(wish: &DesiredStateWriter, manifests: &[Resource]) -> anyhow::Result<()> {
     let placed = wish.is_noted(PLACED).await?;
     for resource in manifests {
         match resource {
@@ -175,13 +175,13 @@ fn replicas(view: &FleetView) -> (u64, u64) {
 
 /// How far the start is, shown to a person while it goes on.
 struct Progress<'a> {
-    fleet: &'a Fleet,
+    fleet: &'a FleetHandle,
     nodes: u32,
     bar: ProgressBar,
 }
 
 impl<'a> Progress<'a> {
-    fn new(fleet: &'a Fleet, nodes: u32) -> Self {
+    fn new(fleet: &'a FleetHandle, nodes: u32) -> Self {
         let bar = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::no_length();
             // The template is a constant that parses.
@@ -239,7 +239,7 @@ fn models_are_settled(view: &FleetView, nodes: u32) -> bool {
 }
 
 /// Tells what there is and how to use it.
-fn introduce(fleet: &Fleet, http: SocketAddr, data_dir: &Path, took: Duration) {
+fn introduce(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, took: Duration) {
     let view = fleet.view();
     let (ready, wanted) = replicas(&view);
     let nodes: Vec<_> = view

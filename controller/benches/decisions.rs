@@ -1,23 +1,24 @@
 //! How long putting a decision on record takes, and what one takes in memory. The goal: 5 µs.
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use flotilla_controller::Observer;
-use flotilla_controller::decisions::Decisions;
+use flotilla_controller::RequestObserver;
+use flotilla_controller::decisions::DecisionLog;
 use flotilla_core::routing::{
-    Candidate, Classified, Classifier, Decision, Examples, Load, Standing,
+    CandidateRecord, ClassificationRecord, Classifier, ReplicaLoad, RoutingDecision,
+    SelectionReason, TrainingSet,
 };
-use flotilla_core::spec::Abstain;
+use flotilla_core::spec::AbstainRule;
 use flotilla_core::{Joules, ModelName, NodeName, TaskName};
 use flotilla_telemetry::Telemetry;
 
 /// A decision as a request of a task with two models leaves it.
-fn decision(classifier: &Classifier) -> Decision {
+fn decision(classifier: &Classifier) -> RoutingDecision {
     let prompt = "why was the payment with my new card declined in the shop";
     let verdict = classifier.classify([prompt].into_iter(), 8);
-    let candidate = |node: &str| Candidate {
+    let candidate = |node: &str| CandidateRecord {
         model: ModelName::new("support-intent").expect("a name"),
         node: NodeName::new(node).expect("a name"),
-        load: Load {
+        load: ReplicaLoad {
             in_flight: 1,
             elsewhere: 0,
             concurrency: 4,
@@ -28,17 +29,17 @@ fn decision(classifier: &Classifier) -> Decision {
         predicted_joules: Some(Joules(0.1)),
         quality: Some(0.9),
         strain: None,
-        standing: Some(Standing::Soonest),
+        selection: Some(SelectionReason::ShortestTime),
         score: None,
     };
-    Decision {
+    RoutingDecision {
         requested: "auto".into(),
         task: Some(verdict.best.task.clone()),
-        classified: Some(Classified::new(verdict, classifier.threshold())),
+        classified: Some(ClassificationRecord::new(verdict, classifier.threshold())),
         model: Some(ModelName::new("support-intent").expect("a name")),
         node: Some(NodeName::new("shop-17").expect("a name")),
         candidates: vec![candidate("shop-17"), candidate("shop-18")],
-        ..Decision::default()
+        ..RoutingDecision::default()
     }
 }
 
@@ -47,15 +48,19 @@ fn bench(c: &mut Criterion) {
         let name = TaskName::new(name).expect("a name");
         (name, vec![text.to_owned(); 3])
     };
-    let examples = Examples {
+    let examples = TrainingSet {
         tasks: vec![
             task("bank", "why was my card payment declined"),
             task("travel", "book a flight"),
         ],
         none: Vec::new(),
     };
-    let classifier = Classifier::train(&examples, Abstain::Below(0.2)).expect("two tasks");
-    let decisions = Decisions::new("bench", 100_000, Observer::new(&Telemetry::off().meter()));
+    let classifier = Classifier::train(&examples, AbstainRule::Below(0.2)).expect("two tasks");
+    let decisions = DecisionLog::new(
+        "bench",
+        100_000,
+        RequestObserver::new(&Telemetry::off().meter()),
+    );
     c.bench_function("record a decision and its outcome", |b| {
         b.iter_batched(
             || decision(&classifier),

@@ -132,8 +132,8 @@ function Candidates({ record }) {
   const mostJoules = most(({ predicted_joules }) => predicted_joules);
   const chosen = (candidate) => candidate.model === model && candidate.node === node;
   const spare = (record.hedges ?? []).find((hedge) => hedge.won && hedge.node === node);
-  const standing = (candidate) => (spare && chosen(candidate) ? `asked beside ${spare.slow}, which took long, and answered first` : candidate.standing?.says);
-  const weighed = candidates.some(({ standing }) => ["nearest", "further", "slower"].includes(standing?.is));
+  const selection = (candidate) => (spare && chosen(candidate) ? `asked beside ${spare.slow}, which took long, and answered first` : candidate.selection?.text);
+  const weighed = candidates.some(({ selection }) => ["best_score", "lower_score", "slower"].includes(selection?.reason));
   const sorted = [...candidates].sort((a, b) => Number(chosen(b)) - Number(chosen(a)) || (a.predicted_ms ?? Infinity) - (b.predicted_ms ?? Infinity));
   return html`
     <${Panel} title="Which replica" aside=${counted(candidates.length, "candidate")}>
@@ -156,7 +156,7 @@ function Candidates({ record }) {
                         <th scope="row">
                           <${ModelLink} name=${candidate.model} />${chosen(candidate) && html`<span class="chosen-mark"><${Icon} name="chosen" />chosen</span>`}
                           <span class="row-note">on <${NodeLink} name=${candidate.node} /></span>
-                          ${standing(candidate) && html`<span class="row-note">${standing(candidate)}</span>`}
+                          ${selection(candidate) && html`<span class="row-note">${selection(candidate)}</span>`}
                           ${candidate.strain && html`<span class="row-note"><b class="chip">strained</b> ${candidate.strain}</span>`}
                         </th>
                         <${Compared} label="Load" value=${requests} most=${Math.max(candidate.concurrency, requests)} tone=${requests >= candidate.concurrency ? "tight" : ""} text=${`${requests} of ${candidate.concurrency} at once`} />

@@ -4,27 +4,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use flotilla_core::energy::{Grid, Spent};
+use flotilla_core::energy::{EnergyUsage, Grid};
 use flotilla_core::{NodeName, ZoneName};
-use flotilla_telemetry::front::{Front, InFlight, Labels, Took};
-use flotilla_telemetry::trace::Stage;
+use flotilla_telemetry::front::{InFlightGuard, RequestLabels, RequestStats, ServerMetrics};
+use flotilla_telemetry::trace::RequestSpan;
 
-use crate::traffic::Traffic;
+use crate::traffic::TrafficLog;
 
 /// Where requests are counted. Cheap to clone.
 #[derive(Clone)]
-pub struct Observer {
-    pub(crate) front: Arc<Front>,
-    pub(crate) traffic: Traffic,
+pub struct RequestObserver {
+    pub(crate) front: Arc<ServerMetrics>,
+    pub(crate) traffic: TrafficLog,
 }
 
-impl Observer {
+impl RequestObserver {
     /// Counts with instruments made of `meter`.
     #[must_use]
     pub fn new(meter: &flotilla_telemetry::metrics::Meter) -> Self {
-        let front = Arc::new(Front::new(meter));
+        let front = Arc::new(ServerMetrics::new(meter));
         Self {
-            traffic: Traffic::new(front.clone()),
+            traffic: TrafficLog::new(front.clone()),
             front,
         }
     }
@@ -36,13 +36,13 @@ impl Observer {
         operation: &'static str,
         key: u64,
         grid: Arc<Grid>,
-    ) -> Arc<Arrival> {
-        Arc::new(Arrival {
+    ) -> Arc<RequestContext> {
+        Arc::new(RequestContext {
             at: Instant::now(),
             operation,
             key,
             grid,
-            stage: Stage::current(),
+            stage: RequestSpan::current(),
             spent: Mutex::default(),
             front: self.front.clone(),
             recorded: AtomicBool::new(false),
@@ -52,24 +52,29 @@ impl Observer {
 }
 
 /// A request that is being answered.
-pub(crate) struct Arrival {
+pub(crate) struct RequestContext {
     pub(crate) at: Instant,
     pub(crate) operation: &'static str,
     key: u64,
     grid: Arc<Grid>,
     /// What it is traced as.
-    pub(crate) stage: Stage,
+    pub(crate) stage: RequestSpan,
     /// What it took so far, on all replicas.
-    spent: Mutex<Spent>,
-    front: Arc<Front>,
+    spent: Mutex<EnergyUsage>,
+    front: Arc<ServerMetrics>,
     /// Whether what became of it is written down elsewhere.
     recorded: AtomicBool,
-    _in_flight: InFlight,
+    _in_flight: InFlightGuard,
 }
 
-impl Arrival {
+impl RequestContext {
     /// It took energy on a node. Returns the same at the rates of that node's grid.
-    pub(crate) fn spends(&self, node: &NodeName, zone: Option<&ZoneName>, spent: Spent) -> Spent {
+    pub(crate) fn spends(
+        &self,
+        node: &NodeName,
+        zone: Option<&ZoneName>,
+        spent: EnergyUsage,
+    ) -> EnergyUsage {
         let spent = spent.at(self.grid.rates(zone));
         let joules = f64::from(spent.joules.0);
         self.front.energy(node.as_str(), self.key, joules);
@@ -84,20 +89,20 @@ impl Arrival {
     }
 
     /// What it took so far.
-    pub(crate) fn spent(&self) -> Spent {
+    pub(crate) fn spent(&self) -> EnergyUsage {
         *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Its client went away before anything was decided of it: nobody else counts it.
-impl Drop for Arrival {
+impl Drop for RequestContext {
     fn drop(&mut self) {
         if self.recorded.load(Ordering::Relaxed) {
             return;
         }
         let spent = self.spent();
         self.stage.failed("cancelled");
-        let labels = Labels {
+        let labels = RequestLabels {
             operation: self.operation,
             requested: None,
             model: None,
@@ -105,13 +110,13 @@ impl Drop for Arrival {
             energy_source: spent.sources.as_str(),
             currency: spent.price.as_ref().map(|price| price.currency.as_str()),
         };
-        let took = Took {
+        let took = RequestStats {
             total: self.at.elapsed(),
             error: Some("cancelled"),
             joules: f64::from(spent.joules.0),
             grams: spent.grams,
             cost: spent.price.map(|price| price.amount),
-            ..Took::default()
+            ..RequestStats::default()
         };
         self.front.ended(labels, &took);
     }

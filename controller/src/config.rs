@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use flotilla_telemetry::Settings;
+use flotilla_telemetry::TelemetrySettings;
 
 /// A controller's settings, read once at start.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct ControllerConfig {
     /// Where clients reach the API.
     pub http: SocketAddr,
     /// Where agents reach the controller.
@@ -38,12 +38,12 @@ pub struct Config {
     /// Whether decisions on record hold the newest turn of what was asked. Never that of requests
     /// which are held to privacy zones.
     pub record_prompts: bool,
-    pub telemetry: Settings,
+    pub telemetry: TelemetrySettings,
     /// How long streams under way may go on once the controller is asked to stop.
     pub stop_grace: Duration,
 }
 
-impl Default for Config {
+impl Default for ControllerConfig {
     fn default() -> Self {
         Self {
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
@@ -59,7 +59,7 @@ impl Default for Config {
             connections: 1,
             decisions: 100_000,
             record_prompts: false,
-            telemetry: Settings::OFF,
+            telemetry: TelemetrySettings::OFF,
             stop_grace: Duration::from_secs(5),
         }
     }

@@ -12,7 +12,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 
 #[derive(RustEmbed)]
 #[folder = "dashboard"]
-struct Files;
+struct DashboardFiles;
 
 /// What every file of the page is sent with: it loads nothing from elsewhere, and is asked for anew
 /// each time, as another controller may be another version.
@@ -43,7 +43,7 @@ pub(crate) fn router() -> Router {
 }
 
 fn file(path: &str, headers: &HeaderMap) -> Response<Body> {
-    let Some(file) = Files::get(path) else {
+    let Some(file) = DashboardFiles::get(path) else {
         return (
             StatusCode::NOT_FOUND,
             "There is no such file in the page.\n",

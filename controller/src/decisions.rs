@@ -6,38 +6,38 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
-use flotilla_core::energy::Spent;
+use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::{RequestError, Usage};
-use flotilla_core::routing::{Decision, End, Outcome};
+use flotilla_core::routing::{OutcomeStatus, RequestOutcome, RoutingDecision};
 use flotilla_core::{ModelName, TaskName};
-use flotilla_telemetry::front::{Labels, Took};
+use flotilla_telemetry::front::{RequestLabels, RequestStats};
 use flotilla_telemetry::names::attr;
-use flotilla_telemetry::trace::Stage;
+use flotilla_telemetry::trace::RequestSpan;
 use serde::{Deserialize, Serialize};
 
-use crate::arrival::{Arrival, Observer};
-use crate::traffic::Ended;
+use crate::arrival::{RequestContext, RequestObserver};
+use crate::traffic::EndedRequest;
 
 /// Keeps the last decisions. Cheap to clone.
 #[derive(Clone)]
-pub struct Decisions {
-    inner: Arc<Inner>,
+pub struct DecisionLog {
+    inner: Arc<DecisionRing>,
 }
 
-struct Inner {
+struct DecisionRing {
     /// Of the controller.
     id: String,
     next: AtomicU64,
-    observer: Observer,
+    observer: RequestObserver,
     /// The decision of number n is in slot n modulo their number, until another takes it.
-    slots: Box<[ArcSwapOption<Kept>]>,
+    slots: Box<[ArcSwapOption<StoredDecision>]>,
 }
 
-struct Kept {
+struct StoredDecision {
     number: u64,
     at: u64,
-    decision: Decision,
-    outcome: OnceLock<Outcome>,
+    decision: RoutingDecision,
+    outcome: OnceLock<RequestOutcome>,
 }
 
 /// A decision as it is told.
@@ -48,18 +48,18 @@ pub struct DecisionRecord {
     /// When it was made, in milliseconds since 1970.
     pub at: u64,
     #[serde(flatten)]
-    pub decision: Decision,
+    pub decision: RoutingDecision,
     /// What became of the request. `None`: it is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<RequestOutcome>,
 }
 
-impl Decisions {
+impl DecisionLog {
     /// Room for `kept` decisions of the controller `id`, whose outcomes are counted by `observer`.
     #[must_use]
-    pub fn new(id: &str, kept: usize, observer: Observer) -> Self {
+    pub fn new(id: &str, kept: usize, observer: RequestObserver) -> Self {
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(DecisionRing {
                 id: id.to_owned(),
                 observer,
                 next: AtomicU64::new(0),
@@ -69,9 +69,13 @@ impl Decisions {
     }
 
     /// Puts the decision for a request on record. The outcome is told to what is returned.
-    pub(crate) fn keep(&self, decision: Decision, arrival: Arc<Arrival>) -> Recorder {
+    pub(crate) fn keep(
+        &self,
+        decision: RoutingDecision,
+        arrival: Arc<RequestContext>,
+    ) -> DecisionRecorder {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        let kept = Arc::new(Kept {
+        let kept = Arc::new(StoredDecision {
             number,
             at: unix_millis(),
             decision,
@@ -80,9 +84,9 @@ impl Decisions {
         let slot = (number % self.inner.slots.len() as u64) as usize;
         self.inner.slots[slot].store(Some(kept.clone()));
         arrival.counted_elsewhere();
-        Recorder {
+        DecisionRecorder {
             id: self.id(number),
-            outcome: Outcome::default(),
+            outcome: RequestOutcome::default(),
             observer: self.inner.observer.clone(),
             known: true,
             first_token: None,
@@ -94,12 +98,12 @@ impl Decisions {
     }
 
     /// Puts a decision on record whose request ends at once.
-    pub fn note(&self, decision: Decision) {
+    pub fn note(&self, decision: RoutingDecision) {
         let arrival = self.inner.observer.arrives("chat", 0, Arc::default());
         self.keep(decision, arrival).answered();
     }
 
-    /// The decision of an id that [`Decisions::owner`] says is of this controller.
+    /// The decision of an id that [`DecisionLog::owner`] says is of this controller.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<DecisionRecord> {
         let (controller, number) = id.split_once('-')?;
@@ -130,12 +134,12 @@ impl Decisions {
 
 /// Writes down what becomes of a request, once: as soon as it is known, so that whoever has seen the
 /// end of an answer finds it on record. It is counted then, too.
-pub(crate) struct Recorder {
+pub(crate) struct DecisionRecorder {
     id: String,
-    kept: Arc<Kept>,
-    arrival: Arc<Arrival>,
-    observer: Observer,
-    outcome: Outcome,
+    kept: Arc<StoredDecision>,
+    arrival: Arc<RequestContext>,
+    observer: RequestObserver,
+    outcome: RequestOutcome,
     /// Whether what was asked for is something that the fleet has.
     known: bool,
     /// When the first events were there.
@@ -145,14 +149,14 @@ pub(crate) struct Recorder {
     ended: bool,
 }
 
-impl Recorder {
+impl DecisionRecorder {
     /// Under which name the decision is on record.
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
     /// What the request is traced as.
-    pub(crate) fn stage(&self) -> &Stage {
+    pub(crate) fn stage(&self) -> &RequestSpan {
         &self.arrival.stage
     }
 
@@ -178,13 +182,13 @@ impl Recorder {
     }
 
     /// What it took so far.
-    pub(crate) fn spent(&self) -> Spent {
+    pub(crate) fn spent(&self) -> EnergyUsage {
         self.arrival.spent()
     }
 
     /// The answer is complete.
     pub(crate) fn answered(&mut self) {
-        self.outcome.end = End::Answered;
+        self.outcome.end = OutcomeStatus::Answered;
         self.write_down(None);
     }
 
@@ -194,7 +198,7 @@ impl Recorder {
             error,
             RequestError::ModelNotFound(_) | RequestError::TaskNotFound(_)
         );
-        self.outcome.end = End::Failed;
+        self.outcome.end = OutcomeStatus::Failed;
         self.arrival.stage.failed(error.kind());
         self.log(error.kind(), error.blames_the_replica());
         let held = !self.kept.decision.zones.is_empty();
@@ -223,14 +227,14 @@ impl Recorder {
         let mut outcome = std::mem::take(&mut self.outcome);
         outcome.total_ms = total.as_secs_f64() * 1e3;
         outcome.first_token_ms = self.first_token.map(|first| first.as_secs_f64() * 1e3);
-        if spent != Spent::default() {
+        if spent != EnergyUsage::default() {
             outcome.joules = Some(spent.joules);
             outcome.joules_source = Some(spent.sources);
             outcome.co2_grams = spent.grams;
             outcome.cost = spent.price.map(|price| price.amount);
             outcome.currency = spent.price.map(|price| price.currency);
         }
-        let took = Took {
+        let took = RequestStats {
             total,
             error,
             first_token: self.first_token,
@@ -245,9 +249,9 @@ impl Recorder {
         let _ = self.kept.outcome.set(outcome);
     }
 
-    fn count(&self, outcome: &Outcome, took: &Took, spent: &Spent) {
+    fn count(&self, outcome: &RequestOutcome, took: &RequestStats, spent: &EnergyUsage) {
         let decision = &self.kept.decision;
-        let labels = Labels {
+        let labels = RequestLabels {
             operation: self.arrival.operation,
             requested: self.known.then_some(decision.requested.as_str()),
             model: decision.model.as_ref().map(ModelName::as_str),
@@ -256,7 +260,7 @@ impl Recorder {
             currency: spent.price.as_ref().map(|price| price.currency.as_str()),
         };
         self.observer.front.ended(labels, took);
-        self.observer.traffic.ended(&Ended {
+        self.observer.traffic.ended(&EndedRequest {
             id: &self.id,
             at: self.kept.at,
             decision,
@@ -283,7 +287,7 @@ impl Recorder {
 }
 
 /// What a trace tells of a request that has ended.
-fn tell(stage: &Stage, id: &str, labels: &Labels<'_>, took: &Took) {
+fn tell(stage: &RequestSpan, id: &str, labels: &RequestLabels<'_>, took: &RequestStats) {
     stage.set(attr::DECISION, id.to_owned());
     if let Some(model) = labels.model {
         stage.set(attr::RESPONSE_MODEL, model.to_owned());
@@ -302,7 +306,7 @@ fn tell(stage: &Stage, id: &str, labels: &Labels<'_>, took: &Took) {
     }
 }
 
-impl Drop for Recorder {
+impl Drop for DecisionRecorder {
     fn drop(&mut self) {
         if !self.ended {
             self.arrival.stage.failed("cancelled");
@@ -322,26 +326,26 @@ mod tests {
     use super::*;
     use flotilla_core::Joules;
     use flotilla_core::NodeName;
-    use flotilla_core::energy::Source;
+    use flotilla_core::energy::EnergySource;
     use flotilla_telemetry::Telemetry;
 
-    fn named(requested: &str) -> Decision {
-        Decision {
+    fn named(requested: &str) -> RoutingDecision {
+        RoutingDecision {
             requested: requested.into(),
-            ..Decision::default()
+            ..RoutingDecision::default()
         }
     }
 
     #[test]
     fn the_last_ones_are_kept_with_what_became_of_them() {
-        let decisions = Decisions::new("abc", 2, Observer::new(&Telemetry::off().meter()));
+        let decisions = DecisionLog::new("abc", 2, RequestObserver::new(&Telemetry::off().meter()));
         let keep = |requested| {
             let arrival = decisions.inner.observer.arrives("chat", 7, Arc::default());
             decisions.keep(named(requested), arrival)
         };
         let mut first = keep("one");
         let id = first.id().to_owned();
-        assert_eq!(Decisions::owner(&id), Some("abc"));
+        assert_eq!(DecisionLog::owner(&id), Some("abc"));
         assert_eq!(decisions.get(&id).unwrap().outcome, None);
         first.first_events();
         first.usage(Usage {
@@ -351,19 +355,23 @@ mod tests {
             energy: None,
         });
         let node = NodeName::new("n").unwrap();
-        first
-            .arrival
-            .spends(&node, None, Spent::new(Joules(0.5), Source::Rapl.into()));
-        first
-            .arrival
-            .spends(&node, None, Spent::new(Joules(1.5), Source::Nvml.into()));
+        first.arrival.spends(
+            &node,
+            None,
+            EnergyUsage::new(Joules(0.5), EnergySource::Rapl.into()),
+        );
+        first.arrival.spends(
+            &node,
+            None,
+            EnergyUsage::new(Joules(1.5), EnergySource::Nvml.into()),
+        );
         first.answered();
         let told = decisions.get(&id).unwrap();
         assert_eq!(told.decision.requested, "one");
         let outcome = told.outcome.unwrap();
         assert_eq!(
             (outcome.end, outcome.completion_tokens),
-            (End::Answered, Some(4))
+            (OutcomeStatus::Answered, Some(4))
         );
         assert_eq!(outcome.joules, Some(Joules(2.0)));
         assert_eq!(outcome.joules_source.unwrap().as_str(), "rapl+nvml");
@@ -379,6 +387,6 @@ mod tests {
         let id = third.id().to_owned();
         drop(third);
         let outcome = decisions.get(&id).unwrap().outcome.unwrap();
-        assert_eq!(outcome.end, End::Abandoned);
+        assert_eq!(outcome.end, OutcomeStatus::Abandoned);
     }
 }

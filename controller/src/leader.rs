@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Change, Leadership, Store, StoreError, WatchEvent, keys};
+use crate::store::{Leadership, Store, StoreChange, StoreError, WatchEvent, keys};
 
 /// Pause after the store failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -61,9 +61,9 @@ async fn attempt(store: &dyn Store, id: &str) -> Result<Option<Arc<dyn Leadershi
     loop {
         match watch.next().await? {
             WatchEvent::Snapshot { entries, .. } if entries.is_empty() => return Ok(None),
-            WatchEvent::Change(Change::Delete { .. }) => return Ok(None),
+            WatchEvent::Change(StoreChange::Delete { .. }) => return Ok(None),
             WatchEvent::Snapshot { .. }
-            | WatchEvent::Change(Change::Put(_))
+            | WatchEvent::Change(StoreChange::Put(_))
             | WatchEvent::Away(_)
             | WatchEvent::Back => {}
         }

@@ -26,6 +26,6 @@ pub mod store;
 pub(crate) mod traffic;
 mod trainer;
 
-pub use arrival::Observer;
-pub use config::{Config, EtcdAddress, EtcdTls, StoreAddress, StoreAddressError};
-pub use run::{Controller, StartError};
+pub use arrival::RequestObserver;
+pub use config::{ControllerConfig, EtcdAddress, EtcdTls, StoreAddress, StoreAddressError};
+pub use run::{Controller, ControllerStartError};

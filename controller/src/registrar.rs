@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::records::encode;
-use crate::fleet::{ControllerRecord, Fleet, FleetView, WaitingRecord};
-use crate::store::{Expect, Lease, LeaseId, MAX_WRITES, Store, StoreError, Write, keys};
+use crate::fleet::{ControllerRecord, FleetHandle, FleetView, WaitingRecord};
+use crate::store::{Lease, LeaseId, MAX_WRITES, Precondition, Store, StoreError, StoreWrite, keys};
 
 /// How long a controller may be silent before it counts as gone.
 const TTL: Duration = Duration::from_secs(5);
@@ -24,17 +24,17 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Requests that wait for a first replica, by model.
-pub(crate) type Waiting = BTreeMap<ModelName, u32>;
+pub(crate) type WaitingCounts = BTreeMap<ModelName, u32>;
 
 /// Keys and values.
-type Keys = BTreeMap<String, Vec<u8>>;
+type KeyValues = BTreeMap<String, Vec<u8>>;
 
 /// What this controller has to tell.
 pub(crate) struct Registrar {
     pub(crate) id: String,
     pub(crate) record: ControllerRecord,
-    pub(crate) fleet: Fleet,
-    pub(crate) waiting: watch::Receiver<Waiting>,
+    pub(crate) fleet: FleetHandle,
+    pub(crate) waiting: watch::Receiver<WaitingCounts>,
     pub(crate) store: Arc<dyn Store>,
 }
 
@@ -70,7 +70,7 @@ impl Registrar {
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         let mut changes = self.fleet.changes();
-        let mut told = Keys::new();
+        let mut told = KeyValues::new();
         self.name_the_fleet().await?;
         loop {
             changes.borrow_and_update();
@@ -103,7 +103,7 @@ impl Registrar {
     /// history begins anew from one that fell behind.
     async fn name_the_fleet(&self) -> Result<(), StoreError> {
         let name = format!("{:032x}", fastrand::u128(..)).into_bytes();
-        let write = Write::put_if(keys::FLEET.to_owned(), name, Expect::Absent);
+        let write = StoreWrite::put_if(keys::FLEET.to_owned(), name, Precondition::Absent);
         match self.store.write(vec![write]).await {
             Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),
             Err(error) => Err(error),
@@ -114,7 +114,7 @@ impl Registrar {
     async fn keep_records(&self, view: &FleetView) -> Result<(), StoreError> {
         let news = view.nodes.values().filter(|node| node.here && !node.kept);
         let writes: Vec<_> = news
-            .map(|node| Write::put(keys::node(&node.name), encode(&node.record)))
+            .map(|node| StoreWrite::put(keys::node(&node.name), encode(&node.record)))
             .collect();
         for part in writes.chunks(MAX_WRITES) {
             self.store.write(part.to_vec()).await?;
@@ -123,8 +123,8 @@ impl Registrar {
     }
 
     /// What should be in the store now.
-    fn due(&mut self, view: &FleetView) -> Keys {
-        let mut due = Keys::new();
+    fn due(&mut self, view: &FleetView) -> KeyValues {
+        let mut due = KeyValues::new();
         due.insert(keys::controller(&self.id), encode(&self.record));
         for node in view.nodes.values().filter(|node| node.here) {
             due.insert(keys::presence(&node.name, &self.id), b"{}".to_vec());
@@ -140,12 +140,12 @@ impl Registrar {
 }
 
 /// The writes that make `told` be `due`.
-fn difference(told: &Keys, due: &Keys, lease: LeaseId) -> Vec<Write> {
+fn difference(told: &KeyValues, due: &KeyValues, lease: LeaseId) -> Vec<StoreWrite> {
     let news = due
         .iter()
         .filter(|(key, value)| told.get(*key) != Some(value));
-    let puts = news.map(|(key, value)| Write::put_leased(key.clone(), value.clone(), lease));
+    let puts = news.map(|(key, value)| StoreWrite::put_leased(key.clone(), value.clone(), lease));
     let gone = told.keys().filter(|key| !due.contains_key(*key));
-    puts.chain(gone.map(|key| Write::Delete { key: key.clone() }))
+    puts.chain(gone.map(|key| StoreWrite::Delete { key: key.clone() }))
         .collect()
 }

@@ -4,27 +4,27 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::serve::ListenerExt;
-use flotilla_gateway::Limits;
-use flotilla_telemetry::{Service as Origin, Settings, Telemetry};
+use flotilla_gateway::RequestLimits;
+use flotilla_telemetry::{ServiceIdentity, Telemetry, TelemetrySettings};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, Wish};
-use crate::arrival::Observer;
-use crate::artifacts::{Blobs, Keeper};
-use crate::config::{Config, advertised};
-use crate::decisions::Decisions;
-use crate::dispatch::{self, Dispatch, Lobby, waiting};
-use crate::fleet::{ControllerRecord, Fleet, FleetEvent};
+use crate::admin::{self, DesiredStateWriter};
+use crate::arrival::RequestObserver;
+use crate::artifacts::{ArtifactReplicator, BlobStore};
+use crate::config::{ControllerConfig, advertised};
+use crate::decisions::DecisionLog;
+use crate::dispatch::{self, Dispatcher, PendingQueue, waiting};
+use crate::fleet::{ControllerRecord, FleetEvent, FleetHandle};
 use crate::registrar::Registrar;
 use crate::store::{self, Store, StoreError, WatchEvent, keys};
 use crate::{dashboard, leader, link, reconcile, scrape, trainer};
 
 /// Why a controller does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum ControllerStartError {
     #[error("cannot listen on {address} for {purpose}: {problem}")]
     Listen {
         address: SocketAddr,
@@ -32,7 +32,7 @@ pub enum StartError {
         problem: String,
     },
     #[error(transparent)]
-    Telemetry(#[from] flotilla_telemetry::StartError),
+    Telemetry(#[from] flotilla_telemetry::TelemetryError),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -41,8 +41,8 @@ pub enum StartError {
 pub struct Controller {
     http: SocketAddr,
     link: SocketAddr,
-    fleet: Fleet,
-    wish: Wish,
+    fleet: FleetHandle,
+    wish: DesiredStateWriter,
     stop: CancellationToken,
     tasks: JoinSet<()>,
     telemetry: Telemetry,
@@ -52,15 +52,15 @@ impl Controller {
     /// Opens the store and the ports and starts all parts. Returns once they listen.
     ///
     /// # Errors
-    /// [`StartError`], each with what to do about it; nothing is left running then.
-    pub async fn start(config: Config) -> Result<Self, StartError> {
+    /// [`ControllerStartError`], each with what to do about it; nothing is left running then.
+    pub async fn start(config: ControllerConfig) -> Result<Self, ControllerStartError> {
         let store = store::open(&config.store).await?;
         let http = listen(config.http, "the API", "--http").await?;
         let link = listen(config.link, "agents", "--link").await?;
         let addresses = (local(&http, config.http), local(&link, config.link));
         let id = format!("{:012x}", fastrand::u64(..) >> 16);
         let telemetry = start_telemetry(&id, &config.telemetry)?;
-        let observer = Observer::new(&telemetry.meter());
+        let observer = RequestObserver::new(&telemetry.meter());
         let record = ControllerRecord {
             http: advertised(config.advertise_http.as_deref(), addresses.0),
             link: advertised(config.advertise_link.as_deref(), addresses.1),
@@ -69,7 +69,7 @@ impl Controller {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
 
-        let (fleet, run_fleet) = Fleet::new(&id, config.node_grace, stop.clone());
+        let (fleet, run_fleet) = FleetHandle::new(&id, config.node_grace, stop.clone());
         tasks.spawn(run_fleet);
         tasks.spawn(follow_store(store.clone(), fleet.clone(), stop.clone()));
         let (leading, leadership) = watch::channel(None);
@@ -79,8 +79,8 @@ impl Controller {
             leading,
             stop.clone(),
         ));
-        let blobs = Blobs::new(config.data_dir.join("blobs"));
-        let keeper = Keeper {
+        let blobs = BlobStore::new(config.data_dir.join("blobs"));
+        let keeper = ArtifactReplicator {
             id: id.clone(),
             fleet: fleet.clone(),
             store: store.clone(),
@@ -95,7 +95,7 @@ impl Controller {
             leadership,
             stop.clone(),
         ));
-        let (lobby, nudges) = Lobby::new();
+        let (lobby, nudges) = PendingQueue::new();
         let registrar = Registrar {
             id: id.clone(),
             record,
@@ -110,7 +110,7 @@ impl Controller {
             nudges,
             stop.clone(),
         ));
-        let settings = link::Settings {
+        let settings = link::LinkConfig {
             connections: config.connections.max(1),
             silence: config.link_timeout,
         };
@@ -125,18 +125,18 @@ impl Controller {
 
         let (trained, newest) = watch::channel(None);
         tasks.spawn(trainer::run(fleet.clone(), trained, stop.clone()));
-        let dispatch = Dispatch::new(
+        let dispatch = Dispatcher::new(
             fleet.clone(),
             lobby,
             newest.clone(),
-            Decisions::new(&id, config.decisions, observer.clone()),
+            DecisionLog::new(&id, config.decisions, observer.clone()),
             observer.clone(),
-            dispatch::Settings {
+            dispatch::DispatchConfig {
                 first_token_timeout: config.first_token_timeout,
                 record_prompts: config.record_prompts,
             },
         );
-        let limits = Limits {
+        let limits = RequestLimits {
             body: config.max_body,
         };
         let traffic = observer.traffic;
@@ -181,7 +181,7 @@ impl Controller {
             http: addresses.0,
             link: addresses.1,
             fleet,
-            wish: Wish::new(store),
+            wish: DesiredStateWriter::new(store),
             stop,
             tasks,
             telemetry,
@@ -202,13 +202,13 @@ impl Controller {
 
     /// The fleet as the controller sees it.
     #[must_use]
-    pub fn fleet(&self) -> &Fleet {
+    pub fn fleet(&self) -> &FleetHandle {
         &self.fleet
     }
 
     /// The way to change the wish.
     #[must_use]
-    pub fn wish(&self) -> &Wish {
+    pub fn wish(&self) -> &DesiredStateWriter {
         &self.wish
     }
 
@@ -227,9 +227,9 @@ impl Controller {
 
 fn start_telemetry(
     id: &str,
-    settings: &Settings,
-) -> Result<Telemetry, flotilla_telemetry::StartError> {
-    let origin = Origin {
+    settings: &TelemetrySettings,
+) -> Result<Telemetry, flotilla_telemetry::TelemetryError> {
+    let origin = ServiceIdentity {
         name: "flotilla-controller",
         instance: id.to_owned(),
         attributes: Vec::new(),
@@ -241,7 +241,7 @@ async fn listen(
     address: SocketAddr,
     purpose: &'static str,
     flag: &str,
-) -> Result<TcpListener, StartError> {
+) -> Result<TcpListener, ControllerStartError> {
     TcpListener::bind(address).await.map_err(|error| {
         let problem = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
@@ -249,7 +249,7 @@ async fn listen(
             }
             _ => format!("{error}; choose another address with {flag}"),
         };
-        StartError::Listen {
+        ControllerStartError::Listen {
             address,
             purpose,
             problem,
@@ -263,7 +263,7 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
 }
 
 /// Tells the fleet of every change in the store.
-async fn follow_store(store: Arc<dyn Store>, fleet: Fleet, stop: CancellationToken) {
+async fn follow_store(store: Arc<dyn Store>, fleet: FleetHandle, stop: CancellationToken) {
     let follow = async {
         let mut watch = store.watch(keys::ROOT).await?;
         loop {

@@ -10,15 +10,15 @@ use axum::http::HeaderName;
 use axum::routing::get;
 use flotilla_proto::v1::MetricsRequest;
 use flotilla_telemetry::KeyValue;
-use flotilla_telemetry::instruments::{Tell, observe_counts};
+use flotilla_telemetry::instruments::{RecordValue, observe_counts};
 use flotilla_telemetry::metrics::Meter;
-use flotilla_telemetry::names::{self, Metric, attr};
-use flotilla_telemetry::prometheus::{self, Exposition};
+use flotilla_telemetry::names::{self, MetricDefinition, attr};
+use flotilla_telemetry::prometheus::{self, PrometheusRegistry};
 use futures::{StreamExt, stream};
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 
-use crate::fleet::{Fleet, FleetView, Link, NodePhase};
+use crate::fleet::{FleetHandle, FleetView, NodeLink, NodePhase};
 
 /// Longest a node is waited for: the others' metrics are not to be late for one.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -29,12 +29,12 @@ const AT_ONCE: usize = 64;
 
 #[derive(Clone)]
 struct Scrape {
-    exposition: Exposition,
-    fleet: Fleet,
+    exposition: PrometheusRegistry,
+    fleet: FleetHandle,
 }
 
 #[derive(Deserialize)]
-struct Wanted {
+struct ScrapeQuery {
     /// Whether nodes' metrics are wanted too.
     #[serde(default = "yes")]
     nodes: bool,
@@ -45,7 +45,7 @@ fn yes() -> bool {
 }
 
 /// The route of the metrics.
-pub(crate) fn router(exposition: Exposition, fleet: Fleet) -> Router {
+pub(crate) fn router(exposition: PrometheusRegistry, fleet: FleetHandle) -> Router {
     let scrape = Scrape { exposition, fleet };
     Router::new()
         .route("/metrics", get(metrics))
@@ -54,7 +54,7 @@ pub(crate) fn router(exposition: Exposition, fleet: Fleet) -> Router {
 
 async fn metrics(
     State(scrape): State<Scrape>,
-    Query(wanted): Query<Wanted>,
+    Query(wanted): Query<ScrapeQuery>,
 ) -> ([(HeaderName, &'static str); 1], String) {
     let text = if wanted.nodes {
         let told = of_nodes(&scrape.fleet).await;
@@ -66,7 +66,7 @@ async fn metrics(
 }
 
 /// What the linked nodes tell, those that answer in time.
-async fn of_nodes(fleet: &Fleet) -> BTreeMap<String, Vec<u8>> {
+async fn of_nodes(fleet: &FleetHandle) -> BTreeMap<String, Vec<u8>> {
     let view = fleet.view();
     let linked = view.nodes.iter().filter_map(|(name, node)| {
         let link = node.link.clone()?;
@@ -83,7 +83,7 @@ async fn of_nodes(fleet: &Fleet) -> BTreeMap<String, Vec<u8>> {
         .await
 }
 
-async fn of_node(link: &Link) -> Option<Vec<u8>> {
+async fn of_node(link: &NodeLink) -> Option<Vec<u8>> {
     let mut client = link.client()?;
     let asked = client.metrics(MetricsRequest {});
     match tokio::time::timeout(PATIENCE, asked).await {
@@ -93,7 +93,7 @@ async fn of_node(link: &Link) -> Option<Vec<u8>> {
 }
 
 /// Tells what the fleet is like, whenever somebody asks.
-pub(crate) fn register(meter: &Meter, fleet: &Fleet, id: &str) {
+pub(crate) fn register(meter: &Meter, fleet: &FleetHandle, id: &str) {
     gauge(meter, fleet, &names::WAITING, |view, tell| {
         for (name, model) in &view.models {
             tell(u64::from(model.waiting), &[of(attr::MODEL, name)]);
@@ -143,9 +143,9 @@ fn of(attribute: &'static str, name: &impl ToString) -> KeyValue {
 /// Has `read` tell of the view.
 fn gauge(
     meter: &Meter,
-    fleet: &Fleet,
-    metric: &Metric,
-    read: impl Fn(&FleetView, Tell<'_, u64>) + Send + Sync + 'static,
+    fleet: &FleetHandle,
+    metric: &MetricDefinition,
+    read: impl Fn(&FleetView, RecordValue<'_, u64>) + Send + Sync + 'static,
 ) {
     let fleet = fleet.clone();
     observe_counts(meter, metric, move |tell| read(&fleet.view(), tell));

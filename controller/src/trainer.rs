@@ -4,30 +4,30 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use flotilla_core::routing::{Classifier, Examples};
-use flotilla_core::spec::Abstain;
+use flotilla_core::routing::{Classifier, TrainingSet};
+use flotilla_core::spec::AbstainRule;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{Fleet, Routing};
+use crate::fleet::{FleetHandle, RoutingView};
 
 /// A classifier and what it learnt from.
 #[derive(Debug, Default)]
-pub(crate) struct Trained {
+pub(crate) struct TrainedClassifier {
     /// `None` while there is no task.
     pub(crate) classifier: Option<Classifier>,
-    lesson: Lesson,
+    lesson: TrainingInput,
 }
 
 /// What a classifier depends on.
 #[derive(Debug, Default, PartialEq)]
-struct Lesson {
-    examples: Examples,
-    abstain: Abstain,
+struct TrainingInput {
+    examples: TrainingSet,
+    abstain: AbstainRule,
 }
 
-impl Lesson {
-    fn of(routing: &Routing) -> Self {
+impl TrainingInput {
+    fn of(routing: &RoutingView) -> Self {
         let router = routing.router.as_ref();
         Self {
             examples: routing.examples(),
@@ -36,24 +36,24 @@ impl Lesson {
     }
 }
 
-impl Trained {
+impl TrainedClassifier {
     /// Whether it knows the tasks as they are now.
-    pub(crate) fn knows(&self, routing: &Routing) -> bool {
-        self.lesson == Lesson::of(routing)
+    pub(crate) fn knows(&self, routing: &RoutingView) -> bool {
+        self.lesson == TrainingInput::of(routing)
     }
 }
 
 /// The newest classifier. `None` before the store was read for the first time.
-pub(crate) type Newest = watch::Receiver<Option<Arc<Trained>>>;
+pub(crate) type LatestClassifier = watch::Receiver<Option<Arc<TrainedClassifier>>>;
 
 /// Trains until `stop`, and tells `newest` of every classifier.
 pub(crate) async fn run(
-    fleet: Fleet,
-    newest: watch::Sender<Option<Arc<Trained>>>,
+    fleet: FleetHandle,
+    newest: watch::Sender<Option<Arc<TrainedClassifier>>>,
     stop: CancellationToken,
 ) {
     let mut changes = fleet.changes();
-    let mut learnt: Option<Arc<Routing>> = None;
+    let mut learnt: Option<Arc<RoutingView>> = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -74,7 +74,7 @@ pub(crate) async fn run(
         if known.is_some_and(|known| known.knows(&view.routing)) {
             continue;
         }
-        let lesson = Lesson::of(&view.routing);
+        let lesson = TrainingInput::of(&view.routing);
         // It keeps a core busy for a while.
         let trained = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
@@ -84,7 +84,7 @@ pub(crate) async fn run(
                 let took = begun.elapsed();
                 tracing::info!(ngrams, bytes, ?took, "learnt to tell the tasks apart");
             }
-            Trained { classifier, lesson }
+            TrainedClassifier { classifier, lesson }
         });
         match trained.await {
             Ok(trained) => drop(newest.send_replace(Some(Arc::new(trained)))),

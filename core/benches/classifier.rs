@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use flotilla_core::TaskName;
-use flotilla_core::routing::{Classifier, Examples};
-use flotilla_core::spec::Abstain;
+use flotilla_core::routing::{Classifier, TrainingSet};
+use flotilla_core::spec::AbstainRule;
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -38,8 +38,8 @@ fn read(dir: &Path, file: &str) -> Vec<Request> {
     lines.collect()
 }
 
-fn examples(requests: Vec<Request>) -> Examples {
-    let mut examples = Examples::default();
+fn examples(requests: Vec<Request>) -> TrainingSet {
+    let mut examples = TrainingSet::default();
     for (text, task) in requests {
         let Some(task) = task else {
             examples.none.push(text);
@@ -108,7 +108,7 @@ fn main() {
     let examples = examples(training);
 
     let begun = Instant::now();
-    let trained = Classifier::train(&examples, Abstain::default());
+    let trained = Classifier::train(&examples, AbstainRule::default());
     let training = begun.elapsed();
     let classifier = trained.expect("there are tasks");
     let (ngrams, bytes) = classifier.size();
@@ -143,14 +143,14 @@ fn main() {
             .collect()
     };
     let (inside, outside) = (verdicts(&in_scope), verdicts(&out_of_scope));
-    let sure = |of: &[flotilla_core::routing::Verdict]| -> Vec<f32> {
+    let sure = |of: &[flotilla_core::routing::Classification]| -> Vec<f32> {
         of.iter().map(|verdict| verdict.best.confidence).collect()
     };
     println!(
         "AUROC in/out of scope {:.4}",
         auroc(&sure(&inside), &sure(&outside))
     );
-    let abstained = |of: &[flotilla_core::routing::Verdict]| {
+    let abstained = |of: &[flotilla_core::routing::Classification]| {
         let abstained = of.iter().filter(|verdict| verdict.abstained);
         100.0 * abstained.count() as f64 / of.len() as f64
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use flotilla_core::placement::{
-    Assignment, ModelDemand, NodeCapacity, Openness, Problem, Standing, solve,
+    Assignment, CurrentReplica, ModelDemand, NodeCapacity, PlacementProblem, Schedulability, solve,
 };
 use flotilla_core::spec::{Accelerator, ModelSpec, Taint, Toleration};
 use flotilla_core::{Bytes, ModelName, NodeName, ZoneName};
@@ -97,7 +97,11 @@ impl Fleet {
         }
     }
 
-    fn problem<'a>(&'a self, standing: &'a [Assignment], none: &'a Unknown) -> Problem<'a> {
+    fn problem<'a>(
+        &'a self,
+        standing: &'a [Assignment],
+        none: &'a Unknown,
+    ) -> PlacementProblem<'a> {
         let nodes = self.nodes.iter().map(|node| NodeCapacity {
             name: &node.name,
             memory: node.memory,
@@ -105,7 +109,7 @@ impl Fleet {
             taints: &node.taints,
             zone: node.zone.as_ref(),
             accelerators: &node.accelerators,
-            open: Openness::Open,
+            open: Schedulability::Open,
             handicap: 1.0,
         });
         let models = self.models.iter().map(|model| ModelDemand {
@@ -117,14 +121,14 @@ impl Fleet {
             refused_by: &none.refused_by,
             measured: &none.measured,
         });
-        let standing = standing.iter().map(|assignment| Standing {
+        let standing = standing.iter().map(|assignment| CurrentReplica {
             node: &assignment.node,
             model: &assignment.model,
             ready: true,
             outdated: false,
             idle: Some(Duration::from_secs(1)),
         });
-        Problem {
+        PlacementProblem {
             nodes: nodes.collect(),
             models: models.collect(),
             standing: standing.collect(),
@@ -136,7 +140,7 @@ impl Fleet {
 #[derive(Default)]
 struct Unknown {
     refused_by: BTreeMap<NodeName, String>,
-    measured: HashMap<NodeName, flotilla_core::placement::Measured>,
+    measured: HashMap<NodeName, flotilla_core::placement::MeasuredPerformance>,
 }
 
 fn placement(c: &mut Criterion) {

@@ -5,34 +5,34 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use flotilla_core::Joules;
-use flotilla_core::estimate::{Computed, Pace, Served, Work};
-use flotilla_core::routing::{Contender, Load, Look, prefer, select};
+use flotilla_core::estimate::{ComputeTime, RequestCost, ServedRequest, SpeedEstimate};
+use flotilla_core::routing::{CandidateStatus, ReplicaCandidate, ReplicaLoad, prefer, select};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("select");
     for nodes in [10, 1_000, 10_000] {
-        let replicas: Vec<Contender> = (0..nodes)
+        let replicas: Vec<ReplicaCandidate> = (0..nodes)
             .map(|i| {
-                let load = Load {
+                let load = ReplicaLoad {
                     in_flight: i % 7,
                     elsewhere: i % 3,
                     concurrency: 4,
                     capacity: 68,
                 };
-                let served = Served {
+                let served = ServedRequest {
                     prompt_bytes: 100,
                     prompt_tokens: 20,
                     completion_tokens: 20,
                     seconds: 1.0,
-                    computed: Some(Computed {
+                    computed: Some(ComputeTime {
                         prefill: 0.005,
                         decode: 0.001 * (1 + i % 10) as f32,
                     }),
                     load,
                 };
-                Contender {
+                ReplicaCandidate {
                     load,
-                    pace: Some(Pace::learn(None, served, 100.0)),
+                    pace: Some(SpeedEstimate::learn(None, served, 100.0)),
                     joules: Some(Joules((1 + i % 5) as f32)),
                     left: 1.0,
                     strain: 1.0,
@@ -40,7 +40,7 @@ fn bench(c: &mut Criterion) {
             })
             .collect();
         let mut random = fastrand::Rng::with_seed(7);
-        let work = Work {
+        let work = RequestCost {
             prompt_bytes: 80,
             max_tokens: Some(16),
         };
@@ -49,7 +49,7 @@ fn bench(c: &mut Criterion) {
                 select(
                     black_box(replicas.len()),
                     None,
-                    |i| Look::Able(replicas[i]),
+                    |i| CandidateStatus::Able(replicas[i]),
                     |seen| prefer(seen, None, work, 130.0),
                     |n| random.usize(..n),
                 )

@@ -44,25 +44,25 @@ impl Priority {
 /// A word that is no priority.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("must be 'low', 'normal' or 'high', is '{0}'")]
-pub struct PriorityError(String);
+pub struct ParsePriorityError(String);
 
 impl FromStr for Priority {
-    type Err = PriorityError;
-    fn from_str(word: &str) -> Result<Self, PriorityError> {
+    type Err = ParsePriorityError;
+    fn from_str(word: &str) -> Result<Self, ParsePriorityError> {
         let mut all = Self::ALL.into_iter();
         all.find(|priority| priority.as_str() == word)
-            .ok_or_else(|| PriorityError(word.to_owned()))
+            .ok_or_else(|| ParsePriorityError(word.to_owned()))
     }
 }
 
 /// Whom requests are of that share a turn; 0 for those of nobody in particular.
-pub type Flow = u64;
+pub type FairnessKey = u64;
 
 /// How a request stands in a queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct QueueKey {
     pub priority: Priority,
-    pub flow: Flow,
+    pub fairness_key: FairnessKey,
 }
 
 /// After so many requests in a row that went before a lower priority, one of the next lower one
@@ -77,28 +77,28 @@ const AHEAD: usize = 2;
 
 /// A place in a [`FairQueue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    standing: Standing,
-    turn: Turn,
+pub struct QueueEntryId {
+    queue_key: QueueKey,
+    turn: QueuePosition,
 }
 
 /// Turns of a priority come in this order: by start tag, then by arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn {
+struct QueuePosition {
     start: u64,
     arrival: u64,
 }
 
 #[derive(Debug)]
-struct Line<T> {
-    waiting: BTreeMap<Turn, (Flow, T)>,
+struct FlowQueue<T> {
+    waiting: BTreeMap<QueuePosition, (FairnessKey, T)>,
     /// For each flow that waits: how many, and the start tag of its next one.
-    flows: HashMap<Flow, (usize, u64)>,
+    flows: HashMap<FairnessKey, (usize, u64)>,
     /// The start tag of what was next last.
     time: u64,
 }
 
-impl<T> Default for Line<T> {
+impl<T> Default for FlowQueue<T> {
     fn default() -> Self {
         Self {
             waiting: BTreeMap::new(),
@@ -108,8 +108,8 @@ impl<T> Default for Line<T> {
     }
 }
 
-impl<T> Line<T> {
-    fn take(&mut self, turn: Turn) -> Option<T> {
+impl<T> FlowQueue<T> {
+    fn take(&mut self, turn: QueuePosition) -> Option<T> {
         let (flow, item) = self.waiting.remove(&turn)?;
         if let Some((waiting, _)) = self.flows.get_mut(&flow) {
             *waiting -= 1;
@@ -135,7 +135,7 @@ impl<T> Line<T> {
     }
 
     /// Takes a request back that did not have its turn.
-    fn withdraw(&mut self, turn: Turn) -> Option<T> {
+    fn withdraw(&mut self, turn: QueuePosition) -> Option<T> {
         let (flow, _) = self.waiting.get(&turn)?;
         if let Some((_, next)) = self.flows.get_mut(flow) {
             *next = next.saturating_sub(1).max(self.time);
@@ -143,19 +143,21 @@ impl<T> Line<T> {
         self.take(turn)
     }
 
-    fn of(&self, flow: Flow) -> usize {
-        self.flows.get(&flow).map_or(0, |(waiting, _)| *waiting)
+    fn of(&self, fairness_key: FairnessKey) -> usize {
+        self.flows
+            .get(&fairness_key)
+            .map_or(0, |(waiting, _)| *waiting)
     }
 
     /// The flow that has most, and the last turn of it.
-    fn longest(&self) -> Option<(Flow, usize)> {
+    fn longest(&self) -> Option<(FairnessKey, usize)> {
         let waiting = self.flows.iter().filter(|(_, (n, _))| *n > 0);
         let flows = waiting.map(|(flow, (n, _))| (*flow, *n));
         // The number breaks ties, so that it is the same one every time.
         flows.max_by_key(|(flow, waiting)| (*waiting, *flow))
     }
 
-    fn last_of(&self, of: Option<Flow>) -> Option<Turn> {
+    fn last_of(&self, of: Option<FairnessKey>) -> Option<QueuePosition> {
         let mut turns = self.waiting.iter().rev();
         let last = turns.find(|(_, (flow, _))| of.is_none_or(|of| of == *flow));
         last.map(|(turn, _)| *turn)
@@ -166,7 +168,7 @@ impl<T> Line<T> {
 /// their number, but for a full queue, where it costs their number.
 #[derive(Debug)]
 pub struct FairQueue<T> {
-    lines: [Line<T>; Priority::ALL.len()],
+    lines: [FlowQueue<T>; Priority::ALL.len()],
     arrivals: u64,
     /// For each priority: requests in a row that went before one of lower priority.
     overtaken: [u32; Priority::ALL.len()],
@@ -196,24 +198,27 @@ impl<T> FairQueue<T> {
     }
 
     /// Joins the queue.
-    pub fn push(&mut self, standing: Standing, item: T) -> Place {
-        let line = &mut self.lines[standing.priority as usize];
-        let (waiting, next) = line.flows.entry(standing.flow).or_insert((0, line.time));
+    pub fn push(&mut self, queue_key: QueueKey, item: T) -> QueueEntryId {
+        let line = &mut self.lines[queue_key.priority as usize];
+        let (waiting, next) = line
+            .flows
+            .entry(queue_key.fairness_key)
+            .or_insert((0, line.time));
         let start = (*next).max(line.time);
         *waiting += 1;
         *next = start + 1;
-        let turn = Turn {
+        let turn = QueuePosition {
             start,
             arrival: self.arrivals,
         };
         self.arrivals += 1;
-        line.waiting.insert(turn, (standing.flow, item));
-        Place { standing, turn }
+        line.waiting.insert(turn, (queue_key.fairness_key, item));
+        QueueEntryId { queue_key, turn }
     }
 
     /// Who is next leaves the queue.
     pub fn pop(&mut self) -> Option<T> {
-        let waits = |line: &Line<T>| !line.waiting.is_empty();
+        let waits = |line: &FlowQueue<T>| !line.waiting.is_empty();
         let mut first = self.lines.iter().rposition(waits)?;
         // What each priority gives up goes to the next lower one, which may give it up in turn.
         while let Some(below) = self.lines[..first].iter().rposition(waits) {
@@ -228,13 +233,13 @@ impl<T> FairQueue<T> {
     }
 
     /// Leaves the queue before its turn. `None`: its turn came.
-    pub fn remove(&mut self, place: Place) -> Option<T> {
-        self.lines[place.standing.priority as usize].withdraw(place.turn)
+    pub fn remove(&mut self, place: QueueEntryId) -> Option<T> {
+        self.lines[place.queue_key.priority as usize].withdraw(place.turn)
     }
 
     /// Makes room in a full queue for a newcomer. Who has to leave for it is returned; `None`: it
     /// is the newcomer that has to go.
-    pub fn displace(&mut self, newcomer: Standing) -> Option<T> {
+    pub fn displace(&mut self, newcomer: QueueKey) -> Option<T> {
         let own = newcomer.priority as usize;
         for line in &mut self.lines[..own] {
             // Of the least urgent ones the one that would wait longest.
@@ -245,7 +250,7 @@ impl<T> FairQueue<T> {
         }
         let line = &mut self.lines[own];
         let (flow, waiting) = line.longest()?;
-        if flow == newcomer.flow || waiting < line.of(newcomer.flow) + AHEAD {
+        if flow == newcomer.fairness_key || waiting < line.of(newcomer.fairness_key) + AHEAD {
             return None;
         }
         let turn = line.last_of(Some(flow))?;
@@ -258,8 +263,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn standing(priority: Priority, flow: Flow) -> Standing {
-        Standing { priority, flow }
+    fn queue_key(priority: Priority, fairness_key: FairnessKey) -> QueueKey {
+        QueueKey {
+            priority,
+            fairness_key,
+        }
     }
 
     fn drain<T>(queue: &mut FairQueue<T>) -> Vec<T> {
@@ -270,7 +278,7 @@ mod tests {
     fn one_flow_of_one_priority_is_first_come_first_served() {
         let mut queue = FairQueue::default();
         for n in 0..20 {
-            queue.push(Standing::default(), n);
+            queue.push(QueueKey::default(), n);
         }
         assert_eq!(drain(&mut queue), (0..20).collect::<Vec<_>>());
     }
@@ -279,11 +287,11 @@ mod tests {
     fn a_flow_that_floods_waits_behind_itself() {
         let mut queue = FairQueue::default();
         for _ in 0..50 {
-            queue.push(standing(Priority::Normal, 1), 1);
+            queue.push(queue_key(Priority::Normal, 1), 1);
         }
         queue.pop();
         for _ in 0..3 {
-            queue.push(standing(Priority::Normal, 2), 2);
+            queue.push(queue_key(Priority::Normal, 2), 2);
         }
         let order = drain(&mut queue);
         let of_two: Vec<_> = (0..order.len()).filter(|i| order[*i] == 2).collect();
@@ -294,15 +302,15 @@ mod tests {
     fn two_requests_at_a_time_do_not_starve_a_backlog() {
         let mut queue = FairQueue::default();
         for _ in 0..10 {
-            queue.push(standing(Priority::Normal, 2), 2);
+            queue.push(queue_key(Priority::Normal, 2), 2);
         }
         let mut order = Vec::new();
-        queue.push(standing(Priority::Normal, 1), 1);
+        queue.push(queue_key(Priority::Normal, 1), 1);
         for _ in 0..16 {
             let next = queue.pop().unwrap();
             order.push(next);
             if next == 1 {
-                queue.push(standing(Priority::Normal, 1), 1);
+                queue.push(queue_key(Priority::Normal, 1), 1);
             }
         }
         let of_two = order.iter().filter(|flow| **flow == 2).count();
@@ -313,15 +321,15 @@ mod tests {
     fn who_leaves_loses_no_turns() {
         let mut queue = FairQueue::default();
         let places: Vec<_> = (0..50)
-            .map(|_| queue.push(standing(Priority::Normal, 1), 1))
+            .map(|_| queue.push(queue_key(Priority::Normal, 1), 1))
             .collect();
         for place in places {
             queue.remove(place);
         }
         for _ in 0..10 {
-            queue.push(standing(Priority::Normal, 2), 2);
+            queue.push(queue_key(Priority::Normal, 2), 2);
         }
-        queue.push(standing(Priority::Normal, 1), 1);
+        queue.push(queue_key(Priority::Normal, 1), 1);
         let order = drain(&mut queue);
         let place = order.iter().position(|flow| *flow == 1).unwrap();
         assert!(place <= 1, "{order:?}");
@@ -331,7 +339,7 @@ mod tests {
     fn a_thousand_flows_that_had_their_turns_are_forgotten() {
         let mut queue = FairQueue::default();
         for flow in 0..1_000 {
-            queue.push(standing(Priority::Normal, flow), flow);
+            queue.push(queue_key(Priority::Normal, flow), flow);
             queue.pop();
         }
         let remembered = queue.lines[Priority::Normal as usize].flows.len();
@@ -342,12 +350,12 @@ mod tests {
     fn a_flow_that_was_silent_saves_up_nothing() {
         let mut queue = FairQueue::default();
         for _ in 0..10 {
-            queue.push(standing(Priority::Normal, 1), 1);
+            queue.push(queue_key(Priority::Normal, 1), 1);
             queue.pop();
         }
         for _ in 0..4 {
-            queue.push(standing(Priority::Normal, 1), 1);
-            queue.push(standing(Priority::Normal, 2), 2);
+            queue.push(queue_key(Priority::Normal, 1), 1);
+            queue.push(queue_key(Priority::Normal, 2), 2);
         }
         let order = drain(&mut queue);
         assert_eq!(order, [2, 1, 2, 1, 2, 1, 2, 1]);
@@ -357,8 +365,8 @@ mod tests {
     fn the_urgent_go_first_and_the_others_are_not_forgotten() {
         let mut queue = FairQueue::default();
         for _ in 0..30 {
-            queue.push(standing(Priority::Low, 0), Priority::Low);
-            queue.push(standing(Priority::High, 0), Priority::High);
+            queue.push(queue_key(Priority::Low, 0), Priority::Low);
+            queue.push(queue_key(Priority::High, 0), Priority::High);
         }
         let order = drain(&mut queue);
         let first_low = order.iter().position(|p| *p == Priority::Low).unwrap();
@@ -371,10 +379,10 @@ mod tests {
     fn the_least_urgent_have_turns_below_two_backlogs() {
         let mut queue = FairQueue::default();
         for _ in 0..200 {
-            queue.push(standing(Priority::High, 0), Priority::High);
-            queue.push(standing(Priority::Normal, 0), Priority::Normal);
+            queue.push(queue_key(Priority::High, 0), Priority::High);
+            queue.push(queue_key(Priority::Normal, 0), Priority::Normal);
         }
-        queue.push(standing(Priority::Low, 0), Priority::Low);
+        queue.push(queue_key(Priority::Low, 0), Priority::Low);
         let order: Vec<_> = (0..100).filter_map(|_| queue.pop()).collect();
         assert!(order.contains(&Priority::Low), "{order:?}");
         let high = order.iter().filter(|p| **p == Priority::High).count();
@@ -384,24 +392,24 @@ mod tests {
     #[test]
     fn a_full_queue_makes_room_for_the_urgent_and_for_the_modest() {
         let mut queue = FairQueue::default();
-        queue.push(standing(Priority::Normal, 1), "a1");
-        queue.push(standing(Priority::Normal, 1), "a2");
-        queue.push(standing(Priority::Low, 1), "low");
-        assert_eq!(queue.displace(standing(Priority::High, 1)), Some("low"));
-        assert_eq!(queue.displace(standing(Priority::High, 1)), Some("a2"));
-        queue.push(standing(Priority::Normal, 1), "a3");
-        assert_eq!(queue.displace(standing(Priority::Normal, 1)), None);
-        assert_eq!(queue.displace(standing(Priority::Low, 2)), None);
-        assert_eq!(queue.displace(standing(Priority::Normal, 2)), Some("a3"));
-        assert_eq!(queue.displace(standing(Priority::Normal, 2)), None);
+        queue.push(queue_key(Priority::Normal, 1), "a1");
+        queue.push(queue_key(Priority::Normal, 1), "a2");
+        queue.push(queue_key(Priority::Low, 1), "low");
+        assert_eq!(queue.displace(queue_key(Priority::High, 1)), Some("low"));
+        assert_eq!(queue.displace(queue_key(Priority::High, 1)), Some("a2"));
+        queue.push(queue_key(Priority::Normal, 1), "a3");
+        assert_eq!(queue.displace(queue_key(Priority::Normal, 1)), None);
+        assert_eq!(queue.displace(queue_key(Priority::Low, 2)), None);
+        assert_eq!(queue.displace(queue_key(Priority::Normal, 2)), Some("a3"));
+        assert_eq!(queue.displace(queue_key(Priority::Normal, 2)), None);
         assert_eq!(drain(&mut queue), ["a1"]);
     }
 
     #[test]
     fn who_leaves_is_not_next() {
         let mut queue = FairQueue::default();
-        let first = queue.push(Standing::default(), 1);
-        queue.push(Standing::default(), 2);
+        let first = queue.push(QueueKey::default(), 1);
+        queue.push(QueueKey::default(), 2);
         assert_eq!(queue.remove(first), Some(1));
         assert_eq!(queue.remove(first), None);
         assert_eq!(queue.pop(), Some(2));
@@ -426,7 +434,7 @@ mod tests {
             let places: Vec<_> = pushed
                 .iter()
                 .enumerate()
-                .map(|(n, (priority, flow))| queue.push(standing(Priority::ALL[*priority], *flow), n))
+                .map(|(n, (priority, flow))| queue.push(queue_key(Priority::ALL[*priority], *flow), n))
                 .collect();
             let mut seen: Vec<usize> = places
                 .iter()
@@ -444,7 +452,7 @@ mod tests {
             let mut queue = FairQueue::default();
             for flow in 0..flows {
                 for _ in 0..each {
-                    queue.push(standing(Priority::Normal, flow), flow);
+                    queue.push(queue_key(Priority::Normal, flow), flow);
                 }
             }
             let part: Vec<_> = (0..flows as usize * 4).filter_map(|_| queue.pop()).collect();

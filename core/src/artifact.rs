@@ -4,24 +4,24 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
 use crate::Bytes;
-use crate::spec::{Fault, Faults, Sha256};
+use crate::spec::{FieldError, Sha256Digest, ValidationErrors};
 
 /// The files of a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// In order of their paths.
-    pub files: Vec<File>,
+    pub files: Vec<ArtifactFile>,
 }
 
 /// A file of a model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct File {
+pub struct ArtifactFile {
     /// Relative to the model's folder, its parts separated by `/`.
     pub path: String,
     pub size: Bytes,
-    pub sha256: Sha256,
+    pub sha256: Sha256Digest,
 }
 
 /// What a running model takes beyond its weights, as a part of them; what the engine's own
@@ -33,20 +33,20 @@ impl Manifest {
     ///
     /// # Errors
     /// Every path that leads out of the folder, or is there twice.
-    pub fn new(mut files: Vec<File>) -> Result<Self, Faults> {
+    pub fn new(mut files: Vec<ArtifactFile>) -> Result<Self, ValidationErrors> {
         files.sort();
-        let mut faults = Faults::default();
+        let mut faults = ValidationErrors::default();
         faults.check(files.is_empty(), "files", "must not be empty");
         for (i, file) in files.iter().enumerate() {
             let inside =
                 |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
             if !file.path.split('/').all(inside) {
                 let problem = format!("'{}' is no path inside a folder", file.path);
-                faults.0.push(Fault::new("files", problem));
+                faults.0.push(FieldError::new("files", problem));
             }
             if i > 0 && files[i - 1].path == file.path {
                 let problem = format!("'{}' is there twice", file.path);
-                faults.0.push(Fault::new("files", problem));
+                faults.0.push(FieldError::new("files", problem));
             }
         }
         faults.into_result()?;
@@ -55,14 +55,14 @@ impl Manifest {
 
     /// Tells these files from any others.
     #[must_use]
-    pub fn digest(&self) -> Sha256 {
+    pub fn digest(&self) -> Sha256Digest {
         let mut hash = sha2::Sha256::new();
         for file in &self.files {
             hash.update(file.sha256.0);
             hash.update(file.path.as_bytes());
             hash.update([0]);
         }
-        Sha256(hash.finalize().into())
+        Sha256Digest(hash.finalize().into())
     }
 
     /// All files together.
@@ -75,7 +75,7 @@ impl Manifest {
     /// guess until a node has loaded it.
     #[must_use]
     pub fn memory(&self) -> Bytes {
-        let weights = |file: &&File| {
+        let weights = |file: &&ArtifactFile| {
             [".safetensors", ".gguf"]
                 .iter()
                 .any(|end| file.path.ends_with(end))
@@ -94,11 +94,11 @@ impl Manifest {
 mod tests {
     use super::*;
 
-    fn file(path: &str, byte: u8) -> File {
-        File {
+    fn file(path: &str, byte: u8) -> ArtifactFile {
+        ArtifactFile {
             path: path.into(),
             size: Bytes(10),
-            sha256: Sha256([byte; 32]),
+            sha256: Sha256Digest([byte; 32]),
         }
     }
 

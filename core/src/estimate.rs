@@ -5,7 +5,7 @@
 //! takes. What was learnt long ago is trusted less and less: the replica then counts as
 //! fast as the one it is compared with, so that it is tried again.
 
-use crate::routing::Load;
+use crate::routing::ReplicaLoad;
 
 /// Prompt tokens that are as much work as one token of an answer, where a node does not say how
 /// long each part took: a prompt is computed at once, an answer token by token. On a CPU it is
@@ -39,7 +39,7 @@ const NEW_SLOPE: f32 = 0.05;
 
 /// What a request asks for, as far as is known before it is answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Work {
+pub struct RequestCost {
     /// Of the prompt.
     pub prompt_bytes: u32,
     /// Most tokens of the answer.
@@ -48,8 +48,8 @@ pub struct Work {
 
 /// How fast a replica answers.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace {
-    prompt: Prompt,
+pub struct SpeedEstimate {
+    prompt: PrefillRegression,
     /// Seconds for a token of an answer after its first one.
     decode: f32,
     /// Tokens of an answer.
@@ -62,7 +62,7 @@ pub struct Pace {
 
 /// How the time to the first token grows with the prompt: running means of a regression.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Prompt {
+struct PrefillRegression {
     bytes: f32,
     seconds: f32,
     /// Variance of the bytes.
@@ -73,21 +73,21 @@ struct Prompt {
 
 /// An answer that a replica gave.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Served {
+pub struct ServedRequest {
     pub prompt_bytes: u32,
     pub prompt_tokens: u32,
     pub completion_tokens: u32,
     /// From dispatch to its end, in seconds.
     pub seconds: f32,
     /// How long computing it took, if its node says so.
-    pub computed: Option<Computed>,
+    pub computed: Option<ComputeTime>,
     /// The replica's load when it was dispatched, itself not included.
-    pub load: Load,
+    pub load: ReplicaLoad,
 }
 
 /// How long computing an answer took, in seconds, without what it waited.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Computed {
+pub struct ComputeTime {
     /// Up to the first token.
     pub prefill: f32,
     /// From there to the last one.
@@ -96,7 +96,7 @@ pub struct Computed {
 
 /// When an answer is expected, in seconds from now.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prediction {
+pub struct LatencyPrediction {
     pub first_token: f32,
     pub total: f32,
 }
@@ -104,20 +104,20 @@ pub struct Prediction {
 /// By which factor a request is slower on a replica of this load than alone: as often as all its
 /// places have to be taken by turns, and a little for each request beside it.
 #[must_use]
-pub fn crowd(load: Load) -> f32 {
+pub fn crowd(load: ReplicaLoad) -> f32 {
     let turns = (load.requests() as f32 + 1.0) / load.concurrency.max(1) as f32;
     turns.max(1.0) + CROWDING * turns
 }
 
-impl Served {
+impl ServedRequest {
     /// Without what it waited. Where the node does not say: as if it had been computed by turns with
     /// what was there before it, parted by tokens.
-    fn computed(self) -> Computed {
+    fn computed(self) -> ComputeTime {
         self.computed.unwrap_or_else(|| {
             let alone = self.seconds / crowd(self.load);
             let prompt = self.prompt_tokens as f32 / PROMPT_TOKENS + 1.0;
             let prefill = alone * prompt / (prompt + self.completion_tokens as f32);
-            Computed {
+            ComputeTime {
                 prefill,
                 decode: alone - prefill,
             }
@@ -125,7 +125,7 @@ impl Served {
     }
 }
 
-impl Prompt {
+impl PrefillRegression {
     fn learn(&mut self, bytes: f32, seconds: f32) {
         let (off, late) = (bytes - self.bytes, seconds - self.seconds);
         let mean = |old: f32, new: f32| old + NEW_SLOPE * (new - old);
@@ -146,18 +146,18 @@ impl Prompt {
     }
 }
 
-impl Pace {
+impl SpeedEstimate {
     /// What `known` becomes by one more answer, which ended `now`.
     #[must_use]
-    pub fn learn(known: Option<Self>, served: Served, now: f32) -> Self {
-        let Computed { prefill, decode } = served.computed();
+    pub fn learn(known: Option<Self>, served: ServedRequest, now: f32) -> Self {
+        let ComputeTime { prefill, decode } = served.computed();
         let tokens = served.completion_tokens as f32;
         // The first token is there when the prompt is read.
         let decode = decode / (tokens - 1.0).max(1.0);
         let bytes = served.prompt_bytes as f32;
         let Some(mut known) = known.filter(|known| !known.least) else {
             return Self {
-                prompt: Prompt {
+                prompt: PrefillRegression {
                     bytes,
                     seconds: prefill,
                     variance: 0.0,
@@ -181,9 +181,9 @@ impl Pace {
     #[must_use]
     pub fn learn_least(
         known: Option<Self>,
-        work: Work,
+        work: RequestCost,
         alone: f32,
-        load: Load,
+        load: ReplicaLoad,
         now: f32,
     ) -> Option<Self> {
         let expected = known.map(|known| known.alone(work));
@@ -191,12 +191,12 @@ impl Pace {
             return known;
         }
         let (Some(known), Some(expected)) = (known, expected) else {
-            let served = Served {
+            let served = ServedRequest {
                 prompt_bytes: work.prompt_bytes,
                 prompt_tokens: 0,
                 completion_tokens: 1,
                 seconds: alone,
-                computed: Some(Computed {
+                computed: Some(ComputeTime {
                     prefill: alone,
                     decode: 0.0,
                 }),
@@ -211,7 +211,7 @@ impl Pace {
         // all: the same one said twice changes nothing.
         let stretch = (alone / expected.max(f32::MIN_POSITIVE)).min(MOST_STRETCH);
         Some(Self {
-            prompt: Prompt {
+            prompt: PrefillRegression {
                 seconds: known.prompt.seconds * stretch,
                 covariance: known.prompt.covariance * stretch,
                 ..known.prompt
@@ -236,13 +236,13 @@ impl Pace {
     }
 
     /// Seconds to the first token of this work, alone.
-    fn prefill(self, work: Work) -> f32 {
+    fn prefill(self, work: RequestCost) -> f32 {
         self.prompt.seconds(work.prompt_bytes as f32)
     }
 
     /// Seconds for this work, alone.
     #[must_use]
-    pub fn alone(self, work: Work) -> f32 {
+    pub fn alone(self, work: RequestCost) -> f32 {
         let most = work.max_tokens.map_or(f32::MAX, |most| most as f32);
         let tokens = self.output.min(most);
         self.prefill(work) + self.decode * (tokens - 1.0).max(0.0)
@@ -250,16 +250,16 @@ impl Pace {
 
     /// When an answer to this work is expected on a replica of this load.
     #[must_use]
-    pub fn predict(self, load: Load, work: Work) -> Prediction {
+    pub fn predict(self, load: ReplicaLoad, work: RequestCost) -> LatencyPrediction {
         let places = load.concurrency.max(1);
         let ahead = (load.requests() + 1).saturating_sub(places) as f32;
         // What is being computed is half done, in the mean.
-        let typical = Work {
+        let typical = RequestCost {
             prompt_bytes: self.prompt.bytes as u32,
             max_tokens: None,
         };
         let wait = (ahead - 0.5).max(0.0) / places as f32 * self.alone(typical);
-        Prediction {
+        LatencyPrediction {
             first_token: wait + self.prefill(work),
             total: wait + self.alone(work),
         }
@@ -270,14 +270,14 @@ impl Pace {
 /// only. Where a pace is not known, or long ago, the other's stands in for it.
 #[must_use]
 pub fn compare(
-    a: (Load, Option<Pace>),
-    b: (Load, Option<Pace>),
-    work: Work,
+    a: (ReplicaLoad, Option<SpeedEstimate>),
+    b: (ReplicaLoad, Option<SpeedEstimate>),
+    work: RequestCost,
     now: f32,
 ) -> (f32, f32) {
     let (first, second) = match (a.1, b.1) {
         (Some(a), Some(b)) => {
-            let time = |pace: Pace, other: Pace| {
+            let time = |pace: SpeedEstimate, other: SpeedEstimate| {
                 let alone = pace.alone(work).max(f32::MIN_POSITIVE);
                 if !pace.least || other.least {
                     return alone;
@@ -287,7 +287,7 @@ pub fn compare(
                 let ratio = alone / other.prefill(work).max(f32::MIN_POSITIVE);
                 alone.max(other.alone(work) * ratio)
             };
-            let trusted = |pace: Pace, other: Pace| {
+            let trusted = |pace: SpeedEstimate, other: SpeedEstimate| {
                 let trust = 0.5_f32.powf((now - pace.at).max(0.0) / HALF_LIFE);
                 let (here, there) = (time(pace, other), time(other, pace));
                 there * (here / there).powf(trust)
@@ -308,8 +308,8 @@ pub fn compare(
 mod tests {
     use super::*;
 
-    fn load(in_flight: u32) -> Load {
-        Load {
+    fn load(in_flight: u32) -> ReplicaLoad {
+        ReplicaLoad {
             in_flight,
             elsewhere: 0,
             concurrency: 4,
@@ -317,8 +317,8 @@ mod tests {
         }
     }
 
-    fn served(seconds: f32, in_flight: u32) -> Served {
-        Served {
+    fn served(seconds: f32, in_flight: u32) -> ServedRequest {
+        ServedRequest {
             prompt_bytes: 100,
             prompt_tokens: 20,
             completion_tokens: 8,
@@ -328,20 +328,20 @@ mod tests {
         }
     }
 
-    fn computed(prompt_bytes: u32, tokens: u32, prefill: f32, decode: f32) -> Served {
-        Served {
+    fn computed(prompt_bytes: u32, tokens: u32, prefill: f32, decode: f32) -> ServedRequest {
+        ServedRequest {
             prompt_bytes,
             completion_tokens: tokens,
-            computed: Some(Computed { prefill, decode }),
+            computed: Some(ComputeTime { prefill, decode }),
             ..served(60.0, 50)
         }
     }
 
-    fn pace(seconds: f32, at: f32) -> Pace {
-        Pace::learn(None, served(seconds * crowd(load(0)), 0), at)
+    fn pace(seconds: f32, at: f32) -> SpeedEstimate {
+        SpeedEstimate::learn(None, served(seconds * crowd(load(0)), 0), at)
     }
 
-    const WORK: Work = Work {
+    const WORK: RequestCost = RequestCost {
         prompt_bytes: 100,
         max_tokens: None,
     };
@@ -350,7 +350,7 @@ mod tests {
     fn what_it_predicts_is_what_it_has_seen() {
         let mut known = None;
         for _ in 0..50 {
-            known = Some(Pace::learn(known, computed(100, 5, 0.2, 0.4), 0.0));
+            known = Some(SpeedEstimate::learn(known, computed(100, 5, 0.2, 0.4), 0.0));
         }
         let known = known.unwrap();
         let told = known.predict(load(0), WORK);
@@ -364,7 +364,7 @@ mod tests {
             "{queued:?}"
         );
         // Shorter answers take less.
-        let short = Work {
+        let short = RequestCost {
             max_tokens: Some(1),
             ..WORK
         };
@@ -373,11 +373,11 @@ mod tests {
 
     #[test]
     fn what_a_node_does_not_say_is_told_from_its_load() {
-        let alone = Pace::learn(None, served(2.0, 0), 0.0);
+        let alone = SpeedEstimate::learn(None, served(2.0, 0), 0.0);
         let seen = alone.alone(WORK) * crowd(load(0));
         assert!((seen - 2.0).abs() < 0.01, "{seen}");
         let busy = 2.0 * crowd(load(15)) / crowd(load(0));
-        let busy = Pace::learn(None, served(busy, 15), 0.0);
+        let busy = SpeedEstimate::learn(None, served(busy, 15), 0.0);
         assert!((busy.alone(WORK) - alone.alone(WORK)).abs() < 0.01);
     }
 
@@ -388,12 +388,12 @@ mod tests {
             for n in 0..200_u32 {
                 let bytes = 50 + n * 37 % 400;
                 let served = computed(bytes, 2, seconds(bytes as f32), 0.01);
-                known = Some(Pace::learn(known, served, 0.0));
+                known = Some(SpeedEstimate::learn(known, served, 0.0));
             }
             known.unwrap()
         };
-        let at = |pace: Pace, prompt_bytes| {
-            let work = Work {
+        let at = |pace: SpeedEstimate, prompt_bytes| {
+            let work = RequestCost {
                 prompt_bytes,
                 max_tokens: Some(1),
             };
@@ -406,7 +406,7 @@ mod tests {
         // Of prompts of one length nothing is learnt of others: they are taken as in proportion.
         let mut same = None;
         for _ in 0..20 {
-            same = Some(Pace::learn(same, computed(100, 2, 0.1, 0.01), 0.0));
+            same = Some(SpeedEstimate::learn(same, computed(100, 2, 0.1, 0.01), 0.0));
         }
         let twice = at(same.unwrap(), 200);
         assert!((twice - 0.2).abs() < 0.01, "{twice}");
@@ -414,13 +414,13 @@ mod tests {
 
     #[test]
     fn an_answer_that_was_not_waited_for_takes_that_long_at_least() {
-        let least = |known, seconds| Pace::learn_least(known, WORK, seconds, load(0), 0.0);
+        let least = |known, seconds| SpeedEstimate::learn_least(known, WORK, seconds, load(0), 0.0);
         let fresh = least(None, 2.0).unwrap();
         assert!((fresh.alone(WORK) - 2.0).abs() < 1e-3);
-        let known = Some(Pace::learn(None, computed(100, 5, 0.2, 0.4), 0.0));
+        let known = Some(SpeedEstimate::learn(None, computed(100, 5, 0.2, 0.4), 0.0));
         assert_eq!(least(known, 0.1), known, "that says nothing");
         // The first whole answer counts alone.
-        let whole = Pace::learn(Some(fresh), computed(100, 5, 0.2, 0.4), 0.0);
+        let whole = SpeedEstimate::learn(Some(fresh), computed(100, 5, 0.2, 0.4), 0.0);
         assert!((whole.alone(WORK) - 0.6).abs() < 1e-3, "{whole:?}");
         assert!(whole.hope(1.0) > 0.99 && (whole.hope(HOPE) - 0.5).abs() < 1e-6);
         // That its first token takes twice as long makes it the slower one, though no more is known.
@@ -435,8 +435,8 @@ mod tests {
 
     #[test]
     fn a_few_bytes_say_little_of_what_many_take() {
-        let short = Pace::learn(None, computed(2, 2, 0.1, 0.01), 0.0);
-        let long = Work {
+        let short = SpeedEstimate::learn(None, computed(2, 2, 0.1, 0.01), 0.0);
+        let long = RequestCost {
             prompt_bytes: 650,
             max_tokens: Some(1),
         };
@@ -447,7 +447,7 @@ mod tests {
     fn it_follows_a_change() {
         let mut known = Some(pace(0.1, 0.0));
         for _ in 0..20 {
-            known = Some(Pace::learn(known, served(10.0, 0), 1.0));
+            known = Some(SpeedEstimate::learn(known, served(10.0, 0), 1.0));
         }
         assert!(known.unwrap().alone(WORK) > 5.0, "{known:?}");
     }

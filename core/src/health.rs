@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// Where a node is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum NodePhase {
     /// Linked, but has not yet told what it runs.
     Joining,
     /// Linked: takes requests.
@@ -29,7 +29,7 @@ pub enum Phase {
     Lost,
 }
 
-impl Phase {
+impl NodePhase {
     /// The phase's name for people.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -53,8 +53,8 @@ const LONGEST_HOLD: Duration = Duration::from_secs(900);
 
 /// The life of one node.
 #[derive(Debug, Clone)]
-pub struct Life {
-    phase: Phase,
+pub struct NodeLifecycle {
+    phase: NodePhase,
     /// When the phase began.
     since: Instant,
     /// Losses, each worth less the longer it is ago.
@@ -65,12 +65,12 @@ pub struct Life {
     steady_from: Option<Instant>,
 }
 
-impl Life {
+impl NodeLifecycle {
     /// A node that is known but away.
     #[must_use]
     pub fn away(now: Instant) -> Self {
         Self {
-            phase: Phase::Suspect,
+            phase: NodePhase::Suspect,
             since: now,
             penalty: 0.0,
             punished: now,
@@ -80,13 +80,13 @@ impl Life {
 
     /// The phase it is in.
     #[must_use]
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> NodePhase {
         self.phase
     }
 
     /// It is linked.
     pub fn linked(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Joining | Phase::Ready) {
+        if matches!(self.phase, NodePhase::Joining | NodePhase::Ready) {
             return;
         }
         let penalty = self.decayed(now);
@@ -95,28 +95,28 @@ impl Life {
             let hold = FIRST_HOLD.mul_f64(2f64.powi(doublings)).min(LONGEST_HOLD);
             self.steady_from = Some(now + hold);
         }
-        self.enter(Phase::Joining, now);
+        self.enter(NodePhase::Joining, now);
     }
 
     /// It has told what it runs.
     pub fn reported(&mut self, now: Instant) {
-        if self.phase == Phase::Joining {
-            self.enter(Phase::Ready, now);
+        if self.phase == NodePhase::Joining {
+            self.enter(NodePhase::Ready, now);
         }
     }
 
     /// Its last link is gone.
     pub fn unlinked(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Joining | Phase::Ready) {
+        if matches!(self.phase, NodePhase::Joining | NodePhase::Ready) {
             self.penalty = self.decayed(now) + 1.0;
             self.punished = now;
-            self.enter(Phase::Suspect, now);
+            self.enter(NodePhase::Suspect, now);
         }
     }
 
     /// Its absence counts from now on only: nobody could have seen it before.
     pub fn excuse(&mut self, now: Instant) {
-        if self.phase == Phase::Suspect {
+        if self.phase == NodePhase::Suspect {
             self.since = now;
         }
     }
@@ -126,8 +126,8 @@ impl Life {
         if self.next_deadline(grace).is_none_or(|due| due > now) {
             return false;
         }
-        if self.phase == Phase::Suspect {
-            self.enter(Phase::Lost, now);
+        if self.phase == NodePhase::Suspect {
+            self.enter(NodePhase::Lost, now);
         } else {
             self.steady_from = None;
         }
@@ -138,9 +138,9 @@ impl Life {
     #[must_use]
     pub fn next_deadline(&self, grace: Duration) -> Option<Instant> {
         match self.phase {
-            Phase::Suspect => Some(self.since + grace),
-            Phase::Joining | Phase::Ready => self.steady_from,
-            Phase::Lost => None,
+            NodePhase::Suspect => Some(self.since + grace),
+            NodePhase::Joining | NodePhase::Ready => self.steady_from,
+            NodePhase::Lost => None,
         }
     }
 
@@ -150,7 +150,7 @@ impl Life {
         self.steady_from.is_none_or(|from| from <= now)
     }
 
-    fn enter(&mut self, phase: Phase, now: Instant) {
+    fn enter(&mut self, phase: NodePhase, now: Instant) {
         self.phase = phase;
         self.since = now;
     }
@@ -174,31 +174,31 @@ mod tests {
     #[test]
     fn a_node_joins_is_ready_is_suspected_and_is_lost() {
         let now = Instant::now();
-        let mut life = Life::away(now);
+        let mut life = NodeLifecycle::away(now);
         life.linked(now);
-        assert_eq!(life.phase(), Phase::Joining);
+        assert_eq!(life.phase(), NodePhase::Joining);
         life.reported(now);
         assert_eq!(
             (life.phase(), life.next_deadline(GRACE)),
-            (Phase::Ready, None)
+            (NodePhase::Ready, None)
         );
         life.unlinked(now);
-        assert_eq!(life.phase(), Phase::Suspect);
+        assert_eq!(life.phase(), NodePhase::Suspect);
         assert!(!life.expire(GRACE, now + second(4)));
         assert!(life.expire(GRACE, now + GRACE));
         assert_eq!(
             (life.phase(), life.next_deadline(GRACE)),
-            (Phase::Lost, None)
+            (NodePhase::Lost, None)
         );
         life.linked(now + second(60));
         life.reported(now + second(60));
-        assert!(life.phase() == Phase::Ready && life.is_steady(now + second(60)));
+        assert!(life.phase() == NodePhase::Ready && life.is_steady(now + second(60)));
     }
 
     #[test]
     fn an_excused_absence_counts_anew() {
         let now = Instant::now();
-        let mut life = Life::away(now);
+        let mut life = NodeLifecycle::away(now);
         life.excuse(now + second(4));
         assert!(!life.expire(GRACE, now + second(8)));
         assert!(life.expire(GRACE, now + second(9)));
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn a_node_that_comes_and_goes_has_to_stay_ever_longer() {
         let mut now = Instant::now();
-        let mut life = Life::away(now);
+        let mut life = NodeLifecycle::away(now);
         let mut holds = Vec::new();
         for _ in 0..9 {
             life.linked(now);
@@ -228,7 +228,7 @@ mod tests {
         assert!(life.is_steady(now + LONGEST_HOLD));
         assert_eq!(
             (life.phase(), life.next_deadline(GRACE)),
-            (Phase::Ready, None)
+            (NodePhase::Ready, None)
         );
         // An hour later all is forgiven.
         now += second(3_600);

@@ -19,6 +19,7 @@ pub mod health;
 pub mod name;
 pub mod placement;
 pub mod quality;
+pub mod revision;
 pub mod rollout;
 pub mod routing;
 pub mod scaling;
@@ -26,4 +27,5 @@ pub mod spec;
 pub mod units;
 
 pub use name::{ArtifactName, ModelName, NodeName, RouterName, TaskName, ZoneName};
-pub use units::{Bytes, Joules, Span, Watts};
+pub use revision::{ModelRevision, StoreRevision};
+pub use units::{Bytes, HumanDuration, Joules, Watts};

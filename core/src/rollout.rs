@@ -1,41 +1,38 @@
 //! Changing the revision of a model that is being served: a few replicas at a time, back to
 //! the revision that worked where the new one does not load.
 
-use crate::NodeName;
-
-/// A revision of what is served; see [`Model::serving_revision`](crate::spec::Model::serving_revision).
-pub type Revision = u64;
+use crate::{ModelRevision, NodeName};
 
 /// One in so many replicas may change at once, at least one.
 const PART: usize = 4;
 
 /// A replica as a rollout sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Replica<'a> {
+pub struct RolloutReplica<'a> {
     pub node: &'a NodeName,
     /// What it was told to serve.
-    pub assigned: Revision,
+    pub assigned: ModelRevision,
     /// What it answers with, if it answers.
-    pub answers: Option<Revision>,
+    pub answers: Option<ModelRevision>,
     /// Whether it failed to load what it was told to serve.
     pub failed: bool,
 }
 
 /// The revisions of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Revisions {
+pub struct ModelRevisions {
     /// That of the wish.
-    pub wished: Revision,
+    pub wished: ModelRevision,
     /// The last one that every replica served.
-    pub stable: Option<Revision>,
+    pub stable: Option<ModelRevision>,
     /// One that was wished for and did not load.
-    pub condemned: Option<Revision>,
+    pub condemned: Option<ModelRevision>,
 }
 
-impl Revisions {
+impl ModelRevisions {
     /// What should be served.
     #[must_use]
-    pub fn goal(self) -> Revision {
+    pub fn goal(self) -> ModelRevision {
         match self.stable {
             Some(stable) if self.condemned == Some(self.wished) => stable,
             _ => self.wished,
@@ -45,7 +42,7 @@ impl Revisions {
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step<'a> {
+pub enum RolloutStep<'a> {
     /// Nothing, for now.
     Wait,
     /// These replicas are to serve the goal.
@@ -63,21 +60,26 @@ pub enum Step<'a> {
 /// answer one is changed first, and once the goal runs there, a quarter at a time; never while
 /// as many do not answer.
 #[must_use]
-pub fn next<'a>(revisions: Revisions, replicas: &[Replica<'a>]) -> Step<'a> {
+pub fn next<'a>(revisions: ModelRevisions, replicas: &[RolloutReplica<'a>]) -> RolloutStep<'a> {
     let goal = revisions.goal();
-    let runs = |replica: &&Replica<'_>| replica.assigned == goal && replica.answers == Some(goal);
+    let runs =
+        |replica: &&RolloutReplica<'_>| replica.assigned == goal && replica.answers == Some(goal);
     let proven = replicas.iter().any(|replica| runs(&replica));
     let may_go_back = goal == revisions.wished && revisions.stable.is_some_and(|s| s != goal);
     if may_go_back && !proven {
         let failed = replicas.iter().find(|r| r.assigned == goal && r.failed);
         if let Some(failed) = failed {
-            return Step::RollBack(failed.node);
+            return RolloutStep::RollBack(failed.node);
         }
     }
     let outdated = || replicas.iter().filter(|r| r.assigned != goal);
     if outdated().next().is_none() {
         let settled = !replicas.is_empty() && replicas.iter().all(|r| runs(&r));
-        return if settled { Step::Settled } else { Step::Wait };
+        return if settled {
+            RolloutStep::Settled
+        } else {
+            RolloutStep::Wait
+        };
     }
     let idle: Vec<_> = outdated().filter(|r| r.answers.is_none()).collect();
     let changing = replicas
@@ -98,9 +100,9 @@ pub fn next<'a>(revisions: Revisions, replicas: &[Replica<'a>]) -> Step<'a> {
         .map(|r| r.node)
         .collect();
     if change.is_empty() {
-        Step::Wait
+        RolloutStep::Wait
     } else {
-        Step::Change(change)
+        RolloutStep::Change(change)
     }
 }
 
@@ -109,9 +111,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const OLD: Revision = 1;
-    const NEW: Revision = 2;
-    const UPGRADE: Revisions = Revisions {
+    const OLD: ModelRevision = ModelRevision(1);
+    const NEW: ModelRevision = ModelRevision(2);
+    const UPGRADE: ModelRevisions = ModelRevisions {
         wished: NEW,
         stable: Some(OLD),
         condemned: None,
@@ -123,8 +125,8 @@ mod tests {
             .collect()
     }
 
-    fn serving(names: &[NodeName], revision: Revision) -> Vec<Replica<'_>> {
-        let replica = |node| Replica {
+    fn serving(names: &[NodeName], revision: ModelRevision) -> Vec<RolloutReplica<'_>> {
+        let replica = |node| RolloutReplica {
             node,
             assigned: revision,
             answers: Some(revision),
@@ -137,21 +139,24 @@ mod tests {
     fn one_goes_first_then_a_quarter_at_a_time() {
         let names = names(12);
         let mut replicas = serving(&names, OLD);
-        assert_eq!(next(UPGRADE, &replicas), Step::Change(vec![&names[0]]));
+        assert_eq!(
+            next(UPGRADE, &replicas),
+            RolloutStep::Change(vec![&names[0]])
+        );
         replicas[0].assigned = NEW;
         replicas[0].answers = None;
-        assert_eq!(next(UPGRADE, &replicas), Step::Wait);
+        assert_eq!(next(UPGRADE, &replicas), RolloutStep::Wait);
         replicas[0].answers = Some(NEW);
         let three = names[1..4].iter().collect();
-        assert_eq!(next(UPGRADE, &replicas), Step::Change(three));
+        assert_eq!(next(UPGRADE, &replicas), RolloutStep::Change(three));
         replicas[1].assigned = NEW;
         let two = names[2..4].iter().collect();
         assert_eq!(
             next(UPGRADE, &replicas),
-            Step::Change(two),
+            RolloutStep::Change(two),
             "one is still changing"
         );
-        assert_eq!(next(UPGRADE, &serving(&names, NEW)), Step::Settled);
+        assert_eq!(next(UPGRADE, &serving(&names, NEW)), RolloutStep::Settled);
     }
 
     #[test]
@@ -159,38 +164,44 @@ mod tests {
         let names = names(3);
         let mut replicas = serving(&names, OLD);
         replicas[2].answers = None;
-        assert_eq!(next(UPGRADE, &replicas), Step::Change(vec![&names[2]]));
+        assert_eq!(
+            next(UPGRADE, &replicas),
+            RolloutStep::Change(vec![&names[2]])
+        );
     }
 
     #[test]
     fn a_revision_that_does_not_load_is_rolled_back_unless_it_runs_somewhere() {
         let names = names(2);
         let mut replicas = serving(&names, OLD);
-        replicas[0] = Replica {
+        replicas[0] = RolloutReplica {
             assigned: NEW,
             answers: None,
             failed: true,
             ..replicas[0]
         };
-        assert_eq!(next(UPGRADE, &replicas), Step::RollBack(&names[0]));
-        let back = Revisions {
+        assert_eq!(next(UPGRADE, &replicas), RolloutStep::RollBack(&names[0]));
+        let back = ModelRevisions {
             condemned: Some(NEW),
             ..UPGRADE
         };
-        assert_eq!(next(back, &replicas), Step::Change(vec![&names[0]]));
+        assert_eq!(next(back, &replicas), RolloutStep::Change(vec![&names[0]]));
         replicas[1] = serving(&names, NEW)[1];
-        assert_eq!(next(UPGRADE, &replicas), Step::Wait);
+        assert_eq!(next(UPGRADE, &replicas), RolloutStep::Wait);
         // Without one that worked there is nothing to go back to.
-        let first = Revisions {
+        let first = ModelRevisions {
             stable: None,
             ..UPGRADE
         };
-        assert_ne!(next(first, &replicas[..1]), Step::RollBack(&names[0]));
+        assert_ne!(
+            next(first, &replicas[..1]),
+            RolloutStep::RollBack(&names[0])
+        );
     }
 
     #[test]
     fn nothing_is_settled_without_replicas() {
-        assert_eq!(next(UPGRADE, &[]), Step::Wait);
+        assert_eq!(next(UPGRADE, &[]), RolloutStep::Wait);
     }
 
     proptest! {
@@ -201,16 +212,16 @@ mod tests {
             let mut left = vec![0; n];
             for _ in 0..200 {
                 match next(UPGRADE, &replicas) {
-                    Step::Settled => return Ok(()),
-                    Step::Change(change) => for (i, replica) in replicas.iter_mut().enumerate() {
+                    RolloutStep::Settled => return Ok(()),
+                    RolloutStep::Change(change) => for (i, replica) in replicas.iter_mut().enumerate() {
                         if change.contains(&replica.node) {
                             replica.assigned = NEW;
                             replica.answers = None;
                             left[i] = loads;
                         }
                     },
-                    Step::Wait => {}
-                    Step::RollBack(node) => panic!("{node} has not failed"),
+                    RolloutStep::Wait => {}
+                    RolloutStep::RollBack(node) => panic!("{node} has not failed"),
                 }
                 let away = replicas.iter().filter(|r| r.answers.is_none()).count();
                 prop_assert!(away <= (n / PART).max(1));

@@ -19,7 +19,7 @@ const DOWN_AFTER: Duration = Duration::from_secs(60);
 
 /// What a model's replicas are doing, all together.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Load {
+pub struct ModelLoad {
     /// Replicas that answer.
     pub ready: u32,
     /// Requests that one replica computes at once.
@@ -38,7 +38,7 @@ pub struct Load {
 
 /// The number of replicas of one model.
 #[derive(Debug, Clone)]
-pub struct Scaler {
+pub struct ReplicaScaler {
     target: u32,
     /// Since when there is reason for more.
     pressed: Option<Instant>,
@@ -48,7 +48,7 @@ pub struct Scaler {
     begun: u64,
 }
 
-impl Scaler {
+impl ReplicaScaler {
     /// A model that has `placed` replicas. It counts as used now: how long it was not is not
     /// known.
     #[must_use]
@@ -69,7 +69,13 @@ impl Scaler {
     }
 
     /// Looks at the load at `now`. `keep_alive` counts where the minimum is 0.
-    pub fn observe(&mut self, bounds: Replicas, keep_alive: Duration, load: &Load, now: Instant) {
+    pub fn observe(
+        &mut self,
+        bounds: Replicas,
+        keep_alive: Duration,
+        load: &ModelLoad,
+        now: Instant,
+    ) {
         let under_way = load.active + load.queued + load.waiting;
         if under_way > 0 || load.begun != self.begun {
             self.used = now;
@@ -116,7 +122,7 @@ mod tests {
     const ALIVE: Duration = Duration::from_secs(300);
 
     struct Bench {
-        scaler: Scaler,
+        scaler: ReplicaScaler,
         now: Instant,
         bounds: Replicas,
     }
@@ -125,7 +131,7 @@ mod tests {
         fn new(min: u32, max: u32, placed: u32) -> Self {
             let now = Instant::now();
             let mut bench = Self {
-                scaler: Scaler::new(placed, now),
+                scaler: ReplicaScaler::new(placed, now),
                 now,
                 bounds: Replicas { min, max },
             };
@@ -133,8 +139,8 @@ mod tests {
             bench
         }
 
-        fn look(&mut self, load: &Load) -> u32 {
-            let load = Load {
+        fn look(&mut self, load: &ModelLoad) -> u32 {
+            let load = ModelLoad {
                 ready: self.scaler.target,
                 ..*load
             };
@@ -143,7 +149,7 @@ mod tests {
         }
 
         /// The same load, looked at every second.
-        fn during(&mut self, seconds: u64, load: &Load) -> u32 {
+        fn during(&mut self, seconds: u64, load: &ModelLoad) -> u32 {
             for _ in 0..seconds {
                 self.now += Duration::from_secs(1);
                 self.look(load);
@@ -152,13 +158,13 @@ mod tests {
         }
     }
 
-    fn busy(active: u32, queued: u32) -> Load {
-        Load {
+    fn busy(active: u32, queued: u32) -> ModelLoad {
+        ModelLoad {
             concurrency: 4,
             active,
             queued,
             wait: Duration::from_secs(1),
-            ..Load::default()
+            ..ModelLoad::default()
         }
     }
 
@@ -175,12 +181,12 @@ mod tests {
     #[test]
     fn a_short_queue_that_moves_fast_adds_nothing() {
         let mut bench = Bench::new(1, 3, 1);
-        let load = Load {
+        let load = ModelLoad {
             wait: Duration::from_millis(40),
             ..busy(4, 2)
         };
         assert_eq!(bench.during(60, &load), 1);
-        let load = Load {
+        let load = ModelLoad {
             wait: Duration::from_millis(40),
             ..busy(4, 4)
         };
@@ -192,7 +198,7 @@ mod tests {
         let mut bench = Bench::new(1, 5, 1);
         for _ in 0..60 {
             bench.now += Duration::from_secs(1);
-            let load = Load {
+            let load = ModelLoad {
                 ready: 1,
                 ..busy(4, 9)
             };
@@ -219,7 +225,7 @@ mod tests {
         assert_eq!(
             bench.during(
                 1,
-                &Load {
+                &ModelLoad {
                     begun: 7,
                     ..busy(0, 0)
                 }
@@ -229,7 +235,7 @@ mod tests {
         assert_eq!(
             bench.during(
                 299,
-                &Load {
+                &ModelLoad {
                     begun: 7,
                     ..busy(0, 0)
                 }
@@ -239,7 +245,7 @@ mod tests {
         assert_eq!(
             bench.during(
                 2,
-                &Load {
+                &ModelLoad {
                     begun: 7,
                     ..busy(0, 0)
                 }
@@ -249,7 +255,7 @@ mod tests {
         assert_eq!(
             bench.during(
                 60,
-                &Load {
+                &ModelLoad {
                     begun: 7,
                     ..busy(0, 0)
                 }
@@ -257,7 +263,7 @@ mod tests {
             0
         );
         assert_eq!(
-            bench.look(&Load {
+            bench.look(&ModelLoad {
                 waiting: 1,
                 ..busy(0, 0)
             }),

@@ -48,7 +48,7 @@ pub struct Bytes(pub u64);
 #[error(
     "'{0}' is not an amount of bytes: write a number with B, KiB, MiB, GiB, TiB, KB, MB, GB or TB"
 )]
-pub struct BytesError(String);
+pub struct ParseBytesError(String);
 
 /// Unit suffixes with their factors; the first of each factor is used for printing.
 const UNITS: &[(&str, u64)] = &[
@@ -89,10 +89,10 @@ impl std::iter::Sum for Bytes {
 }
 
 impl FromStr for Bytes {
-    type Err = BytesError;
+    type Err = ParseBytesError;
 
-    fn from_str(text: &str) -> Result<Self, BytesError> {
-        let fault = || BytesError(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, ParseBytesError> {
+        let fault = || ParseBytesError(text.to_owned());
         let trimmed = text.trim();
         let (number, factor) = UNITS
             .iter()
@@ -151,15 +151,15 @@ impl<'de> Deserialize<'de> for Bytes {
 
 /// A length of time, written as people do: `90s`, `5m`, `1h 30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub std::time::Duration);
+pub struct HumanDuration(pub std::time::Duration);
 
-impl fmt::Display for Span {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         humantime::format_duration(self.0).fmt(f)
     }
 }
 
-impl FromStr for Span {
+impl FromStr for HumanDuration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -169,13 +169,13 @@ impl FromStr for Span {
     }
 }
 
-impl Serialize for Span {
+impl Serialize for HumanDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(de::Error::custom)

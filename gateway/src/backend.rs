@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use flotilla_core::generate::{
-    EmbedRequest, Embeddings, Event, GenerateRequest, RequestError, Route,
+    EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, RequestError, Route,
 };
 use flotilla_core::{ModelName, NodeName, TaskName};
 use futures::Stream;
@@ -13,17 +13,17 @@ use crate::ApiError;
 
 /// Events of a generation, in the groups in which they arrived. Dropping it stops the
 /// generation.
-pub type Batches = Pin<Box<dyn Stream<Item = Result<Vec<Event>, RequestError>> + Send>>;
+pub type EventStream = Pin<Box<dyn Stream<Item = Result<Vec<GenerateEvent>, RequestError>> + Send>>;
 
 /// An answer and who gives it.
-pub struct Answer<T> {
-    pub by: Server,
+pub struct BackendAnswer<T> {
+    pub by: ServedBy,
     pub content: T,
 }
 
 /// Who answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub struct ServedBy {
     pub model: ModelName,
     /// The task that the model was chosen for, if it was.
     pub task: Option<TaskName>,
@@ -34,23 +34,23 @@ pub struct Server {
     pub decision: String,
 }
 
-impl Server {
+impl ServedBy {
     /// What the client is told where the answer broke off, with the prompt in `field`.
     pub(crate) fn failed(&self, error: RequestError, field: &str) -> ApiError {
         let decision = Some(self.decision.clone());
-        ApiError::prompt_in(field)(Refusal { error, decision })
+        ApiError::prompt_in(field)(BackendError { error, decision })
     }
 }
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct BackendError {
     pub error: RequestError,
     /// Under which name the decision is on record, if one was made.
     pub decision: Option<String>,
 }
 
-impl From<RequestError> for Refusal {
+impl From<RequestError> for BackendError {
     fn from(error: RequestError) -> Self {
         Self {
             error,
@@ -82,13 +82,13 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn generate(
         &self,
         request: GenerateRequest<Route>,
-    ) -> impl Future<Output = Result<Answer<Batches>, Refusal>> + Send;
+    ) -> impl Future<Output = Result<BackendAnswer<EventStream>, BackendError>> + Send;
 
     /// Turns texts into vectors.
     fn embed(
         &self,
         request: EmbedRequest<Route>,
-    ) -> impl Future<Output = Result<Answer<Embeddings>, Refusal>> + Send;
+    ) -> impl Future<Output = Result<BackendAnswer<Embeddings>, BackendError>> + Send;
 
     /// All models, in order of their names.
     fn models(&self) -> Vec<ModelCard>;

@@ -97,18 +97,18 @@ mod tests {
     use super::*;
 
     #[derive(Debug, serde::Deserialize)]
-    struct Request {
+    struct JsonBody {
         #[allow(dead_code)]
-        inner: Vec<Inner>,
+        inner: Vec<JsonError>,
     }
     #[derive(Debug, serde::Deserialize)]
-    struct Inner {
+    struct JsonError {
         #[allow(dead_code)]
         number: u32,
     }
 
     fn error(json: &str) -> serde_json::Value {
-        let body = parse::<Request>(json.as_bytes()).unwrap_err().json();
+        let body = parse::<JsonBody>(json.as_bytes()).unwrap_err().json();
         serde_json::from_slice::<serde_json::Value>(&body).unwrap()["error"].take()
     }
 

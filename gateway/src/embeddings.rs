@@ -3,14 +3,14 @@
 use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use flotilla_core::admission::Standing;
-use flotilla_core::generate::{EmbedRequest, RequestError, Target};
+use flotilla_core::admission::QueueKey;
+use flotilla_core::generate::{EmbedRequest, RequestError, RouteTarget};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Answer;
+use crate::backend::BackendAnswer;
 use crate::chat::json_response;
-use crate::route::{Pins, route};
+use crate::route::{RoutingFields, route};
 use crate::usage::EnergyJson;
 use crate::{ApiError, Backend};
 
@@ -27,7 +27,7 @@ pub(crate) struct EmbeddingBody {
     #[serde(default)]
     dimensions: Option<usize>,
     #[serde(default)]
-    flotilla: Option<Pins>,
+    flotilla: Option<RoutingFields>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,7 +75,7 @@ pub(crate) async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
     let route = route(&body.model, body.flotilla, headers)?;
-    if !matches!(route.target, Target::Model(_)) {
+    if !matches!(route.target, RouteTarget::Model(_)) {
         return Err(RequestError::invalid(
             "model",
             "Embeddings of two models cannot be compared: name the model.",
@@ -107,10 +107,10 @@ pub(crate) async fn answer(
     let request = EmbedRequest {
         model: route,
         inputs,
-        standing: Standing::default(),
+        queue_key: QueueKey::default(),
         deadline: None,
     };
-    let Answer { by, content } = backend
+    let BackendAnswer { by, content } = backend
         .embed(request)
         .await
         .map_err(ApiError::prompt_in("input"))?;

@@ -8,7 +8,7 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::Refusal;
+use crate::BackendError;
 
 /// An error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,9 +88,9 @@ impl ApiError {
     }
 
     /// Names `field` where a prompt was too long: only the endpoint knows what it calls it.
-    pub(crate) fn prompt_in<E: Into<Refusal>>(field: &str) -> impl Fn(E) -> Self {
+    pub(crate) fn prompt_in<E: Into<BackendError>>(field: &str) -> impl Fn(E) -> Self {
         move |refusal| {
-            let Refusal { error, decision } = refusal.into();
+            let BackendError { error, decision } = refusal.into();
             let too_long = matches!(error, RequestError::ContextLength(_));
             let mut error = Self::from(error);
             if too_long {

@@ -20,8 +20,10 @@ mod sse;
 mod traced;
 mod usage;
 
-pub use backend::{Answer, Backend, Batches, ModelCard, Readiness, Refusal, Server};
+pub use backend::{
+    Backend, BackendAnswer, BackendError, EventStream, ModelCard, Readiness, ServedBy,
+};
 pub use body::read_json;
 pub use error::ApiError;
 pub use route::RouteBody;
-pub use router::{Limits, router};
+pub use router::{RequestLimits, router};

@@ -4,9 +4,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use flotilla_core::generate::{Input, RequestError, Route, Target};
-use flotilla_core::routing::Limits;
-use flotilla_core::{Joules, Span, TaskName, ZoneName};
+use flotilla_core::generate::{GenerateInput, RequestError, Route, RouteTarget};
+use flotilla_core::routing::AnswerLimits;
+use flotilla_core::{HumanDuration, Joules, TaskName, ZoneName};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use crate::chat::MessageField;
 /// The field `flotilla` of a request's body. Each of its fields can be a header as well.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct Pins {
+pub(crate) struct RoutingFields {
     /// The task it belongs to.
     task: Option<String>,
     /// The privacy zone it must stay in.
@@ -25,13 +25,13 @@ pub(crate) struct Pins {
     /// `low`, `normal` or `high`.
     priority: Option<String>,
     /// Within what time the answer must be complete: milliseconds, or a text such as `2s`.
-    deadline: Option<Scalar>,
+    deadline: Option<NumberOrText>,
     /// Quality that the model must have been measured to have for the task, 0 to 1.
     #[serde(alias = "minQuality")]
-    min_quality: Option<Scalar>,
+    min_quality: Option<NumberOrText>,
     /// Most energy that the answer may be predicted to take.
     #[serde(alias = "maxJoules")]
-    max_joules: Option<Scalar>,
+    max_joules: Option<NumberOrText>,
     /// Any text that the requests of one session share.
     session: Option<String>,
 }
@@ -39,12 +39,12 @@ pub(crate) struct Pins {
 /// A number, or a text that stands for one.
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "a number or a text")]
-enum Scalar {
+enum NumberOrText {
     Number(f64),
     Text(String),
 }
 
-impl Scalar {
+impl NumberOrText {
     fn into_text(self) -> String {
         match self {
             Self::Number(number) => number.to_string(),
@@ -57,12 +57,12 @@ impl Scalar {
 const LONGEST_DEADLINE: Duration = Duration::from_secs(86_400);
 
 /// What was pinned, with the field or the header that did.
-struct Pinned {
+struct RoutingField {
     field: String,
     value: String,
 }
 
-impl Pinned {
+impl RoutingField {
     fn read<T: FromStr>(self) -> Result<T, RequestError>
     where
         T::Err: std::fmt::Display,
@@ -91,8 +91,8 @@ impl Pinned {
         let time = match millis {
             Some(millis) => Duration::from_millis(millis.into()),
             None => {
-                let span: Option<Span> = self.value.trim().parse().ok();
-                span.map_or(Duration::ZERO, |Span(time)| time)
+                let span: Option<HumanDuration> = self.value.trim().parse().ok();
+                span.map_or(Duration::ZERO, |HumanDuration(time)| time)
             }
         };
         if time.is_zero() || time > LONGEST_DEADLINE {
@@ -114,28 +114,28 @@ pub(crate) fn session(name: &str) -> u64 {
 /// Reads whom a request is for and what it asks of the answer.
 pub(crate) fn route(
     model: &str,
-    pins: Option<Pins>,
+    pins: Option<RoutingFields>,
     headers: &HeaderMap,
 ) -> Result<Route, RequestError> {
     let pins = pins.unwrap_or_default();
     let pinned = |field: Option<String>, name: &'static str, header: &'static str| {
         if let Some(value) = field {
             let field = format!("flotilla.{name}");
-            return Some(Pinned { field, value });
+            return Some(RoutingField { field, value });
         }
         let value = String::from_utf8_lossy(headers.get(header)?.as_bytes());
-        Some(Pinned {
+        Some(RoutingField {
             field: header.to_owned(),
             value: value.into_owned(),
         })
     };
-    let scalar = |of: Option<Scalar>| of.map(Scalar::into_text);
-    let mut target = Target::parse(model)?;
-    if let Some(Pinned { field, value }) = pinned(pins.task, "task", "x-flotilla-task") {
+    let scalar = |of: Option<NumberOrText>| of.map(NumberOrText::into_text);
+    let mut target = RouteTarget::parse(model)?;
+    if let Some(RoutingField { field, value }) = pinned(pins.task, "task", "x-flotilla-task") {
         let name = TaskName::new(&value).map_err(|_| RequestError::TaskNotFound(value))?;
         match &target {
-            Target::Auto => target = Target::Task(name),
-            Target::Task(same) if *same == name => {}
+            RouteTarget::Auto => target = RouteTarget::Task(name),
+            RouteTarget::Task(same) if *same == name => {}
             _ => {
                 return Err(RequestError::invalid(
                     field,
@@ -147,7 +147,7 @@ pub(crate) fn route(
         }
     }
     let zone = pinned(pins.zone, "zone", "x-flotilla-zone");
-    let zone = zone.map(|Pinned { field, value }| {
+    let zone = zone.map(|RoutingField { field, value }| {
         ZoneName::new(&value)
             .map_err(|error| RequestError::invalid(field, format!("The zone '{value}' {error}.")))
     });
@@ -167,12 +167,12 @@ pub(crate) fn route(
     Ok(Route {
         target,
         zone: zone.transpose()?,
-        priority: priority.map(Pinned::read).transpose()?,
-        flow: headers
+        priority: priority.map(RoutingField::read).transpose()?,
+        fairness_key: headers
             .get(AUTHORIZATION)
             .map_or(0, |key| xxh3_64(key.as_bytes())),
-        deadline: deadline.map(Pinned::time).transpose()?,
-        limits: Limits {
+        deadline: deadline.map(RoutingField::time).transpose()?,
+        limits: AnswerLimits {
             min_quality: quality
                 .map(|pin| pin.number(|n| (0.0..=1.0).contains(&n), "a number from 0 to 1"))
                 .transpose()?,
@@ -197,7 +197,7 @@ pub struct RouteBody {
     #[serde(default, alias = "text", alias = "input")]
     prompt: Option<String>,
     #[serde(default)]
-    flotilla: Option<Pins>,
+    flotilla: Option<RoutingFields>,
     #[serde(default)]
     max_tokens: Option<u32>,
     #[serde(default)]
@@ -210,13 +210,16 @@ impl RouteBody {
     /// # Errors
     /// [`RequestError`] for what the request itself would be refused for, and where it has
     /// neither `messages` nor `prompt`.
-    pub fn check(self, headers: &HeaderMap) -> Result<(Route, Input, Option<u32>), RequestError> {
+    pub fn check(
+        self,
+        headers: &HeaderMap,
+    ) -> Result<(Route, GenerateInput, Option<u32>), RequestError> {
         let most = self.max_completion_tokens.or(self.max_tokens);
         let model = self.model.as_deref().unwrap_or("auto");
         let route = route(model, self.flotilla, headers)?;
         let input = match (self.messages, self.prompt) {
-            (Some(messages), None) => Input::Chat(crate::chat::check_messages(messages)?),
-            (None, Some(prompt)) => Input::Text(prompt),
+            (Some(messages), None) => GenerateInput::Chat(crate::chat::check_messages(messages)?),
+            (None, Some(prompt)) => GenerateInput::Text(prompt),
             _ => {
                 return Err(RequestError::invalid(
                     "messages",
@@ -269,9 +272,9 @@ mod tests {
         assert_eq!(route.deadline, Some(Duration::from_millis(1_500)));
         assert_eq!(route.limits.min_quality, Some(0.9));
         assert_eq!(route.limits.max_joules, Some(Joules(2.5)));
-        assert!(route.session.is_some() && route.flow != 0);
+        assert!(route.session.is_some() && route.fairness_key != 0);
         let other = read("auto", "null", &[("authorization", "Bearer two")]).unwrap();
-        assert_ne!(other.flow, route.flow);
+        assert_ne!(other.fairness_key, route.fairness_key);
         let from_header = read("auto", "null", &headers).unwrap();
         assert_eq!(from_header.deadline, Some(Duration::from_secs(2)));
         for (body, field) in [

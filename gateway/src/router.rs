@@ -14,39 +14,39 @@ use tower::layer::layer_fn;
 use crate::chat::{ChatBody, json_response};
 use crate::completions::CompletionBody;
 use crate::embeddings::EmbeddingBody;
-use crate::traced::Traced;
-use crate::{ApiError, Backend, Server, body, chat, completions, embeddings, models};
+use crate::traced::TraceService;
+use crate::{ApiError, Backend, ServedBy, body, chat, completions, embeddings, models};
 
 /// What a request may be at most.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct RequestLimits {
     /// Size of a request's body in bytes.
     pub body: usize,
 }
 
-impl Default for Limits {
+impl Default for RequestLimits {
     fn default() -> Self {
         Self { body: 4 << 20 }
     }
 }
 
 #[derive(Clone)]
-struct App<B> {
+struct GatewayState<B> {
     backend: B,
-    limits: Limits,
+    limits: RequestLimits,
 }
 
 /// The OpenAI-compatible API over `backend`, with `/healthz` and `/readyz`. Anything else is
 /// answered 404 in OpenAI's shape. Requests that are sampled are traced by `tracer`.
-pub fn router<B: Backend>(backend: B, limits: Limits, tracer: Tracer) -> Router {
-    let app = App { backend, limits };
-    let only = |route: MethodRouter<App<B>>| route.fallback(wrong_method);
+pub fn router<B: Backend>(backend: B, limits: RequestLimits, tracer: Tracer) -> Router {
+    let app = GatewayState { backend, limits };
+    let only = |route: MethodRouter<GatewayState<B>>| route.fallback(wrong_method);
     let mut inference = Router::new()
         .route("/v1/chat/completions", only(post(chat_completions)))
         .route("/v1/completions", only(post(text_completions)))
         .route("/v1/embeddings", only(post(create_embeddings)));
     if tracer.is_on() {
-        inference = inference.route_layer(layer_fn(move |inner| Traced {
+        inference = inference.route_layer(layer_fn(move |inner| TraceService {
             tracer: tracer.clone(),
             inner,
         }));
@@ -61,7 +61,7 @@ pub fn router<B: Backend>(backend: B, limits: Limits, tracer: Tracer) -> Router 
 }
 
 /// Says on the response who answered, what for, and how many were asked.
-pub(crate) fn tag(response: &mut Response, by: &Server) {
+pub(crate) fn tag(response: &mut Response, by: &ServedBy) {
     const MODEL: HeaderName = HeaderName::from_static("x-flotilla-model");
     const NODE: HeaderName = HeaderName::from_static("x-flotilla-node");
     const ATTEMPTS: HeaderName = HeaderName::from_static("x-flotilla-attempts");
@@ -86,7 +86,7 @@ pub(crate) fn tag(response: &mut Response, by: &Server) {
 pub(crate) const DECISION: HeaderName = HeaderName::from_static("x-flotilla-decision");
 
 async fn chat_completions<B: Backend>(
-    State(app): State<App<B>>,
+    State(app): State<GatewayState<B>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -97,7 +97,7 @@ async fn chat_completions<B: Backend>(
 }
 
 async fn text_completions<B: Backend>(
-    State(app): State<App<B>>,
+    State(app): State<GatewayState<B>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -106,7 +106,7 @@ async fn text_completions<B: Backend>(
 }
 
 async fn create_embeddings<B: Backend>(
-    State(app): State<App<B>>,
+    State(app): State<GatewayState<B>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -114,25 +114,25 @@ async fn create_embeddings<B: Backend>(
     embeddings::answer(&app.backend, body, &headers).await
 }
 
-async fn list_models<B: Backend>(State(app): State<App<B>>) -> Response {
+async fn list_models<B: Backend>(State(app): State<GatewayState<B>>) -> Response {
     models::list(&app.backend)
 }
 
 async fn get_model<B: Backend>(
-    State(app): State<App<B>>,
+    State(app): State<GatewayState<B>>,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
     models::get(&app.backend, &name)
 }
 
-async fn ready<B: Backend>(State(app): State<App<B>>) -> Response {
+async fn ready<B: Backend>(State(app): State<GatewayState<B>>) -> Response {
     #[derive(Serialize)]
-    struct Ready {
+    struct ReadyJson {
         ready: bool,
         notes: Vec<String>,
     }
     let readiness = app.backend.readiness();
-    let mut response = json_response(&Ready {
+    let mut response = json_response(&ReadyJson {
         ready: readiness.ready,
         notes: readiness.notes,
     });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_core::generate::{RequestError, Sampling};
+use flotilla_core::generate::{RequestError, SamplingParams};
 use serde::Deserialize;
 
 use crate::number::within;
@@ -44,8 +44,11 @@ impl SamplingFields {
     }
 
     /// Checks the fields. `max_tokens` comes with the name of the field it was in.
-    pub(crate) fn check(self, max_tokens: Option<(&str, u32)>) -> Result<Sampling, RequestError> {
-        let defaults = Sampling::default();
+    pub(crate) fn check(
+        self,
+        max_tokens: Option<(&str, u32)>,
+    ) -> Result<SamplingParams, RequestError> {
+        let defaults = SamplingParams::default();
         let stop = match self.stop {
             None => Vec::new(),
             Some(Stop::One(text)) => vec![text],
@@ -74,7 +77,7 @@ impl SamplingFields {
             None | Some(-1 | 0) => None,
             Some(k) => Some(within("top_k", k, 1..=i64::from(u32::MAX))? as u32),
         };
-        Ok(Sampling {
+        Ok(SamplingParams {
             temperature: self.temperature.map_or(Ok(defaults.temperature), |t| {
                 within("temperature", t, 0.0..=2.0)
             })?,
@@ -115,17 +118,17 @@ impl SamplingFields {
 mod tests {
     use super::*;
 
-    fn check(json: &str) -> Result<Sampling, String> {
+    fn check(json: &str) -> Result<SamplingParams, String> {
         let fields: SamplingFields = serde_json::from_str(json).unwrap();
         fields.check(None).map_err(|e| e.to_string())
     }
 
     #[test]
     fn nothing_given_is_the_default() {
-        assert_eq!(check("{}"), Ok(Sampling::default()));
+        assert_eq!(check("{}"), Ok(SamplingParams::default()));
         assert_eq!(
             check(r#"{"temperature": null, "top_k": -1}"#),
-            Ok(Sampling::default())
+            Ok(SamplingParams::default())
         );
     }
 

@@ -6,18 +6,18 @@ use std::task::{Context, Poll, ready};
 use axum::body::Body;
 use axum::response::Response;
 use bytes::{BufMut, Bytes, BytesMut};
-use flotilla_core::generate::{Event, RequestError};
+use flotilla_core::generate::{GenerateEvent, RequestError};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue};
 use http_body::Frame;
 use serde::Serialize;
 
-use crate::{ApiError, Batches};
+use crate::{ApiError, EventStream};
 
 /// Writes events in the shape of one API.
 pub(crate) trait EventWriter: Send + Unpin + 'static {
     /// Appends the frames of one event.
-    fn write(&mut self, event: Event, out: &mut BytesMut);
+    fn write(&mut self, event: GenerateEvent, out: &mut BytesMut);
 }
 
 /// Appends one frame: `data: `, what `json` writes, and the blank line.
@@ -34,12 +34,12 @@ pub(crate) fn put_json(out: &mut BytesMut, value: &impl Serialize) {
 }
 
 /// A response that streams `batches`.
-pub(crate) fn response(batches: Batches, writer: impl EventWriter) -> Response {
+pub(crate) fn response(batches: EventStream, writer: impl EventWriter) -> Response {
     let body = SseBody {
         batches,
         writer,
         buffer: BytesMut::new(),
-        state: State::Open,
+        state: StreamState::Open,
     };
     let mut response = Response::new(Body::new(body));
     let headers = response.headers_mut();
@@ -54,7 +54,7 @@ pub(crate) fn response(batches: Batches, writer: impl EventWriter) -> Response {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum State {
+enum StreamState {
     Open,
     /// The answer is complete; the stream under it may still have to end.
     Complete,
@@ -62,20 +62,20 @@ enum State {
 }
 
 struct SseBody<W> {
-    batches: Batches,
+    batches: EventStream,
     writer: W,
     buffer: BytesMut,
-    state: State,
+    state: StreamState,
 }
 
 impl<W: EventWriter> SseBody<W> {
-    fn take(&mut self, batch: Vec<Event>) {
+    fn take(&mut self, batch: Vec<GenerateEvent>) {
         for event in batch {
-            let last = matches!(event, Event::Usage(_));
+            let last = matches!(event, GenerateEvent::Usage(_));
             self.writer.write(event, &mut self.buffer);
             if last {
                 self.buffer.put_slice(b"data: [DONE]\n\n");
-                self.state = State::Complete;
+                self.state = StreamState::Complete;
             }
         }
     }
@@ -83,7 +83,7 @@ impl<W: EventWriter> SseBody<W> {
     fn fail(&mut self, error: RequestError) {
         let json = ApiError::from(error).json();
         frame(&mut self.buffer, |out| out.put_slice(&json));
-        self.state = State::Ended;
+        self.state = StreamState::Ended;
     }
 }
 
@@ -96,12 +96,12 @@ impl<W: EventWriter> http_body::Body for SseBody<W> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
-        while this.state != State::Ended {
+        while this.state != StreamState::Ended {
             let batch = ready!(this.batches.as_mut().poll_next(cx));
             match (batch, this.state) {
                 (Some(Ok(events)), _) => this.take(events),
                 // What happens to the node after the last event is no concern of the client.
-                (Some(Err(_)) | None, State::Complete) => this.state = State::Ended,
+                (Some(Err(_)) | None, StreamState::Complete) => this.state = StreamState::Ended,
                 (Some(Err(error)), _) => this.fail(error),
                 (None, _) => this.fail(RequestError::NodeLost(
                     "the answer broke off before its end".into(),
@@ -119,27 +119,27 @@ impl<W: EventWriter> http_body::Body for SseBody<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::generate::{Delta, Usage};
+    use flotilla_core::generate::{ChoiceDelta, Usage};
     use futures::stream;
     use http_body_util::BodyExt;
 
     struct Plain;
     impl EventWriter for Plain {
-        fn write(&mut self, event: Event, out: &mut BytesMut) {
-            if let Event::Delta(delta) = event {
+        fn write(&mut self, event: GenerateEvent, out: &mut BytesMut) {
+            if let GenerateEvent::Delta(delta) = event {
                 frame(out, |out| out.put_slice(delta.content.as_bytes()));
             }
         }
     }
 
-    fn delta(text: &str) -> Event {
-        Event::Delta(Delta {
+    fn delta(text: &str) -> GenerateEvent {
+        GenerateEvent::Delta(ChoiceDelta {
             content: text.into(),
-            ..Delta::default()
+            ..ChoiceDelta::default()
         })
     }
 
-    async fn body(batches: Vec<Result<Vec<Event>, RequestError>>) -> String {
+    async fn body(batches: Vec<Result<Vec<GenerateEvent>, RequestError>>) -> String {
         let response = response(Box::pin(stream::iter(batches)), Plain);
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         String::from_utf8(bytes.to_vec()).unwrap()
@@ -147,7 +147,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_whole_answer_ends_with_done() {
-        let end = Event::Usage(Usage::default());
+        let end = GenerateEvent::Usage(Usage::default());
         let text = body(vec![Ok(vec![delta("a"), delta("b")]), Ok(vec![end])]).await;
         assert_eq!(text, "data: a\n\ndata: b\n\ndata: [DONE]\n\n");
     }

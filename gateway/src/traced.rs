@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
-use flotilla_telemetry::trace::{Stage, Tracer};
+use flotilla_telemetry::trace::{RequestSpan, Tracer};
 use futures::future::{BoxFuture, Either, FutureExt};
 use http_body_util::BodyExt;
 use tower::Service;
@@ -14,12 +14,12 @@ use tower::Service;
 /// Answers requests as the first part of their traces in this process, where they are sampled. The
 /// others, nearly all, are handed on as they are: nothing is boxed or cloned here for them.
 #[derive(Clone)]
-pub(crate) struct Traced<S> {
+pub(crate) struct TraceService<S> {
     pub(crate) tracer: Tracer,
     pub(crate) inner: S,
 }
 
-impl<S> Service<Request> for Traced<S>
+impl<S> Service<Request> for TraceService<S>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
     S::Future: Send + 'static,
@@ -65,7 +65,7 @@ fn name(route: &str) -> &'static str {
 }
 
 /// The response, which ends the stage with its last byte.
-fn hold(response: Response, stage: Stage) -> Response {
+fn hold(response: Response, stage: RequestSpan) -> Response {
     response.map(|body| {
         Body::new(body.map_frame(move |frame| {
             let _until_the_end = &stage;

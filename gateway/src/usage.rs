@@ -1,6 +1,6 @@
 //! What an answer took, as clients are told it.
 
-use flotilla_core::energy::Spent;
+use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::Usage;
 use serde::Serialize;
 
@@ -43,8 +43,8 @@ impl From<Usage> for UsageJson {
     }
 }
 
-impl From<Spent> for EnergyJson {
-    fn from(spent: Spent) -> Self {
+impl From<EnergyUsage> for EnergyJson {
+    fn from(spent: EnergyUsage) -> Self {
         Self {
             joules: spent.joules.0,
             source: spent.sources.as_str(),
@@ -60,7 +60,7 @@ impl From<Spent> for EnergyJson {
 mod tests {
     use super::*;
     use flotilla_core::Joules;
-    use flotilla_core::energy::{Grid, GridSpec, Source};
+    use flotilla_core::energy::{EnergySource, Grid, GridSpec};
     use serde_json::json;
 
     #[test]
@@ -73,7 +73,7 @@ mod tests {
         let usage = Usage {
             prompt_tokens: 3,
             completion_tokens: 4,
-            energy: Some(Spent::new(Joules(2.5), Source::Rapl.into()).at(rates)),
+            energy: Some(EnergyUsage::new(Joules(2.5), EnergySource::Rapl.into()).at(rates)),
             ..Usage::default()
         };
         let told = serde_json::to_value(UsageJson::from(usage)).unwrap();

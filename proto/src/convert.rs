@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use flotilla_core::admission::{Priority, Standing};
-use flotilla_core::energy::{Sources, Spent};
-use flotilla_core::generate as core;
+use flotilla_core::admission::{Priority, QueueKey};
+use flotilla_core::energy::{EnergySources, EnergyUsage};
+use flotilla_core::generate;
 use flotilla_core::{Bytes, Joules, ModelName, artifact};
 
 use crate::v1;
@@ -35,36 +35,38 @@ fn model_name(name: &str) -> Result<ModelName, ConvertError> {
     })
 }
 
-impl From<&core::GenerateRequest> for v1::GenerateRequest {
-    fn from(request: &core::GenerateRequest) -> Self {
+impl From<&generate::GenerateRequest> for v1::GenerateRequest {
+    fn from(request: &generate::GenerateRequest) -> Self {
         Self {
             model: request.model.as_str().to_owned(),
-            ..generate_request(request, request.standing)
+            ..generate_request(request, request.queue_key)
         }
     }
 }
 
-/// A request as it travels with a standing, without its model: that is for whoever sends it to fill
+/// A request as it travels with a queue_key, without its model: that is for whoever sends it to fill
 /// in.
 #[must_use]
 pub fn generate_request<M>(
-    request: &core::GenerateRequest<M>,
-    stands: Standing,
+    request: &generate::GenerateRequest<M>,
+    stands: QueueKey,
 ) -> v1::GenerateRequest {
     let (chat, text) = match &request.input {
-        core::Input::Chat(messages) => (messages.iter().map(Into::into).collect(), None),
-        core::Input::Text(text) => (Vec::new(), Some(text.clone())),
+        generate::GenerateInput::Chat(messages) => {
+            (messages.iter().map(Into::into).collect(), None)
+        }
+        generate::GenerateInput::Text(text) => (Vec::new(), Some(text.clone())),
     };
     let (tool_choice, named_tool) = match &request.tool_choice {
-        core::ToolChoice::Auto => (v1::ToolChoice::Auto, String::new()),
-        core::ToolChoice::None => (v1::ToolChoice::None, String::new()),
-        core::ToolChoice::Required => (v1::ToolChoice::Required, String::new()),
-        core::ToolChoice::Named(name) => (v1::ToolChoice::Named, name.clone()),
+        generate::ToolChoice::Auto => (v1::ToolChoice::Auto, String::new()),
+        generate::ToolChoice::None => (v1::ToolChoice::None, String::new()),
+        generate::ToolChoice::Required => (v1::ToolChoice::Required, String::new()),
+        generate::ToolChoice::Named(name) => (v1::ToolChoice::Named, name.clone()),
     };
     let (json_object, json_schema) = match &request.constraint {
         None => (false, None),
-        Some(core::Constraint::JsonObject) => (true, None),
-        Some(core::Constraint::JsonSchema(schema)) => (false, Some(schema.clone())),
+        Some(generate::OutputConstraint::JsonObject) => (true, None),
+        Some(generate::OutputConstraint::JsonSchema(schema)) => (false, Some(schema.clone())),
     };
     v1::GenerateRequest {
         model: String::new(),
@@ -79,62 +81,66 @@ pub fn generate_request<M>(
         logprobs: request.logprobs,
         choices: request.choices,
         stream: request.stream,
-        standing: Some(standing(stands, request.deadline)),
+        queue_key: Some(queue_key(stands, request.deadline)),
     }
 }
 
 /// How a request stands in a queue, as it travels.
-fn standing(standing: Standing, deadline: Option<Duration>) -> v1::Standing {
-    let priority = match standing.priority {
+fn queue_key(queue_key: QueueKey, deadline: Option<Duration>) -> v1::QueueKey {
+    let priority = match queue_key.priority {
         Priority::Low => v1::Priority::Low,
         Priority::Normal => v1::Priority::Normal,
         Priority::High => v1::Priority::High,
     };
-    v1::Standing {
+    v1::QueueKey {
         priority: priority.into(),
-        flow: standing.flow,
+        fairness_key: queue_key.fairness_key,
         deadline_ms: deadline.map(|left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX)),
     }
 }
 
 /// The other way. A priority of a newer peer is taken for a normal one.
-fn stands(sent: Option<v1::Standing>) -> (Standing, Option<Duration>) {
+fn stands(sent: Option<v1::QueueKey>) -> (QueueKey, Option<Duration>) {
     let sent = sent.unwrap_or_default();
     let priority = match sent.priority() {
         v1::Priority::Low => Priority::Low,
         v1::Priority::Normal => Priority::Normal,
         v1::Priority::High => Priority::High,
     };
-    let standing = Standing {
+    let queue_key = QueueKey {
         priority,
-        flow: sent.flow,
+        fairness_key: sent.fairness_key,
     };
     let deadline = sent.deadline_ms;
     (
-        standing,
+        queue_key,
         deadline.map(|ms| Duration::from_millis(ms.into())),
     )
 }
 
-impl TryFrom<v1::GenerateRequest> for core::GenerateRequest {
+impl TryFrom<v1::GenerateRequest> for generate::GenerateRequest {
     type Error = ConvertError;
 
     fn try_from(request: v1::GenerateRequest) -> Result<Self, ConvertError> {
         let tool_choice = match request.tool_choice() {
-            v1::ToolChoice::Auto => core::ToolChoice::Auto,
-            v1::ToolChoice::None => core::ToolChoice::None,
-            v1::ToolChoice::Required => core::ToolChoice::Required,
-            v1::ToolChoice::Named => core::ToolChoice::Named(request.named_tool),
+            v1::ToolChoice::Auto => generate::ToolChoice::Auto,
+            v1::ToolChoice::None => generate::ToolChoice::None,
+            v1::ToolChoice::Required => generate::ToolChoice::Required,
+            v1::ToolChoice::Named => generate::ToolChoice::Named(request.named_tool),
         };
         let input = match request.text {
-            Some(text) => core::Input::Text(text),
+            Some(text) => generate::GenerateInput::Text(text),
             None if request.chat.is_empty() => return Err(ConvertError::Missing("chat or text")),
-            None => core::Input::Chat(request.chat.into_iter().map(Into::into).collect()),
+            None => {
+                generate::GenerateInput::Chat(request.chat.into_iter().map(Into::into).collect())
+            }
         };
-        let (standing, deadline) = stands(request.standing);
+        let (queue_key, deadline) = stands(request.queue_key);
         let constraint = match request.json_schema {
-            Some(schema) => Some(core::Constraint::JsonSchema(schema)),
-            None => request.json_object.then_some(core::Constraint::JsonObject),
+            Some(schema) => Some(generate::OutputConstraint::JsonSchema(schema)),
+            None => request
+                .json_object
+                .then_some(generate::OutputConstraint::JsonObject),
         };
         Ok(Self {
             model: model_name(&request.model)?,
@@ -149,14 +155,14 @@ impl TryFrom<v1::GenerateRequest> for core::GenerateRequest {
             logprobs: request.logprobs,
             choices: request.choices.max(1),
             stream: request.stream,
-            standing,
+            queue_key,
             deadline,
         })
     }
 }
 
-impl From<&core::Sampling> for v1::Sampling {
-    fn from(sampling: &core::Sampling) -> Self {
+impl From<&generate::SamplingParams> for v1::SamplingParams {
+    fn from(sampling: &generate::SamplingParams) -> Self {
         Self {
             temperature: sampling.temperature,
             top_p: sampling.top_p,
@@ -173,8 +179,8 @@ impl From<&core::Sampling> for v1::Sampling {
     }
 }
 
-impl From<v1::Sampling> for core::Sampling {
-    fn from(sampling: v1::Sampling) -> Self {
+impl From<v1::SamplingParams> for generate::SamplingParams {
+    fn from(sampling: v1::SamplingParams) -> Self {
         Self {
             temperature: sampling.temperature,
             top_p: sampling.top_p,
@@ -194,23 +200,23 @@ impl From<v1::Sampling> for core::Sampling {
 /// Message types whose fields are the core type's, one to one, in both directions.
 macro_rules! same_fields {
     ($name:ident { $($plain:ident),* } $(each { $($list:ident),* })?) => {
-        impl From<&core::$name> for v1::$name {
-            fn from(value: &core::$name) -> Self {
+        impl From<&generate::$name> for v1::$name {
+            fn from(value: &generate::$name) -> Self {
                 Self {
                     $($plain: value.$plain.clone(),)*
                     $($($list: value.$list.iter().map(Into::into).collect(),)*)?
                 }
             }
         }
-        impl From<core::$name> for v1::$name {
-            fn from(value: core::$name) -> Self {
+        impl From<generate::$name> for v1::$name {
+            fn from(value: generate::$name) -> Self {
                 Self {
                     $($plain: value.$plain,)*
                     $($($list: value.$list.into_iter().map(Into::into).collect(),)*)?
                 }
             }
         }
-        impl From<v1::$name> for core::$name {
+        impl From<v1::$name> for generate::$name {
             fn from(value: v1::$name) -> Self {
                 Self {
                     $($plain: value.$plain,)*
@@ -221,7 +227,7 @@ macro_rules! same_fields {
     };
 }
 
-same_fields!(Message { role, content, name, tool_call_id } each { tool_calls });
+same_fields!(ChatMessage { role, content, name, tool_call_id } each { tool_calls });
 same_fields!(ToolCall {
     id,
     name,
@@ -232,7 +238,7 @@ same_fields!(Tool {
     description,
     parameters
 });
-same_fields!(Delta { choice, content, reasoning } each { tool_calls, logprobs });
+same_fields!(ChoiceDelta { choice, content, reasoning } each { tool_calls, logprobs });
 same_fields!(ToolCallDelta {
     index,
     id,
@@ -240,30 +246,30 @@ same_fields!(ToolCallDelta {
     arguments
 });
 same_fields!(TokenLogprob { token, logprob } each { top });
-same_fields!(TokenAlternative { token, logprob });
+same_fields!(TopLogprob { token, logprob });
 
 /// Of what energy costs, nodes know nothing.
-fn energy(spent: Spent) -> v1::Energy {
-    v1::Energy {
+fn energy(spent: EnergyUsage) -> v1::EnergyUsage {
+    v1::EnergyUsage {
         joules: spent.joules.0,
         sources: spent.sources.bits(),
     }
 }
 
 /// `None` for what makes no sense.
-fn spent(energy: v1::Energy) -> Option<Spent> {
+fn spent(energy: v1::EnergyUsage) -> Option<EnergyUsage> {
     let sensible = energy.joules.is_finite() && energy.joules >= 0.0;
-    let sources = Sources::from_bits(energy.sources);
-    sensible.then(|| Spent::new(Joules(energy.joules), sources))
+    let sources = EnergySources::from_bits(energy.sources);
+    sensible.then(|| EnergyUsage::new(Joules(energy.joules), sources))
 }
 
-impl From<core::Usage> for v1::Usage {
-    fn from(usage: core::Usage) -> Self {
+impl From<generate::Usage> for v1::Usage {
+    fn from(usage: generate::Usage) -> Self {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Self {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
-            timing: usage.timing.map(|timing| v1::Timing {
+            timing: usage.timing.map(|timing| v1::AnswerTiming {
                 queued_us: micros(timing.queued),
                 prefill_us: micros(timing.prefill),
                 decode_us: micros(timing.decode),
@@ -273,12 +279,12 @@ impl From<core::Usage> for v1::Usage {
     }
 }
 
-impl From<v1::Usage> for core::Usage {
+impl From<v1::Usage> for generate::Usage {
     fn from(usage: v1::Usage) -> Self {
         Self {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
-            timing: usage.timing.map(|timing| core::Timing {
+            timing: usage.timing.map(|timing| generate::AnswerTiming {
                 queued: Duration::from_micros(timing.queued_us),
                 prefill: Duration::from_micros(timing.prefill_us),
                 decode: Duration::from_micros(timing.decode_us),
@@ -288,39 +294,39 @@ impl From<v1::Usage> for core::Usage {
     }
 }
 
-impl From<core::Event> for v1::Event {
-    fn from(event: core::Event) -> Self {
-        use v1::event::Event;
+impl From<generate::GenerateEvent> for v1::GenerateEvent {
+    fn from(event: generate::GenerateEvent) -> Self {
+        use v1::generate_event::Event;
         let event = match event {
-            core::Event::Delta(delta) => Event::Delta(delta.into()),
-            core::Event::Finished(finished) => Event::Finished(v1::Finished {
+            generate::GenerateEvent::Delta(delta) => Event::Delta(delta.into()),
+            generate::GenerateEvent::Finished(finished) => Event::Finished(v1::ChoiceFinished {
                 choice: finished.choice,
                 reason: match finished.reason {
-                    core::FinishReason::Stop => v1::FinishReason::Stop,
-                    core::FinishReason::Length => v1::FinishReason::Length,
-                    core::FinishReason::ToolCalls => v1::FinishReason::ToolCalls,
+                    generate::FinishReason::Stop => v1::FinishReason::Stop,
+                    generate::FinishReason::Length => v1::FinishReason::Length,
+                    generate::FinishReason::ToolCalls => v1::FinishReason::ToolCalls,
                 }
                 .into(),
             }),
-            core::Event::Usage(usage) => Event::Usage(usage.into()),
+            generate::GenerateEvent::Usage(usage) => Event::Usage(usage.into()),
         };
         Self { event: Some(event) }
     }
 }
 
-impl TryFrom<v1::Event> for core::Event {
+impl TryFrom<v1::GenerateEvent> for generate::GenerateEvent {
     type Error = ConvertError;
 
-    fn try_from(event: v1::Event) -> Result<Self, ConvertError> {
-        use v1::event::Event;
+    fn try_from(event: v1::GenerateEvent) -> Result<Self, ConvertError> {
+        use v1::generate_event::Event;
         Ok(match event.event.ok_or(ConvertError::Missing("event"))? {
             Event::Delta(delta) => Self::Delta(delta.into()),
-            Event::Finished(finished) => Self::Finished(core::Finished {
+            Event::Finished(finished) => Self::Finished(generate::ChoiceFinished {
                 choice: finished.choice,
                 reason: match finished.reason() {
-                    v1::FinishReason::Stop => core::FinishReason::Stop,
-                    v1::FinishReason::Length => core::FinishReason::Length,
-                    v1::FinishReason::ToolCalls => core::FinishReason::ToolCalls,
+                    v1::FinishReason::Stop => generate::FinishReason::Stop,
+                    v1::FinishReason::Length => generate::FinishReason::Length,
+                    v1::FinishReason::ToolCalls => generate::FinishReason::ToolCalls,
                 },
             }),
             Event::Usage(usage) => Self::Usage(usage.into()),
@@ -328,32 +334,32 @@ impl TryFrom<v1::Event> for core::Event {
     }
 }
 
-impl From<&core::EmbedRequest> for v1::EmbedRequest {
-    fn from(request: &core::EmbedRequest) -> Self {
+impl From<&generate::EmbedRequest> for v1::EmbedRequest {
+    fn from(request: &generate::EmbedRequest) -> Self {
         Self {
             model: request.model.as_str().to_owned(),
             inputs: request.inputs.clone(),
-            standing: Some(standing(request.standing, request.deadline)),
+            queue_key: Some(queue_key(request.queue_key, request.deadline)),
         }
     }
 }
 
-impl TryFrom<v1::EmbedRequest> for core::EmbedRequest {
+impl TryFrom<v1::EmbedRequest> for generate::EmbedRequest {
     type Error = ConvertError;
 
     fn try_from(request: v1::EmbedRequest) -> Result<Self, ConvertError> {
-        let (standing, deadline) = stands(request.standing);
+        let (queue_key, deadline) = stands(request.queue_key);
         Ok(Self {
             model: model_name(&request.model)?,
             inputs: request.inputs,
-            standing,
+            queue_key,
             deadline,
         })
     }
 }
 
-impl From<core::Embeddings> for v1::EmbedReply {
-    fn from(embeddings: core::Embeddings) -> Self {
+impl From<generate::Embeddings> for v1::EmbedResponse {
+    fn from(embeddings: generate::Embeddings) -> Self {
         let vector = |values| v1::Vector { values };
         Self {
             vectors: embeddings.vectors.into_iter().map(vector).collect(),
@@ -363,8 +369,8 @@ impl From<core::Embeddings> for v1::EmbedReply {
     }
 }
 
-impl From<v1::EmbedReply> for core::Embeddings {
-    fn from(reply: v1::EmbedReply) -> Self {
+impl From<v1::EmbedResponse> for generate::Embeddings {
+    fn from(reply: v1::EmbedResponse) -> Self {
         Self {
             vectors: reply.vectors.into_iter().map(|v| v.values).collect(),
             prompt_tokens: reply.prompt_tokens,
@@ -373,8 +379,8 @@ impl From<v1::EmbedReply> for core::Embeddings {
     }
 }
 
-impl From<&artifact::File> for v1::File {
-    fn from(file: &artifact::File) -> Self {
+impl From<&artifact::ArtifactFile> for v1::ArtifactFile {
+    fn from(file: &artifact::ArtifactFile) -> Self {
         Self {
             path: file.path.clone(),
             size: file.size.0,
@@ -383,10 +389,10 @@ impl From<&artifact::File> for v1::File {
     }
 }
 
-impl TryFrom<v1::File> for artifact::File {
+impl TryFrom<v1::ArtifactFile> for artifact::ArtifactFile {
     type Error = ConvertError;
 
-    fn try_from(file: v1::File) -> Result<Self, ConvertError> {
+    fn try_from(file: v1::ArtifactFile) -> Result<Self, ConvertError> {
         let sha256 = file.sha256.parse().map_err(|e| ConvertError::Invalid {
             field: "sha256",
             problem: format!("{e}"),
@@ -403,39 +409,39 @@ impl TryFrom<v1::File> for artifact::File {
 mod tests {
     use super::*;
 
-    fn request() -> core::GenerateRequest {
-        core::GenerateRequest {
+    fn request() -> generate::GenerateRequest {
+        generate::GenerateRequest {
             model: ModelName::new("m").unwrap(),
-            input: core::Input::Chat(vec![core::Message {
+            input: generate::GenerateInput::Chat(vec![generate::ChatMessage {
                 role: "assistant".into(),
                 content: "hi".into(),
                 name: Some("n".into()),
-                tool_calls: vec![core::ToolCall {
+                tool_calls: vec![generate::ToolCall {
                     id: "1".into(),
                     name: "f".into(),
                     arguments: "{}".into(),
                 }],
                 tool_call_id: Some("2".into()),
             }]),
-            sampling: core::Sampling {
+            sampling: generate::SamplingParams {
                 seed: Some(7),
                 stop: vec!["x".into()],
                 logit_bias: [(3, -1.5)].into(),
                 ..Default::default()
             },
-            tools: vec![core::Tool {
+            tools: vec![generate::Tool {
                 name: "f".into(),
                 description: None,
                 parameters: Some("{}".into()),
             }],
-            tool_choice: core::ToolChoice::Named("f".into()),
-            constraint: Some(core::Constraint::JsonSchema("{}".into())),
+            tool_choice: generate::ToolChoice::Named("f".into()),
+            constraint: Some(generate::OutputConstraint::JsonSchema("{}".into())),
             logprobs: Some(2),
             choices: 3,
             stream: true,
-            standing: Standing {
+            queue_key: QueueKey {
                 priority: Priority::High,
-                flow: 9,
+                fairness_key: 9,
             },
             deadline: Some(Duration::from_millis(250)),
         }
@@ -444,7 +450,8 @@ mod tests {
     #[test]
     fn a_request_survives_the_wire() {
         let before = request();
-        let after = core::GenerateRequest::try_from(v1::GenerateRequest::from(&before)).unwrap();
+        let after =
+            generate::GenerateRequest::try_from(v1::GenerateRequest::from(&before)).unwrap();
         assert_eq!(before, after);
     }
 
@@ -452,25 +459,25 @@ mod tests {
     fn a_request_without_input_is_refused() {
         let mut message = v1::GenerateRequest::from(&request());
         message.chat.clear();
-        let refused = core::GenerateRequest::try_from(message);
+        let refused = generate::GenerateRequest::try_from(message);
         assert_eq!(refused, Err(ConvertError::Missing("chat or text")));
     }
 
     #[test]
     fn events_survive_the_wire() {
         for event in [
-            core::Event::Delta(core::Delta {
+            generate::GenerateEvent::Delta(generate::ChoiceDelta {
                 content: "a".into(),
                 ..Default::default()
             }),
-            core::Event::Finished(core::Finished {
+            generate::GenerateEvent::Finished(generate::ChoiceFinished {
                 choice: 1,
-                reason: core::FinishReason::ToolCalls,
+                reason: generate::FinishReason::ToolCalls,
             }),
-            core::Event::Usage(core::Usage::default()),
+            generate::GenerateEvent::Usage(generate::Usage::default()),
         ] {
-            let wire = v1::Event::from(event.clone());
-            assert_eq!(core::Event::try_from(wire), Ok(event));
+            let wire = v1::GenerateEvent::from(event.clone());
+            assert_eq!(generate::GenerateEvent::try_from(wire), Ok(event));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! HTTP/2 over one stream, as gRPC client or as gRPC server, whichever side dialled.
 //!
-//! tonic's own `Channel` puts a buffer task, a reconnect layer and a load-balancer between a
+//! tonic's own `LinkChannel` puts a buffer task, a reconnect layer and a load-balancer between a
 //! call and its connection. A link here *is* one connection, and its loss is an event the
 //! fleet must see, so calls go straight to hyper.
 
@@ -34,16 +34,16 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_STREAMS: u32 = 16_384;
 
 /// A stream that can carry a link.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+pub trait LinkStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> LinkStream for S {}
 
 /// The client's end of one connection. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
-pub struct Channel {
+pub struct LinkChannel {
     sender: client::SendRequest<Body>,
 }
 
-impl Channel {
+impl LinkChannel {
     /// Whether the connection is gone.
     #[must_use]
     pub fn is_closed(&self) -> bool {
@@ -51,7 +51,7 @@ impl Channel {
     }
 }
 
-impl tower_service::Service<http::Request<Body>> for Channel {
+impl tower_service::Service<http::Request<Body>> for LinkChannel {
     type Response = http::Response<hyper::body::Incoming>;
     type Error = hyper::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
@@ -65,7 +65,7 @@ impl tower_service::Service<http::Request<Body>> for Channel {
     }
 }
 
-/// The URI that calls on a [`Channel`] name as their origin. Nothing resolves it.
+/// The URI that calls on a [`LinkChannel`] name as their origin. Nothing resolves it.
 #[must_use]
 pub fn origin() -> http::Uri {
     http::Uri::from_static("http://flotilla.invalid")
@@ -80,11 +80,11 @@ pub fn origin() -> http::Uri {
 /// # Errors
 /// Those of the HTTP/2 handshake.
 pub async fn connect(
-    stream: impl Stream,
+    stream: impl LinkStream,
     silence: Duration,
 ) -> Result<
     (
-        Channel,
+        LinkChannel,
         impl Future<Output = Result<(), hyper::Error>> + Send,
     ),
     hyper::Error,
@@ -101,7 +101,7 @@ pub async fn connect(
         .max_concurrent_reset_streams(MAX_STREAMS as usize)
         .handshake(TokioIo::new(stream))
         .await?;
-    Ok((Channel { sender }, connection))
+    Ok((LinkChannel { sender }, connection))
 }
 
 /// Serves gRPC on `stream` until it ends, is silent for longer than `silence`, or `stop` resolves; after that the calls under way
@@ -110,7 +110,7 @@ pub async fn connect(
 /// # Errors
 /// Those of the connection.
 pub async fn serve<S>(
-    stream: impl Stream,
+    stream: impl LinkStream,
     service: S,
     silence: Duration,
     stop: impl Future<Output = ()>,

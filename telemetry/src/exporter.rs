@@ -15,11 +15,11 @@ use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 
 /// Whether the collector answered last, shared by all that goes there.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Collector {
+pub(crate) struct CollectorHealth {
     away: Arc<AtomicBool>,
 }
 
-impl Collector {
+impl CollectorHealth {
     /// Takes note of how a delivery went. The SDK is told that all is well: it would complain of
     /// each one.
     fn note(&self, delivered: OTelSdkResult) -> OTelSdkResult {
@@ -43,13 +43,13 @@ impl Collector {
 }
 
 /// Delivers to a collector that may be away.
-pub(crate) struct Patient<E> {
+pub(crate) struct ResilientExporter<E> {
     exporter: E,
-    collector: Collector,
+    collector: CollectorHealth,
 }
 
-impl<E> Patient<E> {
-    pub(crate) fn new(exporter: E, collector: Collector) -> Self {
+impl<E> ResilientExporter<E> {
+    pub(crate) fn new(exporter: E, collector: CollectorHealth) -> Self {
         Self {
             exporter,
             collector,
@@ -57,13 +57,13 @@ impl<E> Patient<E> {
     }
 }
 
-impl<E> fmt::Debug for Patient<E> {
+impl<E> fmt::Debug for ResilientExporter<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Patient").finish_non_exhaustive()
     }
 }
 
-impl<E: SpanExporter> SpanExporter for Patient<E> {
+impl<E: SpanExporter> SpanExporter for ResilientExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         self.collector.note(self.exporter.export(batch).await)
     }
@@ -81,7 +81,7 @@ impl<E: SpanExporter> SpanExporter for Patient<E> {
     }
 }
 
-impl<E: PushMetricExporter> PushMetricExporter for Patient<E> {
+impl<E: PushMetricExporter> PushMetricExporter for ResilientExporter<E> {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         self.collector.note(self.exporter.export(metrics).await)
     }

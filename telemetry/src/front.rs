@@ -20,7 +20,7 @@ const AT_HAND: usize = 10_000;
 
 /// What a request is told under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Labels<'a> {
+pub struct RequestLabels<'a> {
     /// `chat`, `text_completion` or `embeddings`.
     pub operation: &'static str,
     /// What the client asked for, where the fleet has that.
@@ -36,7 +36,7 @@ pub struct Labels<'a> {
 
 /// What a request took.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Took {
+pub struct RequestStats {
     /// To its end.
     pub total: Duration,
     /// Why it failed, in a word, if it did.
@@ -53,7 +53,7 @@ pub struct Took {
     pub cost: Option<f64>,
 }
 
-impl Took {
+impl RequestStats {
     /// Time per token after the first one. `None` where there is none.
     #[must_use]
     pub fn per_token(&self) -> Option<Duration> {
@@ -66,7 +66,7 @@ impl Took {
 
 /// The instruments for what clients see.
 #[derive(Debug)]
-pub struct Front {
+pub struct ServerMetrics {
     duration: Histogram<f64>,
     first_token: Histogram<f64>,
     per_token: Histogram<f64>,
@@ -82,14 +82,14 @@ pub struct Front {
     hedges: Counter<u64>,
     retries: Counter<u64>,
     in_flight: Arc<AtomicU64>,
-    at_hand: RwLock<HashMap<u64, Arc<AtHand>>>,
+    at_hand: RwLock<HashMap<u64, Arc<BoundInstruments>>>,
     nodes: RwLock<HashMap<String, BoundCounter<f64>>>,
     keys: Mutex<HashSet<u64>>,
 }
 
 /// The instruments of one combination of labels.
 #[derive(Debug)]
-struct AtHand {
+struct BoundInstruments {
     duration: BoundHistogram<f64>,
     first_token: BoundHistogram<f64>,
     per_token: BoundHistogram<f64>,
@@ -104,8 +104,8 @@ struct AtHand {
     priced: Vec<KeyValue>,
 }
 
-impl AtHand {
-    fn spent(&self, front: &Front, took: &Took) {
+impl BoundInstruments {
+    fn spent(&self, front: &ServerMetrics, took: &RequestStats) {
         self.energy.record(took.joules);
         if let Some(grams) = took.grams {
             let bind = || front.emissions.bind(&self.own);
@@ -120,15 +120,15 @@ impl AtHand {
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub struct InFlight(Arc<AtomicU64>);
+pub struct InFlightGuard(Arc<AtomicU64>);
 
-impl Drop for InFlight {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Front {
+impl ServerMetrics {
     /// The instruments, made of `meter`.
     #[must_use]
     pub fn new(meter: &Meter) -> Self {
@@ -170,9 +170,9 @@ impl Front {
 
     /// A request arrives.
     #[must_use]
-    pub fn arrives(&self) -> InFlight {
+    pub fn arrives(&self) -> InFlightGuard {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.in_flight.clone())
+        InFlightGuard(self.in_flight.clone())
     }
 
     /// Requests that are being answered.
@@ -182,7 +182,7 @@ impl Front {
     }
 
     /// A request has ended.
-    pub fn ended(&self, labels: Labels<'_>, took: &Took) {
+    pub fn ended(&self, labels: RequestLabels<'_>, took: &RequestStats) {
         let seconds = took.total.as_secs_f64();
         if let Some(error) = took.error {
             let mut attributes = labels.of_gen_ai();
@@ -272,7 +272,7 @@ impl Front {
         self.retries.add(tries, &[]);
     }
 
-    fn instruments(&self, labels: Labels<'_>) -> Arc<AtHand> {
+    fn instruments(&self, labels: RequestLabels<'_>) -> Arc<BoundInstruments> {
         let mut hasher = DefaultHasher::new();
         labels.hash(&mut hasher);
         let key = hasher.finish();
@@ -287,7 +287,7 @@ impl Front {
         })
     }
 
-    fn bind(&self, labels: Labels<'_>) -> AtHand {
+    fn bind(&self, labels: RequestLabels<'_>) -> BoundInstruments {
         let gen_ai = labels.of_gen_ai();
         let of = |kind: &'static str| {
             let mut attributes = gen_ai.clone();
@@ -306,7 +306,7 @@ impl Front {
             attr::ENERGY_SOURCE,
             labels.energy_source.to_owned(),
         ));
-        AtHand {
+        BoundInstruments {
             duration: self.duration.bind(&gen_ai),
             first_token: self.first_token.bind(&gen_ai),
             per_token: self.per_token.bind(&gen_ai),
@@ -321,7 +321,7 @@ impl Front {
     }
 }
 
-impl Labels<'_> {
+impl RequestLabels<'_> {
     fn of_gen_ai(&self) -> Vec<KeyValue> {
         let mut attributes = vec![
             KeyValue::new(attr::OPERATION, self.operation),
@@ -350,18 +350,18 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::prometheus::Exposition;
+    use crate::prometheus::PrometheusRegistry;
     use opentelemetry::metrics::MeterProvider;
     use opentelemetry_sdk::metrics::SdkMeterProvider;
 
     #[test]
     fn what_a_request_took_is_told_and_keys_are_bounded() {
-        let exposition = Exposition::default();
+        let exposition = PrometheusRegistry::default();
         let provider = SdkMeterProvider::builder()
             .with_reader(exposition.reader().unwrap())
             .build();
-        let front = Front::new(&provider.meter("flotilla"));
-        let labels = Labels {
+        let front = ServerMetrics::new(&provider.meter("flotilla"));
+        let labels = RequestLabels {
             operation: "chat",
             requested: Some("auto"),
             model: Some("m"),
@@ -369,7 +369,7 @@ mod tests {
             energy_source: "rapl",
             currency: Some("EUR"),
         };
-        let took = Took {
+        let took = RequestStats {
             total: Duration::from_millis(600),
             first_token: Some(Duration::from_millis(100)),
             input_tokens: 5,
@@ -377,17 +377,17 @@ mod tests {
             joules: 2.0,
             grams: Some(0.5),
             cost: Some(0.25),
-            ..Took::default()
+            ..RequestStats::default()
         };
         assert_eq!(took.per_token(), Some(Duration::from_millis(50)));
         let under_way = front.arrives();
         front.ended(labels, &took);
         front.ended(
-            Labels {
+            RequestLabels {
                 requested: None,
                 ..labels
             },
-            &Took {
+            &RequestStats {
                 error: Some("timeout"),
                 ..took
             },

@@ -3,7 +3,7 @@
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
-use crate::names::{Kind, Metric};
+use crate::names::{InstrumentKind, MetricDefinition};
 
 /// What every instrument takes of its row.
 macro_rules! described {
@@ -16,71 +16,71 @@ macro_rules! described {
 
 /// A histogram of amounts.
 #[must_use]
-pub fn histogram(meter: &Meter, metric: &Metric) -> Histogram<f64> {
+pub fn histogram(meter: &Meter, metric: &MetricDefinition) -> Histogram<f64> {
     described!(meter.f64_histogram(metric.name), metric)
         .with_boundaries(metric.buckets.to_vec())
         .build()
 }
 
 /// A histogram of whole numbers.
-pub(crate) fn histogram_of_counts(meter: &Meter, metric: &Metric) -> Histogram<u64> {
+pub(crate) fn histogram_of_counts(meter: &Meter, metric: &MetricDefinition) -> Histogram<u64> {
     described!(meter.u64_histogram(metric.name), metric)
         .with_boundaries(metric.buckets.to_vec())
         .build()
 }
 
 /// A counter.
-pub(crate) fn counter(meter: &Meter, metric: &Metric) -> Counter<u64> {
+pub(crate) fn counter(meter: &Meter, metric: &MetricDefinition) -> Counter<u64> {
     described!(meter.u64_counter(metric.name), metric).build()
 }
 
 /// A counter of amounts.
-pub(crate) fn sum(meter: &Meter, metric: &Metric) -> Counter<f64> {
+pub(crate) fn sum(meter: &Meter, metric: &MetricDefinition) -> Counter<f64> {
     described!(meter.f64_counter(metric.name), metric).build()
 }
 
 /// Takes a value and what it is told under.
-pub type Tell<'a, T> = &'a mut dyn FnMut(T, &[KeyValue]);
+pub type RecordValue<'a, T> = &'a mut dyn FnMut(T, &[KeyValue]);
 
 /// Has `read` tell a counter or a gauge of whole numbers, whenever somebody asks.
 pub fn observe_counts(
     meter: &Meter,
-    metric: &Metric,
-    read: impl Fn(Tell<'_, u64>) + Send + Sync + 'static,
+    metric: &MetricDefinition,
+    read: impl Fn(RecordValue<'_, u64>) + Send + Sync + 'static,
 ) {
     match metric.kind {
-        Kind::Counter => drop(
+        InstrumentKind::Counter => drop(
             described!(meter.u64_observable_counter(metric.name), metric)
                 .with_callback(move |to| read(&mut |value, under| to.observe(value, under)))
                 .build(),
         ),
-        Kind::Gauge => drop(
+        InstrumentKind::Gauge => drop(
             described!(meter.u64_observable_gauge(metric.name), metric)
                 .with_callback(move |to| read(&mut |value, under| to.observe(value, under)))
                 .build(),
         ),
         // What falls into its buckets is recorded when it happens.
-        Kind::Histogram => {}
+        InstrumentKind::Histogram => {}
     }
 }
 
 /// The same of amounts.
 pub fn observe_amounts(
     meter: &Meter,
-    metric: &Metric,
-    read: impl Fn(Tell<'_, f64>) + Send + Sync + 'static,
+    metric: &MetricDefinition,
+    read: impl Fn(RecordValue<'_, f64>) + Send + Sync + 'static,
 ) {
     match metric.kind {
-        Kind::Counter => drop(
+        InstrumentKind::Counter => drop(
             described!(meter.f64_observable_counter(metric.name), metric)
                 .with_callback(move |to| read(&mut |value, under| to.observe(value, under)))
                 .build(),
         ),
-        Kind::Gauge => drop(
+        InstrumentKind::Gauge => drop(
             described!(meter.f64_observable_gauge(metric.name), metric)
                 .with_callback(move |to| read(&mut |value, under| to.observe(value, under)))
                 .build(),
         ),
-        Kind::Histogram => {}
+        InstrumentKind::Histogram => {}
     }
 }

@@ -19,5 +19,5 @@ mod setup;
 pub mod trace;
 
 pub use opentelemetry::{KeyValue, metrics};
-pub use settings::{Settings, SettingsError};
-pub use setup::{Service, StartError, Telemetry};
+pub use settings::{SettingsError, TelemetrySettings};
+pub use setup::{ServiceIdentity, Telemetry, TelemetryError};

@@ -14,7 +14,7 @@ use crate::trace::current_ids;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Lines {
+pub enum LogLines {
     /// For people.
     #[default]
     Text,
@@ -23,7 +23,7 @@ pub enum Lines {
     Json,
 }
 
-impl<S, N> FormatEvent<S, N> for Lines
+impl<S, N> FormatEvent<S, N> for LogLines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -107,9 +107,9 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-    impl io::Write for Written {
+    impl io::Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
@@ -122,10 +122,10 @@ mod tests {
 
     #[test]
     fn a_line_is_an_object_with_what_was_said() {
-        let written = Written::default();
+        let written = CapturedLog::default();
         let writer = written.clone();
         let subscriber = tracing_subscriber::fmt()
-            .event_format(Lines::Json)
+            .event_format(LogLines::Json)
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, || {

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 /// What a metric does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum InstrumentKind {
     /// Only ever grows.
     Counter,
     /// Is what it is now.
@@ -19,7 +19,7 @@ pub enum Kind {
 
 /// Who tells a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
+pub enum Reporter {
     Controller,
     /// On a controller's `/metrics` with the label `flotilla_node` too.
     Agent,
@@ -27,16 +27,16 @@ pub enum By {
 
 /// A metric.
 #[derive(Debug, PartialEq)]
-pub struct Metric {
+pub struct MetricDefinition {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: InstrumentKind,
     /// In UCUM's notation, as OpenTelemetry wants it.
     pub unit: &'static str,
     pub description: &'static str,
     pub attributes: &'static [&'static str],
     /// Upper bounds of a histogram's buckets.
     pub buckets: &'static [f64],
-    pub by: By,
+    pub by: Reporter,
 }
 
 /// Attributes of metrics and spans.
@@ -117,18 +117,18 @@ macro_rules! metrics {
     ($($id:ident = $name:expr, $kind:ident, $by:ident, $unit:literal, [$($attribute:ident),*], $buckets:expr, $description:literal;)*) => {
         $(
             #[doc = $description]
-            pub const $id: Metric = Metric {
+            pub const $id: MetricDefinition = MetricDefinition {
                 name: $name,
-                kind: Kind::$kind,
+                kind: InstrumentKind::$kind,
                 unit: $unit,
                 description: $description,
                 attributes: &[$(attr::$attribute),*],
                 buckets: $buckets,
-                by: By::$by,
+                by: Reporter::$by,
             };
         )*
         /// All of them.
-        pub const ALL: &[&Metric] = &[$(&$id),*];
+        pub const ALL: &[&MetricDefinition] = &[$(&$id),*];
     };
 }
 
@@ -192,7 +192,7 @@ pub mod span {
     pub const DECODE: &str = "decode";
 }
 
-impl Metric {
+impl MetricDefinition {
     /// What the exporter for Prometheus makes of the name.
     #[must_use]
     pub fn prometheus_name(&self) -> String {
@@ -203,11 +203,11 @@ impl Metric {
             "W" => "_watts",
             "By" => "_bytes",
             "g" => "_grams",
-            "1" if self.kind == Kind::Gauge => "_ratio",
+            "1" if self.kind == InstrumentKind::Gauge => "_ratio",
             _ => "",
         };
         name.push_str(unit);
-        if self.kind == Kind::Counter {
+        if self.kind == InstrumentKind::Counter {
             name.push_str("_total");
         }
         name
@@ -261,7 +261,7 @@ mod tests {
         let names: BTreeSet<_> = ALL.iter().map(|metric| metric.name).collect();
         assert_eq!(names.len(), ALL.len());
         for metric in ALL {
-            let histogram = metric.kind == Kind::Histogram;
+            let histogram = metric.kind == InstrumentKind::Histogram;
             assert_eq!(histogram, !metric.buckets.is_empty(), "{}", metric.name);
             assert!(metric.buckets.is_sorted(), "{}", metric.name);
         }

@@ -8,7 +8,7 @@ use prometheus::proto::{LabelPair, MetricFamily};
 use prometheus::{Encoder, ProtobufEncoder, Registry, TextEncoder};
 use protobuf::{CodedInputStream, Message};
 
-/// `Content-Type` of [`Exposition::text`].
+/// `Content-Type` of [`PrometheusRegistry::text`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// The label that says which node a metric is of.
@@ -19,11 +19,11 @@ const TARGET_INFO: &str = "target_info";
 
 /// The metrics of one process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Exposition {
+pub struct PrometheusRegistry {
     registry: Registry,
 }
 
-impl Exposition {
+impl PrometheusRegistry {
     /// What fills it.
     pub(crate) fn reader(&self) -> Result<PrometheusExporter, OTelSdkError> {
         exporter()
@@ -125,8 +125,8 @@ mod tests {
     use opentelemetry::metrics::MeterProvider;
     use opentelemetry_sdk::metrics::SdkMeterProvider;
 
-    fn exposition(requests: u64) -> (Exposition, SdkMeterProvider) {
-        let exposition = Exposition::default();
+    fn exposition(requests: u64) -> (PrometheusRegistry, SdkMeterProvider) {
+        let exposition = PrometheusRegistry::default();
         let provider = SdkMeterProvider::builder()
             .with_reader(exposition.reader().unwrap())
             .build();

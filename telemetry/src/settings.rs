@@ -5,7 +5,7 @@
 
 /// What is exported, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct TelemetrySettings {
     /// Traces go to a collector.
     pub traces: bool,
     /// Metrics go to a collector.
@@ -25,7 +25,7 @@ pub struct SettingsError {
     pub remedy: &'static str,
 }
 
-impl Settings {
+impl TelemetrySettings {
     /// Nothing leaves the process and nothing is recorded (`OTEL_SDK_DISABLED=true`).
     pub const OFF: Self = Self {
         traces: false,
@@ -128,8 +128,8 @@ impl Settings {
 mod tests {
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
-        Settings::read(|name| {
+    fn read(variables: &[(&str, &str)]) -> Result<TelemetrySettings, SettingsError> {
+        TelemetrySettings::read(|name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| (*value).to_owned())
         })
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn nothing_is_sent_until_it_is_known_where_to() {
         let quiet = read(&[]).unwrap();
-        assert_ne!(quiet, Settings::OFF);
+        assert_ne!(quiet, TelemetrySettings::OFF);
         assert!(quiet.prometheus && !quiet.traces && !quiet.metrics);
         let all = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")]).unwrap();
         assert!(all.traces && all.metrics && all.prometheus);
@@ -152,7 +152,7 @@ mod tests {
         assert!(named.metrics && !named.traces && !named.prometheus && !named.content);
         assert_eq!(
             read(&[("OTEL_SDK_DISABLED", "TRUE")]).unwrap(),
-            Settings::OFF
+            TelemetrySettings::OFF
         );
     }
 

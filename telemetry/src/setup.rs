@@ -11,17 +11,17 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 
-use crate::exporter::{Collector, Patient};
-use crate::prometheus::Exposition;
+use crate::exporter::{CollectorHealth, ResilientExporter};
+use crate::prometheus::PrometheusRegistry;
 use crate::trace::Tracer;
-use crate::{Settings, SettingsError};
+use crate::{SettingsError, TelemetrySettings};
 
 /// Longest that the last data is waited for.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// Who tells.
 #[derive(Debug, Clone)]
-pub struct Service {
+pub struct ServiceIdentity {
     /// `service.name`, unless `OTEL_SERVICE_NAME` says otherwise.
     pub name: &'static str,
     /// `service.instance.id`: the controller's id, or the node's name.
@@ -32,7 +32,7 @@ pub struct Service {
 
 /// Why telemetry does not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum TelemetryError {
     #[error(transparent)]
     Settings(#[from] SettingsError),
     #[error("telemetry cannot be exported: {0}")]
@@ -45,7 +45,7 @@ pub struct Telemetry {
     tracer: Tracer,
     tracers: SdkTracerProvider,
     meters: SdkMeterProvider,
-    exposition: Exposition,
+    exposition: PrometheusRegistry,
 }
 
 impl Telemetry {
@@ -53,27 +53,31 @@ impl Telemetry {
     ///
     /// # Errors
     /// A collector's address or a certificate makes no sense. One that does not answer is no error.
-    pub fn start(service: &Service, settings: &Settings) -> Result<Self, StartError> {
+    pub fn start(
+        service: &ServiceIdentity,
+        settings: &TelemetrySettings,
+    ) -> Result<Self, TelemetryError> {
         let resource = resource(service);
-        let collector = Collector::default();
+        let collector = CollectorHealth::default();
         let mut tracers = SdkTracerProvider::builder().with_resource(resource.clone());
         if settings.traces {
             let exporter = SpanExporter::builder().with_tonic().build();
-            let exporter = exporter.map_err(|error| StartError::Exporter(error.to_string()))?;
-            tracers = tracers.with_batch_exporter(Patient::new(exporter, collector.clone()));
+            let exporter = exporter.map_err(|error| TelemetryError::Exporter(error.to_string()))?;
+            tracers =
+                tracers.with_batch_exporter(ResilientExporter::new(exporter, collector.clone()));
         }
         let tracers = tracers.build();
         let mut meters = SdkMeterProvider::builder().with_resource(resource);
         if settings.metrics {
             let exporter = MetricExporter::builder().with_tonic().build();
-            let exporter = exporter.map_err(|error| StartError::Exporter(error.to_string()))?;
-            let exporter = Patient::new(exporter, collector);
+            let exporter = exporter.map_err(|error| TelemetryError::Exporter(error.to_string()))?;
+            let exporter = ResilientExporter::new(exporter, collector);
             meters = meters.with_reader(PeriodicReader::builder(exporter).build());
         }
-        let exposition = Exposition::default();
+        let exposition = PrometheusRegistry::default();
         if settings.prometheus {
             let reader = exposition.reader();
-            let reader = reader.map_err(|error| StartError::Exporter(error.to_string()))?;
+            let reader = reader.map_err(|error| TelemetryError::Exporter(error.to_string()))?;
             meters = meters.with_reader(reader);
         }
         let tracer = settings.traces.then(|| tracers.tracer("flotilla"));
@@ -92,7 +96,7 @@ impl Telemetry {
             tracer: Tracer::new(None, false),
             tracers: SdkTracerProvider::builder().build(),
             meters: SdkMeterProvider::builder().build(),
-            exposition: Exposition::default(),
+            exposition: PrometheusRegistry::default(),
         }
     }
 
@@ -110,7 +114,7 @@ impl Telemetry {
 
     /// The metrics, for Prometheus.
     #[must_use]
-    pub fn exposition(&self) -> Exposition {
+    pub fn exposition(&self) -> PrometheusRegistry {
         self.exposition.clone()
     }
 
@@ -126,7 +130,7 @@ impl Telemetry {
 }
 
 /// What every span and metric says of its origin.
-fn resource(service: &Service) -> Resource {
+fn resource(service: &ServiceIdentity) -> Resource {
     let named = std::env::var("OTEL_SERVICE_NAME")
         .ok()
         .filter(|name| !name.is_empty());

@@ -1,7 +1,7 @@
 //! The way of a request as spans.
 //!
 //! The span that a piece of work is done under is the thread's current context while a future made
-//! with [`Stage::run`] is polled. A request that is not sampled has none, and then everything here
+//! with [`RequestSpan::run`] is polled. A request that is not sampled has none, and then everything here
 //! does nothing.
 
 use std::borrow::Cow;
@@ -35,26 +35,26 @@ impl Tracer {
 
     /// A client's request arrives: the trace goes on that its headers name, or a new one begins where
     /// the sampler wants it.
-    pub fn begin(&self, headers: &HeaderMap, name: impl Into<Cow<'static, str>>) -> Stage {
+    pub fn begin(&self, headers: &HeaderMap, name: impl Into<Cow<'static, str>>) -> RequestSpan {
         let parent = extract(headers);
         self.start(&parent, name)
     }
 
     /// A controller's request arrives: its trace goes on if it is sampled. None begins here.
-    pub fn go_on(&self, headers: &HeaderMap, name: impl FnOnce() -> String) -> Stage {
+    pub fn go_on(&self, headers: &HeaderMap, name: impl FnOnce() -> String) -> RequestSpan {
         if self.inner.is_none() || !headers.contains_key(TRACEPARENT) {
-            return Stage::default();
+            return RequestSpan::default();
         }
         let parent = extract(headers);
         if !parent.span().span_context().is_sampled() {
-            return Stage::default();
+            return RequestSpan::default();
         }
         self.start(&parent, name())
     }
 
-    fn start(&self, parent: &Context, name: impl Into<Cow<'static, str>>) -> Stage {
+    fn start(&self, parent: &Context, name: impl Into<Cow<'static, str>>) -> RequestSpan {
         let Some(tracer) = &self.inner else {
-            return Stage::default();
+            return RequestSpan::default();
         };
         let span = tracer
             .span_builder(name)
@@ -62,9 +62,9 @@ impl Tracer {
             .start_with_context(tracer, parent);
         // Most are not sampled: a context for those would only be made and dropped.
         if !span.is_recording() {
-            return Stage::default();
+            return RequestSpan::default();
         }
-        Stage(Some(parent.with_span(span).with_value(self.clone())))
+        RequestSpan(Some(parent.with_span(span).with_value(self.clone())))
     }
 }
 
@@ -73,9 +73,9 @@ const TRACEPARENT: &str = "traceparent";
 /// A part of a request's way. It ends when it is dropped.
 #[derive(Debug, Default)]
 #[must_use = "a stage ends when it is dropped"]
-pub struct Stage(Option<Context>);
+pub struct RequestSpan(Option<Context>);
 
-impl Stage {
+impl RequestSpan {
     /// The stage that is current.
     pub fn current() -> Self {
         let context = Context::map_current(|context| {
@@ -167,7 +167,7 @@ impl Stage {
     /// Names it in the headers of a call, so that the trace goes on there.
     pub fn inject(&self, headers: &mut HeaderMap) {
         if let Some(context) = &self.0 {
-            TraceContextPropagator::new().inject_context(context, &mut Headers(headers));
+            TraceContextPropagator::new().inject_context(context, &mut HeaderCarrier(headers));
         }
     }
 }
@@ -186,12 +186,12 @@ fn extract(headers: &HeaderMap) -> Context {
     if !headers.contains_key(TRACEPARENT) {
         return Context::new();
     }
-    TraceContextPropagator::new().extract_with_context(&Context::new(), &Values(headers))
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &AttributeValues(headers))
 }
 
-struct Values<'a>(&'a HeaderMap);
+struct AttributeValues<'a>(&'a HeaderMap);
 
-impl Extractor for Values<'_> {
+impl Extractor for AttributeValues<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.to_str().ok()
     }
@@ -201,9 +201,9 @@ impl Extractor for Values<'_> {
     }
 }
 
-struct Headers<'a>(&'a mut HeaderMap);
+struct HeaderCarrier<'a>(&'a mut HeaderMap);
 
-impl Injector for Headers<'_> {
+impl Injector for HeaderCarrier<'_> {
     fn set(&mut self, key: &str, value: String) {
         let name = http::HeaderName::from_bytes(key.as_bytes());
         if let (Ok(name), Ok(value)) = (name, http::HeaderValue::from_str(&value)) {
@@ -237,7 +237,7 @@ mod tests {
         let (tracer, _provider) = tracer();
         let root = tracer.begin(&headers(SAMPLED), "POST /v1/chat/completions");
         assert!(root.is_recorded());
-        let part = root.within(|| Stage::enter("route"));
+        let part = root.within(|| RequestSpan::enter("route"));
         let mut sent = HeaderMap::new();
         part.inject(&mut sent);
         let told = sent[TRACEPARENT].to_str().unwrap();
@@ -256,7 +256,7 @@ mod tests {
         for headers in [HeaderMap::new(), headers(&unsampled), headers("rubbish")] {
             let root = tracer.begin(&headers, "POST");
             assert!(!root.is_recorded());
-            let part = root.within(|| Stage::enter("route"));
+            let part = root.within(|| RequestSpan::enter("route"));
             let mut sent = HeaderMap::new();
             part.inject(&mut sent);
             assert!(sent.is_empty());

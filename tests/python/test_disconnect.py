@@ -1,6 +1,6 @@
 """Clients that go away: what they asked for stops on the node that computes it.
 
-The null model `paced` makes 200 tokens at 50 a second, so that an answer left alone would go
+The simulated model `paced` makes 200 tokens at 50 a second, so that an answer left alone would go
 on for four seconds. What its node counts tells whether it did.
 """
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use flotilla_agent::accounts::Accounts;
+use flotilla_agent::accounts::EnergyAccounting;
 use flotilla_controller::StoreAddress;
 use tempfile::TempDir;
 
@@ -155,7 +155,7 @@ impl Cluster {
     }
 
     /// Starts an agent whose power meters are those of `accounts`, where members run in this process.
-    pub fn start_agent_metered(&mut self, name: &str, accounts: Accounts) {
+    pub fn start_agent_metered(&mut self, name: &str, accounts: EnergyAccounting) {
         let settings = AgentSettings {
             accounts: Some(accounts),
             ..AgentSettings::default()

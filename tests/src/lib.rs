@@ -28,7 +28,7 @@ pub use etcd::Etcd;
 pub use file_server::FileServer;
 pub use load::{Load, Tally};
 pub use metered::FakeRapl;
-pub use models::{demo_model, null_model};
+pub use models::{demo_model, simulated_model};
 pub use ports::free_address;
 pub use process::{Process, address, open_files};
 pub use proxy::Proxy;

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use flotilla_agent::Agent;
-use flotilla_agent::accounts::Accounts;
+use flotilla_agent::accounts::EnergyAccounting;
 use flotilla_controller::{Controller, StoreAddress};
 use flotilla_core::NodeName;
-use flotilla_telemetry::Settings;
+use flotilla_telemetry::TelemetrySettings;
 
 use crate::cluster::Mode;
 use crate::process::{Process, address};
@@ -40,7 +40,7 @@ pub(crate) async fn controller(
 ) -> (ControllerMember, SocketAddr, SocketAddr) {
     match mode {
         Mode::InProcess => {
-            let config = flotilla_controller::Config {
+            let config = flotilla_controller::ControllerConfig {
                 http,
                 link,
                 store: store.clone(),
@@ -74,7 +74,7 @@ pub(crate) struct AgentSettings<'a> {
     /// Memory for models, in bytes.
     pub(crate) memory: Option<u64>,
     /// Its power meters, where it runs in this process.
-    pub(crate) accounts: Option<Accounts>,
+    pub(crate) accounts: Option<EnergyAccounting>,
     /// Arguments and variables, where it is a process.
     pub(crate) more: &'a [&'a str],
     pub(crate) variables: &'a [(String, String)],
@@ -97,7 +97,7 @@ pub(crate) fn agent(
     let data_dir = dir.join(name);
     match mode {
         Mode::InProcess => {
-            let config = flotilla_agent::Config {
+            let config = flotilla_agent::AgentConfig {
                 name: NodeName::new(name).expect("a node name"),
                 join: vec![link.to_string()],
                 data_dir,
@@ -106,11 +106,11 @@ pub(crate) fn agent(
                 power: None,
                 accounts,
                 metrics: None,
-                telemetry: Settings::OFF,
+                telemetry: TelemetrySettings::OFF,
                 zone: None,
                 memory: memory.map(flotilla_core::Bytes),
                 fetch_rate: None,
-                null_slowdown: 1.0,
+                simulated_slowdown: 1.0,
                 drain: PATIENCE,
                 return_memory: || {},
             };

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use flotilla_agent::accounts::{Accounts, Setup};
+use flotilla_agent::accounts::{AccountingSetup, EnergyAccounting};
 use flotilla_agent::power::{Gpu, Gpus};
 use tempfile::TempDir;
 
@@ -85,8 +85,8 @@ impl FakeRapl {
 
     /// The accounts of the machine.
     #[must_use]
-    pub fn accounts(&self) -> Accounts {
-        Accounts::start(Setup {
+    pub fn accounts(&self) -> EnergyAccounting {
+        EnergyAccounting::start(AccountingSetup {
             root: self.root.path().to_owned(),
             gpus: Arc::new(NoGpus),
             power: None,

@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use crate::repository;
 
-/// A model of the null engine with these `options` in its spec.
+/// A model of the simulated engine with these `options` in its spec.
 #[must_use]
-pub fn null_model(name: &str, replicas: u32, options: &Value) -> Value {
+pub fn simulated_model(name: &str, replicas: u32, options: &Value) -> Value {
     json!({
-        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": name},
-        "spec": {"engine": "null", "replicas": replicas, "options": options},
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": name},
+        "spec": {"engine": "simulated", "replicas": replicas, "options": options},
     })
 }
 
@@ -22,7 +22,7 @@ pub fn demo_model(name: &str, replicas: u32) -> Value {
     let path = repository().join("models").join(name);
     let path = path.canonicalize().unwrap_or(path);
     json!({
-        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": name},
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": name},
         "spec": {"source": {"path": path.to_str().expect("a text")}, "replicas": replicas},
     })
 }

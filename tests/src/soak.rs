@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Api, DEADLINE, Etcd, Load, Process, Tally, address, null_model, open_files};
+use crate::{Api, DEADLINE, Etcd, Load, Process, Tally, address, open_files, simulated_model};
 
 const CONTROLLERS: usize = 3;
 const AGENTS: usize = 4;
@@ -179,7 +179,7 @@ impl Fleet {
     async fn apply_all(&self) {
         let model = |name: &str, replicas: Value, part: f64| {
             let options = json!({"outputTokens": 5, "tokensPerSecond": 100, "loadMs": 100});
-            let mut model = null_model(name, 1, &options);
+            let mut model = simulated_model(name, 1, &options);
             model["spec"]["replicas"] = replicas;
             model["spec"]["memory"] = json!((MEMORY as f64 * part) as u64);
             model["spec"]["revision"] = json!(self.revision.to_string());

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 const TICKS: f64 = 100.0;
 
 /// Reads processor time.
-pub(super) struct Busy {
+pub(super) struct CpuMeter {
     machine: PathBuf,
-    last: Option<Times>,
+    last: Option<CpuSeconds>,
 }
 
 /// Seconds of one core.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Times {
+struct CpuSeconds {
     machine: f64,
     own: f64,
     cores: u32,
@@ -23,7 +23,7 @@ struct Times {
 
 /// What processors did between two looks.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Spell {
+pub(super) struct CpuSample {
     /// Seconds of one core that were busy, all together.
     pub(super) machine: f64,
     /// Of those, this process'.
@@ -31,7 +31,7 @@ pub(super) struct Spell {
     pub(super) cores: u32,
 }
 
-impl Busy {
+impl CpuMeter {
     pub(super) fn new(root: &Path) -> Self {
         Self {
             machine: root.join("proc/stat"),
@@ -40,11 +40,11 @@ impl Busy {
     }
 
     /// What was done since the look before. `None` at the first, and where the machine does not tell.
-    pub(super) fn look(&mut self) -> Option<Spell> {
+    pub(super) fn look(&mut self) -> Option<CpuSample> {
         let now = self.times()?;
         let before = self.last.replace(now)?;
         let own = (now.own - before.own).max(0.0);
-        Some(Spell {
+        Some(CpuSample {
             // The machine's time is counted in ticks, the process' own is not.
             machine: (now.machine - before.machine).max(own),
             own,
@@ -52,9 +52,9 @@ impl Busy {
         })
     }
 
-    fn times(&self) -> Option<Times> {
+    fn times(&self) -> Option<CpuSeconds> {
         let (machine, cores) = machine(&fs::read_to_string(&self.machine).ok()?)?;
-        Some(Times {
+        Some(CpuSeconds {
             machine,
             own: own(),
             cores,
@@ -107,11 +107,11 @@ mod tests {
 
     #[test]
     fn this_process_is_part_of_this_machine() {
-        let mut busy = Busy::new(Path::new("/"));
+        let mut busy = CpuMeter::new(Path::new("/"));
         assert_eq!(busy.look(), None);
         if let Some(spell) = busy.look() {
             assert!(spell.own <= spell.machine && spell.cores > 0);
         }
-        assert_eq!(Busy::new(Path::new("/nowhere")).look(), None);
+        assert_eq!(CpuMeter::new(Path::new("/nowhere")).look(), None);
     }
 }

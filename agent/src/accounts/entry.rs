@@ -5,41 +5,30 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flotilla_core::Joules;
-use flotilla_core::energy::Spent;
+use flotilla_core::energy::EnergyUsage;
+use flotilla_engine::ComputeLocation;
 
-use super::Inner;
+use super::SharedAccounting;
 
 /// How fast what a token takes follows the answers.
 const TOKEN_FOLLOWS: f32 = 0.2;
 
-/// Where a model's requests are computed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Computes {
-    /// In this process.
-    #[default]
-    Here,
-    /// In another process of the node.
-    Elsewhere,
-    /// It only pretends: what it would take is estimated from the time it pretends to take.
-    Nowhere,
-}
-
 /// How a model computes, and how fast.
 #[derive(Debug)]
-pub struct Rate {
-    pub(super) computes: Computes,
+pub struct ModelRate {
+    pub(super) location: ComputeLocation,
     /// Requests at once that it is at full work with.
     pub(super) concurrency: u32,
     /// Seconds per token written, as `f32`; 0 until an answer has shown it.
     per_token: AtomicU32,
 }
 
-impl Rate {
+impl ModelRate {
     /// That of a model of which no answer is known.
     #[must_use]
-    pub fn new(computes: Computes, concurrency: u32) -> Self {
+    pub fn new(location: ComputeLocation, concurrency: u32) -> Self {
         Self {
-            computes,
+            location,
             concurrency: concurrency.max(1),
             per_token: AtomicU32::new(0),
         }
@@ -63,16 +52,16 @@ impl Rate {
 
 /// How far a request is.
 #[derive(Debug)]
-pub(super) struct Progress {
-    pub(super) rate: Arc<Rate>,
+pub(super) struct RequestProgress {
+    pub(super) rate: Arc<ModelRate>,
     began: Instant,
     /// Microseconds to the first token, plus 1; 0 before it.
     first: AtomicU64,
     tokens: AtomicU32,
 }
 
-impl Progress {
-    pub(super) fn new(rate: Arc<Rate>) -> Self {
+impl RequestProgress {
+    pub(super) fn new(rate: Arc<ModelRate>) -> Self {
         Self {
             rate,
             began: Instant::now(),
@@ -109,15 +98,19 @@ impl Progress {
 }
 
 /// A request that is being computed. Dropping it settles its account.
-pub struct Entry {
-    inner: Arc<Inner>,
+pub struct LedgerEntry {
+    inner: Arc<SharedAccounting>,
     account: u64,
-    progress: Arc<Progress>,
+    progress: Arc<RequestProgress>,
     settled: bool,
 }
 
-impl Entry {
-    pub(super) fn new(inner: Arc<Inner>, account: u64, progress: Arc<Progress>) -> Self {
+impl LedgerEntry {
+    pub(super) fn new(
+        inner: Arc<SharedAccounting>,
+        account: u64,
+        progress: Arc<RequestProgress>,
+    ) -> Self {
         Self {
             inner,
             account,
@@ -136,7 +129,7 @@ impl Entry {
     }
 
     /// The request is complete, with so many tokens written. Returns what it took.
-    pub fn end(&mut self, tokens: u32) -> Spent {
+    pub fn end(&mut self, tokens: u32) -> EnergyUsage {
         if tokens > 0 {
             self.progress.tokens.store(tokens, Ordering::Relaxed);
         }
@@ -147,7 +140,7 @@ impl Entry {
         self.settle()
     }
 
-    fn settle(&mut self) -> Spent {
+    fn settle(&mut self) -> EnergyUsage {
         self.settled = true;
         // One that computes alone has the node to itself.
         let guess = f64::from(self.inner.power.active().0);
@@ -156,11 +149,11 @@ impl Entry {
         books.count(self.account);
         books.running.remove(&self.account);
         let joules = books.ledger.settle(self.account, guess);
-        Spent::new(Joules(joules as f32), books.sources)
+        EnergyUsage::new(Joules(joules as f32), books.sources)
     }
 }
 
-impl Drop for Entry {
+impl Drop for LedgerEntry {
     fn drop(&mut self) {
         if !self.settled {
             self.settle();

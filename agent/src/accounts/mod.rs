@@ -1,7 +1,7 @@
 //! What the node's energy goes to: a thread reads the meters, or estimates where there are none, and
 //! the [`Ledger`] divides each window among the requests that were computed in it.
 //!
-//! A request [enters](Accounts::enter) when it is its turn, tells its tokens, and is told at its end
+//! A request [enters](EnergyAccounting::enter) when it is its turn, tells its tokens, and is told at its end
 //! what it took. Agents of one process share one: they share its machine.
 
 mod busy;
@@ -15,19 +15,20 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use flotilla_core::energy::{Ledger, Power, Sources};
+use flotilla_core::energy::{EnergySources, Ledger, PowerRange};
+use flotilla_engine::ComputeLocation;
 
 use crate::power::{Gpus, Nvidia};
-pub use entry::{Computes, Entry, Rate};
-pub use reading::{Metered, Reading};
+pub use entry::{LedgerEntry, ModelRate};
+pub use reading::{ComponentReading, NodeReading};
 
 /// What is to be known of the machine.
-pub struct Setup {
+pub struct AccountingSetup {
     /// `/`, or a folder that looks like it.
     pub root: PathBuf,
     pub gpus: Arc<dyn Gpus>,
     /// What it draws, if somebody knows.
-    pub power: Option<Power>,
+    pub power: Option<PowerRange>,
     pub cores: u32,
     /// Agents that are to share the accounts, this one included.
     pub agents: u32,
@@ -35,49 +36,49 @@ pub struct Setup {
 
 /// The accounts of the machine. Cheap to clone; its thread ends with the last clone.
 #[derive(Clone)]
-pub struct Accounts {
-    owner: Arc<Owner>,
+pub struct EnergyAccounting {
+    owner: Arc<AccountingThread>,
 }
 
-impl fmt::Debug for Accounts {
+impl fmt::Debug for EnergyAccounting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Accounts").finish_non_exhaustive()
     }
 }
 
 /// Ends the thread with the last who may enter requests.
-struct Owner(Arc<Inner>);
+struct AccountingThread(Arc<SharedAccounting>);
 
-impl Drop for Owner {
+impl Drop for AccountingThread {
     fn drop(&mut self) {
         self.0.lock().closed = true;
         self.0.wake.notify_all();
     }
 }
 
-struct Inner {
-    books: Mutex<Books>,
+struct SharedAccounting {
+    books: Mutex<LedgerState>,
     /// Told when the first request comes.
     wake: Condvar,
-    reading: ArcSwap<Reading>,
-    power: Power,
+    reading: ArcSwap<NodeReading>,
+    power: PowerRange,
 }
 
 /// What changes with every request.
-struct Books {
+struct LedgerState {
     ledger: Ledger,
-    running: HashMap<u64, Running>,
+    running: HashMap<u64, RunningRequest>,
     /// What was computed since the last window.
-    computed: Computed,
+    computed: WindowCompute,
     /// Where the joules of the windows come from.
-    sources: Sources,
+    sources: EnergySources,
     /// Whether everybody is gone.
     closed: bool,
 }
 
 /// A request that is being computed.
-struct Running {
-    progress: Arc<entry::Progress>,
+struct RunningRequest {
+    progress: Arc<entry::RequestProgress>,
     /// Seconds of work that are in the ledger.
     counted: f64,
     /// Seconds that it has been computed for, as far as that is counted.
@@ -86,7 +87,7 @@ struct Running {
 
 /// What was computed in a window, beside its work: seconds that all cores would have been busy for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct Computed {
+struct WindowCompute {
     /// By all requests.
     all: f64,
     /// By those of engines that only pretend to compute.
@@ -95,21 +96,23 @@ struct Computed {
     elsewhere: bool,
 }
 
-impl Accounts {
+impl EnergyAccounting {
     /// Looks for meters and starts to read them.
     #[must_use]
-    pub fn start(setup: Setup) -> Self {
-        let power = setup.power.unwrap_or_else(|| Power::guess(setup.cores));
-        let sampler = sampler::Sampler::new(&setup, power);
-        let stated = setup.power.is_some() || sampler.estimates();
-        let books = Books {
-            ledger: Ledger::new(f64::from(power.idle.0), stated),
+    pub fn start(setup: AccountingSetup) -> Self {
+        let power = setup
+            .power
+            .unwrap_or_else(|| PowerRange::guess(setup.cores));
+        let sampler = sampler::EnergySampler::new(&setup, power);
+        let configured = setup.power.is_some() || sampler.estimates();
+        let books = LedgerState {
+            ledger: Ledger::new(f64::from(power.idle.0), configured),
             running: HashMap::new(),
-            computed: Computed::default(),
+            computed: WindowCompute::default(),
             sources: sampler.sources(),
             closed: false,
         };
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(SharedAccounting {
             books: Mutex::new(books),
             wake: Condvar::new(),
             reading: ArcSwap::from_pointee(sampler.first_reading()),
@@ -123,14 +126,14 @@ impl Accounts {
             tracing::warn!(%error, "no thread for the power meters: energy is not told");
         }
         Self {
-            owner: Arc::new(Owner(inner)),
+            owner: Arc::new(AccountingThread(inner)),
         }
     }
 
     /// Those of this machine, for so many agents of this process.
     #[must_use]
-    pub fn of_this_machine(power: Option<Power>, agents: u32) -> Self {
-        Self::start(Setup {
+    pub fn of_this_machine(power: Option<PowerRange>, agents: u32) -> Self {
+        Self::start(AccountingSetup {
             root: "/".into(),
             gpus: Arc::new(Nvidia::load()),
             power,
@@ -142,7 +145,7 @@ impl Accounts {
     /// Those of a machine that tells nothing.
     #[cfg(test)]
     pub(crate) fn of_nothing() -> Self {
-        Self::start(Setup {
+        Self::start(AccountingSetup {
             root: "/nowhere".into(),
             gpus: Arc::new(Nvidia::load()),
             power: None,
@@ -153,21 +156,21 @@ impl Accounts {
 
     /// What the node draws and drew, and how it is.
     #[must_use]
-    pub fn reading(&self) -> Arc<Reading> {
+    pub fn reading(&self) -> Arc<NodeReading> {
         self.owner.0.reading.load_full()
     }
 
     /// A request is computed from now on, by a model of this rate.
     #[must_use]
-    pub fn enter(&self, rate: Arc<Rate>) -> Entry {
-        let progress = Arc::new(entry::Progress::new(rate));
+    pub fn enter(&self, rate: Arc<ModelRate>) -> LedgerEntry {
+        let progress = Arc::new(entry::RequestProgress::new(rate));
         let inner = &self.owner.0;
         let mut books = inner.lock();
         let account = books.ledger.open();
         let first = books.running.is_empty();
         books.running.insert(
             account,
-            Running {
+            RunningRequest {
                 progress: progress.clone(),
                 counted: 0.0,
                 seconds: 0.0,
@@ -177,18 +180,18 @@ impl Accounts {
         if first {
             inner.wake.notify_one();
         }
-        Entry::new(inner.clone(), account, progress)
+        LedgerEntry::new(inner.clone(), account, progress)
     }
 }
 
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, Books> {
+impl SharedAccounting {
+    fn lock(&self) -> MutexGuard<'_, LedgerState> {
         // Nothing panics while it is held.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Books {
+impl LedgerState {
     /// Puts what a request was computed for since it was last counted into the ledger.
     fn count(&mut self, account: u64) {
         if let Some(running) = self.running.get_mut(&account) {
@@ -204,7 +207,12 @@ impl Books {
     }
 }
 
-fn count(ledger: &mut Ledger, computed: &mut Computed, account: u64, running: &mut Running) {
+fn count(
+    ledger: &mut Ledger,
+    computed: &mut WindowCompute,
+    account: u64,
+    running: &mut RunningRequest,
+) {
     let progress = &running.progress;
     let (work, seconds) = (progress.work(), progress.seconds());
     ledger.work(account, work - running.counted);
@@ -212,9 +220,9 @@ fn count(ledger: &mut Ledger, computed: &mut Computed, account: u64, running: &m
     let busy = (seconds - running.seconds) / f64::from(progress.rate.concurrency);
     running.seconds = seconds;
     computed.all += busy;
-    match progress.rate.computes {
-        Computes::Here => {}
-        Computes::Elsewhere => computed.elsewhere = true,
-        Computes::Nowhere => computed.pretended += busy,
+    match progress.rate.location {
+        ComputeLocation::InProcess => {}
+        ComputeLocation::OtherProcess => computed.elsewhere = true,
+        ComputeLocation::Simulated => computed.pretended += busy,
     }
 }

@@ -1,13 +1,13 @@
 //! What the node draws and drew, and how it is.
 
-use flotilla_core::energy::Sources;
+use flotilla_core::energy::EnergySources;
 use flotilla_proto::v1;
 
-use crate::power::{Channel, Condition};
+use crate::power::{MeterChannel, NodeCondition};
 
 /// What the node draws and drew, and how it is.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Reading {
+pub struct NodeReading {
     /// Drawn now.
     pub watts: f64,
     /// Drawn without requests, as far as is known.
@@ -19,30 +19,30 @@ pub struct Reading {
     /// What went to none. It never falls, though an answer that was told too much is made up for later.
     pub idle: f64,
     /// The joules again, by where they come from: a node may go from its meters to its battery.
-    pub by_sources: Vec<(Sources, f64)>,
-    pub sources: Sources,
+    pub by_sources: Vec<(EnergySources, f64)>,
+    pub sources: EnergySources,
     /// The smallest step that can be told, in joules; 0 where that is not known.
     pub resolution: f64,
     /// Why nothing better is measured, and what to do; empty where there is nothing to say.
     pub hint: String,
-    pub condition: Condition,
+    pub condition: NodeCondition,
     /// What is metered, part by part.
-    pub parts: Vec<Metered>,
+    pub parts: Vec<ComponentReading>,
 }
 
 /// A part of the node.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Metered {
-    pub channel: Channel,
+pub struct ComponentReading {
+    pub channel: MeterChannel,
     pub joules: f64,
     pub watts: f64,
 }
 
-impl Reading {
+impl NodeReading {
     /// An even share of it, for one of so many agents.
     pub(super) fn shared(self, agents: u32) -> Self {
         let part = f64::from(agents.max(1));
-        let shared = |part_of: Metered| Metered {
+        let shared = |part_of: ComponentReading| ComponentReading {
             joules: part_of.joules / part,
             watts: part_of.watts / part,
             ..part_of

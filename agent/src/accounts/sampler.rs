@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flotilla_core::energy::{Power, Source, Sources, Window};
+use flotilla_core::energy::{EnergySource, EnergySources, MeterWindow, PowerRange};
 
-use super::busy::{Busy, Spell};
-use super::reading::{Metered, Reading};
-use super::{Computed, Inner, Setup};
-use crate::power::{self, Channel, Condition, Kind, Meter, Watcher};
+use super::busy::{CpuMeter, CpuSample};
+use super::reading::{ComponentReading, NodeReading};
+use super::{AccountingSetup, SharedAccounting, WindowCompute};
+use crate::power::{self, ComponentKind, ConditionWatcher, Meter, MeterChannel, NodeCondition};
 
 /// How long a window is while requests are computed: most of a request is in closed windows then.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -20,17 +20,17 @@ const TOLD_EVERY: f64 = 1.0;
 const CONDITION_EVERY: f64 = 5.0;
 
 /// Reads meters, or estimates.
-pub(super) struct Sampler {
+pub(super) struct EnergySampler {
     meters: Vec<Box<dyn Meter>>,
-    channels: Vec<Channel>,
+    channels: Vec<MeterChannel>,
     /// Joules of each channel since the start, and when what is drawn was last told.
     counted: Vec<f64>,
     told: Vec<f64>,
-    busy: Busy,
+    busy: CpuMeter,
     /// What the processors draw, where nothing meters them.
-    estimate: Option<Power>,
-    watcher: Watcher,
-    condition: Condition,
+    estimate: Option<PowerRange>,
+    watcher: ConditionWatcher,
+    condition: NodeCondition,
     hint: String,
     agents: u32,
     began: Instant,
@@ -44,20 +44,20 @@ pub(super) struct Sampler {
     /// and a counter must not go back meanwhile.
     idle_told: f64,
     /// Joules since the start, by where they come from.
-    by_sources: Vec<(Sources, f64)>,
+    by_sources: Vec<(EnergySources, f64)>,
 }
 
 /// A window as it was read.
-struct Read {
+struct SampledWindow {
     joules: f64,
-    sources: Sources,
-    spell: Option<Spell>,
+    sources: EnergySources,
+    spell: Option<CpuSample>,
     /// Whether a part of it is a GPU's.
     gpu: bool,
 }
 
-impl Sampler {
-    pub(super) fn new(setup: &Setup, power: Power) -> Self {
+impl EnergySampler {
+    pub(super) fn new(setup: &AccountingSetup, power: PowerRange) -> Self {
         let found = power::find(&setup.root, setup.gpus.clone());
         let channels: Vec<_> = found
             .meters
@@ -69,7 +69,7 @@ impl Sampler {
         let estimate = match (selection.covers_cpu, selection.picked.is_empty()) {
             (true, _) => None,
             (false, true) => Some(power),
-            (false, false) => Some(Power::guess(setup.cores)),
+            (false, false) => Some(PowerRange::guess(setup.cores)),
         };
         let mut hints = found.hints;
         if let Some(guess) = estimate {
@@ -89,10 +89,10 @@ impl Sampler {
             told: vec![0.0; channels.len()],
             meters: found.meters,
             channels,
-            busy: Busy::new(&setup.root),
+            busy: CpuMeter::new(&setup.root),
             estimate,
-            watcher: Watcher::find(&setup.root, setup.gpus.clone()),
-            condition: Condition::default(),
+            watcher: ConditionWatcher::find(&setup.root, setup.gpus.clone()),
+            condition: NodeCondition::default(),
             hint: hints.join("; "),
             agents: setup.agents,
             began: Instant::now(),
@@ -105,7 +105,7 @@ impl Sampler {
         };
         sampler.condition = sampler.watcher.look();
         // Counters count from here.
-        sampler.read(0.0, 0.0, Computed::default());
+        sampler.read(0.0, 0.0, WindowCompute::default());
         sampler.counted.fill(0.0);
         sampler
     }
@@ -116,32 +116,32 @@ impl Sampler {
     }
 
     /// Where joules come from, until a window says otherwise.
-    pub(super) fn sources(&self) -> Sources {
+    pub(super) fn sources(&self) -> EnergySources {
         let picked = power::select(&self.channels, false).picked;
-        let metered: Sources = picked.iter().map(|at| self.channels[*at].source).collect();
+        let metered: EnergySources = picked.iter().map(|at| self.channels[*at].source).collect();
         match self.estimate {
-            Some(_) => metered.and(Source::Estimate.into()),
+            Some(_) => metered.and(EnergySource::Estimate.into()),
             None => metered,
         }
     }
 
     /// What is told before anything was drawn.
-    pub(super) fn first_reading(&self) -> Reading {
+    pub(super) fn first_reading(&self) -> NodeReading {
         let idle = self.estimate.map_or(0.0, |power| f64::from(power.idle.0));
-        Reading {
+        NodeReading {
             watts: idle,
             idle_watts: idle,
             sources: self.sources(),
             resolution: self.resolution(),
             hint: self.hint.clone(),
             condition: self.condition.clone(),
-            ..Reading::default()
+            ..NodeReading::default()
         }
         .shared(self.agents)
     }
 
     /// Reads until everybody is gone.
-    pub(super) fn run(mut self, inner: &Arc<Inner>) {
+    pub(super) fn run(mut self, inner: &Arc<SharedAccounting>) {
         loop {
             let mut books = inner.lock();
             let quiet = books.running.is_empty();
@@ -170,12 +170,12 @@ impl Sampler {
         }
     }
 
-    fn close(&mut self, inner: &Inner, computed: Computed) {
+    fn close(&mut self, inner: &SharedAccounting, computed: WindowCompute) {
         let now = self.began.elapsed().as_secs_f64();
         let seconds = now - self.last;
         self.last = now;
         let read = self.read(now, seconds, computed);
-        let window = Window {
+        let window = MeterWindow {
             seconds,
             joules: read.joules,
             ours: self.ours(&read, computed),
@@ -202,13 +202,13 @@ impl Sampler {
             return;
         }
         let parts = self.channels.iter().zip(&self.counted).zip(&self.told);
-        let parts = parts.map(|((channel, joules), told)| Metered {
+        let parts = parts.map(|((channel, joules), told)| ComponentReading {
             channel: channel.clone(),
             joules: *joules,
             watts: (joules - told) / since,
         });
         self.idle_told = self.idle_told.max(totals.metered - totals.attributed);
-        let reading = Reading {
+        let reading = NodeReading {
             idle: self.idle_told,
             by_sources: self.by_sources.clone(),
             watts: (totals.metered - self.joules_told) / since,
@@ -227,7 +227,7 @@ impl Sampler {
         self.told.clone_from(&self.counted);
     }
 
-    fn read(&mut self, now: f64, seconds: f64, computed: Computed) -> Read {
+    fn read(&mut self, now: f64, seconds: f64, computed: WindowCompute) -> SampledWindow {
         let told: Vec<_> = self
             .meters
             .iter_mut()
@@ -239,14 +239,14 @@ impl Sampler {
         let selection = power::select(&self.channels, power::on_battery(&self.channels, &told));
         let picked = || selection.picked.iter().map(|at| &self.channels[*at]);
         let mut joules: f64 = selection.picked.iter().filter_map(|at| told[*at]).sum();
-        let mut sources: Sources = picked().map(|channel| channel.source).collect();
-        let gpu = picked().any(|channel| channel.kind == Kind::Gpu);
+        let mut sources: EnergySources = picked().map(|channel| channel.source).collect();
+        let gpu = picked().any(|channel| channel.kind == ComponentKind::Gpu);
         let spell = self.busy.look();
         if let Some(power) = self.estimate.filter(|_| !selection.covers_cpu) {
             joules += estimate(power, seconds, spell, computed);
-            sources = sources.and(Source::Estimate.into());
+            sources = sources.and(EnergySource::Estimate.into());
         }
-        Read {
+        SampledWindow {
             joules,
             sources,
             spell,
@@ -256,7 +256,7 @@ impl Sampler {
 
     /// Which part of what is above idle may be the requests': by processor time, unless what computes
     /// is a GPU or another process, of which no time is known here.
-    fn ours(&self, read: &Read, computed: Computed) -> f64 {
+    fn ours(&self, read: &SampledWindow, computed: WindowCompute) -> f64 {
         let Some(spell) = read.spell.filter(|_| !read.gpu && !computed.elsewhere) else {
             return 1.0;
         };
@@ -281,7 +281,12 @@ impl Sampler {
 
 /// What processors draw: idle, and for each core that is busy its part of what is drawn on top at full
 /// work. Where the machine does not tell how busy it is, it is as busy as the requests make it.
-fn estimate(power: Power, seconds: f64, spell: Option<Spell>, computed: Computed) -> f64 {
+fn estimate(
+    power: PowerRange,
+    seconds: f64,
+    spell: Option<CpuSample>,
+    computed: WindowCompute,
+) -> f64 {
     let busy = match spell {
         Some(spell) => spell.machine / f64::from(spell.cores) + computed.pretended,
         None => computed.all,
@@ -290,13 +295,13 @@ fn estimate(power: Power, seconds: f64, spell: Option<Spell>, computed: Computed
 }
 
 /// What there is to say of an estimate.
-fn explain(power: Power) -> String {
-    let said = if power.stated {
-        "as stated"
+fn explain(power: PowerRange) -> String {
+    let said = if power.configured {
+        "as configured"
     } else {
         "guessed from its cores"
     };
-    let advice = if power.stated {
+    let advice = if power.configured {
         ""
     } else {
         ": --idle-watts and --max-watts say better"

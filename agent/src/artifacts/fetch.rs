@@ -5,15 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use flotilla_core::Bytes;
-use flotilla_core::artifact::File;
-use flotilla_core::spec::Sha256;
+use flotilla_core::artifact::ArtifactFile;
+use flotilla_core::spec::Sha256Digest;
 use flotilla_proto::v1::FetchBlobRequest;
 use sha2::Digest;
 use tokio::fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
-use super::{Artifacts, FetchError};
+use super::{ArtifactError, ArtifactStore};
 
 /// Pause before the controllers are asked again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -25,10 +25,10 @@ const PIECE: usize = 256 << 10;
 /// Makes sure that a file is there, whole and checked. Waits for controllers for as long as
 /// none is linked.
 pub(super) async fn file(
-    artifacts: &Artifacts,
-    file: &File,
+    artifacts: &ArtifactStore,
+    file: &ArtifactFile,
     progress: impl Fn(u64),
-) -> Result<(), FetchError> {
+) -> Result<(), ArtifactError> {
     let path = artifacts.blob(file.sha256);
     if path.exists() {
         return Ok(());
@@ -38,7 +38,9 @@ pub(super) async fn file(
     for folder in [path.parent(), incoming.parent()].into_iter().flatten() {
         fs::create_dir_all(folder).await.map_err(disk)?;
     }
-    let mut partial = Partial::open(&incoming, file.size.0).await.map_err(disk)?;
+    let mut partial = PartialFile::open(&incoming, file.size.0)
+        .await
+        .map_err(disk)?;
     if partial.size > 0 {
         tracing::info!(file = file.path, byte = partial.size, "fetching goes on");
     }
@@ -78,7 +80,7 @@ pub(super) async fn file(
         }
         refusals += u32::from(refused);
         if refusals >= PATIENCE {
-            return Err(FetchError::Vanished(file.path.clone()));
+            return Err(ArtifactError::Vanished(file.path.clone()));
         }
         // Whichever is first: one more controller, or time for another try.
         let _ = tokio::time::timeout(PAUSE, came.changed()).await;
@@ -86,28 +88,28 @@ pub(super) async fn file(
     let found = partial.finish().await.map_err(disk)?;
     if found != file.sha256 {
         fs::remove_file(&incoming).await.map_err(disk)?;
-        return Err(FetchError::Digest(file.path.clone()));
+        return Err(ArtifactError::Digest(file.path.clone()));
     }
     fs::rename(incoming, path).await.map_err(disk)
 }
 
-fn from_disk(file: &File, error: &io::Error) -> FetchError {
+fn from_disk(file: &ArtifactFile, error: &io::Error) -> ArtifactError {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            FetchError::DiskFull(file.path.clone(), Bytes(file.size.0))
+            ArtifactError::DiskFull(file.path.clone(), Bytes(file.size.0))
         }
-        _ => FetchError::Disk(file.path.clone(), error.to_string()),
+        _ => ArtifactError::Disk(file.path.clone(), error.to_string()),
     }
 }
 
 /// The beginning of a file.
-struct Partial {
+struct PartialFile {
     file: fs::File,
     size: u64,
     hash: sha2::Sha256,
 }
 
-impl Partial {
+impl PartialFile {
     /// Goes on with what is there. What is longer than the file should be is none of it.
     async fn open(path: &Path, most: u64) -> io::Result<Self> {
         let mut options = fs::OpenOptions::new();
@@ -138,10 +140,10 @@ impl Partial {
     }
 
     /// All of it is there. Returns its digest.
-    async fn finish(mut self) -> io::Result<Sha256> {
+    async fn finish(mut self) -> io::Result<Sha256Digest> {
         self.file.flush().await?;
         self.file.sync_all().await?;
-        Ok(Sha256(self.hash.finalize().into()))
+        Ok(Sha256Digest(self.hash.finalize().into()))
     }
 }
 
@@ -151,13 +153,13 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_said_to_be_full() {
-        let file = File {
+        let file = ArtifactFile {
             path: "w".into(),
             size: Bytes(7),
-            sha256: Sha256([0; 32]),
+            sha256: Sha256Digest([0; 32]),
         };
         let full = from_disk(&file, &io::ErrorKind::StorageFull.into());
-        assert_eq!(full, FetchError::DiskFull("w".into(), Bytes(7)));
+        assert_eq!(full, ArtifactError::DiskFull("w".into(), Bytes(7)));
         assert!(full.remedy().contains("free space"));
     }
 
@@ -165,17 +167,17 @@ mod tests {
     async fn a_partial_file_goes_on_where_it_ended() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        let mut partial = Partial::open(&path, 5).await.unwrap();
+        let mut partial = PartialFile::open(&path, 5).await.unwrap();
         partial.add(b"he").await.unwrap();
         // As a crash leaves it.
         partial.file.flush().await.unwrap();
         drop(partial);
-        let mut partial = Partial::open(&path, 5).await.unwrap();
+        let mut partial = PartialFile::open(&path, 5).await.unwrap();
         assert_eq!(partial.size, 2);
         partial.add(b"llo").await.unwrap();
         let whole: [u8; 32] = sha2::Sha256::digest(b"hello").into();
-        assert_eq!(partial.finish().await.unwrap(), Sha256(whole));
-        let longer = Partial::open(&path, 4).await.unwrap();
+        assert_eq!(partial.finish().await.unwrap(), Sha256Digest(whole));
+        let longer = PartialFile::open(&path, 4).await.unwrap();
         assert_eq!(longer.size, 0);
     }
 }

@@ -19,13 +19,13 @@ use std::sync::Arc;
 use flotilla_core::Bytes;
 use flotilla_core::artifact::Manifest;
 
-use crate::engine::Progress;
-use crate::link::Peers;
-use throttle::Throttle;
+use crate::link::LinkedControllers;
+use flotilla_engine::LoadProgress;
+use throttle::RateLimiter;
 
 /// Why files are not on this node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum FetchError {
+pub(crate) enum ArtifactError {
     #[error("no controller has the file '{0}' any more")]
     Vanished(String),
     #[error("the file '{0}' came with another SHA-256 than it should have")]
@@ -36,10 +36,10 @@ pub enum FetchError {
     Disk(String, String),
 }
 
-impl FetchError {
+impl ArtifactError {
     /// What to do about it.
     #[must_use]
-    pub fn remedy(&self) -> &'static str {
+    pub(crate) fn remedy(&self) -> &'static str {
         match self {
             Self::Vanished(_) => "push the model again, or check the controllers' --data-dir",
             Self::Digest(_) => "check the disks and the memory of the controller and of the node",
@@ -51,19 +51,19 @@ impl FetchError {
 
 /// The files of models on this node. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Artifacts {
+pub(crate) struct ArtifactStore {
     dir: PathBuf,
-    peers: Arc<Peers>,
-    throttle: Option<Arc<Throttle>>,
+    peers: Arc<LinkedControllers>,
+    throttle: Option<Arc<RateLimiter>>,
 }
 
-impl Artifacts {
+impl ArtifactStore {
     /// Files below `dir`, fetched from `peers` with at most `rate` bytes per second.
-    pub(crate) fn new(dir: PathBuf, peers: Arc<Peers>, rate: Option<Bytes>) -> Self {
+    pub(crate) fn new(dir: PathBuf, peers: Arc<LinkedControllers>, rate: Option<Bytes>) -> Self {
         Self {
             dir,
             peers,
-            throttle: rate.map(|rate| Arc::new(Throttle::new(rate))),
+            throttle: rate.map(|rate| Arc::new(RateLimiter::new(rate))),
         }
     }
 
@@ -81,8 +81,8 @@ impl Artifacts {
     pub(crate) async fn fetch(
         &self,
         files: &Manifest,
-        progress: Progress,
-    ) -> Result<(), FetchError> {
+        progress: LoadProgress,
+    ) -> Result<(), ArtifactError> {
         let total = files.size().0.max(1) as f64;
         let mut before = 0;
         progress("fetching", 0.0);
@@ -98,7 +98,7 @@ impl Artifacts {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        Err(FetchError::Disk("models".into(), problem))
+        Err(ArtifactError::Disk("models".into(), problem))
     }
 
     /// Removes what is not needed for these any more.
@@ -140,11 +140,11 @@ impl Artifacts {
         self.dir.join("models").join(files.digest().to_string())
     }
 
-    fn blob(&self, sha256: flotilla_core::spec::Sha256) -> PathBuf {
+    fn blob(&self, sha256: flotilla_core::spec::Sha256Digest) -> PathBuf {
         self.dir.join("blobs").join(sha256.to_string())
     }
 
-    fn incoming(&self, sha256: flotilla_core::spec::Sha256) -> PathBuf {
+    fn incoming(&self, sha256: flotilla_core::spec::Sha256Digest) -> PathBuf {
         self.dir.join("incoming").join(sha256.to_string())
     }
 
@@ -170,24 +170,24 @@ impl Artifacts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::artifact::File;
-    use flotilla_core::spec::Sha256;
+    use flotilla_core::artifact::ArtifactFile;
+    use flotilla_core::spec::Sha256Digest;
 
     fn manifest(files: &[(&str, u8)]) -> Manifest {
-        let file = |(path, byte): &(&str, u8)| File {
+        let file = |(path, byte): &(&str, u8)| ArtifactFile {
             path: (*path).into(),
             size: Bytes(1),
-            sha256: Sha256([*byte; 32]),
+            sha256: Sha256Digest([*byte; 32]),
         };
         Manifest::new(files.iter().map(file).collect()).unwrap()
     }
 
-    fn with_blobs(bytes: &[u8]) -> (tempfile::TempDir, Artifacts) {
+    fn with_blobs(bytes: &[u8]) -> (tempfile::TempDir, ArtifactStore) {
         let dir = tempfile::tempdir().unwrap();
-        let artifacts = Artifacts::new(dir.path().to_owned(), Arc::default(), None);
+        let artifacts = ArtifactStore::new(dir.path().to_owned(), Arc::default(), None);
         fs::create_dir_all(dir.path().join("blobs")).unwrap();
         for byte in bytes {
-            fs::write(artifacts.blob(Sha256([*byte; 32])), [*byte]).unwrap();
+            fs::write(artifacts.blob(Sha256Digest([*byte; 32])), [*byte]).unwrap();
         }
         (dir, artifacts)
     }
@@ -198,7 +198,7 @@ mod tests {
         let one = manifest(&[("config.json", 1), ("sub/model.safetensors", 2)]);
         let other = manifest(&[("tokenizer.json", 1), ("m.gguf", 3)]);
         assert_eq!(artifacts.find(&one), None);
-        let progress: Progress = Arc::new(|_, _| {});
+        let progress: LoadProgress = Arc::new(|_, _| {});
         artifacts.fetch(&one, progress.clone()).await.unwrap();
         artifacts.fetch(&other, progress).await.unwrap();
         let folder = artifacts.find(&one).unwrap();

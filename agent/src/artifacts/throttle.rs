@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use flotilla_core::Bytes;
 
 /// A cap on bytes per second, over all fetches together.
-pub(super) struct Throttle {
+pub(super) struct RateLimiter {
     rate: f64,
     /// When the bytes let through so far will have been paid for.
     paid: Mutex<Instant>,
 }
 
-impl Throttle {
+impl RateLimiter {
     pub(super) fn new(rate: Bytes) -> Self {
         Self {
             rate: rate.0.max(1) as f64,
@@ -42,7 +42,7 @@ mod tests {
 
     #[test]
     fn bytes_pass_at_the_rate_and_silence_saves_nothing_up() {
-        let throttle = Throttle::new(Bytes(1_000));
+        let throttle = RateLimiter::new(Bytes(1_000));
         let now = Instant::now();
         let seconds = Duration::from_secs;
         for half in 0..10 {

@@ -19,29 +19,29 @@ use flotilla_proto::v1::Inventory;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::accounts::Accounts;
-use crate::models::Statuses;
-use crate::serve::Service;
+use crate::accounts::EnergyAccounting;
+use crate::models::ModelStatuses;
+use crate::serve::InferenceService;
 use backoff::Backoff;
-pub(crate) use orders::Orders;
-pub(crate) use peers::Peers;
+pub(crate) use orders::DesiredStateReceiver;
+pub(crate) use peers::LinkedControllers;
 use session::SessionError;
 
 /// A link that lasted this long makes the next failure the first one.
 const STEADY: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Everything a link needs.
-pub(crate) struct Link {
+pub(crate) struct AgentLink {
     pub(crate) name: NodeName,
     pub(crate) identity: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) taints: Vec<Taint>,
     pub(crate) zone: Option<ZoneName>,
     pub(crate) inventory: Inventory,
-    pub(crate) service: Service,
-    pub(crate) statuses: Statuses,
-    pub(crate) accounts: Accounts,
-    pub(crate) orders: Orders,
+    pub(crate) service: InferenceService,
+    pub(crate) statuses: ModelStatuses,
+    pub(crate) accounts: EnergyAccounting,
+    pub(crate) orders: DesiredStateReceiver,
     /// Resolves when no more requests are to be taken; those under way may finish.
     pub(crate) drain: CancellationToken,
     /// Ends everything at once.
@@ -50,7 +50,7 @@ pub(crate) struct Link {
 
 /// Keeps links up to the controllers at `seeds` and to those they name, until told to drain or
 /// stop.
-pub(crate) async fn run(link: Link, peers: Arc<Peers>, seeds: Vec<String>) {
+pub(crate) async fn run(link: AgentLink, peers: Arc<LinkedControllers>, seeds: Vec<String>) {
     let link = Arc::new(link);
     let seeds: BTreeSet<String> = seeds.into_iter().collect();
     let mut named = peers.named();
@@ -87,7 +87,7 @@ pub(crate) async fn run(link: Link, peers: Arc<Peers>, seeds: Vec<String>) {
 }
 
 /// Keeps one link up.
-async fn keep(link: &Link, peers: &Peers, address: &str) {
+async fn keep(link: &AgentLink, peers: &LinkedControllers, address: &str) {
     let mut backoff = Backoff::default();
     let mut complained = false;
     loop {

@@ -1,25 +1,25 @@
 //! What controllers want of this node: the newest word of any of them.
 
-use flotilla_core::ModelName;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
+use flotilla_core::{ModelName, ModelRevision, StoreRevision};
 use flotilla_proto::v1;
 use tokio::sync::{Mutex, watch};
 
-use crate::home::{Home, Order};
-use crate::models::Desired;
+use crate::home::{DataDir, NodeDesiredState};
+use crate::models::DesiredModel;
 
 /// What controllers want of this node.
-pub(crate) struct Orders {
-    home: Home,
+pub(crate) struct DesiredStateReceiver {
+    home: DataDir,
     /// The last one taken.
-    last: Mutex<Order>,
-    desired: watch::Sender<Vec<Desired>>,
+    last: Mutex<NodeDesiredState>,
+    desired: watch::Sender<Vec<DesiredModel>>,
 }
 
-impl Orders {
+impl DesiredStateReceiver {
     /// Goes on with what `home` kept.
-    pub(crate) fn new(home: Home) -> (Self, watch::Receiver<Vec<Desired>>) {
+    pub(crate) fn new(home: DataDir) -> (Self, watch::Receiver<Vec<DesiredModel>>) {
         let last = home.order();
         let (desired, receiver) = watch::channel(last.models.clone());
         let orders = Self {
@@ -32,19 +32,19 @@ impl Orders {
 
     /// Does what a controller wants from now on, unless another one has told something newer.
     /// A fleet with another name is another history: its word counts whatever its revision.
-    pub(super) async fn take(&self, message: v1::Desired) {
+    pub(super) async fn take(&self, message: v1::DesiredState) {
         let mut last = self.last.lock().await;
-        if message.fleet == last.fleet && message.revision < last.revision {
+        if message.fleet == last.fleet && StoreRevision(message.revision) < last.revision {
             tracing::debug!(
                 message.revision,
-                last.revision,
+                %last.revision,
                 "an old word of a controller"
             );
             return;
         }
-        let order = Order {
+        let order = NodeDesiredState {
             fleet: message.fleet,
-            revision: message.revision,
+            revision: StoreRevision(message.revision),
             models: message.models.into_iter().filter_map(read).collect(),
         };
         if *last == order {
@@ -60,7 +60,7 @@ impl Orders {
 
 /// A model that makes no sense here is left out: the controller sees that it never becomes
 /// ready.
-fn read(desired: v1::DesiredModel) -> Option<Desired> {
+fn read(desired: v1::DesiredModel) -> Option<DesiredModel> {
     let model = match desired.resource.as_str() {
         "" => Ok(None),
         text => serde_json::from_str(text)
@@ -80,9 +80,9 @@ fn read(desired: v1::DesiredModel) -> Option<Desired> {
     });
     let name = ModelName::new(&desired.name).map_err(|e| e.to_string());
     match name.and_then(|name| Ok((name, model?, files?))) {
-        Ok((name, model, files)) => Some(Desired {
+        Ok((name, model, files)) => Some(DesiredModel {
             name,
-            revision: desired.revision,
+            revision: ModelRevision(desired.revision),
             model,
             files,
         }),
@@ -102,8 +102,8 @@ fn read(desired: v1::DesiredModel) -> Option<Desired> {
 mod tests {
     use super::*;
 
-    fn message(fleet: &str, revision: u64, model: &str) -> v1::Desired {
-        v1::Desired {
+    fn message(fleet: &str, revision: u64, model: &str) -> v1::DesiredState {
+        v1::DesiredState {
             fleet: fleet.into(),
             revision,
             models: vec![v1::DesiredModel {
@@ -118,19 +118,19 @@ mod tests {
     #[tokio::test]
     async fn the_newest_word_counts_also_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let names = |desired: &watch::Receiver<Vec<Desired>>| -> Vec<String> {
+        let names = |desired: &watch::Receiver<Vec<DesiredModel>>| -> Vec<String> {
             desired
                 .borrow()
                 .iter()
                 .map(|d| d.name.to_string())
                 .collect()
         };
-        let (orders, desired) = Orders::new(Home::open(dir.path()).unwrap());
+        let (orders, desired) = DesiredStateReceiver::new(DataDir::open(dir.path()).unwrap());
         orders.take(message("f", 5, "five")).await;
         orders.take(message("f", 4, "four")).await;
         assert_eq!(names(&desired), ["five"]);
         drop((orders, desired));
-        let (orders, desired) = Orders::new(Home::open(dir.path()).unwrap());
+        let (orders, desired) = DesiredStateReceiver::new(DataDir::open(dir.path()).unwrap());
         orders.take(message("f", 4, "four")).await;
         assert_eq!(names(&desired), ["five"]);
         orders.take(message("f", 6, "six")).await;

@@ -3,22 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use flotilla_proto::transport::Channel;
+use flotilla_proto::transport::LinkChannel;
 use flotilla_proto::v1::fleet_client::FleetClient;
 use tokio::sync::watch;
 
 /// The controllers, as the links know them.
 #[derive(Default)]
-pub(crate) struct Peers {
+pub(crate) struct LinkedControllers {
     /// The controllers that are linked, by id.
-    linked: Mutex<BTreeMap<String, Peer>>,
+    linked: Mutex<BTreeMap<String, ControllerLink>>,
     /// Told when one is linked.
     came: watch::Sender<()>,
     /// All addresses that any of them names.
     named: watch::Sender<BTreeSet<String>>,
 }
 
-impl Peers {
+impl LinkedControllers {
     /// The link addresses that linked controllers name. What was named last stays while none
     /// is linked: it is all there is to go by.
     pub(super) fn named(&self) -> watch::Receiver<BTreeSet<String>> {
@@ -26,26 +26,26 @@ impl Peers {
     }
 
     /// Notes a link to a controller. `None` where there is one already.
-    pub(super) fn link(&self, id: &str, client: FleetClient<Channel>) -> Option<Linked<'_>> {
+    pub(super) fn link(&self, id: &str, client: FleetClient<LinkChannel>) -> Option<LinkGuard<'_>> {
         let mut linked = self.lock();
         if linked.contains_key(id) {
             return None;
         }
-        let peer = Peer {
+        let peer = ControllerLink {
             names: BTreeSet::new(),
             client,
         };
         linked.insert(id.to_owned(), peer);
         drop(linked);
         self.came.send_replace(());
-        Some(Linked {
+        Some(LinkGuard {
             peers: self,
             id: id.to_owned(),
         })
     }
 
     /// The controllers that can be asked now.
-    pub(crate) fn clients(&self) -> Vec<FleetClient<Channel>> {
+    pub(crate) fn clients(&self) -> Vec<FleetClient<LinkChannel>> {
         self.lock()
             .values()
             .map(|peer| peer.client.clone())
@@ -57,26 +57,26 @@ impl Peers {
         self.came.subscribe()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Peer>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ControllerLink>> {
         // Nothing panics while it is held.
         self.linked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A linked controller.
-struct Peer {
+struct ControllerLink {
     /// The addresses that it names.
     names: BTreeSet<String>,
-    client: FleetClient<Channel>,
+    client: FleetClient<LinkChannel>,
 }
 
 /// A linked controller, until dropped.
-pub(super) struct Linked<'a> {
-    peers: &'a Peers,
+pub(super) struct LinkGuard<'a> {
+    peers: &'a LinkedControllers,
     id: String,
 }
 
-impl Linked<'_> {
+impl LinkGuard<'_> {
     /// It names these.
     pub(super) fn names(&self, addresses: Vec<String>) {
         let mut linked = self.peers.lock();
@@ -93,7 +93,7 @@ impl Linked<'_> {
     }
 }
 
-impl Drop for Linked<'_> {
+impl Drop for LinkGuard<'_> {
     fn drop(&mut self) {
         self.peers.lock().remove(&self.id);
     }
@@ -114,7 +114,7 @@ mod tests {
         let (channel, _connection) = transport::connect(near, transport::SILENCE).await.unwrap();
         shaken.await.unwrap().unwrap();
         let client = FleetClient::with_origin(channel, transport::origin());
-        let peers = Peers::default();
+        let peers = LinkedControllers::default();
         let named = peers.named();
         let one = peers.link("1", client.clone()).unwrap();
         assert!(peers.link("1", client.clone()).is_none());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flotilla_proto::v1::fleet_client::FleetClient;
 use flotilla_proto::v1::inference_server::InferenceServer;
-use flotilla_proto::v1::{self, IdentifyRequest, JoinRequest, Report};
+use flotilla_proto::v1::{self, IdentifyRequest, JoinRequest, StatusReport};
 use flotilla_proto::{preface, transport};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -13,10 +13,10 @@ use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::Link;
-use super::peers::Peers;
-use crate::accounts::Accounts;
-use crate::serve::Service;
+use super::AgentLink;
+use super::peers::LinkedControllers;
+use crate::accounts::EnergyAccounting;
+use crate::serve::InferenceService;
 
 /// How long dialling, joining and opening the sync stream may take each.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,7 +48,11 @@ pub(super) enum SessionError {
 
 /// Joins the controller at `address` and stays until the session ends, or all requests of a
 /// draining agent have.
-pub(super) async fn run(link: &Link, peers: &Peers, address: &str) -> Result<(), SessionError> {
+pub(super) async fn run(
+    link: &AgentLink,
+    peers: &LinkedControllers,
+    address: &str,
+) -> Result<(), SessionError> {
     let stream = dial(address).await?;
     let (channel, connection) = transport::connect(stream, transport::SILENCE).await?;
     let mut tasks = JoinSet::new();
@@ -91,8 +95,8 @@ pub(super) async fn run(link: &Link, peers: &Peers, address: &str) -> Result<(),
 
     // One report waits at most: the next one is made when there is room.
     let (reports, receiver) = mpsc::channel(1);
-    let mut energy = Energy::default();
-    let report = |models, energy| Report {
+    let mut energy = ReportedEnergy::default();
+    let report = |models, energy| StatusReport {
         session: joined.session.clone(),
         models,
         energy,
@@ -149,13 +153,13 @@ pub(super) async fn run(link: &Link, peers: &Peers, address: &str) -> Result<(),
 
 /// What was told of the node's energy.
 #[derive(Default)]
-struct Energy {
+struct ReportedEnergy {
     told: Option<(Instant, v1::NodeEnergy)>,
 }
 
-impl Energy {
+impl ReportedEnergy {
     /// What is to be told now, if it is much different or has not been told for a while.
-    fn news(&mut self, accounts: &Accounts) -> Option<v1::NodeEnergy> {
+    fn news(&mut self, accounts: &EnergyAccounting) -> Option<v1::NodeEnergy> {
         let now = accounts.reading().message();
         if let Some((at, told)) = &self.told {
             let moved = (now.watts - told.watts).abs() > WATTS_MOVED * told.watts.max(1.0);
@@ -178,7 +182,7 @@ async fn dial(address: &str) -> Result<TcpStream, SessionError> {
 /// Answers requests on a connection that was turned round.
 async fn serve(
     stream: TcpStream,
-    service: Service,
+    service: InferenceService,
     drain: tokio_util::sync::CancellationToken,
 ) -> Result<(), SessionError> {
     let server = InferenceServer::new(service).max_decoding_message_size(MAX_MESSAGE);

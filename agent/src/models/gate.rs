@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use flotilla_core::admission::{FairQueue, Place, Standing};
+use flotilla_core::admission::{FairQueue, QueueEntryId, QueueKey};
 use flotilla_core::generate::RequestError;
 use tokio::sync::{Notify, oneshot};
 
@@ -12,8 +12,8 @@ use tokio::sync::{Notify, oneshot};
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The gate of one model.
-pub(super) struct Gate {
-    state: Mutex<State>,
+pub(super) struct AdmissionQueue {
+    state: Mutex<QueueState>,
     /// Requests that compute at once.
     pub(super) concurrency: u32,
     /// Requests that may wait beyond them.
@@ -23,25 +23,25 @@ pub(super) struct Gate {
 }
 
 /// What a waiting request is told: it is its turn, or why it has to leave.
-type Word = Result<(), RequestError>;
+type AdmissionOutcome = Result<(), RequestError>;
 
-struct State {
+struct QueueState {
     computing: u32,
-    waiting: FairQueue<oneshot::Sender<Word>>,
+    waiting: FairQueue<oneshot::Sender<AdmissionOutcome>>,
     closed: bool,
 }
 
 /// A way through, given back when dropped.
 pub(super) struct Permit {
-    gate: Arc<Gate>,
+    gate: Arc<AdmissionQueue>,
     /// How long it was waited for.
     pub(super) waited: Duration,
 }
 
-impl Gate {
+impl AdmissionQueue {
     pub(super) fn new(concurrency: u32, queue: u32) -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(QueueState {
                 computing: 0,
                 waiting: FairQueue::default(),
                 closed: false,
@@ -55,12 +55,12 @@ impl Gate {
     /// Waits for its turn. A caller that goes away leaves the queue.
     ///
     /// # Errors
-    /// [`RequestError::Overloaded`] when the queue is full or a request of better standing took the
+    /// [`RequestError::Overloaded`] when the queue is full or a request of better queue_key took the
     /// place, [`RequestError::TooLate`] after the deadline, [`RequestError::Unavailable`] when the
     /// gate was closed.
     pub(super) async fn enter(
         self: Arc<Self>,
-        standing: Standing,
+        queue_key: QueueKey,
         deadline: Option<Duration>,
     ) -> Result<Permit, RequestError> {
         let came = Instant::now();
@@ -75,7 +75,7 @@ impl Gate {
                 return Ok(self.permit(Duration::ZERO));
             }
             if state.waiting.len() >= self.queue as usize {
-                let displaced = state.waiting.displace(standing);
+                let displaced = state.waiting.displace(queue_key);
                 let displaced = displaced
                     .ok_or_else(|| overloaded("The model's queue is full: try again later."))?;
                 // Whoever is gone needs no word.
@@ -84,9 +84,9 @@ impl Gate {
                 )));
             }
             let (turn, word) = oneshot::channel();
-            Waiting {
+            QueuedRequest {
                 gate: &self,
-                place: state.waiting.push(standing, turn),
+                place: state.waiting.push(queue_key, turn),
                 word,
                 over: false,
             }
@@ -143,7 +143,7 @@ impl Gate {
     }
 
     /// A place is free: who is next takes it.
-    fn release(&self, mut state: MutexGuard<'_, State>) {
+    fn release(&self, mut state: MutexGuard<'_, QueueState>) {
         loop {
             let Some(next) = state.waiting.pop() else {
                 state.computing -= 1;
@@ -156,7 +156,7 @@ impl Gate {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         // Nothing panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -170,15 +170,15 @@ impl Drop for Permit {
 }
 
 /// A place in the queue, left when dropped.
-struct Waiting<'a> {
-    gate: &'a Gate,
-    place: Place,
-    word: oneshot::Receiver<Word>,
+struct QueuedRequest<'a> {
+    gate: &'a AdmissionQueue,
+    place: QueueEntryId,
+    word: oneshot::Receiver<AdmissionOutcome>,
     /// Whether the word came and is heeded.
     over: bool,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedRequest<'_> {
     fn drop(&mut self) {
         if self.over {
             return;
@@ -212,16 +212,19 @@ mod tests {
     use flotilla_core::admission::Priority;
     use futures::FutureExt;
 
-    fn gate(concurrency: u32, queue: u32) -> Arc<Gate> {
-        Arc::new(Gate::new(concurrency, queue))
+    fn gate(concurrency: u32, queue: u32) -> Arc<AdmissionQueue> {
+        Arc::new(AdmissionQueue::new(concurrency, queue))
     }
 
-    fn of(priority: Priority, flow: u64) -> Standing {
-        Standing { priority, flow }
+    fn of(priority: Priority, fairness_key: u64) -> QueueKey {
+        QueueKey {
+            priority,
+            fairness_key,
+        }
     }
 
-    async fn enter(gate: &Arc<Gate>) -> Permit {
-        let entered = gate.clone().enter(Standing::default(), None).await;
+    async fn enter(gate: &Arc<AdmissionQueue>) -> Permit {
+        let entered = gate.clone().enter(QueueKey::default(), None).await;
         entered.ok().unwrap()
     }
 
@@ -271,7 +274,7 @@ mod tests {
         let gate = gate(1, 5);
         let computing = enter(&gate).await;
         let deadline = Some(Duration::from_millis(5));
-        let late = gate.clone().enter(Standing::default(), deadline).await;
+        let late = gate.clone().enter(QueueKey::default(), deadline).await;
         assert!(matches!(late.err(), Some(RequestError::TooLate(_))));
         assert_eq!(gate.counts(), (1, 0));
         drop(computing);
@@ -282,14 +285,14 @@ mod tests {
     async fn closing_sends_the_waiting_away_and_waits_for_the_computing() {
         let gate = gate(1, 1);
         let computing = enter(&gate).await;
-        let waiting = tokio::spawn(gate.clone().enter(Standing::default(), None));
+        let waiting = tokio::spawn(gate.clone().enter(QueueKey::default(), None));
         while gate.counts().1 == 0 {
             tokio::task::yield_now().await;
         }
         gate.close();
         let sent_away = waiting.await.unwrap().err();
         assert!(matches!(sent_away, Some(RequestError::Unavailable(_))));
-        let late = gate.clone().enter(Standing::default(), None).await;
+        let late = gate.clone().enter(QueueKey::default(), None).await;
         assert!(matches!(late.err(), Some(RequestError::Unavailable(_))));
         assert!(gate.drained().now_or_never().is_none());
         drop(computing);

@@ -4,43 +4,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use flotilla_core::admission::Standing;
-use flotilla_core::energy::Spent;
-use flotilla_core::generate::{RequestError, Timing};
+use flotilla_core::admission::QueueKey;
+use flotilla_core::energy::EnergyUsage;
+use flotilla_core::generate::{AnswerTiming, RequestError};
 use flotilla_core::spec::ModelSpec;
-use flotilla_proto::v1::Counters as CountersMessage;
+use flotilla_proto::v1::ModelCounters;
 
-use super::Ticket;
-use super::gate::Gate;
-use crate::accounts::{Entry, Rate};
-use crate::engine::LoadedModel;
-use crate::observe::OfModel;
+use super::AdmittedRequest;
+use super::gate::AdmissionQueue;
+use crate::accounts::{LedgerEntry, ModelRate};
+use crate::observe::ModelMetrics;
+use flotilla_engine::LoadedModel;
 
 /// A model that takes requests.
-pub struct Hosted {
+pub struct ServedModel {
     pub model: Arc<dyn LoadedModel>,
-    gate: Arc<Gate>,
-    counters: Counters,
-    observer: OfModel,
-    rate: Arc<Rate>,
+    gate: Arc<AdmissionQueue>,
+    counters: LiveCounters,
+    observer: ModelMetrics,
+    rate: Arc<ModelRate>,
 }
 
-impl Hosted {
+impl ServedModel {
     /// A model with the limits of its spec. What its engine computes at once may be less than the
     /// spec says: the others wait. What its requests take is told to `observer`.
     #[must_use]
-    pub(crate) fn new(model: Arc<dyn LoadedModel>, spec: &ModelSpec, observer: OfModel) -> Self {
+    pub(crate) fn new(
+        model: Arc<dyn LoadedModel>,
+        spec: &ModelSpec,
+        observer: ModelMetrics,
+    ) -> Self {
         let most = model.concurrency().unwrap_or(spec.concurrency);
         let concurrency = spec.concurrency.min(most).max(1);
         let queue = spec
             .queue
             .saturating_add(spec.concurrency.saturating_sub(concurrency));
         Self {
-            rate: Arc::new(Rate::new(model.computes(), concurrency)),
+            rate: Arc::new(ModelRate::new(model.compute_location(), concurrency)),
             observer,
             model,
-            gate: Arc::new(Gate::new(concurrency, queue)),
-            counters: Counters::default(),
+            gate: Arc::new(AdmissionQueue::new(concurrency, queue)),
+            counters: LiveCounters::default(),
         }
     }
 
@@ -57,13 +61,13 @@ impl Hosted {
     /// deadline, [`RequestError::Unavailable`] when the model is leaving.
     pub async fn enter(
         self: Arc<Self>,
-        standing: Standing,
+        queue_key: QueueKey,
         deadline: Option<Duration>,
-    ) -> Result<Ticket, RequestError> {
-        match self.gate.clone().enter(standing, deadline).await {
+    ) -> Result<AdmittedRequest, RequestError> {
+        match self.gate.clone().enter(queue_key, deadline).await {
             Ok(permit) => {
                 self.counters.waited(permit.waited);
-                Ok(Ticket::new(self, permit))
+                Ok(AdmittedRequest::new(self, permit))
             }
             Err(error) => {
                 if matches!(error, RequestError::Overloaded { .. }) {
@@ -86,10 +90,10 @@ impl Hosted {
 
     /// What it does and did.
     #[must_use]
-    pub fn counts(&self) -> CountersMessage {
+    pub fn counts(&self) -> ModelCounters {
         let counters = &self.counters;
         let (active, queued) = self.gate.counts();
-        CountersMessage {
+        ModelCounters {
             active,
             queued,
             requests: counters.requests.load(Ordering::Relaxed),
@@ -105,23 +109,23 @@ impl Hosted {
     }
 
     /// A request is computed from now on.
-    pub(super) fn account(&self) -> Entry {
+    pub(super) fn account(&self) -> LedgerEntry {
         self.observer.enter(self.rate.clone())
     }
 
     /// An answer is complete.
-    pub(super) fn answered(&self, timing: Timing) {
+    pub(super) fn answered(&self, timing: AnswerTiming) {
         self.observer.answered(timing);
     }
 
-    pub(super) fn counters(&self) -> &Counters {
+    pub(super) fn counters(&self) -> &LiveCounters {
         &self.counters
     }
 }
 
 /// What a model does and did since it was loaded.
 #[derive(Default)]
-pub(super) struct Counters {
+pub(super) struct LiveCounters {
     requests: AtomicU64,
     cancelled: AtomicU64,
     failed: AtomicU64,
@@ -133,7 +137,7 @@ pub(super) struct Counters {
     millijoules: AtomicU64,
 }
 
-impl Counters {
+impl LiveCounters {
     pub(super) fn enter(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
@@ -149,7 +153,7 @@ impl Counters {
         self.wait_us.fetch_add(time, Ordering::Relaxed);
     }
 
-    pub(super) fn took(&self, spent: Spent) {
+    pub(super) fn took(&self, spent: EnergyUsage) {
         let millijoules = (spent.joules.0 * 1e3) as u64;
         self.millijoules.fetch_add(millijoules, Ordering::Relaxed);
     }
@@ -174,21 +178,23 @@ impl Counters {
 mod tests {
     use super::*;
     use async_trait::async_trait;
-    use flotilla_core::generate::{EmbedRequest, Embeddings, Event, GenerateRequest, Usage};
+    use flotilla_core::generate::{
+        EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, Usage,
+    };
     use futures::{FutureExt, StreamExt, stream};
 
     use flotilla_core::ModelName;
     use flotilla_telemetry::Telemetry;
-    use flotilla_telemetry::trace::Stage;
+    use flotilla_telemetry::trace::RequestSpan;
 
-    use crate::accounts::Accounts;
-    use crate::engine::Events;
-    use crate::observe::Observer;
+    use crate::accounts::EnergyAccounting;
+    use crate::observe::NodeMetrics;
+    use flotilla_engine::GenerateEvents;
 
     struct Silent;
     #[async_trait]
     impl LoadedModel for Silent {
-        async fn generate(&self, _: GenerateRequest) -> Result<Events, RequestError> {
+        async fn generate(&self, _: GenerateRequest) -> Result<GenerateEvents, RequestError> {
             Ok(stream::pending().boxed())
         }
         async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
@@ -196,19 +202,19 @@ mod tests {
         }
     }
 
-    fn observer() -> OfModel {
+    fn observer() -> ModelMetrics {
         let meter = Telemetry::off().meter();
         let model = ModelName::new("m").unwrap();
-        Observer::new(Accounts::of_nothing(), &meter).of(&model)
+        NodeMetrics::new(EnergyAccounting::of_nothing(), &meter).of(&model)
     }
 
-    fn hosted(concurrency: u32, queue: u32) -> Arc<Hosted> {
+    fn hosted(concurrency: u32, queue: u32) -> Arc<ServedModel> {
         let spec = ModelSpec {
             concurrency,
             queue,
             ..ModelSpec::default()
         };
-        Arc::new(Hosted::new(Arc::new(Silent), &spec, observer()))
+        Arc::new(ServedModel::new(Arc::new(Silent), &spec, observer()))
     }
 
     #[tokio::test]
@@ -216,16 +222,16 @@ mod tests {
         let hosted = hosted(1, 1);
         let computing = hosted
             .clone()
-            .enter(Standing::default(), None)
+            .enter(QueueKey::default(), None)
             .await
             .ok()
             .unwrap();
-        let mut waiting = Box::pin(hosted.clone().enter(Standing::default(), None));
+        let mut waiting = Box::pin(hosted.clone().enter(QueueKey::default(), None));
         assert!((&mut waiting).now_or_never().is_none());
         assert_eq!(hosted.counts().queued, 1);
         let refused = hosted
             .clone()
-            .enter(Standing::default(), None)
+            .enter(QueueKey::default(), None)
             .await
             .err()
             .unwrap();
@@ -237,7 +243,7 @@ mod tests {
         assert!(
             hosted
                 .clone()
-                .enter(Standing::default(), None)
+                .enter(QueueKey::default(), None)
                 .await
                 .is_ok()
         );
@@ -249,26 +255,26 @@ mod tests {
         let ticket = async || {
             hosted
                 .clone()
-                .enter(Standing::default(), None)
+                .enter(QueueKey::default(), None)
                 .await
                 .ok()
                 .unwrap()
         };
         drop(ticket().await);
         ticket().await.failed();
-        let usage = Event::Usage(Usage {
+        let usage = GenerateEvent::Usage(Usage {
             prompt_tokens: 5,
             completion_tokens: 7,
             timing: None,
             energy: None,
         });
-        let events = stream::iter([Ok(Event::Delta(Default::default())), Ok(usage)]);
+        let events = stream::iter([Ok(GenerateEvent::Delta(Default::default())), Ok(usage)]);
         let followed: Vec<_> = ticket()
             .await
-            .follow(events.boxed(), Stage::default())
+            .follow(events.boxed(), RequestSpan::default())
             .collect()
             .await;
-        let Some(Ok(Event::Usage(usage))) = followed.last() else {
+        let Some(Ok(GenerateEvent::Usage(usage))) = followed.last() else {
             panic!("no usage");
         };
         assert!(usage.timing.is_some(), "the node says how long it took");
@@ -284,7 +290,7 @@ mod tests {
         struct OneAtATime;
         #[async_trait]
         impl LoadedModel for OneAtATime {
-            async fn generate(&self, _: GenerateRequest) -> Result<Events, RequestError> {
+            async fn generate(&self, _: GenerateRequest) -> Result<GenerateEvents, RequestError> {
                 Ok(stream::pending().boxed())
             }
             async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
@@ -299,9 +305,9 @@ mod tests {
             queue: 0,
             ..ModelSpec::default()
         };
-        let hosted = Arc::new(Hosted::new(Arc::new(OneAtATime), &spec, observer()));
+        let hosted = Arc::new(ServedModel::new(Arc::new(OneAtATime), &spec, observer()));
         assert_eq!(hosted.concurrency(), 1);
-        let enter = || hosted.clone().enter(Standing::default(), None);
+        let enter = || hosted.clone().enter(QueueKey::default(), None);
         let _computing = enter().await.ok().unwrap();
         let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(enter())).collect();
         for place in &mut waiting {

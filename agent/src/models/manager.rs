@@ -9,83 +9,87 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::{Model, Source};
+use flotilla_core::spec::{Model, ModelSource};
 use flotilla_core::{Bytes, ModelName};
 use flotilla_proto::v1::ModelPhase;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::part::{AbortOnDrop, Part, Phase};
-use super::{Desired, Hosted, Statuses, Table};
-use crate::artifacts::{Artifacts, FetchError};
-use crate::engine::{Engines, LoadError, Progress};
-use crate::observe::Observer;
+use super::part::{AbortOnDrop, InstancePhase, ModelInstance};
+use super::{DesiredModel, InstanceError, ModelStatuses, ServedModel, ServingTable};
+use crate::artifacts::{ArtifactError, ArtifactStore};
+use crate::observe::NodeMetrics;
+use flotilla_engine::{EngineSet, LoadError, LoadProgress};
 
 /// How often loaded models are asked whether they still live.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the manager needs to know.
-pub(crate) struct ManagerSettings {
+pub(crate) struct ModelManagerConfig {
     /// For all models together.
     pub(crate) memory: Bytes,
     /// How long requests may go on when their model has to leave.
     pub(crate) drain: Duration,
-    /// See [`Config::return_memory`](crate::Config::return_memory).
+    /// See [`Config::return_memory`](crate::AgentConfig::return_memory).
     pub(crate) return_memory: fn(),
     /// What requests are told to.
-    pub(crate) observer: Observer,
+    pub(crate) observer: NodeMetrics,
 }
 
 /// A model of this node.
-struct Slot {
-    current: Part,
+struct ModelSlot {
+    current: ModelInstance,
     /// What is to take its place.
-    next: Option<Part>,
+    next: Option<ModelInstance>,
 }
 
 /// Tells one part from all others, whatever it is a part of.
-pub(super) type PartId = u64;
+pub(super) type InstanceId = u64;
 
 /// What a task of the manager has come to.
-enum Outcome {
+enum TaskResult {
     Loaded {
         name: ModelName,
-        id: PartId,
-        loaded: Result<Arc<Hosted>, LoadError>,
+        id: InstanceId,
+        loaded: Result<Arc<ServedModel>, LoadError>,
     },
     Fetched {
         name: ModelName,
-        id: PartId,
-        fetched: Result<(), FetchError>,
+        id: InstanceId,
+        fetched: Result<(), ArtifactError>,
     },
-    Left(ModelName, PartId),
+    Left(ModelName, InstanceId),
 }
 
 /// Owns the life cycle of every model.
-pub(crate) struct Manager {
-    engines: Arc<Engines>,
-    artifacts: Artifacts,
-    settings: ManagerSettings,
-    table: Table,
-    statuses: Statuses,
-    slots: BTreeMap<ModelName, Slot>,
+pub(crate) struct ModelManager {
+    engines: Arc<EngineSet>,
+    artifacts: ArtifactStore,
+    settings: ModelManagerConfig,
+    table: ServingTable,
+    statuses: ModelStatuses,
+    slots: BTreeMap<ModelName, ModelSlot>,
     /// Memory of parts that were replaced and still finish their requests.
-    leaving: BTreeMap<PartId, Bytes>,
-    parts: PartId,
-    tasks: JoinSet<Outcome>,
+    leaving: BTreeMap<InstanceId, Bytes>,
+    parts: InstanceId,
+    tasks: JoinSet<TaskResult>,
     /// The agent ends: loads are not waited for.
     ending: CancellationToken,
 }
 
-impl Manager {
-    pub(crate) fn new(engines: Engines, artifacts: Artifacts, settings: ManagerSettings) -> Self {
+impl ModelManager {
+    pub(crate) fn new(
+        engines: EngineSet,
+        artifacts: ArtifactStore,
+        settings: ModelManagerConfig,
+    ) -> Self {
         Self {
             engines: Arc::new(engines),
             artifacts,
             settings,
-            table: Table::default(),
-            statuses: Statuses::new(),
+            table: ServingTable::default(),
+            statuses: ModelStatuses::new(),
             slots: BTreeMap::new(),
             leaving: BTreeMap::new(),
             parts: 0,
@@ -95,19 +99,19 @@ impl Manager {
     }
 
     /// The models that take requests.
-    pub(crate) fn table(&self) -> Table {
+    pub(crate) fn table(&self) -> ServingTable {
         self.table.clone()
     }
 
     /// What every model is doing.
-    pub(crate) fn statuses(&self) -> Statuses {
+    pub(crate) fn statuses(&self) -> ModelStatuses {
         self.statuses.clone()
     }
 
     /// Makes what runs follow what is desired until `stop`, then unloads everything.
     pub(crate) async fn run(
         mut self,
-        mut desired: watch::Receiver<Vec<Desired>>,
+        mut desired: watch::Receiver<Vec<DesiredModel>>,
         stop: CancellationToken,
     ) {
         let mut health = tokio::time::interval(HEALTH_INTERVAL);
@@ -134,7 +138,7 @@ impl Manager {
     }
 
     /// Removes files that nothing needs after what controllers told last.
-    fn collect(&self, desired: &[Desired]) {
+    fn collect(&self, desired: &[DesiredModel]) {
         let needed: Vec<Manifest> = desired.iter().filter_map(|d| d.files.clone()).collect();
         if let Err(error) = self.artifacts.collect(&needed) {
             tracing::warn!(%error, "files that nothing needs could not be removed");
@@ -142,7 +146,7 @@ impl Manager {
     }
 
     /// Starts what is missing and ends what is too much.
-    async fn follow(&mut self, desired: &[Desired]) {
+    async fn follow(&mut self, desired: &[DesiredModel]) {
         let names: Vec<ModelName> = self.slots.keys().cloned().collect();
         for name in names {
             let wanted = desired.iter().find(|d| d.name == name);
@@ -151,7 +155,7 @@ impl Manager {
         for wanted in desired {
             if !self.slots.contains_key(&wanted.name) && wanted.model.is_some() {
                 let part = self.begin(wanted, None).await;
-                let slot = Slot {
+                let slot = ModelSlot {
                     current: part,
                     next: None,
                 };
@@ -162,7 +166,7 @@ impl Manager {
     }
 
     /// Brings a model that is there to what is wanted of it.
-    async fn adjust(&mut self, name: &ModelName, wanted: Option<&Desired>) {
+    async fn adjust(&mut self, name: &ModelName, wanted: Option<&DesiredModel>) {
         let Some(mut slot) = self.slots.remove(name) else {
             return;
         };
@@ -179,9 +183,9 @@ impl Manager {
         let stays = Some(slot.current.revision) == revision;
         let mut gone = false;
         match (&slot.current.phase, wanted) {
-            (Phase::Leaving, _) => {}
+            (InstancePhase::Leaving, _) => {}
             // Free memory or the files may have come: it is tried again.
-            (Phase::Waiting, Some(wanted)) if stays && wanted.model.is_some() => {
+            (InstancePhase::Waiting, Some(wanted)) if stays && wanted.model.is_some() => {
                 slot.current = self.begin(wanted, None).await;
             }
             _ if stays => {
@@ -189,14 +193,14 @@ impl Manager {
                     self.end(name, next);
                 }
             }
-            (Phase::Ready(_), Some(wanted)) if wanted.model.is_some() => {
+            (InstancePhase::Ready(_), Some(wanted)) if wanted.model.is_some() => {
                 let waits = slot
                     .next
                     .as_ref()
-                    .is_none_or(|next| matches!(next.phase, Phase::Waiting));
+                    .is_none_or(|next| matches!(next.phase, InstancePhase::Waiting));
                 if waits {
                     let beside = self.begin(wanted, Some(&slot.current)).await;
-                    if matches!(beside.phase, Phase::Replaces) {
+                    if matches!(beside.phase, InstancePhase::Replaces) {
                         // No memory for both: this one leaves first.
                         slot.current = self.leave(name, slot.current);
                     } else {
@@ -205,11 +209,12 @@ impl Manager {
                 }
             }
             _ => match self.leave(name, slot.current) {
-                Part {
-                    phase: Phase::Gone, ..
+                ModelInstance {
+                    phase: InstancePhase::Gone,
+                    ..
                 } => {
                     gone = true;
-                    slot.current = Part::gone();
+                    slot.current = ModelInstance::gone();
                 }
                 leaving => slot.current = leaving,
             },
@@ -223,21 +228,25 @@ impl Manager {
     }
 
     /// Starts loading a model, if it can be; beside `replaced`, if memory does for both.
-    async fn begin(&mut self, desired: &Desired, replaced: Option<&Part>) -> Part {
+    async fn begin(
+        &mut self,
+        desired: &DesiredModel,
+        replaced: Option<&ModelInstance>,
+    ) -> ModelInstance {
         self.parts += 1;
-        let mut part = Part {
+        let mut part = ModelInstance {
             id: self.parts,
             revision: desired.revision,
             memory: Bytes(0),
-            phase: Phase::Waiting,
+            phase: InstancePhase::Waiting,
         };
         let Some(mut model) = desired.model.clone() else {
-            part.phase = Phase::Gone;
+            part.phase = InstancePhase::Gone;
             return part;
         };
         if let Some(files) = &desired.files {
             match self.artifacts.find(files) {
-                Some(path) => model.spec.source = Some(Source::Path(path)),
+                Some(path) => model.spec.source = Some(ModelSource::Path(path)),
                 None => {
                     part.phase = self.fetch(&part, &desired.name, files.clone());
                     return part;
@@ -250,7 +259,7 @@ impl Manager {
         let needed = match engine.estimate(model).await {
             Ok(needed) => needed,
             Err(error) => {
-                part.fail(model.name(), error);
+                part.fail(model.name(), error.into());
                 return part;
             }
         };
@@ -270,40 +279,40 @@ impl Manager {
         if needed <= free {
             tracing::info!(model = %model.name(), memory = %needed, "loading");
             part.memory = needed;
-            part.phase = Phase::Loading;
+            part.phase = InstancePhase::Loading;
             self.load(&part, model.clone());
         } else if needed <= self.settings.memory.saturating_sub(staying) {
             // Enough once those that leave have left.
-            part.phase = Phase::Waiting;
+            part.phase = InstancePhase::Waiting;
         } else if replaced.is_some_and(|r| needed <= free + r.memory + leaving) {
-            part.phase = Phase::Replaces;
+            part.phase = InstancePhase::Replaces;
         } else {
-            part.fail(model.name(), LoadError::Memory { needed, free });
+            part.fail(model.name(), InstanceError::Memory { needed, free });
         }
         part
     }
 
     /// Has the files of a model brought.
-    fn fetch(&mut self, part: &Part, name: &ModelName, files: Manifest) -> Phase {
+    fn fetch(&mut self, part: &ModelInstance, name: &ModelName, files: Manifest) -> InstancePhase {
         tracing::info!(model = %name, size = %files.size(), "fetching");
         let progress = self.progress(part, name);
         let (artifacts, name, id) = (self.artifacts.clone(), name.clone(), part.id);
         let task = self.tasks.spawn(async move {
             let fetched = artifacts.fetch(&files, progress).await;
-            Outcome::Fetched { name, id, fetched }
+            TaskResult::Fetched { name, id, fetched }
         });
-        Phase::Fetching {
+        InstancePhase::Fetching {
             _task: AbortOnDrop(task),
         }
     }
 
     /// Where work on a part tells how far it is.
-    fn progress(&self, part: &Part, name: &ModelName) -> Progress {
+    fn progress(&self, part: &ModelInstance, name: &ModelName) -> LoadProgress {
         let (statuses, name, revision) = (self.statuses.clone(), name.clone(), part.revision);
         Arc::new(move |step, done| statuses.progress(&name, revision, step, done))
     }
 
-    fn load(&mut self, part: &Part, model: Model) {
+    fn load(&mut self, part: &ModelInstance, model: Model) {
         let engines = self.engines.clone();
         let (name, id) = (model.name().clone(), part.id);
         let progress = self.progress(part, &name);
@@ -315,42 +324,43 @@ impl Manager {
                 loaded = engine.load(&model, progress) => loaded,
                 () = ending.cancelled() => Err(LoadError::Engine("the agent ends".into())),
             };
-            Outcome::Loaded {
+            TaskResult::Loaded {
                 name,
                 id,
-                loaded: loaded.map(|loaded| Arc::new(Hosted::new(loaded, &model.spec, observer))),
+                loaded: loaded
+                    .map(|loaded| Arc::new(ServedModel::new(loaded, &model.spec, observer))),
             }
         });
     }
 
     /// Ends the part that serves a model: at once when nothing is loaded, after its requests
     /// when it is ready, after its load otherwise.
-    fn leave(&mut self, name: &ModelName, mut part: Part) -> Part {
+    fn leave(&mut self, name: &ModelName, mut part: ModelInstance) -> ModelInstance {
         part.phase = match part.phase {
-            Phase::Failed(_)
-            | Phase::Waiting
-            | Phase::Replaces
-            | Phase::Fetching { .. }
-            | Phase::Gone => Phase::Gone,
-            Phase::Ready(hosted) => {
+            InstancePhase::Failed(_)
+            | InstancePhase::Waiting
+            | InstancePhase::Replaces
+            | InstancePhase::Fetching { .. }
+            | InstancePhase::Gone => InstancePhase::Gone,
+            InstancePhase::Ready(hosted) => {
                 self.table.remove(name);
                 self.drain(name.clone(), part.id, hosted.clone(), true);
-                Phase::Draining(hosted)
+                InstancePhase::Draining(hosted)
             }
-            Phase::Loading => Phase::Leaving,
-            Phase::Draining(_) | Phase::Leaving => part.phase,
+            InstancePhase::Loading => InstancePhase::Leaving,
+            InstancePhase::Draining(_) | InstancePhase::Leaving => part.phase,
         };
         part
     }
 
     /// Ends a part that does not serve, or not any more.
-    fn end(&mut self, name: &ModelName, part: Part) {
+    fn end(&mut self, name: &ModelName, part: ModelInstance) {
         match part.phase {
-            Phase::Ready(hosted) => {
+            InstancePhase::Ready(hosted) => {
                 self.leaving.insert(part.id, part.memory);
                 self.drain(name.clone(), part.id, hosted, false);
             }
-            Phase::Loading => {
+            InstancePhase::Loading => {
                 self.leaving.insert(part.id, part.memory);
             }
             _ => {}
@@ -359,7 +369,7 @@ impl Manager {
 
     /// Lets requests end and unloads. Those that wait are sent away where `now`, else they
     /// have their turn too: another part serves already.
-    fn drain(&mut self, name: ModelName, id: PartId, hosted: Arc<Hosted>, now: bool) {
+    fn drain(&mut self, name: ModelName, id: InstanceId, hosted: Arc<ServedModel>, now: bool) {
         let patience = self.settings.drain;
         let return_memory = self.settings.return_memory;
         self.tasks.spawn(async move {
@@ -378,18 +388,18 @@ impl Manager {
             hosted.model.unload().await;
             drop(hosted);
             return_memory();
-            Outcome::Left(name, id)
+            TaskResult::Left(name, id)
         });
     }
 
-    fn finish(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
+    fn finish(&mut self, outcome: Result<TaskResult, tokio::task::JoinError>) {
         match outcome {
-            Ok(Outcome::Loaded { name, id, loaded }) => self.loaded(&name, id, loaded),
-            Ok(Outcome::Fetched { name, id, fetched }) => {
+            Ok(TaskResult::Loaded { name, id, loaded }) => self.loaded(&name, id, loaded),
+            Ok(TaskResult::Fetched { name, id, fetched }) => {
                 if let Some(part) = self.part(&name, id) {
                     match fetched {
                         // Begun anew when the wish is looked at next, which is now.
-                        Ok(()) => part.phase = Phase::Waiting,
+                        Ok(()) => part.phase = InstancePhase::Waiting,
                         Err(error) => {
                             part.fail(&name, error.into());
                             self.tell(&name);
@@ -397,7 +407,7 @@ impl Manager {
                     }
                 }
             }
-            Ok(Outcome::Left(name, id)) => {
+            Ok(TaskResult::Left(name, id)) => {
                 tracing::info!(model = %name, "unloaded");
                 self.leaving.remove(&id);
                 if self
@@ -415,7 +425,7 @@ impl Manager {
     }
 
     /// A part of a model.
-    fn part(&mut self, name: &ModelName, id: PartId) -> Option<&mut Part> {
+    fn part(&mut self, name: &ModelName, id: InstanceId) -> Option<&mut ModelInstance> {
         let slot = self.slots.get_mut(name)?;
         let parts = [Some(&mut slot.current), slot.next.as_mut()];
         parts.into_iter().flatten().find(|part| part.id == id)
@@ -428,7 +438,7 @@ impl Manager {
         };
         match slot.next {
             Some(next) => {
-                let slot = Slot {
+                let slot = ModelSlot {
                     current: next,
                     next: None,
                 };
@@ -439,29 +449,34 @@ impl Manager {
         }
     }
 
-    fn loaded(&mut self, name: &ModelName, id: PartId, loaded: Result<Arc<Hosted>, LoadError>) {
+    fn loaded(
+        &mut self,
+        name: &ModelName,
+        id: InstanceId,
+        loaded: Result<Arc<ServedModel>, LoadError>,
+    ) {
         let part = self.part(name, id);
-        let wanted = part.filter(|part| matches!(part.phase, Phase::Loading));
+        let wanted = part.filter(|part| matches!(part.phase, InstancePhase::Loading));
         match (wanted, loaded) {
             (Some(part), Ok(hosted)) => {
                 tracing::info!(model = %name, "ready");
-                part.phase = Phase::Ready(hosted.clone());
+                part.phase = InstancePhase::Ready(hosted.clone());
                 self.table.insert(name, &hosted);
                 self.promote(name, id);
                 self.tell(name);
             }
             (Some(part), Err(error)) => {
-                part.fail(name, error);
+                part.fail(name, error.into());
                 self.tell(name);
             }
             // It is not wanted any more.
             (None, Ok(hosted)) => self.drain(name.clone(), id, hosted, true),
-            (None, Err(_)) => self.finish(Ok(Outcome::Left(name.clone(), id))),
+            (None, Err(_)) => self.finish(Ok(TaskResult::Left(name.clone(), id))),
         }
     }
 
     /// The part that was to take the place of another does so, if it is this one.
-    fn promote(&mut self, name: &ModelName, id: PartId) {
+    fn promote(&mut self, name: &ModelName, id: InstanceId) {
         let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
@@ -487,11 +502,11 @@ impl Manager {
     fn check(&mut self) {
         let mut dead = Vec::new();
         for (name, slot) in &mut self.slots {
-            if let Phase::Ready(hosted) = &slot.current.phase
+            if let InstancePhase::Ready(hosted) = &slot.current.phase
                 && let Some(fault) = hosted.model.fault()
             {
                 self.table.remove(name);
-                slot.current.fail(name, LoadError::Engine(fault));
+                slot.current.fail(name, LoadError::Engine(fault).into());
                 dead.push(name.clone());
             }
         }
@@ -501,32 +516,37 @@ impl Manager {
     }
 }
 
-impl Part {
+impl ModelInstance {
     fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Leaving | Phase::Draining(_))
+        matches!(
+            self.phase,
+            InstancePhase::Leaving | InstancePhase::Draining(_)
+        )
     }
 
     fn message(&self, name: &ModelName) -> flotilla_proto::v1::ModelStatus {
         let mut message = flotilla_proto::v1::ModelStatus {
             name: name.to_string(),
-            revision: self.revision,
+            revision: self.revision.0,
             memory: self.memory.0,
             ..Default::default()
         };
         let phase = match &self.phase {
-            Phase::Waiting | Phase::Replaces => {
+            InstancePhase::Waiting | InstancePhase::Replaces => {
                 "waiting for memory".clone_into(&mut message.step);
                 ModelPhase::Loading
             }
-            Phase::Fetching { .. } => ModelPhase::Fetching,
-            Phase::Loading => ModelPhase::Loading,
-            Phase::Ready(_) => ModelPhase::Ready,
-            Phase::Draining(_) | Phase::Leaving | Phase::Gone => ModelPhase::Draining,
-            Phase::Failed(error) => {
+            InstancePhase::Fetching { .. } => ModelPhase::Fetching,
+            InstancePhase::Loading => ModelPhase::Loading,
+            InstancePhase::Ready(_) => ModelPhase::Ready,
+            InstancePhase::Draining(_) | InstancePhase::Leaving | InstancePhase::Gone => {
+                ModelPhase::Draining
+            }
+            InstancePhase::Failed(error) => {
                 message.problem = error.to_string();
                 error.remedy().clone_into(&mut message.remedy);
-                if let LoadError::Memory { needed, .. } = error {
-                    message.needed = needed.0;
+                if let InstanceError::Memory { needed, .. } = error {
+                    message.memory_needed = needed.0;
                 }
                 ModelPhase::Failed
             }

@@ -2,25 +2,24 @@
 
 use std::sync::Arc;
 
-use flotilla_core::{Bytes, ModelName};
+use flotilla_core::{Bytes, ModelName, ModelRevision};
 
 use tokio::task::AbortHandle;
 
-use super::Hosted;
-use super::manager::PartId;
-use crate::engine::LoadError;
+use super::manager::InstanceId;
+use super::{InstanceError, ServedModel};
 
 /// One revision of a model on this node.
-pub(super) struct Part {
-    pub(super) id: PartId,
-    pub(super) revision: u64,
+pub(super) struct ModelInstance {
+    pub(super) id: InstanceId,
+    pub(super) revision: ModelRevision,
     /// What it takes.
     pub(super) memory: Bytes,
-    pub(super) phase: Phase,
+    pub(super) phase: InstancePhase,
 }
 
 /// Where it is in its life.
-pub(super) enum Phase {
+pub(super) enum InstancePhase {
     /// Not begun: others have to leave before there is memory.
     Waiting,
     /// Not begun: the one whose place it takes has to leave before.
@@ -31,13 +30,13 @@ pub(super) enum Phase {
     },
     /// Being loaded.
     Loading,
-    Ready(Arc<Hosted>),
+    Ready(Arc<ServedModel>),
     /// Finishing its requests.
-    Draining(Arc<Hosted>),
+    Draining(Arc<ServedModel>),
     /// Being loaded in vain.
     Leaving,
     Gone,
-    Failed(LoadError),
+    Failed(InstanceError),
 }
 
 /// A task that ends with it.
@@ -49,28 +48,28 @@ impl Drop for AbortOnDrop {
     }
 }
 
-impl Part {
+impl ModelInstance {
     /// One that is no more.
     pub(super) fn gone() -> Self {
         Self {
             id: 0,
-            revision: 0,
+            revision: ModelRevision::default(),
             memory: Bytes(0),
-            phase: Phase::Gone,
+            phase: InstancePhase::Gone,
         }
     }
 
     /// It cannot be served, for this reason.
-    pub(super) fn fail(&mut self, name: &ModelName, error: LoadError) {
+    pub(super) fn fail(&mut self, name: &ModelName, error: InstanceError) {
         tracing::error!(model = %name, %error, "cannot be served");
         self.memory = Bytes(0);
-        self.phase = Phase::Failed(error);
+        self.phase = InstancePhase::Failed(error);
     }
 
     /// Whatever counts its requests.
-    pub(super) fn hosted(&self) -> Option<Arc<Hosted>> {
+    pub(super) fn hosted(&self) -> Option<Arc<ServedModel>> {
         match &self.phase {
-            Phase::Ready(hosted) | Phase::Draining(hosted) => Some(hosted.clone()),
+            InstancePhase::Ready(hosted) | InstancePhase::Draining(hosted) => Some(hosted.clone()),
             _ => None,
         }
     }

@@ -3,25 +3,25 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flotilla_core::ModelName;
+use flotilla_core::{ModelName, ModelRevision};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 use tokio::sync::watch;
 
-use super::Hosted;
+use super::ServedModel;
 
 /// What every model is doing. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Statuses {
-    models: Arc<Mutex<BTreeMap<ModelName, Status>>>,
+pub(crate) struct ModelStatuses {
+    models: Arc<Mutex<BTreeMap<ModelName, ModelState>>>,
     changed: watch::Sender<()>,
 }
 
-struct Status {
+struct ModelState {
     message: ModelStatus,
-    hosted: Option<Arc<Hosted>>,
+    hosted: Option<Arc<ServedModel>>,
 }
 
-impl Statuses {
+impl ModelStatuses {
     pub(super) fn new() -> Self {
         Self {
             models: Arc::default(),
@@ -42,7 +42,7 @@ impl Statuses {
             if let Some(hosted) = &status.hosted {
                 message.counters = Some(hosted.counts());
                 message.concurrency = hosted.concurrency();
-                message.keeps_prefixes = hosted.model.keeps_prefixes();
+                message.prefix_cache = hosted.model.has_prefix_cache();
             }
             message
         });
@@ -50,14 +50,19 @@ impl Statuses {
     }
 
     /// A model does this now. Said again it wakes nobody.
-    pub(super) fn set(&self, name: &ModelName, message: ModelStatus, hosted: Option<Arc<Hosted>>) {
+    pub(super) fn set(
+        &self,
+        name: &ModelName,
+        message: ModelStatus,
+        hosted: Option<Arc<ServedModel>>,
+    ) {
         let mut models = self.lock();
         if let Some(known) = models.get(name)
             && same_but_for_progress(&known.message, &message)
         {
             return;
         }
-        models.insert(name.clone(), Status { message, hosted });
+        models.insert(name.clone(), ModelState { message, hosted });
         drop(models);
         self.changed.send_replace(());
     }
@@ -68,7 +73,13 @@ impl Statuses {
     }
 
     /// Notes how far the load of a revision is, without waking anybody for it.
-    pub(super) fn progress(&self, name: &ModelName, revision: u64, step: &str, part: f32) {
+    pub(super) fn progress(
+        &self,
+        name: &ModelName,
+        revision: ModelRevision,
+        step: &str,
+        part: f32,
+    ) {
         let mut models = self.lock();
         let Some(status) = models.get_mut(name) else {
             return;
@@ -80,15 +91,15 @@ impl Statuses {
         note(message, revision, step, part);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ModelName, Status>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ModelName, ModelState>> {
         // Nothing panics while it is held.
         self.models.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn note(message: &mut ModelStatus, revision: u64, step: &str, part: f32) {
+fn note(message: &mut ModelStatus, revision: ModelRevision, step: &str, part: f32) {
     let works = [ModelPhase::Fetching, ModelPhase::Loading].contains(&message.phase());
-    if message.revision == revision && works {
+    if message.revision == revision.0 && works {
         step.clone_into(&mut message.step);
         message.progress = part;
     }

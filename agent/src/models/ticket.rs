@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use flotilla_core::energy::Spent;
-use flotilla_core::generate::{Event, RequestError, Timing, Usage};
+use flotilla_core::energy::EnergyUsage;
+use flotilla_core::generate::{AnswerTiming, GenerateEvent, RequestError, Usage};
 use flotilla_telemetry::names::{attr, span};
-use flotilla_telemetry::trace::Stage;
+use flotilla_telemetry::trace::RequestSpan;
 use futures::Stream;
 
-use super::Hosted;
+use super::ServedModel;
 use super::gate::Permit;
-use crate::accounts::Entry;
-use crate::engine::Events;
+use crate::accounts::LedgerEntry;
+use flotilla_engine::GenerateEvents;
 
 /// How a request ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+enum RequestEnd {
     /// It was dropped before its end: the caller went away.
     Cancelled,
     Done,
@@ -26,21 +26,21 @@ enum End {
 }
 
 /// A request that is being computed. Dropping it makes room for the next.
-pub struct Ticket {
-    hosted: Arc<Hosted>,
-    end: End,
+pub struct AdmittedRequest {
+    hosted: Arc<ServedModel>,
+    end: RequestEnd,
     began: Instant,
     permit: Permit,
-    account: Entry,
+    account: LedgerEntry,
 }
 
-impl Ticket {
-    pub(super) fn new(hosted: Arc<Hosted>, permit: Permit) -> Self {
+impl AdmittedRequest {
+    pub(super) fn new(hosted: Arc<ServedModel>, permit: Permit) -> Self {
         hosted.counters().enter();
         Self {
             account: hosted.account(),
             hosted,
-            end: End::Cancelled,
+            end: RequestEnd::Cancelled,
             began: Instant::now(),
             permit,
         }
@@ -48,13 +48,13 @@ impl Ticket {
 
     /// The request failed.
     pub fn failed(mut self) {
-        self.end = End::Failed;
+        self.end = RequestEnd::Failed;
     }
 
     /// The request was answered with `prompt_tokens` read. Returns what it took.
-    pub fn done(mut self, prompt_tokens: u32) -> Spent {
+    pub fn done(mut self, prompt_tokens: u32) -> EnergyUsage {
         self.hosted.counters().tokens(prompt_tokens, 0);
-        self.end = End::Done;
+        self.end = RequestEnd::Done;
         let spent = self.account.end(0);
         self.hosted.counters().took(spent);
         spent
@@ -62,8 +62,8 @@ impl Ticket {
 
     /// Follows an answer to its end, counting its tokens. `call`: what it is traced as.
     #[must_use]
-    pub fn follow(self, events: Events, call: Stage) -> Followed {
-        Followed {
+    pub fn follow(self, events: GenerateEvents, call: RequestSpan) -> TrackedEvents {
+        TrackedEvents {
             events,
             ticket: self,
             counted: 0,
@@ -75,37 +75,37 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for AdmittedRequest {
     fn drop(&mut self) {
         let counters = self.hosted.counters();
-        if self.end != End::Done {
+        if self.end != RequestEnd::Done {
             // What was computed in vain was computed.
             counters.took(self.account.end(0));
         }
         match self.end {
-            End::Done => {}
-            End::Cancelled => counters.cancelled(),
-            End::Failed => counters.failed(),
+            RequestEnd::Done => {}
+            RequestEnd::Cancelled => counters.cancelled(),
+            RequestEnd::Failed => counters.failed(),
         }
         counters.leave(self.began.elapsed());
     }
 }
 
 /// An answer that holds its request's place.
-pub struct Followed {
-    events: Events,
-    ticket: Ticket,
+pub struct TrackedEvents {
+    events: GenerateEvents,
+    ticket: AdmittedRequest,
     /// Output tokens counted so far: one per piece, put right at the end.
     counted: u32,
     /// How long the first of them took.
     first: Option<Duration>,
     /// The answer as it is traced: reading the prompt, writing the answer, and the whole.
-    reads: Option<Stage>,
-    writes: Option<Stage>,
-    call: Stage,
+    reads: Option<RequestSpan>,
+    writes: Option<RequestSpan>,
+    call: RequestSpan,
 }
 
-impl Followed {
+impl TrackedEvents {
     /// The first token is there.
     fn began(&mut self) {
         self.first = Some(self.ticket.began.elapsed());
@@ -124,7 +124,7 @@ impl Followed {
         let spent = self.ticket.account.end(usage.completion_tokens);
         hosted.counters().took(spent);
         usage.energy = Some(spent);
-        self.ticket.end = End::Done;
+        self.ticket.end = RequestEnd::Done;
         (self.reads, self.writes) = (None, None);
         if self.call.is_recorded() {
             tell(&self.call, usage);
@@ -133,7 +133,7 @@ impl Followed {
 }
 
 /// What a trace tells of a complete answer.
-fn tell(call: &Stage, usage: &Usage) {
+fn tell(call: &RequestSpan, usage: &Usage) {
     call.set(attr::INPUT_TOKENS, i64::from(usage.prompt_tokens));
     call.set(attr::OUTPUT_TOKENS, i64::from(usage.completion_tokens));
     if let Some(energy) = usage.energy {
@@ -142,12 +142,12 @@ fn tell(call: &Stage, usage: &Usage) {
     }
 }
 
-impl Ticket {
+impl AdmittedRequest {
     /// How long it took, whose first token came after `first`.
-    fn timing(&self, first: Option<Duration>) -> Timing {
+    fn timing(&self, first: Option<Duration>) -> AnswerTiming {
         let computed = self.began.elapsed();
         let prefill = first.unwrap_or(computed);
-        Timing {
+        AnswerTiming {
             queued: self.permit.waited,
             prefill,
             decode: computed.saturating_sub(prefill),
@@ -155,14 +155,14 @@ impl Ticket {
     }
 }
 
-impl Stream for Followed {
-    type Item = Result<Event, RequestError>;
+impl Stream for TrackedEvents {
+    type Item = Result<GenerateEvent, RequestError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         let mut event = ready!(this.events.as_mut().poll_next(cx));
         match &mut event {
-            Some(Ok(Event::Delta(_))) => {
+            Some(Ok(GenerateEvent::Delta(_))) => {
                 if this.first.is_none() {
                     this.began();
                 }
@@ -170,12 +170,12 @@ impl Stream for Followed {
                 this.ticket.hosted.counters().tokens(0, 1);
                 this.ticket.account.token();
             }
-            Some(Ok(Event::Usage(usage))) => this.ended(usage),
+            Some(Ok(GenerateEvent::Usage(usage))) => this.ended(usage),
             Some(Err(error)) => {
-                this.ticket.end = End::Failed;
+                this.ticket.end = RequestEnd::Failed;
                 this.call.failed(error.kind());
             }
-            Some(Ok(Event::Finished(_))) | None => {}
+            Some(Ok(GenerateEvent::Finished(_))) | None => {}
         }
         Poll::Ready(event)
     }

@@ -5,10 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::integral::Integral;
-use flotilla_core::energy::Source;
+use super::integral::PowerIntegral;
+use flotilla_core::energy::EnergySource;
 
-use super::{Channel, Kind, Meter, supplies};
+use super::{ComponentKind, Meter, MeterChannel, supplies};
 
 /// No node on batteries draws more, in watts.
 const MOST: f64 = 1000.0;
@@ -20,22 +20,22 @@ const STEP: f64 = 3.6;
 /// Meters the batteries, where there are any that tell what is taken out of them.
 pub(super) fn find(root: &Path) -> Option<Batteries> {
     let batteries = supplies::batteries(root);
-    let gauge = if batteries.iter().any(supplies::Battery::has_power) {
-        Gauge::Power(Integral::new(MOST))
+    let gauge = if batteries.iter().any(supplies::PowerSupply::has_power) {
+        BatteryGauge::Power(PowerIntegral::new(MOST))
     } else if batteries.iter().any(|battery| battery.stored().is_some()) {
-        Gauge::Stored(None)
+        BatteryGauge::Stored(None)
     } else {
         return None;
     };
-    let names: Vec<_> = batteries.iter().map(supplies::Battery::name).collect();
-    let channel = Channel {
+    let names: Vec<_> = batteries.iter().map(supplies::PowerSupply::name).collect();
+    let channel = MeterChannel {
         id: "battery".to_owned(),
         name: names.join(" + "),
-        kind: Kind::Battery,
-        source: Source::Battery,
+        kind: ComponentKind::Battery,
+        source: EnergySource::Battery,
         resolution: match gauge {
-            Gauge::Power(_) => 0.0,
-            Gauge::Stored(_) => STEP,
+            BatteryGauge::Power(_) => 0.0,
+            BatteryGauge::Stored(_) => STEP,
         },
         period: 0.0,
         parent: None,
@@ -50,27 +50,27 @@ pub(super) fn find(root: &Path) -> Option<Batteries> {
 /// The batteries of the node.
 pub(super) struct Batteries {
     root: PathBuf,
-    channels: [Channel; 1],
-    gauge: Gauge,
+    channels: [MeterChannel; 1],
+    gauge: BatteryGauge,
 }
 
-enum Gauge {
-    Power(Integral),
+enum BatteryGauge {
+    Power(PowerIntegral),
     /// When what they hold was last read, and how many joules it was.
     Stored(Option<(f64, f64)>),
 }
 
-impl Gauge {
+impl BatteryGauge {
     /// Joules since the read before, on battery at both.
-    fn read(&mut self, now: f64, batteries: &[supplies::Battery]) -> Option<f64> {
+    fn read(&mut self, now: f64, batteries: &[supplies::PowerSupply]) -> Option<f64> {
         match self {
             Self::Power(integral) => {
                 let is_new = integral.is_new();
-                let watts = batteries.iter().map(supplies::Battery::watts).sum();
+                let watts = batteries.iter().map(supplies::PowerSupply::watts).sum();
                 integral.read(now, watts).filter(|_| !is_new)
             }
             Self::Stored(last) => {
-                let stored: Option<f64> = batteries.iter().map(supplies::Battery::stored).sum();
+                let stored: Option<f64> = batteries.iter().map(supplies::PowerSupply::stored).sum();
                 let stored = stored?;
                 let (then, before) = last.replace((now, stored))?;
                 let joules = before - stored;
@@ -89,7 +89,7 @@ impl Gauge {
 }
 
 impl Meter for Batteries {
-    fn channels(&self) -> &[Channel] {
+    fn channels(&self) -> &[MeterChannel] {
         &self.channels
     }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::nvml::Gpus;
 use super::supplies;
-use super::thermal::Heat;
+use super::thermal::ThermalWatcher;
 
 /// The batteries of a node, as one.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Battery {
+pub struct BatteryState {
     /// How full, from 0 to 1.
     pub charge: f32,
     /// Whether the node lives off it: it is being emptied and nothing else feeds the node.
@@ -18,35 +18,35 @@ pub struct Battery {
 
 /// How a node is.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Condition {
+pub struct NodeCondition {
     /// None on a node without one.
-    pub battery: Option<Battery>,
+    pub battery: Option<BatteryState>,
     /// What slows the node down by heat, now or since the last look, for people; None while nothing does.
     pub throttled: Option<String>,
 }
 
 /// Looks at how the node is, now and then.
-pub struct Watcher {
+pub struct ConditionWatcher {
     root: PathBuf,
-    heat: Heat,
+    heat: ThermalWatcher,
     gpus: Arc<dyn Gpus>,
 }
 
-impl Watcher {
+impl ConditionWatcher {
     /// Starts to watch. `root`: `/`, or a folder that looks like it.
     #[must_use]
     pub fn find(root: &Path, gpus: Arc<dyn Gpus>) -> Self {
         Self {
             root: root.to_owned(),
-            heat: Heat::find(root),
+            heat: ThermalWatcher::find(root),
             gpus,
         }
     }
 
     /// How the node is.
-    pub fn look(&mut self) -> Condition {
+    pub fn look(&mut self) -> NodeCondition {
         let throttled = self.heat.look().or_else(|| self.hot_gpu());
-        Condition {
+        NodeCondition {
             battery: battery(&self.root),
             throttled,
         }
@@ -60,9 +60,9 @@ impl Watcher {
 }
 
 /// The batteries as one: as full as they are together, by their sizes where all tell them.
-fn battery(root: &Path) -> Option<Battery> {
+fn battery(root: &Path) -> Option<BatteryState> {
     let batteries = supplies::batteries(root);
-    let sizes: Option<Vec<f64>> = batteries.iter().map(supplies::Battery::size).collect();
+    let sizes: Option<Vec<f64>> = batteries.iter().map(supplies::PowerSupply::size).collect();
     let (mut held, mut room) = (0.0, 0.0);
     for (at, battery) in batteries.iter().enumerate() {
         let size = sizes.as_ref().map_or(1.0, |sizes| sizes[at]);
@@ -71,7 +71,7 @@ fn battery(root: &Path) -> Option<Battery> {
             room += size;
         }
     }
-    (room > 0.0).then(|| Battery {
+    (room > 0.0).then(|| BatteryState {
         charge: (held / room) as f32,
         discharging: supplies::alone(root, &batteries),
     })
@@ -79,18 +79,18 @@ fn battery(root: &Path) -> Option<Battery> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::nvml::fake::Fake;
+    use super::super::nvml::fake::FakeGpu;
     use super::super::sysfs;
     use super::*;
 
-    fn look(files: &[(&str, &str)]) -> Condition {
+    fn look(files: &[(&str, &str)]) -> NodeCondition {
         let root = sysfs::tree(files);
-        Watcher::find(root.path(), Arc::new(Fake::default())).look()
+        ConditionWatcher::find(root.path(), Arc::new(FakeGpu::default())).look()
     }
 
     #[test]
     fn a_node_without_sensors_is_well() {
-        assert_eq!(look(&[]), Condition::default());
+        assert_eq!(look(&[]), NodeCondition::default());
     }
 
     #[test]
@@ -123,9 +123,9 @@ mod tests {
     #[test]
     fn a_hot_gpu_throttles_the_node() {
         let root = sysfs::tree(&[]);
-        let mut gpus = Fake::one(Some(1), None);
+        let mut gpus = FakeGpu::one(Some(1), None);
         gpus.hot = true;
-        let mut watcher = Watcher::find(root.path(), Arc::new(gpus));
+        let mut watcher = ConditionWatcher::find(root.path(), Arc::new(gpus));
         assert_eq!(
             watcher.look().throttled.as_deref(),
             Some("Fake is slowed down by heat")

@@ -10,7 +10,7 @@ const LAG: f64 = 1.0;
 /// most one wrap-around is assumed between two reads, so a counter must be read more often than it
 /// wraps (RAPL at 500 W: every 130 s where it counts in 15.3 uJ).
 #[derive(Debug, Clone)]
-pub(super) struct Counter {
+pub(super) struct EnergyCounter {
     /// Joules of one count.
     unit: f64,
     /// The highest value in counts, where the counter has one.
@@ -21,7 +21,7 @@ pub(super) struct Counter {
     last: Option<(f64, u64)>,
 }
 
-impl Counter {
+impl EnergyCounter {
     pub(super) fn new(unit: f64, range: Option<u64>, most: f64) -> Self {
         Self {
             unit,
@@ -53,8 +53,8 @@ mod tests {
     use super::*;
     use proptest::prelude::{any, prop_assert, prop_assume, proptest};
 
-    fn counter() -> Counter {
-        Counter::new(1e-6, Some(262_143_328_850), 1000.0)
+    fn counter() -> EnergyCounter {
+        EnergyCounter::new(1e-6, Some(262_143_328_850), 1000.0)
     }
 
     #[test]
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_jump_is_no_energy() {
-        let mut counter = Counter::new(1e-3, None, 2000.0);
+        let mut counter = EnergyCounter::new(1e-3, None, 2000.0);
         counter.read(0.0, Some(1_000));
         assert_eq!(counter.read(1.0, Some(u64::MAX)), None);
         assert_eq!(counter.read(2.0, Some(3_000)), None);
@@ -103,7 +103,7 @@ mod tests {
             parts in proptest::collection::vec(0.0f64..1.0, 1..40),
         ) {
             let mut value = start % range;
-            let mut counter = Counter::new(1e-6, Some(range), 1000.0);
+            let mut counter = EnergyCounter::new(1e-6, Some(range), 1000.0);
             let (mut now, mut truth, mut read) = (0.0, 0.0, 0.0);
             counter.read(now, Some(value));
             for part in parts {
@@ -125,7 +125,7 @@ mod tests {
             step in 0.0f64..100.0,
         ) {
             prop_assume!(step.is_finite());
-            let mut counter = Counter::new(1e-6, Some(1 << 38), 1000.0);
+            let mut counter = EnergyCounter::new(1e-6, Some(1 << 38), 1000.0);
             let mut last = 0.0;
             for (turn, value) in values.into_iter().enumerate() {
                 let now = turn as f64 * step;

@@ -6,10 +6,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::sensor::{Part, Sensor};
-use flotilla_core::energy::Source;
+use super::sensor::{Sensor, SensorChannel};
+use flotilla_core::energy::EnergySource;
 
-use super::{Channel, Kind, rails, sysfs};
+use super::{ComponentKind, MeterChannel, rails, sysfs};
 
 /// Most numbers that a chip's sensors are looked for under.
 const NUMBERS: u32 = 16;
@@ -20,18 +20,18 @@ const INA3221: u32 = 3;
 
 /// Names that ACPI power meters have on NVIDIA's Grace, with what they measure (Grace Performance Tuning
 /// Guide, "Power and Thermals"). A socket's `CPU Power` and `SysIO Power` are in its `Grace Power`.
-const GRACE: &[(&str, Option<Kind>)] = &[
-    ("Module Power", Some(Kind::Host)),
-    ("Grace Power", Some(Kind::Cpu)),
+const GRACE: &[(&str, Option<ComponentKind>)] = &[
+    ("Module Power", Some(ComponentKind::Host)),
+    ("Grace Power", Some(ComponentKind::Cpu)),
     ("CPU Power", None),
     ("SysIO Power", None),
 ];
 
 /// What is metered under this root. `package`: the channel of the processor's package, if there is one.
-pub(super) fn find(root: &Path, package: Option<&str>) -> Vec<Part> {
-    let mut parts: Vec<Part> = Vec::new();
+pub(super) fn find(root: &Path, package: Option<&str>) -> Vec<SensorChannel> {
+    let mut parts: Vec<SensorChannel> = Vec::new();
     for folder in sysfs::entries(&root.join("sys/class/hwmon"), "hwmon") {
-        let chip = Chip::at(folder);
+        let chip = HwmonChip::at(folder);
         let found = match chip.name.as_str() {
             "amdgpu" | "i915" | "xe" | "nouveau" => chip.gpu(package),
             "power_meter" => chip.power_meter(),
@@ -60,12 +60,12 @@ fn is_ina(name: &str) -> bool {
     digits.is_some_and(|digits| digits.len() == 3 && digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
-struct Chip {
+struct HwmonChip {
     folder: PathBuf,
     name: String,
 }
 
-impl Chip {
+impl HwmonChip {
     fn at(folder: PathBuf) -> Self {
         let name = sysfs::label(&folder.join("name"))
             .or_else(|| sysfs::label(&folder.join("device/name")))
@@ -83,13 +83,19 @@ impl Chip {
         milliseconds.unwrap_or_default() as f64 / 1000.0
     }
 
-    fn part(&self, label: &str, name: String, kind: Kind, sensor: Sensor) -> Part {
-        Part {
-            channel: Channel {
+    fn part(
+        &self,
+        label: &str,
+        name: String,
+        kind: ComponentKind,
+        sensor: Sensor,
+    ) -> SensorChannel {
+        SensorChannel {
+            channel: MeterChannel {
                 id: format!("hwmon:{}:{label}", self.name),
                 name,
                 kind,
-                source: Source::Hwmon,
+                source: EnergySource::Hwmon,
                 resolution: sensor.resolution(),
                 period: self.period(),
                 parent: None,
@@ -102,7 +108,7 @@ impl Chip {
     /// A GPU as one channel: its first sensor that there is. Intel's drivers have these only for cards,
     /// with the card as 1 and its chip as 2. amdgpu also has a voltage `vddnb` on processors with a GPU,
     /// and there the power is the whole socket's (kernel.org, "GPU Power/Thermal Controls and Monitoring").
-    fn gpu(&self, package: Option<&str>) -> Vec<Part> {
+    fn gpu(&self, package: Option<&str>) -> Vec<SensorChannel> {
         let sensors = (1..=2).find_map(|number| Sensor::of_hwmon(&self.folder, number));
         let Some(sensor) = sensors else {
             return Vec::new();
@@ -110,7 +116,11 @@ impl Chip {
         let device = self.folder.join("device").canonicalize();
         let place = device.map_or_else(|_| sysfs::name(&self.folder), |path| sysfs::name(&path));
         let is_apu = self.label("in1_label").as_deref() == Some("vddnb");
-        let kind = if is_apu { Kind::Cpu } else { Kind::Gpu };
+        let kind = if is_apu {
+            ComponentKind::Cpu
+        } else {
+            ComponentKind::Gpu
+        };
         let mut part = self.part(&place, format!("{} {place}", self.name), kind, sensor);
         if is_apu {
             part.channel.parent = package.map(str::to_owned);
@@ -120,7 +130,7 @@ impl Chip {
 
     /// An ACPI power meter: the whole machine, unless it says what part. Its files are in the device's
     /// folder in many kernels.
-    fn power_meter(&self) -> Vec<Part> {
+    fn power_meter(&self) -> Vec<SensorChannel> {
         let device = self.folder.join("device");
         let inside = device.join("power1_average").exists();
         let folder = if inside { &device } else { &self.folder };
@@ -129,7 +139,7 @@ impl Chip {
             let mut names = GRACE.iter();
             names.find(|(name, _)| info.starts_with(name))
         });
-        let kind = known.map_or(Some(Kind::Host), |(_, kind)| *kind);
+        let kind = known.map_or(Some(ComponentKind::Host), |(_, kind)| *kind);
         let on_battery = sysfs::count(&folder.join("power1_is_battery")) == Some(1);
         let (Some(kind), Some(sensor), false) = (kind, Sensor::of_hwmon(folder, 1), on_battery)
         else {
@@ -143,7 +153,7 @@ impl Chip {
     }
 
     /// The rails that a chip with a label for each (`<labels>N_label`) measures.
-    fn rails(&self, numbers: u32, labels: &str) -> Vec<Part> {
+    fn rails(&self, numbers: u32, labels: &str) -> Vec<SensorChannel> {
         let rail = |number| {
             if sysfs::count(&self.folder.join(format!("in{number}_enable"))) == Some(0) {
                 return None;
@@ -155,14 +165,14 @@ impl Chip {
     }
 
     /// The rail that a chip with one channel measures, where its maker says which.
-    fn single_rail(&self) -> Vec<Part> {
+    fn single_rail(&self) -> Vec<SensorChannel> {
         let files = ["power1_label", "in1_label", "curr1_label", "label"];
         let label = files.iter().find_map(|file| self.label(file));
         let rail = label.and_then(|label| self.rail(&label, 1));
         rail.into_iter().collect()
     }
 
-    fn rail(&self, label: &str, number: u32) -> Option<Part> {
+    fn rail(&self, label: &str, number: u32) -> Option<SensorChannel> {
         let kind = rails::kind(label)?;
         let sensor = Sensor::of_hwmon(&self.folder, number)?;
         let mut part = self.part(label, label.to_owned(), kind, sensor);
@@ -177,7 +187,7 @@ mod tests {
     use super::super::{Meter, rails};
     use super::*;
 
-    fn seen(files: &[(&str, &str)]) -> Vec<(String, Kind, Option<String>)> {
+    fn seen(files: &[(&str, &str)]) -> Vec<(String, ComponentKind, Option<String>)> {
         let root = sysfs::tree(files);
         let mut parts = find(&root.path().join(""), Some("rapl:package-0"));
         rails::relate(&mut parts);
@@ -212,11 +222,11 @@ mod tests {
         assert_eq!(
             seen,
             [
-                ("hwmon:ina3221:VDD_GPU_SOC".into(), Kind::Gpu, None),
-                (system.clone(), Kind::Memory, None),
+                ("hwmon:ina3221:VDD_GPU_SOC".into(), ComponentKind::Gpu, None),
+                (system.clone(), ComponentKind::Memory, None),
                 (
                     "hwmon:ina3221:VDDQ_VDD2_1V8AO".into(),
-                    Kind::Memory,
+                    ComponentKind::Memory,
                     Some(system)
                 ),
             ]
@@ -264,8 +274,8 @@ mod tests {
         assert_eq!(
             seen(&files),
             [
-                ("hwmon:ina238:VIN".into(), Kind::Host, None),
-                ("hwmon:ina226:VDD_IN".into(), Kind::Host, whole),
+                ("hwmon:ina238:VIN".into(), ComponentKind::Host, None),
+                ("hwmon:ina226:VDD_IN".into(), ComponentKind::Host, whole),
             ]
         );
     }
@@ -286,11 +296,11 @@ mod tests {
         assert_eq!(
             seen,
             [
-                ("hwmon:amdgpu:hwmon0".into(), Kind::Gpu, None),
-                ("hwmon:xe:hwmon1".into(), Kind::Gpu, None),
+                ("hwmon:amdgpu:hwmon0".into(), ComponentKind::Gpu, None),
+                ("hwmon:xe:hwmon1".into(), ComponentKind::Gpu, None),
                 (
                     "hwmon:amdgpu:hwmon2".into(),
-                    Kind::Cpu,
+                    ComponentKind::Cpu,
                     Some("rapl:package-0".into())
                 ),
             ]
@@ -323,10 +333,10 @@ mod tests {
             [
                 (
                     "hwmon:power_meter:Grace Power Socket 0".into(),
-                    Kind::Cpu,
+                    ComponentKind::Cpu,
                     None
                 ),
-                ("hwmon:power_meter:power1".into(), Kind::Host, None),
+                ("hwmon:power_meter:power1".into(), ComponentKind::Host, None),
             ]
         );
     }
@@ -367,6 +377,6 @@ mod tests {
         ]);
         let whole = "hwmon:macsmc_hwmon:Total System Power".to_owned();
         assert_eq!(seen[0].2, Some(whole.clone()));
-        assert_eq!(seen[1], (whole, Kind::Host, None));
+        assert_eq!(seen[1], (whole, ComponentKind::Host, None));
     }
 }

@@ -3,23 +3,23 @@
 
 use std::path::Path;
 
-use super::sensor::{Part, Sensor};
-use flotilla_core::energy::Source;
+use super::sensor::{Sensor, SensorChannel};
+use flotilla_core::energy::EnergySource;
 
-use super::{Channel, rails, sysfs};
+use super::{MeterChannel, rails, sysfs};
 
 /// Watts of one count.
 const MILLI: f64 = 1e-3;
 
 /// What is metered under this root.
-pub(super) fn find(root: &Path) -> Vec<Part> {
+pub(super) fn find(root: &Path) -> Vec<SensorChannel> {
     let drivers = sysfs::entries(&root.join("sys/bus/i2c/drivers"), "ina3221");
-    let mut parts: Vec<Part> = Vec::new();
+    let mut parts: Vec<SensorChannel> = Vec::new();
     for device in drivers.iter().flat_map(|driver| sysfs::entries(driver, "")) {
         for folder in sysfs::entries(&device, "iio:device") {
             for number in 0..3 {
                 let found = rail(&folder, number);
-                let is_new = |part: &Part| {
+                let is_new = |part: &SensorChannel| {
                     let mut others = parts.iter();
                     others.all(|other| other.channel.id != part.channel.id)
                 };
@@ -30,18 +30,18 @@ pub(super) fn find(root: &Path) -> Vec<Part> {
     parts
 }
 
-fn rail(folder: &Path, number: u32) -> Option<Part> {
+fn rail(folder: &Path, number: u32) -> Option<SensorChannel> {
     let label = sysfs::label(&folder.join(format!("rail_name_{number}")))?;
     let power = folder.join(format!("in_power{number}_input"));
     if !power.exists() {
         return None;
     }
-    Some(Part {
-        channel: Channel {
+    Some(SensorChannel {
+        channel: MeterChannel {
             id: format!("hwmon:ina3221x:{label}"),
             kind: rails::kind(&label)?,
             name: label,
-            source: Source::Hwmon,
+            source: EnergySource::Hwmon,
             resolution: 0.0,
             period: 0.0,
             parent: None,
@@ -54,7 +54,7 @@ fn rail(folder: &Path, number: u32) -> Option<Part> {
 #[cfg(test)]
 mod tests {
     use super::super::sensor::meter;
-    use super::super::{Kind, Meter};
+    use super::super::{ComponentKind, Meter};
     use super::*;
 
     #[test]
@@ -76,7 +76,7 @@ mod tests {
         let mut meter = meter(parts).unwrap();
         let channels = meter.channels();
         assert_eq!(channels.len(), 2);
-        assert_eq!(channels[0].kind, Kind::Host);
+        assert_eq!(channels[0].kind, ComponentKind::Host);
         assert_eq!(channels[1].parent.as_ref(), Some(&channels[0].id));
         meter.read(0.0);
         assert_eq!(meter.read(10.0), [Some(20.0), Some(0.4)]);

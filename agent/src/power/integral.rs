@@ -7,14 +7,14 @@ pub(super) const LONGEST_GAP: f64 = 60.0;
 /// The integral of a power sensor over time by the trapezoid rule: the mean of two readings, times the
 /// time between them. What the power did between two readings is not seen.
 #[derive(Debug, Clone)]
-pub(super) struct Integral {
+pub(super) struct PowerIntegral {
     /// No channel of this sort draws more, in watts: what says so is a fault.
     most: f64,
     /// When it was last read, and the watts then.
     last: Option<(f64, f64)>,
 }
 
-impl Integral {
+impl PowerIntegral {
     pub(super) fn new(most: f64) -> Self {
         Self { most, last: None }
     }
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn two_readings_count_with_their_mean() {
-        let mut integral = Integral::new(100.0);
+        let mut integral = PowerIntegral::new(100.0);
         assert_eq!(integral.read(1.0, Some(10.0)), Some(0.0));
         assert_eq!(integral.read(3.0, Some(20.0)), Some(30.0));
         assert_eq!(integral.read(3.0, Some(20.0)), Some(0.0));
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_missing_or_absurd_reading_is_bridged() {
-        let mut integral = Integral::new(100.0);
+        let mut integral = PowerIntegral::new(100.0);
         integral.read(0.0, Some(10.0));
         for absurd in [None, Some(-1.0), Some(1e12), Some(f64::NAN)] {
             assert_eq!(integral.read(1.0, absurd), None);
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn nothing_is_invented_for_a_long_gap() {
-        let mut integral = Integral::new(100.0);
+        let mut integral = PowerIntegral::new(100.0);
         integral.read(0.0, Some(10.0));
         assert_eq!(integral.read(LONGEST_GAP + 0.1, Some(10.0)), None);
         assert_eq!(integral.read(LONGEST_GAP + 1.1, Some(10.0)), Some(10.0));
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_gives_nothing() {
-        let mut integral = Integral::new(100.0);
+        let mut integral = PowerIntegral::new(100.0);
         integral.read(10.0, Some(10.0));
         assert_eq!(integral.read(5.0, Some(10.0)), Some(0.0));
     }

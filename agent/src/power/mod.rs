@@ -22,15 +22,15 @@ mod thermal;
 use std::path::Path;
 use std::sync::Arc;
 
-use flotilla_core::energy::Source;
+use flotilla_core::energy::EnergySource;
 
-pub use condition::{Battery, Condition, Watcher};
+pub use condition::{BatteryState, ConditionWatcher, NodeCondition};
 pub use nvml::{Gpu, Gpus, Nvidia};
-pub use select::{Selection, on_battery, select};
+pub use select::{ChannelSelection, on_battery, select};
 
 /// What a channel measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ComponentKind {
     /// A processor package, or a rail that feeds processor cores or the rest of their chip.
     Cpu,
     /// Memory modules, or a rail that feeds them.
@@ -43,7 +43,7 @@ pub enum Kind {
     Battery,
 }
 
-impl Kind {
+impl ComponentKind {
     /// The value of `hw.type` in OpenTelemetry's hardware conventions. These have none for a whole host,
     /// whose energy is `hw.host.energy` instead: here it is `host`.
     #[must_use]
@@ -60,15 +60,15 @@ impl Kind {
 
 /// One thing that is metered.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Channel {
+pub struct MeterChannel {
     /// Unique on the node: `rapl:package-0`, `nvml:GPU-<uuid>`, `hwmon:ina3221:VDD_IN`.
     pub id: String,
     /// For people.
     pub name: String,
     /// What it measures.
-    pub kind: Kind,
+    pub kind: ComponentKind,
     /// Where its joules come from.
-    pub source: Source,
+    pub source: EnergySource,
     /// The smallest step that can be told, in joules; 0 where a power sensor is integrated, whose error
     /// is one of time.
     pub resolution: f64,
@@ -81,7 +81,7 @@ pub struct Channel {
 /// Something that meters one or more channels.
 pub trait Meter: Send {
     /// What it meters: always the same, in the same order.
-    fn channels(&self) -> &[Channel];
+    fn channels(&self) -> &[MeterChannel];
 
     /// Joules that each channel has counted since the read before (0 at the first), in the order of
     /// [`Meter::channels`]. `now`: seconds on a clock that never goes back.
@@ -94,7 +94,7 @@ pub trait Meter: Send {
 
 /// What was found on a machine, and what to do about what was found but cannot be read.
 #[derive(Default)]
-pub struct Found {
+pub struct DetectedMeters {
     /// The meters, each with channels that the others do not have.
     pub meters: Vec<Box<dyn Meter>>,
     /// A line each, for people: what is missing and what to run.
@@ -104,8 +104,8 @@ pub struct Found {
 /// Looks for meters. `root`: `/`, or a folder that looks like it. What cannot be read now is left out
 /// with a hint, so look again after following one.
 #[must_use]
-pub fn find(root: &Path, gpus: Arc<dyn Gpus>) -> Found {
-    let mut found = Found::default();
+pub fn find(root: &Path, gpus: Arc<dyn Gpus>) -> DetectedMeters {
+    let mut found = DetectedMeters::default();
     let rapl = rapl::find(root);
     found.hints.extend(rapl.hint);
     let package = rapl.meter.as_ref().and_then(|meter| meter.package());
@@ -121,7 +121,7 @@ pub fn find(root: &Path, gpus: Arc<dyn Gpus>) -> Found {
     found
 }
 
-impl Found {
+impl DetectedMeters {
     fn add<M: Meter + 'static>(&mut self, meter: Option<M>) {
         if let Some(meter) = meter {
             self.meters.push(Box::new(meter));
@@ -131,17 +131,17 @@ impl Found {
 
 #[cfg(test)]
 mod tests {
-    use super::nvml::fake::Fake;
+    use super::nvml::fake::FakeGpu;
     use super::*;
 
-    fn channels(found: &Found) -> Vec<Channel> {
+    fn channels(found: &DetectedMeters) -> Vec<MeterChannel> {
         let meters = found.meters.iter();
         meters.flat_map(|meter| meter.channels().to_vec()).collect()
     }
 
-    fn chosen(found: &Found, on_battery: bool) -> (Vec<String>, bool) {
+    fn chosen(found: &DetectedMeters, on_battery: bool) -> (Vec<String>, bool) {
         let channels = channels(found);
-        let Selection { picked, covers_cpu } = select(&channels, on_battery);
+        let ChannelSelection { picked, covers_cpu } = select(&channels, on_battery);
         let ids = picked.into_iter().map(|at| channels[at].id.clone());
         (ids.collect(), covers_cpu)
     }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_machine_without_meters_has_none_and_needs_no_hint() {
         let root = sysfs::tree(&[]);
-        let found = find(root.path(), Arc::new(Fake::default()));
+        let found = find(root.path(), Arc::new(FakeGpu::default()));
         assert!(found.meters.is_empty() && found.hints.is_empty());
         assert_eq!(chosen(&found, false), (Vec::new(), false));
     }
@@ -176,7 +176,7 @@ mod tests {
                 "262143328850",
             ),
         ]);
-        let found = find(root.path(), Arc::new(Fake::one(Some(1), None)));
+        let found = find(root.path(), Arc::new(FakeGpu::one(Some(1), None)));
         let (ids, covers_cpu) = chosen(&found, false);
         assert_eq!(ids, ["rapl:package-0", "rapl:package-0/dram", "nvml:GPU-1"]);
         assert!(covers_cpu);
@@ -193,7 +193,7 @@ mod tests {
             ("sys/class/hwmon/hwmon1/in2_input", "5000"),
             ("sys/class/hwmon/hwmon1/curr2_input", "100"),
         ]);
-        let mut found = find(root.path(), Arc::new(Fake::one(None, Some(900))));
+        let mut found = find(root.path(), Arc::new(FakeGpu::one(None, Some(900))));
         assert_eq!(
             chosen(&found, false),
             (vec!["hwmon:ina3221:VDD_IN".into()], true)
@@ -221,13 +221,13 @@ mod tests {
                 );
             }
         }
-        Watcher::find(Path::new("/"), gpus).look();
+        ConditionWatcher::find(Path::new("/"), gpus).look();
     }
 
     #[test]
     fn a_gpu_alone_does_not_cover_the_cpu() {
         let root = sysfs::tree(&[]);
-        let found = find(root.path(), Arc::new(Fake::one(Some(1), None)));
+        let found = find(root.path(), Arc::new(FakeGpu::one(Some(1), None)));
         assert_eq!(chosen(&found, false), (vec!["nvml:GPU-1".into()], false));
     }
 
@@ -239,7 +239,7 @@ mod tests {
             ("sys/class/hwmon/hwmon1/power1_input", "15000000"),
         ];
         let root = sysfs::tree(&amdgpu);
-        let found = find(root.path(), Arc::new(Fake::default()));
+        let found = find(root.path(), Arc::new(FakeGpu::default()));
         assert_eq!(
             chosen(&found, false),
             (vec!["hwmon:amdgpu:hwmon1".into()], true)
@@ -259,7 +259,7 @@ mod tests {
             "sys/class/powercap/intel-rapl:0/max_energy_range_uj",
             "65532610987",
         );
-        let found = find(root.path(), Arc::new(Fake::default()));
+        let found = find(root.path(), Arc::new(FakeGpu::default()));
         assert_eq!(chosen(&found, false), (vec!["rapl:package-0".into()], true));
     }
 
@@ -275,7 +275,7 @@ mod tests {
             ("sys/class/hwmon/hwmon4/name", "power_meter"),
             ("sys/class/hwmon/hwmon4/power1_average", "1"),
         ]);
-        let found = find(root.path(), Arc::new(Fake::default()));
+        let found = find(root.path(), Arc::new(FakeGpu::default()));
         let mut ids: Vec<_> = channels(&found).into_iter().map(|c| c.id).collect();
         assert_eq!(ids.len(), 4);
         ids.sort();

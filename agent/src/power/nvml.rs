@@ -6,11 +6,11 @@ use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
-use super::counter::Counter;
-use super::integral::Integral;
-use flotilla_core::energy::Source;
+use super::counter::EnergyCounter;
+use super::integral::PowerIntegral;
+use flotilla_core::energy::EnergySource;
 
-use super::{Channel, Kind, Meter};
+use super::{ComponentKind, Meter, MeterChannel};
 
 /// Joules of one count of the energy counter, and watts of one count of power (NVML API Reference:
 /// millijoules, milliwatts).
@@ -123,48 +123,51 @@ impl Gpus for Nvidia {
 
 /// Meters the GPUs that tell their energy or their power. `within`: the channel that has them in it
 /// already, if there is one.
-pub(super) fn find(gpus: Arc<dyn Gpus>, within: Option<&str>) -> Option<Meters> {
+pub(super) fn find(gpus: Arc<dyn Gpus>, within: Option<&str>) -> Option<GpuMeters> {
     let (mut channels, mut gauges) = (Vec::new(), Vec::new());
     for gpu in gpus.list() {
         let (gauge, resolution) = if gpus.energy(&gpu.uuid).is_some() {
-            (Gauge::Energy(Counter::new(MILLI, None, MOST)), MILLI)
+            (
+                GpuGauge::Energy(EnergyCounter::new(MILLI, None, MOST)),
+                MILLI,
+            )
         } else if gpus.power(&gpu.uuid).is_some() {
-            (Gauge::Power(Integral::new(MOST)), 0.0)
+            (GpuGauge::Power(PowerIntegral::new(MOST)), 0.0)
         } else {
             continue;
         };
-        channels.push(Channel {
+        channels.push(MeterChannel {
             id: format!("nvml:{}", gpu.uuid),
             name: gpu.name,
-            kind: Kind::Gpu,
-            source: Source::Nvml,
+            kind: ComponentKind::Gpu,
+            source: EnergySource::Nvml,
             resolution,
             period: PERIOD,
             parent: within.map(str::to_owned),
         });
         gauges.push((gpu.uuid, gauge));
     }
-    (!channels.is_empty()).then_some(Meters {
+    (!channels.is_empty()).then_some(GpuMeters {
         gpus,
         channels,
         gauges,
     })
 }
 
-enum Gauge {
-    Energy(Counter),
-    Power(Integral),
+enum GpuGauge {
+    Energy(EnergyCounter),
+    Power(PowerIntegral),
 }
 
 /// The meters of all GPUs.
-pub(super) struct Meters {
+pub(super) struct GpuMeters {
     gpus: Arc<dyn Gpus>,
-    channels: Vec<Channel>,
-    gauges: Vec<(String, Gauge)>,
+    channels: Vec<MeterChannel>,
+    gauges: Vec<(String, GpuGauge)>,
 }
 
-impl Meter for Meters {
-    fn channels(&self) -> &[Channel] {
+impl Meter for GpuMeters {
+    fn channels(&self) -> &[MeterChannel] {
         &self.channels
     }
 
@@ -172,8 +175,8 @@ impl Meter for Meters {
         let gauges = self.gauges.iter_mut();
         gauges
             .map(|(uuid, gauge)| match gauge {
-                Gauge::Energy(counter) => counter.read(now, self.gpus.energy(uuid)),
-                Gauge::Power(integral) => {
+                GpuGauge::Energy(counter) => counter.read(now, self.gpus.energy(uuid)),
+                GpuGauge::Power(integral) => {
                     let watts = self.gpus.power(uuid).map(|power| f64::from(power) * MILLI);
                     integral.read(now, watts)
                 }
@@ -191,14 +194,14 @@ pub(super) mod fake {
 
     /// One GPU or none, which tells what it is told to.
     #[derive(Default)]
-    pub(in super::super) struct Fake {
+    pub(in super::super) struct FakeGpu {
         pub(in super::super) present: bool,
         pub(in super::super) energy: Mutex<Option<u64>>,
         pub(in super::super) power: Option<u32>,
         pub(in super::super) hot: bool,
     }
 
-    impl Fake {
+    impl FakeGpu {
         pub(in super::super) fn one(energy: Option<u64>, power: Option<u32>) -> Self {
             Self {
                 present: true,
@@ -209,7 +212,7 @@ pub(super) mod fake {
         }
     }
 
-    impl Gpus for Fake {
+    impl Gpus for FakeGpu {
         fn list(&self) -> Vec<Gpu> {
             let gpu = Gpu {
                 uuid: "GPU-1".into(),
@@ -238,12 +241,12 @@ pub(super) mod fake {
 
 #[cfg(test)]
 mod tests {
-    use super::fake::Fake;
+    use super::fake::FakeGpu;
     use super::*;
 
     #[test]
     fn the_energy_counter_is_read_where_there_is_one() {
-        let gpus = Arc::new(Fake::one(Some(5_000), Some(1)));
+        let gpus = Arc::new(FakeGpu::one(Some(5_000), Some(1)));
         let mut meter = find(gpus.clone(), None).unwrap();
         assert_eq!(meter.channels()[0].id, "nvml:GPU-1");
         assert_eq!(meter.read(0.0), [Some(0.0)]);
@@ -262,7 +265,7 @@ mod tests {
 
     #[test]
     fn power_is_integrated_where_there_is_no_counter() {
-        let gpus = Arc::new(Fake::one(None, Some(30_000)));
+        let gpus = Arc::new(FakeGpu::one(None, Some(30_000)));
         let mut meter = find(gpus, Some("rail")).unwrap();
         assert_eq!(meter.channels()[0].parent.as_deref(), Some("rail"));
         meter.read(0.0);
@@ -271,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_gpu_that_tells_nothing_is_not_metered() {
-        assert!(find(Arc::new(Fake::one(None, None)), None).is_none());
+        assert!(find(Arc::new(FakeGpu::one(None, None)), None).is_none());
     }
 
     #[test]

@@ -8,10 +8,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::counter::Counter;
-use flotilla_core::energy::Source;
+use super::counter::EnergyCounter;
+use flotilla_core::energy::EnergySource;
 
-use super::{Channel, Kind, Meter, sysfs};
+use super::{ComponentKind, Meter, MeterChannel, sysfs};
 
 /// Seconds between two updates of the counters: about a millisecond (Intel's Software Developer's Manual,
 /// volume 3, "RAPL Interfaces").
@@ -34,18 +34,18 @@ const FORBIDDEN: &str = "RAPL's energy counters are for root only (CVE-2020-8694
 const HIDDEN: &str = "RAPL's energy counters are hidden in this container: mount /sys/devices/virtual/powercap into it read-only";
 
 /// What was found, and what to do about what cannot be read.
-pub(super) struct Found {
+pub(super) struct DetectedRapl {
     pub(super) meter: Option<Rapl>,
     pub(super) hint: Option<String>,
 }
 
 /// Looks for zones.
-pub(super) fn find(root: &Path) -> Found {
+pub(super) fn find(root: &Path) -> DetectedRapl {
     find_by(root, sysfs::number)
 }
 
 /// Looks for zones whose counters are read so.
-fn find_by(root: &Path, read: impl Fn(&Path) -> io::Result<i64>) -> Found {
+fn find_by(root: &Path, read: impl Fn(&Path) -> io::Result<i64>) -> DetectedRapl {
     let (mut rapl, mut hint) = (Rapl::default(), None);
     let folder = root.join("sys/class/powercap");
     for control in ["intel-rapl:", "intel-rapl-mmio:"] {
@@ -67,7 +67,7 @@ fn find_by(root: &Path, read: impl Fn(&Path) -> io::Result<i64>) -> Found {
             break;
         }
     }
-    Found {
+    DetectedRapl {
         meter: (!rapl.channels.is_empty()).then_some(rapl),
         hint,
     }
@@ -76,8 +76,8 @@ fn find_by(root: &Path, read: impl Fn(&Path) -> io::Result<i64>) -> Found {
 /// The zones of a machine.
 #[derive(Default)]
 pub(super) struct Rapl {
-    channels: Vec<Channel>,
-    zones: Vec<(PathBuf, Counter)>,
+    channels: Vec<MeterChannel>,
+    zones: Vec<(PathBuf, EnergyCounter)>,
 }
 
 impl Rapl {
@@ -85,7 +85,7 @@ impl Rapl {
     pub(super) fn package(&self) -> Option<String> {
         let mut channels = self.channels.iter();
         channels
-            .find(|channel| channel.kind == Kind::Cpu && channel.parent.is_none())
+            .find(|channel| channel.kind == ComponentKind::Cpu && channel.parent.is_none())
             .map(|channel| channel.id.clone())
     }
 
@@ -103,7 +103,7 @@ impl Rapl {
         let path = zone.join("energy_uj");
         let value = read(&path).map_err(|error| error.kind())?;
         // Many processors have a platform counter that no board feeds: it stays at zero.
-        if kind == Kind::Host && value == 0 {
+        if kind == ComponentKind::Host && value == 0 {
             return Ok(());
         }
         let Some(range) =
@@ -119,16 +119,16 @@ impl Rapl {
             id = format!("{id}:{}", sysfs::name(zone));
         }
         let is_part = matches!(name, "core" | "uncore");
-        self.channels.push(Channel {
+        self.channels.push(MeterChannel {
             name: id.trim_start_matches("rapl:").replace('/', " "),
             id,
             kind,
-            source: Source::Rapl,
+            source: EnergySource::Rapl,
             resolution: range as f64 / VALUES * 1e-6,
             period: PERIOD,
             parent: outer.filter(|_| is_part),
         });
-        let counter = Counter::new(1e-6, Some(range), most);
+        let counter = EnergyCounter::new(1e-6, Some(range), most);
         self.zones.push((path, counter));
         Ok(())
     }
@@ -147,20 +147,22 @@ impl Rapl {
 }
 
 /// What a zone with this name measures, and the most that it may, in watts.
-fn kind(name: &str) -> Option<(Kind, f64)> {
+fn kind(name: &str) -> Option<(ComponentKind, f64)> {
     match name {
-        "core" => Some((Kind::Cpu, MOST)),
+        "core" => Some((ComponentKind::Cpu, MOST)),
         // On processors that have it: the graphics in them.
-        "uncore" => Some((Kind::Gpu, MOST)),
-        "dram" => Some((Kind::Memory, MOST)),
-        _ if name.starts_with("package-") => Some((Kind::Cpu, MOST)),
-        _ if name == "psys" || name.starts_with("psys-") => Some((Kind::Host, MOST_PLATFORM)),
+        "uncore" => Some((ComponentKind::Gpu, MOST)),
+        "dram" => Some((ComponentKind::Memory, MOST)),
+        _ if name.starts_with("package-") => Some((ComponentKind::Cpu, MOST)),
+        _ if name == "psys" || name.starts_with("psys-") => {
+            Some((ComponentKind::Host, MOST_PLATFORM))
+        }
         _ => None,
     }
 }
 
 impl Meter for Rapl {
-    fn channels(&self) -> &[Channel] {
+    fn channels(&self) -> &[MeterChannel] {
         &self.channels
     }
 
@@ -189,7 +191,7 @@ mod tests {
         root
     }
 
-    fn channels(found: &Found) -> Vec<(&str, Kind, Option<&str>)> {
+    fn channels(found: &DetectedRapl) -> Vec<(&str, ComponentKind, Option<&str>)> {
         let channels = found.meter.iter().flat_map(|meter| &meter.channels);
         channels
             .map(|c| (c.id.as_str(), c.kind, c.parent.as_deref()))
@@ -213,13 +215,21 @@ mod tests {
         assert_eq!(
             channels(&found),
             [
-                ("rapl:package-0", Kind::Cpu, None),
-                ("rapl:package-0/core", Kind::Cpu, Some("rapl:package-0")),
-                ("rapl:package-0/uncore", Kind::Gpu, Some("rapl:package-0")),
-                ("rapl:package-0/dram", Kind::Memory, None),
-                ("rapl:package-1", Kind::Cpu, None),
-                ("rapl:package-1/dram", Kind::Memory, None),
-                ("rapl:psys", Kind::Host, None),
+                ("rapl:package-0", ComponentKind::Cpu, None),
+                (
+                    "rapl:package-0/core",
+                    ComponentKind::Cpu,
+                    Some("rapl:package-0")
+                ),
+                (
+                    "rapl:package-0/uncore",
+                    ComponentKind::Gpu,
+                    Some("rapl:package-0")
+                ),
+                ("rapl:package-0/dram", ComponentKind::Memory, None),
+                ("rapl:package-1", ComponentKind::Cpu, None),
+                ("rapl:package-1/dram", ComponentKind::Memory, None),
+                ("rapl:psys", ComponentKind::Host, None),
             ]
         );
         let meter = found.meter.unwrap();
@@ -233,7 +243,7 @@ mod tests {
         let root = machine(&[("intel-rapl-mmio:0", "package-0", "1")]);
         assert_eq!(
             channels(&find(root.path())),
-            [("rapl:package-0", Kind::Cpu, None)]
+            [("rapl:package-0", ComponentKind::Cpu, None)]
         );
     }
 
@@ -245,7 +255,7 @@ mod tests {
         ]);
         assert_eq!(
             channels(&find(root.path())),
-            [("rapl:package-0", Kind::Cpu, None)]
+            [("rapl:package-0", ComponentKind::Cpu, None)]
         );
     }
 

@@ -13,13 +13,13 @@
 //! not to overlap, and what is left out is the small rest of the board, where psys would count the GPU
 //! twice or not at all.
 
-use flotilla_core::energy::Source;
+use flotilla_core::energy::EnergySource;
 
-use super::{Channel, Kind};
+use super::{ComponentKind, MeterChannel};
 
 /// The channels that are the node's draw.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selection {
+pub struct ChannelSelection {
     /// Their places among the channels that were asked about, ascending. Empty where nothing is metered.
     pub picked: Vec<usize>,
     /// Whether the processor's draw is in them: with NVIDIA's counters alone it is not.
@@ -29,8 +29,8 @@ pub struct Selection {
 /// Picks the channels whose sum is the node's draw. `on_battery`: what [`on_battery`] says of the reading
 /// that is to be summed.
 #[must_use]
-pub fn select(channels: &[Channel], on_battery: bool) -> Selection {
-    let pick = |wanted: &dyn Fn(&Channel) -> bool| -> Vec<usize> {
+pub fn select(channels: &[MeterChannel], on_battery: bool) -> ChannelSelection {
+    let pick = |wanted: &dyn Fn(&MeterChannel) -> bool| -> Vec<usize> {
         let picked = channels.iter().enumerate();
         picked
             .filter(|(_, channel)| wanted(channel))
@@ -38,30 +38,35 @@ pub fn select(channels: &[Channel], on_battery: bool) -> Selection {
             .collect()
     };
     // A parent that is not among the channels cannot stand for its parts.
-    let whole = |channel: &Channel| {
+    let whole = |channel: &MeterChannel| {
         let parent = channel.parent.as_ref();
         parent.is_none_or(|parent| channels.iter().all(|other| other.id != *parent))
     };
-    let picked = pick(&|channel| on_battery && channel.kind == Kind::Battery);
+    let picked = pick(&|channel| on_battery && channel.kind == ComponentKind::Battery);
     if !picked.is_empty() {
         return covering(picked);
     }
-    let board = |channel: &Channel| channel.kind == Kind::Host && channel.source != Source::Rapl;
+    let board = |channel: &MeterChannel| {
+        channel.kind == ComponentKind::Host && channel.source != EnergySource::Rapl
+    };
     let picked = pick(&|channel| board(channel) && whole(channel));
     if !picked.is_empty() {
         return covering(picked);
     }
     let parts = pick(&|channel| {
-        matches!(channel.kind, Kind::Cpu | Kind::Memory | Kind::Gpu) && whole(channel)
+        matches!(
+            channel.kind,
+            ComponentKind::Cpu | ComponentKind::Memory | ComponentKind::Gpu
+        ) && whole(channel)
     });
     let any = |kind| parts.iter().any(|at| channels[*at].kind == kind);
-    let platform = pick(&|channel| channel.kind == Kind::Host && whole(channel));
-    let parts_are_better = any(Kind::Cpu) && any(Kind::Gpu);
+    let platform = pick(&|channel| channel.kind == ComponentKind::Host && whole(channel));
+    let parts_are_better = any(ComponentKind::Cpu) && any(ComponentKind::Gpu);
     if !platform.is_empty() && !parts_are_better {
         return covering(platform);
     }
-    Selection {
-        covers_cpu: any(Kind::Cpu),
+    ChannelSelection {
+        covers_cpu: any(ComponentKind::Cpu),
         picked: parts,
     }
 }
@@ -69,14 +74,14 @@ pub fn select(channels: &[Channel], on_battery: bool) -> Selection {
 /// Whether the node lived off its batteries all the time since the read before: their channel tells only
 /// then. `joules`: what the channels have read, in their order.
 #[must_use]
-pub fn on_battery(channels: &[Channel], joules: &[Option<f64>]) -> bool {
+pub fn on_battery(channels: &[MeterChannel], joules: &[Option<f64>]) -> bool {
     let mut read = channels.iter().zip(joules);
-    read.any(|(channel, joules)| channel.kind == Kind::Battery && joules.is_some())
+    read.any(|(channel, joules)| channel.kind == ComponentKind::Battery && joules.is_some())
 }
 
 /// A selection of the whole node.
-fn covering(picked: Vec<usize>) -> Selection {
-    Selection {
+fn covering(picked: Vec<usize>) -> ChannelSelection {
+    ChannelSelection {
         picked,
         covers_cpu: true,
     }
@@ -86,8 +91,13 @@ fn covering(picked: Vec<usize>) -> Selection {
 mod tests {
     use super::*;
 
-    fn channel(id: &str, kind: Kind, source: Source, parent: Option<&str>) -> Channel {
-        Channel {
+    fn channel(
+        id: &str,
+        kind: ComponentKind,
+        source: EnergySource,
+        parent: Option<&str>,
+    ) -> MeterChannel {
+        MeterChannel {
             id: id.into(),
             name: id.into(),
             kind,
@@ -98,20 +108,35 @@ mod tests {
         }
     }
 
-    fn picked(channels: &[Channel], on_battery: bool) -> Vec<&str> {
+    fn picked(channels: &[MeterChannel], on_battery: bool) -> Vec<&str> {
         let selection = select(channels, on_battery);
         let picked = selection.picked.into_iter();
         picked.map(|at| channels[at].id.as_str()).collect()
     }
 
-    fn laptop() -> Vec<Channel> {
+    fn laptop() -> Vec<MeterChannel> {
         vec![
-            channel("package", Kind::Cpu, Source::Rapl, None),
-            channel("core", Kind::Cpu, Source::Rapl, Some("package")),
-            channel("uncore", Kind::Gpu, Source::Rapl, Some("package")),
-            channel("dram", Kind::Memory, Source::Rapl, None),
-            channel("psys", Kind::Host, Source::Rapl, None),
-            channel("battery", Kind::Battery, Source::Battery, None),
+            channel("package", ComponentKind::Cpu, EnergySource::Rapl, None),
+            channel(
+                "core",
+                ComponentKind::Cpu,
+                EnergySource::Rapl,
+                Some("package"),
+            ),
+            channel(
+                "uncore",
+                ComponentKind::Gpu,
+                EnergySource::Rapl,
+                Some("package"),
+            ),
+            channel("dram", ComponentKind::Memory, EnergySource::Rapl, None),
+            channel("psys", ComponentKind::Host, EnergySource::Rapl, None),
+            channel(
+                "battery",
+                ComponentKind::Battery,
+                EnergySource::Battery,
+                None,
+            ),
         ]
     }
 
@@ -132,7 +157,7 @@ mod tests {
     #[test]
     fn a_gpu_of_its_own_decides_against_psys() {
         let mut channels = laptop();
-        channels.push(channel("gpu", Kind::Gpu, Source::Nvml, None));
+        channels.push(channel("gpu", ComponentKind::Gpu, EnergySource::Nvml, None));
         assert_eq!(picked(&channels, false), ["package", "dram", "gpu"]);
         channels.retain(|channel| channel.id == "psys" || channel.id == "gpu");
         assert_eq!(picked(&channels, false), ["psys"]);
@@ -141,16 +166,31 @@ mod tests {
     #[test]
     fn a_board_covers_all_on_it() {
         let mut channels = laptop();
-        channels.push(channel("gpu", Kind::Gpu, Source::Nvml, None));
-        channels.push(channel("board", Kind::Host, Source::Hwmon, None));
-        channels.push(channel("part", Kind::Host, Source::Hwmon, Some("board")));
+        channels.push(channel("gpu", ComponentKind::Gpu, EnergySource::Nvml, None));
+        channels.push(channel(
+            "board",
+            ComponentKind::Host,
+            EnergySource::Hwmon,
+            None,
+        ));
+        channels.push(channel(
+            "part",
+            ComponentKind::Host,
+            EnergySource::Hwmon,
+            Some("board"),
+        ));
         assert_eq!(picked(&channels, false), ["board"]);
         assert_eq!(picked(&channels, true), ["battery"]);
     }
 
     #[test]
     fn a_part_counts_where_its_whole_is_not_metered() {
-        let core = [channel("core", Kind::Cpu, Source::Rapl, Some("package"))];
+        let core = [channel(
+            "core",
+            ComponentKind::Cpu,
+            EnergySource::Rapl,
+            Some("package"),
+        )];
         assert_eq!(picked(&core, false), ["core"]);
     }
 
@@ -161,7 +201,12 @@ mod tests {
         assert!(on_battery(&channels, &joules));
         joules[5] = None;
         assert!(!on_battery(&channels, &joules));
-        let alone = [channel("battery", Kind::Battery, Source::Battery, None)];
+        let alone = [channel(
+            "battery",
+            ComponentKind::Battery,
+            EnergySource::Battery,
+            None,
+        )];
         let selection = select(&alone, false);
         assert!(selection.picked.is_empty() && !selection.covers_cpu);
     }

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::counter::Counter;
-use super::integral::Integral;
-use super::{Channel, Meter, sysfs};
+use super::counter::EnergyCounter;
+use super::integral::PowerIntegral;
+use super::{Meter, MeterChannel, sysfs};
 
 /// No sensor of a node sees more than this, in watts: a rack's power shelf is about as large.
 const MOST: f64 = 20_000.0;
@@ -16,12 +16,12 @@ const MICRO: f64 = 1e-6;
 
 /// A sensor with what it has counted so far.
 pub(super) struct Sensor {
-    input: Input,
-    gauge: Gauge,
+    input: SensorInput,
+    gauge: SensorGauge,
 }
 
 /// Where a sensor is read.
-enum Input {
+enum SensorInput {
     /// A file with a number.
     File(PathBuf),
     /// A file with millivolts and one with milliamperes.
@@ -29,34 +29,34 @@ enum Input {
 }
 
 /// What makes joules of it.
-enum Gauge {
-    Energy(Counter),
+enum SensorGauge {
+    Energy(EnergyCounter),
     /// Watts of one count, and their integral.
-    Power(f64, Integral),
+    Power(f64, PowerIntegral),
 }
 
 impl Sensor {
     /// A counter of microjoules.
     pub(super) fn energy(path: PathBuf) -> Self {
         Self {
-            input: Input::File(path),
-            gauge: Gauge::Energy(Counter::new(MICRO, None, MOST)),
+            input: SensorInput::File(path),
+            gauge: SensorGauge::Energy(EnergyCounter::new(MICRO, None, MOST)),
         }
     }
 
     /// A power sensor whose file counts in so many watts.
     pub(super) fn power(path: PathBuf, watts: f64) -> Self {
         Self {
-            input: Input::File(path),
-            gauge: Gauge::Power(watts, Integral::new(MOST)),
+            input: SensorInput::File(path),
+            gauge: SensorGauge::Power(watts, PowerIntegral::new(MOST)),
         }
     }
 
     /// A sensor of a rail's voltage and current.
     pub(super) fn product(volts: PathBuf, amperes: PathBuf) -> Self {
         Self {
-            input: Input::Product(volts, amperes),
-            gauge: Gauge::Power(MICRO, Integral::new(MOST)),
+            input: SensorInput::Product(volts, amperes),
+            gauge: SensorGauge::Power(MICRO, PowerIntegral::new(MOST)),
         }
     }
 
@@ -80,11 +80,11 @@ impl Sensor {
         Some(sensors.swap_remove(at))
     }
 
-    /// The smallest step in joules, as [`Channel::resolution`] has it.
+    /// The smallest step in joules, as [`MeterChannel::resolution`] has it.
     pub(super) fn resolution(&self) -> f64 {
         match self.gauge {
-            Gauge::Energy(_) => MICRO,
-            Gauge::Power(..) => 0.0,
+            SensorGauge::Energy(_) => MICRO,
+            SensorGauge::Power(..) => 0.0,
         }
     }
 
@@ -92,8 +92,8 @@ impl Sensor {
     pub(super) fn read(&mut self, now: f64) -> Option<f64> {
         let value = self.look();
         match &mut self.gauge {
-            Gauge::Energy(counter) => counter.read(now, value),
-            Gauge::Power(unit, integral) => {
+            SensorGauge::Energy(counter) => counter.read(now, value),
+            SensorGauge::Power(unit, integral) => {
                 integral.read(now, value.map(|value| value as f64 * *unit))
             }
         }
@@ -102,8 +102,8 @@ impl Sensor {
     /// The number that it gives now. A rail that feeds back, or an offset about zero, is no draw.
     fn look(&self) -> Option<u64> {
         let number = match &self.input {
-            Input::File(path) => sysfs::signed(path)?,
-            Input::Product(volts, amperes) => {
+            SensorInput::File(path) => sysfs::signed(path)?,
+            SensorInput::Product(volts, amperes) => {
                 sysfs::signed(volts)?.checked_mul(sysfs::signed(amperes)?)?
             }
         };
@@ -112,22 +112,22 @@ impl Sensor {
 
     fn exists(&self) -> bool {
         match &self.input {
-            Input::File(path) => path.exists(),
-            Input::Product(volts, amperes) => volts.exists() && amperes.exists(),
+            SensorInput::File(path) => path.exists(),
+            SensorInput::Product(volts, amperes) => volts.exists() && amperes.exists(),
         }
     }
 }
 
 /// A channel with its sensor.
-pub(super) struct Part {
-    pub(super) channel: Channel,
+pub(super) struct SensorChannel {
+    pub(super) channel: MeterChannel,
     pub(super) sensor: Sensor,
     /// Whether it is one of a board's rails, which belong together.
     pub(super) rail: bool,
 }
 
 /// The sensors of a node as one meter, where there are any.
-pub(super) fn meter(parts: Vec<Part>) -> Option<Sensors> {
+pub(super) fn meter(parts: Vec<SensorChannel>) -> Option<Sensors> {
     if parts.is_empty() {
         return None;
     }
@@ -140,12 +140,12 @@ pub(super) fn meter(parts: Vec<Part>) -> Option<Sensors> {
 
 /// Sensors that are read one by one.
 pub(super) struct Sensors {
-    channels: Vec<Channel>,
+    channels: Vec<MeterChannel>,
     sensors: Vec<Sensor>,
 }
 
 impl Meter for Sensors {
-    fn channels(&self) -> &[Channel] {
+    fn channels(&self) -> &[MeterChannel] {
         &self.channels
     }
 

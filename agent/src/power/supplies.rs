@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 use super::sysfs;
 
 /// The batteries of the node itself: not of its mouse, whose scope is its device.
-pub(super) fn batteries(root: &Path) -> Vec<Battery> {
+pub(super) fn batteries(root: &Path) -> Vec<PowerSupply> {
     let supplies = supplies(root).into_iter();
     supplies
         .filter(|folder| word(folder, "type") == "Battery")
         .filter(|folder| sysfs::count(&folder.join("present")) != Some(0))
-        .map(|folder| Battery { folder })
+        .map(|folder| PowerSupply { folder })
         .collect()
 }
 
 /// Whether these batteries are all that feeds the node: one is being emptied, none filled, and nothing
 /// is plugged in that gives power.
-pub(super) fn alone(root: &Path, batteries: &[Battery]) -> bool {
+pub(super) fn alone(root: &Path, batteries: &[PowerSupply]) -> bool {
     let is = |wanted: &str| batteries.iter().any(|battery| battery.status() == wanted);
     let plugged = |folder: &PathBuf| {
         matches!(word(folder, "type").as_str(), "Mains" | "USB" | "Wireless")
@@ -37,11 +37,11 @@ fn word(folder: &Path, file: &str) -> String {
 }
 
 /// A battery.
-pub(super) struct Battery {
+pub(super) struct PowerSupply {
     folder: PathBuf,
 }
 
-impl Battery {
+impl PowerSupply {
     pub(super) fn name(&self) -> String {
         sysfs::name(&self.folder)
     }
@@ -119,7 +119,10 @@ mod tests {
             ("sys/class/power_supply/hidpp_battery_0/scope", "Device"),
             ("sys/class/power_supply/AC/type", "Mains"),
         ]);
-        let names: Vec<_> = batteries(root.path()).iter().map(Battery::name).collect();
+        let names: Vec<_> = batteries(root.path())
+            .iter()
+            .map(PowerSupply::name)
+            .collect();
         assert_eq!(names, ["BAT0"]);
     }
 

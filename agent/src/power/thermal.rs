@@ -22,13 +22,13 @@ const RASPBERRY: &str = "sys/devices/platform/soc/soc:firmware/get_throttled";
 const RASPBERRY_HOT: u32 = 1 << 2 | 1 << 3;
 
 /// Watches for heat.
-pub(super) struct Heat {
+pub(super) struct ThermalWatcher {
     root: PathBuf,
     /// How often each processor says that it was slowed down.
     counts: HashMap<PathBuf, u64>,
 }
 
-impl Heat {
+impl ThermalWatcher {
     pub(super) fn find(root: &Path) -> Self {
         let mut heat = Self {
             root: root.to_owned(),
@@ -108,7 +108,7 @@ mod tests {
     fn a_count_that_grows_is_heat_until_it_rests() {
         let file = "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count";
         let root = sysfs::tree(&[(file, "7")]);
-        let mut heat = Heat::find(root.path());
+        let mut heat = ThermalWatcher::find(root.path());
         assert_eq!(heat.look(), None);
         sysfs::write(root.path(), file, "8");
         assert!(heat.look().unwrap().contains("processor"));
@@ -122,7 +122,7 @@ mod tests {
     #[test]
     fn a_processor_that_comes_later_is_not_hot_at_once() {
         let root = sysfs::tree(&[]);
-        let mut heat = Heat::find(root.path());
+        let mut heat = ThermalWatcher::find(root.path());
         let file = "sys/devices/system/cpu/cpu9/thermal_throttle/package_throttle_count";
         sysfs::write(root.path(), file, "100");
         assert_eq!(heat.look(), None);
@@ -152,7 +152,7 @@ mod tests {
                 ("sys/class/thermal/thermal_zone0/trip_point_1_type", trip),
                 ("sys/class/thermal/thermal_zone0/trip_point_1_temp", at),
             ]);
-            let why = Heat::find(root.path()).look();
+            let why = ThermalWatcher::find(root.path()).look();
             assert_eq!(why.is_some(), hot, "{kind} {temp} {trip} {at}");
         }
     }
@@ -166,7 +166,11 @@ mod tests {
             ("x", false),
         ] {
             let root = sysfs::tree(&[(RASPBERRY, text)]);
-            assert_eq!(Heat::find(root.path()).look().is_some(), hot, "{text}");
+            assert_eq!(
+                ThermalWatcher::find(root.path()).look().is_some(),
+                hot,
+                "{text}"
+            );
         }
     }
 }

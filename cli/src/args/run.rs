@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flotilla_controller::{EtcdAddress, EtcdTls, StoreAddress};
-use flotilla_core::energy::Power;
+use flotilla_core::energy::PowerRange;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 
@@ -224,10 +224,10 @@ pub(crate) struct AgentArgs {
     #[arg(long, env = "FLOTILLA_METRICS", value_name = "ADDR", default_value = "127.0.0.1:9464",
         value_parser = listen)]
     pub(crate) metrics: Listen,
-    /// How many times slower the null engine is here, to simulate unequal nodes.
+    /// How many times slower the simulated engine is here, to simulate unequal nodes.
     #[arg(long, env = "FLOTILLA_NULL_SLOWDOWN", value_name = "FACTOR", default_value = "1",
         value_parser = factor)]
-    pub(crate) null_slowdown: f64,
+    pub(crate) simulated_slowdown: f64,
     /// Seconds that requests under way may go on when the agent stops or a model leaves.
     #[arg(long, env = "FLOTILLA_DRAIN", value_name = "SECONDS", default_value = "30",
         value_parser = seconds)]
@@ -236,12 +236,12 @@ pub(crate) struct AgentArgs {
 
 impl AgentArgs {
     /// What the node draws, where that was said.
-    pub(crate) fn power(&self) -> Option<Power> {
+    pub(crate) fn power(&self) -> Option<PowerRange> {
         let (idle, max) = self.idle_watts.zip(self.max_watts)?;
-        Some(Power {
+        Some(PowerRange {
             idle: Watts(idle),
             max: Watts(max),
-            stated: true,
+            configured: true,
         })
     }
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use flotilla_controller::decisions::DecisionRecord;
 use flotilla_core::ModelName;
-use flotilla_core::generate::{TokenAlternative, TokenLogprob};
+use flotilla_core::generate::{TokenLogprob, TopLogprob};
 use flotilla_core::quality::Scoring;
-use flotilla_core::routing::{Confidence, Measure};
+use flotilla_core::routing::{AnswerConfidence, ConfidenceMeasure};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -142,7 +142,7 @@ async fn patiently(fleet: &Fleet, body: &Value) -> anyhow::Result<(reqwest::Resp
 
 /// How sure it was, by each measure.
 fn confidence(logprobs: Option<Logprobs>) -> Option<[f32; 3]> {
-    let mut confidence = Confidence::default();
+    let mut confidence = AnswerConfidence::default();
     for token in logprobs?.content? {
         confidence.take(&TokenLogprob {
             token: token.token,
@@ -150,13 +150,13 @@ fn confidence(logprobs: Option<Logprobs>) -> Option<[f32; 3]> {
             top: token
                 .top_logprobs
                 .into_iter()
-                .map(|other| TokenAlternative {
+                .map(|other| TopLogprob {
                     token: other.token,
                     logprob: other.logprob,
                 })
                 .collect(),
         });
     }
-    confidence.value(Measure::Min)?;
-    Some(Measure::ALL.map(|measure| confidence.value(measure).unwrap_or(0.0)))
+    confidence.value(ConfidenceMeasure::Min)?;
+    Some(ConfidenceMeasure::ALL.map(|measure| confidence.value(measure).unwrap_or(0.0)))
 }

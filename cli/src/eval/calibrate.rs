@@ -2,8 +2,10 @@
 
 use anyhow::{Context, bail};
 use flotilla_core::ModelName;
-use flotilla_core::routing::tradeoff::{Given, Judged, Overall, Point, choose, curve, kept, with};
-use flotilla_core::routing::{Accept, Cascade, Measure};
+use flotilla_core::routing::tradeoff::{
+    AnswerSummary, FinalAnswer, ScoredAnswer, ThresholdPoint, choose, curve, kept, with,
+};
+use flotilla_core::routing::{CascadeSpec, ConfidenceMeasure, ConfidenceThreshold};
 
 use super::journal;
 
@@ -17,25 +19,25 @@ pub(super) type Answers<'a> = Vec<(ModelName, Vec<&'a journal::Judged>)>;
 /// What a calibration came to.
 pub(super) struct Calibration {
     /// What each model but the last has to be sure by.
-    pub(super) tiers: Vec<(ModelName, Accept)>,
+    pub(super) tiers: Vec<(ModelName, ConfidenceThreshold)>,
     /// Models of which no threshold keeps an answer at that quality.
     pub(super) useless: Vec<ModelName>,
     /// The quality that was to be reached.
     pub(super) target: f32,
     /// Of the smallest model's thresholds, on all requests: what each would bring.
-    pub(super) curve: Vec<Point>,
+    pub(super) curve: Vec<ThresholdPoint>,
     /// On answers that its thresholds were not chosen by: the part that the first model keeps, and
     /// what all are like.
     pub(super) kept: f32,
-    pub(super) cascade: Overall,
+    pub(super) cascade: AnswerSummary,
     /// Each model alone.
-    pub(super) alone: Vec<(ModelName, Overall)>,
+    pub(super) alone: Vec<(ModelName, AnswerSummary)>,
 }
 
 impl Calibration {
     /// As it is written into a task.
-    pub(super) fn cascade(&self, before: Option<Cascade>) -> Cascade {
-        Cascade {
+    pub(super) fn cascade(&self, before: Option<CascadeSpec>) -> CascadeSpec {
+        CascadeSpec {
             tiers: self.tiers.iter().cloned().collect(),
             ..before.unwrap_or_default()
         }
@@ -43,8 +45,8 @@ impl Calibration {
 }
 
 /// The answers of a model as the choice of a threshold sees them.
-fn judged(answers: &[&journal::Judged], measure: Measure) -> Vec<Judged> {
-    let answers = answers.iter().map(|answer| Judged {
+fn judged(answers: &[&journal::Judged], measure: ConfidenceMeasure) -> Vec<ScoredAnswer> {
+    let answers = answers.iter().map(|answer| ScoredAnswer {
         confidence: answer.confidence.map(|sure| sure[measure as usize]),
         right: answer.right,
         cost: answer.joules.unwrap_or(0.0),
@@ -52,8 +54,8 @@ fn judged(answers: &[&journal::Judged], measure: Measure) -> Vec<Judged> {
     answers.collect()
 }
 
-fn given(answers: &[&journal::Judged]) -> Vec<Given> {
-    let answers = answers.iter().map(|answer| Given {
+fn given(answers: &[&journal::Judged]) -> Vec<FinalAnswer> {
+    let answers = answers.iter().map(|answer| FinalAnswer {
         right: answer.right,
         cost: answer.joules.unwrap_or(0.0),
     });
@@ -70,7 +72,7 @@ fn half<'a>(answers: &Answers<'a>, which: usize) -> Answers<'a> {
 }
 
 /// What the cascade gives, from the model number `from` on.
-fn results(answers: &Answers<'_>, tiers: &[Accept], from: usize) -> Vec<Given> {
+fn results(answers: &Answers<'_>, tiers: &[ConfidenceThreshold], from: usize) -> Vec<FinalAnswer> {
     let last = answers.len() - 1;
     let rest = given(&answers[last].1);
     (from..last).rev().fold(rest, |rest, tier| {
@@ -83,23 +85,23 @@ fn results(answers: &Answers<'_>, tiers: &[Accept], from: usize) -> Vec<Given> {
 fn goal(answers: &Answers<'_>, target: Option<f32>) -> f32 {
     let largest = answers
         .last()
-        .map(|(_, answers)| Overall::of(&given(answers)));
+        .map(|(_, answers)| AnswerSummary::of(&given(answers)));
     target.unwrap_or(largest.map_or(0.0, |largest| largest.quality) - LOSS)
 }
 
 /// The thresholds that reach the quality `target` at the least joules, from the largest model down.
-fn fit(answers: &Answers<'_>, target: f32) -> anyhow::Result<Vec<Accept>> {
+fn fit(answers: &Answers<'_>, target: f32) -> anyhow::Result<Vec<ConfidenceThreshold>> {
     let last = answers.len() - 1;
-    let mut tiers = vec![Accept::default(); last];
+    let mut tiers = vec![ConfidenceThreshold::default(); last];
     for tier in (0..last).rev() {
         let rest = results(answers, &tiers, tier + 1);
-        let best = Measure::ALL.into_iter().filter_map(|measure| {
+        let best = ConfidenceMeasure::ALL.into_iter().filter_map(|measure| {
             let small = judged(&answers[tier].1, measure);
             choose(&curve(measure, &small, &rest), target)
         });
         // What is good enough goes before what is not; then the cheapest.
         let best = best.min_by(|a, b| {
-            let misses = |point: &Point| point.quality < target;
+            let misses = |point: &ThresholdPoint| point.quality < target;
             misses(a).cmp(&misses(b)).then(a.cost.total_cmp(&b.cost))
         });
         tiers[tier] = best.context("there are no answers to choose by")?.accept;
@@ -108,7 +110,7 @@ fn fit(answers: &Answers<'_>, target: f32) -> anyhow::Result<Vec<Accept>> {
 }
 
 /// How many of a model's answers are kept.
-fn kept_of(answers: &[&journal::Judged], accept: Accept) -> usize {
+fn kept_of(answers: &[&journal::Judged], accept: ConfidenceThreshold) -> usize {
     kept(accept, &judged(answers, accept.measure))
 }
 
@@ -152,10 +154,10 @@ pub(super) fn calibrate(answers: &Answers<'_>, target: Option<f32>) -> anyhow::R
             .collect(),
         curve: curve(tiers[0].measure, &small, &results(answers, &tiers, 1)),
         kept: kept as f32 / unseen.len().max(1) as f32,
-        cascade: Overall::of(&unseen),
+        cascade: AnswerSummary::of(&unseen),
         alone: answers
             .iter()
-            .map(|(model, answers)| (model.clone(), Overall::of(&given(answers))))
+            .map(|(model, answers)| (model.clone(), AnswerSummary::of(&given(answers))))
             .collect(),
         tiers: answers[..last]
             .iter()

@@ -2,7 +2,7 @@
 
 use flotilla_core::ModelName;
 use flotilla_core::quality::Proportion;
-use flotilla_core::routing::tradeoff::Overall;
+use flotilla_core::routing::tradeoff::AnswerSummary;
 use serde::Serialize;
 
 use super::calibrate::Calibration;
@@ -111,7 +111,7 @@ pub(super) fn calibration(found: &Calibration) -> String {
         "\nChosen for a quality of {}. On requests that they were not chosen by (each half tried with\nwhat the other one chooses):\n",
         percent(found.target.into())
     );
-    let row = |name: String, overall: &Overall, kept: String| {
+    let row = |name: String, overall: &AnswerSummary, kept: String| {
         vec![
             name,
             kept,

@@ -1,7 +1,7 @@
 //! The list of requests that have ended.
 
-use flotilla_controller::admin::Brief;
-use flotilla_core::routing::End;
+use flotilla_controller::admin::RequestSummary;
+use flotilla_core::routing::OutcomeStatus;
 
 use super::state::State;
 use super::table::{Cell, Column, Key, Tone, fits};
@@ -9,7 +9,7 @@ use super::words::{NONE, clock, measured, millis, si};
 
 /// A decision, and how far east of Greenwich its reader is, in seconds.
 pub(super) struct Row<'a> {
-    pub(super) brief: &'a Brief,
+    pub(super) brief: &'a RequestSummary,
     pub(super) offset: i64,
 }
 
@@ -69,9 +69,9 @@ pub(super) fn columns<'a>() -> Vec<Column<Row<'a>>> {
         .sorted(|row| Key::number(row.brief.joules)),
         Column::text("END", 8, |row: &Row<'_>| {
             let tone = match row.brief.end {
-                End::Answered => Tone::Good,
-                End::Failed => Tone::Bad,
-                End::Abandoned => Tone::Warn,
+                OutcomeStatus::Answered => Tone::Good,
+                OutcomeStatus::Failed => Tone::Bad,
+                OutcomeStatus::Abandoned => Tone::Warn,
             };
             Cell::toned(row.end(), tone)
         }),
@@ -82,10 +82,10 @@ pub(super) fn columns<'a>() -> Vec<Column<Row<'a>>> {
 impl Row<'_> {
     fn end(&self) -> &'static str {
         match self.brief.end {
-            End::Answered => "answered",
-            End::Failed => "failed",
+            OutcomeStatus::Answered => "answered",
+            OutcomeStatus::Failed => "failed",
             // The client did.
-            End::Abandoned => "left",
+            OutcomeStatus::Abandoned => "left",
         }
     }
 

@@ -1,6 +1,6 @@
 //! The last minutes, side by side.
 
-use flotilla_controller::admin::Point;
+use flotilla_controller::admin::TrafficPoint;
 use ratatui::buffer::{Buffer, CellWidth};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::widgets::{Sparkline, Widget};
@@ -14,11 +14,11 @@ use super::words::{millis, number, si};
 /// drawn of whole numbers.
 const SCALE: f64 = 1_000.0;
 
-fn requests(point: &Point) -> Option<f64> {
+fn requests(point: &TrafficPoint) -> Option<f64> {
     Some(point.requests as f64)
 }
 
-fn first_token(point: &Point) -> Option<f64> {
+fn first_token(point: &TrafficPoint) -> Option<f64> {
     point.first_token_ms.map(|percentiles| percentiles.p95)
 }
 

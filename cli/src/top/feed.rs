@@ -4,7 +4,7 @@
 //! here. What they do not know is left out, so that a newer controller can be watched.
 
 use flotilla_controller::admin::{
-    Brief, ControllerResource, ModelResource, NodeResource, Point, Usage,
+    ControllerResource, ModelResource, NodeResource, RequestSummary, TrafficPoint, UsageTotals,
 };
 use serde::Deserialize;
 
@@ -17,10 +17,10 @@ pub(super) enum Event {
     Fleet(Box<Whole>),
     Change(Box<Change>),
     /// Seconds, the oldest first: all that are known, then each as it ends.
-    Traffic(Vec<Point>),
-    Usage(Usage),
+    Traffic(Vec<TrafficPoint>),
+    Usage(UsageTotals),
     /// Requests that have ended, the oldest first.
-    Decisions(Vec<Brief>),
+    Decisions(Vec<RequestSummary>),
 }
 
 /// The whole fleet.

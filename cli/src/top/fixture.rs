@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use flotilla_controller::admin::{Brief, ModelResource, NodeResource, Point};
+use flotilla_controller::admin::{ModelResource, NodeResource, RequestSummary, TrafficPoint};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn read<T: DeserializeOwned>(value: Value) -> T {
 
 pub(super) fn node(name: &str) -> NodeResource {
     read(json!({
-        "apiVersion": "flotilla/v1",
+        "apiVersion": "flotilla.dev/v1",
         "kind": "Node",
         "metadata": {"name": name},
         "spec": {
@@ -46,7 +46,7 @@ fn counters(active: u32, queued: u32) -> Value {
 
 pub(super) fn model(name: &str) -> ModelResource {
     read(json!({
-        "apiVersion": "flotilla/v1",
+        "apiVersion": "flotilla.dev/v1",
         "kind": "Model",
         "metadata": {"name": name},
         "spec": {"description": "a customer's message -> what it is about"},
@@ -61,7 +61,7 @@ pub(super) fn model(name: &str) -> ModelResource {
 }
 
 /// The second `at` seconds after 1970.
-pub(super) fn point(at: u64) -> Point {
+pub(super) fn point(at: u64) -> TrafficPoint {
     let busy = at % 7;
     read(json!({
         "at": at * 1_000, "requests": 3 * busy, "errors": 0, "promptTokens": 90,
@@ -72,7 +72,7 @@ pub(super) fn point(at: u64) -> Point {
     }))
 }
 
-pub(super) fn brief(id: &str) -> Brief {
+pub(super) fn brief(id: &str) -> RequestSummary {
     read(json!({
         "id": id, "at": 36_610_000, "requested": "auto", "task": "bank-support",
         "model": "support", "node": "till-1", "end": "answered", "firstTokenMs": 8.25,

@@ -1,6 +1,6 @@
 //! The table of models.
 
-use flotilla_controller::admin::{ModelResource, Total};
+use flotilla_controller::admin::{ModelResource, UsageTotal};
 
 use super::nodes::load;
 use super::state::State;
@@ -11,7 +11,7 @@ use super::words::{NONE, count, measured, si};
 pub(super) struct Row<'a> {
     pub(super) model: &'a ModelResource,
     /// `None`: nothing yet.
-    total: Option<&'a Total>,
+    total: Option<&'a UsageTotal>,
 }
 
 /// The models that fit a filter: by name, state, engine, nodes and what they are for.

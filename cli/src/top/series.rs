@@ -1,6 +1,6 @@
 //! The last minutes as columns of a chart.
 
-use flotilla_controller::admin::Point;
+use flotilla_controller::admin::TrafficPoint;
 
 use super::state::State;
 
@@ -11,7 +11,7 @@ const SHOWN: u64 = 180;
 /// What a chart is of.
 pub(super) struct Series {
     pub(super) title: &'static str,
-    pub(super) read: fn(&Point) -> Option<f64>,
+    pub(super) read: fn(&TrafficPoint) -> Option<f64>,
     /// Percentiles of several seconds have no mean: the worst second stands for them.
     pub(super) worst: bool,
     pub(super) text: fn(f64) -> String,

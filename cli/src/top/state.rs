@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use flotilla_controller::admin::{
-    Brief, ControllerResource, ModelResource, NodeResource, Point, Total,
+    ControllerResource, ModelResource, NodeResource, RequestSummary, TrafficPoint, UsageTotal,
 };
 
 use super::feed::{Change, Controller, Event, Whole};
@@ -30,13 +30,13 @@ pub(super) struct State {
     pub(super) nodes: BTreeMap<String, NodeResource>,
     pub(super) models: BTreeMap<String, ModelResource>,
     /// The last seconds, the oldest first.
-    pub(super) traffic: VecDeque<Point>,
+    pub(super) traffic: VecDeque<TrafficPoint>,
     /// What each model did since the controller started.
-    pub(super) totals: HashMap<String, Total>,
+    pub(super) totals: HashMap<String, UsageTotal>,
     /// Whether requests that ended have been told: the last thing that a controller begins with.
     pub(super) complete: bool,
     /// The last requests, the newest first.
-    pub(super) decisions: VecDeque<Brief>,
+    pub(super) decisions: VecDeque<RequestSummary>,
     /// Requests that there were too many of to tell one by one.
     pub(super) skipped: u64,
 }
@@ -141,7 +141,7 @@ impl State {
     }
 
     /// Goes on with more seconds; of one that both know the newer word holds.
-    fn go_on(&mut self, points: Vec<Point>) {
+    fn go_on(&mut self, points: Vec<TrafficPoint>) {
         let (Some(first), Some(last)) = (points.first(), points.last()) else {
             return;
         };
@@ -151,7 +151,7 @@ impl State {
         self.traffic.retain(|point| point.at > oldest);
     }
 
-    fn decide(&mut self, briefs: Vec<Brief>) {
+    fn decide(&mut self, briefs: Vec<RequestSummary>) {
         self.complete = true;
         for brief in briefs {
             // After a reconnection the last ones are told again.
@@ -170,12 +170,12 @@ impl State {
     }
 
     /// The second that ended last.
-    pub(super) fn newest(&self) -> Option<&Point> {
+    pub(super) fn newest(&self) -> Option<&TrafficPoint> {
         self.traffic.back()
     }
 
     /// The last `seconds`, the oldest first.
-    pub(super) fn last(&self, seconds: u64) -> impl Iterator<Item = &Point> + Clone {
+    pub(super) fn last(&self, seconds: u64) -> impl Iterator<Item = &TrafficPoint> + Clone {
         let newest = self.newest().map_or(0, |point| point.at);
         let from = newest.saturating_sub(seconds * 1_000);
         let known = self.traffic.partition_point(|point| point.at <= from);

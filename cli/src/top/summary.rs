@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_controller::admin::Point;
+use flotilla_controller::admin::TrafficPoint;
 
 use super::state::State;
 use super::table::Tone;
@@ -92,13 +92,13 @@ pub(super) fn numbers(state: &State) -> Vec<Field> {
 fn traffic(state: &State) -> Vec<Field> {
     let seconds = state.last(RATES_OVER);
     let known = seconds.clone().count();
-    let rate = |of: fn(&Point) -> f64| {
+    let rate = |of: fn(&TrafficPoint) -> f64| {
         let sum: f64 = seconds.clone().map(of).sum();
         (known > 0).then(|| sum / known as f64)
     };
     let text = |rate: Option<f64>| rate.map_or_else(|| NONE.into(), |r| format!("{}/s", number(r)));
     // Percentiles of several seconds have no mean: the worst second stands for them.
-    let worst = |of: fn(&Point) -> Option<f64>| {
+    let worst = |of: fn(&TrafficPoint) -> Option<f64>| {
         let worst = seconds.clone().filter_map(of).reduce(f64::max);
         worst.map_or_else(|| NONE.to_owned(), millis)
     };
@@ -144,7 +144,7 @@ fn traffic(state: &State) -> Vec<Field> {
     fields
 }
 
-fn watts(now: Option<&Point>) -> String {
+fn watts(now: Option<&TrafficPoint>) -> String {
     let Some((now, watts)) = now.and_then(|now| Some((now, now.watts?))) else {
         return NONE.into();
     };

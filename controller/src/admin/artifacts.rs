@@ -5,15 +5,15 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::{Sha256, Source};
+use flotilla_core::spec::{ModelSource, Sha256Digest};
 use flotilla_core::{ArtifactName, Bytes};
 use flotilla_gateway::{ApiError, read_json};
 use futures::TryStreamExt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::watch::{self, Watch};
-use super::{Admin, List, MAX_RESOURCE, unknown};
+use super::watch::{self, WatchQuery};
+use super::{AdminState, MAX_RESOURCE, ResourceList, unknown};
 use crate::artifacts::BlobError;
 
 /// Files that were pushed.
@@ -29,10 +29,13 @@ pub struct ArtifactResource {
     pub models: Vec<String>,
 }
 
-pub(super) async fn list(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
+pub(super) async fn list(
+    State(admin): State<AdminState>,
+    Query(watch): Query<WatchQuery>,
+) -> Response {
     watch::answer(admin.fleet, &watch, |view| {
         let items = view.files.pushed.iter().map(|(name, manifest)| {
-            let source = Source::Artifact(name.clone());
+            let source = ModelSource::Artifact(name.clone());
             let models = view.models.values();
             let models = models.filter(|m| m.model.spec.source.as_ref() == Some(&source));
             ArtifactResource {
@@ -43,12 +46,14 @@ pub(super) async fn list(State(admin): State<Admin>, Query(watch): Query<Watch>)
                 models: models.map(|m| m.model.name().to_string()).collect(),
             }
         });
-        List::new(view, items)
+        ResourceList::new(view, items)
     })
 }
 
 /// The files of all that was pushed, by name.
-pub(super) async fn manifests(State(admin): State<Admin>) -> Json<Vec<(ArtifactName, Manifest)>> {
+pub(super) async fn manifests(
+    State(admin): State<AdminState>,
+) -> Json<Vec<(ArtifactName, Manifest)>> {
     let view = admin.fleet.view();
     let pushed = view.files.pushed.iter();
     let owned = pushed.map(|(name, manifest)| (name.clone(), Manifest::clone(manifest)));
@@ -59,12 +64,12 @@ pub(super) async fn manifests(State(admin): State<Admin>) -> Json<Vec<(ArtifactN
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
     /// Files that have to be uploaded before.
-    pub missing: Vec<Sha256>,
+    pub missing: Vec<Sha256Digest>,
 }
 
 /// Names files that are there. Answers 202 with those that are not.
 pub(super) async fn put(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -94,13 +99,13 @@ pub(super) async fn put(
 }
 
 pub(super) async fn delete(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let known = ArtifactName::new(&name).ok();
     let known = known.filter(|name| admin.fleet.peek().files.pushed.contains_key(name));
     let known = known.ok_or_else(|| unknown("artifact", &name))?;
-    let source = Source::Artifact(known.clone());
+    let source = ModelSource::Artifact(known.clone());
     let view = admin.fleet.view();
     let user = view
         .models
@@ -121,13 +126,13 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn digest(text: &str) -> Result<Sha256, ApiError> {
+fn digest(text: &str) -> Result<Sha256Digest, ApiError> {
     text.parse().map_err(|_| unknown("file", text))
 }
 
 /// Takes a file in; its name is its digest.
 pub(super) async fn put_blob(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(sha256): Path<String>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
@@ -150,7 +155,7 @@ pub(super) async fn put_blob(
 
 /// Gives a file.
 pub(super) async fn get_blob(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(sha256): Path<String>,
 ) -> Result<Response, ApiError> {
     let found = admin.blobs.read(digest(&sha256)?, 0).await;

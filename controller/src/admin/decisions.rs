@@ -9,9 +9,9 @@ use flotilla_gateway::{ApiError, RouteBody, read_json};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::decisions::{DecisionRecord, Decisions, unix_millis};
-use crate::dispatch::Dispatch;
-use crate::fleet::Fleet;
+use crate::decisions::{DecisionLog, DecisionRecord, unix_millis};
+use crate::dispatch::Dispatcher;
+use crate::fleet::FleetHandle;
 
 /// Set by a controller that asks another one, so that they do not ask each other for ever.
 const ASKED_BY: &str = "x-flotilla-asked-by";
@@ -27,16 +27,16 @@ pub struct DryRun {
 }
 
 #[derive(Clone)]
-struct Routing {
-    dispatch: Dispatch,
-    fleet: Fleet,
+struct DryRunArgs {
+    dispatch: Dispatcher,
+    fleet: FleetHandle,
     client: reqwest::Client,
     max_body: usize,
 }
 
 /// The routes over what `dispatch` decides. Bodies are of at most `max_body` bytes.
-pub(crate) fn router(dispatch: Dispatch, fleet: Fleet, max_body: usize) -> axum::Router {
-    let routing = Routing {
+pub(crate) fn router(dispatch: Dispatcher, fleet: FleetHandle, max_body: usize) -> axum::Router {
+    let routing = DryRunArgs {
         dispatch,
         fleet,
         client: reqwest::Client::new(),
@@ -49,7 +49,7 @@ pub(crate) fn router(dispatch: Dispatch, fleet: Fleet, max_body: usize) -> axum:
 }
 
 async fn dry_run(
-    State(routing): State<Routing>,
+    State(routing): State<DryRunArgs>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<DryRun>, ApiError> {
@@ -68,7 +68,7 @@ async fn dry_run(
 }
 
 async fn decision(
-    State(routing): State<Routing>,
+    State(routing): State<DryRunArgs>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
@@ -82,7 +82,7 @@ async fn decision(
         )
     };
     // It may be with another controller.
-    let owner = Decisions::owner(&id).ok_or_else(gone)?;
+    let owner = DecisionLog::owner(&id).ok_or_else(gone)?;
     let address = routing
         .fleet
         .peek()

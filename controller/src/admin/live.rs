@@ -21,8 +21,8 @@ use super::{
     ControllerResource, ModelResource, NodeResource, controllers, models_as_listed, notes,
 };
 use crate::decisions::unix_millis;
-use crate::fleet::{Fleet, FleetView};
-use crate::traffic::{Tick, Traffic};
+use crate::fleet::{FleetHandle, FleetView};
+use crate::traffic::{TrafficLog, TrafficTick};
 
 /// How often is looked for what has changed, and how often where many nodes have: each look costs
 /// as much as there are nodes.
@@ -36,17 +36,17 @@ const USAGE: Duration = Duration::from_secs(2);
 const ALIVE: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
-struct Live {
-    fleet: Fleet,
-    traffic: Traffic,
-    controller: Arc<Controller>,
+struct LiveFeed {
+    fleet: FleetHandle,
+    traffic: TrafficLog,
+    controller: Arc<ControllerInfo>,
     stop: CancellationToken,
 }
 
 /// The controller that tells.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Controller {
+struct ControllerInfo {
     id: String,
     version: &'static str,
     /// In milliseconds since 1970.
@@ -55,15 +55,15 @@ struct Controller {
 
 /// The feed of the controller `id`, which ends with `stop`.
 pub(crate) fn router(
-    fleet: Fleet,
-    traffic: Traffic,
+    fleet: FleetHandle,
+    traffic: TrafficLog,
     id: String,
     stop: CancellationToken,
 ) -> Router {
-    let live = Live {
+    let live = LiveFeed {
         fleet,
         traffic,
-        controller: Arc::new(Controller {
+        controller: Arc::new(ControllerInfo {
             id,
             version: env!("CARGO_PKG_VERSION"),
             started_at: unix_millis(),
@@ -77,10 +77,10 @@ pub(crate) fn router(
 
 /// The whole fleet.
 #[derive(Serialize)]
-struct Whole<'a> {
-    controller: &'a Controller,
+struct FleetSnapshot<'a> {
+    controller: &'a ControllerInfo,
     controllers: Vec<ControllerResource>,
-    grid: Grid,
+    grid: GridJson,
     notes: Vec<String>,
     nodes: Vec<NodeResource>,
     models: Vec<ModelResource>,
@@ -88,7 +88,7 @@ struct Whole<'a> {
 }
 
 #[derive(Serialize)]
-struct Grid {
+struct GridJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     currency: Option<Currency>,
 }
@@ -96,7 +96,7 @@ struct Grid {
 /// What is different from what was told before.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Change {
+struct FleetDelta {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     nodes: Vec<NodeResource>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -113,7 +113,7 @@ struct Change {
     tasks: Option<Vec<String>>,
 }
 
-impl Change {
+impl FleetDelta {
     fn is_empty(&self) -> bool {
         self.nodes.is_empty()
             && self.gone_nodes.is_empty()
@@ -127,7 +127,7 @@ impl Change {
 
 /// What was told, by a hash of each part.
 #[derive(Default)]
-struct Told {
+struct SentHashes {
     nodes: HashMap<String, u64>,
     models: HashMap<String, u64>,
     notes: u64,
@@ -166,12 +166,12 @@ fn news<T: Serialize>(
     (fresh, gone)
 }
 
-impl Told {
-    fn news(&mut self, live: &Live, view: &FleetView) -> Change {
+impl SentHashes {
+    fn news(&mut self, live: &LiveFeed, view: &FleetView) -> FleetDelta {
         let (nodes, gone_nodes) = news(&mut self.nodes, nodes(view), |n| &n.metadata.name);
         let models = models_as_listed(view);
         let (models, gone_models) = news(&mut self.models, models, |m| m.model.name().as_str());
-        Change {
+        FleetDelta {
             nodes,
             gone_nodes,
             models,
@@ -208,18 +208,20 @@ fn event(name: &'static str, data: &impl Serialize) -> Result<Event, Infallible>
     Ok(Event::default().event(name).data(data))
 }
 
-async fn follow(State(live): State<Live>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+async fn follow(
+    State(live): State<LiveFeed>,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let stop = live.stop.clone();
     let events = async_stream::stream! {
         let mut ticks = live.traffic.follow();
-        let mut told = Told::default();
+        let mut told = SentHashes::default();
         let view = live.fleet.view();
         // All is news to whoever was told nothing.
         let first = told.news(&live, &view);
-        yield event("fleet", &Whole {
+        yield event("fleet", &FleetSnapshot {
             controller: &live.controller,
             controllers: first.controllers.unwrap_or_default(),
-            grid: Grid { currency: view.routing.grid.currency() },
+            grid: GridJson { currency: view.routing.grid.currency() },
             notes: first.notes.unwrap_or_default(),
             nodes: first.nodes,
             models: first.models,
@@ -238,7 +240,7 @@ async fn follow(State(live): State<Live>) -> Sse<impl Stream<Item = Result<Event
         loop {
             tokio::select! {
                 tick = ticks.recv() => match tick {
-                    Ok(Tick { point, briefs }) => {
+                    Ok(TrafficTick { point, briefs }) => {
                         yield event("traffic", &[&*point]);
                         if !briefs.is_empty() {
                             yield event("decisions", &*briefs);

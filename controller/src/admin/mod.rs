@@ -20,7 +20,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
-use flotilla_core::spec::{Resource, Source};
+use flotilla_core::spec::{ModelSource, Resource};
 use flotilla_core::{ModelName, NodeName};
 use flotilla_gateway::{ApiError, read_json};
 use http::StatusCode;
@@ -29,20 +29,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::artifacts::Blobs;
-use crate::fleet::{Fleet, FleetView, OrderRecord};
+use crate::artifacts::BlobStore;
+use crate::fleet::{FleetHandle, FleetView, NodeOperationRecord};
 use crate::reconcile;
-use crate::store::{Revision, Store, StoreError};
-pub use crate::traffic::{Brief, Energy, Percentiles, Point, Total, Usage};
-use crate::trainer::Newest;
+use crate::store::{Store, StoreError, StoreRevision};
+pub use crate::traffic::{
+    LatencyPercentiles, MeteredEnergy, RequestSummary, TrafficPoint, UsageTotal, UsageTotals,
+};
+use crate::trainer::LatestClassifier;
 pub use artifacts::{ArtifactResource, Missing};
 pub use controllers::ControllerResource;
 pub use decisions::DryRun;
 pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
 pub use nodes::{ModelOnNode, NodeEnergy, NodeResource, NodeSpec, NodeStatus};
 pub use tasks::{ModelOfTask, Quality, RouterResource, TaskResource, TaskStatus};
-use watch::Watch;
-pub use wish::{Applied, Wish};
+use watch::WatchQuery;
+pub use wish::{ApplyResult, DesiredStateWriter};
 
 /// Largest resource, in bytes.
 const MAX_RESOURCE: usize = 1 << 20;
@@ -54,19 +56,19 @@ const EXPLAINED: usize = 20;
 const SEEN_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
-struct Admin {
+struct AdminState {
     /// This controller.
     id: String,
-    fleet: Fleet,
-    wish: Wish,
-    blobs: Blobs,
-    newest: Newest,
+    fleet: FleetHandle,
+    wish: DesiredStateWriter,
+    blobs: BlobStore,
+    newest: LatestClassifier,
 }
 
-impl Admin {
+impl AdminState {
     /// Ends a change of the wish: whoever made it finds it in whatever this controller answers
     /// from here on.
-    async fn see(&self, written: Result<Revision, StoreError>) -> Result<(), ApiError> {
+    async fn see(&self, written: Result<StoreRevision, StoreError>) -> Result<(), ApiError> {
         let revision = written.map_err(failed)?;
         // Late is not lost: it is written, and comes when the watch does.
         let _ = tokio::time::timeout(SEEN_WITHIN, self.fleet.until_seen(revision)).await;
@@ -78,7 +80,7 @@ impl Admin {
         &self,
         kind: &str,
         name: &str,
-        deleted: Result<Option<Revision>, StoreError>,
+        deleted: Result<Option<StoreRevision>, StoreError>,
     ) -> Result<StatusCode, ApiError> {
         let revision = deleted.map_err(failed)?;
         let revision = revision.ok_or_else(|| unknown(kind, name))?;
@@ -91,14 +93,14 @@ impl Admin {
         let (applied, revision) = self.wish.apply(resource).await.map_err(failed)?;
         self.see(Ok(revision)).await?;
         let status = match applied {
-            Applied::Created => StatusCode::CREATED,
-            Applied::Changed | Applied::Unchanged => StatusCode::OK,
+            ApplyResult::Created => StatusCode::CREATED,
+            ApplyResult::Changed | ApplyResult::Unchanged => StatusCode::OK,
         };
         #[derive(Serialize)]
-        struct Reply {
-            applied: Applied,
+        struct AdminReply {
+            applied: ApplyResult,
         }
-        Ok((status, Json(Reply { applied })).into_response())
+        Ok((status, Json(AdminReply { applied })).into_response())
     }
 }
 
@@ -130,7 +132,7 @@ async fn read_resource(kind: &str, name: &str, body: Body) -> Result<Resource, A
 
 /// A list of resources.
 #[derive(Debug, Serialize)]
-struct List<T> {
+struct ResourceList<T> {
     items: Vec<T>,
     /// What whoever reads it should know: that changes wait, say.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -142,7 +144,7 @@ fn notes(view: &FleetView) -> Vec<String> {
     view.store_problem.clone().into_iter().collect()
 }
 
-impl<T> List<T> {
+impl<T> ResourceList<T> {
     fn new(view: &FleetView, items: impl Iterator<Item = T>) -> Self {
         Self {
             items: items.collect(),
@@ -153,17 +155,17 @@ impl<T> List<T> {
 
 /// The API over `fleet`, `store`, `blobs` and the `newest` classifier, of the controller `id`.
 pub(crate) fn router(
-    fleet: Fleet,
+    fleet: FleetHandle,
     store: Arc<dyn Store>,
-    blobs: Blobs,
-    newest: Newest,
+    blobs: BlobStore,
+    newest: LatestClassifier,
     id: String,
 ) -> Router {
-    let admin = Admin {
+    let admin = AdminState {
         id,
         newest,
         fleet,
-        wish: Wish::new(store),
+        wish: DesiredStateWriter::new(store),
         blobs,
     };
     Router::new()
@@ -206,9 +208,9 @@ pub(crate) fn router(
         .with_state(admin)
 }
 
-async fn list_nodes(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
+async fn list_nodes(State(admin): State<AdminState>, Query(watch): Query<WatchQuery>) -> Response {
     watch::answer(admin.fleet, &watch, |view| {
-        List::new(
+        ResourceList::new(
             view,
             view.nodes.values().map(|node| NodeResource::new(node)),
         )
@@ -216,7 +218,7 @@ async fn list_nodes(State(admin): State<Admin>, Query(watch): Query<Watch>) -> R
 }
 
 async fn get_node(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<Json<NodeResource>, ApiError> {
     let view = admin.fleet.view();
@@ -226,7 +228,7 @@ async fn get_node(
 }
 
 async fn delete_node(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let name = NodeName::new(&name).map_err(|_| unknown("node", &name))?;
@@ -255,12 +257,12 @@ struct Ahead {
 }
 
 async fn order_node(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
     Query(Ahead { ahead }): Query<Ahead>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
-    let order: OrderRecord = read_json(body, MAX_RESOURCE).await?;
+    let order: NodeOperationRecord = read_json(body, MAX_RESOURCE).await?;
     let name = NodeName::new(&name).map_err(|_| unknown("node", &name))?;
     if !ahead && !admin.fleet.peek().nodes.contains_key(&name) {
         return Err(unknown("node", name.as_str()));
@@ -269,9 +271,12 @@ async fn order_node(
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn list_controllers(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
+async fn list_controllers(
+    State(admin): State<AdminState>,
+    Query(watch): Query<WatchQuery>,
+) -> Response {
     watch::answer(admin.fleet, &watch, move |view| {
-        List::new(view, controllers(view, &admin.id).into_iter())
+        ResourceList::new(view, controllers(view, &admin.id).into_iter())
     })
 }
 
@@ -288,9 +293,9 @@ fn controllers(view: &FleetView, this: &str) -> Vec<ControllerResource> {
         .collect()
 }
 
-async fn list_models(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
+async fn list_models(State(admin): State<AdminState>, Query(watch): Query<WatchQuery>) -> Response {
     watch::answer(admin.fleet, &watch, |view| {
-        List::new(view, models_as_listed(view).into_iter())
+        ResourceList::new(view, models_as_listed(view).into_iter())
     })
 }
 
@@ -311,7 +316,7 @@ fn models_as_listed(view: &FleetView) -> Vec<ModelResource> {
 }
 
 async fn get_model(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<Json<ModelResource>, ApiError> {
     let view = admin.fleet.view();
@@ -323,13 +328,14 @@ async fn get_model(
 }
 
 async fn put_model(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let resource = read_resource("Model", &name, body).await?;
     if let Resource::Model(model) = &resource
-        && let Some(Source::Path(path) | Source::ControllerPath(path)) = &model.spec.source
+        && let Some(ModelSource::Path(path) | ModelSource::ControllerPath(path)) =
+            &model.spec.source
         && path.is_relative()
     {
         return Err(ApiError::invalid(
@@ -341,7 +347,7 @@ async fn put_model(
 }
 
 async fn delete_model(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let name = ModelName::new(&name).map_err(|_| unknown("model", &name))?;
@@ -349,10 +355,13 @@ async fn delete_model(
     admin.deleted("model", name.as_str(), deleted).await
 }
 
-async fn list_assignments(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
+async fn list_assignments(
+    State(admin): State<AdminState>,
+    Query(watch): Query<WatchQuery>,
+) -> Response {
     watch::answer(admin.fleet, &watch, |view| {
         let models = view.models.values();
-        List::new(
+        ResourceList::new(
             view,
             models.flat_map(|model| AssignmentStatus::of(model, view)),
         )

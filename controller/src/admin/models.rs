@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_core::placement::Unplaced;
+use flotilla_core::placement::UnplacedReplicas;
 use flotilla_core::spec::Model;
 use flotilla_core::{Bytes, NodeName};
 use serde::{Deserialize, Serialize};
 
-use super::nodes::{CountersJson, ModelOnNode, revision};
+use super::nodes::{CountersJson, ModelOnNode};
 use crate::fleet::{FetchRecord, FleetView, ModelView};
 
 /// A model with how it is.
@@ -90,10 +90,14 @@ fn sleeps(model: &ModelView) -> bool {
 
 impl ModelResource {
     /// The model of a view. `unplaced` is what the solver says of the same view.
-    pub(super) fn new(model: &ModelView, view: &FleetView, unplaced: Option<Unplaced>) -> Self {
+    pub(super) fn new(
+        model: &ModelView,
+        view: &FleetView,
+        unplaced: Option<UnplacedReplicas>,
+    ) -> Self {
         let ready = model.replicas.len() as u32;
         let replicas: Vec<_> = replicas(model, view).collect();
-        let goal = revision(model.revisions.goal());
+        let goal = model.revisions.goal().to_string();
         let failed = |fetch: &FetchRecord| !fetch.problem.is_empty();
         let fetch_failed = !model.resolved && model.fetch.as_ref().is_some_and(failed);
         // Until it is known as the one that works nothing could be rolled back to it.
@@ -118,11 +122,11 @@ impl ModelResource {
                 created: model.created,
                 assigned: model.assigned.len() as u32,
                 memory: model.memory,
-                revision: revision(model.revisions.wished),
+                revision: model.revisions.wished.to_string(),
                 rolled_back: model.condemned.as_ref().map(|condemned| {
                     format!(
                         "revision {} did not load on {}: {}",
-                        revision(condemned.revision),
+                        condemned.revision.to_string(),
                         condemned.node,
                         condemned.problem
                     )

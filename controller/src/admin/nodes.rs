@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_core::energy::{Power, Sources};
+use flotilla_core::energy::{EnergySources, PowerRange};
 use flotilla_core::spec::{API_VERSION, Accelerator, Taint};
-use flotilla_core::{Bytes, ZoneName};
+use flotilla_core::{Bytes, ModelRevision, ZoneName};
 use flotilla_proto::v1;
-use flotilla_proto::v1::{Counters, ModelPhase, ModelStatus};
+use flotilla_proto::v1::{ModelCounters, ModelPhase, ModelStatus};
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::{NodeView, OrderRecord};
+use crate::fleet::{NodeOperationRecord, NodeView};
 
 /// A node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ pub struct NodeStatus {
     pub phase: String,
     /// What people want of it.
     #[serde(default)]
-    pub order: OrderRecord,
+    pub order: NodeOperationRecord,
     /// Whether it has come and gone too often lately to be given new models.
     #[serde(default)]
     pub unsteady: bool,
@@ -81,7 +81,7 @@ pub struct NodeEnergy {
     /// Since its agent started: all, and what went to requests.
     pub joules: f64,
     pub attributed_joules: f64,
-    pub source: Sources,
+    pub source: EnergySources,
     /// Whether no part is estimated.
     pub measured: bool,
     /// The smallest step that can be told.
@@ -90,7 +90,7 @@ pub struct NodeEnergy {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub battery: Option<Battery>,
+    pub battery: Option<BatteryJson>,
     /// What slows it down by heat.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub throttled: String,
@@ -98,7 +98,7 @@ pub struct NodeEnergy {
 
 /// A node's battery.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Battery {
+pub struct BatteryJson {
     /// How full, 0 to 1.
     pub charge: f32,
     /// Whether the node lives off it.
@@ -106,8 +106,8 @@ pub struct Battery {
 }
 
 impl NodeEnergy {
-    fn new(told: &v1::NodeEnergy, power: Power) -> Self {
-        let source = Sources::from_bits(told.sources);
+    fn new(told: &v1::NodeEnergy, power: PowerRange) -> Self {
+        let source = EnergySources::from_bits(told.sources);
         Self {
             watts: told.watts,
             idle_watts: told.idle_watts,
@@ -118,7 +118,7 @@ impl NodeEnergy {
             measured: source.is_measured(),
             resolution_joules: told.resolution_joules,
             hint: told.hint.clone(),
-            battery: told.battery.map(|battery| Battery {
+            battery: told.battery.map(|battery| BatteryJson {
                 charge: battery.charge,
                 discharging: battery.discharging,
             }),
@@ -226,16 +226,11 @@ impl From<&ModelStatus> for ModelOnNode {
             remedy: status.remedy.clone(),
             progress,
             next: status.next.as_deref().map(|next| Box::new(next.into())),
-            revision: revision(status.revision),
+            revision: ModelRevision(status.revision).to_string(),
             memory: Bytes(status.memory),
             counters: status.counters.unwrap_or_default().into(),
         }
     }
-}
-
-/// A revision as people see it.
-pub(super) fn revision(revision: u64) -> String {
-    format!("{revision:016x}")[..8].to_owned()
 }
 
 /// A phase's name for people.
@@ -250,8 +245,8 @@ pub(super) fn phase(phase: ModelPhase) -> &'static str {
     }
 }
 
-impl From<Counters> for CountersJson {
-    fn from(counters: Counters) -> Self {
+impl From<ModelCounters> for CountersJson {
+    fn from(counters: ModelCounters) -> Self {
         Self {
             active: counters.active,
             queued: counters.queued,

@@ -4,20 +4,19 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
+use flotilla_core::ModelRevision;
 use flotilla_core::quality::{Proportion, Scoring};
-use flotilla_core::rollout::Revision;
 use flotilla_core::spec::{Resource, Router, RouterSpec, Task};
 use flotilla_core::{Joules, ModelName, RouterName, TaskName};
 use flotilla_gateway::{ApiError, read_json};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::nodes::revision;
-use super::watch::{self, Watch};
-use super::{Admin, List, MAX_RESOURCE, unknown};
+use super::watch::{self, WatchQuery};
+use super::{AdminState, MAX_RESOURCE, ResourceList, unknown};
 use crate::decisions::unix_millis;
 use crate::fleet::{FleetView, QualityRecord, TaskView};
-use crate::trainer::Newest;
+use crate::trainer::LatestClassifier;
 
 /// A task in the form of its YAML, with its status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,9 +79,9 @@ pub struct Quality {
 }
 
 impl Quality {
-    fn new(record: &QualityRecord, served: Revision) -> Self {
+    fn new(record: &QualityRecord, served: ModelRevision) -> Self {
         Self {
-            revision: revision(record.revision),
+            revision: record.revision.to_string(),
             quantization: record.quantization.clone(),
             scoring: record.scoring,
             measured: record.measured,
@@ -106,13 +105,13 @@ impl TaskResource {
         let of_task = view.routing.quality.get(task.task.name());
         let models = spec.models.iter().map(|name| {
             let model = view.by_name.get(name);
-            let served = model.map_or(0, |model| model.serving());
+            let served = model.map_or(ModelRevision::default(), |model| model.serving());
             let record = of_task.and_then(|of_task| of_task.get(name));
             ModelOfTask {
                 name: name.clone(),
                 known: model.is_some(),
                 ready: model.map_or(0, |model| model.replicas.len()),
-                revision: revision(served),
+                revision: served.to_string(),
                 quality: record.map(|record| Quality::new(record, served)),
             }
         });
@@ -129,7 +128,7 @@ impl TaskResource {
     }
 }
 
-fn has_learnt(newest: &Newest, view: &FleetView) -> bool {
+fn has_learnt(newest: &LatestClassifier, view: &FleetView) -> bool {
     let newest = newest.borrow();
     newest
         .as_ref()
@@ -142,12 +141,15 @@ fn router_of(view: &FleetView) -> Option<RouterResource> {
     Some(RouterResource { router })
 }
 
-pub(super) async fn list(State(admin): State<Admin>, Query(watch): Query<Watch>) -> Response {
+pub(super) async fn list(
+    State(admin): State<AdminState>,
+    Query(watch): Query<WatchQuery>,
+) -> Response {
     let newest = admin.newest;
     watch::answer(admin.fleet, &watch, move |view| {
         let learnt = has_learnt(&newest, view);
         let tasks = view.routing.tasks.values();
-        List::new(
+        ResourceList::new(
             view,
             tasks.map(|task| TaskResource::new(task, view, learnt)),
         )
@@ -155,7 +157,7 @@ pub(super) async fn list(State(admin): State<Admin>, Query(watch): Query<Watch>)
 }
 
 pub(super) async fn get(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<Json<TaskResource>, ApiError> {
     let view = admin.fleet.view();
@@ -166,7 +168,7 @@ pub(super) async fn get(
 }
 
 pub(super) async fn put(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -181,7 +183,7 @@ pub(super) async fn put(
 
 /// Takes down how well a model was measured to do a task.
 pub(super) async fn put_quality(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path((task, model)): Path<(String, String)>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
@@ -198,14 +200,14 @@ pub(super) async fn put_quality(
     };
     let served = measured.serving();
     let alone = measured.served.iter().all(|other| *other == served);
-    if quality.revision != revision(served) || !alone {
+    if quality.revision != served.to_string() || !alone {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "invalid_request_error",
             Some("revision_changed"),
             format!(
                 "The model '{model}' serves the revision {}{}, measured was {}: measure it again.",
-                revision(served),
+                served.to_string(),
                 if alone { "" } else { " and others" },
                 quality.revision
             ),
@@ -232,7 +234,7 @@ pub(super) async fn put_quality(
 }
 
 pub(super) async fn delete(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let known = TaskName::new(&name).map_err(|_| unknown("task", &name))?;
@@ -241,16 +243,16 @@ pub(super) async fn delete(
 }
 
 pub(super) async fn list_routers(
-    State(admin): State<Admin>,
-    Query(watch): Query<Watch>,
+    State(admin): State<AdminState>,
+    Query(watch): Query<WatchQuery>,
 ) -> Response {
     watch::answer(admin.fleet, &watch, |view| {
-        List::new(view, router_of(view).into_iter())
+        ResourceList::new(view, router_of(view).into_iter())
     })
 }
 
 pub(super) async fn get_router(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<Json<RouterResource>, ApiError> {
     let router = router_of(&admin.fleet.view()).filter(|_| name == RouterName.as_str());
@@ -258,7 +260,7 @@ pub(super) async fn get_router(
 }
 
 pub(super) async fn put_router(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -267,7 +269,7 @@ pub(super) async fn put_router(
 }
 
 pub(super) async fn delete_router(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     if name != RouterName.as_str() {

@@ -9,24 +9,24 @@ use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 
-use super::List;
-use crate::fleet::{Fleet, FleetView};
+use super::ResourceList;
+use crate::fleet::{FleetHandle, FleetView};
 
 /// How often is looked for what makes no new view: progress and counters.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Whether a list is to go on.
 #[derive(Debug, Deserialize)]
-pub(super) struct Watch {
+pub(super) struct WatchQuery {
     #[serde(default)]
     watch: bool,
 }
 
 /// A list, once or again and again.
 pub(super) fn answer<T: Serialize>(
-    fleet: Fleet,
-    watch: &Watch,
-    list: impl Fn(&FleetView) -> List<T> + Send + 'static,
+    fleet: FleetHandle,
+    watch: &WatchQuery,
+    list: impl Fn(&FleetView) -> ResourceList<T> + Send + 'static,
 ) -> Response {
     if !watch.watch {
         return axum::Json(list(&fleet.view())).into_response();

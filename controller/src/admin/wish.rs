@@ -9,13 +9,13 @@ use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::records::encode;
-use crate::fleet::{OrderRecord, QualityRecord, WishRecord};
-use crate::store::{Expect, Revision, Store, StoreError, Write, keys};
+use crate::fleet::{DesiredRecord, NodeOperationRecord, QualityRecord};
+use crate::store::{Precondition, Store, StoreError, StoreRevision, StoreWrite, keys};
 
 /// What applying a resource did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Applied {
+pub enum ApplyResult {
     Created,
     Changed,
     Unchanged,
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// The way to change what is wished for. Cheap to clone.
 #[derive(Clone)]
-pub struct Wish {
+pub struct DesiredStateWriter {
     store: Arc<dyn Store>,
 }
 
@@ -48,7 +48,7 @@ where
     change().await
 }
 
-impl Wish {
+impl DesiredStateWriter {
     /// Changes what `store` holds.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
@@ -60,7 +60,10 @@ impl Wish {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when somebody else changed it meanwhile.
-    pub async fn apply(&self, resource: &Resource) -> Result<(Applied, Revision), StoreError> {
+    pub async fn apply(
+        &self,
+        resource: &Resource,
+    ) -> Result<(ApplyResult, StoreRevision), StoreError> {
         let (key, value, pardon) = match resource {
             Resource::Model(model) => {
                 // A revision that failed is tried again when it is wished for again.
@@ -70,7 +73,7 @@ impl Wish {
             Resource::Task(task) => (keys::task(task.name()), to_json(task)?, None),
             Resource::Router(router) => (keys::ROUTER.into(), to_json(router)?, None),
         };
-        let pardon = pardon.map(|key| Write::Delete { key });
+        let pardon = pardon.map(|key| StoreWrite::Delete { key });
         steadily(|| self.apply_once(&key, &value, pardon.clone())).await
     }
 
@@ -78,34 +81,34 @@ impl Wish {
         &self,
         key: &str,
         resource: &serde_json::Value,
-        pardon: Option<Write>,
-    ) -> Result<(Applied, Revision), StoreError> {
+        pardon: Option<StoreWrite>,
+    ) -> Result<(ApplyResult, StoreRevision), StoreError> {
         let found = self.store.get(key).await?;
         let known = found
             .as_ref()
-            .and_then(|entry| serde_json::from_slice::<WishRecord>(&entry.value).ok());
+            .and_then(|entry| serde_json::from_slice::<DesiredRecord>(&entry.value).ok());
         if let (Some(entry), Some(known)) = (&found, &known)
             && known.resource == *resource
         {
-            return Ok((Applied::Unchanged, entry.revision));
+            return Ok((ApplyResult::Unchanged, entry.revision));
         }
-        let record = WishRecord {
+        let record = DesiredRecord {
             created: known.map_or_else(unix_seconds, |known| known.created),
             resource: resource.clone(),
         };
         let (expect, applied) = match &found {
-            None => (Expect::Absent, Applied::Created),
-            Some(entry) => (Expect::Revision(entry.revision), Applied::Changed),
+            None => (Precondition::Absent, ApplyResult::Created),
+            Some(entry) => (Precondition::Revision(entry.revision), ApplyResult::Changed),
         };
-        let mut writes = vec![Write::put_if(key.to_owned(), encode(&record), expect)];
+        let mut writes = vec![StoreWrite::put_if(key.to_owned(), encode(&record), expect)];
         writes.extend(pardon);
         Ok((applied, self.store.write(writes).await?))
     }
 
-    /// Like [`Wish::apply`], but only where there is a wish for the model already.
+    /// Like [`DesiredStateWriter::apply`], but only where there is a wish for the model already.
     ///
     /// # Errors
-    /// Those of [`Wish::apply`].
+    /// Those of [`DesiredStateWriter::apply`].
     pub async fn apply_if_there(&self, model: &Model) -> Result<(), StoreError> {
         if self.store.get(&keys::model(model.name())).await?.is_some() {
             self.apply(&Resource::Model(model.clone())).await?;
@@ -117,7 +120,7 @@ impl Wish {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn delete_task(&self, name: &TaskName) -> Result<Option<Revision>, StoreError> {
+    pub async fn delete_task(&self, name: &TaskName) -> Result<Option<StoreRevision>, StoreError> {
         let key = keys::task(name);
         if self.store.get(&key).await?.is_none() {
             return Ok(None);
@@ -125,7 +128,7 @@ impl Wish {
         let measured = self.store.list(&keys::qualities(name)).await?;
         let measured = measured.into_iter().map(|entry| entry.key);
         let keys = measured.chain([key]);
-        let deletes = keys.map(|key| Write::Delete { key });
+        let deletes = keys.map(|key| StoreWrite::Delete { key });
         self.write(deletes.collect()).await.map(Some)
     }
 
@@ -138,37 +141,40 @@ impl Wish {
         task: &TaskName,
         model: &ModelName,
         record: &QualityRecord,
-    ) -> Result<Revision, StoreError> {
+    ) -> Result<StoreRevision, StoreError> {
         let key = keys::quality(task, model);
-        self.write(vec![Write::put(key, encode(record))]).await
+        self.write(vec![StoreWrite::put(key, encode(record))]).await
     }
 
     /// Has the fleet route as if no router had been applied. Returns `None` where none was.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn delete_router(&self) -> Result<Option<Revision>, StoreError> {
+    pub async fn delete_router(&self) -> Result<Option<StoreRevision>, StoreError> {
         self.delete(keys::ROUTER.into()).await
     }
 
-    async fn delete(&self, key: String) -> Result<Option<Revision>, StoreError> {
+    async fn delete(&self, key: String) -> Result<Option<StoreRevision>, StoreError> {
         if self.store.get(&key).await?.is_none() {
             return Ok(None);
         }
-        self.write(vec![Write::Delete { key }]).await.map(Some)
+        self.write(vec![StoreWrite::Delete { key }]).await.map(Some)
     }
 
     /// Ends the wish for a model. Returns `None` where there was none.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn delete_model(&self, name: &ModelName) -> Result<Option<Revision>, StoreError> {
+    pub async fn delete_model(
+        &self,
+        name: &ModelName,
+    ) -> Result<Option<StoreRevision>, StoreError> {
         let key = keys::model(name);
         if self.store.get(&key).await?.is_none() {
             return Ok(None);
         }
         let keys = [key, keys::stable(name), keys::condemned(name)];
-        let deletes = keys.map(|key| Write::Delete { key });
+        let deletes = keys.map(|key| StoreWrite::Delete { key });
         self.write(deletes.into()).await.map(Some)
     }
 
@@ -176,9 +182,9 @@ impl Wish {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn forget_node(&self, name: &NodeName) -> Result<Revision, StoreError> {
+    pub async fn forget_node(&self, name: &NodeName) -> Result<StoreRevision, StoreError> {
         let keys = [keys::node(name), keys::order(name)];
-        let deletes = keys.map(|key| Write::Delete { key });
+        let deletes = keys.map(|key| StoreWrite::Delete { key });
         self.write(deletes.into()).await
     }
 
@@ -189,13 +195,13 @@ impl Wish {
     pub async fn order_node(
         &self,
         name: &NodeName,
-        order: OrderRecord,
-    ) -> Result<Revision, StoreError> {
+        order: NodeOperationRecord,
+    ) -> Result<StoreRevision, StoreError> {
         let key = keys::order(name);
-        let write = if order == OrderRecord::default() {
-            Write::Delete { key }
+        let write = if order == NodeOperationRecord::default() {
+            StoreWrite::Delete { key }
         } else {
-            Write::put(key, encode(&order))
+            StoreWrite::put(key, encode(&order))
         };
         self.write(vec![write]).await
     }
@@ -208,8 +214,8 @@ impl Wish {
         &self,
         name: &ArtifactName,
         files: &Manifest,
-    ) -> Result<Revision, StoreError> {
-        let write = Write::put(keys::pushed(name), encode(files));
+    ) -> Result<StoreRevision, StoreError> {
+        let write = StoreWrite::put(keys::pushed(name), encode(files));
         self.write(vec![write]).await
     }
 
@@ -217,13 +223,13 @@ impl Wish {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn delete_pushed(&self, name: &ArtifactName) -> Result<Revision, StoreError> {
+    pub async fn delete_pushed(&self, name: &ArtifactName) -> Result<StoreRevision, StoreError> {
         let key = keys::pushed(name);
-        self.write(vec![Write::Delete { key }]).await
+        self.write(vec![StoreWrite::Delete { key }]).await
     }
 
     /// Writes whatever was there before.
-    async fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError> {
+    async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         steadily(|| self.store.write(writes.clone())).await
     }
 
@@ -240,7 +246,7 @@ impl Wish {
     /// # Errors
     /// Those of the store.
     pub async fn note(&self, name: &str) -> Result<(), StoreError> {
-        let put = Write::put(keys::note(name), b"{}".to_vec());
+        let put = StoreWrite::put(keys::note(name), b"{}".to_vec());
         self.store.write(vec![put]).await.map(drop)
     }
 }
@@ -258,34 +264,34 @@ fn unix_seconds() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Embedded;
+    use crate::store::EmbeddedStore;
     use flotilla_core::spec::{EngineKind, ModelSpec, Replicas};
 
     #[tokio::test]
     async fn applying_again_changes_nothing_and_keeps_the_creation_time() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Embedded::open(dir.path()).await.unwrap());
-        let wish = Wish::new(store.clone());
+        let store = Arc::new(EmbeddedStore::open(dir.path()).await.unwrap());
+        let wish = DesiredStateWriter::new(store.clone());
         let spec = ModelSpec {
-            engine: EngineKind::Null,
+            engine: EngineKind::Simulated,
             ..ModelSpec::default()
         };
         let mut model = Model::new(ModelName::new("m").unwrap(), spec);
         let key = keys::model(model.name());
         let read = async || {
             let entry = store.get(&key).await.unwrap().unwrap();
-            let record: WishRecord = serde_json::from_slice(&entry.value).unwrap();
+            let record: DesiredRecord = serde_json::from_slice(&entry.value).unwrap();
             (entry.revision, record.created)
         };
         let created = wish.apply(&Resource::Model(model.clone())).await.unwrap();
         let first = read().await;
-        assert_eq!(created, (Applied::Created, first.0));
+        assert_eq!(created, (ApplyResult::Created, first.0));
         let unchanged = wish.apply(&Resource::Model(model.clone())).await.unwrap();
-        assert_eq!(unchanged, (Applied::Unchanged, first.0));
+        assert_eq!(unchanged, (ApplyResult::Unchanged, first.0));
         assert_eq!(read().await, first);
         model.spec.replicas = Replicas::fixed(2);
         let changed = wish.apply(&Resource::Model(model.clone())).await.unwrap();
-        assert_eq!(changed, (Applied::Changed, read().await.0));
+        assert_eq!(changed, (ApplyResult::Changed, read().await.0));
         assert!(changed.1 > first.0);
         assert!(wish.delete_model(model.name()).await.unwrap().is_some());
         assert!(wish.delete_model(model.name()).await.unwrap().is_none());

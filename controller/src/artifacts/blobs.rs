@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use flotilla_core::spec::Sha256;
+use flotilla_core::spec::Sha256Digest;
 use futures::{Stream, StreamExt};
 use sha2::Digest;
 use tokio::fs::{self, File};
@@ -21,7 +21,10 @@ const GRACE: Duration = Duration::from_secs(3_600);
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
     #[error("its SHA-256 is {found}, not {wanted}")]
-    Digest { wanted: Sha256, found: Sha256 },
+    Digest {
+        wanted: Sha256Digest,
+        found: Sha256Digest,
+    },
     #[error("the controller's disk is full")]
     DiskFull,
     #[error("it could not be kept: {0}")]
@@ -41,11 +44,11 @@ impl From<io::Error> for BlobError {
 
 /// The files. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Blobs {
+pub struct BlobStore {
     dir: PathBuf,
 }
 
-impl Blobs {
+impl BlobStore {
     /// Files in `dir`, which is made where it is missing once there is one.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
@@ -54,13 +57,13 @@ impl Blobs {
 
     /// Where a file is, if it is there.
     #[must_use]
-    pub fn path(&self, sha256: Sha256) -> PathBuf {
+    pub fn path(&self, sha256: Sha256Digest) -> PathBuf {
         let name = sha256.to_string();
         self.dir.join(&name[..2]).join(name)
     }
 
     /// The size of a file, if it is there.
-    pub async fn size(&self, sha256: Sha256) -> Option<u64> {
+    pub async fn size(&self, sha256: Sha256Digest) -> Option<u64> {
         let found = fs::metadata(self.path(sha256)).await.ok()?;
         Some(found.len())
     }
@@ -72,11 +75,11 @@ impl Blobs {
     /// [`BlobError`].
     pub async fn put(
         &self,
-        wanted: Option<Sha256>,
+        wanted: Option<Sha256Digest>,
         pieces: impl Stream<Item = Result<Bytes, String>>,
         mut progress: impl FnMut(u64),
-    ) -> Result<(Sha256, u64), BlobError> {
-        let new = New::create(&self.dir).await?;
+    ) -> Result<(Sha256Digest, u64), BlobError> {
+        let new = PartialBlob::create(&self.dir).await?;
         let mut file = File::create(&new.path).await?;
         let mut hash = sha2::Sha256::new();
         let mut size = 0;
@@ -89,7 +92,7 @@ impl Blobs {
             progress(size);
         }
         file.sync_all().await?;
-        let found = Sha256(hash.finalize().into());
+        let found = Sha256Digest(hash.finalize().into());
         if let Some(wanted) = wanted
             && wanted != found
         {
@@ -110,7 +113,7 @@ impl Blobs {
         &self,
         path: &Path,
         progress: impl FnMut(u64),
-    ) -> Result<(Sha256, u64), BlobError> {
+    ) -> Result<(Sha256Digest, u64), BlobError> {
         let file = File::open(path).await.map_err(|error| {
             BlobError::Source(format!("{} cannot be read: {error}", path.display()))
         })?;
@@ -123,7 +126,7 @@ impl Blobs {
     /// Those of the disk.
     pub async fn read(
         &self,
-        sha256: Sha256,
+        sha256: Sha256Digest,
         offset: u64,
     ) -> io::Result<Option<impl Stream<Item = Result<Bytes, String>> + Send + use<>>> {
         let mut file = match File::open(self.path(sha256)).await {
@@ -139,7 +142,7 @@ impl Blobs {
     ///
     /// # Errors
     /// Those of the disk.
-    pub async fn collect(&self, needed: impl Fn(Sha256) -> bool) -> io::Result<()> {
+    pub async fn collect(&self, needed: impl Fn(Sha256Digest) -> bool) -> io::Result<()> {
         let mut folders = match fs::read_dir(&self.dir).await {
             Ok(folders) => folders,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -166,11 +169,11 @@ impl Blobs {
 }
 
 /// A file that is not whole yet; removed when dropped, unless it was moved away before.
-struct New {
+struct PartialBlob {
     path: PathBuf,
 }
 
-impl New {
+impl PartialBlob {
     async fn create(dir: &Path) -> io::Result<Self> {
         let incoming = dir.join("incoming");
         fs::create_dir_all(&incoming).await?;
@@ -179,7 +182,7 @@ impl New {
     }
 }
 
-impl Drop for New {
+impl Drop for PartialBlob {
     fn drop(&mut self) {
         // It may have been moved, or never made.
         let _ = std::fs::remove_file(&self.path);
@@ -207,21 +210,27 @@ mod tests {
     #[tokio::test]
     async fn what_is_put_is_read_from_any_byte_on() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::new(dir.path().join("blobs"));
+        let blobs = BlobStore::new(dir.path().join("blobs"));
         let (digest, size) = blobs.put(None, bytes("hello"), |_| {}).await.unwrap();
         assert_eq!((size, blobs.size(digest).await), (5, Some(5)));
         let read = blobs.read(digest, 2).await.unwrap().expect("it is there");
         let read: Vec<Bytes> = read.try_collect().await.unwrap();
         assert_eq!(read.concat(), b"llo");
-        assert!(blobs.read(Sha256([0; 32]), 0).await.unwrap().is_none());
+        assert!(
+            blobs
+                .read(Sha256Digest([0; 32]), 0)
+                .await
+                .unwrap()
+                .is_none()
+        );
     }
 
     #[tokio::test]
     async fn what_is_wrong_or_breaks_off_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::new(dir.path().to_owned());
+        let blobs = BlobStore::new(dir.path().to_owned());
         let wrong = blobs
-            .put(Some(Sha256([0; 32])), bytes("hello"), |_| {})
+            .put(Some(Sha256Digest([0; 32])), bytes("hello"), |_| {})
             .await;
         assert!(matches!(wrong, Err(BlobError::Digest { .. })));
         let broken = stream::iter([Ok(Bytes::from_static(b"he")), Err("cut".to_owned())]);
@@ -234,7 +243,7 @@ mod tests {
     #[tokio::test]
     async fn only_what_is_old_and_not_needed_is_collected() {
         let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::new(dir.path().to_owned());
+        let blobs = BlobStore::new(dir.path().to_owned());
         let mut digests = Vec::new();
         for text in ["needed", "not needed", "new"] {
             let (digest, _) = blobs.put(None, bytes(text), |_| {}).await.unwrap();

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flotilla_core::Bytes;
-use flotilla_core::artifact::{File, Manifest};
-use flotilla_core::spec::{Format, HuggingFace, Sha256, Source};
+use flotilla_core::artifact::{ArtifactFile, Manifest};
+use flotilla_core::spec::{HuggingFaceSource, ModelFormat, ModelSource, Sha256Digest};
 use futures::TryStreamExt;
 use hf_hub::api::tokio::{ApiBuilder, ApiError};
 use hf_hub::{Repo, RepoType};
 
-use super::blobs::{BlobError, Blobs};
+use super::blobs::{BlobError, BlobStore};
 
 /// How long a server may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -57,24 +57,24 @@ impl FetchError {
 }
 
 /// Told how many bytes have come.
-pub(super) type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
+pub(super) type FetchProgress<'a> = &'a (dyn Fn(u64) + Send + Sync);
 
 /// Fetches all files of `source` into `blobs`. `scratch` is a folder for what is on its way.
 pub(super) async fn fetch(
-    source: &Source,
-    format: Option<Format>,
-    blobs: &Blobs,
+    source: &ModelSource,
+    format: Option<ModelFormat>,
+    blobs: &BlobStore,
     scratch: &Path,
-    progress: Progress<'_>,
+    progress: FetchProgress<'_>,
 ) -> Result<Manifest, FetchError> {
     let files = match source {
-        Source::ControllerPath(path) => folder(path, blobs, progress).await?,
-        Source::Url { url, sha256 } => vec![one(url, *sha256, blobs, progress).await?],
-        Source::HuggingFace(source) => {
+        ModelSource::ControllerPath(path) => folder(path, blobs, progress).await?,
+        ModelSource::Url { url, sha256 } => vec![one(url, *sha256, blobs, progress).await?],
+        ModelSource::HuggingFace(source) => {
             hugging_face(source, format, blobs, scratch, progress).await?
         }
-        Source::Artifact(_) => return Err(FetchError::NotPushed),
-        Source::Path(_) => Vec::new(),
+        ModelSource::Artifact(_) => return Err(FetchError::NotPushed),
+        ModelSource::Path(_) => Vec::new(),
     };
     Manifest::new(files).map_err(|_| FetchError::NoFiles)
 }
@@ -82,9 +82,9 @@ pub(super) async fn fetch(
 /// A folder of this machine, or one file.
 async fn folder(
     path: &Path,
-    blobs: &Blobs,
-    progress: Progress<'_>,
-) -> Result<Vec<File>, FetchError> {
+    blobs: &BlobStore,
+    progress: FetchProgress<'_>,
+) -> Result<Vec<ArtifactFile>, FetchError> {
     let root = path.to_owned();
     let found = tokio::task::spawn_blocking(move || super::walk(&root)).await;
     let unreadable = |problem: String| FetchError::Unreadable {
@@ -111,13 +111,13 @@ async fn folder(
 fn named(
     path: String,
     url: &str,
-    put: Result<(Sha256, u64), BlobError>,
-) -> Result<File, FetchError> {
+    put: Result<(Sha256Digest, u64), BlobError>,
+) -> Result<ArtifactFile, FetchError> {
     let (sha256, size) = put.map_err(|problem| FetchError::File {
         url: url.to_owned(),
         problem,
     })?;
-    Ok(File {
+    Ok(ArtifactFile {
         path,
         size: Bytes(size),
         sha256,
@@ -127,10 +127,10 @@ fn named(
 /// One file from any server.
 async fn one(
     url: &str,
-    sha256: Sha256,
-    blobs: &Blobs,
-    progress: Progress<'_>,
-) -> Result<File, FetchError> {
+    sha256: Sha256Digest,
+    blobs: &BlobStore,
+    progress: FetchProgress<'_>,
+) -> Result<ArtifactFile, FetchError> {
     let name = url.split(['?', '#']).next().unwrap_or(url);
     let name = name
         .trim_end_matches('/')
@@ -166,12 +166,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// A repository of Hugging Face, or of what `HF_ENDPOINT` says.
 async fn hugging_face(
-    source: &HuggingFace,
-    format: Option<Format>,
-    blobs: &Blobs,
+    source: &HuggingFaceSource,
+    format: Option<ModelFormat>,
+    blobs: &BlobStore,
     scratch: &Path,
-    progress: Progress<'_>,
-) -> Result<Vec<File>, FetchError> {
+    progress: FetchProgress<'_>,
+) -> Result<Vec<ArtifactFile>, FetchError> {
     let failed = |error: ApiError| FetchError::Server {
         url: source.repo.clone(),
         problem: chain(&error),
@@ -206,8 +206,8 @@ async fn hugging_face(
 /// Whether a model of this format needs a file of this name. Weights of other formats, which
 /// many repositories carry too, are left there; so is GGUF, of which a repository often has
 /// one file for each quantisation, unless it is asked for.
-fn belongs(name: &str, format: Option<Format>) -> bool {
-    if format == Some(Format::Gguf) {
+fn belongs(name: &str, format: Option<ModelFormat>) -> bool {
+    if format == Some(ModelFormat::Gguf) {
         return name.ends_with(".gguf");
     }
     let ends = [
@@ -242,6 +242,6 @@ mod tests {
                 .collect()
         };
         assert_eq!(chosen(None), names[..3]);
-        assert_eq!(chosen(Some(Format::Gguf)), ["q4.gguf"]);
+        assert_eq!(chosen(Some(ModelFormat::Gguf)), ["q4.gguf"]);
     }
 }

@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::{Format, Sha256, Source};
+use flotilla_core::spec::{ModelFormat, ModelSource, Sha256Digest};
 use futures::TryStreamExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::blobs::Blobs;
+use super::blobs::BlobStore;
 use super::fetch::{FetchError, fetch};
 use crate::fleet::records::encode;
-use crate::fleet::{FetchRecord, Fleet, FleetView};
-use crate::store::{Leadership, MAX_WRITES, Store, StoreError, Write, keys};
+use crate::fleet::{FetchRecord, FleetHandle, FleetView};
+use crate::store::{Leadership, MAX_WRITES, Store, StoreError, StoreWrite, keys};
 
 /// How often progress is told and what is not needed collected.
 const LOOK: Duration = Duration::from_secs(1);
@@ -29,18 +29,18 @@ const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
 /// Sees to the files.
-pub(crate) struct Keeper {
+pub(crate) struct ArtifactReplicator {
     pub(crate) id: String,
-    pub(crate) fleet: Fleet,
+    pub(crate) fleet: FleetHandle,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) leader: watch::Receiver<Option<Arc<dyn Leadership>>>,
-    pub(crate) blobs: Blobs,
+    pub(crate) blobs: BlobStore,
     /// Where files are while they are on their way.
     pub(crate) scratch: PathBuf,
 }
 
 /// What is being fetched, or was in vain.
-struct Job {
+struct FetchJob {
     done: Arc<AtomicU64>,
     told: Option<FetchRecord>,
     failures: u32,
@@ -48,27 +48,27 @@ struct Job {
     again: Option<Instant>,
 }
 
-enum Done {
+enum FinishedJob {
     Fetched(String, Result<Manifest, FetchError>),
-    Copied(Sha256, Result<(), String>),
+    Copied(Sha256Digest, Result<(), String>),
 }
 
 /// What the keeper is busy with.
 #[derive(Default)]
-struct Work {
-    tasks: JoinSet<Done>,
-    jobs: BTreeMap<String, Job>,
+struct ReplicationWork {
+    tasks: JoinSet<FinishedJob>,
+    jobs: BTreeMap<String, FetchJob>,
     /// Files being copied, or when to try again.
-    copies: HashMap<Sha256, Option<Instant>>,
+    copies: HashMap<Sha256Digest, Option<Instant>>,
 }
 
-impl Keeper {
+impl ArtifactReplicator {
     /// Runs until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut changes = self.fleet.changes();
         let mut look = tokio::time::interval(LOOK);
         let mut collect = tokio::time::interval(COLLECT);
-        let mut work = Work::default();
+        let mut work = ReplicationWork::default();
         loop {
             let mut done = None;
             tokio::select! {
@@ -112,10 +112,10 @@ impl Keeper {
     async fn lead(
         &self,
         view: &FleetView,
-        work: &mut Work,
+        work: &mut ReplicationWork,
         leadership: &dyn Leadership,
     ) -> Result<(), StoreError> {
-        let mut wanted: BTreeMap<String, (Source, Option<Format>)> = BTreeMap::new();
+        let mut wanted: BTreeMap<String, (ModelSource, Option<ModelFormat>)> = BTreeMap::new();
         for model in view.models.values() {
             let spec = &model.model.spec;
             if let Some(source) = spec.source.as_ref().filter(|source| source.is_delivered()) {
@@ -126,12 +126,12 @@ impl Keeper {
         // What nobody names any more is forgotten, the files with it in time.
         let forgotten = |id: &&String| !wanted.contains_key(*id);
         for id in view.files.fetched.keys().filter(forgotten) {
-            writes.push(Write::Delete {
+            writes.push(StoreWrite::Delete {
                 key: keys::fetched(id),
             });
         }
         for id in view.files.fetches.keys().filter(forgotten) {
-            writes.push(Write::Delete {
+            writes.push(StoreWrite::Delete {
                 key: keys::fetch(id),
             });
         }
@@ -139,14 +139,14 @@ impl Keeper {
         for (id, (source, format)) in wanted {
             if view.files.of(&source).is_some() {
                 if view.files.fetches.contains_key(&id) {
-                    writes.push(Write::Delete {
+                    writes.push(StoreWrite::Delete {
                         key: keys::fetch(&id),
                     });
                 }
                 work.jobs.remove(&id);
                 continue;
             }
-            let job = work.jobs.entry(id.clone()).or_insert_with(|| Job {
+            let job = work.jobs.entry(id.clone()).or_insert_with(|| FetchJob {
                 done: Arc::default(),
                 told: view.files.fetches.get(&id).cloned(),
                 failures: 0,
@@ -165,7 +165,7 @@ impl Keeper {
                     if fetched.is_ok() {
                         let _ = tokio::fs::remove_dir_all(&scratch).await;
                     }
-                    Done::Fetched(id, fetched)
+                    FinishedJob::Fetched(id, fetched)
                 });
             }
             if job.again.is_none() {
@@ -182,22 +182,22 @@ impl Keeper {
 
     async fn finish(
         &self,
-        done: Done,
-        work: &mut Work,
+        done: FinishedJob,
+        work: &mut ReplicationWork,
         leadership: Option<&dyn Leadership>,
     ) -> Result<(), StoreError> {
         match done {
-            Done::Copied(sha256, Ok(())) => {
+            FinishedJob::Copied(sha256, Ok(())) => {
                 work.copies.remove(&sha256);
                 Ok(())
             }
-            Done::Copied(sha256, Err(error)) => {
+            FinishedJob::Copied(sha256, Err(error)) => {
                 tracing::warn!(%sha256, error, "no other controller has given it");
                 work.copies
                     .insert(sha256, Some(Instant::now() + FIRST_PAUSE));
                 Ok(())
             }
-            Done::Fetched(id, fetched) => {
+            FinishedJob::Fetched(id, fetched) => {
                 let (Some(leadership), Some(job)) = (leadership, work.jobs.get_mut(&id)) else {
                     return Ok(());
                 };
@@ -205,8 +205,8 @@ impl Keeper {
                     Ok(manifest) => {
                         job.again = Some(Instant::now() + FIRST_PAUSE);
                         vec![
-                            Write::put(keys::fetched(&id), encode(&manifest)),
-                            Write::Delete {
+                            StoreWrite::put(keys::fetched(&id), encode(&manifest)),
+                            StoreWrite::Delete {
                                 key: keys::fetch(&id),
                             },
                         ]
@@ -231,7 +231,7 @@ impl Keeper {
     async fn write(
         &self,
         leadership: &dyn Leadership,
-        writes: Vec<Write>,
+        writes: Vec<StoreWrite>,
     ) -> Result<(), StoreError> {
         let fence = leadership.fence();
         for part in writes.chunks(MAX_WRITES - 1) {
@@ -242,7 +242,7 @@ impl Keeper {
     }
 
     /// Copies from other controllers what models need and is not here.
-    fn copy(&self, view: &FleetView, work: &mut Work) {
+    fn copy(&self, view: &FleetView, work: &mut ReplicationWork) {
         let now = Instant::now();
         for sha256 in view.needed_files() {
             let busy = match work.copies.get(&sha256) {
@@ -260,8 +260,9 @@ impl Keeper {
             }
             work.copies.insert(sha256, None);
             let blobs = self.blobs.clone();
-            work.tasks
-                .spawn(async move { Done::Copied(sha256, copy(sha256, &others, &blobs).await) });
+            work.tasks.spawn(async move {
+                FinishedJob::Copied(sha256, copy(sha256, &others, &blobs).await)
+            });
         }
     }
 
@@ -271,27 +272,27 @@ impl Keeper {
         if !view.synced || view.store_problem.is_some() {
             return;
         }
-        let needed: HashSet<Sha256> = view.needed_files().collect();
+        let needed: HashSet<Sha256Digest> = view.needed_files().collect();
         if let Err(error) = self.blobs.collect(|sha256| needed.contains(&sha256)).await {
             tracing::warn!(%error, "files that nothing needs could not be removed");
         }
     }
 }
 
-impl Job {
+impl FetchJob {
     /// Tells how it goes, if that is news.
-    fn tell(&mut self, id: &str, record: FetchRecord) -> Option<Write> {
+    fn tell(&mut self, id: &str, record: FetchRecord) -> Option<StoreWrite> {
         if self.told.as_ref() == Some(&record) {
             return None;
         }
-        let write = Write::put(keys::fetch(id), encode(&record));
+        let write = StoreWrite::put(keys::fetch(id), encode(&record));
         self.told = Some(record);
         Some(write)
     }
 }
 
 /// Copies a file from the first controller that has it.
-async fn copy(sha256: Sha256, others: &[String], blobs: &Blobs) -> Result<(), String> {
+async fn copy(sha256: Sha256Digest, others: &[String], blobs: &BlobStore) -> Result<(), String> {
     let client = reqwest::Client::new();
     let mut last = String::new();
     for other in others {

@@ -12,8 +12,8 @@ mod keeper;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use blobs::{BlobError, Blobs};
-pub(crate) use keeper::Keeper;
+pub use blobs::{BlobError, BlobStore};
+pub(crate) use keeper::ArtifactReplicator;
 
 /// The files below a path, with their names relative to it; a file alone by its own name.
 /// Hidden ones are left out.

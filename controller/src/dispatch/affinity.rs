@@ -3,31 +3,31 @@
 
 use std::sync::Arc;
 
-use flotilla_core::routing::Mark;
+use flotilla_core::routing::ConversationPrefix;
 use flotilla_core::{ModelName, NodeName};
 use quick_cache::sync::Cache;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::plan::Plan;
+use super::plan::DispatchPlan;
 
 /// Beginnings and sessions that are remembered: about 10 MB of them.
 const REMEMBERED: usize = 100_000;
 
 /// What is remembered. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Affinity {
+pub(crate) struct AffinityCache {
     nodes: Arc<Cache<u64, NodeName>>,
 }
 
 /// A replica that may have something in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct AffinityHit {
     pub(super) node: NodeName,
     /// Bytes of the conversation that it has read; 0: only the session was there.
     pub(super) bytes: u32,
 }
 
-impl Affinity {
+impl AffinityCache {
     pub(crate) fn new() -> Self {
         Self {
             nodes: Arc::new(Cache::new(REMEMBERED)),
@@ -39,25 +39,25 @@ impl Affinity {
     pub(super) fn find(
         &self,
         model: &ModelName,
-        plan: &Plan,
-    ) -> impl Iterator<Item = Known> + use<> {
+        plan: &DispatchPlan,
+    ) -> impl Iterator<Item = AffinityHit> + use<> {
         let salt = salt(model);
         let read = plan.marks.iter().find_map(|mark| {
             let node = self.nodes.get(&key(salt, *mark))?;
-            Some(Known {
+            Some(AffinityHit {
                 node,
                 bytes: mark.bytes,
             })
         });
         let session = plan.session.and_then(|session| {
             let node = self.nodes.get(&(salt ^ session))?;
-            Some(Known { node, bytes: 0 })
+            Some(AffinityHit { node, bytes: 0 })
         });
         read.into_iter().chain(session)
     }
 
     /// `node` answers with a model what `plan` asks for.
-    pub(super) fn note(&self, model: &ModelName, plan: &Plan, node: &NodeName) {
+    pub(super) fn note(&self, model: &ModelName, plan: &DispatchPlan, node: &NodeName) {
         if plan.marks.is_empty() && plan.session.is_none() {
             return;
         }
@@ -74,6 +74,6 @@ fn salt(model: &ModelName) -> u64 {
     xxh3_64(model.as_str().as_bytes())
 }
 
-fn key(salt: u64, mark: Mark) -> u64 {
+fn key(salt: u64, mark: ConversationPrefix) -> u64 {
     salt.rotate_left(1) ^ mark.key
 }

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use flotilla_core::generate::RequestError;
 use flotilla_proto::v1::GenerateRequest;
 
-use super::relay::Relay;
-use super::tries::Tries;
-use crate::fleet::Replica;
+use super::relay::AnswerStream;
+use super::tries::RetryState;
+use crate::fleet::ReplicaView;
 
 /// A replica and its answer, which has begun. `None`: it failed, which is noted.
-type Begun = Option<(Replica, Relay)>;
+type StartedAnswer = Option<(ReplicaView, AnswerStream)>;
 
-impl Tries<'_> {
+impl RetryState<'_> {
     /// Asks replicas until one has begun to answer.
     ///
     /// # Errors
@@ -22,7 +22,7 @@ impl Tries<'_> {
     pub(super) async fn ask(
         &mut self,
         request: &GenerateRequest,
-    ) -> Result<(Replica, Relay), RequestError> {
+    ) -> Result<(ReplicaView, AnswerStream), RequestError> {
         loop {
             let (replica, guard) = self.next().await?;
             let addressed = self.address(request);
@@ -45,11 +45,11 @@ impl Tries<'_> {
     /// spare replica is asked beside it, and the one that has not begun first is cancelled.
     async fn race(
         &mut self,
-        replica: &Replica,
-        first: impl Future<Output = Result<Relay, RequestError>>,
+        replica: &ReplicaView,
+        first: impl Future<Output = Result<AnswerStream, RequestError>>,
         after: Duration,
         request: &GenerateRequest,
-    ) -> Result<Begun, RequestError> {
+    ) -> Result<StartedAnswer, RequestError> {
         let asked = Instant::now();
         let mut first = pin!(first);
         if let Ok(answer) = tokio::time::timeout(after, &mut first).await {
@@ -91,9 +91,9 @@ impl Tries<'_> {
     /// Takes note of how a replica's answer began.
     fn begun(
         &mut self,
-        replica: &Replica,
-        answer: Result<Relay, RequestError>,
-    ) -> Result<Begun, RequestError> {
+        replica: &ReplicaView,
+        answer: Result<AnswerStream, RequestError>,
+    ) -> Result<StartedAnswer, RequestError> {
         match answer {
             Ok(relay) => Ok(Some((replica.clone(), relay))),
             Err(error) => self.failed(replica, error).map(|()| None),

@@ -6,17 +6,17 @@ use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError, Usage};
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateRequest;
 use flotilla_telemetry::names::{attr, span};
-use flotilla_telemetry::trace::Stage;
+use flotilla_telemetry::trace::RequestSpan;
 use tonic::Status;
 
-use super::charge::Charge;
-use super::relay::{self, Relay, Source};
-use crate::fleet::Replica;
+use super::charge::UsageGuard;
+use super::relay::{self, AnswerSource, AnswerStream};
+use crate::fleet::ReplicaView;
 
 /// A replica that is asked, where the request is counted by a charge.
 pub(super) struct Attempt<'a> {
-    pub(super) replica: &'a Replica,
-    pub(super) charge: Charge,
+    pub(super) replica: &'a ReplicaView,
+    pub(super) charge: UsageGuard,
 }
 
 impl Attempt<'_> {
@@ -24,8 +24,8 @@ impl Attempt<'_> {
     pub(super) async fn generate(
         mut self,
         request: GenerateRequest,
-        patience: Patience,
-    ) -> Result<Relay, RequestError> {
+        patience: AttemptTimeout,
+    ) -> Result<AnswerStream, RequestError> {
         let replica = self.replica;
         let model = request.model.clone();
         let forward = forward(replica, "Generate");
@@ -45,8 +45,8 @@ impl Attempt<'_> {
         };
         let error = match tokio::time::timeout(patience.left, begin).await {
             Ok(Ok((replies, first))) => {
-                let source = Source { model, forward };
-                return Ok(Relay::new(replies, first, self.charge, source));
+                let source = AnswerSource { model, forward };
+                return Ok(AnswerStream::new(replies, first, self.charge, source));
             }
             Ok(Err(error)) => self.refused(error),
             Err(_) => self.failed(patience.over()),
@@ -59,7 +59,7 @@ impl Attempt<'_> {
     pub(super) async fn embed(
         mut self,
         request: &EmbedRequest,
-        patience: Patience,
+        patience: AttemptTimeout,
     ) -> Result<Embeddings, RequestError> {
         let replica = self.replica;
         let Some(mut client) = replica.link.client() else {
@@ -101,8 +101,8 @@ impl Attempt<'_> {
 }
 
 /// What a call to a replica is traced as.
-fn forward(replica: &Replica, method: &'static str) -> Stage {
-    let forward = Stage::call(|| span::FORWARD.to_owned());
+fn forward(replica: &ReplicaView, method: &'static str) -> RequestSpan {
+    let forward = RequestSpan::call(|| span::FORWARD.to_owned());
     if forward.is_recorded() {
         forward.set("rpc.system.name", "grpc");
         forward.set("rpc.method", format!("flotilla.v1.Inference/{method}"));
@@ -113,12 +113,12 @@ fn forward(replica: &Replica, method: &'static str) -> Stage {
 
 /// Nothing was sent: unlike a node that is lost while it answers, this says nothing about the
 /// request.
-fn lost(replica: &Replica) -> RequestError {
+fn lost(replica: &ReplicaView) -> RequestError {
     RequestError::Unavailable(format!("The node '{}' is not connected.", replica.node))
 }
 
 /// What kept an answer away.
-fn failed(status: &Status, replica: &Replica, model: &str) -> RequestError {
+fn failed(status: &Status, replica: &ReplicaView, model: &str) -> RequestError {
     if status::was_not_sent(status) {
         return lost(replica);
     }
@@ -127,13 +127,13 @@ fn failed(status: &Status, replica: &Replica, model: &str) -> RequestError {
 
 /// How long an answer is waited for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct AttemptTimeout {
     pub(super) left: Duration,
     /// Whether the request itself sets that deadline: that it is missed speaks against nobody.
     pub(super) own: bool,
 }
 
-impl Patience {
+impl AttemptTimeout {
     fn over(self) -> RequestError {
         let waited = self.left.as_secs_f32();
         let told = format!("The answer did not begin within {waited:.3} s.");

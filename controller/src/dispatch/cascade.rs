@@ -7,48 +7,50 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use flotilla_core::generate::{
-    Event, FinishReason, GenerateRequest, RequestError, Route, TokenLogprob, Usage,
+    FinishReason, GenerateEvent, GenerateRequest, RequestError, Route, TokenLogprob, Usage,
 };
-use flotilla_core::routing::{Accept, Cascade, Confidence, Decision, Tier, TierVerdict};
-use flotilla_gateway::{Answer, Batches, Refusal};
+use flotilla_core::routing::{
+    AnswerConfidence, CascadeSpec, ConfidenceThreshold, RoutingDecision, TierOutcome, TierRecord,
+};
+use flotilla_gateway::{BackendAnswer, BackendError, EventStream};
 use flotilla_proto::v1;
 use futures::{StreamExt, stream};
 
-use super::Dispatch;
-use super::plan::Plan;
-use super::relay::Relay;
-use super::tries::{Tries, passed};
-use crate::arrival::Arrival;
-use crate::fleet::{Replica, TaskView};
+use super::Dispatcher;
+use super::plan::DispatchPlan;
+use super::relay::AnswerStream;
+use super::tries::{RetryState, passed};
+use crate::arrival::RequestContext;
+use crate::fleet::{ReplicaView, TaskView};
 
 /// A request as the cascade's tiers get it.
-struct Asked<'a> {
+struct TierRequest<'a> {
     request: &'a GenerateRequest<Route>,
     /// The same as it travels.
     wire: v1::GenerateRequest,
     task: &'a TaskView,
-    cascade: &'a Cascade,
+    cascade: &'a CascadeSpec,
 }
 
 /// An answer that was held back.
-struct Held {
-    replica: Replica,
+struct HeldAnswer {
+    replica: ReplicaView,
     /// `None`: it was given up before its end.
-    answer: Option<(Vec<Event>, Usage)>,
+    answer: Option<(Vec<GenerateEvent>, Usage)>,
     /// Whether it was sure enough.
     kept: bool,
 }
 
 /// Answers by the models of a plan for the task `task`, the smallest first.
 pub(super) async fn answer(
-    dispatch: &Dispatch,
+    dispatch: &Dispatcher,
     request: &GenerateRequest<Route>,
     wire: v1::GenerateRequest,
-    (plan, task, cascade): (&Plan, &TaskView, &Cascade),
-    mut decision: Decision,
-    arrival: Arc<Arrival>,
-) -> Result<Answer<Batches>, Refusal> {
-    let asked = Asked {
+    (plan, task, cascade): (&DispatchPlan, &TaskView, &CascadeSpec),
+    mut decision: RoutingDecision,
+    arrival: Arc<RequestContext>,
+) -> Result<BackendAnswer<EventStream>, BackendError> {
+    let asked = TierRequest {
         request,
         wire,
         task,
@@ -56,10 +58,10 @@ pub(super) async fn answer(
     };
     let last = plan.models.len() - 1;
     // The best of the answers that were not sure enough: that of the largest model.
-    let mut second_best: Option<(usize, Held)> = None;
+    let mut second_best: Option<(usize, HeldAnswer)> = None;
     let mut given_up: Option<usize> = None;
     for tier in 0..last {
-        let mut tries = Tries::new(dispatch, plan.tier(tier), decision, arrival.clone());
+        let mut tries = RetryState::new(dispatch, plan.tier(tier), decision, arrival.clone());
         let larger = dispatch.can_answer(plan, tier + 1..=last);
         tries.waits = !larger;
         let (told, held) = asked.hold(&mut tries, larger).await;
@@ -75,7 +77,7 @@ pub(super) async fn answer(
         }
         decision = tries.record();
     }
-    let mut tries = Tries::new(dispatch, plan.tier(last), decision, arrival.clone());
+    let mut tries = RetryState::new(dispatch, plan.tier(last), decision, arrival.clone());
     let error = match tries.ask(&asked.wire).await {
         Ok((replica, relay)) => return Ok(dispatch.relay(tries, replica, relay)),
         Err(error) => error,
@@ -87,10 +89,10 @@ pub(super) async fn answer(
     let Some(tier) = tier.filter(|_| !forbidden) else {
         return Err(tries.refuse(error));
     };
-    let mut tries = Tries::new(dispatch, plan.tier(tier), tries.record(), arrival);
+    let mut tries = RetryState::new(dispatch, plan.tier(tier), tries.record(), arrival);
     let told = tries.decision.tiers.iter_mut();
     for told in told.filter(|told| told.model == plan.models[tier]) {
-        told.verdict = TierVerdict::KeptForWantOfBetter;
+        told.verdict = TierOutcome::KeptForWantOfBetter;
     }
     if let Some((_, held)) = second_best {
         return Ok(keep(tries, held));
@@ -102,37 +104,37 @@ pub(super) async fn answer(
 }
 
 /// Gives a held answer to the client.
-fn keep(mut tries: Tries<'_>, held: Held) -> Answer<Batches> {
+fn keep(mut tries: RetryState<'_>, held: HeldAnswer) -> BackendAnswer<EventStream> {
     tries.decision.model = Some(tries.plan.models[0].clone());
     tries.decision.node = Some(held.replica.node.clone());
     let (by, mut recorder) = tries.answered(held.replica);
     recorder.first_events();
     let (mut events, usage) = held.answer.unwrap_or_default();
     recorder.usage(usage);
-    if let Some(Event::Usage(usage)) = events.last_mut() {
+    if let Some(GenerateEvent::Usage(usage)) = events.last_mut() {
         usage.energy = Some(recorder.spent());
     }
     recorder.answered();
-    Answer {
+    BackendAnswer {
         by,
         content: stream::iter([Ok(events)]).boxed(),
     }
 }
 
-impl Asked<'_> {
+impl TierRequest<'_> {
     /// The answer of a smaller model, judged, and what there is to tell of it. It is given up early
     /// only where a `larger` one can take over.
     async fn hold(
         &self,
-        tries: &mut Tries<'_>,
+        tries: &mut RetryState<'_>,
         larger: bool,
-    ) -> (Tier, Result<Held, RequestError>) {
+    ) -> (TierRecord, Result<HeldAnswer, RequestError>) {
         let accept = self.cascade.accept(&tries.plan.models[0]);
         let asked_at = Instant::now();
-        let mut tier = Tier {
+        let mut tier = TierRecord {
             model: tries.plan.models[0].clone(),
             node: None,
-            verdict: TierVerdict::Failed,
+            verdict: TierOutcome::Failed,
             measure: accept.measure,
             confidence: None,
             threshold: accept.at_least,
@@ -152,11 +154,11 @@ impl Asked<'_> {
 
     async fn hold_for(
         &self,
-        tries: &mut Tries<'_>,
-        accept: Accept,
+        tries: &mut RetryState<'_>,
+        accept: ConfidenceThreshold,
         larger: bool,
-        tier: &mut Tier,
-    ) -> Result<Held, RequestError> {
+        tier: &mut TierRecord,
+    ) -> Result<HeldAnswer, RequestError> {
         let mut wire = self.wire.clone();
         let alternatives = accept.measure.alternatives();
         wire.logprobs = Some(wire.logprobs.unwrap_or(0).max(alternatives));
@@ -184,27 +186,27 @@ impl Asked<'_> {
         };
         tier.joules = Some(spent.joules);
         tier.joules_source = Some(spent.sources);
-        Ok(Held {
+        Ok(HeldAnswer {
             replica,
             answer: read.answer,
-            kept: read.verdict == TierVerdict::Kept,
+            kept: read.verdict == TierOutcome::Kept,
         })
     }
 
     /// Reads an answer to its end, or until it is lost.
     async fn read(
         &self,
-        relay: &mut Relay,
-        accept: Accept,
+        relay: &mut AnswerStream,
+        accept: ConfidenceThreshold,
         larger: bool,
-    ) -> Result<Read, RequestError> {
+    ) -> Result<BufferedAnswer, RequestError> {
         let choices = self.request.choices.max(1) as usize;
-        let mut sure = vec![Confidence::default(); choices];
+        let mut sure = vec![AnswerConfidence::default(); choices];
         let mut texts = vec![String::new(); choices];
         let mut cut = false;
         let mut events = Vec::new();
         let most = self.request.sampling.max_tokens;
-        let least = |sure: &[Confidence]| {
+        let least = |sure: &[AnswerConfidence]| {
             let values = sure
                 .iter()
                 .map(|confidence| confidence.value(accept.measure));
@@ -214,7 +216,7 @@ impl Asked<'_> {
         while let Some(batch) = relay.next().await {
             for mut event in batch? {
                 match &mut event {
-                    Event::Delta(delta) => {
+                    GenerateEvent::Delta(delta) => {
                         let choice = delta.choice as usize;
                         if let (Some(confidence), Some(text)) =
                             (sure.get_mut(choice), texts.get_mut(choice))
@@ -227,13 +229,13 @@ impl Asked<'_> {
                         }
                         self.as_asked(&mut delta.logprobs);
                     }
-                    Event::Finished(end) => cut |= end.reason == FinishReason::Length,
-                    Event::Usage(usage) => {
+                    GenerateEvent::Finished(end) => cut |= end.reason == FinishReason::Length,
+                    GenerateEvent::Usage(usage) => {
                         let usage = *usage;
                         events.push(event);
                         let confidence = least(&sure);
                         let verdict = self.judge(confidence, &texts, cut, accept);
-                        return Ok(Read {
+                        return Ok(BufferedAnswer {
                             answer: Some((events, usage)),
                             confidence,
                             verdict,
@@ -242,12 +244,12 @@ impl Asked<'_> {
                 }
                 events.push(event);
             }
-            let lost = |confidence: &Confidence| confidence.is_lost(accept, most);
+            let lost = |confidence: &AnswerConfidence| confidence.is_lost(accept, most);
             if larger && sure.iter().any(lost) {
-                return Ok(Read {
+                return Ok(BufferedAnswer {
                     answer: None,
                     confidence: least(&sure),
-                    verdict: TierVerdict::StoppedEarly,
+                    verdict: TierOutcome::StoppedEarly,
                 });
             }
         }
@@ -273,8 +275,8 @@ impl Asked<'_> {
         confidence: Option<f32>,
         texts: &[String],
         cut: bool,
-        accept: Accept,
-    ) -> TierVerdict {
+        accept: ConfidenceThreshold,
+    ) -> TierOutcome {
         let matches = |text: &String| match &self.task.schema {
             Some(schema) if !cut => {
                 let value = serde_json::from_str(text);
@@ -283,20 +285,20 @@ impl Asked<'_> {
             _ => true,
         };
         if !texts.iter().all(matches) {
-            return TierVerdict::Malformed;
+            return TierOutcome::Malformed;
         }
         if accept.keeps(confidence) {
-            TierVerdict::Kept
+            TierOutcome::Kept
         } else {
-            TierVerdict::Unsure
+            TierOutcome::Unsure
         }
     }
 }
 
 /// What was read of an answer.
-struct Read {
+struct BufferedAnswer {
     /// `None`: it was given up.
-    answer: Option<(Vec<Event>, Usage)>,
+    answer: Option<(Vec<GenerateEvent>, Usage)>,
     confidence: Option<f32>,
-    verdict: TierVerdict,
+    verdict: TierOutcome,
 }

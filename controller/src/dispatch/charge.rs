@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use flotilla_core::energy::Spent;
+use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::{RequestError, Usage};
 use flotilla_core::{NodeName, ZoneName};
 
-use crate::arrival::Arrival;
-use crate::fleet::{LoadGuard, Replica};
+use crate::arrival::RequestContext;
+use crate::fleet::{LoadGuard, ReplicaView};
 
 /// A request on a replica: its load there, and its energy, which is counted once, whichever way it ends.
 /// Of what has no end that is what it took until this was dropped.
-pub(super) struct Charge {
+pub(super) struct UsageGuard {
     guard: LoadGuard,
-    arrival: Arc<Arrival>,
+    arrival: Arc<RequestContext>,
     node: NodeName,
     zone: Option<ZoneName>,
     /// Whether its energy is counted.
@@ -22,9 +22,13 @@ pub(super) struct Charge {
     begun: bool,
 }
 
-impl Charge {
+impl UsageGuard {
     /// A request that is about to be sent to `replica`, where `guard` counts it.
-    pub(super) fn new(replica: &Replica, guard: LoadGuard, arrival: Arc<Arrival>) -> Self {
+    pub(super) fn new(
+        replica: &ReplicaView,
+        guard: LoadGuard,
+        arrival: Arc<RequestContext>,
+    ) -> Self {
         Self {
             guard,
             arrival,
@@ -42,13 +46,13 @@ impl Charge {
     }
 
     /// The answer is complete: what it took is learnt and counted.
-    pub(super) fn served(&mut self, usage: Usage) -> Spent {
+    pub(super) fn served(&mut self, usage: Usage) -> EnergyUsage {
         let spent = self.guard.served(usage);
         self.settle(spent)
     }
 
     /// It is given up: what it took until now is counted.
-    pub(super) fn given_up(&mut self) -> Spent {
+    pub(super) fn given_up(&mut self) -> EnergyUsage {
         let spent = self.guard.spent();
         self.settle(spent)
     }
@@ -64,13 +68,13 @@ impl Charge {
         self.guard.failed(error);
     }
 
-    fn settle(&mut self, spent: Spent) -> Spent {
+    fn settle(&mut self, spent: EnergyUsage) -> EnergyUsage {
         self.settled = true;
         self.arrival.spends(&self.node, self.zone.as_ref(), spent)
     }
 }
 
-impl Drop for Charge {
+impl Drop for UsageGuard {
     fn drop(&mut self) {
         // What may only have waited there for others took nothing.
         if !self.settled && (self.begun || self.guard.had_room()) {

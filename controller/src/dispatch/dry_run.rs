@@ -3,23 +3,26 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_core::generate::{Input, RequestError, Route};
-use flotilla_core::placement::Refusal;
-use flotilla_core::routing::{Candidate, Decision, Expected, Reason, Rejected, nearest, score};
+use flotilla_core::generate::{GenerateInput, RequestError, Route};
+use flotilla_core::placement::UnschedulableReason;
+use flotilla_core::routing::{
+    CandidateRecord, ExpectedAnswer, RejectReason, RejectedCandidate, RoutingDecision, nearest,
+    score,
+};
 use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::v1::ModelPhase;
 
-use super::Dispatch;
-use super::appraise::{self, Appraisal, appraise};
+use super::Dispatcher;
+use super::appraise::{self, CandidateEstimate, appraise};
 use super::look::{AWAY, reject};
-use super::plan::{Asked, Plan};
-use crate::fleet::{FleetView, Measured, ModelView, NodePhase, NodeView, pace_clock};
+use super::plan::{DispatchPlan, RequestProfile};
+use crate::fleet::{FleetView, MeasuredQuality, ModelView, NodePhase, NodeView, pace_clock};
 use crate::reconcile;
 
 /// Nodes that are told of for each model.
 const NODES: usize = 200;
 
-impl Dispatch {
+impl Dispatcher {
     /// The decision about a request, with all candidates and why the others are none. Nothing is
     /// asked of a model, nothing goes on record.
     ///
@@ -29,11 +32,11 @@ impl Dispatch {
     pub(crate) async fn dry_run(
         &self,
         route: &Route,
-        input: &Input,
+        input: &GenerateInput,
         max_tokens: Option<u32>,
-    ) -> (Decision, Option<RequestError>) {
-        let mut decision = Decision::default();
-        let asked = Asked { input, max_tokens };
+    ) -> (RoutingDecision, Option<RequestError>) {
+        let mut decision = RoutingDecision::default();
+        let asked = RequestProfile { input, max_tokens };
         match self.plan(route, asked, &mut decision).await {
             Ok(plan) => {
                 compare(&self.fleet.view(), &plan, &mut decision);
@@ -45,12 +48,12 @@ impl Dispatch {
 }
 
 /// Fills in who could answer and who could not.
-fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
+fn compare(view: &FleetView, plan: &DispatchPlan, decision: &mut RoutingDecision) {
     let now = pace_clock();
     // Of each model the replica that would be picked: its place among the candidates.
     let mut picks = Vec::new();
     for (at, name) in plan.models.iter().enumerate() {
-        let whole = |reason, detail: String| Rejected {
+        let whole = |reason, detail: String| RejectedCandidate {
             model: name.clone(),
             node: None,
             reason,
@@ -58,11 +61,13 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
         };
         let Some(model) = view.by_name.get(name) else {
             let absent = "the fleet has no model of this name".into();
-            decision.rejected.push(whole(Reason::Unknown, absent));
+            decision.rejected.push(whole(RejectReason::Unknown, absent));
             continue;
         };
         if plan.zones.as_ref().is_some_and(|zones| model.leaves(zones)) {
-            decision.rejected.push(whole(Reason::Zone, AWAY.into()));
+            decision
+                .rejected
+                .push(whole(RejectReason::Zone, AWAY.into()));
             continue;
         }
         let task = decision.task.as_ref();
@@ -71,7 +76,7 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
         let refusals = unplaced
             .map(|unplaced| unplaced.refusals)
             .unwrap_or_default();
-        let judge = Judge {
+        let judge = DryRunModel {
             name,
             model,
             plan: &plan.tier(at),
@@ -93,8 +98,8 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
             }
         }
         if !appraisals.is_empty() {
-            let (at, standings) = appraise::choose(&appraisals, judge.plan, now);
-            appraise::tell(&mut decision.candidates[before..], &standings);
+            let (at, reasons) = appraise::choose(&appraisals, judge.plan, now);
+            appraise::tell(&mut decision.candidates[before..], &reasons);
             picks.push((before + at, appraisals[at].compared()));
         }
     }
@@ -103,7 +108,7 @@ fn compare(view: &FleetView, plan: &Plan, decision: &mut Decision) {
 
 /// The replica that would be asked: of what would be picked of each model the first, or the one that
 /// comes nearest to what the task wants.
-fn choose(plan: &Plan, picks: &[(usize, Expected)], decision: &mut Decision) {
+fn choose(plan: &DispatchPlan, picks: &[(usize, ExpectedAnswer)], decision: &mut RoutingDecision) {
     let cascades = plan.cascade().is_some();
     let chosen = match plan.weights.filter(|_| !cascades && picks.len() > 1) {
         None => picks.first(),
@@ -122,17 +127,21 @@ fn choose(plan: &Plan, picks: &[(usize, Expected)], decision: &mut Decision) {
 }
 
 /// Judges nodes for one model.
-struct Judge<'a> {
+struct DryRunModel<'a> {
     name: &'a ModelName,
     model: &'a ModelView,
-    plan: &'a Plan,
-    measured: Measured,
+    plan: &'a DispatchPlan,
+    measured: MeasuredQuality,
     /// Why nodes do not get a replica, where some are missing.
-    refusals: BTreeMap<NodeName, Refusal>,
+    refusals: BTreeMap<NodeName, UnschedulableReason>,
 }
 
-impl Judge<'_> {
-    fn of(&self, node: &NodeView, now: f32) -> Result<(Candidate, Appraisal), (Reason, String)> {
+impl DryRunModel<'_> {
+    fn of(
+        &self,
+        node: &NodeView,
+        now: f32,
+    ) -> Result<(CandidateRecord, CandidateEstimate), (RejectReason, String)> {
         let Self {
             name, model, plan, ..
         } = self;
@@ -146,34 +155,40 @@ impl Judge<'_> {
             };
             if !plan.zones.as_ref().is_none_or(allowed) {
                 let zone = replica.zone.as_ref().map_or("none", |zone| zone.as_str());
-                return Err((Reason::Zone, format!("its zone is {zone}")));
+                return Err((RejectReason::Zone, format!("its zone is {zone}")));
             }
             let time = plan.deadline;
             let appraisal = appraise(replica, plan, self.measured, None, time, now)?;
             if !appraisal.prospect.admitted {
-                return Err((Reason::Breaker, String::new()));
+                return Err((RejectReason::Breaker, String::new()));
             }
             return Ok((appraisal.candidate(name, replica), appraisal));
         }
         if node.phase != NodePhase::Ready {
             return Err((
-                Reason::NodeAway,
+                RejectReason::NodeAway,
                 format!("the node is {}", node.phase.as_str()),
             ));
         }
         if let Some(failed) = model.failures.get(&node.name) {
-            return Err((Reason::Failed, failed.problem.clone()));
+            return Err((RejectReason::Failed, failed.problem.clone()));
         }
         let report = node.report.load();
         let phase = report.model(name).map(|status| status.phase());
         match phase {
-            Some(ModelPhase::Draining) => Err((Reason::Draining, String::new())),
-            _ if node.order.draining => Err((Reason::Draining, "the node is being drained".into())),
-            _ if model.assigned.contains_key(&node.name) => Err((Reason::Loading, String::new())),
+            Some(ModelPhase::Draining) => Err((RejectReason::Draining, String::new())),
+            _ if node.order.draining => {
+                Err((RejectReason::Draining, "the node is being drained".into()))
+            }
+            _ if model.assigned.contains_key(&node.name) => {
+                Err((RejectReason::Loading, String::new()))
+            }
             _ => Err(match self.refusals.get(&node.name) {
-                Some(memory @ Refusal::Memory { .. }) => (Reason::Memory, memory.to_string()),
-                Some(other) => (Reason::NotLoaded, other.to_string()),
-                None => (Reason::NotLoaded, String::new()),
+                Some(memory @ UnschedulableReason::Memory { .. }) => {
+                    (RejectReason::Memory, memory.to_string())
+                }
+                Some(other) => (RejectReason::NotLoaded, other.to_string()),
+                None => (RejectReason::NotLoaded, String::new()),
             }),
         }
     }

@@ -2,37 +2,38 @@
 //! best of a few, and of those the one that comes nearest to what the task wants.
 
 use flotilla_core::routing::{
-    Affinity, Candidate, Expected, Look as Seen, Reason, Rejected, nearest, score, select,
+    AffinityRecord, CandidateRecord, CandidateStatus as Seen, ExpectedAnswer, RejectReason,
+    RejectedCandidate, nearest, score, select,
 };
 use flotilla_core::{ModelName, NodeName};
 
-use super::affinity::Known;
-use super::appraise::{Appraisal, appraise, choose, pick, tell};
-use super::tries::Tries;
-use crate::fleet::{Eligible, FleetView, Measured, Replica, pace_clock};
+use super::affinity::AffinityHit;
+use super::appraise::{CandidateEstimate, appraise, choose, pick, tell};
+use super::tries::RetryState;
+use crate::fleet::{EligibleReplicas, FleetView, MeasuredQuality, ReplicaView, pace_clock};
 
 /// A replica that could be asked.
-pub(super) struct Found {
+pub(super) struct SelectedReplica {
     /// Which of the plan's models it is of.
     pub(super) model: usize,
-    pub(super) replica: Replica,
+    pub(super) replica: ReplicaView,
     /// Bytes of the prompt that it has yet to read.
     pub(super) unread_bytes: u32,
-    expected: Expected,
+    expected: ExpectedAnswer,
 }
 
 /// What a look at the fleet came to.
-pub(super) enum Look {
-    Found(Found),
+pub(super) enum SelectionResult {
+    Found(SelectedReplica),
     /// Nobody can take it now, but the model of this number may be able to soon.
     Wait(usize),
     /// Nobody can.
-    Nobody(Passed),
+    Nobody(SkipReason),
 }
 
 /// Why a model has no replica for a request. Of several models the last of these counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Passed {
+pub(super) enum SkipReason {
     /// It cannot answer.
     Out,
     /// None keeps the limits.
@@ -45,10 +46,10 @@ pub(super) enum Passed {
     Coming,
 }
 
-impl Tries<'_> {
+impl RetryState<'_> {
     /// A replica that can take the request now. `in_line`: the model whose line the request is at
     /// the head of. What is seen goes on record.
-    pub(super) fn look(&mut self, in_line: Option<usize>) -> Look {
+    pub(super) fn look(&mut self, in_line: Option<usize>) -> SelectionResult {
         let view = self.dispatch.fleet.peek();
         if view.generation != self.generation {
             // What refused before may be another replica now.
@@ -58,12 +59,12 @@ impl Tries<'_> {
         self.decision.candidates.clear();
         self.decision.rejected.clear();
         self.decision.affinity = None;
-        let (mut wait, mut worst) = (None, Passed::Out);
-        let mut found: Vec<Found> = Vec::new();
+        let (mut wait, mut worst) = (None, SkipReason::Out);
+        let mut found: Vec<SelectedReplica> = Vec::new();
         for at in 0..self.plan.models.len() {
             match self.look_at(&view, at, in_line) {
                 Ok(one) => found.push(one),
-                Err(Passed::Coming) => wait = wait.or(Some(at)),
+                Err(SkipReason::Coming) => wait = wait.or(Some(at)),
                 Err(passed) => worst = worst.max(passed),
             }
             // Without weights the first one that can is the one.
@@ -72,14 +73,14 @@ impl Tries<'_> {
             }
         }
         match (self.nearest(found), wait) {
-            (Some(found), _) => Look::Found(found),
-            (None, Some(at)) => Look::Wait(at),
-            (None, None) => Look::Nobody(worst),
+            (Some(found), _) => SelectionResult::Found(found),
+            (None, Some(at)) => SelectionResult::Wait(at),
+            (None, None) => SelectionResult::Nobody(worst),
         }
     }
 
     /// The one of several models' replicas that comes nearest to what the task wants.
-    fn nearest(&mut self, mut found: Vec<Found>) -> Option<Found> {
+    fn nearest(&mut self, mut found: Vec<SelectedReplica>) -> Option<SelectedReplica> {
         if found.len() < 2 {
             return found.pop();
         }
@@ -102,56 +103,60 @@ impl Tries<'_> {
         view: &FleetView,
         at: usize,
         in_line: Option<usize>,
-    ) -> Result<Found, Passed> {
+    ) -> Result<SelectedReplica, SkipReason> {
         let name = self.plan.models[at].clone();
         let Some(model) = view.by_name.get(&name) else {
-            return self.pass(&name, Reason::Unknown, Passed::Out);
+            return self.pass(&name, RejectReason::Unknown, SkipReason::Out);
         };
         if in_line != Some(at) && self.dispatch.lobby.is_used(&name) {
-            return self.pass(&name, Reason::Queued, Passed::Coming);
+            return self.pass(&name, RejectReason::Queued, SkipReason::Coming);
         }
         if let Some(zones) = &self.plan.zones
             && model.leaves(zones)
         {
-            return self.pass_for(&name, (Reason::Zone, AWAY.to_owned()), Passed::Out);
+            return self.pass_for(
+                &name,
+                (RejectReason::Zone, AWAY.to_owned()),
+                SkipReason::Out,
+            );
         }
         let task = self.decision.task.as_ref();
         let measured = view.routing.measured(task, &name);
         let eligible = model.eligible(self.plan.zones.as_ref());
         if eligible.is_empty() {
             if !model.replicas.is_empty() {
-                return self.pass(&name, Reason::Zone, Passed::Out);
+                return self.pass(&name, RejectReason::Zone, SkipReason::Out);
             }
             let coming = if model.coming {
-                Passed::Coming
+                SkipReason::Coming
             } else {
-                Passed::Out
+                SkipReason::Out
             };
-            return self.pass(&name, Reason::NotLoaded, coming);
+            return self.pass(&name, RejectReason::NotLoaded, coming);
         }
         let known = self.dispatch.affinity.find(&name, &self.plan);
         let mut known = known.filter_map(|known| Some((eligible.on(&known.node)?, known)));
         // What was read before is read as slowly again where nothing of it is kept.
         let known = known.find(|(index, known)| {
-            known.bytes == 0 || eligible.get(*index).load.limits().keeps_prefixes
+            known.bytes == 0 || eligible.get(*index).load.limits().prefix_cache
         });
         match self.pick(at, &name, &eligible, known.as_ref(), measured) {
             Ok((i, appraisal)) => {
                 let replica = eligible.get(i).clone();
-                self.decision.affinity = known.map(|(preferred, known)| Affinity {
+                self.decision.affinity = known.map(|(preferred, known)| AffinityRecord {
                     node: known.node,
                     known_bytes: known.bytes,
                     taken: preferred == i,
                 });
-                Ok(Found {
+                Ok(SelectedReplica {
                     model: at,
                     replica,
                     unread_bytes: appraisal.unread_bytes,
                     expected: appraisal.compared(),
                 })
             }
-            Err(Passed::Out) => self.pass(&name, Reason::Error, Passed::Coming),
-            Err(Passed::Full) => self.pass(&name, Reason::Full, Passed::Full),
+            Err(SkipReason::Out) => self.pass(&name, RejectReason::Error, SkipReason::Coming),
+            Err(SkipReason::Full) => self.pass(&name, RejectReason::Full, SkipReason::Full),
             Err(passed) => Err(passed),
         }
     }
@@ -161,10 +166,10 @@ impl Tries<'_> {
         &mut self,
         at: usize,
         name: &ModelName,
-        eligible: &Eligible<'_>,
-        known: Option<&(usize, Known)>,
-        measured: Measured,
-    ) -> Result<(usize, Appraisal), Passed> {
+        eligible: &EligibleReplicas<'_>,
+        known: Option<&(usize, AffinityHit)>,
+        measured: MeasuredQuality,
+    ) -> Result<(usize, CandidateEstimate), SkipReason> {
         let (now, time) = (pace_clock(), self.time());
         let Self {
             plan,
@@ -174,8 +179,8 @@ impl Tries<'_> {
         } = self;
         let (candidates, rejected) = (&mut decision.candidates, &mut decision.rejected);
         let earlier = candidates.len();
-        let (mut broken, mut standings) = (Vec::new(), Vec::new());
-        let mut passed = Passed::Out;
+        let (mut broken, mut reasons) = (Vec::new(), Vec::new());
+        let mut passed = SkipReason::Out;
         let picked = select(
             eligible.len(),
             known.map(|(index, _)| *index),
@@ -209,26 +214,26 @@ impl Tries<'_> {
                     }
                 }
             },
-            |seen: &[Appraisal]| {
+            |seen: &[CandidateEstimate]| {
                 let (chosen, told) = choose(seen, plan, now);
-                standings = told;
+                reasons = told;
                 chosen
             },
             |n| fastrand::usize(..n),
         );
         // Those that were compared are on record in the same order: all that are able, or else all
         // that are broken.
-        tell(&mut candidates[earlier..], &standings);
+        tell(&mut candidates[earlier..], &reasons);
         for (at, i) in broken.into_iter().enumerate() {
             let replica = eligible.get(i);
             match &picked {
-                Some((at_last, seen)) if *at_last == i => candidates.push(Candidate {
-                    standing: standings.get(at).copied(),
+                Some((at_last, seen)) if *at_last == i => candidates.push(CandidateRecord {
+                    selection: reasons.get(at).copied(),
                     ..seen.candidate(name, replica)
                 }),
                 _ => {
                     let node = &replica.node;
-                    rejected.push(reject(name, node, Reason::Breaker, String::new()));
+                    rejected.push(reject(name, node, RejectReason::Breaker, String::new()));
                 }
             }
         }
@@ -236,7 +241,7 @@ impl Tries<'_> {
     }
 
     /// A replica beside the one that was picked that has nothing else to do.
-    pub(super) fn spare(&self, beside: &NodeName) -> Option<Replica> {
+    pub(super) fn spare(&self, beside: &NodeName) -> Option<ReplicaView> {
         let view = self.dispatch.fleet.peek();
         let model = view.by_name.get(self.model())?;
         let eligible = model.eligible(self.plan.zones.as_ref());
@@ -259,24 +264,29 @@ impl Tries<'_> {
                     _ => Seen::Out,
                 }
             },
-            |seen: &[Appraisal]| pick(seen, plan, now),
+            |seen: &[CandidateEstimate]| pick(seen, plan, now),
             |n| fastrand::usize(..n),
         );
         picked.map(|(i, _)| eligible.get(i).clone())
     }
 
     /// Passes a model over, on record.
-    fn pass<T>(&mut self, model: &ModelName, reason: Reason, passed: Passed) -> Result<T, Passed> {
+    fn pass<T>(
+        &mut self,
+        model: &ModelName,
+        reason: RejectReason,
+        passed: SkipReason,
+    ) -> Result<T, SkipReason> {
         self.pass_for(model, (reason, String::new()), passed)
     }
 
     fn pass_for<T>(
         &mut self,
         model: &ModelName,
-        (reason, detail): (Reason, String),
-        passed: Passed,
-    ) -> Result<T, Passed> {
-        self.decision.rejected.push(Rejected {
+        (reason, detail): (RejectReason, String),
+        passed: SkipReason,
+    ) -> Result<T, SkipReason> {
+        self.decision.rejected.push(RejectedCandidate {
             model: model.clone(),
             node: None,
             reason,
@@ -289,26 +299,26 @@ impl Tries<'_> {
 /// Why a model with a server elsewhere answers nothing that is held to zones.
 pub(super) const AWAY: &str = "its server is outside: options.zone may say otherwise";
 
-fn was_tried(tried: &[(usize, NodeName)], model: usize, replica: &Replica) -> bool {
+fn was_tried(tried: &[(usize, NodeName)], model: usize, replica: &ReplicaView) -> bool {
     let same = |(at, node): &(usize, NodeName)| *at == model && *node == replica.node;
     tried.iter().any(same)
 }
 
-fn passed_for(reason: Reason) -> Passed {
+fn passed_for(reason: RejectReason) -> SkipReason {
     match reason {
-        Reason::Full => Passed::Full,
-        Reason::Deadline => Passed::Late,
-        _ => Passed::Unmet,
+        RejectReason::Full => SkipReason::Full,
+        RejectReason::Deadline => SkipReason::Late,
+        _ => SkipReason::Unmet,
     }
 }
 
 pub(super) fn reject(
     model: &ModelName,
     node: &NodeName,
-    reason: Reason,
+    reason: RejectReason,
     detail: String,
-) -> Rejected {
-    Rejected {
+) -> RejectedCandidate {
+    RejectedCandidate {
         model: model.clone(),
         node: Some(node.clone()),
         reason,

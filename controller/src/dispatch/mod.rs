@@ -25,29 +25,30 @@ use std::time::Duration;
 
 use flotilla_core::TaskName;
 use flotilla_core::generate::{
-    EmbedRequest, Embeddings, GenerateRequest, Input, RequestError, Route, Target, Usage,
+    EmbedRequest, Embeddings, GenerateInput, GenerateRequest, RequestError, Route, RouteTarget,
+    Usage,
 };
-use flotilla_core::routing::Decision;
-use flotilla_gateway::{Answer, Backend, Batches, ModelCard, Readiness, Refusal};
+use flotilla_core::routing::RoutingDecision;
+use flotilla_gateway::{Backend, BackendAnswer, BackendError, EventStream, ModelCard, Readiness};
 use flotilla_telemetry::names::{PROVIDER, attr, span};
-use flotilla_telemetry::trace::Stage;
+use flotilla_telemetry::trace::RequestSpan;
 
-use crate::arrival::{Arrival, Observer};
-use crate::decisions::Decisions;
-use crate::fleet::{Fleet, ModelView, NodePhase, Replica};
-use crate::trainer::{Newest, Trained};
-use affinity::Affinity;
-use plan::{Asked, Plan};
-use relay::Relay;
-use tries::Tries;
-pub(crate) use waiting::Lobby;
+use crate::arrival::{RequestContext, RequestObserver};
+use crate::decisions::DecisionLog;
+use crate::fleet::{FleetHandle, ModelView, NodePhase, ReplicaView};
+use crate::trainer::{LatestClassifier, TrainedClassifier};
+use affinity::AffinityCache;
+use plan::{DispatchPlan, RequestProfile};
+use relay::AnswerStream;
+use tries::RetryState;
+pub(crate) use waiting::PendingQueue;
 
 /// What a refused client is told to wait.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How requests are dispatched.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
+pub(crate) struct DispatchConfig {
     /// A request whose first events take longer is given up.
     pub(crate) first_token_timeout: Duration,
     /// Whether decisions on record hold prompts.
@@ -56,35 +57,35 @@ pub(crate) struct Settings {
 
 /// The controller as the gateway's backend. Cheap to clone.
 #[derive(Clone)]
-pub struct Dispatch {
-    fleet: Fleet,
-    lobby: Lobby,
-    newest: Newest,
-    decisions: Decisions,
-    affinity: Affinity,
-    observer: Observer,
+pub struct Dispatcher {
+    fleet: FleetHandle,
+    lobby: PendingQueue,
+    newest: LatestClassifier,
+    decisions: DecisionLog,
+    affinity: AffinityCache,
+    observer: RequestObserver,
     first_token_timeout: Duration,
     record_prompts: bool,
 }
 
-impl Dispatch {
+impl Dispatcher {
     /// Dispatch over `fleet`, which tells tasks apart by the `newest` classifier and puts its
     /// `decisions` on record. A request that no replica can take yet waits in `lobby`.
     #[must_use]
     pub(crate) fn new(
-        fleet: Fleet,
-        lobby: Lobby,
-        newest: Newest,
-        decisions: Decisions,
-        observer: Observer,
-        settings: Settings,
+        fleet: FleetHandle,
+        lobby: PendingQueue,
+        newest: LatestClassifier,
+        decisions: DecisionLog,
+        observer: RequestObserver,
+        settings: DispatchConfig,
     ) -> Self {
         Self {
             fleet,
             lobby,
             newest,
             decisions,
-            affinity: Affinity::new(),
+            affinity: AffinityCache::new(),
             observer,
             first_token_timeout: settings.first_token_timeout,
             record_prompts: settings.record_prompts,
@@ -92,7 +93,7 @@ impl Dispatch {
     }
 
     /// The decisions on record.
-    pub(crate) fn decisions(&self) -> &Decisions {
+    pub(crate) fn decisions(&self) -> &DecisionLog {
         &self.decisions
     }
 
@@ -100,17 +101,17 @@ impl Dispatch {
     async fn plan(
         &self,
         route: &Route,
-        asked: Asked<'_>,
-        decision: &mut Decision,
-    ) -> Result<Plan, RequestError> {
+        asked: RequestProfile<'_>,
+        decision: &mut RoutingDecision,
+    ) -> Result<DispatchPlan, RequestError> {
         let classify = match route.target {
-            Target::Auto => Stage::enter(span::CLASSIFY),
-            Target::Model(_) | Target::Task(_) => Stage::default(),
+            RouteTarget::Auto => RequestSpan::enter(span::CLASSIFY),
+            RouteTarget::Model(_) | RouteTarget::Task(_) => RequestSpan::default(),
         };
         // Whoever names a model or a task does not wait for a classifier to be trained.
         let trained = match route.target {
-            Target::Auto => Some(self.trained().await),
-            Target::Model(_) | Target::Task(_) => None,
+            RouteTarget::Auto => Some(self.trained().await),
+            RouteTarget::Model(_) | RouteTarget::Task(_) => None,
         };
         let classifier = trained.as_ref().and_then(|t| t.classifier.as_ref());
         let plan = plan::plan(&self.fleet.peek(), classifier, route, asked, decision);
@@ -131,13 +132,13 @@ impl Dispatch {
     }
 
     /// A request arrives.
-    fn arrives(&self, operation: &'static str, route: &Route) -> Arc<Arrival> {
+    fn arrives(&self, operation: &'static str, route: &Route) -> Arc<RequestContext> {
         let grid = self.fleet.peek().routing.grid.clone();
-        self.observer.arrives(operation, route.flow, grid)
+        self.observer.arrives(operation, route.fairness_key, grid)
     }
 
     /// Whether one of these models of a plan has a replica that may be asked now.
-    fn can_answer(&self, plan: &Plan, mut models: RangeInclusive<usize>) -> bool {
+    fn can_answer(&self, plan: &DispatchPlan, mut models: RangeInclusive<usize>) -> bool {
         let view = self.fleet.peek();
         models.any(|at| {
             let model = view.by_name.get(&plan.models[at]);
@@ -146,7 +147,7 @@ impl Dispatch {
     }
 
     /// The newest classifier. Waits for the first one, and only for that.
-    async fn trained(&self) -> Arc<Trained> {
+    async fn trained(&self) -> Arc<TrainedClassifier> {
         if let Some(trained) = &*self.newest.borrow() {
             return trained.clone();
         }
@@ -159,33 +160,46 @@ impl Dispatch {
     }
 
     /// Puts on record that there is no answer.
-    fn refuse(&self, decision: Decision, arrival: Arc<Arrival>, error: RequestError) -> Refusal {
+    fn refuse(
+        &self,
+        decision: RoutingDecision,
+        arrival: Arc<RequestContext>,
+        error: RequestError,
+    ) -> BackendError {
         let mut recorder = self.decisions.keep(decision, arrival);
         recorder.failed(&error);
-        Refusal {
+        BackendError {
             error,
             decision: Some(recorder.id().to_owned()),
         }
     }
 }
 
-impl Dispatch {
+impl Dispatcher {
     /// The answer of a replica, on its way to the client.
-    fn relay(&self, tries: Tries<'_>, replica: Replica, relay: Relay) -> Answer<Batches> {
+    fn relay(
+        &self,
+        tries: RetryState<'_>,
+        replica: ReplicaView,
+        relay: AnswerStream,
+    ) -> BackendAnswer<EventStream> {
         let deadline = tries.plan.deadline.zip(tries.end());
         let tells = tries.plan.zones.is_none() && tries.arrival.stage.tells_content();
         let (by, mut recorder) = tries.answered(replica);
         recorder.first_events();
-        let content: Batches = Box::pin(relay.recorded(recorder, deadline, tells));
-        Answer { by, content }
+        let content: EventStream = Box::pin(relay.recorded(recorder, deadline, tells));
+        BackendAnswer { by, content }
     }
 }
 
-impl Backend for Dispatch {
-    async fn generate(&self, request: GenerateRequest<Route>) -> Result<Answer<Batches>, Refusal> {
+impl Backend for Dispatcher {
+    async fn generate(
+        &self,
+        request: GenerateRequest<Route>,
+    ) -> Result<BackendAnswer<EventStream>, BackendError> {
         let arrival = self.arrives(request.input.operation(), &request.model);
-        let mut decision = Decision::default();
-        let asked = Asked {
+        let mut decision = RoutingDecision::default();
+        let asked = RequestProfile {
             input: &request.input,
             max_tokens: request.sampling.max_tokens,
         };
@@ -205,7 +219,7 @@ impl Backend for Dispatch {
                 content::tell_input(stage, &request.input);
             }
         }
-        let mut wire = flotilla_proto::convert::generate_request(&request, plan.standing);
+        let mut wire = flotilla_proto::convert::generate_request(&request, plan.queue_key);
         if plan.hedge().is_some() {
             // A whole answer begins when it ends: it would always take long.
             wire.stream = true;
@@ -216,24 +230,27 @@ impl Backend for Dispatch {
             let answer = cascade::answer(self, &request, wire, tiers, decision, arrival);
             return Box::pin(answer).await;
         }
-        let mut tries = Tries::new(self, plan, decision, arrival);
+        let mut tries = RetryState::new(self, plan, decision, arrival);
         match tries.ask(&wire).await {
             Ok((replica, relay)) => Ok(self.relay(tries, replica, relay)),
             Err(error) => Err(tries.refuse(error)),
         }
     }
 
-    async fn embed(&self, request: EmbedRequest<Route>) -> Result<Answer<Embeddings>, Refusal> {
+    async fn embed(
+        &self,
+        request: EmbedRequest<Route>,
+    ) -> Result<BackendAnswer<Embeddings>, BackendError> {
         let arrival = self.arrives("embeddings", &request.model);
-        let mut decision = Decision::default();
+        let mut decision = RoutingDecision::default();
         // Embeddings are asked of a model: there is nothing to classify.
-        let nothing = Input::Text(String::new());
-        let asked = Asked {
+        let nothing = GenerateInput::Text(String::new());
+        let asked = RequestProfile {
             input: &nothing,
             max_tokens: None,
         };
         let mut tries = match self.plan(&request.model, asked, &mut decision).await {
-            Ok(plan) => Tries::new(self, plan, decision, arrival),
+            Ok(plan) => RetryState::new(self, plan, decision, arrival),
             Err(error) => return Err(self.refuse(decision, arrival, error)),
         };
         tries.plan.work.prompt_bytes = request.inputs.iter().map(|text| text.len() as u32).sum();
@@ -245,7 +262,7 @@ impl Backend for Dispatch {
             let asked = EmbedRequest {
                 model: tries.model().clone(),
                 inputs: request.inputs.clone(),
-                standing: tries.plan.standing,
+                queue_key: tries.plan.queue_key,
                 deadline: tries.time(),
             };
             let attempt = tries.attempt(&replica, guard);
@@ -258,7 +275,7 @@ impl Backend for Dispatch {
                     });
                     content.energy = Some(recorder.spent());
                     recorder.answered();
-                    return Ok(Answer { by, content });
+                    return Ok(BackendAnswer { by, content });
                 }
                 Err(error) => {
                     if let Err(error) = tries.failed(&replica, error) {
@@ -299,7 +316,7 @@ impl Backend for Dispatch {
 }
 
 /// What a trace tells of a request that has arrived.
-fn tell(stage: &Stage, request: &GenerateRequest<Route>) {
+fn tell(stage: &RequestSpan, request: &GenerateRequest<Route>) {
     let sampling = &request.sampling;
     stage.set(attr::OPERATION, request.input.operation());
     stage.set(attr::PROVIDER, PROVIDER);

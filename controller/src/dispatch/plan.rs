@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::admission::Standing;
-use flotilla_core::estimate::Work;
-use flotilla_core::generate::{Input, RequestError, Route, Target};
+use flotilla_core::admission::QueueKey;
+use flotilla_core::estimate::RequestCost;
+use flotilla_core::generate::{GenerateInput, RequestError, Route, RouteTarget};
 use flotilla_core::routing::{
-    Cascade, Classified, Classifier, Decision, Limits, Mark, Weights, marks,
+    AnswerLimits, CascadeSpec, ClassificationRecord, Classifier, ConversationPrefix,
+    ObjectiveWeights, RoutingDecision, marks,
 };
 use flotilla_core::{ModelName, TaskName, ZoneName};
 
@@ -20,7 +21,7 @@ const EVIDENCE: usize = 8;
 
 /// Who may answer, and what the answer must keep.
 #[derive(Debug, Clone)]
-pub(crate) struct Plan {
+pub(crate) struct DispatchPlan {
     /// The preferred one first; at least one.
     pub(crate) models: Vec<ModelName>,
     /// The task that they are for.
@@ -28,26 +29,26 @@ pub(crate) struct Plan {
     /// `None`: nodes of any zone and of none.
     pub(crate) zones: Option<BTreeSet<ZoneName>>,
     /// How the models are compared. `None`: they come in their order.
-    pub(crate) weights: Option<Weights>,
-    pub(crate) limits: Limits,
-    pub(crate) standing: Standing,
+    pub(crate) weights: Option<ObjectiveWeights>,
+    pub(crate) limits: AnswerLimits,
+    pub(crate) queue_key: QueueKey,
     /// Within what time of the request's arrival the answer must be complete.
     pub(crate) deadline: Option<Duration>,
-    pub(crate) work: Work,
+    pub(crate) work: RequestCost,
     /// The beginnings of the conversation that a replica may have in memory.
-    pub(crate) marks: Vec<Mark>,
+    pub(crate) marks: Vec<ConversationPrefix>,
     pub(crate) session: Option<u64>,
 }
 
-impl Plan {
+impl DispatchPlan {
     /// The task and how its models follow each other, where they do so by how sure they are.
-    pub(crate) fn cascade(&self) -> Option<(&TaskView, &Cascade)> {
+    pub(crate) fn cascade(&self) -> Option<(&TaskView, &CascadeSpec)> {
         let task = self.task.as_deref().filter(|_| self.models.len() > 1)?;
         Some((task, task.task.spec.cascade.as_ref()?))
     }
 
     /// The limits that hold for one of its models.
-    fn tier_limits(&self, model: &ModelName) -> Limits {
+    fn tier_limits(&self, model: &ModelName) -> AnswerLimits {
         let mut limits = self.limits;
         if self.cascade().is_some() && self.models.last() != Some(model) {
             // A smaller model's answer is kept where it is sure, whatever it does as a whole.
@@ -75,8 +76,8 @@ impl Plan {
 
 /// What a request is like, beside whom it is for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'a> {
-    pub(crate) input: &'a Input,
+pub(crate) struct RequestProfile<'a> {
+    pub(crate) input: &'a GenerateInput,
     /// Most tokens of the answer.
     pub(crate) max_tokens: Option<u32>,
 }
@@ -89,14 +90,14 @@ pub(crate) fn plan(
     view: &FleetView,
     classifier: Option<&Classifier>,
     route: &Route,
-    asked: Asked<'_>,
-    decision: &mut Decision,
-) -> Result<Plan, RequestError> {
+    asked: RequestProfile<'_>,
+    decision: &mut RoutingDecision,
+) -> Result<DispatchPlan, RequestError> {
     decision.requested = route.target.to_string();
     let task = match &route.target {
-        Target::Model(_) => None,
-        Target::Task(name) => Some(of_task(view, name)?),
-        Target::Auto => {
+        RouteTarget::Model(_) => None,
+        RouteTarget::Task(name) => Some(of_task(view, name)?),
+        RouteTarget::Auto => {
             let name = classify(view, classifier, asked.input, decision)?;
             Some(of_task(view, &name)?)
         }
@@ -107,21 +108,21 @@ pub(crate) fn plan(
     let zones = enter(allowed, route.zone.as_ref(), decision.task.as_ref())?;
     let objective = spec.and_then(|spec| spec.objective).unwrap_or_default();
     let default = spec.map(|spec| spec.priority).unwrap_or_default();
-    let plan = Plan {
+    let plan = DispatchPlan {
         models: match (&route.target, spec) {
-            (Target::Model(name), _) => vec![name.clone()],
+            (RouteTarget::Model(name), _) => vec![name.clone()],
             (_, Some(spec)) => spec.models.clone(),
             (_, None) => Vec::new(),
         },
         zones,
         weights: objective.weights,
         limits: objective.limits().and(route.limits),
-        standing: Standing {
+        queue_key: QueueKey {
             priority: route.priority.unwrap_or(default),
-            flow: route.flow,
+            fairness_key: route.fairness_key,
         },
         deadline: route.deadline,
-        work: Work {
+        work: RequestCost {
             prompt_bytes: u32::try_from(asked.input.bytes()).unwrap_or(u32::MAX),
             max_tokens: asked.max_tokens,
         },
@@ -130,7 +131,7 @@ pub(crate) fn plan(
         task,
     };
     decision.zones = plan.zones.iter().flatten().cloned().collect();
-    decision.priority = plan.standing.priority;
+    decision.priority = plan.queue_key.priority;
     decision.limits = plan.limits;
     let millis = |deadline: Duration| u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
     decision.deadline_ms = plan.deadline.map(millis);
@@ -146,8 +147,8 @@ fn of_task(view: &FleetView, name: &TaskName) -> Result<Arc<TaskView>, RequestEr
 fn classify(
     view: &FleetView,
     classifier: Option<&Classifier>,
-    input: &Input,
-    decision: &mut Decision,
+    input: &GenerateInput,
+    decision: &mut RoutingDecision,
 ) -> Result<TaskName, RequestError> {
     let routing = &view.routing;
     // One that is not there yet is as good as none.
@@ -164,7 +165,7 @@ fn classify(
     let verdict = classifier.classify(asked(input).into_iter(), EVIDENCE);
     let best = verdict.best.clone();
     let abstained = verdict.abstained;
-    decision.classified = Some(Classified::new(verdict, classifier.threshold()));
+    decision.classified = Some(ClassificationRecord::new(verdict, classifier.threshold()));
     // The classifier may be a moment older than the tasks.
     if !abstained && routing.tasks.contains_key(&best.task) {
         return Ok(best.task);
@@ -182,10 +183,10 @@ fn classify(
 
 /// What users said, the newest first. Instructions of the application only where there is
 /// nothing else.
-pub(crate) fn asked(input: &Input) -> Vec<&str> {
+pub(crate) fn asked(input: &GenerateInput) -> Vec<&str> {
     let messages = match input {
-        Input::Text(text) => return vec![text],
-        Input::Chat(messages) => messages,
+        GenerateInput::Text(text) => return vec![text],
+        GenerateInput::Chat(messages) => messages,
     };
     let of = |is: fn(&str) -> bool| -> Vec<&str> {
         let said = messages.iter().rev().filter(|m| is(&m.role));
@@ -223,9 +224,9 @@ fn enter(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::generate::Message;
-    use flotilla_core::routing::Examples;
-    use flotilla_core::spec::{Abstain, RouterSpec, Task, TaskSpec};
+    use flotilla_core::generate::ChatMessage;
+    use flotilla_core::routing::TrainingSet;
+    use flotilla_core::spec::{AbstainRule, RouterSpec, Task, TaskSpec};
 
     fn zone(name: &str) -> ZoneName {
         ZoneName::new(name).unwrap()
@@ -257,16 +258,16 @@ mod tests {
         target: &str,
         pinned: Option<&str>,
         text: &str,
-    ) -> (Result<Plan, RequestError>, Decision) {
-        let examples: Examples = view.routing.examples();
-        let classifier = Classifier::train(&examples, Abstain::Below(0.6));
+    ) -> (Result<DispatchPlan, RequestError>, RoutingDecision) {
+        let examples: TrainingSet = view.routing.examples();
+        let classifier = Classifier::train(&examples, AbstainRule::Below(0.6));
         let route = Route {
             zone: pinned.map(zone),
-            ..Route::to(Target::parse(target).unwrap())
+            ..Route::to(RouteTarget::parse(target).unwrap())
         };
-        let mut decision = Decision::default();
-        let input = Input::Text(text.into());
-        let asked = Asked {
+        let mut decision = RoutingDecision::default();
+        let input = GenerateInput::Text(text.into());
+        let asked = RequestProfile {
             input: &input,
             max_tokens: None,
         };
@@ -311,10 +312,10 @@ mod tests {
 
     #[test]
     fn users_are_heard_before_instructions() {
-        let message = |role: &str, content: &str| Message {
+        let message = |role: &str, content: &str| ChatMessage {
             role: role.into(),
             content: content.into(),
-            ..Message::default()
+            ..ChatMessage::default()
         };
         let mut chat = vec![
             message("system", "be kind"),
@@ -322,9 +323,9 @@ mod tests {
             message("assistant", "two"),
             message("user", "three"),
         ];
-        assert_eq!(asked(&Input::Chat(chat.clone())), ["three", "one"]);
+        assert_eq!(asked(&GenerateInput::Chat(chat.clone())), ["three", "one"]);
         chat.truncate(1);
-        assert_eq!(asked(&Input::Chat(chat)), ["be kind"]);
-        assert_eq!(asked(&Input::Text("x".into())), ["x"]);
+        assert_eq!(asked(&GenerateInput::Chat(chat)), ["be kind"]);
+        assert_eq!(asked(&GenerateInput::Text("x".into())), ["x"]);
     }
 }

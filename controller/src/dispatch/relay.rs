@@ -5,42 +5,42 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use flotilla_core::energy::Spent;
-use flotilla_core::generate::{Event, RequestError, Usage};
+use flotilla_core::energy::EnergyUsage;
+use flotilla_core::generate::{GenerateEvent, RequestError, Usage};
 use flotilla_proto::status;
-use flotilla_proto::v1::GenerateReply;
-use flotilla_telemetry::trace::Stage;
+use flotilla_proto::v1::GenerateResponse;
+use flotilla_telemetry::trace::RequestSpan;
 use futures::Stream;
 use tokio::time::Sleep;
 use tonic::Streaming;
 
-use super::charge::Charge;
-use super::content::Told;
+use super::charge::UsageGuard;
+use super::content::AnswerContent;
 use super::tries::passed;
-use crate::decisions::Recorder;
+use crate::decisions::DecisionRecorder;
 
 /// An answer whose end goes on record.
-pub(super) struct Recorded {
+pub(super) struct RecordedAnswer {
     /// Before the recorder: what an answer took that is dropped is counted before it is written down.
-    relay: Relay,
-    recorder: Recorder,
-    deadline: Option<Deadline>,
+    relay: AnswerStream,
+    recorder: DecisionRecorder,
+    deadline: Option<AnswerDeadline>,
     /// What is answered, where traces are to tell it.
-    told: Option<Told>,
+    told: Option<AnswerContent>,
 }
 
 /// When an answer must be complete.
-struct Deadline {
+struct AnswerDeadline {
     within: Duration,
     over: Pin<Box<Sleep>>,
 }
 
-impl Recorded {
+impl RecordedAnswer {
     /// The next events, or that there is no more time for them.
     fn poll_in_time(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Vec<Event>, RequestError>>> {
+    ) -> Poll<Option<Result<Vec<GenerateEvent>, RequestError>>> {
         let next = Pin::new(&mut self.relay).poll_next(cx);
         let Some(deadline) = &mut self.deadline else {
             return next;
@@ -55,8 +55,8 @@ impl Recorded {
     }
 }
 
-impl Stream for Recorded {
-    type Item = Result<Vec<Event>, RequestError>;
+impl Stream for RecordedAnswer {
+    type Item = Result<Vec<GenerateEvent>, RequestError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut next = ready!(self.poll_in_time(cx));
@@ -67,7 +67,7 @@ impl Stream for Recorded {
                     told.events(events);
                 }
                 // It is complete then: whoever has that may not wait for the end of the stream.
-                if let Some(Event::Usage(usage)) = events.last_mut() {
+                if let Some(GenerateEvent::Usage(usage)) = events.last_mut() {
                     this.recorder.usage(*usage);
                     if let Some(timing) = usage.timing {
                         this.recorder.wrote_for(timing.decode);
@@ -92,28 +92,28 @@ impl Stream for Recorded {
 }
 
 /// The events of one answer. Dropping it stops the generation and gives the load back.
-pub(super) struct Relay {
-    replies: Streaming<GenerateReply>,
+pub(super) struct AnswerStream {
+    replies: Streaming<GenerateResponse>,
     /// The events that came before anybody read.
-    first: Option<Vec<Event>>,
-    charge: Charge,
-    source: Source,
+    first: Option<Vec<GenerateEvent>>,
+    charge: UsageGuard,
+    source: AnswerSource,
 }
 
 /// Where an answer comes from.
-pub(super) struct Source {
+pub(super) struct AnswerSource {
     pub(super) model: String,
     /// What the call is traced as.
-    pub(super) forward: Stage,
+    pub(super) forward: RequestSpan,
 }
 
-impl Relay {
+impl AnswerStream {
     /// An answer whose `first` events are there.
     pub(super) fn new(
-        replies: Streaming<GenerateReply>,
-        first: Vec<Event>,
-        mut charge: Charge,
-        source: Source,
+        replies: Streaming<GenerateResponse>,
+        first: Vec<GenerateEvent>,
+        mut charge: UsageGuard,
+        source: AnswerSource,
     ) -> Self {
         charge.begins();
         Self {
@@ -128,29 +128,29 @@ impl Relay {
     /// request's arrival. `tells`: whether its trace is to tell it.
     pub(super) fn recorded(
         self,
-        recorder: Recorder,
+        recorder: DecisionRecorder,
         deadline: Option<(Duration, Instant)>,
         tells: bool,
-    ) -> Recorded {
-        let deadline = deadline.map(|(within, end)| Deadline {
+    ) -> RecordedAnswer {
+        let deadline = deadline.map(|(within, end)| AnswerDeadline {
             within,
             over: Box::pin(tokio::time::sleep_until(end.into())),
         });
-        Recorded {
+        RecordedAnswer {
             relay: self,
-            told: tells.then(Told::default),
+            told: tells.then(AnswerContent::default),
             recorder,
             deadline,
         }
     }
 
     /// The answer is complete: what it took is learnt and counted.
-    pub(super) fn served(&mut self, usage: Usage) -> Spent {
+    pub(super) fn served(&mut self, usage: Usage) -> EnergyUsage {
         self.charge.served(usage)
     }
 
     /// The answer is given up: what it took so far is counted.
-    pub(super) fn given_up(&mut self) -> Spent {
+    pub(super) fn given_up(&mut self) -> EnergyUsage {
         self.charge.given_up()
     }
 
@@ -161,8 +161,8 @@ impl Relay {
     }
 }
 
-impl Stream for Relay {
-    type Item = Result<Vec<Event>, RequestError>;
+impl Stream for AnswerStream {
+    type Item = Result<Vec<GenerateEvent>, RequestError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Some(first) = self.first.take() {
@@ -178,9 +178,9 @@ impl Stream for Relay {
 
 /// Waits for the first events of an answer.
 pub(super) async fn first(
-    replies: &mut Streaming<GenerateReply>,
+    replies: &mut Streaming<GenerateResponse>,
     model: &str,
-) -> Result<Vec<Event>, RequestError> {
+) -> Result<Vec<GenerateEvent>, RequestError> {
     match replies.message().await {
         Ok(Some(reply)) => events(reply),
         Ok(None) => Err(RequestError::NodeLost(
@@ -190,7 +190,7 @@ pub(super) async fn first(
     }
 }
 
-fn events(reply: GenerateReply) -> Result<Vec<Event>, RequestError> {
+fn events(reply: GenerateResponse) -> Result<Vec<GenerateEvent>, RequestError> {
     let events = reply.events.into_iter().map(TryInto::try_into);
     events
         .collect::<Result<_, _>>()

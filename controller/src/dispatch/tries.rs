@@ -4,21 +4,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::generate::RequestError;
-use flotilla_core::routing::{Candidate, Decision, Hedge, Reason, Rejected};
+use flotilla_core::routing::{
+    CandidateRecord, HedgeRecord, RejectReason, RejectedCandidate, RoutingDecision,
+};
 use flotilla_core::{ModelName, NodeName};
-use flotilla_gateway::{Refusal, Server};
+use flotilla_gateway::{BackendError, ServedBy};
 use flotilla_proto::v1;
 use flotilla_telemetry::names::{attr, span};
-use flotilla_telemetry::trace::Stage;
+use flotilla_telemetry::trace::RequestSpan;
 
-use super::attempt::{Attempt, Patience};
-use super::charge::Charge;
-use super::look::{Look, Passed, reject};
-use super::plan::Plan;
-use super::{Dispatch, RETRY_AFTER};
-use crate::arrival::Arrival;
-use crate::decisions::Recorder;
-use crate::fleet::{LoadGuard, Replica};
+use super::attempt::{Attempt, AttemptTimeout};
+use super::charge::UsageGuard;
+use super::look::{SelectionResult, SkipReason, reject};
+use super::plan::DispatchPlan;
+use super::{Dispatcher, RETRY_AFTER};
+use crate::arrival::RequestContext;
+use crate::decisions::DecisionRecorder;
+use crate::fleet::{LoadGuard, ReplicaView};
 
 /// Replicas that may be lost under one request, the first included.
 const ATTEMPTS: usize = 3;
@@ -26,13 +28,13 @@ const ATTEMPTS: usize = 3;
 const RECORDED: usize = 8;
 
 /// The replicas that one request tries.
-pub(super) struct Tries<'a> {
-    pub(super) dispatch: &'a Dispatch,
-    pub(super) plan: Plan,
-    pub(super) decision: Decision,
+pub(super) struct RetryState<'a> {
+    pub(super) dispatch: &'a Dispatcher,
+    pub(super) plan: DispatchPlan,
+    pub(super) decision: RoutingDecision,
     /// What was compared and passed over for smaller models that were asked before.
-    earlier: (Vec<Candidate>, Vec<Rejected>),
-    pub(super) arrival: Arc<Arrival>,
+    earlier: (Vec<CandidateRecord>, Vec<RejectedCandidate>),
+    pub(super) arrival: Arc<RequestContext>,
     /// Until when the first events must be there.
     deadline: Instant,
     /// Whether it waits for a replica that is coming.
@@ -47,7 +49,7 @@ pub(super) struct Tries<'a> {
     /// Replicas that were lost under it.
     lost: usize,
     /// What those said that did not answer, for the record.
-    errors: Vec<Rejected>,
+    errors: Vec<RejectedCandidate>,
     last: Option<RequestError>,
 }
 
@@ -59,13 +61,13 @@ pub(super) fn passed(deadline: Duration) -> RequestError {
     ))
 }
 
-impl<'a> Tries<'a> {
+impl<'a> RetryState<'a> {
     /// The tries of a request.
     pub(super) fn new(
-        dispatch: &'a Dispatch,
-        plan: Plan,
-        mut decision: Decision,
-        arrival: Arc<Arrival>,
+        dispatch: &'a Dispatcher,
+        plan: DispatchPlan,
+        mut decision: RoutingDecision,
+        arrival: Arc<RequestContext>,
     ) -> Self {
         let patience = Instant::now() + dispatch.first_token_timeout;
         let own = plan.deadline.and_then(|own| arrival.at.checked_add(own));
@@ -99,9 +101,9 @@ impl<'a> Tries<'a> {
     ///
     /// # Errors
     /// What to tell the client when there is none.
-    pub(super) async fn next(&mut self) -> Result<(Replica, LoadGuard), RequestError> {
+    pub(super) async fn next(&mut self) -> Result<(ReplicaView, LoadGuard), RequestError> {
         let mut changes = self.dispatch.fleet.changes();
-        let route = Stage::enter(span::ROUTE);
+        let route = RequestSpan::enter(span::ROUTE);
         let began = Instant::now();
         let taken = self.take(None);
         self.dispatch.observer.front.decided(began.elapsed());
@@ -113,7 +115,7 @@ impl<'a> Tries<'a> {
             Ok(taken) => return Ok(taken),
             Err(waits) => waits,
         };
-        let _admission = Stage::enter(span::ADMISSION);
+        let _admission = RequestSpan::enter(span::ADMISSION);
         // Others wait already, or nobody can take it now: in order, until somebody can.
         let name = self.plan.models[waits].clone();
         let queue = match self.dispatch.fleet.peek().by_name.get(&name) {
@@ -145,7 +147,7 @@ impl<'a> Tries<'a> {
     }
 
     /// What a trace tells of a choice.
-    fn tell(&self, route: &Stage) {
+    fn tell(&self, route: &RequestSpan) {
         let decision = &self.decision;
         route.set(
             "flotilla.route.candidates",
@@ -163,47 +165,47 @@ impl<'a> Tries<'a> {
     fn take(
         &mut self,
         in_line: Option<usize>,
-    ) -> Result<Result<(Replica, LoadGuard), usize>, RequestError> {
+    ) -> Result<Result<(ReplicaView, LoadGuard), usize>, RequestError> {
         let refused = matches!(self.last, Some(RequestError::Overloaded { .. }));
         let passed = match self.look(in_line) {
-            Look::Found(found) => {
+            SelectionResult::Found(found) => {
                 self.model = found.model;
                 self.decision.model = Some(self.model().clone());
                 self.decision.node = Some(found.replica.node.clone());
                 let guard = self.count(&found.replica, found.unread_bytes);
                 return Ok(Ok((found.replica, guard)));
             }
-            Look::Wait(at) if !refused && self.waits => return Ok(Err(at)),
-            Look::Wait(at) if !refused => {
+            SelectionResult::Wait(at) if !refused && self.waits => return Ok(Err(at)),
+            SelectionResult::Wait(at) if !refused => {
                 self.dispatch.lobby.nudge(&self.plan.models[at]);
-                Passed::Out
+                SkipReason::Out
             }
-            Look::Wait(_) => Passed::Full,
-            Look::Nobody(passed) => passed,
+            SelectionResult::Wait(_) => SkipReason::Full,
+            SelectionResult::Nobody(passed) => passed,
         };
         Err(match passed {
             _ if refused => self.full(),
-            Passed::Full => self.full(),
-            Passed::Late => RequestError::TooLate(format!(
+            SkipReason::Full => self.full(),
+            SkipReason::Late => RequestError::TooLate(format!(
                 "No replica of {} is expected to answer before the request's deadline.",
                 self.asked()
             )),
-            Passed::Unmet => self.unmet(),
-            Passed::Out | Passed::Coming => self.nobody(),
+            SkipReason::Unmet => self.unmet(),
+            SkipReason::Out | SkipReason::Coming => self.nobody(),
         })
     }
 
     /// Counts the request as one of a replica's, which has so many bytes of its prompt to read.
-    pub(super) fn count(&mut self, replica: &Replica, unread_bytes: u32) -> LoadGuard {
+    pub(super) fn count(&mut self, replica: &ReplicaView, unread_bytes: u32) -> LoadGuard {
         self.asked += 1;
-        replica.load.take(self.plan.standing, unread_bytes)
+        replica.load.take(self.plan.queue_key, unread_bytes)
     }
 
     /// Is about to ask `replica`, where `guard` counts the request.
-    pub(super) fn attempt<'r>(&self, replica: &'r Replica, guard: LoadGuard) -> Attempt<'r> {
+    pub(super) fn attempt<'r>(&self, replica: &'r ReplicaView, guard: LoadGuard) -> Attempt<'r> {
         Attempt {
             replica,
-            charge: Charge::new(replica, guard, self.arrival.clone()),
+            charge: UsageGuard::new(replica, guard, self.arrival.clone()),
         }
     }
 
@@ -211,15 +213,15 @@ impl<'a> Tries<'a> {
     pub(super) fn address(&self, request: &v1::GenerateRequest) -> v1::GenerateRequest {
         let mut request = request.clone();
         self.model().as_str().clone_into(&mut request.model);
-        if let (Some(standing), Some(time)) = (&mut request.standing, self.time()) {
-            standing.deadline_ms = Some(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
+        if let (Some(queue_key), Some(time)) = (&mut request.queue_key, self.time()) {
+            queue_key.deadline_ms = Some(u32::try_from(time.as_millis()).unwrap_or(u32::MAX));
         }
         request
     }
 
     /// Notes that a replica was asked beside one that takes long.
     pub(super) fn hedged(&mut self, slow: &NodeName, node: &NodeName, after: Duration) {
-        self.decision.hedges.push(Hedge {
+        self.decision.hedges.push(HedgeRecord {
             slow: slow.clone(),
             node: node.clone(),
             after_ms: after.as_secs_f64() * 1e3,
@@ -241,13 +243,13 @@ impl<'a> Tries<'a> {
     /// The error itself, when no other replica can do better.
     pub(super) fn failed(
         &mut self,
-        replica: &Replica,
+        replica: &ReplicaView,
         error: RequestError,
     ) -> Result<(), RequestError> {
         self.lost += usize::from(matches!(error, RequestError::NodeLost(_)));
         if self.errors.len() < RECORDED {
             let detail = error.on_record(self.plan.zones.is_some());
-            let failed = reject(self.model(), &replica.node, Reason::Error, detail);
+            let failed = reject(self.model(), &replica.node, RejectReason::Error, detail);
             self.errors.push(failed);
         }
         if !error.retryable_elsewhere() || self.lost >= ATTEMPTS {
@@ -260,20 +262,20 @@ impl<'a> Tries<'a> {
     }
 
     /// Puts on record that there is no answer.
-    pub(super) fn refuse(mut self, error: RequestError) -> Refusal {
+    pub(super) fn refuse(mut self, error: RequestError) -> BackendError {
         let arrival = self.arrival.clone();
         self.dispatch.refuse(self.record(), arrival, error)
     }
 
     /// Puts on record that `replica` answers.
-    pub(super) fn answered(mut self, replica: Replica) -> (Server, Recorder) {
+    pub(super) fn answered(mut self, replica: ReplicaView) -> (ServedBy, DecisionRecorder) {
         let affinity = &self.dispatch.affinity;
         affinity.note(self.model(), &self.plan, &replica.node);
         let (model, task) = (self.model().clone(), self.decision.task.clone());
         let attempts = self.asked;
         let decision = self.record();
         let recorder = self.dispatch.decisions.keep(decision, self.arrival);
-        let by = Server {
+        let by = ServedBy {
             model,
             task,
             node: replica.node,
@@ -284,7 +286,7 @@ impl<'a> Tries<'a> {
     }
 
     /// The decision as it goes on record: nothing is tried after that.
-    pub(super) fn record(&mut self) -> Decision {
+    pub(super) fn record(&mut self) -> RoutingDecision {
         let mut decision = std::mem::take(&mut self.decision);
         let hedges = decision.hedges.len() as u32;
         let retries = std::mem::take(&mut self.asked).saturating_sub(1 + hedges);
@@ -295,7 +297,7 @@ impl<'a> Tries<'a> {
         candidates.append(&mut decision.candidates);
         rejected.append(&mut decision.rejected);
         rejected.append(&mut self.errors);
-        Decision {
+        RoutingDecision {
             candidates,
             rejected,
             ..decision
@@ -303,8 +305,8 @@ impl<'a> Tries<'a> {
     }
 
     /// How long the first events are waited for.
-    pub(super) fn patience(&self) -> Patience {
-        Patience {
+    pub(super) fn patience(&self) -> AttemptTimeout {
+        AttemptTimeout {
             left: self.deadline.saturating_duration_since(Instant::now()),
             own: self.end() == Some(self.deadline),
         }
@@ -350,8 +352,12 @@ impl<'a> Tries<'a> {
     }
 
     fn unmet(&self) -> RequestError {
-        let breached =
-            |r: &&Rejected| matches!(r.reason, Reason::Quality | Reason::Latency | Reason::Energy);
+        let breached = |r: &&RejectedCandidate| {
+            matches!(
+                r.reason,
+                RejectReason::Quality | RejectReason::Latency | RejectReason::Energy
+            )
+        };
         let breaches = self.decision.rejected.iter().filter(breached);
         let breaches: Vec<_> = breaches
             .take(RECORDED)
@@ -370,12 +376,12 @@ impl<'a> Tries<'a> {
             return error;
         }
         let rejected = &self.decision.rejected;
-        let unknown = rejected.iter().all(|r| r.reason == Reason::Unknown);
+        let unknown = rejected.iter().all(|r| r.reason == RejectReason::Unknown);
         let models = &self.plan.models;
         if unknown && self.decision.task.is_none() {
             return RequestError::ModelNotFound(models[0].to_string());
         }
-        if rejected.iter().any(|r| r.reason == Reason::Zone) {
+        if rejected.iter().any(|r| r.reason == RejectReason::Zone) {
             let zones: Vec<_> = self
                 .decision
                 .zones

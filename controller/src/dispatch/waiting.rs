@@ -11,27 +11,27 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::RETRY_AFTER;
-use crate::fleet::Fleet;
+use crate::fleet::FleetHandle;
 use crate::reconcile;
-use crate::registrar::Waiting;
+use crate::registrar::WaitingCounts;
 
 /// Where requests wait. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Lobby {
-    inner: Arc<Inner>,
+pub(crate) struct PendingQueue {
+    inner: Arc<PendingState>,
 }
 
-struct Inner {
-    lines: Mutex<HashMap<ModelName, Line>>,
+struct PendingState {
+    lines: Mutex<HashMap<ModelName, ModelQueue>>,
     /// Requests in all lines, so that requests that need not wait see at a glance that nobody
     /// does.
     total: AtomicUsize,
-    counts: watch::Sender<Waiting>,
+    counts: watch::Sender<WaitingCounts>,
     nudges: mpsc::Sender<ModelName>,
 }
 
 /// Models that somebody would ask if they were loaded, as they are named.
-pub(crate) type Nudges = mpsc::Receiver<ModelName>;
+pub(crate) type WakeUps = mpsc::Receiver<ModelName>;
 
 /// Nudges that may be on their way; one more is left out, as others say the same.
 const NUDGES: usize = 64;
@@ -39,7 +39,7 @@ const NUDGES: usize = 64;
 const NUDGED: Duration = Duration::from_secs(10);
 
 /// The requests that wait for one model.
-struct Line {
+struct ModelQueue {
     /// Nudges included.
     waiting: u32,
     /// Places in which nobody stands.
@@ -49,11 +49,11 @@ struct Line {
     verdict: watch::Sender<Option<RequestError>>,
 }
 
-impl Lobby {
+impl PendingQueue {
     /// An empty one, with where it tells what is nudged.
-    pub(crate) fn new() -> (Self, Nudges) {
+    pub(crate) fn new() -> (Self, WakeUps) {
         let (nudges, nudged) = mpsc::channel(NUDGES);
-        let inner = Arc::new(Inner {
+        let inner = Arc::new(PendingState {
             lines: Mutex::default(),
             total: AtomicUsize::new(0),
             counts: watch::Sender::default(),
@@ -68,7 +68,7 @@ impl Lobby {
     }
 
     /// How many wait for which model.
-    pub(crate) fn counts(&self) -> watch::Receiver<Waiting> {
+    pub(crate) fn counts(&self) -> watch::Receiver<WaitingCounts> {
         self.inner.counts.subscribe()
     }
 
@@ -81,14 +81,14 @@ impl Lobby {
     ///
     /// # Errors
     /// [`RequestError::Overloaded`] where `most` wait already.
-    pub(super) fn enter(&self, model: &ModelName, most: u32) -> Result<Place, RequestError> {
+    pub(super) fn enter(&self, model: &ModelName, most: u32) -> Result<Waiter, RequestError> {
         self.join(model, Some(most))
     }
 
     /// Joins a line; without a `most` it is for nobody who asks, and takes nobody's place.
-    fn join(&self, model: &ModelName, most: Option<u32>) -> Result<Place, RequestError> {
+    fn join(&self, model: &ModelName, most: Option<u32>) -> Result<Waiter, RequestError> {
         let mut lines = self.inner.lock();
-        let line = lines.entry(model.clone()).or_insert_with(|| Line {
+        let line = lines.entry(model.clone()).or_insert_with(|| ModelQueue {
             waiting: 0,
             nudges: 0,
             head: Arc::new(Semaphore::new(1)),
@@ -110,7 +110,7 @@ impl Lobby {
         self.inner.counts.send_modify(|counts| {
             counts.insert(model.clone(), waiting);
         });
-        Ok(Place {
+        Ok(Waiter {
             inner: self.inner.clone(),
             model: model.clone(),
             head: line.head.clone(),
@@ -128,16 +128,16 @@ impl Lobby {
     }
 }
 
-impl Inner {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ModelName, Line>> {
+impl PendingState {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ModelName, ModelQueue>> {
         // Nothing panics while it is held.
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A place in a line, left when dropped.
-pub(super) struct Place {
-    inner: Arc<Inner>,
+pub(super) struct Waiter {
+    inner: Arc<PendingState>,
     model: ModelName,
     head: Arc<Semaphore>,
     verdict: watch::Receiver<Option<RequestError>>,
@@ -146,7 +146,7 @@ pub(super) struct Place {
     nudge: bool,
 }
 
-impl Place {
+impl Waiter {
     /// Waits until this one is next. Resolves with an error when all are sent away instead.
     pub(super) async fn turn(&mut self) -> Option<RequestError> {
         let head = self.head.clone();
@@ -174,7 +174,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Waiter {
     fn drop(&mut self) {
         let mut lines = self.inner.lock();
         self.inner.total.fetch_sub(1, Ordering::Relaxed);
@@ -201,10 +201,15 @@ impl Drop for Place {
 
 /// Sends away, until `stop`, whoever waits for a model that has no place to go; waits for those that
 /// are `nudged`.
-pub(crate) async fn judge(fleet: Fleet, lobby: Lobby, mut nudged: Nudges, stop: CancellationToken) {
+pub(crate) async fn judge(
+    fleet: FleetHandle,
+    lobby: PendingQueue,
+    mut nudged: WakeUps,
+    stop: CancellationToken,
+) {
     let mut changes = fleet.changes();
     let mut counts = lobby.counts();
-    let mut waits: HashMap<ModelName, (Instant, Place)> = HashMap::new();
+    let mut waits: HashMap<ModelName, (Instant, Waiter)> = HashMap::new();
     loop {
         let oldest = waits.values().map(|(since, _)| *since).min();
         let over = oldest.unwrap_or_else(Instant::now) + NUDGED;
@@ -257,7 +262,7 @@ mod tests {
 
     #[tokio::test]
     async fn they_are_next_in_order_of_arrival_and_counted_until_they_leave() {
-        let (lobby, _nudges) = Lobby::new();
+        let (lobby, _nudges) = PendingQueue::new();
         let model = ModelName::new("m").unwrap();
         let counts = lobby.counts();
         let mut places: Vec<_> = (0..3).map(|_| lobby.enter(&model, 3).unwrap()).collect();
@@ -285,7 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_are_sent_away_with_the_reason() {
-        let (lobby, _nudges) = Lobby::new();
+        let (lobby, _nudges) = PendingQueue::new();
         let model = ModelName::new("m").unwrap();
         let mut first = lobby.enter(&model, 9).unwrap();
         let mut second = lobby.enter(&model, 9).unwrap();

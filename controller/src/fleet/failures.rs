@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use flotilla_core::placement::Assignment;
 use flotilla_core::{ModelName, NodeName};
 
-use super::view::Failed;
+use super::view::LoadFailureView;
 
 /// How long a node that failed to run a model is not asked again; doubles with each failure.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(15);
 /// Never longer than this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-struct Failure {
-    failed: Failed,
+struct LoadFailure {
+    failed: LoadFailureView,
     pause: Duration,
     /// `None` once the node may be asked again.
     until: Option<Instant>,
@@ -23,13 +23,13 @@ struct Failure {
 
 /// All that failed.
 #[derive(Default)]
-pub(super) struct Failures {
-    all: BTreeMap<Assignment, Failure>,
+pub(super) struct FailureMemory {
+    all: BTreeMap<Assignment, LoadFailure>,
 }
 
-impl Failures {
+impl FailureMemory {
     /// A node has failed. Reported again it is no news.
-    pub(super) fn note(&mut self, at: Assignment, failed: Failed, now: Instant) {
+    pub(super) fn note(&mut self, at: Assignment, failed: LoadFailureView, now: Instant) {
         let known = self
             .all
             .get(&at)
@@ -42,7 +42,7 @@ impl Failures {
         let until = Some(now + pause);
         self.all.insert(
             at,
-            Failure {
+            LoadFailure {
                 failed,
                 pause,
                 until,
@@ -83,8 +83,9 @@ impl Failures {
     }
 
     /// By model: what counts now.
-    pub(super) fn current(&self) -> BTreeMap<&ModelName, BTreeMap<NodeName, Failed>> {
-        let mut current: BTreeMap<&ModelName, BTreeMap<NodeName, Failed>> = BTreeMap::new();
+    pub(super) fn current(&self) -> BTreeMap<&ModelName, BTreeMap<NodeName, LoadFailureView>> {
+        let mut current: BTreeMap<&ModelName, BTreeMap<NodeName, LoadFailureView>> =
+            BTreeMap::new();
         for (at, failure) in self.all.iter().filter(|(_, f)| f.until.is_some()) {
             let nodes = current.entry(&at.model).or_default();
             nodes.insert(at.node.clone(), failure.failed.clone());

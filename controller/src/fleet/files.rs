@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flotilla_core::ArtifactName;
+use flotilla_core::ModelRevision;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::rollout::Revision;
-use flotilla_core::spec::{Model, Sha256, Source};
+use flotilla_core::spec::{Model, ModelSource};
 use sha2::Digest;
 
 use super::FetchRecord;
@@ -14,7 +14,7 @@ use crate::store::keys;
 
 /// The files of all models.
 #[derive(Debug, Clone, Default)]
-pub struct Files {
+pub struct ModelManifests {
     /// What was pushed, by name.
     pub pushed: BTreeMap<ArtifactName, Arc<Manifest>>,
     /// What was fetched, by [`keys::source_id`].
@@ -23,13 +23,13 @@ pub struct Files {
     pub fetches: BTreeMap<String, FetchRecord>,
 }
 
-impl Files {
+impl ModelManifests {
     /// The files of a source, once they are known.
     #[must_use]
-    pub fn of(&self, source: &Source) -> Option<&Arc<Manifest>> {
+    pub fn of(&self, source: &ModelSource) -> Option<&Arc<Manifest>> {
         match source {
-            Source::Path(_) => None,
-            Source::Artifact(name) => self.pushed.get(name),
+            ModelSource::Path(_) => None,
+            ModelSource::Artifact(name) => self.pushed.get(name),
             other => self.fetched.get(&keys::source_id(other)),
         }
     }
@@ -37,12 +37,11 @@ impl Files {
 
 /// The revision that nodes serve: that of the spec, and where controllers deliver the files,
 /// of what is in them.
-pub(super) fn revision(model: &Model, files: Option<&Manifest>) -> Revision {
+pub(super) fn revision(model: &Model, files: Option<&Manifest>) -> ModelRevision {
     let serving = model.serving_revision();
     let Some(files) = files else { return serving };
     let mut hash = sha2::Sha256::new();
-    hash.update(serving.to_be_bytes());
+    hash.update(serving.0.to_be_bytes());
     hash.update(files.digest().0);
-    let Sha256([a, b, c, d, e, f, g, h, ..]) = Sha256(hash.finalize().into());
-    Revision::from_be_bytes([a, b, c, d, e, f, g, h])
+    ModelRevision::from_digest(&hash.finalize().into())
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use flotilla_core::NodeName;
-use flotilla_proto::transport::{self, Channel};
+use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1::inference_client::InferenceClient;
 use tokio_util::sync::CancellationToken;
 
@@ -25,18 +25,18 @@ impl fmt::Display for SessionId {
 }
 
 /// One session of a node and the connections that belong to it.
-pub struct Link {
+pub struct NodeLink {
     pub session: SessionId,
     pub node: NodeName,
     /// Ends everything that belongs to the session.
     pub closed: CancellationToken,
     /// Set once the sync stream is open.
     pub synced: CancellationToken,
-    channels: ArcSwap<Vec<Channel>>,
+    channels: ArcSwap<Vec<LinkChannel>>,
     next: AtomicUsize,
 }
 
-impl Link {
+impl NodeLink {
     /// A session of `node` without connections yet.
     #[must_use]
     pub fn new(node: NodeName, session: SessionId, closed: CancellationToken) -> Self {
@@ -51,7 +51,7 @@ impl Link {
     }
 
     /// Adds a connection, and drops those that ended.
-    pub fn add(&self, channel: &Channel) {
+    pub fn add(&self, channel: &LinkChannel) {
         self.channels.rcu(|channels| {
             let open = channels.iter().filter(|channel| !channel.is_closed());
             open.chain([channel]).cloned().collect::<Vec<_>>()
@@ -74,7 +74,7 @@ impl Link {
 
     /// A client on one of the connections, in turn. `None` while there is none.
     #[must_use]
-    pub fn client(&self) -> Option<InferenceClient<Channel>> {
+    pub fn client(&self) -> Option<InferenceClient<LinkChannel>> {
         let channels = self.channels.load();
         let channel = match channels.len() {
             0 => return None,
@@ -91,7 +91,7 @@ impl Link {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for NodeLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link")
             .field("node", &self.node)

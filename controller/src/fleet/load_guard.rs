@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
-use flotilla_core::admission::{Flow, Priority, Standing};
-use flotilla_core::energy::{Power, Sources, Spent, Strain};
-use flotilla_core::estimate::{Computed, Pace, Served, Work, crowd};
+use flotilla_core::admission::{FairnessKey, Priority, QueueKey};
+use flotilla_core::energy::{EnergySources, EnergyUsage, NodePressure, PowerRange};
+use flotilla_core::estimate::{ComputeTime, RequestCost, ServedRequest, SpeedEstimate, crowd};
 use flotilla_core::generate::{RequestError, Usage};
-use flotilla_core::routing::{Breaker, Load};
+use flotilla_core::routing::{CircuitBreaker, ReplicaLoad};
 use flotilla_core::{Joules, Watts};
 
 /// When the clock of the paces began.
@@ -30,59 +30,59 @@ const WATTS_FOLLOW: f32 = 0.2;
 
 /// What a replica is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Limits {
+pub struct ReplicaLimits {
     /// Requests that it computes at once.
     pub concurrency: u32,
     /// Requests that it takes, computing and waiting.
     pub capacity: u32,
     /// What its node draws.
-    pub power: Power,
+    pub power: PowerRange,
     /// Whether it reads the beginning of a conversation faster that it has read before.
-    pub keeps_prefixes: bool,
+    pub prefix_cache: bool,
 }
 
 /// How busy a replica is, as this controller counts it, and how fast, as it has found.
 #[derive(Debug)]
-pub struct ReplicaLoad {
+pub struct ReplicaStats {
     in_flight: AtomicU32,
     /// What it has from other controllers, as its node said last.
     elsewhere: AtomicU32,
-    limits: Limits,
-    known: Mutex<Known>,
+    limits: ReplicaLimits,
+    known: Mutex<ReplicaHistory>,
 }
 
 /// What is known of a replica beside its load.
 #[derive(Debug, Default)]
-struct Known {
-    pace: Option<Pace>,
-    breaker: Breaker,
+struct ReplicaHistory {
+    pace: Option<SpeedEstimate>,
+    breaker: CircuitBreaker,
     /// Requests under way there, by whom they are of.
-    flows: HashMap<(Priority, Flow), u32>,
+    flows: HashMap<(Priority, FairnessKey), u32>,
     /// Watts above idle that an answer takes while it is computed: with its pace that is joules per
     /// token.
     watts: Option<f32>,
-    strain: Strain,
+    strain: NodePressure,
 }
 
 /// A replica as the choice sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Prospect {
-    pub load: Load,
+pub struct CandidateSnapshot {
+    pub load: ReplicaLoad,
     /// How fast it answers, if that is known.
-    pub pace: Option<Pace>,
+    pub pace: Option<SpeedEstimate>,
     /// Whether its breaker lets requests through.
     pub admitted: bool,
-    /// Whether it would refuse one more request of that standing.
+    /// Whether it would refuse one more request of that queue_key.
     pub full: bool,
     /// What its node draws.
-    pub power: Power,
+    pub power: PowerRange,
     /// Watts above idle that an answer takes while it is computed, as answers have shown.
     pub watts: Option<f32>,
     /// What strains its node.
-    pub strain: Strain,
+    pub strain: NodePressure,
 }
 
-impl Prospect {
+impl CandidateSnapshot {
     /// The energy of an answer that is computed for so many seconds, by itself.
     #[must_use]
     pub fn joules(&self, seconds: f32) -> Joules {
@@ -93,25 +93,26 @@ impl Prospect {
     }
 }
 
-impl Known {
-    /// Whether a full queue may put a request of this standing before another.
-    fn may_displace(&self, standing: Standing) -> bool {
-        let own = (standing.priority, standing.flow);
+impl ReplicaHistory {
+    /// Whether a full queue may put a request of this queue_key before another.
+    fn may_displace(&self, queue_key: QueueKey) -> bool {
+        let own = (queue_key.priority, queue_key.fairness_key);
         let own = self.flows.get(&own).copied().unwrap_or(0);
         self.flows.iter().any(|((priority, _), requests)| {
-            *priority < standing.priority || (*priority == standing.priority && *requests > own + 1)
+            *priority < queue_key.priority
+                || (*priority == queue_key.priority && *requests > own + 1)
         })
     }
 }
 
-impl ReplicaLoad {
+impl ReplicaStats {
     /// An idle replica.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: ReplicaLimits) -> Self {
         Self {
             in_flight: AtomicU32::new(0),
             elsewhere: AtomicU32::new(0),
-            limits: Limits {
+            limits: ReplicaLimits {
                 concurrency: limits.concurrency.max(1),
                 ..limits
             },
@@ -121,14 +122,14 @@ impl ReplicaLoad {
 
     /// What it is.
     #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> ReplicaLimits {
         self.limits
     }
 
     /// The load now.
     #[must_use]
-    pub fn load(&self) -> Load {
-        Load {
+    pub fn load(&self) -> ReplicaLoad {
+        ReplicaLoad {
             in_flight: self.in_flight.load(Ordering::Relaxed),
             elsewhere: self.elsewhere.load(Ordering::Relaxed),
             concurrency: self.limits.concurrency,
@@ -138,15 +139,15 @@ impl ReplicaLoad {
 
     /// The replica as the choice for a request sees it.
     #[must_use]
-    pub fn prospect(&self, standing: Standing, now: f32) -> Prospect {
+    pub fn prospect(&self, queue_key: QueueKey, now: f32) -> CandidateSnapshot {
         let load = self.load();
         let known = self.lock();
         let beyond = load.capacity.saturating_add(BEYOND);
-        Prospect {
+        CandidateSnapshot {
             load,
             pace: known.pace,
             admitted: known.breaker.admits(now),
-            full: load.is_full() && (load.in_flight >= beyond || !known.may_displace(standing)),
+            full: load.is_full() && (load.in_flight >= beyond || !known.may_displace(queue_key)),
             power: self.limits.power,
             watts: known.watts,
             strain: known.strain,
@@ -161,15 +162,15 @@ impl ReplicaLoad {
     }
 
     /// Its node is strained so.
-    pub fn strains(&self, strain: Strain) {
+    pub fn strains(&self, strain: NodePressure) {
         self.lock().strain = strain;
     }
 
     /// Counts one request with so many bytes of a prompt to read until the guard is dropped.
     #[must_use]
-    pub fn take(self: &Arc<Self>, standing: Standing, prompt_bytes: u32) -> LoadGuard {
+    pub fn take(self: &Arc<Self>, queue_key: QueueKey, prompt_bytes: u32) -> LoadGuard {
         let load = self.load();
-        let flow = (standing.priority, standing.flow);
+        let flow = (queue_key.priority, queue_key.fairness_key);
         let mut known = self.lock();
         known.breaker.began(pace_clock());
         *known.flows.entry(flow).or_insert(0) += 1;
@@ -181,11 +182,11 @@ impl ReplicaLoad {
             flow,
             prompt_bytes,
             begun: Instant::now(),
-            end: End::Abandoned,
+            end: GuardEnd::Abandoned,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ReplicaHistory> {
         // Nothing panics while it is held, and it is held for a few instructions only.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -194,18 +195,18 @@ impl ReplicaLoad {
 /// One request under way on a replica.
 #[derive(Debug)]
 pub struct LoadGuard {
-    replica: Arc<ReplicaLoad>,
+    replica: Arc<ReplicaStats>,
     /// What it had when the request came.
-    load: Load,
-    flow: (Priority, Flow),
+    load: ReplicaLoad,
+    flow: (Priority, FairnessKey),
     prompt_bytes: u32,
     begun: Instant,
-    end: End,
+    end: GuardEnd,
 }
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+enum GuardEnd {
     /// It was not waited for: its client went away, another replica was sooner, or its time was up.
     Abandoned,
     /// What there is to learn of it is learnt.
@@ -217,14 +218,14 @@ enum End {
 impl LoadGuard {
     /// The request is answered: what can be is learnt from it. Returns what energy it took, as its
     /// node says, or as far as it can be told from the time that it was computed for.
-    pub fn served(&mut self, usage: Usage) -> Spent {
-        self.end = End::Judged;
+    pub fn served(&mut self, usage: Usage) -> EnergyUsage {
+        self.end = GuardEnd::Judged;
         let seconds = self.begun.elapsed().as_secs_f32();
-        let computed = usage.timing.map(|timing| Computed {
+        let computed = usage.timing.map(|timing| ComputeTime {
             prefill: timing.prefill.as_secs_f32(),
             decode: timing.decode.as_secs_f32(),
         });
-        let served = Served {
+        let served = ServedRequest {
             prompt_bytes: self.prompt_bytes,
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
@@ -233,7 +234,7 @@ impl LoadGuard {
             load: self.load,
         };
         let mut known = self.replica.lock();
-        known.pace = Some(Pace::learn(known.pace, served, pace_clock()));
+        known.pace = Some(SpeedEstimate::learn(known.pace, served, pace_clock()));
         known.breaker.answered();
         if let (Some(spent), Some(computed)) = (usage.energy, computed) {
             let seen = spent.joules.0 / (computed.prefill + computed.decode).max(1e-6);
@@ -256,22 +257,22 @@ impl LoadGuard {
 
     /// What energy it took so far, of which the node has not said how long it computed.
     #[must_use]
-    pub fn spent(&self) -> Spent {
+    pub fn spent(&self) -> EnergyUsage {
         self.estimate(self.begun.elapsed().as_secs_f32() / crowd(self.load))
     }
 
-    fn estimate(&self, computed: f32) -> Spent {
+    fn estimate(&self, computed: f32) -> EnergyUsage {
         let at_once = (self.load.requests() + 1).min(self.load.concurrency);
         let joules = match self.replica.lock().watts {
             Some(watts) => Watts(watts).over(computed),
             None => self.replica.limits.power.of_answer(computed, at_once),
         };
-        Spent::new(joules, Sources::ESTIMATE)
+        EnergyUsage::new(joules, EnergySources::ESTIMATE)
     }
 
     /// The answer has begun: how long its client goes on reading says nothing of the replica.
     pub fn answers(&mut self) {
-        self.end = End::Excused;
+        self.end = GuardEnd::Excused;
     }
 
     /// The request failed, with this error.
@@ -280,9 +281,9 @@ impl LoadGuard {
             self.replica.lock().breaker.failed(pace_clock());
         }
         self.end = match error {
-            RequestError::TooLate(_) => End::Abandoned,
-            _ if error.blames_the_replica() => End::Judged,
-            _ => End::Excused,
+            RequestError::TooLate(_) => GuardEnd::Abandoned,
+            _ if error.blames_the_replica() => GuardEnd::Judged,
+            _ => GuardEnd::Excused,
         };
     }
 }
@@ -290,17 +291,18 @@ impl LoadGuard {
 impl Drop for LoadGuard {
     fn drop(&mut self) {
         let mut known = self.replica.lock();
-        if self.end != End::Judged {
+        if self.end != GuardEnd::Judged {
             known.breaker.ended();
         }
         // One that may have waited for others was not computed all that time.
-        if self.end == End::Abandoned && self.load.has_room() {
-            let work = Work {
+        if self.end == GuardEnd::Abandoned && self.load.has_room() {
+            let work = RequestCost {
                 prompt_bytes: self.prompt_bytes,
                 max_tokens: None,
             };
             let waited = self.begun.elapsed().as_secs_f32();
-            known.pace = Pace::learn_least(known.pace, work, waited, self.load, pace_clock());
+            known.pace =
+                SpeedEstimate::learn_least(known.pace, work, waited, self.load, pace_clock());
         }
         if let Some(requests) = known.flows.get_mut(&self.flow) {
             *requests -= 1;
@@ -318,24 +320,24 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use flotilla_core::generate::Timing;
+    use flotilla_core::generate::AnswerTiming;
 
-    fn replica(concurrency: u32, capacity: u32) -> Arc<ReplicaLoad> {
-        let power = Power {
+    fn replica(concurrency: u32, capacity: u32) -> Arc<ReplicaStats> {
+        let power = PowerRange {
             idle: Watts(10.0),
             max: Watts(30.0),
-            stated: true,
+            configured: true,
         };
-        Arc::new(ReplicaLoad::new(Limits {
+        Arc::new(ReplicaStats::new(ReplicaLimits {
             concurrency,
             capacity,
             power,
-            keeps_prefixes: false,
+            prefix_cache: false,
         }))
     }
 
-    fn take(replica: &Arc<ReplicaLoad>) -> LoadGuard {
-        replica.take(Standing::default(), 10)
+    fn take(replica: &Arc<ReplicaStats>) -> LoadGuard {
+        replica.take(QueueKey::default(), 10)
     }
 
     #[test]
@@ -357,24 +359,27 @@ mod tests {
     #[test]
     fn answers_are_learnt_from_and_so_is_what_was_not_waited_for() {
         let load = replica(4, 64);
-        let seen = || load.prospect(Standing::default(), 0.0);
+        let seen = || load.prospect(QueueKey::default(), 0.0);
         take(&load).failed(&RequestError::invalid("model", "wrong"));
         assert!(seen().pace.is_none(), "that says nothing of the replica");
         drop(take(&load));
         assert!(seen().pace.is_some(), "it takes some time at least");
         let load = replica(4, 64);
-        let seen = || load.prospect(Standing::default(), 0.0);
+        let seen = || load.prospect(QueueKey::default(), 0.0);
         let spent = take(&load).served(Usage {
             prompt_tokens: 1,
             completion_tokens: 1,
-            timing: Some(Timing {
+            timing: Some(AnswerTiming {
                 queued: Duration::from_secs(9),
                 prefill: Duration::from_secs(1),
                 decode: Duration::from_secs(1),
             }),
             energy: None,
         });
-        assert_eq!(spent, Spent::new(Joules(40.0), Sources::ESTIMATE));
+        assert_eq!(
+            spent,
+            EnergyUsage::new(Joules(40.0), EnergySources::ESTIMATE)
+        );
         assert!(seen().pace.is_some());
         let _here = take(&load);
         load.note(5);
@@ -384,7 +389,10 @@ mod tests {
     #[test]
     fn full_is_full_but_for_those_who_go_before() {
         let load = replica(1, 4);
-        let of = |priority, flow| Standing { priority, flow };
+        let of = |priority, flow| QueueKey {
+            priority,
+            fairness_key: flow,
+        };
         let guards: Vec<_> = (0..4)
             .map(|_| load.take(of(Priority::Normal, 1), 0))
             .collect();

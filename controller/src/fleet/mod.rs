@@ -2,7 +2,7 @@
 //! links, joined into one immutable [`FleetView`] that readers share without locking.
 //!
 //! One task owns the state ([`state::FleetState`], plain data); everybody else sends it
-//! events through [`Fleet`] and reads the view it publishes.
+//! events through [`FleetHandle`] and reads the view it publishes.
 
 mod failures;
 mod files;
@@ -22,18 +22,19 @@ use flotilla_core::NodeName;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Change, Entry, Revision};
-pub use files::Files;
-pub use link::{Link, SessionId};
-pub use load_guard::{LoadGuard, Prospect, ReplicaLoad, pace_clock};
+use crate::store::{StoreChange, StoreEntry, StoreRevision};
+pub use files::ModelManifests;
+pub use link::{NodeLink, SessionId};
+pub use load_guard::{CandidateSnapshot, LoadGuard, ReplicaStats, pace_clock};
 pub use records::{
-    AssignmentRecord, CondemnedRecord, ControllerRecord, FetchRecord, NodeRecord, OrderRecord,
-    QualityRecord, StableRecord, WaitingRecord, WishRecord,
+    AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FetchRecord,
+    NodeOperationRecord, NodeRecord, QualityRecord, StableRecord, WaitingRecord,
 };
-pub use routing::{Measured, Routing, TaskView};
+pub use routing::{MeasuredQuality, RoutingView, TaskView};
 use state::FleetState;
 pub use view::{
-    Eligible, Failed, FleetView, ModelView, NodePhase, NodeReport, NodeView, Replica, Use,
+    EligibleReplicas, FleetView, LastUse, LoadFailureView, ModelView, NodePhase, NodeReport,
+    NodeView, ReplicaView,
 };
 
 /// Events that may wait for the fleet's task. When it is full, links and the watch wait:
@@ -45,11 +46,11 @@ const BACKLOG: usize = 1_024;
 pub enum FleetEvent {
     /// All entries of the store, as they are at a revision.
     Stored {
-        entries: Vec<Entry>,
-        revision: Revision,
+        entries: Vec<StoreEntry>,
+        revision: StoreRevision,
     },
     /// One entry of the store changed.
-    Changed(Change),
+    Changed(StoreChange),
     /// The store does not answer, with what it says.
     StoreAway(String),
     /// The store answers again.
@@ -58,7 +59,7 @@ pub enum FleetEvent {
     Joined {
         node: NodeName,
         record: NodeRecord,
-        link: Arc<Link>,
+        link: Arc<NodeLink>,
     },
     /// A node told what it runs.
     Reported {
@@ -75,21 +76,21 @@ pub enum FleetEvent {
 
 /// The way to the fleet's task. Cheap to clone.
 #[derive(Clone)]
-pub struct Fleet {
+pub struct FleetHandle {
     events: mpsc::Sender<FleetEvent>,
     view: Arc<ArcSwap<FleetView>>,
     generation: watch::Receiver<u64>,
-    seen: watch::Receiver<Revision>,
+    seen: watch::Receiver<StoreRevision>,
 }
 
 /// Where the fleet's task publishes what it knows.
-struct Outlets {
+struct FleetPublishers {
     view: Arc<ArcSwap<FleetView>>,
     generations: watch::Sender<u64>,
-    seen: watch::Sender<Revision>,
+    seen: watch::Sender<StoreRevision>,
 }
 
-impl Fleet {
+impl FleetHandle {
     /// A fleet as the controller `id` sees it, and the future that runs it until `stop`.
     pub fn new(
         id: &str,
@@ -98,9 +99,9 @@ impl Fleet {
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (events, inbox) = mpsc::channel(BACKLOG);
         let (generations, generation) = watch::channel(0);
-        let (seen_up_to, seen) = watch::channel(0);
+        let (seen_up_to, seen) = watch::channel(StoreRevision::default());
         let view = Arc::new(ArcSwap::from_pointee(FleetView::default()));
-        let outlets = Outlets {
+        let outlets = FleetPublishers {
             view: view.clone(),
             generations,
             seen: seen_up_to,
@@ -139,7 +140,7 @@ impl Fleet {
     }
 
     /// Returns once the view holds what the store held at `revision`.
-    pub async fn until_seen(&self, revision: Revision) {
+    pub async fn until_seen(&self, revision: StoreRevision) {
         let mut seen = self.seen.clone();
         // Without the fleet's task there is nothing to wait for.
         let _ = seen.wait_for(|seen| *seen >= revision).await;
@@ -149,7 +150,7 @@ impl Fleet {
 async fn run(
     mut state: FleetState,
     mut inbox: mpsc::Receiver<FleetEvent>,
-    outlets: Outlets,
+    outlets: FleetPublishers,
     stop: CancellationToken,
 ) {
     let mut generation = 0;

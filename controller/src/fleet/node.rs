@@ -5,34 +5,33 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use flotilla_core::health::Life;
+use flotilla_core::health::NodeLifecycle;
 use flotilla_core::spec::ModelSpec;
-use flotilla_core::{ModelName, NodeName};
+use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
 use flotilla_proto::v1::{ModelPhase, ModelStatus, NodeEnergy};
 
-use super::load_guard::Limits;
-use super::view::Use;
-use super::{Link, NodeRecord, NodeReport, Replica, ReplicaLoad};
-use crate::store;
+use super::load_guard::ReplicaLimits;
+use super::view::LastUse;
+use super::{NodeLink, NodeRecord, NodeReport, ReplicaStats, ReplicaView};
 
 /// A node.
-pub(super) struct Node {
+pub(super) struct NodeState {
     pub(super) record: NodeRecord,
     /// The record as the store has it.
     pub(super) kept: Option<NodeRecord>,
     /// The session with this controller, while there is one.
-    pub(super) link: Option<Arc<Link>>,
+    pub(super) link: Option<Arc<NodeLink>>,
     /// Whether the session's sync stream has brought a report.
     pub(super) reporting: bool,
     /// Other controllers that it is linked to.
     pub(super) elsewhere: BTreeSet<String>,
-    pub(super) life: Life,
-    pub(super) touched: store::Revision,
+    pub(super) life: NodeLifecycle,
+    pub(super) touched: StoreRevision,
     pub(super) report: Arc<ArcSwap<NodeReport>>,
-    loads: HashMap<ModelName, Arc<ReplicaLoad>>,
+    loads: HashMap<ModelName, Arc<ReplicaStats>>,
 }
 
-impl Node {
+impl NodeState {
     /// A node that is known but not linked.
     pub(super) fn away(record: NodeRecord, now: Instant) -> Self {
         Self {
@@ -41,8 +40,8 @@ impl Node {
             link: None,
             reporting: false,
             elsewhere: BTreeSet::new(),
-            life: Life::away(now),
-            touched: 0,
+            life: NodeLifecycle::away(now),
+            touched: StoreRevision::default(),
             report: Arc::default(),
             loads: HashMap::new(),
         }
@@ -64,7 +63,11 @@ impl Node {
     }
 
     /// A new session begins. Returns the one it takes the place of.
-    pub(super) fn join(&mut self, record: NodeRecord, link: Arc<Link>) -> Option<Arc<Link>> {
+    pub(super) fn join(
+        &mut self,
+        record: NodeRecord,
+        link: Arc<NodeLink>,
+    ) -> Option<Arc<NodeLink>> {
         self.record = record;
         self.reporting = false;
         self.loads.clear();
@@ -108,7 +111,7 @@ impl Node {
             }
             let known = before.uses.get(&name);
             let unused = known.filter(|known| !busy && known.begun == counters.requests);
-            let used = Use {
+            let used = LastUse {
                 begun: counters.requests,
                 busy,
                 at: unused.map_or(now, |known| known.at),
@@ -137,7 +140,7 @@ impl Node {
         node: &NodeName,
         model: &ModelName,
         spec: &ModelSpec,
-    ) -> Option<Replica> {
+    ) -> Option<ReplicaView> {
         let link = self.link.as_ref()?;
         if !self.reporting || !link.is_connected() {
             return None;
@@ -147,7 +150,7 @@ impl Node {
         if status.phase() != ModelPhase::Ready {
             return None;
         }
-        let limits = Limits {
+        let limits = ReplicaLimits {
             // An agent that is too old to say computes as many as the spec says.
             concurrency: match status.concurrency {
                 0 => spec.concurrency,
@@ -155,21 +158,21 @@ impl Node {
             },
             capacity: spec.concurrency.saturating_add(spec.queue),
             power: self.record.power(),
-            keeps_prefixes: status.keeps_prefixes,
+            prefix_cache: status.prefix_cache,
         };
         let load = match self.loads.get(model) {
             Some(load) if load.limits() == limits => load.clone(),
             _ => {
-                let load = Arc::new(ReplicaLoad::new(limits));
+                let load = Arc::new(ReplicaStats::new(limits));
                 load.strains(report.strain());
                 self.loads.insert(model.clone(), load.clone());
                 load
             }
         };
-        Some(Replica {
+        Some(ReplicaView {
             node: node.clone(),
             zone: self.record.zone.clone(),
-            revision: status.revision,
+            revision: ModelRevision(status.revision),
             link: link.clone(),
             load,
         })

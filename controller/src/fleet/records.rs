@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_core::ModelRevision;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::energy::Power;
+use flotilla_core::energy::PowerRange;
 use flotilla_core::quality::{Proportion, Scoring};
-use flotilla_core::rollout::Revision;
-use flotilla_core::spec::{Accelerator, Faults, Resource, Taint};
+use flotilla_core::spec::{Accelerator, Resource, Taint, ValidationErrors};
 use flotilla_core::{Bytes, Joules, NodeName, ZoneName};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -34,14 +34,14 @@ pub struct NodeRecord {
     pub version: String,
     /// What it draws. `None`: its agent is too old to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub power: Option<Power>,
+    pub power: Option<PowerRange>,
 }
 
 impl NodeRecord {
     /// What it draws, as far as is known.
     #[must_use]
-    pub fn power(&self) -> Power {
-        self.power.unwrap_or_else(|| Power::guess(self.cores))
+    pub fn power(&self) -> PowerRange {
+        self.power.unwrap_or_else(|| PowerRange::guess(self.cores))
     }
 }
 
@@ -50,7 +50,7 @@ impl NodeRecord {
 #[serde(rename_all = "camelCase")]
 pub struct QualityRecord {
     /// The revision of the model that was measured: of another one it says nothing.
-    pub revision: Revision,
+    pub revision: ModelRevision,
     /// How its weights were quantised when it was loaded, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
@@ -68,7 +68,7 @@ pub struct QualityRecord {
 
 /// What is wished for.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct WishRecord {
+pub struct DesiredRecord {
     /// When the fleet learned of it, in seconds since 1970.
     pub created: u64,
     /// The resource as it was applied.
@@ -86,8 +86,8 @@ pub struct StableRecord {
 
 /// A revision of a model that did not load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CondemnedRecord {
-    pub revision: Revision,
+pub struct FailedRevisionRecord {
+    pub revision: ModelRevision,
     pub node: NodeName,
     pub problem: String,
 }
@@ -96,13 +96,13 @@ pub struct CondemnedRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignmentRecord {
     /// What the node is to serve.
-    pub revision: Revision,
+    pub revision: ModelRevision,
 }
 
 /// What people want of a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct OrderRecord {
+pub struct NodeOperationRecord {
     /// No new models.
     pub cordoned: bool,
     /// Its models go elsewhere.
@@ -155,7 +155,7 @@ pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
 /// What a stored resource says, of the kind that belongs there.
 pub(super) fn resource<T>(resource: serde_json::Value) -> Result<T, String>
 where
-    T: TryFrom<Resource, Error = Faults>,
+    T: TryFrom<Resource, Error = ValidationErrors>,
 {
     let resource = Resource::from_json(resource).and_then(T::try_from);
     resource.map_err(|e| e.to_string())

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use flotilla_core::ModelRevision;
 use flotilla_core::energy::Grid;
-use flotilla_core::rollout::Revision;
-use flotilla_core::routing::Examples;
+use flotilla_core::routing::TrainingSet;
 use flotilla_core::spec::{RouterSpec, Task};
 use flotilla_core::{ModelName, TaskName};
 
@@ -13,7 +13,7 @@ use super::QualityRecord;
 
 /// The tasks and the router.
 #[derive(Debug, Clone, Default)]
-pub struct Routing {
+pub struct RoutingView {
     pub tasks: BTreeMap<TaskName, Arc<TaskView>>,
     /// The router that was applied, if one was.
     pub router: Option<RouterSpec>,
@@ -55,18 +55,18 @@ impl TaskView {
 
 /// How well a revision of a model does a task, if it was measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Measured(Option<(Revision, f32)>);
+pub struct MeasuredQuality(Option<(ModelRevision, f32)>);
 
-impl Measured {
+impl MeasuredQuality {
     /// The quality of what serves `revision`, 0 to 1.
     #[must_use]
-    pub fn of(self, revision: Revision) -> Option<f32> {
+    pub fn of(self, revision: ModelRevision) -> Option<f32> {
         let (measured, quality) = self.0?;
         (measured == revision).then_some(quality)
     }
 }
 
-impl Routing {
+impl RoutingView {
     /// This is the router from here on. Returns whether there was one.
     pub(super) fn set_router(&mut self, router: Option<RouterSpec>) -> bool {
         let grid = router.as_ref().map(|router| Grid::new(&router.grid));
@@ -76,10 +76,10 @@ impl Routing {
 
     /// What there is to learn from.
     #[must_use]
-    pub fn examples(&self) -> Examples {
+    pub fn examples(&self) -> TrainingSet {
         let of_tasks = self.tasks.iter();
         let router = self.router.as_ref();
-        Examples {
+        TrainingSet {
             tasks: of_tasks
                 .map(|(name, view)| (name.clone(), view.task.spec.examples.clone()))
                 .collect(),
@@ -89,9 +89,9 @@ impl Routing {
 
     /// How well a model was measured to do a task.
     #[must_use]
-    pub fn measured(&self, task: Option<&TaskName>, model: &ModelName) -> Measured {
+    pub fn measured(&self, task: Option<&TaskName>, model: &ModelName) -> MeasuredQuality {
         let record = task.and_then(|task| self.quality.get(task)?.get(model));
-        Measured(record.map(|record| (record.revision, record.measured.rate() as f32)))
+        MeasuredQuality(record.map(|record| (record.revision, record.measured.rate() as f32)))
     }
 
     /// The task that does what none is known to do.

@@ -5,35 +5,35 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::artifact::Manifest;
-use flotilla_core::health::Phase;
+use flotilla_core::health::NodePhase;
 use flotilla_core::placement::Assignment;
-use flotilla_core::rollout::{Revision, Revisions};
+use flotilla_core::rollout::ModelRevisions;
 use flotilla_core::spec::{Model, Router};
-use flotilla_core::{Bytes, ModelName, NodeName};
+use flotilla_core::{Bytes, ModelName, ModelRevision, NodeName, StoreRevision};
 use flotilla_proto::v1;
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
-use super::failures::Failures;
+use super::failures::FailureMemory;
 use super::files;
-use super::node::Node;
+use super::node::NodeState;
 use super::records::{self, decode};
-use super::view::{self, Failed};
+use super::view::{self, LoadFailureView};
 use super::{
-    AssignmentRecord, CondemnedRecord, ControllerRecord, Files, FleetEvent, FleetView, Link,
-    ModelView, NodeRecord, NodeView, OrderRecord, QualityRecord, Routing, SessionId, StableRecord,
-    TaskView, WaitingRecord, WishRecord,
+    AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FleetEvent, FleetView,
+    ModelManifests, ModelView, NodeLink, NodeOperationRecord, NodeRecord, NodeView, QualityRecord,
+    RoutingView, SessionId, StableRecord, TaskView, WaitingRecord,
 };
-use crate::store::keys::{self, Subject};
-use crate::store::{self, Change, Entry};
+use crate::store::keys::{self, StoreKey};
+use crate::store::{StoreChange, StoreEntry};
 
 /// A model as it was when it was stable.
-struct Stable {
+struct StableModel {
     model: Arc<Model>,
     files: Option<Arc<Manifest>>,
-    revision: Revision,
+    revision: ModelRevision,
 }
 
-struct WishedModel {
+struct DesiredModelState {
     model: Model,
     created: u64,
 }
@@ -50,23 +50,23 @@ pub(super) struct FleetState {
     grace: Duration,
     synced: bool,
     /// Newest revision of the store that was taken in.
-    seen: store::Revision,
+    seen: StoreRevision,
     store_problem: Option<String>,
     fleet: Option<String>,
     leader: Option<String>,
     controllers: BTreeMap<String, ControllerRecord>,
-    models: BTreeMap<ModelName, WishedModel>,
-    files: Arc<Files>,
-    routing: Arc<Routing>,
-    stable: BTreeMap<ModelName, Stable>,
-    condemned: BTreeMap<ModelName, CondemnedRecord>,
-    assignments: BTreeMap<Assignment, Revision>,
+    models: BTreeMap<ModelName, DesiredModelState>,
+    files: Arc<ModelManifests>,
+    routing: Arc<RoutingView>,
+    stable: BTreeMap<ModelName, StableModel>,
+    condemned: BTreeMap<ModelName, FailedRevisionRecord>,
+    assignments: BTreeMap<Assignment, ModelRevision>,
     waiting: BTreeMap<ModelName, BTreeMap<String, u32>>,
-    nodes: BTreeMap<NodeName, Node>,
-    orders: BTreeMap<NodeName, OrderRecord>,
-    failures: Failures,
+    nodes: BTreeMap<NodeName, NodeState>,
+    orders: BTreeMap<NodeName, NodeOperationRecord>,
+    failures: FailureMemory,
     /// Memory that revisions of models were found to need.
-    found: HashMap<(ModelName, Revision), Bytes>,
+    found: HashMap<(ModelName, ModelRevision), Bytes>,
 }
 
 impl FleetState {
@@ -75,7 +75,7 @@ impl FleetState {
             id: id.to_owned(),
             grace,
             synced: false,
-            seen: 0,
+            seen: StoreRevision::default(),
             store_problem: None,
             fleet: None,
             leader: None,
@@ -89,13 +89,13 @@ impl FleetState {
             waiting: BTreeMap::new(),
             nodes: BTreeMap::new(),
             orders: BTreeMap::new(),
-            failures: Failures::default(),
+            failures: FailureMemory::default(),
             found: HashMap::new(),
         }
     }
 
     /// The newest revision of the store that was taken in.
-    pub(super) fn seen(&self) -> store::Revision {
+    pub(super) fn seen(&self) -> StoreRevision {
         self.seen
     }
 
@@ -142,11 +142,11 @@ impl FleetState {
         let mut changed = self.failures.expire(now);
         let away = self.store_problem.is_some();
         for (name, node) in &mut self.nodes {
-            if away && node.life.phase() == Phase::Suspect {
+            if away && node.life.phase() == NodePhase::Suspect {
                 continue;
             }
             if node.life.expire(self.grace, now) {
-                if node.life.phase() == Phase::Lost {
+                if node.life.phase() == NodePhase::Lost {
                     tracing::warn!(node = %name, "node is lost");
                 }
                 changed = true;
@@ -157,8 +157,8 @@ impl FleetState {
 
     /// While the store is away nobody knows whether another controller has a link to a node:
     /// none is given up.
-    fn may_expire(&self, node: &Node) -> bool {
-        self.store_problem.is_none() || node.life.phase() != Phase::Suspect
+    fn may_expire(&self, node: &NodeState) -> bool {
+        self.store_problem.is_none() || node.life.phase() != NodePhase::Suspect
     }
 
     /// The store answers. Returns whether that is news.
@@ -173,7 +173,7 @@ impl FleetState {
         true
     }
 
-    fn stored(&mut self, entries: Vec<Entry>, revision: store::Revision, now: Instant) -> bool {
+    fn stored(&mut self, entries: Vec<StoreEntry>, revision: StoreRevision, now: Instant) -> bool {
         let first = !std::mem::replace(&mut self.synced, true);
         self.seen = self.seen.max(revision);
         self.back(now);
@@ -205,67 +205,67 @@ impl FleetState {
         true
     }
 
-    fn changed(&mut self, change: Change, now: Instant) -> bool {
+    fn changed(&mut self, change: StoreChange, now: Instant) -> bool {
         self.seen = self.seen.max(change.revision());
         match change {
-            Change::Put(entry) => self.put(entry, now),
-            Change::Delete { key, revision } => {
+            StoreChange::Put(entry) => self.put(entry, now),
+            StoreChange::Delete { key, revision } => {
                 keys::parse(&key).is_some_and(|subject| self.delete(subject, revision, now))
             }
         }
     }
 
-    fn delete(&mut self, subject: Subject, revision: store::Revision, now: Instant) -> bool {
+    fn delete(&mut self, subject: StoreKey, revision: StoreRevision, now: Instant) -> bool {
         match subject {
-            Subject::Model(name) => {
+            StoreKey::Model(name) => {
                 self.failures.forget_model(&name);
                 self.found.retain(|(model, _), _| *model != name);
                 self.models.remove(&name).is_some()
             }
-            Subject::Task(name) => Arc::make_mut(&mut self.routing)
+            StoreKey::Task(name) => Arc::make_mut(&mut self.routing)
                 .tasks
                 .remove(&name)
                 .is_some(),
-            Subject::Router => Arc::make_mut(&mut self.routing).set_router(None),
-            Subject::Quality(task, model) => Arc::make_mut(&mut self.routing)
+            StoreKey::Router => Arc::make_mut(&mut self.routing).set_router(None),
+            StoreKey::Quality(task, model) => Arc::make_mut(&mut self.routing)
                 .quality
                 .get_mut(&task)
                 .is_some_and(|of_task| of_task.remove(&model).is_some()),
-            Subject::Stable(name) => self.stable.remove(&name).is_some(),
-            Subject::Condemned(name) => self.condemned.remove(&name).is_some(),
-            Subject::Assignment(assignment) => {
+            StoreKey::Stable(name) => self.stable.remove(&name).is_some(),
+            StoreKey::Condemned(name) => self.condemned.remove(&name).is_some(),
+            StoreKey::Assignment(assignment) => {
                 self.touch(&assignment.node, revision);
                 self.assignments.remove(&assignment).is_some()
             }
-            Subject::Node(name) => match self.nodes.get_mut(&name) {
+            StoreKey::Node(name) => match self.nodes.get_mut(&name) {
                 Some(node) if node.link.is_some() || !node.elsewhere.is_empty() => {
                     node.kept = None;
                     true
                 }
                 _ => self.nodes.remove(&name).is_some(),
             },
-            Subject::Order(name) => self.orders.remove(&name).is_some(),
-            Subject::Presence(name, controller) => self.nodes.get_mut(&name).is_some_and(|node| {
+            StoreKey::Order(name) => self.orders.remove(&name).is_some(),
+            StoreKey::Presence(name, controller) => self.nodes.get_mut(&name).is_some_and(|node| {
                 node.elsewhere.remove(&controller);
                 node.live(now)
             }),
-            Subject::Waiting(name, controller) => self
+            StoreKey::Waiting(name, controller) => self
                 .waiting
                 .get_mut(&name)
                 .is_some_and(|waiting| waiting.remove(&controller).is_some()),
-            Subject::Controller(id) => self.controllers.remove(&id).is_some(),
-            Subject::Leader => self.leader.take().is_some(),
-            Subject::Pushed(name) => Arc::make_mut(&mut self.files)
+            StoreKey::Controller(id) => self.controllers.remove(&id).is_some(),
+            StoreKey::Leader => self.leader.take().is_some(),
+            StoreKey::Pushed(name) => Arc::make_mut(&mut self.files)
                 .pushed
                 .remove(&name)
                 .is_some(),
-            Subject::Fetched(id) => Arc::make_mut(&mut self.files).fetched.remove(&id).is_some(),
-            Subject::Fetch(id) => Arc::make_mut(&mut self.files).fetches.remove(&id).is_some(),
-            Subject::Fleet => false,
+            StoreKey::Fetched(id) => Arc::make_mut(&mut self.files).fetched.remove(&id).is_some(),
+            StoreKey::Fetch(id) => Arc::make_mut(&mut self.files).fetches.remove(&id).is_some(),
+            StoreKey::Fleet => false,
         }
     }
 
-    fn put(&mut self, entry: Entry, now: Instant) -> bool {
+    fn put(&mut self, entry: StoreEntry, now: Instant) -> bool {
         let Some(subject) = keys::parse(&entry.key) else {
             return false;
         };
@@ -279,17 +279,17 @@ impl FleetState {
 
     fn put_subject(
         &mut self,
-        subject: Subject,
-        entry: Entry,
+        subject: StoreKey,
+        entry: StoreEntry,
         now: Instant,
     ) -> Result<bool, String> {
-        let Entry {
+        let StoreEntry {
             value, revision, ..
         } = entry;
         match subject {
-            Subject::Model(name) => {
-                let record: WishRecord = decode(&value)?;
-                let wished = WishedModel {
+            StoreKey::Model(name) => {
+                let record: DesiredRecord = decode(&value)?;
+                let wished = DesiredModelState {
                     model: records::resource(record.resource)?,
                     created: record.created,
                 };
@@ -301,57 +301,57 @@ impl FleetState {
                 }
                 self.models.insert(name, wished);
             }
-            Subject::Task(name) => {
-                let record: WishRecord = decode(&value)?;
+            StoreKey::Task(name) => {
+                let record: DesiredRecord = decode(&value)?;
                 let task = TaskView::new(records::resource(record.resource)?, record.created)?;
                 let routing = Arc::make_mut(&mut self.routing);
                 routing.tasks.insert(name, Arc::new(task));
             }
-            Subject::Quality(task, model) => {
+            StoreKey::Quality(task, model) => {
                 let record: QualityRecord = decode(&value)?;
                 let routing = Arc::make_mut(&mut self.routing);
                 let of_task = routing.quality.entry(task).or_default();
                 of_task.insert(model, record);
             }
-            Subject::Router => {
-                let record: WishRecord = decode(&value)?;
+            StoreKey::Router => {
+                let record: DesiredRecord = decode(&value)?;
                 let router: Router = records::resource(record.resource)?;
                 Arc::make_mut(&mut self.routing).set_router(Some(router.spec));
             }
-            Subject::Stable(name) => {
+            StoreKey::Stable(name) => {
                 let record: StableRecord = decode(&value)?;
                 let model: Model = records::resource(record.resource)?;
                 self.touch_all(&name, revision);
-                let stable = Stable {
+                let stable = StableModel {
                     revision: files::revision(&model, record.files.as_ref()),
                     model: Arc::new(model),
                     files: record.files.map(Arc::new),
                 };
                 self.stable.insert(name, stable);
             }
-            Subject::Condemned(name) => {
+            StoreKey::Condemned(name) => {
                 self.condemned.insert(name, decode(&value)?);
             }
-            Subject::Assignment(assignment) => {
+            StoreKey::Assignment(assignment) => {
                 let record: AssignmentRecord = decode(&value)?;
                 self.touch(&assignment.node, revision);
                 self.assignments.insert(assignment, record.revision);
             }
-            Subject::Node(name) => {
+            StoreKey::Node(name) => {
                 let record: NodeRecord = decode(&value)?;
                 let node = self
                     .nodes
                     .entry(name)
-                    .or_insert_with(|| Node::away(record.clone(), now));
+                    .or_insert_with(|| NodeState::away(record.clone(), now));
                 if node.link.is_none() {
                     node.record = record.clone();
                 }
                 node.kept = Some(record);
             }
-            Subject::Order(name) => {
+            StoreKey::Order(name) => {
                 self.orders.insert(name, decode(&value)?);
             }
-            Subject::Presence(name, controller) => {
+            StoreKey::Presence(name, controller) => {
                 if controller == self.id {
                     return Ok(false);
                 }
@@ -361,40 +361,40 @@ impl FleetState {
                 node.elsewhere.insert(controller);
                 return Ok(node.live(now));
             }
-            Subject::Waiting(name, controller) => {
+            StoreKey::Waiting(name, controller) => {
                 let record: WaitingRecord = decode(&value)?;
                 let waiting = self.waiting.entry(name).or_default();
                 waiting.insert(controller, record.requests);
             }
-            Subject::Controller(id) => {
+            StoreKey::Controller(id) => {
                 self.controllers.insert(id, decode(&value)?);
             }
-            Subject::Pushed(name) => {
+            StoreKey::Pushed(name) => {
                 let manifest = Arc::new(decode(&value)?);
                 Arc::make_mut(&mut self.files).pushed.insert(name, manifest);
             }
-            Subject::Fetched(id) => {
+            StoreKey::Fetched(id) => {
                 let manifest = Arc::new(decode(&value)?);
                 Arc::make_mut(&mut self.files).fetched.insert(id, manifest);
             }
-            Subject::Fetch(id) => {
+            StoreKey::Fetch(id) => {
                 let record = decode(&value)?;
                 Arc::make_mut(&mut self.files).fetches.insert(id, record);
             }
-            Subject::Leader => self.leader = Some(text(value)?),
-            Subject::Fleet => self.fleet = Some(text(value)?),
+            StoreKey::Leader => self.leader = Some(text(value)?),
+            StoreKey::Fleet => self.fleet = Some(text(value)?),
         }
         Ok(true)
     }
 
     /// Something that concerns what a node should run has changed.
-    fn touch(&mut self, node: &NodeName, revision: store::Revision) {
+    fn touch(&mut self, node: &NodeName, revision: StoreRevision) {
         if let Some(node) = self.nodes.get_mut(node) {
             node.touched = node.touched.max(revision);
         }
     }
 
-    fn touch_all(&mut self, model: &ModelName, revision: store::Revision) {
+    fn touch_all(&mut self, model: &ModelName, revision: StoreRevision) {
         let nodes: Vec<NodeName> = self
             .assignments
             .keys()
@@ -406,13 +406,13 @@ impl FleetState {
         }
     }
 
-    fn joined(&mut self, name: NodeName, record: NodeRecord, link: Arc<Link>, now: Instant) {
+    fn joined(&mut self, name: NodeName, record: NodeRecord, link: Arc<NodeLink>, now: Instant) {
         tracing::info!(node = %name, session = %link.session, "node joined");
         self.failures.forget_node(&name);
         let node = self
             .nodes
             .entry(name)
-            .or_insert_with(|| Node::away(record.clone(), now));
+            .or_insert_with(|| NodeState::away(record.clone(), now));
         if let Some(earlier) = node.join(record, link) {
             earlier.closed.cancel();
         }
@@ -471,7 +471,8 @@ impl FleetState {
 
     /// The view of this state.
     pub(super) fn view(&mut self, generation: u64, now: Instant) -> FleetView {
-        let mut assigned_to: BTreeMap<&ModelName, BTreeMap<NodeName, Revision>> = BTreeMap::new();
+        let mut assigned_to: BTreeMap<&ModelName, BTreeMap<NodeName, ModelRevision>> =
+            BTreeMap::new();
         let mut assigned_models: BTreeMap<&NodeName, Vec<ModelName>> = BTreeMap::new();
         for (Assignment { node, model }, revision) in &self.assignments {
             let nodes = assigned_to.entry(model).or_default();
@@ -491,7 +492,7 @@ impl FleetState {
             let files = source.and_then(|source| self.files.of(source));
             let resolved = source.is_none() || files.is_some();
             let fetch = source.and_then(|s| self.files.fetches.get(&keys::source_id(s)));
-            let revisions = Revisions {
+            let revisions = ModelRevisions {
                 wished: files::revision(&wished.model, files.map(|files| &**files)),
                 stable: stable.map(|stable| stable.revision),
                 condemned: condemned.map(|condemned| condemned.revision),
@@ -571,12 +572,15 @@ impl FleetState {
 /// failed, or it can be placed as far as is known. Where it cannot be placed after all, whoever
 /// waits is told by [`judge`](crate::dispatch::waiting::judge).
 fn is_coming(
-    nodes: &BTreeMap<NodeName, Node>,
-    assigned: &BTreeMap<NodeName, Revision>,
-    failures: &BTreeMap<NodeName, Failed>,
+    nodes: &BTreeMap<NodeName, NodeState>,
+    assigned: &BTreeMap<NodeName, ModelRevision>,
+    failures: &BTreeMap<NodeName, LoadFailureView>,
     has_files: bool,
 ) -> bool {
-    if !nodes.values().any(|node| node.life.phase() != Phase::Lost) {
+    if !nodes
+        .values()
+        .any(|node| node.life.phase() != NodePhase::Lost)
+    {
         return false;
     }
     if assigned.is_empty() {
@@ -591,15 +595,18 @@ fn is_coming(
 
 /// Takes from a status what is remembered of it.
 fn learn(
-    failures: &mut Failures,
-    found: &mut HashMap<(ModelName, Revision), Bytes>,
+    failures: &mut FailureMemory,
+    found: &mut HashMap<(ModelName, ModelRevision), Bytes>,
     at: &Assignment,
     status: &ModelStatus,
     now: Instant,
 ) {
     let mut needs = |bytes: u64| {
         if bytes > 0 {
-            found.insert((at.model.clone(), status.revision), Bytes(bytes));
+            found.insert(
+                (at.model.clone(), ModelRevision(status.revision)),
+                Bytes(bytes),
+            );
         }
     };
     match status.phase() {
@@ -608,9 +615,9 @@ fn learn(
             failures.forget(at);
         }
         ModelPhase::Failed => {
-            needs(status.needed);
-            let failed = Failed {
-                revision: status.revision,
+            needs(status.memory_needed);
+            let failed = LoadFailureView {
+                revision: ModelRevision(status.revision),
                 problem: match status.remedy.as_str() {
                     "" => status.problem.clone(),
                     remedy => format!("{} ({remedy})", status.problem),

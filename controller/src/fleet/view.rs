@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use flotilla_core::ModelRevision;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::energy::Strain;
-pub use flotilla_core::health::Phase as NodePhase;
-use flotilla_core::rollout::{Revision, Revisions};
-use flotilla_core::spec::{Model, Sha256};
+use flotilla_core::energy::NodePressure;
+pub use flotilla_core::health::NodePhase;
+use flotilla_core::rollout::ModelRevisions;
+use flotilla_core::spec::{Model, Sha256Digest};
 use flotilla_core::{Bytes, ModelName, NodeName, ZoneName};
 use flotilla_proto::v1::{ModelStatus, NodeEnergy};
 
 use super::{
-    CondemnedRecord, ControllerRecord, FetchRecord, Files, Link, NodeRecord, OrderRecord,
-    ReplicaLoad, Routing,
+    ControllerRecord, FailedRevisionRecord, FetchRecord, ModelManifests, NodeLink,
+    NodeOperationRecord, NodeRecord, ReplicaStats, RoutingView,
 };
 use crate::store;
 
@@ -31,9 +32,9 @@ pub struct FleetView {
     pub nodes: BTreeMap<NodeName, Arc<NodeView>>,
     pub controllers: BTreeMap<String, ControllerRecord>,
     /// What requests are routed by.
-    pub routing: Arc<Routing>,
+    pub routing: Arc<RoutingView>,
     /// What controllers have of models' files.
-    pub files: Arc<Files>,
+    pub files: Arc<ModelManifests>,
     /// Which of the controllers leads.
     pub leader: Option<String>,
     /// The fleet's own name.
@@ -48,7 +49,7 @@ pub struct FleetView {
 #[derive(Debug)]
 pub struct ModelView {
     pub model: Model,
-    pub revisions: Revisions,
+    pub revisions: ModelRevisions,
     /// Its files, where controllers deliver them and have them.
     pub files: Option<Arc<Manifest>>,
     /// Whether its files are on the nodes or known to controllers: it can be placed.
@@ -60,21 +61,21 @@ pub struct ModelView {
     /// Its files in that revision.
     pub stable_files: Option<Arc<Manifest>>,
     /// The revision that did not load, while it is the one wished for.
-    pub condemned: Option<CondemnedRecord>,
+    pub condemned: Option<FailedRevisionRecord>,
     /// When the fleet learned of it, in seconds since 1970.
     pub created: u64,
     /// The replicas that take requests, those of a privacy zone side by side.
-    pub replicas: Vec<Replica>,
+    pub replicas: Vec<ReplicaView>,
     /// Where in `replicas` those of each zone are.
     pub zones: BTreeMap<Option<ZoneName>, Range<usize>>,
     /// The revisions that they serve.
-    pub served: BTreeSet<Revision>,
+    pub served: BTreeSet<ModelRevision>,
     /// Where in `replicas` that of each node is.
     pub places: HashMap<NodeName, usize>,
     /// The nodes it is assigned to, ready or not, with the revision they are to serve.
-    pub assigned: BTreeMap<NodeName, Revision>,
+    pub assigned: BTreeMap<NodeName, ModelRevision>,
     /// Nodes that failed to run a revision, with what they said, until they are asked again.
-    pub failures: BTreeMap<NodeName, Failed>,
+    pub failures: BTreeMap<NodeName, LoadFailureView>,
     /// Memory of one replica, as given or as nodes have found.
     pub memory: Option<Bytes>,
     /// Requests that wait on controllers for a first replica.
@@ -85,21 +86,21 @@ pub struct ModelView {
 
 /// A node's failure to run a revision of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
-    pub revision: Revision,
+pub struct LoadFailureView {
+    pub revision: ModelRevision,
     pub problem: String,
 }
 
 /// A replica that takes requests.
 #[derive(Debug, Clone)]
-pub struct Replica {
+pub struct ReplicaView {
     pub node: NodeName,
     /// The node's privacy zone.
     pub zone: Option<ZoneName>,
     /// What it serves.
-    pub revision: Revision,
-    pub link: Arc<Link>,
-    pub load: Arc<ReplicaLoad>,
+    pub revision: ModelRevision,
+    pub link: Arc<NodeLink>,
+    pub load: Arc<ReplicaStats>,
 }
 
 /// A node, what it should run and what it runs.
@@ -112,14 +113,14 @@ pub struct NodeView {
     pub phase: NodePhase,
     /// Whether it is trusted with new models.
     pub steady: bool,
-    pub order: OrderRecord,
+    pub order: NodeOperationRecord,
     /// Whether it is linked to this controller and reports to it.
     pub here: bool,
     /// The session with this controller, while there is one.
-    pub link: Option<Arc<Link>>,
+    pub link: Option<Arc<NodeLink>>,
     pub assigned: BTreeSet<ModelName>,
     /// The last change in the store that was about what it should run.
-    pub touched: store::Revision,
+    pub touched: store::StoreRevision,
     /// What it reported last; newer than the view itself.
     pub report: Arc<ArcSwap<NodeReport>>,
 }
@@ -128,14 +129,14 @@ pub struct NodeView {
 #[derive(Debug, Default)]
 pub struct NodeReport {
     pub models: Vec<ModelStatus>,
-    pub uses: HashMap<ModelName, Use>,
+    pub uses: HashMap<ModelName, LastUse>,
     /// What the node draws and how it is, once it has said so.
     pub energy: Option<NodeEnergy>,
 }
 
 /// When a replica was used.
 #[derive(Debug, Clone, Copy)]
-pub struct Use {
+pub struct LastUse {
     /// Requests it had begun.
     pub begun: u64,
     /// Whether it had any when it last reported.
@@ -155,12 +156,12 @@ impl NodeReport {
 
     /// What strains the node.
     #[must_use]
-    pub fn strain(&self) -> Strain {
+    pub fn strain(&self) -> NodePressure {
         let Some(energy) = &self.energy else {
-            return Strain::default();
+            return NodePressure::default();
         };
         let battery = energy.battery.filter(|battery| battery.discharging);
-        Strain {
+        NodePressure {
             battery: battery.map(|battery| battery.charge),
             throttled: !energy.throttled.is_empty(),
         }
@@ -181,7 +182,7 @@ impl ModelView {
     /// The model as a node that is to serve `revision` needs it. `None` for a revision that
     /// nobody but the nodes that run it knows any more.
     #[must_use]
-    pub fn at(&self, revision: Revision) -> Option<(&Model, Option<&Manifest>)> {
+    pub fn at(&self, revision: ModelRevision) -> Option<(&Model, Option<&Manifest>)> {
         if revision == self.revisions.wished {
             return self
                 .resolved
@@ -194,7 +195,7 @@ impl ModelView {
 }
 
 /// Where the replicas of each zone are, which lie side by side.
-pub(super) fn zones(replicas: &[Replica]) -> BTreeMap<Option<ZoneName>, Range<usize>> {
+pub(super) fn zones(replicas: &[ReplicaView]) -> BTreeMap<Option<ZoneName>, Range<usize>> {
     let mut zones = BTreeMap::new();
     let mut begin = 0;
     for same in replicas.chunk_by(|a, b| a.zone == b.zone) {
@@ -206,7 +207,7 @@ pub(super) fn zones(replicas: &[Replica]) -> BTreeMap<Option<ZoneName>, Range<us
 }
 
 /// Where the replica of each node is.
-pub(super) fn places(replicas: &[Replica]) -> HashMap<NodeName, usize> {
+pub(super) fn places(replicas: &[ReplicaView]) -> HashMap<NodeName, usize> {
     let places = replicas.iter().enumerate();
     places
         .map(|(at, replica)| (replica.node.clone(), at))
@@ -214,14 +215,14 @@ pub(super) fn places(replicas: &[Replica]) -> HashMap<NodeName, usize> {
 }
 
 /// Replicas of a model that a request may go to.
-pub struct Eligible<'a> {
-    replicas: &'a [Replica],
+pub struct EligibleReplicas<'a> {
+    replicas: &'a [ReplicaView],
     places: &'a HashMap<NodeName, usize>,
     ranges: Vec<Range<usize>>,
     len: usize,
 }
 
-impl<'a> Eligible<'a> {
+impl<'a> EligibleReplicas<'a> {
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -253,7 +254,7 @@ impl<'a> Eligible<'a> {
     /// # Panics
     /// When there are not so many.
     #[must_use]
-    pub fn get(&self, mut index: usize) -> &'a Replica {
+    pub fn get(&self, mut index: usize) -> &'a ReplicaView {
         for range in &self.ranges {
             if index < range.len() {
                 return &self.replicas[range.start + index];
@@ -270,7 +271,7 @@ impl ModelView {
     /// replica serves.
     #[must_use]
     pub fn leaves(&self, zones: &BTreeSet<ZoneName>) -> bool {
-        let known = |revision: Revision| {
+        let known = |revision: ModelRevision| {
             revision == self.revisions.wished || Some(revision) == self.revisions.stable
         };
         let before = self.stable.as_ref();
@@ -281,14 +282,14 @@ impl ModelView {
 
     /// The revision that its replicas serve, but for those that a change has come to already.
     #[must_use]
-    pub fn serving(&self) -> Revision {
+    pub fn serving(&self) -> ModelRevision {
         self.revisions.stable.unwrap_or(self.revisions.wished)
     }
 
     /// The replicas in one of `zones`, none where an answer of theirs may leave the zones all the
     /// same; all replicas where no zones are asked for. Costs nothing for each replica.
     #[must_use]
-    pub fn eligible(&self, zones: Option<&BTreeSet<ZoneName>>) -> Eligible<'_> {
+    pub fn eligible(&self, zones: Option<&BTreeSet<ZoneName>>) -> EligibleReplicas<'_> {
         let ranges: Vec<Range<usize>> = match zones {
             Some(zones) if self.leaves(zones) => Vec::new(),
             None => Vec::from([Range {
@@ -300,7 +301,7 @@ impl ModelView {
                 zones.iter().filter_map(of).collect()
             }
         };
-        Eligible {
+        EligibleReplicas {
             replicas: &self.replicas,
             places: &self.places,
             len: ranges.iter().map(Range::len).sum(),
@@ -311,7 +312,7 @@ impl ModelView {
 
 impl FleetView {
     /// The files that controllers have to keep.
-    pub fn needed_files(&self) -> impl Iterator<Item = Sha256> {
+    pub fn needed_files(&self) -> impl Iterator<Item = Sha256Digest> {
         let of_models = self.models.values();
         let of_models = of_models.flat_map(|m| m.files.iter().chain(&m.stable_files));
         let all = of_models.chain(self.files.pushed.values());

@@ -3,7 +3,7 @@
 //! - A connection that begins with HTTP/2's preface is an agent as gRPC client: [`service`]
 //!   answers `Join` and `Sync` on it.
 //! - One that begins with Flotilla's preface is turned round: [`reverse`] becomes the gRPC
-//!   client on it and adds it to the node's [`Link`](crate::fleet::Link).
+//!   client on it and adds it to the node's [`Link`](crate::fleet::NodeLink).
 
 mod reverse;
 mod service;
@@ -20,10 +20,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::artifacts::Blobs;
-use crate::fleet::Fleet;
+use crate::artifacts::BlobStore;
+use crate::fleet::FleetHandle;
 use service::FleetService;
-use sessions::Sessions;
+use sessions::OpenSessions;
 
 /// How long a connection may take to say what it is.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How links are kept.
 #[derive(Debug, Clone, Copy)]
-pub struct Settings {
+pub struct LinkConfig {
     /// Connections that each agent turns round.
     pub connections: u32,
     /// How long a link may be silent before its node counts as away.
@@ -40,9 +40,9 @@ pub struct Settings {
 }
 
 #[derive(Clone)]
-struct Door {
-    fleet: Fleet,
-    sessions: Arc<Sessions>,
+struct LinkAcceptor {
+    fleet: FleetHandle,
+    sessions: Arc<OpenSessions>,
     server: FleetServer<FleetService>,
     silence: Duration,
     stop: CancellationToken,
@@ -51,13 +51,13 @@ struct Door {
 /// Takes connections for the controller `id` until `stop`, then waits for those there are.
 pub async fn serve(
     listener: TcpListener,
-    fleet: Fleet,
+    fleet: FleetHandle,
     id: String,
-    blobs: Blobs,
-    settings: Settings,
+    blobs: BlobStore,
+    settings: LinkConfig,
     stop: CancellationToken,
 ) {
-    let sessions = Arc::new(Sessions::default());
+    let sessions = Arc::new(OpenSessions::default());
     let syncs = TaskTracker::new();
     let service = FleetService {
         fleet: fleet.clone(),
@@ -68,7 +68,7 @@ pub async fn serve(
         stop: stop.clone(),
         tasks: syncs.clone(),
     };
-    let door = Door {
+    let door = LinkAcceptor {
         fleet,
         sessions,
         server: FleetServer::new(service),
@@ -102,7 +102,7 @@ pub async fn serve(
     syncs.wait().await;
 }
 
-impl Door {
+impl LinkAcceptor {
     /// Serves one connection to its end.
     async fn take(self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;

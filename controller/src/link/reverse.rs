@@ -6,13 +6,13 @@ use std::time::Duration;
 use flotilla_proto::transport;
 use tokio::net::TcpStream;
 
-use crate::fleet::{Fleet, FleetEvent, Link};
+use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
 
 /// Drives a reversed connection to its end, or to the end of its session.
 pub(super) async fn run(
     stream: TcpStream,
-    link: &Arc<Link>,
-    fleet: &Fleet,
+    link: &Arc<NodeLink>,
+    fleet: &FleetHandle,
     silence: Duration,
 ) -> Result<(), hyper::Error> {
     let (channel, connection) = transport::connect(stream, silence).await?;

@@ -1,16 +1,16 @@
-//! The gRPC service `Fleet`: joining, and desired state against status.
+//! The gRPC service `FleetHandle`: joining, and desired state against status.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::energy::Power;
-use flotilla_core::spec::{Sha256, Taint};
+use flotilla_core::energy::PowerRange;
+use flotilla_core::spec::{Sha256Digest, Taint};
 use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 use flotilla_proto::v1::fleet_server::Fleet as FleetRpc;
 use flotilla_proto::v1::{
-    BlobPiece, Desired, DesiredModel, FetchBlobRequest, IdentifyReply, IdentifyRequest, JoinReply,
-    JoinRequest, Report,
+    BlobChunk, DesiredModel, DesiredState, FetchBlobRequest, IdentifyRequest, IdentifyResponse,
+    JoinRequest, JoinResponse, StatusReport,
 };
 use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,19 +18,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::sessions::Sessions;
-use crate::artifacts::Blobs;
-use crate::fleet::{Fleet, FleetEvent, FleetView, Link, NodePhase, NodeRecord};
+use super::sessions::OpenSessions;
+use crate::artifacts::BlobStore;
+use crate::fleet::{FleetEvent, FleetHandle, FleetView, NodeLink, NodePhase, NodeRecord};
 
 /// How long a joined node may take to open its sync stream.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct FleetService {
-    pub(super) fleet: Fleet,
+    pub(super) fleet: FleetHandle,
     /// This controller.
     pub(super) id: String,
-    pub(super) blobs: Blobs,
-    pub(super) sessions: Arc<Sessions>,
+    pub(super) blobs: BlobStore,
+    pub(super) sessions: Arc<OpenSessions>,
     pub(super) connections: u32,
     pub(super) stop: CancellationToken,
     /// Owns what outlives a call.
@@ -42,13 +42,13 @@ impl FleetRpc for FleetService {
     async fn identify(
         &self,
         _: Request<IdentifyRequest>,
-    ) -> Result<Response<IdentifyReply>, Status> {
-        Ok(Response::new(IdentifyReply {
+    ) -> Result<Response<IdentifyResponse>, Status> {
+        Ok(Response::new(IdentifyResponse {
             controller: self.id.clone(),
         }))
     }
 
-    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let request = request.into_inner();
         let name = NodeName::new(&request.name).map_err(|e| {
             Status::invalid_argument(format!("the node name '{}' {e}", request.name))
@@ -64,13 +64,13 @@ impl FleetRpc for FleetService {
             link,
         };
         self.fleet.tell(event).await;
-        Ok(Response::new(JoinReply {
+        Ok(Response::new(JoinResponse {
             session,
             connections: self.connections,
         }))
     }
 
-    type FetchBlobStream = Pin<Box<dyn Stream<Item = Result<BlobPiece, Status>> + Send>>;
+    type FetchBlobStream = Pin<Box<dyn Stream<Item = Result<BlobChunk, Status>> + Send>>;
 
     async fn fetch_blob(
         &self,
@@ -79,24 +79,24 @@ impl FleetRpc for FleetService {
         let request = request.into_inner();
         let sha256 = request
             .sha256
-            .parse::<Sha256>()
+            .parse::<Sha256Digest>()
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         let pieces = self.blobs.read(sha256, request.offset).await;
         let pieces = pieces
             .map_err(|e| Status::unavailable(e.to_string()))?
             .ok_or_else(|| Status::not_found("this controller does not have the file"))?;
         let pieces = pieces.map(|piece| match piece {
-            Ok(data) => Ok(BlobPiece { data }),
+            Ok(data) => Ok(BlobChunk { data }),
             Err(error) => Err(Status::unavailable(error)),
         });
         Ok(Response::new(pieces.boxed()))
     }
 
-    type SyncStream = Pin<Box<dyn Stream<Item = Result<Desired, Status>> + Send>>;
+    type SyncStream = Pin<Box<dyn Stream<Item = Result<DesiredState, Status>> + Send>>;
 
     async fn sync(
         &self,
-        request: Request<Streaming<Report>>,
+        request: Request<Streaming<StatusReport>>,
     ) -> Result<Response<Self::SyncStream>, Status> {
         let mut reports = request.into_inner();
         let first = reports
@@ -109,7 +109,7 @@ impl FleetRpc for FleetService {
             .ok_or_else(|| Status::unauthenticated("no such session: join again"))?;
         // One desired state waits at most: a newer one is made from the newest view anyway.
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        let sync = Sync {
+        let sync = NodeReports {
             fleet: self.fleet.clone(),
             sessions: self.sessions.clone(),
             link,
@@ -123,7 +123,7 @@ impl FleetRpc for FleetService {
 
 impl FleetService {
     /// Ends the session unless its sync stream opens in time.
-    fn expect_sync(&self, link: &Arc<Link>) {
+    fn expect_sync(&self, link: &Arc<NodeLink>) {
         let (fleet, sessions) = (self.fleet.clone(), self.sessions.clone());
         let link = link.clone();
         self.tasks.spawn(async move {
@@ -186,26 +186,26 @@ fn record(request: JoinRequest) -> Result<NodeRecord, Status> {
         cores: inventory.cores,
         cpu: inventory.cpu,
         platform: inventory.platform,
-        power: inventory.power.map(|power| Power {
+        power: inventory.power.map(|power| PowerRange {
             idle: Watts(power.idle),
             max: Watts(power.max),
-            stated: power.stated,
+            configured: power.configured,
         }),
         version: request.version,
     })
 }
 
 /// One node's sync stream.
-struct Sync {
-    fleet: Fleet,
-    sessions: Arc<Sessions>,
-    link: Arc<Link>,
-    reports: Streaming<Report>,
-    sender: tokio::sync::mpsc::Sender<Result<Desired, Status>>,
+struct NodeReports {
+    fleet: FleetHandle,
+    sessions: Arc<OpenSessions>,
+    link: Arc<NodeLink>,
+    reports: Streaming<StatusReport>,
+    sender: tokio::sync::mpsc::Sender<Result<DesiredState, Status>>,
 }
 
-impl Sync {
-    async fn run(mut self, first: Report) {
+impl NodeReports {
+    async fn run(mut self, first: StatusReport) {
         self.link.synced.cancel();
         self.report(first).await;
         let mut changes = self.fleet.changes();
@@ -244,7 +244,7 @@ impl Sync {
             .await;
     }
 
-    async fn report(&self, report: Report) {
+    async fn report(&self, report: StatusReport) {
         self.fleet
             .tell(FleetEvent::Reported {
                 node: self.link.node.clone(),
@@ -257,7 +257,7 @@ impl Sync {
 
     /// What the node should run. `None` while the store was not read or the view does not
     /// hold the node yet: telling an agent "nothing" would make it drop what it serves.
-    fn desired(&self) -> Option<Desired> {
+    fn desired(&self) -> Option<DesiredState> {
         let view = self.fleet.peek();
         if !view.synced {
             return None;
@@ -268,7 +268,7 @@ impl Sync {
             let revision = *model.assigned.get(&self.link.node)?;
             let mut desired = DesiredModel {
                 name: name.to_string(),
-                revision,
+                revision: revision.0,
                 ..DesiredModel::default()
             };
             if let Some((model, files)) = model.at(revision) {
@@ -279,10 +279,10 @@ impl Sync {
             }
             Some(desired)
         });
-        Some(Desired {
+        Some(DesiredState {
             models: models.collect(),
             fleet: view.fleet.clone()?,
-            revision: node.touched,
+            revision: node.touched.0,
             controllers: view.controllers.values().map(|c| c.link.clone()).collect(),
         })
     }

@@ -6,25 +6,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flotilla_core::NodeName;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{Link, SessionId};
+use crate::fleet::{NodeLink, SessionId};
 
 /// The open sessions. Asked when a connection begins, never by requests.
 #[derive(Default)]
-pub(super) struct Sessions {
-    links: Mutex<HashMap<SessionId, Arc<Link>>>,
+pub(super) struct OpenSessions {
+    links: Mutex<HashMap<SessionId, Arc<NodeLink>>>,
 }
 
-impl Sessions {
+impl OpenSessions {
     /// Opens a session with an id that nobody can guess from another.
-    pub(super) fn open(&self, node: NodeName, stop: &CancellationToken) -> Arc<Link> {
+    pub(super) fn open(&self, node: NodeName, stop: &CancellationToken) -> Arc<NodeLink> {
         let id = format!("{:032x}", fastrand::u128(..));
-        let link = Arc::new(Link::new(node, SessionId(id.into()), stop.child_token()));
+        let link = Arc::new(NodeLink::new(
+            node,
+            SessionId(id.into()),
+            stop.child_token(),
+        ));
         self.lock().insert(link.session.clone(), link.clone());
         link
     }
 
     /// The session of this id.
-    pub(super) fn find(&self, id: &str) -> Option<Arc<Link>> {
+    pub(super) fn find(&self, id: &str) -> Option<Arc<NodeLink>> {
         self.lock().get(&SessionId(id.into())).cloned()
     }
 
@@ -35,7 +39,7 @@ impl Sessions {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Link>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<NodeLink>>> {
         // Nothing panics while it is held, so a poisoned map is still whole.
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,19 +2,19 @@
 
 use std::time::Instant;
 
+use flotilla_core::ModelRevision;
 use flotilla_core::placement::{self, Assignment};
-use flotilla_core::rollout::Revision;
 use flotilla_core::{ModelName, NodeName};
 
-use super::problem::{Inputs, Outcome};
-use super::scale::Scalers;
+use super::problem::{ProblemInputs, RolloutAction};
+use super::scale::ModelScalers;
 use crate::fleet::records::encode;
-use crate::fleet::{AssignmentRecord, CondemnedRecord, FleetView, ModelView, StableRecord};
-use crate::store::{Write, keys};
+use crate::fleet::{AssignmentRecord, FailedRevisionRecord, FleetView, ModelView, StableRecord};
+use crate::store::{StoreWrite, keys};
 
 /// What the leader has to write so that the fleet of this view follows the wish.
-pub(super) fn plan(view: &FleetView, scalers: &Scalers, now: Instant) -> Vec<Write> {
-    let inputs = Inputs::new(view, scalers);
+pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Vec<StoreWrite> {
+    let inputs = ProblemInputs::new(view, scalers);
     let plan = placement::solve(&inputs.problem(view, now));
     if !plan.is_empty() {
         tracing::info!(assign = ?plan.assign, evict = ?plan.evict, "placement changes");
@@ -22,7 +22,7 @@ pub(super) fn plan(view: &FleetView, scalers: &Scalers, now: Instant) -> Vec<Wri
     let mut writes = Vec::new();
     for assignment in &plan.evict {
         let key = keys::assignment(assignment);
-        writes.push(Write::Delete { key });
+        writes.push(StoreWrite::Delete { key });
     }
     for assignment in &plan.assign {
         if let Some(input) = inputs.get(&assignment.model) {
@@ -40,8 +40,8 @@ pub(super) fn plan(view: &FleetView, scalers: &Scalers, now: Instant) -> Vec<Wri
         };
         let stays = |node: &&NodeName| !plan.evict.contains(&at(node));
         match &input.step {
-            Outcome::Wait => {}
-            Outcome::Change(nodes) => {
+            RolloutAction::Wait => {}
+            RolloutAction::Change(nodes) => {
                 tracing::info!(model = %name, ?nodes, "changing the revision");
                 writes.extend(
                     nodes
@@ -51,13 +51,13 @@ pub(super) fn plan(view: &FleetView, scalers: &Scalers, now: Instant) -> Vec<Wri
                 );
             }
             // Nowhere else to go: there is a gap, which requests wait out.
-            Outcome::Surge(node) if plan.missing.contains_key(name) => {
+            RolloutAction::Surge(node) if plan.missing.contains_key(name) => {
                 tracing::info!(model = %name, %node, "changing the revision of the only replica");
                 writes.push(assign(at(node), goal));
             }
-            Outcome::Surge(_) => {}
-            Outcome::Settled => writes.extend(settle(name, model, goal)),
-            Outcome::RollBack(node) => {
+            RolloutAction::Surge(_) => {}
+            RolloutAction::Settled => writes.extend(settle(name, model, goal)),
+            RolloutAction::RollBack(node) => {
                 writes.push(condemn(name, model, node));
                 let back = model
                     .assigned
@@ -71,13 +71,13 @@ pub(super) fn plan(view: &FleetView, scalers: &Scalers, now: Instant) -> Vec<Wri
     writes
 }
 
-fn assign(assignment: Assignment, revision: Revision) -> Write {
+fn assign(assignment: Assignment, revision: ModelRevision) -> StoreWrite {
     let record = AssignmentRecord { revision };
-    Write::put(keys::assignment(&assignment), encode(&record))
+    StoreWrite::put(keys::assignment(&assignment), encode(&record))
 }
 
 /// Notes the stable revision, if that is news.
-fn settle(name: &ModelName, model: &ModelView, goal: Revision) -> Option<Write> {
+fn settle(name: &ModelName, model: &ModelView, goal: ModelRevision) -> Option<StoreWrite> {
     if model.revisions.stable == Some(goal) {
         return None;
     }
@@ -88,20 +88,20 @@ fn settle(name: &ModelName, model: &ModelView, goal: Revision) -> Option<Write> 
         resource,
         files: files.cloned(),
     };
-    Some(Write::put(keys::stable(name), encode(&record)))
+    Some(StoreWrite::put(keys::stable(name), encode(&record)))
 }
 
-fn condemn(name: &ModelName, model: &ModelView, node: &NodeName) -> Write {
+fn condemn(name: &ModelName, model: &ModelView, node: &NodeName) -> StoreWrite {
     let problem = model
         .failures
         .get(node)
         .map(|failed| failed.problem.clone());
     let problem = problem.unwrap_or_default();
     tracing::error!(model = %name, %node, problem, "the new revision does not load: rolling back");
-    let record = CondemnedRecord {
+    let record = FailedRevisionRecord {
         revision: model.revisions.wished,
         node: node.clone(),
         problem,
     };
-    Write::put(keys::condemned(name), encode(&record))
+    StoreWrite::put(keys::condemned(name), encode(&record))
 }

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::ModelName;
-use flotilla_core::placement::{self, Unplaced};
+use flotilla_core::placement::{self, UnplacedReplicas};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{Fleet, FleetView};
-use crate::store::{Leadership, MAX_WRITES, Store, StoreError, Write};
-use problem::Inputs;
-use scale::Scalers;
+use crate::fleet::{FleetHandle, FleetView};
+use crate::store::{Leadership, MAX_WRITES, Store, StoreError, StoreWrite};
+use problem::ProblemInputs;
+use scale::ModelScalers;
 
 /// Pause after the store failed.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -27,13 +27,13 @@ const GATHER: Duration = Duration::from_millis(5);
 
 /// Runs until `stop`; acts while this controller leads.
 pub(crate) async fn run(
-    fleet: Fleet,
+    fleet: FleetHandle,
     store: Arc<dyn Store>,
     mut leader: watch::Receiver<Option<Arc<dyn Leadership>>>,
     stop: CancellationToken,
 ) {
     let mut changes = fleet.changes();
-    let mut scalers = Scalers::default();
+    let mut scalers = ModelScalers::default();
     let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
@@ -52,7 +52,7 @@ pub(crate) async fn run(
         // The fence is taken before the view is looked at: what an earlier leadership
         // planned cannot be written in a later one.
         let Some(leadership) = leader.borrow_and_update().clone() else {
-            scalers = Scalers::default();
+            scalers = ModelScalers::default();
             continue;
         };
         tokio::time::sleep(GATHER).await;
@@ -78,23 +78,23 @@ pub(crate) async fn run(
 /// Why a model of this view has fewer replicas than it should. Its own load is not known
 /// here: asleep counts as it should be.
 #[must_use]
-pub(crate) fn explain(view: &FleetView, model: &ModelName) -> Option<Unplaced> {
-    let inputs = Inputs::new(view, &Scalers::default());
+pub(crate) fn explain(view: &FleetView, model: &ModelName) -> Option<UnplacedReplicas> {
+    let inputs = ProblemInputs::new(view, &ModelScalers::default());
     placement::explain(&inputs.problem(view, Instant::now()), model)
 }
 
 /// The models of this view that miss replicas.
 #[must_use]
 pub(crate) fn missing(view: &FleetView) -> Vec<ModelName> {
-    let inputs = Inputs::new(view, &Scalers::default());
+    let inputs = ProblemInputs::new(view, &ModelScalers::default());
     let plan = placement::solve(&inputs.problem(view, Instant::now()));
     plan.missing.into_keys().collect()
 }
 
 async fn carry_out(
     store: &dyn Store,
-    fence: Option<Write>,
-    writes: &[Write],
+    fence: Option<StoreWrite>,
+    writes: &[StoreWrite],
 ) -> Result<(), StoreError> {
     // Each part is right by itself, since a later plan does what is missing.
     for part in writes.chunks(MAX_WRITES - 1) {

@@ -3,33 +3,36 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
-use flotilla_core::placement::{Measured, ModelDemand, NodeCapacity, Openness, Problem, Standing};
-use flotilla_core::rollout::{self, Revisions, Step};
-use flotilla_core::{Bytes, ModelName, NodeName};
+use flotilla_core::placement::{
+    CurrentReplica, MeasuredPerformance, ModelDemand, NodeCapacity, PlacementProblem,
+    Schedulability,
+};
+use flotilla_core::rollout::{self, ModelRevisions, RolloutStep};
+use flotilla_core::{Bytes, ModelName, ModelRevision, NodeName};
 use flotilla_proto::v1::ModelPhase;
 
-use super::scale::Scalers;
+use super::scale::ModelScalers;
 use crate::fleet::{FleetView, ModelView, NodePhase, NodeView};
 
 /// What a problem borrows beside the view.
-pub(super) struct Inputs {
-    models: BTreeMap<ModelName, Input>,
+pub(super) struct ProblemInputs {
+    models: BTreeMap<ModelName, ModelInput>,
 }
 
 /// What is to be known of one model.
-pub(super) struct Input {
-    pub(super) revisions: Revisions,
+pub(super) struct ModelInput {
+    pub(super) revisions: ModelRevisions,
     /// The next step of its rollout.
-    pub(super) step: Outcome,
+    pub(super) step: RolloutAction,
     target: u32,
     required: u32,
     refused_by: BTreeMap<NodeName, String>,
-    measured: HashMap<NodeName, Measured>,
+    measured: HashMap<NodeName, MeasuredPerformance>,
 }
 
 /// The next step of a rollout, owned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum RolloutAction {
     Wait,
     Change(Vec<NodeName>),
     /// The only replica is not changed before another one answers on another node.
@@ -38,22 +41,22 @@ pub(super) enum Outcome {
     RollBack(NodeName),
 }
 
-impl Inputs {
-    pub(super) fn new(view: &FleetView, scalers: &Scalers) -> Self {
+impl ProblemInputs {
+    pub(super) fn new(view: &FleetView, scalers: &ModelScalers) -> Self {
         let input = |(name, model): (&ModelName, &std::sync::Arc<ModelView>)| {
-            (name.clone(), Input::new(view, model, scalers))
+            (name.clone(), ModelInput::new(view, model, scalers))
         };
         Self {
             models: view.models.iter().map(input).collect(),
         }
     }
 
-    pub(super) fn get(&self, model: &ModelName) -> Option<&Input> {
+    pub(super) fn get(&self, model: &ModelName) -> Option<&ModelInput> {
         self.models.get(model)
     }
 
     /// The problem of this view.
-    pub(super) fn problem<'a>(&'a self, view: &'a FleetView, now: Instant) -> Problem<'a> {
+    pub(super) fn problem<'a>(&'a self, view: &'a FleetView, now: Instant) -> PlacementProblem<'a> {
         let nodes = view
             .nodes
             .values()
@@ -77,7 +80,7 @@ impl Inputs {
             let goal = self.models.get(name).map(|input| input.revisions.goal());
             model.assigned.iter().map(move |(node, revision)| {
                 let known = view.nodes.get(node);
-                Standing {
+                CurrentReplica {
                     node,
                     model: name,
                     ready: known.is_some_and(|known| answers(known, name).is_some()),
@@ -89,7 +92,7 @@ impl Inputs {
         let of_nodes = view.nodes.iter().flat_map(|(name, node)| {
             let gone = node.assigned.iter();
             gone.filter(|model| !view.models.contains_key(*model))
-                .map(move |model| Standing {
+                .map(move |model| CurrentReplica {
                     node: name,
                     model,
                     ready: false,
@@ -97,7 +100,7 @@ impl Inputs {
                     idle: None,
                 })
         });
-        Problem {
+        PlacementProblem {
             nodes: nodes.collect(),
             models: models.collect(),
             standing: of_models.chain(of_nodes).collect(),
@@ -105,14 +108,14 @@ impl Inputs {
     }
 }
 
-impl Input {
-    fn new(view: &FleetView, model: &ModelView, scalers: &Scalers) -> Self {
+impl ModelInput {
+    fn new(view: &FleetView, model: &ModelView, scalers: &ModelScalers) -> Self {
         let name = model.model.name();
         let spec = &model.model.spec;
         let replicas: Vec<_> = model
             .assigned
             .iter()
-            .map(|(node, revision)| rollout::Replica {
+            .map(|(node, revision)| rollout::RolloutReplica {
                 node,
                 assigned: *revision,
                 answers: view.nodes.get(node).and_then(|node| answers(node, name)),
@@ -128,7 +131,7 @@ impl Input {
             revisions.condemned = Some(revisions.wished);
         }
         let step = rollout::next(revisions, &replicas);
-        if let Step::RollBack(_) = step {
+        if let RolloutStep::RollBack(_) = step {
             revisions.condemned = Some(revisions.wished);
         }
         let goal = revisions.goal();
@@ -147,18 +150,18 @@ impl Input {
             .any(|r| r.assigned == goal && r.answers == Some(goal));
         let sole = known == 1;
         let step = match step {
-            Step::Wait => Outcome::Wait,
-            Step::Settled => Outcome::Settled,
-            Step::RollBack(node) => Outcome::RollBack(node.clone()),
+            RolloutStep::Wait => RolloutAction::Wait,
+            RolloutStep::Settled => RolloutAction::Settled,
+            RolloutStep::RollBack(node) => RolloutAction::RollBack(node.clone()),
             // The other one answers already: this one is not needed any more.
-            Step::Change(_) if sole && proven => Outcome::Wait,
-            Step::Change(nodes) => {
+            RolloutStep::Change(_) if sole && proven => RolloutAction::Wait,
+            RolloutStep::Change(nodes) => {
                 let answering = replicas.iter().find(|r| r.answers.is_some());
                 match answering.filter(|r| nodes.contains(&r.node)) {
                     Some(only) if sole && !fits_beside(view, model, only.node) => {
-                        Outcome::Surge(only.node.clone())
+                        RolloutAction::Surge(only.node.clone())
                     }
-                    _ => Outcome::Change(nodes.into_iter().cloned().collect()),
+                    _ => RolloutAction::Change(nodes.into_iter().cloned().collect()),
                 }
             }
         };
@@ -166,7 +169,7 @@ impl Input {
         let under_way = !proven
             && replicas.iter().any(|r| r.assigned == goal)
             && replicas.iter().any(|r| r.assigned != goal);
-        let surges = sole && (under_way || matches!(step, Outcome::Surge(_)));
+        let surges = sole && (under_way || matches!(step, RolloutAction::Surge(_)));
         let target = known + u32::from(surges);
         let waits = u32::from(model.waiting > 0);
         Self {
@@ -186,13 +189,13 @@ impl Input {
 }
 
 /// The revision that a node's replica of a model answers with.
-fn answers(node: &NodeView, model: &ModelName) -> Option<u64> {
+fn answers(node: &NodeView, model: &ModelName) -> Option<ModelRevision> {
     if node.phase != NodePhase::Ready {
         return None;
     }
     let report = node.report.load();
     let status = report.model(model)?;
-    (status.phase() == ModelPhase::Ready).then_some(status.revision)
+    (status.phase() == ModelPhase::Ready).then_some(ModelRevision(status.revision))
 }
 
 /// Whether a second replica of `model` fits on the node beside all that is there: then the
@@ -212,12 +215,12 @@ fn fits_beside(view: &FleetView, model: &ModelView, node: &NodeName) -> bool {
 fn capacity(node: &NodeView) -> NodeCapacity<'_> {
     let record = &node.record;
     let open = match (node.order, node.phase) {
-        (order, _) if order.draining && order.force => Openness::Closed,
-        (order, _) if order.draining => Openness::Draining,
-        (order, _) if order.cordoned => Openness::Cordoned,
-        (_, NodePhase::Ready) if node.steady => Openness::Open,
-        (_, NodePhase::Ready) => Openness::Unsteady,
-        _ => Openness::Away,
+        (order, _) if order.draining && order.force => Schedulability::Closed,
+        (order, _) if order.draining => Schedulability::Draining,
+        (order, _) if order.cordoned => Schedulability::Cordoned,
+        (_, NodePhase::Ready) if node.steady => Schedulability::Open,
+        (_, NodePhase::Ready) => Schedulability::Unsteady,
+        _ => Schedulability::Away,
     };
     NodeCapacity {
         name: &node.name,
@@ -232,7 +235,7 @@ fn capacity(node: &NodeView) -> NodeCapacity<'_> {
 }
 
 /// What a model was found to do, where it ran for long enough to tell.
-fn measured(view: &FleetView, model: &ModelView) -> HashMap<NodeName, Measured> {
+fn measured(view: &FleetView, model: &ModelView) -> HashMap<NodeName, MeasuredPerformance> {
     /// Output tokens from which on their pace says something.
     const ENOUGH: u64 = 200;
     let measured = model.assigned.keys().filter_map(|name| {
@@ -242,7 +245,7 @@ fn measured(view: &FleetView, model: &ModelView) -> HashMap<NodeName, Measured> 
             return None;
         }
         let seconds = counters.busy_us as f64 / 1e6;
-        let measured = Measured {
+        let measured = MeasuredPerformance {
             tokens_per_second: Some(counters.output_tokens as f64 / seconds),
             joules_per_token: (counters.millijoules > 0)
                 .then(|| counters.millijoules as f64 / 1e3 / counters.output_tokens as f64),

@@ -4,25 +4,25 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use flotilla_core::ModelName;
-use flotilla_core::scaling::{Load, Scaler};
+use flotilla_core::scaling::{ModelLoad, ReplicaScaler};
 
 use crate::fleet::{FleetView, ModelView};
 
 /// The scalers of all models. They live as long as the leadership: a new leader begins with
 /// the replicas there are.
 #[derive(Default)]
-pub(super) struct Scalers {
-    models: BTreeMap<ModelName, Observed>,
+pub(super) struct ModelScalers {
+    models: BTreeMap<ModelName, ObservedLoad>,
 }
 
-struct Observed {
-    scaler: Scaler,
+struct ObservedLoad {
+    scaler: ReplicaScaler,
     /// Sums over all nodes when last looked at: requests begun, microseconds they had waited.
     begun: u64,
     waited: u64,
 }
 
-impl Scalers {
+impl ModelScalers {
     /// Looks at the load of every model.
     pub(super) fn observe(&mut self, view: &FleetView, now: Instant) {
         self.models.retain(|name, _| view.models.contains_key(name));
@@ -32,8 +32,8 @@ impl Scalers {
                 // ask for it. One that was served before and has no replica sleeps.
                 let first = if model.stable.is_some() { 0 } else { 1 };
                 let placed = u32::try_from(model.assigned.len()).unwrap_or(u32::MAX);
-                Observed {
-                    scaler: Scaler::new(placed.max(first), now),
+                ObservedLoad {
+                    scaler: ReplicaScaler::new(placed.max(first), now),
                     begun: 0,
                     waited: 0,
                 }
@@ -58,13 +58,13 @@ impl Scalers {
     }
 }
 
-impl Observed {
-    fn load(&mut self, view: &FleetView, model: &ModelView) -> Load {
-        let mut load = Load {
+impl ObservedLoad {
+    fn load(&mut self, view: &FleetView, model: &ModelView) -> ModelLoad {
+        let mut load = ModelLoad {
             ready: u32::try_from(model.replicas.len()).unwrap_or(u32::MAX),
             concurrency: model.model.spec.concurrency,
             waiting: model.waiting,
-            ..Load::default()
+            ..ModelLoad::default()
         };
         let mut waited = 0;
         for name in model.assigned.keys() {

@@ -12,8 +12,8 @@ use redb::{
 use tokio::sync::broadcast;
 
 use super::{
-    Change, Entry, Expect, Leadership, Lease, LeaseId, MAX_WRITES, Revision, Store, StoreError,
-    Watch, WatchEvent, Write, keys,
+    Leadership, Lease, LeaseId, MAX_WRITES, Precondition, Store, StoreChange, StoreEntry,
+    StoreError, StoreRevision, StoreWatch, StoreWrite, WatchEvent, keys,
 };
 
 /// Key to revision and value.
@@ -31,20 +31,20 @@ const BACKLOG: usize = 1_024;
 
 /// A store in one file. Cheap to clone; clones share the file.
 #[derive(Clone)]
-pub struct Embedded {
-    inner: Arc<Inner>,
+pub struct EmbeddedStore {
+    inner: Arc<EmbeddedState>,
 }
 
-struct Inner {
+struct EmbeddedState {
     database: Database,
     /// Held while writing *and* telling watchers, so that they see changes in order, and
     /// while a watch begins, so that it misses none.
-    changes: Mutex<broadcast::Sender<Change>>,
+    changes: Mutex<broadcast::Sender<StoreChange>>,
     /// Leases given so far.
     leases: AtomicI64,
 }
 
-impl Embedded {
+impl EmbeddedStore {
     /// Opens the store in `dir`, creating both where missing.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ impl Embedded {
             })?;
             let path = dir.join(FILE);
             let database = create(&path)?;
-            let inner = Inner {
+            let inner = EmbeddedState {
                 database,
                 changes: Mutex::new(broadcast::channel(BACKLOG).0),
                 leases: AtomicI64::new(0),
@@ -116,8 +116,8 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())))
 }
 
-impl Inner {
-    fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+impl EmbeddedState {
+    fn list(&self, prefix: &str) -> Result<Vec<StoreEntry>, StoreError> {
         let read = self.database.begin_read().map_err(failed)?;
         let table = read.open_table(ENTRIES).map_err(failed)?;
         let mut entries = Vec::new();
@@ -127,24 +127,24 @@ impl Inner {
                 break;
             }
             let (revision, value) = value.value();
-            entries.push(Entry {
+            entries.push(StoreEntry {
                 key: key.value().to_owned(),
                 value: value.to_owned(),
-                revision,
+                revision: StoreRevision(revision),
             });
         }
         Ok(entries)
     }
 
     /// The last revision written.
-    fn revision(&self) -> Result<Revision, StoreError> {
+    fn revision(&self) -> Result<StoreRevision, StoreError> {
         let read = self.database.begin_read().map_err(failed)?;
         let meta = read.open_table(META).map_err(failed)?;
         let row = meta.get(REVISION).map_err(failed)?;
-        Ok(row.map_or(0, |row| row.value()))
+        Ok(StoreRevision(row.map_or(0, |row| row.value())))
     }
 
-    fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError> {
+    fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         // A poisoned lock means that a writer panicked before it committed: nothing is torn.
         let sender = self.changes.lock().unwrap_or_else(|e| e.into_inner());
         let begun = self.database.begin_write().map_err(failed)?;
@@ -158,11 +158,11 @@ impl Inner {
                 .get(REVISION)
                 .map_err(failed)?
                 .map_or(0, |row| row.value());
-            revision = last + 1;
-            meta.insert(REVISION, revision).map_err(failed)?;
+            revision = StoreRevision(last + 1);
+            meta.insert(REVISION, revision.0).map_err(failed)?;
             for write in writes {
                 match write {
-                    Write::Put {
+                    StoreWrite::Put {
                         key,
                         value,
                         expect,
@@ -170,26 +170,26 @@ impl Inner {
                     } => {
                         check(&entries, &key, expect)?;
                         entries
-                            .insert(key.as_str(), (revision, value.as_slice()))
+                            .insert(key.as_str(), (revision.0, value.as_slice()))
                             .map_err(failed)?;
                         match lease {
                             Some(lease) => leased.insert(key.as_str(), lease),
                             None => leased.remove(key.as_str()),
                         }
                         .map_err(failed)?;
-                        changes.push(Change::Put(Entry {
+                        changes.push(StoreChange::Put(StoreEntry {
                             key,
                             value,
                             revision,
                         }));
                     }
-                    Write::Delete { key } => {
+                    StoreWrite::Delete { key } => {
                         leased.remove(key.as_str()).map_err(failed)?;
                         if entries.remove(key.as_str()).map_err(failed)?.is_some() {
-                            changes.push(Change::Delete { key, revision });
+                            changes.push(StoreChange::Delete { key, revision });
                         }
                     }
-                    Write::Require { key, expect } => check(&entries, &key, expect)?,
+                    StoreWrite::Require { key, expect } => check(&entries, &key, expect)?,
                 }
             }
         }
@@ -210,7 +210,7 @@ impl Inner {
             for row in leased.iter().map_err(failed)? {
                 let (key, held) = row.map_err(failed)?;
                 if lease.is_none_or(|lease| lease == held.value()) {
-                    gone.push(Write::Delete {
+                    gone.push(StoreWrite::Delete {
                         key: key.value().to_owned(),
                     });
                 }
@@ -227,25 +227,25 @@ impl Inner {
 fn check(
     entries: &impl ReadableTable<&'static str, (u64, &'static [u8])>,
     key: &str,
-    expect: Expect,
+    expect: Precondition,
 ) -> Result<(), StoreError> {
     let found = entries.get(key).map_err(failed)?;
     let found = found.map(|row| row.value().0);
     let met = match expect {
-        Expect::Any => true,
-        Expect::Absent => found.is_none(),
-        Expect::Revision(wanted) => found == Some(wanted),
+        Precondition::Any => true,
+        Precondition::Absent => found.is_none(),
+        Precondition::Revision(wanted) => found == Some(wanted.0),
     };
     met.then_some(())
         .ok_or_else(|| StoreError::Conflict(key.to_owned()))
 }
 
 /// The one process that has the file open leads, as long as it lives.
-struct Alone;
+struct EmbeddedLeadership;
 
 #[async_trait]
-impl Leadership for Alone {
-    fn fence(&self) -> Option<Write> {
+impl Leadership for EmbeddedLeadership {
+    fn fence(&self) -> Option<StoreWrite> {
         None
     }
 
@@ -257,18 +257,18 @@ impl Leadership for Alone {
 }
 
 #[async_trait]
-impl Store for Embedded {
-    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+impl Store for EmbeddedStore {
+    async fn list(&self, prefix: &str) -> Result<Vec<StoreEntry>, StoreError> {
         let (inner, prefix) = (self.inner.clone(), prefix.to_owned());
         blocking(move || inner.list(&prefix)).await
     }
 
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+    async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError> {
         let entries = self.list(key).await?;
         Ok(entries.into_iter().find(|entry| entry.key == key))
     }
 
-    async fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError> {
+    async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         if writes.len() > MAX_WRITES {
             return Err(StoreError::TooMany(writes.len()));
         }
@@ -276,7 +276,7 @@ impl Store for Embedded {
         blocking(move || inner.write(writes)).await
     }
 
-    async fn watch(&self, prefix: &str) -> Result<Box<dyn Watch>, StoreError> {
+    async fn watch(&self, prefix: &str) -> Result<Box<dyn StoreWatch>, StoreError> {
         Ok(Box::new(EmbeddedWatch {
             store: self.clone(),
             prefix: prefix.to_owned(),
@@ -287,9 +287,9 @@ impl Store for Embedded {
     async fn try_lead(&self, who: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
         let lease = self.inner.leases.fetch_add(1, Ordering::Relaxed);
         let key = keys::LEADER.to_owned();
-        self.write(vec![Write::put_leased(key, who.into(), lease)])
+        self.write(vec![StoreWrite::put_leased(key, who.into(), lease)])
             .await?;
-        Ok(Some(Arc::new(Alone)))
+        Ok(Some(Arc::new(EmbeddedLeadership)))
     }
 
     async fn lease(&self, _: Duration) -> Result<Arc<dyn Lease>, StoreError> {
@@ -302,7 +302,7 @@ impl Store for Embedded {
 
 /// A lease of the one process that has the file open.
 struct EmbeddedLease {
-    inner: Arc<Inner>,
+    inner: Arc<EmbeddedState>,
     id: LeaseId,
 }
 
@@ -325,14 +325,14 @@ impl Lease for EmbeddedLease {
 }
 
 struct EmbeddedWatch {
-    store: Embedded,
+    store: EmbeddedStore,
     prefix: String,
     /// `None` until a snapshot was given, and after changes were missed.
-    changes: Option<broadcast::Receiver<Change>>,
+    changes: Option<broadcast::Receiver<StoreChange>>,
 }
 
 #[async_trait]
-impl Watch for EmbeddedWatch {
+impl StoreWatch for EmbeddedWatch {
     async fn next(&mut self) -> Result<WatchEvent, StoreError> {
         loop {
             let Some(changes) = &mut self.changes else {
@@ -348,8 +348,8 @@ impl Watch for EmbeddedWatch {
             match changes.recv().await {
                 Ok(change) => {
                     let key = match &change {
-                        Change::Put(entry) => &entry.key,
-                        Change::Delete { key, .. } => key,
+                        StoreChange::Put(entry) => &entry.key,
+                        StoreChange::Delete { key, .. } => key,
                     };
                     if key.starts_with(&self.prefix) {
                         return Ok(WatchEvent::Change(change));
@@ -368,13 +368,13 @@ impl Watch for EmbeddedWatch {
 mod tests {
     use super::*;
 
-    fn put(key: &str, value: &str, expect: Expect) -> Write {
-        Write::put_if(key.into(), value.into(), expect)
+    fn put(key: &str, value: &str, expect: Precondition) -> StoreWrite {
+        StoreWrite::put_if(key.into(), value.into(), expect)
     }
 
-    async fn store() -> (tempfile::TempDir, Embedded) {
+    async fn store() -> (tempfile::TempDir, EmbeddedStore) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Embedded::open(dir.path()).await.unwrap();
+        let store = EmbeddedStore::open(dir.path()).await.unwrap();
         (dir, store)
     }
 
@@ -382,15 +382,15 @@ mod tests {
     async fn what_was_written_survives_reopening() {
         let (dir, store) = store().await;
         let first = store
-            .write(vec![put("/a/1", "x", Expect::Absent)])
+            .write(vec![put("/a/1", "x", Precondition::Absent)])
             .await
             .unwrap();
         drop(store);
-        let store = Embedded::open(dir.path()).await.unwrap();
+        let store = EmbeddedStore::open(dir.path()).await.unwrap();
         let entry = store.get("/a/1").await.unwrap().unwrap();
         assert_eq!((entry.value.as_slice(), entry.revision), (&b"x"[..], first));
         let second = store
-            .write(vec![put("/a/2", "y", Expect::Any)])
+            .write(vec![put("/a/2", "y", Precondition::Any)])
             .await
             .unwrap();
         assert!(second > first);
@@ -401,17 +401,17 @@ mod tests {
         let (dir, store) = store().await;
         let lease = store.lease(Duration::from_secs(1)).await.unwrap();
         let writes = vec![
-            put("/kept", "", Expect::Any),
-            Write::put_leased("/leased".into(), Vec::new(), lease.id()),
-            Write::put_leased("/kept/after/all".into(), Vec::new(), lease.id()),
+            put("/kept", "", Precondition::Any),
+            StoreWrite::put_leased("/leased".into(), Vec::new(), lease.id()),
+            StoreWrite::put_leased("/kept/after/all".into(), Vec::new(), lease.id()),
         ];
         store.write(writes).await.unwrap();
         store
-            .write(vec![put("/kept/after/all", "", Expect::Any)])
+            .write(vec![put("/kept/after/all", "", Precondition::Any)])
             .await
             .unwrap();
         drop((store, lease));
-        let store = Embedded::open(dir.path()).await.unwrap();
+        let store = EmbeddedStore::open(dir.path()).await.unwrap();
         let entries = store.list("/").await.unwrap();
         let keys: Vec<_> = entries.iter().map(|e| e.key.as_str()).collect();
         assert_eq!(keys, ["/kept", "/kept/after/all"]);
@@ -423,7 +423,8 @@ mod tests {
         let mut watch = store.watch("/").await.unwrap();
         watch.next().await.unwrap();
         for round in 0..=BACKLOG / MAX_WRITES {
-            let keys = (0..MAX_WRITES).map(|i| put(&format!("/{round}/{i}"), "", Expect::Any));
+            let keys =
+                (0..MAX_WRITES).map(|i| put(&format!("/{round}/{i}"), "", Precondition::Any));
             store.write(keys.collect()).await.unwrap();
         }
         let event = watch.next().await.unwrap();
@@ -433,7 +434,7 @@ mod tests {
     #[tokio::test]
     async fn a_second_process_is_told_that_the_store_is_in_use() {
         let (dir, _store) = store().await;
-        let second = Embedded::open(dir.path()).await;
+        let second = EmbeddedStore::open(dir.path()).await;
         assert!(matches!(second, Err(StoreError::InUse(_))));
     }
 
@@ -441,7 +442,7 @@ mod tests {
     async fn a_damaged_file_is_said_to_be_damaged() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), b"not a database").unwrap();
-        let error = Embedded::open(dir.path()).await.err().unwrap();
+        let error = EmbeddedStore::open(dir.path()).await.err().unwrap();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! The names of things in the store.
 
 use flotilla_core::placement::Assignment;
-use flotilla_core::spec::Source;
+use flotilla_core::spec::ModelSource;
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use sha2::Digest;
 
@@ -13,7 +13,7 @@ pub const LEADER: &str = "/flotilla/v1/leader";
 
 /// What a key is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Subject {
+pub enum StoreKey {
     /// The fleet's own name.
     Fleet,
     /// Who leads.
@@ -93,7 +93,7 @@ pub fn condemned(name: &ModelName) -> String {
 
 /// Tells the source of files from others.
 #[must_use]
-pub fn source_id(source: &Source) -> String {
+pub fn source_id(source: &ModelSource) -> String {
     // A source is made of texts: serializing it cannot fail.
     let text = serde_json::to_vec(source).unwrap_or_default();
     hex::encode(&sha2::Sha256::digest(text)[..16])
@@ -161,42 +161,42 @@ pub fn note(name: &str) -> String {
 
 /// What `key` is about; `None` for keys of other versions and for notes.
 #[must_use]
-pub fn parse(key: &str) -> Option<Subject> {
+pub fn parse(key: &str) -> Option<StoreKey> {
     match key {
-        FLEET => return Some(Subject::Fleet),
-        LEADER => return Some(Subject::Leader),
-        ROUTER => return Some(Subject::Router),
+        FLEET => return Some(StoreKey::Fleet),
+        LEADER => return Some(StoreKey::Leader),
+        ROUTER => return Some(StoreKey::Router),
         _ => {}
     }
     let (kind, name) = key.strip_prefix(ROOT)?.split_once('/')?;
     let model = |name| ModelName::new(name).ok();
     let node = |name| NodeName::new(name).ok();
     match kind {
-        "models" => model(name).map(Subject::Model),
-        "tasks" => TaskName::new(name).ok().map(Subject::Task),
-        "stable" => model(name).map(Subject::Stable),
-        "condemned" => model(name).map(Subject::Condemned),
-        "nodes" => node(name).map(Subject::Node),
-        "orders" => node(name).map(Subject::Order),
-        "pushed" => ArtifactName::new(name).ok().map(Subject::Pushed),
-        "fetched" => Some(Subject::Fetched(name.to_owned())),
-        "fetch" => Some(Subject::Fetch(name.to_owned())),
-        "controllers" => Some(Subject::Controller(name.to_owned())),
+        "models" => model(name).map(StoreKey::Model),
+        "tasks" => TaskName::new(name).ok().map(StoreKey::Task),
+        "stable" => model(name).map(StoreKey::Stable),
+        "condemned" => model(name).map(StoreKey::Condemned),
+        "nodes" => node(name).map(StoreKey::Node),
+        "orders" => node(name).map(StoreKey::Order),
+        "pushed" => ArtifactName::new(name).ok().map(StoreKey::Pushed),
+        "fetched" => Some(StoreKey::Fetched(name.to_owned())),
+        "fetch" => Some(StoreKey::Fetch(name.to_owned())),
+        "controllers" => Some(StoreKey::Controller(name.to_owned())),
         "presence" => {
             let (name, controller) = name.split_once('/')?;
-            Some(Subject::Presence(node(name)?, controller.to_owned()))
+            Some(StoreKey::Presence(node(name)?, controller.to_owned()))
         }
         "waiting" => {
             let (name, controller) = name.split_once('/')?;
-            Some(Subject::Waiting(model(name)?, controller.to_owned()))
+            Some(StoreKey::Waiting(model(name)?, controller.to_owned()))
         }
         "quality" => {
             let (task, name) = name.split_once('/')?;
-            Some(Subject::Quality(TaskName::new(task).ok()?, model(name)?))
+            Some(StoreKey::Quality(TaskName::new(task).ok()?, model(name)?))
         }
         "assignments" => {
             let (node, model) = name.split_once('/')?;
-            Some(Subject::Assignment(Assignment {
+            Some(StoreKey::Assignment(Assignment {
                 node: NodeName::new(node).ok()?,
                 model: ModelName::new(model).ok()?,
             }))
@@ -219,47 +219,47 @@ mod tests {
         };
         assert_eq!(
             parse(&model(&model_name)),
-            Some(Subject::Model(model_name.clone()))
+            Some(StoreKey::Model(model_name.clone()))
         );
         assert_eq!(
             parse(&node(&node_name)),
-            Some(Subject::Node(node_name.clone()))
+            Some(StoreKey::Node(node_name.clone()))
         );
         assert_eq!(
             parse(&stable(&model_name)),
-            Some(Subject::Stable(model_name.clone()))
+            Some(StoreKey::Stable(model_name.clone()))
         );
         assert_eq!(
             parse(&condemned(&model_name)),
-            Some(Subject::Condemned(model_name.clone()))
+            Some(StoreKey::Condemned(model_name.clone()))
         );
         assert_eq!(
             parse(&order(&node_name)),
-            Some(Subject::Order(node_name.clone()))
+            Some(StoreKey::Order(node_name.clone()))
         );
         assert_eq!(
             parse(&controller("c")),
-            Some(Subject::Controller("c".into()))
+            Some(StoreKey::Controller("c".into()))
         );
         assert_eq!(
             parse(&presence(&node_name, "c")),
-            Some(Subject::Presence(node_name.clone(), "c".into()))
+            Some(StoreKey::Presence(node_name.clone(), "c".into()))
         );
         assert_eq!(
             parse(&waiting(&model_name, "c")),
-            Some(Subject::Waiting(model_name.clone(), "c".into()))
+            Some(StoreKey::Waiting(model_name.clone(), "c".into()))
         );
-        assert_eq!(parse(&assignment(&both)), Some(Subject::Assignment(both)));
+        assert_eq!(parse(&assignment(&both)), Some(StoreKey::Assignment(both)));
         let task_name = TaskName::new("t").unwrap();
         assert_eq!(
             parse(&quality(&task_name, &model_name)),
-            Some(Subject::Quality(task_name.clone(), model_name.clone()))
+            Some(StoreKey::Quality(task_name.clone(), model_name.clone()))
         );
-        assert_eq!(parse(&task(&task_name)), Some(Subject::Task(task_name)));
-        assert_eq!(parse(ROUTER), Some(Subject::Router));
+        assert_eq!(parse(&task(&task_name)), Some(StoreKey::Task(task_name)));
+        assert_eq!(parse(ROUTER), Some(StoreKey::Router));
         assert_eq!(
             (parse(LEADER), parse(FLEET)),
-            (Some(Subject::Leader), Some(Subject::Fleet))
+            (Some(StoreKey::Leader), Some(StoreKey::Fleet))
         );
         for other in ["", "/other", "/flotilla/v1/x/y", "/flotilla/v1/models/A B"] {
             assert_eq!(parse(other), None, "{other}");

@@ -10,23 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+pub use flotilla_core::StoreRevision;
 
 use crate::config::StoreAddress;
-pub use embedded::Embedded;
-pub use etcd::Etcd;
+pub use embedded::EmbeddedStore;
+pub use etcd::EtcdStore;
 
 /// Most writes of one transaction: etcd does 128 unless it is told otherwise.
 pub const MAX_WRITES: usize = 128;
 
-/// A point in the store's history; every write makes a later one.
-pub type Revision = u64;
-
 /// A key with its value and the revision that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct StoreEntry {
     pub key: String,
     pub value: Vec<u8>,
-    pub revision: Revision,
+    pub revision: StoreRevision,
 }
 
 /// Which lease.
@@ -34,31 +32,31 @@ pub type LeaseId = i64;
 
 /// A write of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write {
+pub enum StoreWrite {
     /// Sets a key, if it is still what the writer expects.
     Put {
         key: String,
         value: Vec<u8>,
-        expect: Expect,
+        expect: Precondition,
         /// The key goes when this lease does.
         lease: Option<LeaseId>,
     },
     /// Removes a key. One that is not there is fine.
     Delete { key: String },
     /// Writes nothing: the other writes are done only if this key is what the writer expects.
-    Require { key: String, expect: Expect },
+    Require { key: String, expect: Precondition },
 }
 
-impl Write {
+impl StoreWrite {
     /// Sets a key, whatever it was.
     #[must_use]
     pub fn put(key: String, value: Vec<u8>) -> Self {
-        Self::put_if(key, value, Expect::Any)
+        Self::put_if(key, value, Precondition::Any)
     }
 
     /// Sets a key, if it is still what the writer expects.
     #[must_use]
-    pub fn put_if(key: String, value: Vec<u8>, expect: Expect) -> Self {
+    pub fn put_if(key: String, value: Vec<u8>, expect: Precondition) -> Self {
         Self::Put {
             key,
             value,
@@ -73,7 +71,7 @@ impl Write {
         Self::Put {
             key,
             value,
-            expect: Expect::Any,
+            expect: Precondition::Any,
             lease: Some(lease),
         }
     }
@@ -81,30 +79,30 @@ impl Write {
 
 /// What a writer expects to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
+pub enum Precondition {
     /// Anything.
     Any,
     /// No value.
     Absent,
     /// The value of this revision.
-    Revision(Revision),
+    Revision(StoreRevision),
 }
 
 /// A change that others see.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    Put(Entry),
+pub enum StoreChange {
+    Put(StoreEntry),
     /// With the revision that deleted it.
     Delete {
         key: String,
-        revision: Revision,
+        revision: StoreRevision,
     },
 }
 
-impl Change {
+impl StoreChange {
     /// The revision that made it.
     #[must_use]
-    pub fn revision(&self) -> Revision {
+    pub fn revision(&self) -> StoreRevision {
         match self {
             Self::Put(entry) => entry.revision,
             Self::Delete { revision, .. } => *revision,
@@ -118,10 +116,10 @@ pub enum WatchEvent {
     /// All entries as they are at a revision: first, and again whenever changes may have been
     /// missed.
     Snapshot {
-        entries: Vec<Entry>,
-        revision: Revision,
+        entries: Vec<StoreEntry>,
+        revision: StoreRevision,
     },
-    Change(Change),
+    Change(StoreChange),
     /// The store does not answer, with what it says: until the next event of another kind,
     /// changes wait.
     Away(String),
@@ -161,20 +159,20 @@ pub enum StoreError {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// The entries whose keys begin with `prefix`, in order of their keys.
-    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError>;
+    async fn list(&self, prefix: &str) -> Result<Vec<StoreEntry>, StoreError>;
 
     /// The entry of this key.
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
+    async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError>;
 
     /// Does all writes or none, durably, and returns their revision.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when an expectation is not met; then nothing was written.
     /// [`StoreError::TooMany`] for more than [`MAX_WRITES`]. A key may be written once.
-    async fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError>;
+    async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError>;
 
     /// Follows all keys that begin with `prefix`.
-    async fn watch(&self, prefix: &str) -> Result<Box<dyn Watch>, StoreError>;
+    async fn watch(&self, prefix: &str) -> Result<Box<dyn StoreWatch>, StoreError>;
 
     /// Leads the controllers of this store under the name `who`, if no other one does:
     /// [`keys::LEADER`] is there, with that name, while one leads.
@@ -187,7 +185,7 @@ pub trait Store: Send + Sync + 'static {
 /// Keys that live as long as their holder.
 #[async_trait]
 pub trait Lease: Send + Sync {
-    /// For [`Write::Put`].
+    /// For [`StoreWrite::Put`].
     fn id(&self) -> LeaseId;
 
     /// Waits until it has run out: its keys are gone.
@@ -202,7 +200,7 @@ pub trait Lease: Send + Sync {
 pub trait Leadership: Send + Sync {
     /// The condition under which this leader's writes are to be made: not met any more once
     /// another one leads, whatever this one believes. `None` where there is no other.
-    fn fence(&self) -> Option<Write>;
+    fn fence(&self) -> Option<StoreWrite>;
 
     /// Waits until this one does not lead any more.
     async fn lost(&self);
@@ -213,7 +211,7 @@ pub trait Leadership: Send + Sync {
 
 /// A running watch.
 #[async_trait]
-pub trait Watch: Send {
+pub trait StoreWatch: Send {
     /// Waits for the next event. Cancel-safe.
     ///
     /// # Errors
@@ -227,7 +225,7 @@ pub trait Watch: Send {
 /// What is wrong with it, and what to do.
 pub async fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
     match address {
-        StoreAddress::Embedded(dir) => Ok(Arc::new(Embedded::open(dir).await?)),
-        StoreAddress::Etcd(address) => Ok(Arc::new(Etcd::open(address.clone())?)),
+        StoreAddress::Embedded(dir) => Ok(Arc::new(EmbeddedStore::open(dir).await?)),
+        StoreAddress::Etcd(address) => Ok(Arc::new(EtcdStore::open(address.clone())?)),
     }
 }

@@ -7,16 +7,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flotilla_core::energy::{Sources, Spent};
-use flotilla_core::routing::{Decision, End, Outcome};
-use flotilla_telemetry::front::Front;
+use flotilla_core::energy::{EnergySources, EnergyUsage};
+use flotilla_core::routing::{OutcomeStatus, RequestOutcome, RoutingDecision};
+use flotilla_telemetry::front::ServerMetrics;
 use hdrhistogram::Histogram;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::decisions::unix_millis;
-use crate::fleet::Fleet;
-pub use told::{Brief, Energy, Percentiles, Point, Total, Usage};
+use crate::fleet::FleetHandle;
+pub use told::{
+    LatencyPercentiles, MeteredEnergy, RequestSummary, TrafficPoint, UsageTotal, UsageTotals,
+};
 
 /// Seconds that are kept.
 const KEPT: usize = 900;
@@ -29,49 +31,49 @@ const LONGEST: u64 = 600_000_000;
 
 /// What goes through. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Traffic {
-    inner: Arc<Inner>,
+pub(crate) struct TrafficLog {
+    inner: Arc<TrafficState>,
 }
 
-struct Inner {
-    front: Arc<Front>,
-    second: Mutex<Second>,
-    totals: Mutex<Totals>,
-    past: Mutex<VecDeque<Point>>,
-    recent: Mutex<VecDeque<Brief>>,
-    ticks: broadcast::Sender<Tick>,
+struct TrafficState {
+    front: Arc<ServerMetrics>,
+    second: Mutex<CurrentSecond>,
+    totals: Mutex<RunningTotals>,
+    past: Mutex<VecDeque<TrafficPoint>>,
+    recent: Mutex<VecDeque<RequestSummary>>,
+    ticks: broadcast::Sender<TrafficTick>,
 }
 
 /// The second that is under way.
-struct Second {
+struct CurrentSecond {
     requests: u64,
     errors: u64,
     prompt_tokens: u64,
     output_tokens: u64,
-    energy: Energy,
+    energy: MeteredEnergy,
     first_token: Histogram<u64>,
     per_token: Histogram<u64>,
     total: Histogram<u64>,
-    briefs: Vec<Brief>,
+    briefs: Vec<RequestSummary>,
     skipped: u64,
 }
 
 #[derive(Default)]
-struct Totals {
+struct RunningTotals {
     since: u64,
-    models: BTreeMap<String, Total>,
-    tasks: BTreeMap<String, Total>,
-    nodes: BTreeMap<String, Total>,
+    models: BTreeMap<String, UsageTotal>,
+    tasks: BTreeMap<String, UsageTotal>,
+    nodes: BTreeMap<String, UsageTotal>,
 }
 
 /// What a second brought.
 #[derive(Debug, Clone)]
-pub(crate) struct Tick {
-    pub(crate) point: Arc<Point>,
-    pub(crate) briefs: Arc<Vec<Brief>>,
+pub(crate) struct TrafficTick {
+    pub(crate) point: Arc<TrafficPoint>,
+    pub(crate) briefs: Arc<Vec<RequestSummary>>,
 }
 
-impl Second {
+impl CurrentSecond {
     fn new() -> Self {
         let histogram = || {
             let mut histogram = Histogram::new_with_bounds(1, LONGEST, 3)
@@ -85,7 +87,7 @@ impl Second {
             errors: 0,
             prompt_tokens: 0,
             output_tokens: 0,
-            energy: Energy::default(),
+            energy: MeteredEnergy::default(),
             first_token: histogram(),
             per_token: histogram(),
             total: histogram(),
@@ -100,13 +102,13 @@ impl Second {
         self.total.reset();
         (self.requests, self.errors, self.skipped) = (0, 0, 0);
         (self.prompt_tokens, self.output_tokens) = (0, 0);
-        self.energy = Energy::default();
+        self.energy = MeteredEnergy::default();
     }
 }
 
-fn percentiles(histogram: &Histogram<u64>) -> Option<Percentiles> {
+fn percentiles(histogram: &Histogram<u64>) -> Option<LatencyPercentiles> {
     let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-    (!histogram.is_empty()).then(|| Percentiles {
+    (!histogram.is_empty()).then(|| LatencyPercentiles {
         p50: at(0.5),
         p95: at(0.95),
         p99: at(0.99),
@@ -114,25 +116,25 @@ fn percentiles(histogram: &Histogram<u64>) -> Option<Percentiles> {
 }
 
 /// A request as it is counted.
-pub(crate) struct Ended<'a> {
+pub(crate) struct EndedRequest<'a> {
     pub(crate) id: &'a str,
     pub(crate) at: u64,
-    pub(crate) decision: &'a Decision,
-    pub(crate) outcome: &'a Outcome,
-    pub(crate) spent: Spent,
+    pub(crate) decision: &'a RoutingDecision,
+    pub(crate) outcome: &'a RequestOutcome,
+    pub(crate) spent: EnergyUsage,
     pub(crate) per_token: Option<Duration>,
 }
 
-impl Traffic {
-    pub(crate) fn new(front: Arc<Front>) -> Self {
+impl TrafficLog {
+    pub(crate) fn new(front: Arc<ServerMetrics>) -> Self {
         let (ticks, _) = broadcast::channel(16);
         Self {
-            inner: Arc::new(Inner {
+            inner: Arc::new(TrafficState {
                 front,
-                second: Mutex::new(Second::new()),
-                totals: Mutex::new(Totals {
+                second: Mutex::new(CurrentSecond::new()),
+                totals: Mutex::new(RunningTotals {
                     since: unix_millis(),
-                    ..Totals::default()
+                    ..RunningTotals::default()
                 }),
                 past: Mutex::default(),
                 recent: Mutex::default(),
@@ -142,9 +144,9 @@ impl Traffic {
     }
 
     /// A request has ended.
-    pub(crate) fn ended(&self, ended: &Ended<'_>) {
+    pub(crate) fn ended(&self, ended: &EndedRequest<'_>) {
         let outcome = ended.outcome;
-        let failed = u64::from(outcome.end == End::Failed);
+        let failed = u64::from(outcome.end == OutcomeStatus::Failed);
         let prompt = u64::from(outcome.prompt_tokens.unwrap_or(0));
         let output = u64::from(outcome.completion_tokens.unwrap_or(0));
         {
@@ -154,7 +156,7 @@ impl Traffic {
             second.prompt_tokens += prompt;
             second.output_tokens += output;
             second.energy.add(&ended.spent);
-            if outcome.end == End::Answered {
+            if outcome.end == OutcomeStatus::Answered {
                 let micros = |millis: f64| (millis * 1e3) as u64;
                 second.total.saturating_record(micros(outcome.total_ms));
                 if let Some(first) = outcome.first_token_ms {
@@ -193,9 +195,9 @@ impl Traffic {
                 if names.len() >= NAMES {
                     continue;
                 }
-                let total = Total {
+                let total = UsageTotal {
                     name: name.to_owned(),
-                    ..Total::default()
+                    ..UsageTotal::default()
                 };
                 names.insert(name.to_owned(), total);
             }
@@ -210,25 +212,25 @@ impl Traffic {
     }
 
     /// What every second will bring.
-    pub(crate) fn follow(&self) -> broadcast::Receiver<Tick> {
+    pub(crate) fn follow(&self) -> broadcast::Receiver<TrafficTick> {
         self.inner.ticks.subscribe()
     }
 
     /// The last quarter of an hour.
-    pub(crate) fn past(&self) -> Vec<Point> {
+    pub(crate) fn past(&self) -> Vec<TrafficPoint> {
         lock(&self.inner.past).iter().cloned().collect()
     }
 
     /// The last requests that were told one by one.
-    pub(crate) fn recent(&self) -> Vec<Brief> {
+    pub(crate) fn recent(&self) -> Vec<RequestSummary> {
         lock(&self.inner.recent).iter().cloned().collect()
     }
 
     /// What was done since the controller started.
-    pub(crate) fn usage(&self) -> Usage {
+    pub(crate) fn usage(&self) -> UsageTotals {
         let totals = lock(&self.inner.totals);
-        let list = |names: &BTreeMap<String, Total>| names.values().cloned().collect();
-        Usage {
+        let list = |names: &BTreeMap<String, UsageTotal>| names.values().cloned().collect();
+        UsageTotals {
             since: totals.since,
             models: list(&totals.models),
             tasks: list(&totals.tasks),
@@ -237,7 +239,7 @@ impl Traffic {
     }
 
     /// Ends every second, until `stop`.
-    pub(crate) async fn run(self, fleet: Fleet, stop: CancellationToken) {
+    pub(crate) async fn run(self, fleet: FleetHandle, stop: CancellationToken) {
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -248,11 +250,11 @@ impl Traffic {
         }
     }
 
-    fn tick(&self, fleet: &Fleet) {
+    fn tick(&self, fleet: &FleetHandle) {
         let now = now(fleet);
         let (point, mut briefs, skipped) = {
             let mut second = lock(&self.inner.second);
-            let point = Point {
+            let point = TrafficPoint {
                 at: unix_millis(),
                 requests: second.requests,
                 errors: second.errors,
@@ -288,7 +290,7 @@ impl Traffic {
             recent.drain(..over);
         }
         // Nobody may be looking.
-        let _ = self.inner.ticks.send(Tick {
+        let _ = self.inner.ticks.send(TrafficTick {
             point: Arc::new(point),
             briefs: Arc::new(briefs),
         });
@@ -296,16 +298,16 @@ impl Traffic {
 }
 
 /// What nodes say at the moment.
-struct Now {
+struct NodeTotals {
     queued: u64,
     watts: Option<f64>,
     estimated_watts: f64,
 }
 
-fn now(fleet: &Fleet) -> Now {
+fn now(fleet: &FleetHandle) -> NodeTotals {
     let view = fleet.view();
     let waiting = view.models.values().map(|model| u64::from(model.waiting));
-    let mut now = Now {
+    let mut now = NodeTotals {
         queued: waiting.sum(),
         watts: None,
         estimated_watts: 0.0,
@@ -319,7 +321,7 @@ fn now(fleet: &Fleet) -> Now {
         if let Some(energy) = &report.energy {
             let watts = f64::from(energy.watts);
             now.watts = Some(now.watts.unwrap_or(0.0) + watts);
-            if !Sources::from_bits(energy.sources).is_measured() {
+            if !EnergySources::from_bits(energy.sources).is_measured() {
                 now.estimated_watts += watts;
             }
         }
@@ -327,9 +329,9 @@ fn now(fleet: &Fleet) -> Now {
     now
 }
 
-fn brief(ended: &Ended<'_>) -> Brief {
+fn brief(ended: &EndedRequest<'_>) -> RequestSummary {
     let (decision, outcome) = (ended.decision, ended.outcome);
-    Brief {
+    RequestSummary {
         id: ended.id.to_owned(),
         at: ended.at,
         requested: decision.requested.clone(),

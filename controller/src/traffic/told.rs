@@ -1,13 +1,13 @@
 //! What is told of the traffic: a second, a request in short, and the totals.
 
-use flotilla_core::energy::Spent;
-use flotilla_core::routing::End;
+use flotilla_core::energy::EnergyUsage;
+use flotilla_core::routing::OutcomeStatus;
 use serde::{Deserialize, Serialize};
 
 /// Energy that was drawn, with what it cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Energy {
+pub struct MeteredEnergy {
     pub joules: f64,
     /// The part of the joules that was not measured.
     pub estimated_joules: f64,
@@ -16,8 +16,8 @@ pub struct Energy {
     pub cost: Option<f64>,
 }
 
-impl Energy {
-    pub(super) fn add(&mut self, spent: &Spent) {
+impl MeteredEnergy {
+    pub(super) fn add(&mut self, spent: &EnergyUsage) {
         let joules = f64::from(spent.joules.0);
         self.joules += joules;
         if !spent.sources.is_measured() {
@@ -36,7 +36,7 @@ impl Energy {
 /// What went through in a second.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Point {
+pub struct TrafficPoint {
     /// Its end, in milliseconds since 1970.
     pub at: u64,
     /// Requests that ended.
@@ -49,11 +49,11 @@ pub struct Point {
     pub in_flight: u64,
     /// Requests that wait, here and on the nodes.
     pub queued: u64,
-    pub first_token_ms: Option<Percentiles>,
-    pub per_token_ms: Option<Percentiles>,
-    pub total_ms: Option<Percentiles>,
+    pub first_token_ms: Option<LatencyPercentiles>,
+    pub per_token_ms: Option<LatencyPercentiles>,
+    pub total_ms: Option<LatencyPercentiles>,
     #[serde(flatten)]
-    pub energy: Energy,
+    pub energy: MeteredEnergy,
     /// What the fleet's nodes draw.
     pub watts: Option<f64>,
     /// The part of it that is not measured.
@@ -62,7 +62,7 @@ pub struct Point {
 
 /// Percentiles in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Percentiles {
+pub struct LatencyPercentiles {
     pub p50: f64,
     pub p95: f64,
     pub p99: f64,
@@ -71,7 +71,7 @@ pub struct Percentiles {
 /// A request that has ended, in short.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Brief {
+pub struct RequestSummary {
     pub id: String,
     /// When it was decided, in milliseconds since 1970.
     pub at: u64,
@@ -79,7 +79,7 @@ pub struct Brief {
     pub task: Option<String>,
     pub model: Option<String>,
     pub node: Option<String>,
-    pub end: End,
+    pub end: OutcomeStatus,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,22 +110,22 @@ fn is_zero(number: &u64) -> bool {
 /// What was done under one name since the controller started.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Total {
+pub struct UsageTotal {
     pub name: String,
     pub requests: u64,
     pub errors: u64,
     pub prompt_tokens: u64,
     pub output_tokens: u64,
     #[serde(flatten)]
-    pub energy: Energy,
+    pub energy: MeteredEnergy,
 }
 
 /// The totals by model, task and node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Usage {
+pub struct UsageTotals {
     /// Since when, in milliseconds since 1970.
     pub since: u64,
-    pub models: Vec<Total>,
-    pub tasks: Vec<Total>,
-    pub nodes: Vec<Total>,
+    pub models: Vec<UsageTotal>,
+    pub tasks: Vec<UsageTotal>,
+    pub nodes: Vec<UsageTotal>,
 }

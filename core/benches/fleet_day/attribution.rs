@@ -6,7 +6,7 @@
 //! more together. How long they take alone, and how many are computed at once, is what [`Asked`] says.
 
 use flotilla_core::Watts;
-use flotilla_core::energy::{Ledger, Power, Window};
+use flotilla_core::energy::{Ledger, MeterWindow, PowerRange};
 
 use super::fleet::normal;
 
@@ -17,10 +17,10 @@ const STEPS: usize = 4 * 3_600_000;
 const WINDOW: usize = 100;
 /// How long a window is while nothing is computed.
 const QUIET: usize = 1_000;
-const POWER: Power = Power {
+const POWER: PowerRange = PowerRange {
     idle: Watts(10.0),
     max: Watts(45.0),
-    stated: true,
+    configured: true,
 };
 /// What the meter counts in, joules, and its noise: standard deviation of what a window is off.
 const QUANTUM: f64 = 0.05;
@@ -182,7 +182,7 @@ impl Request {
 /// Runs it, with this source of joules.
 pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
     let mut random = fastrand::Rng::with_seed(seed);
-    let mut ledger = Ledger::new(f64::from(POWER.idle.0), POWER.stated);
+    let mut ledger = Ledger::new(f64::from(POWER.idle.0), POWER.configured);
     let classes = [
         ("5 to 50 ms", 0.05),
         ("50 to 200 ms", 0.2),
@@ -273,7 +273,7 @@ pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
                     f64::from(POWER.idle.0) * seconds + f64::from(POWER.active().0) * cores
                 }
             };
-            ledger.close(Window {
+            ledger.close(MeterWindow {
                 seconds,
                 joules: read,
                 ours: 1.0,

@@ -19,8 +19,8 @@
 //! little on processors, much on a graphics card.
 
 use flotilla_core::Watts;
-use flotilla_core::energy::Power;
-use flotilla_core::energy::Strain;
+use flotilla_core::energy::NodePressure;
+use flotilla_core::energy::PowerRange;
 
 /// A kind of node.
 pub(crate) struct Kind {
@@ -68,14 +68,14 @@ pub(crate) struct Model {
     pub(crate) output: (f64, f64),
     /// Most tokens of an answer; told with the request where the client states it.
     pub(crate) most: u32,
-    pub(crate) stated: bool,
+    pub(crate) configured: bool,
 }
 
 #[rustfmt::skip]
 pub(crate) const MODELS: [Model; 3] = [
-    Model { name: "intent, 0.14 B", size: 0.14, part: 0.50, placed: 0.5, large: false, prompt: (60.0, 0.6), output: (4.0, 0.4), most: 8, stated: true },
-    Model { name: "assistant, 1 B", size: 1.0, part: 0.35, placed: 0.6, large: false, prompt: (180.0, 0.9), output: (70.0, 0.8), most: 400, stated: false },
-    Model { name: "writer, 3 B", size: 3.0, part: 0.15, placed: 0.7, large: true, prompt: (300.0, 0.9), output: (120.0, 0.7), most: 500, stated: false },
+    Model { name: "intent, 0.14 B", size: 0.14, part: 0.50, placed: 0.5, large: false, prompt: (60.0, 0.6), output: (4.0, 0.4), most: 8, configured: true },
+    Model { name: "assistant, 1 B", size: 1.0, part: 0.35, placed: 0.6, large: false, prompt: (180.0, 0.9), output: (70.0, 0.8), most: 400, configured: false },
+    Model { name: "writer, 3 B", size: 3.0, part: 0.15, placed: 0.7, large: true, prompt: (300.0, 0.9), output: (120.0, 0.7), most: 500, configured: false },
 ];
 
 /// Requests that may wait on one replica, as the default of a model's spec.
@@ -171,12 +171,12 @@ impl Fleet {
 
 impl Node {
     /// What it draws, as its agent tells.
-    pub(crate) fn power(&self) -> Power {
+    pub(crate) fn power(&self) -> PowerRange {
         let kind = &KINDS[self.kind];
-        Power {
+        PowerRange {
             idle: Watts(kind.idle),
             max: Watts(kind.max),
-            stated: true,
+            configured: true,
         }
     }
 
@@ -190,10 +190,10 @@ impl Node {
     }
 
     /// What strains it at this part of the day.
-    pub(crate) fn strain(&self, day: f64) -> Strain {
+    pub(crate) fn strain(&self, day: f64) -> NodePressure {
         let within =
             |spell: Option<(f64, f64)>| spell.filter(|(from, to)| (*from..*to).contains(&day));
-        Strain {
+        NodePressure {
             battery: within(self.battery)
                 .map(|(from, to)| 1.0 - 0.8 * ((day - from) / (to - from)) as f32),
             throttled: within(self.heat).is_some(),

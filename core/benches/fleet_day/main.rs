@@ -16,7 +16,7 @@ use std::path::Path;
 
 use attribution::{Asked, Source};
 use fleet::{Fleet, KINDS, MODELS};
-use flotilla_core::routing::Weights;
+use flotilla_core::routing::ObjectiveWeights;
 use policy::Policy;
 use report::{Beside, Row};
 use simulate::{Outcome, Simulation};
@@ -31,7 +31,7 @@ const LEVELS: [f64; 3] = [0.3, 0.6, 0.9];
 const SEEDS: [u64; 3] = [2, 3, 4];
 
 /// What a task's weights can say: time is all that counts.
-const SOONEST: Weights = Weights {
+const SOONEST: ObjectiveWeights = ObjectiveWeights {
     quality: 0.0,
     latency: 1.0,
     energy: 0.0,

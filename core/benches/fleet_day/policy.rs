@@ -1,8 +1,10 @@
 //! How a replica is picked.
 
 use flotilla_core::Watts;
-use flotilla_core::estimate::{Computed, Pace, Served, Work};
-use flotilla_core::routing::{Contender, Load, Look, Weights, prefer, select};
+use flotilla_core::estimate::{ComputeTime, RequestCost, ServedRequest, SpeedEstimate};
+use flotilla_core::routing::{
+    CandidateStatus, ObjectiveWeights, ReplicaCandidate, ReplicaLoad, prefer, select,
+};
 
 use super::fleet::{Fleet, MODELS};
 use super::load::{BYTES, Request};
@@ -18,14 +20,14 @@ pub(crate) enum Policy {
     /// that are drawn, or of all.
     LeastLoad { looks: Option<usize>, more: u32 },
     /// Flotilla with weights of a task, or with its own rule.
-    Flotilla(Option<Weights>),
+    Flotilla(Option<ObjectiveWeights>),
 }
 
 /// What the controller knows of a replica.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Known {
     pub(crate) in_flight: u32,
-    pace: Option<Pace>,
+    pace: Option<SpeedEstimate>,
     watts: Option<f32>,
     pub(crate) strain: f32,
 }
@@ -54,9 +56,9 @@ impl<'a> Controller<'a> {
         }
     }
 
-    pub(crate) fn load(&self, replica: usize) -> Load {
+    pub(crate) fn load(&self, replica: usize) -> ReplicaLoad {
         let of = &self.fleet.replicas[replica];
-        Load {
+        ReplicaLoad {
             in_flight: self.known[replica].in_flight,
             elsewhere: 0,
             concurrency: of.concurrency,
@@ -106,12 +108,12 @@ impl<'a> Controller<'a> {
         (!self.load(best).is_full()).then_some(best)
     }
 
-    fn prefer(&mut self, request: &Request, weights: Option<Weights>) -> Option<usize> {
+    fn prefer(&mut self, request: &Request, weights: Option<ObjectiveWeights>) -> Option<usize> {
         let model = usize::from(request.model);
         let all = &self.fleet.by_model[model];
-        let work = Work {
+        let work = RequestCost {
             prompt_bytes: u32::from(request.prompt) * BYTES,
-            max_tokens: MODELS[model].stated.then_some(MODELS[model].most),
+            max_tokens: MODELS[model].configured.then_some(MODELS[model].most),
         };
         let now = request.at as f32;
         let (known, fleet) = (&self.known, self.fleet);
@@ -119,7 +121,7 @@ impl<'a> Controller<'a> {
             let replica = all[at];
             let load = self.load(replica);
             if load.is_full() {
-                return Look::Out;
+                return CandidateStatus::Out;
             }
             let of = &known[replica];
             let power = fleet.nodes[fleet.replicas[replica].node].power();
@@ -130,7 +132,7 @@ impl<'a> Controller<'a> {
                     |watts| Watts(watts).over(alone),
                 )
             });
-            Look::Able(Contender {
+            CandidateStatus::Able(ReplicaCandidate {
                 load,
                 pace: of.pace,
                 joules,
@@ -151,10 +153,10 @@ impl<'a> Controller<'a> {
     }
 
     /// An answer came, as the controller's load guard learns from it.
-    pub(crate) fn served(&mut self, replica: usize, served: Served, joules: f32, now: f32) {
+    pub(crate) fn served(&mut self, replica: usize, served: ServedRequest, joules: f32, now: f32) {
         let known = &mut self.known[replica];
-        known.pace = Some(Pace::learn(known.pace, served, now));
-        if let Some(Computed { prefill, decode }) = served.computed {
+        known.pace = Some(SpeedEstimate::learn(known.pace, served, now));
+        if let Some(ComputeTime { prefill, decode }) = served.computed {
             let seen = joules / (prefill + decode).max(1e-6);
             let before = known.watts.unwrap_or(seen);
             known.watts = Some(before + WATTS_FOLLOW * (seen - before));

@@ -4,8 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-use flotilla_core::estimate::{Computed, Served};
-use flotilla_core::routing::Load;
+use flotilla_core::estimate::{ComputeTime, ServedRequest};
+use flotilla_core::routing::ReplicaLoad;
 
 use super::fleet::{Fleet, KINDS, Node, THROTTLED};
 use super::load::{BYTES, Request};
@@ -74,7 +74,7 @@ struct Running {
     began: f64,
     /// The node's joules per request when it began.
     joules: f64,
-    load: Load,
+    load: ReplicaLoad,
 }
 
 #[derive(Default)]
@@ -93,7 +93,7 @@ struct State {
 #[derive(Default)]
 struct Queue {
     computing: u32,
-    waiting: VecDeque<(usize, Load)>,
+    waiting: VecDeque<(usize, ReplicaLoad)>,
 }
 
 /// Something that happens: when, on which node, and which version of its plans it belongs to.
@@ -232,7 +232,7 @@ impl<'a> Simulation<'a> {
     }
 
     /// A node that is advanced to now begins to compute a request.
-    fn begin(&mut self, replica: usize, request: usize, load: Load) {
+    fn begin(&mut self, replica: usize, request: usize, load: ReplicaLoad) {
         self.queues[replica].computing += 1;
         let of = &self.fleet.replicas[replica];
         let (asked, node) = (&self.requests[request], &mut self.nodes[of.node]);
@@ -315,12 +315,12 @@ impl<'a> Simulation<'a> {
         let computed = (now - ended.began) as f32;
         let (prompt, output) = (f32::from(asked.prompt), f32::from(asked.output));
         let prefill = of.prefill * prompt / (of.prefill * prompt + of.decode * output);
-        let served = Served {
+        let served = ServedRequest {
             prompt_bytes: u32::from(asked.prompt) * BYTES,
             prompt_tokens: u32::from(asked.prompt),
             completion_tokens: u32::from(asked.output),
             seconds: (now - asked.at) as f32,
-            computed: Some(Computed {
+            computed: Some(ComputeTime {
                 prefill: computed * prefill,
                 decode: computed * (1.0 - prefill),
             }),

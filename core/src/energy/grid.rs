@@ -25,13 +25,13 @@ pub struct GridSpec {
     pub currency: Option<Currency>,
     /// Where it is different, by the node's privacy zone.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub zones: BTreeMap<ZoneName, ZoneGrid>,
+    pub zones: BTreeMap<ZoneName, ZoneGridSpec>,
 }
 
 /// What energy costs in one zone. What is not said is as everywhere.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct ZoneGrid {
+pub struct ZoneGridSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carbon_intensity: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -44,19 +44,19 @@ pub struct Currency([u8; 3]);
 
 /// What something costs.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Price {
+pub struct EnergyCost {
     pub amount: f64,
     pub currency: Currency,
 }
 
 /// What energy costs at one place.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Rates {
+pub struct GridRates {
     pub grams_per_kwh: Option<f64>,
-    pub price_per_kwh: Option<Price>,
+    pub price_per_kwh: Option<EnergyCost>,
 }
 
-impl Rates {
+impl GridRates {
     /// Grams of CO2 equivalent.
     #[must_use]
     pub fn grams(self, Joules(joules): Joules) -> Option<f64> {
@@ -65,9 +65,9 @@ impl Rates {
 
     /// What they cost.
     #[must_use]
-    pub fn price(self, Joules(joules): Joules) -> Option<Price> {
+    pub fn price(self, Joules(joules): Joules) -> Option<EnergyCost> {
         let rate = self.price_per_kwh?;
-        Some(Price {
+        Some(EnergyCost {
             amount: rate.amount * f64::from(joules) / KWH,
             currency: rate.currency,
         })
@@ -77,8 +77,8 @@ impl Rates {
 /// What energy costs, ready to be asked.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Grid {
-    everywhere: Rates,
-    zones: BTreeMap<ZoneName, Rates>,
+    everywhere: GridRates,
+    zones: BTreeMap<ZoneName, GridRates>,
 }
 
 impl Grid {
@@ -87,15 +87,15 @@ impl Grid {
     pub fn new(spec: &GridSpec) -> Self {
         let priced = |amount: Option<f64>| {
             let (amount, currency) = amount.zip(spec.currency)?;
-            Some(Price { amount, currency })
+            Some(EnergyCost { amount, currency })
         };
-        let zone = |zone: &ZoneGrid| Rates {
+        let zone = |zone: &ZoneGridSpec| GridRates {
             grams_per_kwh: zone.carbon_intensity.or(spec.carbon_intensity),
             price_per_kwh: priced(zone.price_per_kwh.or(spec.price_per_kwh)),
         };
         let zones = spec.zones.iter();
         Self {
-            everywhere: zone(&ZoneGrid::default()),
+            everywhere: zone(&ZoneGridSpec::default()),
             zones: zones
                 .map(|(name, told)| (name.clone(), zone(told)))
                 .collect(),
@@ -104,7 +104,7 @@ impl Grid {
 
     /// What it costs where a node of this zone is.
     #[must_use]
-    pub fn rates(&self, zone: Option<&ZoneName>) -> Rates {
+    pub fn rates(&self, zone: Option<&ZoneName>) -> GridRates {
         let own = zone.and_then(|zone| self.zones.get(zone));
         own.copied().unwrap_or(self.everywhere)
     }

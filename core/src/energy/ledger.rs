@@ -34,7 +34,7 @@ const LACKS_AT_MOST: f64 = 30.0;
 
 /// What meters counted, from one reading to the next.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Window {
+pub struct MeterWindow {
     pub seconds: f64,
     pub joules: f64,
     /// Which part (0 to 1) of what is above idle may be the requests' at all: others compute on the
@@ -44,7 +44,7 @@ pub struct Window {
 
 /// Joules since the ledger was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Totals {
+pub struct LedgerTotals {
     pub metered: f64,
     /// What went to requests, those under way included.
     pub attributed: f64,
@@ -56,7 +56,7 @@ pub struct Totals {
 
 /// A request under way.
 #[derive(Debug, Clone, Copy, Default)]
-struct Account {
+struct RequestAccount {
     /// Work of the open window.
     work: f64,
     /// Joules of the closed ones.
@@ -65,14 +65,14 @@ struct Account {
 
 /// Joules per second of work, by the windows that were closed.
 #[derive(Debug)]
-struct Price {
+struct WorkPrice {
     joules: f64,
     work: f64,
     /// Seconds of work that a guess counts for beside them.
     guess: f64,
 }
 
-impl Default for Price {
+impl Default for WorkPrice {
     fn default() -> Self {
         Self {
             joules: 0.0,
@@ -82,7 +82,7 @@ impl Default for Price {
     }
 }
 
-impl Price {
+impl WorkPrice {
     fn learn(&mut self, joules: f64, work: f64) {
         let keeps = (-work / PRICE_REMEMBERS).exp();
         self.joules = self.joules * keeps + joules;
@@ -98,37 +98,37 @@ impl Price {
 /// The accounts of one node.
 #[derive(Debug)]
 pub struct Ledger {
-    accounts: HashMap<u64, Account>,
+    accounts: HashMap<u64, RequestAccount>,
     next: u64,
     /// Watts that are drawn without requests.
     idle: f64,
     /// Whether somebody who knows said so: then it is not learnt.
-    stated: bool,
+    configured: bool,
     /// What the price of work is told from.
-    price: Price,
+    price: WorkPrice,
     /// Joules that windows with work lacked to idle, not made up for yet.
     lacks: f64,
     /// Work of the open window that was of requests that have ended.
     ended_work: f64,
     /// What was carried at the last close and is not made up for yet.
     owed: f64,
-    totals: Totals,
+    totals: LedgerTotals,
 }
 
 impl Ledger {
-    /// An empty ledger of a node that draws so many watts idle, `stated` if somebody knows.
+    /// An empty ledger of a node that draws so many watts idle, `configured` if somebody knows.
     #[must_use]
-    pub fn new(idle: f64, stated: bool) -> Self {
+    pub fn new(idle: f64, configured: bool) -> Self {
         Self {
             accounts: HashMap::new(),
             next: 0,
             idle: idle.max(0.0),
-            stated,
-            price: Price::default(),
+            configured,
+            price: WorkPrice::default(),
             lacks: 0.0,
             ended_work: 0.0,
             owed: 0.0,
-            totals: Totals::default(),
+            totals: LedgerTotals::default(),
         }
     }
 
@@ -136,7 +136,7 @@ impl Ledger {
     pub fn open(&mut self) -> u64 {
         let account = self.next;
         self.next += 1;
-        self.accounts.insert(account, Account::default());
+        self.accounts.insert(account, RequestAccount::default());
         account
     }
 
@@ -162,8 +162,8 @@ impl Ledger {
     }
 
     /// The meters were read.
-    pub fn close(&mut self, window: Window) {
-        let Window {
+    pub fn close(&mut self, window: MeterWindow) {
+        let MeterWindow {
             seconds,
             joules,
             ours,
@@ -220,7 +220,7 @@ impl Ledger {
     }
 
     fn learn_idle(&mut self, watts: f64, seconds: f64) {
-        if !self.stated {
+        if !self.configured {
             let follows = (IDLE_FOLLOWS * seconds).min(1.0);
             self.idle += follows * (watts - self.idle);
         }
@@ -234,7 +234,7 @@ impl Ledger {
 
     /// All there was.
     #[must_use]
-    pub fn totals(&self) -> Totals {
+    pub fn totals(&self) -> LedgerTotals {
         self.totals
     }
 }
@@ -244,15 +244,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn window(seconds: f64, joules: f64) -> Window {
-        Window {
+    fn window(seconds: f64, joules: f64) -> MeterWindow {
+        MeterWindow {
             seconds,
             joules,
             ours: 1.0,
         }
     }
 
-    fn balanced(totals: Totals) -> bool {
+    fn balanced(totals: LedgerTotals) -> bool {
         let told = totals.attributed + totals.idle + totals.carried;
         (told - totals.metered).abs() <= 1e-9 * totals.metered.max(1.0)
     }
@@ -347,7 +347,7 @@ mod tests {
         let mut ledger = Ledger::new(10.0, true);
         let account = ledger.open();
         ledger.work(account, 1.0);
-        ledger.close(Window {
+        ledger.close(MeterWindow {
             ours: 0.25,
             ..window(1.0, 50.0)
         });
@@ -361,42 +361,43 @@ mod tests {
         for (seconds, joules) in [(0.0, 5.0), (-1.0, 5.0), (1.0, f64::NAN), (1.0, -3.0)] {
             ledger.close(window(seconds, joules));
         }
-        assert_eq!(ledger.totals(), Totals::default());
+        assert_eq!(ledger.totals(), LedgerTotals::default());
     }
 
     #[derive(Debug, Clone)]
-    enum Step {
+    enum LedgerStep {
         Open,
         Work(usize, f64),
         Settle(usize),
         Close(f64, f64, f64),
     }
 
-    fn step() -> impl Strategy<Value = Step> {
+    fn step() -> impl Strategy<Value = LedgerStep> {
         prop_oneof![
-            Just(Step::Open),
-            (0usize..8, 0.0f64..2.0).prop_map(|(at, work)| Step::Work(at, work)),
-            (0usize..8).prop_map(Step::Settle),
-            (0.01f64..2.0, 0.0f64..200.0, 0.0f64..=1.0).prop_map(|(s, j, o)| Step::Close(s, j, o)),
+            Just(LedgerStep::Open),
+            (0usize..8, 0.0f64..2.0).prop_map(|(at, work)| LedgerStep::Work(at, work)),
+            (0usize..8).prop_map(LedgerStep::Settle),
+            (0.01f64..2.0, 0.0f64..200.0, 0.0f64..=1.0)
+                .prop_map(|(s, j, o)| LedgerStep::Close(s, j, o)),
         ]
     }
 
     proptest! {
         #[test]
         fn what_is_attributed_and_what_is_idle_is_what_was_metered(
-            steps in prop::collection::vec(step(), 1..200), stated: bool,
+            steps in prop::collection::vec(step(), 1..200), configured: bool,
         ) {
-            let mut ledger = Ledger::new(20.0, stated);
+            let mut ledger = Ledger::new(20.0, configured);
             let mut open = Vec::new();
             let mut told = 0.0;
             for step in steps {
                 match step {
-                    Step::Open => open.push(ledger.open()),
-                    Step::Work(at, work) if at < open.len() => ledger.work(open[at], work),
-                    Step::Settle(at) if at < open.len() => told += ledger.settle(open.remove(at), 3.0),
-                    Step::Work(..) | Step::Settle(_) => {}
-                    Step::Close(seconds, joules, ours) => {
-                        ledger.close(Window { seconds, joules, ours });
+                    LedgerStep::Open => open.push(ledger.open()),
+                    LedgerStep::Work(at, work) if at < open.len() => ledger.work(open[at], work),
+                    LedgerStep::Settle(at) if at < open.len() => told += ledger.settle(open.remove(at), 3.0),
+                    LedgerStep::Work(..) | LedgerStep::Settle(_) => {}
+                    LedgerStep::Close(seconds, joules, ours) => {
+                        ledger.close(MeterWindow { seconds, joules, ours });
                     }
                 }
                 prop_assert!(balanced(ledger.totals()), "{:?}", ledger.totals());

@@ -1,8 +1,8 @@
 //! What a joule belongs to: where it was measured, which request it went to, and what it costs.
 //!
-//! [`Ledger`] divides what a node's meters count among the requests that it computed; [`Power`] says
+//! [`Ledger`] divides what a node's meters count among the requests that it computed; [`PowerRange`] says
 //! what it draws where nothing is metered; [`Grid`] turns joules into grams and money;
-//! [`Strain`] is why a node is better left alone.
+//! [`NodePressure`] is why a node is better left alone.
 
 mod grid;
 mod ledger;
@@ -10,8 +10,8 @@ mod power;
 mod source;
 mod strain;
 
-pub use grid::{Currency, Grid, GridSpec, Price, Rates};
-pub use ledger::{Ledger, Totals, Window};
-pub use power::Power;
-pub use source::{Source, Sources, Spent};
-pub use strain::Strain;
+pub use grid::{Currency, EnergyCost, Grid, GridRates, GridSpec};
+pub use ledger::{Ledger, LedgerTotals, MeterWindow};
+pub use power::PowerRange;
+pub use source::{EnergySource, EnergySources, EnergyUsage};
+pub use strain::NodePressure;

@@ -7,20 +7,20 @@ use crate::{Joules, Watts};
 /// What a node draws.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Power {
+pub struct PowerRange {
     /// With nothing to do.
     pub idle: Watts,
     /// With all it computes with at work.
     pub max: Watts,
     /// Whether somebody who knows the node said so; else it is guessed from its cores.
-    pub stated: bool,
+    pub configured: bool,
 }
 
 /// Watts of a core of a server with nothing to do and at work: the means for AWS of Cloud Carbon
 /// Footprint's methodology (cloudcarbonfootprint.org, "Energy Estimate (Watt-Hours)").
 const CORE: (f32, f32) = (0.74, 3.5);
 
-impl Power {
+impl PowerRange {
     /// What a node of so many cores may draw, where nobody knows.
     #[must_use]
     pub fn guess(cores: u32) -> Self {
@@ -28,7 +28,7 @@ impl Power {
         Self {
             idle: Watts(CORE.0 * cores),
             max: Watts(CORE.1 * cores),
-            stated: false,
+            configured: false,
         }
     }
 
@@ -52,16 +52,16 @@ mod tests {
 
     #[test]
     fn an_answer_takes_what_working_takes_on_top() {
-        let power = Power {
+        let power = PowerRange {
             idle: Watts(10.0),
             max: Watts(60.0),
-            stated: true,
+            configured: true,
         };
         assert_eq!(power.of_answer(2.0, 1), Joules(100.0));
         assert_eq!(power.of_answer(2.0, 4), Joules(25.0));
-        let guess = Power::guess(4);
+        let guess = PowerRange::guess(4);
         assert!((guess.active().0 - 11.04).abs() < 1e-4);
-        let broken = Power {
+        let broken = PowerRange {
             max: Watts(1.0),
             ..power
         };

@@ -4,12 +4,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer, de};
 
-use super::{Price, Rates};
+use super::{EnergyCost, GridRates};
 use crate::Joules;
 
 /// Where joules come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum EnergySource {
     /// Counters of Intel's and AMD's processors (Linux powercap).
     Rapl,
     /// NVIDIA's management library.
@@ -22,7 +22,7 @@ pub enum Source {
     Estimate,
 }
 
-impl Source {
+impl EnergySource {
     /// All of them.
     pub const ALL: [Self; 5] = [
         Self::Rapl,
@@ -47,11 +47,11 @@ impl Source {
 
 /// All that a number of joules comes from: `rapl+nvml`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Sources(u8);
+pub struct EnergySources(u8);
 
-impl Sources {
+impl EnergySources {
     /// What was estimated as a whole.
-    pub const ESTIMATE: Self = Self(1 << Source::Estimate as u8);
+    pub const ESTIMATE: Self = Self(1 << EnergySource::Estimate as u8);
 
     /// Both.
     #[must_use]
@@ -82,10 +82,13 @@ impl Sources {
     pub fn as_str(self) -> &'static str {
         static TEXTS: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| {
             let text = |bits: u8| {
-                let named = Source::ALL
+                let named = EnergySource::ALL
                     .into_iter()
                     .filter(|s| bits & (1 << *s as u8) != 0);
-                named.map(Source::as_str).collect::<Vec<_>>().join("+")
+                named
+                    .map(EnergySource::as_str)
+                    .collect::<Vec<_>>()
+                    .join("+")
             };
             (0..32).map(text).collect()
         });
@@ -93,36 +96,36 @@ impl Sources {
     }
 }
 
-impl From<Source> for Sources {
-    fn from(source: Source) -> Self {
+impl From<EnergySource> for EnergySources {
+    fn from(source: EnergySource) -> Self {
         Self(1 << source as u8)
     }
 }
 
-impl FromIterator<Source> for Sources {
-    fn from_iter<I: IntoIterator<Item = Source>>(sources: I) -> Self {
-        let add = |sum: Self, source: Source| sum.and(source.into());
+impl FromIterator<EnergySource> for EnergySources {
+    fn from_iter<I: IntoIterator<Item = EnergySource>>(sources: I) -> Self {
+        let add = |sum: Self, source: EnergySource| sum.and(source.into());
         sources.into_iter().fold(Self::default(), add)
     }
 }
 
-impl fmt::Display for Sources {
+impl fmt::Display for EnergySources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-impl Serialize for Sources {
+impl Serialize for EnergySources {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }
 }
 
-impl<'de> Deserialize<'de> for Sources {
+impl<'de> Deserialize<'de> for EnergySources {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         let one = |name: &str| {
-            let known = Source::ALL
+            let known = EnergySource::ALL
                 .into_iter()
                 .find(|source| source.as_str() == name);
             known.ok_or_else(|| de::Error::custom(format!("'{name}' is no source of joules")))
@@ -136,19 +139,19 @@ impl<'de> Deserialize<'de> for Sources {
 
 /// The energy that something took, with what follows from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Spent {
+pub struct EnergyUsage {
     pub joules: Joules,
-    pub sources: Sources,
+    pub sources: EnergySources,
     /// Grams of CO2 equivalent, where the grid's intensity is known.
     pub grams: Option<f64>,
     /// Where the price of energy is known.
-    pub price: Option<Price>,
+    pub price: Option<EnergyCost>,
 }
 
-impl Spent {
+impl EnergyUsage {
     /// Joules that were counted so.
     #[must_use]
-    pub fn new(joules: Joules, sources: Sources) -> Self {
+    pub fn new(joules: Joules, sources: EnergySources) -> Self {
         Self {
             joules,
             sources,
@@ -159,7 +162,7 @@ impl Spent {
 
     /// The same, at the rates of the grid that it was drawn from.
     #[must_use]
-    pub fn at(self, rates: Rates) -> Self {
+    pub fn at(self, rates: GridRates) -> Self {
         Self {
             grams: rates.grams(self.joules),
             price: rates.price(self.joules),
@@ -174,7 +177,7 @@ impl Spent {
             return other;
         }
         let price = match (self.price, other.price) {
-            (Some(a), Some(b)) if a.currency == b.currency => Some(Price {
+            (Some(a), Some(b)) if a.currency == b.currency => Some(EnergyCost {
                 amount: a.amount + b.amount,
                 currency: a.currency,
             }),
@@ -195,33 +198,38 @@ mod tests {
 
     #[test]
     fn sources_are_told_together_and_read_again() {
-        let both: Sources = [Source::Nvml, Source::Rapl].into_iter().collect();
+        let both: EnergySources = [EnergySource::Nvml, EnergySource::Rapl]
+            .into_iter()
+            .collect();
         assert_eq!(both.as_str(), "rapl+nvml");
-        assert!(both.is_measured() && !Sources::default().is_measured());
-        assert!(!both.and(Sources::ESTIMATE).is_measured());
+        assert!(both.is_measured() && !EnergySources::default().is_measured());
+        assert!(!both.and(EnergySources::ESTIMATE).is_measured());
         for bits in 0..32 {
-            let sources = Sources::from_bits(bits);
+            let sources = EnergySources::from_bits(bits);
             let json = serde_json::to_string(&sources).unwrap();
-            assert_eq!(serde_json::from_str::<Sources>(&json).unwrap(), sources);
+            assert_eq!(
+                serde_json::from_str::<EnergySources>(&json).unwrap(),
+                sources
+            );
         }
-        assert!(serde_json::from_str::<Sources>("\"magic\"").is_err());
+        assert!(serde_json::from_str::<EnergySources>("\"magic\"").is_err());
     }
 
     #[test]
     fn a_sum_knows_no_more_than_its_parts() {
-        let rates = Rates {
+        let rates = GridRates {
             grams_per_kwh: Some(360.0),
             price_per_kwh: None,
         };
-        let known = Spent::new(Joules(10.0), Source::Rapl.into()).at(rates);
+        let known = EnergyUsage::new(Joules(10.0), EnergySource::Rapl.into()).at(rates);
         assert_eq!(known.grams, Some(0.001));
         let both = known.and(known);
         assert_eq!((both.joules, both.grams), (Joules(20.0), Some(0.002)));
-        let unknown = known.and(Spent::new(Joules(1.0), Sources::ESTIMATE));
+        let unknown = known.and(EnergyUsage::new(Joules(1.0), EnergySources::ESTIMATE));
         assert_eq!(
             (unknown.grams, unknown.sources.as_str()),
             (None, "rapl+estimate")
         );
-        assert_eq!(Spent::default().and(known), known);
+        assert_eq!(EnergyUsage::default().and(known), known);
     }
 }

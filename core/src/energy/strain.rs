@@ -4,14 +4,14 @@ use std::fmt;
 
 /// What strains a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Strain {
+pub struct NodePressure {
     /// How full its battery is (0 to 1), if it lives off it.
     pub battery: Option<f32>,
     /// Whether it is slowed down by heat.
     pub throttled: bool,
 }
 
-impl Strain {
+impl NodePressure {
     /// By which factor it counts as slower and as taking more energy than it does, at least 1, so
     /// that it is used less but not shut out. Ours to choose: a full battery costs half as much
     /// again, an empty one three and a half times, and heat twice, as it gets worse with every
@@ -31,7 +31,7 @@ impl Strain {
     }
 }
 
-impl fmt::Display for Strain {
+impl fmt::Display for NodePressure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let battery = self
             .battery
@@ -53,13 +53,13 @@ mod tests {
 
     #[test]
     fn the_emptier_the_battery_the_less_a_node_is_used() {
-        let on = |charge| Strain {
+        let on = |charge| NodePressure {
             battery: Some(charge),
             throttled: false,
         };
-        assert_eq!(Strain::default().factor(), 1.0);
+        assert_eq!(NodePressure::default().factor(), 1.0);
         assert!(on(1.0).factor() > 1.0 && on(0.1).factor() > on(0.9).factor());
-        let both = Strain {
+        let both = NodePressure {
             throttled: true,
             ..on(0.4)
         };

@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use crate::energy::Spent;
+use crate::energy::EnergyUsage;
 
-/// One step of an answer. The last event of a successful generation is [`Event::Usage`].
+/// One step of an answer. The last event of a successful generation is [`GenerateEvent::Usage`].
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub enum GenerateEvent {
     /// More of one choice.
-    Delta(Delta),
+    Delta(ChoiceDelta),
     /// One choice is complete.
-    Finished(Finished),
+    Finished(ChoiceFinished),
     /// All choices are complete: what they took.
     Usage(Usage),
 }
 
 /// More text, reasoning or calls of one choice.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Delta {
+pub struct ChoiceDelta {
     /// Which of the choices, from 0.
     pub choice: u32,
     pub content: String,
@@ -45,19 +45,19 @@ pub struct TokenLogprob {
     pub token: String,
     pub logprob: f32,
     /// The most probable tokens at this place, best first.
-    pub top: Vec<TokenAlternative>,
+    pub top: Vec<TopLogprob>,
 }
 
 /// A token that might have been.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct TokenAlternative {
+pub struct TopLogprob {
     pub token: String,
     pub logprob: f32,
 }
 
 /// The end of one choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Finished {
+pub struct ChoiceFinished {
     pub choice: u32,
     pub reason: FinishReason,
 }
@@ -93,14 +93,14 @@ pub struct Usage {
     /// Tokens generated, over all choices.
     pub completion_tokens: u32,
     /// How long it took the node, where it says so.
-    pub timing: Option<Timing>,
+    pub timing: Option<AnswerTiming>,
     /// What energy it took, where that is known.
-    pub energy: Option<Spent>,
+    pub energy: Option<EnergyUsage>,
 }
 
 /// How long a node took for an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Timing {
+pub struct AnswerTiming {
     /// From its arrival there until it was its turn.
     pub queued: Duration,
     /// From there to the first token.

@@ -8,11 +8,11 @@ mod route;
 
 pub use error::RequestError;
 pub use event::{
-    Delta, Event, FinishReason, Finished, Timing, TokenAlternative, TokenLogprob, ToolCallDelta,
-    Usage,
+    AnswerTiming, ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, TokenLogprob,
+    ToolCallDelta, TopLogprob, Usage,
 };
 pub use request::{
-    Constraint, EmbedRequest, Embeddings, GenerateRequest, Input, Message, Sampling, Tool,
-    ToolCall, ToolChoice,
+    ChatMessage, EmbedRequest, Embeddings, GenerateInput, GenerateRequest, OutputConstraint,
+    SamplingParams, Tool, ToolCall, ToolChoice,
 };
-pub use route::{Route, Target};
+pub use route::{Route, RouteTarget};

@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::ModelName;
-use crate::admission::Standing;
-use crate::energy::Spent;
+use crate::admission::QueueKey;
+use crate::energy::EnergyUsage;
 
 /// Ask a model to continue a conversation or a text. Clients ask for a
 /// [`Route`](super::Route), nodes for one of their models.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest<M = ModelName> {
     pub model: M,
-    pub input: Input,
-    pub sampling: Sampling,
+    pub input: GenerateInput,
+    pub sampling: SamplingParams,
     /// Tools the model may call.
     pub tools: Vec<Tool>,
     pub tool_choice: ToolChoice,
     /// The form the answer must have.
-    pub constraint: Option<Constraint>,
+    pub constraint: Option<OutputConstraint>,
     /// `Some(k)`: return the log-probability of each token and of its `k` best alternatives.
     pub logprobs: Option<u32>,
     /// Independent answers wanted, at least 1.
@@ -27,7 +27,7 @@ pub struct GenerateRequest<M = ModelName> {
     /// costs less.
     pub stream: bool,
     /// How it stands in the queue of the model.
-    pub standing: Standing,
+    pub queue_key: QueueKey,
     /// Within what time from now it must be answered; it leaves the queue then.
     pub deadline: Option<Duration>,
 }
@@ -35,18 +35,18 @@ pub struct GenerateRequest<M = ModelName> {
 impl<M> GenerateRequest<M> {
     /// A request for one answer, as a whole, of whoever says nothing else.
     #[must_use]
-    pub fn new(model: M, input: Input) -> Self {
+    pub fn new(model: M, input: GenerateInput) -> Self {
         Self {
             model,
             input,
-            sampling: Sampling::default(),
+            sampling: SamplingParams::default(),
             tools: Vec::new(),
             tool_choice: ToolChoice::Auto,
             constraint: None,
             logprobs: None,
             choices: 1,
             stream: false,
-            standing: Standing::default(),
+            queue_key: QueueKey::default(),
             deadline: None,
         }
     }
@@ -54,14 +54,14 @@ impl<M> GenerateRequest<M> {
 
 /// What the model continues.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Input {
+pub enum GenerateInput {
     /// A conversation, rendered with the model's chat template.
-    Chat(Vec<Message>),
+    Chat(Vec<ChatMessage>),
     /// A text, taken as it is.
     Text(String),
 }
 
-impl Input {
+impl GenerateInput {
     /// What is done with it, in the words of OpenTelemetry's conventions.
     #[must_use]
     pub fn operation(&self) -> &'static str {
@@ -83,7 +83,7 @@ impl Input {
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Message {
+pub struct ChatMessage {
     /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
     pub content: String,
@@ -107,7 +107,7 @@ pub struct ToolCall {
 
 /// How tokens are drawn and where an answer ends.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
+pub struct SamplingParams {
     /// 0: always the most probable token. 1: as the model says.
     pub temperature: f64,
     /// Draw among the most probable tokens that together have this probability; 1 is all.
@@ -132,7 +132,7 @@ pub struct Sampling {
     pub logit_bias: BTreeMap<u32, f32>,
 }
 
-impl Default for Sampling {
+impl Default for SamplingParams {
     fn default() -> Self {
         Self {
             temperature: 1.0,
@@ -175,7 +175,7 @@ pub enum ToolChoice {
 
 /// The form an answer must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Constraint {
+pub enum OutputConstraint {
     /// Some JSON object.
     JsonObject,
     /// JSON that this schema, as JSON text, accepts.
@@ -189,7 +189,7 @@ pub struct EmbedRequest<M = ModelName> {
     /// The texts, at least one.
     pub inputs: Vec<String>,
     /// How it stands in the queue of the model.
-    pub standing: Standing,
+    pub queue_key: QueueKey,
     /// Within what time from now it must be answered; it leaves the queue then.
     pub deadline: Option<Duration>,
 }
@@ -201,5 +201,5 @@ pub struct Embeddings {
     /// Tokens of all texts.
     pub prompt_tokens: u32,
     /// What energy they took, where that is known.
-    pub energy: Option<Spent>,
+    pub energy: Option<EnergyUsage>,
 }

@@ -4,13 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use super::RequestError;
-use crate::admission::{Flow, Priority};
-use crate::routing::Limits;
+use crate::admission::{FairnessKey, Priority};
+use crate::routing::AnswerLimits;
 use crate::{ModelName, TaskName, ZoneName};
 
 /// What a client puts into the `model` field.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub enum RouteTarget {
     /// `NAME`: this model.
     Model(ModelName),
     /// `task:NAME`: the best model for this task.
@@ -22,17 +22,17 @@ pub enum Target {
 /// Whom a request is for, where it may go and what it asks of the answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
-    pub target: Target,
+    pub target: RouteTarget,
     /// Only nodes in this privacy zone.
     pub zone: Option<ZoneName>,
     /// `None`: as its task says.
     pub priority: Option<Priority>,
     /// Whom it is of: those of one share a turn in queues.
-    pub flow: Flow,
+    pub fairness_key: FairnessKey,
     /// Within what time of its arrival the answer must be complete.
     pub deadline: Option<Duration>,
     /// On top of those of its task.
-    pub limits: Limits,
+    pub limits: AnswerLimits,
     /// Stands for the session that it belongs to: where it was before it goes again.
     pub session: Option<u64>,
 }
@@ -40,20 +40,20 @@ pub struct Route {
 impl Route {
     /// A request that says nothing but whom it is for.
     #[must_use]
-    pub fn to(target: Target) -> Self {
+    pub fn to(target: RouteTarget) -> Self {
         Self {
             target,
             zone: None,
             priority: None,
-            flow: 0,
+            fairness_key: 0,
             deadline: None,
-            limits: Limits::default(),
+            limits: AnswerLimits::default(),
             session: None,
         }
     }
 }
 
-impl Target {
+impl RouteTarget {
     /// Reads the `model` field.
     ///
     /// # Errors
@@ -73,7 +73,7 @@ impl Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for RouteTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Model(name) => fmt::Display::fmt(name, f),
@@ -90,14 +90,14 @@ mod tests {
     #[test]
     fn the_model_field_names_a_model_a_task_or_neither() {
         for text in ["auto", "task:banking", "support-intent"] {
-            assert_eq!(Target::parse(text).unwrap().to_string(), text);
+            assert_eq!(RouteTarget::parse(text).unwrap().to_string(), text);
         }
         assert!(matches!(
-            Target::parse("task:No Such"),
+            RouteTarget::parse("task:No Such"),
             Err(RequestError::TaskNotFound(name)) if name == "No Such"
         ));
         assert!(matches!(
-            Target::parse("no/such"),
+            RouteTarget::parse("no/such"),
             Err(RequestError::ModelNotFound(_))
         ));
     }

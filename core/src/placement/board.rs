@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::filter;
-use super::problem::{ModelDemand, NodeCapacity, Openness, Problem, Standing};
-use super::refusal::Refusal;
+use super::problem::{CurrentReplica, ModelDemand, NodeCapacity, PlacementProblem, Schedulability};
+use super::refusal::UnschedulableReason;
 use crate::{Bytes, ModelName, NodeName};
 
 /// A node while the plan grows.
-pub(super) struct Slot {
-    /// Its place in [`Problem::nodes`].
+pub(super) struct NodeAllocation {
+    /// Its place in [`PlacementProblem::nodes`].
     pub(super) index: usize,
     pub(super) free: Bytes,
     pub(super) replicas: u32,
@@ -18,35 +18,35 @@ pub(super) struct Slot {
 
 /// A replica of the plan: one that stands and stays, or a new one.
 #[derive(Clone, Copy)]
-pub(super) struct Kept<'a> {
+pub(super) struct PlannedReplica<'a> {
     pub(super) slot: usize,
-    pub(super) standing: Standing<'a>,
-    /// Its place in [`Problem::models`].
+    pub(super) standing: CurrentReplica<'a>,
+    /// Its place in [`PlacementProblem::models`].
     pub(super) model: usize,
     pub(super) new: bool,
 }
 
 /// The nodes in order of their names, the models in the order in which they are served, and
 /// the replicas.
-pub(super) struct Board<'a> {
-    pub(super) problem: &'a Problem<'a>,
-    pub(super) slots: Vec<Slot>,
+pub(super) struct PlacementState<'a> {
+    pub(super) problem: &'a PlacementProblem<'a>,
+    pub(super) slots: Vec<NodeAllocation>,
     /// Models, largest first, so that small ones fill the gaps; equal ones by name.
     pub(super) order: Vec<usize>,
     /// By model: its replicas in the plan.
-    pub(super) kept: Vec<Vec<Kept<'a>>>,
+    pub(super) kept: Vec<Vec<PlannedReplica<'a>>>,
     /// Whether new replicas may be on unsteady nodes.
     pub(super) last_resort: bool,
 }
 
-impl<'a> Board<'a> {
+impl<'a> PlacementState<'a> {
     /// The board before anything new is placed. What may not stay is not on it.
-    pub(super) fn new(problem: &'a Problem<'a>) -> Self {
+    pub(super) fn new(problem: &'a PlacementProblem<'a>) -> Self {
         let mut by_name: Vec<usize> = (0..problem.nodes.len()).collect();
         by_name.sort_unstable_by_key(|i| problem.nodes[*i].name);
-        let slots: Vec<Slot> = by_name
+        let slots: Vec<NodeAllocation> = by_name
             .into_iter()
-            .map(|index| Slot {
+            .map(|index| NodeAllocation {
                 index,
                 free: problem.nodes[index].memory,
                 replicas: 0,
@@ -68,7 +68,7 @@ impl<'a> Board<'a> {
         board
     }
 
-    pub(super) fn node(&self, slot: &Slot) -> &'a NodeCapacity<'a> {
+    pub(super) fn node(&self, slot: &NodeAllocation) -> &'a NodeCapacity<'a> {
         &self.problem.nodes[slot.index]
     }
 
@@ -91,11 +91,12 @@ impl<'a> Board<'a> {
             .enumerate()
             .map(|(i, model)| (model.name, i))
             .collect();
-        let mut standing: Vec<Vec<Kept<'a>>> = vec![Vec::new(); self.problem.models.len()];
+        let mut standing: Vec<Vec<PlannedReplica<'a>>> =
+            vec![Vec::new(); self.problem.models.len()];
         for replica in &self.problem.standing {
             if let (Some(slot), Some(model)) = (slots.get(replica.node), models.get(replica.model))
             {
-                standing[*model].push(Kept {
+                standing[*model].push(PlannedReplica {
                     slot: *slot,
                     standing: *replica,
                     model: *model,
@@ -123,7 +124,7 @@ impl<'a> Board<'a> {
     /// A new replica of the model of `index`, on the node of `slot`.
     pub(super) fn add(&mut self, slot: usize, index: usize) {
         let model = self.model(index);
-        let standing = Standing {
+        let standing = CurrentReplica {
             node: self.node(&self.slots[slot]).name,
             model: model.name,
             ready: false,
@@ -131,7 +132,7 @@ impl<'a> Board<'a> {
             idle: Some(Duration::ZERO),
         };
         self.take(slot, model);
-        self.kept[index].push(Kept {
+        self.kept[index].push(PlannedReplica {
             slot,
             standing,
             model: index,
@@ -140,7 +141,7 @@ impl<'a> Board<'a> {
     }
 
     /// A replica leaves the plan.
-    pub(super) fn remove(&mut self, gone: &Kept<'a>) {
+    pub(super) fn remove(&mut self, gone: &PlannedReplica<'a>) {
         self.give(gone.slot, self.model(gone.model));
         self.kept[gone.model].retain(|kept| kept.slot != gone.slot);
     }
@@ -160,20 +161,28 @@ impl<'a> Board<'a> {
     }
 
     /// Whether a kept replica waits for the one that takes its place.
-    pub(super) fn is_leaving(&self, kept: &Kept<'_>) -> bool {
-        self.node(&self.slots[kept.slot]).open == Openness::Draining
+    pub(super) fn is_leaving(&self, kept: &PlannedReplica<'_>) -> bool {
+        self.node(&self.slots[kept.slot]).open == Schedulability::Draining
     }
 
     /// Why a new replica of `model` cannot be on the node of `slot`, memory aside.
-    pub(super) fn refuses(&self, model: &ModelDemand<'_>, slot: &Slot) -> Option<Refusal> {
+    pub(super) fn refuses(
+        &self,
+        model: &ModelDemand<'_>,
+        slot: &NodeAllocation,
+    ) -> Option<UnschedulableReason> {
         let node = self.node(slot);
         filter::shut(node, self.last_resort).or_else(|| filter::forbidden(model, node))
     }
 
     /// Why the memory of the node of `slot` does not do for one more replica of `model`.
-    pub(super) fn lacks(&self, model: &ModelDemand<'_>, slot: &Slot) -> Option<Refusal> {
+    pub(super) fn lacks(
+        &self,
+        model: &ModelDemand<'_>,
+        slot: &NodeAllocation,
+    ) -> Option<UnschedulableReason> {
         let needed = model.memory.unwrap_or_default();
-        (needed > slot.free).then_some(Refusal::Memory {
+        (needed > slot.free).then_some(UnschedulableReason::Memory {
             needed,
             free: slot.free,
         })

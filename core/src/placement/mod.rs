@@ -1,7 +1,7 @@
 //! Where models go.
 //!
 //! [`solve`] is a pure function from the nodes, the models wished for and the replicas that
-//! stand, to a [`Plan`]. Wanted properties, each a test:
+//! stand, to a [`PlacementPlan`]. Wanted properties, each a test:
 //!
 //! - **A** No node is given more memory's worth of models than it has.
 //! - **B** A model is on a node at most once, and no more often than wished, except while a
@@ -25,9 +25,10 @@ mod score;
 mod solve;
 
 pub use problem::{
-    Assignment, Measured, ModelDemand, NodeCapacity, Openness, Plan, Problem, Standing,
+    Assignment, CurrentReplica, MeasuredPerformance, ModelDemand, NodeCapacity, PlacementPlan,
+    PlacementProblem, Schedulability,
 };
-pub use refusal::{Refusal, Unplaced};
+pub use refusal::{UnplacedReplicas, UnschedulableReason};
 pub use solve::{explain, solve};
 
 #[cfg(test)]

@@ -2,21 +2,21 @@
 
 use std::time::Duration;
 
-use super::board::{Board, Kept};
+use super::board::{PlacementState, PlannedReplica};
 use crate::Bytes;
 
 /// Replicas that may leave, by node; changes as they do.
-pub(super) struct Victims<'a> {
+pub(super) struct PreemptionVictims<'a> {
     /// By slot, the one unused for longest first.
-    by_slot: Vec<Vec<(Duration, Kept<'a>)>>,
+    by_slot: Vec<Vec<(Duration, PlannedReplica<'a>)>>,
     /// By model: replicas above what it needs.
     spare: Vec<u32>,
 }
 
-impl<'a> Victims<'a> {
+impl<'a> PreemptionVictims<'a> {
     /// Those of `board`: idle, and of a model with more replicas than it requires.
-    pub(super) fn new(board: &Board<'a>) -> Self {
-        let mut by_slot: Vec<Vec<(Duration, Kept<'a>)>> = Vec::new();
+    pub(super) fn new(board: &PlacementState<'a>) -> Self {
+        let mut by_slot: Vec<Vec<(Duration, PlannedReplica<'a>)>> = Vec::new();
         by_slot.resize_with(board.slots.len(), Vec::new);
         let mut spare = vec![0; board.problem.models.len()];
         for (index, kept) in board.kept.iter().enumerate() {
@@ -40,11 +40,11 @@ impl<'a> Victims<'a> {
     /// the one whose most recently used victim was used longest ago.
     pub(super) fn find(
         &self,
-        board: &Board<'a>,
+        board: &PlacementState<'a>,
         needed: Bytes,
         mut allowed: impl FnMut(usize) -> bool,
-    ) -> Option<(usize, Vec<Kept<'a>>)> {
-        let mut best: Option<(Duration, usize, Vec<Kept<'a>>)> = None;
+    ) -> Option<(usize, Vec<PlannedReplica<'a>>)> {
+        let mut best: Option<(Duration, usize, Vec<PlannedReplica<'a>>)> = None;
         for (slot, victims) in self.by_slot.iter().enumerate() {
             if victims.is_empty() || !allowed(slot) {
                 continue;
@@ -74,7 +74,7 @@ impl<'a> Victims<'a> {
     }
 
     /// They have left.
-    pub(super) fn left(&mut self, slot: usize, gone: &[Kept<'a>]) {
+    pub(super) fn left(&mut self, slot: usize, gone: &[PlannedReplica<'a>]) {
         for victim in gone {
             self.spare[victim.model] -= 1;
         }

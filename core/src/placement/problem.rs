@@ -8,12 +8,12 @@ use crate::{Bytes, ModelName, NodeName, ZoneName};
 
 /// The fleet as the solver sees it. Borrowed: nothing of the fleet is copied for it.
 #[derive(Debug, Clone, Default)]
-pub struct Problem<'a> {
+pub struct PlacementProblem<'a> {
     /// The nodes that are there.
     pub nodes: Vec<NodeCapacity<'a>>,
     pub models: Vec<ModelDemand<'a>>,
     /// What is assigned now. Of nodes and models not named above, too.
-    pub standing: Vec<Standing<'a>>,
+    pub standing: Vec<CurrentReplica<'a>>,
 }
 
 /// A node that can take models.
@@ -27,14 +27,14 @@ pub struct NodeCapacity<'a> {
     pub zone: Option<&'a ZoneName>,
     /// What it computes with.
     pub accelerators: &'a [Accelerator],
-    pub open: Openness,
+    pub open: Schedulability,
     /// By which factor it counts as worse than it is, at least 1.
     pub handicap: f64,
 }
 
 /// Which replicas a node may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Openness {
+pub enum Schedulability {
     /// New ones.
     Open,
     /// Those it has; somebody cordoned it.
@@ -66,7 +66,7 @@ pub struct ModelDemand<'a> {
     /// Nodes that cannot run it, with what they said when they tried.
     pub refused_by: &'a BTreeMap<NodeName, String>,
     /// What it did where it ran, by node.
-    pub measured: &'a HashMap<NodeName, Measured>,
+    pub measured: &'a HashMap<NodeName, MeasuredPerformance>,
 }
 
 impl ModelDemand<'_> {
@@ -78,7 +78,7 @@ impl ModelDemand<'_> {
 
 /// What a model did on a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Measured {
+pub struct MeasuredPerformance {
     /// Output tokens per second of one request.
     pub tokens_per_second: Option<f64>,
     /// Energy of one output token, in joules.
@@ -87,7 +87,7 @@ pub struct Measured {
 
 /// A replica that is assigned.
 #[derive(Debug, Clone, Copy)]
-pub struct Standing<'a> {
+pub struct CurrentReplica<'a> {
     pub node: &'a NodeName,
     pub model: &'a ModelName,
     /// Whether it answers.
@@ -107,7 +107,7 @@ pub struct Assignment {
 
 /// What to change so that wish and reality agree.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct PlacementPlan {
     /// New assignments.
     pub assign: BTreeSet<Assignment>,
     /// Assignments that end.
@@ -116,7 +116,7 @@ pub struct Plan {
     pub missing: BTreeMap<ModelName, u32>,
 }
 
-impl Plan {
+impl PlacementPlan {
     /// Whether there is nothing to change.
     #[must_use]
     pub fn is_empty(&self) -> bool {

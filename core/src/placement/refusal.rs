@@ -8,7 +8,7 @@ use crate::{Bytes, NodeName};
 
 /// Why a node cannot take a replica.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum UnschedulableReason {
     Cordoned,
     /// It is not there at the moment.
     Away,
@@ -34,7 +34,7 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
+impl UnschedulableReason {
     /// The same for all nodes that are refused for the like of it.
     fn summary(&self) -> String {
         match self {
@@ -52,7 +52,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for UnschedulableReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cordoned => f.write_str("is cordoned"),
@@ -80,16 +80,16 @@ impl fmt::Display for Refusal {
 
 /// Why a model has too few replicas.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unplaced {
+pub struct UnplacedReplicas {
     /// Replicas without a place.
     pub missing: u32,
     /// Nodes that are there, those with a replica included.
     pub nodes: usize,
     /// Why each node without a replica did not get one.
-    pub refusals: BTreeMap<NodeName, Refusal>,
+    pub refusals: BTreeMap<NodeName, UnschedulableReason>,
 }
 
-impl fmt::Display for Unplaced {
+impl fmt::Display for UnplacedReplicas {
     /// In one line, however many nodes there are, as Kubernetes does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let replicas = if self.missing == 1 {

@@ -1,7 +1,7 @@
 //! Which of the nodes that may take a replica should.
 
-use super::board::{Board, Slot};
-use super::problem::{Measured, ModelDemand};
+use super::board::{NodeAllocation, PlacementState};
+use super::problem::{MeasuredPerformance, ModelDemand};
 
 /// What a measurement that is as good as any measured one is worth, and an even share of
 /// memory and of replicas: the three parts of a score, each from 0 to this.
@@ -9,12 +9,12 @@ const PART: f64 = 1_000.0;
 
 /// The best that was measured of a model anywhere.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Best {
+pub(super) struct BestMeasured {
     tokens_per_second: f64,
     joules_per_token: f64,
 }
 
-impl Best {
+impl BestMeasured {
     pub(super) fn of(model: &ModelDemand<'_>) -> Self {
         let mut best = Self {
             tokens_per_second: 0.0,
@@ -32,7 +32,7 @@ impl Best {
     /// From 0 to [`PART`]: how near to the best in speed and energy, half each. What is not
     /// measured counts as half as good as the best, so that unknown nodes are tried before
     /// those known to be worse than that.
-    fn worth(self, measured: Option<&Measured>, handicap: f64) -> f64 {
+    fn worth(self, measured: Option<&MeasuredPerformance>, handicap: f64) -> f64 {
         let speed = measured.and_then(|m| m.tokens_per_second);
         let joules = measured.and_then(|m| m.joules_per_token);
         let ratio = |part: f64, whole: f64| {
@@ -52,7 +52,12 @@ impl Best {
 /// How well a replica of `model` would do on the node of `slot`; more is better. What was
 /// measured, the memory left over and how few replicas are there already count alike, as in
 /// Kubernetes' `NodeResourcesFit` with `LeastAllocated`.
-pub(super) fn score(board: &Board<'_>, model: &ModelDemand<'_>, best: Best, slot: &Slot) -> i64 {
+pub(super) fn score(
+    board: &PlacementState<'_>,
+    model: &ModelDemand<'_>,
+    best: BestMeasured,
+    slot: &NodeAllocation,
+) -> i64 {
     let node = board.node(slot);
     let measured = if model.measured.is_empty() {
         None

@@ -3,11 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet, VecDeque};
 
-use super::board::{Board, Kept};
-use super::preempt::Victims;
-use super::problem::{Assignment, ModelDemand, Plan, Problem};
-use super::refusal::Unplaced;
-use super::score::{Best, score};
+use super::board::{PlacementState, PlannedReplica};
+use super::preempt::PreemptionVictims;
+use super::problem::{Assignment, ModelDemand, PlacementPlan, PlacementProblem};
+use super::refusal::UnplacedReplicas;
+use super::score::{BestMeasured, score};
 use crate::ModelName;
 
 /// Plans the fewest changes that bring what stands to what the models ask of the nodes.
@@ -19,8 +19,8 @@ use crate::ModelName;
 /// required do idle ones leave that their own models can do without, least recently used
 /// first.
 #[must_use]
-pub fn solve(problem: &Problem<'_>) -> Plan {
-    let mut board = Board::new(problem);
+pub fn solve(problem: &PlacementProblem<'_>) -> PlacementPlan {
+    let mut board = PlacementState::new(problem);
     for index in board.order.clone() {
         for gone in surplus(&board, index) {
             board.remove(&gone);
@@ -39,7 +39,7 @@ pub fn solve(problem: &Problem<'_>) -> Plan {
     board.last_resort = true;
     place_all(&mut board, |model| model.goal());
 
-    let mut plan = Plan::default();
+    let mut plan = PlacementPlan::default();
     let mut stays = HashSet::new();
     for (index, model) in problem.models.iter().enumerate() {
         for kept in &board.kept[index] {
@@ -72,7 +72,7 @@ pub fn solve(problem: &Problem<'_>) -> Plan {
 ///
 /// Looks at every node, so this is for who asks about one model, not for every plan.
 #[must_use]
-pub fn explain(problem: &Problem<'_>, model: &ModelName) -> Option<Unplaced> {
+pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<UnplacedReplicas> {
     let plan = solve(problem);
     let missing = *plan.missing.get(model)?;
     // The fleet as it will be, so that what others take counts.
@@ -85,14 +85,14 @@ pub fn explain(problem: &Problem<'_>, model: &ModelName) -> Option<Unplaced> {
     });
     after
         .standing
-        .extend(plan.assign.iter().map(|new| super::Standing {
+        .extend(plan.assign.iter().map(|new| super::CurrentReplica {
             node: &new.node,
             model: &new.model,
             ready: false,
             outdated: false,
             idle: None,
         }));
-    let mut board = Board::new(&after);
+    let mut board = PlacementState::new(&after);
     let index = after.models.iter().position(|m| m.name == model)?;
     let demand = board.model(index);
     board.last_resort = self::missing(&board, index, demand.goal()) > 0;
@@ -109,7 +109,7 @@ pub fn explain(problem: &Problem<'_>, model: &ModelName) -> Option<Unplaced> {
             Some((board.node(slot).name.clone(), refusal))
         })
         .collect();
-    Some(Unplaced {
+    Some(UnplacedReplicas {
         missing,
         nodes: board.slots.len(),
         refusals,
@@ -118,7 +118,7 @@ pub fn explain(problem: &Problem<'_>, model: &ModelName) -> Option<Unplaced> {
 
 /// Replicas that the model of `index` still misses of `goal`. One that is about to leave does
 /// not count.
-fn missing(board: &Board<'_>, index: usize, goal: u32) -> u32 {
+fn missing(board: &PlacementState<'_>, index: usize, goal: u32) -> u32 {
     let steady = board.kept[index]
         .iter()
         .filter(|kept| !board.is_leaving(kept))
@@ -129,7 +129,7 @@ fn missing(board: &Board<'_>, index: usize, goal: u32) -> u32 {
 /// What a model has too much of, to be given back. A replica on a draining node goes once
 /// enough others answer; of the others the ones go that do not answer, then the outdated, then those
 /// where the label's value has most, then those unused for longest.
-fn surplus<'a>(board: &Board<'a>, index: usize) -> Vec<Kept<'a>> {
+fn surplus<'a>(board: &PlacementState<'a>, index: usize) -> Vec<PlannedReplica<'a>> {
     let model = board.model(index);
     let target = model.target as usize;
     let kept = &board.kept[index];
@@ -148,7 +148,7 @@ fn surplus<'a>(board: &Board<'a>, index: usize) -> Vec<Kept<'a>> {
             gone.push(*leaving);
         }
     }
-    let mut rest: Vec<Kept<'a>> = kept
+    let mut rest: Vec<PlannedReplica<'a>> = kept
         .iter()
         .filter(|k| !board.is_leaving(k))
         .copied()
@@ -176,7 +176,7 @@ fn surplus<'a>(board: &Board<'a>, index: usize) -> Vec<Kept<'a>> {
 }
 
 /// Gives all models the replicas they miss of a goal.
-fn place_all(board: &mut Board<'_>, goal: impl Fn(&ModelDemand<'_>) -> u32) {
+fn place_all(board: &mut PlacementState<'_>, goal: impl Fn(&ModelDemand<'_>) -> u32) {
     for index in board.order.clone() {
         let goal = goal(board.model(index));
         place(board, index, goal);
@@ -184,13 +184,13 @@ fn place_all(board: &mut Board<'_>, goal: impl Fn(&ModelDemand<'_>) -> u32) {
 }
 
 /// Gives the model of `index` the replicas it misses of `goal`, where there is room.
-fn place(board: &mut Board<'_>, index: usize, goal: u32) {
+fn place(board: &mut PlacementState<'_>, index: usize, goal: u32) {
     let wanted = missing(board, index, goal) as usize;
     if wanted == 0 {
         return;
     }
     let model = board.model(index);
-    let best = Best::of(model);
+    let best = BestMeasured::of(model);
     let taken: BTreeSet<usize> = board.kept[index].iter().map(|kept| kept.slot).collect();
     let mut candidates: Vec<(i64, usize)> = board
         .slots
@@ -225,7 +225,7 @@ fn place(board: &mut Board<'_>, index: usize, goal: u32) {
 /// Chooses `wanted` of the candidates, best first, so that the values of the label have
 /// evenly many.
 fn spread<'a>(
-    board: &Board<'a>,
+    board: &PlacementState<'a>,
     model: &ModelDemand<'a>,
     has: &[usize],
     candidates: &[(i64, usize)],
@@ -263,14 +263,14 @@ fn spread<'a>(
 
 /// Gives models the replicas they require by sending away what others can do without. Returns
 /// whether any was given.
-fn make_room(board: &mut Board<'_>) -> bool {
+fn make_room(board: &mut PlacementState<'_>) -> bool {
     let mut any = false;
-    let mut victims: Option<Victims<'_>> = None;
+    let mut victims: Option<PreemptionVictims<'_>> = None;
     for index in board.order.clone() {
         let model = board.model(index);
         let Some(needed) = model.memory else { continue };
         while missing(board, index, model.goal()) > 0 {
-            let victims = victims.get_or_insert_with(|| Victims::new(board));
+            let victims = victims.get_or_insert_with(|| PreemptionVictims::new(board));
             let has: BTreeSet<usize> = board.kept[index].iter().map(|kept| kept.slot).collect();
             let found = victims.find(board, needed, |slot| {
                 !has.contains(&slot) && board.refuses(model, &board.slots[slot]).is_none()

@@ -9,33 +9,33 @@ use crate::{Bytes, ModelName, NodeName, ZoneName};
 
 /// A fleet that owns what a problem borrows.
 #[derive(Debug, Clone, Default)]
-struct World {
-    nodes: Vec<Node>,
-    models: Vec<Model>,
+struct TestFleet {
+    nodes: Vec<TestNode>,
+    models: Vec<TestModel>,
     /// Assignments, with whether they answer and for how long nobody asked.
     standing: BTreeMap<Assignment, (bool, Option<Duration>)>,
 }
 
 #[derive(Debug, Clone)]
-struct Node {
+struct TestNode {
     name: NodeName,
     memory: u64,
     labels: BTreeMap<String, String>,
     taints: Vec<Taint>,
     zone: Option<ZoneName>,
     accelerators: Vec<Accelerator>,
-    open: Openness,
+    open: Schedulability,
 }
 
 #[derive(Debug, Clone)]
-struct Model {
+struct TestModel {
     name: ModelName,
     spec: ModelSpec,
     target: u32,
     required: u32,
     memory: u64,
     refused_by: BTreeMap<NodeName, String>,
-    measured: HashMap<NodeName, Measured>,
+    measured: HashMap<NodeName, MeasuredPerformance>,
 }
 
 fn node_name(i: usize) -> NodeName {
@@ -46,20 +46,20 @@ fn model_name(i: usize) -> ModelName {
     ModelName::new(&format!("model-{i}")).unwrap()
 }
 
-fn node(i: usize, memory: u64) -> Node {
-    Node {
+fn node(i: usize, memory: u64) -> TestNode {
+    TestNode {
         name: node_name(i),
         memory,
         labels: BTreeMap::new(),
         taints: Vec::new(),
         zone: None,
         accelerators: vec![Accelerator::Cpu],
-        open: Openness::Open,
+        open: Schedulability::Open,
     }
 }
 
-fn model(i: usize, target: u32, memory: u64) -> Model {
-    Model {
+fn model(i: usize, target: u32, memory: u64) -> TestModel {
+    TestModel {
         name: model_name(i),
         spec: ModelSpec::default(),
         target,
@@ -70,8 +70,8 @@ fn model(i: usize, target: u32, memory: u64) -> Model {
     }
 }
 
-fn world(memory: &[u64], models: Vec<Model>) -> World {
-    World {
+fn world(memory: &[u64], models: Vec<TestModel>) -> TestFleet {
+    TestFleet {
         nodes: memory
             .iter()
             .enumerate()
@@ -82,8 +82,8 @@ fn world(memory: &[u64], models: Vec<Model>) -> World {
     }
 }
 
-impl World {
-    fn problem(&self) -> Problem<'_> {
+impl TestFleet {
+    fn problem(&self) -> PlacementProblem<'_> {
         let nodes = self.nodes.iter().map(|node| NodeCapacity {
             name: &node.name,
             memory: Bytes(node.memory),
@@ -106,26 +106,26 @@ impl World {
         let standing = self
             .standing
             .iter()
-            .map(|(assignment, (ready, idle))| Standing {
+            .map(|(assignment, (ready, idle))| CurrentReplica {
                 node: &assignment.node,
                 model: &assignment.model,
                 ready: *ready,
                 outdated: false,
                 idle: *idle,
             });
-        Problem {
+        PlacementProblem {
             nodes: nodes.collect(),
             models: models.collect(),
             standing: standing.collect(),
         }
     }
 
-    fn solve(&self) -> Plan {
+    fn solve(&self) -> PlacementPlan {
         solve(&self.problem())
     }
 
     /// Carries a plan out; what is new answers at once where `ready`.
-    fn carry_out(&mut self, plan: &Plan, ready: bool) {
+    fn carry_out(&mut self, plan: &PlacementPlan, ready: bool) {
         self.standing.retain(|a, _| !plan.evict.contains(a));
         let idle = Some(Duration::ZERO);
         let new = plan.assign.iter().map(|a| (a.clone(), (ready, idle)));
@@ -150,7 +150,7 @@ impl World {
         on.map(|a| a.node.as_str()).collect()
     }
 
-    fn explain(&self, model: usize) -> Unplaced {
+    fn explain(&self, model: usize) -> UnplacedReplicas {
         explain(&self.problem(), &model_name(model)).unwrap()
     }
 }
@@ -170,7 +170,7 @@ fn an_unplaced_replica_says_why_per_node() {
     world.models[0]
         .refused_by
         .insert(node_name(1), "no file".into());
-    world.nodes[2].open = Openness::Cordoned;
+    world.nodes[2].open = Schedulability::Cordoned;
     world.nodes[3].taints.push(Taint {
         key: "t".into(),
         value: "v".into(),
@@ -246,7 +246,7 @@ fn a_label_spreads_replicas_evenly_over_its_values() {
 #[test]
 fn measured_speed_and_energy_choose_the_node() {
     let mut world = world(&[100, 100, 100], vec![model(0, 1, 10)]);
-    let measured = |speed, joules| Measured {
+    let measured = |speed, joules| MeasuredPerformance {
         tokens_per_second: Some(speed),
         joules_per_token: Some(joules),
     };
@@ -266,7 +266,7 @@ fn a_drained_node_keeps_a_replica_until_another_answers() {
     world.settle();
     let first = world.on(0)[0].to_owned();
     let at = usize::from(first == "node-1");
-    world.nodes[at].open = Openness::Draining;
+    world.nodes[at].open = Schedulability::Draining;
     let plan = world.solve();
     assert_eq!((plan.assign.len(), plan.evict.len()), (1, 0));
     world.carry_out(&plan, false);
@@ -277,17 +277,17 @@ fn a_drained_node_keeps_a_replica_until_another_answers() {
     let plan = world.solve();
     assert_eq!(plan.evict.iter().next().unwrap().node.as_str(), first);
     // Without another place it stays; closed, the node is emptied all the same.
-    world.nodes[1 - at].open = Openness::Cordoned;
+    world.nodes[1 - at].open = Schedulability::Cordoned;
     world.standing.retain(|a, _| a.node.as_str() == first);
     assert!(world.solve().is_empty());
     assert_eq!(world.explain(0).refusals.len(), 1);
-    world.nodes[at].open = Openness::Closed;
+    world.nodes[at].open = Schedulability::Closed;
     assert_eq!(world.solve().evict.len(), 1);
 }
 
 #[test]
 fn a_cordoned_or_absent_node_keeps_what_it_has_and_gets_nothing() {
-    for open in [Openness::Cordoned, Openness::Away] {
+    for open in [Schedulability::Cordoned, Schedulability::Away] {
         let mut world = world(&[100], vec![model(0, 1, 10)]);
         world.settle();
         world.nodes[0].open = open;
@@ -300,7 +300,7 @@ fn a_cordoned_or_absent_node_keeps_what_it_has_and_gets_nothing() {
 #[test]
 fn an_unsteady_node_gets_only_what_is_required_and_has_no_other_place() {
     let mut world = world(&[100, 100], vec![model(0, 1, 10), model(1, 1, 10)]);
-    world.nodes[0].open = Openness::Unsteady;
+    world.nodes[0].open = Schedulability::Unsteady;
     world.settle();
     let steady = world.nodes[1].name.clone();
     assert!(world.standing.keys().all(|a| a.node == steady));
@@ -314,7 +314,7 @@ fn an_unsteady_node_gets_only_what_is_required_and_has_no_other_place() {
     assert_eq!((world.on(0).len(), world.on(1).len()), (2, 1));
     let unplaced = world.explain(1);
     let why = unplaced.refusals.values().next().unwrap();
-    assert_eq!(*why, Refusal::Unsteady);
+    assert_eq!(*why, UnschedulableReason::Unsteady);
     // What is there stays there.
     assert!(world.solve().is_empty());
 }
@@ -356,7 +356,7 @@ fn the_least_recently_used_model_above_its_minimum_makes_room() {
 #[test]
 fn what_stands_leaves_when_it_must_not_be_there_any_more() {
     let zone = ZoneName::new("clinic").unwrap();
-    type Change = fn(&mut World);
+    type Change = fn(&mut TestFleet);
     let changes: [Change; 4] = [
         |w| w.models[0].spec.zones = [ZoneName::new("clinic").unwrap()].into(),
         |w| w.models[0].spec.accelerator = Some(Accelerator::Metal),
@@ -395,7 +395,7 @@ fn what_stands_leaves_when_it_must_not_be_there_any_more() {
 prop_compose! {
     fn nodes()(
         parts in prop::collection::vec((0u64..200, 0usize..3, 0usize..3, any::<bool>(), 0u8..6), 1..9),
-    ) -> Vec<Node> {
+    ) -> Vec<TestNode> {
         parts.into_iter().enumerate().map(|(i, (memory, region, zone, tainted, open))| {
             let mut node = node(i, memory);
             node.labels.insert("region".into(), ["a", "b", "c"][region].into());
@@ -404,10 +404,10 @@ prop_compose! {
                 node.taints.push(Taint { key: "t".into(), value: String::new() });
             }
             node.open = match open {
-                0 => Openness::Cordoned,
-                1 => Openness::Unsteady,
-                2 => Openness::Draining,
-                _ => Openness::Open,
+                0 => Schedulability::Cordoned,
+                1 => Schedulability::Unsteady,
+                2 => Schedulability::Draining,
+                _ => Schedulability::Open,
             };
             node
         }).collect()
@@ -418,7 +418,7 @@ prop_compose! {
     fn models()(
         parts in prop::collection::vec(
             ((0u32..5, 0u32..3), 0u64..120, 0usize..4, 0usize..3, any::<bool>(), any::<bool>()), 0..10),
-    ) -> Vec<Model> {
+    ) -> Vec<TestModel> {
         parts.into_iter().enumerate().map(|(i, ((target, required), memory, region, zone, spread, tolerates))| {
             let mut model = model(i, target, memory);
             model.required = required;
@@ -443,17 +443,17 @@ prop_compose! {
         nodes in nodes(),
         models in models(),
         standing in prop::collection::vec((0usize..9, 0usize..10, any::<bool>(), prop::option::of(0u64..99)), 0..12),
-    ) -> World {
+    ) -> TestFleet {
         let standing = standing.into_iter().map(|(node, model, ready, idle)| {
             let assignment = Assignment { node: node_name(node), model: model_name(model) };
             (assignment, (ready, idle.map(Duration::from_secs)))
         });
-        World { nodes, models, standing: standing.collect() }
+        TestFleet { nodes, models, standing: standing.collect() }
     }
 }
 
 /// What must hold of any fleet that the solver was let loose on.
-fn check(world: &World) -> Result<(), TestCaseError> {
+fn check(world: &TestFleet) -> Result<(), TestCaseError> {
     for node in &world.nodes {
         let here = world.standing.keys().filter(|a| a.node == node.name);
         let mut used = 0;
@@ -497,7 +497,7 @@ proptest! {
         for model in &world.models {
             let steady = world.standing.keys().filter(|a| {
                 a.model == model.name
-                    && world.nodes.iter().any(|n| n.name == a.node && n.open != Openness::Draining)
+                    && world.nodes.iter().any(|n| n.name == a.node && n.open != Schedulability::Draining)
             });
             prop_assert!(steady.count() <= model.target as usize);
         }
@@ -512,7 +512,7 @@ proptest! {
 
     #[test]
     fn solving_again_before_anything_answers_changes_nothing(nodes in nodes(), models in models()) {
-        let mut world = World { nodes, models, standing: BTreeMap::new() };
+        let mut world = TestFleet { nodes, models, standing: BTreeMap::new() };
         let plan = world.solve();
         world.carry_out(&plan, false);
         prop_assert!(world.solve().is_empty());
@@ -532,7 +532,7 @@ proptest! {
         let plan = world.solve();
         // What is draining may go now or later; nothing else moves.
         let moved: BTreeSet<_> = plan.evict.iter().filter(|a| {
-            !world.nodes.iter().any(|n| n.name == a.node && n.open == Openness::Draining)
+            !world.nodes.iter().any(|n| n.name == a.node && n.open == Schedulability::Draining)
         }).cloned().collect();
         prop_assert_eq!(&moved, &held);
         prop_assert!(plan.assign.iter().all(|new| held.iter().any(|old| old.model == new.model)));

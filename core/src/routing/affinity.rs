@@ -5,11 +5,11 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::generate::Input;
+use crate::generate::GenerateInput;
 
 /// A beginning of a conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
+pub struct ConversationPrefix {
     /// Stands for everything said up to here.
     pub key: u64,
     /// Bytes up to here.
@@ -23,7 +23,7 @@ const MARKS: usize = 8;
 
 /// The marks of a conversation, the longest first. A plain text has one.
 #[must_use]
-pub fn marks(input: &Input) -> Vec<Mark> {
+pub fn marks(input: &GenerateInput) -> Vec<ConversationPrefix> {
     if input.bytes() < SHORTEST as usize {
         return Vec::new();
     }
@@ -37,15 +37,15 @@ pub fn marks(input: &Input) -> Vec<Mark> {
                 marks.remove(1);
             }
             let key = hash.digest();
-            marks.push(Mark { key, bytes });
+            marks.push(ConversationPrefix { key, bytes });
         }
     };
     match input {
-        Input::Text(text) => {
+        GenerateInput::Text(text) => {
             hash.update(text.as_bytes());
             mark(&hash, text.len());
         }
-        Input::Chat(messages) => {
+        GenerateInput::Chat(messages) => {
             for message in messages {
                 for part in [&message.role, &message.content] {
                     hash.update(&(part.len() as u64).to_le_bytes());
@@ -63,15 +63,15 @@ pub fn marks(input: &Input) -> Vec<Mark> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::Message;
+    use crate::generate::ChatMessage;
 
-    fn chat(turns: &[(&str, String)]) -> Input {
-        let messages = turns.iter().map(|(role, content)| Message {
+    fn chat(turns: &[(&str, String)]) -> GenerateInput {
+        let messages = turns.iter().map(|(role, content)| ChatMessage {
             role: (*role).into(),
             content: content.clone(),
-            ..Message::default()
+            ..ChatMessage::default()
         });
-        Input::Chat(messages.collect())
+        GenerateInput::Chat(messages.collect())
     }
 
     #[test]
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn short_beginnings_have_none_and_long_conversations_few() {
-        assert!(marks(&Input::Text("hi".into())).is_empty());
+        assert!(marks(&GenerateInput::Text("hi".into())).is_empty());
         assert!(marks(&chat(&[("user", "hi".into())])).is_empty());
         let turns: Vec<_> = (0..40).map(|n| ("user", format!("{n:0300}"))).collect();
         let marks = marks(&chat(&turns));

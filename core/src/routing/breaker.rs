@@ -10,7 +10,7 @@ const LONGEST: f32 = 60.0;
 
 /// The breaker of one replica. Times are in seconds of the caller's clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Breaker {
+pub struct CircuitBreaker {
     /// In a row.
     failures: u32,
     /// How many times it opened since the last answer.
@@ -21,7 +21,7 @@ pub struct Breaker {
     trying: bool,
 }
 
-impl Breaker {
+impl CircuitBreaker {
     /// Whether a request may go to the replica.
     #[must_use]
     pub fn admits(&self, now: f32) -> bool {
@@ -60,8 +60,8 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    fn open(now: f32) -> Breaker {
-        let mut breaker = Breaker::default();
+    fn open(now: f32) -> CircuitBreaker {
+        let mut breaker = CircuitBreaker::default();
         for _ in 0..FAILURES {
             assert!(breaker.admits(now));
             breaker.began(now);
@@ -77,12 +77,12 @@ mod tests {
         breaker.began(FIRST);
         assert!(!breaker.admits(FIRST), "one tries it, not all");
         breaker.answered();
-        assert_eq!(breaker, Breaker::default());
+        assert_eq!(breaker, CircuitBreaker::default());
     }
 
     #[test]
     fn an_answer_in_between_forgives() {
-        let mut breaker = Breaker::default();
+        let mut breaker = CircuitBreaker::default();
         for _ in 0..10 {
             breaker.failed(0.0);
             breaker.failed(0.0);

@@ -10,12 +10,12 @@ use crate::generate::TokenLogprob;
 /// A small model answers first; where it is not sure, the next one does.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Cascade {
+pub struct CascadeSpec {
     /// What every model but the last has to be sure by.
-    pub accept: Accept,
+    pub accept: ConfidenceThreshold,
     /// The same for single models, as `flotilla eval --calibrate` finds them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub tiers: BTreeMap<ModelName, Accept>,
+    pub tiers: BTreeMap<ModelName, ConfidenceThreshold>,
     /// A JSON schema that an answer must match to be kept, beside that it is sure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema: Option<serde_json::Map<String, serde_json::Value>>,
@@ -24,24 +24,24 @@ pub struct Cascade {
 /// How sure an answer must be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Accept {
+pub struct ConfidenceThreshold {
     /// By which measure.
     #[serde(default)]
-    pub measure: Measure,
+    pub measure: ConfidenceMeasure,
     /// 0 to 1.
     pub at_least: f32,
 }
 
-impl Default for Accept {
+impl Default for ConfidenceThreshold {
     fn default() -> Self {
         Self {
-            measure: Measure::default(),
+            measure: ConfidenceMeasure::default(),
             at_least: 0.5,
         }
     }
 }
 
-impl Accept {
+impl ConfidenceThreshold {
     /// Whether an answer of this confidence is sure enough. One of which nothing is known is not.
     #[must_use]
     pub fn keeps(self, confidence: Option<f32>) -> bool {
@@ -52,7 +52,7 @@ impl Accept {
 /// A measure of how sure a model was of its answer, 0 to 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Measure {
+pub enum ConfidenceMeasure {
     /// The geometric mean of the tokens' probabilities: `exp` of the mean log-probability.
     Mean,
     /// The smallest probability of a token.
@@ -62,7 +62,7 @@ pub enum Measure {
     Margin,
 }
 
-impl Measure {
+impl ConfidenceMeasure {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Mean, Self::Min, Self::Margin];
 
@@ -86,17 +86,17 @@ impl Measure {
     }
 }
 
-impl Cascade {
+impl CascadeSpec {
     /// What an answer of a model has to be sure by.
     #[must_use]
-    pub fn accept(&self, model: &ModelName) -> Accept {
+    pub fn accept(&self, model: &ModelName) -> ConfidenceThreshold {
         self.tiers.get(model).copied().unwrap_or(self.accept)
     }
 }
 
 /// How sure a model is of an answer, token by token.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Confidence {
+pub struct AnswerConfidence {
     tokens: u32,
     /// Of log-probabilities.
     sum: f32,
@@ -104,7 +104,7 @@ pub struct Confidence {
     margin: f32,
 }
 
-impl Default for Confidence {
+impl Default for AnswerConfidence {
     fn default() -> Self {
         Self {
             tokens: 0,
@@ -115,7 +115,7 @@ impl Default for Confidence {
     }
 }
 
-impl Confidence {
+impl AnswerConfidence {
     /// One more token of the answer.
     pub fn take(&mut self, token: &TokenLogprob) {
         let probability = token.logprob.exp().clamp(0.0, 1.0);
@@ -130,23 +130,23 @@ impl Confidence {
 
     /// How sure it was. `None` where nothing is known of its tokens.
     #[must_use]
-    pub fn value(&self, measure: Measure) -> Option<f32> {
+    pub fn value(&self, measure: ConfidenceMeasure) -> Option<f32> {
         (self.tokens > 0).then(|| match measure {
-            Measure::Mean => (self.sum / self.tokens as f32).exp(),
-            Measure::Min => self.min,
-            Measure::Margin => self.margin,
+            ConfidenceMeasure::Mean => (self.sum / self.tokens as f32).exp(),
+            ConfidenceMeasure::Min => self.min,
+            ConfidenceMeasure::Margin => self.margin,
         })
     }
 
     /// Whether the answer is not sure enough whatever follows, where at most `most` tokens are to
     /// be.
     #[must_use]
-    pub fn is_lost(&self, accept: Accept, most: Option<u32>) -> bool {
+    pub fn is_lost(&self, accept: ConfidenceThreshold, most: Option<u32>) -> bool {
         match accept.measure {
-            Measure::Min => self.min < accept.at_least,
-            Measure::Margin => self.margin < accept.at_least,
+            ConfidenceMeasure::Min => self.min < accept.at_least,
+            ConfidenceMeasure::Margin => self.margin < accept.at_least,
             // At best all that follow are certain.
-            Measure::Mean => most.is_some_and(|most| {
+            ConfidenceMeasure::Mean => most.is_some_and(|most| {
                 let tokens = most.max(self.tokens).max(1);
                 (self.sum / tokens as f32).exp() < accept.at_least
             }),
@@ -157,11 +157,11 @@ impl Confidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::TokenAlternative;
+    use crate::generate::TopLogprob;
     use proptest::prelude::*;
 
     fn token(probability: f32, next: f32) -> TokenLogprob {
-        let alternative = |token: &str, probability: f32| TokenAlternative {
+        let alternative = |token: &str, probability: f32| TopLogprob {
             token: token.into(),
             logprob: probability.ln(),
         };
@@ -172,37 +172,43 @@ mod tests {
         }
     }
 
-    fn of(tokens: &[(f32, f32)]) -> Confidence {
-        let mut confidence = Confidence::default();
+    fn of(tokens: &[(f32, f32)]) -> AnswerConfidence {
+        let mut confidence = AnswerConfidence::default();
         for (probability, next) in tokens {
             confidence.take(&token(*probability, *next));
         }
         confidence
     }
 
-    fn accept(measure: Measure, at_least: f32) -> Accept {
-        Accept { measure, at_least }
+    fn accept(measure: ConfidenceMeasure, at_least: f32) -> ConfidenceThreshold {
+        ConfidenceThreshold { measure, at_least }
     }
 
     #[test]
     fn each_measure_says_what_it_is() {
         let confidence = of(&[(0.9, 0.05), (0.4, 0.3)]);
         let value = |measure| confidence.value(measure).unwrap();
-        assert!((value(Measure::Mean) - 0.6).abs() < 1e-6);
-        assert!((value(Measure::Min) - 0.4).abs() < 1e-6);
-        assert!((value(Measure::Margin) - 0.1).abs() < 1e-6);
-        assert_eq!(Confidence::default().value(Measure::Min), None);
+        assert!((value(ConfidenceMeasure::Mean) - 0.6).abs() < 1e-6);
+        assert!((value(ConfidenceMeasure::Min) - 0.4).abs() < 1e-6);
+        assert!((value(ConfidenceMeasure::Margin) - 0.1).abs() < 1e-6);
+        assert_eq!(
+            AnswerConfidence::default().value(ConfidenceMeasure::Min),
+            None
+        );
         // A token that was drawn although another one was likelier leads by nothing.
-        assert_eq!(of(&[(0.2, 0.7)]).value(Measure::Margin), Some(0.0));
+        assert_eq!(
+            of(&[(0.2, 0.7)]).value(ConfidenceMeasure::Margin),
+            Some(0.0)
+        );
     }
 
     #[test]
     fn an_answer_is_lost_once_nothing_can_save_it() {
         let confidence = of(&[(0.9, 0.05), (0.4, 0.3)]);
-        assert!(confidence.is_lost(accept(Measure::Min, 0.5), None));
-        assert!(!confidence.is_lost(accept(Measure::Min, 0.3), None));
-        assert!(confidence.is_lost(accept(Measure::Margin, 0.2), None));
-        let mean = accept(Measure::Mean, 0.7);
+        assert!(confidence.is_lost(accept(ConfidenceMeasure::Min, 0.5), None));
+        assert!(!confidence.is_lost(accept(ConfidenceMeasure::Min, 0.3), None));
+        assert!(confidence.is_lost(accept(ConfidenceMeasure::Margin, 0.2), None));
+        let mean = accept(ConfidenceMeasure::Mean, 0.7);
         assert!(!confidence.is_lost(mean, None), "more may follow");
         assert!(!confidence.is_lost(mean, Some(20)));
         assert!(confidence.is_lost(mean, Some(2)));
@@ -211,14 +217,14 @@ mod tests {
     #[test]
     fn a_tier_may_have_a_measure_of_its_own() {
         let small = ModelName::new("small").unwrap();
-        let cascade = Cascade {
-            accept: accept(Measure::Mean, 0.8),
-            tiers: [(small.clone(), accept(Measure::Min, 0.6))].into(),
+        let cascade = CascadeSpec {
+            accept: accept(ConfidenceMeasure::Mean, 0.8),
+            tiers: [(small.clone(), accept(ConfidenceMeasure::Min, 0.6))].into(),
             schema: None,
         };
-        assert_eq!(cascade.accept(&small), accept(Measure::Min, 0.6));
+        assert_eq!(cascade.accept(&small), accept(ConfidenceMeasure::Min, 0.6));
         let other = ModelName::new("other").unwrap();
-        assert_eq!(cascade.accept(&other), accept(Measure::Mean, 0.8));
+        assert_eq!(cascade.accept(&other), accept(ConfidenceMeasure::Mean, 0.8));
     }
 
     proptest! {
@@ -228,7 +234,7 @@ mod tests {
             at in 0usize..20, at_least in 0.0f32..1.0, which in 0usize..3,
         ) {
             let tokens: Vec<_> = probabilities.iter().map(|p| (*p, (1.0 - p) / 2.0)).collect();
-            let accept = accept(Measure::ALL[which], at_least);
+            let accept = accept(ConfidenceMeasure::ALL[which], at_least);
             let early = of(&tokens[..at.min(tokens.len())]);
             if early.is_lost(accept, Some(tokens.len() as u32)) {
                 let value = of(&tokens).value(accept.measure).unwrap();

@@ -3,21 +3,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Evidence, Limits, Load, Measure, Ranked, Score, Standing, Verdict, standing};
+use super::{
+    AnswerLimits, Classification, ConfidenceMeasure, NgramContribution, ObjectiveScore,
+    ReplicaLoad, SelectionReason, TaskProbability, selection_reason,
+};
 use crate::admission::Priority;
-use crate::energy::{Currency, Sources};
+use crate::energy::{Currency, EnergySources};
 use crate::{Joules, ModelName, NodeName, TaskName, ZoneName};
 
 /// A routing decision, as far as it is known before anything was sent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Decision {
+pub struct RoutingDecision {
     /// The `model` field of the request.
     pub requested: String,
     /// The task that was chosen. `None` where the request named a model.
     pub task: Option<TaskName>,
     /// What the classifier said; `None` where it was not asked.
     #[serde(flatten)]
-    pub classified: Option<Classified>,
+    pub classified: Option<ClassificationRecord>,
     /// Only nodes in these privacy zones may answer. Empty: any node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub zones: Vec<ZoneName>,
@@ -28,25 +31,25 @@ pub struct Decision {
     pub deadline_ms: Option<u32>,
     /// What the answer must keep.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub limits: Limits,
+    pub limits: AnswerLimits,
     /// The newest turn, where prompts are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
     /// The replica that may have the beginning of the conversation, or its session, in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub affinity: Option<Affinity>,
+    pub affinity: Option<AffinityRecord>,
     pub model: Option<ModelName>,
     pub node: Option<NodeName>,
     /// Replicas that could answer and were compared.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<CandidateRecord>,
     /// What was passed over, and why.
-    pub rejected: Vec<Rejected>,
+    pub rejected: Vec<RejectedCandidate>,
     /// Smaller models that were asked first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tiers: Vec<Tier>,
+    pub tiers: Vec<TierRecord>,
     /// Replicas that were asked beside one that took long.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub hedges: Vec<Hedge>,
+    pub hedges: Vec<HedgeRecord>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -55,7 +58,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 /// A replica that was preferred for what it has in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Affinity {
+pub struct AffinityRecord {
     pub node: NodeName,
     /// Bytes of the conversation that it has read before; 0: only its session.
     pub known_bytes: u32,
@@ -65,13 +68,13 @@ pub struct Affinity {
 
 /// A model of a cascade that was asked before the one that answered.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Tier {
+pub struct TierRecord {
     pub model: ModelName,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
     /// How it ended.
-    pub verdict: TierVerdict,
-    pub measure: Measure,
+    pub verdict: TierOutcome,
+    pub measure: ConfidenceMeasure,
     /// How sure it was, 0 to 1, as far as its answer was read.
     pub confidence: Option<f32>,
     /// How sure it had to be.
@@ -84,7 +87,7 @@ pub struct Tier {
     pub joules: Option<Joules>,
     /// Where the joules come from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub joules_source: Option<Sources>,
+    pub joules_source: Option<EnergySources>,
     /// Why there is no answer of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -93,7 +96,7 @@ pub struct Tier {
 /// What became of a smaller model's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum TierVerdict {
+pub enum TierOutcome {
     /// It was sure: its answer is the answer.
     Kept,
     /// It was not sure enough.
@@ -108,7 +111,7 @@ pub enum TierVerdict {
     KeptForWantOfBetter,
 }
 
-impl TierVerdict {
+impl TierOutcome {
     /// It in a word, as in JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -125,7 +128,7 @@ impl TierVerdict {
 
 /// A replica that was asked beside one that took long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Hedge {
+pub struct HedgeRecord {
     /// The one that took long.
     pub slow: NodeName,
     /// The one that was asked beside it.
@@ -138,12 +141,12 @@ pub struct Hedge {
 
 /// What the classifier said.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Classified {
+pub struct ClassificationRecord {
     /// The task that came out first.
     pub best_task: TaskName,
     /// The probability that it is right, 0 to 1.
     pub confidence: f32,
-    pub runner_up: Option<Ranked>,
+    pub runner_up: Option<TaskProbability>,
     /// Below this confidence the default task is chosen.
     pub threshold: f32,
     pub abstained: bool,
@@ -151,13 +154,13 @@ pub struct Classified {
     pub score: f32,
     pub bias: f32,
     /// The n-grams that weighed most.
-    pub evidence: Vec<Evidence>,
+    pub evidence: Vec<NgramContribution>,
 }
 
-impl Classified {
+impl ClassificationRecord {
     /// The record of a verdict.
     #[must_use]
-    pub fn new(verdict: Verdict, threshold: f32) -> Self {
+    pub fn new(verdict: Classification, threshold: f32) -> Self {
         Self {
             best_task: verdict.best.task,
             confidence: verdict.best.confidence,
@@ -173,11 +176,11 @@ impl Classified {
 
 /// A replica that could answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Candidate {
+pub struct CandidateRecord {
     pub model: ModelName,
     pub node: NodeName,
     #[serde(flatten)]
-    pub load: Load,
+    pub load: ReplicaLoad,
     /// When the whole answer is expected from there, in milliseconds. `None`: the replica has not
     /// answered yet.
     pub predicted_ms: Option<f32>,
@@ -197,22 +200,22 @@ pub struct Candidate {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        serialize_with = "standing::told"
+        serialize_with = "selection_reason::with_text"
     )]
-    pub standing: Option<Standing>,
+    pub selection: Option<SelectionReason>,
     /// How near it comes to what the task wants, where models are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub score: Option<Score>,
+    pub score: Option<ObjectiveScore>,
 }
 
 /// A model, or a replica of one, that was passed over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rejected {
+pub struct RejectedCandidate {
     pub model: ModelName,
     /// `None`: the model as a whole.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
-    pub reason: Reason,
+    pub reason: RejectReason,
     /// What there is to say beyond the reason.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
@@ -221,7 +224,7 @@ pub struct Rejected {
 /// Why something was passed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum RejectReason {
     /// The fleet has no such model.
     Unknown,
     /// It is not loaded there, or nowhere.
@@ -258,8 +261,8 @@ pub enum Reason {
 
 /// What became of a request.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
-    pub end: End,
+pub struct RequestOutcome {
+    pub end: OutcomeStatus,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -281,7 +284,7 @@ pub struct Outcome {
     pub joules: Option<Joules>,
     /// Where the joules come from: `rapl+nvml`, `estimate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub joules_source: Option<Sources>,
+    pub joules_source: Option<EnergySources>,
     /// Grams of CO2 equivalent, where the grid's intensity is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub co2_grams: Option<f64>,
@@ -295,7 +298,7 @@ pub struct Outcome {
 /// How a request ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum End {
+pub enum OutcomeStatus {
     Answered,
     Failed,
     /// The client went away.

@@ -9,21 +9,25 @@ mod decision;
 mod goals;
 mod prefer;
 mod select;
-mod standing;
+mod selection_reason;
 pub mod tradeoff;
 
-pub use affinity::{Mark, marks};
+pub use affinity::{ConversationPrefix, marks};
 
-pub use breaker::Breaker;
-pub use cascade::{Accept, Cascade, Confidence, Measure};
+pub use breaker::CircuitBreaker;
+pub use cascade::{AnswerConfidence, CascadeSpec, ConfidenceMeasure, ConfidenceThreshold};
 pub use classify::{
-    Classifier, Evidence, Examples, Kind as NgramKind, Ngram, Ranked, Reasons, Verdict,
+    Classification, Classifier, Ngram, NgramContribution, NgramKind, ScoreExplanation,
+    TaskProbability, TrainingSet,
 };
 pub use decision::{
-    Affinity, Candidate, Classified, Decision, End, Hedge, Outcome, Reason, Rejected, Tier,
-    TierVerdict,
+    AffinityRecord, CandidateRecord, ClassificationRecord, HedgeRecord, OutcomeStatus,
+    RejectReason, RejectedCandidate, RequestOutcome, RoutingDecision, TierOutcome, TierRecord,
 };
-pub use goals::{Breach, Expected, Limits, Score, Weights, is_longer, nearest, score};
-pub use prefer::{Contender, prefer, standings};
-pub use select::{Load, Look, select};
-pub use standing::Standing;
+pub use goals::{
+    AnswerLimits, ExpectedAnswer, LimitViolation, ObjectiveScore, ObjectiveWeights, is_longer,
+    nearest, score,
+};
+pub use prefer::{ReplicaCandidate, prefer, selection_reasons};
+pub use select::{CandidateStatus, ReplicaLoad, select};
+pub use selection_reason::SelectionReason;

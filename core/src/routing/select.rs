@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How busy a replica is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Load {
+pub struct ReplicaLoad {
     /// Requests dispatched to it from here and not finished.
     pub in_flight: u32,
     /// Requests that it has from elsewhere, as it said last: a little old.
@@ -17,7 +17,7 @@ pub struct Load {
     pub capacity: u32,
 }
 
-impl Load {
+impl ReplicaLoad {
     /// Requests that it has, from here and from elsewhere.
     #[must_use]
     pub fn requests(self) -> u32 {
@@ -39,7 +39,7 @@ impl Load {
 }
 
 /// A candidate that could be looked at.
-pub enum Look<P> {
+pub enum CandidateStatus<P> {
     /// It can take the request.
     Able(P),
     /// It fails time after time: only where there is no other, as what fails everywhere is not the
@@ -59,12 +59,12 @@ const COMPARED: usize = 8;
 const DRAWS: usize = 24;
 
 /// Candidates that were looked at.
-struct Seen<P> {
+struct SampledCandidates<P> {
     indices: Vec<usize>,
     seen: Vec<P>,
 }
 
-impl<P> Seen<P> {
+impl<P> SampledCandidates<P> {
     fn new() -> Self {
         Self {
             indices: Vec::with_capacity(COMPARED),
@@ -95,23 +95,23 @@ impl<P> Seen<P> {
 pub fn select<P>(
     candidates: usize,
     preferred: Option<usize>,
-    mut look: impl FnMut(usize) -> Look<P>,
+    mut look: impl FnMut(usize) -> CandidateStatus<P>,
     choose: impl FnOnce(&[P]) -> usize,
     mut random: impl FnMut(usize) -> usize,
 ) -> Option<(usize, P)> {
     if candidates == 0 {
         return None;
     }
-    let mut able = Seen::new();
-    let mut last_resort = Seen::new();
-    let mut consider = |index: usize, able: &mut Seen<P>| match look(index) {
-        Look::Able(seen) => able.push(index, seen),
+    let mut able = SampledCandidates::new();
+    let mut last_resort = SampledCandidates::new();
+    let mut consider = |index: usize, able: &mut SampledCandidates<P>| match look(index) {
+        CandidateStatus::Able(seen) => able.push(index, seen),
         // Of a large set one may be drawn again.
-        Look::LastResort(seen) if !last_resort.indices.contains(&index) => {
+        CandidateStatus::LastResort(seen) if !last_resort.indices.contains(&index) => {
             last_resort.push(index, seen);
         }
-        Look::LastResort(_) => {}
-        Look::Out => {}
+        CandidateStatus::LastResort(_) => {}
+        CandidateStatus::Out => {}
     };
     if let Some(index) = preferred {
         consider(index, &mut able);
@@ -145,12 +145,12 @@ pub fn select<P>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::estimate::{Pace, Served, Work, crowd};
-    use crate::routing::{Contender, prefer};
+    use crate::estimate::{RequestCost, ServedRequest, SpeedEstimate, crowd};
+    use crate::routing::{ReplicaCandidate, prefer};
     use proptest::prelude::*;
 
-    fn load(in_flight: u32) -> Load {
-        Load {
+    fn load(in_flight: u32) -> ReplicaLoad {
+        ReplicaLoad {
             in_flight,
             elsewhere: 0,
             concurrency: 4,
@@ -168,16 +168,16 @@ mod tests {
         }
     }
 
-    fn able(load: Load) -> Look<Load> {
+    fn able(load: ReplicaLoad) -> CandidateStatus<ReplicaLoad> {
         if load.is_full() {
-            Look::Out
+            CandidateStatus::Out
         } else {
-            Look::Able(load)
+            CandidateStatus::Able(load)
         }
     }
 
-    fn contender(load: Load, pace: Option<Pace>) -> Contender {
-        Contender {
+    fn contender(load: ReplicaLoad, pace: Option<SpeedEstimate>) -> ReplicaCandidate {
+        ReplicaCandidate {
             load,
             pace,
             joules: None,
@@ -186,13 +186,13 @@ mod tests {
         }
     }
 
-    fn least_busy(loads: &[Load]) -> usize {
+    fn least_busy(loads: &[ReplicaLoad]) -> usize {
         let contenders: Vec<_> = loads.iter().map(|load| contender(*load, None)).collect();
-        prefer(&contenders, None, Work::default(), 0.0)
+        prefer(&contenders, None, RequestCost::default(), 0.0)
     }
 
     /// The pick among replicas of unknown pace.
-    fn pick(loads: &[Load], seed: u64) -> Option<usize> {
+    fn pick(loads: &[ReplicaLoad], seed: u64) -> Option<usize> {
         let look = |i: usize| able(loads[i]);
         select(loads.len(), None, look, least_busy, draws(seed)).map(|(i, _)| i)
     }
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn load_is_relative_to_concurrency() {
-        let big = Load {
+        let big = ReplicaLoad {
             in_flight: 6,
             elsewhere: 0,
             concurrency: 16,
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_others_send_counts_for_the_choice_but_not_as_full() {
-        let busy_elsewhere = Load {
+        let busy_elsewhere = ReplicaLoad {
             elsewhere: 9,
             ..load(0)
         };
@@ -238,9 +238,9 @@ mod tests {
             let look = |broken: fn(usize) -> bool| {
                 move |i: usize| {
                     if broken(i) {
-                        Look::LastResort(load(0))
+                        CandidateStatus::LastResort(load(0))
                     } else {
-                        Look::Able(load(7))
+                        CandidateStatus::Able(load(7))
                     }
                 }
             };
@@ -257,10 +257,10 @@ mod tests {
     fn a_preferred_one_is_looked_at_and_stays_unless_another_is_better() {
         for replicas in [4, 40] {
             for seed in 1..20 {
-                let look = |_| Look::Able(load(2));
+                let look = |_| CandidateStatus::Able(load(2));
                 let picked = select(replicas, Some(3), look, least_busy, draws(seed));
                 assert_eq!(picked.unwrap().0, 3);
-                let look = |i| Look::Able(load(if i == 3 { 7 } else { 0 }));
+                let look = |i| CandidateStatus::Able(load(if i == 3 { 7 } else { 0 }));
                 let picked = select(replicas, Some(3), look, least_busy, draws(seed));
                 assert_ne!(picked.unwrap().0, 3);
             }
@@ -272,7 +272,7 @@ mod tests {
         let mut random = draws(7);
         let mut hits = [0u32; 3];
         for _ in 0..3_000 {
-            let look = |_| Look::Able(load(0));
+            let look = |_| CandidateStatus::Able(load(0));
             hits[select(3, None, look, least_busy, &mut random).unwrap().0] += 1;
         }
         assert!(hits.iter().all(|h| (800..1_200).contains(h)), "{hits:?}");
@@ -283,9 +283,9 @@ mod tests {
     fn shares(paces: &[f32], every: f32, requests: usize) -> Vec<usize> {
         let mut random = draws(3);
         let mut running: Vec<(usize, f32)> = Vec::new();
-        let mut known: Vec<Option<Pace>> = vec![None; paces.len()];
+        let mut known: Vec<Option<SpeedEstimate>> = vec![None; paces.len()];
         let mut got = vec![0; paces.len()];
-        let work = Work {
+        let work = RequestCost {
             prompt_bytes: 10,
             max_tokens: None,
         };
@@ -297,17 +297,17 @@ mod tests {
                 paces.len(),
                 None,
                 |i| match able(at(i)) {
-                    Look::Able(load) => Look::Able(contender(load, known[i])),
-                    _ => Look::Out,
+                    CandidateStatus::Able(load) => CandidateStatus::Able(contender(load, known[i])),
+                    _ => CandidateStatus::Out,
                 },
-                |seen: &[Contender]| prefer(seen, None, work, now),
+                |seen: &[ReplicaCandidate]| prefer(seen, None, work, now),
                 &mut random,
             );
-            let Some((chosen, Contender { load, .. })) = picked else {
+            let Some((chosen, ReplicaCandidate { load, .. })) = picked else {
                 continue;
             };
             let seconds = paces[chosen] * crowd(load);
-            let served = Served {
+            let served = ServedRequest {
                 prompt_bytes: 10,
                 prompt_tokens: 0,
                 completion_tokens: 1,
@@ -315,7 +315,7 @@ mod tests {
                 computed: None,
                 load,
             };
-            known[chosen] = Some(Pace::learn(known[chosen], served, now));
+            known[chosen] = Some(SpeedEstimate::learn(known[chosen], served, now));
             running.push((chosen, now + seconds));
             got[chosen] += 1;
         }

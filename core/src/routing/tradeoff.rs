@@ -1,11 +1,11 @@
 //! What a cascade's threshold costs and brings, from answers that were judged: how many of the
 //! small model's answers are kept, how many of all are right, what they take.
 
-use super::{Accept, Measure};
+use super::{ConfidenceMeasure, ConfidenceThreshold};
 
 /// An answer of the model whose threshold is sought.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Judged {
+pub struct ScoredAnswer {
     /// How sure it was, by the measure looked at. `None`: it is not known, and never kept.
     pub confidence: Option<f32>,
     pub right: bool,
@@ -15,15 +15,15 @@ pub struct Judged {
 
 /// The answer that a request ends with.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Given {
+pub struct FinalAnswer {
     pub right: bool,
     pub cost: f32,
 }
 
 /// A threshold and what comes of it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
-    pub accept: Accept,
+pub struct ThresholdPoint {
+    pub accept: ConfidenceThreshold,
     /// The part of the answers that is kept, 0 to 1.
     pub kept: f32,
     /// The part of all answers that is right, 0 to 1.
@@ -35,16 +35,20 @@ pub struct Point {
 /// What comes of each request where `small` answers first and the answers that are not kept are
 /// those of the `rest`.
 #[must_use]
-pub fn with(accept: Accept, small: &[Judged], rest: &[Given]) -> Vec<Given> {
+pub fn with(
+    accept: ConfidenceThreshold,
+    small: &[ScoredAnswer],
+    rest: &[FinalAnswer],
+) -> Vec<FinalAnswer> {
     let both = small.iter().zip(rest);
-    let of_one = |(small, rest): (&Judged, &Given)| {
+    let of_one = |(small, rest): (&ScoredAnswer, &FinalAnswer)| {
         if accept.keeps(small.confidence) {
-            return Given {
+            return FinalAnswer {
                 right: small.right,
                 cost: small.cost,
             };
         }
-        Given {
+        FinalAnswer {
             right: rest.right,
             cost: small.cost + rest.cost,
         }
@@ -54,17 +58,17 @@ pub fn with(accept: Accept, small: &[Judged], rest: &[Given]) -> Vec<Given> {
 
 /// What some answers are like as a whole.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Overall {
+pub struct AnswerSummary {
     /// The part of them that is right, 0 to 1.
     pub quality: f32,
     /// The mean of what one takes.
     pub cost: f32,
 }
 
-impl Overall {
+impl AnswerSummary {
     /// What these are like.
     #[must_use]
-    pub fn of(given: &[Given]) -> Self {
+    pub fn of(given: &[FinalAnswer]) -> Self {
         let total = given.len().max(1) as f32;
         Self {
             quality: given.iter().filter(|given| given.right).count() as f32 / total,
@@ -75,7 +79,7 @@ impl Overall {
 
 /// How many of a model's answers are kept.
 #[must_use]
-pub fn kept(accept: Accept, small: &[Judged]) -> usize {
+pub fn kept(accept: ConfidenceThreshold, small: &[ScoredAnswer]) -> usize {
     let kept = small.iter().filter(|small| accept.keeps(small.confidence));
     kept.count()
 }
@@ -83,7 +87,11 @@ pub fn kept(accept: Accept, small: &[Judged]) -> usize {
 /// The points of all thresholds that differ in what is kept, from keeping everything to keeping
 /// nothing. Costs the logarithm of their number for each.
 #[must_use]
-pub fn curve(measure: Measure, small: &[Judged], rest: &[Given]) -> Vec<Point> {
+pub fn curve(
+    measure: ConfidenceMeasure,
+    small: &[ScoredAnswer],
+    rest: &[FinalAnswer],
+) -> Vec<ThresholdPoint> {
     let total = small.len().min(rest.len());
     let mut order: Vec<usize> = (0..total).collect();
     let sure = |i: usize| small[i].confidence.unwrap_or(-1.0);
@@ -107,8 +115,8 @@ pub fn curve(measure: Measure, small: &[Judged], rest: &[Given]) -> Vec<Point> {
     let all = total.max(1) as f32;
     loop {
         let at_least = order.get(from).map_or(1.000_001, |i| sure(*i));
-        points.push(Point {
-            accept: Accept { measure, at_least },
+        points.push(ThresholdPoint {
+            accept: ConfidenceThreshold { measure, at_least },
             kept: (total - from) as f32 / all,
             quality: right as f32 / all,
             cost: (cost / f64::from(all)) as f32,
@@ -128,7 +136,7 @@ pub fn curve(measure: Measure, small: &[Judged], rest: &[Given]) -> Vec<Point> {
 
 /// The cheapest point of at least this quality; where there is none, the best one.
 #[must_use]
-pub fn choose(points: &[Point], target: f32) -> Option<Point> {
+pub fn choose(points: &[ThresholdPoint], target: f32) -> Option<ThresholdPoint> {
     let enough = points.iter().filter(|point| point.quality >= target);
     let cheapest = enough.min_by(|a, b| a.cost.total_cmp(&b.cost));
     let best = || points.iter().max_by(|a, b| a.quality.total_cmp(&b.quality));
@@ -140,16 +148,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn judged(confidence: f32, right: bool) -> Judged {
-        Judged {
+    fn judged(confidence: f32, right: bool) -> ScoredAnswer {
+        ScoredAnswer {
             confidence: Some(confidence),
             right,
             cost: 1.0,
         }
     }
 
-    fn rest(right: bool) -> Given {
-        Given { right, cost: 10.0 }
+    fn rest(right: bool) -> FinalAnswer {
+        FinalAnswer { right, cost: 10.0 }
     }
 
     #[test]
@@ -161,7 +169,7 @@ mod tests {
             judged(0.2, false),
         ];
         let large = [rest(true), rest(true), rest(true), rest(false)];
-        let points = curve(Measure::Min, &small, &large);
+        let points = curve(ConfidenceMeasure::Min, &small, &large);
         assert_eq!(points.len(), 5);
         assert_eq!(
             (points[0].kept, points[0].quality, points[0].cost),
@@ -180,12 +188,12 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_never_kept() {
-        let unknown = Judged {
+        let unknown = ScoredAnswer {
             confidence: None,
             ..judged(0.0, true)
         };
         let points = curve(
-            Measure::Min,
+            ConfidenceMeasure::Min,
             &[unknown, judged(0.0, true)],
             &[rest(false), rest(true)],
         );
@@ -204,10 +212,10 @@ mod tests {
                 .collect();
             let large: Vec<_> = items
                 .iter()
-                .map(|(.., right, cost)| Given { right: *right, cost: f32::from(*cost) })
+                .map(|(.., right, cost)| FinalAnswer { right: *right, cost: f32::from(*cost) })
                 .collect();
-            for told in curve(Measure::Margin, &small, &large) {
-                let found = Overall::of(&with(told.accept, &small, &large));
+            for told in curve(ConfidenceMeasure::Margin, &small, &large) {
+                let found = AnswerSummary::of(&with(told.accept, &small, &large));
                 let kept = kept(told.accept, &small) as f32 / small.len() as f32;
                 prop_assert!((told.kept - kept).abs() < 1e-5);
                 prop_assert!((told.quality - found.quality).abs() < 1e-5);

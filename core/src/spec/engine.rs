@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::ZoneName;
 
@@ -15,7 +15,7 @@ pub enum EngineKind {
     /// An OpenAI-compatible server that the node can reach.
     Upstream,
     /// Fixed tokens at a fixed pace, for benchmarks and simulations.
-    Null,
+    Simulated,
 }
 
 impl std::fmt::Display for EngineKind {
@@ -23,17 +23,9 @@ impl std::fmt::Display for EngineKind {
         f.write_str(match self {
             Self::Mistral => "mistral",
             Self::Upstream => "upstream",
-            Self::Null => "null",
+            Self::Simulated => "simulated",
         })
     }
-}
-
-/// YAML reads an unquoted `null` as no value, so a present `engine: null` means the null
-/// engine. An absent one never comes here: it is the default.
-pub(super) fn engine_or_null<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<EngineKind, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(EngineKind::Null))
 }
 
 /// How a model of mistral.rs is used.
@@ -101,7 +93,7 @@ pub struct EngineOptions {
     /// `null`: whether the beginning of a conversation takes no time that it has read before. Default
     /// false.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub keeps_prefixes: Option<bool>,
+    pub prefix_cache: Option<bool>,
     /// `null`: time a load takes, in milliseconds. Default 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<u64>,
@@ -134,7 +126,7 @@ impl EngineOptions {
 
     /// The options that are set, each with the engine that reads it.
     pub(super) fn set(&self) -> impl Iterator<Item = (&'static str, EngineKind)> {
-        use EngineKind::{Mistral, Null, Upstream};
+        use EngineKind::{Mistral, Simulated, Upstream};
         [
             (self.pipeline.is_some(), "pipeline", Mistral),
             (self.dtype.is_some(), "dtype", Mistral),
@@ -143,17 +135,25 @@ impl EngineOptions {
             (self.model.is_some(), "model", Upstream),
             (self.api_key_env.is_some(), "apiKeyEnv", Upstream),
             (self.zone.is_some(), "zone", Upstream),
-            (self.output_tokens.is_some(), "outputTokens", Null),
-            (self.tokens_per_second.is_some(), "tokensPerSecond", Null),
+            (self.output_tokens.is_some(), "outputTokens", Simulated),
+            (
+                self.tokens_per_second.is_some(),
+                "tokensPerSecond",
+                Simulated,
+            ),
             (
                 self.time_to_first_token_ms.is_some(),
                 "timeToFirstTokenMs",
-                Null,
+                Simulated,
             ),
-            (self.token_probability.is_some(), "tokenProbability", Null),
-            (self.keeps_prefixes.is_some(), "keepsPrefixes", Null),
-            (self.load_ms.is_some(), "loadMs", Null),
-            (self.load_error.is_some(), "loadError", Null),
+            (
+                self.token_probability.is_some(),
+                "tokenProbability",
+                Simulated,
+            ),
+            (self.prefix_cache.is_some(), "prefixCache", Simulated),
+            (self.load_ms.is_some(), "loadMs", Simulated),
+            (self.load_error.is_some(), "loadError", Simulated),
         ]
         .into_iter()
         .filter_map(|(set, name, engine)| set.then_some((name, engine)))

@@ -4,14 +4,14 @@ use std::fmt;
 
 /// A field that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct FieldError {
     /// Path of the field, such as `spec.options.url`.
     pub field: String,
     /// What is wrong, to be read after the field's name: `must be at least 1`.
     pub problem: String,
 }
 
-impl Fault {
+impl FieldError {
     /// A fault at `field`.
     pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self {
@@ -21,7 +21,7 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.field.is_empty() || self.field == "." {
             return f.write_str(&self.problem);
@@ -32,13 +32,13 @@ impl fmt::Display for Fault {
 
 /// All that is wrong with a resource; never empty when it is an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Faults(pub Vec<Fault>);
+pub struct ValidationErrors(pub Vec<FieldError>);
 
-impl Faults {
+impl ValidationErrors {
     /// Adds a fault where `broken` holds.
     pub fn check(&mut self, broken: bool, field: &str, problem: impl Into<String>) {
         if broken {
-            self.0.push(Fault::new(field, problem));
+            self.0.push(FieldError::new(field, problem));
         }
     }
 
@@ -51,7 +51,7 @@ impl Faults {
     }
 }
 
-impl fmt::Display for Faults {
+impl fmt::Display for ValidationErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, fault) in self.0.iter().enumerate() {
             if i > 0 {
@@ -63,4 +63,4 @@ impl fmt::Display for Faults {
     }
 }
 
-impl std::error::Error for Faults {}
+impl std::error::Error for ValidationErrors {}

@@ -11,10 +11,10 @@ mod source;
 mod task;
 
 pub use engine::{Dtype, EngineKind, EngineOptions, Pipeline};
-pub use fault::{Fault, Faults};
+pub use fault::{FieldError, ValidationErrors};
 pub use model::{Model, ModelSpec};
 pub use resource::{API_VERSION, Metadata, Resource, ResourceError, documents, parse_yaml};
-pub use router::{Abstain, Router, RouterSpec};
+pub use router::{AbstainRule, Router, RouterSpec};
 pub use scheduling::{Accelerator, Replicas, Taint, Toleration};
-pub use source::{Format, HuggingFace, Sha256, Sha256Error, Source};
-pub use task::{Hedge, Objective, Task, TaskSpec};
+pub use source::{HuggingFaceSource, ModelFormat, ModelSource, ParseDigestError, Sha256Digest};
+pub use task::{HedgeSpec, ObjectiveSpec, Task, TaskSpec};

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::engine::engine_or_null;
 use super::{
-    API_VERSION, Accelerator, EngineKind, EngineOptions, Faults, Format, Metadata, Replicas,
-    Source, Toleration,
+    API_VERSION, Accelerator, EngineKind, EngineOptions, Metadata, ModelFormat, ModelSource,
+    Replicas, Toleration, ValidationErrors,
 };
-use crate::{Bytes, ModelName, Span, ZoneName};
+use crate::{Bytes, HumanDuration, ModelName, ModelRevision, ZoneName};
 
 /// A model that the fleet is asked to serve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,12 +33,11 @@ pub struct ModelSpec {
     pub description: String,
     /// Where its files are. Needed with [`EngineKind::Mistral`].
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub source: Option<Source>,
+    pub source: Option<ModelSource>,
     /// How its files are made. Default: what they look like.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub format: Option<Format>,
+    pub format: Option<ModelFormat>,
     /// What runs it.
-    #[serde(deserialize_with = "engine_or_null")]
     pub engine: EngineKind,
     /// Settings of the engine; each belongs to one engine.
     #[serde(skip_serializing_if = "EngineOptions::is_empty")]
@@ -51,7 +49,7 @@ pub struct ModelSpec {
     /// On how many nodes it is placed.
     pub replicas: Replicas,
     /// With `replicas.min` 0: how long nobody asks for it before it is unloaded everywhere.
-    pub keep_alive: Span,
+    pub keep_alive: HumanDuration,
     /// Memory one replica needs. Without it the node estimates it from the files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
@@ -79,7 +77,7 @@ pub struct ModelSpec {
 }
 
 /// How long a model that may leave memory stays there unused.
-const KEEP_ALIVE: Span = Span(std::time::Duration::from_secs(300));
+const KEEP_ALIVE: HumanDuration = HumanDuration(std::time::Duration::from_secs(300));
 
 impl Default for ModelSpec {
     fn default() -> Self {
@@ -127,7 +125,7 @@ impl Model {
     /// for; scaling, placing or describing it differently is none of that. The same for the
     /// same spec on every machine and in every build: it is compared across them.
     #[must_use]
-    pub fn serving_revision(&self) -> u64 {
+    pub fn serving_revision(&self) -> ModelRevision {
         let spec = &self.spec;
         let served = (
             (&spec.source, spec.format, spec.engine, &spec.options),
@@ -141,9 +139,7 @@ impl Model {
         // A spec is made of strings and numbers: serializing it cannot fail.
         let text = serde_json::to_vec(&served).unwrap_or_default();
         let digest: [u8; 32] = Sha256::digest(text).into();
-        u64::from_be_bytes([
-            digest[0], digest[1], digest[2], digest[3], digest[4], digest[5], digest[6], digest[7],
-        ])
+        ModelRevision::from_digest(&digest)
     }
 
     /// Whether a request that is held to these privacy zones leaves them by being answered on a node in
@@ -168,10 +164,10 @@ impl Model {
     ///
     /// # Errors
     /// Every fault, each with its field path.
-    pub fn validate(&self) -> Result<(), Faults> {
-        let mut faults = Faults::default();
+    pub fn validate(&self) -> Result<(), ValidationErrors> {
+        let mut faults = ValidationErrors::default();
         let spec = &self.spec;
-        let between = |faults: &mut Faults, value: u32, least: u32, field: &str| {
+        let between = |faults: &mut ValidationErrors, value: u32, least: u32, field: &str| {
             faults.check(
                 !(least..=MOST).contains(&value),
                 field,
@@ -220,7 +216,7 @@ impl Model {
         faults.into_result()
     }
 
-    fn validate_source(&self, faults: &mut Faults) {
+    fn validate_source(&self, faults: &mut ValidationErrors) {
         let spec = &self.spec;
         let Some(source) = &spec.source else {
             faults.check(
@@ -236,18 +232,18 @@ impl Model {
             format!("is not read by engine {}: leave it out", spec.engine),
         );
         match source {
-            Source::Path(path) | Source::ControllerPath(path) => faults.check(
+            ModelSource::Path(path) | ModelSource::ControllerPath(path) => faults.check(
                 path.as_os_str().is_empty(),
                 "spec.source",
                 "must not be an empty path",
             ),
-            Source::Artifact(_) => {}
-            Source::Url { url, .. } => faults.check(
+            ModelSource::Artifact(_) => {}
+            ModelSource::Url { url, .. } => faults.check(
                 !url.starts_with("https://") && !url.starts_with("http://"),
                 "spec.source.url",
                 "must begin with https:// or http://",
             ),
-            Source::HuggingFace(source) => {
+            ModelSource::HuggingFace(source) => {
                 let commit = source.revision.len() == 40
                     && source.revision.bytes().all(|c| c.is_ascii_hexdigit());
                 faults.check(
@@ -277,12 +273,13 @@ mod tests {
     use super::super::{Resource, parse_yaml};
     use super::*;
 
-    /// The serving revision of `{engine: null}`.
+    /// The serving revision of `{engine: simulated}`.
     const PINNED: u64 = 2_915_246_174_643_680_524;
 
     fn model(spec: &str) -> Result<Model, String> {
-        let yaml =
-            format!("apiVersion: flotilla/v1\nkind: Model\nmetadata: {{name: m}}\nspec: {spec}");
+        let yaml = format!(
+            "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {{name: m}}\nspec: {spec}"
+        );
         match parse_yaml(&yaml).map_err(|e| e.to_string())?.remove(0) {
             Resource::Model(model) => Ok(model),
             other => panic!("{other:?}"),
@@ -323,14 +320,14 @@ mod tests {
         }
         assert!(!leaves("{url: 'https://10.0.0.1/v1', zone: clinic}"));
         assert!(leaves("{url: 'https://10.0.0.1/v1', zone: shop}"));
-        assert!(!model("{engine: null}").unwrap().leaves(&clinic));
+        assert!(!model("{engine: simulated}").unwrap().leaves(&clinic));
     }
 
     #[test]
     fn null_is_an_engine_quoted_or_not() {
         for engine in ["null", "'null'", "~"] {
             let spec = model(&format!("{{engine: {engine}}}")).unwrap().spec;
-            assert_eq!(spec.engine, EngineKind::Null, "{engine}");
+            assert_eq!(spec.engine, EngineKind::Simulated, "{engine}");
         }
     }
 
@@ -372,25 +369,25 @@ mod tests {
 
     #[test]
     fn scaling_and_placing_are_no_new_serving_revision() {
-        let one = model("{engine: null}").unwrap();
+        let one = model("{engine: simulated}").unwrap();
         let three = model(
-            "{engine: null, replicas: {min: 0, max: 3}, description: x, nodeSelector: {a: b}, \
+            "{engine: simulated, replicas: {min: 0, max: 3}, description: x, nodeSelector: {a: b}, \
              tolerations: [{key: t}], spreadBy: region, zones: [z], memory: 1MiB, keepAlive: 5s}",
         )
         .unwrap();
-        let other = model("{engine: null, queue: 3}").unwrap();
+        let other = model("{engine: simulated, queue: 3}").unwrap();
         assert_eq!(one.serving_revision(), three.serving_revision());
         assert_ne!(one.serving_revision(), other.serving_revision());
-        let named = model("{engine: null, revision: v2}").unwrap();
+        let named = model("{engine: simulated, revision: v2}").unwrap();
         assert_ne!(one.serving_revision(), named.serving_revision());
         // Kept in stores: another build must come to the same.
-        assert_eq!(one.serving_revision(), PINNED);
+        assert_eq!(one.serving_revision(), ModelRevision(PINNED));
     }
 
     #[test]
     fn yaml_round_trips() {
         let before = model(
-            "{engine: null, options: {outputTokens: 9}, memory: 1MiB, replicas: 3, keepAlive: 90s}",
+            "{engine: simulated, options: {outputTokens: 9}, memory: 1MiB, replicas: 3, keepAlive: 90s}",
         )
         .unwrap();
         let yaml = serde_yaml_ng::to_string(&before).unwrap();

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Fault, Faults, Model, Router, Task};
+use super::{FieldError, Model, Router, Task, ValidationErrors};
 
 /// The one version of the resource format.
-pub const API_VERSION: &str = "flotilla/v1";
+pub const API_VERSION: &str = "flotilla.dev/v1";
 
 /// The kinds of resources there are.
 const KINDS: [&str; 3] = ["Model", "Task", "Router"];
@@ -41,7 +41,7 @@ pub enum ResourceError {
     #[error("not valid YAML: {0}")]
     Yaml(String),
     #[error(transparent)]
-    Invalid(#[from] Faults),
+    Invalid(#[from] ValidationErrors),
 }
 
 impl Resource {
@@ -50,9 +50,9 @@ impl Resource {
     /// # Errors
     /// Every fault found, each with its field path. A fault of shape (a string where a number
     /// belongs, an unknown field) stops the reading at the first one.
-    pub fn from_json(value: Value) -> Result<Self, Faults> {
+    pub fn from_json(value: Value) -> Result<Self, ValidationErrors> {
         let text = |field: &str| value.get(field).and_then(Value::as_str);
-        let mut faults = Faults::default();
+        let mut faults = ValidationErrors::default();
         match text("apiVersion") {
             Some(API_VERSION) => {}
             Some(other) => faults.check(
@@ -105,9 +105,9 @@ impl Resource {
         }
     }
 
-    fn is_not(&self, wanted: &str) -> Faults {
+    fn is_not(&self, wanted: &str) -> ValidationErrors {
         let problem = format!("must be '{wanted}' here, is '{}'", self.kind());
-        Faults(vec![Fault::new("kind", problem)])
+        ValidationErrors(vec![FieldError::new("kind", problem)])
     }
 
     /// The resource's name.
@@ -122,15 +122,15 @@ impl Resource {
 }
 
 impl TryFrom<Value> for Resource {
-    type Error = Faults;
-    fn try_from(value: Value) -> Result<Self, Faults> {
+    type Error = ValidationErrors;
+    fn try_from(value: Value) -> Result<Self, ValidationErrors> {
         Self::from_json(value)
     }
 }
 
 impl TryFrom<Resource> for Model {
-    type Error = Faults;
-    fn try_from(resource: Resource) -> Result<Self, Faults> {
+    type Error = ValidationErrors;
+    fn try_from(resource: Resource) -> Result<Self, ValidationErrors> {
         match resource {
             Resource::Model(model) => Ok(model),
             other => Err(other.is_not("Model")),
@@ -139,8 +139,8 @@ impl TryFrom<Resource> for Model {
 }
 
 impl TryFrom<Resource> for Task {
-    type Error = Faults;
-    fn try_from(resource: Resource) -> Result<Self, Faults> {
+    type Error = ValidationErrors;
+    fn try_from(resource: Resource) -> Result<Self, ValidationErrors> {
         match resource {
             Resource::Task(task) => Ok(task),
             other => Err(other.is_not("Task")),
@@ -149,8 +149,8 @@ impl TryFrom<Resource> for Task {
 }
 
 impl TryFrom<Resource> for Router {
-    type Error = Faults;
-    fn try_from(resource: Resource) -> Result<Self, Faults> {
+    type Error = ValidationErrors;
+    fn try_from(resource: Resource) -> Result<Self, ValidationErrors> {
         match resource {
             Resource::Router(router) => Ok(router),
             other => Err(other.is_not("Router")),
@@ -159,10 +159,10 @@ impl TryFrom<Resource> for Router {
 }
 
 /// Deserializes with the path of the field that is wrong.
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Faults> {
+fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, ValidationErrors> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = error.path().to_string();
-        Faults(vec![Fault::new(field, error.into_inner().to_string())])
+        ValidationErrors(vec![FieldError::new(field, error.into_inner().to_string())])
     })
 }
 
@@ -174,10 +174,10 @@ fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Faults> {
 ///
 /// ```
 /// let yaml = "
-/// apiVersion: flotilla/v1
+/// apiVersion: flotilla.dev/v1
 /// kind: Model
 /// metadata: { name: echo }
-/// spec: { engine: null }
+/// spec: { engine: simulated }
 /// ";
 /// let resources = flotilla_core::spec::parse_yaml(yaml).unwrap();
 /// assert_eq!(resources[0].kind(), "Model");
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn several_documents_are_read_and_empty_ones_skipped() {
-        let one = "apiVersion: flotilla/v1\nkind: Model\nmetadata: {name: a}\nspec: {engine: null}";
+        let one = "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: a}\nspec: {engine: simulated}";
         let resources = parse_yaml(&format!("---\n{one}\n---\n---\n{one}\n")).unwrap();
         assert_eq!(resources.len(), 2);
     }
@@ -220,14 +220,15 @@ mod tests {
     fn a_wrong_envelope_names_all_its_faults() {
         assert_eq!(
             faults("apiVersion: v1\nkind: Pod"),
-            "apiVersion must be 'flotilla/v1', is 'v1'; kind 'Pod' is not known: \
+            "apiVersion must be 'flotilla.dev/v1', is 'v1'; kind 'Pod' is not known: \
              use 'Model', 'Task', 'Router'"
         );
     }
 
     #[test]
     fn an_unknown_field_is_named_with_its_path() {
-        let yaml = "apiVersion: flotilla/v1\nkind: Model\nmetadata: {name: a}\nspec: {replica: 2}";
+        let yaml =
+            "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: a}\nspec: {replica: 2}";
         let text = faults(yaml);
         assert!(text.starts_with("spec.replica unknown field"), "{text}");
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::task::check_examples;
-use super::{API_VERSION, Faults, Metadata};
+use super::{API_VERSION, Metadata, ValidationErrors};
 use crate::energy::GridSpec;
 use crate::{RouterName, TaskName};
 
@@ -29,7 +29,7 @@ pub struct RouterSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_task: Option<TaskName>,
     /// When the classifier abstains.
-    pub abstain: Abstain,
+    pub abstain: AbstainRule,
     /// What the fleet's energy costs.
     #[serde(skip_serializing_if = "is_default")]
     pub grid: GridSpec,
@@ -44,8 +44,8 @@ fn is_default(grid: &GridSpec) -> bool {
 
 /// When the classifier abstains. In YAML exactly one of `below` and `cost`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Fields", into = "Fields")]
-pub enum Abstain {
+#[serde(try_from = "AbstainFields", into = "AbstainFields")]
+pub enum AbstainRule {
     /// Below this confidence, 0 to 1.
     Below(f32),
     /// Below the confidence that this part (0 to 1) of the examples that belong to a task
@@ -53,7 +53,7 @@ pub enum Abstain {
     Cost(f32),
 }
 
-impl Default for Abstain {
+impl Default for AbstainRule {
     fn default() -> Self {
         Self::Cost(0.02)
     }
@@ -61,16 +61,16 @@ impl Default for Abstain {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Fields {
+struct AbstainFields {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     below: Option<f32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cost: Option<f32>,
 }
 
-impl TryFrom<Fields> for Abstain {
+impl TryFrom<AbstainFields> for AbstainRule {
     type Error = &'static str;
-    fn try_from(fields: Fields) -> Result<Self, Self::Error> {
+    fn try_from(fields: AbstainFields) -> Result<Self, Self::Error> {
         match (fields.below, fields.cost) {
             (Some(below), None) => Ok(Self::Below(below)),
             (None, Some(cost)) => Ok(Self::Cost(cost)),
@@ -79,14 +79,14 @@ impl TryFrom<Fields> for Abstain {
     }
 }
 
-impl From<Abstain> for Fields {
-    fn from(abstain: Abstain) -> Self {
+impl From<AbstainRule> for AbstainFields {
+    fn from(abstain: AbstainRule) -> Self {
         match abstain {
-            Abstain::Below(below) => Self {
+            AbstainRule::Below(below) => Self {
                 below: Some(below),
                 cost: None,
             },
-            Abstain::Cost(cost) => Self {
+            AbstainRule::Cost(cost) => Self {
                 below: None,
                 cost: Some(cost),
             },
@@ -113,11 +113,11 @@ impl Router {
     ///
     /// # Errors
     /// Every fault, each with its field path.
-    pub fn validate(&self) -> Result<(), Faults> {
-        let mut faults = Faults::default();
+    pub fn validate(&self) -> Result<(), ValidationErrors> {
+        let mut faults = ValidationErrors::default();
         let (field, part) = match self.spec.abstain {
-            Abstain::Below(below) => ("spec.abstain.below", below),
-            Abstain::Cost(cost) => ("spec.abstain.cost", cost),
+            AbstainRule::Below(below) => ("spec.abstain.below", below),
+            AbstainRule::Cost(cost) => ("spec.abstain.cost", cost),
         };
         faults.check(
             !(0.0..=1.0).contains(&part),
@@ -139,7 +139,7 @@ mod tests {
 
     fn router(spec: &str) -> Result<RouterSpec, String> {
         let yaml = format!(
-            "apiVersion: flotilla/v1\nkind: Router\nmetadata: {{name: default}}\nspec: {spec}"
+            "apiVersion: flotilla.dev/v1\nkind: Router\nmetadata: {{name: default}}\nspec: {spec}"
         );
         match parse_yaml(&yaml).map_err(|e| e.to_string())?.remove(0) {
             Resource::Router(router) => Ok(router.spec),
@@ -150,13 +150,13 @@ mod tests {
     #[test]
     fn it_is_read_and_written() {
         let spec = router("{defaultTask: chat, abstain: {below: 0.4}, examples: [hm]}").unwrap();
-        assert_eq!(spec.abstain, Abstain::Below(0.4));
+        assert_eq!(spec.abstain, AbstainRule::Below(0.4));
         let yaml = serde_yaml_ng::to_string(&Router::new(spec.clone())).unwrap();
         assert_eq!(
             parse_yaml(&yaml).unwrap(),
             [Resource::Router(Router::new(spec))]
         );
-        assert_eq!(router("{}").unwrap().abstain, Abstain::Cost(0.02));
+        assert_eq!(router("{}").unwrap().abstain, AbstainRule::Cost(0.02));
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn there_is_one_router() {
-        let yaml = "apiVersion: flotilla/v1\nkind: Router\nmetadata: {name: mine}";
+        let yaml = "apiVersion: flotilla.dev/v1\nkind: Router\nmetadata: {name: mine}";
         let text = parse_yaml(yaml).unwrap_err().to_string();
         assert!(text.contains("must be 'default'"), "{text}");
     }

@@ -11,8 +11,8 @@ use crate::ArtifactName;
 /// Where the files of a model come from. In YAML exactly one of `path`, `artifact`,
 /// `controllerPath`, `url` and `huggingFace`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Fields", into = "Fields")]
-pub enum Source {
+#[serde(try_from = "SourceFields", into = "SourceFields")]
+pub enum ModelSource {
     /// A Hugging Face folder or a GGUF file, at the same path on every node that may serve
     /// the model.
     Path(PathBuf),
@@ -24,16 +24,16 @@ pub enum Source {
     Url {
         /// `https://` or `http://`: what comes is checked against the digest either way.
         url: String,
-        sha256: Sha256,
+        sha256: Sha256Digest,
     },
     /// A repository of Hugging Face, fetched by a controller.
-    HuggingFace(HuggingFace),
+    HuggingFace(HuggingFaceSource),
 }
 
 /// A repository of Hugging Face or of a server that speaks its API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct HuggingFace {
+pub struct HuggingFaceSource {
     /// `owner/name`.
     pub repo: String,
     /// The commit, 40 hexadecimal digits: a branch would give two nodes different weights.
@@ -46,14 +46,14 @@ pub struct HuggingFace {
 /// How a model's files are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum ModelFormat {
     /// A Hugging Face folder: `config.json`, `tokenizer.json`, `*.safetensors`.
     Safetensors,
     /// One GGUF file.
     Gguf,
 }
 
-impl Source {
+impl ModelSource {
     /// Whether controllers bring the files to the nodes.
     #[must_use]
     pub fn is_delivered(&self) -> bool {
@@ -61,7 +61,7 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for ModelSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(f, "{} on the node", path.display()),
@@ -73,10 +73,10 @@ impl fmt::Display for Source {
     }
 }
 
-/// The form of a [`Source`] in YAML.
+/// The form of a [`ModelSource`] in YAML.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct Fields {
+struct SourceFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,17 +86,17 @@ struct Fields {
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    sha256: Option<Sha256>,
+    sha256: Option<Sha256Digest>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    hugging_face: Option<HuggingFace>,
+    hugging_face: Option<HuggingFaceSource>,
 }
 
-impl TryFrom<Fields> for Source {
+impl TryFrom<SourceFields> for ModelSource {
     type Error = &'static str;
 
-    fn try_from(fields: Fields) -> Result<Self, Self::Error> {
+    fn try_from(fields: SourceFields) -> Result<Self, Self::Error> {
         match fields {
-            Fields {
+            SourceFields {
                 path: Some(path),
                 artifact: None,
                 controller_path: None,
@@ -104,7 +104,7 @@ impl TryFrom<Fields> for Source {
                 sha256: None,
                 hugging_face: None,
             } => Ok(Self::Path(path)),
-            Fields {
+            SourceFields {
                 path: None,
                 artifact: Some(name),
                 controller_path: None,
@@ -112,7 +112,7 @@ impl TryFrom<Fields> for Source {
                 sha256: None,
                 hugging_face: None,
             } => Ok(Self::Artifact(name)),
-            Fields {
+            SourceFields {
                 path: None,
                 artifact: None,
                 controller_path: Some(path),
@@ -120,7 +120,7 @@ impl TryFrom<Fields> for Source {
                 sha256: None,
                 hugging_face: None,
             } => Ok(Self::ControllerPath(path)),
-            Fields {
+            SourceFields {
                 path: None,
                 artifact: None,
                 controller_path: None,
@@ -128,7 +128,7 @@ impl TryFrom<Fields> for Source {
                 sha256: Some(sha256),
                 hugging_face: None,
             } => Ok(Self::Url { url, sha256 }),
-            Fields {
+            SourceFields {
                 path: None,
                 artifact: None,
                 controller_path: None,
@@ -136,7 +136,7 @@ impl TryFrom<Fields> for Source {
                 sha256: None,
                 hugging_face: Some(source),
             } => Ok(Self::HuggingFace(source)),
-            Fields {
+            SourceFields {
                 url: Some(_),
                 sha256: None,
                 ..
@@ -148,18 +148,18 @@ impl TryFrom<Fields> for Source {
     }
 }
 
-impl From<Source> for Fields {
-    fn from(source: Source) -> Self {
+impl From<ModelSource> for SourceFields {
+    fn from(source: ModelSource) -> Self {
         let mut fields = Self::default();
         match source {
-            Source::Path(path) => fields.path = Some(path),
-            Source::Artifact(name) => fields.artifact = Some(name),
-            Source::ControllerPath(path) => fields.controller_path = Some(path),
-            Source::Url { url, sha256 } => {
+            ModelSource::Path(path) => fields.path = Some(path),
+            ModelSource::Artifact(name) => fields.artifact = Some(name),
+            ModelSource::ControllerPath(path) => fields.controller_path = Some(path),
+            ModelSource::Url { url, sha256 } => {
                 fields.url = Some(url);
                 fields.sha256 = Some(sha256);
             }
-            Source::HuggingFace(source) => fields.hugging_face = Some(source),
+            ModelSource::HuggingFace(source) => fields.hugging_face = Some(source),
         }
         fields
     }
@@ -168,43 +168,43 @@ impl From<Source> for Fields {
 /// A SHA-256 digest: 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Sha256(pub [u8; 32]);
+pub struct Sha256Digest(pub [u8; 32]);
 
 /// Why a text is no digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no SHA-256 digest: 64 hexadecimal digits")]
-pub struct Sha256Error(String);
+pub struct ParseDigestError(String);
 
-impl FromStr for Sha256 {
-    type Err = Sha256Error;
+impl FromStr for Sha256Digest {
+    type Err = ParseDigestError;
 
-    fn from_str(text: &str) -> Result<Self, Sha256Error> {
+    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
         let mut digest = [0; 32];
-        hex::decode_to_slice(text, &mut digest).map_err(|_| Sha256Error(text.to_owned()))?;
+        hex::decode_to_slice(text, &mut digest).map_err(|_| ParseDigestError(text.to_owned()))?;
         Ok(Self(digest))
     }
 }
 
-impl TryFrom<String> for Sha256 {
-    type Error = Sha256Error;
-    fn try_from(text: String) -> Result<Self, Sha256Error> {
+impl TryFrom<String> for Sha256Digest {
+    type Error = ParseDigestError;
+    fn try_from(text: String) -> Result<Self, ParseDigestError> {
         text.parse()
     }
 }
 
-impl From<Sha256> for String {
-    fn from(digest: Sha256) -> Self {
+impl From<Sha256Digest> for String {
+    fn from(digest: Sha256Digest) -> Self {
         digest.to_string()
     }
 }
 
-impl fmt::Display for Sha256 {
+impl fmt::Display for Sha256Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))
     }
 }
 
-impl fmt::Debug for Sha256 {
+impl fmt::Debug for Sha256Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -214,7 +214,7 @@ impl fmt::Debug for Sha256 {
 mod tests {
     use super::*;
 
-    fn read(yaml: &str) -> Result<Source, String> {
+    fn read(yaml: &str) -> Result<ModelSource, String> {
         serde_yaml_ng::from_str(yaml).map_err(|e| e.to_string())
     }
 

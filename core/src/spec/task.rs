@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{API_VERSION, Faults, Metadata};
+use super::{API_VERSION, Metadata, ValidationErrors};
 use crate::admission::Priority;
-use crate::routing::{Accept, Cascade, Limits, Weights};
-use crate::{Joules, ModelName, Span, TaskName, ZoneName};
+use crate::routing::{AnswerLimits, CascadeSpec, ConfidenceThreshold, ObjectiveWeights};
+use crate::{HumanDuration, Joules, ModelName, TaskName, ZoneName};
 
 /// Something that requests ask for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,16 +37,16 @@ pub struct TaskSpec {
     pub models: Vec<ModelName>,
     /// What is wanted of its answers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub objective: Option<Objective>,
+    pub objective: Option<ObjectiveSpec>,
     /// A small model answers first, a larger one where it is not sure.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cascade: Option<Cascade>,
+    pub cascade: Option<CascadeSpec>,
     /// How urgent its requests are, unless they say so themselves.
     #[serde(skip_serializing_if = "is_normal")]
     pub priority: Priority,
     /// A second replica is asked beside one that takes long.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hedge: Option<Hedge>,
+    pub hedge: Option<HedgeSpec>,
     /// Requests of this task are answered on nodes in these privacy zones only. Empty: on any
     /// node.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
@@ -60,34 +60,34 @@ fn is_normal(priority: &Priority) -> bool {
 /// What is wanted of the answers to a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Objective {
+pub struct ObjectiveSpec {
     /// What counts how much in choosing among the models and replicas. Without it the models come
     /// in their order, and of the replicas that answer soon one that takes little energy.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub weights: Option<Weights>,
+    pub weights: Option<ObjectiveWeights>,
     /// Measured quality that a model must have, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_quality: Option<f32>,
     /// Longest predicted time to the end of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_latency: Option<Span>,
+    pub max_latency: Option<HumanDuration>,
     /// Most joules that the answer is predicted to take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_joules: Option<Joules>,
 }
 
-impl Objective {
+impl ObjectiveSpec {
     /// The hard limits of it.
     #[must_use]
-    pub fn limits(self) -> Limits {
-        Limits {
+    pub fn limits(self) -> AnswerLimits {
+        AnswerLimits {
             min_quality: self.min_quality,
             max_latency: self.max_latency,
             max_joules: self.max_joules,
         }
     }
 
-    fn validate(self, faults: &mut Faults) {
+    fn validate(self, faults: &mut ValidationErrors) {
         if let Some(weights) = self.weights {
             let all = [weights.quality, weights.latency, weights.energy];
             faults.check(
@@ -111,7 +111,7 @@ impl Objective {
         );
         faults.check(
             self.max_latency
-                .is_some_and(|Span(longest)| longest.is_zero()),
+                .is_some_and(|HumanDuration(longest)| longest.is_zero()),
             "spec.objective.maxLatency",
             "must be above 0",
         );
@@ -121,13 +121,13 @@ impl Objective {
 /// When a second replica is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Hedge {
+pub struct HedgeSpec {
     /// When the first one has not begun to answer after so long, and another one has nothing else
     /// to do.
-    pub after: Span,
+    pub after: HumanDuration,
 }
 
-fn check_part(faults: &mut Faults, field: &str, part: Option<f32>) {
+fn check_part(faults: &mut ValidationErrors, field: &str, part: Option<f32>) {
     if let Some(part) = part {
         faults.check(
             !(0.0..=1.0).contains(&part),
@@ -141,7 +141,7 @@ fn check_part(faults: &mut Faults, field: &str, part: Option<f32>) {
 const LONGEST_EXAMPLE: usize = 10_000;
 
 /// Checks examples in `field`.
-pub(super) fn check_examples(faults: &mut Faults, field: &str, examples: &[String]) {
+pub(super) fn check_examples(faults: &mut ValidationErrors, field: &str, examples: &[String]) {
     for (number, example) in examples.iter().enumerate() {
         faults.check(
             example.trim().is_empty(),
@@ -184,8 +184,8 @@ impl Task {
     ///
     /// # Errors
     /// Every fault, each with its field path.
-    pub fn validate(&self) -> Result<(), Faults> {
-        let mut faults = Faults::default();
+    pub fn validate(&self) -> Result<(), ValidationErrors> {
+        let mut faults = ValidationErrors::default();
         let spec = &self.spec;
         check_examples(&mut faults, "spec.examples", &spec.examples);
         faults.check(
@@ -214,14 +214,14 @@ impl Task {
         faults.into_result()
     }
 
-    fn validate_cascade(&self, cascade: &Cascade, faults: &mut Faults) {
+    fn validate_cascade(&self, cascade: &CascadeSpec, faults: &mut ValidationErrors) {
         let models = &self.spec.models;
         faults.check(
             models.len() < 2,
             "spec.cascade",
             "needs at least two models, the smallest first",
         );
-        let mut check = |field: &str, accept: Accept| {
+        let mut check = |field: &str, accept: ConfidenceThreshold| {
             check_part(faults, &format!("{field}.atLeast"), Some(accept.at_least));
         };
         check("spec.cascade.accept", cascade.accept);
@@ -246,7 +246,7 @@ mod tests {
 
     fn task(spec: &str) -> Result<Task, String> {
         let yaml =
-            format!("apiVersion: flotilla/v1\nkind: Task\nmetadata: {{name: t}}\nspec: {spec}");
+            format!("apiVersion: flotilla.dev/v1\nkind: Task\nmetadata: {{name: t}}\nspec: {spec}");
         match parse_yaml(&yaml).map_err(|e| e.to_string())?.remove(0) {
             Resource::Task(task) => Ok(task),
             other => panic!("{other:?}"),

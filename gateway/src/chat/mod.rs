@@ -7,23 +7,23 @@ mod stream;
 use flotilla_core::generate::{GenerateRequest, RequestError, Route};
 
 use crate::ApiError;
-use crate::backend::Answer;
+use crate::backend::BackendAnswer;
 use crate::clock::unix_seconds;
 use crate::{Backend, sse};
 use axum::response::{IntoResponse, Response};
 
 pub(crate) use request::{ChatBody, MessageField, StreamOptions, check_messages};
-pub(crate) use response::{Collected, collect, finite, json_response};
+pub(crate) use response::{CollectedAnswer, collect, finite, json_response};
 pub(crate) use stream::chunk_head;
 
 /// What identifies one completion in all its pieces.
-pub(crate) struct Identity {
+pub(crate) struct CompletionId {
     pub(crate) id: String,
     pub(crate) created: u64,
     pub(crate) model: String,
 }
 
-impl Identity {
+impl CompletionId {
     /// A new one; `prefix` tells the kind of completion.
     pub(crate) fn new(prefix: &str, model: String) -> Self {
         Self {
@@ -47,8 +47,8 @@ pub(crate) async fn answer(
     let stream = request.stream;
     let logprobs = request.logprobs.is_some();
     let answer = backend.generate(request).await;
-    let Answer { by, content } = answer.map_err(ApiError::prompt_in("messages"))?;
-    let identity = Identity::new("chatcmpl", by.model.as_str().to_owned());
+    let BackendAnswer { by, content } = answer.map_err(ApiError::prompt_in("messages"))?;
+    let identity = CompletionId::new("chatcmpl", by.model.as_str().to_owned());
     let mut response = if stream {
         let writer = stream::ChunkWriter::new(&identity, include_usage);
         sse::response(content, writer)

@@ -1,15 +1,16 @@
 //! A chat request as clients send it, and its checks.
 
-use flotilla_core::admission::Standing;
+use flotilla_core::admission::QueueKey;
 use flotilla_core::generate::{
-    Constraint, GenerateRequest, Input, Message, RequestError, Route, Tool, ToolCall, ToolChoice,
+    ChatMessage, GenerateInput, GenerateRequest, OutputConstraint, RequestError, Route, Tool,
+    ToolCall, ToolChoice,
 };
 use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::number::within;
-use crate::route::{Pins, route, session};
+use crate::route::{RoutingFields, route, session};
 use crate::sampling::SamplingFields;
 
 /// Most alternatives per token that can be asked for.
@@ -41,7 +42,7 @@ pub(crate) struct ChatBody {
     #[serde(default)]
     tool_choice: Option<ToolChoiceField>,
     #[serde(default)]
-    flotilla: Option<Pins>,
+    flotilla: Option<RoutingFields>,
     /// OpenAI's word for what shall find the same memory again: a session.
     #[serde(default)]
     prompt_cache_key: Option<String>,
@@ -77,11 +78,11 @@ pub(crate) struct MessageField {
 #[serde(untagged, expecting = "a string or an array of content parts")]
 enum Content {
     Text(String),
-    Parts(Vec<Part>),
+    Parts(Vec<ContentPart>),
 }
 
 #[derive(Debug, Deserialize)]
-struct Part {
+struct ContentPart {
     #[serde(rename = "type")]
     kind: String,
     #[serde(default)]
@@ -213,7 +214,7 @@ impl ChatBody {
             .or(self.max_tokens.map(|tokens| ("max_tokens", tokens)));
         Ok(GenerateRequest {
             model,
-            input: Input::Chat(messages),
+            input: GenerateInput::Chat(messages),
             choices: sampling.choices()?,
             sampling: sampling.check(max_tokens)?,
             tools,
@@ -221,14 +222,16 @@ impl ChatBody {
             constraint,
             logprobs,
             stream,
-            standing: Standing::default(),
+            queue_key: QueueKey::default(),
             deadline: None,
         })
     }
 }
 
 /// Checks a conversation.
-pub(crate) fn check_messages(messages: Vec<MessageField>) -> Result<Vec<Message>, RequestError> {
+pub(crate) fn check_messages(
+    messages: Vec<MessageField>,
+) -> Result<Vec<ChatMessage>, RequestError> {
     if messages.is_empty() {
         return Err(RequestError::invalid(
             "messages",
@@ -241,7 +244,7 @@ pub(crate) fn check_messages(messages: Vec<MessageField>) -> Result<Vec<Message>
         .collect()
 }
 
-fn check_message(i: usize, message: MessageField) -> Result<Message, RequestError> {
+fn check_message(i: usize, message: MessageField) -> Result<ChatMessage, RequestError> {
     let at = |field: &str| format!("messages[{i}].{field}");
     let role = message.role;
     if !["system", "developer", "user", "assistant", "tool"].contains(&role.as_str()) {
@@ -286,7 +289,7 @@ fn check_message(i: usize, message: MessageField) -> Result<Message, RequestErro
             ));
         }
     };
-    Ok(Message {
+    Ok(ChatMessage {
         role,
         content,
         name: message.name,
@@ -295,7 +298,7 @@ fn check_message(i: usize, message: MessageField) -> Result<Message, RequestErro
     })
 }
 
-fn join_parts(i: usize, parts: Vec<Part>) -> Result<String, RequestError> {
+fn join_parts(i: usize, parts: Vec<ContentPart>) -> Result<String, RequestError> {
     let mut joined = String::new();
     for (j, part) in parts.into_iter().enumerate() {
         let (kind, text) = (part.kind, part.text);
@@ -387,15 +390,15 @@ fn check_tool_choice(
     Ok(choice)
 }
 
-fn check_format(format: ResponseFormat) -> Result<Option<Constraint>, RequestError> {
+fn check_format(format: ResponseFormat) -> Result<Option<OutputConstraint>, RequestError> {
     match format.kind.as_str() {
         "text" => Ok(None),
-        "json_object" => Ok(Some(Constraint::JsonObject)),
+        "json_object" => Ok(Some(OutputConstraint::JsonObject)),
         "json_schema" => {
             let schema = format.json_schema.and_then(|field| field.schema);
             match schema {
                 Some(schema) if schema.get().starts_with('{') => {
-                    Ok(Some(Constraint::JsonSchema(schema.get().to_owned())))
+                    Ok(Some(OutputConstraint::JsonSchema(schema.get().to_owned())))
                 }
                 _ => Err(RequestError::invalid(
                     "response_format.json_schema.schema",
@@ -430,7 +433,7 @@ mod tests {
         let request = check(&with("")).unwrap();
         assert_eq!(request.choices, 1);
         assert!(!request.stream);
-        let Input::Chat(messages) = request.input else {
+        let GenerateInput::Chat(messages) = request.input else {
             panic!("not a chat");
         };
         assert_eq!(messages[0].content, "hi");
@@ -490,7 +493,7 @@ mod tests {
             r#"{"model": "m", "messages": [{"role": "user", "content":
                [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]}"#,
         );
-        let Input::Chat(messages) = request.unwrap().input else {
+        let GenerateInput::Chat(messages) = request.unwrap().input else {
             panic!("not a chat");
         };
         assert_eq!(messages[0].content, "ab");

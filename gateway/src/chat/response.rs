@@ -2,20 +2,21 @@
 
 use axum::response::{IntoResponse, Response};
 use flotilla_core::generate::{
-    Delta, Event, FinishReason, RequestError, TokenLogprob, ToolCall, ToolCallDelta, Usage,
+    ChoiceDelta, FinishReason, GenerateEvent, RequestError, TokenLogprob, ToolCall, ToolCallDelta,
+    Usage,
 };
 use futures::StreamExt;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use serde::Serialize;
 
-use super::Identity;
-use crate::Batches;
+use super::CompletionId;
+use crate::EventStream;
 use crate::usage::UsageJson;
 
 /// All events of an answer, put together.
 #[derive(Debug, Default)]
-pub(crate) struct Collected {
+pub(crate) struct CollectedAnswer {
     pub(crate) choices: Vec<CollectedChoice>,
     pub(crate) usage: Usage,
 }
@@ -33,8 +34,8 @@ pub(crate) struct CollectedChoice {
 ///
 /// # Errors
 /// What broke it off.
-pub(crate) async fn collect(mut batches: Batches) -> Result<Collected, RequestError> {
-    let mut collected = Collected::default();
+pub(crate) async fn collect(mut batches: EventStream) -> Result<CollectedAnswer, RequestError> {
+    let mut collected = CollectedAnswer::default();
     let mut complete = false;
     while let Some(batch) = batches.next().await {
         let events = match batch {
@@ -44,9 +45,11 @@ pub(crate) async fn collect(mut batches: Batches) -> Result<Collected, RequestEr
         };
         for event in events {
             match event {
-                Event::Delta(delta) => collected.choice(delta.choice).append(delta),
-                Event::Finished(end) => collected.choice(end.choice).finish = Some(end.reason),
-                Event::Usage(usage) => {
+                GenerateEvent::Delta(delta) => collected.choice(delta.choice).append(delta),
+                GenerateEvent::Finished(end) => {
+                    collected.choice(end.choice).finish = Some(end.reason)
+                }
+                GenerateEvent::Usage(usage) => {
                     collected.usage = usage;
                     complete = true;
                 }
@@ -62,7 +65,7 @@ pub(crate) async fn collect(mut batches: Batches) -> Result<Collected, RequestEr
     }
 }
 
-impl Collected {
+impl CollectedAnswer {
     fn choice(&mut self, index: u32) -> &mut CollectedChoice {
         let index = index as usize;
         if self.choices.len() <= index {
@@ -73,7 +76,7 @@ impl Collected {
 }
 
 impl CollectedChoice {
-    fn append(&mut self, delta: Delta) {
+    fn append(&mut self, delta: ChoiceDelta) {
         if self.content.is_empty() {
             self.content = delta.content;
         } else {
@@ -204,7 +207,11 @@ impl From<TokenLogprob> for LogprobJson {
 }
 
 impl<'a> ChatCompletion<'a> {
-    pub(super) fn new(identity: &'a Identity, collected: Collected, logprobs: bool) -> Self {
+    pub(super) fn new(
+        identity: &'a CompletionId,
+        collected: CollectedAnswer,
+        logprobs: bool,
+    ) -> Self {
         let choices = collected
             .choices
             .into_iter()
@@ -277,14 +284,14 @@ pub(crate) fn json_response(value: &impl Serialize) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::generate::Finished;
+    use flotilla_core::generate::ChoiceFinished;
     use futures::stream;
 
-    fn delta(choice: u32, content: &str) -> Event {
-        Event::Delta(Delta {
+    fn delta(choice: u32, content: &str) -> GenerateEvent {
+        GenerateEvent::Delta(ChoiceDelta {
             choice,
             content: content.into(),
-            ..Delta::default()
+            ..ChoiceDelta::default()
         })
     }
 
@@ -294,11 +301,11 @@ mod tests {
             delta(1, "c"),
             delta(0, "a"),
             delta(0, "b"),
-            Event::Finished(Finished {
+            GenerateEvent::Finished(ChoiceFinished {
                 choice: 0,
                 reason: FinishReason::Length,
             }),
-            Event::Usage(Usage {
+            GenerateEvent::Usage(Usage {
                 prompt_tokens: 3,
                 completion_tokens: 3,
                 timing: None,
@@ -313,7 +320,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_without_an_end_is_an_error() {
-        let batches: Batches = Box::pin(stream::iter([Ok(vec![delta(0, "a")])]));
+        let batches: EventStream = Box::pin(stream::iter([Ok(vec![delta(0, "a")])]));
         assert!(matches!(
             collect(batches).await,
             Err(RequestError::NodeLost(_))

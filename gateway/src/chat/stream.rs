@@ -1,10 +1,10 @@
 //! Chat chunks.
 
 use bytes::{BufMut, BytesMut};
-use flotilla_core::generate::{Delta, Event, Finished, ToolCallDelta};
+use flotilla_core::generate::{ChoiceDelta, ChoiceFinished, GenerateEvent, ToolCallDelta};
 use serde::Serialize;
 
-use super::Identity;
+use super::CompletionId;
 use super::response::LogprobJson;
 use crate::sse::{EventWriter, frame, put_json};
 use crate::usage::UsageJson;
@@ -21,7 +21,7 @@ pub(super) struct ChunkWriter {
 }
 
 #[derive(Serialize)]
-struct Head<'a> {
+struct ChunkHead<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
@@ -72,7 +72,7 @@ struct LogprobsJson {
 }
 
 impl ChunkWriter {
-    pub(super) fn new(identity: &Identity, include_usage: bool) -> Self {
+    pub(super) fn new(identity: &CompletionId, include_usage: bool) -> Self {
         Self {
             head: chunk_head(identity, "chat.completion.chunk"),
             tail: if include_usage {
@@ -105,7 +105,7 @@ impl ChunkWriter {
         first.then_some("assistant")
     }
 
-    fn delta(&mut self, delta: Delta, out: &mut BytesMut) {
+    fn delta(&mut self, delta: ChoiceDelta, out: &mut BytesMut) {
         let role = self.role(delta.choice);
         // OpenAI leaves the content out where an answer begins with a call.
         let begins_with_text = role.is_some() && delta.tool_calls.is_empty();
@@ -127,7 +127,7 @@ impl ChunkWriter {
         self.chunk(out, &choice);
     }
 
-    fn finished(&mut self, finished: Finished, out: &mut BytesMut) {
+    fn finished(&mut self, finished: ChoiceFinished, out: &mut BytesMut) {
         let role = self.role(finished.choice);
         let choice = ChunkChoice {
             index: finished.choice,
@@ -145,8 +145,8 @@ impl ChunkWriter {
 }
 
 /// The part that all chunks of an answer share, up to the choices.
-pub(crate) fn chunk_head(identity: &Identity, object: &'static str) -> Vec<u8> {
-    let head = Head {
+pub(crate) fn chunk_head(identity: &CompletionId, object: &'static str) -> Vec<u8> {
+    let head = ChunkHead {
         id: &identity.id,
         object,
         created: identity.created,
@@ -171,17 +171,17 @@ fn call_json(call: &ToolCallDelta) -> CallJson<'_> {
 }
 
 impl EventWriter for ChunkWriter {
-    fn write(&mut self, event: Event, out: &mut BytesMut) {
+    fn write(&mut self, event: GenerateEvent, out: &mut BytesMut) {
         match event {
-            Event::Delta(delta) => self.delta(delta, out),
-            Event::Finished(finished) => self.finished(finished, out),
-            Event::Usage(usage) if self.include_usage => frame(out, |out| {
+            GenerateEvent::Delta(delta) => self.delta(delta, out),
+            GenerateEvent::Finished(finished) => self.finished(finished, out),
+            GenerateEvent::Usage(usage) if self.include_usage => frame(out, |out| {
                 out.put_slice(&self.head);
                 out.put_slice(b"[],\"usage\":");
                 put_json(out, &UsageJson::from(usage));
                 out.put_u8(b'}');
             }),
-            Event::Usage(_) => {}
+            GenerateEvent::Usage(_) => {}
         }
     }
 }
@@ -192,8 +192,8 @@ mod tests {
     use flotilla_core::generate::{FinishReason, Usage};
     use serde_json::{Value, json};
 
-    fn chunks(include_usage: bool, events: Vec<Event>) -> Vec<Value> {
-        let identity = Identity::new("chatcmpl", "m".into());
+    fn chunks(include_usage: bool, events: Vec<GenerateEvent>) -> Vec<Value> {
+        let identity = CompletionId::new("chatcmpl", "m".into());
         let mut writer = ChunkWriter::new(&identity, include_usage);
         let mut out = BytesMut::new();
         events
@@ -208,16 +208,16 @@ mod tests {
     #[test]
     fn the_role_comes_once_and_usage_last() {
         let delta = |content: &str| {
-            Event::Delta(Delta {
+            GenerateEvent::Delta(ChoiceDelta {
                 content: content.into(),
-                ..Delta::default()
+                ..ChoiceDelta::default()
             })
         };
-        let end = Event::Finished(Finished {
+        let end = GenerateEvent::Finished(ChoiceFinished {
             choice: 0,
             reason: FinishReason::Stop,
         });
-        let usage = Event::Usage(Usage {
+        let usage = GenerateEvent::Usage(Usage {
             prompt_tokens: 2,
             completion_tokens: 3,
             timing: None,
@@ -241,6 +241,6 @@ mod tests {
 
     #[test]
     fn usage_is_left_out_unless_asked_for() {
-        assert!(chunks(false, vec![Event::Usage(Usage::default())]).is_empty());
+        assert!(chunks(false, vec![GenerateEvent::Usage(Usage::default())]).is_empty());
     }
 }

@@ -4,13 +4,13 @@ mod request;
 mod response;
 
 use axum::response::Response;
-use flotilla_core::generate::{Event, GenerateRequest, RequestError, Route, Usage};
+use flotilla_core::generate::{GenerateEvent, GenerateRequest, RequestError, Route, Usage};
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt};
 
-use crate::backend::{Answer, Server};
-use crate::chat::{Identity, collect};
-use crate::{ApiError, Backend, Batches, Refusal, sse};
+use crate::backend::{BackendAnswer, ServedBy};
+use crate::chat::{CompletionId, collect};
+use crate::{ApiError, Backend, BackendError, EventStream, sse};
 
 pub(crate) use request::{CompletionBody, CompletionRequest};
 
@@ -25,7 +25,7 @@ pub(crate) async fn answer(
     let logprobs = request.logprobs();
     let begun = begin(backend, request.generations).await;
     let (by, batches) = begun.map_err(ApiError::prompt_in("prompt"))?;
-    let identity = Identity::new("cmpl", by.model.as_str().to_owned());
+    let identity = CompletionId::new("cmpl", by.model.as_str().to_owned());
     let mut response = if stream {
         let writer = response::ChunkWriter::new(&identity, include_usage, echo);
         sse::response(batches, writer)
@@ -43,9 +43,9 @@ pub(crate) async fn answer(
 async fn begin(
     backend: &impl Backend,
     mut generations: Vec<GenerateRequest<Route>>,
-) -> Result<(Server, Batches), Refusal> {
+) -> Result<(ServedBy, EventStream), BackendError> {
     if generations.len() == 1 {
-        let Answer { by, content } = backend.generate(generations.remove(0)).await?;
+        let BackendAnswer { by, content } = backend.generate(generations.remove(0)).await?;
         return Ok((by, content));
     }
     let choices = generations.first().map_or(1, |request| request.choices);
@@ -55,7 +55,7 @@ async fn begin(
         .map(|answer| answer.by.clone())
         .ok_or_else(|| RequestError::invalid("prompt", "'prompt' must not be empty."))?;
     let prompts = answers.into_iter().zip(0..).map(|(answer, prompt)| {
-        let renumber = move |batch: Result<Vec<Event>, RequestError>| {
+        let renumber = move |batch: Result<Vec<GenerateEvent>, RequestError>| {
             batch.map(|events| {
                 let shifted = events.into_iter().map(|e| shift(e, prompt * choices));
                 shifted.collect::<Vec<_>>()
@@ -67,25 +67,25 @@ async fn begin(
 }
 
 /// Moves an event's choice number up by `offset`.
-fn shift(event: Event, offset: u32) -> Event {
+fn shift(event: GenerateEvent, offset: u32) -> GenerateEvent {
     match event {
-        Event::Delta(mut delta) => {
+        GenerateEvent::Delta(mut delta) => {
             delta.choice += offset;
-            Event::Delta(delta)
+            GenerateEvent::Delta(delta)
         }
-        Event::Finished(mut finished) => {
+        GenerateEvent::Finished(mut finished) => {
             finished.choice += offset;
-            Event::Finished(finished)
+            GenerateEvent::Finished(finished)
         }
-        Event::Usage(usage) => Event::Usage(usage),
+        GenerateEvent::Usage(usage) => GenerateEvent::Usage(usage),
     }
 }
 
 /// Takes the usage of each generation out and puts their sum at the end. An error ends the
 /// whole.
-fn one_usage(batches: Batches) -> Batches {
+fn one_usage(batches: EventStream) -> EventStream {
     struct State {
-        batches: Batches,
+        batches: EventStream,
         total: Usage,
         ended: bool,
     }
@@ -101,7 +101,7 @@ fn one_usage(batches: Batches) -> Batches {
         let batch = match state.batches.next().await {
             Some(Ok(mut events)) => {
                 events.retain(|event| {
-                    if let Event::Usage(usage) = event {
+                    if let GenerateEvent::Usage(usage) = event {
                         state.total.prompt_tokens += usage.prompt_tokens;
                         state.total.completion_tokens += usage.completion_tokens;
                         state.total.energy = match (state.total.energy, usage.energy) {
@@ -109,7 +109,7 @@ fn one_usage(batches: Batches) -> Batches {
                             (sum, more) => sum.or(more),
                         };
                     }
-                    !matches!(event, Event::Usage(_))
+                    !matches!(event, GenerateEvent::Usage(_))
                 });
                 Ok(events)
             }
@@ -119,7 +119,7 @@ fn one_usage(batches: Batches) -> Batches {
             }
             None => {
                 state.ended = true;
-                Ok(vec![Event::Usage(state.total)])
+                Ok(vec![GenerateEvent::Usage(state.total)])
             }
         };
         Some((batch, state))
@@ -130,23 +130,23 @@ fn one_usage(batches: Batches) -> Batches {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::generate::Delta;
+    use flotilla_core::generate::ChoiceDelta;
 
     #[tokio::test]
     async fn usage_is_summed_and_comes_last() {
-        let usage = Event::Usage(Usage {
+        let usage = GenerateEvent::Usage(Usage {
             prompt_tokens: 1,
             completion_tokens: 2,
             timing: None,
             energy: None,
         });
-        let delta = Event::Delta(Delta::default());
+        let delta = GenerateEvent::Delta(ChoiceDelta::default());
         let batches = stream::iter([Ok(vec![usage.clone()]), Ok(vec![delta.clone(), usage])]);
         let events: Vec<_> = one_usage(batches.boxed())
             .map(Result::unwrap)
             .concat()
             .await;
-        let total = Event::Usage(Usage {
+        let total = GenerateEvent::Usage(Usage {
             prompt_tokens: 2,
             completion_tokens: 4,
             timing: None,

@@ -1,13 +1,13 @@
 //! A completion request as clients send it, and its checks.
 
-use flotilla_core::admission::Standing;
-use flotilla_core::generate::{GenerateRequest, Input, RequestError, Route, ToolChoice};
+use flotilla_core::admission::QueueKey;
+use flotilla_core::generate::{GenerateInput, GenerateRequest, RequestError, Route, ToolChoice};
 use http::HeaderMap;
 use serde::Deserialize;
 
 use crate::chat::StreamOptions;
 use crate::number::within;
-use crate::route::{Pins, route};
+use crate::route::{RoutingFields, route};
 use crate::sampling::SamplingFields;
 
 /// Most prompts of one request.
@@ -37,7 +37,7 @@ pub(crate) struct CompletionBody {
     #[serde(default)]
     suffix: Option<String>,
     #[serde(default)]
-    flotilla: Option<Pins>,
+    flotilla: Option<RoutingFields>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,8 +72,8 @@ impl CompletionRequest {
         }
         let prompts = self.generations.iter().flat_map(|generation| {
             let prompt = match &generation.input {
-                Input::Text(text) => text.as_str(),
-                Input::Chat(_) => "",
+                GenerateInput::Text(text) => text.as_str(),
+                GenerateInput::Chat(_) => "",
             };
             (0..generation.choices).map(move |_| prompt.to_owned())
         });
@@ -140,7 +140,7 @@ impl CompletionBody {
             .into_iter()
             .map(|prompt| GenerateRequest {
                 model: model.clone(),
-                input: Input::Text(prompt),
+                input: GenerateInput::Text(prompt),
                 sampling: sampling.clone(),
                 tools: Vec::new(),
                 tool_choice: ToolChoice::Auto,
@@ -148,7 +148,7 @@ impl CompletionBody {
                 logprobs,
                 choices,
                 stream,
-                standing: Standing::default(),
+                queue_key: QueueKey::default(),
                 deadline: None,
             })
             .collect();

@@ -2,11 +2,11 @@
 
 use axum::response::Response;
 use bytes::{BufMut, BytesMut};
-use flotilla_core::generate::{Event, FinishReason, TokenLogprob};
+use flotilla_core::generate::{FinishReason, GenerateEvent, TokenLogprob};
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::chat::{Collected, Identity, chunk_head, finite, json_response};
+use crate::chat::{CollectedAnswer, CompletionId, chunk_head, finite, json_response};
 use crate::sse::{EventWriter, frame, put_json};
 use crate::usage::UsageJson;
 
@@ -58,8 +58,8 @@ impl Logprobs {
 
 /// A whole answer. `echo` is what to put before each choice.
 pub(super) fn whole(
-    identity: &Identity,
-    collected: Collected,
+    identity: &CompletionId,
+    collected: CollectedAnswer,
     echo: &[String],
     logprobs: bool,
 ) -> Response {
@@ -99,7 +99,7 @@ pub(super) struct ChunkWriter {
 }
 
 impl ChunkWriter {
-    pub(super) fn new(identity: &Identity, include_usage: bool, echo: Vec<String>) -> Self {
+    pub(super) fn new(identity: &CompletionId, include_usage: bool, echo: Vec<String>) -> Self {
         Self {
             head: chunk_head(identity, OBJECT),
             tail: if include_usage {
@@ -137,9 +137,9 @@ impl ChunkWriter {
 }
 
 impl EventWriter for ChunkWriter {
-    fn write(&mut self, event: Event, out: &mut BytesMut) {
+    fn write(&mut self, event: GenerateEvent, out: &mut BytesMut) {
         match event {
-            Event::Delta(delta) => {
+            GenerateEvent::Delta(delta) => {
                 let (mut text, offset) = self.begin(delta.choice);
                 text.push_str(&delta.content);
                 self.lengths[delta.choice as usize] += delta.content.chars().count();
@@ -153,7 +153,7 @@ impl EventWriter for ChunkWriter {
                 };
                 self.chunk(out, &choice);
             }
-            Event::Finished(finished) => {
+            GenerateEvent::Finished(finished) => {
                 let (text, _) = self.begin(finished.choice);
                 let choice = Choice {
                     text,
@@ -163,13 +163,13 @@ impl EventWriter for ChunkWriter {
                 };
                 self.chunk(out, &choice);
             }
-            Event::Usage(usage) if self.include_usage => frame(out, |out| {
+            GenerateEvent::Usage(usage) if self.include_usage => frame(out, |out| {
                 out.put_slice(&self.head);
                 out.put_slice(b"[],\"usage\":");
                 put_json(out, &UsageJson::from(usage));
                 out.put_u8(b'}');
             }),
-            Event::Usage(_) => {}
+            GenerateEvent::Usage(_) => {}
         }
     }
 }
@@ -177,11 +177,11 @@ impl EventWriter for ChunkWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::generate::Delta;
+    use flotilla_core::generate::ChoiceDelta;
 
     #[test]
     fn echo_and_offsets_count_characters() {
-        let identity = Identity::new("cmpl", "m".into());
+        let identity = CompletionId::new("cmpl", "m".into());
         let mut writer = ChunkWriter::new(&identity, false, vec!["éa".into()]);
         let mut out = BytesMut::new();
         for token in ["x", "y"] {
@@ -190,12 +190,12 @@ mod tests {
                 logprob: -1.0,
                 top: Vec::new(),
             };
-            let delta = Delta {
+            let delta = ChoiceDelta {
                 content: token.into(),
                 logprobs: vec![logprob],
-                ..Delta::default()
+                ..ChoiceDelta::default()
             };
-            writer.write(Event::Delta(delta), &mut out);
+            writer.write(GenerateEvent::Delta(delta), &mut out);
         }
         let text = String::from_utf8(out.to_vec()).unwrap();
         let choices: Vec<serde_json::Value> = text

@@ -38,7 +38,7 @@ async fn main() {
     // As models/tasks.yaml has it.
     let accept = json!({"measure": "margin", "atLeast": 0.39});
     api.apply(&json!({
-        "apiVersion": "flotilla/v1", "kind": "Task", "metadata": {"name": "assistant"},
+        "apiVersion": "flotilla.dev/v1", "kind": "Task", "metadata": {"name": "assistant"},
         "spec": {"models": [SMALL, LARGE], "cascade": {"accept": accept}},
     }))
     .await;

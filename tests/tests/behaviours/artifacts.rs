@@ -18,7 +18,7 @@ fn folder(name: &str) -> PathBuf {
 
 fn model(name: &str, replicas: u32, source: &Value) -> Value {
     json!({
-        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": name},
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": name},
         "spec": {"source": source, "replicas": replicas},
     })
 }

@@ -1,6 +1,6 @@
 //! The wish, written down and read back.
 
-use flotilla_tests::{Cluster, Mode, Process, null_model, repository};
+use flotilla_tests::{Cluster, Mode, Process, repository, simulated_model};
 use serde_json::json;
 
 fn run(cluster: &Cluster, args: &[&str]) -> String {
@@ -15,7 +15,7 @@ fn run(cluster: &Cluster, args: &[&str]) -> String {
 async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
     let old = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
     let api = old.api();
-    let mut model = null_model("m", 1, &json!({"outputTokens": 2}));
+    let mut model = simulated_model("m", 1, &json!({"outputTokens": 2}));
     model["spec"]["replicas"] = json!({"min": 1, "max": 3});
     model["spec"]["nodeSelector"] = json!({"harness": "yes"});
     model["spec"]["keepAlive"] = json!("90s");
@@ -62,7 +62,7 @@ async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_backup_changes_nothing() {
     let cluster = Cluster::start(Mode::Processes, &[]).await;
-    let good = serde_json::to_string(&null_model("m", 1, &json!({}))).unwrap();
+    let good = serde_json::to_string(&simulated_model("m", 1, &json!({}))).unwrap();
     let file = cluster.dir().join("broken.yaml");
     std::fs::write(&file, format!("---\n{good}\n---\nkind: Pod\n")).unwrap();
     let url = cluster.url();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use flotilla_tests::{Api, Cluster, Mode, demo_model, flotilla, null_model, repository};
+use flotilla_tests::{Api, Cluster, Mode, demo_model, flotilla, repository, simulated_model};
 use serde_json::{Value, json};
 
 use crate::resources::{header, serve, task};
@@ -122,7 +122,7 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
 
     // One that has yet to be loaded is not waited for where a larger one is ready.
     let options = json!({"outputTokens": 2, "loadMs": 600_000});
-    api.apply(&null_model("loading", 1, &options)).await;
+    api.apply(&simulated_model("loading", 1, &options)).await;
     let spec = json!({"models": ["loading", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("t", spec)).await;
     let response = api.chat("task:t", "hi", false).await;
@@ -131,7 +131,7 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
     assert_eq!(told["tiers"][0]["verdict"], "failed", "{told}");
     api.delete("loading").await;
     // One that sleeps is woken, though nobody waits for it.
-    let mut sleeps = null_model("sleeps", 1, &json!({"outputTokens": 2}));
+    let mut sleeps = simulated_model("sleeps", 1, &json!({"outputTokens": 2}));
     sleeps["spec"]["replicas"] = json!({"min": 0, "max": 1});
     api.apply(&sleeps).await;
     let spec = json!({"models": ["sleeps", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
@@ -171,7 +171,7 @@ async fn an_answer_of_the_wrong_form_escalates_and_a_zone_keeps_the_larger_one_o
     cluster.until_ready(&["inside", "outside"]).await;
     let api = cluster.api();
     let placed = async |name: &str, node: &str, options: Value| {
-        let mut model = null_model(name, 1, &options);
+        let mut model = simulated_model(name, 1, &options);
         model["spec"]["nodeSelector"] = json!({"flotilla.dev/node": node});
         api.apply(&model).await;
         cluster.until(async || api.ready(name).await == 1).await;
@@ -233,7 +233,7 @@ async fn the_last_tier_may_be_a_hosted_model_with_a_key_of_its_own() {
     // Any OpenAI-compatible server will do: this fleet is one.
     let url = format!("{}/v1", cluster.url());
     let hosted = json!({
-        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "hosted"},
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "hosted"},
         "spec": {"engine": "upstream", "options": {
             "url": url, "model": "there", "apiKeyEnv": "PATH",
         }},

@@ -1,6 +1,6 @@
 //! Changes of the wish that clients must not notice, and replicas that follow load.
 
-use flotilla_tests::{Api, Cluster, Load, Mode, Process, null_model};
+use flotilla_tests::{Api, Cluster, Load, Mode, Process, simulated_model};
 use serde_json::{Value, json};
 
 /// Memory of each node.
@@ -18,7 +18,7 @@ async fn cluster(nodes: &[&str]) -> Cluster {
 
 /// A model `m` at a revision that takes this part of a node's memory.
 fn model(replicas: &Value, revision: &str, part: f64, options: &Value) -> Value {
-    let mut model = null_model("m", 1, options);
+    let mut model = simulated_model("m", 1, options);
     model["spec"]["replicas"] = replicas.clone();
     model["spec"]["revision"] = json!(revision);
     model["spec"]["memory"] = json!((MEMORY as f64 * part) as u64);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use flotilla_tests::{Api, Cluster, Mode, null_model};
+use flotilla_tests::{Api, Cluster, Mode, simulated_model};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ async fn the_urgent_overtake_those_who_wait_and_take_their_places() {
     let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
     let api = cluster.api();
     let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 400});
-    let mut model = null_model("m", 1, &options);
+    let mut model = simulated_model("m", 1, &options);
     model["spec"]["concurrency"] = json!(1);
     model["spec"]["queue"] = json!(12);
     api.apply(&model).await;
@@ -81,7 +81,7 @@ async fn the_urgent_overtake_those_who_wait_and_take_their_places() {
 async fn a_key_that_floods_waits_behind_itself() {
     let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
     let api = cluster.api();
-    let mut model = null_model(
+    let mut model = simulated_model(
         "m",
         1,
         &json!({"outputTokens": 1, "timeToFirstTokenMs": 60}),
@@ -152,7 +152,7 @@ async fn a_deadline_that_cannot_be_met_is_refused_at_once_and_one_that_passes_en
     let stream = api.post(CHAT, &body).await.text().await.unwrap();
     assert!(stream.contains("deadline_unmet"), "{stream}");
     assert!(
-        stream.contains("null engine") || stream.contains("This "),
+        stream.contains("simulated engine") || stream.contains("This "),
         "{stream}"
     );
     cluster
@@ -333,7 +333,7 @@ async fn measured_quality_time_and_energy_choose_the_model_as_the_task_weighs_th
 
     // Another revision has not been measured.
     with(json!({"minQuality": 0.8})).await;
-    let mut changed = null_model("large", 1, &json!({"outputTokens": 2}));
+    let mut changed = simulated_model("large", 1, &json!({"outputTokens": 2}));
     changed["spec"]["revision"] = json!("other");
     api.apply(&changed).await;
     let settled = async || {
@@ -352,7 +352,7 @@ async fn a_conversation_goes_where_its_beginning_was_read() {
     let cluster = Cluster::start(Mode::InProcess, &nodes).await;
     let api = cluster.api();
     // One that keeps nothing of what it has read is no better for it.
-    api.apply(&null_model("forgets", 1, &json!({"outputTokens": 1})))
+    api.apply(&simulated_model("forgets", 1, &json!({"outputTokens": 1})))
         .await;
     cluster
         .until(async || api.ready("forgets").await == 1)
@@ -365,8 +365,8 @@ async fn a_conversation_goes_where_its_beginning_was_read() {
         let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
         assert_eq!(record["affinity"], Value::Null, "{record}");
     }
-    let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 20, "keepsPrefixes": true});
-    api.apply(&null_model("m", 3, &options)).await;
+    let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 20, "prefixCache": true});
+    api.apply(&simulated_model("m", 3, &options)).await;
     cluster.until(async || api.ready("m").await == 3).await;
     for conversation in 0..5 {
         let mut messages = vec![json!({
@@ -397,7 +397,7 @@ async fn a_conversation_goes_where_its_beginning_was_read() {
         }
     }
     // A session has no long beginning, only a name.
-    api.apply(&null_model("s", 3, &json!({"outputTokens": 1})))
+    api.apply(&simulated_model("s", 3, &json!({"outputTokens": 1})))
         .await;
     cluster.until(async || api.ready("s").await == 3).await;
     let mut on = std::collections::BTreeSet::new();
@@ -422,7 +422,7 @@ async fn a_server_elsewhere_gets_nothing_that_is_held_to_a_zone() {
     let port = cluster.http().port();
     let hosted = |zone: Option<&str>| {
         json!({
-            "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "hosted"},
+            "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "hosted"},
             "spec": {"engine": "upstream", "options": {
                 "url": format!("http://[::ffff:127.0.0.1]:{port}/v1"), "model": "echo", "zone": zone,
             }},

@@ -1,6 +1,6 @@
 //! Fleets whose wish is kept in etcd, with one controller and with several.
 
-use flotilla_tests::{Api, Cluster, DEADLINE, Etcd, Load, Mode, Process, null_model};
+use flotilla_tests::{Api, Cluster, DEADLINE, Etcd, Load, Mode, Process, simulated_model};
 use serde_json::json;
 
 #[tokio::test]
@@ -8,7 +8,7 @@ async fn while_etcd_is_away_requests_flow_and_changes_wait() {
     let mut etcd = Etcd::start();
     let cluster = Cluster::start_on(Mode::Processes, Some(etcd.store()), &["n1"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 1, &json!({}))).await;
+    api.apply(&simulated_model("m", 1, &json!({}))).await;
     cluster.until(async || api.ready("m").await == 1).await;
     etcd.kill();
     for _ in 0..20 {
@@ -23,11 +23,13 @@ async fn while_etcd_is_away_requests_flow_and_changes_wait() {
     cluster.until(noted).await;
     let (_, list) = api.get("api/v1/models").await;
     assert!(list["notes"].to_string().contains("changes wait"), "{list}");
-    let (status, answer) = api.try_apply(&null_model("other", 1, &json!({}))).await;
+    let (status, answer) = api
+        .try_apply(&simulated_model("other", 1, &json!({})))
+        .await;
     assert_eq!(status, 503, "{answer}");
     assert_eq!(answer["error"]["code"], "store_unavailable");
     etcd.resume();
-    let other = null_model("other", 1, &json!({}));
+    let other = simulated_model("other", 1, &json!({}));
     cluster
         .until(async || api.try_apply(&other).await.0 != 503)
         .await;
@@ -44,7 +46,7 @@ async fn a_restarted_controller_finds_the_wish_in_etcd() {
     let etcd = Etcd::start();
     let mut cluster = Cluster::start_on(Mode::InProcess, Some(etcd.store()), &["n1"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 1, &json!({}))).await;
+    api.apply(&simulated_model("m", 1, &json!({}))).await;
     cluster.until(async || api.ready("m").await == 1).await;
     cluster.restart_controller().await;
     cluster.until(async || api.ready("m").await == 1).await;
@@ -59,7 +61,7 @@ async fn what_the_embedded_store_has_confirmed_survives_a_power_cut() {
         let api = cluster.api();
         let names: Vec<_> = (0..20).map(|i| format!("m{round}-{i}")).collect();
         for name in &names {
-            api.apply(&null_model(name, 1, &json!({}))).await;
+            api.apply(&simulated_model(name, 1, &json!({}))).await;
         }
         // At once after the last one was confirmed.
         cluster.kill_controller();
@@ -185,7 +187,7 @@ async fn any_of_three_controllers_serves_the_whole_api() {
     let models = [("a", 0), ("b", 1), ("c", 2)];
     for (model, asked) in models {
         let api = &controllers.members[asked].api;
-        api.apply(&null_model(model, 2, &json!({}))).await;
+        api.apply(&simulated_model(model, 2, &json!({}))).await;
     }
     for (model, _) in models {
         controllers.until_ready(model, 2).await;
@@ -206,7 +208,7 @@ async fn when_the_leader_is_killed_another_one_leads_and_nothing_moves() {
     let _agents = [controllers.agent("n1"), controllers.agent("n2")];
     controllers.members[0]
         .api
-        .apply(&null_model("m", 2, &json!({})))
+        .apply(&simulated_model("m", 2, &json!({})))
         .await;
     controllers.until_ready("m", 2).await;
     let leader = controllers.until_led(0, None).await;
@@ -221,7 +223,7 @@ async fn when_the_leader_is_killed_another_one_leads_and_nothing_moves() {
     }
     let next = controllers.until_led(other, Some(leader)).await;
     assert_ne!(next, leader);
-    api.apply(&null_model("later", 1, &json!({}))).await;
+    api.apply(&simulated_model("later", 1, &json!({}))).await;
     until_ready(&api, "later", 1).await;
     // What was loaded stayed: its counters go on.
     assert!(api.counters("m").await.requests >= 20);
@@ -233,7 +235,7 @@ async fn a_leader_that_was_stopped_too_long_follows_when_it_resumes() {
     let _agents = [controllers.agent("n1"), controllers.agent("n2")];
     controllers.members[0]
         .api
-        .apply(&null_model("m", 2, &json!({})))
+        .apply(&simulated_model("m", 2, &json!({})))
         .await;
     // On both nodes, and asked through both controllers: all are linked.
     controllers.until_ready("m", 2).await;
@@ -243,7 +245,8 @@ async fn a_leader_that_was_stopped_too_long_follows_when_it_resumes() {
     let leader = controllers.until_led(other, Some(paused)).await;
     assert_eq!(leader, other);
     let api = &controllers.members[other].api;
-    api.apply(&null_model("meanwhile", 2, &json!({}))).await;
+    api.apply(&simulated_model("meanwhile", 2, &json!({})))
+        .await;
     until_ready(api, "meanwhile", 2).await;
     controllers.members[paused].process.signal(libc::SIGCONT);
     // It takes over what happened meanwhile and knows who leads.
@@ -252,7 +255,7 @@ async fn a_leader_that_was_stopped_too_long_follows_when_it_resumes() {
     assert_eq!(controllers.until_led(paused, Some(paused)).await, other);
     assert_eq!(controllers.leader(other).await, Some(other));
     let api = &controllers.members[paused].api;
-    api.apply(&null_model("later", 1, &json!({}))).await;
+    api.apply(&simulated_model("later", 1, &json!({}))).await;
     controllers.until_ready("later", 1).await;
 }
 
@@ -275,14 +278,20 @@ async fn an_etcd_that_loses_its_quorum_and_gets_it_back_moves_nothing() {
     let mut controllers = Controllers::start_on(Etcd::start_members(3), 2);
     let _agents = [controllers.agent("n1"), controllers.agent("n2")];
     let api = controllers.members[0].api.clone();
-    api.apply(&null_model("m", 2, &json!({}))).await;
+    api.apply(&simulated_model("m", 2, &json!({}))).await;
     controllers.until_ready("m", 2).await;
     let apis: Vec<_> = controllers.members.iter().map(|m| m.api.clone()).collect();
     let load = Load::start(&apis, "m", 4);
     // One member is not missed.
     controllers.etcd.kill_member(0);
-    until(async || (api.try_apply(&null_model("one", 1, &json!({}))).await.0 < 300).then_some(()))
-        .await;
+    until(async || {
+        (api.try_apply(&simulated_model("one", 1, &json!({})))
+            .await
+            .0
+            < 300)
+            .then_some(())
+    })
+    .await;
     until_ready(&api, "one", 1).await;
     // Without a quorum changes wait, for longer than any lease or grace.
     controllers.etcd.kill_member(1);
@@ -293,11 +302,17 @@ async fn an_etcd_that_loses_its_quorum_and_gets_it_back_moves_nothing() {
         };
         until(noted).await;
     }
-    let refused = api.try_apply(&null_model("two", 1, &json!({}))).await;
+    let refused = api.try_apply(&simulated_model("two", 1, &json!({}))).await;
     assert_eq!(refused.0, 503, "{refused:?}");
     controllers.etcd.resume();
-    until(async || (api.try_apply(&null_model("two", 1, &json!({}))).await.0 < 300).then_some(()))
-        .await;
+    until(async || {
+        (api.try_apply(&simulated_model("two", 1, &json!({})))
+            .await
+            .0
+            < 300)
+            .then_some(())
+    })
+    .await;
     controllers.until_ready("two", 1).await;
     controllers.until_ready("m", 2).await;
     let tally = load.stop("etcd lost its quorum and got it back").await;

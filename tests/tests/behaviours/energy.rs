@@ -1,6 +1,6 @@
 //! What requests take of a node's energy, as its meter says, and what follows from it.
 
-use flotilla_tests::{Api, Cluster, FakeRapl, Mode, null_model};
+use flotilla_tests::{Api, Cluster, FakeRapl, Mode, simulated_model};
 use serde_json::{Value, json};
 
 use crate::resources::task;
@@ -23,13 +23,13 @@ async fn a_meters_joules_reach_the_answer_the_record_and_the_metrics_with_what_t
     let api = cluster.api();
     let grid = json!({"carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR"});
     api.apply(&json!({
-        "apiVersion": "flotilla/v1", "kind": "Router", "metadata": {"name": "default"},
+        "apiVersion": "flotilla.dev/v1", "kind": "Router", "metadata": {"name": "default"},
         "spec": {"grid": grid},
     }))
     .await;
     // 30 tokens at 20 a second: long enough for the meter's windows.
     let options = json!({"outputTokens": 30, "tokensPerSecond": 20});
-    api.apply(&null_model("m", 1, &options)).await;
+    api.apply(&simulated_model("m", 1, &options)).await;
     cluster.until(async || api.ready("m").await == 1).await;
     let asked = chat(api.clone(), "m");
     let mut asked = std::pin::pin!(asked);
@@ -82,7 +82,7 @@ async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
     cluster.start_agent_metered("portable", portable.accounts());
     cluster.until_ready(&["plugged", "portable"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 2, &json!({"outputTokens": 3})))
+    api.apply(&simulated_model("m", 2, &json!({"outputTokens": 3})))
         .await;
     cluster.until(async || api.ready("m").await == 2).await;
     let strained = async || {
@@ -117,11 +117,13 @@ async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
                 candidate["node"] == "portable" && strain.contains("on battery, 20 % full")
             });
         for candidate in record["candidates"].as_array().expect("candidates") {
-            let first = ["only", "soonest", "thriftiest"];
-            let is = candidate["standing"]["is"].as_str().expect("a standing");
+            let first = ["only_replica", "shortest_time", "lowest_energy"];
+            let is = candidate["selection"]["reason"]
+                .as_str()
+                .expect("a selection reason");
             let chosen = candidate["node"] == record["node"];
             assert_eq!(first.contains(&is), chosen, "{record}");
-            assert!(candidate["standing"]["says"].is_string(), "{record}");
+            assert!(candidate["selection"]["text"].is_string(), "{record}");
         }
     }
     assert!(on["plugged"] > 45, "{on:?}");
@@ -134,7 +136,7 @@ async fn what_an_answer_took_that_did_not_begin_in_time_is_on_record() {
     let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
     let api = cluster.api();
     let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 60_000});
-    api.apply(&null_model("m", 1, &options)).await;
+    api.apply(&simulated_model("m", 1, &options)).await;
     cluster.until(async || api.ready("m").await == 1).await;
     let body = json!({
         "model": "m", "messages": [{"role": "user", "content": "hi"}],
@@ -151,7 +153,7 @@ async fn what_an_answer_took_that_did_not_begin_in_time_is_on_record() {
 
     // Nor does what a small model took get lost whose answer was held back when the time was up.
     let slow = json!({"outputTokens": 1000, "tokensPerSecond": 50, "tokenProbability": 0.9});
-    api.apply(&null_model("small", 1, &slow)).await;
+    api.apply(&simulated_model("small", 1, &slow)).await;
     cluster.until(async || api.ready("small").await == 1).await;
     let spec = json!({"models": ["small", "m"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("both", spec)).await;
@@ -172,8 +174,9 @@ async fn what_a_cascade_took_of_several_models_is_one_sum() {
     let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
     let api = cluster.api();
     let options = |probability: f64| json!({"outputTokens": 4, "tokenProbability": probability});
-    api.apply(&null_model("small", 1, &options(0.4))).await;
-    api.apply(&null_model("large", 1, &options(0.99))).await;
+    api.apply(&simulated_model("small", 1, &options(0.4))).await;
+    api.apply(&simulated_model("large", 1, &options(0.99)))
+        .await;
     cluster
         .until(async || api.ready("small").await == 1 && api.ready("large").await == 1)
         .await;

@@ -16,7 +16,7 @@ async fn a_node_with_an_openai_compatible_server_joins_with_it() {
         .await;
     // Flotilla's own API is such a server.
     let upstream = json!({
-        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "through"},
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "through"},
         "spec": {
             "engine": "upstream",
             "options": {"url": format!("{}/v1", cluster.url()), "model": "support-intent"},
@@ -39,7 +39,7 @@ async fn unloading_a_model_gives_its_memory_back() {
     let api = cluster.api();
     let folder = large_model(cluster.dir());
     let model = json!({
-        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "large"},
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "large"},
         "spec": {"source": {"path": folder}},
     });
     let resident = || cluster.agent("n1").resident();

@@ -1,12 +1,12 @@
 //! What clients see when nodes fail.
 
-use flotilla_tests::{Cluster, Load, Mode, Proxy, free_address, null_model, open_files};
+use flotilla_tests::{Cluster, Load, Mode, Proxy, free_address, open_files, simulated_model};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
 /// 50 tokens a second for 20 seconds: long enough for anything to happen in between.
 fn slow(replicas: u32) -> Value {
-    null_model(
+    simulated_model(
         "slow",
         replicas,
         &json!({"outputTokens": 1_000, "tokensPerSecond": 50}),
@@ -50,7 +50,7 @@ async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
     let arguments = ["--first-token-timeout", "1", "--link-timeout", "60"];
     let cluster = Cluster::start_with(&arguments, &["n1", "n2"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 2, &json!({"outputTokens": 2})))
+    api.apply(&simulated_model("m", 2, &json!({"outputTokens": 2})))
         .await;
     cluster.until(async || api.ready("m").await == 2).await;
     let node = |response: &reqwest::Response| {
@@ -88,7 +88,7 @@ async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
 async fn an_unstreamed_request_on_a_killed_agent_is_answered_by_another() {
     let mut cluster = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
     let api = cluster.api();
-    let model = null_model("m", 2, &json!({"outputTokens": 100, "tokensPerSecond": 50}));
+    let model = simulated_model("m", 2, &json!({"outputTokens": 100, "tokensPerSecond": 50}));
     api.apply(&model).await;
     cluster.until(async || api.ready("m").await == 2).await;
     let request = tokio::spawn({
@@ -114,7 +114,7 @@ async fn an_unstreamed_request_on_a_killed_agent_is_answered_by_another() {
 async fn a_lost_node_loses_its_models_to_others_and_serves_again_when_it_returns() {
     let mut cluster = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 1, &json!({}))).await;
+    api.apply(&simulated_model("m", 1, &json!({}))).await;
     cluster.until(async || api.ready("m").await == 1).await;
     let node = api.model("m").await["status"]["replicas"][0]["node"].clone();
     let node = node.as_str().unwrap();
@@ -129,7 +129,7 @@ async fn a_lost_node_loses_its_models_to_others_and_serves_again_when_it_returns
     api.answer("m", "hi").await;
     cluster.start_agent(node);
     cluster.until_ready(&["n1", "n2"]).await;
-    api.apply(&null_model("m", 2, &json!({}))).await;
+    api.apply(&simulated_model("m", 2, &json!({}))).await;
     cluster.until(async || api.ready("m").await == 2).await;
     cluster.stop().await;
 }
@@ -138,7 +138,7 @@ async fn a_lost_node_loses_its_models_to_others_and_serves_again_when_it_returns
 async fn a_restarted_controller_learns_from_the_agents_what_runs() {
     let mut cluster = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 2, &json!({}))).await;
+    api.apply(&simulated_model("m", 2, &json!({}))).await;
     cluster.until(async || api.ready("m").await == 2).await;
     api.answer("m", "hi").await;
     cluster.restart_controller().await;
@@ -180,7 +180,7 @@ async fn a_client_that_goes_away_stops_the_generation_within_a_token() {
     // Left alone, the two would have given 2,000 tokens; a later request's report shows that
     // no more than those up to the cut were generated.
     let before = api.counters("slow").await.output_tokens;
-    api.apply(&null_model("mark", 1, &json!({}))).await;
+    api.apply(&simulated_model("mark", 1, &json!({}))).await;
     cluster.until(async || api.ready("mark").await == 1).await;
     api.answer("mark", "hi").await;
     cluster
@@ -194,7 +194,7 @@ async fn a_client_that_goes_away_stops_the_generation_within_a_token() {
 async fn many_clients_that_come_and_go_leave_no_file_open() {
     let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 1, &json!({"outputTokens": 3})))
+    api.apply(&simulated_model("m", 1, &json!({"outputTokens": 3})))
         .await;
     api.apply(&slow(1)).await;
     let both = async || api.ready("m").await == 1 && api.ready("slow").await == 1;
@@ -234,7 +234,7 @@ impl Broken {
         cluster.until_ready(&["n1", "n2"]).await;
         let api = cluster.api();
         let options = json!({"outputTokens": 4, "tokensPerSecond": 100});
-        api.apply(&null_model("m", 2, &options)).await;
+        api.apply(&simulated_model("m", 2, &options)).await;
         cluster.until(async || api.ready("m").await == 2).await;
         Self { cluster, proxy }
     }

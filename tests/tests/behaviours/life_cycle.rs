@@ -1,13 +1,13 @@
 //! Models that come, change, fail and go.
 
-use flotilla_tests::{Cluster, Mode, null_model};
+use flotilla_tests::{Cluster, Mode, simulated_model};
 use serde_json::json;
 
 #[tokio::test]
 async fn a_fleet_in_one_process_serves_and_stops() {
     let cluster = Cluster::start(Mode::InProcess, &["n1", "n2", "n3"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 3, &json!({"outputTokens": 2})))
+    api.apply(&simulated_model("m", 3, &json!({"outputTokens": 2})))
         .await;
     cluster.until(async || api.ready("m").await == 3).await;
     assert_eq!(api.answer("m", "hi").await, "This is ");
@@ -18,7 +18,7 @@ async fn a_fleet_in_one_process_serves_and_stops() {
 async fn a_deleted_model_is_unloaded_and_unknown() {
     let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 1, &json!({}))).await;
+    api.apply(&simulated_model("m", 1, &json!({}))).await;
     cluster.until(async || api.ready("m").await == 1).await;
     api.delete("m").await;
     let gone = async || {
@@ -36,18 +36,18 @@ async fn a_deleted_model_is_unloaded_and_unknown() {
 async fn scaling_does_not_load_a_replica_anew_and_a_changed_spec_does() {
     let cluster = Cluster::start(Mode::InProcess, &["n1", "n2"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 1, &json!({"outputTokens": 1})))
+    api.apply(&simulated_model("m", 1, &json!({"outputTokens": 1})))
         .await;
     cluster.until(async || api.ready("m").await == 1).await;
     api.answer("m", "hi").await;
     cluster
         .until(async || api.counters("m").await.requests == 1)
         .await;
-    api.apply(&null_model("m", 2, &json!({"outputTokens": 1})))
+    api.apply(&simulated_model("m", 2, &json!({"outputTokens": 1})))
         .await;
     cluster.until(async || api.ready("m").await == 2).await;
     assert_eq!(api.counters("m").await.requests, 1);
-    api.apply(&null_model("m", 2, &json!({"outputTokens": 2})))
+    api.apply(&simulated_model("m", 2, &json!({"outputTokens": 2})))
         .await;
     let renewed = async || {
         let status = api.model("m").await["status"].clone();
@@ -64,7 +64,7 @@ async fn a_model_that_cannot_load_says_why_and_what_to_do() {
     let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
     let api = cluster.api();
     let model = json!({
-        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "absent"},
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "absent"},
         "spec": {"source": {"path": "/nowhere/at/all"}},
     });
     api.apply(&model).await;

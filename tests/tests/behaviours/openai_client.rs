@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use flotilla_tests::{Cluster, demo_model, null_model, repository};
+use flotilla_tests::{Cluster, demo_model, repository, simulated_model};
 use serde_json::json;
 
 pub(crate) const DEMO_MODELS: [&str; 5] = [
@@ -50,23 +50,23 @@ async fn the_official_client_and_its_strict_types_accept_every_answer() {
         }
         model
     };
-    let paced = null_model(
+    let paced = simulated_model(
         "paced",
         1,
         &json!({"outputTokens": 200, "tokensPerSecond": 50}),
     );
-    let narrow = null_model(
+    let narrow = simulated_model(
         "narrow",
         1,
         &json!({"outputTokens": 20, "tokensPerSecond": 10}),
     );
     let local = |name: &str, path: &str| {
         json!({
-            "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": name},
+            "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": name},
             "spec": {"source": {"path": path}},
         })
     };
-    api.apply(&null_model("instant", 1, &json!({"outputTokens": 9})))
+    api.apply(&simulated_model("instant", 1, &json!({"outputTokens": 9})))
         .await;
     api.apply(&with(paced, json!({"queue": 8}))).await;
     api.apply(&with(narrow, json!({"concurrency": 1, "queue": 1})))

@@ -1,6 +1,6 @@
 //! The live page in a real browser: the suite in `tests/python/test_dashboard.py`.
 
-use flotilla_tests::{Cluster, demo_model, null_model, repository};
+use flotilla_tests::{Cluster, demo_model, repository, simulated_model};
 use serde_json::json;
 
 use crate::openai_client::{DEMO_MODELS, learn_demo_tasks, python};
@@ -19,7 +19,7 @@ async fn the_page_shows_the_fleet_streams_an_answer_and_sees_a_node_die() {
         api.apply(&demo_model(name, 1)).await;
     }
     let paced = json!({"outputTokens": 200, "tokensPerSecond": 50});
-    api.apply(&null_model("paced", 1, &paced)).await;
+    api.apply(&simulated_model("paced", 1, &paced)).await;
     let ready = async || {
         let models = api.models().await;
         let ready = |model: &&serde_json::Value| model["status"]["phase"] == "Ready";

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flotilla_telemetry::names::{self, Metric};
+use flotilla_telemetry::names::{self, MetricDefinition};
 use flotilla_tests::{DEADLINE, repository};
 use serde_json::Value;
 
@@ -38,7 +38,7 @@ const MAY_BE_EMPTY: [(&str, &str); 3] = [
     ),
 ];
 /// What is not told here, for the same reasons.
-const MAY_BE_UNTOLD: [&Metric; 4] = [
+const MAY_BE_UNTOLD: [&MetricDefinition; 4] = [
     &names::HW_ENERGY,
     &names::HW_POWER,
     &names::BATTERY_CHARGE,

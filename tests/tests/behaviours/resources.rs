@@ -1,31 +1,32 @@
 //! Resources and responses, as several behaviours need them.
 
-use flotilla_tests::{Api, Cluster, Mode, null_model};
+use flotilla_tests::{Api, Cluster, Mode, simulated_model};
 use reqwest::Response;
 use serde_json::{Value, json};
 
 /// A task.
 pub(crate) fn task(name: &str, spec: Value) -> Value {
-    let envelope = json!({"apiVersion": "flotilla/v1", "kind": "Task", "metadata": {"name": name}});
+    let envelope =
+        json!({"apiVersion": "flotilla.dev/v1", "kind": "Task", "metadata": {"name": name}});
     let mut task = envelope;
     task["spec"] = spec;
     task
 }
 
-/// Has one replica of a model of the null engine answer.
+/// Has one replica of a model of the simulated engine answer.
 pub(crate) async fn serve(cluster: &Cluster, api: &Api, model: &str, options: &Value) {
-    api.apply(&null_model(model, 1, options)).await;
+    api.apply(&simulated_model(model, 1, options)).await;
     cluster.until(async || api.ready(model).await == 1).await;
 }
 
-/// The nodes `fast` and `slow`, on each of which the model `m` of the null engine answers, on the slow
+/// The nodes `fast` and `slow`, on each of which the model `m` of the simulated engine answers, on the slow
 /// one so many times slower.
 pub(crate) async fn fast_and_slow(slowdown: &str, options: &Value) -> Cluster {
     let mut cluster = Cluster::start(Mode::Processes, &["fast"]).await;
-    cluster.start_agent_with("slow", None, &["--null-slowdown", slowdown]);
+    cluster.start_agent_with("slow", None, &["--simulated-slowdown", slowdown]);
     cluster.until_ready(&["fast", "slow"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 2, options)).await;
+    api.apply(&simulated_model("m", 2, options)).await;
     cluster.until(async || api.ready("m").await == 2).await;
     cluster
 }

@@ -1,6 +1,6 @@
 //! Requests that find their model by task, the zones that hold them back, and the record of why.
 
-use flotilla_tests::{Api, Cluster, Etcd, Mode, null_model};
+use flotilla_tests::{Api, Cluster, Etcd, Mode, simulated_model};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::resources::{self, header, task};
 
 fn router(spec: Value) -> Value {
     let mut router =
-        json!({"apiVersion": "flotilla/v1", "kind": "Router", "metadata": {"name": "default"}});
+        json!({"apiVersion": "flotilla.dev/v1", "kind": "Router", "metadata": {"name": "default"}});
     router["spec"] = spec;
     router
 }
@@ -136,7 +136,7 @@ async fn the_next_model_of_a_task_answers_where_the_preferred_one_cannot() {
     serve(&cluster, &api, &["second"]).await;
     // The first one is wished for, but its files are nowhere.
     let broken = json!({
-        "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "first"},
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "first"},
         "spec": {"source": {"path": "/nowhere/at/all"}},
     });
     api.apply(&broken).await;
@@ -163,7 +163,7 @@ async fn the_next_model_of_a_task_answers_where_the_preferred_one_cannot() {
 async fn a_zone_rule_refuses_rather_than_leaks() {
     let mut cluster = Cluster::start(Mode::Processes, &["open"]).await;
     let api = cluster.api();
-    let mut model = null_model("m", 2, &json!({"outputTokens": 1}));
+    let mut model = simulated_model("m", 2, &json!({"outputTokens": 1}));
     model["spec"]["replicas"] = json!({"min": 1, "max": 1});
     api.apply(&model).await;
     cluster.until(async || api.ready("m").await == 1).await;

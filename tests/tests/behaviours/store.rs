@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use flotilla_controller::StoreAddress;
 use flotilla_controller::store::{
-    self, Change, Expect, MAX_WRITES, Store, StoreError, Watch, WatchEvent, Write,
+    self, MAX_WRITES, Precondition, Store, StoreChange, StoreError, StoreRevision, StoreWatch,
+    StoreWrite, WatchEvent,
 };
 use flotilla_tests::Etcd;
 use futures::FutureExt;
@@ -42,20 +43,20 @@ on_both_stores!(
     one_leads_under_its_name,
 );
 
-fn put(key: &str, value: &str, expect: Expect) -> Write {
-    Write::put_if(key.into(), value.into(), expect)
+fn put(key: &str, value: &str, expect: Precondition) -> StoreWrite {
+    StoreWrite::put_if(key.into(), value.into(), expect)
 }
 
 async fn what_is_written_is_read_and_revisions_grow(store: Arc<dyn Store>) {
     let writes = vec![
-        put("/a/1", "x", Expect::Absent),
-        put("/b", "y", Expect::Any),
+        put("/a/1", "x", Precondition::Absent),
+        put("/b", "y", Precondition::Any),
     ];
     let first = store.write(writes).await.unwrap();
     let entry = store.get("/a/1").await.unwrap().unwrap();
     assert_eq!((entry.value.as_slice(), entry.revision), (&b"x"[..], first));
     let second = store
-        .write(vec![put("/a/2", "z", Expect::Any)])
+        .write(vec![put("/a/2", "z", Precondition::Any)])
         .await
         .unwrap();
     assert!(second > first);
@@ -64,7 +65,7 @@ async fn what_is_written_is_read_and_revisions_grow(store: Arc<dyn Store>) {
         entries.into_iter().map(|e| e.key).collect::<Vec<_>>()
     };
     assert_eq!(keys("/a/").await, ["/a/1", "/a/2"]);
-    let delete = |key: &str| Write::Delete { key: key.into() };
+    let delete = |key: &str| StoreWrite::Delete { key: key.into() };
     let deletes = vec![delete("/a/1"), delete("/never/there")];
     assert!(store.write(deletes).await.unwrap() > second);
     assert_eq!(keys("/").await, ["/a/2", "/b"]);
@@ -73,13 +74,16 @@ async fn what_is_written_is_read_and_revisions_grow(store: Arc<dyn Store>) {
 
 async fn an_unmet_expectation_writes_nothing_and_is_named(store: Arc<dyn Store>) {
     let revision = store
-        .write(vec![put("/a", "x", Expect::Any)])
+        .write(vec![put("/a", "x", Precondition::Any)])
         .await
         .unwrap();
-    for expect in [Expect::Absent, Expect::Revision(revision + 7)] {
+    for expect in [
+        Precondition::Absent,
+        Precondition::Revision(StoreRevision(revision.0 + 7)),
+    ] {
         let writes = vec![
-            put("/b", "y", Expect::Any),
-            put("/c", "y", Expect::Absent),
+            put("/b", "y", Precondition::Any),
+            put("/c", "y", Precondition::Absent),
             put("/a", "z", expect),
         ];
         let refused = store.write(writes).await;
@@ -89,21 +93,21 @@ async fn an_unmet_expectation_writes_nothing_and_is_named(store: Arc<dyn Store>)
         );
     }
     assert_eq!(store.list("/").await.unwrap().len(), 1);
-    let met = vec![put("/a", "z", Expect::Revision(revision))];
+    let met = vec![put("/a", "z", Precondition::Revision(revision))];
     store.write(met).await.unwrap();
 }
 
 async fn a_requirement_guards_without_writing(store: Arc<dyn Store>) {
     let revision = store
-        .write(vec![put("/guard", "", Expect::Any)])
+        .write(vec![put("/guard", "", Precondition::Any)])
         .await
         .unwrap();
     let guarded = |revision, value| {
-        let require = Write::Require {
+        let require = StoreWrite::Require {
             key: "/guard".into(),
-            expect: Expect::Revision(revision),
+            expect: Precondition::Revision(revision),
         };
-        vec![require, put("/a", value, Expect::Any)]
+        vec![require, put("/a", value, Precondition::Any)]
     };
     store.write(guarded(revision, "x")).await.unwrap();
     assert_eq!(
@@ -111,7 +115,7 @@ async fn a_requirement_guards_without_writing(store: Arc<dyn Store>) {
         revision
     );
     store
-        .write(vec![put("/guard", "", Expect::Any)])
+        .write(vec![put("/guard", "", Precondition::Any)])
         .await
         .unwrap();
     let refused = store.write(guarded(revision, "y")).await;
@@ -123,7 +127,7 @@ async fn of_many_writers_that_expect_the_same_one_wins(store: Arc<dyn Store>) {
     let writers = (0..16).map(|i| {
         let store = store.clone();
         tokio::spawn(async move {
-            let write = put("/a", &i.to_string(), Expect::Absent);
+            let write = put("/a", &i.to_string(), Precondition::Absent);
             store.write(vec![write]).await.is_ok()
         })
     });
@@ -134,12 +138,12 @@ async fn of_many_writers_that_expect_the_same_one_wins(store: Arc<dyn Store>) {
     );
 }
 
-async fn changes(watch: &mut dyn Watch, count: usize) -> Vec<String> {
+async fn changes(watch: &mut dyn StoreWatch, count: usize) -> Vec<String> {
     let mut changes = Vec::new();
     while changes.len() < count {
         changes.push(match watch.next().await.unwrap() {
-            WatchEvent::Change(Change::Put(entry)) => entry.key,
-            WatchEvent::Change(Change::Delete { key, .. }) => format!("-{key}"),
+            WatchEvent::Change(StoreChange::Put(entry)) => entry.key,
+            WatchEvent::Change(StoreChange::Delete { key, .. }) => format!("-{key}"),
             WatchEvent::Snapshot { .. } => "snapshot".to_owned(),
             WatchEvent::Away(_) | WatchEvent::Back => continue,
         });
@@ -149,7 +153,7 @@ async fn changes(watch: &mut dyn Watch, count: usize) -> Vec<String> {
 
 async fn a_watch_begins_with_a_snapshot_and_follows_in_order(store: Arc<dyn Store>) {
     store
-        .write(vec![put("/a/1", "x", Expect::Any)])
+        .write(vec![put("/a/1", "x", Precondition::Any)])
         .await
         .unwrap();
     let mut watch = store.watch("/a/").await.unwrap();
@@ -158,14 +162,14 @@ async fn a_watch_begins_with_a_snapshot_and_follows_in_order(store: Arc<dyn Stor
     };
     assert_eq!(entries.len(), 1);
     store
-        .write(vec![put("/b/1", "", Expect::Any)])
+        .write(vec![put("/b/1", "", Precondition::Any)])
         .await
         .unwrap();
-    let delete = Write::Delete { key: "/a/1".into() };
-    let writes = vec![put("/a/2", "", Expect::Any), delete];
+    let delete = StoreWrite::Delete { key: "/a/1".into() };
+    let writes = vec![put("/a/2", "", Precondition::Any), delete];
     store.write(writes).await.unwrap();
     store
-        .write(vec![put("/a/3", "", Expect::Any)])
+        .write(vec![put("/a/3", "", Precondition::Any)])
         .await
         .unwrap();
     let mut seen = changes(watch.as_mut(), 3).await;
@@ -183,7 +187,7 @@ async fn leased_keys_go_with_their_lease(store: Arc<dyn Store>) {
     let mut watch = store.watch("/").await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
     for (key, lease) in [("/1", &one), ("/2", &other)] {
-        let write = Write::put_leased(key.into(), Vec::new(), lease.id());
+        let write = StoreWrite::put_leased(key.into(), Vec::new(), lease.id());
         store.write(vec![write]).await.unwrap();
     }
     assert!(one.lost().now_or_never().is_none());
@@ -204,7 +208,7 @@ async fn one_leads_under_its_name(store: Arc<dyn Store>) {
 async fn too_many_writes_are_refused_as_such(store: Arc<dyn Store>) {
     let writes = |count| {
         (0..count)
-            .map(|i| put(&format!("/{i}"), "", Expect::Any))
+            .map(|i| put(&format!("/{i}"), "", Precondition::Any))
             .collect()
     };
     store.write(writes(MAX_WRITES)).await.unwrap();
@@ -218,15 +222,22 @@ async fn a_watch_on_etcd_goes_on_where_it_was_after_etcd_was_away() {
     let store = store::open(&etcd.store()).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
-    store.write(vec![put("/1", "", Expect::Any)]).await.unwrap();
+    store
+        .write(vec![put("/1", "", Precondition::Any)])
+        .await
+        .unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["/1"]);
     etcd.kill();
-    let away = store.write(vec![put("/2", "", Expect::Any)]).await;
+    let away = store.write(vec![put("/2", "", Precondition::Any)]).await;
     assert!(matches!(away, Err(StoreError::Etcd(_))), "{away:?}");
     etcd.resume();
     // The client finds it again by itself.
-    while store.write(vec![put("/3", "", Expect::Any)]).await.is_err() {}
-    let delete = Write::Delete { key: "/1".into() };
+    while store
+        .write(vec![put("/3", "", Precondition::Any)])
+        .await
+        .is_err()
+    {}
+    let delete = StoreWrite::Delete { key: "/1".into() };
     store.write(vec![delete]).await.unwrap();
     let mut seen = changes(watch.as_mut(), 2).await;
     // A write without an answer may have been done all the same.
@@ -249,14 +260,23 @@ async fn a_watch_on_etcd_begins_anew_where_its_history_was_compacted_away() {
     let mut watch = store.watch("/").await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
     // Nobody reads the watch meanwhile: it has not begun to follow.
-    store.write(vec![put("/1", "", Expect::Any)]).await.unwrap();
-    let last = store.write(vec![put("/2", "", Expect::Any)]).await.unwrap();
-    etcd.compact(last);
+    store
+        .write(vec![put("/1", "", Precondition::Any)])
+        .await
+        .unwrap();
+    let last = store
+        .write(vec![put("/2", "", Precondition::Any)])
+        .await
+        .unwrap();
+    etcd.compact(last.0);
     let WatchEvent::Snapshot { entries, .. } = watch.next().await.unwrap() else {
         panic!("no snapshot");
     };
     assert_eq!(entries.len(), 2);
-    store.write(vec![put("/3", "", Expect::Any)]).await.unwrap();
+    store
+        .write(vec![put("/3", "", Precondition::Any)])
+        .await
+        .unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["/3"]);
 }
 
@@ -266,7 +286,7 @@ async fn a_lease_on_etcd_outlives_its_time_while_held_and_runs_out_when_dropped(
     let store = store::open(&etcd.store()).await.unwrap();
     let ttl = Duration::from_secs(1);
     let lease = store.lease(ttl).await.unwrap();
-    let write = Write::put_leased("/1".into(), Vec::new(), lease.id());
+    let write = StoreWrite::put_leased("/1".into(), Vec::new(), lease.id());
     store.write(vec![write]).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
@@ -301,9 +321,9 @@ async fn one_leads_and_a_leader_whose_lease_ran_out_cannot_write() {
     let first = one.try_lead("me").await.unwrap().expect("nobody leads");
     assert!(other.try_lead("me").await.unwrap().is_none());
     assert!(first.lost().now_or_never().is_none());
-    let fenced = |fence: Option<Write>, value| {
+    let fenced = |fence: Option<StoreWrite>, value| {
         let fence = fence.expect("there may be others");
-        vec![fence, put("/a", value, Expect::Any)]
+        vec![fence, put("/a", value, Precondition::Any)]
     };
     one.write(fenced(first.fence(), "first")).await.unwrap();
     // As if it had been stopped for longer than its lease.
@@ -322,13 +342,16 @@ async fn etcd_is_reached_with_a_certificate_and_a_password_and_not_without() {
     let store = store::open(&etcd.store()).await.unwrap();
     let key = "/flotilla/v1/a";
     store
-        .write(vec![put(key, "x", Expect::Absent)])
+        .write(vec![put(key, "x", Precondition::Absent)])
         .await
         .unwrap();
     assert_eq!(store.get(key).await.unwrap().unwrap().value, b"x");
     let mut watch = store.watch("/flotilla/").await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
-    store.write(vec![put(key, "y", Expect::Any)]).await.unwrap();
+    store
+        .write(vec![put(key, "y", Precondition::Any)])
+        .await
+        .unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, [key]);
     assert!(store.try_lead("me").await.unwrap().is_some());
 
@@ -360,15 +383,28 @@ async fn a_watch_on_three_members_survives_the_loss_of_one_and_waits_for_a_quoru
     let mut watch = store.watch("/").await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
     etcd.kill_member(0);
-    while store.write(vec![put("/1", "", Expect::Any)]).await.is_err() {}
+    while store
+        .write(vec![put("/1", "", Precondition::Any)])
+        .await
+        .is_err()
+    {}
     assert_eq!(changes(watch.as_mut(), 1).await, ["/1"]);
     etcd.kill_member(1);
     let away = async { while !matches!(watch.next().await.unwrap(), WatchEvent::Away(_)) {} };
     tokio::time::timeout(flotilla_tests::DEADLINE, away)
         .await
         .unwrap();
-    assert!(store.write(vec![put("/2", "", Expect::Any)]).await.is_err());
+    assert!(
+        store
+            .write(vec![put("/2", "", Precondition::Any)])
+            .await
+            .is_err()
+    );
     etcd.resume();
-    while store.write(vec![put("/3", "", Expect::Any)]).await.is_err() {}
+    while store
+        .write(vec![put("/3", "", Precondition::Any)])
+        .await
+        .is_err()
+    {}
     while changes(watch.as_mut(), 1).await != ["/3"] {}
 }

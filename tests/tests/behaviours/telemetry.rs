@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_telemetry::names::{self, Kind};
+use flotilla_telemetry::names::{self, InstrumentKind};
 use flotilla_tests::collector::{Collector, Told, text};
-use flotilla_tests::{Cluster, Process, free_address, null_model};
+use flotilla_tests::{Cluster, Process, free_address, simulated_model};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -32,7 +32,7 @@ async fn observed(collector: &Collector, more: &[(&str, &str)]) -> Cluster {
     variables.extend(more);
     let cluster = Cluster::start_among(&variables, &[], &["n1"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 1, &json!({"outputTokens": 5})))
+    api.apply(&simulated_model("m", 1, &json!({"outputTokens": 5})))
         .await;
     cluster.until(async || api.ready("m").await == 1).await;
     cluster
@@ -158,7 +158,7 @@ async fn content_is_told_where_it_is_switched_on_and_never_of_what_is_held_to_a_
     cluster.start_agent_with("n2", None, &["--zone", "clinic"]);
     cluster.until_ready(&["n2"]).await;
     let api = cluster.api();
-    api.apply(&null_model("z", 2, &json!({"outputTokens": 5})))
+    api.apply(&simulated_model("z", 2, &json!({"outputTokens": 5})))
         .await;
     cluster.until(async || api.ready("z").await == 2).await;
     api.apply(&task("held", json!({"models": ["z"], "zones": ["clinic"]})))
@@ -254,7 +254,7 @@ async fn metrics_have_the_names_units_buckets_and_attributes_of_the_table() {
 }
 
 /// The kind of a metric and all its attributes. A histogram's buckets are checked.
-fn points(data: &Data, buckets: &[f64]) -> (Kind, Vec<(String, String)>) {
+fn points(data: &Data, buckets: &[f64]) -> (InstrumentKind, Vec<(String, String)>) {
     let mut attributes = Vec::new();
     let mut take = |of: &[opentelemetry_proto::tonic::common::v1::KeyValue]| {
         let keys = of.iter().map(|a| a.key.clone());
@@ -266,21 +266,21 @@ fn points(data: &Data, buckets: &[f64]) -> (Kind, Vec<(String, String)>) {
                 assert_eq!(point.explicit_bounds, buckets);
                 take(&point.attributes);
             }
-            Kind::Histogram
+            InstrumentKind::Histogram
         }
         Data::Sum(sum) => {
             assert!(sum.is_monotonic);
             sum.data_points
                 .iter()
                 .for_each(|point| take(&point.attributes));
-            Kind::Counter
+            InstrumentKind::Counter
         }
         Data::Gauge(gauge) => {
             gauge
                 .data_points
                 .iter()
                 .for_each(|point| take(&point.attributes));
-            Kind::Gauge
+            InstrumentKind::Gauge
         }
         other => panic!("{other:?}"),
     };
@@ -294,7 +294,7 @@ async fn a_dead_collector_costs_only_the_data_is_told_of_once_and_is_used_again(
     let endpoint = format!("http://{address}");
     let mut cluster = Cluster::start_among(&variables(&endpoint), &[], &["n1"]).await;
     let api = cluster.api();
-    api.apply(&null_model("m", 1, &json!({"outputTokens": 5})))
+    api.apply(&simulated_model("m", 1, &json!({"outputTokens": 5})))
         .await;
     cluster.until(async || api.ready("m").await == 1).await;
     for _ in 0..20 {

@@ -118,7 +118,7 @@ fn ctrl_c_stops_a_fleet_in_the_middle_of_a_stream() {
     let http = free_address();
     let mut fleet = up(dir.path(), http);
     fleet.line_with("Ctrl-C stops everything.");
-    let model = "apiVersion: flotilla/v1\nkind: Model\nmetadata: {name: slow}\nspec: {engine: null, options: {outputTokens: 100000, tokensPerSecond: 20}}";
+    let model = "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: slow}\nspec: {engine: simulated, options: {outputTokens: 100000, tokensPerSecond: 20}}";
     std::fs::write(dir.path().join("slow.yaml"), model).unwrap();
     let file = dir.path().join("slow.yaml").display().to_string();
     run(http, &["apply", "-f", &file]);

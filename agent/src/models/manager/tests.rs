@@ -1,15 +1,16 @@
-use flotilla_core::spec::{EngineKind, EngineOptions, ModelSpec, Source};
+use flotilla_core::ModelRevision;
+use flotilla_core::spec::{EngineKind, EngineOptions, ModelSource, ModelSpec};
 
 use flotilla_proto::v1::ModelStatus;
 
 use super::*;
-use crate::accounts::Accounts;
-use flotilla_core::admission::Standing;
+use crate::accounts::EnergyAccounting;
+use flotilla_core::admission::QueueKey;
 use flotilla_telemetry::Telemetry;
 
-fn null(name: &str, revision: u64, pace: f64) -> Desired {
+fn simulated(name: &str, revision: u64, pace: f64) -> DesiredModel {
     let spec = ModelSpec {
-        engine: EngineKind::Null,
+        engine: EngineKind::Simulated,
         options: EngineOptions {
             tokens_per_second: Some(pace),
             ..EngineOptions::default()
@@ -17,9 +18,9 @@ fn null(name: &str, revision: u64, pace: f64) -> Desired {
         ..ModelSpec::default()
     };
     let name = ModelName::new(name).unwrap();
-    Desired {
+    DesiredModel {
         name: name.clone(),
-        revision,
+        revision: ModelRevision(revision),
         model: Some(Model::new(name, spec)),
         files: None,
     }
@@ -28,24 +29,24 @@ fn null(name: &str, revision: u64, pace: f64) -> Desired {
 /// Memory of the node.
 const MEMORY: u64 = 1 << 20;
 
-struct Bench {
-    desired: watch::Sender<Vec<Desired>>,
-    statuses: Statuses,
-    table: Table,
+struct TestManager {
+    desired: watch::Sender<Vec<DesiredModel>>,
+    statuses: ModelStatuses,
+    table: ServingTable,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Bench {
+impl TestManager {
     fn new() -> Self {
-        let settings = ManagerSettings {
+        let settings = ModelManagerConfig {
             memory: Bytes(MEMORY),
             drain: Duration::from_secs(5),
             return_memory: || {},
-            observer: Observer::new(Accounts::of_nothing(), &Telemetry::off().meter()),
+            observer: NodeMetrics::new(EnergyAccounting::of_nothing(), &Telemetry::off().meter()),
         };
-        let artifacts = Artifacts::new("/nowhere".into(), Arc::default(), None);
-        let manager = Manager::new(Engines::new(1.0).unwrap(), artifacts, settings);
+        let artifacts = ArtifactStore::new("/nowhere".into(), Arc::default(), None);
+        let manager = ModelManager::new(EngineSet::new(1.0).unwrap(), artifacts, settings);
         let (statuses, table) = (manager.statuses(), manager.table());
         let (desired, receiver) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
@@ -84,8 +85,8 @@ fn phase(phase: ModelPhase) -> impl Fn(&[ModelStatus]) -> bool {
 
 #[tokio::test]
 async fn a_model_comes_and_goes_as_desired() {
-    let bench = Bench::new();
-    let model = null("m", 1, 0.0);
+    let bench = TestManager::new();
+    let model = simulated("m", 1, 0.0);
     bench.desired.send_replace(vec![model.clone()]);
     bench.until(phase(ModelPhase::Ready)).await;
     assert!(bench.table.get(&model.name).is_some());
@@ -97,8 +98,8 @@ async fn a_model_comes_and_goes_as_desired() {
 }
 
 /// The same, taking this much memory and time to load.
-fn heavy(revision: u64, bytes: u64, load_ms: u64) -> Desired {
-    let mut desired = null("m", revision, 0.0);
+fn heavy(revision: u64, bytes: u64, load_ms: u64) -> DesiredModel {
+    let mut desired = simulated("m", revision, 0.0);
     let spec = &mut desired.model.as_mut().unwrap().spec;
     spec.memory = Some(Bytes(bytes));
     spec.options.load_ms = Some(load_ms);
@@ -107,12 +108,12 @@ fn heavy(revision: u64, bytes: u64, load_ms: u64) -> Desired {
 
 #[tokio::test]
 async fn a_new_revision_takes_the_place_of_one_that_serves_until_it_is_ready() {
-    let bench = Bench::new();
+    let bench = TestManager::new();
     bench.desired.send_replace(vec![heavy(1, MEMORY / 3, 0)]);
     bench.until(phase(ModelPhase::Ready)).await;
     let name = ModelName::new("m").unwrap();
     let old = bench.table.get(&name).unwrap();
-    let request = old.enter(Standing::default(), None).await.ok().unwrap();
+    let request = old.enter(QueueKey::default(), None).await.ok().unwrap();
     bench.desired.send_replace(vec![heavy(2, MEMORY / 3, 50)]);
     let both = bench.until(|models| models[0].next.is_some()).await;
     assert_eq!((both[0].phase(), both[0].revision), (ModelPhase::Ready, 1));
@@ -144,14 +145,14 @@ async fn a_new_revision_takes_the_place_of_one_that_serves_until_it_is_ready() {
 
 #[tokio::test]
 async fn without_memory_for_both_the_old_revision_leaves_first() {
-    let bench = Bench::new();
+    let bench = TestManager::new();
     bench
         .desired
         .send_replace(vec![heavy(1, MEMORY / 3 * 2, 0)]);
     bench.until(phase(ModelPhase::Ready)).await;
     let name = ModelName::new("m").unwrap();
     let old = bench.table.get(&name).unwrap();
-    let request = old.enter(Standing::default(), None).await.ok().unwrap();
+    let request = old.enter(QueueKey::default(), None).await.ok().unwrap();
     bench
         .desired
         .send_replace(vec![heavy(2, MEMORY / 3 * 2, 0)]);
@@ -165,12 +166,12 @@ async fn without_memory_for_both_the_old_revision_leaves_first() {
 
 #[tokio::test]
 async fn a_model_waits_for_the_memory_of_one_that_leaves() {
-    let bench = Bench::new();
+    let bench = TestManager::new();
     bench.desired.send_replace(vec![heavy(1, MEMORY, 0)]);
     bench.until(phase(ModelPhase::Ready)).await;
     let old = bench.table.get(&ModelName::new("m").unwrap()).unwrap();
-    let request = old.enter(Standing::default(), None).await.ok().unwrap();
-    let mut other = null("other", 1, 0.0);
+    let request = old.enter(QueueKey::default(), None).await.ok().unwrap();
+    let mut other = simulated("other", 1, 0.0);
     other.model.as_mut().unwrap().spec.memory = Some(Bytes(MEMORY));
     bench.desired.send_replace(vec![other]);
     let waits = bench.until(|models| models.len() == 2).await;
@@ -186,20 +187,20 @@ async fn a_model_waits_for_the_memory_of_one_that_leaves() {
 
 #[tokio::test]
 async fn a_revision_without_a_spec_stays_and_is_not_begun() {
-    let bench = Bench::new();
+    let bench = TestManager::new();
     bench.desired.send_replace(vec![heavy(1, 1, 0)]);
     bench.until(phase(ModelPhase::Ready)).await;
-    let kept = Desired {
+    let kept = DesiredModel {
         model: None,
         ..heavy(1, 1, 0)
     };
-    let unknown = Desired {
+    let unknown = DesiredModel {
         model: None,
-        ..null("unknown", 7, 0.0)
+        ..simulated("unknown", 7, 0.0)
     };
     bench
         .desired
-        .send_replace(vec![kept, unknown, null("mark", 1, 0.0)]);
+        .send_replace(vec![kept, unknown, simulated("mark", 1, 0.0)]);
     let both = |models: &[ModelStatus]| {
         models.len() == 2 && models.iter().all(|m| m.phase() == ModelPhase::Ready)
     };
@@ -208,19 +209,21 @@ async fn a_revision_without_a_spec_stays_and_is_not_begun() {
 
 #[tokio::test]
 async fn what_cannot_be_loaded_says_why_and_what_to_do() {
-    let bench = Bench::new();
-    let mut missing = null("m", 1, 0.0);
+    let bench = TestManager::new();
+    let mut missing = simulated("m", 1, 0.0);
     let spec = &mut missing.model.as_mut().unwrap().spec;
     spec.engine = EngineKind::Mistral;
-    spec.source = Some(Source::Path("/nowhere/at/all".into()));
+    spec.source = Some(ModelSource::Path("/nowhere/at/all".into()));
     bench.desired.send_replace(vec![missing.clone()]);
     let failed = bench.until(phase(ModelPhase::Failed)).await;
     assert!(failed[0].problem.contains("does not exist"), "{failed:?}");
     assert!(failed[0].remedy.contains("spec.source.path"), "{failed:?}");
 
-    missing.revision = 2;
+    missing.revision = ModelRevision(2);
     let spec = &mut missing.model.as_mut().unwrap().spec;
-    spec.source = Some(Source::Path(tempfile::tempdir().unwrap().path().to_owned()));
+    spec.source = Some(ModelSource::Path(
+        tempfile::tempdir().unwrap().path().to_owned(),
+    ));
     spec.memory = Some(Bytes(1 << 30));
     bench.desired.send_replace(vec![missing]);
     let failed = bench
@@ -231,7 +234,7 @@ async fn what_cannot_be_loaded_says_why_and_what_to_do() {
 
 #[tokio::test]
 async fn an_agent_that_ends_waits_for_no_load() {
-    let bench = Bench::new();
+    let bench = TestManager::new();
     bench.desired.send_replace(vec![heavy(1, 1, 3_600_000)]);
     bench.until(phase(ModelPhase::Loading)).await;
     bench.stop.cancel();

@@ -23,28 +23,28 @@ fn record() -> NodeRecord {
     }
 }
 
-fn link(session: &str) -> Arc<Link> {
+fn link(session: &str) -> Arc<NodeLink> {
     let node = NodeName::new("n1").unwrap();
     let session = SessionId(session.into());
-    Arc::new(Link::new(node, session, CancellationToken::new()))
+    Arc::new(NodeLink::new(node, session, CancellationToken::new()))
 }
 
 /// A model as the store holds it; `queue` makes one serving revision differ from another.
-fn model_entry(name: &str, queue: u32) -> Entry {
+fn model_entry(name: &str, queue: u32) -> StoreEntry {
     let resource = json!({
-        "apiVersion": "flotilla/v1", "kind": "Model",
+        "apiVersion": "flotilla.dev/v1", "kind": "Model",
         "metadata": {"name": name}, "spec": {"engine": null, "queue": queue},
     });
-    Entry {
+    StoreEntry {
         key: format!("{}models/{name}", keys::ROOT),
         value: serde_json::to_vec(&json!({"created": 1, "resource": resource})).unwrap(),
-        revision: u64::from(queue),
+        revision: StoreRevision(u64::from(queue)),
     }
 }
 
 /// The serving revision of such a model.
-fn revision(queue: u32) -> Revision {
-    let record: WishRecord = decode(&model_entry("m", queue).value).unwrap();
+fn revision(queue: u32) -> ModelRevision {
+    let record: DesiredRecord = decode(&model_entry("m", queue).value).unwrap();
     let model: Model = records::resource(record.resource).unwrap();
     model.serving_revision()
 }
@@ -52,27 +52,27 @@ fn revision(queue: u32) -> Revision {
 fn status(phase: ModelPhase, queue: u32) -> ModelStatus {
     ModelStatus {
         name: "m".into(),
-        revision: revision(queue),
+        revision: revision(queue).0,
         phase: phase.into(),
         problem: "no file".into(),
         ..ModelStatus::default()
     }
 }
 
-fn stored(entries: Vec<Entry>) -> FleetEvent {
+fn stored(entries: Vec<StoreEntry>) -> FleetEvent {
     FleetEvent::Stored {
         entries,
-        revision: 7,
+        revision: StoreRevision(7),
     }
 }
 
-struct Bench {
+struct TestState {
     state: FleetState,
     now: Instant,
     node: NodeName,
 }
 
-impl Bench {
+impl TestState {
     fn new() -> Self {
         let now = Instant::now();
         let mut state = FleetState::new("here", GRACE);
@@ -84,7 +84,7 @@ impl Bench {
         }
     }
 
-    fn join(&mut self, link: &Arc<Link>) {
+    fn join(&mut self, link: &Arc<NodeLink>) {
         let event = FleetEvent::Joined {
             node: self.node.clone(),
             record: record(),
@@ -122,7 +122,7 @@ impl Bench {
 
 #[test]
 fn a_node_is_ready_from_its_first_report_until_it_leaves() {
-    let mut bench = Bench::new();
+    let mut bench = TestState::new();
     bench.join(&link("s1"));
     assert_eq!(bench.phase(), NodePhase::Joining);
     assert!(bench.report("s1", vec![]));
@@ -139,7 +139,7 @@ fn a_node_is_ready_from_its_first_report_until_it_leaves() {
 
 #[test]
 fn a_new_session_replaces_the_old_one_whose_end_is_no_news() {
-    let mut bench = Bench::new();
+    let mut bench = TestState::new();
     let (old, new) = (link("s1"), link("s2"));
     bench.join(&old);
     bench.join(&new);
@@ -152,7 +152,7 @@ fn a_new_session_replaces_the_old_one_whose_end_is_no_news() {
 
 #[test]
 fn counters_alone_make_no_new_view() {
-    let mut bench = Bench::new();
+    let mut bench = TestState::new();
     bench.join(&link("s1"));
     assert!(bench.report("s1", vec![status(ModelPhase::Ready, 7)]));
     assert!(!bench.report("s1", vec![status(ModelPhase::Ready, 7)]));
@@ -161,7 +161,7 @@ fn counters_alone_make_no_new_view() {
 
 #[test]
 fn a_failure_is_remembered_for_a_while_and_for_its_revision_only() {
-    let mut bench = Bench::new();
+    let mut bench = TestState::new();
     bench.join(&link("s1"));
     bench.report("s1", vec![status(ModelPhase::Failed, 7)]);
     assert_eq!(bench.failures(), 1);
@@ -177,23 +177,23 @@ fn a_failure_is_remembered_for_a_while_and_for_its_revision_only() {
     bench.now += FIRST_PAUSE;
     assert!(!bench.state.expire(bench.now));
     assert_eq!(bench.failures(), 1);
-    let change = FleetEvent::Changed(Change::Put(model_entry("m", 8)));
+    let change = FleetEvent::Changed(StoreChange::Put(model_entry("m", 8)));
     assert!(bench.state.apply(change, bench.now));
     assert_eq!(bench.failures(), 0);
 }
 
 #[test]
 fn a_node_known_only_from_the_store_is_suspect_then_lost() {
-    let mut bench = Bench::new();
-    let entry = Entry {
+    let mut bench = TestState::new();
+    let entry = StoreEntry {
         key: keys::node(&bench.node),
         value: serde_json::to_vec(&record()).unwrap(),
-        revision: 8,
+        revision: StoreRevision(8),
     };
     assert!(
         bench
             .state
-            .apply(FleetEvent::Changed(Change::Put(entry)), bench.now)
+            .apply(FleetEvent::Changed(StoreChange::Put(entry)), bench.now)
     );
     assert_eq!(bench.phase(), NodePhase::Suspect);
     bench.now += GRACE;
@@ -203,30 +203,30 @@ fn a_node_known_only_from_the_store_is_suspect_then_lost() {
 
 #[test]
 fn what_the_store_holds_of_later_versions_is_left_alone() {
-    let mut bench = Bench::new();
-    let entry = Entry {
+    let mut bench = TestState::new();
+    let entry = StoreEntry {
         key: format!("{}models/broken", keys::ROOT),
         value: b"{}".to_vec(),
-        revision: 9,
+        revision: StoreRevision(9),
     };
     assert!(
         !bench
             .state
-            .apply(FleetEvent::Changed(Change::Put(entry)), bench.now)
+            .apply(FleetEvent::Changed(StoreChange::Put(entry)), bench.now)
     );
 }
 
-fn put(key: String, value: &serde_json::Value, revision: store::Revision) -> FleetEvent {
-    FleetEvent::Changed(Change::Put(Entry {
+fn put(key: String, value: &serde_json::Value, revision: u64) -> FleetEvent {
+    FleetEvent::Changed(StoreChange::Put(StoreEntry {
         key,
         value: serde_json::to_vec(value).unwrap(),
-        revision,
+        revision: StoreRevision(revision),
     }))
 }
 
 #[test]
 fn a_node_that_another_controller_holds_is_there_but_not_asked_from_here() {
-    let mut bench = Bench::new();
+    let mut bench = TestState::new();
     bench.join(&link("s1"));
     bench.report("s1", vec![]);
     let presence = keys::presence(&bench.node, "other");
@@ -236,9 +236,9 @@ fn a_node_that_another_controller_holds_is_there_but_not_asked_from_here() {
     assert!(bench.leave("s1"));
     assert_eq!(bench.phase(), NodePhase::Ready);
     assert!(!bench.state.view(1, bench.now).nodes[&bench.node].here);
-    let gone = Change::Delete {
+    let gone = StoreChange::Delete {
         key: presence,
-        revision: 9,
+        revision: StoreRevision(9),
     };
     assert!(bench.state.apply(FleetEvent::Changed(gone), bench.now));
     assert_eq!(bench.phase(), NodePhase::Suspect);
@@ -250,7 +250,7 @@ fn a_node_that_another_controller_holds_is_there_but_not_asked_from_here() {
 
 #[test]
 fn while_the_store_is_away_no_node_is_lost_and_afterwards_each_has_its_grace() {
-    let mut bench = Bench::new();
+    let mut bench = TestState::new();
     bench.join(&link("s1"));
     bench.report("s1", vec![]);
     let away = FleetEvent::StoreAway("etcd is away".into());
@@ -271,9 +271,9 @@ fn while_the_store_is_away_no_node_is_lost_and_afterwards_each_has_its_grace() {
 
 #[test]
 fn what_a_node_should_run_has_the_revision_of_the_last_change_about_it() {
-    let mut bench = Bench::new();
+    let mut bench = TestState::new();
     bench.join(&link("s1"));
-    let touched = |bench: &mut Bench| bench.state.view(1, bench.now).nodes[&bench.node].touched;
+    let touched = |bench: &mut TestState| bench.state.view(1, bench.now).nodes[&bench.node].touched;
     let assignment = Assignment {
         node: bench.node.clone(),
         model: ModelName::new("m").unwrap(),
@@ -286,29 +286,29 @@ fn what_a_node_should_run_has_the_revision_of_the_last_change_about_it() {
     bench
         .state
         .apply(put(keys::assignment(&assignment), &assigned, 11), bench.now);
-    assert_eq!(touched(&mut bench), 11);
+    assert_eq!(touched(&mut bench), StoreRevision(11));
     bench
         .state
         .apply(put(keys::assignment(&other), &assigned, 12), bench.now);
-    assert_eq!(touched(&mut bench), 11);
+    assert_eq!(touched(&mut bench), StoreRevision(11));
     let mut changed = model_entry("m", 8);
-    changed.revision = 13;
+    changed.revision = StoreRevision(13);
     bench
         .state
-        .apply(FleetEvent::Changed(Change::Put(changed)), bench.now);
-    assert_eq!(touched(&mut bench), 13);
-    let gone = Change::Delete {
+        .apply(FleetEvent::Changed(StoreChange::Put(changed)), bench.now);
+    assert_eq!(touched(&mut bench), StoreRevision(13));
+    let gone = StoreChange::Delete {
         key: keys::assignment(&assignment),
-        revision: 14,
+        revision: StoreRevision(14),
     };
     bench.state.apply(FleetEvent::Changed(gone), bench.now);
-    assert_eq!(touched(&mut bench), 14);
+    assert_eq!(touched(&mut bench), StoreRevision(14));
 }
 
 #[test]
 fn a_model_is_coming_while_a_node_that_is_there_works_on_it() {
-    let mut bench = Bench::new();
-    let coming = |bench: &mut Bench| bench.state.view(1, bench.now).models["m"].coming;
+    let mut bench = TestState::new();
+    let coming = |bench: &mut TestState| bench.state.view(1, bench.now).models["m"].coming;
     assert!(!coming(&mut bench), "there is no node");
     bench.join(&link("s1"));
     assert!(coming(&mut bench), "it is about to be placed");
@@ -336,12 +336,12 @@ fn a_model_is_coming_while_a_node_that_is_there_works_on_it() {
 
 #[test]
 fn memory_that_a_node_found_is_known_for_the_model() {
-    let mut bench = Bench::new();
+    let mut bench = TestState::new();
     bench.join(&link("s1"));
-    let memory = |bench: &mut Bench| bench.state.view(1, bench.now).models["m"].memory;
+    let memory = |bench: &mut TestState| bench.state.view(1, bench.now).models["m"].memory;
     assert_eq!(memory(&mut bench), None);
     let mut refused = status(ModelPhase::Failed, 7);
-    refused.needed = 70;
+    refused.memory_needed = 70;
     bench.report("s1", vec![refused]);
     assert_eq!(memory(&mut bench), Some(Bytes(70)));
     let mut ready = status(ModelPhase::Ready, 7);

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 
 use super::lease::EtcdLease;
-use super::{Etcd, within};
-use crate::store::{Expect, Leadership, Lease, Revision, StoreError, Write, keys};
+use super::store_revision;
+use super::{EtcdStore, within};
+use crate::store::{Leadership, Lease, Precondition, StoreError, StoreRevision, StoreWrite, keys};
 
 /// How long a leader may be silent before another takes over.
 const TTL: Duration = Duration::from_secs(5);
@@ -16,12 +17,12 @@ const TTL: Duration = Duration::from_secs(5);
 struct EtcdLeadership {
     lease: EtcdLease,
     /// The revision that made it the leader: no other leader has the same.
-    revision: Revision,
+    revision: StoreRevision,
 }
 
 /// Leads if nobody does.
 pub(super) async fn try_lead(
-    store: &Etcd,
+    store: &EtcdStore,
     who: &str,
 ) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
     let mut client = store.client().await?;
@@ -46,16 +47,16 @@ pub(super) async fn try_lead(
     let revision = reply.header().map_or(0, |header| header.revision());
     Ok(Some(Arc::new(EtcdLeadership {
         lease,
-        revision: Revision::try_from(revision).unwrap_or_default(),
+        revision: store_revision(revision),
     })))
 }
 
 #[async_trait]
 impl Leadership for EtcdLeadership {
-    fn fence(&self) -> Option<Write> {
-        Some(Write::Require {
+    fn fence(&self) -> Option<StoreWrite> {
+        Some(StoreWrite::Require {
             key: keys::LEADER.to_owned(),
-            expect: Expect::Revision(self.revision),
+            expect: Precondition::Revision(self.revision),
         })
     }
 

@@ -7,7 +7,7 @@ use etcd_client::Error;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Etcd, RETRY_PAUSE, within};
+use super::{EtcdStore, RETRY_PAUSE, within};
 use crate::store::{Lease, LeaseId, StoreError};
 
 /// A lease is renewed this often in its time to live.
@@ -15,7 +15,7 @@ const BEATS: u32 = 4;
 
 /// A lease. Dropped without being revoked it runs out by itself.
 pub(super) struct EtcdLease {
-    store: Etcd,
+    store: EtcdStore,
     id: LeaseId,
     gone: CancellationToken,
     _keeper: AbortOnDropHandle<()>,
@@ -23,7 +23,7 @@ pub(super) struct EtcdLease {
 
 impl EtcdLease {
     /// A new lease. etcd counts in seconds and no less than its election needs.
-    pub(super) async fn grant(store: &Etcd, ttl: Duration) -> Result<Self, StoreError> {
+    pub(super) async fn grant(store: &EtcdStore, ttl: Duration) -> Result<Self, StoreError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1);
         let mut client = store.client().await?;
         let id = within(client.lease_grant(seconds, None)).await?.id();
@@ -62,7 +62,7 @@ impl Lease for EtcdLease {
 
 /// Keeps the lease alive until etcd says that it has run out. While etcd is away no lease
 /// runs out, so silence alone ends nothing.
-async fn keep(store: Etcd, id: LeaseId, beat: Duration, gone: CancellationToken) {
+async fn keep(store: EtcdStore, id: LeaseId, beat: Duration, gone: CancellationToken) {
     loop {
         match renew(&store, id).await {
             Ok(true) => tokio::time::sleep(beat).await,
@@ -76,7 +76,7 @@ async fn keep(store: Etcd, id: LeaseId, beat: Duration, gone: CancellationToken)
 }
 
 /// Renews the lease once. Returns whether it still was there.
-async fn renew(store: &Etcd, id: LeaseId) -> Result<bool, StoreError> {
+async fn renew(store: &EtcdStore, id: LeaseId) -> Result<bool, StoreError> {
     let mut client = store.client().await?;
     let renew = async {
         // Opening the stream renews the lease, and fails like this if it has run out.

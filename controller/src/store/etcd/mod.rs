@@ -19,7 +19,8 @@ use etcd_client::{
 use tokio::sync::OnceCell;
 
 use super::{
-    Entry, Expect, Leadership, Lease, MAX_WRITES, Revision, Store, StoreError, Watch, Write,
+    Leadership, Lease, MAX_WRITES, Precondition, Store, StoreEntry, StoreError, StoreRevision,
+    StoreWatch, StoreWrite,
 };
 use crate::config::EtcdAddress;
 
@@ -32,12 +33,12 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// A store in etcd. Cheap to clone; clones share the connection.
 #[derive(Clone)]
-pub struct Etcd {
+pub struct EtcdStore {
     address: Arc<EtcdAddress>,
     client: Arc<OnceCell<Client>>,
 }
 
-impl Etcd {
+impl EtcdStore {
     /// The store at `address`. Connects when it is first used.
     ///
     /// # Errors
@@ -60,7 +61,7 @@ impl Etcd {
     }
 
     /// The entries whose keys begin with `prefix`, and the revision they are of.
-    async fn snapshot(&self, prefix: &str) -> Result<(Vec<Entry>, i64), StoreError> {
+    async fn snapshot(&self, prefix: &str) -> Result<(Vec<StoreEntry>, i64), StoreError> {
         let mut client = self.client().await?;
         let options = GetOptions::new().with_prefix();
         let mut reply = within(client.get(prefix, Some(options))).await?;
@@ -115,11 +116,16 @@ fn failed(error: &Error) -> StoreError {
     })
 }
 
+/// Converts a revision as etcd counts them: from 1, so that a negative number never occurs.
+fn store_revision(revision: i64) -> StoreRevision {
+    StoreRevision(u64::try_from(revision).unwrap_or_default())
+}
+
 /// An entry as etcd has it.
-fn entry(pair: KeyValue) -> Result<Entry, StoreError> {
-    let revision = Revision::try_from(pair.mod_revision()).unwrap_or_default();
+fn entry(pair: KeyValue) -> Result<StoreEntry, StoreError> {
+    let revision = store_revision(pair.mod_revision());
     let (key, value) = pair.into_key_value();
-    Ok(Entry {
+    Ok(StoreEntry {
         key: text(key)?,
         value,
         revision,
@@ -131,28 +137,28 @@ fn text(key: Vec<u8>) -> Result<String, StoreError> {
 }
 
 /// The revision a key must have; 0 for a key that must not be there.
-fn wanted(expect: Expect) -> Option<i64> {
+fn wanted(expect: Precondition) -> Option<i64> {
     match expect {
-        Expect::Any => None,
-        Expect::Absent => Some(0),
+        Precondition::Any => None,
+        Precondition::Absent => Some(0),
         // Beyond what etcd counts to no revision is: never met.
-        Expect::Revision(revision) => Some(i64::try_from(revision).unwrap_or(i64::MAX)),
+        Precondition::Revision(revision) => Some(i64::try_from(revision.0).unwrap_or(i64::MAX)),
     }
 }
 
 #[async_trait]
-impl Store for Etcd {
-    async fn list(&self, prefix: &str) -> Result<Vec<Entry>, StoreError> {
+impl Store for EtcdStore {
+    async fn list(&self, prefix: &str) -> Result<Vec<StoreEntry>, StoreError> {
         Ok(self.snapshot(prefix).await?.0)
     }
 
-    async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+    async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError> {
         let mut client = self.client().await?;
         let mut reply = within(client.get(key, None)).await?;
         reply.take_kvs().pop().map(entry).transpose()
     }
 
-    async fn write(&self, writes: Vec<Write>) -> Result<Revision, StoreError> {
+    async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         if writes.len() > MAX_WRITES {
             return Err(StoreError::TooMany(writes.len()));
         }
@@ -160,7 +166,7 @@ impl Store for Etcd {
         let mut operations = Vec::with_capacity(writes.len());
         for write in writes {
             match write {
-                Write::Put {
+                StoreWrite::Put {
                     key,
                     value,
                     expect,
@@ -170,8 +176,8 @@ impl Store for Etcd {
                     let options = lease.map(|lease| PutOptions::new().with_lease(lease));
                     operations.push(TxnOp::put(key, value, options));
                 }
-                Write::Delete { key } => operations.push(TxnOp::delete(key, None)),
-                Write::Require { key, expect } => {
+                StoreWrite::Delete { key } => operations.push(TxnOp::delete(key, None)),
+                StoreWrite::Require { key, expect } => {
                     conditions.extend(wanted(expect).map(|revision| (key, revision)));
                 }
             }
@@ -203,10 +209,10 @@ impl Store for Etcd {
             return Err(StoreError::Conflict(key));
         }
         let revision = reply.header().map_or(0, |header| header.revision());
-        Ok(Revision::try_from(revision).unwrap_or_default())
+        Ok(store_revision(revision))
     }
 
-    async fn watch(&self, prefix: &str) -> Result<Box<dyn Watch>, StoreError> {
+    async fn watch(&self, prefix: &str) -> Result<Box<dyn StoreWatch>, StoreError> {
         Ok(Box::new(watch::EtcdWatch::new(self.clone(), prefix)))
     }
 

@@ -5,12 +5,13 @@ use std::collections::VecDeque;
 use async_trait::async_trait;
 use etcd_client::{EventType, WatchOptions, WatchStream};
 
-use super::{Etcd, RETRY_PAUSE, entry, failed, text, within};
-use crate::store::{Change, Revision, StoreError, Watch, WatchEvent};
+use super::store_revision;
+use super::{EtcdStore, RETRY_PAUSE, entry, failed, text, within};
+use crate::store::{StoreChange, StoreError, StoreWatch, WatchEvent};
 
 /// A watch that goes on through whatever happens to etcd.
 pub(super) struct EtcdWatch {
-    store: Etcd,
+    store: EtcdStore,
     prefix: String,
     /// The revision up to which all is told. `None` until a snapshot was given, and after
     /// etcd has forgotten what came next.
@@ -18,13 +19,13 @@ pub(super) struct EtcdWatch {
     /// `None` while it is broken.
     stream: Option<WatchStream>,
     /// Changes read but not yet told.
-    ready: VecDeque<Change>,
+    ready: VecDeque<StoreChange>,
     /// Whether it was told that etcd does not answer.
     away: bool,
 }
 
 #[async_trait]
-impl Watch for EtcdWatch {
+impl StoreWatch for EtcdWatch {
     async fn next(&mut self) -> Result<WatchEvent, StoreError> {
         loop {
             if let Some(change) = self.ready.pop_front() {
@@ -50,7 +51,7 @@ impl Watch for EtcdWatch {
 }
 
 impl EtcdWatch {
-    pub(super) fn new(store: Etcd, prefix: &str) -> Self {
+    pub(super) fn new(store: EtcdStore, prefix: &str) -> Self {
         Self {
             store,
             prefix: prefix.to_owned(),
@@ -66,7 +67,7 @@ impl EtcdWatch {
         let Some(seen) = self.seen else {
             let (entries, revision) = self.store.snapshot(&self.prefix).await?;
             self.seen = Some(revision);
-            let revision = Revision::try_from(revision).unwrap_or_default();
+            let revision = store_revision(revision);
             return Ok(Some(WatchEvent::Snapshot { entries, revision }));
         };
         let Some(stream) = &mut self.stream else {
@@ -98,10 +99,10 @@ impl EtcdWatch {
             let Some(pair) = event.kv() else { continue };
             self.seen = self.seen.max(Some(pair.mod_revision()));
             self.ready.push_back(match event.event_type() {
-                EventType::Put => Change::Put(entry(pair.clone())?),
-                EventType::Delete => Change::Delete {
+                EventType::Put => StoreChange::Put(entry(pair.clone())?),
+                EventType::Delete => StoreChange::Delete {
                     key: text(pair.key().to_vec())?,
-                    revision: Revision::try_from(pair.mod_revision()).unwrap_or_default(),
+                    revision: store_revision(pair.mod_revision()),
                 },
             });
         }

@@ -6,7 +6,7 @@ use super::train::logistic;
 /// A held-out example: the score of the task that came out first, whether that was right, and
 /// whether the example belongs to any task.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct HeldOut {
+pub(super) struct HeldOutExample {
     pub(super) score: f32,
     pub(super) right: bool,
     pub(super) in_scope: bool,
@@ -15,12 +15,12 @@ pub(super) struct HeldOut {
 /// Turns scores into probabilities: `logistic(slope * score + offset)` (Platt, "Probabilistic
 /// Outputs for Support Vector Machines", 1999).
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Calibration {
+pub(super) struct PlattCalibration {
     slope: f32,
     offset: f32,
 }
 
-impl Default for Calibration {
+impl Default for PlattCalibration {
     /// The score as logistic regression means it.
     fn default() -> Self {
         Self {
@@ -40,9 +40,9 @@ const STEPS: usize = 30;
 /// A slope outside says that the sample was odd, not that scores mean nothing or all.
 const SLOPES: std::ops::RangeInclusive<f64> = 0.2..=5.0;
 
-impl Calibration {
+impl PlattCalibration {
     /// The one under which `held` is most probable.
-    pub(super) fn fit(held: &[HeldOut]) -> Self {
+    pub(super) fn fit(held: &[HeldOutExample]) -> Self {
         let right = held.iter().filter(|one| one.right).count();
         let wrong = held.len() - right;
         if held.len() < ENOUGH || right < NEEDED || wrong < NEEDED {
@@ -89,7 +89,7 @@ impl Calibration {
     }
 
     /// The highest confidence that at most `cost` of the examples in scope fall below.
-    pub(super) fn threshold(self, held: &[HeldOut], cost: f32) -> f32 {
+    pub(super) fn threshold(self, held: &[HeldOutExample], cost: f32) -> f32 {
         let in_scope = held.iter().filter(|one| one.in_scope);
         let mut confidences: Vec<f32> = in_scope.map(|one| self.confidence(one.score)).collect();
         confidences.sort_by(f32::total_cmp);
@@ -103,12 +103,12 @@ mod tests {
     use super::*;
 
     /// Of those with score s, the part `logistic(2 s - 1)` is right.
-    fn held() -> Vec<HeldOut> {
+    fn held() -> Vec<HeldOutExample> {
         let mut held = Vec::new();
         for step in -20..20 {
             let score = step as f32 / 5.0;
             let right = (logistic(2.0 * score - 1.0) * 100.0).round() as usize;
-            held.extend((0..100).map(|i| HeldOut {
+            held.extend((0..100).map(|i| HeldOutExample {
                 score,
                 right: i < right,
                 in_scope: true,
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn confidence_is_the_part_that_is_right() {
-        let fitted = Calibration::fit(&held());
+        let fitted = PlattCalibration::fit(&held());
         assert!((fitted.slope - 2.0).abs() < 0.1, "{fitted:?}");
         assert!((fitted.offset + 1.0).abs() < 0.1, "{fitted:?}");
         assert!((fitted.confidence(0.5) - 0.5).abs() < 0.02);
@@ -128,13 +128,16 @@ mod tests {
     #[test]
     fn too_few_mistakes_teach_nothing() {
         let all_right: Vec<_> = held().into_iter().filter(|one| one.right).collect();
-        assert_eq!(Calibration::fit(&all_right), Calibration::default());
-        assert_eq!(Calibration::fit(&[]), Calibration::default());
+        assert_eq!(
+            PlattCalibration::fit(&all_right),
+            PlattCalibration::default()
+        );
+        assert_eq!(PlattCalibration::fit(&[]), PlattCalibration::default());
     }
 
     #[test]
     fn the_threshold_costs_no_more_than_it_may() {
-        let (held, calibration) = (held(), Calibration::default());
+        let (held, calibration) = (held(), PlattCalibration::default());
         for cost in [0.0, 0.02, 0.1, 0.5] {
             let threshold = calibration.threshold(&held, cost);
             let lost = held

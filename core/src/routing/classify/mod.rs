@@ -2,7 +2,7 @@
 //!
 //! A linear classifier over words and letters ([`ngrams`]), trained from the examples of the
 //! tasks in about a second, small enough for a controller, and open to inspection: the score of
-//! a task is its bias plus the weights of the n-grams of the text, and a [`Verdict`] names the
+//! a task is its bias plus the weights of the n-grams of the text, and a [`Classification`] names the
 //! weightiest. They are n-grams of the examples: nothing else of a prompt is told.
 
 mod calibrate;
@@ -16,16 +16,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::TaskName;
-use crate::spec::Abstain;
-pub use ngrams::Kind;
+use crate::spec::AbstainRule;
+pub use ngrams::NgramKind;
 
-use calibrate::{Calibration, HeldOut};
-use train::Weights;
-use vocabulary::{Scratch, Sparse, Vocabulary};
+use calibrate::{HeldOutExample, PlattCalibration};
+use train::WeightMatrix;
+use vocabulary::{CountBuffer, SparseVector, Vocabulary};
 
 /// What a classifier learns from.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Examples {
+pub struct TrainingSet {
     /// Texts by task.
     pub tasks: Vec<(TaskName, Vec<String>)>,
     /// Texts that belong to no task.
@@ -37,14 +37,14 @@ pub struct Examples {
 pub struct Classifier {
     tasks: Vec<TaskName>,
     vocabulary: Vocabulary,
-    weights: Weights,
-    calibration: Calibration,
+    weights: WeightMatrix,
+    calibration: PlattCalibration,
     threshold: f32,
 }
 
 /// A task and the probability that it is the right one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Ranked {
+pub struct TaskProbability {
     pub task: TaskName,
     /// 0 to 1.
     pub confidence: f32,
@@ -52,20 +52,20 @@ pub struct Ranked {
 
 /// What a classifier says of a request.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    pub best: Ranked,
-    pub runner_up: Option<Ranked>,
+pub struct Classification {
+    pub best: TaskProbability,
+    pub runner_up: Option<TaskProbability>,
     /// Whether that is too unsure to act upon.
     pub abstained: bool,
     /// Why the best got its score.
-    pub reasons: Reasons,
+    pub reasons: ScoreExplanation,
 }
 
 /// An n-gram and what it added to the score of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Evidence {
+pub struct NgramContribution {
     pub ngram: Ngram,
-    pub kind: Kind,
+    pub kind: NgramKind,
     pub weight: f32,
 }
 
@@ -96,11 +96,11 @@ impl From<Ngram> for String {
 
 /// Why a task got its score: the score is the bias plus all weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reasons {
+pub struct ScoreExplanation {
     pub score: f32,
     pub bias: f32,
     /// The weightiest first.
-    pub evidence: Vec<Evidence>,
+    pub evidence: Vec<NgramContribution>,
 }
 
 /// With more examples than this, one part in ten is held out once, instead of one part in five
@@ -115,7 +115,7 @@ impl Classifier {
     /// Learns from examples. `None` without any task. Takes about 50 µs for each example and ten
     /// tasks. The same for the same examples.
     #[must_use]
-    pub fn train(examples: &Examples, abstain: Abstain) -> Option<Self> {
+    pub fn train(examples: &TrainingSet, abstain: AbstainRule) -> Option<Self> {
         if examples.tasks.is_empty() {
             return None;
         }
@@ -126,10 +126,10 @@ impl Classifier {
         all.extend(examples.none.iter().map(|text| (text.as_str(), None)));
 
         let held = hold_out(examples.tasks.len(), &all);
-        let calibration = Calibration::fit(&held);
+        let calibration = PlattCalibration::fit(&held);
         let threshold = match abstain {
-            Abstain::Below(threshold) => threshold,
-            Abstain::Cost(cost) => calibration.threshold(&held, cost),
+            AbstainRule::Below(threshold) => threshold,
+            AbstainRule::Cost(cost) => calibration.threshold(&held, cost),
         };
         let (vocabulary, weights) = learn(examples.tasks.len(), &all);
         Some(Self {
@@ -148,16 +148,20 @@ impl Classifier {
     /// The task of a conversation, given what users said in it, the newest first; with at most
     /// `evidence` n-grams that say why.
     #[must_use]
-    pub fn classify<'a>(&self, turns: impl Iterator<Item = &'a str>, evidence: usize) -> Verdict {
+    pub fn classify<'a>(
+        &self,
+        turns: impl Iterator<Item = &'a str>,
+        evidence: usize,
+    ) -> Classification {
         let read = self.read(turns);
-        let ranked = |at: usize| Ranked {
+        let ranked = |at: usize| TaskProbability {
             task: self.tasks[at].clone(),
             confidence: self.calibration.confidence(read.scores[at]),
         };
         let (first, _) = highest(&read.scores, None);
         let best = ranked(first);
         let second = (self.tasks.len() > 1).then(|| highest(&read.scores, Some(first)).0);
-        Verdict {
+        Classification {
             abstained: read.vector.is_empty() || best.confidence < self.threshold,
             best,
             runner_up: second.map(ranked),
@@ -166,7 +170,7 @@ impl Classifier {
     }
 
     /// What made the score of a task.
-    fn reasons(&self, read: &Reading, task: usize, most: usize) -> Reasons {
+    fn reasons(&self, read: &ConversationFeatures, task: usize, most: usize) -> ScoreExplanation {
         let weight = |&(place, value): &(u32, f32)| (self.weights.row(place)[task] * value, place);
         let mut weights: Vec<(f32, u32)> = read.vector.iter().map(weight).collect();
         let weightiest = |a: &(f32, u32), b: &(f32, u32)| {
@@ -180,13 +184,13 @@ impl Classifier {
         weights.sort_unstable_by(weightiest);
         let evidence = weights.into_iter().map(|(weight, place)| {
             let (kind, ngram) = self.vocabulary.ngram(place);
-            Evidence {
+            NgramContribution {
                 ngram: Ngram(ngram),
                 kind,
                 weight,
             }
         });
-        Reasons {
+        ScoreExplanation {
             score: read.scores[task],
             bias: self.weights.bias(task),
             evidence: evidence.collect(),
@@ -205,15 +209,15 @@ impl Classifier {
         (self.vocabulary.len(), self.weights.bytes())
     }
 
-    fn read<'a>(&self, turns: impl Iterator<Item = &'a str>) -> Reading {
-        let mut scratch = Scratch::default();
-        let pieces: Vec<Piece> = conversation::pieces(turns)
+    fn read<'a>(&self, turns: impl Iterator<Item = &'a str>) -> ConversationFeatures {
+        let mut scratch = CountBuffer::default();
+        let pieces: Vec<ConversationPart> = conversation::pieces(turns)
             .map(|text| {
-                let mut vector = Sparse::new();
+                let mut vector = SparseVector::new();
                 self.vocabulary.vector(text, &mut scratch, &mut vector);
                 let scores = self.weights.scores(&vector);
                 let confidence = self.calibration.confidence(highest(&scores, None).1);
-                Piece {
+                ConversationPart {
                     vector,
                     scores,
                     say: confidence * conversation::fullness(text),
@@ -224,12 +228,12 @@ impl Classifier {
         let mut pieces = pieces.into_iter().zip(conversation::shares(&says));
         let Some((first, share)) = pieces.next() else {
             // Nothing was said: what is left is how common each task is.
-            return Reading {
-                scores: self.weights.scores(&Sparse::new()),
-                vector: Sparse::new(),
+            return ConversationFeatures {
+                scores: self.weights.scores(&SparseVector::new()),
+                vector: SparseVector::new(),
             };
         };
-        let mut read = Reading {
+        let mut read = ConversationFeatures {
             vector: first.vector,
             scores: first.scores,
         };
@@ -251,21 +255,21 @@ impl Classifier {
 }
 
 /// A part of a conversation.
-struct Piece {
-    vector: Sparse,
+struct ConversationPart {
+    vector: SparseVector,
     scores: Vec<f32>,
     /// How much it has to say about the task.
     say: f32,
 }
 
 /// A conversation as it was read: the sum of its parts, each by its share.
-struct Reading {
-    vector: Sparse,
+struct ConversationFeatures {
+    vector: SparseVector,
     scores: Vec<f32>,
 }
 
 /// Adds up values of the same place.
-fn merge(vector: &mut Sparse) {
+fn merge(vector: &mut SparseVector) {
     vector.sort_unstable_by_key(|(place, _)| *place);
     vector.dedup_by(|next, kept| {
         let same = next.0 == kept.0;
@@ -285,14 +289,14 @@ fn highest(scores: &[f32], but: Option<usize>) -> (usize, f32) {
         .unwrap_or((0, f32::NEG_INFINITY))
 }
 
-fn learn(tasks: usize, examples: &[(&str, Option<usize>)]) -> (Vocabulary, Weights) {
+fn learn(tasks: usize, examples: &[(&str, Option<usize>)]) -> (Vocabulary, WeightMatrix) {
     let vocabulary = Vocabulary::of(examples.iter().map(|(text, _)| *text));
-    let weights = Weights::learn(&vocabulary, tasks, examples);
+    let weights = WeightMatrix::learn(&vocabulary, tasks, examples);
     (vocabulary, weights)
 }
 
 /// What classifiers that did not see an example say of it.
-fn hold_out(tasks: usize, examples: &[(&str, Option<usize>)]) -> Vec<HeldOut> {
+fn hold_out(tasks: usize, examples: &[(&str, Option<usize>)]) -> Vec<HeldOutExample> {
     // Examples that people wrote down one after the other are alike: where there are enough,
     // neighbours are held out together. They are in order of tasks, so that of each task about
     // the same part is.
@@ -302,7 +306,7 @@ fn hold_out(tasks: usize, examples: &[(&str, Option<usize>)]) -> Vec<HeldOut> {
         (5, 5, 1)
     };
     let mut held = Vec::new();
-    let (mut scratch, mut vector) = (Scratch::default(), Sparse::new());
+    let (mut scratch, mut vector) = (CountBuffer::default(), SparseVector::new());
     for round in 0..rounds {
         let (out, kept): (Vec<_>, Vec<_>) = (0..)
             .zip(examples.iter().copied())
@@ -312,7 +316,7 @@ fn hold_out(tasks: usize, examples: &[(&str, Option<usize>)]) -> Vec<HeldOut> {
         held.extend(out.into_iter().map(|(_, (text, task))| {
             vocabulary.vector(text, &mut scratch, &mut vector);
             let (first, score) = highest(&weights.scores(&vector), None);
-            HeldOut {
+            HeldOutExample {
                 score,
                 right: task == Some(first),
                 in_scope: task.is_some(),

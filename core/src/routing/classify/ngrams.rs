@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Which n-gram it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum NgramKind {
     /// One word or two.
     Words,
     /// Letters within a word.
@@ -25,7 +25,7 @@ const BEGIN: &str = "^";
 const END: &str = "$";
 
 /// Tells every n-gram of `text`, as often as it is in it, with the hash that names it.
-pub(super) fn each(text: &str, mut tell: impl FnMut(Kind, u64, &str)) {
+pub(super) fn each(text: &str, mut tell: impl FnMut(NgramKind, u64, &str)) {
     let text = text.to_lowercase();
     let inside = |c: char| c.is_alphanumeric() || c == '\'';
     let words = text.split(|c| !inside(c)).filter(|word| !word.is_empty());
@@ -33,9 +33,9 @@ pub(super) fn each(text: &str, mut tell: impl FnMut(Kind, u64, &str)) {
     let mut previous = BEGIN;
     let mut bounds = Vec::new();
     for word in words {
-        tell(Kind::Words, hash(1, word), word);
+        tell(NgramKind::Words, hash(1, word), word);
         pair(&mut gram, previous, word);
-        tell(Kind::Words, hash(WORDS as u64, &gram), &gram);
+        tell(NgramKind::Words, hash(WORDS as u64, &gram), &gram);
         previous = word;
 
         // A space on both sides tells prefixes and suffixes from what is inside.
@@ -49,13 +49,17 @@ pub(super) fn each(text: &str, mut tell: impl FnMut(Kind, u64, &str)) {
         for n in 1..=LETTERS {
             for ends in bounds.windows(n + 1) {
                 let letters = &gram[ends[0]..ends[n]];
-                tell(Kind::Letters, hash((WORDS + n) as u64, letters), letters);
+                tell(
+                    NgramKind::Letters,
+                    hash((WORDS + n) as u64, letters),
+                    letters,
+                );
             }
         }
     }
     if previous != BEGIN {
         pair(&mut gram, previous, END);
-        tell(Kind::Words, hash(WORDS as u64, &gram), &gram);
+        tell(NgramKind::Words, hash(WORDS as u64, &gram), &gram);
     }
 }
 
@@ -75,7 +79,7 @@ fn hash(seed: u64, gram: &str) -> u64 {
 mod tests {
     use super::*;
 
-    fn grams(text: &str, of: Kind) -> Vec<String> {
+    fn grams(text: &str, of: NgramKind) -> Vec<String> {
         let mut found = Vec::new();
         each(text, |kind, _, gram| {
             if kind == of {
@@ -87,7 +91,7 @@ mod tests {
 
     #[test]
     fn words_and_pairs_of_them_with_the_ends_of_the_text() {
-        let found = grams("Freeze, my card!", Kind::Words);
+        let found = grams("Freeze, my card!", NgramKind::Words);
         let expected = [
             "freeze",
             "^ freeze",
@@ -99,17 +103,17 @@ mod tests {
         ];
         assert_eq!(found, expected);
         for nothing in ["", " \t\n", "?!…"] {
-            assert!(grams(nothing, Kind::Words).is_empty(), "{nothing:?}");
+            assert!(grams(nothing, NgramKind::Words).is_empty(), "{nothing:?}");
         }
     }
 
     #[test]
     fn letters_stay_within_their_word_and_know_its_ends() {
-        let found = grams("ab", Kind::Letters);
+        let found = grams("ab", NgramKind::Letters);
         let expected = [" ", "a", "b", " ", " a", "ab", "b ", " ab", "ab ", " ab "];
         assert_eq!(found, expected);
         // Letters of more than one byte, and none that has a case.
-        assert!(grams("Größe 東京都", Kind::Letters).contains(&"東京".to_owned()));
+        assert!(grams("Größe 東京都", NgramKind::Letters).contains(&"東京".to_owned()));
     }
 
     #[test]

@@ -3,12 +3,12 @@ use proptest::prelude::*;
 use std::sync::LazyLock;
 
 /// Three tasks with a few examples each.
-fn examples() -> Examples {
+fn examples() -> TrainingSet {
     let task = |name: &str, texts: &[&str]| {
         let texts = texts.iter().map(|&text| text.to_owned()).collect();
         (TaskName::new(name).unwrap(), texts)
     };
-    Examples {
+    TrainingSet {
         tasks: vec![
             task(
                 "banking",
@@ -52,7 +52,7 @@ fn examples() -> Examples {
 }
 
 fn classifier() -> Classifier {
-    Classifier::train(&examples(), Abstain::Below(0.3)).unwrap()
+    Classifier::train(&examples(), AbstainRule::Below(0.3)).unwrap()
 }
 
 fn best(classifier: &Classifier, turns: &[&str]) -> (String, f32) {
@@ -101,7 +101,7 @@ fn two_tasks_do_not_share_out_what_belongs_to_neither() {
     let mut examples = examples();
     examples.tasks.truncate(2);
     examples.none.clear();
-    let classifier = Classifier::train(&examples, Abstain::Below(0.4)).unwrap();
+    let classifier = Classifier::train(&examples, AbstainRule::Below(0.4)).unwrap();
     for text in ["0xdeadbeef qqq zzz", "明日の天気は"] {
         let verdict = classifier.classify([text].into_iter(), 0);
         assert!(verdict.abstained, "{text}: {verdict:?}");
@@ -150,7 +150,7 @@ fn one_task_without_counterexamples_gets_everything_like_it() {
     let mut examples = examples();
     examples.tasks.truncate(1);
     examples.none.clear();
-    let classifier = Classifier::train(&examples, Abstain::Cost(0.02)).unwrap();
+    let classifier = Classifier::train(&examples, AbstainRule::Cost(0.02)).unwrap();
     assert!(
         !classifier
             .classify(["freeze my account"].into_iter(), 0)
@@ -162,7 +162,7 @@ fn one_task_without_counterexamples_gets_everything_like_it() {
             .runner_up
             .is_none()
     );
-    assert!(Classifier::train(&Examples::default(), Abstain::Cost(0.02)).is_none());
+    assert!(Classifier::train(&TrainingSet::default(), AbstainRule::Cost(0.02)).is_none());
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn a_task_without_examples_is_never_sure() {
     let mut examples = examples();
     let empty = TaskName::new("empty").unwrap();
     examples.tasks.push((empty.clone(), Vec::new()));
-    let classifier = Classifier::train(&examples, Abstain::Cost(0.02)).unwrap();
+    let classifier = Classifier::train(&examples, AbstainRule::Cost(0.02)).unwrap();
     for text in ["freeze my account", "zzz", ""] {
         let verdict = classifier.classify([text].into_iter(), 0);
         assert!(verdict.best.task != empty || verdict.best.confidence < 0.5);

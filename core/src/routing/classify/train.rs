@@ -3,7 +3,7 @@
 //! rather than softmax: a text that belongs to no task is then far from all of them, instead of
 //! being shared out among them.
 
-use super::vocabulary::{Scratch, Sparse, Vocabulary};
+use super::vocabulary::{CountBuffer, SparseVector, Vocabulary};
 
 /// Passes over the examples, where there are many.
 const PASSES: usize = 20;
@@ -23,13 +23,13 @@ const SMALLEST_FACTOR: f32 = 1e-4;
 
 /// What was learnt: for each n-gram a row of weights, one per task.
 #[derive(Debug, Default)]
-pub(super) struct Weights {
+pub(super) struct WeightMatrix {
     tasks: usize,
     rows: Vec<f32>,
     bias: Vec<f32>,
 }
 
-impl Weights {
+impl WeightMatrix {
     /// Learns to tell `tasks` tasks apart from `examples`: texts with the number of their task,
     /// or `None` for those that belong to none.
     pub(super) fn learn(
@@ -37,12 +37,12 @@ impl Weights {
         tasks: usize,
         examples: &[(&str, Option<usize>)],
     ) -> Self {
-        let mut learner = Learner::new(vocabulary.len(), tasks, examples);
-        let mut scratch = Scratch::default();
-        let vectors: Vec<Sparse> = examples
+        let mut learner = WeightTrainer::new(vocabulary.len(), tasks, examples);
+        let mut scratch = CountBuffer::default();
+        let vectors: Vec<SparseVector> = examples
             .iter()
             .map(|(text, _)| {
-                let mut vector = Sparse::new();
+                let mut vector = SparseVector::new();
                 vocabulary.vector(text, &mut scratch, &mut vector);
                 vector
             })
@@ -60,7 +60,7 @@ impl Weights {
     }
 
     /// The score of each task: its bias and its weights by the vector's values.
-    pub(super) fn scores(&self, vector: &Sparse) -> Vec<f32> {
+    pub(super) fn scores(&self, vector: &SparseVector) -> Vec<f32> {
         let mut scores = self.bias.clone();
         for &(place, value) in vector {
             add(&mut scores, self.row(place), value);
@@ -107,8 +107,8 @@ fn prior(task: usize, examples: &[(&str, Option<usize>)]) -> f32 {
 /// Weights in the making. They are `factor` times what `weights` says: the penalty shrinks all
 /// of them at each step, and so does by one multiplication (Bottou, "Stochastic Gradient
 /// Descent Tricks", 2012, section 5.1).
-struct Learner {
-    weights: Weights,
+struct WeightTrainer {
+    weights: WeightMatrix,
     factor: f32,
     penalty: f32,
     steps: f32,
@@ -116,10 +116,10 @@ struct Learner {
     rise: Vec<f32>,
 }
 
-impl Learner {
+impl WeightTrainer {
     fn new(places: usize, tasks: usize, examples: &[(&str, Option<usize>)]) -> Self {
         Self {
-            weights: Weights {
+            weights: WeightMatrix {
                 tasks,
                 rows: vec![0.0; places * tasks],
                 bias: (0..tasks).map(|task| prior(task, examples)).collect(),
@@ -131,7 +131,7 @@ impl Learner {
         }
     }
 
-    fn step(&mut self, vector: &Sparse, task: Option<usize>) {
+    fn step(&mut self, vector: &SparseVector, task: Option<usize>) {
         let size = STEP / (1.0 + STEP * self.penalty * self.steps);
         self.steps += 1.0;
         let tasks = self.weights.tasks;
@@ -161,7 +161,7 @@ impl Learner {
         self.weights.rows.iter_mut().for_each(|w| *w *= factor);
     }
 
-    fn finish(mut self) -> Weights {
+    fn finish(mut self) -> WeightMatrix {
         self.multiply_in();
         self.weights
     }

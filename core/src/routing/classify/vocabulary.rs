@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use nohash_hasher::BuildNoHashHasher;
 
-use super::ngrams::{self, Kind};
+use super::ngrams::{self, NgramKind};
 
 /// Maps n-grams, which are hashed already.
-pub(super) type ByHash<T> = HashMap<u64, T, BuildNoHashHasher<u64>>;
+pub(super) type PassThroughHasher<T> = HashMap<u64, T, BuildNoHashHasher<u64>>;
 
 /// A sparse vector: places in the vocabulary with their values.
-pub(super) type Sparse = Vec<(u32, f32)>;
+pub(super) type SparseVector = Vec<(u32, f32)>;
 
 /// The n-grams that were seen in training.
 #[derive(Debug, Default)]
 pub(super) struct Vocabulary {
-    places: ByHash<u32>,
+    places: PassThroughHasher<u32>,
     /// The n-grams themselves, by place.
-    ngrams: Vec<(Kind, Arc<str>)>,
+    ngrams: Vec<(NgramKind, Arc<str>)>,
     /// Inverse document frequency by place.
     rarity: Vec<f32>,
     /// That of an n-gram never seen.
@@ -28,26 +28,26 @@ pub(super) struct Vocabulary {
 
 /// Room for counting the n-grams of a text, to be used again for the next.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
-    counts: Vec<(u64, Kind)>,
+pub(super) struct CountBuffer {
+    counts: Vec<(u64, NgramKind)>,
 }
 
 impl Vocabulary {
     /// The n-grams of `texts`.
     pub(super) fn of<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
-        struct Seen {
-            kind: Kind,
+        struct NgramCount {
+            kind: NgramKind,
             ngram: Arc<str>,
             documents: u32,
             /// The last one.
             document: u32,
         }
-        let mut found: ByHash<Seen> = ByHash::default();
+        let mut found: PassThroughHasher<NgramCount> = PassThroughHasher::default();
         let mut number = 0_u32;
         for text in texts {
             number += 1;
             ngrams::each(text, |kind, hash, ngram| {
-                let seen = found.entry(hash).or_insert_with(|| Seen {
+                let seen = found.entry(hash).or_insert_with(|| NgramCount {
                     kind,
                     ngram: ngram.into(),
                     documents: 0,
@@ -81,14 +81,14 @@ impl Vocabulary {
     }
 
     /// The n-gram at a place.
-    pub(super) fn ngram(&self, place: u32) -> (Kind, Arc<str>) {
+    pub(super) fn ngram(&self, place: u32) -> (NgramKind, Arc<str>) {
         let (kind, ngram) = &self.ngrams[place as usize];
         (*kind, ngram.clone())
     }
 
     /// Writes `text` as a vector to `vector`. N-grams never seen count for its length, so that
     /// a text that is mostly foreign is short.
-    pub(super) fn vector(&self, text: &str, scratch: &mut Scratch, vector: &mut Sparse) {
+    pub(super) fn vector(&self, text: &str, scratch: &mut CountBuffer, vector: &mut SparseVector) {
         vector.clear();
         let mut squares = [0_f32; 2];
         let mut letters_from = 0;
@@ -99,7 +99,7 @@ impl Vocabulary {
             squares[kind as usize] += value * value;
             if let Some(at) = place {
                 vector.push((at, value));
-                if kind == Kind::Words {
+                if kind == NgramKind::Words {
                     letters_from = vector.len();
                 }
             }
@@ -113,9 +113,9 @@ impl Vocabulary {
     }
 }
 
-impl Scratch {
+impl CountBuffer {
     /// Tells each n-gram of `text` once, words before letters, with how often it is in it.
-    fn count(&mut self, text: &str, mut tell: impl FnMut(u64, Kind, u32)) {
+    fn count(&mut self, text: &str, mut tell: impl FnMut(u64, NgramKind, u32)) {
         self.counts.clear();
         ngrams::each(text, |kind, hash, _| self.counts.push((hash, kind)));
         self.counts
@@ -132,8 +132,8 @@ mod tests {
     use super::*;
 
     fn length(vocabulary: &Vocabulary, text: &str) -> f32 {
-        let mut vector = Sparse::new();
-        vocabulary.vector(text, &mut Scratch::default(), &mut vector);
+        let mut vector = SparseVector::new();
+        vocabulary.vector(text, &mut CountBuffer::default(), &mut vector);
         vector.iter().map(|(_, v)| v * v).sum::<f32>().sqrt()
     }
 

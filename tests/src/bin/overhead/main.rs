@@ -1,4 +1,4 @@
-//! What Flotilla adds to a request: an agent with the null engine asked directly over gRPC,
+//! What Flotilla adds to a request: an agent with the simulated engine asked directly over gRPC,
 //! and the same agent through HTTP and the controller. 9 output tokens, streamed and not, at
 //! 1 and 32 connections, all in one run on one machine, load generator included. Then what telemetry
 //! costs: the same fleet with it off, and with metrics, OTLP and one trace in a hundred.
@@ -9,13 +9,13 @@ mod telemetry;
 
 use std::time::Duration;
 
-use flotilla_controller::fleet::Fleet;
-use flotilla_controller::{Config, Controller, StoreAddress};
+use flotilla_controller::fleet::FleetHandle;
+use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::ModelName;
-use flotilla_core::generate::{GenerateRequest, Input, Message};
+use flotilla_core::generate::{ChatMessage, GenerateInput, GenerateRequest};
 use flotilla_proto::v1;
 use flotilla_tests::http_load::{Connection, Measured, measure};
-use flotilla_tests::{Cluster, Mode, Process, null_model};
+use flotilla_tests::{Cluster, Mode, Process, simulated_model};
 use serde_json::json;
 
 const MODEL: &str = "instant";
@@ -51,11 +51,11 @@ fn name(stream: bool) -> &'static str {
 async fn grpc(time: Duration) {
     let dir = tempfile::tempdir().expect("a directory");
     let any = ([127, 0, 0, 1], 0).into();
-    let controller = Controller::start(Config {
+    let controller = Controller::start(ControllerConfig {
         http: any,
         link: any,
         store: StoreAddress::Embedded(dir.path().join("store")),
-        ..Config::default()
+        ..ControllerConfig::default()
     })
     .await
     .expect("a controller");
@@ -72,7 +72,7 @@ async fn grpc(time: Duration) {
     ];
     let _agent = Process::start(dir.path(), &args);
     let spec = json!({"outputTokens": 9});
-    let resource = flotilla_core::spec::Resource::from_json(null_model(MODEL, 1, &spec));
+    let resource = flotilla_core::spec::Resource::from_json(simulated_model(MODEL, 1, &spec));
     let model = resource.and_then(flotilla_core::spec::Model::try_from);
     let mut model = model.expect("a valid model");
     model.spec.concurrency = 1_000;
@@ -104,7 +104,7 @@ async fn grpc(time: Duration) {
     controller.stop().await;
 }
 
-async fn until_ready(fleet: &Fleet) {
+async fn until_ready(fleet: &FleetHandle) {
     let mut changes = fleet.changes();
     while fleet
         .view()
@@ -121,10 +121,10 @@ fn request(stream: bool) -> v1::GenerateRequest {
         stream,
         ..GenerateRequest::new(
             ModelName::new(MODEL).expect("a name"),
-            Input::Chat(vec![Message {
+            GenerateInput::Chat(vec![ChatMessage {
                 role: "user".into(),
                 content: "hello".into(),
-                ..Message::default()
+                ..ChatMessage::default()
             }]),
         )
     };
@@ -150,7 +150,7 @@ async fn http(time: Duration) {
 
 async fn serve(cluster: &Cluster) {
     let api = cluster.api();
-    let mut model = null_model(MODEL, 1, &json!({"outputTokens": 9}));
+    let mut model = simulated_model(MODEL, 1, &json!({"outputTokens": 9}));
     model["spec"]["concurrency"] = json!(1_000);
     api.apply(&model).await;
     cluster.until(async || api.ready(MODEL).await == 1).await;

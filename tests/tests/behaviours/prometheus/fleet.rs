@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use axum::Router;
 use axum::http::StatusCode;
-use flotilla_tests::{Api, Cluster, Etcd, Mode, Process, address, free_address, null_model};
+use flotilla_tests::{Api, Cluster, Etcd, Mode, Process, address, free_address, simulated_model};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -46,7 +46,7 @@ impl Observed {
         let of_node = free_address();
         let (link, metrics) = (cluster.link().to_string(), of_node.to_string());
         let mut agent = vec!["agent", "--join", &link, "--name", "slow"];
-        agent.extend(["--zone", "clinic", "--null-slowdown", "10"]);
+        agent.extend(["--zone", "clinic", "--simulated-slowdown", "10"]);
         agent.extend(["--data-dir", "slow", "--drain", "5", "--metrics", &metrics]);
         let slow = Process::start(cluster.dir(), &agent);
         let targets = [cluster.http(), address(&line, "http")];
@@ -77,11 +77,12 @@ impl Observed {
             options.as_object_mut().unwrap().extend(more);
             options
         };
-        api.apply(&null_model("large", 2, &pace(json!({})))).await;
+        api.apply(&simulated_model("large", 2, &pace(json!({}))))
+            .await;
         let unsure = pace(json!({"tokenProbability": 0.4}));
-        api.apply(&null_model("small", 2, &unsure)).await;
+        api.apply(&simulated_model("small", 2, &unsure)).await;
         let broken = json!({
-            "apiVersion": "flotilla/v1", "kind": "Model", "metadata": {"name": "broken"},
+            "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "broken"},
             "spec": {
                 "engine": "upstream", "replicas": 2,
                 "options": {"url": self.broken_server().await},
@@ -101,7 +102,7 @@ impl Observed {
         api.apply(&task("travel", travel)).await;
         let grid = json!({"carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR"});
         let router = json!({
-            "apiVersion": "flotilla/v1", "kind": "Router", "metadata": {"name": "default"},
+            "apiVersion": "flotilla.dev/v1", "kind": "Router", "metadata": {"name": "default"},
             "spec": {"grid": grid},
         });
         api.apply(&router).await;

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flotilla_telemetry::names::{self, By, Kind, Metric};
+use flotilla_telemetry::names::{self, InstrumentKind, MetricDefinition, Reporter};
 
 use super::promql::{Named, named};
 
 /// The metric that Prometheus knows by this name.
-fn known(name: &str) -> Option<&'static Metric> {
+fn known(name: &str) -> Option<&'static MetricDefinition> {
     names::ALL.iter().copied().find(|metric| {
         let suffixes: &[&str] = match metric.kind {
-            Kind::Histogram => &["_bucket", "_sum", "_count"],
-            Kind::Counter | Kind::Gauge => &[""],
+            InstrumentKind::Histogram => &["_bucket", "_sum", "_count"],
+            InstrumentKind::Counter | InstrumentKind::Gauge => &[""],
         };
         let own = metric.prometheus_name();
         suffixes
@@ -21,7 +21,7 @@ fn known(name: &str) -> Option<&'static Metric> {
 }
 
 /// The labels that a metric of the table has with Prometheus.
-fn labels(metric: &Metric, name: &str) -> BTreeSet<String> {
+fn labels(metric: &MetricDefinition, name: &str) -> BTreeSet<String> {
     let own = metric.attributes.iter().map(|key| key.replace('.', "_"));
     let mut labels: BTreeSet<_> = own.collect();
     if name.ends_with("_bucket") {
@@ -50,7 +50,7 @@ impl Recorded {
             }
             let metric = known(name).unwrap_or_else(|| panic!("{place}: {name} is no metric"));
             let mut labels = &labels(metric, name) | &scraped();
-            if metric.by == By::Agent {
+            if metric.by == Reporter::Agent {
                 labels.insert("flotilla_node".into());
             }
             labels
@@ -95,12 +95,12 @@ pub(super) fn check_told(text: &str, controller: bool) -> BTreeSet<&'static str>
         let name = told.metrics.first().unwrap();
         let metric = known(name).unwrap_or_else(|| panic!("{name} is not in the table"));
         let mut may = labels(metric, name);
-        if metric.by == By::Agent && controller {
+        if metric.by == Reporter::Agent && controller {
             assert!(told.labels.contains("flotilla_node"), "{line}");
             may.insert("flotilla_node".into());
         }
         assert!(told.labels.is_subset(&may), "{line}");
-        assert!(controller || metric.by == By::Agent, "{line}");
+        assert!(controller || metric.by == Reporter::Agent, "{line}");
     }
     told
 }

@@ -1,4 +1,4 @@
-//! The null engine: fixed tokens at a fixed pace. It measures everything but a model, and
+//! The simulated engine: fixed tokens at a fixed pace. It measures everything but a model, and
 //! stands for models in simulations; its answers say what they are.
 
 use std::collections::HashSet;
@@ -8,22 +8,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::generate::{
-    Delta, EmbedRequest, Embeddings, Event, FinishReason, Finished, GenerateRequest, Input,
-    RequestError, TokenLogprob, Usage,
+    ChoiceDelta, ChoiceFinished, EmbedRequest, Embeddings, FinishReason, GenerateEvent,
+    GenerateInput, GenerateRequest, RequestError, TokenLogprob, Usage,
 };
 use flotilla_core::routing::marks;
 use flotilla_core::spec::{EngineOptions, Model};
 use futures::{StreamExt, stream};
 
-use super::{Engine, Events, LoadError, LoadedModel, Progress};
-use crate::accounts::Computes;
+use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
 
 /// What the answers are made of, over and over.
 const WORDS: [&str; 9] = [
     "This ",
     "is ",
     "the ",
-    "null ",
+    "simulated ",
     "engine ",
     "of ",
     "Flotilla, ",
@@ -34,29 +33,33 @@ const WORDS: [&str; 9] = [
 const DEFAULT_TOKENS: u32 = 16;
 
 /// Fixed tokens at a fixed pace.
-pub struct Null {
+pub struct SimulatedEngine {
     /// How many times slower than the spec says.
     pub slowdown: f64,
 }
 
 #[async_trait]
-impl Engine for Null {
+impl Engine for SimulatedEngine {
     async fn estimate(&self, model: &Model) -> Result<Bytes, LoadError> {
         // It takes none, and stands for what the spec says it takes.
         Ok(model.spec.memory.unwrap_or_default())
     }
 
-    async fn load(&self, model: &Model, _: Progress) -> Result<Arc<dyn LoadedModel>, LoadError> {
+    async fn load(
+        &self,
+        model: &Model,
+        _: LoadProgress,
+    ) -> Result<Arc<dyn LoadedModel>, LoadError> {
         let options = &model.spec.options;
         tokio::time::sleep(Duration::from_millis(options.load_ms.unwrap_or(0))).await;
         if let Some(problem) = &options.load_error {
             return Err(LoadError::Engine(problem.clone()));
         }
-        Ok(Arc::new(NullModel::new(options, self.slowdown)))
+        Ok(Arc::new(SimulatedModel::new(options, self.slowdown)))
     }
 }
 
-struct NullModel {
+struct SimulatedModel {
     tokens: u32,
     /// Of each token: its logarithm.
     logprob: f32,
@@ -70,9 +73,9 @@ struct NullModel {
 /// Beginnings that are kept; then all are forgotten.
 const KEPT: usize = 10_000;
 
-impl NullModel {
+impl SimulatedModel {
     /// The part of the prompt that it has not read before.
-    fn unread(&self, input: &Input) -> f64 {
+    fn unread(&self, input: &GenerateInput) -> f64 {
         let Some(read) = &self.read else {
             return 1.0;
         };
@@ -94,7 +97,7 @@ impl NullModel {
             logprob: options.token_probability.unwrap_or(1.0).ln(),
             first: Duration::from_millis(options.time_to_first_token_ms.unwrap_or(0))
                 .mul_f64(slowdown),
-            read: options.keeps_prefixes.unwrap_or(false).then(Mutex::default),
+            read: options.prefix_cache.unwrap_or(false).then(Mutex::default),
             gap: if pace > 0.0 {
                 Duration::from_secs_f64(1.0 / pace)
             } else {
@@ -105,7 +108,7 @@ impl NullModel {
 }
 
 /// All events of an answer, with its tokens in turn over the choices.
-fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<Event> {
+fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<GenerateEvent> {
     let limit = request.sampling.max_tokens.unwrap_or(u32::MAX);
     let given = tokens.min(limit);
     let reason = if given < tokens {
@@ -122,24 +125,25 @@ fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<Event> {
                 logprob,
                 ..TokenLogprob::default()
             });
-            events.push(Event::Delta(Delta {
+            events.push(GenerateEvent::Delta(ChoiceDelta {
                 choice,
                 content: word.into(),
                 logprobs: logprobs.into_iter().collect(),
-                ..Delta::default()
+                ..ChoiceDelta::default()
             }));
         }
     }
-    let ends = (0..request.choices).map(|choice| Event::Finished(Finished { choice, reason }));
+    let ends = (0..request.choices)
+        .map(|choice| GenerateEvent::Finished(ChoiceFinished { choice, reason }));
     events.extend(ends);
     let prompt: usize = match &request.input {
-        Input::Text(text) => text.split_whitespace().count(),
-        Input::Chat(messages) => messages
+        GenerateInput::Text(text) => text.split_whitespace().count(),
+        GenerateInput::Chat(messages) => messages
             .iter()
             .map(|message| message.content.split_whitespace().count())
             .sum(),
     };
-    events.push(Event::Usage(Usage {
+    events.push(GenerateEvent::Usage(Usage {
         prompt_tokens: prompt as u32,
         completion_tokens: given.saturating_mul(request.choices),
         timing: None,
@@ -149,16 +153,16 @@ fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<Event> {
 }
 
 #[async_trait]
-impl LoadedModel for NullModel {
-    fn computes(&self) -> Computes {
-        Computes::Nowhere
+impl LoadedModel for SimulatedModel {
+    fn compute_location(&self) -> ComputeLocation {
+        ComputeLocation::Simulated
     }
 
-    fn keeps_prefixes(&self) -> bool {
+    fn has_prefix_cache(&self) -> bool {
         self.read.is_some()
     }
 
-    async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
+    async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
         let events = events(self.tokens, self.logprob, &request);
         let first = self.first.mul_f64(self.unread(&request.input));
         let gap = self.gap;
@@ -171,7 +175,7 @@ impl LoadedModel for NullModel {
         let paced = stream::iter(events)
             .enumerate()
             .then(move |(i, event)| async move {
-                if matches!(event, Event::Delta(_)) {
+                if matches!(event, GenerateEvent::Delta(_)) {
                     tokio::time::sleep_until(start + gap * (i / choices) as u32).await;
                 }
                 Ok(event)
@@ -182,7 +186,7 @@ impl LoadedModel for NullModel {
     async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
         Err(RequestError::invalid(
             "model",
-            "The null engine makes no embeddings.",
+            "The simulated engine makes no embeddings.",
         ))
     }
 }
@@ -191,26 +195,32 @@ impl LoadedModel for NullModel {
 mod tests {
     use super::*;
     use flotilla_core::ModelName;
-    use flotilla_core::generate::Sampling;
+    use flotilla_core::generate::SamplingParams;
 
     fn request(max_tokens: Option<u32>, choices: u32) -> GenerateRequest {
         GenerateRequest {
-            sampling: Sampling {
+            sampling: SamplingParams {
                 max_tokens,
-                ..Sampling::default()
+                ..SamplingParams::default()
             },
             choices,
             stream: true,
-            ..GenerateRequest::new(ModelName::new("m").unwrap(), Input::Text("a b c".into()))
+            ..GenerateRequest::new(
+                ModelName::new("m").unwrap(),
+                GenerateInput::Text("a b c".into()),
+            )
         }
     }
 
     #[test]
     fn max_tokens_cuts_the_answer_and_says_so() {
         let all = events(4, 0.0, &request(Some(3), 2));
-        let deltas = all.iter().filter(|e| matches!(e, Event::Delta(_))).count();
+        let deltas = all
+            .iter()
+            .filter(|e| matches!(e, GenerateEvent::Delta(_)))
+            .count();
         assert_eq!(deltas, 6);
-        let end = Event::Finished(Finished {
+        let end = GenerateEvent::Finished(ChoiceFinished {
             choice: 1,
             reason: FinishReason::Length,
         });
@@ -221,12 +231,12 @@ mod tests {
             timing: None,
             energy: None,
         };
-        assert_eq!(all.last(), Some(&Event::Usage(usage)));
+        assert_eq!(all.last(), Some(&GenerateEvent::Usage(usage)));
     }
 
     #[tokio::test]
     async fn the_pace_is_kept() {
-        let model = NullModel {
+        let model = SimulatedModel {
             logprob: 0.0,
             read: None,
             tokens: 5,

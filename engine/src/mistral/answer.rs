@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_stream::stream;
 use either::Either;
 use flotilla_core::generate::{
-    Delta, Event, FinishReason, Finished, GenerateRequest, Input, RequestError, TokenAlternative,
-    TokenLogprob, ToolCallDelta, Usage,
+    ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, GenerateInput, GenerateRequest,
+    RequestError, TokenLogprob, ToolCallDelta, TopLogprob, Usage,
 };
 use futures::{Stream, StreamExt, stream as streams};
 use mistralrs_core::{
@@ -17,25 +17,25 @@ use mistralrs_core::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::EngineThread;
-use super::request::Draft;
-use super::sampler::{self, Drawn, Journal};
-use super::stop::{StopTexts, Verdict};
-use crate::engine::Events;
+use super::request::EngineRequest;
+use super::sampler::{self, SampledToken, TokenJournal};
+use super::stop::{StopMatch, StopTexts};
+use crate::GenerateEvents;
 
 /// One choice on its way.
-pub(super) struct Choice {
+pub(super) struct ChoiceTask {
     pub(super) index: u32,
     pub(super) request: Arc<GenerateRequest>,
-    pub(super) draft: Draft,
+    pub(super) draft: EngineRequest,
     pub(super) engine: Arc<EngineThread>,
 }
 
 /// A choice's turn in the engine. The engine notices only at its next token that nobody
 /// listens any more: until it has let go of the sequence, the turn is not given to another.
-struct Turn {
+struct EnginePermit {
     permit: Option<OwnedSemaphorePermit>,
     /// Shared with the sequence in the engine, and with nobody else.
-    journal: Arc<Journal>,
+    journal: Arc<TokenJournal>,
 }
 
 /// How often it is looked at whether the engine has let go of a sequence.
@@ -43,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(1);
 /// How long that may take before the turn is given on all the same.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-impl Drop for Turn {
+impl Drop for EnginePermit {
     fn drop(&mut self) {
         let (permit, journal) = (self.permit.take(), self.journal.clone());
         // This one and the field are two.
@@ -69,7 +69,7 @@ impl Drop for Turn {
 }
 
 /// The events of all choices, with their usage summed at the end.
-pub(super) fn events(mut choices: Vec<Choice>) -> Events {
+pub(super) fn events(mut choices: Vec<ChoiceTask>) -> GenerateEvents {
     if choices.len() == 1 {
         return choices.remove(0).events().boxed();
     }
@@ -78,7 +78,7 @@ pub(super) fn events(mut choices: Vec<Choice>) -> Events {
         let mut total = Usage::default();
         while let Some(event) = all.next().await {
             match event {
-                Ok(Event::Usage(usage)) => {
+                Ok(GenerateEvent::Usage(usage)) => {
                     // The prompt is the same for all.
                     total.prompt_tokens = usage.prompt_tokens;
                     total.completion_tokens += usage.completion_tokens;
@@ -90,13 +90,13 @@ pub(super) fn events(mut choices: Vec<Choice>) -> Events {
                 event => yield event,
             }
         }
-        yield Ok(Event::Usage(total));
+        yield Ok(GenerateEvent::Usage(total));
     }
     .boxed()
 }
 
 /// A chunk of either kind of completion, in common words.
-struct Chunk {
+struct EngineChunk {
     content: String,
     reasoning: String,
     tool_calls: Vec<ToolCallResponse>,
@@ -105,9 +105,9 @@ struct Chunk {
     usage: Option<EngineUsage>,
 }
 
-impl Choice {
+impl ChoiceTask {
     /// The events of this choice. An error ends them.
-    fn events(self) -> impl Stream<Item = Result<Event, RequestError>> + Send {
+    fn events(self) -> impl Stream<Item = Result<GenerateEvent, RequestError>> + Send {
         let Self {
             index,
             request,
@@ -120,8 +120,8 @@ impl Choice {
                 return;
             };
             let journal = draft.journal.clone();
-            let turn = Turn { permit: Some(permit), journal: journal.clone() };
-            let answer = Answer { index, request, journal, engine };
+            let turn = EnginePermit { permit: Some(permit), journal: journal.clone() };
+            let answer = ChoiceState { index, request, journal, engine };
             if let Err(error) = answer.fit(&mut draft).await {
                 yield Err(error);
                 return;
@@ -149,21 +149,21 @@ impl Choice {
                         return;
                     }
                     // The engine sends nothing for a last token that ends inside a character.
-                    None => Chunk::last(limit.is_some_and(|limit| answer.journal.drawn() >= limit)),
+                    None => EngineChunk::last(limit.is_some_and(|limit| answer.journal.drawn() >= limit)),
                 };
                 if std::mem::take(&mut first) {
                     chunk.restore_space();
                 }
                 let (delta, reason) = answer.delta(&chunk, &mut stops);
                 if let Some(delta) = delta {
-                    yield Ok(Event::Delta(delta));
+                    yield Ok(GenerateEvent::Delta(delta));
                 }
                 if let Some(reason) = reason {
-                    yield Ok(Event::Finished(Finished { choice: index, reason }));
+                    yield Ok(GenerateEvent::Finished(ChoiceFinished { choice: index, reason }));
                     let usage = answer.usage(chunk.usage).await;
                     drop(responses);
                     drop(turn);
-                    yield Ok(Event::Usage(usage));
+                    yield Ok(GenerateEvent::Usage(usage));
                     return;
                 }
             }
@@ -171,7 +171,7 @@ impl Choice {
     }
 }
 
-impl Chunk {
+impl EngineChunk {
     /// The end of an answer that the engine did not tell.
     fn last(by_length: bool) -> Self {
         let finish = if by_length { "length" } else { "stop" };
@@ -198,23 +198,25 @@ impl Chunk {
 }
 
 /// A choice that computes.
-struct Answer {
+struct ChoiceState {
     index: u32,
     request: Arc<GenerateRequest>,
-    journal: Arc<Journal>,
+    journal: Arc<TokenJournal>,
     engine: Arc<EngineThread>,
 }
 
-impl Answer {
+impl ChoiceState {
     /// Limits the answer to what the context leaves beside the prompt: the engine would fail
     /// there, and every request it computes with it.
-    async fn fit(&self, draft: &mut Draft) -> Result<(), RequestError> {
+    async fn fit(&self, draft: &mut EngineRequest) -> Result<(), RequestError> {
         /// No chat template adds more than this to a message, in bytes.
         const TEMPLATE: usize = 256;
         let context = self.engine.context;
         let bytes: usize = match &self.request.input {
-            Input::Text(text) => text.len(),
-            Input::Chat(messages) => messages.iter().map(|m| m.content.len() + TEMPLATE).sum(),
+            GenerateInput::Text(text) => text.len(),
+            GenerateInput::Chat(messages) => {
+                messages.iter().map(|m| m.content.len() + TEMPLATE).sum()
+            }
         };
         // A token has at least one byte, so a short request need not be counted.
         let limit = draft.sampling.max_len;
@@ -261,8 +263,10 @@ impl Answer {
         let (response, mut tokens) = mpsc::channel(1);
         let request = TokenizationRequest {
             text: match &self.request.input {
-                Input::Text(text) => Either::Right(text.clone()),
-                Input::Chat(messages) => Either::Left(super::request::conversation(messages)),
+                GenerateInput::Text(text) => Either::Right(text.clone()),
+                GenerateInput::Chat(messages) => {
+                    Either::Left(super::request::conversation(messages))
+                }
             },
             tools: None,
             add_generation_prompt: true,
@@ -283,7 +287,11 @@ impl Answer {
     }
 
     /// What a chunk adds, and why the choice ends with it, if it does.
-    fn delta(&self, chunk: &Chunk, stops: &mut StopTexts) -> (Option<Delta>, Option<FinishReason>) {
+    fn delta(
+        &self,
+        chunk: &EngineChunk,
+        stops: &mut StopTexts,
+    ) -> (Option<ChoiceDelta>, Option<FinishReason>) {
         let finish = chunk.finish.as_deref();
         let mut content = chunk.content.clone();
         let mut reason = finish.map(finish_reason);
@@ -297,8 +305,8 @@ impl Answer {
             }
         }
         let mut text = match stops.push(content) {
-            Verdict::Go(text) => text,
-            Verdict::Stop(text) => {
+            StopMatch::Go(text) => text,
+            StopMatch::Stop(text) => {
                 reason = Some(FinishReason::Stop);
                 text
             }
@@ -312,7 +320,7 @@ impl Answer {
             // The end token is no part of the answer, nor is its log-probability.
             drawn.pop();
         }
-        let delta = Delta {
+        let delta = ChoiceDelta {
             choice: self.index,
             content: text,
             reasoning: chunk.reasoning.clone(),
@@ -327,8 +335,8 @@ impl Answer {
     }
 
     /// A token and its alternatives with their texts.
-    fn logprob(&self, drawn: Drawn) -> TokenLogprob {
-        let alternative = |(token, logprob)| TokenAlternative {
+    fn logprob(&self, drawn: SampledToken) -> TokenLogprob {
+        let alternative = |(token, logprob)| TopLogprob {
             token: self.engine.token_text(token),
             logprob,
         };
@@ -358,11 +366,11 @@ fn finish_reason(word: &str) -> FinishReason {
 }
 
 /// A response as a chunk; `None` for what says nothing of this choice.
-fn chunk(response: Response) -> Result<Option<Chunk>, RequestError> {
+fn chunk(response: Response) -> Result<Option<EngineChunk>, RequestError> {
     Ok(match response {
         Response::Chunk(ChatCompletionChunkResponse {
             mut choices, usage, ..
-        }) => choices.pop().map(|choice| Chunk {
+        }) => choices.pop().map(|choice| EngineChunk {
             content: choice.delta.content.unwrap_or_default(),
             reasoning: choice.delta.reasoning_content.unwrap_or_default(),
             tool_calls: choice.delta.tool_calls.unwrap_or_default(),
@@ -371,7 +379,7 @@ fn chunk(response: Response) -> Result<Option<Chunk>, RequestError> {
             usage,
         }),
         Response::CompletionChunk(CompletionChunkResponse { mut choices, .. }) => {
-            choices.pop().map(|choice| Chunk {
+            choices.pop().map(|choice| EngineChunk {
                 content: choice.text,
                 reasoning: String::new(),
                 tool_calls: Vec::new(),

@@ -10,7 +10,7 @@ pub(super) struct StopTexts {
 
 /// What to do with a piece.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum StopMatch {
     /// Give this out and go on.
     Go(String),
     /// Give this out and end: a stop text was met.
@@ -26,9 +26,9 @@ impl StopTexts {
     }
 
     /// Takes the next piece.
-    pub(super) fn push(&mut self, piece: String) -> Verdict {
+    pub(super) fn push(&mut self, piece: String) -> StopMatch {
         if self.stops.is_empty() {
-            return Verdict::Go(piece);
+            return StopMatch::Go(piece);
         }
         self.held.push_str(&piece);
         let met = self
@@ -37,7 +37,7 @@ impl StopTexts {
             .filter_map(|stop| self.held.find(stop.as_str()));
         if let Some(at) = met.min() {
             self.held.truncate(at);
-            return Verdict::Stop(std::mem::take(&mut self.held));
+            return StopMatch::Stop(std::mem::take(&mut self.held));
         }
         let keep = self
             .stops
@@ -46,7 +46,7 @@ impl StopTexts {
             .max();
         let free = self.held.len() - keep.unwrap_or(0);
         let rest = self.held.split_off(free);
-        Verdict::Go(std::mem::replace(&mut self.held, rest))
+        StopMatch::Go(std::mem::replace(&mut self.held, rest))
     }
 
     /// Takes what was held back, at the end of the answer.
@@ -72,8 +72,8 @@ mod tests {
         let mut out = String::new();
         for piece in pieces {
             match texts.push((*piece).to_owned()) {
-                Verdict::Go(text) => out.push_str(&text),
-                Verdict::Stop(text) => return (out + &text, true),
+                StopMatch::Go(text) => out.push_str(&text),
+                StopMatch::Stop(text) => return (out + &text, true),
             }
         }
         (out + &texts.finish(), false)
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn only_what_may_be_a_stop_text_is_held_back() {
         let mut texts = StopTexts::new(vec!["\n\n".into()]);
-        assert_eq!(texts.push("abc\n".into()), Verdict::Go("abc".into()));
-        assert_eq!(texts.push("d".into()), Verdict::Go("\nd".into()));
+        assert_eq!(texts.push("abc\n".into()), StopMatch::Go("abc".into()));
+        assert_eq!(texts.push("d".into()), StopMatch::Go("\nd".into()));
     }
 }

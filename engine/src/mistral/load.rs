@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use flotilla_core::Bytes;
-use flotilla_core::spec::{self, Accelerator, Dtype, Format, ModelSpec, Source};
+use flotilla_core::spec::{self, Accelerator, Dtype, ModelFormat, ModelSource, ModelSpec};
 use futures::FutureExt;
 use mistralrs::model_builder_trait::{
     build_embedding_pipeline, build_gguf_pipeline, build_model_from_pipeline, build_text_pipeline,
@@ -18,7 +18,7 @@ use mistralrs::{
 use mistralrs_core::{IsqType, Pipeline, Request};
 use tokio::sync::{Mutex, mpsc};
 
-use crate::engine::{LoadError, Progress};
+use crate::{LoadError, LoadProgress};
 
 /// As many as mistral.rs keeps by default.
 const PREFIXES: usize = 16;
@@ -32,10 +32,10 @@ const LOOK: Duration = Duration::from_millis(100);
 const OVERHEAD: f64 = 0.2;
 
 /// A model with its engine thread running.
-pub(super) struct Loaded {
+pub(super) struct LoadedEngine {
     pub(super) model: Model,
     /// Dead once the engine thread has dropped the weights.
-    pub(super) weights: Weights,
+    pub(super) weights: WeightsWatch,
     pub(super) sender: mpsc::Sender<Request>,
     pub(super) pipeline: spec::Pipeline,
     /// Tokens of the model's context, where it says.
@@ -48,19 +48,19 @@ pub(super) struct Loaded {
 pub(super) type TokenText = Box<dyn Fn(u32) -> String + Send + Sync>;
 
 /// A look at whether weights are still held.
-pub(super) type Weights = Weak<Mutex<dyn Pipeline>>;
+pub(super) type WeightsWatch = Weak<Mutex<dyn Pipeline>>;
 
 /// What is to be loaded.
 #[derive(Debug, Clone)]
-enum Files {
+enum ModelFiles {
     Folder(PathBuf),
     Gguf { dir: PathBuf, file: String },
 }
 
 /// What the spec asks for, checked.
 #[derive(Clone)]
-struct Plan {
-    files: Files,
+struct LoadPlan {
+    files: ModelFiles,
     pipeline: spec::Pipeline,
     dtype: ModelDType,
     isq: Option<IsqType>,
@@ -69,13 +69,13 @@ struct Plan {
     force_cpu: bool,
 }
 
-/// See [`Engine::estimate`](crate::engine::Engine::estimate): the parameters at the width
+/// See [`Engine::estimate`](crate::Engine::estimate): the parameters at the width
 /// they are computed in, and a part more.
 pub(super) async fn estimate(spec: &ModelSpec) -> Result<Bytes, LoadError> {
     if let Some(memory) = spec.memory {
         return Ok(memory);
     }
-    let plan = Plan::new(spec)?;
+    let plan = LoadPlan::new(spec)?;
     let weights = tokio::task::spawn_blocking(move || weights(&plan))
         .await
         .map_err(|e| LoadError::Engine(e.to_string()))??;
@@ -83,8 +83,11 @@ pub(super) async fn estimate(spec: &ModelSpec) -> Result<Bytes, LoadError> {
 }
 
 /// Loads the model of this spec on a thread of its own.
-pub(super) async fn load(spec: &ModelSpec, progress: Progress) -> Result<Loaded, LoadError> {
-    let plan = Plan::new(spec)?;
+pub(super) async fn load(
+    spec: &ModelSpec,
+    progress: LoadProgress,
+) -> Result<LoadedEngine, LoadError> {
+    let plan = LoadPlan::new(spec)?;
     let expected = estimate(spec).await?;
     let pipeline = plan.pipeline;
     progress("loading", 0.0);
@@ -109,7 +112,7 @@ pub(super) async fn load(spec: &ModelSpec, progress: Progress) -> Result<Loaded,
         .inner()
         .get_sender(None)
         .map_err(|e| LoadError::Engine(e.to_string()))?;
-    Ok(Loaded {
+    Ok(LoadedEngine {
         model,
         weights,
         sender,
@@ -121,7 +124,7 @@ pub(super) async fn load(spec: &ModelSpec, progress: Progress) -> Result<Loaded,
 
 /// Reports how far a load is until it takes too long. mistral.rs does not tell: what the
 /// process has grown by is compared with what the model should take.
-async fn watch(expected: Bytes, progress: &Progress) {
+async fn watch(expected: Bytes, progress: &LoadProgress) {
     let start = resident();
     let look = async {
         loop {
@@ -140,15 +143,15 @@ fn short(error: &impl std::fmt::Display) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-impl Plan {
+impl LoadPlan {
     fn new(spec: &ModelSpec) -> Result<Self, LoadError> {
-        let Some(Source::Path(path)) = &spec.source else {
+        let Some(ModelSource::Path(path)) = &spec.source else {
             return Err(LoadError::Spec("spec.source is not on this node".into()));
         };
-        let files = Files::find(path)?;
+        let files = ModelFiles::find(path)?;
         let format = match files {
-            Files::Folder(_) => Format::Safetensors,
-            Files::Gguf { .. } => Format::Gguf,
+            ModelFiles::Folder(_) => ModelFormat::Safetensors,
+            ModelFiles::Gguf { .. } => ModelFormat::Gguf,
         };
         if spec.format.is_some_and(|wanted| wanted != format) {
             let problem = format!("spec.format is another: {} is {format:?}", path.display());
@@ -171,7 +174,7 @@ impl Plan {
             .map(|name| parse_isq_value(name, None))
             .transpose()
             .map_err(|e| LoadError::Spec(format!("spec.options.quantization: {e}")))?;
-        if isq.is_some() && matches!(files, Files::Gguf { .. }) {
+        if isq.is_some() && matches!(files, ModelFiles::Gguf { .. }) {
             let problem = "spec.options.quantization: a GGUF file is quantised already";
             return Err(LoadError::Spec(problem.into()));
         }
@@ -185,9 +188,9 @@ impl Plan {
         })
     }
 
-    async fn build(self) -> anyhow::Result<(Model, Weights, TokenText)> {
+    async fn build(self) -> anyhow::Result<(Model, WeightsWatch, TokenText)> {
         let (pipeline, scheduler, engine) = match self.files {
-            Files::Folder(dir) if self.pipeline == spec::Pipeline::Embedding => {
+            ModelFiles::Folder(dir) if self.pipeline == spec::Pipeline::Embedding => {
                 let mut builder = EmbeddingModelBuilder::new(dir.display())
                     .with_dtype(self.dtype)
                     .with_token_source(TokenSource::None)
@@ -200,7 +203,7 @@ impl Plan {
                 }
                 build_embedding_pipeline(builder).await
             }
-            Files::Folder(dir) => {
+            ModelFiles::Folder(dir) => {
                 let mut builder = TextModelBuilder::new(dir.display())
                     .with_dtype(self.dtype)
                     .with_token_source(TokenSource::None)
@@ -217,7 +220,7 @@ impl Plan {
                     .with_paged_attn(mistralrs::PagedAttentionMetaBuilder::default().build()?);
                 build_text_pipeline(builder).await
             }
-            Files::Gguf { dir, file } => {
+            ModelFiles::Gguf { dir, file } => {
                 let mut builder = GgufModelBuilder::new(dir.display(), vec![file])
                     .with_token_source(TokenSource::None)
                     .with_max_num_seqs(self.concurrency)
@@ -250,7 +253,7 @@ pub(super) fn on_cpu() -> bool {
     best_device(false).is_ok_and(|device| matches!(device, Device::Cpu))
 }
 
-impl Files {
+impl ModelFiles {
     fn find(path: &Path) -> Result<Self, LoadError> {
         let unusable = |problem: &str| LoadError::Unusable {
             path: path.to_owned(),
@@ -289,18 +292,18 @@ impl Files {
 }
 
 /// Bytes of the weights once loaded.
-fn weights(plan: &Plan) -> Result<u64, LoadError> {
+fn weights(plan: &LoadPlan) -> Result<u64, LoadError> {
     let unusable = |path: &Path, problem: String| LoadError::Unusable {
         path: path.to_owned(),
         problem,
     };
     match &plan.files {
-        Files::Gguf { dir, file } => {
+        ModelFiles::Gguf { dir, file } => {
             let path = dir.join(file);
             let data = std::fs::metadata(&path).map_err(|e| unusable(&path, e.to_string()))?;
             Ok(data.len())
         }
-        Files::Folder(dir) => {
+        ModelFiles::Folder(dir) => {
             let files = std::fs::read_dir(dir).map_err(|e| unusable(dir, e.to_string()))?;
             let mut parameters = 0;
             for file in files.flatten() {
@@ -330,7 +333,7 @@ fn weights(plan: &Plan) -> Result<u64, LoadError> {
 fn safetensors_parameters(path: &Path) -> std::io::Result<u64> {
     use std::io::Read;
     #[derive(serde::Deserialize)]
-    struct Tensor {
+    struct TensorHeader {
         shape: Option<Vec<u64>>,
     }
     /// Above any real header (100 MB is the format's own limit).
@@ -343,7 +346,7 @@ fn safetensors_parameters(path: &Path) -> std::io::Result<u64> {
         return Err(std::io::Error::other("its header makes no sense"));
     }
     let header = std::io::BufReader::new(file.take(length));
-    let tensors: std::collections::HashMap<String, Tensor> = serde_json::from_reader(header)?;
+    let tensors: std::collections::HashMap<String, TensorHeader> = serde_json::from_reader(header)?;
     let shapes = tensors.into_values().filter_map(|tensor| tensor.shape);
     Ok(shapes.map(|shape| shape.iter().product::<u64>()).sum())
 }
@@ -363,7 +366,7 @@ mod tests {
 
     fn spec(path: &Path) -> ModelSpec {
         ModelSpec {
-            source: Some(Source::Path(path.to_owned())),
+            source: Some(ModelSource::Path(path.to_owned())),
             ..ModelSpec::default()
         }
     }
@@ -407,6 +410,6 @@ mod tests {
         let dir = folder("[1]");
         let mut spec = spec(dir.path());
         spec.options.quantization = Some("q99".into());
-        assert!(matches!(Plan::new(&spec), Err(LoadError::Spec(_))));
+        assert!(matches!(LoadPlan::new(&spec), Err(LoadError::Spec(_))));
     }
 }

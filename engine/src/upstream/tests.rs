@@ -27,8 +27,8 @@ async fn load(url: String) -> Result<Arc<dyn LoadedModel>, LoadError> {
         ..ModelSpec::default()
     };
     let model = Model::new(ModelName::new("m").unwrap(), spec);
-    let progress: Progress = Arc::new(|_, _| {});
-    Upstream::new().unwrap().load(&model, progress).await
+    let progress: LoadProgress = Arc::new(|_, _| {});
+    UpstreamEngine::new().unwrap().load(&model, progress).await
 }
 
 fn request() -> GenerateRequest {
@@ -36,16 +36,16 @@ fn request() -> GenerateRequest {
         stream: true,
         ..GenerateRequest::new(
             ModelName::new("m").unwrap(),
-            Input::Chat(vec![Message {
+            GenerateInput::Chat(vec![ChatMessage {
                 role: "user".into(),
                 content: "hi".into(),
-                ..Message::default()
+                ..ChatMessage::default()
             }]),
         )
     }
 }
 
-async fn answer(status: u16, body: &'static str) -> Result<Vec<Event>, RequestError> {
+async fn answer(status: u16, body: &'static str) -> Result<Vec<GenerateEvent>, RequestError> {
     let model = serve(status, body).await.unwrap();
     let events: Vec<_> = model.generate(request()).await?.collect().await;
     events.into_iter().collect()
@@ -62,16 +62,16 @@ async fn a_streamed_answer_becomes_events() {
     let text: String = events
         .iter()
         .filter_map(|event| match event {
-            Event::Delta(delta) => Some(delta.content.as_str()),
+            GenerateEvent::Delta(delta) => Some(delta.content.as_str()),
             _ => None,
         })
         .collect();
     assert_eq!(text, "ab");
-    let end = Event::Finished(Finished {
+    let end = GenerateEvent::Finished(ChoiceFinished {
         choice: 0,
         reason: FinishReason::Length,
     });
-    let usage = Event::Usage(Usage {
+    let usage = GenerateEvent::Usage(Usage {
         prompt_tokens: 3,
         completion_tokens: 2,
         timing: None,
@@ -131,7 +131,7 @@ fn a_request_is_written_in_openais_words() {
         parameters: Some("{\"type\":\"object\"}".into()),
     }];
     request.tool_choice = ToolChoice::Named("f".into());
-    request.constraint = Some(Constraint::JsonObject);
+    request.constraint = Some(OutputConstraint::JsonObject);
     request.logprobs = Some(2);
     let (path, body) = body("there", &request);
     assert_eq!(path, "chat/completions");

@@ -9,9 +9,9 @@ use async_stream::stream;
 use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::generate::{
-    Constraint, Delta, EmbedRequest, Embeddings, Event, FinishReason, Finished, GenerateRequest,
-    Input, Message, RequestError, Sampling, TokenAlternative, TokenLogprob, Tool, ToolCallDelta,
-    ToolChoice, Usage,
+    ChatMessage, ChoiceDelta, ChoiceFinished, EmbedRequest, Embeddings, FinishReason,
+    GenerateEvent, GenerateInput, GenerateRequest, OutputConstraint, RequestError, SamplingParams,
+    TokenLogprob, Tool, ToolCallDelta, ToolChoice, TopLogprob, Usage,
 };
 use flotilla_core::spec::Model;
 use futures::{Stream, StreamExt};
@@ -20,8 +20,7 @@ use reqwest::{Client, ClientBuilder, Response, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Engine, Events, LoadError, LoadedModel, Progress};
-use crate::accounts::Computes;
+use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
 
 /// How long the server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,13 +30,13 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_LINE: usize = 4 << 20;
 
 /// Models of OpenAI-compatible servers.
-pub struct Upstream {
+pub struct UpstreamEngine {
     client: Client,
     /// Asks nobody on the way, whatever the environment says.
     direct: Client,
 }
 
-impl Upstream {
+impl UpstreamEngine {
     /// An engine with a connection pool of its own.
     ///
     /// # Errors
@@ -62,7 +61,7 @@ impl Upstream {
 }
 
 #[async_trait]
-impl Engine for Upstream {
+impl Engine for UpstreamEngine {
     async fn estimate(&self, _: &Model) -> Result<Bytes, LoadError> {
         // The server's memory is the server's business.
         Ok(Bytes(0))
@@ -71,7 +70,7 @@ impl Engine for Upstream {
     async fn load(
         &self,
         model: &Model,
-        progress: Progress,
+        progress: LoadProgress,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
         progress("asking the server", 0.0);
         let options = &model.spec.options;
@@ -147,16 +146,16 @@ impl UpstreamModel {
 
 #[async_trait]
 impl LoadedModel for UpstreamModel {
-    fn computes(&self) -> Computes {
-        Computes::Elsewhere
+    fn compute_location(&self) -> ComputeLocation {
+        ComputeLocation::OtherProcess
     }
 
-    fn keeps_prefixes(&self) -> bool {
+    fn has_prefix_cache(&self) -> bool {
         // llama.cpp's server, Ollama, vLLM and hosted models do.
         true
     }
 
-    async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
+    async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
         let (path, body) = body(&self.model, &request);
         let response = self.post(path, &body).await?;
         Ok(events(response, request.choices).boxed())
@@ -164,18 +163,18 @@ impl LoadedModel for UpstreamModel {
 
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
         #[derive(Deserialize)]
-        struct Reply {
-            data: Vec<Item>,
+        struct EmbeddingsReply {
+            data: Vec<EmbeddingItem>,
             usage: Option<UsageField>,
         }
         #[derive(Deserialize)]
-        struct Item {
+        struct EmbeddingItem {
             embedding: Vec<f32>,
         }
         let body =
             json!({"model": self.model, "input": request.inputs, "encoding_format": "float"});
         let response = self.post("embeddings", &body).await?;
-        let reply: Reply = response.json().await.map_err(|e| {
+        let reply: EmbeddingsReply = response.json().await.map_err(|e| {
             RequestError::Engine(format!("the server's embeddings make no sense: {e}"))
         })?;
         Ok(Embeddings {
@@ -202,12 +201,12 @@ fn body(model: &str, request: &GenerateRequest) -> (&'static str, Value) {
         set("n", json!(request.choices));
     }
     let path = match &request.input {
-        Input::Text(text) => {
+        GenerateInput::Text(text) => {
             set("prompt", json!(text));
             set("logprobs", json!(request.logprobs));
             "completions"
         }
-        Input::Chat(messages) => {
+        GenerateInput::Chat(messages) => {
             set("messages", messages.iter().map(message).collect());
             if let Some(top) = request.logprobs {
                 set("logprobs", json!(true));
@@ -218,8 +217,10 @@ fn body(model: &str, request: &GenerateRequest) -> (&'static str, Value) {
     };
     match &request.constraint {
         None => {}
-        Some(Constraint::JsonObject) => set("response_format", json!({"type": "json_object"})),
-        Some(Constraint::JsonSchema(schema)) => {
+        Some(OutputConstraint::JsonObject) => {
+            set("response_format", json!({"type": "json_object"}))
+        }
+        Some(OutputConstraint::JsonSchema(schema)) => {
             let schema = json!({"name": "answer", "schema": parsed(schema)});
             set(
                 "response_format",
@@ -243,8 +244,8 @@ fn body(model: &str, request: &GenerateRequest) -> (&'static str, Value) {
 }
 
 /// What differs from the default; servers refuse fields that they do not know.
-fn sampling(sampling: &Sampling, set: &mut impl FnMut(&str, Value)) {
-    let default = Sampling::default();
+fn sampling(sampling: &SamplingParams, set: &mut impl FnMut(&str, Value)) {
+    let default = SamplingParams::default();
     set("temperature", json!(sampling.temperature));
     if sampling.top_p != default.top_p {
         set("top_p", json!(sampling.top_p));
@@ -268,7 +269,7 @@ fn sampling(sampling: &Sampling, set: &mut impl FnMut(&str, Value)) {
     }
 }
 
-fn message(message: &Message) -> Value {
+fn message(message: &ChatMessage) -> Value {
     let calls: Vec<_> = message
         .tool_calls
         .iter()
@@ -308,7 +309,7 @@ fn parsed(json: &str) -> Value {
 
 /// A chunk of either kind of completion; all fields but the choices' may be missing.
 #[derive(Deserialize)]
-struct Chunk {
+struct UpstreamChunk {
     #[serde(default)]
     choices: Vec<ChunkChoice>,
     usage: Option<UsageField>,
@@ -382,7 +383,7 @@ struct UsageField {
 fn events(
     response: Response,
     choices: u32,
-) -> impl Stream<Item = Result<Event, RequestError>> + Send {
+) -> impl Stream<Item = Result<GenerateEvent, RequestError>> + Send {
     stream! {
         let mut lines = std::pin::pin!(lines(response));
         let mut usage = None;
@@ -402,7 +403,7 @@ fn events(
             if data == "[DONE]" {
                 break;
             }
-            let chunk: Chunk = match serde_json::from_str(data) {
+            let chunk: UpstreamChunk = match serde_json::from_str(data) {
                 Ok(chunk) => chunk,
                 Err(error) => {
                     yield Err(RequestError::Engine(format!("the server's answer makes no sense: {error}")));
@@ -418,7 +419,7 @@ fn events(
                 let (index, finish) = (choice.index, choice.finish_reason.clone());
                 if let Some(delta) = delta(choice) {
                     deltas += 1;
-                    yield Ok(Event::Delta(delta));
+                    yield Ok(GenerateEvent::Delta(delta));
                 }
                 if let Some(word) = finish {
                     open = open.saturating_sub(1);
@@ -427,7 +428,7 @@ fn events(
                         "tool_calls" | "function_call" => FinishReason::ToolCalls,
                         _ => FinishReason::Stop,
                     };
-                    yield Ok(Event::Finished(Finished { choice: index, reason }));
+                    yield Ok(GenerateEvent::Finished(ChoiceFinished { choice: index, reason }));
                 }
             }
         }
@@ -438,7 +439,7 @@ fn events(
         // A server that does not count leaves the pieces to be counted.
         let counted = UsageField { prompt_tokens: 0, completion_tokens: deltas };
         let usage = usage.unwrap_or(counted);
-        yield Ok(Event::Usage(Usage {
+        yield Ok(GenerateEvent::Usage(Usage {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
             timing: None,
@@ -473,9 +474,9 @@ fn lines(response: Response) -> impl Stream<Item = Result<String, RequestError>>
 }
 
 /// What a choice of a chunk adds, if anything.
-fn delta(choice: ChunkChoice) -> Option<Delta> {
+fn delta(choice: ChunkChoice) -> Option<ChoiceDelta> {
     let field = choice.delta.unwrap_or_default();
-    let delta = Delta {
+    let delta = ChoiceDelta {
         choice: choice.index,
         content: field.content.or(choice.text).unwrap_or_default(),
         reasoning: field.reasoning_content.unwrap_or_default(),
@@ -497,15 +498,15 @@ fn delta(choice: ChunkChoice) -> Option<Delta> {
             .collect(),
         logprobs: choice.logprobs.map(logprobs).unwrap_or_default(),
     };
-    let nothing = Delta {
+    let nothing = ChoiceDelta {
         choice: delta.choice,
-        ..Delta::default()
+        ..ChoiceDelta::default()
     };
     (delta != nothing).then_some(delta)
 }
 
 fn logprobs(field: LogprobsField) -> Vec<TokenLogprob> {
-    let alternative = |(token, logprob)| TokenAlternative { token, logprob };
+    let alternative = |(token, logprob)| TopLogprob { token, logprob };
     if let Some(content) = field.content {
         let tokens = content.into_iter().map(|token| TokenLogprob {
             token: token.token,

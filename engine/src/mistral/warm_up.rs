@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use flotilla_core::ModelName;
 use flotilla_core::generate::{
-    EmbedRequest, GenerateRequest, Input, Message, RequestError, Sampling,
+    ChatMessage, EmbedRequest, GenerateInput, GenerateRequest, RequestError, SamplingParams,
 };
 use flotilla_core::spec::Pipeline;
 use futures::StreamExt;
 
-use crate::engine::LoadedModel;
+use crate::LoadedModel;
 
 /// How long it may hold a model back that is loaded: a large one is slow for other reasons.
 pub(super) const LONGEST: Duration = Duration::from_secs(5);
@@ -53,13 +53,13 @@ async fn generate(
     name: &ModelName,
     text: &str,
 ) -> Result<(), RequestError> {
-    let chat = Input::Chat(vec![Message {
+    let chat = GenerateInput::Chat(vec![ChatMessage {
         role: "user".into(),
         content: text.into(),
-        ..Message::default()
+        ..ChatMessage::default()
     }]);
     match go_on(model, name, chat).await {
-        Err(_) => go_on(model, name, Input::Text(text.into())).await,
+        Err(_) => go_on(model, name, GenerateInput::Text(text.into())).await,
         Ok(()) => Ok(()),
     }
 }
@@ -67,12 +67,12 @@ async fn generate(
 async fn go_on(
     model: &dyn LoadedModel,
     name: &ModelName,
-    input: Input,
+    input: GenerateInput,
 ) -> Result<(), RequestError> {
     let request = GenerateRequest {
-        sampling: Sampling {
+        sampling: SamplingParams {
             max_tokens: Some(TOKENS),
-            ..Sampling::default()
+            ..SamplingParams::default()
         },
         stream: true,
         ..GenerateRequest::new(name.clone(), input)
@@ -88,7 +88,7 @@ async fn embed(model: &dyn LoadedModel, name: &ModelName, text: &str) -> Result<
     let request = EmbedRequest {
         model: name.clone(),
         inputs: vec![text.into()],
-        standing: Default::default(),
+        queue_key: Default::default(),
         deadline: None,
     };
     model.embed(request).await.map(drop)
@@ -99,7 +99,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::engine::Events;
+    use crate::GenerateEvents;
     use async_trait::async_trait;
     use flotilla_core::generate::Embeddings;
     use futures::stream;
@@ -107,21 +107,21 @@ mod tests {
     /// Notes what it is asked. A chat fails where it `has_no_template`, and nothing ends where it is
     /// `stuck`.
     #[derive(Default)]
-    struct Model {
+    struct FakeModel {
         asked: Mutex<Vec<String>>,
         has_no_template: bool,
         stuck: bool,
     }
 
     #[async_trait]
-    impl LoadedModel for Model {
-        async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
+    impl LoadedModel for FakeModel {
+        async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
             let asked = match request.input {
-                Input::Chat(_) if self.has_no_template => {
+                GenerateInput::Chat(_) if self.has_no_template => {
                     return Err(RequestError::Engine("no template".into()));
                 }
-                Input::Chat(messages) => format!("chat {}", messages[0].content),
-                Input::Text(text) => format!("text {text}"),
+                GenerateInput::Chat(messages) => format!("chat {}", messages[0].content),
+                GenerateInput::Text(text) => format!("text {text}"),
             };
             self.asked.lock().unwrap().push(asked);
             if self.stuck {
@@ -137,7 +137,7 @@ mod tests {
         }
     }
 
-    async fn asked(model: Model, pipeline: Pipeline, longest: Duration) -> Vec<String> {
+    async fn asked(model: FakeModel, pipeline: Pipeline, longest: Duration) -> Vec<String> {
         let name = ModelName::new("m").unwrap();
         warm_up(&model, &name, pipeline, longest).await;
         model.asked.into_inner().unwrap()
@@ -145,23 +145,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_model_is_asked_for_what_it_can_do() {
-        let all = asked(Model::default(), Pipeline::Text, LONGEST).await;
+        let all = asked(FakeModel::default(), Pipeline::Text, LONGEST).await;
         assert_eq!(all, ["chat Hello", "chat Good morning"]);
-        let base = Model {
+        let base = FakeModel {
             has_no_template: true,
-            ..Model::default()
+            ..FakeModel::default()
         };
         let all = asked(base, Pipeline::Text, LONGEST).await;
         assert_eq!(all, ["text Hello", "text Good morning"]);
-        let all = asked(Model::default(), Pipeline::Embedding, LONGEST).await;
+        let all = asked(FakeModel::default(), Pipeline::Embedding, LONGEST).await;
         assert_eq!(all, ["embed Hello", "embed Good morning"]);
     }
 
     #[tokio::test]
     async fn one_that_does_not_answer_is_not_waited_for() {
-        let stuck = Model {
+        let stuck = FakeModel {
             stuck: true,
-            ..Model::default()
+            ..FakeModel::default()
         };
         let all = asked(stuck, Pipeline::Text, Duration::ZERO).await;
         assert_eq!(all, ["chat Hello"]);

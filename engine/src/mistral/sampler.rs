@@ -9,12 +9,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use flotilla_core::generate::Sampling;
+use flotilla_core::generate::SamplingParams;
 use mistralrs::{Device, Tensor};
 use mistralrs_core::{CustomLogitsProcessor, ResponseLogprob};
 
 /// Draws the tokens of one choice of one request.
-pub(super) struct Sampler {
+pub(super) struct TokenSampler {
     temperature: f32,
     top_p: f32,
     top_k: usize,
@@ -24,25 +24,25 @@ pub(super) struct Sampler {
     /// vocabulary.
     logprobs: Option<usize>,
     random: Mutex<fastrand::Rng>,
-    journal: Arc<Journal>,
+    journal: Arc<TokenJournal>,
 }
 
 /// What was drawn for one answer, written down where it is drawn: mistral.rs tells how many
 /// tokens there were only at the end of a chat, not at all of a completion or where a stop
 /// text ends it, and says nothing of a token that ends inside a character.
 #[derive(Default)]
-pub(super) struct Journal {
+pub(super) struct TokenJournal {
     /// Tokens drawn.
     drawn: AtomicUsize,
     /// Prompt and answer, before the last token drawn.
     context: AtomicUsize,
     /// The tokens not yet told of, where log-probabilities are wanted.
-    tokens: Mutex<VecDeque<Drawn>>,
+    tokens: Mutex<VecDeque<SampledToken>>,
 }
 
 /// A token that was drawn.
 #[derive(Debug, PartialEq)]
-pub(super) struct Drawn {
+pub(super) struct SampledToken {
     pub(super) token: u32,
     /// Natural logarithm of its probability, whatever the temperature.
     pub(super) logprob: f32,
@@ -50,7 +50,7 @@ pub(super) struct Drawn {
     pub(super) top: Vec<(u32, f32)>,
 }
 
-impl Journal {
+impl TokenJournal {
     /// Tokens drawn so far.
     pub(super) fn drawn(&self) -> usize {
         self.drawn.load(Ordering::Relaxed)
@@ -65,7 +65,7 @@ impl Journal {
 
     /// The tokens not yet told of, through the first one of this number; all of them without
     /// one.
-    pub(super) fn take_through(&self, token: Option<u32>) -> Vec<Drawn> {
+    pub(super) fn take_through(&self, token: Option<u32>) -> Vec<SampledToken> {
         let mut tokens = self.tokens();
         let found = tokens.iter().position(|t| Some(t.token) == token);
         let end = found.map_or(tokens.len(), |last| last + 1);
@@ -82,15 +82,15 @@ impl Journal {
         again
     }
 
-    fn tokens(&self) -> std::sync::MutexGuard<'_, VecDeque<Drawn>> {
+    fn tokens(&self) -> std::sync::MutexGuard<'_, VecDeque<SampledToken>> {
         // Nothing panics while it is held.
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Sampler {
+impl TokenSampler {
     /// A sampler for the choice of this number; each choice draws differently.
-    pub(super) fn new(sampling: &Sampling, logprobs: Option<u32>, choice: u32) -> Self {
+    pub(super) fn new(sampling: &SamplingParams, logprobs: Option<u32>, choice: u32) -> Self {
         let random = match sampling.seed {
             Some(seed) => fastrand::Rng::with_seed(seed.wrapping_add(u64::from(choice))),
             None => fastrand::Rng::new(),
@@ -108,13 +108,13 @@ impl Sampler {
     }
 
     /// Where the tokens are written down.
-    pub(super) fn journal(&self) -> Arc<Journal> {
+    pub(super) fn journal(&self) -> Arc<TokenJournal> {
         self.journal.clone()
     }
 
     /// Chooses a token and makes it the largest value of `logits`. Returns it with its
     /// log-probability where that is wanted.
-    fn choose(&self, logits: &mut [f32]) -> Option<Drawn> {
+    fn choose(&self, logits: &mut [f32]) -> Option<SampledToken> {
         for (token, bias) in &self.logit_bias {
             if let Some(logit) = logits.get_mut(*token as usize) {
                 *logit += bias;
@@ -129,7 +129,7 @@ impl Sampler {
         let drawn = self.logprobs.map(|alternatives| {
             let largest = logits[best];
             softmax(logits, largest, 1.0);
-            Drawn {
+            SampledToken {
                 token: chosen as u32,
                 logprob: logits[chosen].ln(),
                 top: most_probable(logits, alternatives),
@@ -180,7 +180,7 @@ impl Sampler {
     }
 }
 
-impl CustomLogitsProcessor for Sampler {
+impl CustomLogitsProcessor for TokenSampler {
     fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
         let again = self.journal.count(context.len());
         let mut values: Vec<f32> = logits.to_vec1()?;
@@ -256,15 +256,15 @@ mod tests {
 
     const LOGITS: [f32; 4] = [1.0, 3.0, 2.0, f32::NEG_INFINITY];
 
-    fn sampling(temperature: f64) -> Sampling {
-        Sampling {
+    fn sampling(temperature: f64) -> SamplingParams {
+        SamplingParams {
             temperature,
             seed: Some(1),
-            ..Sampling::default()
+            ..SamplingParams::default()
         }
     }
 
-    fn chosen(sampler: &Sampler) -> usize {
+    fn chosen(sampler: &TokenSampler) -> usize {
         let mut logits = LOGITS;
         sampler.choose(&mut logits);
         argmax(&logits)
@@ -273,14 +273,14 @@ mod tests {
     #[test]
     fn temperature_zero_takes_the_best() {
         for logprobs in [None, Some(2)] {
-            let sampler = Sampler::new(&sampling(0.0), logprobs, 0);
+            let sampler = TokenSampler::new(&sampling(0.0), logprobs, 0);
             assert_eq!(chosen(&sampler), 1);
         }
     }
 
     #[test]
     fn tokens_are_counted_where_they_are_drawn() {
-        let counts = Journal::default();
+        let counts = TokenJournal::default();
         // Of a prompt of 10 tokens 7 were cached; a grammar had the second token drawn twice.
         assert!(!counts.count(3));
         assert_eq!((counts.drawn(), counts.prompt()), (1, None));
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn a_seed_repeats_and_choices_differ() {
         let draws = |choice| {
-            let sampler = Sampler::new(&sampling(2.0), None, choice);
+            let sampler = TokenSampler::new(&sampling(2.0), None, choice);
             (0..20).map(|_| chosen(&sampler)).collect::<Vec<_>>()
         };
         assert_eq!(draws(0), draws(0));
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn draws_follow_the_probabilities() {
-        let sampler = Sampler::new(&sampling(1.0), None, 0);
+        let sampler = TokenSampler::new(&sampling(1.0), None, 0);
         let mut hits = [0u32; 4];
         for _ in 0..10_000 {
             hits[chosen(&sampler)] += 1;
@@ -318,25 +318,25 @@ mod tests {
     #[test]
     fn top_p_top_k_and_min_p_leave_only_the_best() {
         let narrow = [
-            Sampling {
+            SamplingParams {
                 top_p: 0.5,
                 ..sampling(2.0)
             },
-            Sampling {
+            SamplingParams {
                 top_p: 0.0,
                 ..sampling(2.0)
             },
-            Sampling {
+            SamplingParams {
                 top_k: Some(1),
                 ..sampling(2.0)
             },
-            Sampling {
+            SamplingParams {
                 min_p: Some(1.0),
                 ..sampling(2.0)
             },
         ];
         for sampling in narrow {
-            let sampler = Sampler::new(&sampling, None, 0);
+            let sampler = TokenSampler::new(&sampling, None, 0);
             // At temperature 2 the best has just over half of the probability.
             assert!((0..50).all(|_| chosen(&sampler) == 1), "{sampling:?}");
         }
@@ -344,11 +344,11 @@ mod tests {
 
     #[test]
     fn a_bias_moves_the_choice_and_a_forbidden_token_stays_forbidden() {
-        let biased = |token, bias| Sampling {
+        let biased = |token, bias| SamplingParams {
             logit_bias: [(token, bias)].into(),
             ..sampling(0.0)
         };
-        let choose = |sampling: &Sampling| chosen(&Sampler::new(sampling, None, 0));
+        let choose = |sampling: &SamplingParams| chosen(&TokenSampler::new(sampling, None, 0));
         assert_eq!(choose(&biased(1, -100.0)), 2);
         assert_eq!(choose(&biased(0, 100.0)), 0);
         assert_eq!(choose(&biased(3, 100.0)), 1);
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn log_probabilities_are_those_of_the_model() {
         for temperature in [0.0, 2.0] {
-            let sampler = Sampler::new(&sampling(temperature), Some(2), 0);
+            let sampler = TokenSampler::new(&sampling(temperature), Some(2), 0);
             let mut values = LOGITS;
             let drawn = sampler.choose(&mut values).unwrap();
             assert_eq!(argmax(&values), drawn.token as usize);
@@ -372,8 +372,8 @@ mod tests {
 
     #[test]
     fn tokens_without_a_chunk_are_told_of_with_the_next() {
-        let journal = Journal::default();
-        let drawn = |token| Drawn {
+        let journal = TokenJournal::default();
+        let drawn = |token| SampledToken {
             token,
             logprob: 0.0,
             top: Vec::new(),

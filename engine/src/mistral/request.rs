@@ -2,7 +2,8 @@
 
 use either::Either;
 use flotilla_core::generate::{
-    Constraint as Wanted, GenerateRequest, Input, Message, RequestError, Tool, ToolCall, ToolChoice,
+    ChatMessage, GenerateInput, GenerateRequest, OutputConstraint as Wanted, RequestError, Tool,
+    ToolCall, ToolChoice,
 };
 use indexmap::IndexMap;
 use mistralrs_core::{
@@ -12,10 +13,10 @@ use mistralrs_core::{
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-use super::sampler::{Journal, Sampler};
+use super::sampler::{TokenJournal, TokenSampler};
 
 /// What a request to the engine consists of, but for the way back.
-pub(super) struct Draft {
+pub(super) struct EngineRequest {
     pub(super) messages: RequestMessage,
     pub(super) sampling: SamplingParams,
     pub(super) constraint: Constraint,
@@ -24,18 +25,18 @@ pub(super) struct Draft {
     pub(super) processors: Option<Vec<Arc<dyn CustomLogitsProcessor>>>,
     pub(super) return_logprobs: bool,
     pub(super) streaming: bool,
-    pub(super) journal: Arc<Journal>,
+    pub(super) journal: Arc<TokenJournal>,
 }
 
 /// One choice of a request. Always streamed: only a stream can be stopped.
-pub(super) fn draft(request: &GenerateRequest, choice: u32) -> Result<Draft, RequestError> {
+pub(super) fn draft(request: &GenerateRequest, choice: u32) -> Result<EngineRequest, RequestError> {
     let sampling = &request.sampling;
     let with_tools = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
     // With tools the engine puts special tokens into the text: the last token's own text is
     // then needed to take it out again.
     let return_logprobs = request.logprobs.is_some() || with_tools;
-    let sampler = Sampler::new(sampling, request.logprobs, choice);
-    Ok(Draft {
+    let sampler = TokenSampler::new(sampling, request.logprobs, choice);
+    Ok(EngineRequest {
         messages: messages(request),
         sampling: SamplingParams {
             // The sampler has chosen already: take what it left.
@@ -66,12 +67,12 @@ fn nonzero(penalty: f32) -> Option<f32> {
 
 fn messages(request: &GenerateRequest) -> RequestMessage {
     match &request.input {
-        Input::Text(text) => RequestMessage::Completion {
+        GenerateInput::Text(text) => RequestMessage::Completion {
             text: text.clone(),
             echo_prompt: false,
             best_of: None,
         },
-        Input::Chat(messages) => RequestMessage::Chat {
+        GenerateInput::Chat(messages) => RequestMessage::Chat {
             messages: conversation(messages),
             enable_thinking: None,
             reasoning_effort: None,
@@ -80,11 +81,11 @@ fn messages(request: &GenerateRequest) -> RequestMessage {
 }
 
 /// A conversation in the engine's words.
-pub(super) fn conversation(messages: &[Message]) -> Vec<IndexMap<String, MessageContent>> {
+pub(super) fn conversation(messages: &[ChatMessage]) -> Vec<IndexMap<String, MessageContent>> {
     messages.iter().map(message).collect()
 }
 
-fn message(message: &Message) -> IndexMap<String, MessageContent> {
+fn message(message: &ChatMessage) -> IndexMap<String, MessageContent> {
     let mut fields = IndexMap::new();
     // Chat templates know OpenAI's older word only.
     let role = match message.role.as_str() {
@@ -201,10 +202,10 @@ mod tests {
             tool_choice,
             ..GenerateRequest::new(
                 ModelName::new("m").unwrap(),
-                Input::Chat(vec![Message {
+                GenerateInput::Chat(vec![ChatMessage {
                     role: "developer".into(),
                     content: "hi".into(),
-                    ..Message::default()
+                    ..ChatMessage::default()
                 }]),
             )
         }

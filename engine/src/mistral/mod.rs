@@ -30,7 +30,7 @@ use mistralrs_core::{
 };
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Engine, Events, LoadError, LoadedModel, Progress};
+use crate::{Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
 
 /// How long an engine thread may take to end.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -41,13 +41,13 @@ const DEFAULT_CONTEXT: usize = 4_096;
 
 /// mistral.rs, in this process.
 #[derive(Default)]
-pub struct Mistral {
+pub struct MistralEngine {
     /// One load at a time: two would need the memory of both and take no less time.
     loading: tokio::sync::Mutex<()>,
 }
 
 #[async_trait]
-impl Engine for Mistral {
+impl Engine for MistralEngine {
     async fn estimate(&self, model: &spec::Model) -> Result<Bytes, LoadError> {
         load::estimate(&model.spec).await
     }
@@ -55,7 +55,7 @@ impl Engine for Mistral {
     async fn load(
         &self,
         model: &spec::Model,
-        progress: Progress,
+        progress: LoadProgress,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
         let turn = self.loading.lock().await;
         let loaded = load::load(&model.spec, progress).await?;
@@ -96,7 +96,7 @@ struct MistralModel {
     engine: Arc<EngineThread>,
     /// Dropping it ends the engine thread.
     model: Mutex<Option<Model>>,
-    weights: load::Weights,
+    weights: load::WeightsWatch,
     pipeline: Pipeline,
     /// Answers that it computes at once.
     concurrency: usize,
@@ -125,7 +125,7 @@ impl EngineThread {
     /// for all that one answer can consist of.
     async fn send(
         &self,
-        request: request::Draft,
+        request: request::EngineRequest,
     ) -> Result<mpsc::Receiver<Response>, RequestError> {
         let room = request
             .sampling
@@ -165,11 +165,11 @@ impl LoadedModel for MistralModel {
         u32::try_from(self.concurrency).ok()
     }
 
-    fn keeps_prefixes(&self) -> bool {
+    fn has_prefix_cache(&self) -> bool {
         !load::on_cpu() && self.pipeline == Pipeline::Text
     }
 
-    async fn generate(&self, request: GenerateRequest) -> Result<Events, RequestError> {
+    async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
         if self.pipeline == Pipeline::Embedding {
             return Err(RequestError::invalid(
                 "model",
@@ -183,7 +183,7 @@ impl LoadedModel for MistralModel {
         let mut choices = Vec::with_capacity(request.choices as usize);
         for choice in 0..request.choices {
             let draft = request::draft(&request, choice)?;
-            choices.push(answer::Choice {
+            choices.push(answer::ChoiceTask {
                 index: choice,
                 request: request.clone(),
                 draft,
@@ -245,7 +245,7 @@ impl MistralModel {
         let _turn = self.engine.turns.acquire().await.map_err(|_| ended())?;
         let mut responses = self
             .engine
-            .send(request::Draft {
+            .send(request::EngineRequest {
                 messages: RequestMessage::Embedding { prompt },
                 sampling: SamplingParams::deterministic(),
                 constraint: Constraint::None,

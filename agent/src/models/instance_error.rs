@@ -1,0 +1,38 @@
+//! Why a model instance cannot serve.
+
+use flotilla_core::Bytes;
+use flotilla_engine::LoadError;
+
+use crate::artifacts::ArtifactError;
+
+/// Why a model instance cannot serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InstanceError {
+    /// The node has too little memory for the model.
+    #[error("it needs about {needed} of memory, {free} are free")]
+    Memory {
+        /// The memory that the model would take.
+        needed: Bytes,
+        /// The memory that is free for models.
+        free: Bytes,
+    },
+    /// The model's files could not be brought to this node.
+    #[error(transparent)]
+    Fetch(#[from] ArtifactError),
+    /// The engine could not load the model, or it stopped working.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl InstanceError {
+    /// What an operator can do about the error.
+    pub(crate) fn remedy(&self) -> &'static str {
+        match self {
+            Self::Memory { .. } => {
+                "remove a model from the node, add memory, raise --memory, or quantise the model"
+            }
+            Self::Fetch(error) => error.remedy(),
+            Self::Load(error) => error.remedy(),
+        }
+    }
+}

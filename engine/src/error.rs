@@ -1,0 +1,46 @@
+//! Why a model could not be loaded.
+
+use std::path::PathBuf;
+
+/// Why a model could not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// The path of the model's source does not exist.
+    #[error("{0} does not exist on this node")]
+    NoSuchPath(PathBuf),
+    /// The files exist, but no engine can serve them.
+    #[error("{path} cannot be served: {problem}")]
+    Unusable {
+        /// The folder or file of the model.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The model's spec asks for something that the engine cannot do.
+    #[error("its spec cannot be carried out: {0}")]
+    Spec(String),
+    /// The engine failed while it loaded the model.
+    #[error("the engine failed to load it: {0}")]
+    Engine(String),
+    /// Loading took longer than this many seconds.
+    #[error("it was not loaded within {0} s")]
+    Timeout(u64),
+}
+
+impl LoadError {
+    /// What an operator can do about the error.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NoSuchPath(_) => "put the files there, or correct spec.source.path",
+            Self::Unusable { .. } => {
+                "give a Hugging Face folder (config.json, tokenizer.json, *.safetensors) or a GGUF file"
+            }
+            Self::Spec(_) => "correct the model's spec",
+            Self::Engine(_) => {
+                "see the agent's log; check that mistral.rs supports the architecture"
+            }
+            Self::Timeout(_) => "use faster storage or a smaller model",
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! Engines: what loads a model and computes its answers.
+//!
+//! This crate owns the trait [`Engine`] and its implementations: [`MistralEngine`] computes in
+//! this process with mistral.rs, [`UpstreamEngine`] forwards to an OpenAI-compatible server, and
+//! [`SimulatedEngine`] answers with fixed tokens at a fixed pace for benchmarks and simulations.
+//! It also owns what every engine needs: the token sampler and the search for stop texts.
+//!
+//! It knows nothing of nodes, queues, fleets or placement. Start reading at [`Engine`], then
+//! [`EngineSet`].
+
+mod engine;
+mod error;
+mod mistral;
+mod set;
+mod simulated;
+mod upstream;
+
+pub use engine::{ComputeLocation, Engine, GenerateEvents, LoadProgress, LoadedModel};
+pub use error::LoadError;
+pub use mistral::MistralEngine;
+pub use set::EngineSet;
+pub use simulated::SimulatedEngine;
+pub use upstream::UpstreamEngine;
