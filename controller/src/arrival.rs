@@ -1,13 +1,14 @@
 //! A request from its arrival to its end: what is counted of it, however many replicas it is sent to.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use flotilla_core::energy::{EnergyUsage, Grid};
 use flotilla_core::{NodeName, ZoneName};
 use flotilla_telemetry::front::{InFlightGuard, RequestLabels, RequestStats, ServerMetrics};
 use flotilla_telemetry::trace::RequestSpan;
+use parking_lot::Mutex;
 
 use crate::traffic::TrafficLog;
 
@@ -78,7 +79,7 @@ impl RequestContext {
         let spent = spent.at(self.grid.rates(zone));
         let joules = f64::from(spent.joules.0);
         self.front.energy(node.as_str(), self.key, joules);
-        let mut sum = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = self.spent.lock();
         *sum = sum.and(spent);
         spent
     }
@@ -90,7 +91,7 @@ impl RequestContext {
 
     /// What it took so far.
     pub(crate) fn spent(&self) -> EnergyUsage {
-        *self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.spent.lock()
     }
 }
 

@@ -2,7 +2,7 @@
 //! stands for models in simulations; its answers say what they are.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,6 +14,7 @@ use flotilla_core::generate::{
 use flotilla_core::routing::marks;
 use flotilla_core::spec::{EngineOptions, Model};
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 
 use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
 
@@ -80,7 +81,7 @@ impl SimulatedModel {
             return 1.0;
         };
         let marks = marks(input);
-        let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = read.lock();
         let known = marks.iter().find(|mark| read.contains(&mark.key));
         let known = known.map_or(0.0, |mark| f64::from(mark.bytes));
         if read.len() > KEPT {

@@ -3,11 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{BoundCounter, BoundHistogram, Counter, Histogram, Meter};
+use parking_lot::{Mutex, RwLock};
 
 use crate::instruments::{counter, histogram, histogram_of_counts, observe_counts, sum};
 use crate::names::{self, OTHER, PROVIDER, attr};
@@ -211,7 +212,9 @@ impl ServerMetrics {
     /// A node, and whoever asked, used energy for a request. `key`: a hash of who asked, 0 for
     /// nobody in particular.
     pub fn energy(&self, node: &str, key: u64, joules: f64) {
-        let known = read(&self.nodes)
+        let known = self
+            .nodes
+            .read()
             .get(node)
             .map(|counter| counter.add(joules));
         if known.is_none() {
@@ -219,13 +222,13 @@ impl ServerMetrics {
                 .node_energy
                 .bind(&[KeyValue::new(attr::NODE, node.to_owned())]);
             counter.add(joules);
-            write(&self.nodes).insert(node.to_owned(), counter);
+            self.nodes.write().insert(node.to_owned(), counter);
         }
         if key == 0 {
             return;
         }
         let told = {
-            let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut keys = self.keys.lock();
             keys.contains(&key) || (keys.len() < KEYS && keys.insert(key))
         };
         let name = if told {
@@ -276,10 +279,10 @@ impl ServerMetrics {
         let mut hasher = DefaultHasher::new();
         labels.hash(&mut hasher);
         let key = hasher.finish();
-        let known = read(&self.at_hand).get(&key).cloned();
+        let known = self.at_hand.read().get(&key).cloned();
         known.unwrap_or_else(|| {
             let made = Arc::new(self.bind(labels));
-            let mut at_hand = write(&self.at_hand);
+            let mut at_hand = self.at_hand.write();
             if at_hand.len() < AT_HAND {
                 at_hand.insert(key, made.clone());
             }
@@ -336,15 +339,6 @@ impl RequestLabels<'_> {
         }
         attributes
     }
-}
-
-// Nothing panics while these are held, and they are held for a few instructions only.
-fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

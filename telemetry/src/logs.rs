@@ -103,15 +103,16 @@ impl Visit for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use parking_lot::Mutex;
     use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     #[derive(Clone, Default)]
     struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
     impl io::Write for CapturedLog {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -131,7 +132,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(node = "n1", tries = 2, "said \"so\"");
         });
-        let bytes = written.0.lock().unwrap().clone();
+        let bytes = written.0.lock().clone();
         let line: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(line["message"], "said \"so\"");
         assert_eq!(line["node"], "n1");

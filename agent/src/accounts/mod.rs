@@ -12,11 +12,12 @@ mod sampler;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use flotilla_core::energy::{EnergySources, Ledger, PowerRange};
 use flotilla_engine::ComputeLocation;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::power::{Gpus, Nvidia};
 pub use entry::{LedgerEntry, ModelRate};
@@ -186,8 +187,7 @@ impl EnergyAccounting {
 
 impl SharedAccounting {
     fn lock(&self) -> MutexGuard<'_, LedgerState> {
-        // Nothing panics while it is held.
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock()
     }
 }
 

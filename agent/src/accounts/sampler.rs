@@ -146,8 +146,7 @@ impl EnergySampler {
             let mut books = inner.lock();
             let quiet = books.running.is_empty();
             let length = if quiet { QUIET } else { WINDOW };
-            let waited = inner.wake.wait_timeout(books, length);
-            books = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(books, _)| books);
+            inner.wake.wait_for(&mut books, length);
             if books.closed {
                 return;
             }

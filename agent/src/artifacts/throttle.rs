@@ -1,9 +1,9 @@
 //! A cap on how fast files are fetched, so that a thin line has room for requests.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use flotilla_core::Bytes;
+use parking_lot::Mutex;
 
 /// A cap on bytes per second, over all fetches together.
 pub(super) struct RateLimiter {
@@ -28,8 +28,7 @@ impl RateLimiter {
 
     /// When so many bytes more may pass, for somebody who asks at `now`.
     fn due(&self, bytes: usize, now: Instant) -> Instant {
-        // Nothing panics while it is held.
-        let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut paid = self.paid.lock();
         let due = (*paid).max(now);
         *paid = due + Duration::from_secs_f64(bytes as f64 / self.rate);
         due

@@ -1,10 +1,10 @@
 //! Which controllers there are, and which are linked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
 
 use flotilla_proto::transport::LinkChannel;
 use flotilla_proto::v1::fleet_client::FleetClient;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// The controllers, as the links know them.
@@ -57,9 +57,8 @@ impl LinkedControllers {
         self.came.subscribe()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, ControllerLink>> {
-        // Nothing panics while it is held.
-        self.linked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<String, ControllerLink>> {
+        self.linked.lock()
     }
 }
 

@@ -1,11 +1,12 @@
 //! The gate before a model: so many requests compute at once, a bounded number waits in the order of
 //! [`FairQueue`].
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::admission::{FairQueue, QueueEntryId, QueueKey};
 use flotilla_core::generate::RequestError;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
 /// What a refused caller is told to wait.
@@ -157,8 +158,7 @@ impl AdmissionQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, QueueState> {
-        // Nothing panics while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

@@ -1,10 +1,11 @@
 //! What every model of the node is doing, for those who report it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use flotilla_core::{ModelName, ModelRevision};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::ServedModel;
@@ -91,9 +92,8 @@ impl ModelStatuses {
         note(message, revision, step, part);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<ModelName, ModelState>> {
-        // Nothing panics while it is held.
-        self.models.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<ModelName, ModelState>> {
+        self.models.lock()
     }
 }
 

@@ -188,7 +188,7 @@ impl Meter for GpuMeters {
 /// GPUs that are none.
 #[cfg(test)]
 pub(super) mod fake {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     use super::{Gpu, Gpus};
 
@@ -222,7 +222,7 @@ pub(super) mod fake {
         }
 
         fn energy(&self, _: &str) -> Option<u64> {
-            *self.energy.lock().unwrap()
+            *self.energy.lock()
         }
 
         fn power(&self, _: &str) -> Option<u32> {
@@ -258,7 +258,7 @@ mod tests {
             (4.0, Some(10), None),
             (5.0, Some(1_010), Some(1.0)),
         ] {
-            *gpus.energy.lock().unwrap() = energy;
+            *gpus.energy.lock() = energy;
             assert_eq!(meter.read(now), [joules], "{now}");
         }
     }

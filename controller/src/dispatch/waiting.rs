@@ -1,12 +1,13 @@
 //! Where requests wait for a first replica: in order of their arrival, up to their deadline.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use flotilla_core::ModelName;
 use flotilla_core::generate::RequestError;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -129,9 +130,8 @@ impl PendingQueue {
 }
 
 impl PendingState {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ModelName, ModelQueue>> {
-        // Nothing panics while it is held.
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<ModelName, ModelQueue>> {
+        self.lines.lock()
     }
 }
 

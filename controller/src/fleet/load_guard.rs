@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use flotilla_core::admission::{FairnessKey, Priority, QueueKey};
@@ -11,6 +11,7 @@ use flotilla_core::estimate::{ComputeTime, RequestCost, ServedRequest, SpeedEsti
 use flotilla_core::generate::{RequestError, Usage};
 use flotilla_core::routing::{CircuitBreaker, ReplicaLoad};
 use flotilla_core::{Joules, Watts};
+use parking_lot::Mutex;
 
 /// When the clock of the paces began.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -186,9 +187,8 @@ impl ReplicaStats {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, ReplicaHistory> {
-        // Nothing panics while it is held, and it is held for a few instructions only.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, ReplicaHistory> {
+        self.known.lock()
     }
 }
 

@@ -1,9 +1,10 @@
 //! The open sessions, so that a reversed connection finds its node.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use flotilla_core::NodeName;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{NodeLink, SessionId};
@@ -39,8 +40,7 @@ impl OpenSessions {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<NodeLink>>> {
-        // Nothing panics while it is held, so a poisoned map is still whole.
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<SessionId, Arc<NodeLink>>> {
+        self.links.lock()
     }
 }

@@ -1,11 +1,12 @@
 //! The store in a file: redb, durable with every write, for one controller.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use redb::{
     Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
 };
@@ -145,8 +146,7 @@ impl EmbeddedState {
     }
 
     fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
-        // A poisoned lock means that a writer panicked before it committed: nothing is torn.
-        let sender = self.changes.lock().unwrap_or_else(|e| e.into_inner());
+        let sender = self.changes.lock();
         let begun = self.database.begin_write().map_err(failed)?;
         let mut changes = Vec::with_capacity(writes.len());
         let revision;
@@ -338,7 +338,7 @@ impl StoreWatch for EmbeddedWatch {
             let Some(changes) = &mut self.changes else {
                 let (inner, prefix) = (self.store.inner.clone(), self.prefix.clone());
                 let (entries, revision, changes) = blocking(move || {
-                    let sender = inner.changes.lock().unwrap_or_else(|e| e.into_inner());
+                    let sender = inner.changes.lock();
                     Ok((inner.list(&prefix)?, inner.revision()?, sender.subscribe()))
                 })
                 .await?;

@@ -4,13 +4,14 @@
 mod told;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::energy::{EnergySources, EnergyUsage};
 use flotilla_core::routing::{OutcomeStatus, RequestOutcome, RoutingDecision};
 use flotilla_telemetry::front::ServerMetrics;
 use hdrhistogram::Histogram;
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -150,7 +151,7 @@ impl TrafficLog {
         let prompt = u64::from(outcome.prompt_tokens.unwrap_or(0));
         let output = u64::from(outcome.completion_tokens.unwrap_or(0));
         {
-            let mut second = lock(&self.inner.second);
+            let mut second = self.inner.second.lock();
             second.requests += 1;
             second.errors += failed;
             second.prompt_tokens += prompt;
@@ -174,7 +175,7 @@ impl TrafficLog {
             }
         }
         let decision = ended.decision;
-        let mut totals = lock(&self.inner.totals);
+        let mut totals = self.inner.totals.lock();
         let totals = &mut *totals;
         for (names, name) in [
             (
@@ -218,17 +219,17 @@ impl TrafficLog {
 
     /// The last quarter of an hour.
     pub(crate) fn past(&self) -> Vec<TrafficPoint> {
-        lock(&self.inner.past).iter().cloned().collect()
+        self.inner.past.lock().iter().cloned().collect()
     }
 
     /// The last requests that were told one by one.
     pub(crate) fn recent(&self) -> Vec<RequestSummary> {
-        lock(&self.inner.recent).iter().cloned().collect()
+        self.inner.recent.lock().iter().cloned().collect()
     }
 
     /// What was done since the controller started.
     pub(crate) fn usage(&self) -> UsageTotals {
-        let totals = lock(&self.inner.totals);
+        let totals = self.inner.totals.lock();
         let list = |names: &BTreeMap<String, UsageTotal>| names.values().cloned().collect();
         UsageTotals {
             since: totals.since,
@@ -253,7 +254,7 @@ impl TrafficLog {
     fn tick(&self, fleet: &FleetHandle) {
         let now = now(fleet);
         let (point, mut briefs, skipped) = {
-            let mut second = lock(&self.inner.second);
+            let mut second = self.inner.second.lock();
             let point = TrafficPoint {
                 at: unix_millis(),
                 requests: second.requests,
@@ -277,14 +278,14 @@ impl TrafficLog {
             first.skipped = skipped;
         }
         {
-            let mut past = lock(&self.inner.past);
+            let mut past = self.inner.past.lock();
             if past.len() == KEPT {
                 past.pop_front();
             }
             past.push_back(point.clone());
         }
         {
-            let mut recent = lock(&self.inner.recent);
+            let mut recent = self.inner.recent.lock();
             recent.extend(briefs.iter().cloned());
             let over = recent.len().saturating_sub(BRIEFS);
             recent.drain(..over);
@@ -351,9 +352,4 @@ fn brief(ended: &EndedRequest<'_>) -> RequestSummary {
         rejected: decision.rejected.len(),
         skipped: 0,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while one is held, and each is held for a moment only.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -16,7 +16,7 @@ mod sampler;
 mod stop;
 mod warm_up;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +28,7 @@ use mistralrs::Model;
 use mistralrs_core::{
     Constraint, NormalRequest, Request, RequestMessage, Response, SamplingParams,
 };
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
@@ -220,13 +221,7 @@ impl LoadedModel for MistralModel {
     }
 
     async fn unload(&self) {
-        // A poisoned lock still holds the model.
-        drop(
-            self.model
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(self.model.lock().take());
         let freed = async {
             // mistral.rs does not tell when its thread has dropped them.
             let mut look = tokio::time::interval(UNLOAD_LOOK);

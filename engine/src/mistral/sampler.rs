@@ -6,12 +6,13 @@
 //! its log-probability is written down where it is wanted.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use flotilla_core::generate::SamplingParams;
 use mistralrs::{Device, Tensor};
 use mistralrs_core::{CustomLogitsProcessor, ResponseLogprob};
+use parking_lot::Mutex;
 
 /// Draws the tokens of one choice of one request.
 pub(super) struct TokenSampler {
@@ -82,9 +83,8 @@ impl TokenJournal {
         again
     }
 
-    fn tokens(&self) -> std::sync::MutexGuard<'_, VecDeque<SampledToken>> {
-        // Nothing panics while it is held.
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tokens(&self) -> parking_lot::MutexGuard<'_, VecDeque<SampledToken>> {
+        self.tokens.lock()
     }
 }
 
@@ -166,8 +166,7 @@ impl TokenSampler {
             order.truncate(kept.map_or(order.len(), |last| last + 1));
         }
         let total: f32 = order.iter().map(|token| probs[*token as usize]).sum();
-        // Nothing panics while it is held.
-        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut random = self.random.lock();
         let mut left = random.f32() * total;
         for token in &order {
             left -= probs[*token as usize];

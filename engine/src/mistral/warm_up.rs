@@ -96,7 +96,7 @@ async fn embed(model: &dyn LoadedModel, name: &ModelName, text: &str) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::GenerateEvents;
@@ -123,7 +123,7 @@ mod tests {
                 GenerateInput::Chat(messages) => format!("chat {}", messages[0].content),
                 GenerateInput::Text(text) => format!("text {text}"),
             };
-            self.asked.lock().unwrap().push(asked);
+            self.asked.lock().push(asked);
             if self.stuck {
                 return Ok(stream::pending().boxed());
             }
@@ -132,7 +132,7 @@ mod tests {
 
         async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
             let asked = format!("embed {}", request.inputs[0]);
-            self.asked.lock().unwrap().push(asked);
+            self.asked.lock().push(asked);
             Ok(Embeddings::default())
         }
     }
@@ -140,7 +140,7 @@ mod tests {
     async fn asked(model: FakeModel, pipeline: Pipeline, longest: Duration) -> Vec<String> {
         let name = ModelName::new("m").unwrap();
         warm_up(&model, &name, pipeline, longest).await;
-        model.asked.into_inner().unwrap()
+        model.asked.into_inner()
     }
 
     #[tokio::test]
