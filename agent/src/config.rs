@@ -10,7 +10,7 @@ use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, ZoneName};
 use flotilla_telemetry::TelemetrySettings;
 
-use crate::accounts::EnergyAccounting;
+use crate::energy_accounting::EnergyAccounting;
 
 /// An agent's settings, read once at start.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ pub struct AgentConfig {
     /// What the node draws, if somebody knows. Default: guessed from its cores.
     pub power: Option<PowerRange>,
     /// The power meters, where several agents of one process share a machine. Default: its own.
-    pub accounts: Option<EnergyAccounting>,
+    pub energy_accounting: Option<EnergyAccounting>,
     /// Where metrics can be scraped, if they are to be.
     pub metrics: Option<SocketAddr>,
     pub telemetry: TelemetrySettings,

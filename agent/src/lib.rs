@@ -7,14 +7,14 @@
 //!
 //! Start reading at [`Agent::start`], then [`models`].
 
-pub mod accounts;
 mod artifacts;
 mod config;
-mod home;
+mod data_dir;
+pub mod energy_accounting;
 mod inventory;
 mod link;
 pub mod models;
-mod observe;
+mod node_metrics;
 pub mod power;
 mod run;
 mod scrape;

@@ -7,13 +7,13 @@ use flotilla_telemetry::{KeyValue, ServiceIdentity, Telemetry};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::accounts::EnergyAccounting;
 use crate::artifacts::ArtifactStore;
 use crate::config::AgentConfig;
-use crate::home::{DataDir, DataDirError};
+use crate::data_dir::{DataDir, DataDirError};
+use crate::energy_accounting::EnergyAccounting;
 use crate::link::{self, AgentLink, DesiredStateReceiver, LinkedControllers};
 use crate::models::{ModelManager, ModelManagerConfig};
-use crate::observe::{self, NodeMetrics};
+use crate::node_metrics::{self, NodeMetrics};
 use crate::serve::InferenceService;
 use crate::{inventory, scrape};
 use flotilla_engine::{EngineSet, LoadError};
@@ -59,14 +59,14 @@ impl Agent {
         }
         let inventory = inventory::take(config.memory, config.power);
         let telemetry = start_telemetry(&config)?;
-        let accounts = config.accounts.clone();
-        let accounts =
-            accounts.unwrap_or_else(|| EnergyAccounting::of_this_machine(config.power, 1));
+        let energy_accounting = config.energy_accounting.clone();
+        let energy_accounting = energy_accounting
+            .unwrap_or_else(|| EnergyAccounting::start_on_this_machine(config.power, 1));
         let settings = ModelManagerConfig {
             memory: flotilla_core::Bytes(inventory.memory),
             drain: config.drain,
             return_memory: config.return_memory,
-            observer: NodeMetrics::new(accounts.clone(), &telemetry.meter()),
+            observer: NodeMetrics::new(energy_accounting.clone(), &telemetry.meter()),
         };
         let peers = Arc::new(LinkedControllers::default());
         let artifacts =
@@ -76,11 +76,11 @@ impl Agent {
             artifacts,
             settings,
         );
-        observe::register(
+        node_metrics::register(
             &telemetry.meter(),
             &config.name,
             &manager.table(),
-            &accounts,
+            &energy_accounting,
         );
         let (orders, desired) = DesiredStateReceiver::new(home);
         let drain = CancellationToken::new();
@@ -97,7 +97,7 @@ impl Agent {
             zone: config.zone,
             inventory,
             service,
-            accounts,
+            energy_accounting,
             statuses: manager.statuses(),
             orders,
             drain: drain.clone(),

@@ -24,7 +24,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         zone: args.zone,
         memory: args.memory,
         power,
-        accounts: None,
+        energy_accounting: None,
         metrics: args.metrics.0,
         telemetry: TelemetrySettings::from_env()?,
         fetch_rate: args.fetch_rate,

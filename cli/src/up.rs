@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use flotilla_agent::accounts::EnergyAccounting;
+use flotilla_agent::energy_accounting::EnergyAccounting;
 use flotilla_agent::{Agent, AgentConfig};
 use flotilla_controller::admin::{DesiredStateWriter, NodeResource};
 use flotilla_controller::fleet::{FleetHandle, FleetView, NodePhase};
@@ -90,7 +90,7 @@ async fn start_agents(
     telemetry: &TelemetrySettings,
 ) -> anyhow::Result<Vec<Agent>> {
     let mut agents = Vec::new();
-    let accounts = EnergyAccounting::of_this_machine(None, nodes);
+    let energy_accounting = EnergyAccounting::start_on_this_machine(None, nodes);
     for number in 1..=nodes {
         let name = format!("node-{number}");
         let agent = Agent::start(AgentConfig {
@@ -102,7 +102,7 @@ async fn start_agents(
             zone: None,
             memory: share_of_memory(nodes),
             power: None,
-            accounts: Some(accounts.clone()),
+            energy_accounting: Some(energy_accounting.clone()),
             // The controller has their metrics.
             metrics: None,
             telemetry: telemetry.clone(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use flotilla_agent::accounts::EnergyAccounting;
+use flotilla_agent::energy_accounting::EnergyAccounting;
 use flotilla_controller::StoreAddress;
 use tempfile::TempDir;
 
@@ -154,10 +154,11 @@ impl Cluster {
         self.agents.insert(name.to_owned(), agent);
     }
 
-    /// Starts an agent whose power meters are those of `accounts`, where members run in this process.
-    pub fn start_agent_metered(&mut self, name: &str, accounts: EnergyAccounting) {
+    /// Starts an agent that reads its power meters through `energy_accounting`; only where members run in
+    /// this process.
+    pub fn start_agent_metered(&mut self, name: &str, energy_accounting: EnergyAccounting) {
         let settings = AgentSettings {
-            accounts: Some(accounts),
+            energy_accounting: Some(energy_accounting),
             ..AgentSettings::default()
         };
         let agent = member::agent(self.mode, self.dir.path(), name, self.link, settings);

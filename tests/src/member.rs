@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flotilla_agent::Agent;
-use flotilla_agent::accounts::EnergyAccounting;
+use flotilla_agent::energy_accounting::EnergyAccounting;
 use flotilla_controller::{Controller, StoreAddress};
 use flotilla_core::NodeName;
 use flotilla_telemetry::TelemetrySettings;
@@ -74,7 +74,7 @@ pub(crate) struct AgentSettings<'a> {
     /// Memory for models, in bytes.
     pub(crate) memory: Option<u64>,
     /// Its power meters, where it runs in this process.
-    pub(crate) accounts: Option<EnergyAccounting>,
+    pub(crate) energy_accounting: Option<EnergyAccounting>,
     /// Arguments and variables, where it is a process.
     pub(crate) more: &'a [&'a str],
     pub(crate) variables: &'a [(String, String)],
@@ -90,7 +90,7 @@ pub(crate) fn agent(
 ) -> AgentMember {
     let AgentSettings {
         memory,
-        accounts,
+        energy_accounting,
         more,
         variables,
     } = settings;
@@ -104,7 +104,7 @@ pub(crate) fn agent(
                 labels: [("harness".to_owned(), "yes".to_owned())].into(),
                 taints: Vec::new(),
                 power: None,
-                accounts,
+                energy_accounting,
                 metrics: None,
                 telemetry: TelemetrySettings::OFF,
                 zone: None,

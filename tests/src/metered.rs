@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use flotilla_agent::accounts::{AccountingSetup, EnergyAccounting};
+use flotilla_agent::energy_accounting::{AccountingSetup, EnergyAccounting};
 use flotilla_agent::power::{Gpu, Gpus};
 use tempfile::TempDir;
 
@@ -83,9 +83,9 @@ impl FakeRapl {
         self.write(&of("capacity"), &percent.to_string());
     }
 
-    /// The accounts of the machine.
+    /// The energy accounting of the machine.
     #[must_use]
-    pub fn accounts(&self) -> EnergyAccounting {
+    pub fn energy_accounting(&self) -> EnergyAccounting {
         EnergyAccounting::start(AccountingSetup {
             root: self.root.path().to_owned(),
             gpus: Arc::new(NoGpus),

@@ -8,7 +8,7 @@
 //! ```
 
 mod fetch;
-mod throttle;
+mod rate_limiter;
 
 use std::collections::HashSet;
 use std::fs;
@@ -21,7 +21,7 @@ use flotilla_core::artifact::Manifest;
 
 use crate::link::LinkedControllers;
 use flotilla_engine::LoadProgress;
-use throttle::RateLimiter;
+use rate_limiter::RateLimiter;
 
 /// Why files are not on this node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

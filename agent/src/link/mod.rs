@@ -6,8 +6,8 @@
 //! the models stay as they are.
 
 mod backoff;
-mod orders;
-mod peers;
+mod desired_state;
+mod linked_controllers;
 mod session;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,12 +19,12 @@ use flotilla_proto::v1::Inventory;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use crate::accounts::EnergyAccounting;
+use crate::energy_accounting::EnergyAccounting;
 use crate::models::ModelStatuses;
 use crate::serve::InferenceService;
 use backoff::Backoff;
-pub(crate) use orders::DesiredStateReceiver;
-pub(crate) use peers::LinkedControllers;
+pub(crate) use desired_state::DesiredStateReceiver;
+pub(crate) use linked_controllers::LinkedControllers;
 use session::SessionError;
 
 /// A link that lasted this long makes the next failure the first one.
@@ -40,7 +40,7 @@ pub(crate) struct AgentLink {
     pub(crate) inventory: Inventory,
     pub(crate) service: InferenceService,
     pub(crate) statuses: ModelStatuses,
-    pub(crate) accounts: EnergyAccounting,
+    pub(crate) energy_accounting: EnergyAccounting,
     pub(crate) orders: DesiredStateReceiver,
     /// Resolves when no more requests are to be taken; those under way may finish.
     pub(crate) drain: CancellationToken,

@@ -14,8 +14,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::AgentLink;
-use super::peers::LinkedControllers;
-use crate::accounts::EnergyAccounting;
+use super::linked_controllers::LinkedControllers;
+use crate::energy_accounting::EnergyAccounting;
 use crate::serve::InferenceService;
 
 /// How long dialling, joining and opening the sync stream may take each.
@@ -105,7 +105,7 @@ pub(super) async fn run(
     changes.borrow_and_update();
     let mut told = link.statuses.now();
     // There is room: nothing was sent before.
-    let first = energy.news(&link.accounts);
+    let first = energy.news(&link.energy_accounting);
     let _ = reports.try_send(report(told.clone(), first));
     let sync = client.sync(ReceiverStream::new(receiver));
     let mut desired = tokio::time::timeout(STEP_TIMEOUT, sync)
@@ -142,7 +142,7 @@ pub(super) async fn run(
         let now = link.statuses.now();
         // Where there is no room the next tick tries again.
         if let Ok(room) = reports.try_reserve() {
-            let news = energy.news(&link.accounts);
+            let news = energy.news(&link.energy_accounting);
             if now != told || news.is_some() {
                 room.send(report(now.clone(), news));
                 told = now;
@@ -159,8 +159,8 @@ struct ReportedEnergy {
 
 impl ReportedEnergy {
     /// What is to be told now, if it is much different or has not been told for a while.
-    fn news(&mut self, accounts: &EnergyAccounting) -> Option<v1::NodeEnergy> {
-        let now = accounts.reading().message();
+    fn news(&mut self, energy_accounting: &EnergyAccounting) -> Option<v1::NodeEnergy> {
+        let now = energy_accounting.reading().message();
         if let Some((at, told)) = &self.told {
             let moved = (now.watts - told.watts).abs() > WATTS_MOVED * told.watts.max(1.0);
             let condition = now.throttled != told.throttled || now.battery != told.battery;

@@ -12,8 +12,8 @@ use flotilla_proto::v1::ModelCounters;
 
 use super::AdmittedRequest;
 use super::gate::AdmissionQueue;
-use crate::accounts::{LedgerEntry, ModelRate};
-use crate::observe::ModelMetrics;
+use crate::energy_accounting::{LedgerEntry, ModelRate};
+use crate::node_metrics::ModelMetrics;
 use flotilla_engine::LoadedModel;
 
 /// A model that takes requests.
@@ -110,12 +110,12 @@ impl ServedModel {
 
     /// A request is computed from now on.
     pub(super) fn account(&self) -> LedgerEntry {
-        self.observer.enter(self.rate.clone())
+        self.observer.open_ledger_entry(self.rate.clone())
     }
 
     /// An answer is complete.
     pub(super) fn answered(&self, timing: AnswerTiming) {
-        self.observer.answered(timing);
+        self.observer.record_timing(timing);
     }
 
     pub(super) fn counters(&self) -> &LiveCounters {
@@ -187,8 +187,8 @@ mod tests {
     use flotilla_telemetry::Telemetry;
     use flotilla_telemetry::trace::RequestSpan;
 
-    use crate::accounts::EnergyAccounting;
-    use crate::observe::NodeMetrics;
+    use crate::energy_accounting::EnergyAccounting;
+    use crate::node_metrics::NodeMetrics;
     use flotilla_engine::GenerateEvents;
 
     struct Silent;
@@ -205,7 +205,7 @@ mod tests {
     fn observer() -> ModelMetrics {
         let meter = Telemetry::off().meter();
         let model = ModelName::new("m").unwrap();
-        NodeMetrics::new(EnergyAccounting::of_nothing(), &meter).of(&model)
+        NodeMetrics::new(EnergyAccounting::without_meters(), &meter).for_model(&model)
     }
 
     fn hosted(concurrency: u32, queue: u32) -> Arc<ServedModel> {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::part::{AbortOnDrop, InstancePhase, ModelInstance};
 use super::{DesiredModel, InstanceError, ModelStatuses, ServedModel, ServingTable};
 use crate::artifacts::{ArtifactError, ArtifactStore};
-use crate::observe::NodeMetrics;
+use crate::node_metrics::NodeMetrics;
 use flotilla_engine::{EngineSet, LoadError, LoadProgress};
 
 /// How often loaded models are asked whether they still live.
@@ -316,7 +316,7 @@ impl ModelManager {
         let engines = self.engines.clone();
         let (name, id) = (model.name().clone(), part.id);
         let progress = self.progress(part, &name);
-        let observer = self.settings.observer.of(&name);
+        let observer = self.settings.observer.for_model(&name);
         let ending = self.ending.clone();
         self.tasks.spawn(async move {
             let engine = engines.get(model.spec.engine);

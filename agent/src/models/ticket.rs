@@ -13,7 +13,7 @@ use futures::Stream;
 
 use super::ServedModel;
 use super::gate::Permit;
-use crate::accounts::LedgerEntry;
+use crate::energy_accounting::LedgerEntry;
 use flotilla_engine::GenerateEvents;
 
 /// How a request ended.
@@ -55,7 +55,7 @@ impl AdmittedRequest {
     pub fn done(mut self, prompt_tokens: u32) -> EnergyUsage {
         self.hosted.counters().tokens(prompt_tokens, 0);
         self.end = RequestEnd::Done;
-        let spent = self.account.end(0);
+        let spent = self.account.settle(0);
         self.hosted.counters().took(spent);
         spent
     }
@@ -80,7 +80,7 @@ impl Drop for AdmittedRequest {
         let counters = self.hosted.counters();
         if self.end != RequestEnd::Done {
             // What was computed in vain was computed.
-            counters.took(self.account.end(0));
+            counters.took(self.account.settle(0));
         }
         match self.end {
             RequestEnd::Done => {}
@@ -121,7 +121,7 @@ impl TrackedEvents {
         let timing = self.ticket.timing(self.first);
         hosted.answered(timing);
         usage.timing = Some(timing);
-        let spent = self.ticket.account.end(usage.completion_tokens);
+        let spent = self.ticket.account.settle(usage.completion_tokens);
         hosted.counters().took(spent);
         usage.energy = Some(spent);
         self.ticket.end = RequestEnd::Done;
@@ -168,7 +168,7 @@ impl Stream for TrackedEvents {
                 }
                 this.counted += 1;
                 this.ticket.hosted.counters().tokens(0, 1);
-                this.ticket.account.token();
+                this.ticket.account.record_token();
             }
             Some(Ok(GenerateEvent::Usage(usage))) => this.ended(usage),
             Some(Err(error)) => {

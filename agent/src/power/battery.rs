@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::integral::PowerIntegral;
 use flotilla_core::energy::EnergySource;
 
-use super::{ComponentKind, Meter, MeterChannel, supplies};
+use super::{ComponentKind, Meter, MeterChannel, power_supply};
 
 /// No node on batteries draws more, in watts.
 const MOST: f64 = 1000.0;
@@ -19,15 +19,18 @@ const STEP: f64 = 3.6;
 
 /// Meters the batteries, where there are any that tell what is taken out of them.
 pub(super) fn find(root: &Path) -> Option<Batteries> {
-    let batteries = supplies::batteries(root);
-    let gauge = if batteries.iter().any(supplies::PowerSupply::has_power) {
+    let batteries = power_supply::batteries(root);
+    let gauge = if batteries.iter().any(power_supply::PowerSupply::has_power) {
         BatteryGauge::Power(PowerIntegral::new(MOST))
     } else if batteries.iter().any(|battery| battery.stored().is_some()) {
         BatteryGauge::Stored(None)
     } else {
         return None;
     };
-    let names: Vec<_> = batteries.iter().map(supplies::PowerSupply::name).collect();
+    let names: Vec<_> = batteries
+        .iter()
+        .map(power_supply::PowerSupply::name)
+        .collect();
     let channel = MeterChannel {
         id: "battery".to_owned(),
         name: names.join(" + "),
@@ -62,15 +65,18 @@ enum BatteryGauge {
 
 impl BatteryGauge {
     /// Joules since the read before, on battery at both.
-    fn read(&mut self, now: f64, batteries: &[supplies::PowerSupply]) -> Option<f64> {
+    fn read(&mut self, now: f64, batteries: &[power_supply::PowerSupply]) -> Option<f64> {
         match self {
             Self::Power(integral) => {
                 let is_new = integral.is_new();
-                let watts = batteries.iter().map(supplies::PowerSupply::watts).sum();
+                let watts = batteries.iter().map(power_supply::PowerSupply::watts).sum();
                 integral.read(now, watts).filter(|_| !is_new)
             }
             Self::Stored(last) => {
-                let stored: Option<f64> = batteries.iter().map(supplies::PowerSupply::stored).sum();
+                let stored: Option<f64> = batteries
+                    .iter()
+                    .map(power_supply::PowerSupply::stored)
+                    .sum();
                 let stored = stored?;
                 let (then, before) = last.replace((now, stored))?;
                 let joules = before - stored;
@@ -94,8 +100,8 @@ impl Meter for Batteries {
     }
 
     fn read(&mut self, now: f64) -> Vec<Option<f64>> {
-        let batteries = supplies::batteries(&self.root);
-        if supplies::alone(&self.root, &batteries) {
+        let batteries = power_supply::batteries(&self.root);
+        if power_supply::alone(&self.root, &batteries) {
             return vec![self.gauge.read(now, &batteries)];
         }
         self.gauge.restart();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::nvml::Gpus;
-use super::supplies;
+use super::power_supply;
 use super::thermal::ThermalWatcher;
 
 /// The batteries of a node, as one.
@@ -61,8 +61,11 @@ impl ConditionWatcher {
 
 /// The batteries as one: as full as they are together, by their sizes where all tell them.
 fn battery(root: &Path) -> Option<BatteryState> {
-    let batteries = supplies::batteries(root);
-    let sizes: Option<Vec<f64>> = batteries.iter().map(supplies::PowerSupply::size).collect();
+    let batteries = power_supply::batteries(root);
+    let sizes: Option<Vec<f64>> = batteries
+        .iter()
+        .map(power_supply::PowerSupply::size)
+        .collect();
     let (mut held, mut room) = (0.0, 0.0);
     for (at, battery) in batteries.iter().enumerate() {
         let size = sizes.as_ref().map_or(1.0, |sizes| sizes[at]);
@@ -73,7 +76,7 @@ fn battery(root: &Path) -> Option<BatteryState> {
     }
     (room > 0.0).then(|| BatteryState {
         charge: (held / room) as f32,
-        discharging: supplies::alone(root, &batteries),
+        discharging: power_supply::alone(root, &batteries),
     })
 }
 

@@ -5,17 +5,17 @@
 //! the network. Start with [`find`], then [`select`].
 
 mod battery;
+mod channel_selection;
 mod condition;
 mod counter;
 mod hwmon;
 mod iio;
 mod integral;
 mod nvml;
+mod power_supply;
 mod rails;
 mod rapl;
-mod select;
 mod sensor;
-mod supplies;
 mod sysfs;
 mod thermal;
 
@@ -24,9 +24,9 @@ use std::sync::Arc;
 
 use flotilla_core::energy::EnergySource;
 
+pub use channel_selection::{ChannelSelection, on_battery, select};
 pub use condition::{BatteryState, ConditionWatcher, NodeCondition};
 pub use nvml::{Gpu, Gpus, Nvidia};
-pub use select::{ChannelSelection, on_battery, select};
 
 /// What a channel measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -18,7 +18,7 @@ async fn a_meters_joules_reach_the_answer_the_record_and_the_metrics_with_what_t
     let mut counter = FakeRapl::range() - 1_000_000;
     let rapl = FakeRapl::new(counter);
     let mut cluster = Cluster::start(Mode::InProcess, &[]).await;
-    cluster.start_agent_metered("n1", rapl.accounts());
+    cluster.start_agent_metered("n1", rapl.energy_accounting());
     cluster.until_ready(&["n1"]).await;
     let api = cluster.api();
     let grid = json!({"carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR"});
@@ -78,8 +78,8 @@ async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
     let (plugged, portable) = (FakeRapl::new(0), FakeRapl::new(0));
     portable.on_battery(20);
     let mut cluster = Cluster::start(Mode::InProcess, &[]).await;
-    cluster.start_agent_metered("plugged", plugged.accounts());
-    cluster.start_agent_metered("portable", portable.accounts());
+    cluster.start_agent_metered("plugged", plugged.energy_accounting());
+    cluster.start_agent_metered("portable", portable.energy_accounting());
     cluster.until_ready(&["plugged", "portable"]).await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 2, &json!({"outputTokens": 3})))

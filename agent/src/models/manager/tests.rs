@@ -4,7 +4,7 @@ use flotilla_core::spec::{EngineKind, EngineOptions, ModelSource, ModelSpec};
 use flotilla_proto::v1::ModelStatus;
 
 use super::*;
-use crate::accounts::EnergyAccounting;
+use crate::energy_accounting::EnergyAccounting;
 use flotilla_core::admission::QueueKey;
 use flotilla_telemetry::Telemetry;
 
@@ -43,7 +43,10 @@ impl TestManager {
             memory: Bytes(MEMORY),
             drain: Duration::from_secs(5),
             return_memory: || {},
-            observer: NodeMetrics::new(EnergyAccounting::of_nothing(), &Telemetry::off().meter()),
+            observer: NodeMetrics::new(
+                EnergyAccounting::without_meters(),
+                &Telemetry::off().meter(),
+            ),
         };
         let artifacts = ArtifactStore::new("/nowhere".into(), Arc::default(), None);
         let manager = ModelManager::new(EngineSet::new(1.0).unwrap(), artifacts, settings);

@@ -6,7 +6,7 @@ use flotilla_core::{ModelName, ModelRevision, StoreRevision};
 use flotilla_proto::v1;
 use tokio::sync::{Mutex, watch};
 
-use crate::home::{DataDir, NodeDesiredState};
+use crate::data_dir::{DataDir, NodeDesiredState};
 use crate::models::DesiredModel;
 
 /// What controllers want of this node.

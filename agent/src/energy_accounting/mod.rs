@@ -1,11 +1,11 @@
 //! What the node's energy goes to: a thread reads the meters, or estimates where there are none, and
 //! the [`Ledger`] divides each window among the requests that were computed in it.
 //!
-//! A request [enters](EnergyAccounting::enter) when it is its turn, tells its tokens, and is told at its end
+//! A request [enters](EnergyAccounting::open_entry) when it is its turn, tells its tokens, and is told at its end
 //! what it took. Agents of one process share one: they share its machine.
 
-mod busy;
-mod entry;
+mod cpu_meter;
+mod ledger_entry;
 mod reading;
 mod sampler;
 
@@ -20,7 +20,7 @@ use flotilla_engine::ComputeLocation;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::power::{Gpus, Nvidia};
-pub use entry::{LedgerEntry, ModelRate};
+pub use ledger_entry::{LedgerEntry, ModelRate};
 pub use reading::{ComponentReading, NodeReading};
 
 /// What is to be known of the machine.
@@ -31,11 +31,11 @@ pub struct AccountingSetup {
     /// What it draws, if somebody knows.
     pub power: Option<PowerRange>,
     pub cores: u32,
-    /// Agents that are to share the accounts, this one included.
+    /// Agents that are to share the energy_accounting, this one included.
     pub agents: u32,
 }
 
-/// The accounts of the machine. Cheap to clone; its thread ends with the last clone.
+/// The energy_accounting of the machine. Cheap to clone; its thread ends with the last clone.
 #[derive(Clone)]
 pub struct EnergyAccounting {
     owner: Arc<AccountingThread>,
@@ -79,7 +79,7 @@ struct LedgerState {
 
 /// A request that is being computed.
 struct RunningRequest {
-    progress: Arc<entry::RequestProgress>,
+    progress: Arc<ledger_entry::RequestProgress>,
     /// Seconds of work that are in the ledger.
     counted: f64,
     /// Seconds that it has been computed for, as far as that is counted.
@@ -133,7 +133,7 @@ impl EnergyAccounting {
 
     /// Those of this machine, for so many agents of this process.
     #[must_use]
-    pub fn of_this_machine(power: Option<PowerRange>, agents: u32) -> Self {
+    pub fn start_on_this_machine(power: Option<PowerRange>, agents: u32) -> Self {
         Self::start(AccountingSetup {
             root: "/".into(),
             gpus: Arc::new(Nvidia::load()),
@@ -145,7 +145,7 @@ impl EnergyAccounting {
 
     /// Those of a machine that tells nothing.
     #[cfg(test)]
-    pub(crate) fn of_nothing() -> Self {
+    pub(crate) fn without_meters() -> Self {
         Self::start(AccountingSetup {
             root: "/nowhere".into(),
             gpus: Arc::new(Nvidia::load()),
@@ -163,8 +163,8 @@ impl EnergyAccounting {
 
     /// A request is computed from now on, by a model of this rate.
     #[must_use]
-    pub fn enter(&self, rate: Arc<ModelRate>) -> LedgerEntry {
-        let progress = Arc::new(entry::RequestProgress::new(rate));
+    pub fn open_entry(&self, rate: Arc<ModelRate>) -> LedgerEntry {
+        let progress = Arc::new(ledger_entry::RequestProgress::new(rate));
         let inner = &self.owner.0;
         let mut books = inner.lock();
         let account = books.ledger.open();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flotilla_core::energy::{EnergySource, EnergySources, MeterWindow, PowerRange};
 
-use super::busy::{CpuMeter, CpuSample};
+use super::cpu_meter::{CpuMeter, CpuSample};
 use super::reading::{ComponentReading, NodeReading};
 use super::{AccountingSetup, SharedAccounting, WindowCompute};
 use crate::power::{self, ComponentKind, ConditionWatcher, Meter, MeterChannel, NodeCondition};

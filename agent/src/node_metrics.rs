@@ -11,14 +11,16 @@ use flotilla_telemetry::instruments::{RecordValue, histogram, observe_amounts, o
 use flotilla_telemetry::metrics::{BoundHistogram, Histogram, Meter};
 use flotilla_telemetry::names::{self, MetricDefinition, attr};
 
-use crate::accounts::{ComponentReading, EnergyAccounting, LedgerEntry, ModelRate, NodeReading};
+use crate::energy_accounting::{
+    ComponentReading, EnergyAccounting, LedgerEntry, ModelRate, NodeReading,
+};
 use crate::models::ServingTable;
 use crate::power::ComponentKind;
 
 /// What the requests of all models are told to.
 #[derive(Clone)]
 pub(crate) struct NodeMetrics {
-    accounts: EnergyAccounting,
+    energy_accounting: EnergyAccounting,
     queue: Histogram<f64>,
     prefill: Histogram<f64>,
     decode: Histogram<f64>,
@@ -26,16 +28,16 @@ pub(crate) struct NodeMetrics {
 
 /// What the requests of one model are told to.
 pub(crate) struct ModelMetrics {
-    accounts: EnergyAccounting,
+    energy_accounting: EnergyAccounting,
     queue: BoundHistogram<f64>,
     prefill: BoundHistogram<f64>,
     decode: BoundHistogram<f64>,
 }
 
 impl NodeMetrics {
-    pub(crate) fn new(accounts: EnergyAccounting, meter: &Meter) -> Self {
+    pub(crate) fn new(energy_accounting: EnergyAccounting, meter: &Meter) -> Self {
         Self {
-            accounts,
+            energy_accounting,
             queue: histogram(meter, &names::QUEUE_DURATION),
             prefill: histogram(meter, &names::PREFILL_DURATION),
             decode: histogram(meter, &names::DECODE_DURATION),
@@ -43,10 +45,10 @@ impl NodeMetrics {
     }
 
     /// What the requests of this model are told to.
-    pub(crate) fn of(&self, model: &ModelName) -> ModelMetrics {
+    pub(crate) fn for_model(&self, model: &ModelName) -> ModelMetrics {
         let attributes = [of_model(model)];
         ModelMetrics {
-            accounts: self.accounts.clone(),
+            energy_accounting: self.energy_accounting.clone(),
             queue: self.queue.bind(&attributes),
             prefill: self.prefill.bind(&attributes),
             decode: self.decode.bind(&attributes),
@@ -56,12 +58,12 @@ impl NodeMetrics {
 
 impl ModelMetrics {
     /// A request is computed from now on.
-    pub(crate) fn enter(&self, rate: Arc<ModelRate>) -> LedgerEntry {
-        self.accounts.enter(rate)
+    pub(crate) fn open_ledger_entry(&self, rate: Arc<ModelRate>) -> LedgerEntry {
+        self.energy_accounting.open_entry(rate)
     }
 
     /// An answer is complete.
-    pub(crate) fn answered(&self, timing: AnswerTiming) {
+    pub(crate) fn record_timing(&self, timing: AnswerTiming) {
         self.queue.record(timing.queued.as_secs_f64());
         self.prefill.record(timing.prefill.as_secs_f64());
         self.decode.record(timing.decode.as_secs_f64());
@@ -80,7 +82,7 @@ pub(crate) fn register(
     meter: &Meter,
     node: &NodeName,
     table: &ServingTable,
-    accounts: &EnergyAccounting,
+    energy_accounting: &EnergyAccounting,
 ) {
     let states: [CounterColumn; 4] = [
         ("begun", |counters| counters.requests),
@@ -106,7 +108,7 @@ pub(crate) fn register(
     requests(meter, &names::REPLICA_QUEUED, table, |counters| {
         counters.queued
     });
-    energy(meter, node, accounts);
+    energy(meter, node, energy_accounting);
 }
 
 /// A counter of every model, told apart by one more attribute.
@@ -145,7 +147,7 @@ fn requests(
 }
 
 /// What the node draws and drew, and how it is.
-fn energy(meter: &Meter, node: &NodeName, accounts: &EnergyAccounting) {
+fn energy(meter: &Meter, node: &NodeName, energy_accounting: &EnergyAccounting) {
     let host = KeyValue::new(attr::HW_ID, node.to_string());
     let of_host = |sources: EnergySources, host: &KeyValue| {
         let source = KeyValue::new(attr::ENERGY_SOURCE, sources.as_str());
@@ -153,7 +155,10 @@ fn energy(meter: &Meter, node: &NodeName, accounts: &EnergyAccounting) {
     };
     let one = |is: bool| f64::from(u8::from(is));
     let (of_power, of_energy, of_battery) = (host.clone(), host.clone(), host);
-    let observe = ObserveReading { meter, accounts };
+    let observe = ObserveReading {
+        meter,
+        energy_accounting,
+    };
     observe.amounts(&names::HOST_POWER, move |reading, tell| {
         tell(reading.watts, &of_host(reading.sources, &of_power));
     });
@@ -190,7 +195,7 @@ fn energy(meter: &Meter, node: &NodeName, accounts: &EnergyAccounting) {
 /// Has the node's reading told.
 struct ObserveReading<'a> {
     meter: &'a Meter,
-    accounts: &'a EnergyAccounting,
+    energy_accounting: &'a EnergyAccounting,
 }
 
 impl ObserveReading<'_> {
@@ -199,9 +204,9 @@ impl ObserveReading<'_> {
         metric: &MetricDefinition,
         read: impl Fn(&NodeReading, RecordValue<'_, f64>) + Send + Sync + 'static,
     ) {
-        let accounts = self.accounts.clone();
+        let energy_accounting = self.energy_accounting.clone();
         observe_amounts(self.meter, metric, move |tell| {
-            read(&accounts.reading(), tell)
+            read(&energy_accounting.reading(), tell)
         });
     }
 }

@@ -1,4 +1,4 @@
-//! A request in the accounts: what it was computed for so far, and at its end what it took.
+//! A request in the energy_accounting: what it was computed for so far, and at its end what it took.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -120,7 +120,7 @@ impl LedgerEntry {
     }
 
     /// A token was written.
-    pub fn token(&self) {
+    pub fn record_token(&self) {
         let progress = &self.progress;
         if progress.tokens.fetch_add(1, Ordering::Relaxed) == 0 {
             let first = u64::try_from(progress.began.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
@@ -129,7 +129,7 @@ impl LedgerEntry {
     }
 
     /// The request is complete, with so many tokens written. Returns what it took.
-    pub fn end(&mut self, tokens: u32) -> EnergyUsage {
+    pub fn settle(&mut self, tokens: u32) -> EnergyUsage {
         if tokens > 0 {
             self.progress.tokens.store(tokens, Ordering::Relaxed);
         }
@@ -137,10 +137,10 @@ impl LedgerEntry {
             let decode = self.progress.began.elapsed().saturating_sub(prefill);
             self.progress.rate.learn(decode, tokens);
         }
-        self.settle()
+        self.close()
     }
 
-    fn settle(&mut self) -> EnergyUsage {
+    fn close(&mut self) -> EnergyUsage {
         self.settled = true;
         // One that computes alone has the node to itself.
         let guess = f64::from(self.inner.power.active().0);
@@ -156,7 +156,7 @@ impl LedgerEntry {
 impl Drop for LedgerEntry {
     fn drop(&mut self) {
         if !self.settled {
-            self.settle();
+            self.close();
         }
     }
 }
