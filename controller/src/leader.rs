@@ -1,18 +1,15 @@
-//! Becoming the leader, and staying it. Every controller serves; the one that leads decides.
+//! Leader election. All controllers serve requests; the leader alone writes placement.
 
 use std::sync::Arc;
-use std::time::Duration;
 
+use backon::Retryable;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{Leadership, Store, StoreChange, StoreError, WatchEvent, keys};
+use crate::store::{Leadership, Store, StoreChange, StoreError, WatchEvent, backoff, keys};
 
-/// Pause after the store failed.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-/// Leads as the controller `id` whenever nobody else does, and says so in `leader`. At `stop`
-/// the leadership is given back.
+/// Campaigns for leadership as the controller `id`, again after each loss. `leader` holds the
+/// leadership while this controller leads. Gives the leadership up when `stop` is cancelled.
 pub(crate) async fn run(
     store: Arc<dyn Store>,
     id: String,
@@ -22,38 +19,42 @@ pub(crate) async fn run(
     loop {
         let leadership = tokio::select! {
             () = stop.cancelled() => return,
-            leadership = win(store.as_ref(), &id) => leadership,
+            leadership = acquire(store.as_ref(), &id) => leadership,
         };
-        tracing::info!("this controller leads");
+        tracing::info!("this controller is now the leader");
         leader.send_replace(Some(leadership.clone()));
         tokio::select! {
             () = stop.cancelled() => {
                 leader.send_replace(None);
                 return leadership.resign().await;
             }
-            () = leadership.lost() => tracing::warn!("the leader's lease has run out"),
+            () = leadership.lost() => {
+                tracing::warn!("the leader's lease has expired: this controller no longer leads");
+            }
         }
         leader.send_replace(None);
     }
 }
 
-/// Waits until this controller leads. While another one does, or the store does not answer,
-/// that may be for ever.
-async fn win(store: &dyn Store, id: &str) -> Arc<dyn Leadership> {
+/// Waits until this controller is the leader, for as long as another one leads or the store does
+/// not answer.
+async fn acquire(store: &dyn Store, id: &str) -> Arc<dyn Leadership> {
     loop {
-        match attempt(store, id).await {
-            Ok(Some(leadership)) => return leadership,
-            Ok(None) => {}
-            Err(error) => {
-                tracing::debug!(%error, "waiting for the store");
-                tokio::time::sleep(RETRY_PAUSE).await;
-            }
+        let leadership = (|| try_lead_or_wait(store, id))
+            .retry(backoff::policy())
+            .notify(|error, _| tracing::debug!(%error, "the store does not answer"))
+            .await;
+        if let Ok(Some(leadership)) = leadership {
+            return leadership;
         }
     }
 }
 
-/// Leads, or waits until the one that does has gone.
-async fn attempt(store: &dyn Store, id: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
+/// Acquires the leadership, or waits until the current leader is gone and returns `None`.
+async fn try_lead_or_wait(
+    store: &dyn Store,
+    id: &str,
+) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
     if let Some(leadership) = store.try_lead(id).await? {
         return Ok(Some(leadership));
     }
@@ -64,8 +65,8 @@ async fn attempt(store: &dyn Store, id: &str) -> Result<Option<Arc<dyn Leadershi
             WatchEvent::Change(StoreChange::Delete { .. }) => return Ok(None),
             WatchEvent::Snapshot { .. }
             | WatchEvent::Change(StoreChange::Put(_))
-            | WatchEvent::Away(_)
-            | WatchEvent::Back => {}
+            | WatchEvent::Unavailable(_)
+            | WatchEvent::Available => {}
         }
     }
 }

@@ -1,8 +1,9 @@
-//! What this controller tells the others through the store: that it is there, which nodes are
-//! linked to it, and how many requests wait on it. All of it under one lease, so that it goes
-//! when the controller does.
+//! Registers this controller in the store for the other controllers: its addresses, the nodes
+//! linked to it, and the number of requests in its pending queue. All these keys share one lease,
+//! so that they disappear with the controller.
 //!
-//! Nothing waits for this: it follows the view, and while the store is away it falls behind.
+//! Nothing waits for the registrar: it follows the view, and falls behind while the store is
+//! unavailable.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,22 +15,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::records::encode;
 use crate::fleet::{ControllerRecord, FleetHandle, FleetView, WaitingRecord};
-use crate::store::{Lease, LeaseId, MAX_WRITES, Precondition, Store, StoreError, StoreWrite, keys};
+use crate::store::backoff::RetryDelays;
+use crate::store::{Lease, LeaseId, Precondition, Store, StoreError, StoreWrite, keys};
 
-/// How long a controller may be silent before it counts as gone.
-const TTL: Duration = Duration::from_secs(5);
-/// Pause after the store failed.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Time to live of the lease: a controller that is silent for longer counts as gone.
+const LEASE_TTL: Duration = Duration::from_secs(5);
 /// Changes within this time are written together.
-const GATHER: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(50);
 
-/// Requests that wait for a first replica, by model.
+/// The number of requests that wait for a first replica, by model.
 pub(crate) type WaitingCounts = BTreeMap<ModelName, u32>;
 
-/// Keys and values.
+/// Keys and values of the store.
 type KeyValues = BTreeMap<String, Vec<u8>>;
 
-/// What this controller has to tell.
+/// The task that registers this controller in the store.
 pub(crate) struct Registrar {
     pub(crate) id: String,
     pub(crate) record: ControllerRecord,
@@ -39,49 +39,52 @@ pub(crate) struct Registrar {
 }
 
 impl Registrar {
-    /// Runs until `stop`; then nothing of it is left in the store.
+    /// Runs until `stop` is cancelled, then deletes the controller's keys.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut delays = RetryDelays::default();
         loop {
-            let told = tokio::select! {
+            let ended = tokio::select! {
                 () = stop.cancelled() => return,
-                lease = self.store.lease(TTL) => match lease {
-                    Ok(lease) => self.tell(lease, &stop).await,
+                lease = self.store.grant_lease(LEASE_TTL) => match lease {
+                    Ok(lease) => self.publish(lease, &mut delays, &stop).await,
                     Err(error) => Err(error),
                 },
             };
-            match told {
+            match ended {
                 Ok(()) if stop.is_cancelled() => return,
-                Ok(()) => tracing::warn!("this controller's lease has run out: telling all anew"),
+                Ok(()) => {
+                    tracing::warn!("this controller's lease has expired: registering it again");
+                }
                 Err(error) => {
-                    tracing::debug!(%error, "other controllers are not told");
+                    tracing::debug!(%error, "this controller could not be registered");
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = tokio::time::sleep(RETRY_PAUSE) => {}
+                        () = delays.wait() => {}
                     }
                 }
             }
         }
     }
 
-    /// Tells under one lease, until that has run out.
-    async fn tell(
+    /// Publishes under one lease, until the lease is lost.
+    async fn publish(
         &mut self,
         lease: Arc<dyn Lease>,
+        delays: &mut RetryDelays,
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         let mut changes = self.fleet.changes();
-        let mut told = KeyValues::new();
-        self.name_the_fleet().await?;
+        let mut published = KeyValues::new();
+        self.ensure_fleet_id().await?;
         loop {
             changes.borrow_and_update();
             let view = self.fleet.view();
-            let due = self.due(&view);
-            self.keep_records(&view).await?;
-            let writes = difference(&told, &due, lease.id());
-            for part in writes.chunks(MAX_WRITES) {
-                self.store.write(part.to_vec()).await?;
-            }
-            told = due;
+            let desired = self.desired(&view);
+            self.store_node_records(&view).await?;
+            let writes = difference(&published, &desired, lease.id());
+            self.store.write_all(None, writes).await?;
+            delays.reset();
+            published = desired;
             tokio::select! {
                 () = stop.cancelled() => {
                     lease.revoke().await;
@@ -95,57 +98,56 @@ impl Registrar {
                     return Ok(());
                 },
             }
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep(DEBOUNCE).await;
         }
     }
 
-    /// Gives the fleet a name of its own, if it has none, so that nodes tell a fleet whose
-    /// history begins anew from one that fell behind.
-    async fn name_the_fleet(&self) -> Result<(), StoreError> {
-        let name = format!("{:032x}", fastrand::u128(..)).into_bytes();
-        let write = StoreWrite::put_if(keys::FLEET.to_owned(), name, Precondition::Absent);
+    /// Gives the fleet an id if it has none. The id tells agents whether a store revision that is
+    /// lower than the last one comes from an old controller or from a fleet that was set up anew.
+    async fn ensure_fleet_id(&self) -> Result<(), StoreError> {
+        let id = format!("{:032x}", fastrand::u128(..)).into_bytes();
+        let write = StoreWrite::put_if(keys::FLEET_ID.to_owned(), id, Precondition::Absent);
         match self.store.write(vec![write]).await {
             Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Keeps what the nodes linked here say of themselves, so that they are known while away.
-    async fn keep_records(&self, view: &FleetView) -> Result<(), StoreError> {
-        let news = view.nodes.values().filter(|node| node.here && !node.kept);
-        let writes: Vec<_> = news
+    /// Stores the records of the nodes linked to this controller, without the lease, so that a
+    /// node stays known while it is disconnected.
+    async fn store_node_records(&self, view: &FleetView) -> Result<(), StoreError> {
+        let unsaved = view.nodes.values().filter(|node| node.here && !node.kept);
+        let writes = unsaved
             .map(|node| StoreWrite::put(keys::node(&node.name), encode(&node.record)))
             .collect();
-        for part in writes.chunks(MAX_WRITES) {
-            self.store.write(part.to_vec()).await?;
-        }
-        Ok(())
+        self.store.write_all(None, writes).await
     }
 
-    /// What should be in the store now.
-    fn due(&mut self, view: &FleetView) -> KeyValues {
-        let mut due = KeyValues::new();
-        due.insert(keys::controller(&self.id), encode(&self.record));
+    /// The leased keys that this controller should have now.
+    fn desired(&mut self, view: &FleetView) -> KeyValues {
+        let mut desired = KeyValues::new();
+        desired.insert(keys::controller(&self.id), encode(&self.record));
         for node in view.nodes.values().filter(|node| node.here) {
-            due.insert(keys::presence(&node.name, &self.id), b"{}".to_vec());
+            desired.insert(keys::link(&node.name, &self.id), b"{}".to_vec());
         }
         for (model, requests) in self.waiting.borrow_and_update().iter() {
             let record = WaitingRecord {
                 requests: *requests,
             };
-            due.insert(keys::waiting(model, &self.id), encode(&record));
+            desired.insert(keys::waiting(model, &self.id), encode(&record));
         }
-        due
+        desired
     }
 }
 
-/// The writes that make `told` be `due`.
-fn difference(told: &KeyValues, due: &KeyValues, lease: LeaseId) -> Vec<StoreWrite> {
-    let news = due
+/// The writes that turn `published` into `desired`.
+fn difference(published: &KeyValues, desired: &KeyValues, lease: LeaseId) -> Vec<StoreWrite> {
+    let changed = desired
         .iter()
-        .filter(|(key, value)| told.get(*key) != Some(value));
-    let puts = news.map(|(key, value)| StoreWrite::put_leased(key.clone(), value.clone(), lease));
-    let gone = told.keys().filter(|key| !due.contains_key(*key));
-    puts.chain(gone.map(|key| StoreWrite::Delete { key: key.clone() }))
+        .filter(|(key, value)| published.get(*key) != Some(value));
+    let puts =
+        changed.map(|(key, value)| StoreWrite::put_leased(key.clone(), value.clone(), lease));
+    let removed = published.keys().filter(|key| !desired.contains_key(*key));
+    puts.chain(removed.map(|key| StoreWrite::Delete { key: key.clone() }))
         .collect()
 }

@@ -272,8 +272,8 @@ async fn follow_store(store: Arc<dyn Store>, fleet: FleetHandle, stop: Cancellat
                     FleetEvent::Stored { entries, revision }
                 }
                 WatchEvent::Change(change) => FleetEvent::Changed(change),
-                WatchEvent::Away(problem) => FleetEvent::StoreAway(problem),
-                WatchEvent::Back => FleetEvent::StoreBack,
+                WatchEvent::Unavailable(problem) => FleetEvent::StoreAway(problem),
+                WatchEvent::Available => FleetEvent::StoreBack,
             };
             fleet.tell(event).await;
         }

@@ -67,7 +67,7 @@ impl DesiredStateWriter {
         let (key, value, pardon) = match resource {
             Resource::Model(model) => {
                 // A revision that failed is tried again when it is wished for again.
-                let condemned = keys::condemned(model.name());
+                let condemned = keys::failed_revision(model.name());
                 (keys::model(model.name()), to_json(model)?, Some(condemned))
             }
             Resource::Task(task) => (keys::task(task.name()), to_json(task)?, None),
@@ -125,7 +125,7 @@ impl DesiredStateWriter {
         if self.store.get(&key).await?.is_none() {
             return Ok(None);
         }
-        let measured = self.store.list(&keys::qualities(name)).await?;
+        let measured = self.store.list(&keys::quality_prefix(name)).await?;
         let measured = measured.into_iter().map(|entry| entry.key);
         let keys = measured.chain([key]);
         let deletes = keys.map(|key| StoreWrite::Delete { key });
@@ -173,7 +173,11 @@ impl DesiredStateWriter {
         if self.store.get(&key).await?.is_none() {
             return Ok(None);
         }
-        let keys = [key, keys::stable(name), keys::condemned(name)];
+        let keys = [
+            key,
+            keys::stable_revision(name),
+            keys::failed_revision(name),
+        ];
         let deletes = keys.map(|key| StoreWrite::Delete { key });
         self.write(deletes.into()).await.map(Some)
     }
@@ -183,7 +187,7 @@ impl DesiredStateWriter {
     /// # Errors
     /// Those of the store.
     pub async fn forget_node(&self, name: &NodeName) -> Result<StoreRevision, StoreError> {
-        let keys = [keys::node(name), keys::order(name)];
+        let keys = [keys::node(name), keys::node_operation(name)];
         let deletes = keys.map(|key| StoreWrite::Delete { key });
         self.write(deletes.into()).await
     }
@@ -197,7 +201,7 @@ impl DesiredStateWriter {
         name: &NodeName,
         order: NodeOperationRecord,
     ) -> Result<StoreRevision, StoreError> {
-        let key = keys::order(name);
+        let key = keys::node_operation(name);
         let write = if order == NodeOperationRecord::default() {
             StoreWrite::Delete { key }
         } else {
@@ -215,7 +219,7 @@ impl DesiredStateWriter {
         name: &ArtifactName,
         files: &Manifest,
     ) -> Result<StoreRevision, StoreError> {
-        let write = StoreWrite::put(keys::pushed(name), encode(files));
+        let write = StoreWrite::put(keys::pushed_manifest(name), encode(files));
         self.write(vec![write]).await
     }
 
@@ -224,7 +228,7 @@ impl DesiredStateWriter {
     /// # Errors
     /// Those of the store.
     pub async fn delete_pushed(&self, name: &ArtifactName) -> Result<StoreRevision, StoreError> {
-        let key = keys::pushed(name);
+        let key = keys::pushed_manifest(name);
         self.write(vec![StoreWrite::Delete { key }]).await
     }
 
@@ -238,7 +242,7 @@ impl DesiredStateWriter {
     /// # Errors
     /// Those of the store.
     pub async fn is_noted(&self, name: &str) -> Result<bool, StoreError> {
-        Ok(self.store.get(&keys::note(name)).await?.is_some())
+        Ok(self.store.get(&keys::marker(name)).await?.is_some())
     }
 
     /// Notes something under `name`.
@@ -246,7 +250,7 @@ impl DesiredStateWriter {
     /// # Errors
     /// Those of the store.
     pub async fn note(&self, name: &str) -> Result<(), StoreError> {
-        let put = StoreWrite::put(keys::note(name), b"{}".to_vec());
+        let put = StoreWrite::put(keys::marker(name), b"{}".to_vec());
         self.store.write(vec![put]).await.map(drop)
     }
 }

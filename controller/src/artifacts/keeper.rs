@@ -17,7 +17,7 @@ use super::blobs::BlobStore;
 use super::fetch::{FetchError, fetch};
 use crate::fleet::records::encode;
 use crate::fleet::{FetchRecord, FleetHandle, FleetView};
-use crate::store::{Leadership, MAX_WRITES, Store, StoreError, StoreWrite, keys};
+use crate::store::{Leadership, Store, StoreError, StoreWrite, keys};
 
 /// How often progress is told and what is not needed collected.
 const LOOK: Duration = Duration::from_secs(1);
@@ -127,12 +127,12 @@ impl ArtifactReplicator {
         let forgotten = |id: &&String| !wanted.contains_key(*id);
         for id in view.files.fetched.keys().filter(forgotten) {
             writes.push(StoreWrite::Delete {
-                key: keys::fetched(id),
+                key: keys::fetched_manifest(id),
             });
         }
         for id in view.files.fetches.keys().filter(forgotten) {
             writes.push(StoreWrite::Delete {
-                key: keys::fetch(id),
+                key: keys::fetch_progress(id),
             });
         }
         work.jobs.retain(|id, _| wanted.contains_key(id));
@@ -140,7 +140,7 @@ impl ArtifactReplicator {
             if view.files.of(&source).is_some() {
                 if view.files.fetches.contains_key(&id) {
                     writes.push(StoreWrite::Delete {
-                        key: keys::fetch(&id),
+                        key: keys::fetch_progress(&id),
                     });
                 }
                 work.jobs.remove(&id);
@@ -205,9 +205,9 @@ impl ArtifactReplicator {
                     Ok(manifest) => {
                         job.again = Some(Instant::now() + FIRST_PAUSE);
                         vec![
-                            StoreWrite::put(keys::fetched(&id), encode(&manifest)),
+                            StoreWrite::put(keys::fetched_manifest(&id), encode(&manifest)),
                             StoreWrite::Delete {
-                                key: keys::fetch(&id),
+                                key: keys::fetch_progress(&id),
                             },
                         ]
                     }
@@ -233,12 +233,7 @@ impl ArtifactReplicator {
         leadership: &dyn Leadership,
         writes: Vec<StoreWrite>,
     ) -> Result<(), StoreError> {
-        let fence = leadership.fence();
-        for part in writes.chunks(MAX_WRITES - 1) {
-            let part = fence.iter().chain(part).cloned();
-            self.store.write(part.collect()).await?;
-        }
-        Ok(())
+        self.store.write_all(leadership.fence(), writes).await
     }
 
     /// Copies from other controllers what models need and is not here.
@@ -285,7 +280,7 @@ impl FetchJob {
         if self.told.as_ref() == Some(&record) {
             return None;
         }
-        let write = StoreWrite::put(keys::fetch(id), encode(&record));
+        let write = StoreWrite::put(keys::fetch_progress(id), encode(&record));
         self.told = Some(record);
         Some(write)
     }

@@ -231,8 +231,8 @@ impl FleetState {
                 .quality
                 .get_mut(&task)
                 .is_some_and(|of_task| of_task.remove(&model).is_some()),
-            StoreKey::Stable(name) => self.stable.remove(&name).is_some(),
-            StoreKey::Condemned(name) => self.condemned.remove(&name).is_some(),
+            StoreKey::StableRevision(name) => self.stable.remove(&name).is_some(),
+            StoreKey::FailedRevision(name) => self.condemned.remove(&name).is_some(),
             StoreKey::Assignment(assignment) => {
                 self.touch(&assignment.node, revision);
                 self.assignments.remove(&assignment).is_some()
@@ -244,8 +244,8 @@ impl FleetState {
                 }
                 _ => self.nodes.remove(&name).is_some(),
             },
-            StoreKey::Order(name) => self.orders.remove(&name).is_some(),
-            StoreKey::Presence(name, controller) => self.nodes.get_mut(&name).is_some_and(|node| {
+            StoreKey::NodeOperation(name) => self.orders.remove(&name).is_some(),
+            StoreKey::Link(name, controller) => self.nodes.get_mut(&name).is_some_and(|node| {
                 node.elsewhere.remove(&controller);
                 node.live(now)
             }),
@@ -255,13 +255,17 @@ impl FleetState {
                 .is_some_and(|waiting| waiting.remove(&controller).is_some()),
             StoreKey::Controller(id) => self.controllers.remove(&id).is_some(),
             StoreKey::Leader => self.leader.take().is_some(),
-            StoreKey::Pushed(name) => Arc::make_mut(&mut self.files)
+            StoreKey::PushedManifest(name) => Arc::make_mut(&mut self.files)
                 .pushed
                 .remove(&name)
                 .is_some(),
-            StoreKey::Fetched(id) => Arc::make_mut(&mut self.files).fetched.remove(&id).is_some(),
-            StoreKey::Fetch(id) => Arc::make_mut(&mut self.files).fetches.remove(&id).is_some(),
-            StoreKey::Fleet => false,
+            StoreKey::FetchedManifest(id) => {
+                Arc::make_mut(&mut self.files).fetched.remove(&id).is_some()
+            }
+            StoreKey::FetchProgress(id) => {
+                Arc::make_mut(&mut self.files).fetches.remove(&id).is_some()
+            }
+            StoreKey::FleetId => false,
         }
     }
 
@@ -318,7 +322,7 @@ impl FleetState {
                 let router: Router = records::resource(record.resource)?;
                 Arc::make_mut(&mut self.routing).set_router(Some(router.spec));
             }
-            StoreKey::Stable(name) => {
+            StoreKey::StableRevision(name) => {
                 let record: StableRecord = decode(&value)?;
                 let model: Model = records::resource(record.resource)?;
                 self.touch_all(&name, revision);
@@ -329,7 +333,7 @@ impl FleetState {
                 };
                 self.stable.insert(name, stable);
             }
-            StoreKey::Condemned(name) => {
+            StoreKey::FailedRevision(name) => {
                 self.condemned.insert(name, decode(&value)?);
             }
             StoreKey::Assignment(assignment) => {
@@ -348,10 +352,10 @@ impl FleetState {
                 }
                 node.kept = Some(record);
             }
-            StoreKey::Order(name) => {
+            StoreKey::NodeOperation(name) => {
                 self.orders.insert(name, decode(&value)?);
             }
-            StoreKey::Presence(name, controller) => {
+            StoreKey::Link(name, controller) => {
                 if controller == self.id {
                     return Ok(false);
                 }
@@ -369,20 +373,20 @@ impl FleetState {
             StoreKey::Controller(id) => {
                 self.controllers.insert(id, decode(&value)?);
             }
-            StoreKey::Pushed(name) => {
+            StoreKey::PushedManifest(name) => {
                 let manifest = Arc::new(decode(&value)?);
                 Arc::make_mut(&mut self.files).pushed.insert(name, manifest);
             }
-            StoreKey::Fetched(id) => {
+            StoreKey::FetchedManifest(id) => {
                 let manifest = Arc::new(decode(&value)?);
                 Arc::make_mut(&mut self.files).fetched.insert(id, manifest);
             }
-            StoreKey::Fetch(id) => {
+            StoreKey::FetchProgress(id) => {
                 let record = decode(&value)?;
                 Arc::make_mut(&mut self.files).fetches.insert(id, record);
             }
             StoreKey::Leader => self.leader = Some(text(value)?),
-            StoreKey::Fleet => self.fleet = Some(text(value)?),
+            StoreKey::FleetId => self.fleet = Some(text(value)?),
         }
         Ok(true)
     }

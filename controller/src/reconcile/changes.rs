@@ -88,7 +88,10 @@ fn settle(name: &ModelName, model: &ModelView, goal: ModelRevision) -> Option<St
         resource,
         files: files.cloned(),
     };
-    Some(StoreWrite::put(keys::stable(name), encode(&record)))
+    Some(StoreWrite::put(
+        keys::stable_revision(name),
+        encode(&record),
+    ))
 }
 
 fn condemn(name: &ModelName, model: &ModelView, node: &NodeName) -> StoreWrite {
@@ -103,5 +106,5 @@ fn condemn(name: &ModelName, model: &ModelView, node: &NodeName) -> StoreWrite {
         node: node.clone(),
         problem,
     };
-    StoreWrite::put(keys::condemned(name), encode(&record))
+    StoreWrite::put(keys::failed_revision(name), encode(&record))
 }

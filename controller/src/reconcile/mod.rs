@@ -1,5 +1,6 @@
-//! The leader's loop, which makes the fleet follow the wish: view → rollouts and scaling →
-//! [`placement::solve`] → assignments.
+//! The leader's control loop. It moves the fleet towards the desired state:
+//! view → [`PlacementProblem`](placement::PlacementProblem) with rollouts and scaling →
+//! [`placement::solve`] → writes to the store.
 
 mod changes;
 mod problem;
@@ -14,18 +15,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{FleetHandle, FleetView};
-use crate::store::{Leadership, MAX_WRITES, Store, StoreError, StoreWrite};
+use crate::store::backoff::RetryDelays;
+use crate::store::{Leadership, Store};
 use problem::ProblemInputs;
 use scale::ModelScalers;
 
-/// Pause after the store failed.
-const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// How often load is looked at when nothing else happens.
-const LOOK: Duration = Duration::from_secs(1);
+/// Interval of passes while the view does not change, for scaling by load.
+const SCALING_INTERVAL: Duration = Duration::from_secs(1);
 /// Changes within this time are planned for together.
-const GATHER: Duration = Duration::from_millis(5);
+const DEBOUNCE: Duration = Duration::from_millis(5);
 
-/// Runs until `stop`; acts while this controller leads.
+/// Runs until `stop` is cancelled; plans and writes only while this controller leads.
 pub(crate) async fn run(
     fleet: FleetHandle,
     store: Arc<dyn Store>,
@@ -34,7 +34,8 @@ pub(crate) async fn run(
 ) {
     let mut changes = fleet.changes();
     let mut scalers = ModelScalers::default();
-    let mut look = tokio::time::interval(LOOK);
+    let mut scaling = tokio::time::interval(SCALING_INTERVAL);
+    let mut delays = RetryDelays::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -44,18 +45,18 @@ pub(crate) async fn run(
             changed = leader.changed() => if changed.is_err() {
                 return;
             },
-            _ = look.tick() => {}
+            _ = scaling.tick() => {}
         }
-        // What is planned from a view becomes part of a later view, which wakes this loop
-        // again; a plan that changes nothing ends the chain.
+        // The writes of a pass show up in a later view, which starts the next pass. The chain ends
+        // with a plan that changes nothing.
         //
-        // The fence is taken before the view is looked at: what an earlier leadership
-        // planned cannot be written in a later one.
+        // The fence is taken before the view is read, so that the plan of an earlier leadership
+        // can never be written under a later one.
         let Some(leadership) = leader.borrow_and_update().clone() else {
             scalers = ModelScalers::default();
             continue;
         };
-        tokio::time::sleep(GATHER).await;
+        tokio::time::sleep(DEBOUNCE).await;
         changes.borrow_and_update();
         let view = fleet.view();
         if !view.synced || view.store_problem.is_some() {
@@ -64,43 +65,33 @@ pub(crate) async fn run(
         let now = Instant::now();
         scalers.observe(&view, now);
         let writes = changes::plan(&view, &scalers, now);
-        if let Err(error) = carry_out(store.as_ref(), leadership.fence(), &writes).await {
-            tracing::warn!(%error, "the placement could not be changed");
-            changes.mark_changed();
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(RETRY_PAUSE) => {}
+        // Each write is correct by itself: what is missing after an error is part of the next plan.
+        match store.write_all(leadership.fence(), writes).await {
+            Ok(()) => delays.reset(),
+            Err(error) => {
+                tracing::warn!(%error, "the placement could not be written");
+                changes.mark_changed();
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = delays.wait() => {}
+                }
             }
         }
     }
 }
 
-/// Why a model of this view has fewer replicas than it should. Its own load is not known
-/// here: asleep counts as it should be.
+/// Explains why a model has fewer replicas than desired. The model's current load is not known
+/// here, so that a model that is scaled to zero counts as complete.
 #[must_use]
 pub(crate) fn explain(view: &FleetView, model: &ModelName) -> Option<UnplacedReplicas> {
     let inputs = ProblemInputs::new(view, &ModelScalers::default());
     placement::explain(&inputs.problem(view, Instant::now()), model)
 }
 
-/// The models of this view that miss replicas.
+/// Returns the models with fewer replicas than desired.
 #[must_use]
 pub(crate) fn missing(view: &FleetView) -> Vec<ModelName> {
     let inputs = ProblemInputs::new(view, &ModelScalers::default());
     let plan = placement::solve(&inputs.problem(view, Instant::now()));
     plan.missing.into_keys().collect()
-}
-
-async fn carry_out(
-    store: &dyn Store,
-    fence: Option<StoreWrite>,
-    writes: &[StoreWrite],
-) -> Result<(), StoreError> {
-    // Each part is right by itself, since a later plan does what is missing.
-    for part in writes.chunks(MAX_WRITES - 1) {
-        store
-            .write(fence.iter().chain(part).cloned().collect())
-            .await?;
-    }
-    Ok(())
 }

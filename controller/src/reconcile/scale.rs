@@ -89,7 +89,7 @@ impl ObservedLoad {
             load.wait = Duration::from_micros(waited / begun);
         } else if load.queued > 0 {
             // Nothing was begun at all while some waited: they wait for as long as that.
-            load.wait = super::LOOK;
+            load.wait = super::SCALING_INTERVAL;
         }
         self.begun = load.begun;
         self.waited = waited;

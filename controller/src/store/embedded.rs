@@ -1,4 +1,4 @@
-//! The store in a file: redb, durable with every write, for one controller.
+//! The embedded store: a redb file that one controller opens alone. Every write is durable.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,20 +17,21 @@ use super::{
     StoreError, StoreRevision, StoreWatch, StoreWrite, WatchEvent, keys,
 };
 
-/// Key to revision and value.
+/// Maps a key to the revision of its last write and its value.
 const ENTRIES: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("entries");
-/// The one row `revision`: the last revision written.
+/// Holds one row, [`REVISION`].
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// The row with the revision of the last write.
 const REVISION: &str = "revision";
-/// Keys that live no longer than the process that wrote them, with their lease.
+/// Maps the keys that are bound to a lease to its id. They do not outlive the process.
 const LEASED: TableDefinition<&str, i64> = TableDefinition::new("leased");
-/// The file in the data directory.
+/// The name of the file in the data directory.
 const FILE: &str = "store.redb";
 
-/// Changes a slow watcher may fall behind before it is given a snapshot instead.
+/// The number of changes that a slow watcher can fall behind before it gets a new snapshot.
 const BACKLOG: usize = 1_024;
 
-/// A store in one file. Cheap to clone; clones share the file.
+/// The embedded store. Cheap to clone; clones share the file.
 #[derive(Clone)]
 pub struct EmbeddedStore {
     inner: Arc<EmbeddedState>,
@@ -38,15 +39,16 @@ pub struct EmbeddedStore {
 
 struct EmbeddedState {
     database: Database,
-    /// Held while writing *and* telling watchers, so that they see changes in order, and
-    /// while a watch begins, so that it misses none.
+    /// Sends changes to the watchers. Locked during a write and the sending of its changes, so
+    /// that watchers see changes in order, and while a watch starts, so that it misses none.
     changes: Mutex<broadcast::Sender<StoreChange>>,
-    /// Leases given so far.
-    leases: AtomicI64,
+    /// The id of the next lease.
+    next_lease: AtomicI64,
 }
 
 impl EmbeddedStore {
-    /// Opens the store in `dir`, creating both where missing.
+    /// Opens the store in the directory `dir`; creates the directory and the store if they do not
+    /// exist.
     ///
     /// # Errors
     /// [`StoreError::Directory`], [`StoreError::InUse`] or [`StoreError::Damaged`].
@@ -55,17 +57,17 @@ impl EmbeddedStore {
         blocking(move || {
             std::fs::create_dir_all(&dir).map_err(|error| StoreError::Directory {
                 path: dir.clone(),
-                problem: error.to_string(),
+                reason: error.to_string(),
             })?;
             let path = dir.join(FILE);
             let database = create(&path)?;
             let inner = EmbeddedState {
                 database,
                 changes: Mutex::new(broadcast::channel(BACKLOG).0),
-                leases: AtomicI64::new(0),
+                next_lease: AtomicI64::new(0),
             };
-            // Whoever held them is gone.
-            inner.end(None)?;
+            // The leases of the previous process ended with it.
+            inner.end_leases(None)?;
             Ok(Self {
                 inner: Arc::new(inner),
             })
@@ -74,10 +76,11 @@ impl EmbeddedStore {
     }
 }
 
+/// Opens the database file and creates its tables.
 fn create(path: &Path) -> Result<Database, StoreError> {
-    let damaged = |problem: String| StoreError::Damaged {
+    let damaged = |reason: String| StoreError::Damaged {
         path: path.to_owned(),
-        problem,
+        reason,
     };
     let database = Database::create(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
@@ -86,12 +89,12 @@ fn create(path: &Path) -> Result<Database, StoreError> {
         {
             StoreError::Directory {
                 path: path.parent().unwrap_or(path).to_owned(),
-                problem: error.to_string(),
+                reason: error.to_string(),
             }
         }
         other => damaged(other.to_string()),
     })?;
-    // The tables exist from the start, so that reading never has to ask.
+    // Creating all tables here means that reads never meet a missing one.
     let begun = database.begin_write().map_err(|e| damaged(e.to_string()))?;
     begun
         .open_table(ENTRIES)
@@ -108,11 +111,11 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
     StoreError::Failed(error.into().to_string())
 }
 
-/// File work, off the async threads.
+/// Runs file I/O on the blocking thread pool.
 async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    operation: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work)
+    tokio::task::spawn_blocking(operation)
         .await
         .unwrap_or_else(|error| Err(StoreError::Failed(error.to_string())))
 }
@@ -137,7 +140,7 @@ impl EmbeddedState {
         Ok(entries)
     }
 
-    /// The last revision written.
+    /// Returns the revision of the last write.
     fn revision(&self) -> Result<StoreRevision, StoreError> {
         let read = self.database.begin_read().map_err(failed)?;
         let meta = read.open_table(META).map_err(failed)?;
@@ -165,10 +168,10 @@ impl EmbeddedState {
                     StoreWrite::Put {
                         key,
                         value,
-                        expect,
+                        precondition,
                         lease,
                     } => {
-                        check(&entries, &key, expect)?;
+                        check(&entries, &key, precondition)?;
                         entries
                             .insert(key.as_str(), (revision.0, value.as_slice()))
                             .map_err(failed)?;
@@ -189,58 +192,61 @@ impl EmbeddedState {
                             changes.push(StoreChange::Delete { key, revision });
                         }
                     }
-                    StoreWrite::Require { key, expect } => check(&entries, &key, expect)?,
+                    StoreWrite::Require { key, precondition } => {
+                        check(&entries, &key, precondition)?
+                    }
                 }
             }
         }
         begun.commit().map_err(failed)?;
         for change in changes {
-            // Without a watcher there is nobody to tell.
+            // Sending fails only if nobody watches.
             let _ = sender.send(change);
         }
         Ok(revision)
     }
 
-    /// Ends a lease, or all: their keys go.
-    fn end(&self, lease: Option<LeaseId>) -> Result<(), StoreError> {
-        let mut gone = Vec::new();
+    /// Ends one lease, or all leases for `None`, and deletes their keys.
+    fn end_leases(&self, lease: Option<LeaseId>) -> Result<(), StoreError> {
+        let mut deletes = Vec::new();
         {
             let read = self.database.begin_read().map_err(failed)?;
             let leased = read.open_table(LEASED).map_err(failed)?;
             for row in leased.iter().map_err(failed)? {
-                let (key, held) = row.map_err(failed)?;
-                if lease.is_none_or(|lease| lease == held.value()) {
-                    gone.push(StoreWrite::Delete {
+                let (key, key_lease) = row.map_err(failed)?;
+                if lease.is_none_or(|lease| lease == key_lease.value()) {
+                    deletes.push(StoreWrite::Delete {
                         key: key.value().to_owned(),
                     });
                 }
             }
         }
-        if !gone.is_empty() {
-            self.write(gone)?;
+        if !deletes.is_empty() {
+            self.write(deletes)?;
         }
         Ok(())
     }
 }
 
-/// Fails with a conflict unless the key is as expected.
+/// Fails with a conflict unless the precondition holds.
 fn check(
     entries: &impl ReadableTable<&'static str, (u64, &'static [u8])>,
     key: &str,
-    expect: Precondition,
+    precondition: Precondition,
 ) -> Result<(), StoreError> {
-    let found = entries.get(key).map_err(failed)?;
-    let found = found.map(|row| row.value().0);
-    let met = match expect {
+    let row = entries.get(key).map_err(failed)?;
+    let current = row.map(|row| row.value().0);
+    let holds = match precondition {
         Precondition::Any => true,
-        Precondition::Absent => found.is_none(),
-        Precondition::Revision(wanted) => found == Some(wanted.0),
+        Precondition::Absent => current.is_none(),
+        Precondition::Revision(required) => current == Some(required.0),
     };
-    met.then_some(())
+    holds
+        .then_some(())
         .ok_or_else(|| StoreError::Conflict(key.to_owned()))
 }
 
-/// The one process that has the file open leads, as long as it lives.
+/// The leadership of the only process that has the file open; it is never lost.
 struct EmbeddedLeadership;
 
 #[async_trait]
@@ -270,7 +276,7 @@ impl Store for EmbeddedStore {
 
     async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         if writes.len() > MAX_WRITES {
-            return Err(StoreError::TooMany(writes.len()));
+            return Err(StoreError::TooManyWrites(writes.len()));
         }
         let inner = self.inner.clone();
         blocking(move || inner.write(writes)).await
@@ -284,23 +290,23 @@ impl Store for EmbeddedStore {
         }))
     }
 
-    async fn try_lead(&self, who: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
-        let lease = self.inner.leases.fetch_add(1, Ordering::Relaxed);
+    async fn try_lead(&self, id: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
+        let lease = self.inner.next_lease.fetch_add(1, Ordering::Relaxed);
         let key = keys::LEADER.to_owned();
-        self.write(vec![StoreWrite::put_leased(key, who.into(), lease)])
+        self.write(vec![StoreWrite::put_leased(key, id.into(), lease)])
             .await?;
         Ok(Some(Arc::new(EmbeddedLeadership)))
     }
 
-    async fn lease(&self, _: Duration) -> Result<Arc<dyn Lease>, StoreError> {
+    async fn grant_lease(&self, _: Duration) -> Result<Arc<dyn Lease>, StoreError> {
         Ok(Arc::new(EmbeddedLease {
             inner: self.inner.clone(),
-            id: self.inner.leases.fetch_add(1, Ordering::Relaxed),
+            id: self.inner.next_lease.fetch_add(1, Ordering::Relaxed),
         }))
     }
 }
 
-/// A lease of the one process that has the file open.
+/// A lease of the only process that has the file open; it lasts until it is revoked.
 struct EmbeddedLease {
     inner: Arc<EmbeddedState>,
     id: LeaseId,
@@ -318,8 +324,8 @@ impl Lease for EmbeddedLease {
 
     async fn revoke(&self) {
         let (inner, id) = (self.inner.clone(), self.id);
-        if let Err(error) = blocking(move || inner.end(Some(id))).await {
-            tracing::warn!(%error, "a lease could not be ended");
+        if let Err(error) = blocking(move || inner.end_leases(Some(id))).await {
+            tracing::warn!(%error, "the lease could not be ended");
         }
     }
 }
@@ -327,7 +333,7 @@ impl Lease for EmbeddedLease {
 struct EmbeddedWatch {
     store: EmbeddedStore,
     prefix: String,
-    /// `None` until a snapshot was given, and after changes were missed.
+    /// `None` before the first snapshot, and after changes were missed.
     changes: Option<broadcast::Receiver<StoreChange>>,
 }
 
@@ -368,8 +374,8 @@ impl StoreWatch for EmbeddedWatch {
 mod tests {
     use super::*;
 
-    fn put(key: &str, value: &str, expect: Precondition) -> StoreWrite {
-        StoreWrite::put_if(key.into(), value.into(), expect)
+    fn put(key: &str, value: &str, precondition: Precondition) -> StoreWrite {
+        StoreWrite::put_if(key.into(), value.into(), precondition)
     }
 
     async fn store() -> (tempfile::TempDir, EmbeddedStore) {
@@ -379,7 +385,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_written_survives_reopening() {
+    async fn entries_and_revisions_survive_reopening() {
         let (dir, store) = store().await;
         let first = store
             .write(vec![put("/a/1", "x", Precondition::Absent)])
@@ -397,9 +403,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn leased_keys_do_not_survive_their_process() {
+    async fn leased_keys_are_gone_after_reopening() {
         let (dir, store) = store().await;
-        let lease = store.lease(Duration::from_secs(1)).await.unwrap();
+        let lease = store.grant_lease(Duration::from_secs(1)).await.unwrap();
         let writes = vec![
             put("/kept", "", Precondition::Any),
             StoreWrite::put_leased("/leased".into(), Vec::new(), lease.id()),
@@ -418,7 +424,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watcher_that_falls_behind_gets_a_snapshot() {
+    async fn slow_watcher_gets_a_new_snapshot() {
         let (_dir, store) = store().await;
         let mut watch = store.watch("/").await.unwrap();
         watch.next().await.unwrap();
@@ -432,14 +438,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_second_process_is_told_that_the_store_is_in_use() {
+    async fn second_process_gets_an_in_use_error() {
         let (dir, _store) = store().await;
         let second = EmbeddedStore::open(dir.path()).await;
         assert!(matches!(second, Err(StoreError::InUse(_))));
     }
 
     #[tokio::test]
-    async fn a_damaged_file_is_said_to_be_damaged() {
+    async fn damaged_file_is_reported_as_damaged() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), b"not a database").unwrap();
         let error = EmbeddedStore::open(dir.path()).await.err().unwrap();

@@ -1,129 +1,131 @@
-//! The names of things in the store.
+//! The keys of the store.
 
 use flotilla_core::placement::Assignment;
 use flotilla_core::spec::ModelSource;
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use sha2::Digest;
 
-/// All of Flotilla's keys begin with this.
+/// The prefix of all keys.
 pub const ROOT: &str = "/flotilla/v1/";
 
-/// The key that is there as long as a controller leads.
+/// The key that holds the id of the leading controller while one leads.
 pub const LEADER: &str = "/flotilla/v1/leader";
 
-/// What a key is about.
+/// The key of the fleet's id, a random text that the first controller sets once.
+pub const FLEET_ID: &str = "/flotilla/v1/fleet-id";
+
+/// The key of the router's spec.
+pub const ROUTER: &str = "/flotilla/v1/router";
+
+/// A parsed key: what the entry under it describes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreKey {
-    /// The fleet's own name.
-    Fleet,
-    /// Who leads.
+    /// [`FLEET_ID`].
+    FleetId,
+    /// [`LEADER`].
     Leader,
-    /// What is wished for.
+    /// The spec of a model.
     Model(ModelName),
-    /// A task that is wished for.
+    /// The spec of a task.
     Task(TaskName),
-    /// How the fleet is to route.
+    /// The spec of the router.
     Router,
-    /// How well a model was measured to do a task.
+    /// The measured quality of a model's answers for a task.
     Quality(TaskName, ModelName),
-    /// The last revision of a model that every replica served.
-    Stable(ModelName),
-    /// The revision of a model that did not load.
-    Condemned(ModelName),
-    /// What a node is.
+    /// The last revision of a model that all replicas served.
+    StableRevision(ModelName),
+    /// The revision of a model that failed to load.
+    FailedRevision(ModelName),
+    /// The static description of a node.
     Node(NodeName),
-    /// What people want of a node.
-    Order(NodeName),
+    /// The operation on a node: cordon or drain.
+    NodeOperation(NodeName),
+    /// The assignment of a model to a node.
     Assignment(Assignment),
-    /// Files that were pushed.
-    Pushed(ArtifactName),
-    /// Files that a controller fetched, by [`source_id`].
-    Fetched(String),
-    /// How fetching them goes.
-    Fetch(String),
-    /// A controller; leased.
+    /// The manifest of files that were pushed under this name.
+    PushedManifest(ArtifactName),
+    /// The manifest of files that a controller fetched from a source; see [`source_id`].
+    FetchedManifest(String),
+    /// The progress of fetching the files of a source; see [`source_id`].
+    FetchProgress(String),
+    /// A running controller, by its id. Leased.
     Controller(String),
-    /// A node's link to a controller; leased.
-    Presence(NodeName, String),
-    /// Requests that wait for a model on a controller; leased.
+    /// The link of a node to a controller, by the controller's id. Leased.
+    Link(NodeName, String),
+    /// The number of requests for a model in a controller's pending queue, by the controller's
+    /// id. Leased.
     Waiting(ModelName, String),
 }
 
-/// The key of the fleet's own name, made once by the first controller.
-pub const FLEET: &str = "/flotilla/v1/fleet";
-
-/// The key of the router's wish.
-pub const ROUTER: &str = "/flotilla/v1/router";
-
-/// The key of a task's wish.
+/// The key of a task's spec.
 #[must_use]
 pub fn task(name: &TaskName) -> String {
     format!("{ROOT}tasks/{name}")
 }
 
-/// The key of how well a model was measured to do a task.
+/// The key of a model's measured quality for a task.
 #[must_use]
 pub fn quality(task: &TaskName, model: &ModelName) -> String {
     format!("{ROOT}quality/{task}/{model}")
 }
 
-/// What the keys of all models' quality for a task begin with.
+/// The common prefix of the keys of all models' quality for a task.
 #[must_use]
-pub fn qualities(task: &TaskName) -> String {
+pub fn quality_prefix(task: &TaskName) -> String {
     format!("{ROOT}quality/{task}/")
 }
 
-/// The key of a model's wish.
+/// The key of a model's spec.
 #[must_use]
 pub fn model(name: &ModelName) -> String {
     format!("{ROOT}models/{name}")
 }
 
-/// The key of the last revision of a model that every replica served.
+/// The key of the last revision of a model that all replicas served.
 #[must_use]
-pub fn stable(name: &ModelName) -> String {
+pub fn stable_revision(name: &ModelName) -> String {
     format!("{ROOT}stable/{name}")
 }
 
-/// The key of the revision of a model that did not load.
+/// The key of the revision of a model that failed to load.
 #[must_use]
-pub fn condemned(name: &ModelName) -> String {
-    format!("{ROOT}condemned/{name}")
+pub fn failed_revision(name: &ModelName) -> String {
+    format!("{ROOT}failed/{name}")
 }
 
-/// Tells the source of files from others.
+/// Returns an identifier of a source of files: a hash of its definition, in hexadecimal.
 #[must_use]
 pub fn source_id(source: &ModelSource) -> String {
-    // A source is made of texts: serializing it cannot fail.
+    // A source consists of texts, so that serializing it cannot fail.
     let text = serde_json::to_vec(source).unwrap_or_default();
     hex::encode(&sha2::Sha256::digest(text)[..16])
 }
 
-/// The key of files that were pushed.
+/// The key of the manifest of pushed files.
 #[must_use]
-pub fn pushed(name: &ArtifactName) -> String {
+pub fn pushed_manifest(name: &ArtifactName) -> String {
     format!("{ROOT}pushed/{name}")
 }
 
-/// The key of files that a controller fetched.
+/// The key of the manifest of files that a controller fetched.
 #[must_use]
-pub fn fetched(source: &str) -> String {
-    format!("{ROOT}fetched/{source}")
+pub fn fetched_manifest(source_id: &str) -> String {
+    format!("{ROOT}fetched/{source_id}")
 }
 
-/// The key of how fetching them goes.
+/// The key of the progress of fetching files.
 #[must_use]
-pub fn fetch(source: &str) -> String {
-    format!("{ROOT}fetch/{source}")
+pub fn fetch_progress(source_id: &str) -> String {
+    format!("{ROOT}fetch-progress/{source_id}")
 }
 
-/// The key of what people want of a node.
+/// The key of the operation on a node.
 #[must_use]
-pub fn order(name: &NodeName) -> String {
-    format!("{ROOT}orders/{name}")
+pub fn node_operation(name: &NodeName) -> String {
+    format!("{ROOT}operations/{name}")
 }
 
-/// The key of a controller.
+/// The key of a running controller.
 #[must_use]
 pub fn controller(id: &str) -> String {
     format!("{ROOT}controllers/{id}")
@@ -131,14 +133,14 @@ pub fn controller(id: &str) -> String {
 
 /// The key of a node's link to a controller.
 #[must_use]
-pub fn presence(node: &NodeName, controller: &str) -> String {
-    format!("{ROOT}presence/{node}/{controller}")
+pub fn link(node: &NodeName, controller_id: &str) -> String {
+    format!("{ROOT}links/{node}/{controller_id}")
 }
 
-/// The key of the requests that wait for a model on a controller.
+/// The key of the number of requests for a model in a controller's pending queue.
 #[must_use]
-pub fn waiting(model: &ModelName, controller: &str) -> String {
-    format!("{ROOT}waiting/{model}/{controller}")
+pub fn waiting(model: &ModelName, controller_id: &str) -> String {
+    format!("{ROOT}waiting/{model}/{controller_id}")
 }
 
 /// The key of a node's record.
@@ -153,17 +155,18 @@ pub fn assignment(assignment: &Assignment) -> String {
     format!("{ROOT}assignments/{}/{}", assignment.node, assignment.model)
 }
 
-/// The key under which something is noted that is no resource, such as what `up` did.
+/// The key of a marker, which records that something was done once, such as the installation of
+/// the demo by `flotilla up`.
 #[must_use]
-pub fn note(name: &str) -> String {
-    format!("{ROOT}notes/{name}")
+pub fn marker(name: &str) -> String {
+    format!("{ROOT}markers/{name}")
 }
 
-/// What `key` is about; `None` for keys of other versions and for notes.
+/// Parses a key. Returns `None` for markers and for keys that this version does not know.
 #[must_use]
 pub fn parse(key: &str) -> Option<StoreKey> {
     match key {
-        FLEET => return Some(StoreKey::Fleet),
+        FLEET_ID => return Some(StoreKey::FleetId),
         LEADER => return Some(StoreKey::Leader),
         ROUTER => return Some(StoreKey::Router),
         _ => {}
@@ -174,31 +177,31 @@ pub fn parse(key: &str) -> Option<StoreKey> {
     match kind {
         "models" => model(name).map(StoreKey::Model),
         "tasks" => TaskName::new(name).ok().map(StoreKey::Task),
-        "stable" => model(name).map(StoreKey::Stable),
-        "condemned" => model(name).map(StoreKey::Condemned),
+        "stable" => model(name).map(StoreKey::StableRevision),
+        "failed" => model(name).map(StoreKey::FailedRevision),
         "nodes" => node(name).map(StoreKey::Node),
-        "orders" => node(name).map(StoreKey::Order),
-        "pushed" => ArtifactName::new(name).ok().map(StoreKey::Pushed),
-        "fetched" => Some(StoreKey::Fetched(name.to_owned())),
-        "fetch" => Some(StoreKey::Fetch(name.to_owned())),
+        "operations" => node(name).map(StoreKey::NodeOperation),
+        "pushed" => ArtifactName::new(name).ok().map(StoreKey::PushedManifest),
+        "fetched" => Some(StoreKey::FetchedManifest(name.to_owned())),
+        "fetch-progress" => Some(StoreKey::FetchProgress(name.to_owned())),
         "controllers" => Some(StoreKey::Controller(name.to_owned())),
-        "presence" => {
-            let (name, controller) = name.split_once('/')?;
-            Some(StoreKey::Presence(node(name)?, controller.to_owned()))
+        "links" => {
+            let (name, controller_id) = name.split_once('/')?;
+            Some(StoreKey::Link(node(name)?, controller_id.to_owned()))
         }
         "waiting" => {
-            let (name, controller) = name.split_once('/')?;
-            Some(StoreKey::Waiting(model(name)?, controller.to_owned()))
+            let (name, controller_id) = name.split_once('/')?;
+            Some(StoreKey::Waiting(model(name)?, controller_id.to_owned()))
         }
         "quality" => {
             let (task, name) = name.split_once('/')?;
             Some(StoreKey::Quality(TaskName::new(task).ok()?, model(name)?))
         }
         "assignments" => {
-            let (node, model) = name.split_once('/')?;
+            let (node_name, name) = name.split_once('/')?;
             Some(StoreKey::Assignment(Assignment {
-                node: NodeName::new(node).ok()?,
-                model: ModelName::new(model).ok()?,
+                node: node(node_name)?,
+                model: model(name)?,
             }))
         }
         _ => None,
@@ -210,59 +213,52 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_read_back() {
-        let model_name = ModelName::new("m").unwrap();
-        let node_name = NodeName::new("n").unwrap();
-        let both = Assignment {
-            node: node_name.clone(),
-            model: model_name.clone(),
+    fn every_key_is_parsed_to_what_it_was_made_from() {
+        let m = ModelName::new("m").unwrap();
+        let n = NodeName::new("n").unwrap();
+        let t = TaskName::new("t").unwrap();
+        let a = ArtifactName::new("a").unwrap();
+        let on_node = Assignment {
+            node: n.clone(),
+            model: m.clone(),
         };
-        assert_eq!(
-            parse(&model(&model_name)),
-            Some(StoreKey::Model(model_name.clone()))
-        );
-        assert_eq!(
-            parse(&node(&node_name)),
-            Some(StoreKey::Node(node_name.clone()))
-        );
-        assert_eq!(
-            parse(&stable(&model_name)),
-            Some(StoreKey::Stable(model_name.clone()))
-        );
-        assert_eq!(
-            parse(&condemned(&model_name)),
-            Some(StoreKey::Condemned(model_name.clone()))
-        );
-        assert_eq!(
-            parse(&order(&node_name)),
-            Some(StoreKey::Order(node_name.clone()))
-        );
-        assert_eq!(
-            parse(&controller("c")),
-            Some(StoreKey::Controller("c".into()))
-        );
-        assert_eq!(
-            parse(&presence(&node_name, "c")),
-            Some(StoreKey::Presence(node_name.clone(), "c".into()))
-        );
-        assert_eq!(
-            parse(&waiting(&model_name, "c")),
-            Some(StoreKey::Waiting(model_name.clone(), "c".into()))
-        );
-        assert_eq!(parse(&assignment(&both)), Some(StoreKey::Assignment(both)));
-        let task_name = TaskName::new("t").unwrap();
-        assert_eq!(
-            parse(&quality(&task_name, &model_name)),
-            Some(StoreKey::Quality(task_name.clone(), model_name.clone()))
-        );
-        assert_eq!(parse(&task(&task_name)), Some(StoreKey::Task(task_name)));
-        assert_eq!(parse(ROUTER), Some(StoreKey::Router));
-        assert_eq!(
-            (parse(LEADER), parse(FLEET)),
-            (Some(StoreKey::Leader), Some(StoreKey::Fleet))
-        );
-        for other in ["", "/other", "/flotilla/v1/x/y", "/flotilla/v1/models/A B"] {
-            assert_eq!(parse(other), None, "{other}");
+        for (key, parsed) in [
+            (model(&m), StoreKey::Model(m.clone())),
+            (task(&t), StoreKey::Task(t.clone())),
+            (node(&n), StoreKey::Node(n.clone())),
+            (stable_revision(&m), StoreKey::StableRevision(m.clone())),
+            (failed_revision(&m), StoreKey::FailedRevision(m.clone())),
+            (node_operation(&n), StoreKey::NodeOperation(n.clone())),
+            (pushed_manifest(&a), StoreKey::PushedManifest(a)),
+            (
+                fetched_manifest("id"),
+                StoreKey::FetchedManifest("id".into()),
+            ),
+            (fetch_progress("id"), StoreKey::FetchProgress("id".into())),
+            (controller("c"), StoreKey::Controller("c".into())),
+            (link(&n, "c"), StoreKey::Link(n, "c".into())),
+            (waiting(&m, "c"), StoreKey::Waiting(m.clone(), "c".into())),
+            (quality(&t, &m), StoreKey::Quality(t, m)),
+            (assignment(&on_node), StoreKey::Assignment(on_node)),
+            (ROUTER.into(), StoreKey::Router),
+            (LEADER.into(), StoreKey::Leader),
+            (FLEET_ID.into(), StoreKey::FleetId),
+        ] {
+            assert_eq!(parse(&key), Some(parsed), "{key}");
+        }
+    }
+
+    #[test]
+    fn markers_and_unknown_keys_are_not_parsed() {
+        let marker = marker("demo");
+        for key in [
+            "",
+            "/other",
+            "/flotilla/v1/x/y",
+            "/flotilla/v1/models/A B",
+            &marker,
+        ] {
+            assert_eq!(parse(key), None, "{key}");
         }
     }
 }

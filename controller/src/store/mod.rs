@@ -1,6 +1,12 @@
-//! Where the wish lives, and who is there: keys and values under `/flotilla/v1/`, which
-//! [`keys`] names.
+//! The store of the desired state: a small key-value store with transactions, leases, leader
+//! election and a watch.
+//!
+//! [`Store`] is the interface. [`EmbeddedStore`] keeps everything in one file for a single
+//! controller, [`EtcdStore`] in etcd for several. [`keys`] names all keys under `/flotilla/v1/`;
+//! the values are the JSON records of [`fleet::records`](crate::fleet).
 
+pub(crate) mod backoff;
+mod chunks;
 mod embedded;
 mod etcd;
 pub mod keys;
@@ -13,94 +19,113 @@ use async_trait::async_trait;
 pub use flotilla_core::StoreRevision;
 
 use crate::config::StoreAddress;
+pub use chunks::MAX_CHUNK_BYTES;
 pub use embedded::EmbeddedStore;
 pub use etcd::EtcdStore;
 
-/// Most writes of one transaction: etcd does 128 unless it is told otherwise.
+/// The largest number of writes in one transaction: etcd's default for `--max-txn-ops`.
 pub const MAX_WRITES: usize = 128;
 
-/// A key with its value and the revision that wrote it.
+/// A key, its value, and the revision of the write that set it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreEntry {
+    /// The full key, for example `/flotilla/v1/models/chat`.
     pub key: String,
+    /// The value; JSON for all records, text for names.
     pub value: Vec<u8>,
+    /// The revision of the write that set the value.
     pub revision: StoreRevision,
 }
 
-/// Which lease.
+/// Identifies a lease within its store.
 pub type LeaseId = i64;
 
-/// A write of a transaction.
+/// One operation of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreWrite {
-    /// Sets a key, if it is still what the writer expects.
+    /// Sets a key if its precondition holds.
     Put {
+        /// The key to set.
         key: String,
+        /// The new value.
         value: Vec<u8>,
-        expect: Precondition,
-        /// The key goes when this lease does.
+        /// The state of the key that the writer relies on.
+        precondition: Precondition,
+        /// The lease that the key is bound to: the key is deleted when the lease ends. `None`: the
+        /// key stays until it is deleted.
         lease: Option<LeaseId>,
     },
-    /// Removes a key. One that is not there is fine.
-    Delete { key: String },
-    /// Writes nothing: the other writes are done only if this key is what the writer expects.
-    Require { key: String, expect: Precondition },
+    /// Deletes a key. Deleting a missing key succeeds.
+    Delete {
+        /// The key to delete.
+        key: String,
+    },
+    /// Changes nothing, but makes the whole transaction depend on the state of a key.
+    Require {
+        /// The key to check.
+        key: String,
+        /// The state that the key must be in.
+        precondition: Precondition,
+    },
 }
 
 impl StoreWrite {
-    /// Sets a key, whatever it was.
+    /// Sets a key unconditionally.
     #[must_use]
     pub fn put(key: String, value: Vec<u8>) -> Self {
         Self::put_if(key, value, Precondition::Any)
     }
 
-    /// Sets a key, if it is still what the writer expects.
+    /// Sets a key if the precondition holds.
     #[must_use]
-    pub fn put_if(key: String, value: Vec<u8>, expect: Precondition) -> Self {
+    pub fn put_if(key: String, value: Vec<u8>, precondition: Precondition) -> Self {
         Self::Put {
             key,
             value,
-            expect,
+            precondition,
             lease: None,
         }
     }
 
-    /// Sets a key that goes when the lease does.
+    /// Sets a key unconditionally and binds it to a lease.
     #[must_use]
     pub fn put_leased(key: String, value: Vec<u8>, lease: LeaseId) -> Self {
         Self::Put {
             key,
             value,
-            expect: Precondition::Any,
+            precondition: Precondition::Any,
             lease: Some(lease),
         }
     }
 }
 
-/// What a writer expects to find.
+/// The state of a key that a write depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precondition {
-    /// Anything.
+    /// Every state is accepted.
     Any,
-    /// No value.
+    /// The key does not exist.
     Absent,
-    /// The value of this revision.
+    /// The key exists, and this revision wrote its value.
     Revision(StoreRevision),
 }
 
-/// A change that others see.
+/// One change of the store, as a watch reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreChange {
+    /// A key was created or got a new value.
     Put(StoreEntry),
-    /// With the revision that deleted it.
+    /// A key was deleted.
     Delete {
+        /// The deleted key.
         key: String,
+        /// The revision of the deletion.
         revision: StoreRevision,
     },
 }
 
 impl StoreChange {
-    /// The revision that made it.
+    /// The revision of the write that made this change.
     #[must_use]
     pub fn revision(&self) -> StoreRevision {
         match self {
@@ -110,102 +135,137 @@ impl StoreChange {
     }
 }
 
-/// What a watch yields.
+/// An event of a [`StoreWatch`].
 #[derive(Debug)]
 pub enum WatchEvent {
-    /// All entries as they are at a revision: first, and again whenever changes may have been
-    /// missed.
+    /// All entries under the watched prefix. It is the first event of a watch, and comes again
+    /// whenever changes may have been missed.
     Snapshot {
+        /// The entries, in the order of their keys.
         entries: Vec<StoreEntry>,
+        /// The revision of the store that the entries are from.
         revision: StoreRevision,
     },
+    /// One change after the snapshot.
     Change(StoreChange),
-    /// The store does not answer, with what it says: until the next event of another kind,
-    /// changes wait.
-    Away(String),
+    /// The store stopped answering, with the error. Every event of another kind ends this state.
+    Unavailable(String),
     /// The store answers again.
-    Back,
+    Available,
 }
 
-/// Why the store did not do as told.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Somebody else wrote first.
+    /// A precondition on this key did not hold; nothing was written.
     #[error("'{0}' was changed by somebody else in the meantime: read it again and retry")]
     Conflict(String),
-    /// The directory cannot be used.
-    #[error("the data directory {path} cannot be used: {problem}")]
-    Directory { path: PathBuf, problem: String },
-    /// Another process has it open.
+    /// The data directory or a file in it cannot be used.
+    #[error("the data directory {path} cannot be used: {reason}")]
+    Directory {
+        /// The data directory.
+        path: PathBuf,
+        /// The error of the operating system.
+        reason: String,
+    },
+    /// Another process has opened this file.
     #[error("the store {0} is in use by another process: stop it, or use another data directory")]
     InUse(PathBuf),
-    /// The file is damaged.
+    /// The file of the embedded store cannot be read.
     #[error(
-        "the store {path} is damaged ({problem}): restore it from a backup, or move it away to start empty"
+        "the store {path} is damaged ({reason}): restore it from a backup, or move it away to start empty"
     )]
-    Damaged { path: PathBuf, problem: String },
-    /// etcd cannot be reached or does not do as told.
+    Damaged {
+        /// The file of the store.
+        path: PathBuf,
+        /// The error of the database.
+        reason: String,
+    },
+    /// etcd cannot be reached, or refused a call.
     #[error("the store in etcd does not answer ({0}): changes wait until it does")]
     Etcd(String),
-    /// More writes than a transaction can hold.
-    #[error("{0} writes are too many for one transaction of {MAX_WRITES}")]
-    TooMany(usize),
-    /// Anything else.
+    /// A transaction has more than [`MAX_WRITES`] writes; holds their number.
+    #[error("{0} writes are too many for one transaction, which holds at most {MAX_WRITES}")]
+    TooManyWrites(usize),
+    /// Any other failure of the embedded store.
     #[error("the store failed: {0}")]
     Failed(String),
 }
 
-/// A key-value store with transactions and a watch. Keys are texts in directory form.
+/// A key-value store with transactions, leases and a watch. Keys are paths such as `/a/b`.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// The entries whose keys begin with `prefix`, in order of their keys.
+    /// Returns the entries whose keys start with `prefix`, in the order of their keys.
     async fn list(&self, prefix: &str) -> Result<Vec<StoreEntry>, StoreError>;
 
-    /// The entry of this key.
+    /// Returns the entry with exactly this key, or `None` if there is none.
     async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError>;
 
-    /// Does all writes or none, durably, and returns their revision.
+    /// Applies all writes in one durable transaction and returns its revision. A key may occur
+    /// only once.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when an expectation is not met; then nothing was written.
-    /// [`StoreError::TooMany`] for more than [`MAX_WRITES`]. A key may be written once.
+    /// [`StoreError::Conflict`] if a precondition does not hold, [`StoreError::TooManyWrites`] for
+    /// more than [`MAX_WRITES`]; nothing is written then.
     async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError>;
 
-    /// Follows all keys that begin with `prefix`.
+    /// Applies any number of writes in as many transactions as they need: each has at most
+    /// [`MAX_WRITES`] writes and [`MAX_CHUNK_BYTES`] of keys and values, and repeats `fence`, a
+    /// condition that every transaction depends on.
+    ///
+    /// The writes are **not atomic as a whole**: readers can observe some without the others, and
+    /// after an error the writes of the earlier transactions stay. Use it only for writes that are
+    /// correct one by one and that the caller repeats.
+    ///
+    /// # Errors
+    /// The error of the first transaction that failed; the later ones were not tried.
+    async fn write_all(
+        &self,
+        fence: Option<StoreWrite>,
+        writes: Vec<StoreWrite>,
+    ) -> Result<(), StoreError> {
+        for chunk in chunks::split(fence.as_ref(), writes) {
+            self.write(chunk).await?;
+        }
+        Ok(())
+    }
+
+    /// Watches all keys that start with `prefix`.
     async fn watch(&self, prefix: &str) -> Result<Box<dyn StoreWatch>, StoreError>;
 
-    /// Leads the controllers of this store under the name `who`, if no other one does:
-    /// [`keys::LEADER`] is there, with that name, while one leads.
-    async fn try_lead(&self, who: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError>;
+    /// Acquires the leadership of all controllers on this store for the controller `id`. Returns
+    /// `None` if another one leads. While one leads, [`keys::LEADER`] holds its id.
+    async fn try_lead(&self, id: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError>;
 
-    /// A lease that lives as long as it is held, and for `ttl` after its holder fell silent.
-    async fn lease(&self, ttl: Duration) -> Result<Arc<dyn Lease>, StoreError>;
+    /// Grants a lease. It is kept alive while the returned value exists, and ends at the latest
+    /// `ttl` after its process died.
+    async fn grant_lease(&self, ttl: Duration) -> Result<Arc<dyn Lease>, StoreError>;
 }
 
-/// Keys that live as long as their holder.
+/// A lease: the keys bound to it are deleted when it ends.
 #[async_trait]
 pub trait Lease: Send + Sync {
-    /// For [`StoreWrite::Put`].
+    /// The id to bind keys with; see [`StoreWrite::put_leased`].
     fn id(&self) -> LeaseId;
 
-    /// Waits until it has run out: its keys are gone.
+    /// Waits until the lease has ended and its keys are deleted.
     async fn lost(&self);
 
-    /// Ends it and its keys now.
+    /// Ends the lease and deletes its keys now.
     async fn revoke(&self);
 }
 
-/// Leading the controllers of a store.
+/// The leadership of the controllers of one store.
 #[async_trait]
 pub trait Leadership: Send + Sync {
-    /// The condition under which this leader's writes are to be made: not met any more once
-    /// another one leads, whatever this one believes. `None` where there is no other.
+    /// The condition to add to this leader's writes. It no longer holds once another controller
+    /// leads, even if this one has not noticed. `None` if there can be no other controller.
     fn fence(&self) -> Option<StoreWrite>;
 
-    /// Waits until this one does not lead any more.
+    /// Waits until the leadership is lost.
     async fn lost(&self);
 
-    /// Lets another one lead now.
+    /// Gives up the leadership now, so that another controller can lead.
     async fn resign(&self);
 }
 
@@ -215,14 +275,14 @@ pub trait StoreWatch: Send {
     /// Waits for the next event. Cancel-safe.
     ///
     /// # Errors
-    /// When the store is gone for good.
+    /// When the store can never be watched again.
     async fn next(&mut self) -> Result<WatchEvent, StoreError>;
 }
 
 /// Opens the store at `address`.
 ///
 /// # Errors
-/// What is wrong with it, and what to do.
+/// A [`StoreError`] whose message says what is wrong and what to do.
 pub async fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
     match address {
         StoreAddress::Embedded(dir) => Ok(Arc::new(EmbeddedStore::open(dir).await?)),

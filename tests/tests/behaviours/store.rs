@@ -1,17 +1,17 @@
-//! One set of behaviours for both stores.
+//! The behaviour of both stores, and what only the store in etcd does.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_controller::StoreAddress;
 use flotilla_controller::store::{
-    self, MAX_WRITES, Precondition, Store, StoreChange, StoreError, StoreRevision, StoreWatch,
-    StoreWrite, WatchEvent,
+    self, MAX_CHUNK_BYTES, MAX_WRITES, Precondition, Store, StoreChange, StoreError, StoreRevision,
+    StoreWatch, StoreWrite, WatchEvent,
 };
 use flotilla_tests::Etcd;
 use futures::FutureExt;
 
-/// Makes each behaviour a test of either store.
+/// Makes each behaviour a test of each store.
 macro_rules! on_both_stores {
     ($($behaviour:ident),* $(,)?) => {
         mod embedded {
@@ -33,21 +33,23 @@ macro_rules! on_both_stores {
 }
 
 on_both_stores!(
-    what_is_written_is_read_and_revisions_grow,
-    an_unmet_expectation_writes_nothing_and_is_named,
-    a_requirement_guards_without_writing,
-    of_many_writers_that_expect_the_same_one_wins,
-    a_watch_begins_with_a_snapshot_and_follows_in_order,
-    too_many_writes_are_refused_as_such,
-    leased_keys_go_with_their_lease,
-    one_leads_under_its_name,
+    written_entries_are_read_back_and_revisions_grow,
+    failed_precondition_writes_nothing_and_names_the_key,
+    requirement_guards_a_transaction_without_writing,
+    one_of_many_conflicting_writers_wins,
+    watch_starts_with_a_snapshot_and_reports_changes_in_order,
+    transaction_with_too_many_writes_is_refused,
+    leased_keys_are_deleted_with_their_lease,
+    leader_key_holds_the_id_of_the_leader,
+    writes_beyond_the_limits_of_a_transaction_are_split,
+    failed_fence_stops_every_transaction_of_a_split_write,
 );
 
-fn put(key: &str, value: &str, expect: Precondition) -> StoreWrite {
-    StoreWrite::put_if(key.into(), value.into(), expect)
+fn put(key: &str, value: &str, precondition: Precondition) -> StoreWrite {
+    StoreWrite::put_if(key.into(), value.into(), precondition)
 }
 
-async fn what_is_written_is_read_and_revisions_grow(store: Arc<dyn Store>) {
+async fn written_entries_are_read_back_and_revisions_grow(store: Arc<dyn Store>) {
     let writes = vec![
         put("/a/1", "x", Precondition::Absent),
         put("/b", "y", Precondition::Any),
@@ -72,19 +74,19 @@ async fn what_is_written_is_read_and_revisions_grow(store: Arc<dyn Store>) {
     assert_eq!(store.get("/a").await.unwrap(), None);
 }
 
-async fn an_unmet_expectation_writes_nothing_and_is_named(store: Arc<dyn Store>) {
+async fn failed_precondition_writes_nothing_and_names_the_key(store: Arc<dyn Store>) {
     let revision = store
         .write(vec![put("/a", "x", Precondition::Any)])
         .await
         .unwrap();
-    for expect in [
+    for precondition in [
         Precondition::Absent,
         Precondition::Revision(StoreRevision(revision.0 + 7)),
     ] {
         let writes = vec![
             put("/b", "y", Precondition::Any),
             put("/c", "y", Precondition::Absent),
-            put("/a", "z", expect),
+            put("/a", "z", precondition),
         ];
         let refused = store.write(writes).await;
         assert!(
@@ -97,7 +99,7 @@ async fn an_unmet_expectation_writes_nothing_and_is_named(store: Arc<dyn Store>)
     store.write(met).await.unwrap();
 }
 
-async fn a_requirement_guards_without_writing(store: Arc<dyn Store>) {
+async fn requirement_guards_a_transaction_without_writing(store: Arc<dyn Store>) {
     let revision = store
         .write(vec![put("/guard", "", Precondition::Any)])
         .await
@@ -105,7 +107,7 @@ async fn a_requirement_guards_without_writing(store: Arc<dyn Store>) {
     let guarded = |revision, value| {
         let require = StoreWrite::Require {
             key: "/guard".into(),
-            expect: Precondition::Revision(revision),
+            precondition: Precondition::Revision(revision),
         };
         vec![require, put("/a", value, Precondition::Any)]
     };
@@ -123,7 +125,7 @@ async fn a_requirement_guards_without_writing(store: Arc<dyn Store>) {
     assert_eq!(store.get("/a").await.unwrap().unwrap().value, b"x");
 }
 
-async fn of_many_writers_that_expect_the_same_one_wins(store: Arc<dyn Store>) {
+async fn one_of_many_conflicting_writers_wins(store: Arc<dyn Store>) {
     let writers = (0..16).map(|i| {
         let store = store.clone();
         tokio::spawn(async move {
@@ -145,13 +147,13 @@ async fn changes(watch: &mut dyn StoreWatch, count: usize) -> Vec<String> {
             WatchEvent::Change(StoreChange::Put(entry)) => entry.key,
             WatchEvent::Change(StoreChange::Delete { key, .. }) => format!("-{key}"),
             WatchEvent::Snapshot { .. } => "snapshot".to_owned(),
-            WatchEvent::Away(_) | WatchEvent::Back => continue,
+            WatchEvent::Unavailable(_) | WatchEvent::Available => continue,
         });
     }
     changes
 }
 
-async fn a_watch_begins_with_a_snapshot_and_follows_in_order(store: Arc<dyn Store>) {
+async fn watch_starts_with_a_snapshot_and_reports_changes_in_order(store: Arc<dyn Store>) {
     store
         .write(vec![put("/a/1", "x", Precondition::Any)])
         .await
@@ -178,11 +180,11 @@ async fn a_watch_begins_with_a_snapshot_and_follows_in_order(store: Arc<dyn Stor
     assert_eq!(seen, ["-/a/1", "/a/2", "/a/3"]);
 }
 
-async fn leased_keys_go_with_their_lease(store: Arc<dyn Store>) {
+async fn leased_keys_are_deleted_with_their_lease(store: Arc<dyn Store>) {
     let ttl = Duration::from_secs(2);
     let [one, other] = [
-        store.lease(ttl).await.unwrap(),
-        store.lease(ttl).await.unwrap(),
+        store.grant_lease(ttl).await.unwrap(),
+        store.grant_lease(ttl).await.unwrap(),
     ];
     let mut watch = store.watch("/").await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
@@ -198,14 +200,14 @@ async fn leased_keys_go_with_their_lease(store: Arc<dyn Store>) {
     assert!(other.lost().now_or_never().is_none());
 }
 
-async fn one_leads_under_its_name(store: Arc<dyn Store>) {
+async fn leader_key_holds_the_id_of_the_leader(store: Arc<dyn Store>) {
     let leadership = store.try_lead("me").await.unwrap().expect("nobody leads");
     let leader = store.get(store::keys::LEADER).await.unwrap().unwrap();
     assert_eq!(leader.value, b"me");
     assert!(leadership.lost().now_or_never().is_none());
 }
 
-async fn too_many_writes_are_refused_as_such(store: Arc<dyn Store>) {
+async fn transaction_with_too_many_writes_is_refused(store: Arc<dyn Store>) {
     let writes = |count| {
         (0..count)
             .map(|i| put(&format!("/{i}"), "", Precondition::Any))
@@ -213,11 +215,52 @@ async fn too_many_writes_are_refused_as_such(store: Arc<dyn Store>) {
     };
     store.write(writes(MAX_WRITES)).await.unwrap();
     let refused = store.write(writes(MAX_WRITES + 1)).await;
-    assert!(matches!(refused, Err(StoreError::TooMany(_))));
+    assert!(matches!(refused, Err(StoreError::TooManyWrites(_))));
+}
+
+/// More writes than a transaction may have, with more bytes in all than etcd accepts at once.
+fn large_writes() -> Vec<StoreWrite> {
+    let count = 3 * MAX_WRITES;
+    let bytes = 3 * MAX_CHUNK_BYTES / count;
+    let put = |i| StoreWrite::put(format!("/large/{i:03}"), vec![b'x'; bytes]);
+    (0..count).map(put).collect()
+}
+
+async fn writes_beyond_the_limits_of_a_transaction_are_split(store: Arc<dyn Store>) {
+    store.write_all(None, large_writes()).await.unwrap();
+    assert_eq!(store.list("/large/").await.unwrap().len(), 3 * MAX_WRITES);
+    // Few writes, each with half of what fits.
+    let put = |i| StoreWrite::put(format!("/few/{i}"), vec![b'x'; MAX_CHUNK_BYTES / 2]);
+    store
+        .write_all(None, (0..5).map(put).collect())
+        .await
+        .unwrap();
+    assert_eq!(store.list("/few/").await.unwrap().len(), 5);
+}
+
+async fn failed_fence_stops_every_transaction_of_a_split_write(store: Arc<dyn Store>) {
+    let fence = StoreWrite::Require {
+        key: "/fence".into(),
+        precondition: Precondition::Absent,
+    };
+    store
+        .write_all(Some(fence.clone()), large_writes())
+        .await
+        .unwrap();
+    let written = store.get("/large/000").await.unwrap().unwrap().revision;
+    store
+        .write(vec![put("/fence", "", Precondition::Any)])
+        .await
+        .unwrap();
+    let refused = store.write_all(Some(fence), large_writes()).await;
+    assert!(matches!(refused, Err(StoreError::Conflict(key)) if key == "/fence"));
+    let entries = store.list("/large/").await.unwrap();
+    assert_eq!(entries[0].revision, written);
+    assert_eq!(entries.len(), 3 * MAX_WRITES);
 }
 
 #[tokio::test]
-async fn a_watch_on_etcd_goes_on_where_it_was_after_etcd_was_away() {
+async fn watch_on_etcd_continues_after_an_outage() {
     let mut etcd = Etcd::start();
     let store = store::open(&etcd.store()).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
@@ -254,7 +297,7 @@ async fn a_watch_on_etcd_goes_on_where_it_was_after_etcd_was_away() {
 }
 
 #[tokio::test]
-async fn a_watch_on_etcd_begins_anew_where_its_history_was_compacted_away() {
+async fn watch_on_etcd_restarts_with_a_snapshot_after_a_compaction() {
     let etcd = Etcd::start();
     let store = store::open(&etcd.store()).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
@@ -281,11 +324,11 @@ async fn a_watch_on_etcd_begins_anew_where_its_history_was_compacted_away() {
 }
 
 #[tokio::test]
-async fn a_lease_on_etcd_outlives_its_time_while_held_and_runs_out_when_dropped() {
+async fn lease_on_etcd_is_renewed_while_held_and_expires_when_dropped() {
     let etcd = Etcd::start();
     let store = store::open(&etcd.store()).await.unwrap();
     let ttl = Duration::from_secs(1);
-    let lease = store.lease(ttl).await.unwrap();
+    let lease = store.grant_lease(ttl).await.unwrap();
     let write = StoreWrite::put_leased("/1".into(), Vec::new(), lease.id());
     store.write(vec![write]).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
@@ -298,21 +341,21 @@ async fn a_lease_on_etcd_outlives_its_time_while_held_and_runs_out_when_dropped(
 }
 
 #[tokio::test]
-async fn a_watch_on_etcd_says_when_etcd_is_away_and_when_it_is_back() {
+async fn watch_on_etcd_reports_an_outage_and_its_end() {
     let mut etcd = Etcd::start();
     let store = store::open(&etcd.store()).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
     etcd.kill();
     let event = watch.next().await.unwrap();
-    assert!(matches!(event, WatchEvent::Away(_)), "{event:?}");
+    assert!(matches!(event, WatchEvent::Unavailable(_)), "{event:?}");
     etcd.resume();
     let event = watch.next().await.unwrap();
-    assert!(matches!(event, WatchEvent::Back), "{event:?}");
+    assert!(matches!(event, WatchEvent::Available), "{event:?}");
 }
 
 #[tokio::test]
-async fn one_leads_and_a_leader_whose_lease_ran_out_cannot_write() {
+async fn former_leader_cannot_write_under_its_fence() {
     let etcd = Etcd::start();
     let [one, other] = [
         store::open(&etcd.store()).await.unwrap(),
@@ -337,7 +380,7 @@ async fn one_leads_and_a_leader_whose_lease_ran_out_cannot_write() {
 }
 
 #[tokio::test]
-async fn etcd_is_reached_with_a_certificate_and_a_password_and_not_without() {
+async fn etcd_with_tls_and_password_refuses_clients_without_them() {
     let etcd = Etcd::start_guarded();
     let store = store::open(&etcd.store()).await.unwrap();
     let key = "/flotilla/v1/a";
@@ -377,7 +420,7 @@ async fn etcd_is_reached_with_a_certificate_and_a_password_and_not_without() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watch_on_three_members_survives_the_loss_of_one_and_waits_for_a_quorum() {
+async fn watch_on_three_members_survives_the_loss_of_one_and_waits_for_a_quorum() {
     let mut etcd = Etcd::start_members(3);
     let store = store::open(&etcd.store()).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
@@ -390,7 +433,8 @@ async fn a_watch_on_three_members_survives_the_loss_of_one_and_waits_for_a_quoru
     {}
     assert_eq!(changes(watch.as_mut(), 1).await, ["/1"]);
     etcd.kill_member(1);
-    let away = async { while !matches!(watch.next().await.unwrap(), WatchEvent::Away(_)) {} };
+    let away =
+        async { while !matches!(watch.next().await.unwrap(), WatchEvent::Unavailable(_)) {} };
     tokio::time::timeout(flotilla_tests::DEADLINE, away)
         .await
         .unwrap();

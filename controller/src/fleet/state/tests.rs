@@ -229,7 +229,7 @@ fn a_node_that_another_controller_holds_is_there_but_not_asked_from_here() {
     let mut bench = TestState::new();
     bench.join(&link("s1"));
     bench.report("s1", vec![]);
-    let presence = keys::presence(&bench.node, "other");
+    let presence = keys::link(&bench.node, "other");
     bench
         .state
         .apply(put(presence.clone(), &json!({}), 8), bench.now);
@@ -243,7 +243,7 @@ fn a_node_that_another_controller_holds_is_there_but_not_asked_from_here() {
     assert!(bench.state.apply(FleetEvent::Changed(gone), bench.now));
     assert_eq!(bench.phase(), NodePhase::Suspect);
     // Its own word about the node is no news to a controller.
-    let own = keys::presence(&bench.node, "here");
+    let own = keys::link(&bench.node, "here");
     assert!(!bench.state.apply(put(own, &json!({}), 10), bench.now));
     assert_eq!(bench.phase(), NodePhase::Suspect);
 }

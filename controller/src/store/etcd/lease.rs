@@ -1,4 +1,4 @@
-//! A lease, kept alive for as long as it is held.
+//! Leases in etcd, renewed by a background task while they are held.
 
 use std::time::Duration;
 
@@ -7,33 +7,38 @@ use etcd_client::Error;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{EtcdStore, RETRY_PAUSE, within};
+use super::{EtcdStore, with_timeout};
+use crate::store::backoff::RetryDelays;
 use crate::store::{Lease, LeaseId, StoreError};
 
-/// A lease is renewed this often in its time to live.
-const BEATS: u32 = 4;
+/// Number of renewals per time to live.
+const RENEWALS_PER_TTL: u32 = 4;
 
-/// A lease. Dropped without being revoked it runs out by itself.
+/// A lease. If it is dropped without being revoked, it expires after its time to live.
 pub(super) struct EtcdLease {
     store: EtcdStore,
     id: LeaseId,
-    gone: CancellationToken,
-    _keeper: AbortOnDropHandle<()>,
+    /// Cancelled once the lease has ended.
+    ended: CancellationToken,
+    /// Renews the lease until this value is dropped.
+    _renewal: AbortOnDropHandle<()>,
 }
 
 impl EtcdLease {
-    /// A new lease. etcd counts in seconds and no less than its election needs.
+    /// Grants a lease. etcd rounds the time to live to seconds and enforces a minimum that
+    /// depends on its election timeout.
     pub(super) async fn grant(store: &EtcdStore, ttl: Duration) -> Result<Self, StoreError> {
         let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX).max(1);
         let mut client = store.client().await?;
-        let id = within(client.lease_grant(seconds, None)).await?.id();
-        let gone = CancellationToken::new();
-        let keeper = tokio::spawn(keep(store.clone(), id, ttl / BEATS, gone.clone()));
+        let id = with_timeout(client.lease_grant(seconds, None)).await?.id();
+        let ended = CancellationToken::new();
+        let interval = ttl / RENEWALS_PER_TTL;
+        let renewal = tokio::spawn(keep_alive(store.clone(), id, interval, ended.clone()));
         Ok(Self {
             store: store.clone(),
             id,
-            gone,
-            _keeper: AbortOnDropHandle::new(keeper),
+            ended,
+            _renewal: AbortOnDropHandle::new(renewal),
         })
     }
 }
@@ -45,46 +50,50 @@ impl Lease for EtcdLease {
     }
 
     async fn lost(&self) {
-        self.gone.cancelled().await;
+        self.ended.cancelled().await;
     }
 
     async fn revoke(&self) {
         let Ok(mut client) = self.store.client().await else {
             return;
         };
-        // Without an answer the lease runs out by itself.
-        if let Err(error) = within(client.lease_revoke(self.id)).await {
-            tracing::debug!(%error, "a lease could not be given back");
+        // If this fails, the lease expires after its time to live.
+        if let Err(error) = with_timeout(client.lease_revoke(self.id)).await {
+            tracing::debug!(%error, "the lease could not be revoked");
         }
-        self.gone.cancel();
+        self.ended.cancel();
     }
 }
 
-/// Keeps the lease alive until etcd says that it has run out. While etcd is away no lease
-/// runs out, so silence alone ends nothing.
-async fn keep(store: EtcdStore, id: LeaseId, beat: Duration, gone: CancellationToken) {
+/// Renews the lease until etcd reports that it has expired. While etcd is unavailable no lease
+/// expires, so that a failed renewal alone does not end the lease.
+async fn keep_alive(store: EtcdStore, id: LeaseId, interval: Duration, ended: CancellationToken) {
+    let mut delays = RetryDelays::default();
     loop {
         match renew(&store, id).await {
-            Ok(true) => tokio::time::sleep(beat).await,
-            Ok(false) => return gone.cancel(),
+            Ok(true) => {
+                delays.reset();
+                tokio::time::sleep(interval).await;
+            }
+            Ok(false) => return ended.cancel(),
             Err(error) => {
-                tracing::debug!(%error, "a lease could not be renewed");
-                tokio::time::sleep(RETRY_PAUSE.min(beat)).await;
+                tracing::debug!(%error, "the lease could not be renewed");
+                tokio::time::sleep(delays.next_delay().min(interval)).await;
             }
         }
     }
 }
 
-/// Renews the lease once. Returns whether it still was there.
+/// Renews the lease once. Returns whether it still existed.
 async fn renew(store: &EtcdStore, id: LeaseId) -> Result<bool, StoreError> {
     let mut client = store.client().await?;
     let renew = async {
-        // Opening the stream renews the lease, and fails like this if it has run out.
+        // Opening the stream renews the lease; this error means that it has expired.
         match client.lease_keep_alive(id).await {
             Ok(_) => Ok(true),
             Err(Error::LeaseKeepAliveError(_)) => Ok(false),
             Err(error) => Err(error),
         }
     };
-    within(renew).await
+    with_timeout(renew).await
 }

@@ -1,10 +1,10 @@
-//! The store in etcd, for fleets that must outlive one machine.
+//! The store in etcd, for fleets with several controllers.
 //!
-//! Nothing here waits for etcd when a store is opened: the connection is made by the first
-//! call, and made anew by the client whenever it breaks. A watch goes on from the revision
-//! it saw last, and begins again with a snapshot where etcd has compacted that away.
+//! Opening a store does not wait for etcd: the first call connects, and the client reconnects
+//! after a failure. A watch continues from the last revision it has seen, and starts again with a
+//! snapshot if etcd has compacted that revision.
 
-mod lead;
+mod leadership;
 mod lease;
 mod watch;
 
@@ -24,14 +24,11 @@ use super::{
 };
 use crate::config::EtcdAddress;
 
-/// How long one call may take. etcd's own election takes about a second.
+/// Timeout of one call. An election within etcd takes about a second.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// How often an idle connection is checked, so that a half-open one is noticed.
+/// Interval of HTTP/2 pings on an idle connection, which detect a half-open one.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
-/// Pause before something broken is begun again.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
-
-/// A store in etcd. Cheap to clone; clones share the connection.
+/// The store in etcd. Cheap to clone; clones share the connection.
 #[derive(Clone)]
 pub struct EtcdStore {
     address: Arc<EtcdAddress>,
@@ -39,44 +36,46 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
-    /// The store at `address`. Connects when it is first used.
+    /// Returns the store at `address`, without connecting to it yet.
     ///
     /// # Errors
-    /// [`StoreError::Etcd`] when a certificate cannot be read.
+    /// [`StoreError::Etcd`] if a certificate or key file cannot be read.
     pub fn open(address: EtcdAddress) -> Result<Self, StoreError> {
-        options(&address)?;
+        connect_options(&address)?;
         Ok(Self {
             address: Arc::new(address),
             client: Arc::default(),
         })
     }
 
+    /// Returns the shared client; connects on the first call.
     async fn client(&self) -> Result<Client, StoreError> {
         let client = self.client.get_or_try_init(|| async {
-            let options = options(&self.address)?;
+            let options = connect_options(&self.address)?;
             let connect = Client::connect(self.address.urls(), Some(options));
-            within(connect).await
+            with_timeout(connect).await
         });
         client.await.cloned()
     }
 
-    /// The entries whose keys begin with `prefix`, and the revision they are of.
+    /// Returns the entries whose keys start with `prefix`, and the revision of the store they are
+    /// from.
     async fn snapshot(&self, prefix: &str) -> Result<(Vec<StoreEntry>, i64), StoreError> {
         let mut client = self.client().await?;
         let options = GetOptions::new().with_prefix();
-        let mut reply = within(client.get(prefix, Some(options))).await?;
+        let mut reply = with_timeout(client.get(prefix, Some(options))).await?;
         let revision = reply.header().map_or(0, |header| header.revision());
         let entries = reply.take_kvs().into_iter().map(entry);
         Ok((entries.collect::<Result<_, _>>()?, revision))
     }
 }
 
-/// How to connect.
-fn options(address: &EtcdAddress) -> Result<ConnectOptions, StoreError> {
+/// Builds the connection options: timeouts, password and TLS.
+fn connect_options(address: &EtcdAddress) -> Result<ConnectOptions, StoreError> {
     let mut options = ConnectOptions::new()
         .with_connect_timeout(TIMEOUT)
         .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
-        // A member that has lost its cluster refuses instead of serving what is old.
+        // A member that has lost its quorum then fails calls instead of serving stale data.
         .with_require_leader(true);
     if let Some((user, password)) = &address.user {
         options = options
@@ -98,8 +97,8 @@ fn options(address: &EtcdAddress) -> Result<ConnectOptions, StoreError> {
     Ok(options)
 }
 
-/// A call's result, within the time it may take.
-async fn within<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+/// Waits for a call's result, at most [`TIMEOUT`].
+async fn with_timeout<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
     match tokio::time::timeout(TIMEOUT, call).await {
         Ok(reply) => reply.map_err(|error| failed(&error)),
         Err(_) => Err(StoreError::Etcd(format!(
@@ -116,12 +115,12 @@ fn failed(error: &Error) -> StoreError {
     })
 }
 
-/// Converts a revision as etcd counts them: from 1, so that a negative number never occurs.
+/// Converts a revision of etcd. They start at 1, so that a negative number never occurs.
 fn store_revision(revision: i64) -> StoreRevision {
     StoreRevision(u64::try_from(revision).unwrap_or_default())
 }
 
-/// An entry as etcd has it.
+/// Converts a key-value pair of etcd.
 fn entry(pair: KeyValue) -> Result<StoreEntry, StoreError> {
     let revision = store_revision(pair.mod_revision());
     let (key, value) = pair.into_key_value();
@@ -133,15 +132,15 @@ fn entry(pair: KeyValue) -> Result<StoreEntry, StoreError> {
 }
 
 fn text(key: Vec<u8>) -> Result<String, StoreError> {
-    String::from_utf8(key).map_err(|_| StoreError::Etcd("a key is no text".into()))
+    String::from_utf8(key).map_err(|_| StoreError::Etcd("a key is not valid UTF-8".into()))
 }
 
-/// The revision a key must have; 0 for a key that must not be there.
-fn wanted(expect: Precondition) -> Option<i64> {
-    match expect {
+/// The `mod_revision` that a key must have; 0 if it must not exist, `None` if any will do.
+fn required_revision(precondition: Precondition) -> Option<i64> {
+    match precondition {
         Precondition::Any => None,
         Precondition::Absent => Some(0),
-        // Beyond what etcd counts to no revision is: never met.
+        // etcd's revisions are `i64`: a larger one never exists, and the precondition fails.
         Precondition::Revision(revision) => Some(i64::try_from(revision.0).unwrap_or(i64::MAX)),
     }
 }
@@ -154,13 +153,13 @@ impl Store for EtcdStore {
 
     async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError> {
         let mut client = self.client().await?;
-        let mut reply = within(client.get(key, None)).await?;
+        let mut reply = with_timeout(client.get(key, None)).await?;
         reply.take_kvs().pop().map(entry).transpose()
     }
 
     async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         if writes.len() > MAX_WRITES {
-            return Err(StoreError::TooMany(writes.len()));
+            return Err(StoreError::TooManyWrites(writes.len()));
         }
         let mut conditions = Vec::new();
         let mut operations = Vec::with_capacity(writes.len());
@@ -169,16 +168,18 @@ impl Store for EtcdStore {
                 StoreWrite::Put {
                     key,
                     value,
-                    expect,
+                    precondition,
                     lease,
                 } => {
-                    conditions.extend(wanted(expect).map(|revision| (key.clone(), revision)));
+                    let required = required_revision(precondition);
+                    conditions.extend(required.map(|revision| (key.clone(), revision)));
                     let options = lease.map(|lease| PutOptions::new().with_lease(lease));
                     operations.push(TxnOp::put(key, value, options));
                 }
                 StoreWrite::Delete { key } => operations.push(TxnOp::delete(key, None)),
-                StoreWrite::Require { key, expect } => {
-                    conditions.extend(wanted(expect).map(|revision| (key, revision)));
+                StoreWrite::Require { key, precondition } => {
+                    let required = required_revision(precondition);
+                    conditions.extend(required.map(|revision| (key, revision)));
                 }
             }
         }
@@ -186,26 +187,29 @@ impl Store for EtcdStore {
             .iter()
             .map(|(key, revision)| Compare::mod_revision(key.as_str(), CompareOp::Equal, *revision))
             .collect();
-        // Where they are not met, etcd says what it has, and so which one it was.
-        let looks: Vec<_> = conditions
+        // If a condition fails, etcd returns the keys' current revisions, which tell which failed.
+        let reads: Vec<_> = conditions
             .iter()
             .map(|(key, _)| TxnOp::get(key.as_str(), None))
             .collect();
         let transaction = Txn::new()
             .when(compares)
             .and_then(operations)
-            .or_else(looks);
+            .or_else(reads);
         let mut client = self.client().await?;
-        let reply = within(client.txn(transaction)).await?;
+        let reply = with_timeout(client.txn(transaction)).await?;
         if !reply.succeeded() {
-            let found = reply.op_responses();
-            let unmet = conditions.iter().zip(&found).find(|((_, wanted), found)| {
-                let TxnOpResponse::Get(found) = found else {
-                    return false;
-                };
-                found.kvs().first().map_or(0, KeyValue::mod_revision) != *wanted
-            });
-            let key = unmet.map_or_else(String::new, |((key, _), _)| key.clone());
+            let current = reply.op_responses();
+            let failed = conditions
+                .iter()
+                .zip(&current)
+                .find(|((_, required), current)| {
+                    let TxnOpResponse::Get(current) = current else {
+                        return false;
+                    };
+                    current.kvs().first().map_or(0, KeyValue::mod_revision) != *required
+                });
+            let key = failed.map_or_else(String::new, |((key, _), _)| key.clone());
             return Err(StoreError::Conflict(key));
         }
         let revision = reply.header().map_or(0, |header| header.revision());
@@ -216,11 +220,11 @@ impl Store for EtcdStore {
         Ok(Box::new(watch::EtcdWatch::new(self.clone(), prefix)))
     }
 
-    async fn try_lead(&self, who: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
-        Box::pin(lead::try_lead(self, who)).await
+    async fn try_lead(&self, id: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
+        Box::pin(leadership::try_lead(self, id)).await
     }
 
-    async fn lease(&self, ttl: Duration) -> Result<Arc<dyn Lease>, StoreError> {
+    async fn grant_lease(&self, ttl: Duration) -> Result<Arc<dyn Lease>, StoreError> {
         Ok(Arc::new(lease::EtcdLease::grant(self, ttl).await?))
     }
 }

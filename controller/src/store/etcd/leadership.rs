@@ -1,4 +1,4 @@
-//! Leading under a lease: the key of the leader lives as long as its lease is kept alive.
+//! Leadership in etcd: the leader binds [`keys::LEADER`] to a lease and keeps the lease alive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,27 +7,26 @@ use async_trait::async_trait;
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 
 use super::lease::EtcdLease;
-use super::store_revision;
-use super::{EtcdStore, within};
+use super::{EtcdStore, store_revision, with_timeout};
 use crate::store::{Leadership, Lease, Precondition, StoreError, StoreRevision, StoreWrite, keys};
 
-/// How long a leader may be silent before another takes over.
+/// Time after which a leader that has stopped renewing its lease is replaced.
 const TTL: Duration = Duration::from_secs(5);
 
 struct EtcdLeadership {
     lease: EtcdLease,
-    /// The revision that made it the leader: no other leader has the same.
+    /// The revision of the write that made it the leader, unique to this leadership.
     revision: StoreRevision,
 }
 
-/// Leads if nobody does.
+/// Acquires the leadership for the controller `id`, unless another one holds it.
 pub(super) async fn try_lead(
     store: &EtcdStore,
-    who: &str,
+    id: &str,
 ) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
     let mut client = store.client().await?;
-    // Asked first, so that those that stand by do not make and drop a lease each time.
-    if !within(client.get(keys::LEADER, None))
+    // Reading first saves the standby controllers from granting and revoking a lease each time.
+    if !with_timeout(client.get(keys::LEADER, None))
         .await?
         .kvs()
         .is_empty()
@@ -38,8 +37,8 @@ pub(super) async fn try_lead(
     let put = PutOptions::new().with_lease(lease.id());
     let transaction = Txn::new()
         .when([Compare::create_revision(keys::LEADER, CompareOp::Equal, 0)])
-        .and_then([TxnOp::put(keys::LEADER, who, Some(put))]);
-    let reply = within(client.txn(transaction)).await?;
+        .and_then([TxnOp::put(keys::LEADER, id, Some(put))]);
+    let reply = with_timeout(client.txn(transaction)).await?;
     if !reply.succeeded() {
         lease.revoke().await;
         return Ok(None);
@@ -56,7 +55,7 @@ impl Leadership for EtcdLeadership {
     fn fence(&self) -> Option<StoreWrite> {
         Some(StoreWrite::Require {
             key: keys::LEADER.to_owned(),
-            expect: Precondition::Revision(self.revision),
+            precondition: Precondition::Revision(self.revision),
         })
     }
 

@@ -1,0 +1,104 @@
+//! Splits writes into transactions that etcd accepts.
+
+use super::{MAX_WRITES, StoreWrite};
+
+/// The largest sum of keys and values in one transaction of
+/// [`write_all`](super::Store::write_all), in bytes.
+///
+/// etcd refuses requests above 1.5 MiB (its default for `--max-request-bytes`). The rest is room
+/// for framing and for the keys, which a request repeats for each precondition.
+pub const MAX_CHUNK_BYTES: usize = 1 << 20;
+
+/// Splits writes into chunks of at most [`MAX_WRITES`] writes and [`MAX_CHUNK_BYTES`] bytes, in
+/// order, each starting with the fence. A write above the limit of bytes gets a chunk of its own.
+pub(super) fn split(fence: Option<&StoreWrite>, writes: Vec<StoreWrite>) -> Vec<Vec<StoreWrite>> {
+    let fence_bytes = fence.map_or(0, size);
+    let fence_len = usize::from(fence.is_some());
+    let mut chunks: Vec<Vec<StoreWrite>> = Vec::new();
+    let mut bytes = 0;
+    for write in writes {
+        let write_bytes = size(&write);
+        match chunks.last_mut() {
+            Some(chunk) if chunk.len() < MAX_WRITES && bytes + write_bytes <= MAX_CHUNK_BYTES => {
+                bytes += write_bytes;
+                chunk.push(write);
+            }
+            _ => {
+                bytes = fence_bytes + write_bytes;
+                let mut chunk = Vec::with_capacity(fence_len + 1);
+                chunk.extend(fence.cloned());
+                chunk.push(write);
+                chunks.push(chunk);
+            }
+        }
+    }
+    chunks
+}
+
+/// The size of a write's key and value, in bytes.
+fn size(write: &StoreWrite) -> usize {
+    match write {
+        StoreWrite::Put { key, value, .. } => key.len() + value.len(),
+        StoreWrite::Delete { key } | StoreWrite::Require { key, .. } => key.len(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Precondition;
+
+    fn put(index: usize, bytes: usize) -> StoreWrite {
+        StoreWrite::put(format!("/{index:07}"), vec![0; bytes - 8])
+    }
+
+    fn fence() -> StoreWrite {
+        StoreWrite::Require {
+            key: "/leader!".into(),
+            precondition: Precondition::Any,
+        }
+    }
+
+    fn lengths(chunks: &[Vec<StoreWrite>]) -> Vec<usize> {
+        chunks.iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn no_writes_need_no_transaction() {
+        assert!(split(Some(&fence()), Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn chunks_hold_at_most_the_number_of_writes_of_one_transaction() {
+        let writes: Vec<_> = (0..2 * MAX_WRITES + 1).map(|i| put(i, 8)).collect();
+        let chunks = split(None, writes.clone());
+        assert_eq!(lengths(&chunks), [MAX_WRITES, MAX_WRITES, 1]);
+        assert_eq!(chunks.concat(), writes);
+    }
+
+    #[test]
+    fn the_fence_counts_and_starts_every_chunk() {
+        let chunks = split(Some(&fence()), (0..MAX_WRITES).map(|i| put(i, 8)).collect());
+        assert_eq!(lengths(&chunks), [MAX_WRITES, 2]);
+        assert!(chunks.iter().all(|chunk| chunk[0] == fence()));
+    }
+
+    #[test]
+    fn chunks_hold_at_most_the_bytes_of_one_transaction() {
+        let third = MAX_CHUNK_BYTES / 3;
+        let chunks = split(None, (0..7).map(|i| put(i, third)).collect());
+        assert_eq!(lengths(&chunks), [3, 3, 1]);
+        let chunks = split(Some(&fence()), (0..4).map(|i| put(i, third)).collect());
+        assert_eq!(
+            lengths(&chunks),
+            [3, 3],
+            "the fence takes the rest of the room"
+        );
+    }
+
+    #[test]
+    fn a_write_above_the_limit_of_bytes_travels_alone() {
+        let writes = vec![put(0, 8), put(1, 2 * MAX_CHUNK_BYTES), put(2, 8), put(3, 8)];
+        assert_eq!(lengths(&split(None, writes)), [1, 1, 2]);
+    }
+}
