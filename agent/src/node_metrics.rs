@@ -122,7 +122,7 @@ fn counters(
     let (table, of) = (table.clone(), of.to_vec());
     observe_counts(meter, metric, move |tell| {
         for (model, hosted) in table.all().iter() {
-            let counts = hosted.counts();
+            let counts = hosted.counters();
             for (value, read) in &of {
                 let attributes = [of_model(model), KeyValue::new(attribute, *value)];
                 tell(read(&counts), &attributes);
@@ -141,7 +141,7 @@ fn requests(
     let table = table.clone();
     observe_counts(meter, metric, move |tell| {
         for (model, hosted) in table.all().iter() {
-            tell(u64::from(read(&hosted.counts())), &[of_model(model)]);
+            tell(u64::from(read(&hosted.counters())), &[of_model(model)]);
         }
     });
 }

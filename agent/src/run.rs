@@ -64,9 +64,9 @@ impl Agent {
             .unwrap_or_else(|| EnergyAccounting::start_on_this_machine(config.power, 1));
         let settings = ModelManagerConfig {
             memory: flotilla_core::Bytes(inventory.memory),
-            drain: config.drain,
+            drain_timeout: config.drain,
             return_memory: config.return_memory,
-            observer: NodeMetrics::new(energy_accounting.clone(), &telemetry.meter()),
+            metrics: NodeMetrics::new(energy_accounting.clone(), &telemetry.meter()),
         };
         let peers = Arc::new(LinkedControllers::default());
         let artifacts =

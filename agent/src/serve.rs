@@ -80,7 +80,7 @@ impl InferenceService {
             }
         };
         match call.run(begin).await {
-            Ok((ticket, events)) => Ok(ticket.follow(events, call)),
+            Ok((ticket, events)) => Ok(ticket.track(events, call)),
             Err(error) => {
                 call.failed(error.kind());
                 Err(error)
@@ -96,11 +96,11 @@ async fn enter(
     deadline: Option<Duration>,
 ) -> Result<AdmittedRequest, RequestError> {
     let _queue = RequestSpan::enter(span::QUEUE);
-    hosted.clone().enter(queue_key, deadline).await
+    hosted.clone().admit(queue_key, deadline).await
 }
 
 fn fail(ticket: AdmittedRequest, error: RequestError) -> RequestError {
-    ticket.failed();
+    ticket.fail();
     error
 }
 
@@ -146,7 +146,7 @@ impl Inference for InferenceService {
             let ticket = enter(&hosted, request.queue_key, request.deadline).await?;
             match hosted.model.embed(request).await {
                 Ok(mut embeddings) => {
-                    embeddings.energy = Some(ticket.done(embeddings.prompt_tokens));
+                    embeddings.energy = Some(ticket.complete(embeddings.prompt_tokens));
                     Ok(embeddings)
                 }
                 Err(error) => Err(fail(ticket, error)),

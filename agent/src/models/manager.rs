@@ -1,114 +1,110 @@
-//! The life cycle of every model of the node, in one task.
+//! The task that owns the life cycle of every model on the node.
 //!
-//! A model has a part that serves (or fails to) and, while its revision changes and memory
-//! does for both, a second part that is to take its place: the first one serves until the
-//! second is ready. Where memory does not, the first leaves before the second is loaded.
+//! It waits for events and has the pure parts decide: [`next_step`] what to start or stop,
+//! [`MemoryBudget`] whether there is memory, and the state machine of [`ModelInstance`] what to do.
+//!
+//! A model has a current instance and, while its revision changes, a next one that replaces it: the
+//! current one serves until the next one is ready. If there is no memory for both, the current one is
+//! unloaded first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, ModelSource};
 use flotilla_core::{Bytes, ModelName};
-use flotilla_proto::v1::ModelPhase;
+use flotilla_engine::EngineSet;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::part::{AbortOnDrop, InstancePhase, ModelInstance};
-use super::{DesiredModel, InstanceError, ModelStatuses, ServedModel, ServingTable};
-use crate::artifacts::{ArtifactError, ArtifactStore};
+use super::instance::{
+    InstanceAction, InstanceEvent, InstanceId, InstancePhase, InstanceRole, ModelInstance,
+    RetireReason,
+};
+use super::instance_tasks::InstanceTasks;
+use super::memory_budget::{MemoryBudget, MemoryDecision};
+use super::reconcile::{ReconcileStep, next_step};
+use super::status_message::status_message;
+use super::{DesiredModel, InstanceError, ModelStatuses, ServingTable};
+use crate::artifacts::ArtifactStore;
 use crate::node_metrics::NodeMetrics;
-use flotilla_engine::{EngineSet, LoadError, LoadProgress};
 
-/// How often loaded models are asked whether they still live.
+/// How often loaded models are checked for a dead engine.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the manager needs to know.
+/// The settings of the model manager.
 pub(crate) struct ModelManagerConfig {
-    /// For all models together.
+    /// Memory for all models together.
     pub(crate) memory: Bytes,
-    /// How long requests may go on when their model has to leave.
-    pub(crate) drain: Duration,
-    /// See [`Config::return_memory`](crate::AgentConfig::return_memory).
+    /// How long requests may take to finish when their model has to leave.
+    pub(crate) drain_timeout: Duration,
+    /// See [`AgentConfig::return_memory`](crate::AgentConfig::return_memory).
     pub(crate) return_memory: fn(),
-    /// What requests are told to.
-    pub(crate) observer: NodeMetrics,
+    /// Where requests are recorded.
+    pub(crate) metrics: NodeMetrics,
 }
 
-/// A model of this node.
-struct ModelSlot {
-    current: ModelInstance,
-    /// What is to take its place.
-    next: Option<ModelInstance>,
-}
-
-/// Tells one part from all others, whatever it is a part of.
-pub(super) type InstanceId = u64;
-
-/// What a task of the manager has come to.
-enum TaskResult {
-    Loaded {
-        name: ModelName,
-        id: InstanceId,
-        loaded: Result<Arc<ServedModel>, LoadError>,
-    },
-    Fetched {
-        name: ModelName,
-        id: InstanceId,
-        fetched: Result<(), ArtifactError>,
-    },
-    Left(ModelName, InstanceId),
+/// Whether an instance can start.
+enum StartDecision {
+    /// It can start or has failed; the event says which.
+    Apply(InstanceEvent),
+    /// It waits for memory of instances that are being unloaded.
+    Wait,
+    /// The instance that it replaces has to be unloaded first.
+    ReplaceFirst,
 }
 
 /// Owns the life cycle of every model.
 pub(crate) struct ModelManager {
     engines: Arc<EngineSet>,
     artifacts: ArtifactStore,
-    settings: ModelManagerConfig,
+    /// Memory for all models together.
+    memory: Bytes,
     table: ServingTable,
     statuses: ModelStatuses,
-    slots: BTreeMap<ModelName, ModelSlot>,
-    /// Memory of parts that were replaced and still finish their requests.
-    leaving: BTreeMap<InstanceId, Bytes>,
-    parts: InstanceId,
-    tasks: JoinSet<TaskResult>,
-    /// The agent ends: loads are not waited for.
-    ending: CancellationToken,
+    instances: BTreeMap<InstanceId, ModelInstance>,
+    last_id: InstanceId,
+    tasks: InstanceTasks,
 }
 
 impl ModelManager {
+    /// Creates a manager without models.
     pub(crate) fn new(
         engines: EngineSet,
         artifacts: ArtifactStore,
-        settings: ModelManagerConfig,
+        config: ModelManagerConfig,
     ) -> Self {
+        let engines = Arc::new(engines);
+        let statuses = ModelStatuses::new();
         Self {
-            engines: Arc::new(engines),
+            tasks: InstanceTasks::new(
+                engines.clone(),
+                artifacts.clone(),
+                statuses.clone(),
+                &config,
+            ),
+            engines,
             artifacts,
-            settings,
+            memory: config.memory,
             table: ServingTable::default(),
-            statuses: ModelStatuses::new(),
-            slots: BTreeMap::new(),
-            leaving: BTreeMap::new(),
-            parts: 0,
-            tasks: JoinSet::new(),
-            ending: CancellationToken::new(),
+            statuses,
+            instances: BTreeMap::new(),
+            last_id: InstanceId(0),
         }
     }
 
-    /// The models that take requests.
+    /// The models that accept requests.
     pub(crate) fn table(&self) -> ServingTable {
         self.table.clone()
     }
 
-    /// What every model is doing.
+    /// The status of every model.
     pub(crate) fn statuses(&self) -> ModelStatuses {
         self.statuses.clone()
     }
 
-    /// Makes what runs follow what is desired until `stop`, then unloads everything.
+    /// Makes the instances follow the desired state until `stop`, then unloads all of them.
     pub(crate) async fn run(
         mut self,
         mut desired: watch::Receiver<Vec<DesiredModel>>,
@@ -116,443 +112,286 @@ impl ModelManager {
     ) {
         let mut health = tokio::time::interval(HEALTH_INTERVAL);
         loop {
-            let wanted = desired.borrow_and_update().clone();
-            self.follow(&wanted).await;
+            let snapshot = desired.borrow_and_update().clone();
+            self.reconcile(&snapshot).await;
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = desired.changed() => if changed.is_ok() {
-                    self.collect(&desired.borrow());
+                    self.remove_unused_files(&desired.borrow());
                 } else {
                     break;
                 },
-                Some(outcome) = self.tasks.join_next() => self.finish(outcome),
-                _ = health.tick() => self.check(),
+                Some((id, event)) = self.tasks.next_event() => self.handle(id, event),
+                _ = health.tick() => self.check_engines(),
             }
         }
-        self.ending.cancel();
-        self.follow(&[]).await;
-        while let Some(outcome) = self.tasks.join_next().await {
-            self.finish(outcome);
-            self.follow(&[]).await;
+        self.tasks.stop_loads();
+        self.reconcile(&[]).await;
+        while let Some((id, event)) = self.tasks.next_event().await {
+            self.handle(id, event);
+            self.reconcile(&[]).await;
         }
     }
 
-    /// Removes files that nothing needs after what controllers told last.
-    fn collect(&self, desired: &[DesiredModel]) {
+    /// Removes the files of models that are not desired.
+    fn remove_unused_files(&self, desired: &[DesiredModel]) {
         let needed: Vec<Manifest> = desired.iter().filter_map(|d| d.files.clone()).collect();
         if let Err(error) = self.artifacts.collect(&needed) {
-            tracing::warn!(%error, "files that nothing needs could not be removed");
+            tracing::warn!(%error, "unused model files could not be removed");
         }
     }
 
-    /// Starts what is missing and ends what is too much.
-    async fn follow(&mut self, desired: &[DesiredModel]) {
-        let names: Vec<ModelName> = self.slots.keys().cloned().collect();
-        for name in names {
-            let wanted = desired.iter().find(|d| d.name == name);
-            self.adjust(&name, wanted).await;
+    /// Starts what is missing and stops what is not desired.
+    async fn reconcile(&mut self, desired: &[DesiredModel]) {
+        let models = self.instances.values().map(|instance| &instance.model);
+        // Models that are here come first: they may leave and free memory for new ones.
+        let present: BTreeSet<ModelName> = models.cloned().collect();
+        let missing = desired.iter().map(|desired| &desired.name);
+        let missing: Vec<ModelName> = missing
+            .filter(|name| !present.contains(*name))
+            .cloned()
+            .collect();
+        for name in present.iter().chain(&missing) {
+            let desired = desired.iter().find(|desired| desired.name == *name);
+            self.reconcile_model(name, desired).await;
         }
-        for wanted in desired {
-            if !self.slots.contains_key(&wanted.name) && wanted.model.is_some() {
-                let part = self.begin(wanted, None).await;
-                let slot = ModelSlot {
-                    current: part,
-                    next: None,
-                };
-                self.slots.insert(wanted.name.clone(), slot);
-                self.tell(&wanted.name);
+    }
+
+    async fn reconcile_model(&mut self, name: &ModelName, desired: Option<&DesiredModel>) {
+        loop {
+            let current = self.instance(name, InstanceRole::Current);
+            let next = self.instance(name, InstanceRole::Next);
+            match (next_step(current, next, desired), desired) {
+                (ReconcileStep::StopCurrent, _) => self.stop_current(name),
+                (ReconcileStep::StopNext, _) => self.stop_next(name),
+                (ReconcileStep::StartCurrent, Some(desired)) => {
+                    self.start(desired, InstanceRole::Current).await;
+                    break;
+                }
+                (ReconcileStep::StartNext, Some(desired)) => {
+                    self.start(desired, InstanceRole::Next).await;
+                    break;
+                }
+                (ReconcileStep::Keep, _) | (_, None) => break,
             }
         }
+        self.report(name);
     }
 
-    /// Brings a model that is there to what is wanted of it.
-    async fn adjust(&mut self, name: &ModelName, wanted: Option<&DesiredModel>) {
-        let Some(mut slot) = self.slots.remove(name) else {
+    /// Starts the instance with this role, creating it if there is none.
+    async fn start(&mut self, desired: &DesiredModel, role: InstanceRole) {
+        let Some(model) = desired.model.clone() else {
             return;
         };
-        let revision = wanted.map(|wanted| wanted.revision);
-        // What is to come but not what is wanted does not come.
-        if slot
-            .next
-            .as_ref()
-            .is_some_and(|next| Some(next.revision) != revision)
-            && let Some(next) = slot.next.take()
-        {
-            self.end(name, next);
+        let decision = self.check_start(desired, model, role).await;
+        if matches!(decision, StartDecision::ReplaceFirst) {
+            return self.stop_current(&desired.name);
         }
-        let stays = Some(slot.current.revision) == revision;
-        let mut gone = false;
-        match (&slot.current.phase, wanted) {
-            (InstancePhase::Leaving, _) => {}
-            // Free memory or the files may have come: it is tried again.
-            (InstancePhase::Waiting, Some(wanted)) if stays && wanted.model.is_some() => {
-                slot.current = self.begin(wanted, None).await;
-            }
-            _ if stays => {
-                if let Some(next) = slot.next.take() {
-                    self.end(name, next);
-                }
-            }
-            (InstancePhase::Ready(_), Some(wanted)) if wanted.model.is_some() => {
-                let waits = slot
-                    .next
-                    .as_ref()
-                    .is_none_or(|next| matches!(next.phase, InstancePhase::Waiting));
-                if waits {
-                    let beside = self.begin(wanted, Some(&slot.current)).await;
-                    if matches!(beside.phase, InstancePhase::Replaces) {
-                        // No memory for both: this one leaves first.
-                        slot.current = self.leave(name, slot.current);
-                    } else {
-                        slot.next = Some(beside);
-                    }
-                }
-            }
-            _ => match self.leave(name, slot.current) {
-                ModelInstance {
-                    phase: InstancePhase::Gone,
-                    ..
-                } => {
-                    gone = true;
-                    slot.current = ModelInstance::gone();
-                }
-                leaving => slot.current = leaving,
-            },
-        }
-        if gone {
-            self.statuses.remove(name);
-        } else {
-            self.slots.insert(name.clone(), slot);
-            self.tell(name);
+        let existing = self.instance(&desired.name, role);
+        let id = match existing.map(|instance| instance.id) {
+            Some(id) => id,
+            None => self.add_instance(desired, role),
+        };
+        if let StartDecision::Apply(event) = decision {
+            self.apply(id, event);
         }
     }
 
-    /// Starts loading a model, if it can be; beside `replaced`, if memory does for both.
-    async fn begin(
-        &mut self,
+    /// Checks whether the files are on the node and whether there is memory.
+    async fn check_start(
+        &self,
         desired: &DesiredModel,
-        replaced: Option<&ModelInstance>,
-    ) -> ModelInstance {
-        self.parts += 1;
-        let mut part = ModelInstance {
-            id: self.parts,
-            revision: desired.revision,
-            memory: Bytes(0),
-            phase: InstancePhase::Waiting,
-        };
-        let Some(mut model) = desired.model.clone() else {
-            part.phase = InstancePhase::Gone;
-            return part;
-        };
+        mut model: Model,
+        role: InstanceRole,
+    ) -> StartDecision {
         if let Some(files) = &desired.files {
             match self.artifacts.find(files) {
                 Some(path) => model.spec.source = Some(ModelSource::Path(path)),
-                None => {
-                    part.phase = self.fetch(&part, &desired.name, files.clone());
-                    return part;
-                }
+                None => return StartDecision::Apply(InstanceEvent::FilesMissing(files.clone())),
             }
         }
-        let model = &model;
-        let engines = self.engines.clone();
-        let engine = engines.get(model.spec.engine);
-        let needed = match engine.estimate(model).await {
+        let needed = match self.engines.get(model.spec.engine).estimate(&model).await {
             Ok(needed) => needed,
             Err(error) => {
-                part.fail(model.name(), error.into());
-                return part;
+                return StartDecision::Apply(InstanceEvent::StartFailed(error.into()));
             }
         };
-        let held = self
-            .slots
-            .values()
-            .flat_map(|slot| [Some(&slot.current), slot.next.as_ref()]);
-        let parts = held.flatten().chain(replaced);
-        let staying: Bytes = parts
-            .clone()
-            .filter(|p| !p.is_leaving())
-            .map(|p| p.memory)
-            .sum();
-        let leaving: Bytes = parts.filter(|p| p.is_leaving()).map(|p| p.memory).sum();
-        let leaving = leaving + self.leaving.values().copied().sum();
-        let free = self.settings.memory.saturating_sub(staying + leaving);
-        if needed <= free {
-            tracing::info!(model = %model.name(), memory = %needed, "loading");
-            part.memory = needed;
-            part.phase = InstancePhase::Loading;
-            self.load(&part, model.clone());
-        } else if needed <= self.settings.memory.saturating_sub(staying) {
-            // Enough once those that leave have left.
-            part.phase = InstancePhase::Waiting;
-        } else if replaced.is_some_and(|r| needed <= free + r.memory + leaving) {
-            part.phase = InstancePhase::Replaces;
-        } else {
-            part.fail(model.name(), InstanceError::Memory { needed, free });
-        }
-        part
-    }
-
-    /// Has the files of a model brought.
-    fn fetch(&mut self, part: &ModelInstance, name: &ModelName, files: Manifest) -> InstancePhase {
-        tracing::info!(model = %name, size = %files.size(), "fetching");
-        let progress = self.progress(part, name);
-        let (artifacts, name, id) = (self.artifacts.clone(), name.clone(), part.id);
-        let task = self.tasks.spawn(async move {
-            let fetched = artifacts.fetch(&files, progress).await;
-            TaskResult::Fetched { name, id, fetched }
-        });
-        InstancePhase::Fetching {
-            _task: AbortOnDrop(task),
-        }
-    }
-
-    /// Where work on a part tells how far it is.
-    fn progress(&self, part: &ModelInstance, name: &ModelName) -> LoadProgress {
-        let (statuses, name, revision) = (self.statuses.clone(), name.clone(), part.revision);
-        Arc::new(move |step, done| statuses.progress(&name, revision, step, done))
-    }
-
-    fn load(&mut self, part: &ModelInstance, model: Model) {
-        let engines = self.engines.clone();
-        let (name, id) = (model.name().clone(), part.id);
-        let progress = self.progress(part, &name);
-        let observer = self.settings.observer.for_model(&name);
-        let ending = self.ending.clone();
-        self.tasks.spawn(async move {
-            let engine = engines.get(model.spec.engine);
-            let loaded = tokio::select! {
-                loaded = engine.load(&model, progress) => loaded,
-                () = ending.cancelled() => Err(LoadError::Engine("the agent ends".into())),
-            };
-            TaskResult::Loaded {
-                name,
-                id,
-                loaded: loaded
-                    .map(|loaded| Arc::new(ServedModel::new(loaded, &model.spec, observer))),
-            }
-        });
-    }
-
-    /// Ends the part that serves a model: at once when nothing is loaded, after its requests
-    /// when it is ready, after its load otherwise.
-    fn leave(&mut self, name: &ModelName, mut part: ModelInstance) -> ModelInstance {
-        part.phase = match part.phase {
-            InstancePhase::Failed(_)
-            | InstancePhase::Waiting
-            | InstancePhase::Replaces
-            | InstancePhase::Fetching { .. }
-            | InstancePhase::Gone => InstancePhase::Gone,
-            InstancePhase::Ready(hosted) => {
-                self.table.remove(name);
-                self.drain(name.clone(), part.id, hosted.clone(), true);
-                InstancePhase::Draining(hosted)
-            }
-            InstancePhase::Loading => InstancePhase::Leaving,
-            InstancePhase::Draining(_) | InstancePhase::Leaving => part.phase,
+        let budget = MemoryBudget::new(
+            self.memory,
+            self.instances.values().map(ModelInstance::memory),
+        );
+        let replaceable = match role {
+            InstanceRole::Next => self
+                .instance(&desired.name, InstanceRole::Current)
+                .map(|current| current.phase.memory()),
+            InstanceRole::Current | InstanceRole::Retired => None,
         };
-        part
-    }
-
-    /// Ends a part that does not serve, or not any more.
-    fn end(&mut self, name: &ModelName, part: ModelInstance) {
-        match part.phase {
-            InstancePhase::Ready(hosted) => {
-                self.leaving.insert(part.id, part.memory);
-                self.drain(name.clone(), part.id, hosted, false);
+        match budget.decide(needed, replaceable) {
+            MemoryDecision::Load => StartDecision::Apply(InstanceEvent::MemoryReserved {
+                memory: needed,
+                model: Box::new(model),
+            }),
+            MemoryDecision::Wait => StartDecision::Wait,
+            MemoryDecision::ReplaceFirst => StartDecision::ReplaceFirst,
+            MemoryDecision::Refuse { free } => {
+                StartDecision::Apply(InstanceEvent::StartFailed(InstanceError::Memory {
+                    needed,
+                    free,
+                }))
             }
-            InstancePhase::Loading => {
-                self.leaving.insert(part.id, part.memory);
-            }
-            _ => {}
         }
     }
 
-    /// Lets requests end and unloads. Those that wait are sent away where `now`, else they
-    /// have their turn too: another part serves already.
-    fn drain(&mut self, name: ModelName, id: InstanceId, hosted: Arc<ServedModel>, now: bool) {
-        let patience = self.settings.drain;
-        let return_memory = self.settings.return_memory;
-        self.tasks.spawn(async move {
-            if now {
-                hosted.close();
-            }
-            if tokio::time::timeout(patience, hosted.drained())
-                .await
-                .is_err()
-            {
-                tracing::warn!(model = %name, "requests did not end in time");
-            }
-            // Whoever came in between is the last.
-            hosted.close();
-            let _ = tokio::time::timeout(patience, hosted.drained()).await;
-            hosted.model.unload().await;
-            drop(hosted);
-            return_memory();
-            TaskResult::Left(name, id)
-        });
+    fn add_instance(&mut self, desired: &DesiredModel, role: InstanceRole) -> InstanceId {
+        self.last_id.0 += 1;
+        let id = self.last_id;
+        let instance = ModelInstance {
+            id,
+            model: desired.name.clone(),
+            revision: desired.revision,
+            role,
+            phase: InstancePhase::Waiting,
+        };
+        self.instances.insert(id, instance);
+        id
     }
 
-    fn finish(&mut self, outcome: Result<TaskResult, tokio::task::JoinError>) {
-        match outcome {
-            Ok(TaskResult::Loaded { name, id, loaded }) => self.loaded(&name, id, loaded),
-            Ok(TaskResult::Fetched { name, id, fetched }) => {
-                if let Some(part) = self.part(&name, id) {
-                    match fetched {
-                        // Begun anew when the wish is looked at next, which is now.
-                        Ok(()) => part.phase = InstancePhase::Waiting,
-                        Err(error) => {
-                            part.fail(&name, error.into());
-                            self.tell(&name);
-                        }
-                    }
-                }
-            }
-            Ok(TaskResult::Left(name, id)) => {
-                tracing::info!(model = %name, "unloaded");
-                self.leaving.remove(&id);
-                if self
-                    .slots
-                    .get(&name)
-                    .is_some_and(|slot| slot.current.id == id)
-                {
-                    self.remove_current(&name);
-                }
-            }
-            // Of what is not wanted any more.
-            Err(error) if error.is_cancelled() => {}
-            Err(error) => tracing::error!(%error, "a task of the model manager has failed"),
+    fn stop_current(&mut self, name: &ModelName) {
+        if let Some(current) = self.instance(name, InstanceRole::Current) {
+            let id = current.id;
+            self.apply(id, InstanceEvent::Retire(RetireReason::NotDesired));
         }
     }
 
-    /// A part of a model.
-    fn part(&mut self, name: &ModelName, id: InstanceId) -> Option<&mut ModelInstance> {
-        let slot = self.slots.get_mut(name)?;
-        let parts = [Some(&mut slot.current), slot.next.as_mut()];
-        parts.into_iter().flatten().find(|part| part.id == id)
+    fn stop_next(&mut self, name: &ModelName) {
+        if let Some(next) = self.instance(name, InstanceRole::Next) {
+            let id = next.id;
+            self.set_role(id, InstanceRole::Retired);
+            self.apply(id, InstanceEvent::Retire(RetireReason::NotDesired));
+        }
     }
 
-    /// What served is gone; what was to take its place has it now.
-    fn remove_current(&mut self, name: &ModelName) {
-        let Some(slot) = self.slots.remove(name) else {
+    /// Applies an event from outside and reports the model.
+    fn handle(&mut self, id: InstanceId, event: InstanceEvent) {
+        if let Some(instance) = self.instances.get(&id) {
+            let model = instance.model.clone();
+            self.apply(id, event);
+            self.report(&model);
+        }
+    }
+
+    /// Feeds an event to an instance and performs the actions that follow.
+    fn apply(&mut self, id: InstanceId, event: InstanceEvent) {
+        let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
-        match slot.next {
-            Some(next) => {
-                let slot = ModelSlot {
-                    current: next,
-                    next: None,
-                };
-                self.slots.insert(name.clone(), slot);
-                self.tell(name);
-            }
-            None => self.statuses.remove(name),
+        if matches!(event, InstanceEvent::Unloaded) {
+            tracing::info!(model = %instance.model, "unloaded");
+        }
+        let actions = instance.apply(event);
+        if let InstancePhase::Failed(error) = &instance.phase {
+            tracing::error!(model = %instance.model, %error, "cannot be served");
+        }
+        let is_gone = matches!(instance.phase, InstancePhase::Gone);
+        for action in actions {
+            self.perform(id, action);
+        }
+        if is_gone {
+            self.remove_instance(id);
         }
     }
 
-    fn loaded(
-        &mut self,
-        name: &ModelName,
-        id: InstanceId,
-        loaded: Result<Arc<ServedModel>, LoadError>,
-    ) {
-        let part = self.part(name, id);
-        let wanted = part.filter(|part| matches!(part.phase, InstancePhase::Loading));
-        match (wanted, loaded) {
-            (Some(part), Ok(hosted)) => {
-                tracing::info!(model = %name, "ready");
-                part.phase = InstancePhase::Ready(hosted.clone());
-                self.table.insert(name, &hosted);
-                self.promote(name, id);
-                self.tell(name);
-            }
-            (Some(part), Err(error)) => {
-                part.fail(name, error.into());
-                self.tell(name);
-            }
-            // It is not wanted any more.
-            (None, Ok(hosted)) => self.drain(name.clone(), id, hosted, true),
-            (None, Err(_)) => self.finish(Ok(TaskResult::Left(name.clone(), id))),
-        }
-    }
-
-    /// The part that was to take the place of another does so, if it is this one.
-    fn promote(&mut self, name: &ModelName, id: InstanceId) {
-        let Some(slot) = self.slots.get_mut(name) else {
+    fn perform(&mut self, id: InstanceId, action: InstanceAction) {
+        let Some(instance) = self.instances.get(&id) else {
             return;
         };
-        if slot.current.id != id
-            && let Some(next) = slot.next.take()
+        let model = &instance.model;
+        match action {
+            InstanceAction::Fetch(files) => {
+                tracing::info!(%model, size = %files.size(), "fetching");
+                self.tasks.fetch(instance, files);
+            }
+            InstanceAction::AbortFetch => self.tasks.abort_fetch(id),
+            InstanceAction::Load(spec) => {
+                tracing::info!(%model, memory = %instance.phase.memory(), "loading");
+                self.tasks.load(instance, spec);
+            }
+            InstanceAction::Publish(served) => {
+                tracing::info!(%model, "ready");
+                self.table.insert(model, &served);
+                self.promote(id);
+            }
+            InstanceAction::Withdraw => self.table.remove(model),
+            InstanceAction::Drain { served, reason } => self.tasks.drain(instance, served, reason),
+        }
+    }
+
+    /// Makes the next instance the current one, and retires the one that it replaces.
+    fn promote(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get(&id) else {
+            return;
+        };
+        if instance.role != InstanceRole::Next {
+            return;
+        }
+        let replaced = self.instance(&instance.model, InstanceRole::Current);
+        let replaced = replaced.map(|replaced| replaced.id);
+        self.set_role(id, InstanceRole::Current);
+        if let Some(replaced) = replaced {
+            self.set_role(replaced, InstanceRole::Retired);
+            self.apply(replaced, InstanceEvent::Retire(RetireReason::Replaced));
+        }
+    }
+
+    /// Removes an instance that is gone. If it was the current one, the next one becomes current.
+    fn remove_instance(&mut self, id: InstanceId) {
+        let Some(removed) = self.instances.remove(&id) else {
+            return;
+        };
+        if removed.role == InstanceRole::Current
+            && let Some(next) = self.instance(&removed.model, InstanceRole::Next)
         {
-            let replaced = std::mem::replace(&mut slot.current, next);
-            self.end(name, replaced);
+            let next = next.id;
+            self.set_role(next, InstanceRole::Current);
         }
     }
 
-    /// Says what a model is doing.
-    fn tell(&self, name: &ModelName) {
-        if let Some(slot) = self.slots.get(name) {
-            let mut message = slot.current.message(name);
-            let next = slot.next.as_ref();
-            message.next = next.map(|next| Box::new(next.message(name)));
-            self.statuses.set(name, message, slot.current.hosted());
+    /// Returns the instance of a model with this role.
+    fn instance(&self, model: &ModelName, role: InstanceRole) -> Option<&ModelInstance> {
+        let mut instances = self.instances.values();
+        instances.find(|instance| instance.role == role && instance.model == *model)
+    }
+
+    fn set_role(&mut self, id: InstanceId, role: InstanceRole) {
+        if let Some(instance) = self.instances.get_mut(&id) {
+            instance.role = role;
+        }
+    }
+
+    /// Updates the status of a model.
+    fn report(&self, model: &ModelName) {
+        match self.instance(model, InstanceRole::Current) {
+            Some(current) => {
+                let next = self.instance(model, InstanceRole::Next);
+                let served = current.served().cloned();
+                self.statuses
+                    .set(model, status_message(current, next), served);
+            }
+            None => self.statuses.remove(model),
         }
     }
 
     /// Finds models whose engine has died.
-    fn check(&mut self) {
-        let mut dead = Vec::new();
-        for (name, slot) in &mut self.slots {
-            if let InstancePhase::Ready(hosted) = &slot.current.phase
-                && let Some(fault) = hosted.model.fault()
-            {
-                self.table.remove(name);
-                slot.current.fail(name, LoadError::Engine(fault).into());
-                dead.push(name.clone());
-            }
+    fn check_engines(&mut self) {
+        let faults: Vec<(InstanceId, String)> = self
+            .instances
+            .values()
+            .filter(|instance| matches!(instance.phase, InstancePhase::Ready { .. }))
+            .filter_map(|instance| Some((instance.id, instance.served()?.model.fault()?)))
+            .collect();
+        for (id, fault) in faults {
+            self.handle(id, InstanceEvent::EngineFailed(fault));
         }
-        for name in dead {
-            self.tell(&name);
-        }
-    }
-}
-
-impl ModelInstance {
-    fn is_leaving(&self) -> bool {
-        matches!(
-            self.phase,
-            InstancePhase::Leaving | InstancePhase::Draining(_)
-        )
-    }
-
-    fn message(&self, name: &ModelName) -> flotilla_proto::v1::ModelStatus {
-        let mut message = flotilla_proto::v1::ModelStatus {
-            name: name.to_string(),
-            revision: self.revision.0,
-            memory: self.memory.0,
-            ..Default::default()
-        };
-        let phase = match &self.phase {
-            InstancePhase::Waiting | InstancePhase::Replaces => {
-                "waiting for memory".clone_into(&mut message.step);
-                ModelPhase::Loading
-            }
-            InstancePhase::Fetching { .. } => ModelPhase::Fetching,
-            InstancePhase::Loading => ModelPhase::Loading,
-            InstancePhase::Ready(_) => ModelPhase::Ready,
-            InstancePhase::Draining(_) | InstancePhase::Leaving | InstancePhase::Gone => {
-                ModelPhase::Draining
-            }
-            InstancePhase::Failed(error) => {
-                message.problem = error.to_string();
-                error.remedy().clone_into(&mut message.remedy);
-                if let InstanceError::Memory { needed, .. } = error {
-                    message.memory_needed = needed.0;
-                }
-                ModelPhase::Failed
-            }
-        };
-        message.phase = phase.into();
-        message
     }
 }
 

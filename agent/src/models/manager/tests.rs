@@ -1,18 +1,17 @@
 use flotilla_core::ModelRevision;
-use flotilla_core::spec::{EngineKind, EngineOptions, ModelSource, ModelSpec};
-
-use flotilla_proto::v1::ModelStatus;
+use flotilla_core::admission::QueueKey;
+use flotilla_core::spec::{EngineKind, EngineOptions, ModelSpec};
+use flotilla_proto::v1::{ModelPhase, ModelStatus};
+use flotilla_telemetry::Telemetry;
 
 use super::*;
 use crate::energy_accounting::EnergyAccounting;
-use flotilla_core::admission::QueueKey;
-use flotilla_telemetry::Telemetry;
 
-fn simulated(name: &str, revision: u64, pace: f64) -> DesiredModel {
+fn simulated(name: &str, revision: u64, tokens_per_second: f64) -> DesiredModel {
     let spec = ModelSpec {
         engine: EngineKind::Simulated,
         options: EngineOptions {
-            tokens_per_second: Some(pace),
+            tokens_per_second: Some(tokens_per_second),
             ..EngineOptions::default()
         },
         ..ModelSpec::default()
@@ -26,9 +25,10 @@ fn simulated(name: &str, revision: u64, pace: f64) -> DesiredModel {
     }
 }
 
-/// Memory of the node.
+/// The node's memory for models, in bytes.
 const MEMORY: u64 = 1 << 20;
 
+/// A running manager, with what a test feeds and watches.
 struct TestManager {
     desired: watch::Sender<Vec<DesiredModel>>,
     statuses: ModelStatuses,
@@ -39,17 +39,17 @@ struct TestManager {
 
 impl TestManager {
     fn new() -> Self {
-        let settings = ModelManagerConfig {
+        let config = ModelManagerConfig {
             memory: Bytes(MEMORY),
-            drain: Duration::from_secs(5),
+            drain_timeout: Duration::from_secs(5),
             return_memory: || {},
-            observer: NodeMetrics::new(
+            metrics: NodeMetrics::new(
                 EnergyAccounting::without_meters(),
                 &Telemetry::off().meter(),
             ),
         };
         let artifacts = ArtifactStore::new("/nowhere".into(), Arc::default(), None);
-        let manager = ModelManager::new(EngineSet::new(1.0).unwrap(), artifacts, settings);
+        let manager = ModelManager::new(EngineSet::new(1.0).unwrap(), artifacts, config);
         let (statuses, table) = (manager.statuses(), manager.table());
         let (desired, receiver) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
@@ -63,14 +63,14 @@ impl TestManager {
         }
     }
 
-    /// Waits until what is reported is as `wanted` says.
-    async fn until(&self, wanted: impl Fn(&[ModelStatus]) -> bool) -> Vec<ModelStatus> {
+    /// Waits until the reported statuses satisfy `condition`, and returns them.
+    async fn until(&self, condition: impl Fn(&[ModelStatus]) -> bool) -> Vec<ModelStatus> {
         let mut changes = self.statuses.changes();
         let wait = async {
             loop {
                 changes.borrow_and_update();
                 let now = self.statuses.now();
-                if wanted(&now) {
+                if condition(&now) {
                     return now;
                 }
                 changes.changed().await.unwrap();
@@ -87,20 +87,20 @@ fn phase(phase: ModelPhase) -> impl Fn(&[ModelStatus]) -> bool {
 }
 
 #[tokio::test]
-async fn a_model_comes_and_goes_as_desired() {
-    let bench = TestManager::new();
+async fn desired_model_is_loaded_and_undesired_model_is_unloaded() {
+    let manager = TestManager::new();
     let model = simulated("m", 1, 0.0);
-    bench.desired.send_replace(vec![model.clone()]);
-    bench.until(phase(ModelPhase::Ready)).await;
-    assert!(bench.table.get(&model.name).is_some());
-    bench.desired.send_replace(Vec::new());
-    bench.until(<[_]>::is_empty).await;
-    assert!(bench.table.get(&model.name).is_none());
-    bench.stop.cancel();
-    bench.task.await.unwrap();
+    manager.desired.send_replace(vec![model.clone()]);
+    manager.until(phase(ModelPhase::Ready)).await;
+    assert!(manager.table.get(&model.name).is_some());
+    manager.desired.send_replace(Vec::new());
+    manager.until(<[_]>::is_empty).await;
+    assert!(manager.table.get(&model.name).is_none());
+    manager.stop.cancel();
+    manager.task.await.unwrap();
 }
 
-/// The same, taking this much memory and time to load.
+/// The model `m`, taking this much memory and time to load.
 fn heavy(revision: u64, bytes: u64, load_ms: u64) -> DesiredModel {
     let mut desired = simulated("m", revision, 0.0);
     let spec = &mut desired.model.as_mut().unwrap().spec;
@@ -110,89 +110,89 @@ fn heavy(revision: u64, bytes: u64, load_ms: u64) -> DesiredModel {
 }
 
 #[tokio::test]
-async fn a_new_revision_takes_the_place_of_one_that_serves_until_it_is_ready() {
-    let bench = TestManager::new();
-    bench.desired.send_replace(vec![heavy(1, MEMORY / 3, 0)]);
-    bench.until(phase(ModelPhase::Ready)).await;
+async fn old_revision_serves_until_the_new_one_is_ready() {
+    let manager = TestManager::new();
+    manager.desired.send_replace(vec![heavy(1, MEMORY / 3, 0)]);
+    manager.until(phase(ModelPhase::Ready)).await;
     let name = ModelName::new("m").unwrap();
-    let old = bench.table.get(&name).unwrap();
-    let request = old.enter(QueueKey::default(), None).await.ok().unwrap();
-    bench.desired.send_replace(vec![heavy(2, MEMORY / 3, 50)]);
-    let both = bench.until(|models| models[0].next.is_some()).await;
+    let old = manager.table.get(&name).unwrap();
+    let request = old.admit(QueueKey::default(), None).await.ok().unwrap();
+    manager.desired.send_replace(vec![heavy(2, MEMORY / 3, 50)]);
+    let both = manager.until(|models| models[0].next.is_some()).await;
     assert_eq!((both[0].phase(), both[0].revision), (ModelPhase::Ready, 1));
     let next = both[0].next.as_ref().unwrap();
     assert_eq!((next.phase(), next.revision), (ModelPhase::Loading, 2));
-    let ready = bench
+    let ready = manager
         .until(|models| models[0].revision == 2 && models[0].next.is_none())
         .await;
     assert_eq!(ready[0].phase(), ModelPhase::Ready);
     drop(request);
 
-    // One that does not load leaves the one that serves alone.
+    // A revision that fails to load does not affect the one that serves.
     let mut broken = heavy(3, MEMORY / 4, 0);
     broken.model.as_mut().unwrap().spec.options.load_error = Some("broken".into());
-    bench.desired.send_replace(vec![broken]);
+    manager.desired.send_replace(vec![broken]);
     let failed = |models: &[ModelStatus]| {
         let next = models[0].next.as_ref();
         next.is_some_and(|next| next.phase() == ModelPhase::Failed)
     };
-    let failed = bench.until(failed).await;
+    let failed = manager.until(failed).await;
     assert_eq!(
         (failed[0].phase(), failed[0].revision),
         (ModelPhase::Ready, 2)
     );
-    bench.desired.send_replace(vec![heavy(2, MEMORY / 3, 0)]);
-    let back = bench.until(|models| models[0].next.is_none()).await;
+    manager.desired.send_replace(vec![heavy(2, MEMORY / 3, 0)]);
+    let back = manager.until(|models| models[0].next.is_none()).await;
     assert_eq!((back[0].phase(), back[0].revision), (ModelPhase::Ready, 2));
 }
 
 #[tokio::test]
-async fn without_memory_for_both_the_old_revision_leaves_first() {
-    let bench = TestManager::new();
-    bench
+async fn without_memory_for_both_the_old_revision_is_unloaded_first() {
+    let manager = TestManager::new();
+    manager
         .desired
         .send_replace(vec![heavy(1, MEMORY / 3 * 2, 0)]);
-    bench.until(phase(ModelPhase::Ready)).await;
+    manager.until(phase(ModelPhase::Ready)).await;
     let name = ModelName::new("m").unwrap();
-    let old = bench.table.get(&name).unwrap();
-    let request = old.enter(QueueKey::default(), None).await.ok().unwrap();
-    bench
+    let old = manager.table.get(&name).unwrap();
+    let request = old.admit(QueueKey::default(), None).await.ok().unwrap();
+    manager
         .desired
         .send_replace(vec![heavy(2, MEMORY / 3 * 2, 0)]);
-    let draining = bench.until(phase(ModelPhase::Draining)).await;
+    let draining = manager.until(phase(ModelPhase::Draining)).await;
     assert_eq!(draining[0].counters.unwrap().active, 1);
-    assert!(bench.table.get(&name).is_none());
+    assert!(manager.table.get(&name).is_none());
     drop(request);
-    let ready = bench.until(phase(ModelPhase::Ready)).await;
+    let ready = manager.until(phase(ModelPhase::Ready)).await;
     assert_eq!(ready[0].revision, 2);
 }
 
 #[tokio::test]
-async fn a_model_waits_for_the_memory_of_one_that_leaves() {
-    let bench = TestManager::new();
-    bench.desired.send_replace(vec![heavy(1, MEMORY, 0)]);
-    bench.until(phase(ModelPhase::Ready)).await;
-    let old = bench.table.get(&ModelName::new("m").unwrap()).unwrap();
-    let request = old.enter(QueueKey::default(), None).await.ok().unwrap();
+async fn model_waits_for_the_memory_of_a_draining_one() {
+    let manager = TestManager::new();
+    manager.desired.send_replace(vec![heavy(1, MEMORY, 0)]);
+    manager.until(phase(ModelPhase::Ready)).await;
+    let old = manager.table.get(&ModelName::new("m").unwrap()).unwrap();
+    let request = old.admit(QueueKey::default(), None).await.ok().unwrap();
     let mut other = simulated("other", 1, 0.0);
     other.model.as_mut().unwrap().spec.memory = Some(Bytes(MEMORY));
-    bench.desired.send_replace(vec![other]);
-    let waits = bench.until(|models| models.len() == 2).await;
-    assert_eq!(waits[0].phase(), ModelPhase::Draining);
+    manager.desired.send_replace(vec![other]);
+    let waiting = manager.until(|models| models.len() == 2).await;
+    assert_eq!(waiting[0].phase(), ModelPhase::Draining);
     assert_eq!(
-        (waits[1].phase(), waits[1].step.as_str()),
+        (waiting[1].phase(), waiting[1].step.as_str()),
         (ModelPhase::Loading, "waiting for memory")
     );
     drop(request);
-    let ready = bench.until(phase(ModelPhase::Ready)).await;
+    let ready = manager.until(phase(ModelPhase::Ready)).await;
     assert_eq!(ready[0].name, "other");
 }
 
 #[tokio::test]
-async fn a_revision_without_a_spec_stays_and_is_not_begun() {
-    let bench = TestManager::new();
-    bench.desired.send_replace(vec![heavy(1, 1, 0)]);
-    bench.until(phase(ModelPhase::Ready)).await;
+async fn model_without_a_spec_is_kept_but_not_started() {
+    let manager = TestManager::new();
+    manager.desired.send_replace(vec![heavy(1, 1, 0)]);
+    manager.until(phase(ModelPhase::Ready)).await;
     let kept = DesiredModel {
         model: None,
         ..heavy(1, 1, 0)
@@ -201,24 +201,24 @@ async fn a_revision_without_a_spec_stays_and_is_not_begun() {
         model: None,
         ..simulated("unknown", 7, 0.0)
     };
-    bench
+    manager
         .desired
-        .send_replace(vec![kept, unknown, simulated("mark", 1, 0.0)]);
+        .send_replace(vec![kept, unknown, simulated("new", 1, 0.0)]);
     let both = |models: &[ModelStatus]| {
         models.len() == 2 && models.iter().all(|m| m.phase() == ModelPhase::Ready)
     };
-    bench.until(both).await;
+    manager.until(both).await;
 }
 
 #[tokio::test]
-async fn what_cannot_be_loaded_says_why_and_what_to_do() {
-    let bench = TestManager::new();
+async fn failed_load_reports_its_problem_and_remedy() {
+    let manager = TestManager::new();
     let mut missing = simulated("m", 1, 0.0);
     let spec = &mut missing.model.as_mut().unwrap().spec;
     spec.engine = EngineKind::Mistral;
     spec.source = Some(ModelSource::Path("/nowhere/at/all".into()));
-    bench.desired.send_replace(vec![missing.clone()]);
-    let failed = bench.until(phase(ModelPhase::Failed)).await;
+    manager.desired.send_replace(vec![missing.clone()]);
+    let failed = manager.until(phase(ModelPhase::Failed)).await;
     assert!(failed[0].problem.contains("does not exist"), "{failed:?}");
     assert!(failed[0].remedy.contains("spec.source.path"), "{failed:?}");
 
@@ -228,19 +228,19 @@ async fn what_cannot_be_loaded_says_why_and_what_to_do() {
         tempfile::tempdir().unwrap().path().to_owned(),
     ));
     spec.memory = Some(Bytes(1 << 30));
-    bench.desired.send_replace(vec![missing]);
-    let failed = bench
+    manager.desired.send_replace(vec![missing]);
+    let failed = manager
         .until(|models| models[0].revision == 2 && models[0].phase() == ModelPhase::Failed)
         .await;
     assert!(failed[0].problem.contains("1.0 GiB"), "{failed:?}");
 }
 
 #[tokio::test]
-async fn an_agent_that_ends_waits_for_no_load() {
-    let bench = TestManager::new();
-    bench.desired.send_replace(vec![heavy(1, 1, 3_600_000)]);
-    bench.until(phase(ModelPhase::Loading)).await;
-    bench.stop.cancel();
-    let ended = tokio::time::timeout(Duration::from_secs(10), bench.task).await;
-    ended.expect("the load was waited for").unwrap();
+async fn stopping_agent_does_not_wait_for_loads() {
+    let manager = TestManager::new();
+    manager.desired.send_replace(vec![heavy(1, 1, 3_600_000)]);
+    manager.until(phase(ModelPhase::Loading)).await;
+    manager.stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(10), manager.task).await;
+    ended.expect("the manager waited for the load").unwrap();
 }

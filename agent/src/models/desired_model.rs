@@ -1,0 +1,18 @@
+//! The desired state of one model on this node.
+
+use flotilla_core::artifact::Manifest;
+use flotilla_core::spec::Model;
+use flotilla_core::{ModelName, ModelRevision};
+
+/// A model that this node should run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DesiredModel {
+    /// The model's name in the fleet.
+    pub name: ModelName,
+    /// The revision to serve; see [`Model::serving_revision`].
+    pub revision: ModelRevision,
+    /// The model's spec. `None` keeps an instance of this revision that exists, and starts none.
+    pub model: Option<Model>,
+    /// The model's files, if controllers deliver them. `None` if the spec names a path on the node.
+    pub files: Option<Manifest>,
+}

@@ -1,0 +1,343 @@
+//! One revision of a model on this node, as a state machine.
+//!
+//! ```text
+//! Waiting ──► Fetching ──► Waiting ──► Loading ──► Ready ──► Draining ──► Gone
+//!                                         └──► LoadAbandoned ──┘
+//! ```
+//! Every phase before `Draining` can also become `Failed`. [`InstancePhase::step`] is pure: the manager
+//! feeds it events and performs the actions that it returns.
+
+use std::sync::Arc;
+
+use flotilla_core::artifact::Manifest;
+use flotilla_core::spec::Model;
+use flotilla_core::{Bytes, ModelName, ModelRevision};
+use flotilla_engine::LoadError;
+
+use super::memory_budget::InstanceMemory;
+use super::{InstanceError, ServedModel};
+use crate::artifacts::ArtifactError;
+
+/// Identifies an instance among all that this agent has started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct InstanceId(pub(super) u64);
+
+/// One revision of a model on this node.
+pub(super) struct ModelInstance {
+    pub(super) id: InstanceId,
+    pub(super) model: ModelName,
+    pub(super) revision: ModelRevision,
+    pub(super) role: InstanceRole,
+    pub(super) phase: InstancePhase,
+}
+
+/// What an instance is to its model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum InstanceRole {
+    /// Serves the model, or is the first to try. Its status is the model's status.
+    Current,
+    /// Replaces the current instance once it is ready.
+    Next,
+    /// Was replaced or is not desired any more. Not reported; its memory counts until it is gone.
+    Retired,
+}
+
+/// Where an instance is in its life.
+#[derive(Clone)]
+pub(super) enum InstancePhase {
+    /// Nothing has started yet, or the files have just arrived. The manager tries to start it again
+    /// after every event.
+    Waiting,
+    /// Its files are being fetched.
+    Fetching,
+    /// The engine loads it.
+    Loading { memory: Bytes },
+    /// The engine still loads it, although it is not desired any more: a load cannot be interrupted.
+    LoadAbandoned { memory: Bytes },
+    /// It accepts requests.
+    Ready {
+        memory: Bytes,
+        served: Arc<ServedModel>,
+    },
+    /// It finishes its requests, then it is unloaded.
+    Draining {
+        memory: Bytes,
+        served: Arc<ServedModel>,
+    },
+    /// It cannot serve.
+    Failed(InstanceError),
+    /// It holds nothing any more and can be removed.
+    Gone,
+}
+
+/// Something that happens to an instance.
+pub(super) enum InstanceEvent {
+    /// It is to start, and these files have to be fetched first.
+    FilesMissing(Manifest),
+    /// It is to start, and there is memory for it.
+    MemoryReserved { memory: Bytes, model: Box<Model> },
+    /// It is to start, but cannot.
+    StartFailed(InstanceError),
+    /// Fetching its files has ended.
+    Fetched(Result<(), ArtifactError>),
+    /// Loading it has ended.
+    Loaded(Result<Arc<ServedModel>, LoadError>),
+    /// The engine has stopped working; the text says why.
+    EngineFailed(String),
+    /// It has to stop.
+    Retire(RetireReason),
+    /// It is drained and its memory is free.
+    Unloaded,
+}
+
+/// Why an instance has to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RetireReason {
+    /// The desired state does not contain it. Queued requests are rejected, so that controllers send
+    /// them to another node.
+    NotDesired,
+    /// Another instance serves the model now. Queued requests are still computed.
+    Replaced,
+}
+
+/// What the manager has to do after a step.
+pub(super) enum InstanceAction {
+    /// Fetch these files.
+    Fetch(Manifest),
+    /// Stop fetching.
+    AbortFetch,
+    /// Load the model.
+    Load(Box<Model>),
+    /// Route the model's requests to this instance.
+    Publish(Arc<ServedModel>),
+    /// Stop routing requests to the model.
+    Withdraw,
+    /// Finish the requests, then unload.
+    Drain {
+        served: Arc<ServedModel>,
+        reason: RetireReason,
+    },
+}
+
+impl InstancePhase {
+    /// Returns the phase after `event`, and what has to be done. An event that does not concern the
+    /// phase changes nothing.
+    pub(super) fn step(self, event: InstanceEvent) -> (Self, Vec<InstanceAction>) {
+        match (self, event) {
+            (Self::Waiting, InstanceEvent::FilesMissing(files)) => {
+                (Self::Fetching, vec![InstanceAction::Fetch(files)])
+            }
+            (Self::Waiting, InstanceEvent::MemoryReserved { memory, model }) => {
+                (Self::Loading { memory }, vec![InstanceAction::Load(model)])
+            }
+            (Self::Waiting, InstanceEvent::StartFailed(error)) => (Self::Failed(error), vec![]),
+
+            (Self::Fetching, InstanceEvent::Fetched(Ok(()))) => (Self::Waiting, vec![]),
+            (Self::Fetching, InstanceEvent::Fetched(Err(error))) => {
+                (Self::Failed(error.into()), vec![])
+            }
+
+            (Self::Loading { memory }, InstanceEvent::Loaded(Ok(served))) => {
+                let publish = InstanceAction::Publish(served.clone());
+                (Self::Ready { memory, served }, vec![publish])
+            }
+            (Self::Loading { .. }, InstanceEvent::Loaded(Err(error))) => {
+                (Self::Failed(error.into()), vec![])
+            }
+            (Self::LoadAbandoned { memory }, InstanceEvent::Loaded(Ok(served))) => {
+                Self::drain(memory, served, RetireReason::NotDesired)
+            }
+            (Self::LoadAbandoned { .. }, InstanceEvent::Loaded(Err(_))) => (Self::Gone, vec![]),
+
+            (Self::Ready { .. }, InstanceEvent::EngineFailed(problem)) => (
+                Self::Failed(LoadError::Engine(problem).into()),
+                vec![InstanceAction::Withdraw],
+            ),
+
+            (Self::Waiting | Self::Failed(_), InstanceEvent::Retire(_)) => (Self::Gone, vec![]),
+            (Self::Fetching, InstanceEvent::Retire(_)) => {
+                (Self::Gone, vec![InstanceAction::AbortFetch])
+            }
+            (Self::Loading { memory }, InstanceEvent::Retire(_)) => {
+                (Self::LoadAbandoned { memory }, vec![])
+            }
+            (Self::Ready { memory, served }, InstanceEvent::Retire(reason)) => {
+                let (phase, mut actions) = Self::drain(memory, served, reason);
+                if reason == RetireReason::NotDesired {
+                    actions.insert(0, InstanceAction::Withdraw);
+                }
+                (phase, actions)
+            }
+
+            (Self::Draining { .. }, InstanceEvent::Unloaded) => (Self::Gone, vec![]),
+            (phase, _) => (phase, vec![]),
+        }
+    }
+
+    fn drain(
+        memory: Bytes,
+        served: Arc<ServedModel>,
+        reason: RetireReason,
+    ) -> (Self, Vec<InstanceAction>) {
+        let drain = InstanceAction::Drain {
+            served: served.clone(),
+            reason,
+        };
+        (Self::Draining { memory, served }, vec![drain])
+    }
+
+    /// The memory that the instance holds or has reserved.
+    pub(super) fn memory(&self) -> Bytes {
+        match self {
+            Self::Loading { memory }
+            | Self::LoadAbandoned { memory }
+            | Self::Ready { memory, .. }
+            | Self::Draining { memory, .. } => *memory,
+            Self::Waiting | Self::Fetching | Self::Failed(_) | Self::Gone => Bytes(0),
+        }
+    }
+
+    /// Whether the instance is being unloaded.
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self, Self::LoadAbandoned { .. } | Self::Draining { .. })
+    }
+}
+
+impl ModelInstance {
+    /// Takes an event in, and returns what has to be done.
+    pub(super) fn apply(&mut self, event: InstanceEvent) -> Vec<InstanceAction> {
+        let (phase, actions) = self.phase.clone().step(event);
+        self.phase = phase;
+        actions
+    }
+
+    /// The instance's share of the memory budget.
+    pub(super) fn memory(&self) -> InstanceMemory {
+        InstanceMemory {
+            bytes: self.phase.memory(),
+            is_leaving: self.phase.is_leaving(),
+        }
+    }
+
+    /// The loaded model, while it computes requests.
+    pub(super) fn served(&self) -> Option<&Arc<ServedModel>> {
+        match &self.phase {
+            InstancePhase::Ready { served, .. } | InstancePhase::Draining { served, .. } => {
+                Some(served)
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::served_model::tests::served_model;
+
+    const MEMORY: Bytes = Bytes(7);
+
+    fn loading() -> InstancePhase {
+        InstancePhase::Loading { memory: MEMORY }
+    }
+
+    fn ready() -> InstancePhase {
+        InstancePhase::Ready {
+            memory: MEMORY,
+            served: served_model(1, 1),
+        }
+    }
+
+    fn load_error() -> LoadError {
+        LoadError::Engine("broken".into())
+    }
+
+    #[test]
+    fn fetched_instance_waits_to_be_started_again() {
+        let files = InstanceEvent::FilesMissing(Manifest::default());
+        let (phase, actions) = InstancePhase::Waiting.step(files);
+        assert!(matches!(phase, InstancePhase::Fetching));
+        assert!(matches!(actions[..], [InstanceAction::Fetch(_)]));
+        let (phase, actions) = phase.step(InstanceEvent::Fetched(Ok(())));
+        assert!(matches!(phase, InstancePhase::Waiting));
+        assert!(actions.is_empty());
+    }
+
+    #[test]
+    fn loaded_instance_is_published_and_keeps_its_memory() {
+        let loaded = InstanceEvent::Loaded(Ok(served_model(1, 1)));
+        let (phase, actions) = loading().step(loaded);
+        assert!(matches!(phase, InstancePhase::Ready { .. }));
+        assert!(matches!(actions[..], [InstanceAction::Publish(_)]));
+        assert_eq!(phase.memory(), MEMORY);
+    }
+
+    #[test]
+    fn failed_load_frees_the_memory() {
+        let (phase, actions) = loading().step(InstanceEvent::Loaded(Err(load_error())));
+        assert!(matches!(phase, InstancePhase::Failed(_)));
+        assert!(actions.is_empty());
+        assert_eq!(phase.memory(), Bytes(0));
+    }
+
+    #[test]
+    fn undesired_instance_is_withdrawn_before_it_drains() {
+        let retire = InstanceEvent::Retire(RetireReason::NotDesired);
+        let (phase, actions) = ready().step(retire);
+        assert!(phase.is_leaving());
+        assert!(matches!(
+            actions[..],
+            [InstanceAction::Withdraw, InstanceAction::Drain { .. }]
+        ));
+        let (phase, _) = phase.step(InstanceEvent::Unloaded);
+        assert!(matches!(phase, InstancePhase::Gone));
+    }
+
+    #[test]
+    fn replaced_instance_drains_without_withdrawing_its_successor() {
+        let retire = InstanceEvent::Retire(RetireReason::Replaced);
+        let (_, actions) = ready().step(retire);
+        assert!(matches!(actions[..], [InstanceAction::Drain { .. }]));
+    }
+
+    #[test]
+    fn abandoned_load_is_unloaded_once_it_ends() {
+        let retire = InstanceEvent::Retire(RetireReason::NotDesired);
+        let (abandoned, actions) = loading().step(retire);
+        assert!(actions.is_empty());
+        assert_eq!((abandoned.is_leaving(), abandoned.memory()), (true, MEMORY));
+        let failed = InstanceEvent::Loaded(Err(load_error()));
+        assert!(matches!(
+            abandoned.clone().step(failed).0,
+            InstancePhase::Gone
+        ));
+        let loaded = InstanceEvent::Loaded(Ok(served_model(1, 1)));
+        let (phase, actions) = abandoned.step(loaded);
+        assert!(matches!(phase, InstancePhase::Draining { .. }));
+        assert!(matches!(actions[..], [InstanceAction::Drain { .. }]));
+    }
+
+    #[test]
+    fn instance_with_a_dead_engine_is_withdrawn() {
+        let (phase, actions) = ready().step(InstanceEvent::EngineFailed("gone".into()));
+        assert!(matches!(phase, InstancePhase::Failed(_)));
+        assert!(matches!(actions[..], [InstanceAction::Withdraw]));
+    }
+
+    #[test]
+    fn instance_without_a_load_stops_at_once() {
+        let retire = || InstanceEvent::Retire(RetireReason::NotDesired);
+        let (phase, actions) = InstancePhase::Fetching.step(retire());
+        assert!(matches!(phase, InstancePhase::Gone));
+        assert!(matches!(actions[..], [InstanceAction::AbortFetch]));
+        let (phase, _) = InstancePhase::Waiting.step(retire());
+        assert!(matches!(phase, InstancePhase::Gone));
+    }
+
+    #[test]
+    fn late_event_changes_nothing() {
+        let (phase, actions) = ready().step(InstanceEvent::Fetched(Ok(())));
+        assert!(matches!(phase, InstancePhase::Ready { .. }));
+        assert!(actions.is_empty());
+    }
+}

@@ -1,0 +1,146 @@
+//! The tasks that fetch, load and drain instances.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_core::artifact::Manifest;
+use flotilla_core::spec::Model;
+use flotilla_engine::{EngineSet, LoadError, LoadProgress};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::instance::{InstanceEvent, InstanceId, ModelInstance, RetireReason};
+use super::{ModelStatuses, ServedModel};
+use crate::artifacts::ArtifactStore;
+use crate::node_metrics::NodeMetrics;
+
+/// Runs the tasks of all instances. Each ends with an event for its instance.
+pub(super) struct InstanceTasks {
+    engines: Arc<EngineSet>,
+    artifacts: ArtifactStore,
+    /// Where the progress of fetches and loads is reported.
+    statuses: ModelStatuses,
+    metrics: NodeMetrics,
+    /// See [`AgentConfig::drain`](crate::AgentConfig::drain).
+    drain_timeout: Duration,
+    /// See [`AgentConfig::return_memory`](crate::AgentConfig::return_memory).
+    return_memory: fn(),
+    running: JoinSet<(InstanceId, InstanceEvent)>,
+    fetches: HashMap<InstanceId, AbortHandle>,
+    /// Cancelled when the agent stops: it does not wait for loads.
+    stop_loads: CancellationToken,
+}
+
+impl InstanceTasks {
+    pub(super) fn new(
+        engines: Arc<EngineSet>,
+        artifacts: ArtifactStore,
+        statuses: ModelStatuses,
+        config: &super::ModelManagerConfig,
+    ) -> Self {
+        Self {
+            engines,
+            artifacts,
+            statuses,
+            metrics: config.metrics.clone(),
+            drain_timeout: config.drain_timeout,
+            return_memory: config.return_memory,
+            running: JoinSet::new(),
+            fetches: HashMap::new(),
+            stop_loads: CancellationToken::new(),
+        }
+    }
+
+    /// Fetches the files of an instance. Ends with [`InstanceEvent::Fetched`].
+    pub(super) fn fetch(&mut self, instance: &ModelInstance, files: Manifest) {
+        let progress = self.progress(instance);
+        let (artifacts, id) = (self.artifacts.clone(), instance.id);
+        let task = self.running.spawn(async move {
+            let fetched = artifacts.fetch(&files, progress).await;
+            (id, InstanceEvent::Fetched(fetched))
+        });
+        self.fetches.insert(id, task);
+    }
+
+    /// Stops fetching the files of an instance. No event follows.
+    pub(super) fn abort_fetch(&mut self, id: InstanceId) {
+        if let Some(task) = self.fetches.remove(&id) {
+            task.abort();
+        }
+    }
+
+    /// Loads an instance. Ends with [`InstanceEvent::Loaded`].
+    pub(super) fn load(&mut self, instance: &ModelInstance, model: Box<Model>) {
+        let progress = self.progress(instance);
+        let metrics = self.metrics.for_model(&instance.model);
+        let (engines, id) = (self.engines.clone(), instance.id);
+        let stop = self.stop_loads.clone();
+        self.running.spawn(async move {
+            let engine = engines.get(model.spec.engine);
+            let loaded = tokio::select! {
+                loaded = engine.load(&model, progress) => loaded,
+                () = stop.cancelled() => Err(LoadError::Engine("the agent stops".into())),
+            };
+            let served =
+                loaded.map(|loaded| Arc::new(ServedModel::new(loaded, &model.spec, metrics)));
+            (id, InstanceEvent::Loaded(served))
+        });
+    }
+
+    /// Lets the requests of an instance finish, then unloads it. Ends with
+    /// [`InstanceEvent::Unloaded`]. Each of the two waits ends after the drain timeout.
+    pub(super) fn drain(
+        &mut self,
+        instance: &ModelInstance,
+        served: Arc<ServedModel>,
+        reason: RetireReason,
+    ) {
+        let (model, id) = (instance.model.clone(), instance.id);
+        let (timeout, return_memory) = (self.drain_timeout, self.return_memory);
+        self.running.spawn(async move {
+            if reason == RetireReason::NotDesired {
+                served.close();
+            }
+            if tokio::time::timeout(timeout, served.drained())
+                .await
+                .is_err()
+            {
+                tracing::warn!(%model, "requests did not finish within the drain timeout");
+            }
+            // A request that looked the model up before it left the table may have entered meanwhile.
+            served.close();
+            let _ = tokio::time::timeout(timeout, served.drained()).await;
+            served.model.unload().await;
+            drop(served);
+            return_memory();
+            (id, InstanceEvent::Unloaded)
+        });
+    }
+
+    /// Makes all running loads fail.
+    pub(super) fn stop_loads(&self) {
+        self.stop_loads.cancel();
+    }
+
+    /// Waits for the next task to end. Returns `None` when none is running.
+    pub(super) async fn next_event(&mut self) -> Option<(InstanceId, InstanceEvent)> {
+        loop {
+            match self.running.join_next().await? {
+                Ok((id, event)) => {
+                    self.fetches.remove(&id);
+                    return Some((id, event));
+                }
+                Err(error) if error.is_cancelled() => {}
+                Err(error) => tracing::error!(%error, "a task of the model manager panicked"),
+            }
+        }
+    }
+
+    /// Returns the callback by which a task of `instance` reports its progress.
+    fn progress(&self, instance: &ModelInstance) -> LoadProgress {
+        let statuses = self.statuses.clone();
+        let (model, revision) = (instance.model.clone(), instance.revision);
+        Arc::new(move |step, fraction| statuses.set_progress(&model, revision, step, fraction))
+    }
+}

@@ -1,0 +1,115 @@
+//! Whether the node has memory for one more model instance.
+
+use flotilla_core::Bytes;
+
+/// How much of the node's memory for models is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MemoryBudget {
+    /// Memory for all models together.
+    total: Bytes,
+    /// Memory of the instances that keep it.
+    staying: Bytes,
+    /// Memory of the instances that are being unloaded.
+    leaving: Bytes,
+}
+
+/// The memory of one instance.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InstanceMemory {
+    pub(super) bytes: Bytes,
+    /// Whether the instance is being unloaded.
+    pub(super) is_leaving: bool,
+}
+
+/// Whether an instance can be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MemoryDecision {
+    /// There is enough free memory now.
+    Load,
+    /// There will be enough once the leaving instances are unloaded.
+    Wait,
+    /// There will be enough only after the instance that it replaces is unloaded.
+    ReplaceFirst,
+    /// There is too little memory.
+    Refuse {
+        /// Memory that is free now.
+        free: Bytes,
+    },
+}
+
+impl MemoryBudget {
+    /// Sums up what `instances` take of `total`.
+    pub(super) fn new(total: Bytes, instances: impl IntoIterator<Item = InstanceMemory>) -> Self {
+        let mut budget = Self {
+            total,
+            staying: Bytes(0),
+            leaving: Bytes(0),
+        };
+        for instance in instances {
+            if instance.is_leaving {
+                budget.leaving = budget.leaving + instance.bytes;
+            } else {
+                budget.staying = budget.staying + instance.bytes;
+            }
+        }
+        budget
+    }
+
+    /// Decides about an instance that needs `needed`. `replaceable` is the memory of the staying
+    /// instance that it replaces, if there is one.
+    pub(super) fn decide(&self, needed: Bytes, replaceable: Option<Bytes>) -> MemoryDecision {
+        let free = self.total.saturating_sub(self.staying + self.leaving);
+        if needed <= free {
+            MemoryDecision::Load
+        } else if needed <= self.total.saturating_sub(self.staying) {
+            MemoryDecision::Wait
+        } else if replaceable.is_some_and(|bytes| needed <= free + bytes + self.leaving) {
+            MemoryDecision::ReplaceFirst
+        } else {
+            MemoryDecision::Refuse { free }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(staying: u64, leaving: u64) -> MemoryBudget {
+        let instance = |bytes, is_leaving| InstanceMemory {
+            bytes: Bytes(bytes),
+            is_leaving,
+        };
+        MemoryBudget::new(
+            Bytes(100),
+            [instance(staying, false), instance(leaving, true)],
+        )
+    }
+
+    #[test]
+    fn free_memory_is_used_at_once() {
+        assert_eq!(budget(60, 10).decide(Bytes(30), None), MemoryDecision::Load);
+    }
+
+    #[test]
+    fn memory_of_leaving_instances_is_waited_for() {
+        assert_eq!(budget(60, 10).decide(Bytes(40), None), MemoryDecision::Wait);
+    }
+
+    #[test]
+    fn the_replaced_instance_leaves_first_only_if_that_is_enough() {
+        let replaceable = Some(Bytes(60));
+        assert_eq!(
+            budget(60, 10).decide(Bytes(100), replaceable),
+            MemoryDecision::ReplaceFirst
+        );
+        assert_eq!(
+            budget(60, 10).decide(Bytes(101), replaceable),
+            MemoryDecision::Refuse { free: Bytes(30) }
+        );
+        assert_eq!(
+            budget(60, 10).decide(Bytes(41), None),
+            MemoryDecision::Refuse { free: Bytes(30) }
+        );
+    }
+}

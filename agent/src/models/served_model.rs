@@ -1,0 +1,263 @@
+//! A loaded model that accepts requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_core::admission::QueueKey;
+use flotilla_core::generate::{AnswerTiming, RequestError};
+use flotilla_core::spec::ModelSpec;
+use flotilla_engine::LoadedModel;
+use flotilla_proto::v1::ModelCounters;
+
+use super::AdmittedRequest;
+use super::admission_queue::AdmissionQueue;
+use super::live_counters::LiveCounters;
+use crate::energy_accounting::{LedgerEntry, ModelRate};
+use crate::node_metrics::ModelMetrics;
+
+/// A loaded model that accepts requests, with its admission queue and its counters.
+pub struct ServedModel {
+    /// The model in its engine.
+    pub model: Arc<dyn LoadedModel>,
+    queue: Arc<AdmissionQueue>,
+    counters: LiveCounters,
+    metrics: ModelMetrics,
+    rate: Arc<ModelRate>,
+}
+
+impl ServedModel {
+    /// Creates the queue with the limits of the model's spec. An engine that computes fewer requests
+    /// at once than the spec allows makes the queue longer instead. Requests are recorded in
+    /// `metrics`.
+    #[must_use]
+    pub(crate) fn new(
+        model: Arc<dyn LoadedModel>,
+        spec: &ModelSpec,
+        metrics: ModelMetrics,
+    ) -> Self {
+        let engine_limit = model.concurrency().unwrap_or(spec.concurrency);
+        let concurrency = spec.concurrency.min(engine_limit).max(1);
+        let capacity = spec
+            .queue
+            .saturating_add(spec.concurrency.saturating_sub(concurrency));
+        Self {
+            rate: Arc::new(ModelRate::new(model.compute_location(), concurrency)),
+            metrics,
+            model,
+            queue: Arc::new(AdmissionQueue::new(concurrency, capacity)),
+            counters: LiveCounters::default(),
+        }
+    }
+
+    /// The number of requests that are computed at once.
+    #[must_use]
+    pub fn concurrency(&self) -> u32 {
+        self.queue.concurrency
+    }
+
+    /// Waits in the queue until the request may be computed. Dropping the future leaves the queue.
+    /// `deadline` is the longest wait; `None` waits without a limit.
+    ///
+    /// # Errors
+    /// [`RequestError::Overloaded`] when the queue is full, [`RequestError::TooLate`] after the
+    /// deadline, [`RequestError::Unavailable`] when the model is being unloaded.
+    pub async fn admit(
+        self: Arc<Self>,
+        queue_key: QueueKey,
+        deadline: Option<Duration>,
+    ) -> Result<AdmittedRequest, RequestError> {
+        match self.queue.clone().acquire(queue_key, deadline).await {
+            Ok(permit) => {
+                self.counters.add_wait(permit.waited);
+                Ok(AdmittedRequest::new(self, permit))
+            }
+            Err(error) => {
+                if matches!(error, RequestError::Overloaded { .. }) {
+                    self.counters.add_refused();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Admits no further request and rejects those in the queue.
+    pub(super) fn close(&self) {
+        self.queue.close();
+    }
+
+    /// Waits until no request is computed or queued.
+    pub(super) async fn drained(&self) {
+        self.queue.drained().await;
+    }
+
+    /// Returns the requests right now and the counters since the model was loaded.
+    #[must_use]
+    pub fn counters(&self) -> ModelCounters {
+        let (active, queued) = self.queue.counts();
+        self.counters.message(active, queued)
+    }
+
+    /// Starts energy accounting for a request that is computed from now on.
+    pub(super) fn start_accounting(&self) -> LedgerEntry {
+        self.metrics.open_ledger_entry(self.rate.clone())
+    }
+
+    /// Records how long a complete answer took.
+    pub(super) fn record_timing(&self, timing: AnswerTiming) {
+        self.metrics.record_timing(timing);
+    }
+
+    pub(super) fn live_counters(&self) -> &LiveCounters {
+        &self.counters
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use async_trait::async_trait;
+    use flotilla_core::generate::{
+        EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, Usage,
+    };
+    use futures::{FutureExt, StreamExt, stream};
+
+    use flotilla_core::ModelName;
+    use flotilla_telemetry::Telemetry;
+    use flotilla_telemetry::trace::RequestSpan;
+
+    use crate::energy_accounting::EnergyAccounting;
+    use crate::node_metrics::NodeMetrics;
+    use flotilla_engine::GenerateEvents;
+
+    /// A model whose answers never come.
+    struct Silent;
+
+    #[async_trait]
+    impl LoadedModel for Silent {
+        async fn generate(&self, _: GenerateRequest) -> Result<GenerateEvents, RequestError> {
+            Ok(stream::pending().boxed())
+        }
+        async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
+            Ok(Embeddings::default())
+        }
+    }
+
+    fn metrics() -> ModelMetrics {
+        let meter = Telemetry::off().meter();
+        let model = ModelName::new("m").unwrap();
+        NodeMetrics::new(EnergyAccounting::without_meters(), &meter).for_model(&model)
+    }
+
+    /// A served model whose answers never come.
+    pub(in crate::models) fn served_model(concurrency: u32, queue: u32) -> Arc<ServedModel> {
+        let spec = ModelSpec {
+            concurrency,
+            queue,
+            ..ModelSpec::default()
+        };
+        Arc::new(ServedModel::new(Arc::new(Silent), &spec, metrics()))
+    }
+
+    #[tokio::test]
+    async fn full_queue_refuses_until_a_waiting_caller_leaves() {
+        let served = served_model(1, 1);
+        let computing = served
+            .clone()
+            .admit(QueueKey::default(), None)
+            .await
+            .ok()
+            .unwrap();
+        let mut waiting = Box::pin(served.clone().admit(QueueKey::default(), None));
+        assert!((&mut waiting).now_or_never().is_none());
+        assert_eq!(served.counters().queued, 1);
+        let refused = served
+            .clone()
+            .admit(QueueKey::default(), None)
+            .await
+            .err()
+            .unwrap();
+        assert!(matches!(refused, RequestError::Overloaded { .. }));
+        assert_eq!(
+            (served.counters().queued, served.counters().refused),
+            (1, 1)
+        );
+        drop(waiting);
+        assert_eq!(served.counters().queued, 0);
+        drop(computing);
+        assert!(
+            served
+                .clone()
+                .admit(QueueKey::default(), None)
+                .await
+                .is_ok()
+        );
+    }
+
+    #[tokio::test]
+    async fn cancelled_failed_and_complete_requests_are_counted_apart() {
+        let served = served_model(4, 0);
+        let admitted = async || {
+            served
+                .clone()
+                .admit(QueueKey::default(), None)
+                .await
+                .ok()
+                .unwrap()
+        };
+        drop(admitted().await);
+        admitted().await.fail();
+        let usage = GenerateEvent::Usage(Usage {
+            prompt_tokens: 5,
+            completion_tokens: 7,
+            timing: None,
+            energy: None,
+        });
+        let events = stream::iter([Ok(GenerateEvent::Delta(Default::default())), Ok(usage)]);
+        let tracked: Vec<_> = admitted()
+            .await
+            .track(events.boxed(), RequestSpan::default())
+            .collect()
+            .await;
+        let Some(Ok(GenerateEvent::Usage(usage))) = tracked.last() else {
+            panic!("no usage");
+        };
+        assert!(usage.timing.is_some(), "the usage has a timing");
+        assert!(usage.energy.is_some(), "the usage has an energy");
+        let counters = served.counters();
+        assert_eq!((counters.requests, counters.active), (3, 0));
+        assert_eq!((counters.cancelled, counters.failed), (1, 1));
+        assert_eq!((counters.prompt_tokens, counters.output_tokens), (5, 7));
+    }
+
+    #[tokio::test]
+    async fn requests_beyond_the_engines_concurrency_wait() {
+        struct OneAtATime;
+        #[async_trait]
+        impl LoadedModel for OneAtATime {
+            async fn generate(&self, _: GenerateRequest) -> Result<GenerateEvents, RequestError> {
+                Ok(stream::pending().boxed())
+            }
+            async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
+                Ok(Embeddings::default())
+            }
+            fn concurrency(&self) -> Option<u32> {
+                Some(1)
+            }
+        }
+        let spec = ModelSpec {
+            concurrency: 4,
+            queue: 0,
+            ..ModelSpec::default()
+        };
+        let served = Arc::new(ServedModel::new(Arc::new(OneAtATime), &spec, metrics()));
+        assert_eq!(served.concurrency(), 1);
+        let admit = || served.clone().admit(QueueKey::default(), None);
+        let _computing = admit().await.ok().unwrap();
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(admit())).collect();
+        for request in &mut waiting {
+            assert!(request.now_or_never().is_none());
+        }
+        assert_eq!(served.counters().queued, 3);
+        assert!(admit().await.is_err());
+    }
+}

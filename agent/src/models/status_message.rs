@@ -1,0 +1,45 @@
+//! The status of a model as a message to controllers.
+
+use flotilla_proto::v1::{ModelPhase, ModelStatus};
+
+use super::InstanceError;
+use super::instance::{InstancePhase, ModelInstance};
+
+/// Builds the status of a model from its current instance and the one that will replace it.
+pub(super) fn status_message(current: &ModelInstance, next: Option<&ModelInstance>) -> ModelStatus {
+    ModelStatus {
+        next: next.map(|next| Box::new(instance_message(next))),
+        ..instance_message(current)
+    }
+}
+
+fn instance_message(instance: &ModelInstance) -> ModelStatus {
+    let mut message = ModelStatus {
+        name: instance.model.to_string(),
+        revision: instance.revision.0,
+        memory: instance.phase.memory().0,
+        ..ModelStatus::default()
+    };
+    let phase = match &instance.phase {
+        InstancePhase::Waiting => {
+            "waiting for memory".clone_into(&mut message.step);
+            ModelPhase::Loading
+        }
+        InstancePhase::Fetching => ModelPhase::Fetching,
+        InstancePhase::Loading { .. } => ModelPhase::Loading,
+        InstancePhase::Ready { .. } => ModelPhase::Ready,
+        InstancePhase::LoadAbandoned { .. }
+        | InstancePhase::Draining { .. }
+        | InstancePhase::Gone => ModelPhase::Draining,
+        InstancePhase::Failed(error) => {
+            message.problem = error.to_string();
+            error.remedy().clone_into(&mut message.remedy);
+            if let InstanceError::Memory { needed, .. } = error {
+                message.memory_needed = needed.0;
+            }
+            ModelPhase::Failed
+        }
+    };
+    message.phase = phase.into();
+    message
+}

@@ -1,0 +1,89 @@
+//! The events of an answer, counted and traced as they pass.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use flotilla_core::generate::{GenerateEvent, RequestError, Usage};
+use flotilla_engine::GenerateEvents;
+use flotilla_telemetry::names::{attr, span};
+use flotilla_telemetry::trace::RequestSpan;
+use futures::Stream;
+
+use super::AdmittedRequest;
+
+/// The events of an answer. It holds the permit of its request until it is dropped.
+pub struct TrackedEvents {
+    events: GenerateEvents,
+    request: AdmittedRequest,
+    /// Output tokens counted so far: one per event. The usage at the end has the exact number.
+    counted: u32,
+    /// Time to the first token.
+    first_token: Option<Duration>,
+    /// The span of the whole answer, and its two parts while each lasts.
+    span: RequestSpan,
+    prefill: Option<RequestSpan>,
+    decode: Option<RequestSpan>,
+}
+
+impl TrackedEvents {
+    pub(super) fn new(request: AdmittedRequest, events: GenerateEvents, span: RequestSpan) -> Self {
+        Self {
+            events,
+            request,
+            counted: 0,
+            first_token: None,
+            prefill: Some(span.part(span::PREFILL)),
+            decode: None,
+            span,
+        }
+    }
+
+    fn count_token(&mut self) {
+        if self.first_token.is_none() {
+            self.first_token = Some(self.request.elapsed());
+            self.prefill = None;
+            self.decode = Some(self.span.part(span::DECODE));
+        }
+        self.counted += 1;
+        self.request.count_token();
+    }
+
+    fn complete(&mut self, usage: &mut Usage) {
+        self.request
+            .complete_usage(usage, self.counted, self.first_token);
+        (self.prefill, self.decode) = (None, None);
+        if self.span.is_recorded() {
+            record_usage(&self.span, usage);
+        }
+    }
+}
+
+/// Records the usage of a complete answer in its span.
+fn record_usage(span: &RequestSpan, usage: &Usage) {
+    span.set(attr::INPUT_TOKENS, i64::from(usage.prompt_tokens));
+    span.set(attr::OUTPUT_TOKENS, i64::from(usage.completion_tokens));
+    if let Some(energy) = usage.energy {
+        span.set(attr::ENERGY, f64::from(energy.joules.0));
+        span.set(attr::ENERGY_SOURCE, energy.sources.as_str());
+    }
+}
+
+impl Stream for TrackedEvents {
+    type Item = Result<GenerateEvent, RequestError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let mut event = ready!(this.events.as_mut().poll_next(cx));
+        match &mut event {
+            Some(Ok(GenerateEvent::Delta(_))) => this.count_token(),
+            Some(Ok(GenerateEvent::Usage(usage))) => this.complete(usage),
+            Some(Err(error)) => {
+                this.request.mark_failed();
+                this.span.failed(error.kind());
+            }
+            Some(Ok(GenerateEvent::Finished(_))) | None => {}
+        }
+        Poll::Ready(event)
+    }
+}
