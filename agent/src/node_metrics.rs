@@ -163,7 +163,7 @@ fn energy(meter: &Meter, node: &NodeName, energy_accounting: &EnergyAccounting) 
         tell(reading.watts, &of_host(reading.sources, &of_power));
     });
     observe.amounts(&names::HOST_ENERGY, move |reading, tell| {
-        for (sources, joules) in &reading.by_sources {
+        for (sources, joules) in &reading.joules_by_source {
             tell(*joules, &of_host(*sources, &of_energy));
         }
     });
@@ -174,9 +174,11 @@ fn energy(meter: &Meter, node: &NodeName, energy_accounting: &EnergyAccounting) 
         parts(reading, |part| part.joules, tell);
     });
     observe.amounts(&names::ENERGY_ATTRIBUTED, |reading, tell| {
-        tell(reading.attributed, &[]);
+        tell(reading.attributed_joules, &[]);
     });
-    observe.amounts(&names::ENERGY_IDLE, |reading, tell| tell(reading.idle, &[]));
+    observe.amounts(&names::ENERGY_IDLE, |reading, tell| {
+        tell(reading.idle_joules, &[])
+    });
     observe.amounts(&names::NODE_THROTTLED, move |reading, tell| {
         tell(one(reading.condition.throttled.is_some()), &[]);
     });
@@ -206,14 +208,14 @@ impl ObserveReading<'_> {
     ) {
         let energy_accounting = self.energy_accounting.clone();
         observe_amounts(self.meter, metric, move |tell| {
-            read(&energy_accounting.reading(), tell)
+            read(&energy_accounting.latest_reading(), tell)
         });
     }
 }
 
 /// Tells a value of each part. What the whole node draws is told as that.
 fn parts(reading: &NodeReading, value: fn(&ComponentReading) -> f64, tell: RecordValue<'_, f64>) {
-    let parts = reading.parts.iter();
+    let parts = reading.components.iter();
     for part in parts.filter(|part| part.channel.kind != ComponentKind::Host) {
         let channel = &part.channel;
         let mut attributes = vec![

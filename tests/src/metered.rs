@@ -23,10 +23,10 @@ impl Gpus for NoGpus {
     fn list(&self) -> Vec<Gpu> {
         Vec::new()
     }
-    fn energy(&self, _uuid: &str) -> Option<u64> {
+    fn energy_millijoules(&self, _uuid: &str) -> Option<u64> {
         None
     }
-    fn power(&self, _uuid: &str) -> Option<u32> {
+    fn power_milliwatts(&self, _uuid: &str) -> Option<u32> {
         None
     }
     fn is_hot(&self, _uuid: &str) -> bool {

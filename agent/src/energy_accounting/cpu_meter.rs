@@ -1,94 +1,98 @@
-//! How busy the machine's processors are, and which part of that is this process: Linux tells the
-//! one in ticks of 10 ms (proc(5)), the other in microseconds (getrusage(2)).
+//! Processor time of the machine and of this process.
+//!
+//! `sysinfo` reports percentages only, over intervals of at least 200 ms; windows are shorter and
+//! need seconds. So the machine's time comes from `/proc/stat`, parsed by `procfs-core`, and the
+//! process's own from its CPU clock.
 
-use std::fs;
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-/// Ticks per second: `USER_HZ`, 100 wherever Linux runs.
-const TICKS: f64 = 100.0;
+use procfs_core::{ExplicitSystemInfo, FromBufReadSI, KernelStats};
+use rustix::time::{ClockId, clock_gettime};
+
+/// What `procfs-core` asks about the system. Only the ticks matter here: `USER_HZ`, which is 100
+/// on every architecture that Linux runs on.
+const SYSTEM: ExplicitSystemInfo = ExplicitSystemInfo {
+    boot_time_secs: 0,
+    ticks_per_second: 100,
+    page_size: 4096,
+    is_little_endian: cfg!(target_endian = "little"),
+};
 
 /// Reads processor time.
 pub(super) struct CpuMeter {
-    machine: PathBuf,
+    /// `/proc/stat`.
+    stat_file: PathBuf,
     last: Option<CpuSeconds>,
 }
 
-/// Seconds of one core.
+/// Processor time since the machine or the process started, in core-seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct CpuSeconds {
     machine: f64,
-    own: f64,
+    process: f64,
     cores: u32,
 }
 
-/// What processors did between two looks.
+/// Processor time between two samples, in core-seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct CpuSample {
-    /// Seconds of one core that were busy, all together.
+    /// Busy time of all cores, this process included.
     pub(super) machine: f64,
-    /// Of those, this process'.
-    pub(super) own: f64,
+    /// Busy time of this process.
+    pub(super) process: f64,
+    /// Number of cores, at least 1.
     pub(super) cores: u32,
 }
 
 impl CpuMeter {
+    /// Creates a meter for the machine whose `/proc` is below `root`.
     pub(super) fn new(root: &Path) -> Self {
         Self {
-            machine: root.join("proc/stat"),
+            stat_file: root.join("proc/stat"),
             last: None,
         }
     }
 
-    /// What was done since the look before. `None` at the first, and where the machine does not tell.
-    pub(super) fn look(&mut self) -> Option<CpuSample> {
-        let now = self.times()?;
-        let before = self.last.replace(now)?;
-        let own = (now.own - before.own).max(0.0);
-        Some(CpuSample {
-            // The machine's time is counted in ticks, the process' own is not.
-            machine: (now.machine - before.machine).max(own),
-            own,
-            cores: now.cores,
-        })
-    }
-
-    fn times(&self) -> Option<CpuSeconds> {
-        let (machine, cores) = machine(&fs::read_to_string(&self.machine).ok()?)?;
-        Some(CpuSeconds {
+    /// Returns the processor time since the previous call. `None` on the first call, and on a
+    /// machine without `/proc/stat`.
+    pub(super) fn sample(&mut self) -> Option<CpuSample> {
+        let (machine, cores) = machine_seconds(BufReader::new(File::open(&self.stat_file).ok()?))?;
+        let now = CpuSeconds {
             machine,
-            own: own(),
+            process: process_seconds(),
+            cores,
+        };
+        let before = self.last.replace(now)?;
+        let process = (now.process - before.process).max(0.0);
+        Some(CpuSample {
+            // `/proc/stat` counts in ticks of 10 ms, the process clock in nanoseconds.
+            machine: (now.machine - before.machine).max(process),
+            process,
             cores,
         })
     }
 }
 
-/// Busy seconds and the number of cores: user, nice, system, irq and softirq of the first line.
-fn machine(stat: &str) -> Option<(f64, u32)> {
-    let mut fields = stat.lines().next()?.split_whitespace();
-    (fields.next()? == "cpu").then_some(())?;
-    let ticks: Vec<u64> = fields.map_while(|field| field.parse().ok()).collect();
-    let busy: u64 = [0, 1, 2, 5, 6].iter().filter_map(|at| ticks.get(*at)).sum();
-    let is_core = |line: &&str| {
-        let number = line
-            .strip_prefix("cpu")
-            .and_then(|rest| rest.chars().next());
-        number.is_some_and(|first| first.is_ascii_digit())
-    };
-    let cores = stat.lines().filter(is_core).count() as u32;
-    Some((busy as f64 / TICKS, cores.max(1)))
+/// Busy core-seconds since the machine started, and the number of cores, from `/proc/stat`.
+/// Neither idle time nor time waiting for I/O counts as busy.
+fn machine_seconds(stat: impl std::io::BufRead) -> Option<(f64, u32)> {
+    let stats = KernelStats::from_buf_read(stat, &SYSTEM).ok()?;
+    let total = stats.total;
+    let ticks = total.user
+        + total.nice
+        + total.system
+        + total.irq.unwrap_or(0)
+        + total.softirq.unwrap_or(0);
+    let seconds = ticks as f64 / SYSTEM.ticks_per_second as f64;
+    Some((seconds, stats.cpu_time.len().max(1) as u32))
 }
 
-/// Seconds of one core that this process was computed for.
-fn own() -> f64 {
-    // SAFETY: all bytes zero are a valid `rusage`.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: it is a place to write a `rusage` to.
-    let failed = unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0;
-    let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
-    if failed {
-        return 0.0;
-    }
-    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+/// Core-seconds of all threads of this process.
+fn process_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 #[cfg(test)]
@@ -96,22 +100,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn processor_times_are_read() {
-        let stat = "cpu  100 20 30 4000 50 6 7 80 0 0\ncpu0 1 2 3\ncpu1 1 2 3\nintr 5\n";
-        assert_eq!(machine(stat), Some((1.63, 2)));
+    fn machine_time_is_busy_ticks_of_all_cores() {
+        let stat = "cpu  100 20 30 4000 50 6 7 80 0 0\n\
+                    cpu0 1 2 3 4\ncpu1 1 2 3 4\nintr 5\nctxt 1\nbtime 1\nprocesses 1\n";
+        assert_eq!(machine_seconds(stat.as_bytes()), Some((1.63, 2)));
         for broken in ["", "intr 5"] {
-            assert_eq!(machine(broken), None);
+            assert_eq!(machine_seconds(broken.as_bytes()), None);
         }
-        assert!(own() > 0.0);
+        assert!(process_seconds() > 0.0);
     }
 
     #[test]
-    fn this_process_is_part_of_this_machine() {
-        let mut busy = CpuMeter::new(Path::new("/"));
-        assert_eq!(busy.look(), None);
-        if let Some(spell) = busy.look() {
-            assert!(spell.own <= spell.machine && spell.cores > 0);
+    fn process_time_is_part_of_machine_time() {
+        let mut meter = CpuMeter::new(Path::new("/"));
+        assert_eq!(meter.sample(), None);
+        if let Some(sample) = meter.sample() {
+            assert!(sample.process <= sample.machine && sample.cores > 0);
         }
-        assert_eq!(CpuMeter::new(Path::new("/nowhere")).look(), None);
+        assert_eq!(CpuMeter::new(Path::new("/nowhere")).sample(), None);
     }
 }

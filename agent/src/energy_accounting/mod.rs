@@ -1,53 +1,67 @@
-//! What the node's energy goes to: a thread reads the meters, or estimates where there are none, and
-//! the [`Ledger`] divides each window among the requests that were computed in it.
+//! Energy accounting: measures or estimates the energy of this machine and divides it among the
+//! requests that caused it.
 //!
-//! A request [enters](EnergyAccounting::open_entry) when it is its turn, tells its tokens, and is told at its end
-//! what it took. Agents of one process share one: they share its machine.
+//! A thread ([`sampler`]) reads the power meters in windows of 100 ms while requests run, and
+//! estimates what no meter covers. The [`Ledger`] divides each window among the requests that were
+//! computed in it. A request [opens an entry](EnergyAccounting::open_entry) when its computation
+//! starts, records its tokens on it, and gets the energy it used when it settles the entry.
+//!
+//! All agents of one process share one [`EnergyAccounting`], because they share the machine.
 
+mod cpu_estimate;
 mod cpu_meter;
 mod ledger_entry;
+mod ledger_state;
+mod meter_reader;
 mod reading;
+mod request_progress;
+mod request_share;
 mod sampler;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use flotilla_core::energy::{EnergySources, Ledger, PowerRange};
-use flotilla_engine::ComputeLocation;
+use flotilla_core::energy::{Ledger, PowerRange};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::power::{Gpus, Nvidia};
-pub use ledger_entry::{LedgerEntry, ModelRate};
+pub use ledger_entry::LedgerEntry;
+use ledger_state::LedgerState;
 pub use reading::{ComponentReading, NodeReading};
+pub use request_progress::ModelRate;
+use sampler::EnergySampler;
 
-/// What is to be known of the machine.
+/// The machine whose energy is accounted for.
 pub struct AccountingSetup {
-    /// `/`, or a folder that looks like it.
+    /// The root of the file system that has `/proc` and `/sys`: `/`, except in tests.
     pub root: PathBuf,
+    /// Access to the GPUs of the machine.
     pub gpus: Arc<dyn Gpus>,
-    /// What it draws, if somebody knows.
+    /// Power draw of the machine as configured. `None`: guessed from `cores`.
     pub power: Option<PowerRange>,
+    /// Number of CPU cores, for the guess of the power draw.
     pub cores: u32,
-    /// Agents that are to share the energy_accounting, this one included.
+    /// Number of agents that share the machine; each reports an even share of its energy.
     pub agents: u32,
 }
 
-/// The energy_accounting of the machine. Cheap to clone; its thread ends with the last clone.
+/// Handle to the energy accounting of the machine. Cheap to clone; the sampling thread ends when
+/// the last clone is dropped.
 #[derive(Clone)]
 pub struct EnergyAccounting {
-    owner: Arc<AccountingThread>,
+    thread: Arc<AccountingThread>,
 }
 
 impl fmt::Debug for EnergyAccounting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Accounts").finish_non_exhaustive()
+        f.debug_struct("EnergyAccounting").finish_non_exhaustive()
     }
 }
 
-/// Ends the thread with the last who may enter requests.
+/// Stops the sampling thread when dropped. Ledger entries hold only the [`SharedAccounting`], so
+/// they do not keep the thread alive.
 struct AccountingThread(Arc<SharedAccounting>);
 
 impl Drop for AccountingThread {
@@ -57,81 +71,47 @@ impl Drop for AccountingThread {
     }
 }
 
+/// State shared by the handles, the ledger entries and the sampling thread.
 struct SharedAccounting {
-    books: Mutex<LedgerState>,
-    /// Told when the first request comes.
+    state: Mutex<LedgerState>,
+    /// Wakes the sampling thread when a first request starts or the accounting closes.
     wake: Condvar,
+    /// The last reading that was published.
     reading: ArcSwap<NodeReading>,
     power: PowerRange,
 }
 
-/// What changes with every request.
-struct LedgerState {
-    ledger: Ledger,
-    running: HashMap<u64, RunningRequest>,
-    /// What was computed since the last window.
-    computed: WindowCompute,
-    /// Where the joules of the windows come from.
-    sources: EnergySources,
-    /// Whether everybody is gone.
-    closed: bool,
-}
-
-/// A request that is being computed.
-struct RunningRequest {
-    progress: Arc<ledger_entry::RequestProgress>,
-    /// Seconds of work that are in the ledger.
-    counted: f64,
-    /// Seconds that it has been computed for, as far as that is counted.
-    seconds: f64,
-}
-
-/// What was computed in a window, beside its work: seconds that all cores would have been busy for.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-struct WindowCompute {
-    /// By all requests.
-    all: f64,
-    /// By those of engines that only pretend to compute.
-    pretended: f64,
-    /// Whether any was computed in another process.
-    elsewhere: bool,
-}
-
 impl EnergyAccounting {
-    /// Looks for meters and starts to read them.
+    /// Detects the meters of the machine and starts the sampling thread.
     #[must_use]
     pub fn start(setup: AccountingSetup) -> Self {
         let power = setup
             .power
             .unwrap_or_else(|| PowerRange::guess(setup.cores));
-        let sampler = sampler::EnergySampler::new(&setup, power);
-        let configured = setup.power.is_some() || sampler.estimates();
-        let books = LedgerState {
-            ledger: Ledger::new(f64::from(power.idle.0), configured),
-            running: HashMap::new(),
-            computed: WindowCompute::default(),
-            sources: sampler.sources(),
-            closed: false,
-        };
-        let inner = Arc::new(SharedAccounting {
-            books: Mutex::new(books),
+        let sampler = EnergySampler::new(&setup, power);
+        // With meters for everything and no configuration, the idle draw is learnt from windows
+        // without requests.
+        let idle_is_known = setup.power.is_some() || sampler.estimates_cpu();
+        let ledger = Ledger::new(f64::from(power.idle.0), idle_is_known);
+        let shared = Arc::new(SharedAccounting {
+            state: Mutex::new(LedgerState::new(ledger, sampler.initial_sources())),
             wake: Condvar::new(),
-            reading: ArcSwap::from_pointee(sampler.first_reading()),
+            reading: ArcSwap::from_pointee(sampler.initial_reading()),
             power,
         });
-        let of_thread = inner.clone();
+        let thread_shared = shared.clone();
         let spawned = std::thread::Builder::new()
-            .name("power".into())
-            .spawn(move || sampler.run(&of_thread));
+            .name("energy".into())
+            .spawn(move || sampler.run(&thread_shared));
         if let Err(error) = spawned {
-            tracing::warn!(%error, "no thread for the power meters: energy is not told");
+            tracing::warn!(%error, "cannot start the thread that reads the power meters: no energy is reported");
         }
         Self {
-            owner: Arc::new(AccountingThread(inner)),
+            thread: Arc::new(AccountingThread(shared)),
         }
     }
 
-    /// Those of this machine, for so many agents of this process.
+    /// Starts the accounting of this machine for `agents` agents of this process.
     #[must_use]
     pub fn start_on_this_machine(power: Option<PowerRange>, agents: u32) -> Self {
         Self::start(AccountingSetup {
@@ -143,7 +123,7 @@ impl EnergyAccounting {
         })
     }
 
-    /// Those of a machine that tells nothing.
+    /// Starts the accounting of a machine that has neither meters nor `/proc`.
     #[cfg(test)]
     pub(crate) fn without_meters() -> Self {
         Self::start(AccountingSetup {
@@ -155,74 +135,28 @@ impl EnergyAccounting {
         })
     }
 
-    /// What the node draws and drew, and how it is.
+    /// Returns the latest reading of the node's energy and condition, at most about a second old
+    /// while requests run.
     #[must_use]
-    pub fn reading(&self) -> Arc<NodeReading> {
-        self.owner.0.reading.load_full()
+    pub fn latest_reading(&self) -> Arc<NodeReading> {
+        self.thread.0.reading.load_full()
     }
 
-    /// A request is computed from now on, by a model of this rate.
+    /// Opens the ledger entry of a request whose computation starts now. `rate` belongs to the
+    /// model that computes it.
     #[must_use]
     pub fn open_entry(&self, rate: Arc<ModelRate>) -> LedgerEntry {
-        let progress = Arc::new(ledger_entry::RequestProgress::new(rate));
-        let inner = &self.owner.0;
-        let mut books = inner.lock();
-        let account = books.ledger.open();
-        let first = books.running.is_empty();
-        books.running.insert(
-            account,
-            RunningRequest {
-                progress: progress.clone(),
-                counted: 0.0,
-                seconds: 0.0,
-            },
-        );
-        drop(books);
-        if first {
-            inner.wake.notify_one();
+        let shared = &self.thread.0;
+        let (account, progress, is_first) = shared.lock().open(rate);
+        if is_first {
+            shared.wake.notify_one();
         }
-        LedgerEntry::new(inner.clone(), account, progress)
+        LedgerEntry::new(shared.clone(), account, progress)
     }
 }
 
 impl SharedAccounting {
     fn lock(&self) -> MutexGuard<'_, LedgerState> {
-        self.books.lock()
-    }
-}
-
-impl LedgerState {
-    /// Puts what a request was computed for since it was last counted into the ledger.
-    fn count(&mut self, account: u64) {
-        if let Some(running) = self.running.get_mut(&account) {
-            count(&mut self.ledger, &mut self.computed, account, running);
-        }
-    }
-
-    /// The same for all.
-    fn count_all(&mut self) {
-        for (account, running) in &mut self.running {
-            count(&mut self.ledger, &mut self.computed, *account, running);
-        }
-    }
-}
-
-fn count(
-    ledger: &mut Ledger,
-    computed: &mut WindowCompute,
-    account: u64,
-    running: &mut RunningRequest,
-) {
-    let progress = &running.progress;
-    let (work, seconds) = (progress.work(), progress.seconds());
-    ledger.work(account, work - running.counted);
-    running.counted = running.counted.max(work);
-    let busy = (seconds - running.seconds) / f64::from(progress.rate.concurrency);
-    running.seconds = seconds;
-    computed.all += busy;
-    match progress.rate.location {
-        ComputeLocation::InProcess => {}
-        ComputeLocation::OtherProcess => computed.elsewhere = true,
-        ComputeLocation::Simulated => computed.pretended += busy,
+        self.state.lock()
     }
 }

@@ -1,312 +1,216 @@
-//! The thread that reads the meters and closes the ledger's windows.
+//! The thread that samples energy in windows and closes the ledger's windows with it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::energy::{EnergySource, EnergySources, MeterWindow, PowerRange};
 
-use super::cpu_meter::{CpuMeter, CpuSample};
-use super::reading::{ComponentReading, NodeReading};
-use super::{AccountingSetup, SharedAccounting, WindowCompute};
-use crate::power::{self, ComponentKind, ConditionWatcher, Meter, MeterChannel, NodeCondition};
+use super::cpu_meter::CpuMeter;
+use super::ledger_state::WindowCompute;
+use super::meter_reader::MeterReader;
+use super::reading::{NodeReading, ReadingBuilder};
+use super::request_share::request_share;
+use super::{AccountingSetup, SharedAccounting, cpu_estimate};
+use crate::power::{self, ConditionWatcher, NodeCondition};
 
-/// How long a window is while requests are computed: most of a request is in closed windows then.
+/// Length of a window while requests run: short, so that most of a request falls into windows that
+/// are closed when it ends.
 const WINDOW: Duration = Duration::from_millis(100);
-/// How long it is while none is.
-const QUIET: Duration = Duration::from_secs(1);
-/// How often what the node draws is told, and at least how much of it that is the mean of.
-const TOLD_EVERY: f64 = 1.0;
-/// How often is looked at how the node is.
-const CONDITION_EVERY: f64 = 5.0;
+/// Length of a window while no request runs.
+const IDLE_WINDOW: Duration = Duration::from_secs(1);
+/// Least number of seconds between two published readings, and so the time that their watts are
+/// averaged over.
+const READING_INTERVAL: f64 = 1.0;
+/// Seconds between two checks of the node's condition.
+const CONDITION_INTERVAL: f64 = 5.0;
 
-/// Reads meters, or estimates.
+/// Samples the machine's energy. Times are in seconds since `started`.
 pub(super) struct EnergySampler {
-    meters: Vec<Box<dyn Meter>>,
-    channels: Vec<MeterChannel>,
-    /// Joules of each channel since the start, and when what is drawn was last told.
-    counted: Vec<f64>,
-    told: Vec<f64>,
-    busy: CpuMeter,
-    /// What the processors draw, where nothing meters them.
+    meters: MeterReader,
+    cpu_meter: CpuMeter,
+    /// Power range of the processors, where no meter covers them.
     estimate: Option<PowerRange>,
-    watcher: ConditionWatcher,
+    condition_watcher: ConditionWatcher,
     condition: NodeCondition,
+    condition_checked: f64,
     hint: String,
+    /// Number of agents that share the machine.
     agents: u32,
-    began: Instant,
-    /// When the last window closed, what is drawn was told, and the node was looked at, in seconds of
-    /// the start.
-    last: f64,
-    told_at: f64,
-    looked_at: f64,
-    joules_told: f64,
-    /// Joules that went to no request, as told: what an answer was told too much is made up for later,
-    /// and a counter must not go back meanwhile.
-    idle_told: f64,
-    /// Joules since the start, by where they come from.
-    by_sources: Vec<(EnergySources, f64)>,
+    started: Instant,
+    window_end: f64,
+    readings: ReadingBuilder,
 }
 
-/// A window as it was read.
+/// Energy of one window.
 struct SampledWindow {
     joules: f64,
     sources: EnergySources,
-    spell: Option<CpuSample>,
-    /// Whether a part of it is a GPU's.
-    gpu: bool,
+    /// See [`request_share`].
+    request_share: f64,
 }
 
 impl EnergySampler {
+    /// Detects the meters of the machine. `power`: the power draw of the whole machine, as
+    /// configured or guessed.
     pub(super) fn new(setup: &AccountingSetup, power: PowerRange) -> Self {
-        let found = power::find(&setup.root, setup.gpus.clone());
-        let channels: Vec<_> = found
-            .meters
-            .iter()
-            .flat_map(|m| m.channels().to_vec())
-            .collect();
-        let selection = power::select(&channels, false);
-        // What somebody said of the node is of all of it; where a GPU is metered the rest is guessed.
-        let estimate = match (selection.covers_cpu, selection.picked.is_empty()) {
+        let detected = power::detect(&setup.root, setup.gpus.clone());
+        let mut condition_watcher = ConditionWatcher::new(&setup.root, setup.gpus.clone());
+        let condition = condition_watcher.check();
+        let meters = MeterReader::new(detected.meters);
+        let estimate = match (meters.covers_cpu(), meters.sources().next()) {
             (true, _) => None,
-            (false, true) => Some(power),
-            (false, false) => Some(PowerRange::guess(setup.cores)),
+            (false, None) => Some(power),
+            // The configured power includes the GPU, which is metered: what is left is guessed.
+            (false, Some(_)) => Some(PowerRange::guess(setup.cores)),
         };
-        let mut hints = found.hints;
-        if let Some(guess) = estimate {
-            hints.insert(0, explain(guess));
+        let mut hints = detected.hints;
+        if let Some(power) = estimate {
+            hints.insert(0, cpu_estimate::describe(power));
         }
         if setup.agents > 1 {
             hints.push(format!(
-                "{} nodes share this machine: each is told an even part",
+                "{} nodes share this machine: each reports an even share of its energy",
                 setup.agents
             ));
         }
         for hint in &hints {
             tracing::info!("{hint}");
         }
-        let mut sampler = Self {
-            counted: vec![0.0; channels.len()],
-            told: vec![0.0; channels.len()],
-            meters: found.meters,
-            channels,
-            busy: CpuMeter::new(&setup.root),
+        let mut cpu_meter = CpuMeter::new(&setup.root);
+        // The first sample is where the first window starts.
+        cpu_meter.sample();
+        Self {
+            meters,
+            cpu_meter,
             estimate,
-            watcher: ConditionWatcher::find(&setup.root, setup.gpus.clone()),
-            condition: NodeCondition::default(),
+            condition_watcher,
+            condition,
+            condition_checked: 0.0,
             hint: hints.join("; "),
             agents: setup.agents,
-            began: Instant::now(),
-            last: 0.0,
-            told_at: 0.0,
-            looked_at: 0.0,
-            joules_told: 0.0,
-            idle_told: 0.0,
-            by_sources: Vec::new(),
-        };
-        sampler.condition = sampler.watcher.look();
-        // Counters count from here.
-        sampler.read(0.0, 0.0, WindowCompute::default());
-        sampler.counted.fill(0.0);
-        sampler
+            started: Instant::now(),
+            window_end: 0.0,
+            readings: ReadingBuilder::default(),
+        }
     }
 
     /// Whether the processors' energy is estimated.
-    pub(super) fn estimates(&self) -> bool {
+    pub(super) fn estimates_cpu(&self) -> bool {
         self.estimate.is_some()
     }
 
-    /// Where joules come from, until a window says otherwise.
-    pub(super) fn sources(&self) -> EnergySources {
-        let picked = power::select(&self.channels, false).picked;
-        let metered: EnergySources = picked.iter().map(|at| self.channels[*at].source).collect();
+    /// The sources of energy to report before the first window has closed.
+    pub(super) fn initial_sources(&self) -> EnergySources {
+        let metered: EnergySources = self.meters.sources().collect();
         match self.estimate {
             Some(_) => metered.and(EnergySource::Estimate.into()),
             None => metered,
         }
     }
 
-    /// What is told before anything was drawn.
-    pub(super) fn first_reading(&self) -> NodeReading {
-        let idle = self.estimate.map_or(0.0, |power| f64::from(power.idle.0));
-        NodeReading {
-            watts: idle,
-            idle_watts: idle,
-            sources: self.sources(),
-            resolution: self.resolution(),
-            hint: self.hint.clone(),
-            condition: self.condition.clone(),
-            ..NodeReading::default()
-        }
-        .shared(self.agents)
+    /// The reading to publish before any energy has been measured.
+    pub(super) fn initial_reading(&self) -> NodeReading {
+        let idle_watts = self.estimate.map_or(0.0, |power| f64::from(power.idle.0));
+        let reading = NodeReading {
+            watts: idle_watts,
+            idle_watts,
+            sources: self.initial_sources(),
+            ..self.describe(NodeReading::default())
+        };
+        reading.share(self.agents)
     }
 
-    /// Reads until everybody is gone.
-    pub(super) fn run(mut self, inner: &Arc<SharedAccounting>) {
+    /// Samples until the accounting is closed.
+    pub(super) fn run(mut self, shared: &Arc<SharedAccounting>) {
         loop {
-            let mut books = inner.lock();
-            let quiet = books.running.is_empty();
-            let length = if quiet { QUIET } else { WINDOW };
-            inner.wake.wait_for(&mut books, length);
-            if books.closed {
+            let mut state = shared.lock();
+            let was_idle = state.is_idle();
+            let length = if was_idle { IDLE_WINDOW } else { WINDOW };
+            shared.wake.wait_for(&mut state, length);
+            if state.closed {
                 return;
             }
-            let now = self.began.elapsed().as_secs_f64();
-            // Where short requests come one after the other each would be the first.
-            let mut begins = quiet;
-            if now - self.last < WINDOW.as_secs_f64() / 2.0 {
-                begins = false;
-                drop(books);
+            // A request that starts after an idle time ends the idle window: the energy before it
+            // is not its own, and it is counted from the next window on.
+            let mut starts_with_request = was_idle;
+            // Short requests one after the other would each end an idle window; windows are not
+            // made shorter than half of their length for them.
+            if self.now() - self.window_end < WINDOW.as_secs_f64() / 2.0 {
+                starts_with_request = false;
+                drop(state);
                 std::thread::sleep(WINDOW / 2);
-                books = inner.lock();
+                state = shared.lock();
             }
-            // What was drawn before a request came is not its own: it is counted from the next window on.
-            if !begins {
-                books.count_all();
+            if !starts_with_request {
+                state.count_all();
             }
-            let computed = std::mem::take(&mut books.computed);
-            drop(books);
-            self.close(inner, computed);
+            let compute = state.take_compute();
+            drop(state);
+            self.close_window(shared, compute);
         }
     }
 
-    fn close(&mut self, inner: &SharedAccounting, computed: WindowCompute) {
-        let now = self.began.elapsed().as_secs_f64();
-        let seconds = now - self.last;
-        self.last = now;
-        let read = self.read(now, seconds, computed);
-        let window = MeterWindow {
+    /// Samples the window that ends now, closes it in the ledger and publishes a reading when one
+    /// is due.
+    fn close_window(&mut self, shared: &SharedAccounting, compute: WindowCompute) {
+        let now = self.now();
+        let seconds = now - self.window_end;
+        self.window_end = now;
+        let window = self.sample(now, seconds, compute);
+        self.readings.add_window(window.sources, window.joules);
+        let mut state = shared.lock();
+        state.ledger.close(MeterWindow {
             seconds,
-            joules: read.joules,
-            ours: self.ours(&read, computed),
-        };
-        let known = self.by_sources.iter_mut();
-        match known
-            .into_iter()
-            .find(|(sources, _)| *sources == read.sources)
-        {
-            Some((_, joules)) => *joules += read.joules,
-            None => self.by_sources.push((read.sources, read.joules)),
+            joules: window.joules,
+            ours: window.request_share,
+        });
+        state.sources = window.sources;
+        let (totals, idle_watts) = (state.ledger.totals(), state.ledger.idle_watts());
+        drop(state);
+        if now - self.condition_checked >= CONDITION_INTERVAL {
+            self.condition_checked = now;
+            self.condition = self.condition_watcher.check();
         }
-        let mut books = inner.lock();
-        books.ledger.close(window);
-        books.sources = read.sources;
-        let (totals, idle) = (books.ledger.totals(), books.ledger.idle_watts());
-        drop(books);
-        if now - self.looked_at >= CONDITION_EVERY {
-            self.looked_at = now;
-            self.condition = self.watcher.look();
-        }
-        let since = now - self.told_at;
-        if since < TOLD_EVERY {
+        if self.readings.age(now) < READING_INTERVAL {
             return;
         }
-        let parts = self.channels.iter().zip(&self.counted).zip(&self.told);
-        let parts = parts.map(|((channel, joules), told)| ComponentReading {
-            channel: channel.clone(),
-            joules: *joules,
-            watts: (joules - told) / since,
-        });
-        self.idle_told = self.idle_told.max(totals.metered - totals.attributed);
+        let (channels, joules) = (self.meters.channels(), self.meters.channel_joules());
+        let energy = self.readings.build(now, totals, channels, joules);
         let reading = NodeReading {
-            idle: self.idle_told,
-            by_sources: self.by_sources.clone(),
-            watts: (totals.metered - self.joules_told) / since,
-            idle_watts: idle,
-            joules: totals.metered,
-            attributed: totals.attributed,
-            sources: read.sources,
-            resolution: self.resolution(),
-            hint: self.hint.clone(),
-            condition: self.condition.clone(),
-            parts: parts.collect(),
+            idle_watts,
+            sources: window.sources,
+            ..self.describe(energy)
         };
-        inner.reading.store(Arc::new(reading.shared(self.agents)));
-        self.told_at = now;
-        self.joules_told = totals.metered;
-        self.told.clone_from(&self.counted);
+        shared.reading.store(Arc::new(reading.share(self.agents)));
     }
 
-    fn read(&mut self, now: f64, seconds: f64, computed: WindowCompute) -> SampledWindow {
-        let told: Vec<_> = self
-            .meters
-            .iter_mut()
-            .flat_map(|meter| meter.read(now))
-            .collect();
-        for (counted, joules) in self.counted.iter_mut().zip(&told) {
-            *counted += joules.unwrap_or(0.0);
-        }
-        let selection = power::select(&self.channels, power::on_battery(&self.channels, &told));
-        let picked = || selection.picked.iter().map(|at| &self.channels[*at]);
-        let mut joules: f64 = selection.picked.iter().filter_map(|at| told[*at]).sum();
-        let mut sources: EnergySources = picked().map(|channel| channel.source).collect();
-        let gpu = picked().any(|channel| channel.kind == ComponentKind::Gpu);
-        let spell = self.busy.look();
-        if let Some(power) = self.estimate.filter(|_| !selection.covers_cpu) {
-            joules += estimate(power, seconds, spell, computed);
+    /// Measures and estimates the energy of a window.
+    fn sample(&mut self, now: f64, seconds: f64, compute: WindowCompute) -> SampledWindow {
+        let metered = self.meters.read(now);
+        let cpu = self.cpu_meter.sample();
+        let (mut joules, mut sources) = (metered.joules, metered.sources);
+        if let Some(power) = self.estimate.filter(|_| !metered.covers_cpu) {
+            joules += cpu_estimate::estimate_joules(power, seconds, cpu, compute);
             sources = sources.and(EnergySource::Estimate.into());
         }
         SampledWindow {
             joules,
             sources,
-            spell,
-            gpu,
+            request_share: request_share(cpu, compute, metered.covers_gpu, self.estimates_cpu()),
         }
     }
 
-    /// Which part of what is above idle may be the requests': by processor time, unless what computes
-    /// is a GPU or another process, of which no time is known here.
-    fn ours(&self, read: &SampledWindow, computed: WindowCompute) -> f64 {
-        let Some(spell) = read.spell.filter(|_| !read.gpu && !computed.elsewhere) else {
-            return 1.0;
-        };
-        let pretended = match self.estimate {
-            Some(_) => computed.pretended * f64::from(spell.cores),
-            None => 0.0,
-        };
-        let all = spell.machine + pretended;
-        if all > 0.0 {
-            (spell.own + pretended) / all
-        } else {
-            1.0
+    /// Adds what is known of the meters and the node's condition to a reading.
+    fn describe(&self, reading: NodeReading) -> NodeReading {
+        NodeReading {
+            resolution_joules: self.meters.resolution(),
+            hint: self.hint.clone(),
+            condition: self.condition.clone(),
+            ..reading
         }
     }
 
-    fn resolution(&self) -> f64 {
-        let picked = power::select(&self.channels, false).picked;
-        let steps = picked.iter().map(|at| self.channels[*at].resolution);
-        steps.fold(0.0, f64::max)
+    fn now(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
     }
-}
-
-/// What processors draw: idle, and for each core that is busy its part of what is drawn on top at full
-/// work. Where the machine does not tell how busy it is, it is as busy as the requests make it.
-fn estimate(
-    power: PowerRange,
-    seconds: f64,
-    spell: Option<CpuSample>,
-    computed: WindowCompute,
-) -> f64 {
-    let busy = match spell {
-        Some(spell) => spell.machine / f64::from(spell.cores) + computed.pretended,
-        None => computed.all,
-    };
-    f64::from(power.idle.0) * seconds + f64::from(power.active().0) * busy.min(seconds)
-}
-
-/// What there is to say of an estimate.
-fn explain(power: PowerRange) -> String {
-    let said = if power.configured {
-        "as configured"
-    } else {
-        "guessed from its cores"
-    };
-    let advice = if power.configured {
-        ""
-    } else {
-        ": --idle-watts and --max-watts say better"
-    };
-    format!(
-        "no power meter covers the processors: their energy is estimated from processor time, {} W idle to {} W at full work, {said}{advice}",
-        power.idle.0, power.max.0
-    )
 }

@@ -160,7 +160,7 @@ struct ReportedEnergy {
 impl ReportedEnergy {
     /// What is to be told now, if it is much different or has not been told for a while.
     fn news(&mut self, energy_accounting: &EnergyAccounting) -> Option<v1::NodeEnergy> {
-        let now = energy_accounting.reading().message();
+        let now = energy_accounting.latest_reading().message();
         if let Some((at, told)) = &self.told {
             let moved = (now.watts - told.watts).abs() > WATTS_MOVED * told.watts.max(1.0);
             let condition = now.throttled != told.throttled || now.battery != told.battery;

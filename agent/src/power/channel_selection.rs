@@ -21,7 +21,7 @@ use super::{ComponentKind, MeterChannel};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelSelection {
     /// Their places among the channels that were asked about, ascending. Empty where nothing is metered.
-    pub picked: Vec<usize>,
+    pub channels: Vec<usize>,
     /// Whether the processor's draw is in them: with NVIDIA's counters alone it is not.
     pub covers_cpu: bool,
 }
@@ -67,7 +67,7 @@ pub fn select(channels: &[MeterChannel], on_battery: bool) -> ChannelSelection {
     }
     ChannelSelection {
         covers_cpu: any(ComponentKind::Cpu),
-        picked: parts,
+        channels: parts,
     }
 }
 
@@ -80,9 +80,9 @@ pub fn on_battery(channels: &[MeterChannel], joules: &[Option<f64>]) -> bool {
 }
 
 /// A selection of the whole node.
-fn covering(picked: Vec<usize>) -> ChannelSelection {
+fn covering(channels: Vec<usize>) -> ChannelSelection {
     ChannelSelection {
-        picked,
+        channels,
         covers_cpu: true,
     }
 }
@@ -110,7 +110,7 @@ mod tests {
 
     fn picked(channels: &[MeterChannel], on_battery: bool) -> Vec<&str> {
         let selection = select(channels, on_battery);
-        let picked = selection.picked.into_iter();
+        let picked = selection.channels.into_iter();
         picked.map(|at| channels[at].id.as_str()).collect()
     }
 
@@ -208,6 +208,6 @@ mod tests {
             None,
         )];
         let selection = select(&alone, false);
-        assert!(selection.picked.is_empty() && !selection.covers_cpu);
+        assert!(selection.channels.is_empty() && !selection.covers_cpu);
     }
 }

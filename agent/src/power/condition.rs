@@ -35,17 +35,17 @@ pub struct ConditionWatcher {
 impl ConditionWatcher {
     /// Starts to watch. `root`: `/`, or a folder that looks like it.
     #[must_use]
-    pub fn find(root: &Path, gpus: Arc<dyn Gpus>) -> Self {
+    pub fn new(root: &Path, gpus: Arc<dyn Gpus>) -> Self {
         Self {
             root: root.to_owned(),
-            heat: ThermalWatcher::find(root),
+            heat: ThermalWatcher::new(root),
             gpus,
         }
     }
 
     /// How the node is.
-    pub fn look(&mut self) -> NodeCondition {
-        let throttled = self.heat.look().or_else(|| self.hot_gpu());
+    pub fn check(&mut self) -> NodeCondition {
+        let throttled = self.heat.check().or_else(|| self.hot_gpu());
         NodeCondition {
             battery: battery(&self.root),
             throttled,
@@ -88,7 +88,7 @@ mod tests {
 
     fn look(files: &[(&str, &str)]) -> NodeCondition {
         let root = sysfs::tree(files);
-        ConditionWatcher::find(root.path(), Arc::new(FakeGpu::default())).look()
+        ConditionWatcher::new(root.path(), Arc::new(FakeGpu::default())).check()
     }
 
     #[test]
@@ -128,9 +128,9 @@ mod tests {
         let root = sysfs::tree(&[]);
         let mut gpus = FakeGpu::one(Some(1), None);
         gpus.hot = true;
-        let mut watcher = ConditionWatcher::find(root.path(), Arc::new(gpus));
+        let mut watcher = ConditionWatcher::new(root.path(), Arc::new(gpus));
         assert_eq!(
-            watcher.look().throttled.as_deref(),
+            watcher.check().throttled.as_deref(),
             Some("Fake is slowed down by heat")
         );
     }

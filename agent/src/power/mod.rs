@@ -2,7 +2,7 @@
 //! source, and which of them together are the node's draw.
 //!
 //! Owns no clock and no thread: whoever reads passes the time in. Knows nothing of models, requests or
-//! the network. Start with [`find`], then [`select`].
+//! the network. Start with [`detect`], then [`select`].
 
 mod battery;
 mod channel_selection;
@@ -104,7 +104,7 @@ pub struct DetectedMeters {
 /// Looks for meters. `root`: `/`, or a folder that looks like it. What cannot be read now is left out
 /// with a hint, so look again after following one.
 #[must_use]
-pub fn find(root: &Path, gpus: Arc<dyn Gpus>) -> DetectedMeters {
+pub fn detect(root: &Path, gpus: Arc<dyn Gpus>) -> DetectedMeters {
     let mut found = DetectedMeters::default();
     let rapl = rapl::find(root);
     found.hints.extend(rapl.hint);
@@ -141,15 +141,18 @@ mod tests {
 
     fn chosen(found: &DetectedMeters, on_battery: bool) -> (Vec<String>, bool) {
         let channels = channels(found);
-        let ChannelSelection { picked, covers_cpu } = select(&channels, on_battery);
-        let ids = picked.into_iter().map(|at| channels[at].id.clone());
+        let ChannelSelection {
+            channels: selected,
+            covers_cpu,
+        } = select(&channels, on_battery);
+        let ids = selected.into_iter().map(|index| channels[index].id.clone());
         (ids.collect(), covers_cpu)
     }
 
     #[test]
     fn a_machine_without_meters_has_none_and_needs_no_hint() {
         let root = sysfs::tree(&[]);
-        let found = find(root.path(), Arc::new(FakeGpu::default()));
+        let found = detect(root.path(), Arc::new(FakeGpu::default()));
         assert!(found.meters.is_empty() && found.hints.is_empty());
         assert_eq!(chosen(&found, false), (Vec::new(), false));
     }
@@ -176,7 +179,7 @@ mod tests {
                 "262143328850",
             ),
         ]);
-        let found = find(root.path(), Arc::new(FakeGpu::one(Some(1), None)));
+        let found = detect(root.path(), Arc::new(FakeGpu::one(Some(1), None)));
         let (ids, covers_cpu) = chosen(&found, false);
         assert_eq!(ids, ["rapl:package-0", "rapl:package-0/dram", "nvml:GPU-1"]);
         assert!(covers_cpu);
@@ -193,7 +196,7 @@ mod tests {
             ("sys/class/hwmon/hwmon1/in2_input", "5000"),
             ("sys/class/hwmon/hwmon1/curr2_input", "100"),
         ]);
-        let mut found = find(root.path(), Arc::new(FakeGpu::one(None, Some(900))));
+        let mut found = detect(root.path(), Arc::new(FakeGpu::one(None, Some(900))));
         assert_eq!(
             chosen(&found, false),
             (vec!["hwmon:ina3221:VDD_IN".into()], true)
@@ -208,7 +211,7 @@ mod tests {
     #[test]
     fn this_machine_can_be_looked_at() {
         let gpus: Arc<dyn Gpus> = Arc::new(Nvidia::load());
-        let mut found = find(Path::new("/"), gpus.clone());
+        let mut found = detect(Path::new("/"), gpus.clone());
         for now in [0.0, 1.0] {
             for meter in &mut found.meters {
                 let joules = meter.read(now);
@@ -221,13 +224,13 @@ mod tests {
                 );
             }
         }
-        ConditionWatcher::find(Path::new("/"), gpus).look();
+        ConditionWatcher::new(Path::new("/"), gpus).check();
     }
 
     #[test]
     fn a_gpu_alone_does_not_cover_the_cpu() {
         let root = sysfs::tree(&[]);
-        let found = find(root.path(), Arc::new(FakeGpu::one(Some(1), None)));
+        let found = detect(root.path(), Arc::new(FakeGpu::one(Some(1), None)));
         assert_eq!(chosen(&found, false), (vec!["nvml:GPU-1".into()], false));
     }
 
@@ -239,7 +242,7 @@ mod tests {
             ("sys/class/hwmon/hwmon1/power1_input", "15000000"),
         ];
         let root = sysfs::tree(&amdgpu);
-        let found = find(root.path(), Arc::new(FakeGpu::default()));
+        let found = detect(root.path(), Arc::new(FakeGpu::default()));
         assert_eq!(
             chosen(&found, false),
             (vec!["hwmon:amdgpu:hwmon1".into()], true)
@@ -259,7 +262,7 @@ mod tests {
             "sys/class/powercap/intel-rapl:0/max_energy_range_uj",
             "65532610987",
         );
-        let found = find(root.path(), Arc::new(FakeGpu::default()));
+        let found = detect(root.path(), Arc::new(FakeGpu::default()));
         assert_eq!(chosen(&found, false), (vec!["rapl:package-0".into()], true));
     }
 
@@ -275,7 +278,7 @@ mod tests {
             ("sys/class/hwmon/hwmon4/name", "power_meter"),
             ("sys/class/hwmon/hwmon4/power1_average", "1"),
         ]);
-        let found = find(root.path(), Arc::new(FakeGpu::default()));
+        let found = detect(root.path(), Arc::new(FakeGpu::default()));
         let mut ids: Vec<_> = channels(&found).into_iter().map(|c| c.id).collect();
         assert_eq!(ids.len(), 4);
         ids.sort();

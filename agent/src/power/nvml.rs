@@ -38,9 +38,9 @@ pub trait Gpus: Send + Sync {
     fn list(&self) -> Vec<Gpu>;
     /// Millijoules since the driver was loaded. None where the GPU has no counter (before Volta) or is
     /// gone.
-    fn energy(&self, uuid: &str) -> Option<u64>;
+    fn energy_millijoules(&self, uuid: &str) -> Option<u64>;
     /// Milliwatts now.
-    fn power(&self, uuid: &str) -> Option<u32>;
+    fn power_milliwatts(&self, uuid: &str) -> Option<u32>;
     /// Whether its clocks are held down by heat.
     fn is_hot(&self, uuid: &str) -> bool;
     /// What to do where GPUs may be there but cannot be asked.
@@ -102,11 +102,11 @@ impl Gpus for Nvidia {
         indices.filter_map(|index| look(index).ok()).collect()
     }
 
-    fn energy(&self, uuid: &str) -> Option<u64> {
+    fn energy_millijoules(&self, uuid: &str) -> Option<u64> {
         self.ask(uuid, |gpu| gpu.total_energy_consumption())
     }
 
-    fn power(&self, uuid: &str) -> Option<u32> {
+    fn power_milliwatts(&self, uuid: &str) -> Option<u32> {
         self.ask(uuid, |gpu| gpu.power_usage())
     }
 
@@ -126,12 +126,12 @@ impl Gpus for Nvidia {
 pub(super) fn find(gpus: Arc<dyn Gpus>, within: Option<&str>) -> Option<GpuMeters> {
     let (mut channels, mut gauges) = (Vec::new(), Vec::new());
     for gpu in gpus.list() {
-        let (gauge, resolution) = if gpus.energy(&gpu.uuid).is_some() {
+        let (gauge, resolution) = if gpus.energy_millijoules(&gpu.uuid).is_some() {
             (
                 GpuGauge::Energy(EnergyCounter::new(MILLI, None, MOST)),
                 MILLI,
             )
-        } else if gpus.power(&gpu.uuid).is_some() {
+        } else if gpus.power_milliwatts(&gpu.uuid).is_some() {
             (GpuGauge::Power(PowerIntegral::new(MOST)), 0.0)
         } else {
             continue;
@@ -175,9 +175,12 @@ impl Meter for GpuMeters {
         let gauges = self.gauges.iter_mut();
         gauges
             .map(|(uuid, gauge)| match gauge {
-                GpuGauge::Energy(counter) => counter.read(now, self.gpus.energy(uuid)),
+                GpuGauge::Energy(counter) => counter.read(now, self.gpus.energy_millijoules(uuid)),
                 GpuGauge::Power(integral) => {
-                    let watts = self.gpus.power(uuid).map(|power| f64::from(power) * MILLI);
+                    let watts = self
+                        .gpus
+                        .power_milliwatts(uuid)
+                        .map(|power| f64::from(power) * MILLI);
                     integral.read(now, watts)
                 }
             })
@@ -221,11 +224,11 @@ pub(super) mod fake {
             self.present.then_some(gpu).into_iter().collect()
         }
 
-        fn energy(&self, _: &str) -> Option<u64> {
+        fn energy_millijoules(&self, _: &str) -> Option<u64> {
             *self.energy.lock()
         }
 
-        fn power(&self, _: &str) -> Option<u32> {
+        fn power_milliwatts(&self, _: &str) -> Option<u32> {
             self.power
         }
 
@@ -299,7 +302,7 @@ mod tests {
         for gpu in nvidia.list() {
             assert!(gpu.uuid.starts_with("GPU-"));
         }
-        assert_eq!(nvidia.energy("GPU-none"), None);
+        assert_eq!(nvidia.energy_millijoules("GPU-none"), None);
         assert!(!nvidia.is_hot("GPU-none"));
     }
 }

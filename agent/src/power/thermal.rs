@@ -29,7 +29,7 @@ pub(super) struct ThermalWatcher {
 }
 
 impl ThermalWatcher {
-    pub(super) fn find(root: &Path) -> Self {
+    pub(super) fn new(root: &Path) -> Self {
         let mut heat = Self {
             root: root.to_owned(),
             counts: HashMap::new(),
@@ -40,7 +40,7 @@ impl ThermalWatcher {
     }
 
     /// What slows the node down by heat now, or has since the last look.
-    pub(super) fn look(&mut self) -> Option<String> {
+    pub(super) fn check(&mut self) -> Option<String> {
         // Always, so that the next look compares with this one.
         let slowed = self.processor_slowed();
         slowed
@@ -108,24 +108,24 @@ mod tests {
     fn a_count_that_grows_is_heat_until_it_rests() {
         let file = "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count";
         let root = sysfs::tree(&[(file, "7")]);
-        let mut heat = ThermalWatcher::find(root.path());
-        assert_eq!(heat.look(), None);
+        let mut heat = ThermalWatcher::new(root.path());
+        assert_eq!(heat.check(), None);
         sysfs::write(root.path(), file, "8");
-        assert!(heat.look().unwrap().contains("processor"));
-        assert_eq!(heat.look(), None);
+        assert!(heat.check().unwrap().contains("processor"));
+        assert_eq!(heat.check(), None);
         sysfs::write(root.path(), file, "garbage");
-        assert_eq!(heat.look(), None);
+        assert_eq!(heat.check(), None);
         sysfs::write(root.path(), file, "1");
-        assert_eq!(heat.look(), None, "a reset");
+        assert_eq!(heat.check(), None, "a reset");
     }
 
     #[test]
     fn a_processor_that_comes_later_is_not_hot_at_once() {
         let root = sysfs::tree(&[]);
-        let mut heat = ThermalWatcher::find(root.path());
+        let mut heat = ThermalWatcher::new(root.path());
         let file = "sys/devices/system/cpu/cpu9/thermal_throttle/package_throttle_count";
         sysfs::write(root.path(), file, "100");
-        assert_eq!(heat.look(), None);
+        assert_eq!(heat.check(), None);
     }
 
     #[test]
@@ -152,7 +152,7 @@ mod tests {
                 ("sys/class/thermal/thermal_zone0/trip_point_1_type", trip),
                 ("sys/class/thermal/thermal_zone0/trip_point_1_temp", at),
             ]);
-            let why = ThermalWatcher::find(root.path()).look();
+            let why = ThermalWatcher::new(root.path()).check();
             assert_eq!(why.is_some(), hot, "{kind} {temp} {trip} {at}");
         }
     }
@@ -167,7 +167,7 @@ mod tests {
         ] {
             let root = sysfs::tree(&[(RASPBERRY, text)]);
             assert_eq!(
-                ThermalWatcher::find(root.path()).look().is_some(),
+                ThermalWatcher::new(root.path()).check().is_some(),
                 hot,
                 "{text}"
             );

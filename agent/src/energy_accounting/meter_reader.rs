@@ -1,0 +1,105 @@
+//! Reads all meters of the machine and adds up the channels that make up its power draw.
+
+use flotilla_core::energy::{EnergySource, EnergySources};
+
+use crate::power::{self, ComponentKind, Meter, MeterChannel};
+
+/// The meters of the machine, with the joules that each channel has counted.
+pub(super) struct MeterReader {
+    meters: Vec<Box<dyn Meter>>,
+    channels: Vec<MeterChannel>,
+    /// Joules of each channel since the start.
+    channel_joules: Vec<f64>,
+}
+
+/// What the meters measured between two reads.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct MeterSample {
+    /// Joules of the selected channels.
+    pub(super) joules: f64,
+    /// Sources of the selected channels.
+    pub(super) sources: EnergySources,
+    /// Whether the processors' energy is included.
+    pub(super) covers_cpu: bool,
+    /// Whether a GPU's energy is included.
+    pub(super) covers_gpu: bool,
+}
+
+impl MeterReader {
+    /// Takes over `meters` and starts counting at zero: their first read is discarded.
+    pub(super) fn new(meters: Vec<Box<dyn Meter>>) -> Self {
+        let channels: Vec<_> = meters
+            .iter()
+            .flat_map(|meter| meter.channels().to_vec())
+            .collect();
+        let mut reader = Self {
+            channel_joules: vec![0.0; channels.len()],
+            meters,
+            channels,
+        };
+        reader.read(0.0);
+        reader.channel_joules.fill(0.0);
+        reader
+    }
+
+    /// Reads all meters at `now`, in seconds since the start.
+    pub(super) fn read(&mut self, now: f64) -> MeterSample {
+        let read: Vec<_> = self
+            .meters
+            .iter_mut()
+            .flat_map(|meter| meter.read(now))
+            .collect();
+        for (total, joules) in self.channel_joules.iter_mut().zip(&read) {
+            *total += joules.unwrap_or(0.0);
+        }
+        let on_battery = power::on_battery(&self.channels, &read);
+        let selection = power::select(&self.channels, on_battery);
+        let selected = || {
+            selection
+                .channels
+                .iter()
+                .map(|index| &self.channels[*index])
+        };
+        MeterSample {
+            joules: selection.channels.iter().filter_map(|i| read[*i]).sum(),
+            sources: selected().map(|channel| channel.source).collect(),
+            covers_cpu: selection.covers_cpu,
+            covers_gpu: selected().any(|channel| channel.kind == ComponentKind::Gpu),
+        }
+    }
+
+    /// All channels, in the order of [`Self::channel_joules`].
+    pub(super) fn channels(&self) -> &[MeterChannel] {
+        &self.channels
+    }
+
+    /// Joules of each channel since the start.
+    pub(super) fn channel_joules(&self) -> &[f64] {
+        &self.channel_joules
+    }
+
+    /// Whether the channels selected on mains power include the processors.
+    pub(super) fn covers_cpu(&self) -> bool {
+        power::select(&self.channels, false).covers_cpu
+    }
+
+    /// Sources of the channels selected on mains power.
+    pub(super) fn sources(&self) -> impl Iterator<Item = EnergySource> {
+        self.selected_on_mains().map(|channel| channel.source)
+    }
+
+    /// The largest step of the channels selected on mains power, in joules; 0 where none is known.
+    pub(super) fn resolution(&self) -> f64 {
+        self.selected_on_mains()
+            .map(|channel| channel.resolution)
+            .fold(0.0, f64::max)
+    }
+
+    fn selected_on_mains(&self) -> impl Iterator<Item = &MeterChannel> {
+        let selection = power::select(&self.channels, false);
+        selection
+            .channels
+            .into_iter()
+            .map(|index| &self.channels[index])
+    }
+}
