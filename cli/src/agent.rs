@@ -1,4 +1,4 @@
-//! `flotilla agent`.
+//! `flotilla agent`: runs an agent until a signal stops it.
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use crate::allocator;
 use crate::args::AgentArgs;
 use crate::shutdown;
 
-/// Runs an agent until it is asked to stop.
+/// Runs an agent until SIGINT or SIGTERM.
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
-    let power = args.power();
+    let power = args.power_range();
     let config = AgentConfig {
         data_dir: args
             .data_dir
@@ -29,12 +29,12 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         telemetry: TelemetrySettings::from_env()?,
         fetch_rate: args.fetch_rate,
         simulated_slowdown: args.simulated_slowdown,
-        drain: args.drain,
-        return_memory: allocator::return_memory,
+        drain: args.drain_timeout,
+        return_memory: allocator::release_free_memory,
     };
     tracing::info!(?config, "starting");
     let agent = Agent::start(config)?;
-    shutdown::requested().await?;
+    shutdown::wait_for_signal().await?;
     tracing::info!("stopping");
     agent.stop().await;
     Ok(())

@@ -7,59 +7,61 @@ use flotilla_core::spec::Resource;
 use serde::Deserialize;
 
 use crate::args::ApplyArgs;
-use crate::client::{Fleet, List};
+use crate::client::{FleetClient, ResourceList};
 use crate::manifest;
 
-/// Longest wait for a changed set of tasks to be learnt.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often the fleet is asked whether it has.
-const TICK: Duration = Duration::from_millis(100);
+/// Maximum time to wait until the classifier is trained for changed tasks.
+const TRAINING_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time between two looks at the training's state.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Deserialize)]
-struct Reply {
+struct ApplyResponse {
     applied: ApplyResult,
 }
 
-/// Makes the wish what the files say. All files are read before anything is changed.
+/// Applies the resources in the files. All files are read before anything is changed.
 pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
-    let fleet = Fleet::new(&args.endpoint)?;
+    let fleet = FleetClient::new(&args.endpoint)?;
     let mut resources = Vec::new();
     for file in &args.files {
         resources.extend(manifest::read(file)?);
     }
-    let routes = resources.iter().any(|r| !matches!(r, Resource::Model(_)));
+    let affects_classifier = resources.iter().any(|r| !matches!(r, Resource::Model(_)));
     for resource in resources {
-        let (word, path) = manifest::place(&resource);
-        let reply: Reply = fleet.put(&path, &resource).await?;
-        let done = match reply.applied {
+        let (noun, path) = manifest::noun_and_path(&resource);
+        let response: ApplyResponse = fleet.put(&path, &resource).await?;
+        let result = match response.applied {
             ApplyResult::Created => "created",
             ApplyResult::Changed => "changed",
             ApplyResult::Unchanged => "unchanged",
         };
-        println!("{word}/{} {done}", resource.name());
+        println!("{noun}/{} {result}", resource.name());
     }
-    if routes {
-        until_learnt(&fleet).await?;
+    if affects_classifier {
+        wait_until_trained(&fleet).await?;
     }
     Ok(())
 }
 
-/// Waits until requests are told apart as the tasks now say.
-async fn until_learnt(fleet: &Fleet) -> anyhow::Result<()> {
-    let learnt = async {
-        let mut tick = tokio::time::interval(TICK);
+/// Waits until the classifier is trained for all tasks.
+async fn wait_until_trained(fleet: &FleetClient) -> anyhow::Result<()> {
+    let trained = async {
+        let mut interval = tokio::time::interval(POLL_INTERVAL);
         loop {
-            tick.tick().await;
-            let tasks: List<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
-            if tasks.items().iter().all(|task| task.status.learnt) {
+            interval.tick().await;
+            let tasks: ResourceList<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
+            if tasks.into_items().iter().all(|task| task.status.learnt) {
                 return anyhow::Ok(());
             }
         }
     };
-    match tokio::time::timeout(PATIENCE, learnt).await {
-        Ok(ended) => ended,
+    match tokio::time::timeout(TRAINING_TIMEOUT, trained).await {
+        Ok(result) => result,
         Err(_) => {
-            println!("the tasks are still being learnt: until then requests go as before");
+            println!(
+                "the classifier is still being trained; until it is, requests are classified as before"
+            );
             Ok(())
         }
     }

@@ -1,57 +1,59 @@
-//! `flotilla backup` and `flotilla restore`.
+//! `flotilla backup` and `flotilla restore`: the desired state as a file.
 
 use std::io::Write;
 
 use anyhow::{Context, bail};
-use flotilla_controller::admin::{ModelResource, NodeResource, RouterResource, TaskResource};
+use flotilla_controller::admin::{
+    Missing, ModelResource, NodeResource, RouterResource, TaskResource,
+};
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::Resource;
+use flotilla_core::spec::{API_VERSION, Resource};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{BackupArgs, RestoreArgs};
-use crate::client::{Fleet, List};
+use crate::client::{FleetClient, ResourceList};
 use crate::manifest;
 
-/// The whole wish, as it is written to a file: a YAML document each. Models, tasks and the router
-/// have the form in which they are applied, so that `flotilla apply -f` takes them too.
+/// A YAML document of a backup. Models, tasks and the router have the form in which they are
+/// applied, so that `flotilla apply -f` accepts them too.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Part {
+enum BackupDocument {
     Resource(Box<Resource>),
-    Order(NodeOrder),
-    Artifact(Artifact),
+    NodeOperation(NodeOperationDocument),
+    Artifact(ArtifactDocument),
 }
 
-/// What people want of a node.
+/// The operation (cordon or drain) in effect on a node.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct NodeOrder {
+struct NodeOperationDocument {
     api_version: String,
-    kind: OrderKind,
-    metadata: Named,
+    kind: NodeOperationKind,
+    metadata: DocumentMetadata,
     spec: NodeOperationRecord,
 }
 
-/// The files of a pushed model, by their digests.
+/// A pushed artifact: the paths, sizes and digests of its files, without their content.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Artifact {
+struct ArtifactDocument {
     api_version: String,
     kind: ArtifactKind,
-    metadata: Named,
+    metadata: DocumentMetadata,
     spec: Manifest,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Named {
+struct DocumentMetadata {
     name: String,
 }
 
 #[derive(Serialize, Deserialize)]
-enum OrderKind {
-    NodeOrder,
+enum NodeOperationKind {
+    NodeOperation,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,111 +61,132 @@ enum ArtifactKind {
     Artifact,
 }
 
-const API_VERSION: &str = flotilla_core::spec::API_VERSION;
-
-/// Writes the whole wish.
+/// Writes the desired state to a file or to standard output.
 pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
-    let fleet = Fleet::new(&args.endpoint)?;
-    let mut parts = Vec::new();
-    let artifacts: Vec<(String, Manifest)> = fleet.get(&["api", "v1", "manifests"]).await?;
-    parts.extend(artifacts.into_iter().map(|(name, spec)| {
-        Part::Artifact(Artifact {
-            api_version: API_VERSION.into(),
-            kind: ArtifactKind::Artifact,
-            metadata: Named { name },
-            spec,
-        })
-    }));
-    let models: List<ModelResource> = fleet.get(&["api", "v1", "models"]).await?;
-    let models = models.items().into_iter().map(|m| Resource::Model(m.model));
-    let tasks: List<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
-    let tasks = tasks.items().into_iter().map(|t| Resource::Task(t.task));
-    let routers: List<RouterResource> = fleet.get(&["api", "v1", "routers"]).await?;
-    let routers = routers
-        .items()
-        .into_iter()
-        .map(|r| Resource::Router(r.router));
-    let resources = models.chain(tasks).chain(routers);
-    parts.extend(resources.map(|resource| Part::Resource(Box::new(resource))));
-    let nodes: List<NodeResource> = fleet.get(&["api", "v1", "nodes"]).await?;
-    let ordered = nodes
-        .items()
-        .into_iter()
-        .filter(|node| node.status.order != NodeOperationRecord::default());
-    parts.extend(ordered.map(|node| {
-        Part::Order(NodeOrder {
-            api_version: API_VERSION.into(),
-            kind: OrderKind::NodeOrder,
-            metadata: Named {
-                name: node.metadata.name,
-            },
-            spec: node.status.order,
-        })
-    }));
+    let fleet = FleetClient::new(&args.endpoint)?;
+    let documents = fetch_documents(&fleet).await?;
     let mut text = String::new();
-    for part in &parts {
+    for document in &documents {
         text += "---\n";
-        text += &serde_yaml_ng::to_string(part)?;
+        text += &serde_yaml_ng::to_string(document)?;
     }
     match &args.file {
         None => std::io::stdout().write_all(text.as_bytes())?,
         Some(file) => {
-            // Whole or not at all: an older backup is worth more than half a new one.
-            let new = file.with_extension("new");
-            std::fs::write(&new, text)
-                .and_then(|()| std::fs::rename(&new, file))
+            // Renamed once complete: a failed backup must not destroy an older one.
+            let temporary = file.with_extension("new");
+            std::fs::write(&temporary, text)
+                .and_then(|()| std::fs::rename(&temporary, file))
                 .with_context(|| format!("cannot write {}", file.display()))?;
-            println!("{} resources written to {}", parts.len(), file.display());
+            println!(
+                "{} resources written to {}",
+                documents.len(),
+                file.display()
+            );
         }
     }
     Ok(())
 }
 
-/// Makes the wish what a backup says. What it does not name stays.
+/// Fetches the desired state. Artifacts come first, since models refer to them.
+async fn fetch_documents(fleet: &FleetClient) -> anyhow::Result<Vec<BackupDocument>> {
+    let mut documents = Vec::new();
+    let artifacts: Vec<(String, Manifest)> = fleet.get(&["api", "v1", "manifests"]).await?;
+    documents.extend(artifacts.into_iter().map(|(name, spec)| {
+        BackupDocument::Artifact(ArtifactDocument {
+            api_version: API_VERSION.into(),
+            kind: ArtifactKind::Artifact,
+            metadata: DocumentMetadata { name },
+            spec,
+        })
+    }));
+    let models: ResourceList<ModelResource> = fleet.get(&["api", "v1", "models"]).await?;
+    let models = models
+        .into_items()
+        .into_iter()
+        .map(|model| Resource::Model(model.model));
+    let tasks: ResourceList<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
+    let tasks = tasks
+        .into_items()
+        .into_iter()
+        .map(|task| Resource::Task(task.task));
+    let routers: ResourceList<RouterResource> = fleet.get(&["api", "v1", "routers"]).await?;
+    let routers = routers
+        .into_items()
+        .into_iter()
+        .map(|router| Resource::Router(router.router));
+    let resources = models.chain(tasks).chain(routers);
+    documents.extend(resources.map(|resource| BackupDocument::Resource(Box::new(resource))));
+    let nodes: ResourceList<NodeResource> = fleet.get(&["api", "v1", "nodes"]).await?;
+    let nodes_with_operation = nodes
+        .into_items()
+        .into_iter()
+        .filter(|node| node.status.order != NodeOperationRecord::default());
+    documents.extend(nodes_with_operation.map(|node| {
+        BackupDocument::NodeOperation(NodeOperationDocument {
+            api_version: API_VERSION.into(),
+            kind: NodeOperationKind::NodeOperation,
+            metadata: DocumentMetadata {
+                name: node.metadata.name,
+            },
+            spec: node.status.order,
+        })
+    }));
+    Ok(documents)
+}
+
+/// Applies the resources of a backup. Resources that it does not contain are left as they are.
 pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
-    let fleet = Fleet::new(&args.endpoint)?;
+    let fleet = FleetClient::new(&args.endpoint)?;
     let name = args.file.display().to_string();
     let text =
         std::fs::read_to_string(&args.file).with_context(|| format!("cannot read {name}"))?;
-    // All of it is read before anything is changed.
-    let mut parts = Vec::new();
+    // The whole file is parsed before anything is changed.
+    let mut documents = Vec::new();
     for document in serde_yaml_ng::Deserializer::from_str(&text) {
-        let part = Part::deserialize(document)
-            .with_context(|| format!("{name}: document {} is of no backup", parts.len() + 1))?;
-        parts.push(part);
+        let document = BackupDocument::deserialize(document).with_context(|| {
+            let number = documents.len() + 1;
+            format!("{name}: document {number} is not a resource of a backup")
+        })?;
+        documents.push(document);
     }
-    if parts.is_empty() {
-        bail!("{name} holds nothing");
+    if documents.is_empty() {
+        bail!("{name} is empty");
     }
-    for part in &parts {
-        match part {
-            Part::Artifact(artifact) => {
-                let name = artifact.metadata.name.as_str();
-                let path = ["api", "v1", "artifacts", name];
-                let put: flotilla_controller::admin::Missing =
-                    fleet.put(&path, &artifact.spec).await?;
-                if put.missing.is_empty() {
-                    println!("artifact/{name} restored");
-                } else {
-                    println!(
-                        "artifact/{name}: {} files are not with the controllers any more: run `flotilla model push DIR --name {name}`",
-                        put.missing.len()
-                    );
-                }
+    for document in &documents {
+        restore_document(&fleet, document).await?;
+    }
+    Ok(())
+}
+
+async fn restore_document(fleet: &FleetClient, document: &BackupDocument) -> anyhow::Result<()> {
+    match document {
+        BackupDocument::Artifact(artifact) => {
+            let name = artifact.metadata.name.as_str();
+            let path = ["api", "v1", "artifacts", name];
+            let response: Missing = fleet.put(&path, &artifact.spec).await?;
+            if response.missing.is_empty() {
+                println!("artifact/{name} restored");
+            } else {
+                println!(
+                    "artifact/{name}: the controllers do not have {} of its files; run `flotilla model push DIR --name {name}`",
+                    response.missing.len()
+                );
             }
-            Part::Resource(resource) => {
-                let (word, path) = manifest::place(resource);
-                fleet.put_only(&path, resource).await?;
-                println!("{word}/{} restored", resource.name());
-            }
-            Part::Order(order) => {
-                let name = order.metadata.name.as_str();
-                let path = ["api", "v1", "nodes", name, "order"];
-                fleet
-                    .put_with(&path, Some("ahead=true"), &order.spec)
-                    .await?;
-                println!("node/{name} restored");
-            }
+        }
+        BackupDocument::Resource(resource) => {
+            let (noun, path) = manifest::noun_and_path(resource);
+            fleet.put_ignoring_response(&path, resource).await?;
+            println!("{noun}/{} restored", resource.name());
+        }
+        BackupDocument::NodeOperation(operation) => {
+            let name = operation.metadata.name.as_str();
+            let path = ["api", "v1", "nodes", name, "order"];
+            // The node may join after the restore.
+            fleet
+                .put_with_query(&path, Some("ahead=true"), &operation.spec)
+                .await?;
+            println!("node/{name} restored");
         }
     }
     Ok(())

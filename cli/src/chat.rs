@@ -1,8 +1,9 @@
-//! `flotilla chat`.
+//! `flotilla chat`: sends prompts to a model and prints the answers as they are generated.
 
 use std::io::{IsTerminal, Read, Write};
 
 use anyhow::{Context, bail};
+use eventsource_stream::Eventsource;
 use futures::StreamExt;
 use reqwest::Response;
 use rustyline::DefaultEditor;
@@ -10,16 +11,18 @@ use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 
 use crate::args::ChatArgs;
-use crate::client::Fleet;
+use crate::client::FleetClient;
 
-/// Talks to a model: once, or until the user has enough.
+const INTERRUPTED: &str = "the connection closed before the end of the answer";
+
+/// Sends one prompt, or holds a conversation if there is neither a prompt nor piped input.
 pub(crate) async fn run(args: ChatArgs) -> anyhow::Result<()> {
-    let fleet = Fleet::new(&args.endpoint)?;
+    let fleet = FleetClient::new(&args.endpoint)?;
     let model = match &args.model {
         Some(model) => model.clone(),
         None => first_model(&fleet).await?,
     };
-    let mut chat = Chat {
+    let mut conversation = Conversation {
         fleet,
         model,
         max_tokens: args.max_tokens,
@@ -27,11 +30,12 @@ pub(crate) async fn run(args: ChatArgs) -> anyhow::Result<()> {
         messages: Vec::new(),
     };
     if let Some(system) = &args.system {
-        chat.messages
+        conversation
+            .messages
             .push(json!({"role": "system", "content": system}));
     }
     if !args.prompt.is_empty() {
-        return chat.say(&args.prompt.join(" ")).await;
+        return conversation.send(&args.prompt.join(" ")).await;
     }
     if !std::io::stdin().is_terminal() {
         let mut prompt = String::new();
@@ -39,46 +43,49 @@ pub(crate) async fn run(args: ChatArgs) -> anyhow::Result<()> {
             .read_to_string(&mut prompt)
             .context("cannot read standard input")?;
         if prompt.trim().is_empty() {
-            bail!("there is nothing on standard input: give a prompt");
+            bail!("standard input is empty: give a prompt as an argument or on standard input");
         }
-        return chat.say(prompt.trim()).await;
+        return conversation.send(prompt.trim()).await;
     }
-    chat.interactive().await
+    conversation.run_interactive().await
 }
 
-async fn first_model(fleet: &Fleet) -> anyhow::Result<String> {
+async fn first_model(fleet: &FleetClient) -> anyhow::Result<String> {
     let models: Value = fleet.get(&["v1", "models"]).await?;
     match models["data"][0]["id"].as_str() {
         Some(model) => Ok(model.to_owned()),
-        None => bail!("the fleet has no models: `flotilla apply -f FILE` adds one"),
+        None => bail!("the fleet has no models: add one with `flotilla apply -f FILE`"),
     }
 }
 
-struct Chat {
-    fleet: Fleet,
+/// A conversation with one model.
+struct Conversation {
+    fleet: FleetClient,
     model: String,
     max_tokens: Option<u32>,
     temperature: f64,
+    /// All messages so far, as the API expects them.
     messages: Vec<Value>,
 }
 
-impl Chat {
-    async fn interactive(mut self) -> anyhow::Result<()> {
+impl Conversation {
+    /// Reads prompts from the terminal until the user ends the conversation.
+    async fn run_interactive(mut self) -> anyhow::Result<()> {
         println!(
-            "Talking to {}. An empty line or Ctrl-D ends it.",
+            "Conversation with {}. An empty line or Ctrl-D ends it.",
             self.model
         );
         let mut editor = DefaultEditor::new()?;
         loop {
-            // Reading a line blocks; nothing else runs meanwhile.
+            // Reading a line blocks the thread, which is fine: no other task runs now.
             match editor.readline("> ") {
                 Ok(line) if line.trim().is_empty() => return Ok(()),
                 Ok(line) => {
-                    // A line that cannot be remembered is said all the same.
+                    // A missing history entry is no reason to fail.
                     let _ = editor.add_history_entry(&line);
-                    if let Err(error) = self.say(&line).await {
+                    if let Err(error) = self.send(&line).await {
                         eprintln!("{error:#}");
-                        // It was not answered: it is not part of the conversation.
+                        // An unanswered prompt is not part of the conversation.
                         self.messages.pop();
                     }
                 }
@@ -88,8 +95,8 @@ impl Chat {
         }
     }
 
-    /// Says something and prints the answer as it comes.
-    async fn say(&mut self, text: &str) -> anyhow::Result<()> {
+    /// Sends a prompt, prints the answer as it is generated and adds both to the conversation.
+    async fn send(&mut self, text: &str) -> anyhow::Result<()> {
         self.messages.push(json!({"role": "user", "content": text}));
         let mut body = json!({
             "model": self.model,
@@ -111,35 +118,29 @@ impl Chat {
     }
 }
 
-/// Prints an answer piece by piece and returns it.
+/// Prints the tokens of an answer as they arrive and returns the whole answer.
 async fn print_stream(response: Response) -> anyhow::Result<String> {
-    let mut bytes = response.bytes_stream();
-    let (mut buffer, mut answer) = (Vec::new(), String::new());
+    let mut events = response.bytes_stream().eventsource();
+    let mut answer = String::new();
     let mut out = std::io::stdout();
-    while let Some(piece) = bytes.next().await {
-        buffer.extend_from_slice(&piece.context("the answer broke off")?);
-        while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = buffer.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            let Some(data) = line.trim_end().strip_prefix("data: ") else {
-                continue;
-            };
-            if data == "[DONE]" {
-                writeln!(out)?;
-                return Ok(answer);
-            }
-            let chunk: Value = serde_json::from_str(data).context("the answer makes no sense")?;
-            if let Some(message) = chunk["error"]["message"].as_str() {
-                writeln!(out)?;
-                bail!("{message}");
-            }
-            if let Some(text) = chunk["choices"][0]["delta"]["content"].as_str() {
-                write!(out, "{text}")?;
-                out.flush()?;
-                answer.push_str(text);
-            }
+    while let Some(event) = events.next().await {
+        let event = event.context(INTERRUPTED)?;
+        if event.data == "[DONE]" {
+            writeln!(out)?;
+            return Ok(answer);
+        }
+        let chunk: Value =
+            serde_json::from_str(&event.data).context("cannot parse a chunk of the answer")?;
+        if let Some(message) = chunk["error"]["message"].as_str() {
+            writeln!(out)?;
+            bail!("{message}");
+        }
+        if let Some(text) = chunk["choices"][0]["delta"]["content"].as_str() {
+            write!(out, "{text}")?;
+            out.flush()?;
+            answer.push_str(text);
         }
     }
     writeln!(out)?;
-    bail!("the answer broke off")
+    bail!(INTERRUPTED)
 }

@@ -1,4 +1,4 @@
-//! The fleet's HTTP API, as the commands use it.
+//! Client of the fleet's HTTP API.
 
 use std::path::Path;
 
@@ -10,23 +10,26 @@ use serde_json::Value;
 
 use crate::args::Endpoint;
 
-/// A fleet.
-pub(crate) struct Fleet {
+/// A client of one fleet.
+///
+/// Paths are given as segments. All methods return an error with the fleet's own message if it
+/// answers with an error status, and one that says how to reach a fleet if the connection fails.
+pub(crate) struct FleetClient {
     client: Client,
     base: Url,
 }
 
 /// A list of resources.
 #[derive(Debug, serde::Deserialize)]
-pub(crate) struct List<T> {
-    pub(crate) items: Vec<T>,
+pub(crate) struct ResourceList<T> {
+    items: Vec<T>,
     #[serde(default)]
     notes: Vec<String>,
 }
 
-impl<T> List<T> {
-    /// The items; what there is to know beside them goes to standard error.
-    pub(crate) fn items(self) -> Vec<T> {
+impl<T> ResourceList<T> {
+    /// Returns the items, and prints the fleet's notes about the list to standard error.
+    pub(crate) fn into_items(self) -> Vec<T> {
         for note in &self.notes {
             eprintln!("note: {note}");
         }
@@ -34,15 +37,21 @@ impl<T> List<T> {
     }
 }
 
-impl Fleet {
-    /// The fleet at `endpoint`. With or without `/v1` at its end: both are pasted around.
+impl FleetClient {
+    /// Creates a client of the fleet at `endpoint`. A `/v1` at the end of the URL, as OpenAI clients
+    /// need it, is ignored.
     pub(crate) fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
         let url = endpoint.url.trim_end_matches('/');
         let url = url.strip_suffix("/v1").unwrap_or(url);
-        let wrong = || format!("'{}' is not the address of a fleet", endpoint.url);
-        let base = Url::parse(url).with_context(wrong)?;
+        let message = || {
+            format!(
+                "'{}' is not the URL of a fleet; use http://HOST:PORT",
+                endpoint.url
+            )
+        };
+        let base = Url::parse(url).with_context(message)?;
         if base.cannot_be_a_base() {
-            bail!("{}: write http://HOST:PORT", wrong());
+            bail!(message());
         }
         Ok(Self {
             client: Client::builder().tcp_nodelay(true).build()?,
@@ -50,18 +59,18 @@ impl Fleet {
         })
     }
 
-    /// `GET` with a JSON answer.
+    /// Sends a `GET` request and parses the JSON response.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> anyhow::Result<T> {
         let response = self.send(self.request(Method::GET, path)).await?;
         Ok(response.json().await?)
     }
 
-    /// `GET` of what goes on; it is for the caller to read.
-    pub(crate) async fn open(&self, path: &[&str]) -> anyhow::Result<Response> {
+    /// Sends a `GET` request and returns the response for streaming.
+    pub(crate) async fn get_stream(&self, path: &[&str]) -> anyhow::Result<Response> {
         self.send(self.request(Method::GET, path)).await
     }
 
-    /// `PUT` of JSON with a JSON answer.
+    /// Sends a `PUT` request with a JSON body and parses the JSON response.
     pub(crate) async fn put<T: DeserializeOwned>(
         &self,
         path: &[&str],
@@ -73,17 +82,17 @@ impl Fleet {
         Ok(response.json().await?)
     }
 
-    /// `PUT` of JSON that is answered with nothing.
-    pub(crate) async fn put_only(
+    /// Sends a `PUT` request with a JSON body and ignores the body of the response.
+    pub(crate) async fn put_ignoring_response(
         &self,
         path: &[&str],
         body: &impl Serialize,
     ) -> anyhow::Result<()> {
-        self.put_with(path, None, body).await
+        self.put_with_query(path, None, body).await
     }
 
-    /// The same with a query.
-    pub(crate) async fn put_with(
+    /// Sends a `PUT` request with a JSON body and a query, and ignores the body of the response.
+    pub(crate) async fn put_with_query(
         &self,
         path: &[&str],
         query: Option<&str>,
@@ -94,32 +103,36 @@ impl Fleet {
         self.send(self.client.put(url).json(body)).await.map(drop)
     }
 
-    /// `PUT` of a file.
-    pub(crate) async fn upload(&self, path: &[&str], file: &Path) -> anyhow::Result<()> {
+    /// Sends a `PUT` request with the content of a file as its body.
+    pub(crate) async fn put_file(&self, path: &[&str], file: &Path) -> anyhow::Result<()> {
         let file = tokio::fs::File::open(file).await?;
         let request = self.request(Method::PUT, path).body(file);
         self.send(request).await.map(drop)
     }
 
-    /// `GET` of a list that goes on: a line of JSON whenever it changes.
+    /// Watches a list. The response has one line of JSON now and one at each change.
     pub(crate) async fn watch(&self, path: &[&str]) -> anyhow::Result<Response> {
         let mut url = self.url(path);
         url.set_query(Some("watch=true"));
         self.send(self.client.get(url)).await
     }
 
-    /// `POST` of JSON; the answer is for the caller to read.
+    /// Sends a `POST` request with a JSON body and returns the successful response.
     pub(crate) async fn post(&self, path: &[&str], body: &Value) -> anyhow::Result<Response> {
         self.send(self.request(Method::POST, path).json(body)).await
     }
 
-    /// The same, whatever the fleet says to it.
-    pub(crate) async fn try_post(&self, path: &[&str], body: &Value) -> anyhow::Result<Response> {
-        self.reach(self.request(Method::POST, path).json(body))
+    /// Sends a `POST` request with a JSON body and returns the response, whatever its status.
+    pub(crate) async fn post_unchecked(
+        &self,
+        path: &[&str],
+        body: &Value,
+    ) -> anyhow::Result<Response> {
+        self.send_unchecked(self.request(Method::POST, path).json(body))
             .await
     }
 
-    /// `DELETE`.
+    /// Sends a `DELETE` request.
     pub(crate) async fn delete(&self, path: &[&str]) -> anyhow::Result<()> {
         self.send(self.request(Method::DELETE, path))
             .await
@@ -132,7 +145,7 @@ impl Fleet {
 
     fn url(&self, path: &[&str]) -> Url {
         let mut url = self.base.clone();
-        // A base that cannot have a path was refused in `new`.
+        // `new` rejects URLs that cannot have a path.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
@@ -140,14 +153,14 @@ impl Fleet {
     }
 
     async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        checked(self.reach(request).await?).await
+        check_status(self.send_unchecked(request).await?).await
     }
 
-    async fn reach(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+    async fn send_unchecked(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         request.send().await.map_err(|error| {
             if error.is_connect() {
                 return anyhow!(
-                    "there is no fleet at {}: start one with `flotilla up`, or say where it is with --url or FLOTILLA_URL",
+                    "cannot connect to a fleet at {}: start one with `flotilla up`, or set its URL with --url or FLOTILLA_URL",
                     self.base
                 );
             }
@@ -156,11 +169,11 @@ impl Fleet {
     }
 }
 
-/// A response that is what was asked for.
+/// Returns the response if its status is a success.
 ///
 /// # Errors
-/// What the fleet says instead.
-pub(crate) async fn checked(response: Response) -> anyhow::Result<Response> {
+/// Returns the message in the response's body, or its status if there is none.
+pub(crate) async fn check_status(response: Response) -> anyhow::Result<Response> {
     if response.status().is_success() {
         return Ok(response);
     }

@@ -1,4 +1,4 @@
-//! `flotilla controller`.
+//! `flotilla controller`: runs a controller until a signal stops it.
 
 use flotilla_controller::{Controller, ControllerConfig};
 
@@ -7,7 +7,7 @@ use flotilla_telemetry::TelemetrySettings;
 use crate::args::ControllerArgs;
 use crate::shutdown;
 
-/// Runs a controller until it is asked to stop.
+/// Runs a controller until SIGINT or SIGTERM, or until one of its tasks fails.
 pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
     let config = ControllerConfig {
         http: args.http,
@@ -19,9 +19,9 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         max_body: usize::try_from(args.max_body.0)?,
         first_token_timeout: args.first_token_timeout,
         link_timeout: args.link_timeout,
-        node_grace: args.node_grace,
-        connections: args.connections,
-        decisions: args.decisions as usize,
+        node_grace: args.node_grace_period,
+        connections: args.connections_per_agent,
+        decisions: args.max_decisions as usize,
         record_prompts: args.record_prompts,
         telemetry: TelemetrySettings::from_env()?,
         ..ControllerConfig::default()
@@ -30,8 +30,8 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
     let mut controller = Controller::start(config).await?;
     tracing::info!(http = %controller.http(), link = %controller.link(), "ready");
     tokio::select! {
-        asked = shutdown::requested() => asked?,
-        () = controller.failed() => anyhow::bail!("a part of the controller has ended; the log says why"),
+        signal = shutdown::wait_for_signal() => signal?,
+        () = controller.failed() => anyhow::bail!("a task of the controller ended unexpectedly; see the log for the reason"),
     }
     tracing::info!("stopping");
     controller.stop().await;

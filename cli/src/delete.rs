@@ -2,37 +2,38 @@
 
 use flotilla_core::spec::Resource;
 
-use crate::args::{DeleteArgs, Deleted};
-use crate::client::Fleet;
+use crate::args::{DeletableKind, DeleteArgs};
+use crate::client::FleetClient;
 use crate::manifest;
 
-/// Removes what was named.
+/// Deletes the named resources, and those named by files. All files are read before anything is
+/// deleted.
 pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
-    let fleet = Fleet::new(&args.endpoint)?;
-    let mut things: Vec<(Deleted, String)> = Vec::new();
+    let fleet = FleetClient::new(&args.endpoint)?;
+    let mut targets: Vec<(DeletableKind, String)> = Vec::new();
     if let Some(kind) = args.kind {
-        things.extend(args.names.into_iter().map(|name| (kind, name)));
+        targets.extend(args.names.into_iter().map(|name| (kind, name)));
     }
     for file in &args.files {
         for resource in manifest::read(file)? {
             let kind = match &resource {
-                Resource::Model(_) => Deleted::Model,
-                Resource::Task(_) => Deleted::Task,
-                Resource::Router(_) => Deleted::Router,
+                Resource::Model(_) => DeletableKind::Model,
+                Resource::Task(_) => DeletableKind::Task,
+                Resource::Router(_) => DeletableKind::Router,
             };
-            things.push((kind, resource.name().to_owned()));
+            targets.push((kind, resource.name().to_owned()));
         }
     }
-    for (kind, name) in things {
-        let (path, word) = match kind {
-            Deleted::Node => ("nodes", "node"),
-            Deleted::Model => ("models", "model"),
-            Deleted::Task => ("tasks", "task"),
-            Deleted::Router => ("routers", "router"),
-            Deleted::Artifact => ("artifacts", "artifact"),
+    for (kind, name) in targets {
+        let (collection, noun) = match kind {
+            DeletableKind::Node => ("nodes", "node"),
+            DeletableKind::Model => ("models", "model"),
+            DeletableKind::Task => ("tasks", "task"),
+            DeletableKind::Router => ("routers", "router"),
+            DeletableKind::Artifact => ("artifacts", "artifact"),
         };
-        fleet.delete(&["api", "v1", path, &name]).await?;
-        println!("{word}/{name} deleted");
+        fleet.delete(&["api", "v1", collection, &name]).await?;
+        println!("{noun}/{name} deleted");
     }
     Ok(())
 }

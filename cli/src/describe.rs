@@ -1,27 +1,31 @@
-//! `flotilla describe`.
+//! `flotilla describe`: the details of one node, model or task.
 
 use flotilla_controller::admin::{ModelOfTask, ModelResource, NodeResource, TaskResource};
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
-use flotilla_core::spec::{AbstainRule, ObjectiveSpec, TaskSpec};
+use flotilla_core::spec::{ObjectiveSpec, TaskSpec};
 
-use crate::args::{DescribeArgs, Described};
-use crate::client::Fleet;
-use crate::{get, output};
+use crate::args::{DescribableKind, DescribeArgs};
+use crate::client::FleetClient;
+use crate::output;
+use crate::resource_text::node_state;
 
-/// Shows everything about one thing.
+/// Maximum number of a task's examples that are printed.
+const MAX_EXAMPLES: usize = 5;
+
+/// Prints the details of a resource.
 pub(crate) async fn run(args: DescribeArgs) -> anyhow::Result<()> {
-    let fleet = Fleet::new(&args.endpoint)?;
+    let fleet = FleetClient::new(&args.endpoint)?;
     match args.kind {
-        Described::Node => {
+        DescribableKind::Node => {
             let node = fleet.get(&["api", "v1", "nodes", &args.name]).await?;
             print!("{}", describe_node(&node));
         }
-        Described::Model => {
+        DescribableKind::Model => {
             let model = fleet.get(&["api", "v1", "models", &args.name]).await?;
             print!("{}", describe_model(&model)?);
         }
-        Described::Task => {
+        DescribableKind::Task => {
             let task = fleet.get(&["api", "v1", "tasks", &args.name]).await?;
             print!("{}", describe_task(&task));
         }
@@ -29,25 +33,14 @@ pub(crate) async fn run(args: DescribeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// When a router abstains.
-pub(crate) fn abstains(abstain: AbstainRule) -> String {
-    match abstain {
-        AbstainRule::Below(confidence) => format!("below {confidence}"),
-        AbstainRule::Cost(part) => format!("from {} % of what belongs to a task", part * 100.0),
-    }
-}
-
-/// Examples that are shown of a task.
-const SHOWN: usize = 5;
-
 fn describe_task(task: &TaskResource) -> String {
     let spec = &task.task.spec;
     let zones: Vec<_> = spec.zones.iter().collect();
-    let mut text = facts(&[
+    let mut text = output::fields(&[
         ("Task", task.task.name().to_string()),
         ("Description", spec.description.clone()),
         (
-            "Does what fits no task",
+            "Default task",
             if task.status.default { "yes" } else { "no" }.into(),
         ),
         ("Zones", join(&zones)),
@@ -70,31 +63,30 @@ fn describe_task(task: &TaskResource) -> String {
             },
         ),
         (
-            "Hedged after",
+            "Hedge after",
             spec.hedge
                 .map(|hedge| hedge.after.to_string())
                 .unwrap_or_default(),
         ),
         ("Examples", task.status.examples.to_string()),
     ]);
-    for example in spec.examples.iter().take(SHOWN) {
+    for example in spec.examples.iter().take(MAX_EXAMPLES) {
         text += &format!("  {example}\n");
     }
-    if spec.examples.len() > SHOWN {
-        text += &format!("  … and {} more\n", spec.examples.len() - SHOWN);
+    if spec.examples.len() > MAX_EXAMPLES {
+        text += &format!("  … and {} more\n", spec.examples.len() - MAX_EXAMPLES);
     }
     let rows = task.status.models.iter().map(|model| {
         vec![
             model.name.to_string(),
             model.ready.to_string(),
-            measured(model),
+            measured_quality(model),
         ]
     });
     text += "\n";
     text + &output::table(&["MODEL", "READY REPLICAS", "QUALITY"], rows)
 }
 
-/// What is wanted of a task's answers.
 fn objective(objective: ObjectiveSpec) -> String {
     let limits = objective.limits();
     let parts = [
@@ -106,18 +98,18 @@ fn objective(objective: ObjectiveSpec) -> String {
         }),
         limits
             .min_quality
-            .map(|quality| format!("quality {} % or more", quality * 100.0)),
+            .map(|quality| format!("quality at least {} %", quality * 100.0)),
         limits
             .max_latency
-            .map(|latency| format!("at most {latency}")),
+            .map(|latency| format!("latency at most {latency}")),
         limits
             .max_joules
-            .map(|Joules(joules)| format!("at most {joules} J")),
+            .map(|Joules(joules)| format!("energy at most {joules} J")),
     ];
     join(&parts.into_iter().flatten().collect::<Vec<_>>())
 }
 
-/// By what each model but the last keeps its answers.
+/// Returns the conditions under which each model but the last keeps its answer.
 fn cascade(spec: &TaskSpec) -> String {
     let Some((cascade, (_, smaller))) = spec.cascade.as_ref().zip(spec.models.split_last()) else {
         return String::new();
@@ -125,11 +117,11 @@ fn cascade(spec: &TaskSpec) -> String {
     let mut parts: Vec<String> = smaller
         .iter()
         .map(|model| {
-            let accept = cascade.accept(model);
+            let threshold = cascade.accept(model);
             format!(
-                "{model} where its {} is {} or more",
-                accept.measure.as_str(),
-                accept.at_least
+                "{model} if its {} confidence is at least {}",
+                threshold.measure.as_str(),
+                threshold.at_least
             )
         })
         .collect();
@@ -137,46 +129,34 @@ fn cascade(spec: &TaskSpec) -> String {
         cascade
             .schema
             .as_ref()
-            .map(|_| "only what matches the schema".to_owned()),
+            .map(|_| "only answers that match the schema".to_owned()),
     );
     join(&parts)
 }
 
-/// How well a model was measured to do the task.
-fn measured(model: &ModelOfTask) -> String {
+fn measured_quality(model: &ModelOfTask) -> String {
     if !model.known {
         return "no such model in the fleet".into();
     }
     let Some(quality) = &model.quality else {
         return "not measured".into();
     };
-    let of = &quality.measured;
-    let rate = format!("{:.1} % of {}", of.rate() * 100.0, of.total);
+    let measured = &quality.measured;
+    let rate = format!("{:.1} % of {}", measured.rate() * 100.0, measured.total);
     if quality.current {
         rate
     } else {
-        format!("not measured since it changed (before: {rate})")
+        format!("not measured for the current revision (before: {rate})")
     }
 }
 
-/// Lines of `name: value`, the values one below the other.
-pub(crate) fn facts(facts: &[(&str, String)]) -> String {
-    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 1;
-    facts
-        .iter()
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| format!("{:<width$}  {value}\n", format!("{name}:")))
-        .collect()
-}
-
-/// All of them in one line.
 fn join(items: &[impl ToString]) -> String {
     let texts: Vec<_> = items.iter().map(ToString::to_string).collect();
     texts.join(", ")
 }
 
-/// A number that is worth a line only if it is not 0.
-fn some(number: u32) -> String {
+/// Returns the number as text, and an empty text for 0.
+fn nonzero(number: u32) -> String {
     if number == 0 {
         String::new()
     } else {
@@ -184,18 +164,18 @@ fn some(number: u32) -> String {
     }
 }
 
-/// All that is known of a node.
+/// Returns the details of a node.
 pub(crate) fn describe_node(node: &NodeResource) -> String {
     let labels: Vec<_> = node
         .metadata
         .labels
         .iter()
-        .map(|(k, v)| format!("{k}={v}"))
+        .map(|(key, value)| format!("{key}={value}"))
         .collect();
     let spec = &node.spec;
-    let mut text = facts(&[
+    let mut text = output::fields(&[
         ("Node", node.metadata.name.clone()),
-        ("State", get::state(node)),
+        ("State", node_state(node)),
         ("Labels", labels.join(", ")),
         ("Taints", join(&spec.taints)),
         (
@@ -206,10 +186,10 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
                 .unwrap_or_default(),
         ),
         ("Memory for models", spec.memory.to_string()),
-        ("Computes with", join(&spec.accelerators)),
+        ("Accelerators", join(&spec.accelerators)),
         ("CPU", format!("{} × {}", spec.cores, spec.cpu)),
         ("Platform", spec.platform.clone()),
-        ("Agent", spec.version.clone()),
+        ("Agent version", spec.version.clone()),
     ]);
     let rows = node.status.models.iter().map(|model| {
         let counters = &model.counters;
@@ -246,10 +226,13 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
     )
 }
 
-/// All that is known of a model.
+/// Returns the details of a model.
+///
+/// # Errors
+/// Returns an error if the spec cannot be written as YAML.
 pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
     let status = &model.status;
-    let mut text = facts(&[
+    let mut text = output::fields(&[
         ("Model", model.model.name().to_string()),
         ("Description", model.model.spec.description.clone()),
         ("State", status.phase.clone()),
@@ -267,7 +250,7 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
             status.memory.map(|m| m.to_string()).unwrap_or_default(),
         ),
         ("Files", status.fetch.clone().unwrap_or_default()),
-        ("Waiting requests", some(status.waiting)),
+        ("Pending requests", nonzero(status.waiting)),
         ("Not placed", status.unplaced.clone().unwrap_or_default()),
     ]);
     for (node, reason) in &status.refusals {
@@ -291,7 +274,7 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
         ]
     });
     let header = [
-        "NODE", "STATE", "REVISION", "ACTIVE", "QUEUED", "REQUESTS", "TOKENS", "",
+        "NODE", "STATE", "REVISION", "ACTIVE", "QUEUED", "REQUESTS", "TOKENS", "PROGRESS",
     ];
     text += "\n";
     text += &output::table(&header, rows);
@@ -304,9 +287,11 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// What is wrong where, and what to do.
-fn problems<'a>(of: impl Iterator<Item = (&'a String, &'a String, &'a String)>) -> String {
-    of.filter(|(_, problem, _)| !problem.is_empty())
-        .map(|(place, problem, remedy)| format!("\n{place}: {problem}\n  → {remedy}\n"))
+/// Returns the problems in `(name, problem, remedy)` triples, each with its remedy. Triples with an
+/// empty problem are left out.
+fn problems<'a>(triples: impl Iterator<Item = (&'a String, &'a String, &'a String)>) -> String {
+    triples
+        .filter(|(_, problem, _)| !problem.is_empty())
+        .map(|(name, problem, remedy)| format!("\n{name}: {problem}\n  → {remedy}\n"))
         .collect()
 }

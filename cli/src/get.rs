@@ -1,4 +1,4 @@
-//! `flotilla get`.
+//! `flotilla get`: lists resources, once or whenever they change.
 
 use std::collections::BTreeSet;
 
@@ -10,105 +10,123 @@ use flotilla_controller::admin::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::args::{Format, GetArgs, Kind};
-use crate::client::{Fleet, List};
-use crate::{describe, output};
+use crate::args::{GetArgs, ListableKind, OutputFormat};
+use crate::client::{FleetClient, ResourceList};
+use crate::output;
+use crate::resource_text::{abstain_rule, node_state};
 
-/// Lists what was asked for.
+/// Length at which digests are cut off.
+const SHORT_DIGEST: usize = 12;
+
+/// Lists resources of one kind.
 pub(crate) async fn run(args: GetArgs) -> anyhow::Result<()> {
-    let fleet = Fleet::new(&args.endpoint)?;
     match args.kind {
-        Kind::Nodes => print(&fleet, &args, "nodes", nodes, |n| &n.metadata.name).await,
-        Kind::Models => print(&fleet, &args, "models", models, |m| m.model.name().as_str()).await,
-        Kind::Assignments => print(&fleet, &args, "assignments", assignments, |a| &a.model).await,
-        Kind::Artifacts => print(&fleet, &args, "artifacts", artifacts, |a| &a.name).await,
-        Kind::Tasks => print(&fleet, &args, "tasks", tasks, |t| t.task.name().as_str()).await,
-        Kind::Routers => print(&fleet, &args, "routers", routers, |_| "default").await,
-        Kind::Controllers => print(&fleet, &args, "controllers", controllers, |c| &c.id).await,
+        ListableKind::Nodes => list(&args, "nodes", nodes, |node| &node.metadata.name).await,
+        ListableKind::Models => {
+            list(&args, "models", models, |model| model.model.name().as_str()).await
+        }
+        ListableKind::Assignments => {
+            list(&args, "assignments", assignments, |assignment| &assignment.model).await
+        }
+        ListableKind::Artifacts => {
+            list(&args, "artifacts", artifacts, |artifact| &artifact.name).await
+        }
+        ListableKind::Tasks => {
+            list(&args, "tasks", tasks, |task| task.task.name().as_str()).await
+        }
+        ListableKind::Routers => list(&args, "routers", routers, |_| "default").await,
+        ListableKind::Controllers => {
+            list(&args, "controllers", controllers, |controller| &controller.id).await
+        }
     }
 }
 
-async fn print<T: DeserializeOwned + Serialize>(
-    fleet: &Fleet,
+/// Prints the resources at `/api/v1/{collection}`, only those named `args.name` if that is given.
+async fn list<T: DeserializeOwned + Serialize>(
     args: &GetArgs,
-    kind: &str,
+    collection: &str,
     table: fn(&[T]) -> String,
     name: fn(&T) -> &str,
 ) -> anyhow::Result<()> {
-    let path = ["api", "v1", kind];
-    let wanted = |items: Vec<T>| -> Vec<T> {
-        let is_wanted = |item: &T| {
+    let fleet = FleetClient::new(&args.endpoint)?;
+    let path = ["api", "v1", collection];
+    let select = |items: Vec<T>| -> Vec<T> {
+        let is_selected = |item: &T| {
             args.name
                 .as_deref()
-                .is_none_or(|wanted| name(item) == wanted)
+                .is_none_or(|selected| name(item) == selected)
         };
-        items.into_iter().filter(is_wanted).collect()
+        items.into_iter().filter(is_selected).collect()
     };
     if args.watch {
-        return follow(fleet, &path, args.output, table, wanted).await;
+        return watch(&fleet, &path, args.output, table, select).await;
     }
-    if let (Some(name), Kind::Nodes | Kind::Models | Kind::Tasks | Kind::Routers) =
-        (&args.name, args.kind)
+    if let (
+        Some(name),
+        ListableKind::Nodes | ListableKind::Models | ListableKind::Tasks | ListableKind::Routers,
+    ) = (&args.name, args.kind)
     {
-        let item: T = fleet.get(&["api", "v1", kind, name]).await?;
-        if !output::machine(args.output, &item)? {
+        // The API reports a missing resource by name.
+        let item: T = fleet.get(&["api", "v1", collection, name]).await?;
+        if !output::print_serialized(args.output, &item)? {
             print!("{}", table(&[item]));
         }
         return Ok(());
     }
-    let items = wanted(fleet.get::<List<T>>(&path).await?.items());
-    if !output::machine(args.output, &items)? {
+    let items = select(fleet.get::<ResourceList<T>>(&path).await?.into_items());
+    if !output::print_serialized(args.output, &items)? {
         print!("{}", table(&items));
     }
     Ok(())
 }
 
-/// Prints a list, and then what changes in it, for as long as there is a fleet.
-async fn follow<T: DeserializeOwned + Serialize>(
-    fleet: &Fleet,
+/// Prints a list, then its changes until the connection ends. In a table, only changed rows are
+/// printed.
+async fn watch<T: DeserializeOwned + Serialize>(
+    fleet: &FleetClient,
     path: &[&str],
-    format: Format,
+    format: OutputFormat,
     table: fn(&[T]) -> String,
-    wanted: impl Fn(Vec<T>) -> Vec<T>,
+    select: impl Fn(Vec<T>) -> Vec<T>,
 ) -> anyhow::Result<()> {
     let mut response = fleet.watch(path).await?;
-    let mut unread = Vec::new();
-    let mut shown = BTreeSet::new();
-    while let Some(piece) = response.chunk().await? {
-        unread.extend_from_slice(&piece);
-        while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = unread.drain(..=end).collect();
-            let items = wanted(serde_json::from_slice::<List<T>>(&line)?.items());
-            if output::machine(format, &items)? {
+    let mut buffer = Vec::new();
+    let mut printed_rows = BTreeSet::new();
+    while let Some(chunk) = response.chunk().await? {
+        buffer.extend_from_slice(&chunk);
+        while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = buffer.drain(..=end).collect();
+            let list: ResourceList<T> = serde_json::from_slice(&line)?;
+            let items = select(list.into_items());
+            if output::print_serialized(format, &items)? {
                 continue;
             }
-            // Columns may become wider: what counts is what is in them.
             let text = table(&items);
-            let key = |row: &str| row.split_whitespace().collect::<Vec<_>>().join(" ");
-            for row in text.lines().filter(|row| !shown.contains(&key(row))) {
+            // Compares rows without their padding: the width of a column can change.
+            let row_key = |row: &str| row.split_whitespace().collect::<Vec<_>>().join(" ");
+            let is_new = |row: &&str| !printed_rows.contains(&row_key(row));
+            for row in text.lines().filter(is_new) {
                 println!("{row}");
             }
-            shown = text.lines().map(key).collect();
+            printed_rows = text.lines().map(row_key).collect();
         }
     }
-    bail!("the fleet has ended the list")
+    bail!("the controller closed the connection; run the command again")
 }
 
-/// The table of artifacts.
 fn artifacts(artifacts: &[ArtifactResource]) -> String {
     let rows = artifacts.iter().map(|artifact| {
         vec![
             artifact.name.clone(),
             artifact.size.to_string(),
             artifact.files.to_string(),
-            artifact.digest[..12].to_owned(),
+            artifact.digest[..SHORT_DIGEST].to_owned(),
             artifact.models.join(", "),
         ]
     });
     output::table(&["ARTIFACT", "SIZE", "FILES", "DIGEST", "MODELS"], rows)
 }
 
-/// The table of tasks.
 fn tasks(tasks: &[TaskResource]) -> String {
     let rows = tasks.iter().map(|task| {
         let status = &task.status;
@@ -118,16 +136,16 @@ fn tasks(tasks: &[TaskResource]) -> String {
         });
         vec![
             task.task.name().to_string(),
-            if status.default { "default" } else { "" }.to_owned(),
+            if status.default { "yes" } else { "" }.to_owned(),
             status.examples.to_string(),
             models.collect::<Vec<_>>().join(", "),
             task.task.spec.description.clone(),
         ]
     });
-    output::table(&["TASK", "", "EXAMPLES", "MODELS", ""], rows)
+    let header = ["TASK", "DEFAULT", "EXAMPLES", "MODELS", "DESCRIPTION"];
+    output::table(&header, rows)
 }
 
-/// The table of routers, of which there is at most one.
 fn routers(routers: &[RouterResource]) -> String {
     let rows = routers.iter().map(|router| {
         let spec = &router.router.spec;
@@ -135,36 +153,36 @@ fn routers(routers: &[RouterResource]) -> String {
         vec![
             router.router.metadata.name.as_str().to_owned(),
             task.map_or_else(|| "none".into(), ToString::to_string),
-            describe::abstains(spec.abstain),
+            abstain_rule(spec.abstain),
             spec.examples.len().to_string(),
         ]
     });
-    let header = ["ROUTER", "DEFAULT TASK", "ABSTAINS", "EXAMPLES OF NO TASK"];
+    let header = ["ROUTER", "DEFAULT TASK", "ABSTAINS", "OUT-OF-SCOPE EXAMPLES"];
     output::table(&header, rows)
 }
 
-/// The table of controllers.
 fn controllers(controllers: &[ControllerResource]) -> String {
     let rows = controllers.iter().map(|controller| {
         let record = &controller.record;
-        let leads = if controller.leads { "leads" } else { "" };
-        let this = if controller.this { "answered this" } else { "" };
+        let role = if controller.leads { "leader" } else { "follower" };
+        let note = if controller.this { "answered this request" } else { "" };
         let texts = [&controller.id, &record.http, &record.link, &record.version];
         let mut row: Vec<String> = texts.into_iter().cloned().collect();
-        row.extend([leads.to_owned(), this.to_owned()]);
+        row.extend([role.to_owned(), note.to_owned()]);
         row
     });
-    output::table(&["CONTROLLER", "API", "LINK", "VERSION", "ROLE", ""], rows)
+    let header = ["CONTROLLER", "API", "LINK", "VERSION", "ROLE", "NOTE"];
+    output::table(&header, rows)
 }
 
-/// The table of nodes.
+/// Returns the table of nodes.
 pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
     let rows = nodes.iter().map(|node| {
         let models: Vec<_> = node.status.models.iter().map(|m| m.name.as_str()).collect();
         let active: u32 = node.status.models.iter().map(|m| m.counters.active).sum();
         vec![
             node.metadata.name.clone(),
-            state(node),
+            node_state(node),
             node.spec.memory.to_string(),
             node.spec.cores.to_string(),
             active.to_string(),
@@ -177,23 +195,6 @@ pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
     )
 }
 
-/// A node's phase, with what people want of it.
-pub(crate) fn state(node: &NodeResource) -> String {
-    let status = &node.status;
-    let mut state = status.phase.clone();
-    let order = status.order;
-    if order.draining {
-        state += ", draining";
-    } else if order.cordoned {
-        state += ", cordoned";
-    }
-    if status.unsteady {
-        state += ", unsteady";
-    }
-    state
-}
-
-/// The table of models.
 fn models(models: &[ModelResource]) -> String {
     let rows = models.iter().map(|model| {
         let status = &model.status;
@@ -217,17 +218,19 @@ fn models(models: &[ModelResource]) -> String {
             note.unwrap_or_else(|| spec.description.clone()),
         ]
     });
-    output::table(&["MODEL", "STATE", "READY", "ENGINE", "NODES", ""], rows)
+    output::table(
+        &["MODEL", "STATE", "READY", "ENGINE", "NODES", "NOTE"],
+        rows,
+    )
 }
 
-/// The table of assignments.
 fn assignments(assignments: &[AssignmentStatus]) -> String {
     let rows = assignments.iter().map(|assignment| {
         let replica = &assignment.replica;
         let notes = [&replica.progress, &replica.problem];
         let notes: Vec<_> = notes
             .into_iter()
-            .filter(|n| !n.is_empty())
+            .filter(|note| !note.is_empty())
             .cloned()
             .collect();
         vec![
@@ -240,6 +243,8 @@ fn assignments(assignments: &[AssignmentStatus]) -> String {
             notes.join(" "),
         ]
     });
-    let header = ["MODEL", "NODE", "STATE", "ACTIVE", "QUEUED", "REQUESTS", ""];
+    let header = [
+        "MODEL", "NODE", "STATE", "ACTIVE", "QUEUED", "REQUESTS", "NOTE",
+    ];
     output::table(&header, rows)
 }

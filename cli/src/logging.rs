@@ -1,4 +1,4 @@
-//! What is logged, and where: standard error.
+//! Logging to standard error.
 
 use std::io::IsTerminal;
 
@@ -7,9 +7,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::{Command, LogFormat};
 
-/// Levels of the libraries under us, unless the filter says otherwise: they tell more than a
-/// person wants to read.
-const QUIET: &[&str] = &[
+/// Levels of libraries that log too much for a person. The user's filter overrides them.
+const LIBRARY_LEVELS: &[&str] = &[
     "mistralrs=error",
     "mistralrs_core=error",
     "mistralrs_quant=error",
@@ -23,19 +22,19 @@ const QUIET: &[&str] = &[
     "tokenizers=error",
 ];
 
-/// Starts logging. An empty `filter` is the command's default: servers tell what happens,
-/// the others only what is wrong.
+/// Starts logging. An empty `filter` selects the command's default: `info` for `controller` and
+/// `agent`, `error` for all others.
 pub(crate) fn start(filter: &str, format: LogFormat, command: &Command) {
     let level = match (filter, command) {
         ("", Command::Controller(_) | Command::Agent(_)) => "info",
         ("", _) => "error",
         (filter, _) => filter,
     };
-    let quiet = QUIET.join(",");
-    // What the user writes comes last and wins.
-    let (filter, fault) = match EnvFilter::try_new(format!("{quiet},{level}")) {
+    let library_levels = LIBRARY_LEVELS.join(",");
+    // The last directive for a target wins: the user's.
+    let (filter, parse_error) = match EnvFilter::try_new(format!("{library_levels},{level}")) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(format!("{quiet},info")), Some(error)),
+        Err(error) => (EnvFilter::new(format!("{library_levels},info")), Some(error)),
     };
     let lines = match format {
         LogFormat::Text => LogLines::Text,
@@ -47,7 +46,7 @@ pub(crate) fn start(filter: &str, format: LogFormat, command: &Command) {
         .with_ansi(std::io::stderr().is_terminal())
         .event_format(lines)
         .init();
-    if let Some(error) = fault {
-        tracing::warn!(%error, "--log is not a filter: logging at level info");
+    if let Some(error) = parse_error {
+        tracing::warn!(%error, "cannot parse the filter of --log; logging at level info");
     }
 }

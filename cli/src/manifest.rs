@@ -1,4 +1,4 @@
-//! Resources in files.
+//! Resources in YAML and JSON files.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -8,13 +8,15 @@ use flotilla_core::spec::{ModelSource, Resource, documents};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Reads a file, a folder's `*.yaml`, `*.yml` and `*.json` files, or standard input (`-`).
+/// Reads resources from a file, from the `*.yaml`, `*.yml` and `*.json` files of a folder, or from
+/// standard input (`-`).
 ///
-/// A relative `spec.source.path` is made absolute from the folder of its file, and the examples
-/// that `spec.examplesFrom` names are read from there.
+/// Relative paths in `spec.source.path` and `spec.examplesFrom` are relative to the folder of their
+/// file. `spec.source.path` is made absolute, and the examples in the file of `spec.examplesFrom`
+/// are inserted into `spec.examples`.
 ///
 /// # Errors
-/// What cannot be read or is not valid, with the file's name.
+/// Returns an error with the file's name if a file cannot be read or a resource is not valid.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Resource>> {
     if path == Path::new("-") {
         let mut text = String::new();
@@ -24,7 +26,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Resource>> {
         return parse(&text, &std::env::current_dir()?).context("standard input");
     }
     let mut resources = Vec::new();
-    for file in files(path)? {
+    for file in list_files(path)? {
         let name = file.display().to_string();
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {name}"))?;
         let folder = std::path::absolute(&file)?;
@@ -34,8 +36,9 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Resource>> {
     Ok(resources)
 }
 
-/// The files meant by `path`, in order of their names.
-fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// Returns `path` itself if it is a file, and the resource files in it, sorted by name, if it is a
+/// folder.
+fn list_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let name = path.display();
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -49,11 +52,11 @@ fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
             path.is_file()
                 && ["yaml", "yml", "json"]
                     .iter()
-                    .any(|known| extension == *known)
+                    .any(|supported| extension == *supported)
         })
         .collect();
     if files.is_empty() {
-        bail!("{name} has no .yaml, .yml or .json file");
+        bail!("{name} contains no .yaml, .yml or .json file");
     }
     files.sort();
     Ok(files)
@@ -68,7 +71,7 @@ fn parse(text: &str, folder: &Path) -> anyhow::Result<Vec<Resource>> {
             && let Some(ModelSource::Path(path) | ModelSource::ControllerPath(path)) =
                 &mut model.spec.source
         {
-            // Joining keeps a path that is absolute already.
+            // `join` returns an absolute path unchanged.
             *path = folder.join(&path);
         }
         resources.push(resource);
@@ -76,13 +79,14 @@ fn parse(text: &str, folder: &Path) -> anyhow::Result<Vec<Resource>> {
     Ok(resources)
 }
 
-/// A line of a file of examples. What else is in it, such as labels, is for others.
+/// A line of a file of examples. Other fields, such as labels, are ignored.
 #[derive(Deserialize)]
-struct Example {
+struct ExampleLine {
     text: String,
 }
 
-/// Puts the examples of the file that `spec.examplesFrom` names after those that are there.
+/// Replaces `spec.examplesFrom` by the examples in the file it names, after those in
+/// `spec.examples`.
 fn include_examples(resource: &mut Value, folder: &Path) -> anyhow::Result<()> {
     let Some(spec) = resource.get_mut("spec").and_then(Value::as_object_mut) else {
         return Ok(());
@@ -100,28 +104,28 @@ fn include_examples(resource: &mut Value, folder: &Path) -> anyhow::Result<()> {
         if line.trim().is_empty() {
             continue;
         }
-        let example: Example = serde_json::from_str(line)
-            .with_context(|| format!("{name}:{number} is not like {{\"text\": \"…\"}}"))?;
+        let example: ExampleLine = serde_json::from_str(line)
+            .with_context(|| format!("{name}:{number} is not of the form {{\"text\": \"…\"}}"))?;
         examples.push(Value::String(example.text));
     }
-    let known = spec
+    let list = spec
         .entry("examples")
         .or_insert_with(|| Value::Array(Vec::new()));
-    // What else it may be is told when the resource is read.
-    if let Value::Array(known) = known {
-        known.extend(examples);
+    // Any other type is reported when the resource is parsed.
+    if let Value::Array(list) = list {
+        list.extend(examples);
     }
     Ok(())
 }
 
-/// What a resource is called in messages, and where it is in the API.
-pub(crate) fn place(resource: &Resource) -> (&'static str, [&str; 4]) {
-    let (word, kind) = match resource {
+/// Returns the noun for a resource's kind in messages, and the resource's path in the API.
+pub(crate) fn noun_and_path(resource: &Resource) -> (&'static str, [&str; 4]) {
+    let (noun, collection) = match resource {
         Resource::Model(_) => ("model", "models"),
         Resource::Task(_) => ("task", "tasks"),
         Resource::Router(_) => ("router", "routers"),
     };
-    (word, ["api", "v1", kind, resource.name()])
+    (noun, ["api", "v1", collection, resource.name()])
 }
 
 #[cfg(test)]
@@ -132,7 +136,7 @@ mod tests {
         "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: m}\nspec: {source: {path: m}}";
 
     #[test]
-    fn a_relative_path_counts_from_its_file() {
+    fn relative_source_path_is_relative_to_its_file() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.yaml"), MODEL).unwrap();
         std::fs::write(dir.path().join("notes.txt"), "nonsense").unwrap();
@@ -146,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn examples_come_from_a_file_beside_it() {
+    fn examples_from_a_file_follow_those_in_the_spec() {
         let dir = tempfile::tempdir().unwrap();
         let task = "apiVersion: flotilla.dev/v1\nkind: Task\nmetadata: {name: t}\n\
             spec: {models: [m], examples: [one], examplesFrom: more.jsonl}";
@@ -160,11 +164,11 @@ mod tests {
         assert_eq!(task.spec.examples, ["one", "two", "three"]);
         std::fs::write(dir.path().join("more.jsonl"), "{\"text\": 1}").unwrap();
         let error = format!("{:#}", read(&file).unwrap_err());
-        assert!(error.contains("more.jsonl:1 is not like"), "{error}");
+        assert!(error.contains("more.jsonl:1 is not of the form"), "{error}");
     }
 
     #[test]
-    fn what_is_wrong_names_its_file() {
+    fn error_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.yaml");
         std::fs::write(&file, "kind: Pod").unwrap();

@@ -1,11 +1,11 @@
-//! How lists are printed.
+//! Output of commands: tables, aligned fields, JSON and YAML.
 
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
-use crate::args::Format;
+use crate::args::OutputFormat;
 
-/// A table without lines, as `kubectl` prints them.
+/// Returns a table with aligned columns and without lines, as `kubectl` prints them.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -22,12 +22,25 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
         .collect()
 }
 
-/// Prints `items` in a machine's format; `false` for [`Format::Table`].
-pub(crate) fn machine(format: Format, items: &impl Serialize) -> anyhow::Result<bool> {
+/// Returns lines of `name: value` with aligned values. Fields with an empty value are left out.
+pub(crate) fn fields(fields: &[(&str, String)]) -> String {
+    let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 1;
+    fields
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{:<width$}  {value}\n", format!("{name}:")))
+        .collect()
+}
+
+/// Prints `value` as JSON or YAML. Returns `false`, without output, for [`OutputFormat::Table`].
+pub(crate) fn print_serialized(
+    format: OutputFormat,
+    value: &impl Serialize,
+) -> anyhow::Result<bool> {
     match format {
-        Format::Table => return Ok(false),
-        Format::Json => println!("{}", serde_json::to_string_pretty(items)?),
-        Format::Yaml => print!("{}", serde_yaml_ng::to_string(items)?),
+        OutputFormat::Table => return Ok(false),
+        OutputFormat::Json => println!("{}", serde_json::to_string_pretty(value)?),
+        OutputFormat::Yaml => print!("{}", serde_yaml_ng::to_string(value)?),
     }
     Ok(true)
 }
@@ -37,8 +50,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_line_up_without_lines_around_them() {
+    fn columns_are_aligned_without_lines() {
         let text = table(&["A", "B"], [vec!["long".into(), "x".into()]]);
         assert_eq!(text, "A      B\nlong   x\n");
+    }
+
+    #[test]
+    fn values_of_fields_are_aligned_and_empty_ones_left_out() {
+        let text = fields(&[("A", "1".into()), ("Long", "2".into()), ("B", String::new())]);
+        assert_eq!(text, "A:     1\nLong:  2\n");
     }
 }

@@ -1,4 +1,4 @@
-//! `flotilla model push`.
+//! `flotilla model push`: uploads a model's files as an artifact.
 
 use std::path::Path;
 
@@ -11,59 +11,60 @@ use flotilla_core::{ArtifactName, Bytes};
 use sha2::Digest;
 
 use crate::args::PushArgs;
-use crate::client::Fleet;
+use crate::client::FleetClient;
 
-/// Uploads the files that the fleet does not have, and names all of them.
+/// Uploads the files that the fleet does not have yet, then creates or changes the artifact.
 pub(crate) async fn run(args: PushArgs) -> anyhow::Result<()> {
-    let fleet = Fleet::new(&args.endpoint)?;
+    let fleet = FleetClient::new(&args.endpoint)?;
     let name = match args.name {
         Some(name) => name,
         None => default_name(&args.path)?,
     };
-    let shown = args.path.display().to_string();
-    let found = walk(&args.path).with_context(|| format!("cannot read {shown}"))?;
+    let folder = args.path.display().to_string();
+    let local_files = walk(&args.path).with_context(|| format!("cannot read {folder}"))?;
     let mut files = Vec::new();
-    for (path, file) in &found {
+    for (path, file) in &local_files {
         let (size, sha256) =
-            hash(file).with_context(|| format!("cannot read {}", file.display()))?;
+            hash_file(file).with_context(|| format!("cannot read {}", file.display()))?;
         files.push(ArtifactFile {
             path: path.clone(),
             size,
             sha256,
         });
     }
-    let manifest = Manifest::new(files).with_context(|| format!("{shown} is no model"))?;
+    let manifest = Manifest::new(files).with_context(|| format!("{folder} is not a model"))?;
     let path = ["api", "v1", "artifacts", name.as_str()];
-    let before: Missing = fleet.put(&path, &manifest).await?;
-    for sha256 in &before.missing {
+    let response: Missing = fleet.put(&path, &manifest).await?;
+    let missing = response.missing;
+    for sha256 in &missing {
         let file = manifest.files.iter().find(|file| file.sha256 == *sha256);
-        let file = file.context("the fleet asks for a file that is none of these")?;
-        let (_, local) = found
+        let file = file.context("the fleet requests a file that is not part of the model")?;
+        let (_, local_file) = local_files
             .iter()
             .find(|(path, _)| *path == file.path)
-            .context("the folder has changed meanwhile")?;
+            .context("the folder changed during the upload; run the command again")?;
         println!("uploading {} ({})", file.path, file.size);
         let sha256 = sha256.to_string();
         fleet
-            .upload(&["api", "v1", "blobs", &sha256], local)
+            .put_file(&["api", "v1", "blobs", &sha256], local_file)
             .await?;
     }
-    if !before.missing.is_empty() {
-        let after: Missing = fleet.put(&path, &manifest).await?;
-        if !after.missing.is_empty() {
-            bail!("the fleet has lost files that were uploaded: try again");
+    if !missing.is_empty() {
+        let response: Missing = fleet.put(&path, &manifest).await?;
+        if !response.missing.is_empty() {
+            bail!("the fleet lost uploaded files; run the command again");
         }
     }
     println!(
         "artifact/{name} pushed: {} files, {}, {} of them new",
         manifest.files.len(),
         manifest.size(),
-        before.missing.len()
+        missing.len()
     );
     Ok(())
 }
 
-/// The name of the folder, or of the file without its end.
+/// Returns the name of the folder, or of the file without its extension.
 fn default_name(path: &Path) -> anyhow::Result<ArtifactName> {
     let full = path
         .canonicalize()
@@ -74,16 +75,18 @@ fn default_name(path: &Path) -> anyhow::Result<ArtifactName> {
         full.file_stem()
     };
     let name = name.unwrap_or_default().to_string_lossy().to_lowercase();
-    ArtifactName::new(&name).with_context(|| format!("'{name}' is no name: give --name"))
+    ArtifactName::new(&name).with_context(|| format!("'{name}' is not a valid name; set one with --name"))
 }
 
-fn hash(path: &Path) -> std::io::Result<(Bytes, Sha256Digest)> {
+/// Returns the size and the SHA-256 digest of a file.
+fn hash_file(path: &Path) -> std::io::Result<(Bytes, Sha256Digest)> {
     let mut file = std::fs::File::open(path)?;
-    let mut hash = HashWriter(sha2::Sha256::new());
-    let size = std::io::copy(&mut file, &mut hash)?;
-    Ok((Bytes(size), Sha256Digest(hash.0.finalize().into())))
+    let mut writer = HashWriter(sha2::Sha256::new());
+    let size = std::io::copy(&mut file, &mut writer)?;
+    Ok((Bytes(size), Sha256Digest(writer.0.finalize().into())))
 }
 
+/// A writer that hashes what is written to it.
 struct HashWriter(sha2::Sha256);
 
 impl std::io::Write for HashWriter {

@@ -1,12 +1,12 @@
-//! When to stop.
+//! Signals that stop a server.
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Waits for Ctrl-C or SIGTERM. From then on a second one ends the process at once.
+/// Waits for SIGINT (Ctrl-C) or SIGTERM. After that, another one ends the process at once.
 ///
 /// # Errors
-/// When the system does not let signals be handled.
-pub(crate) async fn requested() -> anyhow::Result<()> {
+/// Returns an error if the system refuses a signal handler.
+pub(crate) async fn wait_for_signal() -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -24,7 +24,7 @@ pub(crate) async fn requested() -> anyhow::Result<()> {
                     _ = terminate.recv() => {}
                 }
             });
-            // What a shell reports of a process that Ctrl-C has ended.
+            // The exit code that shells report for a process that Ctrl-C ended.
             std::process::exit(130);
         }
     });

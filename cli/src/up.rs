@@ -20,18 +20,18 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::args::UpArgs;
 use crate::{allocator, get, manifest, output, shutdown};
 
-/// How long to wait for the models before telling what there is.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// How long requests under way may go on after Ctrl-C.
-const DRAIN: Duration = Duration::from_secs(5);
-/// Noted in the store once the demo models were placed, so that a model that the user
-/// removed does not come back with the next start.
-const PLACED: &str = "demo-models-placed";
+/// Maximum time to wait for the nodes, and then for the models, before the summary is printed.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Maximum time to finish active requests after Ctrl-C.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Marker in the store after the first start: a model that the user deleted must not come back with
+/// the next start.
+const APPLIED_MARKER: &str = "demo-models-placed";
 
 /// Runs a fleet until Ctrl-C.
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
-    let began = Instant::now();
-    let models = models_dir(args.models)?;
+    let start = Instant::now();
+    let models = models_path(args.models)?;
     let manifests = manifest::read(&models)?;
     let data_dir = std::path::absolute(&args.data_dir)?;
 
@@ -41,13 +41,12 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         link: SocketAddr::from(([127, 0, 0, 1], 0)),
         store: StoreAddress::Embedded(data_dir.join("controller")),
         data_dir: data_dir.join("controller"),
-        stop_grace: DRAIN,
+        stop_grace: DRAIN_TIMEOUT,
         telemetry: telemetry.clone(),
         ..ControllerConfig::default()
     })
     .await?;
-    let started = start_agents(&controller, &data_dir, args.nodes, &telemetry).await;
-    let agents = match started {
+    let agents = match start_agents(&controller, &data_dir, args.nodes, &telemetry).await {
         Ok(agents) => agents,
         Err(error) => {
             controller.stop().await;
@@ -55,34 +54,36 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         }
     };
 
-    let (fleet, wish, http) = (
+    let (fleet, desired_state, http) = (
         controller.fleet().clone(),
         controller.wish().clone(),
         controller.http(),
     );
-    let welcome = async {
+    let startup = async {
         let progress = Progress::new(&fleet, args.nodes);
-        // Models wished for before the nodes are there would all go to the first one.
-        progress.until(nodes_are_linked).await;
-        place(&wish, &manifests).await?;
-        progress.until(models_are_settled).await;
+        // Models applied before all nodes have joined would all be placed on the first one.
+        progress.wait_until(all_nodes_ready).await;
+        apply_models(&desired_state, &manifests).await?;
+        progress.wait_until(all_models_settled).await;
         progress.bar.finish_and_clear();
-        introduce(&fleet, http, &args.data_dir, began.elapsed());
+        print_summary(&fleet, http, &args.data_dir, start.elapsed());
         std::future::pending().await
     };
-    // Ctrl-C counts from here on, also while models still load.
-    let ended = tokio::select! {
-        never = welcome => never,
-        asked = shutdown::requested() => asked,
-        () = controller.failed() => Err(anyhow::anyhow!("a part of the controller has ended; --log info says why")),
+    // From here on Ctrl-C stops the fleet, also while models still load.
+    let result = tokio::select! {
+        error = startup => error,
+        signal = shutdown::wait_for_signal() => signal,
+        () = controller.failed() => Err(anyhow::anyhow!(
+            "a task of the controller ended unexpectedly; start again with --log info for the reason"
+        )),
     };
     eprintln!("\nStopping …");
     futures::future::join_all(agents.into_iter().map(Agent::stop)).await;
     controller.stop().await;
-    ended
+    result
 }
 
-/// Starts the agents, all or none.
+/// Starts the agents. If one fails, stops those already started and returns its error.
 async fn start_agents(
     controller: &Controller,
     data_dir: &Path,
@@ -100,16 +101,16 @@ async fn start_agents(
             labels: BTreeMap::new(),
             taints: Vec::new(),
             zone: None,
-            memory: share_of_memory(nodes),
+            memory: memory_per_agent(nodes),
             power: None,
             energy_accounting: Some(energy_accounting.clone()),
-            // The controller has their metrics.
+            // The controller exports their metrics.
             metrics: None,
             telemetry: telemetry.clone(),
             fetch_rate: None,
             simulated_slowdown: 1.0,
-            drain: DRAIN,
-            return_memory: allocator::return_memory,
+            drain: DRAIN_TIMEOUT,
+            return_memory: allocator::release_free_memory,
         });
         match agent {
             Ok(agent) => agents.push(agent),
@@ -122,58 +123,64 @@ async fn start_agents(
     Ok(agents)
 }
 
-/// The folder of the models: the given one, `models` here, or beside the sources this binary
-/// was built from.
-fn models_dir(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
-    if let Some(dir) = given {
-        return Ok(dir);
+/// Returns the path of the models to apply: the configured one, `models` in the current directory,
+/// or `models` in the source tree that this binary was built from.
+fn models_path(configured: Option<PathBuf>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = configured {
+        return Ok(path);
     }
-    let here = PathBuf::from("models");
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
-    for dir in [here, sources] {
+    let current_dir = PathBuf::from("models");
+    let source_tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    for dir in [current_dir, source_tree] {
         if dir.join("support-intent.yaml").is_file() {
             return Ok(dir.canonicalize().unwrap_or(dir));
         }
     }
-    bail!("the demo models are not here: run it in Flotilla's source tree, or give --models DIR")
+    bail!("cannot find the demo models: run the command in Flotilla's source tree, or set --models DIR")
 }
 
-/// Wishes for the models at the first start; later only for those that are still there, in
-/// case their files have moved.
-async fn place(wish: &DesiredStateWriter, manifests: &[Resource]) -> anyhow::Result<()> {
-    let placed = wish.is_noted(PLACED).await?;
+/// Applies all resources at the first start. Later starts apply only the models that still exist,
+/// since the path of their files can have changed.
+async fn apply_models(
+    desired_state: &DesiredStateWriter,
+    manifests: &[Resource],
+) -> anyhow::Result<()> {
+    let is_first_start = !desired_state.is_noted(APPLIED_MARKER).await?;
     for resource in manifests {
         match resource {
-            Resource::Model(model) if placed => wish.apply_if_there(model).await?,
-            _ if placed => {}
-            _ => drop(wish.apply(resource).await?),
+            _ if is_first_start => drop(desired_state.apply(resource).await?),
+            Resource::Model(model) => desired_state.apply_if_there(model).await?,
+            Resource::Task(_) | Resource::Router(_) => {}
         }
     }
-    wish.note(PLACED).await.context("cannot write to the store")
+    desired_state
+        .note(APPLIED_MARKER)
+        .await
+        .context("cannot write to the store")
 }
 
-/// An even part of what one agent alone would take.
-fn share_of_memory(nodes: u32) -> Option<Bytes> {
+/// Returns an equal share of the memory that a single agent would use for models.
+fn memory_per_agent(nodes: u32) -> Option<Bytes> {
     let total = flotilla_agent::default_memory();
     (total.0 > 0).then(|| Bytes(total.0 / u64::from(nodes)))
 }
 
-/// Replicas that answer, and replicas there should be.
-fn replicas(view: &FleetView) -> (u64, u64) {
+/// Returns the numbers of ready and of desired replicas.
+fn count_replicas(view: &FleetView) -> (u64, u64) {
     let ready = view
         .models
         .values()
         .map(|model| model.replicas.len() as u64)
         .sum();
-    let wanted = view
+    let desired = view
         .models
         .values()
         .map(|model| u64::from(model.model.spec.replicas.min).min(view.nodes.len() as u64))
         .sum();
-    (ready, wanted)
+    (ready, desired)
 }
 
-/// How far the start is, shown to a person while it goes on.
+/// A line on the terminal with the progress of the start.
 struct Progress<'a> {
     fleet: &'a FleetHandle,
     nodes: u32,
@@ -184,7 +191,7 @@ impl<'a> Progress<'a> {
     fn new(fleet: &'a FleetHandle, nodes: u32) -> Self {
         let bar = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::no_length();
-            // The template is a constant that parses.
+            // The constant template is valid.
             if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
                 bar.set_style(style);
             }
@@ -196,29 +203,30 @@ impl<'a> Progress<'a> {
         Self { fleet, nodes, bar }
     }
 
-    /// Waits until the fleet is as `settled` says, or patience ends.
-    async fn until(&self, settled: fn(&FleetView, u32) -> bool) {
+    /// Waits until `is_settled` accepts the fleet and the number of nodes, at most for
+    /// [`START_TIMEOUT`].
+    async fn wait_until(&self, is_settled: fn(&FleetView, u32) -> bool) {
         let mut changes = self.fleet.changes();
         let wait = async {
             loop {
                 changes.borrow_and_update();
                 let view = self.fleet.view();
-                let (ready, wanted) = replicas(&view);
+                let (ready, desired) = count_replicas(&view);
                 self.bar.set_message(format!(
-                    "nodes {}/{}, replicas ready {ready}/{wanted}",
-                    linked(&view),
+                    "nodes {}/{}, replicas ready {ready}/{desired}",
+                    count_ready_nodes(&view),
                     self.nodes
                 ));
-                if settled(&view, self.nodes) || changes.changed().await.is_err() {
+                if is_settled(&view, self.nodes) || changes.changed().await.is_err() {
                     return;
                 }
             }
         };
-        let _: Result<(), _> = tokio::time::timeout(PATIENCE, wait).await;
+        let _: Result<(), _> = tokio::time::timeout(START_TIMEOUT, wait).await;
     }
 }
 
-fn linked(view: &FleetView) -> u32 {
+fn count_ready_nodes(view: &FleetView) -> u32 {
     let ready = view
         .nodes
         .values()
@@ -226,51 +234,51 @@ fn linked(view: &FleetView) -> u32 {
     ready.count() as u32
 }
 
-fn nodes_are_linked(view: &FleetView, nodes: u32) -> bool {
-    view.synced && linked(view) >= nodes
+fn all_nodes_ready(view: &FleetView, nodes: u32) -> bool {
+    view.synced && count_ready_nodes(view) >= nodes
 }
 
-/// Every model answers everywhere it should, or has failed.
-fn models_are_settled(view: &FleetView, nodes: u32) -> bool {
+/// Returns whether every model has its desired replicas or a failure.
+fn all_models_settled(view: &FleetView, nodes: u32) -> bool {
     view.models.values().all(|model| {
-        let wanted = model.model.spec.replicas.min.min(nodes) as usize;
-        model.replicas.len() >= wanted || !model.failures.is_empty()
+        let desired = model.model.spec.replicas.min.min(nodes) as usize;
+        model.replicas.len() >= desired || !model.failures.is_empty()
     })
 }
 
-/// Tells what there is and how to use it.
-fn introduce(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, took: Duration) {
+/// Prints the nodes and models of the fleet and how to use it.
+fn print_summary(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, start_time: Duration) {
     let view = fleet.view();
-    let (ready, wanted) = replicas(&view);
+    let (ready, desired) = count_replicas(&view);
     let nodes: Vec<_> = view
         .nodes
         .values()
         .map(|node| NodeResource::new(node))
         .collect();
     let models = view.models.values().map(|model| {
-        let on: Vec<_> = model.replicas.iter().map(|r| r.node.as_str()).collect();
+        let nodes: Vec<_> = model.replicas.iter().map(|r| r.node.as_str()).collect();
         let problem = model.failures.values().next().map(|f| f.problem.clone());
         vec![
             model.model.name().to_string(),
-            if on.is_empty() {
+            if nodes.is_empty() {
                 "-".to_owned()
             } else {
-                on.join(", ")
+                nodes.join(", ")
             },
             problem.unwrap_or_else(|| model.model.spec.description.clone()),
         ]
     });
-    let url = format!("http://{}", reachable(http));
+    let url = format!("http://{}", client_address(http));
     println!(
-        "Flotilla is up after {:.1} s: {} nodes, {} models, {ready} of {wanted} replicas ready.\n",
-        took.as_secs_f64(),
+        "Flotilla is up after {:.1} s: {} nodes, {} models, {ready} of {desired} replicas ready.\n",
+        start_time.as_secs_f64(),
         nodes.len(),
         view.models.len(),
     );
     println!("{}", get::nodes(&nodes));
-    println!("{}", output::table(&["MODEL", "NODES", ""], models));
+    println!("{}", output::table(&["MODEL", "NODES", "DESCRIPTION OR PROBLEM"], models));
     println!("API   {url}/v1");
-    println!("Page  {url}/ (at a terminal: flotilla top)");
+    println!("Page  {url}/ (in a terminal: flotilla top)");
     println!("Data  {}\n", data_dir.display());
     let example = "I still have not received my new card";
     println!("Try it:");
@@ -283,8 +291,9 @@ fn introduce(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, took: Durat
     println!("\nCtrl-C stops everything.");
 }
 
-/// The address to paste: where everything is listened on, the loopback.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+/// Returns the address for clients on this machine: the loopback address if the API listens on all
+/// addresses.
+fn client_address(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }

@@ -121,7 +121,7 @@ pub(crate) fn agent(
             let link = link.to_string();
             let memory = memory.map(|bytes| bytes.to_string());
             let mut args = vec!["agent", "--join", &link, "--name", name];
-            args.extend(["--data-dir", &data_dir, "--drain", "5"]);
+            args.extend(["--data-dir", &data_dir, "--drain-timeout", "5"]);
             args.extend(["--label", "harness=yes", "--metrics", "off"]);
             args.extend(memory.iter().flat_map(|bytes| ["--memory", bytes]));
             args.extend(more);

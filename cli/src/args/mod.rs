@@ -1,39 +1,45 @@
-//! The command line: every flag, its environment variable and its help. One file for what runs a
-//! fleet, one for what asks models, one for what shows and changes the wish.
+//! The command line: every command and flag with its environment variable and its help text.
+//!
+//! `servers` has the commands that run a fleet, `requests` those about requests to models, and
+//! `resources` those that show and change the fleet's resources. `docs/reference/cli.md` is
+//! generated from the doc comments in this module; see [`crate::reference`].
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-mod ask;
-mod run;
+mod requests;
+mod resources;
+mod servers;
 mod values;
-mod wish;
 
-pub(crate) use ask::{ChatArgs, EvalArgs, ExplainArgs, RouteArgs, ScoreBy};
-pub(crate) use run::{AgentArgs, ControllerArgs, UpArgs};
-pub(crate) use wish::{
-    ApplyArgs, BackupArgs, DeleteArgs, Deleted, DescribeArgs, Described, DrainArgs, GetArgs, Kind,
-    ModelCommand, NodeArgs, PushArgs, RestoreArgs, TopArgs,
+pub(crate) use requests::{ChatArgs, EvalArgs, ExplainArgs, RouteArgs, ScoringMethod};
+pub(crate) use resources::{
+    ApplyArgs, BackupArgs, CordonArgs, DeletableKind, DeleteArgs, DescribableKind, DescribeArgs,
+    DrainArgs, GetArgs, ListableKind, ModelCommand, PushArgs, RestoreArgs, TopArgs,
 };
+pub(crate) use servers::{AgentArgs, ControllerArgs, UpArgs};
 
-/// Many small language models on unequal machines, behind one OpenAI-compatible API.
+/// Serves many small language models on many unequal nodes behind one OpenAI-compatible API.
 #[derive(Debug, Parser)]
 #[command(name = "flotilla", version, max_term_width = 100)]
 #[command(after_help = "Examples:
-  flotilla up                              # a fleet on this machine, with demo models
+  flotilla up                              # a fleet on this machine, with the demo models
   flotilla chat support-intent \"where is my card?\"
   flotilla get nodes
   flotilla apply -f model.yaml")]
 pub(crate) struct Args {
-    /// What to log, to standard error: a level, or directives such as `info,flotilla_agent=debug`.
+    /// What to log to standard error: a level, or directives such as
+    /// `info,flotilla_agent=debug`. Default: `info` for `controller` and `agent`, `error` for
+    /// all other commands.
     #[arg(
         long,
         env = "FLOTILLA_LOG",
         global = true,
         value_name = "FILTER",
-        default_value = ""
+        default_value = "",
+        hide_default_value = true
     )]
     pub(crate) log: String,
-    /// How log lines look: for people, or an object of JSON each, with the ids of its trace.
+    /// Format of log lines.
     #[arg(
         long,
         env = "FLOTILLA_LOG_FORMAT",
@@ -46,72 +52,83 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 }
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum LogFormat {
+    /// Text for people.
     Text,
+    /// One JSON object per line, with the line's trace and span ids.
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Start a fleet on this machine: a controller, agents and the demo models
+    /// Starts a fleet on this machine: a controller, several agents and the demo models.
     Up(UpArgs),
-    /// Run a controller
+    /// Runs a controller.
     Controller(Box<ControllerArgs>),
-    /// Run an agent: one per node
+    /// Runs an agent. Each node runs one.
     Agent(AgentArgs),
-    /// Talk to a model
+    /// Sends a prompt to a model and prints the answer.
     Chat(ChatArgs),
-    /// Say where a request would go, and why
+    /// Shows which replica a request would be sent to, and why, without sending it.
     Route(RouteArgs),
-    /// Say why a request went where it went
+    /// Shows why a past request was answered by the replica that answered it.
     Explain(ExplainArgs),
-    /// Measure how well models do a task, and where a small one is enough
+    /// Measures the quality of a task's models on labelled requests, and calibrates the task's
+    /// cascade.
     Eval(EvalArgs),
-    /// List nodes, models, tasks or assignments
+    /// Lists resources.
     Get(GetArgs),
-    /// Watch the fleet: nodes, models, and requests as they end
+    /// Shows nodes, models and recent requests, updated every second.
     Top(TopArgs),
-    /// Show everything about a node, a model or a task
+    /// Shows the details of a node, a model or a task.
     Describe(DescribeArgs),
-    /// Make the fleet's wish what files say
+    /// Creates or changes resources from files.
     Apply(ApplyArgs),
-    /// Bring a model's files to the fleet
+    /// Manages the files of models.
     #[command(subcommand)]
     Model(ModelCommand),
-    /// Write the whole wish: models, tasks, the router, pushed files by their digests, cordons
+    /// Writes the fleet's desired state to a file: models, tasks, the router, pushed artifacts (as
+    /// digests) and node operations.
     Backup(BackupArgs),
-    /// Make the wish what a backup says
+    /// Applies the resources of a backup.
     Restore(RestoreArgs),
-    /// Remove models, tasks, the router, or nodes that will not return
+    /// Deletes models, tasks, the router, artifacts, or nodes that will not return.
     Delete(DeleteArgs),
-    /// Give a node no new models
-    Cordon(NodeArgs),
-    /// Give a node new models again, also after a drain
-    Uncordon(NodeArgs),
-    /// Move a node's models elsewhere and give it no new ones
+    /// Marks nodes as unschedulable: no new models are placed on them.
+    #[command(after_help = "Example:
+  flotilla cordon shop-17")]
+    Cordon(CordonArgs),
+    /// Marks nodes as schedulable again, and ends a drain.
+    #[command(after_help = "Example:
+  flotilla uncordon shop-17")]
+    Uncordon(CordonArgs),
+    /// Cordons a node and moves its models to other nodes.
     Drain(DrainArgs),
-    /// Print completions for a shell
+    /// Prints a completion script for a shell.
     #[command(after_help = "Example:
   flotilla completions bash > ~/.local/share/bash-completion/completions/flotilla")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Prints the reference of all commands as Markdown.
+    #[command(hide = true)]
+    Reference,
 }
 
 impl Command {
-    /// Whether it runs a part of a fleet, rather than talk to one.
-    pub(crate) fn serves(&self) -> bool {
+    /// Whether the command runs a controller or an agent in this process.
+    pub(crate) fn is_server(&self) -> bool {
         matches!(self, Self::Up(_) | Self::Controller(_) | Self::Agent(_))
     }
 }
 
-/// Where the fleet is.
+/// The fleet that a command talks to.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Endpoint {
-    /// The fleet's address.
+    /// URL of a controller's HTTP API.
     #[arg(
         long,
         env = "FLOTILLA_URL",
@@ -121,10 +138,14 @@ pub(crate) struct Endpoint {
     pub(crate) url: String,
 }
 
+/// Format of a command's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum OutputFormat {
+    /// A table or text for people.
     Table,
+    /// JSON.
     Json,
+    /// YAML.
     Yaml,
 }
 
@@ -134,7 +155,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_definition_is_consistent() {
         Args::command().debug_assert();
     }
 

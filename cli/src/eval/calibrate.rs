@@ -1,4 +1,5 @@
-//! The thresholds of a cascade, chosen by judged answers, and what they bring on others.
+//! Calibration of a cascade: chooses its confidence thresholds from graded answers and measures them
+//! on other answers.
 
 use anyhow::{Context, bail};
 use flotilla_core::ModelName;
@@ -7,157 +8,173 @@ use flotilla_core::routing::tradeoff::{
 };
 use flotilla_core::routing::{CascadeSpec, ConfidenceMeasure, ConfidenceThreshold};
 
-use super::journal;
+use super::journal::GradedAnswer;
 
-/// How much less than the largest model's quality is good enough unless told otherwise: half of what
-/// is not noticed, as what was chosen does a little worse on other requests.
-const LOSS: f32 = 0.0025;
+/// Quality that a cascade may lose against its largest model by default. It is half of a loss that
+/// is not noticeable, since the thresholds do a little worse on new requests.
+const DEFAULT_QUALITY_LOSS: f32 = 0.0025;
 
-/// The answers of a cascade's models to the same requests, the smallest first.
-pub(super) type Answers<'a> = Vec<(ModelName, Vec<&'a journal::Judged>)>;
+/// The answers of each model to the same requests, from the smallest model to the largest.
+pub(super) type ModelAnswers<'a> = Vec<(ModelName, Vec<&'a GradedAnswer>)>;
 
-/// What a calibration came to.
+/// The result of a calibration.
 pub(super) struct Calibration {
-    /// What each model but the last has to be sure by.
+    /// The threshold of each model but the last.
     pub(super) tiers: Vec<(ModelName, ConfidenceThreshold)>,
-    /// Models of which no threshold keeps an answer at that quality.
-    pub(super) useless: Vec<ModelName>,
-    /// The quality that was to be reached.
-    pub(super) target: f32,
-    /// Of the smallest model's thresholds, on all requests: what each would bring.
+    /// Models without any answer that their threshold keeps.
+    pub(super) never_kept: Vec<ModelName>,
+    /// The quality that the thresholds reach on all answers.
+    pub(super) target_quality: f32,
+    /// Quality and cost of each threshold of the smallest model, on all requests.
     pub(super) curve: Vec<ThresholdPoint>,
-    /// On answers that its thresholds were not chosen by: the part that the first model keeps, and
-    /// what all are like.
-    pub(super) kept: f32,
+    /// Fraction of the answers that the smallest model keeps. Cross-validated: each half of the
+    /// requests is measured with the thresholds from the other half.
+    pub(super) kept_fraction: f32,
+    /// Quality and cost of the cascade, cross-validated likewise.
     pub(super) cascade: AnswerSummary,
-    /// Each model alone.
+    /// Quality and cost of each model without the cascade.
     pub(super) alone: Vec<(ModelName, AnswerSummary)>,
 }
 
 impl Calibration {
-    /// As it is written into a task.
-    pub(super) fn cascade(&self, before: Option<CascadeSpec>) -> CascadeSpec {
+    /// Returns `previous`, the task's cascade so far, with the new thresholds.
+    pub(super) fn to_spec(&self, previous: Option<CascadeSpec>) -> CascadeSpec {
         CascadeSpec {
             tiers: self.tiers.iter().cloned().collect(),
-            ..before.unwrap_or_default()
+            ..previous.unwrap_or_default()
         }
     }
 }
 
-/// The answers of a model as the choice of a threshold sees them.
-fn judged(answers: &[&journal::Judged], measure: ConfidenceMeasure) -> Vec<ScoredAnswer> {
+/// Converts answers to input of the choice of a threshold.
+fn scored_answers(answers: &[&GradedAnswer], measure: ConfidenceMeasure) -> Vec<ScoredAnswer> {
     let answers = answers.iter().map(|answer| ScoredAnswer {
-        confidence: answer.confidence.map(|sure| sure[measure as usize]),
-        right: answer.right,
+        confidence: answer.confidence.map(|confidence| confidence[measure as usize]),
+        right: answer.correct,
         cost: answer.joules.unwrap_or(0.0),
     });
     answers.collect()
 }
 
-fn given(answers: &[&journal::Judged]) -> Vec<FinalAnswer> {
+fn final_answers(answers: &[&GradedAnswer]) -> Vec<FinalAnswer> {
     let answers = answers.iter().map(|answer| FinalAnswer {
-        right: answer.right,
+        right: answer.correct,
         cost: answer.joules.unwrap_or(0.0),
     });
     answers.collect()
 }
 
-/// One of the halves: every other request.
-fn half<'a>(answers: &Answers<'a>, which: usize) -> Answers<'a> {
+/// Returns the answers to every other request, from the first (`offset` 0) or the second (1).
+fn half<'a>(answers: &ModelAnswers<'a>, offset: usize) -> ModelAnswers<'a> {
     let models = answers.iter().map(|(model, answers)| {
-        let half = answers.iter().skip(which).step_by(2).copied();
+        let half = answers.iter().skip(offset).step_by(2).copied();
         (model.clone(), half.collect())
     });
     models.collect()
 }
 
-/// What the cascade gives, from the model number `from` on.
-fn results(answers: &Answers<'_>, tiers: &[ConfidenceThreshold], from: usize) -> Vec<FinalAnswer> {
+/// Returns the final answers of the part of the cascade that starts with the model `first`.
+fn cascade_answers(
+    answers: &ModelAnswers<'_>,
+    tiers: &[ConfidenceThreshold],
+    first: usize,
+) -> Vec<FinalAnswer> {
     let last = answers.len() - 1;
-    let rest = given(&answers[last].1);
-    (from..last).rev().fold(rest, |rest, tier| {
-        let small = judged(&answers[tier].1, tiers[tier].measure);
+    let rest = final_answers(&answers[last].1);
+    (first..last).rev().fold(rest, |rest, tier| {
+        let small = scored_answers(&answers[tier].1, tiers[tier].measure);
         with(tiers[tier], &small, &rest)
     })
 }
 
-/// The quality that is good enough.
-fn goal(answers: &Answers<'_>, target: Option<f32>) -> f32 {
+/// Returns the quality to reach: the configured one, or that of the largest model minus
+/// [`DEFAULT_QUALITY_LOSS`].
+fn target_quality(answers: &ModelAnswers<'_>, configured: Option<f32>) -> f32 {
     let largest = answers
         .last()
-        .map(|(_, answers)| AnswerSummary::of(&given(answers)));
-    target.unwrap_or(largest.map_or(0.0, |largest| largest.quality) - LOSS)
+        .map(|(_, answers)| AnswerSummary::of(&final_answers(answers)));
+    configured.unwrap_or(largest.map_or(0.0, |largest| largest.quality) - DEFAULT_QUALITY_LOSS)
 }
 
-/// The thresholds that reach the quality `target` at the least joules, from the largest model down.
-fn fit(answers: &Answers<'_>, target: f32) -> anyhow::Result<Vec<ConfidenceThreshold>> {
+/// Returns the thresholds that reach the quality `target` at the lowest energy. They are chosen one
+/// by one, from the second largest model down.
+fn fit_thresholds(answers: &ModelAnswers<'_>, target: f32) -> anyhow::Result<Vec<ConfidenceThreshold>> {
     let last = answers.len() - 1;
     let mut tiers = vec![ConfidenceThreshold::default(); last];
     for tier in (0..last).rev() {
-        let rest = results(answers, &tiers, tier + 1);
+        let rest = cascade_answers(answers, &tiers, tier + 1);
         let best = ConfidenceMeasure::ALL.into_iter().filter_map(|measure| {
-            let small = judged(&answers[tier].1, measure);
+            let small = scored_answers(&answers[tier].1, measure);
             choose(&curve(measure, &small, &rest), target)
         });
-        // What is good enough goes before what is not; then the cheapest.
+        // Prefers points that reach the target, then the one with the lowest energy.
         let best = best.min_by(|a, b| {
-            let misses = |point: &ThresholdPoint| point.quality < target;
-            misses(a).cmp(&misses(b)).then(a.cost.total_cmp(&b.cost))
+            let misses_target = |point: &ThresholdPoint| point.quality < target;
+            misses_target(a)
+                .cmp(&misses_target(b))
+                .then(a.cost.total_cmp(&b.cost))
         });
-        tiers[tier] = best.context("there are no answers to choose by")?.accept;
+        tiers[tier] = best.context("there are no answers to calibrate with")?.accept;
     }
     Ok(tiers)
 }
 
-/// How many of a model's answers are kept.
-fn kept_of(answers: &[&journal::Judged], accept: ConfidenceThreshold) -> usize {
-    kept(accept, &judged(answers, accept.measure))
+/// Returns the number of a model's answers that its threshold keeps.
+fn count_kept(answers: &[&GradedAnswer], accept: ConfidenceThreshold) -> usize {
+    kept(accept, &scored_answers(answers, accept.measure))
 }
 
-/// Chooses the thresholds that reach the quality `target` at the least joules, and tells what they
-/// bring on answers that they were not chosen by: each half is tried with what the other one chooses.
-pub(super) fn calibrate(answers: &Answers<'_>, target: Option<f32>) -> anyhow::Result<Calibration> {
+/// Chooses the thresholds that reach the target quality at the lowest energy, and measures them by
+/// cross-validation on two halves of the requests.
+///
+/// # Errors
+/// Returns an error if there are fewer than two models or requests, if a model returns no
+/// log-probabilities, or if the last model has no correct answer.
+pub(super) fn calibrate(
+    answers: &ModelAnswers<'_>,
+    configured_target: Option<f32>,
+) -> anyhow::Result<Calibration> {
     if answers.len() < 2 {
         bail!("a cascade needs at least two models, the smallest first: name them with --models");
     }
     let last = answers.len() - 1;
-    let silent = answers[..last]
+    let without_logprobs = answers[..last]
         .iter()
         .find(|(_, answers)| answers.iter().all(|answer| answer.confidence.is_none()));
-    if let Some((model, _)) = silent {
-        bail!("the model '{model}' tells no log-probabilities: it cannot be told how sure it is");
+    if let Some((model, _)) = without_logprobs {
+        bail!("the model '{model}' returns no log-probabilities, which a confidence threshold needs: leave it out of the cascade");
     }
-    let goal_of_all = goal(answers, target);
-    if goal_of_all <= 0.0 {
-        bail!("no answer of the last model is right: see how it is scored (--score, --expect)");
+    let target = target_quality(answers, configured_target);
+    if target <= 0.0 {
+        bail!("the last model has no correct answer: check --scoring and --expected-field");
     }
-    let tiers = fit(answers, goal_of_all)?;
-    let (mut kept, mut unseen) = (0, Vec::new());
-    for (chosen_by, tried_on) in [(0, 1), (1, 0)] {
-        let chosen_by = half(answers, chosen_by);
-        if chosen_by[0].1.is_empty() {
-            bail!("one request is too few to choose by");
+    let tiers = fit_thresholds(answers, target)?;
+    let (mut kept, mut validated) = (0, Vec::new());
+    for (training_half, validation_half) in [(0, 1), (1, 0)] {
+        let training = half(answers, training_half);
+        if training[0].1.is_empty() {
+            bail!("one request is too few to calibrate with");
         }
-        let thresholds = fit(&chosen_by, goal(&chosen_by, target))?;
-        let tried_on = half(answers, tried_on);
-        kept += kept_of(&tried_on[0].1, thresholds[0]);
-        unseen.extend(results(&tried_on, &thresholds, 0));
+        let thresholds = fit_thresholds(&training, target_quality(&training, configured_target))?;
+        let validation = half(answers, validation_half);
+        kept += count_kept(&validation[0].1, thresholds[0]);
+        validated.extend(cascade_answers(&validation, &thresholds, 0));
     }
-    let small = judged(&answers[0].1, tiers[0].measure);
+    let small = scored_answers(&answers[0].1, tiers[0].measure);
     Ok(Calibration {
-        target: goal_of_all,
-        useless: answers[..last]
+        target_quality: target,
+        never_kept: answers[..last]
             .iter()
             .zip(&tiers)
-            .filter(|((_, answers), accept)| kept_of(answers, **accept) == 0)
+            .filter(|((_, answers), accept)| count_kept(answers, **accept) == 0)
             .map(|((model, _), _)| model.clone())
             .collect(),
-        curve: curve(tiers[0].measure, &small, &results(answers, &tiers, 1)),
-        kept: kept as f32 / unseen.len().max(1) as f32,
-        cascade: AnswerSummary::of(&unseen),
+        curve: curve(tiers[0].measure, &small, &cascade_answers(answers, &tiers, 1)),
+        kept_fraction: kept as f32 / validated.len().max(1) as f32,
+        cascade: AnswerSummary::of(&validated),
         alone: answers
             .iter()
-            .map(|(model, answers)| (model.clone(), AnswerSummary::of(&given(answers))))
+            .map(|(model, answers)| (model.clone(), AnswerSummary::of(&final_answers(answers))))
             .collect(),
         tiers: answers[..last]
             .iter()
@@ -175,56 +192,56 @@ mod tests {
         model: &str,
         count: usize,
         joules: f32,
-        of: impl Fn(usize) -> (bool, f32),
-    ) -> Vec<journal::Judged> {
+        correct_and_confidence: impl Fn(usize) -> (bool, f32),
+    ) -> Vec<GradedAnswer> {
         let model = ModelName::new(model).unwrap();
         (0..count)
             .map(|line| {
-                let (right, sure) = of(line);
-                journal::Judged {
-                    how: String::new(),
+                let (correct, confidence) = correct_and_confidence(line);
+                GradedAnswer {
+                    settings_digest: String::new(),
                     line,
                     model: model.clone(),
                     revision: String::new(),
                     answer: String::new(),
-                    right,
-                    ms: 1.0,
+                    correct,
+                    latency_ms: 1.0,
                     joules: Some(joules),
-                    confidence: Some([sure; 3]),
+                    confidence: Some([confidence; 3]),
                 }
             })
             .collect()
     }
 
     #[test]
-    fn a_threshold_is_found_that_reaches_the_larger_models_quality_for_less() {
-        // The small one is right where it is sure, which is in three of four cases.
+    fn calibrated_cascade_reaches_the_larger_models_quality_at_lower_energy() {
+        // The small model is correct exactly where it is confident: in three of four cases.
         let small = answers("s", 400, 1.0, |n| {
             (n % 4 != 0, if n % 4 == 0 { 0.3 } else { 0.9 })
         });
         let large = answers("l", 400, 10.0, |n| (n % 10 != 1, 0.9));
-        let both: Answers<'_> = vec![
+        let both: ModelAnswers<'_> = vec![
             (small[0].model.clone(), small.iter().collect()),
             (large[0].model.clone(), large.iter().collect()),
         ];
-        let found = calibrate(&both, None).unwrap();
-        assert!(found.tiers[0].1.at_least > 0.3, "{:?}", found.tiers);
-        assert!(found.cascade.quality >= found.target);
-        assert!(found.cascade.cost < 7.0, "{:?}", found.cascade);
-        assert!(found.kept > 0.4);
-        assert_eq!(found.alone.len(), 2);
-        assert_eq!(found.alone[1].1.cost, 10.0);
-        let cascade = found.cascade(None);
-        assert_eq!(cascade.accept(&small[0].model), found.tiers[0].1);
+        let calibration = calibrate(&both, None).unwrap();
+        assert!(calibration.tiers[0].1.at_least > 0.3, "{:?}", calibration.tiers);
+        assert!(calibration.cascade.quality >= calibration.target_quality);
+        assert!(calibration.cascade.cost < 7.0, "{:?}", calibration.cascade);
+        assert!(calibration.kept_fraction > 0.4);
+        assert_eq!(calibration.alone.len(), 2);
+        assert_eq!(calibration.alone[1].1.cost, 10.0);
+        let spec = calibration.to_spec(None);
+        assert_eq!(spec.accept(&small[0].model), calibration.tiers[0].1);
     }
 
     #[test]
-    fn one_model_is_no_cascade_and_a_silent_one_no_tier() {
+    fn single_model_and_model_without_logprobs_are_rejected() {
         let mut small = answers("s", 4, 1.0, |_| (true, 0.9));
-        let one: Answers<'_> = vec![(small[0].model.clone(), small.iter().collect())];
+        let one: ModelAnswers<'_> = vec![(small[0].model.clone(), small.iter().collect())];
         assert!(calibrate(&one, None).is_err());
         small.iter_mut().for_each(|answer| answer.confidence = None);
-        let two: Answers<'_> = ["s", "l"]
+        let two: ModelAnswers<'_> = ["s", "l"]
             .map(|name| (ModelName::new(name).unwrap(), small.iter().collect()))
             .into();
         assert!(calibrate(&two, None).is_err());

@@ -1,77 +1,95 @@
-//! Labelled requests, one JSON object a line.
+//! Labelled requests from a JSON Lines file.
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-/// Fields that may hold the request, in this order.
-const ASKED: [&str; 5] = ["messages", "text", "prompt", "question", "input"];
-/// Fields that may hold the right answer, in this order.
-const EXPECTED: [&str; 4] = ["expected", "label", "answer", "output"];
+/// Fields that can hold the request; the first present one is used.
+const REQUEST_FIELDS: [&str; 5] = ["messages", "text", "prompt", "question", "input"];
+/// Fields that can hold the expected answer; the first present one is used.
+const EXPECTED_FIELDS: [&str; 4] = ["expected", "label", "answer", "output"];
 
-/// A request whose right answer is known.
+/// A request with its expected answer.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Item {
-    /// Its line in the file, from 1.
+pub(super) struct LabelledRequest {
+    /// Line number in the file, from 1.
     pub(super) line: usize,
-    /// As the API takes them.
+    /// Messages as the API expects them.
     pub(super) messages: Value,
     pub(super) expected: Value,
 }
 
-/// The labelled requests of a text: all, or `most` of them drawn evenly over it. `asked` and
-/// `expected` name the fields, which otherwise are looked for.
+/// The fields to read from each line. `None`: the usual ones.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct FieldNames<'a> {
+    pub(super) request: Option<&'a str>,
+    pub(super) expected: Option<&'a str>,
+}
+
+/// Parses labelled requests, and samples `limit` of them evenly if there are more.
+///
+/// # Errors
+/// Returns an error with the line number if a line is not a labelled request, and one if there are
+/// no requests.
 pub(super) fn parse(
     text: &str,
-    (asked, expected): (Option<&str>, Option<&str>),
-    most: Option<usize>,
-) -> anyhow::Result<Vec<Item>> {
-    let lines = text.lines().enumerate().map(|(n, line)| (n + 1, line));
-    let mut items = Vec::new();
+    fields: FieldNames<'_>,
+    limit: Option<usize>,
+) -> anyhow::Result<Vec<LabelledRequest>> {
+    let lines = text
+        .lines()
+        .enumerate()
+        .map(|(index, line)| (index + 1, line));
+    let mut requests = Vec::new();
     for (line, text) in lines.filter(|(_, text)| !text.trim().is_empty()) {
-        let item = item(line, text, asked, expected);
-        items.push(item.with_context(|| format!("line {line}"))?);
+        let request = parse_line(line, text, fields);
+        requests.push(request.with_context(|| format!("line {line}"))?);
     }
-    if items.is_empty() {
-        bail!("there are no requests");
+    if requests.is_empty() {
+        bail!("the file contains no requests");
     }
-    Ok(match most {
-        Some(most) if most < items.len() => evenly(items, most),
-        _ => items,
+    Ok(match limit {
+        Some(limit) if limit < requests.len() => sample_evenly(requests, limit),
+        _ => requests,
     })
 }
 
-fn evenly(items: Vec<Item>, most: usize) -> Vec<Item> {
-    let total = items.len();
-    let picked = items.into_iter().enumerate();
-    // One in each of so many equal parts.
-    let picked = picked.filter(|(n, _)| n * most / total != (n + 1) * most / total);
-    picked.map(|(_, item)| item).collect()
+/// Returns `count` of the requests: the last one of each of `count` equal parts.
+fn sample_evenly(requests: Vec<LabelledRequest>, count: usize) -> Vec<LabelledRequest> {
+    let total = requests.len();
+    let sample = requests.into_iter().enumerate();
+    let sample =
+        sample.filter(|(index, _)| index * count / total != (index + 1) * count / total);
+    sample.map(|(_, request)| request).collect()
 }
 
-fn item(
+fn parse_line(
     line: usize,
     text: &str,
-    asked: Option<&str>,
-    expected: Option<&str>,
-) -> anyhow::Result<Item> {
+    fields: FieldNames<'_>,
+) -> anyhow::Result<LabelledRequest> {
     let value: Value = serde_json::from_str(text).context("not a JSON object")?;
-    let find = |named: Option<&str>, usual: &[&str], what: &str, flag: &str| {
-        let mut names = named.map_or(usual.to_vec(), |name| vec![name]).into_iter();
-        let found = names.find_map(|name| value.get(name));
-        found.cloned().with_context(|| {
-            let names = named.map_or(usual.join(", "), str::to_owned);
-            format!("there is no {what} (looked for: {names}; {flag} names the field)")
+    let find = |name: Option<&str>, usual: &[&str], noun: &str, flag: &str| {
+        let mut names = name.map_or(usual.to_vec(), |name| vec![name]).into_iter();
+        let field = names.find_map(|name| value.get(name));
+        field.cloned().with_context(|| {
+            let names = name.map_or(usual.join(", "), str::to_owned);
+            format!("no field with the {noun} (tried {names}); set its name with {flag}")
         })
     };
-    let messages = match find(asked, &ASKED, "request", "--text")? {
+    let messages = match find(fields.request, &REQUEST_FIELDS, "request", "--request-field")? {
         Value::String(text) => json!([{"role": "user", "content": text}]),
         messages @ Value::Array(_) => messages,
-        other => bail!("the request must be a text or messages, is {other}"),
+        other => bail!("the request must be a text or a list of messages, but is {other}"),
     };
-    Ok(Item {
+    Ok(LabelledRequest {
         line,
         messages,
-        expected: find(expected, &EXPECTED, "right answer", "--expect")?,
+        expected: find(
+            fields.expected,
+            &EXPECTED_FIELDS,
+            "expected answer",
+            "--expected-field",
+        )?,
     })
 }
 
@@ -79,39 +97,44 @@ fn item(
 mod tests {
     use super::*;
 
-    fn read_text(
+    fn parse_with_expected(
         text: &str,
         expected: Option<&str>,
-        most: Option<usize>,
-    ) -> anyhow::Result<Vec<Item>> {
-        parse(text, (None, expected), most)
+        limit: Option<usize>,
+    ) -> anyhow::Result<Vec<LabelledRequest>> {
+        let fields = FieldNames {
+            request: None,
+            expected,
+        };
+        parse(text, fields, limit)
     }
 
     #[test]
-    fn requests_and_answers_are_found_by_their_usual_names_or_by_given_ones() {
-        let items = read_text("{\"text\": \"hi\", \"label\": \"x\"}\n\n", None, None).unwrap();
-        assert_eq!(items.len(), 1);
-        assert_eq!(items[0].messages[0]["content"], "hi");
+    fn fields_have_their_usual_names_or_configured_ones() {
+        let line = "{\"text\": \"hi\", \"label\": \"x\"}\n\n";
+        let requests = parse_with_expected(line, None, None).unwrap();
+        assert_eq!(requests.len(), 1);
+        assert_eq!(requests[0].messages[0]["content"], "hi");
         let line = r#"{"prompt": "hi", "intent": 3}"#;
         assert_eq!(
-            read_text(line, Some("intent"), None).unwrap()[0].expected,
+            parse_with_expected(line, Some("intent"), None).unwrap()[0].expected,
             3
         );
-        let error = format!("{:#}", read_text(line, None, None).unwrap_err());
+        let error = format!("{:#}", parse_with_expected(line, None, None).unwrap_err());
         assert!(
-            error.contains("line 1") && error.contains("--expect"),
+            error.contains("line 1") && error.contains("--expected-field"),
             "{error}"
         );
-        assert!(read_text("", None, None).is_err());
+        assert!(parse_with_expected("", None, None).is_err());
     }
 
     #[test]
-    fn a_part_is_drawn_evenly() {
+    fn sample_is_even() {
         let text: String = (0..100)
             .map(|n| format!("{{\"text\": \"t\", \"label\": {n}}}\n"))
             .collect();
-        let items = read_text(&text, None, Some(4)).unwrap();
-        let lines: Vec<_> = items.iter().map(|item| item.line).collect();
+        let requests = parse_with_expected(&text, None, Some(4)).unwrap();
+        let lines: Vec<_> = requests.iter().map(|request| request.line).collect();
         assert_eq!(lines, [25, 50, 75, 100]);
     }
 }

@@ -1,5 +1,4 @@
-//! What was answered so far, kept in a file as it comes, so that an evaluation that is broken off goes on
-//! where it was.
+//! A file with all answers so far, from which an interrupted evaluation continues.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -10,45 +9,50 @@ use anyhow::Context;
 use flotilla_core::ModelName;
 use serde::{Deserialize, Serialize};
 
-/// An answer, judged.
+/// A model's answer to a labelled request, with its grade.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Judged {
-    /// Stands for the data and for how answers are judged.
-    pub(super) how: String,
-    /// The request's line in the data.
+pub(super) struct GradedAnswer {
+    /// Digest of the data and of the settings of the evaluation.
+    pub(super) settings_digest: String,
+    /// Line number of the request in the data.
     pub(super) line: usize,
     pub(super) model: ModelName,
     pub(super) revision: String,
     pub(super) answer: String,
-    pub(super) right: bool,
-    /// To the end of the answer, in milliseconds.
-    pub(super) ms: f64,
+    pub(super) correct: bool,
+    /// Time to the end of the answer, in milliseconds.
+    pub(super) latency_ms: f64,
+    /// Energy of the request. `None`: unknown.
     pub(super) joules: Option<f32>,
-    /// How sure the model was: mean, min and margin. `None`: it does not say.
+    /// Confidence by each measure, in the order of `ConfidenceMeasure::ALL`. `None`: the model
+    /// returns no log-probabilities.
     pub(super) confidence: Option<[f32; 3]>,
 }
 
-/// The answers so far.
-pub(super) struct Journal {
+/// The answers so far, in memory and in a file.
+pub(super) struct AnswerJournal {
     file: File,
-    known: HashMap<(ModelName, usize), Judged>,
+    answers: HashMap<(ModelName, usize), GradedAnswer>,
 }
 
-impl Journal {
-    /// The journal at `path`. Of what it holds only what `counts` is known. A last line that was
-    /// not written to its end is left out.
-    pub(super) fn open(path: &Path, counts: impl Fn(&Judged) -> bool) -> anyhow::Result<Self> {
-        let shown = || format!("cannot keep answers in {}", path.display());
+impl AnswerJournal {
+    /// Opens or creates the journal at `path` and reads the answers that `is_valid` accepts. Lines
+    /// that cannot be parsed are skipped: an interruption can cut off the last one.
+    pub(super) fn open(
+        path: &Path,
+        is_valid: impl Fn(&GradedAnswer) -> bool,
+    ) -> anyhow::Result<Self> {
+        let message = || format!("cannot use {} as the journal", path.display());
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(shown)?;
+            std::fs::create_dir_all(folder).with_context(message)?;
         }
-        let mut known = HashMap::new();
+        let mut answers = HashMap::new();
         if let Ok(file) = File::open(path) {
             for line in BufReader::new(file).lines() {
-                let line = line.with_context(shown)?;
-                let judged: Result<Judged, _> = serde_json::from_str(&line);
-                if let Some(judged) = judged.ok().filter(|judged| counts(judged)) {
-                    known.insert((judged.model.clone(), judged.line), judged);
+                let line = line.with_context(message)?;
+                let answer: Result<GradedAnswer, _> = serde_json::from_str(&line);
+                if let Some(answer) = answer.ok().filter(|answer| is_valid(answer)) {
+                    answers.insert((answer.model.clone(), answer.line), answer);
                 }
             }
         }
@@ -57,24 +61,26 @@ impl Journal {
             .create(true)
             .append(true)
             .open(path)
-            .with_context(shown)?;
-        // After a line that was broken off a new one begins.
-        file.write_all(b"\n").with_context(shown)?;
-        Ok(Self { file, known })
+            .with_context(message)?;
+        // The next answer must not continue a line that was cut off.
+        file.write_all(b"\n").with_context(message)?;
+        Ok(Self { file, answers })
     }
 
-    pub(super) fn get(&self, model: &ModelName, line: usize) -> Option<&Judged> {
-        self.known.get(&(model.clone(), line))
+    /// Returns the answer of a model to the request on a line of the data.
+    pub(super) fn get(&self, model: &ModelName, line: usize) -> Option<&GradedAnswer> {
+        self.answers.get(&(model.clone(), line))
     }
 
-    pub(super) fn note(&mut self, judged: Judged) -> anyhow::Result<()> {
-        let mut line = serde_json::to_vec(&judged)?;
+    /// Adds an answer and writes it to the file.
+    pub(super) fn add(&mut self, answer: GradedAnswer) -> anyhow::Result<()> {
+        let mut line = serde_json::to_vec(&answer)?;
         line.push(b'\n');
         self.file
             .write_all(&line)
-            .context("cannot keep an answer")?;
-        self.known
-            .insert((judged.model.clone(), judged.line), judged);
+            .context("cannot write an answer to the journal")?;
+        self.answers
+            .insert((answer.model.clone(), answer.line), answer);
         Ok(())
     }
 }
@@ -84,35 +90,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_broken_off_goes_on_where_it_was() {
+    fn interrupted_evaluation_continues_with_its_valid_answers() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/journal.jsonl");
-        let judged = |line, revision: &str| Judged {
-            how: "h".into(),
+        let answer = |line, revision: &str| GradedAnswer {
+            settings_digest: "d".into(),
             line,
             model: ModelName::new("m").unwrap(),
             revision: revision.into(),
             answer: "a\nb".into(),
-            right: true,
-            ms: 1.5,
+            correct: true,
+            latency_ms: 1.5,
             joules: Some(0.5),
             confidence: Some([0.9, 0.8, 0.7]),
         };
-        let mut journal = Journal::open(&path, |_| true).unwrap();
-        journal.note(judged(1, "new")).unwrap();
-        journal.note(judged(2, "old")).unwrap();
+        let mut journal = AnswerJournal::open(&path, |_| true).unwrap();
+        journal.add(answer(1, "new")).unwrap();
+        journal.add(answer(2, "old")).unwrap();
         journal.file.write_all(b"{\"line\": 3, \"mod").unwrap();
         drop(journal);
-        let mut journal = Journal::open(&path, |judged| judged.revision == "new").unwrap();
+        let mut journal = AnswerJournal::open(&path, |answer| answer.revision == "new").unwrap();
         let model = ModelName::new("m").unwrap();
-        assert_eq!(journal.get(&model, 1), Some(&judged(1, "new")));
+        assert_eq!(journal.get(&model, 1), Some(&answer(1, "new")));
         assert_eq!(
             journal.get(&model, 2),
             None,
-            "another revision says nothing"
+            "an answer of another revision is not valid"
         );
-        journal.note(judged(3, "new")).unwrap();
-        let journal = Journal::open(&path, |_| true).unwrap();
+        journal.add(answer(3, "new")).unwrap();
+        let journal = AnswerJournal::open(&path, |_| true).unwrap();
         assert!(journal.get(&model, 3).is_some());
     }
 }

@@ -1,10 +1,11 @@
-//! `flotilla eval`: how well models do a task, measured on requests whose right answers are known.
+//! `flotilla eval`: measures the quality of a task's models on labelled requests, stores it in the
+//! fleet, and calibrates the task's cascade.
 
-mod ask;
 mod calibrate;
 mod data;
 mod journal;
 mod report;
+mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -18,234 +19,274 @@ use futures::{StreamExt, TryStreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::Digest;
 
-use crate::args::{EvalArgs, Format, ScoreBy};
-use crate::client::Fleet;
+use crate::args::{EvalArgs, OutputFormat, ScoringMethod};
+use crate::client::FleetClient;
 use crate::output;
-use ask::Asked;
-use calibrate::{Answers, Calibration};
-use data::Item;
-use journal::Journal;
-use report::Summary;
+use calibrate::{Calibration, ModelAnswers};
+use data::{FieldNames, LabelledRequest};
+use journal::AnswerJournal;
+use report::ModelSummary;
+use request::EvaluatedModel;
 
-/// Fewer requests leave a threshold to chance.
-const FEW: usize = 200;
+/// Number of requests below which the choice of a threshold depends much on chance.
+const FEW_REQUESTS: usize = 200;
+/// Length in hexadecimal digits of the digest that identifies the settings of an evaluation.
+const DIGEST_LENGTH: usize = 12;
 
-/// Measures, stores what was measured, and calibrates the task's cascade where that is asked.
+/// Measures the models, stores the results and calibrates the cascade, as `args` say.
 pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
-    let fleet = Fleet::new(&args.endpoint)?;
+    let fleet = FleetClient::new(&args.endpoint)?;
     let task: TaskResource = fleet.get(&["api", "v1", "tasks", &args.task]).await?;
-    let shown = args.data.display();
+    let file = args.data.display();
     let data = std::fs::read_to_string(&args.data);
-    let data = data.with_context(|| format!("cannot read {shown}"))?;
-    let fields = (args.text.as_deref(), args.expect.as_deref());
-    let most = args.limit.map(|most| most as usize);
-    let items = data::parse(&data, fields, most).with_context(|| shown.to_string())?;
+    let data = data.with_context(|| format!("cannot read {file}"))?;
+    let fields = FieldNames {
+        request: args.request_field.as_deref(),
+        expected: args.expected_field.as_deref(),
+    };
+    let limit = args.limit.map(|limit| limit as usize);
+    let requests = data::parse(&data, fields, limit).with_context(|| file.to_string())?;
     let scoring = scoring(&args);
-    let models = models(&args, &task, &digest(&args, &data, scoring)?)?;
+    let models = evaluated_models(&args, &task, &settings_digest(&args, &data, scoring)?)?;
     if args.calibrate && models.len() < 2 {
         bail!("a cascade needs at least two models, the smallest first");
     }
     let mut journal = open_journal(&args, &models)?;
-    for asked in &models {
-        answer(&fleet, asked, &items, scoring, &args, &mut journal).await?;
+    for evaluated in &models {
+        let evaluation = Evaluation {
+            fleet: &fleet,
+            evaluated,
+            scoring,
+            concurrency: args.concurrency,
+        };
+        evaluation.run(&requests, &mut journal).await?;
     }
-    let answers: Answers<'_> = models
+    let answers: ModelAnswers<'_> = models
         .iter()
-        .map(|asked| {
-            let answers = items.iter();
-            let answers = answers.filter_map(|item| journal.get(&asked.model, item.line));
-            (asked.model.clone(), answers.collect())
+        .map(|evaluated| {
+            let answers = requests
+                .iter()
+                .filter_map(|request| journal.get(&evaluated.model, request.line));
+            (evaluated.model.clone(), answers.collect())
         })
         .collect();
-    let summaries: Vec<Summary> = models
+    let summaries: Vec<ModelSummary> = models
         .iter()
         .zip(&answers)
-        .map(|(asked, (model, answers))| Summary::new(model, &asked.revision, answers))
+        .map(|(evaluated, (model, answers))| {
+            ModelSummary::new(model, &evaluated.revision, answers)
+        })
         .collect();
-    if !output::machine(args.output, &summaries)? {
+    if !output::print_serialized(args.output, &summaries)? {
         print!("{}", report::table(&summaries));
     }
     if !args.dry_run {
         for summary in &summaries {
-            store(&fleet, &args.task, summary, scoring).await?;
+            store_quality(&fleet, &args.task, summary, scoring).await?;
         }
     }
     if args.calibrate {
-        calibrate(&fleet, &args, task.task, &answers).await?;
+        calibrate_task(&fleet, &args, task.task, &answers).await?;
     }
     Ok(())
 }
 
-/// Finds the thresholds of the task's cascade, and writes them into it where that is asked.
-async fn calibrate(
-    fleet: &Fleet,
+/// Calibrates the cascade of a task, prints the result and applies it if `args` say so.
+async fn calibrate_task(
+    fleet: &FleetClient,
     args: &EvalArgs,
-    evaluated: Task,
-    answers: &Answers<'_>,
+    task: Task,
+    answers: &ModelAnswers<'_>,
 ) -> anyhow::Result<()> {
     let requests = answers.first().map_or(0, |(_, answers)| answers.len());
-    if requests < FEW {
+    if requests < FEW_REQUESTS {
         eprintln!(
-            "note: {requests} requests are few to choose by: other requests may do much worse"
+            "note: {requests} requests are few for a calibration; the quality on other requests can be much lower"
         );
     }
-    let found = calibrate::calibrate(answers, args.target)?;
-    // Where a program reads the table it is told beside it.
-    let tell = |text: String| match args.output {
-        Format::Table => println!("{text}"),
-        _ => eprintln!("{text}"),
+    let calibration = calibrate::calibrate(answers, args.target_quality)?;
+    // Standard output must stay valid JSON or YAML.
+    let print_text = |text: String| match args.output {
+        OutputFormat::Table => println!("{text}"),
+        OutputFormat::Json | OutputFormat::Yaml => eprintln!("{text}"),
     };
-    tell(format!("\n{}", report::calibration(&found)));
+    print_text(format!("\n{}", report::calibration(&calibration)));
     if args.apply {
         let order = answers.iter().map(|(model, _)| model.clone()).collect();
-        apply(fleet, &evaluated, order, &found).await?;
-        tell(format!("task/{} has this cascade now", args.task));
-    } else if let Some(model) = found.useless.first() {
-        tell(format!(
-            "No answer of '{model}' is worth keeping: leave it out of the cascade."
+        apply_cascade(fleet, &task, order, &calibration).await?;
+        print_text(format!("task/{} changed: it has this cascade now", args.task));
+    } else if let Some(model) = calibration.never_kept.first() {
+        print_text(format!(
+            "At this quality no answer of '{model}' can be kept: leave it out of the cascade."
         ));
     } else {
-        let cascade = found.cascade(evaluated.spec.cascade);
+        let cascade = calibration.to_spec(task.spec.cascade);
         let cascade = BTreeMap::from([("cascade", &cascade)]);
         let yaml = serde_yaml_ng::to_string(&cascade)?;
-        tell(format!("In the task's spec, or with --apply:\n\n{yaml}"));
+        print_text(format!(
+            "To use this cascade, run the command with --apply, or add this to the task's spec:\n\n{yaml}"
+        ));
     }
     Ok(())
 }
 
-/// Writes a cascade of the models in this `order` into the task that was `evaluated`. That took a while:
-/// what else was changed meanwhile stays.
-async fn apply(
-    fleet: &Fleet,
-    evaluated: &Task,
+/// Writes a cascade of the models in this `order` into a task.
+///
+/// The task is fetched again: changes during the evaluation must not be lost, and changes of its
+/// models or zones are an error.
+async fn apply_cascade(
+    fleet: &FleetClient,
+    evaluated_task: &Task,
     order: Vec<ModelName>,
-    found: &Calibration,
+    calibration: &Calibration,
 ) -> anyhow::Result<()> {
-    let name = evaluated.name();
+    let name = evaluated_task.name();
     let path = ["api", "v1", "tasks", name.as_str()];
-    let now: TaskResource = fleet.get(&path).await?;
-    let mut task = now.task;
+    let current: TaskResource = fleet.get(&path).await?;
+    let mut task = current.task;
     let sorted = |models: &[ModelName]| models.iter().cloned().collect::<BTreeSet<_>>();
-    if sorted(&order) != sorted(&task.spec.models) || task.spec.zones != evaluated.spec.zones {
+    if sorted(&order) != sorted(&task.spec.models) || task.spec.zones != evaluated_task.spec.zones {
         bail!(
-            "the task '{name}' has other models or zones than were evaluated: nothing was applied"
+            "nothing was applied: the models or zones of the task '{name}' differ from the evaluated ones; run the command again"
         );
     }
-    if let Some(model) = found.useless.first() {
-        bail!("no answer of '{model}' is worth keeping: leave it out; nothing was applied");
+    if let Some(model) = calibration.never_kept.first() {
+        bail!(
+            "nothing was applied: at this quality no answer of '{model}' can be kept; leave it out of the task"
+        );
     }
-    task.spec.cascade = Some(found.cascade(task.spec.cascade.take()));
+    task.spec.cascade = Some(calibration.to_spec(task.spec.cascade.take()));
     task.spec.models = order;
     let _: serde_json::Value = fleet.put(&path, &Resource::Task(task)).await?;
     Ok(())
 }
 
 fn scoring(args: &EvalArgs) -> Scoring {
-    match args.score {
-        ScoreBy::Exact => Scoring::Exact,
-        ScoreBy::Label => Scoring::Label,
-        ScoreBy::Json => Scoring::Json,
-        ScoreBy::Numeric => Scoring::Numeric {
+    match args.scoring {
+        ScoringMethod::Exact => Scoring::Exact,
+        ScoringMethod::Label => Scoring::Label,
+        ScoringMethod::Json => Scoring::Json,
+        ScoringMethod::Numeric => Scoring::Numeric {
             tolerance: args.tolerance,
         },
     }
 }
 
-/// Who is asked: those that are named, or all of the task.
-fn models(args: &EvalArgs, task: &TaskResource, how: &str) -> anyhow::Result<Vec<Asked>> {
-    let of_task = |name: &ModelName| task.status.models.iter().find(|model| model.name == *name);
-    let named: Vec<&ModelOfTask> = if args.models.is_empty() {
+/// Returns the models to evaluate: those in `args`, or all of the task.
+fn evaluated_models(
+    args: &EvalArgs,
+    task: &TaskResource,
+    settings_digest: &str,
+) -> anyhow::Result<Vec<EvaluatedModel>> {
+    let find = |name: &ModelName| task.status.models.iter().find(|model| model.name == *name);
+    let models: Vec<&ModelOfTask> = if args.models.is_empty() {
         task.status.models.iter().collect()
     } else {
-        let found = args.models.iter().map(|name| {
-            of_task(name).with_context(|| {
+        let models = args.models.iter().map(|name| {
+            find(name).with_context(|| {
                 format!(
                     "the task '{}' has no model '{name}': add it to the task first",
                     args.task
                 )
             })
         });
-        found.collect::<Result<_, _>>()?
+        models.collect::<Result<_, _>>()?
     };
-    let absent = named.iter().find(|model| !model.known);
-    if let Some(model) = absent {
-        bail!("the fleet has no model '{}'", model.name);
+    if let Some(model) = models.iter().find(|model| !model.known) {
+        bail!(
+            "the fleet has no model '{}': add it with `flotilla apply`",
+            model.name
+        );
     }
     let zone = task.task.spec.zones.first();
     let zone = args.zone.clone().or(zone.map(ToString::to_string));
-    let asked = named.into_iter().map(|model| Asked {
+    let models = models.into_iter().map(|model| EvaluatedModel {
         model: model.name.clone(),
         revision: model.revision.clone(),
-        how: how.to_owned(),
+        settings_digest: settings_digest.to_owned(),
         zone: zone.clone(),
         max_tokens: args.max_tokens,
     });
-    Ok(asked.collect())
+    Ok(models.collect())
 }
 
-/// Stands for the data and for how answers are judged.
-fn digest(args: &EvalArgs, data: &str, scoring: Scoring) -> anyhow::Result<String> {
+/// Returns a digest of the data and of all settings that change an answer or its grade.
+fn settings_digest(args: &EvalArgs, data: &str, scoring: Scoring) -> anyhow::Result<String> {
     let mut digest = sha2::Sha256::new();
     digest.update(data);
-    let asked = (&args.text, args.max_tokens, &args.zone);
-    let how = (asked, &args.expect, scoring);
-    digest.update(serde_json::to_vec(&how)?);
-    Ok(hex::encode(digest.finalize())[..12].to_owned())
+    let request_settings = (&args.request_field, args.max_tokens, &args.zone);
+    let settings = (request_settings, &args.expected_field, scoring);
+    digest.update(serde_json::to_vec(&settings)?);
+    Ok(hex::encode(digest.finalize())[..DIGEST_LENGTH].to_owned())
 }
 
-/// The answers so far to the same requests, judged in the same way, of the same revisions.
-fn open_journal(args: &EvalArgs, models: &[Asked]) -> anyhow::Result<Journal> {
-    let how = models.first().map_or("", |asked| &asked.how);
+/// Opens the journal with the answers of the same revisions under the same settings.
+fn open_journal(args: &EvalArgs, models: &[EvaluatedModel]) -> anyhow::Result<AnswerJournal> {
+    let digest = models
+        .first()
+        .map_or("", |evaluated| &evaluated.settings_digest);
     let path = match &args.journal {
         Some(path) => path.clone(),
-        None => PathBuf::from("flotilla-eval").join(format!("{}-{how}.jsonl", args.task)),
+        None => PathBuf::from("flotilla-eval").join(format!("{}-{digest}.jsonl", args.task)),
     };
-    Journal::open(&path, |judged| {
-        let same = |asked: &Asked| {
-            (&asked.model, &asked.revision, &asked.how)
-                == (&judged.model, &judged.revision, &judged.how)
+    AnswerJournal::open(&path, |answer| {
+        let is_same = |evaluated: &EvaluatedModel| {
+            evaluated.model == answer.model
+                && evaluated.revision == answer.revision
+                && evaluated.settings_digest == answer.settings_digest
         };
-        models.iter().any(same)
+        models.iter().any(is_same)
     })
 }
 
-/// Has a model answer what it has not answered yet.
-async fn answer(
-    fleet: &Fleet,
-    asked: &Asked,
-    items: &[Item],
+/// The evaluation of one model.
+struct Evaluation<'a> {
+    fleet: &'a FleetClient,
+    evaluated: &'a EvaluatedModel,
     scoring: Scoring,
-    args: &EvalArgs,
-    journal: &mut Journal,
-) -> anyhow::Result<()> {
-    let open: Vec<&Item> = items
-        .iter()
-        .filter(|item| journal.get(&asked.model, item.line).is_none())
-        .collect();
-    let bar = ProgressBar::new(items.len() as u64);
-    let style = "{msg:24} {wide_bar} {pos}/{len} {eta}";
-    bar.set_style(ProgressStyle::with_template(style)?);
-    bar.set_message(asked.model.to_string());
-    bar.set_position((items.len() - open.len()) as u64);
-    let answers = stream::iter(open).map(|item| ask::ask(fleet, asked, item, scoring));
-    let mut answers = answers.buffer_unordered(args.concurrency);
-    while let Some(judged) = answers
-        .try_next()
-        .await
-        .context("the evaluation was broken off: called again it goes on where it is")?
-    {
-        journal.note(judged)?;
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(())
+    /// Number of concurrent requests.
+    concurrency: usize,
 }
 
-/// Has the fleet keep how well a model did.
-async fn store(
-    fleet: &Fleet,
+impl Evaluation<'_> {
+    /// Sends the requests that have no answer in the journal yet, and adds the answers to it.
+    async fn run(
+        &self,
+        requests: &[LabelledRequest],
+        journal: &mut AnswerJournal,
+    ) -> anyhow::Result<()> {
+        let model = &self.evaluated.model;
+        let unanswered: Vec<&LabelledRequest> = requests
+            .iter()
+            .filter(|request| journal.get(model, request.line).is_none())
+            .collect();
+        let bar = ProgressBar::new(requests.len() as u64);
+        let style = "{msg:24} {wide_bar} {pos}/{len} {eta}";
+        bar.set_style(ProgressStyle::with_template(style)?);
+        bar.set_message(model.to_string());
+        bar.set_position((requests.len() - unanswered.len()) as u64);
+        let answers = stream::iter(unanswered).map(|labelled| {
+            request::answer_and_grade(self.fleet, self.evaluated, labelled, self.scoring)
+        });
+        let mut answers = answers.buffer_unordered(self.concurrency);
+        while let Some(answer) = answers
+            .try_next()
+            .await
+            .context("the evaluation was interrupted; run the same command to continue it")?
+        {
+            journal.add(answer)?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+/// Stores the measured quality of a model in the fleet.
+async fn store_quality(
+    fleet: &FleetClient,
     task: &str,
-    summary: &Summary,
+    summary: &ModelSummary,
     scoring: Scoring,
 ) -> anyhow::Result<()> {
     let quality = Quality {
@@ -259,5 +300,5 @@ async fn store(
     };
     let model = summary.model.as_str();
     let path = ["api", "v1", "tasks", task, "quality", model];
-    fleet.put_only(&path, &quality).await
+    fleet.put_ignoring_response(&path, &quality).await
 }

@@ -1,4 +1,4 @@
-//! What an evaluation came to, as people read it.
+//! The results of an evaluation as text for people.
 
 use flotilla_core::ModelName;
 use flotilla_core::quality::Proportion;
@@ -6,41 +6,41 @@ use flotilla_core::routing::tradeoff::AnswerSummary;
 use serde::Serialize;
 
 use super::calibrate::Calibration;
-use super::journal::Judged;
+use super::journal::GradedAnswer;
 use crate::output;
 
-/// Points of a curve that are printed.
-const POINTS: usize = 16;
+/// Maximum number of points of a curve that are printed, apart from the last.
+const MAX_POINTS: usize = 16;
 
-/// How a model did.
+/// The measurements of one model.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Summary {
+pub(super) struct ModelSummary {
     pub(super) model: ModelName,
     pub(super) revision: String,
     #[serde(flatten)]
     pub(super) measured: Proportion,
     pub(super) quality: f64,
-    /// With 95 % confidence.
+    /// 95 % confidence interval of the quality.
     pub(super) interval: (f64, f64),
     pub(super) median_ms: f64,
     pub(super) p95_ms: f64,
-    /// The mean of an answer.
+    /// Mean energy of an answer. `None`: unknown.
     pub(super) joules: Option<f32>,
 }
 
-impl Summary {
-    /// Of at least one answer.
-    pub(super) fn new(model: &ModelName, revision: &str, answers: &[&Judged]) -> Self {
+impl ModelSummary {
+    /// Summarizes the answers of a model.
+    pub(super) fn new(model: &ModelName, revision: &str, answers: &[&GradedAnswer]) -> Self {
         let mut measured = Proportion::default();
         answers
             .iter()
-            .for_each(|answer| measured.count(answer.right));
-        let mut times: Vec<f64> = answers.iter().map(|answer| answer.ms).collect();
-        times.sort_by(f64::total_cmp);
-        let at = |part: f64| {
-            let place = (times.len() as f64 * part) as usize;
-            times
-                .get(place.min(times.len().saturating_sub(1)))
+            .for_each(|answer| measured.count(answer.correct));
+        let mut latencies: Vec<f64> = answers.iter().map(|answer| answer.latency_ms).collect();
+        latencies.sort_by(f64::total_cmp);
+        let quantile = |fraction: f64| {
+            let rank = (latencies.len() as f64 * fraction) as usize;
+            latencies
+                .get(rank.min(latencies.len().saturating_sub(1)))
                 .copied()
                 .unwrap_or(0.0)
         };
@@ -51,14 +51,15 @@ impl Summary {
             measured,
             quality: measured.rate(),
             interval: measured.interval(),
-            median_ms: at(0.5),
-            p95_ms: at(0.95),
+            median_ms: quantile(0.5),
+            p95_ms: quantile(0.95),
             joules: (!joules.is_empty()).then(|| joules.iter().sum::<f32>() / joules.len() as f32),
         }
     }
 }
 
-pub(super) fn table(summaries: &[Summary]) -> String {
+/// Returns the table of all evaluated models.
+pub(super) fn table(summaries: &[ModelSummary]) -> String {
     let rows = summaries.iter().map(|summary| {
         let (low, high) = summary.interval;
         vec![
@@ -76,7 +77,7 @@ pub(super) fn table(summaries: &[Summary]) -> String {
         &[
             "MODEL",
             "REVISION",
-            "RIGHT",
+            "CORRECT",
             "QUALITY",
             "95 % INTERVAL",
             "MEDIAN",
@@ -87,14 +88,15 @@ pub(super) fn table(summaries: &[Summary]) -> String {
     )
 }
 
-/// What the cascade brings and costs.
-pub(super) fn calibration(found: &Calibration) -> String {
-    let mut told = String::from("Thresholds of the first model, on all requests:\n");
-    let step = found.curve.len().div_ceil(POINTS).max(1);
-    let last = found.curve.len().saturating_sub(1);
-    let shown = found.curve.iter().enumerate();
-    let shown = shown.filter(|(n, _)| n % step == 0 || *n == last);
-    let rows = shown.map(|(_, point)| {
+/// Returns the results of a calibration: the points of the first model's curve, then the quality and
+/// the energy of the cascade and of each model alone.
+pub(super) fn calibration(calibration: &Calibration) -> String {
+    let mut text = String::from("Thresholds of the first model, on all requests:\n");
+    let step = calibration.curve.len().div_ceil(MAX_POINTS).max(1);
+    let last = calibration.curve.len().saturating_sub(1);
+    let points = calibration.curve.iter().enumerate();
+    let points = points.filter(|(n, _)| n % step == 0 || *n == last);
+    let rows = points.map(|(_, point)| {
         vec![
             format!(
                 "{} {:.4}",
@@ -106,10 +108,10 @@ pub(super) fn calibration(found: &Calibration) -> String {
             joules(point.cost),
         ]
     });
-    told += &output::table(&["AT LEAST", "KEPT", "QUALITY", "ENERGY"], rows);
-    told += &format!(
-        "\nChosen for a quality of {}. On requests that they were not chosen by (each half tried with\nwhat the other one chooses):\n",
-        percent(found.target.into())
+    text += &output::table(&["THRESHOLD", "KEPT", "QUALITY", "ENERGY"], rows);
+    text += &format!(
+        "\nTarget quality: {}. Cross-validated (each half of the requests is measured with thresholds from\nthe other half):\n",
+        percent(calibration.target_quality.into())
     );
     let row = |name: String, overall: &AnswerSummary, kept: String| {
         vec![
@@ -119,31 +121,31 @@ pub(super) fn calibration(found: &Calibration) -> String {
             joules(overall.cost),
         ]
     };
-    let cascade = row("cascade".into(), &found.cascade, percent(found.kept.into()));
-    let alone = found
+    let cascade = row("cascade".into(), &calibration.cascade, percent(calibration.kept_fraction.into()));
+    let alone = calibration
         .alone
         .iter()
         .map(|(model, overall)| row(format!("{model} alone"), overall, String::new()));
-    told += &output::table(
-        &["", "KEPT BY THE FIRST", "QUALITY", "ENERGY"],
+    text += &output::table(
+        &["MODELS", "KEPT BY THE FIRST", "QUALITY", "ENERGY"],
         std::iter::once(cascade).chain(alone),
     );
-    if let Some((largest, overall)) = found.alone.last()
+    if let Some((largest, overall)) = calibration.alone.last()
         && overall.cost > 0.0
     {
-        let saved = 1.0 - found.cascade.cost / overall.cost;
-        let energy = if saved < 0.0 { "costs" } else { "saves" };
-        told += &format!(
-            "\nAgainst {largest} alone the cascade saves it {} of the requests and {energy} {} of the energy.\n",
-            percent(found.kept.into()),
+        let saved = 1.0 - calibration.cascade.cost / overall.cost;
+        let energy = if saved < 0.0 { "costs an extra" } else { "saves" };
+        text += &format!(
+            "\nCompared with {largest} alone, the cascade keeps {} of the requests away from it and {energy} {} of the energy.\n",
+            percent(calibration.kept_fraction.into()),
             percent(saved.abs().into())
         );
     }
-    told
+    text
 }
 
-fn percent(part: f64) -> String {
-    format!("{:.2} %", part * 100.0)
+fn percent(fraction: f64) -> String {
+    format!("{:.2} %", fraction * 100.0)
 }
 
 fn joules(joules: f32) -> String {

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::feed::{Event, Parser};
-use crate::client::Fleet;
+use crate::client::FleetClient;
 
 /// A controller says something every second, or every ten at least: one that is silent for so long
 /// is gone, though the connection may not know.
@@ -29,7 +29,7 @@ pub(super) enum News {
 
 /// Follows the feed until nobody wants the news any more. Who is slow to take them slows the
 /// connection, not the memory.
-pub(super) async fn follow(fleet: &Fleet, to: &mpsc::Sender<News>) {
+pub(super) async fn follow(fleet: &FleetClient, to: &mpsc::Sender<News>) {
     let mut failures = 0;
     loop {
         let problem = match stream(fleet, to, &mut failures).await {
@@ -52,9 +52,9 @@ pub(super) async fn follow(fleet: &Fleet, to: &mpsc::Sender<News>) {
 }
 
 /// Reads the feed to its end. What was heard makes the failures before forgotten.
-async fn stream(fleet: &Fleet, to: &mpsc::Sender<News>, failures: &mut u32) -> anyhow::Result<()> {
+async fn stream(fleet: &FleetClient, to: &mpsc::Sender<News>, failures: &mut u32) -> anyhow::Result<()> {
     let silent = |_| anyhow::anyhow!("nothing was heard of it for {} s", SILENCE.as_secs());
-    let open = fleet.open(&["api", "v1", "live"]);
+    let open = fleet.get_stream(&["api", "v1", "live"]);
     let mut pieces = timeout(SILENCE, open)
         .await
         .map_err(silent)??

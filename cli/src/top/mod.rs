@@ -38,8 +38,8 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::args::TopArgs;
-use crate::client::Fleet;
-use crate::explain;
+use crate::client::FleetClient;
+use crate::decision_text::decision_text;
 use link::News;
 use state::State;
 use view::{Asked, Screen};
@@ -58,7 +58,7 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// Shows the fleet until the user has seen enough; once, where nobody looks.
 pub(crate) async fn run(args: TopArgs) -> anyhow::Result<()> {
-    let fleet = Fleet::new(&args.endpoint)?;
+    let fleet = FleetClient::new(&args.endpoint)?;
     let state = State::new(args.endpoint.url.trim_end_matches('/'));
     if args.once || !std::io::stdout().is_terminal() {
         return once(&fleet, state).await;
@@ -68,7 +68,7 @@ pub(crate) async fn run(args: TopArgs) -> anyhow::Result<()> {
 }
 
 /// Prints what there is.
-async fn once(fleet: &Fleet, mut state: State) -> anyhow::Result<()> {
+async fn once(fleet: &FleetClient, mut state: State) -> anyhow::Result<()> {
     let (to, mut news) = mpsc::channel(WAITING);
     let told = async {
         while !state.complete {
@@ -102,7 +102,7 @@ impl Drop for GiveBack {
     }
 }
 
-async fn watch(fleet: &Fleet, mut screen: Screen) -> anyhow::Result<()> {
+async fn watch(fleet: &FleetClient, mut screen: Screen) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -180,10 +180,10 @@ fn read_keys(to: &mpsc::Sender<std::io::Result<Event>>) {
 }
 
 /// What is known of a decision, or why that cannot be told.
-async fn explained(fleet: &Fleet, id: String) -> (String, String) {
+async fn explained(fleet: &FleetClient, id: String) -> (String, String) {
     let path = ["v1", "decisions", &id];
     let text = match timeout(ANSWER, fleet.get::<DecisionRecord>(&path)).await {
-        Ok(Ok(record)) => explain::told(&record),
+        Ok(Ok(record)) => decision_text(&record),
         Ok(Err(error)) => format!("It cannot be explained: {error:#}"),
         Err(_) => "The controller does not answer.".to_owned(),
     };

@@ -6,8 +6,8 @@ use flotilla_core::Bytes;
 use super::state::State;
 use super::table::{Cell, Column, Key, Tone, fits};
 use super::words::{NONE, measured, si};
-use crate::describe::facts;
-use crate::get;
+use crate::output::fields;
+use crate::resource_text::node_state;
 
 /// How full a battery is that is nearly empty.
 const LOW: f32 = 0.2;
@@ -85,7 +85,7 @@ pub(super) fn columns<'a>() -> Vec<Column<Row<'a>>> {
 
 /// What people want of a node that is ready says more than that it is.
 fn state(node: &NodeResource) -> String {
-    let state = get::state(node);
+    let state = node_state(node);
     match state.strip_prefix("Ready, ") {
         Some(more) => more.to_owned(),
         None => state,
@@ -194,11 +194,11 @@ fn charge(part: f32, discharging: bool) -> String {
 /// What a node draws, in words.
 pub(super) fn energy(node: &NodeResource) -> String {
     let Some(energy) = &node.status.energy else {
-        return facts(&[("Power", "it has not told".into())]);
+        return fields(&[("Power", "it has not told".into())]);
     };
     let watts = |watts: f32| si(f64::from(watts), "W");
     let battery = energy.battery.map(|b| charge(b.charge, b.discharging));
-    facts(&[
+    fields(&[
         (
             "Power",
             format!(

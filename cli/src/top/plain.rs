@@ -4,15 +4,14 @@ use super::state::State;
 use super::table::{Column, arrange};
 use super::words::clean;
 use super::{models, nodes, summary};
-use crate::describe::facts;
+use crate::output::fields;
 use crate::output;
 
 /// The header's numbers, then the nodes and the models.
 pub(super) fn snapshot(state: &State) -> String {
-    let fields = summary::who(state);
-    let fields = fields.into_iter().chain(summary::numbers(state));
-    let fields: Vec<_> = fields.map(|field| (field.name, field.value)).collect();
-    let mut text = facts(&fields);
+    let all = summary::who(state).into_iter().chain(summary::numbers(state));
+    let all: Vec<_> = all.map(|field| (field.name, field.value)).collect();
+    let mut text = fields(&all);
     for note in &state.notes {
         text += &format!("note: {}\n", clean(note));
     }

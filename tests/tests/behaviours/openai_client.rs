@@ -31,7 +31,7 @@ async fn the_official_client_and_its_strict_types_accept_every_answer() {
     );
     // The suite counts what models did: they are not to be placed anew, and begin to count anew,
     // where the machine is too busy for a while to keep the links up.
-    let patient = ["--link-timeout", "60", "--node-grace", "60"];
+    let patient = ["--link-timeout", "60", "--node-grace-period", "60"];
     let cluster = Cluster::start_with(&patient, &["n1", "n2"]).await;
     let api = cluster.api();
     let suite = repository().join("tests/python");

@@ -1,5 +1,5 @@
-//! The arguments of what shows and changes the wish: `get`, `top`, `describe`, `apply`, `delete`,
-//! `model`, `backup`, `restore`, `cordon`, `uncordon`, `drain`.
+//! Arguments of the commands that show and change resources: `get`, `top`, `describe`, `apply`,
+//! `delete`, `model`, `backup`, `restore`, `cordon`, `uncordon` and `drain`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,23 +7,31 @@ use std::time::Duration;
 use clap::{Subcommand, ValueEnum};
 use flotilla_core::ArtifactName;
 
-use super::values::seconds;
-use super::{Endpoint, Format};
+use super::values::parse_seconds;
+use super::{Endpoint, OutputFormat};
 
+/// A kind of resource that `get` lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Kind {
+pub(crate) enum ListableKind {
+    /// Nodes, with their state and their models.
     #[value(alias = "node", alias = "no")]
     Nodes,
+    /// Models, with their replicas.
     #[value(alias = "model", alias = "mo")]
     Models,
+    /// Assignments of models to nodes.
     #[value(alias = "assignment")]
     Assignments,
+    /// Controllers that share the store.
     #[value(alias = "controller")]
     Controllers,
+    /// Pushed artifacts: the files of models.
     #[value(alias = "artifact")]
     Artifacts,
+    /// Tasks.
     #[value(alias = "task")]
     Tasks,
+    /// Routers. A fleet has at most one, named default.
     #[value(alias = "router")]
     Routers,
 }
@@ -33,16 +41,16 @@ pub(crate) enum Kind {
   flotilla get nodes
   flotilla get models support-intent -o yaml
   flotilla get assignments -o json
-  flotilla get models -w                         # and again whenever something changes")]
+  flotilla get models -w                         # again at every change")]
 pub(crate) struct GetArgs {
-    /// What to list.
-    pub(crate) kind: Kind,
-    /// Only the one of this name.
+    /// Kind of the resources.
+    pub(crate) kind: ListableKind,
+    /// Name of a resource, or of the model of assignments. Default: all.
     pub(crate) name: Option<String>,
-    /// How to print it.
+    /// Output format.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-    pub(crate) output: Format,
-    /// Print what changes, until Ctrl-C.
+    pub(crate) output: OutputFormat,
+    /// Prints changes until Ctrl-C.
     #[arg(short, long)]
     pub(crate) watch: bool,
     #[command(flatten)]
@@ -51,38 +59,49 @@ pub(crate) struct GetArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  flotilla top                                   # ? there says what keys do
-  flotilla top --once                            # the numbers and tables, printed
+  flotilla top                                   # press ? for the keys
+  flotilla top --once                            # print once and exit
 
-Where standard output is no terminal it is printed once, too. NO_COLOR is respected.")]
+If standard output is not a terminal, top prints once and exits. The environment variable NO_COLOR
+turns colors off.")]
 pub(crate) struct TopArgs {
-    /// Print what there is and end.
+    /// Prints the current numbers and tables once and exits.
     #[arg(long)]
     pub(crate) once: bool,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }
 
+/// A kind of resource that `describe` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Described {
+pub(crate) enum DescribableKind {
+    /// A node.
     #[value(alias = "nodes")]
     Node,
+    /// A model.
     #[value(alias = "models")]
     Model,
+    /// A task.
     #[value(alias = "tasks")]
     Task,
 }
 
+/// A kind of resource that `delete` removes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Deleted {
+pub(crate) enum DeletableKind {
+    /// A node that will not return.
     #[value(alias = "nodes")]
     Node,
+    /// A model.
     #[value(alias = "models")]
     Model,
+    /// A task.
     #[value(alias = "tasks")]
     Task,
+    /// The router.
     #[value(alias = "routers")]
     Router,
+    /// A pushed artifact.
     #[value(alias = "artifacts")]
     Artifact,
 }
@@ -92,9 +111,9 @@ pub(crate) enum Deleted {
   flotilla describe model support-intent
   flotilla describe node shop-17")]
 pub(crate) struct DescribeArgs {
-    /// What it is.
-    pub(crate) kind: Described,
-    /// Its name.
+    /// Kind of the resource.
+    pub(crate) kind: DescribableKind,
+    /// Name of the resource.
     pub(crate) name: String,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
@@ -106,10 +125,10 @@ pub(crate) struct DescribeArgs {
   flotilla apply -f models/
   cat model.yaml | flotilla apply -f -
 
-Kinds are Model, Task and Router. A relative spec.source.path or spec.examplesFrom counts
-from the file it is written in.")]
+Kinds are Model, Task and Router. A relative path in spec.source.path or spec.examplesFrom is
+relative to the file that contains it.")]
 pub(crate) struct ApplyArgs {
-    /// A YAML or JSON file, a folder of them, or - for standard input.
+    /// YAML or JSON file, a folder of them, or `-` for standard input. May be repeated.
     #[arg(short, long = "file", value_name = "FILE|DIR|-", required = true)]
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
@@ -122,12 +141,13 @@ pub(crate) struct ApplyArgs {
   flotilla delete -f models/
   flotilla delete node shop-17")]
 pub(crate) struct DeleteArgs {
-    /// What it is.
+    /// Kind of the resources.
     #[arg(required_unless_present = "files", requires = "names")]
-    pub(crate) kind: Option<Deleted>,
-    /// Its name, or several.
+    pub(crate) kind: Option<DeletableKind>,
+    /// Names of the resources.
     pub(crate) names: Vec<String>,
-    /// Remove what these files name instead.
+    /// Deletes the resources that a YAML or JSON file, a folder of them, or standard input (`-`)
+    /// names. May be repeated.
     #[arg(
         short,
         long = "file",
@@ -142,9 +162,11 @@ pub(crate) struct DeleteArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla backup > fleet.yaml
-  flotilla backup --file fleet.yaml")]
+  flotilla backup --file fleet.yaml
+
+The files of pushed artifacts and measured quality are not in the backup.")]
 pub(crate) struct BackupArgs {
-    /// Where to write it. Default: standard output.
+    /// File to write. Default: standard output.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
@@ -155,9 +177,9 @@ pub(crate) struct BackupArgs {
 #[command(after_help = "Example:
   flotilla restore fleet.yaml
 
-What the backup does not name stays as it is.")]
+Resources that the backup does not contain are left as they are.")]
 pub(crate) struct RestoreArgs {
-    /// What `flotilla backup` wrote.
+    /// File that `flotilla backup` wrote.
     pub(crate) file: PathBuf,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
@@ -165,7 +187,8 @@ pub(crate) struct RestoreArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
-    /// Upload a folder or a GGUF file; models name it in spec.source.artifact
+    /// Uploads a model's folder or GGUF file as an artifact, which models name in
+    /// spec.source.artifact.
     Push(PushArgs),
 }
 
@@ -174,21 +197,21 @@ pub(crate) enum ModelCommand {
   flotilla model push ./triage
   flotilla model push model.gguf --name triage
 
-Pushed again with other content, every model made of it changes to that, one node after the
+If the artifact exists with other content, every model that uses it is updated, one node after the
 other.")]
 pub(crate) struct PushArgs {
-    /// A Hugging Face folder, or a GGUF file.
+    /// Hugging Face folder or GGUF file.
     pub(crate) path: PathBuf,
-    /// Its name in the fleet. Default: that of the folder or the file.
-    #[arg(long)]
+    /// Name of the artifact. Default: the name of the folder, or of the file without its extension.
+    #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<ArtifactName>,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct NodeArgs {
-    /// The node, or several.
+pub(crate) struct CordonArgs {
+    /// Names of the nodes.
     #[arg(required = true)]
     pub(crate) names: Vec<String>,
     #[command(flatten)]
@@ -200,15 +223,15 @@ pub(crate) struct NodeArgs {
   flotilla drain shop-17
   flotilla drain shop-17 --timeout 60 --force
 
-Each replica leaves once another one answers elsewhere. What finds no other place stays, unless
---force is given. `flotilla uncordon` takes it back.")]
+A replica leaves the node once its replacement is ready on another node. A replica that fits on no
+other node stays, unless --force is given. `flotilla uncordon` ends the drain.")]
 pub(crate) struct DrainArgs {
-    /// The node.
+    /// Name of the node.
     pub(crate) name: String,
-    /// Seconds to wait until the node is empty.
-    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds)]
+    /// Maximum time to wait for the node to be empty, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
     pub(crate) timeout: Duration,
-    /// Have models leave after the timeout that found no other place.
+    /// After the timeout, also removes replicas that fit on no other node.
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! The arguments of what runs a fleet: `up`, `controller`, `agent`.
+//! Arguments of the commands that run a fleet: `up`, `controller` and `agent`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,14 +9,17 @@ use flotilla_core::energy::PowerRange;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 
-use super::values::{Listen, factor, label, listen, seconds, taint, watts};
+use super::values::{
+    ListenAddress, parse_label, parse_listen_address, parse_seconds, parse_slowdown, parse_taint,
+    parse_watts,
+};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla up
   flotilla up --nodes 5 --http 0.0.0.0:8080 --data-dir /var/lib/flotilla")]
 pub(crate) struct UpArgs {
-    /// Where the fleet keeps its state; a later start goes on with it.
+    /// Directory for the fleet's state. A later start with the same directory continues from it.
     #[arg(
         long,
         env = "FLOTILLA_DATA_DIR",
@@ -24,19 +27,19 @@ pub(crate) struct UpArgs {
         default_value = "flotilla-data"
     )]
     pub(crate) data_dir: PathBuf,
-    /// Where the API listens.
+    /// Address of the HTTP API.
     #[arg(
         long,
         env = "FLOTILLA_HTTP",
-        value_name = "ADDR",
+        value_name = "IP:PORT",
         default_value = "127.0.0.1:8080"
     )]
     pub(crate) http: SocketAddr,
-    /// How many agents to run.
+    /// Number of agents to run, 1 to 100. Each one is a node of the fleet.
     #[arg(long, env = "FLOTILLA_NODES", value_name = "N", default_value_t = 3,
         value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) nodes: u32,
-    /// Folder with the models to place at the first start. Default: the demo models.
+    /// File or folder with the models to apply at the first start. Default: the demo models.
     #[arg(long, env = "FLOTILLA_MODELS", value_name = "DIR")]
     pub(crate) models: Option<PathBuf>,
 }
@@ -46,30 +49,32 @@ pub(crate) struct UpArgs {
   flotilla controller
   flotilla controller --http 0.0.0.0:8080 --link 0.0.0.0:7070 --store embedded:/var/lib/flotilla")]
 pub(crate) struct ControllerArgs {
-    /// Where the API listens.
+    /// Address of the HTTP API.
     #[arg(
         long,
         env = "FLOTILLA_HTTP",
-        value_name = "ADDR",
+        value_name = "IP:PORT",
         default_value = "127.0.0.1:8080"
     )]
     pub(crate) http: SocketAddr,
-    /// Where agents dial in.
+    /// Address that agents connect to.
     #[arg(
         long,
         env = "FLOTILLA_LINK",
-        value_name = "ADDR",
+        value_name = "IP:PORT",
         default_value = "127.0.0.1:7070"
     )]
     pub(crate) link: SocketAddr,
-    /// HOST:PORT of --link as agents and other controllers reach it. Default: that address, or
-    /// the machine's name where it stands for all addresses.
+    /// Address of `--link` from the view of agents and other controllers. Default: `--link`, with the
+    /// machine's host name if `--link` is an unspecified address such as 0.0.0.0.
     #[arg(long, env = "FLOTILLA_ADVERTISE_LINK", value_name = "HOST:PORT")]
     pub(crate) advertise_link: Option<String>,
-    /// The same of --http.
+    /// Address of `--http` from the view of other controllers. Default: `--http`, with the machine's
+    /// host name if `--http` is an unspecified address.
     #[arg(long, env = "FLOTILLA_ADVERTISE_HTTP", value_name = "HOST:PORT")]
     pub(crate) advertise_http: Option<String>,
-    /// Where the wish is kept: `embedded:DIR` or `etcd://HOST:PORT,HOST:PORT`.
+    /// Store of the desired state: `embedded:DIR` for one controller, or
+    /// `etcd://HOST:PORT,HOST:PORT` for several controllers that share an etcd cluster.
     #[arg(
         long,
         env = "FLOTILLA_STORE",
@@ -77,7 +82,7 @@ pub(crate) struct ControllerArgs {
         default_value = "embedded:flotilla-data/controller"
     )]
     store: StoreAddress,
-    /// Where files of models are kept that agents fetch from here.
+    /// Directory for the files of models that agents fetch from this controller.
     #[arg(
         long,
         env = "FLOTILLA_DATA_DIR",
@@ -85,7 +90,7 @@ pub(crate) struct ControllerArgs {
         default_value = "flotilla-data/controller"
     )]
     pub(crate) data_dir: PathBuf,
-    /// User of etcd.
+    /// User name for etcd.
     #[arg(
         long,
         env = "FLOTILLA_ETCD_USER",
@@ -93,7 +98,8 @@ pub(crate) struct ControllerArgs {
         requires = "etcd_password"
     )]
     etcd_user: Option<String>,
-    /// Password of that user. Better given by the environment, where nobody else reads it.
+    /// Password for etcd. Prefer the environment variable: other users of the machine can read the
+    /// command line.
     #[arg(
         long,
         env = "FLOTILLA_ETCD_PASSWORD",
@@ -102,13 +108,13 @@ pub(crate) struct ControllerArgs {
         hide_env_values = true
     )]
     etcd_password: Option<String>,
-    /// PEM file with the authority of etcd's certificates; turns TLS on.
+    /// PEM file with the certificate authority of the etcd members. Turns TLS on.
     #[arg(long, env = "FLOTILLA_ETCD_CA", value_name = "FILE")]
     etcd_ca: Option<PathBuf>,
-    /// PEM file with the certificate shown to etcd.
+    /// PEM file with the controller's client certificate for etcd.
     #[arg(long, env = "FLOTILLA_ETCD_CERT", value_name = "FILE", requires_all = ["etcd_ca", "etcd_key"])]
     etcd_cert: Option<PathBuf>,
-    /// PEM file with the key of that certificate.
+    /// PEM file with the private key of the client certificate.
     #[arg(
         long,
         env = "FLOTILLA_ETCD_KEY",
@@ -116,45 +122,45 @@ pub(crate) struct ControllerArgs {
         requires = "etcd_cert"
     )]
     etcd_key: Option<PathBuf>,
-    /// Largest request body.
+    /// Maximum size of a request body, in bytes or with a unit such as 4MiB.
     #[arg(
         long,
         env = "FLOTILLA_MAX_BODY",
-        value_name = "BYTES",
+        value_name = "SIZE",
         default_value = "4MiB"
     )]
     pub(crate) max_body: Bytes,
-    /// Seconds a request may wait for its first token.
+    /// Maximum time until the first token of an answer, in seconds.
     #[arg(long, env = "FLOTILLA_FIRST_TOKEN_TIMEOUT", value_name = "SECONDS",
-        default_value = "300", value_parser = seconds)]
+        default_value = "300", value_parser = parse_seconds)]
     pub(crate) first_token_timeout: Duration,
-    /// Seconds a node's link may be silent before it counts as away and gets no requests.
+    /// Time without a message from a node after which the node gets no more requests, in seconds.
     #[arg(long, env = "FLOTILLA_LINK_TIMEOUT", value_name = "SECONDS", default_value = "5",
-        value_parser = seconds)]
+        value_parser = parse_seconds)]
     pub(crate) link_timeout: Duration,
-    /// Seconds a node may be away before its models are placed elsewhere.
-    #[arg(long, env = "FLOTILLA_NODE_GRACE", value_name = "SECONDS", default_value = "5",
-        value_parser = seconds)]
-    pub(crate) node_grace: Duration,
-    /// Connections that each agent opens for requests.
-    #[arg(long, env = "FLOTILLA_CONNECTIONS", value_name = "N", default_value_t = 1,
+    /// Time that a node may be unreachable before its models are placed on other nodes, in seconds.
+    #[arg(long, env = "FLOTILLA_NODE_GRACE_PERIOD", value_name = "SECONDS", default_value = "5",
+        value_parser = parse_seconds)]
+    pub(crate) node_grace_period: Duration,
+    /// Number of connections that each agent opens for requests, 1 to 64.
+    #[arg(long, env = "FLOTILLA_CONNECTIONS_PER_AGENT", value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) connections: u32,
-    /// Routing decisions that are kept in memory, each of about 1 kB.
-    #[arg(long, env = "FLOTILLA_DECISIONS", value_name = "N", default_value_t = 100_000,
+    pub(crate) connections_per_agent: u32,
+    /// Maximum number of routing decisions kept in memory. Each takes about 1 kB.
+    #[arg(long, env = "FLOTILLA_MAX_DECISIONS", value_name = "N", default_value_t = 100_000,
         value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) decisions: u32,
-    /// Keep in decisions also what was asked: the newest turn, never that of requests which are
-    /// held to privacy zones.
+    pub(crate) max_decisions: u32,
+    /// Stores the last message of each request in its routing decision. Requests that must stay in a
+    /// privacy zone are never stored.
     #[arg(long, env = "FLOTILLA_RECORD_PROMPTS")]
     pub(crate) record_prompts: bool,
 }
 
 impl ControllerArgs {
-    /// The store with how to reach it.
+    /// Returns the address of the store, with the credentials and TLS files for etcd.
     ///
     /// # Errors
-    /// When settings for etcd are given without etcd.
+    /// Returns an error if there are etcd settings without an etcd store.
     pub(crate) fn store(&self) -> anyhow::Result<StoreAddress> {
         let user = self.etcd_user.clone().zip(self.etcd_password.clone());
         let identity = self.etcd_cert.clone().zip(self.etcd_key.clone());
@@ -166,7 +172,7 @@ impl ControllerArgs {
                 ..address
             })),
             StoreAddress::Embedded(_) if user.is_some() || tls.is_some() => {
-                anyhow::bail!("--etcd-user and --etcd-ca need --store etcd://HOST:PORT")
+                anyhow::bail!("--etcd-user and --etcd-ca require --store etcd://HOST:PORT")
             }
             embedded => Ok(embedded),
         }
@@ -178,65 +184,67 @@ impl ControllerArgs {
   flotilla agent --join controller.example:7070 --name shop-17
   flotilla agent --join 10.0.0.1:7070,10.0.0.2:7070 --name shop-17 --label region=north --memory 8GiB")]
 pub(crate) struct AgentArgs {
-    /// Link addresses of controllers. One that answers is enough: it names the others.
+    /// Link addresses of controllers. The agent learns the others from the first one that answers.
     #[arg(
         long,
         env = "FLOTILLA_JOIN",
-        value_name = "ADDR,...",
+        value_name = "HOST:PORT,...",
         value_delimiter = ',',
         required = true
     )]
     pub(crate) join: Vec<String>,
-    /// The node's name in the fleet.
+    /// Name of the node in the fleet.
     #[arg(long, env = "FLOTILLA_NODE_NAME", value_name = "NAME")]
     pub(crate) name: NodeName,
-    /// Where the agent keeps its identity and what it should run. Default: flotilla-data/NAME.
+    /// Directory for the agent's identity and assignments. Default: flotilla-data/NAME.
     #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Labels of the node.
+    /// Label of the node. May be repeated.
     #[arg(long = "label", env = "FLOTILLA_LABELS", value_name = "KEY=VALUE", value_delimiter = ',',
-        value_parser = label)]
+        value_parser = parse_label)]
     pub(crate) labels: Vec<(String, String)>,
-    /// Taints of the node: only models that tolerate them are placed on it.
+    /// Taint of the node: only models that tolerate it are placed on the node. May be repeated.
     #[arg(long = "taint", env = "FLOTILLA_TAINTS", value_name = "KEY[=VALUE]", value_delimiter = ',',
-        value_parser = taint)]
+        value_parser = parse_taint)]
     pub(crate) taints: Vec<Taint>,
-    /// The privacy zone that the node is in.
+    /// Privacy zone of the node. Default: no zone.
     #[arg(long, env = "FLOTILLA_ZONE", value_name = "NAME")]
     pub(crate) zone: Option<ZoneName>,
-    /// Memory for models, such as 8GiB. Default: four fifths of the machine's.
-    #[arg(long, env = "FLOTILLA_MEMORY", value_name = "BYTES")]
+    /// Memory for models, in bytes or with a unit such as 8GiB. Default: 80 % of the machine's memory.
+    #[arg(long, env = "FLOTILLA_MEMORY", value_name = "SIZE")]
     pub(crate) memory: Option<Bytes>,
-    /// Bytes per second that models' files may take of the line to the controllers, such as
+    /// Maximum bandwidth for fetching the files of models, in bytes per second or with a unit such as
     /// 2MiB. Default: no limit.
-    #[arg(long, env = "FLOTILLA_FETCH_RATE", value_name = "BYTES")]
+    #[arg(long, env = "FLOTILLA_FETCH_RATE", value_name = "SIZE")]
     pub(crate) fetch_rate: Option<Bytes>,
-    /// Watts that the node draws with nothing to do. With --max-watts: joules are told from them
-    /// where nothing meters. Default: guessed from its cores.
+    /// Power of the idle node, in watts. Energy is estimated from this and `--max-watts` where no
+    /// power meter is available. Default: estimated from the number of cores.
     #[arg(long, env = "FLOTILLA_IDLE_WATTS", value_name = "WATTS", requires = "max_watts",
-        value_parser = watts)]
+        value_parser = parse_watts)]
     pub(crate) idle_watts: Option<f32>,
-    /// Watts that it draws with all it computes with at work.
+    /// Power of the fully loaded node, in watts. Default: estimated from the number of cores.
     #[arg(long, env = "FLOTILLA_MAX_WATTS", value_name = "WATTS", requires = "idle_watts",
-        value_parser = watts)]
+        value_parser = parse_watts)]
     pub(crate) max_watts: Option<f32>,
-    /// Where Prometheus can scrape this node, or `off`. Controllers have its metrics too.
-    #[arg(long, env = "FLOTILLA_METRICS", value_name = "ADDR", default_value = "127.0.0.1:9464",
-        value_parser = listen)]
-    pub(crate) metrics: Listen,
-    /// How many times slower the simulated engine is here, to simulate unequal nodes.
-    #[arg(long, env = "FLOTILLA_NULL_SLOWDOWN", value_name = "FACTOR", default_value = "1",
-        value_parser = factor)]
+    /// Address of the Prometheus endpoint of this node, or `off`. Controllers also export the node's
+    /// metrics.
+    #[arg(long, env = "FLOTILLA_METRICS", value_name = "IP:PORT", default_value = "127.0.0.1:9464",
+        value_parser = parse_listen_address)]
+    pub(crate) metrics: ListenAddress,
+    /// Factor by which the simulated engine is slower on this node, 1 to 1000000. Simulates unequal
+    /// nodes.
+    #[arg(long, env = "FLOTILLA_SIMULATED_SLOWDOWN", value_name = "FACTOR", default_value = "1",
+        value_parser = parse_slowdown)]
     pub(crate) simulated_slowdown: f64,
-    /// Seconds that requests under way may go on when the agent stops or a model leaves.
-    #[arg(long, env = "FLOTILLA_DRAIN", value_name = "SECONDS", default_value = "30",
-        value_parser = seconds)]
-    pub(crate) drain: Duration,
+    /// Maximum time to finish active requests when the agent stops or a model is removed, in seconds.
+    #[arg(long, env = "FLOTILLA_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "30",
+        value_parser = parse_seconds)]
+    pub(crate) drain_timeout: Duration,
 }
 
 impl AgentArgs {
-    /// What the node draws, where that was said.
-    pub(crate) fn power(&self) -> Option<PowerRange> {
+    /// Returns the node's configured power, if both of its bounds were given.
+    pub(crate) fn power_range(&self) -> Option<PowerRange> {
         let (idle, max) = self.idle_watts.zip(self.max_watts)?;
         Some(PowerRange {
             idle: Watts(idle),

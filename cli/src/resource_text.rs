@@ -1,0 +1,30 @@
+//! Short texts about resources that several commands print.
+
+use flotilla_controller::admin::NodeResource;
+use flotilla_core::spec::AbstainRule;
+
+/// Returns a node's phase, followed by its node operation and its condition.
+pub(crate) fn node_state(node: &NodeResource) -> String {
+    let status = &node.status;
+    let mut state = status.phase.clone();
+    let order = status.order;
+    if order.draining {
+        state += ", draining";
+    } else if order.cordoned {
+        state += ", cordoned";
+    }
+    if status.unsteady {
+        state += ", unsteady";
+    }
+    state
+}
+
+/// Returns the rule by which a router assigns a request to no task.
+pub(crate) fn abstain_rule(rule: AbstainRule) -> String {
+    match rule {
+        AbstainRule::Below(confidence) => format!("confidence below {confidence}"),
+        AbstainRule::Cost(fraction) => {
+            format!("on {} % of the examples of tasks", fraction * 100.0)
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The start of the process: parses the command line and runs the command.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Args, Command, ModelCommand};
+use crate::{
+    agent, apply, backup, chat, controller, delete, describe, eval, explain, get, logging,
+    node_operations, push, reference, top, up,
+};
+
+/// Runs the command on the process's command line and returns the exit code of the process.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    logging::start(&args.log, args.log_format, &args.command);
+    if !args.command.is_server() {
+        exit_on_closed_output();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("flotilla: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(run(args.command));
+    // The command is complete; tasks that still run must not delay the exit.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: the chain of causes, outermost first.
+            eprintln!("flotilla: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Restores the default action of SIGPIPE, so that a command in a pipe ends quietly when its
+/// reader does, for example `head`. Rust ignores the signal, which is right for a server only.
+fn exit_on_closed_output() {
+    #[cfg(unix)]
+    // SAFETY: no other thread runs yet, and the default action needs no handler.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Controller(args) => controller::run(*args).await,
+        Command::Agent(args) => agent::run(args).await,
+        Command::Chat(args) => chat::run(args).await,
+        Command::Route(args) => explain::route(args).await,
+        Command::Explain(args) => explain::explain(args).await,
+        Command::Eval(args) => eval::run(args).await,
+        Command::Get(args) => get::run(args).await,
+        Command::Top(args) => top::run(args).await,
+        Command::Describe(args) => describe::run(args).await,
+        Command::Apply(args) => apply::run(args).await,
+        Command::Delete(args) => delete::run(args).await,
+        Command::Model(ModelCommand::Push(args)) => push::run(args).await,
+        Command::Backup(args) => backup::backup(args).await,
+        Command::Restore(args) => backup::restore(args).await,
+        Command::Cordon(args) => node_operations::cordon(args).await,
+        Command::Uncordon(args) => node_operations::uncordon(args).await,
+        Command::Drain(args) => node_operations::drain(args).await,
+        Command::Completions { shell } => {
+            let mut command = Args::command();
+            clap_complete::generate(shell, &mut command, "flotilla", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::Reference => {
+            print!("{}", reference::markdown(Args::command()));
+            Ok(())
+        }
+    }
+}
