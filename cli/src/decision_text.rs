@@ -191,9 +191,7 @@ fn limits(decision: &RoutingDecision) -> String {
         min_quality.map(|quality| format!("quality at least {}", percent(quality))),
         max_latency.map(|latency| format!("latency at most {latency}")),
         max_joules.map(|limit| format!("energy at most {}", joules(limit))),
-        decision
-            .deadline_ms
-            .map(|ms| format!("deadline {ms} ms")),
+        decision.deadline_ms.map(|ms| format!("deadline {ms} ms")),
     ];
     let limits: Vec<_> = limits.into_iter().flatten().collect();
     limits.join(", ")
@@ -223,7 +221,11 @@ fn earlier_steps(decision: &RoutingDecision) -> String {
                     .as_ref()
                     .map(ToString::to_string)
                     .unwrap_or_default(),
-                format!("{} {}", tier.measure.as_str(), confidence.unwrap_or_default()),
+                format!(
+                    "{} {}",
+                    tier.measure.as_str(),
+                    confidence.unwrap_or_default()
+                ),
                 format!("{:.3}", tier.threshold),
                 tier_outcome(tier).to_owned(),
                 format!("{:.1} ms", tier.ms),
@@ -232,7 +234,13 @@ fn earlier_steps(decision: &RoutingDecision) -> String {
         });
         text += "\n";
         let headings = [
-            "TIER", "NODE", "CONFIDENCE", "THRESHOLD", "RESULT", "TIME", "ENERGY",
+            "TIER",
+            "NODE",
+            "CONFIDENCE",
+            "THRESHOLD",
+            "RESULT",
+            "TIME",
+            "ENERGY",
         ];
         text += &output::table(&headings, rows);
     }

@@ -26,17 +26,21 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<()> {
             list(&args, "models", models, |model| model.model.name().as_str()).await
         }
         ListableKind::Assignments => {
-            list(&args, "assignments", assignments, |assignment| &assignment.model).await
+            list(&args, "assignments", assignments, |assignment| {
+                &assignment.model
+            })
+            .await
         }
         ListableKind::Artifacts => {
             list(&args, "artifacts", artifacts, |artifact| &artifact.name).await
         }
-        ListableKind::Tasks => {
-            list(&args, "tasks", tasks, |task| task.task.name().as_str()).await
-        }
+        ListableKind::Tasks => list(&args, "tasks", tasks, |task| task.task.name().as_str()).await,
         ListableKind::Routers => list(&args, "routers", routers, |_| "default").await,
         ListableKind::Controllers => {
-            list(&args, "controllers", controllers, |controller| &controller.id).await
+            list(&args, "controllers", controllers, |controller| {
+                &controller.id
+            })
+            .await
         }
     }
 }
@@ -157,15 +161,28 @@ fn routers(routers: &[RouterResource]) -> String {
             spec.examples.len().to_string(),
         ]
     });
-    let header = ["ROUTER", "DEFAULT TASK", "ABSTAINS", "OUT-OF-SCOPE EXAMPLES"];
+    let header = [
+        "ROUTER",
+        "DEFAULT TASK",
+        "ABSTAINS",
+        "OUT-OF-SCOPE EXAMPLES",
+    ];
     output::table(&header, rows)
 }
 
 fn controllers(controllers: &[ControllerResource]) -> String {
     let rows = controllers.iter().map(|controller| {
         let record = &controller.record;
-        let role = if controller.leads { "leader" } else { "follower" };
-        let note = if controller.this { "answered this request" } else { "" };
+        let role = if controller.leads {
+            "leader"
+        } else {
+            "follower"
+        };
+        let note = if controller.this {
+            "answered this request"
+        } else {
+            ""
+        };
         let texts = [&controller.id, &record.http, &record.link, &record.version];
         let mut row: Vec<String> = texts.into_iter().cloned().collect();
         row.extend([role.to_owned(), note.to_owned()]);

@@ -34,7 +34,10 @@ pub(crate) fn start(filter: &str, format: LogFormat, command: &Command) {
     // The last directive for a target wins: the user's.
     let (filter, parse_error) = match EnvFilter::try_new(format!("{library_levels},{level}")) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(format!("{library_levels},info")), Some(error)),
+        Err(error) => (
+            EnvFilter::new(format!("{library_levels},info")),
+            Some(error),
+        ),
     };
     let lines = match format {
         LogFormat::Text => LogLines::Text,

@@ -57,7 +57,11 @@ mod tests {
 
     #[test]
     fn values_of_fields_are_aligned_and_empty_ones_left_out() {
-        let text = fields(&[("A", "1".into()), ("Long", "2".into()), ("B", String::new())]);
+        let text = fields(&[
+            ("A", "1".into()),
+            ("Long", "2".into()),
+            ("B", String::new()),
+        ]);
         assert_eq!(text, "A:     1\nLong:  2\n");
     }
 }

@@ -75,7 +75,8 @@ fn default_name(path: &Path) -> anyhow::Result<ArtifactName> {
         full.file_stem()
     };
     let name = name.unwrap_or_default().to_string_lossy().to_lowercase();
-    ArtifactName::new(&name).with_context(|| format!("'{name}' is not a valid name; set one with --name"))
+    ArtifactName::new(&name)
+        .with_context(|| format!("'{name}' is not a valid name; set one with --name"))
 }
 
 /// Returns the size and the SHA-256 digest of a file.

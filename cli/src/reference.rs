@@ -124,12 +124,19 @@ fn entry(arg: &Arg) -> String {
         let _ = write!(text, " Default: `{}`.", defaults.join(","));
     }
     if let Some(variable) = arg.get_env() {
-        let _ = write!(text, " Environment variable: `{}`.", variable.to_string_lossy());
+        let _ = write!(
+            text,
+            " Environment variable: `{}`.",
+            variable.to_string_lossy()
+        );
     }
     text.push('\n');
     if arg.get_action().takes_values() {
         for value in arg.get_possible_values() {
-            let help = value.get_help().map(ToString::to_string).unwrap_or_default();
+            let help = value
+                .get_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
             let _ = match help.is_empty() {
                 true => writeln!(text, "  - `{}`", value.get_name()),
                 false => writeln!(text, "  - `{}`: {}", value.get_name(), sentence(&help)),

@@ -136,7 +136,9 @@ fn models_path(configured: Option<PathBuf>) -> anyhow::Result<PathBuf> {
             return Ok(dir.canonicalize().unwrap_or(dir));
         }
     }
-    bail!("cannot find the demo models: run the command in Flotilla's source tree, or set --models DIR")
+    bail!(
+        "cannot find the demo models: run the command in Flotilla's source tree, or set --models DIR"
+    )
 }
 
 /// Applies all resources at the first start. Later starts apply only the models that still exist,
@@ -276,7 +278,10 @@ fn print_summary(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, start_t
         view.models.len(),
     );
     println!("{}", get::nodes(&nodes));
-    println!("{}", output::table(&["MODEL", "NODES", "DESCRIPTION OR PROBLEM"], models));
+    println!(
+        "{}",
+        output::table(&["MODEL", "NODES", "DESCRIPTION OR PROBLEM"], models)
+    );
     println!("API   {url}/v1");
     println!("Page  {url}/ (in a terminal: flotilla top)");
     println!("Data  {}\n", data_dir.display());

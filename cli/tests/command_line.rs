@@ -1,10 +1,11 @@
-//! The binary as a shell sees it, without a fleet.
+//! The binary's command line, without a fleet.
 
 use std::process::{Command, Output};
 
 fn flotilla(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_flotilla"))
         .args(args)
+        // No fleet listens on the discard port.
         .env("FLOTILLA_URL", "http://127.0.0.1:9")
         .output()
         .expect("the binary starts")
@@ -15,17 +16,25 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn every_command_explains_itself_with_examples() {
+fn help_of_every_command_has_an_example() {
     for command in [
         "up",
         "controller",
         "agent",
         "chat",
+        "route",
+        "explain",
+        "eval",
         "top",
         "get",
         "describe",
         "apply",
         "delete",
+        "backup",
+        "restore",
+        "cordon",
+        "uncordon",
+        "drain",
         "completions",
     ] {
         let output = flotilla(&[command, "--help"]);
@@ -35,7 +44,7 @@ fn every_command_explains_itself_with_examples() {
 }
 
 #[test]
-fn completions_are_printed_for_shells() {
+fn completions_exist_for_common_shells() {
     for shell in ["bash", "zsh", "fish"] {
         let output = flotilla(&["completions", shell]);
         assert!(text(&output.stdout).contains("flotilla"), "{shell}");
@@ -43,17 +52,17 @@ fn completions_are_printed_for_shells() {
 }
 
 #[test]
-fn a_fleet_that_is_not_there_is_one_clear_line() {
+fn unreachable_fleet_is_reported_in_one_line() {
     let output = flotilla(&["get", "nodes"]);
     let error = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(error.lines().count(), 1, "{error}");
-    assert!(error.contains("there is no fleet at"), "{error}");
+    assert!(error.contains("cannot connect to a fleet at"), "{error}");
 }
 
 #[test]
-fn a_wrong_flag_is_refused_with_its_reason() {
-    for (args, part) in [
+fn invalid_flag_is_rejected_with_the_reason() {
+    for (args, reason) in [
         (&["controller", "--store", "mysql:x"][..], "is not a store"),
         (
             &["controller", "--store", "etcd://no-port"],
@@ -65,6 +74,17 @@ fn a_wrong_flag_is_refused_with_its_reason() {
         let output = flotilla(args);
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
-        assert!(error.contains(part), "{error}");
+        assert!(error.contains(reason), "{error}");
     }
+}
+
+#[test]
+fn reference_in_the_documentation_matches_the_command_line() {
+    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/cli.md");
+    let generated = text(&flotilla(&["reference"]).stdout);
+    let documented = std::fs::read_to_string(FILE).unwrap_or_default();
+    assert!(
+        generated == documented,
+        "docs/reference/cli.md is out of date; regenerate it with `cargo run --release -- reference > docs/reference/cli.md`"
+    );
 }

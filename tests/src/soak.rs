@@ -167,7 +167,15 @@ impl Fleet {
             .collect();
         let (join, memory) = (join.join(","), MEMORY.to_string());
         let args = [
-            "agent", "--join", &join, "--name", &name, "--memory", &memory, "--drain-timeout", "5",
+            "agent",
+            "--join",
+            &join,
+            "--name",
+            &name,
+            "--memory",
+            &memory,
+            "--drain-timeout",
+            "5",
         ];
         Member {
             process: quiet(self.dir.path(), &args),

@@ -65,9 +65,9 @@ pub(crate) enum LogFormat {
 pub(crate) enum Command {
     /// Starts a fleet on this machine: a controller, several agents and the demo models.
     Up(UpArgs),
-    /// Runs a controller.
+    /// Runs a controller, which serves the API, routes requests and places models on nodes.
     Controller(Box<ControllerArgs>),
-    /// Runs an agent. Each node runs one.
+    /// Runs an agent, which runs models on its node. Each node needs one.
     Agent(AgentArgs),
     /// Sends a prompt to a model and prints the answer.
     Chat(ChatArgs),

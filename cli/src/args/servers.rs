@@ -40,7 +40,7 @@ pub(crate) struct UpArgs {
         value_parser = clap::value_parser!(u32).range(1..=100))]
     pub(crate) nodes: u32,
     /// File or folder with the models to apply at the first start. Default: the demo models.
-    #[arg(long, env = "FLOTILLA_MODELS", value_name = "DIR")]
+    #[arg(long, env = "FLOTILLA_MODELS", value_name = "FILE|DIR")]
     pub(crate) models: Option<PathBuf>,
 }
 

@@ -49,7 +49,9 @@ impl Calibration {
 /// Converts answers to input of the choice of a threshold.
 fn scored_answers(answers: &[&GradedAnswer], measure: ConfidenceMeasure) -> Vec<ScoredAnswer> {
     let answers = answers.iter().map(|answer| ScoredAnswer {
-        confidence: answer.confidence.map(|confidence| confidence[measure as usize]),
+        confidence: answer
+            .confidence
+            .map(|confidence| confidence[measure as usize]),
         right: answer.correct,
         cost: answer.joules.unwrap_or(0.0),
     });
@@ -98,7 +100,10 @@ fn target_quality(answers: &ModelAnswers<'_>, configured: Option<f32>) -> f32 {
 
 /// Returns the thresholds that reach the quality `target` at the lowest energy. They are chosen one
 /// by one, from the second largest model down.
-fn fit_thresholds(answers: &ModelAnswers<'_>, target: f32) -> anyhow::Result<Vec<ConfidenceThreshold>> {
+fn fit_thresholds(
+    answers: &ModelAnswers<'_>,
+    target: f32,
+) -> anyhow::Result<Vec<ConfidenceThreshold>> {
     let last = answers.len() - 1;
     let mut tiers = vec![ConfidenceThreshold::default(); last];
     for tier in (0..last).rev() {
@@ -114,7 +119,9 @@ fn fit_thresholds(answers: &ModelAnswers<'_>, target: f32) -> anyhow::Result<Vec
                 .cmp(&misses_target(b))
                 .then(a.cost.total_cmp(&b.cost))
         });
-        tiers[tier] = best.context("there are no answers to calibrate with")?.accept;
+        tiers[tier] = best
+            .context("there are no answers to calibrate with")?
+            .accept;
     }
     Ok(tiers)
 }
@@ -142,7 +149,9 @@ pub(super) fn calibrate(
         .iter()
         .find(|(_, answers)| answers.iter().all(|answer| answer.confidence.is_none()));
     if let Some((model, _)) = without_logprobs {
-        bail!("the model '{model}' returns no log-probabilities, which a confidence threshold needs: leave it out of the cascade");
+        bail!(
+            "the model '{model}' returns no log-probabilities, which a confidence threshold needs: leave it out of the cascade"
+        );
     }
     let target = target_quality(answers, configured_target);
     if target <= 0.0 {
@@ -169,7 +178,11 @@ pub(super) fn calibrate(
             .filter(|((_, answers), accept)| count_kept(answers, **accept) == 0)
             .map(|((model, _), _)| model.clone())
             .collect(),
-        curve: curve(tiers[0].measure, &small, &cascade_answers(answers, &tiers, 1)),
+        curve: curve(
+            tiers[0].measure,
+            &small,
+            &cascade_answers(answers, &tiers, 1),
+        ),
         kept_fraction: kept as f32 / validated.len().max(1) as f32,
         cascade: AnswerSummary::of(&validated),
         alone: answers
@@ -225,7 +238,11 @@ mod tests {
             (large[0].model.clone(), large.iter().collect()),
         ];
         let calibration = calibrate(&both, None).unwrap();
-        assert!(calibration.tiers[0].1.at_least > 0.3, "{:?}", calibration.tiers);
+        assert!(
+            calibration.tiers[0].1.at_least > 0.3,
+            "{:?}",
+            calibration.tiers
+        );
         assert!(calibration.cascade.quality >= calibration.target_quality);
         assert!(calibration.cascade.cost < 7.0, "{:?}", calibration.cascade);
         assert!(calibration.kept_fraction > 0.4);

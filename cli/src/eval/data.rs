@@ -57,16 +57,11 @@ pub(super) fn parse(
 fn sample_evenly(requests: Vec<LabelledRequest>, count: usize) -> Vec<LabelledRequest> {
     let total = requests.len();
     let sample = requests.into_iter().enumerate();
-    let sample =
-        sample.filter(|(index, _)| index * count / total != (index + 1) * count / total);
+    let sample = sample.filter(|(index, _)| index * count / total != (index + 1) * count / total);
     sample.map(|(_, request)| request).collect()
 }
 
-fn parse_line(
-    line: usize,
-    text: &str,
-    fields: FieldNames<'_>,
-) -> anyhow::Result<LabelledRequest> {
+fn parse_line(line: usize, text: &str, fields: FieldNames<'_>) -> anyhow::Result<LabelledRequest> {
     let value: Value = serde_json::from_str(text).context("not a JSON object")?;
     let find = |name: Option<&str>, usual: &[&str], noun: &str, flag: &str| {
         let mut names = name.map_or(usual.to_vec(), |name| vec![name]).into_iter();
@@ -76,7 +71,12 @@ fn parse_line(
             format!("no field with the {noun} (tried {names}); set its name with {flag}")
         })
     };
-    let messages = match find(fields.request, &REQUEST_FIELDS, "request", "--request-field")? {
+    let messages = match find(
+        fields.request,
+        &REQUEST_FIELDS,
+        "request",
+        "--request-field",
+    )? {
         Value::String(text) => json!([{"role": "user", "content": text}]),
         messages @ Value::Array(_) => messages,
         other => bail!("the request must be a text or a list of messages, but is {other}"),

@@ -73,9 +73,7 @@ pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
     let summaries: Vec<ModelSummary> = models
         .iter()
         .zip(&answers)
-        .map(|(evaluated, (model, answers))| {
-            ModelSummary::new(model, &evaluated.revision, answers)
-        })
+        .map(|(evaluated, (model, answers))| ModelSummary::new(model, &evaluated.revision, answers))
         .collect();
     if !output::print_serialized(args.output, &summaries)? {
         print!("{}", report::table(&summaries));
@@ -114,7 +112,10 @@ async fn calibrate_task(
     if args.apply {
         let order = answers.iter().map(|(model, _)| model.clone()).collect();
         apply_cascade(fleet, &task, order, &calibration).await?;
-        print_text(format!("task/{} changed: it has this cascade now", args.task));
+        print_text(format!(
+            "task/{} changed: it has this cascade now",
+            args.task
+        ));
     } else if let Some(model) = calibration.never_kept.first() {
         print_text(format!(
             "At this quality no answer of '{model}' can be kept: leave it out of the cascade."

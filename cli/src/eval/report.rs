@@ -121,7 +121,11 @@ pub(super) fn calibration(calibration: &Calibration) -> String {
             joules(overall.cost),
         ]
     };
-    let cascade = row("cascade".into(), &calibration.cascade, percent(calibration.kept_fraction.into()));
+    let cascade = row(
+        "cascade".into(),
+        &calibration.cascade,
+        percent(calibration.kept_fraction.into()),
+    );
     let alone = calibration
         .alone
         .iter()
@@ -134,7 +138,11 @@ pub(super) fn calibration(calibration: &Calibration) -> String {
         && overall.cost > 0.0
     {
         let saved = 1.0 - calibration.cascade.cost / overall.cost;
-        let energy = if saved < 0.0 { "costs an extra" } else { "saves" };
+        let energy = if saved < 0.0 {
+            "costs an extra"
+        } else {
+            "saves"
+        };
         text += &format!(
             "\nCompared with {largest} alone, the cascade keeps {} of the requests away from it and {energy} {} of the energy.\n",
             percent(calibration.kept_fraction.into()),

@@ -52,7 +52,11 @@ pub(super) async fn follow(fleet: &FleetClient, to: &mpsc::Sender<News>) {
 }
 
 /// Reads the feed to its end. What was heard makes the failures before forgotten.
-async fn stream(fleet: &FleetClient, to: &mpsc::Sender<News>, failures: &mut u32) -> anyhow::Result<()> {
+async fn stream(
+    fleet: &FleetClient,
+    to: &mpsc::Sender<News>,
+    failures: &mut u32,
+) -> anyhow::Result<()> {
     let silent = |_| anyhow::anyhow!("nothing was heard of it for {} s", SILENCE.as_secs());
     let open = fleet.get_stream(&["api", "v1", "live"]);
     let mut pieces = timeout(SILENCE, open)

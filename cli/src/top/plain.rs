@@ -4,12 +4,14 @@ use super::state::State;
 use super::table::{Column, arrange};
 use super::words::clean;
 use super::{models, nodes, summary};
-use crate::output::fields;
 use crate::output;
+use crate::output::fields;
 
 /// The header's numbers, then the nodes and the models.
 pub(super) fn snapshot(state: &State) -> String {
-    let all = summary::who(state).into_iter().chain(summary::numbers(state));
+    let all = summary::who(state)
+        .into_iter()
+        .chain(summary::numbers(state));
     let all: Vec<_> = all.map(|field| (field.name, field.value)).collect();
     let mut text = fields(&all);
     for note in &state.notes {

@@ -69,7 +69,10 @@ async fn what_is_no_backup_changes_nothing() {
     let args = ["restore", file.to_str().unwrap(), "--url", &url];
     let (status, output) = Process::start(cluster.dir(), &args).wait();
     assert_eq!(status.code(), Some(1), "{output}");
-    assert!(output.contains("document 2 is not a resource of a backup"), "{output}");
+    assert!(
+        output.contains("document 2 is not a resource of a backup"),
+        "{output}"
+    );
     assert!(cluster.api().models().await.is_empty());
     cluster.stop().await;
 }

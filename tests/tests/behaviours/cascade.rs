@@ -274,7 +274,14 @@ async fn what_is_measured_is_kept_and_goes_on_where_it_was_broken_off_and_calibr
     serve_pair(&cluster, &api, json!({})).await;
     let data: PathBuf = repository().join("../shared/data/clinc150/val.jsonl");
     let data = data.to_str().unwrap();
-    let of = ["--task", "assistant", "--data", data, "--expected-field", "intent"];
+    let of = [
+        "--task",
+        "assistant",
+        "--data",
+        data,
+        "--expected-field",
+        "intent",
+    ];
     let run = |more: &[&str]| eval(&cluster, &[&of[..], more].concat());
     let told = run(&["--limit", "40"]);
     assert!(
@@ -298,7 +305,10 @@ async fn what_is_measured_is_kept_and_goes_on_where_it_was_broken_off_and_calibr
     let told = run(&["--limit", "120", "--calibrate", "--apply"]);
     // Of 120 drawn evenly 40 are those drawn before.
     cluster.until(async || large().await == 120).await;
-    assert!(told.contains("Compared with assistant-intent-m alone"), "{told}");
+    assert!(
+        told.contains("Compared with assistant-intent-m alone"),
+        "{told}"
+    );
     assert!(told.contains("has this cascade now"), "{told}");
     let (_, of_task) = api.get("api/v1/tasks/assistant").await;
     let tier = &of_task["spec"]["cascade"]["tiers"]["assistant-intent-s"];

@@ -47,7 +47,14 @@ impl Observed {
         let (link, metrics) = (cluster.link().to_string(), of_node.to_string());
         let mut agent = vec!["agent", "--join", &link, "--name", "slow"];
         agent.extend(["--zone", "clinic", "--simulated-slowdown", "10"]);
-        agent.extend(["--data-dir", "slow", "--drain-timeout", "5", "--metrics", &metrics]);
+        agent.extend([
+            "--data-dir",
+            "slow",
+            "--drain-timeout",
+            "5",
+            "--metrics",
+            &metrics,
+        ]);
         let slow = Process::start(cluster.dir(), &agent);
         let targets = [cluster.http(), address(&line, "http")];
         let mut observed = Self {
