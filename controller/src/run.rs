@@ -269,13 +269,13 @@ async fn follow_store(store: Arc<dyn Store>, fleet: FleetHandle, stop: Cancellat
         loop {
             let event = match watch.next().await? {
                 WatchEvent::Snapshot { entries, revision } => {
-                    FleetEvent::Stored { entries, revision }
+                    FleetEvent::StoreSnapshot { entries, revision }
                 }
-                WatchEvent::Change(change) => FleetEvent::Changed(change),
-                WatchEvent::Unavailable(problem) => FleetEvent::StoreAway(problem),
-                WatchEvent::Available => FleetEvent::StoreBack,
+                WatchEvent::Change(change) => FleetEvent::StoreChanged(change),
+                WatchEvent::Unavailable(problem) => FleetEvent::StoreUnavailable(problem),
+                WatchEvent::Available => FleetEvent::StoreAvailable,
             };
-            fleet.tell(event).await;
+            fleet.send(event).await;
         }
     };
     let ended: Result<(), StoreError> = tokio::select! {

@@ -71,7 +71,7 @@ impl AdminState {
     async fn see(&self, written: Result<StoreRevision, StoreError>) -> Result<(), ApiError> {
         let revision = written.map_err(failed)?;
         // Late is not lost: it is written, and comes when the watch does.
-        let _ = tokio::time::timeout(SEEN_WITHIN, self.fleet.until_seen(revision)).await;
+        let _ = tokio::time::timeout(SEEN_WITHIN, self.fleet.wait_for_revision(revision)).await;
         Ok(())
     }
 

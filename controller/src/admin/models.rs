@@ -98,7 +98,7 @@ impl ModelResource {
         let ready = model.replicas.len() as u32;
         let replicas: Vec<_> = replicas(model, view).collect();
         let goal = model.revisions.goal().to_string();
-        let failed = |fetch: &FetchRecord| !fetch.problem.is_empty();
+        let failed = |fetch: &FetchRecord| !fetch.error.is_empty();
         let fetch_failed = !model.resolved && model.fetch.as_ref().is_some_and(failed);
         // Until it is known as the one that works nothing could be rolled back to it.
         let settled = model.revisions.stable == Some(model.revisions.goal());
@@ -128,7 +128,7 @@ impl ModelResource {
                         "revision {} did not load on {}: {}",
                         condemned.revision.to_string(),
                         condemned.node,
-                        condemned.problem
+                        condemned.error
                     )
                 }),
                 fetch: model
@@ -136,10 +136,13 @@ impl ModelResource {
                     .as_ref()
                     .filter(|_| !model.resolved)
                     .map(|fetch| {
-                        if fetch.problem.is_empty() {
-                            return format!("{} fetched by the controller", Bytes(fetch.done));
+                        if fetch.error.is_empty() {
+                            return format!(
+                                "{} fetched by the controller",
+                                Bytes(fetch.fetched_bytes)
+                            );
                         }
-                        format!("{} ({})", fetch.problem, fetch.remedy)
+                        format!("{} ({})", fetch.error, fetch.remedy)
                     }),
                 waiting: model.waiting,
                 replicas,

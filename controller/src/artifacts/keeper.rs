@@ -137,7 +137,7 @@ impl ArtifactReplicator {
         }
         work.jobs.retain(|id, _| wanted.contains_key(id));
         for (id, (source, format)) in wanted {
-            if view.files.of(&source).is_some() {
+            if view.files.get(&source).is_some() {
                 if view.files.fetches.contains_key(&id) {
                     writes.push(StoreWrite::Delete {
                         key: keys::fetch_progress(&id),
@@ -170,8 +170,8 @@ impl ArtifactReplicator {
             }
             if job.again.is_none() {
                 let record = FetchRecord {
-                    done: job.done.load(Ordering::Relaxed),
-                    problem: String::new(),
+                    fetched_bytes: job.done.load(Ordering::Relaxed),
+                    error: String::new(),
                     remedy: String::new(),
                 };
                 writes.extend(job.tell(&id, record));
@@ -216,8 +216,8 @@ impl ArtifactReplicator {
                         job.failures += 1;
                         job.again = Some(Instant::now() + pause.min(LONGEST_PAUSE));
                         let record = FetchRecord {
-                            done: job.done.load(Ordering::Relaxed),
-                            problem: error.to_string(),
+                            fetched_bytes: job.done.load(Ordering::Relaxed),
+                            error: error.to_string(),
                             remedy: error.remedy().to_owned(),
                         };
                         job.tell(&id, record).into_iter().collect()

@@ -1,148 +1,160 @@
-//! A node as the fleet's state has it.
+//! The state of one node.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use flotilla_core::health::NodeLifecycle;
 use flotilla_core::spec::ModelSpec;
 use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
 use flotilla_proto::v1::{ModelPhase, ModelStatus, NodeEnergy};
 
 use super::load_guard::ReplicaLimits;
+use super::node_health::{LocalSession, NodeHealth};
 use super::view::LastUse;
-use super::{NodeLink, NodeRecord, NodeReport, ReplicaStats, ReplicaView};
+use super::{NodeLink, NodeRecord, NodeReport, ReplicaStats, ReplicaView, SessionId};
 
-/// A node.
+/// The session of a node with this controller.
+struct NodeSession {
+    link: Arc<NodeLink>,
+    /// Whether the node has reported since it joined.
+    reporting: bool,
+}
+
+/// The state of one node.
 pub(super) struct NodeState {
+    /// The node's description: of its current session, otherwise the stored one.
     pub(super) record: NodeRecord,
-    /// The record as the store has it.
-    pub(super) kept: Option<NodeRecord>,
-    /// The session with this controller, while there is one.
-    pub(super) link: Option<Arc<NodeLink>>,
-    /// Whether the session's sync stream has brought a report.
-    pub(super) reporting: bool,
-    /// Other controllers that it is linked to.
-    pub(super) elsewhere: BTreeSet<String>,
-    pub(super) life: NodeLifecycle,
-    pub(super) touched: StoreRevision,
+    /// The description in the store, if it is stored.
+    pub(super) stored_record: Option<NodeRecord>,
+    session: Option<NodeSession>,
+    pub(super) health: NodeHealth,
+    /// The revision of the last change in the store to what the node should run.
+    pub(super) desired_revision: StoreRevision,
+    /// The node's last report, shared with the views.
     pub(super) report: Arc<ArcSwap<NodeReport>>,
-    loads: HashMap<ModelName, Arc<ReplicaStats>>,
+    /// The statistics of the node's replicas. They outlive a view, and end with the session.
+    replica_stats: HashMap<ModelName, Arc<ReplicaStats>>,
 }
 
 impl NodeState {
-    /// A node that is known but not linked.
-    pub(super) fn away(record: NodeRecord, now: Instant) -> Self {
+    /// A node that is known but not connected.
+    pub(super) fn disconnected(record: NodeRecord, now: Instant) -> Self {
         Self {
             record,
-            kept: None,
-            link: None,
-            reporting: false,
-            elsewhere: BTreeSet::new(),
-            life: NodeLifecycle::away(now),
-            touched: StoreRevision::default(),
+            stored_record: None,
+            session: None,
+            health: NodeHealth::disconnected(now),
+            desired_revision: StoreRevision::default(),
             report: Arc::default(),
-            loads: HashMap::new(),
+            replica_stats: HashMap::new(),
         }
     }
 
-    /// Takes over what its links say about whether it is there. Returns whether that is news.
-    pub(super) fn live(&mut self, now: Instant) -> bool {
-        let before = self.life.phase();
-        let elsewhere = !self.elsewhere.is_empty();
-        if self.link.is_some() || elsewhere {
-            self.life.linked(now);
-        } else {
-            self.life.unlinked(now);
-        }
-        if self.reporting || elsewhere {
-            self.life.reported(now);
-        }
-        before != self.life.phase()
+    /// Returns the link of the node's session with this controller, if there is one.
+    pub(super) fn link(&self) -> Option<&Arc<NodeLink>> {
+        self.session.as_ref().map(|session| &session.link)
     }
 
-    /// A new session begins. Returns the one it takes the place of.
-    pub(super) fn join(
+    /// Returns whether `id` is the node's current session with this controller.
+    pub(super) fn has_session(&self, id: &SessionId) -> bool {
+        self.link().is_some_and(|link| link.session == *id)
+    }
+
+    /// Returns whether the node has a session with this controller and has reported in it.
+    pub(super) fn is_reporting(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.reporting)
+    }
+
+    /// Returns whether the node has a session with this or another controller.
+    pub(super) fn is_connected(&self) -> bool {
+        self.session.is_some() || self.health.has_remote_links()
+    }
+
+    /// Derives the node's phase from its sessions. Returns whether it changed.
+    pub(super) fn update_health(&mut self, now: Instant) -> bool {
+        let local = match &self.session {
+            None => LocalSession::None,
+            Some(session) if session.reporting => LocalSession::Reporting,
+            Some(_) => LocalSession::Joined,
+        };
+        self.health.update(local, now)
+    }
+
+    /// Starts a session. Returns the link of the session that it replaces.
+    pub(super) fn start_session(
         &mut self,
         record: NodeRecord,
         link: Arc<NodeLink>,
     ) -> Option<Arc<NodeLink>> {
         self.record = record;
-        self.reporting = false;
-        self.loads.clear();
+        self.replica_stats.clear();
         self.report.store(Arc::default());
-        self.link.replace(link)
+        let session = NodeSession {
+            link,
+            reporting: false,
+        };
+        self.session.replace(session).map(|session| session.link)
     }
 
-    /// Its session has ended.
-    pub(super) fn leave(&mut self) {
-        self.link = None;
-        self.reporting = false;
-        self.loads.clear();
+    /// Ends the session.
+    pub(super) fn end_session(&mut self) {
+        self.session = None;
+        self.replica_stats.clear();
     }
 
-    /// Takes a report. Returns whether it changes who is asked.
-    pub(super) fn take(
+    /// Stores a report of the session. Returns whether the view has to change: it does not for
+    /// counters, which change with every report and are read from the shared report.
+    pub(super) fn set_report(
         &mut self,
         models: Vec<ModelStatus>,
         energy: Option<NodeEnergy>,
         now: Instant,
     ) -> bool {
-        // Counters move with every report; only what decides who is asked makes a new view.
-        fn deciding(models: &[ModelStatus]) -> impl Iterator<Item = impl PartialEq + '_> {
-            models.iter().map(|m| {
-                let next = m.next.as_ref().map(|next| (next.phase, next.revision));
-                (&m.name, m.phase, m.revision, m.memory, next)
-            })
-        }
-        let before = self.report.load();
-        let changed = !self.reporting || !deciding(&before.models).eq(deciding(&models));
-        self.reporting = true;
+        let Some(session) = &mut self.session else {
+            return false;
+        };
+        let first = !std::mem::replace(&mut session.reporting, true);
+        let before = self.report.load_full();
+        let changed = first || !routing_status(&before.models).eq(routing_status(&models));
         let mut uses = HashMap::with_capacity(models.len());
         for status in &models {
             let Ok(name) = ModelName::new(&status.name) else {
                 continue;
             };
             let counters = status.counters.unwrap_or_default();
-            let busy = counters.active + counters.queued > 0;
-            if let Some(load) = self.loads.get(&name) {
-                load.note(counters.active + counters.queued);
+            let requests = counters.active + counters.queued;
+            if let Some(stats) = self.replica_stats.get(&name) {
+                stats.note(requests);
             }
-            let known = before.uses.get(&name);
-            let unused = known.filter(|known| !busy && known.begun == counters.requests);
-            let used = LastUse {
-                begun: counters.requests,
-                busy,
-                at: unused.map_or(now, |known| known.at),
-            };
-            uses.insert(name, used);
+            let last_use = last_use(before.uses.get(&name), counters.requests, requests > 0, now);
+            uses.insert(name, last_use);
         }
-        // What it draws is told now and then, not with every report.
-        let energy = energy.or_else(|| before.energy.clone());
-        drop(before);
         let report = NodeReport {
             models,
             uses,
-            energy,
+            // Only some reports carry the energy status.
+            energy: energy.or_else(|| before.energy.clone()),
         };
-        let strain = report.strain();
-        for load in self.loads.values() {
-            load.strains(strain);
+        let pressure = report.strain();
+        for stats in self.replica_stats.values() {
+            stats.strains(pressure);
         }
         self.report.store(Arc::new(report));
         changed
     }
 
-    /// The node's replica of a model, if it takes requests.
-    pub(super) fn replica(
+    /// Returns the node's replica of a model if it can take requests from this controller.
+    pub(super) fn ready_replica(
         &mut self,
         node: &NodeName,
         model: &ModelName,
         spec: &ModelSpec,
     ) -> Option<ReplicaView> {
-        let link = self.link.as_ref()?;
-        if !self.reporting || !link.is_connected() {
+        let session = self.session.as_ref()?;
+        if !session.reporting || !session.link.is_connected() {
             return None;
         }
         let report = self.report.load();
@@ -151,30 +163,55 @@ impl NodeState {
             return None;
         }
         let limits = ReplicaLimits {
-            // An agent that is too old to say computes as many as the spec says.
+            // 0: the agent is too old to report its concurrency.
             concurrency: match status.concurrency {
                 0 => spec.concurrency,
-                most => most.min(spec.concurrency),
+                concurrency => concurrency.min(spec.concurrency),
             },
             capacity: spec.concurrency.saturating_add(spec.queue),
             power: self.record.power(),
             prefix_cache: status.prefix_cache,
         };
-        let load = match self.loads.get(model) {
-            Some(load) if load.limits() == limits => load.clone(),
+        let stats = match self.replica_stats.get(model) {
+            Some(stats) if stats.limits() == limits => stats.clone(),
             _ => {
-                let load = Arc::new(ReplicaStats::new(limits));
-                load.strains(report.strain());
-                self.loads.insert(model.clone(), load.clone());
-                load
+                let stats = Arc::new(ReplicaStats::new(limits));
+                stats.strains(report.strain());
+                self.replica_stats.insert(model.clone(), stats.clone());
+                stats
             }
         };
         Some(ReplicaView {
             node: node.clone(),
             zone: self.record.zone.clone(),
             revision: ModelRevision(status.revision),
-            link: link.clone(),
-            load,
+            link: session.link.clone(),
+            load: stats,
         })
+    }
+}
+
+/// The part of a report that placement and routing depend on.
+fn routing_status(models: &[ModelStatus]) -> impl Iterator<Item = impl PartialEq + '_> {
+    models.iter().map(|status| {
+        let next = status.next.as_ref();
+        let next = next.map(|next| (next.phase, next.revision));
+        (
+            &status.name,
+            status.phase,
+            status.revision,
+            status.memory,
+            next,
+        )
+    })
+}
+
+/// When a replica was last in use, from the earlier value and the counters of a new report.
+fn last_use(before: Option<&LastUse>, begun: u64, busy: bool, now: Instant) -> LastUse {
+    let unused_since = before.filter(|before| !busy && before.begun == begun);
+    LastUse {
+        begun,
+        busy,
+        at: unused_since.map_or(now, |before| before.at),
     }
 }

@@ -1,162 +1,161 @@
-//! What the store keeps, as JSON values under the keys of [`keys`](crate::store::keys).
-
-use std::collections::BTreeMap;
+//! The records in the store: JSON values under the keys of [`keys`](crate::store::keys).
 
 use flotilla_core::ModelRevision;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::energy::PowerRange;
 use flotilla_core::quality::{Proportion, Scoring};
-use flotilla_core::spec::{Accelerator, Resource, Taint, ValidationErrors};
+use flotilla_core::spec::{Accelerator, Taint};
 use flotilla_core::{Bytes, Joules, NodeName, ZoneName};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-/// What a node is.
+/// The static description of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRecord {
-    /// Tells a returning node from another one of the same name.
+    /// A random id that the agent keeps in its data directory. It distinguishes a node that
+    /// returns from another node of the same name.
     pub identity: String,
+    /// The labels that a model's node selector matches.
     pub labels: BTreeMap<String, String>,
+    /// The taints that keep models without a matching toleration off the node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<Taint>,
+    /// The privacy zone of the node. `None`: it is in no zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<ZoneName>,
-    /// Memory for models.
+    /// The memory available to models.
     pub memory: Bytes,
-    /// What its engines compute with.
+    /// The devices that the node's engines compute on.
     #[serde(default)]
     pub accelerators: Vec<Accelerator>,
+    /// The number of logical CPU cores.
     pub cores: u32,
+    /// The model name of the CPU.
     pub cpu: String,
+    /// The architecture and operating system, for example `x86_64-linux`.
     pub platform: String,
-    /// Of the agent's binary.
+    /// The version of the agent.
     pub version: String,
-    /// What it draws. `None`: its agent is too old to say.
+    /// The power draw of the node. `None`: the agent is too old to report it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<PowerRange>,
 }
 
 impl NodeRecord {
-    /// What it draws, as far as is known.
+    /// Returns the power draw of the node, guessed from its cores if the agent does not report it.
     #[must_use]
     pub fn power(&self) -> PowerRange {
         self.power.unwrap_or_else(|| PowerRange::guess(self.cores))
     }
 }
 
-/// How well a model was measured to do a task.
+/// The measured quality of a model's answers for a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct QualityRecord {
-    /// The revision of the model that was measured: of another one it says nothing.
+    /// The revision of the model that was measured. The record does not apply to others.
     pub revision: ModelRevision,
-    /// How its weights were quantised when it was loaded, if they were.
+    /// The quantization of the weights that were loaded. `None`: as in the files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
+    /// How answers were scored.
     pub scoring: Scoring,
+    /// The proportion of right answers.
     #[serde(flatten)]
     pub measured: Proportion,
-    /// Median time to the end of an answer, in milliseconds.
+    /// The median time to the end of an answer, in milliseconds.
     pub median_ms: f64,
-    /// Mean energy of an answer.
+    /// The mean energy of an answer. `None`: not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules: Option<Joules>,
     /// When it was measured, in seconds since 1970.
     pub at: u64,
 }
 
-/// What is wished for.
+/// The desired state of a model, a task or the router.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DesiredRecord {
-    /// When the fleet learned of it, in seconds since 1970.
+    /// When the resource was first applied, in seconds since 1970.
     pub created: u64,
-    /// The resource as it was applied.
+    /// The resource as it was applied last.
     pub resource: serde_json::Value,
 }
 
-/// The last revision of a model that every replica served.
+/// The last revision of a model that all replicas served.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StableRecord {
+    /// The model resource of that revision.
     pub resource: serde_json::Value,
-    /// Its files as they were then.
+    /// The manifest of that revision. `None`: the files are on the nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub files: Option<Manifest>,
+    pub manifest: Option<Manifest>,
 }
 
-/// A revision of a model that did not load.
+/// A revision of a model that failed to load.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedRevisionRecord {
+    /// The revision.
     pub revision: ModelRevision,
+    /// The node on which it failed.
     pub node: NodeName,
-    pub problem: String,
+    /// The error that the node reported.
+    pub error: String,
 }
 
-/// An assignment.
+/// The assignment of a model to a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignmentRecord {
-    /// What the node is to serve.
+    /// The revision that the node is to serve.
     pub revision: ModelRevision,
 }
 
-/// What people want of a node.
+/// The operation on a node, set by an operator: cordon or drain.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeOperationRecord {
-    /// No new models.
+    /// Whether the node gets no new models.
     pub cordoned: bool,
-    /// Its models go elsewhere.
+    /// Whether the node's models move to other nodes.
     pub draining: bool,
-    /// Its models leave, whether or not they find another place.
+    /// Whether a drain removes models even if they have no other node to run on.
     pub force: bool,
 }
 
-/// A controller.
+/// A running controller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControllerRecord {
-    /// Where agents reach it, `host:port`.
+    /// The address for agents, `host:port`.
     pub link: String,
-    /// Where clients and other controllers reach it, `host:port`.
+    /// The address for clients and other controllers, `host:port`.
     pub http: String,
-    /// Of its binary.
+    /// The version of the controller.
     pub version: String,
 }
 
-/// How fetching a model's files goes.
+/// The progress of fetching a model's files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct FetchRecord {
-    /// Bytes so far.
-    pub done: u64,
-    /// Why it failed, if it did.
+    /// The number of bytes fetched so far.
+    pub fetched_bytes: u64,
+    /// The error of the last attempt. Empty: none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub problem: String,
-    /// What to do about it.
+    pub error: String,
+    /// What an operator can do about the error.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
 }
 
-/// Requests that wait on a controller.
+/// The number of requests for a model in a controller's pending queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitingRecord {
+    /// The number of requests.
     pub requests: u32,
 }
 
-/// A record's value in the store.
+/// Encodes a record as JSON.
 pub(crate) fn encode(record: &impl Serialize) -> Vec<u8> {
-    // Records are made of texts and numbers: serializing them cannot fail.
+    // Records consist of texts and numbers, so that serializing them cannot fail.
     serde_json::to_vec(record).unwrap_or_default()
-}
-
-/// The record in a value of the store.
-pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(value).map_err(|e| e.to_string())
-}
-
-/// What a stored resource says, of the kind that belongs there.
-pub(super) fn resource<T>(resource: serde_json::Value) -> Result<T, String>
-where
-    T: TryFrom<Resource, Error = ValidationErrors>,
-{
-    let resource = Resource::from_json(resource).and_then(T::try_from);
-    resource.map_err(|e| e.to_string())
 }

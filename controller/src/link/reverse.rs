@@ -17,15 +17,15 @@ pub(super) async fn run(
 ) -> Result<(), hyper::Error> {
     let (channel, connection) = transport::connect(stream, silence).await?;
     link.add(&channel);
-    let changed = || FleetEvent::Connections {
+    let changed = || FleetEvent::ConnectionsChanged {
         node: link.node.clone(),
     };
-    fleet.tell(changed()).await;
+    fleet.send(changed()).await;
     let ended = tokio::select! {
         () = link.closed.cancelled() => Ok(()),
         ended = connection => ended,
     };
     link.sweep();
-    fleet.tell(changed()).await;
+    fleet.send(changed()).await;
     ended
 }

@@ -58,12 +58,12 @@ impl FleetRpc for FleetService {
         let link = self.sessions.open(name.clone(), &self.stop);
         let session = link.session.to_string();
         self.expect_sync(&link);
-        let event = FleetEvent::Joined {
+        let event = FleetEvent::NodeJoined {
             node: name,
             record,
             link,
         };
-        self.fleet.tell(event).await;
+        self.fleet.send(event).await;
         Ok(Response::new(JoinResponse {
             session,
             connections: self.connections,
@@ -132,7 +132,7 @@ impl FleetService {
                 () = link.synced.cancelled() => {}
                 () = tokio::time::sleep(SYNC_TIMEOUT) => {
                     sessions.close(&link.session);
-                    fleet.tell(FleetEvent::Left {
+                    fleet.send(FleetEvent::NodeLeft {
                         node: link.node.clone(),
                         session: link.session.clone(),
                     }).await;
@@ -237,7 +237,7 @@ impl NodeReports {
         }
         self.sessions.close(&self.link.session);
         self.fleet
-            .tell(FleetEvent::Left {
+            .send(FleetEvent::NodeLeft {
                 node: self.link.node.clone(),
                 session: self.link.session.clone(),
             })
@@ -246,7 +246,7 @@ impl NodeReports {
 
     async fn report(&self, report: StatusReport) {
         self.fleet
-            .tell(FleetEvent::Reported {
+            .send(FleetEvent::NodeReported {
                 node: self.link.node.clone(),
                 session: self.link.session.clone(),
                 models: report.models,

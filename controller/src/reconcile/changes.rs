@@ -86,7 +86,7 @@ fn settle(name: &ModelName, model: &ModelView, goal: ModelRevision) -> Option<St
     let resource = serde_json::to_value(served).unwrap_or_default();
     let record = StableRecord {
         resource,
-        files: files.cloned(),
+        manifest: files.cloned(),
     };
     Some(StoreWrite::put(
         keys::stable_revision(name),
@@ -104,7 +104,7 @@ fn condemn(name: &ModelName, model: &ModelView, node: &NodeName) -> StoreWrite {
     let record = FailedRevisionRecord {
         revision: model.revisions.wished,
         node: node.clone(),
-        problem,
+        error: problem,
     };
     StoreWrite::put(keys::failed_revision(name), encode(&record))
 }

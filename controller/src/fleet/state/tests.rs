@@ -2,8 +2,10 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::fleet::NodePhase;
-use crate::fleet::failures::FIRST_PAUSE;
+use crate::fleet::load_failures::FIRST_PAUSE;
+use crate::fleet::records::DesiredRecord;
+use flotilla_core::Bytes;
+use flotilla_core::spec::{Model, Resource};
 
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -29,7 +31,7 @@ fn link(session: &str) -> Arc<NodeLink> {
     Arc::new(NodeLink::new(node, session, CancellationToken::new()))
 }
 
-/// A model as the store holds it; `queue` makes one serving revision differ from another.
+/// The store's entry of a model. Different values of `queue` give different serving revisions.
 fn model_entry(name: &str, queue: u32) -> StoreEntry {
     let resource = json!({
         "apiVersion": "flotilla.dev/v1", "kind": "Model",
@@ -42,10 +44,12 @@ fn model_entry(name: &str, queue: u32) -> StoreEntry {
     }
 }
 
-/// The serving revision of such a model.
+/// The serving revision of the model of [`model_entry`].
 fn revision(queue: u32) -> ModelRevision {
-    let record: DesiredRecord = decode(&model_entry("m", queue).value).unwrap();
-    let model: Model = records::resource(record.resource).unwrap();
+    let record: DesiredRecord = serde_json::from_slice(&model_entry("m", queue).value).unwrap();
+    let model: Model = Resource::from_json(record.resource)
+        .and_then(Model::try_from)
+        .unwrap();
     model.serving_revision()
 }
 
@@ -59,8 +63,8 @@ fn status(phase: ModelPhase, queue: u32) -> ModelStatus {
     }
 }
 
-fn stored(entries: Vec<StoreEntry>) -> FleetEvent {
-    FleetEvent::Stored {
+fn snapshot(entries: Vec<StoreEntry>) -> FleetEvent {
+    FleetEvent::StoreSnapshot {
         entries,
         revision: StoreRevision(7),
     }
@@ -76,7 +80,7 @@ impl TestState {
     fn new() -> Self {
         let now = Instant::now();
         let mut state = FleetState::new("here", GRACE);
-        state.apply(stored(vec![model_entry("m", 7)]), now);
+        state.apply(snapshot(vec![model_entry("m", 7)]), now);
         Self {
             state,
             now,
@@ -85,7 +89,7 @@ impl TestState {
     }
 
     fn join(&mut self, link: &Arc<NodeLink>) {
-        let event = FleetEvent::Joined {
+        let event = FleetEvent::NodeJoined {
             node: self.node.clone(),
             record: record(),
             link: link.clone(),
@@ -94,7 +98,7 @@ impl TestState {
     }
 
     fn report(&mut self, session: &str, models: Vec<ModelStatus>) -> bool {
-        let event = FleetEvent::Reported {
+        let event = FleetEvent::NodeReported {
             node: self.node.clone(),
             session: SessionId(session.into()),
             models,
@@ -104,7 +108,7 @@ impl TestState {
     }
 
     fn leave(&mut self, session: &str) -> bool {
-        let event = FleetEvent::Left {
+        let event = FleetEvent::NodeLeft {
             node: self.node.clone(),
             session: SessionId(session.into()),
         };
@@ -112,112 +116,114 @@ impl TestState {
     }
 
     fn phase(&mut self) -> NodePhase {
-        self.state.view(1, self.now).nodes[&self.node].phase
+        self.state.build_view(1, self.now).nodes[&self.node].phase
     }
 
     fn failures(&mut self) -> usize {
-        self.state.view(1, self.now).models["m"].failures.len()
+        self.state.build_view(1, self.now).models["m"]
+            .failures
+            .len()
     }
 }
 
 #[test]
-fn a_node_is_ready_from_its_first_report_until_it_leaves() {
-    let mut bench = TestState::new();
-    bench.join(&link("s1"));
-    assert_eq!(bench.phase(), NodePhase::Joining);
-    assert!(bench.report("s1", vec![]));
-    assert_eq!(bench.phase(), NodePhase::Ready);
-    assert!(bench.leave("s1"));
-    assert_eq!(bench.phase(), NodePhase::Suspect);
-    assert_eq!(bench.state.next_deadline(), Some(bench.now + GRACE));
-    assert!(!bench.state.expire(bench.now));
-    bench.now += GRACE;
-    assert!(bench.state.expire(bench.now));
-    assert_eq!(bench.phase(), NodePhase::Lost);
-    assert_eq!(bench.state.next_deadline(), None);
+fn node_is_ready_from_its_first_report_until_it_leaves() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s1"));
+    assert_eq!(fleet.phase(), NodePhase::Joining);
+    assert!(fleet.report("s1", vec![]));
+    assert_eq!(fleet.phase(), NodePhase::Ready);
+    assert!(fleet.leave("s1"));
+    assert_eq!(fleet.phase(), NodePhase::Suspect);
+    assert_eq!(fleet.state.next_deadline(), Some(fleet.now + GRACE));
+    assert!(!fleet.state.expire(fleet.now));
+    fleet.now += GRACE;
+    assert!(fleet.state.expire(fleet.now));
+    assert_eq!(fleet.phase(), NodePhase::Lost);
+    assert_eq!(fleet.state.next_deadline(), None);
 }
 
 #[test]
-fn a_new_session_replaces_the_old_one_whose_end_is_no_news() {
-    let mut bench = TestState::new();
+fn end_of_a_replaced_session_is_ignored() {
+    let mut fleet = TestState::new();
     let (old, new) = (link("s1"), link("s2"));
-    bench.join(&old);
-    bench.join(&new);
+    fleet.join(&old);
+    fleet.join(&new);
     assert!(old.closed.is_cancelled() && !new.closed.is_cancelled());
-    assert!(!bench.report("s1", vec![]));
-    assert!(!bench.leave("s1"));
-    assert!(bench.report("s2", vec![]));
-    assert_eq!(bench.phase(), NodePhase::Ready);
+    assert!(!fleet.report("s1", vec![]));
+    assert!(!fleet.leave("s1"));
+    assert!(fleet.report("s2", vec![]));
+    assert_eq!(fleet.phase(), NodePhase::Ready);
 }
 
 #[test]
-fn counters_alone_make_no_new_view() {
-    let mut bench = TestState::new();
-    bench.join(&link("s1"));
-    assert!(bench.report("s1", vec![status(ModelPhase::Ready, 7)]));
-    assert!(!bench.report("s1", vec![status(ModelPhase::Ready, 7)]));
-    assert!(bench.report("s1", vec![status(ModelPhase::Draining, 7)]));
+fn changed_counters_do_not_change_the_view() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s1"));
+    assert!(fleet.report("s1", vec![status(ModelPhase::Ready, 7)]));
+    assert!(!fleet.report("s1", vec![status(ModelPhase::Ready, 7)]));
+    assert!(fleet.report("s1", vec![status(ModelPhase::Draining, 7)]));
 }
 
 #[test]
-fn a_failure_is_remembered_for_a_while_and_for_its_revision_only() {
-    let mut bench = TestState::new();
-    bench.join(&link("s1"));
-    bench.report("s1", vec![status(ModelPhase::Failed, 7)]);
-    assert_eq!(bench.failures(), 1);
-    // Reported again it is not renewed, or it would never be tried again.
-    bench.now += FIRST_PAUSE / 2;
-    bench.report("s1", vec![status(ModelPhase::Failed, 7)]);
-    bench.now += FIRST_PAUSE / 2;
-    assert!(bench.state.expire(bench.now));
-    assert_eq!(bench.failures(), 0);
+fn load_failure_counts_for_a_while_and_for_its_revision_only() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s1"));
+    fleet.report("s1", vec![status(ModelPhase::Failed, 7)]);
+    assert_eq!(fleet.failures(), 1);
+    // Reporting it again does not renew it: otherwise it would never expire.
+    fleet.now += FIRST_PAUSE / 2;
+    fleet.report("s1", vec![status(ModelPhase::Failed, 7)]);
+    fleet.now += FIRST_PAUSE / 2;
+    assert!(fleet.state.expire(fleet.now));
+    assert_eq!(fleet.failures(), 0);
 
     // The second failure counts for longer.
-    bench.report("s1", vec![status(ModelPhase::Failed, 7)]);
-    bench.now += FIRST_PAUSE;
-    assert!(!bench.state.expire(bench.now));
-    assert_eq!(bench.failures(), 1);
-    let change = FleetEvent::Changed(StoreChange::Put(model_entry("m", 8)));
-    assert!(bench.state.apply(change, bench.now));
-    assert_eq!(bench.failures(), 0);
+    fleet.report("s1", vec![status(ModelPhase::Failed, 7)]);
+    fleet.now += FIRST_PAUSE;
+    assert!(!fleet.state.expire(fleet.now));
+    assert_eq!(fleet.failures(), 1);
+    let change = FleetEvent::StoreChanged(StoreChange::Put(model_entry("m", 8)));
+    assert!(fleet.state.apply(change, fleet.now));
+    assert_eq!(fleet.failures(), 0);
 }
 
 #[test]
-fn a_node_known_only_from_the_store_is_suspect_then_lost() {
-    let mut bench = TestState::new();
+fn node_known_only_from_the_store_is_suspect_then_lost() {
+    let mut fleet = TestState::new();
     let entry = StoreEntry {
-        key: keys::node(&bench.node),
+        key: keys::node(&fleet.node),
         value: serde_json::to_vec(&record()).unwrap(),
         revision: StoreRevision(8),
     };
     assert!(
-        bench
+        fleet
             .state
-            .apply(FleetEvent::Changed(StoreChange::Put(entry)), bench.now)
+            .apply(FleetEvent::StoreChanged(StoreChange::Put(entry)), fleet.now)
     );
-    assert_eq!(bench.phase(), NodePhase::Suspect);
-    bench.now += GRACE;
-    assert!(bench.state.expire(bench.now));
-    assert_eq!(bench.phase(), NodePhase::Lost);
+    assert_eq!(fleet.phase(), NodePhase::Suspect);
+    fleet.now += GRACE;
+    assert!(fleet.state.expire(fleet.now));
+    assert_eq!(fleet.phase(), NodePhase::Lost);
 }
 
 #[test]
-fn what_the_store_holds_of_later_versions_is_left_alone() {
-    let mut bench = TestState::new();
+fn entry_that_cannot_be_decoded_is_ignored() {
+    let mut fleet = TestState::new();
     let entry = StoreEntry {
         key: format!("{}models/broken", keys::ROOT),
         value: b"{}".to_vec(),
         revision: StoreRevision(9),
     };
     assert!(
-        !bench
+        !fleet
             .state
-            .apply(FleetEvent::Changed(StoreChange::Put(entry)), bench.now)
+            .apply(FleetEvent::StoreChanged(StoreChange::Put(entry)), fleet.now)
     );
 }
 
 fn put(key: String, value: &serde_json::Value, revision: u64) -> FleetEvent {
-    FleetEvent::Changed(StoreChange::Put(StoreEntry {
+    FleetEvent::StoreChanged(StoreChange::Put(StoreEntry {
         key,
         value: serde_json::to_vec(value).unwrap(),
         revision: StoreRevision(revision),
@@ -225,57 +231,58 @@ fn put(key: String, value: &serde_json::Value, revision: u64) -> FleetEvent {
 }
 
 #[test]
-fn a_node_that_another_controller_holds_is_there_but_not_asked_from_here() {
-    let mut bench = TestState::new();
-    bench.join(&link("s1"));
-    bench.report("s1", vec![]);
-    let presence = keys::link(&bench.node, "other");
-    bench
+fn node_linked_to_another_controller_is_ready_but_not_used_from_here() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s1"));
+    fleet.report("s1", vec![]);
+    let link_key = keys::link(&fleet.node, "other");
+    fleet
         .state
-        .apply(put(presence.clone(), &json!({}), 8), bench.now);
-    assert!(bench.leave("s1"));
-    assert_eq!(bench.phase(), NodePhase::Ready);
-    assert!(!bench.state.view(1, bench.now).nodes[&bench.node].here);
+        .apply(put(link_key.clone(), &json!({}), 8), fleet.now);
+    assert!(fleet.leave("s1"));
+    assert_eq!(fleet.phase(), NodePhase::Ready);
+    assert!(!fleet.state.build_view(1, fleet.now).nodes[&fleet.node].here);
     let gone = StoreChange::Delete {
-        key: presence,
+        key: link_key,
         revision: StoreRevision(9),
     };
-    assert!(bench.state.apply(FleetEvent::Changed(gone), bench.now));
-    assert_eq!(bench.phase(), NodePhase::Suspect);
-    // Its own word about the node is no news to a controller.
-    let own = keys::link(&bench.node, "here");
-    assert!(!bench.state.apply(put(own, &json!({}), 10), bench.now));
-    assert_eq!(bench.phase(), NodePhase::Suspect);
+    assert!(fleet.state.apply(FleetEvent::StoreChanged(gone), fleet.now));
+    assert_eq!(fleet.phase(), NodePhase::Suspect);
+    // A controller ignores the links that it published itself.
+    let own = keys::link(&fleet.node, "here");
+    assert!(!fleet.state.apply(put(own, &json!({}), 10), fleet.now));
+    assert_eq!(fleet.phase(), NodePhase::Suspect);
 }
 
 #[test]
-fn while_the_store_is_away_no_node_is_lost_and_afterwards_each_has_its_grace() {
-    let mut bench = TestState::new();
-    bench.join(&link("s1"));
-    bench.report("s1", vec![]);
-    let away = FleetEvent::StoreAway("etcd is away".into());
-    assert!(bench.state.apply(away, bench.now));
-    bench.leave("s1");
-    bench.now += GRACE * 10;
-    assert_eq!(bench.state.next_deadline(), None);
-    assert!(!bench.state.expire(bench.now));
-    let view = bench.state.view(1, bench.now);
+fn no_node_is_lost_while_the_store_is_unavailable_and_grace_restarts_afterwards() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s1"));
+    fleet.report("s1", vec![]);
+    let away = FleetEvent::StoreUnavailable("etcd is away".into());
+    assert!(fleet.state.apply(away, fleet.now));
+    fleet.leave("s1");
+    fleet.now += GRACE * 10;
+    assert_eq!(fleet.state.next_deadline(), None);
+    assert!(!fleet.state.expire(fleet.now));
+    let view = fleet.state.build_view(1, fleet.now);
     assert_eq!(view.store_problem.as_deref(), Some("etcd is away"));
-    assert!(bench.state.apply(FleetEvent::StoreBack, bench.now));
-    assert_eq!(bench.state.next_deadline(), Some(bench.now + GRACE));
-    assert_eq!(bench.phase(), NodePhase::Suspect);
-    bench.now += GRACE;
-    assert!(bench.state.expire(bench.now));
-    assert_eq!(bench.phase(), NodePhase::Lost);
+    assert!(fleet.state.apply(FleetEvent::StoreAvailable, fleet.now));
+    assert_eq!(fleet.state.next_deadline(), Some(fleet.now + GRACE));
+    assert_eq!(fleet.phase(), NodePhase::Suspect);
+    fleet.now += GRACE;
+    assert!(fleet.state.expire(fleet.now));
+    assert_eq!(fleet.phase(), NodePhase::Lost);
 }
 
 #[test]
-fn what_a_node_should_run_has_the_revision_of_the_last_change_about_it() {
-    let mut bench = TestState::new();
-    bench.join(&link("s1"));
-    let touched = |bench: &mut TestState| bench.state.view(1, bench.now).nodes[&bench.node].touched;
+fn desired_revision_of_a_node_is_that_of_the_last_change_that_concerns_it() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s1"));
+    let touched =
+        |fleet: &mut TestState| fleet.state.build_view(1, fleet.now).nodes[&fleet.node].touched;
     let assignment = Assignment {
-        node: bench.node.clone(),
+        node: fleet.node.clone(),
         model: ModelName::new("m").unwrap(),
     };
     let other = Assignment {
@@ -283,69 +290,70 @@ fn what_a_node_should_run_has_the_revision_of_the_last_change_about_it() {
         ..assignment.clone()
     };
     let assigned = json!({"revision": revision(7)});
-    bench
+    fleet
         .state
-        .apply(put(keys::assignment(&assignment), &assigned, 11), bench.now);
-    assert_eq!(touched(&mut bench), StoreRevision(11));
-    bench
+        .apply(put(keys::assignment(&assignment), &assigned, 11), fleet.now);
+    assert_eq!(touched(&mut fleet), StoreRevision(11));
+    fleet
         .state
-        .apply(put(keys::assignment(&other), &assigned, 12), bench.now);
-    assert_eq!(touched(&mut bench), StoreRevision(11));
+        .apply(put(keys::assignment(&other), &assigned, 12), fleet.now);
+    assert_eq!(touched(&mut fleet), StoreRevision(11));
     let mut changed = model_entry("m", 8);
     changed.revision = StoreRevision(13);
-    bench
-        .state
-        .apply(FleetEvent::Changed(StoreChange::Put(changed)), bench.now);
-    assert_eq!(touched(&mut bench), StoreRevision(13));
+    fleet.state.apply(
+        FleetEvent::StoreChanged(StoreChange::Put(changed)),
+        fleet.now,
+    );
+    assert_eq!(touched(&mut fleet), StoreRevision(13));
     let gone = StoreChange::Delete {
         key: keys::assignment(&assignment),
         revision: StoreRevision(14),
     };
-    bench.state.apply(FleetEvent::Changed(gone), bench.now);
-    assert_eq!(touched(&mut bench), StoreRevision(14));
+    fleet.state.apply(FleetEvent::StoreChanged(gone), fleet.now);
+    assert_eq!(touched(&mut fleet), StoreRevision(14));
 }
 
 #[test]
-fn a_model_is_coming_while_a_node_that_is_there_works_on_it() {
-    let mut bench = TestState::new();
-    let coming = |bench: &mut TestState| bench.state.view(1, bench.now).models["m"].coming;
-    assert!(!coming(&mut bench), "there is no node");
-    bench.join(&link("s1"));
-    assert!(coming(&mut bench), "it is about to be placed");
+fn replica_is_expected_while_a_node_can_load_the_model() {
+    let mut fleet = TestState::new();
+    let coming = |fleet: &mut TestState| fleet.state.build_view(1, fleet.now).models["m"].coming;
+    assert!(!coming(&mut fleet), "there is no node");
+    fleet.join(&link("s1"));
+    assert!(coming(&mut fleet), "it will be placed");
     let assignment = Assignment {
-        node: bench.node.clone(),
+        node: fleet.node.clone(),
         model: ModelName::new("m").unwrap(),
     };
     let assigned = json!({"revision": revision(7)});
-    bench
+    fleet
         .state
-        .apply(put(keys::assignment(&assignment), &assigned, 11), bench.now);
-    assert!(coming(&mut bench));
-    bench.report("s1", vec![status(ModelPhase::Failed, 7)]);
-    assert!(!coming(&mut bench));
-    bench.report("s1", vec![status(ModelPhase::Loading, 7)]);
-    bench.now += FIRST_PAUSE;
-    bench.state.expire(bench.now);
-    assert!(coming(&mut bench));
-    bench.leave("s1");
-    assert!(coming(&mut bench), "it may return");
-    bench.now += GRACE;
-    bench.state.expire(bench.now);
-    assert!(!coming(&mut bench));
+        .apply(put(keys::assignment(&assignment), &assigned, 11), fleet.now);
+    assert!(coming(&mut fleet));
+    fleet.report("s1", vec![status(ModelPhase::Failed, 7)]);
+    assert!(!coming(&mut fleet));
+    fleet.report("s1", vec![status(ModelPhase::Loading, 7)]);
+    fleet.now += FIRST_PAUSE;
+    fleet.state.expire(fleet.now);
+    assert!(coming(&mut fleet));
+    fleet.leave("s1");
+    assert!(coming(&mut fleet), "it may return");
+    fleet.now += GRACE;
+    fleet.state.expire(fleet.now);
+    assert!(!coming(&mut fleet));
 }
 
 #[test]
-fn memory_that_a_node_found_is_known_for_the_model() {
-    let mut bench = TestState::new();
-    bench.join(&link("s1"));
-    let memory = |bench: &mut TestState| bench.state.view(1, bench.now).models["m"].memory;
-    assert_eq!(memory(&mut bench), None);
+fn memory_reported_by_a_node_is_known_for_the_model() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s1"));
+    let memory = |fleet: &mut TestState| fleet.state.build_view(1, fleet.now).models["m"].memory;
+    assert_eq!(memory(&mut fleet), None);
     let mut refused = status(ModelPhase::Failed, 7);
     refused.memory_needed = 70;
-    bench.report("s1", vec![refused]);
-    assert_eq!(memory(&mut bench), Some(Bytes(70)));
+    fleet.report("s1", vec![refused]);
+    assert_eq!(memory(&mut fleet), Some(Bytes(70)));
     let mut ready = status(ModelPhase::Ready, 7);
     ready.memory = 80;
-    bench.report("s1", vec![ready]);
-    assert_eq!(memory(&mut bench), Some(Bytes(80)));
+    fleet.report("s1", vec![ready]);
+    assert_eq!(memory(&mut fleet), Some(Bytes(80)));
 }

@@ -1,4 +1,4 @@
-//! The files of models as the store has them.
+//! The manifests of model files that controllers deliver.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,21 +12,22 @@ use sha2::Digest;
 use super::FetchRecord;
 use crate::store::keys;
 
-/// The files of all models.
+/// The manifests of all model files in the store.
 #[derive(Debug, Clone, Default)]
 pub struct ModelManifests {
-    /// What was pushed, by name.
+    /// The manifests of pushed files, by name.
     pub pushed: BTreeMap<ArtifactName, Arc<Manifest>>,
-    /// What was fetched, by [`keys::source_id`].
+    /// The manifests of files that a controller fetched, by [`keys::source_id`].
     pub fetched: BTreeMap<String, Arc<Manifest>>,
-    /// How fetching goes.
+    /// The progress of fetching, by [`keys::source_id`].
     pub fetches: BTreeMap<String, FetchRecord>,
 }
 
 impl ModelManifests {
-    /// The files of a source, once they are known.
+    /// Returns the manifest of a source. `None` if the source was not pushed or fetched yet, or if
+    /// it is a path on the nodes, whose files controllers do not deliver.
     #[must_use]
-    pub fn of(&self, source: &ModelSource) -> Option<&Arc<Manifest>> {
+    pub fn get(&self, source: &ModelSource) -> Option<&Arc<Manifest>> {
         match source {
             ModelSource::Path(_) => None,
             ModelSource::Artifact(name) => self.pushed.get(name),
@@ -35,13 +36,15 @@ impl ModelManifests {
     }
 }
 
-/// The revision that nodes serve: that of the spec, and where controllers deliver the files,
-/// of what is in them.
-pub(super) fn revision(model: &Model, files: Option<&Manifest>) -> ModelRevision {
+/// Returns the revision that nodes serve: the serving revision of the spec and, if controllers
+/// deliver the model's files, a hash of it and the files.
+pub(super) fn model_revision(model: &Model, manifest: Option<&Manifest>) -> ModelRevision {
     let serving = model.serving_revision();
-    let Some(files) = files else { return serving };
+    let Some(manifest) = manifest else {
+        return serving;
+    };
     let mut hash = sha2::Sha256::new();
     hash.update(serving.0.to_be_bytes());
-    hash.update(files.digest().0);
+    hash.update(manifest.digest().0);
     ModelRevision::from_digest(&hash.finalize().into())
 }

@@ -1,0 +1,189 @@
+//! Builds the immutable view from the state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use flotilla_core::health::NodePhase;
+use flotilla_core::placement::Assignment;
+use flotilla_core::rollout::ModelRevisions;
+use flotilla_core::{ModelName, ModelRevision, NodeName};
+
+use super::decode::DesiredModelState;
+use super::manifests;
+use super::node::NodeState;
+use super::state::FleetState;
+use super::view::{self, FleetView, LoadFailureView, ModelView, NodeView, ReplicaView};
+use crate::store::keys;
+
+/// Where a model runs or should run.
+#[derive(Default)]
+struct ModelPlacement {
+    /// The nodes it is assigned to, with the revision to serve.
+    assigned: BTreeMap<NodeName, ModelRevision>,
+    /// The failures that count now, by node.
+    failures: BTreeMap<NodeName, LoadFailureView>,
+    /// The replicas that take requests.
+    replicas: Vec<ReplicaView>,
+}
+
+impl FleetState {
+    /// Builds the view of this state at `now`.
+    pub(super) fn build_view(&mut self, generation: u64, now: Instant) -> FleetView {
+        let mut placements = self.model_placements();
+        let mut models = BTreeMap::new();
+        for (name, desired) in &self.stored.models {
+            let placement = placements.remove(name).unwrap_or_default();
+            let view = self.model_view(name, desired, placement);
+            models.insert(name.clone(), Arc::new(view));
+        }
+        let mut assigned_models: BTreeMap<&NodeName, Vec<ModelName>> = BTreeMap::new();
+        for Assignment { node, model } in self.stored.assignments.keys() {
+            let models = assigned_models.entry(node).or_default();
+            models.push(model.clone());
+        }
+        let nodes = self.nodes.iter().map(|(name, node)| {
+            let assigned = assigned_models.remove(name).unwrap_or_default();
+            let view = self.node_view(name, node, assigned, now);
+            (name.clone(), Arc::new(view))
+        });
+        FleetView {
+            generation,
+            nodes: nodes.collect(),
+            by_name: models.iter().map(|(n, m)| (n.clone(), m.clone())).collect(),
+            models,
+            controllers: self.stored.controllers.clone(),
+            files: self.stored.manifests.clone(),
+            routing: self.stored.routing.clone(),
+            leader: self.stored.leader.clone(),
+            fleet: self.fleet_id.clone(),
+            synced: self.synced,
+            store_problem: self.store_problem.clone(),
+        }
+    }
+
+    /// Collects the placement of every model that is assigned or has failed somewhere. It needs
+    /// `&mut` because nodes create the statistics of new replicas.
+    fn model_placements(&mut self) -> BTreeMap<ModelName, ModelPlacement> {
+        let mut placements: BTreeMap<ModelName, ModelPlacement> = BTreeMap::new();
+        for (Assignment { node, model }, revision) in &self.stored.assignments {
+            let placement = placements.entry(model.clone()).or_default();
+            placement.assigned.insert(node.clone(), *revision);
+            if let (Some(desired), Some(state)) =
+                (self.stored.models.get(model), self.nodes.get_mut(node))
+            {
+                let spec = &desired.model.spec;
+                let replica = state.ready_replica(node, model, spec);
+                placement.replicas.extend(replica);
+            }
+        }
+        for (model, failures) in self.failures.by_model() {
+            let placement = placements.entry(model.clone()).or_default();
+            placement.failures = failures;
+        }
+        placements
+    }
+
+    fn model_view(
+        &self,
+        name: &ModelName,
+        desired: &DesiredModelState,
+        placement: ModelPlacement,
+    ) -> ModelView {
+        let spec = &desired.model.spec;
+        let delivered = spec.source.as_ref().filter(|source| source.is_delivered());
+        let manifest = delivered.and_then(|source| self.stored.manifests.get(source));
+        let fetch = delivered.and_then(|source| {
+            let fetches = &self.stored.manifests.fetches;
+            fetches.get(&keys::source_id(source))
+        });
+        let resolved = delivered.is_none() || manifest.is_some();
+        let stable = self.stored.stable.get(name);
+        let failed = self.stored.failed.get(name);
+        let revisions = ModelRevisions {
+            wished: manifests::model_revision(&desired.model, manifest.map(AsRef::as_ref)),
+            stable: stable.map(|stable| stable.revision),
+            condemned: failed.map(|failed| failed.revision),
+        };
+        let fetching = fetch.is_none_or(|fetch| fetch.error.is_empty());
+        let coming = self.is_replica_expected(&placement, resolved || fetching);
+        let memory = spec
+            .memory
+            .or(self.measured_memory.get(name, revisions.goal()))
+            .or(manifest.map(|manifest| manifest.memory()));
+        let waiting = self.stored.waiting.get(name);
+        let ModelPlacement {
+            assigned,
+            failures,
+            mut replicas,
+        } = placement;
+        replicas.sort_by(|a, b| a.zone.cmp(&b.zone));
+        ModelView {
+            model: desired.model.clone(),
+            revisions,
+            files: manifest.cloned(),
+            resolved,
+            fetch: fetch.cloned(),
+            stable: stable.map(|stable| stable.model.clone()),
+            stable_files: stable.and_then(|stable| stable.manifest.clone()),
+            condemned: failed
+                .filter(|failed| failed.revision == revisions.wished)
+                .cloned(),
+            created: desired.created,
+            zones: view::zones(&replicas),
+            places: view::places(&replicas),
+            served: replicas.iter().map(|replica| replica.revision).collect(),
+            replicas,
+            assigned,
+            failures,
+            memory,
+            waiting: waiting.map_or(0, |by_controller| by_controller.values().sum()),
+            coming,
+        }
+    }
+
+    /// Returns whether a replica can be expected to answer soon: one is assigned to a node that has
+    /// not failed, or the model can be placed as far as is known here. If it cannot be placed after
+    /// all, the pending queue refuses its requests.
+    fn is_replica_expected(&self, placement: &ModelPlacement, files_expected: bool) -> bool {
+        let mut nodes = self.nodes.values();
+        if nodes.all(|node| node.health.phase() == NodePhase::Lost) {
+            return false;
+        }
+        if placement.assigned.is_empty() {
+            return files_expected && placement.failures.is_empty();
+        }
+        // An assignment to a lost node counts, because it moves to another node.
+        placement.assigned.iter().any(|(node, revision)| {
+            let failure = placement.failures.get(node);
+            failure.is_none_or(|failure| failure.revision != *revision)
+        })
+    }
+
+    fn node_view(
+        &self,
+        name: &NodeName,
+        node: &NodeState,
+        assigned: Vec<ModelName>,
+        now: Instant,
+    ) -> NodeView {
+        NodeView {
+            name: name.clone(),
+            record: node.record.clone(),
+            kept: node.stored_record.as_ref() == Some(&node.record),
+            phase: node.health.phase(),
+            steady: node.health.is_steady(now),
+            order: self
+                .stored
+                .operations
+                .get(name)
+                .copied()
+                .unwrap_or_default(),
+            here: node.is_reporting(),
+            link: node.link().cloned(),
+            assigned: assigned.into_iter().collect(),
+            touched: node.desired_revision,
+            report: node.report.clone(),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Decodes entries of the store into typed values.
+
+use std::sync::Arc;
+
+use flotilla_core::artifact::Manifest;
+use flotilla_core::placement::Assignment;
+use flotilla_core::spec::{Model, Resource, Router, RouterSpec, ValidationErrors};
+use flotilla_core::{ArtifactName, ModelName, ModelRevision, NodeName, TaskName};
+use serde::de::DeserializeOwned;
+
+use super::records::{
+    AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FetchRecord,
+    NodeOperationRecord, NodeRecord, QualityRecord, StableRecord, WaitingRecord,
+};
+use super::{TaskView, manifests};
+use crate::store::keys::StoreKey;
+
+/// A decoded entry of the store. The variants are those of [`StoreKey`], which documents them.
+pub(super) enum StoredValue {
+    Model(ModelName, DesiredModelState),
+    Task(TaskName, TaskView),
+    Router(RouterSpec),
+    Quality(TaskName, ModelName, QualityRecord),
+    StableRevision(ModelName, StableModel),
+    FailedRevision(ModelName, FailedRevisionRecord),
+    Node(NodeName, NodeRecord),
+    NodeOperation(NodeName, NodeOperationRecord),
+    Assignment(Assignment, ModelRevision),
+    PushedManifest(ArtifactName, Manifest),
+    FetchedManifest(String, Manifest),
+    FetchProgress(String, FetchRecord),
+    Controller(String, ControllerRecord),
+    /// The node and the id of the controller.
+    Link(NodeName, String),
+    /// The model, the id of the controller, and the number of requests.
+    Waiting(ModelName, String, u32),
+    Leader(String),
+    FleetId(String),
+}
+
+/// The desired state of a model.
+pub(super) struct DesiredModelState {
+    pub(super) model: Model,
+    /// When the model was first applied, in seconds since 1970.
+    pub(super) created: u64,
+}
+
+/// The last revision of a model that all replicas served.
+pub(super) struct StableModel {
+    pub(super) revision: ModelRevision,
+    /// The spec of that revision.
+    pub(super) model: Arc<Model>,
+    /// The model files of that revision, if controllers deliver them.
+    pub(super) manifest: Option<Arc<Manifest>>,
+}
+
+/// Decodes the value under `key`.
+///
+/// # Errors
+/// What is wrong with the value.
+pub(super) fn decode(key: StoreKey, value: Vec<u8>) -> Result<StoredValue, String> {
+    Ok(match key {
+        StoreKey::Model(name) => {
+            let record: DesiredRecord = json(&value)?;
+            let desired = DesiredModelState {
+                model: resource(record.resource)?,
+                created: record.created,
+            };
+            StoredValue::Model(name, desired)
+        }
+        StoreKey::Task(name) => {
+            let record: DesiredRecord = json(&value)?;
+            let task = TaskView::new(resource(record.resource)?, record.created)?;
+            StoredValue::Task(name, task)
+        }
+        StoreKey::Router => {
+            let record: DesiredRecord = json(&value)?;
+            let router: Router = resource(record.resource)?;
+            StoredValue::Router(router.spec)
+        }
+        StoreKey::Quality(task, model) => StoredValue::Quality(task, model, json(&value)?),
+        StoreKey::StableRevision(name) => {
+            let record: StableRecord = json(&value)?;
+            let model: Model = resource(record.resource)?;
+            let stable = StableModel {
+                revision: manifests::model_revision(&model, record.manifest.as_ref()),
+                model: Arc::new(model),
+                manifest: record.manifest.map(Arc::new),
+            };
+            StoredValue::StableRevision(name, stable)
+        }
+        StoreKey::FailedRevision(name) => StoredValue::FailedRevision(name, json(&value)?),
+        StoreKey::Node(name) => StoredValue::Node(name, json(&value)?),
+        StoreKey::NodeOperation(name) => StoredValue::NodeOperation(name, json(&value)?),
+        StoreKey::Assignment(assignment) => {
+            let record: AssignmentRecord = json(&value)?;
+            StoredValue::Assignment(assignment, record.revision)
+        }
+        StoreKey::PushedManifest(name) => StoredValue::PushedManifest(name, json(&value)?),
+        StoreKey::FetchedManifest(id) => StoredValue::FetchedManifest(id, json(&value)?),
+        StoreKey::FetchProgress(id) => StoredValue::FetchProgress(id, json(&value)?),
+        StoreKey::Controller(id) => StoredValue::Controller(id, json(&value)?),
+        StoreKey::Link(node, controller_id) => StoredValue::Link(node, controller_id),
+        StoreKey::Waiting(model, controller_id) => {
+            let record: WaitingRecord = json(&value)?;
+            StoredValue::Waiting(model, controller_id, record.requests)
+        }
+        StoreKey::Leader => StoredValue::Leader(text(value)?),
+        StoreKey::FleetId => StoredValue::FleetId(text(value)?),
+    })
+}
+
+fn json<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(value).map_err(|error| error.to_string())
+}
+
+fn text(value: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(value).map_err(|error| error.to_string())
+}
+
+/// Parses and validates a stored resource of the kind `T`.
+fn resource<T>(resource: serde_json::Value) -> Result<T, String>
+where
+    T: TryFrom<Resource, Error = ValidationErrors>,
+{
+    let resource = Resource::from_json(resource).and_then(T::try_from);
+    resource.map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::keys;
+
+    fn decode_text(key: &str, value: &str) -> Result<StoredValue, String> {
+        decode(keys::parse(key).unwrap(), value.into())
+    }
+
+    #[test]
+    fn value_that_is_not_of_its_keys_kind_is_an_error() {
+        assert!(decode_text("/flotilla/v1/models/m", "{}").is_err());
+        assert!(decode_text("/flotilla/v1/nodes/n", "[]").is_err());
+        assert!(decode_text("/flotilla/v1/assignments/n/m", "no JSON").is_err());
+    }
+
+    #[test]
+    fn unknown_fields_of_a_later_version_are_ignored() {
+        let decoded = decode_text("/flotilla/v1/waiting/m/c", r#"{"requests": 3, "new": 1}"#);
+        assert!(matches!(decoded, Ok(StoredValue::Waiting(_, _, 3))));
+    }
+}

@@ -1,0 +1,133 @@
+//! The part of the fleet's state that is a copy of the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use flotilla_core::placement::Assignment;
+use flotilla_core::{ModelName, ModelRevision, NodeName};
+
+use super::decode::{DesiredModelState, StableModel, StoredValue};
+use super::{
+    ControllerRecord, FailedRevisionRecord, ModelManifests, NodeOperationRecord, RoutingView,
+};
+use crate::store::keys::StoreKey;
+
+/// A copy of the store's entries, except those about single nodes, which are kept with the nodes.
+#[derive(Default)]
+pub(super) struct StoredState {
+    /// The id of the leading controller, while one leads.
+    pub(super) leader: Option<String>,
+    /// The running controllers, by id.
+    pub(super) controllers: BTreeMap<String, ControllerRecord>,
+    pub(super) models: BTreeMap<ModelName, DesiredModelState>,
+    pub(super) stable: BTreeMap<ModelName, StableModel>,
+    pub(super) failed: BTreeMap<ModelName, FailedRevisionRecord>,
+    pub(super) routing: Arc<RoutingView>,
+    pub(super) manifests: Arc<ModelManifests>,
+    /// The assignments, with the revision to serve.
+    pub(super) assignments: BTreeMap<Assignment, ModelRevision>,
+    pub(super) operations: BTreeMap<NodeName, NodeOperationRecord>,
+    /// The number of requests in the pending queues, by model and id of the controller.
+    pub(super) waiting: BTreeMap<ModelName, BTreeMap<String, u32>>,
+}
+
+impl StoredState {
+    /// Returns the nodes that a model is assigned to.
+    pub(super) fn nodes_of<'a>(
+        &'a self,
+        model: &'a ModelName,
+    ) -> impl Iterator<Item = &'a NodeName> {
+        let assignments = self.assignments.keys();
+        assignments
+            .filter(move |assignment| assignment.model == *model)
+            .map(|assignment| &assignment.node)
+    }
+
+    /// Sets a value. Ignores values that are kept with the nodes, and the fleet's id.
+    pub(super) fn put(&mut self, value: StoredValue) {
+        match value {
+            StoredValue::Model(name, desired) => {
+                self.models.insert(name, desired);
+            }
+            StoredValue::StableRevision(name, stable) => {
+                self.stable.insert(name, stable);
+            }
+            StoredValue::FailedRevision(name, record) => {
+                self.failed.insert(name, record);
+            }
+            StoredValue::Task(name, task) => {
+                self.routing_mut().tasks.insert(name, Arc::new(task));
+            }
+            StoredValue::Router(spec) => {
+                self.routing_mut().set_router(Some(spec));
+            }
+            StoredValue::Quality(task, model, record) => {
+                let by_model = self.routing_mut().quality.entry(task).or_default();
+                by_model.insert(model, record);
+            }
+            StoredValue::Assignment(assignment, revision) => {
+                self.assignments.insert(assignment, revision);
+            }
+            StoredValue::NodeOperation(name, record) => {
+                self.operations.insert(name, record);
+            }
+            StoredValue::PushedManifest(name, manifest) => {
+                self.manifests_mut().pushed.insert(name, Arc::new(manifest));
+            }
+            StoredValue::FetchedManifest(id, manifest) => {
+                self.manifests_mut().fetched.insert(id, Arc::new(manifest));
+            }
+            StoredValue::FetchProgress(id, record) => {
+                self.manifests_mut().fetches.insert(id, record);
+            }
+            StoredValue::Controller(id, record) => {
+                self.controllers.insert(id, record);
+            }
+            StoredValue::Waiting(model, controller_id, requests) => {
+                let by_controller = self.waiting.entry(model).or_default();
+                by_controller.insert(controller_id, requests);
+            }
+            StoredValue::Leader(id) => self.leader = Some(id),
+            StoredValue::Node(..) | StoredValue::Link(..) | StoredValue::FleetId(_) => {}
+        }
+    }
+
+    /// Deletes the value of a key. Returns whether there was one. Ignores keys of values that are
+    /// kept with the nodes, and of the fleet's id.
+    pub(super) fn delete(&mut self, key: &StoreKey) -> bool {
+        match key {
+            StoreKey::Model(name) => self.models.remove(name).is_some(),
+            StoreKey::StableRevision(name) => self.stable.remove(name).is_some(),
+            StoreKey::FailedRevision(name) => self.failed.remove(name).is_some(),
+            StoreKey::Task(name) => self.routing_mut().tasks.remove(name).is_some(),
+            StoreKey::Router => self.routing_mut().set_router(None),
+            StoreKey::Quality(task, model) => self
+                .routing_mut()
+                .quality
+                .get_mut(task)
+                .is_some_and(|by_model| by_model.remove(model).is_some()),
+            StoreKey::Assignment(assignment) => self.assignments.remove(assignment).is_some(),
+            StoreKey::NodeOperation(name) => self.operations.remove(name).is_some(),
+            StoreKey::PushedManifest(name) => self.manifests_mut().pushed.remove(name).is_some(),
+            StoreKey::FetchedManifest(id) => self.manifests_mut().fetched.remove(id).is_some(),
+            StoreKey::FetchProgress(id) => self.manifests_mut().fetches.remove(id).is_some(),
+            StoreKey::Controller(id) => self.controllers.remove(id).is_some(),
+            StoreKey::Waiting(model, controller_id) => self
+                .waiting
+                .get_mut(model)
+                .is_some_and(|by_controller| by_controller.remove(controller_id).is_some()),
+            StoreKey::Leader => self.leader.take().is_some(),
+            StoreKey::Node(_) | StoreKey::Link(..) | StoreKey::FleetId => false,
+        }
+    }
+
+    /// The routing part, copied first if a view shares it.
+    fn routing_mut(&mut self) -> &mut RoutingView {
+        Arc::make_mut(&mut self.routing)
+    }
+
+    /// The manifests, copied first if a view shares them.
+    fn manifests_mut(&mut self) -> &mut ModelManifests {
+        Arc::make_mut(&mut self.manifests)
+    }
+}
