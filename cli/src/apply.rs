@@ -17,7 +17,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Deserialize)]
 struct ApplyResponse {
-    applied: ApplyResult,
+    result: ApplyResult,
 }
 
 /// Applies the resources in the files. All files are read before anything is changed.
@@ -31,7 +31,7 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
     for resource in resources {
         let (noun, path) = manifest::noun_and_path(&resource);
         let response: ApplyResponse = fleet.put(&path, &resource).await?;
-        let result = match response.applied {
+        let result = match response.result {
             ApplyResult::Created => "created",
             ApplyResult::Changed => "changed",
             ApplyResult::Unchanged => "unchanged",
@@ -51,7 +51,7 @@ async fn wait_until_trained(fleet: &FleetClient) -> anyhow::Result<()> {
         loop {
             interval.tick().await;
             let tasks: ResourceList<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
-            if tasks.into_items().iter().all(|task| task.status.learnt) {
+            if tasks.into_items().iter().all(|task| task.status.trained) {
                 return anyhow::Ok(());
             }
         }

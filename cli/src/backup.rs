@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, bail};
 use flotilla_controller::admin::{
-    Missing, ModelResource, NodeResource, RouterResource, TaskResource,
+    MissingFiles, ModelResource, NodeResource, RouterResource, TaskResource,
 };
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
@@ -121,7 +121,7 @@ async fn fetch_documents(fleet: &FleetClient) -> anyhow::Result<Vec<BackupDocume
     let nodes_with_operation = nodes
         .into_items()
         .into_iter()
-        .filter(|node| node.status.order != NodeOperationRecord::default());
+        .filter(|node| node.status.operation != NodeOperationRecord::default());
     documents.extend(nodes_with_operation.map(|node| {
         BackupDocument::NodeOperation(NodeOperationDocument {
             api_version: API_VERSION.into(),
@@ -129,7 +129,7 @@ async fn fetch_documents(fleet: &FleetClient) -> anyhow::Result<Vec<BackupDocume
             metadata: DocumentMetadata {
                 name: node.metadata.name,
             },
-            spec: node.status.order,
+            spec: node.status.operation,
         })
     }));
     Ok(documents)
@@ -164,7 +164,7 @@ async fn restore_document(fleet: &FleetClient, document: &BackupDocument) -> any
         BackupDocument::Artifact(artifact) => {
             let name = artifact.metadata.name.as_str();
             let path = ["api", "v1", "artifacts", name];
-            let response: Missing = fleet.put(&path, &artifact.spec).await?;
+            let response: MissingFiles = fleet.put(&path, &artifact.spec).await?;
             if response.missing.is_empty() {
                 println!("artifact/{name} restored");
             } else {
@@ -181,10 +181,10 @@ async fn restore_document(fleet: &FleetClient, document: &BackupDocument) -> any
         }
         BackupDocument::NodeOperation(operation) => {
             let name = operation.metadata.name.as_str();
-            let path = ["api", "v1", "nodes", name, "order"];
+            let path = ["api", "v1", "nodes", name, "operation"];
             // The node may join after the restore.
             fleet
-                .put_with_query(&path, Some("ahead=true"), &operation.spec)
+                .put_with_query(&path, Some("allowUnknown=true"), &operation.spec)
                 .await?;
             println!("node/{name} restored");
         }

@@ -1,6 +1,6 @@
 //! `flotilla describe`: the details of one node, model or task.
 
-use flotilla_controller::admin::{ModelOfTask, ModelResource, NodeResource, TaskResource};
+use flotilla_controller::admin::{ModelResource, NodeResource, TaskModel, TaskResource};
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
 use flotilla_core::spec::{ObjectiveSpec, TaskSpec};
@@ -134,8 +134,8 @@ fn cascade(spec: &TaskSpec) -> String {
     join(&parts)
 }
 
-fn measured_quality(model: &ModelOfTask) -> String {
-    if !model.known {
+fn measured_quality(model: &TaskModel) -> String {
+    if !model.exists {
         return "no such model in the fleet".into();
     }
     let Some(quality) = &model.quality else {
@@ -243,7 +243,7 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
         ("Revision", status.revision.clone()),
         (
             "Rolled back",
-            status.rolled_back.clone().unwrap_or_default(),
+            status.rollback_reason.clone().unwrap_or_default(),
         ),
         (
             "Memory",
@@ -251,9 +251,12 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
         ),
         ("Files", status.fetch.clone().unwrap_or_default()),
         ("Pending requests", nonzero(status.waiting)),
-        ("Not placed", status.unplaced.clone().unwrap_or_default()),
+        (
+            "Not placed",
+            status.unplaced_reason.clone().unwrap_or_default(),
+        ),
     ]);
-    for (node, reason) in &status.refusals {
+    for (node, reason) in &status.unschedulable_nodes {
         text += &format!("  {node} {reason}\n");
     }
     text += "\nSpec:\n";

@@ -1,6 +1,6 @@
 //! `flotilla route` and `flotilla explain`: routing decisions, before and after the request.
 
-use flotilla_controller::admin::DryRun;
+use flotilla_controller::admin::DryRunResult;
 use flotilla_controller::decisions::DecisionRecord;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ pub(crate) async fn route(args: RouteArgs) -> anyhow::Result<()> {
         "messages": [{"role": "user", "content": args.text}],
         "flotilla": {"zone": args.zone},
     });
-    let dry_run: DryRun = fleet.post(&["v1", "route"], &body).await?.json().await?;
+    let dry_run: DryRunResult = fleet.post(&["v1", "route"], &body).await?.json().await?;
     if output::print_serialized(args.output, &dry_run)? {
         return Ok(());
     }

@@ -134,7 +134,7 @@ fn artifacts(artifacts: &[ArtifactResource]) -> String {
 fn tasks(tasks: &[TaskResource]) -> String {
     let rows = tasks.iter().map(|task| {
         let status = &task.status;
-        let models = status.models.iter().map(|model| match model.known {
+        let models = status.models.iter().map(|model| match model.exists {
             true => format!("{} ({} ready)", model.name, model.ready),
             false => format!("{} (no such model)", model.name),
         });
@@ -173,12 +173,12 @@ fn routers(routers: &[RouterResource]) -> String {
 fn controllers(controllers: &[ControllerResource]) -> String {
     let rows = controllers.iter().map(|controller| {
         let record = &controller.record;
-        let role = if controller.leads {
+        let role = if controller.leader {
             "leader"
         } else {
             "follower"
         };
-        let note = if controller.this {
+        let note = if controller.local {
             "answered this request"
         } else {
             ""
@@ -221,8 +221,8 @@ fn models(models: &[ModelResource]) -> String {
         let progress: Vec<_> = progress.filter(|p| !p.is_empty()).cloned().collect();
         let notes = [
             status.fetch.clone(),
-            status.unplaced.clone(),
-            status.rolled_back.clone(),
+            status.unplaced_reason.clone(),
+            status.rollback_reason.clone(),
             (!progress.is_empty()).then(|| progress.join(", ")),
         ];
         let note = notes.into_iter().flatten().next();

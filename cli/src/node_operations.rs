@@ -47,7 +47,7 @@ async fn set_operation(
     name: &str,
     operation: NodeOperationRecord,
 ) -> anyhow::Result<()> {
-    let path = ["api", "v1", "nodes", name, "order"];
+    let path = ["api", "v1", "nodes", name, "operation"];
     fleet.put_ignoring_response(&path, &operation).await
 }
 

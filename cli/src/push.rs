@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use flotilla_controller::admin::Missing;
+use flotilla_controller::admin::MissingFiles;
 use flotilla_controller::artifacts::walk;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::Sha256Digest;
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: PushArgs) -> anyhow::Result<()> {
     }
     let manifest = Manifest::new(files).with_context(|| format!("{folder} is not a model"))?;
     let path = ["api", "v1", "artifacts", name.as_str()];
-    let response: Missing = fleet.put(&path, &manifest).await?;
+    let response: MissingFiles = fleet.put(&path, &manifest).await?;
     let missing = response.missing;
     for sha256 in &missing {
         let file = manifest.files.iter().find(|file| file.sha256 == *sha256);
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: PushArgs) -> anyhow::Result<()> {
             .await?;
     }
     if !missing.is_empty() {
-        let response: Missing = fleet.put(&path, &manifest).await?;
+        let response: MissingFiles = fleet.put(&path, &manifest).await?;
         if !response.missing.is_empty() {
             bail!("the fleet lost uploaded files; run the command again");
         }

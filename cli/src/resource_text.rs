@@ -7,14 +7,14 @@ use flotilla_core::spec::AbstainRule;
 pub(crate) fn node_state(node: &NodeResource) -> String {
     let status = &node.status;
     let mut state = status.phase.clone();
-    let order = status.order;
-    if order.draining {
+    let operation = status.operation;
+    if operation.draining {
         state += ", draining";
-    } else if order.cordoned {
+    } else if operation.cordoned {
         state += ", cordoned";
     }
-    if status.unsteady {
-        state += ", unsteady";
+    if status.flapping {
+        state += ", flapping";
     }
     state
 }

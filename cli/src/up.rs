@@ -56,7 +56,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
 
     let (fleet, desired_state, http) = (
         controller.fleet().clone(),
-        controller.wish().clone(),
+        controller.desired_state().clone(),
         controller.http(),
     );
     let startup = async {
@@ -147,16 +147,16 @@ async fn apply_models(
     desired_state: &DesiredStateWriter,
     manifests: &[Resource],
 ) -> anyhow::Result<()> {
-    let is_first_start = !desired_state.is_noted(APPLIED_MARKER).await?;
+    let is_first_start = !desired_state.has_marker(APPLIED_MARKER).await?;
     for resource in manifests {
         match resource {
             _ if is_first_start => drop(desired_state.apply(resource).await?),
-            Resource::Model(model) => desired_state.apply_if_there(model).await?,
+            Resource::Model(model) => desired_state.apply_if_exists(model).await?,
             Resource::Task(_) | Resource::Router(_) => {}
         }
     }
     desired_state
-        .note(APPLIED_MARKER)
+        .set_marker(APPLIED_MARKER)
         .await
         .context("cannot write to the store")
 }

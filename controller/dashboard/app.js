@@ -70,9 +70,9 @@ function Controllers() {
       <dt>Up</dt>
       <dd>${duration(now - controller.startedAt)}</dd>
       ${controllers.map(
-        ({ id, http, leads, this: here }) => html`
-          <dt>${leads ? "Leader" : "Replica"}</dt>
-          <dd title=${here ? `${id}, which serves this page` : id}>${http}</dd>
+        ({ id, http, leader, local }) => html`
+          <dt>${leader ? "Leader" : "Replica"}</dt>
+          <dd title=${local ? `${id}, which serves this page` : id}>${http}</dd>
         `,
       )}
     </dl>

@@ -18,10 +18,10 @@ export const modelLoad = (model) => ({
 
 /** A node's state with what people want of it: a drained node is not simply Ready. */
 export function nodeState(node) {
-  const { phase, order } = node.status;
+  const { phase, operation } = node.status;
   if (phase !== "Ready") return phase;
-  if (order?.draining) return "Draining";
-  return order?.cordoned ? "Cordoned" : "Ready";
+  if (operation?.draining) return "Draining";
+  return operation?.cordoned ? "Cordoned" : "Ready";
 }
 
 /** Parts of a fleet in trouble come first when sorted by state. */
@@ -71,7 +71,7 @@ export function tally(items, key) {
 
 /** The totals of a usage table's rows. */
 export function totalled(rows) {
-  const total = { requests: 0, errors: 0, promptTokens: 0, outputTokens: 0, joules: 0, estimatedJoules: 0, grams: null, cost: null };
+  const total = { requests: 0, errors: 0, promptTokens: 0, outputTokens: 0, joules: 0, estimatedJoules: 0, co2Grams: null, cost: null };
   for (const row of rows) {
     for (const key of Object.keys(total)) {
       if (typeof row[key] === "number") total[key] = (total[key] ?? 0) + row[key];

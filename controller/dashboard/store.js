@@ -32,10 +32,10 @@ function withDecisions(known, arrived) {
 }
 
 /** A controller that was started anew knows nothing of the decisions before. */
-const FORGOTTEN = { decisions: [], skipped: 0 };
+const FORGOTTEN = { decisions: [], omitted: 0 };
 
 const handlers = {
-  fleet: (state, data) => ({
+  snapshot: (state, data) => ({
     ...(state.controller?.startedAt !== data.controller.startedAt && FORGOTTEN),
     loaded: true,
     controller: data.controller,
@@ -46,10 +46,10 @@ const handlers = {
     nodes: mapOf(data.nodes),
     models: mapOf(data.models),
   }),
-  change: (state, data) => {
+  delta: (state, data) => {
     const parts = {};
-    if (data.nodes || data.goneNodes) parts.nodes = merged(state.nodes, data.nodes, data.goneNodes);
-    if (data.models || data.goneModels) parts.models = merged(state.models, data.models, data.goneModels);
+    if (data.nodes || data.removedNodes) parts.nodes = merged(state.nodes, data.nodes, data.removedNodes);
+    if (data.models || data.removedModels) parts.models = merged(state.models, data.models, data.removedModels);
     for (const part of ["notes", "controllers", "tasks"]) {
       if (data[part]) parts[part] = data[part];
     }
@@ -59,7 +59,7 @@ const handlers = {
   usage: (_, data) => ({ usage: data }),
   decisions: (state, data) => ({
     decisions: withDecisions(state.decisions, data),
-    skipped: state.skipped + (data[0]?.skipped ?? 0),
+    omitted: state.omitted + (data[0]?.omitted ?? 0),
   }),
 };
 
@@ -77,7 +77,7 @@ export class Store {
     traffic: [],
     usage: null,
     decisions: [],
-    skipped: 0,
+    omitted: 0,
   };
   #listeners = new Set();
   #changed = new Set();

@@ -260,12 +260,12 @@ impl DecisionRecorder {
             currency: spent.price.as_ref().map(|price| price.currency.as_str()),
         };
         self.observer.front.ended(labels, took);
-        self.observer.traffic.ended(&EndedRequest {
+        self.observer.traffic.record(&EndedRequest {
             id: &self.id,
             at: self.kept.at,
             decision,
             outcome,
-            spent: *spent,
+            energy: *spent,
             per_token: took.per_token(),
         });
         let front = &self.observer.front;

@@ -11,6 +11,7 @@
 pub mod admin;
 mod arrival;
 pub mod artifacts;
+mod clock;
 mod config;
 mod dashboard;
 pub mod decisions;
@@ -23,7 +24,7 @@ mod registrar;
 mod run;
 mod scrape;
 pub mod store;
-pub(crate) mod traffic;
+mod traffic;
 mod trainer;
 
 pub use arrival::RequestObserver;

@@ -42,7 +42,7 @@ pub struct Controller {
     http: SocketAddr,
     link: SocketAddr,
     fleet: FleetHandle,
-    wish: DesiredStateWriter,
+    desired_state: DesiredStateWriter,
     stop: CancellationToken,
     tasks: JoinSet<()>,
     telemetry: Telemetry,
@@ -181,7 +181,7 @@ impl Controller {
             http: addresses.0,
             link: addresses.1,
             fleet,
-            wish: DesiredStateWriter::new(store),
+            desired_state: DesiredStateWriter::new(store),
             stop,
             tasks,
             telemetry,
@@ -206,10 +206,10 @@ impl Controller {
         &self.fleet
     }
 
-    /// The way to change the wish.
+    /// Changes the desired state.
     #[must_use]
-    pub fn wish(&self) -> &DesiredStateWriter {
-        &self.wish
+    pub fn desired_state(&self) -> &DesiredStateWriter {
+        &self.desired_state
     }
 
     /// Ends when a part has ended that should not have.

@@ -97,7 +97,7 @@ impl Api {
     /// # Panics
     /// When there is no answer.
     pub async fn try_order(&self, node: &str, order: &Value) -> u16 {
-        let url = format!("{}/api/v1/nodes/{node}/order", self.base);
+        let url = format!("{}/api/v1/nodes/{node}/operation", self.base);
         let response = self.client.put(url).json(order).send().await;
         response.expect("an answer").status().as_u16()
     }

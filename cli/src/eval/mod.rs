@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Context, bail};
-use flotilla_controller::admin::{ModelOfTask, Quality, TaskResource};
+use flotilla_controller::admin::{Quality, TaskModel, TaskResource};
 use flotilla_core::quality::Scoring;
 use flotilla_core::spec::{Resource, Task};
 use flotilla_core::{Joules, ModelName};
@@ -180,7 +180,7 @@ fn evaluated_models(
     settings_digest: &str,
 ) -> anyhow::Result<Vec<EvaluatedModel>> {
     let find = |name: &ModelName| task.status.models.iter().find(|model| model.name == *name);
-    let models: Vec<&ModelOfTask> = if args.models.is_empty() {
+    let models: Vec<&TaskModel> = if args.models.is_empty() {
         task.status.models.iter().collect()
     } else {
         let models = args.models.iter().map(|name| {
@@ -193,7 +193,7 @@ fn evaluated_models(
         });
         models.collect::<Result<_, _>>()?
     };
-    if let Some(model) = models.iter().find(|model| !model.known) {
+    if let Some(model) = models.iter().find(|model| !model.exists) {
         bail!(
             "the fleet has no model '{}': add it with `flotilla apply`",
             model.name

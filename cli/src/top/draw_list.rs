@@ -95,8 +95,8 @@ pub(super) fn about(screen: &Screen) -> String {
     if !filter.is_empty() {
         about = format!("{} of {about} with '{filter}'", count(shown));
     }
-    if screen.pane == Pane::Decisions && state.skipped > 0 {
-        about += &format!(", {} not listed", count(state.skipped));
+    if screen.pane == Pane::Decisions && state.omitted > 0 {
+        about += &format!(", {} not listed", count(state.omitted));
     }
     format!("{about}, by {sorted}")
 }

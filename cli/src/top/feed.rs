@@ -50,9 +50,9 @@ pub(super) struct Controller {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Change {
     pub(super) nodes: Vec<NodeResource>,
-    pub(super) gone_nodes: Vec<String>,
+    pub(super) removed_nodes: Vec<String>,
     pub(super) models: Vec<ModelResource>,
-    pub(super) gone_models: Vec<String>,
+    pub(super) removed_models: Vec<String>,
     pub(super) notes: Option<Vec<String>>,
     pub(super) controllers: Option<Vec<ControllerResource>>,
 }
@@ -61,8 +61,8 @@ impl Event {
     /// The event of that name. `None`: one that this command does not know.
     fn read(name: &str, data: &str) -> serde_json::Result<Option<Self>> {
         Ok(Some(match name {
-            "fleet" => Self::Fleet(serde_json::from_str(data)?),
-            "change" => Self::Change(serde_json::from_str(data)?),
+            "snapshot" => Self::Fleet(serde_json::from_str(data)?),
+            "delta" => Self::Change(serde_json::from_str(data)?),
             "traffic" => Self::Traffic(serde_json::from_str(data)?),
             "usage" => Self::Usage(serde_json::from_str(data)?),
             "decisions" => Self::Decisions(serde_json::from_str(data)?),
@@ -144,18 +144,18 @@ mod tests {
     use super::*;
 
     const FEED: &str = concat!(
-        "event: fleet\n",
+        "event: snapshot\n",
         "data: {\"controller\":{\"id\":\"c\",\"version\":\"1\",\"startedAt\":5},",
         "\"notes\":[\"größer\"],\"nodes\":[],\"models\":[],\"new\":1}\n\n",
         ":\n\n",
         "event: weather\ndata: {\"rain\":true}\n\n",
-        "event: change\r\ndata: {\"goneNodes\":[\"a\"],\r\ndata: \"notes\":[]}\r\n\r\n",
+        "event: delta\r\ndata: {\"removedNodes\":[\"a\"],\r\ndata: \"notes\":[]}\r\n\r\n",
     );
 
     fn told(events: &[Event]) -> Vec<String> {
         let name = |event: &Event| match event {
             Event::Fleet(whole) => format!("{} {:?}", whole.controller.id, whole.notes),
-            Event::Change(change) => format!("gone {:?} {:?}", change.gone_nodes, change.notes),
+            Event::Change(change) => format!("gone {:?} {:?}", change.removed_nodes, change.notes),
             other => format!("{other:?}"),
         };
         events.iter().map(name).collect()

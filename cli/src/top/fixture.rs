@@ -68,7 +68,7 @@ pub(super) fn point(at: u64) -> TrafficPoint {
         "outputTokens": 12 * busy, "inFlight": 2, "queued": 0,
         "firstTokenMs": {"p50": 8.0, "p95": 20.0 + busy as f64, "p99": 31.0},
         "perTokenMs": null, "totalMs": null, "joules": 4.5, "estimatedJoules": 1.5,
-        "grams": null, "cost": null, "watts": 42.5, "estimatedWatts": 6.0,
+        "co2Grams": null, "cost": null, "watts": 42.5, "estimatedWatts": 6.0,
     }))
 }
 
@@ -90,7 +90,7 @@ pub(super) fn whole(
     let mut whole: Whole = read(json!({
         "controller": {"id": "c0ffee", "version": "0.1.0", "startedAt": started_at},
         "controllers": [{
-            "id": "c0ffee", "leads": true, "this": true,
+            "id": "c0ffee", "leader": true, "local": true,
             "link": "127.0.0.1:7070", "http": "127.0.0.1:8080", "version": "0.1.0",
         }],
         "nodes": [], "models": [],
@@ -116,7 +116,7 @@ pub(super) fn busy() -> State {
     first.status.models[0].counters = read(counters(2, 1));
     first.spec.zone = Some(read(json!("shop")));
     let mut second = node("till-2");
-    second.status.order.draining = true;
+    second.status.operation.draining = true;
     second.status.energy.as_mut().unwrap().battery =
         Some(read(json!({"charge": 0.15, "discharging": true})));
     second.status.energy.as_mut().unwrap().throttled = "thermal".into();
@@ -132,7 +132,7 @@ pub(super) fn busy() -> State {
         "since": 1, "tasks": [], "nodes": [],
         "models": [{
             "name": "support", "requests": 1234, "errors": 2, "promptTokens": 9, "outputTokens": 600,
-            "joules": 90.0, "estimatedJoules": 30.0, "grams": null, "cost": null,
+            "joules": 90.0, "estimatedJoules": 30.0, "co2Grams": null, "cost": null,
         }],
     }));
     let mut error = brief("d-2");

@@ -126,7 +126,11 @@ impl Row<'_> {
         if let Some(replica) = problem {
             return Cell::toned(&format!("{}: {}", replica.node, replica.problem), Tone::Bad);
         }
-        let wrong = [&status.fetch, &status.rolled_back, &status.unplaced];
+        let wrong = [
+            &status.fetch,
+            &status.rollback_reason,
+            &status.unplaced_reason,
+        ];
         if let Some(wrong) = wrong.into_iter().flatten().next() {
             return Cell::toned(wrong, Tone::Warn);
         }

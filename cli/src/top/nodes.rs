@@ -96,7 +96,7 @@ fn tone(node: &NodeResource) -> Tone {
     let status = &node.status;
     match status.phase.as_str() {
         "Lost" => Tone::Bad,
-        "Ready" if !status.order.cordoned && !status.order.draining && !status.unsteady => {
+        "Ready" if !status.operation.cordoned && !status.operation.draining && !status.flapping => {
             Tone::Good
         }
         _ => Tone::Warn,

@@ -38,7 +38,7 @@ pub(super) struct State {
     /// The last requests, the newest first.
     pub(super) decisions: VecDeque<RequestSummary>,
     /// Requests that there were too many of to tell one by one.
-    pub(super) skipped: u64,
+    pub(super) omitted: u64,
 }
 
 /// Whether the controller is heard.
@@ -68,7 +68,7 @@ impl State {
             totals: HashMap::new(),
             complete: false,
             decisions: VecDeque::new(),
-            skipped: 0,
+            omitted: 0,
         }
     }
 
@@ -114,7 +114,7 @@ impl State {
         if before != self.controller {
             // A controller that was started anew knows nothing of what was decided before.
             self.decisions.clear();
-            self.skipped = 0;
+            self.omitted = 0;
         }
         self.controllers = whole.controllers;
         self.notes = whole.notes;
@@ -123,10 +123,10 @@ impl State {
     }
 
     fn change(&mut self, change: Change) {
-        for name in &change.gone_nodes {
+        for name in &change.removed_nodes {
             self.nodes.remove(name);
         }
-        for name in &change.gone_models {
+        for name in &change.removed_models {
             self.models.remove(name);
         }
         self.nodes.extend(change.nodes.into_iter().map(named));
@@ -158,7 +158,7 @@ impl State {
             if self.decisions.iter().any(|known| known.id == brief.id) {
                 continue;
             }
-            self.skipped += brief.skipped;
+            self.omitted += brief.omitted;
             self.decisions.push_front(brief);
         }
         self.decisions.truncate(DECISIONS);
@@ -209,8 +209,8 @@ mod tests {
         lost.status.phase = "Lost".into();
         let change = Change {
             nodes: vec![lost, node("c")],
-            gone_nodes: vec!["a".into()],
-            gone_models: vec!["m".into()],
+            removed_nodes: vec!["a".into()],
+            removed_models: vec!["m".into()],
             notes: Some(vec!["the store does not answer".into()]),
             ..Change::default()
         };

@@ -39,8 +39,11 @@ pub(super) fn who(state: &State) -> Vec<Field> {
     let Some(controller) = &state.controller else {
         return fields;
     };
-    let this = state.controllers.iter().find(|known| known.this);
-    let role = match (state.controllers.len(), this.is_some_and(|this| this.leads)) {
+    let this = state.controllers.iter().find(|known| known.local);
+    let role = match (
+        state.controllers.len(),
+        this.is_some_and(|this| this.leader),
+    ) {
         (0 | 1, _) => String::new(),
         (all, true) => format!(", leads {all}"),
         (all, false) => format!(", one of {all}"),
@@ -135,9 +138,9 @@ fn traffic(state: &State) -> Vec<Field> {
     if state
         .traffic
         .iter()
-        .any(|point| point.energy.grams.is_some())
+        .any(|point| point.energy.co2_grams.is_some())
     {
-        let grams = rate(|point| point.energy.grams.unwrap_or(0.0) * 3_600.0);
+        let grams = rate(|point| point.energy.co2_grams.unwrap_or(0.0) * 3_600.0);
         let grams = grams.unwrap_or(0.0);
         fields.push(field("CO2", format!("{}/h", si(grams, "g"))));
     }
@@ -166,7 +169,7 @@ pub(super) fn how_to_join(state: &State) -> Vec<String> {
 /// Where agents reach the controller. An address that only its own machine knows is of no use on
 /// another one: there the one under which it is reached from here says more.
 fn link(state: &State) -> String {
-    let this = state.controllers.iter().find(|known| known.this);
+    let this = state.controllers.iter().find(|known| known.local);
     let link = this.map_or("HOST:7070", |this| this.record.link.as_str());
     let (host, port) = link.rsplit_once(':').unwrap_or((link, "7070"));
     let own = ["127.", "0.", "localhost", "["];
@@ -195,7 +198,7 @@ mod tests {
         assert_eq!(value(&state, "CO2"), None);
         let last = state.traffic.back_mut().unwrap();
         last.estimated_watts = 0.0;
-        last.energy.grams = Some(0.01);
+        last.energy.co2_grams = Some(0.01);
         assert_eq!(value(&state, "power").unwrap(), "42.5 W");
         assert_eq!(value(&state, "CO2").unwrap(), "7.2 g/h");
         let state = State::new("http://fleet:8080");

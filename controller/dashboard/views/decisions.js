@@ -71,7 +71,7 @@ function useHeld(decisions) {
 }
 
 export function Decisions() {
-  const { decisions, skipped } = useStore("decisions", "skipped");
+  const { decisions, omitted } = useStore("decisions", "omitted");
   const phone = usePhone();
   const [filter, setFilter] = useKept("decisions filter", { text: "", end: "all", way: "all" });
   const { shown, paused, setPaused, setPointed, held, waiting } = useHeld(decisions);
@@ -103,7 +103,7 @@ export function Decisions() {
         <p class="toolbar-count">
           ${held && waiting > 0
             ? `${paused ? "paused" : "held while you point at it"}, ${count(waiting)} new`
-            : `the last ${counted(fitting.length, "decision")}${skipped > 0 ? ", a sample" : ""}`}
+            : `the last ${counted(fitting.length, "decision")}${omitted > 0 ? ", a sample" : ""}`}
         </p>
       </div>
       ${fitting.length === 0

@@ -33,7 +33,7 @@ function Summary() {
       <${Tile} label="Drawn now" value=${html`<${Measured} text=${watts(now?.watts)} estimated=${(now?.estimatedWatts ?? 0) > 0} why=${ESTIMATED.node} />`}>${provenance(now?.watts, now?.estimatedWatts) ?? "no node has told"}<//>
       <${Tile} label="Answers took" value=${marked(joules(total.joules))}>${source}<//>
       <${Tile} label="Per output token" value=${marked(perToken(joulesPerToken(total)))}>${count(total.outputTokens)} tokens<//>
-      <${Tile} label="Carbon, CO₂e" value=${total.grams === null ? NONE : marked(si(total.grams, "g"))}>${total.grams === null ? "no grid intensity is configured" : "of the grid's electricity"}<//>
+      <${Tile} label="Carbon, CO₂e" value=${total.co2Grams === null ? NONE : marked(si(total.co2Grams, "g"))}>${total.co2Grams === null ? "no grid intensity is configured" : "of the grid's electricity"}<//>
       <${Tile} label="Cost" value=${total.cost === null ? NONE : marked(cost(total.cost, currency))}>${total.cost === null ? "no price is configured" : "of the electricity"}<//>
     </ul>
     ${usage && html`<p class="since">Carbon, cost and what answers took are counted since the controller started, ${dateAndTime(usage.since)}.</p>`}
@@ -141,7 +141,7 @@ function Usage() {
                       <td class="numeric" data-label="Output tokens">${count(row.outputTokens)}</td>
                       <td class="numeric" data-label="Energy">${marked(joules(row.joules))}</td>
                       <td class="numeric" data-label="Per output token">${marked(perToken(joulesPerToken(row)))}</td>
-                      <td class="numeric" data-label="Carbon">${row.grams === null ? NONE : marked(grams(row.grams))}</td>
+                      <td class="numeric" data-label="Carbon">${row.co2Grams === null ? NONE : marked(grams(row.co2Grams))}</td>
                       <td class="numeric" data-label="Cost">${row.cost === null ? NONE : marked(cost(row.cost, currency))}</td>
                     </tr>
                   `;

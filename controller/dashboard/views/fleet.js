@@ -67,7 +67,7 @@ const COLUMNS = [
     key: "state",
     title: "State",
     value: (node) => STATE_ORDER.indexOf(nodeState(node)),
-    cell: (node) => html`<${State} name=${nodeState(node)} note=${node.status.unsteady && "unsteady"} />`,
+    cell: (node) => html`<${State} name=${nodeState(node)} note=${node.status.flapping && "flapping"} />`,
   },
   { key: "zone", title: "Zone", value: (node) => node.spec.zone ?? null, cell: (node) => node.spec.zone ?? html`<span class="muted">none</span>` },
   { key: "hardware", title: "Hardware", value: (node) => shortCpu(node.spec.cpu), cell: (node) => html`<${Hardware} node=${node} />` },
@@ -123,7 +123,7 @@ function matching(nodes, { text, state, zone }) {
 
 function NoNodes() {
   const { controllers } = useStore("controllers");
-  const link = controllers.find((controller) => controller.this)?.link;
+  const link = controllers.find((controller) => controller.local)?.link;
   // An address that only this machine knows is of no use on another one.
   const address = link && !/^(127\.|0\.|localhost|\[)/.test(link) ? link : `${location.hostname}:${link?.split(":").pop() ?? "7070"}`;
   return html`

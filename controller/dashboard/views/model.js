@@ -31,12 +31,12 @@ function byReason(refusals) {
 }
 
 function Missing({ status }) {
-  const reasons = byReason(status.refusals ?? {});
-  if (!status.unplaced && !status.rolledBack && !status.fetch) return null;
+  const reasons = byReason(status.unschedulableNodes ?? {});
+  if (!status.unplacedReason && !status.rollbackReason && !status.fetch) return null;
   return html`
     <${Panel} title="Why it is not as specified">
-      ${status.unplaced && html`<p class="callout warn"><${Icon} name="warning" /><span>${status.unplaced}</span></p>`}
-      ${status.rolledBack && html`<p class="callout warn"><${Icon} name="warning" /><span>Rolled back: ${status.rolledBack}</span></p>`}
+      ${status.unplacedReason && html`<p class="callout warn"><${Icon} name="warning" /><span>${status.unplacedReason}</span></p>`}
+      ${status.rollbackReason && html`<p class="callout warn"><${Icon} name="warning" /><span>Rolled back: ${status.rollbackReason}</span></p>`}
       ${status.fetch && html`<p class="callout"><${Icon} name="models" /><span>${status.fetch}</span></p>`}
       ${reasons.length > 0 &&
       html`<ul class="reasons">
@@ -108,7 +108,7 @@ function Took({ name }) {
           ["Requests", `${count(row.requests)}, ${counted(row.errors, "error")}`],
           ["Tokens", `${tokens(row.promptTokens)} in, ${tokens(row.outputTokens)} out`],
           ["Energy", marked(joules(row.joules))],
-          ["Carbon", row.grams !== null && marked(grams(row.grams))],
+          ["Carbon", row.co2Grams !== null && marked(grams(row.co2Grams))],
           ["Cost", row.cost !== null && marked(cost(row.cost, currency))],
         ]}
       />

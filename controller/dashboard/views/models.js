@@ -64,7 +64,7 @@ const told = (model, column, replicas) =>
   [`${model.metadata.name} on ${column}`, ...replicas.slice(0, 8).map((replica) => [replica.node, replica.phase, replica.progress, replica.problem].filter(Boolean).join(", "))].join("\n");
 
 function Cell({ model, column, replicas, single }) {
-  const refusal = single && model.status.refusals?.[column];
+  const refusal = single && model.status.unschedulableNodes?.[column];
   if (!replicas) {
     return refusal
       ? html`<td class="cell refused" title=${`${model.metadata.name} is not on ${column}: it ${refusal}`}><span class="sr">${`not placed: ${refusal}`}</span></td>`
@@ -150,8 +150,8 @@ function Matrix({ models, columns, columnOf, by, onNarrow }) {
 function troubles({ status }) {
   const failed = status.replicas.filter((replica) => replica.problem);
   return [
-    status.unplaced,
-    status.rolledBack && `rolled back: ${status.rolledBack}`,
+    status.unplacedReason,
+    status.rollbackReason && `rolled back: ${status.rollbackReason}`,
     status.phase === "Failed" && status.fetch,
     failed.length > 0 && `${counted(failed.length, "node")}: ${failed[0].problem}${failed[0].remedy ? ` – ${failed[0].remedy}` : ""}`,
     status.phase !== "Failed" && status.fetch && `fetching: ${status.fetch}`,

@@ -56,7 +56,7 @@ function Machine({ node }) {
           ["Agent", spec.version],
           ["Labels", Object.keys(labels).length > 0 && html`<${Labels} labels=${labels} />`],
           ["Taints", spec.taints?.length > 0 && spec.taints.map(({ key, value }) => (value ? `${key}=${value}` : key)).join(", ")],
-          ["Unsteady", status.unsteady && "it came and went too often lately to be given new models"],
+          ["Flapping", status.flapping && "it has lost its link too often lately to get new models"],
         ]}
       />
     <//>

@@ -1,4 +1,7 @@
-//! Files of models over HTTP: pushed by `flotilla model push`, copied by other controllers.
+//! Model files over HTTP: uploaded by `flotilla model push`, and copied by other controllers.
+//!
+//! An upload puts every file as a blob under its digest, then publishes a manifest of the digests
+//! under the artifact's name.
 
 use axum::Json;
 use axum::body::Body;
@@ -12,28 +15,33 @@ use futures::TryStreamExt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::errors::not_found;
+use super::resources::{MAX_RESOURCE, ResourceList};
+use super::state::AdminState;
 use super::watch::{self, WatchQuery};
-use super::{AdminState, MAX_RESOURCE, ResourceList, unknown};
 use crate::artifacts::BlobError;
 
-/// Files that were pushed.
+/// An artifact: files that were uploaded under one name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ArtifactResource {
+    /// The name that models use as `spec.source.artifact`.
     pub name: String,
-    /// Tells these files from others.
+    /// Digest of the manifest, which identifies the files and their paths.
     pub digest: String,
-    /// All files together.
+    /// Size of all files together.
     pub size: Bytes,
+    /// Number of files.
     pub files: usize,
-    /// The models that name it.
+    /// Names of the models whose source is this artifact.
     pub models: Vec<String>,
 }
 
+/// `GET /api/v1/artifacts`.
 pub(super) async fn list(
-    State(admin): State<AdminState>,
-    Query(watch): Query<WatchQuery>,
+    State(state): State<AdminState>,
+    Query(query): Query<WatchQuery>,
 ) -> Response {
-    watch::answer(admin.fleet, &watch, |view| {
+    watch::reply(state.fleet, &query, |view| {
         let items = view.files.pushed.iter().map(|(name, manifest)| {
             let source = ModelSource::Artifact(name.clone());
             let models = view.models.values();
@@ -50,26 +58,28 @@ pub(super) async fn list(
     })
 }
 
-/// The files of all that was pushed, by name.
+/// `GET /api/v1/manifests`: the manifest of every artifact, for backups.
 pub(super) async fn manifests(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
 ) -> Json<Vec<(ArtifactName, Manifest)>> {
-    let view = admin.fleet.view();
-    let pushed = view.files.pushed.iter();
-    let owned = pushed.map(|(name, manifest)| (name.clone(), Manifest::clone(manifest)));
+    let view = state.fleet.view();
+    let artifacts = view.files.pushed.iter();
+    let owned = artifacts.map(|(name, manifest)| (name.clone(), Manifest::clone(manifest)));
     Json(owned.collect())
 }
 
-/// What is missing before files can be named.
+/// The reply to a `PUT` of an artifact.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missing {
-    /// Files that have to be uploaded before.
+pub struct MissingFiles {
+    /// Digests of the files that must be uploaded before the artifact can be published. Empty when
+    /// it has been published.
     pub missing: Vec<Sha256Digest>,
 }
 
-/// Names files that are there. Answers 202 with those that are not.
+/// `PUT /api/v1/artifacts/{name}`: publishes a manifest with status 201 when this controller has all
+/// of its files; otherwise replies with status 202 and the missing ones.
 pub(super) async fn put(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
@@ -77,36 +87,38 @@ pub(super) async fn put(
         .map_err(|e| ApiError::invalid(None, format!("The name '{name}' {e}.")))?;
     let manifest: Manifest = read_json(body, MAX_RESOURCE).await?;
     let manifest = Manifest::new(manifest.files)
-        .map_err(|faults| ApiError::invalid(None, faults.to_string()))?;
+        .map_err(|errors| ApiError::invalid(None, errors.to_string()))?;
     let mut missing = Vec::new();
     for file in &manifest.files {
-        match admin.blobs.size(file.sha256).await {
+        match state.blobs.size(file.sha256).await {
             Some(size) if size == file.size.0 => {}
             Some(_) => {
-                let message = format!("'{}' is of another size.", file.path);
+                let message = format!("The size of '{}' is wrong.", file.path);
                 return Err(ApiError::invalid(Some("files".into()), message));
             }
             None => missing.push(file.sha256),
         }
     }
     let status = if missing.is_empty() {
-        admin.see(admin.wish.push(&name, &manifest).await).await?;
+        let written = state.desired.put_artifact(&name, &manifest).await;
+        state.finish(written).await?;
         StatusCode::CREATED
     } else {
         StatusCode::ACCEPTED
     };
-    Ok((status, Json(Missing { missing })).into_response())
+    Ok((status, Json(MissingFiles { missing })).into_response())
 }
 
+/// `DELETE /api/v1/artifacts/{name}`. Replies 409 while a model uses the artifact.
 pub(super) async fn delete(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let known = ArtifactName::new(&name).ok();
-    let known = known.filter(|name| admin.fleet.peek().files.pushed.contains_key(name));
-    let known = known.ok_or_else(|| unknown("artifact", &name))?;
-    let source = ModelSource::Artifact(known.clone());
-    let view = admin.fleet.view();
+    let view = state.fleet.view();
+    let artifact = ArtifactName::new(&name).ok();
+    let artifact = artifact.filter(|name| view.files.pushed.contains_key(name));
+    let artifact = artifact.ok_or_else(|| not_found("artifact", &name))?;
+    let source = ModelSource::Artifact(artifact.clone());
     let user = view
         .models
         .values()
@@ -117,52 +129,54 @@ pub(super) async fn delete(
             "invalid_request_error",
             Some("artifact_in_use"),
             format!(
-                "The model '{}' is made of the artifact '{name}': delete or change it first.",
+                "The model '{}' uses the artifact '{name}': delete or change the model first.",
                 model.model.name()
             ),
         ));
     }
-    admin.see(admin.wish.delete_pushed(&known).await).await?;
+    drop(view);
+    let written = state.desired.delete_artifact(&artifact).await;
+    state.finish(written).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 fn digest(text: &str) -> Result<Sha256Digest, ApiError> {
-    text.parse().map_err(|_| unknown("file", text))
+    text.parse().map_err(|_| not_found("file", text))
 }
 
-/// Takes a file in; its name is its digest.
+/// `PUT /api/v1/blobs/{sha256}`: stores a file of any size under its digest.
 pub(super) async fn put_blob(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path(sha256): Path<String>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
-    let wanted = digest(&sha256)?;
-    let pieces = body.into_data_stream().map_err(|e| e.to_string());
-    match admin.blobs.put(Some(wanted), pieces, |_| {}).await {
+    let expected = digest(&sha256)?;
+    let chunks = body.into_data_stream().map_err(|e| e.to_string());
+    match state.blobs.put(Some(expected), chunks, |_| {}).await {
         Ok(_) => Ok(StatusCode::CREATED),
         Err(error) => {
             let (status, code) = match error {
                 BlobError::Digest { .. } => (StatusCode::BAD_REQUEST, "wrong_digest"),
                 BlobError::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
-                BlobError::Source(_) => (StatusCode::BAD_REQUEST, "broken_off"),
+                BlobError::Source(_) => (StatusCode::BAD_REQUEST, "upload_interrupted"),
                 BlobError::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "disk_failed"),
             };
-            let message = format!("The file was not taken: {error}.");
+            let message = format!("The file was not stored: {error}.");
             Err(ApiError::new(status, "server_error", Some(code), message))
         }
     }
 }
 
-/// Gives a file.
+/// `GET /api/v1/blobs/{sha256}`: the content of a file.
 pub(super) async fn get_blob(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path(sha256): Path<String>,
 ) -> Result<Response, ApiError> {
-    let found = admin.blobs.read(digest(&sha256)?, 0).await;
-    let pieces = found
+    let blob = state.blobs.read(digest(&sha256)?, 0).await;
+    let chunks = blob
         .ok()
         .flatten()
-        .ok_or_else(|| unknown("file", &sha256))?;
-    let pieces = pieces.map_err(std::io::Error::other);
-    Ok(Body::from_stream(pieces).into_response())
+        .ok_or_else(|| not_found("file", &sha256))?;
+    let chunks = chunks.map_err(std::io::Error::other);
+    Ok(Body::from_stream(chunks).into_response())
 }

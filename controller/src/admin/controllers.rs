@@ -1,17 +1,47 @@
-//! Controllers as the API shows them.
+//! Controllers in the admin API.
 
+use axum::extract::{Query, State};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::ControllerRecord;
+use super::resources::ResourceList;
+use super::state::AdminState;
+use super::watch::{self, WatchQuery};
+use crate::fleet::{ControllerRecord, FleetView};
 
-/// A controller.
+/// A controller of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ControllerResource {
+    /// Id that the controller chose at its start.
     pub id: String,
-    /// Whether it is the one that decides.
-    pub leads: bool,
-    /// Whether it is the one that was asked.
-    pub this: bool,
+    /// Whether it is the leader, which solves the placement.
+    pub leader: bool,
+    /// Whether it is the controller that sent this reply.
+    pub local: bool,
+    /// Its addresses and version.
     #[serde(flatten)]
     pub record: ControllerRecord,
+}
+
+/// `GET /api/v1/controllers`.
+pub(super) async fn list(
+    State(state): State<AdminState>,
+    Query(query): Query<WatchQuery>,
+) -> Response {
+    watch::reply(state.fleet, &query, move |view| {
+        ResourceList::new(view, controllers(view, &state.id).into_iter())
+    })
+}
+
+/// All controllers of a view, as seen by the one with the id `local`.
+pub(super) fn controllers(view: &FleetView, local: &str) -> Vec<ControllerResource> {
+    let controllers = view.controllers.iter();
+    controllers
+        .map(|(id, record)| ControllerResource {
+            id: id.clone(),
+            leader: view.leader.as_ref() == Some(id),
+            local: *id == local,
+            record: record.clone(),
+        })
+        .collect()
 }

@@ -1,4 +1,4 @@
-//! Routing explained: decisions that were made, and those that would be.
+//! Why a request is routed as it is: recorded decisions, and dry runs of new ones.
 
 use axum::Json;
 use axum::body::Body;
@@ -9,54 +9,58 @@ use flotilla_gateway::{ApiError, RouteBody, read_json};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::decisions::{DecisionLog, DecisionRecord, unix_millis};
+use crate::clock::unix_millis;
+use crate::decisions::{DecisionLog, DecisionRecord};
 use crate::dispatch::Dispatcher;
 use crate::fleet::FleetHandle;
 
-/// Set by a controller that asks another one, so that they do not ask each other for ever.
-const ASKED_BY: &str = "x-flotilla-asked-by";
+/// Marks a request that another controller has forwarded. It is not forwarded again, so that two
+/// controllers do not send it back and forth.
+const FORWARDED_BY: &str = "x-flotilla-forwarded-by";
 
-/// What routing would do with a request.
+/// The reply to `POST /v1/route`: how a request would be routed now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DryRun {
+pub struct DryRunResult {
+    /// The decision. It has no id, as it is not recorded.
     #[serde(flatten)]
     pub record: DecisionRecord,
-    /// Why the request would be refused, if it would.
+    /// The error that the request would receive. `None` when it would be answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 #[derive(Clone)]
-struct DryRunArgs {
-    dispatch: Dispatcher,
+struct DecisionsState {
+    dispatcher: Dispatcher,
     fleet: FleetHandle,
     client: reqwest::Client,
     max_body: usize,
 }
 
-/// The routes over what `dispatch` decides. Bodies are of at most `max_body` bytes.
-pub(crate) fn router(dispatch: Dispatcher, fleet: FleetHandle, max_body: usize) -> axum::Router {
-    let routing = DryRunArgs {
-        dispatch,
+/// The routes for decisions of `dispatcher`. `max_body` is the largest request body in bytes.
+pub(crate) fn router(dispatcher: Dispatcher, fleet: FleetHandle, max_body: usize) -> axum::Router {
+    let state = DecisionsState {
+        dispatcher,
         fleet,
         client: reqwest::Client::new(),
         max_body,
     };
     axum::Router::new()
         .route("/v1/route", post(dry_run))
-        .route("/v1/decisions/{id}", get(decision))
-        .with_state(routing)
+        .route("/v1/decisions/{id}", get(get_decision))
+        .with_state(state)
 }
 
+/// `POST /v1/route`.
 async fn dry_run(
-    State(routing): State<DryRunArgs>,
+    State(state): State<DecisionsState>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<DryRun>, ApiError> {
-    let body: RouteBody = read_json(body, routing.max_body).await?;
-    let (route, input, most) = body.check(&headers)?;
-    let (decision, error) = routing.dispatch.dry_run(&route, &input, most).await;
-    Ok(Json(DryRun {
+) -> Result<Json<DryRunResult>, ApiError> {
+    let body: RouteBody = read_json(body, state.max_body).await?;
+    let (route, input, max_tokens) = body.check(&headers)?;
+    let (decision, error) = state.dispatcher.dry_run(&route, &input, max_tokens).await;
+    Ok(Json(DryRunResult {
         record: DecisionRecord {
             id: None,
             at: unix_millis(),
@@ -67,31 +71,33 @@ async fn dry_run(
     }))
 }
 
-async fn decision(
-    State(routing): State<DryRunArgs>,
+/// `GET /v1/decisions/{id}`. A decision of another controller is fetched from there.
+async fn get_decision(
+    State(state): State<DecisionsState>,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    if let Some(record) = routing.dispatch.decisions().get(&id) {
+    if let Some(record) = state.dispatcher.decisions().get(&id) {
         return Ok(Json(record).into_response());
     }
-    let gone = || {
+    let missing = || {
         ApiError::not_found(
             Some("decision_not_found"),
-            format!("There is no decision '{id}': the last ones of each controller are kept."),
+            format!(
+                "There is no decision '{id}': each controller keeps its last ones only, until it stops."
+            ),
         )
     };
-    // It may be with another controller.
-    let owner = DecisionLog::owner(&id).ok_or_else(gone)?;
-    let address = routing
+    let owner = DecisionLog::owner(&id).ok_or_else(missing)?;
+    let address = state
         .fleet
         .peek()
         .controllers
         .get(owner)
         .map(|c| c.http.clone());
     let address = address
-        .filter(|_| !headers.contains_key(ASKED_BY))
-        .ok_or_else(gone)?;
+        .filter(|_| !headers.contains_key(FORWARDED_BY))
+        .ok_or_else(missing)?;
     let unreachable = |error: reqwest::Error| {
         ApiError::new(
             StatusCode::BAD_GATEWAY,
@@ -101,11 +107,11 @@ async fn decision(
         )
     };
     let url = format!("http://{address}/v1/decisions/{id}");
-    let asked = routing.client.get(url).header(ASKED_BY, "controller");
-    let answer = asked.send().await.map_err(unreachable)?;
-    if !answer.status().is_success() {
-        return Err(gone());
+    let request = state.client.get(url).header(FORWARDED_BY, "controller");
+    let response = request.send().await.map_err(unreachable)?;
+    if !response.status().is_success() {
+        return Err(missing());
     }
-    let record: DecisionRecord = answer.json().await.map_err(unreachable)?;
+    let record: DecisionRecord = response.json().await.map_err(unreachable)?;
     Ok(Json(record).into_response())
 }

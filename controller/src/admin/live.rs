@@ -1,4 +1,13 @@
-//! The page's feed: the whole fleet once, then what changes, second by second, as server-sent events.
+//! The live feed behind the page and `flotilla top`: the whole fleet first, then what changes, as
+//! server-sent events.
+//!
+//! | event | data | when |
+//! | --- | --- | --- |
+//! | `snapshot` | [`FleetSnapshot`] | first |
+//! | `delta` | [`FleetDelta`] | twice a second at most, when something has changed |
+//! | `traffic` | a list of [`TrafficPoint`](crate::traffic::TrafficPoint) | the history first, then every second |
+//! | `usage` | [`UsageTotals`](crate::traffic::UsageTotals) | every two seconds, when it has changed |
+//! | `decisions` | a list of [`RequestSummary`](crate::traffic::RequestSummary) | the recent ones first, then every second |
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,23 +26,24 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    ControllerResource, ModelResource, NodeResource, controllers, models_as_listed, notes,
-};
-use crate::decisions::unix_millis;
+use super::controllers::{ControllerResource, controllers};
+use super::models::{ModelResource, models};
+use super::nodes::{NodeResource, nodes};
+use super::resources::notes;
+use crate::clock::unix_millis;
 use crate::fleet::{FleetHandle, FleetView};
 use crate::traffic::{TrafficLog, TrafficTick};
 
-/// How often is looked for what has changed, and how often where many nodes have: each look costs
-/// as much as there are nodes.
-const LOOK: Duration = Duration::from_millis(500);
-const LOOK_AT_MANY: Duration = Duration::from_secs(2);
-/// Nodes that are many.
-const MANY: usize = 200;
-/// How often totals are told.
-const USAGE: Duration = Duration::from_secs(2);
-/// How often something is said where nothing happens.
-const ALIVE: Duration = Duration::from_secs(10);
+/// How often the view is compared with what was sent.
+const DELTA_INTERVAL: Duration = Duration::from_millis(500);
+/// The same for a large fleet, as the cost of a comparison grows with the number of nodes.
+const LARGE_FLEET_DELTA_INTERVAL: Duration = Duration::from_secs(2);
+/// Number of nodes above which a fleet is large.
+const LARGE_FLEET: usize = 200;
+/// How often the usage totals are compared with what was sent.
+const USAGE_INTERVAL: Duration = Duration::from_secs(2);
+/// Silence after which a comment is sent, so that the reader sees that the feed is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 struct LiveFeed {
@@ -43,7 +53,7 @@ struct LiveFeed {
     stop: CancellationToken,
 }
 
-/// The controller that tells.
+/// The controller that sends the feed.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ControllerInfo {
@@ -53,14 +63,14 @@ struct ControllerInfo {
     started_at: u64,
 }
 
-/// The feed of the controller `id`, which ends with `stop`.
+/// The route of the feed of the controller with this `id`. Open feeds end with `stop`.
 pub(crate) fn router(
     fleet: FleetHandle,
     traffic: TrafficLog,
     id: String,
     stop: CancellationToken,
 ) -> Router {
-    let live = LiveFeed {
+    let feed = LiveFeed {
         fleet,
         traffic,
         controller: Arc::new(ControllerInfo {
@@ -71,11 +81,11 @@ pub(crate) fn router(
         stop,
     };
     Router::new()
-        .route("/api/v1/live", get(follow))
-        .with_state(live)
+        .route("/api/v1/live", get(stream))
+        .with_state(feed)
 }
 
-/// The whole fleet.
+/// The whole fleet, as the first event has it.
 #[derive(Serialize)]
 struct FleetSnapshot<'a> {
     controller: &'a ControllerInfo,
@@ -84,27 +94,32 @@ struct FleetSnapshot<'a> {
     notes: Vec<String>,
     nodes: Vec<NodeResource>,
     models: Vec<ModelResource>,
+    /// Names of all tasks.
     tasks: Vec<String>,
 }
 
 #[derive(Serialize)]
 struct GridJson {
+    /// Currency of all costs. `None` while no price is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     currency: Option<Currency>,
 }
 
-/// What is different from what was told before.
+/// What has changed since the last event. Lists of nodes and models hold the changed ones only; the
+/// other lists are complete, and absent when nothing in them has changed.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct FleetDelta {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     nodes: Vec<NodeResource>,
+    /// Names of nodes that no longer exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    gone_nodes: Vec<String>,
+    removed_nodes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     models: Vec<ModelResource>,
+    /// Names of models that no longer exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    gone_models: Vec<String>,
+    removed_models: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     notes: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,16 +131,17 @@ struct FleetDelta {
 impl FleetDelta {
     fn is_empty(&self) -> bool {
         self.nodes.is_empty()
-            && self.gone_nodes.is_empty()
+            && self.removed_nodes.is_empty()
             && self.models.is_empty()
-            && self.gone_models.is_empty()
+            && self.removed_models.is_empty()
             && self.notes.is_none()
             && self.controllers.is_none()
             && self.tasks.is_none()
     }
 }
 
-/// What was told, by a hash of each part.
+/// Hashes of what one reader has received. Hashes, as whole resources of every reader would take
+/// much memory.
 #[derive(Default)]
 struct SentHashes {
     nodes: HashMap<String, u64>,
@@ -135,67 +151,65 @@ struct SentHashes {
     tasks: u64,
 }
 
+impl SentHashes {
+    /// Compares a view with what was sent, and remembers it as sent.
+    fn delta(&mut self, feed: &LiveFeed, view: &FleetView) -> FleetDelta {
+        let (nodes, removed_nodes) =
+            changed_items(&mut self.nodes, nodes(view), |node| &node.metadata.name);
+        let (models, removed_models) = changed_items(&mut self.models, models(view), |model| {
+            model.model.name().as_str()
+        });
+        FleetDelta {
+            nodes,
+            removed_nodes,
+            models,
+            removed_models,
+            notes: if_changed(&mut self.notes, notes(view)),
+            controllers: if_changed(
+                &mut self.controllers,
+                controllers(view, &feed.controller.id),
+            ),
+            tasks: if_changed(&mut self.tasks, tasks(view)),
+        }
+    }
+}
+
+/// Splits `items` into those that are new or differ from what was `sent`, and the names of those
+/// that were sent and no longer exist.
+fn changed_items<T: Serialize>(
+    sent: &mut HashMap<String, u64>,
+    items: Vec<T>,
+    name: fn(&T) -> &str,
+) -> (Vec<T>, Vec<String>) {
+    let mut current = HashMap::with_capacity(items.len());
+    let mut changed = Vec::new();
+    for item in items {
+        let hash = hash(&item);
+        let key = name(&item).to_owned();
+        if sent.remove(&key) != Some(hash) {
+            changed.push(item);
+        }
+        current.insert(key, hash);
+    }
+    let removed = sent.drain().map(|(name, _)| name);
+    let removed = removed.filter(|name| !current.contains_key(name)).collect();
+    *sent = current;
+    (changed, removed)
+}
+
+/// Returns `value` if it differs from what was `sent`.
+fn if_changed<T: Serialize>(sent: &mut u64, value: T) -> Option<T> {
+    let hash = hash(&value);
+    (std::mem::replace(sent, hash) != hash).then_some(value)
+}
+
 fn hash(value: &impl Serialize) -> u64 {
     let mut hasher = DefaultHasher::new();
-    // Resources are made of texts and numbers: serializing them cannot fail.
+    // Resources consist of strings and numbers: serializing them cannot fail.
     serde_json::to_vec(value)
         .unwrap_or_default()
         .hash(&mut hasher);
     hasher.finish()
-}
-
-/// Leaves of a list what is new or different, and names what is gone.
-fn news<T: Serialize>(
-    told: &mut HashMap<String, u64>,
-    items: Vec<T>,
-    name: fn(&T) -> &str,
-) -> (Vec<T>, Vec<String>) {
-    let mut now = HashMap::with_capacity(items.len());
-    let mut fresh = Vec::new();
-    for item in items {
-        let hash = hash(&item);
-        let key = name(&item).to_owned();
-        if told.remove(&key) != Some(hash) {
-            fresh.push(item);
-        }
-        now.insert(key, hash);
-    }
-    let gone = told.drain().map(|(name, _)| name);
-    let gone = gone.filter(|name| !now.contains_key(name)).collect();
-    *told = now;
-    (fresh, gone)
-}
-
-impl SentHashes {
-    fn news(&mut self, live: &LiveFeed, view: &FleetView) -> FleetDelta {
-        let (nodes, gone_nodes) = news(&mut self.nodes, nodes(view), |n| &n.metadata.name);
-        let models = models_as_listed(view);
-        let (models, gone_models) = news(&mut self.models, models, |m| m.model.name().as_str());
-        FleetDelta {
-            nodes,
-            gone_nodes,
-            models,
-            gone_models,
-            notes: changed(&mut self.notes, notes(view)),
-            controllers: changed(
-                &mut self.controllers,
-                controllers(view, &live.controller.id),
-            ),
-            tasks: changed(&mut self.tasks, tasks(view)),
-        }
-    }
-}
-
-fn changed<T: Serialize>(told: &mut u64, now: T) -> Option<T> {
-    let hash = hash(&now);
-    (std::mem::replace(told, hash) != hash).then_some(now)
-}
-
-fn nodes(view: &FleetView) -> Vec<NodeResource> {
-    view.nodes
-        .values()
-        .map(|node| NodeResource::new(node))
-        .collect()
 }
 
 fn tasks(view: &FleetView) -> Vec<String> {
@@ -203,69 +217,71 @@ fn tasks(view: &FleetView) -> Vec<String> {
 }
 
 fn event(name: &'static str, data: &impl Serialize) -> Result<Event, Infallible> {
-    // As above: it cannot fail.
+    // Cannot fail, as in `hash`.
     let data = serde_json::to_string(data).unwrap_or_default();
     Ok(Event::default().event(name).data(data))
 }
 
-async fn follow(
-    State(live): State<LiveFeed>,
+/// `GET /api/v1/live`.
+async fn stream(
+    State(feed): State<LiveFeed>,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let stop = live.stop.clone();
+    let stop = feed.stop.clone();
     let events = async_stream::stream! {
-        let mut ticks = live.traffic.follow();
-        let mut told = SentHashes::default();
-        let view = live.fleet.view();
-        // All is news to whoever was told nothing.
-        let first = told.news(&live, &view);
-        yield event("fleet", &FleetSnapshot {
-            controller: &live.controller,
-            controllers: first.controllers.unwrap_or_default(),
+        let mut ticks = feed.traffic.subscribe();
+        let mut sent = SentHashes::default();
+        let view = feed.fleet.view();
+        // Against nothing sent, the delta is everything.
+        let all = sent.delta(&feed, &view);
+        yield event("snapshot", &FleetSnapshot {
+            controller: &feed.controller,
+            controllers: all.controllers.unwrap_or_default(),
             grid: GridJson { currency: view.routing.grid.currency() },
-            notes: first.notes.unwrap_or_default(),
-            nodes: first.nodes,
-            models: first.models,
-            tasks: first.tasks.unwrap_or_default(),
+            notes: all.notes.unwrap_or_default(),
+            nodes: all.nodes,
+            models: all.models,
+            tasks: all.tasks.unwrap_or_default(),
         });
-        let many = view.nodes.len() > MANY;
+        let is_large = view.nodes.len() > LARGE_FLEET;
         drop(view);
-        yield event("traffic", &live.traffic.past());
-        let mut usage = live.traffic.usage();
+        yield event("traffic", &feed.traffic.history());
+        let mut usage = feed.traffic.usage();
         yield event("usage", &usage);
-        yield event("decisions", &live.traffic.recent());
-        let mut looks = tokio::time::interval(if many { LOOK_AT_MANY } else { LOOK });
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut sums = tokio::time::interval(USAGE);
-        sums.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        yield event("decisions", &feed.traffic.recent());
+        let delta_interval = if is_large { LARGE_FLEET_DELTA_INTERVAL } else { DELTA_INTERVAL };
+        let mut delta_timer = tokio::time::interval(delta_interval);
+        delta_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut usage_timer = tokio::time::interval(USAGE_INTERVAL);
+        usage_timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 tick = ticks.recv() => match tick {
-                    Ok(TrafficTick { point, briefs }) => {
+                    Ok(TrafficTick { point, summaries }) => {
                         yield event("traffic", &[&*point]);
-                        if !briefs.is_empty() {
-                            yield event("decisions", &*briefs);
+                        if !summaries.is_empty() {
+                            yield event("decisions", &*summaries);
                         }
                     }
                     Err(RecvError::Lagged(_)) => {}
                     Err(RecvError::Closed) => return,
                 },
-                _ = looks.tick() => {
-                    let change = told.news(&live, &live.fleet.view());
-                    if !change.is_empty() {
-                        yield event("change", &change);
+                _ = delta_timer.tick() => {
+                    let delta = sent.delta(&feed, &feed.fleet.view());
+                    if !delta.is_empty() {
+                        yield event("delta", &delta);
                     }
                 }
-                _ = sums.tick() => {
-                    let now = live.traffic.usage();
-                    if now != usage {
-                        usage = now;
+                _ = usage_timer.tick() => {
+                    let current = feed.traffic.usage();
+                    if current != usage {
+                        usage = current;
                         yield event("usage", &usage);
                     }
                 }
             }
         }
     };
-    // A page that is open must not keep a controller from ending.
+    // An open page must not keep the controller from stopping.
     let events = futures::StreamExt::take_until(events, stop.cancelled_owned());
-    Sse::new(events).keep_alive(KeepAlive::new().interval(ALIVE))
+    Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
 }

@@ -1,95 +1,209 @@
-//! Models and their assignments as the API shows them.
+//! Models and their assignments in the admin API.
 
 use std::collections::BTreeMap;
 
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
 use flotilla_core::placement::UnplacedReplicas;
-use flotilla_core::spec::Model;
-use flotilla_core::{Bytes, NodeName};
+use flotilla_core::spec::{Model, ModelSource, Resource};
+use flotilla_core::{Bytes, ModelName, NodeName};
+use flotilla_gateway::ApiError;
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::errors::not_found;
 use super::nodes::{CountersJson, ModelOnNode};
+use super::resources::{ResourceList, read_resource};
+use super::state::AdminState;
+use super::watch::{self, WatchQuery};
 use crate::fleet::{FetchRecord, FleetView, ModelView};
+use crate::reconcile;
 
-/// A model with how it is.
+/// Models of a list that get an explanation of missing replicas: each one costs a pass over all
+/// nodes.
+const MAX_EXPLAINED: usize = 20;
+
+/// A model in the form of its YAML, with its status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelResource {
+    /// The model as it was applied.
     #[serde(flatten)]
     pub model: Model,
+    /// Its state in the fleet.
     pub status: ModelStatus,
 }
 
-/// How a model is.
+/// State of a model in the fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
-    /// `Ready`: all replicas answer, with a revision that can be returned to. `Updating`: they
-    /// answer, and change to another revision or have just done so.
-    /// `Partial`: some do. `Asleep`: none is needed. `Pending`: none does yet. `Failed`: none
-    /// does, and nodes have failed to run it.
+    /// One of:
+    ///
+    /// - `Ready`: all replicas answer with one revision, which is recorded as stable.
+    /// - `Updating`: all replicas answer, and a rollout is under way or has just ended.
+    /// - `Partial`: some replicas answer.
+    /// - `Asleep`: no replica exists, as `replicas.min` is 0 and there are no requests.
+    /// - `Fetching`: a controller fetches the model's files.
+    /// - `Pending`: no replica answers yet.
+    /// - `Failed`: no replica answers, and fetching or loading the model has failed.
     pub phase: String,
     /// Replicas that answer.
     pub ready: u32,
-    /// When the fleet learned of it, in seconds since 1970.
+    /// When the model was first applied, in seconds since 1970.
     pub created: u64,
-    /// Replicas there are or should be.
+    /// Replicas that are assigned to nodes, ready or not.
     #[serde(default)]
     pub assigned: u32,
-    /// Memory of one replica, where known.
+    /// Memory of one replica. `None` until a node has reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
-    /// The revision wished for.
+    /// The desired revision.
     #[serde(default)]
     pub revision: String,
-    /// Why another revision is served, if one is.
+    /// Why an older revision is served instead of the desired one. `None` when it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rolled_back: Option<String>,
-    /// How fetching its files goes, until controllers have them.
+    pub rollback_reason: Option<String>,
+    /// Progress or failure of fetching the model's files. `None` once the controllers have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<String>,
-    /// Requests that wait for a first replica.
+    /// Requests that wait for a first replica, on all controllers.
     #[serde(default)]
     pub waiting: u32,
+    /// The assigned replicas.
     pub replicas: Vec<ReplicaStatus>,
-    /// Why replicas are missing, if any are.
+    /// Why replicas are missing, in one line. `None` when none is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unplaced: Option<String>,
-    /// The same for each node.
+    pub unplaced_reason: Option<String>,
+    /// Nodes that cannot take a missing replica, each with the reason. Empty in lists of models.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub refusals: BTreeMap<String, String>,
+    pub unschedulable_nodes: BTreeMap<String, String>,
 }
 
-/// A replica, ready or not.
+/// A replica that is assigned to a node, ready or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
+    /// Name of the node.
     pub node: String,
+    /// `Absent`, `Fetching`, `Loading`, `Ready`, `Draining` or `Failed`.
     pub phase: String,
-    /// The revision it serves or works on.
+    /// The revision that the node serves or loads. Empty before the node has started.
     #[serde(default)]
     pub revision: String,
+    /// Why the model, or the revision that replaces it, does not load. Empty when it does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub problem: String,
+    /// What to do about `problem`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
+    /// Step of loading and its progress, such as `weights 40 %`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub progress: String,
+    /// Requests and tokens since the model was loaded.
     pub counters: CountersJson,
 }
 
-/// One assignment of a model to a node.
+/// The assignment of a model to a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AssignmentStatus {
+    /// Name of the model.
     pub model: String,
+    /// The replica on the node.
     #[serde(flatten)]
     pub replica: ReplicaStatus,
 }
 
-/// Whether a model has no replica because nobody asks for it.
-fn sleeps(model: &ModelView) -> bool {
+/// `GET /api/v1/models`.
+pub(super) async fn list(
+    State(state): State<AdminState>,
+    Query(query): Query<WatchQuery>,
+) -> Response {
+    watch::reply(state.fleet, &query, |view| {
+        ResourceList::new(view, models(view).into_iter())
+    })
+}
+
+/// `GET /api/v1/models/{name}`.
+pub(super) async fn get(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+) -> Result<Json<ModelResource>, ApiError> {
+    let view = state.fleet.view();
+    let Some(model) = view.models.get(name.as_str()) else {
+        return Err(not_found("model", &name));
+    };
+    let unplaced = reconcile::explain(&view, model.model.name());
+    Ok(Json(ModelResource::new(model, &view, unplaced)))
+}
+
+/// `PUT /api/v1/models/{name}`.
+pub(super) async fn put(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let resource = read_resource("Model", &name, body).await?;
+    if let Resource::Model(model) = &resource
+        && let Some(ModelSource::Path(path) | ModelSource::ControllerPath(path)) =
+            &model.spec.source
+        && path.is_relative()
+    {
+        return Err(ApiError::invalid(
+            Some("spec.source".into()),
+            format!("The path '{}' must be absolute.", path.display()),
+        ));
+    }
+    state.apply(&resource).await
+}
+
+/// `DELETE /api/v1/models/{name}`.
+pub(super) async fn delete(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let name = ModelName::new(&name).map_err(|_| not_found("model", &name))?;
+    let deleted = state.desired.delete_model(&name).await;
+    state.finish_deletion("model", name.as_str(), deleted).await
+}
+
+/// `GET /api/v1/assignments`.
+pub(super) async fn list_assignments(
+    State(state): State<AdminState>,
+    Query(query): Query<WatchQuery>,
+) -> Response {
+    watch::reply(state.fleet, &query, |view| {
+        let models = view.models.values();
+        ResourceList::new(
+            view,
+            models.flat_map(|model| AssignmentStatus::of_model(model, view)),
+        )
+    })
+}
+
+/// All models of a view as a list shows them: without the reason of each node.
+pub(super) fn models(view: &FleetView) -> Vec<ModelResource> {
+    let unplaced: BTreeMap<_, _> = reconcile::missing(view)
+        .into_iter()
+        .take(MAX_EXPLAINED)
+        .filter_map(|name| Some((name.clone(), reconcile::explain(view, &name)?)))
+        .collect();
+    let items = view.models.iter().map(|(name, model)| {
+        let mut resource = ModelResource::new(model, view, unplaced.get(name).cloned());
+        resource.status.unschedulable_nodes.clear();
+        resource
+    });
+    items.collect()
+}
+
+/// Whether a model has no replica because nobody sends it requests.
+fn is_asleep(model: &ModelView) -> bool {
     model.model.spec.replicas.min == 0 && model.assigned.is_empty() && model.waiting == 0
 }
 
 impl ModelResource {
-    /// The model of a view. `unplaced` is what the solver says of the same view.
+    /// Describes a model of a view. `unplaced` is the solver's explanation of missing replicas for
+    /// the same view.
     pub(super) fn new(
         model: &ModelView,
         view: &FleetView,
@@ -100,14 +214,14 @@ impl ModelResource {
         let goal = model.revisions.goal().to_string();
         let failed = |fetch: &FetchRecord| !fetch.error.is_empty();
         let fetch_failed = !model.resolved && model.fetch.as_ref().is_some_and(failed);
-        // Until it is known as the one that works nothing could be rolled back to it.
-        let settled = model.revisions.stable == Some(model.revisions.goal());
-        let updating = !settled || replicas.iter().any(|replica| replica.revision != goal);
+        // The rollout has not ended before the revision is recorded as stable.
+        let stable = model.revisions.stable == Some(model.revisions.goal());
+        let updating = !stable || replicas.iter().any(|replica| replica.revision != goal);
         let phase = match ready {
             0 if fetch_failed => "Failed",
             0 if !model.resolved => "Fetching",
             0 if !model.failures.is_empty() => "Failed",
-            0 if sleeps(model) => "Asleep",
+            0 if is_asleep(model) => "Asleep",
             0 => "Pending",
             _ if unplaced.is_some() || (ready as usize) < model.assigned.len() => "Partial",
             _ if updating => "Updating",
@@ -123,7 +237,7 @@ impl ModelResource {
                 assigned: model.assigned.len() as u32,
                 memory: model.memory,
                 revision: model.revisions.wished.to_string(),
-                rolled_back: model.condemned.as_ref().map(|condemned| {
+                rollback_reason: model.condemned.as_ref().map(|condemned| {
                     format!(
                         "revision {} did not load on {}: {}",
                         condemned.revision.to_string(),
@@ -146,10 +260,10 @@ impl ModelResource {
                     }),
                 waiting: model.waiting,
                 replicas,
-                refusals: refusals
+                unschedulable_nodes: refusals
                     .map(|(node, refusal)| (node.to_string(), refusal.to_string()))
                     .collect(),
-                unplaced: unplaced.map(|unplaced| unplaced.to_string()),
+                unplaced_reason: unplaced.map(|unplaced| unplaced.to_string()),
             },
         }
     }
@@ -157,7 +271,7 @@ impl ModelResource {
 
 impl AssignmentStatus {
     /// All assignments of one model.
-    pub(super) fn of(model: &ModelView, view: &FleetView) -> Vec<Self> {
+    fn of_model(model: &ModelView, view: &FleetView) -> Vec<Self> {
         replicas(model, view)
             .map(|replica| Self {
                 model: model.model.name().to_string(),
@@ -171,13 +285,13 @@ fn replicas(model: &ModelView, view: &FleetView) -> impl Iterator<Item = Replica
     model.assigned.keys().map(|node| replica(model, node, view))
 }
 
-/// What is known of the replica of `model` on `node`.
+/// State of the replica of `model` on `node`, from the node's last report.
 fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatus {
-    let known = view.nodes.get(node).and_then(|node| {
+    let reported = view.nodes.get(node).and_then(|node| {
         let report = node.report.load();
         report.model(model.model.name()).map(ModelOnNode::from)
     });
-    let Some(known) = known else {
+    let Some(reported) = reported else {
         return ReplicaStatus {
             node: node.to_string(),
             phase: "Absent".into(),
@@ -188,16 +302,16 @@ fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatu
             counters: CountersJson::default(),
         };
     };
-    // What is wrong with the next one is what people need to know.
-    let next = known.next.map(|next| *next).unwrap_or_default();
-    let either = |next: String, known: String| if next.is_empty() { known } else { next };
+    // A problem of the revision that is being loaded matters more than one of the current revision.
+    let next = reported.next.map(|next| *next).unwrap_or_default();
+    let first = |next: String, current: String| if next.is_empty() { current } else { next };
     ReplicaStatus {
         node: node.to_string(),
-        phase: known.phase,
-        revision: known.revision,
-        problem: either(next.problem, known.problem),
-        remedy: either(next.remedy, known.remedy),
-        progress: either(next.progress, known.progress),
-        counters: known.counters,
+        phase: reported.phase,
+        revision: reported.revision,
+        problem: first(next.problem, reported.problem),
+        remedy: first(next.remedy, reported.remedy),
+        progress: first(next.progress, reported.progress),
+        counters: reported.counters,
     }
 }

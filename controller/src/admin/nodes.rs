@@ -1,128 +1,155 @@
-//! Nodes as the API shows them.
+//! Nodes in the admin API.
 
 use std::collections::BTreeMap;
 
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
 use flotilla_core::energy::{EnergySources, PowerRange};
 use flotilla_core::spec::{API_VERSION, Accelerator, Taint};
-use flotilla_core::{Bytes, ModelRevision, ZoneName};
+use flotilla_core::{Bytes, ModelRevision, NodeName, ZoneName};
+use flotilla_gateway::{ApiError, read_json};
 use flotilla_proto::v1;
 use flotilla_proto::v1::{ModelCounters, ModelPhase, ModelStatus};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use crate::fleet::{NodeOperationRecord, NodeView};
+use super::errors::not_found;
+use super::resources::{MAX_RESOURCE, ResourceList};
+use super::state::AdminState;
+use super::watch::{self, WatchQuery};
+use crate::fleet::{FleetView, NodeOperationRecord, NodePhase, NodeView};
 
-/// A node.
+/// A node in the form of a resource, with its status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeResource {
+    /// The same as in YAML.
     pub api_version: String,
+    /// `Node`.
     pub kind: String,
+    /// Name and labels.
     pub metadata: NodeMetadata,
+    /// What the agent reported when it joined.
     pub spec: NodeSpec,
+    /// What the agent reported last, and the controller's view of the node.
     pub status: NodeStatus,
 }
 
-/// Who a node is.
+/// Name and labels of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeMetadata {
+    /// Name, unique in the fleet.
     pub name: String,
+    /// Labels that the agent was started with, which models select nodes by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
-/// What a node is.
+/// Static description of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeSpec {
-    /// Bytes for models.
+    /// Memory for models.
     pub memory: Bytes,
-    /// What its engines compute with.
+    /// Hardware that the node's engines compute with.
     #[serde(default)]
     pub accelerators: Vec<Accelerator>,
+    /// Taints, which keep models without a matching toleration away.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<Taint>,
+    /// The zone of the node. `None`: it is in no zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<ZoneName>,
+    /// Number of CPU cores.
     pub cores: u32,
+    /// Name of the CPU.
     pub cpu: String,
+    /// Processor architecture and operating system, such as `x86_64-linux`.
     pub platform: String,
-    /// Of the agent.
+    /// Version of the agent.
     pub version: String,
 }
 
-/// How a node is.
+/// State of a node in the fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// `Joining`, `Ready`, `Suspect` or `Lost`.
     pub phase: String,
-    /// What people want of it.
+    /// Whether the node is cordoned or drained.
     #[serde(default)]
-    pub order: NodeOperationRecord,
-    /// Whether it has come and gone too often lately to be given new models.
+    pub operation: NodeOperationRecord,
+    /// Whether the node has lost its link too often lately to get new models.
     #[serde(default)]
-    pub unsteady: bool,
-    /// What it is to run.
+    pub flapping: bool,
+    /// Names of the models that are assigned to the node.
     #[serde(default)]
     pub assigned: Vec<String>,
-    /// What it reported last.
+    /// Models in the node's last report.
     pub models: Vec<ModelOnNode>,
-    /// What it draws, once it has said so.
+    /// Power and energy of the node. `None` until the node has reported it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<NodeEnergy>,
 }
 
-/// What a node draws, and how it is.
+/// Power and energy of a node, with its battery and temperature.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeEnergy {
-    /// Now, idle, and with all it computes with at work.
+    /// Power now, in watts.
     pub watts: f32,
+    /// Power of the idle node, in watts.
     pub idle_watts: f32,
+    /// Power of the node under full load, in watts.
     pub max_watts: f32,
-    /// Since its agent started: all, and what went to requests.
+    /// Energy since the agent started, in joules.
     pub joules: f64,
+    /// The part of `joules` that is attributed to requests.
     pub attributed_joules: f64,
+    /// Where the numbers come from, such as `rapl+nvml` or `estimate`.
     pub source: EnergySources,
-    /// Whether no part is estimated.
+    /// Whether all of it is measured. `false` when a part is estimated.
     pub measured: bool,
-    /// The smallest step that can be told.
+    /// The smallest step of the meters, in joules.
     pub resolution_joules: f64,
-    /// Why nothing better is measured, and what to do.
+    /// Why nothing better is measured, and what to do about it. Empty when everything is measured.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
+    /// The battery. `None` when the node has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub battery: Option<BatteryJson>,
-    /// What slows it down by heat.
+    /// What slows the node down because of heat. Empty when nothing does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub throttled: String,
 }
 
-/// A node's battery.
+/// Battery of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BatteryJson {
-    /// How full, 0 to 1.
+    /// Charge, 0 to 1.
     pub charge: f32,
-    /// Whether the node lives off it.
+    /// Whether the node runs on the battery.
     pub discharging: bool,
 }
 
 impl NodeEnergy {
-    fn new(told: &v1::NodeEnergy, power: PowerRange) -> Self {
-        let source = EnergySources::from_bits(told.sources);
+    fn new(reported: &v1::NodeEnergy, power: PowerRange) -> Self {
+        let source = EnergySources::from_bits(reported.sources);
         Self {
-            watts: told.watts,
-            idle_watts: told.idle_watts,
+            watts: reported.watts,
+            idle_watts: reported.idle_watts,
             max_watts: power.max.0,
-            joules: told.joules,
-            attributed_joules: told.attributed_joules,
+            joules: reported.joules,
+            attributed_joules: reported.attributed_joules,
             source,
             measured: source.is_measured(),
-            resolution_joules: told.resolution_joules,
-            hint: told.hint.clone(),
-            battery: told.battery.map(|battery| BatteryJson {
+            resolution_joules: reported.resolution_joules,
+            hint: reported.hint.clone(),
+            battery: reported.battery.map(|battery| BatteryJson {
                 charge: battery.charge,
                 discharging: battery.discharging,
             }),
-            throttled: told.throttled.clone(),
+            throttled: reported.throttled.clone(),
         }
     }
 }
@@ -131,51 +158,141 @@ impl NodeEnergy {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelOnNode {
+    /// Name of the model.
     pub name: String,
+    /// `Absent`, `Fetching`, `Loading`, `Ready`, `Draining` or `Failed`.
     pub phase: String,
+    /// Why the model does not load. Empty when it does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub problem: String,
+    /// What to do about `problem`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
-    /// What is being done while loading, with how far: `weights 40 %`.
+    /// Step of loading and its progress, such as `weights 40 %`. Empty when nothing is loading.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub progress: String,
-    /// What is to take its place, while it still serves.
+    /// The revision that is being loaded to replace this one, which still serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Box<ModelOnNode>>,
-    /// The revision served or worked on.
+    /// The revision that is served or loaded.
     #[serde(default)]
     pub revision: String,
-    /// Bytes it takes, where known.
+    /// Memory of the model. Zero while it is not known.
     pub memory: Bytes,
+    /// Requests and tokens since the model was loaded.
     pub counters: CountersJson,
 }
 
-/// What a model on a node did since it was loaded.
+/// Counters of a model on a node. All but `active` and `queued` count since it was loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CountersJson {
+    /// Requests that are being computed.
     pub active: u32,
+    /// Requests that wait on the node.
     pub queued: u32,
+    /// Requests that were accepted.
     pub requests: u64,
+    /// Requests that were cancelled by the client or the controller.
     pub cancelled: u64,
+    /// Requests that failed.
     pub failed: u64,
+    /// Requests that were not accepted, as the queue was full or they came too late.
     pub refused: u64,
+    /// Prompt tokens.
     pub prompt_tokens: u64,
+    /// Generated tokens.
     pub output_tokens: u64,
-    /// Microseconds that requests waited on the node, all together.
+    /// Sum of the requests' waiting times on the node, in microseconds.
     #[serde(default)]
     pub wait_us: u64,
-    /// Microseconds that requests were computed, all together.
+    /// Sum of the requests' computing times, in microseconds.
     #[serde(default)]
     pub busy_us: u64,
-    /// Energy of its requests, in millijoules.
+    /// Energy of the requests, in millijoules.
     #[serde(default)]
     pub millijoules: u64,
 }
 
+/// `GET /api/v1/nodes`.
+pub(super) async fn list(
+    State(state): State<AdminState>,
+    Query(query): Query<WatchQuery>,
+) -> Response {
+    watch::reply(state.fleet, &query, |view| {
+        ResourceList::new(view, nodes(view).into_iter())
+    })
+}
+
+/// `GET /api/v1/nodes/{name}`.
+pub(super) async fn get(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+) -> Result<Json<NodeResource>, ApiError> {
+    let view = state.fleet.view();
+    let node = view.nodes.get(name.as_str());
+    node.map(|node| Json(NodeResource::new(node)))
+        .ok_or_else(|| not_found("node", &name))
+}
+
+/// `DELETE /api/v1/nodes/{name}`. Replies 409 while the node's agent is linked.
+pub(super) async fn delete(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let name = NodeName::new(&name).map_err(|_| not_found("node", &name))?;
+    let view = state.fleet.view();
+    let node = view
+        .nodes
+        .get(&name)
+        .ok_or_else(|| not_found("node", name.as_str()))?;
+    if node.phase == NodePhase::Ready {
+        return Err(ApiError::new(
+            StatusCode::CONFLICT,
+            "invalid_request_error",
+            Some("node_is_linked"),
+            format!("The node '{name}' is linked: stop its agent first."),
+        ));
+    }
+    let written = state.desired.delete_node(&name).await;
+    state.finish(written).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The query of a node operation.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OperationQuery {
+    /// Accept a node that has not joined yet. A backup is restored so.
+    #[serde(default)]
+    allow_unknown: bool,
+}
+
+/// `PUT /api/v1/nodes/{name}/operation`: cordons, drains or uncordons a node.
+pub(super) async fn put_operation(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+    Query(query): Query<OperationQuery>,
+    body: Body,
+) -> Result<StatusCode, ApiError> {
+    let operation: NodeOperationRecord = read_json(body, MAX_RESOURCE).await?;
+    let name = NodeName::new(&name).map_err(|_| not_found("node", &name))?;
+    if !query.allow_unknown && !state.fleet.peek().nodes.contains_key(&name) {
+        return Err(not_found("node", name.as_str()));
+    }
+    let written = state.desired.set_node_operation(&name, operation).await;
+    state.finish(written).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// All nodes of a view.
+pub(super) fn nodes(view: &FleetView) -> Vec<NodeResource> {
+    let nodes = view.nodes.values();
+    nodes.map(|node| NodeResource::new(node)).collect()
+}
+
 impl NodeResource {
-    /// The node of a view.
+    /// Describes a node of a view.
     #[must_use]
     pub fn new(node: &NodeView) -> Self {
         let record = &node.record;
@@ -199,14 +316,14 @@ impl NodeResource {
             },
             status: NodeStatus {
                 phase: node.phase.as_str().into(),
-                order: node.order,
-                unsteady: !node.steady,
+                operation: node.order,
+                flapping: !node.steady,
                 assigned: node.assigned.iter().map(ToString::to_string).collect(),
                 models: report.models.iter().map(Into::into).collect(),
                 energy: report
                     .energy
                     .as_ref()
-                    .map(|told| NodeEnergy::new(told, record.power())),
+                    .map(|reported| NodeEnergy::new(reported, record.power())),
             },
         }
     }
@@ -217,7 +334,7 @@ impl From<&ModelStatus> for ModelOnNode {
         let progress = match (status.step.as_str(), status.progress) {
             ("", _) => String::new(),
             (step, 0.0) => step.to_owned(),
-            (step, part) => format!("{step} {:.0} %", part * 100.0),
+            (step, share) => format!("{step} {:.0} %", share * 100.0),
         };
         Self {
             name: status.name.clone(),
@@ -233,8 +350,8 @@ impl From<&ModelStatus> for ModelOnNode {
     }
 }
 
-/// A phase's name for people.
-pub(super) fn phase(phase: ModelPhase) -> &'static str {
+/// Name of a phase in the API.
+fn phase(phase: ModelPhase) -> &'static str {
     match phase {
         ModelPhase::Absent => "Absent",
         ModelPhase::Fetching => "Fetching",

@@ -1,4 +1,4 @@
-//! Tasks and the router in the API.
+//! Tasks, their quality measurements, and the router in the admin API.
 
 use axum::Json;
 use axum::body::Body;
@@ -12,46 +12,51 @@ use flotilla_gateway::{ApiError, read_json};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::errors::not_found;
+use super::resources::{MAX_RESOURCE, ResourceList, read_resource};
+use super::state::AdminState;
 use super::watch::{self, WatchQuery};
-use super::{AdminState, MAX_RESOURCE, ResourceList, unknown};
-use crate::decisions::unix_millis;
+use crate::clock::unix_seconds;
 use crate::fleet::{FleetView, QualityRecord, TaskView};
 use crate::trainer::LatestClassifier;
 
 /// A task in the form of its YAML, with its status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskResource {
+    /// The task as it was applied.
     #[serde(flatten)]
     pub task: Task,
+    /// Its state in the fleet.
     pub status: TaskStatus,
 }
 
-/// How a task is.
+/// State of a task in the fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskStatus {
-    /// When the fleet learned of it, in seconds since 1970.
+    /// When the task was first applied, in seconds since 1970.
     pub created: u64,
-    /// Whether it does what the classifier abstains from.
+    /// Whether requests go to this task when the classifier abstains.
     pub default: bool,
-    /// Whether the classifier has learnt the tasks as they are now.
-    pub learnt: bool,
-    /// How many examples it is told from others by.
+    /// Whether this controller's classifier is trained on the tasks as they are now.
+    pub trained: bool,
+    /// Number of examples that the classifier is trained with.
     pub examples: usize,
-    /// Its models, in order of preference.
-    pub models: Vec<ModelOfTask>,
+    /// The task's models, in order of preference.
+    pub models: Vec<TaskModel>,
 }
 
-/// A model that does a task.
+/// A model of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelOfTask {
+pub struct TaskModel {
+    /// Name of the model.
     pub name: ModelName,
-    /// Whether the fleet has a model of this name.
-    pub known: bool,
-    /// Its replicas that take requests.
+    /// Whether the fleet has a model with this name.
+    pub exists: bool,
+    /// Replicas of the model that take requests.
     pub ready: usize,
-    /// The revision that they serve.
+    /// The revision that the replicas serve.
     pub revision: String,
-    /// How well it was measured to do the task.
+    /// How well the model was measured to do the task. `None` when it was not measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
 }
@@ -62,18 +67,21 @@ pub struct ModelOfTask {
 pub struct Quality {
     /// The revision of the model that was measured.
     pub revision: String,
-    /// How its weights were quantised when it was loaded, if they were.
+    /// Quantization of the weights while it was measured. `None`: as in the files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
+    /// How answers were scored.
     pub scoring: Scoring,
+    /// How many of how many answers were right.
     #[serde(flatten)]
     pub measured: Proportion,
     /// Median time to the end of an answer, in milliseconds.
     pub median_ms: f64,
-    /// Mean energy of an answer.
+    /// Mean energy of an answer. `None` when no node reported any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules: Option<Joules>,
-    /// Whether the model still is what was measured: only then routing goes by it.
+    /// Whether the model still serves the measured revision. Routing ignores the measurement when
+    /// it does not.
     #[serde(default)]
     pub current: bool,
 }
@@ -95,21 +103,22 @@ impl Quality {
 /// A router in the form of its YAML.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RouterResource {
+    /// The router as it was applied.
     #[serde(flatten)]
     pub router: Router,
 }
 
 impl TaskResource {
-    fn new(task: &TaskView, view: &FleetView, learnt: bool) -> Self {
+    fn new(task: &TaskView, view: &FleetView, trained: bool) -> Self {
         let spec = &task.task.spec;
-        let of_task = view.routing.quality.get(task.task.name());
+        let measurements = view.routing.quality.get(task.task.name());
         let models = spec.models.iter().map(|name| {
             let model = view.by_name.get(name);
             let served = model.map_or(ModelRevision::default(), |model| model.serving());
-            let record = of_task.and_then(|of_task| of_task.get(name));
-            ModelOfTask {
+            let record = measurements.and_then(|measurements| measurements.get(name));
+            TaskModel {
                 name: name.clone(),
-                known: model.is_some(),
+                exists: model.is_some(),
                 ready: model.map_or(0, |model| model.replicas.len()),
                 revision: served.to_string(),
                 quality: record.map(|record| Quality::new(record, served)),
@@ -120,7 +129,7 @@ impl TaskResource {
             status: TaskStatus {
                 created: task.created,
                 default: view.routing.default_task() == Some(task.task.name()),
-                learnt,
+                trained,
                 examples: spec.examples.len(),
                 models: models.collect(),
             },
@@ -128,85 +137,91 @@ impl TaskResource {
     }
 }
 
-fn has_learnt(newest: &LatestClassifier, view: &FleetView) -> bool {
-    let newest = newest.borrow();
-    newest
+/// Whether the classifier is trained on the tasks of the view.
+fn is_trained(classifier: &LatestClassifier, view: &FleetView) -> bool {
+    let classifier = classifier.borrow();
+    classifier
         .as_ref()
-        .is_some_and(|newest| newest.knows(&view.routing))
+        .is_some_and(|classifier| classifier.knows(&view.routing))
 }
 
-fn router_of(view: &FleetView) -> Option<RouterResource> {
+/// The router. `None` when none was applied.
+fn router(view: &FleetView) -> Option<RouterResource> {
     let spec: RouterSpec = view.routing.router.clone()?;
     let router = Router::new(spec);
     Some(RouterResource { router })
 }
 
+/// `GET /api/v1/tasks`.
 pub(super) async fn list(
-    State(admin): State<AdminState>,
-    Query(watch): Query<WatchQuery>,
+    State(state): State<AdminState>,
+    Query(query): Query<WatchQuery>,
 ) -> Response {
-    let newest = admin.newest;
-    watch::answer(admin.fleet, &watch, move |view| {
-        let learnt = has_learnt(&newest, view);
+    let classifier = state.classifier;
+    watch::reply(state.fleet, &query, move |view| {
+        let trained = is_trained(&classifier, view);
         let tasks = view.routing.tasks.values();
         ResourceList::new(
             view,
-            tasks.map(|task| TaskResource::new(task, view, learnt)),
+            tasks.map(|task| TaskResource::new(task, view, trained)),
         )
     })
 }
 
+/// `GET /api/v1/tasks/{name}`.
 pub(super) async fn get(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<Json<TaskResource>, ApiError> {
-    let view = admin.fleet.view();
+    let view = state.fleet.view();
     let task = view.routing.tasks.get(name.as_str());
-    let learnt = has_learnt(&admin.newest, &view);
-    task.map(|task| Json(TaskResource::new(task, &view, learnt)))
-        .ok_or_else(|| unknown("task", &name))
+    let trained = is_trained(&state.classifier, &view);
+    task.map(|task| Json(TaskResource::new(task, &view, trained)))
+        .ok_or_else(|| not_found("task", &name))
 }
 
+/// `PUT /api/v1/tasks/{name}`.
 pub(super) async fn put(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let resource = super::read_resource("Task", &name, body).await?;
+    let resource = read_resource("Task", &name, body).await?;
     if let Resource::Task(task) = &resource {
-        // What its type cannot check.
-        let checked = TaskView::new(task.clone(), 0);
-        checked.map_err(|problem| ApiError::invalid(Some("spec".into()), problem))?;
+        // Checks what the resource's own validation cannot, such as the JSON schema.
+        let view = TaskView::new(task.clone(), 0);
+        view.map_err(|problem| ApiError::invalid(Some("spec".into()), problem))?;
     }
-    admin.apply(&resource).await
+    state.apply(&resource).await
 }
 
-/// Takes down how well a model was measured to do a task.
+/// `PUT /api/v1/tasks/{name}/quality/{model}`: records how well a model was measured to do a task.
+/// Replies 409 when the model no longer serves the measured revision.
 pub(super) async fn put_quality(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path((task, model)): Path<(String, String)>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let quality: Quality = read_json(body, MAX_RESOURCE).await?;
-    let view = admin.fleet.view();
-    let (Some(of), Some(measured)) = (
+    let view = state.fleet.view();
+    let (Some(task_view), Some(model_view)) = (
         view.routing.tasks.get(task.as_str()),
         view.by_name.get(model.as_str()),
     ) else {
-        return Err(unknown(
+        return Err(not_found(
             "pair of task and model",
             &format!("{task}/{model}"),
         ));
     };
-    let served = measured.serving();
-    let alone = measured.served.iter().all(|other| *other == served);
+    let served = model_view.serving();
+    let alone = model_view.served.iter().all(|other| *other == served);
     if quality.revision != served.to_string() || !alone {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "invalid_request_error",
             Some("revision_changed"),
             format!(
-                "The model '{model}' serves the revision {}{}, measured was {}: measure it again.",
+                "The model '{model}' serves the revision {}{}, but {} was measured: measure it again.",
                 served.to_string(),
                 if alone { "" } else { " and others" },
                 quality.revision
@@ -214,67 +229,71 @@ pub(super) async fn put_quality(
         ));
     }
     if quality.measured.total == 0 || quality.measured.right > quality.measured.total {
-        let problem = "'right' of 'total' must be a part of at least one.";
+        let problem = "'total' must be at least 1, and 'right' at most 'total'.";
         return Err(ApiError::invalid(Some("total".into()), problem));
     }
     let record = QualityRecord {
         revision: served,
-        quantization: measured.model.spec.options.quantization.clone(),
+        quantization: model_view.model.spec.options.quantization.clone(),
         scoring: quality.scoring,
         measured: quality.measured,
         median_ms: quality.median_ms,
         joules: quality.joules,
-        at: unix_millis() / 1_000,
+        at: unix_seconds(),
     };
-    let (task, model) = (of.task.name(), measured.model.name());
-    admin
-        .see(admin.wish.note_quality(task, model, &record).await)
-        .await?;
+    let (task, model) = (task_view.task.name(), model_view.model.name());
+    let written = state.desired.record_quality(task, model, &record).await;
+    state.finish(written).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// `DELETE /api/v1/tasks/{name}`.
 pub(super) async fn delete(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    let known = TaskName::new(&name).map_err(|_| unknown("task", &name))?;
-    let deleted = admin.wish.delete_task(&known).await;
-    admin.deleted("task", &name, deleted).await
+    let task = TaskName::new(&name).map_err(|_| not_found("task", &name))?;
+    let deleted = state.desired.delete_task(&task).await;
+    state.finish_deletion("task", &name, deleted).await
 }
 
+/// `GET /api/v1/routers`: one router or none.
 pub(super) async fn list_routers(
-    State(admin): State<AdminState>,
-    Query(watch): Query<WatchQuery>,
+    State(state): State<AdminState>,
+    Query(query): Query<WatchQuery>,
 ) -> Response {
-    watch::answer(admin.fleet, &watch, |view| {
-        ResourceList::new(view, router_of(view).into_iter())
+    watch::reply(state.fleet, &query, |view| {
+        ResourceList::new(view, router(view).into_iter())
     })
 }
 
+/// `GET /api/v1/routers/{name}`.
 pub(super) async fn get_router(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<Json<RouterResource>, ApiError> {
-    let router = router_of(&admin.fleet.view()).filter(|_| name == RouterName.as_str());
-    router.map(Json).ok_or_else(|| unknown("router", &name))
+    let router = router(&state.fleet.view()).filter(|_| name == RouterName.as_str());
+    router.map(Json).ok_or_else(|| not_found("router", &name))
 }
 
+/// `PUT /api/v1/routers/{name}`.
 pub(super) async fn put_router(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let resource = super::read_resource("Router", &name, body).await?;
-    admin.apply(&resource).await
+    let resource = read_resource("Router", &name, body).await?;
+    state.apply(&resource).await
 }
 
+/// `DELETE /api/v1/routers/{name}`.
 pub(super) async fn delete_router(
-    State(admin): State<AdminState>,
+    State(state): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     if name != RouterName.as_str() {
-        return Err(unknown("router", &name));
+        return Err(not_found("router", &name));
     }
-    let deleted = admin.wish.delete_router().await;
-    admin.deleted("router", &name, deleted).await
+    let deleted = state.desired.delete_router().await;
+    state.finish_deletion("router", &name, deleted).await
 }

@@ -1,4 +1,5 @@
-//! Lists that go on: the whole list again, as a line of JSON, whenever it has changed.
+//! Lists that can be watched: with `?watch=true` the whole list is sent again, as one line of JSON,
+//! whenever it has changed.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -9,50 +10,52 @@ use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 
-use super::ResourceList;
+use super::resources::ResourceList;
 use crate::fleet::{FleetHandle, FleetView};
 
-/// How often is looked for what makes no new view: progress and counters.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often a list is compared again without a new view: load progress and counters change within
+/// a view.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Whether a list is to go on.
+/// The query of a list.
 #[derive(Debug, Deserialize)]
 pub(super) struct WatchQuery {
+    /// Whether to keep sending the list as it changes.
     #[serde(default)]
     watch: bool,
 }
 
-/// A list, once or again and again.
-pub(super) fn answer<T: Serialize>(
+/// Replies with what `list` reads from the view: once, or as a stream of lines when watched.
+pub(super) fn reply<T: Serialize>(
     fleet: FleetHandle,
-    watch: &WatchQuery,
+    query: &WatchQuery,
     list: impl Fn(&FleetView) -> ResourceList<T> + Send + 'static,
 ) -> Response {
-    if !watch.watch {
+    if !query.watch {
         return axum::Json(list(&fleet.view())).into_response();
     }
     let lines = async_stream::stream! {
         let mut changes = fleet.changes();
-        let mut last = Vec::new();
+        let mut sent = Vec::new();
         loop {
             changes.borrow_and_update();
-            // Lists are made of texts and numbers: serializing them cannot fail.
+            // Lists consist of strings and numbers: serializing them cannot fail.
             let mut line = serde_json::to_vec(&list(&fleet.view())).unwrap_or_default();
             line.push(b'\n');
-            if line != last {
+            if line != sent {
                 yield Ok::<_, Infallible>(line.clone());
-                last = line;
+                sent = line;
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() {
                     return;
                 },
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
         }
     };
     let mut response = Body::from_stream(lines).into_response();
-    let kind = HeaderValue::from_static("application/x-ndjson");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+    let content_type = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
     response
 }

@@ -1,355 +1,189 @@
-//! What goes through this controller, second by second: the page's view of it. Metrics are for those
-//! who keep time series; this is the last quarter of an hour, kept here.
+//! Traffic through this controller, second by second, for the page and `flotilla top`.
+//!
+//! It holds the last 15 minutes in memory. Longer series belong to a metrics system, which reads
+//! `/metrics` or receives OTLP.
+//!
+//! The module knows neither how a request is dispatched nor how its decision is kept:
+//! whoever ends a request calls [`TrafficLog::record`] with an [`EndedRequest`].
 
-mod told;
+mod report;
+mod second;
+mod totals;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::energy::{EnergySources, EnergyUsage};
-use flotilla_core::routing::{OutcomeStatus, RequestOutcome, RoutingDecision};
+use flotilla_core::routing::{RequestOutcome, RoutingDecision};
 use flotilla_telemetry::front::ServerMetrics;
-use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
-use crate::decisions::unix_millis;
 use crate::fleet::FleetHandle;
-pub use told::{
+pub use report::{
     LatencyPercentiles, MeteredEnergy, RequestSummary, TrafficPoint, UsageTotal, UsageTotals,
 };
+use second::CurrentSecond;
+use totals::RunningTotals;
 
-/// Seconds that are kept.
-const KEPT: usize = 900;
-/// Requests of a second that are told one by one.
-const BRIEFS: usize = 50;
-/// Names that totals are kept of, of each sort.
-const NAMES: usize = 1_000;
-/// Longest time that percentiles tell apart, in microseconds: ten minutes.
-const LONGEST: u64 = 600_000_000;
+/// Seconds of history.
+const HISTORY_SECONDS: usize = 900;
+/// Requests of one second that get a summary, and summaries that are kept. Beyond that a second is
+/// sampled: nobody reads more of them, and all of them would flood the page.
+const MAX_SUMMARIES: usize = 50;
+/// Seconds that a slow reader of [`TrafficLog::subscribe`] may fall behind before it misses some.
+const TICK_CAPACITY: usize = 16;
 
-/// What goes through. Cheap to clone.
+/// The traffic of this controller. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct TrafficLog {
-    inner: Arc<TrafficState>,
+    state: Arc<TrafficState>,
 }
 
 struct TrafficState {
-    front: Arc<ServerMetrics>,
+    metrics: Arc<ServerMetrics>,
     second: Mutex<CurrentSecond>,
     totals: Mutex<RunningTotals>,
-    past: Mutex<VecDeque<TrafficPoint>>,
+    history: Mutex<VecDeque<TrafficPoint>>,
     recent: Mutex<VecDeque<RequestSummary>>,
     ticks: broadcast::Sender<TrafficTick>,
 }
 
-/// The second that is under way.
-struct CurrentSecond {
-    requests: u64,
-    errors: u64,
-    prompt_tokens: u64,
-    output_tokens: u64,
-    energy: MeteredEnergy,
-    first_token: Histogram<u64>,
-    per_token: Histogram<u64>,
-    total: Histogram<u64>,
-    briefs: Vec<RequestSummary>,
-    skipped: u64,
-}
-
-#[derive(Default)]
-struct RunningTotals {
-    since: u64,
-    models: BTreeMap<String, UsageTotal>,
-    tasks: BTreeMap<String, UsageTotal>,
-    nodes: BTreeMap<String, UsageTotal>,
-}
-
-/// What a second brought.
+/// A finished second.
 #[derive(Debug, Clone)]
 pub(crate) struct TrafficTick {
+    /// Its counters.
     pub(crate) point: Arc<TrafficPoint>,
-    pub(crate) briefs: Arc<Vec<RequestSummary>>,
+    /// Its requests, the oldest first, at most [`MAX_SUMMARIES`].
+    pub(crate) summaries: Arc<Vec<RequestSummary>>,
 }
 
-impl CurrentSecond {
-    fn new() -> Self {
-        let histogram = || {
-            let mut histogram = Histogram::new_with_bounds(1, LONGEST, 3)
-                // The bounds are constants that fit each other.
-                .unwrap_or_else(|_| unreachable!("bounds of a histogram"));
-            histogram.auto(false);
-            histogram
-        };
-        Self {
-            requests: 0,
-            errors: 0,
-            prompt_tokens: 0,
-            output_tokens: 0,
-            energy: MeteredEnergy::default(),
-            first_token: histogram(),
-            per_token: histogram(),
-            total: histogram(),
-            briefs: Vec::new(),
-            skipped: 0,
-        }
-    }
-
-    fn clear(&mut self) {
-        self.first_token.reset();
-        self.per_token.reset();
-        self.total.reset();
-        (self.requests, self.errors, self.skipped) = (0, 0, 0);
-        (self.prompt_tokens, self.output_tokens) = (0, 0);
-        self.energy = MeteredEnergy::default();
-    }
-}
-
-fn percentiles(histogram: &Histogram<u64>) -> Option<LatencyPercentiles> {
-    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-    (!histogram.is_empty()).then(|| LatencyPercentiles {
-        p50: at(0.5),
-        p95: at(0.95),
-        p99: at(0.99),
-    })
-}
-
-/// A request as it is counted.
+/// A request that has ended, with all that the traffic log counts.
 pub(crate) struct EndedRequest<'a> {
+    /// Id of the decision record.
     pub(crate) id: &'a str,
+    /// When the decision was made, in milliseconds since 1970.
     pub(crate) at: u64,
     pub(crate) decision: &'a RoutingDecision,
     pub(crate) outcome: &'a RequestOutcome,
-    pub(crate) spent: EnergyUsage,
+    /// Energy used on all replicas, at the rates of their grids.
+    pub(crate) energy: EnergyUsage,
+    /// Mean time per output token after the first. `None` for answers of one token.
     pub(crate) per_token: Option<Duration>,
 }
 
-impl TrafficLog {
-    pub(crate) fn new(front: Arc<ServerMetrics>) -> Self {
-        let (ticks, _) = broadcast::channel(16);
-        Self {
-            inner: Arc::new(TrafficState {
-                front,
-                second: Mutex::new(CurrentSecond::new()),
-                totals: Mutex::new(RunningTotals {
-                    since: unix_millis(),
-                    ..RunningTotals::default()
-                }),
-                past: Mutex::default(),
-                recent: Mutex::default(),
-                ticks,
-            }),
-        }
-    }
-
-    /// A request has ended.
-    pub(crate) fn ended(&self, ended: &EndedRequest<'_>) {
-        let outcome = ended.outcome;
-        let failed = u64::from(outcome.end == OutcomeStatus::Failed);
-        let prompt = u64::from(outcome.prompt_tokens.unwrap_or(0));
-        let output = u64::from(outcome.completion_tokens.unwrap_or(0));
-        {
-            let mut second = self.inner.second.lock();
-            second.requests += 1;
-            second.errors += failed;
-            second.prompt_tokens += prompt;
-            second.output_tokens += output;
-            second.energy.add(&ended.spent);
-            if outcome.end == OutcomeStatus::Answered {
-                let micros = |millis: f64| (millis * 1e3) as u64;
-                second.total.saturating_record(micros(outcome.total_ms));
-                if let Some(first) = outcome.first_token_ms {
-                    second.first_token.saturating_record(micros(first));
-                }
-                if let Some(per_token) = ended.per_token {
-                    let micros = per_token.as_micros() as u64;
-                    second.per_token.saturating_record(micros);
-                }
-            }
-            if second.briefs.len() < BRIEFS {
-                second.briefs.push(brief(ended));
-            } else {
-                second.skipped += 1;
-            }
-        }
-        let decision = ended.decision;
-        let mut totals = self.inner.totals.lock();
-        let totals = &mut *totals;
-        for (names, name) in [
-            (
-                &mut totals.models,
-                decision.model.as_ref().map(|name| name.as_str()),
-            ),
-            (
-                &mut totals.tasks,
-                decision.task.as_ref().map(|name| name.as_str()),
-            ),
-            (
-                &mut totals.nodes,
-                decision.node.as_ref().map(|name| name.as_str()),
-            ),
-        ] {
-            let Some(name) = name else { continue };
-            if !names.contains_key(name) {
-                if names.len() >= NAMES {
-                    continue;
-                }
-                let total = UsageTotal {
-                    name: name.to_owned(),
-                    ..UsageTotal::default()
-                };
-                names.insert(name.to_owned(), total);
-            }
-            if let Some(total) = names.get_mut(name) {
-                total.requests += 1;
-                total.errors += failed;
-                total.prompt_tokens += prompt;
-                total.output_tokens += output;
-                total.energy.add(&ended.spent);
-            }
-        }
-    }
-
-    /// What every second will bring.
-    pub(crate) fn follow(&self) -> broadcast::Receiver<TrafficTick> {
-        self.inner.ticks.subscribe()
-    }
-
-    /// The last quarter of an hour.
-    pub(crate) fn past(&self) -> Vec<TrafficPoint> {
-        self.inner.past.lock().iter().cloned().collect()
-    }
-
-    /// The last requests that were told one by one.
-    pub(crate) fn recent(&self) -> Vec<RequestSummary> {
-        self.inner.recent.lock().iter().cloned().collect()
-    }
-
-    /// What was done since the controller started.
-    pub(crate) fn usage(&self) -> UsageTotals {
-        let totals = self.inner.totals.lock();
-        let list = |names: &BTreeMap<String, UsageTotal>| names.values().cloned().collect();
-        UsageTotals {
-            since: totals.since,
-            models: list(&totals.models),
-            tasks: list(&totals.tasks),
-            nodes: list(&totals.nodes),
-        }
-    }
-
-    /// Ends every second, until `stop`.
-    pub(crate) async fn run(self, fleet: FleetHandle, stop: CancellationToken) {
-        let mut seconds = tokio::time::interval(Duration::from_secs(1));
-        seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = seconds.tick() => self.tick(&fleet),
-            }
-        }
-    }
-
-    fn tick(&self, fleet: &FleetHandle) {
-        let now = now(fleet);
-        let (point, mut briefs, skipped) = {
-            let mut second = self.inner.second.lock();
-            let point = TrafficPoint {
-                at: unix_millis(),
-                requests: second.requests,
-                errors: second.errors,
-                prompt_tokens: second.prompt_tokens,
-                output_tokens: second.output_tokens,
-                in_flight: self.inner.front.in_flight(),
-                queued: now.queued,
-                first_token_ms: percentiles(&second.first_token),
-                per_token_ms: percentiles(&second.per_token),
-                total_ms: percentiles(&second.total),
-                energy: second.energy,
-                watts: now.watts,
-                estimated_watts: now.estimated_watts,
-            };
-            let (briefs, skipped) = (std::mem::take(&mut second.briefs), second.skipped);
-            second.clear();
-            (point, briefs, skipped)
-        };
-        if let Some(first) = briefs.first_mut() {
-            first.skipped = skipped;
-        }
-        {
-            let mut past = self.inner.past.lock();
-            if past.len() == KEPT {
-                past.pop_front();
-            }
-            past.push_back(point.clone());
-        }
-        {
-            let mut recent = self.inner.recent.lock();
-            recent.extend(briefs.iter().cloned());
-            let over = recent.len().saturating_sub(BRIEFS);
-            recent.drain(..over);
-        }
-        // Nobody may be looking.
-        let _ = self.inner.ticks.send(TrafficTick {
-            point: Arc::new(point),
-            briefs: Arc::new(briefs),
-        });
-    }
-}
-
-/// What nodes say at the moment.
+/// Sums over the nodes' reports at one moment.
+#[derive(Default)]
 struct NodeTotals {
     queued: u64,
     watts: Option<f64>,
     estimated_watts: f64,
 }
 
-fn now(fleet: &FleetHandle) -> NodeTotals {
-    let view = fleet.view();
-    let waiting = view.models.values().map(|model| u64::from(model.waiting));
-    let mut now = NodeTotals {
-        queued: waiting.sum(),
-        watts: None,
-        estimated_watts: 0.0,
-    };
-    for node in view.nodes.values().filter(|node| node.here) {
-        let report = node.report.load();
-        let queued = report.models.iter().filter_map(|model| model.counters);
-        now.queued += queued
-            .map(|counters| u64::from(counters.queued))
-            .sum::<u64>();
-        if let Some(energy) = &report.energy {
-            let watts = f64::from(energy.watts);
-            now.watts = Some(now.watts.unwrap_or(0.0) + watts);
-            if !EnergySources::from_bits(energy.sources).is_measured() {
-                now.estimated_watts += watts;
+impl TrafficLog {
+    /// An empty log that reads the requests in flight from `metrics`.
+    pub(crate) fn new(metrics: Arc<ServerMetrics>) -> Self {
+        let (ticks, _) = broadcast::channel(TICK_CAPACITY);
+        Self {
+            state: Arc::new(TrafficState {
+                metrics,
+                second: Mutex::new(CurrentSecond::new()),
+                totals: Mutex::new(RunningTotals::new()),
+                history: Mutex::default(),
+                recent: Mutex::default(),
+                ticks,
+            }),
+        }
+    }
+
+    /// Counts a request that has ended.
+    pub(crate) fn record(&self, request: &EndedRequest<'_>) {
+        self.state.second.lock().add(request);
+        self.state.totals.lock().add(request);
+    }
+
+    /// Delivers every second as it ends.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<TrafficTick> {
+        self.state.ticks.subscribe()
+    }
+
+    /// The last [`HISTORY_SECONDS`], the oldest first.
+    pub(crate) fn history(&self) -> Vec<TrafficPoint> {
+        self.state.history.lock().iter().cloned().collect()
+    }
+
+    /// The last summaries, the oldest first.
+    pub(crate) fn recent(&self) -> Vec<RequestSummary> {
+        self.state.recent.lock().iter().cloned().collect()
+    }
+
+    /// Usage since the controller started.
+    pub(crate) fn usage(&self) -> UsageTotals {
+        self.state.totals.lock().report()
+    }
+
+    /// Ends a second every second, until `stop`.
+    pub(crate) async fn run(self, fleet: FleetHandle, stop: CancellationToken) {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = seconds.tick() => self.finish_second(&fleet),
             }
         }
     }
-    now
+
+    fn finish_second(&self, fleet: &FleetHandle) {
+        let nodes = NodeTotals::read(fleet);
+        let in_flight = self.state.metrics.in_flight();
+        let (point, summaries) = self.state.second.lock().finish(in_flight, &nodes);
+        {
+            let mut history = self.state.history.lock();
+            if history.len() == HISTORY_SECONDS {
+                history.pop_front();
+            }
+            history.push_back(point.clone());
+        }
+        {
+            let mut recent = self.state.recent.lock();
+            recent.extend(summaries.iter().cloned());
+            let excess = recent.len().saturating_sub(MAX_SUMMARIES);
+            recent.drain(..excess);
+        }
+        // Sending fails when nobody has subscribed.
+        let _ = self.state.ticks.send(TrafficTick {
+            point: Arc::new(point),
+            summaries: Arc::new(summaries),
+        });
+    }
 }
 
-fn brief(ended: &EndedRequest<'_>) -> RequestSummary {
-    let (decision, outcome) = (ended.decision, ended.outcome);
-    RequestSummary {
-        id: ended.id.to_owned(),
-        at: ended.at,
-        requested: decision.requested.clone(),
-        task: decision.task.as_ref().map(ToString::to_string),
-        model: decision.model.as_ref().map(ToString::to_string),
-        node: decision.node.as_ref().map(ToString::to_string),
-        end: outcome.end,
-        error: outcome.error.clone(),
-        first_token_ms: outcome.first_token_ms,
-        total_ms: outcome.total_ms,
-        completion_tokens: outcome.completion_tokens,
-        joules: outcome.joules.map(|joules| f64::from(joules.0)),
-        joules_source: outcome.joules_source.map(|sources| sources.to_string()),
-        tiers: decision.tiers.len(),
-        hedged: !decision.hedges.is_empty(),
-        candidates: decision.candidates.len(),
-        rejected: decision.rejected.len(),
-        skipped: 0,
+impl NodeTotals {
+    /// Adds up the last reports of all reachable nodes.
+    fn read(fleet: &FleetHandle) -> Self {
+        let view = fleet.view();
+        let waiting = view.models.values().map(|model| u64::from(model.waiting));
+        let mut totals = Self {
+            queued: waiting.sum(),
+            ..Self::default()
+        };
+        for node in view.nodes.values().filter(|node| node.here) {
+            let report = node.report.load();
+            let counters = report.models.iter().filter_map(|model| model.counters);
+            totals.queued += counters
+                .map(|counters| u64::from(counters.queued))
+                .sum::<u64>();
+            if let Some(energy) = &report.energy {
+                let watts = f64::from(energy.watts);
+                totals.watts = Some(totals.watts.unwrap_or(0.0) + watts);
+                if !EnergySources::from_bits(energy.sources).is_measured() {
+                    totals.estimated_watts += watts;
+                }
+            }
+        }
+        totals
     }
 }

@@ -80,7 +80,7 @@ async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() 
     let args = ["delete", "artifact", "sums", "--url", &url];
     let (status, output) = Process::start(cluster.dir(), &args).wait();
     assert_eq!(status.code(), Some(1), "{output}");
-    assert!(output.contains("The model 'm' is made of"), "{output}");
+    assert!(output.contains("The model 'm' uses"), "{output}");
     // What no model needs any more leaves the nodes' disks.
     api.delete("m").await;
     let blobs = cluster.dir().join("n1/blobs");
@@ -150,7 +150,7 @@ async fn a_file_from_a_server_is_checked_before_anything_loads() {
         .await;
     let failed = async || {
         let (_, model) = api.get("api/v1/models/right").await;
-        let reason = model["status"]["refusals"]["n1"].to_string();
+        let reason = model["status"]["unschedulableNodes"]["n1"].to_string();
         reason.contains("failed there")
     };
     cluster.until(failed).await;

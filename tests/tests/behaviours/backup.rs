@@ -27,7 +27,7 @@ async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
         let nodes = api.nodes().await;
         nodes
             .iter()
-            .any(|n| n["status"]["order"]["cordoned"] == true)
+            .any(|n| n["status"]["operation"]["cordoned"] == true)
     };
     old.until(cordoned).await;
     old.until(async || api.ready("m").await == 1).await;

@@ -104,7 +104,7 @@ async fn a_revision_that_does_not_load_is_rolled_back_and_fails_no_request() {
     api.apply(&model(&json!(2), "2", 0.7, &broken)).await;
     let rolled_back = async || {
         let status = api.model("m").await["status"].clone();
-        status["rolledBack"]
+        status["rollbackReason"]
             .to_string()
             .contains("the weights are torn")
             && status["ready"] == 2
@@ -114,7 +114,10 @@ async fn a_revision_that_does_not_load_is_rolled_back_and_fails_no_request() {
     // A later revision is tried again.
     api.apply(&model(&json!(2), "3", 0.7, &brisk())).await;
     until_changed(&cluster, 2).await;
-    assert_eq!(api.model("m").await["status"]["rolledBack"], Value::Null);
+    assert_eq!(
+        api.model("m").await["status"]["rollbackReason"],
+        Value::Null
+    );
     let tally = load.stop("a revision that does not load").await;
     assert!(tally.errors.is_empty() && tally.cut == 0, "{tally}");
     cluster.stop().await;
@@ -260,7 +263,7 @@ async fn selectors_taints_and_zones_say_where_a_model_goes() {
     goes_to(json!({"zones": ["patients"]}), &["clinic"]).await;
     goes_to(json!({"nodeSelector": {"disk": "ssd"}}), &["ssd"]).await;
     let (_, described) = api.get("api/v1/models/m").await;
-    let why = described["status"]["refusals"]["plain"].to_string();
+    let why = described["status"]["unschedulableNodes"]["plain"].to_string();
     assert!(why.contains("the label disk=ssd"), "{why}");
     // A cordoned node keeps what it has and gets nothing more.
     let url = cluster.url();

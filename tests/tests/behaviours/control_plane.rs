@@ -138,7 +138,7 @@ impl Controllers {
     /// Which controller leads, as controller `asked` sees it.
     async fn leader(&self, asked: usize) -> Option<usize> {
         let controllers = self.members[asked].api.items("controllers").await;
-        let leader = controllers.into_iter().find(|c| c["leads"] == true)?;
+        let leader = controllers.into_iter().find(|c| c["leader"] == true)?;
         self.members.iter().position(|m| leader["link"] == m.link)
     }
 

@@ -73,11 +73,11 @@ async fn a_model_that_cannot_load_says_why_and_what_to_do() {
         .await;
     let status = api.model("absent").await["status"].clone();
     assert_eq!(
-        status["unplaced"],
+        status["unplacedReason"],
         "1 replica has no place: 0/1 nodes can have one, 1 failed to run it"
     );
     let (_, model) = api.get("api/v1/models/absent").await;
-    let reason = model["status"]["refusals"]["n1"]
+    let reason = model["status"]["unschedulableNodes"]["n1"]
         .as_str()
         .expect("a reason");
     for part in ["/nowhere/at/all does not exist", "spec.source.path"] {

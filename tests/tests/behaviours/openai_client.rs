@@ -121,7 +121,7 @@ pub(crate) async fn learn_demo_tasks(cluster: &Cluster) {
     }
     let learnt = async || {
         let tasks = api.items("tasks").await;
-        tasks.iter().all(|task| task["status"]["learnt"] == true)
+        tasks.iter().all(|task| task["status"]["trained"] == true)
     };
     cluster.until(learnt).await;
 }

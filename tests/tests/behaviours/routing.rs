@@ -32,7 +32,7 @@ async fn apply_tasks(cluster: &Cluster, api: &Api) {
 async fn until_learnt(cluster: &Cluster, api: &Api) {
     let learnt = async || {
         let tasks = api.items("tasks").await;
-        !tasks.is_empty() && tasks.iter().all(|task| task["status"]["learnt"] == true)
+        !tasks.is_empty() && tasks.iter().all(|task| task["status"]["trained"] == true)
     };
     cluster.until(learnt).await;
 }

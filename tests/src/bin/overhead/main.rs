@@ -77,7 +77,7 @@ async fn grpc(time: Duration) {
     let mut model = model.expect("a valid model");
     model.spec.concurrency = 1_000;
     controller
-        .wish()
+        .desired_state()
         .apply(&flotilla_core::spec::Resource::Model(model))
         .await
         .expect("a store");

@@ -122,7 +122,7 @@ impl Observed {
             self.cluster.until(ready).await;
             let learnt = async || {
                 let tasks = api.items("tasks").await;
-                tasks.len() == 2 && tasks.iter().all(|task| task["status"]["learnt"] == true)
+                tasks.len() == 2 && tasks.iter().all(|task| task["status"]["trained"] == true)
             };
             self.cluster.until(learnt).await;
         }

@@ -1,13 +1,15 @@
-//! Changing the wish: the only writer of resources.
+//! Changing the desired state: the only writer of resources in the store.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use backon::{ConstantBuilder, Retryable};
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::unix_seconds;
 use crate::fleet::records::encode;
 use crate::fleet::{DesiredRecord, NodeOperationRecord, QualityRecord};
 use crate::store::{Precondition, Store, StoreError, StoreRevision, StoreWrite, keys};
@@ -16,107 +18,115 @@ use crate::store::{Precondition, Store, StoreError, StoreRevision, StoreWrite, k
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ApplyResult {
+    /// The resource did not exist.
     Created,
+    /// The resource existed with another content.
     Changed,
+    /// The resource existed with the same content, and nothing was written.
     Unchanged,
 }
 
-/// Tries in all, where the store does not answer: one etcd member that has just died is not to
-/// be noticed by whoever changes a wish.
-const TRIES: u32 = 4;
-/// Pause between them.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Retries of a change that the store did not answer: users should not notice when one etcd member
+/// has just died.
+const MAX_RETRIES: usize = 3;
+/// Time between two attempts.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// The way to change what is wished for. Cheap to clone.
+/// Writes the desired state: models, tasks, the router, artifacts and node operations. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct DesiredStateWriter {
     store: Arc<dyn Store>,
 }
 
-/// Does what may as well be done twice until the store has answered.
-async fn steadily<T, C>(change: impl Fn() -> C) -> Result<T, StoreError>
+/// Makes a change, and repeats it while etcd does not answer. `change` must be idempotent, as an
+/// attempt without an answer may have been written.
+async fn with_retries<T, C>(change: impl Fn() -> C) -> Result<T, StoreError>
 where
     C: Future<Output = Result<T, StoreError>>,
 {
-    for _ in 1..TRIES {
-        match change().await {
-            Err(StoreError::Etcd(problem)) => tracing::debug!(problem, "trying again"),
-            done => return done,
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    change().await
+    let delays = ConstantBuilder::default()
+        .with_delay(RETRY_DELAY)
+        .with_max_times(MAX_RETRIES);
+    change
+        .retry(delays)
+        .when(|error| matches!(error, StoreError::Etcd(_)))
+        .notify(|problem, _| tracing::debug!(%problem, "retrying a change of the store"))
+        .await
 }
 
 impl DesiredStateWriter {
-    /// Changes what `store` holds.
+    /// A writer to `store`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
     }
 
-    /// Makes the wish for a resource be this one. One that is already so is left alone, so
-    /// that nothing is loaded anew. Returns with it the revision that wrote the wish.
+    /// Makes `resource` the desired state. Writes nothing when it already is, so that no model is
+    /// loaded again. Applying a model clears its failed revision, so that the revision is tried
+    /// again. Returns the store revision that holds the resource.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when somebody else changed it meanwhile.
+    /// [`StoreError::Conflict`] when somebody else changed the resource meanwhile, and those of the
+    /// store.
     pub async fn apply(
         &self,
         resource: &Resource,
     ) -> Result<(ApplyResult, StoreRevision), StoreError> {
-        let (key, value, pardon) = match resource {
+        let (key, value, failed_revision) = match resource {
             Resource::Model(model) => {
-                // A revision that failed is tried again when it is wished for again.
-                let condemned = keys::failed_revision(model.name());
-                (keys::model(model.name()), to_json(model)?, Some(condemned))
+                let failed_revision = keys::failed_revision(model.name());
+                let key = keys::model(model.name());
+                (key, to_json(model)?, Some(failed_revision))
             }
             Resource::Task(task) => (keys::task(task.name()), to_json(task)?, None),
             Resource::Router(router) => (keys::ROUTER.into(), to_json(router)?, None),
         };
-        let pardon = pardon.map(|key| StoreWrite::Delete { key });
-        steadily(|| self.apply_once(&key, &value, pardon.clone())).await
+        let clear_failure = failed_revision.map(|key| StoreWrite::Delete { key });
+        with_retries(|| self.apply_once(&key, &value, clear_failure.clone())).await
     }
 
     async fn apply_once(
         &self,
         key: &str,
         resource: &serde_json::Value,
-        pardon: Option<StoreWrite>,
+        clear_failure: Option<StoreWrite>,
     ) -> Result<(ApplyResult, StoreRevision), StoreError> {
-        let found = self.store.get(key).await?;
-        let known = found
+        let entry = self.store.get(key).await?;
+        let current = entry
             .as_ref()
             .and_then(|entry| serde_json::from_slice::<DesiredRecord>(&entry.value).ok());
-        if let (Some(entry), Some(known)) = (&found, &known)
-            && known.resource == *resource
+        if let (Some(entry), Some(current)) = (&entry, &current)
+            && current.resource == *resource
         {
             return Ok((ApplyResult::Unchanged, entry.revision));
         }
         let record = DesiredRecord {
-            created: known.map_or_else(unix_seconds, |known| known.created),
+            created: current.map_or_else(unix_seconds, |current| current.created),
             resource: resource.clone(),
         };
-        let (expect, applied) = match &found {
+        let (precondition, result) = match &entry {
             None => (Precondition::Absent, ApplyResult::Created),
             Some(entry) => (Precondition::Revision(entry.revision), ApplyResult::Changed),
         };
-        let mut writes = vec![StoreWrite::put_if(key.to_owned(), encode(&record), expect)];
-        writes.extend(pardon);
-        Ok((applied, self.store.write(writes).await?))
+        let put = StoreWrite::put_if(key.to_owned(), encode(&record), precondition);
+        let mut writes = vec![put];
+        writes.extend(clear_failure);
+        Ok((result, self.store.write(writes).await?))
     }
 
-    /// Like [`DesiredStateWriter::apply`], but only where there is a wish for the model already.
+    /// Applies a model like [`DesiredStateWriter::apply`], but only when the model already exists.
     ///
     /// # Errors
     /// Those of [`DesiredStateWriter::apply`].
-    pub async fn apply_if_there(&self, model: &Model) -> Result<(), StoreError> {
+    pub async fn apply_if_exists(&self, model: &Model) -> Result<(), StoreError> {
         if self.store.get(&keys::model(model.name())).await?.is_some() {
             self.apply(&Resource::Model(model.clone())).await?;
         }
         Ok(())
     }
 
-    /// Ends the wish for a task. Returns `None` where there was none.
+    /// Deletes a task and its quality measurements. Returns `None` when the task did not exist.
     ///
     /// # Errors
     /// Those of the store.
@@ -125,18 +135,18 @@ impl DesiredStateWriter {
         if self.store.get(&key).await?.is_none() {
             return Ok(None);
         }
-        let measured = self.store.list(&keys::quality_prefix(name)).await?;
-        let measured = measured.into_iter().map(|entry| entry.key);
-        let keys = measured.chain([key]);
+        let qualities = self.store.list(&keys::quality_prefix(name)).await?;
+        let qualities = qualities.into_iter().map(|entry| entry.key);
+        let keys = qualities.chain([key]);
         let deletes = keys.map(|key| StoreWrite::Delete { key });
         self.write(deletes.collect()).await.map(Some)
     }
 
-    /// Takes down how well a model was measured to do a task.
+    /// Records how well a model was measured to do a task.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn note_quality(
+    pub async fn record_quality(
         &self,
         task: &TaskName,
         model: &ModelName,
@@ -146,22 +156,20 @@ impl DesiredStateWriter {
         self.write(vec![StoreWrite::put(key, encode(record))]).await
     }
 
-    /// Has the fleet route as if no router had been applied. Returns `None` where none was.
+    /// Deletes the router, after which its defaults hold. Returns `None` when there was none.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn delete_router(&self) -> Result<Option<StoreRevision>, StoreError> {
-        self.delete(keys::ROUTER.into()).await
-    }
-
-    async fn delete(&self, key: String) -> Result<Option<StoreRevision>, StoreError> {
+        let key = keys::ROUTER.to_owned();
         if self.store.get(&key).await?.is_none() {
             return Ok(None);
         }
         self.write(vec![StoreWrite::Delete { key }]).await.map(Some)
     }
 
-    /// Ends the wish for a model. Returns `None` where there was none.
+    /// Deletes a model with its stable and its failed revision. Returns `None` when the model did
+    /// not exist.
     ///
     /// # Errors
     /// Those of the store.
@@ -182,39 +190,39 @@ impl DesiredStateWriter {
         self.write(deletes.into()).await.map(Some)
     }
 
-    /// Forgets a node that will not return.
+    /// Deletes a node that will not return, with its operation.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn forget_node(&self, name: &NodeName) -> Result<StoreRevision, StoreError> {
+    pub async fn delete_node(&self, name: &NodeName) -> Result<StoreRevision, StoreError> {
         let keys = [keys::node(name), keys::node_operation(name)];
         let deletes = keys.map(|key| StoreWrite::Delete { key });
         self.write(deletes.into()).await
     }
 
-    /// Says what is wanted of a node.
+    /// Cordons, drains or uncordons a node. The default record uncordons it.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn order_node(
+    pub async fn set_node_operation(
         &self,
         name: &NodeName,
-        order: NodeOperationRecord,
+        operation: NodeOperationRecord,
     ) -> Result<StoreRevision, StoreError> {
         let key = keys::node_operation(name);
-        let write = if order == NodeOperationRecord::default() {
+        let write = if operation == NodeOperationRecord::default() {
             StoreWrite::Delete { key }
         } else {
-            StoreWrite::put(key, encode(&order))
+            StoreWrite::put(key, encode(&operation))
         };
         self.write(vec![write]).await
     }
 
-    /// Names files, which models may then be made of.
+    /// Publishes uploaded files as an artifact, which models may then name as their source.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn push(
+    pub async fn put_artifact(
         &self,
         name: &ArtifactName,
         files: &Manifest,
@@ -223,33 +231,34 @@ impl DesiredStateWriter {
         self.write(vec![write]).await
     }
 
-    /// Forgets files that were pushed.
+    /// Deletes an artifact. Its files are removed from the controllers' disks later.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn delete_pushed(&self, name: &ArtifactName) -> Result<StoreRevision, StoreError> {
+    pub async fn delete_artifact(&self, name: &ArtifactName) -> Result<StoreRevision, StoreError> {
         let key = keys::pushed_manifest(name);
         self.write(vec![StoreWrite::Delete { key }]).await
     }
 
-    /// Writes whatever was there before.
+    /// Writes without a precondition.
     async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
-        steadily(|| self.store.write(writes.clone())).await
+        with_retries(|| self.store.write(writes.clone())).await
     }
 
-    /// Whether something was noted under `name`.
+    /// Whether the marker `name` is set.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn is_noted(&self, name: &str) -> Result<bool, StoreError> {
+    pub async fn has_marker(&self, name: &str) -> Result<bool, StoreError> {
         Ok(self.store.get(&keys::marker(name)).await?.is_some())
     }
 
-    /// Notes something under `name`.
+    /// Sets the marker `name`, by which a later start of the command line sees what an earlier one
+    /// has done.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn note(&self, name: &str) -> Result<(), StoreError> {
+    pub async fn set_marker(&self, name: &str) -> Result<(), StoreError> {
         let put = StoreWrite::put(keys::marker(name), b"{}".to_vec());
         self.store.write(vec![put]).await.map(drop)
     }
@@ -257,12 +266,6 @@ impl DesiredStateWriter {
 
 fn to_json(resource: &impl Serialize) -> Result<serde_json::Value, StoreError> {
     serde_json::to_value(resource).map_err(|e| StoreError::Failed(e.to_string()))
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -275,7 +278,7 @@ mod tests {
     async fn applying_again_changes_nothing_and_keeps_the_creation_time() {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(EmbeddedStore::open(dir.path()).await.unwrap());
-        let wish = DesiredStateWriter::new(store.clone());
+        let desired = DesiredStateWriter::new(store.clone());
         let spec = ModelSpec {
             engine: EngineKind::Simulated,
             ..ModelSpec::default()
@@ -287,17 +290,21 @@ mod tests {
             let record: DesiredRecord = serde_json::from_slice(&entry.value).unwrap();
             (entry.revision, record.created)
         };
-        let created = wish.apply(&Resource::Model(model.clone())).await.unwrap();
+        let apply = async |model: &Model| {
+            let applied = desired.apply(&Resource::Model(model.clone())).await;
+            applied.unwrap()
+        };
+        let created = apply(&model).await;
         let first = read().await;
         assert_eq!(created, (ApplyResult::Created, first.0));
-        let unchanged = wish.apply(&Resource::Model(model.clone())).await.unwrap();
+        let unchanged = apply(&model).await;
         assert_eq!(unchanged, (ApplyResult::Unchanged, first.0));
         assert_eq!(read().await, first);
         model.spec.replicas = Replicas::fixed(2);
-        let changed = wish.apply(&Resource::Model(model.clone())).await.unwrap();
+        let changed = apply(&model).await;
         assert_eq!(changed, (ApplyResult::Changed, read().await.0));
         assert!(changed.1 > first.0);
-        assert!(wish.delete_model(model.name()).await.unwrap().is_some());
-        assert!(wish.delete_model(model.name()).await.unwrap().is_none());
+        assert!(desired.delete_model(model.name()).await.unwrap().is_some());
+        assert!(desired.delete_model(model.name()).await.unwrap().is_none());
     }
 }

@@ -1,0 +1,70 @@
+//! Resources in request bodies, and lists of resources in replies.
+
+use axum::body::Body;
+use flotilla_core::spec::Resource;
+use flotilla_gateway::{ApiError, read_json};
+use serde::Serialize;
+
+use crate::fleet::FleetView;
+
+/// Largest request body with a resource, in bytes. It is checked by [`read_json`] instead of a layer
+/// of tower-http, as that one answers in plain text and this API in OpenAI's error shape.
+pub(super) const MAX_RESOURCE: usize = 1 << 20;
+
+/// Reads a resource from a request body.
+///
+/// # Errors
+/// When it is not valid, or not of the `kind` and `name` in the request's path.
+pub(super) async fn read_resource(
+    kind: &str,
+    name: &str,
+    body: Body,
+) -> Result<Resource, ApiError> {
+    let value = read_json(body, MAX_RESOURCE).await?;
+    let resource =
+        Resource::from_json(value).map_err(|errors| ApiError::invalid(None, errors.to_string()))?;
+    if resource.kind() != kind {
+        return Err(ApiError::invalid(
+            Some("kind".into()),
+            format!(
+                "The resource is a {}, but the path is for a {kind}.",
+                resource.kind()
+            ),
+        ));
+    }
+    if resource.name() != name {
+        return Err(ApiError::invalid(
+            Some("metadata.name".into()),
+            format!(
+                "The resource is named '{}', but the path names '{name}'.",
+                resource.name()
+            ),
+        ));
+    }
+    Ok(resource)
+}
+
+/// A list of resources in a reply.
+#[derive(Debug, Serialize)]
+pub(super) struct ResourceList<T> {
+    items: Vec<T>,
+    /// Conditions that make the list less than current, see [`notes`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+}
+
+impl<T> ResourceList<T> {
+    /// The `items` of a view.
+    pub(super) fn new(view: &FleetView, items: impl Iterator<Item = T>) -> Self {
+        Self {
+            items: items.collect(),
+            notes: notes(view),
+        }
+    }
+}
+
+/// Notes for people who read about the fleet, such as that the store does not answer and changes
+/// have to wait.
+pub(super) fn notes(view: &FleetView) -> Vec<String> {
+    view.store_problem.clone().into_iter().collect()
+}
