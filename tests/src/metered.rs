@@ -29,7 +29,7 @@ impl Gpus for NoGpus {
     fn power_milliwatts(&self, _uuid: &str) -> Option<u32> {
         None
     }
-    fn is_hot(&self, _uuid: &str) -> bool {
+    fn is_thermally_throttled(&self, _uuid: &str) -> bool {
         false
     }
     fn hint(&self) -> Option<String> {

@@ -1,36 +1,37 @@
-//! What the node takes out of its batteries: all that it draws, while nothing else feeds it.
+//! Meters the discharge of the node's batteries, which is its whole draw while it runs on battery.
 //!
-//! All batteries are one channel, since a node empties them together or one after the other. It tells
-//! only for times that lie between two reads on battery; over a change of the plug it says nothing.
+//! All batteries are one channel, because a node empties them together or one after the other. The
+//! channel has a value only when the node ran on battery at two reads in a row.
 
 use std::path::{Path, PathBuf};
 
-use super::integral::PowerIntegral;
+use super::power_integral::PowerIntegral;
 use flotilla_core::energy::EnergySource;
 
 use super::{ComponentKind, Meter, MeterChannel, power_supply};
 
-/// No node on batteries draws more, in watts.
-const MOST: f64 = 1000.0;
+/// Highest plausible draw of a node on battery, in watts; higher values are taken for faults.
+const MAX_WATTS: f64 = 1000.0;
 
-/// The smallest step of what a battery says that it holds, in joules: a milliwatt-hour, ACPI's unit (ACPI
-/// Specification, "Battery Information"). Many move in steps ten times that.
-const STEP: f64 = 3.6;
+/// Resolution of a battery's stored energy, in joules: one milliwatt-hour, the unit of ACPI (ACPI
+/// Specification, "Battery Information"). Many batteries report steps ten times as large.
+const RESOLUTION: f64 = 3.6;
 
-/// Meters the batteries, where there are any that tell what is taken out of them.
-pub(super) fn find(root: &Path) -> Option<Batteries> {
+/// Detects the batteries below `root`. `None` without a battery that reports its power or its
+/// stored energy.
+pub(super) fn detect(root: &Path) -> Option<Batteries> {
     let batteries = power_supply::batteries(root);
-    let gauge = if batteries.iter().any(power_supply::PowerSupply::has_power) {
-        BatteryGauge::Power(PowerIntegral::new(MOST))
+    let gauge = if batteries
+        .iter()
+        .any(power_supply::Battery::has_power_sensor)
+    {
+        BatteryGauge::Power(PowerIntegral::new(MAX_WATTS))
     } else if batteries.iter().any(|battery| battery.stored().is_some()) {
         BatteryGauge::Stored(None)
     } else {
         return None;
     };
-    let names: Vec<_> = batteries
-        .iter()
-        .map(power_supply::PowerSupply::name)
-        .collect();
+    let names: Vec<_> = batteries.iter().map(power_supply::Battery::name).collect();
     let channel = MeterChannel {
         id: "battery".to_owned(),
         name: names.join(" + "),
@@ -38,7 +39,7 @@ pub(super) fn find(root: &Path) -> Option<Batteries> {
         source: EnergySource::Battery,
         resolution: match gauge {
             BatteryGauge::Power(_) => 0.0,
-            BatteryGauge::Stored(_) => STEP,
+            BatteryGauge::Stored(_) => RESOLUTION,
         },
         period: 0.0,
         parent: None,
@@ -50,42 +51,46 @@ pub(super) fn find(root: &Path) -> Option<Batteries> {
     })
 }
 
-/// The batteries of the node.
+/// Meter of all batteries of the node.
 pub(super) struct Batteries {
     root: PathBuf,
     channels: [MeterChannel; 1],
     gauge: BatteryGauge,
 }
 
+/// How the discharge is measured.
 enum BatteryGauge {
+    /// By integrating the power that the batteries report.
     Power(PowerIntegral),
-    /// When what they hold was last read, and how many joules it was.
+    /// By comparing the stored energy with the previous read: its time and joules.
     Stored(Option<(f64, f64)>),
 }
 
 impl BatteryGauge {
-    /// Joules since the read before, on battery at both.
-    fn read(&mut self, now: f64, batteries: &[power_supply::PowerSupply]) -> Option<f64> {
+    /// Returns the joules taken out since the previous read. `None` on the first read on battery
+    /// and when a value is missing or implausible.
+    fn read(&mut self, now: f64, batteries: &[power_supply::Battery]) -> Option<f64> {
         match self {
             Self::Power(integral) => {
-                let is_new = integral.is_new();
-                let watts = batteries.iter().map(power_supply::PowerSupply::watts).sum();
-                integral.read(now, watts).filter(|_| !is_new)
+                let is_first = integral.is_empty();
+                let watts = batteries
+                    .iter()
+                    .map(power_supply::Battery::discharge_watts)
+                    .sum();
+                integral.read(now, watts).filter(|_| !is_first)
             }
             Self::Stored(last) => {
-                let stored: Option<f64> = batteries
-                    .iter()
-                    .map(power_supply::PowerSupply::stored)
-                    .sum();
+                let stored: Option<f64> = batteries.iter().map(power_supply::Battery::stored).sum();
                 let stored = stored?;
-                let (then, before) = last.replace((now, stored))?;
-                let joules = before - stored;
-                let most = MOST * (now - then).max(0.0) + STEP;
-                (0.0..=most).contains(&joules).then_some(joules)
+                let (last_time, last_stored) = last.replace((now, stored))?;
+                let joules = last_stored - stored;
+                let max_joules = MAX_WATTS * (now - last_time).max(0.0) + RESOLUTION;
+                (0.0..=max_joules).contains(&joules).then_some(joules)
             }
         }
     }
 
+    /// Forgets the previous read.
     fn restart(&mut self) {
         match self {
             Self::Power(integral) => integral.restart(),
@@ -101,7 +106,7 @@ impl Meter for Batteries {
 
     fn read(&mut self, now: f64) -> Vec<Option<f64>> {
         let batteries = power_supply::batteries(&self.root);
-        if power_supply::alone(&self.root, &batteries) {
+        if power_supply::feed_node_alone(&self.root, &batteries) {
             return vec![self.gauge.read(now, &batteries)];
         }
         self.gauge.restart();
@@ -131,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_only_between_two_reads_on_battery() {
+    fn energy_is_measured_only_between_two_reads_on_battery() {
         let root = laptop(&[("BAT0/power_now", "10000000")]);
-        let mut meter = find(root.path()).unwrap();
+        let mut meter = detect(root.path()).unwrap();
         assert_eq!(meter.read(0.0), [None]);
         assert_eq!(meter.read(2.0), [Some(20.0)]);
         set(&root, "BAT0/status", "Charging");
@@ -152,7 +157,7 @@ mod tests {
             ("BAT1/voltage_now", "10000000"),
             ("BAT1/current_now", "-500000"),
         ]);
-        let mut meter = find(root.path()).unwrap();
+        let mut meter = detect(root.path()).unwrap();
         assert_eq!(meter.channels()[0].name, "BAT0 + BAT1");
         meter.read(0.0);
         assert_eq!(meter.read(1.0), [Some(15.0)]);
@@ -163,25 +168,25 @@ mod tests {
     }
 
     #[test]
-    fn what_it_holds_is_compared_where_it_has_no_power_sensor() {
+    fn stored_energy_is_compared_when_there_is_no_power_sensor() {
         let root = laptop(&[("BAT0/energy_now", "50000000")]);
-        let mut meter = find(root.path()).unwrap();
+        let mut meter = detect(root.path()).unwrap();
         assert_eq!(meter.read(0.0), [None]);
         set(&root, "BAT0/energy_now", "49990000");
         let joules = meter.read(10.0)[0].unwrap();
         assert!((joules - 36.0).abs() < 1e-6);
-        for absurd in ["60000000", "1"] {
-            set(&root, "BAT0/energy_now", absurd);
-            assert_eq!(meter.read(11.0), [None], "{absurd}");
+        for implausible in ["60000000", "1"] {
+            set(&root, "BAT0/energy_now", implausible);
+            assert_eq!(meter.read(11.0), [None], "{implausible}");
         }
     }
 
     #[test]
-    fn a_node_without_a_telling_battery_is_not_metered() {
-        assert!(find(laptop(&[]).path()).is_none());
-        assert!(find(sysfs::tree(&[]).path()).is_none());
+    fn a_battery_that_reports_nothing_is_not_metered() {
+        assert!(detect(laptop(&[]).path()).is_none());
+        assert!(detect(sysfs::tree(&[]).path()).is_none());
         let root = laptop(&[("BAT0/power_now", "1")]);
-        let mut meter = find(root.path()).unwrap();
+        let mut meter = detect(root.path()).unwrap();
         std::fs::remove_dir_all(root.path().join("sys/class/power_supply")).unwrap();
         assert_eq!(meter.read(0.0), [None]);
     }

@@ -1,86 +1,85 @@
-//! Which channels together are what the node draws, with nothing counted twice.
+//! Selects the channels whose sum is the node's draw, with nothing counted twice.
 //!
-//! From the best down:
-//! 1. the batteries, while the node lives off them: all that it draws comes out of them;
-//! 2. sensors of the whole board (a Jetson's `VDD_IN`, an ACPI power meter, Apple's SMC): they have all
-//!    that the board feeds in them, GPUs on its slots too;
-//! 3. the processor's `psys` counter, on a node without a GPU of its own;
+//! The first of these that is metered is used:
+//! 1. the batteries, while the node runs on them: its whole draw comes out of them;
+//! 2. sensors of the whole board (a Jetson's `VDD_IN`, an ACPI power meter, Apple's SMC): they include
+//!    everything that the board feeds, GPUs in its slots too;
+//! 3. the processor's `psys` counter, on a node without a discrete GPU;
 //! 4. packages, memory and GPUs, each once.
 //!
-//! What `psys` covers is the maker's choice: on laptops the whole machine, on others less than the
-//! slots. Kepler puts psys before packages and adds GPUs to it; CodeCarbon (`rapl_prefer_psys` off) and
-//! Zeus leave it aside. Here a GPU of its own decides against psys: packages, memory and GPUs are known
-//! not to overlap, and what is left out is the small rest of the board, where psys would count the GPU
-//! twice or not at all.
+//! What `psys` covers is the manufacturer's choice: the whole machine on laptops, less than the slots on
+//! others. Kepler prefers psys to packages and adds GPUs to it; CodeCarbon (`rapl_prefer_psys` off) and
+//! Zeus ignore it. Here a discrete GPU decides against psys: packages, memory and GPUs do not overlap
+//! and miss only the small rest of the board, while psys would count the GPU twice or not at all.
 
 use flotilla_core::energy::EnergySource;
 
 use super::{ComponentKind, MeterChannel};
 
-/// The channels that are the node's draw.
+/// The channels whose sum is the node's draw.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChannelSelection {
-    /// Their places among the channels that were asked about, ascending. Empty where nothing is metered.
+    /// Indices of the selected channels, ascending. Empty if nothing is metered.
     pub channels: Vec<usize>,
-    /// Whether the processor's draw is in them: with NVIDIA's counters alone it is not.
+    /// Whether they include the processors: GPU counters alone do not.
     pub covers_cpu: bool,
 }
 
-/// Picks the channels whose sum is the node's draw. `on_battery`: what [`on_battery`] says of the reading
-/// that is to be summed.
+/// Selects the channels whose sum is the node's draw. `on_battery`: the result of [`on_battery`] for
+/// the values that are to be added up.
 #[must_use]
 pub fn select(channels: &[MeterChannel], on_battery: bool) -> ChannelSelection {
-    let pick = |wanted: &dyn Fn(&MeterChannel) -> bool| -> Vec<usize> {
-        let picked = channels.iter().enumerate();
-        picked
-            .filter(|(_, channel)| wanted(channel))
-            .map(|(at, _)| at)
+    let indices = |matches: &dyn Fn(&MeterChannel) -> bool| -> Vec<usize> {
+        let channels = channels.iter().enumerate();
+        channels
+            .filter(|(_, channel)| matches(channel))
+            .map(|(index, _)| index)
             .collect()
     };
-    // A parent that is not among the channels cannot stand for its parts.
-    let whole = |channel: &MeterChannel| {
+    // A channel also counts if its parent is not metered.
+    let is_top_level = |channel: &MeterChannel| {
         let parent = channel.parent.as_ref();
         parent.is_none_or(|parent| channels.iter().all(|other| other.id != *parent))
     };
-    let picked = pick(&|channel| on_battery && channel.kind == ComponentKind::Battery);
-    if !picked.is_empty() {
-        return covering(picked);
+    let batteries = indices(&|channel| on_battery && channel.kind == ComponentKind::Battery);
+    if !batteries.is_empty() {
+        return whole_node(batteries);
     }
-    let board = |channel: &MeterChannel| {
+    let is_board = |channel: &MeterChannel| {
         channel.kind == ComponentKind::Host && channel.source != EnergySource::Rapl
     };
-    let picked = pick(&|channel| board(channel) && whole(channel));
-    if !picked.is_empty() {
-        return covering(picked);
+    let boards = indices(&|channel| is_board(channel) && is_top_level(channel));
+    if !boards.is_empty() {
+        return whole_node(boards);
     }
-    let parts = pick(&|channel| {
+    let components = indices(&|channel| {
         matches!(
             channel.kind,
             ComponentKind::Cpu | ComponentKind::Memory | ComponentKind::Gpu
-        ) && whole(channel)
+        ) && is_top_level(channel)
     });
-    let any = |kind| parts.iter().any(|at| channels[*at].kind == kind);
-    let platform = pick(&|channel| channel.kind == ComponentKind::Host && whole(channel));
-    let parts_are_better = any(ComponentKind::Cpu) && any(ComponentKind::Gpu);
-    if !platform.is_empty() && !parts_are_better {
-        return covering(platform);
+    let has = |kind| components.iter().any(|index| channels[*index].kind == kind);
+    let platform = indices(&|channel| channel.kind == ComponentKind::Host && is_top_level(channel));
+    let prefer_components = has(ComponentKind::Cpu) && has(ComponentKind::Gpu);
+    if !platform.is_empty() && !prefer_components {
+        return whole_node(platform);
     }
     ChannelSelection {
-        covers_cpu: any(ComponentKind::Cpu),
-        channels: parts,
+        covers_cpu: has(ComponentKind::Cpu),
+        channels: components,
     }
 }
 
-/// Whether the node lived off its batteries all the time since the read before: their channel tells only
-/// then. `joules`: what the channels have read, in their order.
+/// Returns whether the node ran on battery since the previous read: only then has the batteries'
+/// channel a value. `joules`: the values read from the channels, in their order.
 #[must_use]
 pub fn on_battery(channels: &[MeterChannel], joules: &[Option<f64>]) -> bool {
-    let mut read = channels.iter().zip(joules);
-    read.any(|(channel, joules)| channel.kind == ComponentKind::Battery && joules.is_some())
+    let mut values = channels.iter().zip(joules);
+    values.any(|(channel, joules)| channel.kind == ComponentKind::Battery && joules.is_some())
 }
 
-/// A selection of the whole node.
-fn covering(channels: Vec<usize>) -> ChannelSelection {
+/// A selection that covers the whole node.
+fn whole_node(channels: Vec<usize>) -> ChannelSelection {
     ChannelSelection {
         channels,
         covers_cpu: true,
@@ -108,10 +107,10 @@ mod tests {
         }
     }
 
-    fn picked(channels: &[MeterChannel], on_battery: bool) -> Vec<&str> {
+    fn selected(channels: &[MeterChannel], on_battery: bool) -> Vec<&str> {
         let selection = select(channels, on_battery);
-        let picked = selection.channels.into_iter();
-        picked.map(|at| channels[at].id.as_str()).collect()
+        let indices = selection.channels.into_iter();
+        indices.map(|index| channels[index].id.as_str()).collect()
     }
 
     fn laptop() -> Vec<MeterChannel> {
@@ -141,30 +140,30 @@ mod tests {
     }
 
     #[test]
-    fn a_laptop_on_battery_is_its_battery() {
-        assert_eq!(picked(&laptop(), true), ["battery"]);
+    fn a_node_on_battery_is_metered_by_its_battery() {
+        assert_eq!(selected(&laptop(), true), ["battery"]);
         assert!(select(&laptop(), true).covers_cpu);
     }
 
     #[test]
-    fn psys_stands_for_a_node_without_a_gpu_of_its_own() {
-        assert_eq!(picked(&laptop(), false), ["psys"]);
+    fn psys_is_used_without_a_discrete_gpu() {
+        assert_eq!(selected(&laptop(), false), ["psys"]);
         let mut channels = laptop();
         channels.retain(|channel| channel.id != "psys");
-        assert_eq!(picked(&channels, false), ["package", "dram"]);
+        assert_eq!(selected(&channels, false), ["package", "dram"]);
     }
 
     #[test]
-    fn a_gpu_of_its_own_decides_against_psys() {
+    fn components_are_used_instead_of_psys_with_a_discrete_gpu() {
         let mut channels = laptop();
         channels.push(channel("gpu", ComponentKind::Gpu, EnergySource::Nvml, None));
-        assert_eq!(picked(&channels, false), ["package", "dram", "gpu"]);
+        assert_eq!(selected(&channels, false), ["package", "dram", "gpu"]);
         channels.retain(|channel| channel.id == "psys" || channel.id == "gpu");
-        assert_eq!(picked(&channels, false), ["psys"]);
+        assert_eq!(selected(&channels, false), ["psys"]);
     }
 
     #[test]
-    fn a_board_covers_all_on_it() {
+    fn a_board_sensor_covers_all_components() {
         let mut channels = laptop();
         channels.push(channel("gpu", ComponentKind::Gpu, EnergySource::Nvml, None));
         channels.push(channel(
@@ -179,23 +178,23 @@ mod tests {
             EnergySource::Hwmon,
             Some("board"),
         ));
-        assert_eq!(picked(&channels, false), ["board"]);
-        assert_eq!(picked(&channels, true), ["battery"]);
+        assert_eq!(selected(&channels, false), ["board"]);
+        assert_eq!(selected(&channels, true), ["battery"]);
     }
 
     #[test]
-    fn a_part_counts_where_its_whole_is_not_metered() {
+    fn a_component_counts_when_its_parent_is_not_metered() {
         let core = [channel(
             "core",
             ComponentKind::Cpu,
             EnergySource::Rapl,
             Some("package"),
         )];
-        assert_eq!(picked(&core, false), ["core"]);
+        assert_eq!(selected(&core, false), ["core"]);
     }
 
     #[test]
-    fn a_battery_that_says_nothing_is_not_picked() {
+    fn a_battery_without_a_value_is_not_selected() {
         let channels = laptop();
         let mut joules = vec![Some(1.0); channels.len()];
         assert!(on_battery(&channels, &joules));

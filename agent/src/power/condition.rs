@@ -1,4 +1,4 @@
-//! How the node is apart from its watts: whether it lives off its battery, and whether heat slows it down.
+//! The condition of the node: its batteries, and whether heat slows it down.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,45 +7,46 @@ use super::nvml::Gpus;
 use super::power_supply;
 use super::thermal::ThermalWatcher;
 
-/// The batteries of a node, as one.
+/// The state of all batteries of a node together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BatteryState {
-    /// How full, from 0 to 1.
+    /// State of charge, from 0 (empty) to 1 (full).
     pub charge: f32,
-    /// Whether the node lives off it: it is being emptied and nothing else feeds the node.
+    /// Whether the node runs on battery: a battery discharges and no other supply feeds the node.
     pub discharging: bool,
 }
 
-/// How a node is.
+/// Battery and thermal state of a node.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct NodeCondition {
-    /// None on a node without one.
+    /// The batteries; `None` on a node without one.
     pub battery: Option<BatteryState>,
-    /// What slows the node down by heat, now or since the last look, for people; None while nothing does.
+    /// What slows the node down because of heat, now or since the previous check, as a text for
+    /// users. `None` while nothing does.
     pub throttled: Option<String>,
 }
 
-/// Looks at how the node is, now and then.
+/// Checks the condition of the node.
 pub struct ConditionWatcher {
     root: PathBuf,
-    heat: ThermalWatcher,
+    thermal: ThermalWatcher,
     gpus: Arc<dyn Gpus>,
 }
 
 impl ConditionWatcher {
-    /// Starts to watch. `root`: `/`, or a folder that looks like it.
+    /// Creates a watcher for the machine whose `/sys` is below `root`: `/`, except in tests.
     #[must_use]
     pub fn new(root: &Path, gpus: Arc<dyn Gpus>) -> Self {
         Self {
             root: root.to_owned(),
-            heat: ThermalWatcher::new(root),
+            thermal: ThermalWatcher::new(root),
             gpus,
         }
     }
 
-    /// How the node is.
+    /// Returns the current condition.
     pub fn check(&mut self) -> NodeCondition {
-        let throttled = self.heat.check().or_else(|| self.hot_gpu());
+        let throttled = self.thermal.check().or_else(|| self.hot_gpu());
         NodeCondition {
             battery: battery(&self.root),
             throttled,
@@ -54,29 +55,30 @@ impl ConditionWatcher {
 
     fn hot_gpu(&self) -> Option<String> {
         let mut gpus = self.gpus.list().into_iter();
-        gpus.find(|gpu| self.gpus.is_hot(&gpu.uuid))
-            .map(|gpu| format!("{} is slowed down by heat", gpu.name))
+        gpus.find(|gpu| self.gpus.is_thermally_throttled(&gpu.uuid))
+            .map(|gpu| format!("{} is throttled by heat", gpu.name))
     }
 }
 
-/// The batteries as one: as full as they are together, by their sizes where all tell them.
+/// Combines all batteries into one: the mean charge, weighted by capacity when every battery
+/// reports its capacity.
 fn battery(root: &Path) -> Option<BatteryState> {
     let batteries = power_supply::batteries(root);
-    let sizes: Option<Vec<f64>> = batteries
+    let capacities: Option<Vec<f64>> = batteries
         .iter()
-        .map(power_supply::PowerSupply::size)
+        .map(power_supply::Battery::capacity)
         .collect();
-    let (mut held, mut room) = (0.0, 0.0);
-    for (at, battery) in batteries.iter().enumerate() {
-        let size = sizes.as_ref().map_or(1.0, |sizes| sizes[at]);
+    let (mut stored, mut total) = (0.0, 0.0);
+    for (index, battery) in batteries.iter().enumerate() {
+        let capacity = capacities.as_ref().map_or(1.0, |all| all[index]);
         if let Some(charge) = battery.charge() {
-            held += charge * size;
-            room += size;
+            stored += charge * capacity;
+            total += capacity;
         }
     }
-    (room > 0.0).then(|| BatteryState {
-        charge: (held / room) as f32,
-        discharging: power_supply::alone(root, &batteries),
+    (total > 0.0).then(|| BatteryState {
+        charge: (stored / total) as f32,
+        discharging: power_supply::feed_node_alone(root, &batteries),
     })
 }
 
@@ -86,19 +88,19 @@ mod tests {
     use super::super::sysfs;
     use super::*;
 
-    fn look(files: &[(&str, &str)]) -> NodeCondition {
+    fn check(files: &[(&str, &str)]) -> NodeCondition {
         let root = sysfs::tree(files);
         ConditionWatcher::new(root.path(), Arc::new(FakeGpu::default())).check()
     }
 
     #[test]
-    fn a_node_without_sensors_is_well() {
-        assert_eq!(look(&[]), NodeCondition::default());
+    fn a_node_without_sensors_has_the_default_condition() {
+        assert_eq!(check(&[]), NodeCondition::default());
     }
 
     #[test]
-    fn batteries_are_as_full_as_they_are_together() {
-        let condition = look(&[
+    fn charge_of_several_batteries_is_weighted_by_capacity() {
+        let condition = check(&[
             ("sys/class/power_supply/BAT0/type", "Battery"),
             ("sys/class/power_supply/BAT0/status", "Discharging"),
             ("sys/class/power_supply/BAT0/capacity", "100"),
@@ -113,9 +115,9 @@ mod tests {
     }
 
     #[test]
-    fn a_battery_that_does_not_tell_how_full_is_none() {
+    fn a_battery_without_a_valid_charge_is_ignored() {
         for capacity in ["", "101", "-1"] {
-            let condition = look(&[
+            let condition = check(&[
                 ("sys/class/power_supply/BAT0/type", "Battery"),
                 ("sys/class/power_supply/BAT0/capacity", capacity),
             ]);
@@ -127,11 +129,11 @@ mod tests {
     fn a_hot_gpu_throttles_the_node() {
         let root = sysfs::tree(&[]);
         let mut gpus = FakeGpu::one(Some(1), None);
-        gpus.hot = true;
+        gpus.throttled = true;
         let mut watcher = ConditionWatcher::new(root.path(), Arc::new(gpus));
         assert_eq!(
             watcher.check().throttled.as_deref(),
-            Some("Fake is slowed down by heat")
+            Some("Fake is throttled by heat")
         );
     }
 }

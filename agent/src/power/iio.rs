@@ -1,5 +1,5 @@
-//! The INA3221 as the kernels of old Jetsons show it (Jetson Linux 32 and before): an iio device with
-//! milliwatts and rail names, where newer ones have hwmon.
+//! INA3221 power monitors as the kernels of older Jetsons expose them (Jetson Linux 32 and before):
+//! as iio devices with milliwatts and rail names, where newer kernels use hwmon.
 
 use std::path::Path;
 
@@ -8,29 +8,31 @@ use flotilla_core::energy::EnergySource;
 
 use super::{MeterChannel, rails, sysfs};
 
-/// Watts of one count.
-const MILLI: f64 = 1e-3;
+/// Watts per count: the files are in milliwatts.
+const WATTS_PER_COUNT: f64 = 1e-3;
 
-/// What is metered under this root.
-pub(super) fn find(root: &Path) -> Vec<SensorChannel> {
+/// Detects the metered rails below `root`.
+pub(super) fn detect(root: &Path) -> Vec<SensorChannel> {
     let drivers = sysfs::entries(&root.join("sys/bus/i2c/drivers"), "ina3221");
-    let mut parts: Vec<SensorChannel> = Vec::new();
+    let mut channels: Vec<SensorChannel> = Vec::new();
     for device in drivers.iter().flat_map(|driver| sysfs::entries(driver, "")) {
         for folder in sysfs::entries(&device, "iio:device") {
             for number in 0..3 {
-                let found = rail(&folder, number);
-                let is_new = |part: &SensorChannel| {
-                    let mut others = parts.iter();
-                    others.all(|other| other.channel.id != part.channel.id)
+                let rail = detect_rail(&folder, number);
+                // Two drivers may expose the same device.
+                let is_new = |rail: &SensorChannel| {
+                    let mut others = channels.iter();
+                    others.all(|other| other.channel.id != rail.channel.id)
                 };
-                parts.extend(found.filter(is_new));
+                channels.extend(rail.filter(is_new));
             }
         }
     }
-    parts
+    channels
 }
 
-fn rail(folder: &Path, number: u32) -> Option<SensorChannel> {
+/// The rail with this number, if the device measures its power and its name says what it feeds.
+fn detect_rail(folder: &Path, number: u32) -> Option<SensorChannel> {
     let label = sysfs::label(&folder.join(format!("rail_name_{number}")))?;
     let power = folder.join(format!("in_power{number}_input"));
     if !power.exists() {
@@ -39,15 +41,15 @@ fn rail(folder: &Path, number: u32) -> Option<SensorChannel> {
     Some(SensorChannel {
         channel: MeterChannel {
             id: format!("hwmon:ina3221x:{label}"),
-            kind: rails::kind(&label)?,
+            kind: rails::component(&label)?,
             name: label,
             source: EnergySource::Hwmon,
             resolution: 0.0,
             period: 0.0,
             parent: None,
         },
-        sensor: Sensor::power(power, MILLI),
-        rail: true,
+        sensor: Sensor::power(power, WATTS_PER_COUNT),
+        is_rail: true,
     })
 }
 
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_jetson_is_metered() {
+    fn rails_of_an_older_jetson_are_metered() {
         let nano = "sys/bus/i2c/drivers/ina3221x/6-0040/iio:device0";
         let file = |end: &str| format!("{nano}/{end}");
         let files = [
@@ -71,9 +73,9 @@ mod tests {
         ];
         let files = files.each_ref().map(|(path, text)| (path.as_str(), *text));
         let root = sysfs::tree(&files);
-        let mut parts = find(root.path());
-        rails::relate(&mut parts);
-        let mut meter = meter(parts).unwrap();
+        let mut channels = detect(root.path());
+        rails::set_parents(&mut channels);
+        let mut meter = meter(channels).unwrap();
         let channels = meter.channels();
         assert_eq!(channels.len(), 2);
         assert_eq!(channels[0].kind, ComponentKind::Host);

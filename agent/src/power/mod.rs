@@ -1,17 +1,17 @@
-//! What this node draws and how it is: the meters that Linux and NVIDIA's driver offer, one file per
-//! source, and which of them together are the node's draw.
+//! Power meters and the condition of this node: the sensors of Linux and of NVIDIA's driver, one file
+//! per source, and the selection of the channels that add up to the node's draw.
 //!
-//! Owns no clock and no thread: whoever reads passes the time in. Knows nothing of models, requests or
-//! the network. Start with [`detect`], then [`select`].
+//! This module has no clock and no thread: the caller passes the time in. It knows nothing of models,
+//! requests or the network. Start reading at [`detect`], then [`select`].
 
 mod battery;
 mod channel_selection;
 mod condition;
-mod counter;
+mod energy_counter;
 mod hwmon;
 mod iio;
-mod integral;
 mod nvml;
+mod power_integral;
 mod power_supply;
 mod rails;
 mod rapl;
@@ -28,24 +28,24 @@ pub use channel_selection::{ChannelSelection, on_battery, select};
 pub use condition::{BatteryState, ConditionWatcher, NodeCondition};
 pub use nvml::{Gpu, Gpus, Nvidia};
 
-/// What a channel measures.
+/// The component that a channel measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ComponentKind {
     /// A processor package, or a rail that feeds processor cores or the rest of their chip.
     Cpu,
     /// Memory modules, or a rail that feeds them.
     Memory,
-    /// A GPU with its board, or a rail or a part that is one.
+    /// A GPU with its board, a rail that feeds one, or an integrated GPU.
     Gpu,
     /// The whole board or node.
     Host,
-    /// What is taken out of the batteries.
+    /// The discharge of the batteries.
     Battery,
 }
 
 impl ComponentKind {
-    /// The value of `hw.type` in OpenTelemetry's hardware conventions. These have none for a whole host,
-    /// whose energy is `hw.host.energy` instead: here it is `host`.
+    /// Returns the value of `hw.type` in OpenTelemetry's hardware conventions. They define none for a
+    /// whole host, which is `host` here.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -58,67 +58,67 @@ impl ComponentKind {
     }
 }
 
-/// One thing that is metered.
+/// One metered component of the node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MeterChannel {
-    /// Unique on the node: `rapl:package-0`, `nvml:GPU-<uuid>`, `hwmon:ina3221:VDD_IN`.
+    /// Id, unique on the node: `rapl:package-0`, `nvml:GPU-<uuid>`, `hwmon:ina3221:VDD_IN`.
     pub id: String,
-    /// For people.
+    /// Name for users.
     pub name: String,
-    /// What it measures.
+    /// The component that it measures.
     pub kind: ComponentKind,
-    /// Where its joules come from.
+    /// The source of its values.
     pub source: EnergySource,
-    /// The smallest step that can be told, in joules; 0 where a power sensor is integrated, whose error
-    /// is one of time.
+    /// The smallest step in joules; 0 for an integrated power sensor, whose error depends on time
+    /// instead.
     pub resolution: f64,
-    /// How often the sensor itself moves, in seconds; 0 where it does not tell.
+    /// Seconds between two updates of the sensor; 0 if unknown.
     pub period: f64,
-    /// The id of the channel that has this one's energy in it already.
+    /// The id of the channel that includes this one's energy, if there is one.
     pub parent: Option<String>,
 }
 
-/// Something that meters one or more channels.
+/// A meter of one or more channels.
 pub trait Meter: Send {
-    /// What it meters: always the same, in the same order.
+    /// Returns the channels: always the same ones in the same order.
     fn channels(&self) -> &[MeterChannel];
 
-    /// Joules that each channel has counted since the read before (0 at the first), in the order of
-    /// [`Meter::channels`]. `now`: seconds on a clock that never goes back.
+    /// Returns the joules that each channel has counted since the previous read (0 on the first), in
+    /// the order of [`Meter::channels`]. `now` is in seconds on a clock that never goes back.
     ///
-    /// None where a channel cannot tell: it could not be read, and its energy comes with the next read
-    /// (of a power sensor only within 60 s); or it was reset, and what it had counted is lost; or it is
-    /// of the batteries, and the node did not live off them all the time since the read before.
+    /// `None` for a channel without a value: it could not be read, and its energy comes with the next
+    /// read (of a power sensor only within 60 s); or it was reset, and its energy is lost; or it is
+    /// the batteries' channel, and the node did not run on battery since the previous read.
     fn read(&mut self, now: f64) -> Vec<Option<f64>>;
 }
 
-/// What was found on a machine, and what to do about what was found but cannot be read.
+/// The meters of a machine.
 #[derive(Default)]
 pub struct DetectedMeters {
-    /// The meters, each with channels that the others do not have.
+    /// The meters; each channel belongs to one of them.
     pub meters: Vec<Box<dyn Meter>>,
-    /// A line each, for people: what is missing and what to run.
+    /// One line for users about each source that cannot be read: what is missing and what to do.
     pub hints: Vec<String>,
 }
 
-/// Looks for meters. `root`: `/`, or a folder that looks like it. What cannot be read now is left out
-/// with a hint, so look again after following one.
+/// Detects the meters of the machine whose `/sys` is below `root`: `/`, except in tests. A source that
+/// cannot be read is left out, with a hint; restart the agent after following one.
 #[must_use]
 pub fn detect(root: &Path, gpus: Arc<dyn Gpus>) -> DetectedMeters {
-    let mut found = DetectedMeters::default();
-    let rapl = rapl::find(root);
-    found.hints.extend(rapl.hint);
+    let mut detected = DetectedMeters::default();
+    let rapl = rapl::detect(root);
+    detected.hints.extend(rapl.hint);
     let package = rapl.meter.as_ref().and_then(|meter| meter.package());
-    let mut parts = hwmon::find(root, package.as_deref());
-    parts.extend(iio::find(root));
-    rails::relate(&mut parts);
-    found.hints.extend(gpus.hint());
-    let nvidia = nvml::find(gpus, rails::of_gpu(&parts).as_deref());
-    found.add(rapl.meter);
-    found.add(nvidia);
-    found.add(sensor::meter(parts));
-    found.add(battery::find(root));
-    found
+    let mut sensors = hwmon::detect(root, package.as_deref());
+    sensors.extend(iio::detect(root));
+    rails::set_parents(&mut sensors);
+    detected.hints.extend(gpus.hint());
+    let nvidia = nvml::detect(gpus, rails::gpu_rail(&sensors).as_deref());
+    detected.add(rapl.meter);
+    detected.add(nvidia);
+    detected.add(sensor::meter(sensors));
+    detected.add(battery::detect(root));
+    detected
 }
 
 impl DetectedMeters {
@@ -130,159 +130,4 @@ impl DetectedMeters {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::nvml::fake::FakeGpu;
-    use super::*;
-
-    fn channels(found: &DetectedMeters) -> Vec<MeterChannel> {
-        let meters = found.meters.iter();
-        meters.flat_map(|meter| meter.channels().to_vec()).collect()
-    }
-
-    fn chosen(found: &DetectedMeters, on_battery: bool) -> (Vec<String>, bool) {
-        let channels = channels(found);
-        let ChannelSelection {
-            channels: selected,
-            covers_cpu,
-        } = select(&channels, on_battery);
-        let ids = selected.into_iter().map(|index| channels[index].id.clone());
-        (ids.collect(), covers_cpu)
-    }
-
-    #[test]
-    fn a_machine_without_meters_has_none_and_needs_no_hint() {
-        let root = sysfs::tree(&[]);
-        let found = detect(root.path(), Arc::new(FakeGpu::default()));
-        assert!(found.meters.is_empty() && found.hints.is_empty());
-        assert_eq!(chosen(&found, false), (Vec::new(), false));
-    }
-
-    #[test]
-    fn a_server_is_its_packages_memory_and_gpus() {
-        let root = sysfs::tree(&[
-            ("sys/class/powercap/intel-rapl:0/name", "package-0"),
-            ("sys/class/powercap/intel-rapl:0/energy_uj", "5"),
-            (
-                "sys/class/powercap/intel-rapl:0/max_energy_range_uj",
-                "262143328850",
-            ),
-            ("sys/class/powercap/intel-rapl:0:0/name", "dram"),
-            ("sys/class/powercap/intel-rapl:0:0/energy_uj", "5"),
-            (
-                "sys/class/powercap/intel-rapl:0:0/max_energy_range_uj",
-                "65712999613",
-            ),
-            ("sys/class/powercap/intel-rapl:1/name", "psys"),
-            ("sys/class/powercap/intel-rapl:1/energy_uj", "5"),
-            (
-                "sys/class/powercap/intel-rapl:1/max_energy_range_uj",
-                "262143328850",
-            ),
-        ]);
-        let found = detect(root.path(), Arc::new(FakeGpu::one(Some(1), None)));
-        let (ids, covers_cpu) = chosen(&found, false);
-        assert_eq!(ids, ["rapl:package-0", "rapl:package-0/dram", "nvml:GPU-1"]);
-        assert!(covers_cpu);
-    }
-
-    #[test]
-    fn a_jetson_is_what_its_board_draws() {
-        let root = sysfs::tree(&[
-            ("sys/class/hwmon/hwmon1/name", "ina3221"),
-            ("sys/class/hwmon/hwmon1/in1_label", "VDD_IN"),
-            ("sys/class/hwmon/hwmon1/in1_input", "5000"),
-            ("sys/class/hwmon/hwmon1/curr1_input", "1000"),
-            ("sys/class/hwmon/hwmon1/in2_label", "VDD_CPU_GPU_CV"),
-            ("sys/class/hwmon/hwmon1/in2_input", "5000"),
-            ("sys/class/hwmon/hwmon1/curr2_input", "100"),
-        ]);
-        let mut found = detect(root.path(), Arc::new(FakeGpu::one(None, Some(900))));
-        assert_eq!(
-            chosen(&found, false),
-            (vec!["hwmon:ina3221:VDD_IN".into()], true)
-        );
-        let read: Vec<_> = [0.0, 2.0]
-            .map(|now| found.meters.iter_mut().flat_map(|m| m.read(now)).collect())
-            .into();
-        let joules: &Vec<Option<f64>> = &read[1];
-        assert_eq!(joules[..2], [Some(1.8), Some(10.0)]);
-    }
-
-    #[test]
-    fn this_machine_can_be_looked_at() {
-        let gpus: Arc<dyn Gpus> = Arc::new(Nvidia::load());
-        let mut found = detect(Path::new("/"), gpus.clone());
-        for now in [0.0, 1.0] {
-            for meter in &mut found.meters {
-                let joules = meter.read(now);
-                assert_eq!(joules.len(), meter.channels().len());
-                assert!(
-                    joules
-                        .iter()
-                        .flatten()
-                        .all(|joules| (0.0..1e5).contains(joules))
-                );
-            }
-        }
-        ConditionWatcher::new(Path::new("/"), gpus).check();
-    }
-
-    #[test]
-    fn a_gpu_alone_does_not_cover_the_cpu() {
-        let root = sysfs::tree(&[]);
-        let found = detect(root.path(), Arc::new(FakeGpu::one(Some(1), None)));
-        assert_eq!(chosen(&found, false), (vec!["nvml:GPU-1".into()], false));
-    }
-
-    #[test]
-    fn an_apu_is_not_counted_on_top_of_its_package() {
-        let amdgpu = [
-            ("sys/class/hwmon/hwmon1/name", "amdgpu"),
-            ("sys/class/hwmon/hwmon1/in1_label", "vddnb"),
-            ("sys/class/hwmon/hwmon1/power1_input", "15000000"),
-        ];
-        let root = sysfs::tree(&amdgpu);
-        let found = detect(root.path(), Arc::new(FakeGpu::default()));
-        assert_eq!(
-            chosen(&found, false),
-            (vec!["hwmon:amdgpu:hwmon1".into()], true)
-        );
-        sysfs::write(
-            root.path(),
-            "sys/class/powercap/intel-rapl:0/name",
-            "package-0",
-        );
-        sysfs::write(
-            root.path(),
-            "sys/class/powercap/intel-rapl:0/energy_uj",
-            "5",
-        );
-        sysfs::write(
-            root.path(),
-            "sys/class/powercap/intel-rapl:0/max_energy_range_uj",
-            "65532610987",
-        );
-        let found = detect(root.path(), Arc::new(FakeGpu::default()));
-        assert_eq!(chosen(&found, false), (vec!["rapl:package-0".into()], true));
-    }
-
-    #[test]
-    fn ids_are_unique() {
-        let root = sysfs::tree(&[
-            ("sys/class/hwmon/hwmon1/name", "amdgpu"),
-            ("sys/class/hwmon/hwmon1/power1_input", "1"),
-            ("sys/class/hwmon/hwmon2/name", "amdgpu"),
-            ("sys/class/hwmon/hwmon2/power1_input", "1"),
-            ("sys/class/hwmon/hwmon3/name", "power_meter"),
-            ("sys/class/hwmon/hwmon3/power1_average", "1"),
-            ("sys/class/hwmon/hwmon4/name", "power_meter"),
-            ("sys/class/hwmon/hwmon4/power1_average", "1"),
-        ]);
-        let found = detect(root.path(), Arc::new(FakeGpu::default()));
-        let mut ids: Vec<_> = channels(&found).into_iter().map(|c| c.id).collect();
-        assert_eq!(ids.len(), 4);
-        ids.sort();
-        ids.dedup();
-        assert_eq!(ids.len(), 4);
-    }
-}
+mod tests;

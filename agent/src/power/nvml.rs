@@ -1,4 +1,4 @@
-//! NVIDIA's GPUs, through the management library of their driver.
+//! NVIDIA GPUs, metered through the management library of their driver (NVML).
 
 use std::sync::Arc;
 
@@ -6,74 +6,78 @@ use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
-use super::counter::EnergyCounter;
-use super::integral::PowerIntegral;
+use super::energy_counter::EnergyCounter;
+use super::power_integral::PowerIntegral;
 use flotilla_core::energy::EnergySource;
 
 use super::{ComponentKind, Meter, MeterChannel};
 
-/// Joules of one count of the energy counter, and watts of one count of power (NVML API Reference:
-/// millijoules, milliwatts).
+/// Joules per millijoule and watts per milliwatt, the units of NVML (NVML API Reference).
 const MILLI: f64 = 1e-3;
 
-/// Seconds between two updates of power and energy: 100 ms on A100 and H100, less on others (Yang et al.,
-/// "Part-time Power Measurements: nvidia-smi's Lack of Attention", 2023).
+/// Seconds between two updates of power and energy: 0.1 on A100 and H100, less on others (Yang et
+/// al., "Part-time Power Measurements: nvidia-smi's Lack of Attention", 2023).
 const PERIOD: f64 = 0.1;
 
-/// No GPU draws more, in watts: the largest of 2025 draw 1400 W.
-const MOST: f64 = 5000.0;
+/// Highest plausible draw of a GPU, in watts; higher values are taken for faults. The largest GPUs
+/// of 2025 draw 1400 W.
+const MAX_WATTS: f64 = 5000.0;
 
-/// A GPU.
+/// An NVIDIA GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gpu {
-    /// As NVIDIA's tools show it: `GPU-<uuid>`.
+    /// Unique id as shown by NVIDIA's tools: `GPU-<uuid>`.
     pub uuid: String,
-    /// Its model.
+    /// Model name, such as `NVIDIA A100-SXM4-40GB`.
     pub name: String,
 }
 
-/// What is asked of GPUs, so that tests need none.
+/// Access to the GPUs of a machine. A trait, so that tests need no GPU.
 pub trait Gpus: Send + Sync {
-    /// The GPUs of this machine.
+    /// Returns the GPUs of the machine.
     fn list(&self) -> Vec<Gpu>;
-    /// Millijoules since the driver was loaded. None where the GPU has no counter (before Volta) or is
-    /// gone.
+    /// Returns the energy in millijoules since the driver was loaded. `None` if the GPU has no
+    /// counter (before Volta) or cannot be read.
     fn energy_millijoules(&self, uuid: &str) -> Option<u64>;
-    /// Milliwatts now.
+    /// Returns the current power in milliwatts. `None` if the GPU cannot be read.
     fn power_milliwatts(&self, uuid: &str) -> Option<u32>;
-    /// Whether its clocks are held down by heat.
-    fn is_hot(&self, uuid: &str) -> bool;
-    /// What to do where GPUs may be there but cannot be asked.
+    /// Returns whether the GPU's clocks are lowered because of heat.
+    fn is_thermally_throttled(&self, uuid: &str) -> bool;
+    /// Returns what a user can do if there may be GPUs that cannot be read.
     fn hint(&self) -> Option<String>;
 }
 
-/// The GPUs of this machine. The library is loaded when it runs: a machine without it has no GPUs.
+/// The NVIDIA GPUs of this machine. The library is loaded at run time: a machine without it counts
+/// as having no GPUs.
 pub struct Nvidia {
+    /// The library, or a hint for users why it cannot be used.
     library: Result<Nvml, Option<String>>,
 }
 
 impl Nvidia {
-    /// Loads the library.
+    /// Loads the library, if there is one.
     #[must_use]
     pub fn load() -> Self {
         let library = Nvml::init().map_err(|error| hint(&error));
         Self { library }
     }
 
-    fn ask<T>(
+    /// Queries one GPU. `None` if it cannot be read.
+    fn query<T>(
         &self,
         uuid: &str,
-        question: impl FnOnce(&Device<'_>) -> Result<T, NvmlError>,
+        query: impl FnOnce(&Device<'_>) -> Result<T, NvmlError>,
     ) -> Option<T> {
         let library = self.library.as_ref().ok()?;
-        let answer = library.device_by_uuid(uuid).and_then(|gpu| question(&gpu));
-        answer
-            .inspect_err(|error| tracing::trace!(%error, uuid, "a GPU does not tell"))
+        let value = library.device_by_uuid(uuid).and_then(|gpu| query(&gpu));
+        value
+            .inspect_err(|error| tracing::trace!(%error, uuid, "cannot read a GPU"))
             .ok()
     }
 }
 
-/// What to do about a library that does not start. None where that means that there are no GPUs.
+/// What a user can do about a library that does not start. `None` if the error means that there are
+/// no GPUs.
 fn hint(error: &NvmlError) -> Option<String> {
     match error {
         NvmlError::LibloadingError(_)
@@ -81,9 +85,9 @@ fn hint(error: &NvmlError) -> Option<String> {
         | NvmlError::DriverNotLoaded
         | NvmlError::NotFound => None,
         NvmlError::LibRmVersionMismatch => Some(
-            "NVIDIA's library and driver are of different versions, so GPUs are not metered: reboot, or load the driver anew".to_owned(),
+            "the NVIDIA library and driver have different versions, so GPUs are not metered: reboot, or reload the driver".to_owned(),
         ),
-        error => Some(format!("NVIDIA's GPUs are not metered: {error}; see what `nvidia-smi` says")),
+        error => Some(format!("NVIDIA GPUs are not metered: {error}; run `nvidia-smi` for details")),
     }
 }
 
@@ -92,27 +96,27 @@ impl Gpus for Nvidia {
         let Ok(library) = &self.library else {
             return Vec::new();
         };
-        let look = |index| {
+        let describe = |index| {
             let gpu = library.device_by_index(index)?;
             let uuid = gpu.uuid()?;
             let name = gpu.name().unwrap_or_else(|_| uuid.clone());
             Ok::<_, NvmlError>(Gpu { uuid, name })
         };
         let indices = 0..library.device_count().unwrap_or_default();
-        indices.filter_map(|index| look(index).ok()).collect()
+        indices.filter_map(|index| describe(index).ok()).collect()
     }
 
     fn energy_millijoules(&self, uuid: &str) -> Option<u64> {
-        self.ask(uuid, |gpu| gpu.total_energy_consumption())
+        self.query(uuid, |gpu| gpu.total_energy_consumption())
     }
 
     fn power_milliwatts(&self, uuid: &str) -> Option<u32> {
-        self.ask(uuid, |gpu| gpu.power_usage())
+        self.query(uuid, |gpu| gpu.power_usage())
     }
 
-    fn is_hot(&self, uuid: &str) -> bool {
+    fn is_thermally_throttled(&self, uuid: &str) -> bool {
         let heat = ThrottleReasons::SW_THERMAL_SLOWDOWN | ThrottleReasons::HW_THERMAL_SLOWDOWN;
-        let reasons = self.ask(uuid, |gpu| gpu.current_throttle_reasons());
+        let reasons = self.query(uuid, |gpu| gpu.current_throttle_reasons());
         reasons.is_some_and(|reasons| reasons.intersects(heat))
     }
 
@@ -121,18 +125,18 @@ impl Gpus for Nvidia {
     }
 }
 
-/// Meters the GPUs that tell their energy or their power. `within`: the channel that has them in it
-/// already, if there is one.
-pub(super) fn find(gpus: Arc<dyn Gpus>, within: Option<&str>) -> Option<GpuMeters> {
+/// Meters the GPUs that report their energy or their power. `parent`: the id of the channel that
+/// includes their energy already, if there is one.
+pub(super) fn detect(gpus: Arc<dyn Gpus>, parent: Option<&str>) -> Option<GpuMeters> {
     let (mut channels, mut gauges) = (Vec::new(), Vec::new());
     for gpu in gpus.list() {
         let (gauge, resolution) = if gpus.energy_millijoules(&gpu.uuid).is_some() {
             (
-                GpuGauge::Energy(EnergyCounter::new(MILLI, None, MOST)),
+                GpuGauge::Energy(EnergyCounter::new(MILLI, None, MAX_WATTS)),
                 MILLI,
             )
         } else if gpus.power_milliwatts(&gpu.uuid).is_some() {
-            (GpuGauge::Power(PowerIntegral::new(MOST)), 0.0)
+            (GpuGauge::Power(PowerIntegral::new(MAX_WATTS)), 0.0)
         } else {
             continue;
         };
@@ -143,7 +147,7 @@ pub(super) fn find(gpus: Arc<dyn Gpus>, within: Option<&str>) -> Option<GpuMeter
             source: EnergySource::Nvml,
             resolution,
             period: PERIOD,
-            parent: within.map(str::to_owned),
+            parent: parent.map(str::to_owned),
         });
         gauges.push((gpu.uuid, gauge));
     }
@@ -154,15 +158,19 @@ pub(super) fn find(gpus: Arc<dyn Gpus>, within: Option<&str>) -> Option<GpuMeter
     })
 }
 
+/// How the energy of a GPU is measured.
 enum GpuGauge {
+    /// By its energy counter.
     Energy(EnergyCounter),
+    /// By integrating its power.
     Power(PowerIntegral),
 }
 
-/// The meters of all GPUs.
+/// Meter of all GPUs.
 pub(super) struct GpuMeters {
     gpus: Arc<dyn Gpus>,
     channels: Vec<MeterChannel>,
+    /// UUID and gauge of each GPU, in the order of the channels.
     gauges: Vec<(String, GpuGauge)>,
 }
 
@@ -188,20 +196,20 @@ impl Meter for GpuMeters {
     }
 }
 
-/// GPUs that are none.
+/// A fake GPU for tests.
 #[cfg(test)]
 pub(super) mod fake {
     use parking_lot::Mutex;
 
     use super::{Gpu, Gpus};
 
-    /// One GPU or none, which tells what it is told to.
+    /// One GPU or none, with the values that a test sets.
     #[derive(Default)]
     pub(in super::super) struct FakeGpu {
         pub(in super::super) present: bool,
         pub(in super::super) energy: Mutex<Option<u64>>,
         pub(in super::super) power: Option<u32>,
-        pub(in super::super) hot: bool,
+        pub(in super::super) throttled: bool,
     }
 
     impl FakeGpu {
@@ -210,7 +218,7 @@ pub(super) mod fake {
                 present: true,
                 energy: Mutex::new(energy),
                 power,
-                hot: false,
+                throttled: false,
             }
         }
     }
@@ -232,8 +240,8 @@ pub(super) mod fake {
             self.power
         }
 
-        fn is_hot(&self, _: &str) -> bool {
-            self.hot
+        fn is_thermally_throttled(&self, _: &str) -> bool {
+            self.throttled
         }
 
         fn hint(&self) -> Option<String> {
@@ -248,16 +256,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_energy_counter_is_read_where_there_is_one() {
+    fn the_energy_counter_is_preferred() {
         let gpus = Arc::new(FakeGpu::one(Some(5_000), Some(1)));
-        let mut meter = find(gpus.clone(), None).unwrap();
+        let mut meter = detect(gpus.clone(), None).unwrap();
         assert_eq!(meter.channels()[0].id, "nvml:GPU-1");
         assert_eq!(meter.read(0.0), [Some(0.0)]);
         for (now, energy, joules) in [
             (1.0, Some(25_000), Some(20.0)),
             (2.0, None, None),
             (3.0, Some(65_000), Some(40.0)),
-            // The driver was loaded anew.
+            // The driver was reloaded.
             (4.0, Some(10), None),
             (5.0, Some(1_010), Some(1.0)),
         ] {
@@ -267,21 +275,21 @@ mod tests {
     }
 
     #[test]
-    fn power_is_integrated_where_there_is_no_counter() {
+    fn power_is_integrated_without_an_energy_counter() {
         let gpus = Arc::new(FakeGpu::one(None, Some(30_000)));
-        let mut meter = find(gpus, Some("rail")).unwrap();
+        let mut meter = detect(gpus, Some("rail")).unwrap();
         assert_eq!(meter.channels()[0].parent.as_deref(), Some("rail"));
         meter.read(0.0);
         assert_eq!(meter.read(2.0), [Some(60.0)]);
     }
 
     #[test]
-    fn a_gpu_that_tells_nothing_is_not_metered() {
-        assert!(find(Arc::new(FakeGpu::one(None, None)), None).is_none());
+    fn a_gpu_that_reports_nothing_is_not_metered() {
+        assert!(detect(Arc::new(FakeGpu::one(None, None)), None).is_none());
     }
 
     #[test]
-    fn only_what_a_person_can_mend_gives_a_hint() {
+    fn only_errors_that_a_user_can_fix_give_a_hint() {
         assert_eq!(hint(&NvmlError::DriverNotLoaded), None);
         assert_eq!(hint(&NvmlError::LibraryNotFound), None);
         assert!(
@@ -297,12 +305,12 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_with_or_without_the_library_can_be_asked() {
+    fn a_machine_with_or_without_the_library_can_be_queried() {
         let nvidia = Nvidia::load();
         for gpu in nvidia.list() {
             assert!(gpu.uuid.starts_with("GPU-"));
         }
         assert_eq!(nvidia.energy_millijoules("GPU-none"), None);
-        assert!(!nvidia.is_hot("GPU-none"));
+        assert!(!nvidia.is_thermally_throttled("GPU-none"));
     }
 }

@@ -1,23 +1,24 @@
-//! What the rails of a board feed, by their names, and which are in which.
+//! Power rails of boards: which component a rail feeds, by its name, and which rail feeds another.
 //!
-//! Names are those of NVIDIA's Jetson boards (Jetson Linux Developer Guide, "Power Consumption": from
-//! TX1's `POM_5V_IN` to Thor's `VDD_CPU_SOC_MSS`) and of Apple's SMC under Linux. A rail whose name says
-//! nothing here is left out: it may be a part of another.
+//! The names are those of NVIDIA's Jetson boards (Jetson Linux Developer Guide, "Power Consumption":
+//! from TX1's `POM_5V_IN` to Thor's `VDD_CPU_SOC_MSS`) and of Apple's SMC under Linux. A rail with an
+//! unknown name is not metered, because another rail may feed it.
 
-use super::ComponentKind;
 use super::sensor::SensorChannel;
+use super::{ComponentKind, MeterChannel};
 
 /// Rails that feed the whole module or board.
-const WHOLE: &[&str] = &["VDD_IN", "POM_5V_IN", "POM_5V0_IN", "VIN"];
+const BOARD_INPUTS: &[&str] = &["VDD_IN", "POM_5V_IN", "POM_5V0_IN", "VIN"];
 
-/// The 5 V rail of AGX boards, for memory and what is around the chip, and the memory rail in it.
-const SYSTEM: &[&str] = &["VIN_SYS_5V0", "SYS5V"];
-const IN_SYSTEM: &str = "VDDQ_VDD2_1V8AO";
+/// The 5 V rail of AGX boards, which feeds the memory and the components around the chip.
+const SYSTEM_RAILS: &[&str] = &["VIN_SYS_5V0", "SYS5V"];
+/// The memory rail that the 5 V rail of AGX boards feeds.
+const SYSTEM_MEMORY_RAIL: &str = "VDDQ_VDD2_1V8AO";
 
-/// Words in a rail's name, with what such a rail feeds. The first that fits decides: `VDD_CPU_GPU_CV`
-/// feeds the processor too, `VDD_GPU_SOC` the GPU first of all. CV is the vision accelerators, SOC and
-/// MSS the rest of the chip.
-const WORDS: &[(&str, ComponentKind)] = &[
+/// Words in the name of a rail, with the component that the rail counts as. The first match in this
+/// order decides, for rails that feed several components: `VDD_CPU_GPU_CV` counts as CPU,
+/// `VDD_GPU_SOC` as GPU. CV stands for the vision accelerators, SOC and MSS for the rest of the chip.
+const COMPONENT_WORDS: &[(&str, ComponentKind)] = &[
     ("CPU", ComponentKind::Cpu),
     ("GPU", ComponentKind::Gpu),
     ("TOTAL", ComponentKind::Host),
@@ -30,52 +31,56 @@ const WORDS: &[(&str, ComponentKind)] = &[
     ("DRAM", ComponentKind::Memory),
 ];
 
-/// What a rail with this name feeds, where the name tells.
-pub(super) fn kind(label: &str) -> Option<ComponentKind> {
-    let name = plain(label);
-    if WHOLE.contains(&name.as_str()) {
+/// Returns the component that a rail with this label feeds. `None` if the label is unknown.
+pub(super) fn component(label: &str) -> Option<ComponentKind> {
+    let name = normalize(label);
+    if BOARD_INPUTS.contains(&name.as_str()) {
         return Some(ComponentKind::Host);
     }
-    if SYSTEM.contains(&name.as_str()) {
+    if SYSTEM_RAILS.contains(&name.as_str()) {
         return Some(ComponentKind::Memory);
     }
-    let fits = |word: &str| name.split('_').any(|part| part == word);
-    let found = WORDS.iter().find(|(word, _)| fits(word));
-    found.map(|(_, kind)| *kind)
+    let has_word = |word: &str| name.split('_').any(|part| part == word);
+    COMPONENT_WORDS
+        .iter()
+        .find(|(word, _)| has_word(word))
+        .map(|(_, kind)| *kind)
 }
 
-/// Says which rails are in which: all in the first that feeds the whole board.
-pub(super) fn relate(parts: &mut [SensorChannel]) {
-    let id_of = |wanted: &dyn Fn(&SensorChannel) -> bool| {
-        let found = parts.iter().find(|part| part.rail && wanted(part));
-        found.map(|part| part.channel.id.clone())
+/// Sets the parent of each rail: the first rail that feeds the whole board.
+pub(super) fn set_parents(channels: &mut [SensorChannel]) {
+    let id_of_first = |matches: &dyn Fn(&MeterChannel) -> bool| {
+        let mut rails = channels.iter().filter(|channel| channel.is_rail);
+        rails
+            .find(|rail| matches(&rail.channel))
+            .map(|rail| rail.channel.id.clone())
     };
-    let whole = id_of(&|part| part.channel.kind == ComponentKind::Host);
-    let system = id_of(&|part| SYSTEM.contains(&plain(&part.channel.name).as_str()));
-    for part in parts.iter_mut().filter(|part| part.rail) {
-        let channel = &mut part.channel;
-        let within = if plain(&channel.name) == IN_SYSTEM {
-            system.as_ref().or(whole.as_ref())
+    let board = id_of_first(&|rail| rail.kind == ComponentKind::Host);
+    let system = id_of_first(&|rail| SYSTEM_RAILS.contains(&normalize(&rail.name).as_str()));
+    for rail in channels.iter_mut().filter(|channel| channel.is_rail) {
+        let channel = &mut rail.channel;
+        let parent = if normalize(&channel.name) == SYSTEM_MEMORY_RAIL {
+            system.as_ref().or(board.as_ref())
         } else {
-            whole.as_ref()
+            board.as_ref()
         };
-        channel.parent = within.filter(|id| **id != channel.id).cloned();
+        channel.parent = parent.filter(|id| **id != channel.id).cloned();
     }
 }
 
-/// The rail that has the chip's own GPU in it, on a board with rails: what NVML says of that GPU is in
-/// the rail already.
-pub(super) fn of_gpu(parts: &[SensorChannel]) -> Option<String> {
-    let rails = || parts.iter().filter(|part| part.rail);
+/// Returns the id of the rail that feeds the chip's own GPU, on a board with rails. It includes the
+/// energy that NVML reports for that GPU.
+pub(super) fn gpu_rail(channels: &[SensorChannel]) -> Option<String> {
+    let rails = || channels.iter().filter(|channel| channel.is_rail);
     rails()
-        .find(|part| part.channel.kind == ComponentKind::Gpu)
-        .or_else(|| rails().find(|part| plain(&part.channel.name).contains("GPU")))
-        .or_else(|| rails().find(|part| part.channel.kind == ComponentKind::Host))
-        .map(|part| part.channel.id.clone())
+        .find(|rail| rail.channel.kind == ComponentKind::Gpu)
+        .or_else(|| rails().find(|rail| normalize(&rail.channel.name).contains("GPU")))
+        .or_else(|| rails().find(|rail| rail.channel.kind == ComponentKind::Host))
+        .map(|rail| rail.channel.id.clone())
 }
 
-/// A name as it is compared: `VDD IN` and `vdd-in` are `VDD_IN`.
-fn plain(label: &str) -> String {
+/// Normalizes a name for comparison: `VDD IN` and `vdd-in` become `VDD_IN`.
+fn normalize(label: &str) -> String {
     label.trim().to_uppercase().replace([' ', '-'], "_")
 }
 
@@ -84,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_tell_what_is_fed() {
+    fn names_say_which_component_a_rail_feeds() {
         for (label, kind) in [
             ("VDD_IN", Some(ComponentKind::Host)),
             ("VDD IN", Some(ComponentKind::Host)),
@@ -106,7 +111,7 @@ mod tests {
             ("sum of shunt voltages", None),
             ("", None),
         ] {
-            assert_eq!(super::kind(label), kind, "{label}");
+            assert_eq!(component(label), kind, "{label}");
         }
     }
 }

@@ -1,69 +1,72 @@
-//! One sensor in `/sys`: the files it is read from, and what it has counted.
+//! A sensor in `/sys`, with the files it is read from and the energy it has measured.
 
 use std::path::{Path, PathBuf};
 
-use super::counter::EnergyCounter;
-use super::integral::PowerIntegral;
+use super::energy_counter::EnergyCounter;
+use super::power_integral::PowerIntegral;
 use super::{Meter, MeterChannel, sysfs};
 
-/// No sensor of a node sees more than this, in watts: a rack's power shelf is about as large.
-const MOST: f64 = 20_000.0;
+/// Highest plausible power at a sensor, in watts: about that of a rack's power shelf.
+const MAX_WATTS: f64 = 20_000.0;
 
-/// Joules, watts, volts times amperes of one count of hwmon's files, which are in microjoules,
-/// microwatts, and millivolts and milliamperes (kernel.org, "Naming and data format standards for sysfs
-/// files").
+/// Joules per count of an energy file, and watts per count of a power file or of a voltage times a
+/// current: hwmon's units are microjoules, microwatts, millivolts and milliamperes (kernel.org, "Naming
+/// and data format standards for sysfs files").
 const MICRO: f64 = 1e-6;
 
-/// A sensor with what it has counted so far.
+/// A sensor and how its values become joules.
 pub(super) struct Sensor {
     input: SensorInput,
     gauge: SensorGauge,
 }
 
-/// Where a sensor is read.
+/// The files of a sensor.
 enum SensorInput {
-    /// A file with a number.
+    /// One file.
     File(PathBuf),
-    /// A file with millivolts and one with milliamperes.
+    /// A file in millivolts and one in milliamperes, whose values are multiplied.
     Product(PathBuf, PathBuf),
 }
 
-/// What makes joules of it.
+/// How the values of a sensor become joules.
 enum SensorGauge {
+    /// The sensor counts energy.
     Energy(EnergyCounter),
-    /// Watts of one count, and their integral.
+    /// The sensor measures power: the watts per count, and their integral.
     Power(f64, PowerIntegral),
 }
 
 impl Sensor {
-    /// A counter of microjoules.
+    /// A sensor that counts microjoules.
     pub(super) fn energy(path: PathBuf) -> Self {
         Self {
             input: SensorInput::File(path),
-            gauge: SensorGauge::Energy(EnergyCounter::new(MICRO, None, MOST)),
+            gauge: SensorGauge::Energy(EnergyCounter::new(MICRO, None, MAX_WATTS)),
         }
     }
 
-    /// A power sensor whose file counts in so many watts.
-    pub(super) fn power(path: PathBuf, watts: f64) -> Self {
+    /// A power sensor with a file in units of `watts_per_count`.
+    pub(super) fn power(path: PathBuf, watts_per_count: f64) -> Self {
         Self {
             input: SensorInput::File(path),
-            gauge: SensorGauge::Power(watts, PowerIntegral::new(MOST)),
+            gauge: SensorGauge::Power(watts_per_count, PowerIntegral::new(MAX_WATTS)),
         }
     }
 
-    /// A sensor of a rail's voltage and current.
-    pub(super) fn product(volts: PathBuf, amperes: PathBuf) -> Self {
+    /// A sensor that measures the voltage and the current of a rail.
+    pub(super) fn product(millivolts: PathBuf, milliamperes: PathBuf) -> Self {
         Self {
-            input: SensorInput::Product(volts, amperes),
-            gauge: SensorGauge::Power(MICRO, PowerIntegral::new(MOST)),
+            input: SensorInput::Product(millivolts, milliamperes),
+            gauge: SensorGauge::Power(MICRO, PowerIntegral::new(MAX_WATTS)),
         }
     }
 
-    /// The sensor with this number among hwmon's files: what counts energy before what tells power, and
-    /// a mean before a moment. One that can be read now before one that only has its file: a GPU that
-    /// sleeps cannot be read, and some drivers have files that never answer.
-    pub(super) fn of_hwmon(folder: &Path, number: u32) -> Option<Self> {
+    /// Returns the best sensor with this number in a hwmon folder: an energy counter before average
+    /// power before momentary power before voltage times current.
+    ///
+    /// A sensor that can be read now is preferred to one that only has its files: a sleeping GPU
+    /// cannot be read, and some drivers have files that never give a value.
+    pub(super) fn from_hwmon(folder: &Path, number: u32) -> Option<Self> {
         let file = |name: &str| folder.join(name);
         let volts = file(&format!("in{number}_input"));
         let amperes = file(&format!("curr{number}_input"));
@@ -73,14 +76,14 @@ impl Sensor {
             Self::power(file(&format!("power{number}_input")), MICRO),
             Self::product(volts, amperes),
         ];
-        let at = sensors
+        let index = sensors
             .iter()
-            .position(|sensor| sensor.look().is_some())
+            .position(|sensor| sensor.value().is_some())
             .or_else(|| sensors.iter().position(Self::exists))?;
-        Some(sensors.swap_remove(at))
+        Some(sensors.swap_remove(index))
     }
 
-    /// The smallest step in joules, as [`MeterChannel::resolution`] has it.
+    /// The smallest step in joules; see [`MeterChannel::resolution`].
     pub(super) fn resolution(&self) -> f64 {
         match self.gauge {
             SensorGauge::Energy(_) => MICRO,
@@ -88,19 +91,20 @@ impl Sensor {
         }
     }
 
-    /// Joules since the read before.
+    /// Returns the joules since the previous read; see [`Meter::read`].
     pub(super) fn read(&mut self, now: f64) -> Option<f64> {
-        let value = self.look();
+        let value = self.value();
         match &mut self.gauge {
             SensorGauge::Energy(counter) => counter.read(now, value),
-            SensorGauge::Power(unit, integral) => {
-                integral.read(now, value.map(|value| value as f64 * *unit))
+            SensorGauge::Power(watts_per_count, integral) => {
+                integral.read(now, value.map(|value| value as f64 * *watts_per_count))
             }
         }
     }
 
-    /// The number that it gives now. A rail that feeds back, or an offset about zero, is no draw.
-    fn look(&self) -> Option<u64> {
+    /// The current value in counts. Negative values, from a rail that feeds back or an offset around
+    /// zero, count as 0.
+    fn value(&self) -> Option<u64> {
         let number = match &self.input {
             SensorInput::File(path) => sysfs::signed(path)?,
             SensorInput::Product(volts, amperes) => {
@@ -110,6 +114,7 @@ impl Sensor {
         Some(number.max(0).unsigned_abs())
     }
 
+    /// Whether the files of the sensor exist.
     fn exists(&self) -> bool {
         match &self.input {
             SensorInput::File(path) => path.exists(),
@@ -118,27 +123,27 @@ impl Sensor {
     }
 }
 
-/// A channel with its sensor.
+/// A channel and its sensor.
 pub(super) struct SensorChannel {
     pub(super) channel: MeterChannel,
     pub(super) sensor: Sensor,
-    /// Whether it is one of a board's rails, which belong together.
-    pub(super) rail: bool,
+    /// Whether the channel is a power rail of the board.
+    pub(super) is_rail: bool,
 }
 
-/// The sensors of a node as one meter, where there are any.
-pub(super) fn meter(parts: Vec<SensorChannel>) -> Option<Sensors> {
-    if parts.is_empty() {
+/// Combines sensors into one meter. `None` without sensors.
+pub(super) fn meter(channels: Vec<SensorChannel>) -> Option<Sensors> {
+    if channels.is_empty() {
         return None;
     }
-    let (channels, sensors) = parts
+    let (channels, sensors) = channels
         .into_iter()
-        .map(|part| (part.channel, part.sensor))
+        .map(|channel| (channel.channel, channel.sensor))
         .unzip();
     Some(Sensors { channels, sensors })
 }
 
-/// Sensors that are read one by one.
+/// Meter of several sensors.
 pub(super) struct Sensors {
     channels: Vec<MeterChannel>,
     sensors: Vec<Sensor>,
@@ -160,10 +165,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn energy_is_preferred_to_power_and_a_mean_to_a_moment() {
+    fn energy_is_preferred_to_power_and_average_power_to_momentary() {
         let root = sysfs::tree(&[("power1_input", "3000000"), ("power1_cap", "9")]);
         let read = |root: &Path| {
-            let mut sensor = Sensor::of_hwmon(root, 1).unwrap();
+            let mut sensor = Sensor::from_hwmon(root, 1).unwrap();
             sensor.read(0.0);
             sysfs::write(root, "energy1_input", "15000000");
             (sensor.read(1.0), sensor.resolution())
@@ -173,21 +178,21 @@ mod tests {
         assert_eq!(read(root.path()), (Some(1.0), 1e-6));
         let root = sysfs::tree(&[("power1_input", "3000000"), ("power1_average", "2000000")]);
         assert_eq!(read(root.path()), (Some(2.0), 0.0));
-        assert!(Sensor::of_hwmon(root.path(), 2).is_none());
+        assert!(Sensor::from_hwmon(root.path(), 2).is_none());
     }
 
     #[test]
-    fn a_file_that_never_answers_is_passed_over_for_one_that_does() {
+    fn a_readable_file_is_preferred_to_one_without_a_value() {
         let root = sysfs::tree(&[("power1_average", ""), ("power1_input", "3000000")]);
-        let mut sensor = Sensor::of_hwmon(root.path(), 1).unwrap();
+        let mut sensor = Sensor::from_hwmon(root.path(), 1).unwrap();
         sensor.read(0.0);
         assert_eq!(sensor.read(1.0), Some(3.0));
     }
 
     #[test]
-    fn a_sleeping_sensor_wakes_up_later() {
+    fn a_sleeping_sensor_is_measured_once_it_wakes_up() {
         let root = sysfs::tree(&[("power1_average", "")]);
-        let mut sensor = Sensor::of_hwmon(root.path(), 1).unwrap();
+        let mut sensor = Sensor::from_hwmon(root.path(), 1).unwrap();
         assert_eq!(sensor.read(0.0), None);
         sysfs::write(root.path(), "power1_average", "5000000");
         assert_eq!(sensor.read(1.0), Some(0.0));
@@ -195,9 +200,9 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_or_negative_product_is_no_energy() {
+    fn a_huge_or_negative_product_counts_nothing() {
         let root = sysfs::tree(&[("in1_input", "5000"), ("curr1_input", "-20")]);
-        let mut sensor = Sensor::of_hwmon(root.path(), 1).unwrap();
+        let mut sensor = Sensor::from_hwmon(root.path(), 1).unwrap();
         assert_eq!(sensor.read(0.0), Some(0.0));
         assert_eq!(sensor.read(1.0), Some(0.0));
         sysfs::write(root.path(), "curr1_input", &i64::MAX.to_string());

@@ -1,56 +1,59 @@
-//! Whether heat slows this node down, and what says so.
+//! Detects that heat slows this node down.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::sysfs;
 
-/// Zones whose trip points are thresholds for a notice that anybody may set, and slow nothing down.
-const NOTICES: &[&str] = &["x86_pkg_temp"];
+/// Types of thermal zones whose trip points only trigger notifications and throttle nothing.
+const NOTIFICATION_ZONES: &[&str] = &["x86_pkg_temp"];
 
-/// Most trip points that a zone is looked through for.
-const TRIPS: u32 = 12;
+/// Number of trip points that are checked in each zone.
+const MAX_TRIP_POINTS: u32 = 12;
 
-/// Hottest trip point that is believed, in thousandths of a degree: what is above is not set.
-const HOTTEST: i64 = 200_000;
+/// Highest plausible temperature in thousandths of a degree Celsius; a higher value means that none
+/// is measured.
+const MAX_MILLIDEGREES: i64 = 200_000;
 
-/// Where a Raspberry Pi's firmware tells what holds it back (raspberrypi.com, "vcgencmd get_throttled"):
-/// its kernel's trip points do not say.
-const RASPBERRY: &str = "sys/devices/platform/soc/soc:firmware/get_throttled";
+/// File in which the firmware of a Raspberry Pi reports throttling (raspberrypi.com, "vcgencmd
+/// get_throttled"). Its trip points do not show it.
+const RASPBERRY_PI_FILE: &str = "sys/devices/platform/soc/soc:firmware/get_throttled";
 
-/// Bits of it: throttled now, and the soft temperature limit is active now.
-const RASPBERRY_HOT: u32 = 1 << 2 | 1 << 3;
+/// Bits of that file: currently throttled, and soft temperature limit currently active.
+const RASPBERRY_PI_THROTTLED: u32 = 1 << 2 | 1 << 3;
 
-/// Watches for heat.
+/// Checks whether heat slows the node down.
 pub(super) struct ThermalWatcher {
     root: PathBuf,
-    /// How often each processor says that it was slowed down.
-    counts: HashMap<PathBuf, u64>,
+    /// Throttle count of each processor at the previous check, by file.
+    throttle_counts: HashMap<PathBuf, u64>,
 }
 
 impl ThermalWatcher {
+    /// Creates a watcher for the machine whose `/sys` is below `root`.
     pub(super) fn new(root: &Path) -> Self {
-        let mut heat = Self {
+        let mut watcher = Self {
             root: root.to_owned(),
-            counts: HashMap::new(),
+            throttle_counts: HashMap::new(),
         };
-        // What happened before is not news.
-        heat.processor_slowed();
-        heat
+        // Throttling before the start is not reported.
+        watcher.processor_throttled();
+        watcher
     }
 
-    /// What slows the node down by heat now, or has since the last look.
+    /// Returns what slows the node down because of heat now, or has since the previous check, as a
+    /// text for users.
     pub(super) fn check(&mut self) -> Option<String> {
-        // Always, so that the next look compares with this one.
-        let slowed = self.processor_slowed();
-        slowed
-            .then(|| "the processor was slowed down by heat".to_owned())
+        // Always read, so that the next check compares with this one.
+        let throttled = self.processor_throttled();
+        throttled
+            .then(|| "the processor was throttled by heat".to_owned())
             .or_else(|| self.hot_zone())
-            .or_else(|| self.raspberry())
+            .or_else(|| self.raspberry_pi())
     }
 
-    /// Whether a count of slow-downs has grown since the last look.
-    fn processor_slowed(&mut self) -> bool {
+    /// Whether a throttle count has grown since the previous check.
+    fn processor_throttled(&mut self) -> bool {
         let mut grown = false;
         let processors = sysfs::entries(&self.root.join("sys/devices/system/cpu"), "cpu");
         for processor in processors {
@@ -59,44 +62,47 @@ impl ThermalWatcher {
                 let Some(count) = sysfs::count(&path) else {
                     continue;
                 };
-                let before = self.counts.insert(path, count);
-                grown |= before.is_some_and(|before| count > before);
+                let previous = self.throttle_counts.insert(path, count);
+                grown |= previous.is_some_and(|previous| count > previous);
             }
         }
         grown
     }
 
-    /// A zone that is past the point where it slows something down.
+    /// Describes a thermal zone that is past a trip point that throttles.
     fn hot_zone(&self) -> Option<String> {
         let zones = sysfs::entries(&self.root.join("sys/class/thermal"), "thermal_zone");
-        zones.iter().find_map(|zone| past_trip(zone))
+        zones.iter().find_map(|zone| past_trip_point(zone))
     }
 
-    fn raspberry(&self) -> Option<String> {
-        let text = sysfs::text(&self.root.join(RASPBERRY)).ok()?;
+    /// What the firmware of a Raspberry Pi reports.
+    fn raspberry_pi(&self) -> Option<String> {
+        let text = sysfs::text(&self.root.join(RASPBERRY_PI_FILE)).ok()?;
         let bits = u32::from_str_radix(text.trim_start_matches("0x"), 16).ok()?;
-        (bits & RASPBERRY_HOT != 0).then(|| "the Raspberry Pi's firmware holds it back".to_owned())
+        (bits & RASPBERRY_PI_THROTTLED != 0)
+            .then(|| "the firmware of the Raspberry Pi throttles it".to_owned())
     }
 }
 
-fn past_trip(zone: &Path) -> Option<String> {
+/// Describes the zone if its temperature is past a trip point that throttles.
+fn past_trip_point(zone: &Path) -> Option<String> {
     let text = |file: &str| sysfs::text(&zone.join(file)).unwrap_or_default();
     let name = text("type");
-    if NOTICES.contains(&name.as_str()) || text("mode") == "disabled" {
+    if NOTIFICATION_ZONES.contains(&name.as_str()) || text("mode") == "disabled" {
         return None;
     }
-    let now = sysfs::signed(&zone.join("temp")).filter(|now| *now <= HOTTEST)?;
-    let past = |trip: &u32| {
-        let slows = matches!(
+    let now = sysfs::signed(&zone.join("temp")).filter(|now| *now <= MAX_MILLIDEGREES)?;
+    let is_past = |trip: &u32| {
+        let throttles = matches!(
             text(&format!("trip_point_{trip}_type")).as_str(),
             "passive" | "hot"
         );
-        let at = sysfs::signed(&zone.join(format!("trip_point_{trip}_temp")));
-        // Zero and below stand for a point that is not set.
-        slows && at.is_some_and(|at| at > 0 && now >= at)
+        let limit = sysfs::signed(&zone.join(format!("trip_point_{trip}_temp")));
+        // Zero and negative values mean that the trip point is not set.
+        throttles && limit.is_some_and(|limit| limit > 0 && now >= limit)
     };
-    (0..TRIPS)
-        .find(past)
+    (0..MAX_TRIP_POINTS)
+        .find(is_past)
         .map(|_| format!("{name} is at {} °C", now / 1000))
 }
 
@@ -105,32 +111,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_that_grows_is_heat_until_it_rests() {
+    fn a_growing_throttle_count_is_reported_until_it_stops_growing() {
         let file = "sys/devices/system/cpu/cpu1/thermal_throttle/core_throttle_count";
         let root = sysfs::tree(&[(file, "7")]);
-        let mut heat = ThermalWatcher::new(root.path());
-        assert_eq!(heat.check(), None);
+        let mut watcher = ThermalWatcher::new(root.path());
+        assert_eq!(watcher.check(), None);
         sysfs::write(root.path(), file, "8");
-        assert!(heat.check().unwrap().contains("processor"));
-        assert_eq!(heat.check(), None);
+        assert!(watcher.check().unwrap().contains("processor"));
+        assert_eq!(watcher.check(), None);
         sysfs::write(root.path(), file, "garbage");
-        assert_eq!(heat.check(), None);
+        assert_eq!(watcher.check(), None);
         sysfs::write(root.path(), file, "1");
-        assert_eq!(heat.check(), None, "a reset");
+        assert_eq!(watcher.check(), None, "a reset");
     }
 
     #[test]
-    fn a_processor_that_comes_later_is_not_hot_at_once() {
+    fn the_first_count_of_a_new_processor_is_not_reported() {
         let root = sysfs::tree(&[]);
-        let mut heat = ThermalWatcher::new(root.path());
+        let mut watcher = ThermalWatcher::new(root.path());
         let file = "sys/devices/system/cpu/cpu9/thermal_throttle/package_throttle_count";
         sysfs::write(root.path(), file, "100");
-        assert_eq!(heat.check(), None);
+        assert_eq!(watcher.check(), None);
     }
 
     #[test]
-    fn a_zone_is_hot_past_what_slows_it_down() {
-        for (kind, temp, trip, at, hot) in [
+    fn a_zone_is_hot_past_a_trip_point_that_throttles() {
+        for (kind, temp, trip, limit, hot) in [
             ("cpu-thermal", "85000", "passive", "80000", true),
             ("cpu-thermal", "79000", "passive", "80000", false),
             ("cpu-thermal", "85000", "hot", "80000", true),
@@ -150,22 +156,22 @@ mod tests {
                 ),
                 ("sys/class/thermal/thermal_zone0/trip_point_0_temp", "1"),
                 ("sys/class/thermal/thermal_zone0/trip_point_1_type", trip),
-                ("sys/class/thermal/thermal_zone0/trip_point_1_temp", at),
+                ("sys/class/thermal/thermal_zone0/trip_point_1_temp", limit),
             ]);
-            let why = ThermalWatcher::new(root.path()).check();
-            assert_eq!(why.is_some(), hot, "{kind} {temp} {trip} {at}");
+            let reason = ThermalWatcher::new(root.path()).check();
+            assert_eq!(reason.is_some(), hot, "{kind} {temp} {trip} {limit}");
         }
     }
 
     #[test]
-    fn a_raspberry_tells_what_is_now_not_what_was() {
+    fn a_raspberry_pi_reports_current_throttling_only() {
         for (text, hot) in [
             ("0x50005", true),
             ("8", true),
             ("0x50000", false),
             ("x", false),
         ] {
-            let root = sysfs::tree(&[(RASPBERRY, text)]);
+            let root = sysfs::tree(&[(RASPBERRY_PI_FILE, text)]);
             assert_eq!(
                 ThermalWatcher::new(root.path()).check().is_some(),
                 hot,

@@ -1,50 +1,51 @@
-//! What an energy counter has counted between two reads.
+//! Joules from an energy counter that wraps around and may be reset.
 
-/// Seconds by which a counter may lag behind the clock: energy that is counted late still belongs.
+/// Seconds by which a counter may lag behind the clock; energy counted that late is accepted.
 const LAG: f64 = 1.0;
 
-/// A counter of energy that only grows, goes back to zero past its range, and may be reset.
+/// An energy counter that grows, wraps around to zero past its range, and may be reset.
 ///
-/// A value below the one before is a wrap-around where the energy that this implies could have been
-/// drawn in the time between, and else a reset: the driver was loaded anew or the machine slept. At
-/// most one wrap-around is assumed between two reads, so a counter must be read more often than it
-/// wraps (RAPL at 500 W: every 130 s where it counts in 15.3 uJ).
+/// A value lower than the previous one is a wrap-around if the energy it implies could have been
+/// drawn since then. Otherwise it is a reset: the driver was reloaded or the machine slept. At most
+/// one wrap-around is assumed between two reads, so a counter must be read more often than it wraps
+/// around (RAPL at 500 W with counts of 15.3 uJ: every 130 s).
 #[derive(Debug, Clone)]
 pub(super) struct EnergyCounter {
-    /// Joules of one count.
-    unit: f64,
-    /// The highest value in counts, where the counter has one.
+    /// Joules per count.
+    joules_per_count: f64,
+    /// The highest value in counts, if the counter wraps around.
     range: Option<u64>,
-    /// No channel of this sort draws more, in watts: what says so is a fault.
-    most: f64,
-    /// When it was last read, and what it said.
+    /// Highest plausible power in watts; higher values are taken for faults.
+    max_watts: f64,
+    /// Time in seconds and value of the previous read.
     last: Option<(f64, u64)>,
 }
 
 impl EnergyCounter {
-    pub(super) fn new(unit: f64, range: Option<u64>, most: f64) -> Self {
+    pub(super) fn new(joules_per_count: f64, range: Option<u64>, max_watts: f64) -> Self {
         Self {
-            unit,
+            joules_per_count,
             range,
-            most,
+            max_watts,
             last: None,
         }
     }
 
-    /// Joules since the read before; 0 at the first. None where they cannot be told: no value now (then
-    /// they come with the next), or after a reset or a jump (then they are lost).
+    /// Returns the joules since the previous read, 0 on the first. `None` if there is no valid
+    /// value now (the energy comes with the next read), or after a reset or an implausible jump
+    /// (the energy is lost).
     pub(super) fn read(&mut self, now: f64, value: Option<u64>) -> Option<f64> {
         let value = value.filter(|value| self.range.is_none_or(|range| *value <= range))?;
-        let Some((then, before)) = self.last.replace((now, value)) else {
+        let Some((last_time, last_value)) = self.last.replace((now, value)) else {
             return Some(0.0);
         };
-        let counts = match (value.checked_sub(before), self.range) {
+        let counts = match (value.checked_sub(last_value), self.range) {
             (Some(counts), _) => counts,
-            (None, Some(range)) => (range - before).saturating_add(value),
+            (None, Some(range)) => (range - last_value).saturating_add(value),
             (None, None) => return None,
         };
-        let joules = counts as f64 * self.unit;
-        (joules <= self.most * ((now - then).max(0.0) + LAG)).then_some(joules)
+        let joules = counts as f64 * self.joules_per_count;
+        (joules <= self.max_watts * ((now - last_time).max(0.0) + LAG)).then_some(joules)
     }
 }
 
@@ -58,12 +59,12 @@ mod tests {
     }
 
     #[test]
-    fn a_first_read_counts_nothing() {
+    fn the_first_read_counts_nothing() {
         assert_eq!(counter().read(5.0, Some(9_000_000)), Some(0.0));
     }
 
     #[test]
-    fn what_could_not_be_read_comes_with_the_next() {
+    fn energy_of_a_failed_read_comes_with_the_next() {
         let mut counter = counter();
         counter.read(0.0, Some(1_000_000));
         assert_eq!(counter.read(1.0, None), None);
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_no_wrap_around() {
+    fn a_reset_is_not_a_wrap_around() {
         let mut counter = counter();
         counter.read(0.0, Some(100_000_000_000));
         assert_eq!(counter.read(1.0, Some(2_000_000)), None);
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_is_no_energy() {
+    fn an_implausible_jump_counts_nothing() {
         let mut counter = EnergyCounter::new(1e-3, None, 2000.0);
         counter.read(0.0, Some(1_000));
         assert_eq!(counter.read(1.0, Some(u64::MAX)), None);
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_past_the_range_is_passed_over() {
+    fn a_value_past_the_range_is_ignored() {
         let mut counter = counter();
         counter.read(0.0, Some(1_000_000));
         assert_eq!(counter.read(1.0, Some(u64::MAX)), None);
@@ -97,38 +98,38 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reads_add_up_to_the_true_energy(
+        fn reads_add_up_to_the_energy_drawn(
             range in 1_000_000u64..u64::from(u32::MAX) * 61,
             start: u64,
             parts in proptest::collection::vec(0.0f64..1.0, 1..40),
         ) {
             let mut value = start % range;
             let mut counter = EnergyCounter::new(1e-6, Some(range), 1000.0);
-            let (mut now, mut truth, mut read) = (0.0, 0.0, 0.0);
+            let (mut now, mut drawn, mut read) = (0.0, 0.0, 0.0);
             counter.read(now, Some(value));
             for part in parts {
-                // Less than the range, and as fast as the channel may draw.
+                // Less than one wrap-around, at the highest plausible power.
                 let more = ((range as f64 * part) as u64).min(range - 1);
                 value = (value + more) % range;
-                truth += more as f64 * 1e-6;
+                drawn += more as f64 * 1e-6;
                 now += more as f64 * 1e-6 / 1000.0;
                 let joules = counter.read(now, Some(value));
                 prop_assert!(joules.is_some());
                 read += joules.unwrap_or_default();
             }
-            prop_assert!((truth - read).abs() <= truth * 1e-9 + 1e-9, "{truth} {read}");
+            prop_assert!((drawn - read).abs() <= drawn * 1e-9 + 1e-9, "{drawn} {read}");
         }
 
         #[test]
-        fn no_sequence_gives_more_than_could_be_drawn(
+        fn no_sequence_of_values_exceeds_the_highest_power(
             values in proptest::collection::vec(any::<Option<u64>>(), 1..40),
             step in 0.0f64..100.0,
         ) {
             prop_assume!(step.is_finite());
             let mut counter = EnergyCounter::new(1e-6, Some(1 << 38), 1000.0);
             let mut last = 0.0;
-            for (turn, value) in values.into_iter().enumerate() {
-                let now = turn as f64 * step;
+            for (index, value) in values.into_iter().enumerate() {
+                let now = index as f64 * step;
                 if let Some(joules) = counter.read(now, value) {
                     prop_assert!((0.0..=1000.0 * (now - last + LAG) + 1e-6).contains(&joules));
                     last = now;
