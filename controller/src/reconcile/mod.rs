@@ -1,10 +1,18 @@
 //! The leader's control loop. It moves the fleet towards the desired state:
 //! view → [`PlacementProblem`](placement::PlacementProblem) with rollouts and scaling →
 //! [`placement::solve`] → writes to the store.
+//!
+//! `problem.rs` assembles the problem from `node_capacity.rs` (nodes), `replica_count.rs` and
+//! `model_scalers.rs` (how many replicas), `rollout_step.rs` and `surge.rs` (which revision next).
+//! `writes.rs` turns the plan into writes.
 
-mod changes;
+mod model_scalers;
+mod node_capacity;
 mod problem;
-mod scale;
+mod replica_count;
+mod rollout_step;
+mod surge;
+mod writes;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::{FleetHandle, FleetView};
 use crate::store::backoff::RetryDelays;
 use crate::store::{Leadership, Store};
+use model_scalers::ModelScalers;
 use problem::ProblemInputs;
-use scale::ModelScalers;
 
 /// Interval of passes while the view does not change, for scaling by load.
 const SCALING_INTERVAL: Duration = Duration::from_secs(1);
@@ -64,7 +72,7 @@ pub(crate) async fn run(
         }
         let now = Instant::now();
         scalers.observe(&view, now);
-        let writes = changes::plan(&view, &scalers, now);
+        let writes = writes::plan(&view, &scalers, now);
         // Each write is correct by itself: what is missing after an error is part of the next plan.
         match store.write_all(leadership.fence(), writes).await {
             Ok(()) => delays.reset(),

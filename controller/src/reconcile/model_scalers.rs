@@ -1,0 +1,109 @@
+//! Scales the number of replicas of each model with the load that the nodes report.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use flotilla_core::ModelName;
+use flotilla_core::scaling::{ModelLoad, ReplicaScaler};
+
+use crate::fleet::{FleetView, ModelView};
+
+/// The scalers of all models. They live as long as the leadership: a new leader starts from the
+/// replicas that exist.
+#[derive(Default)]
+pub(super) struct ModelScalers {
+    models: BTreeMap<ModelName, ModelScaler>,
+}
+
+/// The scaler of one model, with the counters of the last observation.
+struct ModelScaler {
+    scaler: ReplicaScaler,
+    /// The number of requests that all nodes had begun.
+    begun: u64,
+    /// The total time that these requests had waited, in microseconds.
+    wait_us: u64,
+}
+
+impl ModelScalers {
+    /// Observes the load of every model.
+    pub(super) fn observe(&mut self, view: &FleetView, now: Instant) {
+        self.models.retain(|name, _| view.models.contains_key(name));
+        for (name, model) in &view.models {
+            let scaler = self
+                .models
+                .entry(name.clone())
+                .or_insert_with(|| ModelScaler::new(model, now));
+            let load = scaler.load(view, model);
+            let spec = &model.model.spec;
+            let before = scaler.scaler.target();
+            scaler
+                .scaler
+                .observe(spec.replicas, spec.keep_alive.0, &load, now);
+            let target = scaler.scaler.target();
+            if target != before {
+                tracing::info!(model = %name, from = before, to = target, ?load, "scaling");
+            }
+        }
+    }
+
+    /// Returns the number of replicas that a model's load asks for. `None` before the first
+    /// observation of the model.
+    pub(super) fn target(&self, model: &ModelName) -> Option<u32> {
+        let scaler = self.models.get(model);
+        scaler.map(|scaler| scaler.scaler.target())
+    }
+}
+
+impl ModelScaler {
+    fn new(model: &ModelView, now: Instant) -> Self {
+        // A new model starts with a replica even if it may scale to zero, because its first
+        // request is likely to come soon. A model that was served before and has no replica was
+        // scaled to zero.
+        let first = if model.stable.is_some() { 0 } else { 1 };
+        let assigned = u32::try_from(model.assigned.len()).unwrap_or(u32::MAX);
+        Self {
+            scaler: ReplicaScaler::new(assigned.max(first), now),
+            begun: 0,
+            wait_us: 0,
+        }
+    }
+
+    /// Sums the load of all replicas since the last observation.
+    fn load(&mut self, view: &FleetView, model: &ModelView) -> ModelLoad {
+        let mut load = ModelLoad {
+            ready: u32::try_from(model.replicas.len()).unwrap_or(u32::MAX),
+            concurrency: model.model.spec.concurrency,
+            waiting: model.waiting,
+            ..ModelLoad::default()
+        };
+        let mut wait_us = 0;
+        for name in model.assigned.keys() {
+            let Some(node) = view.nodes.get(name) else {
+                continue;
+            };
+            let report = node.report.load();
+            let counters = report.model(model.model.name()).and_then(|m| m.counters);
+            let counters = counters.unwrap_or_default();
+            load.active += counters.active;
+            load.queued += counters.queued;
+            load.begun += counters.requests;
+            wait_us += counters.wait_us;
+        }
+        // The sums shrink when a replica leaves or restarts; the wait is then unknown.
+        let begun = load
+            .begun
+            .checked_sub(self.begun)
+            .filter(|begun| *begun > 0);
+        let waited = wait_us.checked_sub(self.wait_us);
+        if let (Some(begun), Some(waited)) = (begun, waited) {
+            load.wait = Duration::from_micros(waited / begun);
+        } else if load.queued > 0 {
+            // No request was begun since the last observation while some were queued: they have
+            // waited at least for that long.
+            load.wait = super::SCALING_INTERVAL;
+        }
+        self.begun = load.begun;
+        self.wait_us = wait_us;
+        load
+    }
+}

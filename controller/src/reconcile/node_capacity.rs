@@ -1,0 +1,76 @@
+//! Nodes as the solver sees them.
+
+use std::collections::HashMap;
+
+use flotilla_core::placement::{MeasuredPerformance, NodeCapacity, Schedulability};
+use flotilla_core::{Bytes, NodeName};
+
+use crate::fleet::{FleetView, ModelView, NodePhase, NodeView};
+
+/// The number of output tokens from which on the measured speed is meaningful.
+const MIN_MEASURED_TOKENS: u64 = 200;
+
+/// Returns the capacity of a node.
+pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
+    let record = &node.record;
+    NodeCapacity {
+        name: &node.name,
+        memory: record.memory,
+        labels: &record.labels,
+        taints: &record.taints,
+        zone: record.zone.as_ref(),
+        accelerators: &record.accelerators,
+        open: schedulability(node),
+        handicap: f64::from(node.report.load().strain().factor()),
+    }
+}
+
+/// Returns which replicas a node may have: the operator's operation counts before its phase.
+fn schedulability(node: &NodeView) -> Schedulability {
+    let operation = node.order;
+    match node.phase {
+        _ if operation.draining && operation.force => Schedulability::Closed,
+        _ if operation.draining => Schedulability::Draining,
+        _ if operation.cordoned => Schedulability::Cordoned,
+        NodePhase::Ready if node.steady => Schedulability::Open,
+        NodePhase::Ready => Schedulability::Unsteady,
+        _ => Schedulability::Away,
+    }
+}
+
+/// Returns whether a second replica of `model` fits on a node beside everything assigned to it.
+/// If so, the node loads the new revision before it stops the old one.
+pub(super) fn fits_twice(view: &FleetView, model: &ModelView, node: &NodeName) -> bool {
+    let (Some(needed), Some(node)) = (model.memory, view.nodes.get(node)) else {
+        return false;
+    };
+    let assigned = node
+        .assigned
+        .iter()
+        .filter_map(|name| view.models.get(name));
+    let used: Bytes = assigned.map(|other| other.memory.unwrap_or_default()).sum();
+    used + needed <= node.record.memory
+}
+
+/// Returns the measured speed and energy of a model, by node, where it ran long enough.
+pub(super) fn measured_performance(
+    view: &FleetView,
+    model: &ModelView,
+) -> HashMap<NodeName, MeasuredPerformance> {
+    let measured = model.assigned.keys().filter_map(|name| {
+        let report = view.nodes.get(name)?.report.load();
+        let counters = report.model(model.model.name())?.counters?;
+        if counters.output_tokens < MIN_MEASURED_TOKENS || counters.busy_us == 0 {
+            return None;
+        }
+        let seconds = counters.busy_us as f64 / 1e6;
+        let tokens = counters.output_tokens as f64;
+        let joules = counters.millijoules as f64 / 1e3;
+        let performance = MeasuredPerformance {
+            tokens_per_second: Some(tokens / seconds),
+            joules_per_token: (joules > 0.0).then_some(joules / tokens),
+        };
+        Some((name.clone(), performance))
+    });
+    measured.collect()
+}

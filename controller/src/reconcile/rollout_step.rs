@@ -1,0 +1,93 @@
+//! The next step of a model's rollout, from the view.
+
+use flotilla_core::rollout::{self, ModelRevisions, RolloutReplica, RolloutStep};
+use flotilla_core::{ModelName, ModelRevision, NodeName};
+use flotilla_proto::v1::ModelPhase;
+
+use crate::fleet::{FleetView, ModelView, NodePhase, NodeView};
+
+/// What the leader does next for a model's rollout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RolloutAction {
+    /// Nothing, for now.
+    Wait,
+    /// Assigns the goal revision to the replicas on these nodes.
+    Change(Vec<NodeName>),
+    /// Adds a second replica with the goal revision on another node before the only one, on this
+    /// node, changes.
+    Surge(NodeName),
+    /// Records the goal as the stable revision: all replicas serve it.
+    MarkStable,
+    /// Records that the desired revision failed to load on this node, and returns to the stable
+    /// revision.
+    RollBack(NodeName),
+}
+
+/// The state of a model's rollout.
+pub(super) struct RolloutState<'a> {
+    /// The revisions, with the failure that this step finds. Their goal is the revision to serve.
+    pub(super) revisions: ModelRevisions,
+    /// The replicas that are assigned.
+    pub(super) replicas: Vec<RolloutReplica<'a>>,
+    /// The next step, regardless of how many replicas there are.
+    pub(super) step: RolloutStep<'a>,
+}
+
+impl<'a> RolloutState<'a> {
+    /// Finds the state and the next step of a model's rollout.
+    pub(super) fn new(view: &FleetView, model: &'a ModelView) -> Self {
+        let replicas: Vec<_> = model
+            .assigned
+            .iter()
+            .map(|(node, revision)| RolloutReplica {
+                node,
+                assigned: *revision,
+                answers: view
+                    .nodes
+                    .get(node)
+                    .and_then(|node| served_revision(node, model.model.name())),
+                failed: model
+                    .failures
+                    .get(node)
+                    .is_some_and(|failure| failure.revision == *revision),
+            })
+            .collect();
+        let mut revisions = model.revisions;
+        if !model.resolved {
+            // Nodes could not load the desired revision: its files are not there yet.
+            revisions.condemned = Some(revisions.wished);
+        }
+        let step = rollout::next(revisions, &replicas);
+        if let RolloutStep::RollBack(_) = step {
+            revisions.condemned = Some(revisions.wished);
+        }
+        Self {
+            revisions,
+            replicas,
+            step,
+        }
+    }
+
+    /// The revision to serve.
+    pub(super) fn goal(&self) -> ModelRevision {
+        self.revisions.goal()
+    }
+
+    /// Returns whether a replica serves the goal already.
+    pub(super) fn serves_goal(&self) -> bool {
+        let goal = self.goal();
+        self.replicas
+            .iter()
+            .any(|replica| replica.assigned == goal && replica.answers == Some(goal))
+    }
+}
+
+/// Returns the revision that a node's replica of a model serves. `None` if it does not answer.
+pub(super) fn served_revision(node: &NodeView, model: &ModelName) -> Option<ModelRevision> {
+    if node.phase != NodePhase::Ready {
+        return None;
+    }
+    let report = node.report.load();
+    let status = report.model(model)?;
+    (status.phase() == ModelPhase::Ready).then_some(ModelRevision(status.revision))
+}

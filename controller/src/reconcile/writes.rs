@@ -1,0 +1,139 @@
+//! Turns a placement plan and the next steps of rollouts into writes to the store.
+
+use std::time::Instant;
+
+use flotilla_core::placement::{self, Assignment, PlacementPlan};
+use flotilla_core::{ModelName, ModelRevision, NodeName};
+
+use super::model_scalers::ModelScalers;
+use super::problem::ProblemInputs;
+use super::rollout_step::RolloutAction;
+use crate::fleet::records::encode;
+use crate::fleet::{AssignmentRecord, FailedRevisionRecord, FleetView, ModelView, StableRecord};
+use crate::store::{StoreWrite, keys};
+
+/// Plans what to write so that the fleet of this view approaches the desired state.
+pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Vec<StoreWrite> {
+    let inputs = ProblemInputs::new(view, scalers);
+    let plan = placement::solve(&inputs.problem(view, now));
+    if !plan.is_empty() {
+        tracing::info!(assign = ?plan.assign, evict = ?plan.evict, "the placement changes");
+    }
+    let mut writes = Vec::new();
+    for assignment in &plan.evict {
+        let key = keys::assignment(assignment);
+        writes.push(StoreWrite::Delete { key });
+    }
+    for assignment in &plan.assign {
+        if let Some(input) = inputs.get(&assignment.model) {
+            writes.push(assign(assignment.clone(), input.revisions.goal()));
+        }
+    }
+    for (name, model) in &view.models {
+        if let Some(input) = inputs.get(name) {
+            let rollout = ModelRollout {
+                name,
+                model,
+                goal: input.revisions.goal(),
+                plan: &plan,
+            };
+            writes.extend(rollout.writes(&input.action));
+        }
+    }
+    writes
+}
+
+/// The rollout of one model beside a placement plan.
+struct ModelRollout<'a> {
+    name: &'a ModelName,
+    model: &'a ModelView,
+    /// The revision to serve.
+    goal: ModelRevision,
+    plan: &'a PlacementPlan,
+}
+
+impl ModelRollout<'_> {
+    /// The writes of the rollout's next action.
+    fn writes(&self, action: &RolloutAction) -> Vec<StoreWrite> {
+        let Self {
+            name, model, goal, ..
+        } = *self;
+        match action {
+            RolloutAction::Wait => Vec::new(),
+            RolloutAction::Change(nodes) => {
+                tracing::info!(model = %name, ?nodes, "changing the revision");
+                self.assign_goal(nodes.iter())
+            }
+            // No other node can take the second replica: the only one changes, and requests wait
+            // until it answers again.
+            RolloutAction::Surge(node) if self.plan.missing.contains_key(name) => {
+                tracing::info!(model = %name, %node, "changing the revision of the only replica");
+                vec![assign(self.on(node), goal)]
+            }
+            RolloutAction::Surge(_) => Vec::new(),
+            RolloutAction::MarkStable => mark_stable(name, model, goal).into_iter().collect(),
+            RolloutAction::RollBack(node) => {
+                let outdated = model.assigned.iter();
+                let outdated = outdated.filter(|(_, revision)| **revision != goal);
+                let mut writes = vec![mark_failed(name, model, node)];
+                writes.extend(self.assign_goal(outdated.map(|(node, _)| node)));
+                writes
+            }
+        }
+    }
+
+    /// Assigns the goal to the nodes that the plan does not evict the model from.
+    fn assign_goal<'n>(&self, nodes: impl Iterator<Item = &'n NodeName>) -> Vec<StoreWrite> {
+        nodes
+            .map(|node| self.on(node))
+            .filter(|assignment| !self.plan.evict.contains(assignment))
+            .map(|assignment| assign(assignment, self.goal))
+            .collect()
+    }
+
+    fn on(&self, node: &NodeName) -> Assignment {
+        Assignment {
+            node: node.clone(),
+            model: self.name.clone(),
+        }
+    }
+}
+
+fn assign(assignment: Assignment, revision: ModelRevision) -> StoreWrite {
+    let record = AssignmentRecord { revision };
+    StoreWrite::put(keys::assignment(&assignment), encode(&record))
+}
+
+/// Records the goal as the stable revision, unless it is recorded already.
+fn mark_stable(name: &ModelName, model: &ModelView, goal: ModelRevision) -> Option<StoreWrite> {
+    if model.revisions.stable == Some(goal) {
+        return None;
+    }
+    let (served, manifest) = model.at(goal)?;
+    // The resource was parsed from JSON, so that converting it back cannot fail.
+    let resource = serde_json::to_value(served).unwrap_or_default();
+    let record = StableRecord {
+        resource,
+        manifest: manifest.cloned(),
+    };
+    Some(StoreWrite::put(
+        keys::stable_revision(name),
+        encode(&record),
+    ))
+}
+
+/// Records that the desired revision failed to load on `node`.
+fn mark_failed(name: &ModelName, model: &ModelView, node: &NodeName) -> StoreWrite {
+    let failure = model.failures.get(node);
+    let error = failure.map(|failure| failure.problem.clone());
+    let error = error.unwrap_or_default();
+    tracing::error!(
+        model = %name, %node, error, "the new revision failed to load: rolling back"
+    );
+    let record = FailedRevisionRecord {
+        revision: model.revisions.wished,
+        node: node.clone(),
+        error,
+    };
+    StoreWrite::put(keys::failed_revision(name), encode(&record))
+}
