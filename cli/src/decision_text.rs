@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_controller::decisions::DecisionRecord;
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
 use flotilla_core::routing::{
@@ -10,6 +9,7 @@ use flotilla_core::routing::{
     OutcomeStatus, RejectReason, RejectedCandidate, RequestOutcome, RoutingDecision, TierOutcome,
     TierRecord,
 };
+use flotilla_dispatch::DecisionRecord;
 
 use crate::output;
 

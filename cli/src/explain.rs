@@ -1,7 +1,7 @@
 //! `flotilla route` and `flotilla explain`: routing decisions, before and after the request.
 
 use flotilla_controller::admin::DryRunResult;
-use flotilla_controller::decisions::DecisionRecord;
+use flotilla_dispatch::DecisionRecord;
 use serde_json::json;
 
 use crate::args::{ExplainArgs, RouteArgs};

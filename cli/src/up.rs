@@ -172,12 +172,14 @@ fn count_replicas(view: &FleetView) -> (u64, u64) {
     let ready = view
         .models
         .values()
-        .map(|model| model.replicas.len() as u64)
+        .map(|model| model.endpoints.replicas().len() as u64)
         .sum();
     let desired = view
         .models
         .values()
-        .map(|model| u64::from(model.model.spec.replicas.min).min(view.nodes.len() as u64))
+        .map(|model| {
+            u64::from(model.endpoints.model.spec.replicas.min).min(view.nodes.len() as u64)
+        })
         .sum();
     (ready, desired)
 }
@@ -243,8 +245,8 @@ fn all_nodes_ready(view: &FleetView, nodes: u32) -> bool {
 /// Returns whether every model has its desired replicas or a failure.
 fn all_models_settled(view: &FleetView, nodes: u32) -> bool {
     view.models.values().all(|model| {
-        let desired = model.model.spec.replicas.min.min(nodes) as usize;
-        model.replicas.len() >= desired || !model.failures.is_empty()
+        let desired = model.endpoints.model.spec.replicas.min.min(nodes) as usize;
+        model.endpoints.replicas().len() >= desired || !model.failures.is_empty()
     })
 }
 
@@ -258,16 +260,21 @@ fn print_summary(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, start_t
         .map(|node| NodeResource::new(node))
         .collect();
     let models = view.models.values().map(|model| {
-        let nodes: Vec<_> = model.replicas.iter().map(|r| r.node.as_str()).collect();
+        let nodes: Vec<_> = model
+            .endpoints
+            .replicas()
+            .iter()
+            .map(|r| r.node.as_str())
+            .collect();
         let problem = model.failures.values().next().map(|f| f.problem.clone());
         vec![
-            model.model.name().to_string(),
+            model.endpoints.model.name().to_string(),
             if nodes.is_empty() {
                 "-".to_owned()
             } else {
                 nodes.join(", ")
             },
-            problem.unwrap_or_else(|| model.model.spec.description.clone()),
+            problem.unwrap_or_else(|| model.endpoints.model.spec.description.clone()),
         ]
     });
     let url = format!("http://{}", client_address(http));

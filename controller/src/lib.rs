@@ -1,32 +1,28 @@
 //! Flotilla's controller.
 //!
-//! Owns the wish ([`store`]), the view of the fleet ([`fleet`]), the loop that makes one
-//! follow the other ([`reconcile`]), the links to agents ([`link`]), the way of a request
-//! ([`dispatch`]) and the API behind the CLI ([`admin`]). Knows nothing of engines: what a
-//! model *does* is the agents' business.
+//! This crate owns the desired state in the [`store`], the view of the [`fleet`], the reconcile
+//! loop that makes the fleet follow the desired state, the [`link`]s to agents, the files of models
+//! ([`artifacts`]) and the [`admin`] API behind the CLI and the page.
 //!
-//! The data plane ([`dispatch`]) reads one immutable [`fleet::FleetView`] and talks to
-//! agents; it never touches the store. Start reading at [`Controller::start`].
+//! It knows nothing of engines, and nothing of how a request is answered: the request path is the
+//! crate `flotilla-dispatch`, which works on the part of the view that [`fleet`] publishes for it.
+//! Start reading at [`Controller::start`].
 
 pub mod admin;
-mod arrival;
 pub mod artifacts;
 mod clock;
 mod config;
 mod dashboard;
-pub mod decisions;
-pub mod dispatch;
 pub mod fleet;
 mod leader;
 pub mod link;
+mod pending;
 mod reconcile;
 mod registrar;
 mod run;
 mod scrape;
 pub mod store;
 mod traffic;
-mod trainer;
 
-pub use arrival::RequestObserver;
 pub use config::{ControllerConfig, EtcdAddress, EtcdTls, StoreAddress, StoreAddressError};
 pub use run::{Controller, ControllerStartError};

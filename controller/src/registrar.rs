@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::ModelName;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -17,14 +16,12 @@ use crate::fleet::records::encode;
 use crate::fleet::{ControllerRecord, FleetHandle, FleetView, WaitingRecord};
 use crate::store::backoff::RetryDelays;
 use crate::store::{Lease, LeaseId, Precondition, Store, StoreError, StoreWrite, keys};
+use flotilla_dispatch::WaitingCounts;
 
 /// Time to live of the lease: a controller that is silent for longer counts as gone.
 const LEASE_TTL: Duration = Duration::from_secs(5);
 /// Changes within this time are written together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
-
-/// The number of requests that wait for a first replica, by model.
-pub(crate) type WaitingCounts = BTreeMap<ModelName, u32>;
 
 /// Keys and values of the store.
 type KeyValues = BTreeMap<String, Vec<u8>>;

@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::serve::ListenerExt;
+use flotilla_dispatch::{
+    DecisionLog, DispatchConfig, Dispatcher, PendingQueue, RequestObserver, train_classifiers,
+};
 use flotilla_gateway::RequestLimits;
+use flotilla_telemetry::front::ServerMetrics;
 use flotilla_telemetry::{ServiceIdentity, Telemetry, TelemetrySettings};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -12,15 +16,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, DesiredStateWriter};
-use crate::arrival::RequestObserver;
 use crate::artifacts::{ArtifactReplicator, BlobStore};
 use crate::config::{ControllerConfig, advertised};
-use crate::decisions::DecisionLog;
-use crate::dispatch::{self, Dispatcher, PendingQueue, waiting};
 use crate::fleet::{ControllerRecord, FleetEvent, FleetHandle};
 use crate::registrar::Registrar;
 use crate::store::{self, Store, StoreError, WatchEvent, keys};
-use crate::{dashboard, leader, link, reconcile, scrape, trainer};
+use crate::traffic::TrafficLog;
+use crate::{dashboard, leader, link, pending, reconcile, scrape};
 
 /// Why a controller does not start.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +62,9 @@ impl Controller {
         let addresses = (local(&http, config.http), local(&link, config.link));
         let id = format!("{:012x}", fastrand::u64(..) >> 16);
         let telemetry = start_telemetry(&id, &config.telemetry)?;
-        let observer = RequestObserver::new(&telemetry.meter());
+        let metrics = Arc::new(ServerMetrics::new(&telemetry.meter()));
+        let traffic = TrafficLog::new(metrics.clone());
+        let observer = RequestObserver::new(metrics, Arc::new(traffic.clone()));
         let record = ControllerRecord {
             http: advertised(config.advertise_http.as_deref(), addresses.0),
             link: advertised(config.advertise_link.as_deref(), addresses.1),
@@ -95,19 +99,19 @@ impl Controller {
             leadership,
             stop.clone(),
         ));
-        let (lobby, nudges) = PendingQueue::new();
+        let (pending_queue, wake_ups) = PendingQueue::new();
         let registrar = Registrar {
             id: id.clone(),
             record,
             fleet: fleet.clone(),
-            waiting: lobby.counts(),
+            waiting: pending_queue.counts(),
             store: store.clone(),
         };
         tasks.spawn(registrar.run(stop.clone()));
-        tasks.spawn(waiting::judge(
+        tasks.spawn(pending::run(
             fleet.clone(),
-            lobby.clone(),
-            nudges,
+            pending_queue.clone(),
+            wake_ups,
             stop.clone(),
         ));
         let settings = link::LinkConfig {
@@ -124,14 +128,18 @@ impl Controller {
         ));
 
         let (trained, newest) = watch::channel(None);
-        tasks.spawn(trainer::run(fleet.clone(), trained, stop.clone()));
+        tasks.spawn(train_classifiers(
+            fleet.dispatch_view(),
+            trained,
+            stop.clone(),
+        ));
         let dispatch = Dispatcher::new(
-            fleet.clone(),
-            lobby,
+            fleet.dispatch_view(),
+            pending_queue,
             newest.clone(),
             DecisionLog::new(&id, config.decisions, observer.clone()),
-            observer.clone(),
-            dispatch::DispatchConfig {
+            observer,
+            DispatchConfig {
                 first_token_timeout: config.first_token_timeout,
                 record_prompts: config.record_prompts,
             },
@@ -139,7 +147,6 @@ impl Controller {
         let limits = RequestLimits {
             body: config.max_body,
         };
-        let traffic = observer.traffic;
         tasks.spawn(traffic.clone().run(fleet.clone(), stop.clone()));
         scrape::register(&telemetry.meter(), &fleet, &id);
         let explained = admin::decisions::router(dispatch.clone(), fleet.clone(), config.max_body);

@@ -123,7 +123,10 @@ pub(crate) fn register(meter: &Meter, fleet: &FleetHandle, id: &str) {
     });
     gauge(meter, fleet, &names::REPLICAS_READY, |view, tell| {
         for (name, model) in &view.models {
-            tell(model.replicas.len() as u64, &[of(attr::MODEL, name)]);
+            tell(
+                model.endpoints.replicas().len() as u64,
+                &[of(attr::MODEL, name)],
+            );
         }
     });
     gauge(meter, fleet, &names::STORE_AVAILABLE, |view, tell| {

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use backon::{ExponentialBuilder, Retryable};
-use flotilla_controller::decisions::DecisionRecord;
 use flotilla_core::ModelName;
 use flotilla_core::generate::{TokenLogprob, TopLogprob};
 use flotilla_core::quality::Scoring;
 use flotilla_core::routing::{AnswerConfidence, ConfidenceMeasure};
+use flotilla_dispatch::DecisionRecord;
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};

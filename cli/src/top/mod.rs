@@ -29,7 +29,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use flotilla_controller::decisions::DecisionRecord;
+use flotilla_dispatch::DecisionRecord;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};

@@ -45,13 +45,15 @@ pub(super) async fn list(
         let items = view.files.pushed.iter().map(|(name, manifest)| {
             let source = ModelSource::Artifact(name.clone());
             let models = view.models.values();
-            let models = models.filter(|m| m.model.spec.source.as_ref() == Some(&source));
+            let models = models.filter(|m| m.endpoints.model.spec.source.as_ref() == Some(&source));
             ArtifactResource {
                 name: name.to_string(),
                 digest: manifest.digest().to_string(),
                 size: manifest.size(),
                 files: manifest.files.len(),
-                models: models.map(|m| m.model.name().to_string()).collect(),
+                models: models
+                    .map(|m| m.endpoints.model.name().to_string())
+                    .collect(),
             }
         });
         ResourceList::new(view, items)
@@ -122,7 +124,7 @@ pub(super) async fn delete(
     let user = view
         .models
         .values()
-        .find(|m| m.model.spec.source.as_ref() == Some(&source));
+        .find(|m| m.endpoints.model.spec.source.as_ref() == Some(&source));
     if let Some(model) = user {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -130,7 +132,7 @@ pub(super) async fn delete(
             Some("artifact_in_use"),
             format!(
                 "The model '{}' uses the artifact '{name}': delete or change the model first.",
-                model.model.name()
+                model.endpoints.model.name()
             ),
         ));
     }

@@ -5,13 +5,13 @@ use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use flotilla_dispatch::{DecisionLog, DecisionRecord, Dispatcher};
 use flotilla_gateway::{ApiError, RouteBody, read_json};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::node_rejections::add_node_rejections;
 use crate::clock::unix_millis;
-use crate::decisions::{DecisionLog, DecisionRecord};
-use crate::dispatch::Dispatcher;
 use crate::fleet::FleetHandle;
 
 /// Marks a request that another controller has forwarded. It is not forwarded again, so that two
@@ -59,7 +59,10 @@ async fn dry_run(
 ) -> Result<Json<DryRunResult>, ApiError> {
     let body: RouteBody = read_json(body, state.max_body).await?;
     let (route, input, max_tokens) = body.check(&headers)?;
-    let (decision, error) = state.dispatcher.dry_run(&route, &input, max_tokens).await;
+    let dry_run = state.dispatcher.dry_run(&route, &input, max_tokens).await;
+    let mut decision = dry_run.decision;
+    let (view, zones) = (state.fleet.view(), dry_run.zones.as_ref());
+    add_node_rejections(&view, &dry_run.models, zones, &mut decision);
     Ok(Json(DryRunResult {
         record: DecisionRecord {
             id: None,
@@ -67,7 +70,7 @@ async fn dry_run(
             decision,
             outcome: None,
         },
-        error: error.map(|error| error.to_string()),
+        error: dry_run.error.map(|error| error.to_string()),
     }))
 }
 

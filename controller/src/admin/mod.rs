@@ -14,6 +14,7 @@ mod desired_state;
 mod errors;
 pub(crate) mod live;
 mod models;
+mod node_rejections;
 mod nodes;
 mod resources;
 mod router;

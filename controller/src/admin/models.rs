@@ -133,7 +133,7 @@ pub(super) async fn get(
     let Some(model) = view.models.get(name.as_str()) else {
         return Err(not_found("model", &name));
     };
-    let unplaced = reconcile::explain(&view, model.model.name());
+    let unplaced = reconcile::explain(&view, model.endpoints.model.name());
     Ok(Json(ModelResource::new(model, &view, unplaced)))
 }
 
@@ -198,7 +198,7 @@ pub(super) fn models(view: &FleetView) -> Vec<ModelResource> {
 
 /// Whether a model has no replica because nobody sends it requests.
 fn is_asleep(model: &ModelView) -> bool {
-    model.model.spec.replicas.min == 0 && model.assigned.is_empty() && model.waiting == 0
+    model.endpoints.model.spec.replicas.min == 0 && model.assigned.is_empty() && model.waiting == 0
 }
 
 impl ModelResource {
@@ -209,13 +209,13 @@ impl ModelResource {
         view: &FleetView,
         unplaced: Option<UnplacedReplicas>,
     ) -> Self {
-        let ready = model.replicas.len() as u32;
+        let ready = model.endpoints.replicas().len() as u32;
         let replicas: Vec<_> = replicas(model, view).collect();
-        let goal = model.revisions.goal().to_string();
+        let goal = model.endpoints.revisions.goal().to_string();
         let failed = |fetch: &FetchRecord| !fetch.error.is_empty();
         let fetch_failed = !model.resolved && model.fetch.as_ref().is_some_and(failed);
         // The rollout has not ended before the revision is recorded as stable.
-        let stable = model.revisions.stable == Some(model.revisions.goal());
+        let stable = model.endpoints.revisions.stable == Some(model.endpoints.revisions.goal());
         let updating = !stable || replicas.iter().any(|replica| replica.revision != goal);
         let phase = match ready {
             0 if fetch_failed => "Failed",
@@ -229,14 +229,14 @@ impl ModelResource {
         };
         let refusals = unplaced.iter().flat_map(|unplaced| &unplaced.refusals);
         Self {
-            model: model.model.clone(),
+            model: model.endpoints.model.clone(),
             status: ModelStatus {
                 phase: phase.into(),
                 ready,
-                created: model.created,
+                created: model.endpoints.created,
                 assigned: model.assigned.len() as u32,
                 memory: model.memory,
-                revision: model.revisions.wished.to_string(),
+                revision: model.endpoints.revisions.wished.to_string(),
                 rollback_reason: model.condemned.as_ref().map(|condemned| {
                     format!(
                         "revision {} did not load on {}: {}",
@@ -274,7 +274,7 @@ impl AssignmentStatus {
     fn of_model(model: &ModelView, view: &FleetView) -> Vec<Self> {
         replicas(model, view)
             .map(|replica| Self {
-                model: model.model.name().to_string(),
+                model: model.endpoints.model.name().to_string(),
                 replica,
             })
             .collect()
@@ -289,7 +289,9 @@ fn replicas(model: &ModelView, view: &FleetView) -> impl Iterator<Item = Replica
 fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatus {
     let reported = view.nodes.get(node).and_then(|node| {
         let report = node.report.load();
-        report.model(model.model.name()).map(ModelOnNode::from)
+        report
+            .model(model.endpoints.model.name())
+            .map(ModelOnNode::from)
     });
     let Some(reported) = reported else {
         return ReplicaStatus {

@@ -1,5 +1,6 @@
 //! The routes of the admin API.
 
+use flotilla_dispatch::LatestClassifier;
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,7 +12,6 @@ use super::{artifacts, controllers, models, nodes, tasks};
 use crate::artifacts::BlobStore;
 use crate::fleet::FleetHandle;
 use crate::store::Store;
-use crate::trainer::LatestClassifier;
 
 /// The admin API of the controller with this `id`. Reads come from `fleet`'s view, changes go to
 /// `store`, and uploaded files to `blobs`; `classifier` tells which tasks are trained.

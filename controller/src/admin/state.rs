@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use flotilla_core::spec::Resource;
+use flotilla_dispatch::LatestClassifier;
 use flotilla_gateway::ApiError;
 use http::StatusCode;
 use serde::Serialize;
@@ -14,7 +15,6 @@ use super::errors::{not_found, store_failure};
 use crate::artifacts::BlobStore;
 use crate::fleet::FleetHandle;
 use crate::store::{StoreError, StoreRevision};
-use crate::trainer::LatestClassifier;
 
 /// Longest wait until this controller's view contains a change that it has written.
 const VIEW_TIMEOUT: Duration = Duration::from_secs(1);

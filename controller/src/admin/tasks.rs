@@ -8,6 +8,7 @@ use flotilla_core::ModelRevision;
 use flotilla_core::quality::{Proportion, Scoring};
 use flotilla_core::spec::{Resource, Router, RouterSpec, Task};
 use flotilla_core::{Joules, ModelName, RouterName, TaskName};
+use flotilla_dispatch::{LatestClassifier, QualityRecord, TaskView};
 use flotilla_gateway::{ApiError, read_json};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -17,8 +18,7 @@ use super::resources::{MAX_RESOURCE, ResourceList, read_resource};
 use super::state::AdminState;
 use super::watch::{self, WatchQuery};
 use crate::clock::unix_seconds;
-use crate::fleet::{FleetView, QualityRecord, TaskView};
-use crate::trainer::LatestClassifier;
+use crate::fleet::FleetView;
 
 /// A task in the form of its YAML, with its status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -113,13 +113,13 @@ impl TaskResource {
         let spec = &task.task.spec;
         let measurements = view.routing.quality.get(task.task.name());
         let models = spec.models.iter().map(|name| {
-            let model = view.by_name.get(name);
-            let served = model.map_or(ModelRevision::default(), |model| model.serving());
+            let model = view.models.get(name);
+            let served = model.map_or(ModelRevision::default(), |model| model.endpoints.serving());
             let record = measurements.and_then(|measurements| measurements.get(name));
             TaskModel {
                 name: name.clone(),
                 exists: model.is_some(),
-                ready: model.map_or(0, |model| model.replicas.len()),
+                ready: model.map_or(0, |model| model.endpoints.replicas().len()),
                 revision: served.to_string(),
                 quality: record.map(|record| Quality::new(record, served)),
             }
@@ -142,7 +142,7 @@ fn is_trained(classifier: &LatestClassifier, view: &FleetView) -> bool {
     let classifier = classifier.borrow();
     classifier
         .as_ref()
-        .is_some_and(|classifier| classifier.knows(&view.routing))
+        .is_some_and(|classifier| classifier.is_current(&view.routing))
 }
 
 /// The router. `None` when none was applied.
@@ -206,15 +206,19 @@ pub(super) async fn put_quality(
     let view = state.fleet.view();
     let (Some(task_view), Some(model_view)) = (
         view.routing.tasks.get(task.as_str()),
-        view.by_name.get(model.as_str()),
+        view.models.get(model.as_str()),
     ) else {
         return Err(not_found(
             "pair of task and model",
             &format!("{task}/{model}"),
         ));
     };
-    let served = model_view.serving();
-    let alone = model_view.served.iter().all(|other| *other == served);
+    let served = model_view.endpoints.serving();
+    let alone = model_view
+        .endpoints
+        .served()
+        .iter()
+        .all(|other| *other == served);
     if quality.revision != served.to_string() || !alone {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -222,7 +226,7 @@ pub(super) async fn put_quality(
             Some("revision_changed"),
             format!(
                 "The model '{model}' serves the revision {}{}, but {} was measured: measure it again.",
-                served.to_string(),
+                served,
                 if alone { "" } else { " and others" },
                 quality.revision
             ),
@@ -234,14 +238,14 @@ pub(super) async fn put_quality(
     }
     let record = QualityRecord {
         revision: served,
-        quantization: model_view.model.spec.options.quantization.clone(),
+        quantization: model_view.endpoints.model.spec.options.quantization.clone(),
         scoring: quality.scoring,
         measured: quality.measured,
         median_ms: quality.median_ms,
         joules: quality.joules,
         at: unix_seconds(),
     };
-    let (task, model) = (task_view.task.name(), model_view.model.name());
+    let (task, model) = (task_view.task.name(), model_view.endpoints.model.name());
     let written = state.desired.record_quality(task, model, &record).await;
     state.finish(written).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -117,7 +117,7 @@ impl ArtifactReplicator {
     ) -> Result<(), StoreError> {
         let mut wanted: BTreeMap<String, (ModelSource, Option<ModelFormat>)> = BTreeMap::new();
         for model in view.models.values() {
-            let spec = &model.model.spec;
+            let spec = &model.endpoints.model.spec;
             if let Some(source) = spec.source.as_ref().filter(|source| source.is_delivered()) {
                 wanted.insert(keys::source_id(source), (source.clone(), spec.format));
             }

@@ -8,12 +8,13 @@ use flotilla_core::health::NodePhase;
 use flotilla_core::placement::Assignment;
 use flotilla_core::rollout::ModelRevisions;
 use flotilla_core::{ModelName, ModelRevision, NodeName};
+use flotilla_dispatch::{ModelEndpoints, ReplicaView};
 
 use super::decode::DesiredModelState;
 use super::manifests;
 use super::node::NodeState;
 use super::state::FleetState;
-use super::view::{self, FleetView, LoadFailureView, ModelView, NodeView, ReplicaView};
+use super::view::{FleetView, LoadFailureView, ModelView, NodeView};
 use crate::store::keys;
 
 /// Where a model runs or should run.
@@ -50,7 +51,6 @@ impl FleetState {
         FleetView {
             generation,
             nodes: nodes.collect(),
-            by_name: models.iter().map(|(n, m)| (n.clone(), m.clone())).collect(),
             models,
             controllers: self.stored.controllers.clone(),
             files: self.stored.manifests.clone(),
@@ -115,30 +115,28 @@ impl FleetState {
         let ModelPlacement {
             assigned,
             failures,
-            mut replicas,
+            replicas,
         } = placement;
-        replicas.sort_by(|a, b| a.zone.cmp(&b.zone));
         ModelView {
-            model: desired.model.clone(),
-            revisions,
+            endpoints: Arc::new(ModelEndpoints::new(
+                desired.model.clone(),
+                revisions,
+                stable.map(|stable| stable.model.clone()),
+                desired.created,
+                coming,
+                replicas,
+            )),
             files: manifest.cloned(),
             resolved,
             fetch: fetch.cloned(),
-            stable: stable.map(|stable| stable.model.clone()),
             stable_files: stable.and_then(|stable| stable.manifest.clone()),
             condemned: failed
                 .filter(|failed| failed.revision == revisions.wished)
                 .cloned(),
-            created: desired.created,
-            zones: view::zones(&replicas),
-            places: view::places(&replicas),
-            served: replicas.iter().map(|replica| replica.revision).collect(),
-            replicas,
             assigned,
             failures,
             memory,
             waiting: waiting.map_or(0, |by_controller| by_controller.values().sum()),
-            coming,
         }
     }
 

@@ -10,9 +10,11 @@ use serde::de::DeserializeOwned;
 
 use super::records::{
     AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FetchRecord,
-    NodeOperationRecord, NodeRecord, QualityRecord, StableRecord, WaitingRecord,
+    NodeOperationRecord, NodeRecord, StableRecord, WaitingRecord,
 };
-use super::{TaskView, manifests};
+use flotilla_dispatch::{QualityRecord, TaskView};
+
+use super::manifests;
 use crate::store::keys::StoreKey;
 
 /// A decoded entry of the store. The variants are those of [`StoreKey`], which documents them.

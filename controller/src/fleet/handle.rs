@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use flotilla_core::StoreRevision;
+use flotilla_dispatch::{ViewHandle, ViewPublisher};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,7 @@ const IDLE_SLEEP: Duration = Duration::from_secs(3_600);
 pub struct FleetHandle {
     events: mpsc::Sender<FleetEvent>,
     view: Arc<ArcSwap<FleetView>>,
+    dispatch_view: ViewHandle,
     generation: watch::Receiver<u64>,
     store_revision: watch::Receiver<StoreRevision>,
 }
@@ -30,6 +32,7 @@ pub struct FleetHandle {
 /// The sending sides of what a [`FleetHandle`] reads.
 struct FleetPublishers {
     view: Arc<ArcSwap<FleetView>>,
+    dispatch_view: ViewPublisher,
     generation: watch::Sender<u64>,
     store_revision: watch::Sender<StoreRevision>,
 }
@@ -46,8 +49,10 @@ impl FleetHandle {
         let (generation_sender, generation) = watch::channel(0);
         let (revision_sender, store_revision) = watch::channel(StoreRevision::default());
         let view = Arc::new(ArcSwap::from_pointee(FleetView::default()));
+        let (dispatch_publisher, dispatch_view) = ViewPublisher::new();
         let publishers = FleetPublishers {
             view: view.clone(),
+            dispatch_view: dispatch_publisher,
             generation: generation_sender,
             store_revision: revision_sender,
         };
@@ -55,6 +60,7 @@ impl FleetHandle {
         let handle = Self {
             events: sender,
             view,
+            dispatch_view,
             generation,
             store_revision,
         };
@@ -77,6 +83,12 @@ impl FleetHandle {
     #[must_use]
     pub fn peek(&self) -> arc_swap::Guard<Arc<FleetView>> {
         self.view.load()
+    }
+
+    /// Returns the handle of the part of the view that requests are dispatched over.
+    #[must_use]
+    pub fn dispatch_view(&self) -> ViewHandle {
+        self.dispatch_view.clone()
     }
 
     /// Returns a receiver that changes whenever a new view was published.
@@ -125,7 +137,9 @@ async fn run(
         if changed {
             generation += 1;
             let view = state.build_view(generation, now);
+            let dispatch_view = view.dispatch_view();
             publishers.view.store(Arc::new(view));
+            publishers.dispatch_view.publish(dispatch_view);
             publishers.generation.send_replace(generation);
         }
         let revision = state.store_revision();

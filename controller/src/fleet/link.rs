@@ -5,9 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use flotilla_core::NodeName;
+use flotilla_dispatch::{ReplicaTransport, ResponseStream, TransportError};
+use flotilla_proto::status;
 use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1::inference_client::InferenceClient;
+use flotilla_proto::v1::{EmbedRequest, EmbedResponse, GenerateRequest};
 use tokio_util::sync::CancellationToken;
 
 /// Largest message on a link, in bytes: well above the largest request body, and room for
@@ -88,6 +92,36 @@ impl NodeLink {
         };
         let client = InferenceClient::with_origin(channel.clone(), transport::origin());
         Some(client.max_decoding_message_size(MAX_MESSAGE))
+    }
+}
+
+#[async_trait]
+impl ReplicaTransport for NodeLink {
+    async fn generate(
+        &self,
+        request: tonic::Request<GenerateRequest>,
+    ) -> Result<ResponseStream, TransportError> {
+        let mut client = self.client().ok_or(TransportError::NotConnected)?;
+        let response = client.generate(request).await.map_err(transport_error)?;
+        Ok(Box::pin(response.into_inner()))
+    }
+
+    async fn embed(
+        &self,
+        request: tonic::Request<EmbedRequest>,
+    ) -> Result<EmbedResponse, TransportError> {
+        let mut client = self.client().ok_or(TransportError::NotConnected)?;
+        let response = client.embed(request).await.map_err(transport_error)?;
+        Ok(response.into_inner())
+    }
+}
+
+/// Tells a request that was never sent from one that the node, or the connection, answered.
+fn transport_error(status: tonic::Status) -> TransportError {
+    if status::was_not_sent(&status) {
+        TransportError::NotConnected
+    } else {
+        TransportError::Status(status)
     }
 }
 

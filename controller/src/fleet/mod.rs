@@ -13,13 +13,11 @@ mod event;
 mod handle;
 mod link;
 mod load_failures;
-mod load_guard;
 mod manifests;
 mod measured_memory;
 mod node;
 mod node_health;
 pub(crate) mod records;
-mod routing;
 mod state;
 mod stored_state;
 mod view;
@@ -27,14 +25,9 @@ mod view;
 pub use event::FleetEvent;
 pub use handle::FleetHandle;
 pub use link::{NodeLink, SessionId};
-pub use load_guard::{CandidateSnapshot, LoadGuard, ReplicaStats, pace_clock};
 pub use manifests::ModelManifests;
 pub use records::{
     AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FetchRecord,
-    NodeOperationRecord, NodeRecord, QualityRecord, StableRecord, WaitingRecord,
+    NodeOperationRecord, NodeRecord, StableRecord, WaitingRecord,
 };
-pub use routing::{MeasuredQuality, RoutingView, TaskView};
-pub use view::{
-    EligibleReplicas, FleetView, LastUse, LoadFailureView, ModelView, NodePhase, NodeReport,
-    NodeView, ReplicaView,
-};
+pub use view::{FleetView, LastUse, LoadFailureView, ModelView, NodePhase, NodeReport, NodeView};

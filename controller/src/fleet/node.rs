@@ -7,12 +7,12 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use flotilla_core::spec::ModelSpec;
 use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
+use flotilla_dispatch::{ReplicaLimits, ReplicaStats, ReplicaView};
 use flotilla_proto::v1::{ModelPhase, ModelStatus, NodeEnergy};
 
-use super::load_guard::ReplicaLimits;
 use super::node_health::{LocalSession, NodeHealth};
 use super::view::LastUse;
-use super::{NodeLink, NodeRecord, NodeReport, ReplicaStats, ReplicaView, SessionId};
+use super::{NodeLink, NodeRecord, NodeReport, SessionId};
 
 /// The session of a node with this controller.
 struct NodeSession {
@@ -127,7 +127,7 @@ impl NodeState {
             let counters = status.counters.unwrap_or_default();
             let requests = counters.active + counters.queued;
             if let Some(stats) = self.replica_stats.get(&name) {
-                stats.note(requests);
+                stats.set_reported_requests(requests);
             }
             let last_use = last_use(before.uses.get(&name), counters.requests, requests > 0, now);
             uses.insert(name, last_use);
@@ -140,7 +140,7 @@ impl NodeState {
         };
         let pressure = report.strain();
         for stats in self.replica_stats.values() {
-            stats.strains(pressure);
+            stats.set_pressure(pressure);
         }
         self.report.store(Arc::new(report));
         changed
@@ -176,7 +176,7 @@ impl NodeState {
             Some(stats) if stats.limits() == limits => stats.clone(),
             _ => {
                 let stats = Arc::new(ReplicaStats::new(limits));
-                stats.strains(report.strain());
+                stats.set_pressure(report.strain());
                 self.replica_stats.insert(model.clone(), stats.clone());
                 stats
             }
@@ -185,8 +185,8 @@ impl NodeState {
             node: node.clone(),
             zone: self.record.zone.clone(),
             revision: ModelRevision(status.revision),
-            link: session.link.clone(),
-            load: stats,
+            transport: session.link.clone(),
+            stats,
         })
     }
 }

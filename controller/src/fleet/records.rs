@@ -3,9 +3,8 @@
 use flotilla_core::ModelRevision;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::energy::PowerRange;
-use flotilla_core::quality::{Proportion, Scoring};
 use flotilla_core::spec::{Accelerator, Taint};
-use flotilla_core::{Bytes, Joules, NodeName, ZoneName};
+use flotilla_core::{Bytes, NodeName, ZoneName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -48,29 +47,6 @@ impl NodeRecord {
     pub fn power(&self) -> PowerRange {
         self.power.unwrap_or_else(|| PowerRange::guess(self.cores))
     }
-}
-
-/// The measured quality of a model's answers for a task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct QualityRecord {
-    /// The revision of the model that was measured. The record does not apply to others.
-    pub revision: ModelRevision,
-    /// The quantization of the weights that were loaded. `None`: as in the files.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub quantization: Option<String>,
-    /// How answers were scored.
-    pub scoring: Scoring,
-    /// The proportion of right answers.
-    #[serde(flatten)]
-    pub measured: Proportion,
-    /// The median time to the end of an answer, in milliseconds.
-    pub median_ms: f64,
-    /// The mean energy of an answer. `None`: not measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub joules: Option<Joules>,
-    /// When it was measured, in seconds since 1970.
-    pub at: u64,
 }
 
 /// The desired state of a model, a task or the router.

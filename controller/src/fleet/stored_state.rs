@@ -7,10 +7,9 @@ use flotilla_core::placement::Assignment;
 use flotilla_core::{ModelName, ModelRevision, NodeName};
 
 use super::decode::{DesiredModelState, StableModel, StoredValue};
-use super::{
-    ControllerRecord, FailedRevisionRecord, ModelManifests, NodeOperationRecord, RoutingView,
-};
+use super::{ControllerRecord, FailedRevisionRecord, ModelManifests, NodeOperationRecord};
 use crate::store::keys::StoreKey;
+use flotilla_dispatch::RoutingView;
 
 /// A copy of the store's entries, except those about single nodes, which are kept with the nodes.
 #[derive(Default)]

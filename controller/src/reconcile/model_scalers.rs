@@ -34,7 +34,7 @@ impl ModelScalers {
                 .entry(name.clone())
                 .or_insert_with(|| ModelScaler::new(model, now));
             let load = scaler.load(view, model);
-            let spec = &model.model.spec;
+            let spec = &model.endpoints.model.spec;
             let before = scaler.scaler.target();
             scaler
                 .scaler
@@ -59,7 +59,11 @@ impl ModelScaler {
         // A new model starts with a replica even if it may scale to zero, because its first
         // request is likely to come soon. A model that was served before and has no replica was
         // scaled to zero.
-        let first = if model.stable.is_some() { 0 } else { 1 };
+        let first = if model.endpoints.stable.is_some() {
+            0
+        } else {
+            1
+        };
         let assigned = u32::try_from(model.assigned.len()).unwrap_or(u32::MAX);
         Self {
             scaler: ReplicaScaler::new(assigned.max(first), now),
@@ -71,8 +75,8 @@ impl ModelScaler {
     /// Sums the load of all replicas since the last observation.
     fn load(&mut self, view: &FleetView, model: &ModelView) -> ModelLoad {
         let mut load = ModelLoad {
-            ready: u32::try_from(model.replicas.len()).unwrap_or(u32::MAX),
-            concurrency: model.model.spec.concurrency,
+            ready: u32::try_from(model.endpoints.replicas().len()).unwrap_or(u32::MAX),
+            concurrency: model.endpoints.model.spec.concurrency,
             waiting: model.waiting,
             ..ModelLoad::default()
         };
@@ -82,7 +86,9 @@ impl ModelScaler {
                 continue;
             };
             let report = node.report.load();
-            let counters = report.model(model.model.name()).and_then(|m| m.counters);
+            let counters = report
+                .model(model.endpoints.model.name())
+                .and_then(|m| m.counters);
             let counters = counters.unwrap_or_default();
             load.active += counters.active;
             load.queued += counters.queued;

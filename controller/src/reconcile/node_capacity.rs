@@ -59,7 +59,7 @@ pub(super) fn measured_performance(
 ) -> HashMap<NodeName, MeasuredPerformance> {
     let measured = model.assigned.keys().filter_map(|name| {
         let report = view.nodes.get(name)?.report.load();
-        let counters = report.model(model.model.name())?.counters?;
+        let counters = report.model(model.endpoints.model.name())?.counters?;
         if counters.output_tokens < MIN_MEASURED_TOKENS || counters.busy_us == 0 {
             return None;
         }

@@ -62,7 +62,7 @@ impl ProblemInputs {
             let input = self.models.get(name)?;
             Some(ModelDemand {
                 name,
-                spec: &model.model.spec,
+                spec: &model.endpoints.model.spec,
                 target: input.target,
                 required: input.required,
                 memory: model.memory,

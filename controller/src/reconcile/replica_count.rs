@@ -6,13 +6,13 @@ use crate::fleet::ModelView;
 /// is the number that its load asks for; `None` if the load is not known.
 pub(super) fn desired(model: &ModelView, scaled: Option<u32>) -> u32 {
     let assigned = u32::try_from(model.assigned.len()).unwrap_or(u32::MAX);
-    let loadable = model.resolved || model.revisions.stable.is_some();
+    let loadable = model.resolved || model.endpoints.revisions.stable.is_some();
     if !loadable {
         // Without files no replica can be added, and none has to leave.
         return assigned;
     }
     scaled.unwrap_or_else(|| {
-        let bounds = model.model.spec.replicas;
+        let bounds = model.endpoints.model.spec.replicas;
         let awake = assigned.max(u32::from(model.waiting > 0));
         awake.clamp(bounds.min, bounds.max)
     })
@@ -21,6 +21,6 @@ pub(super) fn desired(model: &ModelView, scaled: Option<u32>) -> u32 {
 /// Returns the number of replicas that may displace idle replicas of other models: the minimum of
 /// the spec, and one if requests wait.
 pub(super) fn required(model: &ModelView) -> u32 {
-    let minimum = model.model.spec.replicas.min;
+    let minimum = model.endpoints.model.spec.replicas.min;
     minimum.max(u32::from(model.waiting > 0))
 }

@@ -45,14 +45,14 @@ impl<'a> RolloutState<'a> {
                 answers: view
                     .nodes
                     .get(node)
-                    .and_then(|node| served_revision(node, model.model.name())),
+                    .and_then(|node| served_revision(node, model.endpoints.model.name())),
                 failed: model
                     .failures
                     .get(node)
                     .is_some_and(|failure| failure.revision == *revision),
             })
             .collect();
-        let mut revisions = model.revisions;
+        let mut revisions = model.endpoints.revisions;
         if !model.resolved {
             // Nodes could not load the desired revision: its files are not there yet.
             revisions.condemned = Some(revisions.wished);

@@ -106,7 +106,7 @@ fn assign(assignment: Assignment, revision: ModelRevision) -> StoreWrite {
 
 /// Records the goal as the stable revision, unless it is recorded already.
 fn mark_stable(name: &ModelName, model: &ModelView, goal: ModelRevision) -> Option<StoreWrite> {
-    if model.revisions.stable == Some(goal) {
+    if model.endpoints.revisions.stable == Some(goal) {
         return None;
     }
     let (served, manifest) = model.at(goal)?;
@@ -131,7 +131,7 @@ fn mark_failed(name: &ModelName, model: &ModelView, node: &NodeName) -> StoreWri
         model = %name, %node, error, "the new revision failed to load: rolling back"
     );
     let record = FailedRevisionRecord {
-        revision: model.revisions.wished,
+        revision: model.endpoints.revisions.wished,
         node: node.clone(),
         error,
     };

@@ -3,8 +3,8 @@
 //! It holds the last 15 minutes in memory. Longer series belong to a metrics system, which reads
 //! `/metrics` or receives OTLP.
 //!
-//! The module knows neither how a request is dispatched nor how its decision is kept:
-//! whoever ends a request calls [`TrafficLog::record`] with an [`EndedRequest`].
+//! The log is the [`RequestListener`] of the request path, which notifies it of every request that
+//! ends.
 
 mod report;
 mod second;
@@ -14,8 +14,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::energy::{EnergySources, EnergyUsage};
-use flotilla_core::routing::{RequestOutcome, RoutingDecision};
+use flotilla_core::energy::EnergySources;
+use flotilla_dispatch::{EndedRequest, RequestListener};
 use flotilla_telemetry::front::ServerMetrics;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
@@ -60,26 +60,19 @@ pub(crate) struct TrafficTick {
     pub(crate) summaries: Arc<Vec<RequestSummary>>,
 }
 
-/// A request that has ended, with all that the traffic log counts.
-pub(crate) struct EndedRequest<'a> {
-    /// Id of the decision record.
-    pub(crate) id: &'a str,
-    /// When the decision was made, in milliseconds since 1970.
-    pub(crate) at: u64,
-    pub(crate) decision: &'a RoutingDecision,
-    pub(crate) outcome: &'a RequestOutcome,
-    /// Energy used on all replicas, at the rates of their grids.
-    pub(crate) energy: EnergyUsage,
-    /// Mean time per output token after the first. `None` for answers of one token.
-    pub(crate) per_token: Option<Duration>,
-}
-
 /// Sums over the nodes' reports at one moment.
 #[derive(Default)]
 struct NodeTotals {
     queued: u64,
     watts: Option<f64>,
     estimated_watts: f64,
+}
+
+impl RequestListener for TrafficLog {
+    fn request_ended(&self, request: &EndedRequest<'_>) {
+        self.state.second.lock().add(request);
+        self.state.totals.lock().add(request);
+    }
 }
 
 impl TrafficLog {
@@ -96,12 +89,6 @@ impl TrafficLog {
                 ticks,
             }),
         }
-    }
-
-    /// Counts a request that has ended.
-    pub(crate) fn record(&self, request: &EndedRequest<'_>) {
-        self.state.second.lock().add(request);
-        self.state.totals.lock().add(request);
     }
 
     /// Delivers every second as it ends.

@@ -4,7 +4,9 @@ use flotilla_core::routing::OutcomeStatus;
 use hdrhistogram::Histogram;
 
 use super::report::{LatencyPercentiles, MeteredEnergy, RequestSummary, TrafficPoint};
-use super::{EndedRequest, MAX_SUMMARIES, NodeTotals};
+use flotilla_dispatch::EndedRequest;
+
+use super::{MAX_SUMMARIES, NodeTotals};
 use crate::clock::unix_millis;
 
 /// Longest latency that the histograms hold, in microseconds: ten minutes. Longer ones count as this.
@@ -64,7 +66,7 @@ impl CurrentSecond {
             if let Some(first) = outcome.first_token_ms {
                 self.first_token.saturating_record(micros(first));
             }
-            if let Some(per_token) = request.per_token {
+            if let Some(per_token) = request.time_per_token {
                 self.per_token
                     .saturating_record(per_token.as_micros() as u64);
             }

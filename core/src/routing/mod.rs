@@ -29,5 +29,5 @@ pub use goals::{
     nearest, score,
 };
 pub use prefer::{ReplicaCandidate, prefer, selection_reasons};
-pub use select::{CandidateStatus, ReplicaLoad, select};
+pub use select::{CandidateStatus, ReplicaLoad, select, select_of_all};
 pub use selection_reason::SelectionReason;

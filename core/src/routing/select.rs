@@ -142,6 +142,28 @@ pub fn select<P>(
     able.pick(choose)
 }
 
+/// Picks one of all of `0..candidates` and what was seen there: for explanations, since it looks at every
+/// candidate. `look` and `choose` are those of [`select`].
+pub fn select_of_all<P>(
+    candidates: usize,
+    mut look: impl FnMut(usize) -> CandidateStatus<P>,
+    choose: impl FnOnce(&[P]) -> usize,
+) -> Option<(usize, P)> {
+    let mut able = SampledCandidates::new();
+    let mut last_resort = SampledCandidates::new();
+    for index in 0..candidates {
+        match look(index) {
+            CandidateStatus::Able(seen) => able.push(index, seen),
+            CandidateStatus::LastResort(seen) => last_resort.push(index, seen),
+            CandidateStatus::Out => {}
+        }
+    }
+    if able.seen.is_empty() {
+        return last_resort.pick(choose);
+    }
+    able.pick(choose)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -316,7 +316,11 @@ fn desired_revision_of_a_node_is_that_of_the_last_change_that_concerns_it() {
 #[test]
 fn replica_is_expected_while_a_node_can_load_the_model() {
     let mut fleet = TestState::new();
-    let coming = |fleet: &mut TestState| fleet.state.build_view(1, fleet.now).models["m"].coming;
+    let coming = |fleet: &mut TestState| {
+        fleet.state.build_view(1, fleet.now).models["m"]
+            .endpoints
+            .coming
+    };
     assert!(!coming(&mut fleet), "there is no node");
     fleet.join(&link("s1"));
     assert!(coming(&mut fleet), "it will be placed");

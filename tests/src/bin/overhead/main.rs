@@ -16,6 +16,7 @@ use flotilla_core::generate::{ChatMessage, GenerateInput, GenerateRequest};
 use flotilla_proto::v1;
 use flotilla_tests::http_load::{Connection, Measured, measure};
 use flotilla_tests::{Cluster, Mode, Process, simulated_model};
+use futures::StreamExt;
 use serde_json::json;
 
 const MODEL: &str = "instant";
@@ -87,13 +88,15 @@ async fn grpc(time: Duration) {
         for stream in [false, true] {
             let workers = (0..connections).map(|_| {
                 let view = fleet.view();
-                let replica = view.by_name[MODEL].replicas[0].clone();
+                let replica = view.models[MODEL].endpoints.replicas()[0].clone();
                 let request = request(stream);
                 async move || {
-                    let mut client = replica.link.client().expect("a connection");
-                    let replies = client.generate(request.clone()).await.expect("an answer");
-                    let mut replies = replies.into_inner();
-                    while replies.message().await.expect("an event").is_some() {}
+                    let request = tonic::Request::new(request.clone());
+                    let responses = replica.transport.generate(request).await;
+                    let mut responses = responses.expect("an answer");
+                    while let Some(response) = responses.next().await {
+                        response.expect("an event");
+                    }
                 }
             });
             let measured = measure(time, workers.collect()).await;
@@ -108,9 +111,9 @@ async fn until_ready(fleet: &FleetHandle) {
     let mut changes = fleet.changes();
     while fleet
         .view()
-        .by_name
+        .models
         .get(MODEL)
-        .is_none_or(|m| m.replicas.is_empty())
+        .is_none_or(|m| m.endpoints.replicas().is_empty())
     {
         changes.changed().await.expect("a running fleet");
     }

@@ -1,5 +1,5 @@
-//! Which models may answer a request, and where: the task it belongs to, the models that do it,
-//! the privacy zones it may enter, the limits that hold for it.
+//! Which models may answer a request, and within which limits: the task it belongs to, the models
+//! that do the task, the privacy zones it may enter, and its limits.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,50 +14,52 @@ use flotilla_core::routing::{
 };
 use flotilla_core::{ModelName, TaskName, ZoneName};
 
-use crate::fleet::{FleetView, TaskView};
+use crate::{RoutingView, TaskView};
 
-/// N-grams that a decision names.
+/// N-grams that a decision record names as evidence.
 const EVIDENCE: usize = 8;
 
-/// Who may answer, and what the answer must keep.
+/// Which models may answer a request, and what the answer must satisfy.
 #[derive(Debug, Clone)]
 pub(crate) struct DispatchPlan {
-    /// The preferred one first; at least one.
+    /// The models, the preferred one first; never empty.
     pub(crate) models: Vec<ModelName>,
-    /// The task that they are for.
+    /// The task of the request, unless it names a model.
     pub(crate) task: Option<Arc<TaskView>>,
-    /// `None`: nodes of any zone and of none.
+    /// The privacy zones that the request may enter. `None`: any node, in a zone or not.
     pub(crate) zones: Option<BTreeSet<ZoneName>>,
-    /// How the models are compared. `None`: they come in their order.
+    /// How several models are compared. `None`: the first that can answer is taken.
     pub(crate) weights: Option<ObjectiveWeights>,
     pub(crate) limits: AnswerLimits,
     pub(crate) queue_key: QueueKey,
-    /// Within what time of the request's arrival the answer must be complete.
+    /// The request's own deadline for the whole answer, after its arrival.
     pub(crate) deadline: Option<Duration>,
-    pub(crate) work: RequestCost,
-    /// The beginnings of the conversation that a replica may have in memory.
-    pub(crate) marks: Vec<ConversationPrefix>,
+    pub(crate) cost: RequestCost,
+    /// Prefixes of the conversation that a replica may have in memory, the longest first.
+    pub(crate) prefixes: Vec<ConversationPrefix>,
+    /// The hash of the client's session, if it names one.
     pub(crate) session: Option<u64>,
 }
 
 impl DispatchPlan {
-    /// The task and how its models follow each other, where they do so by how sure they are.
+    /// Returns the task and its cascade, where the models are the tiers of one.
     pub(crate) fn cascade(&self) -> Option<(&TaskView, &CascadeSpec)> {
         let task = self.task.as_deref().filter(|_| self.models.len() > 1)?;
         Some((task, task.task.spec.cascade.as_ref()?))
     }
 
-    /// The limits that hold for one of its models.
+    /// The limits for one of the models.
     fn tier_limits(&self, model: &ModelName) -> AnswerLimits {
         let mut limits = self.limits;
         if self.cascade().is_some() && self.models.last() != Some(model) {
-            // A smaller model's answer is kept where it is sure, whatever it does as a whole.
+            // The cascade keeps a smaller model's answer by its confidence, so the model's measured
+            // quality does not decide.
             limits.min_quality = None;
         }
         limits
     }
 
-    /// The same with one of its models only.
+    /// Returns the plan for only one of the models.
     pub(crate) fn tier(&self, tier: usize) -> Self {
         let model = &self.models[tier];
         Self {
@@ -67,47 +69,47 @@ impl DispatchPlan {
         }
     }
 
-    /// After what time a second replica is asked beside one that has not begun to answer.
-    pub(crate) fn hedge(&self) -> Option<Duration> {
+    /// How long the first replica may take to begin its answer before a second one is tried beside it.
+    pub(crate) fn hedge_after(&self) -> Option<Duration> {
         let hedge = self.task.as_ref()?.task.spec.hedge?;
         Some(hedge.after.0)
     }
 }
 
-/// What a request is like, beside whom it is for.
+/// What planning needs to know of a request besides its route.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestProfile<'a> {
     pub(crate) input: &'a GenerateInput,
-    /// Most tokens of the answer.
+    /// The most tokens that the answer may have, if the request limits them.
     pub(crate) max_tokens: Option<u32>,
 }
 
-/// What a request asks for: `decision` is filled in as far as it comes.
+/// Plans a request. Fills in `decision` as far as planning gets.
 ///
 /// # Errors
-/// What to tell the client where nobody may answer.
+/// Why no model may answer.
 pub(crate) fn plan(
-    view: &FleetView,
+    routing: &RoutingView,
     classifier: Option<&Classifier>,
     route: &Route,
-    asked: RequestProfile<'_>,
+    request: RequestProfile<'_>,
     decision: &mut RoutingDecision,
 ) -> Result<DispatchPlan, RequestError> {
     decision.requested = route.target.to_string();
     let task = match &route.target {
         RouteTarget::Model(_) => None,
-        RouteTarget::Task(name) => Some(of_task(view, name)?),
+        RouteTarget::Task(name) => Some(find_task(routing, name)?),
         RouteTarget::Auto => {
-            let name = classify(view, classifier, asked.input, decision)?;
-            Some(of_task(view, &name)?)
+            let name = classify(routing, classifier, request.input, decision)?;
+            Some(find_task(routing, &name)?)
         }
     };
     let spec = task.as_ref().map(|task| &task.task.spec);
     decision.task = task.as_ref().map(|task| task.task.name().clone());
     let allowed = spec.map(|spec| spec.zones.clone()).unwrap_or_default();
-    let zones = enter(allowed, route.zone.as_ref(), decision.task.as_ref())?;
+    let zones = allowed_zones(allowed, route.zone.as_ref(), decision.task.as_ref())?;
     let objective = spec.and_then(|spec| spec.objective).unwrap_or_default();
-    let default = spec.map(|spec| spec.priority).unwrap_or_default();
+    let default_priority = spec.map(|spec| spec.priority).unwrap_or_default();
     let plan = DispatchPlan {
         models: match (&route.target, spec) {
             (RouteTarget::Model(name), _) => vec![name.clone()],
@@ -118,15 +120,15 @@ pub(crate) fn plan(
         weights: objective.weights,
         limits: objective.limits().and(route.limits),
         queue_key: QueueKey {
-            priority: route.priority.unwrap_or(default),
+            priority: route.priority.unwrap_or(default_priority),
             fairness_key: route.fairness_key,
         },
         deadline: route.deadline,
-        work: RequestCost {
-            prompt_bytes: u32::try_from(asked.input.bytes()).unwrap_or(u32::MAX),
-            max_tokens: asked.max_tokens,
+        cost: RequestCost {
+            prompt_bytes: u32::try_from(request.input.bytes()).unwrap_or(u32::MAX),
+            max_tokens: request.max_tokens,
         },
-        marks: marks(asked.input),
+        prefixes: marks(request.input),
         session: route.session,
         task,
     };
@@ -138,20 +140,19 @@ pub(crate) fn plan(
     Ok(plan)
 }
 
-fn of_task(view: &FleetView, name: &TaskName) -> Result<Arc<TaskView>, RequestError> {
-    let task = view.routing.tasks.get(name).cloned();
+fn find_task(routing: &RoutingView, name: &TaskName) -> Result<Arc<TaskView>, RequestError> {
+    let task = routing.tasks.get(name).cloned();
     task.ok_or_else(|| RequestError::TaskNotFound(name.to_string()))
 }
 
-/// The task that a request belongs to.
+/// Returns the task of a request that names neither a task nor a model.
 fn classify(
-    view: &FleetView,
+    routing: &RoutingView,
     classifier: Option<&Classifier>,
     input: &GenerateInput,
     decision: &mut RoutingDecision,
 ) -> Result<TaskName, RequestError> {
-    let routing = &view.routing;
-    // One that is not there yet is as good as none.
+    // A default task that does not exist yet counts as none.
     let default = routing.default_task().cloned();
     let default = default.filter(|name| routing.tasks.contains_key(name));
     let Some(classifier) = classifier else {
@@ -162,10 +163,11 @@ fn classify(
             )
         });
     };
-    let verdict = classifier.classify(asked(input).into_iter(), EVIDENCE);
-    let best = verdict.best.clone();
-    let abstained = verdict.abstained;
-    decision.classified = Some(ClassificationRecord::new(verdict, classifier.threshold()));
+    let classification = classifier.classify(classified_texts(input).into_iter(), EVIDENCE);
+    let best = classification.best.clone();
+    let abstained = classification.abstained;
+    let record = ClassificationRecord::new(classification, classifier.threshold());
+    decision.classified = Some(record);
     // The classifier may be a moment older than the tasks.
     if !abstained && routing.tasks.contains_key(&best.task) {
         return Ok(best.task);
@@ -181,35 +183,35 @@ fn classify(
     })
 }
 
-/// What users said, the newest first. Instructions of the application only where there is
-/// nothing else.
-pub(crate) fn asked(input: &GenerateInput) -> Vec<&str> {
+/// Returns the texts that are classified: what users wrote, the newest first; other messages only
+/// where there is nothing from a user.
+pub(crate) fn classified_texts(input: &GenerateInput) -> Vec<&str> {
     let messages = match input {
         GenerateInput::Text(text) => return vec![text],
         GenerateInput::Chat(messages) => messages,
     };
-    let of = |is: fn(&str) -> bool| -> Vec<&str> {
-        let said = messages.iter().rev().filter(|m| is(&m.role));
-        said.map(|message| message.content.as_str()).collect()
+    let newest_first = |include: fn(&str) -> bool| -> Vec<&str> {
+        let included = messages.iter().rev().filter(|m| include(&m.role));
+        included.map(|message| message.content.as_str()).collect()
     };
-    let users = of(|role| role == "user");
+    let users = newest_first(|role| role == "user");
     if users.is_empty() {
-        of(|_| true)
+        newest_first(|_| true)
     } else {
         users
     }
 }
 
-/// The zones that a request may enter, given those of its task and the one it pins.
-fn enter(
-    allowed: BTreeSet<ZoneName>,
-    pinned: Option<&ZoneName>,
+/// Returns the zones that a request may enter, given those of its task and the zone that it names.
+fn allowed_zones(
+    of_task: BTreeSet<ZoneName>,
+    named: Option<&ZoneName>,
     task: Option<&TaskName>,
 ) -> Result<Option<BTreeSet<ZoneName>>, RequestError> {
-    match pinned {
-        None if allowed.is_empty() => Ok(None),
-        None => Ok(Some(allowed)),
-        Some(zone) if allowed.is_empty() || allowed.contains(zone) => {
+    match named {
+        None if of_task.is_empty() => Ok(None),
+        None => Ok(Some(of_task)),
+        Some(zone) if of_task.is_empty() || of_task.contains(zone) => {
             Ok(Some(BTreeSet::from([zone.clone()])))
         }
         Some(zone) => {
@@ -232,9 +234,8 @@ mod tests {
         ZoneName::new(name).unwrap()
     }
 
-    fn view(default: Option<&str>) -> FleetView {
-        let mut view = FleetView::default();
-        let routing = Arc::make_mut(&mut view.routing);
+    fn routing(default: Option<&str>) -> RoutingView {
+        let mut routing = RoutingView::default();
         for (name, zones) in [("banking", vec!["clinic"]), ("travel", vec![])] {
             let name = TaskName::new(name).unwrap();
             let spec = TaskSpec {
@@ -250,68 +251,68 @@ mod tests {
             default_task: default.map(|name| TaskName::new(name).unwrap()),
             ..RouterSpec::default()
         });
-        view
+        routing
     }
 
     fn planned(
-        view: &FleetView,
+        routing: &RoutingView,
         target: &str,
-        pinned: Option<&str>,
+        named_zone: Option<&str>,
         text: &str,
     ) -> (Result<DispatchPlan, RequestError>, RoutingDecision) {
-        let examples: TrainingSet = view.routing.examples();
+        let examples: TrainingSet = routing.examples();
         let classifier = Classifier::train(&examples, AbstainRule::Below(0.6));
         let route = Route {
-            zone: pinned.map(zone),
+            zone: named_zone.map(zone),
             ..Route::to(RouteTarget::parse(target).unwrap())
         };
         let mut decision = RoutingDecision::default();
         let input = GenerateInput::Text(text.into());
-        let asked = RequestProfile {
+        let request = RequestProfile {
             input: &input,
             max_tokens: None,
         };
-        let plan = plan(view, classifier.as_ref(), &route, asked, &mut decision);
+        let plan = plan(routing, classifier.as_ref(), &route, request, &mut decision);
         (plan, decision)
     }
 
     #[test]
-    fn a_request_goes_by_its_task_or_to_the_default() {
-        let (plan, decision) = planned(&view(None), "auto", None, "i want some travel");
+    fn a_request_goes_to_its_task_or_to_the_default_task() {
+        let (plan, decision) = planned(&routing(None), "auto", None, "i want some travel");
         assert_eq!(plan.unwrap().zones, None);
         assert_eq!(decision.task.unwrap().as_str(), "travel");
         assert!(!decision.classified.unwrap().evidence.is_empty());
 
-        let (plan, decision) = planned(&view(None), "auto", None, "zzz");
+        let (plan, decision) = planned(&routing(None), "auto", None, "zzz");
         assert!(matches!(plan, Err(RequestError::NoTask(_))), "{plan:?}");
         assert!(decision.classified.unwrap().abstained);
 
-        let (plan, decision) = planned(&view(Some("travel")), "auto", None, "zzz");
+        let (plan, decision) = planned(&routing(Some("travel")), "auto", None, "zzz");
         assert!(plan.is_ok());
         assert_eq!(decision.task.unwrap().as_str(), "travel");
 
-        let (plan, decision) = planned(&view(None), "task:banking", None, "i want travel");
+        let (plan, decision) = planned(&routing(None), "task:banking", None, "i want travel");
         assert_eq!(plan.unwrap().zones, Some([zone("clinic")].into()));
         assert!(decision.classified.is_none());
-        let (plan, _) = planned(&view(None), "task:absent", None, "");
+        let (plan, _) = planned(&routing(None), "task:absent", None, "");
         assert!(matches!(plan, Err(RequestError::TaskNotFound(_))));
     }
 
     #[test]
-    fn a_pinned_zone_narrows_those_of_the_task_and_never_widens_them() {
-        let view = view(None);
-        let (plan, _) = planned(&view, "task:travel", Some("shop"), "");
+    fn a_named_zone_narrows_the_zones_of_the_task_and_never_widens_them() {
+        let routing = routing(None);
+        let (plan, _) = planned(&routing, "task:travel", Some("shop"), "");
         assert_eq!(plan.unwrap().zones, Some([zone("shop")].into()));
-        let (plan, _) = planned(&view, "task:banking", Some("clinic"), "");
+        let (plan, _) = planned(&routing, "task:banking", Some("clinic"), "");
         assert_eq!(plan.unwrap().zones, Some([zone("clinic")].into()));
-        let (plan, _) = planned(&view, "task:banking", Some("shop"), "");
+        let (plan, _) = planned(&routing, "task:banking", Some("shop"), "");
         assert!(matches!(plan, Err(RequestError::Zone(_))));
-        let (plan, _) = planned(&view, "m", Some("shop"), "");
+        let (plan, _) = planned(&routing, "m", Some("shop"), "");
         assert_eq!(plan.unwrap().zones, Some([zone("shop")].into()));
     }
 
     #[test]
-    fn users_are_heard_before_instructions() {
+    fn users_messages_are_classified_before_instructions() {
         let message = |role: &str, content: &str| ChatMessage {
             role: role.into(),
             content: content.into(),
@@ -323,9 +324,12 @@ mod tests {
             message("assistant", "two"),
             message("user", "three"),
         ];
-        assert_eq!(asked(&GenerateInput::Chat(chat.clone())), ["three", "one"]);
+        assert_eq!(
+            classified_texts(&GenerateInput::Chat(chat.clone())),
+            ["three", "one"]
+        );
         chat.truncate(1);
-        assert_eq!(asked(&GenerateInput::Chat(chat)), ["be kind"]);
-        assert_eq!(asked(&GenerateInput::Text("x".into())), ["x"]);
+        assert_eq!(classified_texts(&GenerateInput::Chat(chat)), ["be kind"]);
+        assert_eq!(classified_texts(&GenerateInput::Text("x".into())), ["x"]);
     }
 }

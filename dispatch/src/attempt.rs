@@ -1,0 +1,141 @@
+//! One attempt to have one replica answer.
+
+use std::time::Duration;
+
+use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError, Usage};
+use flotilla_proto::status;
+use flotilla_proto::v1::{self, GenerateRequest};
+use flotilla_telemetry::names::{attr, span};
+use flotilla_telemetry::trace::RequestSpan;
+
+use crate::answer_stream::{self, AnswerSource, AnswerStream};
+use crate::usage_guard::UsageGuard;
+use crate::{ReplicaView, TransportError};
+
+/// One attempt on a replica, accounted for by a usage guard.
+pub(crate) struct Attempt<'a> {
+    pub(crate) replica: &'a ReplicaView,
+    pub(crate) usage: UsageGuard,
+}
+
+impl Attempt<'_> {
+    /// Sends a generation request, and resolves when the first events of the answer have arrived.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub(crate) async fn generate(
+        mut self,
+        request: GenerateRequest,
+        timeout: AttemptTimeout,
+    ) -> Result<AnswerStream, RequestError> {
+        let replica = self.replica;
+        let model = request.model.clone();
+        let span = forward_span(replica, "Generate");
+        let begin = async {
+            let mut call = tonic::Request::new(request);
+            span.inject(call.metadata_mut().as_mut());
+            let responses = replica.transport.generate(call).await;
+            let mut responses = responses.map_err(|error| request_error(error, replica, &model))?;
+            let first = answer_stream::first_events(&mut responses, &model).await?;
+            Ok((responses, first))
+        };
+        let error = match tokio::time::timeout(timeout.remaining, begin).await {
+            Ok(Ok((responses, first))) => {
+                let source = AnswerSource { model, span };
+                return Ok(AnswerStream::new(responses, first, self.usage, source));
+            }
+            Ok(Err(error)) => self.refused(error),
+            Err(_) => self.failed(timeout.error()),
+        };
+        span.failed(error.kind());
+        Err(error)
+    }
+
+    /// Sends an embedding request, and resolves with the vectors.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub(crate) async fn embed(
+        mut self,
+        request: &EmbedRequest,
+        timeout: AttemptTimeout,
+    ) -> Result<Embeddings, RequestError> {
+        let replica = self.replica;
+        let span = forward_span(replica, "Embed");
+        let mut call = tonic::Request::new(v1::EmbedRequest::from(request));
+        span.inject(call.metadata_mut().as_mut());
+        let answer = tokio::time::timeout(timeout.remaining, replica.transport.embed(call)).await;
+        let error = match answer {
+            Ok(Ok(response)) => {
+                let embeddings: Embeddings = response.into();
+                self.usage.served(Usage {
+                    prompt_tokens: embeddings.prompt_tokens,
+                    energy: embeddings.energy,
+                    ..Usage::default()
+                });
+                return Ok(embeddings);
+            }
+            Ok(Err(error)) => self.refused(request_error(error, replica, request.model.as_str())),
+            Err(_) => self.failed(timeout.error()),
+        };
+        span.failed(error.kind());
+        Err(error)
+    }
+
+    /// Accounts for an error that the replica, or the way to it, answered with.
+    fn refused(&mut self, error: RequestError) -> RequestError {
+        if error.blames_the_replica() {
+            return self.failed(error);
+        }
+        self.usage.refused(&error);
+        error
+    }
+
+    fn failed(&mut self, error: RequestError) -> RequestError {
+        self.usage.failed(&error);
+        error
+    }
+}
+
+/// The span of a call to a replica.
+fn forward_span(replica: &ReplicaView, method: &'static str) -> RequestSpan {
+    let span = RequestSpan::call(|| span::FORWARD.to_owned());
+    if span.is_recorded() {
+        span.set("rpc.system.name", "grpc");
+        span.set("rpc.method", format!("flotilla.v1.Inference/{method}"));
+        span.set(attr::NODE, replica.node.to_string());
+    }
+    span
+}
+
+/// Converts a transport error. That a node is not connected says nothing about the request, unlike a
+/// node that is lost while it answers.
+fn request_error(error: TransportError, replica: &ReplicaView, model: &str) -> RequestError {
+    match error {
+        TransportError::NotConnected => {
+            RequestError::Unavailable(format!("The node '{}' is not connected.", replica.node))
+        }
+        TransportError::Status(status) => status::to_error(&status, model),
+    }
+}
+
+/// How long an attempt may take until its first events.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttemptTimeout {
+    pub(crate) remaining: Duration,
+    /// Whether the request's own deadline sets the limit: then missing it is not the replica's fault.
+    pub(crate) own_deadline: bool,
+}
+
+impl AttemptTimeout {
+    /// The error of an attempt that took longer.
+    fn error(self) -> RequestError {
+        let waited = self.remaining.as_secs_f32();
+        let message = format!("The answer did not begin within {waited:.3} s.");
+        if self.own_deadline {
+            RequestError::TooLate(message)
+        } else {
+            RequestError::Deadline(message)
+        }
+    }
+}

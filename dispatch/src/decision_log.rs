@@ -1,0 +1,193 @@
+//! The newest decisions, with their outcomes, in a ring of slots that requests write without locks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwapOption;
+use flotilla_core::routing::{RequestOutcome, RoutingDecision};
+use serde::{Deserialize, Serialize};
+
+use crate::decision_recorder::DecisionRecorder;
+use crate::request_context::RequestContext;
+use crate::request_observer::RequestObserver;
+
+/// Keeps the newest decisions. Cheap to clone.
+#[derive(Clone)]
+pub struct DecisionLog {
+    ring: Arc<DecisionRing>,
+}
+
+struct DecisionRing {
+    /// The id of this controller, which every decision's id begins with.
+    controller: String,
+    next: AtomicU64,
+    observer: RequestObserver,
+    /// Decision number n is in slot n modulo their count, until a later one takes the slot.
+    slots: Box<[ArcSwapOption<StoredDecision>]>,
+}
+
+/// A decision in its slot.
+pub(crate) struct StoredDecision {
+    number: u64,
+    /// When the decision was recorded, in milliseconds since 1970.
+    pub(crate) at: u64,
+    pub(crate) decision: RoutingDecision,
+    /// Set once, when the request ends.
+    pub(crate) outcome: OnceLock<RequestOutcome>,
+}
+
+/// A recorded decision, as `/v1/decisions/{id}` returns it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    /// The id of the record. `None` for a dry run.
+    pub id: Option<String>,
+    /// When the decision was made, in milliseconds since 1970.
+    pub at: u64,
+    /// The decision.
+    #[serde(flatten)]
+    pub decision: RoutingDecision,
+    /// How the request ended. `None` while it is in flight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<RequestOutcome>,
+}
+
+impl DecisionLog {
+    /// Creates a log of the newest `capacity` decisions of this controller. `observer` counts the
+    /// outcomes.
+    #[must_use]
+    pub fn new(controller: &str, capacity: usize, observer: RequestObserver) -> Self {
+        let slots = (0..capacity.max(1)).map(|_| ArcSwapOption::empty());
+        Self {
+            ring: Arc::new(DecisionRing {
+                controller: controller.to_owned(),
+                observer,
+                next: AtomicU64::new(0),
+                slots: slots.collect(),
+            }),
+        }
+    }
+
+    /// Records the decision about a request. The returned recorder takes the outcome.
+    pub(crate) fn record(
+        &self,
+        decision: RoutingDecision,
+        context: Arc<RequestContext>,
+    ) -> DecisionRecorder {
+        let number = self.ring.next.fetch_add(1, Ordering::Relaxed);
+        let stored = Arc::new(StoredDecision {
+            number,
+            at: unix_millis(),
+            decision,
+            outcome: OnceLock::new(),
+        });
+        let slot = (number % self.ring.slots.len() as u64) as usize;
+        self.ring.slots[slot].store(Some(stored.clone()));
+        DecisionRecorder::new(self.id(number), stored, context, self.ring.observer.clone())
+    }
+
+    /// Records the decision about a request that is answered at once, for benchmarks.
+    pub fn record_answered(&self, decision: RoutingDecision) {
+        let context = self.ring.observer.start_request("chat", 0, Arc::default());
+        self.record(decision, context).answered();
+    }
+
+    /// Returns the decision with this id, if this controller made it and still keeps it.
+    #[must_use]
+    pub fn get(&self, id: &str) -> Option<DecisionRecord> {
+        let (controller, number) = id.split_once('-')?;
+        if controller != self.ring.controller {
+            return None;
+        }
+        let number = u64::from_str_radix(number, 16).ok()?;
+        let slot = (number % self.ring.slots.len() as u64) as usize;
+        let stored = self.ring.slots[slot].load_full()?;
+        (stored.number == number).then(|| DecisionRecord {
+            id: Some(self.id(number)),
+            at: stored.at,
+            decision: stored.decision.clone(),
+            outcome: stored.outcome.get().cloned(),
+        })
+    }
+
+    /// Returns the id of the controller that made the decision with this id.
+    #[must_use]
+    pub fn owner(id: &str) -> Option<&str> {
+        Some(id.split_once('-')?.0)
+    }
+
+    fn id(&self, number: u64) -> String {
+        format!("{}-{number:x}", self.ring.controller)
+    }
+}
+
+/// Returns the current time in milliseconds since 1970.
+fn unix_millis() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::energy::{EnergySource, EnergyUsage};
+    use flotilla_core::generate::Usage;
+    use flotilla_core::routing::OutcomeStatus;
+    use flotilla_core::{Joules, NodeName};
+    use flotilla_telemetry::Telemetry;
+    use flotilla_telemetry::front::ServerMetrics;
+
+    #[test]
+    fn the_newest_decisions_are_kept_with_their_outcomes() {
+        let metrics = Arc::new(ServerMetrics::new(&Telemetry::off().meter()));
+        let log = DecisionLog::new("abc", 2, RequestObserver::metrics_only(metrics));
+        let record = |requested: &str| {
+            let decision = RoutingDecision {
+                requested: requested.into(),
+                ..RoutingDecision::default()
+            };
+            let context = log.ring.observer.start_request("chat", 7, Arc::default());
+            (log.record(decision, context.clone()), context)
+        };
+        let (mut first, context) = record("one");
+        let id = first.id().to_owned();
+        assert_eq!(DecisionLog::owner(&id), Some("abc"));
+        assert_eq!(log.get(&id).unwrap().outcome, None);
+        first.first_events();
+        first.usage(Usage {
+            prompt_tokens: 3,
+            completion_tokens: 4,
+            timing: None,
+            energy: None,
+        });
+        let node = NodeName::new("n").unwrap();
+        for (joules, source) in [(0.5, EnergySource::Rapl), (1.5, EnergySource::Nvml)] {
+            let energy = EnergyUsage::new(Joules(joules), source.into());
+            context.add_energy(&node, None, energy);
+        }
+        first.answered();
+        let stored = log.get(&id).unwrap();
+        assert_eq!(stored.decision.requested, "one");
+        let outcome = stored.outcome.unwrap();
+        assert_eq!(
+            (outcome.end, outcome.completion_tokens),
+            (OutcomeStatus::Answered, Some(4))
+        );
+        assert_eq!(outcome.joules, Some(Joules(2.0)));
+        assert_eq!(outcome.joules_source.unwrap().as_str(), "rapl+nvml");
+        assert!(outcome.first_token_ms.unwrap() <= outcome.total_ms);
+
+        drop(first);
+        drop(record("two"));
+        let (third, _) = record("three");
+        assert!(log.get(&id).is_none(), "a later decision took its slot");
+        for other in ["", "abc", "abc-zz", "abd-0", "abc-999"] {
+            assert!(log.get(other).is_none(), "{other}");
+        }
+        let id = third.id().to_owned();
+        drop(third);
+        let outcome = log.get(&id).unwrap().outcome.unwrap();
+        assert_eq!(outcome.end, OutcomeStatus::Abandoned);
+    }
+}

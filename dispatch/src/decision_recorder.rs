@@ -1,0 +1,227 @@
+//! Records how one request ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_core::energy::EnergyUsage;
+use flotilla_core::generate::{RequestError, Usage};
+use flotilla_core::routing::{OutcomeStatus, RequestOutcome};
+use flotilla_core::{ModelName, TaskName};
+use flotilla_telemetry::front::{RequestLabels, RequestStats};
+use flotilla_telemetry::names::attr;
+use flotilla_telemetry::trace::RequestSpan;
+
+use crate::decision_log::StoredDecision;
+use crate::request_context::RequestContext;
+use crate::request_observer::{EndedRequest, RequestObserver};
+
+/// Records how one request ends: exactly once, and before the client can have read the end of the
+/// answer, so that whoever has the answer finds its record complete. Dropping the recorder before
+/// that records an abandoned request.
+pub(crate) struct DecisionRecorder {
+    id: String,
+    stored: Arc<StoredDecision>,
+    context: Arc<RequestContext>,
+    observer: RequestObserver,
+    outcome: RequestOutcome,
+    /// Whether the requested model or task exists. Metrics have no label for others, since clients
+    /// could make any number of them.
+    known_target: bool,
+    /// Time from the arrival to the first events.
+    first_token: Option<Duration>,
+    /// Time that the node took from the first token to the last.
+    decode: Option<Duration>,
+    ended: bool,
+}
+
+impl DecisionRecorder {
+    /// Creates the recorder of a stored decision, which counts the request from here on.
+    pub(crate) fn new(
+        id: String,
+        stored: Arc<StoredDecision>,
+        context: Arc<RequestContext>,
+        observer: RequestObserver,
+    ) -> Self {
+        context.hand_to_recorder();
+        Self {
+            id,
+            stored,
+            context,
+            observer,
+            outcome: RequestOutcome::default(),
+            known_target: true,
+            first_token: None,
+            decode: None,
+            ended: false,
+        }
+    }
+
+    /// The id of the decision record.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The span of the whole request.
+    pub(crate) fn span(&self) -> &RequestSpan {
+        &self.context.span
+    }
+
+    /// Records that the first events have arrived.
+    pub(crate) fn first_events(&mut self) {
+        self.first_token = Some(self.context.arrived.elapsed());
+    }
+
+    /// Records the tokens and times of the answer.
+    pub(crate) fn usage(&mut self, usage: Usage) {
+        self.outcome.prompt_tokens = Some(usage.prompt_tokens);
+        self.outcome.completion_tokens = Some(usage.completion_tokens);
+        self.decode = usage.timing.map(|timing| timing.decode);
+        let queued = usage.timing.map(|timing| timing.queued);
+        self.outcome.queued_ms = queued.map(|queued| queued.as_secs_f64() * 1e3);
+    }
+
+    /// Derives the time of the first token from how long the node wrote after it. An unstreamed answer
+    /// arrives as a whole with its last token.
+    pub(crate) fn decoded_for(&mut self, decode: Duration) {
+        let first = self.context.arrived.elapsed().saturating_sub(decode);
+        self.first_token = Some(self.first_token.map_or(first, |known| known.min(first)));
+    }
+
+    /// The energy so far, on all replicas.
+    pub(crate) fn energy(&self) -> EnergyUsage {
+        self.context.energy()
+    }
+
+    /// Records that the answer is complete.
+    pub(crate) fn answered(&mut self) {
+        self.outcome.end = OutcomeStatus::Answered;
+        self.finish(None);
+    }
+
+    /// Records that there is no answer, or only a part of it.
+    pub(crate) fn failed(&mut self, error: &RequestError) {
+        self.known_target = !matches!(
+            error,
+            RequestError::ModelNotFound(_) | RequestError::TaskNotFound(_)
+        );
+        self.outcome.end = OutcomeStatus::Failed;
+        self.context.span.failed(error.kind());
+        self.log_failure(error.kind(), error.blames_the_replica());
+        let held_to_zones = !self.stored.decision.zones.is_empty();
+        self.outcome.error = Some(error.on_record(held_to_zones));
+        self.finish(Some(error.kind()));
+    }
+
+    /// Logs that there is no answer, with the ids of the trace.
+    fn log_failure(&self, kind: &'static str, blames_node: bool) {
+        let (id, decision) = (self.id.as_str(), &self.stored.decision);
+        let model = decision.model.as_ref().map_or("", |model| model.as_str());
+        let node = decision.node.as_ref().map_or("", |node| node.as_str());
+        self.context.span.within(|| match blames_node {
+            true => tracing::warn!(decision = id, model, node, error = kind, "a request failed"),
+            false => tracing::debug!(decision = id, model, node, error = kind, "a request failed"),
+        });
+    }
+
+    /// Stores and counts the outcome. The first call wins.
+    fn finish(&mut self, error: Option<&'static str>) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let total = self.context.arrived.elapsed();
+        let energy = self.context.energy();
+        let mut outcome = std::mem::take(&mut self.outcome);
+        outcome.total_ms = total.as_secs_f64() * 1e3;
+        outcome.first_token_ms = self.first_token.map(|first| first.as_secs_f64() * 1e3);
+        if energy != EnergyUsage::default() {
+            outcome.joules = Some(energy.joules);
+            outcome.joules_source = Some(energy.sources);
+            outcome.co2_grams = energy.grams;
+            outcome.cost = energy.price.map(|price| price.amount);
+            outcome.currency = energy.price.map(|price| price.currency);
+        }
+        let stats = RequestStats {
+            total,
+            error,
+            first_token: self.first_token,
+            decode: self.decode,
+            input_tokens: u64::from(outcome.prompt_tokens.unwrap_or(0)),
+            output_tokens: u64::from(outcome.completion_tokens.unwrap_or(0)),
+            joules: f64::from(energy.joules.0),
+            grams: energy.grams,
+            cost: outcome.cost,
+        };
+        self.count(&outcome, &stats, &energy);
+        let _ = self.stored.outcome.set(outcome);
+    }
+
+    /// Counts the outcome in metrics and traces, and notifies the listener.
+    fn count(&self, outcome: &RequestOutcome, stats: &RequestStats, energy: &EnergyUsage) {
+        let decision = &self.stored.decision;
+        let labels = RequestLabels {
+            operation: self.context.operation,
+            requested: self.known_target.then_some(decision.requested.as_str()),
+            model: decision.model.as_ref().map(ModelName::as_str),
+            task: decision.task.as_ref().map(TaskName::as_str),
+            energy_source: energy.sources.as_str(),
+            currency: energy.price.as_ref().map(|price| price.currency.as_str()),
+        };
+        let metrics = &self.observer.metrics;
+        metrics.ended(labels, stats);
+        self.observer.listener.request_ended(&EndedRequest {
+            id: &self.id,
+            at: self.stored.at,
+            decision,
+            outcome,
+            energy: *energy,
+            time_per_token: stats.per_token(),
+        });
+        for tier in &decision.tiers {
+            metrics.tier(
+                labels.task.unwrap_or_default(),
+                tier.model.as_str(),
+                tier.verdict.as_str(),
+            );
+        }
+        for hedge in &decision.hedges {
+            metrics.hedged(hedge.won);
+        }
+        if self.span().is_recorded() {
+            set_span_attributes(self.span(), &self.id, &labels, stats);
+        }
+    }
+}
+
+/// Sets the attributes of a span whose request has ended.
+fn set_span_attributes(
+    span: &RequestSpan,
+    id: &str,
+    labels: &RequestLabels<'_>,
+    stats: &RequestStats,
+) {
+    span.set(attr::DECISION, id.to_owned());
+    if let Some(model) = labels.model {
+        span.set(attr::RESPONSE_MODEL, model.to_owned());
+    }
+    if let Some(task) = labels.task {
+        span.set(attr::TASK, task.to_owned());
+    }
+    if let Some(first) = stats.first_token {
+        span.set(attr::TIME_TO_FIRST_CHUNK, first.as_secs_f64());
+    }
+    if stats.error.is_none() {
+        span.set(attr::INPUT_TOKENS, stats.input_tokens as i64);
+        span.set(attr::OUTPUT_TOKENS, stats.output_tokens as i64);
+        span.set(attr::ENERGY, stats.joules);
+        span.set(attr::ENERGY_SOURCE, labels.energy_source.to_owned());
+    }
+}
+
+impl Drop for DecisionRecorder {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.context.span.failed("cancelled");
+        }
+        self.finish(Some("cancelled"));
+    }
+}

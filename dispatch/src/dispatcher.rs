@@ -1,0 +1,339 @@
+//! The dispatcher: the backend of the gateway that answers with the replicas of a view.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_core::TaskName;
+use flotilla_core::generate::{
+    EmbedRequest, Embeddings, GenerateInput, GenerateRequest, RequestError, Route, RouteTarget,
+    Usage,
+};
+use flotilla_core::routing::RoutingDecision;
+use flotilla_gateway::{Backend, BackendAnswer, BackendError, EventStream, ModelCard, Readiness};
+use flotilla_telemetry::names::{PROVIDER, attr, span};
+use flotilla_telemetry::trace::RequestSpan;
+
+use crate::affinity_cache::AffinityCache;
+use crate::answer_stream::AnswerStream;
+use crate::cascade;
+use crate::plan::{self, DispatchPlan, RequestProfile};
+use crate::plan_execution::PlanExecution;
+use crate::request_context::RequestContext;
+use crate::tier_answer::TierRequest;
+use crate::traced_content;
+use crate::{
+    DecisionLog, LatestClassifier, ModelEndpoints, PendingQueue, ReplicaView, RequestObserver,
+    TrainedClassifier, ViewHandle,
+};
+
+/// How long a client that is refused for overload is told to wait.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How requests are dispatched.
+#[derive(Debug, Clone, Copy)]
+pub struct DispatchConfig {
+    /// The longest time from a request's arrival to its first events.
+    pub first_token_timeout: Duration,
+    /// Whether decision records hold prompts. Those of requests held to privacy zones never do.
+    pub record_prompts: bool,
+}
+
+/// Dispatches requests to the replicas of a view. Cheap to clone.
+#[derive(Clone)]
+pub struct Dispatcher {
+    pub(crate) view: ViewHandle,
+    pub(crate) pending: PendingQueue,
+    pub(crate) affinity: AffinityCache,
+    pub(crate) decisions: DecisionLog,
+    pub(crate) observer: RequestObserver,
+    classifier: LatestClassifier,
+    config: DispatchConfig,
+}
+
+impl Dispatcher {
+    /// Creates a dispatcher over `view`. It classifies with the latest `classifier` and records its
+    /// `decisions`; requests that no replica can take yet wait in `pending`.
+    #[must_use]
+    pub fn new(
+        view: ViewHandle,
+        pending: PendingQueue,
+        classifier: LatestClassifier,
+        decisions: DecisionLog,
+        observer: RequestObserver,
+        config: DispatchConfig,
+    ) -> Self {
+        Self {
+            view,
+            pending,
+            affinity: AffinityCache::new(),
+            decisions,
+            observer,
+            classifier,
+            config,
+        }
+    }
+
+    /// The recorded decisions.
+    #[must_use]
+    pub fn decisions(&self) -> &DecisionLog {
+        &self.decisions
+    }
+
+    /// The longest time from a request's arrival to its first events.
+    pub(crate) fn first_token_timeout(&self) -> Duration {
+        self.config.first_token_timeout
+    }
+
+    /// Plans a request. Fills in `decision` as far as planning gets.
+    ///
+    /// # Errors
+    /// Why no model may answer.
+    pub(crate) async fn plan(
+        &self,
+        route: &Route,
+        request: RequestProfile<'_>,
+        decision: &mut RoutingDecision,
+    ) -> Result<DispatchPlan, RequestError> {
+        let classify = match route.target {
+            RouteTarget::Auto => RequestSpan::enter(span::CLASSIFY),
+            RouteTarget::Model(_) | RouteTarget::Task(_) => RequestSpan::default(),
+        };
+        // A request that names a model or a task does not wait for a classifier to be trained.
+        let trained = match route.target {
+            RouteTarget::Auto => Some(self.latest_classifier().await),
+            RouteTarget::Model(_) | RouteTarget::Task(_) => None,
+        };
+        let classifier = trained.as_ref().and_then(|t| t.classifier.as_ref());
+        let plan = plan::plan(
+            &self.view.peek().routing,
+            classifier,
+            route,
+            request,
+            decision,
+        );
+        if let Some(classified) = &decision.classified {
+            classify.set(attr::TASK, classified.best_task.to_string());
+            classify.set(attr::CONFIDENCE, f64::from(classified.confidence));
+            classify.set(attr::ABSTAINED, classified.abstained);
+        }
+        let plan = plan?;
+        // Prompts that are held to privacy zones stay out of the record.
+        if self.config.record_prompts && plan.zones.is_none() {
+            let newest = plan::classified_texts(request.input)
+                .first()
+                .map(|text| (*text).to_owned());
+            decision.prompt = newest;
+        }
+        Ok(plan)
+    }
+
+    /// Starts the context of a request that has arrived.
+    fn start_request(&self, operation: &'static str, route: &Route) -> Arc<RequestContext> {
+        let grid = self.view.peek().routing.grid.clone();
+        self.observer
+            .start_request(operation, route.fairness_key, grid)
+    }
+
+    /// Returns whether one of the plan's models with these numbers has an eligible replica now.
+    pub(crate) fn has_ready_replica(
+        &self,
+        plan: &DispatchPlan,
+        mut models: RangeInclusive<usize>,
+    ) -> bool {
+        let view = self.view.peek();
+        models.any(|index| {
+            let model = view.models.get(&plan.models[index]);
+            model.is_some_and(|model| !model.eligible(plan.zones.as_ref()).is_empty())
+        })
+    }
+
+    /// Returns the latest classifier. Waits only for the first one.
+    async fn latest_classifier(&self) -> Arc<TrainedClassifier> {
+        if let Some(trained) = &*self.classifier.borrow() {
+            return trained.clone();
+        }
+        let mut classifier = self.classifier.clone();
+        let first = classifier.wait_for(Option::is_some).await;
+        first
+            .ok()
+            .and_then(|first| first.clone())
+            .unwrap_or_default()
+    }
+
+    /// Records that there is no answer.
+    pub(crate) fn refuse(
+        &self,
+        decision: RoutingDecision,
+        context: Arc<RequestContext>,
+        error: RequestError,
+    ) -> BackendError {
+        let mut recorder = self.decisions.record(decision, context);
+        recorder.failed(&error);
+        BackendError {
+            error,
+            decision: Some(recorder.id().to_owned()),
+        }
+    }
+
+    /// Sends the answer of a replica to the client.
+    pub(crate) fn relay(
+        &self,
+        execution: PlanExecution<'_>,
+        replica: ReplicaView,
+        answer: AnswerStream,
+    ) -> BackendAnswer<EventStream> {
+        let deadline = execution.plan.deadline.zip(execution.complete_by());
+        let trace_content =
+            execution.plan.zones.is_none() && execution.context.span.tells_content();
+        let (by, mut recorder) = execution.answered(replica);
+        recorder.first_events();
+        let content: EventStream = Box::pin(answer.recorded(recorder, deadline, trace_content));
+        BackendAnswer { by, content }
+    }
+}
+
+impl Backend for Dispatcher {
+    async fn generate(
+        &self,
+        request: GenerateRequest<Route>,
+    ) -> Result<BackendAnswer<EventStream>, BackendError> {
+        let context = self.start_request(request.input.operation(), &request.model);
+        let mut decision = RoutingDecision::default();
+        let profile = RequestProfile {
+            input: &request.input,
+            max_tokens: request.sampling.max_tokens,
+        };
+        let plan = self.plan(&request.model, profile, &mut decision).await;
+        if let Some(classified) = &decision.classified {
+            let task = decision.task.as_ref().map(TaskName::as_str);
+            self.observer.metrics.classified(task, classified.abstained);
+        }
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.refuse(decision, context, error)),
+        };
+        let span = &context.span;
+        if span.is_recorded() {
+            set_request_attributes(span, &request);
+            if span.tells_content() && plan.zones.is_none() {
+                traced_content::set_input_messages(span, &request.input);
+            }
+        }
+        let mut message = flotilla_proto::convert::generate_request(&request, plan.queue_key);
+        if plan.hedge_after().is_some() {
+            // An unstreamed answer begins only when it ends: it would always seem to take long.
+            message.stream = true;
+        }
+        if let Some((task, cascade)) = plan.cascade() {
+            let request = TierRequest {
+                request: &request,
+                message,
+                task,
+                cascade,
+            };
+            // Boxed, since this future is larger and rarer than the others.
+            let answer = cascade::answer(self, &plan, request, decision, context);
+            return Box::pin(answer).await;
+        }
+        let mut execution = PlanExecution::new(self, plan, decision, context);
+        match execution.start_answer(&message).await {
+            Ok((replica, answer)) => Ok(self.relay(execution, replica, answer)),
+            Err(error) => Err(execution.refuse(error)),
+        }
+    }
+
+    async fn embed(
+        &self,
+        request: EmbedRequest<Route>,
+    ) -> Result<BackendAnswer<Embeddings>, BackendError> {
+        let context = self.start_request("embeddings", &request.model);
+        let mut decision = RoutingDecision::default();
+        // Embedding requests name a model: there is nothing to classify.
+        let no_input = GenerateInput::Text(String::new());
+        let profile = RequestProfile {
+            input: &no_input,
+            max_tokens: None,
+        };
+        let mut execution = match self.plan(&request.model, profile, &mut decision).await {
+            Ok(plan) => PlanExecution::new(self, plan, decision, context),
+            Err(error) => return Err(self.refuse(decision, context, error)),
+        };
+        execution.plan.cost.prompt_bytes =
+            request.inputs.iter().map(|text| text.len() as u32).sum();
+        loop {
+            let (replica, load) = match execution.next_replica().await {
+                Ok(selected) => selected,
+                Err(error) => return Err(execution.refuse(error)),
+            };
+            let addressed = EmbedRequest {
+                model: execution.model().clone(),
+                inputs: request.inputs.clone(),
+                queue_key: execution.plan.queue_key,
+                deadline: execution.remaining(),
+            };
+            let attempt = execution.attempt(&replica, load);
+            let timeout = execution.attempt_timeout();
+            match attempt.embed(&addressed, timeout).await {
+                Ok(mut content) => {
+                    let (by, mut recorder) = execution.answered(replica);
+                    recorder.usage(Usage {
+                        prompt_tokens: content.prompt_tokens,
+                        ..Usage::default()
+                    });
+                    content.energy = Some(recorder.energy());
+                    recorder.answered();
+                    return Ok(BackendAnswer { by, content });
+                }
+                Err(error) => {
+                    if let Err(error) = execution.record_failure(&replica, error) {
+                        return Err(execution.refuse(error));
+                    }
+                }
+            }
+        }
+    }
+
+    fn models(&self) -> Vec<ModelCard> {
+        let view = self.view.peek();
+        let mut cards: Vec<_> = view.models.values().map(|model| card(model)).collect();
+        cards.sort_by(|a, b| a.name.cmp(&b.name));
+        cards
+    }
+
+    fn model(&self, name: &str) -> Option<ModelCard> {
+        self.view.peek().models.get(name).map(|model| card(model))
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.view.peek().readiness.clone()
+    }
+}
+
+/// Sets the attributes of the span of a request that has arrived.
+fn set_request_attributes(span: &RequestSpan, request: &GenerateRequest<Route>) {
+    let sampling = &request.sampling;
+    span.set(attr::OPERATION, request.input.operation());
+    span.set(attr::PROVIDER, PROVIDER);
+    span.set(attr::REQUEST_MODEL, request.model.target.to_string());
+    span.set("gen_ai.request.temperature", sampling.temperature);
+    span.set("gen_ai.request.top_p", sampling.top_p);
+    span.set("gen_ai.request.stream", request.stream);
+    span.set("gen_ai.request.choice.count", i64::from(request.choices));
+    if let Some(max_tokens) = sampling.max_tokens {
+        span.set("gen_ai.request.max_tokens", i64::from(max_tokens));
+    }
+    if let Some(top_k) = sampling.top_k {
+        span.set("gen_ai.request.top_k", i64::from(top_k));
+    }
+    if let Some(seed) = sampling.seed {
+        span.set("gen_ai.request.seed", seed as i64);
+    }
+}
+
+fn card(endpoints: &ModelEndpoints) -> ModelCard {
+    ModelCard {
+        name: endpoints.model.name().clone(),
+        created: endpoints.created,
+    }
+}

@@ -1,0 +1,87 @@
+//! Dry runs: what would be decided if a request came now.
+
+use flotilla_core::generate::{GenerateInput, RequestError, Route};
+use flotilla_core::routing::RoutingDecision;
+use flotilla_core::{ModelName, ZoneName};
+use std::collections::BTreeSet;
+
+use crate::dispatcher::Dispatcher;
+use crate::plan::{DispatchPlan, RequestProfile};
+use crate::retry_state::RetryState;
+use crate::selection_pass::{SelectionOutcome, SelectionPass, SelectionScope};
+
+/// What would be decided if a request came now.
+#[derive(Debug, Default)]
+pub struct DryRunDecision {
+    /// The decision, with every replica that could answer and why the others could not.
+    pub decision: RoutingDecision,
+    /// The models of the plan, the preferred one first. Empty when planning fails.
+    pub models: Vec<ModelName>,
+    /// The privacy zones that the request may enter. `None`: any node.
+    pub zones: Option<BTreeSet<ZoneName>>,
+    /// Why the request would be refused before any replica is looked for.
+    pub error: Option<RequestError>,
+}
+
+impl Dispatcher {
+    /// Plans a request and makes its selection pass over every replica, without sending or recording
+    /// anything.
+    pub async fn dry_run(
+        &self,
+        route: &Route,
+        input: &GenerateInput,
+        max_tokens: Option<u32>,
+    ) -> DryRunDecision {
+        let mut decision = RoutingDecision::default();
+        let request = RequestProfile { input, max_tokens };
+        match self.plan(route, request, &mut decision).await {
+            Ok(plan) => {
+                self.select_for_dry_run(&plan, &mut decision);
+                DryRunDecision {
+                    decision,
+                    models: plan.models,
+                    zones: plan.zones,
+                    error: None,
+                }
+            }
+            Err(error) => DryRunDecision {
+                decision,
+                error: Some(error),
+                ..DryRunDecision::default()
+            },
+        }
+    }
+
+    /// Makes the selection passes of a plan: one, or one for each tier of a cascade, of which the first
+    /// that selects a replica answers.
+    fn select_for_dry_run(&self, plan: &DispatchPlan, decision: &mut RoutingDecision) {
+        let tiers: Vec<DispatchPlan> = match plan.cascade() {
+            Some(_) => (0..plan.models.len()).map(|tier| plan.tier(tier)).collect(),
+            None => vec![plan.clone()],
+        };
+        let view = self.view.load();
+        let retry = RetryState::default();
+        for plan in &tiers {
+            let pass = SelectionPass {
+                view: &view,
+                plan,
+                affinity: &self.affinity,
+                pending: &self.pending,
+                retry: &retry,
+                head_of: None,
+                remaining: plan.deadline,
+                scope: SelectionScope::Everything,
+            };
+            let (outcome, mut record) = pass.run();
+            decision.candidates.append(&mut record.candidates);
+            decision.rejected.append(&mut record.rejected);
+            decision.affinity = decision.affinity.take().or(record.affinity);
+            if let SelectionOutcome::Selected(selected) = outcome
+                && decision.node.is_none()
+            {
+                decision.model = Some(plan.models[selected.model].clone());
+                decision.node = Some(selected.replica.node);
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! A model and the replicas that can answer for it, indexed for the request path.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use flotilla_core::rollout::ModelRevisions;
+use flotilla_core::spec::Model;
+use flotilla_core::{ModelRevision, NodeName, ZoneName};
+
+use crate::{ReplicaStats, ReplicaTransport};
+
+/// A replica that takes requests.
+#[derive(Debug, Clone)]
+pub struct ReplicaView {
+    /// The node that the replica runs on.
+    pub node: NodeName,
+    /// The node's privacy zone, if it is in one.
+    pub zone: Option<ZoneName>,
+    /// The revision that the replica serves.
+    pub revision: ModelRevision,
+    /// The way to the node.
+    pub transport: Arc<dyn ReplicaTransport>,
+    /// The replica's load and what is known of its speed.
+    pub stats: Arc<ReplicaStats>,
+}
+
+/// A model and the replicas that can answer for it.
+#[derive(Debug)]
+pub struct ModelEndpoints {
+    /// The model's desired state.
+    pub model: Model,
+    /// The revisions of the model.
+    pub revisions: ModelRevisions,
+    /// The model as it was in its stable revision, where that is another one.
+    pub stable: Option<Arc<Model>>,
+    /// When the fleet learned of the model, in seconds since 1970.
+    pub created: u64,
+    /// Whether a replica may be expected to answer soon, if none does.
+    pub coming: bool,
+    /// The replicas, those of a privacy zone side by side.
+    replicas: Vec<ReplicaView>,
+    /// The range in `replicas` of each zone.
+    zones: BTreeMap<Option<ZoneName>, Range<usize>>,
+    /// The index in `replicas` of each node.
+    by_node: HashMap<NodeName, usize>,
+    /// The revisions that the replicas serve.
+    served: BTreeSet<ModelRevision>,
+}
+
+impl ModelEndpoints {
+    /// Indexes the replicas of a model. Their order does not matter.
+    #[must_use]
+    pub fn new(
+        model: Model,
+        revisions: ModelRevisions,
+        stable: Option<Arc<Model>>,
+        created: u64,
+        coming: bool,
+        mut replicas: Vec<ReplicaView>,
+    ) -> Self {
+        replicas.sort_by(|a, b| a.zone.cmp(&b.zone));
+        let by_node = replicas.iter().enumerate();
+        Self {
+            model,
+            revisions,
+            stable,
+            created,
+            coming,
+            zones: zone_ranges(&replicas),
+            by_node: by_node
+                .map(|(index, replica)| (replica.node.clone(), index))
+                .collect(),
+            served: replicas.iter().map(|replica| replica.revision).collect(),
+            replicas,
+        }
+    }
+
+    /// The replicas that take requests.
+    #[must_use]
+    pub fn replicas(&self) -> &[ReplicaView] {
+        &self.replicas
+    }
+
+    /// The replica on a node, if there is one.
+    #[must_use]
+    pub fn on_node(&self, node: &NodeName) -> Option<&ReplicaView> {
+        self.by_node.get(node).map(|index| &self.replicas[*index])
+    }
+
+    /// The revisions that the replicas serve.
+    #[must_use]
+    pub fn served(&self) -> &BTreeSet<ModelRevision> {
+        &self.served
+    }
+
+    /// The revision that the replicas serve, except those that a rollout has already changed.
+    #[must_use]
+    pub fn serving(&self) -> ModelRevision {
+        self.revisions.stable.unwrap_or(self.revisions.wished)
+    }
+
+    /// Returns whether a request that is held to these privacy zones may leave them when a replica
+    /// answers it: because of the desired spec, of the spec that is still served, or because it is
+    /// unknown what a replica serves.
+    #[must_use]
+    pub fn leaves(&self, zones: &BTreeSet<ZoneName>) -> bool {
+        let known = |revision: ModelRevision| {
+            revision == self.revisions.wished || Some(revision) == self.revisions.stable
+        };
+        let stable = self.stable.as_ref();
+        self.model.leaves(zones)
+            || stable.is_some_and(|stable| stable.leaves(zones))
+            || !self.served.iter().all(|revision| known(*revision))
+    }
+
+    /// Returns the replicas in one of `zones`, or all replicas where `zones` is `None`. Returns none
+    /// where an answer may leave the zones all the same. The cost does not depend on the number of
+    /// replicas.
+    #[must_use]
+    pub fn eligible(&self, zones: Option<&BTreeSet<ZoneName>>) -> EligibleReplicas<'_> {
+        let ranges: Vec<Range<usize>> = match zones {
+            Some(zones) if self.leaves(zones) => Vec::new(),
+            None => Vec::from([Range {
+                start: 0,
+                end: self.replicas.len(),
+            }]),
+            Some(zones) => {
+                let range = |zone: &ZoneName| self.zones.get(&Some(zone.clone())).cloned();
+                zones.iter().filter_map(range).collect()
+            }
+        };
+        EligibleReplicas {
+            endpoints: self,
+            len: ranges.iter().map(Range::len).sum(),
+            ranges,
+        }
+    }
+}
+
+/// The ranges of replicas with equal zones, which lie side by side.
+fn zone_ranges(replicas: &[ReplicaView]) -> BTreeMap<Option<ZoneName>, Range<usize>> {
+    let mut ranges = BTreeMap::new();
+    let mut start = 0;
+    for zone in replicas.chunk_by(|a, b| a.zone == b.zone) {
+        let end = start + zone.len();
+        ranges.insert(zone[0].zone.clone(), start..end);
+        start = end;
+    }
+    ranges
+}
+
+/// The replicas of a model that a request may go to, numbered from 0.
+#[derive(Debug)]
+pub struct EligibleReplicas<'a> {
+    endpoints: &'a ModelEndpoints,
+    ranges: Vec<Range<usize>>,
+    len: usize,
+}
+
+impl<'a> EligibleReplicas<'a> {
+    /// The number of eligible replicas.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Returns whether there is no eligible replica.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Returns the number of the eligible replica on a node, if there is one.
+    #[must_use]
+    pub fn index_of(&self, node: &NodeName) -> Option<usize> {
+        let position = *self.endpoints.by_node.get(node)?;
+        let mut before = 0;
+        for range in &self.ranges {
+            if range.contains(&position) {
+                return Some(before + position - range.start);
+            }
+            before += range.len();
+        }
+        None
+    }
+
+    /// Returns an eligible replica by its number.
+    ///
+    /// # Panics
+    /// When `index` is not less than [`EligibleReplicas::len`].
+    #[must_use]
+    pub fn get(&self, mut index: usize) -> &'a ReplicaView {
+        for range in &self.ranges {
+            if index < range.len() {
+                return &self.endpoints.replicas[range.start + index];
+            }
+            index -= range.len();
+        }
+        panic!("there is no such eligible replica");
+    }
+}

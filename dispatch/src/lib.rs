@@ -1,0 +1,52 @@
+//! The request path: from a request that the gateway has checked to the answer of a replica.
+//!
+//! This crate owns the [`Dispatcher`], which finds out which task and models a request is for,
+//! selects a replica or waits for one, sends the request, hedges, cascades from small models to
+//! larger ones, relays the answer, and keeps a record of every decision. It works on a
+//! [`DispatchView`], which is plain data, and sends requests through the trait
+//! [`ReplicaTransport`]; whoever builds the view decides which replicas there are.
+//!
+//! It knows nothing of the store, of links, of HTTP, or of how replicas were placed. Start reading
+//! at [`Dispatcher`], then `plan.rs` and `selection_pass.rs`.
+
+mod affinity_cache;
+mod answer_stream;
+mod attempt;
+mod candidate_estimate;
+mod cascade;
+mod decision_log;
+mod decision_recorder;
+mod dispatcher;
+mod dry_run;
+mod endpoints;
+mod hedge;
+mod load_guard;
+mod pending_queue;
+mod plan;
+mod plan_execution;
+mod refusal;
+mod replica_stats;
+mod request_context;
+mod request_observer;
+mod retry_state;
+mod routing_view;
+mod selection_pass;
+mod tier_answer;
+mod traced_content;
+mod trainer;
+mod transport;
+mod usage_guard;
+mod view;
+
+pub use decision_log::{DecisionLog, DecisionRecord};
+pub use dispatcher::{DispatchConfig, Dispatcher};
+pub use dry_run::DryRunDecision;
+pub use endpoints::{EligibleReplicas, ModelEndpoints, ReplicaView};
+pub use load_guard::LoadGuard;
+pub use pending_queue::{PendingQueue, Waiter, WaitingCounts, WakeUpReceiver};
+pub use replica_stats::{CandidateSnapshot, ReplicaLimits, ReplicaStats, stats_clock};
+pub use request_observer::{EndedRequest, RequestListener, RequestObserver};
+pub use routing_view::{MeasuredQuality, QualityRecord, RoutingView, TaskView};
+pub use trainer::{LatestClassifier, TrainedClassifier, train_classifiers};
+pub use transport::{ReplicaTransport, ResponseStream, TransportError};
+pub use view::{DispatchView, ViewHandle, ViewPublisher};

@@ -1,0 +1,272 @@
+//! Requests that wait for the first replica of a model, in the order of their arrival.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use flotilla_core::ModelName;
+use flotilla_core::generate::RequestError;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use crate::dispatcher::RETRY_AFTER;
+
+/// The number of requests that wait for each model.
+pub type WaitingCounts = BTreeMap<ModelName, u32>;
+
+/// Receives the names of models to wake up: a request would use them if they were loaded, but does
+/// not wait for them.
+pub type WakeUpReceiver = mpsc::Receiver<ModelName>;
+
+/// Wake-ups that may be on their way. One more is dropped, since the others have the same effect.
+const WAKE_UPS: usize = 64;
+
+/// Requests that wait for the first replica of a model. Cheap to clone.
+#[derive(Clone)]
+pub struct PendingQueue {
+    state: Arc<PendingState>,
+}
+
+struct PendingState {
+    queues: Mutex<HashMap<ModelName, ModelQueue>>,
+    /// Waiters of all models. While it is 0, requests need not take the lock.
+    total: AtomicUsize,
+    counts: watch::Sender<WaitingCounts>,
+    wake_ups: mpsc::Sender<ModelName>,
+}
+
+/// The waiters of one model.
+struct ModelQueue {
+    /// All waiters, placeholders included.
+    waiting: u32,
+    /// Waiters that stand for no request.
+    placeholders: u32,
+    /// One permit: its holder is the next to be dispatched. Granted in order of arrival.
+    head: Arc<Semaphore>,
+    /// Set when all waiters are turned away.
+    outcome: watch::Sender<Option<RequestError>>,
+}
+
+impl PendingQueue {
+    /// Creates an empty queue, and the receiver of its wake-ups.
+    #[must_use]
+    pub fn new() -> (Self, WakeUpReceiver) {
+        let (wake_ups, receiver) = mpsc::channel(WAKE_UPS);
+        let state = Arc::new(PendingState {
+            queues: Mutex::default(),
+            total: AtomicUsize::new(0),
+            counts: watch::Sender::default(),
+            wake_ups,
+        });
+        (Self { state }, receiver)
+    }
+
+    /// Asks for a model to be loaded as if a request waited for it.
+    pub(crate) fn wake_up(&self, model: &ModelName) {
+        let _ = self.state.wake_ups.try_send(model.clone());
+    }
+
+    /// Returns a receiver of the number of waiters of each model.
+    #[must_use]
+    pub fn counts(&self) -> watch::Receiver<WaitingCounts> {
+        self.state.counts.subscribe()
+    }
+
+    /// Returns whether any request waits for this model.
+    pub(crate) fn has_waiters(&self, model: &ModelName) -> bool {
+        self.state.total.load(Ordering::Relaxed) > 0 && self.state.lock().contains_key(model)
+    }
+
+    /// Adds a request to the queue of a model.
+    ///
+    /// # Errors
+    /// [`RequestError::Overloaded`] when `limit` requests wait already. The first may always wait,
+    /// since somebody has to wake the model.
+    pub(crate) fn enter(&self, model: &ModelName, limit: u32) -> Result<Waiter, RequestError> {
+        let mut queues = self.state.lock();
+        let queue = queues.entry(model.clone()).or_default();
+        if queue.waiting - queue.placeholders >= limit.max(1) {
+            return Err(RequestError::Overloaded {
+                message: format!(
+                    "Too many requests wait for the model '{model}': try again later."
+                ),
+                retry_after: RETRY_AFTER,
+            });
+        }
+        Ok(self.add(model, queue, false))
+    }
+
+    /// Adds a placeholder, which counts as waiting for a model but takes no request's place.
+    #[must_use]
+    pub fn enter_placeholder(&self, model: &ModelName) -> Waiter {
+        let mut queues = self.state.lock();
+        let queue = queues.entry(model.clone()).or_default();
+        self.add(model, queue, true)
+    }
+
+    fn add(&self, model: &ModelName, queue: &mut ModelQueue, placeholder: bool) -> Waiter {
+        queue.waiting += 1;
+        queue.placeholders += u32::from(placeholder);
+        self.state.total.fetch_add(1, Ordering::Relaxed);
+        self.state.set_count(model, queue.waiting);
+        Waiter {
+            state: self.state.clone(),
+            model: model.clone(),
+            head: queue.head.clone(),
+            outcome: queue.outcome.subscribe(),
+            permit: None,
+            placeholder,
+        }
+    }
+
+    /// Turns away all that wait for a model, with this error.
+    pub fn turn_away(&self, model: &ModelName, error: &RequestError) {
+        if let Some(queue) = self.state.lock().get(model) {
+            queue.outcome.send_replace(Some(error.clone()));
+        }
+    }
+}
+
+impl Default for ModelQueue {
+    fn default() -> Self {
+        Self {
+            waiting: 0,
+            placeholders: 0,
+            head: Arc::new(Semaphore::new(1)),
+            outcome: watch::Sender::default(),
+        }
+    }
+}
+
+impl PendingState {
+    fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<ModelName, ModelQueue>> {
+        // Nothing panics while the lock is held.
+        self.queues.lock()
+    }
+
+    /// Publishes the number of waiters of a model.
+    fn set_count(&self, model: &ModelName, waiting: u32) {
+        self.counts.send_modify(|counts| {
+            if waiting == 0 {
+                counts.remove(model);
+            } else {
+                counts.insert(model.clone(), waiting);
+            }
+        });
+    }
+}
+
+/// A place in the queue of a model. Dropping it leaves the queue.
+pub struct Waiter {
+    state: Arc<PendingState>,
+    model: ModelName,
+    head: Arc<Semaphore>,
+    outcome: watch::Receiver<Option<RequestError>>,
+    /// Held once this waiter is the first.
+    permit: Option<OwnedSemaphorePermit>,
+    placeholder: bool,
+}
+
+impl Waiter {
+    /// Waits until this waiter is the first.
+    ///
+    /// # Errors
+    /// The error that all waiters are turned away with.
+    pub(crate) async fn until_first(&mut self) -> Result<(), RequestError> {
+        let head = self.head.clone();
+        tokio::select! {
+            permit = head.acquire_owned() => {
+                // The semaphore is never closed.
+                self.permit = permit.ok();
+                Ok(())
+            }
+            error = self.turned_away() => Err(error),
+        }
+    }
+
+    /// Waits until all waiters are turned away, and returns the error.
+    pub(crate) async fn turned_away(&mut self) -> RequestError {
+        loop {
+            if let Some(error) = self.outcome.borrow_and_update().clone() {
+                return error;
+            }
+            // The queue, and so the sender, exists as long as this waiter is in it.
+            if self.outcome.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut queues = self.state.lock();
+        self.state.total.fetch_sub(1, Ordering::Relaxed);
+        let mut waiting = 0;
+        if let Some(queue) = queues.get_mut(&self.model) {
+            queue.waiting -= 1;
+            queue.placeholders -= u32::from(self.placeholder);
+            waiting = queue.waiting;
+        }
+        if waiting == 0 {
+            queues.remove(&self.model);
+        }
+        self.state.set_count(&self.model, waiting);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[tokio::test]
+    async fn waiters_are_first_in_order_of_arrival_and_counted_until_they_leave() {
+        let (pending, _wake_ups) = PendingQueue::new();
+        let model = ModelName::new("m").unwrap();
+        let counts = pending.counts();
+        let mut waiters: Vec<_> = (0..3).map(|_| pending.enter(&model, 3).unwrap()).collect();
+        assert!(matches!(
+            pending.enter(&model, 3).err(),
+            Some(RequestError::Overloaded { .. })
+        ));
+        assert_eq!(counts.borrow()[&model], 3);
+        let placeholder = pending.enter_placeholder(&model);
+        assert_eq!(counts.borrow()[&model], 4);
+        drop(placeholder);
+        let mut third = waiters.pop().unwrap();
+        let mut second = waiters.pop().unwrap();
+        let mut first = waiters.pop().unwrap();
+        assert!(first.until_first().await.is_ok());
+        let mut waiting = Box::pin(second.until_first());
+        assert!((&mut waiting).now_or_never().is_none());
+        assert!(third.until_first().now_or_never().is_none());
+        drop(first);
+        assert!(waiting.await.is_ok());
+        assert!(pending.has_waiters(&model));
+        drop((second, third));
+        assert!(!pending.has_waiters(&model) && counts.borrow().is_empty());
+    }
+
+    #[tokio::test]
+    async fn all_waiters_are_turned_away_with_the_reason() {
+        let (pending, _wake_ups) = PendingQueue::new();
+        let model = ModelName::new("m").unwrap();
+        let mut first = pending.enter(&model, 9).unwrap();
+        let mut second = pending.enter(&model, 9).unwrap();
+        assert!(first.until_first().await.is_ok());
+        let error = RequestError::Unavailable("no node".into());
+        pending.turn_away(&model, &error);
+        assert_eq!(first.turned_away().await, error);
+        assert_eq!(second.until_first().await, Err(error));
+        drop((first, second));
+        assert!(
+            pending
+                .enter(&model, 9)
+                .unwrap()
+                .until_first()
+                .await
+                .is_ok()
+        );
+    }
+}

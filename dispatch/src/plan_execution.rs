@@ -1,0 +1,364 @@
+//! One request on its way through the replicas of its plan.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flotilla_core::ModelName;
+use flotilla_core::NodeName;
+use flotilla_core::generate::RequestError;
+use flotilla_core::routing::{
+    CandidateRecord, HedgeRecord, RejectReason, RejectedCandidate, RoutingDecision,
+};
+use flotilla_gateway::{BackendError, ServedBy};
+use flotilla_proto::v1;
+use flotilla_telemetry::names::{attr, span};
+use flotilla_telemetry::trace::RequestSpan;
+
+use crate::answer_stream::deadline_passed;
+use crate::attempt::{Attempt, AttemptTimeout};
+use crate::decision_recorder::DecisionRecorder;
+use crate::dispatcher::Dispatcher;
+use crate::plan::DispatchPlan;
+use crate::refusal;
+use crate::request_context::RequestContext;
+use crate::retry_state::RetryState;
+use crate::selection_pass::{
+    SelectionOutcome, SelectionPass, SelectionRecord, SelectionScope, SkipReason,
+};
+use crate::usage_guard::UsageGuard;
+use crate::{LoadGuard, ReplicaView};
+
+/// One request on its way through the replicas of its plan.
+pub(crate) struct PlanExecution<'a> {
+    dispatcher: &'a Dispatcher,
+    pub(crate) plan: DispatchPlan,
+    pub(crate) decision: RoutingDecision,
+    /// What was recorded for the plans of smaller models before.
+    earlier: (Vec<CandidateRecord>, Vec<RejectedCandidate>),
+    pub(crate) context: Arc<RequestContext>,
+    /// When the first events must have arrived.
+    first_events_by: Instant,
+    /// Whether the request waits for a replica that is coming.
+    pub(crate) may_wait: bool,
+    /// The number in the plan of the model whose replica was selected last.
+    model: usize,
+    retry: RetryState,
+}
+
+/// What the request does next.
+enum NextStep {
+    /// It is sent to this replica, which counts its load already.
+    Attempt(ReplicaView, LoadGuard),
+    /// It waits for a replica of the plan's model with this number.
+    Wait(usize),
+}
+
+impl<'a> PlanExecution<'a> {
+    /// Starts executing a plan.
+    pub(crate) fn new(
+        dispatcher: &'a Dispatcher,
+        plan: DispatchPlan,
+        mut decision: RoutingDecision,
+        context: Arc<RequestContext>,
+    ) -> Self {
+        let timeout = Instant::now() + dispatcher.first_token_timeout();
+        let own = plan
+            .deadline
+            .and_then(|own| context.arrived.checked_add(own));
+        Self {
+            dispatcher,
+            plan,
+            earlier: (
+                std::mem::take(&mut decision.candidates),
+                std::mem::take(&mut decision.rejected),
+            ),
+            decision,
+            context,
+            first_events_by: own.map_or(timeout, |own| own.min(timeout)),
+            may_wait: true,
+            model: 0,
+            retry: RetryState::default(),
+        }
+    }
+
+    /// The model whose replica was selected last.
+    pub(crate) fn model(&self) -> &ModelName {
+        &self.plan.models[self.model]
+    }
+
+    /// Returns the next replica to try, with its load counted. Waits where one is coming.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn next_replica(&mut self) -> Result<(ReplicaView, LoadGuard), RequestError> {
+        // Subscribed before the pass, so that no change after it is missed.
+        let mut changes = self.dispatcher.view.changes();
+        let route = RequestSpan::enter(span::ROUTE);
+        let began = Instant::now();
+        let step = self.select(None);
+        self.dispatcher.observer.metrics.decided(began.elapsed());
+        if route.is_recorded() {
+            self.set_route_attributes(&route);
+        }
+        drop(route);
+        let model = match step? {
+            NextStep::Attempt(replica, load) => return Ok((replica, load)),
+            NextStep::Wait(model) => model,
+        };
+        let _admission = RequestSpan::enter(span::ADMISSION);
+        let name = self.plan.models[model].clone();
+        let limit = match self.dispatcher.view.peek().models.get(&name) {
+            Some(endpoints) => endpoints.model.spec.queue,
+            None => return Err(RequestError::ModelNotFound(name.to_string())),
+        };
+        let mut waiter = self.dispatcher.pending.enter(&name, limit)?;
+        let timeout = tokio::time::Instant::from_std(self.first_events_by);
+        let wait = async {
+            waiter.until_first().await?;
+            loop {
+                changes.borrow_and_update();
+                if let NextStep::Attempt(replica, load) = self.select(Some(model))? {
+                    return Ok((replica, load));
+                }
+                tokio::select! {
+                    error = waiter.turned_away() => return Err(error),
+                    changed = changes.changed() => if changed.is_err() {
+                        return Err(self.unavailable());
+                    },
+                }
+            }
+        };
+        let waited = tokio::time::timeout_at(timeout, wait).await;
+        waited.unwrap_or_else(|_| Err(self.timed_out()))
+    }
+
+    /// Makes a selection pass over the current view. `head_of` is the number of the model whose pending
+    /// queue the request is at the head of.
+    fn select(&mut self, head_of: Option<usize>) -> Result<NextStep, RequestError> {
+        let view = self.dispatcher.view.peek();
+        self.retry.use_view(view.generation);
+        let (outcome, record) = self.pass(&view, head_of).run();
+        self.keep_record(record);
+        let overloaded = self.retry.last_was_overloaded();
+        let skipped = match outcome {
+            SelectionOutcome::Selected(selected) => {
+                self.model = selected.model;
+                self.decision.model = Some(self.model().clone());
+                self.decision.node = Some(selected.replica.node.clone());
+                let load = self.begin_request(&selected.replica, selected.unread_bytes);
+                return Ok(NextStep::Attempt(selected.replica, load));
+            }
+            SelectionOutcome::Wait(model) if !overloaded && self.may_wait => {
+                return Ok(NextStep::Wait(model));
+            }
+            SelectionOutcome::Wait(model) if !overloaded => {
+                self.dispatcher.pending.wake_up(&self.plan.models[model]);
+                SkipReason::Unavailable
+            }
+            SelectionOutcome::Wait(_) => SkipReason::Full,
+            SelectionOutcome::Skipped(reason) => reason,
+        };
+        Err(match skipped {
+            _ if overloaded => refusal::full(&self.plan),
+            SkipReason::Full => refusal::full(&self.plan),
+            SkipReason::DeadlineUnmet => refusal::deadline_unmet(&self.plan),
+            SkipReason::LimitsUnmet => refusal::limits_unmet(&self.plan, &self.decision),
+            SkipReason::Unavailable | SkipReason::Coming => self.unavailable(),
+        })
+    }
+
+    fn pass<'p>(
+        &'p self,
+        view: &'p crate::DispatchView,
+        head_of: Option<usize>,
+    ) -> SelectionPass<'p> {
+        SelectionPass {
+            view,
+            plan: &self.plan,
+            affinity: &self.dispatcher.affinity,
+            pending: &self.dispatcher.pending,
+            retry: &self.retry,
+            head_of,
+            remaining: self.remaining(),
+            scope: SelectionScope::Request,
+        }
+    }
+
+    /// Replaces what the last pass recorded.
+    fn keep_record(&mut self, record: SelectionRecord) {
+        self.decision.candidates = record.candidates;
+        self.decision.rejected = record.rejected;
+        self.decision.affinity = record.affinity;
+    }
+
+    /// Selects an idle replica beside `slow`, for a hedged request.
+    pub(crate) fn select_spare(&self, slow: &NodeName) -> Option<ReplicaView> {
+        let view = self.dispatcher.view.peek();
+        self.pass(&view, None).select_spare(self.model, slow)
+    }
+
+    /// Sets the attributes of the span of a selection.
+    fn set_route_attributes(&self, route: &RequestSpan) {
+        let decision = &self.decision;
+        route.set(
+            "flotilla.route.candidates",
+            decision.candidates.len() as i64,
+        );
+        route.set("flotilla.route.rejected", decision.rejected.len() as i64);
+        if let (Some(model), Some(node)) = (&decision.model, &decision.node) {
+            route.set(attr::MODEL, model.to_string());
+            route.set(attr::NODE, node.to_string());
+        }
+    }
+
+    /// Counts the request as load of a replica, which has so many bytes of its prompt to read.
+    pub(crate) fn begin_request(&mut self, replica: &ReplicaView, unread_bytes: u32) -> LoadGuard {
+        self.retry.attempt();
+        replica
+            .stats
+            .begin_request(self.plan.queue_key, unread_bytes)
+    }
+
+    /// Prepares an attempt on `replica`, where `load` counts the request.
+    pub(crate) fn attempt<'r>(&self, replica: &'r ReplicaView, load: LoadGuard) -> Attempt<'r> {
+        Attempt {
+            replica,
+            usage: UsageGuard::new(replica, load, self.context.clone()),
+        }
+    }
+
+    /// Returns the request as it is sent to the replica selected last.
+    pub(crate) fn address(&self, request: &v1::GenerateRequest) -> v1::GenerateRequest {
+        let mut request = request.clone();
+        self.model().as_str().clone_into(&mut request.model);
+        if let (Some(queue_key), Some(remaining)) = (&mut request.queue_key, self.remaining()) {
+            let millis = u32::try_from(remaining.as_millis()).unwrap_or(u32::MAX);
+            queue_key.deadline_ms = Some(millis);
+        }
+        request
+    }
+
+    /// Records that a second replica was tried beside a slow one.
+    pub(crate) fn record_hedge(&mut self, slow: &NodeName, node: &NodeName, after: Duration) {
+        self.decision.hedges.push(HedgeRecord {
+            slow: slow.clone(),
+            node: node.clone(),
+            after_ms: after.as_secs_f64() * 1e3,
+            won: false,
+        });
+    }
+
+    /// Records that the last hedge answers.
+    pub(crate) fn record_hedge_won(&mut self) {
+        if let Some(hedge) = self.decision.hedges.last_mut() {
+            hedge.won = true;
+            self.decision.node = Some(hedge.node.clone());
+        }
+    }
+
+    /// Records that a replica failed.
+    ///
+    /// # Errors
+    /// The error itself, when no other replica can do better.
+    pub(crate) fn record_failure(
+        &mut self,
+        replica: &ReplicaView,
+        error: RequestError,
+    ) -> Result<(), RequestError> {
+        let rejected = RejectedCandidate {
+            model: self.model().clone(),
+            node: Some(replica.node.clone()),
+            reason: RejectReason::Error,
+            detail: error.on_record(self.plan.zones.is_some()),
+        };
+        let kind = error.kind();
+        self.retry.record_failure(self.model, rejected, error)?;
+        tracing::debug!(model = %self.model(), node = %replica.node, error = kind, "trying another replica");
+        Ok(())
+    }
+
+    /// Records that there is no answer.
+    pub(crate) fn refuse(mut self, error: RequestError) -> BackendError {
+        let context = self.context.clone();
+        let decision = self.take_decision();
+        self.dispatcher.refuse(decision, context, error)
+    }
+
+    /// Records that `replica` answers.
+    pub(crate) fn answered(mut self, replica: ReplicaView) -> (ServedBy, DecisionRecorder) {
+        let affinity = &self.dispatcher.affinity;
+        affinity.insert(self.model(), &self.plan, &replica.node);
+        let (model, task) = (self.model().clone(), self.decision.task.clone());
+        let attempts = self.retry.attempts();
+        let decision = self.take_decision();
+        let recorder = self.dispatcher.decisions.record(decision, self.context);
+        let by = ServedBy {
+            model,
+            task,
+            node: replica.node,
+            attempts,
+            decision: recorder.id().to_owned(),
+        };
+        (by, recorder)
+    }
+
+    /// Takes the decision as it is recorded: nothing is tried after that.
+    pub(crate) fn take_decision(&mut self) -> RoutingDecision {
+        let mut decision = std::mem::take(&mut self.decision);
+        let retries = self.retry.take_retries(decision.hedges.len());
+        if retries > 0 {
+            self.dispatcher.observer.metrics.retried(u64::from(retries));
+        }
+        let (mut candidates, mut rejected) = std::mem::take(&mut self.earlier);
+        candidates.append(&mut decision.candidates);
+        rejected.append(&mut decision.rejected);
+        rejected.append(&mut self.retry.take_errors());
+        RoutingDecision {
+            candidates,
+            rejected,
+            ..decision
+        }
+    }
+
+    /// How long the next attempt may take until its first events.
+    pub(crate) fn attempt_timeout(&self) -> AttemptTimeout {
+        AttemptTimeout {
+            remaining: self
+                .first_events_by
+                .saturating_duration_since(Instant::now()),
+            own_deadline: self.complete_by() == Some(self.first_events_by),
+        }
+    }
+
+    /// When the answer must be complete, if the request has a deadline.
+    pub(crate) fn complete_by(&self) -> Option<Instant> {
+        self.context.arrived.checked_add(self.plan.deadline?)
+    }
+
+    /// The time to the request's own deadline, if it has one.
+    pub(crate) fn remaining(&self) -> Option<Duration> {
+        Some(
+            self.complete_by()?
+                .saturating_duration_since(Instant::now()),
+        )
+    }
+
+    /// Returns whether the request's own deadline has passed.
+    pub(crate) fn deadline_has_passed(&self) -> bool {
+        self.remaining().is_some_and(|left| left.is_zero())
+    }
+
+    /// The error of a request that waited too long for a replica.
+    fn timed_out(&self) -> RequestError {
+        match self.plan.deadline {
+            Some(deadline) if self.attempt_timeout().own_deadline => deadline_passed(deadline),
+            _ => refusal::timed_out(&self.plan, self.dispatcher.first_token_timeout()),
+        }
+    }
+
+    /// The error of a request that no replica can take.
+    fn unavailable(&mut self) -> RequestError {
+        let last = self.retry.take_last_error();
+        last.unwrap_or_else(|| refusal::unavailable(&self.plan, &self.decision))
+    }
+}

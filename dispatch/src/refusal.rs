@@ -1,0 +1,90 @@
+//! The errors of requests that no replica can take.
+
+use std::time::Duration;
+
+use flotilla_core::generate::RequestError;
+use flotilla_core::routing::{RejectReason, RejectedCandidate, RoutingDecision};
+
+use crate::dispatcher::RETRY_AFTER;
+use crate::plan::DispatchPlan;
+
+/// Rejected candidates that a message names.
+const MAX_NAMED: usize = 8;
+
+/// No replica could begin the answer within `waited`.
+pub(crate) fn timed_out(plan: &DispatchPlan, waited: Duration) -> RequestError {
+    RequestError::Deadline(format!(
+        "No replica of {} could begin the answer within {} s.",
+        target(plan),
+        waited.as_secs()
+    ))
+}
+
+/// Every replica is full.
+pub(crate) fn full(plan: &DispatchPlan) -> RequestError {
+    RequestError::Overloaded {
+        message: format!(
+            "Every replica of {} is full: try again later.",
+            target(plan)
+        ),
+        retry_after: RETRY_AFTER,
+    }
+}
+
+/// No replica can answer before the request's own deadline.
+pub(crate) fn deadline_unmet(plan: &DispatchPlan) -> RequestError {
+    RequestError::TooLate(format!(
+        "No replica of {} is expected to answer before the request's deadline.",
+        target(plan)
+    ))
+}
+
+/// No replica keeps the request's limits.
+pub(crate) fn limits_unmet(plan: &DispatchPlan, decision: &RoutingDecision) -> RequestError {
+    let violates_limit = |r: &&RejectedCandidate| {
+        matches!(
+            r.reason,
+            RejectReason::Quality | RejectReason::Latency | RejectReason::Energy
+        )
+    };
+    let violations = decision.rejected.iter().filter(violates_limit);
+    let violations: Vec<_> = violations
+        .take(MAX_NAMED)
+        .map(|r| format!("{}: {}", r.model, r.detail))
+        .collect();
+    RequestError::Unmet(format!(
+        "No replica of {} keeps the limits ({}).",
+        target(plan),
+        violations.join("; ")
+    ))
+}
+
+/// No replica is ready, or none that the request may go to.
+pub(crate) fn unavailable(plan: &DispatchPlan, decision: &RoutingDecision) -> RequestError {
+    let rejected = &decision.rejected;
+    let unknown = rejected.iter().all(|r| r.reason == RejectReason::Unknown);
+    let first = &plan.models[0];
+    if unknown && plan.task.is_none() {
+        return RequestError::ModelNotFound(first.to_string());
+    }
+    if rejected.iter().any(|r| r.reason == RejectReason::Zone) {
+        let zones: Vec<_> = decision.zones.iter().map(|z| format!("'{z}'")).collect();
+        return RequestError::Unavailable(format!(
+            "No replica of {} is ready in the privacy zone {}, and the request may go nowhere else.",
+            target(plan),
+            zones.join(" or ")
+        ));
+    }
+    RequestError::Unavailable(format!(
+        "No replica of {} is ready: 'flotilla describe model {first}' says why.",
+        target(plan)
+    ))
+}
+
+/// Names what the request is for.
+fn target(plan: &DispatchPlan) -> String {
+    match &plan.task {
+        Some(task) => format!("the models of the task '{}'", task.task.name()),
+        None => format!("the model '{}'", plan.models[0]),
+    }
+}

@@ -1,0 +1,345 @@
+//! The load of one replica as this process counts it, and what its answers have taught.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
+
+use flotilla_core::admission::{FairnessKey, Priority, QueueKey};
+use flotilla_core::energy::{EnergySources, EnergyUsage, NodePressure, PowerRange};
+use flotilla_core::estimate::{ComputeTime, RequestCost, ServedRequest, SpeedEstimate};
+use flotilla_core::routing::{CircuitBreaker, ReplicaLoad};
+use flotilla_core::{Joules, Watts};
+use parking_lot::Mutex;
+
+use crate::LoadGuard;
+
+/// The zero of [`stats_clock`].
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Returns the time in seconds on the clock that speed estimates and circuit breakers use.
+#[must_use]
+pub fn stats_clock() -> f32 {
+    START.elapsed().as_secs_f32()
+}
+
+/// Requests beyond its capacity that a replica is sent when its queue may put them before others. The
+/// replica's queue decides at once, so few are on their way at a time.
+const BEYOND_CAPACITY: u32 = 8;
+
+/// Weight of the newest answer in the moving average of an answer's power.
+const WATTS_WEIGHT: f32 = 0.2;
+
+/// What a replica can take, as its node reports it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReplicaLimits {
+    /// Requests that the replica computes at once.
+    pub concurrency: u32,
+    /// Requests that the replica takes, computing and waiting together.
+    pub capacity: u32,
+    /// The power that the node draws, idle and at full work.
+    pub power: PowerRange,
+    /// Whether the replica reads the beginning of a conversation faster when it has read it before.
+    pub prefix_cache: bool,
+}
+
+/// The load of one replica as this process counts it, and what its answers have taught.
+#[derive(Debug)]
+pub struct ReplicaStats {
+    in_flight: AtomicU32,
+    /// Requests from other controllers, as the node reported last.
+    elsewhere: AtomicU32,
+    limits: ReplicaLimits,
+    history: Mutex<ReplicaHistory>,
+}
+
+/// What is known of a replica besides its load.
+#[derive(Debug, Default)]
+struct ReplicaHistory {
+    speed: Option<SpeedEstimate>,
+    breaker: CircuitBreaker,
+    /// Requests in flight, by priority and fairness key.
+    by_queue_key: HashMap<(Priority, FairnessKey), u32>,
+    /// Watts above idle that one answer takes while it is computed.
+    answer_watts: Option<f32>,
+    pressure: NodePressure,
+}
+
+/// A replica at the moment of a selection.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CandidateSnapshot {
+    /// The requests that the replica has.
+    pub load: ReplicaLoad,
+    /// How fast the replica answers. `None` until it has answered.
+    pub speed: Option<SpeedEstimate>,
+    /// Whether the circuit breaker lets a request through.
+    pub admitted: bool,
+    /// Whether the replica would refuse one more request with this queue key.
+    pub full: bool,
+    /// The power that the node draws, idle and at full work.
+    pub power: PowerRange,
+    /// Watts above idle that one answer takes while it is computed, as answers have shown.
+    pub answer_watts: Option<f32>,
+    /// Whether the node is short of power or too hot.
+    pub pressure: NodePressure,
+}
+
+impl CandidateSnapshot {
+    /// Returns the energy of an answer that is computed alone for so many seconds.
+    #[must_use]
+    pub fn joules(&self, seconds: f32) -> Joules {
+        match self.answer_watts {
+            Some(watts) => Watts(watts).over(seconds),
+            None => self.power.of_answer(seconds, 1),
+        }
+    }
+}
+
+impl ReplicaHistory {
+    /// Returns whether a full queue may put a request with this key before another one.
+    fn may_displace(&self, queue_key: QueueKey) -> bool {
+        let own = (queue_key.priority, queue_key.fairness_key);
+        let own = self.by_queue_key.get(&own).copied().unwrap_or(0);
+        self.by_queue_key.iter().any(|((priority, _), requests)| {
+            match priority.cmp(&queue_key.priority) {
+                std::cmp::Ordering::Less => true,
+                std::cmp::Ordering::Equal => *requests > own + 1,
+                std::cmp::Ordering::Greater => false,
+            }
+        })
+    }
+}
+
+impl ReplicaStats {
+    /// Creates the statistics of a replica without requests. A concurrency of 0 counts as 1.
+    #[must_use]
+    pub fn new(limits: ReplicaLimits) -> Self {
+        Self {
+            in_flight: AtomicU32::new(0),
+            elsewhere: AtomicU32::new(0),
+            limits: ReplicaLimits {
+                concurrency: limits.concurrency.max(1),
+                ..limits
+            },
+            history: Mutex::default(),
+        }
+    }
+
+    /// What the replica can take.
+    #[must_use]
+    pub fn limits(&self) -> ReplicaLimits {
+        self.limits
+    }
+
+    /// The current load.
+    #[must_use]
+    pub fn load(&self) -> ReplicaLoad {
+        ReplicaLoad {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            elsewhere: self.elsewhere.load(Ordering::Relaxed),
+            concurrency: self.limits.concurrency,
+            capacity: self.limits.capacity,
+        }
+    }
+
+    /// Returns the replica as a candidate for a request with this queue key, at `now` seconds of
+    /// [`stats_clock`].
+    #[must_use]
+    pub fn snapshot(&self, queue_key: QueueKey, now: f32) -> CandidateSnapshot {
+        let load = self.load();
+        let history = self.lock();
+        let most = load.capacity.saturating_add(BEYOND_CAPACITY);
+        CandidateSnapshot {
+            load,
+            speed: history.speed,
+            admitted: history.breaker.admits(now),
+            full: load.is_full() && (load.in_flight >= most || !history.may_displace(queue_key)),
+            power: self.limits.power,
+            answer_watts: history.answer_watts,
+            pressure: history.pressure,
+        }
+    }
+
+    /// Records that the node reported so many requests, those of this process included.
+    pub fn set_reported_requests(&self, requests: u32) {
+        let here = self.in_flight.load(Ordering::Relaxed);
+        let elsewhere = requests.saturating_sub(here);
+        self.elsewhere.store(elsewhere, Ordering::Relaxed);
+    }
+
+    /// Records the power or thermal pressure of the node.
+    pub fn set_pressure(&self, pressure: NodePressure) {
+        self.lock().pressure = pressure;
+    }
+
+    /// Counts one request, which has so many bytes of prompt to read, until the guard is dropped.
+    #[must_use]
+    pub fn begin_request(self: &Arc<Self>, queue_key: QueueKey, prompt_bytes: u32) -> LoadGuard {
+        let load = self.load();
+        let key = (queue_key.priority, queue_key.fairness_key);
+        let mut history = self.lock();
+        history.breaker.began(stats_clock());
+        *history.by_queue_key.entry(key).or_insert(0) += 1;
+        drop(history);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        LoadGuard::new(self.clone(), load, key, prompt_bytes)
+    }
+
+    /// Learns from a complete answer and, where the node reported them, from its joules.
+    pub(crate) fn learn(&self, served: ServedRequest, usage: Option<EnergyUsage>) {
+        let mut history = self.lock();
+        let speed = SpeedEstimate::learn(history.speed, served, stats_clock());
+        history.speed = Some(speed);
+        history.breaker.answered();
+        if let (Some(usage), Some(ComputeTime { prefill, decode })) = (usage, served.computed) {
+            let watts = usage.joules.0 / (prefill + decode).max(1e-6);
+            let before = history.answer_watts.unwrap_or(watts);
+            history.answer_watts = Some(before + WATTS_WEIGHT * (watts - before));
+        }
+    }
+
+    /// Learns that the replica takes at least `seconds` for a request, which was given up then.
+    pub(crate) fn learn_at_least(&self, prompt_bytes: u32, seconds: f32, load: ReplicaLoad) {
+        let cost = RequestCost {
+            prompt_bytes,
+            max_tokens: None,
+        };
+        let mut history = self.lock();
+        history.speed =
+            SpeedEstimate::learn_least(history.speed, cost, seconds, load, stats_clock());
+    }
+
+    /// Counts a failure of the replica towards its circuit breaker.
+    pub(crate) fn record_failure(&self) {
+        self.lock().breaker.failed(stats_clock());
+    }
+
+    /// Counts the end of a request that says nothing of the replica.
+    pub(crate) fn record_neutral_end(&self) {
+        self.lock().breaker.ended();
+    }
+
+    /// Estimates the energy of an answer that was computed for so many seconds beside the requests in
+    /// `load`.
+    pub(crate) fn estimate_energy(&self, seconds: f32, load: ReplicaLoad) -> EnergyUsage {
+        let at_once = (load.requests() + 1).min(load.concurrency);
+        let joules = match self.lock().answer_watts {
+            Some(watts) => Watts(watts).over(seconds),
+            None => self.limits.power.of_answer(seconds, at_once),
+        };
+        EnergyUsage::new(joules, EnergySources::ESTIMATE)
+    }
+
+    /// Gives back the load of one request.
+    pub(crate) fn end_request(&self, key: (Priority, FairnessKey)) {
+        let mut history = self.lock();
+        if let Some(requests) = history.by_queue_key.get_mut(&key) {
+            *requests -= 1;
+            if *requests == 0 {
+                history.by_queue_key.remove(&key);
+            }
+        }
+        drop(history);
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn lock(&self) -> parking_lot::MutexGuard<'_, ReplicaHistory> {
+        // Nothing panics while the lock is held, and it is held for a few instructions only.
+        self.history.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    use flotilla_core::generate::{AnswerTiming, RequestError, Usage};
+
+    fn replica(concurrency: u32, capacity: u32) -> Arc<ReplicaStats> {
+        let power = PowerRange {
+            idle: Watts(10.0),
+            max: Watts(30.0),
+            configured: true,
+        };
+        Arc::new(ReplicaStats::new(ReplicaLimits {
+            concurrency,
+            capacity,
+            power,
+            prefix_cache: false,
+        }))
+    }
+
+    fn begin(replica: &Arc<ReplicaStats>) -> LoadGuard {
+        replica.begin_request(QueueKey::default(), 10)
+    }
+
+    #[test]
+    fn load_is_given_back_once_however_the_guard_ends() {
+        let stats = replica(4, 64);
+        let first = begin(&stats);
+        let second = begin(&stats);
+        assert_eq!(stats.load().in_flight, 2);
+        drop(first);
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+            let _held = second;
+            panic!("while it answers");
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(stats.load().in_flight, 0);
+        assert!(stats.lock().by_queue_key.is_empty());
+    }
+
+    #[test]
+    fn complete_and_abandoned_answers_teach_the_speed_and_invalid_requests_do_not() {
+        let stats = replica(4, 64);
+        let snapshot = || stats.snapshot(QueueKey::default(), 0.0);
+        begin(&stats).failed(&RequestError::invalid("model", "wrong"));
+        assert!(snapshot().speed.is_none());
+        drop(begin(&stats));
+        assert!(snapshot().speed.is_some(), "a lower bound");
+        let stats = replica(4, 64);
+        let snapshot = || stats.snapshot(QueueKey::default(), 0.0);
+        let usage = begin(&stats).served(Usage {
+            prompt_tokens: 1,
+            completion_tokens: 1,
+            timing: Some(AnswerTiming {
+                queued: Duration::from_secs(9),
+                prefill: Duration::from_secs(1),
+                decode: Duration::from_secs(1),
+            }),
+            energy: None,
+        });
+        assert_eq!(
+            usage,
+            EnergyUsage::new(Joules(40.0), EnergySources::ESTIMATE)
+        );
+        assert!(snapshot().speed.is_some());
+        let _in_flight = begin(&stats);
+        stats.set_reported_requests(5);
+        assert_eq!(stats.load().elsewhere, 4);
+    }
+
+    #[test]
+    fn a_full_replica_takes_a_few_requests_that_its_queue_may_put_first() {
+        let stats = replica(1, 4);
+        let key = |priority, fairness_key| QueueKey {
+            priority,
+            fairness_key,
+        };
+        let guards: Vec<_> = (0..4)
+            .map(|_| stats.begin_request(key(Priority::Normal, 1), 0))
+            .collect();
+        let full = |priority, fairness_key| stats.snapshot(key(priority, fairness_key), 0.0).full;
+        assert!(full(Priority::Normal, 1));
+        assert!(full(Priority::Low, 2));
+        assert!(!full(Priority::High, 1), "a higher priority");
+        assert!(!full(Priority::Normal, 2), "a key with fewer requests");
+        let more: Vec<_> = (0..BEYOND_CAPACITY)
+            .map(|_| stats.begin_request(key(Priority::High, 1), 0))
+            .collect();
+        assert!(full(Priority::High, 1), "enough are in flight");
+        drop((guards, more));
+        assert!(!full(Priority::Low, 1));
+    }
+}

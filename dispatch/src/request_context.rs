@@ -1,0 +1,104 @@
+//! One request from its arrival to its end, with the energy it takes on all replicas.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use flotilla_core::energy::{EnergyUsage, Grid};
+use flotilla_core::{NodeName, ZoneName};
+use flotilla_telemetry::front::{InFlightGuard, RequestLabels, RequestStats, ServerMetrics};
+use flotilla_telemetry::trace::RequestSpan;
+use parking_lot::Mutex;
+
+/// A request that is being answered.
+pub(crate) struct RequestContext {
+    pub(crate) arrived: Instant,
+    /// The GenAI operation name, such as `chat`.
+    pub(crate) operation: &'static str,
+    /// The fairness key of the client.
+    key: u64,
+    grid: Arc<Grid>,
+    /// The span of the whole request.
+    pub(crate) span: RequestSpan,
+    /// The energy so far, on all replicas.
+    energy: Mutex<EnergyUsage>,
+    metrics: Arc<ServerMetrics>,
+    /// Whether a recorder counts the end of the request.
+    has_recorder: AtomicBool,
+    _in_flight: InFlightGuard,
+}
+
+impl RequestContext {
+    /// Starts a request now, as a part of the current span.
+    pub(crate) fn new(
+        operation: &'static str,
+        key: u64,
+        grid: Arc<Grid>,
+        metrics: Arc<ServerMetrics>,
+    ) -> Self {
+        Self {
+            arrived: Instant::now(),
+            operation,
+            key,
+            grid,
+            span: RequestSpan::current(),
+            energy: Mutex::default(),
+            has_recorder: AtomicBool::new(false),
+            _in_flight: metrics.arrives(),
+            metrics,
+        }
+    }
+
+    /// Adds energy that the request took on a node. Returns it with the cost at that node's grid.
+    pub(crate) fn add_energy(
+        &self,
+        node: &NodeName,
+        zone: Option<&ZoneName>,
+        energy: EnergyUsage,
+    ) -> EnergyUsage {
+        let energy = energy.at(self.grid.rates(zone));
+        let joules = f64::from(energy.joules.0);
+        self.metrics.energy(node.as_str(), self.key, joules);
+        let mut sum = self.energy.lock();
+        *sum = sum.and(energy);
+        energy
+    }
+
+    /// Leaves counting the end of the request to a recorder.
+    pub(crate) fn hand_to_recorder(&self) {
+        self.has_recorder.store(true, Ordering::Relaxed);
+    }
+
+    /// The energy so far, on all replicas.
+    pub(crate) fn energy(&self) -> EnergyUsage {
+        *self.energy.lock()
+    }
+}
+
+/// Counts a request whose client went away before a recorder took over.
+impl Drop for RequestContext {
+    fn drop(&mut self) {
+        if self.has_recorder.load(Ordering::Relaxed) {
+            return;
+        }
+        let energy = self.energy();
+        self.span.failed("cancelled");
+        let labels = RequestLabels {
+            operation: self.operation,
+            requested: None,
+            model: None,
+            task: None,
+            energy_source: energy.sources.as_str(),
+            currency: energy.price.as_ref().map(|price| price.currency.as_str()),
+        };
+        let stats = RequestStats {
+            total: self.arrived.elapsed(),
+            error: Some("cancelled"),
+            joules: f64::from(energy.joules.0),
+            grams: energy.grams,
+            cost: energy.price.map(|price| price.amount),
+            ..RequestStats::default()
+        };
+        self.metrics.ended(labels, &stats);
+    }
+}

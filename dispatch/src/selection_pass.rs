@@ -1,0 +1,362 @@
+//! One pass over a view that selects a replica for a request, and the record of what it saw.
+//!
+//! Requests and dry runs make the same pass: they differ only in how many replicas are compared.
+
+use std::time::Duration;
+
+use flotilla_core::routing::{
+    AffinityRecord, CandidateRecord, CandidateStatus, ExpectedAnswer, RejectReason,
+    RejectedCandidate, nearest, score, select, select_of_all,
+};
+use flotilla_core::{ModelName, NodeName};
+
+use crate::affinity_cache::{AffinityCache, AffinityHit};
+use crate::candidate_estimate::{CandidateEstimate, EstimateContext, set_reasons};
+use crate::plan::DispatchPlan;
+use crate::retry_state::RetryState;
+use crate::{
+    DispatchView, EligibleReplicas, ModelEndpoints, PendingQueue, ReplicaView, stats_clock,
+};
+
+/// The detail of a model that leaves the zones of a request because its upstream server is elsewhere.
+const SERVER_OUTSIDE: &str = "its server is outside: options.zone may say otherwise";
+
+/// Everything that a selection depends on.
+pub(crate) struct SelectionPass<'a> {
+    pub(crate) view: &'a DispatchView,
+    pub(crate) plan: &'a DispatchPlan,
+    pub(crate) affinity: &'a AffinityCache,
+    pub(crate) pending: &'a PendingQueue,
+    pub(crate) retry: &'a RetryState,
+    /// The number of the model whose pending queue the request is at the head of.
+    pub(crate) head_of: Option<usize>,
+    /// The time to the request's own deadline, if it has one.
+    pub(crate) remaining: Option<Duration>,
+    pub(crate) scope: SelectionScope,
+}
+
+/// How many replicas and models a pass looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SelectionScope {
+    /// A sample of the replicas, and no further model once one can answer: a request's pass costs the
+    /// same however many replicas there are.
+    Request,
+    /// Every replica of every model of the plan: for explanations.
+    Everything,
+}
+
+/// What a pass has seen, for the decision record.
+#[derive(Debug, Default)]
+pub(crate) struct SelectionRecord {
+    pub(crate) candidates: Vec<CandidateRecord>,
+    pub(crate) rejected: Vec<RejectedCandidate>,
+    pub(crate) affinity: Option<AffinityRecord>,
+}
+
+/// The result of a pass.
+pub(crate) enum SelectionOutcome {
+    /// This replica can take the request.
+    Selected(SelectedReplica),
+    /// No replica can, but one of the plan's model with this number may be able to soon.
+    Wait(usize),
+    /// No replica can.
+    Skipped(SkipReason),
+}
+
+/// A replica that can take the request.
+pub(crate) struct SelectedReplica {
+    /// The number of its model in the plan.
+    pub(crate) model: usize,
+    pub(crate) replica: ReplicaView,
+    /// Bytes of the prompt that the replica has yet to read.
+    pub(crate) unread_bytes: u32,
+    expected: ExpectedAnswer,
+}
+
+/// Why a model has no replica for a request. Of several models, the greatest reason counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum SkipReason {
+    /// No replica can answer.
+    Unavailable,
+    /// No replica keeps the request's limits.
+    LimitsUnmet,
+    /// No replica can answer before the request's deadline.
+    DeadlineUnmet,
+    /// Every replica is full.
+    Full,
+    /// A replica may be able to take the request soon.
+    Coming,
+}
+
+impl SelectionPass<'_> {
+    /// Selects a replica.
+    pub(crate) fn run(&self) -> (SelectionOutcome, SelectionRecord) {
+        let mut record = SelectionRecord::default();
+        let (mut wait, mut reason) = (None, SkipReason::Unavailable);
+        let mut selected: Vec<SelectedReplica> = Vec::new();
+        for model in 0..self.plan.models.len() {
+            match self.select_of_model(model, &mut record) {
+                Ok(replica) => selected.push(replica),
+                Err(SkipReason::Coming) => wait = wait.or(Some(model)),
+                Err(skipped) => reason = reason.max(skipped),
+            }
+            let compares_models = self.plan.weights.is_some();
+            let needs_more = compares_models || self.scope == SelectionScope::Everything;
+            if !needs_more && !selected.is_empty() {
+                break;
+            }
+        }
+        let outcome = match (self.best_model(selected, &mut record), wait) {
+            (Some(replica), _) => SelectionOutcome::Selected(replica),
+            (None, Some(model)) => SelectionOutcome::Wait(model),
+            (None, None) => SelectionOutcome::Skipped(reason),
+        };
+        (outcome, record)
+    }
+
+    /// Of the selected replicas of several models, returns the one with the best score, or the first
+    /// where the plan has no weights.
+    fn best_model(
+        &self,
+        mut selected: Vec<SelectedReplica>,
+        record: &mut SelectionRecord,
+    ) -> Option<SelectedReplica> {
+        let Some(weights) = self.plan.weights.filter(|_| selected.len() > 1) else {
+            return selected.into_iter().next();
+        };
+        let expected: Vec<_> = selected.iter().map(|replica| replica.expected).collect();
+        let scores = score(weights, &expected);
+        for (replica, score) in selected.iter().zip(&scores) {
+            let model = &self.plan.models[replica.model];
+            for candidate in &mut record.candidates {
+                if candidate.node == replica.replica.node && candidate.model == *model {
+                    candidate.score = Some(*score);
+                }
+            }
+        }
+        nearest(&scores).map(|best| selected.swap_remove(best))
+    }
+
+    /// Selects a replica of the plan's model number `model`. Why there is none is recorded.
+    fn select_of_model(
+        &self,
+        model: usize,
+        record: &mut SelectionRecord,
+    ) -> Result<SelectedReplica, SkipReason> {
+        let name = &self.plan.models[model];
+        let mut skip = |reason, detail: &str, skipped| {
+            record.rejected.push(RejectedCandidate {
+                model: name.clone(),
+                node: None,
+                reason,
+                detail: detail.to_owned(),
+            });
+            Err(skipped)
+        };
+        let Some(endpoints) = self.view.models.get(name) else {
+            return skip(RejectReason::Unknown, "", SkipReason::Unavailable);
+        };
+        if self.head_of != Some(model) && self.pending.has_waiters(name) {
+            return skip(RejectReason::Queued, "", SkipReason::Coming);
+        }
+        if let Some(zones) = &self.plan.zones
+            && endpoints.leaves(zones)
+        {
+            return skip(RejectReason::Zone, SERVER_OUTSIDE, SkipReason::Unavailable);
+        }
+        let eligible = endpoints.eligible(self.plan.zones.as_ref());
+        if eligible.is_empty() {
+            return match (endpoints.replicas().is_empty(), endpoints.coming) {
+                (false, _) => skip(RejectReason::Zone, "", SkipReason::Unavailable),
+                (true, true) => skip(RejectReason::NotLoaded, "", SkipReason::Coming),
+                (true, false) => skip(RejectReason::NotLoaded, "", SkipReason::Unavailable),
+            };
+        }
+        let cached = self.find_cached(name, &eligible);
+        match self.select_replica(model, endpoints, &eligible, cached.as_ref(), record) {
+            Ok((index, estimate)) => {
+                record.affinity = cached.map(|(preferred, hit)| AffinityRecord {
+                    node: hit.node,
+                    known_bytes: hit.bytes,
+                    taken: preferred == index,
+                });
+                Ok(SelectedReplica {
+                    model,
+                    replica: eligible.get(index).clone(),
+                    unread_bytes: estimate.unread_bytes,
+                    expected: estimate.under_pressure(),
+                })
+            }
+            Err(SkipReason::Unavailable) => {
+                record.reject_model(name, RejectReason::Error);
+                Err(SkipReason::Coming)
+            }
+            Err(SkipReason::Full) => {
+                record.reject_model(name, RejectReason::Full);
+                Err(SkipReason::Full)
+            }
+            Err(skipped) => Err(skipped),
+        }
+    }
+
+    /// Returns the eligible replica that may have the conversation in memory, with its number.
+    fn find_cached(
+        &self,
+        model: &ModelName,
+        eligible: &EligibleReplicas<'_>,
+    ) -> Option<(usize, AffinityHit)> {
+        let hits = self.affinity.find(model, self.plan);
+        let mut hits = hits.filter_map(|hit| Some((eligible.index_of(&hit.node)?, hit)));
+        // A replica without a prefix cache reads the same beginning as slowly again.
+        hits.find(|(index, hit)| hit.bytes == 0 || eligible.get(*index).stats.limits().prefix_cache)
+    }
+
+    /// Selects one of the eligible replicas of a model.
+    fn select_replica(
+        &self,
+        model: usize,
+        endpoints: &ModelEndpoints,
+        eligible: &EligibleReplicas<'_>,
+        cached: Option<&(usize, AffinityHit)>,
+        record: &mut SelectionRecord,
+    ) -> Result<(usize, CandidateEstimate), SkipReason> {
+        let name = endpoints.model.name();
+        let context = self.estimate_context(name);
+        let first_candidate = record.candidates.len();
+        // Replicas whose circuit breaker is open: the last resort.
+        let mut open_breakers = Vec::new();
+        let mut reasons = Vec::new();
+        let mut skipped = SkipReason::Unavailable;
+        let status = |index: usize| {
+            let replica = eligible.get(index);
+            if self.retry.has_failed(model, replica) {
+                return CandidateStatus::Out;
+            }
+            let cached = cached.filter(|(cached, _)| *cached == index);
+            match context.estimate(replica, cached.map(|(_, hit)| hit.bytes)) {
+                Ok(estimate) if estimate.snapshot.admitted => {
+                    record.candidates.push(estimate.record(name, replica));
+                    CandidateStatus::Able(estimate)
+                }
+                Ok(estimate) => {
+                    if !open_breakers.contains(&index) {
+                        open_breakers.push(index);
+                    }
+                    CandidateStatus::LastResort(estimate)
+                }
+                Err((reason, detail)) => {
+                    skipped = skipped.max(skip_reason(reason));
+                    record.reject_replica(name, &replica.node, reason, detail);
+                    CandidateStatus::Out
+                }
+            }
+        };
+        let choose = |estimates: &[CandidateEstimate]| {
+            let (selected, why) = context.select_with_reasons(estimates);
+            reasons = why;
+            selected
+        };
+        let selected = match self.scope {
+            SelectionScope::Request => select(
+                eligible.len(),
+                cached.map(|(index, _)| *index),
+                status,
+                choose,
+                |n| fastrand::usize(..n),
+            ),
+            SelectionScope::Everything => select_of_all(eligible.len(), status, choose),
+        };
+        // The compared replicas are recorded in the order in which they were compared: all whose
+        // breaker is closed, or else all whose breaker is open.
+        set_reasons(&mut record.candidates[first_candidate..], &reasons);
+        for (position, index) in open_breakers.into_iter().enumerate() {
+            let replica = eligible.get(index);
+            match &selected {
+                Some((last_resort, estimate)) if *last_resort == index => {
+                    record.candidates.push(CandidateRecord {
+                        selection: reasons.get(position).copied(),
+                        ..estimate.record(name, replica)
+                    });
+                }
+                _ => {
+                    record.reject_replica(name, &replica.node, RejectReason::Breaker, String::new())
+                }
+            }
+        }
+        selected.ok_or(skipped)
+    }
+
+    /// Selects an idle replica of the plan's model number `model` on another node than `beside`, for a
+    /// hedged request.
+    pub(crate) fn select_spare(&self, model: usize, beside: &NodeName) -> Option<ReplicaView> {
+        let name = &self.plan.models[model];
+        let endpoints = self.view.models.get(name)?;
+        let eligible = endpoints.eligible(self.plan.zones.as_ref());
+        let context = self.estimate_context(name);
+        let status = |index: usize| {
+            let replica = eligible.get(index);
+            if replica.node == *beside || self.retry.has_failed(model, replica) {
+                return CandidateStatus::Out;
+            }
+            match context.estimate(replica, None) {
+                Ok(estimate) if estimate.snapshot.admitted && estimate.snapshot.load.has_room() => {
+                    CandidateStatus::Able(estimate)
+                }
+                _ => CandidateStatus::Out,
+            }
+        };
+        let choose = |estimates: &[CandidateEstimate]| context.select(estimates);
+        let selected = select(eligible.len(), None, status, choose, |n| {
+            fastrand::usize(..n)
+        });
+        selected.map(|(index, _)| eligible.get(index).clone())
+    }
+
+    fn estimate_context(&self, model: &ModelName) -> EstimateContext<'_> {
+        let task = self.plan.task.as_ref().map(|task| task.task.name());
+        EstimateContext {
+            plan: self.plan,
+            quality: self.view.routing.measured(task, model),
+            remaining: self.remaining,
+            now: stats_clock(),
+        }
+    }
+}
+
+impl SelectionRecord {
+    fn reject_model(&mut self, model: &ModelName, reason: RejectReason) {
+        self.rejected.push(RejectedCandidate {
+            model: model.clone(),
+            node: None,
+            reason,
+            detail: String::new(),
+        });
+    }
+
+    /// Records a rejected replica, once: a sample may draw it again.
+    fn reject_replica(
+        &mut self,
+        model: &ModelName,
+        node: &NodeName,
+        reason: RejectReason,
+        detail: String,
+    ) {
+        let mut rejected = self.rejected.iter();
+        if !rejected.any(|r| r.model == *model && r.node.as_ref() == Some(node)) {
+            self.rejected.push(RejectedCandidate {
+                model: model.clone(),
+                node: Some(node.clone()),
+                reason,
+                detail,
+            });
+        }
+    }
+}
+
+fn skip_reason(reason: RejectReason) -> SkipReason {
+    match reason {
+        RejectReason::Full => SkipReason::Full,
+        RejectReason::Deadline => SkipReason::DeadlineUnmet,
+        _ => SkipReason::LimitsUnmet,
+    }
+}
