@@ -7,7 +7,7 @@ use flotilla_core::spec::Resource;
 use serde::Deserialize;
 
 use crate::args::ApplyArgs;
-use crate::client::{FleetClient, ResourceList};
+use crate::client::{FleetClient, ListResponse};
 use crate::manifest;
 
 /// Maximum time to wait until the classifier is trained for changed tasks.
@@ -50,7 +50,7 @@ async fn wait_until_trained(fleet: &FleetClient) -> anyhow::Result<()> {
         let mut interval = tokio::time::interval(POLL_INTERVAL);
         loop {
             interval.tick().await;
-            let tasks: ResourceList<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
+            let tasks: ListResponse<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
             if tasks.into_items().iter().all(|task| task.status.trained) {
                 return anyhow::Ok(());
             }

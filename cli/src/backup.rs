@@ -12,7 +12,7 @@ use flotilla_core::spec::{API_VERSION, Resource};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{BackupArgs, RestoreArgs};
-use crate::client::{FleetClient, ResourceList};
+use crate::client::{FleetClient, ListResponse};
 use crate::manifest;
 
 /// A YAML document of a backup. Models, tasks and the router have the form in which they are
@@ -100,24 +100,24 @@ async fn fetch_documents(fleet: &FleetClient) -> anyhow::Result<Vec<BackupDocume
             spec,
         })
     }));
-    let models: ResourceList<ModelResource> = fleet.get(&["api", "v1", "models"]).await?;
+    let models: ListResponse<ModelResource> = fleet.get(&["api", "v1", "models"]).await?;
     let models = models
         .into_items()
         .into_iter()
         .map(|model| Resource::Model(model.model));
-    let tasks: ResourceList<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
+    let tasks: ListResponse<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
     let tasks = tasks
         .into_items()
         .into_iter()
         .map(|task| Resource::Task(task.task));
-    let routers: ResourceList<RouterResource> = fleet.get(&["api", "v1", "routers"]).await?;
+    let routers: ListResponse<RouterResource> = fleet.get(&["api", "v1", "routers"]).await?;
     let routers = routers
         .into_items()
         .into_iter()
         .map(|router| Resource::Router(router.router));
     let resources = models.chain(tasks).chain(routers);
     documents.extend(resources.map(|resource| BackupDocument::Resource(Box::new(resource))));
-    let nodes: ResourceList<NodeResource> = fleet.get(&["api", "v1", "nodes"]).await?;
+    let nodes: ListResponse<NodeResource> = fleet.get(&["api", "v1", "nodes"]).await?;
     let nodes_with_operation = nodes
         .into_items()
         .into_iter()

@@ -21,13 +21,13 @@ pub(crate) struct FleetClient {
 
 /// A list of resources.
 #[derive(Debug, serde::Deserialize)]
-pub(crate) struct ResourceList<T> {
+pub(crate) struct ListResponse<T> {
     items: Vec<T>,
     #[serde(default)]
     notes: Vec<String>,
 }
 
-impl<T> ResourceList<T> {
+impl<T> ListResponse<T> {
     /// Returns the items, and prints the fleet's notes about the list to standard error.
     pub(crate) fn into_items(self) -> Vec<T> {
         for note in &self.notes {

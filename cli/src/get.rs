@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::{GetArgs, ListableKind, OutputFormat};
-use crate::client::{FleetClient, ResourceList};
+use crate::client::{FleetClient, ListResponse};
 use crate::output;
 use crate::resource_text::{abstain_rule, node_state};
 
@@ -77,7 +77,7 @@ async fn list<T: DeserializeOwned + Serialize>(
         }
         return Ok(());
     }
-    let items = select(fleet.get::<ResourceList<T>>(&path).await?.into_items());
+    let items = select(fleet.get::<ListResponse<T>>(&path).await?.into_items());
     if !output::print_serialized(args.output, &items)? {
         print!("{}", table(&items));
     }
@@ -100,7 +100,7 @@ async fn watch<T: DeserializeOwned + Serialize>(
         buffer.extend_from_slice(&chunk);
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = buffer.drain(..=end).collect();
-            let list: ResourceList<T> = serde_json::from_slice(&line)?;
+            let list: ListResponse<T> = serde_json::from_slice(&line)?;
             let items = select(list.into_items());
             if output::print_serialized(format, &items)? {
                 continue;

@@ -1,49 +1,59 @@
-//! Which row of a list is chosen, while rows come and go.
+//! The selection of a row in a list whose rows change.
 
-/// Which row is chosen, and which rows are seen.
+/// The selected row and the visible part of a list or text.
 #[derive(Debug, Default)]
 pub(super) struct Cursor {
-    /// The chosen row's name. It stays chosen wherever it goes.
+    /// Name of the selected row. The selection follows the row when its index changes.
     pub(super) name: Option<String>,
-    pub(super) at: usize,
-    pub(super) top: usize,
-    /// Rows that are seen.
-    pub(super) page: usize,
-    /// Whether `at` is what the user wants, rather than `name`.
+    /// Index of the selected row, or of the first visible line of a text.
+    pub(super) index: usize,
+    /// Index of the first visible row.
+    pub(super) first_visible: usize,
+    /// Number of visible rows.
+    pub(super) page_rows: usize,
+    /// Whether the user moved the cursor since the last update: `index` then takes precedence over
+    /// `name`.
     moved: bool,
 }
 
 impl Cursor {
-    /// Goes to a row; past the last one is the last one.
-    pub(super) fn to(&mut self, at: usize) {
-        (self.at, self.moved) = (at, true);
+    /// Moves to a row. An index past the last row selects the last row.
+    pub(super) fn move_to(&mut self, index: usize) {
+        (self.index, self.moved) = (index, true);
     }
 
-    /// How far down a text of `rows` lines is of which `page` are seen: no row of it is chosen.
-    pub(super) fn scroll(&mut self, rows: usize, page: usize) -> usize {
-        self.page = page;
-        self.at = self.at.min(rows.saturating_sub(page));
-        self.at
+    /// Returns the index of the first visible line of a text with `lines` lines, of which
+    /// `page_rows` fit.
+    pub(super) fn scroll(&mut self, lines: usize, page_rows: usize) -> usize {
+        self.page_rows = page_rows;
+        self.index = self.index.min(lines.saturating_sub(page_rows));
+        self.index
     }
 
-    /// Finds the chosen row among `rows` rows, of which `page` are seen. Who is at the top stays
-    /// there, where the news are; any other row keeps its place on the screen when rows come in
-    /// above it.
-    pub(super) fn settle<'a>(&mut self, rows: usize, page: usize, name: impl Fn(usize) -> &'a str) {
-        self.page = page;
-        if !self.moved && self.at > 0 {
-            let known = self.name.as_deref();
-            if let Some(at) = (0..rows).find(|at| Some(name(*at)) == known) {
-                self.top = (self.top + at).saturating_sub(self.at);
-                self.at = at;
+    /// Updates the cursor for a list of `rows` rows, of which `page_rows` fit.
+    ///
+    /// A selected first row stays the first, where new rows appear. Any other selected row keeps
+    /// its position on the screen when rows are inserted above it.
+    pub(super) fn update<'a>(
+        &mut self,
+        rows: usize,
+        page_rows: usize,
+        name: impl Fn(usize) -> &'a str,
+    ) {
+        self.page_rows = page_rows;
+        if !self.moved && self.index > 0 {
+            let selected = self.name.as_deref();
+            if let Some(index) = (0..rows).find(|index| Some(name(*index)) == selected) {
+                self.first_visible = (self.first_visible + index).saturating_sub(self.index);
+                self.index = index;
             }
         }
         self.moved = false;
-        self.at = self.at.min(rows.saturating_sub(1));
-        let lowest = (self.at + 1).saturating_sub(page);
-        self.top = self.top.clamp(lowest, self.at.max(lowest));
-        self.top = self.top.min(rows.saturating_sub(page));
-        self.name = (self.at < rows).then(|| name(self.at).to_owned());
+        self.index = self.index.min(rows.saturating_sub(1));
+        let lowest = (self.index + 1).saturating_sub(page_rows);
+        self.first_visible = self.first_visible.clamp(lowest, self.index.max(lowest));
+        self.first_visible = self.first_visible.min(rows.saturating_sub(page_rows));
+        self.name = (self.index < rows).then(|| name(self.index).to_owned());
     }
 }
 
@@ -52,36 +62,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chosen_row_keeps_its_place_when_rows_come_in_above() {
+    fn selected_row_keeps_its_position_when_rows_are_inserted_above() {
         let names: Vec<String> = (0..100).map(|n| n.to_string()).collect();
-        let settle = |cursor: &mut Cursor, from: usize| {
-            let names = &names[from..];
-            cursor.settle(names.len(), 10, |at| &names[at]);
+        let update = |cursor: &mut Cursor, first: usize| {
+            let names = &names[first..];
+            cursor.update(names.len(), 10, |index| &names[index]);
         };
         let mut cursor = Cursor::default();
-        settle(&mut cursor, 50);
-        settle(&mut cursor, 45);
+        update(&mut cursor, 50);
+        update(&mut cursor, 45);
         assert_eq!(
             cursor.name.as_deref(),
             Some("45"),
-            "the top is where the news are"
+            "a selected first row stays the first"
         );
-        cursor.to(20);
-        settle(&mut cursor, 45);
-        assert_eq!((cursor.at, cursor.top), (20, 11));
-        settle(&mut cursor, 40);
+        cursor.move_to(20);
+        update(&mut cursor, 45);
+        assert_eq!((cursor.index, cursor.first_visible), (20, 11));
+        update(&mut cursor, 40);
         assert_eq!(
-            (cursor.name.as_deref(), cursor.at, cursor.top),
+            (cursor.name.as_deref(), cursor.index, cursor.first_visible),
             (Some("65"), 25, 16)
         );
-        cursor.to(usize::MAX);
-        settle(&mut cursor, 40);
-        assert_eq!((cursor.at, cursor.top), (59, 50));
-        settle(&mut cursor, 95);
-        assert_eq!((cursor.at, cursor.top), (4, 0), "fewer rows than fit");
-        cursor.settle(0, 10, |_| unreachable!());
+        cursor.move_to(usize::MAX);
+        update(&mut cursor, 40);
+        assert_eq!((cursor.index, cursor.first_visible), (59, 50));
+        update(&mut cursor, 95);
         assert_eq!(
-            (cursor.name.as_deref(), cursor.at, cursor.top),
+            (cursor.index, cursor.first_visible),
+            (4, 0),
+            "fewer rows than fit"
+        );
+        cursor.update(0, 10, |_| unreachable!());
+        assert_eq!(
+            (cursor.name.as_deref(), cursor.index, cursor.first_visible),
             (None, 0, 0)
         );
     }

@@ -1,108 +1,123 @@
-//! The list of requests that have ended.
+//! The table of completed requests with their routing decisions.
 
 use flotilla_controller::admin::RequestSummary;
 use flotilla_core::routing::OutcomeStatus;
+use jiff::tz::TimeZone;
 
-use super::state::State;
-use super::table::{Cell, Column, Key, Tone, fits};
-use super::words::{NONE, clock, measured, millis, si};
+use super::format::{UNKNOWN, mark_estimate, millis, si, time_of_day};
+use super::state::LiveState;
+use super::table::{Cell, Column, SortKey, Tone, matches_filter};
 
-/// A decision, and how far east of Greenwich its reader is, in seconds.
-pub(super) struct Row<'a> {
-    pub(super) brief: &'a RequestSummary,
-    pub(super) offset: i64,
+/// A completed request.
+pub(super) struct DecisionRow<'a> {
+    pub(super) request: &'a RequestSummary,
+    /// Time zone of the reader.
+    time_zone: &'a TimeZone,
 }
 
-/// The decisions that fit a filter: by what was asked for, task, model, node and end.
-pub(super) fn rows<'a>(state: &'a State, filter: &str, offset: i64) -> Vec<Row<'a>> {
-    let row = |brief| Row { brief, offset };
-    let fits = |row: &Row<'_>| {
-        let brief = row.brief;
-        let known = [&brief.task, &brief.model, &brief.node, &brief.error];
-        let known = known.into_iter().flatten().map(String::as_str);
-        let own = [brief.requested.as_str(), brief.id.as_str(), row.end()];
-        fits(filter, own.into_iter().chain(known))
+/// Returns the requests whose requested model, task, model, node, id, outcome or error match the
+/// filter.
+pub(super) fn rows<'a>(
+    state: &'a LiveState,
+    filter: &str,
+    time_zone: &'a TimeZone,
+) -> Vec<DecisionRow<'a>> {
+    let row = |request| DecisionRow { request, time_zone };
+    let matches = |row: &DecisionRow<'_>| {
+        let request = row.request;
+        let optional = [&request.task, &request.model, &request.node, &request.error];
+        let optional = optional.into_iter().flatten().map(String::as_str);
+        let required = [
+            request.requested.as_str(),
+            request.id.as_str(),
+            row.outcome(),
+        ];
+        matches_filter(filter, required.into_iter().chain(optional))
     };
-    state.decisions.iter().map(row).filter(fits).collect()
+    state.decisions.iter().map(row).filter(matches).collect()
 }
 
-pub(super) fn columns<'a>() -> Vec<Column<Row<'a>>> {
+pub(super) fn columns<'a>() -> Vec<Column<DecisionRow<'a>>> {
     vec![
-        Column::number("TIME", 8, |row: &Row<'_>| {
-            clock(row.brief.at, row.offset).into()
+        Column::number("TIME", 8, |row: &DecisionRow<'_>| {
+            time_of_day(row.request.at, row.time_zone).into()
         })
-        .sorted(|row| Key::Number(row.brief.at as f64)),
-        Column::text("TASK", 12, |row: &Row<'_>| match &row.brief.task {
-            Some(task) => task.as_str().into(),
-            // Without a task the request named the model itself.
-            None => Cell::toned(NONE, Tone::Dim),
+        .sort_by(|row| SortKey::Number(row.request.at as f64)),
+        Column::text("TASK", 12, |row: &DecisionRow<'_>| {
+            match &row.request.task {
+                Some(task) => task.as_str().into(),
+                // The request named a model, not a task.
+                None => UNKNOWN.into(),
+            }
         })
-        .rank(4)
-        .holds(20),
-        Column::text("MODEL", 14, |row: &Row<'_>| {
-            let model = row.brief.model.as_ref();
-            model.unwrap_or(&row.brief.requested).as_str().into()
+        .drop_priority(4)
+        .max_width(20),
+        Column::text("MODEL", 14, |row: &DecisionRow<'_>| {
+            let model = row.request.model.as_ref();
+            model.unwrap_or(&row.request.requested).as_str().into()
         })
-        .holds(28),
-        Column::text("NODE", 8, |row: &Row<'_>| {
-            row.brief.node.as_deref().unwrap_or(NONE).into()
+        .max_width(28),
+        Column::text("NODE", 8, |row: &DecisionRow<'_>| {
+            row.request.node.as_deref().unwrap_or(UNKNOWN).into()
         })
-        .rank(2)
-        .holds(28),
-        Column::number("FIRST", 8, |row: &Row<'_>| {
-            let first = row.brief.first_token_ms;
-            first.map_or_else(|| NONE.into(), millis).into()
+        .drop_priority(2)
+        .max_width(28),
+        Column::number("TTFT", 8, |row: &DecisionRow<'_>| {
+            let first_token_ms = row.request.first_token_ms;
+            first_token_ms.map_or_else(|| UNKNOWN.into(), millis).into()
         })
-        .rank(1)
-        .sorted(|row| Key::number(row.brief.first_token_ms)),
-        Column::number("TOTAL", 8, |row: &Row<'_>| {
-            millis(row.brief.total_ms).into()
+        .drop_priority(1)
+        .sort_by(|row| SortKey::number(row.request.first_token_ms)),
+        Column::number("TOTAL", 8, |row: &DecisionRow<'_>| {
+            millis(row.request.total_ms).into()
         })
-        .sorted(|row| Key::Number(row.brief.total_ms)),
-        Column::number("ENERGY", 8, |row: &Row<'_>| {
-            let source = row.brief.joules_source.as_deref().unwrap_or_default();
-            let joules = row.brief.joules;
-            let text = joules.map_or_else(|| NONE.into(), |joules| si(joules, "J"));
-            measured(text, source.contains("estimate")).into()
+        .sort_by(|row| SortKey::Number(row.request.total_ms)),
+        Column::number("ENERGY", 8, |row: &DecisionRow<'_>| {
+            let source = row.request.joules_source.as_deref().unwrap_or_default();
+            let joules = row.request.joules;
+            let text = joules.map_or_else(|| UNKNOWN.into(), |joules| si(joules, "J"));
+            mark_estimate(text, source.contains("estimate")).into()
         })
-        .rank(3)
-        .sorted(|row| Key::number(row.brief.joules)),
-        Column::text("END", 8, |row: &Row<'_>| {
-            let tone = match row.brief.end {
+        .drop_priority(3)
+        .sort_by(|row| SortKey::number(row.request.joules)),
+        Column::text("OUTCOME", 9, |row: &DecisionRow<'_>| {
+            let tone = match row.request.end {
                 OutcomeStatus::Answered => Tone::Good,
                 OutcomeStatus::Failed => Tone::Bad,
-                OutcomeStatus::Abandoned => Tone::Warn,
+                OutcomeStatus::Abandoned => Tone::Warning,
             };
-            Cell::toned(row.end(), tone)
+            Cell::new(row.outcome(), tone)
         }),
-        Column::text("", 12, Row::note).rank(5).grows(4),
+        Column::text("NOTE", 12, DecisionRow::note)
+            .drop_priority(5)
+            .grow_weight(4),
     ]
 }
 
-impl Row<'_> {
-    fn end(&self) -> &'static str {
-        match self.brief.end {
+impl DecisionRow<'_> {
+    fn outcome(&self) -> &'static str {
+        match self.request.end {
             OutcomeStatus::Answered => "answered",
             OutcomeStatus::Failed => "failed",
-            // The client did.
-            OutcomeStatus::Abandoned => "left",
+            OutcomeStatus::Abandoned => "cancelled",
         }
     }
 
+    /// Returns the error, and whether the request was hedged or passed on by smaller models.
     fn note(&self) -> Cell {
-        let brief = self.brief;
-        let tiers = match brief.tiers {
+        let request = self.request;
+        let cascade = match request.tiers {
             0 => None,
             1 => Some("after 1 smaller model".to_owned()),
             tiers => Some(format!("after {tiers} smaller models")),
         };
-        let hedged = brief.hedged.then(|| "hedged".to_owned());
-        let tone = match brief.error {
+        let hedged = request.hedged.then(|| "hedged".to_owned());
+        let tone = match request.error {
             Some(_) => Tone::Bad,
             None => Tone::Plain,
         };
-        let notes = [brief.error.clone(), hedged, tiers];
+        let notes = [request.error.clone(), hedged, cascade];
         let notes: Vec<_> = notes.into_iter().flatten().collect();
-        Cell::toned(&notes.join(", "), tone)
+        Cell::new(&notes.join(", "), tone)
     }
 }

@@ -1,71 +1,70 @@
-//! The last minutes, side by side.
+//! The charts of the last minutes, side by side.
 
 use flotilla_controller::admin::TrafficPoint;
 use ratatui::buffer::{Buffer, CellWidth};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::widgets::{Sparkline, Widget};
 
-use super::draw::{DIM, Theme, cut, put};
-use super::series::{Series, columns, step};
-use super::state::State;
-use super::words::{millis, number, si};
+use super::canvas::{DIM, Theme, take_top, write_text};
+use super::chart_series::{Aggregation, ChartSeries, columns, seconds_per_column};
+use super::format::{millis, number, si};
+use super::state::LiveState;
 
-/// What a column of the smallest height is worth against the number that it stands for: charts are
-/// drawn of whole numbers.
+/// Factor by which values are multiplied before they are rounded: `Sparkline` draws whole numbers.
 const SCALE: f64 = 1_000.0;
 
 fn requests(point: &TrafficPoint) -> Option<f64> {
     Some(point.requests as f64)
 }
 
-fn first_token(point: &TrafficPoint) -> Option<f64> {
+fn first_token_p95(point: &TrafficPoint) -> Option<f64> {
     point.first_token_ms.map(|percentiles| percentiles.p95)
 }
 
-const ALL: [Series; 3] = [
-    Series {
+const CHARTS: [ChartSeries; 3] = [
+    ChartSeries {
         title: "requests/s",
-        read: requests,
-        worst: false,
-        text: number,
+        value: requests,
+        aggregation: Aggregation::Mean,
+        format: number,
     },
-    Series {
+    ChartSeries {
         title: "1st token p95",
-        read: first_token,
-        worst: true,
-        text: millis,
+        value: first_token_p95,
+        aggregation: Aggregation::Max,
+        format: millis,
     },
-    Series {
+    ChartSeries {
         title: "power",
-        read: |point| point.watts,
-        worst: false,
-        text: |watts| si(watts, "W"),
+        value: |point| point.watts,
+        aggregation: Aggregation::Mean,
+        format: |watts| si(watts, "W"),
     },
 ];
 
-/// Draws the charts, each with its highest column in words.
-pub(super) fn draw(buffer: &mut Buffer, area: Rect, state: &State, theme: Theme) {
-    let places = Layout::horizontal([Constraint::Ratio(1, 3); 3]).spacing(2);
-    let places: [Rect; 3] = places.areas(area);
-    for (series, mut at) in ALL.iter().zip(places) {
-        let values = columns(state, series, at.width);
-        let highest = values.iter().flatten().copied().reduce(f64::max);
-        let highest = match highest {
-            Some(highest) => format!("max {}", (series.text)(highest)),
-            None => "none".to_owned(),
+/// Draws the charts, each with its maximum in the title.
+pub(super) fn draw(buffer: &mut Buffer, area: Rect, state: &LiveState, theme: Theme) {
+    let areas = Layout::horizontal([Constraint::Ratio(1, 3); 3]).spacing(2);
+    let areas: [Rect; 3] = areas.areas(area);
+    for (series, mut area) in CHARTS.iter().zip(areas) {
+        let values = columns(state, series, area.width);
+        let max = values.iter().flatten().copied().reduce(f64::max);
+        let max = match max {
+            Some(max) => format!("max {}", (series.format)(max)),
+            None => "no data".to_owned(),
         };
-        let span = u64::from(at.width) * step(at.width) / 60;
-        let mut title = format!("{}, {span} min, {highest}", series.title);
-        if title.as_str().cell_width() > at.width {
-            title = format!("{}, {highest}", series.title);
+        let minutes = u64::from(area.width) * seconds_per_column(area.width) / 60;
+        let mut title = format!("{}, {minutes} min, {max}", series.title);
+        if title.as_str().cell_width() > area.width {
+            title = format!("{}, {max}", series.title);
         }
-        put(buffer, cut(&mut at, 1), &title, DIM, false);
-        let whole = |value: Option<f64>| value.map(|value| (value * SCALE) as u64);
+        write_text(buffer, take_top(&mut area, 1), &title, DIM);
+        let scaled = |value: Option<f64>| value.map(|value| (value * SCALE) as u64);
         Sparkline::default()
-            .data(values.into_iter().map(whole))
-            // What is not known is no zero.
+            .data(values.into_iter().map(scaled))
+            // An unknown value must not look like a zero.
             .absent_value_symbol(" ")
             .style(theme.chart())
-            .render(at, buffer);
+            .render(area, buffer);
     }
 }

@@ -1,33 +1,34 @@
-//! The pane: a list with its chosen row, a text, or what to do where there is nothing yet.
+//! The current pane: a list with its selected row, details, the help, or instructions for an empty
+//! list.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 
+use super::canvas::{BOLD, DIM, SELECTED, Theme, take_top, write_right, write_text};
 use super::cursor::Cursor;
-use super::draw::{CHOSEN, DIM, STRONG, Theme, cut, put};
-use super::state::{Connection, State};
-use super::table::{Column, Sort, arrange, places, sort, sorted_by};
-use super::view::{Of, Pane, Screen};
-use super::words::{NONE, count, wrapped};
+use super::format::{UNKNOWN, count, wrap};
+use super::screen::{DetailSubject, Pane, Screen};
+use super::state::{ConnectionState, LiveState};
+use super::table::{Cell, Column, ColumnLayout, SortOrder, layout, sort_column, sort_rows};
 use super::{decisions, models, nodes, summary};
 use crate::describe;
 
 const HELP: &[&str] = &[
-    "1 2 3 4, Tab   nodes, models, decisions, this help",
-    "arrows         move, as PgUp, PgDn, Home and End do, and j, k, g, G, space",
-    "Enter          all that is known of the chosen row; Esc goes back",
-    "/              only rows with all these words; Esc shows all again",
-    "s, r           sort by the next column; the other way round",
-    "p              hold what is shown; p again goes on",
-    "q, Esc         quit, as Ctrl-C does",
+    "1 2 3 4, Tab   show nodes, models, decisions, this help",
+    "arrows         move; also PgUp, PgDn, Home, End, j, k, g, G and space",
+    "Enter          show the details of the selected row; Esc goes back",
+    "/              filter: show rows that contain all words; Esc clears the filter",
+    "s, r           sort by the next column; reverse the order",
+    "p              pause and resume the display",
+    "q, Esc         quit; also Ctrl-C",
     "",
-    "≈ stands before what is estimated, at least in part.",
-    "Rates are means of the last 5 seconds, percentiles those of the worst of them.",
-    "power is what the nodes draw, requests' energy what went to requests of it.",
-    "LOAD: requests that are computed + those that wait on the node. WAITING: those",
-    "that wait for a first replica. REQUESTS, TOKENS, J/TOKEN: since this controller",
-    "started. FIRST: time to the first token. END left: the client went away.",
+    "≈ marks values that are at least partly estimated.",
+    "Rates are means over 5 seconds; percentiles are the maximum over 5 seconds.",
+    "power is the power of the nodes, request energy the part attributed to requests.",
+    "LOAD: active + queued requests on nodes. PENDING: requests that wait for a first",
+    "replica. REQUESTS, TOKENS, J/TOKEN: since the controller started.",
+    "TTFT: time to first token.",
 ];
 
 /// Draws the pane.
@@ -36,23 +37,23 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, screen: &mut Screen, theme: 
         return detail(buffer, area, screen);
     }
     if screen.pane == Pane::Help {
-        let help: Vec<_> = HELP.iter().flat_map(|line| broken(line, area)).collect();
+        let help = wrap_lines(HELP, area);
         let cursor = &mut screen.lists[Pane::Help as usize].cursor;
-        let down = cursor.scroll(help.len(), usize::from(area.height));
-        return lines(buffer, area, &help, down, 0);
+        let first_line = cursor.scroll(help.len(), usize::from(area.height));
+        return text_lines(buffer, area, &help, (first_line, 0));
     }
-    if let Some(said) = nothing(screen) {
-        let said: Vec<_> = said.iter().flat_map(|line| broken(line, area)).collect();
-        return lines(buffer, area, &said, 0, 0);
+    if let Some(instructions) = empty_list_text(screen) {
+        let instructions = wrap_lines(&instructions, area);
+        return text_lines(buffer, area, &instructions, (0, 0));
     }
     let list = screen.list();
-    let (by, filter) = (list.sort, list.filter.clone());
-    // The rows borrow what is known; the cursor is changed beside it.
+    let (order, filter) = (list.order, list.filter.clone());
+    // The rows borrow from the screen while the cursor is updated.
     let mut cursor = std::mem::take(&mut screen.lists[screen.pane as usize].cursor);
     let state = screen.state();
-    let table = Table {
+    let table = TableView {
         area,
-        by,
+        order,
         theme,
         cursor: &mut cursor,
     };
@@ -71,85 +72,87 @@ pub(super) fn draw(buffer: &mut Buffer, area: Rect, screen: &mut Screen, theme: 
         ),
         Pane::Decisions => table.draw(
             buffer,
-            decisions::rows(state, &filter, screen.offset),
+            decisions::rows(state, &filter, &screen.time_zone),
             &decisions::columns(),
-            |row| &row.brief.id,
+            |row| &row.request.id,
         ),
         Pane::Help => {}
     }
     screen.lists[screen.pane as usize].cursor = cursor;
 }
 
-/// What is to be said of the pane beside its name.
-pub(super) fn about(screen: &Screen) -> String {
-    let sort = screen.list().sort;
-    let sorted = match screen.pane {
-        Pane::Nodes => sorted(&nodes::columns(), sort),
-        Pane::Models => sorted(&models::columns(), sort),
-        Pane::Decisions => sorted(&decisions::columns(), sort),
+/// Returns the number of rows, the filter and the sort column of the current list.
+pub(super) fn list_status(screen: &Screen) -> String {
+    let order = screen.list().order;
+    let sort_title = match screen.pane {
+        Pane::Nodes => sort_title(&nodes::columns(), order),
+        Pane::Models => sort_title(&models::columns(), order),
+        Pane::Decisions => sort_title(&decisions::columns(), order),
         Pane::Help => return String::new(),
     };
     let (state, filter) = (screen.state(), &screen.list().filter);
-    let (shown, all) = rows(screen);
-    let mut about = count(all);
+    let (visible, total) = row_counts(screen);
+    let mut status = count(total);
     if !filter.is_empty() {
-        about = format!("{} of {about} with '{filter}'", count(shown));
+        status = format!("{} of {status} match '{filter}'", count(visible));
     }
-    if screen.pane == Pane::Decisions && state.omitted > 0 {
-        about += &format!(", {} not listed", count(state.omitted));
+    if screen.pane == Pane::Decisions && state.omitted_decisions > 0 {
+        status += &format!(", {} not listed", count(state.omitted_decisions));
     }
-    format!("{about}, by {sorted}")
+    format!("{status}, sorted by {sort_title}")
 }
 
-/// Rows that are shown, and that there are.
-fn rows(screen: &Screen) -> (u64, u64) {
+/// Returns the number of rows that match the filter, and of all rows.
+fn row_counts(screen: &Screen) -> (u64, u64) {
     let (state, filter) = (screen.state(), &screen.list().filter);
-    let (shown, all) = match screen.pane {
+    let (visible, total) = match screen.pane {
         Pane::Nodes => (nodes::rows(state, filter).len(), state.nodes.len()),
         Pane::Models => (models::rows(state, filter).len(), state.models.len()),
         Pane::Decisions => (
-            decisions::rows(state, filter, screen.offset).len(),
+            decisions::rows(state, filter, &screen.time_zone).len(),
             state.decisions.len(),
         ),
         Pane::Help => (0, 0),
     };
-    (shown as u64, all as u64)
+    (visible as u64, total as u64)
 }
 
-fn sorted<R>(columns: &[Column<R>], by: Sort) -> &'static str {
-    sorted_by(columns, by).map_or(NONE, |(at, _)| columns[at].title)
+fn sort_title<R>(columns: &[Column<R>], order: SortOrder) -> &'static str {
+    sort_column(columns, order).map_or(UNKNOWN, |(index, _)| columns[index].title)
 }
 
-/// What to say where the list is empty.
-fn nothing(screen: &Screen) -> Option<Vec<String>> {
+/// Returns the text to show instead of a list without rows. `None`: there are rows.
+fn empty_list_text(screen: &Screen) -> Option<Vec<String>> {
     let (state, filter) = (screen.state(), &screen.list().filter);
     if state.controller.is_none() {
-        let what = match &state.connection {
-            Connection::Lost { problem, .. } => problem.clone(),
-            _ => format!("Connecting to {} …", state.url),
+        let text = match &state.connection {
+            ConnectionState::Lost { problem, .. } => problem.clone(),
+            ConnectionState::Connecting | ConnectionState::Live => {
+                format!("Connecting to {} …", state.url)
+            }
         };
-        return Some(vec![what]);
+        return Some(vec![text]);
     }
-    let (shown, all) = rows(screen);
-    if shown > 0 {
+    let (visible, total) = row_counts(screen);
+    if visible > 0 {
         return None;
     }
-    if all > 0 {
+    if total > 0 {
         return Some(vec![format!(
-            "None of the {} {} has '{filter}': Esc shows all again.",
-            count(all),
+            "None of the {} {} matches '{filter}'. Press Esc to clear the filter.",
+            count(total),
             screen.pane.name()
         )]);
     }
     Some(match screen.pane {
-        Pane::Nodes => summary::how_to_join(state),
+        Pane::Nodes => summary::join_instructions(state),
         Pane::Models => vec![
-            "No model is wished for yet. This places one:".into(),
+            "The fleet has no models yet. Add one with".into(),
             String::new(),
             "  flotilla apply -f model.yaml".into(),
         ],
-        _ => vec![
-            "No request has ended since this controller started. This sends one:".into(),
+        Pane::Decisions | Pane::Help => vec![
+            "No request was completed since the controller started. Send one with".into(),
             String::new(),
             format!(
                 "  flotilla chat --url {} auto \"where is my new card?\"",
@@ -159,16 +162,24 @@ fn nothing(screen: &Screen) -> Option<Vec<String>> {
     })
 }
 
-fn broken(line: &str, area: Rect) -> Vec<String> {
-    wrapped(line, usize::from(area.width))
+fn wrap_lines(lines: &[impl AsRef<str>], area: Rect) -> Vec<String> {
+    let width = usize::from(area.width);
+    lines
+        .iter()
+        .flat_map(|line| wrap(line.as_ref(), width))
+        .collect()
 }
 
-/// Writes lines, cut off at the right; a text that is longer than the pane is moved.
-fn lines<T: AsRef<str>>(buffer: &mut Buffer, area: Rect, all: &[T], down: usize, right: usize) {
-    let rows = area.rows().zip(all.iter().skip(down));
-    for (at, line) in rows {
-        let line: String = line.as_ref().chars().skip(right).collect();
-        put(buffer, at, &line, Style::new(), false);
+/// Draws the part of a text that starts at a line and a column, cut off at the edges of the area.
+fn text_lines(
+    buffer: &mut Buffer,
+    area: Rect,
+    lines: &[impl AsRef<str>],
+    (first_line, first_column): (usize, usize),
+) {
+    for (row, line) in area.rows().zip(lines.iter().skip(first_line)) {
+        let line: String = line.as_ref().chars().skip(first_column).collect();
+        write_text(buffer, row, &line, Style::new());
     }
 }
 
@@ -176,62 +187,66 @@ fn detail(buffer: &mut Buffer, mut area: Rect, screen: &mut Screen) {
     let Some(mut detail) = screen.detail.take() else {
         return;
     };
-    let (title, text) = told(&detail.of, screen.state());
-    let at = cut(&mut area, 1);
-    let end = put(buffer, at, &title, STRONG, false);
-    let all: Vec<_> = text.lines().collect();
+    let (title, text) = detail_text(&detail.subject, screen.state());
+    let title_line = take_top(&mut area, 1);
+    let end = write_text(buffer, title_line, &title, BOLD);
+    let lines: Vec<_> = text.lines().collect();
     let page = usize::from(area.height);
-    let longest = all.iter().map(|line| line.chars().count()).max();
-    // What is asked for may be past the end: here it is known where that is.
-    detail.down = detail.down.min(all.len().saturating_sub(page));
-    detail.right = detail
-        .right
+    let longest = lines.iter().map(|line| line.chars().count()).max();
+    // Keys can move past the end: the size of the text is known only here.
+    detail.line = detail.line.min(lines.len().saturating_sub(page));
+    detail.column = detail
+        .column
         .min(longest.unwrap_or(0).saturating_sub(usize::from(area.width)));
-    if all.len() > page {
-        let seen = (detail.down + page).min(all.len());
-        let position = format!("  lines {} to {seen} of {}", detail.down + 1, all.len());
-        let at = Rect::new(end, at.y, at.right() - end, 1);
-        put(buffer, at, &position, DIM, false);
+    if lines.len() > page {
+        let last = (detail.line + page).min(lines.len());
+        let position = format!("  lines {} to {last} of {}", detail.line + 1, lines.len());
+        let rest = Rect::new(end, title_line.y, title_line.right() - end, 1);
+        write_text(buffer, rest, &position, DIM);
     }
-    lines(buffer, area, &all, detail.down, detail.right);
+    text_lines(buffer, area, &lines, (detail.line, detail.column));
     screen.detail = Some(detail);
 }
 
-/// A title, and all that is known.
-fn told(of: &Of, state: &State) -> (String, String) {
-    let gone = |what: &str, name: &str| (format!("{what} {name}"), "It is gone.".to_owned());
-    match of {
-        Of::Node(name) => match state.nodes.get(name) {
+/// Returns the title and the text of details.
+fn detail_text(subject: &DetailSubject, state: &LiveState) -> (String, String) {
+    let gone = |kind: &str, name: &str| {
+        (
+            format!("{kind} {name}"),
+            format!("The {} no longer exists.", kind.to_lowercase()),
+        )
+    };
+    match subject {
+        DetailSubject::Node(name) => match state.nodes.get(name) {
             Some(node) => (
                 format!("Node {name}"),
-                nodes::energy(node) + "\n" + &describe::describe_node(node),
+                nodes::power_details(node) + "\n" + &describe::describe_node(node),
             ),
             None => gone("Node", name),
         },
-        Of::Model(name) => match state.models.get(name) {
+        DetailSubject::Model(name) => match state.models.get(name) {
             Some(model) => (
                 format!("Model {name}"),
                 describe::describe_model(model).unwrap_or_else(|error| error.to_string()),
             ),
             None => gone("Model", name),
         },
-        Of::Decision(id, told) => (
+        DetailSubject::Decision { id, explanation } => (
             format!("Decision {id}"),
-            told.clone()
-                .unwrap_or_else(|| "Asking the controller …".into()),
+            explanation.clone().unwrap_or_else(|| "Loading …".into()),
         ),
     }
 }
 
-/// A list on its way to the screen.
-struct Table<'c> {
+/// The drawing of a table.
+struct TableView<'c> {
     area: Rect,
-    by: Sort,
+    order: SortOrder,
     theme: Theme,
     cursor: &'c mut Cursor,
 }
 
-impl Table<'_> {
+impl TableView<'_> {
     fn draw<R>(
         mut self,
         buffer: &mut Buffer,
@@ -239,42 +254,64 @@ impl Table<'_> {
         columns: &[Column<R>],
         name: impl Fn(&R) -> &str,
     ) {
-        let rows = sort(rows, columns, self.by);
-        let header = cut(&mut self.area, 1);
-        // One place at the left says which row is chosen, also where nothing can be reversed.
-        let widths = arrange(columns, &rows, self.area.width.saturating_sub(1));
-        let place =
-            |at: Rect, x: u16, width: u16| Rect::new(at.x + 1 + x, at.y, width, 1).intersection(at);
-        let sorted = sorted_by(columns, self.by);
-        for (at, x, width) in places(&widths) {
-            let column = &columns[at];
+        let rows = sort_rows(rows, columns, self.order);
+        let header = take_top(&mut self.area, 1);
+        // The first column has the mark of the selected row, for terminals without reverse video.
+        let visible = layout(columns, &rows, self.area.width.saturating_sub(1));
+        self.draw_header(buffer, header, columns, &visible);
+        let page = usize::from(self.area.height);
+        self.cursor
+            .update(rows.len(), page, |index| name(&rows[index]));
+        let visible_rows = rows.iter().enumerate().skip(self.cursor.first_visible);
+        for (line, (index, row)) in self.area.rows().zip(visible_rows) {
+            for position in &visible {
+                let column = &columns[position.index];
+                let Cell { text, tone } = (column.cell)(row);
+                let style = self.theme.style(tone);
+                write_cell(buffer, cell_area(line, position), column, (&text, style));
+            }
+            if index == self.cursor.index {
+                write_text(buffer, Rect { width: 1, ..line }, ">", BOLD);
+                buffer.set_style(line, SELECTED);
+            }
+        }
+    }
+
+    fn draw_header<R>(
+        &self,
+        buffer: &mut Buffer,
+        line: Rect,
+        columns: &[Column<R>],
+        visible: &[ColumnLayout],
+    ) {
+        let sorted = sort_column(columns, self.order);
+        for position in visible {
+            let column = &columns[position.index];
             let (mark, style) = match sorted {
-                Some((by, true)) if by == at => ("▼", STRONG),
-                Some((by, false)) if by == at => ("▲", STRONG),
+                Some((index, true)) if index == position.index => ("▼", BOLD),
+                Some((index, false)) if index == position.index => ("▲", BOLD),
                 _ => ("", DIM),
             };
             let title = format!("{}{mark}", column.title);
-            put(buffer, place(header, x, width), &title, style, column.right);
+            write_cell(buffer, cell_area(line, position), column, (&title, style));
         }
-        let page = usize::from(self.area.height);
-        self.cursor.settle(rows.len(), page, |at| name(&rows[at]));
-        let seen = rows.iter().enumerate().skip(self.cursor.top);
-        for (line, (index, row)) in self.area.rows().zip(seen) {
-            for (at, x, width) in places(&widths) {
-                let (column, cell) = (&columns[at], (columns[at].cell)(row));
-                let style = self.theme.of(cell.tone);
-                put(
-                    buffer,
-                    place(line, x, width),
-                    &cell.text,
-                    style,
-                    column.right,
-                );
-            }
-            if index == self.cursor.at {
-                put(buffer, Rect { width: 1, ..line }, ">", STRONG, false);
-                buffer.set_style(line, CHOSEN);
-            }
-        }
+    }
+}
+
+/// Returns the area of a column on a line, after the mark of the selected row.
+fn cell_area(line: Rect, position: &ColumnLayout) -> Rect {
+    Rect::new(line.x + 1 + position.x, line.y, position.width, 1).intersection(line)
+}
+
+fn write_cell<R>(
+    buffer: &mut Buffer,
+    area: Rect,
+    column: &Column<R>,
+    (text, style): (&str, Style),
+) {
+    if column.is_right_aligned {
+        write_right(buffer, area, text, style);
+    } else {
+        write_text(buffer, area, text, style);
     }
 }

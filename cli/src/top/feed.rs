@@ -1,32 +1,37 @@
-//! The controller's live feed as it comes over the wire: pieces of bytes to events.
+//! The controller's live feed: server-sent events, parsed from chunks of bytes.
 //!
-//! The controller's own types are what is read; the two that it only writes have their counterparts
-//! here. What they do not know is left out, so that a newer controller can be watched.
+//! Events contain the controller's own types where these can be deserialized, and counterparts
+//! defined here otherwise. Unknown fields and events are ignored, so that an older command can show
+//! a newer controller.
+//!
+//! The parser is our own. `eventsource-stream`, which `chat` uses, scans an incomplete line again
+//! with every chunk: the first event of a large fleet is one line of many megabytes, for which
+//! that takes quadratic time. It also does not limit the size of an event.
 
 use flotilla_controller::admin::{
     ControllerResource, ModelResource, NodeResource, RequestSummary, TrafficPoint, UsageTotals,
 };
 use serde::Deserialize;
 
-/// Longest event that is read. A fleet of ten thousand nodes takes a tenth of it; more is no feed.
-const LONGEST: usize = 256 << 20;
+/// Maximum size of an event in bytes, about ten times that of a fleet with ten thousand nodes.
+const MAX_EVENT_BYTES: usize = 256 << 20;
 
-/// What a controller tells.
+/// An event of the live feed.
 #[derive(Debug)]
-pub(super) enum Event {
-    Fleet(Box<Whole>),
-    Change(Box<Change>),
-    /// Seconds, the oldest first: all that are known, then each as it ends.
+pub(super) enum FeedEvent {
+    Snapshot(Box<SnapshotEvent>),
+    Delta(Box<DeltaEvent>),
+    /// Traffic per second, the oldest first: first all known seconds, then each one as it ends.
     Traffic(Vec<TrafficPoint>),
     Usage(UsageTotals),
-    /// Requests that have ended, the oldest first.
+    /// Completed requests, the oldest first.
     Decisions(Vec<RequestSummary>),
 }
 
-/// The whole fleet.
+/// The whole fleet: the first event of a connection.
 #[derive(Debug, Deserialize)]
-pub(super) struct Whole {
-    pub(super) controller: Controller,
+pub(super) struct SnapshotEvent {
+    pub(super) controller: ControllerInfo,
     #[serde(default)]
     pub(super) controllers: Vec<ControllerResource>,
     #[serde(default)]
@@ -35,20 +40,20 @@ pub(super) struct Whole {
     pub(super) models: Vec<ModelResource>,
 }
 
-/// The controller that tells.
+/// The controller that sends the feed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Controller {
+pub(super) struct ControllerInfo {
     pub(super) id: String,
     pub(super) version: String,
-    /// In milliseconds since 1970.
+    /// Unix time in milliseconds.
     pub(super) started_at: u64,
 }
 
-/// What is different from what was told before.
+/// The changes since the previous event.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Change {
+pub(super) struct DeltaEvent {
     pub(super) nodes: Vec<NodeResource>,
     pub(super) removed_nodes: Vec<String>,
     pub(super) models: Vec<ModelResource>,
@@ -57,12 +62,12 @@ pub(super) struct Change {
     pub(super) controllers: Option<Vec<ControllerResource>>,
 }
 
-impl Event {
-    /// The event of that name. `None`: one that this command does not know.
-    fn read(name: &str, data: &str) -> serde_json::Result<Option<Self>> {
+impl FeedEvent {
+    /// Parses an event. Returns `None` for an unknown name.
+    fn parse(name: &str, data: &str) -> serde_json::Result<Option<Self>> {
         Ok(Some(match name {
-            "snapshot" => Self::Fleet(serde_json::from_str(data)?),
-            "delta" => Self::Change(serde_json::from_str(data)?),
+            "snapshot" => Self::Snapshot(serde_json::from_str(data)?),
+            "delta" => Self::Delta(serde_json::from_str(data)?),
             "traffic" => Self::Traffic(serde_json::from_str(data)?),
             "usage" => Self::Usage(serde_json::from_str(data)?),
             "decisions" => Self::Decisions(serde_json::from_str(data)?),
@@ -71,54 +76,58 @@ impl Event {
     }
 }
 
-/// Puts events together from the pieces that the network makes of them.
+/// An incremental parser of the feed.
 #[derive(Debug, Default)]
-pub(super) struct Parser {
-    unread: Vec<u8>,
-    /// Bytes of `unread` without an end of line: they are not looked at again.
+pub(super) struct FeedParser {
+    /// Bytes of the incomplete last line.
+    buffer: Vec<u8>,
+    /// Number of bytes in `buffer` that are known to contain no line feed.
     searched: usize,
+    /// Name of the incomplete event.
     name: String,
     data: String,
 }
 
-impl Parser {
-    /// Takes a piece in, and tells the events that are complete with it.
+impl FeedParser {
+    /// Adds a chunk and returns the events that it completes.
     ///
     /// # Errors
-    /// Why this is not the feed of a controller.
-    pub(super) fn push(&mut self, piece: &[u8]) -> anyhow::Result<Vec<Event>> {
+    /// Returns an error if the feed contains an event that is too large or cannot be parsed.
+    pub(super) fn push(&mut self, chunk: &[u8]) -> anyhow::Result<Vec<FeedEvent>> {
         anyhow::ensure!(
-            self.unread.len() + self.data.len() + piece.len() <= LONGEST,
-            "what it says has no end"
+            self.buffer.len() + self.data.len() + chunk.len() <= MAX_EVENT_BYTES,
+            "the controller sent an event of more than {} MiB",
+            MAX_EVENT_BYTES >> 20
         );
-        self.unread.extend_from_slice(piece);
+        self.buffer.extend_from_slice(chunk);
         let mut events = Vec::new();
-        let mut begin = 0;
-        while let Some(length) = end_of_line(&self.unread[self.searched..]) {
+        let mut line_start = 0;
+        while let Some(length) = find_line_feed(&self.buffer[self.searched..]) {
             let end = self.searched + length;
-            // A character that two pieces share is whole again once its line is.
-            let line = String::from_utf8_lossy(&self.unread[begin..end]).into_owned();
-            (begin, self.searched) = (end + 1, end + 1);
-            if let Some(event) = self.line(line.strip_suffix('\r').unwrap_or(&line))? {
+            // Decodes whole lines only: a chunk can end within a character.
+            let line = String::from_utf8_lossy(&self.buffer[line_start..end]).into_owned();
+            (line_start, self.searched) = (end + 1, end + 1);
+            if let Some(event) = self.push_line(line.strip_suffix('\r').unwrap_or(&line))? {
                 events.push(event);
             }
         }
-        self.unread.drain(..begin);
-        self.searched = self.unread.len();
+        self.buffer.drain(..line_start);
+        self.searched = self.buffer.len();
         Ok(events)
     }
 
-    fn line(&mut self, line: &str) -> anyhow::Result<Option<Event>> {
+    /// Adds a line and returns the event that it completes.
+    fn push_line(&mut self, line: &str) -> anyhow::Result<Option<FeedEvent>> {
         if line.is_empty() {
             let name = std::mem::take(&mut self.name);
             let data = std::mem::take(&mut self.data);
-            return Event::read(&name, &data).map_err(|error| {
+            return FeedEvent::parse(&name, &data).map_err(|error| {
                 anyhow::anyhow!(
-                    "what it says cannot be read ({error}): is this command as new as the controller?"
+                    "cannot parse an event of the controller ({error}); use a `flotilla` of the controller's version"
                 )
             });
         }
-        // A line that begins with the colon is a comment: it says that the controller is there.
+        // A line that starts with a colon is a comment: the controller sends them as keep-alives.
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
         let value = value.strip_prefix(' ').unwrap_or(value);
         match field {
@@ -135,7 +144,7 @@ impl Parser {
     }
 }
 
-fn end_of_line(bytes: &[u8]) -> Option<usize> {
+fn find_line_feed(bytes: &[u8]) -> Option<usize> {
     bytes.iter().position(|byte| *byte == b'\n')
 }
 
@@ -152,36 +161,40 @@ mod tests {
         "event: delta\r\ndata: {\"removedNodes\":[\"a\"],\r\ndata: \"notes\":[]}\r\n\r\n",
     );
 
-    fn told(events: &[Event]) -> Vec<String> {
-        let name = |event: &Event| match event {
-            Event::Fleet(whole) => format!("{} {:?}", whole.controller.id, whole.notes),
-            Event::Change(change) => format!("gone {:?} {:?}", change.removed_nodes, change.notes),
+    fn summaries(events: &[FeedEvent]) -> Vec<String> {
+        let summary = |event: &FeedEvent| match event {
+            FeedEvent::Snapshot(fleet) => format!("{} {:?}", fleet.controller.id, fleet.notes),
+            FeedEvent::Delta(change) => format!("removed {:?} {:?}", change.removed_nodes, change.notes),
             other => format!("{other:?}"),
         };
-        events.iter().map(name).collect()
+        events.iter().map(summary).collect()
     }
 
     #[test]
-    fn events_are_the_same_however_they_are_cut() {
-        let whole = Parser::default().push(FEED.as_bytes()).unwrap();
+    fn events_do_not_depend_on_chunk_boundaries() {
+        let whole = FeedParser::default().push(FEED.as_bytes()).unwrap();
         assert_eq!(
-            told(&whole),
-            ["c [\"größer\"]", "gone [\"a\"] Some([])"],
-            "the one that is not known is left out"
+            summaries(&whole),
+            ["c [\"größer\"]", "removed [\"a\"] Some([])"],
+            "an unknown event is ignored"
         );
         for length in 1..FEED.len() {
-            let mut parser = Parser::default();
-            let pieces = FEED.as_bytes().chunks(length);
-            let events: Vec<_> = pieces
-                .flat_map(|piece| parser.push(piece).unwrap())
+            let mut parser = FeedParser::default();
+            let chunks = FEED.as_bytes().chunks(length);
+            let events: Vec<_> = chunks
+                .flat_map(|chunk| parser.push(chunk).unwrap())
                 .collect();
-            assert_eq!(told(&events), told(&whole), "in pieces of {length}");
+            assert_eq!(
+                summaries(&events),
+                summaries(&whole),
+                "in chunks of {length}"
+            );
         }
     }
 
     #[test]
-    fn an_event_is_told_as_soon_as_it_is_complete() {
-        let mut parser = Parser::default();
+    fn event_is_returned_as_soon_as_it_is_complete() {
+        let mut parser = FeedParser::default();
         assert!(
             parser
                 .push(b"event: traffic\ndata: []\n")
@@ -194,9 +207,9 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_said_so() {
-        let error = Parser::default().push(b"event: usage\ndata: <html>\n\n");
+    fn invalid_event_is_an_error() {
+        let error = FeedParser::default().push(b"event: usage\ndata: <html>\n\n");
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("cannot be read"), "{error}");
+        assert!(error.contains("cannot parse"), "{error}");
     }
 }

@@ -1,9 +1,12 @@
-//! `flotilla top`: the fleet at a terminal, as it is from second to second.
+//! `flotilla top`: a live view of the fleet in the terminal.
 //!
-//! The [`feed`] becomes the [`state`]; keys change the [`view`]; both together are drawn ([`draw`]).
-//! These know nothing of terminals, networks or clocks. Here is what does: this file owns the
-//! terminal, the keys and the time, [`link`] the connection.
+//! Events of the [`feed`] update the [`state`], keys update the [`screen`], and [`draw`] draws both.
+//! These modules know nothing of terminals, networks or clocks: this file owns the terminal, the
+//! keys and the time, and [`connection`] the connection to the controller.
 
+mod canvas;
+mod chart_series;
+mod connection;
 mod cursor;
 mod decisions;
 mod draw;
@@ -11,19 +14,17 @@ mod draw_charts;
 mod draw_list;
 mod feed;
 #[cfg(test)]
-mod fixture;
-mod link;
+mod fixtures;
+mod format;
 mod models;
 mod nodes;
-mod plain;
-mod series;
+mod plain_text;
+mod screen;
 mod state;
 mod summary;
 mod table;
 #[cfg(test)]
 mod tests;
-mod view;
-mod words;
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -32,6 +33,7 @@ use anyhow::{Context, bail};
 use flotilla_dispatch::DecisionRecord;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use jiff::tz::TimeZone;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -40,165 +42,161 @@ use tokio::time::{MissedTickBehavior, timeout};
 use crate::args::TopArgs;
 use crate::client::FleetClient;
 use crate::decision_text::decision_text;
-use link::News;
-use state::State;
-use view::{Asked, Screen};
+use connection::FeedUpdate;
+use screen::{KeyAction, Screen};
+use state::LiveState;
 
-/// News and keys that may wait to be taken in. Where there are more the connection, or the reader
-/// of keys, waits.
-const WAITING: usize = 64;
-/// How often the screen is drawn at most while nobody types.
-const FRAME: Duration = Duration::from_millis(100);
-/// How often at least: it says how old things are.
-const REDRAW: Duration = Duration::from_secs(1);
-/// How soon the reader of keys sees that nobody wants them any more.
-const KEYS: Duration = Duration::from_millis(100);
-/// How long a controller may take to tell of its fleet once, or of a decision.
-const ANSWER: Duration = Duration::from_secs(10);
+/// Capacity of the channels of feed updates and of keys. If one is full, the connection or the
+/// reader of keys waits.
+const CHANNEL_CAPACITY: usize = 64;
+/// Minimum time between two frames, apart from those that show keys.
+const FRAME_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum time between two frames: the screen shows the age of the data.
+const MAX_FRAME_INTERVAL: Duration = Duration::from_secs(1);
+/// Time after which the reader of keys checks whether it should stop.
+const KEY_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Maximum time for the first state of the fleet with `--once`, and for an explanation.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Shows the fleet until the user has seen enough; once, where nobody looks.
+/// Shows the fleet until the user quits. Prints it once with `--once`, and if standard output is not
+/// a terminal.
 pub(crate) async fn run(args: TopArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
-    let state = State::new(args.endpoint.url.trim_end_matches('/'));
+    let state = LiveState::new(args.endpoint.url.trim_end_matches('/'));
     if args.once || !std::io::stdout().is_terminal() {
-        return once(&fleet, state).await;
+        return print_once(&fleet, state).await;
     }
-    let color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    watch(&fleet, Screen::new(state, east_of_greenwich(), color)).await
+    let use_color = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    run_interactive(&fleet, Screen::new(state, TimeZone::system(), use_color)).await
 }
 
-/// Prints what there is.
-async fn once(fleet: &FleetClient, mut state: State) -> anyhow::Result<()> {
-    let (to, mut news) = mpsc::channel(WAITING);
-    let told = async {
-        while !state.complete {
-            match news.recv().await {
-                Some(News::Lost { problem, .. }) => bail!(problem),
-                Some(heard) => state.apply(heard, Instant::now()),
+/// Prints the state of the fleet once.
+async fn print_once(fleet: &FleetClient, mut state: LiveState) -> anyhow::Result<()> {
+    let (sender, mut updates) = mpsc::channel(CHANNEL_CAPACITY);
+    let receive_state = async {
+        while !state.is_complete {
+            match updates.recv().await {
+                Some(FeedUpdate::Lost { problem, .. }) => bail!(problem),
+                Some(update) => state.apply(update, Instant::now()),
                 None => break,
             }
         }
         Ok(())
     };
     tokio::select! {
-        () = link::follow(fleet, &to) => {}
-        told = timeout(ANSWER, told) => told.context("the fleet does not tell of itself")??,
+        () = connection::follow_feed(fleet, &sender) => {}
+        result = timeout(RESPONSE_TIMEOUT, receive_state) => {
+            result.with_context(|| {
+                format!(
+                    "the controller did not send the state of the fleet within {} s",
+                    RESPONSE_TIMEOUT.as_secs()
+                )
+            })??;
+        }
     }
-    print!("{}", plain::snapshot(&state));
+    print!("{}", plain_text::snapshot(&state));
     Ok(())
 }
 
-/// Gives the terminal back, however the command ends.
-struct GiveBack;
+/// Restores the terminal when it is dropped.
+struct TerminalGuard;
 
-impl Drop for GiveBack {
+impl Drop for TerminalGuard {
     fn drop(&mut self) {
-        // A panic's hook has done so before the panic was told. Again would put the shell's prompt
-        // over what was told.
+        // After a panic, `ratatui`'s panic hook has restored the terminal before the message was
+        // printed. Restoring it again would put the shell's prompt over the message.
         if !std::thread::panicking() {
-            // A terminal that is gone needs nothing back.
+            // Fails if the terminal is closed, and nothing is left to restore.
             let _ = ratatui::try_restore();
         }
     }
 }
 
-async fn watch(fleet: &FleetClient, mut screen: Screen) -> anyhow::Result<()> {
+/// Shows the screen until the user quits or a signal arrives.
+async fn run_interactive(fleet: &FleetClient, mut screen: Screen) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let _give_back = GiveBack;
-    let mut terminal =
-        ratatui::try_init().context("this terminal cannot be drawn on; try --once")?;
+    let _guard = TerminalGuard;
+    let mut terminal = ratatui::try_init().context("cannot draw on this terminal; use --once")?;
 
-    let (to, mut news) = mpsc::channel(WAITING);
-    let follow = link::follow(fleet, &to);
-    tokio::pin!(follow);
-    let (pressed, mut keys) = mpsc::channel(WAITING);
-    let reader = tokio::task::spawn_blocking(move || read_keys(&pressed));
+    let (update_sender, mut updates) = mpsc::channel(CHANNEL_CAPACITY);
+    let follow_feed = connection::follow_feed(fleet, &update_sender);
+    tokio::pin!(follow_feed);
+    let (key_sender, mut keys) = mpsc::channel(CHANNEL_CAPACITY);
+    let key_reader = tokio::task::spawn_blocking(move || read_keys(&key_sender));
     let mut explanations = FuturesUnordered::new();
-    let mut frames = tokio::time::interval(FRAME);
+    let mut frames = tokio::time::interval(FRAME_INTERVAL);
     frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut changed, mut drawn) = (true, Instant::now());
+    let (mut is_changed, mut drawn_at) = (true, Instant::now());
 
     loop {
         tokio::select! {
             key = keys.recv() => {
-                match key.context("keys are read no more")?? {
+                match key.context("the reader of keys stopped")?? {
                     Event::Key(key) if key.kind != KeyEventKind::Release => {
-                        match screen.key(key) {
-                            Asked::Quit => break,
-                            Asked::Explain(id) => explanations.push(explained(fleet, id)),
-                            Asked::Nothing => {}
+                        match screen.handle_key(key) {
+                            KeyAction::Quit => break,
+                            KeyAction::Explain(id) => explanations.push(fetch_explanation(fleet, id)),
+                            KeyAction::None => {}
                         }
                     }
                     _ => {}
                 }
-                // Typing is seen at once, but not each key of a held one.
+                // A key is shown at once, but repeated keys share a frame.
                 if keys.is_empty() {
-                    (changed, drawn) = (false, Instant::now());
-                    terminal.draw(|frame| draw::draw(frame, &mut screen, drawn))?;
+                    (is_changed, drawn_at) = (false, Instant::now());
+                    terminal.draw(|frame| draw::draw(frame, &mut screen, drawn_at))?;
                 }
             }
             Some((id, text)) = explanations.next() => {
-                screen.explained(&id, text);
-                changed = true;
+                screen.set_explanation(&id, text);
+                is_changed = true;
             }
-            Some(heard) = news.recv() => {
-                screen.live.apply(heard, Instant::now());
-                changed = true;
+            Some(update) = updates.recv() => {
+                screen.live.apply(update, Instant::now());
+                is_changed = true;
             }
             _ = frames.tick() => {
-                if changed || drawn.elapsed() >= REDRAW {
-                    (changed, drawn) = (false, Instant::now());
-                    terminal.draw(|frame| draw::draw(frame, &mut screen, drawn))?;
+                if is_changed || drawn_at.elapsed() >= MAX_FRAME_INTERVAL {
+                    (is_changed, drawn_at) = (false, Instant::now());
+                    terminal.draw(|frame| draw::draw(frame, &mut screen, drawn_at))?;
                 }
             }
-            () = &mut follow => break,
+            () = &mut follow_feed => break,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => break,
         }
     }
+    // Stops the reader of keys.
     drop(keys);
-    reader.await?;
+    key_reader.await?;
     Ok(())
 }
 
-/// Hands on what is typed until nobody wants it. Reading blocks: this has its own thread.
-fn read_keys(to: &mpsc::Sender<std::io::Result<Event>>) {
-    while !to.is_closed() {
-        let read = match event::poll(KEYS) {
+/// Sends terminal events until the receiver is closed. Blocks, and so needs a thread of its own.
+fn read_keys(events: &mpsc::Sender<std::io::Result<Event>>) {
+    while !events.is_closed() {
+        let event = match event::poll(KEY_POLL_INTERVAL) {
             Ok(false) => continue,
             Ok(true) => event::read(),
             Err(error) => Err(error),
         };
-        let failed = read.is_err();
-        if to.blocking_send(read).is_err() || failed {
+        let is_failure = event.is_err();
+        if events.blocking_send(event).is_err() || is_failure {
             return;
         }
     }
 }
 
-/// What is known of a decision, or why that cannot be told.
-async fn explained(fleet: &FleetClient, id: String) -> (String, String) {
+/// Fetches the text for a decision. Returns its id and the text, or the reason why there is none.
+async fn fetch_explanation(fleet: &FleetClient, id: String) -> (String, String) {
     let path = ["v1", "decisions", &id];
-    let text = match timeout(ANSWER, fleet.get::<DecisionRecord>(&path)).await {
+    let text = match timeout(RESPONSE_TIMEOUT, fleet.get::<DecisionRecord>(&path)).await {
         Ok(Ok(record)) => decision_text(&record),
-        Ok(Err(error)) => format!("It cannot be explained: {error:#}"),
-        Err(_) => "The controller does not answer.".to_owned(),
+        Ok(Err(error)) => format!("Cannot explain the decision: {error:#}"),
+        Err(_) => "The controller did not answer.".to_owned(),
     };
     (id, text)
-}
-
-/// How far the clocks here are ahead of those of Greenwich, in seconds.
-fn east_of_greenwich() -> i64 {
-    // SAFETY: both calls write to what they are given and keep nothing of it.
-    unsafe {
-        let now = libc::time(std::ptr::null_mut());
-        let mut here: libc::tm = std::mem::zeroed();
-        if libc::localtime_r(&raw const now, &raw mut here).is_null() {
-            return 0;
-        }
-        here.tm_gmtoff
-    }
 }

@@ -1,4 +1,4 @@
-//! What is known of the fleet: events change it part by part.
+//! The state of the fleet, as the events of the live feed describe it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -7,58 +7,59 @@ use flotilla_controller::admin::{
     ControllerResource, ModelResource, NodeResource, RequestSummary, TrafficPoint, UsageTotal,
 };
 
-use super::feed::{Change, Controller, Event, Whole};
-use super::link::News;
+use super::connection::FeedUpdate;
+use super::feed::{ControllerInfo, DeltaEvent, FeedEvent, SnapshotEvent};
 
-/// Decisions that are kept.
-const DECISIONS: usize = 500;
-/// How long seconds are kept: as long as a controller keeps them.
-const KEPT_MS: u64 = 900_000;
+/// Maximum number of decisions that are kept.
+const MAX_DECISIONS: usize = 500;
+/// Time for which traffic is kept, in milliseconds: the same as in a controller.
+const TRAFFIC_RETENTION_MS: u64 = 900_000;
 
-/// The fleet, as far as the controller has told it.
+/// The last known state of the fleet and of the connection.
 #[derive(Debug, Clone)]
-pub(super) struct State {
-    /// Where the fleet is, as the user wrote it.
+pub(super) struct LiveState {
+    /// URL of the fleet, as the user wrote it.
     pub(super) url: String,
-    pub(super) connection: Connection,
-    /// When the controller said something last.
-    pub(super) heard: Option<Instant>,
-    /// `None`: nothing is known yet.
-    pub(super) controller: Option<Controller>,
+    pub(super) connection: ConnectionState,
+    /// Time of the last data from the controller.
+    pub(super) last_data_at: Option<Instant>,
+    /// `None`: no data has arrived yet.
+    pub(super) controller: Option<ControllerInfo>,
     pub(super) controllers: Vec<ControllerResource>,
     pub(super) notes: Vec<String>,
     pub(super) nodes: BTreeMap<String, NodeResource>,
     pub(super) models: BTreeMap<String, ModelResource>,
-    /// The last seconds, the oldest first.
+    /// Traffic of the last seconds, the oldest first.
     pub(super) traffic: VecDeque<TrafficPoint>,
-    /// What each model did since the controller started.
+    /// Usage of each model since the controller started.
     pub(super) totals: HashMap<String, UsageTotal>,
-    /// Whether requests that ended have been told: the last thing that a controller begins with.
-    pub(super) complete: bool,
-    /// The last requests, the newest first.
+    /// Whether all initial events have arrived. Decisions are the last of them.
+    pub(super) is_complete: bool,
+    /// The last completed requests, the newest first.
     pub(super) decisions: VecDeque<RequestSummary>,
-    /// Requests that there were too many of to tell one by one.
-    pub(super) omitted: u64,
+    /// Number of completed requests that the controller left out of the feed, since there were too
+    /// many.
+    pub(super) omitted_decisions: u64,
 }
 
-/// Whether the controller is heard.
+/// The state of the connection to the controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Connection {
+pub(super) enum ConnectionState {
     Connecting,
     Live,
     Lost {
         problem: String,
-        /// When it is tried again. `None`: that is under way.
-        retry: Option<Instant>,
+        /// Time of the next attempt. `None`: an attempt is in progress.
+        retry_at: Option<Instant>,
     },
 }
 
-impl State {
+impl LiveState {
     pub(super) fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),
-            connection: Connection::Connecting,
-            heard: None,
+            connection: ConnectionState::Connecting,
+            last_data_at: None,
             controller: None,
             controllers: Vec::new(),
             notes: Vec::new(),
@@ -66,155 +67,156 @@ impl State {
             models: BTreeMap::new(),
             traffic: VecDeque::new(),
             totals: HashMap::new(),
-            complete: false,
+            is_complete: false,
             decisions: VecDeque::new(),
-            omitted: 0,
+            omitted_decisions: 0,
         }
     }
 
-    /// Takes news in.
-    pub(super) fn apply(&mut self, news: News, now: Instant) {
-        match news {
-            News::Heard(events) => {
-                self.connection = Connection::Live;
-                self.heard = Some(now);
+    /// Applies an update that arrived at `now`.
+    pub(super) fn apply(&mut self, update: FeedUpdate, now: Instant) {
+        match update {
+            FeedUpdate::Events(events) => {
+                self.connection = ConnectionState::Live;
+                self.last_data_at = Some(now);
                 for event in events {
-                    self.take(event);
+                    self.apply_event(event);
                 }
             }
-            News::Lost { problem, wait } => {
-                self.connection = Connection::Lost {
+            FeedUpdate::Lost { problem, pause } => {
+                self.connection = ConnectionState::Lost {
                     problem,
-                    retry: Some(now + wait),
+                    retry_at: Some(now + pause),
                 };
             }
-            News::Trying => {
-                if let Connection::Lost { retry, .. } = &mut self.connection {
-                    *retry = None;
+            FeedUpdate::Reconnecting => {
+                if let ConnectionState::Lost { retry_at, .. } = &mut self.connection {
+                    *retry_at = None;
                 }
             }
         }
     }
 
-    fn take(&mut self, event: Event) {
+    fn apply_event(&mut self, event: FeedEvent) {
         match event {
-            Event::Fleet(whole) => self.begin(*whole),
-            Event::Change(change) => self.change(*change),
-            Event::Traffic(points) => self.go_on(points),
-            Event::Usage(usage) => {
+            FeedEvent::Snapshot(fleet) => self.replace_fleet(*fleet),
+            FeedEvent::Delta(delta) => self.apply_delta(*delta),
+            FeedEvent::Traffic(points) => self.add_traffic(points),
+            FeedEvent::Usage(usage) => {
                 let totals = usage.models.into_iter();
                 self.totals = totals.map(|total| (total.name.clone(), total)).collect();
             }
-            Event::Decisions(briefs) => self.decide(briefs),
+            FeedEvent::Decisions(decisions) => self.add_decisions(decisions),
         }
     }
 
-    fn begin(&mut self, whole: Whole) {
-        let before = self.controller.replace(whole.controller);
-        if before != self.controller {
-            // A controller that was started anew knows nothing of what was decided before.
+    fn replace_fleet(&mut self, fleet: SnapshotEvent) {
+        let previous = self.controller.replace(fleet.controller);
+        if previous != self.controller {
+            // Another controller, or a restarted one, cannot explain the decisions listed so far.
             self.decisions.clear();
-            self.omitted = 0;
+            self.omitted_decisions = 0;
         }
-        self.controllers = whole.controllers;
-        self.notes = whole.notes;
-        self.nodes = whole.nodes.into_iter().map(named).collect();
-        self.models = whole.models.into_iter().map(model_named).collect();
+        self.controllers = fleet.controllers;
+        self.notes = fleet.notes;
+        self.nodes = fleet.nodes.into_iter().map(node_by_name).collect();
+        self.models = fleet.models.into_iter().map(model_by_name).collect();
     }
 
-    fn change(&mut self, change: Change) {
-        for name in &change.removed_nodes {
+    fn apply_delta(&mut self, delta: DeltaEvent) {
+        for name in &delta.removed_nodes {
             self.nodes.remove(name);
         }
-        for name in &change.removed_models {
+        for name in &delta.removed_models {
             self.models.remove(name);
         }
-        self.nodes.extend(change.nodes.into_iter().map(named));
+        self.nodes
+            .extend(delta.nodes.into_iter().map(node_by_name));
         self.models
-            .extend(change.models.into_iter().map(model_named));
-        if let Some(notes) = change.notes {
+            .extend(delta.models.into_iter().map(model_by_name));
+        if let Some(notes) = delta.notes {
             self.notes = notes;
         }
-        if let Some(controllers) = change.controllers {
+        if let Some(controllers) = delta.controllers {
             self.controllers = controllers;
         }
     }
 
-    /// Goes on with more seconds; of one that both know the newer word holds.
-    fn go_on(&mut self, points: Vec<TrafficPoint>) {
+    /// Adds seconds of traffic. They replace known seconds from the first of them on.
+    fn add_traffic(&mut self, points: Vec<TrafficPoint>) {
         let (Some(first), Some(last)) = (points.first(), points.last()) else {
             return;
         };
-        let (from, oldest) = (first.at, last.at.saturating_sub(KEPT_MS));
-        self.traffic.retain(|point| point.at < from);
+        let (start, oldest) = (first.at, last.at.saturating_sub(TRAFFIC_RETENTION_MS));
+        self.traffic.retain(|point| point.at < start);
         self.traffic.extend(points);
         self.traffic.retain(|point| point.at > oldest);
     }
 
-    fn decide(&mut self, briefs: Vec<RequestSummary>) {
-        self.complete = true;
-        for brief in briefs {
-            // After a reconnection the last ones are told again.
-            if self.decisions.iter().any(|known| known.id == brief.id) {
+    fn add_decisions(&mut self, decisions: Vec<RequestSummary>) {
+        self.is_complete = true;
+        for decision in decisions {
+            // The controller repeats the last decisions after a reconnection.
+            if self.decisions.iter().any(|known| known.id == decision.id) {
                 continue;
             }
-            self.omitted += brief.omitted;
-            self.decisions.push_front(brief);
+            self.omitted_decisions += decision.omitted;
+            self.decisions.push_front(decision);
         }
-        self.decisions.truncate(DECISIONS);
+        self.decisions.truncate(MAX_DECISIONS);
     }
 
-    /// How old what is shown is. `None`: there is nothing yet.
+    /// Returns the time since the last data arrived. `None`: none has arrived yet.
     pub(super) fn age(&self, now: Instant) -> Option<Duration> {
-        Some(now.saturating_duration_since(self.heard?))
+        Some(now.saturating_duration_since(self.last_data_at?))
     }
 
-    /// The second that ended last.
-    pub(super) fn newest(&self) -> Option<&TrafficPoint> {
+    /// Returns the traffic of the last complete second.
+    pub(super) fn newest_point(&self) -> Option<&TrafficPoint> {
         self.traffic.back()
     }
 
-    /// The last `seconds`, the oldest first.
-    pub(super) fn last(&self, seconds: u64) -> impl Iterator<Item = &TrafficPoint> + Clone {
-        let newest = self.newest().map_or(0, |point| point.at);
-        let from = newest.saturating_sub(seconds * 1_000);
-        let known = self.traffic.partition_point(|point| point.at <= from);
-        self.traffic.range(known..)
+    /// Returns the traffic of the last `seconds`, the oldest first.
+    pub(super) fn last_points(&self, seconds: u64) -> impl Iterator<Item = &TrafficPoint> + Clone {
+        let newest = self.newest_point().map_or(0, |point| point.at);
+        let start = newest.saturating_sub(seconds * 1_000);
+        let first = self.traffic.partition_point(|point| point.at <= start);
+        self.traffic.range(first..)
     }
 }
 
-fn named(node: NodeResource) -> (String, NodeResource) {
+fn node_by_name(node: NodeResource) -> (String, NodeResource) {
     (node.metadata.name.clone(), node)
 }
 
-fn model_named(model: ModelResource) -> (String, ModelResource) {
+fn model_by_name(model: ModelResource) -> (String, ModelResource) {
     (model.model.name().to_string(), model)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::{brief, model, node, point, whole};
+    use super::super::fixtures::{decision, fleet_event, model, node, point};
     use super::*;
 
-    fn told(state: &mut State, event: Event) {
-        state.apply(News::Heard(vec![event]), Instant::now());
+    fn apply(state: &mut LiveState, event: FeedEvent) {
+        state.apply(FeedUpdate::Events(vec![event]), Instant::now());
     }
 
     #[test]
-    fn changes_are_put_in_and_what_is_gone_is_taken_out() {
-        let mut state = State::new("u");
-        let fleet = whole(1, vec![node("a"), node("b")], vec![model("m")]);
-        told(&mut state, fleet);
+    fn delta_updates_nodes_and_models_and_removes_gone_ones() {
+        let mut state = LiveState::new("u");
+        let fleet = fleet_event(1, vec![node("a"), node("b")], vec![model("m")]);
+        apply(&mut state, fleet);
         let mut lost = node("b");
         lost.status.phase = "Lost".into();
-        let change = Change {
+        let change = DeltaEvent {
             nodes: vec![lost, node("c")],
             removed_nodes: vec!["a".into()],
             removed_models: vec!["m".into()],
             notes: Some(vec!["the store does not answer".into()]),
-            ..Change::default()
+            ..DeltaEvent::default()
         };
-        told(&mut state, Event::Change(Box::new(change)));
+        apply(&mut state, FeedEvent::Delta(Box::new(change)));
         let nodes = state.nodes.iter();
         let nodes: Vec<_> = nodes.map(|(n, s)| (n.as_str(), &*s.status.phase)).collect();
         assert_eq!(nodes, [("b", "Lost"), ("c", "Ready")]);
@@ -223,49 +225,72 @@ mod tests {
     }
 
     #[test]
-    fn seconds_that_are_told_again_are_not_there_twice() {
-        let mut state = State::new("u");
-        told(&mut state, Event::Traffic((1..=5).map(point).collect()));
-        told(&mut state, Event::Traffic((3..=7).map(point).collect()));
+    fn repeated_seconds_of_traffic_are_not_duplicated() {
+        let mut state = LiveState::new("u");
+        apply(&mut state, FeedEvent::Traffic((1..=5).map(point).collect()));
+        apply(&mut state, FeedEvent::Traffic((3..=7).map(point).collect()));
         let seconds =
-            |state: &State| -> Vec<_> { state.traffic.iter().map(|p| p.at / 1_000).collect() };
+            |state: &LiveState| -> Vec<_> { state.traffic.iter().map(|p| p.at / 1_000).collect() };
         assert_eq!(seconds(&state), [1, 2, 3, 4, 5, 6, 7]);
-        assert_eq!(state.last(3).count(), 3);
-        told(&mut state, Event::Traffic(vec![point(905)]));
-        assert_eq!(seconds(&state), [6, 7, 905], "a quarter of an hour is kept");
+        assert_eq!(state.last_points(3).count(), 3);
+        apply(&mut state, FeedEvent::Traffic(vec![point(905)]));
+        assert_eq!(
+            seconds(&state),
+            [6, 7, 905],
+            "traffic is kept for a quarter of an hour"
+        );
     }
 
     #[test]
-    fn decisions_are_kept_once_the_newest_first() {
-        let mut state = State::new("u");
-        told(&mut state, whole(1, vec![], vec![]));
-        told(&mut state, Event::Decisions(vec![brief("1"), brief("2")]));
-        told(&mut state, Event::Decisions(vec![brief("2"), brief("3")]));
-        let ids =
-            |state: &State| -> Vec<_> { state.decisions.iter().map(|b| b.id.clone()).collect() };
+    fn decisions_are_listed_once_the_newest_first() {
+        let mut state = LiveState::new("u");
+        apply(&mut state, fleet_event(1, vec![], vec![]));
+        apply(
+            &mut state,
+            FeedEvent::Decisions(vec![decision("1"), decision("2")]),
+        );
+        apply(
+            &mut state,
+            FeedEvent::Decisions(vec![decision("2"), decision("3")]),
+        );
+        let ids = |state: &LiveState| -> Vec<_> {
+            state
+                .decisions
+                .iter()
+                .map(|decision| decision.id.clone())
+                .collect()
+        };
         assert_eq!(ids(&state), ["3", "2", "1"]);
-        told(&mut state, whole(1, vec![], vec![]));
+        apply(&mut state, fleet_event(1, vec![], vec![]));
         assert_eq!(ids(&state).len(), 3, "the same controller again");
-        told(&mut state, whole(2, vec![], vec![]));
-        assert!(ids(&state).is_empty(), "a controller that was started anew");
-        let many = (0..DECISIONS + 9).map(|n| brief(&n.to_string())).collect();
-        told(&mut state, Event::Decisions(many));
-        assert_eq!(state.decisions.len(), DECISIONS);
+        apply(&mut state, fleet_event(2, vec![], vec![]));
+        assert!(ids(&state).is_empty(), "a restarted controller");
+        let many = (0..MAX_DECISIONS + 9)
+            .map(|n| decision(&n.to_string()))
+            .collect();
+        apply(&mut state, FeedEvent::Decisions(many));
+        assert_eq!(state.decisions.len(), MAX_DECISIONS);
     }
 
     #[test]
-    fn what_is_known_stays_while_the_controller_is_lost() {
-        let (mut state, now) = (State::new("u"), Instant::now());
-        state.apply(News::Heard(vec![whole(1, vec![node("a")], vec![])]), now);
-        let wait = Duration::from_secs(2);
+    fn state_is_kept_while_the_connection_is_lost() {
+        let (mut state, now) = (LiveState::new("u"), Instant::now());
+        state.apply(
+            FeedUpdate::Events(vec![fleet_event(1, vec![node("a")], vec![])]),
+            now,
+        );
+        let pause = Duration::from_secs(2);
         let problem = "it does not answer".to_owned();
-        state.apply(News::Lost { problem, wait }, now + wait);
-        assert_eq!((state.nodes.len(), state.age(now + wait)), (1, Some(wait)));
-        let Connection::Lost { retry, .. } = &state.connection else {
+        state.apply(FeedUpdate::Lost { problem, pause }, now + pause);
+        assert_eq!(
+            (state.nodes.len(), state.age(now + pause)),
+            (1, Some(pause))
+        );
+        let ConnectionState::Lost { retry_at, .. } = &state.connection else {
             panic!("{:?}", state.connection)
         };
-        assert_eq!(*retry, Some(now + wait + wait));
-        state.apply(News::Heard(vec![]), now + wait * 2);
-        assert_eq!(state.connection, Connection::Live);
+        assert_eq!(*retry_at, Some(now + pause + pause));
+        state.apply(FeedUpdate::Events(vec![]), now + pause * 2);
+        assert_eq!(state.connection, ConnectionState::Live);
     }
 }

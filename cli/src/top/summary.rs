@@ -1,19 +1,19 @@
-//! The fleet in a few numbers.
+//! The fleet in a few numbers: the header of the screen.
 
 use std::time::Duration;
 
 use flotilla_controller::admin::TrafficPoint;
 
-use super::state::State;
+use super::format::{UNKNOWN, count, duration, mark_estimate, millis, number, sanitize, si};
+use super::state::LiveState;
 use super::table::Tone;
-use super::words::{NONE, clean, count, duration, measured, millis, number, si};
 
-/// Seconds that rates are taken over: one alone jumps too much to be read.
-const RATES_OVER: u64 = 5;
-/// Seconds that errors are counted over.
-const ERRORS_OVER: u64 = 60;
+/// Seconds over which rates are averaged. Rates of single seconds change too fast to be read.
+const RATE_SECONDS: u64 = 5;
+/// Seconds over which errors are counted.
+const ERROR_SECONDS: u64 = 60;
 
-/// A number with its name.
+/// A named value.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Field {
     pub(super) name: &'static str,
@@ -22,178 +22,174 @@ pub(super) struct Field {
 }
 
 fn field(name: &'static str, value: impl AsRef<str>) -> Field {
-    toned(name, value, false, Tone::Plain)
-}
-
-fn toned(name: &'static str, value: impl AsRef<str>, wrong: bool, tone: Tone) -> Field {
     Field {
         name,
-        value: clean(value.as_ref()).into_owned(),
-        tone: if wrong { tone } else { Tone::Plain },
+        value: sanitize(value.as_ref()).into_owned(),
+        tone: Tone::Plain,
     }
 }
 
-/// Who tells: the fleet's address, the controller, how long it has run.
-pub(super) fn who(state: &State) -> Vec<Field> {
+impl Field {
+    /// Sets the tone if `condition` holds.
+    fn tone_if(self, condition: bool, tone: Tone) -> Self {
+        match condition {
+            true => Self { tone, ..self },
+            false => self,
+        }
+    }
+}
+
+/// Returns the URL of the fleet, and the id, version and uptime of the controller.
+pub(super) fn identity(state: &LiveState) -> Vec<Field> {
     let mut fields = vec![field("fleet", &state.url)];
     let Some(controller) = &state.controller else {
         return fields;
     };
-    let this = state.controllers.iter().find(|known| known.local);
-    let role = match (
-        state.controllers.len(),
-        this.is_some_and(|this| this.leader),
-    ) {
+    let this = state.controllers.iter().find(|listed| listed.local);
+    let role = match (state.controllers.len(), this.is_some_and(|this| this.leader)) {
         (0 | 1, _) => String::new(),
-        (all, true) => format!(", leads {all}"),
-        (all, false) => format!(", one of {all}"),
+        (total, true) => format!(", leader of {total}"),
+        (total, false) => format!(", one of {total}"),
     };
     fields.push(field("controller", format!("{}{role}", controller.id)));
     fields.push(field("version", &controller.version));
-    if let Some(newest) = state.newest() {
-        // Both by the controller's own clock.
+    if let Some(newest) = state.newest_point() {
+        // Both times are from the controller's clock.
         let up = Duration::from_millis(newest.at.saturating_sub(controller.started_at));
         fields.push(field("up", duration(up)));
     }
     fields
 }
 
-/// How the fleet is and what it does, the most important first.
-pub(super) fn numbers(state: &State) -> Vec<Field> {
-    let ready = |phase: &str| phase == "Ready";
-    let here = state.nodes.values().filter(|n| ready(&n.status.phase));
-    let here = here.count() as u64;
+/// Returns the condition and the traffic of the fleet, the most important numbers first.
+pub(super) fn metrics(state: &LiveState) -> Vec<Field> {
+    let nodes = state.nodes.len() as u64;
+    let ready_nodes = state.nodes.values().filter(|n| n.status.phase == "Ready");
+    let ready_nodes = ready_nodes.count() as u64;
     let models = state.models.values();
-    let answering = models.clone().filter(|m| m.status.ready > 0).count();
+    let ready_models = models.clone().filter(|m| m.status.ready > 0).count();
     let failed = models.filter(|m| m.status.phase == "Failed").count();
-    let answer = match failed {
+    let failures = match failed {
         0 => String::new(),
         failed => format!(", {failed} failed"),
     };
     let mut fields = vec![
-        toned(
+        field(
             "nodes",
-            format!(
-                "{} of {} ready",
-                count(here),
-                count(state.nodes.len() as u64)
-            ),
-            here < state.nodes.len() as u64,
-            Tone::Warn,
-        ),
-        toned(
+            format!("{} of {} ready", count(ready_nodes), count(nodes)),
+        )
+        .tone_if(ready_nodes < nodes, Tone::Warning),
+        field(
             "models",
-            format!("{answering} of {} answer{answer}", state.models.len()),
-            failed > 0,
-            Tone::Bad,
-        ),
+            format!("{ready_models} of {} ready{failures}", state.models.len()),
+        )
+        .tone_if(failed > 0, Tone::Bad),
     ];
     fields.extend(traffic(state));
     fields
 }
 
-fn traffic(state: &State) -> Vec<Field> {
-    let seconds = state.last(RATES_OVER);
+fn traffic(state: &LiveState) -> Vec<Field> {
+    let seconds = state.last_points(RATE_SECONDS);
     let known = seconds.clone().count();
-    let rate = |of: fn(&TrafficPoint) -> f64| {
-        let sum: f64 = seconds.clone().map(of).sum();
+    let mean = |value: fn(&TrafficPoint) -> f64| {
+        let sum: f64 = seconds.clone().map(value).sum();
         (known > 0).then(|| sum / known as f64)
     };
-    let text = |rate: Option<f64>| rate.map_or_else(|| NONE.into(), |r| format!("{}/s", number(r)));
-    // Percentiles of several seconds have no mean: the worst second stands for them.
-    let worst = |of: fn(&TrafficPoint) -> Option<f64>| {
-        let worst = seconds.clone().filter_map(of).reduce(f64::max);
-        worst.map_or_else(|| NONE.to_owned(), millis)
+    let rate = |value: fn(&TrafficPoint) -> f64| {
+        mean(value).map_or_else(|| UNKNOWN.into(), |mean| format!("{}/s", number(mean)))
     };
-    let p50 = worst(|point| point.first_token_ms.map(|ms| ms.p50));
-    let p95 = worst(|point| point.first_token_ms.map(|ms| ms.p95));
-    let errors: u64 = state.last(ERRORS_OVER).map(|point| point.errors).sum();
-    let now = state.newest();
-    let queued = now.map_or(0, |now| now.queued);
-    let whole = |number: Option<u64>| number.map_or_else(|| NONE.into(), count);
-    let joules = rate(|point| point.energy.joules);
-    let joules = joules.map_or_else(|| NONE.into(), |joules| format!("{}/s", si(joules, "J")));
-    let estimated = seconds.clone().any(|p| p.energy.estimated_joules > 0.0);
+    // The maximum over the seconds: a mean of percentiles has no meaning.
+    let max_ms = |value: fn(&TrafficPoint) -> Option<f64>| {
+        let max = seconds.clone().filter_map(value).reduce(f64::max);
+        max.map_or_else(|| UNKNOWN.to_owned(), millis)
+    };
+    let p50 = max_ms(|point| point.first_token_ms.map(|ms| ms.p50));
+    let p95 = max_ms(|point| point.first_token_ms.map(|ms| ms.p95));
+    let errors: u64 = state
+        .last_points(ERROR_SECONDS)
+        .map(|point| point.errors)
+        .sum();
+    let newest = state.newest_point();
+    let queued = newest.map(|point| point.queued);
+    let count_text = |number: Option<u64>| number.map_or_else(|| UNKNOWN.into(), count);
+    let joules = mean(|point| point.energy.joules);
+    let joules = joules.map_or_else(|| UNKNOWN.into(), |joules| format!("{}/s", si(joules, "J")));
+    let estimated = seconds
+        .clone()
+        .any(|point| point.energy.estimated_joules > 0.0);
     let mut fields = vec![
-        field("requests", text(rate(|point| point.requests as f64))),
-        field("tokens", text(rate(|point| point.output_tokens as f64))),
-        field("in flight", whole(now.map(|now| now.in_flight))),
-        toned(
-            "queued",
-            whole(now.map(|now| now.queued)),
-            queued > 0,
-            Tone::Warn,
-        ),
-        toned(
-            "errors",
-            format!("{}/min", count(errors)),
-            errors > 0,
-            Tone::Bad,
-        ),
-        field("power", watts(now)),
+        field("requests", rate(|point| point.requests as f64)),
+        field("tokens", rate(|point| point.output_tokens as f64)),
+        field("in flight", count_text(newest.map(|point| point.in_flight))),
+        field("queued", count_text(queued)).tone_if(queued > Some(0), Tone::Warning),
+        field("errors", format!("{}/min", count(errors))).tone_if(errors > 0, Tone::Bad),
+        field("power", power(newest)),
         field("first token", format!("p50 {p50}, p95 {p95}")),
-        field("requests' energy", measured(joules, estimated)),
+        field("request energy", mark_estimate(joules, estimated)),
     ];
-    // Only where the grid's intensity is known.
+    // Unknown unless the router's spec has the carbon intensity of the grid.
     if state
         .traffic
         .iter()
         .any(|point| point.energy.co2_grams.is_some())
     {
-        let grams = rate(|point| point.energy.co2_grams.unwrap_or(0.0) * 3_600.0);
+        let grams = mean(|point| point.energy.co2_grams.unwrap_or(0.0) * 3_600.0);
         let grams = grams.unwrap_or(0.0);
         fields.push(field("CO2", format!("{}/h", si(grams, "g"))));
     }
     fields
 }
 
-fn watts(now: Option<&TrafficPoint>) -> String {
-    let Some((now, watts)) = now.and_then(|now| Some((now, now.watts?))) else {
-        return NONE.into();
+fn power(newest: Option<&TrafficPoint>) -> String {
+    let Some((point, watts)) = newest.and_then(|point| Some((point, point.watts?))) else {
+        return UNKNOWN.into();
     };
-    measured(si(watts, "W"), now.estimated_watts > 0.0)
+    mark_estimate(si(watts, "W"), point.estimated_watts > 0.0)
 }
 
-/// What is to be done where there is no node yet.
-pub(super) fn how_to_join(state: &State) -> Vec<String> {
+/// Returns instructions for adding a node.
+pub(super) fn join_instructions(state: &LiveState) -> Vec<String> {
     vec![
-        "No node has joined yet. On each machine that is to run models, type".into(),
+        "The fleet has no nodes yet. On each machine that should run models, run".into(),
         String::new(),
-        format!("  flotilla agent --name NAME --join {}", link(state)),
+        format!(
+            "  flotilla agent --name NAME --join {}",
+            join_address(state)
+        ),
         String::new(),
-        "with the address under which it reaches this controller. It shows up here by itself."
-            .into(),
+        "with the address at which the machine reaches this controller.".into(),
     ]
 }
 
-/// Where agents reach the controller. An address that only its own machine knows is of no use on
-/// another one: there the one under which it is reached from here says more.
-fn link(state: &State) -> String {
-    let this = state.controllers.iter().find(|known| known.local);
+/// Returns the link address of the controller for agents on other machines. If the controller reports
+/// a local address, its host is replaced by that of the fleet's URL.
+fn join_address(state: &LiveState) -> String {
+    let this = state.controllers.iter().find(|listed| listed.local);
     let link = this.map_or("HOST:7070", |this| this.record.link.as_str());
     let (host, port) = link.rsplit_once(':').unwrap_or((link, "7070"));
-    let own = ["127.", "0.", "localhost", "["];
-    if !own.iter().any(|own| host.starts_with(own)) {
+    let local_prefixes = ["127.", "0.", "localhost", "["];
+    if !local_prefixes.iter().any(|prefix| host.starts_with(prefix)) {
         return link.to_owned();
     }
-    let reached = reqwest::Url::parse(&state.url).ok();
-    let reached = reached.as_ref().and_then(|url| url.host_str());
-    format!("{}:{port}", reached.unwrap_or(host))
+    let url = reqwest::Url::parse(&state.url).ok();
+    let url_host = url.as_ref().and_then(|url| url.host_str());
+    format!("{}:{port}", url_host.unwrap_or(host))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture;
+    use super::super::fixtures;
     use super::*;
 
-    fn value(state: &State, name: &str) -> Option<String> {
-        let mut fields = numbers(state).into_iter();
+    fn value(state: &LiveState, name: &str) -> Option<String> {
+        let mut fields = metrics(state).into_iter();
         fields.find(|f| f.name == name).map(|f| f.value)
     }
 
     #[test]
-    fn numbers_say_where_they_are_estimated_and_where_nothing_is_known() {
-        let mut state = fixture::busy();
+    fn estimated_and_unknown_values_are_marked() {
+        let mut state = fixtures::busy();
         assert_eq!(value(&state, "power").unwrap(), "≈42.5 W");
         assert_eq!(value(&state, "CO2"), None);
         let last = state.traffic.back_mut().unwrap();
@@ -201,20 +197,20 @@ mod tests {
         last.energy.co2_grams = Some(0.01);
         assert_eq!(value(&state, "power").unwrap(), "42.5 W");
         assert_eq!(value(&state, "CO2").unwrap(), "7.2 g/h");
-        let state = State::new("http://fleet:8080");
+        let state = LiveState::new("http://fleet:8080");
         assert_eq!(value(&state, "first token").unwrap(), "p50 –, p95 –");
         assert_eq!(value(&state, "power").unwrap(), "–");
     }
 
     #[test]
-    fn a_node_is_told_an_address_that_it_can_reach() {
-        let mut state = fixture::empty();
+    fn join_address_is_reachable_from_other_machines() {
+        let mut state = fixtures::empty();
         assert_eq!(
-            link(&state),
+            join_address(&state),
             "fleet.example:7070",
-            "as it is reached from here"
+            "the host of the fleet's URL"
         );
         state.controllers[0].record.link = "10.0.0.1:7070".into();
-        assert_eq!(link(&state), "10.0.0.1:7070");
+        assert_eq!(join_address(&state), "10.0.0.1:7070");
     }
 }

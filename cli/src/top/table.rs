@@ -1,28 +1,29 @@
-//! Tables whose columns fit the room there is, whose rows are sorted and filtered, and of which only
-//! the rows that are seen are ever made into text.
+//! Tables that fit the width of the terminal, with sorted and filtered rows. The text of a cell is
+//! only computed for visible rows and for the width of a column.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
 
 use ratatui::buffer::CellWidth;
 
-use super::words::{NONE, clean};
+use super::format::{UNKNOWN, sanitize};
 
-/// Blanks between two columns.
+/// Width of the gap between two columns.
 const GAP: u16 = 2;
 
-/// How something stands. Never the only thing that says so.
+/// The meaning of a text, which selects its style. The text itself says the same: colors may be
+/// off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Tone {
     #[default]
     Plain,
     Dim,
     Good,
-    Warn,
+    Warning,
     Bad,
 }
 
-/// What is in one place of a table.
+/// The content of a cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Cell {
     pub(super) text: String,
@@ -30,10 +31,10 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// A text that may come from anyone.
-    pub(super) fn toned(text: &str, tone: Tone) -> Self {
+    /// Creates a cell from untrusted text.
+    pub(super) fn new(text: &str, tone: Tone) -> Self {
         Self {
-            text: clean(text).into_owned(),
+            text: sanitize(text).into_owned(),
             tone,
         }
     }
@@ -47,20 +48,23 @@ impl From<String> for Cell {
 
 impl From<&str> for Cell {
     fn from(text: &str) -> Self {
-        let tone = if text == NONE { Tone::Dim } else { Tone::Plain };
-        Self::toned(text, tone)
+        let tone = match text {
+            UNKNOWN => Tone::Dim,
+            _ => Tone::Plain,
+        };
+        Self::new(text, tone)
     }
 }
 
-/// What rows are sorted by. What is not known comes last, whichever way.
+/// The key by which a row is sorted. `Unknown` is last in both directions.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Key<'a> {
+pub(super) enum SortKey<'a> {
     Text(Cow<'a, str>),
     Number(f64),
     Unknown,
 }
 
-impl<'a> Key<'a> {
+impl<'a> SortKey<'a> {
     pub(super) fn text(text: &'a str) -> Self {
         Self::Text(Cow::Borrowed(text))
     }
@@ -69,11 +73,14 @@ impl<'a> Key<'a> {
         number.map_or(Self::Unknown, Self::Number)
     }
 
-    fn compare(&self, other: &Self, down: bool) -> Ordering {
-        let turned = |ordering: Ordering| if down { ordering.reverse() } else { ordering };
+    fn compare(&self, other: &Self, descending: bool) -> Ordering {
+        let directed = |ordering: Ordering| match descending {
+            true => ordering.reverse(),
+            false => ordering,
+        };
         match (self, other) {
-            (Self::Text(a), Self::Text(b)) => turned(a.cmp(b)),
-            (Self::Number(a), Self::Number(b)) => turned(a.total_cmp(b)),
+            (Self::Text(a), Self::Text(b)) => directed(a.cmp(b)),
+            (Self::Number(a), Self::Number(b)) => directed(a.total_cmp(b)),
             (Self::Unknown, Self::Unknown) => Ordering::Equal,
             (Self::Unknown, _) => Ordering::Greater,
             (_, Self::Unknown) => Ordering::Less,
@@ -83,242 +90,297 @@ impl<'a> Key<'a> {
     }
 }
 
-/// A column of rows `R`.
+/// A column of a table with rows of type `R`.
 pub(super) struct Column<R> {
     pub(super) title: &'static str,
-    /// The room it needs.
+    /// Minimum width.
     pub(super) width: u16,
-    /// The room that it is given, where there is so much, to hold its longest text.
-    pub(super) most: u16,
-    /// Of the room that is left after that, so many parts.
-    pub(super) grows: u16,
-    /// Whether it stands at its right end, as numbers do.
-    pub(super) right: bool,
-    /// Where there is too little room the column with the highest goes first; 0 stays.
-    pub(super) rank: u8,
+    /// Width up to which the column grows to fit its longest text.
+    pub(super) max_width: u16,
+    /// Share of the remaining width, relative to the shares of other columns.
+    pub(super) grow_weight: u16,
+    pub(super) is_right_aligned: bool,
+    /// The column with the highest number is dropped first if the width does not suffice. Columns
+    /// with 0 are never dropped.
+    pub(super) drop_priority: u8,
     pub(super) cell: fn(&R) -> Cell,
-    /// What it is sorted by, if it can be.
-    pub(super) key: Option<for<'r> fn(&'r R) -> Key<'r>>,
-    /// Whether the largest comes first unless asked otherwise.
-    pub(super) down: bool,
-    /// Whether a row has something to show in it: without one the column is left out.
-    pub(super) used: Option<fn(&R) -> bool>,
+    /// Sort key of a row. `None`: rows cannot be sorted by this column.
+    pub(super) key: Option<for<'r> fn(&'r R) -> SortKey<'r>>,
+    /// Whether the default direction is from the largest to the smallest.
+    pub(super) is_descending: bool,
+    /// Whether a row has a value for this column. A column without any value is left out. `None`:
+    /// the column is always shown.
+    pub(super) has_value: Option<fn(&R) -> bool>,
 }
 
 impl<R> Column<R> {
-    /// A column of texts.
+    /// Creates a left-aligned column of texts.
     pub(super) fn text(title: &'static str, width: u16, cell: fn(&R) -> Cell) -> Self {
         Self {
             title,
             width,
-            most: width,
-            grows: 0,
-            right: false,
-            rank: 0,
+            max_width: width,
+            grow_weight: 0,
+            is_right_aligned: false,
+            drop_priority: 0,
             cell,
             key: None,
-            down: false,
-            used: None,
+            is_descending: false,
+            has_value: None,
         }
     }
 
-    /// A column of numbers.
+    /// Creates a right-aligned column of numbers, the largest first.
     pub(super) fn number(title: &'static str, width: u16, cell: fn(&R) -> Cell) -> Self {
         Self {
-            right: true,
-            down: true,
+            is_right_aligned: true,
+            is_descending: true,
             ..Self::text(title, width, cell)
         }
     }
 
-    /// Up to `most` it is as wide as its longest text. One that stays where others go has that
-    /// before they have their room: names that are cut off are all the same.
-    pub(super) fn holds(self, most: u16) -> Self {
-        Self { most, ..self }
+    /// Lets the column grow to its longest text, up to `max_width`. A column that is never dropped
+    /// gets that width before others get theirs: names that are cut off look alike.
+    pub(super) fn max_width(self, max_width: u16) -> Self {
+        Self { max_width, ..self }
     }
 
-    pub(super) fn grows(self, grows: u16) -> Self {
-        Self { grows, ..self }
+    pub(super) fn grow_weight(self, grow_weight: u16) -> Self {
+        Self {
+            grow_weight,
+            ..self
+        }
     }
 
-    pub(super) fn rank(self, rank: u8) -> Self {
-        Self { rank, ..self }
+    pub(super) fn drop_priority(self, drop_priority: u8) -> Self {
+        Self {
+            drop_priority,
+            ..self
+        }
     }
 
-    pub(super) fn sorted(self, key: for<'r> fn(&'r R) -> Key<'r>) -> Self {
+    pub(super) fn sort_by(self, key: for<'r> fn(&'r R) -> SortKey<'r>) -> Self {
         let key = Some(key);
         Self { key, ..self }
     }
 
-    pub(super) fn used(self, used: fn(&R) -> bool) -> Self {
-        let used = Some(used);
-        Self { used, ..self }
+    pub(super) fn only_if(self, has_value: fn(&R) -> bool) -> Self {
+        let has_value = Some(has_value);
+        Self { has_value, ..self }
     }
 }
 
-/// By what rows are sorted.
+/// The user's choice of the order of rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Sort {
-    /// Which of the columns that rows can be sorted by.
-    pub(super) by: usize,
-    /// Against the way of that column.
-    pub(super) reversed: bool,
+pub(super) struct SortOrder {
+    /// Number of the column among those with a sort key; wraps around.
+    pub(super) column: usize,
+    /// Whether the direction is the opposite of the column's default.
+    pub(super) is_reversed: bool,
 }
 
-/// The column that `sort` means, and whether its largest come first.
-pub(super) fn sorted_by<R>(columns: &[Column<R>], sort: Sort) -> Option<(usize, bool)> {
-    let can: Vec<_> = (0..columns.len())
-        .filter(|at| columns[*at].key.is_some())
+/// Returns the index of the column that rows are sorted by, and whether the largest is first.
+pub(super) fn sort_column<R>(columns: &[Column<R>], order: SortOrder) -> Option<(usize, bool)> {
+    let sortable: Vec<_> = (0..columns.len())
+        .filter(|index| columns[*index].key.is_some())
         .collect();
-    let at = *can.get(sort.by % can.len().max(1))?;
-    Some((at, columns[at].down != sort.reversed))
+    let index = *sortable.get(order.column % sortable.len().max(1))?;
+    Some((index, columns[index].is_descending != order.is_reversed))
 }
 
-/// Sorts rows. Those that are equal stay as they were.
-pub(super) fn sort<R>(rows: Vec<R>, columns: &[Column<R>], by: Sort) -> Vec<R> {
-    let Some((at, down)) = sorted_by(columns, by) else {
+/// Sorts rows. Rows with equal keys keep their order.
+pub(super) fn sort_rows<R>(rows: Vec<R>, columns: &[Column<R>], order: SortOrder) -> Vec<R> {
+    let Some((index, descending)) = sort_column(columns, order) else {
         return rows;
     };
-    let Some(key) = columns[at].key else {
+    let Some(key) = columns[index].key else {
         return rows;
     };
-    let mut order: Vec<_> = rows.iter().map(key).enumerate().collect();
-    order.sort_by(|(_, a), (_, b)| a.compare(b, down));
-    let order: Vec<_> = order.into_iter().map(|(at, _)| at).collect();
+    // Keys borrow from rows, so that indices are sorted first and rows moved afterwards.
+    let mut keys: Vec<_> = rows.iter().map(key).enumerate().collect();
+    keys.sort_by(|(_, a), (_, b)| a.compare(b, descending));
+    let indices: Vec<_> = keys.into_iter().map(|(index, _)| index).collect();
     let mut rows: Vec<_> = rows.into_iter().map(Some).collect();
-    order.into_iter().filter_map(|at| rows[at].take()).collect()
+    indices
+        .into_iter()
+        .filter_map(|index| rows[index].take())
+        .collect()
 }
 
-/// Whether all words of a filter are among `texts`.
-pub(super) fn fits<'a>(filter: &str, texts: impl IntoIterator<Item = &'a str>) -> bool {
+/// Returns whether the texts of a row contain all words of a filter. Case does not matter.
+pub(super) fn matches_filter<'a>(filter: &str, texts: impl IntoIterator<Item = &'a str>) -> bool {
     if filter.trim().is_empty() {
         return true;
     }
-    let mut all = String::new();
+    let mut joined = String::new();
     for text in texts {
-        all.push_str(text);
-        all.push(' ');
+        joined.push_str(text);
+        joined.push(' ');
     }
-    let (all, filter) = (all.to_lowercase(), filter.to_lowercase());
-    filter.split_whitespace().all(|word| all.contains(word))
+    let (joined, filter) = (joined.to_lowercase(), filter.to_lowercase());
+    filter.split_whitespace().all(|word| joined.contains(word))
 }
 
-/// The columns that there is room for in `width`, each with what it gets, in their order.
-pub(super) fn arrange<R>(columns: &[Column<R>], rows: &[R], width: u16) -> Vec<(usize, u16)> {
-    let used = |column: &Column<R>| column.used.is_none_or(|used| rows.iter().any(used));
-    let wanted = |column: &Column<R>| {
-        if column.most == column.width {
-            return column.width;
-        }
-        let long = rows
-            .iter()
-            .map(|row| (column.cell)(row).text.as_str().cell_width());
-        long.max().unwrap_or(0).clamp(column.width, column.most)
-    };
-    let mut shown: Vec<_> = columns
-        .iter()
-        .enumerate()
-        .filter(|(_, c)| used(c))
-        .map(|(at, column)| {
-            let wanted = wanted(column);
-            let width = if column.rank == 0 {
-                wanted
-            } else {
-                column.width
-            };
-            Shown { at, width, wanted }
-        })
-        .collect();
-    while needed(&shown) > width {
-        let first = (0..shown.len()).max_by_key(|i| columns[shown[*i].at].rank);
-        match first {
-            Some(first) if columns[shown[first].at].rank > 0 => {
-                shown.remove(first);
+/// A visible column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ColumnLayout {
+    /// Index of the column.
+    pub(super) index: usize,
+    /// Distance from the left edge of the table.
+    pub(super) x: u16,
+    pub(super) width: u16,
+}
+
+/// A column while the layout is computed.
+struct Candidate {
+    index: usize,
+    width: u16,
+    desired_width: u16,
+}
+
+/// Computes the columns that fit in `width` and their widths.
+pub(super) fn layout<R>(columns: &[Column<R>], rows: &[R], width: u16) -> Vec<ColumnLayout> {
+    let mut candidates = candidates(columns, rows);
+    while total_width(&candidates) > width {
+        let first_to_drop =
+            (0..candidates.len()).max_by_key(|i| columns[candidates[*i].index].drop_priority);
+        match first_to_drop {
+            Some(i) if columns[candidates[i].index].drop_priority > 0 => {
+                candidates.remove(i);
             }
             _ => break,
         }
     }
-    if needed(&shown) > width {
-        for shown in &mut shown {
-            shown.width = columns[shown.at].width;
+    if total_width(&candidates) > width {
+        for candidate in &mut candidates {
+            candidate.width = columns[candidate.index].width;
         }
     }
-    let mut left = width.saturating_sub(needed(&shown));
-    for shown in &mut shown {
-        let more = shown.wanted.saturating_sub(shown.width).min(left);
-        shown.width += more;
-        left -= more;
+    let mut remaining = width.saturating_sub(total_width(&candidates));
+    for candidate in &mut candidates {
+        let growth = candidate
+            .desired_width
+            .saturating_sub(candidate.width)
+            .min(remaining);
+        candidate.width += growth;
+        remaining -= growth;
     }
-    let mut parts: u16 = shown.iter().map(|shown| columns[shown.at].grows).sum();
-    for shown in &mut shown {
-        let grows = columns[shown.at].grows;
-        let more = u32::from(left) * u32::from(grows);
-        let more = more.checked_div(u32::from(parts)).unwrap_or(0) as u16;
-        shown.width += more;
-        parts -= grows;
-        left -= more;
+    let mut total_weight: u16 = candidates
+        .iter()
+        .map(|candidate| columns[candidate.index].grow_weight)
+        .sum();
+    for candidate in &mut candidates {
+        let weight = columns[candidate.index].grow_weight;
+        let growth = u32::from(remaining) * u32::from(weight);
+        let growth = growth.checked_div(u32::from(total_weight)).unwrap_or(0) as u16;
+        candidate.width += growth;
+        total_weight -= weight;
+        remaining -= growth;
     }
-    shown
-        .into_iter()
-        .map(|shown| (shown.at, shown.width))
+    let mut x = 0;
+    let place = |candidate: Candidate| {
+        let column = ColumnLayout {
+            index: candidate.index,
+            x,
+            width: candidate.width,
+        };
+        x += candidate.width + GAP;
+        column
+    };
+    candidates.into_iter().map(place).collect()
+}
+
+/// Returns the columns that have a value, with their initial and their desired widths.
+fn candidates<R>(columns: &[Column<R>], rows: &[R]) -> Vec<Candidate> {
+    let has_value = |column: &Column<R>| column.has_value.is_none_or(|has| rows.iter().any(has));
+    let desired_width = |column: &Column<R>| {
+        if column.max_width == column.width {
+            return column.width;
+        }
+        let widths = rows
+            .iter()
+            .map(|row| (column.cell)(row).text.as_str().cell_width());
+        widths
+            .max()
+            .unwrap_or(0)
+            .clamp(column.width, column.max_width)
+    };
+    columns
+        .iter()
+        .enumerate()
+        .filter(|(_, column)| has_value(column))
+        .map(|(index, column)| {
+            let desired_width = desired_width(column);
+            let width = match column.drop_priority {
+                0 => desired_width,
+                _ => column.width,
+            };
+            Candidate {
+                index,
+                width,
+                desired_width,
+            }
+        })
         .collect()
 }
 
-/// A column on its way to a place.
-struct Shown {
-    at: usize,
-    width: u16,
-    wanted: u16,
-}
-
-/// The room that columns take with the blanks between them.
-fn needed(shown: &[Shown]) -> u16 {
-    let gaps = GAP * (shown.len() as u16).saturating_sub(1);
-    shown.iter().map(|shown| shown.width).sum::<u16>() + gaps
-}
-
-/// Where the columns of `widths` begin.
-pub(super) fn places(widths: &[(usize, u16)]) -> impl Iterator<Item = (usize, u16, u16)> {
-    widths.iter().scan(0, |from, (at, width)| {
-        let place = (*at, *from, *width);
-        *from += width + GAP;
-        Some(place)
-    })
+/// Returns the width of columns with the gaps between them.
+fn total_width(candidates: &[Candidate]) -> u16 {
+    let gaps = GAP * (candidates.len() as u16).saturating_sub(1);
+    candidates
+        .iter()
+        .map(|candidate| candidate.width)
+        .sum::<u16>()
+        + gaps
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    type Row = (&'static str, Option<f64>);
+    type TestRow = (&'static str, Option<f64>);
 
-    fn columns() -> Vec<Column<Row>> {
+    fn columns() -> Vec<Column<TestRow>> {
         vec![
-            Column::text("NAME", 8, |row: &Row| row.0.into())
-                .grows(1)
-                .sorted(|row| Key::text(row.0)),
-            Column::text("NOTE", 10, |_| "".into()).rank(2).grows(2),
+            Column::text("NAME", 8, |row: &TestRow| row.0.into())
+                .grow_weight(1)
+                .sort_by(|row| SortKey::text(row.0)),
+            Column::text("NOTE", 10, |_| "".into())
+                .drop_priority(2)
+                .grow_weight(2),
             Column::number("WATTS", 6, |_| "".into())
-                .rank(1)
-                .sorted(|row| Key::number(row.1)),
+                .drop_priority(1)
+                .sort_by(|row| SortKey::number(row.1)),
         ]
     }
 
+    /// Returns the index and the width of each visible column.
+    fn widths(columns: &[Column<TestRow>], rows: &[TestRow], width: u16) -> Vec<(usize, u16)> {
+        let layout = layout(columns, rows, width);
+        layout.iter().map(|c| (c.index, c.width)).collect()
+    }
+
     #[test]
-    fn columns_share_what_is_left_and_go_by_rank_where_room_is_short() {
-        let of = |width| arrange(&columns(), &[], width);
+    fn columns_share_the_remaining_width_and_are_dropped_by_priority() {
+        let of = |width| widths(&columns(), &[], width);
         assert_eq!(of(28), [(0, 8), (1, 10), (2, 6)]);
         assert_eq!(of(40), [(0, 12), (1, 18), (2, 6)]);
         assert_eq!(of(27), [(0, 19), (2, 6)]);
         assert_eq!(of(15), [(0, 15)]);
-        assert_eq!(of(3), [(0, 8)], "what stays is cut off where it is drawn");
+        assert_eq!(of(3), [(0, 8)], "a kept column is cut off when it is drawn");
     }
 
     #[test]
-    fn names_have_their_room_before_other_columns_and_lose_it_where_nothing_else_helps() {
+    fn columns_start_after_a_gap() {
+        let starts: Vec<_> = layout(&columns(), &[], 28).iter().map(|c| c.x).collect();
+        assert_eq!(starts, [0, 10, 22]);
+    }
+
+    #[test]
+    fn names_get_their_width_before_other_columns_and_lose_it_last() {
         let mut columns = columns();
-        columns[0].most = 20;
-        let of = |width| arrange(&columns, &[("a-name-of-seventeen", None)], width);
+        columns[0].max_width = 20;
+        let of = |width| widths(&columns, &[("a-name-of-seventeen", None)], width);
         assert_eq!(of(39), [(0, 19), (1, 10), (2, 6)]);
         assert_eq!(of(38), [(0, 30), (2, 6)]);
         assert_eq!(of(26), [(0, 26)]);
@@ -326,22 +388,25 @@ mod tests {
     }
 
     #[test]
-    fn a_column_that_no_row_uses_is_left_out() {
+    fn column_without_any_value_is_left_out() {
         let mut columns = columns();
-        columns[2].used = Some(|row| row.1.is_some());
-        assert_eq!(arrange(&columns, &[("a", None)], 40).len(), 2);
+        columns[2].has_value = Some(|row| row.1.is_some());
+        assert_eq!(widths(&columns, &[("a", None)], 40).len(), 2);
         assert_eq!(
-            arrange(&columns, &[("a", None), ("b", Some(1.0))], 40).len(),
+            widths(&columns, &[("a", None), ("b", Some(1.0))], 40).len(),
             3
         );
     }
 
     #[test]
-    fn what_is_not_known_comes_last_whichever_way() {
+    fn unknown_values_are_last_in_both_directions() {
         let rows = vec![("a", None), ("b", Some(1.0)), ("c", Some(2.0))];
-        let names = |by, reversed| -> String {
-            let sort_by = Sort { by, reversed };
-            let rows = sort(rows.clone(), &columns(), sort_by);
+        let names = |column, is_reversed| -> String {
+            let order = SortOrder {
+                column,
+                is_reversed,
+            };
+            let rows = sort_rows(rows.clone(), &columns(), order);
             rows.into_iter().map(|row| row.0).collect()
         };
         assert_eq!(
@@ -355,8 +420,9 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_is_words_in_any_order_and_case() {
-        assert!(fits("", []) && fits("TILL north", ["north-3", "till"]));
-        assert!(!fits("till south", ["north-3", "till"]));
+    fn filter_is_words_in_any_order_and_case() {
+        assert!(matches_filter("", []));
+        assert!(matches_filter("TILL north", ["north-3", "till"]));
+        assert!(!matches_filter("till south", ["north-3", "till"]));
     }
 }

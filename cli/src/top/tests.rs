@@ -1,19 +1,20 @@
-//! What is on the screen in situations as they come.
+//! The screen in typical situations, on terminals of several sizes.
 
 use std::time::{Duration, Instant};
 
+use jiff::tz::TimeZone;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
 use ratatui::crossterm::event::KeyCode;
 use ratatui::style::Color;
 
-use super::fixture;
-use super::link::News;
-use super::state::State;
-use super::view::{Asked, Screen};
+use super::connection::FeedUpdate;
+use super::fixtures;
+use super::screen::{KeyAction, Screen};
+use super::state::LiveState;
 
-/// A user in front of a terminal.
+/// A user at a terminal.
 struct User {
     screen: Screen,
     terminal: Terminal<TestBackend>,
@@ -21,10 +22,10 @@ struct User {
 }
 
 impl User {
-    fn looks_at(state: State, width: u16, height: u16) -> Self {
-        let now = state.heard.unwrap_or_else(Instant::now);
+    fn open(state: LiveState, width: u16, height: u16) -> Self {
+        let now = state.last_data_at.unwrap_or_else(Instant::now);
         let mut user = Self {
-            screen: Screen::new(state, 0, true),
+            screen: Screen::new(state, TimeZone::UTC, true),
             terminal: Terminal::new(TestBackend::new(width, height)).unwrap(),
             now,
         };
@@ -40,21 +41,21 @@ impl User {
         self.terminal.backend().buffer()
     }
 
-    fn presses(&mut self, codes: &[KeyCode]) -> Asked {
-        let mut asked = Asked::Nothing;
+    fn press(&mut self, codes: &[KeyCode]) -> KeyAction {
+        let mut action = KeyAction::None;
         for code in codes {
-            asked = self.screen.key((*code).into());
+            action = self.screen.handle_key((*code).into());
             self.draw();
         }
-        asked
+        action
     }
 
-    fn types(&mut self, text: &str) {
+    fn type_text(&mut self, text: &str) {
         let codes: Vec<_> = text.chars().map(KeyCode::Char).collect();
-        self.presses(&codes);
+        self.press(&codes);
     }
 
-    fn sees(&mut self) -> String {
+    fn screen_text(&mut self) -> String {
         let buffer = self.draw();
         let width = usize::from(buffer.area.width);
         let line = |cells: &[ratatui::buffer::Cell]| {
@@ -65,8 +66,9 @@ impl User {
     }
 }
 
-/// Compares with what is kept under `name`; with `UPDATE_SNAPSHOTS` set, keeps what is seen.
-fn assert_seen(seen: &str, name: &str) {
+/// Compares the screen with the snapshot `name`. If the environment variable `UPDATE_SNAPSHOTS` is
+/// set, writes the snapshot first.
+fn assert_snapshot(seen: &str, name: &str) {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/top/snapshots");
     let path = std::path::Path::new(folder).join(format!("{name}.txt"));
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
@@ -77,78 +79,78 @@ fn assert_seen(seen: &str, name: &str) {
 }
 
 #[test]
-fn an_empty_fleet_says_what_to_do() {
-    let mut user = User::looks_at(fixture::empty(), 80, 24);
-    let seen = user.sees();
+fn empty_fleet_shows_how_to_start() {
+    let mut user = User::open(fixtures::empty(), 80, 24);
+    let seen = user.screen_text();
     assert!(
         seen.contains("flotilla agent --name NAME --join fleet.example:7070"),
         "{seen}"
     );
-    user.types("2");
-    assert!(user.sees().contains("flotilla apply -f model.yaml"));
-    user.types("3");
-    assert!(user.sees().contains("flotilla chat"));
+    user.type_text("2");
+    assert!(user.screen_text().contains("flotilla apply -f model.yaml"));
+    user.type_text("3");
+    assert!(user.screen_text().contains("flotilla chat"));
 }
 
 #[test]
-fn a_small_terminal_shows_all_that_matters() {
-    assert_seen(
-        &User::looks_at(fixture::busy(), 80, 24).sees(),
+fn small_terminal_shows_the_most_important_columns() {
+    assert_snapshot(
+        &User::open(fixtures::busy(), 80, 24).screen_text(),
         "nodes-80x24",
     );
 }
 
 #[test]
-fn a_wide_terminal_shows_every_column() {
-    let mut user = User::looks_at(fixture::busy(), 120, 40);
-    assert_seen(&user.sees(), "nodes-120x40");
-    user.types("2");
-    assert_seen(&user.sees(), "models-120x40");
-    user.types("3");
-    assert_seen(&user.sees(), "decisions-120x40");
+fn wide_terminal_shows_all_columns() {
+    let mut user = User::open(fixtures::busy(), 120, 40);
+    assert_snapshot(&user.screen_text(), "nodes-120x40");
+    user.type_text("2");
+    assert_snapshot(&user.screen_text(), "models-120x40");
+    user.type_text("3");
+    assert_snapshot(&user.screen_text(), "decisions-120x40");
 }
 
 #[test]
-fn a_tiny_terminal_still_shows_the_list() {
-    assert_seen(
-        &User::looks_at(fixture::busy(), 40, 10).sees(),
+fn tiny_terminal_shows_the_list() {
+    assert_snapshot(
+        &User::open(fixtures::busy(), 40, 10).screen_text(),
         "nodes-40x10",
     );
 }
 
 #[test]
-fn a_lost_controller_is_told_with_the_age_of_what_is_shown() {
-    let mut state = fixture::busy();
-    let heard = state.heard.unwrap();
-    let lost = News::Lost {
-        problem: "there is no fleet at http://fleet.example:8080".into(),
-        wait: Duration::from_secs(4),
+fn lost_connection_is_shown_with_the_age_of_the_data() {
+    let mut state = fixtures::busy();
+    let last_data_at = state.last_data_at.unwrap();
+    let lost = FeedUpdate::Lost {
+        problem: "cannot connect to http://fleet.example:8080".into(),
+        pause: Duration::from_secs(4),
     };
-    state.apply(lost, heard + Duration::from_secs(70));
-    let mut user = User::looks_at(state, 80, 24);
-    user.now = heard + Duration::from_secs(72);
-    assert_seen(&user.sees(), "lost-80x24");
-    user.screen.live.apply(News::Trying, user.now);
-    assert!(user.sees().contains("trying again: there is no fleet"));
-    user.screen.live.apply(News::Heard(vec![]), user.now);
-    let seen = user.sees();
+    state.apply(lost, last_data_at + Duration::from_secs(70));
+    let mut user = User::open(state, 80, 24);
+    user.now = last_data_at + Duration::from_secs(72);
+    assert_snapshot(&user.screen_text(), "lost-80x24");
+    user.screen.live.apply(FeedUpdate::Reconnecting, user.now);
+    assert!(user.screen_text().contains("reconnecting: cannot connect"));
+    user.screen.live.apply(FeedUpdate::Events(vec![]), user.now);
+    let seen = user.screen_text();
     assert!(seen.contains("live") && !seen.contains("LOST"), "{seen}");
 }
 
 #[test]
-fn what_to_do_is_read_in_full_on_a_narrow_terminal() {
-    let mut user = User::looks_at(fixture::empty(), 40, 24);
-    let seen = user.sees();
+fn instructions_are_wrapped_on_a_narrow_terminal() {
+    let mut user = User::open(fixtures::empty(), 40, 24);
+    let seen = user.screen_text();
     assert!(seen.contains("--join\nfleet.example:7070"), "{seen}");
-    user.types("?");
-    user.presses(&[KeyCode::End]);
-    assert!(user.sees().contains("the client went away."));
+    user.type_text("?");
+    user.press(&[KeyCode::End]);
+    assert!(user.screen_text().contains("time to first token."));
 }
 
 #[test]
-fn nothing_is_known_before_the_first_word() {
-    let mut user = User::looks_at(State::new("http://fleet.example:8080"), 80, 24);
-    let seen = user.sees();
+fn screen_shows_the_connection_attempt_before_any_data() {
+    let mut user = User::open(LiveState::new("http://fleet.example:8080"), 80, 24);
+    let seen = user.screen_text();
     assert!(
         seen.contains("Connecting to http://fleet.example:8080"),
         "{seen}"
@@ -156,52 +158,52 @@ fn nothing_is_known_before_the_first_word() {
 }
 
 #[test]
-fn a_thousand_nodes_scroll_and_only_what_is_seen_is_drawn() {
-    let mut user = User::looks_at(fixture::many(), 80, 24);
-    user.presses(&[KeyCode::End]);
-    let seen = user.sees();
+fn list_of_a_thousand_nodes_scrolls_quickly() {
+    let mut user = User::open(fixtures::many(), 80, 24);
+    user.press(&[KeyCode::End]);
+    let seen = user.screen_text();
     assert!(
         seen.contains(">node-0999") && !seen.contains("node-0980"),
         "{seen}"
     );
-    user.presses(&[KeyCode::PageUp, KeyCode::PageUp, KeyCode::Up]);
-    let rows = user.sees().matches("node-0").count();
+    user.press(&[KeyCode::PageUp, KeyCode::PageUp, KeyCode::Up]);
+    let rows = user.screen_text().matches("node-0").count();
     assert!((8..=20).contains(&rows), "{rows}");
-    user.presses(&[KeyCode::Home]);
-    assert!(user.sees().contains(">node-0000"));
-    let began = Instant::now();
+    user.press(&[KeyCode::Home]);
+    assert!(user.screen_text().contains(">node-0000"));
+    let start = Instant::now();
     for _ in 0..50 {
-        user.presses(&[KeyCode::Down]);
+        user.press(&[KeyCode::Down]);
     }
-    let each = began.elapsed() / 50;
-    // It takes about one; a busy machine may take longer.
-    assert!(each < Duration::from_millis(250), "{each:?} a key");
-    user.types("/0777");
-    let seen = user.sees();
+    let each = start.elapsed() / 50;
+    // It takes about a millisecond, on a busy machine longer.
+    assert!(each < Duration::from_millis(250), "{each:?} per key");
+    user.type_text("/0777");
+    let seen = user.screen_text();
     assert!(
-        seen.contains("1 of 1,000 with") && seen.contains("filter: 0777"),
+        seen.contains("1 of 1,000 match") && seen.contains("filter: 0777"),
         "{seen}"
     );
 }
 
 #[test]
-fn a_row_can_be_entered_and_left() {
-    let mut user = User::looks_at(fixture::busy(), 100, 30);
-    user.presses(&[KeyCode::Down, KeyCode::Enter]);
-    let seen = user.sees();
+fn details_of_a_row_open_and_close() {
+    let mut user = User::open(fixtures::busy(), 100, 30);
+    user.press(&[KeyCode::Down, KeyCode::Enter]);
+    let seen = user.screen_text();
     assert!(
         seen.contains("Node till-1") && seen.contains("Ready"),
         "{seen}"
     );
-    user.presses(&[KeyCode::Esc]);
-    user.types("3");
-    let asked = user.presses(&[KeyCode::Enter]);
-    assert_eq!(asked, Asked::Explain("d-3".into()));
-    assert!(user.sees().contains("Asking the controller"));
+    user.press(&[KeyCode::Esc]);
+    user.type_text("3");
+    let action = user.press(&[KeyCode::Enter]);
+    assert_eq!(action, KeyAction::Explain("d-3".into()));
+    assert!(user.screen_text().contains("Loading"));
     let long: Vec<_> = (0..100).map(|n| format!("line {n}")).collect();
-    user.screen.explained("d-3", long.join("\n"));
-    user.presses(&[KeyCode::End, KeyCode::Up]);
-    let seen = user.sees();
+    user.screen.set_explanation("d-3", long.join("\n"));
+    user.press(&[KeyCode::End, KeyCode::Up]);
+    let seen = user.screen_text();
     assert!(
         seen.contains("line 98\n") && !seen.contains("line 99"),
         "{seen}"
@@ -209,60 +211,61 @@ fn a_row_can_be_entered_and_left() {
 }
 
 #[test]
-fn sorting_is_said_where_it_is_seen() {
-    let mut user = User::looks_at(fixture::busy(), 80, 24);
-    user.types("s");
-    let seen = user.sees();
+fn sort_column_is_marked() {
+    let mut user = User::open(fixtures::busy(), 80, 24);
+    user.type_text("s");
+    let seen = user.screen_text();
     assert!(
         seen.contains("STATE▲") && seen.contains("by STATE"),
         "{seen}"
     );
     let (lost, ready) = (seen.find("clinic-7").unwrap(), seen.find("till-1").unwrap());
-    assert!(lost < ready, "trouble comes first:\n{seen}");
-    user.types("r");
-    assert!(user.sees().contains("STATE▼"));
+    assert!(lost < ready, "problems come first:\n{seen}");
+    user.type_text("r");
+    assert!(user.screen_text().contains("STATE▼"));
 }
 
 #[test]
-fn no_size_is_too_small_or_too_large() {
+fn every_terminal_size_can_be_drawn() {
     let sizes = [0, 1, 2, 3, 5, 9, 13, 20, 37, 80, 300];
-    for state in [fixture::empty(), fixture::busy(), State::new("u")] {
+    for state in [fixtures::empty(), fixtures::busy(), LiveState::new("u")] {
         for (width, height) in sizes.iter().flat_map(|w| sizes.map(|h| (*w, h))) {
-            let mut user = User::looks_at(state.clone(), width, height);
+            let mut user = User::open(state.clone(), width, height);
             for keys in ["/a", "2", "3", "?", "p", "ss"] {
-                user.types(keys);
-                user.presses(&[KeyCode::Enter, KeyCode::End, KeyCode::Right, KeyCode::Esc]);
+                user.type_text(keys);
+                user.press(&[KeyCode::Enter, KeyCode::End, KeyCode::Right, KeyCode::Esc]);
             }
         }
     }
 }
 
 #[test]
-fn nothing_that_others_wrote_reaches_the_terminal_as_a_command() {
+fn control_characters_in_untrusted_text_do_not_reach_the_terminal() {
     for (width, height) in [(120, 40), (80, 24), (30, 12)] {
-        let mut user = User::looks_at(fixture::hostile(), width, height);
+        let mut user = User::open(fixtures::hostile(), width, height);
         for key in ['1', '2', '3'] {
-            user.types(&key.to_string());
+            user.type_text(&key.to_string());
             for codes in [&[][..], &[KeyCode::Enter], &[KeyCode::Esc]] {
-                user.presses(codes);
+                user.press(codes);
                 if key == '3' {
-                    let told = "\u{1b}]0;title\u{7}".to_owned();
-                    user.screen.explained("x", told);
+                    let explanation = "\u{1b}]0;title\u{7}".to_owned();
+                    user.screen.set_explanation("x", explanation);
                 }
-                let harmful = |c: char| c.is_control() || c == '\u{202e}';
-                let seen = user.sees().replace('\n', "");
-                assert!(!seen.contains(harmful), "{seen:?}");
+                let is_unsafe = |c: char| c.is_control() || c == '\u{202e}';
+                let seen = user.screen_text().replace('\n', "");
+                assert!(!seen.contains(is_unsafe), "{seen:?}");
             }
         }
     }
 }
 
 #[test]
-fn without_colours_everything_is_said_all_the_same() {
-    let mut user = User::looks_at(fixture::busy(), 120, 40);
-    let with = user.sees();
-    user.screen.color = false;
-    assert_eq!(user.sees(), with);
-    let colored = |cell: &ratatui::buffer::Cell| cell.fg != Color::Reset || cell.bg != Color::Reset;
-    assert!(!user.draw().content().iter().any(colored));
+fn text_is_the_same_without_colors() {
+    let mut user = User::open(fixtures::busy(), 120, 40);
+    let with_color = user.screen_text();
+    user.screen.use_color = false;
+    assert_eq!(user.screen_text(), with_color);
+    let is_colored =
+        |cell: &ratatui::buffer::Cell| cell.fg != Color::Reset || cell.bg != Color::Reset;
+    assert!(!user.draw().content().iter().any(is_colored));
 }

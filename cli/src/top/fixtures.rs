@@ -1,4 +1,4 @@
-//! Fleets for tests.
+//! Fleets and events for tests.
 
 use std::time::Instant;
 
@@ -6,16 +6,16 @@ use flotilla_controller::admin::{ModelResource, NodeResource, RequestSummary, Tr
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::feed::{Event, Whole};
-use super::link::News;
-use super::state::State;
+use super::connection::FeedUpdate;
+use super::feed::{FeedEvent, SnapshotEvent};
+use super::state::LiveState;
 
-fn read<T: DeserializeOwned>(value: Value) -> T {
+fn parse<T: DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
 pub(super) fn node(name: &str) -> NodeResource {
-    read(json!({
+    parse(json!({
         "apiVersion": "flotilla.dev/v1",
         "kind": "Node",
         "metadata": {"name": name},
@@ -45,7 +45,7 @@ fn counters(active: u32, queued: u32) -> Value {
 }
 
 pub(super) fn model(name: &str) -> ModelResource {
-    read(json!({
+    parse(json!({
         "apiVersion": "flotilla.dev/v1",
         "kind": "Model",
         "metadata": {"name": name},
@@ -60,20 +60,20 @@ pub(super) fn model(name: &str) -> ModelResource {
     }))
 }
 
-/// The second `at` seconds after 1970.
-pub(super) fn point(at: u64) -> TrafficPoint {
-    let busy = at % 7;
-    read(json!({
-        "at": at * 1_000, "requests": 3 * busy, "errors": 0, "promptTokens": 90,
-        "outputTokens": 12 * busy, "inFlight": 2, "queued": 0,
-        "firstTokenMs": {"p50": 8.0, "p95": 20.0 + busy as f64, "p99": 31.0},
+/// Traffic of the second that starts at `unix_seconds`.
+pub(super) fn point(unix_seconds: u64) -> TrafficPoint {
+    let load = unix_seconds % 7;
+    parse(json!({
+        "at": unix_seconds * 1_000, "requests": 3 * load, "errors": 0, "promptTokens": 90,
+        "outputTokens": 12 * load, "inFlight": 2, "queued": 0,
+        "firstTokenMs": {"p50": 8.0, "p95": 20.0 + load as f64, "p99": 31.0},
         "perTokenMs": null, "totalMs": null, "joules": 4.5, "estimatedJoules": 1.5,
         "co2Grams": null, "cost": null, "watts": 42.5, "estimatedWatts": 6.0,
     }))
 }
 
-pub(super) fn brief(id: &str) -> RequestSummary {
-    read(json!({
+pub(super) fn decision(id: &str) -> RequestSummary {
+    parse(json!({
         "id": id, "at": 36_610_000, "requested": "auto", "task": "bank-support",
         "model": "support", "node": "till-1", "end": "answered", "firstTokenMs": 8.25,
         "totalMs": 61.0, "completionTokens": 3, "joules": 0.75, "joulesSource": "rapl",
@@ -81,13 +81,13 @@ pub(super) fn brief(id: &str) -> RequestSummary {
     }))
 }
 
-/// The first event of the controller that was started at `started_at`.
-pub(super) fn whole(
+/// The first event of a controller that started at `started_at`.
+pub(super) fn fleet_event(
     started_at: u64,
     nodes: Vec<NodeResource>,
     models: Vec<ModelResource>,
-) -> Event {
-    let mut whole: Whole = read(json!({
+) -> FeedEvent {
+    let mut fleet: SnapshotEvent = parse(json!({
         "controller": {"id": "c0ffee", "version": "0.1.0", "startedAt": started_at},
         "controllers": [{
             "id": "c0ffee", "leader": true, "local": true,
@@ -95,87 +95,91 @@ pub(super) fn whole(
         }],
         "nodes": [], "models": [],
     }));
-    (whole.nodes, whole.models) = (nodes, models);
-    Event::Fleet(Box::new(whole))
+    (fleet.nodes, fleet.models) = (nodes, models);
+    FeedEvent::Snapshot(Box::new(fleet))
 }
 
-fn told(events: Vec<Event>) -> State {
-    let mut state = State::new("http://fleet.example:8080");
-    state.apply(News::Heard(events), Instant::now());
+fn state_after(events: Vec<FeedEvent>) -> LiveState {
+    let mut state = LiveState::new("http://fleet.example:8080");
+    state.apply(FeedUpdate::Events(events), Instant::now());
     state
 }
 
-/// Nobody is there yet.
-pub(super) fn empty() -> State {
-    told(vec![whole(1, vec![], vec![]), Event::Decisions(vec![])])
+/// A fleet without nodes and models.
+pub(super) fn empty() -> LiveState {
+    state_after(vec![
+        fleet_event(1, vec![], vec![]),
+        FeedEvent::Decisions(vec![]),
+    ])
 }
 
-/// Three nodes, one of them lost and one hot on a battery; a model that serves and one that failed.
-pub(super) fn busy() -> State {
+/// A fleet with three nodes, of which one is lost and one is hot and on battery, and with one ready
+/// and one failed model.
+pub(super) fn busy() -> LiveState {
     let mut first = node("till-1");
-    first.status.models[0].counters = read(counters(2, 1));
-    first.spec.zone = Some(read(json!("shop")));
+    first.status.models[0].counters = parse(counters(2, 1));
+    first.spec.zone = Some(parse(json!("shop")));
     let mut second = node("till-2");
     second.status.operation.draining = true;
     second.status.energy.as_mut().unwrap().battery =
-        Some(read(json!({"charge": 0.15, "discharging": true})));
+        Some(parse(json!({"charge": 0.15, "discharging": true})));
     second.status.energy.as_mut().unwrap().throttled = "thermal".into();
     let mut third = node("clinic-7");
     third.status.phase = "Lost".into();
     third.status.energy.as_mut().unwrap().measured = false;
-    third.status.energy.as_mut().unwrap().source = read(json!("rapl+estimate"));
+    third.status.energy.as_mut().unwrap().source = parse(json!("rapl+estimate"));
     let mut failed = model("triage");
     (failed.status.phase, failed.status.ready) = ("Failed".into(), 0);
     failed.status.waiting = 4;
     failed.status.replicas[0].problem = "the tokenizer is missing".into();
-    let usage = read(json!({
+    let usage = parse(json!({
         "since": 1, "tasks": [], "nodes": [],
         "models": [{
             "name": "support", "requests": 1234, "errors": 2, "promptTokens": 9, "outputTokens": 600,
             "joules": 90.0, "estimatedJoules": 30.0, "co2Grams": null, "cost": null,
         }],
     }));
-    let mut error = brief("d-2");
-    error.end = read(json!("failed"));
+    let mut error = decision("d-2");
+    error.end = parse(json!("failed"));
     (error.error, error.first_token_ms) = (Some("no replica is ready".into()), None);
-    let mut hedged = brief("d-3");
+    let mut hedged = decision("d-3");
     (hedged.hedged, hedged.tiers) = (true, 1);
     hedged.joules_source = Some("estimate".into());
-    told(vec![
-        whole(
+    state_after(vec![
+        fleet_event(
             1,
             vec![first, second, third],
             vec![model("support"), failed],
         ),
-        Event::Traffic((7_000..7_300).map(point).collect()),
-        Event::Usage(usage),
-        Event::Decisions(vec![brief("d-1"), error, hedged]),
+        FeedEvent::Traffic((7_000..7_300).map(point).collect()),
+        FeedEvent::Usage(usage),
+        FeedEvent::Decisions(vec![decision("d-1"), error, hedged]),
     ])
 }
 
-/// A fleet in which everyone who can writes what they should not.
-pub(super) fn hostile() -> State {
+/// A fleet with control characters in all texts that nodes and clients provide.
+pub(super) fn hostile() -> LiveState {
     let bad = "x\u{1b}[2J\u{7}\r\n\u{9b}1m\u{202e}y";
     let mut one = node(bad);
     one.status.phase = bad.into();
     one.status.models[0].name = bad.into();
     one.status.energy.as_mut().unwrap().throttled = bad.into();
-    let mut wrong = model("m");
-    wrong.status.replicas[0].problem = bad.into();
-    wrong.model.spec.description = bad.into();
-    let mut asked = brief(bad);
-    (asked.model, asked.error) = (Some(bad.into()), Some(bad.into()));
-    let mut state = told(vec![
-        whole(1, vec![one], vec![wrong]),
-        Event::Decisions(vec![asked]),
+    let mut failed = model("m");
+    failed.status.replicas[0].problem = bad.into();
+    failed.model.spec.description = bad.into();
+    let mut request = decision(bad);
+    (request.model, request.error) = (Some(bad.into()), Some(bad.into()));
+    let mut state = state_after(vec![
+        fleet_event(1, vec![one], vec![failed]),
+        FeedEvent::Decisions(vec![request]),
     ]);
     state.notes = vec![bad.into()];
     state.url = bad.into();
     state
 }
 
-/// A thousand nodes.
-pub(super) fn many() -> State {
+/// A fleet with a thousand nodes.
+pub(super) fn many() -> LiveState {
     let nodes = (0..1_000).map(|n| node(&format!("node-{n:04}"))).collect();
-    told(vec![whole(1, nodes, vec![model("support")])])
+    state_after(vec![fleet_event(1, nodes, vec![model("support")])])
 }
