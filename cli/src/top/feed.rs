@@ -164,7 +164,9 @@ mod tests {
     fn summaries(events: &[FeedEvent]) -> Vec<String> {
         let summary = |event: &FeedEvent| match event {
             FeedEvent::Snapshot(fleet) => format!("{} {:?}", fleet.controller.id, fleet.notes),
-            FeedEvent::Delta(change) => format!("removed {:?} {:?}", change.removed_nodes, change.notes),
+            FeedEvent::Delta(change) => {
+                format!("removed {:?} {:?}", change.removed_nodes, change.notes)
+            }
             other => format!("{other:?}"),
         };
         events.iter().map(summary).collect()

@@ -131,7 +131,11 @@ impl ModelRow<'_> {
         if let Some(replica) = problem {
             return Cell::new(&format!("{}: {}", replica.node, replica.problem), Tone::Bad);
         }
-        let warnings = [&status.fetch, &status.rollback_reason, &status.unplaced_reason];
+        let warnings = [
+            &status.fetch,
+            &status.rollback_reason,
+            &status.unplaced_reason,
+        ];
         if let Some(warning) = warnings.into_iter().flatten().next() {
             return Cell::new(warning, Tone::Warning);
         }

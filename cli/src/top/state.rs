@@ -130,8 +130,7 @@ impl LiveState {
         for name in &delta.removed_models {
             self.models.remove(name);
         }
-        self.nodes
-            .extend(delta.nodes.into_iter().map(node_by_name));
+        self.nodes.extend(delta.nodes.into_iter().map(node_by_name));
         self.models
             .extend(delta.models.into_iter().map(model_by_name));
         if let Some(notes) = delta.notes {

@@ -46,7 +46,10 @@ pub(super) fn identity(state: &LiveState) -> Vec<Field> {
         return fields;
     };
     let this = state.controllers.iter().find(|listed| listed.local);
-    let role = match (state.controllers.len(), this.is_some_and(|this| this.leader)) {
+    let role = match (
+        state.controllers.len(),
+        this.is_some_and(|this| this.leader),
+    ) {
         (0 | 1, _) => String::new(),
         (total, true) => format!(", leader of {total}"),
         (total, false) => format!(", one of {total}"),
