@@ -37,14 +37,14 @@ pub(crate) fn take(memory: Option<Bytes>, power: Option<PowerRange>) -> Inventor
     let cores = cores as u32;
     let power = power.unwrap_or_else(|| PowerRange::guess(cores));
     Inventory {
-        memory: memory.map_or((total as f64 * MEMORY_SHARE) as u64, |bytes| bytes.0),
+        memory_bytes: memory.map_or((total as f64 * MEMORY_SHARE) as u64, |bytes| bytes.0),
         cores,
         cpu: cpu.unwrap_or_default(),
         accelerators: accelerators(),
         platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
         power: Some(flotilla_proto::v1::PowerRange {
-            idle: power.idle.0,
-            max: power.max.0,
+            idle_watts: power.idle.0,
+            max_watts: power.max.0,
             configured: power.configured,
         }),
     }
@@ -89,7 +89,7 @@ fn accelerators() -> Vec<String> {
 /// Memory that models may take unless told otherwise. Zero where the machine does not tell.
 #[must_use]
 pub fn default_memory() -> Bytes {
-    Bytes(take(None, None).memory)
+    Bytes(take(None, None).memory_bytes)
 }
 
 /// What is lost because this build does not use instructions that the CPU has. candle picks
@@ -129,8 +129,8 @@ mod tests {
     #[test]
     fn the_machine_has_memory_cores_and_a_platform() {
         let inventory = take(None, None);
-        assert!(inventory.memory > 0 && inventory.cores > 0);
+        assert!(inventory.memory_bytes > 0 && inventory.cores > 0);
         assert!(inventory.platform.contains('-'));
-        assert_eq!(take(Some(Bytes(7)), None).memory, 7);
+        assert_eq!(take(Some(Bytes(7)), None).memory_bytes, 7);
     }
 }

@@ -169,7 +169,7 @@ impl Inference for InferenceService {
         _request: Request<v1::MetricsRequest>,
     ) -> Result<Response<v1::MetricsResponse>, Status> {
         let families = self.exposition.packed();
-        Ok(Response::new(v1::MetricsResponse { families }))
+        Ok(Response::new(v1::MetricsResponse { metric_families: families }))
     }
 }
 

@@ -87,7 +87,7 @@ async fn of_node(link: &NodeLink) -> Option<Vec<u8>> {
     let mut client = link.client()?;
     let asked = client.metrics(MetricsRequest {});
     match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(Ok(reply)) => Some(reply.into_inner().families),
+        Ok(Ok(reply)) => Some(reply.into_inner().metric_families),
         Ok(Err(_)) | Err(_) => None,
     }
 }

@@ -34,9 +34,9 @@ impl DesiredStateReceiver {
     /// A fleet with another name is another history: its word counts whatever its revision.
     pub(super) async fn take(&self, message: v1::DesiredState) {
         let mut last = self.last.lock().await;
-        if message.fleet == last.fleet && StoreRevision(message.revision) < last.revision {
+        if message.fleet == last.fleet && StoreRevision(message.store_revision) < last.revision {
             tracing::debug!(
-                message.revision,
+                message.store_revision,
                 %last.revision,
                 "an old word of a controller"
             );
@@ -44,7 +44,7 @@ impl DesiredStateReceiver {
         }
         let order = NodeDesiredState {
             fleet: message.fleet,
-            revision: StoreRevision(message.revision),
+            revision: StoreRevision(message.store_revision),
             models: message.models.into_iter().filter_map(read).collect(),
         };
         if *last == order {
@@ -61,7 +61,7 @@ impl DesiredStateReceiver {
 /// A model that makes no sense here is left out: the controller sees that it never becomes
 /// ready.
 fn read(desired: v1::DesiredModel) -> Option<DesiredModel> {
-    let model = match desired.resource.as_str() {
+    let model = match desired.resource_json.as_str() {
         "" => Ok(None),
         text => serde_json::from_str(text)
             .map_err(|e| e.to_string())
@@ -105,7 +105,7 @@ mod tests {
     fn message(fleet: &str, revision: u64, model: &str) -> v1::DesiredState {
         v1::DesiredState {
             fleet: fleet.into(),
-            revision,
+            store_revision: revision,
             models: vec![v1::DesiredModel {
                 name: model.into(),
                 revision: 1,

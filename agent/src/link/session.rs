@@ -61,7 +61,7 @@ pub(super) async fn run(
 
     let identify = client.identify(IdentifyRequest {});
     let reply = tokio::time::timeout(STEP_TIMEOUT, identify).await??;
-    let controller = reply.into_inner().controller;
+    let controller = reply.into_inner().controller_id;
     let linked = peers
         .link(&controller, client.clone())
         .ok_or(SessionError::Known)?;
@@ -87,7 +87,7 @@ pub(super) async fn run(
     let joined = joined.into_inner();
 
     let mut reversed = JoinSet::new();
-    for _ in 0..joined.connections.max(1) {
+    for _ in 0..joined.reverse_connections.max(1) {
         let mut stream = dial(address).await?;
         preface::write(&mut stream, &joined.session).await?;
         reversed.spawn(serve(stream, link.service.clone(), link.drain.clone()));
@@ -163,7 +163,7 @@ impl ReportedEnergy {
         let now = energy_accounting.latest_reading().message();
         if let Some((at, told)) = &self.told {
             let moved = (now.watts - told.watts).abs() > WATTS_MOVED * told.watts.max(1.0);
-            let condition = now.throttled != told.throttled || now.battery != told.battery;
+            let condition = now.throttle_reason != told.throttle_reason || now.battery != told.battery;
             if !moved && !condition && at.elapsed() < ENERGY_INTERVAL {
                 return None;
             }

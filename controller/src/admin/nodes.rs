@@ -149,7 +149,7 @@ impl NodeEnergy {
                 charge: battery.charge,
                 discharging: battery.discharging,
             }),
-            throttled: reported.throttled.clone(),
+            throttled: reported.throttle_reason.clone(),
         }
     }
 }
@@ -331,7 +331,7 @@ impl NodeResource {
 
 impl From<&ModelStatus> for ModelOnNode {
     fn from(status: &ModelStatus) -> Self {
-        let progress = match (status.step.as_str(), status.progress) {
+        let progress = match (status.loading_stage.as_str(), status.loading_progress) {
             ("", _) => String::new(),
             (step, 0.0) => step.to_owned(),
             (step, share) => format!("{step} {:.0} %", share * 100.0),
@@ -339,12 +339,12 @@ impl From<&ModelStatus> for ModelOnNode {
         Self {
             name: status.name.clone(),
             phase: phase(status.phase()).into(),
-            problem: status.problem.clone(),
+            problem: status.error.clone(),
             remedy: status.remedy.clone(),
             progress,
-            next: status.next.as_deref().map(|next| Box::new(next.into())),
+            next: status.replacement.as_deref().map(|next| Box::new(next.into())),
             revision: ModelRevision(status.revision).to_string(),
-            memory: Bytes(status.memory),
+            memory: Bytes(status.memory_bytes),
             counters: status.counters.unwrap_or_default().into(),
         }
     }

@@ -135,7 +135,7 @@ impl NodeReport {
         let battery = energy.battery.filter(|battery| battery.discharging);
         NodePressure {
             battery: battery.map(|battery| battery.charge),
-            throttled: !energy.throttled.is_empty(),
+            throttled: !energy.throttle_reason.is_empty(),
         }
     }
 

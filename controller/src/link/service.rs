@@ -44,7 +44,7 @@ impl FleetRpc for FleetService {
         _: Request<IdentifyRequest>,
     ) -> Result<Response<IdentifyResponse>, Status> {
         Ok(Response::new(IdentifyResponse {
-            controller: self.id.clone(),
+            controller_id: self.id.clone(),
         }))
     }
 
@@ -66,7 +66,7 @@ impl FleetRpc for FleetService {
         self.fleet.send(event).await;
         Ok(Response::new(JoinResponse {
             session,
-            connections: self.connections,
+            reverse_connections: self.connections,
         }))
     }
 
@@ -176,7 +176,7 @@ fn record(request: JoinRequest) -> Result<NodeRecord, Status> {
             })
             .collect(),
         zone,
-        memory: Bytes(inventory.memory),
+        memory: Bytes(inventory.memory_bytes),
         // What a newer agent computes with and nobody here knows no model asks for.
         accelerators: inventory
             .accelerators
@@ -187,8 +187,8 @@ fn record(request: JoinRequest) -> Result<NodeRecord, Status> {
         cpu: inventory.cpu,
         platform: inventory.platform,
         power: inventory.power.map(|power| PowerRange {
-            idle: Watts(power.idle),
-            max: Watts(power.max),
+            idle: Watts(power.idle_watts),
+            max: Watts(power.max_watts),
             configured: power.configured,
         }),
         version: request.version,
@@ -273,7 +273,7 @@ impl NodeReports {
             };
             if let Some((model, files)) = model.at(revision) {
                 // The resource came from JSON: it goes back to JSON.
-                desired.resource = serde_json::to_string(model).unwrap_or_default();
+                desired.resource_json = serde_json::to_string(model).unwrap_or_default();
                 let files = files.into_iter().flat_map(|manifest| &manifest.files);
                 desired.files = files.map(Into::into).collect();
             }
@@ -282,7 +282,7 @@ impl NodeReports {
         Some(DesiredState {
             models: models.collect(),
             fleet: view.fleet.clone()?,
-            revision: node.touched.0,
+            store_revision: node.touched.0,
             controllers: view.controllers.values().map(|c| c.link.clone()).collect(),
         })
     }
