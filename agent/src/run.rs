@@ -63,7 +63,7 @@ impl Agent {
         let energy_accounting = energy_accounting
             .unwrap_or_else(|| EnergyAccounting::start_on_this_machine(config.power, 1));
         let settings = ModelManagerConfig {
-            memory: flotilla_core::Bytes(inventory.memory),
+            memory: flotilla_core::Bytes(inventory.memory_bytes),
             drain_timeout: config.drain,
             return_memory: config.return_memory,
             metrics: NodeMetrics::new(energy_accounting.clone(), &telemetry.meter()),
@@ -106,7 +106,7 @@ impl Agent {
         let mut links = JoinSet::new();
         links.spawn(link::run(link, peers, config.join));
         if let Some(address) = config.metrics {
-            let served = scrape::serve(address, telemetry.exposition(), stop_models.clone());
+            let served = scrape::serve(address, telemetry.prometheus(), stop_models.clone());
             tokio::spawn(served);
         }
         let mut models = JoinSet::new();
@@ -134,7 +134,7 @@ impl Agent {
         while self.links.join_next().await.is_some() {}
         self.stop_models.cancel();
         while self.models.join_next().await.is_some() {}
-        self.telemetry.stop().await;
+        self.telemetry.shutdown().await;
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) async fn serve(
     let metrics = get(async move || {
         (
             [(CONTENT_TYPE, prometheus::CONTENT_TYPE)],
-            exposition.text(),
+            exposition.encode_text(),
         )
     });
     let served = axum::serve(listener, Router::new().route("/metrics", metrics));

@@ -39,7 +39,7 @@ impl InferenceService {
         Self {
             table,
             tracer: telemetry.tracer(),
-            exposition: telemetry.exposition(),
+            exposition: telemetry.prometheus(),
             node,
         }
     }
@@ -48,7 +48,7 @@ impl InferenceService {
     fn traced(&self, metadata: &MetadataMap, operation: &'static str, model: &str) -> RequestSpan {
         let call = self
             .tracer
-            .go_on(metadata.as_ref(), || format!("{operation} {model}"));
+            .continue_remote(metadata.as_ref(), || format!("{operation} {model}"));
         if call.is_recorded() {
             call.set(attr::OPERATION, operation);
             call.set(attr::PROVIDER, PROVIDER);
@@ -79,10 +79,10 @@ impl InferenceService {
                 Err(error) => Err(fail(ticket, error)),
             }
         };
-        match call.run(begin).await {
+        match call.instrument(begin).await {
             Ok((ticket, events)) => Ok(ticket.track(events, call)),
             Err(error) => {
-                call.failed(error.kind());
+                call.record_error(error.kind());
                 Err(error)
             }
         }
@@ -95,7 +95,7 @@ async fn enter(
     queue_key: QueueKey,
     deadline: Option<Duration>,
 ) -> Result<AdmittedRequest, RequestError> {
-    let _queue = RequestSpan::enter(span::QUEUE);
+    let _queue = RequestSpan::child_of_current(span::QUEUE);
     hosted.clone().admit(queue_key, deadline).await
 }
 
@@ -152,13 +152,13 @@ impl Inference for InferenceService {
                 Err(error) => Err(fail(ticket, error)),
             }
         };
-        match call.run(embed).await {
+        match call.instrument(embed).await {
             Ok(embeddings) => {
-                call.set(attr::INPUT_TOKENS, i64::from(embeddings.prompt_tokens));
+                call.set_attribute(attr::INPUT_TOKENS, i64::from(embeddings.prompt_tokens));
                 Ok(Response::new(embeddings.into()))
             }
             Err(error) => {
-                call.failed(error.kind());
+                call.record_error(error.kind());
                 Err(status::from_error(error))
             }
         }
@@ -168,7 +168,7 @@ impl Inference for InferenceService {
         &self,
         _request: Request<v1::MetricsRequest>,
     ) -> Result<Response<v1::MetricsResponse>, Status> {
-        let families = self.exposition.packed();
+        let families = self.exposition.encode_protobuf();
         Ok(Response::new(v1::MetricsResponse { metric_families: families }))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use flotilla_telemetry::logs::LogLines;
+use flotilla_telemetry::logs::LogEventFormat;
 use tracing_subscriber::EnvFilter;
 
 use crate::args::{Command, LogFormat};
@@ -40,8 +40,8 @@ pub(crate) fn start(filter: &str, format: LogFormat, command: &Command) {
         ),
     };
     let lines = match format {
-        LogFormat::Text => LogLines::Text,
-        LogFormat::Json => LogLines::Json,
+        LogFormat::Text => LogEventFormat::Text,
+        LogFormat::Json => LogEventFormat::Json,
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -54,12 +54,12 @@ impl Default for ControllerConfig {
             data_dir: "flotilla-data/controller".into(),
             max_body: 4 << 20,
             first_token_timeout: Duration::from_secs(300),
-            link_timeout: flotilla_proto::transport::SILENCE,
+            link_timeout: flotilla_proto::transport::DEFAULT_KEEPALIVE_TIMEOUT,
             node_grace: Duration::from_secs(5),
             connections: 1,
             decisions: 100_000,
             record_prompts: false,
-            telemetry: TelemetrySettings::OFF,
+            telemetry: TelemetrySettings::DISABLED,
             stop_grace: Duration::from_secs(5),
         }
     }

@@ -145,14 +145,14 @@ impl Controller {
             },
         );
         let limits = RequestLimits {
-            body: config.max_body,
+            max_body_bytes: config.max_body,
         };
         tasks.spawn(traffic.clone().run(fleet.clone(), stop.clone()));
         scrape::register(&telemetry.meter(), &fleet, &id);
         let explained = admin::decisions::router(dispatch.clone(), fleet.clone(), config.max_body);
         let live = admin::live::router(fleet.clone(), traffic, id.clone(), stop.clone());
         let api = flotilla_gateway::router(dispatch, limits, telemetry.tracer())
-            .merge(scrape::router(telemetry.exposition(), fleet.clone()))
+            .merge(scrape::router(telemetry.prometheus(), fleet.clone()))
             .merge(live)
             .merge(dashboard::router())
             .merge(admin::router(
@@ -228,7 +228,7 @@ impl Controller {
     pub async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
-        self.telemetry.stop().await;
+        self.telemetry.shutdown().await;
     }
 }
 

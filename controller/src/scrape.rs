@@ -58,9 +58,9 @@ async fn metrics(
 ) -> ([(HeaderName, &'static str); 1], String) {
     let text = if wanted.nodes {
         let told = of_nodes(&scrape.fleet).await;
-        scrape.exposition.text_with(told)
+        scrape.exposition.encode_text_with_nodes(told)
     } else {
-        scrape.exposition.text()
+        scrape.exposition.encode_text()
     };
     ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], text)
 }
@@ -94,7 +94,7 @@ async fn of_node(link: &NodeLink) -> Option<Vec<u8>> {
 
 /// Tells what the fleet is like, whenever somebody asks.
 pub(crate) fn register(meter: &Meter, fleet: &FleetHandle, id: &str) {
-    gauge(meter, fleet, &names::WAITING, |view, tell| {
+    gauge(meter, fleet, &names::PENDING_REQUESTS, |view, tell| {
         for (name, model) in &view.models {
             tell(u64::from(model.waiting), &[of(attr::MODEL, name)]);
         }
@@ -116,7 +116,7 @@ pub(crate) fn register(meter: &Meter, fleet: &FleetHandle, id: &str) {
             tell(ready, &[of(attr::NODE, name), zone]);
         }
     });
-    gauge(meter, fleet, &names::REPLICAS_WANTED, |view, tell| {
+    gauge(meter, fleet, &names::REPLICAS_DESIRED, |view, tell| {
         for (name, model) in &view.models {
             tell(model.assigned.len() as u64, &[of(attr::MODEL, name)]);
         }

@@ -91,7 +91,7 @@ impl AnswerStream {
 
     /// Records that the answer failed.
     pub(crate) fn failed(&mut self, error: &RequestError) {
-        self.source.span.failed(error.kind());
+        self.source.span.record_error(error.kind());
         self.usage.failed(error);
     }
 }

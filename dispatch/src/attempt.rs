@@ -33,7 +33,7 @@ impl Attempt<'_> {
         let span = forward_span(replica, "Generate");
         let begin = async {
             let mut call = tonic::Request::new(request);
-            span.inject(call.metadata_mut().as_mut());
+            span.inject_headers(call.metadata_mut().as_mut());
             let responses = replica.transport.generate(call).await;
             let mut responses = responses.map_err(|error| request_error(error, replica, &model))?;
             let first = answer_stream::first_events(&mut responses, &model).await?;
@@ -47,7 +47,7 @@ impl Attempt<'_> {
             Ok(Err(error)) => self.refused(error),
             Err(_) => self.failed(timeout.error()),
         };
-        span.failed(error.kind());
+        span.record_error(error.kind());
         Err(error)
     }
 
@@ -63,7 +63,7 @@ impl Attempt<'_> {
         let replica = self.replica;
         let span = forward_span(replica, "Embed");
         let mut call = tonic::Request::new(v1::EmbedRequest::from(request));
-        span.inject(call.metadata_mut().as_mut());
+        span.inject_headers(call.metadata_mut().as_mut());
         let answer = tokio::time::timeout(timeout.remaining, replica.transport.embed(call)).await;
         let error = match answer {
             Ok(Ok(response)) => {
@@ -78,7 +78,7 @@ impl Attempt<'_> {
             Ok(Err(error)) => self.refused(request_error(error, replica, request.model.as_str())),
             Err(_) => self.failed(timeout.error()),
         };
-        span.failed(error.kind());
+        span.record_error(error.kind());
         Err(error)
     }
 
@@ -99,7 +99,7 @@ impl Attempt<'_> {
 
 /// The span of a call to a replica.
 fn forward_span(replica: &ReplicaView, method: &'static str) -> RequestSpan {
-    let span = RequestSpan::call(|| span::FORWARD.to_owned());
+    let span = RequestSpan::client_call(|| span::FORWARD.to_owned());
     if span.is_recorded() {
         span.set("rpc.system.name", "grpc");
         span.set("rpc.method", format!("flotilla.v1.Inference/{method}"));

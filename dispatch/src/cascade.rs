@@ -108,7 +108,7 @@ fn send_held(mut execution: PlanExecution<'_>, held: HeldAnswer) -> BackendAnswe
     }
     recorder.answered();
     BackendAnswer {
-        by,
+        served_by: by,
         content: stream::iter([Ok(events)]).boxed(),
     }
 }

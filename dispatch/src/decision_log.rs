@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_newest_decisions_are_kept_with_their_outcomes() {
-        let metrics = Arc::new(ServerMetrics::new(&Telemetry::off().meter()));
+        let metrics = Arc::new(ServerMetrics::new(&Telemetry::disabled().meter()));
         let log = DecisionLog::new("abc", 2, RequestObserver::metrics_only(metrics));
         let record = |requested: &str| {
             let decision = RoutingDecision {

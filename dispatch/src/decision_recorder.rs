@@ -105,7 +105,7 @@ impl DecisionRecorder {
             RequestError::ModelNotFound(_) | RequestError::TaskNotFound(_)
         );
         self.outcome.end = OutcomeStatus::Failed;
-        self.context.span.failed(error.kind());
+        self.context.span.record_error(error.kind());
         self.log_failure(error.kind(), error.blames_the_replica());
         let held_to_zones = !self.stored.decision.zones.is_empty();
         self.outcome.error = Some(error.on_record(held_to_zones));
@@ -117,7 +117,7 @@ impl DecisionRecorder {
         let (id, decision) = (self.id.as_str(), &self.stored.decision);
         let model = decision.model.as_ref().map_or("", |model| model.as_str());
         let node = decision.node.as_ref().map_or("", |node| node.as_str());
-        self.context.span.within(|| match blames_node {
+        self.context.span.in_scope(|| match blames_node {
             true => tracing::warn!(decision = id, model, node, error = kind, "a request failed"),
             false => tracing::debug!(decision = id, model, node, error = kind, "a request failed"),
         });
@@ -186,7 +186,7 @@ impl DecisionRecorder {
         for hedge in &decision.hedges {
             metrics.hedged(hedge.won);
         }
-        if self.span().is_recorded() {
+        if self.span().is_recording() {
             set_span_attributes(self.span(), &self.id, &labels, stats);
         }
     }
@@ -199,28 +199,28 @@ fn set_span_attributes(
     labels: &RequestLabels<'_>,
     stats: &RequestStats,
 ) {
-    span.set(attr::DECISION, id.to_owned());
+    span.set_attribute(attr::DECISION_ID, id.to_owned());
     if let Some(model) = labels.model {
-        span.set(attr::RESPONSE_MODEL, model.to_owned());
+        span.set_attribute(attr::RESPONSE_MODEL, model.to_owned());
     }
     if let Some(task) = labels.task {
-        span.set(attr::TASK, task.to_owned());
+        span.set_attribute(attr::TASK, task.to_owned());
     }
     if let Some(first) = stats.first_token {
-        span.set(attr::TIME_TO_FIRST_CHUNK, first.as_secs_f64());
+        span.set_attribute(attr::TIME_TO_FIRST_CHUNK, first.as_secs_f64());
     }
     if stats.error.is_none() {
-        span.set(attr::INPUT_TOKENS, stats.input_tokens as i64);
-        span.set(attr::OUTPUT_TOKENS, stats.output_tokens as i64);
-        span.set(attr::ENERGY, stats.joules);
-        span.set(attr::ENERGY_SOURCE, labels.energy_source.to_owned());
+        span.set_attribute(attr::INPUT_TOKENS, stats.input_tokens as i64);
+        span.set_attribute(attr::OUTPUT_TOKENS, stats.output_tokens as i64);
+        span.set_attribute(attr::REQUEST_ENERGY, stats.joules);
+        span.set_attribute(attr::ENERGY_SOURCE, labels.energy_source.to_owned());
     }
 }
 
 impl Drop for DecisionRecorder {
     fn drop(&mut self) {
         if !self.ended {
-            self.context.span.failed("cancelled");
+            self.context.span.record_error("cancelled");
         }
         self.finish(Some("cancelled"));
     }

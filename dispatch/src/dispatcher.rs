@@ -96,7 +96,7 @@ impl Dispatcher {
         decision: &mut RoutingDecision,
     ) -> Result<DispatchPlan, RequestError> {
         let classify = match route.target {
-            RouteTarget::Auto => RequestSpan::enter(span::CLASSIFY),
+            RouteTarget::Auto => RequestSpan::child_of_current(span::CLASSIFY),
             RouteTarget::Model(_) | RouteTarget::Task(_) => RequestSpan::default(),
         };
         // A request that names a model or a task does not wait for a classifier to be trained.
@@ -114,8 +114,8 @@ impl Dispatcher {
         );
         if let Some(classified) = &decision.classified {
             classify.set(attr::TASK, classified.best_task.to_string());
-            classify.set(attr::CONFIDENCE, f64::from(classified.confidence));
-            classify.set(attr::ABSTAINED, classified.abstained);
+            classify.set(attr::CLASSIFY_CONFIDENCE, f64::from(classified.confidence));
+            classify.set(attr::CLASSIFY_ABSTAINED, classified.abstained);
         }
         let plan = plan?;
         // Prompts that are held to privacy zones stay out of the record.
@@ -172,7 +172,7 @@ impl Dispatcher {
         recorder.failed(&error);
         BackendError {
             error,
-            decision: Some(recorder.id().to_owned()),
+            decision_id: Some(recorder.id().to_owned()),
         }
     }
 
@@ -185,11 +185,11 @@ impl Dispatcher {
     ) -> BackendAnswer<EventStream> {
         let deadline = execution.plan.deadline.zip(execution.complete_by());
         let trace_content =
-            execution.plan.zones.is_none() && execution.context.span.tells_content();
+            execution.plan.zones.is_none() && execution.context.span.captures_content();
         let (by, mut recorder) = execution.answered(replica);
         recorder.first_events();
         let content: EventStream = Box::pin(answer.recorded(recorder, deadline, trace_content));
-        BackendAnswer { by, content }
+        BackendAnswer { served_by: by, content }
     }
 }
 
@@ -214,9 +214,9 @@ impl Backend for Dispatcher {
             Err(error) => return Err(self.refuse(decision, context, error)),
         };
         let span = &context.span;
-        if span.is_recorded() {
+        if span.is_recording() {
             set_request_attributes(span, &request);
-            if span.tells_content() && plan.zones.is_none() {
+            if span.captures_content() && plan.zones.is_none() {
                 traced_content::set_input_messages(span, &request.input);
             }
         }
@@ -283,7 +283,7 @@ impl Backend for Dispatcher {
                     });
                     content.energy = Some(recorder.energy());
                     recorder.answered();
-                    return Ok(BackendAnswer { by, content });
+                    return Ok(BackendAnswer { served_by: by, content });
                 }
                 Err(error) => {
                     if let Err(error) = execution.record_failure(&replica, error) {
@@ -313,21 +313,21 @@ impl Backend for Dispatcher {
 /// Sets the attributes of the span of a request that has arrived.
 fn set_request_attributes(span: &RequestSpan, request: &GenerateRequest<Route>) {
     let sampling = &request.sampling;
-    span.set(attr::OPERATION, request.input.operation());
-    span.set(attr::PROVIDER, PROVIDER);
-    span.set(attr::REQUEST_MODEL, request.model.target.to_string());
-    span.set("gen_ai.request.temperature", sampling.temperature);
-    span.set("gen_ai.request.top_p", sampling.top_p);
-    span.set("gen_ai.request.stream", request.stream);
-    span.set("gen_ai.request.choice.count", i64::from(request.choices));
+    span.set_attribute(attr::OPERATION, request.input.operation());
+    span.set_attribute(attr::PROVIDER, PROVIDER);
+    span.set_attribute(attr::REQUEST_MODEL, request.model.target.to_string());
+    span.set_attribute("gen_ai.request.temperature", sampling.temperature);
+    span.set_attribute("gen_ai.request.top_p", sampling.top_p);
+    span.set_attribute("gen_ai.request.stream", request.stream);
+    span.set_attribute("gen_ai.request.choice.count", i64::from(request.choices));
     if let Some(max_tokens) = sampling.max_tokens {
-        span.set("gen_ai.request.max_tokens", i64::from(max_tokens));
+        span.set_attribute("gen_ai.request.max_tokens", i64::from(max_tokens));
     }
     if let Some(top_k) = sampling.top_k {
-        span.set("gen_ai.request.top_k", i64::from(top_k));
+        span.set_attribute("gen_ai.request.top_k", i64::from(top_k));
     }
     if let Some(seed) = sampling.seed {
-        span.set("gen_ai.request.seed", seed as i64);
+        span.set_attribute("gen_ai.request.seed", seed as i64);
     }
 }
 

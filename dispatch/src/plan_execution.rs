@@ -93,7 +93,7 @@ impl<'a> PlanExecution<'a> {
     pub(crate) async fn next_replica(&mut self) -> Result<(ReplicaView, LoadGuard), RequestError> {
         // Subscribed before the pass, so that no change after it is missed.
         let mut changes = self.dispatcher.view.changes();
-        let route = RequestSpan::enter(span::ROUTE);
+        let route = RequestSpan::child_of_current(span::ROUTE);
         let began = Instant::now();
         let step = self.select(None);
         self.dispatcher.observer.metrics.decided(began.elapsed());
@@ -105,7 +105,7 @@ impl<'a> PlanExecution<'a> {
             NextStep::Attempt(replica, load) => return Ok((replica, load)),
             NextStep::Wait(model) => model,
         };
-        let _admission = RequestSpan::enter(span::ADMISSION);
+        let _admission = RequestSpan::child_of_current(span::ADMISSION);
         let name = self.plan.models[model].clone();
         let limit = match self.dispatcher.view.peek().models.get(&name) {
             Some(endpoints) => endpoints.model.spec.queue,
@@ -200,14 +200,14 @@ impl<'a> PlanExecution<'a> {
     /// Sets the attributes of the span of a selection.
     fn set_route_attributes(&self, route: &RequestSpan) {
         let decision = &self.decision;
-        route.set(
+        route.set_attribute(
             "flotilla.route.candidates",
             decision.candidates.len() as i64,
         );
-        route.set("flotilla.route.rejected", decision.rejected.len() as i64);
+        route.set_attribute("flotilla.route.rejected", decision.rejected.len() as i64);
         if let (Some(model), Some(node)) = (&decision.model, &decision.node) {
-            route.set(attr::MODEL, model.to_string());
-            route.set(attr::NODE, node.to_string());
+            route.set_attribute(attr::MODEL, model.to_string());
+            route.set_attribute(attr::NODE, node.to_string());
         }
     }
 
@@ -297,7 +297,7 @@ impl<'a> PlanExecution<'a> {
             task,
             node: replica.node,
             attempts,
-            decision: recorder.id().to_owned(),
+            decision_id: recorder.id().to_owned(),
         };
         (by, recorder)
     }

@@ -82,7 +82,7 @@ impl Drop for RequestContext {
             return;
         }
         let energy = self.energy();
-        self.span.failed("cancelled");
+        self.span.record_error("cancelled");
         let labels = RequestLabels {
             operation: self.operation,
             requested: None,

@@ -20,7 +20,7 @@ pub(crate) fn set_input_messages(span: &RequestSpan, input: &GenerateInput) {
         }
         GenerateInput::Text(text) => vec![text_message("user", text)],
     };
-    span.set(attr::INPUT_MESSAGES, Value::from(messages).to_string());
+    span.set_attribute(attr::INPUT_MESSAGES, Value::from(messages).to_string());
 }
 
 /// The text of an answer so far, choice by choice.
@@ -50,7 +50,7 @@ impl AnswerContent {
     pub(crate) fn set_output_messages(self, span: &RequestSpan) {
         let texts = self.texts.iter();
         let messages: Vec<Value> = texts.map(|text| text_message("assistant", text)).collect();
-        span.set(attr::OUTPUT_MESSAGES, Value::from(messages).to_string());
+        span.set_attribute(attr::OUTPUT_MESSAGES, Value::from(messages).to_string());
     }
 }
 

@@ -17,7 +17,7 @@ pub type EventStream = Pin<Box<dyn Stream<Item = Result<Vec<GenerateEvent>, Requ
 
 /// An answer and who gives it.
 pub struct BackendAnswer<T> {
-    pub by: ServedBy,
+    pub served_by: ServedBy,
     pub content: T,
 }
 
@@ -31,14 +31,14 @@ pub struct ServedBy {
     /// Replicas that were asked, the one that answers included.
     pub attempts: u32,
     /// Under which name the decision is on record.
-    pub decision: String,
+    pub decision_id: String,
 }
 
 impl ServedBy {
     /// What the client is told where the answer broke off, with the prompt in `field`.
     pub(crate) fn failed(&self, error: RequestError, field: &str) -> ApiError {
-        let decision = Some(self.decision.clone());
-        ApiError::prompt_in(field)(BackendError { error, decision })
+        let decision = Some(self.decision_id.clone());
+        ApiError::prompt_in(field)(BackendError { error, decision_id: decision })
     }
 }
 
@@ -47,14 +47,14 @@ impl ServedBy {
 pub struct BackendError {
     pub error: RequestError,
     /// Under which name the decision is on record, if one was made.
-    pub decision: Option<String>,
+    pub decision_id: Option<String>,
 }
 
 impl From<RequestError> for BackendError {
     fn from(error: RequestError) -> Self {
         Self {
             error,
-            decision: None,
+            decision_id: None,
         }
     }
 }

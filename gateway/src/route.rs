@@ -210,7 +210,7 @@ impl RouteBody {
     /// # Errors
     /// [`RequestError`] for what the request itself would be refused for, and where it has
     /// neither `messages` nor `prompt`.
-    pub fn check(
+    pub fn validate(
         self,
         headers: &HeaderMap,
     ) -> Result<(Route, GenerateInput, Option<u32>), RequestError> {

@@ -21,12 +21,12 @@ use crate::{ApiError, Backend, ServedBy, body, chat, completions, embeddings, mo
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLimits {
     /// Size of a request's body in bytes.
-    pub body: usize,
+    pub max_body_bytes: usize,
 }
 
 impl Default for RequestLimits {
     fn default() -> Self {
-        Self { body: 4 << 20 }
+        Self { max_body_bytes: 4 << 20 }
     }
 }
 
@@ -45,7 +45,7 @@ pub fn router<B: Backend>(backend: B, limits: RequestLimits, tracer: Tracer) -> 
         .route("/v1/chat/completions", only(post(chat_completions)))
         .route("/v1/completions", only(post(text_completions)))
         .route("/v1/embeddings", only(post(create_embeddings)));
-    if tracer.is_on() {
+    if tracer.is_enabled() {
         inference = inference.route_layer(layer_fn(move |inner| TraceService {
             tracer: tracer.clone(),
             inner,
@@ -72,7 +72,7 @@ pub(crate) fn tag(response: &mut Response, by: &ServedBy) {
         (MODEL, Some(by.model.as_str())),
         (TASK, by.task.as_ref().map(TaskName::as_str)),
         (NODE, Some(by.node.as_str())),
-        (DECISION, Some(by.decision.as_str())),
+        (DECISION, Some(by.decision_id.as_str())),
     ];
     for (name, value) in named {
         // Names are made of characters that headers may hold.
@@ -90,7 +90,7 @@ async fn chat_completions<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (chat, sampling) = body::read_two::<ChatBody, _>(body, app.limits.body).await?;
+    let (chat, sampling) = body::read_two::<ChatBody, _>(body, app.limits.max_body_bytes).await?;
     let include_usage = chat.include_usage();
     let request = chat.check(sampling, &headers)?;
     chat::answer(&app.backend, request, include_usage).await
@@ -101,7 +101,7 @@ async fn text_completions<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (completion, sampling) = body::read_two::<CompletionBody, _>(body, app.limits.body).await?;
+    let (completion, sampling) = body::read_two::<CompletionBody, _>(body, app.limits.max_body_bytes).await?;
     completions::answer(&app.backend, completion.check(sampling, &headers)?).await
 }
 
@@ -110,7 +110,7 @@ async fn create_embeddings<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let body: EmbeddingBody = body::read_json(body, app.limits.body).await?;
+    let body: EmbeddingBody = body::read_json(body, app.limits.max_body_bytes).await?;
     embeddings::answer(&app.backend, body, &headers).await
 }
 

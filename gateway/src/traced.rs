@@ -36,18 +36,18 @@ where
         let path = request.extensions().get::<MatchedPath>();
         let route = path.map_or("", MatchedPath::as_str);
         // All routes of the layer take POST only; what is refused for its method ends here, too.
-        let stage = self.tracer.begin(request.headers(), name(route));
-        if !stage.is_recorded() {
+        let stage = self.tracer.start_root(request.headers(), name(route));
+        if !stage.is_recording() {
             return Either::Left(self.inner.call(request));
         }
-        stage.set("http.route", route.to_owned());
-        stage.set("http.request.method", request.method().as_str().to_owned());
-        stage.set("url.path", request.uri().path().to_owned());
-        let answered = stage.within(|| self.inner.call(request));
+        stage.set_attribute("http.route", route.to_owned());
+        stage.set_attribute("http.request.method", request.method().as_str().to_owned());
+        stage.set_attribute("url.path", request.uri().path().to_owned());
+        let answered = stage.in_scope(|| self.inner.call(request));
         let traced = async move {
-            let response = stage.run(answered).await?;
+            let response = stage.instrument(answered).await?;
             let status = response.status();
-            stage.set("http.response.status_code", i64::from(status.as_u16()));
+            stage.set_attribute("http.response.status_code", i64::from(status.as_u16()));
             Ok(hold(response, stage))
         };
         Either::Right(traced.boxed())

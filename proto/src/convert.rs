@@ -15,10 +15,10 @@ use crate::v1;
 pub enum ConvertError {
     #[error("field '{0}' is missing")]
     Missing(&'static str),
-    #[error("field '{field}' {problem}")]
+    #[error("field '{field}' {reason}")]
     Invalid {
         field: &'static str,
-        problem: String,
+        reason: String,
     },
 }
 
@@ -31,7 +31,7 @@ impl From<ConvertError> for tonic::Status {
 fn model_name(name: &str) -> Result<ModelName, ConvertError> {
     ModelName::new(name).map_err(|e| ConvertError::Invalid {
         field: "model",
-        problem: e.to_string(),
+        reason: e.to_string(),
     })
 }
 
@@ -395,7 +395,7 @@ impl TryFrom<v1::ArtifactFile> for artifact::ArtifactFile {
     fn try_from(file: v1::ArtifactFile) -> Result<Self, ConvertError> {
         let sha256 = file.sha256.parse().map_err(|e| ConvertError::Invalid {
             field: "sha256",
-            problem: format!("{e}"),
+            reason: format!("{e}"),
         })?;
         Ok(Self {
             path: file.path,

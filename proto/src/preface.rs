@@ -17,7 +17,7 @@ const MAX_SESSION: usize = 128;
 /// Whether a connection that begins with these bytes is meant to be turned round. `peeked`
 /// holds at least one byte; HTTP/2's preface begins with `P`.
 #[must_use]
-pub fn is_reversed(peeked: &[u8]) -> bool {
+pub fn is_reverse_connection(peeked: &[u8]) -> bool {
     peeked.first() == MAGIC.first()
 }
 

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 
 /// How long a connection may be silent before it counts as dead, unless told otherwise.
-pub const SILENCE: Duration = Duration::from_secs(5);
+pub const DEFAULT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often to ping, and how long to wait for the answer, so that a connection that died
 /// without a word is noticed after `silence` at the latest.

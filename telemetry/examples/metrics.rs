@@ -1,5 +1,5 @@
 //! Prints the table of all metrics for `docs/telemetry.md`.
 
 fn main() {
-    print!("{}", flotilla_telemetry::names::table());
+    print!("{}", flotilla_telemetry::names::markdown_table());
 }

@@ -1,7 +1,7 @@
 //! Flotilla's telemetry: the name, unit and attributes of every metric and span in one place, and
 //! how they leave the process: by OTLP and for Prometheus.
 //!
-//! [`names`] is the table; what counts is in [`front`] (requests as clients see them) and,
+//! [`names`] is the table; what counts is in [`server_metrics`] (requests as clients see them) and,
 //! of [`instruments`], in
 //! [`Telemetry::meter`] for whoever has counters already. [`trace`] is the way of a request as
 //! spans: a request that is not sampled costs one look at a thread-local.
@@ -9,11 +9,12 @@
 //! Start reading at [`Telemetry::start`].
 
 mod exporter;
-pub mod front;
+
 pub mod instruments;
 pub mod logs;
 pub mod names;
 pub mod prometheus;
+pub mod server_metrics;
 mod settings;
 mod setup;
 pub mod trace;

@@ -14,7 +14,7 @@ use crate::trace::current_ids;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogLines {
+pub enum LogEventFormat {
     /// For people.
     #[default]
     Text,
@@ -23,7 +23,7 @@ pub enum LogLines {
     Json,
 }
 
-impl<S, N> FormatEvent<S, N> for LogLines
+impl<S, N> FormatEvent<S, N> for LogEventFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -126,7 +126,7 @@ mod tests {
         let written = CapturedLog::default();
         let writer = written.clone();
         let subscriber = tracing_subscriber::fmt()
-            .event_format(LogLines::Json)
+            .event_format(LogEventFormat::Json)
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, || {

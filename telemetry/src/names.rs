@@ -36,7 +36,7 @@ pub struct MetricDefinition {
     pub attributes: &'static [&'static str],
     /// Upper bounds of a histogram's buckets.
     pub buckets: &'static [f64],
-    pub by: Reporter,
+    pub reporter: Reporter,
 }
 
 /// Attributes of metrics and spans.
@@ -58,16 +58,16 @@ pub mod attr {
     pub const TASK: &str = "flotilla.task";
     pub const NODE: &str = "flotilla.node";
     pub const ZONE: &str = "flotilla.zone";
-    pub const KEY: &str = "flotilla.key";
+    pub const API_KEY_HASH: &str = "flotilla.api_key.hash";
     pub const STATE: &str = "flotilla.state";
-    pub const VERDICT: &str = "flotilla.cascade.verdict";
-    pub const WON: &str = "flotilla.hedge.won";
-    pub const ABSTAINED: &str = "flotilla.classify.abstained";
-    pub const CONFIDENCE: &str = "flotilla.classify.confidence";
+    pub const CASCADE_OUTCOME: &str = "flotilla.cascade.outcome";
+    pub const HEDGE_WON: &str = "flotilla.hedge.won";
+    pub const CLASSIFY_ABSTAINED: &str = "flotilla.classify.abstained";
+    pub const CLASSIFY_CONFIDENCE: &str = "flotilla.classify.confidence";
     pub const CURRENCY: &str = "flotilla.currency";
-    pub const DECISION: &str = "flotilla.decision.id";
+    pub const DECISION_ID: &str = "flotilla.decision.id";
     pub const ENERGY_SOURCE: &str = "flotilla.energy.source";
-    pub const ENERGY: &str = "flotilla.request.energy";
+    pub const REQUEST_ENERGY: &str = "flotilla.request.energy";
 
     pub const HW_ID: &str = "hw.id";
     pub const HW_TYPE: &str = "hw.type";
@@ -124,7 +124,7 @@ macro_rules! metrics {
                 description: $description,
                 attributes: &[$(attr::$attribute),*],
                 buckets: $buckets,
-                by: Reporter::$by,
+                reporter: Reporter::$by,
             };
         )*
         /// All of them.
@@ -141,17 +141,17 @@ metrics! {
     REQUEST_EMISSIONS = "flotilla.request.emissions", Counter, Controller, "g", [MODEL, TASK], &[], "Grams of CO2 equivalent of requests' energy, by the grid's intensity.";
     REQUEST_COST = "flotilla.request.cost", Counter, Controller, "{currency}", [MODEL, TASK, CURRENCY], &[], "Price of requests' energy.";
     NODE_REQUEST_ENERGY = "flotilla.node.request.energy", Counter, Controller, "J", [NODE], &[], "Energy of requests, by the node that answered.";
-    KEY_REQUEST_ENERGY = "flotilla.key.request.energy", Counter, Controller, "J", [KEY], &[], "Energy of requests, by who asked: the first 8 digits of the hash of the key, of the first 100 keys.";
-    IN_FLIGHT = "flotilla.requests.in_flight", Gauge, Controller, "{request}", [], &[], "Requests that are being answered.";
-    WAITING = "flotilla.requests.waiting", Gauge, Controller, "{request}", [MODEL], &[], "Requests that wait for a replica, on all controllers.";
+    API_KEY_ENERGY = "flotilla.api_key.request.energy", Counter, Controller, "J", [API_KEY_HASH], &[], "Energy of requests, by who asked: the first 8 digits of the hash of the key, of the first 100 keys.";
+    REQUESTS_IN_FLIGHT = "flotilla.requests.in_flight", Gauge, Controller, "{request}", [], &[], "Requests that are being answered.";
+    PENDING_REQUESTS = "flotilla.requests.pending", Gauge, Controller, "{request}", [MODEL], &[], "Requests that wait for a replica, on all controllers.";
     DISPATCH_DURATION = "flotilla.dispatch.duration", Histogram, Controller, "s", [], SECONDS_OF_DECISIONS, "Time to choose a replica, without waiting.";
-    CLASSIFIED = "flotilla.classify.requests", Counter, Controller, "{request}", [TASK, ABSTAINED], &[], "Requests whose task was found, or not, by what they say.";
-    CASCADE_ANSWERS = "flotilla.cascade.answers", Counter, Controller, "{answer}", [TASK, MODEL, VERDICT], &[], "Answers of smaller models, and what became of them.";
-    HEDGES = "flotilla.hedges", Counter, Controller, "{request}", [WON], &[], "Requests that were sent to a second replica because the first took long.";
+    CLASSIFICATIONS = "flotilla.classify.requests", Counter, Controller, "{request}", [TASK, CLASSIFY_ABSTAINED], &[], "Requests whose task was found, or not, by what they say.";
+    CASCADE_ANSWERS = "flotilla.cascade.answers", Counter, Controller, "{answer}", [TASK, MODEL, CASCADE_OUTCOME], &[], "Answers of smaller models, and what became of them.";
+    HEDGES = "flotilla.hedges", Counter, Controller, "{request}", [HEDGE_WON], &[], "Requests that were sent to a second replica because the first took long.";
     RETRIES = "flotilla.retries", Counter, Controller, "{attempt}", [], &[], "Tries on further replicas after one had failed.";
     FLEET_NODES = "flotilla.fleet.nodes", Gauge, Controller, "{node}", [STATE], &[], "Nodes, by state: joining, ready, suspect, lost.";
     NODE_READY = "flotilla.node.ready", Gauge, Controller, "1", [NODE, ZONE], &[], "Whether a node is ready.";
-    REPLICAS_WANTED = "flotilla.model.replicas.wanted", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that a model is assigned.";
+    REPLICAS_DESIRED = "flotilla.model.replicas.desired", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that a model is assigned.";
     REPLICAS_READY = "flotilla.model.replicas.ready", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that answer.";
     STORE_AVAILABLE = "flotilla.store.available", Gauge, Controller, "1", [], &[], "Whether the store answers.";
     LEADER = "flotilla.controller.leader", Gauge, Controller, "1", [], &[], "Whether this controller leads.";
@@ -216,7 +216,7 @@ impl MetricDefinition {
 
 /// The table in `docs/telemetry.md`, which a test holds against this.
 #[must_use]
-pub fn table() -> String {
+pub fn markdown_table() -> String {
     let mut table = String::from(
         "| metric | for Prometheus | kind | unit | attributes | by | what |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
@@ -235,7 +235,7 @@ pub fn table() -> String {
             format!("{:?}", metric.kind).to_lowercase(),
             metric.unit,
             attributes.join(", "),
-            format!("{:?}", metric.by).to_lowercase(),
+            format!("{:?}", metric.reporter).to_lowercase(),
             metric.description
         );
     }
@@ -251,7 +251,7 @@ mod tests {
     fn the_documented_table_is_this_one() {
         let documented = include_str!("../../docs/telemetry.md");
         assert!(
-            documented.contains(&table()),
+            documented.contains(&markdown_table()),
             "put what `cargo run --release -p flotilla-telemetry --example metrics` prints into docs/telemetry.md"
         );
     }

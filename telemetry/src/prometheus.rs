@@ -34,14 +34,14 @@ impl PrometheusRegistry {
 
     /// The metrics in Prometheus' text format.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn encode_text(&self) -> String {
         encode(&self.registry.gather())
     }
 
     /// The metrics as they travel from a node to a controller: protobuf messages, each with its
     /// length before it.
     #[must_use]
-    pub fn packed(&self) -> Vec<u8> {
+    pub fn encode_protobuf(&self) -> Vec<u8> {
         let mut families = self.registry.gather();
         families.retain(|family| family.name() != TARGET_INFO);
         let mut packed = Vec::new();
@@ -54,7 +54,7 @@ impl PrometheusRegistry {
 
     /// The metrics in text format with those of nodes, which get a label that says whose they are.
     #[must_use]
-    pub fn text_with(&self, nodes: impl IntoIterator<Item = (String, Vec<u8>)>) -> String {
+    pub fn encode_text_with_nodes(&self, nodes: impl IntoIterator<Item = (String, Vec<u8>)>) -> String {
         let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
         for family in self.registry.gather() {
             families.insert(family.name().to_owned(), family);
@@ -142,9 +142,9 @@ mod tests {
     fn nodes_metrics_stand_beside_the_own_under_one_head() {
         let (own, _provider) = exposition(1);
         let (node, _other) = exposition(7);
-        let text = own.text_with([
-            ("n1".to_owned(), node.packed()),
-            ("n2".to_owned(), node.packed()),
+        let text = own.encode_text_with_nodes([
+            ("n1".to_owned(), node.encode_protobuf()),
+            ("n2".to_owned(), node.encode_protobuf()),
             ("broken".to_owned(), vec![9, 1, 2]),
         ]);
         assert_eq!(text.matches("# TYPE a_requests_total counter").count(), 1);

@@ -13,7 +13,7 @@ pub struct TelemetrySettings {
     /// Metrics can be scraped.
     pub prometheus: bool,
     /// Spans hold what was asked and answered. Never that of requests held to privacy zones.
-    pub content: bool,
+    pub capture_content: bool,
 }
 
 /// What cannot be done that the environment asks for.
@@ -27,11 +27,11 @@ pub struct SettingsError {
 
 impl TelemetrySettings {
     /// Nothing leaves the process and nothing is recorded (`OTEL_SDK_DISABLED=true`).
-    pub const OFF: Self = Self {
+    pub const DISABLED: Self = Self {
         traces: false,
         metrics: false,
         prometheus: false,
-        content: false,
+        capture_content: false,
     };
 
     /// What the process's environment says.
@@ -52,7 +52,7 @@ impl TelemetrySettings {
         };
         let is_true = |name: &str| get(name).is_some_and(|v| v.eq_ignore_ascii_case("true"));
         if is_true("OTEL_SDK_DISABLED") {
-            return Ok(Self::OFF);
+            return Ok(Self::DISABLED);
         }
         let endpoint = |own: &str| {
             get("OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -119,7 +119,7 @@ impl TelemetrySettings {
             traces: has(&traces, "otlp"),
             metrics: has(&metrics, "otlp"),
             prometheus: has(&metrics, "prometheus"),
-            content: is_true("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"),
+            capture_content: is_true("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"),
         })
     }
 }
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn nothing_is_sent_until_it_is_known_where_to() {
         let quiet = read(&[]).unwrap();
-        assert_ne!(quiet, TelemetrySettings::OFF);
+        assert_ne!(quiet, TelemetrySettings::DISABLED);
         assert!(quiet.prometheus && !quiet.traces && !quiet.metrics);
         let all = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")]).unwrap();
         assert!(all.traces && all.metrics && all.prometheus);
@@ -149,10 +149,10 @@ mod tests {
             ("OTEL_TRACES_EXPORTER", "none"),
         ]);
         let named = named.unwrap();
-        assert!(named.metrics && !named.traces && !named.prometheus && !named.content);
+        assert!(named.metrics && !named.traces && !named.prometheus && !named.capture_content);
         assert_eq!(
             read(&[("OTEL_SDK_DISABLED", "TRUE")]).unwrap(),
-            TelemetrySettings::OFF
+            TelemetrySettings::DISABLED
         );
     }
 

@@ -82,7 +82,7 @@ impl Telemetry {
         }
         let tracer = settings.traces.then(|| tracers.tracer("flotilla"));
         Ok(Self {
-            tracer: Tracer::new(tracer, settings.content),
+            tracer: Tracer::new(tracer, settings.capture_content),
             tracers,
             meters: meters.build(),
             exposition,
@@ -91,7 +91,7 @@ impl Telemetry {
 
     /// Telemetry that records nothing.
     #[must_use]
-    pub fn off() -> Self {
+    pub fn disabled() -> Self {
         Self {
             tracer: Tracer::new(None, false),
             tracers: SdkTracerProvider::builder().build(),
@@ -114,12 +114,12 @@ impl Telemetry {
 
     /// The metrics, for Prometheus.
     #[must_use]
-    pub fn exposition(&self) -> PrometheusRegistry {
+    pub fn prometheus(&self) -> PrometheusRegistry {
         self.exposition.clone()
     }
 
     /// Sends what is left and ends. What a collector that is away does not take is lost.
-    pub async fn stop(self) {
+    pub async fn shutdown(self) {
         let flushed = tokio::task::spawn_blocking(move || {
             // Those who are away were told of.
             let _ = self.tracers.shutdown_with_timeout(FLUSH);

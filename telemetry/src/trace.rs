@@ -29,19 +29,19 @@ impl Tracer {
 
     /// Whether it makes any spans.
     #[must_use]
-    pub fn is_on(&self) -> bool {
+    pub fn is_enabled(&self) -> bool {
         self.inner.is_some()
     }
 
     /// A client's request arrives: the trace goes on that its headers name, or a new one begins where
     /// the sampler wants it.
-    pub fn begin(&self, headers: &HeaderMap, name: impl Into<Cow<'static, str>>) -> RequestSpan {
+    pub fn start_root(&self, headers: &HeaderMap, name: impl Into<Cow<'static, str>>) -> RequestSpan {
         let parent = extract(headers);
         self.start(&parent, name)
     }
 
     /// A controller's request arrives: its trace goes on if it is sampled. None begins here.
-    pub fn go_on(&self, headers: &HeaderMap, name: impl FnOnce() -> String) -> RequestSpan {
+    pub fn continue_remote(&self, headers: &HeaderMap, name: impl FnOnce() -> String) -> RequestSpan {
         if self.inner.is_none() || !headers.contains_key(TRACEPARENT) {
             return RequestSpan::default();
         }
@@ -86,25 +86,25 @@ impl RequestSpan {
     }
 
     /// A part of the current stage. Nothing, where that is nothing.
-    pub fn enter(name: &'static str) -> Self {
-        Self::current().part(name)
+    pub fn child_of_current(name: &'static str) -> Self {
+        Self::current().child(name)
     }
 
     /// The same for a call to another process.
-    pub fn call(name: impl FnOnce() -> String) -> Self {
+    pub fn client_call(name: impl FnOnce() -> String) -> Self {
         let current = Self::current();
         match current.0 {
-            Some(_) => current.part_of_kind(name(), SpanKind::Client),
+            Some(_) => current.child_of_kind(name(), SpanKind::Client),
             None => current,
         }
     }
 
     /// A part of this stage.
-    pub fn part(&self, name: &'static str) -> Self {
-        self.part_of_kind(name, SpanKind::Internal)
+    pub fn child(&self, name: &'static str) -> Self {
+        self.child_of_kind(name, SpanKind::Internal)
     }
 
-    fn part_of_kind(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Self {
+    fn child_of_kind(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Self {
         let Some(parent) = &self.0 else {
             return Self::default();
         };
@@ -123,26 +123,26 @@ impl RequestSpan {
 
     /// Whether anything is recorded: what is costly to tell is to be told only then.
     #[must_use]
-    pub fn is_recorded(&self) -> bool {
+    pub fn is_recording(&self) -> bool {
         self.0.is_some()
     }
 
     /// Whether what was asked and answered is to be told.
     #[must_use]
-    pub fn tells_content(&self) -> bool {
+    pub fn captures_content(&self) -> bool {
         let tracer = self.0.as_ref().and_then(|context| context.get::<Tracer>());
         tracer.is_some_and(|tracer| tracer.content)
     }
 
     /// Tells something of it.
-    pub fn set(&self, key: &'static str, value: impl Into<Value>) {
+    pub fn set_attribute(&self, key: &'static str, value: impl Into<Value>) {
         if let Some(context) = &self.0 {
             context.span().set_attribute(KeyValue::new(key, value));
         }
     }
 
     /// It failed, for this reason in a word: longer texts may hold what was asked.
-    pub fn failed(&self, kind: &'static str) {
+    pub fn record_error(&self, kind: &'static str) {
         if let Some(context) = &self.0 {
             let span = context.span();
             span.set_attribute(KeyValue::new(crate::names::attr::ERROR_TYPE, kind));
@@ -151,7 +151,7 @@ impl RequestSpan {
     }
 
     /// Does what belongs to it.
-    pub async fn run<F: Future>(&self, work: F) -> F::Output {
+    pub async fn instrument<F: Future>(&self, work: F) -> F::Output {
         match &self.0 {
             Some(context) => work.with_context(context.clone()).await,
             None => work.await,
@@ -159,13 +159,13 @@ impl RequestSpan {
     }
 
     /// The same for what needs no waiting.
-    pub fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub fn in_scope<T>(&self, work: impl FnOnce() -> T) -> T {
         let _attached = self.0.clone().map(Context::attach);
         work()
     }
 
     /// Names it in the headers of a call, so that the trace goes on there.
-    pub fn inject(&self, headers: &mut HeaderMap) {
+    pub fn inject_headers(&self, headers: &mut HeaderMap) {
         if let Some(context) = &self.0 {
             TraceContextPropagator::new().inject_context(context, &mut HeaderCarrier(headers));
         }
@@ -235,18 +235,18 @@ mod tests {
     #[test]
     fn a_trace_goes_on_across_calls_and_stages() {
         let (tracer, _provider) = tracer();
-        let root = tracer.begin(&headers(SAMPLED), "POST /v1/chat/completions");
-        assert!(root.is_recorded());
-        let part = root.within(|| RequestSpan::enter("route"));
+        let root = tracer.start_root(&headers(SAMPLED), "POST /v1/chat/completions");
+        assert!(root.is_recording());
+        let part = root.in_scope(|| RequestSpan::child_of_current("route"));
         let mut sent = HeaderMap::new();
-        part.inject(&mut sent);
+        part.inject_headers(&mut sent);
         let told = sent[TRACEPARENT].to_str().unwrap();
         assert!(told.contains("0af7651916cd43dd8448eb211c80319c"), "{told}");
         assert!(
             !told.contains("b7ad6b7169203331"),
             "the part is the parent: {told}"
         );
-        assert!(tracer.go_on(&sent, || "chat m".into()).is_recorded());
+        assert!(tracer.continue_remote(&sent, || "chat m".into()).is_recording());
     }
 
     #[test]
@@ -254,13 +254,13 @@ mod tests {
         let (tracer, _provider) = tracer();
         let unsampled = SAMPLED.replace("-01", "-00");
         for headers in [HeaderMap::new(), headers(&unsampled), headers("rubbish")] {
-            let root = tracer.begin(&headers, "POST");
-            assert!(!root.is_recorded());
-            let part = root.within(|| RequestSpan::enter("route"));
+            let root = tracer.start_root(&headers, "POST");
+            assert!(!root.is_recording());
+            let part = root.in_scope(|| RequestSpan::child_of_current("route"));
             let mut sent = HeaderMap::new();
-            part.inject(&mut sent);
+            part.inject_headers(&mut sent);
             assert!(sent.is_empty());
-            assert!(!tracer.go_on(&headers, || "chat".into()).is_recorded());
+            assert!(!tracer.continue_remote(&headers, || "chat".into()).is_recording());
         }
     }
 }

@@ -106,7 +106,7 @@ pub(crate) fn agent(
                 power: None,
                 energy_accounting,
                 metrics: None,
-                telemetry: TelemetrySettings::OFF,
+                telemetry: TelemetrySettings::DISABLED,
                 zone: None,
                 memory: memory.map(flotilla_core::Bytes),
                 fetch_rate: None,

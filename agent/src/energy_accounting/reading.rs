@@ -86,7 +86,7 @@ impl NodeReading {
             resolution_joules: self.resolution_joules,
             hint: self.hint.clone(),
             battery,
-            throttled: self.condition.throttled.clone().unwrap_or_default(),
+            throttle_reason: self.condition.throttled.clone().unwrap_or_default(),
         }
     }
 }

@@ -108,9 +108,9 @@ mod tests {
         let (near, far) = tokio::io::duplex(1_024);
         let shaken =
             tokio::spawn(
-                async move { transport::connect(far, transport::SILENCE).await.map(drop) },
+                async move { transport::connect(far, transport::DEFAULT_KEEPALIVE_TIMEOUT).await.map(drop) },
             );
-        let (channel, _connection) = transport::connect(near, transport::SILENCE).await.unwrap();
+        let (channel, _connection) = transport::connect(near, transport::DEFAULT_KEEPALIVE_TIMEOUT).await.unwrap();
         shaken.await.unwrap().unwrap();
         let client = FleetClient::with_origin(channel, transport::origin());
         let peers = LinkedControllers::default();

@@ -54,7 +54,7 @@ pub(super) async fn run(
     address: &str,
 ) -> Result<(), SessionError> {
     let stream = dial(address).await?;
-    let (channel, connection) = transport::connect(stream, transport::SILENCE).await?;
+    let (channel, connection) = transport::connect(stream, transport::DEFAULT_KEEPALIVE_TIMEOUT).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { connection.await.map_err(SessionError::from) });
     let mut client = FleetClient::with_origin(channel, transport::origin());
@@ -186,7 +186,7 @@ async fn serve(
     drain: tokio_util::sync::CancellationToken,
 ) -> Result<(), SessionError> {
     let server = InferenceServer::new(service).max_decoding_message_size(MAX_MESSAGE);
-    transport::serve(stream, server, transport::SILENCE, drain.cancelled_owned())
+    transport::serve(stream, server, transport::DEFAULT_KEEPALIVE_TIMEOUT, drain.cancelled_owned())
         .await
         .map_err(Into::into)
 }

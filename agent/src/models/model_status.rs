@@ -95,13 +95,13 @@ impl ModelStatuses {
             let is_working = [ModelPhase::Fetching, ModelPhase::Loading].contains(&message.phase());
             is_working && message.revision == revision.0
         };
-        if let Some(next) = current.next.as_mut().filter(|next| is_matching(next)) {
+        if let Some(next) = current.replacement.as_mut().filter(|next| is_matching(next)) {
             step.clone_into(&mut next.step);
             next.progress = fraction;
         }
         if is_matching(current) {
-            step.clone_into(&mut current.step);
-            current.progress = fraction;
+            step.clone_into(&mut current.loading_stage);
+            current.loading_progress = fraction;
         }
     }
 
@@ -116,9 +116,9 @@ fn is_same_but_progress(a: &ModelStatus, b: &ModelStatus) -> bool {
         (
             status.phase,
             status.revision,
-            status.memory,
-            &status.problem,
+            status.memory_bytes,
+            &status.error,
         )
     }
-    key(a) == key(b) && a.next.as_deref().map(key) == b.next.as_deref().map(key)
+    key(a) == key(b) && a.replacement.as_deref().map(key) == b.replacement.as_deref().map(key)
 }

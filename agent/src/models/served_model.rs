@@ -143,7 +143,7 @@ pub(super) mod tests {
     }
 
     fn metrics() -> ModelMetrics {
-        let meter = Telemetry::off().meter();
+        let meter = Telemetry::disabled().meter();
         let model = ModelName::new("m").unwrap();
         NodeMetrics::new(EnergyAccounting::without_meters(), &meter).for_model(&model)
     }

@@ -8,7 +8,7 @@ use super::instance::{InstancePhase, ModelInstance};
 /// Builds the status of a model from its current instance and the one that will replace it.
 pub(super) fn status_message(current: &ModelInstance, next: Option<&ModelInstance>) -> ModelStatus {
     ModelStatus {
-        next: next.map(|next| Box::new(instance_message(next))),
+        replacement: next.map(|next| Box::new(instance_message(next))),
         ..instance_message(current)
     }
 }
@@ -17,12 +17,12 @@ fn instance_message(instance: &ModelInstance) -> ModelStatus {
     let mut message = ModelStatus {
         name: instance.model.to_string(),
         revision: instance.revision.0,
-        memory: instance.phase.memory().0,
+        memory_bytes: instance.phase.memory().0,
         ..ModelStatus::default()
     };
     let phase = match &instance.phase {
         InstancePhase::Waiting => {
-            "waiting for memory".clone_into(&mut message.step);
+            "waiting for memory".clone_into(&mut message.loading_stage);
             ModelPhase::Loading
         }
         InstancePhase::Fetching => ModelPhase::Fetching,
@@ -32,10 +32,10 @@ fn instance_message(instance: &ModelInstance) -> ModelStatus {
         | InstancePhase::Draining { .. }
         | InstancePhase::Gone => ModelPhase::Draining,
         InstancePhase::Failed(error) => {
-            message.problem = error.to_string();
+            message.error = error.to_string();
             error.remedy().clone_into(&mut message.remedy);
             if let InstanceError::Memory { needed, .. } = error {
-                message.memory_needed = needed.0;
+                message.required_memory_bytes = needed.0;
             }
             ModelPhase::Failed
         }

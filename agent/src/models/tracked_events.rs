@@ -33,7 +33,7 @@ impl TrackedEvents {
             request,
             counted: 0,
             first_token: None,
-            prefill: Some(span.part(span::PREFILL)),
+            prefill: Some(span.child(span::PREFILL)),
             decode: None,
             span,
         }
@@ -43,7 +43,7 @@ impl TrackedEvents {
         if self.first_token.is_none() {
             self.first_token = Some(self.request.elapsed());
             self.prefill = None;
-            self.decode = Some(self.span.part(span::DECODE));
+            self.decode = Some(self.span.child(span::DECODE));
         }
         self.counted += 1;
         self.request.count_token();
@@ -53,7 +53,7 @@ impl TrackedEvents {
         self.request
             .complete_usage(usage, self.counted, self.first_token);
         (self.prefill, self.decode) = (None, None);
-        if self.span.is_recorded() {
+        if self.span.is_recording() {
             record_usage(&self.span, usage);
         }
     }
@@ -61,11 +61,11 @@ impl TrackedEvents {
 
 /// Records the usage of a complete answer in its span.
 fn record_usage(span: &RequestSpan, usage: &Usage) {
-    span.set(attr::INPUT_TOKENS, i64::from(usage.prompt_tokens));
-    span.set(attr::OUTPUT_TOKENS, i64::from(usage.completion_tokens));
+    span.set_attribute(attr::INPUT_TOKENS, i64::from(usage.prompt_tokens));
+    span.set_attribute(attr::OUTPUT_TOKENS, i64::from(usage.completion_tokens));
     if let Some(energy) = usage.energy {
-        span.set(attr::ENERGY, f64::from(energy.joules.0));
-        span.set(attr::ENERGY_SOURCE, energy.sources.as_str());
+        span.set_attribute(attr::REQUEST_ENERGY, f64::from(energy.joules.0));
+        span.set_attribute(attr::ENERGY_SOURCE, energy.sources.as_str());
     }
 }
 
@@ -80,7 +80,7 @@ impl Stream for TrackedEvents {
             Some(Ok(GenerateEvent::Usage(usage))) => this.complete(usage),
             Some(Err(error)) => {
                 this.request.mark_failed();
-                this.span.failed(error.kind());
+                this.span.record_error(error.kind());
             }
             Some(Ok(GenerateEvent::Finished(_))) | None => {}
         }

@@ -58,7 +58,7 @@ async fn dry_run(
     body: Body,
 ) -> Result<Json<DryRunResult>, ApiError> {
     let body: RouteBody = read_json(body, state.max_body).await?;
-    let (route, input, max_tokens) = body.check(&headers)?;
+    let (route, input, max_tokens) = body.validate(&headers)?;
     let dry_run = state.dispatcher.dry_run(&route, &input, max_tokens).await;
     let mut decision = dry_run.decision;
     let (view, zones) = (state.fleet.view(), dry_run.zones.as_ref());

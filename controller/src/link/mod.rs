@@ -109,7 +109,7 @@ impl LinkAcceptor {
         let reversed = async {
             let mut first = [0];
             stream.peek(&mut first).await?;
-            if !preface::is_reversed(&first) {
+            if !preface::is_reverse_connection(&first) {
                 return Ok(None);
             }
             preface::read(&mut stream).await.map(Some)

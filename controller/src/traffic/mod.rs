@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use flotilla_core::energy::EnergySources;
 use flotilla_dispatch::{EndedRequest, RequestListener};
-use flotilla_telemetry::front::ServerMetrics;
+use flotilla_telemetry::server_metrics::ServerMetrics;
 use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;

@@ -45,14 +45,14 @@ async fn begin(
     mut generations: Vec<GenerateRequest<Route>>,
 ) -> Result<(ServedBy, EventStream), BackendError> {
     if generations.len() == 1 {
-        let BackendAnswer { by, content } = backend.generate(generations.remove(0)).await?;
+        let BackendAnswer { served_by: by, content } = backend.generate(generations.remove(0)).await?;
         return Ok((by, content));
     }
     let choices = generations.first().map_or(1, |request| request.choices);
     let answers = try_join_all(generations.into_iter().map(|r| backend.generate(r))).await?;
     let by = answers
         .first()
-        .map(|answer| answer.by.clone())
+        .map(|answer| answer.served_by.clone())
         .ok_or_else(|| RequestError::invalid("prompt", "'prompt' must not be empty."))?;
     let prompts = answers.into_iter().zip(0..).map(|(answer, prompt)| {
         let renumber = move |batch: Result<Vec<GenerateEvent>, RequestError>| {

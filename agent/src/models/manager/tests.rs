@@ -45,7 +45,7 @@ impl TestManager {
             return_memory: || {},
             metrics: NodeMetrics::new(
                 EnergyAccounting::without_meters(),
-                &Telemetry::off().meter(),
+                &Telemetry::disabled().meter(),
             ),
         };
         let artifacts = ArtifactStore::new("/nowhere".into(), Arc::default(), None);
@@ -118,12 +118,12 @@ async fn old_revision_serves_until_the_new_one_is_ready() {
     let old = manager.table.get(&name).unwrap();
     let request = old.admit(QueueKey::default(), None).await.ok().unwrap();
     manager.desired.send_replace(vec![heavy(2, MEMORY / 3, 50)]);
-    let both = manager.until(|models| models[0].next.is_some()).await;
+    let both = manager.until(|models| models[0].replacement.is_some()).await;
     assert_eq!((both[0].phase(), both[0].revision), (ModelPhase::Ready, 1));
-    let next = both[0].next.as_ref().unwrap();
+    let next = both[0].replacement.as_ref().unwrap();
     assert_eq!((next.phase(), next.revision), (ModelPhase::Loading, 2));
     let ready = manager
-        .until(|models| models[0].revision == 2 && models[0].next.is_none())
+        .until(|models| models[0].revision == 2 && models[0].replacement.is_none())
         .await;
     assert_eq!(ready[0].phase(), ModelPhase::Ready);
     drop(request);
@@ -133,7 +133,7 @@ async fn old_revision_serves_until_the_new_one_is_ready() {
     broken.model.as_mut().unwrap().spec.options.load_error = Some("broken".into());
     manager.desired.send_replace(vec![broken]);
     let failed = |models: &[ModelStatus]| {
-        let next = models[0].next.as_ref();
+        let next = models[0].replacement.as_ref();
         next.is_some_and(|next| next.phase() == ModelPhase::Failed)
     };
     let failed = manager.until(failed).await;
@@ -142,7 +142,7 @@ async fn old_revision_serves_until_the_new_one_is_ready() {
         (ModelPhase::Ready, 2)
     );
     manager.desired.send_replace(vec![heavy(2, MEMORY / 3, 0)]);
-    let back = manager.until(|models| models[0].next.is_none()).await;
+    let back = manager.until(|models| models[0].replacement.is_none()).await;
     assert_eq!((back[0].phase(), back[0].revision), (ModelPhase::Ready, 2));
 }
 
@@ -180,7 +180,7 @@ async fn model_waits_for_the_memory_of_a_draining_one() {
     let waiting = manager.until(|models| models.len() == 2).await;
     assert_eq!(waiting[0].phase(), ModelPhase::Draining);
     assert_eq!(
-        (waiting[1].phase(), waiting[1].step.as_str()),
+        (waiting[1].phase(), waiting[1].loading_stage.as_str()),
         (ModelPhase::Loading, "waiting for memory")
     );
     drop(request);
@@ -219,7 +219,7 @@ async fn failed_load_reports_its_problem_and_remedy() {
     spec.source = Some(ModelSource::Path("/nowhere/at/all".into()));
     manager.desired.send_replace(vec![missing.clone()]);
     let failed = manager.until(phase(ModelPhase::Failed)).await;
-    assert!(failed[0].problem.contains("does not exist"), "{failed:?}");
+    assert!(failed[0].error.contains("does not exist"), "{failed:?}");
     assert!(failed[0].remedy.contains("spec.source.path"), "{failed:?}");
 
     missing.revision = ModelRevision(2);
@@ -232,7 +232,7 @@ async fn failed_load_reports_its_problem_and_remedy() {
     let failed = manager
         .until(|models| models[0].revision == 2 && models[0].phase() == ModelPhase::Failed)
         .await;
-    assert!(failed[0].problem.contains("1.0 GiB"), "{failed:?}");
+    assert!(failed[0].error.contains("1.0 GiB"), "{failed:?}");
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ impl Recorded {
             }
             let metric = known(name).unwrap_or_else(|| panic!("{place}: {name} is no metric"));
             let mut labels = &labels(metric, name) | &scraped();
-            if metric.by == Reporter::Agent {
+            if metric.reporter == Reporter::Agent {
                 labels.insert("flotilla_node".into());
             }
             labels
@@ -95,12 +95,12 @@ pub(super) fn check_told(text: &str, controller: bool) -> BTreeSet<&'static str>
         let name = told.metrics.first().unwrap();
         let metric = known(name).unwrap_or_else(|| panic!("{name} is not in the table"));
         let mut may = labels(metric, name);
-        if metric.by == Reporter::Agent && controller {
+        if metric.reporter == Reporter::Agent && controller {
             assert!(told.labels.contains("flotilla_node"), "{line}");
             may.insert("flotilla_node".into());
         }
         assert!(told.labels.is_subset(&may), "{line}");
-        assert!(controller || metric.by == Reporter::Agent, "{line}");
+        assert!(controller || metric.reporter == Reporter::Agent, "{line}");
     }
     told
 }

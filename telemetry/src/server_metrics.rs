@@ -25,7 +25,7 @@ pub struct RequestLabels<'a> {
     /// `chat`, `text_completion` or `embeddings`.
     pub operation: &'static str,
     /// What the client asked for, where the fleet has that.
-    pub requested: Option<&'a str>,
+    pub requested_model: Option<&'a str>,
     /// The model that answered.
     pub model: Option<&'a str>,
     pub task: Option<&'a str>,
@@ -39,28 +39,28 @@ pub struct RequestLabels<'a> {
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RequestStats {
     /// To its end.
-    pub total: Duration,
+    pub duration: Duration,
     /// Why it failed, in a word, if it did.
-    pub error: Option<&'static str>,
+    pub error_type: Option<&'static str>,
     /// To its first token, if there was one.
-    pub first_token: Option<Duration>,
+    pub time_to_first_token: Option<Duration>,
     /// How long its node wrote after that, where it says so.
-    pub decode: Option<Duration>,
+    pub decode_time: Option<Duration>,
     pub input_tokens: u64,
     pub output_tokens: u64,
     pub joules: f64,
     /// Of CO2 equivalent.
-    pub grams: Option<f64>,
+    pub co2_grams: Option<f64>,
     pub cost: Option<f64>,
 }
 
 impl RequestStats {
     /// Time per token after the first one. `None` where there is none.
     #[must_use]
-    pub fn per_token(&self) -> Option<Duration> {
+    pub fn time_per_output_token(&self) -> Option<Duration> {
         let more = self.output_tokens.checked_sub(1).filter(|more| *more > 0)?;
-        let since_first = || self.total.checked_sub(self.first_token?);
-        let writing = self.decode.or_else(since_first)?;
+        let since_first = || self.duration.checked_sub(self.time_to_first_token?);
+        let writing = self.decode_time.or_else(since_first)?;
         Some(writing.div_f64(more as f64))
     }
 }
@@ -108,7 +108,7 @@ struct BoundInstruments {
 impl BoundInstruments {
     fn spent(&self, front: &ServerMetrics, took: &RequestStats) {
         self.energy.record(took.joules);
-        if let Some(grams) = took.grams {
+        if let Some(grams) = took.co2_grams {
             let bind = || front.emissions.bind(&self.own);
             self.emissions.get_or_init(bind).add(grams);
         }
@@ -135,7 +135,7 @@ impl ServerMetrics {
     pub fn new(meter: &Meter) -> Self {
         let in_flight = Arc::new(AtomicU64::new(0));
         let seen = in_flight.clone();
-        observe_counts(meter, &names::IN_FLIGHT, move |tell| {
+        observe_counts(meter, &names::REQUESTS_IN_FLIGHT, move |tell| {
             tell(seen.load(Ordering::Relaxed), &[]);
         });
         let (hedges, retries) = (
@@ -145,7 +145,7 @@ impl ServerMetrics {
         // What happens seldom is told from the beginning on, or its first time would be no increase.
         retries.add(0, &[]);
         for won in [true, false] {
-            hedges.add(0, &[KeyValue::new(attr::WON, won)]);
+            hedges.add(0, &[KeyValue::new(attr::HEDGE_WON, won)]);
         }
         Self {
             duration: histogram(meter, &names::REQUEST_DURATION),
@@ -156,9 +156,9 @@ impl ServerMetrics {
             emissions: sum(meter, &names::REQUEST_EMISSIONS),
             cost: sum(meter, &names::REQUEST_COST),
             node_energy: sum(meter, &names::NODE_REQUEST_ENERGY),
-            key_energy: sum(meter, &names::KEY_REQUEST_ENERGY),
+            key_energy: sum(meter, &names::API_KEY_ENERGY),
             dispatch: histogram(meter, &names::DISPATCH_DURATION).bind(&[]),
-            classified: counter(meter, &names::CLASSIFIED),
+            classified: counter(meter, &names::CLASSIFICATIONS),
             cascade: counter(meter, &names::CASCADE_ANSWERS),
             hedges,
             retries,
@@ -171,7 +171,7 @@ impl ServerMetrics {
 
     /// A request arrives.
     #[must_use]
-    pub fn arrives(&self) -> InFlightGuard {
+    pub fn start_request(&self) -> InFlightGuard {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlightGuard(self.in_flight.clone())
     }
@@ -183,9 +183,9 @@ impl ServerMetrics {
     }
 
     /// A request has ended.
-    pub fn ended(&self, labels: RequestLabels<'_>, took: &RequestStats) {
-        let seconds = took.total.as_secs_f64();
-        if let Some(error) = took.error {
+    pub fn record_request(&self, labels: RequestLabels<'_>, took: &RequestStats) {
+        let seconds = took.duration.as_secs_f64();
+        if let Some(error) = took.error_type {
             let mut attributes = labels.of_gen_ai();
             attributes.push(KeyValue::new(attr::ERROR_TYPE, error));
             self.duration.record(seconds, &attributes);
@@ -196,10 +196,10 @@ impl ServerMetrics {
         }
         let instruments = self.instruments(labels);
         instruments.duration.record(seconds);
-        if let Some(first) = took.first_token {
+        if let Some(first) = took.time_to_first_token {
             instruments.first_token.record(first.as_secs_f64());
         }
-        if let Some(per_token) = took.per_token() {
+        if let Some(per_token) = took.time_per_output_token() {
             instruments.per_token.record(per_token.as_secs_f64());
         }
         instruments.input.record(took.input_tokens);
@@ -211,7 +211,7 @@ impl ServerMetrics {
 
     /// A node, and whoever asked, used energy for a request. `key`: a hash of who asked, 0 for
     /// nobody in particular.
-    pub fn energy(&self, node: &str, key: u64, joules: f64) {
+    pub fn record_energy(&self, node: &str, key: u64, joules: f64) {
         let known = self
             .nodes
             .read()
@@ -237,41 +237,41 @@ impl ServerMetrics {
             OTHER.to_owned()
         };
         self.key_energy
-            .add(joules, &[KeyValue::new(attr::KEY, name)]);
+            .add(joules, &[KeyValue::new(attr::API_KEY_HASH, name)]);
     }
 
     /// A decision took so long.
-    pub fn decided(&self, took: Duration) {
+    pub fn record_dispatch(&self, took: Duration) {
         self.dispatch.record(took.as_secs_f64());
     }
 
     /// A request's task was looked for.
-    pub fn classified(&self, task: Option<&str>, abstained: bool) {
+    pub fn record_classification(&self, task: Option<&str>, abstained: bool) {
         let task = task.unwrap_or(OTHER).to_owned();
         let attributes = [
             KeyValue::new(attr::TASK, task),
-            KeyValue::new(attr::ABSTAINED, abstained),
+            KeyValue::new(attr::CLASSIFY_ABSTAINED, abstained),
         ];
         self.classified.add(1, &attributes);
     }
 
     /// A smaller model has answered, or not.
-    pub fn tier(&self, task: &str, model: &str, verdict: &'static str) {
+    pub fn record_cascade_answer(&self, task: &str, model: &str, verdict: &'static str) {
         let attributes = [
             KeyValue::new(attr::TASK, task.to_owned()),
             KeyValue::new(attr::MODEL, model.to_owned()),
-            KeyValue::new(attr::VERDICT, verdict),
+            KeyValue::new(attr::CASCADE_OUTCOME, verdict),
         ];
         self.cascade.add(1, &attributes);
     }
 
     /// A second replica was asked.
-    pub fn hedged(&self, won: bool) {
-        self.hedges.add(1, &[KeyValue::new(attr::WON, won)]);
+    pub fn record_hedge(&self, won: bool) {
+        self.hedges.add(1, &[KeyValue::new(attr::HEDGE_WON, won)]);
     }
 
     /// So many replicas were asked after one had failed.
-    pub fn retried(&self, tries: u64) {
+    pub fn record_retries(&self, tries: u64) {
         self.retries.add(tries, &[]);
     }
 
@@ -331,7 +331,7 @@ impl RequestLabels<'_> {
             KeyValue::new(attr::PROVIDER, PROVIDER),
             KeyValue::new(
                 attr::REQUEST_MODEL,
-                self.requested.unwrap_or(OTHER).to_owned(),
+                self.requested_model.unwrap_or(OTHER).to_owned(),
             ),
         ];
         if let Some(model) = self.model {
@@ -357,46 +357,46 @@ mod tests {
         let front = ServerMetrics::new(&provider.meter("flotilla"));
         let labels = RequestLabels {
             operation: "chat",
-            requested: Some("auto"),
+            requested_model: Some("auto"),
             model: Some("m"),
             task: Some("t"),
             energy_source: "rapl",
             currency: Some("EUR"),
         };
         let took = RequestStats {
-            total: Duration::from_millis(600),
-            first_token: Some(Duration::from_millis(100)),
+            duration: Duration::from_millis(600),
+            time_to_first_token: Some(Duration::from_millis(100)),
             input_tokens: 5,
             output_tokens: 11,
             joules: 2.0,
-            grams: Some(0.5),
+            co2_grams: Some(0.5),
             cost: Some(0.25),
             ..RequestStats::default()
         };
-        assert_eq!(took.per_token(), Some(Duration::from_millis(50)));
-        let under_way = front.arrives();
-        front.ended(labels, &took);
-        front.ended(
+        assert_eq!(took.time_per_output_token(), Some(Duration::from_millis(50)));
+        let under_way = front.start_request();
+        front.record_request(labels, &took);
+        front.record_request(
             RequestLabels {
-                requested: None,
+                requested_model: None,
                 ..labels
             },
             &RequestStats {
-                error: Some("timeout"),
+                error_type: Some("timeout"),
                 ..took
             },
         );
         for key in 1..=2 * KEYS as u64 {
-            front.energy("n1", key << 32, 1.0);
+            front.record_energy("n1", key << 32, 1.0);
         }
-        let text = exposition.text();
+        let text = exposition.encode_text();
         drop(under_way);
         for line in [
             r#"gen_ai_server_request_duration_seconds_sum{error_type="timeout",gen_ai_operation_name="chat",gen_ai_provider_name="flotilla",gen_ai_request_model="_OTHER",gen_ai_response_model="m"} 0.6"#,
             r#"gen_ai_server_time_per_output_token_seconds_sum{gen_ai_operation_name="chat",gen_ai_provider_name="flotilla",gen_ai_request_model="auto",gen_ai_response_model="m"} 0.05"#,
             r#"flotilla_request_energy_joules_sum{flotilla_energy_source="rapl",flotilla_model="m",flotilla_task="t"} 4"#,
             r#"flotilla_request_cost_total{flotilla_currency="EUR",flotilla_model="m",flotilla_task="t"} 0.5"#,
-            r#"flotilla_key_request_energy_joules_total{flotilla_key="_OTHER"} 100"#,
+            r#"flotilla_api_key_request_energy_joules_total{flotilla_api_key_hash="_OTHER"} 100"#,
             r#"flotilla_node_request_energy_joules_total{flotilla_node="n1"} 200"#,
             "flotilla_requests_in_flight 1",
         ] {
