@@ -49,7 +49,7 @@ impl InferenceService {
         let call = self
             .tracer
             .continue_remote(metadata.as_ref(), || format!("{operation} {model}"));
-        if call.is_recorded() {
+        if call.is_recording() {
             call.set(attr::OPERATION, operation);
             call.set(attr::PROVIDER, PROVIDER);
             call.set(attr::REQUEST_MODEL, model.to_owned());

@@ -194,13 +194,13 @@ impl NodeState {
 /// The part of a report that placement and routing depend on.
 fn routing_status(models: &[ModelStatus]) -> impl Iterator<Item = impl PartialEq + '_> {
     models.iter().map(|status| {
-        let next = status.next.as_ref();
+        let next = status.replacement.as_ref();
         let next = next.map(|next| (next.phase, next.revision));
         (
             &status.name,
             status.phase,
             status.revision,
-            status.memory,
+            status.memory_bytes,
             next,
         )
     })

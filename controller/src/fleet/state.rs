@@ -344,7 +344,7 @@ impl FleetState {
                     model,
                 };
                 self.learn_from_status(&assignment, status, now);
-                if let Some(next) = &status.next {
+                if let Some(next) = &status.replacement {
                     self.learn_from_status(&assignment, next, now);
                 }
             }
@@ -358,17 +358,17 @@ impl FleetState {
         let model = &assignment.model;
         match status.phase() {
             ModelPhase::Ready => {
-                self.measured_memory.record(model, revision, status.memory);
+                self.measured_memory.record(model, revision, status.memory_bytes);
                 self.failures.clear(assignment);
             }
             ModelPhase::Failed => {
-                let needed = status.memory_needed;
+                let needed = status.required_memory_bytes;
                 self.measured_memory.record(model, revision, needed);
                 let failure = LoadFailureView {
                     revision,
                     problem: match status.remedy.as_str() {
-                        "" => status.problem.clone(),
-                        remedy => format!("{} ({remedy})", status.problem),
+                        "" => status.error.clone(),
+                        remedy => format!("{} ({remedy})", status.error),
                     },
                 };
                 self.failures.record(assignment.clone(), failure, now);

@@ -58,7 +58,7 @@ fn status(phase: ModelPhase, queue: u32) -> ModelStatus {
         name: "m".into(),
         revision: revision(queue).0,
         phase: phase.into(),
-        problem: "no file".into(),
+        error: "no file".into(),
         ..ModelStatus::default()
     }
 }
@@ -353,11 +353,11 @@ fn memory_reported_by_a_node_is_known_for_the_model() {
     let memory = |fleet: &mut TestState| fleet.state.build_view(1, fleet.now).models["m"].memory;
     assert_eq!(memory(&mut fleet), None);
     let mut refused = status(ModelPhase::Failed, 7);
-    refused.memory_needed = 70;
+    refused.required_memory_bytes = 70;
     fleet.report("s1", vec![refused]);
     assert_eq!(memory(&mut fleet), Some(Bytes(70)));
     let mut ready = status(ModelPhase::Ready, 7);
-    ready.memory = 80;
+    ready.memory_bytes = 80;
     fleet.report("s1", vec![ready]);
     assert_eq!(memory(&mut fleet), Some(Bytes(80)));
 }
