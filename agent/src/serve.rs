@@ -50,11 +50,11 @@ impl InferenceService {
             .tracer
             .continue_remote(metadata.as_ref(), || format!("{operation} {model}"));
         if call.is_recording() {
-            call.set(attr::OPERATION, operation);
-            call.set(attr::PROVIDER, PROVIDER);
-            call.set(attr::REQUEST_MODEL, model.to_owned());
-            call.set(attr::RESPONSE_MODEL, model.to_owned());
-            call.set(attr::NODE, self.node.to_string());
+            call.set_attribute(attr::OPERATION, operation);
+            call.set_attribute(attr::PROVIDER, PROVIDER);
+            call.set_attribute(attr::REQUEST_MODEL, model.to_owned());
+            call.set_attribute(attr::RESPONSE_MODEL, model.to_owned());
+            call.set_attribute(attr::NODE, self.node.to_string());
         }
         call
     }
@@ -169,7 +169,9 @@ impl Inference for InferenceService {
         _request: Request<v1::MetricsRequest>,
     ) -> Result<Response<v1::MetricsResponse>, Status> {
         let families = self.exposition.encode_protobuf();
-        Ok(Response::new(v1::MetricsResponse { metric_families: families }))
+        Ok(Response::new(v1::MetricsResponse {
+            metric_families: families,
+        }))
     }
 }
 

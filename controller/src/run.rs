@@ -8,7 +8,7 @@ use flotilla_dispatch::{
     DecisionLog, DispatchConfig, Dispatcher, PendingQueue, RequestObserver, train_classifiers,
 };
 use flotilla_gateway::RequestLimits;
-use flotilla_telemetry::front::ServerMetrics;
+use flotilla_telemetry::server_metrics::ServerMetrics;
 use flotilla_telemetry::{ServiceIdentity, Telemetry, TelemetrySettings};
 use tokio::net::TcpListener;
 use tokio::sync::watch;

@@ -11,7 +11,7 @@ use flotilla_core::spec::AbstainRule;
 use flotilla_core::{Joules, ModelName, NodeName, TaskName};
 use flotilla_dispatch::{DecisionLog, RequestObserver};
 use flotilla_telemetry::Telemetry;
-use flotilla_telemetry::front::ServerMetrics;
+use flotilla_telemetry::server_metrics::ServerMetrics;
 
 /// A decision as a request of a task with two models leaves it.
 fn decision(classifier: &Classifier) -> RoutingDecision {
@@ -61,7 +61,7 @@ fn bench(c: &mut Criterion) {
     let decisions = DecisionLog::new(
         "bench",
         100_000,
-        RequestObserver::metrics_only(Arc::new(ServerMetrics::new(&Telemetry::off().meter()))),
+        RequestObserver::metrics_only(Arc::new(ServerMetrics::new(&Telemetry::disabled().meter()))),
     );
     c.bench_function("record a decision and its outcome", |b| {
         b.iter_batched(

@@ -100,10 +100,10 @@ impl Attempt<'_> {
 /// The span of a call to a replica.
 fn forward_span(replica: &ReplicaView, method: &'static str) -> RequestSpan {
     let span = RequestSpan::client_call(|| span::FORWARD.to_owned());
-    if span.is_recorded() {
-        span.set("rpc.system.name", "grpc");
-        span.set("rpc.method", format!("flotilla.v1.Inference/{method}"));
-        span.set(attr::NODE, replica.node.to_string());
+    if span.is_recording() {
+        span.set_attribute("rpc.system.name", "grpc");
+        span.set_attribute("rpc.method", format!("flotilla.v1.Inference/{method}"));
+        span.set_attribute(attr::NODE, replica.node.to_string());
     }
     span
 }

@@ -136,7 +136,7 @@ mod tests {
     use flotilla_core::routing::OutcomeStatus;
     use flotilla_core::{Joules, NodeName};
     use flotilla_telemetry::Telemetry;
-    use flotilla_telemetry::front::ServerMetrics;
+    use flotilla_telemetry::server_metrics::ServerMetrics;
 
     #[test]
     fn the_newest_decisions_are_kept_with_their_outcomes() {

@@ -7,8 +7,8 @@ use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::{RequestError, Usage};
 use flotilla_core::routing::{OutcomeStatus, RequestOutcome};
 use flotilla_core::{ModelName, TaskName};
-use flotilla_telemetry::front::{RequestLabels, RequestStats};
 use flotilla_telemetry::names::attr;
+use flotilla_telemetry::server_metrics::{RequestLabels, RequestStats};
 use flotilla_telemetry::trace::RequestSpan;
 
 use crate::decision_log::StoredDecision;
@@ -141,14 +141,14 @@ impl DecisionRecorder {
             outcome.currency = energy.price.map(|price| price.currency);
         }
         let stats = RequestStats {
-            total,
-            error,
-            first_token: self.first_token,
-            decode: self.decode,
+            duration: total,
+            error_type: error,
+            time_to_first_token: self.first_token,
+            decode_time: self.decode,
             input_tokens: u64::from(outcome.prompt_tokens.unwrap_or(0)),
             output_tokens: u64::from(outcome.completion_tokens.unwrap_or(0)),
             joules: f64::from(energy.joules.0),
-            grams: energy.grams,
+            co2_grams: energy.grams,
             cost: outcome.cost,
         };
         self.count(&outcome, &stats, &energy);
@@ -160,31 +160,31 @@ impl DecisionRecorder {
         let decision = &self.stored.decision;
         let labels = RequestLabels {
             operation: self.context.operation,
-            requested: self.known_target.then_some(decision.requested.as_str()),
+            requested_model: self.known_target.then_some(decision.requested.as_str()),
             model: decision.model.as_ref().map(ModelName::as_str),
             task: decision.task.as_ref().map(TaskName::as_str),
             energy_source: energy.sources.as_str(),
             currency: energy.price.as_ref().map(|price| price.currency.as_str()),
         };
         let metrics = &self.observer.metrics;
-        metrics.ended(labels, stats);
+        metrics.record_request(labels, stats);
         self.observer.listener.request_ended(&EndedRequest {
             id: &self.id,
             at: self.stored.at,
             decision,
             outcome,
             energy: *energy,
-            time_per_token: stats.per_token(),
+            time_per_token: stats.time_per_output_token(),
         });
         for tier in &decision.tiers {
-            metrics.tier(
+            metrics.record_cascade_answer(
                 labels.task.unwrap_or_default(),
                 tier.model.as_str(),
                 tier.verdict.as_str(),
             );
         }
         for hedge in &decision.hedges {
-            metrics.hedged(hedge.won);
+            metrics.record_hedge(hedge.won);
         }
         if self.span().is_recording() {
             set_span_attributes(self.span(), &self.id, &labels, stats);
@@ -206,10 +206,10 @@ fn set_span_attributes(
     if let Some(task) = labels.task {
         span.set_attribute(attr::TASK, task.to_owned());
     }
-    if let Some(first) = stats.first_token {
+    if let Some(first) = stats.time_to_first_token {
         span.set_attribute(attr::TIME_TO_FIRST_CHUNK, first.as_secs_f64());
     }
-    if stats.error.is_none() {
+    if stats.error_type.is_none() {
         span.set_attribute(attr::INPUT_TOKENS, stats.input_tokens as i64);
         span.set_attribute(attr::OUTPUT_TOKENS, stats.output_tokens as i64);
         span.set_attribute(attr::REQUEST_ENERGY, stats.joules);

@@ -113,9 +113,9 @@ impl Dispatcher {
             decision,
         );
         if let Some(classified) = &decision.classified {
-            classify.set(attr::TASK, classified.best_task.to_string());
-            classify.set(attr::CLASSIFY_CONFIDENCE, f64::from(classified.confidence));
-            classify.set(attr::CLASSIFY_ABSTAINED, classified.abstained);
+            classify.set_attribute(attr::TASK, classified.best_task.to_string());
+            classify.set_attribute(attr::CLASSIFY_CONFIDENCE, f64::from(classified.confidence));
+            classify.set_attribute(attr::CLASSIFY_ABSTAINED, classified.abstained);
         }
         let plan = plan?;
         // Prompts that are held to privacy zones stay out of the record.
@@ -189,7 +189,10 @@ impl Dispatcher {
         let (by, mut recorder) = execution.answered(replica);
         recorder.first_events();
         let content: EventStream = Box::pin(answer.recorded(recorder, deadline, trace_content));
-        BackendAnswer { served_by: by, content }
+        BackendAnswer {
+            served_by: by,
+            content,
+        }
     }
 }
 
@@ -207,7 +210,9 @@ impl Backend for Dispatcher {
         let plan = self.plan(&request.model, profile, &mut decision).await;
         if let Some(classified) = &decision.classified {
             let task = decision.task.as_ref().map(TaskName::as_str);
-            self.observer.metrics.classified(task, classified.abstained);
+            self.observer
+                .metrics
+                .record_classification(task, classified.abstained);
         }
         let plan = match plan {
             Ok(plan) => plan,
@@ -283,7 +288,10 @@ impl Backend for Dispatcher {
                     });
                     content.energy = Some(recorder.energy());
                     recorder.answered();
-                    return Ok(BackendAnswer { served_by: by, content });
+                    return Ok(BackendAnswer {
+                        served_by: by,
+                        content,
+                    });
                 }
                 Err(error) => {
                     if let Err(error) = execution.record_failure(&replica, error) {

@@ -96,8 +96,11 @@ impl<'a> PlanExecution<'a> {
         let route = RequestSpan::child_of_current(span::ROUTE);
         let began = Instant::now();
         let step = self.select(None);
-        self.dispatcher.observer.metrics.decided(began.elapsed());
-        if route.is_recorded() {
+        self.dispatcher
+            .observer
+            .metrics
+            .record_dispatch(began.elapsed());
+        if route.is_recording() {
             self.set_route_attributes(&route);
         }
         drop(route);
@@ -307,7 +310,10 @@ impl<'a> PlanExecution<'a> {
         let mut decision = std::mem::take(&mut self.decision);
         let retries = self.retry.take_retries(decision.hedges.len());
         if retries > 0 {
-            self.dispatcher.observer.metrics.retried(u64::from(retries));
+            self.dispatcher
+                .observer
+                .metrics
+                .record_retries(u64::from(retries));
         }
         let (mut candidates, mut rejected) = std::mem::take(&mut self.earlier);
         candidates.append(&mut decision.candidates);

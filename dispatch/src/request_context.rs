@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use flotilla_core::energy::{EnergyUsage, Grid};
 use flotilla_core::{NodeName, ZoneName};
-use flotilla_telemetry::front::{InFlightGuard, RequestLabels, RequestStats, ServerMetrics};
+use flotilla_telemetry::server_metrics::{
+    InFlightGuard, RequestLabels, RequestStats, ServerMetrics,
+};
 use flotilla_telemetry::trace::RequestSpan;
 use parking_lot::Mutex;
 
@@ -44,7 +46,7 @@ impl RequestContext {
             span: RequestSpan::current(),
             energy: Mutex::default(),
             has_recorder: AtomicBool::new(false),
-            _in_flight: metrics.arrives(),
+            _in_flight: metrics.start_request(),
             metrics,
         }
     }
@@ -58,7 +60,7 @@ impl RequestContext {
     ) -> EnergyUsage {
         let energy = energy.at(self.grid.rates(zone));
         let joules = f64::from(energy.joules.0);
-        self.metrics.energy(node.as_str(), self.key, joules);
+        self.metrics.record_energy(node.as_str(), self.key, joules);
         let mut sum = self.energy.lock();
         *sum = sum.and(energy);
         energy
@@ -85,20 +87,20 @@ impl Drop for RequestContext {
         self.span.record_error("cancelled");
         let labels = RequestLabels {
             operation: self.operation,
-            requested: None,
+            requested_model: None,
             model: None,
             task: None,
             energy_source: energy.sources.as_str(),
             currency: energy.price.as_ref().map(|price| price.currency.as_str()),
         };
         let stats = RequestStats {
-            total: self.arrived.elapsed(),
-            error: Some("cancelled"),
+            duration: self.arrived.elapsed(),
+            error_type: Some("cancelled"),
             joules: f64::from(energy.joules.0),
-            grams: energy.grams,
+            co2_grams: energy.grams,
             cost: energy.price.map(|price| price.amount),
             ..RequestStats::default()
         };
-        self.metrics.ended(labels, &stats);
+        self.metrics.record_request(labels, &stats);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flotilla_core::energy::{EnergyUsage, Grid};
 use flotilla_core::routing::{RequestOutcome, RoutingDecision};
-use flotilla_telemetry::front::ServerMetrics;
+use flotilla_telemetry::server_metrics::ServerMetrics;
 
 use crate::request_context::RequestContext;
 

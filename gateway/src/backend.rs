@@ -38,7 +38,10 @@ impl ServedBy {
     /// What the client is told where the answer broke off, with the prompt in `field`.
     pub(crate) fn failed(&self, error: RequestError, field: &str) -> ApiError {
         let decision = Some(self.decision_id.clone());
-        ApiError::prompt_in(field)(BackendError { error, decision_id: decision })
+        ApiError::prompt_in(field)(BackendError {
+            error,
+            decision_id: decision,
+        })
     }
 }
 

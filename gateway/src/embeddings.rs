@@ -110,7 +110,10 @@ pub(crate) async fn answer(
         queue_key: QueueKey::default(),
         deadline: None,
     };
-    let BackendAnswer { served_by: by, content } = backend
+    let BackendAnswer {
+        served_by: by,
+        content,
+    } = backend
         .embed(request)
         .await
         .map_err(ApiError::prompt_in("input"))?;

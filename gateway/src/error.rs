@@ -90,7 +90,10 @@ impl ApiError {
     /// Names `field` where a prompt was too long: only the endpoint knows what it calls it.
     pub(crate) fn prompt_in<E: Into<BackendError>>(field: &str) -> impl Fn(E) -> Self {
         move |refusal| {
-            let BackendError { error, decision_id: decision } = refusal.into();
+            let BackendError {
+                error,
+                decision_id: decision,
+            } = refusal.into();
             let too_long = matches!(error, RequestError::ContextLength(_));
             let mut error = Self::from(error);
             if too_long {

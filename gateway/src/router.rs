@@ -26,7 +26,9 @@ pub struct RequestLimits {
 
 impl Default for RequestLimits {
     fn default() -> Self {
-        Self { max_body_bytes: 4 << 20 }
+        Self {
+            max_body_bytes: 4 << 20,
+        }
     }
 }
 
@@ -101,7 +103,8 @@ async fn text_completions<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (completion, sampling) = body::read_two::<CompletionBody, _>(body, app.limits.max_body_bytes).await?;
+    let (completion, sampling) =
+        body::read_two::<CompletionBody, _>(body, app.limits.max_body_bytes).await?;
     completions::answer(&app.backend, completion.check(sampling, &headers)?).await
 }
 

@@ -16,10 +16,7 @@ pub enum ConvertError {
     #[error("field '{0}' is missing")]
     Missing(&'static str),
     #[error("field '{field}' {reason}")]
-    Invalid {
-        field: &'static str,
-        reason: String,
-    },
+    Invalid { field: &'static str, reason: String },
 }
 
 impl From<ConvertError> for tonic::Status {

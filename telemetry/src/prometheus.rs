@@ -54,7 +54,10 @@ impl PrometheusRegistry {
 
     /// The metrics in text format with those of nodes, which get a label that says whose they are.
     #[must_use]
-    pub fn encode_text_with_nodes(&self, nodes: impl IntoIterator<Item = (String, Vec<u8>)>) -> String {
+    pub fn encode_text_with_nodes(
+        &self,
+        nodes: impl IntoIterator<Item = (String, Vec<u8>)>,
+    ) -> String {
         let mut families: BTreeMap<String, MetricFamily> = BTreeMap::new();
         for family in self.registry.gather() {
             families.insert(family.name().to_owned(), family);

@@ -373,7 +373,10 @@ mod tests {
             cost: Some(0.25),
             ..RequestStats::default()
         };
-        assert_eq!(took.time_per_output_token(), Some(Duration::from_millis(50)));
+        assert_eq!(
+            took.time_per_output_token(),
+            Some(Duration::from_millis(50))
+        );
         let under_way = front.start_request();
         front.record_request(labels, &took);
         front.record_request(

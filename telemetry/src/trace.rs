@@ -35,13 +35,21 @@ impl Tracer {
 
     /// A client's request arrives: the trace goes on that its headers name, or a new one begins where
     /// the sampler wants it.
-    pub fn start_root(&self, headers: &HeaderMap, name: impl Into<Cow<'static, str>>) -> RequestSpan {
+    pub fn start_root(
+        &self,
+        headers: &HeaderMap,
+        name: impl Into<Cow<'static, str>>,
+    ) -> RequestSpan {
         let parent = extract(headers);
         self.start(&parent, name)
     }
 
     /// A controller's request arrives: its trace goes on if it is sampled. None begins here.
-    pub fn continue_remote(&self, headers: &HeaderMap, name: impl FnOnce() -> String) -> RequestSpan {
+    pub fn continue_remote(
+        &self,
+        headers: &HeaderMap,
+        name: impl FnOnce() -> String,
+    ) -> RequestSpan {
         if self.inner.is_none() || !headers.contains_key(TRACEPARENT) {
             return RequestSpan::default();
         }
@@ -246,7 +254,11 @@ mod tests {
             !told.contains("b7ad6b7169203331"),
             "the part is the parent: {told}"
         );
-        assert!(tracer.continue_remote(&sent, || "chat m".into()).is_recording());
+        assert!(
+            tracer
+                .continue_remote(&sent, || "chat m".into())
+                .is_recording()
+        );
     }
 
     #[test]
@@ -260,7 +272,11 @@ mod tests {
             let mut sent = HeaderMap::new();
             part.inject_headers(&mut sent);
             assert!(sent.is_empty());
-            assert!(!tracer.continue_remote(&headers, || "chat".into()).is_recording());
+            assert!(
+                !tracer
+                    .continue_remote(&headers, || "chat".into())
+                    .is_recording()
+            );
         }
     }
 }

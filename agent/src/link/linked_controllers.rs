@@ -106,11 +106,14 @@ mod tests {
     #[tokio::test]
     async fn a_controller_is_linked_once_and_all_that_any_names_are_known() {
         let (near, far) = tokio::io::duplex(1_024);
-        let shaken =
-            tokio::spawn(
-                async move { transport::connect(far, transport::DEFAULT_KEEPALIVE_TIMEOUT).await.map(drop) },
-            );
-        let (channel, _connection) = transport::connect(near, transport::DEFAULT_KEEPALIVE_TIMEOUT).await.unwrap();
+        let shaken = tokio::spawn(async move {
+            transport::connect(far, transport::DEFAULT_KEEPALIVE_TIMEOUT)
+                .await
+                .map(drop)
+        });
+        let (channel, _connection) = transport::connect(near, transport::DEFAULT_KEEPALIVE_TIMEOUT)
+            .await
+            .unwrap();
         shaken.await.unwrap().unwrap();
         let client = FleetClient::with_origin(channel, transport::origin());
         let peers = LinkedControllers::default();

@@ -54,7 +54,8 @@ pub(super) async fn run(
     address: &str,
 ) -> Result<(), SessionError> {
     let stream = dial(address).await?;
-    let (channel, connection) = transport::connect(stream, transport::DEFAULT_KEEPALIVE_TIMEOUT).await?;
+    let (channel, connection) =
+        transport::connect(stream, transport::DEFAULT_KEEPALIVE_TIMEOUT).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { connection.await.map_err(SessionError::from) });
     let mut client = FleetClient::with_origin(channel, transport::origin());
@@ -163,7 +164,8 @@ impl ReportedEnergy {
         let now = energy_accounting.latest_reading().message();
         if let Some((at, told)) = &self.told {
             let moved = (now.watts - told.watts).abs() > WATTS_MOVED * told.watts.max(1.0);
-            let condition = now.throttle_reason != told.throttle_reason || now.battery != told.battery;
+            let condition =
+                now.throttle_reason != told.throttle_reason || now.battery != told.battery;
             if !moved && !condition && at.elapsed() < ENERGY_INTERVAL {
                 return None;
             }
@@ -186,7 +188,12 @@ async fn serve(
     drain: tokio_util::sync::CancellationToken,
 ) -> Result<(), SessionError> {
     let server = InferenceServer::new(service).max_decoding_message_size(MAX_MESSAGE);
-    transport::serve(stream, server, transport::DEFAULT_KEEPALIVE_TIMEOUT, drain.cancelled_owned())
-        .await
-        .map_err(Into::into)
+    transport::serve(
+        stream,
+        server,
+        transport::DEFAULT_KEEPALIVE_TIMEOUT,
+        drain.cancelled_owned(),
+    )
+    .await
+    .map_err(Into::into)
 }

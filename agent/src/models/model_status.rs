@@ -95,9 +95,13 @@ impl ModelStatuses {
             let is_working = [ModelPhase::Fetching, ModelPhase::Loading].contains(&message.phase());
             is_working && message.revision == revision.0
         };
-        if let Some(next) = current.replacement.as_mut().filter(|next| is_matching(next)) {
-            step.clone_into(&mut next.step);
-            next.progress = fraction;
+        if let Some(next) = current
+            .replacement
+            .as_mut()
+            .filter(|next| is_matching(next))
+        {
+            step.clone_into(&mut next.loading_stage);
+            next.loading_progress = fraction;
         }
         if is_matching(current) {
             step.clone_into(&mut current.loading_stage);

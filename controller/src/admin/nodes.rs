@@ -342,7 +342,10 @@ impl From<&ModelStatus> for ModelOnNode {
             problem: status.error.clone(),
             remedy: status.remedy.clone(),
             progress,
-            next: status.replacement.as_deref().map(|next| Box::new(next.into())),
+            next: status
+                .replacement
+                .as_deref()
+                .map(|next| Box::new(next.into())),
             revision: ModelRevision(status.revision).to_string(),
             memory: Bytes(status.memory_bytes),
             counters: status.counters.unwrap_or_default().into(),

@@ -358,7 +358,8 @@ impl FleetState {
         let model = &assignment.model;
         match status.phase() {
             ModelPhase::Ready => {
-                self.measured_memory.record(model, revision, status.memory_bytes);
+                self.measured_memory
+                    .record(model, revision, status.memory_bytes);
                 self.failures.clear(assignment);
             }
             ModelPhase::Failed => {

@@ -47,7 +47,10 @@ pub(crate) async fn answer(
     let stream = request.stream;
     let logprobs = request.logprobs.is_some();
     let answer = backend.generate(request).await;
-    let BackendAnswer { served_by: by, content } = answer.map_err(ApiError::prompt_in("messages"))?;
+    let BackendAnswer {
+        served_by: by,
+        content,
+    } = answer.map_err(ApiError::prompt_in("messages"))?;
     let identity = CompletionId::new("chatcmpl", by.model.as_str().to_owned());
     let mut response = if stream {
         let writer = stream::ChunkWriter::new(&identity, include_usage);

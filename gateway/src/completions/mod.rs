@@ -45,7 +45,10 @@ async fn begin(
     mut generations: Vec<GenerateRequest<Route>>,
 ) -> Result<(ServedBy, EventStream), BackendError> {
     if generations.len() == 1 {
-        let BackendAnswer { served_by: by, content } = backend.generate(generations.remove(0)).await?;
+        let BackendAnswer {
+            served_by: by,
+            content,
+        } = backend.generate(generations.remove(0)).await?;
         return Ok((by, content));
     }
     let choices = generations.first().map_or(1, |request| request.choices);

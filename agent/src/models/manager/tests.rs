@@ -118,7 +118,9 @@ async fn old_revision_serves_until_the_new_one_is_ready() {
     let old = manager.table.get(&name).unwrap();
     let request = old.admit(QueueKey::default(), None).await.ok().unwrap();
     manager.desired.send_replace(vec![heavy(2, MEMORY / 3, 50)]);
-    let both = manager.until(|models| models[0].replacement.is_some()).await;
+    let both = manager
+        .until(|models| models[0].replacement.is_some())
+        .await;
     assert_eq!((both[0].phase(), both[0].revision), (ModelPhase::Ready, 1));
     let next = both[0].replacement.as_ref().unwrap();
     assert_eq!((next.phase(), next.revision), (ModelPhase::Loading, 2));
@@ -142,7 +144,9 @@ async fn old_revision_serves_until_the_new_one_is_ready() {
         (ModelPhase::Ready, 2)
     );
     manager.desired.send_replace(vec![heavy(2, MEMORY / 3, 0)]);
-    let back = manager.until(|models| models[0].replacement.is_none()).await;
+    let back = manager
+        .until(|models| models[0].replacement.is_none())
+        .await;
     assert_eq!((back[0].phase(), back[0].revision), (ModelPhase::Ready, 2));
 }
 
