@@ -1,20 +1,19 @@
-//! What runs a model, and its settings.
-
-use std::net::IpAddr;
+//! The engine that runs a model, and its options.
 
 use serde::{Deserialize, Serialize};
+use url::{Host, Url};
 
 use crate::ZoneName;
 
-/// What runs a model.
+/// The engine that runs a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// mistral.rs, in the agent's process.
+    /// mistral.rs in the agent's process.
     Mistral,
     /// An OpenAI-compatible server that the node can reach.
     Upstream,
-    /// Fixed tokens at a fixed pace, for benchmarks and simulations.
+    /// No model: fixed tokens at a fixed speed, for benchmarks and simulations.
     Simulated,
 }
 
@@ -28,7 +27,7 @@ impl std::fmt::Display for EngineKind {
     }
 }
 
-/// How a model of mistral.rs is used.
+/// What a model of the engine `mistral` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pipeline {
@@ -42,62 +41,65 @@ pub enum Pipeline {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
+    /// 32-bit floating point.
     F32,
+    /// 16-bit IEEE floating point.
     F16,
+    /// 16-bit floating point with the exponent range of 32 bits.
     Bf16,
 }
 
-/// Settings of engines. Which engine reads which is said at each field;
-/// [`Model::validate`](super::Model::validate) refuses one that the chosen engine does not
-/// read.
+/// The options of all engines. Each field names the engine that reads it;
+/// [`Model::validate`](super::Model::validate) rejects an option that the chosen engine does not read.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct EngineOptions {
-    /// `mistral`: text or embedding. Default: embedding when the folder has sentence-transformers'
-    /// `modules.json`, else text.
+    /// `mistral`: whether the model generates text or makes embeddings. Default: embeddings if the
+    /// folder has sentence-transformers' `modules.json`, else text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pipeline: Option<Pipeline>,
-    /// `mistral`: the number format. Default: f32 on a CPU, what the accelerator does best
-    /// elsewhere.
+    /// `mistral`: the number format. Default: f32 on a CPU, else the format that mistral.rs chooses
+    /// for the accelerator.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<Dtype>,
-    /// `mistral`: quantise while loading: `q4_0`, `q4k`, `q5k`, `q6k`, `q8_0`, … as mistral.rs names them.
+    /// `mistral`: quantises the weights while loading, to `q4_0`, `q4k`, `q5k`, `q6k`, `q8_0` or
+    /// another format of mistral.rs. Default: as the files are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
-    /// `upstream`: the server's base URL, up to and with `/v1`.
+    /// `upstream`: the server's base URL, including `/v1`. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// `upstream`: the model's name there. Default: its name here.
+    /// `upstream`: the name that the server has for the model. Default: the model's name in the fleet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
-    /// `upstream`: the agent's environment variable that holds the server's API key.
+    /// `upstream`: the environment variable of the agent that holds the server's API key. Default: no
+    /// key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_env: Option<String>,
-    /// `upstream`: the privacy zone that the server is in. A server on the node itself is where the
-    /// node is; one elsewhere is in no zone unless this says so, and requests that are held to
-    /// zones never go there.
+    /// `upstream`: the privacy zone of a server that is not on the node. Default: none, so that requests
+    /// restricted to zones never go there. A server on the node is in the node's zone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<ZoneName>,
-    /// `null`: tokens of each answer. Default 16; a request's `max_tokens` caps it.
+    /// `simulated`: tokens of each answer. Default: 16. A request's `max_tokens` limits it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_tokens: Option<u32>,
-    /// `null`: pace, in tokens per second. Default 0: all at once.
+    /// `simulated`: tokens per second after the first token. Default: 0, all at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
-    /// `null`: time before the first token, in milliseconds. Default 0.
+    /// `simulated`: time to the first token, in milliseconds. Default: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_to_first_token_ms: Option<u64>,
-    /// `null`: how probable each token is said to be, above 0 and up to 1. Default 1.
+    /// `simulated`: the probability that is reported for each token, above 0 and at most 1. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_probability: Option<f32>,
-    /// `null`: whether the beginning of a conversation takes no time that it has read before. Default
-    /// false.
+    /// `simulated`: whether the first token comes sooner for a conversation whose beginning was seen
+    /// before. Default: false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix_cache: Option<bool>,
-    /// `null`: time a load takes, in milliseconds. Default 0.
+    /// `simulated`: time that a load takes, in milliseconds. Default: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_ms: Option<u64>,
-    /// `null`: loading fails with this text.
+    /// `simulated`: makes every load fail with this text. Default: loads succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_error: Option<String>,
 }
@@ -107,25 +109,22 @@ impl EngineOptions {
         *self == Self::default()
     }
 
-    /// Whether `url` leads to the node itself.
+    /// Whether `url` names a server on the node itself: `localhost` or a loopback address. A URL that
+    /// cannot be parsed does not. The HTTP client parses URLs with the same crate, so that both see the
+    /// same host.
     #[must_use]
     pub fn stays_on_node(&self) -> bool {
         let url = self.url.as_deref().unwrap_or_default();
-        let after_scheme = url.split_once("://").map_or("", |(_, rest)| rest);
-        let authority = after_scheme.split(['/', '?', '#', '\\']).next();
-        let host_port = authority
-            .and_then(|a| a.rsplit('@').next())
-            .unwrap_or_default();
-        let host = match host_port.strip_prefix('[') {
-            Some(rest) => rest.split(']').next().unwrap_or_default(),
-            None => host_port.split(':').next().unwrap_or_default(),
-        };
-        let loopback = |address: IpAddr| address.is_loopback();
-        host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(loopback)
+        match Url::parse(url).as_ref().map(Url::host) {
+            Ok(Some(Host::Domain(domain))) => domain == "localhost",
+            Ok(Some(Host::Ipv4(address))) => address.is_loopback(),
+            Ok(Some(Host::Ipv6(address))) => address.is_loopback(),
+            Ok(None) | Err(_) => false,
+        }
     }
 
-    /// The options that are set, each with the engine that reads it.
-    pub(super) fn set(&self) -> impl Iterator<Item = (&'static str, EngineKind)> {
+    /// Iterates over the options that are set, each with the engine that reads it.
+    pub(super) fn set_options(&self) -> impl Iterator<Item = (&'static str, EngineKind)> {
         use EngineKind::{Mistral, Simulated, Upstream};
         [
             (self.pipeline.is_some(), "pipeline", Mistral),
@@ -157,5 +156,49 @@ impl EngineOptions {
         ]
         .into_iter()
         .filter_map(|(set, name, engine)| set.then_some((name, engine)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stays_on_node(url: &str) -> bool {
+        let options = EngineOptions {
+            url: Some(url.to_owned()),
+            ..EngineOptions::default()
+        };
+        options.stays_on_node()
+    }
+
+    #[test]
+    fn loopback_hosts_are_on_the_node() {
+        for url in [
+            "http://localhost:8080/v1",
+            "http://LOCALHOST/v1",
+            "https://127.0.0.1/v1",
+            "http://127.1:80/v1",
+            "http://[::1]:11434/v1",
+            "http://user:password@127.0.0.1/v1",
+        ] {
+            assert!(stays_on_node(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn every_other_host_is_elsewhere() {
+        for url in [
+            "http://example.com/v1",
+            "http://localhost.example.com/v1",
+            "http://127.0.0.1.example.com/v1",
+            "http://127.0.0.1@example.com/v1",
+            "http://example.com\\@127.0.0.1/v1",
+            "http://example.com/127.0.0.1",
+            "http://192.168.0.1/v1",
+            "localhost:8080/v1",
+            "",
+        ] {
+            assert!(!stays_on_node(url), "{url}");
+        }
     }
 }

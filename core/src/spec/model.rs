@@ -184,7 +184,7 @@ impl Model {
         between(&mut faults, spec.concurrency, 1, "spec.concurrency");
         between(&mut faults, spec.queue, 0, "spec.queue");
         self.validate_source(&mut faults);
-        for (option, engine) in spec.options.set() {
+        for (option, engine) in spec.options.set_options() {
             faults.check(
                 engine != spec.engine,
                 &format!("spec.options.{option}"),
