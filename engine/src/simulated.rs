@@ -1,5 +1,5 @@
-//! The simulated engine: fixed tokens at a fixed pace. It measures everything but a model, and
-//! stands for models in simulations; its answers say what they are.
+//! The simulated engine: fixed tokens at a fixed speed, without a model. Benchmarks use it to measure
+//! everything but a model, simulations to stand for models.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,31 +18,33 @@ use parking_lot::Mutex;
 
 use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
 
-/// What the answers are made of, over and over.
-const WORDS: [&str; 9] = [
+/// The tokens of an answer, repeated as often as needed.
+const TOKENS: [&str; 9] = [
     "This ",
     "is ",
-    "the ",
+    "Flotilla's ",
     "simulated ",
-    "engine ",
-    "of ",
-    "Flotilla, ",
+    "engine; ",
+    "it ",
+    "runs ",
     "no ",
     "model. ",
 ];
-/// Tokens of an answer unless the spec says otherwise.
+/// The number of tokens in an answer if the spec does not say.
 const DEFAULT_TOKENS: u32 = 16;
+/// The number of conversation prefixes that a model remembers. When it is exceeded, all are forgotten.
+const MAX_PREFIXES: usize = 10_000;
 
-/// Fixed tokens at a fixed pace.
+/// Answers with fixed tokens at a fixed speed.
 pub struct SimulatedEngine {
-    /// How many times slower than the spec says.
+    /// How many times slower than the spec the engine is; 1 for the speed of the spec.
     pub slowdown: f64,
 }
 
 #[async_trait]
 impl Engine for SimulatedEngine {
     async fn estimate(&self, model: &Model) -> Result<Bytes, LoadError> {
-        // It takes none, and stands for what the spec says it takes.
+        // It takes none itself: it simulates a model that takes what the spec says.
         Ok(model.spec.memory.unwrap_or_default())
     }
 
@@ -61,96 +63,103 @@ impl Engine for SimulatedEngine {
 }
 
 struct SimulatedModel {
-    tokens: u32,
-    /// Of each token: its logarithm.
+    output_tokens: u32,
+    /// The natural logarithm of every token's probability.
     logprob: f32,
-    first: Duration,
+    /// Time to the first token if no prefix of the prompt is remembered.
+    first_token: Duration,
     /// Time between tokens.
-    gap: Duration,
-    /// The beginnings of conversations that it has read, where it keeps them.
-    read: Option<Mutex<HashSet<u64>>>,
+    token_interval: Duration,
+    /// The conversation prefixes that were seen. `None` without a prefix cache.
+    prefixes: Option<Mutex<HashSet<u64>>>,
 }
 
-/// Beginnings that are kept; then all are forgotten.
-const KEPT: usize = 10_000;
-
 impl SimulatedModel {
-    /// The part of the prompt that it has not read before.
-    fn unread(&self, input: &GenerateInput) -> f64 {
-        let Some(read) = &self.read else {
-            return 1.0;
-        };
-        let marks = marks(input);
-        let mut read = read.lock();
-        let known = marks.iter().find(|mark| read.contains(&mark.key));
-        let known = known.map_or(0.0, |mark| f64::from(mark.bytes));
-        if read.len() > KEPT {
-            read.clear();
-        }
-        read.extend(marks.iter().map(|mark| mark.key));
-        1.0 - known / (input.bytes() as f64).max(1.0)
-    }
-
     fn new(options: &EngineOptions, slowdown: f64) -> Self {
-        let pace = options.tokens_per_second.unwrap_or(0.0) / slowdown;
+        let speed = options.tokens_per_second.unwrap_or(0.0) / slowdown;
+        let first_token = Duration::from_millis(options.time_to_first_token_ms.unwrap_or(0));
         Self {
-            tokens: options.output_tokens.unwrap_or(DEFAULT_TOKENS),
+            output_tokens: options.output_tokens.unwrap_or(DEFAULT_TOKENS),
             logprob: options.token_probability.unwrap_or(1.0).ln(),
-            first: Duration::from_millis(options.time_to_first_token_ms.unwrap_or(0))
-                .mul_f64(slowdown),
-            read: options.prefix_cache.unwrap_or(false).then(Mutex::default),
-            gap: if pace > 0.0 {
-                Duration::from_secs_f64(1.0 / pace)
+            first_token: first_token.mul_f64(slowdown),
+            token_interval: if speed > 0.0 {
+                Duration::from_secs_f64(1.0 / speed)
             } else {
                 Duration::ZERO
             },
+            prefixes: options
+                .prefix_cache
+                .unwrap_or(false)
+                .then(|| Mutex::new(HashSet::new())),
         }
+    }
+
+    /// Returns the fraction of the prompt after its longest remembered prefix, from 0 to 1, and
+    /// remembers all prefixes of the prompt.
+    fn uncached_fraction(&self, input: &GenerateInput) -> f64 {
+        let Some(prefixes) = &self.prefixes else {
+            return 1.0;
+        };
+        let marks = marks(input);
+        let mut prefixes = prefixes.lock();
+        let longest = marks.iter().find(|mark| prefixes.contains(&mark.key));
+        let cached_bytes = longest.map_or(0.0, |mark| f64::from(mark.bytes));
+        if prefixes.len() > MAX_PREFIXES {
+            prefixes.clear();
+        }
+        prefixes.extend(marks.iter().map(|mark| mark.key));
+        1.0 - cached_bytes / (input.bytes() as f64).max(1.0)
     }
 }
 
-/// All events of an answer, with its tokens in turn over the choices.
+/// Returns all events of an answer. The choices take turns, one token each.
 fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<GenerateEvent> {
     let limit = request.sampling.max_tokens.unwrap_or(u32::MAX);
-    let given = tokens.min(limit);
-    let reason = if given < tokens {
+    let count = tokens.min(limit);
+    let reason = if count < tokens {
         FinishReason::Length
     } else {
         FinishReason::Stop
     };
-    let mut events = Vec::with_capacity((given + 1) as usize * request.choices as usize + 1);
-    for index in 0..given {
-        let word = WORDS[index as usize % WORDS.len()];
+    let mut events = Vec::with_capacity((count + 1) as usize * request.choices as usize + 1);
+    for index in 0..count {
+        let token = TOKENS[index as usize % TOKENS.len()];
         for choice in 0..request.choices {
             let logprobs = request.logprobs.map(|_| TokenLogprob {
-                token: word.into(),
+                token: token.into(),
                 logprob,
                 ..TokenLogprob::default()
             });
             events.push(GenerateEvent::Delta(ChoiceDelta {
                 choice,
-                content: word.into(),
+                content: token.into(),
                 logprobs: logprobs.into_iter().collect(),
                 ..ChoiceDelta::default()
             }));
         }
     }
-    let ends = (0..request.choices)
+    let finished = (0..request.choices)
         .map(|choice| GenerateEvent::Finished(ChoiceFinished { choice, reason }));
-    events.extend(ends);
-    let prompt: usize = match &request.input {
+    events.extend(finished);
+    events.push(GenerateEvent::Usage(Usage {
+        prompt_tokens: count_words(&request.input),
+        completion_tokens: count.saturating_mul(request.choices),
+        timing: None,
+        energy: None,
+    }));
+    events
+}
+
+/// The number of words, which stands for the number of tokens.
+fn count_words(input: &GenerateInput) -> u32 {
+    let count: usize = match input {
         GenerateInput::Text(text) => text.split_whitespace().count(),
         GenerateInput::Chat(messages) => messages
             .iter()
             .map(|message| message.content.split_whitespace().count())
             .sum(),
     };
-    events.push(GenerateEvent::Usage(Usage {
-        prompt_tokens: prompt as u32,
-        completion_tokens: given.saturating_mul(request.choices),
-        timing: None,
-        energy: None,
-    }));
-    events
+    count as u32
 }
 
 #[async_trait]
@@ -160,28 +169,30 @@ impl LoadedModel for SimulatedModel {
     }
 
     fn has_prefix_cache(&self) -> bool {
-        self.read.is_some()
+        self.prefixes.is_some()
     }
 
     async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
-        let events = events(self.tokens, self.logprob, &request);
-        let first = self.first.mul_f64(self.unread(&request.input));
-        let gap = self.gap;
-        if first.is_zero() && gap.is_zero() {
+        let events = events(self.output_tokens, self.logprob, &request);
+        let first_token = self
+            .first_token
+            .mul_f64(self.uncached_fraction(&request.input));
+        let interval = self.token_interval;
+        if first_token.is_zero() && interval.is_zero() {
             return Ok(stream::iter(events.into_iter().map(Ok)).boxed());
         }
-        // Ticks of a clock rather than pauses, so that the pace does not drift.
-        let start = tokio::time::Instant::now() + first;
+        // Points in time, because the errors of pauses would add up.
+        let start = tokio::time::Instant::now() + first_token;
         let choices = request.choices as usize;
-        let paced = stream::iter(events)
+        let timed = stream::iter(events)
             .enumerate()
-            .then(move |(i, event)| async move {
+            .then(move |(index, event)| async move {
                 if matches!(event, GenerateEvent::Delta(_)) {
-                    tokio::time::sleep_until(start + gap * (i / choices) as u32).await;
+                    tokio::time::sleep_until(start + interval * (index / choices) as u32).await;
                 }
                 Ok(event)
             });
-        Ok(paced.boxed())
+        Ok(timed.boxed())
     }
 
     async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
@@ -214,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn max_tokens_cuts_the_answer_and_says_so() {
+    fn max_tokens_ends_the_answer_with_reason_length() {
         let all = events(4, 0.0, &request(Some(3), 2));
         let deltas = all
             .iter()
@@ -236,19 +247,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_pace_is_kept() {
+    async fn tokens_come_at_the_configured_speed() {
         let model = SimulatedModel {
+            output_tokens: 5,
             logprob: 0.0,
-            read: None,
-            tokens: 5,
-            first: Duration::from_millis(20),
-            gap: Duration::from_millis(10),
+            first_token: Duration::from_millis(20),
+            token_interval: Duration::from_millis(10),
+            prefixes: None,
         };
         let start = tokio::time::Instant::now();
         let events = model.generate(request(None, 1)).await.unwrap();
         assert_eq!(events.count().await, 7);
-        // The first token comes after 20 ms, four more 10 ms apart each; a busy machine may
-        // take longer, never less.
+        // The first token comes after 20 ms, four more at intervals of 10 ms. A busy machine takes
+        // longer, never less.
         assert!(start.elapsed() >= Duration::from_millis(60));
     }
 }

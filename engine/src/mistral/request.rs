@@ -1,9 +1,11 @@
-//! A request in mistral.rs' words.
+//! Requests in mistral.rs' format.
+
+use std::sync::Arc;
 
 use either::Either;
 use flotilla_core::generate::{
-    ChatMessage, GenerateInput, GenerateRequest, OutputConstraint as Wanted, RequestError, Tool,
-    ToolCall, ToolChoice,
+    ChatMessage, GenerateInput, GenerateRequest, OutputConstraint, RequestError, Tool, ToolCall,
+    ToolChoice,
 };
 use indexmap::IndexMap;
 use mistralrs_core::{
@@ -11,11 +13,12 @@ use mistralrs_core::{
     Tool as EngineTool, ToolChoice as EngineToolChoice,
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
 
-use super::sampler::{TokenJournal, TokenSampler};
+use super::engine_permit::{SequenceRelease, sequence_guard};
+use super::journal::TokenJournal;
+use super::sampler::TokenSampler;
 
-/// What a request to the engine consists of, but for the way back.
+/// A request to the engine, without the channel for its responses.
 pub(super) struct EngineRequest {
     pub(super) messages: RequestMessage,
     pub(super) sampling: SamplingParams,
@@ -24,24 +27,38 @@ pub(super) struct EngineRequest {
     pub(super) tool_choice: Option<EngineToolChoice>,
     pub(super) processors: Option<Vec<Arc<dyn CustomLogitsProcessor>>>,
     pub(super) return_logprobs: bool,
-    pub(super) streaming: bool,
-    pub(super) journal: Arc<TokenJournal>,
+    pub(super) is_streaming: bool,
 }
 
-/// One choice of a request. Always streamed: only a stream can be stopped.
-pub(super) fn draft(request: &GenerateRequest, choice: u32) -> Result<EngineRequest, RequestError> {
+/// The request for one choice, with what its sequence shares with us.
+pub(super) struct ChoiceRequest {
+    pub(super) engine_request: EngineRequest,
+    /// Where the sequence records its tokens.
+    pub(super) journal: Arc<TokenJournal>,
+    /// Completes when the engine has dropped the sequence.
+    pub(super) release: SequenceRelease,
+}
+
+/// Creates the engine request for a choice. It always streams: the engine stops computing only when the
+/// channel of a stream is closed.
+///
+/// # Errors
+/// When a tool or a schema is invalid.
+pub(super) fn choice(request: &GenerateRequest, index: u32) -> Result<ChoiceRequest, RequestError> {
     let sampling = &request.sampling;
     let with_tools = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
-    // With tools the engine puts special tokens into the text: the last token's own text is
-    // then needed to take it out again.
+    // With tools the engine leaves special tokens in the text. The text of the last token is then
+    // needed to remove it.
     let return_logprobs = request.logprobs.is_some() || with_tools;
-    let sampler = TokenSampler::new(sampling, request.logprobs, choice);
-    Ok(EngineRequest {
+    let (guard, release) = sequence_guard();
+    let sampler = TokenSampler::new(sampling, request.logprobs, index).with_guard(guard);
+    let journal = sampler.journal();
+    let engine_request = EngineRequest {
         messages: messages(request),
         sampling: SamplingParams {
-            // The sampler has chosen already: take what it left.
+            // The engine takes the token that our sampler has made the most probable.
             temperature: Some(0.0),
-            // Of what the engine reports only the token itself is read.
+            // Only the token itself is read from what the engine reports.
             top_n_logprobs: 1,
             frequency_penalty: nonzero(sampling.frequency_penalty),
             presence_penalty: nonzero(sampling.presence_penalty),
@@ -54,11 +71,29 @@ pub(super) fn draft(request: &GenerateRequest, choice: u32) -> Result<EngineRequ
             .then(|| request.tools.iter().map(tool).collect::<Result<_, _>>())
             .transpose()?,
         tool_choice: with_tools.then_some(EngineToolChoice::Auto),
-        journal: sampler.journal(),
         processors: Some(vec![Arc::new(sampler)]),
         return_logprobs,
-        streaming: true,
+        is_streaming: true,
+    };
+    Ok(ChoiceRequest {
+        engine_request,
+        journal,
+        release,
     })
+}
+
+/// Creates the engine request for the embedding of one text.
+pub(super) fn embedding(text: String) -> EngineRequest {
+    EngineRequest {
+        messages: RequestMessage::Embedding { prompt: text },
+        sampling: SamplingParams::deterministic(),
+        constraint: Constraint::None,
+        tools: None,
+        tool_choice: None,
+        processors: None,
+        return_logprobs: false,
+        is_streaming: false,
+    }
 }
 
 fn nonzero(penalty: f32) -> Option<f32> {
@@ -80,14 +115,14 @@ fn messages(request: &GenerateRequest) -> RequestMessage {
     }
 }
 
-/// A conversation in the engine's words.
+/// Converts the messages of a chat.
 pub(super) fn conversation(messages: &[ChatMessage]) -> Vec<IndexMap<String, MessageContent>> {
     messages.iter().map(message).collect()
 }
 
 fn message(message: &ChatMessage) -> IndexMap<String, MessageContent> {
     let mut fields = IndexMap::new();
-    // Chat templates know OpenAI's older word only.
+    // Chat templates know only OpenAI's older name of the role.
     let role = match message.role.as_str() {
         "developer" => "system",
         role => role,
@@ -111,7 +146,7 @@ fn message(message: &ChatMessage) -> IndexMap<String, MessageContent> {
 }
 
 fn tool_call(call: &ToolCall) -> IndexMap<String, Value> {
-    // Templates print the arguments as an object where they are one.
+    // Templates print the arguments as an object if they are one.
     let arguments = serde_json::from_str(&call.arguments)
         .unwrap_or_else(|_| Value::String(call.arguments.clone()));
     IndexMap::from([
@@ -137,7 +172,7 @@ fn tool(tool: &Tool) -> Result<EngineTool, RequestError> {
     .map_err(|e| RequestError::invalid("tools", format!("The tool '{}': {e}.", tool.name)))
 }
 
-/// The form the answer must have: the one asked for, or that of a call where one is forced.
+/// The grammar of the answer: that of a tool call if one is required, else the requested one.
 fn constraint(request: &GenerateRequest) -> Result<Constraint, RequestError> {
     let callable: Vec<&Tool> = match &request.tool_choice {
         ToolChoice::Auto | ToolChoice::None => Vec::new(),
@@ -151,13 +186,17 @@ fn constraint(request: &GenerateRequest) -> Result<Constraint, RequestError> {
     }
     Ok(match &request.constraint {
         None => Constraint::None,
-        Some(Wanted::JsonObject) => Constraint::JsonSchema(compact(json!({"type": "object"}))),
-        Some(Wanted::JsonSchema(schema)) => Constraint::JsonSchema(compact(parse_schema(schema)?)),
+        Some(OutputConstraint::JsonObject) => {
+            Constraint::JsonSchema(compact(json!({"type": "object"})))
+        }
+        Some(OutputConstraint::JsonSchema(schema)) => {
+            Constraint::JsonSchema(compact(parse_schema(schema)?))
+        }
     })
 }
 
-/// Asks the grammar for one way of spacing. Free white space is free without end, and a small
-/// model fills its answer with it.
+/// Makes the grammar accept only one way of spacing. If any white space is allowed, a small model can
+/// fill its whole answer with it.
 fn compact(mut schema: Value) -> Value {
     if let Value::Object(fields) = &mut schema {
         fields.insert(
@@ -168,7 +207,7 @@ fn compact(mut schema: Value) -> Value {
     schema
 }
 
-/// The schema of a call as mistral.rs recognises it.
+/// The schema of a tool call in the form that mistral.rs recognises.
 fn call_schema(tool: &Tool) -> Result<Value, RequestError> {
     let parameters = match &tool.parameters {
         Some(schema) => parse_schema(schema)?,
@@ -212,21 +251,21 @@ mod tests {
     }
 
     #[test]
-    fn a_forced_call_is_a_constraint_and_a_free_one_is_none() {
-        let forced = draft(&request(ToolChoice::Named("look_up".into())), 0).unwrap();
-        let Constraint::JsonSchema(schema) = forced.constraint else {
+    fn required_tool_call_is_a_constraint_and_an_optional_one_is_not() {
+        let forced = choice(&request(ToolChoice::Named("look_up".into())), 0).unwrap();
+        let Constraint::JsonSchema(schema) = forced.engine_request.constraint else {
             panic!("no schema");
         };
         assert_eq!(schema["anyOf"][0]["properties"]["name"]["const"], "look_up");
-        let free = draft(&request(ToolChoice::Auto), 0).unwrap();
-        assert!(matches!(free.constraint, Constraint::None));
-        assert!(free.tools.is_some());
-        let none = draft(&request(ToolChoice::None), 0).unwrap();
-        assert!(none.tools.is_none());
+        let free = choice(&request(ToolChoice::Auto), 0).unwrap();
+        assert!(matches!(free.engine_request.constraint, Constraint::None));
+        assert!(free.engine_request.tools.is_some());
+        let none = choice(&request(ToolChoice::None), 0).unwrap();
+        assert!(none.engine_request.tools.is_none());
     }
 
     #[test]
-    fn developer_is_what_templates_call_system() {
+    fn developer_role_becomes_system() {
         let RequestMessage::Chat { messages, .. } = messages(&request(ToolChoice::Auto)) else {
             panic!("not a chat");
         };

@@ -1,19 +1,19 @@
-//! Stop texts in a stream: text that may be the beginning of one is held back until it is
-//! clear that it is not.
+//! Finds stop texts in a stream. Text that may be the beginning of a stop text is held back until the
+//! text that follows decides it.
 
-/// Looks for stop texts in text that comes in pieces.
+/// Searches for stop texts in a text that arrives in pieces.
 pub(super) struct StopTexts {
     stops: Vec<String>,
-    /// Text not yet given out: it may be the beginning of a stop text.
+    /// Text that may be the beginning of a stop text.
     held: String,
 }
 
-/// What to do with a piece.
+/// What to do after a piece.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StopMatch {
-    /// Give this out and go on.
-    Go(String),
-    /// Give this out and end: a stop text was met.
+    /// Emit this text and continue.
+    Continue(String),
+    /// Emit this text and end the answer: a stop text was found.
     Stop(String),
 }
 
@@ -25,37 +25,37 @@ impl StopTexts {
         }
     }
 
-    /// Takes the next piece.
+    /// Adds the next piece.
     pub(super) fn push(&mut self, piece: String) -> StopMatch {
         if self.stops.is_empty() {
-            return StopMatch::Go(piece);
+            return StopMatch::Continue(piece);
         }
         self.held.push_str(&piece);
-        let met = self
+        let found = self
             .stops
             .iter()
             .filter_map(|stop| self.held.find(stop.as_str()));
-        if let Some(at) = met.min() {
-            self.held.truncate(at);
+        if let Some(index) = found.min() {
+            self.held.truncate(index);
             return StopMatch::Stop(std::mem::take(&mut self.held));
         }
-        let keep = self
+        let held_length = self
             .stops
             .iter()
             .map(|stop| overlap(&self.held, stop))
             .max();
-        let free = self.held.len() - keep.unwrap_or(0);
-        let rest = self.held.split_off(free);
-        StopMatch::Go(std::mem::replace(&mut self.held, rest))
+        let emitted_length = self.held.len() - held_length.unwrap_or(0);
+        let held = self.held.split_off(emitted_length);
+        StopMatch::Continue(std::mem::replace(&mut self.held, held))
     }
 
-    /// Takes what was held back, at the end of the answer.
+    /// Returns the text that was held back, at the end of the answer.
     pub(super) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 }
 
-/// Length of the longest end of `text` that is a beginning of `stop`, and not all of it.
+/// Returns the length of the longest suffix of `text` that is a proper prefix of `stop`.
 fn overlap(text: &str, stop: &str) -> usize {
     (1..stop.len())
         .rev()
@@ -72,7 +72,7 @@ mod tests {
         let mut out = String::new();
         for piece in pieces {
             match texts.push((*piece).to_owned()) {
-                StopMatch::Go(text) => out.push_str(&text),
+                StopMatch::Continue(text) => out.push_str(&text),
                 StopMatch::Stop(text) => return (out + &text, true),
             }
         }
@@ -80,20 +80,20 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_text_is_found_across_pieces() {
+    fn stop_text_is_found_across_pieces() {
         assert_eq!(run(&["END"], &["a E", "N", "D b"]), ("a ".into(), true));
         assert_eq!(run(&["END"], &["aEND"]), ("a".into(), true));
     }
 
     #[test]
-    fn what_only_began_like_one_is_given_out() {
+    fn text_that_only_began_like_a_stop_text_is_emitted() {
         assert_eq!(run(&["END"], &["a E", "N", "Q"]), ("a ENQ".into(), false));
         assert_eq!(run(&["END"], &["a EN"]), ("a EN".into(), false));
         assert_eq!(run(&[], &["a", "b"]), ("ab".into(), false));
     }
 
     #[test]
-    fn the_first_of_several_counts() {
+    fn earliest_stop_text_ends_the_answer() {
         assert_eq!(run(&["c", "b"], &["abc"]), ("a".into(), true));
         assert_eq!(run(&["ää"], &["xä", "ä"]), ("x".into(), true));
     }
@@ -101,7 +101,10 @@ mod tests {
     #[test]
     fn only_what_may_be_a_stop_text_is_held_back() {
         let mut texts = StopTexts::new(vec!["\n\n".into()]);
-        assert_eq!(texts.push("abc\n".into()), StopMatch::Go("abc".into()));
-        assert_eq!(texts.push("d".into()), StopMatch::Go("\nd".into()));
+        assert_eq!(
+            texts.push("abc\n".into()),
+            StopMatch::Continue("abc".into())
+        );
+        assert_eq!(texts.push("d".into()), StopMatch::Continue("\nd".into()));
     }
 }

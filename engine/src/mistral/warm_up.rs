@@ -1,8 +1,8 @@
-//! A first answer that nobody waits for.
+//! Computes two short answers after a model was loaded.
 //!
-//! A model's first answer often takes a few times as long as those that follow: weights are paged in, threads
-//! and buffers are made, the chat template is read. Whoever asks first would wait for that, and what a
-//! replica takes would be learnt wrong, in time and in joules.
+//! The first answer of a model often takes several times as long as the next ones: weights are paged in,
+//! threads and buffers are created, the chat template is compiled. Without the warm-up the first client
+//! would wait for that, and the speed and energy estimates of the replica would start far too high.
 
 use std::time::Duration;
 
@@ -15,24 +15,24 @@ use futures::StreamExt;
 
 use crate::LoadedModel;
 
-/// How long it may hold a model back that is loaded: a large one is slow for other reasons.
-pub(super) const LONGEST: Duration = Duration::from_secs(5);
-/// What is asked: the second answer may still be slow, those that follow hardly are. Two texts, as one
-/// that is asked again may be in memory.
-const ASKED: [&str; 2] = ["Hello", "Good morning"];
-/// Tokens of each: the second one is the first that is decoded.
-const TOKENS: u32 = 2;
+/// How long the warm-up may delay a loaded model. A model that needs longer is slow for other reasons.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+/// The prompts. There are two because the second answer can still be slow; they differ because a prefix
+/// cache may hold the first one.
+const PROMPTS: [&str; 2] = ["Hello", "Good morning"];
+/// Tokens of each answer. The second token is the first one from the decode phase.
+const MAX_TOKENS: u32 = 2;
 
-/// Has `model` answer, for at most the `longest`. What goes wrong is told in the log only: that a model
-/// cannot answer this does not mean that it cannot answer others.
+/// Makes `model` answer, for at most `timeout`. Failures are only logged: a model that cannot answer these
+/// prompts may still answer others.
 pub(super) async fn warm_up(
     model: &dyn LoadedModel,
     name: &ModelName,
     pipeline: Pipeline,
-    longest: Duration,
+    timeout: Duration,
 ) {
     let answers = async {
-        for text in ASKED {
+        for text in PROMPTS {
             match pipeline {
                 Pipeline::Embedding => embed(model, name, text).await?,
                 _ => generate(model, name, text).await?,
@@ -40,14 +40,14 @@ pub(super) async fn warm_up(
         }
         Ok::<_, RequestError>(())
     };
-    match tokio::time::timeout(longest, answers).await {
+    match tokio::time::timeout(timeout, answers).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(model = %name, %error, "it was not warmed up"),
-        Err(_) => tracing::debug!(model = %name, "warming it up takes too long"),
+        Ok(Err(error)) => tracing::debug!(model = %name, %error, "warm-up failed"),
+        Err(_) => tracing::debug!(model = %name, "warm-up timed out"),
     }
 }
 
-/// A chat, or the text alone where the model has no template for chats.
+/// Generates from a chat, or from plain text if that fails because the model has no chat template.
 async fn generate(
     model: &dyn LoadedModel,
     name: &ModelName,
@@ -58,20 +58,20 @@ async fn generate(
         content: text.into(),
         ..ChatMessage::default()
     }]);
-    match go_on(model, name, chat).await {
-        Err(_) => go_on(model, name, GenerateInput::Text(text.into())).await,
+    match generate_from(model, name, chat).await {
+        Err(_) => generate_from(model, name, GenerateInput::Text(text.into())).await,
         Ok(()) => Ok(()),
     }
 }
 
-async fn go_on(
+async fn generate_from(
     model: &dyn LoadedModel,
     name: &ModelName,
     input: GenerateInput,
 ) -> Result<(), RequestError> {
     let request = GenerateRequest {
         sampling: SamplingParams {
-            max_tokens: Some(TOKENS),
+            max_tokens: Some(MAX_TOKENS),
             ..SamplingParams::default()
         },
         stream: true,
@@ -104,66 +104,65 @@ mod tests {
     use flotilla_core::generate::Embeddings;
     use futures::stream;
 
-    /// Notes what it is asked. A chat fails where it `has_no_template`, and nothing ends where it is
-    /// `stuck`.
+    /// Records its prompts. A chat fails if it `has_no_template`, and no answer ends if it `is_stuck`.
     #[derive(Default)]
     struct FakeModel {
-        asked: Mutex<Vec<String>>,
+        prompts: Mutex<Vec<String>>,
         has_no_template: bool,
-        stuck: bool,
+        is_stuck: bool,
     }
 
     #[async_trait]
     impl LoadedModel for FakeModel {
         async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
-            let asked = match request.input {
+            let prompt = match request.input {
                 GenerateInput::Chat(_) if self.has_no_template => {
                     return Err(RequestError::Engine("no template".into()));
                 }
                 GenerateInput::Chat(messages) => format!("chat {}", messages[0].content),
                 GenerateInput::Text(text) => format!("text {text}"),
             };
-            self.asked.lock().push(asked);
-            if self.stuck {
+            self.prompts.lock().push(prompt);
+            if self.is_stuck {
                 return Ok(stream::pending().boxed());
             }
             Ok(stream::empty().boxed())
         }
 
         async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
-            let asked = format!("embed {}", request.inputs[0]);
-            self.asked.lock().push(asked);
+            let prompt = format!("embed {}", request.inputs[0]);
+            self.prompts.lock().push(prompt);
             Ok(Embeddings::default())
         }
     }
 
-    async fn asked(model: FakeModel, pipeline: Pipeline, longest: Duration) -> Vec<String> {
+    async fn prompts(model: FakeModel, pipeline: Pipeline, timeout: Duration) -> Vec<String> {
         let name = ModelName::new("m").unwrap();
-        warm_up(&model, &name, pipeline, longest).await;
-        model.asked.into_inner()
+        warm_up(&model, &name, pipeline, timeout).await;
+        model.prompts.into_inner()
     }
 
     #[tokio::test]
-    async fn a_model_is_asked_for_what_it_can_do() {
-        let all = asked(FakeModel::default(), Pipeline::Text, LONGEST).await;
-        assert_eq!(all, ["chat Hello", "chat Good morning"]);
+    async fn warm_up_uses_what_the_model_can_do() {
+        let prompts_sent = prompts(FakeModel::default(), Pipeline::Text, TIMEOUT).await;
+        assert_eq!(prompts_sent, ["chat Hello", "chat Good morning"]);
         let base = FakeModel {
             has_no_template: true,
             ..FakeModel::default()
         };
-        let all = asked(base, Pipeline::Text, LONGEST).await;
-        assert_eq!(all, ["text Hello", "text Good morning"]);
-        let all = asked(FakeModel::default(), Pipeline::Embedding, LONGEST).await;
-        assert_eq!(all, ["embed Hello", "embed Good morning"]);
+        let prompts_sent = prompts(base, Pipeline::Text, TIMEOUT).await;
+        assert_eq!(prompts_sent, ["text Hello", "text Good morning"]);
+        let prompts_sent = prompts(FakeModel::default(), Pipeline::Embedding, TIMEOUT).await;
+        assert_eq!(prompts_sent, ["embed Hello", "embed Good morning"]);
     }
 
     #[tokio::test]
-    async fn one_that_does_not_answer_is_not_waited_for() {
+    async fn stuck_model_is_not_waited_for() {
         let stuck = FakeModel {
-            stuck: true,
+            is_stuck: true,
             ..FakeModel::default()
         };
-        let all = asked(stuck, Pipeline::Text, Duration::ZERO).await;
-        assert_eq!(all, ["chat Hello"]);
+        let prompts_sent = prompts(stuck, Pipeline::Text, Duration::ZERO).await;
+        assert_eq!(prompts_sent, ["chat Hello"]);
     }
 }

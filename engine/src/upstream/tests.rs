@@ -3,9 +3,14 @@ use axum::routing::{get, post};
 use flotilla_core::ModelName;
 use flotilla_core::spec::{EngineKind, EngineOptions, ModelSpec};
 
+use flotilla_core::generate::{
+    ChatMessage, ChoiceFinished, FinishReason, GenerateEvent, GenerateInput, OutputConstraint,
+    Tool, ToolChoice, Usage,
+};
+
 use super::*;
 
-/// A server that answers every completion with `body`, and a model of it.
+/// Starts a server that answers every completion with `body`, and loads a model of it.
 async fn serve(status: u16, body: &'static str) -> Result<Arc<dyn LoadedModel>, LoadError> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -52,7 +57,7 @@ async fn answer(status: u16, body: &'static str) -> Result<Vec<GenerateEvent>, R
 }
 
 #[tokio::test]
-async fn a_streamed_answer_becomes_events() {
+async fn streamed_answer_is_parsed_into_events() {
     let body = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"a\"}}]}\n\n\
         : a comment\n\n\
         data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"b\"},\"finish_reason\":\"length\"}]}\r\n\n\
@@ -81,7 +86,7 @@ async fn a_streamed_answer_becomes_events() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_an_error() {
+async fn interrupted_answer_is_an_error() {
     let body = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
     assert!(matches!(
         answer(200, body).await,
@@ -97,7 +102,7 @@ async fn an_answer_that_breaks_off_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_refusal_keeps_its_meaning() {
+async fn refusal_is_translated_by_its_status() {
     let error = answer(400, r#"{"error": {"message": "no", "param": "top_k"}}"#).await;
     assert_eq!(error, Err(RequestError::invalid("top_k", "no")));
     let error = answer(
@@ -116,14 +121,14 @@ async fn a_refusal_keeps_its_meaning() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_said_to_be_so() {
-    // Port 9 of the loopback has no listener: nothing binds the discard service.
+async fn unreachable_server_fails_the_load() {
+    // Nothing listens on port 9 of the loopback: hardly any machine runs the discard service.
     let error = load("http://127.0.0.1:9/v1".into()).await.err().unwrap();
     assert!(error.to_string().contains("cannot be reached"), "{error}");
 }
 
 #[test]
-fn a_request_is_written_in_openais_words() {
+fn request_is_written_in_openais_format() {
     let mut request = request();
     request.tools = vec![Tool {
         name: "f".into(),
@@ -133,12 +138,12 @@ fn a_request_is_written_in_openais_words() {
     request.tool_choice = ToolChoice::Named("f".into());
     request.constraint = Some(OutputConstraint::JsonObject);
     request.logprobs = Some(2);
-    let (path, body) = body("there", &request);
+    let (path, body) = request::completion("upstream-name", &request);
     assert_eq!(path, "chat/completions");
     assert_eq!(
         body,
         json!({
-            "model": "there", "stream": true, "stream_options": {"include_usage": true},
+            "model": "upstream-name", "stream": true, "stream_options": {"include_usage": true},
             "temperature": 1.0, "messages": [{"role": "user", "content": "hi"}],
             "logprobs": true, "top_logprobs": 2,
             "response_format": {"type": "json_object"},

@@ -1,0 +1,141 @@
+//! A model that mistral.rs has loaded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, RequestError};
+use flotilla_core::spec::Pipeline;
+use futures::future::try_join_all;
+use mistralrs::Model;
+use mistralrs_core::Response;
+use parking_lot::Mutex;
+
+use super::choice::{self, ChoiceTask};
+use super::chunk;
+use super::engine_thread::{EngineThread, engine_stopped};
+use super::load::{LoadedEngine, WeightsWatch};
+use super::load_plan::is_on_cpu;
+use super::request;
+use crate::{GenerateEvents, LoadedModel};
+
+/// How long an engine thread may take to stop.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is checked whether the engine thread has freed the weights.
+const UNLOAD_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A model with its own engine thread.
+pub(super) struct MistralModel {
+    engine: Arc<EngineThread>,
+    /// Dropping it stops the engine thread. `None` once unloaded.
+    model: Mutex<Option<Model>>,
+    weights: WeightsWatch,
+    pipeline: Pipeline,
+    /// The number of sequences that are computed at once.
+    concurrency: usize,
+}
+
+impl MistralModel {
+    /// Wraps a loaded engine. `concurrency` is the number of sequences that the spec allows at once.
+    pub(super) fn new(loaded: LoadedEngine, concurrency: u32) -> Self {
+        // On a CPU mistral.rs 0.8.1 lets the sequences of a decoding batch overwrite each other's
+        // attention (flash_attn_cpu_single_q shares its scratch memory among them), which would mix
+        // the answers. One at a time is correct, and hardly slower on a CPU.
+        let concurrency = if is_on_cpu() { 1 } else { concurrency as usize };
+        Self {
+            engine: Arc::new(EngineThread::new(
+                loaded.sender,
+                concurrency,
+                loaded.context,
+                loaded.token_text,
+            )),
+            model: Mutex::new(Some(loaded.model)),
+            weights: loaded.weights,
+            pipeline: loaded.pipeline,
+            concurrency,
+        }
+    }
+
+    /// Returns the vector of one text and its number of tokens.
+    async fn embed_text(&self, text: String) -> Result<(Vec<f32>, u32), RequestError> {
+        let _permit = self.engine.acquire().await?;
+        let mut responses = self.engine.send(request::embedding(text)).await?;
+        match responses.recv().await {
+            Some(Response::Embeddings {
+                embeddings,
+                prompt_tokens,
+                ..
+            }) => Ok((embeddings, prompt_tokens as u32)),
+            Some(Response::ValidationError(error)) => Err(chunk::invalid(&error.to_string())),
+            Some(Response::InternalError(error)) => Err(chunk::failed(&error.to_string())),
+            Some(_) => Err(RequestError::Engine(
+                "the engine sent an unexpected response".into(),
+            )),
+            None => Err(engine_stopped()),
+        }
+    }
+}
+
+#[async_trait]
+impl LoadedModel for MistralModel {
+    fn concurrency(&self) -> Option<u32> {
+        u32::try_from(self.concurrency).ok()
+    }
+
+    fn has_prefix_cache(&self) -> bool {
+        !is_on_cpu() && self.pipeline == Pipeline::Text
+    }
+
+    async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
+        if self.pipeline == Pipeline::Embedding {
+            return Err(RequestError::invalid(
+                "model",
+                format!(
+                    "The model '{}' makes embeddings and cannot generate text.",
+                    request.model
+                ),
+            ));
+        }
+        let request = Arc::new(request);
+        let choices = (0..request.choices)
+            .map(|index| ChoiceTask::new(index, request.clone(), self.engine.clone()))
+            .collect::<Result<_, _>>()?;
+        Ok(choice::events(choices))
+    }
+
+    async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
+        if self.pipeline != Pipeline::Embedding {
+            return Err(RequestError::invalid(
+                "model",
+                format!("The model '{}' does not make embeddings.", request.model),
+            ));
+        }
+        let vectors = request.inputs.into_iter().map(|text| self.embed_text(text));
+        let mut embeddings = Embeddings::default();
+        for (vector, tokens) in try_join_all(vectors).await? {
+            embeddings.vectors.push(vector);
+            embeddings.prompt_tokens += tokens;
+        }
+        Ok(embeddings)
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.engine
+            .has_stopped()
+            .then(|| "the engine thread has stopped".to_owned())
+    }
+
+    async fn unload(&self) {
+        drop(self.model.lock().take());
+        // Only mistral.rs' own thread knows when it drops the weights, and it notifies nobody.
+        let freed = async {
+            let mut interval = tokio::time::interval(UNLOAD_INTERVAL);
+            while self.weights.strong_count() > 0 {
+                interval.tick().await;
+            }
+        };
+        if tokio::time::timeout(UNLOAD_TIMEOUT, freed).await.is_err() {
+            tracing::warn!("an engine thread has not stopped: its memory is not freed");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Requests in OpenAI's format.
+
+use flotilla_core::generate::{
+    ChatMessage, GenerateInput, GenerateRequest, OutputConstraint, SamplingParams, Tool, ToolChoice,
+};
+use serde_json::{Map, Value, json};
+
+/// The body of a request. Fields without a value are left out: servers reject fields they do not
+/// know.
+#[derive(Default)]
+struct RequestBody(Map<String, Value>);
+
+impl RequestBody {
+    /// Sets a field unless its value is null.
+    fn set(&mut self, field: &str, value: Value) {
+        if !value.is_null() {
+            self.0.insert(field.to_owned(), value);
+        }
+    }
+}
+
+/// Returns the path below the base URL and the body for a generation by the model that the server
+/// calls `model`. It is always streamed: a server stops computing only when a stream is closed.
+pub(super) fn completion(model: &str, request: &GenerateRequest) -> (&'static str, Value) {
+    let mut body = RequestBody::default();
+    body.set("model", json!(model));
+    body.set("stream", json!(true));
+    body.set("stream_options", json!({"include_usage": true}));
+    set_sampling(&mut body, &request.sampling);
+    if request.choices > 1 {
+        body.set("n", json!(request.choices));
+    }
+    let path = set_input(&mut body, request);
+    if let Some(constraint) = &request.constraint {
+        body.set("response_format", response_format(constraint));
+    }
+    if !request.tools.is_empty() {
+        body.set("tools", request.tools.iter().map(tool).collect());
+        body.set("tool_choice", tool_choice(&request.tool_choice));
+    }
+    (path, Value::Object(body.0))
+}
+
+/// Sets the prompt and the log-probabilities, which the two endpoints name differently, and returns
+/// the endpoint's path.
+fn set_input(body: &mut RequestBody, request: &GenerateRequest) -> &'static str {
+    match &request.input {
+        GenerateInput::Text(text) => {
+            body.set("prompt", json!(text));
+            body.set("logprobs", json!(request.logprobs));
+            "completions"
+        }
+        GenerateInput::Chat(messages) => {
+            body.set("messages", messages.iter().map(message).collect());
+            if let Some(alternatives) = request.logprobs {
+                body.set("logprobs", json!(true));
+                body.set("top_logprobs", json!(alternatives));
+            }
+            "chat/completions"
+        }
+    }
+}
+
+/// Sets the temperature, and the other parameters that differ from their defaults.
+fn set_sampling(body: &mut RequestBody, sampling: &SamplingParams) {
+    let default = SamplingParams::default();
+    body.set("temperature", json!(sampling.temperature));
+    if sampling.top_p != default.top_p {
+        body.set("top_p", json!(sampling.top_p));
+    }
+    body.set("top_k", json!(sampling.top_k));
+    body.set("min_p", json!(sampling.min_p));
+    body.set("seed", json!(sampling.seed));
+    body.set("max_tokens", json!(sampling.max_tokens));
+    if !sampling.stop.is_empty() {
+        body.set("stop", json!(sampling.stop));
+    }
+    if sampling.frequency_penalty != 0.0 {
+        body.set("frequency_penalty", json!(sampling.frequency_penalty));
+    }
+    if sampling.presence_penalty != 0.0 {
+        body.set("presence_penalty", json!(sampling.presence_penalty));
+    }
+    body.set("repetition_penalty", json!(sampling.repetition_penalty));
+    if !sampling.logit_bias.is_empty() {
+        body.set("logit_bias", json!(sampling.logit_bias));
+    }
+}
+
+fn response_format(constraint: &OutputConstraint) -> Value {
+    match constraint {
+        OutputConstraint::JsonObject => json!({"type": "json_object"}),
+        OutputConstraint::JsonSchema(schema) => json!({
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": parse(schema)},
+        }),
+    }
+}
+
+fn tool_choice(choice: &ToolChoice) -> Value {
+    match choice {
+        ToolChoice::Auto => json!("auto"),
+        ToolChoice::None => json!("none"),
+        ToolChoice::Required => json!("required"),
+        ToolChoice::Named(name) => json!({"type": "function", "function": {"name": name}}),
+    }
+}
+
+fn message(message: &ChatMessage) -> Value {
+    let calls: Vec<_> = message
+        .tool_calls
+        .iter()
+        .map(|call| {
+            let function = json!({"name": call.name, "arguments": call.arguments});
+            json!({"id": call.id, "type": "function", "function": function})
+        })
+        .collect();
+    let mut fields = json!({"role": message.role, "content": message.content});
+    if let Some(name) = &message.name {
+        fields["name"] = json!(name);
+    }
+    if let Some(id) = &message.tool_call_id {
+        fields["tool_call_id"] = json!(id);
+    }
+    if !calls.is_empty() {
+        fields["tool_calls"] = Value::Array(calls);
+    }
+    fields
+}
+
+fn tool(tool: &Tool) -> Value {
+    let mut function = json!({"name": tool.name});
+    if let Some(description) = &tool.description {
+        function["description"] = json!(description);
+    }
+    if let Some(parameters) = &tool.parameters {
+        function["parameters"] = parse(parameters);
+    }
+    json!({"type": "function", "function": function})
+}
+
+/// Parses JSON text that the gateway has validated.
+fn parse(json: &str) -> Value {
+    serde_json::from_str(json).unwrap_or_default()
+}
