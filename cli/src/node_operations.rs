@@ -64,7 +64,7 @@ pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
     let mut remaining = wait_until_empty(&fleet, &args.name, args.timeout).await?;
     if !remaining.is_empty() && args.force {
         println!(
-            "no other node has room for {}: removing all the same",
+            "removing {}, which could not be moved to another node in time",
             remaining.join(", ")
         );
         operation.force = true;

@@ -36,7 +36,7 @@ pub(super) struct EvaluatedModel {
 }
 
 #[derive(Deserialize)]
-struct ChatCompletion {
+struct AnswerCompletion {
     choices: Vec<ChatChoice>,
 }
 
@@ -96,7 +96,7 @@ pub(super) async fn answer_and_grade(
         .with_context(|| format!("line {}, model '{}'", request.line, evaluated.model))?;
     let decision = response.headers().get("x-flotilla-decision");
     let decision = decision.and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let completion: ChatCompletion = response.json().await?;
+    let completion: AnswerCompletion = response.json().await?;
     let choice = completion
         .choices
         .into_iter()

@@ -4,8 +4,8 @@ use ratatui::buffer::{Buffer, CellWidth};
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 
+use super::column::Tone;
 use super::format::sanitize;
-use super::table::Tone;
 
 /// The mapping of tones to styles, with or without colors.
 #[derive(Clone, Copy)]

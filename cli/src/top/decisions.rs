@@ -4,9 +4,10 @@ use flotilla_controller::admin::RequestSummary;
 use flotilla_core::routing::OutcomeStatus;
 use jiff::tz::TimeZone;
 
+use super::column::{Cell, Column, SortKey, Tone};
 use super::format::{UNKNOWN, mark_estimate, millis, si, time_of_day};
 use super::state::LiveState;
-use super::table::{Cell, Column, SortKey, Tone, matches_filter};
+use super::table::matches_filter;
 
 /// A completed request.
 pub(super) struct DecisionRow<'a> {

@@ -11,11 +11,11 @@ use ratatui::style::Style;
 use super::canvas::{
     BOLD, DIM, SELECTED, Theme, from_column, take_bottom, take_top, write_right, write_text,
 };
+use super::column::Tone;
 use super::format::duration;
 use super::screen::{Pane, Screen};
 use super::state::{ConnectionState, LiveState};
 use super::summary::{self, Field};
-use super::table::Tone;
 use super::{draw_charts, draw_list};
 
 /// Age of the data from which it is shown although the connection is open.

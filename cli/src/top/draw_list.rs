@@ -6,11 +6,12 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::canvas::{BOLD, DIM, SELECTED, Theme, take_top, write_right, write_text};
+use super::column::{Cell, Column};
 use super::cursor::Cursor;
 use super::format::{UNKNOWN, count, wrap};
 use super::screen::{DetailSubject, Pane, Screen};
 use super::state::{ConnectionState, LiveState};
-use super::table::{Cell, Column, ColumnLayout, SortOrder, layout, sort_column, sort_rows};
+use super::table::{ColumnLayout, SortOrder, layout, sort_column, sort_rows};
 use super::{decisions, models, nodes, summary};
 use crate::describe;
 

@@ -31,7 +31,7 @@ pub(super) enum FeedEvent {
 /// The whole fleet: the first event of a connection.
 #[derive(Debug, Deserialize)]
 pub(super) struct SnapshotEvent {
-    pub(super) controller: ControllerInfo,
+    pub(super) controller: FeedController,
     #[serde(default)]
     pub(super) controllers: Vec<ControllerResource>,
     #[serde(default)]
@@ -43,7 +43,7 @@ pub(super) struct SnapshotEvent {
 /// The controller that sends the feed.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ControllerInfo {
+pub(super) struct FeedController {
     pub(super) id: String,
     pub(super) version: String,
     /// Unix time in milliseconds.

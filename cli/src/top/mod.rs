@@ -6,6 +6,7 @@
 
 mod canvas;
 mod chart_series;
+mod column;
 mod connection;
 mod cursor;
 mod decisions;

@@ -2,10 +2,11 @@
 
 use flotilla_controller::admin::{ModelResource, UsageTotal};
 
+use super::column::{Cell, Column, SortKey, Tone};
 use super::format::{UNKNOWN, count, mark_estimate, si};
 use super::nodes::load;
 use super::state::LiveState;
-use super::table::{Cell, Column, SortKey, Tone, matches_filter};
+use super::table::matches_filter;
 
 /// A model with its usage.
 pub(super) struct ModelRow<'a> {

@@ -3,9 +3,10 @@
 use flotilla_controller::admin::{ModelOnNode, NodeResource};
 use flotilla_core::Bytes;
 
+use super::column::{Cell, Column, SortKey, Tone};
 use super::format::{UNKNOWN, mark_estimate, si};
 use super::state::LiveState;
-use super::table::{Cell, Column, SortKey, Tone, matches_filter};
+use super::table::matches_filter;
 use crate::output::fields;
 use crate::resource_text::node_state;
 

@@ -1,8 +1,9 @@
 //! The fleet as plain text: for `top --once`, scripts and pipes.
 
+use super::column::Column;
 use super::format::sanitize;
 use super::state::LiveState;
-use super::table::{Column, layout};
+use super::table::layout;
 use super::{models, nodes, summary};
 use crate::output;
 

@@ -8,7 +8,7 @@ use flotilla_controller::admin::{
 };
 
 use super::connection::FeedUpdate;
-use super::feed::{ControllerInfo, DeltaEvent, FeedEvent, SnapshotEvent};
+use super::feed::{DeltaEvent, FeedController, FeedEvent, SnapshotEvent};
 
 /// Maximum number of decisions that are kept.
 const MAX_DECISIONS: usize = 500;
@@ -24,7 +24,7 @@ pub(super) struct LiveState {
     /// Time of the last data from the controller.
     pub(super) last_data_at: Option<Instant>,
     /// `None`: no data has arrived yet.
-    pub(super) controller: Option<ControllerInfo>,
+    pub(super) controller: Option<FeedController>,
     pub(super) controllers: Vec<ControllerResource>,
     pub(super) notes: Vec<String>,
     pub(super) nodes: BTreeMap<String, NodeResource>,

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use flotilla_controller::admin::TrafficPoint;
 
+use super::column::Tone;
 use super::format::{UNKNOWN, count, duration, mark_estimate, millis, number, sanitize, si};
 use super::state::LiveState;
-use super::table::Tone;
 
 /// Seconds over which rates are averaged. Rates of single seconds change too fast to be read.
 const RATE_SECONDS: u64 = 5;

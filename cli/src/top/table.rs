@@ -1,174 +1,12 @@
 //! Tables that fit the width of the terminal, with sorted and filtered rows. The text of a cell is
 //! only computed for visible rows and for the width of a column.
 
-use std::borrow::Cow;
-use std::cmp::Ordering;
-
 use ratatui::buffer::CellWidth;
 
-use super::format::{UNKNOWN, sanitize};
+use super::column::Column;
 
 /// Width of the gap between two columns.
 const GAP: u16 = 2;
-
-/// The meaning of a text, which selects its style. The text itself says the same: colors may be
-/// off.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Tone {
-    #[default]
-    Plain,
-    Dim,
-    Good,
-    Warning,
-    Bad,
-}
-
-/// The content of a cell.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Cell {
-    pub(super) text: String,
-    pub(super) tone: Tone,
-}
-
-impl Cell {
-    /// Creates a cell from untrusted text.
-    pub(super) fn new(text: &str, tone: Tone) -> Self {
-        Self {
-            text: sanitize(text).into_owned(),
-            tone,
-        }
-    }
-}
-
-impl From<String> for Cell {
-    fn from(text: String) -> Self {
-        Self::from(text.as_str())
-    }
-}
-
-impl From<&str> for Cell {
-    fn from(text: &str) -> Self {
-        let tone = match text {
-            UNKNOWN => Tone::Dim,
-            _ => Tone::Plain,
-        };
-        Self::new(text, tone)
-    }
-}
-
-/// The key by which a row is sorted. `Unknown` is last in both directions.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum SortKey<'a> {
-    Text(Cow<'a, str>),
-    Number(f64),
-    Unknown,
-}
-
-impl<'a> SortKey<'a> {
-    pub(super) fn text(text: &'a str) -> Self {
-        Self::Text(Cow::Borrowed(text))
-    }
-
-    pub(super) fn number(number: Option<f64>) -> Self {
-        number.map_or(Self::Unknown, Self::Number)
-    }
-
-    fn compare(&self, other: &Self, descending: bool) -> Ordering {
-        let directed = |ordering: Ordering| match descending {
-            true => ordering.reverse(),
-            false => ordering,
-        };
-        match (self, other) {
-            (Self::Text(a), Self::Text(b)) => directed(a.cmp(b)),
-            (Self::Number(a), Self::Number(b)) => directed(a.total_cmp(b)),
-            (Self::Unknown, Self::Unknown) => Ordering::Equal,
-            (Self::Unknown, _) => Ordering::Greater,
-            (_, Self::Unknown) => Ordering::Less,
-            (Self::Text(_), Self::Number(_)) => Ordering::Less,
-            (Self::Number(_), Self::Text(_)) => Ordering::Greater,
-        }
-    }
-}
-
-/// A column of a table with rows of type `R`.
-pub(super) struct Column<R> {
-    pub(super) title: &'static str,
-    /// Minimum width.
-    pub(super) width: u16,
-    /// Width up to which the column grows to fit its longest text.
-    pub(super) max_width: u16,
-    /// Share of the remaining width, relative to the shares of other columns.
-    pub(super) grow_weight: u16,
-    pub(super) is_right_aligned: bool,
-    /// The column with the highest number is dropped first if the width does not suffice. Columns
-    /// with 0 are never dropped.
-    pub(super) drop_priority: u8,
-    pub(super) cell: fn(&R) -> Cell,
-    /// Sort key of a row. `None`: rows cannot be sorted by this column.
-    pub(super) key: Option<for<'r> fn(&'r R) -> SortKey<'r>>,
-    /// Whether the default direction is from the largest to the smallest.
-    pub(super) is_descending: bool,
-    /// Whether a row has a value for this column. A column without any value is left out. `None`:
-    /// the column is always shown.
-    pub(super) has_value: Option<fn(&R) -> bool>,
-}
-
-impl<R> Column<R> {
-    /// Creates a left-aligned column of texts.
-    pub(super) fn text(title: &'static str, width: u16, cell: fn(&R) -> Cell) -> Self {
-        Self {
-            title,
-            width,
-            max_width: width,
-            grow_weight: 0,
-            is_right_aligned: false,
-            drop_priority: 0,
-            cell,
-            key: None,
-            is_descending: false,
-            has_value: None,
-        }
-    }
-
-    /// Creates a right-aligned column of numbers, the largest first.
-    pub(super) fn number(title: &'static str, width: u16, cell: fn(&R) -> Cell) -> Self {
-        Self {
-            is_right_aligned: true,
-            is_descending: true,
-            ..Self::text(title, width, cell)
-        }
-    }
-
-    /// Lets the column grow to its longest text, up to `max_width`. A column that is never dropped
-    /// gets that width before others get theirs: names that are cut off look alike.
-    pub(super) fn max_width(self, max_width: u16) -> Self {
-        Self { max_width, ..self }
-    }
-
-    pub(super) fn grow_weight(self, grow_weight: u16) -> Self {
-        Self {
-            grow_weight,
-            ..self
-        }
-    }
-
-    pub(super) fn drop_priority(self, drop_priority: u8) -> Self {
-        Self {
-            drop_priority,
-            ..self
-        }
-    }
-
-    pub(super) fn sort_by(self, key: for<'r> fn(&'r R) -> SortKey<'r>) -> Self {
-        let key = Some(key);
-        Self { key, ..self }
-    }
-
-    pub(super) fn only_if(self, has_value: fn(&R) -> bool) -> Self {
-        let has_value = Some(has_value);
-        Self { has_value, ..self }
-    }
-}
 
 /// The user's choice of the order of rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -336,6 +174,7 @@ fn total_width(candidates: &[Candidate]) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::column::SortKey;
     use super::*;
 
     type TestRow = (&'static str, Option<f64>);
@@ -362,12 +201,16 @@ mod tests {
 
     #[test]
     fn columns_share_the_remaining_width_and_are_dropped_by_priority() {
-        let of = |width| widths(&columns(), &[], width);
-        assert_eq!(of(28), [(0, 8), (1, 10), (2, 6)]);
-        assert_eq!(of(40), [(0, 12), (1, 18), (2, 6)]);
-        assert_eq!(of(27), [(0, 19), (2, 6)]);
-        assert_eq!(of(15), [(0, 15)]);
-        assert_eq!(of(3), [(0, 8)], "a kept column is cut off when it is drawn");
+        let widths_at = |width| widths(&columns(), &[], width);
+        assert_eq!(widths_at(28), [(0, 8), (1, 10), (2, 6)]);
+        assert_eq!(widths_at(40), [(0, 12), (1, 18), (2, 6)]);
+        assert_eq!(widths_at(27), [(0, 19), (2, 6)]);
+        assert_eq!(widths_at(15), [(0, 15)]);
+        assert_eq!(
+            widths_at(3),
+            [(0, 8)],
+            "a kept column is cut off when it is drawn"
+        );
     }
 
     #[test]
@@ -380,11 +223,11 @@ mod tests {
     fn names_get_their_width_before_other_columns_and_lose_it_last() {
         let mut columns = columns();
         columns[0].max_width = 20;
-        let of = |width| widths(&columns, &[("a-name-of-seventeen", None)], width);
-        assert_eq!(of(39), [(0, 19), (1, 10), (2, 6)]);
-        assert_eq!(of(38), [(0, 30), (2, 6)]);
-        assert_eq!(of(26), [(0, 26)]);
-        assert_eq!(of(18), [(0, 18)]);
+        let widths_at = |width| widths(&columns, &[("a-name-of-seventeen", None)], width);
+        assert_eq!(widths_at(39), [(0, 19), (1, 10), (2, 6)]);
+        assert_eq!(widths_at(38), [(0, 30), (2, 6)]);
+        assert_eq!(widths_at(26), [(0, 26)]);
+        assert_eq!(widths_at(18), [(0, 18)]);
     }
 
     #[test]

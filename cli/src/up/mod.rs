@@ -1,7 +1,9 @@
 //! `flotilla up`: a controller and agents in one process, with the demo models.
 
+mod progress;
+mod summary;
+
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,19 +11,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use flotilla_agent::energy_accounting::EnergyAccounting;
 use flotilla_agent::{Agent, AgentConfig};
-use flotilla_controller::admin::{DesiredStateWriter, NodeResource};
-use flotilla_controller::fleet::{FleetHandle, FleetView, NodePhase};
+use flotilla_controller::admin::DesiredStateWriter;
 use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::spec::Resource;
 use flotilla_core::{Bytes, NodeName};
 use flotilla_telemetry::TelemetrySettings;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::UpArgs;
-use crate::{allocator, get, manifest, output, shutdown};
+use crate::{allocator, manifest, shutdown};
+use progress::{Progress, all_models_settled, all_nodes_ready};
 
-/// Maximum time to wait for the nodes, and then for the models, before the summary is printed.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// Maximum time to finish active requests after Ctrl-C.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Marker in the store after the first start: a model that the user deleted must not come back with
@@ -65,8 +64,8 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         progress.wait_until(all_nodes_ready).await;
         apply_models(&desired_state, &manifests).await?;
         progress.wait_until(all_models_settled).await;
-        progress.bar.finish_and_clear();
-        print_summary(&fleet, http, &args.data_dir, start.elapsed());
+        progress.finish();
+        summary::print(&fleet, http, &args.data_dir, start.elapsed());
         std::future::pending().await
     };
     // From here on Ctrl-C stops the fleet, also while models still load.
@@ -165,149 +164,4 @@ async fn apply_models(
 fn memory_per_agent(nodes: u32) -> Option<Bytes> {
     let total = flotilla_agent::default_memory();
     (total.0 > 0).then(|| Bytes(total.0 / u64::from(nodes)))
-}
-
-/// Returns the numbers of ready and of desired replicas.
-fn count_replicas(view: &FleetView) -> (u64, u64) {
-    let ready = view
-        .models
-        .values()
-        .map(|model| model.endpoints.replicas().len() as u64)
-        .sum();
-    let desired = view
-        .models
-        .values()
-        .map(|model| {
-            u64::from(model.endpoints.model.spec.replicas.min).min(view.nodes.len() as u64)
-        })
-        .sum();
-    (ready, desired)
-}
-
-/// A line on the terminal with the progress of the start.
-struct Progress<'a> {
-    fleet: &'a FleetHandle,
-    nodes: u32,
-    bar: ProgressBar,
-}
-
-impl<'a> Progress<'a> {
-    fn new(fleet: &'a FleetHandle, nodes: u32) -> Self {
-        let bar = if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::no_length();
-            // The constant template is valid.
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {msg}") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(80));
-            bar
-        } else {
-            ProgressBar::hidden()
-        };
-        Self { fleet, nodes, bar }
-    }
-
-    /// Waits until `is_settled` accepts the fleet and the number of nodes, at most for
-    /// [`START_TIMEOUT`].
-    async fn wait_until(&self, is_settled: fn(&FleetView, u32) -> bool) {
-        let mut changes = self.fleet.changes();
-        let wait = async {
-            loop {
-                changes.borrow_and_update();
-                let view = self.fleet.view();
-                let (ready, desired) = count_replicas(&view);
-                self.bar.set_message(format!(
-                    "nodes {}/{}, replicas ready {ready}/{desired}",
-                    count_ready_nodes(&view),
-                    self.nodes
-                ));
-                if is_settled(&view, self.nodes) || changes.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        let _: Result<(), _> = tokio::time::timeout(START_TIMEOUT, wait).await;
-    }
-}
-
-fn count_ready_nodes(view: &FleetView) -> u32 {
-    let ready = view
-        .nodes
-        .values()
-        .filter(|node| node.phase == NodePhase::Ready);
-    ready.count() as u32
-}
-
-fn all_nodes_ready(view: &FleetView, nodes: u32) -> bool {
-    view.synced && count_ready_nodes(view) >= nodes
-}
-
-/// Returns whether every model has its desired replicas or a failure.
-fn all_models_settled(view: &FleetView, nodes: u32) -> bool {
-    view.models.values().all(|model| {
-        let desired = model.endpoints.model.spec.replicas.min.min(nodes) as usize;
-        model.endpoints.replicas().len() >= desired || !model.failures.is_empty()
-    })
-}
-
-/// Prints the nodes and models of the fleet and how to use it.
-fn print_summary(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, start_time: Duration) {
-    let view = fleet.view();
-    let (ready, desired) = count_replicas(&view);
-    let nodes: Vec<_> = view
-        .nodes
-        .values()
-        .map(|node| NodeResource::new(node))
-        .collect();
-    let models = view.models.values().map(|model| {
-        let nodes: Vec<_> = model
-            .endpoints
-            .replicas()
-            .iter()
-            .map(|r| r.node.as_str())
-            .collect();
-        let problem = model.failures.values().next().map(|f| f.problem.clone());
-        vec![
-            model.endpoints.model.name().to_string(),
-            if nodes.is_empty() {
-                "-".to_owned()
-            } else {
-                nodes.join(", ")
-            },
-            problem.unwrap_or_else(|| model.endpoints.model.spec.description.clone()),
-        ]
-    });
-    let url = format!("http://{}", client_address(http));
-    println!(
-        "Flotilla is up after {:.1} s: {} nodes, {} models, {ready} of {desired} replicas ready.\n",
-        start_time.as_secs_f64(),
-        nodes.len(),
-        view.models.len(),
-    );
-    println!("{}", get::nodes(&nodes));
-    println!(
-        "{}",
-        output::table(&["MODEL", "NODES", "DESCRIPTION OR PROBLEM"], models)
-    );
-    println!("API   {url}/v1");
-    println!("Page  {url}/ (in a terminal: flotilla top)");
-    println!("Data  {}\n", data_dir.display());
-    let example = "I still have not received my new card";
-    println!("Try it:");
-    println!(
-        "  curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\": \"support-intent\", \"messages\": [{{\"role\": \"user\", \"content\": \"{example}\"}}]}}'"
-    );
-    println!(
-        "  python3 -c \"from openai import OpenAI; print(OpenAI(base_url='{url}/v1', api_key='none').chat.completions.create(model='support-intent', messages=[{{'role': 'user', 'content': '{example}'}}]).choices[0].message.content)\""
-    );
-    println!("\nCtrl-C stops everything.");
-}
-
-/// Returns the address for clients on this machine: the loopback address if the API listens on all
-/// addresses.
-fn client_address(mut address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() {
-        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
-    }
-    address
 }

@@ -1,0 +1,73 @@
+//! The text that `up` prints once the fleet has started.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use flotilla_controller::admin::NodeResource;
+use flotilla_controller::fleet::FleetHandle;
+
+use super::progress::count_replicas;
+use crate::{get, output};
+
+/// Prints the nodes and models of the fleet and how to use it.
+pub(super) fn print(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, start_time: Duration) {
+    let view = fleet.view();
+    let (ready, desired) = count_replicas(&view);
+    let nodes: Vec<_> = view
+        .nodes
+        .values()
+        .map(|node| NodeResource::new(node))
+        .collect();
+    let models = view.models.values().map(|model| {
+        let nodes: Vec<_> = model
+            .endpoints
+            .replicas()
+            .iter()
+            .map(|r| r.node.as_str())
+            .collect();
+        let problem = model.failures.values().next().map(|f| f.problem.clone());
+        vec![
+            model.endpoints.model.name().to_string(),
+            if nodes.is_empty() {
+                "-".to_owned()
+            } else {
+                nodes.join(", ")
+            },
+            problem.unwrap_or_else(|| model.endpoints.model.spec.description.clone()),
+        ]
+    });
+    let url = format!("http://{}", client_address(http));
+    println!(
+        "Flotilla is up after {:.1} s: {} nodes, {} models, {ready} of {desired} replicas ready.\n",
+        start_time.as_secs_f64(),
+        nodes.len(),
+        view.models.len(),
+    );
+    println!("{}", get::nodes(&nodes));
+    println!(
+        "{}",
+        output::table(&["MODEL", "NODES", "DESCRIPTION OR PROBLEM"], models)
+    );
+    println!("API   {url}/v1");
+    println!("Page  {url}/ (in a terminal: flotilla top)");
+    println!("Data  {}\n", data_dir.display());
+    let example = "I still have not received my new card";
+    println!("Try it:");
+    println!(
+        "  curl -s {url}/v1/chat/completions -H 'content-type: application/json' -d '{{\"model\": \"support-intent\", \"messages\": [{{\"role\": \"user\", \"content\": \"{example}\"}}]}}'"
+    );
+    println!(
+        "  python3 -c \"from openai import OpenAI; print(OpenAI(base_url='{url}/v1', api_key='none').chat.completions.create(model='support-intent', messages=[{{'role': 'user', 'content': '{example}'}}]).choices[0].message.content)\""
+    );
+    println!("\nCtrl-C stops everything.");
+}
+
+/// Returns the address for clients on this machine: the loopback address if the API listens on all
+/// addresses.
+fn client_address(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    }
+    address
+}
