@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use flotilla_core::spec::{ModelSource, Resource, documents};
+use flotilla_core::spec::{ModelSource, Resource, parse_documents};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -64,7 +64,7 @@ fn list_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 fn parse(text: &str, folder: &Path) -> anyhow::Result<Vec<Resource>> {
     let mut resources = Vec::new();
-    for mut value in documents(text)? {
+    for mut value in parse_documents(text)? {
         include_examples(&mut value, folder)?;
         let mut resource = Resource::from_json(value)?;
         if let Resource::Model(model) = &mut resource

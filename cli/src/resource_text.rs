@@ -22,8 +22,8 @@ pub(crate) fn node_state(node: &NodeResource) -> String {
 /// Returns the rule by which a router assigns a request to no task.
 pub(crate) fn abstain_rule(rule: AbstainRule) -> String {
     match rule {
-        AbstainRule::Below(confidence) => format!("confidence below {confidence}"),
-        AbstainRule::Cost(fraction) => {
+        AbstainRule::MinConfidence(confidence) => format!("confidence below {confidence}"),
+        AbstainRule::FalseAbstentionRate(fraction) => {
             format!("on {} % of the examples of tasks", fraction * 100.0)
         }
     }

@@ -97,11 +97,7 @@ impl Fleet {
         }
     }
 
-    fn problem<'a>(
-        &'a self,
-        standing: &'a [Assignment],
-        none: &'a Unknown,
-    ) -> PlacementProblem<'a> {
+    fn problem<'a>(&'a self, current: &'a [Assignment], none: &'a Unknown) -> PlacementProblem<'a> {
         let nodes = self.nodes.iter().map(|node| NodeCapacity {
             name: &node.name,
             memory: node.memory,
@@ -109,8 +105,8 @@ impl Fleet {
             taints: &node.taints,
             zone: node.zone.as_ref(),
             accelerators: &node.accelerators,
-            open: Schedulability::Open,
-            handicap: 1.0,
+            schedulability: Schedulability::Schedulable,
+            pressure_factor: 1.0,
         });
         let models = self.models.iter().map(|model| ModelDemand {
             name: &model.name,
@@ -118,20 +114,20 @@ impl Fleet {
             target: model.target,
             required: 1,
             memory: Some(model.memory),
-            refused_by: &none.refused_by,
-            measured: &none.measured,
+            load_failures: &none.load_failures,
+            performance: &none.performance,
         });
-        let standing = standing.iter().map(|assignment| CurrentReplica {
+        let current = current.iter().map(|assignment| CurrentReplica {
             node: &assignment.node,
             model: &assignment.model,
             ready: true,
             outdated: false,
-            idle: Some(Duration::from_secs(1)),
+            idle_for: Some(Duration::from_secs(1)),
         });
         PlacementProblem {
             nodes: nodes.collect(),
             models: models.collect(),
-            standing: standing.collect(),
+            current: current.collect(),
         }
     }
 }
@@ -139,8 +135,8 @@ impl Fleet {
 /// That nothing was refused and nothing measured.
 #[derive(Default)]
 struct Unknown {
-    refused_by: BTreeMap<NodeName, String>,
-    measured: HashMap<NodeName, flotilla_core::placement::MeasuredPerformance>,
+    load_failures: BTreeMap<NodeName, String>,
+    performance: HashMap<NodeName, flotilla_core::placement::MeasuredPerformance>,
 }
 
 fn placement(c: &mut Criterion) {
@@ -148,22 +144,19 @@ fn placement(c: &mut Criterion) {
     for (nodes, models) in [(1_000, 200), (10_000, 1_000)] {
         let mut fleet = Fleet::new(nodes, models);
         let plan = solve(&fleet.problem(&[], &none));
-        let standing: Vec<Assignment> = plan.assign.into_iter().collect();
-        let size = format!(
-            "{nodes} nodes, {models} models, {} replicas",
-            standing.len()
-        );
+        let current: Vec<Assignment> = plan.assign.into_iter().collect();
+        let size = format!("{nodes} nodes, {models} models, {} replicas", current.len());
         let mut group = c.benchmark_group("placement");
         group.sample_size(20);
         group.bench_function(BenchmarkId::new("from scratch", &size), |b| {
             b.iter(|| solve(black_box(&fleet.problem(&[], &none))));
         });
-        let lost = standing[standing.len() / 2].node.clone();
+        let lost = current[current.len() / 2].node.clone();
         fleet.nodes.retain(|node| node.name != lost);
-        let plan = solve(&fleet.problem(&standing, &none));
+        let plan = solve(&fleet.problem(&current, &none));
         assert!(!plan.evict.is_empty() && plan.evict.iter().all(|a| a.node == lost));
         group.bench_function(BenchmarkId::new("one node lost", &size), |b| {
-            b.iter(|| solve(black_box(&fleet.problem(&standing, &none))));
+            b.iter(|| solve(black_box(&fleet.problem(&current, &none))));
         });
         group.finish();
     }

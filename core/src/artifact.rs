@@ -36,7 +36,7 @@ impl Manifest {
     pub fn new(mut files: Vec<ArtifactFile>) -> Result<Self, ValidationErrors> {
         files.sort();
         let mut faults = ValidationErrors::default();
-        faults.check(files.is_empty(), "files", "must not be empty");
+        faults.add_if(files.is_empty(), "files", "must not be empty");
         for (i, file) in files.iter().enumerate() {
             let inside =
                 |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
@@ -74,7 +74,7 @@ impl Manifest {
     /// Memory that a model of these files is likely to need, from the size of its weights. A
     /// guess until a node has loaded it.
     #[must_use]
-    pub fn memory(&self) -> Bytes {
+    pub fn estimated_memory(&self) -> Bytes {
         let weights = |file: &&ArtifactFile| {
             [".safetensors", ".gguf"]
                 .iter()
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(one.digest(), other.digest());
         let changed = Manifest::new(vec![file("a", 1), file("b/c.gguf", 3)]).unwrap();
         assert_ne!(one.digest(), changed.digest());
-        assert_eq!((one.size(), one.memory()), (Bytes(20), Bytes(12)));
+        assert_eq!((one.size(), one.estimated_memory()), (Bytes(20), Bytes(12)));
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct NodeLifecycle {
 impl NodeLifecycle {
     /// A node that is known but away.
     #[must_use]
-    pub fn away(now: Instant) -> Self {
+    pub fn disconnected(now: Instant) -> Self {
         Self {
             phase: NodePhase::Suspect,
             since: now,
@@ -85,7 +85,7 @@ impl NodeLifecycle {
     }
 
     /// It is linked.
-    pub fn linked(&mut self, now: Instant) {
+    pub fn on_connected(&mut self, now: Instant) {
         if matches!(self.phase, NodePhase::Joining | NodePhase::Ready) {
             return;
         }
@@ -99,14 +99,14 @@ impl NodeLifecycle {
     }
 
     /// It has told what it runs.
-    pub fn reported(&mut self, now: Instant) {
+    pub fn on_report(&mut self, now: Instant) {
         if self.phase == NodePhase::Joining {
             self.enter(NodePhase::Ready, now);
         }
     }
 
     /// Its last link is gone.
-    pub fn unlinked(&mut self, now: Instant) {
+    pub fn on_disconnected(&mut self, now: Instant) {
         if matches!(self.phase, NodePhase::Joining | NodePhase::Ready) {
             self.penalty = self.decayed(now) + 1.0;
             self.punished = now;
@@ -115,14 +115,14 @@ impl NodeLifecycle {
     }
 
     /// Its absence counts from now on only: nobody could have seen it before.
-    pub fn excuse(&mut self, now: Instant) {
+    pub fn restart_grace(&mut self, now: Instant) {
         if self.phase == NodePhase::Suspect {
             self.since = now;
         }
     }
 
     /// Lets happen what is due. Returns whether anything has: it is lost, or steady again.
-    pub fn expire(&mut self, grace: Duration, now: Instant) -> bool {
+    pub fn apply_timeouts(&mut self, grace: Duration, now: Instant) -> bool {
         if self.next_deadline(grace).is_none_or(|due| due > now) {
             return false;
         }
@@ -146,8 +146,8 @@ impl NodeLifecycle {
 
     /// Whether it is trusted with new models at `now`.
     #[must_use]
-    pub fn is_steady(&self, now: Instant) -> bool {
-        self.steady_from.is_none_or(|from| from <= now)
+    pub fn is_flapping(&self, now: Instant) -> bool {
+        self.steady_from.is_some_and(|from| from > now)
     }
 
     fn enter(&mut self, phase: NodePhase, now: Instant) {
@@ -174,66 +174,66 @@ mod tests {
     #[test]
     fn a_node_joins_is_ready_is_suspected_and_is_lost() {
         let now = Instant::now();
-        let mut life = NodeLifecycle::away(now);
-        life.linked(now);
+        let mut life = NodeLifecycle::disconnected(now);
+        life.on_connected(now);
         assert_eq!(life.phase(), NodePhase::Joining);
-        life.reported(now);
+        life.on_report(now);
         assert_eq!(
             (life.phase(), life.next_deadline(GRACE)),
             (NodePhase::Ready, None)
         );
-        life.unlinked(now);
+        life.on_disconnected(now);
         assert_eq!(life.phase(), NodePhase::Suspect);
-        assert!(!life.expire(GRACE, now + second(4)));
-        assert!(life.expire(GRACE, now + GRACE));
+        assert!(!life.apply_timeouts(GRACE, now + second(4)));
+        assert!(life.apply_timeouts(GRACE, now + GRACE));
         assert_eq!(
             (life.phase(), life.next_deadline(GRACE)),
             (NodePhase::Lost, None)
         );
-        life.linked(now + second(60));
-        life.reported(now + second(60));
-        assert!(life.phase() == NodePhase::Ready && life.is_steady(now + second(60)));
+        life.on_connected(now + second(60));
+        life.on_report(now + second(60));
+        assert!(life.phase() == NodePhase::Ready && !life.is_flapping(now + second(60)));
     }
 
     #[test]
     fn an_excused_absence_counts_anew() {
         let now = Instant::now();
-        let mut life = NodeLifecycle::away(now);
-        life.excuse(now + second(4));
-        assert!(!life.expire(GRACE, now + second(8)));
-        assert!(life.expire(GRACE, now + second(9)));
+        let mut life = NodeLifecycle::disconnected(now);
+        life.restart_grace(now + second(4));
+        assert!(!life.apply_timeouts(GRACE, now + second(8)));
+        assert!(life.apply_timeouts(GRACE, now + second(9)));
     }
 
     #[test]
     fn a_node_that_comes_and_goes_has_to_stay_ever_longer() {
         let mut now = Instant::now();
-        let mut life = NodeLifecycle::away(now);
+        let mut life = NodeLifecycle::disconnected(now);
         let mut holds = Vec::new();
         for _ in 0..9 {
-            life.linked(now);
-            life.reported(now);
+            life.on_connected(now);
+            life.on_report(now);
             let deadline = life.next_deadline(GRACE);
             holds.push(deadline.map_or(Duration::ZERO, |due| due - now).as_secs());
             now += second(2);
-            life.unlinked(now);
+            life.on_disconnected(now);
             now += second(2);
         }
         assert_eq!(holds[..3], [0, 0, 0]);
         assert_eq!(holds[3..], [30, 60, 120, 240, 480, 900]);
         // It is trusted again once it has stayed.
-        life.linked(now);
-        life.reported(now);
-        assert!(!life.is_steady(now));
-        assert!(life.expire(GRACE, now + LONGEST_HOLD));
-        assert!(life.is_steady(now + LONGEST_HOLD));
+        life.on_connected(now);
+        life.on_report(now);
+        assert!(life.is_flapping(now));
+        assert!(life.apply_timeouts(GRACE, now + LONGEST_HOLD));
+        assert!(!life.is_flapping(now + LONGEST_HOLD));
         assert_eq!(
             (life.phase(), life.next_deadline(GRACE)),
             (NodePhase::Ready, None)
         );
         // An hour later all is forgiven.
         now += second(3_600);
-        life.unlinked(now);
-        life.linked(now);
-        assert!(life.is_steady(now));
+        life.on_disconnected(now);
+        life.on_connected(now);
+        assert!(!life.is_flapping(now));
     }
 }

@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 /// Longest name accepted, in bytes. Kubernetes' limit for a label value, so that every name
 /// can be used as one.
-pub const MAX_NAME: usize = 63;
+pub const MAX_NAME_LEN: usize = 63;
 
 /// Why a string is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     #[error("must not be empty")]
     Empty,
-    #[error("must be at most {MAX_NAME} characters, is {0}")]
+    #[error("must be at most {MAX_NAME_LEN} characters, is {0}")]
     TooLong(usize),
     #[error(
         "must be lower-case letters, digits, '-', '_' and '.', and begin and end with a letter or digit"
@@ -31,7 +31,7 @@ fn check(name: &str) -> Result<(), NameError> {
     let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
         return Err(NameError::Empty);
     };
-    if bytes.len() > MAX_NAME {
+    if bytes.len() > MAX_NAME_LEN {
         return Err(NameError::TooLong(bytes.len()));
     }
     let inner = |c: &u8| alphanumeric(*c) || matches!(c, b'-' | b'_' | b'.');

@@ -22,7 +22,7 @@ pub enum Scoring {
 impl Scoring {
     /// Whether `answer` is right where `expected` is.
     #[must_use]
-    pub fn is_right(self, expected: &Value, answer: &str) -> bool {
+    pub fn is_correct(self, expected: &Value, answer: &str) -> bool {
         match self {
             Self::Exact => text(expected).trim() == answer.trim(),
             Self::Label => label(&text(expected)) == label(answer),
@@ -104,7 +104,7 @@ fn last_number(text: &str) -> Option<f64> {
 /// So many right ones of so many.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proportion {
-    pub right: u32,
+    pub correct: u32,
     pub total: u32,
 }
 
@@ -113,21 +113,21 @@ const Z: f64 = 1.959_964;
 
 impl Proportion {
     /// Counts one more.
-    pub fn count(&mut self, right: bool) {
-        self.right += u32::from(right);
+    pub fn record(&mut self, correct: bool) {
+        self.correct += u32::from(correct);
         self.total += 1;
     }
 
     /// The part that is right; 0 of none.
     #[must_use]
     pub fn rate(self) -> f64 {
-        f64::from(self.right) / f64::from(self.total.max(1))
+        f64::from(self.correct) / f64::from(self.total.max(1))
     }
 
     /// Between what the true rate lies with 95 % confidence: Wilson's score interval (Wilson,
     /// "Probable Inference, the Law of Succession, and Statistical Inference", 1927).
     #[must_use]
-    pub fn interval(self) -> (f64, f64) {
+    pub fn confidence_interval(self) -> (f64, f64) {
         if self.total == 0 {
             return (0.0, 1.0);
         }
@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn each_scoring_says_what_is_right() {
-        let right = |scoring: Scoring, expected: Value, answer| scoring.is_right(&expected, answer);
+        let right =
+            |scoring: Scoring, expected: Value, answer| scoring.is_correct(&expected, answer);
         assert!(right(
             Scoring::Exact,
             json!("card_arrival"),
@@ -200,20 +201,20 @@ mod tests {
     fn the_interval_is_wilsons() {
         // Newcombe, "Two-sided confidence intervals for the single proportion", 1998: 81 of 263.
         let (low, high) = Proportion {
-            right: 81,
+            correct: 81,
             total: 263,
         }
-        .interval();
+        .confidence_interval();
         assert!(
             (low - 0.2553).abs() < 1e-4 && (high - 0.3662).abs() < 1e-4,
             "{low} {high}"
         );
-        assert_eq!(Proportion::default().interval(), (0.0, 1.0));
+        assert_eq!(Proportion::default().confidence_interval(), (0.0, 1.0));
         let (low, high) = Proportion {
-            right: 10,
+            correct: 10,
             total: 10,
         }
-        .interval();
+        .confidence_interval();
         assert!(
             (low - 0.7225).abs() < 1e-3 && high > 0.999_999,
             "{low} {high}"
@@ -223,8 +224,8 @@ mod tests {
     proptest! {
         #[test]
         fn the_interval_holds_the_rate(right in 0u32..500, wrong in 0u32..500) {
-            let proportion = Proportion { right, total: right + wrong };
-            let (low, high) = proportion.interval();
+            let proportion = Proportion { correct: right, total: right + wrong };
+            let (low, high) = proportion.confidence_interval();
             prop_assert!(low <= high);
             if proportion.total > 0 {
                 prop_assert!(low <= proportion.rate() + 1e-9 && proportion.rate() <= high + 1e-9);
@@ -235,7 +236,7 @@ mod tests {
         fn any_answer_can_be_judged(expected in ".{0,40}", answer in ".{0,40}") {
             let expected = json!(expected);
             for scoring in [Scoring::Exact, Scoring::Label, Scoring::Json, Scoring::Numeric { tolerance: 0.1 }] {
-                let _ = scoring.is_right(&expected, &answer);
+                let _ = scoring.is_correct(&expected, &answer);
             }
         }
     }

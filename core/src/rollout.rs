@@ -12,8 +12,8 @@ pub struct RolloutReplica<'a> {
     pub node: &'a NodeName,
     /// What it was told to serve.
     pub assigned: ModelRevision,
-    /// What it answers with, if it answers.
-    pub answers: Option<ModelRevision>,
+    /// What it serving with, if it serving.
+    pub serving: Option<ModelRevision>,
     /// Whether it failed to load what it was told to serve.
     pub failed: bool,
 }
@@ -22,20 +22,20 @@ pub struct RolloutReplica<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelRevisions {
     /// That of the wish.
-    pub wished: ModelRevision,
+    pub desired: ModelRevision,
     /// The last one that every replica served.
     pub stable: Option<ModelRevision>,
-    /// One that was wished for and did not load.
-    pub condemned: Option<ModelRevision>,
+    /// One that was desired for and did not load.
+    pub failed: Option<ModelRevision>,
 }
 
 impl ModelRevisions {
     /// What should be served.
     #[must_use]
-    pub fn goal(self) -> ModelRevision {
+    pub fn target(self) -> ModelRevision {
         match self.stable {
-            Some(stable) if self.condemned == Some(self.wished) => stable,
-            _ => self.wished,
+            Some(stable) if self.failed == Some(self.desired) => stable,
+            _ => self.desired,
         }
     }
 }
@@ -46,10 +46,10 @@ pub enum RolloutStep<'a> {
     /// Nothing, for now.
     Wait,
     /// These replicas are to serve the goal.
-    Change(Vec<&'a NodeName>),
+    Update(Vec<&'a NodeName>),
     /// Every replica serves the goal: it is the stable revision.
-    Settled,
-    /// The wished revision does not load on this node, nor does it run anywhere: back to the
+    Complete,
+    /// The desired revision does not load on this node, nor does it run anywhere: back to the
     /// stable one.
     RollBack(&'a NodeName),
 }
@@ -60,12 +60,15 @@ pub enum RolloutStep<'a> {
 /// answer one is changed first, and once the goal runs there, a quarter at a time; never while
 /// as many do not answer.
 #[must_use]
-pub fn next<'a>(revisions: ModelRevisions, replicas: &[RolloutReplica<'a>]) -> RolloutStep<'a> {
-    let goal = revisions.goal();
+pub fn next_step<'a>(
+    revisions: ModelRevisions,
+    replicas: &[RolloutReplica<'a>],
+) -> RolloutStep<'a> {
+    let goal = revisions.target();
     let runs =
-        |replica: &&RolloutReplica<'_>| replica.assigned == goal && replica.answers == Some(goal);
+        |replica: &&RolloutReplica<'_>| replica.assigned == goal && replica.serving == Some(goal);
     let proven = replicas.iter().any(|replica| runs(&replica));
-    let may_go_back = goal == revisions.wished && revisions.stable.is_some_and(|s| s != goal);
+    let may_go_back = goal == revisions.desired && revisions.stable.is_some_and(|s| s != goal);
     if may_go_back && !proven {
         let failed = replicas.iter().find(|r| r.assigned == goal && r.failed);
         if let Some(failed) = failed {
@@ -76,15 +79,15 @@ pub fn next<'a>(revisions: ModelRevisions, replicas: &[RolloutReplica<'a>]) -> R
     if outdated().next().is_none() {
         let settled = !replicas.is_empty() && replicas.iter().all(|r| runs(&r));
         return if settled {
-            RolloutStep::Settled
+            RolloutStep::Complete
         } else {
             RolloutStep::Wait
         };
     }
-    let idle: Vec<_> = outdated().filter(|r| r.answers.is_none()).collect();
+    let idle: Vec<_> = outdated().filter(|r| r.serving.is_none()).collect();
     let changing = replicas
         .iter()
-        .filter(|r| r.assigned == goal && r.answers != Some(goal))
+        .filter(|r| r.assigned == goal && r.serving != Some(goal))
         .count();
     let at_once = if proven {
         (replicas.len() / PART).max(1)
@@ -92,7 +95,7 @@ pub fn next<'a>(revisions: ModelRevisions, replicas: &[RolloutReplica<'a>]) -> R
         1
     };
     let free = at_once.saturating_sub(changing + idle.len());
-    let answering = outdated().filter(|r| r.answers.is_some()).take(free);
+    let answering = outdated().filter(|r| r.serving.is_some()).take(free);
     let change: Vec<_> = idle
         .iter()
         .copied()
@@ -102,7 +105,7 @@ pub fn next<'a>(revisions: ModelRevisions, replicas: &[RolloutReplica<'a>]) -> R
     if change.is_empty() {
         RolloutStep::Wait
     } else {
-        RolloutStep::Change(change)
+        RolloutStep::Update(change)
     }
 }
 
@@ -114,9 +117,9 @@ mod tests {
     const OLD: ModelRevision = ModelRevision(1);
     const NEW: ModelRevision = ModelRevision(2);
     const UPGRADE: ModelRevisions = ModelRevisions {
-        wished: NEW,
+        desired: NEW,
         stable: Some(OLD),
-        condemned: None,
+        failed: None,
     };
 
     fn names(n: usize) -> Vec<NodeName> {
@@ -129,7 +132,7 @@ mod tests {
         let replica = |node| RolloutReplica {
             node,
             assigned: revision,
-            answers: Some(revision),
+            serving: Some(revision),
             failed: false,
         };
         names.iter().map(replica).collect()
@@ -140,33 +143,36 @@ mod tests {
         let names = names(12);
         let mut replicas = serving(&names, OLD);
         assert_eq!(
-            next(UPGRADE, &replicas),
-            RolloutStep::Change(vec![&names[0]])
+            next_step(UPGRADE, &replicas),
+            RolloutStep::Update(vec![&names[0]])
         );
         replicas[0].assigned = NEW;
-        replicas[0].answers = None;
-        assert_eq!(next(UPGRADE, &replicas), RolloutStep::Wait);
-        replicas[0].answers = Some(NEW);
+        replicas[0].serving = None;
+        assert_eq!(next_step(UPGRADE, &replicas), RolloutStep::Wait);
+        replicas[0].serving = Some(NEW);
         let three = names[1..4].iter().collect();
-        assert_eq!(next(UPGRADE, &replicas), RolloutStep::Change(three));
+        assert_eq!(next_step(UPGRADE, &replicas), RolloutStep::Update(three));
         replicas[1].assigned = NEW;
         let two = names[2..4].iter().collect();
         assert_eq!(
-            next(UPGRADE, &replicas),
-            RolloutStep::Change(two),
+            next_step(UPGRADE, &replicas),
+            RolloutStep::Update(two),
             "one is still changing"
         );
-        assert_eq!(next(UPGRADE, &serving(&names, NEW)), RolloutStep::Settled);
+        assert_eq!(
+            next_step(UPGRADE, &serving(&names, NEW)),
+            RolloutStep::Complete
+        );
     }
 
     #[test]
     fn a_replica_that_does_not_answer_is_changed_at_once_and_counts() {
         let names = names(3);
         let mut replicas = serving(&names, OLD);
-        replicas[2].answers = None;
+        replicas[2].serving = None;
         assert_eq!(
-            next(UPGRADE, &replicas),
-            RolloutStep::Change(vec![&names[2]])
+            next_step(UPGRADE, &replicas),
+            RolloutStep::Update(vec![&names[2]])
         );
     }
 
@@ -176,32 +182,38 @@ mod tests {
         let mut replicas = serving(&names, OLD);
         replicas[0] = RolloutReplica {
             assigned: NEW,
-            answers: None,
+            serving: None,
             failed: true,
             ..replicas[0]
         };
-        assert_eq!(next(UPGRADE, &replicas), RolloutStep::RollBack(&names[0]));
+        assert_eq!(
+            next_step(UPGRADE, &replicas),
+            RolloutStep::RollBack(&names[0])
+        );
         let back = ModelRevisions {
-            condemned: Some(NEW),
+            failed: Some(NEW),
             ..UPGRADE
         };
-        assert_eq!(next(back, &replicas), RolloutStep::Change(vec![&names[0]]));
+        assert_eq!(
+            next_step(back, &replicas),
+            RolloutStep::Update(vec![&names[0]])
+        );
         replicas[1] = serving(&names, NEW)[1];
-        assert_eq!(next(UPGRADE, &replicas), RolloutStep::Wait);
+        assert_eq!(next_step(UPGRADE, &replicas), RolloutStep::Wait);
         // Without one that worked there is nothing to go back to.
         let first = ModelRevisions {
             stable: None,
             ..UPGRADE
         };
         assert_ne!(
-            next(first, &replicas[..1]),
+            next_step(first, &replicas[..1]),
             RolloutStep::RollBack(&names[0])
         );
     }
 
     #[test]
     fn nothing_is_settled_without_replicas() {
-        assert_eq!(next(UPGRADE, &[]), RolloutStep::Wait);
+        assert_eq!(next_step(UPGRADE, &[]), RolloutStep::Wait);
     }
 
     proptest! {
@@ -211,24 +223,24 @@ mod tests {
             let mut replicas = serving(&names, OLD);
             let mut left = vec![0; n];
             for _ in 0..200 {
-                match next(UPGRADE, &replicas) {
-                    RolloutStep::Settled => return Ok(()),
-                    RolloutStep::Change(change) => for (i, replica) in replicas.iter_mut().enumerate() {
+                match next_step(UPGRADE, &replicas) {
+                    RolloutStep::Complete => return Ok(()),
+                    RolloutStep::Update(change) => for (i, replica) in replicas.iter_mut().enumerate() {
                         if change.contains(&replica.node) {
                             replica.assigned = NEW;
-                            replica.answers = None;
+                            replica.serving = None;
                             left[i] = loads;
                         }
                     },
                     RolloutStep::Wait => {}
                     RolloutStep::RollBack(node) => panic!("{node} has not failed"),
                 }
-                let away = replicas.iter().filter(|r| r.answers.is_none()).count();
+                let away = replicas.iter().filter(|r| r.serving.is_none()).count();
                 prop_assert!(away <= (n / PART).max(1));
                 for (replica, left) in replicas.iter_mut().zip(&mut left) {
                     *left = left.saturating_sub(1);
-                    if replica.answers.is_none() && *left == 0 {
-                        replica.answers = Some(NEW);
+                    if replica.serving.is_none() && *left == 0 {
+                        replica.serving = Some(NEW);
                     }
                 }
             }

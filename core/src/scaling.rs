@@ -21,7 +21,7 @@ const DOWN_AFTER: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ModelLoad {
     /// Replicas that answer.
-    pub ready: u32,
+    pub ready_replicas: u32,
     /// Requests that one replica computes at once.
     pub concurrency: u32,
     /// Requests being computed.
@@ -29,11 +29,11 @@ pub struct ModelLoad {
     /// Requests waiting on replicas.
     pub queued: u32,
     /// Requests waiting on controllers, since no replica answers.
-    pub waiting: u32,
+    pub pending: u32,
     /// Requests ever begun; may start anew.
-    pub begun: u64,
+    pub started_total: u64,
     /// How long those begun lately had waited, on average.
-    pub wait: Duration,
+    pub mean_wait: Duration,
 }
 
 /// The number of replicas of one model.
@@ -76,21 +76,21 @@ impl ReplicaScaler {
         load: &ModelLoad,
         now: Instant,
     ) {
-        let under_way = load.active + load.queued + load.waiting;
-        if under_way > 0 || load.begun != self.begun {
+        let under_way = load.active + load.queued + load.pending;
+        if under_way > 0 || load.started_total != self.begun {
             self.used = now;
-            self.begun = load.begun;
+            self.begun = load.started_total;
         }
         self.target = self.target.clamp(bounds.min, bounds.max);
         if self.target == 0 {
-            self.target = u32::from(load.waiting > 0);
+            self.target = u32::from(load.pending > 0);
             return;
         }
         let slots = f64::from(self.target) * f64::from(load.concurrency.max(1));
-        let wait = load.queued > 0 && load.wait >= LONG_WAIT;
+        let wait = load.queued > 0 && load.mean_wait >= LONG_WAIT;
         let full = f64::from(load.queued) >= slots;
         // While a new replica is still loading, the load says nothing about enough.
-        let settled = load.ready >= self.target;
+        let settled = load.ready_replicas >= self.target;
         held(&mut self.pressed, settled && (wait || full), now);
         let fewer = f64::from(self.target - 1) * f64::from(load.concurrency.max(1));
         held(&mut self.slack, f64::from(under_way) <= fewer * SLACK, now);
@@ -141,7 +141,7 @@ mod tests {
 
         fn look(&mut self, load: &ModelLoad) -> u32 {
             let load = ModelLoad {
-                ready: self.scaler.target,
+                ready_replicas: self.scaler.target,
                 ..*load
             };
             self.scaler.observe(self.bounds, ALIVE, &load, self.now);
@@ -163,7 +163,7 @@ mod tests {
             concurrency: 4,
             active,
             queued,
-            wait: Duration::from_secs(1),
+            mean_wait: Duration::from_secs(1),
             ..ModelLoad::default()
         }
     }
@@ -182,12 +182,12 @@ mod tests {
     fn a_short_queue_that_moves_fast_adds_nothing() {
         let mut bench = Bench::new(1, 3, 1);
         let load = ModelLoad {
-            wait: Duration::from_millis(40),
+            mean_wait: Duration::from_millis(40),
             ..busy(4, 2)
         };
         assert_eq!(bench.during(60, &load), 1);
         let load = ModelLoad {
-            wait: Duration::from_millis(40),
+            mean_wait: Duration::from_millis(40),
             ..busy(4, 4)
         };
         assert_eq!(bench.during(5, &load), 2);
@@ -199,7 +199,7 @@ mod tests {
         for _ in 0..60 {
             bench.now += Duration::from_secs(1);
             let load = ModelLoad {
-                ready: 1,
+                ready_replicas: 1,
                 ..busy(4, 9)
             };
             bench.scaler.observe(bench.bounds, ALIVE, &load, bench.now);
@@ -226,7 +226,7 @@ mod tests {
             bench.during(
                 1,
                 &ModelLoad {
-                    begun: 7,
+                    started_total: 7,
                     ..busy(0, 0)
                 }
             ),
@@ -236,7 +236,7 @@ mod tests {
             bench.during(
                 299,
                 &ModelLoad {
-                    begun: 7,
+                    started_total: 7,
                     ..busy(0, 0)
                 }
             ),
@@ -246,7 +246,7 @@ mod tests {
             bench.during(
                 2,
                 &ModelLoad {
-                    begun: 7,
+                    started_total: 7,
                     ..busy(0, 0)
                 }
             ),
@@ -256,7 +256,7 @@ mod tests {
             bench.during(
                 60,
                 &ModelLoad {
-                    begun: 7,
+                    started_total: 7,
                     ..busy(0, 0)
                 }
             ),
@@ -264,7 +264,7 @@ mod tests {
         );
         assert_eq!(
             bench.look(&ModelLoad {
-                waiting: 1,
+                pending: 1,
                 ..busy(0, 0)
             }),
             1

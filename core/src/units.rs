@@ -19,7 +19,7 @@ pub struct Joules(pub f32);
 impl Watts {
     /// The energy of so many seconds.
     #[must_use]
-    pub fn over(self, seconds: f32) -> Joules {
+    pub fn energy_over(self, seconds: f32) -> Joules {
         Joules(self.0 * seconds)
     }
 }

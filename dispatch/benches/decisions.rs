@@ -57,7 +57,8 @@ fn bench(c: &mut Criterion) {
         ],
         none: Vec::new(),
     };
-    let classifier = Classifier::train(&examples, AbstainRule::Below(0.2)).expect("two tasks");
+    let classifier =
+        Classifier::train(&examples, AbstainRule::MinConfidence(0.2)).expect("two tasks");
     let decisions = DecisionLog::new(
         "bench",
         100_000,

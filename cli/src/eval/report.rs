@@ -34,7 +34,7 @@ impl ModelSummary {
         let mut measured = Proportion::default();
         answers
             .iter()
-            .for_each(|answer| measured.count(answer.correct));
+            .for_each(|answer| measured.record(answer.correct));
         let mut latencies: Vec<f64> = answers.iter().map(|answer| answer.latency_ms).collect();
         latencies.sort_by(f64::total_cmp);
         let quantile = |fraction: f64| {
@@ -50,7 +50,7 @@ impl ModelSummary {
             revision: revision.to_owned(),
             measured,
             quality: measured.rate(),
-            interval: measured.interval(),
+            interval: measured.confidence_interval(),
             median_ms: quantile(0.5),
             p95_ms: quantile(0.95),
             joules: (!joules.is_empty()).then(|| joules.iter().sum::<f32>() / joules.len() as f32),
@@ -65,7 +65,7 @@ pub(super) fn table(summaries: &[ModelSummary]) -> String {
         vec![
             summary.model.to_string(),
             summary.revision.clone(),
-            format!("{} of {}", summary.measured.right, summary.measured.total),
+            format!("{} of {}", summary.measured.correct, summary.measured.total),
             percent(summary.quality),
             format!("{} to {}", percent(low), percent(high)),
             format!("{:.1} ms", summary.median_ms),

@@ -115,7 +115,7 @@ pub(super) async fn answer_and_grade(
         line: request.line,
         model: evaluated.model.clone(),
         revision: evaluated.revision.clone(),
-        correct: scoring.is_right(&request.expected, &answer),
+        correct: scoring.is_correct(&request.expected, &answer),
         answer,
         latency_ms: outcome
             .as_ref()

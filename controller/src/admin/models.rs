@@ -227,7 +227,7 @@ impl ModelResource {
             _ if updating => "Updating",
             _ => "Ready",
         };
-        let refusals = unplaced.iter().flat_map(|unplaced| &unplaced.refusals);
+        let refusals = unplaced.iter().flat_map(|unplaced| &unplaced.reasons);
         Self {
             model: model.endpoints.model.clone(),
             status: ModelStatus {

@@ -317,7 +317,7 @@ impl NodeResource {
             status: NodeStatus {
                 phase: node.phase.as_str().into(),
                 operation: node.order,
-                flapping: !node.steady,
+                flapping: node.flapping,
                 assigned: node.assigned.iter().map(ToString::to_string).collect(),
                 models: report.models.iter().map(Into::into).collect(),
                 energy: report

@@ -232,7 +232,7 @@ pub(super) async fn put_quality(
             ),
         ));
     }
-    if quality.measured.total == 0 || quality.measured.right > quality.measured.total {
+    if quality.measured.total == 0 || quality.measured.correct > quality.measured.total {
         let problem = "'total' must be at least 1, and 'right' at most 'total'.";
         return Err(ApiError::invalid(Some("total".into()), problem));
     }

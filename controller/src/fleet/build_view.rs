@@ -101,16 +101,16 @@ impl FleetState {
         let stable = self.stored.stable.get(name);
         let failed = self.stored.failed.get(name);
         let revisions = ModelRevisions {
-            wished: manifests::model_revision(&desired.model, manifest.map(AsRef::as_ref)),
+            desired: manifests::model_revision(&desired.model, manifest.map(AsRef::as_ref)),
             stable: stable.map(|stable| stable.revision),
-            condemned: failed.map(|failed| failed.revision),
+            failed: failed.map(|failed| failed.revision),
         };
         let fetching = fetch.is_none_or(|fetch| fetch.error.is_empty());
         let coming = self.is_replica_expected(&placement, resolved || fetching);
         let memory = spec
             .memory
-            .or(self.measured_memory.get(name, revisions.goal()))
-            .or(manifest.map(|manifest| manifest.memory()));
+            .or(self.measured_memory.get(name, revisions.target()))
+            .or(manifest.map(|manifest| manifest.estimated_memory()));
         let waiting = self.stored.waiting.get(name);
         let ModelPlacement {
             assigned,
@@ -131,7 +131,7 @@ impl FleetState {
             fetch: fetch.cloned(),
             stable_files: stable.and_then(|stable| stable.manifest.clone()),
             condemned: failed
-                .filter(|failed| failed.revision == revisions.wished)
+                .filter(|failed| failed.revision == revisions.desired)
                 .cloned(),
             assigned,
             failures,
@@ -170,7 +170,7 @@ impl FleetState {
             record: node.record.clone(),
             kept: node.stored_record.as_ref() == Some(&node.record),
             phase: node.health.phase(),
-            steady: node.health.is_steady(now),
+            flapping: node.health.is_flapping(now),
             order: self
                 .stored
                 .operations

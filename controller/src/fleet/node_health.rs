@@ -27,7 +27,7 @@ impl NodeHealth {
     /// A node without any session, which becomes lost unless it connects within its grace.
     pub(super) fn disconnected(now: Instant) -> Self {
         Self {
-            lifecycle: NodeLifecycle::away(now),
+            lifecycle: NodeLifecycle::disconnected(now),
             remote_links: BTreeSet::new(),
         }
     }
@@ -37,9 +37,9 @@ impl NodeHealth {
         self.lifecycle.phase()
     }
 
-    /// Returns whether the node has been connected long enough to get new models.
-    pub(super) fn is_steady(&self, now: Instant) -> bool {
-        self.lifecycle.is_steady(now)
+    /// Returns whether the node disconnected too often lately to be given new models.
+    pub(super) fn is_flapping(&self, now: Instant) -> bool {
+        self.lifecycle.is_flapping(now)
     }
 
     /// Returns whether another controller has a link to the node.
@@ -68,20 +68,20 @@ impl NodeHealth {
         let before = self.phase();
         let remote = self.has_remote_links();
         if local != LocalSession::None || remote {
-            self.lifecycle.linked(now);
+            self.lifecycle.on_connected(now);
         } else {
-            self.lifecycle.unlinked(now);
+            self.lifecycle.on_disconnected(now);
         }
         // A controller publishes its link to a node only after the node's first report.
         if local == LocalSession::Reporting || remote {
-            self.lifecycle.reported(now);
+            self.lifecycle.on_report(now);
         }
         before != self.phase()
     }
 
     /// Restarts the grace of a disconnected node at `now`.
     pub(super) fn restart_grace(&mut self, now: Instant) {
-        self.lifecycle.excuse(now);
+        self.lifecycle.restart_grace(now);
     }
 
     /// When the phase or the steadiness changes by itself next. While the store is unavailable,
@@ -98,6 +98,6 @@ impl NodeHealth {
         if !store_available && self.phase() == NodePhase::Suspect {
             return false;
         }
-        self.lifecycle.expire(grace, now)
+        self.lifecycle.apply_timeouts(grace, now)
     }
 }

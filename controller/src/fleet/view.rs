@@ -83,8 +83,8 @@ pub struct NodeView {
     /// Whether the store has this record.
     pub kept: bool,
     pub phase: NodePhase,
-    /// Whether it is trusted with new models.
-    pub steady: bool,
+    /// Whether it disconnected too often lately to be given new models.
+    pub flapping: bool,
     pub order: NodeOperationRecord,
     /// Whether it is linked to this controller and reports to it.
     pub here: bool,

@@ -66,8 +66,8 @@ impl ProblemInputs {
                 target: input.target,
                 required: input.required,
                 memory: model.memory,
-                refused_by: &input.refused_by,
-                measured: &input.measured,
+                load_failures: &input.load_failures,
+                performance: &input.measured,
             })
         });
         PlacementProblem {

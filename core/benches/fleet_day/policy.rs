@@ -129,7 +129,7 @@ impl<'a> Controller<'a> {
                 let alone = pace.alone(work);
                 of.watts.map_or_else(
                     || power.of_answer(alone, 1),
-                    |watts| Watts(watts).over(alone),
+                    |watts| Watts(watts).energy_over(alone),
                 )
             });
             CandidateStatus::Able(ReplicaCandidate {

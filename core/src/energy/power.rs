@@ -42,7 +42,7 @@ impl PowerRange {
     /// no answer's: it is drawn without any.
     #[must_use]
     pub fn of_answer(self, seconds: f32, at_once: u32) -> Joules {
-        self.active().over(seconds / at_once.max(1) as f32)
+        self.active().energy_over(seconds / at_once.max(1) as f32)
     }
 }
 

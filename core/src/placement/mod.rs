@@ -16,20 +16,20 @@
 //! The work is one pass over the nodes for each model that misses a replica, beside one over
 //! all that stands; `core/benches/placement.rs` measures it.
 
-mod board;
 mod filter;
+mod placement_state;
 mod preempt;
 mod problem;
-mod refusal;
 mod score;
 mod solve;
+mod unschedulable;
 
 pub use problem::{
     Assignment, CurrentReplica, MeasuredPerformance, ModelDemand, NodeCapacity, PlacementPlan,
     PlacementProblem, Schedulability,
 };
-pub use refusal::{UnplacedReplicas, UnschedulableReason};
 pub use solve::{explain, solve};
+pub use unschedulable::{UnplacedReplicas, UnschedulableReason};
 
 #[cfg(test)]
 mod tests;

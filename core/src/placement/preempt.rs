@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::board::{PlacementState, PlannedReplica};
+use super::placement_state::{PlacementState, PlannedReplica};
 use crate::Bytes;
 
 /// Replicas that may leave, by node; changes as they do.
@@ -23,7 +23,7 @@ impl<'a> PreemptionVictims<'a> {
             let required = board.model(index).required as usize;
             spare[index] = u32::try_from(kept.len().saturating_sub(required)).unwrap_or(u32::MAX);
             for replica in kept {
-                if let Some(idle) = replica.standing.idle
+                if let Some(idle) = replica.standing.idle_for
                     && spare[index] > 0
                 {
                     by_slot[replica.slot].push((idle, *replica));

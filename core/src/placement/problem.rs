@@ -13,7 +13,7 @@ pub struct PlacementProblem<'a> {
     pub nodes: Vec<NodeCapacity<'a>>,
     pub models: Vec<ModelDemand<'a>>,
     /// What is assigned now. Of nodes and models not named above, too.
-    pub standing: Vec<CurrentReplica<'a>>,
+    pub current: Vec<CurrentReplica<'a>>,
 }
 
 /// A node that can take models.
@@ -27,27 +27,27 @@ pub struct NodeCapacity<'a> {
     pub zone: Option<&'a ZoneName>,
     /// What it computes with.
     pub accelerators: &'a [Accelerator],
-    pub open: Schedulability,
+    pub schedulability: Schedulability,
     /// By which factor it counts as worse than it is, at least 1.
-    pub handicap: f64,
+    pub pressure_factor: f64,
 }
 
 /// Which replicas a node may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedulability {
     /// New ones.
-    Open,
+    Schedulable,
     /// Those it has; somebody cordoned it.
     Cordoned,
     /// Those it has; it is not there at the moment.
-    Away,
+    Disconnected,
     /// Those it has; it came back too often lately to be trusted with more, unless something
     /// required has no other place.
-    Unsteady,
+    Flapping,
     /// Those it has, until each is ready elsewhere.
     Draining,
     /// None, whether or not they find a place elsewhere.
-    Closed,
+    ForceDraining,
 }
 
 /// A model that wants places.
@@ -64,9 +64,9 @@ pub struct ModelDemand<'a> {
     /// measured it.
     pub memory: Option<Bytes>,
     /// Nodes that cannot run it, with what they said when they tried.
-    pub refused_by: &'a BTreeMap<NodeName, String>,
+    pub load_failures: &'a BTreeMap<NodeName, String>,
     /// What it did where it ran, by node.
-    pub measured: &'a HashMap<NodeName, MeasuredPerformance>,
+    pub performance: &'a HashMap<NodeName, MeasuredPerformance>,
 }
 
 impl ModelDemand<'_> {
@@ -95,7 +95,7 @@ pub struct CurrentReplica<'a> {
     /// Whether it serves what its model does not want served any more.
     pub outdated: bool,
     /// For how long nobody has asked it. `None` while somebody does.
-    pub idle: Option<Duration>,
+    pub idle_for: Option<Duration>,
 }
 
 /// A model on a node.

@@ -3,11 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet, VecDeque};
 
-use super::board::{PlacementState, PlannedReplica};
+use super::placement_state::{PlacementState, PlannedReplica};
 use super::preempt::PreemptionVictims;
 use super::problem::{Assignment, ModelDemand, PlacementPlan, PlacementProblem};
-use super::refusal::UnplacedReplicas;
-use super::score::{BestMeasured, score};
+use super::score::{BestPerformance, score};
+use super::unschedulable::UnplacedReplicas;
 use crate::ModelName;
 
 /// Plans the fewest changes that bring what stands to what the models ask of the nodes.
@@ -57,7 +57,7 @@ pub fn solve(problem: &PlacementProblem<'_>) -> PlacementPlan {
             plan.missing.insert(model.name.clone(), missing);
         }
     }
-    for standing in &problem.standing {
+    for standing in &problem.current {
         if !stays.contains(&(standing.node, standing.model)) {
             plan.evict.insert(Assignment {
                 node: standing.node.clone(),
@@ -77,20 +77,20 @@ pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<Unpl
     let missing = *plan.missing.get(model)?;
     // The fleet as it will be, so that what others take counts.
     let mut after = problem.clone();
-    after.standing.retain(|standing| {
+    after.current.retain(|standing| {
         !plan
             .evict
             .iter()
             .any(|gone| gone.node == *standing.node && gone.model == *standing.model)
     });
     after
-        .standing
+        .current
         .extend(plan.assign.iter().map(|new| super::CurrentReplica {
             node: &new.node,
             model: &new.model,
             ready: false,
             outdated: false,
-            idle: None,
+            idle_for: None,
         }));
     let mut board = PlacementState::new(&after);
     let index = after.models.iter().position(|m| m.name == model)?;
@@ -112,7 +112,7 @@ pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<Unpl
     Some(UnplacedReplicas {
         missing,
         nodes: board.slots.len(),
-        refusals,
+        reasons: refusals,
     })
 }
 
@@ -165,7 +165,7 @@ fn surplus<'a>(board: &PlacementState<'a>, index: usize) -> Vec<PlannedReplica<'
                 !k.standing.ready,
                 k.standing.outdated,
                 crowd,
-                k.standing.idle,
+                k.standing.idle_for,
                 k.slot,
             )
         });
@@ -190,7 +190,7 @@ fn place(board: &mut PlacementState<'_>, index: usize, goal: u32) {
         return;
     }
     let model = board.model(index);
-    let best = BestMeasured::of(model);
+    let best = BestPerformance::of(model);
     let taken: BTreeSet<usize> = board.kept[index].iter().map(|kept| kept.slot).collect();
     let mut candidates: Vec<(i64, usize)> = board
         .slots

@@ -13,7 +13,7 @@ struct TestFleet {
     nodes: Vec<TestNode>,
     models: Vec<TestModel>,
     /// Assignments, with whether they answer and for how long nobody asked.
-    standing: BTreeMap<Assignment, (bool, Option<Duration>)>,
+    current: BTreeMap<Assignment, (bool, Option<Duration>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -24,7 +24,7 @@ struct TestNode {
     taints: Vec<Taint>,
     zone: Option<ZoneName>,
     accelerators: Vec<Accelerator>,
-    open: Schedulability,
+    schedulability: Schedulability,
 }
 
 #[derive(Debug, Clone)]
@@ -34,8 +34,8 @@ struct TestModel {
     target: u32,
     required: u32,
     memory: u64,
-    refused_by: BTreeMap<NodeName, String>,
-    measured: HashMap<NodeName, MeasuredPerformance>,
+    load_failures: BTreeMap<NodeName, String>,
+    performance: HashMap<NodeName, MeasuredPerformance>,
 }
 
 fn node_name(i: usize) -> NodeName {
@@ -54,7 +54,7 @@ fn node(i: usize, memory: u64) -> TestNode {
         taints: Vec::new(),
         zone: None,
         accelerators: vec![Accelerator::Cpu],
-        open: Schedulability::Open,
+        schedulability: Schedulability::Schedulable,
     }
 }
 
@@ -65,8 +65,8 @@ fn model(i: usize, target: u32, memory: u64) -> TestModel {
         target,
         required: target,
         memory,
-        refused_by: BTreeMap::new(),
-        measured: HashMap::new(),
+        load_failures: BTreeMap::new(),
+        performance: HashMap::new(),
     }
 }
 
@@ -78,7 +78,7 @@ fn world(memory: &[u64], models: Vec<TestModel>) -> TestFleet {
             .map(|(i, m)| node(i, *m))
             .collect(),
         models,
-        standing: BTreeMap::new(),
+        current: BTreeMap::new(),
     }
 }
 
@@ -91,8 +91,8 @@ impl TestFleet {
             taints: &node.taints,
             zone: node.zone.as_ref(),
             accelerators: &node.accelerators,
-            open: node.open,
-            handicap: 1.0,
+            schedulability: node.schedulability,
+            pressure_factor: 1.0,
         });
         let models = self.models.iter().map(|model| ModelDemand {
             name: &model.name,
@@ -100,23 +100,23 @@ impl TestFleet {
             target: model.target,
             required: model.required,
             memory: Some(Bytes(model.memory)),
-            refused_by: &model.refused_by,
-            measured: &model.measured,
+            load_failures: &model.load_failures,
+            performance: &model.performance,
         });
-        let standing = self
-            .standing
+        let current = self
+            .current
             .iter()
             .map(|(assignment, (ready, idle))| CurrentReplica {
                 node: &assignment.node,
                 model: &assignment.model,
                 ready: *ready,
                 outdated: false,
-                idle: *idle,
+                idle_for: *idle,
             });
         PlacementProblem {
             nodes: nodes.collect(),
             models: models.collect(),
-            standing: standing.collect(),
+            current: current.collect(),
         }
     }
 
@@ -126,10 +126,10 @@ impl TestFleet {
 
     /// Carries a plan out; what is new answers at once where `ready`.
     fn carry_out(&mut self, plan: &PlacementPlan, ready: bool) {
-        self.standing.retain(|a, _| !plan.evict.contains(a));
+        self.current.retain(|a, _| !plan.evict.contains(a));
         let idle = Some(Duration::ZERO);
         let new = plan.assign.iter().map(|a| (a.clone(), (ready, idle)));
-        self.standing.extend(new);
+        self.current.extend(new);
     }
 
     /// Solves and carries out until nothing changes; returns how often that was.
@@ -146,7 +146,7 @@ impl TestFleet {
 
     fn on(&self, model: usize) -> Vec<&str> {
         let name = model_name(model);
-        let on = self.standing.keys().filter(|a| a.model == name);
+        let on = self.current.keys().filter(|a| a.model == name);
         on.map(|a| a.node.as_str()).collect()
     }
 
@@ -168,9 +168,9 @@ fn replicas_are_spread_over_nodes() {
 fn an_unplaced_replica_says_why_per_node() {
     let mut world = world(&[10, 100, 100, 100, 100, 100, 100], vec![model(0, 7, 50)]);
     world.models[0]
-        .refused_by
+        .load_failures
         .insert(node_name(1), "no file".into());
-    world.nodes[2].open = Schedulability::Cordoned;
+    world.nodes[2].schedulability = Schedulability::Cordoned;
     world.nodes[3].taints.push(Taint {
         key: "t".into(),
         value: "v".into(),
@@ -192,7 +192,7 @@ fn an_unplaced_replica_says_why_per_node() {
         "6 replicas have no place: 1/7 nodes can have one and do, 1 cordoned, 1 failed to run it, \
          1 with the taint t=v, 1 with too little memory, 1 without cuda, 1 without the label a=b"
     );
-    let why = |node: usize| unplaced.refusals[&node_name(node)].to_string();
+    let why = |node: usize| unplaced.reasons[&node_name(node)].to_string();
     assert_eq!(why(0), "needs 50 B of memory, 10 B free");
     assert_eq!(why(1), "failed there: no file");
     assert!(why(4).contains("the label a=b that the nodeSelector wants"));
@@ -207,7 +207,7 @@ fn fewer_replicas_evict_those_that_do_not_answer_then_the_longest_unused() {
         Some(Duration::from_secs(9)),
         None,
     ];
-    for (i, (_, state)) in world.standing.iter_mut().enumerate() {
+    for (i, (_, state)) in world.current.iter_mut().enumerate() {
         *state = (i != 0, idle[i]);
     }
     world.models[0].target = 2;
@@ -250,7 +250,7 @@ fn measured_speed_and_energy_choose_the_node() {
         tokens_per_second: Some(speed),
         joules_per_token: Some(joules),
     };
-    world.models[0].measured = [
+    world.models[0].performance = [
         (node_name(0), measured(10.0, 2.0)),
         (node_name(1), measured(10.0, 1.0)),
         (node_name(2), measured(4.0, 4.0)),
@@ -266,31 +266,31 @@ fn a_drained_node_keeps_a_replica_until_another_answers() {
     world.settle();
     let first = world.on(0)[0].to_owned();
     let at = usize::from(first == "node-1");
-    world.nodes[at].open = Schedulability::Draining;
+    world.nodes[at].schedulability = Schedulability::Draining;
     let plan = world.solve();
     assert_eq!((plan.assign.len(), plan.evict.len()), (1, 0));
     world.carry_out(&plan, false);
     assert!(world.solve().is_empty(), "the new one does not answer yet");
-    for state in world.standing.values_mut() {
+    for state in world.current.values_mut() {
         state.0 = true;
     }
     let plan = world.solve();
     assert_eq!(plan.evict.iter().next().unwrap().node.as_str(), first);
     // Without another place it stays; closed, the node is emptied all the same.
-    world.nodes[1 - at].open = Schedulability::Cordoned;
-    world.standing.retain(|a, _| a.node.as_str() == first);
+    world.nodes[1 - at].schedulability = Schedulability::Cordoned;
+    world.current.retain(|a, _| a.node.as_str() == first);
     assert!(world.solve().is_empty());
-    assert_eq!(world.explain(0).refusals.len(), 1);
-    world.nodes[at].open = Schedulability::Closed;
+    assert_eq!(world.explain(0).reasons.len(), 1);
+    world.nodes[at].schedulability = Schedulability::ForceDraining;
     assert_eq!(world.solve().evict.len(), 1);
 }
 
 #[test]
 fn a_cordoned_or_absent_node_keeps_what_it_has_and_gets_nothing() {
-    for open in [Schedulability::Cordoned, Schedulability::Away] {
+    for open in [Schedulability::Cordoned, Schedulability::Disconnected] {
         let mut world = world(&[100], vec![model(0, 1, 10)]);
         world.settle();
-        world.nodes[0].open = open;
+        world.nodes[0].schedulability = open;
         assert!(world.solve().is_empty());
         world.models.push(model(1, 1, 10));
         assert!(world.solve().assign.is_empty());
@@ -300,10 +300,10 @@ fn a_cordoned_or_absent_node_keeps_what_it_has_and_gets_nothing() {
 #[test]
 fn an_unsteady_node_gets_only_what_is_required_and_has_no_other_place() {
     let mut world = world(&[100, 100], vec![model(0, 1, 10), model(1, 1, 10)]);
-    world.nodes[0].open = Schedulability::Unsteady;
+    world.nodes[0].schedulability = Schedulability::Flapping;
     world.settle();
     let steady = world.nodes[1].name.clone();
-    assert!(world.standing.keys().all(|a| a.node == steady));
+    assert!(world.current.keys().all(|a| a.node == steady));
     // Two of each do not fit on one node; those of the second are not required.
     for model in &mut world.models {
         model.target = 2;
@@ -313,8 +313,8 @@ fn an_unsteady_node_gets_only_what_is_required_and_has_no_other_place() {
     world.settle();
     assert_eq!((world.on(0).len(), world.on(1).len()), (2, 1));
     let unplaced = world.explain(1);
-    let why = unplaced.refusals.values().next().unwrap();
-    assert_eq!(*why, UnschedulableReason::Unsteady);
+    let why = unplaced.reasons.values().next().unwrap();
+    assert_eq!(*why, UnschedulableReason::Flapping);
     // What is there stays there.
     assert!(world.solve().is_empty());
 }
@@ -327,7 +327,7 @@ fn the_least_recently_used_model_above_its_minimum_makes_room() {
     }
     world.settle();
     let seconds = |s| Some(Duration::from_secs(s));
-    for (assignment, state) in &mut world.standing {
+    for (assignment, state) in &mut world.current {
         let idle = if assignment.model == model_name(0) {
             10
         } else {
@@ -344,7 +344,7 @@ fn the_least_recently_used_model_above_its_minimum_makes_room() {
 
     // One that is being asked stays, and so does one that is required.
     world.models.push(model(3, 1, 60));
-    for (assignment, state) in &mut world.standing {
+    for (assignment, state) in &mut world.current {
         if assignment.model == model_name(0) {
             *state = (true, None);
         }
@@ -403,11 +403,11 @@ prop_compose! {
             if tainted {
                 node.taints.push(Taint { key: "t".into(), value: String::new() });
             }
-            node.open = match open {
+            node.schedulability = match open {
                 0 => Schedulability::Cordoned,
-                1 => Schedulability::Unsteady,
+                1 => Schedulability::Flapping,
                 2 => Schedulability::Draining,
-                _ => Schedulability::Open,
+                _ => Schedulability::Schedulable,
             };
             node
         }).collect()
@@ -442,20 +442,20 @@ prop_compose! {
     fn worlds()(
         nodes in nodes(),
         models in models(),
-        standing in prop::collection::vec((0usize..9, 0usize..10, any::<bool>(), prop::option::of(0u64..99)), 0..12),
+        current in prop::collection::vec((0usize..9, 0usize..10, any::<bool>(), prop::option::of(0u64..99)), 0..12),
     ) -> TestFleet {
-        let standing = standing.into_iter().map(|(node, model, ready, idle)| {
+        let current = current.into_iter().map(|(node, model, ready, idle)| {
             let assignment = Assignment { node: node_name(node), model: model_name(model) };
             (assignment, (ready, idle.map(Duration::from_secs)))
         });
-        TestFleet { nodes, models, standing: standing.collect() }
+        TestFleet { nodes, models, current: current.collect() }
     }
 }
 
 /// What must hold of any fleet that the solver was let loose on.
 fn check(world: &TestFleet) -> Result<(), TestCaseError> {
     for node in &world.nodes {
-        let here = world.standing.keys().filter(|a| a.node == node.name);
+        let here = world.current.keys().filter(|a| a.node == node.name);
         let mut used = 0;
         for assignment in here {
             let model = world.models.iter().find(|m| m.name == assignment.model);
@@ -474,7 +474,7 @@ fn check(world: &TestFleet) -> Result<(), TestCaseError> {
                 .as_ref()
                 .is_some_and(|zone| spec.zones.contains(zone));
             prop_assert!(spec.zones.is_empty() || in_zone);
-            let tolerated = |taint| spec.tolerations.iter().any(|t| t.covers(taint));
+            let tolerated = |taint| spec.tolerations.iter().any(|t| t.tolerates(taint));
             prop_assert!(node.taints.iter().all(tolerated));
         }
         prop_assert!(
@@ -495,9 +495,9 @@ proptest! {
         world.carry_out(&plan, true);
         check(&world)?;
         for model in &world.models {
-            let steady = world.standing.keys().filter(|a| {
+            let steady = world.current.keys().filter(|a| {
                 a.model == model.name
-                    && world.nodes.iter().any(|n| n.name == a.node && n.open != Schedulability::Draining)
+                    && world.nodes.iter().any(|n| n.name == a.node && n.schedulability != Schedulability::Draining)
             });
             prop_assert!(steady.count() <= model.target as usize);
         }
@@ -512,7 +512,7 @@ proptest! {
 
     #[test]
     fn solving_again_before_anything_answers_changes_nothing(nodes in nodes(), models in models()) {
-        let mut world = TestFleet { nodes, models, standing: BTreeMap::new() };
+        let mut world = TestFleet { nodes, models, current: BTreeMap::new() };
         let plan = world.solve();
         world.carry_out(&plan, false);
         prop_assert!(world.solve().is_empty());
@@ -527,12 +527,12 @@ proptest! {
         world.settle();
         let lost = node_name(lost % world.nodes.len());
         let held: BTreeSet<_> =
-            world.standing.keys().filter(|a| a.node == lost).cloned().collect();
+            world.current.keys().filter(|a| a.node == lost).cloned().collect();
         world.nodes.retain(|n| n.name != lost);
         let plan = world.solve();
         // What is draining may go now or later; nothing else moves.
         let moved: BTreeSet<_> = plan.evict.iter().filter(|a| {
-            !world.nodes.iter().any(|n| n.name == a.node && n.open == Schedulability::Draining)
+            !world.nodes.iter().any(|n| n.name == a.node && n.schedulability == Schedulability::Draining)
         }).cloned().collect();
         prop_assert_eq!(&moved, &held);
         prop_assert!(plan.assign.iter().all(|new| held.iter().any(|old| old.model == new.model)));
@@ -544,7 +544,7 @@ proptest! {
         reversed.nodes.reverse();
         reversed.models.reverse();
         let mut problem = reversed.problem();
-        problem.standing.reverse();
+        problem.current.reverse();
         prop_assert_eq!(world.solve(), solve(&problem));
     }
 
@@ -556,10 +556,10 @@ proptest! {
             prop_assert_eq!(unplaced.missing, *missing);
             let mut after = world.clone();
             after.carry_out(&plan, false);
-            let has = after.standing.keys().filter(|a| {
+            let has = after.current.keys().filter(|a| {
                 a.model == *name && after.nodes.iter().any(|n| n.name == a.node)
             });
-            prop_assert_eq!(has.count() + unplaced.refusals.len(), unplaced.nodes);
+            prop_assert_eq!(has.count() + unplaced.reasons.len(), unplaced.nodes);
         }
     }
 }

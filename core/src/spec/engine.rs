@@ -113,7 +113,7 @@ impl EngineOptions {
     /// cannot be parsed does not. The HTTP client parses URLs with the same crate, so that both see the
     /// same host.
     #[must_use]
-    pub fn stays_on_node(&self) -> bool {
+    pub fn url_is_loopback(&self) -> bool {
         let url = self.url.as_deref().unwrap_or_default();
         match Url::parse(url).as_ref().map(Url::host) {
             Ok(Some(Host::Domain(domain))) => domain == "localhost",
@@ -163,12 +163,12 @@ impl EngineOptions {
 mod tests {
     use super::*;
 
-    fn stays_on_node(url: &str) -> bool {
+    fn url_is_loopback(url: &str) -> bool {
         let options = EngineOptions {
             url: Some(url.to_owned()),
             ..EngineOptions::default()
         };
-        options.stays_on_node()
+        options.url_is_loopback()
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
             "http://[::1]:11434/v1",
             "http://user:password@127.0.0.1/v1",
         ] {
-            assert!(stays_on_node(url), "{url}");
+            assert!(url_is_loopback(url), "{url}");
         }
     }
 
@@ -198,7 +198,7 @@ mod tests {
             "localhost:8080/v1",
             "",
         ] {
-            assert!(!stays_on_node(url), "{url}");
+            assert!(!url_is_loopback(url), "{url}");
         }
     }
 }

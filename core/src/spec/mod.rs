@@ -2,7 +2,7 @@
 //! `spec`. One file per kind. Reading a resource reports every fault with its field path.
 
 mod engine;
-mod fault;
+mod field_error;
 mod model;
 mod resource;
 mod router;
@@ -11,9 +11,9 @@ mod source;
 mod task;
 
 pub use engine::{Dtype, EngineKind, EngineOptions, Pipeline};
-pub use fault::{FieldError, ValidationErrors};
+pub use field_error::{FieldError, ValidationErrors};
 pub use model::{Model, ModelSpec};
-pub use resource::{API_VERSION, Metadata, Resource, ResourceError, documents, parse_yaml};
+pub use resource::{API_VERSION, Metadata, Resource, ResourceError, parse_documents, parse_yaml};
 pub use router::{AbstainRule, Router, RouterSpec};
 pub use scheduling::{Accelerator, Replicas, Taint, Toleration};
 pub use source::{HuggingFaceSource, ModelFormat, ModelSource, ParseDigestError, Sha256Digest};

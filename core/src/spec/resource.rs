@@ -55,12 +55,12 @@ impl Resource {
         let mut faults = ValidationErrors::default();
         match text("apiVersion") {
             Some(API_VERSION) => {}
-            Some(other) => faults.check(
+            Some(other) => faults.add_if(
                 true,
                 "apiVersion",
                 format!("must be '{API_VERSION}', is '{other}'"),
             ),
-            None => faults.check(
+            None => faults.add_if(
                 true,
                 "apiVersion",
                 format!("is missing: write '{API_VERSION}'"),
@@ -73,7 +73,7 @@ impl Resource {
                 "" => format!("is missing: {known}"),
                 other => format!("'{other}' is not known: {known}"),
             };
-            faults.check(true, "kind", problem);
+            faults.add_if(true, "kind", problem);
         }
         faults.into_result()?;
         Ok(match kind.as_str() {
@@ -183,7 +183,7 @@ fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, ValidationErr
 /// assert_eq!(resources[0].kind(), "Model");
 /// ```
 pub fn parse_yaml(text: &str) -> Result<Vec<Resource>, ResourceError> {
-    let resources = documents(text)?.into_iter().map(Resource::from_json);
+    let resources = parse_documents(text)?.into_iter().map(Resource::from_json);
     Ok(resources.collect::<Result<_, _>>()?)
 }
 
@@ -192,7 +192,7 @@ pub fn parse_yaml(text: &str) -> Result<Vec<Resource>, ResourceError> {
 ///
 /// # Errors
 /// [`ResourceError::Yaml`] when the text is not YAML.
-pub fn documents(text: &str) -> Result<Vec<Value>, ResourceError> {
+pub fn parse_documents(text: &str) -> Result<Vec<Value>, ResourceError> {
     let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
     let mut documents: Vec<_> = documents
         .collect::<Result<_, _>>()

@@ -1,4 +1,4 @@
-//! The kind `Router`: what happens to requests that fit no task well. One per fleet.
+//! The kind `Router`: how the fleet routes requests that match no task well. One per fleet.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,33 +7,38 @@ use super::{API_VERSION, Metadata, ValidationErrors};
 use crate::energy::GridSpec;
 use crate::{RouterName, TaskName};
 
-/// How the fleet routes.
+/// The resource that configures routing for the whole fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Router {
-    /// Always [`API_VERSION`].
+    /// Version of the resource format. Always `flotilla.dev/v1`.
     pub api_version: String,
-    /// Always `Router`.
+    /// Kind of the resource. Always `Router`.
     pub kind: String,
-    /// The name is always `default`: a fleet has one router.
+    /// Name and labels. The name is always `default`, because a fleet has one router.
     pub metadata: Metadata<RouterName>,
+    /// The desired configuration. Default: all defaults.
     #[serde(default)]
     pub spec: RouterSpec,
 }
 
-/// What a router does.
+/// The desired configuration of routing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RouterSpec {
-    /// Does what the classifier abstains from. Without it such requests are refused.
+    /// Task that handles the requests from which the classifier abstains. Default: none; such
+    /// requests are rejected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_task: Option<TaskName>,
-    /// When the classifier abstains.
+    /// Rule by which the classifier abstains from naming a task. Default:
+    /// `falseAbstentionRate: 0.02`.
     pub abstain: AbstainRule,
-    /// What the fleet's energy costs.
+    /// Price and carbon intensity of the fleet's electricity, in total and per zone. Default:
+    /// not known; energy is then reported in joules only.
     #[serde(skip_serializing_if = "is_default")]
     pub grid: GridSpec,
-    /// Requests that belong to no task, as users write them.
+    /// Example requests that belong to no task, in the users' own words. The classifier learns
+    /// from them when to abstain. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<String>,
 }
@@ -42,60 +47,60 @@ fn is_default(grid: &GridSpec) -> bool {
     *grid == GridSpec::default()
 }
 
-/// When the classifier abstains. In YAML exactly one of `below` and `cost`.
+/// The rule by which the classifier abstains from naming a task. YAML has exactly one of
+/// `minConfidence` and `falseAbstentionRate`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "AbstainFields", into = "AbstainFields")]
 pub enum AbstainRule {
-    /// Below this confidence, 0 to 1.
-    Below(f32),
-    /// Below the confidence that this part (0 to 1) of the examples that belong to a task
-    /// fall below when they are held out of training.
-    Cost(f32),
+    /// The classifier abstains when its confidence is below this value, 0 to 1.
+    MinConfidence(f32),
+    /// The confidence threshold is chosen in training so that the classifier abstains from this
+    /// fraction (0 to 1) of the held-out examples that do belong to a task.
+    FalseAbstentionRate(f32),
 }
 
 impl Default for AbstainRule {
     fn default() -> Self {
-        Self::Cost(0.02)
+        Self::FalseAbstentionRate(0.02)
     }
 }
 
+/// The form of an [`AbstainRule`] in YAML.
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct AbstainFields {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    below: Option<f32>,
+    min_confidence: Option<f32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    cost: Option<f32>,
+    false_abstention_rate: Option<f32>,
 }
 
 impl TryFrom<AbstainFields> for AbstainRule {
     type Error = &'static str;
     fn try_from(fields: AbstainFields) -> Result<Self, Self::Error> {
-        match (fields.below, fields.cost) {
-            (Some(below), None) => Ok(Self::Below(below)),
-            (None, Some(cost)) => Ok(Self::Cost(cost)),
-            _ => Err("must have exactly one of: below, cost"),
+        match (fields.min_confidence, fields.false_abstention_rate) {
+            (Some(confidence), None) => Ok(Self::MinConfidence(confidence)),
+            (None, Some(rate)) => Ok(Self::FalseAbstentionRate(rate)),
+            _ => Err("must have exactly one of: minConfidence, falseAbstentionRate"),
         }
     }
 }
 
 impl From<AbstainRule> for AbstainFields {
     fn from(abstain: AbstainRule) -> Self {
-        match abstain {
-            AbstainRule::Below(below) => Self {
-                below: Some(below),
-                cost: None,
-            },
-            AbstainRule::Cost(cost) => Self {
-                below: None,
-                cost: Some(cost),
-            },
+        let (min_confidence, false_abstention_rate) = match abstain {
+            AbstainRule::MinConfidence(confidence) => (Some(confidence), None),
+            AbstainRule::FalseAbstentionRate(rate) => (None, Some(rate)),
+        };
+        Self {
+            min_confidence,
+            false_abstention_rate,
         }
     }
 }
 
 impl Router {
-    /// A router that does what `spec` says.
+    /// Returns a router with this spec.
     #[must_use]
     pub fn new(spec: RouterSpec) -> Self {
         Self {
@@ -109,26 +114,26 @@ impl Router {
         }
     }
 
-    /// Checks what the types cannot.
+    /// Checks the rules that the types cannot express.
     ///
     /// # Errors
-    /// Every fault, each with its field path.
+    /// All invalid fields, each with its path.
     pub fn validate(&self) -> Result<(), ValidationErrors> {
-        let mut faults = ValidationErrors::default();
-        let (field, part) = match self.spec.abstain {
-            AbstainRule::Below(below) => ("spec.abstain.below", below),
-            AbstainRule::Cost(cost) => ("spec.abstain.cost", cost),
+        let mut errors = ValidationErrors::default();
+        let (field, fraction) = match self.spec.abstain {
+            AbstainRule::MinConfidence(confidence) => ("spec.abstain.minConfidence", confidence),
+            AbstainRule::FalseAbstentionRate(rate) => ("spec.abstain.falseAbstentionRate", rate),
         };
-        faults.check(
-            !(0.0..=1.0).contains(&part),
+        errors.add_if(
+            !(0.0..=1.0).contains(&fraction),
             field,
-            format!("must be between 0 and 1, is {part}"),
+            format!("must be between 0 and 1, is {fraction}"),
         );
         for (field, problem) in self.spec.grid.faults() {
-            faults.check(true, &format!("spec.grid.{field}"), problem.to_owned());
+            errors.add(&format!("spec.grid.{field}"), problem);
         }
-        check_examples(&mut faults, "spec.examples", &self.spec.examples);
-        faults.into_result()
+        check_examples(&mut errors, "spec.examples", &self.spec.examples);
+        errors.into_result()
     }
 }
 
@@ -148,25 +153,32 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_and_written() {
-        let spec = router("{defaultTask: chat, abstain: {below: 0.4}, examples: [hm]}").unwrap();
-        assert_eq!(spec.abstain, AbstainRule::Below(0.4));
+    fn router_round_trips_through_yaml() {
+        let spec =
+            router("{defaultTask: chat, abstain: {minConfidence: 0.4}, examples: [hm]}").unwrap();
+        assert_eq!(spec.abstain, AbstainRule::MinConfidence(0.4));
         let yaml = serde_yaml_ng::to_string(&Router::new(spec.clone())).unwrap();
         assert_eq!(
             parse_yaml(&yaml).unwrap(),
             [Resource::Router(Router::new(spec))]
         );
-        assert_eq!(router("{}").unwrap().abstain, AbstainRule::Cost(0.02));
+        assert_eq!(
+            router("{}").unwrap().abstain,
+            AbstainRule::FalseAbstentionRate(0.02)
+        );
     }
 
     #[test]
-    fn faults_are_named() {
-        for (spec, part) in [
-            ("{abstain: {below: 0.4, cost: 0.1}}", "exactly one of"),
+    fn invalid_fields_are_named() {
+        for (spec, message) in [
+            (
+                "{abstain: {minConfidence: 0.4, falseAbstentionRate: 0.1}}",
+                "exactly one of",
+            ),
             ("{abstain: {}}", "exactly one of"),
             (
-                "{abstain: {cost: 2}}",
-                "spec.abstain.cost must be between 0 and 1",
+                "{abstain: {falseAbstentionRate: 2}}",
+                "spec.abstain.falseAbstentionRate must be between 0 and 1",
             ),
             (
                 "{grid: {pricePerKwh: 0.3}}",
@@ -175,12 +187,12 @@ mod tests {
             ("{examples: [' ']}", "spec.examples[0] must not be empty"),
         ] {
             let text = router(spec).unwrap_err();
-            assert!(text.contains(part), "{part} not in: {text}");
+            assert!(text.contains(message), "{message} not in: {text}");
         }
     }
 
     #[test]
-    fn there_is_one_router() {
+    fn router_name_must_be_default() {
         let yaml = "apiVersion: flotilla.dev/v1\nkind: Router\nmetadata: {name: mine}";
         let text = parse_yaml(yaml).unwrap_err().to_string();
         assert!(text.contains("must be 'default'"), "{text}");

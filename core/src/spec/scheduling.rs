@@ -122,7 +122,7 @@ pub struct Toleration {
 impl Toleration {
     /// Whether it covers `taint`.
     #[must_use]
-    pub fn covers(&self, taint: &Taint) -> bool {
+    pub fn tolerates(&self, taint: &Taint) -> bool {
         self.key == taint.key && self.value.as_ref().is_none_or(|v| *v == taint.value)
     }
 }
@@ -154,9 +154,9 @@ mod tests {
             key: key.into(),
             value: value.map(Into::into),
         };
-        assert!(toleration("gpu", None).covers(&taint));
-        assert!(toleration("gpu", Some("shared")).covers(&taint));
-        assert!(!toleration("gpu", Some("own")).covers(&taint));
-        assert!(!toleration("other", None).covers(&taint));
+        assert!(toleration("gpu", None).tolerates(&taint));
+        assert!(toleration("gpu", Some("shared")).tolerates(&taint));
+        assert!(!toleration("gpu", Some("own")).tolerates(&taint));
+        assert!(!toleration("other", None).tolerates(&taint));
     }
 }

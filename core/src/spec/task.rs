@@ -90,13 +90,13 @@ impl ObjectiveSpec {
     fn validate(self, faults: &mut ValidationErrors) {
         if let Some(weights) = self.weights {
             let all = [weights.quality, weights.latency, weights.energy];
-            faults.check(
+            faults.add_if(
                 all.iter()
                     .any(|weight| !weight.is_finite() || *weight < 0.0),
                 "spec.objective.weights",
                 "must be 0 or more",
             );
-            faults.check(
+            faults.add_if(
                 all.iter().sum::<f32>() == 0.0,
                 "spec.objective.weights",
                 "must not all be 0",
@@ -104,12 +104,12 @@ impl ObjectiveSpec {
         }
         check_part(faults, "spec.objective.minQuality", self.min_quality);
         let joules = self.max_joules.map(|Joules(joules)| joules);
-        faults.check(
+        faults.add_if(
             joules.is_some_and(|joules| !joules.is_finite() || joules <= 0.0),
             "spec.objective.maxJoules",
             "must be above 0",
         );
-        faults.check(
+        faults.add_if(
             self.max_latency
                 .is_some_and(|HumanDuration(longest)| longest.is_zero()),
             "spec.objective.maxLatency",
@@ -129,7 +129,7 @@ pub struct HedgeSpec {
 
 fn check_part(faults: &mut ValidationErrors, field: &str, part: Option<f32>) {
     if let Some(part) = part {
-        faults.check(
+        faults.add_if(
             !(0.0..=1.0).contains(&part),
             field,
             format!("must be between 0 and 1, is {part}"),
@@ -143,12 +143,12 @@ const LONGEST_EXAMPLE: usize = 10_000;
 /// Checks examples in `field`.
 pub(super) fn check_examples(faults: &mut ValidationErrors, field: &str, examples: &[String]) {
     for (number, example) in examples.iter().enumerate() {
-        faults.check(
+        faults.add_if(
             example.trim().is_empty(),
             &format!("{field}[{number}]"),
             "must not be empty",
         );
-        faults.check(
+        faults.add_if(
             example.len() > LONGEST_EXAMPLE,
             &format!("{field}[{number}]"),
             format!(
@@ -188,13 +188,13 @@ impl Task {
         let mut faults = ValidationErrors::default();
         let spec = &self.spec;
         check_examples(&mut faults, "spec.examples", &spec.examples);
-        faults.check(
+        faults.add_if(
             spec.models.is_empty(),
             "spec.models",
             "must name at least one model",
         );
         for (number, model) in spec.models.iter().enumerate() {
-            faults.check(
+            faults.add_if(
                 spec.models[..number].contains(model),
                 &format!("spec.models[{number}]"),
                 format!("'{model}' is named before"),
@@ -206,7 +206,7 @@ impl Task {
         if let Some(cascade) = &spec.cascade {
             self.validate_cascade(cascade, &mut faults);
         }
-        faults.check(
+        faults.add_if(
             spec.hedge.is_some_and(|hedge| hedge.after.0.is_zero()),
             "spec.hedge.after",
             "must be above 0",
@@ -216,7 +216,7 @@ impl Task {
 
     fn validate_cascade(&self, cascade: &CascadeSpec, faults: &mut ValidationErrors) {
         let models = &self.spec.models;
-        faults.check(
+        faults.add_if(
             models.len() < 2,
             "spec.cascade",
             "needs at least two models, the smallest first",
@@ -230,7 +230,7 @@ impl Task {
         }
         let smaller = models.split_last().map_or(&[][..], |(_, smaller)| smaller);
         for model in cascade.tiers.keys() {
-            faults.check(
+            faults.add_if(
                 !smaller.contains(model),
                 &format!("spec.cascade.tiers.{model}"),
                 "must be one of spec.models, and not the last one: its answer is always kept",

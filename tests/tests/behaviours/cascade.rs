@@ -296,7 +296,7 @@ async fn what_is_measured_is_kept_and_goes_on_where_it_was_broken_off_and_calibr
             (&json!(40), &json!(true)),
             "{quality}"
         );
-        assert!(quality["right"].as_u64().unwrap() > 30, "{quality}");
+        assert!(quality["correct"].as_u64().unwrap() > 30, "{quality}");
         assert!(quality["joules"].as_f64().unwrap() > 0.0, "{quality}");
     }
     // Called again for more, only what is new is asked.

@@ -227,12 +227,12 @@ async fn a_spare_replica_is_asked_beside_one_that_takes_long_and_the_later_one_i
 }
 
 /// Says how well a model does a task, as `flotilla eval` does.
-async fn measure(api: &Api, task: &str, model: &str, right: u32) {
+async fn measure(api: &Api, task: &str, model: &str, correct: u32) {
     let (_, of_task) = api.get(&format!("api/v1/tasks/{task}")).await;
     let models = of_task["status"]["models"].as_array().unwrap();
     let found = models.iter().find(|m| m["name"] == model).unwrap();
     let quality = json!({
-        "revision": found["revision"], "scoring": "exact", "right": right, "total": 100,
+        "revision": found["revision"], "scoring": "exact", "correct": correct, "total": 100,
         "medianMs": 1.0,
     });
     let path = format!("api/v1/tasks/{task}/quality/{model}");

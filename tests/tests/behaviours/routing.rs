@@ -25,7 +25,8 @@ async fn apply_tasks(cluster: &Cluster, api: &Api) {
     ]});
     api.apply(&task("banking", banking)).await;
     api.apply(&task("travel", travel)).await;
-    api.apply(&router(json!({"abstain": {"below": 0.4}}))).await;
+    api.apply(&router(json!({"abstain": {"minConfidence": 0.4}})))
+        .await;
     until_learnt(cluster, api).await;
 }
 
@@ -121,7 +122,7 @@ async fn what_fits_no_task_goes_to_the_default_task_or_is_refused() {
     assert_eq!(record["abstained"], true);
     assert_eq!(record["outcome"]["end"], "failed");
 
-    let spec = json!({"abstain": {"below": 0.4}, "defaultTask": "travel"});
+    let spec = json!({"abstain": {"minConfidence": 0.4}, "defaultTask": "travel"});
     api.apply(&router(spec)).await;
     let response = api.chat("auto", nonsense, false).await;
     assert_eq!(response.status(), 200);

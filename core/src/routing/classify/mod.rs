@@ -128,8 +128,8 @@ impl Classifier {
         let held = hold_out(examples.tasks.len(), &all);
         let calibration = PlattCalibration::fit(&held);
         let threshold = match abstain {
-            AbstainRule::Below(threshold) => threshold,
-            AbstainRule::Cost(cost) => calibration.threshold(&held, cost),
+            AbstainRule::MinConfidence(threshold) => threshold,
+            AbstainRule::FalseAbstentionRate(cost) => calibration.threshold(&held, cost),
         };
         let (vocabulary, weights) = learn(examples.tasks.len(), &all);
         Some(Self {

@@ -52,7 +52,7 @@ fn examples() -> TrainingSet {
 }
 
 fn classifier() -> Classifier {
-    Classifier::train(&examples(), AbstainRule::Below(0.3)).unwrap()
+    Classifier::train(&examples(), AbstainRule::MinConfidence(0.3)).unwrap()
 }
 
 fn best(classifier: &Classifier, turns: &[&str]) -> (String, f32) {
@@ -101,7 +101,7 @@ fn two_tasks_do_not_share_out_what_belongs_to_neither() {
     let mut examples = examples();
     examples.tasks.truncate(2);
     examples.none.clear();
-    let classifier = Classifier::train(&examples, AbstainRule::Below(0.4)).unwrap();
+    let classifier = Classifier::train(&examples, AbstainRule::MinConfidence(0.4)).unwrap();
     for text in ["0xdeadbeef qqq zzz", "明日の天気は"] {
         let verdict = classifier.classify([text].into_iter(), 0);
         assert!(verdict.abstained, "{text}: {verdict:?}");
@@ -150,7 +150,7 @@ fn one_task_without_counterexamples_gets_everything_like_it() {
     let mut examples = examples();
     examples.tasks.truncate(1);
     examples.none.clear();
-    let classifier = Classifier::train(&examples, AbstainRule::Cost(0.02)).unwrap();
+    let classifier = Classifier::train(&examples, AbstainRule::FalseAbstentionRate(0.02)).unwrap();
     assert!(
         !classifier
             .classify(["freeze my account"].into_iter(), 0)
@@ -162,7 +162,13 @@ fn one_task_without_counterexamples_gets_everything_like_it() {
             .runner_up
             .is_none()
     );
-    assert!(Classifier::train(&TrainingSet::default(), AbstainRule::Cost(0.02)).is_none());
+    assert!(
+        Classifier::train(
+            &TrainingSet::default(),
+            AbstainRule::FalseAbstentionRate(0.02)
+        )
+        .is_none()
+    );
 }
 
 #[test]
@@ -170,7 +176,7 @@ fn a_task_without_examples_is_never_sure() {
     let mut examples = examples();
     let empty = TaskName::new("empty").unwrap();
     examples.tasks.push((empty.clone(), Vec::new()));
-    let classifier = Classifier::train(&examples, AbstainRule::Cost(0.02)).unwrap();
+    let classifier = Classifier::train(&examples, AbstainRule::FalseAbstentionRate(0.02)).unwrap();
     for text in ["freeze my account", "zzz", ""] {
         let verdict = classifier.classify([text].into_iter(), 0);
         assert!(verdict.best.task != empty || verdict.best.confidence < 0.5);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::filter;
 use super::problem::{CurrentReplica, ModelDemand, NodeCapacity, PlacementProblem, Schedulability};
-use super::refusal::UnschedulableReason;
+use super::unschedulable::UnschedulableReason;
 use crate::{Bytes, ModelName, NodeName};
 
 /// A node while the plan grows.
@@ -93,7 +93,7 @@ impl<'a> PlacementState<'a> {
             .collect();
         let mut standing: Vec<Vec<PlannedReplica<'a>>> =
             vec![Vec::new(); self.problem.models.len()];
-        for replica in &self.problem.standing {
+        for replica in &self.problem.current {
             if let (Some(slot), Some(model)) = (slots.get(replica.node), models.get(replica.model))
             {
                 standing[*model].push(PlannedReplica {
@@ -129,7 +129,7 @@ impl<'a> PlacementState<'a> {
             model: model.name,
             ready: false,
             outdated: false,
-            idle: Some(Duration::ZERO),
+            idle_for: Some(Duration::ZERO),
         };
         self.take(slot, model);
         self.kept[index].push(PlannedReplica {
@@ -162,7 +162,7 @@ impl<'a> PlacementState<'a> {
 
     /// Whether a kept replica waits for the one that takes its place.
     pub(super) fn is_leaving(&self, kept: &PlannedReplica<'_>) -> bool {
-        self.node(&self.slots[kept.slot]).open == Schedulability::Draining
+        self.node(&self.slots[kept.slot]).schedulability == Schedulability::Draining
     }
 
     /// Why a new replica of `model` cannot be on the node of `slot`, memory aside.
@@ -182,7 +182,7 @@ impl<'a> PlacementState<'a> {
         slot: &NodeAllocation,
     ) -> Option<UnschedulableReason> {
         let needed = model.memory.unwrap_or_default();
-        (needed > slot.free).then_some(UnschedulableReason::Memory {
+        (needed > slot.free).then_some(UnschedulableReason::InsufficientMemory {
             needed,
             free: slot.free,
         })

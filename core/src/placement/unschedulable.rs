@@ -11,24 +11,24 @@ use crate::{Bytes, NodeName};
 pub enum UnschedulableReason {
     Cordoned,
     /// It is not there at the moment.
-    Away,
+    Disconnected,
     Draining,
-    Unsteady,
+    Flapping,
     /// It lacks a label that the selector wants.
-    Selector {
+    NodeSelector {
         key: String,
-        wanted: String,
+        value: String,
     },
     /// A taint that the model does not tolerate.
-    Taint(Taint),
+    UntoleratedTaint(Taint),
     /// It is in none of the zones that the model may be in.
     Zone,
     /// It does not compute with what the model needs.
-    Accelerator(Accelerator),
+    MissingAccelerator(Accelerator),
     /// The node tried and failed.
-    Failed(String),
+    LoadFailed(String),
     /// Too little memory is left.
-    Memory {
+    InsufficientMemory {
         needed: Bytes,
         free: Bytes,
     },
@@ -39,15 +39,15 @@ impl UnschedulableReason {
     fn summary(&self) -> String {
         match self {
             Self::Cordoned => "cordoned".into(),
-            Self::Away => "away".into(),
+            Self::Disconnected => "away".into(),
             Self::Draining => "draining".into(),
-            Self::Unsteady => "unsteady".into(),
-            Self::Selector { key, wanted } => format!("without the label {key}={wanted}"),
-            Self::Taint(taint) => format!("with the taint {taint}"),
+            Self::Flapping => "unsteady".into(),
+            Self::NodeSelector { key, value } => format!("without the label {key}={value}"),
+            Self::UntoleratedTaint(taint) => format!("with the taint {taint}"),
             Self::Zone => "outside its zones".into(),
-            Self::Accelerator(accelerator) => format!("without {accelerator}"),
-            Self::Failed(_) => "failed to run it".into(),
-            Self::Memory { .. } => "with too little memory".into(),
+            Self::MissingAccelerator(accelerator) => format!("without {accelerator}"),
+            Self::LoadFailed(_) => "failed to run it".into(),
+            Self::InsufficientMemory { .. } => "with too little memory".into(),
         }
     }
 }
@@ -56,24 +56,26 @@ impl fmt::Display for UnschedulableReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cordoned => f.write_str("is cordoned"),
-            Self::Away => f.write_str("is away"),
+            Self::Disconnected => f.write_str("is away"),
             Self::Draining => f.write_str("is being drained"),
-            Self::Unsteady => {
+            Self::Flapping => {
                 f.write_str("came and went too often lately: it takes new models once it is steady")
             }
-            Self::Selector { key, wanted } => {
+            Self::NodeSelector { key, value } => {
                 write!(
                     f,
-                    "does not have the label {key}={wanted} that the nodeSelector wants"
+                    "does not have the label {key}={value} that the nodeSelector wants"
                 )
             }
-            Self::Taint(taint) => {
+            Self::UntoleratedTaint(taint) => {
                 write!(f, "has the taint {taint} that the model does not tolerate")
             }
             Self::Zone => f.write_str("is in none of the model's zones"),
-            Self::Accelerator(accelerator) => write!(f, "has no {accelerator}"),
-            Self::Failed(reason) => write!(f, "failed there: {reason}"),
-            Self::Memory { needed, free } => write!(f, "needs {needed} of memory, {free} free"),
+            Self::MissingAccelerator(accelerator) => write!(f, "has no {accelerator}"),
+            Self::LoadFailed(reason) => write!(f, "failed there: {reason}"),
+            Self::InsufficientMemory { needed, free } => {
+                write!(f, "needs {needed} of memory, {free} free")
+            }
         }
     }
 }
@@ -86,7 +88,7 @@ pub struct UnplacedReplicas {
     /// Nodes that are there, those with a replica included.
     pub nodes: usize,
     /// Why each node without a replica did not get one.
-    pub refusals: BTreeMap<NodeName, UnschedulableReason>,
+    pub reasons: BTreeMap<NodeName, UnschedulableReason>,
 }
 
 impl fmt::Display for UnplacedReplicas {
@@ -101,13 +103,13 @@ impl fmt::Display for UnplacedReplicas {
         if self.nodes == 0 {
             return f.write_str("no node is there");
         }
-        let free = self.nodes - self.refusals.len();
+        let free = self.nodes - self.reasons.len();
         write!(f, "{free}/{} nodes can have one", self.nodes)?;
         if free > 0 {
             f.write_str(" and do")?;
         }
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for refusal in self.refusals.values() {
+        for refusal in self.reasons.values() {
             *counts.entry(refusal.summary()).or_default() += 1;
         }
         for (summary, count) in counts {

@@ -1,18 +1,18 @@
-//! One thing wrong with a resource, and where.
+//! Validation errors of resources, each with the path of the invalid field.
 
 use std::fmt;
 
-/// A field that is not as it must be.
+/// An invalid field of a resource, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
-    /// Path of the field, such as `spec.options.url`.
+    /// Path of the field, such as `spec.options.url`. Empty or `.`: the resource as a whole.
     pub field: String,
-    /// What is wrong, to be read after the field's name: `must be at least 1`.
+    /// What is wrong, worded so that it follows the path: `must be at least 1`.
     pub problem: String,
 }
 
 impl FieldError {
-    /// A fault at `field`.
+    /// Returns an error about `field`.
     pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self {
             field: field.into(),
@@ -30,34 +30,40 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// All that is wrong with a resource; never empty when it is an error.
+/// All validation errors of a resource. A value returned as an `Err` holds at least one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ValidationErrors(pub Vec<FieldError>);
 
 impl ValidationErrors {
-    /// Adds a fault where `broken` holds.
-    pub fn check(&mut self, broken: bool, field: &str, problem: impl Into<String>) {
-        if broken {
-            self.0.push(FieldError::new(field, problem));
+    /// Adds an error about `field`.
+    pub fn add(&mut self, field: &str, problem: impl Into<String>) {
+        self.0.push(FieldError::new(field, problem));
+    }
+
+    /// Adds an error about `field` if `invalid` is true.
+    pub fn add_if(&mut self, invalid: bool, field: &str, problem: impl Into<String>) {
+        if invalid {
+            self.add(field, problem);
         }
     }
 
-    /// `Ok` when there is no fault.
+    /// Returns `Ok` if there are no errors.
     ///
     /// # Errors
-    /// The faults themselves.
+    /// `self`, if it holds any error.
     pub fn into_result(self) -> Result<(), Self> {
         if self.0.is_empty() { Ok(()) } else { Err(self) }
     }
 }
 
 impl fmt::Display for ValidationErrors {
+    /// Writes all errors in one line, separated by semicolons.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, fault) in self.0.iter().enumerate() {
-            if i > 0 {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
                 f.write_str("; ")?;
             }
-            fault.fmt(f)?;
+            error.fmt(f)?;
         }
         Ok(())
     }
