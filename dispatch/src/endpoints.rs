@@ -97,7 +97,7 @@ impl ModelEndpoints {
     /// The revision that the replicas serve, except those that a rollout has already changed.
     #[must_use]
     pub fn serving(&self) -> ModelRevision {
-        self.revisions.stable.unwrap_or(self.revisions.wished)
+        self.revisions.stable.unwrap_or(self.revisions.desired)
     }
 
     /// Returns whether a request that is held to these privacy zones may leave them when a replica
@@ -106,11 +106,11 @@ impl ModelEndpoints {
     #[must_use]
     pub fn leaves(&self, zones: &BTreeSet<ZoneName>) -> bool {
         let known = |revision: ModelRevision| {
-            revision == self.revisions.wished || Some(revision) == self.revisions.stable
+            revision == self.revisions.desired || Some(revision) == self.revisions.stable
         };
         let stable = self.stable.as_ref();
-        self.model.leaves(zones)
-            || stable.is_some_and(|stable| stable.leaves(zones))
+        self.model.leaves_zones(zones)
+            || stable.is_some_and(|stable| stable.leaves_zones(zones))
             || !self.served.iter().all(|revision| known(*revision))
     }
 

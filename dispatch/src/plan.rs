@@ -261,7 +261,7 @@ mod tests {
         text: &str,
     ) -> (Result<DispatchPlan, RequestError>, RoutingDecision) {
         let examples: TrainingSet = routing.examples();
-        let classifier = Classifier::train(&examples, AbstainRule::Below(0.6));
+        let classifier = Classifier::train(&examples, AbstainRule::MinConfidence(0.6));
         let route = Route {
             zone: named_zone.map(zone),
             ..Route::to(RouteTarget::parse(target).unwrap())

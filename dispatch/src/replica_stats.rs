@@ -89,7 +89,7 @@ impl CandidateSnapshot {
     #[must_use]
     pub fn joules(&self, seconds: f32) -> Joules {
         match self.answer_watts {
-            Some(watts) => Watts(watts).over(seconds),
+            Some(watts) => Watts(watts).energy_over(seconds),
             None => self.power.of_answer(seconds, 1),
         }
     }
@@ -224,7 +224,7 @@ impl ReplicaStats {
     pub(crate) fn estimate_energy(&self, seconds: f32, load: ReplicaLoad) -> EnergyUsage {
         let at_once = (load.requests() + 1).min(load.concurrency);
         let joules = match self.lock().answer_watts {
-            Some(watts) => Watts(watts).over(seconds),
+            Some(watts) => Watts(watts).energy_over(seconds),
             None => self.limits.power.of_answer(seconds, at_once),
         };
         EnergyUsage::new(joules, EnergySources::ESTIMATE)

@@ -211,11 +211,11 @@ impl ModelResource {
     ) -> Self {
         let ready = model.endpoints.replicas().len() as u32;
         let replicas: Vec<_> = replicas(model, view).collect();
-        let goal = model.endpoints.revisions.goal().to_string();
+        let goal = model.endpoints.revisions.target().to_string();
         let failed = |fetch: &FetchRecord| !fetch.error.is_empty();
         let fetch_failed = !model.resolved && model.fetch.as_ref().is_some_and(failed);
         // The rollout has not ended before the revision is recorded as stable.
-        let stable = model.endpoints.revisions.stable == Some(model.endpoints.revisions.goal());
+        let stable = model.endpoints.revisions.stable == Some(model.endpoints.revisions.target());
         let updating = !stable || replicas.iter().any(|replica| replica.revision != goal);
         let phase = match ready {
             0 if fetch_failed => "Failed",
@@ -236,7 +236,7 @@ impl ModelResource {
                 created: model.endpoints.created,
                 assigned: model.assigned.len() as u32,
                 memory: model.memory,
-                revision: model.endpoints.revisions.wished.to_string(),
+                revision: model.endpoints.revisions.desired.to_string(),
                 rollback_reason: model.condemned.as_ref().map(|condemned| {
                     format!(
                         "revision {} did not load on {}: {}",

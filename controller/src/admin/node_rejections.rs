@@ -36,7 +36,7 @@ pub(super) fn add_node_rejections(
         }
         let recorded = recorded_nodes(decision, name);
         let refusals = reconcile::explain(view, name)
-            .map(|unplaced| unplaced.refusals)
+            .map(|unplaced| unplaced.reasons)
             .unwrap_or_default();
         let nodes = view.nodes.values();
         let unrecorded = nodes.filter(|node| !recorded.contains(&node.name));
@@ -100,7 +100,7 @@ fn reject_reason(
         return (RejectReason::Loading, String::new());
     }
     match refusals.get(&node.name) {
-        Some(memory @ UnschedulableReason::Memory { .. }) => {
+        Some(memory @ UnschedulableReason::InsufficientMemory { .. }) => {
             (RejectReason::Memory, memory.to_string())
         }
         Some(other) => (RejectReason::NotLoaded, other.to_string()),

@@ -155,7 +155,7 @@ impl ModelView {
     /// nobody but the nodes that run it knows any more.
     #[must_use]
     pub fn at(&self, revision: ModelRevision) -> Option<(&Model, Option<&Manifest>)> {
-        if revision == self.endpoints.revisions.wished {
+        if revision == self.endpoints.revisions.desired {
             return self
                 .resolved
                 .then_some((&self.endpoints.model, self.files.as_deref()));

@@ -75,9 +75,9 @@ impl ModelScaler {
     /// Sums the load of all replicas since the last observation.
     fn load(&mut self, view: &FleetView, model: &ModelView) -> ModelLoad {
         let mut load = ModelLoad {
-            ready: u32::try_from(model.endpoints.replicas().len()).unwrap_or(u32::MAX),
+            ready_replicas: u32::try_from(model.endpoints.replicas().len()).unwrap_or(u32::MAX),
             concurrency: model.endpoints.model.spec.concurrency,
-            waiting: model.waiting,
+            pending: model.waiting,
             ..ModelLoad::default()
         };
         let mut wait_us = 0;
@@ -92,23 +92,23 @@ impl ModelScaler {
             let counters = counters.unwrap_or_default();
             load.active += counters.active;
             load.queued += counters.queued;
-            load.begun += counters.requests;
+            load.started_total += counters.requests;
             wait_us += counters.wait_us;
         }
         // The sums shrink when a replica leaves or restarts; the wait is then unknown.
         let begun = load
-            .begun
+            .started_total
             .checked_sub(self.begun)
             .filter(|begun| *begun > 0);
         let waited = wait_us.checked_sub(self.wait_us);
         if let (Some(begun), Some(waited)) = (begun, waited) {
-            load.wait = Duration::from_micros(waited / begun);
+            load.mean_wait = Duration::from_micros(waited / begun);
         } else if load.queued > 0 {
             // No request was begun since the last observation while some were queued: they have
             // waited at least for that long.
-            load.wait = super::SCALING_INTERVAL;
+            load.mean_wait = super::SCALING_INTERVAL;
         }
-        self.begun = load.begun;
+        self.begun = load.started_total;
         self.wait_us = wait_us;
         load
     }

@@ -20,8 +20,8 @@ pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
         taints: &record.taints,
         zone: record.zone.as_ref(),
         accelerators: &record.accelerators,
-        open: schedulability(node),
-        handicap: f64::from(node.report.load().strain().factor()),
+        schedulability: schedulability(node),
+        pressure_factor: f64::from(node.report.load().strain().factor()),
     }
 }
 
@@ -29,12 +29,12 @@ pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
 fn schedulability(node: &NodeView) -> Schedulability {
     let operation = node.order;
     match node.phase {
-        _ if operation.draining && operation.force => Schedulability::Closed,
+        _ if operation.draining && operation.force => Schedulability::ForceDraining,
         _ if operation.draining => Schedulability::Draining,
         _ if operation.cordoned => Schedulability::Cordoned,
-        NodePhase::Ready if node.steady => Schedulability::Open,
-        NodePhase::Ready => Schedulability::Unsteady,
-        _ => Schedulability::Away,
+        NodePhase::Ready if !node.flapping => Schedulability::Schedulable,
+        NodePhase::Ready => Schedulability::Flapping,
+        _ => Schedulability::Disconnected,
     }
 }
 

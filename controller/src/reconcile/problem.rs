@@ -66,14 +66,14 @@ impl ProblemInputs {
                 target: input.target,
                 required: input.required,
                 memory: model.memory,
-                load_failures: &input.load_failures,
+                load_failures: &input.refused_by,
                 performance: &input.measured,
             })
         });
         PlacementProblem {
             nodes: nodes.collect(),
             models: models.collect(),
-            standing: self.current_replicas(view, now),
+            current: self.current_replicas(view, now),
         }
     }
 
@@ -85,7 +85,7 @@ impl ProblemInputs {
         now: Instant,
     ) -> Vec<CurrentReplica<'a>> {
         let of_models = view.models.iter().flat_map(|(name, model)| {
-            let goal = self.models.get(name).map(|input| input.revisions.goal());
+            let goal = self.models.get(name).map(|input| input.revisions.target());
             model.assigned.iter().map(move |(node_name, revision)| {
                 let node = view.nodes.get(node_name);
                 CurrentReplica {
@@ -93,7 +93,7 @@ impl ProblemInputs {
                     model: name,
                     ready: node.is_some_and(|node| served_revision(node, name).is_some()),
                     outdated: goal != Some(*revision),
-                    idle: node.and_then(|node| node.report.load().idle(name, now)),
+                    idle_for: node.and_then(|node| node.report.load().idle(name, now)),
                 }
             })
         });
@@ -105,7 +105,7 @@ impl ProblemInputs {
                 model,
                 ready: false,
                 outdated: true,
-                idle: None,
+                idle_for: None,
             })
         });
         of_models.chain(of_deleted_models).collect()

@@ -42,7 +42,7 @@ impl<'a> RolloutState<'a> {
             .map(|(node, revision)| RolloutReplica {
                 node,
                 assigned: *revision,
-                answers: view
+                serving: view
                     .nodes
                     .get(node)
                     .and_then(|node| served_revision(node, model.endpoints.model.name())),
@@ -55,11 +55,11 @@ impl<'a> RolloutState<'a> {
         let mut revisions = model.endpoints.revisions;
         if !model.resolved {
             // Nodes could not load the desired revision: its files are not there yet.
-            revisions.condemned = Some(revisions.wished);
+            revisions.failed = Some(revisions.desired);
         }
-        let step = rollout::next(revisions, &replicas);
+        let step = rollout::next_step(revisions, &replicas);
         if let RolloutStep::RollBack(_) = step {
-            revisions.condemned = Some(revisions.wished);
+            revisions.failed = Some(revisions.desired);
         }
         Self {
             revisions,
@@ -70,7 +70,7 @@ impl<'a> RolloutState<'a> {
 
     /// The revision to serve.
     pub(super) fn goal(&self) -> ModelRevision {
-        self.revisions.goal()
+        self.revisions.target()
     }
 
     /// Returns whether a replica serves the goal already.
@@ -78,7 +78,7 @@ impl<'a> RolloutState<'a> {
         let goal = self.goal();
         self.replicas
             .iter()
-            .any(|replica| replica.assigned == goal && replica.answers == Some(goal))
+            .any(|replica| replica.assigned == goal && replica.serving == Some(goal))
     }
 }
 

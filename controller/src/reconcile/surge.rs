@@ -17,16 +17,16 @@ pub(super) fn action(
 ) -> RolloutAction {
     let nodes = match &rollout.step {
         RolloutStep::Wait => return RolloutAction::Wait,
-        RolloutStep::Settled => return RolloutAction::MarkStable,
+        RolloutStep::Complete => return RolloutAction::MarkStable,
         RolloutStep::RollBack(node) => return RolloutAction::RollBack((*node).clone()),
-        RolloutStep::Change(nodes) => nodes,
+        RolloutStep::Update(nodes) => nodes,
     };
     if count == 1 {
         if rollout.serves_goal() {
             // The surge is complete: the placement removes the outdated replica.
             return RolloutAction::Wait;
         }
-        let answering = rollout.replicas.iter().find(|r| r.answers.is_some());
+        let answering = rollout.replicas.iter().find(|r| r.serving.is_some());
         if let Some(only) = answering
             && nodes.contains(&only.node)
             && !fits_twice(only.node)
@@ -69,24 +69,24 @@ mod tests {
     fn replica(
         node: &NodeName,
         assigned: ModelRevision,
-        answers: Option<ModelRevision>,
+        serving: Option<ModelRevision>,
     ) -> RolloutReplica<'_> {
         RolloutReplica {
             node,
             assigned,
-            answers,
+            serving,
             failed: false,
         }
     }
 
     fn upgrade(replicas: Vec<RolloutReplica<'_>>) -> RolloutState<'_> {
         let revisions = ModelRevisions {
-            wished: NEW,
+            desired: NEW,
             stable: Some(OLD),
-            condemned: None,
+            failed: None,
         };
         RolloutState {
-            step: rollout::next(revisions, &replicas),
+            step: rollout::next_step(revisions, &replicas),
             revisions,
             replicas,
         }

@@ -26,7 +26,7 @@ pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Ve
     }
     for assignment in &plan.assign {
         if let Some(input) = inputs.get(&assignment.model) {
-            writes.push(assign(assignment.clone(), input.revisions.goal()));
+            writes.push(assign(assignment.clone(), input.revisions.target()));
         }
     }
     for (name, model) in &view.models {
@@ -34,7 +34,7 @@ pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Ve
             let rollout = ModelRollout {
                 name,
                 model,
-                goal: input.revisions.goal(),
+                goal: input.revisions.target(),
                 plan: &plan,
             };
             writes.extend(rollout.writes(&input.action));
@@ -131,7 +131,7 @@ fn mark_failed(name: &ModelName, model: &ModelView, node: &NodeName) -> StoreWri
         model = %name, %node, error, "the new revision failed to load: rolling back"
     );
     let record = FailedRevisionRecord {
-        revision: model.endpoints.revisions.wished,
+        revision: model.endpoints.revisions.desired,
         node: node.clone(),
         error,
     };

@@ -85,7 +85,7 @@ impl Engine for UpstreamEngine {
             })?),
         };
         // A prompt that must stay on the node or in a privacy zone must not pass a proxy outside.
-        let is_confined = options.stays_on_node() || options.zone.is_some();
+        let is_confined = options.url_is_loopback() || options.zone.is_some();
         let upstream = UpstreamModel {
             client: if is_confined {
                 self.direct_client.clone()
