@@ -1,4 +1,4 @@
-// The page: what is around every view, and which view is shown.
+// The frame of the page: navigation, connection state, and the view of the current route.
 
 import { html, render, useEffect, useLayoutEffect, useRef } from "./html.js";
 import { Live } from "./live.js";
@@ -21,11 +21,11 @@ import { Playground } from "./views/playground.js";
 const live = new Live(store);
 
 const PAGES = {
-  fleet: { title: "Fleet", list: Fleet, one: NodePage },
-  models: { title: "Models", list: Models, one: ModelPage },
+  fleet: { title: "Fleet", list: Fleet, detail: NodePage },
+  models: { title: "Models", list: Models, detail: ModelPage },
   traffic: { title: "Traffic", list: Traffic },
   energy: { title: "Energy", list: Energy },
-  decisions: { title: "Decisions", list: Decisions, one: DecisionPage },
+  decisions: { title: "Decisions", list: Decisions, detail: DecisionPage },
   playground: { title: "Playground", list: Playground },
 };
 
@@ -67,12 +67,12 @@ function Controllers() {
       <dd class="mono">${controller.id}</dd>
       <dt>Version</dt>
       <dd>${controller.version}</dd>
-      <dt>Up</dt>
+      <dt>Uptime</dt>
       <dd>${duration(now - controller.startedAt)}</dd>
       ${controllers.map(
         ({ id, http, leader, local }) => html`
           <dt>${leader ? "Leader" : "Replica"}</dt>
-          <dd title=${local ? `${id}, which serves this page` : id}>${http}</dd>
+          <dd title=${local ? `${id}, the controller that serves this page` : id}>${http}</dd>
         `,
       )}
     </dl>
@@ -89,22 +89,22 @@ function Notes() {
   `;
 }
 
-const scrolled = new Map();
+const scrollPositions = new Map();
 
-/** Takes the reader to the top of a new view, and back to where they were in one that they return to. */
+/** Scrolls to the top of a new view, and to the previous position in a view that was open before. */
 function useViewChange(key, title) {
   const main = useRef(null);
-  const shown = useRef(key);
+  const shownKey = useRef(key);
   useEffect(() => {
-    const remember = () => scrolled.set(shown.current, scrollY);
-    addEventListener("scroll", remember, { passive: true });
-    return () => removeEventListener("scroll", remember);
+    const savePosition = () => scrollPositions.set(shownKey.current, scrollY);
+    addEventListener("scroll", savePosition, { passive: true });
+    return () => removeEventListener("scroll", savePosition);
   }, []);
   useLayoutEffect(() => {
     document.title = `${title} · Flotilla`;
-    if (shown.current === key) return;
-    shown.current = key;
-    scrollTo(0, scrolled.get(key) ?? 0);
+    if (shownKey.current === key) return;
+    shownKey.current = key;
+    scrollTo(0, scrollPositions.get(key) ?? 0);
     main.current.focus({ preventScroll: true });
   }, [key]);
   return main;
@@ -114,9 +114,9 @@ function App() {
   const { view, id } = useRoute();
   const { connection, loaded } = useStore("connection", "loaded");
   const page = PAGES[view];
-  const one = page.one && id !== null;
-  const main = useViewChange(`${view}/${id ?? ""}`, one ? id : page.title);
-  const View = one ? page.one : page.list;
+  const isDetail = page.detail && id !== null;
+  const main = useViewChange(`${view}/${id ?? ""}`, isDetail ? id : page.title);
+  const View = isDetail ? page.detail : page.list;
   return html`
     <a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); main.current.focus(); }}>Skip to the view</a>
     <header class="side">
@@ -134,7 +134,7 @@ function App() {
       <main id="main" tabindex="-1" ref=${main} class=${connection.phase === "lost" ? "stale" : ""}>
         ${loaded || view === "playground"
           ? html`<${View} key=${`${view}/${id ?? ""}`} id=${id} />`
-          : html`<h1>${page.title}</h1><p class="muted">${connection.phase === "lost" ? "Nothing is known of the fleet yet." : "Asking the controller…"}</p>`}
+          : html`<h1>${page.title}</h1><p class="muted">${connection.phase === "lost" ? "No data about the fleet yet." : "Loading from the controller…"}</p>`}
       </main>
     </div>
   `;

@@ -1,4 +1,4 @@
-// Lines over time, drawn by uPlot, with a legend that tells the values under the pointer.
+// Line charts over time, drawn by uPlot, with a legend that shows the values under the pointer.
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 import { html, useEffect, useRef, useState } from "./html.js";
@@ -6,13 +6,13 @@ import { useTheme, useWidth } from "./hooks.js";
 import { hourMinute, timeOfDay } from "./format.js";
 
 const HEIGHT = 190;
-/** How far up a chart reaches that shows nothing but zeros. */
-const IDLE_TOP = 10;
+/** Top of the y axis when all values are zero. */
+const MIN_TOP = 10;
 const DASHES = { solid: [], dashed: [7, 4], dotted: [2, 3] };
 
 const cssColor = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-/** Slanted lines: what is estimated looks so everywhere on the page. */
+/** Slanted lines, which mark estimated values everywhere on the page. */
 function hatching(color) {
   const tile = document.createElement("canvas");
   tile.width = tile.height = 8;
@@ -54,33 +54,33 @@ function options({ series, format, width, seconds, span, onIndex }) {
     cursor: { y: false, drag: { x: false, y: false }, sync: { key: "time" }, points: { size: 7 } },
     scales: {
       x: { time: true, range: () => span.current },
-      y: { range: (_, __, most) => [0, most > 0 ? most * 1.12 : IDLE_TOP] },
+      y: { range: (_, __, max) => [0, max > 0 ? max * 1.12 : MIN_TOP] },
     },
     axes: [
-      axis({ values: (_, splits) => splits.map((at) => clock(at * 1000)), space: 76, size: 28 }),
+      axis({ values: (_, splits) => splits.map((seconds) => clock(seconds * 1000)), space: 76, size: 28 }),
       axis({ values: (_, splits) => splits.map(format), size: 68, space: 34, gap: 6 }),
     ],
     series: [
       {},
       ...series.map(({ label, color, dash = "solid", fill }) => {
-        const drawn = cssColor(color);
-        return { label, stroke: drawn, width: 1.6, dash: DASHES[dash], fill: fill && FILLS[fill](drawn), points: { size: 4 } };
+        const value = cssColor(color);
+        return { label, stroke: value, width: 1.6, dash: DASHES[dash], fill: fill && FILLS[fill](value), points: { size: 4 } };
       }),
     ],
-    bands: series.flatMap(({ band }, number) => (band ? [{ series: [number + 1, number + 2] }] : [])),
+    bands: series.flatMap(({ band }, position) => (band ? [{ series: [position + 1, position + 2] }] : [])),
     hooks: { setCursor: [(chart) => onIndex(chart.cursor.idx ?? null)] },
   };
 }
 
 function Legend({ series, columns, index, format }) {
-  const place = index ?? columns[0].length - 1;
+  const point = index ?? columns[0].length - 1;
   return html`
     <dl class="legend">
       ${series.map(
-        ({ label, color, dash = "solid", fill }, number) => html`
+        ({ label, color, dash = "solid", fill }, position) => html`
           <div key=${label}>
             <dt><span class=${`swatch ${dash} ${fill ?? ""}`} style=${{ "--swatch": `var(--${color})` }}></span>${label}</dt>
-            <dd>${format(columns[number + 1][place] ?? null)}</dd>
+            <dd>${format(columns[position + 1][point] ?? null)}</dd>
           </div>
         `,
       )}
@@ -91,19 +91,19 @@ function Legend({ series, columns, index, format }) {
 
 /**
  * `columns` are uPlot's: seconds, then a column for each of `series` (`{ label, color, dash?, fill?, band? }`),
- * drawn in this order; the fill of one with `band` ends at the next. `seconds` is how far the chart reaches back.
+ * drawn in this order. The fill of a series with `band` ends at the next series. `seconds` is the length of the x axis.
  */
 export function Chart({ title, series, columns, seconds, format }) {
   const [box, width] = useWidth();
   const chart = useRef(null);
-  const place = useRef(null);
+  const container = useRef(null);
   const span = useRef([0, 1]);
   const theme = useTheme();
   const [index, setIndex] = useState(null);
 
   useEffect(() => {
     if (width === 0) return;
-    chart.current = new uPlot(options({ series, format, width, seconds, span, onIndex: setIndex }), null, place.current);
+    chart.current = new uPlot(options({ series, format, width, seconds, span, onIndex: setIndex }), null, container.current);
     return () => {
       chart.current.destroy();
       chart.current = null;
@@ -111,21 +111,21 @@ export function Chart({ title, series, columns, seconds, format }) {
   }, [width, theme, seconds]);
 
   useEffect(() => {
-    const drawn = chart.current;
-    if (!drawn) return;
+    const plot = chart.current;
+    if (!plot) return;
     const newest = columns[0].at(-1) ?? Date.now() / 1000;
     span.current = [newest - seconds, newest];
-    drawn.setData(columns);
+    plot.setData(columns);
   }, [columns, width, theme, seconds]);
 
   const empty = columns.slice(1).every((column) => column.every((value) => value === null));
-  const newest = series.map(({ label }, number) => `${label} ${format(columns[number + 1].at(-1) ?? null)}`);
+  const newest = series.map(({ label }, position) => `${label} ${format(columns[position + 1].at(-1) ?? null)}`);
   return html`
     <figure class="chart">
       <${Legend} series=${series} columns=${columns} index=${index} format=${format} />
       <div ref=${box} class="chart-box" style=${{ height: `${HEIGHT}px` }} role="img" aria-label=${`${title}, now: ${newest.join(", ")}`}>
-        <div ref=${place}></div>
-        ${empty && html`<p class="chart-empty">Nothing yet.</p>`}
+        <div ref=${container}></div>
+        ${empty && html`<p class="chart-empty">No data yet.</p>`}
       </div>
     </figure>
   `;

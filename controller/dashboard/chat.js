@@ -1,37 +1,37 @@
-// One question to the fleet, with all that is told of its answer. It goes on when its view is left.
+// One chat request to the fleet and its answer. It continues while another view is open.
 
 import { events } from "./sse.js";
 
-const NOTHING = { state: "idle", text: "", reasoning: "", error: null, route: null, usage: null, finish: null, firstTokenMs: null, totalMs: null };
+const EMPTY = { state: "idle", text: "", reasoning: "", error: null, route: null, usage: null, finish: null, firstTokenMs: null, totalMs: null };
 
 const header = (response, name) => response.headers.get(`x-flotilla-${name}`);
 
 async function errorOf(response) {
-  const told = await response.json().then((body) => body.error, () => null);
-  return { status: response.status, message: told?.message ?? response.statusText, code: told?.code, param: told?.param, retryAfter: response.headers.get("retry-after") };
+  const error = await response.json().then((body) => body.error, () => null);
+  return { status: response.status, message: error?.message ?? response.statusText, code: error?.code, param: error?.param, retryAfter: response.headers.get("retry-after") };
 }
 
 class Chat {
-  answer = NOTHING;
+  answer = EMPTY;
   #abort = null;
   #listeners = new Set();
   #frame = null;
 
-  listen(wake) {
-    this.#listeners.add(wake);
-    return () => this.#listeners.delete(wake);
+  listen(onChange) {
+    this.#listeners.add(onChange);
+    return () => this.#listeners.delete(onChange);
   }
 
   stop() {
     this.#abort?.abort();
   }
 
-  async ask({ model, prompt, temperature, maxTokens }) {
+  async send({ model, prompt, temperature, maxTokens }) {
     this.stop();
     const abort = (this.#abort = new AbortController());
     const set = (parts) => abort === this.#abort && this.#set(parts);
-    const begun = performance.now();
-    const passed = () => performance.now() - begun;
+    const startedAt = performance.now();
+    const elapsed = () => performance.now() - startedAt;
     const body = {
       model,
       messages: [{ role: "user", content: prompt }],
@@ -40,7 +40,7 @@ class Chat {
       ...(temperature === null ? {} : { temperature }),
       ...(maxTokens === null ? {} : { max_tokens: maxTokens }),
     };
-    set({ ...NOTHING, state: "asking" });
+    set({ ...EMPTY, state: "running" });
     try {
       const response = await fetch("../v1/chat/completions", {
         method: "POST",
@@ -50,33 +50,33 @@ class Chat {
       });
       set({ route: route(response) });
       if (!response.ok) {
-        set({ state: "failed", error: await errorOf(response), totalMs: passed() });
+        set({ state: "failed", error: await errorOf(response), totalMs: elapsed() });
         return;
       }
       for await (const { data } of events(response.body)) {
-        if (data && data !== "[DONE]") this.#chunk(JSON.parse(data), passed(), set);
+        if (data && data !== "[DONE]") this.#chunk(JSON.parse(data), elapsed(), set);
       }
-      set({ state: this.answer.error ? "failed" : "answered", totalMs: passed() });
+      set({ state: this.answer.error ? "failed" : "answered", totalMs: elapsed() });
     } catch (error) {
       const stopped = abort.signal.aborted;
-      set({ state: stopped ? "stopped" : "failed", error: stopped ? null : { message: `the controller cannot be reached (${error.message})` }, totalMs: passed() });
+      set({ state: stopped ? "stopped" : "failed", error: stopped ? null : { message: `the controller cannot be reached (${error.message})` }, totalMs: elapsed() });
     }
   }
 
-  #chunk(chunk, passed, set) {
+  #chunk(chunk, elapsedMs, set) {
     if (chunk.error) set({ error: chunk.error });
     if (chunk.usage) set({ usage: chunk.usage });
     const choice = chunk.choices?.[0];
     if (!choice) return;
-    const { content = "", reasoning_content: reasoning = "", tool_calls: calls = [] } = choice.delta;
-    const called = calls.map((call) => `${call.function.name ? `\n${call.function.name} ` : ""}${call.function.arguments}`).join("");
-    const said = (content ?? "") + called;
+    const { content: text, reasoning_content: reasoning = "", tool_calls: calls = [] } = choice.delta;
+    const toolCalls = calls.map((call) => `${call.function.name ? `\n${call.function.name} ` : ""}${call.function.arguments}`).join("");
+    const content = (text ?? "") + toolCalls;
     const { answer } = this;
     set({
-      text: answer.text + said,
+      text: answer.text + content,
       reasoning: answer.reasoning + reasoning,
       finish: choice.finish_reason ?? answer.finish,
-      firstTokenMs: answer.firstTokenMs ?? (said || reasoning ? passed : null),
+      firstTokenMs: answer.firstTokenMs ?? (content || reasoning ? elapsedMs : null),
     });
   }
 
@@ -84,7 +84,7 @@ class Chat {
     this.answer = { ...this.answer, ...parts };
     this.#frame ??= requestAnimationFrame(() => {
       this.#frame = null;
-      for (const wake of this.#listeners) wake();
+      for (const onChange of this.#listeners) onChange();
     });
   }
 }

@@ -1,7 +1,7 @@
 // A decision drawn so that a person sees why: the task, the replica, the way of the request.
 
 import { html } from "./html.js";
-import { isEstimate, pace } from "./facts.js";
+import { isEstimate, outputSpeed } from "./facts.js";
 import { counted, joules, ms, NONE, number, percent, tokens, tokensPerSecond, words } from "./format.js";
 import { Icon } from "./icons.js";
 import { Bar, Facts, Measured, ModelLink, NodeLink, Panel, State } from "./parts.js";
@@ -15,7 +15,7 @@ function Confidence({ name, value, threshold, tone, note }) {
     <div class=${`confidence ${tone ?? ""}`}>
       <span class="confidence-name">${name}</span>
       <span class="confidence-track" role="img" aria-label=${`${percent(value)}${threshold === undefined ? "" : `, threshold ${percent(threshold)}`}`}>
-        <${Bar} part=${value ?? 0} tone=${tone} />
+        <${Bar} share=${value ?? 0} tone=${tone} />
         ${threshold !== undefined && html`<span class="threshold" style=${left(threshold)}></span>`}
       </span>
       <span class="confidence-value">${percent(value)}</span>
@@ -106,7 +106,7 @@ function Compared({ label, value, most, text, tone = "" }) {
   return html`
     <td class="compared" data-label=${label}>
       <span>${value === null || value === undefined ? html`<span class="muted">${NONE}</span>` : text}</span>
-      <${Bar} part=${value ? value / most : 0} tone=${tone} label=${text} />
+      <${Bar} share=${value ? value / most : 0} tone=${tone} label=${text} />
     </td>
   `;
 }
@@ -117,7 +117,7 @@ function ScoreCell({ score, most }) {
   return html`
     <td class="compared" data-label="Score" title=${title}>
       <span>${score.total.toFixed(2)}</span>
-      <${Bar} part=${score.total / most} tone="strong" label=${`score ${score.total.toFixed(2)}`} />
+      <${Bar} share=${score.total / most} tone="strong" label=${`score ${score.total.toFixed(2)}`} />
       <span class="score-parts">${parts.map(([name, value]) => html`<span>${name} ${value.toFixed(2)}</span>`)}</span>
     </td>
   `;
@@ -138,7 +138,7 @@ function Candidates({ record }) {
   return html`
     <${Panel} title="Which replica" aside=${counted(candidates.length, "candidate")}>
       ${candidates.length === 0
-        ? html`<p class="nothing">No replica could answer.</p>`
+        ? html`<p class="no-items">No replica could answer.</p>`
         : html`
             <div class="scroll-x">
               <table class="table stacked candidates">
@@ -277,7 +277,7 @@ function Bounds({ record }) {
   return html`
     <${Panel} title="What it had to keep">
       <${Facts}
-        of=${[
+        entries=${[
           ["Zones", zones?.length > 0 ? zones.join(", ") : "any node"],
           ["Priority", priority],
           ["Deadline", deadline_ms !== undefined && `${ms(deadline_ms)} after it arrived`],
@@ -295,13 +295,13 @@ function Bounds({ record }) {
 function Outcome({ record }) {
   const { outcome } = record;
   if (!outcome) return html`<${Panel} title="What happened"><p role="status">The request is under way.</p><//>`;
-  const perSecond = pace(outcome.completion_tokens, outcome.first_token_ms, outcome.total_ms);
+  const perSecond = outputSpeed(outcome.completion_tokens, outcome.first_token_ms, outcome.total_ms);
   return html`
     <${Panel} title="What happened">
       ${outcome.error && html`<p class="callout bad"><${Icon} name="warning" /><span>${outcome.error}</span></p>`}
       <${Timeline} record=${record} />
       <${Facts}
-        of=${[
+        entries=${[
           ["Time to first token", outcome.first_token_ms !== undefined && ms(outcome.first_token_ms)],
           ["Total", ms(outcome.total_ms)],
           ["Tokens", outcome.completion_tokens !== undefined && `${tokens(outcome.prompt_tokens)} in, ${tokens(outcome.completion_tokens)} out`],

@@ -1,8 +1,8 @@
-// What follows from a resource: memory used, load, whether joules are estimated.
+// Values derived from resources: memory in use, load, whether joules are estimated.
 
 const sum = (list, value) => list.reduce((total, item) => total + value(item), 0);
 
-/** Bytes that the models on a node take, with those that are to replace them. */
+/** Memory of the models on a node in bytes, with that of revisions that are being loaded. */
 export const memoryUsed = (node) =>
   sum(node.status.models, (model) => model.memory + (model.next?.memory ?? 0));
 
@@ -16,7 +16,7 @@ export const modelLoad = (model) => ({
   queued: sum(model.status.replicas, (replica) => replica.counters.queued),
 });
 
-/** A node's state with what people want of it: a drained node is not simply Ready. */
+/** The node's phase, or `Cordoned` or `Draining` when it is ready and has such an operation. */
 export function nodeState(node) {
   const { phase, operation } = node.status;
   if (phase !== "Ready") return phase;
@@ -24,28 +24,28 @@ export function nodeState(node) {
   return operation?.cordoned ? "Cordoned" : "Ready";
 }
 
-/** Parts of a fleet in trouble come first when sorted by state. */
+/** States in sorting order: those that need attention first. */
 export const STATE_ORDER = ["Lost", "Suspect", "Joining", "Draining", "Cordoned", "Ready"];
 
 export const MODEL_ORDER = ["Failed", "Pending", "Partial", "Fetching", "Updating", "Ready", "Asleep"];
 
-/** `cpu` says nothing where it is all there is. */
+/** The accelerators other than the CPU, which every node has. */
 export const accelerators = (node) => node.spec.accelerators.filter((name) => name !== "cpu");
 
 export const isEstimate = (source) => typeof source === "string" && source.startsWith("estimat");
 
 export const joulesPerToken = (usage) => (usage.outputTokens > 0 ? usage.joules / usage.outputTokens : null);
 
-/** From fewer tokens than this no pace can be told: they come in one piece. */
-const FEWEST_PACED = 5;
+/** Fewest tokens that a speed is computed from: fewer arrive in one piece. */
+const MIN_TOKENS = 5;
 
-/** Tokens per second after the first one; null where that cannot be told. */
-export function pace(tokens, firstMs, totalMs) {
+/** Tokens per second after the first one; null when it cannot be computed. */
+export function outputSpeed(tokens, firstMs, totalMs) {
   const seconds = (totalMs - firstMs) / 1000;
-  return tokens >= FEWEST_PACED && Number.isFinite(firstMs) && seconds > 0 ? (tokens - 1) / seconds : null;
+  return tokens >= MIN_TOKENS && Number.isFinite(firstMs) && seconds > 0 ? (tokens - 1) / seconds : null;
 }
 
-/** `max` replicas that a spec asks for at most, and `min`. */
+/** `min` and `max` replicas of a spec. */
 export function replicaBounds(model) {
   const { replicas } = model.spec;
   return typeof replicas === "object" ? replicas : { min: replicas ?? 1, max: replicas ?? 1 };
@@ -59,7 +59,7 @@ export function sourceText(source) {
   return source.url ?? source.path ?? null;
 }
 
-/** How many of each, most first: `[["Ready", 5], ["Lost", 1]]`. */
+/** Counts of items by `key`, the largest first: `[["Ready", 5], ["Lost", 1]]`. */
 export function tally(items, key) {
   const counts = new Map();
   for (const item of items) {
@@ -69,8 +69,8 @@ export function tally(items, key) {
   return [...counts].sort((a, b) => b[1] - a[1]);
 }
 
-/** The totals of a usage table's rows. */
-export function totalled(rows) {
+/** The sum of the rows of a usage table. */
+export function usageSum(rows) {
   const total = { requests: 0, errors: 0, promptTokens: 0, outputTokens: 0, joules: 0, estimatedJoules: 0, co2Grams: null, cost: null };
   for (const row of rows) {
     for (const key of Object.keys(total)) {

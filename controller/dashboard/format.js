@@ -1,8 +1,8 @@
-// Numbers as people read them, always with their unit.
+// Numbers and times as text, with their units.
 
 export const NONE = "–";
 
-const known = (value) => typeof value === "number" && Number.isFinite(value);
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const NARROW_SPACE = "\u202f";
 
 const PREFIXES = [
@@ -16,21 +16,21 @@ const PREFIXES = [
   [1e-9, "n"],
 ];
 
-/** About three digits that count: 1234 → 1,234; 12.3; 0.123. */
+/** About three significant digits: 1234 → 1,234; 12.3; 0.12. */
 export function number(value) {
-  if (!known(value)) return NONE;
+  if (!isNumber(value)) return NONE;
   const size = Math.abs(value);
   const digits = size >= 100 || size === 0 ? 0 : size >= 10 ? 1 : 2;
   return value.toLocaleString("en", { maximumFractionDigits: digits });
 }
 
 export function count(value) {
-  return known(value) ? Math.round(value).toLocaleString("en") : NONE;
+  return isNumber(value) ? Math.round(value).toLocaleString("en") : NONE;
 }
 
 /** With an SI prefix: 0.00012 g → 120 µg. */
 export function si(value, unit) {
-  if (!known(value)) return NONE;
+  if (!isNumber(value)) return NONE;
   const size = Math.abs(value);
   if (size === 0) return `0${NARROW_SPACE}${unit}`;
   const [factor, prefix] = PREFIXES.find(([factor]) => size >= factor * 0.9995) ?? PREFIXES.at(-1);
@@ -41,19 +41,19 @@ export const watts = (value) => si(value, "W");
 export const joules = (value) => si(value, "J");
 export const grams = (value) => si(value, "g CO₂e");
 export const cost = (value, currency) => si(value, currency ?? "");
-export const joulesPerToken = (value) => (known(value) ? `${si(value, "J")}/tok` : NONE);
-export const perSecond = (value) => (known(value) ? `${number(value)}/s` : NONE);
-export const tokensPerSecond = (value) => (known(value) ? `${number(value)}${NARROW_SPACE}tok/s` : NONE);
-export const tokens = (value) => (known(value) ? `${count(value)}${NARROW_SPACE}tok` : NONE);
+export const joulesPerToken = (value) => (isNumber(value) ? `${si(value, "J")}/tok` : NONE);
+export const perSecond = (value) => (isNumber(value) ? `${number(value)}/s` : NONE);
+export const tokensPerSecond = (value) => (isNumber(value) ? `${number(value)}${NARROW_SPACE}tok/s` : NONE);
+export const tokens = (value) => (isNumber(value) ? `${count(value)}${NARROW_SPACE}tok` : NONE);
 
 export function ms(value) {
-  if (!known(value)) return NONE;
+  if (!isNumber(value)) return NONE;
   if (value < 1000) return `${number(value)}${NARROW_SPACE}ms`;
   if (value < 60_000) return `${number(value / 1000)}${NARROW_SPACE}s`;
   return duration(value);
 }
 
-/** How long ago, or how long on: 5 s, 3 min, 2 h 5 min, 3 d 4 h. */
+/** A duration in milliseconds as text: 5 s, 3 min, 2 h 5 min, 3 d 4 h. */
 export function duration(value) {
   const seconds = Math.max(0, Math.round(value / 1000));
   if (seconds < 60) return `${seconds} s`;
@@ -65,7 +65,7 @@ export function duration(value) {
 }
 
 export function percent(part) {
-  if (!known(part)) return NONE;
+  if (!isNumber(part)) return NONE;
   const hundredths = part * 100;
   const digits = hundredths !== 0 && Math.abs(hundredths) < 10 ? 1 : 0;
   return `${hundredths.toLocaleString("en", { maximumFractionDigits: digits })}${NARROW_SPACE}%`;
@@ -74,7 +74,7 @@ export function percent(part) {
 const BINARY = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
 export function bytes(value) {
-  if (!known(value)) return NONE;
+  if (!isNumber(value)) return NONE;
   let amount = value;
   let unit = 0;
   while (amount >= 1000 && unit < BINARY.length - 1) {
@@ -84,7 +84,7 @@ export function bytes(value) {
   return `${number(amount)}${NARROW_SPACE}${BINARY[unit]}`;
 }
 
-/** Used and total in one unit: 3.2 / 8 GiB. */
+/** Used and total bytes in one unit: 3.2 / 8 GiB. */
 export function bytesOf(used, total) {
   let factor = 1;
   let unit = 0;
@@ -97,7 +97,7 @@ export function bytesOf(used, total) {
 
 const clock = (options) => {
   const format = new Intl.DateTimeFormat("en-GB", options);
-  return (at) => format.format(new Date(at));
+  return (millis) => format.format(new Date(millis));
 };
 
 export const hourMinute = clock({ hour: "2-digit", minute: "2-digit" });
@@ -105,8 +105,8 @@ export const timeOfDay = clock({ hour: "2-digit", minute: "2-digit", second: "2-
 export const dateAndTime = clock({ dateStyle: "medium", timeStyle: "medium" });
 
 /** `1 node`, `2 nodes`. */
-export function counted(amount, one, many = `${one}s`) {
-  return `${count(amount)} ${amount === 1 ? one : many}`;
+export function counted(amount, singular, plural = `${singular}s`) {
+  return `${count(amount)} ${amount === 1 ? singular : plural}`;
 }
 
 /** `node_away` → `node away`. */

@@ -1,25 +1,25 @@
-// How components hear of what changes outside them.
+// Hooks that re-render components when something outside them changes.
 
 import { useEffect, useLayoutEffect, useReducer, useRef, useState } from "./html.js";
 import { currentRoute } from "./routes.js";
 import { store } from "./store.js";
 
-const useWake = () => useReducer((count) => count + 1, 0)[1];
+const useRerender = () => useReducer((count) => count + 1, 0)[1];
 
-/** The state, read anew whenever one of `parts` changes. */
+/** The store's state; the component is rendered again when one of `parts` changes. */
 export function useStore(...parts) {
-  const wake = useWake();
-  useEffect(() => store.listen(parts, wake), parts);
+  const rerender = useRerender();
+  useEffect(() => store.listen(parts, rerender), parts);
   return store.state;
 }
 
-/** The time, told every `everyMs`. */
-export function useNow(everyMs = 1000) {
+/** The current time in milliseconds, updated every `intervalMs`. */
+export function useNow(intervalMs = 1000) {
   const [now, setNow] = useState(Date.now());
   useEffect(() => {
-    const timer = setInterval(() => setNow(Date.now()), everyMs);
+    const timer = setInterval(() => setNow(Date.now()), intervalMs);
     return () => clearInterval(timer);
-  }, [everyMs]);
+  }, [intervalMs]);
   return now;
 }
 
@@ -37,7 +37,7 @@ export const useTheme = () => useWindowEvent("themechange", () => window.flotill
 
 export const useRoute = () => useWindowEvent("hashchange", currentRoute);
 
-/** Whether a media query holds. */
+/** Whether a media query matches. */
 export function useMedia(query) {
   const [matches, setMatches] = useState(() => matchMedia(query).matches);
   useEffect(() => {
@@ -51,13 +51,13 @@ export function useMedia(query) {
 
 export const usePhone = () => useMedia("(max-width: 760px)");
 
-const kept = new Map();
+const savedState = new Map();
 
-/** State that outlives its component: what was filtered is still filtered on the way back. */
-export function useKept(key, initial) {
-  const [value, setValue] = useState(kept.has(key) ? kept.get(key) : initial);
+/** State that outlives its component, so that a filter is still set when its view is opened again. */
+export function useSavedState(key, initial) {
+  const [value, setValue] = useState(savedState.has(key) ? savedState.get(key) : initial);
   const set = (next) => {
-    kept.set(key, next);
+    savedState.set(key, next);
     setValue(next);
   };
   return [value, set];

@@ -1,4 +1,4 @@
-// The pictures of the page. They always stand beside their word, or in a button with a label.
+// The icons of the page. Each one is next to its text, or in a button with a label.
 
 import { html } from "./html.js";
 
@@ -30,7 +30,7 @@ export function Icon({ name }) {
   return html`<svg class="icon" viewBox="0 0 20 20" width="20" height="20" fill="currentColor" aria-hidden="true">${ICONS[name]()}</svg>`;
 }
 
-/** Each kind of state has a shape of its own, so that it is told without its colour. */
+/** Each kind of state has its own shape, so that it is recognized without its colour. */
 const MARKS = {
   good: () => html`<circle cx="6" cy="6" r="4.5" />`,
   busy: () => html`<path d="M6 1.5a4.5 4.5 0 0 0 0 9z" /><circle cx="6" cy="6" r="3.8" fill="none" stroke="currentColor" stroke-width="1.4" />`,

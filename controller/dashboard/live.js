@@ -1,11 +1,11 @@
-// Keeps the store fed from the controller's live stream, and comes back by itself when it is lost.
+// Reads the controller's live feed into the store, and reconnects when the connection is lost.
 
 import { events } from "./sse.js";
 
 const ENDPOINT = "../api/v1/live";
-const SILENCE_MS = 20_000;
-const FIRST_WAIT_MS = 500;
-const LONGEST_WAIT_MS = 10_000;
+const SILENCE_TIMEOUT_MS = 20_000;
+const MIN_RETRY_MS = 500;
+const MAX_RETRY_MS = 10_000;
 
 export class Live {
   #store;
@@ -26,34 +26,34 @@ export class Live {
     }
   }
 
-  /** Tries at once instead of when the wait is over. */
+  /** Ends the wait and reconnects at once. */
   retry() {
     this.#endWait?.();
   }
 
-  /** Reads the stream to its end and says why it ended. */
+  /** Reads the feed to its end and returns the reason why it ended. */
   async #stream() {
     const abort = new AbortController();
     let watchdog;
-    const alive = () => {
+    const resetWatchdog = () => {
       clearTimeout(watchdog);
-      watchdog = setTimeout(() => abort.abort(), SILENCE_MS);
+      watchdog = setTimeout(() => abort.abort(), SILENCE_TIMEOUT_MS);
     };
-    alive();
+    resetWatchdog();
     try {
       const response = await fetch(ENDPOINT, { signal: abort.signal, cache: "no-store" });
-      if (!response.ok) return `it answers with HTTP ${response.status}`;
+      if (!response.ok) return `it replied with HTTP ${response.status}`;
       for await (const { event, data } of events(response.body)) {
-        alive();
+        resetWatchdog();
         if (event) this.#store.apply(event, JSON.parse(data));
         this.#failures = 0;
-        this.#connection({ phase: "live", heardAt: Date.now(), retryAt: null, problem: null });
+        this.#connection({ phase: "live", receivedAt: Date.now(), retryAt: null, problem: null });
       }
       return "it closed the connection";
     } catch (error) {
-      if (abort.signal.aborted) return `nothing was heard of it for ${SILENCE_MS / 1000} s`;
-      if (error instanceof TypeError) return "it does not answer";
-      return `what it said cannot be read (${error.message})`;
+      if (abort.signal.aborted) return `it sent nothing for ${SILENCE_TIMEOUT_MS / 1000} s`;
+      if (error instanceof TypeError) return "it cannot be reached";
+      return `its data cannot be read (${error.message})`;
     } finally {
       clearTimeout(watchdog);
       abort.abort();
@@ -64,11 +64,11 @@ export class Live {
     this.#store.set({ connection: { ...this.#store.state.connection, ...parts } });
   }
 
-  /** Doubles, with a random part, so that a restarted controller is not met by every page at once. */
+  /** Exponential backoff with jitter, so that not all pages reconnect to a restarted controller at once. */
   #nextWait() {
-    const most = Math.min(FIRST_WAIT_MS * 2 ** this.#failures, LONGEST_WAIT_MS);
+    const max = Math.min(MIN_RETRY_MS * 2 ** this.#failures, MAX_RETRY_MS);
     this.#failures += 1;
-    return most * (0.5 + Math.random() / 2);
+    return max * (0.5 + Math.random() / 2);
   }
 
   #wait(ms) {

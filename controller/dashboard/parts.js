@@ -1,4 +1,4 @@
-// Small pieces that views are made of.
+// Small components that the views share.
 
 import { html } from "./html.js";
 import { NONE, number, percent, words } from "./format.js";
@@ -14,7 +14,7 @@ const KINDS = {
   Loading: "busy",
   Updating: "busy",
   Draining: "busy",
-  asking: "busy",
+  running: "busy",
   "under way": "busy",
   Suspect: "warn",
   Partial: "warn",
@@ -37,31 +37,31 @@ export function State({ name, note }) {
 }
 
 export const ESTIMATED = {
-  node: "estimated from the processor's load and what the node draws idle and at most",
-  request: "estimated from CPU time and the node's watts",
+  node: "estimated from the CPU load and the node's idle and maximum power",
+  request: "estimated from CPU time and the node's power",
 };
 
-/** A quantity that says by "≈" and in words where it is not measured. */
+/** A quantity, marked with "≈" and in words when it is estimated. `why` says how. */
 export function Measured({ text, estimated, why = ESTIMATED.request }) {
   if (!estimated || text === NONE) return html`<span class="quantity">${text}</span>`;
   return html`<span class="quantity estimated" title=${why}><span aria-hidden="true">≈ </span>${text}<span class="sr"> (estimated)</span></span>`;
 }
 
-/** Where the energy of a period comes from, in words. */
+/** Whether an energy total is measured, estimated, or to which part estimated. */
 export function provenance(total, estimated) {
   if (!total) return null;
-  const part = estimated / total;
-  if (part < 0.005) return "measured";
-  if (part > 0.995) return "estimated";
-  return `${percent(part)} estimated`;
+  const share = estimated / total;
+  if (share < 0.005) return "measured";
+  if (share > 0.995) return "estimated";
+  return `${percent(share)} estimated`;
 }
 
-/** How much of a whole, with an estimated part drawn hatched. */
-export function Bar({ part, estimated = 0, label, tone = "" }) {
-  const width = (share) => ({ width: `${Math.max(0, Math.min(1, share)) * 100}%` });
+/** A bar that is filled to `share` (0 to 1), of which the `estimated` share is hatched. */
+export function Bar({ share, estimated = 0, label, tone = "" }) {
+  const width = (part) => ({ width: `${Math.max(0, Math.min(1, part)) * 100}%` });
   return html`
     <span class=${`bar ${tone}`} role="img" aria-label=${label}>
-      <span class="bar-fill" style=${width(part - estimated)}></span>
+      <span class="bar-fill" style=${width(share - estimated)}></span>
       ${estimated > 0 && html`<span class="bar-fill hatched" style=${width(estimated)}></span>`}
     </span>
   `;
@@ -98,10 +98,10 @@ export function Back({ view, children }) {
 export const NodeLink = ({ name }) => (name ? html`<a class="mono" href=${href("fleet", name)}>${name}</a>` : NONE);
 export const ModelLink = ({ name }) => (name ? html`<a class="mono" href=${href("models", name)}>${name}</a>` : NONE);
 
-/** Names with what they stand for; what is not there is left out. */
-export function Facts({ of }) {
-  const told = of.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false);
-  return html`<dl class="facts">${told.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+/** A list of `[name, value]` entries. Entries without a value are left out. */
+export function Facts({ entries }) {
+  const shown = entries.filter(([, value]) => value !== null && value !== undefined && value !== "" && value !== false);
+  return html`<dl class="facts">${shown.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
 export function Labels({ labels }) {
@@ -112,7 +112,7 @@ export function Search({ label, value, onValue }) {
   return html`<input class="search" type="search" aria-label=${label} placeholder=${label} value=${value} onInput=${(event) => onValue(event.target.value)} spellcheck=${false} autocomplete="off" />`;
 }
 
-/** A choice of one among few: `options` are `[value, text]`. */
+/** A drop-down list; `options` are `[value, text]`. */
 export function Select({ label, value, options, onValue }) {
   return html`
     <label class="select">
@@ -124,6 +124,7 @@ export function Select({ label, value, options, onValue }) {
   `;
 }
 
+/** A row of buttons, of which one is pressed; `options` are `[value, text]`. */
 export function Segments({ label, value, options, onValue }) {
   return html`
     <div class="segments" role="group" aria-label=${label}>

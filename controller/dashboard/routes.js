@@ -1,4 +1,4 @@
-// Which view a link leads to: `#/fleet`, `#/fleet/node-1`.
+// Routes in the URL's hash: `#/fleet`, `#/fleet/node-1`.
 
 export const VIEWS = ["fleet", "models", "traffic", "energy", "decisions", "playground"];
 
@@ -6,14 +6,14 @@ export function href(view, id) {
   return id === undefined ? `#/${view}` : `#/${view}/${encodeURIComponent(id)}`;
 }
 
-/** `{ view, id }` of the address; the fleet where it names no view. */
+/** `{ view, id }` of the current URL. An unknown view is the fleet. */
 export function currentRoute() {
   const [view, id] = location.hash.replace(/^#\/?/, "").split("/");
   if (!VIEWS.includes(view)) return { view: VIEWS[0], id: null };
-  return { view, id: id ? decoded(id) : null };
+  return { view, id: id ? decode(id) : null };
 }
 
-function decoded(text) {
+function decode(text) {
   try {
     return decodeURIComponent(text);
   } catch {

@@ -1,49 +1,51 @@
-// Columns for charts from the points of the live stream.
+// Columns for charts from the points of the live feed.
 
+/** Time without points after which a line is interrupted. */
 const GAP_MS = 3000;
 
-/** How many seconds one point of a chart stands for, so that a long time is not a thicket. */
+/** Seconds that one point of a chart covers, so that long ranges stay readable. */
 export const stepOf = (seconds) => (seconds > 300 ? 5 : 1);
 
-const known = (values) => values.filter((value) => value !== null && value !== undefined);
+const present = (values) => values.filter((value) => value !== null && value !== undefined);
 
 export const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
-/** Percentiles of several seconds have no mean: the worst second stands for them. */
+/** Percentiles of several seconds cannot be averaged, so the worst second is shown. */
 export const highest = (values) => Math.max(...values);
 
-/** Points in steps that begin at the same times whenever they are looked at. */
+/** Groups points by step. Steps start at multiples of their length, so that they do not move. */
 function steps(points, seconds) {
   const ms = stepOf(seconds) * 1000;
   const oldest = (points.at(-1)?.at ?? 0) - seconds * 1000;
-  const gathered = [];
+  const groups = [];
   for (const point of points) {
     if (point.at < oldest) continue;
     const at = Math.floor(point.at / ms) * ms;
-    const last = gathered.at(-1);
+    const last = groups.at(-1);
     if (last?.at === at) last.points.push(point);
-    else gathered.push({ at, points: [point] });
+    else groups.push({ at, points: [point] });
   }
-  return gathered;
+  return groups;
 }
 
 /**
- * Seconds since 1970, then a column for each of `series` (`{ read, gather }`: of a point, and of the
- * numbers of a step), of the last `seconds`. Where the stream was interrupted the lines are, too.
+ * A column of times in seconds since 1970, then a column for each of `series`, over the last `seconds`.
+ * `read` takes a value from a point and `aggregate` combines the values of a step. Lines are
+ * interrupted where the feed was.
  */
 export function columns(points, seconds, series) {
-  const drawn = [[], ...series.map(() => [])];
-  let before = null;
+  const result = [[], ...series.map(() => [])];
+  let previous = null;
   for (const step of steps(points, seconds)) {
-    if (before !== null && step.at - before > GAP_MS + stepOf(seconds) * 1000) {
-      drawn[0].push((before + 1000) / 1000);
-      series.forEach((_, index) => drawn[index + 1].push(null));
+    if (previous !== null && step.at - previous > GAP_MS + stepOf(seconds) * 1000) {
+      result[0].push((previous + 1000) / 1000);
+      series.forEach((_, index) => result[index + 1].push(null));
     }
-    drawn[0].push(step.at / 1000);
-    series.forEach(({ read, gather = mean }, index) => {
-      const values = known(step.points.map(read));
-      drawn[index + 1].push(values.length > 0 ? gather(values) : null);
+    result[0].push(step.at / 1000);
+    series.forEach(({ read, aggregate = mean }, index) => {
+      const values = present(step.points.map(read));
+      result[index + 1].push(values.length > 0 ? aggregate(values) : null);
     });
-    before = step.at;
+    previous = step.at;
   }
-  return drawn;
+  return result;
 }

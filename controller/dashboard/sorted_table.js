@@ -1,7 +1,7 @@
-// A table whose columns sort it, with as many rows as there are.
+// A table that is sorted by the column whose heading is clicked, for any number of rows.
 
 import { html } from "./html.js";
-import { useKept } from "./hooks.js";
+import { useSavedState } from "./hooks.js";
 import { WindowedRows } from "./windowed.js";
 
 const collator = new Intl.Collator("en", { numeric: true });
@@ -11,8 +11,8 @@ function compare(a, b) {
   return collator.compare(String(a), String(b));
 }
 
-/** What is not known comes last, whichever way the rest goes. */
-function ordered(items, value, down) {
+/** Items sorted by `value`. Those without a value come last in both directions. */
+function sorted(items, value, down) {
   const keyed = items.map((item) => [value(item), item]);
   keyed.sort(([a], [b]) => {
     if (a === null || b === null) return (a === null) - (b === null);
@@ -24,25 +24,25 @@ function ordered(items, value, down) {
 function Heading({ column, sort, onSort }) {
   const classes = `col-${column.key} ${column.numeric ? "numeric" : ""}`;
   if (!column.value) return html`<th role="columnheader" scope="col" class=${classes}>${column.title}</th>`;
-  const sorted = sort.key === column.key;
+  const isSorted = sort.key === column.key;
   const direction = sort.down ? "descending" : "ascending";
   return html`
-    <th role="columnheader" scope="col" class=${classes} aria-sort=${sorted ? direction : null}>
-      <button type="button" onClick=${() => onSort({ key: column.key, down: sorted ? !sort.down : Boolean(column.numeric) })}>
-        ${column.title}<span class="sort" aria-hidden="true">${sorted ? (sort.down ? "↓" : "↑") : ""}</span>
+    <th role="columnheader" scope="col" class=${classes} aria-sort=${isSorted ? direction : null}>
+      <button type="button" onClick=${() => onSort({ key: column.key, down: isSorted ? !sort.down : Boolean(column.numeric) })}>
+        ${column.title}<span class="sort" aria-hidden="true">${isSorted ? (sort.down ? "↓" : "↑") : ""}</span>
       </button>
     </th>
   `;
 }
 
 /**
- * `columns` are `{ key, title, value?, cell, numeric? }`: `value` makes a column sortable, `cell` draws it.
- * The first one heads its row.
+ * `columns` are `{ key, title, value?, cell, numeric? }`: `value` makes a column sortable, `cell` renders it.
+ * The first column holds the row headers. `defaultSort` is `{ key, down }`.
  */
-export function SortedTable({ name, caption, columns, items, itemKey, rowHeight, first }) {
-  const [sort, setSort] = useKept(`sort ${name}`, first);
-  const by = columns.find((column) => column.key === sort.key);
-  const rows = ordered(items, by.value, sort.down);
+export function SortedTable({ name, caption, columns, items, itemKey, rowHeight, defaultSort }) {
+  const [sort, setSort] = useSavedState(`sort ${name}`, defaultSort);
+  const sortColumn = columns.find((column) => column.key === sort.key);
+  const rows = sorted(items, sortColumn.value, sort.down);
   return html`
     <table class=${`table ${name}`} role="table" aria-rowcount=${rows.length + 1}>
       <caption class="sr">${caption}</caption>
@@ -55,8 +55,8 @@ export function SortedTable({ name, caption, columns, items, itemKey, rowHeight,
         columns=${columns.length}
         row=${(item, index) => html`
           <tr role="row" key=${itemKey(item)} aria-rowindex=${index + 2} style=${{ height: `${rowHeight}px` }}>
-            ${columns.map((column, place) =>
-              place === 0
+            ${columns.map((column, position) =>
+              position === 0
                 ? html`<th role="rowheader" scope="row" class=${`col-${column.key}`}>${column.cell(item)}</th>`
                 : html`<td role="cell" class=${`col-${column.key} ${column.numeric ? "numeric" : ""}`}>${column.cell(item)}</td>`,
             )}

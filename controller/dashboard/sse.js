@@ -1,5 +1,5 @@
-// Server-Sent Events from a fetched body. EventSource cannot post, hides comments (the sign of life
-// of a quiet stream) and says nothing of an HTTP error.
+// Server-Sent Events from a fetched body. EventSource is not used: it cannot POST, hides comments
+// (which keep a quiet stream alive) and gives no details of HTTP errors.
 
 const BLANK_LINE = /\r?\n\r?\n/;
 
@@ -12,7 +12,7 @@ export async function* events(body) {
       const { value, done } = await reader.read();
       if (done) return;
       pieces.push(value);
-      // A long event comes in many pieces: they are joined once its end is there.
+      // A long event arrives in many pieces, which are joined once, at its end.
       if (!value.includes("\n")) continue;
       const frames = pieces.join("").split(BLANK_LINE);
       pieces = [frames.pop()];

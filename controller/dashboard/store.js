@@ -1,42 +1,42 @@
-// What the page knows of the fleet. Events change it part by part; views hear of it at most once
+// The page's copy of the fleet's state. Events change it part by part; views are notified at most once
 // per animation frame.
 
-const KEPT_DECISIONS = 500;
-const KEPT_SECONDS = 900;
+const MAX_DECISIONS = 500;
+const HISTORY_SECONDS = 900;
 
 const byName = (resource) => resource.metadata.name;
 const mapOf = (resources) => new Map(resources.map((resource) => [byName(resource), resource]));
 
-/** A copy of `map` with `changed` resources put in and the `gone` names taken out. */
-function merged(map, changed, gone) {
+/** A copy of `map` with the `changed` resources and without the `removed` names. */
+function merge(map, changed, removed) {
   const next = new Map(map);
-  for (const name of gone ?? []) next.delete(name);
+  for (const name of removed ?? []) next.delete(name);
   for (const resource of changed ?? []) next.set(byName(resource), resource);
   return next;
 }
 
-/** Points by time: where both know a second the new one holds, and only the newest seconds stay. */
-function continued(points, more) {
+/** Appends points. New points replace those of the same time, and points beyond the history are dropped. */
+function appendPoints(points, more) {
   if (more.length === 0) return points;
-  const from = more[0].at;
-  const oldest = more[more.length - 1].at - KEPT_SECONDS * 1000;
-  const before = points.filter((point) => point.at < from && point.at > oldest);
-  return [...before, ...more.filter((point) => point.at > oldest)];
+  const start = more[0].at;
+  const oldest = more[more.length - 1].at - HISTORY_SECONDS * 1000;
+  const earlier = points.filter((point) => point.at < start && point.at > oldest);
+  return [...earlier, ...more.filter((point) => point.at > oldest)];
 }
 
-/** Newest first, each decision once. */
-function withDecisions(known, arrived) {
+/** Prepends decisions, the newest first and each one once. */
+function prependDecisions(known, received) {
   const ids = new Set(known.map((decision) => decision.id));
-  const fresh = arrived.filter((decision) => !ids.has(decision.id)).reverse();
-  return [...fresh, ...known].slice(0, KEPT_DECISIONS);
+  const fresh = received.filter((decision) => !ids.has(decision.id)).reverse();
+  return [...fresh, ...known].slice(0, MAX_DECISIONS);
 }
 
-/** A controller that was started anew knows nothing of the decisions before. */
-const FORGOTTEN = { decisions: [], omitted: 0 };
+/** After a restart the controller no longer has its earlier decisions. */
+const NO_DECISIONS = { decisions: [], omitted: 0 };
 
 const handlers = {
   snapshot: (state, data) => ({
-    ...(state.controller?.startedAt !== data.controller.startedAt && FORGOTTEN),
+    ...(state.controller?.startedAt !== data.controller.startedAt && NO_DECISIONS),
     loaded: true,
     controller: data.controller,
     controllers: data.controllers ?? [],
@@ -48,17 +48,17 @@ const handlers = {
   }),
   delta: (state, data) => {
     const parts = {};
-    if (data.nodes || data.removedNodes) parts.nodes = merged(state.nodes, data.nodes, data.removedNodes);
-    if (data.models || data.removedModels) parts.models = merged(state.models, data.models, data.removedModels);
+    if (data.nodes || data.removedNodes) parts.nodes = merge(state.nodes, data.nodes, data.removedNodes);
+    if (data.models || data.removedModels) parts.models = merge(state.models, data.models, data.removedModels);
     for (const part of ["notes", "controllers", "tasks"]) {
       if (data[part]) parts[part] = data[part];
     }
     return parts;
   },
-  traffic: (state, data) => ({ traffic: continued(state.traffic, data) }),
+  traffic: (state, data) => ({ traffic: appendPoints(state.traffic, data) }),
   usage: (_, data) => ({ usage: data }),
   decisions: (state, data) => ({
-    decisions: withDecisions(state.decisions, data),
+    decisions: prependDecisions(state.decisions, data),
     omitted: state.omitted + (data[0]?.omitted ?? 0),
   }),
 };
@@ -66,7 +66,7 @@ const handlers = {
 export class Store {
   state = {
     loaded: false,
-    connection: { phase: "connecting", heardAt: null, retryAt: null, problem: null },
+    connection: { phase: "connecting", receivedAt: null, retryAt: null, problem: null },
     controller: null,
     controllers: [],
     currency: null,
@@ -83,7 +83,7 @@ export class Store {
   #changed = new Set();
   #frame = null;
 
-  /** Takes in an event of the live stream. Names that it does not know are left alone. */
+  /** Applies an event of the live feed. Unknown events are ignored. */
   apply(name, data) {
     const handler = handlers[name];
     if (handler) this.set(handler(this.state, data));
@@ -92,22 +92,22 @@ export class Store {
   set(parts) {
     this.state = { ...this.state, ...parts };
     for (const part of Object.keys(parts)) this.#changed.add(part);
-    this.#frame ??= requestAnimationFrame(() => this.#tell());
+    this.#frame ??= requestAnimationFrame(() => this.#notify());
   }
 
-  /** Calls `wake` after one of `parts` has changed. Returns how to stop that. */
-  listen(parts, wake) {
-    const listener = { parts, wake };
+  /** Calls `onChange` after one of `parts` has changed. Returns a function that ends this. */
+  listen(parts, onChange) {
+    const listener = { parts, onChange };
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }
 
-  #tell() {
+  #notify() {
     this.#frame = null;
     const changed = this.#changed;
     this.#changed = new Set();
-    for (const { parts, wake } of this.#listeners) {
-      if (parts.some((part) => changed.has(part))) wake();
+    for (const { parts, onChange } of this.#listeners) {
+      if (parts.some((part) => changed.has(part))) onChange();
     }
   }
 }

@@ -1,17 +1,17 @@
-// Not a module: it runs before the first paint, so that a dark page never flashes white.
+// A classic script, not a module: it runs before the first paint, so that a dark page does not flash white.
 (() => {
   const KEY = "flotilla-theme";
   const system = matchMedia("(prefers-color-scheme: dark)");
 
-  const chosen = () => {
+  const readChoice = () => {
     try {
       return localStorage.getItem(KEY);
     } catch {
-      return null; // Storage may be forbidden: the switch then lasts as long as the page.
+      return null; // Storage may be blocked: the choice then lasts until the page is closed.
     }
   };
 
-  let choice = chosen();
+  let choice = readChoice();
 
   const apply = () => {
     const dark = choice ? choice === "dark" : system.matches;
@@ -25,7 +25,7 @@
     },
     toggle() {
       const next = this.current === "dark" ? "light" : "dark";
-      // What the system says anyway is not kept, so that the page follows the system again.
+      // A choice that equals the system's setting is not stored, so that the page follows the system again.
       choice = (next === "dark") === system.matches ? null : next;
       try {
         if (choice) localStorage.setItem(KEY, choice);

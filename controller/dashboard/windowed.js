@@ -1,10 +1,11 @@
-// Only the rows that can be seen are in the document, however long the list is.
+// Virtual scrolling: only the visible rows of a list are in the document.
 
 import { html, useLayoutEffect, useRef, useState } from "./html.js";
 
-const BEYOND = 8;
+/** Extra rows above and below the visible ones. */
+const OVERSCAN = 8;
 
-/** Which of `count` rows of one height are near the screen: `{ first, last }`, for the element of `ref`. */
+/** The range of rows to render, `{ first, last }`, of `count` rows in the element of `ref`. */
 export function useWindowed(count, rowHeight) {
   const ref = useRef(null);
   const [range, setRange] = useState({ first: 0, last: 40 });
@@ -13,17 +14,17 @@ export function useWindowed(count, rowHeight) {
     const measure = () => {
       frame = null;
       const top = -ref.current.getBoundingClientRect().top;
-      const first = Math.max(0, Math.floor(top / rowHeight) - BEYOND);
-      const last = Math.ceil((top + innerHeight) / rowHeight) + BEYOND;
-      setRange((now) => (now.first === first && now.last === last ? now : { first, last }));
+      const first = Math.max(0, Math.floor(top / rowHeight) - OVERSCAN);
+      const last = Math.ceil((top + innerHeight) / rowHeight) + OVERSCAN;
+      setRange((current) => (current.first === first && current.last === last ? current : { first, last }));
     };
-    const soon = () => (frame ??= requestAnimationFrame(measure));
+    const schedule = () => (frame ??= requestAnimationFrame(measure));
     measure();
-    addEventListener("scroll", soon, { passive: true });
-    addEventListener("resize", soon);
+    addEventListener("scroll", schedule, { passive: true });
+    addEventListener("resize", schedule);
     return () => {
-      removeEventListener("scroll", soon);
-      removeEventListener("resize", soon);
+      removeEventListener("scroll", schedule);
+      removeEventListener("resize", schedule);
       if (frame) cancelAnimationFrame(frame);
     };
   }, [count, rowHeight]);
@@ -31,19 +32,19 @@ export function useWindowed(count, rowHeight) {
   return { ref, first, last: Math.max(first, Math.min(range.last, count)) };
 }
 
-/** The body of a table, with room kept for the rows that are not drawn. */
+/** The body of a table, with empty space for the rows that are not rendered. */
 export function WindowedRows({ items, rowHeight, columns, row }) {
   const { ref, first, last } = useWindowed(items.length, rowHeight);
-  const room = (rows) =>
-    rows > 0 && html`<tr class="room" aria-hidden="true"><td colspan=${columns} style=${{ height: `${rows * rowHeight}px` }}></td></tr>`;
+  const spacer = (rows) =>
+    rows > 0 && html`<tr class="spacer" aria-hidden="true"><td colspan=${columns} style=${{ height: `${rows * rowHeight}px` }}></td></tr>`;
   return html`
     <tbody ref=${ref}>
-      ${room(first)} ${items.slice(first, last).map((item, index) => row(item, first + index))} ${room(items.length - last)}
+      ${spacer(first)} ${items.slice(first, last).map((item, index) => row(item, first + index))} ${spacer(items.length - last)}
     </tbody>
   `;
 }
 
-/** What part of a scrolling element can be seen, in steps so that not every pixel counts as a change. */
+/** The visible part of a scrolling element, in steps of `step` pixels to limit the updates. */
 export function useViewport(step) {
   const ref = useRef(null);
   const [viewport, setViewport] = useState({ left: 0, top: 0, width: 1200, height: 800 });
@@ -55,17 +56,17 @@ export function useViewport(step) {
       const left = Math.floor(element.scrollLeft / step) * step;
       const top = Math.floor(element.scrollTop / step) * step;
       const { clientWidth: width, clientHeight: height } = element;
-      setViewport((now) =>
-        now.left === left && now.top === top && now.width === width && now.height === height ? now : { left, top, width, height },
+      setViewport((current) =>
+        current.left === left && current.top === top && current.width === width && current.height === height ? current : { left, top, width, height },
       );
     };
-    const soon = () => (frame ??= requestAnimationFrame(measure));
-    const observer = new ResizeObserver(soon);
+    const schedule = () => (frame ??= requestAnimationFrame(measure));
+    const observer = new ResizeObserver(schedule);
     observer.observe(element);
-    element.addEventListener("scroll", soon, { passive: true });
+    element.addEventListener("scroll", schedule, { passive: true });
     return () => {
       observer.disconnect();
-      element.removeEventListener("scroll", soon);
+      element.removeEventListener("scroll", schedule);
       if (frame) cancelAnimationFrame(frame);
     };
   }, [step]);

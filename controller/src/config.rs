@@ -1,4 +1,4 @@
-//! A controller's settings.
+//! The controller's configuration.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -8,38 +8,40 @@ use std::time::Duration;
 
 use flotilla_telemetry::TelemetrySettings;
 
-/// A controller's settings, read once at start.
+/// Configuration of a controller, read once at start.
 #[derive(Debug, Clone)]
 pub struct ControllerConfig {
-    /// Where clients reach the API.
+    /// Address that the API listens on.
     pub http: SocketAddr,
-    /// Where agents reach the controller.
+    /// Address that agents connect to.
     pub link: SocketAddr,
-    /// `host:port` of `link` as agents and other controllers are told it. Default: the address
-    /// itself, or the machine's name where that stands for all addresses.
+    /// `host:port` that agents and other controllers use for `link`. `None`: the address itself, or
+    /// the host name with its port when `link` listens on all addresses.
     pub advertise_link: Option<String>,
-    /// The same of `http`.
+    /// The same for `http`.
     pub advertise_http: Option<String>,
+    /// The store of the desired state.
     pub store: StoreAddress,
-    /// Where files of models are kept.
+    /// Directory for model files.
     pub data_dir: PathBuf,
     /// Largest request body, in bytes.
     pub max_body: usize,
-    /// How long a request may wait for its first token.
+    /// Longest time that a request waits for its first token.
     pub first_token_timeout: Duration,
-    /// How long a link to a node may be silent before the node counts as away.
+    /// Silence on a link after which its node becomes suspect.
     pub link_timeout: Duration,
-    /// How long a node may be away before its models are placed elsewhere.
+    /// Time that a suspect node has to return before it is lost and its models are placed elsewhere.
     pub node_grace: Duration,
-    /// Connections each agent turns round. One is one task on each side.
+    /// Reverse connections that each agent opens for requests. Each one is one task on both sides.
     pub connections: u32,
-    /// Routing decisions that are kept, each of about 1 kB.
+    /// Number of routing decisions kept in memory, about 1 kB each.
     pub decisions: usize,
-    /// Whether decisions on record hold the newest turn of what was asked. Never that of requests
-    /// which are held to privacy zones.
+    /// Whether recorded decisions contain the last message of the prompt. Requests that are
+    /// restricted to privacy zones are never recorded with it.
     pub record_prompts: bool,
+    /// Where traces and metrics are sent.
     pub telemetry: TelemetrySettings,
-    /// How long streams under way may go on once the controller is asked to stop.
+    /// Time that open streams have to finish when the controller stops.
     pub stop_grace: Duration,
 }
 
@@ -65,10 +67,11 @@ impl Default for ControllerConfig {
     }
 }
 
-/// `host:port` under which others reach what listens at `address`.
-pub(crate) fn advertised(given: Option<&str>, address: SocketAddr) -> String {
-    if let Some(given) = given {
-        return given.to_owned();
+/// The `host:port` that others use for a listener on `address`: the configured one, or else the
+/// address, or the host name when it listens on all addresses.
+pub(crate) fn advertised_address(configured: Option<&str>, address: SocketAddr) -> String {
+    if let Some(configured) = configured {
+        return configured.to_owned();
     }
     if address.ip().is_unspecified()
         && let Ok(name) = sysinfo::System::host_name()
@@ -78,36 +81,37 @@ pub(crate) fn advertised(given: Option<&str>, address: SocketAddr) -> String {
     address.to_string()
 }
 
-/// Which store holds the wish: `embedded:DIR` or `etcd://HOST:PORT,HOST:PORT`.
+/// The store of the desired state: `embedded:DIR` or `etcd://HOST:PORT,HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreAddress {
-    /// A file in this directory; one controller.
+    /// A database file in this directory, for a fleet with one controller.
     Embedded(PathBuf),
-    /// An etcd cluster; several controllers, of which one leads.
+    /// An etcd cluster, for a fleet with several controllers, of which one leads.
     Etcd(EtcdAddress),
 }
 
-/// How an etcd cluster is reached.
+/// Addresses and credentials of an etcd cluster.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct EtcdAddress {
     /// `HOST:PORT` of each member.
     pub endpoints: Vec<String>,
-    /// Name and password.
+    /// User name and password. `None`: etcd without authentication.
     pub user: Option<(String, String)>,
+    /// TLS files. `None`: connections without TLS.
     pub tls: Option<EtcdTls>,
 }
 
 /// PEM files for TLS to etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdTls {
-    /// The authority that signed the members' certificates.
+    /// Certificate of the authority that signed the members' certificates.
     pub ca: PathBuf,
-    /// The controller's own certificate and key, where the members ask for one.
+    /// The controller's own certificate and key. `None` when the members do not require one.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 impl EtcdAddress {
-    /// The members as URLs.
+    /// URLs of the members.
     pub(crate) fn urls(&self) -> Vec<String> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let url = |member: &String| format!("{scheme}://{member}");
@@ -115,7 +119,7 @@ impl EtcdAddress {
     }
 }
 
-// Settings are logged at start; the password is not.
+// The configuration is logged at start, but the password must not be.
 impl fmt::Debug for EtcdAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EtcdAddress")
@@ -126,11 +130,13 @@ impl fmt::Debug for EtcdAddress {
     }
 }
 
-/// Why a text is no store address.
+/// Why a string is not a store address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreAddressError {
+    /// A part of an etcd address is not `HOST:PORT`.
     #[error("'{0}' names no etcd member: use etcd://HOST:PORT,HOST:PORT")]
     Etcd(String),
+    /// The scheme is neither `embedded` nor `etcd`.
     #[error("'{0}' is not a store: use embedded:DIR or etcd://HOST:PORT,HOST:PORT")]
     Unknown(String),
 }
@@ -144,13 +150,13 @@ impl FromStr for StoreAddress {
             Some(("etcd", members)) => {
                 let members = members.strip_prefix("//").unwrap_or_default();
                 let endpoints: Vec<_> = members.split(',').map(str::to_owned).collect();
-                let named = |member: &String| {
+                let is_host_and_port = |member: &String| {
                     let port = member
                         .rsplit_once(':')
                         .map(|(host, port)| (host, port.parse::<u16>()));
                     matches!(port, Some((host, Ok(_))) if !host.is_empty() && !host.contains('/'))
                 };
-                if !endpoints.iter().all(named) {
+                if !endpoints.iter().all(is_host_and_port) {
                     return Err(StoreAddressError::Etcd(text.to_owned()));
                 }
                 Ok(Self::Etcd(EtcdAddress {
@@ -177,16 +183,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_listens_everywhere_is_advertised_by_name() {
+    fn a_listener_on_all_addresses_is_advertised_by_host_name() {
         let all = SocketAddr::from(([0, 0, 0, 0], 7070));
         let one = SocketAddr::from(([10, 0, 0, 1], 7070));
-        assert_eq!(advertised(Some("c:1"), all), "c:1");
-        assert_eq!(advertised(None, one), "10.0.0.1:7070");
-        assert!(!advertised(None, all).starts_with("0.0.0.0"));
+        assert_eq!(advertised_address(Some("c:1"), all), "c:1");
+        assert_eq!(advertised_address(None, one), "10.0.0.1:7070");
+        assert!(!advertised_address(None, all).starts_with("0.0.0.0"));
     }
 
     #[test]
-    fn store_addresses_are_read_and_written() {
+    fn store_addresses_are_parsed_and_printed() {
         for text in [
             "embedded:a/b",
             "etcd://a:2379",

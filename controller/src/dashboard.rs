@@ -1,4 +1,4 @@
-//! The page: files of `dashboard/`, in the binary.
+//! Serves the page: the files of `controller/dashboard/`, which are embedded in the binary.
 
 use axum::Router;
 use axum::body::Body;
@@ -14,8 +14,8 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 #[folder = "dashboard"]
 struct DashboardFiles;
 
-/// What every file of the page is sent with: it loads nothing from elsewhere, and is asked for anew
-/// each time, as another controller may be another version.
+/// Headers of every file. The page loads nothing from other servers, and browsers revalidate it on
+/// every load, as a controller of another version may answer next.
 const HEADERS: [(HeaderName, HeaderValue); 3] = [
     (
         CONTENT_SECURITY_POLICY,
@@ -28,10 +28,11 @@ const HEADERS: [(HeaderName, HeaderValue); 3] = [
     ),
 ];
 
-/// The routes of the page.
+/// The routes of the page, below `/dashboard/`; `/` redirects there.
 pub(crate) fn router() -> Router {
     let index = |headers: HeaderMap| async move { file("index.html", &headers) };
-    let any = |Path(path): Path<String>, headers: HeaderMap| async move { file(&path, &headers) };
+    let by_path =
+        |Path(path): Path<String>, headers: HeaderMap| async move { file(&path, &headers) };
     Router::new()
         .route("/", get(async || Redirect::temporary("/dashboard/")))
         .route(
@@ -39,37 +40,33 @@ pub(crate) fn router() -> Router {
             get(async || Redirect::temporary("/dashboard/")),
         )
         .route("/dashboard/", get(index))
-        .route("/dashboard/{*path}", get(any))
+        .route("/dashboard/{*path}", get(by_path))
 }
 
 fn file(path: &str, headers: &HeaderMap) -> Response<Body> {
     let Some(file) = DashboardFiles::get(path) else {
-        return (
-            StatusCode::NOT_FOUND,
-            "There is no such file in the page.\n",
-        )
-            .into_response();
+        return (StatusCode::NOT_FOUND, "The page has no such file.\n").into_response();
     };
-    let tag = tag(&file);
-    let known = headers
+    let etag = etag(&file);
+    let is_cached = headers
         .get(IF_NONE_MATCH)
-        .is_some_and(|known| known.as_bytes() == tag.as_bytes());
-    let mut response = if known {
+        .is_some_and(|cached| cached.as_bytes() == etag.as_bytes());
+    let mut response = if is_cached {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         Body::from(file.data).into_response()
     };
-    let to = response.headers_mut();
-    to.extend(HEADERS);
-    if let Ok(kind) = HeaderValue::from_str(file.metadata.mimetype()) {
-        to.insert(CONTENT_TYPE, kind);
+    let headers = response.headers_mut();
+    headers.extend(HEADERS);
+    if let Ok(mime_type) = HeaderValue::from_str(file.metadata.mimetype()) {
+        headers.insert(CONTENT_TYPE, mime_type);
     }
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        to.insert(ETAG, tag);
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        headers.insert(ETAG, etag);
     }
     response
 }
 
-fn tag(file: &EmbeddedFile) -> String {
+fn etag(file: &EmbeddedFile) -> String {
     format!("\"{}\"", hex::encode(&file.metadata.sha256_hash()[..8]))
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use flotilla_dispatch::{
@@ -17,24 +18,30 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, DesiredStateWriter};
 use crate::artifacts::{ArtifactReplicator, BlobStore};
-use crate::config::{ControllerConfig, advertised};
+use crate::config::{ControllerConfig, advertised_address};
 use crate::fleet::{ControllerRecord, FleetEvent, FleetHandle};
 use crate::registrar::Registrar;
 use crate::store::{self, Store, StoreError, WatchEvent, keys};
 use crate::traffic::TrafficLog;
 use crate::{dashboard, leader, link, pending, reconcile, scrape};
 
-/// Why a controller does not start.
+/// Why a controller cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ControllerStartError {
+    /// A port cannot be opened.
     #[error("cannot listen on {address} for {purpose}: {problem}")]
     Listen {
+        /// The configured address.
         address: SocketAddr,
+        /// What the port is for.
         purpose: &'static str,
+        /// The reason, and what to do about it.
         problem: String,
     },
+    /// The telemetry configuration is wrong.
     #[error(transparent)]
     Telemetry(#[from] flotilla_telemetry::TelemetryError),
+    /// The store cannot be opened or reached.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -51,23 +58,27 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Opens the store and the ports and starts all parts. Returns once they listen.
+    /// Opens the store and the ports, and starts all tasks. Returns once both ports accept
+    /// connections.
     ///
     /// # Errors
-    /// [`ControllerStartError`], each with what to do about it; nothing is left running then.
+    /// [`ControllerStartError`], which says what to do about it; nothing is left running then.
     pub async fn start(config: ControllerConfig) -> Result<Self, ControllerStartError> {
         let store = store::open(&config.store).await?;
         let http = listen(config.http, "the API", "--http").await?;
         let link = listen(config.link, "agents", "--link").await?;
-        let addresses = (local(&http, config.http), local(&link, config.link));
+        let addresses = (
+            local_address(&http, config.http),
+            local_address(&link, config.link),
+        );
         let id = format!("{:012x}", fastrand::u64(..) >> 16);
         let telemetry = start_telemetry(&id, &config.telemetry)?;
         let metrics = Arc::new(ServerMetrics::new(&telemetry.meter()));
         let traffic = TrafficLog::new(metrics.clone());
         let observer = RequestObserver::new(metrics, Arc::new(traffic.clone()));
         let record = ControllerRecord {
-            http: advertised(config.advertise_http.as_deref(), addresses.0),
-            link: advertised(config.advertise_link.as_deref(), addresses.1),
+            http: advertised_address(config.advertise_http.as_deref(), addresses.0),
+            link: advertised_address(config.advertise_link.as_deref(), addresses.1),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let stop = CancellationToken::new();
@@ -84,7 +95,7 @@ impl Controller {
             stop.clone(),
         ));
         let blobs = BlobStore::new(config.data_dir.join("blobs"));
-        let keeper = ArtifactReplicator {
+        let replicator = ArtifactReplicator {
             id: id.clone(),
             fleet: fleet.clone(),
             store: store.clone(),
@@ -92,7 +103,7 @@ impl Controller {
             blobs: blobs.clone(),
             scratch: config.data_dir.join("fetching"),
         };
-        tasks.spawn(keeper.run(stop.clone()));
+        tasks.spawn(replicator.run(stop.clone()));
         tasks.spawn(reconcile::run(
             fleet.clone(),
             store.clone(),
@@ -114,7 +125,7 @@ impl Controller {
             wake_ups,
             stop.clone(),
         ));
-        let settings = link::LinkConfig {
+        let link_config = link::LinkConfig {
             connections: config.connections.max(1),
             silence: config.link_timeout,
         };
@@ -123,11 +134,11 @@ impl Controller {
             fleet.clone(),
             id.clone(),
             blobs.clone(),
-            settings,
+            link_config,
             stop.clone(),
         ));
 
-        let (trained, newest) = watch::channel(None);
+        let (trained, classifier) = watch::channel(None);
         tasks.spawn(train_classifiers(
             fleet.dispatch_view(),
             trained,
@@ -136,7 +147,7 @@ impl Controller {
         let dispatch = Dispatcher::new(
             fleet.dispatch_view(),
             pending_queue,
-            newest.clone(),
+            classifier.clone(),
             DecisionLog::new(&id, config.decisions, observer.clone()),
             observer,
             DispatchConfig {
@@ -149,7 +160,7 @@ impl Controller {
         };
         tasks.spawn(traffic.clone().run(fleet.clone(), stop.clone()));
         scrape::register(&telemetry.meter(), &fleet, &id);
-        let explained = admin::decisions::router(dispatch.clone(), fleet.clone(), config.max_body);
+        let decisions = admin::decisions::router(dispatch.clone(), fleet.clone(), config.max_body);
         let live = admin::live::router(fleet.clone(), traffic, id.clone(), stop.clone());
         let api = flotilla_gateway::router(dispatch, limits, telemetry.tracer())
             .merge(scrape::router(telemetry.prometheus(), fleet.clone()))
@@ -159,31 +170,11 @@ impl Controller {
                 fleet.clone(),
                 store.clone(),
                 blobs,
-                newest,
+                classifier,
                 id,
             ))
-            .merge(explained);
-        let nodelay = http.tap_io(|stream| {
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY was refused");
-            }
-        });
-        let stopping = stop.clone();
-        let grace = config.stop_grace;
-        tasks.spawn(async move {
-            let graceful = stopping.clone().cancelled_owned();
-            let server = axum::serve(nodelay, api).with_graceful_shutdown(graceful);
-            let cut_off = async {
-                stopping.cancelled().await;
-                tokio::time::sleep(grace).await;
-            };
-            tokio::select! {
-                served = server.into_future() => if let Err(error) = served {
-                    tracing::error!(%error, "the API has ended");
-                },
-                () = cut_off => tracing::warn!("streams that did not end in time were cut off"),
-            }
-        });
+            .merge(decisions);
+        tasks.spawn(serve_api(http, api, config.stop_grace, stop.clone()));
         Ok(Self {
             http: addresses.0,
             link: addresses.1,
@@ -195,19 +186,19 @@ impl Controller {
         })
     }
 
-    /// Where clients reach the API.
+    /// The address that the API listens on.
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.http
     }
 
-    /// Where agents reach the controller.
+    /// The address that agents connect to.
     #[must_use]
     pub fn link(&self) -> SocketAddr {
         self.link
     }
 
-    /// The fleet as the controller sees it.
+    /// The controller's view of the fleet.
     #[must_use]
     pub fn fleet(&self) -> &FleetHandle {
         &self.fleet
@@ -219,12 +210,13 @@ impl Controller {
         &self.desired_state
     }
 
-    /// Ends when a part has ended that should not have.
+    /// Waits until a task of the controller has failed.
     pub async fn failed(&mut self) {
         self.tasks.join_next().await;
     }
 
-    /// Stops all parts: no new requests, those under way have the configured grace.
+    /// Stops the controller: it accepts no new requests, and open streams have the configured grace
+    /// to finish.
     pub async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
@@ -236,12 +228,12 @@ fn start_telemetry(
     id: &str,
     settings: &TelemetrySettings,
 ) -> Result<Telemetry, flotilla_telemetry::TelemetryError> {
-    let origin = ServiceIdentity {
+    let identity = ServiceIdentity {
         name: "flotilla-controller",
         instance: id.to_owned(),
         attributes: Vec::new(),
     };
-    Telemetry::start(&origin, settings)
+    Telemetry::start(&identity, settings)
 }
 
 async fn listen(
@@ -252,7 +244,7 @@ async fn listen(
     TcpListener::bind(address).await.map_err(|error| {
         let problem = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
-                format!("the port is taken; stop what uses it or choose another with {flag}")
+                format!("the port is taken; stop the process that uses it, or choose another with {flag}")
             }
             _ => format!("{error}; choose another address with {flag}"),
         };
@@ -264,12 +256,37 @@ async fn listen(
     })
 }
 
-/// The address with the port that was really given, where 0 was asked for.
-fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
-    listener.local_addr().unwrap_or(asked)
+/// The listener's address with its actual port, which differs when port 0 was configured.
+fn local_address(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(configured)
 }
 
-/// Tells the fleet of every change in the store.
+/// Serves the API until `stop`; then open streams have `grace` to finish.
+async fn serve_api(
+    listener: TcpListener,
+    api: axum::Router,
+    grace: Duration,
+    stop: CancellationToken,
+) {
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+    });
+    let server = axum::serve(listener, api).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let grace_over = async {
+        stop.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        served = server.into_future() => if let Err(error) = served {
+            tracing::error!(%error, "the API server has failed");
+        },
+        () = grace_over => tracing::warn!("streams that did not finish in time were cut off"),
+    }
+}
+
+/// Passes every change of the store on to the fleet state.
 async fn follow_store(store: Arc<dyn Store>, fleet: FleetHandle, stop: CancellationToken) {
     let follow = async {
         let mut watch = store.watch(keys::ROOT).await?;
@@ -290,6 +307,6 @@ async fn follow_store(store: Arc<dyn Store>, fleet: FleetHandle, stop: Cancellat
         ended = follow => ended,
     };
     if let Err(error) = ended {
-        tracing::error!(%error, "the store cannot be followed any more");
+        tracing::error!(%error, "the watch of the store has failed");
     }
 }

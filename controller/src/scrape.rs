@@ -1,5 +1,6 @@
-//! `/metrics`: of this controller, of the fleet as it sees it, and of every node that is linked to
-//! it, which no scraper may be able to reach.
+//! `/metrics`: the metrics of this controller, of the fleet as it sees it, and of every node that is
+//! linked to it. Nodes may be behind NAT, where no scraper reaches them, so their metrics are
+//! collected over their links.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,53 +21,53 @@ use serde::Deserialize;
 
 use crate::fleet::{FleetHandle, FleetView, NodeLink, NodePhase};
 
-/// Longest a node is waited for: the others' metrics are not to be late for one.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Longest all are waited for: Prometheus gives a scrape 10 s.
-const ALL_WITHIN: Duration = Duration::from_secs(5);
-/// Nodes that are asked at once.
-const AT_ONCE: usize = 64;
+/// Longest wait for one node's metrics. A node that takes longer is left out.
+const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for all nodes. Prometheus' own timeout for a scrape is 10 s.
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Nodes that are queried in parallel.
+const MAX_PARALLEL: usize = 64;
 
 #[derive(Clone)]
-struct Scrape {
-    exposition: PrometheusRegistry,
+struct ScrapeState {
+    registry: PrometheusRegistry,
     fleet: FleetHandle,
 }
 
 #[derive(Deserialize)]
 struct ScrapeQuery {
-    /// Whether nodes' metrics are wanted too.
-    #[serde(default = "yes")]
+    /// Whether to include the nodes' metrics.
+    #[serde(default = "include_nodes")]
     nodes: bool,
 }
 
-fn yes() -> bool {
+fn include_nodes() -> bool {
     true
 }
 
-/// The route of the metrics.
-pub(crate) fn router(exposition: PrometheusRegistry, fleet: FleetHandle) -> Router {
-    let scrape = Scrape { exposition, fleet };
+/// The route of `/metrics`, which serves `registry` and the metrics of `fleet`'s nodes.
+pub(crate) fn router(registry: PrometheusRegistry, fleet: FleetHandle) -> Router {
+    let state = ScrapeState { registry, fleet };
     Router::new()
         .route("/metrics", get(metrics))
-        .with_state(scrape)
+        .with_state(state)
 }
 
 async fn metrics(
-    State(scrape): State<Scrape>,
-    Query(wanted): Query<ScrapeQuery>,
+    State(state): State<ScrapeState>,
+    Query(query): Query<ScrapeQuery>,
 ) -> ([(HeaderName, &'static str); 1], String) {
-    let text = if wanted.nodes {
-        let told = of_nodes(&scrape.fleet).await;
-        scrape.exposition.encode_text_with_nodes(told)
+    let text = if query.nodes {
+        let nodes = collect_nodes(&state.fleet).await;
+        state.registry.encode_text_with_nodes(nodes)
     } else {
-        scrape.exposition.encode_text()
+        state.registry.encode_text()
     };
     ([(CONTENT_TYPE, prometheus::CONTENT_TYPE)], text)
 }
 
-/// What the linked nodes tell, those that answer in time.
-async fn of_nodes(fleet: &FleetHandle) -> BTreeMap<String, Vec<u8>> {
+/// The encoded metrics of all linked nodes that answer in time, by node name.
+async fn collect_nodes(fleet: &FleetHandle) -> BTreeMap<String, Vec<u8>> {
     let view = fleet.view();
     let linked = view.nodes.iter().filter_map(|(name, node)| {
         let link = node.link.clone()?;
@@ -75,75 +76,77 @@ async fn of_nodes(fleet: &FleetHandle) -> BTreeMap<String, Vec<u8>> {
     let linked: Vec<_> = linked.collect();
     drop(view);
     stream::iter(linked)
-        .map(|(name, link)| async move { Some((name, of_node(&link).await?)) })
-        .buffer_unordered(AT_ONCE)
-        .take_until(tokio::time::sleep(ALL_WITHIN))
+        .map(|(name, link)| async move { Some((name, collect_node(&link).await?)) })
+        .buffer_unordered(MAX_PARALLEL)
+        .take_until(tokio::time::sleep(TOTAL_TIMEOUT))
         .filter_map(std::future::ready)
         .collect()
         .await
 }
 
-async fn of_node(link: &NodeLink) -> Option<Vec<u8>> {
+/// The encoded metrics of one node. `None` when it does not answer in time.
+async fn collect_node(link: &NodeLink) -> Option<Vec<u8>> {
     let mut client = link.client()?;
-    let asked = client.metrics(MetricsRequest {});
-    match tokio::time::timeout(PATIENCE, asked).await {
+    let reply = client.metrics(MetricsRequest {});
+    match tokio::time::timeout(NODE_TIMEOUT, reply).await {
         Ok(Ok(reply)) => Some(reply.into_inner().metric_families),
         Ok(Err(_)) | Err(_) => None,
     }
 }
 
-/// Tells what the fleet is like, whenever somebody asks.
+/// Registers the metrics of the fleet as the controller with this `id` sees it. They are read from
+/// the view when they are collected.
 pub(crate) fn register(meter: &Meter, fleet: &FleetHandle, id: &str) {
-    gauge(meter, fleet, &names::PENDING_REQUESTS, |view, tell| {
+    gauge(meter, fleet, &names::PENDING_REQUESTS, |view, record| {
         for (name, model) in &view.models {
-            tell(u64::from(model.waiting), &[of(attr::MODEL, name)]);
+            record(u64::from(model.waiting), &[attribute(attr::MODEL, name)]);
         }
     });
-    gauge(meter, fleet, &names::FLEET_NODES, |view, tell| {
+    gauge(meter, fleet, &names::FLEET_NODES, |view, record| {
         let mut states: BTreeMap<&str, u64> = BTreeMap::new();
         for node in view.nodes.values() {
             *states.entry(node.phase.as_str()).or_default() += 1;
         }
         for (state, nodes) in states {
-            tell(nodes, &[KeyValue::new(attr::STATE, state.to_lowercase())]);
+            record(nodes, &[KeyValue::new(attr::STATE, state.to_lowercase())]);
         }
     });
-    gauge(meter, fleet, &names::NODE_READY, |view, tell| {
+    gauge(meter, fleet, &names::NODE_READY, |view, record| {
         for (name, node) in &view.nodes {
             let ready = u64::from(node.phase == NodePhase::Ready);
             let zone = node.record.zone.as_ref().map(ToString::to_string);
             let zone = KeyValue::new(attr::ZONE, zone.unwrap_or_default());
-            tell(ready, &[of(attr::NODE, name), zone]);
+            record(ready, &[attribute(attr::NODE, name), zone]);
         }
     });
-    gauge(meter, fleet, &names::REPLICAS_DESIRED, |view, tell| {
+    gauge(meter, fleet, &names::REPLICAS_DESIRED, |view, record| {
         for (name, model) in &view.models {
-            tell(model.assigned.len() as u64, &[of(attr::MODEL, name)]);
+            record(model.assigned.len() as u64, &[attribute(attr::MODEL, name)]);
         }
     });
-    gauge(meter, fleet, &names::REPLICAS_READY, |view, tell| {
+    gauge(meter, fleet, &names::REPLICAS_READY, |view, record| {
         for (name, model) in &view.models {
-            tell(
+            record(
                 model.endpoints.replicas().len() as u64,
-                &[of(attr::MODEL, name)],
+                &[attribute(attr::MODEL, name)],
             );
         }
     });
-    gauge(meter, fleet, &names::STORE_AVAILABLE, |view, tell| {
+    gauge(meter, fleet, &names::STORE_AVAILABLE, |view, record| {
         let available = view.synced && view.store_problem.is_none();
-        tell(u64::from(available), &[]);
+        record(u64::from(available), &[]);
     });
     let id = id.to_owned();
-    gauge(meter, fleet, &names::LEADER, move |view, tell| {
-        tell(u64::from(view.leader.as_deref() == Some(&id)), &[]);
+    gauge(meter, fleet, &names::LEADER, move |view, record| {
+        record(u64::from(view.leader.as_deref() == Some(&id)), &[]);
     });
 }
 
-fn of(attribute: &'static str, name: &impl ToString) -> KeyValue {
-    KeyValue::new(attribute, name.to_string())
+fn attribute(key: &'static str, name: &impl ToString) -> KeyValue {
+    KeyValue::new(key, name.to_string())
 }
 
-/// Has `read` tell of the view.
+/// Registers a gauge whose values `read` takes from the view.
 fn gauge(
     meter: &Meter,
     fleet: &FleetHandle,
@@ -151,5 +154,5 @@ fn gauge(
     read: impl Fn(&FleetView, RecordValue<'_, u64>) + Send + Sync + 'static,
 ) {
     let fleet = fleet.clone();
-    observe_counts(meter, metric, move |tell| read(&fleet.view(), tell));
+    observe_counts(meter, metric, move |record| read(&fleet.view(), record));
 }

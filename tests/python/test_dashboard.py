@@ -97,7 +97,7 @@ def open_view(page, view):
 def ask(page, model, prompt):
     page.get_by_label("Model or task").select_option(model)
     page.get_by_label("Prompt").fill(prompt)
-    page.get_by_role("button", name="Ask", exact=True).click()
+    page.get_by_role("button", name="Send", exact=True).click()
 
 
 def picture(page, name):
@@ -146,7 +146,7 @@ def test_a_node_and_a_model_open(visit):
     page.get_by_role("region", name="Placement").get_by_role("link", name=MODEL, exact=True).first.click()
     expect(heading(page)).to_have_text(MODEL)
     page.get_by_role("region", name="Replicas").get_by_role("rowheader").first.get_by_role("link").click()
-    expect(page.get_by_role("region", name="Models here").get_by_role("link", name=MODEL, exact=True)).to_be_visible()
+    expect(page.get_by_role("region", name="Models on this node").get_by_role("link", name=MODEL, exact=True)).to_be_visible()
     picture(page, "node")
     page.get_by_role("main").get_by_role("link", name="Fleet").click()
     expect(heading(page)).to_have_text("Fleet")
@@ -162,7 +162,7 @@ def test_nodes_are_filtered_and_sorted(visit):
     page.get_by_role("searchbox").fill(names[0])
     expect(nodes.first.get_by_role("link")).to_have_text(names[0])
     page.get_by_role("searchbox").fill("no node is called so")
-    expect(page.get_by_text("No node fits.")).to_be_visible()
+    expect(page.get_by_text("No node matches.")).to_be_visible()
 
 
 def test_an_answer_comes_with_its_way_and_is_explained(visit):
@@ -197,7 +197,7 @@ def test_the_evidence_for_a_task_is_drawn(visit):
     watched = visit("Playground")
     page = watched.page
     ask(page, "auto", QUESTIONS[MODEL])
-    page.get_by_role("link", name="Why it went there").click()
+    page.get_by_role("link", name="Why this route").click()
     task = page.get_by_role("region", name="Which task")
     expect(task).to_contain_text("threshold")
     expect(task.get_by_role("table", name="N-grams with their weights").get_by_role("row")).not_to_have_count(0)
@@ -258,11 +258,11 @@ def test_a_lost_controller_is_told_and_found_again(browser):
     page = context.new_page()
     page.route("**/api/v1/live", lambda route: route.abort())
     page.goto(f"{URL}/dashboard/")
-    expect(page.get_by_text("The controller is lost")).to_be_visible()
+    expect(page.get_by_text("Connection to the controller lost")).to_be_visible()
     expect(page.get_by_role("status").filter(has_text="Lost")).to_be_visible()
     page.unroute("**/api/v1/live")
     expect(page.get_by_role("status").filter(has_text="Live")).to_be_visible()
-    expect(page.get_by_text("The controller is lost")).to_have_count(0)
+    expect(page.get_by_text("Connection to the controller lost")).to_have_count(0)
     context.close()
 
 

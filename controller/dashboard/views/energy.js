@@ -1,93 +1,94 @@
-// What the fleet draws, and what an answer takes.
+// Power of the fleet, and energy per answer.
 
 import { html, useMemo } from "../html.js";
 import { Chart } from "../chart.js";
-import { useKept, useStore } from "../hooks.js";
-import { joulesPerToken, totalled } from "../facts.js";
+import { useSavedState, useStore } from "../hooks.js";
+import { joulesPerToken, usageSum } from "../facts.js";
 import { cost, count, counted, dateAndTime, grams, joules, joulesPerToken as perToken, NONE, si, watts } from "../format.js";
 import { Bar, ESTIMATED, Measured, ModelLink, NodeLink, Panel, provenance, Segments, Tile } from "../parts.js";
 import { columns } from "../series.js";
 
 const SECONDS = 900;
+/** Rows of a list before it is expanded. */
 const SHOWN = 12;
 
-// What lies between the two lines is estimated.
+// The area between the two lines is estimated.
 const POWER = [
-  { label: "all", color: "chart-2", dash: "dashed", fill: "hatched", band: true, read: (point) => point.watts },
+  { label: "total", color: "chart-2", dash: "dashed", fill: "hatched", band: true, read: (point) => point.watts },
   { label: "measured", color: "chart-1", fill: "solid", read: (point) => (point.watts === null ? null : point.watts - point.estimatedWatts) },
 ];
 const ATTRIBUTED = [
-  { label: "all", color: "chart-2", dash: "dashed", fill: "hatched", band: true, read: (point) => point.joules },
+  { label: "total", color: "chart-2", dash: "dashed", fill: "hatched", band: true, read: (point) => point.joules },
   { label: "measured", color: "chart-1", fill: "solid", read: (point) => point.joules - point.estimatedJoules },
 ];
 
 function Summary() {
   const { traffic, usage, currency } = useStore("traffic", "usage", "currency");
   const now = traffic.at(-1);
-  const total = totalled(usage?.models ?? []);
+  const total = usageSum(usage?.models ?? []);
   const estimated = total.estimatedJoules > 0;
   const marked = (text) => html`<${Measured} text=${text} estimated=${estimated} />`;
-  const source = provenance(total.joules, total.estimatedJoules) ?? "nothing asked yet";
+  const source = provenance(total.joules, total.estimatedJoules) ?? "no requests yet";
   return html`
     <ul class="tiles" aria-label="Energy">
-      <${Tile} label="Drawn now" value=${html`<${Measured} text=${watts(now?.watts)} estimated=${(now?.estimatedWatts ?? 0) > 0} why=${ESTIMATED.node} />`}>${provenance(now?.watts, now?.estimatedWatts) ?? "no node has told"}<//>
-      <${Tile} label="Answers took" value=${marked(joules(total.joules))}>${source}<//>
+      <${Tile} label="Power now" value=${html`<${Measured} text=${watts(now?.watts)} estimated=${(now?.estimatedWatts ?? 0) > 0} why=${ESTIMATED.node} />`}>${provenance(now?.watts, now?.estimatedWatts) ?? "no node has reported it"}<//>
+      <${Tile} label="Energy of answers" value=${marked(joules(total.joules))}>${source}<//>
       <${Tile} label="Per output token" value=${marked(perToken(joulesPerToken(total)))}>${count(total.outputTokens)} tokens<//>
-      <${Tile} label="Carbon, CO₂e" value=${total.co2Grams === null ? NONE : marked(si(total.co2Grams, "g"))}>${total.co2Grams === null ? "no grid intensity is configured" : "of the grid's electricity"}<//>
-      <${Tile} label="Cost" value=${total.cost === null ? NONE : marked(cost(total.cost, currency))}>${total.cost === null ? "no price is configured" : "of the electricity"}<//>
+      <${Tile} label="Carbon, CO₂e" value=${total.co2Grams === null ? NONE : marked(si(total.co2Grams, "g"))}>${total.co2Grams === null ? "no grid intensity is configured" : "of the electricity used"}<//>
+      <${Tile} label="Cost" value=${total.cost === null ? NONE : marked(cost(total.cost, currency))}>${total.cost === null ? "no price is configured" : "of the electricity used"}<//>
     </ul>
-    ${usage && html`<p class="since">Carbon, cost and what answers took are counted since the controller started, ${dateAndTime(usage.since)}.</p>`}
+    ${usage && html`<p class="since">Energy, carbon and cost of answers are counted since the controller started, ${dateAndTime(usage.since)}.</p>`}
   `;
 }
 
 function PowerChart({ title, series, format }) {
   const { traffic } = useStore("traffic");
-  const drawn = useMemo(() => columns(traffic, SECONDS, series), [traffic]);
-  return html`<${Panel} title=${title} aside=${html`<span class="hatch-key"><i></i>estimated</span>`}><${Chart} title=${title} series=${series} columns=${drawn} seconds=${SECONDS} format=${format} /><//>`;
+  const data = useMemo(() => columns(traffic, SECONDS, series), [traffic]);
+  return html`<${Panel} title=${title} aside=${html`<span class="hatch-key"><i></i>estimated</span>`}><${Chart} title=${title} series=${series} columns=${data} seconds=${SECONDS} format=${format} /><//>`;
 }
 
-function More({ total, all, onAll }) {
+function ShowMore({ total, all, onAll }) {
   if (total <= SHOWN) return null;
   return html`<button type="button" class="more" aria-expanded=${all} onClick=${() => onAll(!all)}>${all ? "Show fewer" : `Show more of ${count(total)}`}</button>`;
 }
 
-const MOST_SHOWN = 200;
+/** Rows of a list after it is expanded. */
+const MAX_SHOWN = 200;
 
-/** Names with bars, the longest first. */
-function Bars({ rows, link: Link, note, kept }) {
-  const [all, setAll] = useKept(kept, false);
-  const most = rows.reduce((highest, { value }) => Math.max(highest, value), 0);
+/** Rows of `{ name, value, estimated, text, why, extra }` with bars. `stateKey` saves whether all are shown. */
+function Bars({ rows, link: Link, stateKey }) {
+  const [all, setAll] = useSavedState(stateKey, false);
+  const max = rows.reduce((highest, { value }) => Math.max(highest, value), 0);
   return html`
     <ul class="bars">
-      ${rows.slice(0, all ? MOST_SHOWN : SHOWN).map(
+      ${rows.slice(0, all ? MAX_SHOWN : SHOWN).map(
         ({ name, value, estimated, text, why, extra }) => html`
           <li key=${name}>
             <span class="bars-name"><${Link} name=${name} /></span>
-            <${Bar} part=${value / most} estimated=${estimated / most} label=${text} />
+            <${Bar} share=${value / max} estimated=${estimated / max} label=${text} />
             <span class="bars-value"><${Measured} text=${text} estimated=${estimated > 0} why=${why} />${extra && html`<span class="row-note">${extra}</span>`}</span>
           </li>
         `,
       )}
     </ul>
-    ${note}
-    <${More} total=${rows.length} all=${all} onAll=${setAll} />
+    <${ShowMore} total=${rows.length} all=${all} onAll=${setAll} />
   `;
 }
 
 function WattsByNode() {
   const { nodes } = useStore("nodes");
-  const told = [...nodes.values()].filter((node) => node.status.energy && node.status.phase === "Ready");
-  const rows = told
+  const reporting = [...nodes.values()].filter((node) => node.status.energy && node.status.phase === "Ready");
+  const rows = reporting
     .map((node) => {
       const { watts: value, measured, source } = node.status.energy;
       return { name: node.metadata.name, value, estimated: measured ? 0 : value, text: watts(value), extra: source, why: node.status.energy.hint ?? ESTIMATED.node };
     })
     .sort((a, b) => b.value - a.value);
-  const guessed = rows.filter(({ estimated }) => estimated > 0).length;
-  const aside = guessed > 0 ? `${count(guessed)} of ${counted(rows.length, "node")} estimated` : counted(rows.length, "node");
+  const estimatedNodes = rows.filter(({ estimated }) => estimated > 0).length;
+  const aside = estimatedNodes > 0 ? `${count(estimatedNodes)} of ${counted(rows.length, "node")} estimated` : counted(rows.length, "node");
   return html`
-    <${Panel} title="Watts by node" aside=${aside}>
-      ${rows.length === 0 ? html`<p class="muted">No node has told what it draws.</p>` : html`<${Bars} rows=${rows} link=${NodeLink} kept="energy nodes" />`}
+    <${Panel} title="Power by node" aside=${aside}>
+      ${rows.length === 0 ? html`<p class="muted">No node has reported its power.</p>` : html`<${Bars} rows=${rows} link=${NodeLink} stateKey="energy nodes" />`}
     <//>
   `;
 }
@@ -103,7 +104,7 @@ function JoulesPerToken() {
     .sort((a, b) => b.value - a.value);
   return html`
     <${Panel} title="Joules per output token by model" aside=${counted(rows.length, "model")}>
-      ${rows.length === 0 ? html`<p class="muted">No answer has been counted yet.</p>` : html`<${Bars} rows=${rows} link=${ModelLink} kept="energy models" />`}
+      ${rows.length === 0 ? html`<p class="muted">No request has been answered yet.</p>` : html`<${Bars} rows=${rows} link=${ModelLink} stateKey="energy models" />`}
     <//>
   `;
 }
@@ -113,14 +114,14 @@ const LINKS = { models: ModelLink, nodes: NodeLink, tasks: ({ name }) => name };
 
 function Usage() {
   const { usage, currency } = useStore("usage", "currency");
-  const [kind, setKind] = useKept("energy usage", "models");
-  const [all, setAll] = useKept("energy usage all", false);
+  const [kind, setKind] = useSavedState("energy usage", "models");
+  const [all, setAll] = useSavedState("energy usage all", false);
   const rows = [...(usage?.[kind] ?? [])].sort((a, b) => b.joules - a.joules);
   const Link = LINKS[kind];
   return html`
-    <${Panel} title="What answers took" aside=${html`<${Segments} label="By" value=${kind} onValue=${setKind} options=${KINDS} />`}>
+    <${Panel} title="Usage by answers" aside=${html`<${Segments} label="By" value=${kind} onValue=${setKind} options=${KINDS} />`}>
       ${rows.length === 0
-        ? html`<p class="nothing">Nothing has been asked yet.</p>`
+        ? html`<p class="no-items">There have been no requests yet.</p>`
         : html`<div class="scroll-x">
             <table class="table stacked">
               <thead>
@@ -130,7 +131,7 @@ function Usage() {
                 </tr>
               </thead>
               <tbody>
-                ${rows.slice(0, all ? MOST_SHOWN : SHOWN).map((row) => {
+                ${rows.slice(0, all ? MAX_SHOWN : SHOWN).map((row) => {
                   const marked = (text) => html`<${Measured} text=${text} estimated=${row.estimatedJoules > 0} />`;
                   return html`
                     <tr key=${row.name}>
@@ -149,7 +150,7 @@ function Usage() {
               </tbody>
             </table>
           </div>`}
-      <${More} total=${rows.length} all=${all} onAll=${setAll} />
+      <${ShowMore} total=${rows.length} all=${all} onAll=${setAll} />
     <//>
   `;
 }
@@ -160,7 +161,7 @@ export function Energy() {
     <${Summary} />
     <div class="charts">
       <${PowerChart} title="Power of the fleet" series=${POWER} format=${watts} />
-      <${PowerChart} title="Energy of the answers, each second" series=${ATTRIBUTED} format=${joules} />
+      <${PowerChart} title="Energy of answers, per second" series=${ATTRIBUTED} format=${joules} />
     </div>
     <div class="columns">
       <${WattsByNode} />

@@ -1,7 +1,7 @@
-// All nodes, and how the fleet is in a few numbers.
+// All nodes, and a summary of the fleet.
 
 import { html, useMemo } from "../html.js";
-import { useKept, usePhone, useStore } from "../hooks.js";
+import { useSavedState, usePhone, useStore } from "../hooks.js";
 import { accelerators, load, memoryUsed, nodeState, STATE_ORDER, tally } from "../facts.js";
 import { bytesOf, count, counted, NONE, number, percent, watts } from "../format.js";
 import { Icon, Mark } from "../icons.js";
@@ -12,10 +12,10 @@ import { NodeMap } from "./node_map.js";
 
 const ROW_HEIGHT = 53;
 const ROW_HEIGHT_PHONE = 112;
-/** From this many nodes on a picture of all of them says more than the table's first rows. */
-const MAPPED_FROM = 24;
+/** Number of nodes from which the map is shown above the table. */
+const MIN_MAP_NODES = 24;
 
-/** A processor's name without what its maker's lawyers put in. */
+/** The name of a CPU without trademark signs and filler words. */
 const shortCpu = (cpu) => cpu.replace(/\((R|TM)\)|\bCPU\b|\d+th Gen|Processor/gi, " ").replace(/\s+/g, " ").trim();
 
 function Hardware({ node }) {
@@ -29,7 +29,7 @@ function Hardware({ node }) {
 function Name({ node }) {
   const { battery, throttled } = node.status.energy ?? {};
   const labels = Object.entries(node.metadata.labels ?? {})
-    // What every agent says of itself tells no node from another.
+    // Labels that every agent sets by itself are the same on most nodes.
     .filter(([key]) => !key.startsWith("flotilla.dev/"))
     .map(([key, value]) => (value ? `${key}=${value}` : key));
   return html`
@@ -45,8 +45,8 @@ function Name({ node }) {
 function Memory({ node }) {
   const used = memoryUsed(node);
   const text = bytesOf(used, node.spec.memory);
-  const part = node.spec.memory > 0 ? used / node.spec.memory : 0;
-  return html`<span class="cell-text">${text}</span><${Bar} part=${part} tone=${part > 0.9 ? "tight" : ""} label=${`memory used: ${text}`} />`;
+  const share = node.spec.memory > 0 ? used / node.spec.memory : 0;
+  return html`<span class="cell-text">${text}</span><${Bar} share=${share} tone=${share > 0.9 ? "tight" : ""} label=${`memory used: ${text}`} />`;
 }
 
 function Load({ node }) {
@@ -57,7 +57,7 @@ function Load({ node }) {
 
 function Watts({ node }) {
   const { energy } = node.status;
-  if (!energy) return html`<span class="muted" title="the node has not reported what it draws">–</span>`;
+  if (!energy) return html`<span class="muted" title="the node has not reported its power">–</span>`;
   return html`<${Measured} text=${watts(energy.watts)} estimated=${!energy.measured} why=${ESTIMATED.node} />`;
 }
 
@@ -81,7 +81,7 @@ function Summary({ nodes }) {
   const { models, traffic } = useStore("models", "traffic");
   const now = traffic.at(-1);
   const ready = nodes.filter((node) => node.status.phase === "Ready").length;
-  const rest = tally(nodes, nodeState).filter(([state]) => state !== "Ready");
+  const notReady = tally(nodes, nodeState).filter(([state]) => state !== "Ready");
   const answering = [...models.values()].filter((model) => model.status.ready > 0).length;
   const failed = [...models.values()].filter((model) => model.status.phase === "Failed").length;
   const used = nodes.reduce((total, node) => total + memoryUsed(node), 0);
@@ -89,8 +89,8 @@ function Summary({ nodes }) {
   const estimated = now?.watts ? now.estimatedWatts > 0 : false;
   return html`
     <ul class="tiles" aria-label="The fleet now">
-      <${Tile} label="Nodes ready" tone=${rest.length > 2 ? "wide" : ""} value=${html`${count(ready)}<small> of ${count(nodes.length)}</small>`}>
-        ${rest.length === 0 ? "all of them" : rest.map(([state, amount]) => html`<span class=${`tally ${stateKind(state)}`}><${Mark} kind=${stateKind(state)} />${count(amount)} ${state}</span>`)}
+      <${Tile} label="Nodes ready" tone=${notReady.length > 2 ? "wide" : ""} value=${html`${count(ready)}<small> of ${count(nodes.length)}</small>`}>
+        ${notReady.length === 0 ? "all of them" : notReady.map(([state, amount]) => html`<span class=${`tally ${stateKind(state)}`}><${Mark} kind=${stateKind(state)} />${count(amount)} ${state}</span>`)}
       <//>
       <${Tile} label="Models answering" value=${html`${count(answering)}<small> of ${count(models.size)}</small>`} link=${href("models")}>
         ${failed > 0 ? html`<span class="tally bad"><${Mark} kind="bad" />${counted(failed, "model")} failed</span>` : "none failed"}
@@ -99,7 +99,7 @@ function Summary({ nodes }) {
         ${now ? `${count(now.inFlight)} in flight, ${count(now.queued)} queued` : ""}
       <//>
       <${Tile} label="Power" value=${html`<${Measured} text=${watts(now?.watts)} estimated=${estimated} why=${ESTIMATED.node} />`} link=${href("energy")}>
-        ${provenance(now?.watts, now?.estimatedWatts) ?? "no node has told"}
+        ${provenance(now?.watts, now?.estimatedWatts) ?? "no node has reported it"}
       <//>
       <${Tile} label="Memory for models" value=${html`${memory > 0 ? percent(used / memory) : "–"}`}>
         ${memory > 0 ? bytesOf(used, memory) : ""}
@@ -115,8 +115,8 @@ function matching(nodes, { text, state, zone }) {
     if (zone !== "all" && (node.spec.zone ?? "") !== zone) return false;
     if (words.length === 0) return true;
     const labels = Object.entries(node.metadata.labels ?? {}).map(([key, value]) => `${key}=${value}`);
-    const told = [node.metadata.name, node.spec.cpu, node.spec.zone ?? "", ...node.spec.accelerators, ...labels, ...node.status.models.map((model) => model.name)];
-    const all = told.join(" ").toLowerCase();
+    const searchable = [node.metadata.name, node.spec.cpu, node.spec.zone ?? "", ...node.spec.accelerators, ...labels, ...node.status.models.map((model) => model.name)];
+    const all = searchable.join(" ").toLowerCase();
     return words.every((word) => all.includes(word));
   });
 }
@@ -124,13 +124,13 @@ function matching(nodes, { text, state, zone }) {
 function NoNodes() {
   const { controllers } = useStore("controllers");
   const link = controllers.find((controller) => controller.local)?.link;
-  // An address that only this machine knows is of no use on another one.
+  // A loopback address cannot be used from another machine.
   const address = link && !/^(127\.|0\.|localhost|\[)/.test(link) ? link : `${location.hostname}:${link?.split(":").pop() ?? "7070"}`;
   return html`
     <${Empty} title="No node has joined yet">
-      <p>A node is a machine that runs an agent. On the machine, type</p>
+      <p>A node is a machine that runs an agent. Run this on the machine:</p>
       <pre><code>flotilla agent --join ${address}</code></pre>
-      <p>with the address under which the machine reaches this controller. The node shows up here by itself.</p>
+      <p>with an address at which the machine reaches this controller. The node then appears here.</p>
     <//>
   `;
 }
@@ -138,7 +138,7 @@ function NoNodes() {
 export function Fleet() {
   const { nodes: all } = useStore("nodes");
   const phone = usePhone();
-  const [filter, setFilter] = useKept("fleet filter", { text: "", state: "all", zone: "all" });
+  const [filter, setFilter] = useSavedState("fleet filter", { text: "", state: "all", zone: "all" });
   const nodes = useMemo(() => [...all.values()], [all]);
   const shown = useMemo(() => matching(nodes, filter), [nodes, filter]);
   const set = (part) => (value) => setFilter({ ...filter, [part]: value });
@@ -149,7 +149,7 @@ export function Fleet() {
   return html`
     <h1>Fleet</h1>
     <${Summary} nodes=${nodes} />
-    ${nodes.length >= MAPPED_FROM && html`<${NodeMap} nodes=${shown} />`}
+    ${nodes.length >= MIN_MAP_NODES && html`<${NodeMap} nodes=${shown} />`}
     <section class="panel flush" aria-label="Nodes">
       <div class="toolbar">
         <${Search} label="Filter by name, label, hardware or model" value=${filter.text} onValue=${set("text")} />
@@ -158,7 +158,7 @@ export function Fleet() {
         <p class="toolbar-count" role="status">${shown.length === nodes.length ? counted(nodes.length, "node") : `${count(shown.length)} of ${counted(nodes.length, "node")}`}</p>
       </div>
       ${shown.length === 0
-        ? html`<p class="nothing">No node fits. <button type="button" class="link" onClick=${() => setFilter({ text: "", state: "all", zone: "all" })}>Show all</button></p>`
+        ? html`<p class="no-items">No node matches. <button type="button" class="link" onClick=${() => setFilter({ text: "", state: "all", zone: "all" })}>Show all</button></p>`
         : html`<${SortedTable}
             name="nodes"
             caption="The nodes of the fleet"
@@ -166,7 +166,7 @@ export function Fleet() {
             items=${shown}
             itemKey=${(node) => node.metadata.name}
             rowHeight=${phone ? ROW_HEIGHT_PHONE : ROW_HEIGHT}
-            first=${{ key: "name", down: false }}
+            defaultSort=${{ key: "name", down: false }}
           />`}
     </section>
   `;

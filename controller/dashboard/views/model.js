@@ -1,4 +1,4 @@
-// One model: its replicas, why some are missing, what it took so far.
+// One model: its spec, its replicas, why some are missing, and its usage.
 
 import { html } from "../html.js";
 import { useStore } from "../hooks.js";
@@ -8,21 +8,22 @@ import { Icon } from "../icons.js";
 import { Back, Empty, Facts, Labels, loadText, Measured, NodeLink, Panel, State } from "../parts.js";
 
 const PHASES = {
-  Updating: "It answers, and changes to another revision.",
-  Partial: "Some of its replicas answer.",
-  Asleep: "Nobody asks for it: the next request wakes it.",
+  Updating: "All replicas answer, and a rollout to another revision is in progress.",
+  Partial: "Only some of its replicas answer.",
+  Asleep: "It has no replica, as there are no requests. The next request starts one.",
   Pending: "No replica answers yet.",
-  Fetching: "A controller fetches its files.",
-  Failed: "No replica answers, and nodes have failed to run it.",
+  Fetching: "A controller is fetching its files.",
+  Failed: "No replica answers, and fetching or loading it has failed.",
 };
 
-const NODES_NAMED = 12;
+/** Nodes that are listed for each reason. */
+const MAX_NODES_PER_REASON = 12;
 
-/** Nodes by the reason that they gave, most first. */
-function byReason(refusals) {
+/** Nodes grouped by the reason why they cannot take the model, the largest group first. */
+function groupByReason(unschedulableNodes) {
   const reasons = new Map();
-  for (const [node, reason] of Object.entries(refusals)) {
-    // Amounts of memory differ from node to node: the reason is the same.
+  for (const [node, reason] of Object.entries(unschedulableNodes)) {
+    // The amount of free memory differs from node to node, but the reason is the same.
     const kind = reason.replace(/, .* free$/, "");
     if (!reasons.has(kind)) reasons.set(kind, []);
     reasons.get(kind).push({ node, reason });
@@ -30,11 +31,11 @@ function byReason(refusals) {
   return [...reasons].sort((a, b) => b[1].length - a[1].length);
 }
 
-function Missing({ status }) {
-  const reasons = byReason(status.unschedulableNodes ?? {});
+function Differences({ status }) {
+  const reasons = groupByReason(status.unschedulableNodes ?? {});
   if (!status.unplacedReason && !status.rollbackReason && !status.fetch) return null;
   return html`
-    <${Panel} title="Why it is not as specified">
+    <${Panel} title="Differences from the spec">
       ${status.unplacedReason && html`<p class="callout warn"><${Icon} name="warning" /><span>${status.unplacedReason}</span></p>`}
       ${status.rollbackReason && html`<p class="callout warn"><${Icon} name="warning" /><span>Rolled back: ${status.rollbackReason}</span></p>`}
       ${status.fetch && html`<p class="callout"><${Icon} name="models" /><span>${status.fetch}</span></p>`}
@@ -45,8 +46,8 @@ function Missing({ status }) {
             <li>
               <b>${kind}</b><span class="muted">${counted(members.length, "node")}</span>
               <span class="reason-nodes">
-                ${members.slice(0, NODES_NAMED).map(({ node, reason }) => html`<span title=${reason}><${NodeLink} name=${node} /></span>`)}
-                ${members.length > NODES_NAMED && html`<span class="muted">and ${count(members.length - NODES_NAMED)} more</span>`}
+                ${members.slice(0, MAX_NODES_PER_REASON).map(({ node, reason }) => html`<span title=${reason}><${NodeLink} name=${node} /></span>`)}
+                ${members.length > MAX_NODES_PER_REASON && html`<span class="muted">and ${count(members.length - MAX_NODES_PER_REASON)} more</span>`}
               </span>
             </li>
           `,
@@ -60,7 +61,7 @@ function Replicas({ replicas }) {
   return html`
     <${Panel} title="Replicas" aside=${counted(replicas.length, "replica")}>
       ${replicas.length === 0
-        ? html`<p class="nothing">There is none.</p>`
+        ? html`<p class="no-items">There are no replicas.</p>`
         : html`<div class="scroll-x">
             <table class="table stacked">
               <thead>
@@ -93,10 +94,10 @@ function Replicas({ replicas }) {
   `;
 }
 
-function Took({ name }) {
+function Usage({ name }) {
   const { usage, currency } = useStore("usage", "currency");
   const row = usage?.models.find((model) => model.name === name);
-  if (!row) return html`<${Panel} title="Since the controller started"><p class="muted">Nobody has asked for it yet.</p><//>`;
+  if (!row) return html`<${Panel} title="Since the controller started"><p class="muted">There have been no requests for it yet.</p><//>`;
   const estimated = row.estimatedJoules > 0;
   const marked = (text) => html`<${Measured} text=${text} estimated=${estimated} />`;
   return html`
@@ -104,7 +105,7 @@ function Took({ name }) {
       <p class="figure">${marked(perToken(joulesPerToken(row)))}</p>
       <p class="scale"><span>energy per output token</span></p>
       <${Facts}
-        of=${[
+        entries=${[
           ["Requests", `${count(row.requests)}, ${counted(row.errors, "error")}`],
           ["Tokens", `${tokens(row.promptTokens)} in, ${tokens(row.outputTokens)} out`],
           ["Energy", marked(joules(row.joules))],
@@ -138,11 +139,11 @@ export function ModelPage({ id }) {
       <${Panel} title="Spec">
         ${spec.description && html`<p class="described">${spec.description}</p>`}
         <${Facts}
-          of=${[
+          entries=${[
             ["Replicas", `${status.ready} ready, ${status.assigned} assigned, ${min === max ? `${max} specified` : `${min} to ${max} specified`}`],
             ["Load", loadText(modelLoad(model))],
             ["Waiting for a first replica", status.waiting > 0 && counted(status.waiting, "request")],
-            ["Memory of one", typeof status.memory === "number" ? bytes(status.memory) : NONE],
+            ["Memory per replica", typeof status.memory === "number" ? bytes(status.memory) : NONE],
             ["Engine", spec.engine],
             ["Source", sourceText(spec.source)],
             ["Revision", html`<span class="mono">${status.revision}</span>`],
@@ -150,13 +151,13 @@ export function ModelPage({ id }) {
             ["Zones", spec.zones?.join(", ")],
             ["Node labels", spec.nodeSelector && html`<${Labels} labels=${spec.nodeSelector} />`],
             ["Spread by", spec.spreadBy],
-            ["At once on a replica", `${spec.concurrency}, and ${spec.queue} may wait`],
+            ["Concurrency per replica", `${spec.concurrency}, and a queue of ${spec.queue}`],
           ]}
         />
       <//>
-      <${Took} name=${id} />
+      <${Usage} name=${id} />
     </div>
-    <${Missing} status=${status} />
+    <${Differences} status=${status} />
     <${Replicas} replicas=${status.replicas} />
   `;
 }

@@ -1,7 +1,7 @@
-// Which model is where: models by nodes, or by groups of nodes where these are many.
+// The placement matrix: models by nodes, or by groups of nodes in a large fleet.
 
 import { html, useMemo } from "../html.js";
-import { useKept, usePhone, useStore } from "../hooks.js";
+import { useSavedState, usePhone, useStore } from "../hooks.js";
 import { MODEL_ORDER, modelLoad, tally } from "../facts.js";
 import { count, counted } from "../format.js";
 import { Mark } from "../icons.js";
@@ -10,12 +10,13 @@ import { Empty, loadText, ModelLink, Panel, Search, Select, State, stateKind } f
 import { useViewport } from "../windowed.js";
 
 const ROW = 44;
-/** More nodes than this are shown by zone unless asked for. */
-const FEW_NODES = 30;
-const BEYOND = 3;
+/** Number of nodes above which the default columns are zones. */
+const MAX_NODE_COLUMNS = 30;
+/** Extra rows and columns around the visible ones. */
+const OVERSCAN = 3;
 
-/** What there is in one place: the worst state counts, but for what has not begun. */
-const WORST = ["Failed", "Loading", "Fetching", "Draining", "Absent", "Ready"];
+/** Phases from worst to best: a cell with several replicas shows the first one that occurs. */
+const PHASES_BY_SEVERITY = ["Failed", "Loading", "Fetching", "Draining", "Absent", "Ready"];
 
 function groupKeys(nodes) {
   const keys = new Set();
@@ -30,8 +31,8 @@ function groupOf(by) {
   return (node) => node.metadata.labels?.[key] ?? `no ${key}`;
 }
 
-/** The columns, and which column a node is in. */
-function grouped(nodes, by) {
+/** The columns with their sizes, and the column of each node. */
+function groupNodes(nodes, by) {
   const group = groupOf(by);
   const columnOf = new Map();
   const sizes = new Map();
@@ -44,7 +45,8 @@ function grouped(nodes, by) {
   return { columnOf, columns: [...sizes].sort(([a], [b]) => collator.compare(a, b)) };
 }
 
-function placed(model, columnOf) {
+/** The model's replicas by column. */
+function replicasByColumn(model, columnOf) {
   const cells = new Map();
   for (const replica of model.status.replicas) {
     const column = columnOf.get(replica.node);
@@ -55,27 +57,27 @@ function placed(model, columnOf) {
   return cells;
 }
 
-function worst(replicas) {
+function worstPhase(replicas) {
   const phases = replicas.map(({ phase }) => phase);
-  return WORST.find((phase) => phases.includes(phase)) ?? phases[0];
+  return PHASES_BY_SEVERITY.find((phase) => phases.includes(phase)) ?? phases[0];
 }
 
-const told = (model, column, replicas) =>
+const tooltip = (model, column, replicas) =>
   [`${model.metadata.name} on ${column}`, ...replicas.slice(0, 8).map((replica) => [replica.node, replica.phase, replica.progress, replica.problem].filter(Boolean).join(", "))].join("\n");
 
 function Cell({ model, column, replicas, single }) {
-  const refusal = single && model.status.unschedulableNodes?.[column];
+  const reason = single && model.status.unschedulableNodes?.[column];
   if (!replicas) {
-    return refusal
-      ? html`<td class="cell refused" title=${`${model.metadata.name} is not on ${column}: it ${refusal}`}><span class="sr">${`not placed: ${refusal}`}</span></td>`
+    return reason
+      ? html`<td class="cell unschedulable" title=${`${model.metadata.name} cannot run on ${column}: the node ${reason}`}><span class="sr">${`cannot run here: ${reason}`}</span></td>`
       : html`<td class="cell"></td>`;
   }
-  const phase = worst(replicas);
+  const phase = worstPhase(replicas);
   const ready = replicas.filter((replica) => replica.phase === "Ready").length;
   const progress = /(\d+) %/.exec(replicas.find((replica) => replica.phase === phase)?.progress ?? "")?.[1];
   const text = single ? (progress ? `${progress}%` : "") : ready === replicas.length ? count(ready) : `${ready}/${replicas.length}`;
   return html`
-    <td class=${`cell ${stateKind(phase)}`} title=${told(model, column, replicas)}>
+    <td class=${`cell ${stateKind(phase)}`} title=${tooltip(model, column, replicas)}>
       <span class="cell-box"><${Mark} kind=${stateKind(phase)} />${text && html`<span>${text}</span>`}<span class="sr">${phase}</span></span>
       ${single && progress && html`<span class="cell-progress" style=${{ width: `${progress}%` }}></span>`}
     </td>
@@ -96,17 +98,17 @@ function Matrix({ models, columns, columnOf, by, onNarrow }) {
   const step = wide ? (phone ? 84 : 104) : 46;
   const headWidth = phone ? 156 : 330;
   const [ref, view] = useViewport(ROW);
-  const from = Math.max(0, Math.floor(view.left / step) - BEYOND);
-  const to = Math.min(columns.length, Math.ceil((view.left + view.width - headWidth) / step) + BEYOND + 1);
-  const top = Math.max(0, Math.floor(view.top / ROW) - BEYOND);
-  const bottom = Math.min(models.length, Math.ceil((view.top + view.height) / ROW) + BEYOND);
+  const from = Math.max(0, Math.floor(view.left / step) - OVERSCAN);
+  const to = Math.min(columns.length, Math.ceil((view.left + view.width - headWidth) / step) + OVERSCAN + 1);
+  const top = Math.max(0, Math.floor(view.top / ROW) - OVERSCAN);
+  const bottom = Math.min(models.length, Math.ceil((view.top + view.height) / ROW) + OVERSCAN);
   const shown = columns.slice(from, to);
   const before = from * step;
   const after = (columns.length - to) * step;
   const pad = (width) => width > 0 && html`<td aria-hidden="true"></td>`;
-  // Takes the width that a few columns leave, so that the lines of rows go through.
-  const rest = () => html`<td aria-hidden="true"></td>`;
-  const room = (rows) => rows > 0 && html`<tr aria-hidden="true"><td style=${{ height: `${rows * ROW}px` }}></td></tr>`;
+  // Fills the remaining width, so that the lines between rows reach the edge.
+  const filler = () => html`<td aria-hidden="true"></td>`;
+  const spacer = (rows) => rows > 0 && html`<tr aria-hidden="true"><td style=${{ height: `${rows * ROW}px` }}></td></tr>`;
   return html`
     <div ref=${ref} class=${`matrix ${wide ? "wide-columns" : "narrow-columns"}`} tabindex="0" role="region" aria-label="Placement: models by nodes">
       <table aria-rowcount=${models.length + 1} aria-colcount=${columns.length + 1} style=${{ minWidth: `${headWidth + columns.length * step}px` }}>
@@ -121,13 +123,13 @@ function Matrix({ models, columns, columnOf, by, onNarrow }) {
         <thead>
           <tr>
             <th scope="col" class="corner">Model</th>
-            ${pad(before)} ${shown.map(([name, size]) => html`<${Head} key=${name} name=${name} size=${size} by=${by} onNarrow=${onNarrow} />`)} ${pad(after)}${rest()}
+            ${pad(before)} ${shown.map(([name, size]) => html`<${Head} key=${name} name=${name} size=${size} by=${by} onNarrow=${onNarrow} />`)} ${pad(after)}${filler()}
           </tr>
         </thead>
         <tbody>
-          ${room(top)}
+          ${spacer(top)}
           ${models.slice(top, bottom).map((model, index) => {
-            const cells = placed(model, columnOf);
+            const cells = replicasByColumn(model, columnOf);
             return html`
               <tr key=${model.metadata.name} aria-rowindex=${top + index + 2}>
                 <th scope="row">
@@ -136,18 +138,18 @@ function Matrix({ models, columns, columnOf, by, onNarrow }) {
                 </th>
                 ${pad(before)}
                 ${shown.map(([name]) => html`<${Cell} key=${name} model=${model} column=${name} replicas=${cells.get(name)} single=${by === "node"} />`)}
-                ${pad(after)}${rest()}
+                ${pad(after)}${filler()}
               </tr>
             `;
           })}
-          ${room(models.length - bottom)}
+          ${spacer(models.length - bottom)}
         </tbody>
       </table>
     </div>
   `;
 }
 
-function troubles({ status }) {
+function problems({ status }) {
   const failed = status.replicas.filter((replica) => replica.problem);
   return [
     status.unplacedReason,
@@ -158,27 +160,27 @@ function troubles({ status }) {
   ].filter(Boolean);
 }
 
-const SHOWN_TROUBLES = 6;
+const SHOWN_PROBLEMS = 6;
 
 function Attention({ models }) {
-  const [all, setAll] = useKept("models attention", false);
-  const troubled = models.map((model) => [model, troubles(model)]).filter(([, list]) => list.length > 0);
-  if (troubled.length === 0) return null;
-  const shown = all ? troubled : troubled.slice(0, SHOWN_TROUBLES);
+  const [all, setAll] = useSavedState("models attention", false);
+  const affected = models.map((model) => [model, problems(model)]).filter(([, list]) => list.length > 0);
+  if (affected.length === 0) return null;
+  const shown = all ? affected : affected.slice(0, SHOWN_PROBLEMS);
   return html`
-    <${Panel} title="Why something is not as specified" aside=${counted(troubled.length, "model")} tone="flush">
-      <ul class="troubles">
+    <${Panel} title="Differences from the spec" aside=${counted(affected.length, "model")} tone="flush">
+      <ul class="problems">
         ${shown.map(
           ([model, list]) => html`
             <li key=${model.metadata.name}>
-              <div class="trouble-name"><${ModelLink} name=${model.metadata.name} /><${State} name=${model.status.phase} /></div>
+              <div class="problem-name"><${ModelLink} name=${model.metadata.name} /><${State} name=${model.status.phase} /></div>
               <div>${list.map((text) => html`<p>${text}</p>`)}</div>
             </li>
           `,
         )}
       </ul>
-      ${troubled.length > SHOWN_TROUBLES &&
-      html`<button type="button" class="more" aria-expanded=${all} onClick=${() => setAll(!all)}>${all ? "Show fewer" : `Show all ${troubled.length}`}</button>`}
+      ${affected.length > SHOWN_PROBLEMS &&
+      html`<button type="button" class="more" aria-expanded=${all} onClick=${() => setAll(!all)}>${all ? "Show fewer" : `Show all ${affected.length}`}</button>`}
     <//>
   `;
 }
@@ -186,39 +188,39 @@ function Attention({ models }) {
 function NoModels() {
   return html`
     <${Empty} title="No model is applied yet">
-      <p>Upload a folder from Hugging Face or a GGUF file, and say where it may run:</p>
+      <p>Upload a folder from Hugging Face or a GGUF file, and apply a spec for it:</p>
       <pre><code>flotilla model push ./triage${"\n"}flotilla apply -f model.yaml</code></pre>
-      <p>The fleet then finds nodes with room for it. <code>flotilla apply --help</code> shows a <code>model.yaml</code>.</p>
+      <p>The fleet then places it on nodes with enough memory. <code>flotilla apply --help</code> shows a <code>model.yaml</code>.</p>
     <//>
   `;
 }
 
 export function Models() {
   const { models: allModels, nodes: allNodes } = useStore("models", "nodes");
-  const [filter, setFilter] = useKept("models filter", { text: "", phase: "all", by: null, within: null });
+  const [filter, setFilter] = useSavedState("models filter", { text: "", phase: "all", by: null, within: null });
   const models = useMemo(() => [...allModels.values()], [allModels]);
   const nodes = useMemo(() => [...allNodes.values()], [allNodes]);
 
-  const by = filter.by ?? (nodes.length > FEW_NODES ? "zone" : "node");
+  const by = filter.by ?? (nodes.length > MAX_NODE_COLUMNS ? "zone" : "node");
   const shown = useMemo(() => {
     const text = filter.text.toLowerCase();
-    const fits = (model) =>
+    const matches = (model) =>
       (filter.phase === "all" || model.status.phase === filter.phase) &&
       `${model.metadata.name} ${model.spec.description ?? ""}`.toLowerCase().includes(text);
     const collator = new Intl.Collator("en", { numeric: true });
-    return models.filter(fits).sort((a, b) => collator.compare(a.metadata.name, b.metadata.name));
+    return models.filter(matches).sort((a, b) => collator.compare(a.metadata.name, b.metadata.name));
   }, [models, filter]);
 
   const single = filter.within !== null || by === "node";
   const members = useMemo(() => {
     const within = filter.within && groupOf(filter.within.by);
-    const there = within ? nodes.filter((node) => within(node) === filter.within.name) : nodes;
-    if (!single || there.length <= FEW_NODES) return there;
-    // Among many nodes, those with nothing of what is shown would only hide the others.
+    const candidates = within ? nodes.filter((node) => within(node) === filter.within.name) : nodes;
+    if (!single || candidates.length <= MAX_NODE_COLUMNS) return candidates;
+    // Of many nodes, only those with a replica of a shown model are useful.
     const used = new Set(shown.flatMap((model) => model.status.replicas.map(({ node }) => node)));
-    return there.filter((node) => used.has(node.metadata.name));
+    return candidates.filter((node) => used.has(node.metadata.name));
   }, [nodes, shown, single, filter.within]);
-  const placement = useMemo(() => grouped(members, single ? "node" : by), [members, single, by]);
+  const placement = useMemo(() => groupNodes(members, single ? "node" : by), [members, single, by]);
 
   if (models.length === 0) return html`<h1>Models</h1><${NoModels} />`;
   const phases = tally(models, (model) => model.status.phase).sort(([a], [b]) => MODEL_ORDER.indexOf(a) - MODEL_ORDER.indexOf(b));
@@ -230,15 +232,15 @@ export function Models() {
         <${Search} label="Filter models" value=${filter.text} onValue=${(text) => setFilter({ ...filter, text })} />
         <${Select} label="State" value=${filter.phase} onValue=${(phase) => setFilter({ ...filter, phase })} options=${[["all", "all"], ...phases.map(([phase, amount]) => [phase, `${phase} (${amount})`])]} />
         <${Select} label="Columns" value=${by} onValue=${(value) => setFilter({ ...filter, by: value, within: null })} options=${groups} />
-        ${filter.within && html`<button type="button" class="button" aria-label=${`Only ${filter.within.name}: show all again`} onClick=${() => setFilter({ ...filter, within: null })}>${filter.within.name} ×</button>`}
+        ${filter.within && html`<button type="button" class="button" aria-label=${`Only ${filter.within.name}: show all`} onClick=${() => setFilter({ ...filter, within: null })}>${filter.within.name} ×</button>`}
         <p class="toolbar-count" role="status">${shown.length === models.length ? counted(models.length, "model") : `${shown.length} of ${counted(models.length, "model")}`} on ${members.length === nodes.length ? counted(nodes.length, "node") : `${count(members.length)} of ${counted(nodes.length, "node")}`}</p>
       </div>
       ${shown.length === 0
-        ? html`<p class="nothing">No model fits.</p>`
+        ? html`<p class="no-items">No model matches.</p>`
         : html`<${Matrix} key=${`${by} ${filter.within?.name}`} models=${shown} ...${placement} by=${single ? "node" : by} onNarrow=${(name) => setFilter({ ...filter, within: { by, name } })} />`}
       <ul class="key" aria-label="Key">
-        ${[["good", "ready"], ["busy", "loading or leaving"], ["bad", "failed"], ["idle", "assigned, not begun"]].map(([kind, text]) => html`<li><${Mark} kind=${kind} />${text}</li>`)}
-        <li><span class="refused-key"></span>refused there (point at it for why)</li>
+        ${[["good", "ready"], ["busy", "loading or draining"], ["bad", "failed"], ["idle", "assigned, not started"]].map(([kind, text]) => html`<li><${Mark} kind=${kind} />${text}</li>`)}
+        <li><span class="unschedulable-key"></span>cannot run there (hover for the reason)</li>
       </ul>
     </section>
     <${Attention} models=${shown} />

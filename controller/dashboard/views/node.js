@@ -1,4 +1,4 @@
-// One node: what it is, what it draws, what runs on it.
+// One node: its hardware, its power, and its models.
 
 import { html } from "../html.js";
 import { useStore } from "../hooks.js";
@@ -8,26 +8,26 @@ import { Icon } from "../icons.js";
 import { Back, Bar, Empty, ESTIMATED, Facts, Labels, loadText, Measured, ModelLink, Panel, State } from "../parts.js";
 
 const PHASES = {
-  Joining: "It has said hello and has not reported yet.",
-  Suspect: "It has not been heard of for a while: it gets no new requests until it answers.",
-  Lost: "It does not answer. Its models are placed on other nodes where there is room.",
-  Draining: "Its models go elsewhere; requests that it has are finished.",
+  Joining: "It has joined and has not sent a status report yet.",
+  Suspect: "It has not reported for a while: it gets no new requests until it does.",
+  Lost: "It cannot be reached. Its models are placed on other nodes if there is enough memory.",
+  Draining: "Its models move to other nodes. Its current requests are finished.",
   Cordoned: "It keeps its models and gets no new ones.",
 };
 
 function Power({ energy }) {
-  if (!energy) return html`<${Panel} title="Power"><p class="muted">The node has not reported what it draws.</p><//>`;
+  if (!energy) return html`<${Panel} title="Power"><p class="muted">The node has not reported its power.</p><//>`;
   const estimated = !energy.measured;
-  const part = energy.maxWatts > 0 ? energy.watts / energy.maxWatts : 0;
+  const share = energy.maxWatts > 0 ? energy.watts / energy.maxWatts : 0;
   return html`
     <${Panel} title="Power">
       <p class="figure"><${Measured} text=${watts(energy.watts)} estimated=${estimated} why=${ESTIMATED.node} /></p>
-      <${Bar} part=${part} estimated=${estimated ? part : 0} label=${`${watts(energy.watts)} of at most ${watts(energy.maxWatts)}`} />
-      <p class="scale"><span>idle ${watts(energy.idleWatts)}</span><span>at most ${watts(energy.maxWatts)}</span></p>
+      <${Bar} share=${share} estimated=${estimated ? share : 0} label=${`${watts(energy.watts)} of a maximum of ${watts(energy.maxWatts)}`} />
+      <p class="scale"><span>idle ${watts(energy.idleWatts)}</span><span>maximum ${watts(energy.maxWatts)}</span></p>
       <${Facts}
-        of=${[
+        entries=${[
           ["Source", html`<b>${energy.source}</b> – ${energy.measured ? "measured" : "estimated"}`],
-          ["Since the agent started", html`<${Measured} text=${joules(energy.joules)} estimated=${estimated} why=${ESTIMATED.node} />`],
+          ["Energy since the agent started", html`<${Measured} text=${joules(energy.joules)} estimated=${estimated} why=${ESTIMATED.node} />`],
           ["Resolution", energy.measured && energy.resolutionJoules > 0 && si(energy.resolutionJoules, "J")],
           ["Battery", energy.battery && `${percent(energy.battery.charge)}, ${energy.battery.discharging ? "discharging" : "on mains power"}`],
         ]}
@@ -45,10 +45,10 @@ function Machine({ node }) {
   return html`
     <${Panel} title="Machine">
       <p class="figure">${bytesOf(used, spec.memory)}</p>
-      <${Bar} part=${used / spec.memory} label=${`memory for models: ${bytesOf(used, spec.memory)}`} />
+      <${Bar} share=${used / spec.memory} label=${`memory for models: ${bytesOf(used, spec.memory)}`} />
       <p class="scale"><span>memory for models</span><span>${bytes(Math.max(0, spec.memory - used))} free</span></p>
       <${Facts}
-        of=${[
+        entries=${[
           ["Zone", spec.zone ?? "none"],
           ["Processor", `${spec.cpu}, ${spec.cores} cores`],
           ["Accelerators", spec.accelerators.join(", ")],
@@ -82,29 +82,29 @@ function ModelRow({ model }) {
       <td class="numeric" data-label="Requests">${count(counters.requests)}</td>
       <td class="numeric" data-label="Failed">${count(counters.failed + counters.refused)}</td>
       <td class="numeric" data-label="Output tokens">${count(counters.outputTokens)}</td>
-      <td class="numeric" data-label="Per request">${ms(perRequest)}</td>
+      <td class="numeric" data-label="Compute time per request">${ms(perRequest)}</td>
     </tr>
   `;
 }
 
-function ModelsHere({ node }) {
+function NodeModels({ node }) {
   const models = [...node.status.models].sort((a, b) => a.name.localeCompare(b.name));
-  const waiting = node.status.assigned.filter((name) => !models.some((model) => model.name === name));
+  const notStarted = node.status.assigned.filter((name) => !models.some((model) => model.name === name));
   return html`
-    <${Panel} title="Models here" aside=${loadText(load(node))}>
-      ${models.length + waiting.length === 0
-        ? html`<p class="nothing">No model is placed here.</p>`
+    <${Panel} title="Models on this node" aside=${loadText(load(node))}>
+      ${models.length + notStarted.length === 0
+        ? html`<p class="no-items">No model is placed here.</p>`
         : html`<div class="scroll-x">
             <table class="table stacked">
               <thead>
                 <tr>
                   ${["Model", "State"].map((title) => html`<th scope="col">${title}</th>`)}
-                  ${["Memory", "Load", "Requests", "Failed", "Output tokens", "Computed per request"].map((title) => html`<th scope="col" class="numeric">${title}</th>`)}
+                  ${["Memory", "Load", "Requests", "Failed", "Output tokens", "Compute time per request"].map((title) => html`<th scope="col" class="numeric">${title}</th>`)}
                 </tr>
               </thead>
               <tbody>
                 ${models.map((model) => html`<${ModelRow} key=${model.name} model=${model} />`)}
-                ${waiting.map((name) => html`<tr><th scope="row"><${ModelLink} name=${name} /></th><td colspan="7"><${State} name="Absent" note="assigned, the node has not begun" /></td></tr>`)}
+                ${notStarted.map((name) => html`<tr><th scope="row"><${ModelLink} name=${name} /></th><td colspan="7"><${State} name="Absent" note="assigned, not started by the node yet" /></td></tr>`)}
               </tbody>
             </table>
           </div>`}
@@ -118,7 +118,7 @@ export function NodePage({ id }) {
     return html`
       <${Back} view="fleet">Fleet<//>
       <h1 class="mono">${id}</h1>
-      <${Empty} title="The fleet has no node of this name"><p>It has never joined, or it is gone for good.</p><//>
+      <${Empty} title="The fleet has no node of this name"><p>It has never joined, or it was deleted.</p><//>
     `;
   }
   const state = nodeState(node);
@@ -133,11 +133,11 @@ export function NodePage({ id }) {
       <${Machine} node=${node} />
       <${Power} energy=${node.status.energy} />
     </div>
-    <${ModelsHere} node=${node} />
-    <p class="typed">
+    <${NodeModels} node=${node} />
+    <p class="commands">
       ${state === "Cordoned" || state === "Draining"
-        ? html`<code>flotilla uncordon ${id}</code> gives it new models again.`
-        : html`<code>flotilla cordon ${id}</code> keeps new models away, <code>flotilla drain ${id}</code> moves its models elsewhere.`}
+        ? html`<code>flotilla uncordon ${id}</code> allows new models on it again.`
+        : html`<code>flotilla cordon ${id}</code> allows no new models on it, <code>flotilla drain ${id}</code> moves its models to other nodes.`}
     </p>
   `;
 }

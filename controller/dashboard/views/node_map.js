@@ -1,7 +1,7 @@
-// Every node as a small square, by zone: where in a large fleet the trouble and the work are.
+// A map with a small square for each node, grouped by zone, which shows failures and load of a large fleet.
 
 import { html, useEffect, useMemo, useRef, useState } from "../html.js";
-import { useKept, usePhone, useTheme, useWidth } from "../hooks.js";
+import { useSavedState, usePhone, useTheme, useWidth } from "../hooks.js";
 import { load, memoryUsed, nodeState } from "../facts.js";
 import { bytesOf, counted, watts } from "../format.js";
 import { href } from "../routes.js";
@@ -9,15 +9,15 @@ import { loadText, Panel, Segments, stateKind } from "../parts.js";
 
 const CELL = 13;
 const GAP = 2;
-/** Requests on a node from which on it is drawn as dark as can be. */
-const BUSY = 12;
+/** Requests on a node at which its square is darkest. */
+const MAX_SHADE_REQUESTS = 12;
 const COLORS = { good: "good", busy: "busy", warn: "warn", bad: "bad", idle: "muted" };
 
-/** How full of something a node is, 0 to 1. */
+/** The shade of a node, 0 to 1, by what the map shows. */
 const SHADES = {
   load: (node) => {
     const { active, queued } = load(node);
-    return Math.min(1, (active + queued) / BUSY);
+    return Math.min(1, (active + queued) / MAX_SHADE_REQUESTS);
   },
   memory: (node) => Math.min(1, memoryUsed(node) / node.spec.memory),
   power: (node) => {
@@ -81,27 +81,27 @@ function draw(canvas, nodes, perRow, shade) {
   });
 }
 
-function Zone({ zone, nodes, width, shade, onPoint }) {
+function Zone({ zone, nodes, width, shade, onHover }) {
   const canvas = useRef(null);
   const theme = useTheme();
   const perRow = Math.max(1, Math.floor(width / (CELL + GAP)));
   useEffect(() => draw(canvas.current, nodes, perRow, shade), [nodes, perRow, shade, theme]);
-  const under = ({ offsetX, offsetY }) => {
+  const nodeAt = ({ offsetX, offsetY }) => {
     const column = Math.floor(offsetX / (CELL + GAP));
     return nodes[Math.floor(offsetY / (CELL + GAP)) * perRow + column];
   };
-  const away = nodes.filter((node) => node.status.phase !== "Ready").length;
+  const notReady = nodes.filter((node) => node.status.phase !== "Ready").length;
   return html`
     <div class="map-zone">
-      <h3>${zone || "no zone"} <span class="muted">${counted(nodes.length, "node")}${away > 0 ? `, ${away} not ready` : ""}</span></h3>
+      <h3>${zone || "no zone"} <span class="muted">${counted(nodes.length, "node")}${notReady > 0 ? `, ${notReady} not ready` : ""}</span></h3>
       <canvas
         ref=${canvas}
         role="img"
-        aria-label=${`${zone || "no zone"}: ${counted(nodes.length, "node")}, ${away} not ready. The table below lists them.`}
-        onMouseMove=${(event) => onPoint(under(event) ?? null)}
-        onMouseLeave=${() => onPoint(null)}
+        aria-label=${`${zone || "no zone"}: ${counted(nodes.length, "node")}, ${notReady} not ready. The table below lists them.`}
+        onMouseMove=${(event) => onHover(nodeAt(event) ?? null)}
+        onMouseLeave=${() => onHover(null)}
         onClick=${(event) => {
-          const node = under(event);
+          const node = nodeAt(event);
           if (node) location.hash = href("fleet", node.metadata.name);
         }}
       ></canvas>
@@ -109,7 +109,7 @@ function Zone({ zone, nodes, width, shade, onPoint }) {
   `;
 }
 
-function told(node) {
+function description(node) {
   const { energy } = node.status;
   const power = energy ? `, ${energy.measured ? "" : "≈ "}${watts(energy.watts)}` : "";
   return `${nodeState(node)}, ${loadText(load(node))}, ${bytesOf(memoryUsed(node), node.spec.memory)}${power}`;
@@ -117,10 +117,10 @@ function told(node) {
 
 export function NodeMap({ nodes }) {
   const [box, width] = useWidth();
-  const [shade, setShade] = useKept("map shade", "load");
+  const [shade, setShade] = useSavedState("map shade", "load");
   const phone = usePhone();
-  const [open, setOpen] = useKept("map open", !phone);
-  const [pointed, setPointed] = useState(null);
+  const [open, setOpen] = useSavedState("map open", !phone);
+  const [hovered, setHovered] = useState(null);
   const zones = useMemo(() => byZone([...nodes].sort((a, b) => a.metadata.name.localeCompare(b.metadata.name, "en", { numeric: true }))), [nodes]);
   const aside = html`
     ${open && html`<${Segments} label="Shade by" value=${shade} onValue=${setShade} options=${[["load", "Load"], ["memory", "Memory"], ["power", "Power"]]} />`}
@@ -129,13 +129,13 @@ export function NodeMap({ nodes }) {
   return html`
     <${Panel} title="Map" aside=${aside}>
       <div ref=${box} class="map" hidden=${!open}>
-        ${width > 0 && zones.map(([zone, members]) => html`<${Zone} key=${zone} zone=${zone} nodes=${members} width=${width} shade=${shade} onPoint=${setPointed} />`)}
+        ${width > 0 && zones.map(([zone, members]) => html`<${Zone} key=${zone} zone=${zone} nodes=${members} width=${width} shade=${shade} onHover=${setHovered} />`)}
       </div>
       ${open &&
-      html`<p class="map-told">
-        ${pointed
-          ? html`<b class="mono">${pointed.metadata.name}</b> ${told(pointed)}`
-          : html`A square is a node; the darker, the more ${shade}. <span class="map-key"><i class="square bad">×</i> lost</span> <span class="map-key"><i class="square warn">▲</i> suspect or cordoned</span> <span class="map-key"><i class="square busy"></i> joining or draining</span>`}
+      html`<p class="map-description">
+        ${hovered
+          ? html`<b class="mono">${hovered.metadata.name}</b> ${description(hovered)}`
+          : html`Each square is a node; a darker one has more ${shade}. <span class="map-key"><i class="square bad">×</i> lost</span> <span class="map-key"><i class="square warn">▲</i> suspect or cordoned</span> <span class="map-key"><i class="square busy"></i> joining or draining</span>`}
       </p>`}
     <//>
   `;

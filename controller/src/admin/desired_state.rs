@@ -27,8 +27,8 @@ pub enum ApplyResult {
     Unchanged,
 }
 
-/// Retries of a change that the store did not answer: users should not notice when one etcd member
-/// has just died.
+/// Retries of a change that etcd did not answer, so that users do not notice the failure of one
+/// etcd member.
 const MAX_RETRIES: usize = 3;
 /// Time between two attempts.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
@@ -68,7 +68,7 @@ impl DesiredStateWriter {
     /// again. Returns the store revision that holds the resource.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when somebody else changed the resource meanwhile, and those of the
+    /// [`StoreError::Conflict`] when another client changed the resource meanwhile, and those of the
     /// store.
     pub async fn apply(
         &self,
@@ -254,8 +254,7 @@ impl DesiredStateWriter {
         Ok(self.store.get(&keys::marker(name)).await?.is_some())
     }
 
-    /// Sets the marker `name`, by which a later start of the command line sees what an earlier one
-    /// has done.
+    /// Sets the marker `name`. `flotilla up` marks its first start in this way.
     ///
     /// # Errors
     /// Those of the store.

@@ -10,8 +10,8 @@ pub(super) fn not_found(kind: &str, name: &str) -> ApiError {
     ApiError::not_found(None, format!("There is no {kind} '{name}'."))
 }
 
-/// The reply to a change that the store has not taken: 409 when somebody else changed the same
-/// resource meanwhile, 503 when the store does not answer.
+/// The error reply to a change that the store did not accept: 409 when another client changed the
+/// same resource meanwhile, 503 when the store does not answer.
 pub(super) fn store_failure(error: StoreError) -> ApiError {
     let (status, code) = match error {
         StoreError::Conflict(_) => (StatusCode::CONFLICT, "conflict"),

@@ -1,5 +1,5 @@
-//! The live feed behind the page and `flotilla top`: the whole fleet first, then what changes, as
-//! server-sent events.
+//! The live feed behind the page and `flotilla top`: server-sent events with a snapshot of the fleet
+//! first, and its changes afterwards.
 //!
 //! | event | data | when |
 //! | --- | --- | --- |
@@ -85,7 +85,7 @@ pub(crate) fn router(
         .with_state(feed)
 }
 
-/// The whole fleet, as the first event has it.
+/// The state of the whole fleet.
 #[derive(Serialize)]
 struct FleetSnapshot<'a> {
     controller: &'a ControllerInfo,
@@ -140,8 +140,8 @@ impl FleetDelta {
     }
 }
 
-/// Hashes of what one reader has received. Hashes, as whole resources of every reader would take
-/// much memory.
+/// Hashes of the resources that one reader has received. Keeping the resources themselves for every
+/// reader would take much memory.
 #[derive(Default)]
 struct SentHashes {
     nodes: HashMap<String, u64>,

@@ -196,7 +196,7 @@ pub(super) fn models(view: &FleetView) -> Vec<ModelResource> {
     items.collect()
 }
 
-/// Whether a model has no replica because nobody sends it requests.
+/// Whether a model has no replica because it receives no requests.
 fn is_asleep(model: &ModelView) -> bool {
     model.endpoints.model.spec.replicas.min == 0 && model.assigned.is_empty() && model.waiting == 0
 }

@@ -1,6 +1,8 @@
-//! Files on the controller's disk, each under the digest of its content.
+//! The blob store: files on the controller's disk, each under the SHA-256 digest of its content.
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -8,28 +10,35 @@ use bytes::Bytes;
 use flotilla_core::spec::Sha256Digest;
 use futures::{Stream, StreamExt};
 use sha2::Digest;
+use tempfile::TempPath;
 use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
-/// Bytes read from a file at once.
-const PIECE: usize = 256 << 10;
-/// A file that nothing needs is kept for this long: what was just uploaded is about to be
-/// named.
+/// Size of the chunks that a file is read in, in bytes.
+const CHUNK: usize = 256 << 10;
+/// Age up to which a file is kept although nothing needs it: the manifest that names a new upload
+/// follows after it.
 const GRACE: Duration = Duration::from_secs(3_600);
 
-/// Why a file was not taken in.
+/// Why a file was not stored. The message continues a sentence whose subject is the file.
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    #[error("its SHA-256 is {found}, not {wanted}")]
+    /// The content does not have the expected digest.
+    #[error("its SHA-256 is {actual}, not {expected}")]
     Digest {
-        wanted: Sha256Digest,
-        found: Sha256Digest,
+        /// The digest that the caller named.
+        expected: Sha256Digest,
+        /// The digest of the content.
+        actual: Sha256Digest,
     },
+    /// There is no space left, or the quota is used up.
     #[error("the controller's disk is full")]
     DiskFull,
-    #[error("it could not be kept: {0}")]
+    /// The disk failed in another way.
+    #[error("it cannot be written: {0}")]
     Io(io::Error),
-    #[error("it broke off: {0}")]
+    /// The content did not arrive completely.
+    #[error("the transfer was interrupted: {0}")]
     Source(String),
 }
 
@@ -42,70 +51,70 @@ impl From<io::Error> for BlobError {
     }
 }
 
-/// The files. Cheap to clone.
+/// Files by the SHA-256 of their content. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct BlobStore {
     dir: PathBuf,
 }
 
 impl BlobStore {
-    /// Files in `dir`, which is made where it is missing once there is one.
+    /// A store in `dir`, which is created with the first file.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
         Self { dir }
     }
 
-    /// Where a file is, if it is there.
+    /// The path of a file, whether or not the file exists.
     #[must_use]
     pub fn path(&self, sha256: Sha256Digest) -> PathBuf {
         let name = sha256.to_string();
         self.dir.join(&name[..2]).join(name)
     }
 
-    /// The size of a file, if it is there.
+    /// The size of a file in bytes. `None` when it does not exist.
     pub async fn size(&self, sha256: Sha256Digest) -> Option<u64> {
-        let found = fs::metadata(self.path(sha256)).await.ok()?;
-        Some(found.len())
+        let metadata = fs::metadata(self.path(sha256)).await.ok()?;
+        Some(metadata.len())
     }
 
-    /// Takes a file in: what `pieces` bring, with the digest and the size of it. It is there
-    /// whole, and as it is `wanted` to be, or not at all.
+    /// Stores what `chunks` deliver and returns its digest and size. The file appears under its
+    /// path only when it is complete and has the `expected` digest, if there is one. `progress` is
+    /// called with the number of bytes so far.
     ///
     /// # Errors
-    /// [`BlobError`].
+    /// [`BlobError`]; nothing is left on the disk then.
     pub async fn put(
         &self,
-        wanted: Option<Sha256Digest>,
-        pieces: impl Stream<Item = Result<Bytes, String>>,
+        expected: Option<Sha256Digest>,
+        chunks: impl Stream<Item = Result<Bytes, String>>,
         mut progress: impl FnMut(u64),
     ) -> Result<(Sha256Digest, u64), BlobError> {
-        let new = PartialBlob::create(&self.dir).await?;
-        let mut file = File::create(&new.path).await?;
+        let (mut file, partial) = self.create_partial().await?;
         let mut hash = sha2::Sha256::new();
         let mut size = 0;
-        let mut pieces = std::pin::pin!(pieces);
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(BlobError::Source)?;
-            hash.update(&piece);
-            file.write_all(&piece).await?;
-            size += piece.len() as u64;
+        let mut chunks = std::pin::pin!(chunks);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(BlobError::Source)?;
+            hash.update(&chunk);
+            file.write_all(&chunk).await?;
+            size += chunk.len() as u64;
             progress(size);
         }
         file.sync_all().await?;
-        let found = Sha256Digest(hash.finalize().into());
-        if let Some(wanted) = wanted
-            && wanted != found
+        let actual = Sha256Digest(hash.finalize().into());
+        if let Some(expected) = expected
+            && expected != actual
         {
-            return Err(BlobError::Digest { wanted, found });
+            return Err(BlobError::Digest { expected, actual });
         }
-        let path = self.path(found);
-        // Below the folder of all: it has a parent.
+        let path = self.path(actual);
+        // `path` is below `dir`, so it has a parent.
         fs::create_dir_all(path.parent().unwrap_or(&self.dir)).await?;
-        fs::rename(&new.path, path).await?;
-        Ok((found, size))
+        blocking(move || partial.persist(path).map_err(|error| error.error)).await?;
+        Ok((actual, size))
     }
 
-    /// Takes a file of this machine in.
+    /// Stores a copy of a file of this machine.
     ///
     /// # Errors
     /// [`BlobError`].
@@ -117,10 +126,10 @@ impl BlobStore {
         let file = File::open(path).await.map_err(|error| {
             BlobError::Source(format!("{} cannot be read: {error}", path.display()))
         })?;
-        self.put(None, pieces(file), progress).await
+        self.put(None, chunks(file), progress).await
     }
 
-    /// Reads a file from a byte on. `None` where it is not there.
+    /// Reads a file from the byte `offset` to its end. `None` when it does not exist.
     ///
     /// # Errors
     /// Those of the disk.
@@ -135,10 +144,11 @@ impl BlobStore {
             Err(error) => return Err(error),
         };
         file.seek(io::SeekFrom::Start(offset)).await?;
-        Ok(Some(pieces(file)))
+        Ok(Some(chunks(file)))
     }
 
-    /// Removes the files that are not `needed` any more.
+    /// Removes the files that are not `needed` and older than an hour, with partial files that a
+    /// killed controller has left behind.
     ///
     /// # Errors
     /// Those of the disk.
@@ -159,42 +169,46 @@ impl BlobStore {
                 let age = SystemTime::now().duration_since(file.metadata().await?.modified()?);
                 let old = age.is_ok_and(|age| age > GRACE);
                 if old && !digest.is_some_and(&needed) {
-                    tracing::info!(file = ?name, "nothing needs it any more");
+                    tracing::info!(file = ?name, "removing a file that no model needs");
                     fs::remove_file(file.path()).await?;
                 }
             }
         }
         Ok(())
     }
-}
 
-/// A file that is not whole yet; removed when dropped, unless it was moved away before.
-struct PartialBlob {
-    path: PathBuf,
-}
-
-impl PartialBlob {
-    async fn create(dir: &Path) -> io::Result<Self> {
-        let incoming = dir.join("incoming");
-        fs::create_dir_all(&incoming).await?;
-        let path = incoming.join(format!("{:016x}", fastrand::u64(..)));
-        Ok(Self { path })
+    /// Creates a file that is removed when its path is dropped, unless it is persisted first. It is
+    /// on the same file system as the blobs, so that persisting it is one atomic rename.
+    async fn create_partial(&self) -> io::Result<(File, TempPath)> {
+        let folder = self.dir.join("incoming");
+        let (file, path) = blocking(move || {
+            std::fs::create_dir_all(&folder)?;
+            // As readable as other files: by default tempfile's are for their owner alone.
+            let mode = Permissions::from_mode(0o666);
+            let partial = tempfile::Builder::new()
+                .permissions(mode)
+                .tempfile_in(folder)?;
+            Ok(partial.into_parts())
+        })
+        .await?;
+        Ok((File::from_std(file), path))
     }
 }
 
-impl Drop for PartialBlob {
-    fn drop(&mut self) {
-        // It may have been moved, or never made.
-        let _ = std::fs::remove_file(&self.path);
-    }
+/// Runs `work` on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other)?
 }
 
-/// What is left of a file, piece by piece.
-fn pieces(file: File) -> impl Stream<Item = Result<Bytes, String>> + Send {
+/// The rest of a file, in chunks.
+fn chunks(file: File) -> impl Stream<Item = Result<Bytes, String>> + Send {
     futures::stream::try_unfold(file, async |mut file| {
-        let mut piece = bytes::BytesMut::with_capacity(PIECE);
-        let read = file.read_buf(&mut piece).await.map_err(|e| e.to_string())?;
-        Ok((read > 0).then(|| (piece.freeze(), file)))
+        let mut chunk = bytes::BytesMut::with_capacity(CHUNK);
+        let read = file.read_buf(&mut chunk).await.map_err(|e| e.to_string())?;
+        Ok((read > 0).then(|| (chunk.freeze(), file)))
     })
 }
 
@@ -208,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_put_is_read_from_any_byte_on() {
+    async fn stored_files_are_read_from_any_offset() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = BlobStore::new(dir.path().join("blobs"));
         let (digest, size) = blobs.put(None, bytes("hello"), |_| {}).await.unwrap();
@@ -226,22 +240,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_wrong_or_breaks_off_leaves_nothing() {
+    async fn wrong_and_interrupted_uploads_leave_nothing_behind() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = BlobStore::new(dir.path().to_owned());
         let wrong = blobs
             .put(Some(Sha256Digest([0; 32])), bytes("hello"), |_| {})
             .await;
         assert!(matches!(wrong, Err(BlobError::Digest { .. })));
-        let broken = stream::iter([Ok(Bytes::from_static(b"he")), Err("cut".to_owned())]);
-        let broken = blobs.put(None, broken, |_| {}).await;
-        assert!(matches!(broken, Err(BlobError::Source(_))));
+        let interrupted = stream::iter([Ok(Bytes::from_static(b"he")), Err("cut".to_owned())]);
+        let interrupted = blobs.put(None, interrupted, |_| {}).await;
+        assert!(matches!(interrupted, Err(BlobError::Source(_))));
         let left = std::fs::read_dir(dir.path().join("incoming")).unwrap();
         assert_eq!(left.count(), 0);
     }
 
     #[tokio::test]
-    async fn only_what_is_old_and_not_needed_is_collected() {
+    async fn only_old_files_that_are_not_needed_are_collected() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = BlobStore::new(dir.path().to_owned());
         let mut digests = Vec::new();
@@ -254,7 +268,7 @@ mod tests {
             digests.push(digest);
         }
         blobs.collect(|digest| digest == digests[0]).await.unwrap();
-        let there = futures::future::join_all(digests.iter().map(|d| blobs.size(*d))).await;
-        assert_eq!(there, [Some(6), None, Some(3)]);
+        let sizes = futures::future::join_all(digests.iter().map(|d| blobs.size(*d))).await;
+        assert_eq!(sizes, [Some(6), None, Some(3)]);
     }
 }

@@ -1,4 +1,4 @@
-//! Fetching a model's files from where its spec says they are.
+//! Fetching a model's files from the source that its spec names.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use hf_hub::{Repo, RepoType};
 
 use super::blobs::{BlobError, BlobStore};
 
-/// How long a server may be silent.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Longest time that a server may send nothing.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Why files were not fetched.
+/// Why the files of a model were not fetched.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchError {
-    #[error("{0} does not exist on the controller that leads")]
+    #[error("{0} does not exist on the leading controller")]
     NoSuchPath(PathBuf),
     #[error("{path} cannot be read: {problem}")]
     Unreadable { path: PathBuf, problem: String },
@@ -26,21 +26,21 @@ pub(super) enum FetchError {
     Server { url: String, problem: String },
     #[error("{url}: {problem}")]
     File { url: String, problem: BlobError },
-    #[error("it has none of the files that a model needs")]
+    #[error("the source has none of the files that a model needs")]
     NoFiles,
-    #[error("nothing was pushed under this name")]
+    #[error("no artifact was pushed under this name")]
     NotPushed,
 }
 
 impl FetchError {
-    /// What to do about it.
+    /// What the user can do about it.
     pub(super) fn remedy(&self) -> &'static str {
         match self {
             Self::NoSuchPath(_) | Self::Unreadable { .. } => {
                 "put the files there, or correct spec.source.controllerPath"
             }
             Self::Server { .. } => {
-                "check the address, the network, and HF_TOKEN for what is not public"
+                "check the address and the network, and HF_TOKEN if it is not public"
             }
             Self::File { problem, .. } => match problem {
                 BlobError::Digest { .. } => {
@@ -56,10 +56,10 @@ impl FetchError {
     }
 }
 
-/// Told how many bytes have come.
+/// Called with the number of bytes fetched so far.
 pub(super) type FetchProgress<'a> = &'a (dyn Fn(u64) + Send + Sync);
 
-/// Fetches all files of `source` into `blobs`. `scratch` is a folder for what is on its way.
+/// Fetches all files of `source` into `blobs`. `scratch` is a folder for unfinished downloads.
 pub(super) async fn fetch(
     source: &ModelSource,
     format: Option<ModelFormat>,
@@ -68,10 +68,12 @@ pub(super) async fn fetch(
     progress: FetchProgress<'_>,
 ) -> Result<Manifest, FetchError> {
     let files = match source {
-        ModelSource::ControllerPath(path) => folder(path, blobs, progress).await?,
-        ModelSource::Url { url, sha256 } => vec![one(url, *sha256, blobs, progress).await?],
+        ModelSource::ControllerPath(path) => files_from_path(path, blobs, progress).await?,
+        ModelSource::Url { url, sha256 } => {
+            vec![file_from_url(url, *sha256, blobs, progress).await?]
+        }
         ModelSource::HuggingFace(source) => {
-            hugging_face(source, format, blobs, scratch, progress).await?
+            files_from_hugging_face(source, format, blobs, scratch, progress).await?
         }
         ModelSource::Artifact(_) => return Err(FetchError::NotPushed),
         ModelSource::Path(_) => Vec::new(),
@@ -79,36 +81,37 @@ pub(super) async fn fetch(
     Manifest::new(files).map_err(|_| FetchError::NoFiles)
 }
 
-/// A folder of this machine, or one file.
-async fn folder(
+/// Stores the files below a path of this machine.
+async fn files_from_path(
     path: &Path,
     blobs: &BlobStore,
     progress: FetchProgress<'_>,
 ) -> Result<Vec<ArtifactFile>, FetchError> {
     let root = path.to_owned();
-    let found = tokio::task::spawn_blocking(move || super::walk(&root)).await;
+    let walked = tokio::task::spawn_blocking(move || super::walk(&root)).await;
     let unreadable = |problem: String| FetchError::Unreadable {
         path: path.to_owned(),
         problem,
     };
-    let found = match found.map_err(|e| unreadable(e.to_string()))? {
-        Ok(found) => found,
+    let paths = match walked.map_err(|e| unreadable(e.to_string()))? {
+        Ok(paths) => paths,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             return Err(FetchError::NoSuchPath(path.to_owned()));
         }
         Err(error) => return Err(unreadable(error.to_string())),
     };
     let mut files = Vec::new();
-    let mut before = 0;
-    for (name, file) in found {
-        let put = blobs.put_file(&file, |done| progress(before + done)).await;
-        files.push(named(name, &file.display().to_string(), put)?);
-        before += files.last().map_or(0, |file| file.size.0);
+    let mut fetched = 0;
+    for (name, file) in paths {
+        let put = blobs.put_file(&file, |done| progress(fetched + done)).await;
+        files.push(manifest_file(name, &file.display().to_string(), put)?);
+        fetched += files.last().map_or(0, |file| file.size.0);
     }
     Ok(files)
 }
 
-fn named(
+/// The manifest entry of a stored file.
+fn manifest_file(
     path: String,
     url: &str,
     put: Result<(Sha256Digest, u64), BlobError>,
@@ -124,8 +127,8 @@ fn named(
     })
 }
 
-/// One file from any server.
-async fn one(
+/// Stores the file at a URL. Skips the download when the file is already stored.
+async fn file_from_url(
     url: &str,
     sha256: Sha256Digest,
     blobs: &BlobStore,
@@ -138,22 +141,24 @@ async fn one(
         .next()
         .unwrap_or("model");
     if let Some(size) = blobs.size(sha256).await {
-        return named(name.to_owned(), url, Ok((sha256, size)));
+        return manifest_file(name.to_owned(), url, Ok((sha256, size)));
     }
     let failed = |error: reqwest::Error| FetchError::Server {
         url: url.to_owned(),
         problem: chain(&error.without_url()),
     };
-    let client = reqwest::Client::builder().read_timeout(SILENCE).build();
+    let client = reqwest::Client::builder()
+        .read_timeout(READ_TIMEOUT)
+        .build();
     let response = client.map_err(failed)?.get(url).send().await;
     let response = response.and_then(reqwest::Response::error_for_status);
-    let pieces = response.map_err(failed)?.bytes_stream();
-    let pieces = pieces.map_err(|error| chain(&error.without_url()));
-    let put = blobs.put(Some(sha256), pieces, progress).await;
-    named(name.to_owned(), url, put)
+    let chunks = response.map_err(failed)?.bytes_stream();
+    let chunks = chunks.map_err(|error| chain(&error.without_url()));
+    let put = blobs.put(Some(sha256), chunks, progress).await;
+    manifest_file(name.to_owned(), url, put)
 }
 
-/// An error with all that caused it.
+/// The messages of an error and of its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -164,8 +169,8 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A repository of Hugging Face, or of what `HF_ENDPOINT` says.
-async fn hugging_face(
+/// Stores the files of a repository on Hugging Face, or on the server in `HF_ENDPOINT`.
+async fn files_from_hugging_face(
     source: &HuggingFaceSource,
     format: Option<ModelFormat>,
     blobs: &BlobStore,
@@ -185,32 +190,31 @@ async fn hugging_face(
     let api = builder.build().map_err(failed)?;
     let (repo, revision) = (source.repo.clone(), source.revision.clone());
     let repo = api.repo(Repo::with_revision(repo, RepoType::Model, revision));
-    let wanted = if source.files.is_empty() {
+    let names = if source.files.is_empty() {
         let info = repo.info().await.map_err(failed)?;
         let names = info.siblings.into_iter().map(|sibling| sibling.rfilename);
-        names.filter(|name| belongs(name, format)).collect()
+        names.filter(|name| is_needed(name, format)).collect()
     } else {
         source.files.clone()
     };
     let mut files = Vec::new();
-    let mut before = 0;
-    for name in wanted {
+    let mut fetched = 0;
+    for name in names {
         let path = repo.download(&name).await.map_err(failed)?;
-        let put = blobs.put_file(&path, |done| progress(before + done)).await;
-        files.push(named(name, &source.repo, put)?);
-        before += files.last().map_or(0, |file| file.size.0);
+        let put = blobs.put_file(&path, |done| progress(fetched + done)).await;
+        files.push(manifest_file(name, &source.repo, put)?);
+        fetched += files.last().map_or(0, |file| file.size.0);
     }
     Ok(files)
 }
 
-/// Whether a model of this format needs a file of this name. Weights of other formats, which
-/// many repositories carry too, are left there; so is GGUF, of which a repository often has
-/// one file for each quantisation, unless it is asked for.
-fn belongs(name: &str, format: Option<ModelFormat>) -> bool {
+/// Whether a model of this format needs the file `name` of a repository. Repositories often hold
+/// weights in other formats too, and one GGUF file for each quantization.
+fn is_needed(name: &str, format: Option<ModelFormat>) -> bool {
     if format == Some(ModelFormat::Gguf) {
         return name.ends_with(".gguf");
     }
-    let ends = [
+    let suffixes = [
         ".json",
         ".safetensors",
         ".jinja",
@@ -218,7 +222,7 @@ fn belongs(name: &str, format: Option<ModelFormat>) -> bool {
         "merges.txt",
         "vocab.txt",
     ];
-    ends.iter().any(|end| name.ends_with(end))
+    suffixes.iter().any(|suffix| name.ends_with(suffix))
 }
 
 #[cfg(test)]
@@ -226,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_the_format_needs_is_fetched() {
+    fn only_files_that_the_format_needs_are_fetched() {
         let names = [
             "config.json",
             "1_Pooling/config.json",
@@ -238,7 +242,7 @@ mod tests {
         let chosen = |format| -> Vec<&str> {
             names
                 .into_iter()
-                .filter(|name| belongs(name, format))
+                .filter(|name| is_needed(name, format))
                 .collect()
         };
         assert_eq!(chosen(None), names[..3]);

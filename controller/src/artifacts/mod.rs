@@ -1,22 +1,23 @@
-//! The files of models: taken in from where they come from, kept under their digests, handed
+//! Model files on the controllers: fetched or uploaded once, stored under their digests, and served
 //! to agents and other controllers.
 //!
-//! What a model is made of is a [`Manifest`](flotilla_core::artifact::Manifest) in the store,
-//! so that all controllers agree; the files themselves are on disks. The leader fetches, the
-//! other controllers copy from it, and agents take a file from whichever controller has it.
+//! A [`Manifest`](flotilla_core::artifact::Manifest) in the store lists the files of a model, so that
+//! all controllers agree on them; the files themselves are on the controllers' disks. The leader
+//! fetches (`fetch.rs`), the other controllers copy (`replicator.rs`), and an agent reads a file from
+//! any controller that has it.
 
 mod blobs;
 mod fetch;
-mod keeper;
+mod replicator;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use blobs::{BlobError, BlobStore};
-pub(crate) use keeper::ArtifactReplicator;
+pub(crate) use replicator::ArtifactReplicator;
 
-/// The files below a path, with their names relative to it; a file alone by its own name.
-/// Hidden ones are left out.
+/// The files below `root`, each with its path relative to `root`, sorted. When `root` is a file, that
+/// file with its own name. Hidden files and folders are left out.
 ///
 /// # Errors
 /// Those of the disk.
@@ -37,7 +38,7 @@ pub fn walk(root: &Path) -> io::Result<Vec<(String, PathBuf)>> {
                 continue;
             }
             let name = format!("{prefix}{name}");
-            // Links are followed: Hugging Face's cache is made of them.
+            // Follows links, which Hugging Face's cache consists of.
             if std::fs::metadata(entry.path())?.is_dir() {
                 folders.push((format!("{name}/"), entry.path()));
             } else {

@@ -1,13 +1,16 @@
-//! The agents' side door: the port they dial, whichever way round a connection is meant.
+//! The port that agents connect to. Its first bytes tell two kinds of connections apart:
 //!
-//! - A connection that begins with HTTP/2's preface is an agent as gRPC client: [`service`]
-//!   answers `Join` and `Sync` on it.
-//! - One that begins with Flotilla's preface is turned round: [`reverse`] becomes the gRPC
-//!   client on it and adds it to the node's [`Link`](crate::fleet::NodeLink).
+//! - On a connection that starts with HTTP/2's preface, the agent is the gRPC client: `service.rs`
+//!   answers `Join` (`join.rs`) and `Sync` (`sync.rs`).
+//! - On a reverse connection, which starts with Flotilla's preface, the controller is the gRPC
+//!   client: `reverse.rs` adds it to the node's [`NodeLink`](crate::fleet::NodeLink), and requests
+//!   are sent on it. An agent behind NAT can be reached in this way.
 
+mod join;
 mod reverse;
 mod service;
 mod sessions;
+mod sync;
 
 use std::io;
 use std::sync::Arc;
@@ -25,20 +28,22 @@ use crate::fleet::FleetHandle;
 use service::FleetService;
 use sessions::OpenSessions;
 
-/// How long a connection may take to say what it is.
+/// Longest wait for the first bytes of a connection.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a failed accept (usually: out of file descriptors), so as not to spin.
+/// Pause after a failed accept, so that the loop does not spin while the process is out of file
+/// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How links are kept.
+/// Configuration of the links to agents.
 #[derive(Debug, Clone, Copy)]
 pub struct LinkConfig {
-    /// Connections that each agent turns round.
+    /// Number of reverse connections that each agent opens.
     pub connections: u32,
-    /// How long a link may be silent before its node counts as away.
+    /// Silence after which a connection is closed and its node becomes suspect.
     pub silence: Duration,
 }
 
+/// What the task of one connection needs.
 #[derive(Clone)]
 struct LinkAcceptor {
     fleet: FleetHandle,
@@ -48,46 +53,47 @@ struct LinkAcceptor {
     stop: CancellationToken,
 }
 
-/// Takes connections for the controller `id` until `stop`, then waits for those there are.
+/// Accepts connections for the controller with this `id` until `stop`, then waits until the open ones
+/// have ended.
 pub async fn serve(
     listener: TcpListener,
     fleet: FleetHandle,
     id: String,
     blobs: BlobStore,
-    settings: LinkConfig,
+    config: LinkConfig,
     stop: CancellationToken,
 ) {
     let sessions = Arc::new(OpenSessions::default());
-    let syncs = TaskTracker::new();
+    let session_tasks = TaskTracker::new();
     let service = FleetService {
         fleet: fleet.clone(),
         id,
         blobs,
         sessions: sessions.clone(),
-        connections: settings.connections,
+        connections: config.connections,
         stop: stop.clone(),
-        tasks: syncs.clone(),
+        tasks: session_tasks.clone(),
     };
-    let door = LinkAcceptor {
+    let acceptor = LinkAcceptor {
         fleet,
         sessions,
         server: FleetServer::new(service),
-        silence: settings.silence,
+        silence: config.silence,
         stop: stop.clone(),
     };
-    let mut tasks = JoinSet::new();
+    let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
-            Some(_) = tasks.join_next() => continue,
+            Some(_) = connections.join_next() => continue,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let door = door.clone();
-                tasks.spawn(async move {
-                    if let Err(error) = door.take(stream).await {
-                        tracing::debug!(%peer, %error, "connection ended");
+                let acceptor = acceptor.clone();
+                connections.spawn(async move {
+                    if let Err(error) = acceptor.serve_connection(stream).await {
+                        tracing::debug!(%peer, %error, "a connection has ended with an error");
                     }
                 });
             }
@@ -97,14 +103,14 @@ pub async fn serve(
             }
         }
     }
-    while tasks.join_next().await.is_some() {}
-    syncs.close();
-    syncs.wait().await;
+    while connections.join_next().await.is_some() {}
+    session_tasks.close();
+    session_tasks.wait().await;
 }
 
 impl LinkAcceptor {
     /// Serves one connection to its end.
-    async fn take(self, mut stream: TcpStream) -> io::Result<()> {
+    async fn serve_connection(self, mut stream: TcpStream) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let reversed = async {
             let mut first = [0];

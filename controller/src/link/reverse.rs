@@ -1,4 +1,4 @@
-//! A reversed connection: the agent dialled it, the controller is the client on it.
+//! Reverse connections: the agent has dialled, and the controller is the gRPC client.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 
 use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
 
-/// Drives a reversed connection to its end, or to the end of its session.
+/// Runs a reverse connection until it or its session ends. The link counts as silent, and the
+/// connection is closed, after `silence`.
 pub(super) async fn run(
     stream: TcpStream,
     link: &Arc<NodeLink>,

@@ -1,16 +1,15 @@
-//! The gRPC service `FleetHandle`: joining, and desired state against status.
+//! The gRPC service `Fleet`: agents join, send status reports and receive desired state.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::energy::PowerRange;
-use flotilla_core::spec::{Sha256Digest, Taint};
-use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
+use flotilla_core::NodeName;
+use flotilla_core::spec::Sha256Digest;
 use flotilla_proto::v1::fleet_server::Fleet as FleetRpc;
 use flotilla_proto::v1::{
-    BlobChunk, DesiredModel, DesiredState, FetchBlobRequest, IdentifyRequest, IdentifyResponse,
-    JoinRequest, JoinResponse, StatusReport,
+    BlobChunk, DesiredState, FetchBlobRequest, IdentifyRequest, IdentifyResponse, JoinRequest,
+    JoinResponse, StatusReport,
 };
 use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,22 +17,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::join::{node_record, reject_taken_name};
 use super::sessions::OpenSessions;
+use super::sync::SyncSession;
 use crate::artifacts::BlobStore;
-use crate::fleet::{FleetEvent, FleetHandle, FleetView, NodeLink, NodePhase, NodeRecord};
+use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
 
-/// How long a joined node may take to open its sync stream.
+/// Longest time from an agent's `Join` to its `Sync`.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The service, one for all agents.
 pub(super) struct FleetService {
     pub(super) fleet: FleetHandle,
-    /// This controller.
+    /// Id of this controller.
     pub(super) id: String,
     pub(super) blobs: BlobStore,
     pub(super) sessions: Arc<OpenSessions>,
+    /// Number of reverse connections that each agent opens.
     pub(super) connections: u32,
     pub(super) stop: CancellationToken,
-    /// Owns what outlives a call.
+    /// Tasks that outlive a call.
     pub(super) tasks: TaskTracker,
 }
 
@@ -53,8 +56,8 @@ impl FleetRpc for FleetService {
         let name = NodeName::new(&request.name).map_err(|e| {
             Status::invalid_argument(format!("the node name '{}' {e}", request.name))
         })?;
-        let record = record(request)?;
-        refuse_impostor(&self.fleet.peek(), &name, &record)?;
+        let record = node_record(request)?;
+        reject_taken_name(&self.fleet.peek(), &name, &record)?;
         let link = self.sessions.open(name.clone(), &self.stop);
         let session = link.session.to_string();
         self.expect_sync(&link);
@@ -81,15 +84,15 @@ impl FleetRpc for FleetService {
             .sha256
             .parse::<Sha256Digest>()
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let pieces = self.blobs.read(sha256, request.offset).await;
-        let pieces = pieces
+        let chunks = self.blobs.read(sha256, request.offset).await;
+        let chunks = chunks
             .map_err(|e| Status::unavailable(e.to_string()))?
             .ok_or_else(|| Status::not_found("this controller does not have the file"))?;
-        let pieces = pieces.map(|piece| match piece {
+        let chunks = chunks.map(|chunk| match chunk {
             Ok(data) => Ok(BlobChunk { data }),
             Err(error) => Err(Status::unavailable(error)),
         });
-        Ok(Response::new(pieces.boxed()))
+        Ok(Response::new(chunks.boxed()))
     }
 
     type SyncStream = Pin<Box<dyn Stream<Item = Result<DesiredState, Status>> + Send>>;
@@ -102,14 +105,14 @@ impl FleetRpc for FleetService {
         let first = reports
             .message()
             .await?
-            .ok_or_else(|| Status::invalid_argument("the sync stream brought no report"))?;
+            .ok_or_else(|| Status::invalid_argument("the sync stream ended without a report"))?;
         let link = self
             .sessions
             .find(&first.session)
             .ok_or_else(|| Status::unauthenticated("no such session: join again"))?;
-        // One desired state waits at most: a newer one is made from the newest view anyway.
+        // One desired state at most is queued: the next one is made of the view at that time.
         let (sender, receiver) = tokio::sync::mpsc::channel(1);
-        let sync = NodeReports {
+        let sync = SyncSession {
             fleet: self.fleet.clone(),
             sessions: self.sessions.clone(),
             link,
@@ -122,7 +125,7 @@ impl FleetRpc for FleetService {
 }
 
 impl FleetService {
-    /// Ends the session unless its sync stream opens in time.
+    /// Closes the session unless its sync stream opens in time.
     fn expect_sync(&self, link: &Arc<NodeLink>) {
         let (fleet, sessions) = (self.fleet.clone(), self.sessions.clone());
         let link = link.clone();
@@ -139,151 +142,5 @@ impl FleetService {
                 }
             }
         });
-    }
-}
-
-/// Another machine must not take the name of a node that is there.
-fn refuse_impostor(view: &FleetView, name: &NodeName, record: &NodeRecord) -> Result<(), Status> {
-    match view.nodes.get(name) {
-        Some(node) if node.phase == NodePhase::Ready && node.record.identity != record.identity => {
-            Err(Status::already_exists(format!(
-                "another node named '{name}' is part of the fleet: choose another --name"
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn record(request: JoinRequest) -> Result<NodeRecord, Status> {
-    let inventory = request
-        .inventory
-        .ok_or_else(|| Status::invalid_argument("the inventory is missing"))?;
-    let taints = request.taints.into_iter();
-    let zone = match request.zone.as_str() {
-        "" => None,
-        zone => Some(
-            ZoneName::new(zone)
-                .map_err(|e| Status::invalid_argument(format!("the zone '{zone}' {e}")))?,
-        ),
-    };
-    Ok(NodeRecord {
-        identity: request.identity,
-        labels: request.labels.into_iter().collect(),
-        taints: taints
-            .map(|taint| Taint {
-                key: taint.key,
-                value: taint.value,
-            })
-            .collect(),
-        zone,
-        memory: Bytes(inventory.memory_bytes),
-        // What a newer agent computes with and nobody here knows no model asks for.
-        accelerators: inventory
-            .accelerators
-            .iter()
-            .filter_map(|name| serde_json::from_value(name.as_str().into()).ok())
-            .collect(),
-        cores: inventory.cores,
-        cpu: inventory.cpu,
-        platform: inventory.platform,
-        power: inventory.power.map(|power| PowerRange {
-            idle: Watts(power.idle_watts),
-            max: Watts(power.max_watts),
-            configured: power.configured,
-        }),
-        version: request.version,
-    })
-}
-
-/// One node's sync stream.
-struct NodeReports {
-    fleet: FleetHandle,
-    sessions: Arc<OpenSessions>,
-    link: Arc<NodeLink>,
-    reports: Streaming<StatusReport>,
-    sender: tokio::sync::mpsc::Sender<Result<DesiredState, Status>>,
-}
-
-impl NodeReports {
-    async fn run(mut self, first: StatusReport) {
-        self.link.synced.cancel();
-        self.report(first).await;
-        let mut changes = self.fleet.changes();
-        let mut told = None;
-        loop {
-            changes.borrow_and_update();
-            if let Some(desired) = self.desired()
-                && told.as_ref() != Some(&desired)
-            {
-                let sent = tokio::select! {
-                    () = self.link.closed.cancelled() => break,
-                    sent = self.sender.send(Ok(desired.clone())) => sent,
-                };
-                if sent.is_err() {
-                    break;
-                }
-                told = Some(desired);
-            }
-            tokio::select! {
-                () = self.link.closed.cancelled() => break,
-                changed = changes.changed() => if changed.is_err() {
-                    break;
-                },
-                report = self.reports.message() => match report {
-                    Ok(Some(report)) => self.report(report).await,
-                    Ok(None) | Err(_) => break,
-                },
-            }
-        }
-        self.sessions.close(&self.link.session);
-        self.fleet
-            .send(FleetEvent::NodeLeft {
-                node: self.link.node.clone(),
-                session: self.link.session.clone(),
-            })
-            .await;
-    }
-
-    async fn report(&self, report: StatusReport) {
-        self.fleet
-            .send(FleetEvent::NodeReported {
-                node: self.link.node.clone(),
-                session: self.link.session.clone(),
-                models: report.models,
-                energy: report.energy,
-            })
-            .await;
-    }
-
-    /// What the node should run. `None` while the store was not read or the view does not
-    /// hold the node yet: telling an agent "nothing" would make it drop what it serves.
-    fn desired(&self) -> Option<DesiredState> {
-        let view = self.fleet.peek();
-        if !view.synced {
-            return None;
-        }
-        let node = view.nodes.get(&self.link.node)?;
-        let models = node.assigned.iter().filter_map(|name| {
-            let model = view.models.get(name)?;
-            let revision = *model.assigned.get(&self.link.node)?;
-            let mut desired = DesiredModel {
-                name: name.to_string(),
-                revision: revision.0,
-                ..DesiredModel::default()
-            };
-            if let Some((model, files)) = model.at(revision) {
-                // The resource came from JSON: it goes back to JSON.
-                desired.resource_json = serde_json::to_string(model).unwrap_or_default();
-                let files = files.into_iter().flat_map(|manifest| &manifest.files);
-                desired.files = files.map(Into::into).collect();
-            }
-            Some(desired)
-        });
-        Some(DesiredState {
-            models: models.collect(),
-            fleet: view.fleet.clone()?,
-            store_revision: node.touched.0,
-            controllers: view.controllers.values().map(|c| c.link.clone()).collect(),
-        })
     }
 }

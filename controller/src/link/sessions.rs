@@ -1,4 +1,4 @@
-//! The open sessions, so that a reversed connection finds its node.
+//! Open sessions by id, by which a reverse connection finds its node.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{NodeLink, SessionId};
 
-/// The open sessions. Asked when a connection begins, never by requests.
+/// The open sessions. They are looked up when a connection starts, never by requests.
 #[derive(Default)]
 pub(super) struct OpenSessions {
     links: Mutex<HashMap<SessionId, Arc<NodeLink>>>,
 }
 
 impl OpenSessions {
-    /// Opens a session with an id that nobody can guess from another.
+    /// Opens a session with a random 128-bit id.
     pub(super) fn open(&self, node: NodeName, stop: &CancellationToken) -> Arc<NodeLink> {
         let id = format!("{:032x}", fastrand::u128(..));
         let link = Arc::new(NodeLink::new(
@@ -28,12 +28,12 @@ impl OpenSessions {
         link
     }
 
-    /// The session of this id.
+    /// The link of a session. `None` when there is no such session.
     pub(super) fn find(&self, id: &str) -> Option<Arc<NodeLink>> {
         self.lock().get(&SessionId(id.into())).cloned()
     }
 
-    /// Ends a session and all that belongs to it.
+    /// Ends a session with its connections and tasks.
     pub(super) fn close(&self, id: &SessionId) {
         if let Some(link) = self.lock().remove(id) {
             link.closed.cancel();

@@ -30,8 +30,8 @@ use totals::RunningTotals;
 
 /// Seconds of history.
 const HISTORY_SECONDS: usize = 900;
-/// Requests of one second that get a summary, and summaries that are kept. Beyond that a second is
-/// sampled: nobody reads more of them, and all of them would flood the page.
+/// Requests of one second that get a summary, and summaries that are kept. Further requests of the
+/// second are counted, but not listed: all of them would flood the page.
 const MAX_SUMMARIES: usize = 50;
 /// Seconds that a slow reader of [`TrafficLog::subscribe`] may fall behind before it misses some.
 const TICK_CAPACITY: usize = 16;
@@ -140,7 +140,7 @@ impl TrafficLog {
             let excess = recent.len().saturating_sub(MAX_SUMMARIES);
             recent.drain(..excess);
         }
-        // Sending fails when nobody has subscribed.
+        // Sending fails while there is no subscriber.
         let _ = self.state.ticks.send(TrafficTick {
             point: Arc::new(point),
             summaries: Arc::new(summaries),

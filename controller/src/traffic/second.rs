@@ -12,8 +12,8 @@ use crate::clock::unix_millis;
 /// Longest latency that the histograms hold, in microseconds: ten minutes. Longer ones count as this.
 const MAX_LATENCY_US: u64 = 600_000_000;
 
-/// Counters of the current second. They are kept in one piece of memory for all seconds, as
-/// histograms are large.
+/// Counters of the current second. The histograms are large, so they are allocated once and reset
+/// every second.
 pub(super) struct CurrentSecond {
     requests: u64,
     errors: u64,
