@@ -12,7 +12,7 @@ use serde_json::Value;
 #[derive(Deserialize)]
 pub(super) struct UpstreamChunk {
     #[serde(default)]
-    pub(super) choices: Vec<ChunkChoice>,
+    pub(super) choices: Vec<UpstreamChoice>,
     pub(super) usage: Option<UsageField>,
     /// A failure after the answer has started.
     pub(super) error: Option<Value>,
@@ -20,7 +20,7 @@ pub(super) struct UpstreamChunk {
 
 /// What a chunk adds to one choice.
 #[derive(Deserialize)]
-pub(super) struct ChunkChoice {
+pub(super) struct UpstreamChoice {
     #[serde(default)]
     pub(super) index: u32,
     /// The addition to a chat completion.
@@ -44,11 +44,11 @@ struct CallField {
     #[serde(default)]
     index: u32,
     id: Option<String>,
-    function: Option<FunctionField>,
+    function: Option<UpstreamFunctionField>,
 }
 
 #[derive(Deserialize)]
-struct FunctionField {
+struct UpstreamFunctionField {
     name: Option<String>,
     arguments: Option<String>,
 }
@@ -107,7 +107,7 @@ impl EmbeddingsReply {
     }
 }
 
-impl ChunkChoice {
+impl UpstreamChoice {
     /// Why the choice ends with this chunk. `None` if it goes on.
     pub(super) fn finish_reason(&self) -> Option<FinishReason> {
         let reason = self.finish_reason.as_deref()?;
