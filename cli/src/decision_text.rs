@@ -109,9 +109,7 @@ fn selection_reason(
     let is_winner = |hedge: &&HedgeRecord| chosen && hedge.won && hedge.node == candidate.node;
     let winning_hedge = decision.hedges.iter().find(is_winner);
     let reason = match winning_hedge {
-        Some(HedgeRecord { slow, .. }) => {
-            Some(format!("hedge of the request to {slow}, answered first"))
-        }
+        Some(HedgeRecord { slow, .. }) => Some(format!("hedge for {slow}, answered before it")),
         None => candidate.selection.map(|selection| selection.to_string()),
     };
     let mut parts: Vec<_> = chosen.then(|| "chosen".to_owned()).into_iter().collect();
@@ -146,9 +144,9 @@ fn candidates(decision: &RoutingDecision) -> String {
             "CANDIDATE",
             "NODE",
             "LOAD",
-            "FIRST TOKEN",
-            "TOTAL",
-            "ENERGY",
+            "TTFT (EST.)",
+            "TOTAL (EST.)",
+            "ENERGY (EST.)",
             "QUALITY",
             "SCORE",
             "REASON",

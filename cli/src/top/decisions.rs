@@ -109,8 +109,8 @@ impl DecisionRow<'_> {
         let request = self.request;
         let cascade = match request.tiers {
             0 => None,
-            1 => Some("after 1 smaller model".to_owned()),
-            tiers => Some(format!("after {tiers} smaller models")),
+            1 => Some("via 1 smaller model".to_owned()),
+            tiers => Some(format!("via {tiers} smaller models")),
         };
         let hedged = request.hedged.then(|| "hedged".to_owned());
         let tone = match request.error {
