@@ -1,4 +1,4 @@
-//! An agent's settings.
+//! The configuration of an agent.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,38 +12,63 @@ use flotilla_telemetry::TelemetrySettings;
 
 use crate::energy_accounting::EnergyAccounting;
 
-/// An agent's settings, read once at start.
+/// The configuration of an agent, read once at start.
 #[derive(Debug, Clone)]
 pub struct AgentConfig {
-    /// The node's name in the fleet.
-    pub name: NodeName,
-    /// Link addresses of controllers, `host:port`. One that answers is enough: it names the
-    /// others.
+    /// The node as it joins the fleet.
+    pub node: NodeConfig,
+    /// Link addresses of controllers, `host:port`. One that is reachable is enough, because it names
+    /// the others.
     pub join: Vec<String>,
-    /// Where the agent keeps its identity and what it should run.
+    /// Directory for the node's identity, its desired state and the files of models.
     pub data_dir: PathBuf,
-    pub labels: BTreeMap<String, String>,
-    /// Keep models away that do not tolerate them.
-    pub taints: Vec<Taint>,
-    /// The privacy zone the node is in.
-    pub zone: Option<ZoneName>,
-    /// Memory for models. Default: four fifths of the machine's.
-    pub memory: Option<Bytes>,
-    /// What the node draws, if somebody knows. Default: guessed from its cores.
-    pub power: Option<PowerRange>,
-    /// The power meters, where several agents of one process share a machine. Default: its own.
+    /// Energy accounting shared with the other agents of this process. `None`: the agent starts its
+    /// own.
     pub energy_accounting: Option<EnergyAccounting>,
-    /// Where metrics can be scraped, if they are to be.
+    /// Address of the Prometheus endpoint `/metrics`. `None`: no endpoint.
     pub metrics: Option<SocketAddr>,
+    /// Export of metrics and traces.
     pub telemetry: TelemetrySettings,
-    /// Bytes per second that models' files may take of the links. Default: no limit.
+    /// Limit for fetching model files, in bytes per second over all links. `None`: no limit.
     pub fetch_rate: Option<Bytes>,
-    /// How many times slower the simulated engine is here, to simulate unequal nodes.
+    /// Factor by which the simulated engine is slower on this node, at least 1. It simulates unequal
+    /// nodes.
     pub simulated_slowdown: f64,
-    /// How long requests under way may go on once the agent is asked to stop, or a model to
-    /// leave.
-    pub drain: Duration,
-    /// Has the process's allocator give free memory back to the system; called after a model
-    /// was unloaded.
+    /// Maximum time to finish running requests when the agent stops or a model leaves the node.
+    pub drain_timeout: Duration,
+    /// Makes the process's memory allocator return free memory to the operating system. Called after
+    /// a model was unloaded.
     pub return_memory: fn(),
+}
+
+/// The configured attributes of a node.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// The node's name, unique in the fleet.
+    pub name: NodeName,
+    /// Labels in addition to those from the inventory, which they override.
+    pub labels: BTreeMap<String, String>,
+    /// Taints: only models that tolerate them are placed on the node.
+    pub taints: Vec<Taint>,
+    /// The privacy zone of the node. `None`: no zone.
+    pub zone: Option<ZoneName>,
+    /// Memory for models. `None`: four fifths of the machine's memory.
+    pub memory: Option<Bytes>,
+    /// Power draw of the node. `None`: guessed from its number of cores.
+    pub power: Option<PowerRange>,
+}
+
+impl NodeConfig {
+    /// Creates the configuration of a node with a name and nothing else.
+    #[must_use]
+    pub fn new(name: NodeName) -> Self {
+        Self {
+            name,
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
+            zone: None,
+            memory: None,
+            power: None,
+        }
+    }
 }

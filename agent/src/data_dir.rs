@@ -1,43 +1,54 @@
-//! The agent's data directory: a lock, the node's identity and what it should run.
+//! The agent's data directory: a lock, the node's identity and the last desired state.
 
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ModelName, ModelRevision, StoreRevision};
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use crate::models::DesiredModel;
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
-    #[error("the data directory {path} cannot be used: {problem}")]
-    Directory { path: PathBuf, problem: io::Error },
+    /// The directory or a file in it cannot be created, read or written.
+    #[error("cannot use the data directory {path}: {error}")]
+    Io {
+        /// The data directory.
+        path: PathBuf,
+        /// What went wrong.
+        error: io::Error,
+    },
+    /// Another agent has locked the directory.
     #[error(
         "the data directory {0} is in use by another agent: stop it, or use another --data-dir"
     )]
     InUse(PathBuf),
 }
 
-/// The open data directory. Locked until dropped.
+/// The open data directory, locked until dropped.
 #[derive(Debug)]
 pub(crate) struct DataDir {
-    dir: PathBuf,
+    path: PathBuf,
     identity: String,
     _lock: File,
 }
 
-/// What the node was told to run, and by which point of which fleet's history.
+/// The models that this node should run, and the version of the fleet's state that says so.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct NodeDesiredState {
+    /// The fleet's name; empty before the first desired state.
     pub(crate) fleet: String,
+    /// The store's revision of the desired state.
     pub(crate) revision: StoreRevision,
     pub(crate) models: Vec<DesiredModel>,
 }
 
+/// [`NodeDesiredState`] as a file.
 #[derive(Default, Serialize, Deserialize)]
 struct StoredState {
     fleet: String,
@@ -55,48 +66,43 @@ struct StoredModel {
 }
 
 impl DataDir {
-    /// Opens the directory, creating it where missing.
-    pub(crate) fn open(dir: &Path) -> Result<Self, DataDirError> {
-        let directory = |problem| DataDirError::Directory {
-            path: dir.to_owned(),
-            problem,
+    /// Opens and locks the directory, creating it if missing.
+    ///
+    /// # Errors
+    /// [`DataDirError`] if the directory cannot be used or another agent uses it.
+    pub(crate) fn open(path: &Path) -> Result<Self, DataDirError> {
+        let io_error = |error| DataDirError::Io {
+            path: path.to_owned(),
+            error,
         };
-        fs::create_dir_all(dir).map_err(directory)?;
-        let lock = File::create(dir.join("lock")).map_err(directory)?;
+        fs::create_dir_all(path).map_err(io_error)?;
+        let lock = File::create(path.join("lock")).map_err(io_error)?;
         lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => DataDirError::InUse(dir.to_owned()),
-            TryLockError::Error(error) => directory(error),
+            TryLockError::WouldBlock => DataDirError::InUse(path.to_owned()),
+            TryLockError::Error(error) => io_error(error),
         })?;
-        let file = dir.join("identity");
-        let identity = match fs::read_to_string(&file) {
-            Ok(text) if !text.trim().is_empty() => text.trim().to_owned(),
-            Ok(_) => new_identity(&file).map_err(directory)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                new_identity(&file).map_err(directory)?
-            }
-            Err(error) => return Err(directory(error)),
-        };
+        let identity = read_or_create_identity(&path.join("identity")).map_err(io_error)?;
         Ok(Self {
-            dir: dir.to_owned(),
+            path: path.to_owned(),
             identity,
             _lock: lock,
         })
     }
 
-    /// Tells this node from another one of the same name.
+    /// A random text that tells this node from another one with the same name.
     pub(crate) fn identity(&self) -> &str {
         &self.identity
     }
 
-    /// What the node was told to run last. What cannot be read counts as nothing: a
-    /// controller will tell again.
-    pub(crate) fn order(&self) -> NodeDesiredState {
-        let Ok(text) = fs::read(self.desired_file()) else {
+    /// Loads the last stored desired state. A missing or unreadable one counts as empty, because a
+    /// controller will send it again.
+    pub(crate) fn load_desired_state(&self) -> NodeDesiredState {
+        let Ok(json) = fs::read(self.desired_state_file()) else {
             return NodeDesiredState::default();
         };
-        let kept: StoredState = serde_json::from_slice(&text).unwrap_or_default();
-        let models = kept.models.into_iter().filter_map(|kept| {
-            let model = match kept.resource {
+        let stored: StoredState = serde_json::from_slice(&json).unwrap_or_default();
+        let models = stored.models.into_iter().filter_map(|stored| {
+            let model = match stored.resource {
                 None => None,
                 Some(resource) => {
                     let model = Resource::from_json(resource).and_then(Model::try_from);
@@ -104,22 +110,22 @@ impl DataDir {
                 }
             };
             Some(DesiredModel {
-                name: kept.name,
-                revision: kept.revision,
+                name: stored.name,
+                revision: stored.revision,
                 model,
-                files: kept.files,
+                files: stored.files,
             })
         });
         NodeDesiredState {
-            fleet: kept.fleet,
-            revision: kept.revision,
+            fleet: stored.fleet,
+            revision: stored.revision,
             models: models.collect(),
         }
     }
 
-    /// Keeps what the node should run, whole or not at all.
-    pub(crate) fn keep(&self, order: &NodeDesiredState) -> io::Result<()> {
-        let models = order.models.iter().map(|desired| {
+    /// Stores the desired state for the next start.
+    pub(crate) fn store_desired_state(&self, state: &NodeDesiredState) -> io::Result<()> {
+        let models = state.models.iter().map(|desired| {
             let resource = desired.model.as_ref().map(serde_json::to_value);
             Ok(StoredModel {
                 name: desired.name.clone(),
@@ -128,26 +134,40 @@ impl DataDir {
                 files: desired.files.clone(),
             })
         });
-        let kept = StoredState {
-            fleet: order.fleet.clone(),
-            revision: order.revision,
+        let stored = StoredState {
+            fleet: state.fleet.clone(),
+            revision: state.revision,
             models: models.collect::<Result<_, serde_json::Error>>()?,
         };
-        let file = self.desired_file();
-        let new = file.with_extension("new");
-        fs::write(&new, serde_json::to_vec(&kept)?)?;
-        fs::rename(new, file)
+        write_atomically(&self.desired_state_file(), &serde_json::to_vec(&stored)?)
     }
 
-    fn desired_file(&self) -> PathBuf {
-        self.dir.join("desired.json")
+    fn desired_state_file(&self) -> PathBuf {
+        self.path.join("desired.json")
     }
 }
 
-fn new_identity(file: &Path) -> io::Result<String> {
+/// Reads the identity, or creates one if there is none.
+fn read_or_create_identity(file: &Path) -> io::Result<String> {
+    match fs::read_to_string(file) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     let identity = format!("{:032x}", fastrand::u128(..));
-    fs::write(file, &identity)?;
+    write_atomically(file, identity.as_bytes())?;
     Ok(identity)
+}
+
+/// Replaces a file as a whole: after a crash or a power failure it has the old or the new content.
+fn write_atomically(file: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    let mut new = NamedTempFile::new_in(folder)?;
+    new.write_all(content)?;
+    new.as_file().sync_all()?;
+    new.persist(file)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -156,15 +176,15 @@ mod tests {
     use flotilla_core::spec::{EngineKind, Model, ModelSpec};
 
     #[test]
-    fn identity_and_wish_survive_a_restart() {
+    fn identity_and_desired_state_survive_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let home = DataDir::open(dir.path()).unwrap();
+        let data_dir = DataDir::open(dir.path()).unwrap();
         let spec = ModelSpec {
             engine: EngineKind::Simulated,
             ..ModelSpec::default()
         };
         let name = ModelName::new("m").unwrap();
-        let order = NodeDesiredState {
+        let state = NodeDesiredState {
             fleet: "f".into(),
             revision: StoreRevision(9),
             models: vec![DesiredModel {
@@ -174,18 +194,18 @@ mod tests {
                 files: None,
             }],
         };
-        home.keep(&order).unwrap();
-        let identity = home.identity().to_owned();
-        drop(home);
-        let home = DataDir::open(dir.path()).unwrap();
-        assert_eq!(home.identity(), identity);
-        assert_eq!(home.order(), order);
+        data_dir.store_desired_state(&state).unwrap();
+        let identity = data_dir.identity().to_owned();
+        drop(data_dir);
+        let data_dir = DataDir::open(dir.path()).unwrap();
+        assert_eq!(data_dir.identity(), identity);
+        assert_eq!(data_dir.load_desired_state(), state);
     }
 
     #[test]
-    fn a_second_agent_is_told_that_the_directory_is_in_use() {
+    fn a_second_agent_cannot_use_the_same_directory() {
         let dir = tempfile::tempdir().unwrap();
-        let _home = DataDir::open(dir.path()).unwrap();
+        let _data_dir = DataDir::open(dir.path()).unwrap();
         assert!(matches!(
             DataDir::open(dir.path()),
             Err(DataDirError::InUse(_))
@@ -193,10 +213,10 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_wish_counts_as_none() {
+    fn an_unreadable_desired_state_counts_as_empty() {
         let dir = tempfile::tempdir().unwrap();
-        let home = DataDir::open(dir.path()).unwrap();
-        fs::write(home.desired_file(), "nonsense").unwrap();
-        assert_eq!(home.order(), NodeDesiredState::default());
+        let data_dir = DataDir::open(dir.path()).unwrap();
+        fs::write(data_dir.desired_state_file(), "nonsense").unwrap();
+        assert_eq!(data_dir.load_desired_state(), NodeDesiredState::default());
     }
 }

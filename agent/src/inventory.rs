@@ -1,28 +1,26 @@
-//! What this machine is.
+//! The hardware of this machine, for its node's inventory.
 
-use std::collections::BTreeMap;
-
+use flotilla_core::Bytes;
 use flotilla_core::energy::PowerRange;
-use flotilla_core::{Bytes, NodeName};
 use flotilla_proto::v1::Inventory;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
-/// Share of the machine's memory that models may take unless told otherwise: the rest is
-/// for the system and for what requests need.
+/// Share of the machine's memory that models get by default. The rest is for the operating system
+/// and for running requests.
 const MEMORY_SHARE: f64 = 0.8;
 
-/// Looks at the machine. `memory` overrides what models may take, `power` what it may draw.
-pub(crate) fn take(memory: Option<Bytes>, power: Option<PowerRange>) -> Inventory {
-    let looked = System::new_with_specifics(
+/// Detects the hardware. `memory` overrides the memory for models, `power` the guessed power draw.
+pub(crate) fn detect(memory: Option<Bytes>, power: Option<PowerRange>) -> Inventory {
+    let detected = System::new_with_specifics(
         RefreshKind::nothing()
             .with_memory(MemoryRefreshKind::nothing().with_ram())
             .with_cpu(CpuRefreshKind::nothing()),
     );
     let (mut total, mut cores, mut cpu) = (0, 0, None);
-    match &looked {
+    match &detected {
         Ok(system) => {
             total = system.total_memory();
-            // Inside a container its limit counts, not the machine's memory.
+            // In a container, its memory limit counts.
             if let Some(limits) = system.cgroup_limits() {
                 total = total.min(limits.total_memory);
             }
@@ -32,7 +30,9 @@ pub(crate) fn take(memory: Option<Bytes>, power: Option<PowerRange>) -> Inventor
                 .first()
                 .map(|cpu| cpu.brand().trim().to_owned());
         }
-        Err(error) => tracing::warn!(%error, "the machine does not tell what it is: give --memory"),
+        Err(error) => {
+            tracing::warn!(%error, "cannot detect the memory and the cores of this machine: set --memory")
+        }
     }
     let cores = cores as u32;
     let power = power.unwrap_or_else(|| PowerRange::guess(cores));
@@ -50,31 +50,12 @@ pub(crate) fn take(memory: Option<Bytes>, power: Option<PowerRange>) -> Inventor
     }
 }
 
-/// Cores of this machine, at least 1.
+/// The number of cores of this machine, at least 1.
 pub(crate) fn cores() -> u32 {
-    take(None, None).cores.max(1)
+    detect(None, None).cores.max(1)
 }
 
-/// Labels that every node has, from what it is: `flotilla.dev/arch`, `flotilla.dev/os`,
-/// `flotilla.dev/node`, and `flotilla.dev/accelerator` where it computes with more than its
-/// processor. Those given at start come on top and may say otherwise.
-pub(crate) fn labels(name: &NodeName, inventory: &Inventory) -> BTreeMap<String, String> {
-    let mut labels: BTreeMap<String, String> = [
-        ("flotilla.dev/arch", std::env::consts::ARCH),
-        ("flotilla.dev/os", std::env::consts::OS),
-        ("flotilla.dev/node", name.as_str()),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .collect();
-    let accelerator = inventory.accelerators.iter().find(|name| *name != "cpu");
-    if let Some(accelerator) = accelerator {
-        labels.insert("flotilla.dev/accelerator".to_owned(), accelerator.clone());
-    }
-    labels
-}
-
-/// What the engines of this build compute with, on this machine.
+/// The kinds of processors that the engines of this build can use on this machine.
 fn accelerators() -> Vec<String> {
     let mut names = vec!["cpu"];
     if cfg!(feature = "cuda") && std::path::Path::new("/dev/nvidia0").exists() {
@@ -86,16 +67,17 @@ fn accelerators() -> Vec<String> {
     names.into_iter().map(str::to_owned).collect()
 }
 
-/// Memory that models may take unless told otherwise. Zero where the machine does not tell.
+/// Returns the memory that models get by default: four fifths of the machine's memory, or 0 if that
+/// cannot be detected.
 #[must_use]
 pub fn default_memory() -> Bytes {
-    Bytes(take(None, None).memory_bytes)
+    Bytes(detect(None, None).memory_bytes)
 }
 
-/// What is lost because this build does not use instructions that the CPU has. candle picks
-/// its kernels when it is compiled.
+/// Returns a warning for users if this build does not use the vector instructions of the CPU. candle
+/// selects its kernels at compile time.
 #[must_use]
-pub(crate) fn missed_instructions() -> Option<&'static str> {
+pub(crate) fn unused_instructions() -> Option<&'static str> {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && !cfg!(target_feature = "avx2") {
         return Some(
@@ -116,21 +98,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn labels_say_what_the_node_is() {
-        let name = NodeName::new("n1").unwrap();
-        let mut inventory = take(None, None);
-        inventory.accelerators = vec!["cpu".into(), "cuda".into()];
-        let labels = labels(&name, &inventory);
-        assert_eq!(labels["flotilla.dev/node"], "n1");
-        assert_eq!(labels["flotilla.dev/arch"], std::env::consts::ARCH);
-        assert_eq!(labels["flotilla.dev/accelerator"], "cuda");
-    }
-
-    #[test]
-    fn the_machine_has_memory_cores_and_a_platform() {
-        let inventory = take(None, None);
+    fn this_machine_has_memory_cores_and_a_platform() {
+        let inventory = detect(None, None);
         assert!(inventory.memory_bytes > 0 && inventory.cores > 0);
         assert!(inventory.platform.contains('-'));
-        assert_eq!(take(Some(Bytes(7)), None).memory_bytes, 7);
+        assert_eq!(detect(Some(Bytes(7)), None).memory_bytes, 7);
     }
 }

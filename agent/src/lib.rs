@@ -1,25 +1,29 @@
-//! Flotilla's agent: one per node.
+//! Flotilla's agent: runs the models of one node.
 //!
-//! Owns the  life cycle and the queues of the models
-//! assigned to this node ([`models`]), the [`link`] it dials to a controller, and the gRPC
-//! service it answers on that link ([`serve`]). Knows nothing of other nodes or of where
-//! models are placed and why: it does what it is told and tells what it does.
+//! It owns the life cycle and the admission queues of the models assigned to this node ([`models`]),
+//! their files, the links that it opens to controllers, the gRPC service that it serves on those links,
+//! and the power meters ([`power`]) and energy accounting ([`energy_accounting`]) of the machine.
+//!
+//! It knows nothing of other nodes, or of where models are placed and why: it follows the desired state
+//! from the controllers and reports the status of its models.
 //!
 //! Start reading at [`Agent::start`], then [`models`].
 
+mod agent;
 mod artifacts;
 mod config;
 mod data_dir;
 pub mod energy_accounting;
+mod inference_service;
 mod inventory;
 mod link;
+mod metrics_server;
 pub mod models;
+mod node_description;
 mod node_metrics;
 pub mod power;
-mod run;
-mod scrape;
-mod serve;
 
-pub use config::AgentConfig;
+pub use agent::{Agent, AgentStartError};
+pub use config::{AgentConfig, NodeConfig};
+pub use data_dir::DataDirError;
 pub use inventory::default_memory;
-pub use run::{Agent, AgentStartError};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use flotilla_agent::{Agent, AgentConfig};
+use flotilla_agent::{Agent, AgentConfig, NodeConfig};
 
 use flotilla_telemetry::TelemetrySettings;
 
@@ -13,23 +13,26 @@ use crate::shutdown;
 /// Runs an agent until SIGINT or SIGTERM.
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let power = args.power_range();
-    let config = AgentConfig {
-        data_dir: args
-            .data_dir
-            .unwrap_or_else(|| Path::new("flotilla-data").join(args.name.as_str())),
-        name: args.name,
-        join: args.join,
+    let node = NodeConfig {
+        name: args.name.clone(),
         labels: args.labels.into_iter().collect(),
         taints: args.taints,
         zone: args.zone,
         memory: args.memory,
         power,
+    };
+    let config = AgentConfig {
+        data_dir: args
+            .data_dir
+            .unwrap_or_else(|| Path::new("flotilla-data").join(args.name.as_str())),
+        node,
+        join: args.join,
         energy_accounting: None,
         metrics: args.metrics.0,
         telemetry: TelemetrySettings::from_env()?,
         fetch_rate: args.fetch_rate,
         simulated_slowdown: args.simulated_slowdown,
-        drain: args.drain_timeout,
+        drain_timeout: args.drain_timeout,
         return_memory: allocator::release_free_memory,
     };
     tracing::info!(?config, "starting");

@@ -98,20 +98,19 @@ pub(crate) fn agent(
     match mode {
         Mode::InProcess => {
             let config = flotilla_agent::AgentConfig {
-                name: NodeName::new(name).expect("a node name"),
+                node: flotilla_agent::NodeConfig {
+                    labels: [("harness".to_owned(), "yes".to_owned())].into(),
+                    memory: memory.map(flotilla_core::Bytes),
+                    ..flotilla_agent::NodeConfig::new(NodeName::new(name).expect("a node name"))
+                },
                 join: vec![link.to_string()],
                 data_dir,
-                labels: [("harness".to_owned(), "yes".to_owned())].into(),
-                taints: Vec::new(),
-                power: None,
                 energy_accounting,
                 metrics: None,
                 telemetry: TelemetrySettings::DISABLED,
-                zone: None,
-                memory: memory.map(flotilla_core::Bytes),
                 fetch_rate: None,
                 simulated_slowdown: 1.0,
-                drain: PATIENCE,
+                drain_timeout: PATIENCE,
                 return_memory: || {},
             };
             AgentMember::Here(Agent::start(config).expect("the agent starts"))

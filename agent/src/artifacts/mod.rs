@@ -1,13 +1,15 @@
-//! The files of models on this node: fetched from controllers over the links, checked, shared
-//! between models that have equal ones, and collected once nothing needs them.
+//! The files of models on this node: fetched from controllers over the links, verified, shared between
+//! models with equal files, and removed once no model needs them.
 //!
 //! ```text
-//! blobs/<sha256>              a file, whole and checked
-//! incoming/<sha256>           the beginning of a file: fetching goes on where it ends
-//! models/<digest>/<path>      a model's folder: links to blobs; there only when complete
+//! blobs/<sha256>              a complete, verified file
+//! incoming/<sha256>           a partial file, at whose end fetching resumes
+//! models/<digest>/<path>      the folder of a model: hard links to blobs; exists only when complete
 //! ```
 
+mod artifact_error;
 mod fetch;
+mod partial_file;
 mod rate_limiter;
 
 use std::collections::HashSet;
@@ -18,95 +20,78 @@ use std::sync::Arc;
 
 use flotilla_core::Bytes;
 use flotilla_core::artifact::Manifest;
+use flotilla_core::spec::Sha256Digest;
 
 use crate::link::LinkedControllers;
-use flotilla_engine::LoadProgress;
+pub(crate) use artifact_error::ArtifactError;
 use rate_limiter::RateLimiter;
 
-/// Why files are not on this node.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum ArtifactError {
-    #[error("no controller has the file '{0}' any more")]
-    Vanished(String),
-    #[error("the file '{0}' came with another SHA-256 than it should have")]
-    Digest(String),
-    #[error("the node's disk is full: '{0}' needs {1} more")]
-    DiskFull(String, Bytes),
-    #[error("the file '{0}' could not be kept: {1}")]
-    Disk(String, String),
-}
-
-impl ArtifactError {
-    /// What to do about it.
-    #[must_use]
-    pub(crate) fn remedy(&self) -> &'static str {
-        match self {
-            Self::Vanished(_) => "push the model again, or check the controllers' --data-dir",
-            Self::Digest(_) => "check the disks and the memory of the controller and of the node",
-            Self::DiskFull(..) => "free space below the agent's --data-dir, or choose another node",
-            Self::Disk(..) => "check the disk below the agent's --data-dir",
-        }
-    }
-}
-
-/// The files of models on this node. Cheap to clone.
+/// The store of model files on this node. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ArtifactStore {
     dir: PathBuf,
-    peers: Arc<LinkedControllers>,
-    throttle: Option<Arc<RateLimiter>>,
+    controllers: Arc<LinkedControllers>,
+    rate_limiter: Option<Arc<RateLimiter>>,
 }
 
 impl ArtifactStore {
-    /// Files below `dir`, fetched from `peers` with at most `rate` bytes per second.
-    pub(crate) fn new(dir: PathBuf, peers: Arc<LinkedControllers>, rate: Option<Bytes>) -> Self {
+    /// Creates a store below `dir` that fetches from `controllers`, with at most `rate` bytes per
+    /// second over all fetches. `None`: no limit.
+    pub(crate) fn new(
+        dir: PathBuf,
+        controllers: Arc<LinkedControllers>,
+        rate: Option<Bytes>,
+    ) -> Self {
         Self {
             dir,
-            peers,
-            throttle: rate.map(|rate| Arc::new(RateLimiter::new(rate))),
+            controllers,
+            rate_limiter: rate.map(|rate| Arc::new(RateLimiter::new(rate))),
         }
     }
 
-    /// Where a model of these files is, if all are there: its folder, or its GGUF file.
-    pub(crate) fn find(&self, files: &Manifest) -> Option<PathBuf> {
-        let folder = self.folder(files);
+    /// Returns the path to load a model from: its GGUF file if it has one, else its folder. `None`
+    /// unless all files are on the node.
+    pub(crate) fn find(&self, manifest: &Manifest) -> Option<PathBuf> {
+        let folder = self.model_dir(manifest);
         if !folder.is_dir() {
             return None;
         }
-        let gguf = files.files.iter().find(|file| file.path.ends_with(".gguf"));
+        let mut files = manifest.files.iter();
+        let gguf = files.find(|file| file.path.ends_with(".gguf"));
         Some(gguf.map_or_else(|| folder.clone(), |file| folder.join(&file.path)))
     }
 
-    /// Fetches the files that are not there and puts the model's folder together.
+    /// Fetches the missing files of a model and creates its folder. `progress` receives the fetched
+    /// fraction, 0 to 1.
     pub(crate) async fn fetch(
         &self,
-        files: &Manifest,
-        progress: LoadProgress,
+        manifest: &Manifest,
+        progress: impl Fn(f32),
     ) -> Result<(), ArtifactError> {
-        let total = files.size().0.max(1) as f64;
-        let mut before = 0;
-        progress("fetching", 0.0);
-        for file in &files.files {
-            let part = |done: u64| progress("fetching", ((before + done) as f64 / total) as f32);
-            fetch::file(self, file, part).await?;
-            before += file.size.0;
+        let total = manifest.size().0.max(1) as f64;
+        let mut complete = 0;
+        progress(0.0);
+        for file in &manifest.files {
+            let file_progress = |bytes: u64| progress(((complete + bytes) as f64 / total) as f32);
+            fetch::fetch_file(self, file, file_progress).await?;
+            complete += file.size.0;
         }
-        let (this, files) = (self.clone(), files.clone());
-        let assembled = tokio::task::spawn_blocking(move || this.assemble(&files)).await;
-        let problem = match assembled {
+        let (store, manifest) = (self.clone(), manifest.clone());
+        let created = tokio::task::spawn_blocking(move || store.create_model_dir(&manifest)).await;
+        let error = match created {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        Err(ArtifactError::Disk("models".into(), problem))
+        Err(ArtifactError::Io("models".into(), error))
     }
 
-    /// Removes what is not needed for these any more.
-    pub(crate) fn collect(&self, needed: &[Manifest]) -> io::Result<()> {
+    /// Removes all files and folders that no model of `needed` uses.
+    pub(crate) fn remove_unused(&self, needed: &[Manifest]) -> io::Result<()> {
         let folders: HashSet<String> = needed.iter().map(|m| m.digest().to_string()).collect();
         let files = needed.iter().flat_map(|manifest| &manifest.files);
         let files: HashSet<String> = files.map(|file| file.sha256.to_string()).collect();
-        for (dir, keep) in [
+        for (dir, needed_names) in [
             ("models", &folders),
             ("blobs", &files),
             ("incoming", &files),
@@ -118,14 +103,14 @@ impl ArtifactStore {
             };
             for entry in entries {
                 let entry = entry?;
-                let kept = entry
+                let is_needed = entry
                     .file_name()
                     .to_str()
-                    .is_some_and(|name| keep.contains(name));
-                if kept {
+                    .is_some_and(|name| needed_names.contains(name));
+                if is_needed {
                     continue;
                 }
-                tracing::info!(path = %entry.path().display(), "nothing needs it any more");
+                tracing::info!(path = %entry.path().display(), "removing a model file that no model needs");
                 if entry.file_type()?.is_dir() {
                     fs::remove_dir_all(entry.path())?;
                 } else {
@@ -136,21 +121,22 @@ impl ArtifactStore {
         Ok(())
     }
 
-    fn folder(&self, files: &Manifest) -> PathBuf {
-        self.dir.join("models").join(files.digest().to_string())
+    fn model_dir(&self, manifest: &Manifest) -> PathBuf {
+        self.dir.join("models").join(manifest.digest().to_string())
     }
 
-    fn blob(&self, sha256: flotilla_core::spec::Sha256Digest) -> PathBuf {
+    fn blob_path(&self, sha256: Sha256Digest) -> PathBuf {
         self.dir.join("blobs").join(sha256.to_string())
     }
 
-    fn incoming(&self, sha256: flotilla_core::spec::Sha256Digest) -> PathBuf {
+    fn partial_path(&self, sha256: Sha256Digest) -> PathBuf {
         self.dir.join("incoming").join(sha256.to_string())
     }
 
-    /// Links the files into a folder, which is there only once it is complete.
-    fn assemble(&self, files: &Manifest) -> io::Result<()> {
-        let folder = self.folder(files);
+    /// Creates the folder of a model with hard links to its blobs. The folder gets its name last, so
+    /// that it exists only when complete.
+    fn create_model_dir(&self, manifest: &Manifest) -> io::Result<()> {
+        let folder = self.model_dir(manifest);
         if folder.is_dir() {
             return Ok(());
         }
@@ -158,10 +144,10 @@ impl ArtifactStore {
         if new.exists() {
             fs::remove_dir_all(&new)?;
         }
-        for file in &files.files {
+        for file in &manifest.files {
             let path = new.join(&file.path);
             fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-            fs::hard_link(self.blob(file.sha256), path)?;
+            fs::hard_link(self.blob_path(file.sha256), path)?;
         }
         fs::rename(new, folder)
     }
@@ -171,7 +157,6 @@ impl ArtifactStore {
 mod tests {
     use super::*;
     use flotilla_core::artifact::ArtifactFile;
-    use flotilla_core::spec::Sha256Digest;
 
     fn manifest(files: &[(&str, u8)]) -> Manifest {
         let file = |(path, byte): &(&str, u8)| ArtifactFile {
@@ -182,32 +167,31 @@ mod tests {
         Manifest::new(files.iter().map(file).collect()).unwrap()
     }
 
-    fn with_blobs(bytes: &[u8]) -> (tempfile::TempDir, ArtifactStore) {
+    fn store_with_blobs(bytes: &[u8]) -> (tempfile::TempDir, ArtifactStore) {
         let dir = tempfile::tempdir().unwrap();
-        let artifacts = ArtifactStore::new(dir.path().to_owned(), Arc::default(), None);
+        let store = ArtifactStore::new(dir.path().to_owned(), Arc::default(), None);
         fs::create_dir_all(dir.path().join("blobs")).unwrap();
         for byte in bytes {
-            fs::write(artifacts.blob(Sha256Digest([*byte; 32])), [*byte]).unwrap();
+            fs::write(store.blob_path(Sha256Digest([*byte; 32])), [*byte]).unwrap();
         }
-        (dir, artifacts)
+        (dir, store)
     }
 
     #[tokio::test]
-    async fn a_folder_is_there_when_complete_and_models_share_equal_files() {
-        let (dir, artifacts) = with_blobs(&[1, 2, 3]);
-        let one = manifest(&[("config.json", 1), ("sub/model.safetensors", 2)]);
-        let other = manifest(&[("tokenizer.json", 1), ("m.gguf", 3)]);
-        assert_eq!(artifacts.find(&one), None);
-        let progress: LoadProgress = Arc::new(|_, _| {});
-        artifacts.fetch(&one, progress.clone()).await.unwrap();
-        artifacts.fetch(&other, progress).await.unwrap();
-        let folder = artifacts.find(&one).unwrap();
+    async fn a_model_folder_exists_when_complete_and_models_share_equal_files() {
+        let (dir, store) = store_with_blobs(&[1, 2, 3]);
+        let first = manifest(&[("config.json", 1), ("sub/model.safetensors", 2)]);
+        let second = manifest(&[("tokenizer.json", 1), ("m.gguf", 3)]);
+        assert_eq!(store.find(&first), None);
+        store.fetch(&first, |_| {}).await.unwrap();
+        store.fetch(&second, |_| {}).await.unwrap();
+        let folder = store.find(&first).unwrap();
         assert_eq!(fs::read(folder.join("sub/model.safetensors")).unwrap(), [2]);
-        assert!(artifacts.find(&other).unwrap().ends_with("m.gguf"));
-        artifacts.collect(std::slice::from_ref(&other)).unwrap();
-        assert_eq!(artifacts.find(&one), None);
-        assert!(artifacts.find(&other).is_some());
-        let left = fs::read_dir(dir.path().join("blobs")).unwrap().count();
-        assert_eq!(left, 2, "the shared one and its own");
+        assert!(store.find(&second).unwrap().ends_with("m.gguf"));
+        store.remove_unused(std::slice::from_ref(&second)).unwrap();
+        assert_eq!(store.find(&first), None);
+        assert!(store.find(&second).is_some());
+        let blobs = fs::read_dir(dir.path().join("blobs")).unwrap().count();
+        assert_eq!(blobs, 2, "the shared file and the second model's own");
     }
 }

@@ -1,37 +1,43 @@
-//! A cap on how fast files are fetched, so that a thin line has room for requests.
+//! Limits the rate of fetches, so that a slow link has bandwidth left for requests.
+//!
+//! `governor` does not fit: it counts cells of a whole number of nanoseconds each, which is too coarse
+//! for bytes on a fast link, and refuses more cells at once than its burst, while the controller
+//! chooses the size of the chunks here. It also saves up a burst while idle; this limiter does not.
 
 use std::time::{Duration, Instant};
 
 use flotilla_core::Bytes;
 use parking_lot::Mutex;
 
-/// A cap on bytes per second, over all fetches together.
+/// Limit in bytes per second over all fetches of the agent together.
 pub(super) struct RateLimiter {
-    rate: f64,
-    /// When the bytes let through so far will have been paid for.
-    paid: Mutex<Instant>,
+    bytes_per_second: f64,
+    /// When the next chunk may pass.
+    next: Mutex<Instant>,
 }
 
 impl RateLimiter {
+    /// Creates a limiter of `rate` bytes per second, at least 1.
     pub(super) fn new(rate: Bytes) -> Self {
         Self {
-            rate: rate.0.max(1) as f64,
-            paid: Mutex::new(Instant::now()),
+            bytes_per_second: rate.0.max(1) as f64,
+            next: Mutex::new(Instant::now()),
         }
     }
 
-    /// Waits until so many bytes more are in time.
-    pub(super) async fn pass(&self, bytes: usize) {
-        let due = self.due(bytes, Instant::now());
-        tokio::time::sleep_until(due.into()).await;
+    /// Waits until a chunk of this many bytes may pass.
+    pub(super) async fn wait(&self, bytes: usize) {
+        let pass_time = self.reserve(bytes, Instant::now());
+        tokio::time::sleep_until(pass_time.into()).await;
     }
 
-    /// When so many bytes more may pass, for somebody who asks at `now`.
-    fn due(&self, bytes: usize, now: Instant) -> Instant {
-        let mut paid = self.paid.lock();
-        let due = (*paid).max(now);
-        *paid = due + Duration::from_secs_f64(bytes as f64 / self.rate);
-        due
+    /// Reserves the time of a chunk that is ready at `now`. Returns when it may pass; the chunk after
+    /// it has to wait for the time that this one takes at the limit.
+    fn reserve(&self, bytes: usize, now: Instant) -> Instant {
+        let mut next = self.next.lock();
+        let pass_time = (*next).max(now);
+        *next = pass_time + Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
+        pass_time
     }
 }
 
@@ -40,15 +46,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_pass_at_the_rate_and_silence_saves_nothing_up() {
-        let throttle = RateLimiter::new(Bytes(1_000));
+    fn chunks_pass_at_the_limit_and_idle_time_saves_nothing_up() {
+        let limiter = RateLimiter::new(Bytes(1_000));
         let now = Instant::now();
         let seconds = Duration::from_secs;
-        for half in 0..10 {
-            let due = throttle.due(500, now);
-            assert_eq!((due - now).as_millis(), half * 500);
+        for index in 0..10 {
+            let pass_time = limiter.reserve(500, now);
+            assert_eq!((pass_time - now).as_millis(), index * 500);
         }
-        assert_eq!(throttle.due(500, now + seconds(60)), now + seconds(60));
-        assert!(throttle.due(500, now + seconds(60)) > now + seconds(60));
+        assert_eq!(limiter.reserve(500, now + seconds(60)), now + seconds(60));
+        assert!(limiter.reserve(500, now + seconds(60)) > now + seconds(60));
     }
 }

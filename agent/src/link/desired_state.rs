@@ -1,101 +1,112 @@
-//! What controllers want of this node: the newest word of any of them.
+//! Receives the node's desired state: the newest one of any controller counts.
+
+use std::sync::Arc;
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ModelName, ModelRevision, StoreRevision};
+use flotilla_proto::convert::ConvertError;
 use flotilla_proto::v1;
 use tokio::sync::{Mutex, watch};
 
 use crate::data_dir::{DataDir, NodeDesiredState};
 use crate::models::DesiredModel;
 
-/// What controllers want of this node.
+/// Receives desired states from all controllers, stores the newest and passes it on.
 pub(crate) struct DesiredStateReceiver {
-    home: DataDir,
-    /// The last one taken.
-    last: Mutex<NodeDesiredState>,
-    desired: watch::Sender<Vec<DesiredModel>>,
+    data_dir: Arc<DataDir>,
+    /// The newest desired state.
+    current: Mutex<NodeDesiredState>,
+    models: watch::Sender<Vec<DesiredModel>>,
 }
 
 impl DesiredStateReceiver {
-    /// Goes on with what `home` kept.
-    pub(crate) fn new(home: DataDir) -> (Self, watch::Receiver<Vec<DesiredModel>>) {
-        let last = home.order();
-        let (desired, receiver) = watch::channel(last.models.clone());
-        let orders = Self {
-            home,
-            last: Mutex::new(last),
-            desired,
+    /// Starts with the state stored in `data_dir`. The returned receiver has the models that the node
+    /// should run.
+    pub(crate) fn new(data_dir: DataDir) -> (Self, watch::Receiver<Vec<DesiredModel>>) {
+        let current = data_dir.load_desired_state();
+        let (models, models_receiver) = watch::channel(current.models.clone());
+        let receiver = Self {
+            data_dir: Arc::new(data_dir),
+            current: Mutex::new(current),
+            models,
         };
-        (orders, receiver)
+        (receiver, models_receiver)
     }
 
-    /// Does what a controller wants from now on, unless another one has told something newer.
-    /// A fleet with another name is another history: its word counts whatever its revision.
-    pub(super) async fn take(&self, message: v1::DesiredState) {
-        let mut last = self.last.lock().await;
-        if message.fleet == last.fleet && StoreRevision(message.store_revision) < last.revision {
-            tracing::debug!(
-                message.store_revision,
-                %last.revision,
-                "an old word of a controller"
-            );
+    /// Stores the state for the next start. Flushing it to the disk may take long, so it runs on a
+    /// thread for blocking work.
+    async fn store(&self, state: NodeDesiredState) {
+        let data_dir = self.data_dir.clone();
+        let store = tokio::task::spawn_blocking(move || data_dir.store_desired_state(&state));
+        if let Ok(Err(error)) = store.await {
+            tracing::warn!(%error, "cannot store the desired state for the next start");
+        }
+    }
+
+    /// Applies a desired state from a controller, unless it is older than the current one. The state
+    /// of a fleet with another name always counts, because its revisions cannot be compared.
+    pub(super) async fn receive(&self, message: v1::DesiredState) {
+        let mut current = self.current.lock().await;
+        let revision = StoreRevision(message.store_revision);
+        if message.fleet == current.fleet && revision < current.revision {
+            tracing::debug!(%revision, current = %current.revision, "ignoring an old desired state");
             return;
         }
-        let order = NodeDesiredState {
+        let state = NodeDesiredState {
             fleet: message.fleet,
-            revision: StoreRevision(message.store_revision),
-            models: message.models.into_iter().filter_map(read).collect(),
+            revision,
+            models: message
+                .models
+                .into_iter()
+                .filter_map(convert_or_log)
+                .collect(),
         };
-        if *last == order {
+        if *current == state {
             return;
         }
-        if let Err(error) = self.home.keep(&order) {
-            tracing::warn!(%error, "what to run could not be kept for the next start");
-        }
-        self.desired.send_replace(order.models.clone());
-        *last = order;
+        self.store(state.clone()).await;
+        self.models.send_replace(state.models.clone());
+        *current = state;
     }
 }
 
-/// A model that makes no sense here is left out: the controller sees that it never becomes
+/// Converts a model. An invalid one is logged and left out: the controller sees that it never becomes
 /// ready.
-fn read(desired: v1::DesiredModel) -> Option<DesiredModel> {
-    let model = match desired.resource_json.as_str() {
-        "" => Ok(None),
-        text => serde_json::from_str(text)
-            .map_err(|e| e.to_string())
-            .and_then(|json| {
-                let model = Resource::from_json(json).and_then(Model::try_from);
-                model.map(Some).map_err(|e| e.to_string())
-            }),
-    };
-    let files = desired.files.into_iter().map(TryInto::try_into);
-    let files = files
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e: flotilla_proto::convert::ConvertError| e.to_string());
-    let files = files.and_then(|files| match files.len() {
-        0 => Ok(None),
-        _ => Manifest::new(files).map(Some).map_err(|e| e.to_string()),
-    });
-    let name = ModelName::new(&desired.name).map_err(|e| e.to_string());
-    match name.and_then(|name| Ok((name, model?, files?))) {
-        Ok((name, model, files)) => Some(DesiredModel {
-            name,
-            revision: ModelRevision(desired.revision),
-            model,
-            files,
-        }),
-        Err(error) => {
-            let model = desired.name;
-            tracing::error!(
-                model,
-                error,
-                "a controller sent a model that cannot be read"
-            );
-            None
+fn convert_or_log(message: v1::DesiredModel) -> Option<DesiredModel> {
+    let model = message.name.clone();
+    convert(message)
+        .inspect_err(|error| {
+            tracing::error!(model, error, "a controller sent an invalid model");
+        })
+        .ok()
+}
+
+fn convert(message: v1::DesiredModel) -> Result<DesiredModel, String> {
+    let name = ModelName::new(&message.name).map_err(|error| error.to_string())?;
+    let model = match message.resource_json.as_str() {
+        "" => None,
+        json => {
+            let json = serde_json::from_str(json).map_err(|error| error.to_string())?;
+            let model = Resource::from_json(json).and_then(Model::try_from);
+            Some(model.map_err(|error| error.to_string())?)
         }
-    }
+    };
+    let files = message.files.into_iter().map(TryInto::try_into);
+    let files: Vec<_> = files
+        .collect::<Result<_, ConvertError>>()
+        .map_err(|error| error.to_string())?;
+    let files = if files.is_empty() {
+        None
+    } else {
+        Some(Manifest::new(files).map_err(|error| error.to_string())?)
+    };
+    Ok(DesiredModel {
+        name,
+        revision: ModelRevision(message.revision),
+        model,
+        files,
+    })
 }
 
 #[cfg(test)]
@@ -116,28 +127,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_newest_word_counts_also_after_a_restart() {
+    async fn the_newest_desired_state_counts_also_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let names = |desired: &watch::Receiver<Vec<DesiredModel>>| -> Vec<String> {
-            desired
-                .borrow()
-                .iter()
-                .map(|d| d.name.to_string())
-                .collect()
+        let names = |models: &watch::Receiver<Vec<DesiredModel>>| -> Vec<String> {
+            let models = models.borrow();
+            models.iter().map(|model| model.name.to_string()).collect()
         };
-        let (orders, desired) = DesiredStateReceiver::new(DataDir::open(dir.path()).unwrap());
-        orders.take(message("f", 5, "five")).await;
-        orders.take(message("f", 4, "four")).await;
-        assert_eq!(names(&desired), ["five"]);
-        drop((orders, desired));
-        let (orders, desired) = DesiredStateReceiver::new(DataDir::open(dir.path()).unwrap());
-        orders.take(message("f", 4, "four")).await;
-        assert_eq!(names(&desired), ["five"]);
-        orders.take(message("f", 6, "six")).await;
-        assert_eq!(names(&desired), ["six"]);
-        orders.take(message("other", 1, "one")).await;
-        assert_eq!(names(&desired), ["one"]);
-        orders.take(message("other", 2, "NO NAME")).await;
-        assert!(names(&desired).is_empty());
+        let (receiver, models) = DesiredStateReceiver::new(DataDir::open(dir.path()).unwrap());
+        receiver.receive(message("f", 5, "five")).await;
+        receiver.receive(message("f", 4, "four")).await;
+        assert_eq!(names(&models), ["five"]);
+        drop((receiver, models));
+        let (receiver, models) = DesiredStateReceiver::new(DataDir::open(dir.path()).unwrap());
+        receiver.receive(message("f", 4, "four")).await;
+        assert_eq!(names(&models), ["five"]);
+        receiver.receive(message("f", 6, "six")).await;
+        assert_eq!(names(&models), ["six"]);
+        receiver.receive(message("other", 1, "one")).await;
+        assert_eq!(names(&models), ["one"]);
+        receiver.receive(message("other", 2, "NO NAME")).await;
+        assert!(names(&models).is_empty());
     }
 }

@@ -1,100 +1,109 @@
-//! Which controllers there are, and which are linked.
+//! The controllers that are linked, and the addresses they name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::transport::LinkChannel;
 use flotilla_proto::v1::fleet_client::FleetClient;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
-/// The controllers, as the links know them.
+/// The linked controllers, shared by all links.
 #[derive(Default)]
 pub(crate) struct LinkedControllers {
-    /// The controllers that are linked, by id.
-    linked: Mutex<BTreeMap<String, ControllerLink>>,
-    /// Told when one is linked.
-    came: watch::Sender<()>,
-    /// All addresses that any of them names.
-    named: watch::Sender<BTreeSet<String>>,
-}
-
-impl LinkedControllers {
-    /// The link addresses that linked controllers name. What was named last stays while none
-    /// is linked: it is all there is to go by.
-    pub(super) fn named(&self) -> watch::Receiver<BTreeSet<String>> {
-        self.named.subscribe()
-    }
-
-    /// Notes a link to a controller. `None` where there is one already.
-    pub(super) fn link(&self, id: &str, client: FleetClient<LinkChannel>) -> Option<LinkGuard<'_>> {
-        let mut linked = self.lock();
-        if linked.contains_key(id) {
-            return None;
-        }
-        let peer = ControllerLink {
-            names: BTreeSet::new(),
-            client,
-        };
-        linked.insert(id.to_owned(), peer);
-        drop(linked);
-        self.came.send_replace(());
-        Some(LinkGuard {
-            peers: self,
-            id: id.to_owned(),
-        })
-    }
-
-    /// The controllers that can be asked now.
-    pub(crate) fn clients(&self) -> Vec<FleetClient<LinkChannel>> {
-        self.lock()
-            .values()
-            .map(|peer| peer.client.clone())
-            .collect()
-    }
-
-    /// Told when one more can be asked.
-    pub(crate) fn came(&self) -> watch::Receiver<()> {
-        self.came.subscribe()
-    }
-
-    fn lock(&self) -> parking_lot::MutexGuard<'_, BTreeMap<String, ControllerLink>> {
-        self.linked.lock()
-    }
+    /// The linked controllers by id.
+    links: Mutex<BTreeMap<String, ControllerLink>>,
+    /// Notified with every new link.
+    new_links: watch::Sender<()>,
+    /// The link addresses that any linked controller names.
+    addresses: watch::Sender<BTreeSet<String>>,
 }
 
 /// A linked controller.
 struct ControllerLink {
-    /// The addresses that it names.
-    names: BTreeSet<String>,
+    /// The link addresses that it names.
+    addresses: BTreeSet<String>,
     client: FleetClient<LinkChannel>,
 }
 
-/// A linked controller, until dropped.
+impl LinkedControllers {
+    /// Returns the link addresses that linked controllers name. While none is linked, the last ones
+    /// stay, so that the agent can reconnect.
+    pub(super) fn addresses(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.addresses.subscribe()
+    }
+
+    /// Registers a link to a controller until the guard is dropped. `None` if the controller is linked
+    /// already.
+    pub(super) fn register(
+        &self,
+        id: &str,
+        client: FleetClient<LinkChannel>,
+    ) -> Option<LinkGuard<'_>> {
+        let mut links = self.lock();
+        if links.contains_key(id) {
+            return None;
+        }
+        let link = ControllerLink {
+            addresses: BTreeSet::new(),
+            client,
+        };
+        links.insert(id.to_owned(), link);
+        drop(links);
+        self.new_links.send_replace(());
+        Some(LinkGuard {
+            controllers: self,
+            id: id.to_owned(),
+        })
+    }
+
+    /// Returns a client for each linked controller.
+    pub(crate) fn clients(&self) -> Vec<FleetClient<LinkChannel>> {
+        self.lock()
+            .values()
+            .map(|link| link.client.clone())
+            .collect()
+    }
+
+    /// Returns a receiver that is notified with every new link.
+    pub(crate) fn new_links(&self) -> watch::Receiver<()> {
+        self.new_links.subscribe()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ControllerLink>> {
+        self.links.lock()
+    }
+}
+
+/// The registration of a linked controller. Dropping it removes the link.
 pub(super) struct LinkGuard<'a> {
-    peers: &'a LinkedControllers,
+    controllers: &'a LinkedControllers,
     id: String,
 }
 
 impl LinkGuard<'_> {
-    /// It names these.
-    pub(super) fn names(&self, addresses: Vec<String>) {
-        let mut linked = self.peers.lock();
-        if let Some(peer) = linked.get_mut(&self.id) {
-            peer.names = addresses.into_iter().collect();
+    /// Sets the link addresses that this controller names.
+    pub(super) fn set_addresses(&self, addresses: Vec<String>) {
+        let mut links = self.controllers.lock();
+        if let Some(link) = links.get_mut(&self.id) {
+            link.addresses = addresses.into_iter().collect();
         }
-        let all: BTreeSet<String> = linked.values().flat_map(|p| &p.names).cloned().collect();
-        drop(linked);
-        self.peers.named.send_if_modified(|named| {
-            let news = *named != all;
-            *named = all;
-            news
+        let all: BTreeSet<String> = links
+            .values()
+            .flat_map(|link| &link.addresses)
+            .cloned()
+            .collect();
+        drop(links);
+        self.controllers.addresses.send_if_modified(|addresses| {
+            let has_changed = *addresses != all;
+            *addresses = all;
+            has_changed
         });
     }
 }
 
 impl Drop for LinkGuard<'_> {
     fn drop(&mut self) {
-        self.peers.lock().remove(&self.id);
+        self.controllers.lock().remove(&self.id);
     }
 }
 
@@ -104,9 +113,9 @@ mod tests {
     use flotilla_proto::transport;
 
     #[tokio::test]
-    async fn a_controller_is_linked_once_and_all_that_any_names_are_known() {
+    async fn a_controller_is_linked_once_and_all_named_addresses_are_known() {
         let (near, far) = tokio::io::duplex(1_024);
-        let shaken = tokio::spawn(async move {
+        let handshake = tokio::spawn(async move {
             transport::connect(far, transport::DEFAULT_KEEPALIVE_TIMEOUT)
                 .await
                 .map(drop)
@@ -114,27 +123,25 @@ mod tests {
         let (channel, _connection) = transport::connect(near, transport::DEFAULT_KEEPALIVE_TIMEOUT)
             .await
             .unwrap();
-        shaken.await.unwrap().unwrap();
+        handshake.await.unwrap().unwrap();
         let client = FleetClient::with_origin(channel, transport::origin());
-        let peers = LinkedControllers::default();
-        let named = peers.named();
-        let one = peers.link("1", client.clone()).unwrap();
-        assert!(peers.link("1", client.clone()).is_none());
-        let two = peers.link("2", client.clone()).unwrap();
-        one.names(vec!["a".into(), "b".into()]);
-        two.names(vec!["b".into(), "c".into()]);
-        let all = |names: &[&str]| {
-            names
-                .iter()
-                .map(|n| (*n).to_owned())
-                .collect::<BTreeSet<_>>()
+        let controllers = LinkedControllers::default();
+        let addresses = controllers.addresses();
+        let first = controllers.register("1", client.clone()).unwrap();
+        assert!(controllers.register("1", client.clone()).is_none());
+        let second = controllers.register("2", client.clone()).unwrap();
+        first.set_addresses(vec!["a".into(), "b".into()]);
+        second.set_addresses(vec!["b".into(), "c".into()]);
+        let set = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned());
+            names.collect::<BTreeSet<_>>()
         };
-        assert_eq!(*named.borrow(), all(&["a", "b", "c"]));
-        drop(one);
-        two.names(vec!["c".into()]);
-        assert_eq!(*named.borrow(), all(&["c"]));
-        drop(two);
-        assert_eq!(*named.borrow(), all(&["c"]), "all there is to go by");
-        assert!(peers.link("1", client).is_some());
+        assert_eq!(*addresses.borrow(), set(&["a", "b", "c"]));
+        drop(first);
+        second.set_addresses(vec!["c".into()]);
+        assert_eq!(*addresses.borrow(), set(&["c"]));
+        drop(second);
+        assert_eq!(*addresses.borrow(), set(&["c"]), "kept without a link");
+        assert!(controllers.register("1", client).is_some());
     }
 }

@@ -1,81 +1,84 @@
-//! The links to all controllers: dialled by the agent, kept up for as long as it runs.
+//! The links to all controllers: opened by the agent and kept up while it runs.
 //!
-//! It begins with the addresses it was given; every controller it reaches says where the
-//! others are. Each link is a task of its own. What controllers want of the node they all
-//! read in one store, so the newest word counts, whoever brings it. While there is no link,
-//! the models stay as they are.
+//! The agent starts with the configured addresses; every controller it reaches names the others. Each
+//! link is a task of its own. All controllers read the node's desired state from one store, so the
+//! newest one counts, whichever controller sends it. While no link is up, the models stay as they are.
 
-mod backoff;
 mod desired_state;
+mod energy_report;
 mod linked_controllers;
+mod reconnect_delays;
 mod session;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use flotilla_core::spec::Taint;
-use flotilla_core::{NodeName, ZoneName};
-use flotilla_proto::v1::Inventory;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::energy_accounting::EnergyAccounting;
+use crate::inference_service::InferenceService;
 use crate::models::ModelStatuses;
-use crate::serve::InferenceService;
-use backoff::Backoff;
+use crate::node_description::NodeDescription;
 pub(crate) use desired_state::DesiredStateReceiver;
 pub(crate) use linked_controllers::LinkedControllers;
+use reconnect_delays::ReconnectDelays;
 use session::SessionError;
 
-/// A link that lasted this long makes the next failure the first one.
-const STEADY: std::time::Duration = std::time::Duration::from_secs(10);
+/// After a session of this length, the delays between attempts start over.
+const STABLE_SESSION: Duration = Duration::from_secs(10);
 
-/// Everything a link needs.
+/// What the links of an agent share.
 pub(crate) struct AgentLink {
-    pub(crate) name: NodeName,
-    pub(crate) identity: String,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) taints: Vec<Taint>,
-    pub(crate) zone: Option<ZoneName>,
-    pub(crate) inventory: Inventory,
+    pub(crate) node: NodeDescription,
     pub(crate) service: InferenceService,
     pub(crate) statuses: ModelStatuses,
     pub(crate) energy_accounting: EnergyAccounting,
-    pub(crate) orders: DesiredStateReceiver,
-    /// Resolves when no more requests are to be taken; those under way may finish.
+    pub(crate) desired_state: DesiredStateReceiver,
+    /// When cancelled, no new requests are accepted; running ones may finish.
     pub(crate) drain: CancellationToken,
-    /// Ends everything at once.
+    /// When cancelled, all links end at once.
     pub(crate) stop: CancellationToken,
 }
 
-/// Keeps links up to the controllers at `seeds` and to those they name, until told to drain or
-/// stop.
-pub(crate) async fn run(link: AgentLink, peers: Arc<LinkedControllers>, seeds: Vec<String>) {
+/// Keeps up links to the controllers at the configured `addresses` and to those they name, until the
+/// agent has drained or stops.
+pub(crate) async fn run(
+    link: AgentLink,
+    controllers: Arc<LinkedControllers>,
+    addresses: Vec<String>,
+) {
     let link = Arc::new(link);
-    let seeds: BTreeSet<String> = seeds.into_iter().collect();
-    let mut named = peers.named();
+    let configured: BTreeSet<String> = addresses.into_iter().collect();
+    let mut named = controllers.addresses();
     let mut links: JoinSet<()> = JoinSet::new();
     let mut running: HashMap<String, AbortHandle> = HashMap::new();
     loop {
-        let wanted: BTreeSet<String> = seeds.union(&named.borrow_and_update()).cloned().collect();
+        let current: BTreeSet<String> = configured
+            .union(&named.borrow_and_update())
+            .cloned()
+            .collect();
         running.retain(|address, task| {
-            let stays = wanted.contains(address);
-            if !stays {
-                tracing::info!(controller = address, "is gone for good");
+            let keep = current.contains(address);
+            if !keep {
+                tracing::info!(controller = address, "the controller has left the fleet");
                 task.abort();
             }
-            stays
+            keep
         });
-        for address in wanted {
+        for address in current {
             running.entry(address.clone()).or_insert_with(|| {
-                let (link, peers) = (link.clone(), peers.clone());
-                links.spawn(async move { keep(&link, &peers, &address).await })
+                let (link, controllers) = (link.clone(), controllers.clone());
+                links.spawn(async move { keep_linked(&link, &controllers, &address).await })
             });
         }
         tokio::select! {
             ended = links.join_next() => match ended {
-                // Aborted, or draining.
+                // The task was aborted above.
                 Some(_) if !link.drain.is_cancelled() && !link.stop.is_cancelled() => {}
+                // Draining: the other links still finish their requests.
                 Some(_) if !links.is_empty() => {}
                 _ => return,
             },
@@ -86,38 +89,39 @@ pub(crate) async fn run(link: AgentLink, peers: Arc<LinkedControllers>, seeds: V
     }
 }
 
-/// Keeps one link up.
-async fn keep(link: &AgentLink, peers: &LinkedControllers, address: &str) {
-    let mut backoff = Backoff::default();
-    let mut complained = false;
+/// Keeps up the link to one address.
+async fn keep_linked(link: &AgentLink, controllers: &LinkedControllers, address: &str) {
+    let mut delays = ReconnectDelays::default();
+    let mut has_warned = false;
     loop {
-        let began = tokio::time::Instant::now();
+        let started = Instant::now();
         let ended = tokio::select! {
             () = link.stop.cancelled() => return,
-            ended = session::run(link, peers, address) => ended,
+            ended = session::run(link, controllers, address) => ended,
         };
         if link.drain.is_cancelled() {
             return;
         }
-        if began.elapsed() >= STEADY {
-            backoff = Backoff::default();
-            complained = false;
+        if started.elapsed() >= STABLE_SESSION {
+            delays = ReconnectDelays::default();
+            has_warned = false;
         }
         match ended {
             Ok(()) => {}
-            // Linked already, at another of its addresses.
-            Err(SessionError::Known) => backoff = Backoff::longest(),
-            // Said once, not at every try.
-            Err(error) if std::mem::replace(&mut complained, true) => {
-                tracing::debug!(controller = address, %error, "no link");
+            // The controller is linked at another of its addresses.
+            Err(SessionError::AlreadyLinked) => delays = ReconnectDelays::longest(),
+            // One warning is enough until a session has been stable.
+            Err(error) if std::mem::replace(&mut has_warned, true) => {
+                tracing::debug!(controller = address, %error, "no link to the controller");
             }
-            Err(error) => tracing::warn!(controller = address, %error, "no link; trying on"),
+            Err(error) => {
+                tracing::warn!(controller = address, %error, "no link to the controller; retrying");
+            }
         }
-        let pause = backoff.next(fastrand::f64());
         tokio::select! {
             () = link.stop.cancelled() => return,
             () = link.drain.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(delays.next_delay()) => {}
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct InstanceTasks {
     /// Where the progress of fetches and loads is reported.
     statuses: ModelStatuses,
     metrics: NodeMetrics,
-    /// See [`AgentConfig::drain`](crate::AgentConfig::drain).
+    /// See [`AgentConfig::drain_timeout`](crate::AgentConfig::drain_timeout).
     drain_timeout: Duration,
     /// See [`AgentConfig::return_memory`](crate::AgentConfig::return_memory).
     return_memory: fn(),
@@ -57,6 +57,7 @@ impl InstanceTasks {
         let progress = self.progress(instance);
         let (artifacts, id) = (self.artifacts.clone(), instance.id);
         let task = self.running.spawn(async move {
+            let progress = |fraction| progress("fetching", fraction);
             let fetched = artifacts.fetch(&files, progress).await;
             (id, InstanceEvent::Fetched(fetched))
         });

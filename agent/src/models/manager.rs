@@ -136,7 +136,7 @@ impl ModelManager {
     /// Removes the files of models that are not desired.
     fn remove_unused_files(&self, desired: &[DesiredModel]) {
         let needed: Vec<Manifest> = desired.iter().filter_map(|d| d.files.clone()).collect();
-        if let Err(error) = self.artifacts.collect(&needed) {
+        if let Err(error) = self.artifacts.remove_unused(&needed) {
             tracing::warn!(%error, "unused model files could not be removed");
         }
     }

@@ -3,14 +3,13 @@
 mod progress;
 mod summary;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use flotilla_agent::energy_accounting::EnergyAccounting;
-use flotilla_agent::{Agent, AgentConfig};
+use flotilla_agent::{Agent, AgentConfig, NodeConfig};
 use flotilla_controller::admin::DesiredStateWriter;
 use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::spec::Resource;
@@ -94,21 +93,19 @@ async fn start_agents(
     for number in 1..=nodes {
         let name = format!("node-{number}");
         let agent = Agent::start(AgentConfig {
-            name: NodeName::new(&name)?,
+            node: NodeConfig {
+                memory: memory_per_agent(nodes),
+                ..NodeConfig::new(NodeName::new(&name)?)
+            },
             join: vec![controller.link().to_string()],
             data_dir: data_dir.join(&name),
-            labels: BTreeMap::new(),
-            taints: Vec::new(),
-            zone: None,
-            memory: memory_per_agent(nodes),
-            power: None,
             energy_accounting: Some(energy_accounting.clone()),
             // The controller exports their metrics.
             metrics: None,
             telemetry: telemetry.clone(),
             fetch_rate: None,
             simulated_slowdown: 1.0,
-            drain: DRAIN_TIMEOUT,
+            drain_timeout: DRAIN_TIMEOUT,
             return_memory: allocator::release_free_memory,
         });
         match agent {

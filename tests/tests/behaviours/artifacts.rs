@@ -117,7 +117,7 @@ async fn a_node_that_is_killed_while_it_fetches_goes_on_where_it_was() {
         .expect("a beginning");
     assert!(partial.metadata().unwrap().len() > 0);
     cluster.start_agent_with("n1", None, &[]);
-    cluster.agent_mut("n1").line_with("fetching goes on");
+    cluster.agent_mut("n1").line_with("resuming a fetch");
     cluster.until(async || api.ready("m").await == 1).await;
     assert_eq!(api.answer("m", QUESTION).await, "27");
     cluster.stop().await;

@@ -1,0 +1,151 @@
+//! Starts and stops an agent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_engine::{EngineSet, LoadError};
+use flotilla_telemetry::names::attr;
+use flotilla_telemetry::{KeyValue, ServiceIdentity, Telemetry, TelemetryError, TelemetrySettings};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::artifacts::ArtifactStore;
+use crate::config::AgentConfig;
+use crate::data_dir::{DataDir, DataDirError};
+use crate::energy_accounting::EnergyAccounting;
+use crate::inference_service::InferenceService;
+use crate::link::{self, AgentLink, DesiredStateReceiver, LinkedControllers};
+use crate::models::{ModelManager, ModelManagerConfig};
+use crate::node_description::NodeDescription;
+use crate::node_metrics::{self, NodeMetrics};
+use crate::{inventory, metrics_server};
+
+/// Why an agent cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentStartError {
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// An engine cannot be set up.
+    #[error("cannot set up the engines: {0}")]
+    Engines(#[from] LoadError),
+    /// The telemetry export cannot be set up.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    /// No controller address is configured.
+    #[error("there is no controller to join: give --join HOST:PORT")]
+    NoController,
+}
+
+/// A running agent.
+pub struct Agent {
+    drain: CancellationToken,
+    stop_links: CancellationToken,
+    stop_models: CancellationToken,
+    links: JoinSet<()>,
+    models: JoinSet<()>,
+    drain_timeout: Duration,
+    telemetry: Telemetry,
+}
+
+impl Agent {
+    /// Opens the data directory and starts all parts of the agent. Links are opened in the background,
+    /// so the controllers need not run yet.
+    ///
+    /// # Errors
+    /// [`AgentStartError`], whose message says what to do.
+    pub fn start(config: AgentConfig) -> Result<Self, AgentStartError> {
+        if config.join.is_empty() {
+            return Err(AgentStartError::NoController);
+        }
+        let data_dir = DataDir::open(&config.data_dir)?;
+        if let Some(warning) = inventory::unused_instructions() {
+            tracing::warn!("{warning}");
+        }
+        let power = config.node.power;
+        let node = NodeDescription::new(config.node, data_dir.identity().to_owned());
+        let telemetry = start_telemetry(&node, &config.telemetry)?;
+        let energy_accounting = config
+            .energy_accounting
+            .unwrap_or_else(|| EnergyAccounting::start_on_this_machine(power, 1));
+        let manager_config = ModelManagerConfig {
+            memory: node.memory(),
+            drain_timeout: config.drain_timeout,
+            return_memory: config.return_memory,
+            metrics: NodeMetrics::new(energy_accounting.clone(), &telemetry.meter()),
+        };
+        let controllers = Arc::new(LinkedControllers::default());
+        let artifacts = ArtifactStore::new(config.data_dir, controllers.clone(), config.fetch_rate);
+        let engines = EngineSet::new(config.simulated_slowdown)?;
+        let manager = ModelManager::new(engines, artifacts, manager_config);
+        let table = manager.table();
+        node_metrics::register(&telemetry.meter(), node.name(), &table, &energy_accounting);
+        let (desired_state, desired_models) = DesiredStateReceiver::new(data_dir);
+        let drain = CancellationToken::new();
+        let stop_links = CancellationToken::new();
+        let stop_models = CancellationToken::new();
+        let link = AgentLink {
+            service: InferenceService::new(table, &telemetry, node.name().clone()),
+            node,
+            energy_accounting,
+            statuses: manager.statuses(),
+            desired_state,
+            drain: drain.clone(),
+            stop: stop_links.clone(),
+        };
+        let mut links = JoinSet::new();
+        links.spawn(link::run(link, controllers, config.join));
+        if let Some(address) = config.metrics {
+            let server =
+                metrics_server::serve(address, telemetry.prometheus(), stop_models.clone());
+            tokio::spawn(server);
+        }
+        let mut models = JoinSet::new();
+        models.spawn(manager.run(desired_models, stop_models.clone()));
+        Ok(Self {
+            drain,
+            stop_links,
+            stop_models,
+            links,
+            models,
+            drain_timeout: config.drain_timeout,
+            telemetry,
+        })
+    }
+
+    /// Stops the agent: it accepts no new requests, lets running ones finish within the drain timeout,
+    /// then unloads the models.
+    pub async fn stop(mut self) {
+        self.drain.cancel();
+        let drained = async { while self.links.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.drain_timeout, drained)
+            .await
+            .is_err()
+        {
+            tracing::warn!("cancelled the requests that did not finish within the drain timeout");
+        }
+        self.stop_links.cancel();
+        while self.links.join_next().await.is_some() {}
+        self.stop_models.cancel();
+        while self.models.join_next().await.is_some() {}
+        self.telemetry.shutdown().await;
+    }
+}
+
+/// Starts the telemetry export, which identifies this agent by its node's name and zone.
+fn start_telemetry(
+    node: &NodeDescription,
+    settings: &TelemetrySettings,
+) -> Result<Telemetry, TelemetryError> {
+    let mut attributes = vec![KeyValue::new(attr::NODE, node.name().to_string())];
+    attributes.extend(
+        node.zone()
+            .map(|zone| KeyValue::new(attr::ZONE, zone.to_string())),
+    );
+    let identity = ServiceIdentity {
+        name: "flotilla-agent",
+        instance: node.name().to_string(),
+        attributes,
+    };
+    Telemetry::start(&identity, settings)
+}

@@ -1,0 +1,68 @@
+//! Errors of the artifact store.
+
+use std::io;
+
+use flotilla_core::Bytes;
+use flotilla_core::artifact::ArtifactFile;
+
+/// Why the files of a model are not on this node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ArtifactError {
+    /// No linked controller has the file with this path.
+    #[error("no controller has the file '{0}'")]
+    NotOnControllers(String),
+    /// The file with this path arrived with a wrong digest.
+    #[error("the file '{0}' arrived with a wrong SHA-256")]
+    DigestMismatch(String),
+    /// The disk has no room for the file with this path and size.
+    #[error("the node's disk is full: the file '{0}' takes {1}")]
+    DiskFull(String, Bytes),
+    /// The file with this path could not be written, with the error.
+    #[error("cannot write the file '{0}': {1}")]
+    Io(String, String),
+}
+
+impl ArtifactError {
+    /// Converts an I/O error on `file`.
+    pub(super) fn from_io(file: &ArtifactFile, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull(file.path.clone(), file.size)
+            }
+            _ => Self::Io(file.path.clone(), error.to_string()),
+        }
+    }
+
+    /// What an operator can do about the error.
+    #[must_use]
+    pub(crate) fn remedy(&self) -> &'static str {
+        match self {
+            Self::NotOnControllers(_) => {
+                "push the model again, or check the controllers' --data-dir"
+            }
+            Self::DigestMismatch(_) => {
+                "check the disks and the memory of the controller and of the node"
+            }
+            Self::DiskFull(..) => "free space below the agent's --data-dir, or choose another node",
+            Self::Io(..) => "check the disk below the agent's --data-dir",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::spec::Sha256Digest;
+
+    #[test]
+    fn a_full_disk_is_reported_as_full() {
+        let file = ArtifactFile {
+            path: "w".into(),
+            size: Bytes(7),
+            sha256: Sha256Digest([0; 32]),
+        };
+        let error = ArtifactError::from_io(&file, &io::ErrorKind::StorageFull.into());
+        assert_eq!(error, ArtifactError::DiskFull("w".into(), Bytes(7)));
+        assert!(error.remedy().contains("free space"));
+    }
+}

@@ -1,0 +1,127 @@
+//! The static description of this node, with which it joins a fleet.
+
+use std::collections::BTreeMap;
+
+use flotilla_core::spec::Taint;
+use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_proto::v1::{self, Inventory, JoinRequest};
+
+use crate::config::NodeConfig;
+use crate::inventory;
+
+/// Everything that controllers know about a node before it reports its status.
+pub(crate) struct NodeDescription {
+    name: NodeName,
+    /// See [`DataDir::identity`](crate::data_dir::DataDir::identity).
+    identity: String,
+    labels: BTreeMap<String, String>,
+    taints: Vec<Taint>,
+    zone: Option<ZoneName>,
+    inventory: Inventory,
+}
+
+impl NodeDescription {
+    /// Describes this machine as configured. Configured labels override those from the inventory.
+    pub(crate) fn new(config: NodeConfig, identity: String) -> Self {
+        let inventory = inventory::detect(config.memory, config.power);
+        let mut labels = inventory_labels(&config.name, &inventory);
+        labels.extend(config.labels);
+        Self {
+            name: config.name,
+            identity,
+            labels,
+            taints: config.taints,
+            zone: config.zone,
+            inventory,
+        }
+    }
+
+    pub(crate) fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    pub(crate) fn zone(&self) -> Option<&ZoneName> {
+        self.zone.as_ref()
+    }
+
+    /// Memory for models.
+    pub(crate) fn memory(&self) -> Bytes {
+        Bytes(self.inventory.memory_bytes)
+    }
+
+    /// Converts the description to the message with which the node joins a fleet.
+    pub(crate) fn join_request(&self) -> JoinRequest {
+        let taints = self.taints.iter().map(|taint| v1::Taint {
+            key: taint.key.clone(),
+            value: taint.value.clone(),
+        });
+        JoinRequest {
+            name: self.name.to_string(),
+            identity: self.identity.clone(),
+            labels: self.labels.clone().into_iter().collect(),
+            inventory: Some(self.inventory.clone()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            taints: taints.collect(),
+            zone: self
+                .zone
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+        }
+    }
+}
+
+/// The labels that every node has: `flotilla.dev/arch`, `flotilla.dev/os`, `flotilla.dev/node`, and
+/// `flotilla.dev/accelerator` if it has an accelerator other than its CPU.
+fn inventory_labels(name: &NodeName, inventory: &Inventory) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = [
+        ("flotilla.dev/arch", std::env::consts::ARCH),
+        ("flotilla.dev/os", std::env::consts::OS),
+        ("flotilla.dev/node", name.as_str()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect();
+    let accelerator = inventory.accelerators.iter().find(|name| *name != "cpu");
+    if let Some(accelerator) = accelerator {
+        labels.insert("flotilla.dev/accelerator".to_owned(), accelerator.clone());
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NodeConfig {
+        NodeConfig::new(NodeName::new("n1").unwrap())
+    }
+
+    #[test]
+    fn every_node_has_labels_from_its_inventory() {
+        let mut inventory = inventory::detect(None, None);
+        inventory.accelerators = vec!["cpu".into(), "cuda".into()];
+        let labels = inventory_labels(&config().name, &inventory);
+        assert_eq!(labels["flotilla.dev/node"], "n1");
+        assert_eq!(labels["flotilla.dev/arch"], std::env::consts::ARCH);
+        assert_eq!(labels["flotilla.dev/accelerator"], "cuda");
+    }
+
+    #[test]
+    fn the_join_request_has_what_is_configured() {
+        let config = NodeConfig {
+            labels: [("flotilla.dev/os".into(), "own".into())].into(),
+            zone: Some(ZoneName::new("clinic").unwrap()),
+            memory: Some(Bytes(7)),
+            ..config()
+        };
+        let node = NodeDescription::new(config, "id".into());
+        assert_eq!(node.memory(), Bytes(7));
+        let request = node.join_request();
+        assert_eq!(request.labels["flotilla.dev/os"], "own");
+        assert_eq!(request.labels["flotilla.dev/node"], "n1");
+        assert_eq!(
+            (request.zone.as_str(), request.identity.as_str()),
+            ("clinic", "id")
+        );
+    }
+}
