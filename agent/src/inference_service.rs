@@ -115,7 +115,11 @@ impl Inference for InferenceService {
         let (metadata, _, message) = request.into_parts();
         let request = GenerateRequest::try_from(message)?;
         let live = request.stream;
-        let call = self.traced(&metadata, request.input.operation(), request.model.as_str());
+        let call = self.traced(
+            &metadata,
+            request.input.operation_name(),
+            request.model.as_str(),
+        );
         let events = self.begin(request, call).await;
         let events = events.map_err(status::from_error)?;
         let replies = if live {

@@ -35,7 +35,7 @@ pub(crate) fn detect(memory: Option<Bytes>, power: Option<PowerRange>) -> Invent
         }
     }
     let cores = cores as u32;
-    let power = power.unwrap_or_else(|| PowerRange::guess(cores));
+    let power = power.unwrap_or_else(|| PowerRange::estimate(cores));
     Inventory {
         memory_bytes: memory.map_or((total as f64 * MEMORY_SHARE) as u64, |bytes| bytes.0),
         cores,

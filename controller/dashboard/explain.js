@@ -29,15 +29,16 @@ function Step({ label, children, last = false, tone = "" }) {
 }
 
 function Way({ record }) {
-  const { requested, task, confidence, abstained, model, node, outcome } = record;
-  const end = outcome?.end;
+  const { requested_model, task, classification, model, node, outcome } = record;
+  const { confidence, abstained } = classification ?? {};
+  const status = outcome?.status;
   return html`
     <ol class="way" aria-label="The way of the request">
-      <${Step} label="Asked for"><span class="mono">${requested}</span><//>
+      <${Step} label="Requested"><span class="mono">${requested_model}</span><//>
       ${task && html`<${Step} label=${abstained ? "Default task" : "Task"}>${task}${confidence !== undefined && !abstained && html` <small>${percent(confidence)} sure</small>`}<//>`}
       <${Step} label="Model">${model ? html`<${ModelLink} name=${model} />` : "none"}<//>
       <${Step} label="Node">${node ? html`<${NodeLink} name=${node} />` : "none"}<//>
-      <${Step} label=${end ?? "Under way"} last=${true} tone=${end === "failed" ? "bad" : ""}>${outcome ? ms(outcome.total_ms) : "…"}<//>
+      <${Step} label=${status ?? "Under way"} last=${true} tone=${status === "failed" ? "bad" : ""}>${outcome ? ms(outcome.total_ms) : "…"}<//>
     </ol>
   `;
 }
@@ -82,10 +83,11 @@ function Evidence({ evidence, score, bias, task }) {
 }
 
 function Task({ record }) {
-  const { best_task, confidence, runner_up, threshold, abstained, task, requested } = record;
-  if (best_task === undefined) {
-    return html`<${Panel} title="Which task"><p>${task ? `The request named the task ${task}.` : html`The request named the model <b class="mono">${requested}</b>: no task was looked for.`}</p><//>`;
+  const { classification, task, requested_model } = record;
+  if (!classification) {
+    return html`<${Panel} title="Which task"><p>${task ? `The request named the task ${task}.` : html`The request named the model <b class="mono">${requested_model}</b>: no task was looked for.`}</p><//>`;
   }
+  const { best_task, confidence, runner_up, threshold, abstained } = classification;
   return html`
     <${Panel} title="Which task">
       <p class="sentence">
@@ -96,7 +98,7 @@ function Task({ record }) {
       <${Confidence} name=${best_task} value=${confidence} threshold=${threshold} tone=${abstained ? "warn" : ""} />
       ${runner_up && html`<${Confidence} name=${runner_up.task} value=${runner_up.confidence} threshold=${threshold} tone="quiet" />`}
       <p class="legend-line"><span class="swatch-threshold"></span>threshold</p>
-      <${Evidence} ...${record} task=${best_task} />
+      <${Evidence} ...${classification} task=${best_task} />
     <//>
   `;
 }
@@ -132,7 +134,7 @@ function Candidates({ record }) {
   const mostJoules = most(({ predicted_joules }) => predicted_joules);
   const chosen = (candidate) => candidate.model === model && candidate.node === node;
   const spare = (record.hedges ?? []).find((hedge) => hedge.won && hedge.node === node);
-  const selection = (candidate) => (spare && chosen(candidate) ? `asked beside ${spare.slow}, which took long, and answered first` : candidate.selection?.text);
+  const selection = (candidate) => (spare && chosen(candidate) ? `sent as a hedge for ${spare.slow_node}, and answered first` : candidate.selection?.text);
   const weighed = candidates.some(({ selection }) => ["best_score", "lower_score", "slower"].includes(selection?.reason));
   const sorted = [...candidates].sort((a, b) => Number(chosen(b)) - Number(chosen(a)) || (a.predicted_ms ?? Infinity) - (b.predicted_ms ?? Infinity));
   return html`
@@ -150,14 +152,14 @@ function Candidates({ record }) {
                 </thead>
                 <tbody>
                   ${sorted.map((candidate) => {
-                    const requests = candidate.in_flight + candidate.elsewhere;
+                    const requests = candidate.in_flight + candidate.external_in_flight;
                     return html`
                       <tr key=${`${candidate.model} ${candidate.node}`} class=${chosen(candidate) ? "chosen" : ""}>
                         <th scope="row">
                           <${ModelLink} name=${candidate.model} />${chosen(candidate) && html`<span class="chosen-mark"><${Icon} name="chosen" />chosen</span>`}
                           <span class="row-note">on <${NodeLink} name=${candidate.node} /></span>
                           ${selection(candidate) && html`<span class="row-note">${selection(candidate)}</span>`}
-                          ${candidate.strain && html`<span class="row-note"><b class="chip">strained</b> ${candidate.strain}</span>`}
+                          ${candidate.pressure && html`<span class="row-note"><b class="chip">under pressure</b> ${candidate.pressure}</span>`}
                         </th>
                         <${Compared} label="Load" value=${requests} most=${Math.max(candidate.concurrency, requests)} tone=${requests >= candidate.concurrency ? "tight" : ""} text=${`${requests} of ${candidate.concurrency} at once`} />
                         <${Compared} label="First token" value=${candidate.predicted_first_token_ms} most=${mostFirst} text=${`≈ ${ms(candidate.predicted_first_token_ms)}`} />
@@ -171,29 +173,29 @@ function Candidates({ record }) {
                 </tbody>
               </table>
             </div>
-            <p class="legend-line muted">Times and joules are predictions, made before anything was sent. ${NONE} is not known yet${scored ? "; the score is the weighted mean of its parts, 1 for the best of them" : ""}. ${weighed ? "Of a model's replicas the one goes first that comes nearest to what the task weighs" : "Of a model's replicas the one goes first with the least time × √joules, of those that have room and are hardly later than the soonest"}; what is in memory, strain, and the age of what is known of a replica count, too.</p>
+            <p class="legend-line muted">Times and energy were predicted before the request was sent. ${NONE} means not known yet${scored ? "; the score is the weighted mean of its parts, each of which is 1 for the best candidate" : ""}. ${weighed ? "Of a model's replicas the one with the best score by the task's weights is chosen" : "Of a model's replicas that have a free slot and are within the slack of the soonest, the one with the least time × √joules is chosen"}. Cached prompts, node pressure and the age of the estimates are included.</p>
           `}
     <//>
   `;
 }
 
 const REASONS = {
-  unknown: "the fleet has no such model",
-  not_loaded: "it is not loaded there",
-  loading: "it is loading there",
-  failed: "it could not be loaded there",
-  draining: "it is about to leave that node",
-  node_away: "the node is away",
-  zone: "not in a zone that the request may enter",
-  full: "it takes no more requests",
-  queued: "others wait for it already",
-  breaker: "it failed time after time and is left alone for a while",
-  error: "it was asked and did not answer",
-  memory: "its node has not enough memory",
-  quality: "it does the task less well than asked, or was not measured",
-  latency: "it is expected to take longer than asked",
-  energy: "it is expected to take more energy than asked",
-  deadline: "it is expected to answer after the deadline",
+  unknown_model: "the fleet has no such model",
+  not_loaded: "the model is not loaded on the node",
+  loading: "the model is being loaded on the node",
+  load_failed: "the model could not be loaded on the node",
+  draining: "the replica is about to be removed from the node",
+  node_disconnected: "the node is not connected",
+  zone: "the node is in no zone that the request may enter",
+  full: "the replica accepts no more requests",
+  queued: "other requests are waiting for the model already",
+  circuit_open: "the replica's circuit breaker is open after repeated failures",
+  attempt_failed: "the replica was asked and failed",
+  memory: "the node has not enough memory for the model",
+  quality: "the model's quality is below the limit, or was not measured",
+  latency: "the predicted time is above the limit",
+  energy: "the predicted energy is above the limit",
+  deadline: "the predicted time is past the deadline",
 };
 
 function Rejected({ rejected }) {
@@ -214,24 +216,24 @@ function Rejected({ rejected }) {
   `;
 }
 
-const VERDICTS = {
-  kept: "it was sure: its answer is the answer",
-  unsure: "it was not sure enough: the next model was asked",
-  stopped_early: "it was so unsure that the rest of its answer was not waited for",
-  malformed: "its answer does not match the schema: the next model was asked",
-  failed: "it could not be asked, or failed",
-  kept_for_want_of_better: "it was not sure enough, but no larger model could be asked",
+const TIER_OUTCOMES = {
+  accepted: "the confidence reached the threshold: the answer was returned",
+  low_confidence: "the confidence was below the threshold: the next model was asked",
+  stopped_early: "the confidence could no longer reach the threshold: the attempt was cancelled early",
+  schema_mismatch: "the answer does not match the schema: the next model was asked",
+  failed: "no replica could be asked, or the attempt failed",
+  accepted_as_fallback: "the confidence was below the threshold, but no larger model could answer",
 };
 const MEASURES = {
   mean: "mean probability of its tokens",
   min: "smallest probability of a token",
-  margin: "smallest lead of a token over the next best",
+  margin: "smallest margin of a token over the next best one",
 };
 
 function Cascade({ record }) {
-  const { tiers, model, node } = record;
+  const { cascade_tiers: tiers, model, node } = record;
   if (!tiers?.length) return null;
-  const answered = tiers.some(({ verdict }) => verdict.startsWith("kept"));
+  const answered = tiers.some(({ outcome }) => outcome.startsWith("accepted"));
   return html`
     <${Panel} title="Cascade" aside="smaller models first">
       <ol class="tiers">
@@ -240,10 +242,10 @@ function Cascade({ record }) {
             <li>
               <div class="tier-head">
                 <${ModelLink} name=${tier.model} />${tier.node && html`<span class="row-note inline">on <${NodeLink} name=${tier.node} /></span>`}
-                <${State} name=${tier.verdict} />
+                <${State} name=${tier.outcome} />
               </div>
-              <${Confidence} name=${html`<span title=${MEASURES[tier.measure]}>confidence</span>`} value=${tier.confidence} threshold=${tier.threshold} tone=${tier.verdict === "kept" ? "" : "warn"} note=${`had to be ${percent(tier.threshold)}; the ${MEASURES[tier.measure]}`} />
-              <p class="row-note">${VERDICTS[tier.verdict]}${tier.error ? `: ${tier.error}` : ""}. ${ms(tier.ms)}, ${tokens(tier.completion_tokens)}, ${joules(tier.joules)}</p>
+              <${Confidence} name=${html`<span title=${MEASURES[tier.measure]}>confidence</span>`} value=${tier.confidence} threshold=${tier.threshold} tone=${tier.outcome === "accepted" ? "" : "warn"} note=${`had to be ${percent(tier.threshold)}; the ${MEASURES[tier.measure]}`} />
+              <p class="row-note">${TIER_OUTCOMES[tier.outcome]}${tier.error ? `: ${tier.error}` : ""}. ${ms(tier.duration_ms)}, ${tokens(tier.completion_tokens)}, ${joules(tier.joules)}</p>
             </li>
           `,
         )}
@@ -260,10 +262,10 @@ function Hedges({ hedges }) {
     <${Panel} title="Hedges">
       <ul class="rejected">
         ${hedges.map(
-          ({ slow, node, after_ms, won }) => html`
+          ({ slow_node, node, delay_ms, won }) => html`
             <li>
-              <span><${NodeLink} name=${node} /> <span class="row-note inline">asked beside <${NodeLink} name=${slow} /></span></span>
-              <span>after ${ms(after_ms)} without a first token; ${won ? html`<b>it answered first</b>` : html`the first one answered sooner all the same`}</span>
+              <span><${NodeLink} name=${node} /> <span class="row-note inline">hedge for <${NodeLink} name=${slow_node} /></span></span>
+              <span>after ${ms(delay_ms)} without a first token; ${won ? html`<b>it answered first</b>` : html`the first replica answered sooner all the same`}</span>
             </li>
           `,
         )}
@@ -284,7 +286,7 @@ function Bounds({ record }) {
           ["Quality at least", limits.minQuality !== undefined && percent(limits.minQuality)],
           ["Time at most", limits.maxLatency],
           ["Energy at most", limits.maxJoules !== undefined && joules(limits.maxJoules)],
-          ["In memory", affinity && html`<${NodeLink} name=${affinity.node} /> ${affinity.known_bytes > 0 ? `has read ${affinity.known_bytes} bytes of the conversation before` : "has its session"}, ${affinity.taken ? "and was chosen" : "but another one was sooner"}`],
+          ["In memory", affinity && html`<${NodeLink} name=${affinity.node} /> ${affinity.cached_bytes > 0 ? `has ${affinity.cached_bytes} bytes of the conversation in memory` : "had the session before"}, ${affinity.chosen ? "and was chosen" : "but another replica was sooner"}`],
           ["Prompt", prompt && html`<q class="prompt">${prompt}</q>`],
         ]}
       />

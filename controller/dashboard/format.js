@@ -109,5 +109,5 @@ export function counted(amount, singular, plural = `${singular}s`) {
   return `${count(amount)} ${amount === 1 ? singular : plural}`;
 }
 
-/** `node_away` → `node away`. */
+/** `not_loaded` → `not loaded`. */
 export const words = (name) => name.replaceAll("_", " ");

@@ -8,7 +8,7 @@ import { href } from "./routes.js";
 const KINDS = {
   Ready: "good",
   answered: "good",
-  kept: "good",
+  accepted: "good",
   Joining: "busy",
   Fetching: "busy",
   Loading: "busy",
@@ -20,13 +20,13 @@ const KINDS = {
   Partial: "warn",
   Pending: "warn",
   Cordoned: "warn",
-  unsure: "warn",
+  low_confidence: "warn",
   stopped_early: "warn",
-  kept_for_want_of_better: "warn",
+  accepted_as_fallback: "warn",
   Lost: "bad",
   Failed: "bad",
   failed: "bad",
-  malformed: "bad",
+  schema_mismatch: "bad",
 };
 
 export const stateKind = (state) => KINDS[state] ?? "idle";

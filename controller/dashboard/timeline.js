@@ -4,9 +4,9 @@ import { html } from "./html.js";
 import { ms } from "./format.js";
 
 /** `[name, kind, milliseconds]` of each part, in order. */
-function parts({ tiers = [], outcome }) {
+function parts({ cascade_tiers: tiers = [], outcome }) {
   const { first_token_ms: first, total_ms: total, queued_ms: queued = 0 } = outcome;
-  const asked = tiers.filter(({ verdict }) => !verdict.startsWith("kept")).reduce((sum, tier) => sum + tier.ms, 0);
+  const asked = tiers.filter(({ outcome }) => !outcome.startsWith("accepted")).reduce((sum, tier) => sum + tier.duration_ms, 0);
   if (first === undefined) return [["without a token", "waited", total]];
   const before = Math.min(asked, first);
   const waited = Math.min(queued, first - before);

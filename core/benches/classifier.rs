@@ -42,7 +42,7 @@ fn examples(requests: Vec<Request>) -> TrainingSet {
     let mut examples = TrainingSet::default();
     for (text, task) in requests {
         let Some(task) = task else {
-            examples.none.push(text);
+            examples.out_of_scope.push(text);
             continue;
         };
         match examples.tasks.iter_mut().find(|(name, _)| *name == task) {

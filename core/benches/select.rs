@@ -6,7 +6,9 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use flotilla_core::Joules;
 use flotilla_core::estimate::{ComputeTime, RequestCost, ServedRequest, SpeedEstimate};
-use flotilla_core::routing::{CandidateStatus, ReplicaCandidate, ReplicaLoad, prefer, select};
+use flotilla_core::routing::{
+    CandidateStatus, ReplicaCandidate, ReplicaLoad, choose_replica, sample_and_choose,
+};
 
 fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("select");
@@ -15,7 +17,7 @@ fn bench(c: &mut Criterion) {
             .map(|i| {
                 let load = ReplicaLoad {
                     in_flight: i % 7,
-                    elsewhere: i % 3,
+                    external_in_flight: i % 3,
                     concurrency: 4,
                     capacity: 68,
                 };
@@ -24,7 +26,7 @@ fn bench(c: &mut Criterion) {
                     prompt_tokens: 20,
                     completion_tokens: 20,
                     seconds: 1.0,
-                    computed: Some(ComputeTime {
+                    compute_time: Some(ComputeTime {
                         prefill: 0.005,
                         decode: 0.001 * (1 + i % 10) as f32,
                     }),
@@ -32,25 +34,25 @@ fn bench(c: &mut Criterion) {
                 };
                 ReplicaCandidate {
                     load,
-                    pace: Some(SpeedEstimate::learn(None, served, 100.0)),
+                    speed: Some(SpeedEstimate::learn(None, served, 100.0)),
                     joules: Some(Joules((1 + i % 5) as f32)),
-                    left: 1.0,
-                    strain: 1.0,
+                    remaining_share: 1.0,
+                    pressure_factor: 1.0,
                 }
             })
             .collect();
         let mut random = fastrand::Rng::with_seed(7);
-        let work = RequestCost {
+        let cost = RequestCost {
             prompt_bytes: 80,
             max_tokens: Some(16),
         };
         group.bench_function(BenchmarkId::from_parameter(nodes), |b| {
             b.iter(|| {
-                select(
+                sample_and_choose(
                     black_box(replicas.len()),
                     None,
-                    |i| CandidateStatus::Able(replicas[i]),
-                    |seen| prefer(seen, None, work, 130.0),
+                    |i| CandidateStatus::Eligible(replicas[i]),
+                    |seen| choose_replica(seen, None, cost, 130.0).map_or(0, |choice| choice.index),
                     |n| random.usize(..n),
                 )
             });

@@ -1,69 +1,72 @@
-//! How fast a replica answers, learnt from its answers, and how long the next one will take there.
+//! Learns how fast a replica answers and predicts how long the next answer takes there.
 //!
-//! A request's work is the bytes of its prompt and the tokens of its answer. Of each replica it is
-//! learnt how the time to read a prompt grows with its bytes, and how long a token of an answer
-//! takes. What was learnt long ago is trusted less and less: the replica then counts as
-//! fast as the one it is compared with, so that it is tried again.
+//! The cost of a request is the bytes of its prompt and the tokens of its answer. For each replica
+//! two things are learnt: how the time to read a prompt grows with its bytes, and how long one token
+//! of an answer takes. Old knowledge is trusted less and less: the replica then counts as fast as
+//! the fastest one it is compared with, so that it is tried again.
 
 use crate::routing::ReplicaLoad;
 
-/// Prompt tokens that are as much work as one token of an answer, where a node does not say how
-/// long each part took: a prompt is computed at once, an answer token by token. On a CPU it is
-/// about ten, on a GPU more.
-const PROMPT_TOKENS: f32 = 10.0;
-/// What one more answer weighs in the means.
-const NEW: f32 = 0.2;
-/// What is known is trusted half as much, on a scale of ratios, after so many seconds. A slow replica that
-/// nobody asks is tried again after about four of these, and that request is late: in the fleet of
-/// `benches/fleet_day`, 30 % busy, the slowest twentieth takes a third longer where it is a minute.
-const HALF_LIFE: f32 = 300.0;
-/// An idle replica is hoped to be twice as fast for each so many seconds that nobody asked it: only what is
-/// tried shows that it is better by now. The further it misses a limit, the rarer it is tried.
-const HOPE: f32 = 300.0;
-/// Part of an answer's time by which each request that is computed beside it slows it down,
-/// also where there is room for more: of equal replicas the least busy comes first.
-const CROWDING: f32 = 0.25;
-/// Times that differ by less than this factor count as one: what one of two equal replicas is
-/// ahead by chance shall not give it all requests.
-const ALIKE: f32 = 1.25;
-/// By what factor one answer that was not waited for can lengthen what is expected, at most.
-const MOST_STRETCH: f32 = 4.0;
-/// What the belief that a prompt's time is in proportion to its bytes weighs, in squared
-/// coefficients of variation of the bytes that were seen.
-const PROPORTION: f32 = 0.01;
-/// Bytes of a prompt up to which what it takes is mostly the same for all: a few bytes say nothing of
-/// what many take.
-const SHORT: f32 = 100.0;
-/// What one more answer weighs in how prompts' times go with their bytes.
-const NEW_SLOPE: f32 = 0.05;
+/// Prompt tokens that cost as much as one token of an answer, where a node does not report how long
+/// prefill and decode took: a prompt is computed in batches, an answer token by token. The ratio is
+/// about ten on a CPU and higher on a GPU; our own estimate.
+const PROMPT_TOKENS_PER_OUTPUT_TOKEN: f32 = 10.0;
+/// The weight of a new answer in the running means.
+const NEW_WEIGHT: f32 = 0.2;
+/// The weight of a new answer in the running variance and covariance of prompts, which need more
+/// samples than the means.
+const NEW_SLOPE_WEIGHT: f32 = 0.05;
+/// Seconds in which trust in an estimate halves. A slow replica that gets no requests is tried again
+/// after about four half-lives, and that request is late: in the fleet of `benches/fleet_day` at
+/// 30 % load the p95 is a third longer with a half-life of one minute.
+const TRUST_HALF_LIFE: f32 = 300.0;
+/// The share of an answer's time that each concurrent request adds, also while slots are free: of
+/// equal replicas the least busy one comes first. Our own estimate.
+const CONTENTION: f32 = 0.25;
+/// Values that differ by less than this factor count as equal: what one of two equal replicas is
+/// ahead by chance must not give it all requests. Our own choice.
+const SIMILAR: f32 = 1.25;
+/// The most that one abandoned request may lengthen an estimate, as a factor.
+const MAX_STRETCH: f32 = 4.0;
+/// The weight of the prior that prefill time is proportional to the prompt's bytes, in squared
+/// coefficients of variation of the bytes seen so far.
+const PROPORTIONAL_PRIOR: f32 = 0.01;
+/// Bytes of a prompt up to which prefill time is mostly constant: a few bytes say nothing of how
+/// long many take.
+const SHORT_PROMPT_BYTES: f32 = 100.0;
+/// The shortest time that replicas are compared by, in seconds, so that ratios stay finite.
+const MIN_SECONDS: f32 = 1e-9;
 
-/// What a request asks for, as far as is known before it is answered.
+/// The cost of a request, as far as it is known before the answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RequestCost {
-    /// Of the prompt.
+    /// Bytes of the prompt.
     pub prompt_bytes: u32,
-    /// Most tokens of the answer.
+    /// The most tokens that the answer may have. `None` if the request sets no limit.
     pub max_tokens: Option<u32>,
 }
 
-/// How fast a replica answers.
+/// How fast a replica answers, learnt from its answers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpeedEstimate {
-    prompt: PrefillRegression,
-    /// Seconds for a token of an answer after its first one.
+    prefill: PrefillRegression,
+    /// Seconds for each token of an answer after the first one.
     decode: f32,
-    /// Tokens of an answer.
+    /// Mean tokens of an answer.
     output: f32,
-    /// When it was learnt, in seconds of the caller's clock.
-    at: f32,
-    /// Whether no answer was seen yet, only that one takes so long at least.
-    least: bool,
+    /// When it was last updated, in seconds of the caller's clock.
+    updated: f32,
+    /// Whether no complete answer was seen yet, only a lower bound of the time to the first token.
+    lower_bound: bool,
 }
 
-/// How the time to the first token grows with the prompt: running means of a regression.
+/// How the time to the first token grows with the bytes of the prompt: the running moments of a
+/// linear regression.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct PrefillRegression {
+    /// Mean bytes of a prompt.
     bytes: f32,
+    /// Mean seconds to the first token.
     seconds: f32,
     /// Variance of the bytes.
     variance: f32,
@@ -74,52 +77,57 @@ struct PrefillRegression {
 /// An answer that a replica gave.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ServedRequest {
+    /// Bytes of the prompt that the replica had to read.
     pub prompt_bytes: u32,
+    /// Tokens of the prompt.
     pub prompt_tokens: u32,
+    /// Tokens of the answer.
     pub completion_tokens: u32,
-    /// From dispatch to its end, in seconds.
+    /// Seconds from dispatch to the end of the answer.
     pub seconds: f32,
-    /// How long computing it took, if its node says so.
-    pub computed: Option<ComputeTime>,
-    /// The replica's load when it was dispatched, itself not included.
+    /// How long the node computed the answer. `None` if the node does not report it.
+    pub compute_time: Option<ComputeTime>,
+    /// The replica's load at dispatch, without this request.
     pub load: ReplicaLoad,
 }
 
-/// How long computing an answer took, in seconds, without what it waited.
+/// How long a node computed an answer, without the time it waited in the queue.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ComputeTime {
-    /// Up to the first token.
+    /// Seconds up to the first token.
     pub prefill: f32,
-    /// From there to the last one.
+    /// Seconds from the first token to the last.
     pub decode: f32,
 }
 
-/// When an answer is expected, in seconds from now.
+/// When an answer is expected.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LatencyPrediction {
+    /// Seconds from now to the first token.
     pub first_token: f32,
+    /// Seconds from now to the end of the answer.
     pub total: f32,
 }
 
-/// By which factor a request is slower on a replica of this load than alone: as often as all its
-/// places have to be taken by turns, and a little for each request beside it.
+/// The factor by which a request takes longer on a replica of this load than on an idle one. Once
+/// all slots are busy requests take turns, and each concurrent request slows the others a little.
 #[must_use]
-pub fn crowd(load: ReplicaLoad) -> f32 {
+pub fn contention_factor(load: ReplicaLoad) -> f32 {
     let turns = (load.requests() as f32 + 1.0) / load.concurrency.max(1) as f32;
-    turns.max(1.0) + CROWDING * turns
+    turns.max(1.0) + CONTENTION * turns
 }
 
 impl ServedRequest {
-    /// Without what it waited. Where the node does not say: as if it had been computed by turns with
-    /// what was there before it, parted by tokens.
-    fn computed(self) -> ComputeTime {
-        self.computed.unwrap_or_else(|| {
-            let alone = self.seconds / crowd(self.load);
-            let prompt = self.prompt_tokens as f32 / PROMPT_TOKENS + 1.0;
-            let prefill = alone * prompt / (prompt + self.completion_tokens as f32);
+    /// How long the answer was computed. Where the node does not report it, the time since dispatch
+    /// is divided by the contention and split by tokens.
+    fn compute_time_or_estimate(self) -> ComputeTime {
+        self.compute_time.unwrap_or_else(|| {
+            let unloaded = self.seconds / contention_factor(self.load);
+            let prompt = self.prompt_tokens as f32 / PROMPT_TOKENS_PER_OUTPUT_TOKEN + 1.0;
+            let prefill = unloaded * prompt / (prompt + self.completion_tokens as f32);
             ComputeTime {
                 prefill,
-                decode: alone - prefill,
+                decode: unloaded - prefill,
             }
         })
     }
@@ -127,37 +135,39 @@ impl ServedRequest {
 
 impl PrefillRegression {
     fn learn(&mut self, bytes: f32, seconds: f32) {
-        let (off, late) = (bytes - self.bytes, seconds - self.seconds);
-        let mean = |old: f32, new: f32| old + NEW_SLOPE * (new - old);
-        self.bytes += NEW * off;
-        self.seconds += NEW * late;
-        self.variance = mean(self.variance, (1.0 - NEW) * off * off);
-        self.covariance = mean(self.covariance, (1.0 - NEW) * off * late);
+        let (bytes_off, seconds_off) = (bytes - self.bytes, seconds - self.seconds);
+        let mean = |old: f32, new: f32| old + NEW_SLOPE_WEIGHT * (new - old);
+        self.bytes += NEW_WEIGHT * bytes_off;
+        self.seconds += NEW_WEIGHT * seconds_off;
+        let remaining = 1.0 - NEW_WEIGHT;
+        self.variance = mean(self.variance, remaining * bytes_off * bytes_off);
+        self.covariance = mean(self.covariance, remaining * bytes_off * seconds_off);
     }
 
-    /// Seconds to read so many bytes: by ridge regression towards proportion.
+    /// Seconds to read so many bytes, by a ridge regression whose prior is proportionality.
     fn seconds(self, bytes: f32) -> f32 {
-        let typical = self.bytes.max(SHORT);
-        let belief = PROPORTION * typical * typical;
+        let typical = self.bytes.max(SHORT_PROMPT_BYTES);
+        let prior = PROPORTIONAL_PRIOR * typical * typical;
         let proportion = self.seconds / typical;
-        let slope = (self.covariance + belief * proportion) / (self.variance + belief);
+        let slope = (self.covariance + prior * proportion) / (self.variance + prior);
         let slope = slope.clamp(0.0, 2.0 * proportion);
         (self.seconds + slope * (bytes - self.bytes)).max(0.0)
     }
 }
 
 impl SpeedEstimate {
-    /// What `known` becomes by one more answer, which ended `now`.
+    /// The `previous` estimate updated with an answer that ended at the time `now`. The first
+    /// complete answer replaces a lower bound.
     #[must_use]
-    pub fn learn(known: Option<Self>, served: ServedRequest, now: f32) -> Self {
-        let ComputeTime { prefill, decode } = served.computed();
+    pub fn learn(previous: Option<Self>, served: ServedRequest, now: f32) -> Self {
+        let ComputeTime { prefill, decode } = served.compute_time_or_estimate();
         let tokens = served.completion_tokens as f32;
-        // The first token is there when the prompt is read.
+        // The first token is there once the prompt is read.
         let decode = decode / (tokens - 1.0).max(1.0);
         let bytes = served.prompt_bytes as f32;
-        let Some(mut known) = known.filter(|known| !known.least) else {
+        let Some(mut estimate) = previous.filter(|previous| !previous.lower_bound) else {
             return Self {
-                prompt: PrefillRegression {
+                prefill: PrefillRegression {
                     bytes,
                     seconds: prefill,
                     variance: 0.0,
@@ -165,143 +175,177 @@ impl SpeedEstimate {
                 },
                 decode,
                 output: tokens,
-                at: now,
-                least: false,
+                updated: now,
+                lower_bound: false,
             };
         };
-        known.prompt.learn(bytes, prefill);
-        known.decode += NEW * (decode - known.decode);
-        known.output += NEW * (tokens - known.output);
-        known.at = now;
-        known
+        estimate.prefill.learn(bytes, prefill);
+        estimate.decode += NEW_WEIGHT * (decode - estimate.decode);
+        estimate.output += NEW_WEIGHT * (tokens - estimate.output);
+        estimate.updated = now;
+        estimate
     }
 
-    /// What `known` becomes by an answer to this work that was not waited for, `alone` seconds after a
-    /// replica with room for it was asked: it takes that long at least.
+    /// The `previous` estimate updated with an abandoned request of this `cost`: after `seconds` on
+    /// a replica with a free slot it had not been answered, so it takes that long at least.
     #[must_use]
-    pub fn learn_least(
-        known: Option<Self>,
-        work: RequestCost,
-        alone: f32,
+    pub fn learn_lower_bound(
+        previous: Option<Self>,
+        cost: RequestCost,
+        seconds: f32,
         load: ReplicaLoad,
         now: f32,
     ) -> Option<Self> {
-        let expected = known.map(|known| known.alone(work));
-        if expected.is_some_and(|expected| alone <= expected) {
-            return known;
-        }
-        let (Some(known), Some(expected)) = (known, expected) else {
+        let Some(estimate) = previous else {
             let served = ServedRequest {
-                prompt_bytes: work.prompt_bytes,
+                prompt_bytes: cost.prompt_bytes,
                 prompt_tokens: 0,
                 completion_tokens: 1,
-                seconds: alone,
-                computed: Some(ComputeTime {
-                    prefill: alone,
+                seconds,
+                compute_time: Some(ComputeTime {
+                    prefill: seconds,
                     decode: 0.0,
                 }),
                 load,
             };
             return Some(Self {
-                least: true,
+                lower_bound: true,
                 ..Self::learn(None, served, now)
             });
         };
-        // What was expected is stretched to what it takes at least, but one request is not believed
-        // all: the same one said twice changes nothing.
-        let stretch = (alone / expected.max(f32::MIN_POSITIVE)).min(MOST_STRETCH);
+        let expected = estimate.unloaded_seconds(cost);
+        if seconds <= expected {
+            return previous;
+        }
+        // The estimate is stretched to the lower bound, so that a second report of the same request
+        // changes nothing. One request alone must not stretch it without limit.
+        let stretch = (seconds / expected.max(MIN_SECONDS)).min(MAX_STRETCH);
         Some(Self {
-            prompt: PrefillRegression {
-                seconds: known.prompt.seconds * stretch,
-                covariance: known.prompt.covariance * stretch,
-                ..known.prompt
+            prefill: PrefillRegression {
+                seconds: estimate.prefill.seconds * stretch,
+                covariance: estimate.prefill.covariance * stretch,
+                ..estimate.prefill
             },
-            decode: known.decode * stretch,
-            at: now,
-            ..known
+            decode: estimate.decode * stretch,
+            updated: now,
+            ..estimate
         })
     }
 
-    /// Whether no answer was seen yet, only that one takes so long at least.
+    /// Whether no complete answer was seen yet, only a lower bound of the time to the first token.
     #[must_use]
-    pub fn is_least(self) -> bool {
-        self.least
+    pub fn is_lower_bound(self) -> bool {
+        self.lower_bound
     }
 
-    /// By which factor an idle replica may be faster by now than was learnt, for all that is known: 1
-    /// at first, less the longer nobody asked it.
+    /// The factor by which an idle replica may be faster by now than it was when last seen. It
+    /// starts at 1 and halves every [`TRUST_HALF_LIFE`] seconds without an answer: only trying shows
+    /// whether a replica has improved, and the further it misses a limit, the more rarely it is
+    /// tried.
     #[must_use]
-    pub fn hope(self, now: f32) -> f32 {
-        0.5_f32.powf((now - self.at).max(0.0) / HOPE)
+    pub fn exploration_bonus(self, now: f32) -> f32 {
+        0.5_f32.powf((now - self.updated).max(0.0) / TRUST_HALF_LIFE)
     }
 
-    /// Seconds to the first token of this work, alone.
-    fn prefill(self, work: RequestCost) -> f32 {
-        self.prompt.seconds(work.prompt_bytes as f32)
+    /// Seconds to the first token on an idle replica.
+    fn prefill_seconds(self, cost: RequestCost) -> f32 {
+        self.prefill.seconds(cost.prompt_bytes as f32)
     }
 
-    /// Seconds for this work, alone.
+    /// Seconds that a request of this `cost` takes on an idle replica.
     #[must_use]
-    pub fn alone(self, work: RequestCost) -> f32 {
-        let most = work.max_tokens.map_or(f32::MAX, |most| most as f32);
-        let tokens = self.output.min(most);
-        self.prefill(work) + self.decode * (tokens - 1.0).max(0.0)
+    pub fn unloaded_seconds(self, cost: RequestCost) -> f32 {
+        let max_tokens = cost.max_tokens.map_or(f32::MAX, |max| max as f32);
+        let tokens = self.output.min(max_tokens);
+        self.prefill_seconds(cost) + self.decode * (tokens - 1.0).max(0.0)
     }
 
-    /// When an answer to this work is expected on a replica of this load.
+    /// The same, but not so short that ratios become infinite.
+    fn bounded_seconds(self, cost: RequestCost) -> f32 {
+        self.unloaded_seconds(cost).max(MIN_SECONDS)
+    }
+
+    /// When the answer to a request of this `cost` is expected on a replica of this load.
     #[must_use]
-    pub fn predict(self, load: ReplicaLoad, work: RequestCost) -> LatencyPrediction {
-        let places = load.concurrency.max(1);
-        let ahead = (load.requests() + 1).saturating_sub(places) as f32;
-        // What is being computed is half done, in the mean.
+    pub fn predict(self, load: ReplicaLoad, cost: RequestCost) -> LatencyPrediction {
+        let slots = load.concurrency.max(1);
+        let ahead = (load.requests() + 1).saturating_sub(slots) as f32;
         let typical = RequestCost {
-            prompt_bytes: self.prompt.bytes as u32,
+            prompt_bytes: self.prefill.bytes as u32,
             max_tokens: None,
         };
-        let wait = (ahead - 0.5).max(0.0) / places as f32 * self.alone(typical);
+        // The requests in the slots are half done on average.
+        let wait = (ahead - 0.5).max(0.0) / slots as f32 * self.unloaded_seconds(typical);
         LatencyPrediction {
-            first_token: wait + self.prefill(work),
-            total: wait + self.alone(work),
+            first_token: wait + self.prefill_seconds(cost),
+            total: wait + self.unloaded_seconds(cost),
         }
     }
 }
 
-/// How slow this work would be on each of two replicas, to be compared with each other
-/// only. Where a pace is not known, or long ago, the other's stands in for it.
+/// The time that a request of this `cost` takes on each of several replicas, in the order of the
+/// replicas, at the time `now`. The times are in units that are common to the replicas and are only
+/// meant to be compared with each other.
+///
+/// The common reference is the fastest known replica. Old knowledge decays towards its time and an
+/// unknown replica counts as just as fast, so that replicas are tried again from time to time.
+/// Similar speeds count as equal.
 #[must_use]
-pub fn compare(
-    a: (ReplicaLoad, Option<SpeedEstimate>),
-    b: (ReplicaLoad, Option<SpeedEstimate>),
-    work: RequestCost,
+pub fn relative_times(
+    replicas: &[(ReplicaLoad, Option<SpeedEstimate>)],
+    cost: RequestCost,
     now: f32,
-) -> (f32, f32) {
-    let (first, second) = match (a.1, b.1) {
-        (Some(a), Some(b)) => {
-            let time = |pace: SpeedEstimate, other: SpeedEstimate| {
-                let alone = pace.alone(work).max(f32::MIN_POSITIVE);
-                if !pace.least || other.least {
-                    return alone;
-                }
-                // It is only known how long the first token takes at least: what follows is taken
-                // for as much slower than the other's.
-                let ratio = alone / other.prefill(work).max(f32::MIN_POSITIVE);
-                alone.max(other.alone(work) * ratio)
-            };
-            let trusted = |pace: SpeedEstimate, other: SpeedEstimate| {
-                let trust = 0.5_f32.powf((now - pace.at).max(0.0) / HALF_LIFE);
-                let (here, there) = (time(pace, other), time(other, pace));
-                there * (here / there).powf(trust)
-            };
-            let (first, second) = (trusted(a, b), trusted(b, a));
-            if (1.0 / ALIKE..ALIKE).contains(&(first / second)) {
-                (1.0, 1.0)
-            } else {
-                (first, second)
-            }
+) -> Vec<f32> {
+    let complete = replicas.iter().filter_map(|(_, speed)| *speed);
+    let complete = complete.filter(|speed| !speed.lower_bound);
+    let complete = complete.map(|speed| (speed.bounded_seconds(cost), speed.prefill_seconds(cost)));
+    let fastest = complete.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+    let known = |speed: SpeedEstimate| match fastest {
+        // Only the time to the first token has a known lower bound. The whole answer is taken to be
+        // as much slower than that of the fastest replica as the first token is.
+        Some((seconds, prefill)) if speed.lower_bound => {
+            let bound = speed.bounded_seconds(cost);
+            bound.max(seconds * bound / prefill.max(MIN_SECONDS))
         }
-        _ => (1.0, 1.0),
+        _ => speed.bounded_seconds(cost),
     };
-    (first * crowd(a.0), second * crowd(b.0))
+    let seconds = |(_, speed): &(ReplicaLoad, Option<SpeedEstimate>)| speed.map(known);
+    let reference = replicas.iter().filter_map(seconds).reduce(f32::min);
+    let reference = reference.unwrap_or(1.0);
+    let mut times: Vec<f32> = replicas
+        .iter()
+        .map(|(_, speed)| {
+            speed.map_or(reference, |speed| {
+                decay_towards(reference, known(speed), speed.exploration_bonus(now))
+            })
+        })
+        .collect();
+    group_similar(&mut times);
+    for (time, (load, _)) in times.iter_mut().zip(replicas) {
+        *time *= contention_factor(*load);
+    }
+    times
+}
+
+/// Moves a positive `value` towards a positive `reference`, on a scale of ratios: `trust` 1 leaves
+/// it as it is, 0 makes it the reference.
+pub(crate) fn decay_towards(reference: f32, value: f32, trust: f32) -> f32 {
+    reference * (value / reference).powf(trust)
+}
+
+/// Makes similar positive values equal. The values are grouped from the least on: a group consists
+/// of the values less than [`SIMILAR`] times its least one, and each value becomes the least one of
+/// its group. The result does not depend on the order of the values.
+pub(crate) fn group_similar(values: &mut [f32]) {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_unstable_by(|a, b| values[*a].total_cmp(&values[*b]));
+    let mut least = f32::NEG_INFINITY;
+    for index in order {
+        if values[index] >= SIMILAR * least {
+            least = values[index];
+        }
+        values[index] = least;
+    }
 }
 
 #[cfg(test)]
@@ -311,7 +355,7 @@ mod tests {
     fn load(in_flight: u32) -> ReplicaLoad {
         ReplicaLoad {
             in_flight,
-            elsewhere: 0,
+            external_in_flight: 0,
             concurrency: 4,
             capacity: 64,
         }
@@ -323,7 +367,7 @@ mod tests {
             prompt_tokens: 20,
             completion_tokens: 8,
             seconds,
-            computed: None,
+            compute_time: None,
             load: load(in_flight),
         }
     }
@@ -332,57 +376,70 @@ mod tests {
         ServedRequest {
             prompt_bytes,
             completion_tokens: tokens,
-            computed: Some(ComputeTime { prefill, decode }),
+            compute_time: Some(ComputeTime { prefill, decode }),
             ..served(60.0, 50)
         }
     }
 
-    fn pace(seconds: f32, at: f32) -> SpeedEstimate {
-        SpeedEstimate::learn(None, served(seconds * crowd(load(0)), 0), at)
+    fn speed(seconds: f32, at: f32) -> SpeedEstimate {
+        SpeedEstimate::learn(None, served(seconds * contention_factor(load(0)), 0), at)
     }
 
-    const WORK: RequestCost = RequestCost {
+    fn times_of_two(
+        a: (ReplicaLoad, Option<SpeedEstimate>),
+        b: (ReplicaLoad, Option<SpeedEstimate>),
+        cost: RequestCost,
+        now: f32,
+    ) -> (f32, f32) {
+        let times = relative_times(&[a, b], cost, now);
+        (times[0], times[1])
+    }
+
+    const COST: RequestCost = RequestCost {
         prompt_bytes: 100,
         max_tokens: None,
     };
 
     #[test]
-    fn what_it_predicts_is_what_it_has_seen() {
+    fn predicts_what_it_has_learnt() {
         let mut known = None;
         for _ in 0..50 {
             known = Some(SpeedEstimate::learn(known, computed(100, 5, 0.2, 0.4), 0.0));
         }
         let known = known.unwrap();
-        let told = known.predict(load(0), WORK);
-        assert!((told.first_token - 0.2).abs() < 1e-3, "{told:?}");
-        assert!((told.total - 0.6).abs() < 1e-3, "{told:?}");
-        // Nobody waits while there are places; then it waits for those before it.
-        assert_eq!(known.predict(load(3), WORK), told);
-        let queued = known.predict(load(11), WORK);
+        let prediction = known.predict(load(0), COST);
+        assert!(
+            (prediction.first_token - 0.2).abs() < 1e-3,
+            "{prediction:?}"
+        );
+        assert!((prediction.total - 0.6).abs() < 1e-3, "{prediction:?}");
+        // A request does not wait while a slot is free; then it waits for the requests before it.
+        assert_eq!(known.predict(load(3), COST), prediction);
+        let queued = known.predict(load(11), COST);
         assert!(
             (queued.first_token - (0.2 + 7.5 / 4.0 * 0.6)).abs() < 1e-3,
             "{queued:?}"
         );
-        // Shorter answers take less.
+        // A shorter answer takes less time.
         let short = RequestCost {
             max_tokens: Some(1),
-            ..WORK
+            ..COST
         };
         assert!((known.predict(load(0), short).total - 0.2).abs() < 1e-3);
     }
 
     #[test]
-    fn what_a_node_does_not_say_is_told_from_its_load() {
+    fn unreported_compute_time_is_estimated_from_the_load() {
         let alone = SpeedEstimate::learn(None, served(2.0, 0), 0.0);
-        let seen = alone.alone(WORK) * crowd(load(0));
+        let seen = alone.unloaded_seconds(COST) * contention_factor(load(0));
         assert!((seen - 2.0).abs() < 0.01, "{seen}");
-        let busy = 2.0 * crowd(load(15)) / crowd(load(0));
+        let busy = 2.0 * contention_factor(load(15)) / contention_factor(load(0));
         let busy = SpeedEstimate::learn(None, served(busy, 15), 0.0);
-        assert!((busy.alone(WORK) - alone.alone(WORK)).abs() < 0.01);
+        assert!((busy.unloaded_seconds(COST) - alone.unloaded_seconds(COST)).abs() < 0.01);
     }
 
     #[test]
-    fn it_learns_what_of_a_prompt_is_in_proportion() {
+    fn learns_how_prefill_time_grows_with_the_prompt() {
         let prompt = |seconds: fn(f32) -> f32| {
             let mut known = None;
             for n in 0..200_u32 {
@@ -392,18 +449,18 @@ mod tests {
             }
             known.unwrap()
         };
-        let at = |pace: SpeedEstimate, prompt_bytes| {
-            let work = RequestCost {
+        let at = |speed: SpeedEstimate, prompt_bytes| {
+            let cost = RequestCost {
                 prompt_bytes,
                 max_tokens: Some(1),
             };
-            pace.alone(work)
+            speed.unloaded_seconds(cost)
         };
         let steep = prompt(|bytes| 0.001 * bytes);
         assert!((at(steep, 1_000) - 1.0).abs() < 0.1, "{}", at(steep, 1_000));
         let flat = prompt(|_| 0.3);
         assert!((at(flat, 1_000) - 0.3).abs() < 0.15, "{}", at(flat, 1_000));
-        // Of prompts of one length nothing is learnt of others: they are taken as in proportion.
+        // Prompts of one length say nothing of other lengths: proportionality is assumed.
         let mut same = None;
         for _ in 0..20 {
             same = Some(SpeedEstimate::learn(same, computed(100, 2, 0.1, 0.01), 0.0));
@@ -413,75 +470,93 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_was_not_waited_for_takes_that_long_at_least() {
-        let least = |known, seconds| SpeedEstimate::learn_least(known, WORK, seconds, load(0), 0.0);
-        let fresh = least(None, 2.0).unwrap();
-        assert!((fresh.alone(WORK) - 2.0).abs() < 1e-3);
+    fn abandoned_request_sets_a_lower_bound() {
+        let lower_bound =
+            |known, seconds| SpeedEstimate::learn_lower_bound(known, COST, seconds, load(0), 0.0);
+        let fresh = lower_bound(None, 2.0).unwrap();
+        assert!((fresh.unloaded_seconds(COST) - 2.0).abs() < 1e-3);
         let known = Some(SpeedEstimate::learn(None, computed(100, 5, 0.2, 0.4), 0.0));
-        assert_eq!(least(known, 0.1), known, "that says nothing");
-        // The first whole answer counts alone.
+        assert_eq!(
+            lower_bound(known, 0.1),
+            known,
+            "a shorter time says nothing"
+        );
+        // The first complete answer replaces the lower bound.
         let whole = SpeedEstimate::learn(Some(fresh), computed(100, 5, 0.2, 0.4), 0.0);
-        assert!((whole.alone(WORK) - 0.6).abs() < 1e-3, "{whole:?}");
-        assert!(whole.hope(1.0) > 0.99 && (whole.hope(HOPE) - 0.5).abs() < 1e-6);
-        // That its first token takes twice as long makes it the slower one, though no more is known.
-        let tortoise = (load(0), least(None, 0.4));
-        let (fast, slow) = compare((load(0), known), tortoise, WORK, 0.0);
+        assert!(
+            (whole.unloaded_seconds(COST) - 0.6).abs() < 1e-3,
+            "{whole:?}"
+        );
+        assert!(
+            whole.exploration_bonus(1.0) > 0.99
+                && (whole.exploration_bonus(TRUST_HALF_LIFE) - 0.5).abs() < 1e-6
+        );
+        // A first token that takes twice as long makes it the slower replica, though no more is known.
+        let tortoise = (load(0), lower_bound(None, 0.4));
+        let (fast, slow) = times_of_two((load(0), known), tortoise, COST, 0.0);
         assert!(fast < slow);
-        let slower = least(known, 2.0).unwrap();
-        assert!((slower.alone(WORK) - 2.0).abs() < 1e-3, "{slower:?}");
-        let again = least(Some(slower), 1.9);
+        let slower = lower_bound(known, 2.0).unwrap();
+        assert!(
+            (slower.unloaded_seconds(COST) - 2.0).abs() < 1e-3,
+            "{slower:?}"
+        );
+        let again = lower_bound(Some(slower), 1.9);
         assert_eq!(again, Some(slower));
     }
 
     #[test]
-    fn a_few_bytes_say_little_of_what_many_take() {
+    fn short_prompt_says_little_of_long_ones() {
         let short = SpeedEstimate::learn(None, computed(2, 2, 0.1, 0.01), 0.0);
         let long = RequestCost {
             prompt_bytes: 650,
             max_tokens: Some(1),
         };
-        assert!(short.alone(long) < 1.0, "{}", short.alone(long));
+        assert!(
+            short.unloaded_seconds(long) < 1.0,
+            "{}",
+            short.unloaded_seconds(long)
+        );
     }
 
     #[test]
-    fn it_follows_a_change() {
-        let mut known = Some(pace(0.1, 0.0));
+    fn estimate_follows_a_change_of_speed() {
+        let mut known = Some(speed(0.1, 0.0));
         for _ in 0..20 {
             known = Some(SpeedEstimate::learn(known, served(10.0, 0), 1.0));
         }
-        assert!(known.unwrap().alone(WORK) > 5.0, "{known:?}");
+        assert!(known.unwrap().unloaded_seconds(COST) > 5.0, "{known:?}");
     }
 
     #[test]
-    fn an_idle_slow_replica_is_worse_than_a_fast_one_until_that_is_full() {
-        let slow = (load(0), Some(pace(1.0, 0.0)));
-        let fast = |in_flight| (load(in_flight), Some(pace(0.1, 0.0)));
+    fn idle_slow_replica_is_worse_than_a_fast_one_until_that_is_overloaded() {
+        let slow = (load(0), Some(speed(1.0, 0.0)));
+        let fast = |in_flight| (load(in_flight), Some(speed(0.1, 0.0)));
         for in_flight in [0, 3, 20] {
-            let (fast, idle) = compare(fast(in_flight), slow, WORK, 0.0);
+            let (fast, idle) = times_of_two(fast(in_flight), slow, COST, 0.0);
             assert!(fast < idle, "{in_flight}");
         }
-        let (fast, idle) = compare(fast(60), slow, WORK, 0.0);
+        let (fast, idle) = times_of_two(fast(60), slow, COST, 0.0);
         assert!(fast > idle);
     }
 
     #[test]
-    fn paces_that_differ_little_are_one() {
-        let of = |seconds| (load(1), Some(pace(seconds, 0.0)));
-        let (a, b) = compare(of(0.1), of(0.115), WORK, 0.0);
+    fn similar_speeds_count_as_equal() {
+        let of = |seconds| (load(1), Some(speed(seconds, 0.0)));
+        let (a, b) = times_of_two(of(0.1), of(0.115), COST, 0.0);
         assert_eq!(a, b);
     }
 
     #[test]
-    fn an_old_bad_name_is_forgotten() {
-        let fast = |now| (load(2), Some(pace(0.1, now)));
-        let slow = (load(0), Some(pace(1.0, 0.0)));
-        let (a, b) = compare(fast(0.0), slow, WORK, 0.0);
+    fn slow_replica_is_tried_again_after_a_while() {
+        let fast = |now| (load(2), Some(speed(0.1, now)));
+        let slow = (load(0), Some(speed(1.0, 0.0)));
+        let (a, b) = times_of_two(fast(0.0), slow, COST, 0.0);
         assert!(a < b);
-        let later = 6.0 * HALF_LIFE;
-        let (a, b) = compare(fast(later), slow, WORK, later);
+        let later = 6.0 * TRUST_HALF_LIFE;
+        let (a, b) = times_of_two(fast(later), slow, COST, later);
         assert!(a > b, "it is tried again");
-        // An unknown one counts as fast as the other.
-        let (a, b) = compare(fast(0.0), (load(0), None), WORK, 0.0);
+        // An unknown replica counts as fast as the other one.
+        let (a, b) = times_of_two(fast(0.0), (load(0), None), COST, 0.0);
         assert!(a > b);
     }
 }

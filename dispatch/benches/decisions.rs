@@ -22,7 +22,7 @@ fn decision(classifier: &Classifier) -> RoutingDecision {
         node: NodeName::new(node).expect("a name"),
         load: ReplicaLoad {
             in_flight: 1,
-            elsewhere: 0,
+            external_in_flight: 0,
             concurrency: 4,
             capacity: 68,
         },
@@ -30,14 +30,14 @@ fn decision(classifier: &Classifier) -> RoutingDecision {
         predicted_first_token_ms: Some(8.0),
         predicted_joules: Some(Joules(0.1)),
         quality: Some(0.9),
-        strain: None,
+        pressure: None,
         selection: Some(SelectionReason::ShortestTime),
         score: None,
     };
     RoutingDecision {
-        requested: "auto".into(),
+        requested_model: "auto".into(),
         task: Some(verdict.best.task.clone()),
-        classified: Some(ClassificationRecord::new(verdict, classifier.threshold())),
+        classification: Some(ClassificationRecord::new(verdict, classifier.threshold())),
         model: Some(ModelName::new("support-intent").expect("a name")),
         node: Some(NodeName::new("shop-17").expect("a name")),
         candidates: vec![candidate("shop-17"), candidate("shop-18")],
@@ -55,7 +55,7 @@ fn bench(c: &mut Criterion) {
             task("bank", "why was my card payment declined"),
             task("travel", "book a flight"),
         ],
-        none: Vec::new(),
+        out_of_scope: Vec::new(),
     };
     let classifier =
         Classifier::train(&examples, AbstainRule::MinConfidence(0.2)).expect("two tasks");

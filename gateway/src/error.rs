@@ -127,7 +127,7 @@ impl From<RequestError> for ApiError {
             RequestError::NoTask(_) => {
                 new(StatusCode::BAD_REQUEST, "invalid_request_error", "no_task").about("model")
             }
-            RequestError::Zone(_) => new(
+            RequestError::ZoneForbidden(_) => new(
                 StatusCode::FORBIDDEN,
                 "permission_error",
                 "zone_not_allowed",
@@ -157,17 +157,17 @@ impl From<RequestError> for ApiError {
                 error
             }
             RequestError::NodeLost(_) => new(StatusCode::BAD_GATEWAY, "server_error", "node_lost"),
-            RequestError::Deadline(_) => new(
+            RequestError::Timeout(_) => new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "timeout_error",
                 "deadline_exceeded",
             ),
-            RequestError::TooLate(_) => new(
+            RequestError::DeadlineUnmet(_) => new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "timeout_error",
                 "deadline_unmet",
             ),
-            RequestError::Unmet(_) => new(
+            RequestError::LimitsUnmet(_) => new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "service_unavailable_error",
                 "limits_unmet",

@@ -49,9 +49,9 @@ impl From<EnergyUsage> for EnergyJson {
             joules: spent.joules.0,
             source: spent.sources.as_str(),
             measured: spent.sources.is_measured(),
-            co2_grams: spent.grams,
-            cost: spent.price.map(|price| price.amount),
-            currency: spent.price.map(|price| price.currency.to_string()),
+            co2_grams: spent.co2_grams,
+            cost: spent.cost.map(|price| price.amount),
+            currency: spent.cost.map(|price| price.currency.to_string()),
         }
     }
 }
@@ -73,7 +73,9 @@ mod tests {
         let usage = Usage {
             prompt_tokens: 3,
             completion_tokens: 4,
-            energy: Some(EnergyUsage::new(Joules(2.5), EnergySource::Rapl.into()).at(rates)),
+            energy: Some(
+                EnergyUsage::new(Joules(2.5), EnergySource::Rapl.into()).with_rates(rates),
+            ),
             ..Usage::default()
         };
         let told = serde_json::to_value(UsageJson::from(usage)).unwrap();

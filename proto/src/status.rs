@@ -18,7 +18,7 @@ pub fn from_error(error: RequestError) -> Status {
     let mut metadata = MetadataMap::new();
     let code = match error {
         RequestError::ModelNotFound(_) | RequestError::TaskNotFound(_) => Code::NotFound,
-        RequestError::Zone(_) => Code::PermissionDenied,
+        RequestError::ZoneForbidden(_) => Code::PermissionDenied,
         RequestError::NoTask(_) => Code::InvalidArgument,
         RequestError::Invalid { param, .. } => {
             if let Some(value) = param.and_then(|param| param.parse().ok()) {
@@ -31,10 +31,10 @@ pub fn from_error(error: RequestError) -> Status {
             metadata.insert(RETRY_AFTER, (retry_after.as_millis() as u64).into());
             Code::ResourceExhausted
         }
-        RequestError::Unavailable(_) | RequestError::Unmet(_) => Code::FailedPrecondition,
-        RequestError::TooLate(_) => Code::Aborted,
+        RequestError::Unavailable(_) | RequestError::LimitsUnmet(_) => Code::FailedPrecondition,
+        RequestError::DeadlineUnmet(_) => Code::Aborted,
         RequestError::NodeLost(_) => Code::Unavailable,
-        RequestError::Deadline(_) => Code::DeadlineExceeded,
+        RequestError::Timeout(_) => Code::DeadlineExceeded,
         RequestError::Engine(_) => Code::Internal,
     };
     Status::with_metadata(code, message, metadata)
@@ -55,7 +55,7 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
             param: text(PARAM),
             message,
         },
-        Code::PermissionDenied => RequestError::Zone(message),
+        Code::PermissionDenied => RequestError::ZoneForbidden(message),
         Code::OutOfRange => RequestError::ContextLength(message),
         Code::ResourceExhausted => {
             let millis = text(RETRY_AFTER).and_then(|millis| millis.parse().ok());
@@ -65,8 +65,8 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
             }
         }
         Code::FailedPrecondition => RequestError::Unavailable(message),
-        Code::DeadlineExceeded => RequestError::Deadline(message),
-        Code::Aborted => RequestError::TooLate(message),
+        Code::DeadlineExceeded => RequestError::Timeout(message),
+        Code::Aborted => RequestError::DeadlineUnmet(message),
         Code::Internal => RequestError::Engine(message),
         _ => RequestError::NodeLost(format!("the connection to the node was lost: {message}")),
     }
@@ -101,8 +101,8 @@ mod tests {
                 retry_after: Duration::from_millis(2_500),
             },
             RequestError::Unavailable(text()),
-            RequestError::Deadline(text()),
-            RequestError::TooLate(text()),
+            RequestError::Timeout(text()),
+            RequestError::DeadlineUnmet(text()),
             RequestError::Engine(text()),
         ] {
             assert_eq!(to_error(&from_error(error.clone()), "m"), error);
@@ -113,6 +113,6 @@ mod tests {
     fn what_the_transport_reports_is_a_lost_node() {
         let error = to_error(&Status::unknown("h2 broken"), "m");
         assert!(matches!(error, RequestError::NodeLost(_)));
-        assert!(error.retryable_elsewhere());
+        assert!(error.is_retryable());
     }
 }

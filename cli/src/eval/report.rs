@@ -2,7 +2,7 @@
 
 use flotilla_core::ModelName;
 use flotilla_core::quality::Proportion;
-use flotilla_core::routing::tradeoff::AnswerSummary;
+use flotilla_core::routing::threshold_tradeoff::AnswerSummary;
 use serde::Serialize;
 
 use super::calibrate::Calibration;
@@ -100,10 +100,10 @@ pub(super) fn calibration(calibration: &Calibration) -> String {
         vec![
             format!(
                 "{} {:.4}",
-                point.accept.measure.as_str(),
-                point.accept.at_least
+                point.threshold.measure.as_str(),
+                point.threshold.at_least
             ),
-            percent(point.kept.into()),
+            percent(point.accepted.into()),
             percent(point.quality.into()),
             joules(point.cost),
         ]

@@ -44,7 +44,7 @@ export function DecisionPage({ id }) {
     <${Back} view="decisions">Decisions<//>
     <header class="title">
       <h1>Decision <span class="mono">${id}</span></h1>
-      ${record && html`<${State} name=${record.outcome?.end ?? "under way"} /><p class="muted">${dateAndTime(record.at)}</p>`}
+      ${record && html`<${State} name=${record.outcome?.status ?? "under way"} /><p class="muted">${dateAndTime(record.at)}</p>`}
     </header>
     ${record && html`<${Explanation} record=${record} />`}
     ${!record && problem && html`<${Empty} title="This decision cannot be shown"><p>${problem}</p><p class="muted">A controller keeps the last 100,000 decisions, until it stops.</p><//>`}

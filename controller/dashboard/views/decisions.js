@@ -13,7 +13,7 @@ const ROW_HEIGHT = 49;
 const ROW_HEIGHT_PHONE = 104;
 const COLUMNS = 8;
 
-const ENDS = [["all", "all"], ["answered", "answered"], ["failed", "failed"], ["abandoned", "abandoned"]];
+const ENDS = [["all", "all"], ["answered", "answered"], ["failed", "failed"], ["cancelled", "cancelled"]];
 const WAYS = [["all", "all"], ["cascade", "cascades"], ["hedged", "hedged"], ["routed", "routed by task"]];
 
 function matches(decision, { text, status, routing }) {

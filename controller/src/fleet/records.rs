@@ -45,7 +45,8 @@ impl NodeRecord {
     /// Returns the power draw of the node, guessed from its cores if the agent does not report it.
     #[must_use]
     pub fn power(&self) -> PowerRange {
-        self.power.unwrap_or_else(|| PowerRange::guess(self.cores))
+        self.power
+            .unwrap_or_else(|| PowerRange::estimate(self.cores))
     }
 }
 

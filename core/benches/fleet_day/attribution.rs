@@ -174,7 +174,7 @@ impl Request {
 
     fn count(&mut self, ledger: &mut Ledger, per_token: Option<f64>) {
         let work = self.work(per_token);
-        ledger.work(self.account, work - self.counted);
+        ledger.add_work(self.account, work - self.counted);
         self.counted = self.counted.max(work);
     }
 }
@@ -207,7 +207,11 @@ pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
             until = step + random.usize(1_000..8_000);
         }
         while running.len() < wanted {
-            running.push(Request::draw(ledger.open(), asked.longest, &mut random));
+            running.push(Request::draw(
+                ledger.open_account(),
+                asked.longest,
+                &mut random,
+            ));
         }
         joules += f64::from(POWER.idle.0) * STEP;
         if !running.is_empty() {
@@ -244,8 +248,8 @@ pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
                 *known = Some(before + TOKEN_FOLLOWS * (seen - before));
             }
             ended.count(&mut ledger, *known);
-            let guess = f64::from(POWER.active().0) / CONCURRENCY;
-            let told = ledger.settle(ended.account, guess);
+            let guess = f64::from(POWER.dynamic_power().0) / CONCURRENCY;
+            let told = ledger.settle_account(ended.account, guess);
             let class = classes
                 .iter_mut()
                 .find(|class| ended.all < class.shorter_than);
@@ -270,13 +274,13 @@ pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
                 Source::Estimate => {
                     // Processor time is counted in ticks of 10 ms.
                     let cores = (busy * CORES / 0.01).round() * 0.01 / CORES;
-                    f64::from(POWER.idle.0) * seconds + f64::from(POWER.active().0) * cores
+                    f64::from(POWER.idle.0) * seconds + f64::from(POWER.dynamic_power().0) * cores
                 }
             };
-            ledger.close(MeterWindow {
+            ledger.close_window(MeterWindow {
                 seconds,
                 joules: read,
-                ours: 1.0,
+                own_share: 1.0,
             });
             (joules, busy, opened) = (0.0, 0.0, step + 1);
         }

@@ -3,7 +3,8 @@
 use flotilla_core::Watts;
 use flotilla_core::estimate::{ComputeTime, RequestCost, ServedRequest, SpeedEstimate};
 use flotilla_core::routing::{
-    CandidateStatus, ObjectiveWeights, ReplicaCandidate, ReplicaLoad, prefer, select,
+    CandidateStatus, ObjectiveWeights, ReplicaCandidate, ReplicaLoad, choose_replica,
+    sample_and_choose,
 };
 
 use super::fleet::{Fleet, MODELS};
@@ -27,9 +28,9 @@ pub(crate) enum Policy {
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Known {
     pub(crate) in_flight: u32,
-    pace: Option<SpeedEstimate>,
+    speed: Option<SpeedEstimate>,
     watts: Option<f32>,
-    pub(crate) strain: f32,
+    pub(crate) pressure_factor: f32,
 }
 
 /// A controller.
@@ -44,7 +45,7 @@ pub(crate) struct Controller<'a> {
 impl<'a> Controller<'a> {
     pub(crate) fn new(fleet: &'a Fleet, policy: Policy, seed: u64) -> Self {
         let idle = Known {
-            strain: 1.0,
+            pressure_factor: 1.0,
             ..Known::default()
         };
         Self {
@@ -60,7 +61,7 @@ impl<'a> Controller<'a> {
         let of = &self.fleet.replicas[replica];
         ReplicaLoad {
             in_flight: self.known[replica].in_flight,
-            elsewhere: 0,
+            external_in_flight: 0,
             concurrency: of.concurrency,
             capacity: of.capacity,
         }
@@ -111,7 +112,7 @@ impl<'a> Controller<'a> {
     fn prefer(&mut self, request: &Request, weights: Option<ObjectiveWeights>) -> Option<usize> {
         let model = usize::from(request.model);
         let all = &self.fleet.by_model[model];
-        let work = RequestCost {
+        let cost = RequestCost {
             prompt_bytes: u32::from(request.prompt) * BYTES,
             max_tokens: MODELS[model].configured.then_some(MODELS[model].most),
         };
@@ -121,31 +122,31 @@ impl<'a> Controller<'a> {
             let replica = all[at];
             let load = self.load(replica);
             if load.is_full() {
-                return CandidateStatus::Out;
+                return CandidateStatus::Ineligible;
             }
             let of = &known[replica];
             let power = fleet.nodes[fleet.replicas[replica].node].power();
-            let joules = of.pace.map(|pace| {
-                let alone = pace.alone(work);
+            let joules = of.speed.map(|speed| {
+                let alone = speed.unloaded_seconds(cost);
                 of.watts.map_or_else(
-                    || power.of_answer(alone, 1),
+                    || power.answer_energy(alone, 1),
                     |watts| Watts(watts).energy_over(alone),
                 )
             });
-            CandidateStatus::Able(ReplicaCandidate {
+            CandidateStatus::Eligible(ReplicaCandidate {
                 load,
-                pace: of.pace,
+                speed: of.speed,
                 joules,
-                left: 1.0,
-                strain: of.strain,
+                remaining_share: 1.0,
+                pressure_factor: of.pressure_factor,
             })
         };
         let mut random = self.random.clone();
-        let picked = select(
+        let picked = sample_and_choose(
             all.len(),
             None,
             look,
-            |seen| prefer(seen, weights, work, now),
+            |seen| choose_replica(seen, weights, cost, now).map_or(0, |choice| choice.index),
             |n| random.usize(..n),
         );
         self.random = random;
@@ -155,8 +156,8 @@ impl<'a> Controller<'a> {
     /// An answer came, as the controller's load guard learns from it.
     pub(crate) fn served(&mut self, replica: usize, served: ServedRequest, joules: f32, now: f32) {
         let known = &mut self.known[replica];
-        known.pace = Some(SpeedEstimate::learn(known.pace, served, now));
-        if let Some(ComputeTime { prefill, decode }) = served.computed {
+        known.speed = Some(SpeedEstimate::learn(known.speed, served, now));
+        if let Some(ComputeTime { prefill, decode }) = served.compute_time {
             let seen = joules / (prefill + decode).max(1e-6);
             let before = known.watts.unwrap_or(seen);
             known.watts = Some(before + WATTS_FOLLOW * (seen - before));

@@ -208,7 +208,7 @@ impl<'a> Simulation<'a> {
         }
         for (at, replica) in self.fleet.replicas.iter().enumerate() {
             let strain = self.fleet.nodes[replica.node].strain(now / self.long);
-            self.controller.known[at].strain = strain.factor();
+            self.controller.known[at].pressure_factor = strain.factor();
         }
     }
 
@@ -320,7 +320,7 @@ impl<'a> Simulation<'a> {
             prompt_tokens: u32::from(asked.prompt),
             completion_tokens: u32::from(asked.output),
             seconds: (now - asked.at) as f32,
-            computed: Some(ComputeTime {
+            compute_time: Some(ComputeTime {
                 prefill: computed * prefill,
                 decode: computed * (1.0 - prefill),
             }),

@@ -52,20 +52,20 @@ pub struct EnergyCost {
 /// What energy costs at one place.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct GridRates {
-    pub grams_per_kwh: Option<f64>,
+    pub co2_grams_per_kwh: Option<f64>,
     pub price_per_kwh: Option<EnergyCost>,
 }
 
 impl GridRates {
     /// Grams of CO2 equivalent.
     #[must_use]
-    pub fn grams(self, Joules(joules): Joules) -> Option<f64> {
-        Some(self.grams_per_kwh? * f64::from(joules) / KWH)
+    pub fn co2_grams(self, Joules(joules): Joules) -> Option<f64> {
+        Some(self.co2_grams_per_kwh? * f64::from(joules) / KWH)
     }
 
     /// What they cost.
     #[must_use]
-    pub fn price(self, Joules(joules): Joules) -> Option<EnergyCost> {
+    pub fn cost(self, Joules(joules): Joules) -> Option<EnergyCost> {
         let rate = self.price_per_kwh?;
         Some(EnergyCost {
             amount: rate.amount * f64::from(joules) / KWH,
@@ -90,7 +90,7 @@ impl Grid {
             Some(EnergyCost { amount, currency })
         };
         let zone = |zone: &ZoneGridSpec| GridRates {
-            grams_per_kwh: zone.carbon_intensity.or(spec.carbon_intensity),
+            co2_grams_per_kwh: zone.carbon_intensity.or(spec.carbon_intensity),
             price_per_kwh: priced(zone.price_per_kwh.or(spec.price_per_kwh)),
         };
         let zones = spec.zones.iter();
@@ -207,12 +207,12 @@ mod tests {
         let grid = Grid::new(&spec);
         let clinic = ZoneName::new("clinic").unwrap();
         let joules = Joules(10_000.0);
-        assert!((grid.rates(None).grams(joules).unwrap() - 1.0).abs() < 1e-9);
-        assert!((grid.rates(Some(&clinic)).grams(joules).unwrap() - 0.1).abs() < 1e-9);
-        let price = grid.rates(Some(&clinic)).price(joules).unwrap();
+        assert!((grid.rates(None).co2_grams(joules).unwrap() - 1.0).abs() < 1e-9);
+        assert!((grid.rates(Some(&clinic)).co2_grams(joules).unwrap() - 0.1).abs() < 1e-9);
+        let price = grid.rates(Some(&clinic)).cost(joules).unwrap();
         assert!((price.amount - 0.001).abs() < 1e-12);
         assert_eq!(price.currency.as_str(), "EUR");
-        assert_eq!(Grid::default().rates(None).price(joules), None);
+        assert_eq!(Grid::default().rates(None).cost(joules), None);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct MeterWindow {
     pub joules: f64,
     /// Which part (0 to 1) of what is above idle may be the requests' at all: others compute on the
     /// node too.
-    pub ours: f64,
+    pub own_share: f64,
 }
 
 /// Joules since the ledger was opened.
@@ -133,7 +133,7 @@ impl Ledger {
     }
 
     /// A request begins to be computed. Returns its account.
-    pub fn open(&mut self) -> u64 {
+    pub fn open_account(&mut self) -> u64 {
         let account = self.next;
         self.next += 1;
         self.accounts.insert(account, RequestAccount::default());
@@ -141,7 +141,7 @@ impl Ledger {
     }
 
     /// A request was computed for so many more seconds.
-    pub fn work(&mut self, account: u64, seconds: f64) {
+    pub fn add_work(&mut self, account: u64, seconds: f64) {
         if let Some(account) = self.accounts.get_mut(&account) {
             account.work += seconds.max(0.0);
         }
@@ -149,7 +149,7 @@ impl Ledger {
 
     /// A request has ended. Returns the joules that it took. `guess`: joules per second of work, for as
     /// long as no window has shown better.
-    pub fn settle(&mut self, account: u64, guess: f64) -> f64 {
+    pub fn settle_account(&mut self, account: u64, guess: f64) -> f64 {
         let Some(account) = self.accounts.remove(&account) else {
             return 0.0;
         };
@@ -162,11 +162,11 @@ impl Ledger {
     }
 
     /// The meters were read.
-    pub fn close(&mut self, window: MeterWindow) {
+    pub fn close_window(&mut self, window: MeterWindow) {
         let MeterWindow {
             seconds,
             joules,
-            ours,
+            own_share,
         } = window;
         // A clock that stood still or a meter that broke says nothing.
         if !(seconds > 0.0 && seconds.is_finite() && joules >= 0.0 && joules.is_finite()) {
@@ -183,7 +183,7 @@ impl Ledger {
             self.owed = 0.0;
             return;
         }
-        let above = self.above_idle(joules, seconds) * ours.clamp(0.0, 1.0);
+        let above = self.above_idle(joules, seconds) * own_share.clamp(0.0, 1.0);
         self.totals.idle += joules - above;
         self.price.learn(above, work);
         // What was told before is out of `carried` already; what this window gave is to be put in.
@@ -248,7 +248,7 @@ mod tests {
         MeterWindow {
             seconds,
             joules,
-            ours: 1.0,
+            own_share: 1.0,
         }
     }
 
@@ -260,14 +260,17 @@ mod tests {
     #[test]
     fn three_times_the_work_gets_three_times_the_joules() {
         let mut ledger = Ledger::new(10.0, true);
-        let (one, three) = (ledger.open(), ledger.open());
+        let (one, three) = (ledger.open_account(), ledger.open_account());
         for _ in 0..10 {
-            ledger.work(one, 0.1);
-            ledger.work(three, 0.3);
+            ledger.add_work(one, 0.1);
+            ledger.add_work(three, 0.3);
             // 10 W idle, 40 W of work.
-            ledger.close(window(1.0, 50.0));
+            ledger.close_window(window(1.0, 50.0));
         }
-        let (one, three) = (ledger.settle(one, 10.0), ledger.settle(three, 10.0));
+        let (one, three) = (
+            ledger.settle_account(one, 10.0),
+            ledger.settle_account(three, 10.0),
+        );
         assert!(
             (one - 100.0).abs() < 1e-9 && (three - 300.0).abs() < 1e-9,
             "{one} {three}"
@@ -279,19 +282,19 @@ mod tests {
     #[test]
     fn what_ends_within_a_window_is_told_at_the_price_before_and_many_make_up_for_the_difference() {
         let mut ledger = Ledger::new(0.0, true);
-        let (short, long) = (ledger.open(), ledger.open());
-        ledger.work(short, 1.0);
-        assert!((ledger.settle(short, 10.0) - 10.0).abs() < 1e-9);
-        ledger.work(long, 1.0);
+        let (short, long) = (ledger.open_account(), ledger.open_account());
+        ledger.add_work(short, 1.0);
+        assert!((ledger.settle_account(short, 10.0) - 10.0).abs() < 1e-9);
+        ledger.add_work(long, 1.0);
         // 12 J each would have been fair: the other one takes a tenth more than that, and the next one
         // the rest.
-        ledger.close(window(1.0, 24.0));
-        assert!((ledger.settle(long, 10.0) - 13.2).abs() < 1e-9);
+        ledger.close_window(window(1.0, 24.0));
+        assert!((ledger.settle_account(long, 10.0) - 13.2).abs() < 1e-9);
         assert!((ledger.totals().carried - 0.8).abs() < 1e-9);
-        let next = ledger.open();
-        ledger.work(next, 1.0);
-        ledger.close(window(1.0, 12.0));
-        assert!((ledger.settle(next, 10.0) - 12.8).abs() < 1e-9);
+        let next = ledger.open_account();
+        ledger.add_work(next, 1.0);
+        ledger.close_window(window(1.0, 12.0));
+        assert!((ledger.settle_account(next, 10.0) - 12.8).abs() < 1e-9);
         assert!(ledger.totals().carried.abs() < 1e-9);
         assert!(balanced(ledger.totals()));
     }
@@ -302,11 +305,11 @@ mod tests {
         let mut told = Vec::new();
         for _ in 0..200 {
             for _ in 0..10 {
-                let account = ledger.open();
-                ledger.work(account, 0.01);
-                told.push(ledger.settle(account, 10.0));
+                let account = ledger.open_account();
+                ledger.add_work(account, 0.01);
+                told.push(ledger.settle_account(account, 10.0));
             }
-            ledger.close(window(0.1, 1.2));
+            ledger.close_window(window(0.1, 1.2));
         }
         let sum: f64 = told.iter().sum();
         assert!((sum - 240.0).abs() < 0.5, "{sum} of 240 J");
@@ -318,13 +321,13 @@ mod tests {
     #[test]
     fn a_meter_that_moves_in_steps_tells_no_more_than_was_drawn() {
         let mut ledger = Ledger::new(6.0, true);
-        let account = ledger.open();
+        let account = ledger.open_account();
         // 10 W, told as 36 J every 36th window of 100 ms.
         for window_at in 1..=360 {
-            ledger.work(account, 0.1);
-            ledger.close(window(0.1, if window_at % 36 == 0 { 36.0 } else { 0.0 }));
+            ledger.add_work(account, 0.1);
+            ledger.close_window(window(0.1, if window_at % 36 == 0 { 36.0 } else { 0.0 }));
         }
-        let told = ledger.settle(account, 1.0);
+        let told = ledger.settle_account(account, 1.0);
         assert!((told - 144.0).abs() < 1.0, "{told} of 144 J");
         assert!(balanced(ledger.totals()));
     }
@@ -333,25 +336,25 @@ mod tests {
     fn the_idle_draw_is_learnt_where_nobody_states_it() {
         let mut ledger = Ledger::new(3.0, false);
         for _ in 0..200 {
-            ledger.close(window(1.0, 20.0));
+            ledger.close_window(window(1.0, 20.0));
         }
         assert!((ledger.idle_watts() - 20.0).abs() < 0.01);
-        let account = ledger.open();
-        ledger.work(account, 1.0);
-        ledger.close(window(1.0, 25.0));
-        assert!((ledger.settle(account, 10.0) - 5.0).abs() < 0.01);
+        let account = ledger.open_account();
+        ledger.add_work(account, 1.0);
+        ledger.close_window(window(1.0, 25.0));
+        assert!((ledger.settle_account(account, 10.0) - 5.0).abs() < 0.01);
     }
 
     #[test]
     fn what_others_compute_is_not_the_requests() {
         let mut ledger = Ledger::new(10.0, true);
-        let account = ledger.open();
-        ledger.work(account, 1.0);
-        ledger.close(MeterWindow {
-            ours: 0.25,
+        let account = ledger.open_account();
+        ledger.add_work(account, 1.0);
+        ledger.close_window(MeterWindow {
+            own_share: 0.25,
             ..window(1.0, 50.0)
         });
-        assert!((ledger.settle(account, 10.0) - 10.0).abs() < 1e-9);
+        assert!((ledger.settle_account(account, 10.0) - 10.0).abs() < 1e-9);
         assert!((ledger.totals().idle - 40.0).abs() < 1e-9);
     }
 
@@ -359,7 +362,7 @@ mod tests {
     fn broken_readings_change_nothing() {
         let mut ledger = Ledger::new(10.0, true);
         for (seconds, joules) in [(0.0, 5.0), (-1.0, 5.0), (1.0, f64::NAN), (1.0, -3.0)] {
-            ledger.close(window(seconds, joules));
+            ledger.close_window(window(seconds, joules));
         }
         assert_eq!(ledger.totals(), LedgerTotals::default());
     }
@@ -392,22 +395,22 @@ mod tests {
             let mut told = 0.0;
             for step in steps {
                 match step {
-                    LedgerStep::Open => open.push(ledger.open()),
-                    LedgerStep::Work(at, work) if at < open.len() => ledger.work(open[at], work),
-                    LedgerStep::Settle(at) if at < open.len() => told += ledger.settle(open.remove(at), 3.0),
+                    LedgerStep::Open => open.push(ledger.open_account()),
+                    LedgerStep::Work(at, work) if at < open.len() => ledger.add_work(open[at], work),
+                    LedgerStep::Settle(at) if at < open.len() => told += ledger.settle_account(open.remove(at), 3.0),
                     LedgerStep::Work(..) | LedgerStep::Settle(_) => {}
-                    LedgerStep::Close(seconds, joules, ours) => {
-                        ledger.close(MeterWindow { seconds, joules, ours });
+                    LedgerStep::Close(seconds, joules, own_share) => {
+                        ledger.close_window(MeterWindow { seconds, joules, own_share });
                     }
                 }
                 prop_assert!(balanced(ledger.totals()), "{:?}", ledger.totals());
             }
             for account in open {
-                told += ledger.settle(account, 10.0);
+                told += ledger.settle_account(account, 10.0);
             }
             // The end of the last work, and a window without any: nothing is carried any more.
-            ledger.close(window(1.0, 0.0));
-            ledger.close(window(1.0, 30.0));
+            ledger.close_window(window(1.0, 0.0));
+            ledger.close_window(window(1.0, 30.0));
             let totals = ledger.totals();
             prop_assert!(totals.carried.abs() < 1e-6, "{totals:?}");
             prop_assert!((told - totals.attributed).abs() <= 1e-9 * told.max(1.0), "{told} {totals:?}");

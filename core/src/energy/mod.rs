@@ -6,12 +6,12 @@
 
 mod grid;
 mod ledger;
+mod node_pressure;
 mod power;
 mod source;
-mod strain;
 
 pub use grid::{Currency, EnergyCost, Grid, GridRates, GridSpec};
 pub use ledger::{Ledger, LedgerTotals, MeterWindow};
+pub use node_pressure::NodePressure;
 pub use power::PowerRange;
 pub use source::{EnergySource, EnergySources, EnergyUsage};
-pub use strain::NodePressure;

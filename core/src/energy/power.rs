@@ -23,7 +23,7 @@ const CORE: (f32, f32) = (0.74, 3.5);
 impl PowerRange {
     /// What a node of so many cores may draw, where nobody knows.
     #[must_use]
-    pub fn guess(cores: u32) -> Self {
+    pub fn estimate(cores: u32) -> Self {
         let cores = cores.max(1) as f32;
         Self {
             idle: Watts(CORE.0 * cores),
@@ -34,15 +34,15 @@ impl PowerRange {
 
     /// What working takes on top of being there.
     #[must_use]
-    pub fn active(self) -> Watts {
+    pub fn dynamic_power(self) -> Watts {
         Watts((self.max.0 - self.idle.0).max(0.0))
     }
 
     /// The energy of an answer that was computed for so many seconds, one of `at_once`. Being there is
     /// no answer's: it is drawn without any.
     #[must_use]
-    pub fn of_answer(self, seconds: f32, at_once: u32) -> Joules {
-        self.active().energy_over(seconds / at_once.max(1) as f32)
+    pub fn answer_energy(self, seconds: f32, at_once: u32) -> Joules {
+        self.dynamic_power().energy_over(seconds / at_once.max(1) as f32)
     }
 }
 
@@ -57,14 +57,14 @@ mod tests {
             max: Watts(60.0),
             configured: true,
         };
-        assert_eq!(power.of_answer(2.0, 1), Joules(100.0));
-        assert_eq!(power.of_answer(2.0, 4), Joules(25.0));
-        let guess = PowerRange::guess(4);
-        assert!((guess.active().0 - 11.04).abs() < 1e-4);
+        assert_eq!(power.answer_energy(2.0, 1), Joules(100.0));
+        assert_eq!(power.answer_energy(2.0, 4), Joules(25.0));
+        let guess = PowerRange::estimate(4);
+        assert!((guess.dynamic_power().0 - 11.04).abs() < 1e-4);
         let broken = PowerRange {
             max: Watts(1.0),
             ..power
         };
-        assert_eq!(broken.of_answer(2.0, 1), Joules(0.0));
+        assert_eq!(broken.answer_energy(2.0, 1), Joules(0.0));
     }
 }

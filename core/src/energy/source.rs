@@ -55,7 +55,7 @@ impl EnergySources {
 
     /// Both.
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
+    pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -104,7 +104,7 @@ impl From<EnergySource> for EnergySources {
 
 impl FromIterator<EnergySource> for EnergySources {
     fn from_iter<I: IntoIterator<Item = EnergySource>>(sources: I) -> Self {
-        let add = |sum: Self, source: EnergySource| sum.and(source.into());
+        let add = |sum: Self, source: EnergySource| sum.union(source.into());
         sources.into_iter().fold(Self::default(), add)
     }
 }
@@ -143,9 +143,9 @@ pub struct EnergyUsage {
     pub joules: Joules,
     pub sources: EnergySources,
     /// Grams of CO2 equivalent, where the grid's intensity is known.
-    pub grams: Option<f64>,
-    /// Where the price of energy is known.
-    pub price: Option<EnergyCost>,
+    pub co2_grams: Option<f64>,
+    /// Where the cost of energy is known.
+    pub cost: Option<EnergyCost>,
 }
 
 impl EnergyUsage {
@@ -155,28 +155,28 @@ impl EnergyUsage {
         Self {
             joules,
             sources,
-            grams: None,
-            price: None,
+            co2_grams: None,
+            cost: None,
         }
     }
 
     /// The same, at the rates of the grid that it was drawn from.
     #[must_use]
-    pub fn at(self, rates: GridRates) -> Self {
+    pub fn with_rates(self, rates: GridRates) -> Self {
         Self {
-            grams: rates.grams(self.joules),
-            price: rates.price(self.joules),
+            co2_grams: rates.co2_grams(self.joules),
+            cost: rates.cost(self.joules),
             ..self
         }
     }
 
     /// Both together. Where one was drawn at a rate that is not known, neither is the sum.
     #[must_use]
-    pub fn and(self, other: Self) -> Self {
+    pub fn combine(self, other: Self) -> Self {
         if self == Self::default() {
             return other;
         }
-        let price = match (self.price, other.price) {
+        let cost = match (self.cost, other.cost) {
             (Some(a), Some(b)) if a.currency == b.currency => Some(EnergyCost {
                 amount: a.amount + b.amount,
                 currency: a.currency,
@@ -185,9 +185,9 @@ impl EnergyUsage {
         };
         Self {
             joules: self.joules + other.joules,
-            sources: self.sources.and(other.sources),
-            grams: self.grams.zip(other.grams).map(|(a, b)| a + b),
-            price,
+            sources: self.sources.union(other.sources),
+            co2_grams: self.co2_grams.zip(other.co2_grams).map(|(a, b)| a + b),
+            cost,
         }
     }
 }
@@ -203,7 +203,7 @@ mod tests {
             .collect();
         assert_eq!(both.as_str(), "rapl+nvml");
         assert!(both.is_measured() && !EnergySources::default().is_measured());
-        assert!(!both.and(EnergySources::ESTIMATE).is_measured());
+        assert!(!both.union(EnergySources::ESTIMATE).is_measured());
         for bits in 0..32 {
             let sources = EnergySources::from_bits(bits);
             let json = serde_json::to_string(&sources).unwrap();
@@ -218,18 +218,18 @@ mod tests {
     #[test]
     fn a_sum_knows_no_more_than_its_parts() {
         let rates = GridRates {
-            grams_per_kwh: Some(360.0),
+            co2_grams_per_kwh: Some(360.0),
             price_per_kwh: None,
         };
-        let known = EnergyUsage::new(Joules(10.0), EnergySource::Rapl.into()).at(rates);
-        assert_eq!(known.grams, Some(0.001));
-        let both = known.and(known);
-        assert_eq!((both.joules, both.grams), (Joules(20.0), Some(0.002)));
-        let unknown = known.and(EnergyUsage::new(Joules(1.0), EnergySources::ESTIMATE));
+        let known = EnergyUsage::new(Joules(10.0), EnergySource::Rapl.into()).with_rates(rates);
+        assert_eq!(known.co2_grams, Some(0.001));
+        let both = known.combine(known);
+        assert_eq!((both.joules, both.co2_grams), (Joules(20.0), Some(0.002)));
+        let unknown = known.combine(EnergyUsage::new(Joules(1.0), EnergySources::ESTIMATE));
         assert_eq!(
-            (unknown.grams, unknown.sources.as_str()),
+            (unknown.co2_grams, unknown.sources.as_str()),
             (None, "rapl+estimate")
         );
-        assert_eq!(EnergyUsage::default().and(known), known);
+        assert_eq!(EnergyUsage::default().combine(known), known);
     }
 }

@@ -16,7 +16,7 @@ pub enum RequestError {
     NoTask(String),
     /// A privacy zone that the request may not enter.
     #[error("{0}")]
-    Zone(String),
+    ZoneForbidden(String),
     /// A field of the request is wrong.
     #[error("{message}")]
     Invalid {
@@ -41,13 +41,13 @@ pub enum RequestError {
     NodeLost(String),
     /// The answer did not begin in time.
     #[error("{0}")]
-    Deadline(String),
+    Timeout(String),
     /// The request's own deadline cannot be met, or has passed.
     #[error("{0}")]
-    TooLate(String),
+    DeadlineUnmet(String),
     /// Nobody who could answer keeps the limits of the request or of its task.
     #[error("{0}")]
-    Unmet(String),
+    LimitsUnmet(String),
     /// The engine failed.
     #[error("{0}")]
     Engine(String),
@@ -69,15 +69,15 @@ impl RequestError {
             Self::ModelNotFound(_) => "model_not_found",
             Self::TaskNotFound(_) => "task_not_found",
             Self::NoTask(_) => "no_task",
-            Self::Zone(_) => "zone",
+            Self::ZoneForbidden(_) => "zone_forbidden",
             Self::Invalid { .. } => "invalid_request",
             Self::ContextLength(_) => "context_length",
             Self::Overloaded { .. } => "overloaded",
             Self::Unavailable(_) => "unavailable",
             Self::NodeLost(_) => "node_lost",
-            Self::Deadline(_) => "timeout",
-            Self::TooLate(_) => "deadline_unmet",
-            Self::Unmet(_) => "limits_unmet",
+            Self::Timeout(_) => "timeout",
+            Self::DeadlineUnmet(_) => "deadline_unmet",
+            Self::LimitsUnmet(_) => "limits_unmet",
             Self::Engine(_) => "engine",
         }
     }
@@ -85,7 +85,7 @@ impl RequestError {
     /// It as it goes on record. A server's own words may hold what was asked, which is not told of requests
     /// that are `held` to privacy zones.
     #[must_use]
-    pub fn on_record(&self, held: bool) -> String {
+    pub fn recorded_text(&self, held: bool) -> String {
         if held {
             self.kind().to_owned()
         } else {
@@ -95,17 +95,14 @@ impl RequestError {
 
     /// Whether it speaks against the replica rather than the request: what its breaker counts.
     #[must_use]
-    pub fn blames_the_replica(&self) -> bool {
-        matches!(
-            self,
-            Self::NodeLost(_) | Self::Deadline(_) | Self::Engine(_)
-        )
+    pub fn is_replica_fault(&self) -> bool {
+        matches!(self, Self::NodeLost(_) | Self::Timeout(_) | Self::Engine(_))
     }
 
     /// Whether another replica may do better. Only to be acted on before the first byte of
     /// the answer went out.
     #[must_use]
-    pub fn retryable_elsewhere(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         matches!(
             self,
             Self::Overloaded { .. } | Self::Unavailable(_) | Self::NodeLost(_)

@@ -64,7 +64,7 @@ pub enum GenerateInput {
 impl GenerateInput {
     /// What is done with it, in the words of OpenTelemetry's conventions.
     #[must_use]
-    pub fn operation(&self) -> &'static str {
+    pub fn operation_name(&self) -> &'static str {
         match self {
             Self::Chat(_) => "chat",
             Self::Text(_) => "text_completion",

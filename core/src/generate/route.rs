@@ -40,7 +40,7 @@ pub struct Route {
 impl Route {
     /// A request that says nothing but whom it is for.
     #[must_use]
-    pub fn to(target: RouteTarget) -> Self {
+    pub fn new(target: RouteTarget) -> Self {
         Self {
             target,
             zone: None,

@@ -1,4 +1,5 @@
-//! When a small model's answer is good enough: how sure the model was of it.
+//! Cascades: a small model answers first, and a larger one only if the small model's confidence in
+//! its answer is too low.
 
 use std::collections::BTreeMap;
 
@@ -7,28 +8,28 @@ use serde::{Deserialize, Serialize};
 use crate::ModelName;
 use crate::generate::TokenLogprob;
 
-/// A small model answers first; where it is not sure, the next one does.
+/// The cascade of a task. Its models are tried in order; the last one's answer is always accepted.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CascadeSpec {
-    /// What every model but the last has to be sure by.
+    /// The confidence from which on an answer is accepted, for every model but the last.
     pub accept: ConfidenceThreshold,
-    /// The same for single models, as `flotilla eval --calibrate` finds them.
+    /// Thresholds of single models, as `flotilla eval --calibrate` finds them. They replace `accept`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tiers: BTreeMap<ModelName, ConfidenceThreshold>,
-    /// A JSON schema that an answer must match to be kept, beside that it is sure.
+    /// A JSON schema that an answer must also match to be accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub schema: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
-/// How sure an answer must be.
+/// The confidence from which on an answer is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConfidenceThreshold {
-    /// By which measure.
+    /// The measure of confidence.
     #[serde(default)]
     pub measure: ConfidenceMeasure,
-    /// 0 to 1.
+    /// The least accepted confidence, 0 to 1.
     pub at_least: f32,
 }
 
@@ -42,14 +43,14 @@ impl Default for ConfidenceThreshold {
 }
 
 impl ConfidenceThreshold {
-    /// Whether an answer of this confidence is sure enough. One of which nothing is known is not.
+    /// Whether an answer of this confidence is accepted. An unknown confidence is not.
     #[must_use]
-    pub fn keeps(self, confidence: Option<f32>) -> bool {
+    pub fn accepts(self, confidence: Option<f32>) -> bool {
         confidence.is_some_and(|confidence| confidence >= self.at_least)
     }
 }
 
-/// A measure of how sure a model was of its answer, 0 to 1.
+/// A measure of a model's confidence in its answer, 0 to 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ConfidenceMeasure {
@@ -58,15 +59,15 @@ pub enum ConfidenceMeasure {
     /// The smallest probability of a token.
     #[default]
     Min,
-    /// The smallest lead of a token over the next best one, in probability.
+    /// The smallest difference between the probability of a token and that of the next best one.
     Margin,
 }
 
 impl ConfidenceMeasure {
-    /// All of them.
+    /// All measures.
     pub const ALL: [Self; 3] = [Self::Mean, Self::Min, Self::Margin];
 
-    /// Its word in specs.
+    /// The name in specs and JSON.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -76,9 +77,9 @@ impl ConfidenceMeasure {
         }
     }
 
-    /// Alternatives of each token that it needs beside the token.
+    /// The number of most probable tokens (`top_logprobs`) that the measure needs at each position.
     #[must_use]
-    pub fn alternatives(self) -> u32 {
+    pub fn top_logprobs(self) -> u32 {
         match self {
             Self::Mean | Self::Min => 0,
             Self::Margin => 2,
@@ -87,20 +88,22 @@ impl ConfidenceMeasure {
 }
 
 impl CascadeSpec {
-    /// What an answer of a model has to be sure by.
+    /// The threshold for answers of this model.
     #[must_use]
-    pub fn accept(&self, model: &ModelName) -> ConfidenceThreshold {
+    pub fn threshold(&self, model: &ModelName) -> ConfidenceThreshold {
         self.tiers.get(model).copied().unwrap_or(self.accept)
     }
 }
 
-/// How sure a model is of an answer, token by token.
+/// A model's confidence in its answer, updated token by token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AnswerConfidence {
     tokens: u32,
-    /// Of log-probabilities.
+    /// The sum of the log-probabilities.
     sum: f32,
+    /// The smallest probability.
     min: f32,
+    /// The smallest margin.
     margin: f32,
 }
 
@@ -116,19 +119,19 @@ impl Default for AnswerConfidence {
 }
 
 impl AnswerConfidence {
-    /// One more token of the answer.
-    pub fn take(&mut self, token: &TokenLogprob) {
+    /// Adds a token of the answer.
+    pub fn add_token(&mut self, token: &TokenLogprob) {
         let probability = token.logprob.exp().clamp(0.0, 1.0);
         self.tokens += 1;
         self.sum += token.logprob.min(0.0);
         self.min = self.min.min(probability);
-        // The token itself may be among the best ones, under its own text.
+        // The token itself may be among the most probable ones, under its own text.
         let others = token.top.iter().filter(|other| other.token != token.token);
         let next = others.map(|other| other.logprob.exp()).fold(0.0, f32::max);
         self.margin = self.margin.min((probability - next).max(0.0));
     }
 
-    /// How sure it was. `None` where nothing is known of its tokens.
+    /// The confidence by a measure. `None` without tokens.
     #[must_use]
     pub fn value(&self, measure: ConfidenceMeasure) -> Option<f32> {
         (self.tokens > 0).then(|| match measure {
@@ -138,17 +141,17 @@ impl AnswerConfidence {
         })
     }
 
-    /// Whether the answer is not sure enough whatever follows, where at most `most` tokens are to
-    /// be.
+    /// Whether the answer stays below the threshold whatever follows, if it has at most `max_tokens`
+    /// tokens.
     #[must_use]
-    pub fn is_lost(&self, accept: ConfidenceThreshold, most: Option<u32>) -> bool {
-        match accept.measure {
-            ConfidenceMeasure::Min => self.min < accept.at_least,
-            ConfidenceMeasure::Margin => self.margin < accept.at_least,
-            // At best all that follow are certain.
-            ConfidenceMeasure::Mean => most.is_some_and(|most| {
-                let tokens = most.max(self.tokens).max(1);
-                (self.sum / tokens as f32).exp() < accept.at_least
+    pub fn is_out_of_reach(&self, threshold: ConfidenceThreshold, max_tokens: Option<u32>) -> bool {
+        match threshold.measure {
+            ConfidenceMeasure::Min => self.min < threshold.at_least,
+            ConfidenceMeasure::Margin => self.margin < threshold.at_least,
+            // At best all further tokens are certain.
+            ConfidenceMeasure::Mean => max_tokens.is_some_and(|max_tokens| {
+                let tokens = max_tokens.max(self.tokens).max(1);
+                (self.sum / tokens as f32).exp() < threshold.at_least
             }),
         }
     }
@@ -172,21 +175,21 @@ mod tests {
         }
     }
 
-    fn of(tokens: &[(f32, f32)]) -> AnswerConfidence {
+    fn confidence_of(tokens: &[(f32, f32)]) -> AnswerConfidence {
         let mut confidence = AnswerConfidence::default();
         for (probability, next) in tokens {
-            confidence.take(&token(*probability, *next));
+            confidence.add_token(&token(*probability, *next));
         }
         confidence
     }
 
-    fn accept(measure: ConfidenceMeasure, at_least: f32) -> ConfidenceThreshold {
+    fn threshold(measure: ConfidenceMeasure, at_least: f32) -> ConfidenceThreshold {
         ConfidenceThreshold { measure, at_least }
     }
 
     #[test]
-    fn each_measure_says_what_it_is() {
-        let confidence = of(&[(0.9, 0.05), (0.4, 0.3)]);
+    fn measures_are_computed_from_token_probabilities() {
+        let confidence = confidence_of(&[(0.9, 0.05), (0.4, 0.3)]);
         let value = |measure| confidence.value(measure).unwrap();
         assert!((value(ConfidenceMeasure::Mean) - 0.6).abs() < 1e-6);
         assert!((value(ConfidenceMeasure::Min) - 0.4).abs() < 1e-6);
@@ -195,49 +198,58 @@ mod tests {
             AnswerConfidence::default().value(ConfidenceMeasure::Min),
             None
         );
-        // A token that was drawn although another one was likelier leads by nothing.
+        // A token that was sampled although another one was more probable has a margin of 0.
         assert_eq!(
-            of(&[(0.2, 0.7)]).value(ConfidenceMeasure::Margin),
+            confidence_of(&[(0.2, 0.7)]).value(ConfidenceMeasure::Margin),
             Some(0.0)
         );
     }
 
     #[test]
-    fn an_answer_is_lost_once_nothing_can_save_it() {
-        let confidence = of(&[(0.9, 0.05), (0.4, 0.3)]);
-        assert!(confidence.is_lost(accept(ConfidenceMeasure::Min, 0.5), None));
-        assert!(!confidence.is_lost(accept(ConfidenceMeasure::Min, 0.3), None));
-        assert!(confidence.is_lost(accept(ConfidenceMeasure::Margin, 0.2), None));
-        let mean = accept(ConfidenceMeasure::Mean, 0.7);
-        assert!(!confidence.is_lost(mean, None), "more may follow");
-        assert!(!confidence.is_lost(mean, Some(20)));
-        assert!(confidence.is_lost(mean, Some(2)));
+    fn threshold_is_out_of_reach_once_no_token_can_reach_it() {
+        let confidence = confidence_of(&[(0.9, 0.05), (0.4, 0.3)]);
+        assert!(confidence.is_out_of_reach(threshold(ConfidenceMeasure::Min, 0.5), None));
+        assert!(!confidence.is_out_of_reach(threshold(ConfidenceMeasure::Min, 0.3), None));
+        assert!(confidence.is_out_of_reach(threshold(ConfidenceMeasure::Margin, 0.2), None));
+        let mean = threshold(ConfidenceMeasure::Mean, 0.7);
+        assert!(
+            !confidence.is_out_of_reach(mean, None),
+            "more tokens may follow"
+        );
+        assert!(!confidence.is_out_of_reach(mean, Some(20)));
+        assert!(confidence.is_out_of_reach(mean, Some(2)));
     }
 
     #[test]
-    fn a_tier_may_have_a_measure_of_its_own() {
+    fn tier_may_have_its_own_threshold() {
         let small = ModelName::new("small").unwrap();
         let cascade = CascadeSpec {
-            accept: accept(ConfidenceMeasure::Mean, 0.8),
-            tiers: [(small.clone(), accept(ConfidenceMeasure::Min, 0.6))].into(),
+            accept: threshold(ConfidenceMeasure::Mean, 0.8),
+            tiers: [(small.clone(), threshold(ConfidenceMeasure::Min, 0.6))].into(),
             schema: None,
         };
-        assert_eq!(cascade.accept(&small), accept(ConfidenceMeasure::Min, 0.6));
+        assert_eq!(
+            cascade.threshold(&small),
+            threshold(ConfidenceMeasure::Min, 0.6)
+        );
         let other = ModelName::new("other").unwrap();
-        assert_eq!(cascade.accept(&other), accept(ConfidenceMeasure::Mean, 0.8));
+        assert_eq!(
+            cascade.threshold(&other),
+            threshold(ConfidenceMeasure::Mean, 0.8)
+        );
     }
 
     proptest! {
         #[test]
-        fn what_is_lost_would_not_have_been_kept(
+        fn answer_out_of_reach_would_not_have_been_accepted(
             probabilities in proptest::collection::vec(0.01f32..1.0, 1..20),
             at in 0usize..20, at_least in 0.0f32..1.0, which in 0usize..3,
         ) {
             let tokens: Vec<_> = probabilities.iter().map(|p| (*p, (1.0 - p) / 2.0)).collect();
-            let accept = accept(ConfidenceMeasure::ALL[which], at_least);
-            let early = of(&tokens[..at.min(tokens.len())]);
-            if early.is_lost(accept, Some(tokens.len() as u32)) {
-                let value = of(&tokens).value(accept.measure).unwrap();
+            let accept = threshold(ConfidenceMeasure::ALL[which], at_least);
+            let early = confidence_of(&tokens[..at.min(tokens.len())]);
+            if early.is_out_of_reach(accept, Some(tokens.len() as u32)) {
+                let value = confidence_of(&tokens).value(accept.measure).unwrap();
                 prop_assert!(value < at_least + 1e-5);
             }
         }

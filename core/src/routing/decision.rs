@@ -1,5 +1,6 @@
-//! The record of a routing decision: what was chosen, from what, and why. Unless prompts are to be
-//! kept it holds nothing of them but n-grams that are in the tasks' own examples.
+//! The record of a routing decision: what was chosen, from which candidates, and why. It contains
+//! nothing of the prompt but n-grams that also occur in the tasks' examples, unless prompts are
+//! configured to be recorded.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,43 +12,47 @@ use crate::admission::Priority;
 use crate::energy::{Currency, EnergySources};
 use crate::{Joules, ModelName, NodeName, TaskName, ZoneName};
 
-/// A routing decision, as far as it is known before anything was sent.
+/// A routing decision. It is filled in as the request proceeds; [`RequestOutcome`] says how the
+/// request ended.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RoutingDecision {
     /// The `model` field of the request.
-    pub requested: String,
-    /// The task that was chosen. `None` where the request named a model.
+    pub requested_model: String,
+    /// The task that was chosen. `None` if the request named a model.
     pub task: Option<TaskName>,
-    /// What the classifier said; `None` where it was not asked.
-    #[serde(flatten)]
-    pub classified: Option<ClassificationRecord>,
-    /// Only nodes in these privacy zones may answer. Empty: any node.
+    /// The result of the classifier. `None` if the request named a task or a model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classification: Option<ClassificationRecord>,
+    /// The privacy zones whose nodes may answer. Empty if any node may.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub zones: Vec<ZoneName>,
+    /// The priority of the request in queues.
     #[serde(default)]
     pub priority: Priority,
-    /// Within how many milliseconds of its arrival the answer must be complete.
+    /// The request's deadline, in milliseconds after its arrival.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u32>,
-    /// What the answer must keep.
+    /// The limits of the request and its task, the stricter ones of both.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: AnswerLimits,
-    /// The newest turn, where prompts are kept.
+    /// The newest user turn. `None` unless prompts are configured to be recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<String>,
-    /// The replica that may have the beginning of the conversation, or its session, in memory.
+    /// The replica that has the session or a prefix of the conversation in memory, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<AffinityRecord>,
+    /// The chosen model. `None` if no replica could answer.
     pub model: Option<ModelName>,
+    /// The node of the chosen replica. `None` if no replica could answer.
     pub node: Option<NodeName>,
-    /// Replicas that could answer and were compared.
+    /// The replicas that could answer and were compared.
     pub candidates: Vec<CandidateRecord>,
-    /// What was passed over, and why.
+    /// The models and replicas that could not answer, with the reasons.
     pub rejected: Vec<RejectedCandidate>,
-    /// Smaller models that were asked first.
+    /// The smaller models of a cascade that were tried, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tiers: Vec<TierRecord>,
-    /// Replicas that were asked beside one that took long.
+    pub cascade_tiers: Vec<TierRecord>,
+    /// The requests that were sent to a second replica because the first one was slow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hedges: Vec<HedgeRecord>,
 }
@@ -59,117 +64,127 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 /// A replica that was preferred for what it has in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AffinityRecord {
+    /// The node of the replica.
     pub node: NodeName,
-    /// Bytes of the conversation that it has read before; 0: only its session.
-    pub known_bytes: u32,
-    /// Whether it was chosen.
-    pub taken: bool,
+    /// Bytes of the conversation that the replica has in memory. 0 if only the session is known.
+    pub cached_bytes: u32,
+    /// Whether this replica was chosen.
+    pub chosen: bool,
 }
 
-/// A model of a cascade that was asked before the one that answered.
+/// An attempt with one of a cascade's smaller models.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TierRecord {
+    /// The model of this tier.
     pub model: ModelName,
+    /// The node that answered. `None` if no replica could be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
-    /// How it ended.
-    pub verdict: TierOutcome,
+    /// Whether the answer was accepted, or why not.
+    pub outcome: TierOutcome,
+    /// The measure of confidence.
     pub measure: ConfidenceMeasure,
-    /// How sure it was, 0 to 1, as far as its answer was read.
+    /// The confidence in the answer, 0 to 1, as far as it was read. `None` without token
+    /// probabilities.
     pub confidence: Option<f32>,
-    /// How sure it had to be.
+    /// The confidence from which on the answer is accepted.
     pub threshold: f32,
-    /// What it took.
-    pub ms: f64,
+    /// How long the attempt took, in milliseconds.
+    pub duration_ms: f64,
+    /// Tokens of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_tokens: Option<u32>,
+    /// The energy that the attempt took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules: Option<Joules>,
-    /// Where the joules come from.
+    /// What the joules were measured or estimated by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules_source: Option<EnergySources>,
-    /// Why there is no answer of it.
+    /// Why there is no answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// What became of a smaller model's answer.
+/// What became of the answer of a cascade's smaller model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TierOutcome {
-    /// It was sure: its answer is the answer.
-    Kept,
-    /// It was not sure enough.
-    Unsure,
-    /// So early that the rest of the answer was not waited for.
+    /// The confidence reached the threshold: the answer was returned.
+    Accepted,
+    /// The confidence was below the threshold.
+    LowConfidence,
+    /// The confidence could no longer reach the threshold, so the attempt was cancelled early.
     StoppedEarly,
-    /// Its answer does not match the schema.
-    Malformed,
-    /// It could not be asked, or failed.
+    /// The answer does not match the cascade's JSON schema.
+    SchemaMismatch,
+    /// No replica could be asked, or the attempt failed.
     Failed,
-    /// It was not sure enough, but no larger one could be asked.
-    KeptForWantOfBetter,
+    /// The confidence was below the threshold, but no larger model could answer.
+    AcceptedAsFallback,
 }
 
 impl TierOutcome {
-    /// It in a word, as in JSON.
+    /// The name in JSON and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Kept => "kept",
-            Self::Unsure => "unsure",
+            Self::Accepted => "accepted",
+            Self::LowConfidence => "low_confidence",
             Self::StoppedEarly => "stopped_early",
-            Self::Malformed => "malformed",
+            Self::SchemaMismatch => "schema_mismatch",
             Self::Failed => "failed",
-            Self::KeptForWantOfBetter => "kept_for_want_of_better",
+            Self::AcceptedAsFallback => "accepted_as_fallback",
         }
     }
 }
 
-/// A replica that was asked beside one that took long.
+/// A request that was also sent to a second replica because the first one was slow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HedgeRecord {
-    /// The one that took long.
-    pub slow: NodeName,
-    /// The one that was asked beside it.
+    /// The node of the slow replica.
+    pub slow_node: NodeName,
+    /// The node of the second replica.
     pub node: NodeName,
-    /// How long after the first one, in milliseconds.
-    pub after_ms: f64,
-    /// Whether it answered first.
+    /// Milliseconds between the first attempt and the second.
+    pub delay_ms: f64,
+    /// Whether the second replica answered first.
     pub won: bool,
 }
 
-/// What the classifier said.
+/// The result of the classifier for a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassificationRecord {
-    /// The task that came out first.
+    /// The most probable task.
     pub best_task: TaskName,
-    /// The probability that it is right, 0 to 1.
+    /// The probability that it is the right one, 0 to 1.
     pub confidence: f32,
+    /// The second most probable task. `None` if there is only one task.
     pub runner_up: Option<TaskProbability>,
-    /// Below this confidence the default task is chosen.
+    /// The confidence below which the default task is chosen instead.
     pub threshold: f32,
+    /// Whether the confidence was too low, so that the default task was chosen.
     pub abstained: bool,
     /// The score of the best task: `bias` plus the weights of all n-grams.
     pub score: f32,
+    /// The score of the best task for an empty text.
     pub bias: f32,
-    /// The n-grams that weighed most.
+    /// The n-grams with the largest weights.
     pub evidence: Vec<NgramContribution>,
 }
 
 impl ClassificationRecord {
-    /// The record of a verdict.
+    /// The record of a classification by a classifier with this `threshold`.
     #[must_use]
-    pub fn new(verdict: Classification, threshold: f32) -> Self {
+    pub fn new(classification: Classification, threshold: f32) -> Self {
         Self {
-            best_task: verdict.best.task,
-            confidence: verdict.best.confidence,
-            runner_up: verdict.runner_up,
+            best_task: classification.best.task,
+            confidence: classification.best.confidence,
+            runner_up: classification.runner_up,
             threshold,
-            abstained: verdict.abstained,
-            score: verdict.reasons.score,
-            bias: verdict.reasons.bias,
-            evidence: verdict.reasons.evidence,
+            abstained: classification.abstained,
+            score: classification.explanation.score,
+            bias: classification.explanation.bias,
+            evidence: classification.explanation.evidence,
         }
     }
 }
@@ -177,131 +192,142 @@ impl ClassificationRecord {
 /// A replica that could answer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CandidateRecord {
+    /// The replica's model.
     pub model: ModelName,
+    /// The replica's node.
     pub node: NodeName,
+    /// How busy the replica was.
     #[serde(flatten)]
     pub load: ReplicaLoad,
-    /// When the whole answer is expected from there, in milliseconds. `None`: the replica has not
-    /// answered yet.
+    /// Predicted milliseconds to the end of the answer. `None` if the replica has not answered yet.
     pub predicted_ms: Option<f32>,
-    /// When its first token is expected.
+    /// Predicted milliseconds to the first token. `None` if the replica has not answered yet.
     #[serde(default)]
     pub predicted_first_token_ms: Option<f32>,
-    /// What the answer is expected to take there.
+    /// Predicted energy of the answer. `None` if the replica has not answered yet.
     #[serde(default)]
     pub predicted_joules: Option<Joules>,
-    /// The model's measured quality for the task, 0 to 1. `None`: it was not measured.
+    /// The model's measured quality for the task, 0 to 1. `None` if it was not measured.
     #[serde(default)]
     pub quality: Option<f32>,
-    /// Why it is used less than it could be: it is on battery, or slowed down by heat.
+    /// The power or thermal pressure of the node, as a text. `None` if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub strain: Option<String>,
-    /// How it stood beside the others of its model; with `says`, the same in words.
+    pub pressure: Option<String>,
+    /// Why the replica was chosen among the replicas of its model, or why not; in JSON with a
+    /// `text` for people.
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
         serialize_with = "selection_reason::with_text"
     )]
     pub selection: Option<SelectionReason>,
-    /// How near it comes to what the task wants, where models are compared.
+    /// The score by the task's weights, where several models were compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<ObjectiveScore>,
 }
 
-/// A model, or a replica of one, that was passed over.
+/// A model, or one of its replicas, that could not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectedCandidate {
+    /// The model.
     pub model: ModelName,
-    /// `None`: the model as a whole.
+    /// The replica's node. `None` if the model as a whole was rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
+    /// Why it was rejected.
     pub reason: RejectReason,
-    /// What there is to say beyond the reason.
+    /// Further details for people. Empty if there are none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
 }
 
-/// Why something was passed over.
+/// Why a model or a replica was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RejectReason {
     /// The fleet has no such model.
-    Unknown,
-    /// It is not loaded there, or nowhere.
+    UnknownModel,
+    /// The model is not loaded on the node, or on no node at all.
     NotLoaded,
-    /// It is loading there.
+    /// The model is being loaded on the node.
     Loading,
-    /// It could not be loaded there.
-    Failed,
-    /// It is about to leave that node.
+    /// The model could not be loaded on the node.
+    LoadFailed,
+    /// The replica is about to be removed from the node.
     Draining,
-    /// The node is away.
-    NodeAway,
-    /// Not in a privacy zone that the request may enter.
+    /// The node is not connected.
+    NodeDisconnected,
+    /// The node is in no privacy zone that the request may enter.
     Zone,
-    /// It takes no more requests.
+    /// The replica accepts no more requests.
     Full,
-    /// Others wait for it already.
+    /// Other requests are waiting for the model already.
     Queued,
-    /// It failed time after time and is left alone for a while.
-    Breaker,
-    /// It was asked and did not answer.
-    Error,
-    /// Its node has not enough memory for it.
+    /// The replica's circuit breaker is open after repeated failures.
+    CircuitOpen,
+    /// The replica was asked and failed.
+    AttemptFailed,
+    /// The node has not enough memory for the model.
     Memory,
-    /// It does the task less well than asked, or was not measured.
+    /// The model's quality is below the limit, or was not measured.
     Quality,
-    /// It is expected to take longer than asked.
+    /// The predicted time is above the limit.
     Latency,
-    /// It is expected to take more energy than asked.
+    /// The predicted energy is above the limit.
     Energy,
-    /// It is expected to answer after the request's deadline.
+    /// The predicted time is past the request's deadline.
     Deadline,
 }
 
-/// What became of a request.
+/// How a request ended.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RequestOutcome {
-    pub end: OutcomeStatus,
-    /// Why it failed.
+    /// Whether the request was answered.
+    pub status: OutcomeStatus,
+    /// Why the request failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// From the request's arrival to the first events of the answer, in milliseconds.
+    /// Milliseconds from the request's arrival to the first event of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<f64>,
-    /// From the request's arrival to its end, in milliseconds.
+    /// Milliseconds from the request's arrival to its end.
     pub total_ms: f64,
+    /// Tokens of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_tokens: Option<u32>,
+    /// Tokens of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_tokens: Option<u32>,
-    /// How long it waited on the node, in milliseconds.
+    /// Milliseconds that the request waited in the node's queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queued_ms: Option<f64>,
-    /// The energy that it took on all that were asked: smaller models before, replicas that failed or
-    /// took too long.
+    /// The energy of all attempts together: smaller models of a cascade, hedges and retries
+    /// included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules: Option<Joules>,
-    /// Where the joules come from: `rapl+nvml`, `estimate`.
+    /// What the joules were measured or estimated by, such as `rapl+nvml`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules_source: Option<EnergySources>,
-    /// Grams of CO2 equivalent, where the grid's intensity is known.
+    /// Grams of CO2 equivalent. `None` if the grid's carbon intensity is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub co2_grams: Option<f64>,
-    /// What the energy cost, where its price is known.
+    /// The cost of the energy, in `currency`. `None` if the price is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<f64>,
+    /// The currency of `cost`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub currency: Option<Currency>,
 }
 
-/// How a request ended.
+/// Whether a request was answered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutcomeStatus {
+    /// The answer was complete.
     Answered,
+    /// The request ended with an error.
     Failed,
-    /// The client went away.
+    /// The client disconnected before the end of the answer.
     #[default]
-    Abandoned,
+    Cancelled,
 }

@@ -1,33 +1,38 @@
-//! Which task a request belongs to, which model and replica answers it, and when its answer is good
-//! enough.
+//! Decides which task a request belongs to, which model and replica answers it, and whether an
+//! answer is good enough.
+//!
+//! [`Classifier`] finds the task; [`score_candidates`] compares models by the task's objective;
+//! [`sample_and_choose`] samples some replicas of a model, of which [`choose_replica`] takes one;
+//! [`CascadeSpec`] says when a small model's answer is accepted. [`RoutingDecision`] is the record of
+//! all that.
 
-mod affinity;
-mod breaker;
 mod cascade;
+mod choose;
+mod circuit_breaker;
 mod classify;
+mod conversation_prefix;
 mod decision;
-mod goals;
-mod prefer;
-mod select;
+mod explain_choice;
+mod objective;
+mod sample;
 mod selection_reason;
-pub mod tradeoff;
+pub mod threshold_tradeoff;
 
-pub use affinity::{ConversationPrefix, marks};
-
-pub use breaker::CircuitBreaker;
 pub use cascade::{AnswerConfidence, CascadeSpec, ConfidenceMeasure, ConfidenceThreshold};
+pub use choose::{ReplicaCandidate, ReplicaChoice, choose_replica};
+pub use circuit_breaker::CircuitBreaker;
 pub use classify::{
     Classification, Classifier, Ngram, NgramContribution, NgramKind, ScoreExplanation,
     TaskProbability, TrainingSet,
 };
+pub use conversation_prefix::{ConversationPrefix, conversation_prefixes};
 pub use decision::{
     AffinityRecord, CandidateRecord, ClassificationRecord, HedgeRecord, OutcomeStatus,
     RejectReason, RejectedCandidate, RequestOutcome, RoutingDecision, TierOutcome, TierRecord,
 };
-pub use goals::{
-    AnswerLimits, ExpectedAnswer, LimitViolation, ObjectiveScore, ObjectiveWeights, is_longer,
-    nearest, score,
+pub use objective::{
+    AnswerLimits, ExpectedAnswer, LimitViolation, ObjectiveScore, ObjectiveWeights, best_score,
+    exceeds_limit, score_candidates,
 };
-pub use prefer::{ReplicaCandidate, prefer, selection_reasons};
-pub use select::{CandidateStatus, ReplicaLoad, select, select_of_all};
+pub use sample::{CandidateStatus, ReplicaLoad, choose_from_all, sample_and_choose};
 pub use selection_reason::SelectionReason;

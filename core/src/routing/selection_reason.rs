@@ -1,42 +1,61 @@
-//! How a replica stood beside the others of its model: why it was chosen, or why not.
+//! Why a replica was chosen among the replicas of its model, or why not.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// How a replica stood beside the others of its model that were compared. The one that came first was
-/// picked. Times and joules are as they count for that: with what is in memory, with strain, with what
-/// is old counted less, and alike where they are hardly apart.
+/// Why a replica was chosen among the compared replicas of its model, or why not. Times and joules
+/// are the figures that the choice was made by: they include what the replica has in memory and the
+/// pressure of its node, old knowledge counts less, and similar figures count as equal.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum SelectionReason {
-    /// First: there was no other of its model.
+    /// Chosen: it was the only candidate.
     OnlyReplica,
-    /// First: it is the soonest, and none that is hardly later saves enough energy.
+    /// Chosen: it answers soonest, and no candidate within the slack saves enough energy.
     ShortestTime,
-    /// First: it has room and is hardly later than the soonest, with the least time × √joules. How many
-    /// times the time and the joules of the soonest it counts as.
-    LowestEnergy { time: f32, joules: f32 },
-    /// First: it comes nearest to what the task weighs.
+    /// Chosen: it has a free slot, is within the slack of the soonest candidate and has the least
+    /// time × √joules.
+    LowestEnergy {
+        /// Its time as a multiple of the soonest candidate's time.
+        time: f32,
+        /// Its energy as a multiple of the soonest candidate's energy.
+        joules: f32,
+    },
+    /// Chosen: it has the best score by the task's weights, or the least time among similar scores.
     BestScore,
-    /// It has no room, and another one is sooner.
-    NoCapacity,
-    /// So many times as long as the soonest, and so many are the most.
-    TooSlow { time: f32, most: f32 },
-    /// Its time × √joules is so many times that of the first.
-    HigherCost { product: f32 },
-    /// So many times as long as the first.
-    Slower { time: f32 },
-    /// It scores so much less than the first.
-    LowerScore { by: f32 },
-    /// Nothing tells it from the first by more than it takes to be picked instead.
+    /// Not chosen: all its slots are busy, and another candidate is sooner.
+    NoFreeSlot,
+    /// Not chosen: it takes longer than the slack allows.
+    TooSlow {
+        /// Its time as a multiple of the soonest candidate's time.
+        time: f32,
+        /// The longest acceptable time, as a multiple of the soonest candidate's time.
+        max_time: f32,
+    },
+    /// Not chosen: its time × √joules is higher.
+    HigherCost {
+        /// Its time × √joules as a multiple of the chosen candidate's.
+        product: f32,
+    },
+    /// Not chosen: its score is similar to the chosen candidate's, but it takes longer.
+    Slower {
+        /// Its time as a multiple of the chosen candidate's time.
+        time: f32,
+    },
+    /// Not chosen: its score by the task's weights is lower.
+    LowerScore {
+        /// The difference from the chosen candidate's score.
+        difference: f32,
+    },
+    /// Not chosen: it is as good as the chosen candidate, which came first.
     Equivalent,
 }
 
 impl SelectionReason {
-    /// Whether it came first.
+    /// Whether this is the reason of the chosen replica.
     #[must_use]
-    pub fn is_first(self) -> bool {
+    pub fn is_chosen(self) -> bool {
         matches!(
             self,
             Self::OnlyReplica | Self::ShortestTime | Self::LowestEnergy { .. } | Self::BestScore
@@ -47,30 +66,35 @@ impl SelectionReason {
 impl fmt::Display for SelectionReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::OnlyReplica => f.write_str("the only one of its model"),
+            Self::OnlyReplica => f.write_str("the only replica of its model"),
             Self::ShortestTime => f.write_str("soonest of its model"),
             Self::LowestEnergy { time, joules } => {
                 write!(
                     f,
-                    "{time:.2} × the soonest's time, {joules:.2} × its joules"
+                    "{time:.2} × the time of the soonest, {joules:.2} × its energy"
                 )
             }
-            Self::BestScore => f.write_str("nearest of its model to what the task weighs"),
-            Self::NoCapacity => f.write_str("no room, and another one is sooner"),
-            Self::TooSlow { time, most } => {
-                write!(f, "{time:.2} × the soonest's time, {most:.2} at most")
+            Self::BestScore => f.write_str("best score of its model by the task's weights"),
+            Self::NoFreeSlot => f.write_str("no free slot, and another replica is sooner"),
+            Self::TooSlow { time, max_time } => {
+                write!(
+                    f,
+                    "{time:.2} × the time of the soonest, at most {max_time:.2} × is accepted"
+                )
             }
             Self::HigherCost { product } => {
-                write!(f, "{product:.2} × the time × √joules of the first")
+                write!(f, "{product:.2} × the time × √joules of the chosen replica")
             }
-            Self::Slower { time } => write!(f, "{time:.2} × the time of the first"),
-            Self::LowerScore { by } => write!(f, "scores {by:.2} less than the first of its model"),
-            Self::Equivalent => f.write_str("nothing that counts tells it from the first"),
+            Self::Slower { time } => write!(f, "{time:.2} × the time of the chosen replica"),
+            Self::LowerScore { difference } => {
+                write!(f, "score {difference:.2} below the chosen replica's")
+            }
+            Self::Equivalent => f.write_str("as good as the chosen replica, which came first"),
         }
     }
 }
 
-/// Writes a selection with its words, for those who read the record without this program.
+/// Serializes a reason together with its text, for readers of the record that lack this program.
 pub(super) fn with_text<S: Serializer>(
     selection: &Option<SelectionReason>,
     serializer: S,
@@ -81,11 +105,11 @@ pub(super) fn with_text<S: Serializer>(
         selection: &'a SelectionReason,
         text: String,
     }
-    let told = selection.as_ref().map(|selection| ReasonWithText {
+    let with_text = selection.as_ref().map(|selection| ReasonWithText {
         selection,
         text: selection.to_string(),
     });
-    told.serialize(serializer)
+    with_text.serialize(serializer)
 }
 
 #[cfg(test)]
@@ -99,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standing_is_written_with_its_words_and_read_again() {
+    fn reason_is_serialized_with_its_text_and_deserialized() {
         let all = [
             SelectionReason::OnlyReplica,
             SelectionReason::ShortestTime,
@@ -108,14 +132,14 @@ mod tests {
                 joules: 0.5,
             },
             SelectionReason::BestScore,
-            SelectionReason::NoCapacity,
+            SelectionReason::NoFreeSlot,
             SelectionReason::TooSlow {
                 time: 3.0,
-                most: 1.5,
+                max_time: 1.5,
             },
             SelectionReason::HigherCost { product: 2.0 },
             SelectionReason::Slower { time: 2.0 },
-            SelectionReason::LowerScore { by: 0.25 },
+            SelectionReason::LowerScore { difference: 0.25 },
             SelectionReason::Equivalent,
         ];
         for selection in all {
@@ -127,6 +151,6 @@ mod tests {
             assert_eq!(serde_json::from_value::<Row>(json).unwrap(), row);
         }
         let json = serde_json::to_string(&all[5]).unwrap();
-        assert_eq!(json, r#"{"reason":"too_slow","time":3.0,"most":1.5}"#);
+        assert_eq!(json, r#"{"reason":"too_slow","time":3.0,"max_time":1.5}"#);
     }
 }

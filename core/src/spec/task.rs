@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(objective.limits().min_quality, Some(0.9));
         assert_eq!(objective.weights.unwrap().latency, 0.0);
         let cascade = before.spec.cascade.as_ref().unwrap();
-        assert_eq!(cascade.accept(&before.spec.models[0]).at_least, 0.7);
+        assert_eq!(cascade.threshold(&before.spec.models[0]).at_least, 0.7);
         assert_eq!(before.spec.priority, Priority::High);
         let yaml = serde_yaml_ng::to_string(&before).unwrap();
         assert_eq!(parse_yaml(&yaml).unwrap(), [Resource::Task(before)]);

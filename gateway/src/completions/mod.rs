@@ -108,7 +108,7 @@ fn one_usage(batches: EventStream) -> EventStream {
                         state.total.prompt_tokens += usage.prompt_tokens;
                         state.total.completion_tokens += usage.completion_tokens;
                         state.total.energy = match (state.total.energy, usage.energy) {
-                            (Some(sum), Some(more)) => Some(sum.and(more)),
+                            (Some(sum), Some(more)) => Some(sum.combine(more)),
                             (sum, more) => sum.or(more),
                         };
                     }

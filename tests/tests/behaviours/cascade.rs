@@ -48,9 +48,9 @@ async fn a_sure_answer_of_the_small_model_is_kept_and_an_unsure_one_escalates() 
         assert!(body.contains("weather"), "{body}");
         // Log-probabilities were needed, but nobody asked to see them.
         assert!(!body.contains("\"logprob\""), "{body}");
-        assert_eq!(told["tiers"][0]["verdict"], "kept", "{told}");
+        assert_eq!(told["cascade_tiers"][0]["outcome"], "accepted", "{told}");
         assert!(
-            told["tiers"][0]["confidence"].as_f64().unwrap() >= 0.9,
+            told["cascade_tiers"][0]["confidence"].as_f64().unwrap() >= 0.9,
             "{told}"
         );
 
@@ -60,10 +60,10 @@ async fn a_sure_answer_of_the_small_model_is_kept_and_an_unsure_one_escalates() 
         assert_eq!(header(&response, "x-flotilla-task"), "assistant");
         let told = record(&api, &response).await;
         response.text().await.unwrap();
-        let tier = &told["tiers"][0];
+        let tier = &told["cascade_tiers"][0];
         assert_eq!(tier["model"], "assistant-intent-s");
         assert!(
-            ["unsure", "stopped_early"].contains(&tier["verdict"].as_str().unwrap()),
+            ["low_confidence", "stopped_early"].contains(&tier["outcome"].as_str().unwrap()),
             "{told}"
         );
         assert!(tier["confidence"].as_f64().unwrap() < 0.9, "{told}");
@@ -114,8 +114,14 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
     let response = api.chat("task:t", "hi", true).await;
     assert_eq!(header(&response, "x-flotilla-model"), "large");
     let told = record(&api, &response).await;
-    assert_eq!(told["tiers"][0]["verdict"], "stopped_early", "{told}");
-    assert!(told["tiers"][0]["ms"].as_f64().unwrap() < 5_000.0, "{told}");
+    assert_eq!(
+        told["cascade_tiers"][0]["outcome"], "stopped_early",
+        "{told}"
+    );
+    assert!(
+        told["cascade_tiers"][0]["duration_ms"].as_f64().unwrap() < 5_000.0,
+        "{told}"
+    );
     cluster
         .until(async || api.counters("small").await.cancelled == 1)
         .await;
@@ -128,7 +134,7 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
     let response = api.chat("task:t", "hi", false).await;
     assert_eq!(header(&response, "x-flotilla-model"), "large");
     let told = record(&api, &response).await;
-    assert_eq!(told["tiers"][0]["verdict"], "failed", "{told}");
+    assert_eq!(told["cascade_tiers"][0]["outcome"], "failed", "{told}");
     api.delete("loading").await;
     // One that sleeps is woken, though nobody waits for it.
     let mut sleeps = simulated_model("sleeps", 1, &json!({"outputTokens": 2}));
@@ -151,7 +157,7 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
     assert_eq!(header(&response, "x-flotilla-model"), "brief");
     let told = record(&api, &response).await;
     assert_eq!(
-        told["tiers"][0]["verdict"], "kept_for_want_of_better",
+        told["cascade_tiers"][0]["outcome"], "accepted_as_fallback",
         "{told}"
     );
     assert_eq!(told["outcome"]["completion_tokens"], 3, "{told}");
@@ -188,7 +194,10 @@ async fn an_answer_of_the_wrong_form_escalates_and_a_zone_keeps_the_larger_one_o
     let response = api.chat("task:form", "hi", false).await;
     assert_eq!(header(&response, "x-flotilla-model"), "large");
     let told = record(&api, &response).await;
-    assert_eq!(told["tiers"][0]["verdict"], "malformed", "{told}");
+    assert_eq!(
+        told["cascade_tiers"][0]["outcome"], "schema_mismatch",
+        "{told}"
+    );
 
     // What a node has counted is told a moment later.
     cluster

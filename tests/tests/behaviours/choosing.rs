@@ -191,7 +191,7 @@ async fn a_spare_replica_is_asked_beside_one_that_takes_long_and_the_later_one_i
         let id = header(&response, "x-flotilla-decision");
         response.text().await.unwrap();
         let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
-        if record["hedges"][0]["slow"] == "slow" {
+        if record["hedges"][0]["slow_node"] == "slow" {
             hedged = Some(record);
             break;
         }
@@ -199,7 +199,7 @@ async fn a_spare_replica_is_asked_beside_one_that_takes_long_and_the_later_one_i
     let record = hedged.expect("the slow one was asked first at least once");
     let hedge = &record["hedges"][0];
     assert_eq!(
-        (&hedge["slow"], &hedge["node"]),
+        (&hedge["slow_node"], &hedge["node"]),
         (&json!("slow"), &json!("fast"))
     );
     assert_eq!(hedge["won"], true);
@@ -386,7 +386,7 @@ async fn a_conversation_goes_where_its_beginning_was_read() {
                     "{turn}: {record}"
                 );
                 assert!(
-                    record["affinity"]["known_bytes"].as_u64().unwrap() >= 800,
+                    record["affinity"]["cached_bytes"].as_u64().unwrap() >= 800,
                     "{record}"
                 );
                 assert_eq!(&node, before, "{record}");

@@ -113,8 +113,8 @@ async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
             .expect("candidates")
             .iter()
             .any(|candidate| {
-                let strain = candidate["strain"].as_str().unwrap_or_default();
-                candidate["node"] == "portable" && strain.contains("on battery, 20 % full")
+                let pressure = candidate["pressure"].as_str().unwrap_or_default();
+                candidate["node"] == "portable" && pressure.contains("on battery, 20 % full")
             });
         for candidate in record["candidates"].as_array().expect("candidates") {
             let first = ["only_replica", "shortest_time", "lowest_energy"];
@@ -164,7 +164,7 @@ async fn what_an_answer_took_that_did_not_begin_in_time_is_on_record() {
     let id = response.headers()["x-flotilla-decision"].to_str();
     let path = format!("v1/decisions/{}", id.expect("a text"));
     let (_, record) = api.get(&path).await;
-    assert_eq!(record["tiers"][0]["verdict"], "failed", "{record}");
+    assert_eq!(record["cascade_tiers"][0]["outcome"], "failed", "{record}");
     assert!(record["outcome"]["joules"].as_f64() > Some(0.0), "{record}");
     cluster.stop().await;
 }
@@ -193,7 +193,9 @@ async fn what_a_cascade_took_of_several_models_is_one_sum() {
     let all = answer["usage"]["energy"]["joules"]
         .as_f64()
         .expect("joules");
-    let small = record["tiers"][0]["joules"].as_f64().expect("joules");
+    let small = record["cascade_tiers"][0]["joules"]
+        .as_f64()
+        .expect("joules");
     assert!(all > small && small > 0.0, "{record}");
     assert!((record["outcome"]["joules"].as_f64().expect("joules") - all).abs() < 1e-6);
     cluster.stop().await;

@@ -61,7 +61,7 @@ async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
     // Until its breaker opens, some requests still go there and are answered too late.
     let body = json!({"model": "m", "prompt": "hi"});
     let told = async || -> Value { api.post("v1/route", &body).await.json().await.unwrap() };
-    let open = |told: &Value| told["rejected"][0]["reason"] == "breaker";
+    let open = |told: &Value| told["rejected"][0]["reason"] == "circuit_open";
     cluster
         .until(async || {
             join_all((0..4).map(|_| api.chat("m", "hi", false))).await;

@@ -72,22 +72,22 @@ async fn a_request_goes_to_the_model_of_its_task_and_the_record_says_why() {
 
             let (status, record) = api.get(&format!("v1/decisions/{id}")).await;
             assert_eq!(status, 200, "{record}");
-            assert_eq!(record["requested"], "auto");
+            assert_eq!(record["requested_model"], "auto");
             assert_eq!(
-                (&record["task"], &record["best_task"]),
+                (&record["task"], &record["classification"]["best_task"]),
                 (&json!(task), &json!(task))
             );
             assert_eq!(
                 (&record["model"], &record["node"]),
                 (&json!(model), &json!(node))
             );
-            assert_eq!(record["abstained"], false);
+            assert_eq!(record["classification"]["abstained"], false);
             assert_eq!(record["candidates"][0]["node"], json!(node));
-            let grams = record["evidence"].as_array().unwrap();
+            let grams = record["classification"]["evidence"].as_array().unwrap();
             let known = ["freeze", "card", "hotel", "paris", " free", " hote"];
             let named = |gram: &Value| known.contains(&gram["ngram"].as_str().unwrap());
             assert!(grams.iter().any(named), "{record}");
-            assert_eq!(record["outcome"]["end"], "answered");
+            assert_eq!(record["outcome"]["status"], "answered");
             assert_eq!(record["outcome"]["completion_tokens"], 2);
             // Nothing of the prompt is in it but what the tasks' examples have too.
             assert!(!record.to_string().contains("zebra"), "{record}");
@@ -119,8 +119,8 @@ async fn what_fits_no_task_goes_to_the_default_task_or_is_refused() {
     let (status, code) = error_code(response).await;
     assert_eq!((status, code), (400, json!("no_task")));
     let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
-    assert_eq!(record["abstained"], true);
-    assert_eq!(record["outcome"]["end"], "failed");
+    assert_eq!(record["classification"]["abstained"], true);
+    assert_eq!(record["outcome"]["status"], "failed");
 
     let spec = json!({"abstain": {"minConfidence": 0.4}, "defaultTask": "travel"});
     api.apply(&router(spec)).await;
@@ -156,7 +156,7 @@ async fn the_next_model_of_a_task_answers_where_the_preferred_one_cannot() {
         .iter()
         .map(|r| &r["reason"])
         .collect();
-    assert_eq!(reasons, ["unknown", "not_loaded"], "{record}");
+    assert_eq!(reasons, ["unknown_model", "not_loaded"], "{record}");
     cluster.stop().await;
 }
 
@@ -221,12 +221,15 @@ async fn a_dry_run_tells_every_candidate_and_asks_none() {
     assert_eq!(response.status(), 200);
     let told: Value = response.json().await.unwrap();
     assert_eq!(
-        (&told["task"], &told["best_task"]),
+        (&told["task"], &told["classification"]["best_task"]),
         (&json!("banking"), &json!("banking"))
     );
-    assert!(told["confidence"].as_f64().unwrap() > 0.4, "{told}");
+    assert!(
+        told["classification"]["confidence"].as_f64().unwrap() > 0.4,
+        "{told}"
+    );
     assert_eq!(
-        (&told["abstained"], &told["model"]),
+        (&told["classification"]["abstained"], &told["model"]),
         (&json!(false), &json!("bank"))
     );
     assert_eq!(told["node"], json!(api.on("bank").await[0]));

@@ -29,7 +29,7 @@ pub struct TrainingSet {
     /// Texts by task.
     pub tasks: Vec<(TaskName, Vec<String>)>,
     /// Texts that belong to no task.
-    pub none: Vec<String>,
+    pub out_of_scope: Vec<String>,
 }
 
 /// Tells tasks apart.
@@ -58,7 +58,7 @@ pub struct Classification {
     /// Whether that is too unsure to act upon.
     pub abstained: bool,
     /// Why the best got its score.
-    pub reasons: ScoreExplanation,
+    pub explanation: ScoreExplanation,
 }
 
 /// An n-gram and what it added to the score of a task.
@@ -123,7 +123,12 @@ impl Classifier {
         let mut all: Vec<(&str, Option<usize>)> = of_tasks
             .flat_map(|(number, (_, texts))| texts.iter().map(move |t| (t.as_str(), Some(number))))
             .collect();
-        all.extend(examples.none.iter().map(|text| (text.as_str(), None)));
+        all.extend(
+            examples
+                .out_of_scope
+                .iter()
+                .map(|text| (text.as_str(), None)),
+        );
 
         let held = hold_out(examples.tasks.len(), &all);
         let calibration = PlattCalibration::fit(&held);
@@ -165,12 +170,12 @@ impl Classifier {
             abstained: read.vector.is_empty() || best.confidence < self.threshold,
             best,
             runner_up: second.map(ranked),
-            reasons: self.reasons(&read, first, evidence),
+            explanation: self.explain(&read, first, evidence),
         }
     }
 
     /// What made the score of a task.
-    fn reasons(&self, read: &ConversationFeatures, task: usize, most: usize) -> ScoreExplanation {
+    fn explain(&self, read: &ConversationFeatures, task: usize, most: usize) -> ScoreExplanation {
         let weight = |&(place, value): &(u32, f32)| (self.weights.row(place)[task] * value, place);
         let mut weights: Vec<(f32, u32)> = read.vector.iter().map(weight).collect();
         let weightiest = |a: &(f32, u32), b: &(f32, u32)| {

@@ -44,7 +44,7 @@ fn examples() -> TrainingSet {
                 ],
             ),
         ],
-        none: vec![
+        out_of_scope: vec![
             "who won the game last night".into(),
             "tell me a joke".into(),
         ],
@@ -100,7 +100,7 @@ fn it_abstains_from_what_it_does_not_know() {
 fn two_tasks_do_not_share_out_what_belongs_to_neither() {
     let mut examples = examples();
     examples.tasks.truncate(2);
-    examples.none.clear();
+    examples.out_of_scope.clear();
     let classifier = Classifier::train(&examples, AbstainRule::MinConfidence(0.4)).unwrap();
     for text in ["0xdeadbeef qqq zzz", "明日の天気は"] {
         let verdict = classifier.classify([text].into_iter(), 0);
@@ -133,10 +133,12 @@ fn the_question_at_either_end_of_a_long_text_is_found() {
 fn bias_and_weights_make_the_score() {
     let classifier = classifier();
     let turns = ["to paris, please", "book a flight"];
-    let all = classifier.classify(turns.into_iter(), usize::MAX).reasons;
+    let all = classifier
+        .classify(turns.into_iter(), usize::MAX)
+        .explanation;
     let sum: f32 = all.evidence.iter().map(|one| one.weight).sum();
     assert!((all.bias + sum - all.score).abs() < 1e-3, "{all:?}");
-    let some = classifier.classify(turns.into_iter(), 3).reasons;
+    let some = classifier.classify(turns.into_iter(), 3).explanation;
     assert_eq!(some.evidence, all.evidence[..3]);
     let named: Vec<_> = some.evidence.iter().map(|one| &*one.ngram).collect();
     assert!(
@@ -149,7 +151,7 @@ fn bias_and_weights_make_the_score() {
 fn one_task_without_counterexamples_gets_everything_like_it() {
     let mut examples = examples();
     examples.tasks.truncate(1);
-    examples.none.clear();
+    examples.out_of_scope.clear();
     let classifier = Classifier::train(&examples, AbstainRule::FalseAbstentionRate(0.02)).unwrap();
     assert!(
         !classifier
@@ -162,13 +164,7 @@ fn one_task_without_counterexamples_gets_everything_like_it() {
             .runner_up
             .is_none()
     );
-    assert!(
-        Classifier::train(
-            &TrainingSet::default(),
-            AbstainRule::FalseAbstentionRate(0.02)
-        )
-        .is_none()
-    );
+    assert!(Classifier::train(&TrainingSet::default(), AbstainRule::FalseAbstentionRate(0.02)).is_none());
 }
 
 #[test]

@@ -1,0 +1,245 @@
+//! Chooses the replica of a model that a request is sent to.
+//!
+//! Without task weights the rule is: find the replica that answers soonest; of the replicas that
+//! have a free slot and take at most [`SLACK`] times as long, choose the one with the least
+//! time × √joules. Time is what a person notices, so it is bounded first and weighs twice as much
+//! as energy: a quarter of the joules is worth twice the time, as far as the slack allows. Choosing
+//! the fewest joules alone would use up the slack for small savings; in the simulated days of
+//! `benches/fleet_day` this rule saves about as much energy and answers sooner.
+//!
+//! With task weights the replica with the best weighted score is chosen, and among scores that
+//! differ by less than [`SIMILAR_SCORE`] the fastest one.
+//!
+//! Each candidate gets one time and one energy figure relative to a reference common to all
+//! candidates, so every comparison is one of a total order and the choice does not depend on the
+//! order of the candidates, ties apart. [`ReplicaChoice`] keeps these figures;
+//! [`ReplicaChoice::explain`] reads the reasons off them.
+
+use super::{ExpectedAnswer, ObjectiveWeights, ReplicaLoad, score_candidates};
+use crate::Joules;
+use crate::estimate::{RequestCost, SpeedEstimate, decay_towards, group_similar, relative_times};
+
+/// The longest time that a replica may take to be chosen for its energy, as a multiple of the
+/// soonest replica's time. Without the limit a slow replica that needs almost no energy could keep
+/// people waiting indefinitely. Our own choice.
+const SLACK: f32 = 1.5;
+
+/// Scores that differ by less than this count as equal, and time decides: nodes of the same kind
+/// then share the load. Our own choice.
+const SIMILAR_SCORE: f32 = 0.05;
+
+/// The smallest energy that candidates are compared by, so that ratios stay finite.
+const MIN_JOULES: f32 = 1e-6;
+
+/// What is known of a replica that could answer a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ReplicaCandidate {
+    /// How busy the replica is.
+    pub load: ReplicaLoad,
+    /// How fast the replica answers. `None` if it has not answered yet.
+    pub speed: Option<SpeedEstimate>,
+    /// The energy that the answer is expected to take. `None` if nothing is known.
+    pub joules: Option<Joules>,
+    /// The share of the answer's time that remains because the replica has a part of the
+    /// conversation in memory, 0 to 1; 1 if it has nothing in memory.
+    pub remaining_share: f32,
+    /// The factor, at least 1, by which time and energy are multiplied because the node is under
+    /// power or thermal pressure: [`NodePressure::factor`].
+    ///
+    /// [`NodePressure::factor`]: crate::energy::NodePressure::factor
+    pub pressure_factor: f32,
+}
+
+/// The chosen replica, with the figures that the choice was made by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReplicaChoice {
+    /// The index of the chosen candidate.
+    pub index: usize,
+    /// The rule that was applied.
+    pub(super) rule: ChoiceRule,
+    /// The figures of the candidates, in their order.
+    pub(super) figures: Vec<CandidateFigures>,
+}
+
+/// The rule by which a replica was chosen, with what holds for all candidates.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum ChoiceRule {
+    /// Least time × √joules within the slack of the soonest candidate.
+    LeastTimeAndEnergy {
+        /// The index of the candidate that answers soonest.
+        soonest: usize,
+        /// The longest acceptable time, as a multiple of the soonest candidate's time.
+        max_time_ratio: f32,
+    },
+    /// The best score by the task's weights.
+    BestScore,
+}
+
+/// The figures by which a candidate is compared with the others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct CandidateFigures {
+    /// Expected time, in units common to all candidates. Includes load, memory and node pressure.
+    pub(super) time: f32,
+    /// Expected energy, in units common to all candidates. Includes node pressure.
+    pub(super) joules: f32,
+    /// Whether the replica would compute the request at once.
+    pub(super) has_free_slot: bool,
+    /// Whether the candidate passed the first step of the rule: it is within the slack of the
+    /// soonest candidate, or its score is similar to the best one.
+    pub(super) shortlisted: bool,
+    /// The score by the task's weights; 0 without weights.
+    pub(super) score: f32,
+}
+
+impl CandidateFigures {
+    /// Time × √joules, which the default rule minimises.
+    pub(super) fn time_energy_product(&self) -> f32 {
+        self.time * self.joules.sqrt()
+    }
+}
+
+/// Chooses one of the candidates for a request of this `cost` at the time `now`, in seconds of the
+/// caller's clock. The task's `weights` decide where there are any, otherwise the rule described
+/// in this module. Among equal candidates the first one is chosen. Returns `None` without
+/// candidates.
+#[must_use]
+pub fn choose_replica(
+    candidates: &[ReplicaCandidate],
+    weights: Option<ObjectiveWeights>,
+    cost: RequestCost,
+    now: f32,
+) -> Option<ReplicaChoice> {
+    let mut figures = candidate_figures(candidates, cost, now);
+    let (index, rule) = match weights {
+        Some(weights) => {
+            shortlist_best_scores(&mut figures, candidates, weights);
+            let index = first_minimum(&figures, |one| one.shortlisted.then_some(one.time))?;
+            (index, ChoiceRule::BestScore)
+        }
+        None => {
+            let soonest = first_minimum(&figures, |one| Some(one.time))?;
+            let max_time_ratio = max_time_ratio(&candidates[soonest]);
+            shortlist_within_slack(&mut figures, soonest, max_time_ratio);
+            let product =
+                |one: &CandidateFigures| one.shortlisted.then(|| one.time_energy_product());
+            let least = first_minimum(&figures, product)?;
+            // A candidate that is no better than the soonest one is no reason to wait longer.
+            let is_better = product(&figures[least]) < product(&figures[soonest]);
+            let index = if is_better { least } else { soonest };
+            let rule = ChoiceRule::LeastTimeAndEnergy {
+                soonest,
+                max_time_ratio,
+            };
+            (index, rule)
+        }
+    };
+    Some(ReplicaChoice {
+        index,
+        rule,
+        figures,
+    })
+}
+
+/// The time and energy of each candidate, relative to references common to all of them.
+fn candidate_figures(
+    candidates: &[ReplicaCandidate],
+    cost: RequestCost,
+    now: f32,
+) -> Vec<CandidateFigures> {
+    let replicas: Vec<_> = candidates.iter().map(|one| (one.load, one.speed)).collect();
+    let times = relative_times(&replicas, cost, now);
+    let joules = relative_joules(candidates, now);
+    let figures = candidates.iter().zip(times).zip(joules);
+    figures
+        .map(|((candidate, time), joules)| CandidateFigures {
+            time: time * candidate.remaining_share * candidate.pressure_factor,
+            joules,
+            has_free_slot: candidate.load.has_free_slot(),
+            shortlisted: false,
+            score: 0.0,
+        })
+        .collect()
+}
+
+/// The energy of each candidate as it is compared. Old knowledge decays towards the least energy
+/// that is known, and unknown energy counts as that, so that the candidate is tried and becomes
+/// known. Similar figures count as equal.
+fn relative_joules(candidates: &[ReplicaCandidate], now: f32) -> Vec<f32> {
+    let known = |candidate: &ReplicaCandidate| {
+        // A lower bound of the time says little of the energy.
+        let speed = candidate.speed.filter(|speed| !speed.is_lower_bound())?;
+        let Joules(joules) = candidate.joules?;
+        Some((joules.max(MIN_JOULES), speed.exploration_bonus(now)))
+    };
+    let least = candidates.iter().filter_map(known);
+    let least = least.map(|(joules, _)| joules).reduce(f32::min);
+    let reference = least.unwrap_or(1.0);
+    let mut all: Vec<f32> = candidates
+        .iter()
+        .map(|candidate| {
+            let joules = known(candidate).map_or(reference, |(joules, trust)| {
+                decay_towards(reference, joules, trust)
+            });
+            joules * candidate.pressure_factor
+        })
+        .collect();
+    group_similar(&mut all);
+    all
+}
+
+/// Marks the candidates that are within the slack of the soonest one, and the soonest itself.
+fn shortlist_within_slack(figures: &mut [CandidateFigures], soonest: usize, max_time_ratio: f32) {
+    let longest = max_time_ratio * figures[soonest].time;
+    for (index, one) in figures.iter_mut().enumerate() {
+        one.shortlisted = index == soonest || (one.has_free_slot && one.time <= longest);
+    }
+}
+
+/// Scores the candidates and marks those whose score is similar to the best one.
+fn shortlist_best_scores(
+    figures: &mut [CandidateFigures],
+    candidates: &[ReplicaCandidate],
+    weights: ObjectiveWeights,
+) {
+    if weights.energy == 0.0 {
+        // All replicas of a model have the same quality, so that time alone decides.
+        figures.iter_mut().for_each(|one| one.shortlisted = true);
+        return;
+    }
+    let both = candidates.iter().zip(&*figures);
+    let expected: Vec<_> = both
+        .map(|(candidate, figures)| ExpectedAnswer {
+            quality: None,
+            seconds: Some(figures.time),
+            joules: candidate
+                .joules
+                .map(|Joules(joules)| Joules(joules * candidate.pressure_factor)),
+        })
+        .collect();
+    let scores = score_candidates(weights, &expected);
+    let best = scores.iter().map(|score| score.total).fold(0.0, f32::max);
+    for (one, score) in figures.iter_mut().zip(scores) {
+        one.score = score.total;
+        one.shortlisted = best - score.total < SIMILAR_SCORE;
+    }
+}
+
+/// The longest acceptable time, as a multiple of the time of the `soonest` candidate. A
+/// conversation that is in memory is worth keeping: a session does not move to save energy.
+fn max_time_ratio(soonest: &ReplicaCandidate) -> f32 {
+    (SLACK * soonest.remaining_share).max(1.0)
+}
+
+/// The index of the first candidate with the least `figure`, of those that have one.
+fn first_minimum(
+    figures: &[CandidateFigures],
+    figure: impl Fn(&CandidateFigures) -> Option<f32>,
+) -> Option<usize> {
+    let all = figures.iter().enumerate();
+    all.filter_map(|(index, one)| Some((index, figure(one)?)))
+        .min_by(|(_, a), (_, b)| a.total_cmp(b))
+        .map(|(index, _)| index)
+}
+
+#[cfg(test)]
+mod tests;
