@@ -23,7 +23,7 @@ pub(crate) fn decision_text(record: &DecisionRecord) -> String {
     let zones: Vec<_> = decision.zones.iter().map(|zone| zone.as_str()).collect();
     let mut text = output::fields(&[
         ("Decision", or_empty(record.id.clone())),
-        ("Requested model", decision.requested.clone()),
+        ("Requested model", decision.requested_model.clone()),
         (
             "Task",
             or_empty(decision.task.as_ref().map(ToString::to_string)),
@@ -47,7 +47,7 @@ pub(crate) fn decision_text(record: &DecisionRecord) -> String {
             or_empty(decision.node.as_ref().map(ToString::to_string)),
         ),
     ]);
-    if let Some(classified) = &decision.classified {
+    if let Some(classified) = &decision.classification {
         text += &classification(classified);
     }
     text += &candidates(decision);
@@ -109,12 +109,14 @@ fn selection_reason(
     let is_winner = |hedge: &&HedgeRecord| chosen && hedge.won && hedge.node == candidate.node;
     let winning_hedge = decision.hedges.iter().find(is_winner);
     let reason = match winning_hedge {
-        Some(HedgeRecord { slow, .. }) => Some(format!("hedge for {slow}, answered before it")),
+        Some(HedgeRecord {
+            slow_node: slow, ..
+        }) => Some(format!("hedge for {slow}, answered before it")),
         None => candidate.selection.map(|selection| selection.to_string()),
     };
     let mut parts: Vec<_> = chosen.then(|| "chosen".to_owned()).into_iter().collect();
     parts.extend(reason);
-    parts.extend(candidate.strain.clone());
+    parts.extend(candidate.pressure.clone());
     parts.join("; ")
 }
 
@@ -199,19 +201,19 @@ fn limits(decision: &RoutingDecision) -> String {
 fn earlier_steps(decision: &RoutingDecision) -> String {
     let mut text = String::new();
     if let Some(affinity) = &decision.affinity {
-        let reason = match affinity.known_bytes {
+        let reason = match affinity.cached_bytes {
             0 => "served the session before".to_owned(),
             bytes => format!("has {bytes} bytes of the conversation in its cache"),
         };
-        let result = if affinity.taken {
+        let result = if affinity.chosen {
             "was chosen for that"
         } else {
             "was not chosen, since another replica was expected to answer earlier"
         };
         text += &format!("\n{} {reason}; it {result}\n", affinity.node);
     }
-    if !decision.tiers.is_empty() {
-        let rows = decision.tiers.iter().map(|tier| {
+    if !decision.cascade_tiers.is_empty() {
+        let rows = decision.cascade_tiers.iter().map(|tier| {
             let confidence = tier.confidence.map(|value| format!("{value:.3}"));
             vec![
                 tier.model.to_string(),
@@ -226,7 +228,7 @@ fn earlier_steps(decision: &RoutingDecision) -> String {
                 ),
                 format!("{:.3}", tier.threshold),
                 tier_outcome(tier).to_owned(),
-                format!("{:.1} ms", tier.ms),
+                format!("{:.1} ms", tier.duration_ms),
                 tier.joules.map(joules).unwrap_or_default(),
             ]
         });
@@ -243,23 +245,27 @@ fn earlier_steps(decision: &RoutingDecision) -> String {
         text += &output::table(&headings, rows);
     }
     for hedge in &decision.hedges {
-        let winner = if hedge.won { &hedge.node } else { &hedge.slow };
+        let winner = if hedge.won {
+            &hedge.node
+        } else {
+            &hedge.slow_node
+        };
         text += &format!(
             "\n{} sent no token within {:.0} ms: the request was also sent to {}; {winner} answered first\n",
-            hedge.slow, hedge.after_ms, hedge.node
+            hedge.slow_node, hedge.delay_ms, hedge.node
         );
     }
     text
 }
 
 fn tier_outcome(tier: &TierRecord) -> &'static str {
-    match tier.verdict {
-        TierOutcome::Kept => "kept",
-        TierOutcome::Unsure => "confidence too low",
+    match tier.outcome {
+        TierOutcome::Accepted => "kept",
+        TierOutcome::LowConfidence => "confidence too low",
         TierOutcome::StoppedEarly => "confidence too low, stopped early",
-        TierOutcome::Malformed => "does not match the requested format",
+        TierOutcome::SchemaMismatch => "does not match the requested format",
         TierOutcome::Failed => "failed",
-        TierOutcome::KeptForWantOfBetter => "kept, since no larger model could answer",
+        TierOutcome::AcceptedAsFallback => "kept, since no larger model could answer",
     }
 }
 
@@ -290,17 +296,17 @@ fn rejected_row(rejected: &RejectedCandidate) -> Vec<String> {
 
 fn reject_reason(reason: RejectReason) -> &'static str {
     match reason {
-        RejectReason::Unknown => "not in the fleet",
+        RejectReason::UnknownModel => "not in the fleet",
         RejectReason::NotLoaded => "not loaded",
         RejectReason::Loading => "loading",
-        RejectReason::Failed => "failed to load",
+        RejectReason::LoadFailed => "failed to load",
         RejectReason::Draining => "draining",
-        RejectReason::NodeAway => "node unreachable",
+        RejectReason::NodeDisconnected => "node unreachable",
         RejectReason::Zone => "outside the zones",
         RejectReason::Full => "full",
         RejectReason::Queued => "other requests are queued",
-        RejectReason::Breaker => "circuit breaker open",
-        RejectReason::Error => "attempt failed",
+        RejectReason::CircuitOpen => "circuit breaker open",
+        RejectReason::AttemptFailed => "attempt failed",
         RejectReason::Memory => "not enough memory",
         RejectReason::Quality => "quality too low",
         RejectReason::Latency => "latency too high",
@@ -310,10 +316,10 @@ fn reject_reason(reason: RejectReason) -> &'static str {
 }
 
 fn request_outcome(outcome: &RequestOutcome) -> String {
-    let status = match outcome.end {
+    let status = match outcome.status {
         OutcomeStatus::Answered => "answered",
         OutcomeStatus::Failed => "failed",
-        OutcomeStatus::Abandoned => "cancelled by the client",
+        OutcomeStatus::Cancelled => "cancelled by the client",
     };
     let millis = |ms: f64| format!("{ms:.1} ms");
     let source = outcome.joules_source.unwrap_or_default();

@@ -117,7 +117,7 @@ fn cascade(spec: &TaskSpec) -> String {
     let mut parts: Vec<String> = smaller
         .iter()
         .map(|model| {
-            let threshold = cascade.accept(model);
+            let threshold = cascade.threshold(model);
             format!(
                 "{model} if its {} confidence is at least {}",
                 threshold.measure.as_str(),

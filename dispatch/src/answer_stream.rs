@@ -20,7 +20,7 @@ use crate::usage_guard::UsageGuard;
 
 /// Returns the error of a request whose own deadline has passed.
 pub(crate) fn deadline_passed(deadline: Duration) -> RequestError {
-    RequestError::TooLate(format!(
+    RequestError::DeadlineUnmet(format!(
         "The request's deadline of {} ms has passed.",
         deadline.as_millis()
     ))

@@ -84,7 +84,7 @@ impl Attempt<'_> {
 
     /// Accounts for an error that the replica, or the way to it, answered with.
     fn refused(&mut self, error: RequestError) -> RequestError {
-        if error.blames_the_replica() {
+        if error.is_replica_fault() {
             return self.failed(error);
         }
         self.usage.refused(&error);
@@ -133,9 +133,9 @@ impl AttemptTimeout {
         let waited = self.remaining.as_secs_f32();
         let message = format!("The answer did not begin within {waited:.3} s.");
         if self.own_deadline {
-            RequestError::TooLate(message)
+            RequestError::DeadlineUnmet(message)
         } else {
-            RequestError::Deadline(message)
+            RequestError::Timeout(message)
         }
     }
 }

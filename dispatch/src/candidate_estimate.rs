@@ -5,7 +5,7 @@ use std::time::Duration;
 use flotilla_core::estimate::{LatencyPrediction, RequestCost, SpeedEstimate};
 use flotilla_core::routing::{
     AnswerLimits, CandidateRecord, ExpectedAnswer, LimitViolation, RejectReason, ReplicaCandidate,
-    SelectionReason, is_longer, prefer, selection_reasons,
+    SelectionReason, choose_replica, exceeds_limit,
 };
 use flotilla_core::{Joules, ModelName};
 
@@ -69,7 +69,7 @@ impl EstimateContext<'_> {
             ..plan.cost
         };
         let prediction = speed.map(|speed| speed.predict(load, unread));
-        let alone = speed.map(|speed| speed.alone(unread));
+        let alone = speed.map(|speed| speed.unloaded_seconds(unread));
         let expected = ExpectedAnswer {
             quality,
             seconds: prediction.map(|prediction| prediction.total),
@@ -78,7 +78,7 @@ impl EstimateContext<'_> {
         // An idle replica that was slow long ago counts as faster for the limits: otherwise it would
         // never be tried again.
         let idle = speed.filter(|_| load.requests() == 0);
-        let bonus = idle.map_or(1.0, |speed| speed.hope(self.now));
+        let bonus = idle.map_or(1.0, |speed| speed.exploration_bonus(self.now));
         let optimistic = ExpectedAnswer {
             quality,
             seconds: expected.seconds.map(|seconds| seconds * bonus),
@@ -89,14 +89,15 @@ impl EstimateContext<'_> {
             (None, _) | (Some(1..), None) => 1.0,
             (Some(0), _) => SESSION_SHARE,
             (Some(_), Some(speed)) => {
-                speed.alone(unread) / speed.alone(plan.cost).max(f32::MIN_POSITIVE)
+                speed.unloaded_seconds(unread)
+                    / speed.unloaded_seconds(plan.cost).max(f32::MIN_POSITIVE)
             }
         };
         Ok(CandidateEstimate {
             snapshot,
             unread_bytes: unread.prompt_bytes,
             // A lower bound is no prediction.
-            prediction: prediction.filter(|_| !speed.is_some_and(SpeedEstimate::is_least)),
+            prediction: prediction.filter(|_| !speed.is_some_and(SpeedEstimate::is_lower_bound)),
             expected,
             remaining_share,
         })
@@ -104,13 +105,7 @@ impl EstimateContext<'_> {
 
     /// Selects one of several replicas of a model.
     pub(crate) fn select(&self, candidates: &[CandidateEstimate]) -> usize {
-        let plan = self.plan;
-        prefer(
-            &replica_candidates(candidates),
-            plan.weights,
-            plan.cost,
-            self.now,
-        )
+        self.select_with_reasons(candidates).0
     }
 
     /// Selects one of several replicas of a model, and says for each why it was selected or not.
@@ -120,9 +115,8 @@ impl EstimateContext<'_> {
     ) -> (usize, Vec<SelectionReason>) {
         let plan = self.plan;
         let candidates = replica_candidates(candidates);
-        let selected = prefer(&candidates, plan.weights, plan.cost, self.now);
-        let reasons = selection_reasons(&candidates, selected, plan.weights, plan.cost, self.now);
-        (selected, reasons)
+        let choice = choose_replica(&candidates, plan.weights, plan.cost, self.now);
+        choice.map_or((0, Vec::new()), |choice| (choice.index, choice.explain()))
     }
 }
 
@@ -134,12 +128,12 @@ fn check_limits(
 ) -> Result<(), Rejection> {
     let expected_ms = |seconds: f32| format!("{:.0} ms are expected", seconds * 1e3);
     if let (Some(seconds), Some(remaining)) = (expected.seconds, remaining)
-        && is_longer(seconds, remaining)
+        && exceeds_limit(seconds, remaining)
     {
         let detail = format!("{}, {} remain", expected_ms(seconds), remaining.as_millis());
         return Err((RejectReason::Deadline, detail));
     }
-    match limits.replica_breach(expected) {
+    match limits.replica_violation(expected) {
         Some(LimitViolation::Energy) => {
             let joules = expected.joules.map_or(0.0, |joules| joules.0);
             Err((RejectReason::Energy, format!("{joules:.3} J are expected")))
@@ -155,7 +149,7 @@ fn check_limits(
 /// Checks the model's measured quality against the limits.
 fn check_quality(limits: AnswerLimits, quality: Option<f32>) -> Result<(), Rejection> {
     let required = limits.min_quality.unwrap_or(0.0);
-    match limits.quality_breach(quality) {
+    match limits.quality_violation(quality) {
         None => Ok(()),
         Some(LimitViolation::NotMeasured) => Err((
             RejectReason::Quality,
@@ -190,10 +184,10 @@ impl CandidateEstimate {
     fn replica_candidate(&self) -> ReplicaCandidate {
         ReplicaCandidate {
             load: self.snapshot.load,
-            pace: self.snapshot.speed,
+            speed: self.snapshot.speed,
             joules: self.expected.joules,
-            left: self.remaining_share,
-            strain: self.snapshot.pressure.factor(),
+            remaining_share: self.remaining_share,
+            pressure_factor: self.snapshot.pressure.factor(),
         }
     }
 
@@ -222,7 +216,7 @@ impl CandidateEstimate {
             predicted_first_token_ms: self.prediction.map(|p| p.first_token * 1e3),
             predicted_joules: self.prediction.and(self.expected.joules),
             quality: self.expected.quality,
-            strain: (!pressure.is_none()).then(|| pressure.to_string()),
+            pressure: (!pressure.is_none()).then(|| pressure.to_string()),
             selection: None,
             score: None,
         }

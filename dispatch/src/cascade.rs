@@ -54,7 +54,7 @@ pub(crate) async fn answer(
         let larger_ready = dispatcher.has_ready_replica(plan, tier + 1..=last);
         execution.may_wait = !larger_ready;
         let (record, held) = request.hold(&mut execution, larger_ready).await;
-        execution.decision.tiers.push(record);
+        execution.decision.cascade_tiers.push(record);
         match held {
             Ok(held) if held.kept => return Ok(send_held(execution, held)),
             Ok(held) if held.answer.is_some() => fallback = Fallback::Held(tier, held),
@@ -82,9 +82,9 @@ pub(crate) async fn answer(
     };
     let decision = execution.take_decision();
     let mut execution = PlanExecution::new(dispatcher, plan.tier(tier), decision, context);
-    let records = execution.decision.tiers.iter_mut();
+    let records = execution.decision.cascade_tiers.iter_mut();
     for record in records.filter(|record| record.model == plan.models[tier]) {
-        record.verdict = TierOutcome::KeptForWantOfBetter;
+        record.outcome = TierOutcome::AcceptedAsFallback;
     }
     if let Fallback::Held(_, held) = fallback {
         return Ok(send_held(execution, held));

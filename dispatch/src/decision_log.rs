@@ -144,7 +144,7 @@ mod tests {
         let log = DecisionLog::new("abc", 2, RequestObserver::metrics_only(metrics));
         let record = |requested: &str| {
             let decision = RoutingDecision {
-                requested: requested.into(),
+                requested_model: requested.into(),
                 ..RoutingDecision::default()
             };
             let context = log.ring.observer.start_request("chat", 7, Arc::default());
@@ -168,10 +168,10 @@ mod tests {
         }
         first.answered();
         let stored = log.get(&id).unwrap();
-        assert_eq!(stored.decision.requested, "one");
+        assert_eq!(stored.decision.requested_model, "one");
         let outcome = stored.outcome.unwrap();
         assert_eq!(
-            (outcome.end, outcome.completion_tokens),
+            (outcome.status, outcome.completion_tokens),
             (OutcomeStatus::Answered, Some(4))
         );
         assert_eq!(outcome.joules, Some(Joules(2.0)));
@@ -188,6 +188,6 @@ mod tests {
         let id = third.id().to_owned();
         drop(third);
         let outcome = log.get(&id).unwrap().outcome.unwrap();
-        assert_eq!(outcome.end, OutcomeStatus::Abandoned);
+        assert_eq!(outcome.status, OutcomeStatus::Cancelled);
     }
 }

@@ -94,7 +94,7 @@ impl DecisionRecorder {
 
     /// Records that the answer is complete.
     pub(crate) fn answered(&mut self) {
-        self.outcome.end = OutcomeStatus::Answered;
+        self.outcome.status = OutcomeStatus::Answered;
         self.finish(None);
     }
 
@@ -104,11 +104,11 @@ impl DecisionRecorder {
             error,
             RequestError::ModelNotFound(_) | RequestError::TaskNotFound(_)
         );
-        self.outcome.end = OutcomeStatus::Failed;
+        self.outcome.status = OutcomeStatus::Failed;
         self.context.span.record_error(error.kind());
-        self.log_failure(error.kind(), error.blames_the_replica());
+        self.log_failure(error.kind(), error.is_replica_fault());
         let held_to_zones = !self.stored.decision.zones.is_empty();
-        self.outcome.error = Some(error.on_record(held_to_zones));
+        self.outcome.error = Some(error.recorded_text(held_to_zones));
         self.finish(Some(error.kind()));
     }
 
@@ -136,9 +136,9 @@ impl DecisionRecorder {
         if energy != EnergyUsage::default() {
             outcome.joules = Some(energy.joules);
             outcome.joules_source = Some(energy.sources);
-            outcome.co2_grams = energy.grams;
-            outcome.cost = energy.price.map(|price| price.amount);
-            outcome.currency = energy.price.map(|price| price.currency);
+            outcome.co2_grams = energy.co2_grams;
+            outcome.cost = energy.cost.map(|price| price.amount);
+            outcome.currency = energy.cost.map(|price| price.currency);
         }
         let stats = RequestStats {
             duration: total,
@@ -148,7 +148,7 @@ impl DecisionRecorder {
             input_tokens: u64::from(outcome.prompt_tokens.unwrap_or(0)),
             output_tokens: u64::from(outcome.completion_tokens.unwrap_or(0)),
             joules: f64::from(energy.joules.0),
-            co2_grams: energy.grams,
+            co2_grams: energy.co2_grams,
             cost: outcome.cost,
         };
         self.count(&outcome, &stats, &energy);
@@ -160,11 +160,13 @@ impl DecisionRecorder {
         let decision = &self.stored.decision;
         let labels = RequestLabels {
             operation: self.context.operation,
-            requested_model: self.known_target.then_some(decision.requested.as_str()),
+            requested_model: self
+                .known_target
+                .then_some(decision.requested_model.as_str()),
             model: decision.model.as_ref().map(ModelName::as_str),
             task: decision.task.as_ref().map(TaskName::as_str),
             energy_source: energy.sources.as_str(),
-            currency: energy.price.as_ref().map(|price| price.currency.as_str()),
+            currency: energy.cost.as_ref().map(|price| price.currency.as_str()),
         };
         let metrics = &self.observer.metrics;
         metrics.record_request(labels, stats);
@@ -176,11 +178,11 @@ impl DecisionRecorder {
             energy: *energy,
             time_per_token: stats.time_per_output_token(),
         });
-        for tier in &decision.tiers {
+        for tier in &decision.cascade_tiers {
             metrics.record_cascade_answer(
                 labels.task.unwrap_or_default(),
                 tier.model.as_str(),
-                tier.verdict.as_str(),
+                tier.outcome.as_str(),
             );
         }
         for hedge in &decision.hedges {

@@ -112,7 +112,7 @@ impl Dispatcher {
             request,
             decision,
         );
-        if let Some(classified) = &decision.classified {
+        if let Some(classified) = &decision.classification {
             classify.set_attribute(attr::TASK, classified.best_task.to_string());
             classify.set_attribute(attr::CLASSIFY_CONFIDENCE, f64::from(classified.confidence));
             classify.set_attribute(attr::CLASSIFY_ABSTAINED, classified.abstained);
@@ -201,14 +201,14 @@ impl Backend for Dispatcher {
         &self,
         request: GenerateRequest<Route>,
     ) -> Result<BackendAnswer<EventStream>, BackendError> {
-        let context = self.start_request(request.input.operation(), &request.model);
+        let context = self.start_request(request.input.operation_name(), &request.model);
         let mut decision = RoutingDecision::default();
         let profile = RequestProfile {
             input: &request.input,
             max_tokens: request.sampling.max_tokens,
         };
         let plan = self.plan(&request.model, profile, &mut decision).await;
-        if let Some(classified) = &decision.classified {
+        if let Some(classified) = &decision.classification {
             let task = decision.task.as_ref().map(TaskName::as_str);
             self.observer
                 .metrics
@@ -321,7 +321,7 @@ impl Backend for Dispatcher {
 /// Sets the attributes of the span of a request that has arrived.
 fn set_request_attributes(span: &RequestSpan, request: &GenerateRequest<Route>) {
     let sampling = &request.sampling;
-    span.set_attribute(attr::OPERATION, request.input.operation());
+    span.set_attribute(attr::OPERATION, request.input.operation_name());
     span.set_attribute(attr::PROVIDER, PROVIDER);
     span.set_attribute(attr::REQUEST_MODEL, request.model.target.to_string());
     span.set_attribute("gen_ai.request.temperature", sampling.temperature);

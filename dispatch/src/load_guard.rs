@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use flotilla_core::admission::{FairnessKey, Priority};
 use flotilla_core::energy::EnergyUsage;
-use flotilla_core::estimate::{ComputeTime, ServedRequest, crowd};
+use flotilla_core::estimate::{ComputeTime, ServedRequest, contention_factor};
 use flotilla_core::generate::{RequestError, Usage};
 use flotilla_core::routing::ReplicaLoad;
 
@@ -66,7 +66,7 @@ impl LoadGuard {
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
             seconds: self.began.elapsed().as_secs_f32(),
-            computed,
+            compute_time: computed,
             load: self.load,
         };
         self.replica.learn(served, usage.energy);
@@ -82,13 +82,13 @@ impl LoadGuard {
     /// Returns whether the replica could compute the request at once, so that it did not wait there.
     #[must_use]
     pub fn had_room(&self) -> bool {
-        self.load.has_room()
+        self.load.has_free_slot()
     }
 
     /// Estimates the energy so far of a request whose compute time the node has not reported.
     #[must_use]
     pub fn energy_so_far(&self) -> EnergyUsage {
-        let seconds = self.began.elapsed().as_secs_f32() / crowd(self.load);
+        let seconds = self.began.elapsed().as_secs_f32() / contention_factor(self.load);
         self.replica.estimate_energy(seconds, self.load)
     }
 
@@ -100,12 +100,12 @@ impl LoadGuard {
 
     /// Records that the request failed.
     pub fn failed(&mut self, error: &RequestError) {
-        if error.blames_the_replica() {
+        if error.is_replica_fault() {
             self.replica.record_failure();
         }
         self.lesson = match error {
-            RequestError::TooLate(_) => Lesson::AtLeast,
-            _ if error.blames_the_replica() => Lesson::Recorded,
+            RequestError::DeadlineUnmet(_) => Lesson::AtLeast,
+            _ if error.is_replica_fault() => Lesson::Recorded,
             _ => Lesson::Nothing,
         };
     }
@@ -117,7 +117,7 @@ impl Drop for LoadGuard {
             self.replica.record_neutral_end();
         }
         // A request that may have waited for others was not computed all that time.
-        if self.lesson == Lesson::AtLeast && self.load.has_room() {
+        if self.lesson == Lesson::AtLeast && self.load.has_free_slot() {
             let seconds = self.began.elapsed().as_secs_f32();
             self.replica
                 .learn_at_least(self.prompt_bytes, seconds, self.load);

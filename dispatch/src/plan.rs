@@ -10,7 +10,7 @@ use flotilla_core::estimate::RequestCost;
 use flotilla_core::generate::{GenerateInput, RequestError, Route, RouteTarget};
 use flotilla_core::routing::{
     AnswerLimits, CascadeSpec, ClassificationRecord, Classifier, ConversationPrefix,
-    ObjectiveWeights, RoutingDecision, marks,
+    ObjectiveWeights, RoutingDecision, conversation_prefixes,
 };
 use flotilla_core::{ModelName, TaskName, ZoneName};
 
@@ -95,7 +95,7 @@ pub(crate) fn plan(
     request: RequestProfile<'_>,
     decision: &mut RoutingDecision,
 ) -> Result<DispatchPlan, RequestError> {
-    decision.requested = route.target.to_string();
+    decision.requested_model = route.target.to_string();
     let task = match &route.target {
         RouteTarget::Model(_) => None,
         RouteTarget::Task(name) => Some(find_task(routing, name)?),
@@ -118,7 +118,7 @@ pub(crate) fn plan(
         },
         zones,
         weights: objective.weights,
-        limits: objective.limits().and(route.limits),
+        limits: objective.limits().strictest(route.limits),
         queue_key: QueueKey {
             priority: route.priority.unwrap_or(default_priority),
             fairness_key: route.fairness_key,
@@ -128,7 +128,7 @@ pub(crate) fn plan(
             prompt_bytes: u32::try_from(request.input.bytes()).unwrap_or(u32::MAX),
             max_tokens: request.max_tokens,
         },
-        prefixes: marks(request.input),
+        prefixes: conversation_prefixes(request.input),
         session: route.session,
         task,
     };
@@ -167,7 +167,7 @@ fn classify(
     let best = classification.best.clone();
     let abstained = classification.abstained;
     let record = ClassificationRecord::new(classification, classifier.threshold());
-    decision.classified = Some(record);
+    decision.classification = Some(record);
     // The classifier may be a moment older than the tasks.
     if !abstained && routing.tasks.contains_key(&best.task) {
         return Ok(best.task);
@@ -216,7 +216,7 @@ fn allowed_zones(
         }
         Some(zone) => {
             let task = task.map(TaskName::as_str).unwrap_or_default();
-            Err(RequestError::Zone(format!(
+            Err(RequestError::ZoneForbidden(format!(
                 "The task '{task}' may not enter the zone '{zone}'."
             )))
         }
@@ -264,7 +264,7 @@ mod tests {
         let classifier = Classifier::train(&examples, AbstainRule::MinConfidence(0.6));
         let route = Route {
             zone: named_zone.map(zone),
-            ..Route::to(RouteTarget::parse(target).unwrap())
+            ..Route::new(RouteTarget::parse(target).unwrap())
         };
         let mut decision = RoutingDecision::default();
         let input = GenerateInput::Text(text.into());
@@ -281,11 +281,11 @@ mod tests {
         let (plan, decision) = planned(&routing(None), "auto", None, "i want some travel");
         assert_eq!(plan.unwrap().zones, None);
         assert_eq!(decision.task.unwrap().as_str(), "travel");
-        assert!(!decision.classified.unwrap().evidence.is_empty());
+        assert!(!decision.classification.unwrap().evidence.is_empty());
 
         let (plan, decision) = planned(&routing(None), "auto", None, "zzz");
         assert!(matches!(plan, Err(RequestError::NoTask(_))), "{plan:?}");
-        assert!(decision.classified.unwrap().abstained);
+        assert!(decision.classification.unwrap().abstained);
 
         let (plan, decision) = planned(&routing(Some("travel")), "auto", None, "zzz");
         assert!(plan.is_ok());
@@ -293,7 +293,7 @@ mod tests {
 
         let (plan, decision) = planned(&routing(None), "task:banking", None, "i want travel");
         assert_eq!(plan.unwrap().zones, Some([zone("clinic")].into()));
-        assert!(decision.classified.is_none());
+        assert!(decision.classification.is_none());
         let (plan, _) = planned(&routing(None), "task:absent", None, "");
         assert!(matches!(plan, Err(RequestError::TaskNotFound(_))));
     }
@@ -306,7 +306,7 @@ mod tests {
         let (plan, _) = planned(&routing, "task:banking", Some("clinic"), "");
         assert_eq!(plan.unwrap().zones, Some([zone("clinic")].into()));
         let (plan, _) = planned(&routing, "task:banking", Some("shop"), "");
-        assert!(matches!(plan, Err(RequestError::Zone(_))));
+        assert!(matches!(plan, Err(RequestError::ZoneForbidden(_))));
         let (plan, _) = planned(&routing, "m", Some("shop"), "");
         assert_eq!(plan.unwrap().zones, Some([zone("shop")].into()));
     }

@@ -244,9 +244,9 @@ impl<'a> PlanExecution<'a> {
     /// Records that a second replica was tried beside a slow one.
     pub(crate) fn record_hedge(&mut self, slow: &NodeName, node: &NodeName, after: Duration) {
         self.decision.hedges.push(HedgeRecord {
-            slow: slow.clone(),
+            slow_node: slow.clone(),
             node: node.clone(),
-            after_ms: after.as_secs_f64() * 1e3,
+            delay_ms: after.as_secs_f64() * 1e3,
             won: false,
         });
     }
@@ -271,8 +271,8 @@ impl<'a> PlanExecution<'a> {
         let rejected = RejectedCandidate {
             model: self.model().clone(),
             node: Some(replica.node.clone()),
-            reason: RejectReason::Error,
-            detail: error.on_record(self.plan.zones.is_some()),
+            reason: RejectReason::AttemptFailed,
+            detail: error.recorded_text(self.plan.zones.is_some()),
         };
         let kind = error.kind();
         self.retry.record_failure(self.model, rejected, error)?;

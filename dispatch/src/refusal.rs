@@ -13,7 +13,7 @@ const MAX_NAMED: usize = 8;
 
 /// No replica could begin the answer within `waited`.
 pub(crate) fn timed_out(plan: &DispatchPlan, waited: Duration) -> RequestError {
-    RequestError::Deadline(format!(
+    RequestError::Timeout(format!(
         "No replica of {} could begin the answer within {} s.",
         target(plan),
         waited.as_secs()
@@ -33,7 +33,7 @@ pub(crate) fn full(plan: &DispatchPlan) -> RequestError {
 
 /// No replica can answer before the request's own deadline.
 pub(crate) fn deadline_unmet(plan: &DispatchPlan) -> RequestError {
-    RequestError::TooLate(format!(
+    RequestError::DeadlineUnmet(format!(
         "No replica of {} is expected to answer before the request's deadline.",
         target(plan)
     ))
@@ -52,7 +52,7 @@ pub(crate) fn limits_unmet(plan: &DispatchPlan, decision: &RoutingDecision) -> R
         .take(MAX_NAMED)
         .map(|r| format!("{}: {}", r.model, r.detail))
         .collect();
-    RequestError::Unmet(format!(
+    RequestError::LimitsUnmet(format!(
         "No replica of {} keeps the limits ({}).",
         target(plan),
         violations.join("; ")
@@ -62,7 +62,9 @@ pub(crate) fn limits_unmet(plan: &DispatchPlan, decision: &RoutingDecision) -> R
 /// No replica is ready, or none that the request may go to.
 pub(crate) fn unavailable(plan: &DispatchPlan, decision: &RoutingDecision) -> RequestError {
     let rejected = &decision.rejected;
-    let unknown = rejected.iter().all(|r| r.reason == RejectReason::Unknown);
+    let unknown = rejected
+        .iter()
+        .all(|r| r.reason == RejectReason::UnknownModel);
     let first = &plan.models[0];
     if unknown && plan.task.is_none() {
         return RequestError::ModelNotFound(first.to_string());

@@ -90,7 +90,7 @@ impl CandidateSnapshot {
     pub fn joules(&self, seconds: f32) -> Joules {
         match self.answer_watts {
             Some(watts) => Watts(watts).energy_over(seconds),
-            None => self.power.of_answer(seconds, 1),
+            None => self.power.answer_energy(seconds, 1),
         }
     }
 }
@@ -136,7 +136,7 @@ impl ReplicaStats {
     pub fn load(&self) -> ReplicaLoad {
         ReplicaLoad {
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            elsewhere: self.elsewhere.load(Ordering::Relaxed),
+            external_in_flight: self.elsewhere.load(Ordering::Relaxed),
             concurrency: self.limits.concurrency,
             capacity: self.limits.capacity,
         }
@@ -152,7 +152,7 @@ impl ReplicaStats {
         CandidateSnapshot {
             load,
             speed: history.speed,
-            admitted: history.breaker.admits(now),
+            admitted: history.breaker.allows_request(now),
             full: load.is_full() && (load.in_flight >= most || !history.may_displace(queue_key)),
             power: self.limits.power,
             answer_watts: history.answer_watts,
@@ -178,7 +178,7 @@ impl ReplicaStats {
         let load = self.load();
         let key = (queue_key.priority, queue_key.fairness_key);
         let mut history = self.lock();
-        history.breaker.began(stats_clock());
+        history.breaker.record_request(stats_clock());
         *history.by_queue_key.entry(key).or_insert(0) += 1;
         drop(history);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -190,8 +190,8 @@ impl ReplicaStats {
         let mut history = self.lock();
         let speed = SpeedEstimate::learn(history.speed, served, stats_clock());
         history.speed = Some(speed);
-        history.breaker.answered();
-        if let (Some(usage), Some(ComputeTime { prefill, decode })) = (usage, served.computed) {
+        history.breaker.record_success();
+        if let (Some(usage), Some(ComputeTime { prefill, decode })) = (usage, served.compute_time) {
             let watts = usage.joules.0 / (prefill + decode).max(1e-6);
             let before = history.answer_watts.unwrap_or(watts);
             history.answer_watts = Some(before + WATTS_WEIGHT * (watts - before));
@@ -206,17 +206,17 @@ impl ReplicaStats {
         };
         let mut history = self.lock();
         history.speed =
-            SpeedEstimate::learn_least(history.speed, cost, seconds, load, stats_clock());
+            SpeedEstimate::learn_lower_bound(history.speed, cost, seconds, load, stats_clock());
     }
 
     /// Counts a failure of the replica towards its circuit breaker.
     pub(crate) fn record_failure(&self) {
-        self.lock().breaker.failed(stats_clock());
+        self.lock().breaker.record_failure(stats_clock());
     }
 
     /// Counts the end of a request that says nothing of the replica.
     pub(crate) fn record_neutral_end(&self) {
-        self.lock().breaker.ended();
+        self.lock().breaker.record_cancellation();
     }
 
     /// Estimates the energy of an answer that was computed for so many seconds beside the requests in
@@ -225,7 +225,7 @@ impl ReplicaStats {
         let at_once = (load.requests() + 1).min(load.concurrency);
         let joules = match self.lock().answer_watts {
             Some(watts) => Watts(watts).energy_over(seconds),
-            None => self.limits.power.of_answer(seconds, at_once),
+            None => self.limits.power.answer_energy(seconds, at_once),
         };
         EnergyUsage::new(joules, EnergySources::ESTIMATE)
     }
@@ -317,7 +317,7 @@ mod tests {
         assert!(snapshot().speed.is_some());
         let _in_flight = begin(&stats);
         stats.set_reported_requests(5);
-        assert_eq!(stats.load().elsewhere, 4);
+        assert_eq!(stats.load().external_in_flight, 4);
     }
 
     #[test]

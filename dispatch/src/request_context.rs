@@ -58,11 +58,11 @@ impl RequestContext {
         zone: Option<&ZoneName>,
         energy: EnergyUsage,
     ) -> EnergyUsage {
-        let energy = energy.at(self.grid.rates(zone));
+        let energy = energy.with_rates(self.grid.rates(zone));
         let joules = f64::from(energy.joules.0);
         self.metrics.record_energy(node.as_str(), self.key, joules);
         let mut sum = self.energy.lock();
-        *sum = sum.and(energy);
+        *sum = sum.combine(energy);
         energy
     }
 
@@ -91,14 +91,14 @@ impl Drop for RequestContext {
             model: None,
             task: None,
             energy_source: energy.sources.as_str(),
-            currency: energy.price.as_ref().map(|price| price.currency.as_str()),
+            currency: energy.cost.as_ref().map(|price| price.currency.as_str()),
         };
         let stats = RequestStats {
             duration: self.arrived.elapsed(),
             error_type: Some("cancelled"),
             joules: f64::from(energy.joules.0),
-            co2_grams: energy.grams,
-            cost: energy.price.map(|price| price.amount),
+            co2_grams: energy.co2_grams,
+            cost: energy.cost.map(|price| price.amount),
             ..RequestStats::default()
         };
         self.metrics.record_request(labels, &stats);

@@ -73,7 +73,7 @@ impl RetryState {
         if self.errors.len() < MAX_RECORDED {
             self.errors.push(rejected);
         }
-        if !error.retryable_elsewhere() || self.lost_nodes >= MAX_LOST_NODES {
+        if !error.is_retryable() || self.lost_nodes >= MAX_LOST_NODES {
             return Err(error);
         }
         self.failed.extend(node.map(|node| (model, node)));

@@ -107,7 +107,7 @@ impl RoutingView {
             tasks: tasks
                 .map(|(name, view)| (name.clone(), view.task.spec.examples.clone()))
                 .collect(),
-            none: router.map(|r| r.examples.clone()).unwrap_or_default(),
+            out_of_scope: router.map(|r| r.examples.clone()).unwrap_or_default(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flotilla_core::routing::{
     AffinityRecord, CandidateRecord, CandidateStatus, ExpectedAnswer, RejectReason,
-    RejectedCandidate, nearest, score, select, select_of_all,
+    RejectedCandidate, best_score, choose_from_all, sample_and_choose, score_candidates,
 };
 use flotilla_core::{ModelName, NodeName};
 
@@ -125,7 +125,7 @@ impl SelectionPass<'_> {
             return selected.into_iter().next();
         };
         let expected: Vec<_> = selected.iter().map(|replica| replica.expected).collect();
-        let scores = score(weights, &expected);
+        let scores = score_candidates(weights, &expected);
         for (replica, score) in selected.iter().zip(&scores) {
             let model = &self.plan.models[replica.model];
             for candidate in &mut record.candidates {
@@ -134,7 +134,7 @@ impl SelectionPass<'_> {
                 }
             }
         }
-        nearest(&scores).map(|best| selected.swap_remove(best))
+        best_score(&scores).map(|best| selected.swap_remove(best))
     }
 
     /// Selects a replica of the plan's model number `model`. Why there is none is recorded.
@@ -154,7 +154,7 @@ impl SelectionPass<'_> {
             Err(skipped)
         };
         let Some(endpoints) = self.view.models.get(name) else {
-            return skip(RejectReason::Unknown, "", SkipReason::Unavailable);
+            return skip(RejectReason::UnknownModel, "", SkipReason::Unavailable);
         };
         if self.head_of != Some(model) && self.pending.has_waiters(name) {
             return skip(RejectReason::Queued, "", SkipReason::Coming);
@@ -177,8 +177,8 @@ impl SelectionPass<'_> {
             Ok((index, estimate)) => {
                 record.affinity = cached.map(|(preferred, hit)| AffinityRecord {
                     node: hit.node,
-                    known_bytes: hit.bytes,
-                    taken: preferred == index,
+                    cached_bytes: hit.bytes,
+                    chosen: preferred == index,
                 });
                 Ok(SelectedReplica {
                     model,
@@ -188,7 +188,7 @@ impl SelectionPass<'_> {
                 })
             }
             Err(SkipReason::Unavailable) => {
-                record.reject_model(name, RejectReason::Error);
+                record.reject_model(name, RejectReason::AttemptFailed);
                 Err(SkipReason::Coming)
             }
             Err(SkipReason::Full) => {
@@ -230,13 +230,13 @@ impl SelectionPass<'_> {
         let status = |index: usize| {
             let replica = eligible.get(index);
             if self.retry.has_failed(model, replica) {
-                return CandidateStatus::Out;
+                return CandidateStatus::Ineligible;
             }
             let cached = cached.filter(|(cached, _)| *cached == index);
             match context.estimate(replica, cached.map(|(_, hit)| hit.bytes)) {
                 Ok(estimate) if estimate.snapshot.admitted => {
                     record.candidates.push(estimate.record(name, replica));
-                    CandidateStatus::Able(estimate)
+                    CandidateStatus::Eligible(estimate)
                 }
                 Ok(estimate) => {
                     if !open_breakers.contains(&index) {
@@ -247,7 +247,7 @@ impl SelectionPass<'_> {
                 Err((reason, detail)) => {
                     skipped = skipped.max(skip_reason(reason));
                     record.reject_replica(name, &replica.node, reason, detail);
-                    CandidateStatus::Out
+                    CandidateStatus::Ineligible
                 }
             }
         };
@@ -257,14 +257,14 @@ impl SelectionPass<'_> {
             selected
         };
         let selected = match self.scope {
-            SelectionScope::Request => select(
+            SelectionScope::Request => sample_and_choose(
                 eligible.len(),
                 cached.map(|(index, _)| *index),
                 status,
                 choose,
                 |n| fastrand::usize(..n),
             ),
-            SelectionScope::Everything => select_of_all(eligible.len(), status, choose),
+            SelectionScope::Everything => choose_from_all(eligible.len(), status, choose),
         };
         // The compared replicas are recorded in the order in which they were compared: all whose
         // breaker is closed, or else all whose breaker is open.
@@ -278,9 +278,12 @@ impl SelectionPass<'_> {
                         ..estimate.record(name, replica)
                     });
                 }
-                _ => {
-                    record.reject_replica(name, &replica.node, RejectReason::Breaker, String::new())
-                }
+                _ => record.reject_replica(
+                    name,
+                    &replica.node,
+                    RejectReason::CircuitOpen,
+                    String::new(),
+                ),
             }
         }
         selected.ok_or(skipped)
@@ -296,17 +299,19 @@ impl SelectionPass<'_> {
         let status = |index: usize| {
             let replica = eligible.get(index);
             if replica.node == *beside || self.retry.has_failed(model, replica) {
-                return CandidateStatus::Out;
+                return CandidateStatus::Ineligible;
             }
             match context.estimate(replica, None) {
-                Ok(estimate) if estimate.snapshot.admitted && estimate.snapshot.load.has_room() => {
-                    CandidateStatus::Able(estimate)
+                Ok(estimate)
+                    if estimate.snapshot.admitted && estimate.snapshot.load.has_free_slot() =>
+                {
+                    CandidateStatus::Eligible(estimate)
                 }
-                _ => CandidateStatus::Out,
+                _ => CandidateStatus::Ineligible,
             }
         };
         let choose = |estimates: &[CandidateEstimate]| context.select(estimates);
-        let selected = select(eligible.len(), None, status, choose, |n| {
+        let selected = sample_and_choose(eligible.len(), None, status, choose, |n| {
             fastrand::usize(..n)
         });
         selected.map(|(index, _)| eligible.get(index).clone())

@@ -50,16 +50,16 @@ impl TierRequest<'_> {
         execution: &mut PlanExecution<'_>,
         larger_ready: bool,
     ) -> (TierRecord, Result<HeldAnswer, RequestError>) {
-        let threshold = self.cascade.accept(&execution.plan.models[0]);
+        let threshold = self.cascade.threshold(&execution.plan.models[0]);
         let began = Instant::now();
         let mut record = TierRecord {
             model: execution.plan.models[0].clone(),
             node: None,
-            verdict: TierOutcome::Failed,
+            outcome: TierOutcome::Failed,
             measure: threshold.measure,
             confidence: None,
             threshold: threshold.at_least,
-            ms: 0.0,
+            duration_ms: 0.0,
             completion_tokens: None,
             joules: None,
             joules_source: None,
@@ -68,9 +68,9 @@ impl TierRequest<'_> {
         let held = self
             .read_and_judge(execution, threshold, larger_ready, &mut record)
             .await;
-        record.ms = began.elapsed().as_secs_f64() * 1e3;
+        record.duration_ms = began.elapsed().as_secs_f64() * 1e3;
         if let Err(error) = &held {
-            record.error = Some(error.on_record(execution.plan.zones.is_some()));
+            record.error = Some(error.recorded_text(execution.plan.zones.is_some()));
         }
         (record, held)
     }
@@ -83,7 +83,7 @@ impl TierRequest<'_> {
         record: &mut TierRecord,
     ) -> Result<HeldAnswer, RequestError> {
         let mut message = self.message.clone();
-        let alternatives = threshold.measure.alternatives();
+        let alternatives = threshold.measure.top_logprobs();
         message.logprobs = Some(message.logprobs.unwrap_or(0).max(alternatives));
         // Only a streamed answer can be given up early.
         message.stream = true;
@@ -100,7 +100,7 @@ impl TierRequest<'_> {
         };
         let read = read.inspect_err(|error| stream.failed(error))?;
         record.confidence = read.confidence;
-        record.verdict = read.outcome;
+        record.outcome = read.outcome;
         let energy = match &read.answer {
             Some((_, usage)) => {
                 record.completion_tokens = Some(usage.completion_tokens);
@@ -113,7 +113,7 @@ impl TierRequest<'_> {
         Ok(HeldAnswer {
             replica,
             answer: read.answer,
-            kept: read.outcome == TierOutcome::Kept,
+            kept: read.outcome == TierOutcome::Accepted,
         })
     }
 
@@ -141,7 +141,7 @@ impl TierRequest<'_> {
                             delta
                                 .logprobs
                                 .iter()
-                                .for_each(|token| confidence.take(token));
+                                .for_each(|token| confidence.add_token(token));
                             text.push_str(&delta.content);
                         }
                         self.keep_requested_logprobs(&mut delta.logprobs);
@@ -162,7 +162,8 @@ impl TierRequest<'_> {
                 }
                 events.push(event);
             }
-            let is_lost = |confidence: &AnswerConfidence| confidence.is_lost(threshold, max_tokens);
+            let is_lost =
+                |confidence: &AnswerConfidence| confidence.is_out_of_reach(threshold, max_tokens);
             if larger_ready && confidences.iter().any(is_lost) {
                 return Ok(BufferedAnswer {
                     answer: None,
@@ -203,12 +204,12 @@ impl TierRequest<'_> {
             _ => true,
         };
         if !texts.iter().all(is_valid) {
-            return TierOutcome::Malformed;
+            return TierOutcome::SchemaMismatch;
         }
-        if threshold.keeps(confidence) {
-            TierOutcome::Kept
+        if threshold.accepts(confidence) {
+            TierOutcome::Accepted
         } else {
-            TierOutcome::Unsure
+            TierOutcome::LowConfidence
         }
     }
 }

@@ -11,7 +11,7 @@ use flotilla_core::generate::{
     ChoiceDelta, ChoiceFinished, EmbedRequest, Embeddings, FinishReason, GenerateEvent,
     GenerateInput, GenerateRequest, RequestError, TokenLogprob, Usage,
 };
-use flotilla_core::routing::marks;
+use flotilla_core::routing::conversation_prefixes;
 use flotilla_core::spec::{EngineOptions, Model};
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
@@ -100,7 +100,7 @@ impl SimulatedModel {
         let Some(prefixes) = &self.prefixes else {
             return 1.0;
         };
-        let marks = marks(input);
+        let marks = conversation_prefixes(input);
         let mut prefixes = prefixes.lock();
         let longest = marks.iter().find(|mark| prefixes.contains(&mark.key));
         let cached_bytes = longest.map_or(0.0, |mark| f64::from(mark.bytes));

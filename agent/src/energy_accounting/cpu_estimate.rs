@@ -18,7 +18,8 @@ pub(super) fn estimate_joules(
         Some(cpu) => cpu.machine / f64::from(cpu.cores) + compute.simulated_seconds,
         None => compute.seconds,
     };
-    f64::from(power.idle.0) * seconds + f64::from(power.active().0) * busy_seconds.min(seconds)
+    f64::from(power.idle.0) * seconds
+        + f64::from(power.dynamic_power().0) * busy_seconds.min(seconds)
 }
 
 /// Describes the estimate for users, with what to do for a better one.

@@ -58,7 +58,7 @@ impl LedgerState {
     /// Opens an account. Returns it, with its progress and whether no other request runs.
     pub(super) fn open(&mut self, rate: Arc<ModelRate>) -> (u64, Arc<RequestProgress>, bool) {
         let progress = Arc::new(RequestProgress::new(rate));
-        let account = self.ledger.open();
+        let account = self.ledger.open_account();
         let is_first = self.running.is_empty();
         let request = RunningRequest {
             progress: progress.clone(),
@@ -75,7 +75,7 @@ impl LedgerState {
         if let Some(mut request) = self.running.remove(&account) {
             request.count(account, &mut self.ledger, &mut self.compute);
         }
-        let joules = self.ledger.settle(account, guessed_watts);
+        let joules = self.ledger.settle_account(account, guessed_watts);
         EnergyUsage::new(Joules(joules as f32), self.sources)
     }
 
@@ -101,7 +101,7 @@ impl RunningRequest {
     fn count(&mut self, account: u64, ledger: &mut Ledger, compute: &mut WindowCompute) {
         let progress = &self.progress;
         let (work, seconds) = (progress.work(), progress.seconds());
-        ledger.work(account, work - self.counted_work);
+        ledger.add_work(account, work - self.counted_work);
         // The estimate of a token's time may fall, and work with it; it is never taken back.
         self.counted_work = self.counted_work.max(work);
         let busy = (seconds - self.counted_seconds) / f64::from(progress.rate.concurrency);

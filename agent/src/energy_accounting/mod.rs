@@ -87,7 +87,7 @@ impl EnergyAccounting {
     pub fn start(setup: AccountingSetup) -> Self {
         let power = setup
             .power
-            .unwrap_or_else(|| PowerRange::guess(setup.cores));
+            .unwrap_or_else(|| PowerRange::estimate(setup.cores));
         let sampler = EnergySampler::new(&setup, power);
         // With meters for everything and no configuration, the idle draw is learnt from windows
         // without requests.

@@ -61,7 +61,7 @@ impl EnergySampler {
             (true, _) => None,
             (false, None) => Some(power),
             // The configured power includes the GPU, which is metered: what is left is guessed.
-            (false, Some(_)) => Some(PowerRange::guess(setup.cores)),
+            (false, Some(_)) => Some(PowerRange::estimate(setup.cores)),
         };
         let mut hints = detected.hints;
         if let Some(power) = estimate {
@@ -103,7 +103,7 @@ impl EnergySampler {
     pub(super) fn initial_sources(&self) -> EnergySources {
         let metered: EnergySources = self.meters.sources().collect();
         match self.estimate {
-            Some(_) => metered.and(EnergySource::Estimate.into()),
+            Some(_) => metered.union(EnergySource::Estimate.into()),
             None => metered,
         }
     }
@@ -159,10 +159,10 @@ impl EnergySampler {
         let window = self.sample(now, seconds, compute);
         self.readings.add_window(window.sources, window.joules);
         let mut state = shared.lock();
-        state.ledger.close(MeterWindow {
+        state.ledger.close_window(MeterWindow {
             seconds,
             joules: window.joules,
-            ours: window.request_share,
+            own_share: window.request_share,
         });
         state.sources = window.sources;
         let (totals, idle_watts) = (state.ledger.totals(), state.ledger.idle_watts());
@@ -191,7 +191,7 @@ impl EnergySampler {
         let (mut joules, mut sources) = (metered.joules, metered.sources);
         if let Some(power) = self.estimate.filter(|_| !metered.covers_cpu) {
             joules += cpu_estimate::estimate_joules(power, seconds, cpu, compute);
-            sources = sources.and(EnergySource::Estimate.into());
+            sources = sources.union(EnergySource::Estimate.into());
         }
         SampledWindow {
             joules,

@@ -57,7 +57,7 @@ impl AdmissionQueue {
     ///
     /// # Errors
     /// [`RequestError::Overloaded`] when the queue is full or a request of higher priority displaced
-    /// this one, [`RequestError::TooLate`] after the deadline, [`RequestError::Unavailable`] when the
+    /// this one, [`RequestError::DeadlineUnmet`] after the deadline, [`RequestError::Unavailable`] when the
     /// queue is closed.
     pub(super) async fn acquire(
         self: Arc<Self>,
@@ -97,7 +97,7 @@ impl AdmissionQueue {
             Some(limit) => match tokio::time::timeout(limit, &mut queued.outcome).await {
                 Ok(outcome) => outcome,
                 Err(_) => {
-                    return Err(RequestError::TooLate(format!(
+                    return Err(RequestError::DeadlineUnmet(format!(
                         "The request's deadline passed while it waited for {} ms.",
                         arrived.elapsed().as_millis()
                     )));
@@ -278,7 +278,7 @@ mod tests {
         let computing = acquire(&queue).await;
         let deadline = Some(Duration::from_millis(5));
         let late = queue.clone().acquire(QueueKey::default(), deadline).await;
-        assert!(matches!(late.err(), Some(RequestError::TooLate(_))));
+        assert!(matches!(late.err(), Some(RequestError::DeadlineUnmet(_))));
         assert_eq!(queue.counts(), (1, 0));
         drop(computing);
         assert_eq!(queue.counts(), (0, 0));

@@ -59,7 +59,7 @@ impl ServedModel {
     /// `deadline` is the longest wait; `None` waits without a limit.
     ///
     /// # Errors
-    /// [`RequestError::Overloaded`] when the queue is full, [`RequestError::TooLate`] after the
+    /// [`RequestError::Overloaded`] when the queue is full, [`RequestError::DeadlineUnmet`] after the
     /// deadline, [`RequestError::Unavailable`] when the model is being unloaded.
     pub async fn admit(
         self: Arc<Self>,

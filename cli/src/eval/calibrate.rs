@@ -3,8 +3,9 @@
 
 use anyhow::{Context, bail};
 use flotilla_core::ModelName;
-use flotilla_core::routing::tradeoff::{
-    AnswerSummary, FinalAnswer, ScoredAnswer, ThresholdPoint, choose, curve, kept, with,
+use flotilla_core::routing::threshold_tradeoff::{
+    AnswerSummary, FinalAnswer, ScoredAnswer, ThresholdPoint, apply_threshold, choose_threshold,
+    count_accepted, threshold_curve,
 };
 use flotilla_core::routing::{CascadeSpec, ConfidenceMeasure, ConfidenceThreshold};
 
@@ -52,7 +53,7 @@ fn scored_answers(answers: &[&GradedAnswer], measure: ConfidenceMeasure) -> Vec<
         confidence: answer
             .confidence
             .map(|confidence| confidence[measure as usize]),
-        right: answer.correct,
+        correct: answer.correct,
         cost: answer.joules.unwrap_or(0.0),
     });
     answers.collect()
@@ -60,7 +61,7 @@ fn scored_answers(answers: &[&GradedAnswer], measure: ConfidenceMeasure) -> Vec<
 
 fn final_answers(answers: &[&GradedAnswer]) -> Vec<FinalAnswer> {
     let answers = answers.iter().map(|answer| FinalAnswer {
-        right: answer.correct,
+        correct: answer.correct,
         cost: answer.joules.unwrap_or(0.0),
     });
     answers.collect()
@@ -85,7 +86,7 @@ fn cascade_answers(
     let rest = final_answers(&answers[last].1);
     (first..last).rev().fold(rest, |rest, tier| {
         let small = scored_answers(&answers[tier].1, tiers[tier].measure);
-        with(tiers[tier], &small, &rest)
+        apply_threshold(tiers[tier], &small, &rest)
     })
 }
 
@@ -94,7 +95,7 @@ fn cascade_answers(
 fn target_quality(answers: &ModelAnswers<'_>, configured: Option<f32>) -> f32 {
     let largest = answers
         .last()
-        .map(|(_, answers)| AnswerSummary::of(&final_answers(answers)));
+        .map(|(_, answers)| AnswerSummary::new(&final_answers(answers)));
     configured.unwrap_or(largest.map_or(0.0, |largest| largest.quality) - DEFAULT_QUALITY_LOSS)
 }
 
@@ -110,7 +111,7 @@ fn fit_thresholds(
         let rest = cascade_answers(answers, &tiers, tier + 1);
         let best = ConfidenceMeasure::ALL.into_iter().filter_map(|measure| {
             let small = scored_answers(&answers[tier].1, measure);
-            choose(&curve(measure, &small, &rest), target)
+            choose_threshold(&threshold_curve(measure, &small, &rest), target)
         });
         // Prefers points that reach the target, then the one with the lowest energy.
         let best = best.min_by(|a, b| {
@@ -121,14 +122,14 @@ fn fit_thresholds(
         });
         tiers[tier] = best
             .context("there are no answers to calibrate with")?
-            .accept;
+            .threshold;
     }
     Ok(tiers)
 }
 
 /// Returns the number of a model's answers that its threshold keeps.
 fn count_kept(answers: &[&GradedAnswer], accept: ConfidenceThreshold) -> usize {
-    kept(accept, &scored_answers(answers, accept.measure))
+    count_accepted(accept, &scored_answers(answers, accept.measure))
 }
 
 /// Chooses the thresholds that reach the target quality at the lowest energy, and measures them by
@@ -178,16 +179,16 @@ pub(super) fn calibrate(
             .filter(|((_, answers), accept)| count_kept(answers, **accept) == 0)
             .map(|((model, _), _)| model.clone())
             .collect(),
-        curve: curve(
+        curve: threshold_curve(
             tiers[0].measure,
             &small,
             &cascade_answers(answers, &tiers, 1),
         ),
         kept_fraction: kept as f32 / validated.len().max(1) as f32,
-        cascade: AnswerSummary::of(&validated),
+        cascade: AnswerSummary::new(&validated),
         alone: answers
             .iter()
-            .map(|(model, answers)| (model.clone(), AnswerSummary::of(&final_answers(answers))))
+            .map(|(model, answers)| (model.clone(), AnswerSummary::new(&final_answers(answers))))
             .collect(),
         tiers: answers[..last]
             .iter()
@@ -249,7 +250,7 @@ mod tests {
         assert_eq!(calibration.alone.len(), 2);
         assert_eq!(calibration.alone[1].1.cost, 10.0);
         let spec = calibration.to_spec(None);
-        assert_eq!(spec.accept(&small[0].model), calibration.tiers[0].1);
+        assert_eq!(spec.threshold(&small[0].model), calibration.tiers[0].1);
     }
 
     #[test]

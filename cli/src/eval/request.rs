@@ -176,7 +176,7 @@ async fn post_with_retries(
 fn confidence(logprobs: Option<AnswerLogprobs>) -> Option<[f32; 3]> {
     let mut confidence = AnswerConfidence::default();
     for token in logprobs?.content? {
-        confidence.take(&TokenLogprob {
+        confidence.add_token(&TokenLogprob {
             token: token.token,
             logprob: token.logprob,
             top: token

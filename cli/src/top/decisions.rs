@@ -85,7 +85,7 @@ pub(super) fn columns<'a>() -> Vec<Column<DecisionRow<'a>>> {
             let tone = match row.request.end {
                 OutcomeStatus::Answered => Tone::Good,
                 OutcomeStatus::Failed => Tone::Bad,
-                OutcomeStatus::Abandoned => Tone::Warning,
+                OutcomeStatus::Cancelled => Tone::Warning,
             };
             Cell::new(row.outcome(), tone)
         }),
@@ -100,7 +100,7 @@ impl DecisionRow<'_> {
         match self.request.end {
             OutcomeStatus::Answered => "answered",
             OutcomeStatus::Failed => "failed",
-            OutcomeStatus::Abandoned => "cancelled",
+            OutcomeStatus::Cancelled => "cancelled",
         }
     }
 

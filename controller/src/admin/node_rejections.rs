@@ -83,10 +83,10 @@ fn reject_reason(
     }
     if node.phase != NodePhase::Ready {
         let detail = format!("the node is {}", node.phase.as_str());
-        return (RejectReason::NodeAway, detail);
+        return (RejectReason::NodeDisconnected, detail);
     }
     if let Some(failed) = model.failures.get(&node.name) {
-        return (RejectReason::Failed, failed.problem.clone());
+        return (RejectReason::LoadFailed, failed.problem.clone());
     }
     let name = model.endpoints.model.name();
     let phase = node.report.load().model(name).map(|status| status.phase());

@@ -61,7 +61,7 @@ fn compare(view: &FleetView, plan: &DispatchPlan, decision: &mut RoutingDecision
         };
         let Some(model) = view.by_name.get(name) else {
             let absent = "the fleet has no model of this name".into();
-            decision.rejected.push(whole(RejectReason::Unknown, absent));
+            decision.rejected.push(whole(RejectReason::UnknownModel, absent));
             continue;
         };
         if plan
@@ -164,18 +164,18 @@ impl DryRunModel<'_> {
             let time = plan.deadline;
             let appraisal = appraise(replica, plan, self.measured, None, time, now)?;
             if !appraisal.prospect.admitted {
-                return Err((RejectReason::Breaker, String::new()));
+                return Err((RejectReason::CircuitOpen, String::new()));
             }
             return Ok((appraisal.candidate(name, replica), appraisal));
         }
         if node.phase != NodePhase::Ready {
             return Err((
-                RejectReason::NodeAway,
+                RejectReason::NodeDisconnected,
                 format!("the node is {}", node.phase.as_str()),
             ));
         }
         if let Some(failed) = model.failures.get(&node.name) {
-            return Err((RejectReason::Failed, failed.problem.clone()));
+            return Err((RejectReason::LoadFailed, failed.problem.clone()));
         }
         let report = node.report.load();
         let phase = report.model(name).map(|status| status.phase());

@@ -106,7 +106,7 @@ impl RetryState<'_> {
     ) -> Result<SelectedReplica, SkipReason> {
         let name = self.plan.models[at].clone();
         let Some(model) = view.by_name.get(&name) else {
-            return self.pass(&name, RejectReason::Unknown, SkipReason::Out);
+            return self.pass(&name, RejectReason::UnknownModel, SkipReason::Out);
         };
         if in_line != Some(at) && self.dispatch.lobby.is_used(&name) {
             return self.pass(&name, RejectReason::Queued, SkipReason::Coming);
@@ -155,7 +155,7 @@ impl RetryState<'_> {
                     expected: appraisal.compared(),
                 })
             }
-            Err(SkipReason::Out) => self.pass(&name, RejectReason::Error, SkipReason::Coming),
+            Err(SkipReason::Out) => self.pass(&name, RejectReason::AttemptFailed, SkipReason::Coming),
             Err(SkipReason::Full) => self.pass(&name, RejectReason::Full, SkipReason::Full),
             Err(passed) => Err(passed),
         }
@@ -233,7 +233,7 @@ impl RetryState<'_> {
                 }),
                 _ => {
                     let node = &replica.node;
-                    rejected.push(reject(name, node, RejectReason::Breaker, String::new()));
+                    rejected.push(reject(name, node, RejectReason::CircuitOpen, String::new()));
                 }
             }
         }

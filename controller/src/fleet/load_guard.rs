@@ -89,7 +89,7 @@ impl CandidateSnapshot {
     pub fn joules(&self, seconds: f32) -> Joules {
         match self.watts {
             Some(watts) => Watts(watts).energy_over(seconds),
-            None => self.power.of_answer(seconds, 1),
+            None => self.power.answer_energy(seconds, 1),
         }
     }
 }
@@ -265,7 +265,7 @@ impl LoadGuard {
         let at_once = (self.load.requests() + 1).min(self.load.concurrency);
         let joules = match self.replica.lock().watts {
             Some(watts) => Watts(watts).energy_over(computed),
-            None => self.replica.limits.power.of_answer(computed, at_once),
+            None => self.replica.limits.power.answer_energy(computed, at_once),
         };
         EnergyUsage::new(joules, EnergySources::ESTIMATE)
     }
@@ -277,12 +277,12 @@ impl LoadGuard {
 
     /// The request failed, with this error.
     pub fn failed(&mut self, error: &RequestError) {
-        if error.blames_the_replica() {
+        if error.is_replica_fault() {
             self.replica.lock().breaker.failed(pace_clock());
         }
         self.end = match error {
-            RequestError::TooLate(_) => GuardEnd::Abandoned,
-            _ if error.blames_the_replica() => GuardEnd::Judged,
+            RequestError::DeadlineUnmet(_) => GuardEnd::Abandoned,
+            _ if error.is_replica_fault() => GuardEnd::Judged,
             _ => GuardEnd::Excused,
         };
     }

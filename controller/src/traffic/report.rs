@@ -31,8 +31,8 @@ impl MeteredEnergy {
                 *sum = Some(sum.unwrap_or(0.0) + amount);
             }
         };
-        add(&mut self.co2_grams, usage.grams);
-        add(&mut self.cost, usage.price.map(|price| price.amount));
+        add(&mut self.co2_grams, usage.co2_grams);
+        add(&mut self.cost, usage.cost.map(|price| price.amount));
     }
 }
 

@@ -56,11 +56,11 @@ impl CurrentSecond {
     pub(super) fn add(&mut self, request: &EndedRequest<'_>) {
         let outcome = request.outcome;
         self.requests += 1;
-        self.errors += u64::from(outcome.end == OutcomeStatus::Failed);
+        self.errors += u64::from(outcome.status == OutcomeStatus::Failed);
         self.prompt_tokens += u64::from(outcome.prompt_tokens.unwrap_or(0));
         self.output_tokens += u64::from(outcome.completion_tokens.unwrap_or(0));
         self.energy.add(&request.energy);
-        if outcome.end == OutcomeStatus::Answered {
+        if outcome.status == OutcomeStatus::Answered {
             let micros = |millis: f64| (millis * 1e3) as u64;
             self.total.saturating_record(micros(outcome.total_ms));
             if let Some(first) = outcome.first_token_ms {
@@ -131,18 +131,18 @@ fn summary(request: &EndedRequest<'_>) -> RequestSummary {
     RequestSummary {
         id: request.id.to_owned(),
         at: request.at,
-        requested: decision.requested.clone(),
+        requested: decision.requested_model.clone(),
         task: decision.task.as_ref().map(ToString::to_string),
         model: decision.model.as_ref().map(ToString::to_string),
         node: decision.node.as_ref().map(ToString::to_string),
-        end: outcome.end,
+        end: outcome.status,
         error: outcome.error.clone(),
         first_token_ms: outcome.first_token_ms,
         total_ms: outcome.total_ms,
         completion_tokens: outcome.completion_tokens,
         joules: outcome.joules.map(|joules| f64::from(joules.0)),
         joules_source: outcome.joules_source.map(|sources| sources.to_string()),
-        tiers: decision.tiers.len(),
+        tiers: decision.cascade_tiers.len(),
         hedged: !decision.hedges.is_empty(),
         candidates: decision.candidates.len(),
         rejected: decision.rejected.len(),

@@ -45,7 +45,7 @@ impl RunningTotals {
         let outcome = request.outcome;
         for total in totals.into_iter().flatten() {
             total.requests += 1;
-            total.errors += u64::from(outcome.end == OutcomeStatus::Failed);
+            total.errors += u64::from(outcome.status == OutcomeStatus::Failed);
             total.prompt_tokens += u64::from(outcome.prompt_tokens.unwrap_or(0));
             total.output_tokens += u64::from(outcome.completion_tokens.unwrap_or(0));
             total.energy.add(&request.energy);

@@ -1,4 +1,4 @@
-//! What a joule costs, in grams of CO2 equivalent and in money, by where it is drawn.
+//! The carbon intensity and price of electricity, by privacy zone.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,63 +7,69 @@ use serde::{Deserialize, Serialize, Serializer, de};
 
 use crate::{Joules, ZoneName};
 
-/// Joules of a kilowatt hour.
+/// Joules in a kilowatt hour.
 const KWH: f64 = 3.6e6;
 
-/// What a fleet's energy costs, as the router's `grid` says.
+/// Carbon intensity and price of a fleet's electricity: the `grid` of the router resource.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct GridSpec {
-    /// Grams of CO2 equivalent per kilowatt hour.
+    /// Grams of CO2 equivalent per kilowatt hour. `None` if it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carbon_intensity: Option<f64>,
-    /// Price of a kilowatt hour, in `currency`.
+    /// The price of a kilowatt hour, in `currency`. `None` if it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_per_kwh: Option<f64>,
-    /// ISO 4217: `EUR`.
+    /// The currency by its ISO 4217 code, such as `EUR`. Required with a price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub currency: Option<Currency>,
-    /// Where it is different, by the node's privacy zone.
+    /// The values of privacy zones where they differ.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub zones: BTreeMap<ZoneName, ZoneGridSpec>,
 }
 
-/// What energy costs in one zone. What is not said is as everywhere.
+/// Carbon intensity and price in a privacy zone. `None` is the value of the whole fleet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ZoneGridSpec {
+    /// Grams of CO2 equivalent per kilowatt hour.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carbon_intensity: Option<f64>,
+    /// The price of a kilowatt hour, in the currency of the fleet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_per_kwh: Option<f64>,
 }
 
-/// The three letters of a currency.
+/// A currency by the three capital letters of its ISO 4217 code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency([u8; 3]);
 
-/// What something costs.
+/// An amount of money.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EnergyCost {
+    /// The amount, in units of the currency.
     pub amount: f64,
+    /// The currency.
     pub currency: Currency,
 }
 
-/// What energy costs at one place.
+/// Carbon intensity and price of the electricity of a node. `None` is not known.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct GridRates {
+    /// Grams of CO2 equivalent per kilowatt hour.
     pub co2_grams_per_kwh: Option<f64>,
+    /// The price of a kilowatt hour.
     pub price_per_kwh: Option<EnergyCost>,
 }
 
 impl GridRates {
-    /// Grams of CO2 equivalent.
+    /// Grams of CO2 equivalent of so many joules.
     #[must_use]
     pub fn co2_grams(self, Joules(joules): Joules) -> Option<f64> {
         Some(self.co2_grams_per_kwh? * f64::from(joules) / KWH)
     }
 
-    /// What they cost.
+    /// The cost of so many joules.
     #[must_use]
     pub fn cost(self, Joules(joules): Joules) -> Option<EnergyCost> {
         let rate = self.price_per_kwh?;
@@ -74,15 +80,16 @@ impl GridRates {
     }
 }
 
-/// What energy costs, ready to be asked.
+/// Carbon intensity and prices by privacy zone, ready for look-ups.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Grid {
-    everywhere: GridRates,
+    /// The rates of nodes whose zone has no rates of its own.
+    default: GridRates,
     zones: BTreeMap<ZoneName, GridRates>,
 }
 
 impl Grid {
-    /// What a spec says.
+    /// The rates that a spec states.
     #[must_use]
     pub fn new(spec: &GridSpec) -> Self {
         let priced = |amount: Option<f64>| {
@@ -95,24 +102,24 @@ impl Grid {
         };
         let zones = spec.zones.iter();
         Self {
-            everywhere: zone(&ZoneGridSpec::default()),
+            default: zone(&ZoneGridSpec::default()),
             zones: zones
-                .map(|(name, told)| (name.clone(), zone(told)))
+                .map(|(name, spec)| (name.clone(), zone(spec)))
                 .collect(),
         }
     }
 
-    /// What it costs where a node of this zone is.
+    /// The rates for nodes of this zone.
     #[must_use]
     pub fn rates(&self, zone: Option<&ZoneName>) -> GridRates {
         let own = zone.and_then(|zone| self.zones.get(zone));
-        own.copied().unwrap_or(self.everywhere)
+        own.copied().unwrap_or(self.default)
     }
 
-    /// The currency of its prices, if there are any.
+    /// The currency of the prices. `None` without prices.
     #[must_use]
     pub fn currency(&self) -> Option<Currency> {
-        let all = std::iter::once(&self.everywhere).chain(self.zones.values());
+        let all = std::iter::once(&self.default).chain(self.zones.values());
         all.filter_map(|rates| rates.price_per_kwh)
             .map(|price| price.currency)
             .next()
@@ -152,10 +159,10 @@ impl GridSpec {
 }
 
 impl Currency {
-    /// Its letters.
+    /// The ISO 4217 code.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // It is made of capital letters only.
+        // The bytes are ASCII letters only.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -197,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_zone_has_its_own_rates_and_the_rest_is_as_everywhere() {
+    fn zone_overrides_the_rates_of_the_fleet() {
         let spec: GridSpec = serde_json::from_value(serde_json::json!({
             "carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR",
             "zones": {"clinic": {"carbonIntensity": 36.0}},
@@ -216,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_named() {
+    fn invalid_fields_are_reported() {
         let spec: GridSpec = serde_json::from_value(serde_json::json!({
             "carbonIntensity": -1.0, "zones": {"z": {"pricePerKwh": 0.1}},
         }))

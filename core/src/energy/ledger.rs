@@ -1,74 +1,78 @@
-//! Divides what a node's meters count among the requests that it computes.
+//! Attributes the metered energy of a node to the requests that it computes.
 //!
-//! A meter's window gives joules over some seconds. What the node would have drawn anyway is the idle
-//! line's; what is above is divided among the requests that worked in the window, in proportion to
-//! their work. A request that ends within a window cannot wait for its close: it is told its work at
-//! the price of the windows before, and the difference to what its part turns out to be is carried
-//! over to those that work next, of whom each makes up for a little. So at any time
+//! A meter window is a number of joules over some seconds. The energy that the node would have drawn
+//! without requests is attributed to idle; the rest is divided among the requests of the window in
+//! proportion to their work. A request that ends within a window cannot wait for its close: it is
+//! charged its work at the price of earlier windows, and the difference from its actual share is
+//! carried over to later requests, each of which is charged a small part of it. At any time
 //!
 //! attributed + idle + carried = metered
 //!
-//! and a window without work settles what is carried with the idle line.
+//! holds, and a window without work settles the carried amount with idle.
 //!
-//! Work is in seconds of computing: reading a prompt counts by the time it takes, writing by tokens
-//! at what a token of that model takes, so that requests of a large and of a small model on one
-//! node, and one that writes several answers at once, are told apart.
+//! Work is measured in seconds of computing: prefill by the time it takes, decode by the number of
+//! tokens times the time per token of the model. Requests of a large and of a small model on one
+//! node, and requests for several choices, are charged accordingly.
 
 use std::collections::HashMap;
 
-/// Seconds of work after which what was seen before counts for a third (1/e) of the price: a single
-/// window may be shorter than what a meter can tell.
-const PRICE_REMEMBERS: f64 = 5.0;
-/// Seconds of work that a guess of the price counts for at first.
-const GUESS_COUNTS: f64 = 0.25;
-/// How fast the idle draw follows windows without work, per second of such: others run on the node
-/// too, and what they draw goes up and down.
-const IDLE_FOLLOWS: f64 = 0.05;
+/// Seconds of work after which earlier windows weigh 1/e in the price: a single window may be
+/// shorter than the resolution of a meter. Our own choice.
+const PRICE_MEMORY_SECONDS: f64 = 5.0;
+/// Seconds of work that the initial guess of the price weighs. Our own choice.
+const GUESS_WEIGHT_SECONDS: f64 = 0.25;
+/// The weight of each second without work in the running mean of the idle power, which other
+/// programs on the node raise and lower. Our own choice.
+const IDLE_WEIGHT_PER_SECOND: f64 = 0.05;
 
-/// Which part of what a request takes by itself may be added or taken off for what was told wrong of
-/// others: what is carried is made up for by many, a little each.
-const MAKES_UP: f64 = 0.1;
+/// The largest share of its own energy by which a request may be charged more or less to settle the
+/// carried amount, so that many requests settle it, each a little. Our own choice.
+const MAX_SETTLED_SHARE: f64 = 0.1;
 
-/// Seconds of the idle draw that a meter may lag behind: longer than any battery's gauge does.
-const LACKS_AT_MOST: f64 = 30.0;
+/// The longest time that a meter may lag behind, in seconds of idle power: longer than the fuel gauge
+/// of a battery does. Our own estimate.
+const MAX_LAG_SECONDS: f64 = 30.0;
 
-/// What meters counted, from one reading to the next.
+/// The energy that meters counted between two readings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MeterWindow {
+    /// The length of the window.
     pub seconds: f64,
+    /// The metered energy.
     pub joules: f64,
-    /// Which part (0 to 1) of what is above idle may be the requests' at all: others compute on the
-    /// node too.
+    /// The share, 0 to 1, of the energy above idle that is caused by requests: other programs run on
+    /// the node, too.
     pub own_share: f64,
 }
 
 /// Joules since the ledger was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LedgerTotals {
+    /// All metered energy.
     pub metered: f64,
-    /// What went to requests, those under way included.
+    /// The energy attributed to requests, those under way included.
     pub attributed: f64,
-    /// What went to none.
+    /// The energy attributed to no request.
     pub idle: f64,
-    /// What was told too little (or too much, below 0) of ended requests.
+    /// The energy by which ended requests were charged too little, or too much if it is negative.
     pub carried: f64,
 }
 
 /// A request under way.
 #[derive(Debug, Clone, Copy, Default)]
 struct RequestAccount {
-    /// Work of the open window.
+    /// Seconds of work in the open window.
     work: f64,
-    /// Joules of the closed ones.
+    /// Joules of the closed windows.
     joules: f64,
 }
 
-/// Joules per second of work, by the windows that were closed.
+/// The joules per second of work in the closed windows, as a decaying mean.
 #[derive(Debug)]
 struct WorkPrice {
     joules: f64,
     work: f64,
-    /// Seconds of work that a guess counts for beside them.
+    /// Seconds of work that the initial guess still weighs.
     guess: f64,
 }
 
@@ -77,14 +81,14 @@ impl Default for WorkPrice {
         Self {
             joules: 0.0,
             work: 0.0,
-            guess: GUESS_COUNTS,
+            guess: GUESS_WEIGHT_SECONDS,
         }
     }
 }
 
 impl WorkPrice {
     fn learn(&mut self, joules: f64, work: f64) {
-        let keeps = (-work / PRICE_REMEMBERS).exp();
+        let keeps = (-work / PRICE_MEMORY_SECONDS).exp();
         self.joules = self.joules * keeps + joules;
         self.work = self.work * keeps + work;
         self.guess *= keeps;
@@ -95,28 +99,29 @@ impl WorkPrice {
     }
 }
 
-/// The accounts of one node.
+/// The energy accounts of one node's requests.
 #[derive(Debug)]
 pub struct Ledger {
     accounts: HashMap<u64, RequestAccount>,
     next: u64,
-    /// Watts that are drawn without requests.
+    /// Idle power in watts.
     idle: f64,
-    /// Whether somebody who knows said so: then it is not learnt.
+    /// Whether the idle power was configured: then it is not learnt.
     configured: bool,
-    /// What the price of work is told from.
+    /// The price of work.
     price: WorkPrice,
-    /// Joules that windows with work lacked to idle, not made up for yet.
+    /// Joules by which windows with work were below idle, to be deducted from later windows.
     lacks: f64,
-    /// Work of the open window that was of requests that have ended.
+    /// Seconds of work in the open window of requests that have ended.
     ended_work: f64,
-    /// What was carried at the last close and is not made up for yet.
+    /// The carried amount at the last close that is not settled yet.
     owed: f64,
     totals: LedgerTotals,
 }
 
 impl Ledger {
-    /// An empty ledger of a node that draws so many watts idle, `configured` if somebody knows.
+    /// An empty ledger of a node with so many watts of idle power. If the power is not `configured`,
+    /// it is learnt from windows without work.
     #[must_use]
     pub fn new(idle: f64, configured: bool) -> Self {
         Self {
@@ -132,7 +137,7 @@ impl Ledger {
         }
     }
 
-    /// A request begins to be computed. Returns its account.
+    /// Opens the account of a request and returns its id.
     pub fn open_account(&mut self) -> u64 {
         let account = self.next;
         self.next += 1;
@@ -140,35 +145,35 @@ impl Ledger {
         account
     }
 
-    /// A request was computed for so many more seconds.
+    /// Adds seconds of work to an account.
     pub fn add_work(&mut self, account: u64, seconds: f64) {
         if let Some(account) = self.accounts.get_mut(&account) {
             account.work += seconds.max(0.0);
         }
     }
 
-    /// A request has ended. Returns the joules that it took. `guess`: joules per second of work, for as
-    /// long as no window has shown better.
+    /// Closes the account of a request that has ended and returns its joules. `guess` is a price in
+    /// joules per second of work, which is used until windows have shown a better one.
     pub fn settle_account(&mut self, account: u64, guess: f64) -> f64 {
         let Some(account) = self.accounts.remove(&account) else {
             return 0.0;
         };
         let own = account.work * self.price.per_second(guess);
-        let advance = own + self.make_up(own);
+        let advance = own + self.settle_carried(own);
         self.ended_work += account.work;
         self.totals.attributed += advance;
         self.totals.carried -= advance;
         account.joules + advance
     }
 
-    /// The meters were read.
+    /// Closes the open window with a reading of the meters.
     pub fn close_window(&mut self, window: MeterWindow) {
         let MeterWindow {
             seconds,
             joules,
             own_share,
         } = window;
-        // A clock that stood still or a meter that broke says nothing.
+        // Readings of a stopped clock or a broken meter are ignored.
         if !(seconds > 0.0 && seconds.is_finite() && joules >= 0.0 && joules.is_finite()) {
             return;
         }
@@ -191,7 +196,7 @@ impl Ledger {
         self.totals.carried += above - pool;
         self.owed = self.totals.carried;
         if open > 0.0 {
-            let made_up = self.make_up(pool);
+            let made_up = self.settle_carried(pool);
             let settled = pool + made_up;
             self.totals.carried -= made_up;
             self.totals.attributed += settled;
@@ -203,36 +208,36 @@ impl Ledger {
         self.ended_work = 0.0;
     }
 
-    /// What of the carried joules those make up for that took so many by themselves.
-    fn make_up(&mut self, own: f64) -> f64 {
-        let most = MAKES_UP * own;
+    /// The part of the carried joules that a request settles whose own energy is `own`.
+    fn settle_carried(&mut self, own: f64) -> f64 {
+        let most = MAX_SETTLED_SHARE * own;
         let made_up = self.owed.min(most).max(-most);
         self.owed -= made_up;
         made_up
     }
 
-    /// What was drawn above idle. A meter may stand still for some windows and make up for it in one:
-    /// what those lacked is taken off before anything counts as above.
+    /// The joules of a window above idle. A meter may stand still for some windows and catch up in a
+    /// later one: what the earlier windows lacked is deducted first.
     fn above_idle(&mut self, joules: f64, seconds: f64) -> f64 {
         let above = joules - self.idle * seconds - self.lacks;
-        self.lacks = (-above).clamp(0.0, self.idle * LACKS_AT_MOST);
+        self.lacks = (-above).clamp(0.0, self.idle * MAX_LAG_SECONDS);
         above.max(0.0)
     }
 
     fn learn_idle(&mut self, watts: f64, seconds: f64) {
         if !self.configured {
-            let follows = (IDLE_FOLLOWS * seconds).min(1.0);
+            let follows = (IDLE_WEIGHT_PER_SECOND * seconds).min(1.0);
             self.idle += follows * (watts - self.idle);
         }
     }
 
-    /// Watts that are drawn without requests, as far as is known.
+    /// The idle power in watts, as configured or learnt.
     #[must_use]
     pub fn idle_watts(&self) -> f64 {
         self.idle
     }
 
-    /// All there was.
+    /// The totals since the ledger was opened.
     #[must_use]
     pub fn totals(&self) -> LedgerTotals {
         self.totals
@@ -258,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn three_times_the_work_gets_three_times_the_joules() {
+    fn joules_are_divided_in_proportion_to_work() {
         let mut ledger = Ledger::new(10.0, true);
         let (one, three) = (ledger.open_account(), ledger.open_account());
         for _ in 0..10 {
@@ -280,14 +285,15 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_within_a_window_is_told_at_the_price_before_and_many_make_up_for_the_difference() {
+    fn request_that_ends_within_a_window_is_charged_the_earlier_price_and_later_ones_settle_the_difference()
+     {
         let mut ledger = Ledger::new(0.0, true);
         let (short, long) = (ledger.open_account(), ledger.open_account());
         ledger.add_work(short, 1.0);
         assert!((ledger.settle_account(short, 10.0) - 10.0).abs() < 1e-9);
         ledger.add_work(long, 1.0);
-        // 12 J each would have been fair: the other one takes a tenth more than that, and the next one
-        // the rest.
+        // The actual share is 12 J each: the other request is charged a tenth more than that, and the
+        // next one the rest.
         ledger.close_window(window(1.0, 24.0));
         assert!((ledger.settle_account(long, 10.0) - 13.2).abs() < 1e-9);
         assert!((ledger.totals().carried - 0.8).abs() < 1e-9);
@@ -300,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_end_within_windows_make_up_for_others_too() {
+    fn requests_that_end_within_windows_settle_the_carried_amount_too() {
         let mut ledger = Ledger::new(0.0, true);
         let mut told = Vec::new();
         for _ in 0..200 {
@@ -319,10 +325,10 @@ mod tests {
     }
 
     #[test]
-    fn a_meter_that_moves_in_steps_tells_no_more_than_was_drawn() {
+    fn coarse_meter_attributes_no_more_than_was_drawn() {
         let mut ledger = Ledger::new(6.0, true);
         let account = ledger.open_account();
-        // 10 W, told as 36 J every 36th window of 100 ms.
+        // 10 W, reported as 36 J every 36th window of 100 ms.
         for window_at in 1..=360 {
             ledger.add_work(account, 0.1);
             ledger.close_window(window(0.1, if window_at % 36 == 0 { 36.0 } else { 0.0 }));
@@ -333,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_idle_draw_is_learnt_where_nobody_states_it() {
+    fn idle_power_is_learnt_unless_configured() {
         let mut ledger = Ledger::new(3.0, false);
         for _ in 0..200 {
             ledger.close_window(window(1.0, 20.0));
@@ -346,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_compute_is_not_the_requests() {
+    fn energy_of_other_programs_is_not_attributed_to_requests() {
         let mut ledger = Ledger::new(10.0, true);
         let account = ledger.open_account();
         ledger.add_work(account, 1.0);
@@ -359,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_readings_change_nothing() {
+    fn broken_readings_are_ignored() {
         let mut ledger = Ledger::new(10.0, true);
         for (seconds, joules) in [(0.0, 5.0), (-1.0, 5.0), (1.0, f64::NAN), (1.0, -3.0)] {
             ledger.close_window(window(seconds, joules));
@@ -387,7 +393,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_attributed_and_what_is_idle_is_what_was_metered(
+        fn attributed_and_idle_energy_add_up_to_the_metered_energy(
             steps in prop::collection::vec(step(), 1..200), configured: bool,
         ) {
             let mut ledger = Ledger::new(20.0, configured);
@@ -408,7 +414,7 @@ mod tests {
             for account in open {
                 told += ledger.settle_account(account, 10.0);
             }
-            // The end of the last work, and a window without any: nothing is carried any more.
+            // After the last work and a window without any, nothing is carried any more.
             ledger.close_window(window(1.0, 0.0));
             ledger.close_window(window(1.0, 30.0));
             let totals = ledger.totals();

@@ -1,8 +1,8 @@
-//! What a joule belongs to: where it was measured, which request it went to, and what it costs.
+//! Energy: where joules are measured, which request they are attributed to, and what they cost.
 //!
-//! [`Ledger`] divides what a node's meters count among the requests that it computed; [`PowerRange`] says
-//! what it draws where nothing is metered; [`Grid`] turns joules into grams and money;
-//! [`NodePressure`] is why a node is better left alone.
+//! [`Ledger`] attributes the metered energy of a node to its requests; [`PowerRange`] estimates the
+//! energy where nothing is metered; [`Grid`] converts joules to grams of CO2 and to money;
+//! [`NodePressure`] says why a node should be used less.
 
 mod grid;
 mod ledger;

@@ -1,21 +1,21 @@
-//! A node that is better left alone: one that lives off its battery, or is slowed down by heat.
+//! Power and thermal pressure: reasons to use a node less.
 
 use std::fmt;
 
-/// What strains a node.
+/// The power and thermal pressure of a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct NodePressure {
-    /// How full its battery is (0 to 1), if it lives off it.
+    /// The charge of the battery, 0 to 1, if the node runs on battery.
     pub battery: Option<f32>,
-    /// Whether it is slowed down by heat.
+    /// Whether the node is thermally throttled.
     pub throttled: bool,
 }
 
 impl NodePressure {
-    /// By which factor it counts as slower and as taking more energy than it does, at least 1, so
-    /// that it is used less but not shut out. Ours to choose: a full battery costs half as much
-    /// again, an empty one three and a half times, and heat twice, as it gets worse with every
-    /// request.
+    /// The factor, at least 1, by which the time and energy of the node are multiplied when replicas
+    /// are compared, so that it is used less but not excluded. Our own choice: 1.5 for a full
+    /// battery up to 3.5 for an empty one, times 2 for throttling, since every request makes it
+    /// worse.
     #[must_use]
     pub fn factor(self) -> f32 {
         let battery = self
@@ -24,7 +24,7 @@ impl NodePressure {
         battery * if self.throttled { 2.0 } else { 1.0 }
     }
 
-    /// Whether there is any.
+    /// Whether there is no pressure.
     #[must_use]
     pub fn is_none(self) -> bool {
         self == Self::default()
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_emptier_the_battery_the_less_a_node_is_used() {
+    fn factor_grows_as_the_battery_empties() {
         let on = |charge| NodePressure {
             battery: Some(charge),
             throttled: false,

@@ -1,48 +1,49 @@
-//! What a node draws, idle and at work.
+//! The power that a node draws, idle and under full load.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Joules, Watts};
 
-/// What a node draws.
+/// The power that a node draws.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PowerRange {
-    /// With nothing to do.
+    /// Without any load.
     pub idle: Watts,
-    /// With all it computes with at work.
+    /// Under full load of all processors.
     pub max: Watts,
-    /// Whether somebody who knows the node said so; else it is guessed from its cores.
+    /// Whether the values were configured; otherwise they are estimated from the number of cores.
     pub configured: bool,
 }
 
-/// Watts of a core of a server with nothing to do and at work: the means for AWS of Cloud Carbon
+/// Watts per core of an idle and of a fully loaded server: the means for AWS of Cloud Carbon
 /// Footprint's methodology (cloudcarbonfootprint.org, "Energy Estimate (Watt-Hours)").
-const CORE: (f32, f32) = (0.74, 3.5);
+const WATTS_PER_CORE: (f32, f32) = (0.74, 3.5);
 
 impl PowerRange {
-    /// What a node of so many cores may draw, where nobody knows.
+    /// Estimates the power of a node with so many cores, where none is configured.
     #[must_use]
     pub fn estimate(cores: u32) -> Self {
         let cores = cores.max(1) as f32;
         Self {
-            idle: Watts(CORE.0 * cores),
-            max: Watts(CORE.1 * cores),
+            idle: Watts(WATTS_PER_CORE.0 * cores),
+            max: Watts(WATTS_PER_CORE.1 * cores),
             configured: false,
         }
     }
 
-    /// What working takes on top of being there.
+    /// The power of full load on top of idle power.
     #[must_use]
     pub fn dynamic_power(self) -> Watts {
         Watts((self.max.0 - self.idle.0).max(0.0))
     }
 
-    /// The energy of an answer that was computed for so many seconds, one of `at_once`. Being there is
-    /// no answer's: it is drawn without any.
+    /// The energy of an answer that was computed for so many seconds as one of `at_once` concurrent
+    /// requests. Idle power is not attributed to answers: it is drawn without any.
     #[must_use]
     pub fn answer_energy(self, seconds: f32, at_once: u32) -> Joules {
-        self.dynamic_power().energy_over(seconds / at_once.max(1) as f32)
+        self.dynamic_power()
+            .energy_over(seconds / at_once.max(1) as f32)
     }
 }
 
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_takes_what_working_takes_on_top() {
+    fn answer_takes_the_power_on_top_of_idle() {
         let power = PowerRange {
             idle: Watts(10.0),
             max: Watts(60.0),

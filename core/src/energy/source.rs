@@ -1,4 +1,4 @@
-//! Where joules come from: the source travels with the number.
+//! Sources of energy readings. A source always accompanies the joules that it measured.
 
 use std::fmt;
 
@@ -7,23 +7,23 @@ use serde::{Deserialize, Serialize, Serializer, de};
 use super::{EnergyCost, GridRates};
 use crate::Joules;
 
-/// Where joules come from.
+/// A source of energy readings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EnergySource {
     /// Counters of Intel's and AMD's processors (Linux powercap).
     Rapl,
-    /// NVIDIA's management library.
+    /// NVIDIA's management library (NVML).
     Nvml,
     /// Sensors of the board (Linux hwmon).
     Hwmon,
     /// The battery's discharge.
     Battery,
-    /// Computed time and what the node is known or guessed to draw.
+    /// Estimated from compute time and the power range of the node.
     Estimate,
 }
 
 impl EnergySource {
-    /// All of them.
+    /// All sources.
     pub const ALL: [Self; 5] = [
         Self::Rapl,
         Self::Nvml,
@@ -32,7 +32,7 @@ impl EnergySource {
         Self::Estimate,
     ];
 
-    /// As it is told.
+    /// The name in JSON and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -45,39 +45,39 @@ impl EnergySource {
     }
 }
 
-/// All that a number of joules comes from: `rapl+nvml`.
+/// The set of sources of a number of joules, such as `rapl+nvml`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct EnergySources(u8);
 
 impl EnergySources {
-    /// What was estimated as a whole.
+    /// The estimate as the only source.
     pub const ESTIMATE: Self = Self(1 << EnergySource::Estimate as u8);
 
-    /// Both.
+    /// The union of both sets.
     #[must_use]
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether no part is estimated.
+    /// Whether there is a source and no part is estimated.
     #[must_use]
     pub const fn is_measured(self) -> bool {
         self.0 != 0 && self.0 & Self::ESTIMATE.0 == 0
     }
 
-    /// As it travels.
+    /// The set as bits for the wire protocol, bit 0 for the first source.
     #[must_use]
     pub const fn bits(self) -> u32 {
         self.0 as u32
     }
 
-    /// As it has travelled: sources that are not known here are left out.
+    /// The set from the bits of the wire protocol. Unknown sources are ignored.
     #[must_use]
     pub const fn from_bits(bits: u32) -> Self {
         Self((bits & 0b1_1111) as u8)
     }
 
-    /// As it is told. The texts of all combinations are made once.
+    /// The names joined by `+`, as in JSON and metrics. The texts of all sets are built once.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         static TEXTS: std::sync::LazyLock<Vec<String>> = std::sync::LazyLock::new(|| {
@@ -128,7 +128,9 @@ impl<'de> Deserialize<'de> for EnergySources {
             let known = EnergySource::ALL
                 .into_iter()
                 .find(|source| source.as_str() == name);
-            known.ok_or_else(|| de::Error::custom(format!("'{name}' is no source of joules")))
+            known.ok_or_else(|| {
+                de::Error::custom(format!("'{name}' is not a source of energy readings"))
+            })
         };
         text.split('+')
             .filter(|name| !name.is_empty())
@@ -137,19 +139,21 @@ impl<'de> Deserialize<'de> for EnergySources {
     }
 }
 
-/// The energy that something took, with what follows from it.
+/// An amount of energy with its sources, emissions and cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct EnergyUsage {
+    /// The energy.
     pub joules: Joules,
+    /// The sources of the joules.
     pub sources: EnergySources,
-    /// Grams of CO2 equivalent, where the grid's intensity is known.
+    /// Grams of CO2 equivalent. `None` if the grid's carbon intensity is not known.
     pub co2_grams: Option<f64>,
     /// Where the cost of energy is known.
     pub cost: Option<EnergyCost>,
 }
 
 impl EnergyUsage {
-    /// Joules that were counted so.
+    /// So many joules of these sources, without emissions and cost.
     #[must_use]
     pub fn new(joules: Joules, sources: EnergySources) -> Self {
         Self {
@@ -160,7 +164,7 @@ impl EnergyUsage {
         }
     }
 
-    /// The same, at the rates of the grid that it was drawn from.
+    /// The same energy with emissions and cost by the rates of the grid.
     #[must_use]
     pub fn with_rates(self, rates: GridRates) -> Self {
         Self {
@@ -170,7 +174,7 @@ impl EnergyUsage {
         }
     }
 
-    /// Both together. Where one was drawn at a rate that is not known, neither is the sum.
+    /// The sum of both. Emissions and cost of the sum are unknown if one of them is.
     #[must_use]
     pub fn combine(self, other: Self) -> Self {
         if self == Self::default() {
@@ -197,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sources_are_told_together_and_read_again() {
+    fn sources_round_trip_through_bits_and_json() {
         let both: EnergySources = [EnergySource::Nvml, EnergySource::Rapl]
             .into_iter()
             .collect();
@@ -216,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_knows_no_more_than_its_parts() {
+    fn sum_of_unknown_emissions_is_unknown() {
         let rates = GridRates {
             co2_grams_per_kwh: Some(360.0),
             price_per_kwh: None,

@@ -1,51 +1,54 @@
-//! Why a request was not answered, in the words every layer shares.
+//! The errors of requests, which all layers share.
 
 use std::time::Duration;
 
-/// Why a request was not answered. Each variant is one thing a caller can act on.
+/// Why a request was not answered. Each variant is something that a caller can act on differently.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// No such model in the fleet.
+    /// The fleet has no such model. Contains the requested name.
     #[error("The model '{0}' does not exist.")]
     ModelNotFound(String),
-    /// No such task in the fleet.
+    /// The fleet has no such task. Contains the requested name.
     #[error("The task '{0}' does not exist.")]
     TaskNotFound(String),
-    /// The request fits no task.
+    /// The request belongs to no task, and there is no default task.
     #[error("{0}")]
     NoTask(String),
-    /// A privacy zone that the request may not enter.
+    /// The request asks for a privacy zone that it may not enter.
     #[error("{0}")]
     ZoneForbidden(String),
-    /// A field of the request is wrong.
+    /// A field of the request is invalid.
     #[error("{message}")]
     Invalid {
-        /// The field, such as `messages[0].role`.
+        /// The field, such as `messages[0].role`. `None` if the request as a whole is invalid.
         param: Option<String>,
+        /// What is wrong with it.
         message: String,
     },
-    /// The prompt does not fit the model's context.
+    /// The prompt does not fit into the model's context.
     #[error("{0}")]
     ContextLength(String),
-    /// Every replica is full. Trying again after the given time may help.
+    /// Every replica is full.
     #[error("{message}")]
     Overloaded {
+        /// Which queues are full.
         message: String,
+        /// After what time a retry may succeed.
         retry_after: Duration,
     },
-    /// The model is known but no replica can answer now.
+    /// The model is known, but no replica can answer now.
     #[error("{0}")]
     Unavailable(String),
-    /// The node or the connection to it was lost while it answered.
+    /// The node, or the connection to it, was lost during the request.
     #[error("{0}")]
     NodeLost(String),
-    /// The answer did not begin in time.
+    /// The answer did not begin within the timeout.
     #[error("{0}")]
     Timeout(String),
-    /// The request's own deadline cannot be met, or has passed.
+    /// The request's own deadline has passed or cannot be met.
     #[error("{0}")]
     DeadlineUnmet(String),
-    /// Nobody who could answer keeps the limits of the request or of its task.
+    /// No replica that could answer keeps the limits of the request or of its task.
     #[error("{0}")]
     LimitsUnmet(String),
     /// The engine failed.
@@ -54,7 +57,7 @@ pub enum RequestError {
 }
 
 impl RequestError {
-    /// A wrong field.
+    /// The error for an invalid field `param`.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid {
             param: Some(param.into()),
@@ -62,7 +65,7 @@ impl RequestError {
         }
     }
 
-    /// It in a word, for what counts errors.
+    /// The error type in metrics and records.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -82,8 +85,8 @@ impl RequestError {
         }
     }
 
-    /// It as it goes on record. A server's own words may hold what was asked, which is not told of requests
-    /// that are `held` to privacy zones.
+    /// The text of the error in records. Messages of servers may contain parts of the prompt, so the
+    /// text is only the error type if the request is `held` to privacy zones.
     #[must_use]
     pub fn recorded_text(&self, held: bool) -> String {
         if held {
@@ -93,14 +96,14 @@ impl RequestError {
         }
     }
 
-    /// Whether it speaks against the replica rather than the request: what its breaker counts.
+    /// Whether the replica is at fault rather than the request: its circuit breaker counts these errors.
     #[must_use]
     pub fn is_replica_fault(&self) -> bool {
         matches!(self, Self::NodeLost(_) | Self::Timeout(_) | Self::Engine(_))
     }
 
-    /// Whether another replica may do better. Only to be acted on before the first byte of
-    /// the answer went out.
+    /// Whether another replica may answer instead, as long as no part of the answer has been sent to
+    /// the client.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(

@@ -1,80 +1,90 @@
-//! What a generation yields, piece by piece.
+//! The events of an answer, in the order in which they are generated.
 
 use std::time::Duration;
 
 use crate::energy::EnergyUsage;
 
-/// One step of an answer. The last event of a successful generation is [`GenerateEvent::Usage`].
+/// An event of an answer. The last event of a successful generation is [`GenerateEvent::Usage`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum GenerateEvent {
-    /// More of one choice.
+    /// More of a choice.
     Delta(ChoiceDelta),
-    /// One choice is complete.
+    /// A choice is complete.
     Finished(ChoiceFinished),
-    /// All choices are complete: what they took.
+    /// All choices are complete.
     Usage(Usage),
 }
 
-/// More text, reasoning or calls of one choice.
+/// More text, reasoning or tool calls of a choice.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ChoiceDelta {
-    /// Which of the choices, from 0.
+    /// The index of the choice, from 0.
     pub choice: u32,
+    /// Text to append to the answer.
     pub content: String,
-    /// Thoughts that the model keeps apart from its answer.
+    /// Text to append to the reasoning, which the model keeps apart from its answer.
     pub reasoning: String,
+    /// Parts of tool calls.
     pub tool_calls: Vec<ToolCallDelta>,
-    /// The tokens of this piece, where log-probabilities were asked for.
+    /// The tokens of `content`, if log-probabilities were requested.
     pub logprobs: Vec<TokenLogprob>,
 }
 
-/// A piece of a call: id and name come first, arguments may come in several pieces.
+/// A part of a tool call: id and name come in the first part, the arguments may come in several.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolCallDelta {
-    /// Which of the choice's calls, from 0.
+    /// The index of the call within the choice, from 0.
     pub index: u32,
+    /// The id of the call.
     pub id: Option<String>,
+    /// The name of the function.
     pub name: Option<String>,
-    /// JSON text to append.
+    /// JSON text to append to the arguments.
     pub arguments: String,
 }
 
-/// A token and how probable it was, by natural logarithm.
+/// A token of an answer with its log-probability.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TokenLogprob {
+    /// The text of the token.
     pub token: String,
+    /// The natural logarithm of its probability.
     pub logprob: f32,
-    /// The most probable tokens at this place, best first.
+    /// The most probable tokens at this position, the most probable first.
     pub top: Vec<TopLogprob>,
 }
 
-/// A token that might have been.
+/// One of the most probable tokens at a position.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct TopLogprob {
+    /// The text of the token.
     pub token: String,
+    /// The natural logarithm of its probability.
     pub logprob: f32,
 }
 
-/// The end of one choice.
+/// The end of a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChoiceFinished {
+    /// The index of the choice, from 0.
     pub choice: u32,
+    /// Why it ended.
     pub reason: FinishReason,
 }
 
 /// Why a choice ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model ended it, or a stop text was met.
+    /// The model ended the answer, or a stop text was generated.
     Stop,
-    /// It reached `max_tokens` or the model's context.
+    /// The answer reached `max_tokens` or filled the model's context.
     Length,
-    /// It calls tools.
+    /// The model calls tools.
     ToolCalls,
 }
 
 impl FinishReason {
-    /// OpenAI's word for it.
+    /// The name in OpenAI's API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -85,26 +95,26 @@ impl FinishReason {
     }
 }
 
-/// What an answer took.
+/// The tokens, time and energy of an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
-    /// Tokens of the prompt, counted once whatever the number of choices.
+    /// Tokens of the prompt, counted once for all choices.
     pub prompt_tokens: u32,
-    /// Tokens generated, over all choices.
+    /// Generated tokens of all choices.
     pub completion_tokens: u32,
-    /// How long it took the node, where it says so.
+    /// How long the node took. `None` if it does not report it.
     pub timing: Option<AnswerTiming>,
-    /// What energy it took, where that is known.
+    /// The energy of the answer. `None` if it is not known.
     pub energy: Option<EnergyUsage>,
 }
 
-/// How long a node took for an answer.
+/// How long the phases of an answer took on the node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AnswerTiming {
-    /// From its arrival there until it was its turn.
+    /// From the arrival on the node until the computation began.
     pub queued: Duration,
-    /// From there to the first token.
+    /// From then until the first token.
     pub prefill: Duration,
-    /// From there to its end.
+    /// From then until the end.
     pub decode: Duration,
 }

@@ -1,5 +1,5 @@
-//! What a request to a model consists of, and what comes back: the vocabulary that the
-//! gateway, the controller, the wire and the engines share.
+//! Requests to a model and the events of its answers: the types that the gateway, the controller, the
+//! wire protocol and the engines share.
 
 mod error;
 mod event;

@@ -1,4 +1,4 @@
-//! Requests, in the shape engines want them: checked, typed, with the defaults filled in.
+//! Requests as engines take them: validated, typed, with the defaults filled in.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,33 +7,39 @@ use crate::ModelName;
 use crate::admission::QueueKey;
 use crate::energy::EnergyUsage;
 
-/// Ask a model to continue a conversation or a text. Clients ask for a
-/// [`Route`](super::Route), nodes for one of their models.
+/// A request to continue a conversation or a text. `M` is a [`Route`](super::Route) in requests of
+/// clients and a model name in requests to nodes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest<M = ModelName> {
+    /// The model, or the route to one.
     pub model: M,
+    /// What the model continues.
     pub input: GenerateInput,
+    /// How tokens are sampled.
     pub sampling: SamplingParams,
-    /// Tools the model may call.
+    /// The tools that the model may call.
     pub tools: Vec<Tool>,
+    /// Whether and which tool the model calls.
     pub tool_choice: ToolChoice,
-    /// The form the answer must have.
+    /// The format that the answer must have. `None` for any.
     pub constraint: Option<OutputConstraint>,
-    /// `Some(k)`: return the log-probability of each token and of its `k` best alternatives.
+    /// `Some(k)` requests the log-probability of each token and of the `k` most probable tokens at its
+    /// position.
     pub logprobs: Option<u32>,
-    /// Independent answers wanted, at least 1.
+    /// The number of independent answers, at least 1.
     pub choices: u32,
-    /// Whether events are wanted as they come. Otherwise they may all come at the end, which
-    /// costs less.
+    /// Whether events are sent as they are generated. Otherwise they may all be sent at the end,
+    /// which costs less.
     pub stream: bool,
-    /// How it stands in the queue of the model.
+    /// The request's position in the model's queue.
     pub queue_key: QueueKey,
-    /// Within what time from now it must be answered; it leaves the queue then.
+    /// The time from now within which the request must be answered; it leaves the queue then. `None`
+    /// for no deadline.
     pub deadline: Option<Duration>,
 }
 
 impl<M> GenerateRequest<M> {
-    /// A request for one answer, as a whole, of whoever says nothing else.
+    /// A request for one answer that is not streamed, with all options at their defaults.
     #[must_use]
     pub fn new(model: M, input: GenerateInput) -> Self {
         Self {
@@ -57,12 +63,12 @@ impl<M> GenerateRequest<M> {
 pub enum GenerateInput {
     /// A conversation, rendered with the model's chat template.
     Chat(Vec<ChatMessage>),
-    /// A text, taken as it is.
+    /// A text, passed to the model unchanged.
     Text(String),
 }
 
 impl GenerateInput {
-    /// What is done with it, in the words of OpenTelemetry's conventions.
+    /// The `gen_ai.operation.name` of OpenTelemetry's conventions.
     #[must_use]
     pub fn operation_name(&self) -> &'static str {
         match self {
@@ -71,7 +77,7 @@ impl GenerateInput {
         }
     }
 
-    /// Its size: what reading it costs grows with it.
+    /// The size of the text in bytes, with which the cost of the prefill grows.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
@@ -86,18 +92,20 @@ impl GenerateInput {
 pub struct ChatMessage {
     /// `system`, `developer`, `user`, `assistant` or `tool`.
     pub role: String,
+    /// The text of the turn.
     pub content: String,
     /// The participant's name.
     pub name: Option<String>,
-    /// Calls that the assistant made in this turn.
+    /// Tool calls that the assistant made in this turn.
     pub tool_calls: Vec<ToolCall>,
-    /// The call that a `tool` turn answers.
+    /// The id of the call that a `tool` turn answers.
     pub tool_call_id: Option<String>,
 }
 
-/// A call of a tool by the model.
+/// A tool call by the model.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolCall {
+    /// The id by which the result refers to the call.
     pub id: String,
     /// The function's name.
     pub name: String,
@@ -105,28 +113,29 @@ pub struct ToolCall {
     pub arguments: String,
 }
 
-/// How tokens are drawn and where an answer ends.
+/// How tokens are sampled and where an answer ends.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParams {
-    /// 0: always the most probable token. 1: as the model says.
+    /// The sampling temperature: 0 always takes the most probable token, 1 keeps the model's
+    /// probabilities.
     pub temperature: f64,
-    /// Draw among the most probable tokens that together have this probability; 1 is all.
+    /// Sample among the most probable tokens that together have this probability; 1 for all tokens.
     pub top_p: f64,
-    /// Draw among this many most probable tokens.
+    /// Sample among this many most probable tokens. `None` for all.
     pub top_k: Option<u32>,
-    /// Drop tokens less probable than this part of the most probable one.
+    /// Drop tokens that are less probable than this fraction of the most probable one.
     pub min_p: Option<f64>,
-    /// The same seed, request and model give the same answer.
+    /// The seed: the same seed, request and model give the same answer. `None` for a random one.
     pub seed: Option<u64>,
-    /// Most tokens of one answer; `None` is as many as the model's context leaves.
+    /// The most tokens of an answer. `None` for as many as the model's context has room for.
     pub max_tokens: Option<u32>,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
-    /// Subtracted from a token's logit for each time it occurred.
+    /// Subtracted from a token's logit for each of its occurrences.
     pub frequency_penalty: f32,
     /// Subtracted from a token's logit once it has occurred.
     pub presence_penalty: f32,
-    /// Divides a token's logit once it has occurred; 1 is none.
+    /// Divides a token's logit once it has occurred; 1 for no penalty.
     pub repetition_penalty: Option<f32>,
     /// Added to the logits of tokens, by token id.
     pub logit_bias: BTreeMap<u32, f32>,
@@ -153,7 +162,9 @@ impl Default for SamplingParams {
 /// A function that the model may call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tool {
+    /// The name of the function.
     pub name: String,
+    /// What the function does.
     pub description: Option<String>,
     /// JSON schema of the arguments, as JSON text.
     pub parameters: Option<String>,
@@ -162,44 +173,47 @@ pub struct Tool {
 /// Whether and which tool the model calls.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum ToolChoice {
-    /// As the model likes.
+    /// The model decides.
     #[default]
     Auto,
-    /// None.
+    /// The model calls no tool.
     None,
-    /// Some tool.
+    /// The model must call some tool.
     Required,
-    /// The tool of this name.
+    /// The model must call the tool of this name.
     Named(String),
 }
 
-/// The form an answer must have.
+/// The format that an answer must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutputConstraint {
-    /// Some JSON object.
+    /// Any JSON object.
     JsonObject,
-    /// JSON that this schema, as JSON text, accepts.
+    /// JSON that matches this schema, which is given as JSON text.
     JsonSchema(String),
 }
 
-/// Ask an embedding model for vectors.
+/// A request for the embeddings of texts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EmbedRequest<M = ModelName> {
+    /// The model, or the route to one.
     pub model: M,
-    /// The texts, at least one.
+    /// The texts to embed, at least one.
     pub inputs: Vec<String>,
-    /// How it stands in the queue of the model.
+    /// The request's position in the model's queue.
     pub queue_key: QueueKey,
-    /// Within what time from now it must be answered; it leaves the queue then.
+    /// The time from now within which the request must be answered; it leaves the queue then. `None`
+    /// for no deadline.
     pub deadline: Option<Duration>,
 }
 
-/// Vectors, one per text, in the order of the texts.
+/// The embeddings of texts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Embeddings {
+    /// One vector for each text, in the order of the texts.
     pub vectors: Vec<Vec<f32>>,
     /// Tokens of all texts.
     pub prompt_tokens: u32,
-    /// What energy they took, where that is known.
+    /// The energy of the request. `None` if it is not known.
     pub energy: Option<EnergyUsage>,
 }

@@ -1,4 +1,4 @@
-//! Whom a request is for.
+//! Where a request may be sent, and what it requires of the answer.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::admission::{FairnessKey, Priority};
 use crate::routing::AnswerLimits;
 use crate::{ModelName, TaskName, ZoneName};
 
-/// What a client puts into the `model` field.
+/// The model or task that a client names in the `model` field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteTarget {
-    /// `NAME`: this model.
+    /// `NAME`: the model of this name.
     Model(ModelName),
     /// `task:NAME`: the best model for this task.
     Task(TaskName),
@@ -19,26 +19,28 @@ pub enum RouteTarget {
     Auto,
 }
 
-/// Whom a request is for, where it may go and what it asks of the answer.
+/// Where a request may be sent, and what it requires of the answer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
+    /// The requested model or task.
     pub target: RouteTarget,
-    /// Only nodes in this privacy zone.
+    /// The privacy zone whose nodes may answer. `None` for those that the task allows.
     pub zone: Option<ZoneName>,
-    /// `None`: as its task says.
+    /// The priority in queues. `None` for that of the task.
     pub priority: Option<Priority>,
-    /// Whom it is of: those of one share a turn in queues.
+    /// The fairness key (usually a hash of the API key); 0 for anonymous requests.
     pub fairness_key: FairnessKey,
-    /// Within what time of its arrival the answer must be complete.
+    /// The time from the request's arrival within which the answer must be complete. `None` for no
+    /// deadline.
     pub deadline: Option<Duration>,
-    /// On top of those of its task.
+    /// Limits in addition to those of the task.
     pub limits: AnswerLimits,
-    /// Stands for the session that it belongs to: where it was before it goes again.
+    /// A hash of the session id: requests of a session prefer the replica that answered the last one.
     pub session: Option<u64>,
 }
 
 impl Route {
-    /// A request that says nothing but whom it is for.
+    /// A route to the target without further requirements.
     #[must_use]
     pub fn new(target: RouteTarget) -> Self {
         Self {
@@ -54,10 +56,10 @@ impl Route {
 }
 
 impl RouteTarget {
-    /// Reads the `model` field.
+    /// Parses the `model` field.
     ///
     /// # Errors
-    /// What no model or task can be called is answered as what does not exist.
+    /// [`RequestError::ModelNotFound`] or [`RequestError::TaskNotFound`] if the name is not a valid one.
     pub fn parse(model: &str) -> Result<Self, RequestError> {
         if model == "auto" {
             return Ok(Self::Auto);
@@ -88,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_model_field_names_a_model_a_task_or_neither() {
+    fn model_field_names_a_model_a_task_or_auto() {
         for text in ["auto", "task:banking", "support-intent"] {
             assert_eq!(RouteTarget::parse(text).unwrap().to_string(), text);
         }

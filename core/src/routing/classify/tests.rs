@@ -164,7 +164,13 @@ fn one_task_without_counterexamples_gets_everything_like_it() {
             .runner_up
             .is_none()
     );
-    assert!(Classifier::train(&TrainingSet::default(), AbstainRule::FalseAbstentionRate(0.02)).is_none());
+    assert!(
+        Classifier::train(
+            &TrainingSet::default(),
+            AbstainRule::FalseAbstentionRate(0.02)
+        )
+        .is_none()
+    );
 }
 
 #[test]
