@@ -222,7 +222,7 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
         node.status
             .models
             .iter()
-            .map(|m| (&m.name, &m.problem, &m.remedy)),
+            .map(|m| (&m.name, &m.error, &m.remedy)),
     )
 }
 
@@ -285,7 +285,7 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
         status
             .replicas
             .iter()
-            .map(|r| (&r.node, &r.problem, &r.remedy)),
+            .map(|r| (&r.node, &r.error, &r.remedy)),
     );
     Ok(text)
 }

@@ -244,7 +244,7 @@ fn models(models: &[ModelResource]) -> String {
 fn assignments(assignments: &[AssignmentStatus]) -> String {
     let rows = assignments.iter().map(|assignment| {
         let replica = &assignment.replica;
-        let notes = [&replica.progress, &replica.problem];
+        let notes = [&replica.progress, &replica.error];
         let notes: Vec<_> = notes
             .into_iter()
             .filter(|note| !note.is_empty())

@@ -4,7 +4,7 @@ const sum = (list, value) => list.reduce((total, item) => total + value(item), 0
 
 /** Memory of the models on a node in bytes, with that of revisions that are being loaded. */
 export const memoryUsed = (node) =>
-  sum(node.status.models, (model) => model.memory + (model.next?.memory ?? 0));
+  sum(node.status.models, (model) => model.memory + (model.replacement?.memory ?? 0));
 
 export const load = (node) => ({
   active: sum(node.status.models, (model) => model.counters.active),

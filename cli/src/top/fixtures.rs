@@ -123,7 +123,7 @@ pub(super) fn busy() -> LiveState {
     second.status.operation.draining = true;
     second.status.energy.as_mut().unwrap().battery =
         Some(parse(json!({"charge": 0.15, "discharging": true})));
-    second.status.energy.as_mut().unwrap().throttled = "thermal".into();
+    second.status.energy.as_mut().unwrap().throttle_reason = "thermal".into();
     let mut third = node("clinic-7");
     third.status.phase = "Lost".into();
     third.status.energy.as_mut().unwrap().measured = false;
@@ -131,7 +131,7 @@ pub(super) fn busy() -> LiveState {
     let mut failed = model("triage");
     (failed.status.phase, failed.status.ready) = ("Failed".into(), 0);
     failed.status.waiting = 4;
-    failed.status.replicas[0].problem = "the tokenizer is missing".into();
+    failed.status.replicas[0].error = "the tokenizer is missing".into();
     let usage = parse(json!({
         "since": 1, "tasks": [], "nodes": [],
         "models": [{
@@ -163,9 +163,9 @@ pub(super) fn hostile() -> LiveState {
     let mut one = node(bad);
     one.status.phase = bad.into();
     one.status.models[0].name = bad.into();
-    one.status.energy.as_mut().unwrap().throttled = bad.into();
+    one.status.energy.as_mut().unwrap().throttle_reason = bad.into();
     let mut failed = model("m");
-    failed.status.replicas[0].problem = bad.into();
+    failed.status.replicas[0].error = bad.into();
     failed.model.spec.description = bad.into();
     let mut request = decision(bad);
     (request.model, request.error) = (Some(bad.into()), Some(bad.into()));

@@ -128,9 +128,9 @@ impl ModelRow<'_> {
     /// Returns the first of: a problem, progress, the description.
     fn note(&self) -> Cell {
         let status = &self.model.status;
-        let problem = status.replicas.iter().find(|r| !r.problem.is_empty());
+        let problem = status.replicas.iter().find(|r| !r.error.is_empty());
         if let Some(replica) = problem {
-            return Cell::new(&format!("{}: {}", replica.node, replica.problem), Tone::Bad);
+            return Cell::new(&format!("{}: {}", replica.node, replica.error), Tone::Bad);
         }
         let warnings = [
             &status.fetch,

@@ -79,7 +79,7 @@ pub(super) fn columns<'a>() -> Vec<Column<NodeRow<'a>>> {
             .max_width(30)
             .only_if(|node| {
                 let energy = node.status.energy.as_ref();
-                energy.is_some_and(|e| e.battery.is_some() || !e.throttled.is_empty())
+                energy.is_some_and(|e| e.battery.is_some() || !e.throttle_reason.is_empty())
             }),
         Column::text("RUNNING", 14, |node: &NodeRow<'_>| {
             let names: Vec<_> = node.status.models.iter().map(|m| m.name.as_str()).collect();
@@ -146,8 +146,11 @@ pub(super) fn load(active: u32, queued: u32) -> Cell {
 /// Returns the memory of the models on a node, including revisions that are about to replace others.
 fn used_memory(node: &NodeResource) -> Bytes {
     let memory = |model: &ModelOnNode| {
-        let next = model.next.as_ref().map_or(0, |next| next.memory.0);
-        model.memory.0.saturating_add(next)
+        let replacement = model
+            .replacement
+            .as_ref()
+            .map_or(0, |replacement| replacement.memory.0);
+        model.memory.0.saturating_add(replacement)
     };
     let add = |sum: u64, model| sum.saturating_add(memory(model));
     Bytes(node.status.models.iter().fold(0, add))
@@ -184,7 +187,7 @@ fn condition(node: &NodeRow<'_>) -> Cell {
     let has_low_battery = energy
         .battery
         .is_some_and(|b| b.discharging && b.charge < LOW_CHARGE);
-    let hot = (!energy.throttled.is_empty()).then(|| "hot".to_owned());
+    let hot = (!energy.throttle_reason.is_empty()).then(|| "hot".to_owned());
     let tone = match has_low_battery || hot.is_some() {
         true => Tone::Warning,
         false => Tone::Plain,
@@ -221,6 +224,6 @@ pub(super) fn power_details(node: &NodeResource) -> String {
         ),
         ("Hint", energy.hint.clone()),
         ("Battery", battery.unwrap_or_default()),
-        ("Throttled by", energy.throttled.clone()),
+        ("Throttled by", energy.throttle_reason.clone()),
     ])
 }

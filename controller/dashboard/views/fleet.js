@@ -27,7 +27,7 @@ function Hardware({ node }) {
 }
 
 function Name({ node }) {
-  const { battery, throttled } = node.status.energy ?? {};
+  const { battery, throttleReason } = node.status.energy ?? {};
   const labels = Object.entries(node.metadata.labels ?? {})
     // Labels that every agent sets by itself are the same on most nodes.
     .filter(([key]) => !key.startsWith("flotilla.dev/"))
@@ -36,7 +36,7 @@ function Name({ node }) {
     <a class="row-name row-link mono" href=${href("fleet", node.metadata.name)}>${node.metadata.name}</a>
     <span class="row-note">
       ${battery && html`<span class="flag"><${Icon} name="battery" />${percent(battery.charge)}</span>`}
-      ${throttled && html`<span class="flag warn" title=${throttled}><${Icon} name="heat" />throttled</span>`}
+      ${throttleReason && html`<span class="flag warn" title=${throttleReason}><${Icon} name="heat" />throttled</span>`}
       ${labels.join(", ")}
     </span>
   `;

@@ -73,12 +73,12 @@ function Replicas({ replicas }) {
               </thead>
               <tbody>
                 ${replicas.map(
-                  ({ node, phase, progress, problem, remedy, revision, counters }) => html`
+                  ({ node, phase, progress, error, remedy, revision, counters }) => html`
                     <tr key=${node}>
                       <th scope="row"><${NodeLink} name=${node} /><span class="row-note mono">${revision}</span></th>
                       <td>
                         <${State} name=${phase} note=${progress} />
-                        ${problem && html`<p class="problem">${problem}${remedy && html`<br /><span>${remedy}</span>`}</p>`}
+                        ${error && html`<p class="problem">${error}${remedy && html`<br /><span>${remedy}</span>`}</p>`}
                       </td>
                       <td class="numeric" data-label="Load">${loadText(counters)}</td>
                       <td class="numeric" data-label="Requests">${count(counters.requests)}</td>

@@ -63,7 +63,7 @@ function worstPhase(replicas) {
 }
 
 const tooltip = (model, column, replicas) =>
-  [`${model.metadata.name} on ${column}`, ...replicas.slice(0, 8).map((replica) => [replica.node, replica.phase, replica.progress, replica.problem].filter(Boolean).join(", "))].join("\n");
+  [`${model.metadata.name} on ${column}`, ...replicas.slice(0, 8).map((replica) => [replica.node, replica.phase, replica.progress, replica.error].filter(Boolean).join(", "))].join("\n");
 
 function Cell({ model, column, replicas, single }) {
   const reason = single && model.status.unschedulableNodes?.[column];
@@ -150,12 +150,12 @@ function Matrix({ models, columns, columnOf, by, onNarrow }) {
 }
 
 function problems({ status }) {
-  const failed = status.replicas.filter((replica) => replica.problem);
+  const failed = status.replicas.filter((replica) => replica.error);
   return [
     status.unplacedReason,
     status.rollbackReason && `rolled back: ${status.rollbackReason}`,
     status.phase === "Failed" && status.fetch,
-    failed.length > 0 && `${counted(failed.length, "node")}: ${failed[0].problem}${failed[0].remedy ? ` – ${failed[0].remedy}` : ""}`,
+    failed.length > 0 && `${counted(failed.length, "node")}: ${failed[0].error}${failed[0].remedy ? ` – ${failed[0].remedy}` : ""}`,
     status.phase !== "Failed" && status.fetch && `fetching: ${status.fetch}`,
   ].filter(Boolean);
 }

@@ -32,7 +32,7 @@ function Power({ energy }) {
           ["Battery", energy.battery && `${percent(energy.battery.charge)}, ${energy.battery.discharging ? "discharging" : "on mains power"}`],
         ]}
       />
-      ${energy.throttled && html`<p class="callout warn"><${Icon} name="heat" /><span>Throttled: ${energy.throttled}</span></p>`}
+      ${energy.throttleReason && html`<p class="callout warn"><${Icon} name="heat" /><span>Throttled: ${energy.throttleReason}</span></p>`}
       ${energy.hint && html`<p class="callout"><${Icon} name="warning" /><span>${energy.hint}</span></p>`}
     <//>
   `;
@@ -64,7 +64,7 @@ function Machine({ node }) {
 }
 
 function ModelRow({ model }) {
-  const { counters, next } = model;
+  const { counters, replacement } = model;
   const perRequest = counters.requests > 0 ? counters.busyUs / counters.requests / 1000 : null;
   return html`
     <tr>
@@ -74,8 +74,8 @@ function ModelRow({ model }) {
       </th>
       <td>
         <${State} name=${model.phase} note=${model.progress} />
-        ${next && html`<span class="row-note">next revision ${next.revision}: ${next.phase} ${next.progress}</span>`}
-        ${[model, next ?? {}].map(({ problem, remedy }) => problem && html`<p class="problem">${problem}${remedy && html`<br /><span>${remedy}</span>`}</p>`)}
+        ${replacement && html`<span class="row-note">next revision ${replacement.revision}: ${replacement.phase} ${replacement.progress}</span>`}
+        ${[model, replacement ?? {}].map(({ error, remedy }) => error && html`<p class="problem">${error}${remedy && html`<br /><span>${remedy}</span>`}</p>`)}
       </td>
       <td class="numeric" data-label="Memory">${model.memory > 0 ? bytes(model.memory) : NONE}</td>
       <td class="numeric" data-label="Load">${loadText(counters)}</td>

@@ -93,8 +93,8 @@ pub struct ReplicaStatus {
     pub revision: String,
     /// Why the model, or the revision that replaces it, does not load. Empty when it does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub problem: String,
-    /// What to do about `problem`.
+    pub error: String,
+    /// What to do about `error`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
     /// Step of loading and its progress, such as `weights 40 %`.
@@ -298,22 +298,22 @@ fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatu
             node: node.to_string(),
             phase: "Absent".into(),
             revision: String::new(),
-            problem: String::new(),
+            error: String::new(),
             remedy: String::new(),
             progress: String::new(),
             counters: CountersJson::default(),
         };
     };
-    // A problem of the revision that is being loaded matters more than one of the current revision.
-    let next = reported.next.map(|next| *next).unwrap_or_default();
+    // An error of the revision that is being loaded matters more than one of the current revision.
+    let replacement = reported.replacement.map(|next| *next).unwrap_or_default();
     let first = |next: String, current: String| if next.is_empty() { current } else { next };
     ReplicaStatus {
         node: node.to_string(),
         phase: reported.phase,
         revision: reported.revision,
-        problem: first(next.problem, reported.problem),
-        remedy: first(next.remedy, reported.remedy),
-        progress: first(next.progress, reported.progress),
+        error: first(replacement.error, reported.error),
+        remedy: first(replacement.remedy, reported.remedy),
+        progress: first(replacement.progress, reported.progress),
         counters: reported.counters,
     }
 }

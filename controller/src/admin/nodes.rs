@@ -120,7 +120,7 @@ pub struct NodeEnergy {
     pub battery: Option<BatteryJson>,
     /// What slows the node down because of heat. Empty when nothing does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub throttled: String,
+    pub throttle_reason: String,
 }
 
 /// Battery of a node.
@@ -149,7 +149,7 @@ impl NodeEnergy {
                 charge: battery.charge,
                 discharging: battery.discharging,
             }),
-            throttled: reported.throttle_reason.clone(),
+            throttle_reason: reported.throttle_reason.clone(),
         }
     }
 }
@@ -164,8 +164,8 @@ pub struct ModelOnNode {
     pub phase: String,
     /// Why the model does not load. Empty when it does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub problem: String,
-    /// What to do about `problem`.
+    pub error: String,
+    /// What to do about `error`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
     /// Step of loading and its progress, such as `weights 40 %`. Empty when nothing is loading.
@@ -173,7 +173,7 @@ pub struct ModelOnNode {
     pub progress: String,
     /// The revision that is being loaded to replace this one, which still serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next: Option<Box<ModelOnNode>>,
+    pub replacement: Option<Box<ModelOnNode>>,
     /// The revision that is served or loaded.
     #[serde(default)]
     pub revision: String,
@@ -339,13 +339,13 @@ impl From<&ModelStatus> for ModelOnNode {
         Self {
             name: status.name.clone(),
             phase: phase(status.phase()).into(),
-            problem: status.error.clone(),
+            error: status.error.clone(),
             remedy: status.remedy.clone(),
             progress,
-            next: status
+            replacement: status
                 .replacement
                 .as_deref()
-                .map(|next| Box::new(next.into())),
+                .map(|replacement| Box::new(replacement.into())),
             revision: ModelRevision(status.revision).to_string(),
             memory: Bytes(status.memory_bytes),
             counters: status.counters.unwrap_or_default().into(),
