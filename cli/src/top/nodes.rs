@@ -10,7 +10,7 @@ use super::table::matches_filter;
 use crate::output::fields;
 use crate::resource_text::node_state;
 
-/// Charge below which a discharging battery is marked.
+/// Charge, 0 to 1, below which a discharging battery is marked.
 const LOW_CHARGE: f32 = 0.2;
 
 pub(super) type NodeRow<'a> = &'a NodeResource;
