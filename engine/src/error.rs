@@ -17,7 +17,7 @@ pub enum LoadError {
         problem: String,
     },
     /// The model's spec asks for something that the engine cannot do.
-    #[error("its spec cannot be carried out: {0}")]
+    #[error("the engine cannot fulfil its spec: {0}")]
     Spec(String),
     /// The engine failed while it loaded the model.
     #[error("the engine failed to load it: {0}")]

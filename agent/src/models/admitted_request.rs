@@ -63,7 +63,7 @@ impl AdmittedRequest {
     }
 
     /// Counts one output token.
-    pub(super) fn count_token(&mut self) {
+    pub(super) fn count_token(&self) {
         self.served.live_counters().add_tokens(0, 1);
         self.energy.record_token();
     }

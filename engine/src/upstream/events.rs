@@ -185,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn event_without_an_end_is_refused() {
-        let line = [b'a'; 1 << 20];
+        let line = vec![b'a'; 1 << 20];
         let events = collect(&[b"data: ", &line, &line, &line, &line]).await;
         let [Err(RequestError::Engine(message))] = &events[..] else {
             panic!("{events:?}");
