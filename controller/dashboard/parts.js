@@ -15,7 +15,7 @@ const KINDS = {
   Updating: "busy",
   Draining: "busy",
   running: "busy",
-  "under way": "busy",
+  "in progress": "busy",
   Suspect: "warn",
   Partial: "warn",
   Pending: "warn",

@@ -185,8 +185,8 @@ def test_an_answer_comes_with_its_way_and_is_explained(visit):
     row = page.get_by_role("table", name="The last decisions").get_by_role("link", name=re.compile(re.escape(decision)))
     row.click()
     expect(heading(page)).to_contain_text(decision)
-    expect(page.get_by_role("list", name="The way of the request")).to_contain_text(MODEL)
-    for part in ["Which task", "Which replica", "What happened", "What it had to keep"]:
+    expect(page.get_by_role("list", name="Path of the request")).to_contain_text(MODEL)
+    for part in ["Which task", "Which replica", "Outcome", "Constraints"]:
         expect(page.get_by_role("region", name=part)).to_be_visible()
     expect(page.get_by_role("region", name="Which replica")).to_contain_text("chosen")
     picture(page, "decision-of-a-model")

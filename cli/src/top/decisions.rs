@@ -29,7 +29,7 @@ pub(super) fn rows<'a>(
         let optional = [&request.task, &request.model, &request.node, &request.error];
         let optional = optional.into_iter().flatten().map(String::as_str);
         let required = [
-            request.requested.as_str(),
+            request.requested_model.as_str(),
             request.id.as_str(),
             row.outcome(),
         ];
@@ -55,7 +55,10 @@ pub(super) fn columns<'a>() -> Vec<Column<DecisionRow<'a>>> {
         .max_width(20),
         Column::text("MODEL", 14, |row: &DecisionRow<'_>| {
             let model = row.request.model.as_ref();
-            model.unwrap_or(&row.request.requested).as_str().into()
+            model
+                .unwrap_or(&row.request.requested_model)
+                .as_str()
+                .into()
         })
         .max_width(28),
         Column::text("NODE", 8, |row: &DecisionRow<'_>| {
@@ -82,7 +85,7 @@ pub(super) fn columns<'a>() -> Vec<Column<DecisionRow<'a>>> {
         .drop_priority(3)
         .sort_by(|row| SortKey::number(row.request.joules)),
         Column::text("OUTCOME", 9, |row: &DecisionRow<'_>| {
-            let tone = match row.request.end {
+            let tone = match row.request.status {
                 OutcomeStatus::Answered => Tone::Good,
                 OutcomeStatus::Failed => Tone::Bad,
                 OutcomeStatus::Cancelled => Tone::Warning,
@@ -97,7 +100,7 @@ pub(super) fn columns<'a>() -> Vec<Column<DecisionRow<'a>>> {
 
 impl DecisionRow<'_> {
     fn outcome(&self) -> &'static str {
-        match self.request.end {
+        match self.request.status {
             OutcomeStatus::Answered => "answered",
             OutcomeStatus::Failed => "failed",
             OutcomeStatus::Cancelled => "cancelled",
@@ -107,7 +110,7 @@ impl DecisionRow<'_> {
     /// Returns the error, and whether the request was hedged or passed on by smaller models.
     fn note(&self) -> Cell {
         let request = self.request;
-        let cascade = match request.tiers {
+        let cascade = match request.cascade_tiers {
             0 => None,
             1 => Some("via 1 smaller model".to_owned()),
             tiers => Some(format!("via {tiers} smaller models")),

@@ -74,10 +74,10 @@ pub(super) fn point(unix_seconds: u64) -> TrafficPoint {
 
 pub(super) fn decision(id: &str) -> RequestSummary {
     parse(json!({
-        "id": id, "at": 36_610_000, "requested": "auto", "task": "bank-support",
-        "model": "support", "node": "till-1", "end": "answered", "firstTokenMs": 8.25,
+        "id": id, "at": 36_610_000, "requestedModel": "auto", "task": "bank-support",
+        "model": "support", "node": "till-1", "status": "answered", "firstTokenMs": 8.25,
         "totalMs": 61.0, "completionTokens": 3, "joules": 0.75, "joulesSource": "rapl",
-        "tiers": 0, "hedged": false, "candidates": 2, "rejected": 1,
+        "cascadeTiers": 0, "hedged": false, "candidates": 2, "rejected": 1,
     }))
 }
 
@@ -140,10 +140,10 @@ pub(super) fn busy() -> LiveState {
         }],
     }));
     let mut error = decision("d-2");
-    error.end = parse(json!("failed"));
+    error.status = parse(json!("failed"));
     (error.error, error.first_token_ms) = (Some("no replica is ready".into()), None);
     let mut hedged = decision("d-3");
-    (hedged.hedged, hedged.tiers) = (true, 1);
+    (hedged.hedged, hedged.cascade_tiers) = (true, 1);
     hedged.joules_source = Some("estimate".into());
     state_after(vec![
         fleet_event(

@@ -1,41 +1,42 @@
-// The page of one decision: fetches its record and shows the explanation.
+// The page of one decision: loads its record and shows the explanation.
 
 import { html, useEffect, useState } from "../html.js";
 import { dateAndTime } from "../format.js";
 import { Back, Empty, State } from "../parts.js";
 import { Explanation } from "../explain.js";
 
-const UNDER_WAY_MS = 1000;
+/** Interval between loads while the request is in progress. */
+const POLL_MS = 1000;
 
-async function fetched(id, signal) {
+async function load(id, signal) {
   const response = await fetch(`../v1/decisions/${encodeURIComponent(id)}`, { signal });
   const body = await response.json();
   if (!response.ok) throw new Error(body.error?.message ?? `HTTP ${response.status}`);
   return body;
 }
 
-/** The record of a decision, asked for again until the request has ended. */
+/** The record of a decision, loaded again until the request has ended. */
 function useRecord(id) {
-  const [known, setKnown] = useState({ record: null, problem: null });
+  const [state, setState] = useState({ record: null, problem: null });
   useEffect(() => {
     const abort = new AbortController();
     let timer;
-    const ask = async () => {
+    const poll = async () => {
       try {
-        const record = await fetched(id, abort.signal);
-        setKnown({ record, problem: null });
-        if (!record.outcome) timer = setTimeout(ask, UNDER_WAY_MS);
+        const record = await load(id, abort.signal);
+        setState({ record, problem: null });
+        if (!record.outcome) timer = setTimeout(poll, POLL_MS);
       } catch (error) {
-        if (!abort.signal.aborted) setKnown((before) => ({ ...before, problem: error.message }));
+        if (!abort.signal.aborted) setState((current) => ({ ...current, problem: error.message }));
       }
     };
-    ask();
+    poll();
     return () => {
       abort.abort();
       clearTimeout(timer);
     };
   }, [id]);
-  return known;
+  return state;
 }
 
 export function DecisionPage({ id }) {
@@ -44,10 +45,10 @@ export function DecisionPage({ id }) {
     <${Back} view="decisions">Decisions<//>
     <header class="title">
       <h1>Decision <span class="mono">${id}</span></h1>
-      ${record && html`<${State} name=${record.outcome?.status ?? "under way"} /><p class="muted">${dateAndTime(record.at)}</p>`}
+      ${record && html`<${State} name=${record.outcome?.status ?? "in progress"} /><p class="muted">${dateAndTime(record.at)}</p>`}
     </header>
     ${record && html`<${Explanation} record=${record} />`}
     ${!record && problem && html`<${Empty} title="This decision cannot be shown"><p>${problem}</p><p class="muted">A controller keeps the last 100,000 decisions, until it stops.</p><//>`}
-    ${!record && !problem && html`<p class="muted" role="status">Looking it up…</p>`}
+    ${!record && !problem && html`<p class="muted" role="status">Loading…</p>`}
   `;
 }

@@ -13,38 +13,38 @@ const ROW_HEIGHT = 49;
 const ROW_HEIGHT_PHONE = 104;
 const COLUMNS = 8;
 
-const ENDS = [["all", "all"], ["answered", "answered"], ["failed", "failed"], ["cancelled", "cancelled"]];
-const WAYS = [["all", "all"], ["cascade", "cascades"], ["hedged", "hedged"], ["routed", "routed by task"]];
+const STATUSES = [["all", "all"], ["answered", "answered"], ["failed", "failed"], ["cancelled", "cancelled"]];
+const ROUTING = [["all", "all"], ["cascade", "cascades"], ["hedged", "hedged"], ["routed", "routed by task"]];
 
 function matches(decision, { text, status, routing }) {
-  if (status !== "all" && decision.end !== status) return false;
-  if (routing === "cascade" && !(decision.tiers > 0)) return false;
+  if (status !== "all" && decision.status !== status) return false;
+  if (routing === "cascade" && !(decision.cascadeTiers > 0)) return false;
   if (routing === "hedged" && !decision.hedged) return false;
   if (routing === "routed" && !decision.task) return false;
-  const { id, requested, task, model, node, error } = decision;
-  return [id, requested, task, model, node, error].filter(Boolean).join(" ").toLowerCase().includes(text.toLowerCase());
+  const { id, requestedModel, task, model, node, error } = decision;
+  return [id, requestedModel, task, model, node, error].filter(Boolean).join(" ").toLowerCase().includes(text.toLowerCase());
 }
 
 function Row({ decision, height }) {
-  const { id, at, requested, task, model, node, end, error, firstTokenMs, totalMs, completionTokens, tiers, hedged } = decision;
+  const { id, at, requestedModel, task, model, node, status, error, firstTokenMs, totalMs, completionTokens, cascadeTiers, hedged } = decision;
   return html`
     <tr role="row" style=${{ height: `${height}px` }}>
       <th role="rowheader" scope="row" class="col-time">
         <a class="row-link" href=${href("decisions", id)} aria-label=${`Explain the decision at ${timeOfDay(at)}, ${id}`}>${timeOfDay(at)}</a>
       </th>
       <td role="cell" class="col-requested">
-        <span class="mono clip" title=${requested}>${requested}</span>
-        ${task && requested !== `task:${task}` && html`<span class="row-note">task ${task}</span>`}
+        <span class="mono clip" title=${requestedModel}>${requestedModel}</span>
+        ${task && requestedModel !== `task:${task}` && html`<span class="row-note">task ${task}</span>`}
       </td>
       <td role="cell" class="col-replica">
         <span class="mono clip" title=${model}>${model ?? "none"}</span>
         ${node && html`<span class="row-note mono">${node}</span>`}
       </td>
       <td role="cell" class="col-status">
-        <${State} name=${end} />
+        <${State} name=${status} />
         ${error
           ? html`<span class="row-note clip" title=${error}>${error}</span>`
-          : (tiers > 0 || hedged) && html`<span class="row-note">${tiers > 0 && html`<b class="chip">cascade</b> `}${hedged && html`<b class="chip">hedged</b>`}</span>`}
+          : (cascadeTiers > 0 || hedged) && html`<span class="row-note">${cascadeTiers > 0 && html`<b class="chip">cascade</b> `}${hedged && html`<b class="chip">hedged</b>`}</span>`}
       </td>
       <td role="cell" class="numeric col-first" data-label="first token">${ms(firstTokenMs)}</td>
       <td role="cell" class="numeric col-total" data-label="total">${ms(totalMs)}</td>
@@ -98,8 +98,8 @@ export function Decisions() {
     <section class="panel flush" aria-label="Decisions">
       <div class="toolbar">
         <${Search} label="Filter by task, model, node, id or error" value=${filter.text} onValue=${set("text")} />
-        <${Select} label="Status" value=${filter.status} onValue=${set("status")} options=${ENDS} />
-        <${Select} label="Routing" value=${filter.routing} onValue=${set("routing")} options=${WAYS} />
+        <${Select} label="Status" value=${filter.status} onValue=${set("status")} options=${STATUSES} />
+        <${Select} label="Routing" value=${filter.routing} onValue=${set("routing")} options=${ROUTING} />
         <p class="toolbar-count">
           ${isFrozen && unseen > 0
             ? `${paused ? "paused" : "frozen under the pointer"}, ${count(unseen)} new`

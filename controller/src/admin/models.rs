@@ -240,9 +240,7 @@ impl ModelResource {
                 rollback_reason: model.condemned.as_ref().map(|condemned| {
                     format!(
                         "revision {} did not load on {}: {}",
-                        condemned.revision.to_string(),
-                        condemned.node,
-                        condemned.error
+                        condemned.revision, condemned.node, condemned.error
                     )
                 }),
                 fetch: model

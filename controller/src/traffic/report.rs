@@ -89,7 +89,7 @@ pub struct RequestSummary {
     /// When the decision was made, in milliseconds since 1970.
     pub at: u64,
     /// The `model` field of the request.
-    pub requested: String,
+    pub requested_model: String,
     /// The task that the request was routed by. `None` when it named a model.
     pub task: Option<String>,
     /// The model that answered. `None` when none did.
@@ -97,7 +97,7 @@ pub struct RequestSummary {
     /// The node that answered. `None` when none did.
     pub node: Option<String>,
     /// How the request ended.
-    pub end: OutcomeStatus,
+    pub status: OutcomeStatus,
     /// The error that the client received. `None` when it received an answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -115,8 +115,8 @@ pub struct RequestSummary {
     /// Where `joules` comes from, such as `rapl+nvml` or `estimate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules_source: Option<String>,
-    /// Smaller models of a cascade that were tried before.
-    pub tiers: usize,
+    /// Number of smaller models that the cascade tried.
+    pub cascade_tiers: usize,
     /// Whether a second replica was started because the first one was slow.
     pub hedged: bool,
     /// Replicas that could have answered.
