@@ -1,4 +1,4 @@
-//! The gRPC service `Inference`: what controllers ask of this node's models.
+//! The gRPC service `Inference`, through which controllers send requests to this node's models.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,15 +22,15 @@ use tonic::{Request, Response, Status};
 
 use crate::models::{AdmittedRequest, ServedModel, ServingTable};
 
-/// Events that go into one message when they are ready together.
-const BATCH: usize = 64;
+/// Largest number of events in one message; events that are ready together are batched.
+const MAX_BATCH: usize = 64;
 
-/// The service. Cheap to clone.
+/// The service, shared by all reverse connections. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct InferenceService {
     table: ServingTable,
     tracer: Tracer,
-    exposition: PrometheusRegistry,
+    registry: PrometheusRegistry,
     node: NodeName,
 }
 
@@ -39,68 +39,77 @@ impl InferenceService {
         Self {
             table,
             tracer: telemetry.tracer(),
-            exposition: telemetry.prometheus(),
+            registry: telemetry.prometheus(),
             node,
         }
     }
 
-    /// What a call is traced as, if its caller's trace is sampled.
-    fn traced(&self, metadata: &MetadataMap, operation: &'static str, model: &str) -> RequestSpan {
-        let call = self
+    /// Starts the span of a call, as a child of the span in its metadata. It records only if the
+    /// caller's trace is sampled.
+    fn start_span(
+        &self,
+        metadata: &MetadataMap,
+        operation: &'static str,
+        model: &str,
+    ) -> RequestSpan {
+        let span = self
             .tracer
             .continue_remote(metadata.as_ref(), || format!("{operation} {model}"));
-        if call.is_recording() {
-            call.set_attribute(attr::OPERATION, operation);
-            call.set_attribute(attr::PROVIDER, PROVIDER);
-            call.set_attribute(attr::REQUEST_MODEL, model.to_owned());
-            call.set_attribute(attr::RESPONSE_MODEL, model.to_owned());
-            call.set_attribute(attr::NODE, self.node.to_string());
+        if span.is_recording() {
+            span.set_attribute(attr::OPERATION, operation);
+            span.set_attribute(attr::PROVIDER, PROVIDER);
+            span.set_attribute(attr::REQUEST_MODEL, model.to_owned());
+            span.set_attribute(attr::RESPONSE_MODEL, model.to_owned());
+            span.set_attribute(attr::NODE, self.node.to_string());
         }
-        call
+        span
     }
 
-    fn find(&self, name: &ModelName) -> Result<Arc<ServedModel>, RequestError> {
+    /// Finds a model that accepts requests.
+    fn find_model(&self, name: &ModelName) -> Result<Arc<ServedModel>, RequestError> {
         self.table.get(name).ok_or_else(|| {
             RequestError::Unavailable(format!("the model '{name}' is not ready on this node"))
         })
     }
 
-    async fn begin(
+    /// Admits a request and starts its computation. `span` ends with the events.
+    async fn start(
         &self,
         request: GenerateRequest,
-        call: RequestSpan,
+        span: RequestSpan,
     ) -> Result<impl Stream<Item = Result<GenerateEvent, RequestError>> + Send + use<>, RequestError>
     {
-        let begin = async {
-            let hosted = self.find(&request.model)?;
-            let ticket = enter(&hosted, request.queue_key, request.deadline).await?;
-            match hosted.model.generate(request).await {
-                Ok(events) => Ok((ticket, events)),
-                Err(error) => Err(fail(ticket, error)),
+        let start = async {
+            let served = self.find_model(&request.model)?;
+            let admitted = admit(&served, request.queue_key, request.deadline).await?;
+            match served.model.generate(request).await {
+                Ok(events) => Ok((admitted, events)),
+                Err(error) => Err(fail(admitted, error)),
             }
         };
-        match call.instrument(begin).await {
-            Ok((ticket, events)) => Ok(ticket.track(events, call)),
+        match span.instrument(start).await {
+            Ok((admitted, events)) => Ok(admitted.track(events, span)),
             Err(error) => {
-                call.record_error(error.kind());
+                span.record_error(error.kind());
                 Err(error)
             }
         }
     }
 }
 
-/// Waits for a request's turn.
-async fn enter(
-    hosted: &Arc<ServedModel>,
+/// Waits until the model admits a request, in a span of its own.
+async fn admit(
+    model: &Arc<ServedModel>,
     queue_key: QueueKey,
     deadline: Option<Duration>,
 ) -> Result<AdmittedRequest, RequestError> {
-    let _queue = RequestSpan::child_of_current(span::QUEUE);
-    hosted.clone().admit(queue_key, deadline).await
+    let _queue_span = RequestSpan::child_of_current(span::QUEUE);
+    model.clone().admit(queue_key, deadline).await
 }
 
-fn fail(ticket: AdmittedRequest, error: RequestError) -> RequestError {
-    ticket.fail();
+/// Counts the request as failed and passes the error on.
+fn fail(admitted: AdmittedRequest, error: RequestError) -> RequestError {
+    admitted.fail();
     error
 }
 
@@ -114,28 +123,28 @@ impl Inference for InferenceService {
     ) -> Result<Response<Self::GenerateStream>, Status> {
         let (metadata, _, message) = request.into_parts();
         let request = GenerateRequest::try_from(message)?;
-        let live = request.stream;
-        let call = self.traced(
+        let is_streaming = request.stream;
+        let span = self.start_span(
             &metadata,
             request.input.operation_name(),
             request.model.as_str(),
         );
-        let events = self.begin(request, call).await;
+        let events = self.start(request, span).await;
         let events = events.map_err(status::from_error)?;
-        let replies = if live {
-            let mut batches = Box::pin(events.ready_chunks(BATCH).map(reply));
-            // Waiting for the first events here lets them go out with the headers, and a
-            // failure before them be a plain status.
+        let responses = if is_streaming {
+            let mut batches = Box::pin(events.ready_chunks(MAX_BATCH).map(batch_response));
+            // With the first events at hand they are sent together with the headers, and a failure
+            // before them becomes a plain status.
             let first = batches
                 .next()
                 .await
                 .unwrap_or_else(|| Ok(v1::GenerateResponse::default()))?;
             stream::iter([Ok(first)]).chain(batches).boxed()
         } else {
-            let whole = gather(events).await.map_err(status::from_error)?;
-            stream::iter([Ok(whole)]).boxed()
+            let response = collect_response(events).await.map_err(status::from_error)?;
+            stream::iter([Ok(response)]).boxed()
         };
-        Ok(Response::new(replies))
+        Ok(Response::new(responses))
     }
 
     async fn embed(
@@ -144,25 +153,25 @@ impl Inference for InferenceService {
     ) -> Result<Response<v1::EmbedResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
         let request = EmbedRequest::try_from(message)?;
-        let call = self.traced(&metadata, "embeddings", request.model.as_str());
+        let span = self.start_span(&metadata, "embeddings", request.model.as_str());
         let embed = async {
-            let hosted = self.find(&request.model)?;
-            let ticket = enter(&hosted, request.queue_key, request.deadline).await?;
-            match hosted.model.embed(request).await {
+            let served = self.find_model(&request.model)?;
+            let admitted = admit(&served, request.queue_key, request.deadline).await?;
+            match served.model.embed(request).await {
                 Ok(mut embeddings) => {
-                    embeddings.energy = Some(ticket.complete(embeddings.prompt_tokens));
+                    embeddings.energy = Some(admitted.complete(embeddings.prompt_tokens));
                     Ok(embeddings)
                 }
-                Err(error) => Err(fail(ticket, error)),
+                Err(error) => Err(fail(admitted, error)),
             }
         };
-        match call.instrument(embed).await {
+        match span.instrument(embed).await {
             Ok(embeddings) => {
-                call.set_attribute(attr::INPUT_TOKENS, i64::from(embeddings.prompt_tokens));
+                span.set_attribute(attr::INPUT_TOKENS, i64::from(embeddings.prompt_tokens));
                 Ok(Response::new(embeddings.into()))
             }
             Err(error) => {
-                call.record_error(error.kind());
+                span.record_error(error.kind());
                 Err(status::from_error(error))
             }
         }
@@ -172,16 +181,18 @@ impl Inference for InferenceService {
         &self,
         _request: Request<v1::MetricsRequest>,
     ) -> Result<Response<v1::MetricsResponse>, Status> {
-        let families = self.exposition.encode_protobuf();
+        let families = self.registry.encode_protobuf();
         Ok(Response::new(v1::MetricsResponse {
             metric_families: families,
         }))
     }
 }
 
-/// Events that were ready together, as one message. An error ends the answer: pieces that
-/// were ready together with it are given up with it.
-fn reply(batch: Vec<Result<GenerateEvent, RequestError>>) -> Result<v1::GenerateResponse, Status> {
+/// Converts events that were ready together to one message. An error ends the answer; events that were
+/// ready together with it are dropped.
+fn batch_response(
+    batch: Vec<Result<GenerateEvent, RequestError>>,
+) -> Result<v1::GenerateResponse, Status> {
     let mut events = Vec::with_capacity(batch.len());
     for event in batch {
         events.push(event.map_err(status::from_error)?.into());
@@ -189,31 +200,32 @@ fn reply(batch: Vec<Result<GenerateEvent, RequestError>>) -> Result<v1::Generate
     Ok(v1::GenerateResponse { events })
 }
 
-/// A whole answer as one message, each choice's pieces joined.
-async fn gather(
+/// Collects a whole answer in one message, with the deltas of each choice joined.
+async fn collect_response(
     events: impl Stream<Item = Result<GenerateEvent, RequestError>>,
 ) -> Result<v1::GenerateResponse, RequestError> {
     let mut events = std::pin::pin!(events);
     let mut deltas: Vec<ChoiceDelta> = Vec::new();
-    let mut ends = Vec::new();
+    let mut others = Vec::new();
     while let Some(event) = events.next().await {
         match event? {
             GenerateEvent::Delta(delta) => {
                 match deltas.iter_mut().find(|d| d.choice == delta.choice) {
-                    Some(joined) => join(joined, delta),
+                    Some(joined) => append(joined, delta),
                     None => deltas.push(delta),
                 }
             }
-            end => ends.push(end),
+            other => others.push(other),
         }
     }
     let deltas = deltas.into_iter().map(GenerateEvent::Delta);
     Ok(v1::GenerateResponse {
-        events: deltas.chain(ends).map(Into::into).collect(),
+        events: deltas.chain(others).map(Into::into).collect(),
     })
 }
 
-fn join(joined: &mut ChoiceDelta, delta: ChoiceDelta) {
+/// Appends a delta of the same choice.
+fn append(joined: &mut ChoiceDelta, delta: ChoiceDelta) {
     joined.content.push_str(&delta.content);
     joined.reasoning.push_str(&delta.reasoning);
     joined.tool_calls.extend(delta.tool_calls);
@@ -234,20 +246,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_are_joined_per_choice() {
+    async fn deltas_are_joined_per_choice() {
         let usage = GenerateEvent::Usage(Usage::default());
         let events = [delta(0, "a"), delta(1, "x"), delta(0, "b"), Ok(usage)];
-        let reply = gather(stream::iter(events)).await.unwrap();
-        assert_eq!(reply.events.len(), 3);
-        let Some(v1::generate_event::Event::Delta(first)) = &reply.events[0].event else {
+        let response = collect_response(stream::iter(events)).await.unwrap();
+        assert_eq!(response.events.len(), 3);
+        let Some(v1::generate_event::Event::Delta(first)) = &response.events[0].event else {
             panic!("no delta");
         };
         assert_eq!(first.content, "ab");
     }
 
     #[tokio::test]
-    async fn an_error_is_the_answer_wherever_it_comes() {
+    async fn an_error_after_the_first_delta_fails_the_answer() {
         let events = [delta(0, "a"), Err(RequestError::Engine("broken".into()))];
-        assert!(gather(stream::iter(events)).await.is_err());
+        assert!(collect_response(stream::iter(events)).await.is_err());
     }
 }

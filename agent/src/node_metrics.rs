@@ -1,4 +1,4 @@
-//! What this node tells of itself in metrics: its models' requests, its watts and joules.
+//! The metrics of this node: the requests of its models, its energy and its condition.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::energy_accounting::{
 use crate::models::ServingTable;
 use crate::power::ComponentKind;
 
-/// What the requests of all models are told to.
+/// Metrics that requests record, for all models.
 #[derive(Clone)]
 pub(crate) struct NodeMetrics {
     energy_accounting: EnergyAccounting,
@@ -26,7 +26,7 @@ pub(crate) struct NodeMetrics {
     decode: Histogram<f64>,
 }
 
-/// What the requests of one model are told to.
+/// Metrics that requests record, for one model.
 pub(crate) struct ModelMetrics {
     energy_accounting: EnergyAccounting,
     queue: BoundHistogram<f64>,
@@ -35,6 +35,7 @@ pub(crate) struct ModelMetrics {
 }
 
 impl NodeMetrics {
+    /// Creates the instruments.
     pub(crate) fn new(energy_accounting: EnergyAccounting, meter: &Meter) -> Self {
         Self {
             energy_accounting,
@@ -44,9 +45,9 @@ impl NodeMetrics {
         }
     }
 
-    /// What the requests of this model are told to.
+    /// Returns the metrics of one model.
     pub(crate) fn for_model(&self, model: &ModelName) -> ModelMetrics {
-        let attributes = [of_model(model)];
+        let attributes = [model_attribute(model)];
         ModelMetrics {
             energy_accounting: self.energy_accounting.clone(),
             queue: self.queue.bind(&attributes),
@@ -57,12 +58,12 @@ impl NodeMetrics {
 }
 
 impl ModelMetrics {
-    /// A request is computed from now on.
+    /// Opens the ledger entry of a request whose computation starts now.
     pub(crate) fn open_ledger_entry(&self, rate: Arc<ModelRate>) -> LedgerEntry {
         self.energy_accounting.open_entry(rate)
     }
 
-    /// An answer is complete.
+    /// Records how long a complete answer took.
     pub(crate) fn record_timing(&self, timing: AnswerTiming) {
         self.queue.record(timing.queued.as_secs_f64());
         self.prefill.record(timing.prefill.as_secs_f64());
@@ -70,14 +71,15 @@ impl ModelMetrics {
     }
 }
 
-fn of_model(model: &ModelName) -> KeyValue {
+fn model_attribute(model: &ModelName) -> KeyValue {
     KeyValue::new(attr::MODEL, model.to_string())
 }
 
-/// A sort of what is counted, and how it is read.
+/// The value of an attribute, and the counter that it selects.
 type CounterColumn = (&'static str, fn(&ModelCounters) -> u64);
 
-/// Tells what there is to count already, whenever somebody asks.
+/// Registers the metrics that are read whenever metrics are exported: the counters of each model, and
+/// the node's energy and condition.
 pub(crate) fn register(
     meter: &Meter,
     node: &NodeName,
@@ -85,139 +87,154 @@ pub(crate) fn register(
     energy_accounting: &EnergyAccounting,
 ) {
     let states: [CounterColumn; 4] = [
-        ("begun", |counters| counters.requests),
+        ("started", |counters| counters.requests),
         ("failed", |counters| counters.failed),
         ("cancelled", |counters| counters.cancelled),
         ("refused", |counters| counters.refused),
     ];
-    counters(meter, &names::REPLICA_REQUESTS, table, attr::STATE, &states);
+    register_counters(meter, &names::REPLICA_REQUESTS, table, attr::STATE, &states);
     let tokens: [CounterColumn; 2] = [
         ("input", |counters| counters.prompt_tokens),
         ("output", |counters| counters.output_tokens),
     ];
-    counters(
+    register_counters(
         meter,
         &names::REPLICA_TOKENS,
         table,
         attr::TOKEN_TYPE,
         &tokens,
     );
-    requests(meter, &names::REPLICA_ACTIVE, table, |counters| {
+    register_requests(meter, &names::REPLICA_ACTIVE, table, |counters| {
         counters.active
     });
-    requests(meter, &names::REPLICA_QUEUED, table, |counters| {
+    register_requests(meter, &names::REPLICA_QUEUED, table, |counters| {
         counters.queued
     });
-    energy(meter, node, energy_accounting);
+    register_energy(meter, node, energy_accounting);
 }
 
-/// A counter of every model, told apart by one more attribute.
-fn counters(
+/// Registers a counter of each model with one value per column, told apart by `attribute`.
+fn register_counters(
     meter: &Meter,
     metric: &MetricDefinition,
     table: &ServingTable,
     attribute: &'static str,
-    of: &[CounterColumn],
+    columns: &[CounterColumn],
 ) {
-    let (table, of) = (table.clone(), of.to_vec());
-    observe_counts(meter, metric, move |tell| {
-        for (model, hosted) in table.all().iter() {
-            let counts = hosted.counters();
-            for (value, read) in &of {
-                let attributes = [of_model(model), KeyValue::new(attribute, *value)];
-                tell(read(&counts), &attributes);
+    let (table, columns) = (table.clone(), columns.to_vec());
+    observe_counts(meter, metric, move |record| {
+        for (model, served) in table.all().iter() {
+            let counts = served.counters();
+            for (value, read) in &columns {
+                let attributes = [model_attribute(model), KeyValue::new(attribute, *value)];
+                record(read(&counts), &attributes);
             }
         }
     });
 }
 
-/// How many requests every model has.
-fn requests(
+/// Registers a gauge of each model's requests.
+fn register_requests(
     meter: &Meter,
     metric: &MetricDefinition,
     table: &ServingTable,
     read: fn(&ModelCounters) -> u32,
 ) {
     let table = table.clone();
-    observe_counts(meter, metric, move |tell| {
-        for (model, hosted) in table.all().iter() {
-            tell(u64::from(read(&hosted.counters())), &[of_model(model)]);
+    observe_counts(meter, metric, move |record| {
+        for (model, served) in table.all().iter() {
+            record(
+                u64::from(read(&served.counters())),
+                &[model_attribute(model)],
+            );
         }
     });
 }
 
-/// What the node draws and drew, and how it is.
-fn energy(meter: &Meter, node: &NodeName, energy_accounting: &EnergyAccounting) {
+/// Registers the node's energy and condition.
+fn register_energy(meter: &Meter, node: &NodeName, energy_accounting: &EnergyAccounting) {
     let host = KeyValue::new(attr::HW_ID, node.to_string());
-    let of_host = |sources: EnergySources, host: &KeyValue| {
+    let host_attributes = |sources: EnergySources, host: &KeyValue| {
         let source = KeyValue::new(attr::ENERGY_SOURCE, sources.as_str());
         [host.clone(), source]
     };
-    let one = |is: bool| f64::from(u8::from(is));
-    let (of_power, of_energy, of_battery) = (host.clone(), host.clone(), host);
-    let observe = ObserveReading {
+    let from_bool = |value: bool| f64::from(u8::from(value));
+    let (power_host, energy_host, battery_host) = (host.clone(), host.clone(), host);
+    let metrics = ReadingMetrics {
         meter,
         energy_accounting,
     };
-    observe.amounts(&names::HOST_POWER, move |reading, tell| {
-        tell(reading.watts, &of_host(reading.sources, &of_power));
+    metrics.register(&names::HOST_POWER, move |reading, record| {
+        record(
+            reading.watts,
+            &host_attributes(reading.sources, &power_host),
+        );
     });
-    observe.amounts(&names::HOST_ENERGY, move |reading, tell| {
+    metrics.register(&names::HOST_ENERGY, move |reading, record| {
         for (sources, joules) in &reading.joules_by_source {
-            tell(*joules, &of_host(*sources, &of_energy));
+            record(*joules, &host_attributes(*sources, &energy_host));
         }
     });
-    observe.amounts(&names::HW_POWER, |reading, tell| {
-        parts(reading, |part| part.watts, tell);
+    metrics.register(&names::HW_POWER, |reading, record| {
+        record_components(reading, |component| component.watts, record);
     });
-    observe.amounts(&names::HW_ENERGY, |reading, tell| {
-        parts(reading, |part| part.joules, tell);
+    metrics.register(&names::HW_ENERGY, |reading, record| {
+        record_components(reading, |component| component.joules, record);
     });
-    observe.amounts(&names::ENERGY_ATTRIBUTED, |reading, tell| {
-        tell(reading.attributed_joules, &[]);
+    metrics.register(&names::ENERGY_ATTRIBUTED, |reading, record| {
+        record(reading.attributed_joules, &[]);
     });
-    observe.amounts(&names::ENERGY_IDLE, |reading, tell| {
-        tell(reading.idle_joules, &[])
+    metrics.register(&names::ENERGY_IDLE, |reading, record| {
+        record(reading.idle_joules, &[])
     });
-    observe.amounts(&names::NODE_THROTTLED, move |reading, tell| {
-        tell(one(reading.condition.throttled.is_some()), &[]);
+    metrics.register(&names::NODE_THROTTLED, move |reading, record| {
+        record(from_bool(reading.condition.throttled.is_some()), &[]);
     });
-    observe.amounts(&names::BATTERY_CHARGE, move |reading, tell| {
+    metrics.register(&names::BATTERY_CHARGE, move |reading, record| {
         if let Some(battery) = reading.condition.battery {
-            tell(f64::from(battery.charge), std::slice::from_ref(&of_battery));
+            record(
+                f64::from(battery.charge),
+                std::slice::from_ref(&battery_host),
+            );
         }
     });
-    observe.amounts(&names::ON_BATTERY, move |reading, tell| {
+    metrics.register(&names::ON_BATTERY, move |reading, record| {
         if let Some(battery) = reading.condition.battery {
-            tell(one(battery.discharging), &[]);
+            record(from_bool(battery.discharging), &[]);
         }
     });
 }
 
-/// Has the node's reading told.
-struct ObserveReading<'a> {
+/// Registers metrics that are read from the node's latest reading.
+struct ReadingMetrics<'a> {
     meter: &'a Meter,
     energy_accounting: &'a EnergyAccounting,
 }
 
-impl ObserveReading<'_> {
-    fn amounts(
+impl ReadingMetrics<'_> {
+    /// Registers a metric whose values `read` records.
+    fn register(
         &self,
         metric: &MetricDefinition,
         read: impl Fn(&NodeReading, RecordValue<'_, f64>) + Send + Sync + 'static,
     ) {
         let energy_accounting = self.energy_accounting.clone();
-        observe_amounts(self.meter, metric, move |tell| {
-            read(&energy_accounting.latest_reading(), tell)
+        observe_amounts(self.meter, metric, move |record| {
+            read(&energy_accounting.latest_reading(), record)
         });
     }
 }
 
-/// Tells a value of each part. What the whole node draws is told as that.
-fn parts(reading: &NodeReading, value: fn(&ComponentReading) -> f64, tell: RecordValue<'_, f64>) {
-    let parts = reading.components.iter();
-    for part in parts.filter(|part| part.channel.kind != ComponentKind::Host) {
-        let channel = &part.channel;
+/// Records a value of each component. A channel of the whole host is left out, because the host has
+/// metrics of its own.
+fn record_components(
+    reading: &NodeReading,
+    value: fn(&ComponentReading) -> f64,
+    record: RecordValue<'_, f64>,
+) {
+    let components = reading.components.iter();
+    for component in components.filter(|c| c.channel.kind != ComponentKind::Host) {
+        let channel = &component.channel;
         let mut attributes = vec![
             KeyValue::new(attr::HW_ID, channel.id.clone()),
             KeyValue::new(attr::HW_TYPE, channel.kind.as_str()),
@@ -226,6 +243,6 @@ fn parts(reading: &NodeReading, value: fn(&ComponentReading) -> f64, tell: Recor
         ];
         let parent = channel.parent.clone();
         attributes.extend(parent.map(|id| KeyValue::new(attr::HW_PARENT, id)));
-        tell(value(part), &attributes);
+        record(value(component), &attributes);
     }
 }

@@ -156,7 +156,7 @@ metrics! {
     STORE_AVAILABLE = "flotilla.store.available", Gauge, Controller, "1", [], &[], "Whether the store answers.";
     LEADER = "flotilla.controller.leader", Gauge, Controller, "1", [], &[], "Whether this controller leads.";
 
-    REPLICA_REQUESTS = "flotilla.replica.requests", Counter, Agent, "{request}", [MODEL, STATE], &[], "Requests of a replica, by state: begun, failed, cancelled, refused.";
+    REPLICA_REQUESTS = "flotilla.replica.requests", Counter, Agent, "{request}", [MODEL, STATE], &[], "Requests of a replica, by state: started, failed, cancelled, refused.";
     REPLICA_ACTIVE = "flotilla.replica.active", Gauge, Agent, "{request}", [MODEL], &[], "Requests that a replica computes.";
     REPLICA_QUEUED = "flotilla.replica.queued", Gauge, Agent, "{request}", [MODEL], &[], "Requests that wait before a replica.";
     REPLICA_TOKENS = "flotilla.replica.tokens", Counter, Agent, "{token}", [MODEL, TOKEN_TYPE], &[], "Tokens that a replica read (input) and wrote (output).";
