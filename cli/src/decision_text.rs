@@ -260,12 +260,12 @@ fn earlier_steps(decision: &RoutingDecision) -> String {
 
 fn tier_outcome(tier: &TierRecord) -> &'static str {
     match tier.outcome {
-        TierOutcome::Accepted => "kept",
+        TierOutcome::Accepted => "accepted",
         TierOutcome::LowConfidence => "confidence too low",
         TierOutcome::StoppedEarly => "confidence too low, stopped early",
         TierOutcome::SchemaMismatch => "does not match the requested format",
         TierOutcome::Failed => "failed",
-        TierOutcome::AcceptedAsFallback => "kept, since no larger model could answer",
+        TierOutcome::AcceptedAsFallback => "accepted, since no larger model could answer",
     }
 }
 

@@ -1,18 +1,20 @@
-//! What a score is worth: the probability that the task is right, and from which one on it is
-//! acted upon. Both are read off examples that were held out of training.
+//! Calibrates a classifier: which probability a score stands for, and the threshold from which on the
+//! classification is used. Both are computed from examples that were held out of training.
 
 use super::train::logistic;
 
-/// A held-out example: the score of the task that came out first, whether that was right, and
-/// whether the example belongs to any task.
+/// A held-out example, classified by a classifier that was not trained on it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HeldOutExample {
+    /// The score of the best task.
     pub(super) score: f32,
-    pub(super) right: bool,
+    /// Whether the best task is the right one.
+    pub(super) correct: bool,
+    /// Whether the example belongs to any task.
     pub(super) in_scope: bool,
 }
 
-/// Turns scores into probabilities: `logistic(slope * score + offset)` (Platt, "Probabilistic
+/// Converts scores to probabilities: `logistic(slope * score + offset)` (Platt, "Probabilistic
 /// Outputs for Support Vector Machines", 1999).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct PlattCalibration {
@@ -21,7 +23,7 @@ pub(super) struct PlattCalibration {
 }
 
 impl Default for PlattCalibration {
-    /// The score as logistic regression means it.
+    /// The identity: the score as the log-odds that logistic regression estimates.
     fn default() -> Self {
         Self {
             slope: 1.0,
@@ -30,35 +32,35 @@ impl Default for PlattCalibration {
     }
 }
 
-/// Held-out examples that are needed at least. What fewer say of requests in scope would make
-/// much too sure of the others, of which there is then no example.
-const ENOUGH: usize = 300;
-/// Right and wrong ones that are needed at least to tell anything.
-const NEEDED: usize = 10;
-/// Newton steps; five are enough where it converges.
-const STEPS: usize = 30;
-/// A slope outside says that the sample was odd, not that scores mean nothing or all.
-const SLOPES: std::ops::RangeInclusive<f64> = 0.2..=5.0;
+/// The least number of held-out examples. A fit to fewer would be far too confident about requests out
+/// of scope, of which there are then no examples. Our own choice.
+const MIN_EXAMPLES: usize = 300;
+/// The least number of correct and of wrong examples. Our own choice.
+const MIN_PER_CLASS: usize = 10;
+/// Newton steps; five are enough if the fit converges.
+const NEWTON_STEPS: usize = 30;
+/// Plausible slopes: one outside shows an unusual sample rather than useless or perfect scores.
+const PLAUSIBLE_SLOPES: std::ops::RangeInclusive<f64> = 0.2..=5.0;
 
 impl PlattCalibration {
-    /// The one under which `held` is most probable.
+    /// The calibration with the maximum likelihood for the held-out examples.
     pub(super) fn fit(held: &[HeldOutExample]) -> Self {
-        let right = held.iter().filter(|one| one.right).count();
-        let wrong = held.len() - right;
-        if held.len() < ENOUGH || right < NEEDED || wrong < NEEDED {
+        let correct = held.iter().filter(|one| one.correct).count();
+        let wrong = held.len() - correct;
+        if held.len() < MIN_EXAMPLES || correct < MIN_PER_CLASS || wrong < MIN_PER_CLASS {
             return Self::default();
         }
-        // Platt's targets, which keep off 0 and 1.
-        let high = (right as f64 + 1.0) / (right as f64 + 2.0);
+        // Platt's targets, which avoid 0 and 1.
+        let high = (correct as f64 + 1.0) / (correct as f64 + 2.0);
         let low = 1.0 / (wrong as f64 + 2.0);
         let (mut slope, mut offset) = (1.0_f64, 0.0_f64);
-        for _ in 0..STEPS {
+        for _ in 0..NEWTON_STEPS {
             // The gradient, and the second derivatives with a little on the diagonal.
             let (mut g, mut h) = ([0.0; 2], [1e-9, 0.0, 1e-9]);
             for one in held {
                 let score = f64::from(one.score);
                 let p = 1.0 / (1.0 + (-(slope * score + offset)).exp());
-                let miss = p - if one.right { high } else { low };
+                let miss = p - if one.correct { high } else { low };
                 let curve = p * (1.0 - p);
                 g[0] += miss * score;
                 g[1] += miss;
@@ -74,7 +76,7 @@ impl PlattCalibration {
             slope -= step[0];
             offset -= step[1];
         }
-        if !offset.is_finite() || !SLOPES.contains(&slope) {
+        if !offset.is_finite() || !PLAUSIBLE_SLOPES.contains(&slope) {
             return Self::default();
         }
         Self {
@@ -88,7 +90,7 @@ impl PlattCalibration {
         logistic(self.slope * score + self.offset)
     }
 
-    /// The highest confidence that at most `cost` of the examples in scope fall below.
+    /// The highest threshold below which at most the share `cost` of the examples in scope falls.
     pub(super) fn threshold(self, held: &[HeldOutExample], cost: f32) -> f32 {
         let in_scope = held.iter().filter(|one| one.in_scope);
         let mut confidences: Vec<f32> = in_scope.map(|one| self.confidence(one.score)).collect();
@@ -102,15 +104,15 @@ impl PlattCalibration {
 mod tests {
     use super::*;
 
-    /// Of those with score s, the part `logistic(2 s - 1)` is right.
+    /// Examples of which the share `logistic(2 s - 1)` is correct at the score s.
     fn held() -> Vec<HeldOutExample> {
         let mut held = Vec::new();
         for step in -20..20 {
             let score = step as f32 / 5.0;
-            let right = (logistic(2.0 * score - 1.0) * 100.0).round() as usize;
+            let correct = (logistic(2.0 * score - 1.0) * 100.0).round() as usize;
             held.extend((0..100).map(|i| HeldOutExample {
                 score,
-                right: i < right,
+                correct: i < correct,
                 in_scope: true,
             }));
         }
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn confidence_is_the_part_that_is_right() {
+    fn confidence_is_the_share_of_correct_examples() {
         let fitted = PlattCalibration::fit(&held());
         assert!((fitted.slope - 2.0).abs() < 0.1, "{fitted:?}");
         assert!((fitted.offset + 1.0).abs() < 0.1, "{fitted:?}");
@@ -126,17 +128,17 @@ mod tests {
     }
 
     #[test]
-    fn too_few_mistakes_teach_nothing() {
-        let all_right: Vec<_> = held().into_iter().filter(|one| one.right).collect();
+    fn too_few_mistakes_leave_the_default() {
+        let all_correct: Vec<_> = held().into_iter().filter(|one| one.correct).collect();
         assert_eq!(
-            PlattCalibration::fit(&all_right),
+            PlattCalibration::fit(&all_correct),
             PlattCalibration::default()
         );
         assert_eq!(PlattCalibration::fit(&[]), PlattCalibration::default());
     }
 
     #[test]
-    fn the_threshold_costs_no_more_than_it_may() {
+    fn threshold_abstains_from_no_more_than_its_cost() {
         let (held, calibration) = (held(), PlattCalibration::default());
         for cost in [0.0, 0.02, 0.1, 0.5] {
             let threshold = calibration.threshold(&held, cost);

@@ -1,51 +1,51 @@
-//! What of a conversation is classified: what users said, the newest first. A turn decides as
-//! far as it is sure of itself and leaves the rest to the turn before: "and in euros?" says
-//! little, so the question before it speaks; a new question leaves nothing to the old one.
+//! Weighs the user turns of a conversation for classification, the newest first. A turn decides to the
+//! extent of its confidence and leaves the rest to the turn before it: "and in euros?" says little, so
+//! the question before it decides; a new question leaves nothing to the old one.
 
-/// What is read of a turn, in bytes: a longer one is read at its two ends, where the question
-/// is, and not in the document between them.
-const WHOLE: usize = 1_000;
-/// What is read at each end of a longer one, in bytes.
-const END: usize = 400;
-/// Pieces that are looked at. What lies further back has no say.
-const PIECES: usize = 8;
-/// Each turn back counts this much less.
+/// The longest turn that is read as a whole, in bytes. Of a longer one the two ends are read, where the
+/// question is, and not the document between them. Our own choice, like the constants below.
+const MAX_WHOLE_BYTES: usize = 1_000;
+/// Bytes that are read at each end of a longer turn.
+const END_BYTES: usize = 400;
+/// The most pieces of a conversation that are read, the newest ones.
+const MAX_PIECES: usize = 8;
+/// The factor by which each earlier piece weighs less.
 const FADE: f32 = 0.8;
-/// Words that are half a request. More of them help short turns that lean on the one before and
-/// hurt short turns that do not: see `benches/classifier.rs`.
-const HALF_FULL: f32 = 1.0;
-/// A piece's say at least: when none is sure of itself, the newest counts most.
-const LEAST_SAY: f32 = 0.02;
+/// The number of words at which a piece has half of the full weight. A larger number helps short turns
+/// that depend on the turn before and hurts short turns that do not: see `benches/classifier.rs`.
+const HALF_WEIGHT_WORDS: f32 = 1.0;
+/// The least weight of a piece: if no piece is confident, the newest weighs most.
+const MIN_WEIGHT: f32 = 0.02;
 
-/// The pieces of `turns`, the newest first: at most [`PIECES`].
+/// Splits `turns` into pieces, the newest first, at most [`MAX_PIECES`].
 pub(super) fn pieces<'a>(turns: impl Iterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
     let halves = |turn: &'a str| {
-        if turn.len() <= WHOLE {
+        if turn.len() <= MAX_WHOLE_BYTES {
             return [Some(turn), None];
         }
-        let tail = turn.ceil_char_boundary(turn.len() - END);
-        let head = turn.floor_char_boundary(END);
+        let tail = turn.ceil_char_boundary(turn.len() - END_BYTES);
+        let head = turn.floor_char_boundary(END_BYTES);
         [Some(&turn[tail..]), Some(&turn[..head])]
     };
     let said = turns.filter(|turn| !turn.trim().is_empty());
-    said.flat_map(halves).flatten().take(PIECES)
+    said.flat_map(halves).flatten().take(MAX_PIECES)
 }
 
-/// How much of a request a piece can be, by its length: "ok" or "in euros" lean on what was said
-/// before, however sure their words are.
-pub(super) fn fullness(piece: &str) -> f32 {
+/// The weight of a piece by its length, 0 to 1: "ok" or "in euros" depend on the turn before, however
+/// confident the classification of their words is.
+pub(super) fn length_weight(piece: &str) -> f32 {
     let words = piece.split_whitespace().take(50).count() as f32;
-    words / (words + HALF_FULL)
+    words / (words + HALF_WEIGHT_WORDS)
 }
 
-/// The share of each piece in the decision, given how sure each is, the newest first. Together
-/// they are 1.
+/// The share of each piece in the decision by its confidence, the newest first. The shares add up
+/// to 1.
 pub(super) fn shares(confidences: &[f32]) -> Vec<f32> {
     let mut open = 1.0;
     let mut shares: Vec<f32> = confidences
         .iter()
         .map(|&confidence| {
-            let share = open * confidence.max(LEAST_SAY);
+            let share = open * confidence.max(MIN_WEIGHT);
             open *= FADE * (1.0 - confidence).max(0.0);
             share
         })
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sure_turn_decides_alone_and_an_unsure_one_asks_those_before() {
+    fn confident_turn_decides_alone_and_an_uncertain_one_defers_to_earlier_turns() {
         let sure = shares(&[0.99, 0.99]);
         assert!(sure[0] > 0.98, "{sure:?}");
         let unsure = shares(&[0.05, 0.95]);
@@ -72,13 +72,13 @@ mod tests {
     }
 
     #[test]
-    fn long_turns_are_read_at_their_ends_and_long_conversations_at_theirs() {
+    fn long_turns_are_read_at_both_ends_and_long_conversations_at_the_newest() {
         let long = format!("first {} last", "ä".repeat(5_000));
         let read: Vec<_> = pieces([long.as_str(), " ", "before"].into_iter()).collect();
         assert_eq!(read.len(), 3);
         assert!(read[0].ends_with("last") && read[1].starts_with("first"));
-        assert!(read[0].len() <= END && read[1].len() <= END);
+        assert!(read[0].len() <= END_BYTES && read[1].len() <= END_BYTES);
         assert_eq!(read[2], "before");
-        assert_eq!(pieces(std::iter::repeat("x")).count(), PIECES);
+        assert_eq!(pieces(std::iter::repeat("x")).count(), MAX_PIECES);
     }
 }

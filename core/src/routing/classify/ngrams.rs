@@ -1,31 +1,32 @@
-//! What a text is made of, as the classifier sees it: its words, pairs of neighbouring words,
-//! and the letters within each word, one to five in a row. Words carry the meaning; letters
+//! Splits a text into the n-grams that the classifier uses: words, pairs of neighbouring words, and
+//! sequences of one to five letters within each word. Words carry the meaning; letters
 //! carry it through misspellings, inflections and languages without spaces.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Which n-gram it is.
+/// The kind of an n-gram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NgramKind {
-    /// One word or two.
+    /// One or two words.
     Words,
-    /// Letters within a word.
+    /// One to five letters of a word.
     Letters,
 }
 
-/// Most words in an n-gram of words.
-const WORDS: usize = 2;
-/// Most letters in an n-gram of letters.
-const LETTERS: usize = 5;
+/// The most words of an n-gram.
+const MAX_WORDS: usize = 2;
+/// The most letters of an n-gram.
+const MAX_LETTERS: usize = 5;
 
-/// Stand for the beginning and the end of a text: "how much" first is not "how much" last.
+/// Mark the beginning and the end of a text: "how much" at the beginning differs from "how much" at the
+/// end.
 const BEGIN: &str = "^";
 const END: &str = "$";
 
-/// Tells every n-gram of `text`, as often as it is in it, with the hash that names it.
-pub(super) fn each(text: &str, mut tell: impl FnMut(NgramKind, u64, &str)) {
+/// Calls `visit` with every occurrence of an n-gram in `text` and its hash.
+pub(super) fn for_each_ngram(text: &str, mut visit: impl FnMut(NgramKind, u64, &str)) {
     let text = text.to_lowercase();
     let inside = |c: char| c.is_alphanumeric() || c == '\'';
     let words = text.split(|c| !inside(c)).filter(|word| !word.is_empty());
@@ -33,12 +34,12 @@ pub(super) fn each(text: &str, mut tell: impl FnMut(NgramKind, u64, &str)) {
     let mut previous = BEGIN;
     let mut bounds = Vec::new();
     for word in words {
-        tell(NgramKind::Words, hash(1, word), word);
+        visit(NgramKind::Words, hash(1, word), word);
         pair(&mut gram, previous, word);
-        tell(NgramKind::Words, hash(WORDS as u64, &gram), &gram);
+        visit(NgramKind::Words, hash(MAX_WORDS as u64, &gram), &gram);
         previous = word;
 
-        // A space on both sides tells prefixes and suffixes from what is inside.
+        // Spaces on both sides distinguish prefixes and suffixes from letters inside a word.
         gram.clear();
         gram.push(' ');
         gram.push_str(word);
@@ -46,12 +47,12 @@ pub(super) fn each(text: &str, mut tell: impl FnMut(NgramKind, u64, &str)) {
         bounds.clear();
         bounds.extend(gram.char_indices().map(|(at, _)| at));
         bounds.push(gram.len());
-        for n in 1..=LETTERS {
+        for n in 1..=MAX_LETTERS {
             for ends in bounds.windows(n + 1) {
                 let letters = &gram[ends[0]..ends[n]];
-                tell(
+                visit(
                     NgramKind::Letters,
-                    hash((WORDS + n) as u64, letters),
+                    hash((MAX_WORDS + n) as u64, letters),
                     letters,
                 );
             }
@@ -59,7 +60,7 @@ pub(super) fn each(text: &str, mut tell: impl FnMut(NgramKind, u64, &str)) {
     }
     if previous != BEGIN {
         pair(&mut gram, previous, END);
-        tell(NgramKind::Words, hash(WORDS as u64, &gram), &gram);
+        visit(NgramKind::Words, hash(MAX_WORDS as u64, &gram), &gram);
     }
 }
 
@@ -70,7 +71,7 @@ fn pair(gram: &mut String, first: &str, second: &str) {
     gram.push_str(second);
 }
 
-/// Different for the same text as another kind or length of n-gram.
+/// The hash of an n-gram, which also depends on its kind and length.
 fn hash(seed: u64, gram: &str) -> u64 {
     xxh3_64_with_seed(gram.as_bytes(), seed)
 }
@@ -81,7 +82,7 @@ mod tests {
 
     fn grams(text: &str, of: NgramKind) -> Vec<String> {
         let mut found = Vec::new();
-        each(text, |kind, _, gram| {
+        for_each_ngram(text, |kind, _, gram| {
             if kind == of {
                 found.push(gram.to_owned());
             }
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn words_and_pairs_of_them_with_the_ends_of_the_text() {
+    fn words_and_pairs_include_the_ends_of_the_text() {
         let found = grams("Freeze, my card!", NgramKind::Words);
         let expected = [
             "freeze",
@@ -108,18 +109,18 @@ mod tests {
     }
 
     #[test]
-    fn letters_stay_within_their_word_and_know_its_ends() {
+    fn letter_sequences_stay_within_a_word_and_mark_its_ends() {
         let found = grams("ab", NgramKind::Letters);
         let expected = [" ", "a", "b", " ", " a", "ab", "b ", " ab", "ab ", " ab "];
         assert_eq!(found, expected);
-        // Letters of more than one byte, and none that has a case.
+        // Letters of several bytes, and letters without case.
         assert!(grams("Größe 東京都", NgramKind::Letters).contains(&"東京".to_owned()));
     }
 
     #[test]
-    fn equal_texts_of_different_kinds_are_told_apart() {
+    fn equal_texts_of_different_kinds_have_different_hashes() {
         let mut hashes = std::collections::BTreeMap::new();
-        each("a b a", |kind, hash, gram| {
+        for_each_ngram("a b a", |kind, hash, gram| {
             let known = hashes.insert(hash, (kind, gram.to_owned()));
             assert!(known.is_none_or(|known| known == (kind, gram.to_owned())));
         });

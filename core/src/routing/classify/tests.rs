@@ -61,13 +61,13 @@ fn best(classifier: &Classifier, turns: &[&str]) -> (String, f32) {
 }
 
 #[test]
-fn new_questions_find_their_task() {
+fn new_questions_are_classified() {
     let classifier = classifier();
     for (text, task) in [
         ("please freeze my card", "banking"),
         ("a flight to kenya", "travel"),
         ("recipe for cheesecake with apple", "kitchen"),
-        // A letter is wrong in each word.
+        // Each word has a misspelling.
         ("boook a flihgt to pariss", "travel"),
     ] {
         let (found, confidence) = best(&classifier, &[text]);
@@ -76,7 +76,7 @@ fn new_questions_find_their_task() {
 }
 
 #[test]
-fn it_abstains_from_what_it_does_not_know() {
+fn classifier_abstains_from_unknown_texts() {
     let classifier = classifier();
     for text in [
         "",
@@ -97,7 +97,7 @@ fn it_abstains_from_what_it_does_not_know() {
 }
 
 #[test]
-fn two_tasks_do_not_share_out_what_belongs_to_neither() {
+fn text_of_neither_task_is_not_divided_among_two_tasks() {
     let mut examples = examples();
     examples.tasks.truncate(2);
     examples.out_of_scope.clear();
@@ -109,7 +109,7 @@ fn two_tasks_do_not_share_out_what_belongs_to_neither() {
 }
 
 #[test]
-fn the_newest_turn_decides_unless_it_says_nothing() {
+fn newest_turn_decides_unless_it_says_little() {
     let classifier = classifier();
     let (task, _) = best(&classifier, &["book a flight to rome", "freeze my account"]);
     assert_eq!(task, "travel");
@@ -118,7 +118,7 @@ fn the_newest_turn_decides_unless_it_says_nothing() {
 }
 
 #[test]
-fn the_question_at_either_end_of_a_long_text_is_found() {
+fn question_at_either_end_of_a_long_text_is_classified() {
     let classifier = classifier();
     let document = "lorem ipsum dolor sit amet ".repeat(4_000);
     for text in [
@@ -130,7 +130,7 @@ fn the_question_at_either_end_of_a_long_text_is_found() {
 }
 
 #[test]
-fn bias_and_weights_make_the_score() {
+fn score_is_the_sum_of_bias_and_weights() {
     let classifier = classifier();
     let turns = ["to paris, please", "book a flight"];
     let all = classifier
@@ -148,7 +148,7 @@ fn bias_and_weights_make_the_score() {
 }
 
 #[test]
-fn one_task_without_counterexamples_gets_everything_like_it() {
+fn single_task_without_counterexamples_accepts_similar_texts() {
     let mut examples = examples();
     examples.tasks.truncate(1);
     examples.out_of_scope.clear();
@@ -174,7 +174,7 @@ fn one_task_without_counterexamples_gets_everything_like_it() {
 }
 
 #[test]
-fn a_task_without_examples_is_never_sure() {
+fn task_without_examples_is_never_confident() {
     let mut examples = examples();
     let empty = TaskName::new("empty").unwrap();
     examples.tasks.push((empty.clone(), Vec::new()));

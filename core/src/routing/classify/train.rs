@@ -1,27 +1,27 @@
-//! Learning the weights: one logistic regression per task, this task against all else, by
-//! stochastic gradient descent on the logistic loss with an L2 penalty. One against the rest
-//! rather than softmax: a text that belongs to no task is then far from all of them, instead of
-//! being shared out among them.
+//! Trains the weights: one logistic regression per task against all others (one-vs-rest), by stochastic
+//! gradient descent on the logistic loss with an L2 penalty. With softmax instead, a text that belongs
+//! to no task would be divided among the tasks; with one-vs-rest it scores low for all of them.
 
 use super::vocabulary::{CountBuffer, SparseVector, Vocabulary};
 
-/// Passes over the examples, where there are many.
-const PASSES: usize = 20;
-/// Steps at least: few examples are passed over more often.
-const STEPS: usize = 4_000;
-/// First step size. Vectors have length one, so that a step of 4 is a Newton step at most
+/// The number of passes over the examples. Our own choice.
+const MIN_PASSES: usize = 20;
+/// The least number of steps: few examples are passed over more often. Our own choice.
+const MIN_STEPS: usize = 4_000;
+/// The first step size. Vectors have length one, so that a step of 4 is a Newton step at most
 /// (the logistic loss curves by no more than 1/4).
 const STEP: f32 = 4.0;
-/// Strength of the penalty over all examples: 1/C of the usual notation, with C = 67. On a
-/// part of CLINC150 kept aside a tenth or ten times of it cost 0.1 and 0.4 points.
+/// The strength of the penalty over all examples: 1/C in the usual notation, with C = 67. On a held-out
+/// part of CLINC150 a tenth and ten times of it cost 0.1 and 0.4 points of accuracy.
 const PENALTY: f32 = 0.015;
-/// The bias moves this much slower than the weights: it is in every example, and few of them shall
-/// not undo what it begins with.
+/// The step of the bias relative to that of the weights: every example moves the bias, and a few must
+/// not undo its initial value. Our own choice.
 const BIAS_STEP: f32 = 0.01;
-/// Below this the weights' common factor is multiplied into them.
-const SMALLEST_FACTOR: f32 = 1e-4;
+/// The common factor of the weights below which it is multiplied into them, so that it does not
+/// underflow.
+const MIN_FACTOR: f32 = 1e-4;
 
-/// What was learnt: for each n-gram a row of weights, one per task.
+/// The trained weights: for each n-gram a row with one weight per task.
 #[derive(Debug, Default)]
 pub(super) struct WeightMatrix {
     tasks: usize,
@@ -30,8 +30,8 @@ pub(super) struct WeightMatrix {
 }
 
 impl WeightMatrix {
-    /// Learns to tell `tasks` tasks apart from `examples`: texts with the number of their task,
-    /// or `None` for those that belong to none.
+    /// Trains weights for so many tasks from `examples`: texts with the index of their task, or
+    /// `None` if they belong to no task.
     pub(super) fn learn(
         vocabulary: &Vocabulary,
         tasks: usize,
@@ -47,19 +47,19 @@ impl WeightMatrix {
                 vector
             })
             .collect();
-        let passes = PASSES.max(STEPS.div_ceil(examples.len().max(1)));
+        let passes = MIN_PASSES.max(MIN_STEPS.div_ceil(examples.len().max(1)));
         let mut order: Vec<usize> = (0..examples.len()).collect();
         let mut random = Xorshift(0x9E37_79B9_7F4A_7C15);
         for _ in 0..passes {
             random.shuffle(&mut order);
-            for &at in &order {
-                learner.step(&vectors[at], examples[at].1);
+            for &index in &order {
+                learner.step(&vectors[index], examples[index].1);
             }
         }
         learner.finish()
     }
 
-    /// The score of each task: its bias and its weights by the vector's values.
+    /// The score of each task: its bias plus the product of its weights and the vector.
     pub(super) fn scores(&self, vector: &SparseVector) -> Vec<f32> {
         let mut scores = self.bias.clone();
         for &(place, value) in vector {
@@ -68,17 +68,17 @@ impl WeightMatrix {
         scores
     }
 
-    /// A task's bias.
+    /// The bias of a task.
     pub(super) fn bias(&self, task: usize) -> f32 {
         self.bias[task]
     }
 
-    /// The weights of the n-gram at `place`, by task.
-    pub(super) fn row(&self, place: u32) -> &[f32] {
-        &self.rows[place as usize * self.tasks..][..self.tasks]
+    /// The weights of the n-gram at `index`, by task.
+    pub(super) fn row(&self, index: u32) -> &[f32] {
+        &self.rows[index as usize * self.tasks..][..self.tasks]
     }
 
-    /// Memory they take, in bytes.
+    /// The memory of the weights in bytes.
     pub(super) fn bytes(&self) -> usize {
         size_of_val(self.rows.as_slice()) + size_of_val(self.bias.as_slice())
     }
@@ -96,23 +96,22 @@ pub(super) fn logistic(score: f32) -> f32 {
     1.0 / (1.0 + (-score).exp())
 }
 
-/// The score of a task for a text that says nothing: how common it is among the examples and as
-/// many requests again that belong to no task. Without those, half of everything would belong to
-/// one of two tasks.
+/// The initial bias of a task: the log-odds of its share among the examples and as many requests again
+/// that belong to no task. Without those, half of all requests would belong to one of two tasks.
 fn prior(task: usize, examples: &[(&str, Option<usize>)]) -> f32 {
     let of_task = examples.iter().filter(|(_, of)| *of == Some(task)).count();
     ((of_task as f32 + 0.5) / ((2 * examples.len() - of_task) as f32 + 0.5)).ln()
 }
 
-/// Weights in the making. They are `factor` times what `weights` says: the penalty shrinks all
-/// of them at each step, and so does by one multiplication (Bottou, "Stochastic Gradient
+/// Weights during training. The actual weights are `factor` times `weights`: the penalty shrinks all
+/// weights at each step, which takes a single multiplication this way (Bottou, "Stochastic Gradient
 /// Descent Tricks", 2012, section 5.1).
 struct WeightTrainer {
     weights: WeightMatrix,
     factor: f32,
     penalty: f32,
     steps: f32,
-    /// By how much each task's score is to rise.
+    /// The change of each task's score in the current step.
     rise: Vec<f32>,
 }
 
@@ -151,7 +150,7 @@ impl WeightTrainer {
             let row = &mut self.weights.rows[place as usize * tasks..][..tasks];
             add(row, &self.rise, value / self.factor);
         }
-        if self.factor < SMALLEST_FACTOR {
+        if self.factor < MIN_FACTOR {
             self.multiply_in();
         }
     }
@@ -167,8 +166,8 @@ impl WeightTrainer {
     }
 }
 
-/// A small generator (Marsaglia, "Xorshift RNGs", 2003): the order of the examples only has to
-/// be mixed, and the same every time.
+/// A small random number generator (Marsaglia, "Xorshift RNGs", 2003): the order of the examples only
+/// has to be shuffled, and deterministically.
 struct Xorshift(u64);
 
 impl Xorshift {
