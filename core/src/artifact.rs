@@ -1,16 +1,16 @@
-//! The files of a model, by what is in them.
+//! The manifest of a model's files: their paths, sizes and digests.
 
 use serde::{Deserialize, Serialize};
 use sha2::Digest;
 
 use crate::Bytes;
-use crate::spec::{FieldError, Sha256Digest, ValidationErrors};
+use crate::spec::{Sha256Digest, ValidationErrors};
 
-/// The files of a model.
+/// The list of a model's files.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// In order of their paths.
+    /// The files, sorted by path.
     pub files: Vec<ArtifactFile>,
 }
 
@@ -18,42 +18,44 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArtifactFile {
-    /// Relative to the model's folder, its parts separated by `/`.
+    /// Path relative to the model's folder, with `/` between its components.
     pub path: String,
+    /// Size in bytes.
     pub size: Bytes,
+    /// Digest of the content.
     pub sha256: Sha256Digest,
 }
 
-/// What a running model takes beyond its weights, as a part of them; what the engine's own
-/// estimate adds too.
-const OVERHEAD: f64 = 0.2;
+/// Memory that a running model needs beyond its weights, as a fraction of them. The same as in the
+/// engine's own estimate.
+const RUNTIME_OVERHEAD: f64 = 0.2;
 
 impl Manifest {
-    /// The files, in order.
+    /// Returns a manifest of these files, sorted.
     ///
     /// # Errors
-    /// Every path that leads out of the folder, or is there twice.
+    /// All paths that lead out of the folder or occur twice, or that there are no files.
     pub fn new(mut files: Vec<ArtifactFile>) -> Result<Self, ValidationErrors> {
         files.sort();
-        let mut faults = ValidationErrors::default();
-        faults.add_if(files.is_empty(), "files", "must not be empty");
-        for (i, file) in files.iter().enumerate() {
-            let inside =
+        let mut errors = ValidationErrors::default();
+        errors.add_if(files.is_empty(), "files", "must not be empty");
+        for (index, file) in files.iter().enumerate() {
+            let is_component =
                 |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
-            if !file.path.split('/').all(inside) {
-                let problem = format!("'{}' is no path inside a folder", file.path);
-                faults.0.push(FieldError::new("files", problem));
+            if !file.path.split('/').all(is_component) {
+                let problem = format!("has '{}', which is not a path inside a folder", file.path);
+                errors.add("files", problem);
             }
-            if i > 0 && files[i - 1].path == file.path {
-                let problem = format!("'{}' is there twice", file.path);
-                faults.0.push(FieldError::new("files", problem));
+            if index > 0 && files[index - 1].path == file.path {
+                let problem = format!("has '{}' twice", file.path);
+                errors.add("files", problem);
             }
         }
-        faults.into_result()?;
+        errors.into_result()?;
         Ok(Self { files })
     }
 
-    /// Tells these files from any others.
+    /// Returns a digest of all paths and contents, which identifies the manifest.
     #[must_use]
     pub fn digest(&self) -> Sha256Digest {
         let mut hash = sha2::Sha256::new();
@@ -65,28 +67,28 @@ impl Manifest {
         Sha256Digest(hash.finalize().into())
     }
 
-    /// All files together.
+    /// Returns the size of all files together.
     #[must_use]
     pub fn size(&self) -> Bytes {
         self.files.iter().map(|file| file.size).sum()
     }
 
-    /// Memory that a model of these files is likely to need, from the size of its weights. A
-    /// guess until a node has loaded it.
+    /// Estimates the memory that the model needs from the size of its weights. Used until a node has
+    /// loaded the model and measured it.
     #[must_use]
     pub fn estimated_memory(&self) -> Bytes {
-        let weights = |file: &&ArtifactFile| {
+        let is_weights = |file: &&ArtifactFile| {
             [".safetensors", ".gguf"]
                 .iter()
-                .any(|end| file.path.ends_with(end))
+                .any(|extension| file.path.ends_with(extension))
         };
         let weights: Bytes = self
             .files
             .iter()
-            .filter(weights)
+            .filter(is_weights)
             .map(|file| file.size)
             .sum();
-        Bytes((weights.0 as f64 * (1.0 + OVERHEAD)) as u64)
+        Bytes((weights.0 as f64 * (1.0 + RUNTIME_OVERHEAD)) as u64)
     }
 }
 
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn order_does_not_matter_and_content_does() {
+    fn digest_depends_on_content_and_not_on_order() {
         let one = Manifest::new(vec![file("a", 1), file("b/c.gguf", 2)]).unwrap();
         let other = Manifest::new(vec![file("b/c.gguf", 2), file("a", 1)]).unwrap();
         assert_eq!(one.digest(), other.digest());
@@ -113,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn no_path_leads_out_of_the_folder() {
+    fn paths_out_of_the_folder_and_duplicates_are_rejected() {
         for path in ["/etc/passwd", "../x", "a/../b", "", "a//b", "a/.", "a\\b"] {
-            let faults = Manifest::new(vec![file(path, 1)]).unwrap_err();
-            assert!(faults.to_string().contains("no path inside"), "{path}");
+            let errors = Manifest::new(vec![file(path, 1)]).unwrap_err();
+            assert!(errors.to_string().contains("not a path inside"), "{path}");
         }
         let twice = Manifest::new(vec![file("a", 1), file("a", 2)]).unwrap_err();
-        assert!(twice.to_string().contains("there twice"));
+        assert!(twice.to_string().contains("twice"));
         assert!(Manifest::new(Vec::new()).is_err());
     }
 }

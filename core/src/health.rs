@@ -1,36 +1,36 @@
-//! The life of a node as the fleet sees it, damped: a short absence moves nothing, and a node
-//! that comes and goes is not given new models until it has stayed for a while.
+//! The life cycle of a node as the fleet sees it. A short disconnection moves no models, and a node
+//! that flaps gets no new models until it has stayed connected for a while.
 //!
 //! ```text
-//!            linked                  reported
+//!           connected                 report
 //!   (new) ──────────► Joining ─────────────────► Ready
-//!                        ▲                         │ unlinked
-//!                        │ linked                  ▼
+//!                        ▲                         │ disconnected
+//!                        │ connected               ▼
 //!                        └──────────────────── Suspect ──── grace ────► Lost
-//!                        └─────────────────────────────── linked ────────┘
+//!                        └────────────────────────────── connected ──────┘
 //! ```
 //!
-//! The damping is that of routes in BGP (RFC 2439): every loss adds to a penalty that halves
-//! with time, and from a threshold on the node has to stay for longer, the higher the penalty.
-//! Cordoning and draining are wishes of people and not part of this.
+//! Flapping is damped as for routes in BGP (RFC 2439): every disconnection adds 1 to a penalty that
+//! decays exponentially, and a node whose penalty is above a threshold must stay connected for a
+//! time that doubles with the penalty. Cordon and drain are node operations and not part of this.
 
 use std::time::{Duration, Instant};
 
-/// Where a node is in its life.
+/// The phase of a node in its life cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodePhase {
-    /// Linked, but has not yet told what it runs.
+    /// Connected, but has not yet reported its models.
     Joining,
-    /// Linked: takes requests.
+    /// Connected and takes requests.
     Ready,
-    /// Away, but not for long: keeps its models, gets no requests.
+    /// Disconnected for less than the grace period: keeps its assignments, gets no requests.
     Suspect,
-    /// Away for longer than the grace: its models are placed elsewhere.
+    /// Disconnected for longer than the grace period: its models are placed on other nodes.
     Lost,
 }
 
 impl NodePhase {
-    /// The phase's name for people.
+    /// Returns the name of the phase.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -42,86 +42,89 @@ impl NodePhase {
     }
 }
 
-/// A penalty halves in this time.
-const HALF_LIFE: Duration = Duration::from_secs(300);
-/// Losses in a short time that are still forgiven at once.
-const FORGIVEN: f64 = 2.0;
-/// How long a node has to stay at the first loss that is not; twice as long with each further.
-const FIRST_HOLD: Duration = Duration::from_secs(30);
-/// Never longer than this.
-const LONGEST_HOLD: Duration = Duration::from_secs(900);
+/// Time in which a penalty decays to half.
+const PENALTY_HALF_LIFE: Duration = Duration::from_secs(300);
+/// Largest penalty without consequences: two disconnections in a short time.
+const TOLERATED_PENALTY: f64 = 2.0;
+/// Time that a node must stay connected at the first disconnection above the tolerated penalty. It
+/// doubles with each further one.
+const INITIAL_HOLD: Duration = Duration::from_secs(30);
+/// Longest time that a node must stay connected.
+const MAX_HOLD: Duration = Duration::from_secs(900);
 
-/// The life of one node.
+/// The life cycle of one node: its phase and its penalty for flapping.
 #[derive(Debug, Clone)]
 pub struct NodeLifecycle {
     phase: NodePhase,
-    /// When the phase began.
+    /// Start of the phase. The grace period is counted from it.
     since: Instant,
-    /// Losses, each worth less the longer it is ago.
+    /// Number of disconnections, decayed, as of `penalty_time`.
     penalty: f64,
-    /// When the penalty was that.
-    punished: Instant,
-    /// From when on it is trusted with new models again, where it is not now.
-    steady_from: Option<Instant>,
+    /// Time of the last disconnection.
+    penalty_time: Instant,
+    /// End of the hold after flapping. `None`: the node does not flap.
+    hold_until: Option<Instant>,
 }
 
 impl NodeLifecycle {
-    /// A node that is known but away.
+    /// Returns the life cycle of a node that is known but not connected.
     #[must_use]
     pub fn disconnected(now: Instant) -> Self {
         Self {
             phase: NodePhase::Suspect,
             since: now,
             penalty: 0.0,
-            punished: now,
-            steady_from: None,
+            penalty_time: now,
+            hold_until: None,
         }
     }
 
-    /// The phase it is in.
+    /// Returns the current phase.
     #[must_use]
     pub fn phase(&self) -> NodePhase {
         self.phase
     }
 
-    /// It is linked.
+    /// Handles that the node has a link.
     pub fn on_connected(&mut self, now: Instant) {
         if matches!(self.phase, NodePhase::Joining | NodePhase::Ready) {
             return;
         }
-        let penalty = self.decayed(now);
-        if penalty > FORGIVEN {
-            let doublings = (penalty - FORGIVEN).ceil().min(16.0) as i32 - 1;
-            let hold = FIRST_HOLD.mul_f64(2f64.powi(doublings)).min(LONGEST_HOLD);
-            self.steady_from = Some(now + hold);
+        let penalty = self.decayed_penalty(now);
+        if penalty > TOLERATED_PENALTY {
+            let doublings = (penalty - TOLERATED_PENALTY).ceil().min(16.0) as i32 - 1;
+            let hold = INITIAL_HOLD.mul_f64(2f64.powi(doublings)).min(MAX_HOLD);
+            self.hold_until = Some(now + hold);
         }
         self.enter(NodePhase::Joining, now);
     }
 
-    /// It has told what it runs.
+    /// Handles the node's first report of its models after it connected.
     pub fn on_report(&mut self, now: Instant) {
         if self.phase == NodePhase::Joining {
             self.enter(NodePhase::Ready, now);
         }
     }
 
-    /// Its last link is gone.
+    /// Handles that the node lost its last link.
     pub fn on_disconnected(&mut self, now: Instant) {
         if matches!(self.phase, NodePhase::Joining | NodePhase::Ready) {
-            self.penalty = self.decayed(now) + 1.0;
-            self.punished = now;
+            self.penalty = self.decayed_penalty(now) + 1.0;
+            self.penalty_time = now;
             self.enter(NodePhase::Suspect, now);
         }
     }
 
-    /// Its absence counts from now on only: nobody could have seen it before.
+    /// Counts the grace period of a disconnected node from `now`. Called when links could not be
+    /// observed before.
     pub fn restart_grace(&mut self, now: Instant) {
         if self.phase == NodePhase::Suspect {
             self.since = now;
         }
     }
 
-    /// Lets happen what is due. Returns whether anything has: it is lost, or steady again.
+    /// Makes the changes that are due at `now`: a disconnected node is lost, or a hold ends. Returns
+    /// whether anything changed.
     pub fn apply_timeouts(&mut self, grace: Duration, now: Instant) -> bool {
         if self.next_deadline(grace).is_none_or(|due| due > now) {
             return false;
@@ -129,25 +132,25 @@ impl NodeLifecycle {
         if self.phase == NodePhase::Suspect {
             self.enter(NodePhase::Lost, now);
         } else {
-            self.steady_from = None;
+            self.hold_until = None;
         }
         true
     }
 
-    /// When something happens by itself next.
+    /// Returns the time of the next change without an event. `None`: there is none.
     #[must_use]
     pub fn next_deadline(&self, grace: Duration) -> Option<Instant> {
         match self.phase {
             NodePhase::Suspect => Some(self.since + grace),
-            NodePhase::Joining | NodePhase::Ready => self.steady_from,
+            NodePhase::Joining | NodePhase::Ready => self.hold_until,
             NodePhase::Lost => None,
         }
     }
 
-    /// Whether it is trusted with new models at `now`.
+    /// Returns whether the node has disconnected too often lately to get new models.
     #[must_use]
     pub fn is_flapping(&self, now: Instant) -> bool {
-        self.steady_from.is_some_and(|from| from > now)
+        self.hold_until.is_some_and(|end| end > now)
     }
 
     fn enter(&mut self, phase: NodePhase, now: Instant) {
@@ -155,9 +158,9 @@ impl NodeLifecycle {
         self.since = now;
     }
 
-    fn decayed(&self, now: Instant) -> f64 {
-        let passed = now.saturating_duration_since(self.punished);
-        self.penalty * 0.5f64.powf(passed.as_secs_f64() / HALF_LIFE.as_secs_f64())
+    fn decayed_penalty(&self, now: Instant) -> f64 {
+        let elapsed = now.saturating_duration_since(self.penalty_time);
+        self.penalty * 0.5f64.powf(elapsed.as_secs_f64() / PENALTY_HALF_LIFE.as_secs_f64())
     }
 }
 
@@ -167,73 +170,73 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(5);
 
-    fn second(n: u64) -> Duration {
+    fn seconds(n: u64) -> Duration {
         Duration::from_secs(n)
     }
 
     #[test]
-    fn a_node_joins_is_ready_is_suspected_and_is_lost() {
+    fn node_joins_becomes_ready_suspect_and_lost() {
         let now = Instant::now();
-        let mut life = NodeLifecycle::disconnected(now);
-        life.on_connected(now);
-        assert_eq!(life.phase(), NodePhase::Joining);
-        life.on_report(now);
+        let mut lifecycle = NodeLifecycle::disconnected(now);
+        lifecycle.on_connected(now);
+        assert_eq!(lifecycle.phase(), NodePhase::Joining);
+        lifecycle.on_report(now);
         assert_eq!(
-            (life.phase(), life.next_deadline(GRACE)),
+            (lifecycle.phase(), lifecycle.next_deadline(GRACE)),
             (NodePhase::Ready, None)
         );
-        life.on_disconnected(now);
-        assert_eq!(life.phase(), NodePhase::Suspect);
-        assert!(!life.apply_timeouts(GRACE, now + second(4)));
-        assert!(life.apply_timeouts(GRACE, now + GRACE));
+        lifecycle.on_disconnected(now);
+        assert_eq!(lifecycle.phase(), NodePhase::Suspect);
+        assert!(!lifecycle.apply_timeouts(GRACE, now + seconds(4)));
+        assert!(lifecycle.apply_timeouts(GRACE, now + GRACE));
         assert_eq!(
-            (life.phase(), life.next_deadline(GRACE)),
+            (lifecycle.phase(), lifecycle.next_deadline(GRACE)),
             (NodePhase::Lost, None)
         );
-        life.on_connected(now + second(60));
-        life.on_report(now + second(60));
-        assert!(life.phase() == NodePhase::Ready && !life.is_flapping(now + second(60)));
+        lifecycle.on_connected(now + seconds(60));
+        lifecycle.on_report(now + seconds(60));
+        assert!(lifecycle.phase() == NodePhase::Ready && !lifecycle.is_flapping(now + seconds(60)));
     }
 
     #[test]
-    fn an_excused_absence_counts_anew() {
+    fn restarted_grace_period_counts_from_the_restart() {
         let now = Instant::now();
-        let mut life = NodeLifecycle::disconnected(now);
-        life.restart_grace(now + second(4));
-        assert!(!life.apply_timeouts(GRACE, now + second(8)));
-        assert!(life.apply_timeouts(GRACE, now + second(9)));
+        let mut lifecycle = NodeLifecycle::disconnected(now);
+        lifecycle.restart_grace(now + seconds(4));
+        assert!(!lifecycle.apply_timeouts(GRACE, now + seconds(8)));
+        assert!(lifecycle.apply_timeouts(GRACE, now + seconds(9)));
     }
 
     #[test]
-    fn a_node_that_comes_and_goes_has_to_stay_ever_longer() {
+    fn flapping_node_must_stay_connected_ever_longer() {
         let mut now = Instant::now();
-        let mut life = NodeLifecycle::disconnected(now);
+        let mut lifecycle = NodeLifecycle::disconnected(now);
         let mut holds = Vec::new();
         for _ in 0..9 {
-            life.on_connected(now);
-            life.on_report(now);
-            let deadline = life.next_deadline(GRACE);
+            lifecycle.on_connected(now);
+            lifecycle.on_report(now);
+            let deadline = lifecycle.next_deadline(GRACE);
             holds.push(deadline.map_or(Duration::ZERO, |due| due - now).as_secs());
-            now += second(2);
-            life.on_disconnected(now);
-            now += second(2);
+            now += seconds(2);
+            lifecycle.on_disconnected(now);
+            now += seconds(2);
         }
         assert_eq!(holds[..3], [0, 0, 0]);
         assert_eq!(holds[3..], [30, 60, 120, 240, 480, 900]);
-        // It is trusted again once it has stayed.
-        life.on_connected(now);
-        life.on_report(now);
-        assert!(life.is_flapping(now));
-        assert!(life.apply_timeouts(GRACE, now + LONGEST_HOLD));
-        assert!(!life.is_flapping(now + LONGEST_HOLD));
+        // The hold ends once the node has stayed connected for that long.
+        lifecycle.on_connected(now);
+        lifecycle.on_report(now);
+        assert!(lifecycle.is_flapping(now));
+        assert!(lifecycle.apply_timeouts(GRACE, now + MAX_HOLD));
+        assert!(!lifecycle.is_flapping(now + MAX_HOLD));
         assert_eq!(
-            (life.phase(), life.next_deadline(GRACE)),
+            (lifecycle.phase(), lifecycle.next_deadline(GRACE)),
             (NodePhase::Ready, None)
         );
-        // An hour later all is forgiven.
-        now += second(3_600);
-        life.on_disconnected(now);
-        life.on_connected(now);
-        assert!(!life.is_flapping(now));
+        // The penalty has decayed after an hour.
+        now += seconds(3_600);
+        lifecycle.on_disconnected(now);
+        lifecycle.on_connected(now);
+        assert!(!lifecycle.is_flapping(now));
     }
 }

@@ -1,4 +1,4 @@
-//! Names of things in the fleet, checked once where they enter.
+//! Names of the fleet's resources, validated when they are created.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -6,21 +6,25 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest name accepted, in bytes. Kubernetes' limit for a label value, so that every name
-/// can be used as one.
+/// Longest name, in bytes. The same limit as for a label value in Kubernetes, so that every name
+/// can be one.
 pub const MAX_NAME_LEN: usize = 63;
 
-/// Why a string is not a name.
+/// The error returned when a text is not a valid name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
+    /// The text is empty.
     #[error("must not be empty")]
     Empty,
+    /// The text is longer than [`MAX_NAME_LEN`]. Holds its length in bytes.
     #[error("must be at most {MAX_NAME_LEN} characters, is {0}")]
     TooLong(usize),
+    /// The text has a character that names may not have, or not at this position.
     #[error(
         "must be lower-case letters, digits, '-', '_' and '.', and begin and end with a letter or digit"
     )]
     Characters,
+    /// The name has a special meaning in routing.
     #[error("is reserved for routing: choose another name")]
     Reserved,
 }
@@ -51,10 +55,10 @@ macro_rules! name_type {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks `name` and wraps it.
+            /// Validates a name.
             ///
             /// # Errors
-            /// [`NameError`] says which rule it breaks.
+            /// The rule that `name` breaks.
             pub fn new(name: &str) -> Result<Self, NameError> {
                 check(name)?;
                 let reserved: &[&str] = $reserved;
@@ -64,7 +68,7 @@ macro_rules! name_type {
                 Ok(Self(name.into()))
             }
 
-            /// The name as text.
+            /// Returns the name as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -112,7 +116,7 @@ macro_rules! name_type {
 }
 
 name_type!(
-    /// The name of a model in the fleet; what a client puts into the `model` field.
+    /// The name of a model in the fleet. Clients put it into the `model` field of a request.
     ModelName,
     reserved: &["auto"]
 );
@@ -127,23 +131,23 @@ name_type!(
     reserved: &[]
 );
 name_type!(
-    /// The name of a privacy zone: nodes between which data may flow.
+    /// The name of a privacy zone: a group of nodes between which data may flow.
     ZoneName,
     reserved: &[]
 );
 name_type!(
-    /// The name of a model's files, pushed to the controllers.
+    /// The name of a set of model files that was pushed to the controllers.
     ArtifactName,
     reserved: &[]
 );
 
-/// The name of the fleet's router, of which there is one: always `default`.
+/// The name of the fleet's router. Always `default`, because a fleet has one router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RouterName;
 
 impl RouterName {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         "default"
@@ -174,14 +178,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ordinary_names_pass() {
+    fn valid_names_are_accepted() {
         for name in ["a", "support-intent", "qwen3-0.6b", "node-1", "a_b"] {
             assert_eq!(ModelName::new(name).unwrap().as_str(), name);
         }
     }
 
     #[test]
-    fn each_broken_rule_is_named() {
+    fn each_broken_rule_has_its_error() {
         assert_eq!(ModelName::new(""), Err(NameError::Empty));
         assert_eq!(ModelName::new(&"a".repeat(64)), Err(NameError::TooLong(64)));
         for name in ["A", "-a", "a-", "a/b", "task:x", "ä", "a b"] {

@@ -1,40 +1,43 @@
-//! How well a model does a task, measured: whether an answer is right, and what a number of right
-//! answers is worth.
+//! Measured quality of a model: scoring of single answers, and the proportion of correct answers
+//! with its confidence interval.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// When an answer counts as right.
+/// The rule by which an answer counts as correct.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scoring {
-    /// It is the expected text, but for blanks around it.
+    /// The answer equals the expected text, apart from white space around it.
     Exact,
-    /// It names the expected label: its first line, whatever the case, with blanks, `_` and `-`
-    /// as one, without quotes and full stops around it.
+    /// The first line of the answer is the expected label. Case, quotes and full stops around it
+    /// are ignored, and white space, `_` and `-` count as the same.
     Label,
-    /// It is JSON with every expected field. Numbers are compared by value.
+    /// The answer is JSON with all expected fields. Numbers are compared by value.
     Json,
-    /// Its last number is the expected one, within this part of it.
-    Numeric { tolerance: f64 },
+    /// The last number of the answer is near the expected number.
+    Numeric {
+        /// Largest deviation, as a fraction of the expected number.
+        tolerance: f64,
+    },
 }
 
 impl Scoring {
-    /// Whether `answer` is right where `expected` is.
+    /// Returns whether `answer` is correct, given the expected value.
     #[must_use]
     pub fn is_correct(self, expected: &Value, answer: &str) -> bool {
         match self {
             Self::Exact => text(expected).trim() == answer.trim(),
             Self::Label => label(&text(expected)) == label(answer),
-            Self::Json => json(expected, answer),
+            Self::Json => json_matches(expected, answer),
             Self::Numeric { tolerance } => {
                 let expected = match expected {
                     Value::Number(number) => number.as_f64(),
                     other => last_number(&text(other)),
                 };
                 match (expected, last_number(answer)) {
-                    (Some(expected), Some(found)) => {
-                        (found - expected).abs() <= tolerance * expected.abs()
+                    (Some(expected), Some(actual)) => {
+                        (actual - expected).abs() <= tolerance * expected.abs()
                     }
                     _ => false,
                 }
@@ -43,6 +46,7 @@ impl Scoring {
     }
 }
 
+/// Returns a string as it is and any other value as JSON.
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -50,6 +54,7 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// Returns the normalized label in the first line of a text.
 fn label(text: &str) -> String {
     let line = text.trim().lines().next().unwrap_or_default();
     let name = line.trim_matches(|c: char| c.is_whitespace() || "\"'`.*".contains(c));
@@ -58,39 +63,46 @@ fn label(text: &str) -> String {
     words.join(" ").to_lowercase()
 }
 
-fn json(expected: &Value, answer: &str) -> bool {
-    // Models like to fence their JSON.
+/// Returns whether `answer` is JSON with everything in `expected`.
+fn json_matches(expected: &Value, answer: &str) -> bool {
+    // Models often put JSON into a code fence.
     let answer = answer.trim();
     let inner = answer.strip_prefix("```").and_then(|rest| {
         let rest = rest.strip_prefix("json").unwrap_or(rest);
         rest.strip_suffix("```")
     });
-    let found: Option<Value> = serde_json::from_str(inner.unwrap_or(answer)).ok();
+    let actual: Option<Value> = serde_json::from_str(inner.unwrap_or(answer)).ok();
     let parsed = match expected {
         Value::String(text) => serde_json::from_str(text).ok(),
         other => Some(other.clone()),
     };
-    match (parsed, found) {
-        (Some(expected), Some(found)) => holds(&found, &expected),
+    match (parsed, actual) {
+        (Some(expected), Some(actual)) => contains_expected(&actual, &expected),
         _ => false,
     }
 }
 
-/// Whether `found` has everything that is expected.
-fn holds(found: &Value, expected: &Value) -> bool {
-    match (found, expected) {
-        (Value::Object(found), Value::Object(expected)) => expected
-            .iter()
-            .all(|(name, value)| found.get(name).is_some_and(|found| holds(found, value))),
-        (Value::Array(found), Value::Array(expected)) => {
-            found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| holds(f, e))
+/// Returns whether `actual` has everything in `expected`.
+fn contains_expected(actual: &Value, expected: &Value) -> bool {
+    match (actual, expected) {
+        (Value::Object(actual), Value::Object(expected)) => expected.iter().all(|(name, value)| {
+            actual
+                .get(name)
+                .is_some_and(|actual| contains_expected(actual, value))
+        }),
+        (Value::Array(actual), Value::Array(expected)) => {
+            actual.len() == expected.len()
+                && actual
+                    .iter()
+                    .zip(expected)
+                    .all(|(f, e)| contains_expected(f, e))
         }
-        (Value::Number(found), Value::Number(expected)) => found.as_f64() == expected.as_f64(),
-        (found, expected) => found == expected,
+        (Value::Number(actual), Value::Number(expected)) => actual.as_f64() == expected.as_f64(),
+        (actual, expected) => actual == expected,
     }
 }
 
-/// The last number in a text, which may have thousands separated by commas.
+/// Returns the last number in a text. Thousands may be separated by commas.
 fn last_number(text: &str) -> Option<f64> {
     let parts = text.split(|c: char| !(c.is_ascii_digit() || ".,-+eE".contains(c)));
     let mut numbers = parts.rev().filter_map(|part| {
@@ -101,42 +113,44 @@ fn last_number(text: &str) -> Option<f64> {
     numbers.next()
 }
 
-/// So many right ones of so many.
+/// A number of correct answers out of a total.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proportion {
+    /// Number of correct answers.
     pub correct: u32,
+    /// Number of all answers.
     pub total: u32,
 }
 
-/// The two-sided 95 % quantile of the normal distribution.
-const Z: f64 = 1.959_964;
+/// The z-score of a two-sided 95 % confidence interval.
+const Z_95: f64 = 1.959_964;
 
 impl Proportion {
-    /// Counts one more.
+    /// Adds an answer.
     pub fn record(&mut self, correct: bool) {
         self.correct += u32::from(correct);
         self.total += 1;
     }
 
-    /// The part that is right; 0 of none.
+    /// Returns the fraction of correct answers, or 0 if there are none.
     #[must_use]
     pub fn rate(self) -> f64 {
         f64::from(self.correct) / f64::from(self.total.max(1))
     }
 
-    /// Between what the true rate lies with 95 % confidence: Wilson's score interval (Wilson,
-    /// "Probable Inference, the Law of Succession, and Statistical Inference", 1927).
+    /// Returns the 95 % confidence interval of the rate, as its lower and upper bound: Wilson's
+    /// score interval (Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", 1927).
     #[must_use]
     pub fn confidence_interval(self) -> (f64, f64) {
         if self.total == 0 {
             return (0.0, 1.0);
         }
         let (n, p) = (f64::from(self.total), self.rate());
-        let middle = p + Z * Z / (2.0 * n);
-        let reach = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
-        let scale = 1.0 + Z * Z / n;
-        let within = |x: f64| (x / scale).clamp(0.0, 1.0);
-        (within(middle - reach), within(middle + reach))
+        let middle = p + Z_95 * Z_95 / (2.0 * n);
+        let margin = Z_95 * (p * (1.0 - p) / n + Z_95 * Z_95 / (4.0 * n * n)).sqrt();
+        let scale = 1.0 + Z_95 * Z_95 / n;
+        let scaled = |x: f64| (x / scale).clamp(0.0, 1.0);
+        (scaled(middle - margin), scaled(middle + margin))
     }
 }
 
@@ -147,38 +161,38 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn each_scoring_says_what_is_right() {
-        let right =
+    fn each_scoring_rule_accepts_and_rejects_answers() {
+        let correct =
             |scoring: Scoring, expected: Value, answer| scoring.is_correct(&expected, answer);
-        assert!(right(
+        assert!(correct(
             Scoring::Exact,
             json!("card_arrival"),
             " card_arrival\n"
         ));
-        assert!(!right(
+        assert!(!correct(
             Scoring::Exact,
             json!("card_arrival"),
             "Card arrival"
         ));
-        assert!(right(Scoring::Exact, json!(27), "27"));
+        assert!(correct(Scoring::Exact, json!(27), "27"));
         for answer in ["Card arrival", "`card-arrival`.", "card_arrival\nbecause"] {
             assert!(
-                right(Scoring::Label, json!("card_arrival"), answer),
+                correct(Scoring::Label, json!("card_arrival"), answer),
                 "{answer}"
             );
         }
-        assert!(!right(
+        assert!(!correct(
             Scoring::Label,
             json!("card_arrival"),
             "no card arrival"
         ));
         let order = json!({"item": "mug", "quantity": 3});
-        assert!(right(
+        assert!(correct(
             Scoring::Json,
             order.clone(),
             r#"{"quantity": 3.0, "item": "mug", "x": 1}"#
         ));
-        assert!(right(
+        assert!(correct(
             Scoring::Json,
             json!(order.to_string()),
             "```json\n{\"item\":\"mug\",\"quantity\":3}\n```"
@@ -188,17 +202,17 @@ mod tests {
             r#"{"item": "cup", "quantity": 3}"#,
             "a mug",
         ] {
-            assert!(!right(Scoring::Json, order.clone(), wrong), "{wrong}");
+            assert!(!correct(Scoring::Json, order.clone(), wrong), "{wrong}");
         }
         let near = Scoring::Numeric { tolerance: 0.01 };
-        assert!(right(near, json!(1_234), "it is 1,230.5."));
-        assert!(right(near, json!("-2"), "1 and then -2"));
-        assert!(!right(near, json!(1_234), "1,200"));
-        assert!(!right(near, json!(3), "three"));
+        assert!(correct(near, json!(1_234), "it is 1,230.5."));
+        assert!(correct(near, json!("-2"), "1 and then -2"));
+        assert!(!correct(near, json!(1_234), "1,200"));
+        assert!(!correct(near, json!(3), "three"));
     }
 
     #[test]
-    fn the_interval_is_wilsons() {
+    fn confidence_interval_matches_published_values() {
         // Newcombe, "Two-sided confidence intervals for the single proportion", 1998: 81 of 263.
         let (low, high) = Proportion {
             correct: 81,
@@ -223,7 +237,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_interval_holds_the_rate(right in 0u32..500, wrong in 0u32..500) {
+        fn confidence_interval_contains_the_rate(right in 0u32..500, wrong in 0u32..500) {
             let proportion = Proportion { correct: right, total: right + wrong };
             let (low, high) = proportion.confidence_interval();
             prop_assert!(low <= high);
@@ -233,7 +247,7 @@ mod tests {
         }
 
         #[test]
-        fn any_answer_can_be_judged(expected in ".{0,40}", answer in ".{0,40}") {
+        fn scoring_accepts_any_text(expected in ".{0,40}", answer in ".{0,40}") {
             let expected = json!(expected);
             for scoring in [Scoring::Exact, Scoring::Label, Scoring::Json, Scoring::Numeric { tolerance: 0.1 }] {
                 let _ = scoring.is_correct(&expected, &answer);

@@ -4,17 +4,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A revision of what a model serves: a hash that changes when, and only when, nodes must load the
-/// model anew. See [`Model::serving_revision`](crate::spec::Model::serving_revision). Revisions of
-/// one model have no order.
+/// A revision of a model: a hash that changes if, and only if, nodes must reload the model. See
+/// [`Model::serving_revision`](crate::spec::Model::serving_revision). Revisions have no order.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(transparent)]
 pub struct ModelRevision(pub u64);
 
-/// A point in the history of the fleet's store. Every write makes a later one. 0 is the point before
-/// anything was written.
+/// A revision of the fleet's store. It increases with every write; 0 is the empty store.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -22,7 +20,7 @@ pub struct ModelRevision(pub u64);
 pub struct StoreRevision(pub u64);
 
 impl ModelRevision {
-    /// Returns the revision that the first eight bytes of a SHA-256 digest stand for.
+    /// Returns the revision made of the first eight bytes of a SHA-256 digest.
     #[must_use]
     pub fn from_digest(digest: &[u8; 32]) -> Self {
         let [a, b, c, d, e, f, g, h, ..] = *digest;
@@ -31,7 +29,8 @@ impl ModelRevision {
 }
 
 impl fmt::Display for ModelRevision {
-    /// The first eight hexadecimal digits, which are enough for people to tell revisions apart.
+    /// Writes the first eight hexadecimal digits, which are enough for people to distinguish
+    /// revisions.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0 >> 32)
     }

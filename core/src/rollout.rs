@@ -1,36 +1,39 @@
-//! Changing the revision of a model that is being served: a few replicas at a time, back to
-//! the revision that worked where the new one does not load.
+//! The rollout of a new revision of a model: a few replicas are updated at a time, and all go back
+//! to the stable revision if the new one does not load.
 
 use crate::{ModelRevision, NodeName};
 
-/// One in so many replicas may change at once, at least one.
-const PART: usize = 4;
+/// One replica in this many may be updating at the same time, and at least one.
+const UPDATE_DIVISOR: usize = 4;
 
-/// A replica as a rollout sees it.
+/// The state of a replica that a rollout depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RolloutReplica<'a> {
+    /// Node of the replica.
     pub node: &'a NodeName,
-    /// What it was told to serve.
+    /// Revision that the replica is assigned.
     pub assigned: ModelRevision,
-    /// What it serving with, if it serving.
+    /// Revision that the replica serves. `None`: it does not answer.
     pub serving: Option<ModelRevision>,
-    /// Whether it failed to load what it was told to serve.
+    /// Whether the node failed to load the assigned revision.
     pub failed: bool,
 }
 
 /// The revisions of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelRevisions {
-    /// That of the wish.
+    /// Revision of the model's current spec.
     pub desired: ModelRevision,
-    /// The last one that every replica served.
+    /// The last revision that every replica served. `None`: no rollout has completed yet.
     pub stable: Option<ModelRevision>,
-    /// One that was desired for and did not load.
+    /// The last desired revision that was rolled back because it did not load. `None`: none was,
+    /// or the failure was cleared.
     pub failed: Option<ModelRevision>,
 }
 
 impl ModelRevisions {
-    /// What should be served.
+    /// Returns the revision that the replicas should serve: the stable one if the desired one has
+    /// failed, else the desired one.
     #[must_use]
     pub fn target(self) -> ModelRevision {
         match self.stable {
@@ -40,72 +43,75 @@ impl ModelRevisions {
     }
 }
 
-/// What to do next.
+/// The next step of a rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RolloutStep<'a> {
-    /// Nothing, for now.
+    /// Nothing can be done until a replica changes its state.
     Wait,
-    /// These replicas are to serve the goal.
+    /// The replicas on these nodes must be assigned the target revision.
     Update(Vec<&'a NodeName>),
-    /// Every replica serves the goal: it is the stable revision.
+    /// Every replica serves the target revision, which is the stable one from now on.
     Complete,
-    /// The desired revision does not load on this node, nor does it run anywhere: back to the
-    /// stable one.
+    /// The desired revision failed to load on this node and runs on no other: it has failed, and
+    /// the replicas must go back to the stable one.
     RollBack(&'a NodeName),
 }
 
-/// The next step for a model with these replicas.
+/// Returns the next step of the rollout of a model with these replicas.
 ///
-/// Replicas that do not answer are changed at once: they have nothing to lose. Of those that
-/// answer one is changed first, and once the goal runs there, a quarter at a time; never while
-/// as many do not answer.
+/// Replicas that do not answer are updated at once, since no request depends on them. Of the
+/// replicas that answer, one is updated first. Once it serves the target revision, the others
+/// follow, at most a quarter of all at the same time. Replicas that do not answer count as
+/// updating.
 #[must_use]
 pub fn next_step<'a>(
     revisions: ModelRevisions,
     replicas: &[RolloutReplica<'a>],
 ) -> RolloutStep<'a> {
-    let goal = revisions.target();
-    let runs =
-        |replica: &&RolloutReplica<'_>| replica.assigned == goal && replica.serving == Some(goal);
-    let proven = replicas.iter().any(|replica| runs(&replica));
-    let may_go_back = goal == revisions.desired && revisions.stable.is_some_and(|s| s != goal);
-    if may_go_back && !proven {
-        let failed = replicas.iter().find(|r| r.assigned == goal && r.failed);
+    let target = revisions.target();
+    let serves_target = |replica: &&RolloutReplica<'_>| {
+        replica.assigned == target && replica.serving == Some(target)
+    };
+    let proven = replicas.iter().any(|replica| serves_target(&replica));
+    let can_roll_back =
+        target == revisions.desired && revisions.stable.is_some_and(|s| s != target);
+    if can_roll_back && !proven {
+        let failed = replicas.iter().find(|r| r.assigned == target && r.failed);
         if let Some(failed) = failed {
             return RolloutStep::RollBack(failed.node);
         }
     }
-    let outdated = || replicas.iter().filter(|r| r.assigned != goal);
+    let outdated = || replicas.iter().filter(|r| r.assigned != target);
     if outdated().next().is_none() {
-        let settled = !replicas.is_empty() && replicas.iter().all(|r| runs(&r));
-        return if settled {
+        let complete = !replicas.is_empty() && replicas.iter().all(|r| serves_target(&r));
+        return if complete {
             RolloutStep::Complete
         } else {
             RolloutStep::Wait
         };
     }
-    let idle: Vec<_> = outdated().filter(|r| r.serving.is_none()).collect();
-    let changing = replicas
+    let unavailable: Vec<_> = outdated().filter(|r| r.serving.is_none()).collect();
+    let updating = replicas
         .iter()
-        .filter(|r| r.assigned == goal && r.serving != Some(goal))
+        .filter(|r| r.assigned == target && r.serving != Some(target))
         .count();
-    let at_once = if proven {
-        (replicas.len() / PART).max(1)
+    let max_updating = if proven {
+        (replicas.len() / UPDATE_DIVISOR).max(1)
     } else {
         1
     };
-    let free = at_once.saturating_sub(changing + idle.len());
-    let answering = outdated().filter(|r| r.serving.is_some()).take(free);
-    let change: Vec<_> = idle
+    let allowed = max_updating.saturating_sub(updating + unavailable.len());
+    let answering = outdated().filter(|r| r.serving.is_some()).take(allowed);
+    let update: Vec<_> = unavailable
         .iter()
         .copied()
         .chain(answering)
         .map(|r| r.node)
         .collect();
-    if change.is_empty() {
+    if update.is_empty() {
         RolloutStep::Wait
     } else {
-        RolloutStep::Update(change)
+        RolloutStep::Update(update)
     }
 }
 
@@ -139,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn one_goes_first_then_a_quarter_at_a_time() {
+    fn one_replica_is_updated_first_then_a_quarter_at_a_time() {
         let names = names(12);
         let mut replicas = serving(&names, OLD);
         assert_eq!(
@@ -157,7 +163,7 @@ mod tests {
         assert_eq!(
             next_step(UPGRADE, &replicas),
             RolloutStep::Update(two),
-            "one is still changing"
+            "one is still updating"
         );
         assert_eq!(
             next_step(UPGRADE, &serving(&names, NEW)),
@@ -166,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_does_not_answer_is_changed_at_once_and_counts() {
+    fn unavailable_replica_is_updated_at_once_and_counts_as_updating() {
         let names = names(3);
         let mut replicas = serving(&names, OLD);
         replicas[2].serving = None;
@@ -177,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_that_does_not_load_is_rolled_back_unless_it_runs_somewhere() {
+    fn revision_that_fails_to_load_is_rolled_back_unless_it_runs_somewhere() {
         let names = names(2);
         let mut replicas = serving(&names, OLD);
         replicas[0] = RolloutReplica {
@@ -190,17 +196,17 @@ mod tests {
             next_step(UPGRADE, &replicas),
             RolloutStep::RollBack(&names[0])
         );
-        let back = ModelRevisions {
+        let rolled_back = ModelRevisions {
             failed: Some(NEW),
             ..UPGRADE
         };
         assert_eq!(
-            next_step(back, &replicas),
+            next_step(rolled_back, &replicas),
             RolloutStep::Update(vec![&names[0]])
         );
         replicas[1] = serving(&names, NEW)[1];
         assert_eq!(next_step(UPGRADE, &replicas), RolloutStep::Wait);
-        // Without one that worked there is nothing to go back to.
+        // Without a stable revision there is nothing to roll back to.
         let first = ModelRevisions {
             stable: None,
             ..UPGRADE
@@ -212,39 +218,39 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_settled_without_replicas() {
+    fn rollout_without_replicas_is_not_complete() {
         assert_eq!(next_step(UPGRADE, &[]), RolloutStep::Wait);
     }
 
     proptest! {
         #[test]
-        fn a_rollout_ends_and_keeps_its_floor(n in 1usize..20, loads in 1usize..4) {
+        fn rollout_completes_and_keeps_enough_replicas_available(n in 1usize..20, loads in 1usize..4) {
             let names = names(n);
             let mut replicas = serving(&names, OLD);
-            let mut left = vec![0; n];
+            let mut loading = vec![0; n];
             for _ in 0..200 {
                 match next_step(UPGRADE, &replicas) {
                     RolloutStep::Complete => return Ok(()),
-                    RolloutStep::Update(change) => for (i, replica) in replicas.iter_mut().enumerate() {
-                        if change.contains(&replica.node) {
+                    RolloutStep::Update(nodes) => for (i, replica) in replicas.iter_mut().enumerate() {
+                        if nodes.contains(&replica.node) {
                             replica.assigned = NEW;
                             replica.serving = None;
-                            left[i] = loads;
+                            loading[i] = loads;
                         }
                     },
                     RolloutStep::Wait => {}
                     RolloutStep::RollBack(node) => panic!("{node} has not failed"),
                 }
-                let away = replicas.iter().filter(|r| r.serving.is_none()).count();
-                prop_assert!(away <= (n / PART).max(1));
-                for (replica, left) in replicas.iter_mut().zip(&mut left) {
-                    *left = left.saturating_sub(1);
-                    if replica.serving.is_none() && *left == 0 {
+                let unavailable = replicas.iter().filter(|r| r.serving.is_none()).count();
+                prop_assert!(unavailable <= (n / UPDATE_DIVISOR).max(1));
+                for (replica, remaining) in replicas.iter_mut().zip(&mut loading) {
+                    *remaining = remaining.saturating_sub(1);
+                    if replica.serving.is_none() && *remaining == 0 {
                         replica.serving = Some(NEW);
                     }
                 }
             }
-            prop_assert!(false, "it does not end");
+            prop_assert!(false, "the rollout does not complete");
         }
     }
 }

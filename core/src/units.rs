@@ -1,4 +1,4 @@
-//! Quantities whose unit is part of their type.
+//! Quantities with the unit in their type.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ pub struct Watts(pub f32);
 pub struct Joules(pub f32);
 
 impl Watts {
-    /// The energy of so many seconds.
+    /// Returns the energy of this power over a time in seconds.
     #[must_use]
     pub fn energy_over(self, seconds: f32) -> Joules {
         Joules(self.0 * seconds)
@@ -33,7 +33,8 @@ impl std::ops::Add for Joules {
 
 /// An amount of memory or storage, in bytes.
 ///
-/// Reads `1048576`, `"512MiB"`, `"1.5GiB"`, `"2GB"`, and Kubernetes' `"512Mi"`; writes bytes.
+/// Read from a number of bytes (`1048576`) or a text with a unit (`"512MiB"`, `"1.5GiB"`, `"2GB"`,
+/// or `"512Mi"` as in Kubernetes). Serialized as a number of bytes.
 ///
 /// ```
 /// use flotilla_core::Bytes;
@@ -43,7 +44,7 @@ impl std::ops::Add for Joules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Bytes(pub u64);
 
-/// Why a text is not an amount of bytes.
+/// The error returned when a text is not an amount of bytes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not an amount of bytes: write a number with B, KiB, MiB, GiB, TiB, KB, MB, GB or TB"
@@ -68,7 +69,7 @@ const UNITS: &[(&str, u64)] = &[
 ];
 
 impl Bytes {
-    /// `self - other`, or zero where that would be negative.
+    /// Returns `self - other`, or zero if that is negative.
     #[must_use]
     pub fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
@@ -92,7 +93,7 @@ impl FromStr for Bytes {
     type Err = ParseBytesError;
 
     fn from_str(text: &str) -> Result<Self, ParseBytesError> {
-        let fault = || ParseBytesError(text.to_owned());
+        let error = || ParseBytesError(text.to_owned());
         let trimmed = text.trim();
         let (number, factor) = UNITS
             .iter()
@@ -100,14 +101,14 @@ impl FromStr for Bytes {
             .unwrap_or((trimmed, 1));
         let number = number.trim_end();
         if let Ok(whole) = number.parse::<u64>() {
-            return whole.checked_mul(factor).map(Self).ok_or_else(fault);
+            return whole.checked_mul(factor).map(Self).ok_or_else(error);
         }
-        let fraction: f64 = number.parse().map_err(|_| fault())?;
+        let fraction: f64 = number.parse().map_err(|_| error())?;
         let bytes = fraction * factor as f64;
         if bytes.is_finite() && (0.0..=u64::MAX as f64).contains(&bytes) {
             Ok(Self(bytes.round() as u64))
         } else {
-            Err(fault())
+            Err(error())
         }
     }
 }
@@ -149,7 +150,7 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
-/// A length of time, written as people do: `90s`, `5m`, `1h 30m`.
+/// A length of time, written as `200ms`, `90s`, `5m` or `1h 30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumanDuration(pub std::time::Duration);
 
@@ -188,7 +189,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn units_are_read() {
+    fn units_are_parsed() {
         for (text, bytes) in [
             ("0", 0),
             ("17", 17),
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn invalid_amounts_are_rejected() {
         for text in ["", "MiB", "-1", "1XB", "NaN", "1e400", "99999999999TiB"] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
         }
@@ -216,7 +217,7 @@ mod tests {
         }
 
         #[test]
-        fn printed_amounts_are_near(bytes in 0u64..(1 << 50)) {
+        fn printed_amount_is_within_six_percent(bytes in 0u64..(1 << 50)) {
             let Bytes(read) = Bytes(bytes).to_string().parse().unwrap();
             prop_assert!((read as f64 - bytes as f64).abs() <= bytes as f64 * 0.06);
         }

@@ -1,11 +1,11 @@
-//! Which nodes a model may be on, whatever else is there.
+//! Constraints: the nodes on which a model may be, regardless of memory.
 
 use super::problem::{ModelDemand, NodeCapacity, Schedulability};
 use super::unschedulable::UnschedulableReason;
 
-/// Why `model` may never be on `node`, also if it already is. Ordered from what costs least
-/// to look at.
-pub(super) fn forbidden(
+/// Returns the reason for which `node` may have no replica of `model`, neither a new nor a current
+/// one. Cheap checks come first.
+pub(super) fn violated_constraint(
     model: &ModelDemand<'_>,
     node: &NodeCapacity<'_>,
 ) -> Option<UnschedulableReason> {
@@ -16,10 +16,10 @@ pub(super) fn forbidden(
     if !spec.zones.is_empty() && !node.zone.is_some_and(|zone| spec.zones.contains(zone)) {
         return Some(UnschedulableReason::Zone);
     }
-    if let Some(wanted) = spec.accelerator
-        && !node.accelerators.contains(&wanted)
+    if let Some(accelerator) = spec.accelerator
+        && !node.accelerators.contains(&accelerator)
     {
-        return Some(UnschedulableReason::MissingAccelerator(wanted));
+        return Some(UnschedulableReason::MissingAccelerator(accelerator));
     }
     let untolerated = node
         .taints
@@ -45,11 +45,15 @@ pub(super) fn forbidden(
     failed.map(|reason| UnschedulableReason::LoadFailed(reason.clone()))
 }
 
-/// Why `node` takes no new replica of anything. In the last resort an unsteady one does.
-pub(super) fn shut(node: &NodeCapacity<'_>, last_resort: bool) -> Option<UnschedulableReason> {
+/// Returns the reason for which `node` gets no new replicas. A flapping node gets some if
+/// `allow_flapping`.
+pub(super) fn unschedulable(
+    node: &NodeCapacity<'_>,
+    allow_flapping: bool,
+) -> Option<UnschedulableReason> {
     match node.schedulability {
         Schedulability::Schedulable => None,
-        Schedulability::Flapping if last_resort => None,
+        Schedulability::Flapping if allow_flapping => None,
         Schedulability::Cordoned => Some(UnschedulableReason::Cordoned),
         Schedulability::Disconnected => Some(UnschedulableReason::Disconnected),
         Schedulability::Flapping => Some(UnschedulableReason::Flapping),

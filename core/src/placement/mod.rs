@@ -1,20 +1,22 @@
-//! Where models go.
+//! Placement: which nodes get a replica of which model.
 //!
-//! [`solve`] is a pure function from the nodes, the models wished for and the replicas that
-//! stand, to a [`PlacementPlan`]. Wanted properties, each a test:
+//! [`solve`] is a pure function from the nodes, the demand for models and the current replicas to a
+//! [`PlacementPlan`]. It has these properties, each with a test:
 //!
-//! - **A** No node is given more memory's worth of models than it has.
-//! - **B** A model is on a node at most once, and no more often than wished, except while a
-//!   replica on a draining node waits for the one that takes its place.
-//! - **C** What stands stays where it may: solving again changes nothing, and a lost node
-//!   moves only what it held.
-//! - **D** Selectors, taints, zones and accelerators are never violated, not even by what
-//!   stood before they were.
-//! - **E** The result depends on nothing but the input (no clock, no chance, no map order).
-//! - **F** A replica that could not be placed says why, per node: [`explain`].
+//! - **A** The models on a node never need more memory than the node has.
+//! - **B** A node has at most one replica of a model, and a model has at most its target number of
+//!   replicas. The exception is a replica on a draining node that waits for its replacement.
+//! - **C** Replicas stay where they are if that is allowed: solving again changes nothing, and when a
+//!   node is lost only its replicas move.
+//! - **D** Node selectors, taints, privacy zones and accelerators are never violated, not even by
+//!   replicas that were placed before they changed.
+//! - **E** The result depends on the input only: not on time, randomness or the order of the input.
+//! - **F** For a replica that could not be placed, [`explain`] gives a reason per node.
 //!
-//! The work is one pass over the nodes for each model that misses a replica, beside one over
-//! all that stands; `core/benches/placement.rs` measures it.
+//! The cost is one pass over the current replicas and one pass over the nodes for each model that
+//! misses a replica; `core/benches/placement.rs` measures it. `filter.rs` has the constraints,
+//! `score.rs` the preferences, `preempt.rs` makes room for required replicas, and `solve.rs` combines
+//! them.
 
 mod filter;
 mod placement_state;

@@ -1,4 +1,4 @@
-//! The state of a plan that grows: what each node has left, what each model has got.
+//! The working state of the solver: the memory left on each node and the replicas of each model.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -8,205 +8,203 @@ use super::problem::{CurrentReplica, ModelDemand, NodeCapacity, PlacementProblem
 use super::unschedulable::UnschedulableReason;
 use crate::{Bytes, ModelName, NodeName};
 
-/// A node while the plan grows.
-pub(super) struct NodeAllocation {
-    /// Its place in [`PlacementProblem::nodes`].
-    pub(super) index: usize,
+/// The memory and the replicas of a node in the plan.
+pub(super) struct NodeAllocation<'a> {
+    pub(super) capacity: &'a NodeCapacity<'a>,
     pub(super) free: Bytes,
     pub(super) replicas: u32,
 }
 
-/// A replica of the plan: one that stands and stays, or a new one.
+/// A replica in the plan, current or new.
 #[derive(Clone, Copy)]
 pub(super) struct PlannedReplica<'a> {
-    pub(super) slot: usize,
-    pub(super) standing: CurrentReplica<'a>,
-    /// Its place in [`PlacementProblem::models`].
+    /// Index in [`PlacementState::nodes`].
+    pub(super) node: usize,
+    /// Index in [`PlacementProblem::models`].
     pub(super) model: usize,
-    pub(super) new: bool,
+    pub(super) replica: CurrentReplica<'a>,
+    /// Whether the plan adds the replica.
+    pub(super) is_new: bool,
 }
 
-/// The nodes in order of their names, the models in the order in which they are served, and
-/// the replicas.
+/// The state of a plan while it is computed.
 pub(super) struct PlacementState<'a> {
     pub(super) problem: &'a PlacementProblem<'a>,
-    pub(super) slots: Vec<NodeAllocation>,
-    /// Models, largest first, so that small ones fill the gaps; equal ones by name.
-    pub(super) order: Vec<usize>,
-    /// By model: its replicas in the plan.
-    pub(super) kept: Vec<Vec<PlannedReplica<'a>>>,
-    /// Whether new replicas may be on unsteady nodes.
-    pub(super) last_resort: bool,
+    /// The nodes, sorted by name.
+    pub(super) nodes: Vec<NodeAllocation<'a>>,
+    /// Indices of the models in the order in which they are placed: largest first, so that small
+    /// ones fill the gaps, and by name if they are equally large.
+    pub(super) model_order: Vec<usize>,
+    /// The planned replicas, by model index.
+    pub(super) replicas: Vec<Vec<PlannedReplica<'a>>>,
+    /// Whether flapping nodes may get new replicas.
+    pub(super) allow_flapping: bool,
 }
 
 impl<'a> PlacementState<'a> {
-    /// The board before anything new is placed. What may not stay is not on it.
+    /// Returns the state with all current replicas that may stay and no new ones.
     pub(super) fn new(problem: &'a PlacementProblem<'a>) -> Self {
-        let mut by_name: Vec<usize> = (0..problem.nodes.len()).collect();
-        by_name.sort_unstable_by_key(|i| problem.nodes[*i].name);
-        let slots: Vec<NodeAllocation> = by_name
-            .into_iter()
-            .map(|index| NodeAllocation {
-                index,
-                free: problem.nodes[index].memory,
+        let mut nodes: Vec<NodeAllocation<'a>> = problem
+            .nodes
+            .iter()
+            .map(|capacity| NodeAllocation {
+                capacity,
+                free: capacity.memory,
                 replicas: 0,
             })
             .collect();
-        let mut order: Vec<usize> = (0..problem.models.len()).collect();
-        order.sort_unstable_by_key(|i| {
-            let model = &problem.models[*i];
+        nodes.sort_unstable_by_key(|node| node.capacity.name);
+        let mut model_order: Vec<usize> = (0..problem.models.len()).collect();
+        model_order.sort_unstable_by_key(|index| {
+            let model = &problem.models[*index];
             (std::cmp::Reverse(model.memory), model.name)
         });
-        let mut board = Self {
+        let mut state = Self {
             problem,
-            slots,
-            order,
-            kept: vec![Vec::new(); problem.models.len()],
-            last_resort: false,
+            nodes,
+            model_order,
+            replicas: vec![Vec::new(); problem.models.len()],
+            allow_flapping: false,
         };
-        board.keep();
-        board
-    }
-
-    pub(super) fn node(&self, slot: &NodeAllocation) -> &'a NodeCapacity<'a> {
-        &self.problem.nodes[slot.index]
+        state.keep_current_replicas();
+        state
     }
 
     pub(super) fn model(&self, index: usize) -> &'a ModelDemand<'a> {
         &self.problem.models[index]
     }
 
-    /// Takes over what stands and may stay: all that fits, in the order of the models.
-    fn keep(&mut self) {
-        let slots: HashMap<&NodeName, usize> = self
-            .slots
+    /// Adds the current replicas that may stay and fit, in the order of the models.
+    fn keep_current_replicas(&mut self) {
+        let node_indices: HashMap<&NodeName, usize> = self
+            .nodes
             .iter()
             .enumerate()
-            .map(|(i, slot)| (self.problem.nodes[slot.index].name, i))
+            .map(|(index, node)| (node.capacity.name, index))
             .collect();
-        let models: HashMap<&ModelName, usize> = self
+        let model_indices: HashMap<&ModelName, usize> = self
             .problem
             .models
             .iter()
             .enumerate()
-            .map(|(i, model)| (model.name, i))
+            .map(|(index, model)| (model.name, index))
             .collect();
-        let mut standing: Vec<Vec<PlannedReplica<'a>>> =
-            vec![Vec::new(); self.problem.models.len()];
+        let mut current: Vec<Vec<PlannedReplica<'a>>> = vec![Vec::new(); self.problem.models.len()];
         for replica in &self.problem.current {
-            if let (Some(slot), Some(model)) = (slots.get(replica.node), models.get(replica.model))
-            {
-                standing[*model].push(PlannedReplica {
-                    slot: *slot,
-                    standing: *replica,
+            let node = node_indices.get(replica.node);
+            let model = model_indices.get(replica.model);
+            if let (Some(node), Some(model)) = (node, model) {
+                current[*model].push(PlannedReplica {
+                    node: *node,
                     model: *model,
-                    new: false,
+                    replica: *replica,
+                    is_new: false,
                 });
             }
         }
-        for index in self.order.clone() {
+        for index in self.model_order.clone() {
             let model = self.model(index);
-            let mut replicas = std::mem::take(&mut standing[index]);
-            // Slots are in order of names: whatever order the input had, this is one.
-            replicas.sort_unstable_by_key(|kept| (!kept.standing.ready, kept.slot));
-            replicas.dedup_by_key(|kept| kept.slot);
-            for kept in replicas {
-                let slot = &self.slots[kept.slot];
-                let fits = model.memory.unwrap_or_default() <= slot.free;
-                if fits && filter::forbidden(model, self.node(slot)).is_none() {
-                    self.take(kept.slot, model);
-                    self.kept[index].push(kept);
+            let mut replicas = std::mem::take(&mut current[index]);
+            // Node indices follow the names, so the order does not depend on that of the input.
+            replicas.sort_unstable_by_key(|planned| (!planned.replica.ready, planned.node));
+            replicas.dedup_by_key(|planned| planned.node);
+            for planned in replicas {
+                let node = &self.nodes[planned.node];
+                let fits = model.memory.unwrap_or_default() <= node.free;
+                if fits && filter::violated_constraint(model, node.capacity).is_none() {
+                    self.allocate(planned.node, model);
+                    self.replicas[index].push(planned);
                 }
             }
         }
     }
 
-    /// A new replica of the model of `index`, on the node of `slot`.
-    pub(super) fn add(&mut self, slot: usize, index: usize) {
-        let model = self.model(index);
-        let standing = CurrentReplica {
-            node: self.node(&self.slots[slot]).name,
+    /// Adds a new replica of a model on a node.
+    pub(super) fn add(&mut self, node: usize, model_index: usize) {
+        let model = self.model(model_index);
+        let replica = CurrentReplica {
+            node: self.nodes[node].capacity.name,
             model: model.name,
             ready: false,
             outdated: false,
             idle_for: Some(Duration::ZERO),
         };
-        self.take(slot, model);
-        self.kept[index].push(PlannedReplica {
-            slot,
-            standing,
-            model: index,
-            new: true,
+        self.allocate(node, model);
+        self.replicas[model_index].push(PlannedReplica {
+            node,
+            model: model_index,
+            replica,
+            is_new: true,
         });
     }
 
-    /// A replica leaves the plan.
-    pub(super) fn remove(&mut self, gone: &PlannedReplica<'a>) {
-        self.give(gone.slot, self.model(gone.model));
-        self.kept[gone.model].retain(|kept| kept.slot != gone.slot);
+    /// Removes a replica from the plan.
+    pub(super) fn remove(&mut self, removed: &PlannedReplica<'a>) {
+        self.release(removed.node, self.model(removed.model));
+        self.replicas[removed.model].retain(|planned| planned.node != removed.node);
     }
 
-    /// A replica of `model` takes its part of a node.
-    fn take(&mut self, slot: usize, model: &ModelDemand<'_>) {
-        let slot = &mut self.slots[slot];
-        slot.free = slot.free.saturating_sub(model.memory.unwrap_or_default());
-        slot.replicas += 1;
+    fn allocate(&mut self, node: usize, model: &ModelDemand<'_>) {
+        let node = &mut self.nodes[node];
+        node.free = node.free.saturating_sub(model.memory.unwrap_or_default());
+        node.replicas += 1;
     }
 
-    /// A replica of `model` gives its part of a node back.
-    fn give(&mut self, slot: usize, model: &ModelDemand<'_>) {
-        let slot = &mut self.slots[slot];
-        slot.free = slot.free + model.memory.unwrap_or_default();
-        slot.replicas -= 1;
+    fn release(&mut self, node: usize, model: &ModelDemand<'_>) {
+        let node = &mut self.nodes[node];
+        node.free = node.free + model.memory.unwrap_or_default();
+        node.replicas -= 1;
     }
 
-    /// Whether a kept replica waits for the one that takes its place.
-    pub(super) fn is_leaving(&self, kept: &PlannedReplica<'_>) -> bool {
-        self.node(&self.slots[kept.slot]).schedulability == Schedulability::Draining
+    /// Returns whether a replica is on a draining node and leaves once its replacement answers.
+    pub(super) fn is_draining(&self, planned: &PlannedReplica<'_>) -> bool {
+        self.nodes[planned.node].capacity.schedulability == Schedulability::Draining
     }
 
-    /// Why a new replica of `model` cannot be on the node of `slot`, memory aside.
-    pub(super) fn refuses(
+    /// Returns the reason other than memory for which a node gets no new replica of `model`.
+    pub(super) fn unschedulable(
         &self,
         model: &ModelDemand<'_>,
-        slot: &NodeAllocation,
+        node: &NodeAllocation<'_>,
     ) -> Option<UnschedulableReason> {
-        let node = self.node(slot);
-        filter::shut(node, self.last_resort).or_else(|| filter::forbidden(model, node))
+        filter::unschedulable(node.capacity, self.allow_flapping)
+            .or_else(|| filter::violated_constraint(model, node.capacity))
     }
 
-    /// Why the memory of the node of `slot` does not do for one more replica of `model`.
-    pub(super) fn lacks(
-        &self,
-        model: &ModelDemand<'_>,
-        slot: &NodeAllocation,
-    ) -> Option<UnschedulableReason> {
-        let needed = model.memory.unwrap_or_default();
-        (needed > slot.free).then_some(UnschedulableReason::InsufficientMemory {
-            needed,
-            free: slot.free,
-        })
-    }
-
-    /// How often each value of the label that `model` is spread by has a replica.
-    pub(super) fn domains(
+    /// Counts the replicas of a model on `nodes` by domain, which is the value of the label that
+    /// the model is spread by.
+    pub(super) fn count_by_domain(
         &self,
         model: &ModelDemand<'a>,
-        slots: &[usize],
+        nodes: &[usize],
     ) -> BTreeMap<&'a str, u32> {
-        let mut domains = BTreeMap::new();
-        for slot in slots {
-            *domains.entry(self.domain(model, *slot)).or_default() += 1;
+        let mut counts = BTreeMap::new();
+        for node in nodes {
+            *counts.entry(self.domain(model, *node)).or_default() += 1;
         }
-        domains
+        counts
     }
 
-    /// The value of that label on a node; nodes without it are one domain.
-    pub(super) fn domain(&self, model: &ModelDemand<'a>, slot: usize) -> &'a str {
-        let node = self.node(&self.slots[slot]);
+    /// Returns a node's value of the label that `model` is spread by. Nodes without the label form
+    /// one domain, the empty text.
+    pub(super) fn domain(&self, model: &ModelDemand<'a>, node: usize) -> &'a str {
         let label = model.spec.spread_by.as_ref();
         label
-            .and_then(|label| node.labels.get(label))
+            .and_then(|label| self.nodes[node].capacity.labels.get(label))
             .map_or("", String::as_str)
+    }
+}
+
+impl NodeAllocation<'_> {
+    /// Returns the reason if the node has too little free memory for a replica of `model`.
+    pub(super) fn insufficient_memory(
+        &self,
+        model: &ModelDemand<'_>,
+    ) -> Option<UnschedulableReason> {
+        let needed = model.memory.unwrap_or_default();
+        (needed > self.free).then_some(UnschedulableReason::InsufficientMemory {
+            needed,
+            free: self.free,
+        })
     }
 }

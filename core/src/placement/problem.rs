@@ -1,4 +1,4 @@
-//! What the solver is given and what it gives.
+//! The input and the output of the solver.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -6,118 +6,131 @@ use std::time::Duration;
 use crate::spec::{Accelerator, ModelSpec, Taint};
 use crate::{Bytes, ModelName, NodeName, ZoneName};
 
-/// The fleet as the solver sees it. Borrowed: nothing of the fleet is copied for it.
+/// A snapshot of the fleet for the solver. It borrows from the fleet and copies nothing.
 #[derive(Debug, Clone, Default)]
 pub struct PlacementProblem<'a> {
-    /// The nodes that are there.
+    /// The nodes that may have replicas.
     pub nodes: Vec<NodeCapacity<'a>>,
+    /// The models to place.
     pub models: Vec<ModelDemand<'a>>,
-    /// What is assigned now. Of nodes and models not named above, too.
+    /// The current assignments. They may include ones of nodes and models that are not in the other
+    /// lists; those are evicted.
     pub current: Vec<CurrentReplica<'a>>,
 }
 
-/// A node that can take models.
+/// A node that may have replicas.
 #[derive(Debug, Clone)]
 pub struct NodeCapacity<'a> {
+    /// Name of the node.
     pub name: &'a NodeName,
     /// Memory for models.
     pub memory: Bytes,
+    /// Labels, for node selectors and spreading.
     pub labels: &'a BTreeMap<String, String>,
+    /// Taints that a model must tolerate.
     pub taints: &'a [Taint],
+    /// Privacy zone. `None`: the node is in no zone.
     pub zone: Option<&'a ZoneName>,
-    /// What it computes with.
+    /// Accelerators that the node has.
     pub accelerators: &'a [Accelerator],
+    /// Which replicas the node may have.
     pub schedulability: Schedulability,
-    /// By which factor it counts as worse than it is, at least 1.
+    /// Power or thermal pressure, as the factor by which it slows the node down. At least 1, which
+    /// means no pressure.
     pub pressure_factor: f64,
 }
 
 /// Which replicas a node may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schedulability {
-    /// New ones.
+    /// The node keeps its replicas and gets new ones.
     Schedulable,
-    /// Those it has; somebody cordoned it.
+    /// The node keeps its replicas and gets no new ones, because an operator cordoned it.
     Cordoned,
-    /// Those it has; it is not there at the moment.
+    /// The node keeps its replicas and gets no new ones, because it is not connected.
     Disconnected,
-    /// Those it has; it came back too often lately to be trusted with more, unless something
-    /// required has no other place.
+    /// The node keeps its replicas. Because it disconnected too often lately, it gets new ones only
+    /// if they are required and fit on no other node.
     Flapping,
-    /// Those it has, until each is ready elsewhere.
+    /// The node gets no new replicas and keeps each one until a replacement answers.
     Draining,
-    /// None, whether or not they find a place elsewhere.
+    /// The node loses all its replicas, with or without replacements.
     ForceDraining,
 }
 
-/// A model that wants places.
+/// The demand for replicas of a model.
 #[derive(Debug, Clone)]
 pub struct ModelDemand<'a> {
+    /// Name of the model.
     pub name: &'a ModelName,
-    /// Filters and spreading are read from here.
+    /// The model's spec, for its constraints on nodes.
     pub spec: &'a ModelSpec,
-    /// Replicas there should be now.
+    /// Number of replicas that the model should have.
     pub target: u32,
-    /// Of these, so many may take the place of idle replicas that others can do without.
+    /// Number of replicas for which idle replicas of other models may be preempted.
     pub required: u32,
-    /// Memory of one replica; `None` is unknown and counts as nothing until a node has
-    /// measured it.
+    /// Memory of one replica. `None`: not known; counts as 0 until a node has measured it.
     pub memory: Option<Bytes>,
-    /// Nodes that cannot run it, with what they said when they tried.
+    /// Nodes that failed to load the model, with the error.
     pub load_failures: &'a BTreeMap<NodeName, String>,
-    /// What it did where it ran, by node.
+    /// Measured performance of the model, by node.
     pub performance: &'a HashMap<NodeName, MeasuredPerformance>,
 }
 
 impl ModelDemand<'_> {
-    /// Replicas for which others make room.
-    pub(super) fn goal(&self) -> u32 {
+    /// Returns the number of replicas for which others may be preempted, at most the target.
+    pub(super) fn required_replicas(&self) -> u32 {
         self.required.min(self.target)
     }
 }
 
-/// What a model did on a node.
+/// The measured performance of a model on a node.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct MeasuredPerformance {
-    /// Output tokens per second of one request.
+    /// Output tokens per second of a single request. `None`: not measured.
     pub tokens_per_second: Option<f64>,
-    /// Energy of one output token, in joules.
+    /// Energy of an output token, in joules. `None`: not measured.
     pub joules_per_token: Option<f64>,
 }
 
-/// A replica that is assigned.
+/// A replica that is assigned to a node.
 #[derive(Debug, Clone, Copy)]
 pub struct CurrentReplica<'a> {
+    /// Node of the replica.
     pub node: &'a NodeName,
+    /// Model of the replica.
     pub model: &'a ModelName,
-    /// Whether it answers.
+    /// Whether the replica answers.
     pub ready: bool,
-    /// Whether it serves what its model does not want served any more.
+    /// Whether the replica is assigned another revision than the model's target revision.
     pub outdated: bool,
-    /// For how long nobody has asked it. `None` while somebody does.
+    /// Time since the replica's last request. `None`: it is computing requests, or its use is not
+    /// known.
     pub idle_for: Option<Duration>,
 }
 
-/// A model on a node.
+/// A model and a node that has, or should have, a replica of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Assignment {
+    /// Node of the replica.
     pub node: NodeName,
+    /// Model of the replica.
     pub model: ModelName,
 }
 
-/// What to change so that wish and reality agree.
+/// The changes that bring the current replicas to the demand.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlacementPlan {
-    /// New assignments.
+    /// Assignments to add.
     pub assign: BTreeSet<Assignment>,
-    /// Assignments that end.
+    /// Assignments to remove.
     pub evict: BTreeSet<Assignment>,
-    /// Models with fewer replicas than there should be, with how many they miss.
+    /// Number of replicas that could not be placed, for each model that misses some.
     pub missing: BTreeMap<ModelName, u32>,
 }
 
 impl PlacementPlan {
-    /// Whether there is nothing to change.
+    /// Returns whether the plan changes no assignment.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.assign.is_empty() && self.evict.is_empty()

@@ -1,13 +1,13 @@
-//! Which of the nodes that may take a replica should.
+//! Preferences: how well a node suits a new replica.
 
-use super::placement_state::{NodeAllocation, PlacementState};
+use super::placement_state::NodeAllocation;
 use super::problem::{MeasuredPerformance, ModelDemand};
 
-/// What a measurement that is as good as any measured one is worth, and an even share of
-/// memory and of replicas: the three parts of a score, each from 0 to this.
-const PART: f64 = 1_000.0;
+/// The largest value of each of the three components of a score: performance, free memory and
+/// number of replicas.
+const COMPONENT_MAX: f64 = 1_000.0;
 
-/// The best that was measured of a model anywhere.
+/// The best measured performance of a model on any node.
 #[derive(Clone, Copy, Default)]
 pub(super) struct BestPerformance {
     tokens_per_second: f64,
@@ -29,14 +29,14 @@ impl BestPerformance {
         best
     }
 
-    /// From 0 to [`PART`]: how near to the best in speed and energy, half each. What is not
-    /// measured counts as half as good as the best, so that unknown nodes are tried before
-    /// those known to be worse than that.
-    fn worth(self, measured: Option<&MeasuredPerformance>, pressure_factor: f64) -> f64 {
+    /// Returns the performance component of a score, 0 to [`COMPONENT_MAX`]: the mean of speed and
+    /// energy efficiency relative to the best. A value that is not measured counts as half of the
+    /// best, so that a node without measurements is preferred to one known to be worse than that.
+    fn component(self, measured: Option<&MeasuredPerformance>, pressure_factor: f64) -> f64 {
         let speed = measured.and_then(|m| m.tokens_per_second);
         let joules = measured.and_then(|m| m.joules_per_token);
-        let ratio = |part: f64, whole: f64| {
-            let ratio = part / whole;
+        let ratio = |numerator: f64, denominator: f64| {
+            let ratio = numerator / denominator;
             if ratio.is_finite() {
                 ratio.clamp(0.0, 1.0)
             } else {
@@ -44,29 +44,31 @@ impl BestPerformance {
             }
         };
         let speed = speed.map_or(0.5, |speed| ratio(speed, self.tokens_per_second));
-        let joules = joules.map_or(0.5, |joules| ratio(self.joules_per_token, joules));
-        PART * (speed + joules) / 2.0 / pressure_factor.max(1.0)
+        let efficiency = joules.map_or(0.5, |joules| ratio(self.joules_per_token, joules));
+        COMPONENT_MAX * (speed + efficiency) / 2.0 / pressure_factor.max(1.0)
     }
 }
 
-/// How well a replica of `model` would do on the node of `slot`; more is better. What was
-/// measured, the memory left over and how few replicas are there already count alike, as in
-/// Kubernetes' `NodeResourcesFit` with `LeastAllocated`.
+/// Returns how well a new replica of `model` would suit a node; more is better. Measured
+/// performance, memory left and a small number of replicas count alike, similar to
+/// `NodeResourcesFit` with `LeastAllocated` in Kubernetes.
 pub(super) fn score(
-    board: &PlacementState<'_>,
     model: &ModelDemand<'_>,
     best: BestPerformance,
-    slot: &NodeAllocation,
+    node: &NodeAllocation<'_>,
 ) -> i64 {
-    let node = board.node(slot);
+    let capacity = node.capacity;
     let measured = if model.performance.is_empty() {
         None
     } else {
-        model.performance.get(node.name)
+        model.performance.get(capacity.name)
     };
     let needed = model.memory.unwrap_or_default();
-    let left = slot.free.saturating_sub(needed).0 as f64 / node.memory.0.max(1) as f64;
-    let few = 1.0 / f64::from(1 + slot.replicas);
-    // Rounded, so that the order does not hang on the last bit of a division.
-    (best.worth(measured, node.pressure_factor) + PART * left + PART * few).round() as i64
+    let memory_left = node.free.saturating_sub(needed).0 as f64 / capacity.memory.0.max(1) as f64;
+    let replica_share = 1.0 / f64::from(1 + node.replicas);
+    // Rounded, so that the last bit of a division does not decide the order.
+    (best.component(measured, capacity.pressure_factor)
+        + COMPONENT_MAX * memory_left
+        + COMPONENT_MAX * replica_share)
+        .round() as i64
 }

@@ -1,288 +1,302 @@
-//! The solver: keep what may stay, then give each missing replica its best node.
+//! The solver: keeps the current replicas that may stay, then places each missing replica on the
+//! node that suits it best.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet, VecDeque};
 
 use super::placement_state::{PlacementState, PlannedReplica};
 use super::preempt::PreemptionVictims;
-use super::problem::{Assignment, ModelDemand, PlacementPlan, PlacementProblem};
+use super::problem::{Assignment, CurrentReplica, ModelDemand, PlacementPlan, PlacementProblem};
 use super::score::{BestPerformance, score};
 use super::unschedulable::UnplacedReplicas;
 use crate::ModelName;
 
-/// Plans the fewest changes that bring what stands to what the models ask of the nodes.
+/// Plans the fewest changes that bring the current replicas to the demand.
 ///
-/// Models are served largest first, so that small ones fill the gaps; equal ones by name.
-/// Among the nodes that pass the filters, those in the label's value with the fewest replicas
-/// come first, then the best score, then the first by name. Unsteady nodes get what is required
-/// and has no other place. Only for replicas that are
-/// required do idle ones leave that their own models can do without, least recently used
-/// first.
+/// Models are placed largest first, so that small ones fill the gaps, and by name if they are
+/// equally large. Among the nodes that satisfy the constraints, those in the domain of the model's
+/// `spreadBy` label with the fewest replicas come first, then the one with the best score, then the
+/// first by name. Flapping nodes get a replica only if it is required and fits nowhere else. Idle
+/// replicas that their models do not require are preempted for required ones, the least recently
+/// used first.
 #[must_use]
 pub fn solve(problem: &PlacementProblem<'_>) -> PlacementPlan {
-    let mut board = PlacementState::new(problem);
-    for index in board.order.clone() {
-        for gone in surplus(&board, index) {
-            board.remove(&gone);
+    let mut state = PlacementState::new(problem);
+    for index in state.model_order.clone() {
+        for surplus in surplus_replicas(&state, index) {
+            state.remove(&surplus);
         }
     }
-    // What is required first; then the rest, for which nobody leaves.
-    place_all(&mut board, |model| model.goal());
-    make_room(&mut board);
-    place_all(&mut board, |model| model.target);
-    // Some of the rest may stand where something required has its only place. Every round
-    // gives one more of those a place, so that this ends.
-    while make_room(&mut board) {
-        place_all(&mut board, |model| model.target);
+    // Required replicas come first. Nothing is preempted for the others.
+    place_all(&mut state, |model| model.required_replicas());
+    preempt_for_required(&mut state);
+    place_all(&mut state, |model| model.target);
+    // An optional replica may have taken the only node that fits a required one. Each round places
+    // at least one more required replica, so the loop ends.
+    while preempt_for_required(&mut state) {
+        place_all(&mut state, |model| model.target);
     }
-    // A node that comes and goes is better than none.
-    board.last_resort = true;
-    place_all(&mut board, |model| model.goal());
+    // A flapping node is better than none.
+    state.allow_flapping = true;
+    place_all(&mut state, |model| model.required_replicas());
+    plan_changes(&state)
+}
 
+/// Returns the difference between the current and the planned replicas.
+fn plan_changes(state: &PlacementState<'_>) -> PlacementPlan {
+    let problem = state.problem;
     let mut plan = PlacementPlan::default();
-    let mut stays = HashSet::new();
+    let mut kept = HashSet::new();
     for (index, model) in problem.models.iter().enumerate() {
-        for kept in &board.kept[index] {
-            if kept.new {
+        for planned in &state.replicas[index] {
+            if planned.is_new {
                 plan.assign.insert(Assignment {
-                    node: kept.standing.node.clone(),
+                    node: planned.replica.node.clone(),
                     model: model.name.clone(),
                 });
             } else {
-                stays.insert((kept.standing.node, kept.standing.model));
+                kept.insert((planned.replica.node, planned.replica.model));
             }
         }
-        let missing = missing(&board, index, model.target);
+        let missing = missing_replicas(state, index, model.target);
         if missing > 0 {
             plan.missing.insert(model.name.clone(), missing);
         }
     }
-    for standing in &problem.current {
-        if !stays.contains(&(standing.node, standing.model)) {
+    for current in &problem.current {
+        if !kept.contains(&(current.node, current.model)) {
             plan.evict.insert(Assignment {
-                node: standing.node.clone(),
-                model: standing.model.clone(),
+                node: current.node.clone(),
+                model: current.model.clone(),
             });
         }
     }
     plan
 }
 
-/// Why `model` has fewer replicas than it should, per node. `None` when it has them all.
+/// Explains per node why `model` has fewer replicas than its target. Returns `None` if it has all
+/// of them.
 ///
-/// Looks at every node, so this is for who asks about one model, not for every plan.
+/// It solves the problem and checks every node, so it is meant for a question about one model and
+/// not for every plan.
 #[must_use]
 pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<UnplacedReplicas> {
     let plan = solve(problem);
     let missing = *plan.missing.get(model)?;
-    // The fleet as it will be, so that what others take counts.
+    // The reasons refer to the fleet after the plan, so that replicas of other models count.
     let mut after = problem.clone();
-    after.current.retain(|standing| {
+    after.current.retain(|current| {
         !plan
             .evict
             .iter()
-            .any(|gone| gone.node == *standing.node && gone.model == *standing.model)
+            .any(|evicted| evicted.node == *current.node && evicted.model == *current.model)
     });
     after
         .current
-        .extend(plan.assign.iter().map(|new| super::CurrentReplica {
-            node: &new.node,
-            model: &new.model,
+        .extend(plan.assign.iter().map(|assigned| CurrentReplica {
+            node: &assigned.node,
+            model: &assigned.model,
             ready: false,
             outdated: false,
             idle_for: None,
         }));
-    let mut board = PlacementState::new(&after);
-    let index = after.models.iter().position(|m| m.name == model)?;
-    let demand = board.model(index);
-    board.last_resort = self::missing(&board, index, demand.goal()) > 0;
-    let has: BTreeSet<usize> = board.kept[index].iter().map(|kept| kept.slot).collect();
-    let refusals = board
-        .slots
+    let mut state = PlacementState::new(&after);
+    let index = after
+        .models
+        .iter()
+        .position(|demand| demand.name == model)?;
+    let demand = state.model(index);
+    state.allow_flapping = missing_replicas(&state, index, demand.required_replicas()) > 0;
+    let used = nodes_with_replica(&state, index);
+    let reasons = state
+        .nodes
         .iter()
         .enumerate()
-        .filter(|(i, _)| !has.contains(i))
-        .filter_map(|(_, slot)| {
-            let refusal = board
-                .refuses(demand, slot)
-                .or_else(|| board.lacks(demand, slot))?;
-            Some((board.node(slot).name.clone(), refusal))
+        .filter(|(node, _)| !used.contains(node))
+        .filter_map(|(_, node)| {
+            let reason = state
+                .unschedulable(demand, node)
+                .or_else(|| node.insufficient_memory(demand))?;
+            Some((node.capacity.name.clone(), reason))
         })
         .collect();
     Some(UnplacedReplicas {
         missing,
-        nodes: board.slots.len(),
-        reasons: refusals,
+        nodes: state.nodes.len(),
+        reasons,
     })
 }
 
-/// Replicas that the model of `index` still misses of `goal`. One that is about to leave does
-/// not count.
-fn missing(board: &PlacementState<'_>, index: usize, goal: u32) -> u32 {
-    let steady = board.kept[index]
-        .iter()
-        .filter(|kept| !board.is_leaving(kept))
-        .count();
-    goal.saturating_sub(u32::try_from(steady).unwrap_or(u32::MAX))
+/// Returns the indices of the nodes that have a replica of a model.
+fn nodes_with_replica(state: &PlacementState<'_>, index: usize) -> BTreeSet<usize> {
+    let replicas = state.replicas[index].iter();
+    replicas.map(|planned| planned.node).collect()
 }
 
-/// What a model has too much of, to be given back. A replica on a draining node goes once
-/// enough others answer; of the others the ones go that do not answer, then the outdated, then those
-/// where the label's value has most, then those unused for longest.
-fn surplus<'a>(board: &PlacementState<'a>, index: usize) -> Vec<PlannedReplica<'a>> {
-    let model = board.model(index);
-    let target = model.target as usize;
-    let kept = &board.kept[index];
-    let steady = kept.iter().filter(|k| !board.is_leaving(k)).count();
-    let answering = kept
+/// Returns the number of replicas that a model misses of `goal`. Replicas on draining nodes do not
+/// count as placed.
+fn missing_replicas(state: &PlacementState<'_>, index: usize, goal: u32) -> u32 {
+    let staying = state.replicas[index]
         .iter()
-        .filter(|k| !board.is_leaving(k) && k.standing.ready)
+        .filter(|planned| !state.is_draining(planned))
         .count();
-    let mut gone = Vec::new();
-    // As many leaving ones stay as answering ones are missing elsewhere.
-    let mut needed = target.saturating_sub(answering);
-    for leaving in kept.iter().filter(|k| board.is_leaving(k)) {
-        if needed > 0 && leaving.standing.ready {
+    goal.saturating_sub(u32::try_from(staying).unwrap_or(u32::MAX))
+}
+
+/// Returns the replicas that a model has too many. A replica on a draining node is surplus once
+/// enough others answer. Of the other replicas, those above the target are surplus in this order:
+/// first those that do not answer, then outdated ones, then those in the domain with the most
+/// replicas, then those that are idle for longest.
+fn surplus_replicas<'a>(state: &PlacementState<'a>, index: usize) -> Vec<PlannedReplica<'a>> {
+    let model = state.model(index);
+    let target = model.target as usize;
+    let (draining, mut staying): (Vec<_>, Vec<PlannedReplica<'a>>) = state.replicas[index]
+        .iter()
+        .copied()
+        .partition(|planned| state.is_draining(planned));
+    let ready = staying
+        .iter()
+        .filter(|planned| planned.replica.ready)
+        .count();
+    let mut surplus = Vec::new();
+    // As many draining replicas stay as other replicas are not yet ready.
+    let mut needed = target.saturating_sub(ready);
+    for planned in draining {
+        if needed > 0 && planned.replica.ready {
             needed -= 1;
         } else {
-            gone.push(*leaving);
+            surplus.push(planned);
         }
     }
-    let mut rest: Vec<PlannedReplica<'a>> = kept
-        .iter()
-        .filter(|k| !board.is_leaving(k))
-        .copied()
-        .collect();
-    for _ in target..steady {
-        let slots: Vec<usize> = rest.iter().map(|k| k.slot).collect();
-        let domains = board.domains(model, &slots);
-        let worst = rest.iter().enumerate().max_by_key(|(_, k)| {
-            let crowd = domains
-                .get(board.domain(model, k.slot))
-                .copied()
-                .unwrap_or(0);
+    for _ in target..staying.len() {
+        let nodes: Vec<usize> = staying.iter().map(|planned| planned.node).collect();
+        let counts = state.count_by_domain(model, &nodes);
+        let worst = staying.iter().enumerate().max_by_key(|(_, planned)| {
+            let domain = state.domain(model, planned.node);
             (
-                !k.standing.ready,
-                k.standing.outdated,
-                crowd,
-                k.standing.idle_for,
-                k.slot,
+                !planned.replica.ready,
+                planned.replica.outdated,
+                counts.get(domain).copied().unwrap_or(0),
+                planned.replica.idle_for,
+                planned.node,
             )
         });
-        let Some((at, _)) = worst else { break };
-        gone.push(rest.swap_remove(at));
+        let Some((worst, _)) = worst else { break };
+        surplus.push(staying.swap_remove(worst));
     }
-    gone
+    surplus
 }
 
-/// Gives all models the replicas they miss of a goal.
-fn place_all(board: &mut PlacementState<'_>, goal: impl Fn(&ModelDemand<'_>) -> u32) {
-    for index in board.order.clone() {
-        let goal = goal(board.model(index));
-        place(board, index, goal);
+/// Places the replicas that the models miss of a goal.
+fn place_all(state: &mut PlacementState<'_>, goal: impl Fn(&ModelDemand<'_>) -> u32) {
+    for index in state.model_order.clone() {
+        let goal = goal(state.model(index));
+        place(state, index, goal);
     }
 }
 
-/// Gives the model of `index` the replicas it misses of `goal`, where there is room.
-fn place(board: &mut PlacementState<'_>, index: usize, goal: u32) {
-    let wanted = missing(board, index, goal) as usize;
-    if wanted == 0 {
+/// Places the replicas that a model misses of `goal`, as far as nodes have memory for them.
+fn place(state: &mut PlacementState<'_>, index: usize, goal: u32) {
+    let missing = missing_replicas(state, index, goal) as usize;
+    if missing == 0 {
         return;
     }
-    let model = board.model(index);
+    let model = state.model(index);
     let best = BestPerformance::of(model);
-    let taken: BTreeSet<usize> = board.kept[index].iter().map(|kept| kept.slot).collect();
-    let mut candidates: Vec<(i64, usize)> = board
-        .slots
+    let used = nodes_with_replica(state, index);
+    let mut candidates: Vec<(i64, usize)> = state
+        .nodes
         .iter()
         .enumerate()
-        .filter(|(i, slot)| {
-            board.lacks(model, slot).is_none()
-                && !taken.contains(i)
-                && board.refuses(model, slot).is_none()
+        .filter(|(index, node)| {
+            node.insufficient_memory(model).is_none()
+                && !used.contains(index)
+                && state.unschedulable(model, node).is_none()
         })
-        .map(|(i, slot)| (score(board, model, best, slot), i))
+        .map(|(index, node)| (score(model, best, node), index))
         .collect();
-    // Best first; slots are in order of names. Placing changes no other candidate's score,
-    // since a node gets one replica at most.
-    let rank = |(score, slot): &(i64, usize)| (Reverse(*score), *slot);
+    // The best score comes first; nodes are sorted by name. Since a node gets one replica of a model
+    // at most, placing a replica does not change the scores of other candidates.
+    let rank = |(score, node): &(i64, usize)| (Reverse(*score), *node);
     let chosen = if model.spec.spread_by.is_some() {
         candidates.sort_unstable_by_key(rank);
-        let has: Vec<usize> = taken.into_iter().collect();
-        spread(board, model, &has, &candidates, wanted)
+        let used: Vec<usize> = used.into_iter().collect();
+        choose_spread(state, model, &used, &candidates, missing)
     } else {
-        if candidates.len() > wanted {
-            candidates.select_nth_unstable_by_key(wanted, rank);
-            candidates.truncate(wanted);
+        if candidates.len() > missing {
+            candidates.select_nth_unstable_by_key(missing, rank);
+            candidates.truncate(missing);
         }
-        candidates.into_iter().map(|(_, slot)| slot).collect()
+        candidates.into_iter().map(|(_, node)| node).collect()
     };
-    for slot in chosen {
-        board.add(slot, index);
+    for node in chosen {
+        state.add(node, index);
     }
 }
 
-/// Chooses `wanted` of the candidates, best first, so that the values of the label have
-/// evenly many.
-fn spread<'a>(
-    board: &PlacementState<'a>,
+/// Chooses up to `count` of the candidates, which are sorted best first, so that the domains of the
+/// model's `spreadBy` label get equally many replicas. `used` are the nodes with a replica.
+fn choose_spread<'a>(
+    state: &PlacementState<'a>,
     model: &ModelDemand<'a>,
-    has: &[usize],
+    used: &[usize],
     candidates: &[(i64, usize)],
-    wanted: usize,
+    count: usize,
 ) -> Vec<usize> {
-    let counts = board.domains(model, has);
+    let replicas = state.count_by_domain(model, used);
     let mut queues: BTreeMap<&str, VecDeque<(usize, usize)>> = BTreeMap::new();
-    for (rank, (_, slot)) in candidates.iter().enumerate() {
-        let queue = queues.entry(board.domain(model, *slot)).or_default();
-        queue.push_back((rank, *slot));
+    for (rank, (_, node)) in candidates.iter().enumerate() {
+        let queue = queues.entry(state.domain(model, *node)).or_default();
+        queue.push_back((rank, *node));
     }
-    // The value with the fewest replicas first, then the one with the best candidate.
+    // The domain with the fewest replicas comes first, then the one with the best candidate.
     let mut heap: BinaryHeap<Reverse<(u32, usize, &str)>> = queues
         .iter()
         .filter_map(|(domain, queue)| {
-            let count = counts.get(domain).copied().unwrap_or(0);
-            Some(Reverse((count, queue.front()?.0, *domain)))
+            let replicas = replicas.get(domain).copied().unwrap_or(0);
+            Some(Reverse((replicas, queue.front()?.0, *domain)))
         })
         .collect();
-    let mut chosen = Vec::with_capacity(wanted);
-    while chosen.len() < wanted {
-        let Some(Reverse((count, _, domain))) = heap.pop() else {
+    let mut chosen = Vec::with_capacity(count);
+    while chosen.len() < count {
+        let Some(Reverse((replicas, _, domain))) = heap.pop() else {
             break;
         };
         let Some(queue) = queues.get_mut(domain) else {
             break;
         };
-        chosen.extend(queue.pop_front().map(|(_, slot)| slot));
+        chosen.extend(queue.pop_front().map(|(_, node)| node));
         if let Some((rank, _)) = queue.front() {
-            heap.push(Reverse((count + 1, *rank, domain)));
+            heap.push(Reverse((replicas + 1, *rank, domain)));
         }
     }
     chosen
 }
 
-/// Gives models the replicas they require by sending away what others can do without. Returns
-/// whether any was given.
-fn make_room(board: &mut PlacementState<'_>) -> bool {
-    let mut any = false;
+/// Places missing required replicas by preempting idle ones that are not required. Returns whether
+/// any was placed.
+fn preempt_for_required(state: &mut PlacementState<'_>) -> bool {
+    let mut placed = false;
     let mut victims: Option<PreemptionVictims<'_>> = None;
-    for index in board.order.clone() {
-        let model = board.model(index);
+    for index in state.model_order.clone() {
+        let model = state.model(index);
         let Some(needed) = model.memory else { continue };
-        while missing(board, index, model.goal()) > 0 {
-            let victims = victims.get_or_insert_with(|| PreemptionVictims::new(board));
-            let has: BTreeSet<usize> = board.kept[index].iter().map(|kept| kept.slot).collect();
-            let found = victims.find(board, needed, |slot| {
-                !has.contains(&slot) && board.refuses(model, &board.slots[slot]).is_none()
+        while missing_replicas(state, index, model.required_replicas()) > 0 {
+            let victims = victims.get_or_insert_with(|| PreemptionVictims::new(state));
+            let used = nodes_with_replica(state, index);
+            let found = victims.find(state, needed, |node| {
+                !used.contains(&node) && state.unschedulable(model, &state.nodes[node]).is_none()
             });
-            let Some((slot, gone)) = found else { break };
-            victims.left(slot, &gone);
-            for victim in &gone {
-                board.remove(victim);
+            let Some((node, preempted)) = found else {
+                break;
+            };
+            victims.remove(node, &preempted);
+            for victim in &preempted {
+                state.remove(victim);
             }
-            board.add(slot, index);
-            any = true;
+            state.add(node, index);
+            placed = true;
         }
     }
-    any
+    placed
 }

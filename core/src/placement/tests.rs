@@ -7,12 +7,12 @@ use super::*;
 use crate::spec::{Accelerator, ModelSpec, Taint, Toleration};
 use crate::{Bytes, ModelName, NodeName, ZoneName};
 
-/// A fleet that owns what a problem borrows.
+/// A fleet that owns the data that a problem borrows.
 #[derive(Debug, Clone, Default)]
 struct TestFleet {
     nodes: Vec<TestNode>,
     models: Vec<TestModel>,
-    /// Assignments, with whether they answer and for how long nobody asked.
+    /// The current assignments, with whether they are ready and for how long they are idle.
     current: BTreeMap<Assignment, (bool, Option<Duration>)>,
 }
 
@@ -70,7 +70,7 @@ fn model(i: usize, target: u32, memory: u64) -> TestModel {
     }
 }
 
-fn world(memory: &[u64], models: Vec<TestModel>) -> TestFleet {
+fn fleet_with(memory: &[u64], models: Vec<TestModel>) -> TestFleet {
     TestFleet {
         nodes: memory
             .iter()
@@ -124,30 +124,31 @@ impl TestFleet {
         solve(&self.problem())
     }
 
-    /// Carries a plan out; what is new answers at once where `ready`.
-    fn carry_out(&mut self, plan: &PlacementPlan, ready: bool) {
+    /// Applies a plan. `ready`: whether new replicas answer at once.
+    fn apply(&mut self, plan: &PlacementPlan, ready: bool) {
         self.current.retain(|a, _| !plan.evict.contains(a));
         let idle = Some(Duration::ZERO);
         let new = plan.assign.iter().map(|a| (a.clone(), (ready, idle)));
         self.current.extend(new);
     }
 
-    /// Solves and carries out until nothing changes; returns how often that was.
+    /// Solves and applies plans until nothing changes. Returns the number of plans.
     fn settle(&mut self) -> usize {
         for round in 0..20 {
             let plan = self.solve();
             if plan.is_empty() {
                 return round;
             }
-            self.carry_out(&plan, true);
+            self.apply(&plan, true);
         }
-        panic!("it does not settle: {:?}", self.solve());
+        panic!("the placement does not settle: {:?}", self.solve());
     }
 
-    fn on(&self, model: usize) -> Vec<&str> {
+    /// Returns the names of the nodes with a replica of a model.
+    fn nodes_of(&self, model: usize) -> Vec<&str> {
         let name = model_name(model);
-        let on = self.current.keys().filter(|a| a.model == name);
-        on.map(|a| a.node.as_str()).collect()
+        let assignments = self.current.keys().filter(|a| a.model == name);
+        assignments.map(|a| a.node.as_str()).collect()
     }
 
     fn explain(&self, model: usize) -> UnplacedReplicas {
@@ -157,177 +158,179 @@ impl TestFleet {
 
 #[test]
 fn replicas_are_spread_over_nodes() {
-    let world = world(&[100, 100, 100], vec![model(0, 2, 10), model(1, 1, 10)]);
-    let plan = world.solve();
+    let fleet = fleet_with(&[100, 100, 100], vec![model(0, 2, 10), model(1, 1, 10)]);
+    let plan = fleet.solve();
     let used: BTreeSet<_> = plan.assign.iter().map(|a| &a.node).collect();
     assert_eq!((plan.assign.len(), used.len()), (3, 3));
     assert!(plan.missing.is_empty());
 }
 
 #[test]
-fn an_unplaced_replica_says_why_per_node() {
-    let mut world = world(&[10, 100, 100, 100, 100, 100, 100], vec![model(0, 7, 50)]);
-    world.models[0]
+fn unplaced_replica_has_a_reason_per_node() {
+    let mut fleet = fleet_with(&[10, 100, 100, 100, 100, 100, 100], vec![model(0, 7, 50)]);
+    fleet.models[0]
         .load_failures
         .insert(node_name(1), "no file".into());
-    world.nodes[2].schedulability = Schedulability::Cordoned;
-    world.nodes[3].taints.push(Taint {
+    fleet.nodes[2].schedulability = Schedulability::Cordoned;
+    fleet.nodes[3].taints.push(Taint {
         key: "t".into(),
         value: "v".into(),
     });
-    world.models[0]
+    fleet.models[0]
         .spec
         .node_selector
         .insert("a".into(), "b".into());
     for node in [0, 1, 2, 3, 5, 6] {
-        world.nodes[node].labels.insert("a".into(), "b".into());
+        fleet.nodes[node].labels.insert("a".into(), "b".into());
     }
-    world.models[0].spec.accelerator = Some(Accelerator::Cuda);
+    fleet.models[0].spec.accelerator = Some(Accelerator::Cuda);
     for node in [0, 1, 2, 3, 4, 6] {
-        world.nodes[node].accelerators.push(Accelerator::Cuda);
+        fleet.nodes[node].accelerators.push(Accelerator::Cuda);
     }
-    let unplaced = world.explain(0);
+    let unplaced = fleet.explain(0);
     assert_eq!(
         unplaced.to_string(),
-        "6 replicas have no place: 1/7 nodes can have one and do, 1 cordoned, 1 failed to run it, \
-         1 with the taint t=v, 1 with too little memory, 1 without cuda, 1 without the label a=b"
+        "6 replicas cannot be placed: 1/7 nodes are suitable and have one, 1 cordoned, \
+         1 failed to load it, 1 with the taint t=v, 1 with too little memory, 1 without cuda, \
+         1 without the label a=b"
     );
-    let why = |node: usize| unplaced.reasons[&node_name(node)].to_string();
-    assert_eq!(why(0), "needs 50 B of memory, 10 B free");
-    assert_eq!(why(1), "failed there: no file");
-    assert!(why(4).contains("the label a=b that the nodeSelector wants"));
+    let reason = |node: usize| unplaced.reasons[&node_name(node)].to_string();
+    assert_eq!(reason(0), "needs 50 B of memory, 10 B free");
+    assert_eq!(reason(1), "failed to load it: no file");
+    assert!(reason(4).contains("the label a=b of the nodeSelector"));
 }
 
 #[test]
-fn fewer_replicas_evict_those_that_do_not_answer_then_the_longest_unused() {
-    let mut world = world(&[100, 100, 100], vec![model(0, 3, 10)]);
-    world.settle();
+fn scaling_down_evicts_replicas_that_are_not_ready_then_the_longest_idle() {
+    let mut fleet = fleet_with(&[100, 100, 100], vec![model(0, 3, 10)]);
+    fleet.settle();
     let idle = [
         Some(Duration::from_secs(5)),
         Some(Duration::from_secs(9)),
         None,
     ];
-    for (i, (_, state)) in world.current.iter_mut().enumerate() {
+    for (i, (_, state)) in fleet.current.iter_mut().enumerate() {
         *state = (i != 0, idle[i]);
     }
-    world.models[0].target = 2;
-    world.settle();
-    assert_eq!(world.on(0), ["node-1", "node-2"]);
-    world.models[0].target = 1;
-    world.settle();
-    assert_eq!(world.on(0), ["node-2"]);
+    fleet.models[0].target = 2;
+    fleet.settle();
+    assert_eq!(fleet.nodes_of(0), ["node-1", "node-2"]);
+    fleet.models[0].target = 1;
+    fleet.settle();
+    assert_eq!(fleet.nodes_of(0), ["node-2"]);
 }
 
 #[test]
-fn a_model_no_longer_wished_for_is_evicted() {
-    let mut world = world(&[100], vec![model(0, 1, 10)]);
-    world.settle();
-    world.models.clear();
-    assert_eq!(world.solve().evict.len(), 1);
+fn deleted_model_is_evicted() {
+    let mut fleet = fleet_with(&[100], vec![model(0, 1, 10)]);
+    fleet.settle();
+    fleet.models.clear();
+    assert_eq!(fleet.solve().evict.len(), 1);
 }
 
 #[test]
-fn a_label_spreads_replicas_evenly_over_its_values() {
-    let mut world = world(&[100; 6], vec![model(0, 4, 10)]);
+fn replicas_are_spread_evenly_over_the_values_of_a_label() {
+    let mut fleet = fleet_with(&[100; 6], vec![model(0, 4, 10)]);
     for (i, region) in ["a", "a", "a", "a", "b", "c"].iter().enumerate() {
-        world.nodes[i]
+        fleet.nodes[i]
             .labels
             .insert("region".into(), (*region).into());
     }
-    world.models[0].spec.spread_by = Some("region".into());
-    world.settle();
-    assert_eq!(world.on(0), ["node-0", "node-1", "node-4", "node-5"]);
-    world.models[0].target = 3;
-    world.settle();
-    assert_eq!(world.on(0).len(), 3);
-    assert!(world.on(0).contains(&"node-4") && world.on(0).contains(&"node-5"));
+    fleet.models[0].spec.spread_by = Some("region".into());
+    fleet.settle();
+    assert_eq!(fleet.nodes_of(0), ["node-0", "node-1", "node-4", "node-5"]);
+    fleet.models[0].target = 3;
+    fleet.settle();
+    assert_eq!(fleet.nodes_of(0).len(), 3);
+    assert!(fleet.nodes_of(0).contains(&"node-4") && fleet.nodes_of(0).contains(&"node-5"));
 }
 
 #[test]
-fn measured_speed_and_energy_choose_the_node() {
-    let mut world = world(&[100, 100, 100], vec![model(0, 1, 10)]);
+fn node_with_the_best_measured_performance_is_chosen() {
+    let mut fleet = fleet_with(&[100, 100, 100], vec![model(0, 1, 10)]);
     let measured = |speed, joules| MeasuredPerformance {
         tokens_per_second: Some(speed),
         joules_per_token: Some(joules),
     };
-    world.models[0].performance = [
+    fleet.models[0].performance = [
         (node_name(0), measured(10.0, 2.0)),
         (node_name(1), measured(10.0, 1.0)),
         (node_name(2), measured(4.0, 4.0)),
     ]
     .into();
-    world.settle();
-    assert_eq!(world.on(0), ["node-1"]);
+    fleet.settle();
+    assert_eq!(fleet.nodes_of(0), ["node-1"]);
 }
 
 #[test]
-fn a_drained_node_keeps_a_replica_until_another_answers() {
-    let mut world = world(&[100, 100], vec![model(0, 1, 10)]);
-    world.settle();
-    let first = world.on(0)[0].to_owned();
-    let at = usize::from(first == "node-1");
-    world.nodes[at].schedulability = Schedulability::Draining;
-    let plan = world.solve();
+fn draining_node_keeps_a_replica_until_another_is_ready() {
+    let mut fleet = fleet_with(&[100, 100], vec![model(0, 1, 10)]);
+    fleet.settle();
+    let first = fleet.nodes_of(0)[0].to_owned();
+    let index = usize::from(first == "node-1");
+    fleet.nodes[index].schedulability = Schedulability::Draining;
+    let plan = fleet.solve();
     assert_eq!((plan.assign.len(), plan.evict.len()), (1, 0));
-    world.carry_out(&plan, false);
-    assert!(world.solve().is_empty(), "the new one does not answer yet");
-    for state in world.current.values_mut() {
+    fleet.apply(&plan, false);
+    assert!(fleet.solve().is_empty(), "the new replica is not ready yet");
+    for state in fleet.current.values_mut() {
         state.0 = true;
     }
-    let plan = world.solve();
+    let plan = fleet.solve();
     assert_eq!(plan.evict.iter().next().unwrap().node.as_str(), first);
-    // Without another place it stays; closed, the node is emptied all the same.
-    world.nodes[1 - at].schedulability = Schedulability::Cordoned;
-    world.current.retain(|a, _| a.node.as_str() == first);
-    assert!(world.solve().is_empty());
-    assert_eq!(world.explain(0).reasons.len(), 1);
-    world.nodes[at].schedulability = Schedulability::ForceDraining;
-    assert_eq!(world.solve().evict.len(), 1);
+    // A replica that fits nowhere else stays, unless the drain is forced.
+    fleet.nodes[1 - index].schedulability = Schedulability::Cordoned;
+    fleet.current.retain(|a, _| a.node.as_str() == first);
+    assert!(fleet.solve().is_empty());
+    assert_eq!(fleet.explain(0).reasons.len(), 1);
+    fleet.nodes[index].schedulability = Schedulability::ForceDraining;
+    assert_eq!(fleet.solve().evict.len(), 1);
 }
 
 #[test]
-fn a_cordoned_or_absent_node_keeps_what_it_has_and_gets_nothing() {
-    for open in [Schedulability::Cordoned, Schedulability::Disconnected] {
-        let mut world = world(&[100], vec![model(0, 1, 10)]);
-        world.settle();
-        world.nodes[0].schedulability = open;
-        assert!(world.solve().is_empty());
-        world.models.push(model(1, 1, 10));
-        assert!(world.solve().assign.is_empty());
+fn cordoned_or_disconnected_node_keeps_its_replicas_and_gets_no_new_ones() {
+    for schedulability in [Schedulability::Cordoned, Schedulability::Disconnected] {
+        let mut fleet = fleet_with(&[100], vec![model(0, 1, 10)]);
+        fleet.settle();
+        fleet.nodes[0].schedulability = schedulability;
+        assert!(fleet.solve().is_empty());
+        fleet.models.push(model(1, 1, 10));
+        assert!(fleet.solve().assign.is_empty());
     }
 }
 
 #[test]
-fn an_unsteady_node_gets_only_what_is_required_and_has_no_other_place() {
-    let mut world = world(&[100, 100], vec![model(0, 1, 10), model(1, 1, 10)]);
-    world.nodes[0].schedulability = Schedulability::Flapping;
-    world.settle();
-    let steady = world.nodes[1].name.clone();
-    assert!(world.current.keys().all(|a| a.node == steady));
-    // Two of each do not fit on one node; those of the second are not required.
-    for model in &mut world.models {
+fn flapping_node_gets_only_required_replicas_that_fit_nowhere_else() {
+    let mut fleet = fleet_with(&[100, 100], vec![model(0, 1, 10), model(1, 1, 10)]);
+    fleet.nodes[0].schedulability = Schedulability::Flapping;
+    fleet.settle();
+    let stable = fleet.nodes[1].name.clone();
+    assert!(fleet.current.keys().all(|a| a.node == stable));
+    // A node has one replica of a model, so the second ones need the flapping node. Only that of the
+    // first model is required.
+    for model in &mut fleet.models {
         model.target = 2;
         model.required = 2;
     }
-    world.models[1].required = 1;
-    world.settle();
-    assert_eq!((world.on(0).len(), world.on(1).len()), (2, 1));
-    let unplaced = world.explain(1);
-    let why = unplaced.reasons.values().next().unwrap();
-    assert_eq!(*why, UnschedulableReason::Flapping);
-    // What is there stays there.
-    assert!(world.solve().is_empty());
+    fleet.models[1].required = 1;
+    fleet.settle();
+    assert_eq!((fleet.nodes_of(0).len(), fleet.nodes_of(1).len()), (2, 1));
+    let unplaced = fleet.explain(1);
+    let reason = unplaced.reasons.values().next().unwrap();
+    assert_eq!(*reason, UnschedulableReason::Flapping);
+    // Replicas on the flapping node stay.
+    assert!(fleet.solve().is_empty());
 }
 
 #[test]
-fn the_least_recently_used_model_above_its_minimum_makes_room() {
-    let mut world = world(&[100, 100], vec![model(0, 1, 90), model(1, 1, 90)]);
-    for model in &mut world.models {
+fn least_recently_used_replica_that_is_not_required_is_preempted() {
+    let mut fleet = fleet_with(&[100, 100], vec![model(0, 1, 90), model(1, 1, 90)]);
+    for model in &mut fleet.models {
         model.required = 0;
     }
-    world.settle();
+    fleet.settle();
     let seconds = |s| Some(Duration::from_secs(s));
-    for (assignment, state) in &mut world.current {
+    for (assignment, state) in &mut fleet.current {
         let idle = if assignment.model == model_name(0) {
             10
         } else {
@@ -335,60 +338,64 @@ fn the_least_recently_used_model_above_its_minimum_makes_room() {
         };
         *state = (true, seconds(idle));
     }
-    world.models.push(model(2, 1, 60));
-    world.settle();
+    fleet.models.push(model(2, 1, 60));
+    fleet.settle();
     assert_eq!(
-        (world.on(0).len(), world.on(1).len(), world.on(2).len()),
+        (
+            fleet.nodes_of(0).len(),
+            fleet.nodes_of(1).len(),
+            fleet.nodes_of(2).len()
+        ),
         (1, 0, 1)
     );
 
-    // One that is being asked stays, and so does one that is required.
-    world.models.push(model(3, 1, 60));
-    for (assignment, state) in &mut world.current {
+    // Replicas that compute requests are not preempted, nor are required ones.
+    fleet.models.push(model(3, 1, 60));
+    for (assignment, state) in &mut fleet.current {
         if assignment.model == model_name(0) {
             *state = (true, None);
         }
     }
-    assert!(world.solve().is_empty());
-    assert_eq!(world.explain(3).missing, 1);
+    assert!(fleet.solve().is_empty());
+    assert_eq!(fleet.explain(3).missing, 1);
 }
 
 #[test]
-fn what_stands_leaves_when_it_must_not_be_there_any_more() {
+fn replica_is_evicted_when_it_violates_a_new_constraint() {
     let zone = ZoneName::new("clinic").unwrap();
     type Change = fn(&mut TestFleet);
     let changes: [Change; 4] = [
-        |w| w.models[0].spec.zones = [ZoneName::new("clinic").unwrap()].into(),
-        |w| w.models[0].spec.accelerator = Some(Accelerator::Metal),
-        |w| {
+        |fleet| fleet.models[0].spec.zones = [ZoneName::new("clinic").unwrap()].into(),
+        |fleet| fleet.models[0].spec.accelerator = Some(Accelerator::Metal),
+        |fleet| {
             drop(
-                w.models[0]
+                fleet.models[0]
                     .spec
                     .node_selector
                     .insert("a".into(), "b".into()),
             )
         },
-        |w| {
-            w.nodes[0].taints.push(Taint {
+        |fleet| {
+            fleet.nodes[0].taints.push(Taint {
                 key: "t".into(),
                 value: String::new(),
             })
         },
     ];
     for change in changes {
-        let mut world = world(&[100], vec![model(0, 1, 10)]);
-        world.settle();
-        change(&mut world);
-        assert_eq!(world.solve().evict.len(), 1);
-        world.nodes[0].zone = Some(zone.clone());
-        world.nodes[0].accelerators.push(Accelerator::Metal);
-        world.nodes[0].labels.insert("a".into(), "b".into());
+        let mut fleet = fleet_with(&[100], vec![model(0, 1, 10)]);
+        fleet.settle();
+        change(&mut fleet);
+        assert_eq!(fleet.solve().evict.len(), 1);
+        fleet.nodes[0].zone = Some(zone.clone());
+        fleet.nodes[0].accelerators.push(Accelerator::Metal);
+        fleet.nodes[0].labels.insert("a".into(), "b".into());
         let toleration = Toleration {
             key: "t".into(),
             value: None,
         };
-        world.models[0].spec.tolerations.push(toleration);
-        assert!(world.solve().is_empty());
+        fleet.models[0].spec.tolerations.push(toleration);
+        assert!(fleet.solve().is_empty());
     }
 }
 
@@ -396,14 +403,14 @@ prop_compose! {
     fn nodes()(
         parts in prop::collection::vec((0u64..200, 0usize..3, 0usize..3, any::<bool>(), 0u8..6), 1..9),
     ) -> Vec<TestNode> {
-        parts.into_iter().enumerate().map(|(i, (memory, region, zone, tainted, open))| {
+        parts.into_iter().enumerate().map(|(i, (memory, region, zone, tainted, state))| {
             let mut node = node(i, memory);
             node.labels.insert("region".into(), ["a", "b", "c"][region].into());
             node.zone = ["x", "y"].get(zone).map(|z| ZoneName::new(z).unwrap());
             if tainted {
                 node.taints.push(Taint { key: "t".into(), value: String::new() });
             }
-            node.schedulability = match open {
+            node.schedulability = match state {
                 0 => Schedulability::Cordoned,
                 1 => Schedulability::Flapping,
                 2 => Schedulability::Draining,
@@ -438,8 +445,8 @@ prop_compose! {
 }
 
 prop_compose! {
-    /// A fleet some of whose replicas stand, wherever chance put them.
-    fn worlds()(
+    /// A fleet with replicas on random nodes.
+    fn fleets()(
         nodes in nodes(),
         models in models(),
         current in prop::collection::vec((0usize..9, 0usize..10, any::<bool>(), prop::option::of(0u64..99)), 0..12),
@@ -452,15 +459,15 @@ prop_compose! {
     }
 }
 
-/// What must hold of any fleet that the solver was let loose on.
-fn check(world: &TestFleet) -> Result<(), TestCaseError> {
-    for node in &world.nodes {
-        let here = world.current.keys().filter(|a| a.node == node.name);
+/// Checks properties A and D.
+fn check_constraints(fleet: &TestFleet) -> Result<(), TestCaseError> {
+    for node in &fleet.nodes {
+        let assignments = fleet.current.keys().filter(|a| a.node == node.name);
         let mut used = 0;
-        for assignment in here {
-            let model = world.models.iter().find(|m| m.name == assignment.model);
+        for assignment in assignments {
+            let model = fleet.models.iter().find(|m| m.name == assignment.model);
             let Some(model) = model else {
-                return Err(TestCaseError::fail("an unknown model stands"));
+                return Err(TestCaseError::fail("an unknown model is still assigned"));
             };
             used += model.memory;
             let spec = &model.spec;
@@ -479,7 +486,7 @@ fn check(world: &TestFleet) -> Result<(), TestCaseError> {
         }
         prop_assert!(
             used <= node.memory,
-            "{} of {} on {}",
+            "{} of {} bytes used on {}",
             used,
             node.memory,
             node.name
@@ -490,72 +497,72 @@ fn check(world: &TestFleet) -> Result<(), TestCaseError> {
 
 proptest! {
     #[test]
-    fn capacity_selectors_zones_and_taints_hold_whatever_stood_before(mut world in worlds()) {
-        let plan = world.solve();
-        world.carry_out(&plan, true);
-        check(&world)?;
-        for model in &world.models {
-            let steady = world.current.keys().filter(|a| {
+    fn constraints_hold_whatever_was_placed_before(mut fleet in fleets()) {
+        let plan = fleet.solve();
+        fleet.apply(&plan, true);
+        check_constraints(&fleet)?;
+        for model in &fleet.models {
+            let staying = fleet.current.keys().filter(|a| {
                 a.model == model.name
-                    && world.nodes.iter().any(|n| n.name == a.node && n.schedulability != Schedulability::Draining)
+                    && fleet.nodes.iter().any(|n| n.name == a.node && n.schedulability != Schedulability::Draining)
             });
-            prop_assert!(steady.count() <= model.target as usize);
+            prop_assert!(staying.count() <= model.target as usize);
         }
     }
 
     #[test]
-    fn it_settles_and_then_changes_nothing(mut world in worlds()) {
-        world.settle();
-        prop_assert!(world.solve().is_empty());
-        check(&world)?;
+    fn placement_settles_and_then_changes_nothing(mut fleet in fleets()) {
+        fleet.settle();
+        prop_assert!(fleet.solve().is_empty());
+        check_constraints(&fleet)?;
     }
 
     #[test]
-    fn solving_again_before_anything_answers_changes_nothing(nodes in nodes(), models in models()) {
-        let mut world = TestFleet { nodes, models, current: BTreeMap::new() };
-        let plan = world.solve();
-        world.carry_out(&plan, false);
-        prop_assert!(world.solve().is_empty());
+    fn solving_again_before_replicas_are_ready_changes_nothing(nodes in nodes(), models in models()) {
+        let mut fleet = TestFleet { nodes, models, current: BTreeMap::new() };
+        let plan = fleet.solve();
+        fleet.apply(&plan, false);
+        prop_assert!(fleet.solve().is_empty());
     }
 
     #[test]
-    fn a_lost_node_moves_only_what_it_held(mut world in worlds(), lost in 0usize..9) {
-        // Where everything is required nobody has to make room for anybody.
-        for model in &mut world.models {
+    fn lost_node_moves_only_its_own_replicas(mut fleet in fleets(), lost in 0usize..9) {
+        // Without required replicas nothing is preempted.
+        for model in &mut fleet.models {
             model.required = 0;
         }
-        world.settle();
-        let lost = node_name(lost % world.nodes.len());
+        fleet.settle();
+        let lost = node_name(lost % fleet.nodes.len());
         let held: BTreeSet<_> =
-            world.current.keys().filter(|a| a.node == lost).cloned().collect();
-        world.nodes.retain(|n| n.name != lost);
-        let plan = world.solve();
-        // What is draining may go now or later; nothing else moves.
+            fleet.current.keys().filter(|a| a.node == lost).cloned().collect();
+        fleet.nodes.retain(|n| n.name != lost);
+        let plan = fleet.solve();
+        // Replicas on draining nodes may leave at any time; nothing else moves.
         let moved: BTreeSet<_> = plan.evict.iter().filter(|a| {
-            !world.nodes.iter().any(|n| n.name == a.node && n.schedulability == Schedulability::Draining)
+            !fleet.nodes.iter().any(|n| n.name == a.node && n.schedulability == Schedulability::Draining)
         }).cloned().collect();
         prop_assert_eq!(&moved, &held);
         prop_assert!(plan.assign.iter().all(|new| held.iter().any(|old| old.model == new.model)));
     }
 
     #[test]
-    fn the_order_of_the_input_does_not_matter(world in worlds()) {
-        let mut reversed = world.clone();
+    fn plan_does_not_depend_on_the_order_of_the_input(fleet in fleets()) {
+        let mut reversed = fleet.clone();
         reversed.nodes.reverse();
         reversed.models.reverse();
         let mut problem = reversed.problem();
         problem.current.reverse();
-        prop_assert_eq!(world.solve(), solve(&problem));
+        prop_assert_eq!(fleet.solve(), solve(&problem));
     }
 
     #[test]
-    fn what_is_missing_is_explained_by_every_node_without_a_replica(world in worlds()) {
-        let plan = world.solve();
+    fn missing_replicas_have_a_reason_for_every_node_without_one(fleet in fleets()) {
+        let plan = fleet.solve();
         for (name, missing) in &plan.missing {
-            let unplaced = explain(&world.problem(), name).unwrap();
+            let unplaced = explain(&fleet.problem(), name).unwrap();
             prop_assert_eq!(unplaced.missing, *missing);
-            let mut after = world.clone();
-            after.carry_out(&plan, false);
+            let mut after = fleet.clone();
+            after.apply(&plan, false);
             let has = after.current.keys().filter(|a| {
                 a.model == *name && after.nodes.iter().any(|n| n.name == a.node)
             });

@@ -1,4 +1,4 @@
-//! Why a node does not get a replica.
+//! The reasons for which nodes get no replica of a model.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,47 +6,54 @@ use std::fmt;
 use crate::spec::{Accelerator, Taint};
 use crate::{Bytes, NodeName};
 
-/// Why a node cannot take a replica.
+/// The reason for which a node cannot have a replica of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UnschedulableReason {
+    /// An operator cordoned the node.
     Cordoned,
-    /// It is not there at the moment.
+    /// The node is not connected.
     Disconnected,
+    /// The node is being drained.
     Draining,
+    /// The node disconnected too often lately.
     Flapping,
-    /// It lacks a label that the selector wants.
+    /// The node lacks a label of the model's node selector.
     NodeSelector {
+        /// Key of the label.
         key: String,
+        /// Value that the label must have.
         value: String,
     },
-    /// A taint that the model does not tolerate.
+    /// The node has this taint, which the model does not tolerate.
     UntoleratedTaint(Taint),
-    /// It is in none of the zones that the model may be in.
+    /// The node is in none of the model's privacy zones.
     Zone,
-    /// It does not compute with what the model needs.
+    /// The node does not have the accelerator that the model needs.
     MissingAccelerator(Accelerator),
-    /// The node tried and failed.
+    /// The node failed to load the model, with this error.
     LoadFailed(String),
-    /// Too little memory is left.
+    /// The node has too little free memory.
     InsufficientMemory {
+        /// Memory that a replica needs.
         needed: Bytes,
+        /// Memory that is free on the node.
         free: Bytes,
     },
 }
 
 impl UnschedulableReason {
-    /// The same for all nodes that are refused for the like of it.
+    /// Returns a short text that is the same for all nodes with this kind of reason.
     fn summary(&self) -> String {
         match self {
             Self::Cordoned => "cordoned".into(),
-            Self::Disconnected => "away".into(),
+            Self::Disconnected => "disconnected".into(),
             Self::Draining => "draining".into(),
-            Self::Flapping => "unsteady".into(),
+            Self::Flapping => "flapping".into(),
             Self::NodeSelector { key, value } => format!("without the label {key}={value}"),
             Self::UntoleratedTaint(taint) => format!("with the taint {taint}"),
-            Self::Zone => "outside its zones".into(),
+            Self::Zone => "outside its privacy zones".into(),
             Self::MissingAccelerator(accelerator) => format!("without {accelerator}"),
-            Self::LoadFailed(_) => "failed to run it".into(),
+            Self::LoadFailed(_) => "failed to load it".into(),
             Self::InsufficientMemory { .. } => "with too little memory".into(),
         }
     }
@@ -56,23 +63,23 @@ impl fmt::Display for UnschedulableReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cordoned => f.write_str("is cordoned"),
-            Self::Disconnected => f.write_str("is away"),
+            Self::Disconnected => f.write_str("is not connected"),
             Self::Draining => f.write_str("is being drained"),
-            Self::Flapping => {
-                f.write_str("came and went too often lately: it takes new models once it is steady")
-            }
+            Self::Flapping => f.write_str(
+                "disconnected too often lately: it gets new models once it has stayed connected",
+            ),
             Self::NodeSelector { key, value } => {
                 write!(
                     f,
-                    "does not have the label {key}={value} that the nodeSelector wants"
+                    "does not have the label {key}={value} of the nodeSelector"
                 )
             }
             Self::UntoleratedTaint(taint) => {
                 write!(f, "has the taint {taint} that the model does not tolerate")
             }
-            Self::Zone => f.write_str("is in none of the model's zones"),
+            Self::Zone => f.write_str("is in none of the model's privacy zones"),
             Self::MissingAccelerator(accelerator) => write!(f, "has no {accelerator}"),
-            Self::LoadFailed(reason) => write!(f, "failed there: {reason}"),
+            Self::LoadFailed(reason) => write!(f, "failed to load it: {reason}"),
             Self::InsufficientMemory { needed, free } => {
                 write!(f, "needs {needed} of memory, {free} free")
             }
@@ -80,37 +87,37 @@ impl fmt::Display for UnschedulableReason {
     }
 }
 
-/// Why a model has too few replicas.
+/// The replicas of a model that could not be placed, with a reason per node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnplacedReplicas {
-    /// Replicas without a place.
+    /// Number of replicas that could not be placed.
     pub missing: u32,
-    /// Nodes that are there, those with a replica included.
+    /// Number of nodes, including those with a replica.
     pub nodes: usize,
-    /// Why each node without a replica did not get one.
+    /// The reason of each node without a replica.
     pub reasons: BTreeMap<NodeName, UnschedulableReason>,
 }
 
 impl fmt::Display for UnplacedReplicas {
-    /// In one line, however many nodes there are, as Kubernetes does.
+    /// Writes one line that counts nodes per reason, as Kubernetes does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let replicas = if self.missing == 1 {
-            "replica has"
+            "replica"
         } else {
-            "replicas have"
+            "replicas"
         };
-        write!(f, "{} {replicas} no place: ", self.missing)?;
+        write!(f, "{} {replicas} cannot be placed: ", self.missing)?;
         if self.nodes == 0 {
-            return f.write_str("no node is there");
+            return f.write_str("the fleet has no nodes");
         }
-        let free = self.nodes - self.reasons.len();
-        write!(f, "{free}/{} nodes can have one", self.nodes)?;
-        if free > 0 {
-            f.write_str(" and do")?;
+        let suitable = self.nodes - self.reasons.len();
+        write!(f, "{suitable}/{} nodes are suitable", self.nodes)?;
+        if suitable > 0 {
+            f.write_str(" and have one")?;
         }
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for refusal in self.reasons.values() {
-            *counts.entry(refusal.summary()).or_default() += 1;
+        for reason in self.reasons.values() {
+            *counts.entry(reason.summary()).or_default() += 1;
         }
         for (summary, count) in counts {
             write!(f, ", {count} {summary}")?;

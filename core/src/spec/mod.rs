@@ -1,5 +1,9 @@
-//! What users wish for, as resources in Kubernetes' form: `apiVersion`, `kind`, `metadata`,
-//! `spec`. One file per kind. Reading a resource reports every fault with its field path.
+//! The desired state of a fleet, as resources in the form of Kubernetes: `apiVersion`, `kind`,
+//! `metadata`, `spec`.
+//!
+//! Each kind has a file: [`Model`], [`Task`], [`Router`]. Reading a resource validates it and
+//! reports every invalid field with its path. The doc comments of these types are the reference
+//! of the YAML format.
 
 mod engine;
 mod field_error;

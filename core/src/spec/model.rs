@@ -1,4 +1,4 @@
-//! The kind `Model`: what to serve, with which engine, how many times.
+//! The kind `Model`: a model to serve, its engine, its replicas and where they may run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,73 +11,81 @@ use super::{
 };
 use crate::{Bytes, HumanDuration, ModelName, ModelRevision, ZoneName};
 
-/// A model that the fleet is asked to serve.
+/// The resource that describes a model to serve.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Model {
-    /// Always [`API_VERSION`].
+    /// Version of the resource format. Always `flotilla.dev/v1`.
     pub api_version: String,
-    /// Always `Model`.
+    /// Kind of the resource. Always `Model`.
     pub kind: String,
+    /// Name and labels. Clients put the name into the `model` field of a request.
     pub metadata: Metadata<ModelName>,
+    /// The desired state of the model. Default: all deerrors.
     #[serde(default)]
     pub spec: ModelSpec,
 }
 
-/// How a model is served.
+/// The desired state of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ModelSpec {
-    /// What it does, for people.
+    /// What the model does, for people. Default: empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// Where its files are. Needed with [`EngineKind::Mistral`].
+    /// Where the model's files come from. Required with engine `mistral`, not allowed with other
+    /// engines.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<ModelSource>,
-    /// How its files are made. Default: what they look like.
+    /// Format of the model's files. Default: detected from the files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<ModelFormat>,
-    /// What runs it.
+    /// The engine that runs the model. Default: `mistral`.
     pub engine: EngineKind,
-    /// Settings of the engine; each belongs to one engine.
+    /// Settings of the engine. Each one applies to a single engine. Default: all unset.
     #[serde(skip_serializing_if = "EngineOptions::is_empty")]
     pub options: EngineOptions,
-    /// A name for this state of the model, for people. Changing it alone loads the model
-    /// anew everywhere, one node after the other.
+    /// A free text that names this revision of the model. Changing it starts a rollout that
+    /// reloads the model on every node, even if nothing else changed. Default: empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub revision: String,
-    /// On how many nodes it is placed.
+    /// Number of replicas, each on a node of its own: a fixed number, or a range within which the
+    /// number follows load. Default: 1.
     pub replicas: Replicas,
-    /// With `replicas.min` 0: how long nobody asks for it before it is unloaded everywhere.
+    /// With `replicas.min: 0`: the time without requests after which all replicas are unloaded.
+    /// Default: `5m`.
     pub keep_alive: HumanDuration,
-    /// Memory one replica needs. Without it the node estimates it from the files.
+    /// Memory that one replica needs, in bytes or with a unit (`512MiB`). Default: what a node has
+    /// measured; before any node has loaded the model, an estimate from the size of its files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
-    /// Only nodes that compute with this. Default: any.
+    /// Accelerator that a node must have. Default: any node qualifies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<Accelerator>,
-    /// Only nodes with all of these labels.
+    /// Labels that a node must have, all of them. Default: empty, any node qualifies.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// Taints of nodes that it does not mind.
+    /// Taints that a node may have. Default: empty, only nodes without taints qualify.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
-    /// A label of nodes: replicas are spread evenly over its values.
+    /// Key of a node label over whose values the replicas are spread evenly. Nodes without the
+    /// label count as one more value. Default: none, replicas are not spread by label.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread_by: Option<String>,
-    /// Only nodes in one of these privacy zones. Empty: any node.
+    /// Privacy zones of which a node must be in one. Default: empty, any node qualifies.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub zones: BTreeSet<ZoneName>,
-    /// Requests one replica computes at once. On a CPU more than a few only slow each
-    /// other down.
+    /// Number of requests that one replica computes at once, 1 to 100000. On a CPU, more than a
+    /// few slow each other down. Default: 4.
     pub concurrency: u32,
-    /// Requests that may wait on one replica beyond `concurrency`; one more is refused with
-    /// "overloaded". As many may wait for the first replica to be loaded.
+    /// Number of requests that may wait on one replica beyond `concurrency`, 0 to 100000; further
+    /// ones are rejected as overloaded. As many may wait for the first replica to load. Default:
+    /// 64.
     pub queue: u32,
 }
 
-/// How long a model that may leave memory stays there unused.
-const KEEP_ALIVE: HumanDuration = HumanDuration(std::time::Duration::from_secs(300));
+/// The default of [`ModelSpec::keep_alive`].
+const DEFAULT_KEEP_ALIVE: HumanDuration = HumanDuration(std::time::Duration::from_secs(300));
 
 impl Default for ModelSpec {
     fn default() -> Self {
@@ -89,7 +97,7 @@ impl Default for ModelSpec {
             options: EngineOptions::default(),
             revision: String::new(),
             replicas: Replicas::default(),
-            keep_alive: KEEP_ALIVE,
+            keep_alive: DEFAULT_KEEP_ALIVE,
             memory: None,
             accelerator: None,
             node_selector: BTreeMap::new(),
@@ -102,12 +110,12 @@ impl Default for ModelSpec {
     }
 }
 
-/// Most replicas, concurrent and waiting requests that a spec may ask for: far above any
-/// use, low enough that sums of them cannot overflow.
-const MOST: u32 = 100_000;
+/// The largest number of replicas, concurrent requests or waiting requests that a spec may have.
+/// It is far above any use, and low enough that sums cannot overflow.
+const MAX_COUNT: u32 = 100_000;
 
 impl Model {
-    /// A model called `name`, served as `spec` says.
+    /// Returns a model with this name and spec.
     #[must_use]
     pub fn new(name: ModelName, spec: ModelSpec) -> Self {
         Self {
@@ -121,9 +129,9 @@ impl Model {
         }
     }
 
-    /// Changes when, and only when, something changed that a node must load the model anew
-    /// for; scaling, placing or describing it differently is none of that. The same for the
-    /// same spec on every machine and in every build: it is compared across them.
+    /// Returns a hash of the fields for which a node must reload the model when they change.
+    /// Changes of scale, placement and description keep it. The hash of a spec is the same on
+    /// every machine and in every build, because revisions are stored and compared across them.
     #[must_use]
     pub fn serving_revision(&self) -> ModelRevision {
         let spec = &self.spec;
@@ -142,8 +150,8 @@ impl Model {
         ModelRevision::from_digest(&digest)
     }
 
-    /// Whether a request that is held to these privacy zones leaves them by being answered on a node in
-    /// one of them: the server that the node would ask is elsewhere.
+    /// Returns whether a node in one of `zones` would send requests for this model out of `zones`,
+    /// to an upstream server that is elsewhere.
     #[must_use]
     pub fn leaves_zones(&self, zones: &BTreeSet<ZoneName>) -> bool {
         let options = &self.spec.options;
@@ -154,115 +162,122 @@ impl Model {
         self.spec.engine == EngineKind::Upstream && !options.url_is_loopback() && !inside
     }
 
-    /// The model's name.
+    /// Returns the model's name.
     #[must_use]
     pub fn name(&self) -> &ModelName {
         &self.metadata.name
     }
 
-    /// Checks what the types cannot.
+    /// Checks the rules that the types cannot express.
     ///
     /// # Errors
-    /// Every fault, each with its field path.
+    /// All invalid fields, each with its path.
     pub fn validate(&self) -> Result<(), ValidationErrors> {
-        let mut faults = ValidationErrors::default();
+        let mut errors = ValidationErrors::default();
         let spec = &self.spec;
-        let between = |faults: &mut ValidationErrors, value: u32, least: u32, field: &str| {
-            faults.add_if(
-                !(least..=MOST).contains(&value),
+        let check_range = |errors: &mut ValidationErrors, value: u32, min: u32, field: &str| {
+            errors.add_if(
+                !(min..=MAX_COUNT).contains(&value),
                 field,
-                format!("must be between {least} and {MOST}, is {value}"),
+                format!("must be between {min} and {MAX_COUNT}, is {value}"),
             );
         };
-        between(&mut faults, spec.replicas.min, 0, "spec.replicas.min");
-        between(&mut faults, spec.replicas.max, 1, "spec.replicas.max");
-        faults.add_if(
+        check_range(&mut errors, spec.replicas.min, 0, "spec.replicas.min");
+        check_range(&mut errors, spec.replicas.max, 1, "spec.replicas.max");
+        errors.add_if(
             spec.replicas.min > spec.replicas.max,
             "spec.replicas",
-            "must not have a min above its max",
+            "must have a min of at most its max",
         );
-        between(&mut faults, spec.concurrency, 1, "spec.concurrency");
-        between(&mut faults, spec.queue, 0, "spec.queue");
-        self.validate_source(&mut faults);
+        check_range(&mut errors, spec.concurrency, 1, "spec.concurrency");
+        check_range(&mut errors, spec.queue, 0, "spec.queue");
+        self.validate_source(&mut errors);
         for (option, engine) in spec.options.set_options() {
-            faults.add_if(
+            errors.add_if(
                 engine != spec.engine,
                 &format!("spec.options.{option}"),
-                format!("belongs to engine {engine}, the engine is {}", spec.engine),
+                format!(
+                    "applies to engine {engine} only, the engine is {}",
+                    spec.engine
+                ),
             );
         }
         if spec.engine == EngineKind::Upstream {
             let url = spec.options.url.as_deref().unwrap_or_default();
-            faults.add_if(
+            errors.add_if(
                 !url.starts_with("http://") && !url.starts_with("https://"),
                 "spec.options.url",
                 "is needed with engine upstream: the server's base URL, such as http://127.0.0.1:11434/v1",
             );
         }
-        if let Some(pace) = spec.options.tokens_per_second {
-            faults.add_if(
-                !pace.is_finite() || pace < 0.0,
+        if let Some(speed) = spec.options.tokens_per_second {
+            errors.add_if(
+                !speed.is_finite() || speed < 0.0,
                 "spec.options.tokensPerSecond",
                 "must be 0 (no pause) or more",
             );
         }
         if let Some(probability) = spec.options.token_probability {
-            faults.add_if(
+            errors.add_if(
                 !(f32::MIN_POSITIVE..=1.0).contains(&probability),
                 "spec.options.tokenProbability",
                 "must be above 0 and at most 1",
             );
         }
-        faults.into_result()
+        errors.into_result()
     }
 
-    fn validate_source(&self, faults: &mut ValidationErrors) {
+    fn validate_source(&self, errors: &mut ValidationErrors) {
         let spec = &self.spec;
         let Some(source) = &spec.source else {
-            faults.add_if(
+            errors.add_if(
                 spec.engine == EngineKind::Mistral,
                 "spec.source",
                 "is needed with engine mistral",
             );
             return;
         };
-        faults.add_if(
+        errors.add_if(
             spec.engine != EngineKind::Mistral,
             "spec.source",
-            format!("is not read by engine {}: leave it out", spec.engine),
+            format!("does not apply to engine {}: remove it", spec.engine),
         );
         match source {
-            ModelSource::Path(path) | ModelSource::ControllerPath(path) => faults.add_if(
+            ModelSource::Path(path) | ModelSource::ControllerPath(path) => errors.add_if(
                 path.as_os_str().is_empty(),
                 "spec.source",
                 "must not be an empty path",
             ),
             ModelSource::Artifact(_) => {}
-            ModelSource::Url { url, .. } => faults.add_if(
+            ModelSource::Url { url, .. } => errors.add_if(
                 !url.starts_with("https://") && !url.starts_with("http://"),
                 "spec.source.url",
                 "must begin with https:// or http://",
             ),
             ModelSource::HuggingFace(source) => {
-                let commit = source.revision.len() == 40
+                let is_commit = source.revision.len() == 40
                     && source.revision.bytes().all(|c| c.is_ascii_hexdigit());
-                faults.add_if(
-                    !commit,
+                errors.add_if(
+                    !is_commit,
                     "spec.source.huggingFace.revision",
                     "must be a commit of 40 hexadecimal digits, so that all nodes get the same files",
                 );
-                let plain = |part: &str| {
+                let is_plain = |part: &str| {
                     !part.is_empty()
                         && !part.starts_with('.')
                         && part
                             .bytes()
                             .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
                 };
-                let named = source
+                let has_owner = source
                     .repo
                     .split_once('/')
-                    .is_some_and(|(owner, name)| plain(owner) && plain(name));
-                faults.add_if(!named, "spec.source.huggingFace.repo", "must be OWNER/NAME");
+                    .is_some_and(|(owner, name)| is_plain(owner) && is_plain(name));
+                errors.add_if(
+                    !has_owner,
+                    "spec.source.huggingFace.repo",
+                    "must be OWNER/NAME",
+                );
             }
         }
     }
@@ -274,7 +289,7 @@ mod tests {
     use super::*;
 
     /// The serving revision of `{engine: simulated}`.
-    const PINNED: u64 = 2_165_906_573_805_297_435;
+    const PINNED_REVISION: u64 = 2_165_906_573_805_297_435;
 
     fn model(spec: &str) -> Result<Model, String> {
         let yaml = format!(
@@ -287,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_a_small_cpu_model() {
+    fn deerrors_suit_a_small_cpu_model() {
         let spec = model("{source: {path: /m}}").unwrap().spec;
         assert_eq!(spec.engine, EngineKind::Mistral);
         assert_eq!(spec.replicas, Replicas::fixed(1));
@@ -295,49 +310,55 @@ mod tests {
     }
 
     #[test]
-    fn a_server_elsewhere_is_in_no_zone_unless_it_says_so() {
+    fn remote_upstream_is_outside_every_zone_unless_options_name_one() {
         let clinic = BTreeSet::from([ZoneName::new("clinic").unwrap()]);
-        let leaves = |options: &str| {
+        let leaves_zones = |options: &str| {
             let spec = format!("{{engine: upstream, options: {options}}}");
             model(&spec).unwrap().leaves_zones(&clinic)
         };
-        for near in [
+        for local in [
             "127.0.0.1:11434",
             "localhost",
             "LOCALHOST:80",
             "[::1]:8000",
             "u@127.3.2.1",
         ] {
-            assert!(!leaves(&format!("{{url: 'http://{near}/v1'}}")), "{near}");
+            assert!(
+                !leaves_zones(&format!("{{url: 'http://{local}/v1'}}")),
+                "{local}"
+            );
         }
-        for far in [
+        for remote in [
             "api.example",
             "10.0.0.1:80",
             "127.0.0.1@api.example",
             "api.example#@localhost",
         ] {
-            assert!(leaves(&format!("{{url: 'https://{far}/v1'}}")), "{far}");
+            assert!(
+                leaves_zones(&format!("{{url: 'https://{remote}/v1'}}")),
+                "{remote}"
+            );
         }
-        assert!(!leaves("{url: 'https://10.0.0.1/v1', zone: clinic}"));
-        assert!(leaves("{url: 'https://10.0.0.1/v1', zone: shop}"));
+        assert!(!leaves_zones("{url: 'https://10.0.0.1/v1', zone: clinic}"));
+        assert!(leaves_zones("{url: 'https://10.0.0.1/v1', zone: shop}"));
         assert!(!model("{engine: simulated}").unwrap().leaves_zones(&clinic));
     }
 
     #[test]
-    fn every_fault_is_reported() {
+    fn all_invalid_fields_are_reported() {
         let text = model("{replicas: 0, concurrency: 0, options: {url: x}}").unwrap_err();
         for part in [
             "spec.replicas.max must be between 1",
             "spec.concurrency must be between 1",
             "spec.source is needed",
-            "spec.options.url belongs to engine upstream, the engine is mistral",
+            "spec.options.url applies to engine upstream only, the engine is mistral",
         ] {
             assert!(text.contains(part), "{part} not in: {text}");
         }
     }
 
     #[test]
-    fn sources_are_checked() {
+    fn sources_are_validated() {
         for (source, part) in [
             ("path: ''", "must not be an empty path"),
             ("huggingFace: {repo: a/b, revision: main}", "a commit of 40"),
@@ -353,31 +374,31 @@ mod tests {
     }
 
     #[test]
-    fn upstream_needs_a_url() {
+    fn upstream_requires_a_url() {
         let text = model("{engine: upstream}").unwrap_err();
         assert!(text.starts_with("spec.options.url is needed"), "{text}");
         assert!(model("{engine: upstream, options: {url: 'http://127.0.0.1/v1'}}").is_ok());
     }
 
     #[test]
-    fn scaling_and_placing_are_no_new_serving_revision() {
-        let one = model("{engine: simulated}").unwrap();
-        let three = model(
+    fn scaling_and_placement_keep_the_serving_revision() {
+        let base = model("{engine: simulated}").unwrap();
+        let rescaled = model(
             "{engine: simulated, replicas: {min: 0, max: 3}, description: x, nodeSelector: {a: b}, \
              tolerations: [{key: t}], spreadBy: region, zones: [z], memory: 1MiB, keepAlive: 5s}",
         )
         .unwrap();
         let other = model("{engine: simulated, queue: 3}").unwrap();
-        assert_eq!(one.serving_revision(), three.serving_revision());
-        assert_ne!(one.serving_revision(), other.serving_revision());
+        assert_eq!(base.serving_revision(), rescaled.serving_revision());
+        assert_ne!(base.serving_revision(), other.serving_revision());
         let named = model("{engine: simulated, revision: v2}").unwrap();
-        assert_ne!(one.serving_revision(), named.serving_revision());
-        // Kept in stores: another build must come to the same.
-        assert_eq!(one.serving_revision(), ModelRevision(PINNED));
+        assert_ne!(base.serving_revision(), named.serving_revision());
+        // Revisions are stored: every build must compute the same one.
+        assert_eq!(base.serving_revision(), ModelRevision(PINNED_REVISION));
     }
 
     #[test]
-    fn yaml_round_trips() {
+    fn model_round_trips_through_yaml() {
         let before = model(
             "{engine: simulated, options: {outputTokens: 9}, memory: 1MiB, replicas: 3, keepAlive: 90s}",
         )

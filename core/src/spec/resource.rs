@@ -1,4 +1,4 @@
-//! The envelope all kinds share, and how YAML becomes resources.
+//! The envelope that all kinds share, and the conversion of YAML and JSON into resources.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,20 @@ use serde_json::Value;
 
 use super::{FieldError, Model, Router, Task, ValidationErrors};
 
-/// The one version of the resource format.
+/// The version of the resource format.
 pub const API_VERSION: &str = "flotilla.dev/v1";
 
-/// The kinds of resources there are.
+/// The names of all kinds.
 const KINDS: [&str; 3] = ["Model", "Task", "Router"];
 
-/// Who a resource is.
+/// The name and the labels of a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Metadata<N> {
-    /// Unique among resources of its kind.
+    /// Name, unique among the resources of the kind: at most 63 lower-case letters, digits, `-`,
+    /// `_` and `.`.
     pub name: N,
-    /// Free key-value pairs for selecting and grouping.
+    /// Free key-value pairs for selecting and grouping resources. Default: empty.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
@@ -27,75 +28,75 @@ pub struct Metadata<N> {
 /// A resource of any kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, try_from = "Value")]
-// Read one at a time and taken apart at once: what the smaller ones leave empty costs nothing.
+// Resources are few and short-lived, so the size of the largest variant does not matter.
 #[allow(clippy::large_enum_variant)]
 pub enum Resource {
+    /// A model to serve.
     Model(Model),
+    /// A task that requests are routed by.
     Task(Task),
+    /// The fleet's router.
     Router(Router),
 }
 
-/// Why a text holds no valid resources.
+/// The error returned when a text does not hold valid resources.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ResourceError {
+    /// The text is not YAML.
     #[error("not valid YAML: {0}")]
     Yaml(String),
+    /// A resource has invalid fields.
     #[error(transparent)]
     Invalid(#[from] ValidationErrors),
 }
 
 impl Resource {
-    /// Reads one resource from its JSON form.
+    /// Reads and validates a resource from its JSON form.
     ///
     /// # Errors
-    /// Every fault found, each with its field path. A fault of shape (a string where a number
-    /// belongs, an unknown field) stops the reading at the first one.
+    /// All invalid fields, each with its path. After an error of shape (a string where a number
+    /// belongs, an unknown field) no further errors are looked for.
     pub fn from_json(value: Value) -> Result<Self, ValidationErrors> {
         let text = |field: &str| value.get(field).and_then(Value::as_str);
-        let mut faults = ValidationErrors::default();
+        let mut errors = ValidationErrors::default();
         match text("apiVersion") {
             Some(API_VERSION) => {}
-            Some(other) => faults.add_if(
-                true,
+            Some(other) => errors.add(
                 "apiVersion",
                 format!("must be '{API_VERSION}', is '{other}'"),
             ),
-            None => faults.add_if(
-                true,
-                "apiVersion",
-                format!("is missing: write '{API_VERSION}'"),
-            ),
+            None => errors.add("apiVersion", format!("is missing: write '{API_VERSION}'")),
         }
         let kind = text("kind").unwrap_or_default().to_owned();
         if !KINDS.contains(&kind.as_str()) {
             let known = format!("use '{}'", KINDS.join("', '"));
             let problem = match kind.as_str() {
                 "" => format!("is missing: {known}"),
-                other => format!("'{other}' is not known: {known}"),
+                other => format!("'{other}' is not a kind: {known}"),
             };
-            faults.add_if(true, "kind", problem);
+            errors.add("kind", problem);
         }
-        faults.into_result()?;
+        errors.into_result()?;
         Ok(match kind.as_str() {
             "Task" => {
-                let task: Task = read(value)?;
+                let task: Task = deserialize(value)?;
                 task.validate()?;
                 Self::Task(task)
             }
             "Router" => {
-                let router: Router = read(value)?;
+                let router: Router = deserialize(value)?;
                 router.validate()?;
                 Self::Router(router)
             }
             _ => {
-                let model: Model = read(value)?;
+                let model: Model = deserialize(value)?;
                 model.validate()?;
                 Self::Model(model)
             }
         })
     }
 
-    /// The kind's name, as in YAML.
+    /// Returns the name of the kind, as in YAML.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -105,12 +106,13 @@ impl Resource {
         }
     }
 
-    fn is_not(&self, wanted: &str) -> ValidationErrors {
-        let problem = format!("must be '{wanted}' here, is '{}'", self.kind());
+    /// Returns the error for a resource that is not of the `expected` kind.
+    fn kind_error(&self, expected: &str) -> ValidationErrors {
+        let problem = format!("must be '{expected}' here, is '{}'", self.kind());
         ValidationErrors(vec![FieldError::new("kind", problem)])
     }
 
-    /// The resource's name.
+    /// Returns the resource's name.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -133,7 +135,7 @@ impl TryFrom<Resource> for Model {
     fn try_from(resource: Resource) -> Result<Self, ValidationErrors> {
         match resource {
             Resource::Model(model) => Ok(model),
-            other => Err(other.is_not("Model")),
+            other => Err(other.kind_error("Model")),
         }
     }
 }
@@ -143,7 +145,7 @@ impl TryFrom<Resource> for Task {
     fn try_from(resource: Resource) -> Result<Self, ValidationErrors> {
         match resource {
             Resource::Task(task) => Ok(task),
-            other => Err(other.is_not("Task")),
+            other => Err(other.kind_error("Task")),
         }
     }
 }
@@ -153,24 +155,25 @@ impl TryFrom<Resource> for Router {
     fn try_from(resource: Resource) -> Result<Self, ValidationErrors> {
         match resource {
             Resource::Router(router) => Ok(router),
-            other => Err(other.is_not("Router")),
+            other => Err(other.kind_error("Router")),
         }
     }
 }
 
-/// Deserializes with the path of the field that is wrong.
-fn read<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, ValidationErrors> {
+/// Deserializes a value; an error has the path of the field that caused it.
+fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, ValidationErrors> {
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = error.path().to_string();
         ValidationErrors(vec![FieldError::new(field, error.into_inner().to_string())])
     })
 }
 
-/// Reads the resources of a YAML text of one or more documents. Empty documents are skipped.
+/// Reads and validates the resources of a YAML text with one or more documents. Empty documents
+/// are skipped.
 ///
 /// # Errors
-/// [`ResourceError::Yaml`] when the text is not YAML, [`ResourceError::Invalid`] with every
-/// fault when a resource is not valid.
+/// [`ResourceError::Yaml`] if the text is not YAML, [`ResourceError::Invalid`] with all invalid
+/// fields of the first resource that is not valid.
 ///
 /// ```
 /// let yaml = "
@@ -187,11 +190,11 @@ pub fn parse_yaml(text: &str) -> Result<Vec<Resource>, ResourceError> {
     Ok(resources.collect::<Result<_, _>>()?)
 }
 
-/// The documents of a YAML text, unchecked, for whoever completes them before they are read as
-/// resources. Empty ones are skipped.
+/// Returns the documents of a YAML text without validation, for callers that change them before
+/// [`Resource::from_json`]. Empty documents are skipped.
 ///
 /// # Errors
-/// [`ResourceError::Yaml`] when the text is not YAML.
+/// [`ResourceError::Yaml`] if the text is not YAML.
 pub fn parse_documents(text: &str) -> Result<Vec<Value>, ResourceError> {
     let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize);
     let mut documents: Vec<_> = documents
@@ -205,36 +208,36 @@ pub fn parse_documents(text: &str) -> Result<Vec<Value>, ResourceError> {
 mod tests {
     use super::*;
 
-    fn faults(yaml: &str) -> String {
+    fn error(yaml: &str) -> String {
         parse_yaml(yaml).unwrap_err().to_string()
     }
 
     #[test]
-    fn several_documents_are_read_and_empty_ones_skipped() {
+    fn empty_documents_are_skipped() {
         let one = "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: a}\nspec: {engine: simulated}";
         let resources = parse_yaml(&format!("---\n{one}\n---\n---\n{one}\n")).unwrap();
         assert_eq!(resources.len(), 2);
     }
 
     #[test]
-    fn a_wrong_envelope_names_all_its_faults() {
+    fn invalid_envelope_reports_all_errors() {
         assert_eq!(
-            faults("apiVersion: v1\nkind: Pod"),
-            "apiVersion must be 'flotilla.dev/v1', is 'v1'; kind 'Pod' is not known: \
+            error("apiVersion: v1\nkind: Pod"),
+            "apiVersion must be 'flotilla.dev/v1', is 'v1'; kind 'Pod' is not a kind: \
              use 'Model', 'Task', 'Router'"
         );
     }
 
     #[test]
-    fn an_unknown_field_is_named_with_its_path() {
+    fn unknown_field_is_reported_with_its_path() {
         let yaml =
             "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: a}\nspec: {replica: 2}";
-        let text = faults(yaml);
+        let text = error(yaml);
         assert!(text.starts_with("spec.replica unknown field"), "{text}");
     }
 
     #[test]
-    fn broken_yaml_is_an_error_not_a_panic() {
+    fn broken_yaml_is_an_error() {
         assert!(matches!(parse_yaml("a: [1"), Err(ResourceError::Yaml(_))));
     }
 }

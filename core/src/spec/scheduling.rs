@@ -1,20 +1,22 @@
-//! Where a model may be placed, and how many times.
+//! Number of replicas, and the constraints on the nodes that may have one.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How many replicas a model has: a number, or `{min, max}` between which they follow load.
+/// The number of replicas of a model. YAML has a number, or `{min, max}`, within which the number
+/// follows load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Replicas {
-    /// Never fewer. 0 lets a model that nobody asks for leave the fleet's memory.
+    /// Smallest number of replicas. With 0, a model without requests is unloaded everywhere after
+    /// `keepAlive`, and loaded again by the next request.
     pub min: u32,
-    /// Never more, at least 1.
+    /// Largest number of replicas, at least 1.
     pub max: u32,
 }
 
 impl Replicas {
-    /// Always `n`.
+    /// Returns a fixed number of replicas.
     #[must_use]
     pub fn fixed(n: u32) -> Self {
         Self { min: n, max: n }
@@ -36,9 +38,10 @@ impl fmt::Display for Replicas {
     }
 }
 
+/// The form `{min, max}` of [`Replicas`] in YAML.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Range {
+struct ReplicaRange {
     min: u32,
     max: u32,
 }
@@ -49,7 +52,7 @@ impl Serialize for Replicas {
         if min == max {
             return serializer.serialize_u32(min);
         }
-        Range { min, max }.serialize(serializer)
+        ReplicaRange { min, max }.serialize(serializer)
     }
 }
 
@@ -57,26 +60,26 @@ impl<'de> Deserialize<'de> for Replicas {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
         #[serde(untagged, expecting = "must be a number or {min: N, max: N}")]
-        enum Form {
+        enum ReplicasForm {
             Fixed(u32),
-            Range(Range),
+            Range(ReplicaRange),
         }
-        Ok(match Form::deserialize(deserializer)? {
-            Form::Fixed(n) => Self::fixed(n),
-            Form::Range(Range { min, max }) => Self { min, max },
+        Ok(match ReplicasForm::deserialize(deserializer)? {
+            ReplicasForm::Fixed(n) => Self::fixed(n),
+            ReplicasForm::Range(ReplicaRange { min, max }) => Self { min, max },
         })
     }
 }
 
-/// What computes a model.
+/// A kind of processor that computes a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// The node's processor: every node has one.
+    /// The node's CPU. Every node has one.
     Cpu,
-    /// A GPU of Nvidia.
+    /// An Nvidia GPU, used through CUDA.
     Cuda,
-    /// A GPU of Apple.
+    /// An Apple GPU, used through Metal.
     Metal,
 }
 
@@ -90,11 +93,14 @@ impl fmt::Display for Accelerator {
     }
 }
 
-/// Keeps models off a node, unless they tolerate it: `key=value`, or only `key`.
+/// A property of a node that keeps off the models that do not tolerate it. Written as `key=value`
+/// or `key`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Taint {
+    /// Key of the taint.
     pub key: String,
+    /// Value of the taint. Default: empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub value: String,
 }
@@ -109,18 +115,19 @@ impl fmt::Display for Taint {
     }
 }
 
-/// Taints that a model does not mind.
+/// A tolerance for taints: a model with it may run on nodes that have a matching taint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Toleration {
+    /// Key of the tolerated taints.
     pub key: String,
-    /// Without it, any value of the key.
+    /// Value of the tolerated taints. Default: any value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
 }
 
 impl Toleration {
-    /// Whether it covers `taint`.
+    /// Returns whether `taint` has this key and, if one is set, this value.
     #[must_use]
     pub fn tolerates(&self, taint: &Taint) -> bool {
         self.key == taint.key && self.value.as_ref().is_none_or(|v| *v == taint.value)
@@ -145,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_toleration_covers_its_key_and_value() {
+    fn toleration_matches_key_and_value() {
         let taint = Taint {
             key: "gpu".into(),
             value: "shared".into(),

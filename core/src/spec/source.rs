@@ -1,4 +1,4 @@
-//! Where the files of a model come from.
+//! Sources and formats of a model's files.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,53 +8,55 @@ use serde::{Deserialize, Serialize};
 
 use crate::ArtifactName;
 
-/// Where the files of a model come from. In YAML exactly one of `path`, `artifact`,
-/// `controllerPath`, `url` and `huggingFace`.
+/// The source of a model's files. YAML has exactly one of `path`, `artifact`, `controllerPath`,
+/// `url` (with `sha256`) and `huggingFace`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "SourceFields", into = "SourceFields")]
 pub enum ModelSource {
-    /// A Hugging Face folder or a GGUF file, at the same path on every node that may serve
-    /// the model.
+    /// A Hugging Face folder or a GGUF file on the nodes, at the same path on every node that may
+    /// serve the model.
     Path(PathBuf),
-    /// What `flotilla model push` brought.
+    /// Files uploaded with `flotilla model push`, by the name given there.
     Artifact(ArtifactName),
-    /// A folder or a file on the controllers.
+    /// A folder or a file on the controllers, which send it to the nodes.
     ControllerPath(PathBuf),
-    /// One file, fetched by a controller.
+    /// A single file that a controller downloads and sends to the nodes.
     Url {
-        /// `https://` or `http://`: what comes is checked against the digest either way.
+        /// Address of the file, with `https://` or `http://`.
         url: String,
+        /// Digest that the downloaded file must have.
         sha256: Sha256Digest,
     },
-    /// A repository of Hugging Face, fetched by a controller.
+    /// A Hugging Face repository that a controller downloads and sends to the nodes.
     HuggingFace(HuggingFaceSource),
 }
 
-/// A repository of Hugging Face or of a server that speaks its API.
+/// A repository on Hugging Face, or on a server with the same API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HuggingFaceSource {
-    /// `owner/name`.
+    /// Repository, as `owner/name`.
     pub repo: String,
-    /// The commit, 40 hexadecimal digits: a branch would give two nodes different weights.
+    /// Commit, as 40 hexadecimal digits. Branches and tags are not allowed, because with them two
+    /// nodes could get different weights.
     pub revision: String,
-    /// Only these files. Default: those that the format needs.
+    /// Paths of the files to download. Default: the files that the format needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
 }
 
-/// How a model's files are made.
+/// The format of a model's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelFormat {
     /// A Hugging Face folder: `config.json`, `tokenizer.json`, `*.safetensors`.
     Safetensors,
-    /// One GGUF file.
+    /// A single GGUF file.
     Gguf,
 }
 
 impl ModelSource {
-    /// Whether controllers bring the files to the nodes.
+    /// Returns whether the controllers deliver the files to the nodes.
     #[must_use]
     pub fn is_delivered(&self) -> bool {
         !matches!(self, Self::Path(_))
@@ -140,7 +142,7 @@ impl TryFrom<SourceFields> for ModelSource {
                 url: Some(_),
                 sha256: None,
                 ..
-            } => Err("url needs sha256 beside it: the digest of the file"),
+            } => Err("url needs sha256 too, the digest of the file"),
             _ => Err(
                 "must have exactly one of path, artifact, controllerPath, url (with sha256) and huggingFace",
             ),
@@ -170,9 +172,9 @@ impl From<ModelSource> for SourceFields {
 #[serde(try_from = "String", into = "String")]
 pub struct Sha256Digest(pub [u8; 32]);
 
-/// Why a text is no digest.
+/// The error returned when a text is not a SHA-256 digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no SHA-256 digest: 64 hexadecimal digits")]
+#[error("'{0}' is not a SHA-256 digest: write 64 hexadecimal digits")]
 pub struct ParseDigestError(String);
 
 impl FromStr for Sha256Digest {
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn one_source_and_a_digest_are_asked_for() {
+    fn exactly_one_source_is_accepted_and_url_needs_a_digest() {
         for (yaml, part) in [
             ("{path: /m, artifact: a}", "exactly one of"),
             ("{}", "exactly one of"),

@@ -1,4 +1,4 @@
-//! The kind `Task`: what people ask for, told by examples, and the models that do it.
+//! The kind `Task`: a class of requests, defined by examples, and the models that answer them.
 
 use std::collections::BTreeSet;
 
@@ -9,46 +9,50 @@ use crate::admission::Priority;
 use crate::routing::{AnswerLimits, CascadeSpec, ConfidenceThreshold, ObjectiveWeights};
 use crate::{HumanDuration, Joules, ModelName, TaskName, ZoneName};
 
-/// Something that requests ask for.
+/// The resource that describes a class of requests and the models that answer them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Task {
-    /// Always [`API_VERSION`].
+    /// Version of the resource format. Always `flotilla.dev/v1`.
     pub api_version: String,
-    /// Always `Task`.
+    /// Kind of the resource. Always `Task`.
     pub kind: String,
+    /// Name and labels. Clients ask for a task with the model `task:NAME`; the model `auto` lets
+    /// the classifier choose the task.
     pub metadata: Metadata<TaskName>,
+    /// The desired state of the task.
     pub spec: TaskSpec,
 }
 
-/// How a task is told from others, and who does it.
+/// The desired state of a task: the requests that belong to it, and how they are answered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct TaskSpec {
-    /// What it is about, for people.
+    /// What the task is about, for people. Default: empty.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// Requests that belong to it, as users write them.
+    /// Example requests that belong to the task, in the users' own words. The classifier learns
+    /// from them. Default: none; the task then gets only requests that name it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<String>,
-    /// The models that do it, the preferred one first. The next one answers where those before
-    /// it cannot. With an objective that has weights it decides which one is preferred, with a
-    /// cascade they are its tiers, the smallest first.
+    /// Names of the models that answer the task's requests, at least one. They are in order of
+    /// preference: a model is used if those before it cannot answer. With `objective.weights` the
+    /// weights decide the preference. With `cascade` the models are its tiers, the smallest first.
     pub models: Vec<ModelName>,
-    /// What is wanted of its answers.
+    /// Goals for the answers: weights and limits of quality, latency and energy. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objective: Option<ObjectiveSpec>,
-    /// A small model answers first, a larger one where it is not sure.
+    /// Cascade: the smallest model answers first, and a larger one if that answer is not confident
+    /// enough. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cascade: Option<CascadeSpec>,
-    /// How urgent its requests are, unless they say so themselves.
+    /// Priority of the task's requests that do not set one themselves. Default: `normal`.
     #[serde(skip_serializing_if = "is_normal")]
     pub priority: Priority,
-    /// A second replica is asked beside one that takes long.
+    /// Hedging: a second replica gets the request if the first one is slow. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hedge: Option<HedgeSpec>,
-    /// Requests of this task are answered on nodes in these privacy zones only. Empty: on any
-    /// node.
+    /// Privacy zones in which the task's requests must stay. Default: empty, any node may answer.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub zones: BTreeSet<ZoneName>,
 }
@@ -57,27 +61,28 @@ fn is_normal(priority: &Priority) -> bool {
     *priority == Priority::Normal
 }
 
-/// What is wanted of the answers to a task.
+/// The goals for the answers to a task.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ObjectiveSpec {
-    /// What counts how much in choosing among the models and replicas. Without it the models come
-    /// in their order, and of the replicas that answer soon one that takes little energy.
+    /// Weights of quality, latency and energy in the choice of model and replica. Default: none;
+    /// models are then used in their order, and among replicas that answer about equally soon one
+    /// with low energy is chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights: Option<ObjectiveWeights>,
-    /// Measured quality that a model must have, 0 to 1.
+    /// Smallest measured quality of a model, 0 to 1. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_quality: Option<f32>,
-    /// Longest predicted time to the end of the answer.
+    /// Longest predicted time until the answer is complete, such as `800ms`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_latency: Option<HumanDuration>,
-    /// Most joules that the answer is predicted to take.
+    /// Largest predicted energy of the answer, in joules. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_joules: Option<Joules>,
 }
 
 impl ObjectiveSpec {
-    /// The hard limits of it.
+    /// Returns the limits of the objective.
     #[must_use]
     pub fn limits(self) -> AnswerLimits {
         AnswerLimits {
@@ -87,29 +92,29 @@ impl ObjectiveSpec {
         }
     }
 
-    fn validate(self, faults: &mut ValidationErrors) {
+    fn validate(self, errors: &mut ValidationErrors) {
         if let Some(weights) = self.weights {
             let all = [weights.quality, weights.latency, weights.energy];
-            faults.add_if(
+            errors.add_if(
                 all.iter()
                     .any(|weight| !weight.is_finite() || *weight < 0.0),
                 "spec.objective.weights",
                 "must be 0 or more",
             );
-            faults.add_if(
+            errors.add_if(
                 all.iter().sum::<f32>() == 0.0,
                 "spec.objective.weights",
                 "must not all be 0",
             );
         }
-        check_part(faults, "spec.objective.minQuality", self.min_quality);
+        check_fraction(errors, "spec.objective.minQuality", self.min_quality);
         let joules = self.max_joules.map(|Joules(joules)| joules);
-        faults.add_if(
+        errors.add_if(
             joules.is_some_and(|joules| !joules.is_finite() || joules <= 0.0),
             "spec.objective.maxJoules",
             "must be above 0",
         );
-        faults.add_if(
+        errors.add_if(
             self.max_latency
                 .is_some_and(|HumanDuration(longest)| longest.is_zero()),
             "spec.objective.maxLatency",
@@ -118,41 +123,42 @@ impl ObjectiveSpec {
     }
 }
 
-/// When a second replica is asked.
+/// The rule for sending a request to a second replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HedgeSpec {
-    /// When the first one has not begun to answer after so long, and another one has nothing else
-    /// to do.
+    /// Time without a first token after which the request is also sent to a second, idle replica,
+    /// such as `200ms`. The answer that starts first is used.
     pub after: HumanDuration,
 }
 
-fn check_part(faults: &mut ValidationErrors, field: &str, part: Option<f32>) {
-    if let Some(part) = part {
-        faults.add_if(
-            !(0.0..=1.0).contains(&part),
+/// Checks that a fraction, if set, is between 0 and 1.
+fn check_fraction(errors: &mut ValidationErrors, field: &str, fraction: Option<f32>) {
+    if let Some(fraction) = fraction {
+        errors.add_if(
+            !(0.0..=1.0).contains(&fraction),
             field,
-            format!("must be between 0 and 1, is {part}"),
+            format!("must be between 0 and 1, is {fraction}"),
         );
     }
 }
 
-/// Longest example, in bytes: more is a document, not a request.
-const LONGEST_EXAMPLE: usize = 10_000;
+/// Largest size of an example, in bytes.
+const MAX_EXAMPLE_BYTES: usize = 10_000;
 
-/// Checks examples in `field`.
-pub(super) fn check_examples(faults: &mut ValidationErrors, field: &str, examples: &[String]) {
-    for (number, example) in examples.iter().enumerate() {
-        faults.add_if(
+/// Checks the examples in `field`.
+pub(super) fn check_examples(errors: &mut ValidationErrors, field: &str, examples: &[String]) {
+    for (index, example) in examples.iter().enumerate() {
+        errors.add_if(
             example.trim().is_empty(),
-            &format!("{field}[{number}]"),
+            &format!("{field}[{index}]"),
             "must not be empty",
         );
-        faults.add_if(
-            example.len() > LONGEST_EXAMPLE,
-            &format!("{field}[{number}]"),
+        errors.add_if(
+            example.len() > MAX_EXAMPLE_BYTES,
+            &format!("{field}[{index}]"),
             format!(
-                "must be at most {LONGEST_EXAMPLE} bytes, is {}",
+                "must be at most {MAX_EXAMPLE_BYTES} bytes, is {}",
                 example.len()
             ),
         );
@@ -160,7 +166,7 @@ pub(super) fn check_examples(faults: &mut ValidationErrors, field: &str, example
 }
 
 impl Task {
-    /// A task called `name`.
+    /// Returns a task with this name and spec.
     #[must_use]
     pub fn new(name: TaskName, spec: TaskSpec) -> Self {
         Self {
@@ -174,55 +180,55 @@ impl Task {
         }
     }
 
-    /// The task's name.
+    /// Returns the task's name.
     #[must_use]
     pub fn name(&self) -> &TaskName {
         &self.metadata.name
     }
 
-    /// Checks what the types cannot.
+    /// Checks the rules that the types cannot express.
     ///
     /// # Errors
-    /// Every fault, each with its field path.
+    /// All invalid fields, each with its path.
     pub fn validate(&self) -> Result<(), ValidationErrors> {
-        let mut faults = ValidationErrors::default();
+        let mut errors = ValidationErrors::default();
         let spec = &self.spec;
-        check_examples(&mut faults, "spec.examples", &spec.examples);
-        faults.add_if(
+        check_examples(&mut errors, "spec.examples", &spec.examples);
+        errors.add_if(
             spec.models.is_empty(),
             "spec.models",
             "must name at least one model",
         );
-        for (number, model) in spec.models.iter().enumerate() {
-            faults.add_if(
-                spec.models[..number].contains(model),
-                &format!("spec.models[{number}]"),
-                format!("'{model}' is named before"),
+        for (index, model) in spec.models.iter().enumerate() {
+            errors.add_if(
+                spec.models[..index].contains(model),
+                &format!("spec.models[{index}]"),
+                format!("'{model}' is listed twice"),
             );
         }
         if let Some(objective) = spec.objective {
-            objective.validate(&mut faults);
+            objective.validate(&mut errors);
         }
         if let Some(cascade) = &spec.cascade {
-            self.validate_cascade(cascade, &mut faults);
+            self.validate_cascade(cascade, &mut errors);
         }
-        faults.add_if(
+        errors.add_if(
             spec.hedge.is_some_and(|hedge| hedge.after.0.is_zero()),
             "spec.hedge.after",
             "must be above 0",
         );
-        faults.into_result()
+        errors.into_result()
     }
 
-    fn validate_cascade(&self, cascade: &CascadeSpec, faults: &mut ValidationErrors) {
+    fn validate_cascade(&self, cascade: &CascadeSpec, errors: &mut ValidationErrors) {
         let models = &self.spec.models;
-        faults.add_if(
+        errors.add_if(
             models.len() < 2,
             "spec.cascade",
             "needs at least two models, the smallest first",
         );
         let mut check = |field: &str, accept: ConfidenceThreshold| {
-            check_part(faults, &format!("{field}.atLeast"), Some(accept.at_least));
+            check_fraction(errors, &format!("{field}.atLeast"), Some(accept.at_least));
         };
         check("spec.cascade.accept", cascade.accept);
         for (model, accept) in &cascade.tiers {
@@ -230,7 +236,7 @@ impl Task {
         }
         let smaller = models.split_last().map_or(&[][..], |(_, smaller)| smaller);
         for model in cascade.tiers.keys() {
-            faults.add_if(
+            errors.add_if(
                 !smaller.contains(model),
                 &format!("spec.cascade.tiers.{model}"),
                 "must be one of spec.models, and not the last one: its answer is always kept",
@@ -254,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_read_and_written() {
+    fn task_round_trips_through_yaml() {
         let before =
             task("{description: d, examples: [freeze my card], models: [a, b], zones: [clinic]}")
                 .unwrap();
@@ -264,18 +270,18 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_reported() {
+    fn all_invalid_fields_are_reported() {
         let text = task("{examples: ['', x], models: [a, b, a]}").unwrap_err();
         assert_eq!(
             text,
-            "spec.examples[0] must not be empty; spec.models[2] 'a' is named before"
+            "spec.examples[0] must not be empty; spec.models[2] 'a' is listed twice"
         );
         let text = task("{examples: [x]}").unwrap_err();
         assert_eq!(text, "spec.models must name at least one model");
     }
 
     #[test]
-    fn goals_are_read_and_checked() {
+    fn objective_cascade_and_hedge_are_read_and_validated() {
         let spec = "{models: [s, m], priority: high, hedge: {after: 200ms}, \
             objective: {weights: {quality: 1, energy: 0.5}, minQuality: 0.9, maxLatency: 800ms, maxJoules: 3}, \
             cascade: {accept: {measure: mean, atLeast: 0.9}, tiers: {s: {atLeast: 0.7}}, schema: {type: object}}}";
@@ -325,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_routing_needs_are_refused() {
+    fn names_reserved_for_routing_are_rejected() {
         for name in ["none", "auto"] {
             assert!(TaskName::new(name).is_err(), "{name}");
         }

@@ -151,7 +151,7 @@ async fn a_file_from_a_server_is_checked_before_anything_loads() {
     let failed = async || {
         let (_, model) = api.get("api/v1/models/right").await;
         let reason = model["status"]["unschedulableNodes"]["n1"].to_string();
-        reason.contains("failed there")
+        reason.contains("failed to load it")
     };
     cluster.until(failed).await;
     let gone = json!({"url": format!("{}/files/gone.gguf", server.url()), "sha256": digest});

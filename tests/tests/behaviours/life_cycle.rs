@@ -74,7 +74,7 @@ async fn a_model_that_cannot_load_says_why_and_what_to_do() {
     let status = api.model("absent").await["status"].clone();
     assert_eq!(
         status["unplacedReason"],
-        "1 replica has no place: 0/1 nodes can have one, 1 failed to run it"
+        "1 replica cannot be placed: 0/1 nodes are suitable, 1 failed to load it"
     );
     let (_, model) = api.get("api/v1/models/absent").await;
     let reason = model["status"]["unschedulableNodes"]["n1"]
