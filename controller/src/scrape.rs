@@ -114,7 +114,7 @@ pub(crate) fn register(meter: &Meter, fleet: &FleetHandle, id: &str) {
     gauge(meter, fleet, &names::NODE_READY, |view, record| {
         for (name, node) in &view.nodes {
             let ready = u64::from(node.phase == NodePhase::Ready);
-            let zone = node.record.zone.as_ref().map(ToString::to_string);
+            let zone = node.record.spec.zone.as_ref().map(ToString::to_string);
             let zone = KeyValue::new(attr::ZONE, zone.unwrap_or_default());
             record(ready, &[attribute(attr::NODE, name), zone]);
         }

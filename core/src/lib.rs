@@ -17,6 +17,7 @@ pub mod estimate;
 pub mod generate;
 pub mod health;
 pub mod name;
+pub mod node;
 pub mod placement;
 pub mod quality;
 pub mod revision;

@@ -31,8 +31,7 @@ pub use decisions::DryRunResult;
 pub use desired_state::{ApplyResult, DesiredStateWriter};
 pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
 pub use nodes::{
-    BatteryJson, CountersJson, ModelOnNode, NodeEnergy, NodeMetadata, NodeResource, NodeSpec,
-    NodeStatus,
+    BatteryJson, CountersJson, ModelOnNode, NodeEnergy, NodeMetadata, NodeResource, NodeStatus,
 };
 pub(crate) use router::router;
 pub use tasks::{Quality, RouterResource, TaskModel, TaskResource, TaskStatus};

@@ -7,8 +7,9 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use flotilla_core::energy::{EnergySources, PowerRange};
-use flotilla_core::spec::{API_VERSION, Accelerator, Taint};
-use flotilla_core::{Bytes, ModelRevision, NodeName, ZoneName};
+use flotilla_core::node::NodeSpec;
+use flotilla_core::spec::API_VERSION;
+use flotilla_core::{Bytes, ModelRevision, NodeName};
 use flotilla_gateway::{ApiError, read_json};
 use flotilla_proto::v1;
 use flotilla_proto::v1::{ModelCounters, ModelPhase, ModelStatus};
@@ -45,30 +46,6 @@ pub struct NodeMetadata {
     /// Labels that the agent was started with, which models select nodes by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-}
-
-/// Static description of a node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NodeSpec {
-    /// Memory for models.
-    pub memory: Bytes,
-    /// Hardware that the node's engines compute with.
-    #[serde(default)]
-    pub accelerators: Vec<Accelerator>,
-    /// Taints, which keep models without a matching toleration away.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub taints: Vec<Taint>,
-    /// The zone of the node. `None`: it is in no zone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zone: Option<ZoneName>,
-    /// Number of CPU cores.
-    pub cores: u32,
-    /// Name of the CPU.
-    pub cpu: String,
-    /// Processor architecture and operating system, such as `x86_64-linux`.
-    pub platform: String,
-    /// Version of the agent.
-    pub version: String,
 }
 
 /// State of a node in the fleet.
@@ -304,16 +281,7 @@ impl NodeResource {
                 name: node.name.to_string(),
                 labels: record.labels.clone(),
             },
-            spec: NodeSpec {
-                memory: record.memory,
-                accelerators: record.accelerators.clone(),
-                taints: record.taints.clone(),
-                zone: record.zone.clone(),
-                cores: record.cores,
-                cpu: record.cpu.clone(),
-                platform: record.platform.clone(),
-                version: record.version.clone(),
-            },
+            spec: record.spec.clone(),
             status: NodeStatus {
                 phase: node.phase.as_str().into(),
                 operation: node.order,
@@ -323,7 +291,7 @@ impl NodeResource {
                 energy: report
                     .energy
                     .as_ref()
-                    .map(|reported| NodeEnergy::new(reported, record.power())),
+                    .map(|reported| NodeEnergy::new(reported, record.spec.power_or_estimate())),
             },
         }
     }

@@ -169,7 +169,7 @@ impl NodeState {
                 concurrency => concurrency.min(spec.concurrency),
             },
             capacity: spec.concurrency.saturating_add(spec.queue),
-            power: self.record.power(),
+            power: self.record.spec.power_or_estimate(),
             prefix_cache: status.prefix_cache,
         };
         let stats = match self.replica_stats.get(model) {
@@ -183,7 +183,7 @@ impl NodeState {
         };
         Some(ReplicaView {
             node: node.clone(),
-            zone: self.record.zone.clone(),
+            zone: self.record.spec.zone.clone(),
             revision: ModelRevision(status.revision),
             transport: session.link.clone(),
             stats,

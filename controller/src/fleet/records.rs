@@ -1,10 +1,9 @@
 //! The records in the store: JSON values under the keys of [`keys`](crate::store::keys).
 
 use flotilla_core::ModelRevision;
+use flotilla_core::NodeName;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::energy::PowerRange;
-use flotilla_core::spec::{Accelerator, Taint};
-use flotilla_core::{Bytes, NodeName, ZoneName};
+use flotilla_core::node::NodeSpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -17,37 +16,9 @@ pub struct NodeRecord {
     pub identity: String,
     /// The labels that a model's node selector matches.
     pub labels: BTreeMap<String, String>,
-    /// The taints that keep models without a matching toleration off the node.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub taints: Vec<Taint>,
-    /// The privacy zone of the node. `None`: it is in no zone.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zone: Option<ZoneName>,
-    /// The memory available to models.
-    pub memory: Bytes,
-    /// The devices that the node's engines compute on.
-    #[serde(default)]
-    pub accelerators: Vec<Accelerator>,
-    /// The number of logical CPU cores.
-    pub cores: u32,
-    /// The model name of the CPU.
-    pub cpu: String,
-    /// The architecture and operating system, for example `x86_64-linux`.
-    pub platform: String,
-    /// The version of the agent.
-    pub version: String,
-    /// The power draw of the node. `None`: the agent is too old to report it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub power: Option<PowerRange>,
-}
-
-impl NodeRecord {
-    /// Returns the power draw of the node, guessed from its cores if the agent does not report it.
-    #[must_use]
-    pub fn power(&self) -> PowerRange {
-        self.power
-            .unwrap_or_else(|| PowerRange::estimate(self.cores))
-    }
+    /// The hardware and the scheduling attributes of the node.
+    #[serde(flatten)]
+    pub spec: NodeSpec,
 }
 
 /// The desired state of a model, a task or the router.

@@ -1,6 +1,7 @@
 //! What an agent sends when it joins.
 
 use flotilla_core::energy::PowerRange;
+use flotilla_core::node::NodeSpec;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 use flotilla_proto::v1::JoinRequest;
@@ -46,28 +47,30 @@ pub(super) fn node_record(request: JoinRequest) -> Result<NodeRecord, Status> {
     Ok(NodeRecord {
         identity: request.identity,
         labels: request.labels.into_iter().collect(),
-        taints: taints
-            .map(|taint| Taint {
-                key: taint.key,
-                value: taint.value,
-            })
-            .collect(),
-        zone,
-        memory: Bytes(inventory.memory_bytes),
-        // Accelerators that this version does not know are dropped: no model can require them.
-        accelerators: inventory
-            .accelerators
-            .iter()
-            .filter_map(|name| serde_json::from_value(name.as_str().into()).ok())
-            .collect(),
-        cores: inventory.cores,
-        cpu: inventory.cpu,
-        platform: inventory.platform,
-        power: inventory.power.map(|power| PowerRange {
-            idle: Watts(power.idle_watts),
-            max: Watts(power.max_watts),
-            configured: power.configured,
-        }),
-        version: request.version,
+        spec: NodeSpec {
+            taints: taints
+                .map(|taint| Taint {
+                    key: taint.key,
+                    value: taint.value,
+                })
+                .collect(),
+            zone,
+            memory: Bytes(inventory.memory_bytes),
+            // Accelerators that this version does not know are dropped: no model can require them.
+            accelerators: inventory
+                .accelerators
+                .iter()
+                .filter_map(|name| serde_json::from_value(name.as_str().into()).ok())
+                .collect(),
+            cores: inventory.cores,
+            cpu: inventory.cpu,
+            platform: inventory.platform,
+            power: inventory.power.map(|power| PowerRange {
+                idle: Watts(power.idle_watts),
+                max: Watts(power.max_watts),
+                configured: power.configured,
+            }),
+            version: request.version,
+        },
     })
 }

@@ -12,14 +12,14 @@ const MIN_MEASURED_TOKENS: u64 = 200;
 
 /// Returns the capacity of a node.
 pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
-    let record = &node.record;
+    let spec = &node.record.spec;
     NodeCapacity {
         name: &node.name,
-        memory: record.memory,
-        labels: &record.labels,
-        taints: &record.taints,
-        zone: record.zone.as_ref(),
-        accelerators: &record.accelerators,
+        memory: spec.memory,
+        labels: &node.record.labels,
+        taints: &spec.taints,
+        zone: spec.zone.as_ref(),
+        accelerators: &spec.accelerators,
         schedulability: schedulability(node),
         pressure_factor: f64::from(node.report.load().strain().factor()),
     }
@@ -49,7 +49,7 @@ pub(super) fn fits_twice(view: &FleetView, model: &ModelView, node: &NodeName) -
         .iter()
         .filter_map(|name| view.models.get(name));
     let used: Bytes = assigned.map(|other| other.memory.unwrap_or_default()).sum();
-    used + needed <= node.record.memory
+    used + needed <= node.record.spec.memory
 }
 
 /// Returns the measured speed and energy of a model, by node, where it ran long enough.

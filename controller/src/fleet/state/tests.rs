@@ -5,6 +5,7 @@ use super::*;
 use crate::fleet::load_failures::FIRST_PAUSE;
 use crate::fleet::records::DesiredRecord;
 use flotilla_core::Bytes;
+use flotilla_core::node::NodeSpec;
 use flotilla_core::spec::{Model, Resource};
 
 const GRACE: Duration = Duration::from_secs(5);
@@ -13,15 +14,17 @@ fn record() -> NodeRecord {
     NodeRecord {
         identity: "i".into(),
         labels: BTreeMap::new(),
-        taints: Vec::new(),
-        zone: None,
-        accelerators: Vec::new(),
-        memory: Bytes(1 << 30),
-        cores: 2,
-        cpu: "test".into(),
-        platform: "test".into(),
-        version: "0".into(),
-        power: None,
+        spec: NodeSpec {
+            memory: Bytes(1 << 30),
+            accelerators: Vec::new(),
+            taints: Vec::new(),
+            zone: None,
+            cores: 2,
+            cpu: "test".into(),
+            platform: "test".into(),
+            version: "0".into(),
+            power: None,
+        },
     }
 }
 

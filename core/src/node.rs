@@ -1,0 +1,44 @@
+//! The static description of a node.
+
+use serde::{Deserialize, Serialize};
+
+use crate::energy::PowerRange;
+use crate::spec::{Accelerator, Taint};
+use crate::{Bytes, ZoneName};
+
+/// The hardware and the scheduling attributes of a node. Its agent reports them when it joins, the
+/// store keeps them, and the API returns them; the placement decides by them and by the labels.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeSpec {
+    /// The memory available to models.
+    pub memory: Bytes,
+    /// The devices that the node's engines compute on.
+    #[serde(default)]
+    pub accelerators: Vec<Accelerator>,
+    /// The taints that keep models without a matching toleration off the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taints: Vec<Taint>,
+    /// The privacy zone of the node. `None`: it is in no zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneName>,
+    /// The number of logical CPU cores.
+    pub cores: u32,
+    /// The model name of the CPU.
+    pub cpu: String,
+    /// The architecture and operating system, for example `x86_64-linux`.
+    pub platform: String,
+    /// The version of the agent.
+    pub version: String,
+    /// The power draw. `None`: the agent is too old to report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<PowerRange>,
+}
+
+impl NodeSpec {
+    /// Returns the power draw, estimated from the number of cores if the agent does not report it.
+    #[must_use]
+    pub fn power_or_estimate(&self) -> PowerRange {
+        self.power
+            .unwrap_or_else(|| PowerRange::estimate(self.cores))
+    }
+}
