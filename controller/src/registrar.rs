@@ -100,7 +100,7 @@ impl Registrar {
     }
 
     /// Gives the fleet an id if it has none. The id tells agents whether a store revision that is
-    /// lower than the last one comes from an old controller or from a fleet that was set up anew.
+    /// lower than the last one comes from an outdated controller or from a new fleet.
     async fn ensure_fleet_id(&self) -> Result<(), StoreError> {
         let id = format!("{:032x}", fastrand::u128(..)).into_bytes();
         let write = StoreWrite::put_if(keys::FLEET_ID.to_owned(), id, Precondition::Absent);
@@ -113,7 +113,10 @@ impl Registrar {
     /// Stores the records of the nodes linked to this controller, without the lease, so that a
     /// node stays known while it is disconnected.
     async fn store_node_records(&self, view: &FleetView) -> Result<(), StoreError> {
-        let unsaved = view.nodes.values().filter(|node| node.here && !node.kept);
+        let unsaved = view
+            .nodes
+            .values()
+            .filter(|node| node.linked_here && !node.stored);
         let writes = unsaved
             .map(|node| StoreWrite::put(keys::node(&node.name), encode(&node.record)))
             .collect();
@@ -124,7 +127,7 @@ impl Registrar {
     fn desired(&mut self, view: &FleetView) -> KeyValues {
         let mut desired = KeyValues::new();
         desired.insert(keys::controller(&self.id), encode(&self.record));
-        for node in view.nodes.values().filter(|node| node.here) {
+        for node in view.nodes.values().filter(|node| node.linked_here) {
             desired.insert(keys::link(&node.name, &self.id), b"{}".to_vec());
         }
         for (model, requests) in self.waiting.borrow_and_update().iter() {

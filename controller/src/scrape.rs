@@ -133,7 +133,7 @@ pub(crate) fn register(meter: &Meter, fleet: &FleetHandle, id: &str) {
         }
     });
     gauge(meter, fleet, &names::STORE_AVAILABLE, |view, record| {
-        let available = view.synced && view.store_problem.is_none();
+        let available = view.synced && view.store_error.is_none();
         record(u64::from(available), &[]);
     });
     let id = id.to_owned();

@@ -26,7 +26,7 @@ pub(super) fn print(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, star
             .iter()
             .map(|r| r.node.as_str())
             .collect();
-        let problem = model.failures.values().next().map(|f| f.problem.clone());
+        let problem = model.failures.values().next().map(|f| f.error.clone());
         vec![
             model.endpoints.model.name().to_string(),
             if nodes.is_empty() {

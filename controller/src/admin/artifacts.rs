@@ -42,7 +42,7 @@ pub(super) async fn list(
     Query(query): Query<WatchQuery>,
 ) -> Response {
     watch::reply(state.fleet, &query, |view| {
-        let items = view.files.pushed.iter().map(|(name, manifest)| {
+        let items = view.manifests.pushed.iter().map(|(name, manifest)| {
             let source = ModelSource::Artifact(name.clone());
             let models = view.models.values();
             let models = models.filter(|m| m.endpoints.model.spec.source.as_ref() == Some(&source));
@@ -65,7 +65,7 @@ pub(super) async fn manifests(
     State(state): State<AdminState>,
 ) -> Json<Vec<(ArtifactName, Manifest)>> {
     let view = state.fleet.view();
-    let artifacts = view.files.pushed.iter();
+    let artifacts = view.manifests.pushed.iter();
     let owned = artifacts.map(|(name, manifest)| (name.clone(), Manifest::clone(manifest)));
     Json(owned.collect())
 }
@@ -118,7 +118,7 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, ApiError> {
     let view = state.fleet.view();
     let artifact = ArtifactName::new(&name).ok();
-    let artifact = artifact.filter(|name| view.files.pushed.contains_key(name));
+    let artifact = artifact.filter(|name| view.manifests.pushed.contains_key(name));
     let artifact = artifact.ok_or_else(|| not_found("artifact", &name))?;
     let source = ModelSource::Artifact(artifact.clone());
     let user = view

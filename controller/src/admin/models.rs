@@ -237,7 +237,7 @@ impl ModelResource {
                 assigned: model.assigned.len() as u32,
                 memory: model.memory,
                 revision: model.endpoints.revisions.desired.to_string(),
-                rollback_reason: model.condemned.as_ref().map(|condemned| {
+                rollback_reason: model.failed_revision.as_ref().map(|condemned| {
                     format!(
                         "revision {} did not load on {}: {}",
                         condemned.revision, condemned.node, condemned.error

@@ -86,14 +86,14 @@ fn reject_reason(
         return (RejectReason::NodeDisconnected, detail);
     }
     if let Some(failed) = model.failures.get(&node.name) {
-        return (RejectReason::LoadFailed, failed.problem.clone());
+        return (RejectReason::LoadFailed, failed.error.clone());
     }
     let name = model.endpoints.model.name();
     let phase = node.report.load().model(name).map(|status| status.phase());
     if phase == Some(ModelPhase::Draining) {
         return (RejectReason::Draining, String::new());
     }
-    if node.order.draining {
+    if node.operation.draining {
         return (RejectReason::Draining, "the node is being drained".into());
     }
     if model.assigned.contains_key(&node.name) {

@@ -284,7 +284,7 @@ impl NodeResource {
             spec: record.spec.clone(),
             status: NodeStatus {
                 phase: node.phase.as_str().into(),
-                operation: node.order,
+                operation: node.operation,
                 flapping: node.flapping,
                 assigned: node.assigned.iter().map(ToString::to_string).collect(),
                 models: report.models.iter().map(Into::into).collect(),

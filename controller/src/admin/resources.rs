@@ -66,5 +66,5 @@ impl<T> ResourceList<T> {
 /// Notes for people who read about the fleet, such as that the store does not answer and changes
 /// have to wait.
 pub(super) fn notes(view: &FleetView) -> Vec<String> {
-    view.store_problem.clone().into_iter().collect()
+    view.store_error.clone().into_iter().collect()
 }

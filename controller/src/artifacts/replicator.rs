@@ -177,20 +177,20 @@ impl ArtifactReplicator {
         }
         let mut writes = Vec::new();
         let unused = |id: &&String| !sources.contains_key(*id);
-        for id in view.files.fetched.keys().filter(unused) {
+        for id in view.manifests.fetched.keys().filter(unused) {
             writes.push(StoreWrite::Delete {
                 key: keys::fetched_manifest(id),
             });
         }
-        for id in view.files.fetches.keys().filter(unused) {
+        for id in view.manifests.fetches.keys().filter(unused) {
             writes.push(StoreWrite::Delete {
                 key: keys::fetch_progress(id),
             });
         }
         work.jobs.retain(|id, _| sources.contains_key(id));
         for (id, (source, format)) in sources {
-            if view.files.get(&source).is_some() {
-                if view.files.fetches.contains_key(&id) {
+            if view.manifests.get(&source).is_some() {
+                if view.manifests.fetches.contains_key(&id) {
                     writes.push(StoreWrite::Delete {
                         key: keys::fetch_progress(&id),
                     });
@@ -198,7 +198,7 @@ impl ArtifactReplicator {
                 work.jobs.remove(&id);
                 continue;
             }
-            let recorded = view.files.fetches.get(&id);
+            let recorded = view.manifests.fetches.get(&id);
             let job = work.jobs.entry(id.clone());
             let job = job.or_insert_with(|| FetchJob::new(recorded.cloned()));
             if job.retry_at.is_some_and(|at| at <= Instant::now()) {
@@ -303,7 +303,7 @@ impl ArtifactReplicator {
     /// Removes files that no model needs. Does nothing while the view may be out of date.
     async fn collect(&self) {
         let view = self.fleet.view();
-        if !view.synced || view.store_problem.is_some() {
+        if !view.synced || view.store_error.is_some() {
             return;
         }
         let needed: HashSet<Sha256Digest> = view.needed_files().collect();

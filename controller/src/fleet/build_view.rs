@@ -53,12 +53,12 @@ impl FleetState {
             nodes: nodes.collect(),
             models,
             controllers: self.stored.controllers.clone(),
-            files: self.stored.manifests.clone(),
+            manifests: self.stored.manifests.clone(),
             routing: self.stored.routing.clone(),
             leader: self.stored.leader.clone(),
-            fleet: self.fleet_id.clone(),
+            fleet_id: self.fleet_id.clone(),
             synced: self.synced,
-            store_problem: self.store_problem.clone(),
+            store_error: self.store_error.clone(),
         }
     }
 
@@ -126,11 +126,11 @@ impl FleetState {
                 coming,
                 replicas,
             )),
-            files: manifest.cloned(),
+            manifest: manifest.cloned(),
             resolved,
             fetch: fetch.cloned(),
-            stable_files: stable.and_then(|stable| stable.manifest.clone()),
-            condemned: failed
+            stable_manifest: stable.and_then(|stable| stable.manifest.clone()),
+            failed_revision: failed
                 .filter(|failed| failed.revision == revisions.desired)
                 .cloned(),
             assigned,
@@ -168,19 +168,19 @@ impl FleetState {
         NodeView {
             name: name.clone(),
             record: node.record.clone(),
-            kept: node.stored_record.as_ref() == Some(&node.record),
+            stored: node.stored_record.as_ref() == Some(&node.record),
             phase: node.health.phase(),
             flapping: node.health.is_flapping(now),
-            order: self
+            operation: self
                 .stored
                 .operations
                 .get(name)
                 .copied()
                 .unwrap_or_default(),
-            here: node.is_reporting(),
+            linked_here: node.is_reporting(),
             link: node.link().cloned(),
             assigned: assigned.into_iter().collect(),
-            touched: node.desired_revision,
+            desired_revision: node.desired_revision,
             report: node.report.clone(),
         }
     }

@@ -1,4 +1,4 @@
-//! A node's connections, turned round so that the controller is the client.
+//! The session of a node and its reverse connections, on which the controller is the client.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use flotilla_proto::v1::inference_client::InferenceClient;
 use flotilla_proto::v1::{EmbedRequest, EmbedResponse, GenerateRequest};
 use tokio_util::sync::CancellationToken;
 
-/// Largest message on a link, in bytes: well above the largest request body, and room for
+/// The largest message on a link, in bytes: more than the largest request body, and enough for
 /// the vectors of many embeddings.
 const MAX_MESSAGE: usize = 256 << 20;
 
-/// Which of a node's sessions. A node that joins again has a new one.
+/// Identifies a session of a node. A node that joins again gets a new session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub Arc<str>);
 
@@ -28,20 +28,22 @@ impl fmt::Display for SessionId {
     }
 }
 
-/// One session of a node and the connections that belong to it.
+/// A session of a node, and the reverse connections that belong to it.
 pub struct NodeLink {
+    /// The id of the session.
     pub session: SessionId,
+    /// The node.
     pub node: NodeName,
-    /// Ends everything that belongs to the session.
+    /// Cancelled when the session ends; ends everything that belongs to it.
     pub closed: CancellationToken,
-    /// Set once the sync stream is open.
+    /// Cancelled once the sync stream is open.
     pub synced: CancellationToken,
     channels: ArcSwap<Vec<LinkChannel>>,
     next: AtomicUsize,
 }
 
 impl NodeLink {
-    /// A session of `node` without connections yet.
+    /// Creates a session without connections.
     #[must_use]
     pub fn new(node: NodeName, session: SessionId, closed: CancellationToken) -> Self {
         Self {
@@ -54,7 +56,7 @@ impl NodeLink {
         }
     }
 
-    /// Adds a connection, and drops those that ended.
+    /// Adds a connection, and removes the closed ones.
     pub fn add(&self, channel: &LinkChannel) {
         self.channels.rcu(|channels| {
             let open = channels.iter().filter(|channel| !channel.is_closed());
@@ -62,7 +64,7 @@ impl NodeLink {
         });
     }
 
-    /// Drops the connections that ended.
+    /// Removes the closed connections.
     pub fn sweep(&self) {
         self.channels.rcu(|channels| {
             let open = channels.iter().filter(|channel| !channel.is_closed());
@@ -70,13 +72,13 @@ impl NodeLink {
         });
     }
 
-    /// Whether requests can be sent.
+    /// Returns whether a request can be sent.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         !self.closed.is_cancelled() && self.channels.load().iter().any(|c| !c.is_closed())
     }
 
-    /// A client on one of the connections, in turn. `None` while there is none.
+    /// Returns a client on the next open connection, round robin. `None` if none is open.
     #[must_use]
     pub fn client(&self) -> Option<InferenceClient<LinkChannel>> {
         let channels = self.channels.load();
@@ -116,7 +118,7 @@ impl ReplicaTransport for NodeLink {
     }
 }
 
-/// Tells a request that was never sent from one that the node, or the connection, answered.
+/// Distinguishes a request that was never sent from one that the node or the connection failed.
 fn transport_error(status: tonic::Status) -> TransportError {
     if status::was_not_sent(&status) {
         TransportError::NotConnected

@@ -17,6 +17,7 @@ mod manifests;
 mod measured_memory;
 mod node;
 mod node_health;
+mod node_report;
 pub(crate) mod records;
 mod state;
 mod stored_state;
@@ -26,8 +27,9 @@ pub use event::FleetEvent;
 pub use handle::FleetHandle;
 pub use link::{NodeLink, SessionId};
 pub use manifests::ModelManifests;
+pub use node_report::{LastUse, NodeReport};
 pub use records::{
     AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FetchRecord,
     NodeOperationRecord, NodeRecord, StableRecord, WaitingRecord,
 };
-pub use view::{FleetView, LastUse, LoadFailureView, ModelView, NodePhase, NodeReport, NodeView};
+pub use view::{FleetView, LoadFailureView, ModelView, NodePhase, NodeView};

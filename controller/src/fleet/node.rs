@@ -11,7 +11,7 @@ use flotilla_dispatch::{ReplicaLimits, ReplicaStats, ReplicaView};
 use flotilla_proto::v1::{ModelPhase, ModelStatus, NodeEnergy};
 
 use super::node_health::{LocalSession, NodeHealth};
-use super::view::LastUse;
+use super::node_report::LastUse;
 use super::{NodeLink, NodeRecord, NodeReport, SessionId};
 
 /// The session of a node with this controller.
@@ -129,7 +129,8 @@ impl NodeState {
             if let Some(stats) = self.replica_stats.get(&name) {
                 stats.set_reported_requests(requests);
             }
-            let last_use = last_use(before.uses.get(&name), counters.requests, requests > 0, now);
+            let before = before.uses.get(&name);
+            let last_use = LastUse::update(before, counters.requests, requests > 0, now);
             uses.insert(name, last_use);
         }
         let report = NodeReport {
@@ -138,7 +139,7 @@ impl NodeState {
             // Only some reports carry the energy status.
             energy: energy.or_else(|| before.energy.clone()),
         };
-        let pressure = report.strain();
+        let pressure = report.pressure();
         for stats in self.replica_stats.values() {
             stats.set_pressure(pressure);
         }
@@ -176,7 +177,7 @@ impl NodeState {
             Some(stats) if stats.limits() == limits => stats.clone(),
             _ => {
                 let stats = Arc::new(ReplicaStats::new(limits));
-                stats.set_pressure(report.strain());
+                stats.set_pressure(report.pressure());
                 self.replica_stats.insert(model.clone(), stats.clone());
                 stats
             }
@@ -204,14 +205,4 @@ fn routing_status(models: &[ModelStatus]) -> impl Iterator<Item = impl PartialEq
             next,
         )
     })
-}
-
-/// When a replica was last in use, from the earlier value and the counters of a new report.
-fn last_use(before: Option<&LastUse>, begun: u64, busy: bool, now: Instant) -> LastUse {
-    let unused_since = before.filter(|before| !busy && before.begun == begun);
-    LastUse {
-        begun,
-        busy,
-        at: unused_since.map_or(now, |before| before.at),
-    }
 }

@@ -33,7 +33,7 @@ pub(super) struct FleetState {
     /// The newest revision of the store whose changes are applied.
     store_revision: StoreRevision,
     /// Why the store does not answer. `None` while it does.
-    pub(super) store_problem: Option<String>,
+    pub(super) store_error: Option<String>,
     /// The fleet's id, once it is known.
     pub(super) fleet_id: Option<String>,
     pub(super) stored: StoredState,
@@ -50,7 +50,7 @@ impl FleetState {
             grace,
             synced: false,
             store_revision: StoreRevision::default(),
-            store_problem: None,
+            store_error: None,
             fleet_id: None,
             stored: StoredState::default(),
             nodes: BTreeMap::new(),
@@ -75,8 +75,8 @@ impl FleetState {
                 let available = self.store_available(now);
                 self.apply_change(change, now) || available
             }
-            FleetEvent::StoreUnavailable(problem) => {
-                self.store_problem = Some(problem);
+            FleetEvent::StoreUnavailable(error) => {
+                self.store_error = Some(error);
                 true
             }
             FleetEvent::StoreAvailable => self.store_available(now),
@@ -97,7 +97,7 @@ impl FleetState {
 
     /// When the state changes by itself next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let available = self.store_problem.is_none();
+        let available = self.store_error.is_none();
         let nodes = self.nodes.values();
         let nodes = nodes.filter_map(|node| node.health.next_deadline(self.grace, available));
         nodes.chain(self.failures.next_deadline()).min()
@@ -105,7 +105,7 @@ impl FleetState {
 
     /// Makes the changes that are due at `now`. Returns whether the view changes.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        let available = self.store_problem.is_none();
+        let available = self.store_error.is_none();
         let mut changed = self.failures.expire(now);
         for (name, node) in &mut self.nodes {
             if node.health.expire(self.grace, available, now) {
@@ -120,7 +120,7 @@ impl FleetState {
 
     /// Notes that the store answers. Returns whether it did not before.
     fn store_available(&mut self, now: Instant) -> bool {
-        if self.store_problem.take().is_none() {
+        if self.store_error.take().is_none() {
             return false;
         }
         // Other controllers could not publish their links to nodes in the meantime.
@@ -367,7 +367,7 @@ impl FleetState {
                 self.measured_memory.record(model, revision, needed);
                 let failure = LoadFailureView {
                     revision,
-                    problem: match status.remedy.as_str() {
+                    error: match status.remedy.as_str() {
                         "" => status.error.clone(),
                         remedy => format!("{} ({remedy})", status.error),
                     },

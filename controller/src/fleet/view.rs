@@ -1,180 +1,140 @@
-//! The fleet at one moment, indexed for the request path.
+//! The immutable view of the fleet.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use flotilla_core::ModelRevision;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::energy::NodePressure;
 pub use flotilla_core::health::NodePhase;
 use flotilla_core::spec::{Model, Sha256Digest};
 use flotilla_core::{Bytes, ModelName, NodeName};
 use flotilla_dispatch::{DispatchView, ModelEndpoints, RoutingView};
 use flotilla_gateway::Readiness;
-use flotilla_proto::v1::{ModelStatus, NodeEnergy};
 
 use super::{
     ControllerRecord, FailedRevisionRecord, FetchRecord, ModelManifests, NodeLink,
-    NodeOperationRecord, NodeRecord,
+    NodeOperationRecord, NodeRecord, NodeReport,
 };
 use crate::store;
 
-/// The fleet at one moment. Never changes; the next moment is another view.
+/// The fleet at one moment. A view never changes: every change makes a new view.
 #[derive(Debug, Default)]
 pub struct FleetView {
-    /// Counts the views. 0 is the one before anything was read from the store.
+    /// The number of the view. 0 is the empty view before the store was read.
     pub generation: u64,
+    /// The models, by name.
     pub models: BTreeMap<ModelName, Arc<ModelView>>,
+    /// The nodes, by name.
     pub nodes: BTreeMap<NodeName, Arc<NodeView>>,
+    /// The running controllers, by id.
     pub controllers: BTreeMap<String, ControllerRecord>,
-    /// What requests are routed by.
+    /// The tasks, the router and the measured quality, which requests are routed by.
     pub routing: Arc<RoutingView>,
-    /// What controllers have of models' files.
-    pub files: Arc<ModelManifests>,
-    /// Which of the controllers leads.
+    /// The manifests of all model files that controllers deliver.
+    pub manifests: Arc<ModelManifests>,
+    /// The id of the leading controller, while one leads.
     pub leader: Option<String>,
-    /// The fleet's own name.
-    pub fleet: Option<String>,
-    /// Whether the store was read.
+    /// The fleet's random id, once it is known.
+    pub fleet_id: Option<String>,
+    /// Whether the store has been read.
     pub synced: bool,
-    /// Why the store does not answer, if it does not: changes wait, all else goes on.
-    pub store_problem: Option<String>,
+    /// Why the store does not answer. `None` while it does. Only changes need the store: requests
+    /// are answered all the same.
+    pub store_error: Option<String>,
 }
 
-/// A model and where it can be asked.
+/// A model, where it is assigned, and its rollout.
 #[derive(Debug)]
 pub struct ModelView {
     /// The model, its revisions and the replicas that take requests.
     pub endpoints: Arc<ModelEndpoints>,
-    /// Its files, where controllers deliver them and have them.
-    pub files: Option<Arc<Manifest>>,
-    /// Whether its files are on the nodes or known to controllers: it can be placed.
+    /// The manifest of the desired revision. `None`: the files are on the nodes, or not known yet.
+    pub manifest: Option<Arc<Manifest>>,
+    /// Whether the desired revision can be loaded: its files are on the nodes, or its manifest is
+    /// known.
     pub resolved: bool,
-    /// How fetching its files goes.
+    /// The progress of fetching the desired revision's files, while they are fetched.
     pub fetch: Option<FetchRecord>,
-    /// Its files in that revision.
-    pub stable_files: Option<Arc<Manifest>>,
-    /// The revision that did not load, while it is the one wished for.
-    pub condemned: Option<FailedRevisionRecord>,
-    /// The nodes it is assigned to, ready or not, with the revision they are to serve.
+    /// The manifest of the stable revision, if controllers deliver its files.
+    pub stable_manifest: Option<Arc<Manifest>>,
+    /// The failure of the desired revision, if it failed to load.
+    pub failed_revision: Option<FailedRevisionRecord>,
+    /// The nodes that the model is assigned to, with the revision to serve, whether they are ready
+    /// or not.
     pub assigned: BTreeMap<NodeName, ModelRevision>,
-    /// Nodes that failed to run a revision, with what they said, until they are asked again.
+    /// The recent failures to load the model, by node. A failure expires after a while, and the
+    /// node is tried again.
     pub failures: BTreeMap<NodeName, LoadFailureView>,
-    /// Memory of one replica, as given or as nodes have found.
+    /// The memory of one replica: from the spec, measured by a node, or estimated from the files.
+    /// `None`: unknown.
     pub memory: Option<Bytes>,
-    /// Requests that wait on controllers for a first replica.
+    /// The number of requests in the pending queues of all controllers.
     pub waiting: u32,
 }
 
-/// A node's failure to run a revision of a model.
+/// The failure of a node to load or run a revision of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadFailureView {
+    /// The revision that failed.
     pub revision: ModelRevision,
-    pub problem: String,
+    /// The error that the node reported, with its remedy.
+    pub error: String,
 }
 
-/// A node, what it should run and what it runs.
+/// A node: its description, what it should run, and its last report.
 #[derive(Debug)]
 pub struct NodeView {
+    /// The name of the node.
     pub name: NodeName,
+    /// The static description of the node.
     pub record: NodeRecord,
-    /// Whether the store has this record.
-    pub kept: bool,
+    /// Whether the store contains this description.
+    pub stored: bool,
+    /// The phase of the node.
     pub phase: NodePhase,
-    /// Whether it disconnected too often lately to be given new models.
+    /// Whether the node disconnected too often lately to get new models.
     pub flapping: bool,
-    pub order: NodeOperationRecord,
-    /// Whether it is linked to this controller and reports to it.
-    pub here: bool,
-    /// The session with this controller, while there is one.
+    /// The operation on the node: cordon or drain.
+    pub operation: NodeOperationRecord,
+    /// Whether the node is linked to this controller and has reported to it.
+    pub linked_here: bool,
+    /// The node's session with this controller, while there is one.
     pub link: Option<Arc<NodeLink>>,
+    /// The models that the node should run.
     pub assigned: BTreeSet<ModelName>,
-    /// The last change in the store that was about what it should run.
-    pub touched: store::StoreRevision,
-    /// What it reported last; newer than the view itself.
+    /// The revision of the last change in the store to what the node should run.
+    pub desired_revision: store::StoreRevision,
+    /// The last report of the node. It is shared with later views, so that it may be newer than
+    /// this view.
     pub report: Arc<ArcSwap<NodeReport>>,
 }
 
-/// What a node reported last.
-#[derive(Debug, Default)]
-pub struct NodeReport {
-    pub models: Vec<ModelStatus>,
-    pub uses: HashMap<ModelName, LastUse>,
-    /// What the node draws and how it is, once it has said so.
-    pub energy: Option<NodeEnergy>,
-}
-
-/// When a replica was used.
-#[derive(Debug, Clone, Copy)]
-pub struct LastUse {
-    /// Requests it had begun.
-    pub begun: u64,
-    /// Whether it had any when it last reported.
-    pub busy: bool,
-    /// When it was last seen to have had any.
-    pub at: Instant,
-}
-
-impl NodeReport {
-    /// What is reported of a model.
-    #[must_use]
-    pub fn model(&self, name: &ModelName) -> Option<&ModelStatus> {
-        self.models
-            .iter()
-            .find(|status| status.name == name.as_str())
-    }
-
-    /// What strains the node.
-    #[must_use]
-    pub fn strain(&self) -> NodePressure {
-        let Some(energy) = &self.energy else {
-            return NodePressure::default();
-        };
-        let battery = energy.battery.filter(|battery| battery.discharging);
-        NodePressure {
-            battery: battery.map(|battery| battery.charge),
-            throttled: !energy.throttle_reason.is_empty(),
-        }
-    }
-
-    /// For how long nobody has asked its replica of a model. `None` while somebody does.
-    #[must_use]
-    pub fn idle(&self, model: &ModelName, now: Instant) -> Option<Duration> {
-        match self.uses.get(model) {
-            Some(used) if used.busy => None,
-            Some(used) => Some(now.saturating_duration_since(used.at)),
-            None => Some(Duration::ZERO),
-        }
-    }
-}
-
 impl ModelView {
-    /// The model as a node that is to serve `revision` needs it. `None` for a revision that
-    /// nobody but the nodes that run it knows any more.
+    /// Returns the model and the manifest that a node needs to serve `revision`. `None` if the
+    /// revision is neither the desired nor the stable one, or its files are not known yet.
     #[must_use]
-    pub fn at(&self, revision: ModelRevision) -> Option<(&Model, Option<&Manifest>)> {
+    pub fn at_revision(&self, revision: ModelRevision) -> Option<(&Model, Option<&Manifest>)> {
         if revision == self.endpoints.revisions.desired {
             return self
                 .resolved
-                .then_some((&self.endpoints.model, self.files.as_deref()));
+                .then_some((&self.endpoints.model, self.manifest.as_deref()));
         }
         let stable = self.endpoints.stable.as_deref();
         let stable = stable.filter(|_| self.endpoints.revisions.stable == Some(revision));
-        stable.map(|stable| (stable, self.stable_files.as_deref()))
+        stable.map(|stable| (stable, self.stable_manifest.as_deref()))
     }
 }
 
 impl FleetView {
-    /// The part of the view that requests are dispatched over.
+    /// Returns the part of the view that requests are dispatched by.
     #[must_use]
     pub fn dispatch_view(&self) -> DispatchView {
         let mut notes = Vec::new();
         if !self.synced {
             notes.push("the store has not been read yet".to_owned());
         }
-        notes.extend(self.store_problem.clone());
+        notes.extend(self.store_error.clone());
         let mut nodes = self.nodes.values();
         if !nodes.any(|node| node.phase == NodePhase::Ready) {
             notes.push("no node is ready".to_owned());
@@ -193,11 +153,11 @@ impl FleetView {
         }
     }
 
-    /// The files that controllers have to keep.
+    /// Returns the digests of all files that controllers have to store.
     pub fn needed_files(&self) -> impl Iterator<Item = Sha256Digest> {
-        let of_models = self.models.values();
-        let of_models = of_models.flat_map(|m| m.files.iter().chain(&m.stable_files));
-        let all = of_models.chain(self.files.pushed.values());
+        let models = self.models.values();
+        let of_models = models.flat_map(|m| m.manifest.iter().chain(&m.stable_manifest));
+        let all = of_models.chain(self.manifests.pushed.values());
         all.flat_map(|manifest| manifest.files.iter().map(|file| file.sha256))
     }
 }

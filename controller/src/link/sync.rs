@@ -85,7 +85,7 @@ impl SyncSession {
                 revision: revision.0,
                 ..DesiredModel::default()
             };
-            if let Some((model, files)) = model.at(revision) {
+            if let Some((model, files)) = model.at_revision(revision) {
                 // A resource that was read from JSON can be written as JSON again.
                 desired.resource_json = serde_json::to_string(model).unwrap_or_default();
                 let files = files.into_iter().flat_map(|manifest| &manifest.files);
@@ -95,8 +95,8 @@ impl SyncSession {
         });
         Some(DesiredState {
             models: models.collect(),
-            fleet: view.fleet.clone()?,
-            store_revision: node.touched.0,
+            fleet: view.fleet_id.clone()?,
+            store_revision: node.desired_revision.0,
             controllers: view.controllers.values().map(|c| c.link.clone()).collect(),
         })
     }

@@ -67,7 +67,7 @@ pub(crate) async fn run(
         tokio::time::sleep(DEBOUNCE).await;
         changes.borrow_and_update();
         let view = fleet.view();
-        if !view.synced || view.store_problem.is_some() {
+        if !view.synced || view.store_error.is_some() {
             continue;
         }
         let now = Instant::now();

@@ -21,13 +21,13 @@ pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
         zone: spec.zone.as_ref(),
         accelerators: &spec.accelerators,
         schedulability: schedulability(node),
-        pressure_factor: f64::from(node.report.load().strain().factor()),
+        pressure_factor: f64::from(node.report.load().pressure().factor()),
     }
 }
 
 /// Returns which replicas a node may have: the operator's operation counts before its phase.
 fn schedulability(node: &NodeView) -> Schedulability {
-    let operation = node.order;
+    let operation = node.operation;
     match node.phase {
         _ if operation.draining && operation.force => Schedulability::ForceDraining,
         _ if operation.draining => Schedulability::Draining,

@@ -93,7 +93,7 @@ impl ProblemInputs {
                     model: name,
                     ready: node.is_some_and(|node| served_revision(node, name).is_some()),
                     outdated: goal != Some(*revision),
-                    idle_for: node.and_then(|node| node.report.load().idle(name, now)),
+                    idle_for: node.and_then(|node| node.report.load().idle_time(name, now)),
                 }
             })
         });
@@ -128,7 +128,7 @@ impl ModelInput {
             required: replica_count::required(model),
             refused_by: failures
                 .filter(|(_, failure)| failure.revision == goal)
-                .map(|(node, failure)| (node.clone(), failure.problem.clone()))
+                .map(|(node, failure)| (node.clone(), failure.error.clone()))
                 .collect(),
             measured: node_capacity::measured_performance(view, model),
         }

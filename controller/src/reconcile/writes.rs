@@ -109,7 +109,7 @@ fn mark_stable(name: &ModelName, model: &ModelView, goal: ModelRevision) -> Opti
     if model.endpoints.revisions.stable == Some(goal) {
         return None;
     }
-    let (served, manifest) = model.at(goal)?;
+    let (served, manifest) = model.at_revision(goal)?;
     // The resource was parsed from JSON, so that converting it back cannot fail.
     let resource = serde_json::to_value(served).unwrap_or_default();
     let record = StableRecord {
@@ -125,7 +125,7 @@ fn mark_stable(name: &ModelName, model: &ModelView, goal: ModelRevision) -> Opti
 /// Records that the desired revision failed to load on `node`.
 fn mark_failed(name: &ModelName, model: &ModelView, node: &NodeName) -> StoreWrite {
     let failure = model.failures.get(node);
-    let error = failure.map(|failure| failure.problem.clone());
+    let error = failure.map(|failure| failure.error.clone());
     let error = error.unwrap_or_default();
     tracing::error!(
         model = %name, %node, error, "the new revision failed to load: rolling back"

@@ -175,7 +175,7 @@ async fn watch_starts_with_a_snapshot_and_reports_changes_in_order(store: Arc<dy
         .await
         .unwrap();
     let mut seen = changes(watch.as_mut(), 3).await;
-    // etcd gives no order within a transaction.
+    // etcd does not order the changes of one transaction.
     seen[..2].sort();
     assert_eq!(seen, ["-/a/1", "/a/2", "/a/3"]);
 }
@@ -201,7 +201,11 @@ async fn leased_keys_are_deleted_with_their_lease(store: Arc<dyn Store>) {
 }
 
 async fn leader_key_holds_the_id_of_the_leader(store: Arc<dyn Store>) {
-    let leadership = store.try_lead("me").await.unwrap().expect("nobody leads");
+    let leadership = store
+        .try_lead("me")
+        .await
+        .unwrap()
+        .expect("no other leader");
     let leader = store.get(store::keys::LEADER).await.unwrap().unwrap();
     assert_eq!(leader.value, b"me");
     assert!(leadership.lost().now_or_never().is_none());
@@ -274,7 +278,7 @@ async fn watch_on_etcd_continues_after_an_outage() {
     let away = store.write(vec![put("/2", "", Precondition::Any)]).await;
     assert!(matches!(away, Err(StoreError::Etcd(_))), "{away:?}");
     etcd.resume();
-    // The client finds it again by itself.
+    // The client reconnects by itself.
     while store
         .write(vec![put("/3", "", Precondition::Any)])
         .await
@@ -283,12 +287,12 @@ async fn watch_on_etcd_continues_after_an_outage() {
     let delete = StoreWrite::Delete { key: "/1".into() };
     store.write(vec![delete]).await.unwrap();
     let mut seen = changes(watch.as_mut(), 2).await;
-    // A write without an answer may have been done all the same.
+    // A write that got no answer may have been applied.
     if seen[0] == "/2" {
         seen.remove(0);
         seen.extend(changes(watch.as_mut(), 1).await);
     }
-    // So may one of those that were tried again.
+    // So may a write that was retried.
     while seen[1] == "/3" {
         seen.remove(1);
         seen.extend(changes(watch.as_mut(), 1).await);
@@ -302,7 +306,7 @@ async fn watch_on_etcd_restarts_with_a_snapshot_after_a_compaction() {
     let store = store::open(&etcd.store()).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
-    // Nobody reads the watch meanwhile: it has not begun to follow.
+    // The watch is not polled in the meantime, so that it has not read these changes.
     store
         .write(vec![put("/1", "", Precondition::Any)])
         .await
@@ -333,7 +337,7 @@ async fn lease_on_etcd_is_renewed_while_held_and_expires_when_dropped() {
     store.write(vec![write]).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
     assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
-    // Held for three times as long as it lives without being renewed.
+    // Held for three times its time to live, it is still there.
     let early = tokio::time::timeout(ttl * 3, changes(watch.as_mut(), 1)).await;
     assert!(early.is_err(), "{early:?}");
     drop(lease);
@@ -361,17 +365,21 @@ async fn former_leader_cannot_write_under_its_fence() {
         store::open(&etcd.store()).await.unwrap(),
         store::open(&etcd.store()).await.unwrap(),
     ];
-    let first = one.try_lead("me").await.unwrap().expect("nobody leads");
+    let first = one.try_lead("me").await.unwrap().expect("no other leader");
     assert!(other.try_lead("me").await.unwrap().is_none());
     assert!(first.lost().now_or_never().is_none());
     let fenced = |fence: Option<StoreWrite>, value| {
-        let fence = fence.expect("there may be others");
+        let fence = fence.expect("etcd has a fence");
         vec![fence, put("/a", value, Precondition::Any)]
     };
     one.write(fenced(first.fence(), "first")).await.unwrap();
-    // As if it had been stopped for longer than its lease.
+    // As if the process had been suspended for longer than its lease.
     first.resign().await;
-    let second = other.try_lead("me").await.unwrap().expect("nobody leads");
+    let second = other
+        .try_lead("me")
+        .await
+        .unwrap()
+        .expect("no other leader");
     other.write(fenced(second.fence(), "second")).await.unwrap();
     let late = one.write(fenced(first.fence(), "late")).await;
     assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
@@ -401,13 +409,13 @@ async fn etcd_with_tls_and_password_refuses_clients_without_them() {
     let whole = etcd.address();
     let mut stranger = whole.clone();
     stranger.user = Some(("flotilla".into(), "open barley".into()));
-    let mut nobody = whole.clone();
-    nobody.user = None;
+    let mut anonymous = whole.clone();
+    anonymous.user = None;
     let mut unsigned = whole.clone();
     unsigned.tls.as_mut().unwrap().identity = None;
     let mut plain = whole;
     plain.tls = None;
-    for address in [stranger, nobody, unsigned, plain] {
+    for address in [stranger, anonymous, unsigned, plain] {
         let store = store::open(&StoreAddress::Etcd(address.clone()))
             .await
             .unwrap();

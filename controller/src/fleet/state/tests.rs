@@ -244,7 +244,7 @@ fn node_linked_to_another_controller_is_ready_but_not_used_from_here() {
         .apply(put(link_key.clone(), &json!({}), 8), fleet.now);
     assert!(fleet.leave("s1"));
     assert_eq!(fleet.phase(), NodePhase::Ready);
-    assert!(!fleet.state.build_view(1, fleet.now).nodes[&fleet.node].here);
+    assert!(!fleet.state.build_view(1, fleet.now).nodes[&fleet.node].linked_here);
     let gone = StoreChange::Delete {
         key: link_key,
         revision: StoreRevision(9),
@@ -269,7 +269,7 @@ fn no_node_is_lost_while_the_store_is_unavailable_and_grace_restarts_afterwards(
     assert_eq!(fleet.state.next_deadline(), None);
     assert!(!fleet.state.expire(fleet.now));
     let view = fleet.state.build_view(1, fleet.now);
-    assert_eq!(view.store_problem.as_deref(), Some("etcd is away"));
+    assert_eq!(view.store_error.as_deref(), Some("etcd is away"));
     assert!(fleet.state.apply(FleetEvent::StoreAvailable, fleet.now));
     assert_eq!(fleet.state.next_deadline(), Some(fleet.now + GRACE));
     assert_eq!(fleet.phase(), NodePhase::Suspect);
@@ -282,8 +282,9 @@ fn no_node_is_lost_while_the_store_is_unavailable_and_grace_restarts_afterwards(
 fn desired_revision_of_a_node_is_that_of_the_last_change_that_concerns_it() {
     let mut fleet = TestState::new();
     fleet.join(&link("s1"));
-    let touched =
-        |fleet: &mut TestState| fleet.state.build_view(1, fleet.now).nodes[&fleet.node].touched;
+    let touched = |fleet: &mut TestState| {
+        fleet.state.build_view(1, fleet.now).nodes[&fleet.node].desired_revision
+    };
     let assignment = Assignment {
         node: fleet.node.clone(),
         model: ModelName::new("m").unwrap(),

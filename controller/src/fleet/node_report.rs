@@ -1,0 +1,76 @@
+//! The last report of a node.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use flotilla_core::ModelName;
+use flotilla_core::energy::NodePressure;
+use flotilla_proto::v1::{ModelStatus, NodeEnergy};
+
+/// The last report of a node, with what is derived from it and the reports before.
+#[derive(Debug, Default)]
+pub struct NodeReport {
+    /// The status of every model on the node.
+    pub models: Vec<ModelStatus>,
+    /// When the node's replicas were last in use, by model.
+    pub uses: HashMap<ModelName, LastUse>,
+    /// The node's energy status. `None`: not reported yet.
+    pub energy: Option<NodeEnergy>,
+}
+
+/// When a replica was last in use.
+#[derive(Debug, Clone, Copy)]
+pub struct LastUse {
+    /// The number of requests that the replica had begun.
+    pub requests: u64,
+    /// Whether the replica had requests at the last report.
+    pub busy: bool,
+    /// When the replica last had requests, or was first reported.
+    pub last_used: Instant,
+}
+
+impl LastUse {
+    /// Updates the last use with the counters of a new report. `before` is the value of the
+    /// report before, if there was one.
+    pub(super) fn update(before: Option<&Self>, requests: u64, busy: bool, now: Instant) -> Self {
+        let unused = before.filter(|before| !busy && before.requests == requests);
+        Self {
+            requests,
+            busy,
+            last_used: unused.map_or(now, |before| before.last_used),
+        }
+    }
+}
+
+impl NodeReport {
+    /// Returns the status of a model, if it is on the node.
+    #[must_use]
+    pub fn model(&self, name: &ModelName) -> Option<&ModelStatus> {
+        self.models
+            .iter()
+            .find(|status| status.name == name.as_str())
+    }
+
+    /// Returns the power and thermal pressure of the node.
+    #[must_use]
+    pub fn pressure(&self) -> NodePressure {
+        let Some(energy) = &self.energy else {
+            return NodePressure::default();
+        };
+        let battery = energy.battery.filter(|battery| battery.discharging);
+        NodePressure {
+            battery: battery.map(|battery| battery.charge),
+            throttled: !energy.throttle_reason.is_empty(),
+        }
+    }
+
+    /// Returns how long the node's replica of a model has been idle. `None` while it is busy.
+    #[must_use]
+    pub fn idle_time(&self, model: &ModelName, now: Instant) -> Option<Duration> {
+        match self.uses.get(model) {
+            Some(used) if used.busy => None,
+            Some(used) => Some(now.saturating_duration_since(used.last_used)),
+            None => Some(Duration::ZERO),
+        }
+    }
+}
