@@ -92,6 +92,10 @@ mod tests {
         }
     }
 
+    fn change_on(node: &NodeName) -> RolloutAction {
+        RolloutAction::Change(vec![node.clone()])
+    }
+
     #[test]
     fn single_replica_surges_unless_it_fits_twice_on_its_node() {
         let [n1, _] = names();
@@ -100,7 +104,7 @@ mod tests {
         assert_eq!(surge, RolloutAction::Surge(n1.clone()));
         assert_eq!(extra_replicas(&rollout, &surge, 1), 1);
         let change = action(&rollout, 1, |_| true);
-        assert_eq!(change, RolloutAction::Change(vec![n1.clone()]));
+        assert_eq!(change, change_on(&n1));
         assert_eq!(extra_replicas(&rollout, &change, 1), 0);
     }
 
@@ -123,7 +127,7 @@ mod tests {
         let replicas = vec![replica(&n1, OLD, Some(OLD)), replica(&n2, OLD, Some(OLD))];
         let rollout = upgrade(replicas);
         let change = action(&rollout, 2, |_| false);
-        assert_eq!(change, RolloutAction::Change(vec![n1.clone()]));
+        assert_eq!(change, change_on(&n1));
         assert_eq!(extra_replicas(&rollout, &change, 2), 0);
     }
 
@@ -132,6 +136,6 @@ mod tests {
         let [n1, _] = names();
         let rollout = upgrade(vec![replica(&n1, OLD, None)]);
         let change = action(&rollout, 1, |_| false);
-        assert_eq!(change, RolloutAction::Change(vec![n1.clone()]));
+        assert_eq!(change, change_on(&n1));
     }
 }
