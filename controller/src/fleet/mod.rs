@@ -20,7 +20,7 @@ mod node_health;
 mod node_report;
 pub(crate) mod records;
 mod state;
-mod stored_state;
+mod stored_fleet_state;
 mod view;
 
 pub use event::FleetEvent;

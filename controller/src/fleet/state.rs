@@ -13,7 +13,7 @@ use super::decode::{self, DesiredModelState, StoredValue};
 use super::load_failures::LoadFailures;
 use super::measured_memory::MeasuredMemory;
 use super::node::NodeState;
-use super::stored_state::StoredState;
+use super::stored_fleet_state::StoredFleetState;
 use super::{FleetEvent, LoadFailureView, NodeLink, NodeRecord, SessionId};
 use crate::store::keys::{self, StoreKey};
 use crate::store::{StoreChange, StoreEntry};
@@ -36,7 +36,7 @@ pub(super) struct FleetState {
     pub(super) store_error: Option<String>,
     /// The fleet's id, once it is known.
     pub(super) fleet_id: Option<String>,
-    pub(super) stored: StoredState,
+    pub(super) stored: StoredFleetState,
     pub(super) nodes: BTreeMap<NodeName, NodeState>,
     pub(super) failures: LoadFailures,
     pub(super) measured_memory: MeasuredMemory,
@@ -52,7 +52,7 @@ impl FleetState {
             store_revision: StoreRevision::default(),
             store_error: None,
             fleet_id: None,
-            stored: StoredState::default(),
+            stored: StoredFleetState::default(),
             nodes: BTreeMap::new(),
             failures: LoadFailures::default(),
             measured_memory: MeasuredMemory::default(),
@@ -135,7 +135,7 @@ impl FleetState {
         let first = !std::mem::replace(&mut self.synced, true);
         self.store_revision = self.store_revision.max(revision);
         self.store_available(now);
-        self.stored = StoredState::default();
+        self.stored = StoredFleetState::default();
         for node in self.nodes.values_mut() {
             node.stored_record = None;
             node.health.clear_remote_links();

@@ -13,7 +13,7 @@ use flotilla_dispatch::RoutingView;
 
 /// A copy of the store's entries, except those about single nodes, which are kept with the nodes.
 #[derive(Default)]
-pub(super) struct StoredState {
+pub(super) struct StoredFleetState {
     /// The id of the leading controller, while one leads.
     pub(super) leader: Option<String>,
     /// The running controllers, by id.
@@ -30,7 +30,7 @@ pub(super) struct StoredState {
     pub(super) waiting: BTreeMap<ModelName, BTreeMap<String, u32>>,
 }
 
-impl StoredState {
+impl StoredFleetState {
     /// Returns the nodes that a model is assigned to.
     pub(super) fn nodes_of<'a>(
         &'a self,
