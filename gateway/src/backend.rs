@@ -1,4 +1,4 @@
-//! What answers requests: the controller's dispatch or a node by itself.
+//! The interface between the API and whatever answers its requests.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,45 +11,48 @@ use futures::Stream;
 
 use crate::ApiError;
 
-/// Events of a generation, in the groups in which they arrived. Dropping it stops the
-/// generation.
+/// The events of a generation, in batches of events that arrived together. Dropping the stream
+/// stops the generation.
 pub type EventStream = Pin<Box<dyn Stream<Item = Result<Vec<GenerateEvent>, RequestError>> + Send>>;
 
-/// An answer and who gives it.
+/// An answer, and the replica it comes from.
 pub struct BackendAnswer<T> {
+    /// The replica that answers.
     pub served_by: ServedBy,
+    /// The answer itself.
     pub content: T,
 }
 
-/// Who answers.
+/// The replica that answers a request, and how it was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServedBy {
+    /// The model that answers.
     pub model: ModelName,
-    /// The task that the model was chosen for, if it was.
+    /// The task that the model was chosen for. `None` for a request that names its model.
     pub task: Option<TaskName>,
+    /// The node that answers.
     pub node: NodeName,
-    /// Replicas that were asked, the one that answers included.
+    /// Number of replicas the request was sent to, including the one that answers.
     pub attempts: u32,
-    /// Under which name the decision is on record.
+    /// Id of the recorded routing decision.
     pub decision_id: String,
 }
 
 impl ServedBy {
-    /// What the client is told where the answer broke off, with the prompt in `field`.
-    pub(crate) fn failed(&self, error: RequestError, field: &str) -> ApiError {
-        let decision = Some(self.decision_id.clone());
-        ApiError::prompt_in(field)(BackendError {
-            error,
-            decision_id: decision,
-        })
+    /// The response for an answer that broke off with `error`. `prompt_param` is the endpoint's
+    /// name for its prompt.
+    pub(crate) fn error_response(&self, error: RequestError, prompt_param: &str) -> ApiError {
+        let decision_id = Some(self.decision_id.clone());
+        ApiError::with_prompt_param(prompt_param)(BackendError { error, decision_id })
     }
 }
 
-/// Why there is no answer.
+/// The error of a request that was not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendError {
+    /// What went wrong.
     pub error: RequestError,
-    /// Under which name the decision is on record, if one was made.
+    /// Id of the recorded routing decision. `None` when the request failed before a decision.
     pub decision_id: Option<String>,
 }
 
@@ -62,43 +65,45 @@ impl From<RequestError> for BackendError {
     }
 }
 
-/// A model as clients see it.
+/// A model in the list of models.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelCard {
+    /// The model's name, which requests use as `model`.
     pub name: ModelName,
-    /// When the fleet learned of it, in seconds since 1970.
+    /// When the model was added, in seconds since the Unix epoch.
     pub created: u64,
 }
 
-/// Whether requests can be answered.
+/// Whether the backend can answer requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readiness {
+    /// True when requests can be answered.
     pub ready: bool,
-    /// What is missing, or what works only in part.
+    /// What is missing or degraded, as sentences for the operator.
     pub notes: Vec<String>,
 }
 
-/// What answers requests.
+/// Answers requests: the controller's dispatch, or a test double.
 pub trait Backend: Clone + Send + Sync + 'static {
-    /// Begins an answer. Resolves once its first events are there, so that whatever fails
-    /// before can still be told with a status.
+    /// Starts a generation. Resolves when the first events have arrived, so that an earlier
+    /// failure can still be reported with an HTTP status.
     fn generate(
         &self,
         request: GenerateRequest<Route>,
     ) -> impl Future<Output = Result<BackendAnswer<EventStream>, BackendError>> + Send;
 
-    /// Turns texts into vectors.
+    /// Computes the embedding vectors of the request's texts.
     fn embed(
         &self,
         request: EmbedRequest<Route>,
     ) -> impl Future<Output = Result<BackendAnswer<Embeddings>, BackendError>> + Send;
 
-    /// All models, in order of their names.
+    /// Returns all models, ordered by name.
     fn models(&self) -> Vec<ModelCard>;
 
-    /// The model of this name.
+    /// Returns the model called `name`.
     fn model(&self, name: &str) -> Option<ModelCard>;
 
-    /// Whether requests can be answered.
+    /// Returns whether requests can be answered.
     fn readiness(&self) -> Readiness;
 }

@@ -1,4 +1,4 @@
-//! `/v1/embeddings`.
+//! `POST /v1/embeddings`.
 
 use axum::response::Response;
 use base64::Engine as _;
@@ -9,12 +9,12 @@ use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendAnswer;
-use crate::chat::json_response;
-use crate::route::{RoutingFields, route};
+use crate::json_response::json_response;
+use crate::routing_fields::{RoutingFields, parse_route};
 use crate::usage::EnergyJson;
-use crate::{ApiError, Backend};
+use crate::{ApiError, Backend, headers};
 
-/// Most texts of one request, as OpenAI has it.
+/// Maximum number of texts per request, as in OpenAI's API.
 const MAX_INPUTS: usize = 2_048;
 
 /// The body of `/v1/embeddings`.
@@ -49,14 +49,14 @@ struct EmbeddingList<'a> {
 struct Embedding {
     object: &'static str,
     index: usize,
-    embedding: Vector,
+    embedding: VectorJson,
 }
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Vector {
+enum VectorJson {
     Floats(Vec<f32>),
-    /// Little-endian 32-bit floats in base64, what OpenAI's clients ask for.
+    /// Little-endian 32-bit floats in base64, which OpenAI's clients request.
     Base64(String),
 }
 
@@ -72,13 +72,13 @@ struct EmbeddingUsage {
 pub(crate) async fn answer(
     backend: &impl Backend,
     body: EmbeddingBody,
-    headers: &HeaderMap,
+    request_headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let route = route(&body.model, body.flotilla, headers)?;
+    let route = parse_route(&body.model, body.flotilla, request_headers)?;
     if !matches!(route.target, RouteTarget::Model(_)) {
         return Err(RequestError::invalid(
             "model",
-            "Embeddings of two models cannot be compared: name the model.",
+            "Embeddings of different models cannot be compared: name a model instead of 'auto' or a task.",
         )
         .into());
     }
@@ -110,26 +110,23 @@ pub(crate) async fn answer(
         queue_key: QueueKey::default(),
         deadline: None,
     };
-    let BackendAnswer {
-        served_by: by,
-        content,
-    } = backend
+    let BackendAnswer { served_by, content } = backend
         .embed(request)
         .await
-        .map_err(ApiError::prompt_in("input"))?;
+        .map_err(ApiError::with_prompt_param("input"))?;
     let data = content
         .vectors
         .into_iter()
         .enumerate()
         .map(|(index, vector)| {
-            let vector = shorten(vector, body.dimensions)?;
+            let vector = truncate(vector, body.dimensions)?;
             Ok(Embedding {
                 object: "embedding",
                 index,
                 embedding: if base64 {
-                    Vector::Base64(encode(&vector))
+                    VectorJson::Base64(encode_base64(&vector))
                 } else {
-                    Vector::Floats(vector)
+                    VectorJson::Floats(vector)
                 },
             })
         })
@@ -137,20 +134,20 @@ pub(crate) async fn answer(
     let mut response = json_response(&EmbeddingList {
         object: "list",
         data,
-        model: by.model.as_str(),
+        model: served_by.model.as_str(),
         usage: EmbeddingUsage {
             prompt_tokens: content.prompt_tokens,
             total_tokens: content.prompt_tokens,
             energy: content.energy.map(Into::into),
         },
     });
-    crate::router::tag(&mut response, &by);
+    headers::add_served_by(&mut response, &served_by);
     Ok(response)
 }
 
-/// Keeps the first `dimensions` numbers and brings the vector back to length 1, as OpenAI
-/// does for models trained so that prefixes are embeddings too.
-fn shorten(mut vector: Vec<f32>, dimensions: Option<usize>) -> Result<Vec<f32>, RequestError> {
+/// Keeps the first `dimensions` numbers and scales the vector to length 1, as OpenAI does for
+/// models whose prefixes are embeddings too.
+fn truncate(mut vector: Vec<f32>, dimensions: Option<usize>) -> Result<Vec<f32>, RequestError> {
     let Some(dimensions) = dimensions else {
         return Ok(vector);
     };
@@ -158,7 +155,7 @@ fn shorten(mut vector: Vec<f32>, dimensions: Option<usize>) -> Result<Vec<f32>, 
         return Err(RequestError::invalid(
             "dimensions",
             format!(
-                "'dimensions' must be between 1 and {}, the model's.",
+                "'dimensions' must be between 1 and {}, the model's number of dimensions.",
                 vector.len()
             ),
         ));
@@ -171,7 +168,7 @@ fn shorten(mut vector: Vec<f32>, dimensions: Option<usize>) -> Result<Vec<f32>, 
     Ok(vector)
 }
 
-fn encode(vector: &[f32]) -> String {
+fn encode_base64(vector: &[f32]) -> String {
     let bytes: Vec<u8> = vector.iter().flat_map(|x| x.to_le_bytes()).collect();
     BASE64_STANDARD.encode(bytes)
 }
@@ -181,14 +178,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_little_endian() {
-        assert_eq!(encode(&[1.0]), "AACAPw==");
+    fn base64_vector_is_little_endian() {
+        assert_eq!(encode_base64(&[1.0]), "AACAPw==");
     }
 
     #[test]
-    fn a_shortened_vector_has_length_one() {
-        assert_eq!(shorten(vec![3.0, 4.0, 5.0], Some(2)).unwrap(), [0.6, 0.8]);
-        assert!(shorten(vec![1.0], Some(2)).is_err());
-        assert!(shorten(vec![1.0], Some(0)).is_err());
+    fn truncated_vector_has_length_one() {
+        assert_eq!(truncate(vec![3.0, 4.0, 5.0], Some(2)).unwrap(), [0.6, 0.8]);
+        assert!(truncate(vec![1.0], Some(2)).is_err());
+        assert!(truncate(vec![1.0], Some(0)).is_err());
     }
 }

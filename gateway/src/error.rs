@@ -1,4 +1,4 @@
-//! Errors in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+//! Error responses in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 
-use crate::BackendError;
+use crate::{BackendError, headers};
 
-/// An error response.
+/// An error response of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
     status: StatusCode,
     body: ErrorBody,
     retry_after: Option<Duration>,
-    /// Under which name the decision that led to it is on record.
-    decision: Option<Box<str>>,
+    /// Id of the routing decision, sent as the header `x-flotilla-decision`.
+    decision_id: Option<Box<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,12 +30,12 @@ struct ErrorBody {
 }
 
 #[derive(Serialize)]
-struct Envelope<'a> {
+struct ErrorEnvelope<'a> {
     error: &'a ErrorBody,
 }
 
 impl ApiError {
-    /// An error of `status`; `kind` and `code` are OpenAI's `type` and `code`.
+    /// Creates an error with the HTTP `status`; `kind` and `code` are OpenAI's `type` and `code`.
     #[must_use]
     pub fn new(
         status: StatusCode,
@@ -53,11 +53,11 @@ impl ApiError {
             status,
             body,
             retry_after: None,
-            decision: None,
+            decision_id: None,
         }
     }
 
-    /// A bad request, naming the field where one is to blame.
+    /// Creates a 400 response. `param` is the invalid field, if it is known.
     #[must_use]
     pub fn invalid(param: Option<String>, message: impl Into<String>) -> Self {
         let mut error = Self::new(
@@ -70,13 +70,13 @@ impl ApiError {
         error
     }
 
-    /// The same, naming the field that is to blame.
-    fn about(mut self, param: &str) -> Self {
+    /// Sets the invalid field.
+    fn with_param(mut self, param: &str) -> Self {
         self.body.param = Some(param.to_owned());
         self
     }
 
-    /// What was asked for does not exist.
+    /// Creates a 404 response.
     #[must_use]
     pub fn not_found(code: Option<&'static str>, message: impl Into<String>) -> Self {
         Self::new(
@@ -87,29 +87,29 @@ impl ApiError {
         )
     }
 
-    /// Names `field` where a prompt was too long: only the endpoint knows what it calls it.
-    pub(crate) fn prompt_in<E: Into<BackendError>>(field: &str) -> impl Fn(E) -> Self {
-        move |refusal| {
-            let BackendError {
-                error,
-                decision_id: decision,
-            } = refusal.into();
+    /// Returns a conversion from a backend's error. For a prompt that is too long, the response
+    /// names the field `prompt_param`, which differs between endpoints.
+    pub(crate) fn with_prompt_param<E: Into<BackendError>>(
+        prompt_param: &str,
+    ) -> impl Fn(E) -> Self {
+        move |backend_error| {
+            let BackendError { error, decision_id } = backend_error.into();
             let too_long = matches!(error, RequestError::ContextLength(_));
             let mut error = Self::from(error);
             if too_long {
-                error.body.param = Some(field.to_owned());
+                error.body.param = Some(prompt_param.to_owned());
             }
             Self {
-                decision: decision.map(String::into_boxed_str),
+                decision_id: decision_id.map(String::into_boxed_str),
                 ..error
             }
         }
     }
 
-    /// The body as JSON text, without a trailing newline.
+    /// Returns the body as JSON text without a trailing line break.
     pub(crate) fn json(&self) -> Vec<u8> {
-        // Strings only: serializing them cannot fail.
-        serde_json::to_vec(&Envelope { error: &self.body }).unwrap_or_default()
+        // Cannot fail: the body holds only strings.
+        serde_json::to_vec(&ErrorEnvelope { error: &self.body }).unwrap_or_default()
     }
 }
 
@@ -119,13 +119,13 @@ impl From<RequestError> for ApiError {
         let new = |status, kind, code| Self::new(status, kind, Some(code), message.as_str());
         match error {
             RequestError::ModelNotFound(_) => {
-                Self::not_found(Some("model_not_found"), message).about("model")
+                Self::not_found(Some("model_not_found"), message).with_param("model")
             }
             RequestError::TaskNotFound(_) => {
-                Self::not_found(Some("task_not_found"), message).about("model")
+                Self::not_found(Some("task_not_found"), message).with_param("model")
             }
             RequestError::NoTask(_) => {
-                new(StatusCode::BAD_REQUEST, "invalid_request_error", "no_task").about("model")
+                new(StatusCode::BAD_REQUEST, "invalid_request_error", "no_task").with_param("model")
             }
             RequestError::ZoneForbidden(_) => new(
                 StatusCode::FORBIDDEN,
@@ -185,15 +185,15 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = Response::new(self.json().into());
         *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        // A decision's name is made of characters that headers may hold.
-        if let Some(Ok(decision)) = self.decision.as_deref().map(HeaderValue::from_str) {
-            headers.insert(crate::router::DECISION, decision);
+        let header_map = response.headers_mut();
+        header_map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // Decision ids hold only characters that are valid in headers.
+        if let Some(Ok(id)) = self.decision_id.as_deref().map(HeaderValue::from_str) {
+            header_map.insert(headers::DECISION, id);
         }
-        if let Some(after) = self.retry_after {
-            let seconds = after.as_millis().div_ceil(1_000).max(1);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds as u64));
+        if let Some(retry_after) = self.retry_after {
+            let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
+            header_map.insert(RETRY_AFTER, HeaderValue::from(seconds as u64));
         }
         response
     }
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overload_tells_when_to_come_back() {
+    fn overload_error_has_a_retry_after_header() {
         let error = RequestError::Overloaded {
             message: "full".into(),
             retry_after: Duration::from_millis(1_200),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_is_openais() {
+    fn error_has_the_shape_of_openai() {
         let error = ApiError::from(RequestError::ModelNotFound("gpt".into()));
         let json: serde_json::Value = serde_json::from_slice(&error.json()).unwrap();
         assert_eq!(

@@ -1,29 +1,39 @@
-//! The OpenAI-compatible HTTP front of Flotilla.
+//! The OpenAI-compatible HTTP API of Flotilla.
 //!
-//! Owns the API's request and response shapes, their checks, server-sent events and OpenAI's
-//! error shape. What answers is a [`Backend`]; this crate knows nothing of fleets, nodes or
-//! engines. Start reading at [`router`], then [`chat`].
+//! Owns the request and response shapes of the API, their validation, server-sent events and
+//! OpenAI's error shape. A [`Backend`] produces the answers; this crate knows nothing of fleets,
+//! nodes or engines.
+//!
+//! Start reading at [`router`], then at the module of one endpoint: `chat`, `completions`,
+//! `embeddings` or `models`. The endpoints share the other modules and not each other's.
 
 mod backend;
-mod body;
 mod chat;
-mod clock;
+mod chunk;
+mod collected_answer;
+mod completion_id;
 mod completions;
 mod embeddings;
 mod error;
+mod headers;
+mod json_body;
+mod json_response;
+mod logprob;
 mod models;
-mod number;
-mod route;
+mod range;
+mod route_body;
 mod router;
+mod routing_fields;
 mod sampling;
 mod sse;
-mod traced;
+mod stream_options;
+mod trace_service;
 mod usage;
 
 pub use backend::{
     Backend, BackendAnswer, BackendError, EventStream, ModelCard, Readiness, ServedBy,
 };
-pub use body::read_json;
 pub use error::ApiError;
-pub use route::RouteBody;
+pub use json_body::read_json;
+pub use route_body::{RouteBody, RouteQuery};
 pub use router::{RequestLimits, router};

@@ -1,11 +1,11 @@
-//! `/v1/models`.
+//! `GET /v1/models` and `GET /v1/models/{name}`.
 
 use axum::response::Response;
 use flotilla_core::generate::RequestError;
 use serde::Serialize;
 
 use crate::backend::ModelCard;
-use crate::chat::json_response;
+use crate::json_response::json_response;
 use crate::{ApiError, Backend};
 
 #[derive(Serialize)]
@@ -33,7 +33,7 @@ impl From<ModelCard> for ModelJson {
     }
 }
 
-/// All models.
+/// Returns all models.
 pub(crate) fn list(backend: &impl Backend) -> Response {
     json_response(&ModelList {
         object: "list",
@@ -41,7 +41,10 @@ pub(crate) fn list(backend: &impl Backend) -> Response {
     })
 }
 
-/// One model.
+/// Returns the model called `name`.
+///
+/// # Errors
+/// [`RequestError::ModelNotFound`].
 pub(crate) fn get(backend: &impl Backend, name: &str) -> Result<Response, ApiError> {
     let card = backend
         .model(name)

@@ -1,26 +1,27 @@
-//! Which path leads where.
+//! The routes of the API.
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use flotilla_core::TaskName;
 use flotilla_telemetry::trace::Tracer;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 use tower::layer::layer_fn;
 
-use crate::chat::{ChatBody, json_response};
+use crate::chat::ChatBody;
 use crate::completions::CompletionBody;
 use crate::embeddings::EmbeddingBody;
-use crate::traced::TraceService;
-use crate::{ApiError, Backend, ServedBy, body, chat, completions, embeddings, models};
+use crate::json_body::{read_json, read_json_pair};
+use crate::json_response::json_response;
+use crate::trace_service::TraceService;
+use crate::{ApiError, Backend, chat, completions, embeddings, models};
 
-/// What a request may be at most.
+/// Limits of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestLimits {
-    /// Size of a request's body in bytes.
+    /// Maximum size of a request body, in bytes. Default: 4 MiB.
     pub max_body_bytes: usize,
 }
 
@@ -38,11 +39,11 @@ struct GatewayState<B> {
     limits: RequestLimits,
 }
 
-/// The OpenAI-compatible API over `backend`, with `/healthz` and `/readyz`. Anything else is
-/// answered 404 in OpenAI's shape. Requests that are sampled are traced by `tracer`.
+/// Builds the OpenAI-compatible API over `backend`, with `/healthz` and `/readyz`. Every other path
+/// returns 404 in OpenAI's error shape. `tracer` records the requests that it samples.
 pub fn router<B: Backend>(backend: B, limits: RequestLimits, tracer: Tracer) -> Router {
-    let app = GatewayState { backend, limits };
-    let only = |route: MethodRouter<GatewayState<B>>| route.fallback(wrong_method);
+    let state = GatewayState { backend, limits };
+    let only = |route: MethodRouter<GatewayState<B>>| route.fallback(method_not_allowed);
     let mut inference = Router::new()
         .route("/v1/chat/completions", only(post(chat_completions)))
         .route("/v1/completions", only(post(text_completions)))
@@ -57,85 +58,59 @@ pub fn router<B: Backend>(backend: B, limits: RequestLimits, tracer: Tracer) -> 
         .route("/v1/models", only(get(list_models)))
         .route("/v1/models/{name}", only(get(get_model)))
         .route("/healthz", only(get(async || "ok\n")))
-        .route("/readyz", only(get(ready)))
-        .fallback(wrong_path)
-        .with_state(app)
+        .route("/readyz", only(get(get_readiness)))
+        .fallback(path_not_found)
+        .with_state(state)
 }
-
-/// Says on the response who answered, what for, and how many were asked.
-pub(crate) fn tag(response: &mut Response, by: &ServedBy) {
-    const MODEL: HeaderName = HeaderName::from_static("x-flotilla-model");
-    const NODE: HeaderName = HeaderName::from_static("x-flotilla-node");
-    const ATTEMPTS: HeaderName = HeaderName::from_static("x-flotilla-attempts");
-    const TASK: HeaderName = HeaderName::from_static("x-flotilla-task");
-    let attempts = HeaderValue::from(by.attempts);
-    response.headers_mut().insert(ATTEMPTS, attempts);
-    let named = [
-        (MODEL, Some(by.model.as_str())),
-        (TASK, by.task.as_ref().map(TaskName::as_str)),
-        (NODE, Some(by.node.as_str())),
-        (DECISION, Some(by.decision_id.as_str())),
-    ];
-    for (name, value) in named {
-        // Names are made of characters that headers may hold.
-        if let Some(Ok(value)) = value.map(HeaderValue::from_str) {
-            response.headers_mut().insert(name, value);
-        }
-    }
-}
-
-/// Under which name a decision is on record.
-pub(crate) const DECISION: HeaderName = HeaderName::from_static("x-flotilla-decision");
 
 async fn chat_completions<B: Backend>(
-    State(app): State<GatewayState<B>>,
+    State(state): State<GatewayState<B>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (chat, sampling) = body::read_two::<ChatBody, _>(body, app.limits.max_body_bytes).await?;
-    let include_usage = chat.include_usage();
-    let request = chat.check(sampling, &headers)?;
-    chat::answer(&app.backend, request, include_usage).await
+    let (chat, sampling) = read_json_pair::<ChatBody, _>(body, state.limits.max_body_bytes).await?;
+    let (request, include_usage) = chat.validate(sampling, &headers)?;
+    chat::answer(&state.backend, request, include_usage).await
 }
 
 async fn text_completions<B: Backend>(
-    State(app): State<GatewayState<B>>,
+    State(state): State<GatewayState<B>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (completion, sampling) =
-        body::read_two::<CompletionBody, _>(body, app.limits.max_body_bytes).await?;
-    completions::answer(&app.backend, completion.check(sampling, &headers)?).await
+    let max_bytes = state.limits.max_body_bytes;
+    let (completion, sampling) = read_json_pair::<CompletionBody, _>(body, max_bytes).await?;
+    completions::answer(&state.backend, completion.validate(sampling, &headers)?).await
 }
 
 async fn create_embeddings<B: Backend>(
-    State(app): State<GatewayState<B>>,
+    State(state): State<GatewayState<B>>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let body: EmbeddingBody = body::read_json(body, app.limits.max_body_bytes).await?;
-    embeddings::answer(&app.backend, body, &headers).await
+    let body: EmbeddingBody = read_json(body, state.limits.max_body_bytes).await?;
+    embeddings::answer(&state.backend, body, &headers).await
 }
 
-async fn list_models<B: Backend>(State(app): State<GatewayState<B>>) -> Response {
-    models::list(&app.backend)
+async fn list_models<B: Backend>(State(state): State<GatewayState<B>>) -> Response {
+    models::list(&state.backend)
 }
 
 async fn get_model<B: Backend>(
-    State(app): State<GatewayState<B>>,
+    State(state): State<GatewayState<B>>,
     Path(name): Path<String>,
 ) -> Result<Response, ApiError> {
-    models::get(&app.backend, &name)
+    models::get(&state.backend, &name)
 }
 
-async fn ready<B: Backend>(State(app): State<GatewayState<B>>) -> Response {
+async fn get_readiness<B: Backend>(State(state): State<GatewayState<B>>) -> Response {
     #[derive(Serialize)]
-    struct ReadyJson {
+    struct ReadinessJson {
         ready: bool,
         notes: Vec<String>,
     }
-    let readiness = app.backend.readiness();
-    let mut response = json_response(&ReadyJson {
+    let readiness = state.backend.readiness();
+    let mut response = json_response(&ReadinessJson {
         ready: readiness.ready,
         notes: readiness.notes,
     });
@@ -145,16 +120,16 @@ async fn ready<B: Backend>(State(app): State<GatewayState<B>>) -> Response {
     response
 }
 
-async fn wrong_path(uri: Uri) -> Response {
+async fn path_not_found(uri: Uri) -> Response {
     ApiError::not_found(None, format!("There is nothing at '{}'.", uri.path())).into_response()
 }
 
-async fn wrong_method(method: Method, uri: Uri) -> Response {
+async fn method_not_allowed(method: Method, uri: Uri) -> Response {
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
         "invalid_request_error",
         Some("method_not_allowed"),
-        format!("'{}' does not take the method {method}.", uri.path()),
+        format!("'{}' does not accept the method {method}.", uri.path()),
     )
     .into_response()
 }

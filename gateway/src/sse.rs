@@ -1,4 +1,9 @@
-//! Answers as server-sent events, each group of events flushed as it arrives.
+//! Streams answers as server-sent events.
+//!
+//! axum's own `Sse` is not used: it allocates a buffer and sends an HTTP body frame for every event,
+//! and scans all data for line breaks. This writer puts the events of a batch, which arrived
+//! together, into one frame with one buffer, and serialises straight into it; JSON has no line
+//! breaks.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -14,29 +19,29 @@ use serde::Serialize;
 
 use crate::{ApiError, EventStream};
 
-/// Writes events in the shape of one API.
+/// Writes generation events in the shape of one endpoint.
 pub(crate) trait EventWriter: Send + Unpin + 'static {
-    /// Appends the frames of one event.
+    /// Appends the server-sent events for `event`; none if the endpoint does not send it.
     fn write(&mut self, event: GenerateEvent, out: &mut BytesMut);
 }
 
-/// Appends one frame: `data: `, what `json` writes, and the blank line.
-pub(crate) fn frame(out: &mut BytesMut, json: impl FnOnce(&mut BytesMut)) {
+/// Appends one server-sent event: `data: `, what `write_json` appends, and an empty line.
+pub(crate) fn write_frame(out: &mut BytesMut, write_json: impl FnOnce(&mut BytesMut)) {
     out.put_slice(b"data: ");
-    json(out);
+    write_json(out);
     out.put_slice(b"\n\n");
 }
 
 /// Appends `value` as JSON.
 pub(crate) fn put_json(out: &mut BytesMut, value: &impl Serialize) {
-    // Writing to memory cannot fail, and the values are strings, numbers and lists of them.
+    // Cannot fail: it writes to memory, and the API's types hold only strings, numbers and lists.
     let _ = serde_json::to_writer(out.writer(), value);
 }
 
-/// A response that streams `batches`.
-pub(crate) fn response(batches: EventStream, writer: impl EventWriter) -> Response {
+/// Returns a response that streams `events`. Each batch is sent as soon as it arrives.
+pub(crate) fn response(events: EventStream, writer: impl EventWriter) -> Response {
     let body = SseBody {
-        batches,
+        events,
         writer,
         buffer: BytesMut::new(),
         state: StreamState::Open,
@@ -45,7 +50,7 @@ pub(crate) fn response(batches: EventStream, writer: impl EventWriter) -> Respon
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // nginx and others would otherwise hold frames back.
+    // Stops nginx and other proxies from buffering the stream.
     headers.insert(
         HeaderName::from_static("x-accel-buffering"),
         HeaderValue::from_static("no"),
@@ -56,20 +61,20 @@ pub(crate) fn response(batches: EventStream, writer: impl EventWriter) -> Respon
 #[derive(Clone, Copy, PartialEq)]
 enum StreamState {
     Open,
-    /// The answer is complete; the stream under it may still have to end.
+    /// The usage and `[DONE]` are written. The events may still have to end.
     Complete,
     Ended,
 }
 
 struct SseBody<W> {
-    batches: EventStream,
+    events: EventStream,
     writer: W,
     buffer: BytesMut,
     state: StreamState,
 }
 
 impl<W: EventWriter> SseBody<W> {
-    fn take(&mut self, batch: Vec<GenerateEvent>) {
+    fn write_batch(&mut self, batch: Vec<GenerateEvent>) {
         for event in batch {
             let last = matches!(event, GenerateEvent::Usage(_));
             self.writer.write(event, &mut self.buffer);
@@ -80,9 +85,9 @@ impl<W: EventWriter> SseBody<W> {
         }
     }
 
-    fn fail(&mut self, error: RequestError) {
+    fn write_error(&mut self, error: RequestError) {
         let json = ApiError::from(error).json();
-        frame(&mut self.buffer, |out| out.put_slice(&json));
+        write_frame(&mut self.buffer, |out| out.put_slice(&json));
         self.state = StreamState::Ended;
     }
 }
@@ -97,13 +102,13 @@ impl<W: EventWriter> http_body::Body for SseBody<W> {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
         while this.state != StreamState::Ended {
-            let batch = ready!(this.batches.as_mut().poll_next(cx));
+            let batch = ready!(this.events.as_mut().poll_next(cx));
             match (batch, this.state) {
-                (Some(Ok(events)), _) => this.take(events),
-                // What happens to the node after the last event is no concern of the client.
+                (Some(Ok(batch)), _) => this.write_batch(batch),
+                // The answer is already complete: a failure of the node no longer matters.
                 (Some(Err(_)) | None, StreamState::Complete) => this.state = StreamState::Ended,
-                (Some(Err(error)), _) => this.fail(error),
-                (None, _) => this.fail(RequestError::NodeLost(
+                (Some(Err(error)), _) => this.write_error(error),
+                (None, _) => this.write_error(RequestError::NodeLost(
                     "the answer broke off before its end".into(),
                 )),
             }
@@ -123,11 +128,11 @@ mod tests {
     use futures::stream;
     use http_body_util::BodyExt;
 
-    struct Plain;
-    impl EventWriter for Plain {
+    struct ContentWriter;
+    impl EventWriter for ContentWriter {
         fn write(&mut self, event: GenerateEvent, out: &mut BytesMut) {
             if let GenerateEvent::Delta(delta) = event {
-                frame(out, |out| out.put_slice(delta.content.as_bytes()));
+                write_frame(out, |out| out.put_slice(delta.content.as_bytes()));
             }
         }
     }
@@ -140,20 +145,20 @@ mod tests {
     }
 
     async fn body(batches: Vec<Result<Vec<GenerateEvent>, RequestError>>) -> String {
-        let response = response(Box::pin(stream::iter(batches)), Plain);
+        let response = response(Box::pin(stream::iter(batches)), ContentWriter);
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
     #[tokio::test]
-    async fn a_whole_answer_ends_with_done() {
+    async fn complete_answer_ends_with_done() {
         let end = GenerateEvent::Usage(Usage::default());
         let text = body(vec![Ok(vec![delta("a"), delta("b")]), Ok(vec![end])]).await;
         assert_eq!(text, "data: a\n\ndata: b\n\ndata: [DONE]\n\n");
     }
 
     #[tokio::test]
-    async fn a_broken_answer_ends_with_an_error_frame() {
+    async fn interrupted_answer_ends_with_an_error() {
         for end in [Some(Err(RequestError::NodeLost("gone".into()))), None] {
             let batches = [Ok(vec![delta("a")])].into_iter().chain(end).collect();
             let text = body(batches).await;

@@ -1,10 +1,10 @@
-//! What an answer took, as clients are told it.
+//! The `usage` object of an answer.
 
 use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::Usage;
 use serde::Serialize;
 
-/// Token counts as in OpenAI's API, and the energy.
+/// OpenAI's token counts, and the energy of the answer.
 #[derive(Serialize)]
 pub(crate) struct UsageJson {
     prompt_tokens: u32,
@@ -14,20 +14,21 @@ pub(crate) struct UsageJson {
     energy: Option<EnergyJson>,
 }
 
-/// The energy of an answer, beyond what its nodes draw idle: `usage.energy`.
+/// `usage.energy`: the energy of an answer above what its nodes draw at idle.
 #[derive(Serialize)]
 pub(crate) struct EnergyJson {
     joules: f32,
-    /// Where they come from: `rapl+nvml`, `estimate`.
+    /// Sources of the number, for example `rapl+nvml` or `estimate`.
     source: &'static str,
-    /// Whether no part is estimated.
+    /// True when every part was measured, false when some part is an estimate.
     measured: bool,
-    /// Grams of CO2 equivalent, where the grid's intensity is known.
+    /// Emissions in grams of CO2 equivalent. Omitted when the carbon intensity is not configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     co2_grams: Option<f64>,
-    /// Where the price of energy is known.
+    /// Price of the energy in `currency`. Omitted when no price is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     cost: Option<f64>,
+    /// ISO 4217 code of the price.
     #[serde(skip_serializing_if = "Option::is_none")]
     currency: Option<String>,
 }
@@ -44,14 +45,14 @@ impl From<Usage> for UsageJson {
 }
 
 impl From<EnergyUsage> for EnergyJson {
-    fn from(spent: EnergyUsage) -> Self {
+    fn from(energy: EnergyUsage) -> Self {
         Self {
-            joules: spent.joules.0,
-            source: spent.sources.as_str(),
-            measured: spent.sources.is_measured(),
-            co2_grams: spent.co2_grams,
-            cost: spent.cost.map(|price| price.amount),
-            currency: spent.cost.map(|price| price.currency.to_string()),
+            joules: energy.joules.0,
+            source: energy.sources.as_str(),
+            measured: energy.sources.is_measured(),
+            co2_grams: energy.co2_grams,
+            cost: energy.cost.map(|price| price.amount),
+            currency: energy.cost.map(|price| price.currency.to_string()),
         }
     }
 }
@@ -64,7 +65,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn energy_is_told_with_its_source_and_what_it_costs() {
+    fn usage_has_energy_with_its_source_and_cost() {
         let grid: GridSpec = serde_json::from_value(json!({
             "carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR",
         }))
@@ -78,9 +79,9 @@ mod tests {
             ),
             ..Usage::default()
         };
-        let told = serde_json::to_value(UsageJson::from(usage)).unwrap();
-        assert_eq!(told["total_tokens"], 7);
-        let energy = &told["energy"];
+        let json = serde_json::to_value(UsageJson::from(usage)).unwrap();
+        assert_eq!(json["total_tokens"], 7);
+        let energy = &json["energy"];
         assert_eq!(
             (&energy["joules"], &energy["source"]),
             (&json!(2.5), &json!("rapl"))
@@ -90,7 +91,7 @@ mod tests {
             (&json!(true), &json!("EUR"))
         );
         assert!(energy["co2_grams"].as_f64().unwrap() > 0.0);
-        let none = serde_json::to_value(UsageJson::from(Usage::default())).unwrap();
-        assert!(none.get("energy").is_none(), "{none}");
+        let unmeasured = serde_json::to_value(UsageJson::from(Usage::default())).unwrap();
+        assert!(unmeasured.get("energy").is_none(), "{unmeasured}");
     }
 }

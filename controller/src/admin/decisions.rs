@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use flotilla_dispatch::{DecisionLog, DecisionRecord, Dispatcher};
-use flotilla_gateway::{ApiError, RouteBody, read_json};
+use flotilla_gateway::{ApiError, RouteBody, RouteQuery, read_json};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -58,7 +58,11 @@ async fn dry_run(
     body: Body,
 ) -> Result<Json<DryRunResult>, ApiError> {
     let body: RouteBody = read_json(body, state.max_body).await?;
-    let (route, input, max_tokens) = body.validate(&headers)?;
+    let RouteQuery {
+        route,
+        input,
+        max_tokens,
+    } = body.validate(&headers)?;
     let dry_run = state.dispatcher.dry_run(&route, &input, max_tokens).await;
     let mut decision = dry_run.decision;
     let (view, zones) = (state.fleet.view(), dry_run.zones.as_ref());

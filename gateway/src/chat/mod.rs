@@ -1,44 +1,23 @@
-//! `/v1/chat/completions`.
+//! `POST /v1/chat/completions`.
 
-mod request;
+mod fields;
 mod response;
 mod stream;
+mod validate;
 
-use flotilla_core::generate::{GenerateRequest, RequestError, Route};
+use axum::response::Response;
+use flotilla_core::generate::{GenerateRequest, Route};
 
-use crate::ApiError;
 use crate::backend::BackendAnswer;
-use crate::clock::unix_seconds;
-use crate::{Backend, sse};
-use axum::response::{IntoResponse, Response};
+use crate::collected_answer::collect;
+use crate::completion_id::CompletionId;
+use crate::json_response::json_response;
+use crate::{ApiError, Backend, headers, sse};
 
-pub(crate) use request::{ChatBody, MessageField, StreamOptions, check_messages};
-pub(crate) use response::{CollectedAnswer, collect, finite, json_response};
-pub(crate) use stream::chunk_head;
+pub(crate) use fields::{ChatBody, MessageField};
+pub(crate) use validate::validate_messages;
 
-/// What identifies one completion in all its pieces.
-pub(crate) struct CompletionId {
-    pub(crate) id: String,
-    pub(crate) created: u64,
-    pub(crate) model: String,
-}
-
-impl CompletionId {
-    /// A new one; `prefix` tells the kind of completion.
-    pub(crate) fn new(prefix: &str, model: String) -> Self {
-        Self {
-            id: format!(
-                "{prefix}-{:016x}{:08x}",
-                fastrand::u64(..),
-                fastrand::u32(..)
-            ),
-            created: unix_seconds(),
-            model,
-        }
-    }
-}
-
-/// Answers a chat request.
+/// Answers a validated chat request. `include_usage` adds a usage chunk to a stream.
 pub(crate) async fn answer(
     backend: &impl Backend,
     request: GenerateRequest<Route>,
@@ -47,20 +26,17 @@ pub(crate) async fn answer(
     let stream = request.stream;
     let logprobs = request.logprobs.is_some();
     let answer = backend.generate(request).await;
-    let BackendAnswer {
-        served_by: by,
-        content,
-    } = answer.map_err(ApiError::prompt_in("messages"))?;
-    let identity = CompletionId::new("chatcmpl", by.model.as_str().to_owned());
+    let BackendAnswer { served_by, content } =
+        answer.map_err(ApiError::with_prompt_param("messages"))?;
+    let id = CompletionId::new("chatcmpl", served_by.model.as_str().to_owned());
     let mut response = if stream {
-        let writer = stream::ChunkWriter::new(&identity, include_usage);
-        sse::response(content, writer)
+        sse::response(content, stream::ChunkWriter::new(&id, include_usage))
     } else {
-        let completion = collect(content)
+        let answer = collect(content)
             .await
-            .map_err(|error: RequestError| by.failed(error, "messages"))?;
-        response::ChatCompletion::new(&identity, completion, logprobs).into_response()
+            .map_err(|error| served_by.error_response(error, "messages"))?;
+        json_response(&response::ChatCompletion::new(&id, answer, logprobs))
     };
-    crate::router::tag(&mut response, &by);
+    headers::add_served_by(&mut response, &served_by);
     Ok(response)
 }

@@ -1,31 +1,19 @@
-//! Chat chunks.
+//! The chunks of a streamed chat answer.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use flotilla_core::generate::{ChoiceDelta, ChoiceFinished, GenerateEvent, ToolCallDelta};
 use serde::Serialize;
 
-use super::CompletionId;
-use super::response::LogprobJson;
-use crate::sse::{EventWriter, frame, put_json};
-use crate::usage::UsageJson;
+use super::response::LogprobsJson;
+use crate::chunk::ChunkTemplate;
+use crate::completion_id::CompletionId;
+use crate::sse::EventWriter;
 
-/// Writes chat chunks. The part that all chunks share is serialized once.
+/// Writes the events of a chat answer as chunks.
 pub(super) struct ChunkWriter {
-    /// `{"id":…,"object":…,"created":…,"model":…,"choices":`
-    head: Vec<u8>,
-    /// What follows the choices of an ordinary chunk.
-    tail: &'static [u8],
-    include_usage: bool,
-    /// Choices that have told their role.
-    begun: Vec<bool>,
-}
-
-#[derive(Serialize)]
-struct ChunkHead<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
+    template: ChunkTemplate,
+    /// By choice: whether its role was sent.
+    role_sent: Vec<bool>,
 }
 
 #[derive(Serialize)]
@@ -45,143 +33,100 @@ struct DeltaJson<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     reasoning_content: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    tool_calls: Vec<CallJson<'a>>,
+    tool_calls: Vec<ToolCallDeltaJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct CallJson<'a> {
+struct ToolCallDeltaJson<'a> {
     index: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
-    function: FunctionJson<'a>,
+    function: FunctionDeltaJson<'a>,
 }
 
 #[derive(Serialize)]
-struct FunctionJson<'a> {
+struct FunctionDeltaJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
     arguments: &'a str,
 }
 
-#[derive(Serialize)]
-struct LogprobsJson {
-    content: Vec<LogprobJson>,
-    refusal: Option<()>,
+impl<'a> From<&'a ToolCallDelta> for ToolCallDeltaJson<'a> {
+    fn from(call: &'a ToolCallDelta) -> Self {
+        Self {
+            index: call.index,
+            id: call.id.as_deref(),
+            kind: call.id.is_some().then_some("function"),
+            function: FunctionDeltaJson {
+                name: call.name.as_deref(),
+                arguments: &call.arguments,
+            },
+        }
+    }
 }
 
 impl ChunkWriter {
-    pub(super) fn new(identity: &CompletionId, include_usage: bool) -> Self {
+    pub(super) fn new(id: &CompletionId, include_usage: bool) -> Self {
         Self {
-            head: chunk_head(identity, "chat.completion.chunk"),
-            tail: if include_usage {
-                b",\"usage\":null}"
-            } else {
-                b"}"
-            },
-            include_usage,
-            begun: Vec::new(),
+            template: ChunkTemplate::new(id, "chat.completion.chunk", include_usage),
+            role_sent: Vec::new(),
         }
     }
 
-    fn chunk(&self, out: &mut BytesMut, choice: &ChunkChoice<'_>) {
-        frame(out, |out| {
-            out.put_slice(&self.head);
-            out.put_u8(b'[');
-            put_json(out, choice);
-            out.put_u8(b']');
-            out.put_slice(self.tail);
-        });
-    }
-
-    /// The role, once per choice.
+    /// Returns the role for the first chunk of a choice, `None` for the others.
     fn role(&mut self, choice: u32) -> Option<&'static str> {
         let index = choice as usize;
-        if self.begun.len() <= index {
-            self.begun.resize(index + 1, false);
+        if self.role_sent.len() <= index {
+            self.role_sent.resize(index + 1, false);
         }
-        let first = !std::mem::replace(&mut self.begun[index], true);
+        let first = !std::mem::replace(&mut self.role_sent[index], true);
         first.then_some("assistant")
     }
 
-    fn delta(&mut self, delta: ChoiceDelta, out: &mut BytesMut) {
+    fn write_delta(&mut self, delta: ChoiceDelta, out: &mut BytesMut) {
         let role = self.role(delta.choice);
-        // OpenAI leaves the content out where an answer begins with a call.
-        let begins_with_text = role.is_some() && delta.tool_calls.is_empty();
-        let says_something = !delta.content.is_empty() || !delta.logprobs.is_empty();
+        // OpenAI omits the content of an answer that starts with a tool call.
+        let starts_with_text = role.is_some() && delta.tool_calls.is_empty();
+        let has_content = !delta.content.is_empty() || !delta.logprobs.is_empty();
         let choice = ChunkChoice {
             index: delta.choice,
             delta: DeltaJson {
                 role,
-                content: (says_something || begins_with_text).then_some(&*delta.content),
+                content: (has_content || starts_with_text).then_some(&*delta.content),
                 reasoning_content: &delta.reasoning,
-                tool_calls: delta.tool_calls.iter().map(call_json).collect(),
+                tool_calls: delta.tool_calls.iter().map(Into::into).collect(),
             },
-            logprobs: (!delta.logprobs.is_empty()).then(|| LogprobsJson {
-                content: delta.logprobs.into_iter().map(Into::into).collect(),
-                refusal: None,
-            }),
+            logprobs: (!delta.logprobs.is_empty()).then(|| delta.logprobs.into()),
             finish_reason: None,
         };
-        self.chunk(out, &choice);
+        self.template.write_choice(out, &choice);
     }
 
-    fn finished(&mut self, finished: ChoiceFinished, out: &mut BytesMut) {
+    fn write_finished(&mut self, finished: ChoiceFinished, out: &mut BytesMut) {
         let role = self.role(finished.choice);
         let choice = ChunkChoice {
             index: finished.choice,
             delta: DeltaJson {
                 role,
-                // An answer of no tokens still says that it is empty.
+                // An answer without tokens still has an empty content.
                 content: role.map(|_| ""),
                 ..DeltaJson::default()
             },
             logprobs: None,
             finish_reason: Some(finished.reason.as_str()),
         };
-        self.chunk(out, &choice);
-    }
-}
-
-/// The part that all chunks of an answer share, up to the choices.
-pub(crate) fn chunk_head(identity: &CompletionId, object: &'static str) -> Vec<u8> {
-    let head = ChunkHead {
-        id: &identity.id,
-        object,
-        created: identity.created,
-        model: &identity.model,
-    };
-    let mut json = serde_json::to_vec(&head).unwrap_or_default();
-    json.pop();
-    json.extend_from_slice(b",\"choices\":");
-    json
-}
-
-fn call_json(call: &ToolCallDelta) -> CallJson<'_> {
-    CallJson {
-        index: call.index,
-        id: call.id.as_deref(),
-        kind: call.id.is_some().then_some("function"),
-        function: FunctionJson {
-            name: call.name.as_deref(),
-            arguments: &call.arguments,
-        },
+        self.template.write_choice(out, &choice);
     }
 }
 
 impl EventWriter for ChunkWriter {
     fn write(&mut self, event: GenerateEvent, out: &mut BytesMut) {
         match event {
-            GenerateEvent::Delta(delta) => self.delta(delta, out),
-            GenerateEvent::Finished(finished) => self.finished(finished, out),
-            GenerateEvent::Usage(usage) if self.include_usage => frame(out, |out| {
-                out.put_slice(&self.head);
-                out.put_slice(b"[],\"usage\":");
-                put_json(out, &UsageJson::from(usage));
-                out.put_u8(b'}');
-            }),
-            GenerateEvent::Usage(_) => {}
+            GenerateEvent::Delta(delta) => self.write_delta(delta, out),
+            GenerateEvent::Finished(finished) => self.write_finished(finished, out),
+            GenerateEvent::Usage(usage) => self.template.write_usage(out, usage),
         }
     }
 }
@@ -193,8 +138,8 @@ mod tests {
     use serde_json::{Value, json};
 
     fn chunks(include_usage: bool, events: Vec<GenerateEvent>) -> Vec<Value> {
-        let identity = CompletionId::new("chatcmpl", "m".into());
-        let mut writer = ChunkWriter::new(&identity, include_usage);
+        let id = CompletionId::new("chatcmpl", "m".into());
+        let mut writer = ChunkWriter::new(&id, include_usage);
         let mut out = BytesMut::new();
         events
             .into_iter()
@@ -206,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_role_comes_once_and_usage_last() {
+    fn role_is_sent_once_and_usage_last() {
         let delta = |content: &str| {
             GenerateEvent::Delta(ChoiceDelta {
                 content: content.into(),
@@ -240,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn usage_is_left_out_unless_asked_for() {
+    fn usage_is_omitted_unless_requested() {
         assert!(chunks(false, vec![GenerateEvent::Usage(Usage::default())]).is_empty());
     }
 }

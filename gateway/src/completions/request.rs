@@ -1,27 +1,27 @@
-//! A completion request as clients send it, and its checks.
+//! The JSON fields of a completion request, and their validation.
 
 use flotilla_core::admission::QueueKey;
 use flotilla_core::generate::{GenerateInput, GenerateRequest, RequestError, Route, ToolChoice};
 use http::HeaderMap;
 use serde::Deserialize;
 
-use crate::chat::StreamOptions;
-use crate::number::within;
-use crate::route::{RoutingFields, route};
+use crate::range::check_range;
+use crate::routing_fields::{RoutingFields, parse_route};
 use crate::sampling::SamplingFields;
+use crate::stream_options::StreamOptions;
 
-/// Most prompts of one request.
+/// Maximum number of prompts per request.
 const MAX_PROMPTS: usize = 128;
-/// Most alternatives per token that can be asked for.
+/// Maximum number of alternatives per token, as in OpenAI's API.
 const MAX_LOGPROBS: u32 = 5;
-/// OpenAI's default for this endpoint.
+/// OpenAI's default of `max_tokens` for this endpoint.
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
 /// The body of `/v1/completions`, without the fields of [`SamplingFields`].
 #[derive(Debug, Deserialize)]
 pub(crate) struct CompletionBody {
     model: String,
-    prompt: Prompt,
+    prompt: PromptField,
     #[serde(default)]
     stream: Option<bool>,
     #[serde(default)]
@@ -42,30 +42,33 @@ pub(crate) struct CompletionBody {
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged, expecting = "a string or an array of strings")]
-enum Prompt {
+enum PromptField {
     One(String),
     Many(Vec<String>),
 }
 
-/// A checked request.
+/// A validated request.
 #[derive(Debug)]
 pub(crate) struct CompletionRequest {
-    /// One per prompt, at least one, alike but for the prompt.
+    /// One generation per prompt. There is at least one, and they differ only in the prompt.
     pub(crate) generations: Vec<GenerateRequest<Route>>,
+    /// Whether a stream ends with a usage chunk.
     pub(crate) include_usage: bool,
     echo: bool,
 }
 
 impl CompletionRequest {
+    /// Returns whether the answer is streamed.
     pub(crate) fn stream(&self) -> bool {
         self.generations[0].stream
     }
 
+    /// Returns whether the answer has log-probabilities.
     pub(crate) fn logprobs(&self) -> bool {
         self.generations[0].logprobs.is_some()
     }
 
-    /// The text to put before each choice: its prompt, or nothing.
+    /// Returns the text that precedes each choice: its prompt with `echo`, else an empty list.
     pub(crate) fn echo(&self) -> Vec<String> {
         if !self.echo {
             return Vec::new();
@@ -82,21 +85,19 @@ impl CompletionRequest {
 }
 
 impl CompletionBody {
-    /// Checks everything and fills in the defaults.
-    pub(crate) fn check(
+    /// Validates the request and applies the defaults.
+    ///
+    /// # Errors
+    /// [`RequestError::Invalid`] with the name of the first invalid field.
+    pub(crate) fn validate(
         self,
         sampling: SamplingFields,
         headers: &HeaderMap,
     ) -> Result<CompletionRequest, RequestError> {
-        let model = route(&self.model, self.flotilla, headers)?;
+        let route = parse_route(&self.model, self.flotilla, headers)?;
         let stream = self.stream.unwrap_or(false);
         let echo = self.echo.unwrap_or(false);
-        if self.stream_options.is_some() && !stream {
-            return Err(RequestError::invalid(
-                "stream_options",
-                "'stream_options' is only allowed when 'stream' is true.",
-            ));
-        }
+        let include_usage = StreamOptions::validate(self.stream_options, stream)?;
         if self.suffix.is_some_and(|suffix| !suffix.is_empty()) {
             return Err(RequestError::invalid(
                 "suffix",
@@ -107,12 +108,12 @@ impl CompletionBody {
         if self.best_of.is_some_and(|best_of| best_of != choices) {
             return Err(RequestError::invalid(
                 "best_of",
-                "'best_of' is only supported where it equals 'n'.",
+                "'best_of' is only supported when it equals 'n'.",
             ));
         }
         let logprobs = self
             .logprobs
-            .map(|k| within("logprobs", k, 0..=MAX_LOGPROBS))
+            .map(|k| check_range("logprobs", k, 0..=MAX_LOGPROBS))
             .transpose()?;
         if echo && logprobs.is_some() {
             return Err(RequestError::invalid(
@@ -121,8 +122,8 @@ impl CompletionBody {
             ));
         }
         let prompts = match self.prompt {
-            Prompt::One(text) => vec![text],
-            Prompt::Many(texts) => texts,
+            PromptField::One(text) => vec![text],
+            PromptField::Many(texts) => texts,
         };
         if prompts.is_empty() || prompts.len() > MAX_PROMPTS || prompts.iter().any(String::is_empty)
         {
@@ -134,12 +135,11 @@ impl CompletionBody {
             ));
         }
         let max_tokens = self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
-        let sampling = sampling.check(Some(("max_tokens", max_tokens)))?;
-        let include_usage = self.stream_options.and_then(|o| o.include_usage);
+        let sampling = sampling.validate(Some(("max_tokens", max_tokens)))?;
         let generations = prompts
             .into_iter()
             .map(|prompt| GenerateRequest {
-                model: model.clone(),
+                model: route.clone(),
                 input: GenerateInput::Text(prompt),
                 sampling: sampling.clone(),
                 tools: Vec::new(),
@@ -154,7 +154,7 @@ impl CompletionBody {
             .collect();
         Ok(CompletionRequest {
             generations,
-            include_usage: include_usage.unwrap_or(false),
+            include_usage,
             echo,
         })
     }
@@ -164,22 +164,22 @@ impl CompletionBody {
 mod tests {
     use super::*;
 
-    fn check(fields: &str) -> Result<CompletionRequest, RequestError> {
+    fn validate(fields: &str) -> Result<CompletionRequest, RequestError> {
         let json = format!(r#"{{"model": "m", {fields}}}"#);
         let body: CompletionBody = serde_json::from_str(&json).unwrap();
-        body.check(serde_json::from_str(&json).unwrap(), &HeaderMap::new())
+        body.validate(serde_json::from_str(&json).unwrap(), &HeaderMap::new())
     }
 
     #[test]
-    fn several_prompts_are_several_generations() {
-        let request = check(r#""prompt": ["a", "b"], "n": 2, "echo": true"#).unwrap();
+    fn each_prompt_becomes_a_generation() {
+        let request = validate(r#""prompt": ["a", "b"], "n": 2, "echo": true"#).unwrap();
         assert_eq!(request.generations.len(), 2);
         assert_eq!(request.echo(), ["a", "a", "b", "b"]);
         assert_eq!(request.generations[0].sampling.max_tokens, Some(16));
     }
 
     #[test]
-    fn each_wrong_field_is_named() {
+    fn error_names_the_invalid_field() {
         for (fields, field) in [
             (r#""prompt": """#, "prompt"),
             (r#""prompt": []"#, "prompt"),
@@ -188,7 +188,7 @@ mod tests {
             (r#""prompt": "a", "logprobs": 6"#, "logprobs"),
             (r#""prompt": "a", "logprobs": 1, "echo": true"#, "logprobs"),
         ] {
-            let RequestError::Invalid { param, .. } = check(fields).unwrap_err() else {
+            let RequestError::Invalid { param, .. } = validate(fields).unwrap_err() else {
                 panic!("{fields}");
             };
             assert_eq!(param.as_deref(), Some(field), "{fields}");

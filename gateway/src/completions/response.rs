@@ -1,46 +1,49 @@
-//! Completion answers, whole and in chunks.
+//! Completion answers, in one response and in chunks.
 
-use axum::response::Response;
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use flotilla_core::generate::{FinishReason, GenerateEvent, TokenLogprob};
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::chat::{CollectedAnswer, CompletionId, chunk_head, finite, json_response};
-use crate::sse::{EventWriter, frame, put_json};
+use crate::chunk::ChunkTemplate;
+use crate::collected_answer::CollectedAnswer;
+use crate::completion_id::CompletionId;
+use crate::logprob::finite;
+use crate::sse::EventWriter;
 use crate::usage::UsageJson;
 
 const OBJECT: &str = "text_completion";
 
+/// OpenAI's `text_completion` object.
 #[derive(Serialize)]
-struct Completion<'a> {
+pub(super) struct TextCompletion<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
     model: &'a str,
-    choices: Vec<Choice>,
+    choices: Vec<TextChoiceJson>,
     usage: UsageJson,
 }
 
 #[derive(Serialize)]
-struct Choice {
+struct TextChoiceJson {
     text: String,
     index: u32,
-    logprobs: Option<Logprobs>,
+    logprobs: Option<LogprobListsJson>,
     finish_reason: Option<&'static str>,
 }
 
-/// Log-probabilities as this endpoint gives them: parallel lists, one entry per token.
+/// The `logprobs` object of this endpoint: parallel lists with one entry per token.
 #[derive(Default, Serialize)]
-struct Logprobs {
+struct LogprobListsJson {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
     top_logprobs: Vec<IndexMap<String, f32>>,
     text_offset: Vec<usize>,
 }
 
-impl Logprobs {
-    /// `offset` is where the tokens' text begins in the choice, in characters.
+impl LogprobListsJson {
+    /// `offset` is the position of the first token in the text of the choice, in characters.
     fn new(logprobs: Vec<TokenLogprob>, mut offset: usize) -> Self {
         let mut lists = Self::default();
         for logprob in logprobs {
@@ -56,83 +59,68 @@ impl Logprobs {
     }
 }
 
-/// A whole answer. `echo` is what to put before each choice.
-pub(super) fn whole(
-    identity: &CompletionId,
-    collected: CollectedAnswer,
-    echo: &[String],
-    logprobs: bool,
-) -> Response {
-    let choices = collected
-        .choices
-        .into_iter()
-        .zip(0..)
-        .map(|(choice, index)| {
-            let mut text = echo.get(index as usize).cloned().unwrap_or_default();
-            text.push_str(&choice.content);
-            Choice {
-                text,
-                index,
-                logprobs: logprobs.then(|| Logprobs::new(choice.logprobs, 0)),
-                finish_reason: Some(choice.finish.map_or("stop", FinishReason::as_str)),
-            }
-        })
-        .collect();
-    json_response(&Completion {
-        id: &identity.id,
-        object: OBJECT,
-        created: identity.created,
-        model: &identity.model,
-        choices,
-        usage: collected.usage.into(),
-    })
+impl<'a> TextCompletion<'a> {
+    /// `echo` holds the text that precedes each choice; it is empty without `echo`.
+    pub(super) fn new(
+        id: &'a CompletionId,
+        answer: CollectedAnswer,
+        echo: &[String],
+        logprobs: bool,
+    ) -> Self {
+        let choices = answer
+            .choices
+            .into_iter()
+            .zip(0..)
+            .map(|(choice, index)| {
+                let mut text = echo.get(index as usize).cloned().unwrap_or_default();
+                text.push_str(&choice.content);
+                TextChoiceJson {
+                    text,
+                    index,
+                    logprobs: logprobs.then(|| LogprobListsJson::new(choice.logprobs, 0)),
+                    finish_reason: Some(choice.finish_reason.map_or("stop", FinishReason::as_str)),
+                }
+            })
+            .collect();
+        Self {
+            id: &id.id,
+            object: OBJECT,
+            created: id.created,
+            model: &id.model,
+            choices,
+            usage: answer.usage.into(),
+        }
+    }
 }
 
-/// Writes completion chunks.
+/// Writes the events of a completion as chunks.
 pub(super) struct ChunkWriter {
-    head: Vec<u8>,
-    tail: &'static [u8],
-    include_usage: bool,
+    template: ChunkTemplate,
     echo: Vec<String>,
-    /// Characters each choice has so far.
+    /// By choice: the length of its text so far, in characters.
     lengths: Vec<usize>,
 }
 
 impl ChunkWriter {
-    pub(super) fn new(identity: &CompletionId, include_usage: bool, echo: Vec<String>) -> Self {
+    pub(super) fn new(id: &CompletionId, include_usage: bool, echo: Vec<String>) -> Self {
         Self {
-            head: chunk_head(identity, OBJECT),
-            tail: if include_usage {
-                b",\"usage\":null}"
-            } else {
-                b"}"
-            },
-            include_usage,
+            template: ChunkTemplate::new(id, OBJECT, include_usage),
             echo,
             lengths: Vec::new(),
         }
     }
 
-    /// The echo of a choice, once, and where the text that follows it begins.
-    fn begin(&mut self, index: u32) -> (String, usize) {
-        let at = index as usize;
-        if self.lengths.len() <= at {
-            self.lengths.resize(at + 1, 0);
+    /// Returns the echo of a choice (empty after the first call) and the position at which the
+    /// next text of the choice starts, in characters.
+    fn take_echo(&mut self, choice: u32) -> (String, usize) {
+        let index = choice as usize;
+        if self.lengths.len() <= index {
+            self.lengths.resize(index + 1, 0);
         }
-        let echo = self.echo.get_mut(at).map(std::mem::take);
+        let echo = self.echo.get_mut(index).map(std::mem::take);
         let echo = echo.unwrap_or_default();
-        self.lengths[at] += echo.chars().count();
-        (echo, self.lengths[at])
-    }
-
-    fn chunk(&self, out: &mut BytesMut, choice: &Choice) {
-        frame(out, |out| {
-            out.put_slice(&self.head);
-            out.put_u8(b'[');
-            put_json(out, choice);
-            out.put_u8(b']');
-            out.put_slice(self.tail);
-        });
+        self.lengths[index] += echo.chars().count();
+        (echo, self.lengths[index])
     }
 }
 
@@ -140,36 +128,30 @@ impl EventWriter for ChunkWriter {
     fn write(&mut self, event: GenerateEvent, out: &mut BytesMut) {
         match event {
             GenerateEvent::Delta(delta) => {
-                let (mut text, offset) = self.begin(delta.choice);
+                let (mut text, offset) = self.take_echo(delta.choice);
                 text.push_str(&delta.content);
                 self.lengths[delta.choice as usize] += delta.content.chars().count();
-                let logprobs =
-                    (!delta.logprobs.is_empty()).then(|| Logprobs::new(delta.logprobs, offset));
-                let choice = Choice {
+                let logprobs = (!delta.logprobs.is_empty())
+                    .then(|| LogprobListsJson::new(delta.logprobs, offset));
+                let choice = TextChoiceJson {
                     text,
                     index: delta.choice,
                     logprobs,
                     finish_reason: None,
                 };
-                self.chunk(out, &choice);
+                self.template.write_choice(out, &choice);
             }
             GenerateEvent::Finished(finished) => {
-                let (text, _) = self.begin(finished.choice);
-                let choice = Choice {
+                let (text, _) = self.take_echo(finished.choice);
+                let choice = TextChoiceJson {
                     text,
                     index: finished.choice,
                     logprobs: None,
                     finish_reason: Some(finished.reason.as_str()),
                 };
-                self.chunk(out, &choice);
+                self.template.write_choice(out, &choice);
             }
-            GenerateEvent::Usage(usage) if self.include_usage => frame(out, |out| {
-                out.put_slice(&self.head);
-                out.put_slice(b"[],\"usage\":");
-                put_json(out, &UsageJson::from(usage));
-                out.put_u8(b'}');
-            }),
-            GenerateEvent::Usage(_) => {}
+            GenerateEvent::Usage(usage) => self.template.write_usage(out, usage),
         }
     }
 }
@@ -180,9 +162,9 @@ mod tests {
     use flotilla_core::generate::ChoiceDelta;
 
     #[test]
-    fn echo_and_offsets_count_characters() {
-        let identity = CompletionId::new("cmpl", "m".into());
-        let mut writer = ChunkWriter::new(&identity, false, vec!["éa".into()]);
+    fn echo_and_text_offsets_count_characters() {
+        let id = CompletionId::new("cmpl", "m".into());
+        let mut writer = ChunkWriter::new(&id, false, vec!["éa".into()]);
         let mut out = BytesMut::new();
         for token in ["x", "y"] {
             let logprob = TokenLogprob {

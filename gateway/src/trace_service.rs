@@ -1,4 +1,4 @@
-//! The trace of a request, from its headers to the end of its answer.
+//! The root span of a request, from its headers to the end of its response.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -11,8 +11,8 @@ use futures::future::{BoxFuture, Either, FutureExt};
 use http_body_util::BodyExt;
 use tower::Service;
 
-/// Answers requests as the first part of their traces in this process, where they are sampled. The
-/// others, nearly all, are handed on as they are: nothing is boxed or cloned here for them.
+/// A service that records a span for each sampled request. Requests that are not sampled, the
+/// great majority, are passed on without boxing or cloning anything.
 #[derive(Clone)]
 pub(crate) struct TraceService<S> {
     pub(crate) tracer: Tracer,
@@ -35,27 +35,27 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         let path = request.extensions().get::<MatchedPath>();
         let route = path.map_or("", MatchedPath::as_str);
-        // All routes of the layer take POST only; what is refused for its method ends here, too.
-        let stage = self.tracer.start_root(request.headers(), name(route));
-        if !stage.is_recording() {
+        let span = self.tracer.start_root(request.headers(), span_name(route));
+        if !span.is_recording() {
             return Either::Left(self.inner.call(request));
         }
-        stage.set_attribute("http.route", route.to_owned());
-        stage.set_attribute("http.request.method", request.method().as_str().to_owned());
-        stage.set_attribute("url.path", request.uri().path().to_owned());
-        let answered = stage.in_scope(|| self.inner.call(request));
+        span.set_attribute("http.route", route.to_owned());
+        span.set_attribute("http.request.method", request.method().as_str().to_owned());
+        span.set_attribute("url.path", request.uri().path().to_owned());
+        let response = span.in_scope(|| self.inner.call(request));
         let traced = async move {
-            let response = stage.instrument(answered).await?;
+            let response = span.instrument(response).await?;
             let status = response.status();
-            stage.set_attribute("http.response.status_code", i64::from(status.as_u16()));
-            Ok(hold(response, stage))
+            span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
+            Ok(end_with_body(response, span))
         };
         Either::Right(traced.boxed())
     }
 }
 
-/// The name of a route's span: none is put together for requests that are not sampled.
-fn name(route: &str) -> &'static str {
+/// Returns the span name of a route. The names are static so that requests that are not sampled
+/// allocate none. All traced routes accept only POST.
+fn span_name(route: &str) -> &'static str {
     match route {
         "/v1/chat/completions" => "POST /v1/chat/completions",
         "/v1/completions" => "POST /v1/completions",
@@ -64,11 +64,11 @@ fn name(route: &str) -> &'static str {
     }
 }
 
-/// The response, which ends the stage with its last byte.
-fn hold(response: Response, stage: RequestSpan) -> Response {
+/// Returns the response with a body that ends `span` when the body ends.
+fn end_with_body(response: Response, span: RequestSpan) -> Response {
     response.map(|body| {
         Body::new(body.map_frame(move |frame| {
-            let _until_the_end = &stage;
+            let _keep_until_end = &span;
             frame
         }))
     })

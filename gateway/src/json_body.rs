@@ -1,4 +1,7 @@
-//! Request bodies: read up to the limit, parsed with the field that is wrong named.
+//! Reads JSON request bodies. Errors name the invalid field.
+//!
+//! The size limit is `http_body_util::Limited`, as in axum and tower-http. Their layers are not
+//! used because they answer an oversized body in plain text instead of OpenAI's error shape.
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -9,7 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::ApiError;
 
 /// Reads a body of at most `limit` bytes.
-async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+async fn read_bytes(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::new(
@@ -25,37 +28,38 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     }
 }
 
-/// Reads and parses a JSON body.
+/// Reads a JSON body of at most `limit` bytes.
 ///
 /// # Errors
-/// 413 when it is too large, 400 when it is not what `T` wants, with the field's path.
+/// Status 413 when the body is too large; 400 when it is not valid JSON for `T`, with the path of
+/// the invalid field.
 pub async fn read_json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, ApiError> {
-    parse(&read(body, limit).await?)
+    parse(&read_bytes(body, limit).await?)
 }
 
-/// Reads one JSON body as two structs that each take their part of its fields. Cheaper than
-/// serde's `flatten`, and the path of a wrong field stays known.
-pub(crate) async fn read_two<A: DeserializeOwned, B: DeserializeOwned>(
+/// Reads one JSON body into two structs that each hold a part of its fields. Parsing twice is
+/// faster than serde's `flatten` and keeps the path of an invalid field.
+pub(crate) async fn read_json_pair<A: DeserializeOwned, B: DeserializeOwned>(
     body: Body,
     limit: usize,
 ) -> Result<(A, B), ApiError> {
-    let json = read(body, limit).await?;
+    let json = read_bytes(body, limit).await?;
     Ok((parse(&json)?, parse(&json)?))
 }
 
 fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ApiError> {
-    // Tracking the path costs time, so it is done only for bodies that are wrong.
+    // Tracking the path takes time, so only invalid bodies are parsed again with it.
     if let Ok(value) = serde_json::from_slice(json) {
         return Ok(value);
     }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let error = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
         Err(error) => error,
-        // The value is right but something follows it.
+        // The value is valid, but more text follows it.
         Ok(_) => {
             return Err(ApiError::invalid(
                 None,
-                "The request body must be one JSON object and nothing after it.",
+                "The request body must be one JSON object with nothing after it.",
             ));
         }
     };
@@ -71,17 +75,17 @@ fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ApiError> {
         ));
     }
     let text = inner.to_string();
-    // serde puts a missing field's name into the message, not into the path.
-    let missing = text
+    // serde puts the name of a missing field into the message, not into the path.
+    let missing_field = text
         .strip_prefix("missing field `")
         .and_then(|rest| rest.split('`').next());
-    let param = match (path.as_str(), missing) {
+    let param = match (path.as_str(), missing_field) {
         (".", None) => None,
         (".", Some(field)) => Some(field.to_owned()),
         (path, None) => Some(path.to_owned()),
         (path, Some(field)) => Some(format!("{path}.{field}")),
     };
-    let place = param
+    let location = param
         .as_ref()
         .map_or_else(String::new, |param| format!(" '{param}'"));
     let text = text
@@ -89,7 +93,10 @@ fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ApiError> {
         .next()
         .unwrap_or_default()
         .to_owned();
-    Err(ApiError::invalid(param, format!("Invalid{place}: {text}.")))
+    Err(ApiError::invalid(
+        param,
+        format!("Invalid{location}: {text}."),
+    ))
 }
 
 #[cfg(test)]
@@ -97,23 +104,23 @@ mod tests {
     use super::*;
 
     #[derive(Debug, serde::Deserialize)]
-    struct JsonBody {
+    struct OuterBody {
         #[allow(dead_code)]
-        inner: Vec<JsonError>,
+        inner: Vec<InnerBody>,
     }
     #[derive(Debug, serde::Deserialize)]
-    struct JsonError {
+    struct InnerBody {
         #[allow(dead_code)]
         number: u32,
     }
 
     fn error(json: &str) -> serde_json::Value {
-        let body = parse::<JsonBody>(json.as_bytes()).unwrap_err().json();
+        let body = parse::<OuterBody>(json.as_bytes()).unwrap_err().json();
         serde_json::from_slice::<serde_json::Value>(&body).unwrap()["error"].take()
     }
 
     #[test]
-    fn the_wrong_field_is_named() {
+    fn error_names_the_path_of_the_invalid_field() {
         assert_eq!(
             error(r#"{"inner": [{"number": "x"}]}"#)["param"],
             "inner[0].number"
@@ -123,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_said_to_be_so() {
+    fn invalid_json_has_its_own_message() {
         for json in ["", "{", "nonsense"] {
             let message = error(json)["message"].as_str().unwrap().to_owned();
             assert!(message.contains("not valid JSON"), "{message}");

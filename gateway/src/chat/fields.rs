@@ -1,0 +1,136 @@
+//! The JSON fields of a chat request, as clients send them.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::routing_fields::RoutingFields;
+use crate::stream_options::StreamOptions;
+
+/// The body of `/v1/chat/completions`, without the fields of
+/// [`SamplingFields`](crate::sampling::SamplingFields). Fields that only OpenAI's own service
+/// uses (`user`, `store`, `metadata`, …) are accepted and ignored.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ChatBody {
+    pub(super) model: String,
+    pub(super) messages: Vec<MessageField>,
+    #[serde(default)]
+    pub(super) stream: Option<bool>,
+    #[serde(default)]
+    pub(super) stream_options: Option<StreamOptions>,
+    #[serde(default)]
+    pub(super) max_tokens: Option<u32>,
+    #[serde(default)]
+    pub(super) max_completion_tokens: Option<u32>,
+    #[serde(default)]
+    pub(super) logprobs: Option<bool>,
+    #[serde(default)]
+    pub(super) top_logprobs: Option<u32>,
+    #[serde(default)]
+    pub(super) response_format: Option<ResponseFormat>,
+    #[serde(default)]
+    pub(super) tools: Option<Vec<ToolField>>,
+    #[serde(default)]
+    pub(super) tool_choice: Option<ToolChoiceField>,
+    #[serde(default)]
+    pub(super) flotilla: Option<RoutingFields>,
+    /// OpenAI's key for requests that share a cached prefix. It is used as the session when the
+    /// request names none.
+    #[serde(default)]
+    pub(super) prompt_cache_key: Option<String>,
+    #[serde(default)]
+    pub(super) modalities: Option<Vec<String>>,
+    /// Deprecated by OpenAI in favour of `tools`. A request that uses it is rejected, because
+    /// ignoring it would change the answer.
+    #[serde(default)]
+    pub(super) functions: Option<serde::de::IgnoredAny>,
+    /// Deprecated by OpenAI in favour of `tool_choice`, and rejected like `functions`.
+    #[serde(default)]
+    pub(super) function_call: Option<serde::de::IgnoredAny>,
+}
+
+/// One element of `messages`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct MessageField {
+    pub(super) role: String,
+    #[serde(default)]
+    pub(super) content: Option<MessageContent>,
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    #[serde(default)]
+    pub(super) tool_calls: Option<Vec<ToolCallField>>,
+    #[serde(default)]
+    pub(super) tool_call_id: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a string or an array of content parts")]
+pub(super) enum MessageContent {
+    Text(String),
+    Parts(Vec<ContentPart>),
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ContentPart {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) text: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ToolCallField {
+    pub(super) id: String,
+    pub(super) function: FunctionCallField,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct FunctionCallField {
+    pub(super) name: String,
+    pub(super) arguments: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ToolField {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) function: Option<FunctionField>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct FunctionField {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) description: Option<String>,
+    #[serde(default)]
+    pub(super) parameters: Option<Box<RawValue>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "'none', 'auto', 'required' or {\"type\": \"function\", \"function\": {\"name\": …}}"
+)]
+pub(super) enum ToolChoiceField {
+    Mode(String),
+    Function { function: FunctionName },
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct FunctionName {
+    pub(super) name: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ResponseFormat {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) json_schema: Option<JsonSchemaField>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct JsonSchemaField {
+    #[serde(default)]
+    pub(super) schema: Option<Box<RawValue>>,
+}

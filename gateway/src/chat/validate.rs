@@ -1,0 +1,379 @@
+//! Validates a chat request and converts it to the core's [`GenerateRequest`].
+
+use flotilla_core::admission::QueueKey;
+use flotilla_core::generate::{
+    ChatMessage, GenerateInput, GenerateRequest, OutputConstraint, RequestError, Route, Tool,
+    ToolCall, ToolChoice,
+};
+use http::HeaderMap;
+
+use super::fields::{
+    ChatBody, ContentPart, MessageContent, MessageField, ResponseFormat, ToolChoiceField, ToolField,
+};
+use crate::range::check_range;
+use crate::routing_fields::{parse_route, session_hash};
+use crate::sampling::SamplingFields;
+use crate::stream_options::StreamOptions;
+
+/// Maximum number of alternatives per token, as in OpenAI's API.
+const MAX_TOP_LOGPROBS: u32 = 20;
+
+/// The roles that a message can have.
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+impl ChatBody {
+    /// Validates the request and applies the defaults. Returns the request and whether a stream
+    /// ends with a usage chunk.
+    ///
+    /// # Errors
+    /// [`RequestError::Invalid`] with the name of the first invalid field.
+    pub(crate) fn validate(
+        self,
+        sampling: SamplingFields,
+        headers: &HeaderMap,
+    ) -> Result<(GenerateRequest<Route>, bool), RequestError> {
+        let mut route = parse_route(&self.model, self.flotilla, headers)?;
+        if let Some(key) = &self.prompt_cache_key {
+            route.session.get_or_insert_with(|| session_hash(key));
+        }
+        let stream = self.stream.unwrap_or(false);
+        let include_usage = StreamOptions::validate(self.stream_options, stream)?;
+        if self.functions.is_some() || self.function_call.is_some() {
+            return Err(RequestError::invalid(
+                "functions",
+                "'functions' and 'function_call' are not supported: use 'tools' and 'tool_choice'.",
+            ));
+        }
+        if self
+            .modalities
+            .is_some_and(|modalities| modalities.iter().any(|modality| modality != "text"))
+        {
+            return Err(RequestError::invalid(
+                "modalities",
+                "Only the modality 'text' is supported.",
+            ));
+        }
+        let messages = validate_messages(self.messages)?;
+        let tools = validate_tools(self.tools.unwrap_or_default())?;
+        let tool_choice = validate_tool_choice(self.tool_choice, &tools)?;
+        let constraint = self
+            .response_format
+            .map(validate_response_format)
+            .transpose()?
+            .flatten();
+        let logprobs = validate_logprobs(self.logprobs.unwrap_or(false), self.top_logprobs)?;
+        let max_tokens = self
+            .max_completion_tokens
+            .map(|tokens| ("max_completion_tokens", tokens))
+            .or(self.max_tokens.map(|tokens| ("max_tokens", tokens)));
+        let request = GenerateRequest {
+            model: route,
+            input: GenerateInput::Chat(messages),
+            choices: sampling.choices()?,
+            sampling: sampling.validate(max_tokens)?,
+            tools,
+            tool_choice,
+            constraint,
+            logprobs,
+            stream,
+            queue_key: QueueKey::default(),
+            deadline: None,
+        };
+        Ok((request, include_usage))
+    }
+}
+
+/// Validates a conversation.
+///
+/// # Errors
+/// [`RequestError::Invalid`] with the path of the first invalid field.
+pub(crate) fn validate_messages(
+    messages: Vec<MessageField>,
+) -> Result<Vec<ChatMessage>, RequestError> {
+    if messages.is_empty() {
+        return Err(RequestError::invalid(
+            "messages",
+            "'messages' must hold at least one message.",
+        ));
+    }
+    let messages = messages.into_iter().enumerate();
+    messages
+        .map(|(i, message)| validate_message(i, message))
+        .collect()
+}
+
+fn validate_message(i: usize, message: MessageField) -> Result<ChatMessage, RequestError> {
+    let path = |field: &str| format!("messages[{i}].{field}");
+    let role = message.role;
+    if !ROLES.contains(&role.as_str()) {
+        return Err(RequestError::invalid(
+            path("role"),
+            format!(
+                "'{role}' is not a role: use 'system', 'developer', 'user', 'assistant' or 'tool'."
+            ),
+        ));
+    }
+    let tool_calls: Vec<ToolCall> = message
+        .tool_calls
+        .unwrap_or_default()
+        .into_iter()
+        .map(|call| ToolCall {
+            id: call.id,
+            name: call.function.name,
+            arguments: call.function.arguments,
+        })
+        .collect();
+    if !tool_calls.is_empty() && role != "assistant" {
+        return Err(RequestError::invalid(
+            path("tool_calls"),
+            "Only messages of the role 'assistant' can have 'tool_calls'.",
+        ));
+    }
+    if role == "tool" && message.tool_call_id.is_none() {
+        return Err(RequestError::invalid(
+            path("tool_call_id"),
+            "Messages of the role 'tool' need a 'tool_call_id'.",
+        ));
+    }
+    let content = match message.content {
+        Some(MessageContent::Text(text)) => text,
+        Some(MessageContent::Parts(parts)) => join_parts(i, parts)?,
+        // An assistant message that only calls tools has no content.
+        None if role == "assistant" => String::new(),
+        None => {
+            return Err(RequestError::invalid(
+                path("content"),
+                "The message needs a 'content'.",
+            ));
+        }
+    };
+    Ok(ChatMessage {
+        role,
+        content,
+        name: message.name,
+        tool_calls,
+        tool_call_id: message.tool_call_id,
+    })
+}
+
+fn join_parts(i: usize, parts: Vec<ContentPart>) -> Result<String, RequestError> {
+    let mut joined = String::new();
+    for (j, part) in parts.into_iter().enumerate() {
+        let (kind, text) = (part.kind, part.text);
+        match text {
+            Some(text) if kind == "text" => joined.push_str(&text),
+            _ => {
+                return Err(RequestError::invalid(
+                    format!("messages[{i}].content[{j}]"),
+                    format!(
+                        "A content part must be {{\"type\": \"text\", \"text\": …}}; '{kind}' is not supported."
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(joined)
+}
+
+fn validate_tools(tools: Vec<ToolField>) -> Result<Vec<Tool>, RequestError> {
+    let tools = tools.into_iter().enumerate();
+    tools.map(|(i, tool)| validate_tool(i, tool)).collect()
+}
+
+fn validate_tool(i: usize, tool: ToolField) -> Result<Tool, RequestError> {
+    let function = match tool.function {
+        Some(function) if tool.kind == "function" => function,
+        _ => {
+            return Err(RequestError::invalid(
+                format!("tools[{i}]"),
+                "A tool must be {\"type\": \"function\", \"function\": {\"name\": …}}.",
+            ));
+        }
+    };
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if function.name.is_empty() || !function.name.chars().all(allowed) {
+        return Err(RequestError::invalid(
+            format!("tools[{i}].function.name"),
+            "A function name can only contain letters, digits, '_', '-' and '.'.",
+        ));
+    }
+    let parameters = function.parameters.map(|raw| raw.get().to_owned());
+    if parameters
+        .as_deref()
+        .is_some_and(|json| !json.starts_with('{'))
+    {
+        return Err(RequestError::invalid(
+            format!("tools[{i}].function.parameters"),
+            "The parameters must be a JSON schema: an object.",
+        ));
+    }
+    Ok(Tool {
+        name: function.name,
+        description: function.description,
+        parameters,
+    })
+}
+
+fn validate_tool_choice(
+    choice: Option<ToolChoiceField>,
+    tools: &[Tool],
+) -> Result<ToolChoice, RequestError> {
+    let invalid = |message: String| RequestError::invalid("tool_choice", message);
+    let choice = match choice {
+        None => return Ok(ToolChoice::Auto),
+        Some(ToolChoiceField::Mode(mode)) => match mode.as_str() {
+            "none" => return Ok(ToolChoice::None),
+            "auto" => return Ok(ToolChoice::Auto),
+            "required" => ToolChoice::Required,
+            _ => {
+                return Err(invalid(format!(
+                    "'{mode}' is not a tool choice: use 'none', 'auto', 'required' or an object that names a function."
+                )));
+            }
+        },
+        Some(ToolChoiceField::Function { function }) => {
+            if !tools.iter().any(|tool| tool.name == function.name) {
+                return Err(invalid(format!(
+                    "'tools' has no function '{}'.",
+                    function.name
+                )));
+            }
+            ToolChoice::Named(function.name)
+        }
+    };
+    if tools.is_empty() {
+        return Err(invalid("'tool_choice' needs 'tools'.".into()));
+    }
+    Ok(choice)
+}
+
+/// Returns the number of alternatives per token, or `None` without log-probabilities.
+fn validate_logprobs(
+    logprobs: bool,
+    top_logprobs: Option<u32>,
+) -> Result<Option<u32>, RequestError> {
+    match (logprobs, top_logprobs) {
+        (true, top) => {
+            check_range("top_logprobs", top.unwrap_or(0), 0..=MAX_TOP_LOGPROBS).map(Some)
+        }
+        (false, Some(_)) => Err(RequestError::invalid(
+            "top_logprobs",
+            "'top_logprobs' is only allowed when 'logprobs' is true.",
+        )),
+        (false, None) => Ok(None),
+    }
+}
+
+fn validate_response_format(
+    format: ResponseFormat,
+) -> Result<Option<OutputConstraint>, RequestError> {
+    match format.kind.as_str() {
+        "text" => Ok(None),
+        "json_object" => Ok(Some(OutputConstraint::JsonObject)),
+        "json_schema" => {
+            let schema = format.json_schema.and_then(|field| field.schema);
+            match schema {
+                Some(schema) if schema.get().starts_with('{') => {
+                    Ok(Some(OutputConstraint::JsonSchema(schema.get().to_owned())))
+                }
+                _ => Err(RequestError::invalid(
+                    "response_format.json_schema.schema",
+                    "The response format 'json_schema' needs a schema: a JSON object.",
+                )),
+            }
+        }
+        other => Err(RequestError::invalid(
+            "response_format.type",
+            format!(
+                "'{other}' is not a response format: use 'text', 'json_object' or 'json_schema'."
+            ),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn validate(json: &str) -> Result<GenerateRequest<Route>, RequestError> {
+        let body: ChatBody = serde_json::from_str(json).unwrap();
+        let sampling = serde_json::from_str(json).unwrap();
+        let (request, _) = body.validate(sampling, &HeaderMap::new())?;
+        Ok(request)
+    }
+
+    fn body_with(fields: &str) -> String {
+        format!(r#"{{"model": "m", "messages": [{{"role": "user", "content": "hi"}}]{fields}}}"#)
+    }
+
+    #[test]
+    fn minimal_request_is_valid() {
+        let request = validate(&body_with("")).unwrap();
+        assert_eq!(request.choices, 1);
+        assert!(!request.stream);
+        let GenerateInput::Chat(messages) = request.input else {
+            panic!("not a chat");
+        };
+        assert_eq!(messages[0].content, "hi");
+    }
+
+    #[test]
+    fn error_names_the_invalid_field() {
+        let message_body = |m: &str| format!(r#"{{"model": "m", "messages": [{m}]}}"#);
+        for (json, field) in [
+            (r#"{"model": "m", "messages": []}"#.to_owned(), "messages"),
+            (
+                message_body(r#"{"role": "robot", "content": ""}"#),
+                "messages[0].role",
+            ),
+            (message_body(r#"{"role": "user"}"#), "messages[0].content"),
+            (
+                message_body(r#"{"role": "tool", "content": "1"}"#),
+                "messages[0].tool_call_id",
+            ),
+            (
+                message_body(r#"{"role": "user", "content": [{"type": "image_url"}]}"#),
+                "messages[0].content[0]",
+            ),
+            (body_with(r#", "n": 0"#), "n"),
+            (body_with(r#", "max_tokens": 0"#), "max_tokens"),
+            (body_with(r#", "top_logprobs": 2"#), "top_logprobs"),
+            (
+                body_with(r#", "logprobs": true, "top_logprobs": 21"#),
+                "top_logprobs",
+            ),
+            (body_with(r#", "stream_options": {}"#), "stream_options"),
+            (body_with(r#", "tool_choice": "required""#), "tool_choice"),
+            (body_with(r#", "tool_choice": "sometimes""#), "tool_choice"),
+            (body_with(r#", "tools": [{"type": "x"}]"#), "tools[0]"),
+            (body_with(r#", "functions": []"#), "functions"),
+            (body_with(r#", "modalities": ["audio"]"#), "modalities"),
+            (
+                body_with(r#", "response_format": {"type": "xml"}"#),
+                "response_format.type",
+            ),
+            (
+                body_with(r#", "response_format": {"type": "json_schema"}"#),
+                "response_format.json_schema.schema",
+            ),
+        ] {
+            let error = validate(&json).unwrap_err();
+            let RequestError::Invalid { param, .. } = error else {
+                panic!("{json}: {error:?}");
+            };
+            assert_eq!(param.as_deref(), Some(field), "{json}");
+        }
+    }
+
+    #[test]
+    fn content_parts_are_joined() {
+        let request = validate(
+            r#"{"model": "m", "messages": [{"role": "user", "content":
+               [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]}"#,
+        );
+        let GenerateInput::Chat(messages) = request.unwrap().input else {
+            panic!("not a chat");
+        };
+        assert_eq!(messages[0].content, "ab");
+    }
+}
