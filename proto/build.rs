@@ -1,4 +1,5 @@
-//! Generates the wire types with protox: no protoc to install.
+//! Generates the message types with protox, a protobuf compiler in Rust, so that building needs no
+//! `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["flotilla/v1/fleet.proto", "flotilla/v1/inference.proto"];

@@ -1,5 +1,5 @@
-//! Messages to core types and back. What arrives is checked: a message of a newer or broken
-//! peer is an error, never a panic.
+//! Converts messages to core types and back. Received messages are validated: one that a newer or
+//! faulty peer sent is an error, never a panic.
 
 use std::time::Duration;
 
@@ -10,13 +10,20 @@ use flotilla_core::{Bytes, Joules, ModelName, artifact};
 
 use crate::v1;
 
-/// Why a message makes no sense.
+/// The error for a message that cannot be converted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
+    /// A required field is missing.
     #[error("field '{0}' is missing")]
     Missing(&'static str),
+    /// A field has an invalid value.
     #[error("field '{field}' {reason}")]
-    Invalid { field: &'static str, reason: String },
+    Invalid {
+        /// Name of the field.
+        field: &'static str,
+        /// What is wrong with the value, as a predicate.
+        reason: String,
+    },
 }
 
 impl From<ConvertError> for tonic::Status {
@@ -41,12 +48,12 @@ impl From<&generate::GenerateRequest> for v1::GenerateRequest {
     }
 }
 
-/// A request as it travels with a queue_key, without its model: that is for whoever sends it to fill
-/// in.
+/// Converts a request to a message with the given queue key and an empty `model`. The caller sets the
+/// model once it has chosen a replica.
 #[must_use]
 pub fn generate_request<M>(
     request: &generate::GenerateRequest<M>,
-    stands: QueueKey,
+    queue_key: QueueKey,
 ) -> v1::GenerateRequest {
     let (chat, text) = match &request.input {
         generate::GenerateInput::Chat(messages) => {
@@ -78,12 +85,11 @@ pub fn generate_request<M>(
         logprobs: request.logprobs,
         choices: request.choices,
         stream: request.stream,
-        queue_key: Some(queue_key(stands, request.deadline)),
+        queue_key: Some(queue_key_message(queue_key, request.deadline)),
     }
 }
 
-/// How a request stands in a queue, as it travels.
-fn queue_key(queue_key: QueueKey, deadline: Option<Duration>) -> v1::QueueKey {
+fn queue_key_message(queue_key: QueueKey, deadline: Option<Duration>) -> v1::QueueKey {
     let priority = match queue_key.priority {
         Priority::Low => v1::Priority::Low,
         Priority::Normal => v1::Priority::Normal,
@@ -92,23 +98,23 @@ fn queue_key(queue_key: QueueKey, deadline: Option<Duration>) -> v1::QueueKey {
     v1::QueueKey {
         priority: priority.into(),
         fairness_key: queue_key.fairness_key,
-        deadline_ms: deadline.map(|left| u32::try_from(left.as_millis()).unwrap_or(u32::MAX)),
+        deadline_ms: deadline.map(|time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX)),
     }
 }
 
-/// The other way. A priority of a newer peer is taken for a normal one.
-fn stands(sent: Option<v1::QueueKey>) -> (QueueKey, Option<Duration>) {
-    let sent = sent.unwrap_or_default();
-    let priority = match sent.priority() {
+/// Returns the queue key and the deadline of a message. An unknown priority is read as normal.
+fn parse_queue_key(message: Option<v1::QueueKey>) -> (QueueKey, Option<Duration>) {
+    let message = message.unwrap_or_default();
+    let priority = match message.priority() {
         v1::Priority::Low => Priority::Low,
         v1::Priority::Normal => Priority::Normal,
         v1::Priority::High => Priority::High,
     };
     let queue_key = QueueKey {
         priority,
-        fairness_key: sent.fairness_key,
+        fairness_key: message.fairness_key,
     };
-    let deadline = sent.deadline_ms;
+    let deadline = message.deadline_ms;
     (
         queue_key,
         deadline.map(|ms| Duration::from_millis(ms.into())),
@@ -132,7 +138,7 @@ impl TryFrom<v1::GenerateRequest> for generate::GenerateRequest {
                 generate::GenerateInput::Chat(request.chat.into_iter().map(Into::into).collect())
             }
         };
-        let (queue_key, deadline) = stands(request.queue_key);
+        let (queue_key, deadline) = parse_queue_key(request.queue_key);
         let constraint = match request.json_schema {
             Some(schema) => Some(generate::OutputConstraint::JsonSchema(schema)),
             None => request
@@ -194,7 +200,9 @@ impl From<v1::SamplingParams> for generate::SamplingParams {
     }
 }
 
-/// Message types whose fields are the core type's, one to one, in both directions.
+/// Implements the conversions, in both directions, for messages whose fields have the same names and
+/// types as those of the core type. Fields after `each` are lists whose elements are converted too.
+/// A macro, because the conversions differ only in the names of the fields.
 macro_rules! same_fields {
     ($name:ident { $($plain:ident),* } $(each { $($list:ident),* })?) => {
         impl From<&generate::$name> for v1::$name {
@@ -245,19 +253,19 @@ same_fields!(ToolCallDelta {
 same_fields!(TokenLogprob { token, logprob } each { top });
 same_fields!(TopLogprob { token, logprob });
 
-/// Of what energy costs, nodes know nothing.
-fn energy(spent: EnergyUsage) -> v1::EnergyUsage {
+/// Emissions and price are left out: nodes do not know them.
+fn energy_message(energy: EnergyUsage) -> v1::EnergyUsage {
     v1::EnergyUsage {
-        joules: spent.joules.0,
-        sources: spent.sources.bits(),
+        joules: energy.joules.0,
+        sources: energy.sources.bits(),
     }
 }
 
-/// `None` for what makes no sense.
-fn spent(energy: v1::EnergyUsage) -> Option<EnergyUsage> {
-    let sensible = energy.joules.is_finite() && energy.joules >= 0.0;
+/// Returns `None` for an energy that is negative or not finite.
+fn parse_energy(energy: v1::EnergyUsage) -> Option<EnergyUsage> {
+    let valid = energy.joules.is_finite() && energy.joules >= 0.0;
     let sources = EnergySources::from_bits(energy.sources);
-    sensible.then(|| EnergyUsage::new(Joules(energy.joules), sources))
+    valid.then(|| EnergyUsage::new(Joules(energy.joules), sources))
 }
 
 impl From<generate::Usage> for v1::Usage {
@@ -271,7 +279,7 @@ impl From<generate::Usage> for v1::Usage {
                 prefill_us: micros(timing.prefill),
                 decode_us: micros(timing.decode),
             }),
-            energy: usage.energy.map(energy),
+            energy: usage.energy.map(energy_message),
         }
     }
 }
@@ -286,7 +294,7 @@ impl From<v1::Usage> for generate::Usage {
                 prefill: Duration::from_micros(timing.prefill_us),
                 decode: Duration::from_micros(timing.decode_us),
             }),
-            energy: usage.energy.and_then(spent),
+            energy: usage.energy.and_then(parse_energy),
         }
     }
 }
@@ -336,7 +344,7 @@ impl From<&generate::EmbedRequest> for v1::EmbedRequest {
         Self {
             model: request.model.as_str().to_owned(),
             inputs: request.inputs.clone(),
-            queue_key: Some(queue_key(request.queue_key, request.deadline)),
+            queue_key: Some(queue_key_message(request.queue_key, request.deadline)),
         }
     }
 }
@@ -345,7 +353,7 @@ impl TryFrom<v1::EmbedRequest> for generate::EmbedRequest {
     type Error = ConvertError;
 
     fn try_from(request: v1::EmbedRequest) -> Result<Self, ConvertError> {
-        let (queue_key, deadline) = stands(request.queue_key);
+        let (queue_key, deadline) = parse_queue_key(request.queue_key);
         Ok(Self {
             model: model_name(&request.model)?,
             inputs: request.inputs,
@@ -361,7 +369,7 @@ impl From<generate::Embeddings> for v1::EmbedResponse {
         Self {
             vectors: embeddings.vectors.into_iter().map(vector).collect(),
             prompt_tokens: embeddings.prompt_tokens,
-            energy: embeddings.energy.map(energy),
+            energy: embeddings.energy.map(energy_message),
         }
     }
 }
@@ -371,7 +379,7 @@ impl From<v1::EmbedResponse> for generate::Embeddings {
         Self {
             vectors: reply.vectors.into_iter().map(|v| v.values).collect(),
             prompt_tokens: reply.prompt_tokens,
-            energy: reply.energy.and_then(spent),
+            energy: reply.energy.and_then(parse_energy),
         }
     }
 }
@@ -445,23 +453,23 @@ mod tests {
     }
 
     #[test]
-    fn a_request_survives_the_wire() {
-        let before = request();
-        let after =
-            generate::GenerateRequest::try_from(v1::GenerateRequest::from(&before)).unwrap();
-        assert_eq!(before, after);
+    fn request_is_equal_after_a_round_trip() {
+        let request = request();
+        let received =
+            generate::GenerateRequest::try_from(v1::GenerateRequest::from(&request)).unwrap();
+        assert_eq!(request, received);
     }
 
     #[test]
-    fn a_request_without_input_is_refused() {
+    fn request_without_input_is_an_error() {
         let mut message = v1::GenerateRequest::from(&request());
         message.chat.clear();
-        let refused = generate::GenerateRequest::try_from(message);
-        assert_eq!(refused, Err(ConvertError::Missing("chat or text")));
+        let result = generate::GenerateRequest::try_from(message);
+        assert_eq!(result, Err(ConvertError::Missing("chat or text")));
     }
 
     #[test]
-    fn events_survive_the_wire() {
+    fn events_are_equal_after_a_round_trip() {
         for event in [
             generate::GenerateEvent::Delta(generate::ChoiceDelta {
                 content: "a".into(),

@@ -1,11 +1,13 @@
 //! The wire contract between controllers and agents.
 //!
-//! Owns the messages (`flotilla/v1/*.proto`, generated at build), their conversions to and
-//! from the core's types ([`convert`]), how errors travel ([`status`]), and the transport:
-//! HTTP/2 over a stream whichever side dialled it ([`transport`]), with the [`preface`] that
-//! says which way round a connection is meant.
+//! Owns the messages (`flotilla/v1/*.proto`, generated at build time), their conversion to and
+//! from the core's types ([`convert`]), the mapping of errors to gRPC statuses ([`status`]), and the
+//! transport: HTTP/2 over a stream that either side opened ([`transport`]), with the [`preface`]
+//! that marks a reverse connection.
 //!
 //! Knows nothing of what either side does with a message.
+//!
+//! Start reading at `flotilla/v1/fleet.proto` and `flotilla/v1/inference.proto`.
 
 /// Generated messages and services of the package `flotilla.v1`.
 #[allow(

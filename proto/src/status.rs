@@ -1,4 +1,4 @@
-//! How [`RequestError`] travels as a gRPC status and comes out as the same error.
+//! Converts [`RequestError`] to a gRPC status and back.
 
 use std::time::Duration;
 
@@ -6,12 +6,13 @@ use flotilla_core::generate::RequestError;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
-/// Metadata key: the field that is wrong.
+/// Metadata key of the invalid field.
 const PARAM: &str = "flotilla-param";
-/// Metadata key: milliseconds after which to try again.
-const RETRY_AFTER: &str = "flotilla-retry-after-ms";
+/// Metadata key of the time after which to retry, in milliseconds.
+const RETRY_AFTER_MS: &str = "flotilla-retry-after-ms";
 
-/// An error as a status.
+/// Converts an error to a status. The code identifies the variant; its message and fields travel in
+/// the status message and metadata.
 #[must_use]
 pub fn from_error(error: RequestError) -> Status {
     let message = error.to_string();
@@ -28,7 +29,7 @@ pub fn from_error(error: RequestError) -> Status {
         }
         RequestError::ContextLength(_) => Code::OutOfRange,
         RequestError::Overloaded { retry_after, .. } => {
-            metadata.insert(RETRY_AFTER, (retry_after.as_millis() as u64).into());
+            metadata.insert(RETRY_AFTER_MS, (retry_after.as_millis() as u64).into());
             Code::ResourceExhausted
         }
         RequestError::Unavailable(_) | RequestError::LimitsUnmet(_) => Code::FailedPrecondition,
@@ -40,8 +41,8 @@ pub fn from_error(error: RequestError) -> Status {
     Status::with_metadata(code, message, metadata)
 }
 
-/// A status as the error it was. Statuses that the transport made up mean that the node, or
-/// the way to it, is lost.
+/// Converts a status to the error it was made from. A status that the transport created, not the
+/// node, becomes [`RequestError::NodeLost`]. `model` is the model of the request.
 #[must_use]
 pub fn to_error(status: &Status, model: &str) -> RequestError {
     let message = status.message().to_owned();
@@ -58,7 +59,7 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
         Code::PermissionDenied => RequestError::ZoneForbidden(message),
         Code::OutOfRange => RequestError::ContextLength(message),
         Code::ResourceExhausted => {
-            let millis = text(RETRY_AFTER).and_then(|millis| millis.parse().ok());
+            let millis = text(RETRY_AFTER_MS).and_then(|millis| millis.parse().ok());
             RequestError::Overloaded {
                 message,
                 retry_after: Duration::from_millis(millis.unwrap_or(1_000)),
@@ -72,7 +73,8 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
     }
 }
 
-/// Whether a call failed before anything of it left this side: its connection was gone already.
+/// Returns whether a call failed before any of it was sent, because its connection was already
+/// closed. Such a call can be retried without a risk of computing it twice.
 #[must_use]
 pub fn was_not_sent(status: &Status) -> bool {
     let mut cause = std::error::Error::source(status);
@@ -90,11 +92,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_error_survives_the_wire() {
-        let text = || "why".to_owned();
+    fn errors_are_equal_after_a_round_trip() {
+        let text = || "reason".to_owned();
         for error in [
             RequestError::ModelNotFound("m".into()),
-            RequestError::invalid("messages[0].role", "why"),
+            RequestError::invalid("messages[0].role", "reason"),
             RequestError::ContextLength(text()),
             RequestError::Overloaded {
                 message: text(),
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_transport_reports_is_a_lost_node() {
+    fn transport_error_is_a_lost_node() {
         let error = to_error(&Status::unknown("h2 broken"), "m");
         assert!(matches!(error, RequestError::NodeLost(_)));
         assert!(error.is_retryable());

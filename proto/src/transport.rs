@@ -1,8 +1,8 @@
-//! HTTP/2 over one stream, as gRPC client or as gRPC server, whichever side dialled.
+//! gRPC over one HTTP/2 connection, as client or as server, whichever side opened it.
 //!
-//! tonic's own `LinkChannel` puts a buffer task, a reconnect layer and a load-balancer between a
-//! call and its connection. A link here *is* one connection, and its loss is an event the
-//! fleet must see, so calls go straight to hyper.
+//! tonic's own `Channel` puts a buffer task, a reconnect layer and a load balancer between a call
+//! and its connection. Here a link is exactly one connection whose loss the fleet must notice, so
+//! calls go directly to hyper.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,35 +16,36 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 
-/// How long a connection may be silent before it counts as dead, unless told otherwise.
+/// Default time after which a silent connection is considered dead.
 pub const DEFAULT_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often to ping, and how long to wait for the answer, so that a connection that died
-/// without a word is noticed after `silence` at the latest.
-fn pings(silence: Duration) -> (Duration, Duration) {
-    (silence * 2 / 5, silence * 3 / 5)
+/// Returns the interval of HTTP/2 pings and the time to wait for their answer. Together they are the
+/// keep-alive timeout, so that a dead connection is noticed within it.
+fn ping_times(keepalive_timeout: Duration) -> (Duration, Duration) {
+    (keepalive_timeout * 2 / 5, keepalive_timeout * 3 / 5)
 }
 
-/// Flow-control window of one call, in bytes: a prompt or a burst of tokens fits.
+/// Flow-control window of one call, in bytes. A prompt or a burst of tokens fits into it.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Flow-control window of a whole connection, in bytes.
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Calls at once on one connection, and resets in a row that are no attack: both sides are
-/// of one fleet, and a wave of clients that go away resets as many calls.
+/// Maximum number of concurrent calls on a connection, and of stream resets that are not treated as
+/// an attack: both sides trust each other, and many clients that disconnect together reset as many
+/// calls.
 const MAX_STREAMS: u32 = 16_384;
 
-/// A stream that can carry a link.
+/// A byte stream that can carry a link, for example a TLS or TCP connection.
 pub trait LinkStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> LinkStream for S {}
 
-/// The client's end of one connection. Cheap to clone; clones share the connection.
+/// The client end of one connection. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct LinkChannel {
     sender: client::SendRequest<Body>,
 }
 
 impl LinkChannel {
-    /// Whether the connection is gone.
+    /// Returns whether the connection is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.sender.is_closed()
@@ -65,23 +66,23 @@ impl tower_service::Service<http::Request<Body>> for LinkChannel {
     }
 }
 
-/// The URI that calls on a [`LinkChannel`] name as their origin. Nothing resolves it.
+/// Returns the origin URI of calls on a [`LinkChannel`]. It is required but never resolved.
 #[must_use]
 pub fn origin() -> http::Uri {
     http::Uri::from_static("http://flotilla.invalid")
 }
 
-/// Becomes the gRPC client on `stream`, which is dead when it is silent for longer than
-/// `silence`.
+/// Starts a gRPC client on `stream`. The connection fails when it is silent for longer than
+/// `keepalive_timeout`.
 ///
-/// Returns the channel, and the future that drives the connection and ends with it: it has
-/// to be polled for calls to move.
+/// Returns the channel, and the future that drives the connection until it ends. Calls make
+/// progress only while that future is polled.
 ///
 /// # Errors
-/// Those of the HTTP/2 handshake.
+/// An error of the HTTP/2 handshake.
 pub async fn connect(
     stream: impl LinkStream,
-    silence: Duration,
+    keepalive_timeout: Duration,
 ) -> Result<
     (
         LinkChannel,
@@ -89,7 +90,7 @@ pub async fn connect(
     ),
     hyper::Error,
 > {
-    let (interval, timeout) = pings(silence);
+    let (interval, timeout) = ping_times(keepalive_timeout);
     let (sender, connection) = client::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(interval)
@@ -104,15 +105,15 @@ pub async fn connect(
     Ok((LinkChannel { sender }, connection))
 }
 
-/// Serves gRPC on `stream` until it ends, is silent for longer than `silence`, or `stop` resolves; after that the calls under way
-/// are finished first.
+/// Serves gRPC on `stream` until it ends or is silent for longer than `keepalive_timeout`. When
+/// `stop` resolves, running calls are finished and new ones rejected.
 ///
 /// # Errors
-/// Those of the connection.
+/// An error of the connection.
 pub async fn serve<S>(
     stream: impl LinkStream,
     service: S,
-    silence: Duration,
+    keepalive_timeout: Duration,
     stop: impl Future<Output = ()>,
 ) -> Result<(), hyper::Error>
 where
@@ -125,7 +126,7 @@ where
     S::Future: Send,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (interval, timeout) = pings(silence);
+    let (interval, timeout) = ping_times(keepalive_timeout);
     let connection = server::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(interval)

@@ -1,5 +1,5 @@
-//! A collector that may be away: what is not delivered is lost, that is said once, and so is its
-//! return.
+//! Exporters that tolerate an unreachable collector: data it does not accept is dropped. The log says
+//! so once, and once again when the collector is back.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 
-/// Whether the collector answered last, shared by all that goes there.
+/// Whether the last export reached the collector. Shared by all exporters of a process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CollectorHealth {
-    away: Arc<AtomicBool>,
+    unreachable: Arc<AtomicBool>,
 }
 
 impl CollectorHealth {
-    /// Takes note of how a delivery went. The SDK is told that all is well: it would complain of
-    /// each one.
-    fn note(&self, delivered: OTelSdkResult) -> OTelSdkResult {
-        match delivered {
+    /// Records the result of an export and logs a change. Always returns success, because the SDK
+    /// would log every failed export.
+    fn record(&self, result: OTelSdkResult) -> OTelSdkResult {
+        match result {
             Ok(()) => {
-                if self.away.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the telemetry collector answers again");
+                if self.unreachable.swap(false, Ordering::Relaxed) {
+                    tracing::info!("the telemetry collector is reachable again");
                 }
             }
             Err(error) => {
-                if !self.away.swap(true, Ordering::Relaxed) {
+                if !self.unreachable.swap(true, Ordering::Relaxed) {
                     tracing::warn!(
                         %error,
-                        "the telemetry collector does not answer: traces and metrics for it are dropped until it does; all else goes on"
+                        "the telemetry collector is unreachable: traces and metrics for it are dropped until it answers"
                     );
                 }
             }
@@ -42,7 +42,7 @@ impl CollectorHealth {
     }
 }
 
-/// Delivers to a collector that may be away.
+/// An exporter whose failures are recorded in [`CollectorHealth`] instead of being returned.
 pub(crate) struct ResilientExporter<E> {
     exporter: E,
     collector: CollectorHealth,
@@ -59,13 +59,13 @@ impl<E> ResilientExporter<E> {
 
 impl<E> fmt::Debug for ResilientExporter<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Patient").finish_non_exhaustive()
+        f.debug_struct("ResilientExporter").finish_non_exhaustive()
     }
 }
 
 impl<E: SpanExporter> SpanExporter for ResilientExporter<E> {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        self.collector.note(self.exporter.export(batch).await)
+        self.collector.record(self.exporter.export(batch).await)
     }
 
     fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
@@ -83,7 +83,7 @@ impl<E: SpanExporter> SpanExporter for ResilientExporter<E> {
 
 impl<E: PushMetricExporter> PushMetricExporter for ResilientExporter<E> {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
-        self.collector.note(self.exporter.export(metrics).await)
+        self.collector.record(self.exporter.export(metrics).await)
     }
 
     fn force_flush(&self) -> OTelSdkResult {

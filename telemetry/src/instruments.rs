@@ -1,11 +1,13 @@
-//! Instruments made of the table's rows: the name, unit, description and buckets are the row's.
+//! Creates instruments from the definitions in [`names`](crate::names): name, unit, description and
+//! buckets come from there.
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 
 use crate::names::{InstrumentKind, MetricDefinition};
 
-/// What every instrument takes of its row.
+/// Sets the unit and description of an instrument builder. A macro, because the SDK's builders have
+/// no common trait.
 macro_rules! described {
     ($builder:expr, $metric:expr) => {
         $builder
@@ -14,7 +16,7 @@ macro_rules! described {
     };
 }
 
-/// A histogram of amounts.
+/// Creates a histogram of floating-point values.
 #[must_use]
 pub fn histogram(meter: &Meter, metric: &MetricDefinition) -> Histogram<f64> {
     described!(meter.f64_histogram(metric.name), metric)
@@ -22,63 +24,72 @@ pub fn histogram(meter: &Meter, metric: &MetricDefinition) -> Histogram<f64> {
         .build()
 }
 
-/// A histogram of whole numbers.
-pub(crate) fn histogram_of_counts(meter: &Meter, metric: &MetricDefinition) -> Histogram<u64> {
+/// Creates a histogram of integers.
+pub(crate) fn integer_histogram(meter: &Meter, metric: &MetricDefinition) -> Histogram<u64> {
     described!(meter.u64_histogram(metric.name), metric)
         .with_boundaries(metric.buckets.to_vec())
         .build()
 }
 
-/// A counter.
+/// Creates a counter of integers.
 pub(crate) fn counter(meter: &Meter, metric: &MetricDefinition) -> Counter<u64> {
     described!(meter.u64_counter(metric.name), metric).build()
 }
 
-/// A counter of amounts.
-pub(crate) fn sum(meter: &Meter, metric: &MetricDefinition) -> Counter<f64> {
+/// Creates a counter of floating-point values.
+pub(crate) fn float_counter(meter: &Meter, metric: &MetricDefinition) -> Counter<f64> {
     described!(meter.f64_counter(metric.name), metric).build()
 }
 
-/// Takes a value and what it is told under.
+/// A callback that records one value with its attributes.
 pub type RecordValue<'a, T> = &'a mut dyn FnMut(T, &[KeyValue]);
 
-/// Has `read` tell a counter or a gauge of whole numbers, whenever somebody asks.
+/// Creates a counter or gauge of integers whose values are read at each export: `observe` is called
+/// with a callback and records every value with it.
 pub fn observe_counts(
     meter: &Meter,
     metric: &MetricDefinition,
-    read: impl Fn(RecordValue<'_, u64>) + Send + Sync + 'static,
+    observe: impl Fn(RecordValue<'_, u64>) + Send + Sync + 'static,
 ) {
     match metric.kind {
         InstrumentKind::Counter => drop(
             described!(meter.u64_observable_counter(metric.name), metric)
-                .with_callback(move |to| read(&mut |value, under| to.observe(value, under)))
+                .with_callback(move |to| {
+                    observe(&mut |value, attributes| to.observe(value, attributes))
+                })
                 .build(),
         ),
         InstrumentKind::Gauge => drop(
             described!(meter.u64_observable_gauge(metric.name), metric)
-                .with_callback(move |to| read(&mut |value, under| to.observe(value, under)))
+                .with_callback(move |to| {
+                    observe(&mut |value, attributes| to.observe(value, attributes))
+                })
                 .build(),
         ),
-        // What falls into its buckets is recorded when it happens.
+        // A histogram cannot be observed: its values are recorded when they occur.
         InstrumentKind::Histogram => {}
     }
 }
 
-/// The same of amounts.
+/// Creates a counter or gauge of floating-point values, like [`observe_counts`].
 pub fn observe_amounts(
     meter: &Meter,
     metric: &MetricDefinition,
-    read: impl Fn(RecordValue<'_, f64>) + Send + Sync + 'static,
+    observe: impl Fn(RecordValue<'_, f64>) + Send + Sync + 'static,
 ) {
     match metric.kind {
         InstrumentKind::Counter => drop(
             described!(meter.f64_observable_counter(metric.name), metric)
-                .with_callback(move |to| read(&mut |value, under| to.observe(value, under)))
+                .with_callback(move |to| {
+                    observe(&mut |value, attributes| to.observe(value, attributes))
+                })
                 .build(),
         ),
         InstrumentKind::Gauge => drop(
             described!(meter.f64_observable_gauge(metric.name), metric)
-                .with_callback(move |to| read(&mut |value, under| to.observe(value, under)))
+                .with_callback(move |to| {
+                    observe(&mut |value, attributes| to.observe(value, attributes))
+                })
                 .build(),
         ),
         InstrumentKind::Histogram => {}

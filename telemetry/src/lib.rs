@@ -1,15 +1,16 @@
-//! Flotilla's telemetry: the name, unit and attributes of every metric and span in one place, and
-//! how they leave the process: by OTLP and for Prometheus.
+//! Metrics, traces and logs of controllers and agents.
 //!
-//! [`names`] is the table; what counts is in [`server_metrics`] (requests as clients see them) and,
-//! of [`instruments`], in
-//! [`Telemetry::meter`] for whoever has counters already. [`trace`] is the way of a request as
-//! spans: a request that is not sampled costs one look at a thread-local.
+//! Owns the name, unit and attributes of every metric and span ([`names`]), how instruments are
+//! created from them ([`instruments`]), the metrics of requests as clients see them
+//! ([`server_metrics`]), spans ([`trace`]), log lines ([`logs`]), and the export by OTLP and for
+//! Prometheus ([`prometheus`]). Code that already has counters observes them with
+//! [`instruments`] on [`Telemetry::meter`].
+//!
+//! Knows nothing of fleets, replicas or engines: callers pass plain names and numbers.
 //!
 //! Start reading at [`Telemetry::start`].
 
 mod exporter;
-
 pub mod instruments;
 pub mod logs;
 pub mod names;

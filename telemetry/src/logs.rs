@@ -1,4 +1,4 @@
-//! Log lines as JSON, one object each, with the ids of the trace they belong to.
+//! Formats log lines as text or JSON, with the ids of the current trace.
 
 use std::fmt;
 
@@ -12,14 +12,14 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::trace::current_ids;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogEventFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// For machines: `timestamp`, `level`, `target`, `message`, the event's own fields, and
-    /// `trace_id` and `span_id` where there is a trace.
+    /// One JSON object per line: `timestamp`, `level`, `target`, `message`, the event's own fields, and
+    /// `trace_id` and `span_id` of a traced request.
     Json,
 }
 
@@ -44,18 +44,18 @@ where
                 text.format_event(context, Writer::new(&mut line), event)?;
                 writeln!(writer, "{} trace_id={trace}", line.trim_end())
             }
-            Self::Json => writeln!(writer, "{}", Value::Object(object(event)?)),
+            Self::Json => writeln!(writer, "{}", Value::Object(json_object(event)?)),
         }
     }
 }
 
-fn object(event: &Event<'_>) -> Result<Map<String, Value>, fmt::Error> {
+fn json_object(event: &Event<'_>) -> Result<Map<String, Value>, fmt::Error> {
     let mut timestamp = String::new();
     SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
     let metadata = event.metadata();
-    let mut fields = Fields(Map::new());
+    let mut fields = JsonFields(Map::new());
     event.record(&mut fields);
-    let Fields(mut object) = fields;
+    let JsonFields(mut object) = fields;
     object.insert("timestamp".into(), timestamp.into());
     object.insert("level".into(), metadata.level().as_str().into());
     object.insert("target".into(), metadata.target().into());
@@ -66,37 +66,37 @@ fn object(event: &Event<'_>) -> Result<Map<String, Value>, fmt::Error> {
     Ok(object)
 }
 
-struct Fields(Map<String, Value>);
+struct JsonFields(Map<String, Value>);
 
-impl Fields {
-    fn put(&mut self, field: &Field, value: impl Into<Value>) {
+impl JsonFields {
+    fn insert(&mut self, field: &Field, value: impl Into<Value>) {
         self.0.insert(field.name().to_owned(), value.into());
     }
 }
 
-impl Visit for Fields {
+impl Visit for JsonFields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}"));
+        self.insert(field, format!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value);
+        self.insert(field, value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value);
+        self.insert(field, value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value);
+        self.insert(field, value);
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value);
+        self.insert(field, value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value);
+        self.insert(field, value);
     }
 }
 
@@ -122,9 +122,9 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_an_object_with_what_was_said() {
-        let written = CapturedLog::default();
-        let writer = written.clone();
+    fn json_line_has_the_message_and_fields_of_the_event() {
+        let log = CapturedLog::default();
+        let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
             .event_format(LogEventFormat::Json)
             .with_writer(move || writer.clone())
@@ -132,7 +132,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(node = "n1", tries = 2, "said \"so\"");
         });
-        let bytes = written.0.lock().clone();
+        let bytes = log.0.lock().clone();
         let line: Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(line["message"], "said \"so\"");
         assert_eq!(line["node"], "n1");

@@ -1,120 +1,155 @@
-//! Every metric there is, with its unit, its attributes and its buckets, and the names of spans and
-//! their attributes.
+//! Defines every metric with its unit, attributes and buckets, and the names of spans and their
+//! attributes.
 //!
-//! `gen_ai.*` follow OpenTelemetry's semantic conventions for generative AI, `hw.*` those for
-//! hardware (both in development); `flotilla.*` is what they have no name for.
+//! `gen_ai.*` follows OpenTelemetry's semantic conventions for generative AI, `hw.*` those for
+//! hardware (both in development). `flotilla.*` names what the conventions do not cover.
 
 use std::fmt::Write as _;
 
-/// What a metric does.
+/// The kind of instrument of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstrumentKind {
-    /// Only ever grows.
+    /// A sum that only increases.
     Counter,
-    /// Is what it is now.
+    /// A current value.
     Gauge,
-    /// How often values fell into which bucket.
+    /// A distribution of values over buckets.
     Histogram,
 }
 
-/// Who tells a metric.
+/// The process that reports a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reporter {
+    /// Controllers.
     Controller,
-    /// On a controller's `/metrics` with the label `flotilla_node` too.
+    /// Agents. Controllers also serve these metrics, with the label `flotilla_node`.
     Agent,
 }
 
-/// A metric.
+/// The definition of a metric.
 #[derive(Debug, PartialEq)]
 pub struct MetricDefinition {
+    /// Name in OpenTelemetry.
     pub name: &'static str,
+    /// Kind of instrument.
     pub kind: InstrumentKind,
-    /// In UCUM's notation, as OpenTelemetry wants it.
+    /// Unit in UCUM notation, as OpenTelemetry requires.
     pub unit: &'static str,
+    /// What the metric measures, as a sentence.
     pub description: &'static str,
+    /// Names of its attributes, from [`attr`].
     pub attributes: &'static [&'static str],
-    /// Upper bounds of a histogram's buckets.
+    /// Upper bounds of the buckets of a histogram. Empty for other kinds.
     pub buckets: &'static [f64],
+    /// The process that reports it.
     pub reporter: Reporter,
 }
 
-/// Attributes of metrics and spans.
+/// Names of the attributes of metrics and spans.
 pub mod attr {
+    /// `chat`, `text_completion` or `embeddings`.
     pub const OPERATION: &str = "gen_ai.operation.name";
+    /// Always [`PROVIDER`](super::PROVIDER).
     pub const PROVIDER: &str = "gen_ai.provider.name";
+    /// The `model` field of the request: a model, `auto` or `task:NAME`.
     pub const REQUEST_MODEL: &str = "gen_ai.request.model";
+    /// The model that answered.
     pub const RESPONSE_MODEL: &str = "gen_ai.response.model";
+    /// `input` or `output`.
     pub const TOKEN_TYPE: &str = "gen_ai.token.type";
+    /// Short type of the error of a request that failed.
     pub const ERROR_TYPE: &str = "error.type";
+    /// Tokens of the prompt.
     pub const INPUT_TOKENS: &str = "gen_ai.usage.input_tokens";
+    /// Tokens of the answer.
     pub const OUTPUT_TOKENS: &str = "gen_ai.usage.output_tokens";
+    /// The prompt. Only recorded when content is captured.
     pub const INPUT_MESSAGES: &str = "gen_ai.input.messages";
+    /// The answer. Only recorded when content is captured.
     pub const OUTPUT_MESSAGES: &str = "gen_ai.output.messages";
+    /// Why each choice ended.
     pub const FINISH_REASONS: &str = "gen_ai.response.finish_reasons";
+    /// Time to the first events of the answer, in seconds.
     pub const TIME_TO_FIRST_CHUNK: &str = "gen_ai.response.time_to_first_chunk";
 
+    /// Name of a model.
     pub const MODEL: &str = "flotilla.model";
+    /// Name of a task.
     pub const TASK: &str = "flotilla.task";
+    /// Name of a node.
     pub const NODE: &str = "flotilla.node";
+    /// Privacy zone of a node.
     pub const ZONE: &str = "flotilla.zone";
+    /// First 8 hexadecimal digits of the hash of an API key.
     pub const API_KEY_HASH: &str = "flotilla.api_key.hash";
+    /// State of a node, or of a request on a replica.
     pub const STATE: &str = "flotilla.state";
+    /// What became of the answer of a model in a cascade.
     pub const CASCADE_OUTCOME: &str = "flotilla.cascade.outcome";
+    /// Whether the second replica of a hedged request answered first.
     pub const HEDGE_WON: &str = "flotilla.hedge.won";
+    /// Whether the classifier was not confident enough to choose a task.
     pub const CLASSIFY_ABSTAINED: &str = "flotilla.classify.abstained";
+    /// Confidence of the classifier, from 0 to 1.
     pub const CLASSIFY_CONFIDENCE: &str = "flotilla.classify.confidence";
+    /// ISO 4217 code of a price.
     pub const CURRENCY: &str = "flotilla.currency";
+    /// Id of the routing decision, for `flotilla explain`.
     pub const DECISION_ID: &str = "flotilla.decision.id";
+    /// Sources of an energy value, for example `rapl+nvml` or `estimate`.
     pub const ENERGY_SOURCE: &str = "flotilla.energy.source";
+    /// Energy of the request, in joules.
     pub const REQUEST_ENERGY: &str = "flotilla.request.energy";
 
+    /// Id of a hardware component, or name of the node.
     pub const HW_ID: &str = "hw.id";
+    /// Type of a hardware component, for example `cpu` or `gpu`.
     pub const HW_TYPE: &str = "hw.type";
+    /// Name of a hardware component.
     pub const HW_NAME: &str = "hw.name";
+    /// Id of the component that this one is part of.
     pub const HW_PARENT: &str = "hw.parent";
 }
 
-/// `gen_ai.provider.name` of whatever a fleet answers: the conventions have no value for models
-/// that are hosted by their user.
+/// Value of `gen_ai.provider.name`. The conventions have no value for self-hosted models.
 pub const PROVIDER: &str = "flotilla";
 
-/// What an attribute says whose value is not one of those that are known, so that nobody's input
-/// makes new time series.
+/// Value of an attribute that stands for all values without a time series of their own, so that
+/// input from clients cannot create time series.
 pub const OTHER: &str = "_OTHER";
 
-const SECONDS_OF_REQUESTS: &[f64] = &[
+const REQUEST_SECONDS: &[f64] = &[
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
 ];
-const SECONDS_TO_FIRST_TOKEN: &[f64] = &[
+const FIRST_TOKEN_SECONDS: &[f64] = &[
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
 ];
-const SECONDS_PER_TOKEN: &[f64] = &[
+const PER_TOKEN_SECONDS: &[f64] = &[
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
 ];
 const TOKENS: &[f64] = &[
     1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0, 1048576.0, 4194304.0,
     16777216.0, 67108864.0,
 ];
-/// From a token of the smallest model to an essay of a large one on a GPU.
+/// From one token of the smallest model to a long answer of a large model on a GPU.
 const JOULES: &[f64] = &[
     0.001, 0.01, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0,
     10000.0,
 ];
-/// What deciding takes: microseconds.
-const SECONDS_OF_DECISIONS: &[f64] = &[
+/// Choosing a replica takes microseconds.
+const DISPATCH_SECONDS: &[f64] = &[
     0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005,
     0.01, 0.1, 1.0,
 ];
-const SECONDS_ON_NODES: &[f64] = &[
+const NODE_SECONDS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0,
 ];
 
-/// The token metric's name changes in the conventions time and again: it is here once.
+/// Name of the token metric. It is defined once because the conventions change it often.
 pub const TOKEN_USAGE_NAME: &str = "gen_ai.client.token.usage";
 
 macro_rules! metrics {
-    ($($id:ident = $name:expr, $kind:ident, $by:ident, $unit:literal, [$($attribute:ident),*], $buckets:expr, $description:literal;)*) => {
+    ($($id:ident = $name:expr, $kind:ident, $reporter:ident, $unit:literal, [$($attribute:ident),*], $buckets:expr, $description:literal;)*) => {
         $(
             #[doc = $description]
             pub const $id: MetricDefinition = MetricDefinition {
@@ -124,76 +159,76 @@ macro_rules! metrics {
                 description: $description,
                 attributes: &[$(attr::$attribute),*],
                 buckets: $buckets,
-                reporter: Reporter::$by,
+                reporter: Reporter::$reporter,
             };
         )*
-        /// All of them.
+        /// All metrics.
         pub const ALL: &[&MetricDefinition] = &[$(&$id),*];
     };
 }
 
 metrics! {
-    REQUEST_DURATION = "gen_ai.server.request.duration", Histogram, Controller, "s", [OPERATION, PROVIDER, REQUEST_MODEL, RESPONSE_MODEL, ERROR_TYPE], SECONDS_OF_REQUESTS, "From a request's arrival to the end of its answer.";
-    TIME_TO_FIRST_TOKEN = "gen_ai.server.time_to_first_token", Histogram, Controller, "s", [OPERATION, PROVIDER, REQUEST_MODEL, RESPONSE_MODEL], SECONDS_TO_FIRST_TOKEN, "From a request's arrival to the first token of its answer, of requests that were answered.";
-    TIME_PER_OUTPUT_TOKEN = "gen_ai.server.time_per_output_token", Histogram, Controller, "s", [OPERATION, PROVIDER, REQUEST_MODEL, RESPONSE_MODEL], SECONDS_PER_TOKEN, "Time per token after the first one, of requests that were answered.";
-    TOKEN_USAGE = TOKEN_USAGE_NAME, Histogram, Controller, "{token}", [OPERATION, PROVIDER, REQUEST_MODEL, RESPONSE_MODEL, TOKEN_TYPE], TOKENS, "Tokens that were read (input) and written (output) for a request.";
-    REQUEST_ENERGY = "flotilla.request.energy", Histogram, Controller, "J", [MODEL, TASK, ENERGY_SOURCE], JOULES, "Energy that a request took beyond what its nodes draw idle.";
-    REQUEST_EMISSIONS = "flotilla.request.emissions", Counter, Controller, "g", [MODEL, TASK], &[], "Grams of CO2 equivalent of requests' energy, by the grid's intensity.";
-    REQUEST_COST = "flotilla.request.cost", Counter, Controller, "{currency}", [MODEL, TASK, CURRENCY], &[], "Price of requests' energy.";
+    REQUEST_DURATION = "gen_ai.server.request.duration", Histogram, Controller, "s", [OPERATION, PROVIDER, REQUEST_MODEL, RESPONSE_MODEL, ERROR_TYPE], REQUEST_SECONDS, "Time from the arrival of a request to the end of its answer.";
+    TIME_TO_FIRST_TOKEN = "gen_ai.server.time_to_first_token", Histogram, Controller, "s", [OPERATION, PROVIDER, REQUEST_MODEL, RESPONSE_MODEL], FIRST_TOKEN_SECONDS, "Time from the arrival of a request to the first token of its answer, for requests that succeeded.";
+    TIME_PER_OUTPUT_TOKEN = "gen_ai.server.time_per_output_token", Histogram, Controller, "s", [OPERATION, PROVIDER, REQUEST_MODEL, RESPONSE_MODEL], PER_TOKEN_SECONDS, "Mean time per token after the first one, for requests that succeeded.";
+    TOKEN_USAGE = TOKEN_USAGE_NAME, Histogram, Controller, "{token}", [OPERATION, PROVIDER, REQUEST_MODEL, RESPONSE_MODEL, TOKEN_TYPE], TOKENS, "Tokens of prompts (input) and answers (output) per request.";
+    REQUEST_ENERGY = "flotilla.request.energy", Histogram, Controller, "J", [MODEL, TASK, ENERGY_SOURCE], JOULES, "Energy of a request above what its nodes draw at idle.";
+    REQUEST_EMISSIONS = "flotilla.request.emissions", Counter, Controller, "g", [MODEL, TASK], &[], "Grams of CO2 equivalent of the energy of requests, by the configured carbon intensity.";
+    REQUEST_COST = "flotilla.request.cost", Counter, Controller, "{currency}", [MODEL, TASK, CURRENCY], &[], "Price of the energy of requests.";
     NODE_REQUEST_ENERGY = "flotilla.node.request.energy", Counter, Controller, "J", [NODE], &[], "Energy of requests, by the node that answered.";
-    API_KEY_ENERGY = "flotilla.api_key.request.energy", Counter, Controller, "J", [API_KEY_HASH], &[], "Energy of requests, by who asked: the first 8 digits of the hash of the key, of the first 100 keys.";
-    REQUESTS_IN_FLIGHT = "flotilla.requests.in_flight", Gauge, Controller, "{request}", [], &[], "Requests that are being answered.";
-    PENDING_REQUESTS = "flotilla.requests.pending", Gauge, Controller, "{request}", [MODEL], &[], "Requests that wait for a replica, on all controllers.";
-    DISPATCH_DURATION = "flotilla.dispatch.duration", Histogram, Controller, "s", [], SECONDS_OF_DECISIONS, "Time to choose a replica, without waiting.";
-    CLASSIFICATIONS = "flotilla.classify.requests", Counter, Controller, "{request}", [TASK, CLASSIFY_ABSTAINED], &[], "Requests whose task was found, or not, by what they say.";
-    CASCADE_ANSWERS = "flotilla.cascade.answers", Counter, Controller, "{answer}", [TASK, MODEL, CASCADE_OUTCOME], &[], "Answers of smaller models, and what became of them.";
-    HEDGES = "flotilla.hedges", Counter, Controller, "{request}", [HEDGE_WON], &[], "Requests that were sent to a second replica because the first took long.";
-    RETRIES = "flotilla.retries", Counter, Controller, "{attempt}", [], &[], "Tries on further replicas after one had failed.";
+    API_KEY_ENERGY = "flotilla.api_key.request.energy", Counter, Controller, "J", [API_KEY_HASH], &[], "Energy of requests, by API key: the first 8 digits of the hash of the key, for the first 100 keys.";
+    REQUESTS_IN_FLIGHT = "flotilla.requests.in_flight", Gauge, Controller, "{request}", [], &[], "Requests being answered.";
+    PENDING_REQUESTS = "flotilla.requests.pending", Gauge, Controller, "{request}", [MODEL], &[], "Requests in the pending queue, which wait for a replica, over all controllers.";
+    DISPATCH_DURATION = "flotilla.dispatch.duration", Histogram, Controller, "s", [], DISPATCH_SECONDS, "Time to choose a replica, without time in the pending queue.";
+    CLASSIFICATIONS = "flotilla.classify.requests", Counter, Controller, "{request}", [TASK, CLASSIFY_ABSTAINED], &[], "Requests that were classified, by the task that was chosen.";
+    CASCADE_ANSWERS = "flotilla.cascade.answers", Counter, Controller, "{answer}", [TASK, MODEL, CASCADE_OUTCOME], &[], "Answers of the models of a cascade, by outcome.";
+    HEDGES = "flotilla.hedges", Counter, Controller, "{request}", [HEDGE_WON], &[], "Requests that were also sent to a second replica because the first one was slow.";
+    RETRIES = "flotilla.retries", Counter, Controller, "{attempt}", [], &[], "Attempts on another replica after one had failed.";
     FLEET_NODES = "flotilla.fleet.nodes", Gauge, Controller, "{node}", [STATE], &[], "Nodes, by state: joining, ready, suspect, lost.";
     NODE_READY = "flotilla.node.ready", Gauge, Controller, "1", [NODE, ZONE], &[], "Whether a node is ready.";
-    REPLICAS_DESIRED = "flotilla.model.replicas.desired", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that a model is assigned.";
-    REPLICAS_READY = "flotilla.model.replicas.ready", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that answer.";
+    REPLICAS_DESIRED = "flotilla.model.replicas.desired", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that are assigned to nodes.";
+    REPLICAS_READY = "flotilla.model.replicas.ready", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that are ready.";
     STORE_AVAILABLE = "flotilla.store.available", Gauge, Controller, "1", [], &[], "Whether the store answers.";
-    LEADER = "flotilla.controller.leader", Gauge, Controller, "1", [], &[], "Whether this controller leads.";
+    LEADER = "flotilla.controller.leader", Gauge, Controller, "1", [], &[], "Whether this controller is the leader.";
 
     REPLICA_REQUESTS = "flotilla.replica.requests", Counter, Agent, "{request}", [MODEL, STATE], &[], "Requests of a replica, by state: started, failed, cancelled, refused.";
     REPLICA_ACTIVE = "flotilla.replica.active", Gauge, Agent, "{request}", [MODEL], &[], "Requests that a replica computes.";
-    REPLICA_QUEUED = "flotilla.replica.queued", Gauge, Agent, "{request}", [MODEL], &[], "Requests that wait before a replica.";
-    REPLICA_TOKENS = "flotilla.replica.tokens", Counter, Agent, "{token}", [MODEL, TOKEN_TYPE], &[], "Tokens that a replica read (input) and wrote (output).";
-    QUEUE_DURATION = "flotilla.replica.queue.duration", Histogram, Agent, "s", [MODEL], SECONDS_ON_NODES, "Time that a request waited before a replica.";
-    PREFILL_DURATION = "flotilla.replica.prefill.duration", Histogram, Agent, "s", [MODEL], SECONDS_ON_NODES, "Time to read a prompt.";
-    DECODE_DURATION = "flotilla.replica.decode.duration", Histogram, Agent, "s", [MODEL], SECONDS_ON_NODES, "Time to write an answer after its first token.";
-    HW_ENERGY = "hw.energy", Counter, Agent, "J", [HW_ID, HW_TYPE, HW_NAME, HW_PARENT, ENERGY_SOURCE], &[], "Energy of a part of the node since the agent started; one with a parent is part of that.";
-    HW_POWER = "hw.power", Gauge, Agent, "W", [HW_ID, HW_TYPE, HW_NAME, HW_PARENT, ENERGY_SOURCE], &[], "What a part of the node draws.";
+    REPLICA_QUEUED = "flotilla.replica.queued", Gauge, Agent, "{request}", [MODEL], &[], "Requests in the queue of a replica.";
+    REPLICA_TOKENS = "flotilla.replica.tokens", Counter, Agent, "{token}", [MODEL, TOKEN_TYPE], &[], "Tokens that a replica processed (input) and generated (output).";
+    QUEUE_DURATION = "flotilla.replica.queue.duration", Histogram, Agent, "s", [MODEL], NODE_SECONDS, "Time of a request in the queue of a replica.";
+    PREFILL_DURATION = "flotilla.replica.prefill.duration", Histogram, Agent, "s", [MODEL], NODE_SECONDS, "Time to process a prompt.";
+    DECODE_DURATION = "flotilla.replica.decode.duration", Histogram, Agent, "s", [MODEL], NODE_SECONDS, "Time to generate an answer after its first token.";
+    HW_ENERGY = "hw.energy", Counter, Agent, "J", [HW_ID, HW_TYPE, HW_NAME, HW_PARENT, ENERGY_SOURCE], &[], "Energy of a hardware component since the agent started. The energy of a component with a parent is part of the parent's.";
+    HW_POWER = "hw.power", Gauge, Agent, "W", [HW_ID, HW_TYPE, HW_NAME, HW_PARENT, ENERGY_SOURCE], &[], "Power draw of a hardware component.";
     HOST_ENERGY = "hw.host.energy", Counter, Agent, "J", [HW_ID, ENERGY_SOURCE], &[], "Energy of the node since the agent started, as far as its meters cover it.";
-    HOST_POWER = "hw.host.power", Gauge, Agent, "W", [HW_ID, ENERGY_SOURCE], &[], "What the node draws, as far as its meters cover it.";
-    ENERGY_ATTRIBUTED = "flotilla.energy.attributed", Counter, Agent, "J", [], &[], "Energy above idle that went to requests.";
-    ENERGY_IDLE = "flotilla.energy.idle", Counter, Agent, "J", [], &[], "Energy that was drawn without requests, or would have been.";
-    NODE_THROTTLED = "flotilla.node.throttled", Gauge, Agent, "1", [], &[], "Whether the node is slowed down by heat.";
-    BATTERY_CHARGE = "hw.battery.charge", Gauge, Agent, "1", [HW_ID], &[], "How full the node's battery is, 0 to 1.";
+    HOST_POWER = "hw.host.power", Gauge, Agent, "W", [HW_ID, ENERGY_SOURCE], &[], "Power draw of the node, as far as its meters cover it.";
+    ENERGY_ATTRIBUTED = "flotilla.energy.attributed", Counter, Agent, "J", [], &[], "Energy above idle that was attributed to requests.";
+    ENERGY_IDLE = "flotilla.energy.idle", Counter, Agent, "J", [], &[], "Energy that was not attributed to requests.";
+    NODE_THROTTLED = "flotilla.node.throttled", Gauge, Agent, "1", [], &[], "Whether the node is throttled by heat.";
+    BATTERY_CHARGE = "hw.battery.charge", Gauge, Agent, "1", [HW_ID], &[], "Charge of the battery of the node, from 0 to 1.";
     ON_BATTERY = "flotilla.node.on_battery", Gauge, Agent, "1", [], &[], "Whether the node runs on its battery.";
 }
 
-/// Spans of a request, the first one the root.
+/// Names of the spans of a request, below its root span.
 pub mod span {
-    /// What the request belongs to is found.
+    /// The classifier chooses the task of the request.
     pub const CLASSIFY: &str = "classify";
-    /// A replica is chosen.
+    /// The controller chooses a replica.
     pub const ROUTE: &str = "route";
-    /// The request waits for a replica that can take it.
+    /// The request waits for a replica.
     pub const ADMISSION: &str = "admission";
-    /// A replica is asked. `forward` while it answers.
+    /// The controller calls the node of the replica.
     pub const FORWARD: &str = "forward";
-    /// It waits before the replica.
+    /// The request is in the queue of the replica.
     pub const QUEUE: &str = "queue";
-    /// Its prompt is read.
+    /// The replica processes the prompt.
     pub const PREFILL: &str = "prefill";
-    /// Its answer is written.
+    /// The replica generates the answer.
     pub const DECODE: &str = "decode";
 }
 
 impl MetricDefinition {
-    /// What the exporter for Prometheus makes of the name.
+    /// Returns the name that the Prometheus exporter gives the metric.
     #[must_use]
     pub fn prometheus_name(&self) -> String {
         let mut name = self.name.replace('.', "_");
@@ -214,11 +249,11 @@ impl MetricDefinition {
     }
 }
 
-/// The table in `docs/telemetry.md`, which a test holds against this.
+/// Returns the table of all metrics in Markdown. A test compares it with `docs/telemetry.md`.
 #[must_use]
 pub fn markdown_table() -> String {
     let mut table = String::from(
-        "| metric | for Prometheus | kind | unit | attributes | by | what |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+        "| metric | in Prometheus | kind | unit | attributes | reported by | description |\n| --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for metric in ALL {
         let attributes: Vec<_> = metric
@@ -226,7 +261,7 @@ pub fn markdown_table() -> String {
             .iter()
             .map(|name| format!("`{name}`"))
             .collect();
-        // Writing to a string does not fail.
+        // Cannot fail: it writes to a string.
         let _ = writeln!(
             table,
             "| `{}` | `{}` | {} | {} | {} | {} | {} |",
@@ -248,16 +283,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn the_documented_table_is_this_one() {
+    fn documented_table_is_up_to_date() {
         let documented = include_str!("../../docs/telemetry.md");
         assert!(
             documented.contains(&markdown_table()),
-            "put what `cargo run --release -p flotilla-telemetry --example metrics` prints into docs/telemetry.md"
+            "replace the table in docs/telemetry.md by the output of `cargo run --release -p flotilla-telemetry --example metrics`"
         );
     }
 
     #[test]
-    fn every_metric_is_there_once_and_histograms_have_rising_buckets() {
+    fn metric_names_are_unique_and_histogram_buckets_are_sorted() {
         let names: BTreeSet<_> = ALL.iter().map(|metric| metric.name).collect();
         assert_eq!(names.len(), ALL.len());
         for metric in ALL {

@@ -1,4 +1,4 @@
-//! Metrics for Prometheus: of this process, and of a fleet's nodes that no scraper can reach.
+//! Metrics for Prometheus: those of this process, and those of nodes that Prometheus cannot reach.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use prometheus::proto::{LabelPair, MetricFamily};
 use prometheus::{Encoder, ProtobufEncoder, Registry, TextEncoder};
 use protobuf::{CodedInputStream, Message};
 
-/// `Content-Type` of [`PrometheusRegistry::text`].
+/// `Content-Type` of [`PrometheusRegistry::encode_text`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// The label that says which node a metric is of.
+/// The label with the node of a metric.
 const NODE_LABEL: &str = "flotilla_node";
 
-/// What tells of a process as a whole: it is of no use in what is put together from many.
+/// A family that describes one process. It is meaningless in the combined metrics of several.
 const TARGET_INFO: &str = "target_info";
 
 /// The metrics of one process. Cheap to clone.
@@ -24,7 +24,7 @@ pub struct PrometheusRegistry {
 }
 
 impl PrometheusRegistry {
-    /// What fills it.
+    /// Creates the metric reader that fills the registry.
     pub(crate) fn reader(&self) -> Result<PrometheusExporter, OTelSdkError> {
         exporter()
             .with_registry(self.registry.clone())
@@ -32,27 +32,29 @@ impl PrometheusRegistry {
             .build()
     }
 
-    /// The metrics in Prometheus' text format.
+    /// Returns the metrics in Prometheus' text format.
     #[must_use]
     pub fn encode_text(&self) -> String {
         encode(&self.registry.gather())
     }
 
-    /// The metrics as they travel from a node to a controller: protobuf messages, each with its
-    /// length before it.
+    /// Returns the metrics as a node sends them to a controller: Prometheus `MetricFamily` messages,
+    /// each prefixed by its length as a varint.
     #[must_use]
     pub fn encode_protobuf(&self) -> Vec<u8> {
         let mut families = self.registry.gather();
         families.retain(|family| family.name() != TARGET_INFO);
-        let mut packed = Vec::new();
-        // It writes to memory, and families that were gathered are well formed.
-        if let Err(error) = ProtobufEncoder::new().encode(&families, &mut packed) {
-            tracing::warn!(%error, "metrics cannot be told");
+        let mut encoded = Vec::new();
+        // Not expected: it writes to memory, and gathered families are well-formed.
+        if let Err(error) = ProtobufEncoder::new().encode(&families, &mut encoded) {
+            tracing::warn!(%error, "metrics cannot be encoded");
         }
-        packed
+        encoded
     }
 
-    /// The metrics in text format with those of nodes, which get a label that says whose they are.
+    /// Returns the metrics in text format together with those of `nodes`: the name of each node and
+    /// its result of [`encode_protobuf`](Self::encode_protobuf). Metrics of nodes get the label
+    /// `flotilla_node`.
     #[must_use]
     pub fn encode_text_with_nodes(
         &self,
@@ -62,25 +64,25 @@ impl PrometheusRegistry {
         for family in self.registry.gather() {
             families.insert(family.name().to_owned(), family);
         }
-        for (node, packed) in nodes {
-            let told = match unpack(&packed) {
-                Ok(told) => told,
+        for (node, encoded) in nodes {
+            let node_families = match decode(&encoded) {
+                Ok(decoded) => decoded,
                 Err(error) => {
-                    tracing::warn!(%node, %error, "the node's metrics make no sense");
+                    tracing::warn!(%node, %error, "the node's metrics cannot be decoded");
                     continue;
                 }
             };
-            for family in told {
-                add(&mut families, &node, family);
+            for family in node_families {
+                add_family(&mut families, &node, family);
             }
         }
         encode(&families.into_values().collect::<Vec<_>>())
     }
 }
 
-/// Adds a node's family to what there is. Of one name and two kinds the first is kept: Prometheus
-/// would refuse all.
-fn add(families: &mut BTreeMap<String, MetricFamily>, node: &str, mut family: MetricFamily) {
+/// Adds a metric family of a node. A family whose type differs from an earlier one of the same name
+/// is dropped, because Prometheus would reject the whole response.
+fn add_family(families: &mut BTreeMap<String, MetricFamily>, node: &str, mut family: MetricFamily) {
     for metric in family.mut_metric() {
         let mut labels = metric.take_label();
         if labels.iter().all(|label| label.name() != NODE_LABEL) {
@@ -92,8 +94,8 @@ fn add(families: &mut BTreeMap<String, MetricFamily>, node: &str, mut family: Me
         metric.set_label(labels);
     }
     match families.get_mut(family.name()) {
-        Some(known) if known.get_field_type() == family.get_field_type() => {
-            known.mut_metric().append(&mut family.take_metric());
+        Some(existing) if existing.get_field_type() == family.get_field_type() => {
+            existing.mut_metric().append(&mut family.take_metric());
         }
         Some(_) => {}
         None => {
@@ -102,8 +104,8 @@ fn add(families: &mut BTreeMap<String, MetricFamily>, node: &str, mut family: Me
     }
 }
 
-fn unpack(packed: &[u8]) -> Result<Vec<MetricFamily>, protobuf::Error> {
-    let mut input = CodedInputStream::from_bytes(packed);
+fn decode(encoded: &[u8]) -> Result<Vec<MetricFamily>, protobuf::Error> {
+    let mut input = CodedInputStream::from_bytes(encoded);
     let mut families = Vec::new();
     while !input.eof()? {
         let length = input.read_raw_varint32()?;
@@ -116,7 +118,7 @@ fn unpack(packed: &[u8]) -> Result<Vec<MetricFamily>, protobuf::Error> {
 fn encode(families: &[MetricFamily]) -> String {
     let mut text = String::new();
     if let Err(error) = TextEncoder::new().encode_utf8(families, &mut text) {
-        tracing::warn!(%error, "metrics cannot be told");
+        tracing::warn!(%error, "metrics cannot be encoded");
     }
     text
 }
@@ -128,24 +130,24 @@ mod tests {
     use opentelemetry::metrics::MeterProvider;
     use opentelemetry_sdk::metrics::SdkMeterProvider;
 
-    fn exposition(requests: u64) -> (PrometheusRegistry, SdkMeterProvider) {
-        let exposition = PrometheusRegistry::default();
+    fn registry(requests: u64) -> (PrometheusRegistry, SdkMeterProvider) {
+        let registry = PrometheusRegistry::default();
         let provider = SdkMeterProvider::builder()
-            .with_reader(exposition.reader().unwrap())
+            .with_reader(registry.reader().unwrap())
             .build();
         let meter = provider.meter("test");
         let counter = meter.u64_counter("a.requests").build();
         counter.add(requests, &[KeyValue::new("flotilla.model", "m")]);
         let histogram = meter.f64_histogram("a.time").with_unit("s").build();
         histogram.record(0.5, &[]);
-        (exposition, provider)
+        (registry, provider)
     }
 
     #[test]
-    fn nodes_metrics_stand_beside_the_own_under_one_head() {
-        let (own, _provider) = exposition(1);
-        let (node, _other) = exposition(7);
-        let text = own.encode_text_with_nodes([
+    fn node_metrics_are_merged_into_the_families_of_the_controller() {
+        let (controller, _provider) = registry(1);
+        let (node, _other) = registry(7);
+        let text = controller.encode_text_with_nodes([
             ("n1".to_owned(), node.encode_protobuf()),
             ("n2".to_owned(), node.encode_protobuf()),
             ("broken".to_owned(), vec![9, 1, 2]),

@@ -1,32 +1,36 @@
-//! What the environment says of telemetry, in OpenTelemetry's own variables.
+//! Reads OpenTelemetry's environment variables.
 //!
-//! Read here is what decides whether and how something is exported. The rest (endpoints, headers,
-//! timeouts, intervals, batch sizes, samplers, resource attributes) is read by the SDK.
+//! This module reads the variables that decide what is exported and how. The SDK reads the others:
+//! endpoints, headers, timeouts, intervals, batch sizes, samplers and resource attributes.
 
-/// What is exported, and how.
+/// What is exported, and how. Returned by [`TelemetrySettings::from_env`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TelemetrySettings {
-    /// Traces go to a collector.
+    /// Whether traces are sent to a collector.
     pub traces: bool,
-    /// Metrics go to a collector.
+    /// Whether metrics are sent to a collector.
     pub metrics: bool,
-    /// Metrics can be scraped.
+    /// Whether Prometheus can scrape metrics.
     pub prometheus: bool,
-    /// Spans hold what was asked and answered. Never that of requests held to privacy zones.
+    /// Whether spans record prompts and answers. Those of requests with a privacy zone are never
+    /// recorded.
     pub capture_content: bool,
 }
 
-/// What cannot be done that the environment asks for.
+/// The error for an environment variable with an unsupported value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}={value}: {remedy}")]
 pub struct SettingsError {
+    /// Name of the variable.
     pub variable: &'static str,
+    /// Its value.
     pub value: String,
+    /// What the operator can do.
     pub remedy: &'static str,
 }
 
 impl TelemetrySettings {
-    /// Nothing leaves the process and nothing is recorded (`OTEL_SDK_DISABLED=true`).
+    /// Nothing is recorded or exported (`OTEL_SDK_DISABLED=true`).
     pub const DISABLED: Self = Self {
         traces: false,
         metrics: false,
@@ -34,16 +38,16 @@ impl TelemetrySettings {
         capture_content: false,
     };
 
-    /// What the process's environment says.
+    /// Reads the environment of the process.
     ///
     /// # Errors
-    /// A variable asks for what this build has not.
+    /// A variable has a value that Flotilla does not support.
     pub fn from_env() -> Result<Self, SettingsError> {
         Self::read(|name| std::env::var(name).ok())
     }
 
-    /// What the variables say that `get` looks up. Nothing is sent anywhere unless an endpoint or an
-    /// exporter is named: most nodes have no collector beside them.
+    /// Reads the variables that `get` looks up. Without an endpoint or exporter nothing is sent,
+    /// because most nodes have no collector nearby; OpenTelemetry's default would be `localhost`.
     fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let get = |name: &str| {
             get(name)
@@ -54,14 +58,14 @@ impl TelemetrySettings {
         if is_true("OTEL_SDK_DISABLED") {
             return Ok(Self::DISABLED);
         }
-        let endpoint = |own: &str| {
+        let has_endpoint = |signal_variable: &str| {
             get("OTEL_EXPORTER_OTLP_ENDPOINT")
-                .or_else(|| get(own))
+                .or_else(|| get(signal_variable))
                 .is_some()
         };
-        let default = |own: &str, prometheus: bool| {
+        let default_exporters = |signal_variable: &str, prometheus: bool| {
             let mut exporters = Vec::new();
-            if endpoint(own) {
+            if has_endpoint(signal_variable) {
                 exporters.push("otlp");
             }
             if prometheus {
@@ -70,16 +74,16 @@ impl TelemetrySettings {
             exporters.join(",")
         };
         let traces = get("OTEL_TRACES_EXPORTER")
-            .unwrap_or_else(|| default("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", false));
+            .unwrap_or_else(|| default_exporters("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", false));
         let metrics = get("OTEL_METRICS_EXPORTER")
-            .unwrap_or_else(|| default("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", true));
-        let known = |variable, list: &str, all: &[&str], remedy| {
+            .unwrap_or_else(|| default_exporters("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", true));
+        let parse_list = |variable, list: &str, supported: &[&str], remedy| {
             let names: Vec<_> = list
                 .split(',')
                 .map(str::trim)
                 .filter(|n| !n.is_empty())
                 .collect();
-            match names.iter().find(|name| !all.contains(name)) {
+            match names.iter().find(|name| !supported.contains(name)) {
                 Some(_) => Err(SettingsError {
                     variable,
                     value: list.to_owned(),
@@ -88,13 +92,13 @@ impl TelemetrySettings {
                 None => Ok(names.into_iter().map(str::to_owned).collect::<Vec<_>>()),
             }
         };
-        let traces = known(
+        let traces = parse_list(
             "OTEL_TRACES_EXPORTER",
             &traces,
             &["otlp", "none"],
             "use otlp or none",
         )?;
-        let metrics = known(
+        let metrics = parse_list(
             "OTEL_METRICS_EXPORTER",
             &metrics,
             &["otlp", "prometheus", "none"],
@@ -106,7 +110,7 @@ impl TelemetrySettings {
             "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
         ] {
             if let Some(value) = get(variable).filter(|value| value != "grpc") {
-                let remedy = "only grpc is spoken: point it at the collector's port 4317";
+                let remedy = "only grpc is supported: use the collector's gRPC port, 4317";
                 return Err(SettingsError {
                     variable,
                     value,
@@ -130,16 +134,16 @@ mod tests {
 
     fn read(variables: &[(&str, &str)]) -> Result<TelemetrySettings, SettingsError> {
         TelemetrySettings::read(|name| {
-            let found = variables.iter().find(|(known, _)| *known == name);
+            let found = variables.iter().find(|(variable, _)| *variable == name);
             found.map(|(_, value)| (*value).to_owned())
         })
     }
 
     #[test]
-    fn nothing_is_sent_until_it_is_known_where_to() {
-        let quiet = read(&[]).unwrap();
-        assert_ne!(quiet, TelemetrySettings::DISABLED);
-        assert!(quiet.prometheus && !quiet.traces && !quiet.metrics);
+    fn nothing_is_sent_without_an_endpoint() {
+        let default = read(&[]).unwrap();
+        assert_ne!(default, TelemetrySettings::DISABLED);
+        assert!(default.prometheus && !default.traces && !default.metrics);
         let all = read(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")]).unwrap();
         assert!(all.traces && all.metrics && all.prometheus);
         let traces = read(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c:4317")]).unwrap();
@@ -157,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_said_with_what_to_do() {
+    fn unsupported_value_is_an_error_with_a_remedy() {
         let error = read(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")]).unwrap_err();
         assert!(error.to_string().contains("4317"), "{error}");
         assert!(read(&[("OTEL_TRACES_EXPORTER", "zipkin")]).is_err());

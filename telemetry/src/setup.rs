@@ -1,4 +1,4 @@
-//! Starting and ending telemetry.
+//! Starts and shuts down telemetry.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,125 +16,129 @@ use crate::prometheus::PrometheusRegistry;
 use crate::trace::Tracer;
 use crate::{SettingsError, TelemetrySettings};
 
-/// Longest that the last data is waited for.
-const FLUSH: Duration = Duration::from_secs(2);
+/// Maximum time to export the remaining traces or metrics at shutdown.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who tells.
+/// The process that traces and metrics come from.
 #[derive(Debug, Clone)]
 pub struct ServiceIdentity {
-    /// `service.name`, unless `OTEL_SERVICE_NAME` says otherwise.
+    /// `service.name`, unless `OTEL_SERVICE_NAME` is set.
     pub name: &'static str,
-    /// `service.instance.id`: the controller's id, or the node's name.
+    /// `service.instance.id`: the id of the controller or the name of the node.
     pub instance: String,
-    /// What else there is to say of it.
+    /// Further resource attributes.
     pub attributes: Vec<KeyValue>,
 }
 
-/// Why telemetry does not start.
+/// The error returned when telemetry cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
+    /// An environment variable has an unsupported value.
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// An exporter could not be created, for example because its endpoint is not a URL.
     #[error("telemetry cannot be exported: {0}")]
     Exporter(String),
 }
 
-/// The telemetry of one controller or agent: two of them in one process do not mix.
+/// The telemetry of one controller or agent. Several in one process are independent.
 #[derive(Debug, Clone)]
 pub struct Telemetry {
     tracer: Tracer,
-    tracers: SdkTracerProvider,
-    meters: SdkMeterProvider,
-    exposition: PrometheusRegistry,
+    tracer_provider: SdkTracerProvider,
+    meter_provider: SdkMeterProvider,
+    prometheus: PrometheusRegistry,
 }
 
 impl Telemetry {
-    /// Starts what the settings say. Within a tokio runtime where something goes to a collector.
+    /// Starts the exporters that `settings` enable. Exporters to a collector need a tokio runtime.
     ///
     /// # Errors
-    /// A collector's address or a certificate makes no sense. One that does not answer is no error.
+    /// The address of the collector or a certificate is invalid. A collector that does not answer is
+    /// not an error.
     pub fn start(
         service: &ServiceIdentity,
         settings: &TelemetrySettings,
     ) -> Result<Self, TelemetryError> {
         let resource = resource(service);
         let collector = CollectorHealth::default();
-        let mut tracers = SdkTracerProvider::builder().with_resource(resource.clone());
+        let mut tracer_provider = SdkTracerProvider::builder().with_resource(resource.clone());
         if settings.traces {
             let exporter = SpanExporter::builder().with_tonic().build();
             let exporter = exporter.map_err(|error| TelemetryError::Exporter(error.to_string()))?;
-            tracers =
-                tracers.with_batch_exporter(ResilientExporter::new(exporter, collector.clone()));
+            let exporter = ResilientExporter::new(exporter, collector.clone());
+            tracer_provider = tracer_provider.with_batch_exporter(exporter);
         }
-        let tracers = tracers.build();
-        let mut meters = SdkMeterProvider::builder().with_resource(resource);
+        let tracer_provider = tracer_provider.build();
+        let mut meter_provider = SdkMeterProvider::builder().with_resource(resource);
         if settings.metrics {
             let exporter = MetricExporter::builder().with_tonic().build();
             let exporter = exporter.map_err(|error| TelemetryError::Exporter(error.to_string()))?;
             let exporter = ResilientExporter::new(exporter, collector);
-            meters = meters.with_reader(PeriodicReader::builder(exporter).build());
+            meter_provider = meter_provider.with_reader(PeriodicReader::builder(exporter).build());
         }
-        let exposition = PrometheusRegistry::default();
+        let prometheus = PrometheusRegistry::default();
         if settings.prometheus {
-            let reader = exposition.reader();
+            let reader = prometheus.reader();
             let reader = reader.map_err(|error| TelemetryError::Exporter(error.to_string()))?;
-            meters = meters.with_reader(reader);
+            meter_provider = meter_provider.with_reader(reader);
         }
-        let tracer = settings.traces.then(|| tracers.tracer("flotilla"));
+        let tracer = settings.traces.then(|| tracer_provider.tracer("flotilla"));
         Ok(Self {
             tracer: Tracer::new(tracer, settings.capture_content),
-            tracers,
-            meters: meters.build(),
-            exposition,
+            tracer_provider,
+            meter_provider: meter_provider.build(),
+            prometheus,
         })
     }
 
-    /// Telemetry that records nothing.
+    /// Returns telemetry that records nothing.
     #[must_use]
     pub fn disabled() -> Self {
         Self {
             tracer: Tracer::new(None, false),
-            tracers: SdkTracerProvider::builder().build(),
-            meters: SdkMeterProvider::builder().build(),
-            exposition: PrometheusRegistry::default(),
+            tracer_provider: SdkTracerProvider::builder().build(),
+            meter_provider: SdkMeterProvider::builder().build(),
+            prometheus: PrometheusRegistry::default(),
         }
     }
 
-    /// What makes spans.
+    /// Returns the tracer, which starts spans.
     #[must_use]
     pub fn tracer(&self) -> Tracer {
         self.tracer.clone()
     }
 
-    /// What makes instruments.
+    /// Returns the meter, which creates instruments.
     #[must_use]
     pub fn meter(&self) -> Meter {
-        self.meters.meter("flotilla")
+        self.meter_provider.meter("flotilla")
     }
 
-    /// The metrics, for Prometheus.
+    /// Returns the metrics for Prometheus.
     #[must_use]
     pub fn prometheus(&self) -> PrometheusRegistry {
-        self.exposition.clone()
+        self.prometheus.clone()
     }
 
-    /// Sends what is left and ends. What a collector that is away does not take is lost.
+    /// Exports the remaining data and stops. Data that an unreachable collector does not accept within
+    /// a few seconds is lost.
     pub async fn shutdown(self) {
         let flushed = tokio::task::spawn_blocking(move || {
-            // Those who are away were told of.
-            let _ = self.tracers.shutdown_with_timeout(FLUSH);
-            let _ = self.meters.shutdown_with_timeout(FLUSH);
+            // Errors are ignored: an unreachable collector is already in the log.
+            let _ = self.tracer_provider.shutdown_with_timeout(FLUSH_TIMEOUT);
+            let _ = self.meter_provider.shutdown_with_timeout(FLUSH_TIMEOUT);
         });
-        let _ = tokio::time::timeout(2 * FLUSH, flushed).await;
+        let _ = tokio::time::timeout(2 * FLUSH_TIMEOUT, flushed).await;
     }
 }
 
-/// What every span and metric says of its origin.
+/// Returns the attributes that identify the process in every span and metric.
 fn resource(service: &ServiceIdentity) -> Resource {
-    let named = std::env::var("OTEL_SERVICE_NAME")
+    let name = std::env::var("OTEL_SERVICE_NAME")
         .ok()
         .filter(|name| !name.is_empty());
-    let name = named.map_or(Cow::Borrowed(service.name), Cow::Owned);
+    let name = name.map_or(Cow::Borrowed(service.name), Cow::Owned);
     Resource::builder()
         .with_service_name(name)
         .with_attribute(KeyValue::new("service.namespace", "flotilla"))

@@ -1,8 +1,8 @@
-//! The way of a request as spans.
+//! Spans of requests.
 //!
-//! The span that a piece of work is done under is the thread's current context while a future made
-//! with [`RequestSpan::run`] is polled. A request that is not sampled has none, and then everything here
-//! does nothing.
+//! A span is the current OpenTelemetry context of the thread while a future made with
+//! [`RequestSpan::instrument`] is polled. A request that is not sampled has no span; every operation
+//! on it then costs only a look at a thread-local.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -15,36 +15,42 @@ use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracer;
 
-/// Makes the first spans of this process in a trace. Cheap to clone.
+/// Starts the first span of a request in this process. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Tracer {
+    /// `None` when traces are disabled.
     inner: Option<SdkTracer>,
-    content: bool,
+    /// Whether spans record prompts and answers.
+    capture_content: bool,
 }
 
 impl Tracer {
-    pub(crate) fn new(inner: Option<SdkTracer>, content: bool) -> Self {
-        Self { inner, content }
+    pub(crate) fn new(inner: Option<SdkTracer>, capture_content: bool) -> Self {
+        Self {
+            inner,
+            capture_content,
+        }
     }
 
-    /// Whether it makes any spans.
+    /// Returns whether traces are enabled.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.inner.is_some()
     }
 
-    /// A client's request arrives: the trace goes on that its headers name, or a new one begins where
-    /// the sampler wants it.
+    /// Starts the span of a client's request. It continues the trace in `headers`, or starts a new trace
+    /// if the sampler decides so.
     pub fn start_root(
         &self,
         headers: &HeaderMap,
         name: impl Into<Cow<'static, str>>,
     ) -> RequestSpan {
         let parent = extract(headers);
-        self.start(&parent, name)
+        self.start_span(&parent, name)
     }
 
-    /// A controller's request arrives: its trace goes on if it is sampled. None begins here.
+    /// Starts the span of a controller's request. It continues the trace in `headers` if that is sampled,
+    /// and never starts a trace.
     pub fn continue_remote(
         &self,
         headers: &HeaderMap,
@@ -57,10 +63,10 @@ impl Tracer {
         if !parent.span().span_context().is_sampled() {
             return RequestSpan::default();
         }
-        self.start(&parent, name())
+        self.start_span(&parent, name())
     }
 
-    fn start(&self, parent: &Context, name: impl Into<Cow<'static, str>>) -> RequestSpan {
+    fn start_span(&self, parent: &Context, name: impl Into<Cow<'static, str>>) -> RequestSpan {
         let Some(tracer) = &self.inner else {
             return RequestSpan::default();
         };
@@ -68,7 +74,7 @@ impl Tracer {
             .span_builder(name)
             .with_kind(SpanKind::Server)
             .start_with_context(tracer, parent);
-        // Most are not sampled: a context for those would only be made and dropped.
+        // Most spans are not sampled: creating a context for them would be wasted work.
         if !span.is_recording() {
             return RequestSpan::default();
         }
@@ -78,13 +84,13 @@ impl Tracer {
 
 const TRACEPARENT: &str = "traceparent";
 
-/// A part of a request's way. It ends when it is dropped.
+/// A span of a request, or nothing if the request is not sampled. The span ends when it is dropped.
 #[derive(Debug, Default)]
-#[must_use = "a stage ends when it is dropped"]
+#[must_use = "a span ends when it is dropped"]
 pub struct RequestSpan(Option<Context>);
 
 impl RequestSpan {
-    /// The stage that is current.
+    /// Returns the current span.
     pub fn current() -> Self {
         let context = Context::map_current(|context| {
             let recording = context.has_active_span() && context.span().is_recording();
@@ -93,12 +99,13 @@ impl RequestSpan {
         Self(context)
     }
 
-    /// A part of the current stage. Nothing, where that is nothing.
+    /// Starts a child of the current span. Nothing if there is no current span.
     pub fn child_of_current(name: &'static str) -> Self {
         Self::current().child(name)
     }
 
-    /// The same for a call to another process.
+    /// Starts a child of the current span for a call to another process. `name` is only called if
+    /// there is a current span.
     pub fn client_call(name: impl FnOnce() -> String) -> Self {
         let current = Self::current();
         match current.0 {
@@ -107,7 +114,7 @@ impl RequestSpan {
         }
     }
 
-    /// A part of this stage.
+    /// Starts a child of this span.
     pub fn child(&self, name: &'static str) -> Self {
         self.child_of_kind(name, SpanKind::Internal)
     }
@@ -129,27 +136,28 @@ impl RequestSpan {
         Self(Some(parent.with_span(span)))
     }
 
-    /// Whether anything is recorded: what is costly to tell is to be told only then.
+    /// Returns whether the span is recorded. Callers skip the computation of attributes otherwise.
     #[must_use]
     pub fn is_recording(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Whether what was asked and answered is to be told.
+    /// Returns whether the span records prompts and answers.
     #[must_use]
     pub fn captures_content(&self) -> bool {
         let tracer = self.0.as_ref().and_then(|context| context.get::<Tracer>());
-        tracer.is_some_and(|tracer| tracer.content)
+        tracer.is_some_and(|tracer| tracer.capture_content)
     }
 
-    /// Tells something of it.
+    /// Sets an attribute.
     pub fn set_attribute(&self, key: &'static str, value: impl Into<Value>) {
         if let Some(context) = &self.0 {
             context.span().set_attribute(KeyValue::new(key, value));
         }
     }
 
-    /// It failed, for this reason in a word: longer texts may hold what was asked.
+    /// Marks the span as failed. `kind` is a short error type; longer messages could contain the
+    /// prompt.
     pub fn record_error(&self, kind: &'static str) {
         if let Some(context) = &self.0 {
             let span = context.span();
@@ -158,29 +166,29 @@ impl RequestSpan {
         }
     }
 
-    /// Does what belongs to it.
-    pub async fn instrument<F: Future>(&self, work: F) -> F::Output {
+    /// Runs a future with this span as the current one.
+    pub async fn instrument<F: Future>(&self, future: F) -> F::Output {
         match &self.0 {
-            Some(context) => work.with_context(context.clone()).await,
-            None => work.await,
+            Some(context) => future.with_context(context.clone()).await,
+            None => future.await,
         }
     }
 
-    /// The same for what needs no waiting.
-    pub fn in_scope<T>(&self, work: impl FnOnce() -> T) -> T {
+    /// Calls a function with this span as the current one.
+    pub fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
         let _attached = self.0.clone().map(Context::attach);
-        work()
+        f()
     }
 
-    /// Names it in the headers of a call, so that the trace goes on there.
+    /// Adds the span to the headers of a call, so that the other process continues the trace.
     pub fn inject_headers(&self, headers: &mut HeaderMap) {
         if let Some(context) = &self.0 {
-            TraceContextPropagator::new().inject_context(context, &mut HeaderCarrier(headers));
+            TraceContextPropagator::new().inject_context(context, &mut HeaderInjector(headers));
         }
     }
 }
 
-/// The ids of the current trace and span, in hexadecimal.
+/// Returns the ids of the current trace and span, in hexadecimal.
 pub(crate) fn current_ids() -> Option<(String, String)> {
     Context::map_current(|context| {
         let span = context.has_active_span().then(|| context.span())?;
@@ -194,12 +202,12 @@ fn extract(headers: &HeaderMap) -> Context {
     if !headers.contains_key(TRACEPARENT) {
         return Context::new();
     }
-    TraceContextPropagator::new().extract_with_context(&Context::new(), &AttributeValues(headers))
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &HeaderExtractor(headers))
 }
 
-struct AttributeValues<'a>(&'a HeaderMap);
+struct HeaderExtractor<'a>(&'a HeaderMap);
 
-impl Extractor for AttributeValues<'_> {
+impl Extractor for HeaderExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.to_str().ok()
     }
@@ -209,9 +217,9 @@ impl Extractor for AttributeValues<'_> {
     }
 }
 
-struct HeaderCarrier<'a>(&'a mut HeaderMap);
+struct HeaderInjector<'a>(&'a mut HeaderMap);
 
-impl Injector for HeaderCarrier<'_> {
+impl Injector for HeaderInjector<'_> {
     fn set(&mut self, key: &str, value: String) {
         let name = http::HeaderName::from_bytes(key.as_bytes());
         if let (Ok(name), Ok(value)) = (name, http::HeaderValue::from_str(&value)) {
@@ -241,18 +249,21 @@ mod tests {
     }
 
     #[test]
-    fn a_trace_goes_on_across_calls_and_stages() {
+    fn trace_continues_across_spans_and_processes() {
         let (tracer, _provider) = tracer();
         let root = tracer.start_root(&headers(SAMPLED), "POST /v1/chat/completions");
         assert!(root.is_recording());
-        let part = root.in_scope(|| RequestSpan::child_of_current("route"));
+        let child = root.in_scope(|| RequestSpan::child_of_current("route"));
         let mut sent = HeaderMap::new();
-        part.inject_headers(&mut sent);
-        let told = sent[TRACEPARENT].to_str().unwrap();
-        assert!(told.contains("0af7651916cd43dd8448eb211c80319c"), "{told}");
+        child.inject_headers(&mut sent);
+        let traceparent = sent[TRACEPARENT].to_str().unwrap();
         assert!(
-            !told.contains("b7ad6b7169203331"),
-            "the part is the parent: {told}"
+            traceparent.contains("0af7651916cd43dd8448eb211c80319c"),
+            "{traceparent}"
+        );
+        assert!(
+            !traceparent.contains("b7ad6b7169203331"),
+            "the child span is the parent: {traceparent}"
         );
         assert!(
             tracer
@@ -262,15 +273,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_sampled_is_nothing_and_makes_nothing() {
+    fn unsampled_request_has_no_spans_and_sends_no_headers() {
         let (tracer, _provider) = tracer();
         let unsampled = SAMPLED.replace("-01", "-00");
         for headers in [HeaderMap::new(), headers(&unsampled), headers("rubbish")] {
             let root = tracer.start_root(&headers, "POST");
             assert!(!root.is_recording());
-            let part = root.in_scope(|| RequestSpan::child_of_current("route"));
+            let child = root.in_scope(|| RequestSpan::child_of_current("route"));
             let mut sent = HeaderMap::new();
-            part.inject_headers(&mut sent);
+            child.inject_headers(&mut sent);
             assert!(sent.is_empty());
             assert!(
                 !tracer

@@ -25,7 +25,7 @@ use table::{Recorded, check_told};
 /// What may be without data here, and why.
 const MAY_BE_EMPTY: [(&str, &str); 3] = [
     (
-        "flotilla_node:part_watts:max",
+        "flotilla_node:component_watts:max",
         "machines that tests run on have no power meters",
     ),
     (
