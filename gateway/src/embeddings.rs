@@ -78,7 +78,7 @@ pub(crate) async fn answer(
     if !matches!(route.target, RouteTarget::Model(_)) {
         return Err(RequestError::invalid(
             "model",
-            "Embeddings of different models cannot be compared: name a model instead of 'auto' or a task.",
+            "Embeddings of different models cannot be compared: name the model instead of 'auto' or a task.",
         )
         .into());
     }

@@ -1,5 +1,7 @@
 //! The routes of the API.
 
+use std::any::Any;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -9,6 +11,7 @@ use flotilla_telemetry::trace::Tracer;
 use http::{HeaderMap, Method, StatusCode, Uri};
 use serde::Serialize;
 use tower::layer::layer_fn;
+use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::chat::ChatBody;
 use crate::completions::CompletionBody;
@@ -40,7 +43,8 @@ struct GatewayState<B> {
 }
 
 /// Builds the OpenAI-compatible API over `backend`, with `/healthz` and `/readyz`. Every other path
-/// returns 404 in OpenAI's error shape. `tracer` records the requests that it samples.
+/// returns 404 in OpenAI's error shape, and a panic of a handler 500. `tracer` records the requests that
+/// it samples.
 pub fn router<B: Backend>(backend: B, limits: RequestLimits, tracer: Tracer) -> Router {
     let state = GatewayState { backend, limits };
     let only = |route: MethodRouter<GatewayState<B>>| route.fallback(method_not_allowed);
@@ -61,6 +65,7 @@ pub fn router<B: Backend>(backend: B, limits: RequestLimits, tracer: Tracer) -> 
         .route("/readyz", only(get(get_readiness)))
         .fallback(path_not_found)
         .with_state(state)
+        .layer(CatchPanicLayer::custom(internal_error))
 }
 
 async fn chat_completions<B: Backend>(
@@ -132,4 +137,75 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         format!("'{}' does not accept the method {method}.", uri.path()),
     )
     .into_response()
+}
+
+/// Returns the response to a request whose handler panicked. The panic hook has logged the message; it
+/// is not sent to the client.
+fn internal_error(_panic: Box<dyn Any + Send>) -> Response {
+    ApiError::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "server_error",
+        Some("internal_error"),
+        "The server failed to handle the request because of an internal error; its log has the details.",
+    )
+    .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{BackendAnswer, BackendError, EventStream, ModelCard, Readiness};
+    use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, Route};
+    use flotilla_telemetry::Telemetry;
+    use http_body_util::BodyExt;
+    use tower::ServiceExt;
+
+    #[derive(Clone)]
+    struct PanickingBackend;
+
+    impl Backend for PanickingBackend {
+        async fn generate(
+            &self,
+            _request: GenerateRequest<Route>,
+        ) -> Result<BackendAnswer<EventStream>, BackendError> {
+            panic!("a defect")
+        }
+
+        async fn embed(
+            &self,
+            _request: EmbedRequest<Route>,
+        ) -> Result<BackendAnswer<Embeddings>, BackendError> {
+            panic!("a defect")
+        }
+
+        fn models(&self) -> Vec<ModelCard> {
+            Vec::new()
+        }
+
+        fn model(&self, _name: &str) -> Option<ModelCard> {
+            None
+        }
+
+        fn readiness(&self) -> Readiness {
+            Readiness {
+                ready: true,
+                notes: Vec::new(),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn panic_of_a_handler_is_an_error_response() {
+        let tracer = Telemetry::disabled().tracer();
+        let router = router(PanickingBackend, RequestLimits::default(), tracer);
+        let body = r#"{"model": "m", "messages": [{"role": "user", "content": "hi"}]}"#;
+        let request = http::Request::post("/v1/chat/completions")
+            .body(Body::from(body))
+            .unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 500);
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        assert_eq!(json["error"]["code"], "internal_error");
+    }
 }

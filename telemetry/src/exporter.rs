@@ -1,5 +1,5 @@
-//! Exporters that tolerate an unreachable collector: data it does not accept is dropped. The log says
-//! so once, and once again when the collector is back.
+//! Exporters that tolerate an unreachable collector: data it does not accept is dropped. Both the loss
+//! and the return of the collector are logged once.
 
 use std::fmt;
 use std::sync::Arc;

@@ -130,13 +130,13 @@ mod tests {
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(node = "n1", tries = 2, "said \"so\"");
+            tracing::info!(node = "n1", attempts = 2, "a \"quoted\" word");
         });
         let bytes = log.0.lock().clone();
         let line: Value = serde_json::from_slice(&bytes).unwrap();
-        assert_eq!(line["message"], "said \"so\"");
+        assert_eq!(line["message"], "a \"quoted\" word");
         assert_eq!(line["node"], "n1");
-        assert_eq!(line["tries"], 2);
+        assert_eq!(line["attempts"], 2);
         assert_eq!(line["level"], "INFO");
     }
 }

@@ -300,12 +300,12 @@ async fn a_dead_collector_costs_only_the_data_is_told_of_once_and_is_used_again(
     for _ in 0..20 {
         ask(&cluster, "m", None, false).await;
     }
-    let told = "the telemetry collector does not answer";
-    cluster.agent_mut("n1").line_with(told);
+    let warning = "the telemetry collector is unreachable";
+    cluster.agent_mut("n1").line_with(warning);
     let collector = Collector::start(address).await;
     cluster
         .agent_mut("n1")
-        .line_with("the telemetry collector answers again");
+        .line_with("the telemetry collector is reachable again");
     ask(
         &cluster,
         "m",
