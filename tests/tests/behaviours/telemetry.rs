@@ -316,7 +316,7 @@ async fn a_dead_collector_costs_only_the_data_is_told_of_once_and_is_used_again(
     collector
         .until(|told| of_trace(told, TRACE).get("chat m").map(|_| ()))
         .await;
-    let complaints = cluster.agent_mut("n1").seen_with(told);
+    let complaints = cluster.agent_mut("n1").seen_with(warning);
     assert_eq!(complaints, 1, "it was told of once");
     cluster.stop().await;
 }
