@@ -1,36 +1,37 @@
-//! Who is next where requests wait: by priority, then fairly between those who ask.
+//! The order of waiting requests: by priority, then fairly between flows.
 //!
-//! A higher priority goes first, but one place in so many goes to the next lower one that waits, so
-//! that nobody waits for ever. Within a priority the flows (one for each API key, say) take
-//! turns by start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair Queuing", 1996) with
-//! requests of equal weight: a flow that floods waits behind itself, not before the others. Where
-//! the queue is full, a newcomer takes the place of a request of lower priority, or of the flow
-//! that has most of those of its own priority.
+//! Requests of a higher priority go first. After a number of them in a row, one of the next lower
+//! priority goes, so that no request waits forever. Within a priority the flows (usually one per API
+//! key) take turns by start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair Queuing",
+//! 1996) with requests of equal weight: a flow with many requests delays itself and not the others.
+//! In a full queue, a new request displaces one of a lower priority, or one of the flow with the
+//! most requests of its own priority.
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// How urgent a request is.
+/// The priority of a request.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
-    /// May wait: batches.
+    /// For batch work that may wait.
     Low,
+    /// The default.
     #[default]
     Normal,
-    /// Somebody waits for it.
+    /// For interactive work.
     High,
 }
 
 impl Priority {
-    /// All of them, the least urgent first.
+    /// All priorities, lowest first.
     pub const ALL: [Self; 3] = [Self::Low, Self::Normal, Self::High];
 
-    /// Its word in requests and specs.
+    /// Returns the name of the priority in requests and specs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,76 +42,79 @@ impl Priority {
     }
 }
 
-/// A word that is no priority.
+/// The error returned when a text is not a priority.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("must be 'low', 'normal' or 'high', is '{0}'")]
 pub struct ParsePriorityError(String);
 
 impl FromStr for Priority {
     type Err = ParsePriorityError;
-    fn from_str(word: &str) -> Result<Self, ParsePriorityError> {
+    fn from_str(name: &str) -> Result<Self, ParsePriorityError> {
         let mut all = Self::ALL.into_iter();
-        all.find(|priority| priority.as_str() == word)
-            .ok_or_else(|| ParsePriorityError(word.to_owned()))
+        all.find(|priority| priority.as_str() == name)
+            .ok_or_else(|| ParsePriorityError(name.to_owned()))
     }
 }
 
-/// Whom requests are of that share a turn; 0 for those of nobody in particular.
+/// The key of a flow (usually a hash of the API key); 0 for anonymous requests.
 pub type FairnessKey = u64;
 
-/// How a request stands in a queue.
+/// The values that decide the order of a request in a queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueueKey {
+    /// Priority of the request.
     pub priority: Priority,
+    /// Flow of the request.
     pub fairness_key: FairnessKey,
 }
 
-/// After so many requests in a row that went before a lower priority, one of the next lower one
-/// that waits is next.
-const PATIENCE: u32 = 8;
+/// Number of requests in a row that may go before waiting ones of a lower priority.
+const MAX_OVERTAKES: u32 = 8;
 
-/// Flows without a waiting request that are remembered, and as many again as there are with two.
-const REMEMBERED: usize = 64;
+/// Number of flows without waiting requests that are kept, in addition to two per waiting request.
+const MAX_IDLE_FLOWS: usize = 64;
 
-/// By how many waiting requests a flow must be ahead of a newcomer's to lose a place to it.
-const AHEAD: usize = 2;
+/// Number of waiting requests by which a flow must exceed the flow of a new request to be displaced
+/// by it.
+const DISPLACEMENT_LEAD: usize = 2;
 
-/// A place in a [`FairQueue`].
+/// Identifies a waiting request in a [`FairQueue`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueEntryId {
     queue_key: QueueKey,
-    turn: QueuePosition,
+    position: QueuePosition,
 }
 
-/// Turns of a priority come in this order: by start tag, then by arrival.
+/// The position of a request within its priority: by start tag, then by arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct QueuePosition {
     start: u64,
     arrival: u64,
 }
 
+/// The waiting requests of one priority.
 #[derive(Debug)]
-struct FlowQueue<T> {
+struct PriorityLevel<T> {
     waiting: BTreeMap<QueuePosition, (FairnessKey, T)>,
-    /// For each flow that waits: how many, and the start tag of its next one.
+    /// By flow: the number of waiting requests, and the start tag of the next request to arrive.
     flows: HashMap<FairnessKey, (usize, u64)>,
-    /// The start tag of what was next last.
-    time: u64,
+    /// The virtual time: the start tag of the request that left the queue last.
+    virtual_time: u64,
 }
 
-impl<T> Default for FlowQueue<T> {
+impl<T> Default for PriorityLevel<T> {
     fn default() -> Self {
         Self {
             waiting: BTreeMap::new(),
             flows: HashMap::new(),
-            time: 0,
+            virtual_time: 0,
         }
     }
 }
 
-impl<T> FlowQueue<T> {
-    fn take(&mut self, turn: QueuePosition) -> Option<T> {
-        let (flow, item) = self.waiting.remove(&turn)?;
+impl<T> PriorityLevel<T> {
+    fn remove(&mut self, position: QueuePosition) -> Option<T> {
+        let (flow, item) = self.waiting.remove(&position)?;
         if let Some((waiting, _)) = self.flows.get_mut(&flow) {
             *waiting -= 1;
         }
@@ -118,13 +122,13 @@ impl<T> FlowQueue<T> {
     }
 
     fn next(&mut self) -> Option<T> {
-        let turn = *self.waiting.first_key_value()?.0;
-        self.time = turn.start;
-        let item = self.take(turn);
-        // One that had its turn is remembered until the others had theirs: it would be first again
-        // otherwise. Forgetting costs as much as there is to forget.
-        if self.flows.len() > 2 * self.waiting.len() + REMEMBERED {
-            let (time, before) = (self.time, self.flows.len());
+        let position = *self.waiting.first_key_value()?.0;
+        self.virtual_time = position.start;
+        let item = self.remove(position);
+        // A flow is kept until the virtual time reaches its next start tag; without it the flow
+        // would go first again. The cost of removing flows is proportional to their number.
+        if self.flows.len() > 2 * self.waiting.len() + MAX_IDLE_FLOWS {
+            let (time, before) = (self.virtual_time, self.flows.len());
             self.flows
                 .retain(|_, (waiting, next)| *waiting > 0 || *next > time);
             if 2 * self.flows.len() > before {
@@ -134,127 +138,136 @@ impl<T> FlowQueue<T> {
         item
     }
 
-    /// Takes a request back that did not have its turn.
-    fn withdraw(&mut self, turn: QueuePosition) -> Option<T> {
-        let (flow, _) = self.waiting.get(&turn)?;
+    /// Removes a request before its turn and gives its start tag back to the flow.
+    fn withdraw(&mut self, position: QueuePosition) -> Option<T> {
+        let (flow, _) = self.waiting.get(&position)?;
         if let Some((_, next)) = self.flows.get_mut(flow) {
-            *next = next.saturating_sub(1).max(self.time);
+            *next = next.saturating_sub(1).max(self.virtual_time);
         }
-        self.take(turn)
+        self.remove(position)
     }
 
-    fn of(&self, fairness_key: FairnessKey) -> usize {
+    fn waiting_of(&self, fairness_key: FairnessKey) -> usize {
         self.flows
             .get(&fairness_key)
             .map_or(0, |(waiting, _)| *waiting)
     }
 
-    /// The flow that has most, and the last turn of it.
-    fn longest(&self) -> Option<(FairnessKey, usize)> {
+    /// Returns the flow with the most waiting requests, and their number.
+    fn longest_flow(&self) -> Option<(FairnessKey, usize)> {
         let waiting = self.flows.iter().filter(|(_, (n, _))| *n > 0);
         let flows = waiting.map(|(flow, (n, _))| (*flow, *n));
-        // The number breaks ties, so that it is the same one every time.
+        // The key breaks ties, so that the result is deterministic.
         flows.max_by_key(|(flow, waiting)| (*waiting, *flow))
     }
 
-    fn last_of(&self, of: Option<FairnessKey>) -> Option<QueuePosition> {
-        let mut turns = self.waiting.iter().rev();
-        let last = turns.find(|(_, (flow, _))| of.is_none_or(|of| of == *flow));
-        last.map(|(turn, _)| *turn)
+    /// Returns the position of the last request of a flow.
+    fn last_position(&self, fairness_key: FairnessKey) -> Option<QueuePosition> {
+        let mut positions = self.waiting.iter().rev();
+        let last = positions.find(|(_, (flow, _))| fairness_key == *flow);
+        last.map(|(position, _)| *position)
     }
 }
 
-/// Requests that wait, each with what there is to tell it. Costs no more than the logarithm of
-/// their number, but for a full queue, where it costs their number.
+/// A queue of waiting requests, each with an item of type `T`. Operations take logarithmic time,
+/// except [`FairQueue::displace`], which takes linear time.
 #[derive(Debug)]
 pub struct FairQueue<T> {
-    lines: [FlowQueue<T>; Priority::ALL.len()],
+    levels: [PriorityLevel<T>; Priority::ALL.len()],
+    /// Number of requests that arrived so far.
     arrivals: u64,
-    /// For each priority: requests in a row that went before one of lower priority.
-    overtaken: [u32; Priority::ALL.len()],
+    /// By priority: number of requests in a row that went before waiting ones of a lower priority.
+    overtakes: [u32; Priority::ALL.len()],
 }
 
 impl<T> Default for FairQueue<T> {
     fn default() -> Self {
         Self {
-            lines: Default::default(),
+            levels: Default::default(),
             arrivals: 0,
-            overtaken: Default::default(),
+            overtakes: Default::default(),
         }
     }
 }
 
 impl<T> FairQueue<T> {
-    /// How many wait.
+    /// Returns the number of waiting requests.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.lines.iter().map(|line| line.waiting.len()).sum()
+        self.levels.iter().map(|level| level.waiting.len()).sum()
     }
 
-    /// Whether nobody waits.
+    /// Returns whether no request waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lines.iter().all(|line| line.waiting.is_empty())
+        self.levels.iter().all(|level| level.waiting.is_empty())
     }
 
-    /// Joins the queue.
+    /// Adds a request to the queue.
     pub fn push(&mut self, queue_key: QueueKey, item: T) -> QueueEntryId {
-        let line = &mut self.lines[queue_key.priority as usize];
-        let (waiting, next) = line
+        let level = &mut self.levels[queue_key.priority as usize];
+        let (waiting, next) = level
             .flows
             .entry(queue_key.fairness_key)
-            .or_insert((0, line.time));
-        let start = (*next).max(line.time);
+            .or_insert((0, level.virtual_time));
+        let start = (*next).max(level.virtual_time);
         *waiting += 1;
         *next = start + 1;
-        let turn = QueuePosition {
+        let position = QueuePosition {
             start,
             arrival: self.arrivals,
         };
         self.arrivals += 1;
-        line.waiting.insert(turn, (queue_key.fairness_key, item));
-        QueueEntryId { queue_key, turn }
+        level
+            .waiting
+            .insert(position, (queue_key.fairness_key, item));
+        QueueEntryId {
+            queue_key,
+            position,
+        }
     }
 
-    /// Who is next leaves the queue.
+    /// Removes the next request and returns its item.
     pub fn pop(&mut self) -> Option<T> {
-        let waits = |line: &FlowQueue<T>| !line.waiting.is_empty();
-        let mut first = self.lines.iter().rposition(waits)?;
-        // What each priority gives up goes to the next lower one, which may give it up in turn.
-        while let Some(below) = self.lines[..first].iter().rposition(waits) {
-            if self.overtaken[first] < PATIENCE {
-                self.overtaken[first] += 1;
+        let waits = |level: &PriorityLevel<T>| !level.waiting.is_empty();
+        let mut first = self.levels.iter().rposition(waits)?;
+        // A priority that yields does so to the next lower one, which may yield in turn.
+        while let Some(below) = self.levels[..first].iter().rposition(waits) {
+            if self.overtakes[first] < MAX_OVERTAKES {
+                self.overtakes[first] += 1;
                 break;
             }
-            self.overtaken[first] = 0;
+            self.overtakes[first] = 0;
             first = below;
         }
-        self.lines[first].next()
+        self.levels[first].next()
     }
 
-    /// Leaves the queue before its turn. `None`: its turn came.
-    pub fn remove(&mut self, place: QueueEntryId) -> Option<T> {
-        self.lines[place.queue_key.priority as usize].withdraw(place.turn)
+    /// Removes a request before its turn. Returns `None` if it has left the queue already.
+    pub fn remove(&mut self, id: QueueEntryId) -> Option<T> {
+        self.levels[id.queue_key.priority as usize].withdraw(id.position)
     }
 
-    /// Makes room in a full queue for a newcomer. Who has to leave for it is returned; `None`: it
-    /// is the newcomer that has to go.
-    pub fn displace(&mut self, newcomer: QueueKey) -> Option<T> {
-        let own = newcomer.priority as usize;
-        for line in &mut self.lines[..own] {
-            // Of the least urgent ones the one that would wait longest.
-            let longest = line.longest().map(|(flow, _)| flow);
-            if let Some(turn) = longest.and_then(|flow| line.last_of(Some(flow))) {
-                return line.withdraw(turn);
+    /// Makes room in a full queue for a new request. Returns the item of the request that was removed
+    /// for it, or `None` if the new request must be rejected.
+    pub fn displace(&mut self, new_request: QueueKey) -> Option<T> {
+        let own = new_request.priority as usize;
+        for level in &mut self.levels[..own] {
+            // The last request of the longest flow would wait longest.
+            let longest = level.longest_flow().map(|(flow, _)| flow);
+            if let Some(position) = longest.and_then(|flow| level.last_position(flow)) {
+                return level.withdraw(position);
             }
         }
-        let line = &mut self.lines[own];
-        let (flow, waiting) = line.longest()?;
-        if flow == newcomer.fairness_key || waiting < line.of(newcomer.fairness_key) + AHEAD {
+        let level = &mut self.levels[own];
+        let (flow, waiting) = level.longest_flow()?;
+        if flow == new_request.fairness_key
+            || waiting < level.waiting_of(new_request.fairness_key) + DISPLACEMENT_LEAD
+        {
             return None;
         }
-        let turn = line.last_of(Some(flow))?;
-        line.withdraw(turn)
+        let position = level.last_position(flow)?;
+        level.withdraw(position)
     }
 }
 
@@ -275,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn one_flow_of_one_priority_is_first_come_first_served() {
+    fn single_flow_is_first_come_first_served() {
         let mut queue = FairQueue::default();
         for n in 0..20 {
             queue.push(QueueKey::default(), n);
@@ -284,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_that_floods_waits_behind_itself() {
+    fn flow_with_many_requests_does_not_delay_others() {
         let mut queue = FairQueue::default();
         for _ in 0..50 {
             queue.push(queue_key(Priority::Normal, 1), 1);
@@ -299,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn two_requests_at_a_time_do_not_starve_a_backlog() {
+    fn steady_flow_does_not_starve_a_backlog() {
         let mut queue = FairQueue::default();
         for _ in 0..10 {
             queue.push(queue_key(Priority::Normal, 2), 2);
@@ -318,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_loses_no_turns() {
+    fn removed_requests_cost_their_flow_no_turns() {
         let mut queue = FairQueue::default();
         let places: Vec<_> = (0..50)
             .map(|_| queue.push(queue_key(Priority::Normal, 1), 1))
@@ -336,18 +349,18 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_flows_that_had_their_turns_are_forgotten() {
+    fn idle_flows_are_removed() {
         let mut queue = FairQueue::default();
         for flow in 0..1_000 {
             queue.push(queue_key(Priority::Normal, flow), flow);
             queue.pop();
         }
-        let remembered = queue.lines[Priority::Normal as usize].flows.len();
-        assert!(remembered <= 2 * REMEMBERED, "{remembered}");
+        let remembered = queue.levels[Priority::Normal as usize].flows.len();
+        assert!(remembered <= 2 * MAX_IDLE_FLOWS, "{remembered}");
     }
 
     #[test]
-    fn a_flow_that_was_silent_saves_up_nothing() {
+    fn idle_flow_gains_no_credit() {
         let mut queue = FairQueue::default();
         for _ in 0..10 {
             queue.push(queue_key(Priority::Normal, 1), 1);
@@ -362,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn the_urgent_go_first_and_the_others_are_not_forgotten() {
+    fn high_priority_goes_first_without_starving_low_priority() {
         let mut queue = FairQueue::default();
         for _ in 0..30 {
             queue.push(queue_key(Priority::Low, 0), Priority::Low);
@@ -370,13 +383,13 @@ mod tests {
         }
         let order = drain(&mut queue);
         let first_low = order.iter().position(|p| *p == Priority::Low).unwrap();
-        assert_eq!(first_low, PATIENCE as usize);
+        assert_eq!(first_low, MAX_OVERTAKES as usize);
         let high = order[..18].iter().filter(|p| **p == Priority::High);
         assert_eq!(high.count(), 16);
     }
 
     #[test]
-    fn the_least_urgent_have_turns_below_two_backlogs() {
+    fn low_priority_is_not_starved_by_two_higher_ones() {
         let mut queue = FairQueue::default();
         for _ in 0..200 {
             queue.push(queue_key(Priority::High, 0), Priority::High);
@@ -390,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_makes_room_for_the_urgent_and_for_the_modest() {
+    fn full_queue_displaces_lower_priorities_and_longer_flows() {
         let mut queue = FairQueue::default();
         queue.push(queue_key(Priority::Normal, 1), "a1");
         queue.push(queue_key(Priority::Normal, 1), "a2");
@@ -406,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_is_not_next() {
+    fn removed_request_is_not_popped() {
         let mut queue = FairQueue::default();
         let first = queue.push(QueueKey::default(), 1);
         queue.push(QueueKey::default(), 2);
@@ -417,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn priorities_are_read_from_their_words() {
+    fn priorities_are_parsed_from_their_names() {
         for priority in Priority::ALL {
             assert_eq!(priority.as_str().parse(), Ok(priority));
         }
@@ -426,7 +439,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nobody_is_lost_and_nobody_is_next_twice(
+        fn every_request_leaves_the_queue_exactly_once(
             pushed in proptest::collection::vec((0usize..3, 0u64..5), 1..80),
             leaves in proptest::collection::vec(any::<bool>(), 80),
         ) {
@@ -448,7 +461,7 @@ mod tests {
         }
 
         #[test]
-        fn flows_that_all_wait_get_equal_parts(flows in 2u64..6, each in 5usize..20) {
+        fn backlogged_flows_get_equal_shares(flows in 2u64..6, each in 5usize..20) {
             let mut queue = FairQueue::default();
             for flow in 0..flows {
                 for _ in 0..each {

@@ -1,14 +1,17 @@
 //! The decisions of Flotilla, as pure functions over plain data.
 //!
-//! This crate owns what a model or a node *is* and when it is valid ([`spec`]), where models
-//! go ([`placement`]), how many times ([`scaling`]) and how they change ([`rollout`]), when a
-//! node counts as there ([`health`]), which task a request belongs to and which replica answers
-//! it ([`routing`], by what [`estimate`] and [`energy`] say of them and [`quality`] was measured), who is next
-//! where requests wait ([`admission`]), what a request
-//! and its answer consist of ([`generate`]), and which files a model is made of ([`artifact`]).
+//! This crate owns:
 //!
-//! It knows nothing of networks, files, clocks, randomness or async runtimes: time and chance
-//! are passed in. Start reading at [`spec::Model`], then [`placement::solve`].
+//! - the resources and their validation ([`spec`]), and the files of a model ([`artifact`]);
+//! - the placement of models on nodes ([`placement`]), the number of their replicas ([`scaling`]),
+//!   the rollout of new revisions ([`rollout`]) and the life cycle of nodes ([`health`]);
+//! - the task of a request and the replica that answers it ([`routing`]), from estimates of time
+//!   ([`estimate`]) and energy ([`energy`]) and from measured quality ([`quality`]);
+//! - the order of waiting requests ([`admission`]);
+//! - requests, events and errors as all layers share them ([`generate`]).
+//!
+//! It knows nothing of networks, files, clocks, randomness or async runtimes: callers pass the time
+//! and random numbers in. Start reading at [`spec::Model`], then [`placement::solve`].
 
 pub mod admission;
 pub mod artifact;
