@@ -1,6 +1,5 @@
-//! Prints how well and how fast requests are classified: CLINC150 with its ten domains as
-//! tasks, trained on `train.jsonl` and `oos_train.jsonl`, judged on `val.jsonl` and
-//! `oos_val.jsonl`.
+//! Prints the accuracy and speed of the classifier on CLINC150 with its ten domains as tasks, trained on
+//! `train.jsonl` and `oos_train.jsonl`, evaluated on `val.jsonl` and `oos_val.jsonl`.
 //!
 //! Reads the folder `clinc150` in `FLOTILLA_DATA`, by default `../shared/data` beside the
 //! repository.
@@ -19,7 +18,7 @@ struct Line {
     domain: String,
 }
 
-/// A request and its task; `None` for those that belong to none.
+/// A request with its task. `None` if it belongs to no task.
 type Request = (String, Option<TaskName>);
 
 fn read(dir: &Path, file: &str) -> Vec<Request> {
@@ -53,16 +52,16 @@ fn examples(requests: Vec<Request>) -> TrainingSet {
     examples
 }
 
-/// The part of `requests` whose task comes out first.
+/// The share of `requests` whose most probable task is the right one.
 fn accuracy(classifier: &Classifier, requests: &[Request]) -> f64 {
     let right = requests.iter().filter(|(text, task)| {
-        let verdict = classifier.classify([text.as_str()].into_iter(), 8);
-        Some(verdict.best.task) == *task
+        let classification = classifier.classify([text.as_str()].into_iter(), 8);
+        Some(classification.best.task) == *task
     });
     right.count() as f64 / requests.len() as f64
 }
 
-/// The chance that one of `above` is higher than one of `below`.
+/// The area under the ROC curve: the probability that a value of `above` is higher than one of `below`.
 fn auroc(above: &[f32], below: &[f32]) -> f64 {
     let wins = above.iter().flat_map(|a| {
         below.iter().map(move |b| match a.total_cmp(b) {
@@ -74,9 +73,9 @@ fn auroc(above: &[f32], below: &[f32]) -> f64 {
     wins.sum::<f64>() / (above.len() * below.len()) as f64
 }
 
-/// `text` with one random edit (a letter lost, added, changed, or two swapped) in a tenth of its
-/// words.
-fn disturbed(text: &str, random: &mut fastrand::Rng) -> String {
+/// `text` with one random edit (a letter removed, inserted or replaced, or two swapped) in a tenth of
+/// its words.
+fn with_typos(text: &str, random: &mut fastrand::Rng) -> String {
     let words = text.split(' ').map(|word| {
         let mut letters: Vec<char> = word.chars().collect();
         if letters.is_empty() || random.u8(..10) != 0 {
@@ -124,34 +123,34 @@ fn main() {
     );
     let mut random = fastrand::Rng::with_seed(42);
     let rounds = 5;
-    let with_typos: f64 = (0..rounds)
+    let typo_accuracy: f64 = (0..rounds)
         .map(|_| {
             let edited = in_scope.iter();
-            let edited = edited.map(|(text, task)| (disturbed(text, &mut random), task.clone()));
+            let edited = edited.map(|(text, task)| (with_typos(text, &mut random), task.clone()));
             accuracy(&classifier, &edited.collect::<Vec<_>>())
         })
         .sum();
     println!(
         "  with typos         {:6.2} %",
-        100.0 * with_typos / f64::from(rounds)
+        100.0 * typo_accuracy / f64::from(rounds)
     );
 
-    let verdicts = |requests: &[Request]| -> Vec<_> {
+    let classify_all = |requests: &[Request]| -> Vec<_> {
         let texts = requests.iter().map(|(text, _)| text.as_str());
         texts
             .map(|text| classifier.classify([text].into_iter(), 8))
             .collect()
     };
-    let (inside, outside) = (verdicts(&in_scope), verdicts(&out_of_scope));
-    let sure = |of: &[flotilla_core::routing::Classification]| -> Vec<f32> {
-        of.iter().map(|verdict| verdict.best.confidence).collect()
+    let (inside, outside) = (classify_all(&in_scope), classify_all(&out_of_scope));
+    let confidences = |of: &[flotilla_core::routing::Classification]| -> Vec<f32> {
+        of.iter().map(|one| one.best.confidence).collect()
     };
     println!(
         "AUROC in/out of scope {:.4}",
-        auroc(&sure(&inside), &sure(&outside))
+        auroc(&confidences(&inside), &confidences(&outside))
     );
     let abstained = |of: &[flotilla_core::routing::Classification]| {
-        let abstained = of.iter().filter(|verdict| verdict.abstained);
+        let abstained = of.iter().filter(|one| one.abstained);
         100.0 * abstained.count() as f64 / of.len() as f64
     };
     println!(
@@ -161,13 +160,13 @@ fn main() {
         abstained(&outside)
     );
 
-    // A new question after one of another task, and one that means nothing without it.
+    // A new question after one of another task, and a question that means nothing without it.
     let conversations = |last: Option<&str>| {
         let pairs = in_scope.iter().zip(in_scope.iter().rev());
         let right = pairs.clone().filter(|((before, old), (question, new))| {
             let (last, task) = last.map_or((question.as_str(), new), |last| (last, old));
-            let verdict = classifier.classify([last, before.as_str()].into_iter(), 8);
-            Some(&verdict.best.task) == task.as_ref()
+            let classification = classifier.classify([last, before.as_str()].into_iter(), 8);
+            Some(&classification.best.task) == task.as_ref()
         });
         100.0 * right.count() as f64 / in_scope.len() as f64
     };

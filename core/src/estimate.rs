@@ -3,7 +3,7 @@
 //! The cost of a request is the bytes of its prompt and the tokens of its answer. For each replica
 //! two things are learnt: how the time to read a prompt grows with its bytes, and how long one token
 //! of an answer takes. Old knowledge is trusted less and less: the replica then counts as fast as
-//! the fastest one it is compared with, so that it is tried again.
+//! the one it is compared with, so that it is tried again.
 
 use crate::routing::ReplicaLoad;
 
@@ -260,9 +260,16 @@ impl SpeedEstimate {
         self.prefill_seconds(cost) + self.decode * (tokens - 1.0).max(0.0)
     }
 
-    /// The same, but not so short that ratios become infinite.
-    fn bounded_seconds(self, cost: RequestCost) -> f32 {
-        self.unloaded_seconds(cost).max(MIN_SECONDS)
+    /// Seconds that a request of this `cost` takes on an idle replica, compared with those of `other`.
+    fn seconds_beside(self, other: Self, cost: RequestCost) -> f32 {
+        let seconds = self.unloaded_seconds(cost).max(MIN_SECONDS);
+        if !self.lower_bound || other.lower_bound {
+            return seconds;
+        }
+        // Only the time to the first token has a known lower bound. The whole answer is taken to be as
+        // much slower than the other replica's as the first token is.
+        let ratio = seconds / other.prefill_seconds(cost).max(MIN_SECONDS);
+        seconds.max(other.unloaded_seconds(cost) * ratio)
     }
 
     /// When the answer to a request of this `cost` is expected on a replica of this load.
@@ -283,68 +290,39 @@ impl SpeedEstimate {
     }
 }
 
-/// The time that a request of this `cost` takes on each of several replicas, in the order of the
-/// replicas, at the time `now`. The times are in units that are common to the replicas and are only
-/// meant to be compared with each other.
+/// The time that a request of this `cost` takes on a replica, as a multiple of the time on a
+/// `reference` replica, at the time `now`. Candidates are compared by their ratios to one common
+/// reference, which order them totally.
 ///
-/// The common reference is the fastest known replica. Old knowledge decays towards its time and an
-/// unknown replica counts as just as fast, so that replicas are tried again from time to time.
-/// Similar speeds count as equal.
+/// The older the estimates are, the less their ratio is trusted, and a replica of unknown speed
+/// counts as fast as the reference, so that replicas are tried again from time to time. Similar
+/// speeds count as equal; the load is taken into account afterwards.
 #[must_use]
-pub fn relative_times(
-    replicas: &[(ReplicaLoad, Option<SpeedEstimate>)],
+pub fn time_ratio(
+    replica: (ReplicaLoad, Option<SpeedEstimate>),
+    reference: (ReplicaLoad, Option<SpeedEstimate>),
     cost: RequestCost,
     now: f32,
-) -> Vec<f32> {
-    let complete = replicas.iter().filter_map(|(_, speed)| *speed);
-    let complete = complete.filter(|speed| !speed.lower_bound);
-    let complete = complete.map(|speed| (speed.bounded_seconds(cost), speed.prefill_seconds(cost)));
-    let fastest = complete.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
-    let known = |speed: SpeedEstimate| match fastest {
-        // Only the time to the first token has a known lower bound. The whole answer is taken to be
-        // as much slower than that of the fastest replica as the first token is.
-        Some((seconds, prefill)) if speed.lower_bound => {
-            let bound = speed.bounded_seconds(cost);
-            bound.max(seconds * bound / prefill.max(MIN_SECONDS))
+) -> f32 {
+    let speed_ratio = match (replica.1, reference.1) {
+        (Some(speed), Some(reference)) => {
+            let ratio =
+                speed.seconds_beside(reference, cost) / reference.seconds_beside(speed, cost);
+            let trust = speed.exploration_bonus(now) + reference.exploration_bonus(now) - 1.0;
+            snap_similar(ratio.powf(trust.max(0.0)))
         }
-        _ => speed.bounded_seconds(cost),
+        _ => 1.0,
     };
-    let seconds = |(_, speed): &(ReplicaLoad, Option<SpeedEstimate>)| speed.map(known);
-    let reference = replicas.iter().filter_map(seconds).reduce(f32::min);
-    let reference = reference.unwrap_or(1.0);
-    let mut times: Vec<f32> = replicas
-        .iter()
-        .map(|(_, speed)| {
-            speed.map_or(reference, |speed| {
-                decay_towards(reference, known(speed), speed.exploration_bonus(now))
-            })
-        })
-        .collect();
-    group_similar(&mut times);
-    for (time, (load, _)) in times.iter_mut().zip(replicas) {
-        *time *= contention_factor(*load);
-    }
-    times
+    speed_ratio * contention_factor(replica.0) / contention_factor(reference.0)
 }
 
-/// Moves a positive `value` towards a positive `reference`, on a scale of ratios: `trust` 1 leaves
-/// it as it is, 0 makes it the reference.
-pub(crate) fn decay_towards(reference: f32, value: f32, trust: f32) -> f32 {
-    reference * (value / reference).powf(trust)
-}
-
-/// Makes similar positive values equal. The values are grouped from the least on: a group consists
-/// of the values less than [`SIMILAR`] times its least one, and each value becomes the least one of
-/// its group. The result does not depend on the order of the values.
-pub(crate) fn group_similar(values: &mut [f32]) {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_unstable_by(|a, b| values[*a].total_cmp(&values[*b]));
-    let mut least = f32::NEG_INFINITY;
-    for index in order {
-        if values[index] >= SIMILAR * least {
-            least = values[index];
-        }
-        values[index] = least;
+/// A ratio of two values of which similar ones count as equal: 1 if they differ by less than the
+/// factor [`SIMILAR`].
+pub(crate) fn snap_similar(ratio: f32) -> f32 {
+    if (1.0 / SIMILAR..SIMILAR).contains(&ratio) {
+        1.0
+    } else {
+        ratio
     }
 }
 
@@ -391,8 +369,7 @@ mod tests {
         cost: RequestCost,
         now: f32,
     ) -> (f32, f32) {
-        let times = relative_times(&[a, b], cost, now);
-        (times[0], times[1])
+        (time_ratio(a, b, cost, now), 1.0)
     }
 
     const COST: RequestCost = RequestCost {

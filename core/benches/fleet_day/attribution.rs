@@ -1,138 +1,140 @@
-//! How wrong the joules are that a request is told: the ledger is fed as the agent feeds it, by a
-//! node whose joules are known token by token.
+//! Measures the error of the joules attributed to a request: the ledger is fed as the agent feeds it, with
+//! the readings of a simulated node whose energy is known token by token.
 //!
-//! The node draws 10 W idle and up to 45 W. A token read and a token written take different
-//! joules, of a small and of a large model; requests at once slow each other down and draw a little
-//! more together. How long they take alone, and how many are computed at once, is what [`Asked`] says.
+//! The node draws 10 W idle and up to 45 W. Prefill and decode of a small and of a large
+//! model draw different power; concurrent requests slow each other down and draw a little more together.
+//! [`NodeWorkload`] says how long requests take and how many are computed at once.
 
 use flotilla_core::Watts;
 use flotilla_core::energy::{Ledger, MeterWindow, PowerRange};
 
 use super::fleet::normal;
 
-/// A step of the simulation, in seconds.
+/// The length of a simulation step in seconds.
 const STEP: f64 = 0.001;
-/// How long it is, in steps, and how long a meter's window is, as the agent's are.
+/// The length of the simulation and of a meter window in steps; the latter as in the agent.
 const STEPS: usize = 4 * 3_600_000;
 const WINDOW: usize = 100;
-/// How long a window is while nothing is computed.
+/// The length of a window without requests in steps.
 const QUIET: usize = 1_000;
 const POWER: PowerRange = PowerRange {
     idle: Watts(10.0),
     max: Watts(45.0),
     configured: true,
 };
-/// What the meter counts in, joules, and its noise: standard deviation of what a window is off.
+/// The resolution of the meter in joules, and its noise: relative standard deviation per window.
 const QUANTUM: f64 = 0.05;
 const NOISE: f64 = 0.03;
 const CORES: f64 = 8.0;
-/// Seconds that the shortest request takes alone.
+/// Seconds of the shortest request on an idle node.
 const SHORTEST: f64 = 0.005;
-/// Requests at once that the models are told to compute.
+/// Slots of the models.
 const CONCURRENCY: f64 = 8.0;
-/// How fast what a token takes follows the answers, as in the agent's accounts.
-const TOKEN_FOLLOWS: f64 = 0.2;
+/// The weight of a new answer in the running mean of the time per token, as in the agent.
+const NEW_TOKEN_WEIGHT: f64 = 0.2;
 
-/// Seconds of a token read and written, and watts on top of idle meanwhile.
+/// Seconds per token and watts above idle in prefill and decode.
 struct Model {
     prefill: f64,
     decode: f64,
-    reads: f64,
-    writes: f64,
+    prefill_watts: f64,
+    decode_watts: f64,
 }
 
 const MODELS: [Model; 2] = [
     Model {
         prefill: 0.001,
         decode: 0.012,
-        reads: 32.0,
-        writes: 20.0,
+        prefill_watts: 32.0,
+        decode_watts: 20.0,
     },
     Model {
         prefill: 0.005,
         decode: 0.060,
-        reads: 34.0,
-        writes: 26.0,
+        prefill_watts: 34.0,
+        decode_watts: 26.0,
     },
 ];
 
-/// Where the ledger's joules come from.
+/// How the energy of the node is read.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Source {
+pub(crate) enum EnergyReading {
+    /// By a meter.
     Meter,
-    /// Processor time and what the node draws idle and at full work.
+    /// Estimated from processor time and the node's idle and maximum power.
     Estimate,
 }
 
-/// What is asked of the node.
+/// The requests of the node.
 #[derive(Clone, Copy)]
-pub(crate) struct Asked {
-    /// Requests at once, at most.
+pub(crate) struct NodeWorkload {
+    /// The most concurrent requests.
     pub(crate) at_once: usize,
-    /// Seconds that the longest request takes alone.
+    /// Seconds of the longest request on an idle node.
     pub(crate) longest: f64,
 }
 
-/// The errors of requests of some length.
-pub(crate) struct Class {
+/// The attribution errors of requests of similar length.
+pub(crate) struct LengthClass {
     pub(crate) name: &'static str,
     shorter_than: f64,
     pub(crate) requests: usize,
-    off: f64,
-    told: f64,
-    took: f64,
+    /// The sum of the relative errors.
+    relative_errors: f64,
+    attributed: f64,
+    actual: f64,
 }
 
-pub(crate) type Errors = Vec<Class>;
+pub(crate) type Errors = Vec<LengthClass>;
 
-impl Class {
+impl LengthClass {
     fn new((name, shorter_than): (&'static str, f64)) -> Self {
         Self {
             name,
             shorter_than,
             requests: 0,
-            off: 0.0,
-            told: 0.0,
-            took: 0.0,
+            relative_errors: 0.0,
+            attributed: 0.0,
+            actual: 0.0,
         }
     }
 
-    fn count(&mut self, told: f64, took: f64) {
+    fn count(&mut self, attributed: f64, actual: f64) {
         self.requests += 1;
-        self.off += (told - took).abs() / took;
-        self.told += told;
-        self.took += took;
+        self.relative_errors += (attributed - actual).abs() / actual;
+        self.attributed += attributed;
+        self.actual += actual;
     }
 
-    /// Mean absolute error of what one request is told, as a part of what it took.
-    pub(crate) fn mean(&self) -> f64 {
-        self.off / self.requests.max(1) as f64
+    /// The mean relative error of a request's joules.
+    pub(crate) fn mean_error(&self) -> f64 {
+        self.relative_errors / self.requests.max(1) as f64
     }
 
-    /// By how much all together are told too much.
-    pub(crate) fn of_sum(&self) -> f64 {
-        self.told / self.took - 1.0
+    /// The relative error of the sum of all requests' joules.
+    pub(crate) fn sum_error(&self) -> f64 {
+        self.attributed / self.actual - 1.0
     }
 }
 
 struct Request {
     account: u64,
     model: usize,
-    /// Work alone, in seconds, up to the first token and in all, and what is done of it.
+    /// Seconds of work up to the first token, in all, and done so far.
     prefill: f64,
     all: f64,
     done: f64,
     tokens: f64,
-    /// Seconds so far, and those to the first token.
+    /// Seconds so far, and up to the first token.
     elapsed: f64,
     first: Option<f64>,
-    /// Work that is in the ledger.
+    /// Seconds of work that are in the ledger.
     counted: f64,
     joules: f64,
 }
 
 impl Request {
-    /// Between 5 ms and the `longest` long, each length as likely as its half.
+    /// A request of 5 ms to `longest` seconds, with a log-uniform length.
     fn draw(account: u64, longest: f64, random: &mut fastrand::Rng) -> Self {
         let long = SHORTEST * (random.f64() * (longest / SHORTEST).ln()).exp();
         let model = usize::from(long > 0.1 && random.bool());
@@ -157,13 +159,13 @@ impl Request {
     fn watts(&self) -> f64 {
         let model = &MODELS[self.model];
         if self.done < self.prefill {
-            model.reads
+            model.prefill_watts
         } else {
-            model.writes
+            model.decode_watts
         }
     }
 
-    /// Its work as the agent counts it: reading by time, writing by tokens at what one takes.
+    /// Its work as the agent counts it: prefill by time, decode by tokens times the time per token.
     fn work(&self, per_token: Option<f64>) -> f64 {
         let Some(first) = self.first else {
             return self.elapsed;
@@ -179,8 +181,8 @@ impl Request {
     }
 }
 
-/// Runs it, with this source of joules.
-pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
+/// Runs the simulation and returns the errors by length of the requests, those of all at the end.
+pub(crate) fn errors(source: EnergyReading, workload: NodeWorkload, seed: u64) -> Errors {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut ledger = Ledger::new(f64::from(POWER.idle.0), POWER.configured);
     let classes = [
@@ -190,26 +192,26 @@ pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
         ("1 to 3 s", 3.0),
         ("3 to 10 s", f64::INFINITY),
     ];
-    let mut classes: Errors = classes.map(Class::new).into();
-    let mut all = Class::new(("all", f64::INFINITY));
+    let mut classes: Errors = classes.map(LengthClass::new).into();
+    let mut all = LengthClass::new(("all", f64::INFINITY));
     let mut per_token = [None; 2];
     let mut running: Vec<Request> = Vec::new();
     let (mut wanted, mut until) = (0, 0);
     let (mut joules, mut counter, mut busy, mut opened) = (0.0, 0.0_f64, 0.0, 0);
     for step in 0..STEPS {
         if step >= until {
-            // Now and then nobody asks.
+            // A quarter of the periods have no requests.
             wanted = if random.u8(..4) == 0 {
                 0
             } else {
-                random.usize(1..=asked.at_once)
+                random.usize(1..=workload.at_once)
             };
             until = step + random.usize(1_000..8_000);
         }
         while running.len() < wanted {
             running.push(Request::draw(
                 ledger.open_account(),
-                asked.longest,
+                workload.longest,
                 &mut random,
             ));
         }
@@ -220,17 +222,17 @@ pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
             let together = 1.0 + 0.02 * (at_once - 1.0);
             let mut reads = false;
             for request in &mut running {
-                let took = request.watts() / at_once * together * STEP;
+                let joules_of_step = request.watts() / at_once * together * STEP;
                 reads |= request.done < request.prefill;
-                request.joules += took;
-                joules += took;
+                request.joules += joules_of_step;
+                joules += joules_of_step;
                 request.done += STEP / slow;
                 request.elapsed += STEP;
                 if request.done >= request.prefill && request.first.is_none() {
                     request.first = Some(request.elapsed);
                 }
             }
-            // All cores read a prompt; writing waits for memory a part of the time.
+            // Prefill uses all cores; decode waits for memory a part of the time.
             busy += if reads { STEP } else { 0.9 * STEP };
         }
         let mut at = 0;
@@ -245,18 +247,18 @@ pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
             if ended.tokens > 1.0 {
                 let seen = (ended.elapsed - first) / (ended.tokens - 1.0);
                 let before = known.unwrap_or(seen);
-                *known = Some(before + TOKEN_FOLLOWS * (seen - before));
+                *known = Some(before + NEW_TOKEN_WEIGHT * (seen - before));
             }
             ended.count(&mut ledger, *known);
             let guess = f64::from(POWER.dynamic_power().0) / CONCURRENCY;
-            let told = ledger.settle_account(ended.account, guess);
+            let attributed = ledger.settle_account(ended.account, guess);
             let class = classes
                 .iter_mut()
                 .find(|class| ended.all < class.shorter_than);
             if let Some(class) = class {
-                class.count(told, ended.joules);
+                class.count(attributed, ended.joules);
             }
-            all.count(told, ended.joules);
+            all.count(attributed, ended.joules);
         }
         let length = if running.is_empty() { QUIET } else { WINDOW };
         if step + 1 - opened >= length {
@@ -265,13 +267,13 @@ pub(crate) fn errors(source: Source, asked: Asked, seed: u64) -> Errors {
             }
             let seconds = (step + 1 - opened) as f64 * STEP;
             let read = match source {
-                Source::Meter => {
-                    // The counter goes on where it was: what is rounded off is read next time.
+                EnergyReading::Meter => {
+                    // The counter keeps what is rounded off for the next reading.
                     let before = (counter / QUANTUM).floor();
                     counter += joules * (1.0 + NOISE * normal(&mut random)).max(0.0);
                     ((counter / QUANTUM).floor() - before) * QUANTUM
                 }
-                Source::Estimate => {
+                EnergyReading::Estimate => {
                     // Processor time is counted in ticks of 10 ms.
                     let cores = (busy * CORES / 0.01).round() * 0.01 / CORES;
                     f64::from(POWER.idle.0) * seconds + f64::from(POWER.dynamic_power().0) * cores

@@ -1,24 +1,24 @@
-//! What is asked over the day: a Poisson process whose rate follows the hours, with bursts.
+//! The requests of a day: a Poisson process whose rate follows the time of day, with bursts.
 
 use super::fleet::{Fleet, KINDS, MODELS, Model, normal};
 
 /// A request.
 pub(crate) struct Request {
-    /// Seconds of the day.
+    /// Its arrival in seconds since the start of the day.
     pub(crate) at: f64,
     pub(crate) model: u8,
     pub(crate) prompt: u16,
     pub(crate) output: u16,
 }
 
-/// Bytes of a token of a prompt, about.
+/// Bytes per token of a prompt, approximately.
 pub(crate) const BYTES: u32 = 4;
 
-/// Bursts over the day, how long one is in seconds, and how many times the rate it is.
+/// The number of bursts in a day; their length in seconds and the factor on the rate.
 const BURSTS: usize = 20;
 const BURST: (f64, f64) = (40.0, 1.7);
 
-/// How much is asked at this part of the day, beside its peak: little at night, most before noon,
+/// The rate of requests at this fraction of the day relative to the peak: low at night, high before noon,
 /// in the afternoon and in the evening.
 pub(crate) fn curve(day: f64) -> f64 {
     let hour = day * 24.0;
@@ -26,8 +26,8 @@ pub(crate) fn curve(day: f64) -> f64 {
     0.15 + 0.85 * bump(10.5, 2.0) + 0.75 * bump(15.0, 2.2) + 0.45 * bump(20.0, 1.5)
 }
 
-/// The requests of a day that keep the fleet `busy` (0 to 1) at its usual peak, if work were spread as
-/// nodes are fast, compressed to so many seconds: requests come as densely as over a whole day of more.
+/// The requests of a day that load the fleet to `busy` (0 to 1) at its usual peak if the work is divided
+/// by the speed of the nodes. The day is compressed to `long` seconds at an unchanged rate of requests.
 pub(crate) fn day(fleet: &Fleet, busy: f64, long: f64, random: &mut fastrand::Rng) -> Vec<Request> {
     let rate = busy * most(fleet);
     let bursts: Vec<f64> = (0..BURSTS).map(|_| random.f64() * long).collect();
@@ -66,8 +66,7 @@ pub(crate) fn day(fleet: &Fleet, busy: f64, long: f64, random: &mut fastrand::Rn
     }
 }
 
-/// Requests per second that the fleet can answer at most, by its model that has the least room: each
-/// node works for its models as they are asked.
+/// The most requests per second that the fleet can answer with the given mix of models.
 fn most(fleet: &Fleet) -> f64 {
     let seconds = |at: usize, model: &Model| {
         let replica = &fleet.replicas[at];
@@ -79,17 +78,17 @@ fn most(fleet: &Fleet) -> f64 {
             let replica = &fleet.replicas[*at];
             let kind = &KINDS[fleet.nodes[replica.node].kind];
             let many = f64::from(kind.concurrency);
-            let gained = many / (1.0 + f64::from(kind.crowding) * (many - 1.0));
+            let gained = many / (1.0 + f64::from(kind.contention) * (many - 1.0));
             gained / seconds(*at, &MODELS[model])
         });
         nodes.sum::<f64>()
     };
-    // In fractions of the fleet that one request per second of each takes, summed up.
+    // The sum of the fractions of the fleet that the models take at one request per second.
     let taken = (0..MODELS.len()).map(|model| MODELS[model].part / room(model));
     1.0 / taken.sum::<f64>()
 }
 
-/// Mean of a lognormal distribution.
+/// The mean of a lognormal distribution with this median and spread of the logarithm.
 fn mean((median, spread): (f64, f64)) -> f64 {
     median * (spread * spread / 2.0).exp()
 }

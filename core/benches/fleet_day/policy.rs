@@ -1,4 +1,4 @@
-//! How a replica is picked.
+//! The policies of choosing replicas.
 
 use flotilla_core::Watts;
 use flotilla_core::estimate::{ComputeTime, RequestCost, ServedRequest, SpeedEstimate};
@@ -10,43 +10,43 @@ use flotilla_core::routing::{
 use super::fleet::{Fleet, MODELS};
 use super::load::{BYTES, Request};
 
-/// How fast the watts of an answer follow the answers, as in the controller's load guard.
-const WATTS_FOLLOW: f32 = 0.2;
+/// The weight of a new answer in the running mean of watts, as in the dispatcher's load guard.
+const NEW_WATTS_WEIGHT: f32 = 0.2;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Policy {
-    /// One after the other.
+    /// All replicas in turn.
     RoundRobin,
-    /// The one with the fewest requests, and so many `more`, for what it computes at once: of so many
-    /// that are drawn, or of all.
-    LeastLoad { looks: Option<usize>, more: u32 },
-    /// Flotilla with weights of a task, or with its own rule.
+    /// The replica with the fewest requests, plus so many `more`, per slot: of a `sample` of that size,
+    /// or of all replicas.
+    LeastLoad { sample: Option<usize>, more: u32 },
+    /// Flotilla with the weights of a task, or with its default rule.
     Flotilla(Option<ObjectiveWeights>),
 }
 
-/// What the controller knows of a replica.
+/// What a controller knows of a replica.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Known {
+pub(crate) struct ReplicaKnowledge {
     pub(crate) in_flight: u32,
     speed: Option<SpeedEstimate>,
     watts: Option<f32>,
     pub(crate) pressure_factor: f32,
 }
 
-/// A controller.
+/// A controller that chooses replicas by a policy.
 pub(crate) struct Controller<'a> {
     fleet: &'a Fleet,
     policy: Policy,
-    pub(crate) known: Vec<Known>,
+    pub(crate) known: Vec<ReplicaKnowledge>,
     next: Vec<usize>,
     random: fastrand::Rng,
 }
 
 impl<'a> Controller<'a> {
     pub(crate) fn new(fleet: &'a Fleet, policy: Policy, seed: u64) -> Self {
-        let idle = Known {
+        let idle = ReplicaKnowledge {
             pressure_factor: 1.0,
-            ..Known::default()
+            ..ReplicaKnowledge::default()
         };
         Self {
             fleet,
@@ -67,8 +67,8 @@ impl<'a> Controller<'a> {
         }
     }
 
-    /// The replica that gets a request. `None`: it is refused.
-    pub(crate) fn pick(&mut self, request: &Request) -> Option<usize> {
+    /// The replica that gets a request. `None` if all are full.
+    pub(crate) fn choose(&mut self, request: &Request) -> Option<usize> {
         let model = usize::from(request.model);
         let all = &self.fleet.by_model[model];
         match self.policy {
@@ -79,28 +79,28 @@ impl<'a> Controller<'a> {
                 self.next[model] = (found + 1) % all.len();
                 Some(all[found])
             }
-            Policy::LeastLoad { looks, more } => self.least(model, looks, more),
-            Policy::Flotilla(weights) => self.prefer(request, weights),
+            Policy::LeastLoad { sample, more } => self.least(model, sample, more),
+            Policy::Flotilla(weights) => self.sample_and_choose(request, weights),
         }
     }
 
     fn busy(&self, replica: usize, more: u32) -> u32 {
-        // Concurrencies divide 16.
+        // All numbers of slots divide 16.
         (self.known[replica].in_flight + more) * (16 / self.fleet.replicas[replica].concurrency)
     }
 
-    fn least(&mut self, model: usize, looks: Option<usize>, more: u32) -> Option<usize> {
+    fn least(&mut self, model: usize, sample: Option<usize>, more: u32) -> Option<usize> {
         let all = &self.fleet.by_model[model];
         // A random start breaks ties evenly.
         let start = self.random.usize(..all.len());
-        let best = match looks {
+        let best = match sample {
             None => {
                 let order = all[start..].iter().chain(&all[..start]).copied();
                 order.min_by_key(|replica| self.busy(*replica, more))?
             }
-            Some(looks) => {
+            Some(sample) => {
                 let mut random = self.random.clone();
-                let drawn = (0..looks).map(|_| all[random.usize(..all.len())]);
+                let drawn = (0..sample).map(|_| all[random.usize(..all.len())]);
                 let best = drawn.min_by_key(|replica| self.busy(*replica, more))?;
                 self.random = random;
                 best
@@ -109,7 +109,11 @@ impl<'a> Controller<'a> {
         (!self.load(best).is_full()).then_some(best)
     }
 
-    fn prefer(&mut self, request: &Request, weights: Option<ObjectiveWeights>) -> Option<usize> {
+    fn sample_and_choose(
+        &mut self,
+        request: &Request,
+        weights: Option<ObjectiveWeights>,
+    ) -> Option<usize> {
         let model = usize::from(request.model);
         let all = &self.fleet.by_model[model];
         let cost = RequestCost {
@@ -118,8 +122,8 @@ impl<'a> Controller<'a> {
         };
         let now = request.at as f32;
         let (known, fleet) = (&self.known, self.fleet);
-        let look = |at: usize| {
-            let replica = all[at];
+        let inspect = |index: usize| {
+            let replica = all[index];
             let load = self.load(replica);
             if load.is_full() {
                 return CandidateStatus::Ineligible;
@@ -142,25 +146,31 @@ impl<'a> Controller<'a> {
             })
         };
         let mut random = self.random.clone();
-        let picked = sample_and_choose(
+        let chosen = sample_and_choose(
             all.len(),
             None,
-            look,
-            |seen| choose_replica(seen, weights, cost, now).map_or(0, |choice| choice.index),
+            inspect,
+            |sample| choose_replica(sample, weights, cost, now).map_or(0, |choice| choice.index),
             |n| random.usize(..n),
         );
         self.random = random;
-        picked.map(|(at, _)| all[at])
+        chosen.map(|(index, _)| all[index])
     }
 
-    /// An answer came, as the controller's load guard learns from it.
-    pub(crate) fn served(&mut self, replica: usize, served: ServedRequest, joules: f32, now: f32) {
+    /// Learns from an answer as the dispatcher's load guard does.
+    pub(crate) fn record_answer(
+        &mut self,
+        replica: usize,
+        served: ServedRequest,
+        joules: f32,
+        now: f32,
+    ) {
         let known = &mut self.known[replica];
         known.speed = Some(SpeedEstimate::learn(known.speed, served, now));
         if let Some(ComputeTime { prefill, decode }) = served.compute_time {
             let seen = joules / (prefill + decode).max(1e-6);
             let before = known.watts.unwrap_or(seen);
-            known.watts = Some(before + WATTS_FOLLOW * (seen - before));
+            known.watts = Some(before + NEW_WATTS_WEIGHT * (seen - before));
         }
     }
 }

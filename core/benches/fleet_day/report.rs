@@ -1,4 +1,4 @@
-//! The results as Markdown and as a chart.
+//! Writes the results as Markdown tables and as a chart.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,22 +9,22 @@ use plotters::prelude::{
 };
 
 use super::attribution::Errors;
-use super::simulate::{HOURS, Outcome};
+use super::simulate::{DayOutcome, HOURS};
 
-/// A way to pick replicas and what it came to.
-pub(crate) struct Row {
+/// A policy with its results.
+pub(crate) struct PolicyResult {
     pub(crate) name: &'static str,
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: DayOutcome,
 }
 
-/// Flotilla beside a baseline: by how much its joules per request and its p95 are higher, in percent.
-pub(crate) struct Beside {
+/// By how much Flotilla's joules per request and p95 are higher than a baseline's, in percent.
+pub(crate) struct RelativeResult {
     pub(crate) joules: f64,
     pub(crate) p95: f64,
 }
 
-impl Beside {
-    pub(crate) fn new(flotilla: &Outcome, other: &Outcome) -> Self {
+impl RelativeResult {
+    pub(crate) fn new(flotilla: &DayOutcome, other: &DayOutcome) -> Self {
         let more = |here: f64, there: f64| 100.0 * (here / there - 1.0);
         Self {
             joules: more(flotilla.joules(), other.joules()),
@@ -33,13 +33,13 @@ impl Beside {
     }
 }
 
-/// The days as a table.
-pub(crate) fn table(rows: &[Row]) -> String {
+/// The results of all policies as a table.
+pub(crate) fn table(rows: &[PolicyResult]) -> String {
     let mut text = String::from(
-        "| policy | J per request, above idle | J with idle | p50 s | p95 s | p99 s | on strained nodes | rejected |\n\
+        "| policy | J per request, above idle | J with idle | p50 s | p95 s | p99 s | on nodes under pressure | rejected |\n\
          | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
-    for Row { name, outcome } in rows {
+    for PolicyResult { name, outcome } in rows {
         let answers = outcome.answers() as f64;
         let _ = writeln!(
             text,
@@ -49,19 +49,19 @@ pub(crate) fn table(rows: &[Row]) -> String {
             outcome.quantile(0.5),
             outcome.quantile(0.95),
             outcome.quantile(0.99),
-            100.0 * outcome.strained as f64 / answers,
+            100.0 * outcome.under_pressure as f64 / answers,
             outcome.rejected,
         );
     }
     text
 }
 
-/// Which kinds of nodes answer, in percent.
-pub(crate) fn kinds(rows: &[Row], names: &[&str]) -> String {
+/// The share of answers by kind of node, in percent, as a table.
+pub(crate) fn kinds(rows: &[PolicyResult], names: &[&str]) -> String {
     let mut text = format!("| policy | {} |\n| --- |", names.join(" | "));
     text.push_str(&" ---: |".repeat(names.len()));
     text.push('\n');
-    for Row { name, outcome } in rows {
+    for PolicyResult { name, outcome } in rows {
         let _ = write!(text, "| {name} |");
         for answers in &outcome.by_kind {
             let part = 100.0 * *answers as f64 / outcome.answers() as f64;
@@ -72,33 +72,33 @@ pub(crate) fn kinds(rows: &[Row], names: &[&str]) -> String {
     text
 }
 
-/// The errors of what requests are told, as a table.
-pub(crate) fn errors(told: &[(&str, Errors)]) -> String {
+/// The attribution errors as a table.
+pub(crate) fn errors(errors: &[(&str, Errors)]) -> String {
     let mut text = String::from(
         "| source | requests of | requests | mean error of one | error of their sum |\n\
          | --- | --- | ---: | ---: | ---: |\n",
     );
-    for (source, errors) in told {
+    for (source, errors) in errors {
         for class in errors.iter().filter(|class| class.requests > 0) {
             let _ = writeln!(
                 text,
                 "| {source} | {} | {} | {:.1} % | {:+.1} % |",
                 class.name,
                 class.requests,
-                100.0 * class.mean(),
-                100.0 * class.of_sum(),
+                100.0 * class.mean_error(),
+                100.0 * class.sum_error(),
             );
         }
     }
     text
 }
 
-/// Draws joules per request and the slowest twentieth of the answers over the day.
-pub(crate) fn chart(path: &Path, rows: &[Row]) -> Result<(), Box<dyn std::error::Error>> {
+/// Draws the joules per request and the p95 over the day.
+pub(crate) fn chart(path: &Path, rows: &[PolicyResult]) -> Result<(), Box<dyn std::error::Error>> {
     let root = SVGBackend::new(path, (900, 720)).into_drawing_area();
     root.fill(&WHITE)?;
     let panels = root.split_evenly((2, 1));
-    let of = |outcome: &Outcome, joules: bool| -> Vec<(f64, f64)> {
+    let of = |outcome: &DayOutcome, joules: bool| -> Vec<(f64, f64)> {
         let hour = |at: usize| {
             let value = if joules {
                 outcome.hours[at] / outcome.seconds[at].len().max(1) as f64

@@ -1,5 +1,5 @@
-//! A day, event by event. A node computes its requests at once, each as slow as there are others
-//! beside it; what it draws on top of idle is divided among them.
+//! Simulates a day event by event. A node computes its requests concurrently, each one slowed down by the
+//! others; the energy above idle is divided among them.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -11,49 +11,50 @@ use super::fleet::{Fleet, KINDS, Node, THROTTLED};
 use super::load::{BYTES, Request};
 use super::policy::{Controller, Policy};
 
-/// How often nodes say how they are, in seconds.
-const TOLD_EVERY: f64 = 5.0;
+/// The interval of the nodes' status reports, in seconds.
+const REPORT_INTERVAL: f64 = 5.0;
 
-/// By how much joules that a node tells of an answer differ from what it took: standard deviation
-/// of the logarithm.
-const TOLD_WRONG: f64 = 0.15;
+/// The error of the joules that a node reports for an answer: standard deviation of the logarithm.
+const REPORTED_JOULES_ERROR: f64 = 0.15;
 
-/// What a day came to.
-pub(crate) struct Outcome {
-    /// Seconds of the whole answers by the part of the day that they end in, and of all, sorted.
+/// The results of a day.
+pub(crate) struct DayOutcome {
+    /// Seconds of the answers by the part of the day in which they end, sorted.
     pub(crate) seconds: Vec<Vec<f32>>,
+    /// Seconds of all answers, sorted.
     all: Vec<f32>,
     pub(crate) rejected: usize,
-    /// Answers of nodes that were strained when they were asked.
-    pub(crate) strained: usize,
-    /// On top of idle, and with it.
+    /// Answers of nodes that were under pressure at dispatch.
+    pub(crate) under_pressure: usize,
+    /// Joules above idle.
     pub(crate) active: f64,
+    /// Joules with idle.
     pub(crate) whole: f64,
     /// Answers by kind of node.
     pub(crate) by_kind: Vec<usize>,
-    /// Joules on top of idle by the part of the day.
+    /// Joules above idle by the part of the day.
     pub(crate) hours: Vec<f64>,
 }
 
-/// Parts of the day that are told of one by one.
+/// The number of parts of the day that are reported separately.
 pub(crate) const HOURS: usize = 48;
 
-impl Outcome {
+impl DayOutcome {
     pub(crate) fn answers(&self) -> usize {
         self.all.len()
     }
 
-    /// Joules per request, on top of idle.
+    /// Joules per request, above idle.
     pub(crate) fn joules(&self) -> f64 {
         self.active / self.answers() as f64
     }
 
-    /// What so many of the answers (0 to 1) take at most, in seconds.
+    /// The quantile `part` (0 to 1) of the answers' seconds.
     pub(crate) fn quantile(&self, part: f64) -> f64 {
         quantile(&self.all, part)
     }
 
-    /// The same of one part of the day.
+    /// The same quantile in one part of the day.
     pub(crate) fn hour_quantile(&self, hour: usize, part: f64) -> f64 {
         quantile(&self.seconds[hour], part)
     }
@@ -67,12 +68,12 @@ fn quantile(sorted: &[f32], part: f64) -> f64 {
 
 /// A request that is being computed.
 struct Running {
-    /// The node's work at which it is done.
+    /// The node's work at which the request is done.
     until: f64,
     request: usize,
     replica: usize,
     began: f64,
-    /// The node's joules per request when it began.
+    /// The node's joules per request at the start of the request.
     joules: f64,
     load: ReplicaLoad,
 }
@@ -80,14 +81,14 @@ struct Running {
 #[derive(Default)]
 struct State {
     running: Vec<Running>,
-    /// Seconds of work each of its requests was given so far.
+    /// Seconds of work that each of its requests has had so far.
     work: f64,
-    /// Joules each of its requests took so far.
+    /// Joules that each of its requests has taken so far.
     joules: f64,
     at: f64,
     version: u32,
     throttled: bool,
-    strained: bool,
+    under_pressure: bool,
 }
 
 #[derive(Default)]
@@ -96,7 +97,7 @@ struct Queue {
     waiting: VecDeque<(usize, ReplicaLoad)>,
 }
 
-/// Something that happens: when, on which node, and which version of its plans it belongs to.
+/// The expected end of a request: the time, the node, and the version of the node's plan.
 #[derive(PartialEq)]
 struct Event(f64, usize, u32);
 
@@ -121,21 +122,21 @@ impl Ord for Event {
 pub(crate) struct Simulation<'a> {
     fleet: &'a Fleet,
     requests: &'a [Request],
-    /// Seconds of the day.
+    /// The length of the day in seconds.
     long: f64,
     controller: Controller<'a>,
     nodes: Vec<State>,
     queues: Vec<Queue>,
     events: BinaryHeap<Reverse<Event>>,
     random: fastrand::Rng,
-    outcome: Outcome,
+    outcome: DayOutcome,
 }
 
 impl State {
     fn slow(&self, node: &Node) -> f64 {
         let beside = self.running.len().saturating_sub(1) as f64;
         let heat = if self.throttled { THROTTLED.0 } else { 1.0 };
-        (1.0 + f64::from(KINDS[node.kind].crowding) * beside) / heat
+        (1.0 + f64::from(KINDS[node.kind].contention) * beside) / heat
     }
 }
 
@@ -156,11 +157,11 @@ impl<'a> Simulation<'a> {
             queues: fleet.replicas.iter().map(|_| Queue::default()).collect(),
             events: BinaryHeap::new(),
             random: fastrand::Rng::with_seed(seed ^ 0x5eed),
-            outcome: Outcome {
+            outcome: DayOutcome {
                 seconds: vec![Vec::new(); HOURS],
                 all: Vec::new(),
                 rejected: 0,
-                strained: 0,
+                under_pressure: 0,
                 active: 0.0,
                 whole: 0.0,
                 by_kind: vec![0; KINDS.len()],
@@ -169,14 +170,14 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    pub(crate) fn run(mut self) -> Outcome {
-        let mut told = 0.0;
+    pub(crate) fn run(mut self) -> DayOutcome {
+        let mut next_report = 0.0;
         for at in 0..self.requests.len() {
             let now = self.requests[at].at;
             self.finish_until(now);
-            if now >= told {
-                self.tell(now);
-                told = now + TOLD_EVERY;
+            if now >= next_report {
+                self.report(now);
+                next_report = now + REPORT_INTERVAL;
             }
             self.arrive(at);
         }
@@ -195,32 +196,32 @@ impl<'a> Simulation<'a> {
         self.outcome
     }
 
-    /// Nodes say what strains them.
-    fn tell(&mut self, now: f64) {
+    /// Reports the pressure of all nodes to the controller.
+    fn report(&mut self, now: f64) {
         for node in 0..self.nodes.len() {
-            let strain = self.fleet.nodes[node].strain(now / self.long);
-            self.nodes[node].strained = !strain.is_none();
-            if self.nodes[node].throttled != strain.throttled {
+            let pressure = self.fleet.nodes[node].pressure(now / self.long);
+            self.nodes[node].under_pressure = !pressure.is_none();
+            if self.nodes[node].throttled != pressure.throttled {
                 self.advance(node, now);
-                self.nodes[node].throttled = strain.throttled;
+                self.nodes[node].throttled = pressure.throttled;
                 self.plan(node);
             }
         }
         for (at, replica) in self.fleet.replicas.iter().enumerate() {
-            let strain = self.fleet.nodes[replica.node].strain(now / self.long);
-            self.controller.known[at].pressure_factor = strain.factor();
+            let pressure = self.fleet.nodes[replica.node].pressure(now / self.long);
+            self.controller.known[at].pressure_factor = pressure.factor();
         }
     }
 
     fn arrive(&mut self, request: usize) {
-        let Some(replica) = self.controller.pick(&self.requests[request]) else {
+        let Some(replica) = self.controller.choose(&self.requests[request]) else {
             self.outcome.rejected += 1;
             return;
         };
         let load = self.controller.load(replica);
         self.controller.known[replica].in_flight += 1;
         let of = &self.fleet.replicas[replica];
-        self.outcome.strained += usize::from(self.nodes[of.node].strained);
+        self.outcome.under_pressure += usize::from(self.nodes[of.node].under_pressure);
         self.outcome.by_kind[self.fleet.nodes[of.node].kind] += 1;
         if self.queues[replica].computing < of.concurrency {
             self.advance(of.node, self.requests[request].at);
@@ -231,7 +232,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// A node that is advanced to now begins to compute a request.
+    /// Begins to compute a request on a node that was advanced to now.
     fn begin(&mut self, replica: usize, request: usize, load: ReplicaLoad) {
         self.queues[replica].computing += 1;
         let of = &self.fleet.replicas[replica];
@@ -248,23 +249,23 @@ impl<'a> Simulation<'a> {
         });
     }
 
-    /// Counts what a node has done up to now.
+    /// Advances a node to now: counts its work and energy.
     fn advance(&mut self, node: usize, now: f64) {
         let (state, of) = (&mut self.nodes[node], &self.fleet.nodes[node]);
-        let spell = now - state.at;
+        let elapsed = now - state.at;
         state.at = now;
-        if state.running.is_empty() || spell <= 0.0 {
+        if state.running.is_empty() || elapsed <= 0.0 {
             return;
         }
-        state.work += spell / state.slow(of);
-        let joules = of.active(state.running.len(), state.throttled) * spell;
+        state.work += elapsed / state.slow(of);
+        let joules = of.active(state.running.len(), state.throttled) * elapsed;
         state.joules += joules / state.running.len() as f64;
         self.outcome.active += joules;
         let hour = ((now / self.long * HOURS as f64) as usize).min(HOURS - 1);
         self.outcome.hours[hour] += joules;
     }
 
-    /// Foresees the next end on a node.
+    /// Schedules the next end of a request on a node.
     fn plan(&mut self, node: usize) {
         let state = &mut self.nodes[node];
         state.version += 1;
@@ -296,7 +297,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// The request of a node that is nearest to its end has ended.
+    /// Ends the request of a node that is nearest to its end.
     fn finish(&mut self, node: usize) {
         let state = &mut self.nodes[node];
         let ends = |(_, running): &(usize, &Running)| running.until;
@@ -326,9 +327,10 @@ impl<'a> Simulation<'a> {
             }),
             load: ended.load,
         };
-        let told = joules * (TOLD_WRONG * super::fleet::normal(&mut self.random)).exp();
+        let reported =
+            joules * (REPORTED_JOULES_ERROR * super::fleet::normal(&mut self.random)).exp();
         self.controller
-            .served(ended.replica, served, told as f32, now as f32);
+            .record_answer(ended.replica, served, reported as f32, now as f32);
         self.controller.known[ended.replica].in_flight -= 1;
         self.queues[ended.replica].computing -= 1;
         if let Some((next, load)) = self.queues[ended.replica].waiting.pop_front() {

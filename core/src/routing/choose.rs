@@ -10,14 +10,16 @@
 //! With task weights the replica with the best weighted score is chosen, and among scores that
 //! differ by less than [`SIMILAR_SCORE`] the fastest one.
 //!
-//! Each candidate gets one time and one energy figure relative to a reference common to all
-//! candidates, so every comparison is one of a total order and the choice does not depend on the
-//! order of the candidates, ties apart. [`ReplicaChoice`] keeps these figures;
+//! Candidates are never compared in pairs, because ratios in which similar values count as equal are
+//! not transitive. Each candidate gets figures relative to one common reference instead: to find the
+//! soonest candidate, its time relative to the fastest replica; then its time and energy relative to
+//! the soonest candidate. Figures are ordered totally, so the choice does not depend on the order of
+//! the candidates, ties apart. [`ReplicaChoice`] keeps these figures;
 //! [`ReplicaChoice::explain`] reads the reasons off them.
 
 use super::{ExpectedAnswer, ObjectiveWeights, ReplicaLoad, score_candidates};
 use crate::Joules;
-use crate::estimate::{RequestCost, SpeedEstimate, decay_towards, group_similar, relative_times};
+use crate::estimate::{RequestCost, SpeedEstimate, snap_similar, time_ratio};
 
 /// The longest time that a replica may take to be chosen for its energy, as a multiple of the
 /// soonest replica's time. Without the limit a slow replica that needs almost no energy could keep
@@ -109,7 +111,9 @@ pub fn choose_replica(
     cost: RequestCost,
     now: f32,
 ) -> Option<ReplicaChoice> {
-    let mut figures = candidate_figures(candidates, cost, now);
+    let comparison = Comparison { cost, now };
+    let fastest = comparison.fastest(candidates)?;
+    let mut figures = comparison.figures(candidates, &candidates[fastest]);
     let (index, rule) = match weights {
         Some(weights) => {
             shortlist_best_scores(&mut figures, candidates, weights);
@@ -119,6 +123,7 @@ pub fn choose_replica(
         None => {
             let soonest = first_minimum(&figures, |one| Some(one.time))?;
             let max_time_ratio = max_time_ratio(&candidates[soonest]);
+            figures = comparison.figures(candidates, &candidates[soonest]);
             shortlist_within_slack(&mut figures, soonest, max_time_ratio);
             let product =
                 |one: &CandidateFigures| one.shortlisted.then(|| one.time_energy_product());
@@ -140,57 +145,80 @@ pub fn choose_replica(
     })
 }
 
-/// The time and energy of each candidate, relative to references common to all of them.
-fn candidate_figures(
-    candidates: &[ReplicaCandidate],
+/// What candidates are compared for.
+#[derive(Clone, Copy)]
+struct Comparison {
     cost: RequestCost,
     now: f32,
-) -> Vec<CandidateFigures> {
-    let replicas: Vec<_> = candidates.iter().map(|one| (one.load, one.speed)).collect();
-    let times = relative_times(&replicas, cost, now);
-    let joules = relative_joules(candidates, now);
-    let figures = candidates.iter().zip(times).zip(joules);
-    figures
-        .map(|((candidate, time), joules)| CandidateFigures {
-            time: time * candidate.remaining_share * candidate.pressure_factor,
-            joules,
-            has_free_slot: candidate.load.has_free_slot(),
-            shortlisted: false,
-            score: 0.0,
-        })
-        .collect()
 }
 
-/// The energy of each candidate as it is compared. Old knowledge decays towards the least energy
-/// that is known, and unknown energy counts as that, so that the candidate is tried and becomes
-/// known. Similar figures count as equal.
-fn relative_joules(candidates: &[ReplicaCandidate], now: f32) -> Vec<f32> {
-    let known = |candidate: &ReplicaCandidate| {
-        // A lower bound of the time says little of the energy.
-        let speed = candidate.speed.filter(|speed| !speed.is_lower_bound())?;
-        let Joules(joules) = candidate.joules?;
-        Some((joules.max(MIN_JOULES), speed.exploration_bonus(now)))
-    };
-    let least = candidates.iter().filter_map(known);
-    let least = least.map(|(joules, _)| joules).reduce(f32::min);
-    let reference = least.unwrap_or(1.0);
-    let mut all: Vec<f32> = candidates
-        .iter()
-        .map(|candidate| {
-            let joules = known(candidate).map_or(reference, |(joules, trust)| {
-                decay_towards(reference, joules, trust)
-            });
-            joules * candidate.pressure_factor
+impl Comparison {
+    /// The index of the candidate that is fastest when idle, of those whose speed is known.
+    fn fastest(self, candidates: &[ReplicaCandidate]) -> Option<usize> {
+        let key = |candidate: &ReplicaCandidate| {
+            candidate.speed.map_or((2, f32::INFINITY, 0.0), |speed| {
+                // A lower bound is no reference while there is a complete estimate.
+                let rank = u8::from(speed.is_lower_bound());
+                let seconds = speed.unloaded_seconds(self.cost);
+                // Of equal ones the one that is trusted most.
+                (rank, seconds, -speed.exploration_bonus(self.now))
+            })
+        };
+        let keys = candidates.iter().map(key).enumerate();
+        keys.min_by(|(_, a), (_, b)| {
+            let by_seconds = a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+            by_seconds.then(a.2.total_cmp(&b.2))
         })
-        .collect();
-    group_similar(&mut all);
-    all
+        .map(|(index, _)| index)
+    }
+
+    /// The figures of all candidates relative to the `reference`.
+    fn figures(
+        self,
+        candidates: &[ReplicaCandidate],
+        reference: &ReplicaCandidate,
+    ) -> Vec<CandidateFigures> {
+        let replica = |candidate: &ReplicaCandidate| (candidate.load, candidate.speed);
+        let figures = |candidate: &ReplicaCandidate| {
+            let time = time_ratio(replica(candidate), replica(reference), self.cost, self.now);
+            CandidateFigures {
+                time: time * candidate.remaining_share * candidate.pressure_factor,
+                joules: self.joules_ratio(candidate, reference),
+                has_free_slot: candidate.load.has_free_slot(),
+                shortlisted: false,
+                score: 0.0,
+            }
+        };
+        candidates.iter().map(figures).collect()
+    }
+
+    /// The energy of a candidate as a multiple of the reference's, with node pressure. The older
+    /// what is known, the less the ratio is trusted, and unknown energy counts as that of the
+    /// reference, so that time decides and the candidate is tried. Similar figures count as equal.
+    fn joules_ratio(self, candidate: &ReplicaCandidate, reference: &ReplicaCandidate) -> f32 {
+        let known = |candidate: &ReplicaCandidate| {
+            // A lower bound of the time says little of the energy.
+            let speed = candidate.speed.filter(|speed| !speed.is_lower_bound())?;
+            let Joules(joules) = candidate.joules?;
+            Some((joules.max(MIN_JOULES), speed.exploration_bonus(self.now)))
+        };
+        let ratio = match (known(candidate), known(reference)) {
+            (Some((joules, trust)), Some((of_reference, trust_of_reference))) => {
+                (joules / of_reference).powf(trust.min(trust_of_reference))
+            }
+            _ => 1.0,
+        };
+        snap_similar(ratio * candidate.pressure_factor / reference.pressure_factor)
+    }
 }
 
 /// Marks the candidates that are within the slack of the soonest one, and the soonest itself.
 fn shortlist_within_slack(figures: &mut [CandidateFigures], soonest: usize, max_time_ratio: f32) {
-    let longest = max_time_ratio * figures[soonest].time;
+    let shortest = figures[soonest].time;
+    let longest = max_time_ratio * shortest;
     for (index, one) in figures.iter_mut().enumerate() {
+        // Similar speeds count as equal, so that a ratio to the soonest may be below 1.
+        one.time = one.time.max(shortest);
         one.shortlisted = index == soonest || (one.has_free_slot && one.time <= longest);
     }
 }
