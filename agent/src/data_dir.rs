@@ -50,7 +50,7 @@ pub(crate) struct NodeDesiredState {
 
 /// [`NodeDesiredState`] as a file.
 #[derive(Default, Serialize, Deserialize)]
-struct StoredState {
+struct StoredNodeState {
     fleet: String,
     revision: StoreRevision,
     models: Vec<StoredModel>,
@@ -89,7 +89,7 @@ impl DataDir {
         })
     }
 
-    /// A random text that tells this node from another one with the same name.
+    /// A random text that distinguishes this node from another one with the same name.
     pub(crate) fn identity(&self) -> &str {
         &self.identity
     }
@@ -100,7 +100,7 @@ impl DataDir {
         let Ok(json) = fs::read(self.desired_state_file()) else {
             return NodeDesiredState::default();
         };
-        let stored: StoredState = serde_json::from_slice(&json).unwrap_or_default();
+        let stored: StoredNodeState = serde_json::from_slice(&json).unwrap_or_default();
         let models = stored.models.into_iter().filter_map(|stored| {
             let model = match stored.resource {
                 None => None,
@@ -134,7 +134,7 @@ impl DataDir {
                 files: desired.files.clone(),
             })
         });
-        let stored = StoredState {
+        let stored = StoredNodeState {
             fleet: state.fleet.clone(),
             revision: state.revision,
             models: models.collect::<Result<_, serde_json::Error>>()?,

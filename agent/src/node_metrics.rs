@@ -113,7 +113,7 @@ pub(crate) fn register(
     register_energy(meter, node, energy_accounting);
 }
 
-/// Registers a counter of each model with one value per column, told apart by `attribute`.
+/// Registers a counter of each model with one value per column, distinguished by `attribute`.
 fn register_counters(
     meter: &Meter,
     metric: &MetricDefinition,
