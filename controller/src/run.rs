@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt;
 use flotilla_dispatch::{
-    DecisionLog, DispatchConfig, Dispatcher, PendingQueue, RequestObserver, train_classifiers,
+    DecisionLog, DispatchConfig, Dispatcher, DispatcherParts, PendingQueue, RequestObserver,
+    train_classifiers,
 };
 use flotilla_gateway::RequestLimits;
 use flotilla_telemetry::server_metrics::ServerMetrics;
@@ -145,11 +146,13 @@ impl Controller {
             stop.clone(),
         ));
         let dispatch = Dispatcher::new(
-            fleet.dispatch_view(),
-            pending_queue,
-            classifier.clone(),
-            DecisionLog::new(&id, config.decisions, observer.clone()),
-            observer,
+            DispatcherParts {
+                view: fleet.dispatch_view(),
+                pending: pending_queue,
+                classifier: classifier.clone(),
+                decisions: DecisionLog::new(&id, config.decisions, observer.clone()),
+                observer,
+            },
             DispatchConfig {
                 first_token_timeout: config.first_token_timeout,
                 record_prompts: config.record_prompts,

@@ -10,7 +10,7 @@ use flotilla_core::routing::{RoutingDecision, TierOutcome};
 use flotilla_gateway::{BackendAnswer, BackendError, EventStream};
 use futures::{StreamExt, stream};
 
-use crate::dispatcher::Dispatcher;
+use crate::dispatch_context::DispatchContext;
 use crate::plan::DispatchPlan;
 use crate::plan_execution::PlanExecution;
 use crate::request_context::RequestContext;
@@ -40,7 +40,7 @@ impl Fallback {
 /// # Errors
 /// Why there is no answer.
 pub(crate) async fn answer(
-    dispatcher: &Dispatcher,
+    dispatch: &DispatchContext,
     plan: &DispatchPlan,
     request: TierRequest<'_>,
     mut decision: RoutingDecision,
@@ -50,8 +50,8 @@ pub(crate) async fn answer(
     let mut fallback = Fallback::None;
     for tier in 0..last {
         let mut execution =
-            PlanExecution::new(dispatcher, plan.tier(tier), decision, context.clone());
-        let larger_ready = dispatcher.has_ready_replica(plan, tier + 1..=last);
+            PlanExecution::new(dispatch, plan.tier(tier), decision, context.clone());
+        let larger_ready = dispatch.has_ready_replica(plan, tier + 1..=last);
         execution.may_wait = !larger_ready;
         let (record, held) = request.hold(&mut execution, larger_ready).await;
         execution.decision.cascade_tiers.push(record);
@@ -67,9 +67,9 @@ pub(crate) async fn answer(
         }
         decision = execution.take_decision();
     }
-    let mut execution = PlanExecution::new(dispatcher, plan.tier(last), decision, context.clone());
+    let mut execution = PlanExecution::new(dispatch, plan.tier(last), decision, context.clone());
     let error = match execution.start_answer(&request.message).await {
-        Ok((replica, answer)) => return Ok(dispatcher.relay(execution, replica, answer)),
+        Ok((replica, answer)) => return Ok(execution.relay(replica, answer)),
         Err(error) => error,
     };
     // An answer without confidence is better than none, except where the request itself is invalid or
@@ -81,7 +81,7 @@ pub(crate) async fn answer(
         return Err(execution.refuse(error));
     };
     let decision = execution.take_decision();
-    let mut execution = PlanExecution::new(dispatcher, plan.tier(tier), decision, context);
+    let mut execution = PlanExecution::new(dispatch, plan.tier(tier), decision, context);
     let records = execution.decision.cascade_tiers.iter_mut();
     for record in records.filter(|record| record.model == plan.models[tier]) {
         record.outcome = TierOutcome::AcceptedAsFallback;
@@ -90,7 +90,7 @@ pub(crate) async fn answer(
         return Ok(send_held(execution, held));
     }
     match execution.start_answer(&request.message).await {
-        Ok((replica, answer)) => Ok(dispatcher.relay(execution, replica, answer)),
+        Ok((replica, answer)) => Ok(execution.relay(replica, answer)),
         Err(_) => Err(execution.refuse(error)),
     }
 }

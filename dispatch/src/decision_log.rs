@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::decision_recorder::DecisionRecorder;
 use crate::request_context::RequestContext;
 use crate::request_observer::RequestObserver;
+use crate::stored_decision::StoredDecision;
 
 /// Keeps the newest decisions. Cheap to clone.
 #[derive(Clone)]
@@ -25,16 +26,6 @@ struct DecisionRing {
     observer: RequestObserver,
     /// Decision number n is in slot n modulo their count, until a later one takes the slot.
     slots: Box<[ArcSwapOption<StoredDecision>]>,
-}
-
-/// A decision in its slot.
-pub(crate) struct StoredDecision {
-    number: u64,
-    /// When the decision was recorded, in milliseconds since 1970.
-    pub(crate) at: u64,
-    pub(crate) decision: RoutingDecision,
-    /// Set once, when the request ends.
-    pub(crate) outcome: OnceLock<RequestOutcome>,
 }
 
 /// A recorded decision, as `/v1/decisions/{id}` returns it.

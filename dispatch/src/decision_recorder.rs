@@ -11,9 +11,9 @@ use flotilla_telemetry::names::attr;
 use flotilla_telemetry::server_metrics::{RequestLabels, RequestStats};
 use flotilla_telemetry::trace::RequestSpan;
 
-use crate::decision_log::StoredDecision;
 use crate::request_context::RequestContext;
 use crate::request_observer::{EndedRequest, RequestObserver};
+use crate::stored_decision::StoredDecision;
 
 /// Records how one request ends: exactly once, and before the client can have read the end of the
 /// answer, so that whoever has the answer finds its record complete. Dropping the recorder before

@@ -1,8 +1,6 @@
 //! The dispatcher: the backend of the gateway that answers with the replicas of a view.
 
-use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
 
 use flotilla_core::TaskName;
 use flotilla_core::generate::{
@@ -15,74 +13,59 @@ use flotilla_telemetry::names::{PROVIDER, attr, span};
 use flotilla_telemetry::trace::RequestSpan;
 
 use crate::affinity_cache::AffinityCache;
-use crate::answer_stream::AnswerStream;
 use crate::cascade;
+use crate::dispatch_context::{DispatchConfig, DispatchContext};
 use crate::plan::{self, DispatchPlan, RequestProfile};
 use crate::plan_execution::PlanExecution;
-use crate::request_context::RequestContext;
 use crate::tier_answer::TierRequest;
 use crate::traced_content;
 use crate::{
-    DecisionLog, LatestClassifier, ModelEndpoints, PendingQueue, ReplicaView, RequestObserver,
+    DecisionLog, LatestClassifier, ModelEndpoints, PendingQueue, RequestObserver,
     TrainedClassifier, ViewHandle,
 };
 
-/// How long a client that is refused for overload is told to wait.
-pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// How requests are dispatched.
-#[derive(Debug, Clone, Copy)]
-pub struct DispatchConfig {
-    /// The longest time from a request's arrival to its first events.
-    pub first_token_timeout: Duration,
-    /// Whether decision records hold prompts. Those of requests held to privacy zones never do.
-    pub record_prompts: bool,
+/// What a [`Dispatcher`] works with.
+pub struct DispatcherParts {
+    /// Reads the current view.
+    pub view: ViewHandle,
+    /// Where requests wait that no replica can take yet.
+    pub pending: PendingQueue,
+    /// The latest classifier of tasks.
+    pub classifier: LatestClassifier,
+    /// Where decisions are recorded.
+    pub decisions: DecisionLog,
+    /// Counts requests.
+    pub observer: RequestObserver,
 }
 
 /// Dispatches requests to the replicas of a view. Cheap to clone.
 #[derive(Clone)]
 pub struct Dispatcher {
-    pub(crate) view: ViewHandle,
-    pub(crate) pending: PendingQueue,
-    pub(crate) affinity: AffinityCache,
-    pub(crate) decisions: DecisionLog,
-    pub(crate) observer: RequestObserver,
+    pub(crate) context: DispatchContext,
     classifier: LatestClassifier,
-    config: DispatchConfig,
 }
 
 impl Dispatcher {
-    /// Creates a dispatcher over `view`. It classifies with the latest `classifier` and records its
-    /// `decisions`; requests that no replica can take yet wait in `pending`.
+    /// Creates a dispatcher that works with `parts`.
     #[must_use]
-    pub fn new(
-        view: ViewHandle,
-        pending: PendingQueue,
-        classifier: LatestClassifier,
-        decisions: DecisionLog,
-        observer: RequestObserver,
-        config: DispatchConfig,
-    ) -> Self {
+    pub fn new(parts: DispatcherParts, config: DispatchConfig) -> Self {
         Self {
-            view,
-            pending,
-            affinity: AffinityCache::new(),
-            decisions,
-            observer,
-            classifier,
-            config,
+            context: DispatchContext {
+                view: parts.view,
+                pending: parts.pending,
+                affinity: AffinityCache::new(),
+                decisions: parts.decisions,
+                observer: parts.observer,
+                config,
+            },
+            classifier: parts.classifier,
         }
     }
 
     /// The recorded decisions.
     #[must_use]
     pub fn decisions(&self) -> &DecisionLog {
-        &self.decisions
-    }
-
-    /// The longest time from a request's arrival to its first events.
-    pub(crate) fn first_token_timeout(&self) -> Duration {
-        self.config.first_token_timeout
+        &self.context.decisions
     }
 
     /// Plans a request. Fills in `decision` as far as planning gets.
@@ -106,7 +89,7 @@ impl Dispatcher {
         };
         let classifier = trained.as_ref().and_then(|t| t.classifier.as_ref());
         let plan = plan::plan(
-            &self.view.peek().routing,
+            &self.context.view.peek().routing,
             classifier,
             route,
             request,
@@ -119,33 +102,13 @@ impl Dispatcher {
         }
         let plan = plan?;
         // Prompts that are held to privacy zones stay out of the record.
-        if self.config.record_prompts && plan.zones.is_none() {
+        if self.context.config.record_prompts && plan.zones.is_none() {
             let newest = plan::classified_texts(request.input)
                 .first()
                 .map(|text| (*text).to_owned());
             decision.prompt = newest;
         }
         Ok(plan)
-    }
-
-    /// Starts the context of a request that has arrived.
-    fn start_request(&self, operation: &'static str, route: &Route) -> Arc<RequestContext> {
-        let grid = self.view.peek().routing.grid.clone();
-        self.observer
-            .start_request(operation, route.fairness_key, grid)
-    }
-
-    /// Returns whether one of the plan's models with these numbers has an eligible replica now.
-    pub(crate) fn has_ready_replica(
-        &self,
-        plan: &DispatchPlan,
-        mut models: RangeInclusive<usize>,
-    ) -> bool {
-        let view = self.view.peek();
-        models.any(|index| {
-            let model = view.models.get(&plan.models[index]);
-            model.is_some_and(|model| !model.eligible(plan.zones.as_ref()).is_empty())
-        })
     }
 
     /// Returns the latest classifier. Waits only for the first one.
@@ -160,40 +123,6 @@ impl Dispatcher {
             .and_then(|first| first.clone())
             .unwrap_or_default()
     }
-
-    /// Records that there is no answer.
-    pub(crate) fn refuse(
-        &self,
-        decision: RoutingDecision,
-        context: Arc<RequestContext>,
-        error: RequestError,
-    ) -> BackendError {
-        let mut recorder = self.decisions.record(decision, context);
-        recorder.failed(&error);
-        BackendError {
-            error,
-            decision_id: Some(recorder.id().to_owned()),
-        }
-    }
-
-    /// Sends the answer of a replica to the client.
-    pub(crate) fn relay(
-        &self,
-        execution: PlanExecution<'_>,
-        replica: ReplicaView,
-        answer: AnswerStream,
-    ) -> BackendAnswer<EventStream> {
-        let deadline = execution.plan.deadline.zip(execution.complete_by());
-        let trace_content =
-            execution.plan.zones.is_none() && execution.context.span.captures_content();
-        let (by, mut recorder) = execution.answered(replica);
-        recorder.first_events();
-        let content: EventStream = Box::pin(answer.recorded(recorder, deadline, trace_content));
-        BackendAnswer {
-            served_by: by,
-            content,
-        }
-    }
 }
 
 impl Backend for Dispatcher {
@@ -201,7 +130,9 @@ impl Backend for Dispatcher {
         &self,
         request: GenerateRequest<Route>,
     ) -> Result<BackendAnswer<EventStream>, BackendError> {
-        let context = self.start_request(request.input.operation_name(), &request.model);
+        let context = self
+            .context
+            .start_request(request.input.operation_name(), &request.model);
         let mut decision = RoutingDecision::default();
         let profile = RequestProfile {
             input: &request.input,
@@ -210,13 +141,14 @@ impl Backend for Dispatcher {
         let plan = self.plan(&request.model, profile, &mut decision).await;
         if let Some(classified) = &decision.classification {
             let task = decision.task.as_ref().map(TaskName::as_str);
-            self.observer
+            self.context
+                .observer
                 .metrics
                 .record_classification(task, classified.abstained);
         }
         let plan = match plan {
             Ok(plan) => plan,
-            Err(error) => return Err(self.refuse(decision, context, error)),
+            Err(error) => return Err(self.context.refuse(decision, context, error)),
         };
         let span = &context.span;
         if span.is_recording() {
@@ -238,12 +170,12 @@ impl Backend for Dispatcher {
                 cascade,
             };
             // Boxed, since this future is larger and rarer than the others.
-            let answer = cascade::answer(self, &plan, request, decision, context);
+            let answer = cascade::answer(&self.context, &plan, request, decision, context);
             return Box::pin(answer).await;
         }
-        let mut execution = PlanExecution::new(self, plan, decision, context);
+        let mut execution = PlanExecution::new(&self.context, plan, decision, context);
         match execution.start_answer(&message).await {
-            Ok((replica, answer)) => Ok(self.relay(execution, replica, answer)),
+            Ok((replica, answer)) => Ok(execution.relay(replica, answer)),
             Err(error) => Err(execution.refuse(error)),
         }
     }
@@ -252,7 +184,7 @@ impl Backend for Dispatcher {
         &self,
         request: EmbedRequest<Route>,
     ) -> Result<BackendAnswer<Embeddings>, BackendError> {
-        let context = self.start_request("embeddings", &request.model);
+        let context = self.context.start_request("embeddings", &request.model);
         let mut decision = RoutingDecision::default();
         // Embedding requests name a model: there is nothing to classify.
         let no_input = GenerateInput::Text(String::new());
@@ -261,8 +193,8 @@ impl Backend for Dispatcher {
             max_tokens: None,
         };
         let mut execution = match self.plan(&request.model, profile, &mut decision).await {
-            Ok(plan) => PlanExecution::new(self, plan, decision, context),
-            Err(error) => return Err(self.refuse(decision, context, error)),
+            Ok(plan) => PlanExecution::new(&self.context, plan, decision, context),
+            Err(error) => return Err(self.context.refuse(decision, context, error)),
         };
         execution.plan.cost.prompt_bytes =
             request.inputs.iter().map(|text| text.len() as u32).sum();
@@ -303,18 +235,23 @@ impl Backend for Dispatcher {
     }
 
     fn models(&self) -> Vec<ModelCard> {
-        let view = self.view.peek();
+        let view = self.context.view.peek();
         let mut cards: Vec<_> = view.models.values().map(|model| card(model)).collect();
         cards.sort_by(|a, b| a.name.cmp(&b.name));
         cards
     }
 
     fn model(&self, name: &str) -> Option<ModelCard> {
-        self.view.peek().models.get(name).map(|model| card(model))
+        self.context
+            .view
+            .peek()
+            .models
+            .get(name)
+            .map(|model| card(model))
     }
 
     fn readiness(&self) -> Readiness {
-        self.view.peek().readiness.clone()
+        self.context.view.peek().readiness.clone()
     }
 }
 

@@ -59,14 +59,14 @@ impl Dispatcher {
             Some(_) => (0..plan.models.len()).map(|tier| plan.tier(tier)).collect(),
             None => vec![plan.clone()],
         };
-        let view = self.view.load();
+        let view = self.context.view.load();
         let retry = RetryState::default();
         for plan in &tiers {
             let pass = SelectionPass {
                 view: &view,
                 plan,
-                affinity: &self.affinity,
-                pending: &self.pending,
+                affinity: &self.context.affinity,
+                pending: &self.context.pending,
                 retry: &retry,
                 head_of: None,
                 remaining: plan.deadline,

@@ -51,22 +51,15 @@ pub struct ModelEndpoints {
 impl ModelEndpoints {
     /// Indexes the replicas of a model. Their order does not matter.
     #[must_use]
-    pub fn new(
-        model: Model,
-        revisions: ModelRevisions,
-        stable: Option<Arc<Model>>,
-        created: u64,
-        coming: bool,
-        mut replicas: Vec<ReplicaView>,
-    ) -> Self {
+    pub fn new(model: Model, revisions: ModelRevisions, mut replicas: Vec<ReplicaView>) -> Self {
         replicas.sort_by(|a, b| a.zone.cmp(&b.zone));
         let by_node = replicas.iter().enumerate();
         Self {
             model,
             revisions,
-            stable,
-            created,
-            coming,
+            stable: None,
+            created: 0,
+            coming: false,
             zones: zone_ranges(&replicas),
             by_node: by_node
                 .map(|(index, replica)| (replica.node.clone(), index))

@@ -9,7 +9,7 @@ use flotilla_core::generate::RequestError;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use crate::dispatcher::RETRY_AFTER;
+use crate::refusal::RETRY_AFTER;
 
 /// The number of requests that wait for each model.
 pub type WaitingCounts = BTreeMap<ModelName, u32>;

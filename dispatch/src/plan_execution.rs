@@ -9,15 +9,15 @@ use flotilla_core::generate::RequestError;
 use flotilla_core::routing::{
     CandidateRecord, HedgeRecord, RejectReason, RejectedCandidate, RoutingDecision,
 };
-use flotilla_gateway::{BackendError, ServedBy};
+use flotilla_gateway::{BackendAnswer, BackendError, EventStream, ServedBy};
 use flotilla_proto::v1;
 use flotilla_telemetry::names::{attr, span};
 use flotilla_telemetry::trace::RequestSpan;
 
-use crate::answer_stream::deadline_passed;
+use crate::answer_stream::{AnswerStream, deadline_passed};
 use crate::attempt::{Attempt, AttemptTimeout};
 use crate::decision_recorder::DecisionRecorder;
-use crate::dispatcher::Dispatcher;
+use crate::dispatch_context::DispatchContext;
 use crate::plan::DispatchPlan;
 use crate::refusal;
 use crate::request_context::RequestContext;
@@ -30,7 +30,7 @@ use crate::{LoadGuard, ReplicaView};
 
 /// One request on its way through the replicas of its plan.
 pub(crate) struct PlanExecution<'a> {
-    dispatcher: &'a Dispatcher,
+    dispatch: &'a DispatchContext,
     pub(crate) plan: DispatchPlan,
     pub(crate) decision: RoutingDecision,
     /// What was recorded for the plans of smaller models before.
@@ -56,17 +56,17 @@ enum NextStep {
 impl<'a> PlanExecution<'a> {
     /// Starts executing a plan.
     pub(crate) fn new(
-        dispatcher: &'a Dispatcher,
+        dispatch: &'a DispatchContext,
         plan: DispatchPlan,
         mut decision: RoutingDecision,
         context: Arc<RequestContext>,
     ) -> Self {
-        let timeout = Instant::now() + dispatcher.first_token_timeout();
+        let timeout = Instant::now() + dispatch.config.first_token_timeout;
         let own = plan
             .deadline
             .and_then(|own| context.arrived.checked_add(own));
         Self {
-            dispatcher,
+            dispatch,
             plan,
             earlier: (
                 std::mem::take(&mut decision.candidates),
@@ -92,11 +92,11 @@ impl<'a> PlanExecution<'a> {
     /// Why there is none.
     pub(crate) async fn next_replica(&mut self) -> Result<(ReplicaView, LoadGuard), RequestError> {
         // Subscribed before the pass, so that no change after it is missed.
-        let mut changes = self.dispatcher.view.changes();
+        let mut changes = self.dispatch.view.changes();
         let route = RequestSpan::child_of_current(span::ROUTE);
         let began = Instant::now();
         let step = self.select(None);
-        self.dispatcher
+        self.dispatch
             .observer
             .metrics
             .record_dispatch(began.elapsed());
@@ -110,11 +110,11 @@ impl<'a> PlanExecution<'a> {
         };
         let _admission = RequestSpan::child_of_current(span::ADMISSION);
         let name = self.plan.models[model].clone();
-        let limit = match self.dispatcher.view.peek().models.get(&name) {
+        let limit = match self.dispatch.view.peek().models.get(&name) {
             Some(endpoints) => endpoints.model.spec.queue,
             None => return Err(RequestError::ModelNotFound(name.to_string())),
         };
-        let mut waiter = self.dispatcher.pending.enter(&name, limit)?;
+        let mut waiter = self.dispatch.pending.enter(&name, limit)?;
         let timeout = tokio::time::Instant::from_std(self.first_events_by);
         let wait = async {
             waiter.until_first().await?;
@@ -138,7 +138,7 @@ impl<'a> PlanExecution<'a> {
     /// Makes a selection pass over the current view. `head_of` is the number of the model whose pending
     /// queue the request is at the head of.
     fn select(&mut self, head_of: Option<usize>) -> Result<NextStep, RequestError> {
-        let view = self.dispatcher.view.peek();
+        let view = self.dispatch.view.peek();
         self.retry.use_view(view.generation);
         let (outcome, record) = self.pass(&view, head_of).run();
         self.keep_record(record);
@@ -155,7 +155,7 @@ impl<'a> PlanExecution<'a> {
                 return Ok(NextStep::Wait(model));
             }
             SelectionOutcome::Wait(model) if !overloaded => {
-                self.dispatcher.pending.wake_up(&self.plan.models[model]);
+                self.dispatch.pending.wake_up(&self.plan.models[model]);
                 SkipReason::Unavailable
             }
             SelectionOutcome::Wait(_) => SkipReason::Full,
@@ -178,8 +178,8 @@ impl<'a> PlanExecution<'a> {
         SelectionPass {
             view,
             plan: &self.plan,
-            affinity: &self.dispatcher.affinity,
-            pending: &self.dispatcher.pending,
+            affinity: &self.dispatch.affinity,
+            pending: &self.dispatch.pending,
             retry: &self.retry,
             head_of,
             remaining: self.remaining(),
@@ -196,7 +196,7 @@ impl<'a> PlanExecution<'a> {
 
     /// Selects an idle replica beside `slow`, for a hedged request.
     pub(crate) fn select_spare(&self, slow: &NodeName) -> Option<ReplicaView> {
-        let view = self.dispatcher.view.peek();
+        let view = self.dispatch.view.peek();
         self.pass(&view, None).select_spare(self.model, slow)
     }
 
@@ -284,17 +284,17 @@ impl<'a> PlanExecution<'a> {
     pub(crate) fn refuse(mut self, error: RequestError) -> BackendError {
         let context = self.context.clone();
         let decision = self.take_decision();
-        self.dispatcher.refuse(decision, context, error)
+        self.dispatch.refuse(decision, context, error)
     }
 
     /// Records that `replica` answers.
     pub(crate) fn answered(mut self, replica: ReplicaView) -> (ServedBy, DecisionRecorder) {
-        let affinity = &self.dispatcher.affinity;
+        let affinity = &self.dispatch.affinity;
         affinity.insert(self.model(), &self.plan, &replica.node);
         let (model, task) = (self.model().clone(), self.decision.task.clone());
         let attempts = self.retry.attempts();
         let decision = self.take_decision();
-        let recorder = self.dispatcher.decisions.record(decision, self.context);
+        let recorder = self.dispatch.decisions.record(decision, self.context);
         let by = ServedBy {
             model,
             task,
@@ -305,12 +305,26 @@ impl<'a> PlanExecution<'a> {
         (by, recorder)
     }
 
+    /// Sends the answer of a replica to the client.
+    pub(crate) fn relay(
+        self,
+        replica: ReplicaView,
+        answer: AnswerStream,
+    ) -> BackendAnswer<EventStream> {
+        let deadline = self.plan.deadline.zip(self.complete_by());
+        let trace_content = self.plan.zones.is_none() && self.context.span.captures_content();
+        let (served_by, mut recorder) = self.answered(replica);
+        recorder.first_events();
+        let content: EventStream = Box::pin(answer.recorded(recorder, deadline, trace_content));
+        BackendAnswer { served_by, content }
+    }
+
     /// Takes the decision as it is recorded: nothing is tried after that.
     pub(crate) fn take_decision(&mut self) -> RoutingDecision {
         let mut decision = std::mem::take(&mut self.decision);
         let retries = self.retry.take_retries(decision.hedges.len());
         if retries > 0 {
-            self.dispatcher
+            self.dispatch
                 .observer
                 .metrics
                 .record_retries(u64::from(retries));
@@ -358,7 +372,7 @@ impl<'a> PlanExecution<'a> {
     fn timed_out(&self) -> RequestError {
         match self.plan.deadline {
             Some(deadline) if self.attempt_timeout().own_deadline => deadline_passed(deadline),
-            _ => refusal::timed_out(&self.plan, self.dispatcher.first_token_timeout()),
+            _ => refusal::timed_out(&self.plan, self.dispatch.config.first_token_timeout),
         }
     }
 

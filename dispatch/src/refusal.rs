@@ -5,9 +5,10 @@ use std::time::Duration;
 use flotilla_core::generate::RequestError;
 use flotilla_core::routing::{RejectReason, RejectedCandidate, RoutingDecision};
 
-use crate::dispatcher::RETRY_AFTER;
 use crate::plan::DispatchPlan;
 
+/// How long a client that is refused for overload is told to wait.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Rejected candidates that a message names.
 const MAX_NAMED: usize = 8;
 

@@ -117,15 +117,12 @@ impl FleetState {
             failures,
             replicas,
         } = placement;
+        let mut endpoints = ModelEndpoints::new(desired.model.clone(), revisions, replicas);
+        endpoints.stable = stable.map(|stable| stable.model.clone());
+        endpoints.created = desired.created;
+        endpoints.coming = coming;
         ModelView {
-            endpoints: Arc::new(ModelEndpoints::new(
-                desired.model.clone(),
-                revisions,
-                stable.map(|stable| stable.model.clone()),
-                desired.created,
-                coming,
-                replicas,
-            )),
+            endpoints: Arc::new(endpoints),
             manifest: manifest.cloned(),
             resolved,
             fetch: fetch.cloned(),

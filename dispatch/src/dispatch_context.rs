@@ -1,0 +1,75 @@
+//! What every request of one dispatcher shares.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_core::generate::{RequestError, Route};
+use flotilla_core::routing::RoutingDecision;
+use flotilla_gateway::BackendError;
+
+use crate::affinity_cache::AffinityCache;
+use crate::plan::DispatchPlan;
+use crate::request_context::RequestContext;
+use crate::{DecisionLog, PendingQueue, RequestObserver, ViewHandle};
+
+/// How requests are dispatched.
+#[derive(Debug, Clone, Copy)]
+pub struct DispatchConfig {
+    /// The longest time from a request's arrival to its first events.
+    pub first_token_timeout: Duration,
+    /// Whether decision records hold prompts. Those of requests held to privacy zones never do.
+    pub record_prompts: bool,
+}
+
+/// What every request of one dispatcher shares. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct DispatchContext {
+    pub(crate) view: ViewHandle,
+    pub(crate) pending: PendingQueue,
+    pub(crate) affinity: AffinityCache,
+    pub(crate) decisions: DecisionLog,
+    pub(crate) observer: RequestObserver,
+    pub(crate) config: DispatchConfig,
+}
+
+impl DispatchContext {
+    /// Starts the context of a request that has arrived.
+    pub(crate) fn start_request(
+        &self,
+        operation: &'static str,
+        route: &Route,
+    ) -> Arc<RequestContext> {
+        let grid = self.view.peek().routing.grid.clone();
+        self.observer
+            .start_request(operation, route.fairness_key, grid)
+    }
+
+    /// Records that there is no answer.
+    pub(crate) fn refuse(
+        &self,
+        decision: RoutingDecision,
+        context: Arc<RequestContext>,
+        error: RequestError,
+    ) -> BackendError {
+        let mut recorder = self.decisions.record(decision, context);
+        recorder.failed(&error);
+        BackendError {
+            error,
+            decision_id: Some(recorder.id().to_owned()),
+        }
+    }
+
+    /// Returns whether one of the plan's models with these numbers has an eligible replica now.
+    pub(crate) fn has_ready_replica(
+        &self,
+        plan: &DispatchPlan,
+        mut models: RangeInclusive<usize>,
+    ) -> bool {
+        let view = self.view.peek();
+        models.any(|index| {
+            let model = view.models.get(&plan.models[index]);
+            model.is_some_and(|model| !model.eligible(plan.zones.as_ref()).is_empty())
+        })
+    }
+}
