@@ -2,7 +2,7 @@
 //!
 //! This crate owns the trait [`Engine`] and its implementations: [`MistralEngine`] computes in
 //! this process with mistral.rs, [`UpstreamEngine`] forwards to an OpenAI-compatible server, and
-//! [`SimulatedEngine`] answers with fixed tokens at a fixed pace for benchmarks and simulations.
+//! [`SimulatedEngine`] answers with fixed tokens at a fixed speed for benchmarks and simulations.
 //! It also owns what every engine needs: the token sampler and the search for stop texts.
 //!
 //! It knows nothing of nodes, queues, fleets or placement. Start reading at [`Engine`], then
