@@ -75,8 +75,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
             clap_complete::generate(shell, &mut command, "flotilla", &mut std::io::stdout());
             Ok(())
         }
-        Command::Reference => {
-            print!("{}", reference::markdown(Args::command()));
+        Command::Reference(file) => {
+            print!("{}", reference::text(file)?);
             Ok(())
         }
     }

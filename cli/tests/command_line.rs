@@ -79,12 +79,22 @@ fn invalid_flag_is_rejected_with_the_reason() {
 }
 
 #[test]
-fn reference_in_the_documentation_matches_the_command_line() {
-    const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/cli.md");
-    let generated = text(&flotilla(&["reference"]).stdout);
-    let documented = std::fs::read_to_string(FILE).unwrap_or_default();
-    assert!(
-        generated == documented,
-        "docs/reference/cli.md is out of date; regenerate it with `cargo run --release -- reference > docs/reference/cli.md`"
-    );
+fn generated_reference_is_up_to_date() {
+    for (file, arguments) in [
+        ("cli.md", &["cli"][..]),
+        ("resources.md", &["resources"]),
+        ("schemas/model.json", &["schema", "model"]),
+        ("schemas/task.json", &["schema", "task"]),
+        ("schemas/router.json", &["schema", "router"]),
+    ] {
+        let generated = text(&flotilla(&[&["reference"], arguments].concat()).stdout);
+        let path = format!("{}/../docs/reference/{file}", env!("CARGO_MANIFEST_DIR"));
+        let documented = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            generated == documented,
+            "docs/reference/{file} is out of date; regenerate it with \
+             `cargo run --release -- reference {} > docs/reference/{file}`",
+            arguments.join(" ")
+        );
+    }
 }

@@ -1,9 +1,10 @@
 //! Names of the fleet's resources, validated when they are created.
 
-use std::borrow::Borrow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// Longest name, in bytes. The same limit as for a label value in Kubernetes, so that every name
@@ -43,6 +44,19 @@ fn check(name: &str) -> Result<(), NameError> {
         return Err(NameError::Characters);
     }
     Ok(())
+}
+
+/// Returns the JSON Schema of the names that [`check`] accepts, without the reserved ones.
+fn name_schema(reserved: &[&str]) -> Schema {
+    let mut schema = json_schema!({
+        "description": "At most 63 lower-case letters, digits, `-`, `_` and `.`, with a letter or digit at both ends.",
+        "type": "string",
+        "pattern": "^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$",
+    });
+    if !reserved.is_empty() {
+        schema.insert("not".into(), serde_json::json!({ "enum": reserved }));
+    }
+    schema
 }
 
 macro_rules! name_type {
@@ -112,6 +126,16 @@ macro_rules! name_type {
                 name.0.as_ref().into()
             }
         }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                name_schema($reserved)
+            }
+        }
     };
 }
 
@@ -170,6 +194,16 @@ impl TryFrom<String> for RouterName {
 impl From<RouterName> for String {
     fn from(name: RouterName) -> Self {
         name.as_str().into()
+    }
+}
+
+impl JsonSchema for RouterName {
+    fn schema_name() -> Cow<'static, str> {
+        "RouterName".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "const": Self.as_str() })
     }
 }
 

@@ -1,8 +1,10 @@
 //! Quantities with the unit in their type.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -12,7 +14,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Watts(pub f32);
 
 /// Energy, in joules.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, PartialOrd, Default, Serialize, Deserialize, JsonSchema,
+)]
+#[schemars(inline)]
 #[serde(transparent)]
 pub struct Joules(pub f32);
 
@@ -150,6 +155,27 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
+impl JsonSchema for Bytes {
+    fn schema_name() -> Cow<'static, str> {
+        "Bytes".into()
+    }
+
+    /// Accepts what [`Bytes`] is read from. Amounts of 16 EiB and above pass the schema only.
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "x-unit": "bytes, or as written",
+            "description": "A number of bytes, or a text with a unit: `512MiB`, `1.5GiB`, `2GB`, `512Mi`.",
+            "anyOf": [
+                { "type": "integer", "minimum": 0 },
+                {
+                    "type": "string",
+                    "pattern": r"^\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*([KMGT](iB?|B)|B)?\s*$",
+                },
+            ],
+        })
+    }
+}
+
 /// A length of time, written as `200ms`, `90s`, `5m` or `1h 30m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumanDuration(pub std::time::Duration);
@@ -180,6 +206,24 @@ impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for HumanDuration {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    /// Accepts the grammar of [`humantime::parse_duration`].
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        const UNITS: &str = "nanos|nsec|ns|usec|us|µs|millis|msec|ms|seconds?|secs?|s|minutes?|mins?|m\
+             |hours?|hrs?|h|days?|d|weeks?|wks?|w|months?|M|years?|yrs?|y";
+        json_schema!({
+            "x-unit": "as written",
+            "description": "A length of time with its unit: `200ms`, `90s`, `5m`, `1h 30m`.",
+            "type": "string",
+            "pattern": format!(r"^(0|\s*([0-9][0-9\s]*(\.[0-9]+\s*)?({UNITS})\s*)+)$"),
+        })
     }
 }
 

@@ -113,9 +113,34 @@ pub(crate) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Prints a generated file of `docs/reference/`.
+    #[command(hide = true, subcommand)]
+    Reference(ReferenceCommand),
+}
+
+/// A file to generate.
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(crate) enum ReferenceCommand {
     /// Prints the reference of all commands as Markdown.
-    #[command(hide = true)]
-    Reference,
+    Cli,
+    /// Prints the reference of all fields of resources as Markdown.
+    Resources,
+    /// Prints the JSON Schema of a resource.
+    Schema {
+        /// Kind of the resource.
+        kind: ResourceKind,
+    },
+}
+
+/// A kind of resource.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ResourceKind {
+    /// A model to serve.
+    Model,
+    /// A class of requests.
+    Task,
+    /// The routing of the fleet.
+    Router,
 }
 
 impl Command {

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer, de};
+use serde_json::json;
 
 use crate::{Joules, ZoneName};
 
@@ -11,32 +13,46 @@ use crate::{Joules, ZoneName};
 const KWH: f64 = 3.6e6;
 
 /// Carbon intensity and price of a fleet's electricity: the `grid` of the router resource.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(transform = add_currency_rule)]
 pub struct GridSpec {
-    /// Grams of CO2 equivalent per kilowatt hour. `None` if it is not known.
+    /// Carbon intensity, 0 to 5000. Default: not known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 5000.0), extend("x-unit" = "g CO2e per kWh"))]
     pub carbon_intensity: Option<f64>,
-    /// The price of a kilowatt hour, in `currency`. `None` if it is not known.
+    /// The price of a kilowatt hour, in `currency`. Default: not known.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1e6), extend("x-unit" = "currency per kWh"))]
     pub price_per_kwh: Option<f64>,
     /// The currency by its ISO 4217 code, such as `EUR`. Required with a price.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub currency: Option<Currency>,
-    /// The values of privacy zones where they differ.
+    /// Carbon intensity and price of single privacy zones, where they differ. Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub zones: BTreeMap<ZoneName, ZoneGridSpec>,
 }
 
-/// Carbon intensity and price in a privacy zone. `None` is the value of the whole fleet.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+/// Adds the rule that a price of the fleet has a currency.
+fn add_currency_rule(schema: &mut Schema) {
+    let rule = json!({
+        "if": { "required": ["pricePerKwh"], "properties": { "pricePerKwh": { "type": "number" } } },
+        "then": { "required": ["currency"], "properties": { "currency": { "type": "string" } } },
+    });
+    schema.insert("allOf".into(), json!([rule]));
+}
+
+/// Carbon intensity and price in a privacy zone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ZoneGridSpec {
-    /// Grams of CO2 equivalent per kilowatt hour.
+    /// Carbon intensity in the zone, 0 to 5000. Default: that of the fleet.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 5000.0), extend("x-unit" = "g CO2e per kWh"))]
     pub carbon_intensity: Option<f64>,
-    /// The price of a kilowatt hour, in the currency of the fleet.
+    /// The price of a kilowatt hour, in the currency of the fleet. Default: that of the fleet.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1e6), extend("x-unit" = "currency per kWh"))]
     pub price_per_kwh: Option<f64>,
 }
 
@@ -196,6 +212,16 @@ impl<'de> Deserialize<'de> for Currency {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Currency {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Currency".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[A-Z]{3}$" })
     }
 }
 

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ModelName;
 use crate::generate::TokenLogprob;
 
 /// The cascade of a task. Its models are tried in order; the last one's answer is always accepted.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CascadeSpec {
     /// The confidence from which on an answer is accepted, for every model but the last.
@@ -23,13 +24,14 @@ pub struct CascadeSpec {
 }
 
 /// The confidence from which on an answer is accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ConfidenceThreshold {
     /// The measure of confidence.
     #[serde(default)]
     pub measure: ConfidenceMeasure,
     /// The least accepted confidence, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub at_least: f32,
 }
 
@@ -51,7 +53,7 @@ impl ConfidenceThreshold {
 }
 
 /// A measure of a model's confidence in its answer, 0 to 1.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ConfidenceMeasure {
     /// The geometric mean of the tokens' probabilities: `exp` of the mean log-probability.

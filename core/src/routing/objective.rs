@@ -2,21 +2,35 @@
 
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::{HumanDuration, Joules};
 
 /// The weights by which candidates are compared where several models can answer a task. Only their
 /// proportions matter.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(transform = require_positive_weight)]
 pub struct ObjectiveWeights {
     /// The weight of measured quality, 0 or more.
+    #[schemars(range(min = 0.0))]
     pub quality: f32,
     /// The weight of the predicted time, 0 or more.
+    #[schemars(range(min = 0.0))]
     pub latency: f32,
     /// The weight of the predicted energy, 0 or more.
+    #[schemars(range(min = 0.0))]
     pub energy: f32,
+}
+
+/// Adds the rule that the weights are not all 0.
+fn require_positive_weight(schema: &mut Schema) {
+    let rules = ["quality", "latency", "energy"].map(|weight| {
+        json!({ "required": [weight], "properties": { weight: { "exclusiveMinimum": 0 } } })
+    });
+    schema.insert("anyOf".into(), rules.to_vec().into());
 }
 
 /// Limits that each answer has to keep. `None` is no limit.

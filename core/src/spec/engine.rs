@@ -1,12 +1,13 @@
 //! The engine that runs a model, and its options.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use crate::ZoneName;
 
 /// The engine that runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
     /// mistral.rs in the agent's process.
@@ -28,7 +29,7 @@ impl std::fmt::Display for EngineKind {
 }
 
 /// What a model of the engine `mistral` does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Pipeline {
     /// Chat and text completion.
@@ -38,7 +39,7 @@ pub enum Pipeline {
 }
 
 /// The number format of a model's weights and activations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
     /// 32-bit floating point.
@@ -49,9 +50,9 @@ pub enum Dtype {
     Bf16,
 }
 
-/// The options of all engines. Each field names the engine that reads it;
-/// [`Model::validate`](super::Model::validate) rejects an option that the chosen engine does not read.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// The options of all engines. Each field names the engine that reads it; an option that the chosen
+/// engine does not read is rejected.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct EngineOptions {
     /// `mistral`: whether the model generates text or makes embeddings. Default: embeddings if the
@@ -68,6 +69,7 @@ pub struct EngineOptions {
     pub quantization: Option<String>,
     /// `upstream`: the server's base URL, including `/v1`. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^https?://"))]
     pub url: Option<String>,
     /// `upstream`: the name that the server has for the model. Default: the model's name in the fleet.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,17 +82,21 @@ pub struct EngineOptions {
     /// restricted to zones never go there. A server on the node is in the node's zone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<ZoneName>,
-    /// `simulated`: tokens of each answer. Default: 16. A request's `max_tokens` limits it.
+    /// `simulated`: tokens of each answer, limited by a request's `max_tokens`. Default: 16.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-unit" = "tokens"))]
     pub output_tokens: Option<u32>,
     /// `simulated`: tokens per second after the first token. Default: 0, all at once.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0), extend("x-unit" = "tokens per second"))]
     pub tokens_per_second: Option<f64>,
     /// `simulated`: time to the first token, in milliseconds. Default: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-unit" = "milliseconds"))]
     pub time_to_first_token_ms: Option<u64>,
     /// `simulated`: the probability that is reported for each token, above 0 and at most 1. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0), extend("exclusiveMinimum" = 0.0))]
     pub token_probability: Option<f32>,
     /// `simulated`: whether the first token comes sooner for a conversation whose beginning was seen
     /// before. Default: false.
@@ -98,6 +104,7 @@ pub struct EngineOptions {
     pub prefix_cache: Option<bool>,
     /// `simulated`: time that a load takes, in milliseconds. Default: 0.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-unit" = "milliseconds"))]
     pub load_ms: Option<u64>,
     /// `simulated`: makes every load fail with this text. Default: loads succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,6 +132,12 @@ impl EngineOptions {
 
     /// Iterates over the options that are set, each with the engine that reads it.
     pub(super) fn set_options(&self) -> impl Iterator<Item = (&'static str, EngineKind)> {
+        let options = self.options().into_iter();
+        options.filter_map(|(set, name, engine)| set.then_some((name, engine)))
+    }
+
+    /// Returns every option: whether it is set, its name, and the engine that reads it.
+    pub(super) fn options(&self) -> [(bool, &'static str, EngineKind); 14] {
         use EngineKind::{Mistral, Simulated, Upstream};
         [
             (self.pipeline.is_some(), "pipeline", Mistral),
@@ -154,8 +167,6 @@ impl EngineOptions {
             (self.load_ms.is_some(), "loadMs", Simulated),
             (self.load_error.is_some(), "loadError", Simulated),
         ]
-        .into_iter()
-        .filter_map(|(set, name, engine)| set.then_some((name, engine)))
     }
 }
 

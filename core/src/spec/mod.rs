@@ -11,6 +11,7 @@ mod model;
 mod resource;
 mod router;
 mod scheduling;
+mod schema;
 mod source;
 mod task;
 
@@ -20,5 +21,6 @@ pub use model::{Model, ModelSpec};
 pub use resource::{API_VERSION, Metadata, Resource, ResourceError, parse_documents, parse_yaml};
 pub use router::{AbstainRule, Router, RouterSpec};
 pub use scheduling::{Accelerator, Replicas, Taint, Toleration};
+pub use schema::json_schema;
 pub use source::{HuggingFaceSource, ModelFormat, ModelSource, ParseDigestError, Sha256Digest};
 pub use task::{HedgeSpec, ObjectiveSpec, Task, TaskSpec};

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -12,23 +14,28 @@ use super::{
 use crate::{Bytes, HumanDuration, ModelName, ModelRevision, ZoneName};
 
 /// The resource that describes a model to serve.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+// The defaults alone are not valid: the default engine needs a source.
+#[schemars(extend("required" = ["apiVersion", "kind", "metadata", "spec"]))]
 pub struct Model {
     /// Version of the resource format. Always `flotilla.dev/v1`.
+    #[schemars(extend("const" = API_VERSION))]
     pub api_version: String,
     /// Kind of the resource. Always `Model`.
+    #[schemars(extend("const" = "Model"))]
     pub kind: String,
     /// Name and labels. Clients put the name into the `model` field of a request.
     pub metadata: Metadata<ModelName>,
-    /// The desired state of the model. Default: all deerrors.
+    /// The desired state of the model.
     #[serde(default)]
     pub spec: ModelSpec,
 }
 
 /// The desired state of a model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(transform = add_engine_rules)]
 pub struct ModelSpec {
     /// What the model does, for people. Default: empty.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -74,13 +81,16 @@ pub struct ModelSpec {
     pub spread_by: Option<String>,
     /// Privacy zones of which a node must be in one. Default: empty, any node qualifies.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(with = "Vec<ZoneName>")]
     pub zones: BTreeSet<ZoneName>,
     /// Number of requests that one replica computes at once, 1 to 100000. On a CPU, more than a
     /// few slow each other down. Default: 4.
+    #[schemars(range(min = 1, max = MAX_COUNT))]
     pub concurrency: u32,
     /// Number of requests that may wait on one replica beyond `concurrency`, 0 to 100000; further
     /// ones are rejected as overloaded. As many may wait for the first replica to load. Default:
     /// 64.
+    #[schemars(range(max = MAX_COUNT))]
     pub queue: u32,
 }
 
@@ -113,6 +123,48 @@ impl Default for ModelSpec {
 /// The largest number of replicas, concurrent requests or waiting requests that a spec may have.
 /// It is far above any use, and low enough that sums cannot overflow.
 const MAX_COUNT: u32 = 100_000;
+
+/// Adds the rules of [`Model::validate`] about the fields that each engine reads.
+fn add_engine_rules(schema: &mut Schema) {
+    use EngineKind::{Mistral, Simulated, Upstream};
+    let rules = [Mistral, Upstream, Simulated].map(|engine| {
+        let options = EngineOptions::default().options().into_iter();
+        let mut options: Map<String, Value> = options
+            .filter(|(_, _, reader)| *reader != engine)
+            .map(|(_, name, _)| (name.into(), json!({ "type": "null" })))
+            .collect();
+        let mut required = Vec::new();
+        let mut condition = json!({ "properties": { "engine": { "const": engine } } });
+        let mut source = json!({ "type": "null" });
+        match engine {
+            // The default, so it also holds without `engine`.
+            Mistral => {
+                required.push("source");
+                source = json!({ "type": "object" });
+            }
+            Upstream => {
+                required.push("options");
+                options.insert("url".into(), json!({ "type": "string" }));
+            }
+            Simulated => {}
+        }
+        if engine != Mistral {
+            condition["required"] = json!(["engine"]);
+        }
+        let mut options = json!({ "properties": options });
+        if engine == Upstream {
+            options["required"] = json!(["url"]);
+        }
+        json!({
+            "if": condition,
+            "then": {
+                "required": required,
+                "properties": { "source": source, "options": options },
+            },
+        })
+    });
+    schema.insert("allOf".into(), rules.to_vec().into());
+}
 
 impl Model {
     /// Returns a model with this name and spec.

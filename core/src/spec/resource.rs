@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,8 +15,9 @@ pub const API_VERSION: &str = "flotilla.dev/v1";
 const KINDS: [&str; 3] = ["Model", "Task", "Router"];
 
 /// The name and the labels of a resource.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "Metadata")]
 pub struct Metadata<N> {
     /// Name, unique among the resources of the kind: at most 63 lower-case letters, digits, `-`,
     /// `_` and `.`.

@@ -1,6 +1,8 @@
 //! The kind `Router`: how the fleet routes requests that match no task well. One per fleet.
 
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::task::check_examples;
 use super::{API_VERSION, Metadata, ValidationErrors};
@@ -8,12 +10,14 @@ use crate::energy::GridSpec;
 use crate::{RouterName, TaskName};
 
 /// The resource that configures routing for the whole fleet.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Router {
     /// Version of the resource format. Always `flotilla.dev/v1`.
+    #[schemars(extend("const" = API_VERSION))]
     pub api_version: String,
     /// Kind of the resource. Always `Router`.
+    #[schemars(extend("const" = "Router"))]
     pub kind: String,
     /// Name and labels. The name is always `default`, because a fleet has one router.
     pub metadata: Metadata<RouterName>,
@@ -23,7 +27,7 @@ pub struct Router {
 }
 
 /// The desired configuration of routing.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RouterSpec {
     /// Task that handles the requests from which the classifier abstains. Default: none; such
@@ -40,6 +44,7 @@ pub struct RouterSpec {
     /// Example requests that belong to no task, in the users' own words. The classifier learns
     /// from them when to abstain. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(regex(pattern = r"\S"), length(max = 10_000)))]
     pub examples: Vec<String>,
 }
 
@@ -49,7 +54,7 @@ fn is_default(grid: &GridSpec) -> bool {
 
 /// The rule by which the classifier abstains from naming a task. YAML has exactly one of
 /// `minConfidence` and `falseAbstentionRate`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "AbstainFields", into = "AbstainFields")]
 pub enum AbstainRule {
     /// The classifier abstains when its confidence is below this value, 0 to 1.
@@ -65,14 +70,28 @@ impl Default for AbstainRule {
     }
 }
 
-/// The form of an [`AbstainRule`] in YAML.
-#[derive(Serialize, Deserialize)]
+/// The rule by which the classifier abstains from naming a task: exactly one of `minConfidence` and
+/// `falseAbstentionRate`.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(rename = "AbstainRule", transform = add_abstain_rule)]
 struct AbstainFields {
+    /// The classifier abstains when its confidence is below this value, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
     min_confidence: Option<f32>,
+    /// The confidence threshold is chosen in training so that the classifier abstains from this
+    /// fraction (0 to 1) of the held-out examples that do belong to a task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
     false_abstention_rate: Option<f32>,
+}
+
+/// Adds the rule of `TryFrom<AbstainFields>`: exactly one of the fields.
+fn add_abstain_rule(schema: &mut Schema) {
+    let rules = ["minConfidence", "falseAbstentionRate"]
+        .map(|field| json!({ "required": [field], "properties": { field: { "type": "number" } } }));
+    schema.insert("oneOf".into(), rules.to_vec().into());
 }
 
 impl TryFrom<AbstainFields> for AbstainRule {

@@ -1,7 +1,9 @@
 //! Number of replicas, and the constraints on the nodes that may have one.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The number of replicas of a model. YAML has a number, or `{min, max}`, within which the number
@@ -38,11 +40,16 @@ impl fmt::Display for Replicas {
     }
 }
 
-/// The form `{min, max}` of [`Replicas`] in YAML.
-#[derive(Serialize, Deserialize)]
+/// A range within which the number of replicas follows load.
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ReplicaRange {
+    /// Smallest number of replicas, 0 to 100000, at most `max`. With 0, a model without requests is
+    /// unloaded everywhere after `keepAlive`, and loaded again by the next request.
+    #[schemars(range(max = 100_000))]
     min: u32,
+    /// Largest number of replicas, 1 to 100000.
+    #[schemars(range(min = 1, max = 100_000))]
     max: u32,
 }
 
@@ -71,8 +78,26 @@ impl<'de> Deserialize<'de> for Replicas {
     }
 }
 
+impl JsonSchema for Replicas {
+    fn schema_name() -> Cow<'static, str> {
+        "Replicas".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A number of replicas, or a range `{min, max}`.",
+            "anyOf": [
+                { "type": "integer", "minimum": 1, "maximum": 100_000 },
+                generator.subschema_for::<ReplicaRange>(),
+            ],
+        })
+    }
+}
+
 /// A kind of processor that computes a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
     /// The node's CPU. Every node has one.
@@ -95,7 +120,9 @@ impl fmt::Display for Accelerator {
 
 /// A property of a node that keeps off the models that do not tolerate it. Written as `key=value`
 /// or `key`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(deny_unknown_fields)]
 pub struct Taint {
     /// Key of the taint.
@@ -116,7 +143,7 @@ impl fmt::Display for Taint {
 }
 
 /// A tolerance for taints: a model with it may run on nodes that have a matching taint.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Toleration {
     /// Key of the tolerated taints.

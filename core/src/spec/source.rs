@@ -1,16 +1,19 @@
 //! Sources and formats of a model's files.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::ArtifactName;
 
 /// The source of a model's files. YAML has exactly one of `path`, `artifact`, `controllerPath`,
 /// `url` (with `sha256`) and `huggingFace`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "SourceFields", into = "SourceFields")]
 pub enum ModelSource {
     /// A Hugging Face folder or a GGUF file on the nodes, at the same path on every node that may
@@ -32,13 +35,15 @@ pub enum ModelSource {
 }
 
 /// A repository on Hugging Face, or on a server with the same API.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HuggingFaceSource {
     /// Repository, as `owner/name`.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*$"))]
     pub repo: String,
     /// Commit, as 40 hexadecimal digits. Branches and tags are not allowed, because with them two
     /// nodes could get different weights.
+    #[schemars(regex(pattern = "^[0-9a-fA-F]{40}$"))]
     pub revision: String,
     /// Paths of the files to download. Default: the files that the format needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -46,7 +51,7 @@ pub struct HuggingFaceSource {
 }
 
 /// The format of a model's files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ModelFormat {
     /// A Hugging Face folder: `config.json`, `tokenizer.json`, `*.safetensors`.
@@ -75,22 +80,54 @@ impl fmt::Display for ModelSource {
     }
 }
 
-/// The form of a [`ModelSource`] in YAML.
-#[derive(Default, Serialize, Deserialize)]
+/// The source of a model's files: exactly one of `path`, `artifact`, `controllerPath`, `url` (with
+/// `sha256`) and `huggingFace`.
+#[derive(Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(rename = "ModelSource", transform = add_source_rule)]
 struct SourceFields {
+    /// A Hugging Face folder or a GGUF file on the nodes, at the same path on every node that may
+    /// serve the model.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     path: Option<PathBuf>,
+    /// Files uploaded with `flotilla model push`, by the name given there.
     #[serde(skip_serializing_if = "Option::is_none")]
     artifact: Option<ArtifactName>,
+    /// A folder or a file on the controllers, which send it to the nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
     controller_path: Option<PathBuf>,
+    /// Address of a single file that a controller downloads and sends to the nodes, with `https://`
+    /// or `http://`. Needs `sha256`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^https?://"))]
     url: Option<String>,
+    /// With `url`: the SHA-256 digest of the file, as 64 hexadecimal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     sha256: Option<Sha256Digest>,
+    /// A Hugging Face repository that a controller downloads and sends to the nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     hugging_face: Option<HuggingFaceSource>,
+}
+
+/// Adds the rule of `TryFrom<SourceFields>`: exactly one source, and `sha256` only with `url`.
+fn add_source_rule(schema: &mut Schema) {
+    let without_digest = |field: &str| {
+        json!({
+            "required": [field],
+            "properties": { field: { "not": { "type": "null" } }, "sha256": { "type": "null" } },
+        })
+    };
+    let url = json!({
+        "required": ["url", "sha256"],
+        "properties": { "url": { "type": "string" }, "sha256": { "type": "string" } },
+    });
+    let mut rules = ["path", "artifact", "controllerPath", "huggingFace"]
+        .map(without_digest)
+        .to_vec();
+    rules.push(url);
+    schema.insert("oneOf".into(), rules.into());
 }
 
 impl TryFrom<SourceFields> for ModelSource {
@@ -184,6 +221,20 @@ impl FromStr for Sha256Digest {
         let mut digest = [0; 32];
         hex::decode_to_slice(text, &mut digest).map_err(|_| ParseDigestError(text.to_owned()))?;
         Ok(Self(digest))
+    }
+}
+
+impl JsonSchema for Sha256Digest {
+    fn schema_name() -> Cow<'static, str> {
+        "Sha256Digest".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A SHA-256 digest: 64 hexadecimal digits.",
+            "type": "string",
+            "pattern": "^[0-9a-fA-F]{64}$",
+        })
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{API_VERSION, Metadata, ValidationErrors};
 use crate::admission::Priority;
@@ -10,12 +12,14 @@ use crate::routing::{AnswerLimits, CascadeSpec, ConfidenceThreshold, ObjectiveWe
 use crate::{HumanDuration, Joules, ModelName, TaskName, ZoneName};
 
 /// The resource that describes a class of requests and the models that answer them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Task {
     /// Version of the resource format. Always `flotilla.dev/v1`.
+    #[schemars(extend("const" = API_VERSION))]
     pub api_version: String,
     /// Kind of the resource. Always `Task`.
+    #[schemars(extend("const" = "Task"))]
     pub kind: String,
     /// Name and labels. Clients ask for a task with the model `task:NAME`; the model `auto` lets
     /// the classifier choose the task.
@@ -25,8 +29,9 @@ pub struct Task {
 }
 
 /// The desired state of a task: the requests that belong to it, and how they are answered.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schemars(transform = add_cascade_rule, extend("required" = ["models"]))]
 pub struct TaskSpec {
     /// What the task is about, for people. Default: empty.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -34,10 +39,12 @@ pub struct TaskSpec {
     /// Example requests that belong to the task, in the users' own words. The classifier learns
     /// from them. Default: none; the task then gets only requests that name it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(regex(pattern = r"\S"), length(max = 10_000)))]
     pub examples: Vec<String>,
     /// Names of the models that answer the task's requests, at least one. They are in order of
     /// preference: a model is used if those before it cannot answer. With `objective.weights` the
     /// weights decide the preference. With `cascade` the models are its tiers, the smallest first.
+    #[schemars(length(min = 1), extend("uniqueItems" = true))]
     pub models: Vec<ModelName>,
     /// Goals for the answers: weights and limits of quality, latency and energy. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,7 +61,17 @@ pub struct TaskSpec {
     pub hedge: Option<HedgeSpec>,
     /// Privacy zones in which the task's requests must stay. Default: empty, any node may answer.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(with = "Vec<ZoneName>")]
     pub zones: BTreeSet<ZoneName>,
+}
+
+/// Adds the rule that a cascade has at least two models.
+fn add_cascade_rule(schema: &mut Schema) {
+    let rule = json!({
+        "if": { "required": ["cascade"], "properties": { "cascade": { "type": "object" } } },
+        "then": { "properties": { "models": { "minItems": 2 } } },
+    });
+    schema.insert("allOf".into(), json!([rule]));
 }
 
 fn is_normal(priority: &Priority) -> bool {
@@ -62,7 +79,7 @@ fn is_normal(priority: &Priority) -> bool {
 }
 
 /// The goals for the answers to a task.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ObjectiveSpec {
     /// Weights of quality, latency and energy in the choice of model and replica. Default: none;
@@ -72,12 +89,14 @@ pub struct ObjectiveSpec {
     pub weights: Option<ObjectiveWeights>,
     /// Smallest measured quality of a model, 0 to 1. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0, max = 1.0))]
     pub min_quality: Option<f32>,
     /// Longest predicted time until the answer is complete, such as `800ms`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_latency: Option<HumanDuration>,
     /// Largest predicted energy of the answer, in joules. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0.0, "x-unit" = "joules"))]
     pub max_joules: Option<Joules>,
 }
 
@@ -124,7 +143,7 @@ impl ObjectiveSpec {
 }
 
 /// The rule for sending a request to a second replica.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HedgeSpec {
     /// Time without a first token after which the request is also sent to a second, idle replica,
