@@ -1,31 +1,37 @@
-//! The fleet's HTTP API, as tests use it.
+//! A client of the fleet's HTTP API.
 
 use std::net::SocketAddr;
 
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
 
-/// The API at one address. Cheap to clone.
+/// A client of the API at one address. Cheap to clone.
 #[derive(Clone)]
 pub struct Api {
     client: Client,
     base: String,
-    /// Sent with requests to models.
+    /// The API key that is sent with chat requests.
     key: Option<String>,
 }
 
-/// What a model on a node did.
+/// The counters of a model since it was loaded, summed over its replicas. Nodes report them about once
+/// a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Requests that are being computed.
     pub active: u64,
+    /// Requests that wait in the admission queues of the nodes.
     pub queued: u64,
+    /// Requests that have ended, however they ended.
     pub requests: u64,
+    /// Requests that were cancelled, for instance because their client left.
     pub cancelled: u64,
+    /// Tokens of all answers.
     pub output_tokens: u64,
 }
 
 impl Api {
-    /// The API at `address`.
+    /// Returns a client of the API at `address`.
     #[must_use]
     pub fn new(address: SocketAddr) -> Self {
         Self {
@@ -35,7 +41,7 @@ impl Api {
         }
     }
 
-    /// The same for a client with an API key.
+    /// Returns a client of the same API that sends this API key with chat requests.
     #[must_use]
     pub fn with_key(&self, key: &str) -> Self {
         Self {
@@ -44,99 +50,90 @@ impl Api {
         }
     }
 
-    /// Makes the wish for a model, a task or the router be this resource.
+    /// Applies a resource: a model, a task or the router.
     ///
     /// # Panics
-    /// When it is refused.
+    /// Panics if the resource is refused.
     pub async fn apply(&self, resource: &Value) {
         let (status, answer) = self.try_apply(resource).await;
         assert!((200..300).contains(&status), "{status}: {answer}");
     }
 
-    /// Like [`Api::apply`], with the status and the answer whatever they are.
+    /// Applies a resource as [`Api::apply`] does, and returns the status and the body of the response
+    /// whatever they are.
     ///
     /// # Panics
-    /// When there is no answer.
+    /// Panics if there is no response.
     pub async fn try_apply(&self, resource: &Value) -> (u16, Value) {
-        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let text = |value: &Value| value.as_str().expect("a string").to_owned();
         let name = text(&resource["metadata"]["name"]);
         let kind = text(&resource["kind"]).to_lowercase();
-        let url = format!("{}/api/v1/{kind}s/{name}", self.base);
-        let response = self
-            .client
-            .put(url)
-            .json(resource)
-            .send()
-            .await
-            .expect("an answer");
-        let status = response.status().as_u16();
-        (status, response.json().await.unwrap_or_default())
+        self.put(&format!("api/v1/{kind}s/{name}"), resource).await
     }
 
-    /// Ends the wish for a model.
+    /// Deletes a model.
     ///
     /// # Panics
-    /// When it is refused.
-    pub async fn delete(&self, model: &str) {
+    /// Panics if that is refused.
+    pub async fn delete_model(&self, model: &str) {
         let url = format!("{}/api/v1/models/{model}", self.base);
-        let response = self.client.delete(url).send().await.expect("an answer");
+        let response = self.client.delete(url).send().await.expect("a response");
         assert!(response.status().is_success(), "{}", response.status());
     }
 
-    /// Says what is wanted of a node.
+    /// Sets the operation of a node: whether it is cordoned and draining.
     ///
     /// # Panics
-    /// When it is refused.
-    pub async fn order(&self, node: &str, order: &Value) {
-        let status = self.try_order(node, order).await;
+    /// Panics if that is refused.
+    pub async fn set_node_operation(&self, node: &str, operation: &Value) {
+        let status = self.try_set_node_operation(node, operation).await;
         assert!((200..300).contains(&status), "{status}");
     }
 
-    /// Like [`Api::order`], with the status whatever it is.
+    /// Sets the operation of a node as [`Api::set_node_operation`] does, and returns the status whatever
+    /// it is.
     ///
     /// # Panics
-    /// When there is no answer.
-    pub async fn try_order(&self, node: &str, order: &Value) -> u16 {
-        let url = format!("{}/api/v1/nodes/{node}/operation", self.base);
-        let response = self.client.put(url).json(order).send().await;
-        response.expect("an answer").status().as_u16()
+    /// Panics if there is no response.
+    pub async fn try_set_node_operation(&self, node: &str, operation: &Value) -> u16 {
+        let path = format!("api/v1/nodes/{node}/operation");
+        self.put(&path, operation).await.0
     }
 
-    /// The nodes that are to serve a model.
-    pub async fn on(&self, model: &str) -> Vec<String> {
+    /// Returns the names of the nodes that a model is assigned to.
+    pub async fn assigned_nodes(&self, model: &str) -> Vec<String> {
         let model = self.model(model).await;
-        let replicas = model["status"]["replicas"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
+        let replicas = model["status"]["replicas"].as_array().cloned();
+        let replicas = replicas.unwrap_or_default();
         let names = replicas
             .iter()
-            .filter_map(|r| r["node"].as_str().map(str::to_owned));
+            .filter_map(|replica| replica["node"].as_str().map(str::to_owned));
         names.collect()
     }
 
-    /// All nodes.
+    /// Returns all nodes.
     pub async fn nodes(&self) -> Vec<Value> {
         self.items("nodes").await
     }
 
-    /// All models.
+    /// Returns all models.
     pub async fn models(&self) -> Vec<Value> {
         self.items("models").await
     }
 
-    /// The status and the JSON at a path.
+    /// Sends `GET` to a path and returns the status and the JSON of the response, `null` if the body is
+    /// not JSON.
     ///
     /// # Panics
-    /// When there is no answer.
+    /// Panics if there is no response.
     pub async fn get(&self, path: &str) -> (u16, Value) {
         let url = format!("{}/{path}", self.base);
-        let response = self.client.get(url).send().await.expect("an answer");
+        let response = self.client.get(url).send().await.expect("a response");
         let status = response.status().as_u16();
         (status, response.json().await.unwrap_or_default())
     }
 
-    /// All resources of a kind; none where nobody answers.
+    /// Returns all resources of a kind, such as `tasks`; none if there is no response.
     pub async fn items(&self, kind: &str) -> Vec<Value> {
         let url = format!("{}/api/v1/{kind}", self.base);
         let Ok(response) = self.client.get(url).send().await else {
@@ -146,32 +143,29 @@ impl Api {
         list["items"].as_array().cloned().unwrap_or_default()
     }
 
-    /// The model of this name, `null` where there is none.
+    /// Returns the model of this name, `null` if there is none.
     pub async fn model(&self, name: &str) -> Value {
         let models = self.models().await;
-        let found = models
+        let model = models
             .into_iter()
             .find(|model| model["metadata"]["name"] == name);
-        found.unwrap_or_default()
+        model.unwrap_or_default()
     }
 
-    /// Replicas of a model that answer.
-    pub async fn ready(&self, name: &str) -> u64 {
-        self.model(name).await["status"]["ready"]
-            .as_u64()
-            .unwrap_or(0)
+    /// Returns how many replicas of a model are ready.
+    pub async fn ready_replicas(&self, model: &str) -> u64 {
+        let ready = self.model(model).await["status"]["ready"].as_u64();
+        ready.unwrap_or(0)
     }
 
-    /// What a model did, over all nodes.
+    /// Returns the counters of a model, summed over all nodes.
     pub async fn counters(&self, model: &str) -> Counters {
         let mut sum = Counters::default();
         for node in self.nodes().await {
-            let models = node["status"]["models"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
-            for on_node in models.iter().filter(|m| m["name"] == model) {
-                let count = |field: &str| on_node["counters"][field].as_u64().unwrap_or(0);
+            let models = node["status"]["models"].as_array().cloned();
+            let models = models.unwrap_or_default();
+            for replica in models.iter().filter(|m| m["name"] == model) {
+                let count = |field: &str| replica["counters"][field].as_u64().unwrap_or(0);
                 sum.active += count("active");
                 sum.queued += count("queued");
                 sum.requests += count("requests");
@@ -182,19 +176,19 @@ impl Api {
         sum
     }
 
-    /// Asks a model and gives the response, whatever it is.
+    /// Sends a chat request of one user message and returns the response, whatever its status is.
     ///
     /// # Panics
-    /// When there is no response at all.
+    /// Panics if there is no response.
     pub async fn chat(&self, model: &str, text: &str, stream: bool) -> Response {
         let response = self.try_chat(model, text, stream).await;
         response.expect("a response")
     }
 
-    /// Like [`Api::chat`], with what kept the response away.
+    /// Sends a chat request as [`Api::chat`] does.
     ///
     /// # Errors
-    /// Those of the connection.
+    /// Returns the error of the connection if there is no response.
     pub async fn try_chat(
         &self,
         model: &str,
@@ -213,36 +207,37 @@ impl Api {
         request.send().await
     }
 
-    /// The status and the JSON that a `PUT` of JSON is answered with.
+    /// Sends `PUT` with a JSON body and returns the status and the JSON of the response, `null` if the
+    /// body is not JSON.
     ///
     /// # Panics
-    /// When there is no answer.
+    /// Panics if there is no response.
     pub async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
         let url = format!("{}/{path}", self.base);
         let response = self.client.put(url).json(body).send().await;
-        let response = response.expect("an answer");
+        let response = response.expect("a response");
         let status = response.status().as_u16();
         (status, response.json().await.unwrap_or_default())
     }
 
-    /// What a `POST` of JSON is answered with, whatever it is.
+    /// Sends `POST` with a JSON body and returns the response, whatever its status is.
     ///
     /// # Panics
-    /// When there is no response at all.
+    /// Panics if there is no response.
     pub async fn post(&self, path: &str, body: &Value) -> Response {
         let url = format!("{}/{path}", self.base);
         let response = self.client.post(url).json(body).send().await;
         response.expect("a response")
     }
 
-    /// Asks a model and gives the text of its answer.
+    /// Sends a chat request of one user message and returns the text of the answer.
     ///
     /// # Panics
-    /// When it is not answered.
+    /// Panics if the request is not answered.
     pub async fn answer(&self, model: &str, text: &str) -> String {
         let response = self.chat(model, text, false).await;
         let status = response.status();
-        let body: Value = response.json().await.expect("JSON");
+        let body: Value = response.json().await.expect("a JSON body");
         let content = body["choices"][0]["message"]["content"].as_str();
         content
             .unwrap_or_else(|| panic!("{status}: {body}"))

@@ -1,13 +1,13 @@
-//! Where the binary under test and the repository are.
+//! The paths of the binary under test and of the repository.
 
 use std::path::{Path, PathBuf};
 
-/// The `flotilla` binary of the profile that this test was built with.
+/// Returns the path of the `flotilla` binary that was built in the same profile as this test.
 ///
 /// # Panics
-/// When it was not built: `cargo test --workspace` builds it.
+/// Panics if it was not built. `cargo test --workspace` builds it.
 #[must_use]
-pub fn flotilla() -> PathBuf {
+pub fn flotilla_binary() -> PathBuf {
     let test = std::env::current_exe().expect("a running test has a path");
     // target/PROFILE/deps/TEST or target/PROFILE/BENCH → target/PROFILE/flotilla
     let binary = test
@@ -19,7 +19,7 @@ pub fn flotilla() -> PathBuf {
     binary.expect("the flotilla binary is not built: run the tests with `cargo test --workspace`")
 }
 
-/// The repository's root.
+/// Returns the root directory of the repository.
 #[must_use]
 pub fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

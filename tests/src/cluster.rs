@@ -1,309 +1,208 @@
-//! A whole fleet.
+//! A whole fleet under test.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
-use flotilla_agent::energy_accounting::EnergyAccounting;
-use flotilla_controller::StoreAddress;
 use tempfile::TempDir;
 
-use crate::member::{self, AgentMember, AgentSettings, ControllerMember};
+use crate::cluster_builder::ClusterBuilder;
+use crate::member::{self, AgentMember, ControllerMember, ControllerSettings};
 use crate::process::Process;
-use crate::{Api, DEADLINE};
+use crate::{AgentSettings, Api, DEADLINE};
 
-/// Where the members run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// In this process: fast, and a debugger sees all of it.
-    InProcess,
-    /// As processes of the real binary, which can be killed.
-    Processes,
-}
+/// How often [`Cluster::wait_until`] checks its condition.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A controller and its agents. Stop it with [`Cluster::stop`], which checks what is left
-/// behind; dropping it kills what still runs.
+/// A controller and its agents. [`Cluster::stop`] stops them in order and checks what they leave
+/// behind; dropping a cluster kills what still runs.
 pub struct Cluster {
-    mode: Mode,
     dir: TempDir,
-    store: StoreAddress,
+    /// With the addresses on which the controller listens.
+    settings: ControllerSettings,
+    /// `None` while it is killed.
     controller: Option<ControllerMember>,
     agents: BTreeMap<String, AgentMember>,
-    http: SocketAddr,
-    link: SocketAddr,
-    /// What members that are processes find in their environment.
-    variables: Vec<(String, String)>,
 }
 
 impl Cluster {
-    /// Starts a controller and agents of these names, and waits until all are ready.
-    ///
-    /// # Panics
-    /// When they do not become ready.
-    pub async fn start(mode: Mode, agents: &[&str]) -> Self {
-        Self::start_on(mode, None, agents).await
+    /// Returns a builder of a cluster. Nothing runs before [`ClusterBuilder::start`].
+    pub fn builder() -> ClusterBuilder {
+        ClusterBuilder::new()
     }
 
-    /// Like [`Cluster::start`], with the store given instead of an embedded one.
-    ///
-    /// # Panics
-    /// When they do not become ready.
-    pub async fn start_on(mode: Mode, store: Option<StoreAddress>, agents: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let embedded = || StoreAddress::Embedded(dir.path().join("controller"));
-        let store = store.unwrap_or_else(embedded);
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut cluster = Self::begin(mode, dir, store, any, (&[], &[])).await;
-        for name in agents {
-            cluster.start_agent(name);
-        }
-        cluster.until_ready(agents).await;
-        cluster
-    }
-
-    /// Starts processes whose controller tells agents that it is at `proxy`, which leads to
-    /// `link`, and waits until agents of these names, which dial it directly, are ready.
-    ///
-    /// # Panics
-    /// When they do not become ready.
-    pub async fn start_behind(proxy: SocketAddr, link: SocketAddr, agents: &[&str]) -> Self {
-        let proxy = proxy.to_string();
-        Self::start_processes(link, &["--advertise-link", &proxy], agents).await
-    }
-
-    /// Starts processes, the controller with these arguments, and waits until agents of these
-    /// names are ready.
-    ///
-    /// # Panics
-    /// When they do not become ready.
-    pub async fn start_with(arguments: &[&str], agents: &[&str]) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self::start_processes(any, arguments, agents).await
-    }
-
-    /// The same with these variables in the environment of all members.
-    ///
-    /// # Panics
-    /// When they do not become ready.
-    pub async fn start_among(
-        variables: &[(&str, &str)],
-        arguments: &[&str],
-        agents: &[&str],
-    ) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let variables: Vec<_> = variables.iter().map(own).collect();
-        Self::start_all(any, (arguments, &variables), agents).await
-    }
-
-    async fn start_processes(link: SocketAddr, arguments: &[&str], agents: &[&str]) -> Self {
-        Self::start_all(link, (arguments, &[]), agents).await
-    }
-
-    async fn start_all(
-        link: SocketAddr,
-        more: (&[&str], &[(String, String)]),
-        agents: &[&str],
-    ) -> Self {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let store = StoreAddress::Embedded(dir.path().join("controller"));
-        let mut cluster = Self::begin(Mode::Processes, dir, store, link, more).await;
-        for name in agents {
-            cluster.start_agent(name);
-        }
-        cluster.until_ready(agents).await;
-        cluster
-    }
-
-    async fn begin(
-        mode: Mode,
-        dir: TempDir,
-        store: StoreAddress,
-        link: SocketAddr,
-        more: (&[&str], &[(String, String)]),
-    ) -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let started = member::controller(mode, dir.path(), &store, any, link, more);
-        let (controller, http, link) = started.await;
+    /// Starts the controller of a cluster that has no agents yet.
+    pub(crate) async fn start_controller(dir: TempDir, settings: ControllerSettings) -> Self {
+        let (controller, http, link) = member::start_controller(dir.path(), &settings).await;
         Self {
-            mode,
             dir,
-            store,
+            settings: ControllerSettings {
+                http,
+                link,
+                ..settings
+            },
             controller: Some(controller),
             agents: BTreeMap::new(),
-            http,
-            link,
-            variables: more.1.to_vec(),
         }
     }
 
-    /// Starts an agent, or one that was killed before.
-    pub fn start_agent(&mut self, name: &str) {
-        self.start_agent_with(name, None, &[]);
+    /// Starts one more agent, or one that was killed, without waiting for its node to be ready.
+    ///
+    /// # Panics
+    /// Panics if the agent does not start, or if its settings do not fit the cluster's mode.
+    pub fn start_agent(&mut self, agent: impl Into<AgentSettings>) {
+        let agent = agent.into();
+        let name = agent.name.clone();
+        let member = member::start_agent(self.dir.path(), &self.settings, agent);
+        self.agents.insert(name, member);
     }
 
-    /// Starts an agent with this memory for models, in bytes, and more arguments: those only
-    /// where members are processes.
-    pub fn start_agent_with(&mut self, name: &str, memory: Option<u64>, more: &[&str]) {
-        let settings = AgentSettings {
-            memory,
-            more,
-            variables: &self.variables,
-            ..AgentSettings::default()
-        };
-        let agent = member::agent(self.mode, self.dir.path(), name, self.link, settings);
-        self.agents.insert(name.to_owned(), agent);
+    /// Returns the process of an agent.
+    ///
+    /// # Panics
+    /// Panics if there is no agent of this name, or if it runs in the test's process.
+    #[must_use]
+    pub fn agent(&self, name: &str) -> &Process {
+        match &self.agents[name] {
+            AgentMember::Process(process) => process,
+            AgentMember::InProcess(_) => panic!("{name} runs in the test's process"),
+        }
     }
 
-    /// Starts an agent that reads its power meters through `energy_accounting`; only where members run in
-    /// this process.
-    pub fn start_agent_metered(&mut self, name: &str, energy_accounting: EnergyAccounting) {
-        let settings = AgentSettings {
-            energy_accounting: Some(energy_accounting),
-            ..AgentSettings::default()
-        };
-        let agent = member::agent(self.mode, self.dir.path(), name, self.link, settings);
-        self.agents.insert(name.to_owned(), agent);
+    /// Returns the process of an agent, to read its output.
+    ///
+    /// # Panics
+    /// Panics as [`Cluster::agent`] does.
+    pub fn agent_mut(&mut self, name: &str) -> &mut Process {
+        match self.agents.get_mut(name) {
+            Some(AgentMember::Process(process)) => process,
+            _ => panic!("{name} is not a process"),
+        }
     }
 
-    /// Starts an agent that knows the controller by this address only.
-    pub fn start_agent_at(&mut self, name: &str, link: SocketAddr) {
-        let settings = AgentSettings {
-            variables: &self.variables,
-            ..AgentSettings::default()
-        };
-        let agent = member::agent(self.mode, self.dir.path(), name, link, settings);
-        self.agents.insert(name.to_owned(), agent);
+    /// Kills an agent without a chance to say goodbye, as a power cut does.
+    ///
+    /// # Panics
+    /// Panics as [`Cluster::agent`] does.
+    pub fn kill_agent(&mut self, name: &str) {
+        self.agent(name).signal(libc::SIGKILL);
+        self.agents.remove(name);
     }
 
-    /// Waits until nodes of these names are ready.
-    pub async fn until_ready(&self, names: &[&str]) {
+    /// Kills the controller as a power cut does. [`Cluster::restart_controller`] starts it again.
+    ///
+    /// # Panics
+    /// Panics if the controller runs in the test's process or does not run.
+    pub fn kill_controller(&mut self) {
+        match self.controller.take() {
+            Some(ControllerMember::Process(mut process)) => {
+                process.signal(libc::SIGKILL);
+                // Its ports are free only after it has been waited for.
+                process.wait();
+            }
+            _ => panic!("the controller is not a running process"),
+        }
+    }
+
+    /// Stops the controller if it runs, and starts it again with the same settings, ports and store.
+    ///
+    /// # Panics
+    /// Panics if the controller does not start.
+    pub async fn restart_controller(&mut self) {
+        if let Some(controller) = self.controller.take() {
+            controller.stop().await;
+        }
+        let started = member::start_controller(self.dir.path(), &self.settings);
+        let (controller, ..) = started.await;
+        self.controller = Some(controller);
+    }
+
+    /// Returns a client of the fleet's API.
+    #[must_use]
+    pub fn api(&self) -> Api {
+        Api::new(self.settings.http)
+    }
+
+    /// Returns the address of the HTTP API.
+    #[must_use]
+    pub fn http_address(&self) -> SocketAddr {
+        self.settings.http
+    }
+
+    /// Returns the address that agents dial.
+    #[must_use]
+    pub fn link_address(&self) -> SocketAddr {
+        self.settings.link
+    }
+
+    /// Returns the URL of the HTTP API, without a path.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.settings.http)
+    }
+
+    /// Returns the directory of the cluster, which also has room for a test's own files. It is deleted
+    /// with the cluster.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Waits until the nodes of these names are ready.
+    ///
+    /// # Panics
+    /// Panics as [`Cluster::wait_until`] does.
+    pub async fn wait_until_ready(&self, nodes: &[&str]) {
         let api = self.api();
-        self.until(async || {
-            let nodes = api.nodes().await;
-            names.iter().all(|name| {
-                let node = nodes.iter().find(|node| node["metadata"]["name"] == **name);
+        self.wait_until(async || {
+            let reported = api.nodes().await;
+            nodes.iter().all(|name| {
+                let node = reported
+                    .iter()
+                    .find(|node| node["metadata"]["name"] == **name);
                 node.is_some_and(|node| node["status"]["phase"] == "Ready")
             })
         })
         .await;
     }
 
-    /// The process of an agent.
+    /// Waits until exactly this many replicas of a model are ready.
     ///
     /// # Panics
-    /// When there is none of this name, or it runs in this process.
-    #[must_use]
-    pub fn agent(&self, name: &str) -> &Process {
-        match &self.agents[name] {
-            AgentMember::Process(process) => process,
-            AgentMember::Here(_) => panic!("{name} runs in this process"),
-        }
+    /// Panics as [`Cluster::wait_until`] does.
+    pub async fn wait_for_replicas(&self, model: &str, replicas: u64) {
+        let api = self.api();
+        self.wait_until(async || api.ready_replicas(model).await == replicas)
+            .await;
     }
 
-    /// The process of an agent, to read what it says.
+    /// Waits until `condition` holds. The API has no events for most of what tests wait for, so this
+    /// checks the condition again and again until the deadline.
     ///
     /// # Panics
-    /// When there is none of this name, or it runs in this process.
-    pub fn agent_mut(&mut self, name: &str) -> &mut Process {
-        match self.agents.get_mut(name) {
-            Some(AgentMember::Process(process)) => process,
-            _ => panic!("{name} is no process"),
-        }
-    }
-
-    /// Kills an agent without a word, as a power cut does.
-    ///
-    /// # Panics
-    /// When it runs in this process.
-    pub fn kill_agent(&mut self, name: &str) {
-        self.agent(name).signal(libc::SIGKILL);
-        self.agents.remove(name);
-    }
-
-    /// Kills the controller without a word, as a power cut does. [`Cluster::restart_controller`]
-    /// starts it again.
-    ///
-    /// # Panics
-    /// When it runs in this process.
-    pub fn kill_controller(&mut self) {
-        match self.controller.take() {
-            Some(ControllerMember::Process(mut process)) => {
-                process.signal(libc::SIGKILL);
-                // Its ports are free once it has been waited for.
-                process.wait();
-            }
-            _ => panic!("the controller is no process"),
-        }
-    }
-
-    /// Stops the controller and starts it again on the same ports and store.
-    ///
-    /// # Panics
-    /// When it does not come back.
-    pub async fn restart_controller(&mut self) {
-        if let Some(controller) = self.controller.take() {
-            controller.stop().await;
-        }
-        let dir = self.dir.path();
-        let more = (&[] as &[&str], self.variables.as_slice());
-        let (controller, ..) =
-            member::controller(self.mode, dir, &self.store, self.http, self.link, more).await;
-        self.controller = Some(controller);
-    }
-
-    /// The fleet's API.
-    #[must_use]
-    pub fn api(&self) -> Api {
-        Api::new(self.http)
-    }
-
-    /// The API's address.
-    #[must_use]
-    pub fn http(&self) -> SocketAddr {
-        self.http
-    }
-
-    /// The address that agents dial.
-    #[must_use]
-    pub fn link(&self) -> SocketAddr {
-        self.link
-    }
-
-    /// The API's address as a URL, without a path.
-    #[must_use]
-    pub fn url(&self) -> String {
-        format!("http://{}", self.http)
-    }
-
-    /// A place for a test's files, gone with the cluster.
-    #[must_use]
-    pub fn dir(&self) -> &std::path::Path {
-        self.dir.path()
-    }
-
-    /// Waits until `condition` holds. The fleet tells of counters only when asked, so this
-    /// asks again and again; it is the only place that does.
-    ///
-    /// # Panics
-    /// When it does not hold before the deadline.
-    pub async fn until(&self, condition: impl AsyncFn() -> bool) {
-        let ask = async {
-            let mut tick = tokio::time::interval(std::time::Duration::from_millis(10));
+    /// Panics if the condition does not hold before [`DEADLINE`] has passed.
+    pub async fn wait_until(&self, condition: impl AsyncFn() -> bool) {
+        let poll = async {
+            let mut tick = tokio::time::interval(POLL_INTERVAL);
             while !condition().await {
                 tick.tick().await;
             }
         };
-        if tokio::time::timeout(DEADLINE, ask).await.is_err() {
+        if tokio::time::timeout(DEADLINE, poll).await.is_err() {
             let nodes = self.api().nodes().await;
             let models = self.api().models().await;
-            panic!("it did not come true; nodes: {nodes:#?} models: {models:#?}");
+            panic!(
+                "the condition does not hold after {DEADLINE:?}; nodes: {nodes:#?} models: {models:#?}"
+            );
         }
     }
 
-    /// Stops all members in order and checks that each ended well and freed its ports.
+    /// Stops all members in order, agents first, and checks that each ends without an error and frees
+    /// its ports.
     ///
     /// # Panics
-    /// When something is left behind.
+    /// Panics if a member fails or a port stays in use.
     pub async fn stop(mut self) {
         for (_, agent) in std::mem::take(&mut self.agents) {
             agent.stop().await;
@@ -311,9 +210,9 @@ impl Cluster {
         if let Some(controller) = self.controller.take() {
             controller.stop().await;
         }
-        for address in [self.http, self.link] {
+        for address in [self.settings.http, self.settings.link] {
             std::net::TcpListener::bind(address)
-                .unwrap_or_else(|error| panic!("{address} was left in use: {error}"));
+                .unwrap_or_else(|error| panic!("{address} is still in use: {error}"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A collector that keeps what it is told: OTLP over gRPC, as OpenTelemetry's own collector takes it.
+//! A telemetry collector that keeps what it receives, over OTLP and gRPC as OpenTelemetry's own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 };
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value::Value};
 use opentelemetry_proto::tonic::metrics::v1::Metric;
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -27,20 +28,23 @@ use tonic::{Request, Response, Status};
 
 use crate::DEADLINE;
 
-/// What was told, with the service that told it.
+/// Everything that a collector has received.
 #[derive(Default)]
-pub struct Told {
+pub struct ReceivedTelemetry {
+    /// Spans, each with the `service.name` that sent it.
     pub spans: Vec<(String, Span)>,
+    /// Metrics, each with the `service.name` that sent it.
     pub metrics: Vec<(String, Metric)>,
 }
 
 #[derive(Clone)]
 struct Receiver {
-    told: Arc<Mutex<Told>>,
-    changes: Arc<watch::Sender<u64>>,
+    received: Arc<Mutex<ReceivedTelemetry>>,
+    /// How many exports were received.
+    exports: Arc<watch::Sender<u64>>,
 }
 
-/// A running collector. Dropping it ends it.
+/// A running collector. It stops when dropped.
 pub struct Collector {
     address: SocketAddr,
     receiver: Receiver,
@@ -57,19 +61,19 @@ impl Collector {
     /// Starts a collector at this address.
     ///
     /// # Panics
-    /// When the address is taken.
+    /// Panics if the address is in use.
     pub async fn start(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.expect("a free port");
-        let address = listener.local_addr().expect("an address");
+        let address = listener.local_addr().expect("it is bound");
         let receiver = Receiver {
-            told: Arc::default(),
-            changes: Arc::new(watch::channel(0).0),
+            received: Arc::default(),
+            exports: Arc::new(watch::channel(0).0),
         };
         let server = tonic::transport::Server::builder()
             .add_service(TraceServiceServer::new(receiver.clone()))
             .add_service(MetricsServiceServer::new(receiver.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
-        let task = tokio::spawn(async move { server.await.expect("a collector") });
+        let task = tokio::spawn(async move { server.await.expect("it serves") });
         Self {
             address,
             receiver,
@@ -77,51 +81,46 @@ impl Collector {
         }
     }
 
-    /// What `OTEL_EXPORTER_OTLP_ENDPOINT` is to be.
+    /// Returns the value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Waits until what was told is as `wanted` finds it, and returns what that returns.
+    /// Waits until `find` returns a value for what was received, and returns that value. `find` is called
+    /// after every export.
     ///
     /// # Panics
-    /// When it is not before the deadline.
-    pub async fn until<T>(&self, mut wanted: impl FnMut(&Told) -> Option<T>) -> T {
-        let mut changes = self.receiver.changes.subscribe();
+    /// Panics if `find` returns none before the deadline.
+    pub async fn wait_for<T>(&self, mut find: impl FnMut(&ReceivedTelemetry) -> Option<T>) -> T {
+        let mut exports = self.receiver.exports.subscribe();
         let wait = async {
             loop {
-                changes.borrow_and_update();
-                if let Some(found) = wanted(&self.receiver.told.lock()) {
-                    return found;
+                exports.borrow_and_update();
+                if let Some(value) = find(&self.receiver.received.lock()) {
+                    return value;
                 }
-                changes.changed().await.expect("a collector");
+                exports.changed().await.expect("the receiver lives");
             }
         };
         match tokio::time::timeout(DEADLINE, wait).await {
-            Ok(found) => found,
+            Ok(value) => value,
             Err(_) => {
-                let told = self.receiver.told.lock();
-                let spans: Vec<_> = told
-                    .spans
-                    .iter()
-                    .map(|(of, span)| (of, &span.name))
-                    .collect();
-                let metrics: Vec<_> = told
-                    .metrics
-                    .iter()
-                    .map(|(_, metric)| &metric.name)
-                    .collect();
-                panic!("it was not told; spans: {spans:?}; metrics: {metrics:?}");
+                let received = self.receiver.received.lock();
+                let spans = received.spans.iter();
+                let spans: Vec<_> = spans.map(|(service, span)| (service, &span.name)).collect();
+                let metrics = received.metrics.iter();
+                let metrics: Vec<_> = metrics.map(|(_, metric)| &metric.name).collect();
+                panic!("not received; spans: {spans:?}; metrics: {metrics:?}");
             }
         }
     }
 }
 
 impl Receiver {
-    fn take(&self, put: impl FnOnce(&mut Told)) {
-        put(&mut self.told.lock());
-        self.changes.send_modify(|changes| *changes += 1);
+    fn record(&self, add: impl FnOnce(&mut ReceivedTelemetry)) {
+        add(&mut self.received.lock());
+        self.exports.send_modify(|exports| *exports += 1);
     }
 }
 
@@ -131,15 +130,16 @@ impl TraceService for Receiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.take(|told| {
+        self.record(|received| {
             for resource in request.into_inner().resource_spans {
-                let of = resource.resource.unwrap_or_default();
-                let of = text(&of.attributes, "service.name").unwrap_or_default();
+                let service = service_name(resource.resource.as_ref());
                 let spans = resource
                     .scope_spans
                     .into_iter()
                     .flat_map(|scope| scope.spans);
-                told.spans.extend(spans.map(|span| (of.clone(), span)));
+                received
+                    .spans
+                    .extend(spans.map(|span| (service.clone(), span)));
             }
         });
         Ok(Response::new(Default::default()))
@@ -152,29 +152,35 @@ impl MetricsService for Receiver {
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
-        self.take(|told| {
+        self.record(|received| {
             for resource in request.into_inner().resource_metrics {
-                let of = resource.resource.unwrap_or_default();
-                let of = text(&of.attributes, "service.name").unwrap_or_default();
+                let service = service_name(resource.resource.as_ref());
                 let scopes = resource.scope_metrics.into_iter();
                 let metrics = scopes.flat_map(|scope| scope.metrics);
-                told.metrics
-                    .extend(metrics.map(|metric| (of.clone(), metric)));
+                received
+                    .metrics
+                    .extend(metrics.map(|metric| (service.clone(), metric)));
             }
         });
         Ok(Response::new(Default::default()))
     }
 }
 
-/// What an attribute says, as a text.
+/// Returns the `service.name` of a resource, empty if it has none.
+fn service_name(resource: Option<&Resource>) -> String {
+    let name = resource.and_then(|resource| attribute_text(&resource.attributes, "service.name"));
+    name.unwrap_or_default()
+}
+
+/// Returns the value of an attribute as text, `None` if there is no such attribute.
 #[must_use]
-pub fn text(attributes: &[KeyValue], key: &str) -> Option<String> {
-    let found = attributes.iter().find(|attribute| attribute.key == key)?;
-    Some(match found.value.as_ref()?.value.as_ref()? {
+pub fn attribute_text(attributes: &[KeyValue], key: &str) -> Option<String> {
+    let attribute = attributes.iter().find(|attribute| attribute.key == key)?;
+    Some(match attribute.value.as_ref()?.value.as_ref()? {
         Value::StringValue(text) => text.clone(),
         Value::IntValue(number) => number.to_string(),
         Value::DoubleValue(number) => number.to_string(),
-        Value::BoolValue(is) => is.to_string(),
+        Value::BoolValue(flag) => flag.to_string(),
         other => format!("{other:?}"),
     })
 }

@@ -1,4 +1,4 @@
-//! A real etcd on loopback, of one member or several.
+//! A real etcd on loopback with one member or more.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::{Process, free_address};
 
-/// An etcd with data of its own. Killed when dropped.
+/// An etcd cluster with its own data directory. It is killed when dropped.
 pub struct Etcd {
     members: Vec<Member>,
     dir: TempDir,
@@ -18,26 +18,30 @@ pub struct Etcd {
     user: Option<(String, String)>,
 }
 
+/// One etcd process.
 struct Member {
+    /// The address for clients.
     client: SocketAddr,
+    /// The address for other members.
     peer: SocketAddr,
+    /// `None` while the member is killed.
     process: Option<Process>,
 }
 
 impl Etcd {
-    /// Starts one member and waits until it serves clients.
+    /// Starts an etcd of one member and waits until it serves clients.
     ///
     /// # Panics
-    /// When `etcd` (Debian's `etcd-server`) is not installed or does not start.
+    /// Panics if `etcd` (Debian's `etcd-server`) is not installed or does not start.
     #[must_use]
     pub fn start() -> Self {
         Self::start_members(1)
     }
 
-    /// Starts so many members and waits until they serve clients.
+    /// Starts an etcd of `count` members and waits until they serve clients.
     ///
     /// # Panics
-    /// As [`Etcd::start`].
+    /// Panics as [`Etcd::start`] does.
     #[must_use]
     pub fn start_members(count: usize) -> Self {
         let mut etcd = Self::new(count);
@@ -45,30 +49,24 @@ impl Etcd {
         etcd
     }
 
-    /// Starts one member that wants TLS with a certificate of the client's, and the password
-    /// of a user `flotilla`.
+    /// Starts an etcd of one member that requires TLS with a client certificate and the password of the
+    /// user `flotilla`.
     ///
     /// # Panics
-    /// As [`Etcd::start`].
+    /// Panics as [`Etcd::start`] does.
     #[must_use]
-    pub fn start_guarded() -> Self {
+    pub fn start_with_authentication() -> Self {
         let mut etcd = Self::new(1);
-        etcd.tls = Some(etcd.certificates());
+        etcd.tls = Some(etcd.write_certificates());
         etcd.resume();
-        etcd.control(&["user", "add", "root:secret"]);
-        etcd.control(&["user", "add", "flotilla:open sesame"]);
-        etcd.control(&["role", "add", "fleet"]);
-        let all = [
-            "role",
-            "grant-permission",
-            "fleet",
-            "--prefix=true",
-            "readwrite",
-        ];
-        etcd.control(&[&all[..], &["/flotilla/"]].concat());
-        etcd.control(&["user", "grant-role", "flotilla", "fleet"]);
-        etcd.control(&["user", "grant-role", "root", "root"]);
-        etcd.control(&["auth", "enable"]);
+        etcd.run_etcdctl(&["user", "add", "root:secret"]);
+        etcd.run_etcdctl(&["user", "add", "flotilla:open sesame"]);
+        etcd.run_etcdctl(&["role", "add", "fleet"]);
+        let permission = ["--prefix=true", "readwrite", "/flotilla/"];
+        etcd.run_etcdctl(&[&["role", "grant-permission", "fleet"], &permission[..]].concat());
+        etcd.run_etcdctl(&["user", "grant-role", "flotilla", "fleet"]);
+        etcd.run_etcdctl(&["user", "grant-role", "root", "root"]);
+        etcd.run_etcdctl(&["auth", "enable"]);
         etcd.user = Some(("flotilla".into(), "open sesame".into()));
         etcd
     }
@@ -81,52 +79,54 @@ impl Etcd {
         };
         Self {
             members: (0..count).map(member).collect(),
-            dir: tempfile::tempdir().expect("a temporary folder"),
+            dir: tempfile::tempdir().expect("a temporary directory can be created"),
             tls: None,
             user: None,
         }
     }
 
-    /// Starts those members again that do not run, with the data they have.
+    /// Starts the members that do not run, with the data they have, and waits until they serve clients.
     ///
     /// # Panics
-    /// When they do not start.
+    /// Panics if they do not start.
     pub fn resume(&mut self) {
-        let absent = |(_, member): &(usize, &Member)| member.process.is_none();
-        let members = self.members.iter().enumerate();
-        let absent: Vec<usize> = members.filter(absent).map(|(i, _)| i).collect();
-        for which in &absent {
-            let process = Process::spawn(self.command(*which));
-            self.members[*which].process = Some(process);
+        let stopped: Vec<usize> = (0..self.members.len())
+            .filter(|index| self.members[*index].process.is_none())
+            .collect();
+        // All of them before waiting for any: a member is ready only once there is a quorum.
+        for index in &stopped {
+            let process = Process::spawn(self.command(*index));
+            self.members[*index].process = Some(process);
         }
-        for which in absent {
-            if let Some(process) = &mut self.members[which].process {
-                process.line_with("ready to serve client requests");
+        for index in stopped {
+            if let Some(process) = &mut self.members[index].process {
+                process.wait_for_line("ready to serve client requests");
             }
         }
     }
 
-    fn command(&self, which: usize) -> Command {
-        let member = &self.members[which];
+    /// Returns the command that starts a member.
+    fn command(&self, index: usize) -> Command {
+        let member = &self.members[index];
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let client = format!("{scheme}://{}", member.client);
         let peer = format!("http://{}", member.peer);
-        let others = self.members.iter().enumerate();
-        let others: Vec<_> = others
+        let members = self.members.iter().enumerate();
+        let initial_cluster: Vec<_> = members
             .map(|(i, m)| format!("m{i}=http://{}", m.peer))
             .collect();
         let mut command = Command::new("etcd");
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .args(["--name", &format!("m{which}")])
+            .args(["--name", &format!("m{index}")])
             .arg("--data-dir")
-            .arg(self.dir.path().join(format!("m{which}")))
+            .arg(self.dir.path().join(format!("m{index}")))
             .args(["--listen-client-urls", &client])
             .args(["--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &others.join(",")]);
+            .args(["--initial-cluster", &initial_cluster.join(",")]);
         if let Some(tls) = &self.tls {
             command
                 .arg("--client-cert-auth")
@@ -140,28 +140,28 @@ impl Etcd {
         command
     }
 
-    /// Kills all members as a power cut would.
+    /// Kills all members, as a power cut does.
     pub fn kill(&mut self) {
         for member in &mut self.members {
             member.process = None;
         }
     }
 
-    /// Kills one member as a power cut would.
-    pub fn kill_member(&mut self, which: usize) {
-        self.members[which].process = None;
+    /// Kills one member, as a power cut does.
+    pub fn kill_member(&mut self, index: usize) {
+        self.members[index].process = None;
     }
 
-    /// Forgets what was before `revision`.
+    /// Compacts the history: discards what was overwritten before `revision`.
     ///
     /// # Panics
-    /// When etcd refuses.
+    /// Panics if etcd refuses.
     pub fn compact(&self, revision: u64) {
-        self.control(&["compact", &revision.to_string()]);
+        self.run_etcdctl(&["compact", &revision.to_string()]);
     }
 
-    /// Runs etcdctl, which must succeed.
-    fn control(&self, args: &[&str]) {
+    /// Runs `etcdctl`, which must succeed.
+    fn run_etcdctl(&self, args: &[&str]) {
         let endpoints = self.address().endpoints.join(",");
         let mut command = Command::new("etcdctl");
         command
@@ -169,7 +169,7 @@ impl Etcd {
             .args(["--endpoints", &endpoints])
             .args(args);
         if let Some(tls) = &self.tls {
-            let (certificate, key) = tls.identity.as_ref().expect("clients have one");
+            let (certificate, key) = tls.identity.as_ref().expect("clients have a certificate");
             command.arg("--cacert").arg(&tls.ca);
             command.arg("--cert").arg(certificate).arg("--key").arg(key);
         }
@@ -177,22 +177,25 @@ impl Etcd {
         assert!(output.status.success(), "etcdctl {args:?}: {output:?}");
     }
 
-    /// An authority, and certificates of it for the server and for clients.
-    fn certificates(&self) -> EtcdTls {
+    /// Writes a certificate authority and its certificates for the server and for clients.
+    fn write_certificates(&self) -> EtcdTls {
         let path = |name: &str| self.dir.path().join(name);
         let write = |name: &str, text: &str| -> PathBuf {
-            std::fs::write(path(name), text).expect("written");
+            std::fs::write(path(name), text).expect("the file can be written");
             path(name)
         };
-        let key = || KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(Vec::new()).expect("names");
+        let key = || KeyPair::generate().expect("a key can be generated");
+        let mut params = CertificateParams::new(Vec::new()).expect("valid names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, key()).expect("an authority");
+        let authority =
+            CertifiedIssuer::self_signed(params, key()).expect("the authority can sign itself");
         let certificate = |name: &str| {
             let key = key();
             let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-            let params = CertificateParams::new(names).expect("names");
-            let signed = params.signed_by(&key, &authority).expect("signed");
+            let params = CertificateParams::new(names).expect("valid names");
+            let signed = params
+                .signed_by(&key, &authority)
+                .expect("the authority signs");
             let file = write(&format!("{name}.pem"), &signed.pem());
             (file, write(&format!("{name}.key"), &key.serialize_pem()))
         };
@@ -203,7 +206,7 @@ impl Etcd {
         }
     }
 
-    /// Where it serves clients, and what it wants of them.
+    /// Returns the addresses for clients, with the user and the certificates that they need.
     #[must_use]
     pub fn address(&self) -> EtcdAddress {
         let endpoints = self.members.iter().map(|member| member.client.to_string());
@@ -214,7 +217,7 @@ impl Etcd {
         }
     }
 
-    /// The store in it.
+    /// Returns the address of the store in this etcd.
     #[must_use]
     pub fn store(&self) -> StoreAddress {
         StoreAddress::Etcd(self.address())

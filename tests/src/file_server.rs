@@ -1,5 +1,4 @@
-//! A server of files on loopback, which also speaks as much of Hugging Face's API as is needed
-//! to download a model.
+//! A file server on loopback. It also speaks the part of the Hugging Face API that downloads a model.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +14,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// A server of one folder. Stops when dropped.
+/// A running server of one folder. It stops when dropped.
 pub struct FileServer {
     address: SocketAddr,
     task: JoinHandle<()>,
@@ -23,15 +22,16 @@ pub struct FileServer {
 
 struct Folder {
     dir: PathBuf,
-    /// What a client has to show, if anything.
+    /// The token that requests for repositories must carry. `None` lets everyone in.
     token: Option<String>,
 }
 
 impl FileServer {
-    /// Serves the files in `dir`, to those who show `token` if there is one.
+    /// Starts a server of the files in `dir`: under `/files/`, and as the contents of every repository,
+    /// for which requests must carry `token` if there is one.
     ///
     /// # Panics
-    /// When there is no port.
+    /// Panics if there is no free port.
     pub async fn start(dir: PathBuf, token: Option<&str>) -> Self {
         let folder = Folder {
             dir,
@@ -42,7 +42,7 @@ impl FileServer {
             .route("/api/models/{owner}/{name}/revision/{revision}", get(info))
             .route("/{owner}/{name}/resolve/{revision}/{file}", get(resolve))
             .with_state(Arc::new(folder));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let task = tokio::spawn(async move {
             axum::serve(listener, router).await.expect("it serves");
@@ -50,7 +50,7 @@ impl FileServer {
         Self { address, task }
     }
 
-    /// Its address as a URL.
+    /// Returns the URL of the server, without a path.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -64,10 +64,10 @@ impl Drop for FileServer {
 }
 
 impl Folder {
-    fn lets_in(&self, headers: &HeaderMap) -> bool {
+    fn is_authorized(&self, headers: &HeaderMap) -> bool {
         self.token.as_ref().is_none_or(|token| {
-            let shown = headers.get(header::AUTHORIZATION);
-            shown.is_some_and(|shown| shown.as_bytes() == format!("Bearer {token}").as_bytes())
+            let header = headers.get(header::AUTHORIZATION);
+            header.is_some_and(|value| value.as_bytes() == format!("Bearer {token}").as_bytes())
         })
     }
 
@@ -76,6 +76,7 @@ impl Folder {
     }
 }
 
+/// Serves `/files/{file}`.
 async fn file(State(folder): State<Arc<Folder>>, Path(file): Path<String>) -> Response {
     folder.read(&file).map_or_else(
         || StatusCode::NOT_FOUND.into_response(),
@@ -83,16 +84,16 @@ async fn file(State(folder): State<Arc<Folder>>, Path(file): Path<String>) -> Re
     )
 }
 
-/// What a repository holds.
+/// Lists the files of a repository.
 async fn info(
     State(folder): State<Arc<Folder>>,
     Path((_, _, revision)): Path<(String, String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    if !folder.lets_in(&headers) {
+    if !folder.is_authorized(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let entries = std::fs::read_dir(&folder.dir).expect("the folder is there");
+    let entries = std::fs::read_dir(&folder.dir).expect("the folder exists");
     let names = entries.flatten().map(|entry| entry.file_name());
     let siblings: Vec<_> = names
         .map(|name| json!({"rfilename": name.to_string_lossy()}))
@@ -100,13 +101,13 @@ async fn info(
     Json(json!({"sha": revision, "siblings": siblings})).into_response()
 }
 
-/// A file of a repository, or a part of it.
+/// Serves a file of a repository, or the range of it that is requested.
 async fn resolve(
     State(folder): State<Arc<Folder>>,
     Path((_, _, revision, file)): Path<(String, String, String, String)>,
     headers: HeaderMap,
 ) -> Response {
-    if !folder.lets_in(&headers) {
+    if !folder.is_authorized(&headers) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
     let Some(bytes) = folder.read(&file) else {

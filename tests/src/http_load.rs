@@ -1,6 +1,6 @@
-//! A load generator that costs little: fixed bytes out, bytes in until the answer is whole.
-//! It shares its cores with what it measures, so a client library's comfort would be
-//! measured too.
+//! A load generator that costs little CPU time: it sends fixed bytes and reads until the answer is
+//! complete. It shares its cores with the fleet that it measures, so the cost of a full HTTP client
+//! would be measured too.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A keep-alive connection that sends one request over and over.
+/// A keep-alive connection that sends the same request again and again.
 pub struct Connection {
     stream: TcpStream,
     request: Vec<u8>,
@@ -16,13 +16,15 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects; every request is a `POST` of `body` to `path`.
+    /// Connects to a server. Every request will be a `POST` of `body` to `path`.
     ///
     /// # Panics
-    /// When there is no connection.
+    /// Panics if the connection fails.
     pub async fn open(address: SocketAddr, path: &str, body: &str) -> Self {
-        let stream = TcpStream::connect(address).await.expect("a connection");
-        stream.set_nodelay(true).expect("TCP_NODELAY");
+        let stream = TcpStream::connect(address)
+            .await
+            .expect("the server accepts");
+        stream.set_nodelay(true).expect("TCP_NODELAY can be set");
         let length = body.len();
         let request = format!(
             "POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
@@ -34,20 +36,28 @@ impl Connection {
         }
     }
 
-    /// One request and its whole answer.
+    /// Sends the request and reads its whole answer.
     ///
     /// # Panics
-    /// When the answer is not 200 or breaks off.
+    /// Panics if the status is not 200 or the connection breaks.
     pub async fn exchange(&mut self) {
-        self.stream.write_all(&self.request).await.expect("written");
+        self.stream
+            .write_all(&self.request)
+            .await
+            .expect("the connection is open");
         self.buffer.clear();
-        while !self.is_whole() {
-            let read = self.stream.read_buf(&mut self.buffer).await.expect("read");
+        while !self.is_complete() {
+            let read = self
+                .stream
+                .read_buf(&mut self.buffer)
+                .await
+                .expect("the connection is open");
             assert!(read > 0, "the connection was closed");
         }
     }
 
-    fn is_whole(&self) -> bool {
+    /// Whether the buffer holds a complete response.
+    fn is_complete(&self) -> bool {
         let Some(head) = find(&self.buffer, b"\r\n\r\n") else {
             return false;
         };
@@ -57,50 +67,57 @@ impl Connection {
             "{}",
             String::from_utf8_lossy(&self.buffer)
         );
-        let Some(at) = find(headers, b"content-length: ") else {
+        let Some(start) = find(headers, b"content-length: ") else {
             return self.buffer.ends_with(b"\r\n0\r\n\r\n");
         };
-        let digits = headers[at + 16..].iter().take_while(|c| c.is_ascii_digit());
+        let digits = headers[start + 16..]
+            .iter()
+            .take_while(|c| c.is_ascii_digit());
         let length = digits.fold(0, |n, c| n * 10 + usize::from(c - b'0'));
         self.buffer.len() >= head + 4 + length
     }
 }
 
-fn find(text: &[u8], what: &[u8]) -> Option<usize> {
-    text.windows(what.len()).position(|window| window == what)
+/// Returns the index of the first occurrence of `part`.
+fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window == part)
 }
 
-/// What a run measured.
+/// The result of [`measure`].
 #[derive(Debug, Clone)]
-pub struct Measured {
+pub struct LoadMeasurement {
+    /// Requests per second of all workers together.
     pub requests_per_second: f64,
+    /// The median time of a request.
     pub p50: Duration,
+    /// The 99th percentile of the time of a request.
     pub p99: Duration,
 }
 
-/// Runs `workers` loops of `exchange` for `time` and measures them.
+/// Runs all workers at the same time, each again and again, for `time`, and measures each call. A call
+/// that has begun is finished.
 ///
 /// # Panics
-/// When an exchange does.
-pub async fn measure<W: AsyncFnMut()>(time: Duration, mut workers: Vec<W>) -> Measured {
+/// Panics if a worker does.
+pub async fn measure<W: AsyncFnMut()>(time: Duration, mut workers: Vec<W>) -> LoadMeasurement {
     let start = Instant::now();
-    let runs = workers.iter_mut().map(async |exchange| {
+    let runs = workers.iter_mut().map(async |worker| {
         let mut times = Vec::with_capacity(1 << 16);
         while start.elapsed() < time {
             let began = Instant::now();
-            exchange().await;
+            worker().await;
             times.push(began.elapsed());
         }
         times
     });
     let times = futures::future::join_all(runs).await;
-    let took = start.elapsed();
+    let elapsed = start.elapsed();
     let mut times: Vec<Duration> = times.into_iter().flatten().collect();
     times.sort_unstable();
-    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
-    Measured {
-        requests_per_second: times.len() as f64 / took.as_secs_f64(),
-        p50: at(0.5),
-        p99: at(0.99),
+    let quantile = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+    LoadMeasurement {
+        requests_per_second: times.len() as f64 / elapsed.as_secs_f64(),
+        p50: quantile(0.5),
+        p99: quantile(0.99),
     }
 }

@@ -1,38 +1,46 @@
-//! The cluster harness: controllers and agents, in this process or as processes of the real
-//! binary, started, watched and stopped, with what they leave behind checked at the end.
+//! The cluster harness: starts controllers and agents, watches them, stops them and checks that they
+//! leave nothing behind. Members run inside the test's process or as processes of the real binary.
 //!
-//! Tests name the behaviour they prove and wait for conditions with a deadline, through
-//! [`Cluster::until`]. Start reading at [`Cluster::start`].
+//! The harness also owns the surroundings of a fleet: an etcd, a telemetry collector, a file server, a
+//! breakable network line, a fake power meter and load generators. It knows nothing of single
+//! behaviours; those are the tests in `tests/tests/`.
+//!
+//! A test waits for a condition with a deadline, through [`Cluster::wait_until`], never for an amount
+//! of time. Start reading at [`Cluster::builder`].
 
+mod agent_settings;
 mod api;
 mod binary;
 mod cluster;
+mod cluster_builder;
 pub mod collector;
 mod etcd;
+mod fake_rapl;
 mod file_server;
 pub mod http_load;
 mod load;
 mod member;
-mod metered;
 mod models;
 mod ports;
 mod process;
 mod proxy;
-pub mod sink;
 pub mod soak;
+pub mod telemetry_sink;
 
+pub use agent_settings::AgentSettings;
 pub use api::{Api, Counters};
-pub use binary::{flotilla, repository};
-pub use cluster::{Cluster, Mode};
+pub use binary::{flotilla_binary, repository};
+pub use cluster::Cluster;
+pub use cluster_builder::{ClusterBuilder, Mode};
 pub use etcd::Etcd;
+pub use fake_rapl::FakeRapl;
 pub use file_server::FileServer;
-pub use load::{Load, Tally};
-pub use metered::FakeRapl;
+pub use load::{Load, LoadTally};
 pub use models::{demo_model, simulated_model};
 pub use ports::free_address;
-pub use process::{Process, address, open_files};
+pub use process::{Process, address_in_line, open_files};
 pub use proxy::Proxy;
 
-/// How long anything may take that is waited for: far longer than it does, so that a busy
-/// machine fails no test.
+/// The longest time that a test waits for anything. It is far longer than anything takes, so that a
+/// busy machine fails no test.
 pub const DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! Constant load on a model, with what became of every request.
+//! Constant load on a model, with the outcome of every request.
 
 use std::time::{Duration, Instant};
 
@@ -8,46 +8,46 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Api;
 
-/// Requests that go on until [`Load::stop`]: half of them streamed.
+/// Workers that send requests until [`Load::stop`], half of them streamed.
 pub struct Load {
     stop: CancellationToken,
-    workers: JoinSet<Tally>,
+    workers: JoinSet<LoadTally>,
 }
 
-/// What became of the requests.
+/// The outcomes of requests, counted.
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
-    /// Requests made.
+pub struct LoadTally {
+    /// Requests sent.
     pub requests: u64,
-    /// Replicas asked beyond the first, over all requests.
+    /// Attempts on replicas beyond the first of each request.
     pub retries: u64,
-    /// Streams that broke off after they had begun.
-    pub cut: u64,
-    /// Requests that were not answered although nothing had been streamed, with why.
+    /// Streams that ended with an error after they had begun.
+    pub cut_streams: u64,
+    /// The errors of requests that failed before anything was streamed.
     pub errors: Vec<String>,
-    /// The longest that a request took to begin.
+    /// The longest time to the head of a response.
     pub slowest: Duration,
 }
 
-impl Tally {
-    /// Adds what became of others.
+impl LoadTally {
+    /// Adds the outcomes of other requests.
     pub fn add(&mut self, other: Self) {
         self.requests += other.requests;
         self.retries += other.retries;
-        self.cut += other.cut;
+        self.cut_streams += other.cut_streams;
         self.errors.extend(other.errors);
         self.slowest = self.slowest.max(other.slowest);
     }
 }
 
-impl std::fmt::Display for Tally {
+impl std::fmt::Display for LoadTally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
             "{} requests, {} retries, {} streams cut, {} errors, slowest {} ms",
             self.requests,
             self.retries,
-            self.cut,
+            self.cut_streams,
             self.errors.len(),
             self.slowest.as_millis()
         )?;
@@ -59,24 +59,24 @@ impl std::fmt::Display for Tally {
 }
 
 impl Load {
-    /// Begins to ask `model` with so many requests at once, spread over `apis`.
+    /// Starts to send requests to `model`, `concurrency` at a time, through all `apis`.
     #[must_use]
-    pub fn start(apis: &[Api], model: &str, at_once: usize) -> Self {
+    pub fn start(apis: &[Api], model: &str, concurrency: usize) -> Self {
         let stop = CancellationToken::new();
         let mut workers = JoinSet::new();
-        for worker in 0..at_once {
+        for worker in 0..concurrency {
             let apis = apis.to_vec();
             let (model, stop) = (model.to_owned(), stop.clone());
             workers.spawn(async move {
-                let mut tally = Tally::default();
+                let mut tally = LoadTally::default();
                 let mut stream = worker % 2 == 0;
-                let mut turn = worker;
+                let mut api_index = worker;
                 while !stop.is_cancelled() {
-                    // As a client with several addresses: where nobody is, it asks the next.
-                    let api = &apis[turn % apis.len()];
-                    match ask(api, &model, stream).await {
-                        Some(asked) => tally.add(asked),
-                        None if apis.len() > 1 => turn += 1,
+                    // As a client does that has several addresses: if one does not answer, it tries the next.
+                    let api = &apis[api_index % apis.len()];
+                    match send_request(api, &model, stream).await {
+                        Some(outcome) => tally.add(outcome),
+                        None if apis.len() > 1 => api_index += 1,
                         None => tally.errors.push("no connection".into()),
                     }
                     stream = !stream;
@@ -87,13 +87,14 @@ impl Load {
         Self { stop, workers }
     }
 
-    /// Lets the requests under way end and says what became of all, on standard output too.
+    /// Sends no more requests, waits for those under way, and returns the outcomes of all. Prints them
+    /// under the name of the load, too.
     ///
     /// # Panics
-    /// When a worker does.
-    pub async fn stop(mut self, name: &str) -> Tally {
+    /// Panics if a worker does.
+    pub async fn stop(mut self, name: &str) -> LoadTally {
         self.stop.cancel();
-        let mut all = Tally::default();
+        let mut all = LoadTally::default();
         while let Some(worker) = self.workers.join_next().await {
             all.add(worker.expect("workers do not panic"));
         }
@@ -102,13 +103,13 @@ impl Load {
     }
 }
 
-/// Asks once. `None` where there is no connection, or it breaks before there is an answer:
-/// the client's to try elsewhere.
-async fn ask(api: &Api, model: &str, stream: bool) -> Option<Tally> {
+/// Sends one request. Returns `None` if the connection fails before there is an answer: then the client
+/// tries another address.
+async fn send_request(api: &Api, model: &str, stream: bool) -> Option<LoadTally> {
     let began = Instant::now();
-    let mut tally = Tally {
+    let mut tally = LoadTally {
         requests: 1,
-        ..Tally::default()
+        ..LoadTally::default()
     };
     let mut response = match api.try_chat(model, "hi", stream).await {
         Ok(response) => response,
@@ -124,26 +125,26 @@ async fn ask(api: &Api, model: &str, stream: bool) -> Option<Tally> {
     let attempts = response.headers().get("x-flotilla-attempts");
     let attempts = attempts.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     tally.retries = attempts.unwrap_or(1) - 1;
-    match read(&mut response, stream).await {
+    match read_answer(&mut response, stream).await {
         Ok(()) => {}
-        Err(_) if stream => tally.cut = 1,
-        // A connection that breaks takes whole answers with it, too: as above.
-        Err(problem) if problem.starts_with(BROKEN) => return None,
+        Err(_) if stream => tally.cut_streams = 1,
+        // An answer that was not streamed is lost with its connection, as if there had been none.
+        Err(problem) if problem.starts_with(CONNECTION_BROKEN) => return None,
         Err(problem) => tally.errors.push(problem),
     }
     Some(tally)
 }
 
-/// How the problem of a broken connection begins.
-const BROKEN: &str = "broken: ";
+/// The prefix of the error of a broken connection.
+const CONNECTION_BROKEN: &str = "connection broken: ";
 
-/// Reads an answer to its end.
-async fn read(response: &mut Response, stream: bool) -> Result<(), String> {
+/// Reads an answer to its end. Returns an error if it is incomplete or holds one.
+async fn read_answer(response: &mut Response, stream: bool) -> Result<(), String> {
     let mut text = Vec::new();
     while let Some(piece) = response
         .chunk()
         .await
-        .map_err(|e| format!("{BROKEN}{e:?}"))?
+        .map_err(|e| format!("{CONNECTION_BROKEN}{e:?}"))?
     {
         text.extend_from_slice(&piece);
     }

@@ -1,155 +1,148 @@
-//! A controller or an agent, wherever it runs.
+//! One controller or agent of a cluster, in the test's process or as a process of its own.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use flotilla_agent::Agent;
-use flotilla_agent::energy_accounting::EnergyAccounting;
-use flotilla_controller::{Controller, StoreAddress};
+use flotilla_agent::{Agent, AgentConfig, NodeConfig};
+use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::NodeName;
 use flotilla_telemetry::TelemetrySettings;
 
-use crate::cluster::Mode;
-use crate::process::{Process, address};
+use crate::AgentSettings;
+use crate::cluster_builder::Mode;
+use crate::process::{Process, address_in_line};
 
-/// How long a stopping member lets requests go on in tests.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a stopping member lets its requests finish.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// A running controller.
 pub(crate) enum ControllerMember {
-    Here(Box<Controller>),
+    InProcess(Box<Controller>),
     Process(Process),
 }
 
 /// A running agent.
 pub(crate) enum AgentMember {
-    Here(Agent),
+    InProcess(Agent),
     Process(Process),
 }
 
-/// Starts a controller. Returns it with its HTTP and link address; ports that are 0 are
-/// chosen by the system. `more` are arguments and variables for a process.
-pub(crate) async fn controller(
-    mode: Mode,
+/// How the controller of a cluster is started.
+pub(crate) struct ControllerSettings {
+    /// For the agents, too.
+    pub(crate) mode: Mode,
+    pub(crate) store: StoreAddress,
+    /// The address of the HTTP API. Port 0 lets the system choose.
+    pub(crate) http: SocketAddr,
+    /// The address that agents dial. Port 0 lets the system choose.
+    pub(crate) link: SocketAddr,
+    /// Command-line arguments of a process.
+    pub(crate) args: Vec<String>,
+    /// Variables in the environment of a process, and of agents that are processes.
+    pub(crate) env: Vec<(String, String)>,
+}
+
+/// Starts a controller and returns it with the addresses of its HTTP API and for agents.
+pub(crate) async fn start_controller(
     dir: &Path,
-    store: &StoreAddress,
-    http: SocketAddr,
-    link: SocketAddr,
-    (more, variables): (&[&str], &[(String, String)]),
+    settings: &ControllerSettings,
 ) -> (ControllerMember, SocketAddr, SocketAddr) {
-    match mode {
+    match settings.mode {
         Mode::InProcess => {
-            let config = flotilla_controller::ControllerConfig {
-                http,
-                link,
-                store: store.clone(),
+            let config = ControllerConfig {
+                http: settings.http,
+                link: settings.link,
+                store: settings.store.clone(),
                 data_dir: dir.join("files"),
-                stop_grace: PATIENCE,
+                stop_grace: STOP_GRACE,
                 ..Default::default()
             };
             let controller = Controller::start(config)
                 .await
                 .expect("the controller starts");
             let (http, link) = (controller.http(), controller.link());
-            (ControllerMember::Here(Box::new(controller)), http, link)
+            let member = ControllerMember::InProcess(Box::new(controller));
+            (member, http, link)
         }
         Mode::Processes => {
-            let store = store.to_string();
-            let (http, link) = (http.to_string(), link.to_string());
+            let store = settings.store.to_string();
+            let (http, link) = (settings.http.to_string(), settings.link.to_string());
             let mut args = vec!["controller", "--http", &http, "--link", &link];
             args.extend(["--store", &store]);
-            args.extend(more);
-            let mut process = Process::start_with(dir, &args, variables);
-            let line = process.line_with("ready http=");
-            let (http, link) = (address(&line, "http"), address(&line, "link"));
+            args.extend(settings.args.iter().map(String::as_str));
+            let mut process = Process::start_with_env(dir, &args, &settings.env);
+            let line = process.wait_for_line("ready http=");
+            let http = address_in_line(&line, "http");
+            let link = address_in_line(&line, "link");
             (ControllerMember::Process(process), http, link)
         }
     }
 }
 
-/// How an agent is started.
-#[derive(Default)]
-pub(crate) struct AgentSettings<'a> {
-    /// Memory for models, in bytes.
-    pub(crate) memory: Option<u64>,
-    /// Its power meters, where it runs in this process.
-    pub(crate) energy_accounting: Option<EnergyAccounting>,
-    /// Arguments and variables, where it is a process.
-    pub(crate) more: &'a [&'a str],
-    pub(crate) variables: &'a [(String, String)],
-}
-
-/// Starts an agent that joins the controller at `link`.
-pub(crate) fn agent(
-    mode: Mode,
+/// Starts an agent that joins the controller with these settings, unless its own say otherwise.
+pub(crate) fn start_agent(
     dir: &Path,
-    name: &str,
-    link: SocketAddr,
-    settings: AgentSettings<'_>,
+    controller: &ControllerSettings,
+    agent: AgentSettings,
 ) -> AgentMember {
-    let AgentSettings {
-        memory,
-        energy_accounting,
-        more,
-        variables,
-    } = settings;
+    let name = agent.name.as_str();
     let data_dir = dir.join(name);
-    match mode {
+    let link = agent.controller.unwrap_or(controller.link).to_string();
+    match controller.mode {
         Mode::InProcess => {
-            let config = flotilla_agent::AgentConfig {
-                node: flotilla_agent::NodeConfig {
+            assert!(agent.args.is_empty(), "arguments need Mode::Processes");
+            let config = AgentConfig {
+                node: NodeConfig {
                     labels: [("harness".to_owned(), "yes".to_owned())].into(),
-                    memory: memory.map(flotilla_core::Bytes),
-                    ..flotilla_agent::NodeConfig::new(NodeName::new(name).expect("a node name"))
+                    memory: agent.memory.map(flotilla_core::Bytes),
+                    ..NodeConfig::new(NodeName::new(name).expect("a valid node name"))
                 },
-                join: vec![link.to_string()],
+                join: vec![link],
                 data_dir,
-                energy_accounting,
+                energy_accounting: agent.energy_accounting,
                 metrics: None,
                 telemetry: TelemetrySettings::DISABLED,
                 fetch_rate: None,
                 simulated_slowdown: 1.0,
-                drain_timeout: PATIENCE,
+                drain_timeout: STOP_GRACE,
                 return_memory: || {},
             };
-            AgentMember::Here(Agent::start(config).expect("the agent starts"))
+            AgentMember::InProcess(Agent::start(config).expect("the agent starts"))
         }
         Mode::Processes => {
+            assert!(
+                agent.energy_accounting.is_none(),
+                "energy accounting of a test needs Mode::InProcess"
+            );
             let data_dir = data_dir.display().to_string();
-            let link = link.to_string();
-            let memory = memory.map(|bytes| bytes.to_string());
+            let memory = agent.memory.map(|bytes| bytes.to_string());
             let mut args = vec!["agent", "--join", &link, "--name", name];
             args.extend(["--data-dir", &data_dir, "--drain-timeout", "5"]);
             args.extend(["--label", "harness=yes", "--metrics", "off"]);
             args.extend(memory.iter().flat_map(|bytes| ["--memory", bytes]));
-            args.extend(more);
-            AgentMember::Process(Process::start_with(dir, &args, variables))
+            args.extend(agent.args.iter().map(String::as_str));
+            AgentMember::Process(Process::start_with_env(dir, &args, &controller.env))
         }
     }
 }
 
 impl ControllerMember {
+    /// Stops the controller, which must end without an error.
     pub(crate) async fn stop(self) {
         match self {
-            Self::Here(controller) => controller.stop().await,
-            Self::Process(process) => end(process),
+            Self::InProcess(controller) => controller.stop().await,
+            Self::Process(process) => process.stop(),
         }
     }
 }
 
 impl AgentMember {
+    /// Stops the agent, which must end without an error.
     pub(crate) async fn stop(self) {
         match self {
-            Self::Here(agent) => agent.stop().await,
-            Self::Process(process) => end(process),
+            Self::InProcess(agent) => agent.stop().await,
+            Self::Process(process) => process.stop(),
         }
     }
-}
-
-/// Ends a process as Ctrl-C does; it must end well.
-fn end(mut process: Process) {
-    process.signal(libc::SIGINT);
-    let (status, output) = process.wait();
-    assert!(status.success(), "{status}:\n{output}");
 }

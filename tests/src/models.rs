@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::repository;
 
-/// A model of the simulated engine with these `options` in its spec.
+/// Returns a model of the simulated engine with these `options` in its spec.
 #[must_use]
 pub fn simulated_model(name: &str, replicas: u32, options: &Value) -> Value {
     json!({
@@ -13,16 +13,16 @@ pub fn simulated_model(name: &str, replicas: u32, options: &Value) -> Value {
     })
 }
 
-/// One of the demo models.
+/// Returns one of the demo models in the repository's folder `models/`.
 ///
 /// # Panics
-/// When the repository's path is not text.
+/// Panics if the repository's path is not valid UTF-8.
 #[must_use]
 pub fn demo_model(name: &str, replicas: u32) -> Value {
     let path = repository().join("models").join(name);
     let path = path.canonicalize().unwrap_or(path);
     json!({
         "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": name},
-        "spec": {"source": {"path": path.to_str().expect("a text")}, "replicas": replicas},
+        "spec": {"source": {"path": path.to_str().expect("valid UTF-8")}, "replicas": replicas},
     })
 }

@@ -1,4 +1,4 @@
-//! A process of the real binary.
+//! A process under test: the real binary, or a program that a test needs beside it.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -8,37 +8,38 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crate::{DEADLINE, flotilla};
+use crate::{DEADLINE, flotilla_binary};
 
-/// A running process. Killed when dropped, so that a failing test leaves nothing behind.
+/// A running process. It is killed when dropped, so that a failing test leaves nothing behind.
 pub struct Process {
     child: Child,
+    /// Lines of standard output and standard error. Disconnected when the process has ended.
     lines: mpsc::Receiver<String>,
-    /// Lines read so far, for a test that fails.
-    seen: Vec<String>,
+    /// Lines read so far, for the message of a failing test.
+    output: Vec<String>,
     readers: Vec<JoinHandle<()>>,
 }
 
 impl Process {
-    /// Starts `flotilla` with `args` in `dir`.
+    /// Starts `flotilla` with these arguments in the directory `dir`.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// Panics if it cannot be started.
     #[must_use]
     pub fn start(dir: &Path, args: &[&str]) -> Self {
-        Self::start_with(dir, args, &[])
+        Self::start_with_env(dir, args, &[])
     }
 
-    /// The same with these variables in its environment.
+    /// Starts `flotilla` as [`Process::start`] does, with variables in its environment.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// Panics if it cannot be started.
     #[must_use]
-    pub fn start_with(dir: &Path, args: &[&str], variables: &[(String, String)]) -> Self {
-        let mut command = Command::new(flotilla());
+    pub fn start_with_env(dir: &Path, args: &[&str], env: &[(String, String)]) -> Self {
+        let mut command = Command::new(flotilla_binary());
         command
             .args(args)
-            .envs(variables.iter().cloned())
+            .envs(env.iter().cloned())
             .current_dir(dir)
             .env_remove("FLOTILLA_LOG");
         Self::spawn(command)
@@ -47,7 +48,7 @@ impl Process {
     /// Starts any program.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// Panics if it cannot be started.
     #[must_use]
     pub fn spawn(mut command: Command) -> Self {
         let mut child = command
@@ -57,61 +58,60 @@ impl Process {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let (sender, lines) = mpsc::channel();
-        let out = child.stdout.take().expect("piped");
-        let err = child.stderr.take().expect("piped");
-        let errors = sender.clone();
+        let stdout = child.stdout.take().expect("it is piped");
+        let stderr = child.stderr.take().expect("it is piped");
+        let error_sender = sender.clone();
         let readers = vec![
-            std::thread::spawn(move || forward(out, &sender)),
-            std::thread::spawn(move || forward(err, &errors)),
+            std::thread::spawn(move || forward_lines(stdout, &sender)),
+            std::thread::spawn(move || forward_lines(stderr, &error_sender)),
         ];
         Self {
             child,
             lines,
-            seen: Vec::new(),
+            output: Vec::new(),
             readers,
         }
     }
 
-    /// Lines read so far that hold `text`.
+    /// Returns how many of the lines read so far contain `text`.
     #[must_use]
-    pub fn seen_with(&self, text: &str) -> usize {
-        let lines = self.seen.iter();
+    pub fn count_lines(&self, text: &str) -> usize {
+        let lines = self.output.iter();
         lines.filter(|line| line.contains(text)).count()
     }
 
-    /// Waits for a line of output that holds `text`, and returns it.
+    /// Waits for a line of output that contains `text`, and returns it. Blocks the thread.
     ///
     /// # Panics
-    /// When the process ends or the deadline passes before.
-    pub fn line_with(&mut self, text: &str) -> String {
+    /// Panics if the process ends or the deadline passes before.
+    pub fn wait_for_line(&mut self, text: &str) -> String {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(remaining) {
                 Ok(line) => {
-                    self.seen.push(line.clone());
+                    self.output.push(line.clone());
                     if line.contains(text) {
                         return line;
                     }
                 }
-                Err(error) => panic!("no line with '{text}' ({error}):\n{}", self.seen.join("\n")),
+                Err(error) => {
+                    panic!(
+                        "no line with '{text}' ({error}):\n{}",
+                        self.output.join("\n")
+                    )
+                }
             }
         }
     }
 
-    /// The process id.
+    /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its id in the system.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Sends a signal.
+    /// Sends a signal, such as [`libc::SIGINT`].
     pub fn signal(&self, signal: i32) {
         let id = i32::try_from(self.child.id()).expect("process ids are small");
         // SAFETY: kill only sends a signal; the child was not waited for, so its id is its own.
@@ -120,20 +120,20 @@ impl Process {
         }
     }
 
-    /// Waits for the end and returns the status and all output.
+    /// Waits for the process to end and returns its status and all its output. Blocks the thread.
     ///
     /// # Panics
-    /// When it does not end before the deadline.
+    /// Panics if it does not end before the deadline.
     pub fn wait(&mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + DEADLINE;
-        // Output ends with the process: reading to its end is waiting for it.
+        // The output ends with the process, so reading it to its end waits for the process.
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.lines.recv_timeout(left) {
-                Ok(line) => self.seen.push(line),
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(remaining) {
+                Ok(line) => self.output.push(line),
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
                 Err(mpsc::RecvTimeoutError::Timeout) => {
-                    panic!("it did not end:\n{}", self.seen.join("\n"))
+                    panic!("the process does not end:\n{}", self.output.join("\n"))
                 }
             }
         }
@@ -141,65 +141,75 @@ impl Process {
         for reader in self.readers.drain(..) {
             reader.join().expect("readers do not panic");
         }
-        (status, self.seen.join("\n"))
+        (status, self.output.join("\n"))
     }
 
-    /// Memory of the process that is in RAM, in bytes.
+    /// Stops the process as Ctrl-C does and waits for its end. Blocks the thread.
     ///
     /// # Panics
-    /// When the process is gone.
+    /// Panics if it ends with an error or does not end before the deadline.
+    pub fn stop(mut self) {
+        self.signal(libc::SIGINT);
+        let (status, output) = self.wait();
+        assert!(status.success(), "{status}:\n{output}");
+    }
+
+    /// Returns the memory of the process that is in RAM, in bytes.
+    ///
+    /// # Panics
+    /// Panics if the process has ended.
     #[must_use]
-    pub fn resident(&self) -> u64 {
+    pub fn resident_bytes(&self) -> u64 {
         let file = format!("/proc/{}/statm", self.id());
-        let text = std::fs::read_to_string(file).expect("the process lives");
+        let text = std::fs::read_to_string(file).expect("the process runs");
         let pages: u64 = text
             .split(' ')
             .nth(1)
-            .and_then(|p| p.parse().ok())
-            .expect("a number");
+            .and_then(|pages| pages.parse().ok())
+            .expect("the second field of statm is a number");
         // SAFETY: sysconf reads a constant of the system.
-        pages * u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("positive")
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        pages * u64::try_from(page).expect("a page has a size")
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A process that has ended already is fine.
+        // Fails if the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-fn forward(from: impl std::io::Read, to: &mpsc::Sender<String>) {
+fn forward_lines(from: impl std::io::Read, to: &mpsc::Sender<String>) {
     for line in BufReader::new(from).lines().map_while(Result::ok) {
-        // A test that does not listen any more does not need the rest.
+        // Fails if the test has dropped the process and needs no more lines.
         let _ = to.send(line);
     }
 }
 
-/// The address after `name=` in a log line.
+/// Returns the address after `field=` in a log line.
 ///
 /// # Panics
-/// When there is none.
+/// Panics if there is none.
 #[must_use]
-pub fn address(line: &str, name: &str) -> SocketAddr {
-    let field = format!("{name}=");
+pub fn address_in_line(line: &str, field: &str) -> SocketAddr {
     let value = line
-        .split(&field)
+        .split(&format!("{field}="))
         .nth(1)
         .and_then(|rest| rest.split_whitespace().next());
     value
         .and_then(|value| value.parse().ok())
-        .unwrap_or_else(|| panic!("no {name} in: {line}"))
+        .unwrap_or_else(|| panic!("no address {field}= in: {line}"))
 }
 
-/// Open files of a process.
+/// Returns how many files the process of this id has open.
 ///
 /// # Panics
-/// When the process is gone.
+/// Panics if the process has ended.
 #[must_use]
 pub fn open_files(id: u32) -> usize {
     std::fs::read_dir(format!("/proc/{id}/fd"))
-        .expect("the process lives")
+        .expect("the process runs")
         .count()
 }

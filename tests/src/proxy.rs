@@ -1,4 +1,4 @@
-//! A byte-level proxy between an agent and a controller, to break the line between them.
+//! A TCP proxy between an agent and a controller that can break the line between them.
 
 use std::net::SocketAddr;
 
@@ -6,67 +6,67 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
-/// What happens to bytes.
+/// Whether bytes pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Line {
+enum LineState {
     Open,
-    /// They vanish, and nobody is told: the connections stay.
+    /// Bytes are dropped while the connections stay, so that neither side notices.
     Silent,
-    /// Connections are closed, and new ones at once.
+    /// Connections are closed, new ones at once.
     Cut,
 }
 
-/// A line to an address. Gone when dropped.
+/// A proxy of one address. It ends when dropped.
 pub struct Proxy {
     address: SocketAddr,
-    line: watch::Sender<Line>,
+    state: watch::Sender<LineState>,
     task: JoinHandle<()>,
 }
 
 impl Proxy {
-    /// An open line to `to`.
+    /// Starts a proxy that forwards connections to `target`.
     ///
     /// # Panics
-    /// When there is no port.
-    pub async fn start(to: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    /// Panics if there is no free port.
+    pub async fn start(target: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let line = watch::Sender::new(Line::Open);
-        let state = line.clone();
+        let state = watch::Sender::new(LineState::Open);
+        let receiver = state.subscribe();
         let task = tokio::spawn(async move {
-            let mut pairs = tokio::task::JoinSet::new();
-            while let Ok((near, _)) = listener.accept().await {
-                pairs.spawn(join(near, to, state.subscribe()));
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                connections.spawn(forward(client, target, receiver.clone()));
             }
         });
         Self {
             address,
-            line,
+            state,
             task,
         }
     }
 
-    /// Where it listens.
+    /// Returns the address on which the proxy listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Bytes go through.
+    /// Lets bytes pass. Connections that were silent stay broken.
     pub fn open(&self) {
-        self.line.send_replace(Line::Open);
+        self.state.send_replace(LineState::Open);
     }
 
-    /// Bytes vanish; the connections stay, half open.
+    /// Drops all bytes while the connections stay, as a network does that loses packets.
     pub fn silence(&self) {
-        self.line.send_replace(Line::Silent);
+        self.state.send_replace(LineState::Silent);
     }
 
-    /// Connections are closed.
+    /// Closes all connections, and new ones at once.
     pub fn cut(&self) {
-        self.line.send_replace(Line::Cut);
+        self.state.send_replace(LineState::Cut);
     }
 }
 
@@ -76,31 +76,33 @@ impl Drop for Proxy {
     }
 }
 
-async fn join(near: TcpStream, to: SocketAddr, mut line: watch::Receiver<Line>) {
-    if *line.borrow() == Line::Cut {
+/// Forwards one connection in both directions until a side closes it or the line is cut.
+async fn forward(client: TcpStream, target: SocketAddr, mut state: watch::Receiver<LineState>) {
+    if *state.borrow() == LineState::Cut {
         return;
     }
-    let Ok(far) = TcpStream::connect(to).await else {
+    let Ok(server) = TcpStream::connect(target).await else {
         return;
     };
-    let (near_in, near_out) = near.into_split();
-    let (far_in, far_out) = far.into_split();
-    let there = pass(near_in, far_out, line.clone());
-    let back = pass(far_in, near_out, line.clone());
+    let (client_read, client_write) = client.into_split();
+    let (server_read, server_write) = server.into_split();
+    let upstream = copy(client_read, server_write, state.clone());
+    let downstream = copy(server_read, client_write, state.clone());
     tokio::select! {
-        _ = line.wait_for(|line| *line == Line::Cut) => {}
-        () = there => {}
-        () = back => {}
+        _ = state.wait_for(|state| *state == LineState::Cut) => {}
+        () = upstream => {}
+        () = downstream => {}
     }
 }
 
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: watch::Receiver<Line>) {
+/// Copies bytes in one direction.
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: watch::Receiver<LineState>) {
     let mut buffer = vec![0; 64 << 10];
-    let mut torn = false;
+    let mut has_gap = false;
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        // A stream with a hole in it is of no use any more, whatever the line does later.
-        torn |= *line.borrow() == Line::Silent;
-        if !torn && to.write_all(&buffer[..read]).await.is_err() {
+        // After a gap the rest of the stream is useless, even if the line opens again.
+        has_gap |= *state.borrow() == LineState::Silent;
+        if !has_gap && to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }

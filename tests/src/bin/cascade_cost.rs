@@ -1,6 +1,6 @@
-//! What a cascade costs a streaming client until its first token, and what it takes: the pair
-//! assistant-intent-s → -m on requests of CLINC150, each model alone and both as a cascade, asked in
-//! turn in one run.
+//! Measures what a cascade costs a streaming client: the time to its first token, the energy and the
+//! share of right answers. Sends requests of CLINC150 to assistant-intent-s, to assistant-intent-m and
+//! to the cascade of both, in turn, in one run.
 //!
 //! Reads the folder `clinc150` in `FLOTILLA_DATA`, by default `../shared/data` beside the repository.
 //!
@@ -16,11 +16,12 @@ use serde_json::{Value, json};
 const SMALL: &str = "assistant-intent-s";
 const LARGE: &str = "assistant-intent-m";
 
-/// What was measured of one way to answer.
+/// Measurements of the answers of one model or of the cascade.
 #[derive(Default)]
-struct Measured {
-    /// Milliseconds to the first token.
-    first: Vec<f64>,
+struct AnswerStats {
+    /// Milliseconds to the first token of each answer.
+    first_token_ms: Vec<f64>,
+    /// The energy of all answers.
     joules: f64,
     right: usize,
 }
@@ -28,33 +29,37 @@ struct Measured {
 #[tokio::main]
 async fn main() {
     let requests = std::env::args().nth(1).and_then(|n| n.parse().ok());
-    let items = read(requests.unwrap_or(600));
-    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let items = read_items(requests.unwrap_or(600));
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     let api = cluster.api();
     for model in [SMALL, LARGE] {
         api.apply(&demo_model(model, 1)).await;
-        cluster.until(async || api.ready(model).await == 1).await;
+        cluster.wait_for_replicas(model, 1).await;
     }
-    // As models/tasks.yaml has it.
+    // The threshold of models/tasks.yaml.
     let accept = json!({"measure": "margin", "atLeast": 0.39});
     api.apply(&json!({
         "apiVersion": "flotilla.dev/v1", "kind": "Task", "metadata": {"name": "assistant"},
         "spec": {"models": [SMALL, LARGE], "cascade": {"accept": accept}},
     }))
     .await;
-    let mut alone = [Measured::default(), Measured::default()];
-    let (mut kept, mut escalated) = (Measured::default(), Measured::default());
+    let mut alone = [AnswerStats::default(), AnswerStats::default()];
+    let (mut accepted, mut escalated) = (AnswerStats::default(), AnswerStats::default());
     for (text, intent) in &items {
-        for (model, measured) in [SMALL, LARGE].into_iter().zip(&mut alone) {
-            ask(&api, model, text, intent).await.add_to(measured);
+        for (model, stats) in [SMALL, LARGE].into_iter().zip(&mut alone) {
+            ask(&api, model, text, intent).await.add_to(stats);
         }
         let answer = ask(&api, "task:assistant", text, intent).await;
-        let of = if answer.model == SMALL {
-            &mut kept
+        let stats = if answer.model == SMALL {
+            &mut accepted
         } else {
             &mut escalated
         };
-        answer.add_to(of);
+        answer.add_to(stats);
     }
     println!(
         "{:<38}{:>10}{:>12}{:>14}{:>14}{:>10}",
@@ -63,16 +68,19 @@ async fn main() {
     let [small, large] = alone;
     print(&format!("{SMALL} alone"), &small);
     print(&format!("{LARGE} alone"), &large);
-    print("cascade: kept by the small one", &kept);
-    print("cascade: handed on to the larger one", &escalated);
-    kept.first.append(&mut escalated.first);
-    kept.joules += escalated.joules;
-    kept.right += escalated.right;
-    print("cascade: all", &kept);
+    print("cascade: answer of the small model", &accepted);
+    print("cascade: escalated to the large model", &escalated);
+    accepted
+        .first_token_ms
+        .append(&mut escalated.first_token_ms);
+    accepted.joules += escalated.joules;
+    accepted.right += escalated.right;
+    print("cascade: all", &accepted);
     cluster.stop().await;
 }
 
-fn read(most: usize) -> Vec<(String, String)> {
+/// Reads at most about `limit` requests, evenly spread over the data, each with the right intent.
+fn read_items(limit: usize) -> Vec<(String, String)> {
     let data = std::env::var_os("FLOTILLA_DATA").map(PathBuf::from);
     let data = data.unwrap_or_else(|| repository().join("../shared/data"));
     let path = data.join("clinc150/val.jsonl");
@@ -80,9 +88,9 @@ fn read(most: usize) -> Vec<(String, String)> {
         .unwrap_or_else(|error| panic!("{}: {error}; set FLOTILLA_DATA", path.display()));
     let lines: Vec<Value> = text
         .lines()
-        .map(|line| serde_json::from_str(line).expect("a line of CLINC150"))
+        .map(|line| serde_json::from_str(line).expect("a line of CLINC150 is JSON"))
         .collect();
-    let step = (lines.len() / most.max(1)).max(1);
+    let step = (lines.len() / limit.max(1)).max(1);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let picked = lines.iter().step_by(step);
     picked
@@ -91,20 +99,22 @@ fn read(most: usize) -> Vec<(String, String)> {
 }
 
 struct Answer {
+    /// The model that answered.
     model: String,
-    first: f64,
+    first_token_ms: f64,
     joules: f64,
     right: bool,
 }
 
 impl Answer {
-    fn add_to(self, measured: &mut Measured) {
-        measured.first.push(self.first);
-        measured.joules += self.joules;
-        measured.right += usize::from(self.right);
+    fn add_to(self, stats: &mut AnswerStats) {
+        stats.first_token_ms.push(self.first_token_ms);
+        stats.joules += self.joules;
+        stats.right += usize::from(self.right);
     }
 }
 
+/// Sends one request and reads its answer and the record of its decision.
 async fn ask(api: &Api, model: &str, text: &str, intent: &str) -> Answer {
     let begun = Instant::now();
     let response = api.chat(model, text, true).await;
@@ -115,9 +125,9 @@ async fn ask(api: &Api, model: &str, text: &str, intent: &str) -> Answer {
     let (model, id) = (header("x-flotilla-model"), header("x-flotilla-decision"));
     let mut chunks = response.bytes_stream();
     let mut body = Vec::new();
-    let mut first = None;
+    let mut first_token_ms = None;
     while let Some(chunk) = chunks.next().await {
-        first.get_or_insert_with(|| begun.elapsed().as_secs_f64() * 1e3);
+        first_token_ms.get_or_insert_with(|| begun.elapsed().as_secs_f64() * 1e3);
         body.extend_from_slice(&chunk.expect("a stream"));
     }
     let answer: String = String::from_utf8_lossy(&body)
@@ -132,26 +142,26 @@ async fn ask(api: &Api, model: &str, text: &str, intent: &str) -> Answer {
     let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
     Answer {
         model,
-        first: first.unwrap_or_default(),
+        first_token_ms: first_token_ms.unwrap_or_default(),
         joules: record["outcome"]["joules"].as_f64().unwrap_or_default(),
         right: answer.trim() == intent,
     }
 }
 
-fn print(what: &str, measured: &Measured) {
-    let mut first = measured.first.clone();
+fn print(name: &str, stats: &AnswerStats) {
+    let mut first = stats.first_token_ms.clone();
     first.sort_by(f64::total_cmp);
-    let at = |part: f64| {
-        let place = (first.len() as f64 * part) as usize;
-        first.get(place).copied().unwrap_or_default()
+    let quantile = |part: f64| {
+        let index = (first.len() as f64 * part) as usize;
+        first.get(index).copied().unwrap_or_default()
     };
     let total = first.len().max(1) as f64;
     println!(
-        "{what:<38}{:>10}{:>10.2} %{:>11.1} ms{:>11.1} ms{:>10.4}",
+        "{name:<38}{:>10}{:>10.2} %{:>11.1} ms{:>11.1} ms{:>10.4}",
         first.len(),
-        measured.right as f64 / total * 100.0,
-        at(0.5),
-        at(0.95),
-        measured.joules / total
+        stats.right as f64 / total * 100.0,
+        quantile(0.5),
+        quantile(0.95),
+        stats.joules / total
     );
 }

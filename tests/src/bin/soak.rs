@@ -1,5 +1,5 @@
-//! A fleet under load while parts of it fail at random: `soak [SECONDS] [SEED]`. 30 minutes
-//! unless told otherwise.
+//! Soaks a fleet: keeps it under load while random parts of it fail. `soak [SECONDS] [SEED]`, by default
+//! 30 minutes and a random seed.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ async fn main() -> anyhow::Result<()> {
     for (fault, count) in &report.faults {
         println!("{count:>5} × {fault}");
     }
-    let (memory, files) = report.grown;
     println!("{}", report.tally);
     println!(
-        "grown by at most {} KiB and {files} open files",
-        memory / 1024
+        "no process has grown by more than {} KiB and {} open files",
+        report.growth.memory / 1024,
+        report.growth.files
     );
     Ok(())
 }

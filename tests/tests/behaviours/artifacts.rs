@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use flotilla_tests::{Cluster, FileServer, Load, Mode, Process, flotilla, repository};
+use flotilla_tests::{
+    AgentSettings, Cluster, FileServer, Load, Mode, Process, flotilla_binary, repository,
+};
 use serde_json::{Value, json};
 use sha2::Digest;
 
@@ -43,7 +45,11 @@ const QUESTION: &str = "what is the sum of 4, 8 and 15?";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() {
-    let cluster = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1", "n2"])
+        .start()
+        .await;
     let api = cluster.api();
     let source = cluster.dir().join("mine");
     copy(&folder("numbers"), &source);
@@ -54,10 +60,10 @@ async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() 
         let status = api.model("m").await["status"].clone();
         status["fetch"].to_string().contains("flotilla model push")
     };
-    cluster.until(asked_for).await;
+    cluster.wait_until(asked_for).await;
     let output = run(&cluster, &["model", "push", &path, "--name", "sums"]);
     assert!(output.contains("artifact/sums pushed"), "{output}");
-    cluster.until(async || api.ready("m").await == 2).await;
+    cluster.wait_for_replicas("m", 2).await;
     assert_eq!(api.answer("m", QUESTION).await, "27");
     // The same content again is no news; other content changes one node after the other.
     let output = run(&cluster, &["model", "push", &path, "--name", "sums"]);
@@ -71,9 +77,9 @@ async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() 
         let status = api.model("m").await["status"].clone();
         status["revision"] != before && status["phase"] == "Ready" && status["ready"] == 2
     };
-    cluster.until(changed).await;
+    cluster.wait_until(changed).await;
     let tally = load.stop("pushed again").await;
-    assert!(tally.errors.is_empty() && tally.cut == 0, "{tally}");
+    assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
     let listed = run(&cluster, &["get", "artifacts"]);
     assert!(listed.contains("sums"), "{listed}");
     let url = cluster.url();
@@ -82,20 +88,20 @@ async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() 
     assert_eq!(status.code(), Some(1), "{output}");
     assert!(output.contains("The model 'm' uses"), "{output}");
     // What no model needs any more leaves the nodes' disks.
-    api.delete("m").await;
+    api.delete_model("m").await;
     let blobs = cluster.dir().join("n1/blobs");
     let empty = async || std::fs::read_dir(&blobs).unwrap().count() == 0;
-    cluster.until(empty).await;
+    cluster.wait_until(empty).await;
     run(&cluster, &["delete", "artifact", "sums"]);
     cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_killed_while_it_fetches_goes_on_where_it_was() {
-    let mut cluster = Cluster::start(Mode::Processes, &[]).await;
+    let mut cluster = Cluster::builder().mode(Mode::Processes).start().await;
     let path = folder("numbers").display().to_string();
-    cluster.start_agent_with("n1", None, &["--fetch-rate", "400KiB"]);
-    cluster.until_ready(&["n1"]).await;
+    cluster.start_agent(AgentSettings::new("n1").args(&["--fetch-rate", "400KiB"]));
+    cluster.wait_until_ready(&["n1"]).await;
     let api = cluster.api();
     api.apply(&model("m", 1, &json!({"controllerPath": path})))
         .await;
@@ -107,7 +113,7 @@ async fn a_node_that_is_killed_while_it_fetches_goes_on_where_it_was() {
             .and_then(|p| p.strip_suffix(" %"));
         replica["phase"] == "Fetching" && far.is_some_and(|far| far.parse::<u32>().unwrap() > 20)
     };
-    cluster.until(fetching).await;
+    cluster.wait_until(fetching).await;
     cluster.kill_agent("n1");
     let incoming = cluster.dir().join("n1/incoming");
     let partial = std::fs::read_dir(incoming)
@@ -116,16 +122,20 @@ async fn a_node_that_is_killed_while_it_fetches_goes_on_where_it_was() {
         .next()
         .expect("a beginning");
     assert!(partial.metadata().unwrap().len() > 0);
-    cluster.start_agent_with("n1", None, &[]);
-    cluster.agent_mut("n1").line_with("resuming a fetch");
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.start_agent(AgentSettings::new("n1"));
+    cluster.agent_mut("n1").wait_for_line("resuming a fetch");
+    cluster.wait_for_replicas("m", 1).await;
     assert_eq!(api.answer("m", QUESTION).await, "27");
     cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_from_a_server_is_checked_before_anything_loads() {
-    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     let api = cluster.api();
     let files = cluster.dir().join("files");
     std::fs::create_dir_all(&files).unwrap();
@@ -141,7 +151,7 @@ async fn a_file_from_a_server_is_checked_before_anything_loads() {
             && fetch.contains("its SHA-256 is")
             && fetch.contains("spec.source.sha256")
     };
-    cluster.until(refused).await;
+    cluster.wait_until(refused).await;
     let response = api.chat("wrong", "hi", false).await;
     assert_eq!(response.status(), 503);
     // With the right digest it comes to the node, which sees that it is no model.
@@ -153,7 +163,7 @@ async fn a_file_from_a_server_is_checked_before_anything_loads() {
         let reason = model["status"]["unschedulableNodes"]["n1"].to_string();
         reason.contains("failed to load it")
     };
-    cluster.until(failed).await;
+    cluster.wait_until(failed).await;
     let gone = json!({"url": format!("{}/files/gone.gguf", server.url()), "sha256": digest});
     api.apply(&model("gone", 1, &gone)).await;
     let told = async || {
@@ -161,7 +171,7 @@ async fn a_file_from_a_server_is_checked_before_anything_loads() {
         // The file is there already, under its digest.
         fetch == "null"
     };
-    cluster.until(told).await;
+    cluster.wait_until(told).await;
     let other =
         json!({"url": format!("{}/files/gone.gguf", server.url()), "sha256": "11".repeat(32)});
     api.apply(&model("vanished", 1, &other)).await;
@@ -169,7 +179,7 @@ async fn a_file_from_a_server_is_checked_before_anything_loads() {
         let fetch = api.model("vanished").await["status"]["fetch"].to_string();
         fetch.contains("404") && fetch.contains("check the address")
     };
-    cluster.until(told).await;
+    cluster.wait_until(told).await;
     cluster.stop().await;
 }
 
@@ -177,7 +187,7 @@ async fn a_file_from_a_server_is_checked_before_anything_loads() {
 async fn a_repository_of_hugging_face_is_fetched_with_its_token() {
     let server = FileServer::start(folder("numbers"), Some("secret")).await;
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(flotilla());
+    let mut command = Command::new(flotilla_binary());
     command
         .args([
             "up",
@@ -198,7 +208,7 @@ async fn a_repository_of_hugging_face_is_fetched_with_its_token() {
         .env("HF_ENDPOINT", server.url())
         .env("HF_TOKEN", "secret");
     let mut fleet = Process::spawn(command);
-    let line = fleet.line_with("API   http://");
+    let line = fleet.wait_for_line("API   http://");
     let address = line
         .split("http://")
         .nth(1)
@@ -209,7 +219,7 @@ async fn a_repository_of_hugging_face_is_fetched_with_its_token() {
     api.apply(&model("m", 1, &source)).await;
     let ready = async {
         let mut tick = tokio::time::interval(std::time::Duration::from_millis(50));
-        while api.ready("m").await != 1 {
+        while api.ready_replicas("m").await != 1 {
             tick.tick().await;
         }
     };

@@ -13,14 +13,19 @@ fn run(cluster: &Cluster, args: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
-    let old = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
+    let old = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1", "n2"])
+        .start()
+        .await;
     let api = old.api();
     let mut model = simulated_model("m", 1, &json!({"outputTokens": 2}));
     model["spec"]["replicas"] = json!({"min": 1, "max": 3});
     model["spec"]["nodeSelector"] = json!({"harness": "yes"});
     model["spec"]["keepAlive"] = json!("90s");
     api.apply(&model).await;
-    api.order("n2", &json!({"cordoned": true})).await;
+    api.set_node_operation("n2", &json!({"cordoned": true}))
+        .await;
     let numbers = repository().join("models/numbers").display().to_string();
     run(&old, &["model", "push", &numbers, "--name", "sums"]);
     let cordoned = async || {
@@ -29,13 +34,17 @@ async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
             .iter()
             .any(|n| n["status"]["operation"]["cordoned"] == true)
     };
-    old.until(cordoned).await;
-    old.until(async || api.ready("m").await == 1).await;
+    old.wait_until(cordoned).await;
+    old.wait_for_replicas("m", 1).await;
     let first = run(&old, &["backup"]);
     let file = old.dir().join("wish.yaml").display().to_string();
     assert!(run(&old, &["backup", "--file", &file]).contains("3 resources"));
 
-    let new = Cluster::start(Mode::Processes, &["n1"]).await;
+    let new = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     let output = run(&new, &["restore", &file]);
     for line in [
         "model/m restored",
@@ -47,13 +56,13 @@ async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
     }
     run(&new, &["model", "push", &numbers, "--name", "sums"]);
     let api = new.api();
-    new.until(async || api.ready("m").await == 1).await;
-    new.until(async || !api.items("artifacts").await.is_empty())
+    new.wait_for_replicas("m", 1).await;
+    new.wait_until(async || !api.items("artifacts").await.is_empty())
         .await;
     // A node that comes later finds what was wished of it.
     let mut new = new;
     new.start_agent("n2");
-    new.until_ready(&["n2"]).await;
+    new.wait_until_ready(&["n2"]).await;
     assert_eq!(run(&new, &["backup"]), first);
     old.stop().await;
     new.stop().await;
@@ -61,7 +70,7 @@ async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_backup_changes_nothing() {
-    let cluster = Cluster::start(Mode::Processes, &[]).await;
+    let cluster = Cluster::builder().mode(Mode::Processes).start().await;
     let good = serde_json::to_string(&simulated_model("m", 1, &json!({}))).unwrap();
     let file = cluster.dir().join("broken.yaml");
     std::fs::write(&file, format!("---\n{good}\n---\nkind: Pod\n")).unwrap();

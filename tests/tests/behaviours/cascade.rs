@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use flotilla_tests::{Api, Cluster, Mode, demo_model, flotilla, repository, simulated_model};
+use flotilla_tests::{
+    AgentSettings, Api, Cluster, Mode, demo_model, flotilla_binary, repository, simulated_model,
+};
 use serde_json::{Value, json};
 
 use crate::resources::{header, serve, task};
@@ -21,7 +23,7 @@ async fn serve_pair(cluster: &Cluster, api: &Api, cascade: Value) {
         api.apply(&demo_model(name, 1)).await;
     }
     for name in ["assistant-intent-s", "assistant-intent-m"] {
-        cluster.until(async || api.ready(name).await == 1).await;
+        cluster.wait_for_replicas(name, 1).await;
     }
     let models = ["assistant-intent-s", "assistant-intent-m"];
     api.apply(&task(
@@ -33,7 +35,7 @@ async fn serve_pair(cluster: &Cluster, api: &Api, cascade: Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sure_answer_of_the_small_model_is_kept_and_an_unsure_one_escalates() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let accept = json!({"measure": "min", "atLeast": 0.9});
     serve_pair(&cluster, &api, json!({"accept": accept})).await;
@@ -104,7 +106,7 @@ fn unsure(tokens: u32, pace: u32) -> Value {
 
 #[tokio::test]
 async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     // Ten seconds for the whole answer, if anybody waited for it.
     serve(&cluster, &api, "small", &unsure(200, 20)).await;
@@ -123,7 +125,7 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
         "{told}"
     );
     cluster
-        .until(async || api.counters("small").await.cancelled == 1)
+        .wait_until(async || api.counters("small").await.cancelled == 1)
         .await;
 
     // One that has yet to be loaded is not waited for where a larger one is ready.
@@ -135,7 +137,7 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
     assert_eq!(header(&response, "x-flotilla-model"), "large");
     let told = record(&api, &response).await;
     assert_eq!(told["cascade_tiers"][0]["outcome"], "failed", "{told}");
-    api.delete("loading").await;
+    api.delete_model("loading").await;
     // One that sleeps is woken, though nobody waits for it.
     let mut sleeps = simulated_model("sleeps", 1, &json!({"outputTokens": 2}));
     sleeps["spec"]["replicas"] = json!({"min": 0, "max": 1});
@@ -144,7 +146,7 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
     api.apply(&task("t", spec)).await;
     let response = api.chat("task:t", "hi", false).await;
     assert_eq!(header(&response, "x-flotilla-model"), "large");
-    cluster.until(async || api.ready("sleeps").await == 1).await;
+    cluster.wait_for_replicas("sleeps", 1).await;
     let response = api.chat("task:t", "hi", false).await;
     assert_eq!(header(&response, "x-flotilla-model"), "sleeps");
 
@@ -171,16 +173,16 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
 
 #[tokio::test]
 async fn an_answer_of_the_wrong_form_escalates_and_a_zone_keeps_the_larger_one_out() {
-    let mut cluster = Cluster::start(Mode::Processes, &[]).await;
-    cluster.start_agent_with("inside", None, &["--zone", "clinic"]);
-    cluster.start_agent_with("outside", None, &[]);
-    cluster.until_ready(&["inside", "outside"]).await;
+    let mut cluster = Cluster::builder().mode(Mode::Processes).start().await;
+    cluster.start_agent(AgentSettings::new("inside").args(&["--zone", "clinic"]));
+    cluster.start_agent(AgentSettings::new("outside"));
+    cluster.wait_until_ready(&["inside", "outside"]).await;
     let api = cluster.api();
     let placed = async |name: &str, node: &str, options: Value| {
         let mut model = simulated_model(name, 1, &options);
         model["spec"]["nodeSelector"] = json!({"flotilla.dev/node": node});
         api.apply(&model).await;
-        cluster.until(async || api.ready(name).await == 1).await;
+        cluster.wait_for_replicas(name, 1).await;
     };
     placed("sure", "inside", json!({"outputTokens": 2})).await;
     placed("unsure", "inside", unsure(2, 0)).await;
@@ -201,7 +203,7 @@ async fn an_answer_of_the_wrong_form_escalates_and_a_zone_keeps_the_larger_one_o
 
     // What a node has counted is told a moment later.
     cluster
-        .until(async || api.counters("large").await.requests == 1)
+        .wait_until(async || api.counters("large").await.requests == 1)
         .await;
     let spec = json!({
         "models": ["unsure", "large"], "zones": ["clinic"],
@@ -219,7 +221,7 @@ async fn an_answer_of_the_wrong_form_escalates_and_a_zone_keeps_the_larger_one_o
     // The next one that it gets is the next one that may go there.
     api.answer("large", "hi").await;
     cluster
-        .until(async || api.counters("large").await.requests >= 2)
+        .wait_until(async || api.counters("large").await.requests >= 2)
         .await;
     assert_eq!(api.counters("large").await.requests, 2);
     // A schema that is none is refused.
@@ -235,7 +237,7 @@ async fn an_answer_of_the_wrong_form_escalates_and_a_zone_keeps_the_larger_one_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_tier_may_be_a_hosted_model_with_a_key_of_its_own() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     serve(&cluster, &api, "small", &unsure(2, 0)).await;
     serve(&cluster, &api, "there", &json!({"outputTokens": 4})).await;
@@ -248,7 +250,7 @@ async fn the_last_tier_may_be_a_hosted_model_with_a_key_of_its_own() {
         }},
     });
     api.apply(&hosted).await;
-    cluster.until(async || api.ready("hosted").await == 1).await;
+    cluster.wait_for_replicas("hosted", 1).await;
     let spec = json!({"models": ["small", "hosted"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("t", spec)).await;
     for stream in [false, true] {
@@ -258,13 +260,13 @@ async fn the_last_tier_may_be_a_hosted_model_with_a_key_of_its_own() {
         response.text().await.unwrap();
     }
     cluster
-        .until(async || api.counters("there").await.requests == 2)
+        .wait_until(async || api.counters("there").await.requests == 2)
         .await;
     cluster.stop().await;
 }
 
 fn eval(cluster: &Cluster, args: &[&str]) -> String {
-    let output = Command::new(flotilla())
+    let output = Command::new(flotilla_binary())
         .arg("eval")
         .args(args)
         .env("FLOTILLA_URL", cluster.url())
@@ -278,7 +280,7 @@ fn eval(cluster: &Cluster, args: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_measured_is_kept_and_goes_on_where_it_was_broken_off_and_calibrates_the_cascade() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     serve_pair(&cluster, &api, json!({})).await;
     let data: PathBuf = repository().join("../shared/data/clinc150/val.jsonl");
@@ -310,10 +312,10 @@ async fn what_is_measured_is_kept_and_goes_on_where_it_was_broken_off_and_calibr
     }
     // Called again for more, only what is new is asked.
     let large = async || api.counters("assistant-intent-m").await.requests;
-    cluster.until(async || large().await == 40).await;
+    cluster.wait_until(async || large().await == 40).await;
     let told = run(&["--limit", "120", "--calibrate", "--apply"]);
     // Of 120 drawn evenly 40 are those drawn before.
-    cluster.until(async || large().await == 120).await;
+    cluster.wait_until(async || large().await == 120).await;
     assert!(
         told.contains("Compared with assistant-intent-m alone"),
         "{told}"
@@ -325,7 +327,7 @@ async fn what_is_measured_is_kept_and_goes_on_where_it_was_broken_off_and_calibr
     // Nothing is left to ask: one more request is the next one that the model gets.
     run(&["--limit", "120"]);
     api.answer("assistant-intent-m", "hi").await;
-    cluster.until(async || large().await >= 121).await;
+    cluster.wait_until(async || large().await >= 121).await;
     assert_eq!(large().await, 121);
     cluster.stop().await;
 }

@@ -1,6 +1,6 @@
 //! Changes of the wish that clients must not notice, and replicas that follow load.
 
-use flotilla_tests::{Api, Cluster, Load, Mode, Process, simulated_model};
+use flotilla_tests::{AgentSettings, Api, Cluster, Load, Mode, Process, simulated_model};
 use serde_json::{Value, json};
 
 /// Memory of each node.
@@ -8,11 +8,11 @@ const MEMORY: u64 = 1 << 30;
 
 /// A cluster whose nodes have [`MEMORY`] each.
 async fn cluster(nodes: &[&str]) -> Cluster {
-    let mut cluster = Cluster::start(Mode::Processes, &[]).await;
+    let mut cluster = Cluster::builder().mode(Mode::Processes).start().await;
     for name in nodes {
-        cluster.start_agent_with(name, Some(MEMORY), &[]);
+        cluster.start_agent(AgentSettings::new(name).memory(MEMORY));
     }
-    cluster.until_ready(nodes).await;
+    cluster.wait_until_ready(nodes).await;
     cluster
 }
 
@@ -49,7 +49,7 @@ async fn until_changed(cluster: &Cluster, count: usize) {
             && served.len() == count
             && served.iter().all(|s| *s == format!("\"Ready\" {wished}"))
     };
-    cluster.until(changed).await;
+    cluster.wait_until(changed).await;
 }
 
 /// Changes the revision under load and gives how many requests failed.
@@ -66,7 +66,7 @@ async fn change_under_load(nodes: &[&str], replicas: u32, part: f64, name: &str)
         until_changed(&cluster, replicas as usize).await;
     }
     let tally = load.stop(name).await;
-    assert!(tally.errors.is_empty() && tally.cut == 0, "{tally}");
+    assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
     assert!(tally.requests >= 10, "{tally}");
     cluster.stop().await;
 }
@@ -110,7 +110,7 @@ async fn a_revision_that_does_not_load_is_rolled_back_and_fails_no_request() {
             && status["ready"] == 2
             && revisions(&api).await == good
     };
-    cluster.until(rolled_back).await;
+    cluster.wait_until(rolled_back).await;
     // A later revision is tried again.
     api.apply(&model(&json!(2), "3", 0.7, &brisk())).await;
     until_changed(&cluster, 2).await;
@@ -119,7 +119,7 @@ async fn a_revision_that_does_not_load_is_rolled_back_and_fails_no_request() {
         Value::Null
     );
     let tally = load.stop("a revision that does not load").await;
-    assert!(tally.errors.is_empty() && tally.cut == 0, "{tally}");
+    assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
     cluster.stop().await;
 }
 
@@ -130,13 +130,13 @@ async fn a_model_nobody_asks_for_leaves_and_a_request_wakes_it_and_waits() {
     let mut sleepy = model(&json!({"min": 0, "max": 1}), "1", 0.5, &brisk());
     sleepy["spec"]["keepAlive"] = json!("1s");
     api.apply(&sleepy).await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     for _ in 0..2 {
         cluster
-            .until(async || api.model("m").await["status"]["phase"] == "Asleep")
+            .wait_until(async || api.model("m").await["status"]["phase"] == "Asleep")
             .await;
         let load = Load::start(std::slice::from_ref(&api), "m", 5);
-        cluster.until(async || api.ready("m").await == 1).await;
+        cluster.wait_for_replicas("m", 1).await;
         let tally = load.stop("woken from sleep").await;
         assert!(tally.errors.is_empty(), "{tally}");
         assert!(tally.slowest.as_millis() >= 300, "{tally}");
@@ -152,7 +152,7 @@ async fn a_request_for_a_sleeping_model_that_fits_nowhere_is_told_why() {
     sleepy["spec"]["keepAlive"] = json!("1s");
     api.apply(&sleepy).await;
     cluster
-        .until(async || !api.model("m").await.is_null())
+        .wait_until(async || !api.model("m").await.is_null())
         .await;
     let response = api.chat("m", "hi", false).await;
     assert_eq!(response.status(), 503);
@@ -169,9 +169,9 @@ async fn replicas_follow_load_up_to_the_maximum() {
     let mut busy = model(&json!({"min": 1, "max": 2}), "1", 0.5, &slow);
     busy["spec"]["concurrency"] = json!(1);
     api.apply(&busy).await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     let load = Load::start(std::slice::from_ref(&api), "m", 4);
-    cluster.until(async || api.ready("m").await == 2).await;
+    cluster.wait_for_replicas("m", 2).await;
     let tally = load.stop("scaled up").await;
     assert!(tally.errors.is_empty(), "{tally}");
     cluster.stop().await;
@@ -188,17 +188,20 @@ async fn memory_goes_from_the_least_recently_used_model_to_one_that_is_asked_for
     };
     for name in ["a", "b"] {
         api.apply(&named(name)).await;
-        cluster.until(async || api.ready(name).await == 1).await;
+        cluster.wait_for_replicas(name, 1).await;
         api.answer(name, "hi").await;
     }
     // Used last: it stays.
     api.answer("a", "hi").await;
     cluster
-        .until(async || api.counters("a").await.requests == 2)
+        .wait_until(async || api.counters("a").await.requests == 2)
         .await;
     api.apply(&named("c")).await;
     api.answer("c", "hi").await;
-    assert_eq!((api.ready("a").await, api.ready("b").await), (1, 0));
+    assert_eq!(
+        (api.ready_replicas("a").await, api.ready_replicas("b").await),
+        (1, 0)
+    );
     cluster.stop().await;
 }
 
@@ -207,19 +210,19 @@ async fn a_drained_node_hands_its_models_over_without_a_failed_request() {
     let cluster = cluster(&["n1", "n2"]).await;
     let api = cluster.api();
     api.apply(&model(&json!(1), "1", 0.5, &brisk())).await;
-    cluster.until(async || api.ready("m").await == 1).await;
-    let from = api.on("m").await.remove(0);
+    cluster.wait_for_replicas("m", 1).await;
+    let from = api.assigned_nodes("m").await.remove(0);
     let load = Load::start(std::slice::from_ref(&api), "m", 4);
     let url = cluster.url();
     let mut drain = Process::start(cluster.dir(), &["drain", &from, "--url", &url]);
-    drain.line_with(&format!("node/{from} drained"));
+    drain.wait_for_line(&format!("node/{from} drained"));
     assert!(drain.wait().0.success());
     let tally = load.stop("drained").await;
-    assert!(tally.errors.is_empty() && tally.cut == 0, "{tally}");
-    assert_ne!(api.on("m").await.first(), Some(&from));
+    assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
+    assert_ne!(api.assigned_nodes("m").await.first(), Some(&from));
 
     // What has no other place stays, and the command says so; --force has it leave.
-    let to = api.on("m").await.remove(0);
+    let to = api.assigned_nodes("m").await.remove(0);
     let args = ["drain", &to, "--timeout", "0.5", "--url", &url];
     let (status, output) = Process::start(cluster.dir(), &args).wait();
     assert_eq!(status.code(), Some(1), "{output}");
@@ -227,14 +230,14 @@ async fn a_drained_node_hands_its_models_over_without_a_failed_request() {
         output.contains("still has m") && output.contains("--force"),
         "{output}"
     );
-    assert_eq!(api.ready("m").await, 1);
+    assert_eq!(api.ready_replicas("m").await, 1);
     let args = ["drain", &to, "--timeout", "0.5", "--force", "--url", &url];
     let (status, output) = Process::start(cluster.dir(), &args).wait();
     assert!(status.success(), "{output}");
     let (status, _) = Process::start(cluster.dir(), &["uncordon", &to, "--url", &url]).wait();
     assert!(status.success());
     cluster
-        .until(async || api.on("m").await == [to.clone()])
+        .wait_until(async || api.assigned_nodes("m").await == [to.clone()])
         .await;
     cluster.stop().await;
 }
@@ -242,11 +245,23 @@ async fn a_drained_node_hands_its_models_over_without_a_failed_request() {
 #[tokio::test(flavor = "multi_thread")]
 async fn selectors_taints_and_zones_say_where_a_model_goes() {
     let mut cluster = cluster(&["plain"]).await;
-    cluster.start_agent_with("till", Some(MEMORY), &["--taint", "role=till"]);
-    cluster.start_agent_with("clinic", Some(MEMORY), &["--zone", "patients"]);
-    cluster.start_agent_with("ssd", Some(MEMORY), &["--label", "disk=ssd"]);
+    cluster.start_agent(
+        AgentSettings::new("till")
+            .memory(MEMORY)
+            .args(&["--taint", "role=till"]),
+    );
+    cluster.start_agent(
+        AgentSettings::new("clinic")
+            .memory(MEMORY)
+            .args(&["--zone", "patients"]),
+    );
+    cluster.start_agent(
+        AgentSettings::new("ssd")
+            .memory(MEMORY)
+            .args(&["--label", "disk=ssd"]),
+    );
     cluster
-        .until_ready(&["plain", "till", "clinic", "ssd"])
+        .wait_until_ready(&["plain", "till", "clinic", "ssd"])
         .await;
     let api = cluster.api();
     let goes_to = async |spec: Value, nodes: &[&str]| {
@@ -255,7 +270,9 @@ async fn selectors_taints_and_zones_say_where_a_model_goes() {
             model["spec"][field] = value.clone();
         }
         api.apply(&model).await;
-        cluster.until(async || api.on("m").await == nodes).await;
+        cluster
+            .wait_until(async || api.assigned_nodes("m").await == nodes)
+            .await;
     };
     goes_to(json!({}), &["clinic", "plain", "ssd"]).await;
     let tolerates = json!({"tolerations": [{"key": "role", "value": "till"}]});

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use flotilla_tests::{Api, Cluster, Mode, simulated_model};
+use flotilla_tests::{AgentSettings, Api, Cluster, Mode, simulated_model};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -22,19 +22,19 @@ const CHAT: &str = "v1/chat/completions";
 /// Has requests wait for a model, which computes one at a time and is held up by the first.
 async fn until_queued(cluster: &Cluster, api: &Api, model: &str, least: u64) {
     let queued = async || api.counters(model).await.queued >= least;
-    cluster.until(queued).await;
+    cluster.wait_until(queued).await;
 }
 
 #[tokio::test]
 async fn the_urgent_overtake_those_who_wait_and_take_their_places() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 400});
     let mut model = simulated_model("m", 1, &options);
     model["spec"]["concurrency"] = json!(1);
     model["spec"]["queue"] = json!(12);
     api.apply(&model).await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     let answered = Arc::new(AtomicU32::new(0));
     let low: Vec<_> = (0..12)
         .map(|_| {
@@ -79,7 +79,7 @@ async fn the_urgent_overtake_those_who_wait_and_take_their_places() {
 
 #[tokio::test]
 async fn a_key_that_floods_waits_behind_itself() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let mut model = simulated_model(
         "m",
@@ -89,7 +89,7 @@ async fn a_key_that_floods_waits_behind_itself() {
     model["spec"]["concurrency"] = json!(1);
     model["spec"]["queue"] = json!(16);
     api.apply(&model).await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     let (flooding, stop) = (
         Arc::new(AtomicU32::new(0)),
         Arc::new(AtomicBool::new(false)),
@@ -137,7 +137,7 @@ async fn a_key_that_floods_waits_behind_itself() {
 
 #[tokio::test]
 async fn a_deadline_that_cannot_be_met_is_refused_at_once_and_one_that_passes_ends_the_answer() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     serve(
         &cluster,
@@ -156,7 +156,7 @@ async fn a_deadline_that_cannot_be_met_is_refused_at_once_and_one_that_passes_en
         "{stream}"
     );
     cluster
-        .until(async || api.counters("m").await.cancelled == 1)
+        .wait_until(async || api.counters("m").await.cancelled == 1)
         .await;
     // Now it is known to take longer.
     let response = api.post(CHAT, &chat("m", json!({"deadline": 300}))).await;
@@ -204,7 +204,7 @@ async fn a_spare_replica_is_asked_beside_one_that_takes_long_and_the_later_one_i
     );
     assert_eq!(hedge["won"], true);
     cluster
-        .until(async || api.counters("m").await.cancelled >= 1)
+        .wait_until(async || api.counters("m").await.cancelled >= 1)
         .await;
     // What was waited in vain is learnt: the slow one is left alone for a while.
     let mut first = 0;
@@ -242,7 +242,7 @@ async fn measure(api: &Api, task: &str, model: &str, correct: u32) {
 
 #[tokio::test]
 async fn measured_quality_time_and_energy_choose_the_model_as_the_task_weighs_them() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     serve(
         &cluster,
@@ -340,7 +340,7 @@ async fn measured_quality_time_and_energy_choose_the_model_as_the_task_weighs_th
         let (_, of_task) = api.get("api/v1/tasks/t").await;
         of_task["status"]["models"][1]["quality"]["current"] == false
     };
-    cluster.until(settled).await;
+    cluster.wait_until(settled).await;
     let (model, record) = goes_to(json!({})).await;
     assert_eq!(model, "", "{record}");
     cluster.stop().await;
@@ -349,14 +349,12 @@ async fn measured_quality_time_and_energy_choose_the_model_as_the_task_weighs_th
 #[tokio::test]
 async fn a_conversation_goes_where_its_beginning_was_read() {
     let nodes = ["n1", "n2", "n3"];
-    let cluster = Cluster::start(Mode::InProcess, &nodes).await;
+    let cluster = Cluster::builder().agents(nodes).start().await;
     let api = cluster.api();
     // One that keeps nothing of what it has read is no better for it.
     api.apply(&simulated_model("forgets", 1, &json!({"outputTokens": 1})))
         .await;
-    cluster
-        .until(async || api.ready("forgets").await == 1)
-        .await;
+    cluster.wait_for_replicas("forgets", 1).await;
     let long = json!([{"role": "user", "content": "a long story ".repeat(40)}]);
     for _ in 0..2 {
         let body = json!({"model": "forgets", "messages": long});
@@ -367,7 +365,7 @@ async fn a_conversation_goes_where_its_beginning_was_read() {
     }
     let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 20, "prefixCache": true});
     api.apply(&simulated_model("m", 3, &options)).await;
-    cluster.until(async || api.ready("m").await == 3).await;
+    cluster.wait_for_replicas("m", 3).await;
     for conversation in 0..5 {
         let mut messages = vec![json!({
             "role": "user", "content": format!("{conversation} tells a long story. ").repeat(40),
@@ -399,7 +397,7 @@ async fn a_conversation_goes_where_its_beginning_was_read() {
     // A session has no long beginning, only a name.
     api.apply(&simulated_model("s", 3, &json!({"outputTokens": 1})))
         .await;
-    cluster.until(async || api.ready("s").await == 3).await;
+    cluster.wait_for_replicas("s", 3).await;
     let mut on = std::collections::BTreeSet::new();
     for _ in 0..10 {
         let response = api
@@ -413,13 +411,13 @@ async fn a_conversation_goes_where_its_beginning_was_read() {
 
 #[tokio::test]
 async fn a_server_elsewhere_gets_nothing_that_is_held_to_a_zone() {
-    let mut cluster = Cluster::start(Mode::Processes, &[]).await;
-    cluster.start_agent_with("clinic", None, &["--zone", "patients"]);
-    cluster.until_ready(&["clinic"]).await;
+    let mut cluster = Cluster::builder().mode(Mode::Processes).start().await;
+    cluster.start_agent(AgentSettings::new("clinic").args(&["--zone", "patients"]));
+    cluster.wait_until_ready(&["clinic"]).await;
     let api = cluster.api();
     serve(&cluster, &api, "echo", &json!({"outputTokens": 2})).await;
     // The fleet's own API, under an address that is not known to be the node's own.
-    let port = cluster.http().port();
+    let port = cluster.http_address().port();
     let hosted = |zone: Option<&str>| {
         json!({
             "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "hosted"},
@@ -429,7 +427,7 @@ async fn a_server_elsewhere_gets_nothing_that_is_held_to_a_zone() {
         })
     };
     api.apply(&hosted(None)).await;
-    cluster.until(async || api.ready("hosted").await == 1).await;
+    cluster.wait_for_replicas("hosted", 1).await;
     assert_eq!(api.chat("hosted", "hi", false).await.status(), 200);
     api.apply(&task(
         "medical",
@@ -437,7 +435,7 @@ async fn a_server_elsewhere_gets_nothing_that_is_held_to_a_zone() {
     ))
     .await;
     cluster
-        .until(async || api.counters("echo").await.requests == 1)
+        .wait_until(async || api.counters("echo").await.requests == 1)
         .await;
     let response = api.chat("task:medical", "hi", false).await;
     let id = header(&response, "x-flotilla-decision");
@@ -451,22 +449,26 @@ async fn a_server_elsewhere_gets_nothing_that_is_held_to_a_zone() {
     // Nothing has left: the next one that it gets is the next one that may.
     api.answer("echo", "hi").await;
     cluster
-        .until(async || api.counters("echo").await.requests >= 2)
+        .wait_until(async || api.counters("echo").await.requests >= 2)
         .await;
     assert_eq!(api.counters("echo").await.requests, 2);
     // One that is said to be within the zone may be asked.
     api.apply(&hosted(Some("patients"))).await;
     let answered = async || api.chat("task:medical", "hi", false).await.status() == 200;
-    cluster.until(answered).await;
+    cluster.wait_until(answered).await;
     cluster.stop().await;
 }
 
 #[tokio::test]
 async fn prompts_are_on_record_only_where_that_is_switched_on_and_no_zone_holds_them() {
     for (flags, kept) in [(&[][..], false), (&["--record-prompts"][..], true)] {
-        let mut cluster = Cluster::start_with(flags, &[]).await;
-        cluster.start_agent_with("n1", None, &["--zone", "shop"]);
-        cluster.until_ready(&["n1"]).await;
+        let mut cluster = Cluster::builder()
+            .mode(Mode::Processes)
+            .controller_args(flags)
+            .start()
+            .await;
+        cluster.start_agent(AgentSettings::new("n1").args(&["--zone", "shop"]));
+        cluster.wait_until_ready(&["n1"]).await;
         let api = cluster.api();
         serve(&cluster, &api, "m", &json!({"outputTokens": 1})).await;
         let prompt = async |flotilla: Value| {

@@ -6,10 +6,15 @@ use serde_json::json;
 #[tokio::test]
 async fn while_etcd_is_away_requests_flow_and_changes_wait() {
     let mut etcd = Etcd::start();
-    let cluster = Cluster::start_on(Mode::Processes, Some(etcd.store()), &["n1"]).await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .store(etcd.store())
+        .agents(["n1"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     etcd.kill();
     for _ in 0..20 {
         assert_eq!(api.chat("m", "hi", false).await.status(), 200);
@@ -20,7 +25,7 @@ async fn while_etcd_is_away_requests_flow_and_changes_wait() {
         let notes = answer["notes"].to_string();
         status == 200 && notes.contains("changes wait")
     };
-    cluster.until(noted).await;
+    cluster.wait_until(noted).await;
     let (_, list) = api.get("api/v1/models").await;
     assert!(list["notes"].to_string().contains("changes wait"), "{list}");
     let (status, answer) = api
@@ -31,10 +36,10 @@ async fn while_etcd_is_away_requests_flow_and_changes_wait() {
     etcd.resume();
     let other = simulated_model("other", 1, &json!({}));
     cluster
-        .until(async || api.try_apply(&other).await.0 != 503)
+        .wait_until(async || api.try_apply(&other).await.0 != 503)
         .await;
-    cluster.until(async || api.ready("other").await == 1).await;
-    assert_eq!(api.ready("m").await, 1);
+    cluster.wait_for_replicas("other", 1).await;
+    assert_eq!(api.ready_replicas("m").await, 1);
     assert_eq!(api.get("readyz").await.1["notes"], json!([]));
     // The same replica as before: nothing was placed anew.
     assert_eq!(api.counters("m").await.requests, 20);
@@ -44,19 +49,27 @@ async fn while_etcd_is_away_requests_flow_and_changes_wait() {
 #[tokio::test]
 async fn a_restarted_controller_finds_the_wish_in_etcd() {
     let etcd = Etcd::start();
-    let mut cluster = Cluster::start_on(Mode::InProcess, Some(etcd.store()), &["n1"]).await;
+    let mut cluster = Cluster::builder()
+        .store(etcd.store())
+        .agents(["n1"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     cluster.restart_controller().await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     assert_eq!(api.chat("m", "hi", false).await.status(), 200);
     cluster.stop().await;
 }
 
 #[tokio::test]
 async fn what_the_embedded_store_has_confirmed_survives_a_power_cut() {
-    let mut cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     for round in 0..3 {
         let api = cluster.api();
         let names: Vec<_> = (0..20).map(|i| format!("m{round}-{i}")).collect();
@@ -68,7 +81,7 @@ async fn what_the_embedded_store_has_confirmed_survives_a_power_cut() {
         cluster.restart_controller().await;
         let api = cluster.api();
         let last = names.last().unwrap();
-        cluster.until(async || api.ready(last).await == 1).await;
+        cluster.wait_for_replicas(last, 1).await;
         assert_eq!(api.models().await.len(), 20 * (round + 1));
     }
     cluster.stop().await;
@@ -118,11 +131,11 @@ impl Controllers {
             &store,
         ];
         let mut process = Process::start(self.dir.path(), &args);
-        let line = process.line_with("ready http=");
+        let line = process.wait_for_line("ready http=");
         self.members.push(Member {
             process,
-            api: Api::new(flotilla_tests::address(&line, "http")),
-            link: flotilla_tests::address(&line, "link").to_string(),
+            api: Api::new(flotilla_tests::address_in_line(&line, "http")),
+            link: flotilla_tests::address_in_line(&line, "link").to_string(),
         });
         self.members.last_mut().unwrap()
     }
@@ -151,15 +164,15 @@ impl Controllers {
         .await
     }
 
-    async fn until_ready(&self, model: &str, replicas: u64) {
+    async fn wait_until_ready(&self, model: &str, replicas: u64) {
         for member in &self.members {
-            until_ready(&member.api, model, replicas).await;
+            wait_until_ready(&member.api, model, replicas).await;
         }
     }
 }
 
-async fn until_ready(api: &Api, model: &str, replicas: u64) {
-    until(async || (api.ready(model).await == replicas).then_some(())).await;
+async fn wait_until_ready(api: &Api, model: &str, replicas: u64) {
+    until(async || (api.ready_replicas(model).await == replicas).then_some(())).await;
 }
 
 /// Asks until there is an answer.
@@ -190,7 +203,7 @@ async fn any_of_three_controllers_serves_the_whole_api() {
         api.apply(&simulated_model(model, 2, &json!({}))).await;
     }
     for (model, _) in models {
-        controllers.until_ready(model, 2).await;
+        controllers.wait_until_ready(model, 2).await;
         for member in &controllers.members {
             assert_eq!(member.api.chat(model, "hi", false).await.status(), 200);
         }
@@ -210,7 +223,7 @@ async fn when_the_leader_is_killed_another_one_leads_and_nothing_moves() {
         .api
         .apply(&simulated_model("m", 2, &json!({})))
         .await;
-    controllers.until_ready("m", 2).await;
+    controllers.wait_until_ready("m", 2).await;
     let leader = controllers.until_led(0, None).await;
     let other = (leader + 1) % 3;
     let api = controllers.members[other].api.clone();
@@ -224,7 +237,7 @@ async fn when_the_leader_is_killed_another_one_leads_and_nothing_moves() {
     let next = controllers.until_led(other, Some(leader)).await;
     assert_ne!(next, leader);
     api.apply(&simulated_model("later", 1, &json!({}))).await;
-    until_ready(&api, "later", 1).await;
+    wait_until_ready(&api, "later", 1).await;
     // What was loaded stayed: its counters go on.
     assert!(api.counters("m").await.requests >= 20);
 }
@@ -238,7 +251,7 @@ async fn a_leader_that_was_stopped_too_long_follows_when_it_resumes() {
         .apply(&simulated_model("m", 2, &json!({})))
         .await;
     // On both nodes, and asked through both controllers: all are linked.
-    controllers.until_ready("m", 2).await;
+    controllers.wait_until_ready("m", 2).await;
     let paused = controllers.until_led(0, None).await;
     let other = 1 - paused;
     controllers.members[paused].process.signal(libc::SIGSTOP);
@@ -247,16 +260,16 @@ async fn a_leader_that_was_stopped_too_long_follows_when_it_resumes() {
     let api = &controllers.members[other].api;
     api.apply(&simulated_model("meanwhile", 2, &json!({})))
         .await;
-    until_ready(api, "meanwhile", 2).await;
+    wait_until_ready(api, "meanwhile", 2).await;
     controllers.members[paused].process.signal(libc::SIGCONT);
     // It takes over what happened meanwhile and knows who leads.
-    controllers.until_ready("meanwhile", 2).await;
-    controllers.until_ready("m", 2).await;
+    controllers.wait_until_ready("meanwhile", 2).await;
+    controllers.wait_until_ready("m", 2).await;
     assert_eq!(controllers.until_led(paused, Some(paused)).await, other);
     assert_eq!(controllers.leader(other).await, Some(other));
     let api = &controllers.members[paused].api;
     api.apply(&simulated_model("later", 1, &json!({}))).await;
-    controllers.until_ready("later", 1).await;
+    controllers.wait_until_ready("later", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,7 +292,7 @@ async fn an_etcd_that_loses_its_quorum_and_gets_it_back_moves_nothing() {
     let _agents = [controllers.agent("n1"), controllers.agent("n2")];
     let api = controllers.members[0].api.clone();
     api.apply(&simulated_model("m", 2, &json!({}))).await;
-    controllers.until_ready("m", 2).await;
+    controllers.wait_until_ready("m", 2).await;
     let apis: Vec<_> = controllers.members.iter().map(|m| m.api.clone()).collect();
     let load = Load::start(&apis, "m", 4);
     // One member is not missed.
@@ -292,7 +305,7 @@ async fn an_etcd_that_loses_its_quorum_and_gets_it_back_moves_nothing() {
             .then_some(())
     })
     .await;
-    until_ready(&api, "one", 1).await;
+    wait_until_ready(&api, "one", 1).await;
     // Without a quorum changes wait, for longer than any lease or grace.
     controllers.etcd.kill_member(1);
     for api in &apis {
@@ -313,10 +326,10 @@ async fn an_etcd_that_loses_its_quorum_and_gets_it_back_moves_nothing() {
             .then_some(())
     })
     .await;
-    controllers.until_ready("two", 1).await;
-    controllers.until_ready("m", 2).await;
+    controllers.wait_until_ready("two", 1).await;
+    controllers.wait_until_ready("m", 2).await;
     let tally = load.stop("etcd lost its quorum and got it back").await;
-    assert!(tally.errors.is_empty() && tally.cut == 0, "{tally}");
+    assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
     // The replicas are those of the beginning: they have counted every request.
     let counted = async || (api.counters("m").await.requests >= tally.requests).then_some(());
     until(counted).await;

@@ -1,6 +1,6 @@
 //! What requests take of a node's energy, as its meter says, and what follows from it.
 
-use flotilla_tests::{Api, Cluster, FakeRapl, Mode, simulated_model};
+use flotilla_tests::{AgentSettings, Api, Cluster, FakeRapl, simulated_model};
 use serde_json::{Value, json};
 
 use crate::resources::task;
@@ -15,11 +15,11 @@ async fn chat(api: Api, model: &str) -> Value {
 #[tokio::test]
 async fn a_meters_joules_reach_the_answer_the_record_and_the_metrics_with_what_they_cost() {
     // Close to the counter's end: it wraps around while it is read.
-    let mut counter = FakeRapl::range() - 1_000_000;
+    let mut counter = FakeRapl::counter_range() - 1_000_000;
     let rapl = FakeRapl::new(counter);
-    let mut cluster = Cluster::start(Mode::InProcess, &[]).await;
-    cluster.start_agent_metered("n1", rapl.energy_accounting());
-    cluster.until_ready(&["n1"]).await;
+    let mut cluster = Cluster::builder().start().await;
+    cluster.start_agent(AgentSettings::new("n1").energy_accounting(rapl.energy_accounting()));
+    cluster.wait_until_ready(&["n1"]).await;
     let api = cluster.api();
     let grid = json!({"carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR"});
     api.apply(&json!({
@@ -30,13 +30,13 @@ async fn a_meters_joules_reach_the_answer_the_record_and_the_metrics_with_what_t
     // 30 tokens at 20 a second: long enough for the meter's windows.
     let options = json!({"outputTokens": 30, "tokensPerSecond": 20});
     api.apply(&simulated_model("m", 1, &options)).await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     let asked = chat(api.clone(), "m");
     let mut asked = std::pin::pin!(asked);
     let answer = loop {
         // About 50 J in every 50 ms.
         counter += 50_000_000;
-        rapl.draw_to(counter);
+        rapl.set_counter(counter);
         let pause = std::time::Duration::from_millis(50);
         if let Ok(answer) = tokio::time::timeout(pause, &mut asked).await {
             break answer;
@@ -61,7 +61,7 @@ async fn a_meters_joules_reach_the_answer_the_record_and_the_metrics_with_what_t
             .as_f64()
             .is_some_and(|joules| joules > 100.0)
     };
-    cluster.until(brief).await;
+    cluster.wait_until(brief).await;
     let nodes = api.nodes().await;
     let told = &nodes[0]["status"]["energy"];
     let (all, attributed) = (told["joules"].as_f64(), told["attributedJoules"].as_f64());
@@ -76,15 +76,18 @@ async fn a_meters_joules_reach_the_answer_the_record_and_the_metrics_with_what_t
 #[tokio::test]
 async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
     let (plugged, portable) = (FakeRapl::new(0), FakeRapl::new(0));
-    portable.on_battery(20);
-    let mut cluster = Cluster::start(Mode::InProcess, &[]).await;
-    cluster.start_agent_metered("plugged", plugged.energy_accounting());
-    cluster.start_agent_metered("portable", portable.energy_accounting());
-    cluster.until_ready(&["plugged", "portable"]).await;
+    portable.set_battery(20);
+    let mut cluster = Cluster::builder().start().await;
+    cluster
+        .start_agent(AgentSettings::new("plugged").energy_accounting(plugged.energy_accounting()));
+    cluster.start_agent(
+        AgentSettings::new("portable").energy_accounting(portable.energy_accounting()),
+    );
+    cluster.wait_until_ready(&["plugged", "portable"]).await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 2, &json!({"outputTokens": 3})))
         .await;
-    cluster.until(async || api.ready("m").await == 2).await;
+    cluster.wait_for_replicas("m", 2).await;
     let strained = async || {
         let nodes = api.nodes().await;
         let of = |name: &str| {
@@ -95,7 +98,7 @@ async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
         };
         of("portable").is_some_and(|n| n["status"]["energy"]["battery"]["discharging"] == true)
     };
-    cluster.until(strained).await;
+    cluster.wait_until(strained).await;
     let mut on = std::collections::BTreeMap::<String, u32>::new();
     let mut told = false;
     for _ in 0..60 {
@@ -133,11 +136,11 @@ async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
 
 #[tokio::test]
 async fn what_an_answer_took_that_did_not_begin_in_time_is_on_record() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 60_000});
     api.apply(&simulated_model("m", 1, &options)).await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     let body = json!({
         "model": "m", "messages": [{"role": "user", "content": "hi"}],
         "flotilla": {"deadline": "200ms"},
@@ -154,7 +157,7 @@ async fn what_an_answer_took_that_did_not_begin_in_time_is_on_record() {
     // Nor does what a small model took get lost whose answer was held back when the time was up.
     let slow = json!({"outputTokens": 1000, "tokensPerSecond": 50, "tokenProbability": 0.9});
     api.apply(&simulated_model("small", 1, &slow)).await;
-    cluster.until(async || api.ready("small").await == 1).await;
+    cluster.wait_for_replicas("small", 1).await;
     let spec = json!({"models": ["small", "m"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("both", spec)).await;
     let mut body = body;
@@ -171,14 +174,16 @@ async fn what_an_answer_took_that_did_not_begin_in_time_is_on_record() {
 
 #[tokio::test]
 async fn what_a_cascade_took_of_several_models_is_one_sum() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let options = |probability: f64| json!({"outputTokens": 4, "tokenProbability": probability});
     api.apply(&simulated_model("small", 1, &options(0.4))).await;
     api.apply(&simulated_model("large", 1, &options(0.99)))
         .await;
     cluster
-        .until(async || api.ready("small").await == 1 && api.ready("large").await == 1)
+        .wait_until(async || {
+            api.ready_replicas("small").await == 1 && api.ready_replicas("large").await == 1
+        })
         .await;
     let spec = json!({"models": ["small", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("both", spec)).await;

@@ -8,12 +8,10 @@ use serde_json::json;
 
 #[tokio::test]
 async fn a_node_with_an_openai_compatible_server_joins_with_it() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     api.apply(&demo_model("support-intent", 1)).await;
-    cluster
-        .until(async || api.ready("support-intent").await == 1)
-        .await;
+    cluster.wait_for_replicas("support-intent", 1).await;
     // Flotilla's own API is such a server.
     let upstream = json!({
         "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "through"},
@@ -23,9 +21,7 @@ async fn a_node_with_an_openai_compatible_server_joins_with_it() {
         },
     });
     api.apply(&upstream).await;
-    cluster
-        .until(async || api.ready("through").await == 1)
-        .await;
+    cluster.wait_for_replicas("through", 1).await;
     let question = "my card has not arrived yet";
     let direct = api.answer("support-intent", question).await;
     assert_eq!(direct, "card_arrival");
@@ -35,23 +31,27 @@ async fn a_node_with_an_openai_compatible_server_joins_with_it() {
 
 #[tokio::test]
 async fn unloading_a_model_gives_its_memory_back() {
-    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     let api = cluster.api();
     let folder = large_model(cluster.dir());
     let model = json!({
         "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "large"},
         "spec": {"source": {"path": folder}},
     });
-    let resident = || cluster.agent("n1").resident();
+    let resident = || cluster.agent("n1").resident_bytes();
     let before = resident();
     api.apply(&model).await;
-    cluster.until(async || api.ready("large").await == 1).await;
+    cluster.wait_for_replicas("large", 1).await;
     let taken = resident() - before;
     assert!(taken > PARAMETERS * 4, "only {taken} bytes were taken");
-    api.delete("large").await;
+    api.delete_model("large").await;
     // The engine keeps its thread pools; the allocator gives pages back a moment later.
     let given_back = async || resident().saturating_sub(before) < taken / 4;
-    cluster.until(given_back).await;
+    cluster.wait_until(given_back).await;
     let kept = resident().saturating_sub(before);
     println!("a model of {taken} bytes leaves {kept} behind");
     cluster.stop().await;
@@ -130,12 +130,14 @@ fn large_model(dir: &Path) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_reads_many_prompts_keeps_none_of_them_in_memory() {
-    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&demo_model("numbers", 1)).await;
-    cluster
-        .until(async || api.ready("numbers").await == 1)
-        .await;
+    cluster.wait_for_replicas("numbers", 1).await;
     let ask = async |from: u32, to: u32| {
         for n in from..to {
             api.answer("numbers", &format!("what is the sum of {n} and 7?"))
@@ -143,9 +145,9 @@ async fn a_model_that_reads_many_prompts_keeps_none_of_them_in_memory() {
         }
     };
     ask(0, 30).await;
-    let before = cluster.agent("n1").resident();
+    let before = cluster.agent("n1").resident_bytes();
     ask(30, 180).await;
-    let grown = cluster.agent("n1").resident().saturating_sub(before);
+    let grown = cluster.agent("n1").resident_bytes().saturating_sub(before);
     // What each leaves behind, where it does, is about 2.7 MiB.
     assert!(grown < 100 << 20, "grown by {} MiB", grown >> 20);
     cluster.stop().await;
@@ -153,12 +155,10 @@ async fn a_model_that_reads_many_prompts_keeps_none_of_them_in_memory() {
 
 #[tokio::test]
 async fn clients_that_leave_while_their_prompt_is_counted_leave_the_engine_well() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     api.apply(&demo_model("support-intent", 1)).await;
-    cluster
-        .until(async || api.ready("support-intent").await == 1)
-        .await;
+    cluster.wait_for_replicas("support-intent", 1).await;
     // Nobody can say without counting whether the prompt leaves room for so many tokens.
     let body = json!({
         "model": "support-intent", "max_tokens": 100_000,

@@ -1,6 +1,8 @@
 //! What clients see when nodes fail.
 
-use flotilla_tests::{Cluster, Load, Mode, Proxy, free_address, open_files, simulated_model};
+use flotilla_tests::{
+    AgentSettings, Cluster, Load, Mode, Proxy, free_address, open_files, simulated_model,
+};
 use futures::future::join_all;
 use serde_json::{Value, json};
 
@@ -15,10 +17,14 @@ fn slow(replicas: u32) -> Value {
 
 #[tokio::test]
 async fn an_agent_killed_mid_stream_ends_it_with_an_error_and_the_next_request_goes_elsewhere() {
-    let mut cluster = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1", "n2"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&slow(2)).await;
-    cluster.until(async || api.ready("slow").await == 2).await;
+    cluster.wait_for_replicas("slow", 2).await;
     let mut response = api.chat("slow", "hi", true).await;
     let node = response.headers()["x-flotilla-node"]
         .to_str()
@@ -48,11 +54,16 @@ async fn an_agent_killed_mid_stream_ends_it_with_an_error_and_the_next_request_g
 async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
     // Its link stays: only its answers tell that something is wrong.
     let arguments = ["--first-token-timeout", "1", "--link-timeout", "60"];
-    let cluster = Cluster::start_with(&arguments, &["n1", "n2"]).await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .controller_args(&arguments)
+        .agents(["n1", "n2"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 2, &json!({"outputTokens": 2})))
         .await;
-    cluster.until(async || api.ready("m").await == 2).await;
+    cluster.wait_for_replicas("m", 2).await;
     let node = |response: &reqwest::Response| {
         let name = response.headers().get("x-flotilla-node");
         name.map(|name| name.to_str().unwrap().to_owned())
@@ -63,7 +74,7 @@ async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
     let told = async || -> Value { api.post("v1/route", &body).await.json().await.unwrap() };
     let open = |told: &Value| told["rejected"][0]["reason"] == "circuit_open";
     cluster
-        .until(async || {
+        .wait_until(async || {
             join_all((0..4).map(|_| api.chat("m", "hi", false))).await;
             open(&told().await)
         })
@@ -75,7 +86,7 @@ async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
     }
     cluster.agent("n1").signal(libc::SIGCONT);
     cluster
-        .until(async || {
+        .wait_until(async || {
             let responses = join_all((0..4).map(|_| api.chat("m", "hi", false))).await;
             let there = |r: &reqwest::Response| node(r).as_deref() == Some("n1");
             responses.iter().any(there) && !open(&told().await)
@@ -86,11 +97,15 @@ async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
 
 #[tokio::test]
 async fn an_unstreamed_request_on_a_killed_agent_is_answered_by_another() {
-    let mut cluster = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1", "n2"])
+        .start()
+        .await;
     let api = cluster.api();
     let model = simulated_model("m", 2, &json!({"outputTokens": 100, "tokensPerSecond": 50}));
     api.apply(&model).await;
-    cluster.until(async || api.ready("m").await == 2).await;
+    cluster.wait_for_replicas("m", 2).await;
     let request = tokio::spawn({
         let api = api.clone();
         async move { api.chat("m", "hi", false).await.status() }
@@ -103,7 +118,7 @@ async fn an_unstreamed_request_on_a_killed_agent_is_answered_by_another() {
         }
         None
     };
-    cluster.until(async || active().await.is_some()).await;
+    cluster.wait_until(async || active().await.is_some()).await;
     let node = active().await.expect("a node computes it");
     cluster.kill_agent(&node);
     assert_eq!(request.await.unwrap(), 200);
@@ -112,40 +127,48 @@ async fn an_unstreamed_request_on_a_killed_agent_is_answered_by_another() {
 
 #[tokio::test]
 async fn a_lost_node_loses_its_models_to_others_and_serves_again_when_it_returns() {
-    let mut cluster = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1", "n2"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     let node = api.model("m").await["status"]["replicas"][0]["node"].clone();
     let node = node.as_str().unwrap();
     cluster.kill_agent(node);
     // Placed elsewhere once the grace is over.
     cluster
-        .until(async || {
+        .wait_until(async || {
             let model = api.model("m").await;
             model["status"]["ready"] == 1 && model["status"]["replicas"][0]["node"] != node
         })
         .await;
     api.answer("m", "hi").await;
     cluster.start_agent(node);
-    cluster.until_ready(&["n1", "n2"]).await;
+    cluster.wait_until_ready(&["n1", "n2"]).await;
     api.apply(&simulated_model("m", 2, &json!({}))).await;
-    cluster.until(async || api.ready("m").await == 2).await;
+    cluster.wait_for_replicas("m", 2).await;
     cluster.stop().await;
 }
 
 #[tokio::test]
 async fn a_restarted_controller_learns_from_the_agents_what_runs() {
-    let mut cluster = Cluster::start(Mode::Processes, &["n1", "n2"]).await;
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1", "n2"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 2, &json!({}))).await;
-    cluster.until(async || api.ready("m").await == 2).await;
+    cluster.wait_for_replicas("m", 2).await;
     api.answer("m", "hi").await;
     cluster.restart_controller().await;
-    cluster.until(async || api.ready("m").await == 2).await;
+    cluster.wait_for_replicas("m", 2).await;
     // What was loaded stayed loaded: its counters go on.
     cluster
-        .until(async || api.counters("m").await.requests >= 1)
+        .wait_until(async || api.counters("m").await.requests >= 1)
         .await;
     api.answer("m", "hi").await;
     cluster.stop().await;
@@ -153,10 +176,14 @@ async fn a_restarted_controller_learns_from_the_agents_what_runs() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_stops_the_generation_within_a_token() {
-    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&slow(1)).await;
-    cluster.until(async || api.ready("slow").await == 1).await;
+    cluster.wait_for_replicas("slow", 1).await;
     for (streamed, cancelled) in [(true, 1), (false, 2)] {
         let request = tokio::spawn({
             let api = api.clone();
@@ -167,7 +194,7 @@ async fn a_client_that_goes_away_stops_the_generation_within_a_token() {
             }
         });
         cluster
-            .until(async || api.counters("slow").await.active == 1)
+            .wait_until(async || api.counters("slow").await.active == 1)
             .await;
         request.abort();
         assert!(request.await.unwrap_err().is_cancelled());
@@ -175,16 +202,16 @@ async fn a_client_that_goes_away_stops_the_generation_within_a_token() {
             let counters = api.counters("slow").await;
             counters.cancelled == cancelled && counters.active == 0
         };
-        cluster.until(gone).await;
+        cluster.wait_until(gone).await;
     }
     // Left alone, the two would have given 2,000 tokens; a later request's report shows that
     // no more than those up to the cut were generated.
     let before = api.counters("slow").await.output_tokens;
     api.apply(&simulated_model("mark", 1, &json!({}))).await;
-    cluster.until(async || api.ready("mark").await == 1).await;
+    cluster.wait_for_replicas("mark", 1).await;
     api.answer("mark", "hi").await;
     cluster
-        .until(async || api.counters("mark").await.requests == 1)
+        .wait_until(async || api.counters("mark").await.requests == 1)
         .await;
     assert_eq!(api.counters("slow").await.output_tokens, before);
     cluster.stop().await;
@@ -192,13 +219,17 @@ async fn a_client_that_goes_away_stops_the_generation_within_a_token() {
 
 #[tokio::test]
 async fn many_clients_that_come_and_go_leave_no_file_open() {
-    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({"outputTokens": 3})))
         .await;
     api.apply(&slow(1)).await;
-    let both = async || api.ready("m").await == 1 && api.ready("slow").await == 1;
-    cluster.until(both).await;
+    let both = async || api.ready_replicas("m").await == 1 && api.ready_replicas("slow").await == 1;
+    cluster.wait_until(both).await;
     let agent = cluster.agent("n1").id();
     let round = async || {
         let whole = (0..20).map(|_| api.answer("m", "hi"));
@@ -206,7 +237,7 @@ async fn many_clients_that_come_and_go_leave_no_file_open() {
         let cut_off = (0..4).map(|_| api.chat("slow", "hi", true));
         drop(join_all(cut_off).await);
         cluster
-            .until(async || api.counters("slow").await.active == 0)
+            .wait_until(async || api.counters("slow").await.active == 0)
             .await;
     };
     round().await;
@@ -229,21 +260,25 @@ impl Broken {
     async fn start() -> Self {
         let link = free_address();
         let proxy = Proxy::start(link).await;
-        let mut cluster = Cluster::start_behind(proxy.address(), link, &["n1"]).await;
-        cluster.start_agent_at("n2", proxy.address());
-        cluster.until_ready(&["n1", "n2"]).await;
+        let advertised = proxy.address().to_string();
+        let mut cluster = Cluster::builder()
+            .mode(Mode::Processes)
+            .link(link)
+            .controller_args(&["--advertise-link", &advertised])
+            .agents(["n1"])
+            .start()
+            .await;
+        cluster.start_agent(AgentSettings::new("n2").controller(proxy.address()));
+        cluster.wait_until_ready(&["n1", "n2"]).await;
         let api = cluster.api();
         let options = json!({"outputTokens": 4, "tokensPerSecond": 100});
         api.apply(&simulated_model("m", 2, &options)).await;
-        cluster.until(async || api.ready("m").await == 2).await;
+        cluster.wait_for_replicas("m", 2).await;
         Self { cluster, proxy }
     }
 
-    async fn until_ready(&self, replicas: u64) {
-        let api = self.cluster.api();
-        self.cluster
-            .until(async || api.ready("m").await == replicas)
-            .await;
+    async fn wait_until_ready(&self, replicas: u64) {
+        self.cluster.wait_for_replicas("m", replicas).await;
     }
 
     /// Under constant load no request fails that had not begun to stream.
@@ -264,9 +299,9 @@ async fn a_cut_line_fails_no_request_and_the_node_returns_with_what_it_has() {
         let before = broken.cluster.api().counters("m").await.requests;
         for _ in 0..3 {
             broken.proxy.cut();
-            broken.until_ready(1).await;
+            broken.wait_until_ready(1).await;
             broken.proxy.open();
-            broken.until_ready(2).await;
+            broken.wait_until_ready(2).await;
         }
         // Nothing was loaded anew.
         let after = broken.cluster.api().counters("m").await.requests;
@@ -283,10 +318,10 @@ async fn a_half_open_line_is_noticed_and_fails_no_request() {
     let fault = async |broken: &Broken| {
         let began = std::time::Instant::now();
         broken.proxy.silence();
-        broken.until_ready(1).await;
+        broken.wait_until_ready(1).await;
         println!("noticed after {:.1} s", began.elapsed().as_secs_f64());
         broken.proxy.open();
-        broken.until_ready(2).await;
+        broken.wait_until_ready(2).await;
     };
     broken
         .under_load("the line to a node half open", fault)
@@ -298,9 +333,9 @@ async fn a_stopped_agent_is_noticed_and_its_requests_are_answered_by_others() {
     let broken = Broken::start().await;
     let fault = async |broken: &Broken| {
         broken.cluster.agent("n2").signal(libc::SIGSTOP);
-        broken.until_ready(1).await;
+        broken.wait_until_ready(1).await;
         broken.cluster.agent("n2").signal(libc::SIGCONT);
-        broken.until_ready(2).await;
+        broken.wait_until_ready(2).await;
     };
     broken
         .under_load("an agent stopped and resumed", fault)
@@ -313,9 +348,9 @@ async fn a_killed_agent_fails_no_request_that_had_not_begun_to_stream() {
     let load = Load::start(&[broken.cluster.api()], "m", 6);
     for _ in 0..3 {
         broken.cluster.kill_agent("n1");
-        broken.until_ready(1).await;
+        broken.wait_until_ready(1).await;
         broken.cluster.start_agent("n1");
-        broken.until_ready(2).await;
+        broken.wait_until_ready(2).await;
     }
     let tally = load.stop("an agent killed and started three times").await;
     assert!(tally.errors.is_empty(), "{tally}");

@@ -5,47 +5,47 @@ use serde_json::json;
 
 #[tokio::test]
 async fn a_fleet_in_one_process_serves_and_stops() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1", "n2", "n3"]).await;
+    let cluster = Cluster::builder().agents(["n1", "n2", "n3"]).start().await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 3, &json!({"outputTokens": 2})))
         .await;
-    cluster.until(async || api.ready("m").await == 3).await;
+    cluster.wait_for_replicas("m", 3).await;
     assert_eq!(api.answer("m", "hi").await, "This is ");
     cluster.stop().await;
 }
 
 #[tokio::test]
 async fn a_deleted_model_is_unloaded_and_unknown() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.until(async || api.ready("m").await == 1).await;
-    api.delete("m").await;
+    cluster.wait_for_replicas("m", 1).await;
+    api.delete_model("m").await;
     let gone = async || {
         let nodes = api.nodes().await;
         nodes[0]["status"]["models"]
             .as_array()
             .is_some_and(Vec::is_empty)
     };
-    cluster.until(gone).await;
+    cluster.wait_until(gone).await;
     assert_eq!(api.chat("m", "hi", false).await.status(), 404);
     cluster.stop().await;
 }
 
 #[tokio::test]
 async fn scaling_does_not_load_a_replica_anew_and_a_changed_spec_does() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1", "n2"]).await;
+    let cluster = Cluster::builder().agents(["n1", "n2"]).start().await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({"outputTokens": 1})))
         .await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     api.answer("m", "hi").await;
     cluster
-        .until(async || api.counters("m").await.requests == 1)
+        .wait_until(async || api.counters("m").await.requests == 1)
         .await;
     api.apply(&simulated_model("m", 2, &json!({"outputTokens": 1})))
         .await;
-    cluster.until(async || api.ready("m").await == 2).await;
+    cluster.wait_for_replicas("m", 2).await;
     assert_eq!(api.counters("m").await.requests, 1);
     api.apply(&simulated_model("m", 2, &json!({"outputTokens": 2})))
         .await;
@@ -53,7 +53,7 @@ async fn scaling_does_not_load_a_replica_anew_and_a_changed_spec_does() {
         let status = api.model("m").await["status"].clone();
         status["phase"] == "Ready" && status["ready"] == 2
     };
-    cluster.until(renewed).await;
+    cluster.wait_until(renewed).await;
     assert_eq!(api.counters("m").await.requests, 0);
     assert_eq!(api.answer("m", "hi").await, "This is ");
     cluster.stop().await;
@@ -61,7 +61,7 @@ async fn scaling_does_not_load_a_replica_anew_and_a_changed_spec_does() {
 
 #[tokio::test]
 async fn a_model_that_cannot_load_says_why_and_what_to_do() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let model = json!({
         "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "absent"},
@@ -69,7 +69,7 @@ async fn a_model_that_cannot_load_says_why_and_what_to_do() {
     });
     api.apply(&model).await;
     cluster
-        .until(async || api.model("absent").await["status"]["phase"] == "Failed")
+        .wait_until(async || api.model("absent").await["status"]["phase"] == "Failed")
         .await;
     let status = api.model("absent").await["status"].clone();
     assert_eq!(
@@ -92,9 +92,13 @@ async fn a_model_that_cannot_load_says_why_and_what_to_do() {
 
 #[tokio::test]
 async fn a_node_that_takes_another_ones_name_is_refused() {
-    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
     let line = cluster.agent("n1").id();
-    let link = cluster.link().to_string();
+    let link = cluster.link_address().to_string();
     let other = cluster.dir().join("other").display().to_string();
     let args = [
         "agent",
@@ -106,9 +110,9 @@ async fn a_node_that_takes_another_ones_name_is_refused() {
         &other,
     ];
     let mut impostor = flotilla_tests::Process::start(cluster.dir(), &args);
-    impostor.line_with("another node named 'n1' is part of the fleet");
+    impostor.wait_for_line("another node named 'n1' is part of the fleet");
     drop(impostor);
     assert_eq!(cluster.agent("n1").id(), line);
-    cluster.until_ready(&["n1"]).await;
+    cluster.wait_until_ready(&["n1"]).await;
     cluster.stop().await;
 }

@@ -14,8 +14,6 @@ mod energy;
 mod engines;
 mod faults;
 mod life_cycle;
-mod openai_client;
-mod page;
 mod prometheus;
 mod resources;
 mod routing;

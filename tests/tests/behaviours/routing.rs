@@ -1,6 +1,6 @@
 //! Requests that find their model by task, the zones that hold them back, and the record of why.
 
-use flotilla_tests::{Api, Cluster, Etcd, Mode, simulated_model};
+use flotilla_tests::{AgentSettings, Api, Cluster, Etcd, Mode, simulated_model};
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ async fn until_learnt(cluster: &Cluster, api: &Api) {
         let tasks = api.items("tasks").await;
         !tasks.is_empty() && tasks.iter().all(|task| task["status"]["trained"] == true)
     };
-    cluster.until(learnt).await;
+    cluster.wait_until(learnt).await;
 }
 
 async fn serve(cluster: &Cluster, api: &Api, models: &[&str]) {
@@ -52,7 +52,7 @@ async fn error_code(response: Response) -> (u16, Value) {
 
 #[tokio::test]
 async fn a_request_goes_to_the_model_of_its_task_and_the_record_says_why() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1", "n2"]).await;
+    let cluster = Cluster::builder().agents(["n1", "n2"]).start().await;
     let api = cluster.api();
     serve(&cluster, &api, &["bank", "trips"]).await;
     apply_tasks(&cluster, &api).await;
@@ -103,7 +103,7 @@ async fn a_request_goes_to_the_model_of_its_task_and_the_record_says_why() {
 
 #[tokio::test]
 async fn what_fits_no_task_goes_to_the_default_task_or_is_refused() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let (status, code) = error_code(api.chat("auto", "hi", false).await).await;
     assert_eq!(
@@ -132,7 +132,7 @@ async fn what_fits_no_task_goes_to_the_default_task_or_is_refused() {
 
 #[tokio::test]
 async fn the_next_model_of_a_task_answers_where_the_preferred_one_cannot() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1"]).await;
+    let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     serve(&cluster, &api, &["second"]).await;
     // The first one is wished for, but its files are nowhere.
@@ -142,7 +142,7 @@ async fn the_next_model_of_a_task_answers_where_the_preferred_one_cannot() {
     });
     api.apply(&broken).await;
     cluster
-        .until(async || api.model("first").await["status"]["phase"] == "Failed")
+        .wait_until(async || api.model("first").await["status"]["phase"] == "Failed")
         .await;
     let spec = json!({"models": ["absent", "first", "second"], "examples": ["hello"]});
     api.apply(&task("talk", spec)).await;
@@ -162,12 +162,16 @@ async fn the_next_model_of_a_task_answers_where_the_preferred_one_cannot() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_zone_rule_refuses_rather_than_leaks() {
-    let mut cluster = Cluster::start(Mode::Processes, &["open"]).await;
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["open"])
+        .start()
+        .await;
     let api = cluster.api();
     let mut model = simulated_model("m", 2, &json!({"outputTokens": 1}));
     model["spec"]["replicas"] = json!({"min": 1, "max": 1});
     api.apply(&model).await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     let spec = json!({"models": ["m"], "zones": ["patients"], "examples": ["a diagnosis"]});
     api.apply(&task("medical", spec)).await;
     let response = api.chat("task:medical", "a diagnosis", false).await;
@@ -196,11 +200,11 @@ async fn a_zone_rule_refuses_rather_than_leaks() {
     let (status, code) = error_code(api.post(path, &pinned("task:medical", "shop")).await).await;
     assert_eq!((status, code), (403, json!("zone_not_allowed")));
 
-    cluster.start_agent_with("clinic", None, &["--zone", "patients"]);
-    cluster.until_ready(&["open", "clinic"]).await;
+    cluster.start_agent(AgentSettings::new("clinic").args(&["--zone", "patients"]));
+    cluster.wait_until_ready(&["open", "clinic"]).await;
     model["spec"]["replicas"] = json!(2);
     api.apply(&model).await;
-    cluster.until(async || api.ready("m").await == 2).await;
+    cluster.wait_for_replicas("m", 2).await;
     for _ in 0..10 {
         let response = api.chat("task:medical", "a diagnosis", false).await;
         assert_eq!(header(&response, "x-flotilla-node"), "clinic");
@@ -212,7 +216,7 @@ async fn a_zone_rule_refuses_rather_than_leaks() {
 
 #[tokio::test]
 async fn a_dry_run_tells_every_candidate_and_asks_none() {
-    let cluster = Cluster::start(Mode::InProcess, &["n1", "n2", "n3"]).await;
+    let cluster = Cluster::builder().agents(["n1", "n2", "n3"]).start().await;
     let api = cluster.api();
     serve(&cluster, &api, &["bank", "trips"]).await;
     apply_tasks(&cluster, &api).await;
@@ -232,7 +236,7 @@ async fn a_dry_run_tells_every_candidate_and_asks_none() {
         (&told["classification"]["abstained"], &told["model"]),
         (&json!(false), &json!("bank"))
     );
-    assert_eq!(told["node"], json!(api.on("bank").await[0]));
+    assert_eq!(told["node"], json!(api.assigned_nodes("bank").await[0]));
     assert_eq!(told["candidates"].as_array().unwrap().len(), 1);
     assert_eq!(told["rejected"].as_array().unwrap().len(), 2);
     assert_eq!(told["rejected"][0]["reason"], "not_loaded");
@@ -281,13 +285,22 @@ async fn a_node_ten_times_slower_gets_a_small_part_of_the_requests() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_controller_knows_the_tasks_and_finds_the_others_decisions() {
     let etcd = Etcd::start();
-    let one = Cluster::start_on(Mode::Processes, Some(etcd.store()), &["n1"]).await;
-    let two = Cluster::start_on(Mode::Processes, Some(etcd.store()), &[]).await;
+    let one = Cluster::builder()
+        .mode(Mode::Processes)
+        .store(etcd.store())
+        .agents(["n1"])
+        .start()
+        .await;
+    let two = Cluster::builder()
+        .mode(Mode::Processes)
+        .store(etcd.store())
+        .start()
+        .await;
     let (first, second) = (one.api(), two.api());
     serve(&one, &first, &["bank", "trips"]).await;
     apply_tasks(&one, &first).await;
     until_learnt(&two, &second).await;
-    two.until(async || second.ready("bank").await == 1).await;
+    two.wait_for_replicas("bank", 1).await;
     let response = second.chat("auto", "please freeze my card", false).await;
     assert_eq!(header(&response, "x-flotilla-task"), "banking");
     let id = header(&response, "x-flotilla-decision");

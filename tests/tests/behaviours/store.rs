@@ -389,7 +389,7 @@ async fn former_leader_cannot_write_under_its_fence() {
 
 #[tokio::test]
 async fn etcd_with_tls_and_password_refuses_clients_without_them() {
-    let etcd = Etcd::start_guarded();
+    let etcd = Etcd::start_with_authentication();
     let store = store::open(&etcd.store()).await.unwrap();
     let key = "/flotilla/v1/a";
     store

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_telemetry::names::{self, InstrumentKind};
-use flotilla_tests::collector::{Collector, Told, text};
-use flotilla_tests::{Cluster, Process, free_address, simulated_model};
+use flotilla_tests::collector::{Collector, ReceivedTelemetry, attribute_text};
+use flotilla_tests::{AgentSettings, Cluster, Mode, Process, free_address, simulated_model};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
@@ -30,11 +30,16 @@ async fn observed(collector: &Collector, more: &[(&str, &str)]) -> Cluster {
     let endpoint = collector.endpoint();
     let mut variables = variables(&endpoint);
     variables.extend(more);
-    let cluster = Cluster::start_among(&variables, &[], &["n1"]).await;
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .env(&variables)
+        .agents(["n1"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({"outputTokens": 5})))
         .await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     cluster
 }
 
@@ -54,7 +59,7 @@ async fn ask(cluster: &Cluster, model: &str, traceparent: Option<&str>, stream: 
 }
 
 /// The spans of a trace by their names.
-fn of_trace<'a>(told: &'a Told, trace: &str) -> BTreeMap<&'a str, &'a (String, Span)> {
+fn of_trace<'a>(told: &'a ReceivedTelemetry, trace: &str) -> BTreeMap<&'a str, &'a (String, Span)> {
     let spans = told
         .spans
         .iter()
@@ -79,7 +84,7 @@ async fn a_request_is_one_trace_from_the_client_to_the_last_token() {
         let dry: serde_json::Value = dry.json().await.unwrap_or_default();
         dry["task"] == "help"
     };
-    cluster.until(learnt).await;
+    cluster.wait_until(learnt).await;
     let traceparent = format!("00-{TRACE}-{CLIENT}-01");
     ask(&cluster, "auto", Some(&traceparent), true).await;
 
@@ -95,7 +100,7 @@ async fn a_request_is_one_trace_from_the_client_to_the_last_token() {
         ("decode", "chat m"),
     ];
     collector
-        .until(|told| {
+        .wait_for(|told| {
             let spans = of_trace(told, TRACE);
             if !parents.iter().all(|(name, _)| spans.contains_key(name)) {
                 return None;
@@ -108,8 +113,9 @@ async fn a_request_is_one_trace_from_the_client_to_the_last_token() {
                 };
                 assert_eq!(found, wanted, "the parent of {name} is {parent}");
             }
-            let of =
-                |name: &str, key: &str| text(&spans[name].1.attributes, key).unwrap_or_default();
+            let of = |name: &str, key: &str| {
+                attribute_text(&spans[name].1.attributes, key).unwrap_or_default()
+            };
             for (name, service, kind) in [
                 (ROOT, "flotilla-controller", SpanKind::Server),
                 ("forward", "flotilla-controller", SpanKind::Client),
@@ -155,12 +161,12 @@ async fn content_is_told_where_it_is_switched_on_and_never_of_what_is_held_to_a_
     let collector = Collector::start(free_address()).await;
     let capture = ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true");
     let mut cluster = observed(&collector, &[capture]).await;
-    cluster.start_agent_with("n2", None, &["--zone", "clinic"]);
-    cluster.until_ready(&["n2"]).await;
+    cluster.start_agent(AgentSettings::new("n2").args(&["--zone", "clinic"]));
+    cluster.wait_until_ready(&["n2"]).await;
     let api = cluster.api();
     api.apply(&simulated_model("z", 2, &json!({"outputTokens": 5})))
         .await;
-    cluster.until(async || api.ready("z").await == 2).await;
+    cluster.wait_for_replicas("z", 2).await;
     api.apply(&task("held", json!({"models": ["z"], "zones": ["clinic"]})))
         .await;
     let other = TRACE.replace('4', "5");
@@ -179,15 +185,16 @@ async fn content_is_told_where_it_is_switched_on_and_never_of_what_is_held_to_a_
     )
     .await;
     collector
-        .until(|told| {
+        .wait_for(|told| {
             let (open, held) = (of_trace(told, TRACE), of_trace(told, &other));
             let root = "POST /v1/chat/completions";
             let (_, open) = open.get(root)?;
             held.get(root)?;
-            let input = text(&open.attributes, "gen_ai.input.messages").unwrap_or_default();
+            let input =
+                attribute_text(&open.attributes, "gen_ai.input.messages").unwrap_or_default();
             assert!(input.contains("secret card"), "{open:?}");
             assert!(
-                text(&open.attributes, "gen_ai.output.messages").is_some(),
+                attribute_text(&open.attributes, "gen_ai.output.messages").is_some(),
                 "{open:?}"
             );
             let held: String = held.values().map(|(_, span)| format!("{span:?}")).collect();
@@ -223,7 +230,7 @@ async fn metrics_have_the_names_units_buckets_and_attributes_of_the_table() {
         "flotilla.energy.attributed",
     ]);
     collector
-        .until(|told| {
+        .wait_for(|told| {
             let names: BTreeSet<_> = told.metrics.iter().map(|(_, m)| m.name.as_str()).collect();
             if !wanted.is_subset(&names) {
                 return None;
@@ -258,7 +265,8 @@ fn points(data: &Data, buckets: &[f64]) -> (InstrumentKind, Vec<(String, String)
     let mut attributes = Vec::new();
     let mut take = |of: &[opentelemetry_proto::tonic::common::v1::KeyValue]| {
         let keys = of.iter().map(|a| a.key.clone());
-        attributes.extend(keys.map(|key| (key.clone(), text(of, &key).unwrap_or_default())));
+        attributes
+            .extend(keys.map(|key| (key.clone(), attribute_text(of, &key).unwrap_or_default())));
     };
     let kind = match data {
         Data::Histogram(histogram) => {
@@ -292,20 +300,25 @@ fn points(data: &Data, buckets: &[f64]) -> (InstrumentKind, Vec<(String, String)
 async fn a_dead_collector_costs_only_the_data_is_told_of_once_and_is_used_again() {
     let address = free_address();
     let endpoint = format!("http://{address}");
-    let mut cluster = Cluster::start_among(&variables(&endpoint), &[], &["n1"]).await;
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .env(&variables(&endpoint))
+        .agents(["n1"])
+        .start()
+        .await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({"outputTokens": 5})))
         .await;
-    cluster.until(async || api.ready("m").await == 1).await;
+    cluster.wait_for_replicas("m", 1).await;
     for _ in 0..20 {
         ask(&cluster, "m", None, false).await;
     }
     let warning = "the telemetry collector is unreachable";
-    cluster.agent_mut("n1").line_with(warning);
+    cluster.agent_mut("n1").wait_for_line(warning);
     let collector = Collector::start(address).await;
     cluster
         .agent_mut("n1")
-        .line_with("the telemetry collector is reachable again");
+        .wait_for_line("the telemetry collector is reachable again");
     ask(
         &cluster,
         "m",
@@ -314,9 +327,9 @@ async fn a_dead_collector_costs_only_the_data_is_told_of_once_and_is_used_again(
     )
     .await;
     collector
-        .until(|told| of_trace(told, TRACE).get("chat m").map(|_| ()))
+        .wait_for(|told| of_trace(told, TRACE).get("chat m").map(|_| ()))
         .await;
-    let complaints = cluster.agent_mut("n1").seen_with(warning);
+    let complaints = cluster.agent_mut("n1").count_lines(warning);
     assert_eq!(complaints, 1, "it was told of once");
     cluster.stop().await;
 }
@@ -336,8 +349,8 @@ fn log_lines_are_objects_for_machines() {
         &store,
     ];
     let variables = [("FLOTILLA_LOG_FORMAT".to_owned(), "json".to_owned())];
-    let mut controller = Process::start_with(dir.path(), &args, &variables);
-    let line = controller.line_with("\"ready\"");
+    let mut controller = Process::start_with_env(dir.path(), &args, &variables);
+    let line = controller.wait_for_line("\"ready\"");
     let line: serde_json::Value = serde_json::from_str(&line).expect("an object");
     assert_eq!(
         (&line["message"], &line["level"]),

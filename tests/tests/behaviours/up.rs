@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
-use flotilla_tests::{Process, flotilla, free_address, repository};
+use flotilla_tests::{Process, flotilla_binary, free_address, repository};
 
 fn up(dir: &Path, http: SocketAddr) -> Process {
     let models = repository().join("models").display().to_string();
@@ -23,7 +23,7 @@ fn up(dir: &Path, http: SocketAddr) -> Process {
 
 /// Runs a command against a fleet and gives what it prints.
 fn run(http: SocketAddr, args: &[&str]) -> String {
-    let output = Command::new(flotilla())
+    let output = Command::new(flotilla_binary())
         .args(args)
         .env("FLOTILLA_URL", format!("http://{http}"))
         .output()
@@ -44,12 +44,12 @@ fn one_command_starts_a_fleet_that_answers_and_a_second_start_goes_on_with_it() 
     let dir = tempfile::tempdir().unwrap();
     let http = free_address();
     let mut fleet = up(dir.path(), http);
-    let line = fleet.line_with("Flotilla is up");
+    let line = fleet.wait_for_line("Flotilla is up");
     assert!(
         line.contains("3 nodes, 5 models, 7 of 7 replicas ready"),
         "{line}"
     );
-    fleet.line_with("Ctrl-C stops everything.");
+    fleet.wait_for_line("Ctrl-C stops everything.");
     let answer = run(http, &["chat", "support-intent", "where is my new card?"]);
     assert_eq!(answer, "card_arrival\n");
     assert!(run(http, &["get", "nodes"]).contains("node-3"));
@@ -59,12 +59,12 @@ fn one_command_starts_a_fleet_that_answers_and_a_second_start_goes_on_with_it() 
     drop(TcpListener::bind(http).unwrap());
 
     let mut fleet = up(dir.path(), http);
-    let line = fleet.line_with("Flotilla is up");
+    let line = fleet.wait_for_line("Flotilla is up");
     assert!(
         line.contains("3 nodes, 4 models"),
         "a removed model came back: {line}"
     );
-    fleet.line_with("Ctrl-C stops everything.");
+    fleet.wait_for_line("Ctrl-C stops everything.");
     assert!(!run(http, &["get", "models"]).contains("numbers"));
     stop(fleet);
 }
@@ -107,7 +107,7 @@ fn a_damaged_store_is_one_clear_line() {
 fn a_second_fleet_on_the_same_data_directory_is_one_clear_line() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = up(dir.path(), free_address());
-    first.line_with("Ctrl-C stops everything.");
+    first.wait_for_line("Ctrl-C stops everything.");
     fails(dir.path(), free_address(), "in use by another process");
     stop(first);
 }
@@ -117,7 +117,7 @@ fn ctrl_c_stops_a_fleet_in_the_middle_of_a_stream() {
     let dir = tempfile::tempdir().unwrap();
     let http = free_address();
     let mut fleet = up(dir.path(), http);
-    fleet.line_with("Ctrl-C stops everything.");
+    fleet.wait_for_line("Ctrl-C stops everything.");
     let model = "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: slow}\nspec: {engine: simulated, options: {outputTokens: 100000, tokensPerSecond: 20}}";
     std::fs::write(dir.path().join("slow.yaml"), model).unwrap();
     let file = dir.path().join("slow.yaml").display().to_string();

@@ -1,7 +1,8 @@
-//! What Flotilla adds to a request: an agent with the simulated engine asked directly over gRPC,
-//! and the same agent through HTTP and the controller. 9 output tokens, streamed and not, at
-//! 1 and 32 connections, all in one run on one machine, load generator included. Then what telemetry
-//! costs: the same fleet with it off, and with metrics, OTLP and one trace in a hundred.
+//! Measures what Flotilla adds to a request. Sends requests to an agent with the simulated engine
+//! directly over gRPC, and to the same agent through HTTP and the controller: 9 output tokens, streamed
+//! and not, at 1 and 32 connections, all in one run on one machine, load generator included. Then
+//! measures the cost of telemetry: the same fleet without it, and with metrics, OTLP and one trace in a
+//! hundred.
 //!
 //! `cargo run --release --workspace --bin overhead [SECONDS]`
 
@@ -14,7 +15,7 @@ use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::ModelName;
 use flotilla_core::generate::{ChatMessage, GenerateInput, GenerateRequest};
 use flotilla_proto::v1;
-use flotilla_tests::http_load::{Connection, Measured, measure};
+use flotilla_tests::http_load::{Connection, LoadMeasurement, measure};
 use flotilla_tests::{Cluster, Mode, Process, simulated_model};
 use futures::StreamExt;
 use serde_json::json;
@@ -29,37 +30,37 @@ async fn main() {
         "{:<44}{:>12}{:>10}{:>10}",
         "", "requests/s", "p50 µs", "p99 µs"
     );
-    grpc(time).await;
-    http(time).await;
+    measure_grpc(time).await;
+    measure_http(time).await;
     telemetry::measure(6 * time).await;
 }
 
-fn print(what: &str, measured: &Measured) {
+fn print(name: &str, measured: &LoadMeasurement) {
     let micros = |time: Duration| time.as_secs_f64() * 1e6;
     println!(
-        "{what:<44}{:>12.0}{:>10.0}{:>10.0}",
+        "{name:<44}{:>12.0}{:>10.0}{:>10.0}",
         measured.requests_per_second,
         micros(measured.p50),
         micros(measured.p99)
     );
 }
 
-fn name(stream: bool) -> &'static str {
+fn answer_form(stream: bool) -> &'static str {
     if stream { "streamed" } else { "whole" }
 }
 
-/// An agent asked directly: this process is its controller, without HTTP.
-async fn grpc(time: Duration) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let any = ([127, 0, 0, 1], 0).into();
+/// Measures an agent alone. This process is its controller and calls it without HTTP.
+async fn measure_grpc(time: Duration) {
+    let dir = tempfile::tempdir().expect("a temporary directory can be created");
+    let any_port = ([127, 0, 0, 1], 0).into();
     let controller = Controller::start(ControllerConfig {
-        http: any,
-        link: any,
+        http: any_port,
+        link: any_port,
         store: StoreAddress::Embedded(dir.path().join("store")),
         ..ControllerConfig::default()
     })
     .await
-    .expect("a controller");
+    .expect("the controller starts");
     let link = controller.link().to_string();
     let data = dir.path().join("agent").display().to_string();
     let args = [
@@ -81,9 +82,9 @@ async fn grpc(time: Duration) {
         .desired_state()
         .apply(&flotilla_core::spec::Resource::Model(model))
         .await
-        .expect("a store");
+        .expect("the store accepts the model");
     let fleet = controller.fleet();
-    until_ready(fleet).await;
+    wait_until_ready(fleet).await;
     for connections in [1, 32] {
         for stream in [false, true] {
             let workers = (0..connections).map(|_| {
@@ -93,21 +94,25 @@ async fn grpc(time: Duration) {
                 async move || {
                     let request = tonic::Request::new(request.clone());
                     let responses = replica.transport.generate(request).await;
-                    let mut responses = responses.expect("an answer");
+                    let mut responses = responses.expect("the agent answers");
                     while let Some(response) = responses.next().await {
                         response.expect("an event");
                     }
                 }
             });
             let measured = measure(time, workers.collect()).await;
-            let what = format!("agent over gRPC, {connections} at once, {}", name(stream));
-            print(&what, &measured);
+            let name = format!(
+                "agent over gRPC, {connections} connections, {}",
+                answer_form(stream)
+            );
+            print(&name, &measured);
         }
     }
     controller.stop().await;
 }
 
-async fn until_ready(fleet: &FleetHandle) {
+/// Waits until a replica can be selected.
+async fn wait_until_ready(fleet: &FleetHandle) {
     let mut changes = fleet.changes();
     while fleet
         .view()
@@ -115,7 +120,7 @@ async fn until_ready(fleet: &FleetHandle) {
         .get(MODEL)
         .is_none_or(|m| m.endpoints.replicas().is_empty())
     {
-        changes.changed().await.expect("a running fleet");
+        changes.changed().await.expect("the fleet runs");
     }
 }
 
@@ -123,7 +128,7 @@ fn request(stream: bool) -> v1::GenerateRequest {
     let request = GenerateRequest {
         stream,
         ..GenerateRequest::new(
-            ModelName::new(MODEL).expect("a name"),
+            ModelName::new(MODEL).expect("a valid name"),
             GenerateInput::Chat(vec![ChatMessage {
                 role: "user".into(),
                 content: "hello".into(),
@@ -134,32 +139,43 @@ fn request(stream: bool) -> v1::GenerateRequest {
     (&request).into()
 }
 
-/// The same through HTTP and the controller, each a process of its own.
-async fn http(time: Duration) {
-    let cluster = Cluster::start(Mode::Processes, &["n1"]).await;
-    serve(&cluster).await;
+/// Measures the agent through HTTP and the controller, each a process of its own.
+async fn measure_http(time: Duration) {
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
+    serve_model(&cluster).await;
     for connections in [1, 32] {
         for stream in [false, true] {
-            let measured = load(&cluster, time, connections, stream).await;
-            let what = format!(
-                "HTTP → controller → agent, {connections} at once, {}",
-                name(stream)
+            let measured = measure_chat(&cluster, time, connections, stream).await;
+            let name = format!(
+                "HTTP → controller → agent, {connections} connections, {}",
+                answer_form(stream)
             );
-            print(&what, &measured);
+            print(&name, &measured);
         }
     }
     cluster.stop().await;
 }
 
-async fn serve(cluster: &Cluster) {
+/// Applies the model and waits until it is served.
+async fn serve_model(cluster: &Cluster) {
     let api = cluster.api();
     let mut model = simulated_model(MODEL, 1, &json!({"outputTokens": 9}));
     model["spec"]["concurrency"] = json!(1_000);
     api.apply(&model).await;
-    cluster.until(async || api.ready(MODEL).await == 1).await;
+    cluster.wait_for_replicas(MODEL, 1).await;
 }
 
-async fn load(cluster: &Cluster, time: Duration, connections: usize, stream: bool) -> Measured {
+/// Measures chat requests over this many connections for `time`.
+async fn measure_chat(
+    cluster: &Cluster,
+    time: Duration,
+    connections: usize,
+    stream: bool,
+) -> LoadMeasurement {
     let body = json!({
         "model": MODEL, "stream": stream,
         "messages": [{"role": "user", "content": "hello"}],
@@ -167,7 +183,7 @@ async fn load(cluster: &Cluster, time: Duration, connections: usize, stream: boo
     let body = body.to_string();
     let mut workers = Vec::new();
     for _ in 0..connections {
-        let opened = Connection::open(cluster.http(), "/v1/chat/completions", &body);
+        let opened = Connection::open(cluster.http_address(), "/v1/chat/completions", &body);
         let mut connection = opened.await;
         workers.push(async move || connection.exchange().await);
     }

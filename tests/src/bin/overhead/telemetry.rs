@@ -1,28 +1,30 @@
-//! What telemetry costs: fleets that differ only in what is told of them, under the same load.
+//! Measures the cost of telemetry: fleets that differ only in their telemetry, under the same load.
 
 use std::time::Duration;
 
-use flotilla_tests::Cluster;
-use flotilla_tests::sink::Sink;
+use flotilla_tests::telemetry_sink::TelemetrySink;
+use flotilla_tests::{Cluster, Mode};
 
-use crate::{load, serve};
+use crate::{measure_chat, serve_model};
 
-/// How often the fleets are started anew: two that are told the same differ by a few percent for as
+/// How often the fleets are started. Two fleets with the same settings differ by a few percent for as
 /// long as they run, so each start gives one ratio.
 const STARTS: usize = 5;
-/// How often each is measured until then, in turns: the machine is not the same from one minute to the
-/// next.
+/// How often each fleet is measured between starts, in turn, since the speed of a machine changes from one
+/// minute to the next.
 const ROUNDS: usize = 6;
-/// Milliseconds between exports, of spans and of metrics: several while a fleet is measured, where by
-/// default spans go every 5 s and metrics every minute.
-const SPANS_EVERY: u64 = 200;
-const METRICS_EVERY: u64 = 500;
+/// Milliseconds between exports of spans. The default of 5 s would give less than one export in a
+/// measurement.
+const SPAN_INTERVAL: u64 = 200;
+/// Milliseconds between exports of metrics, by default a minute.
+const METRIC_INTERVAL: u64 = 500;
 
-/// Prints requests/s with telemetry to those without it, `time` for each in all.
+/// Measures each setting of telemetry for `time` in all, and prints its requests per second and their
+/// ratio to those without telemetry.
 pub(crate) async fn measure(time: Duration) {
-    let sink = Sink::start();
-    let (spans, metrics) = (SPANS_EVERY.to_string(), METRICS_EVERY.to_string());
-    let parts: [(&str, &[(&str, &str)]); 3] = [
+    let sink = TelemetrySink::start();
+    let (spans, metrics) = (SPAN_INTERVAL.to_string(), METRIC_INTERVAL.to_string());
+    let settings: [(&str, &[(&str, &str)]); 3] = [
         ("without telemetry", &[("OTEL_SDK_DISABLED", "true")]),
         ("metrics for Prometheus, the default", &[]),
         (
@@ -37,25 +39,32 @@ pub(crate) async fn measure(time: Duration) {
         ),
     ];
     let slice = time / u32::try_from(STARTS * ROUNDS).expect("a small number");
-    let mut rates = parts.map(|_| Vec::new());
-    let mut ratios = parts.map(|_| Vec::new());
+    let mut rates = settings.map(|_| Vec::new());
+    let mut ratios = settings.map(|_| Vec::new());
     for _ in 0..STARTS {
         let mut fleets = Vec::new();
-        for (_, environment) in &parts {
-            let fleet = Cluster::start_among(environment, &[], &["n1"]).await;
-            serve(&fleet).await;
-            // Until everything is compiled, connected and at hand.
-            load(&fleet, slice, 32, true).await;
+        for (_, environment) in &settings {
+            let fleet = Cluster::builder()
+                .mode(Mode::Processes)
+                .env(environment)
+                .agents(["n1"])
+                .start()
+                .await;
+            serve_model(&fleet).await;
+            // Warms up connections and caches.
+            measure_chat(&fleet, slice, 32, true).await;
             fleets.push(fleet);
         }
-        let mut measured = parts.map(|_| Vec::new());
+        let mut measured = settings.map(|_| Vec::new());
         for round in 0..ROUNDS {
-            // Who comes first changes, too.
+            // The order changes, too.
             for turn in 0..fleets.len() {
-                let at = (turn + round) % fleets.len();
-                // What a fleet has yet to export is not the next one's.
-                tokio::time::sleep(Duration::from_millis(2 * SPANS_EVERY)).await;
-                measured[at].push(load(&fleets[at], slice, 32, true).await.requests_per_second);
+                let index = (turn + round) % fleets.len();
+                // A pause of the benchmark: the fleet before finishes its exports, so that they do
+                // not take CPU time from the next one.
+                tokio::time::sleep(Duration::from_millis(2 * SPAN_INTERVAL)).await;
+                let measurement = measure_chat(&fleets[index], slice, 32, true).await;
+                measured[index].push(measurement.requests_per_second);
             }
         }
         let without = measured[0].clone();
@@ -70,15 +79,15 @@ pub(crate) async fn measure(time: Duration) {
     }
     println!(
         "\n{:<44}{:>12}{:>10}{:>18}",
-        "32 at once, streamed; medians", "requests/s", "ratio", "of each start"
+        "32 connections, streamed; medians", "requests/s", "ratio", "of each start"
     );
-    for (((what, _), rates), ratios) in parts.iter().zip(rates).zip(ratios) {
+    for (((name, _), rates), ratios) in settings.iter().zip(rates).zip(ratios) {
         let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
         let most = ratios.iter().copied().fold(0.0, f64::max);
         let (rate, ratio) = (median(rates.into_iter()), median(ratios.into_iter()));
-        println!("{what:<44}{rate:>12.0}{ratio:>10.3}{least:>10.3} to {most:.3}");
+        println!("{name:<44}{rate:>12.0}{ratio:>10.3}{least:>10.3} to {most:.3}");
     }
-    let megabytes = sink.taken() as f64 / 1e6;
+    let megabytes = sink.received_bytes() as f64 / 1e6;
     println!("sent to the collector: {megabytes:.1} MB");
 }
 

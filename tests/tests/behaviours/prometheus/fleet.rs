@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 
 use axum::Router;
 use axum::http::StatusCode;
-use flotilla_tests::{Api, Cluster, Etcd, Mode, Process, address, free_address, simulated_model};
+use flotilla_tests::{
+    Api, Cluster, Etcd, Mode, Process, address_in_line, free_address, simulated_model,
+};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -30,7 +32,12 @@ pub(super) struct Observed {
 impl Observed {
     pub(super) async fn start() -> Self {
         let etcd = Etcd::start();
-        let cluster = Cluster::start_on(Mode::Processes, Some(etcd.store()), &["fast"]).await;
+        let cluster = Cluster::builder()
+            .mode(Mode::Processes)
+            .store(etcd.store())
+            .agents(["fast"])
+            .start()
+            .await;
         let (store, any) = (etcd.store().to_string(), "127.0.0.1:0");
         let controller = [
             "controller",
@@ -42,9 +49,9 @@ impl Observed {
             &store,
         ];
         let mut second = Process::start(cluster.dir(), &controller);
-        let line = second.line_with("ready http=");
+        let line = second.wait_for_line("ready http=");
         let of_node = free_address();
-        let (link, metrics) = (cluster.link().to_string(), of_node.to_string());
+        let (link, metrics) = (cluster.link_address().to_string(), of_node.to_string());
         let mut agent = vec!["agent", "--join", &link, "--name", "slow"];
         agent.extend(["--zone", "clinic", "--simulated-slowdown", "10"]);
         agent.extend([
@@ -56,7 +63,7 @@ impl Observed {
             &metrics,
         ]);
         let slow = Process::start(cluster.dir(), &agent);
-        let targets = [cluster.http(), address(&line, "http")];
+        let targets = [cluster.http_address(), address_in_line(&line, "http")];
         let mut observed = Self {
             cluster,
             _etcd: etcd,
@@ -115,16 +122,17 @@ impl Observed {
         api.apply(&router).await;
         for api in &self.apis {
             let ready = async || {
-                let ready =
-                    async |model: &'static str, replicas| api.ready(model).await == replicas;
+                let ready = async |model: &'static str, replicas| {
+                    api.ready_replicas(model).await == replicas
+                };
                 ready("large", 2).await && ready("small", 2).await && ready("broken", 2).await
             };
-            self.cluster.until(ready).await;
+            self.cluster.wait_until(ready).await;
             let learnt = async || {
                 let tasks = api.items("tasks").await;
                 tasks.len() == 2 && tasks.iter().all(|task| task["status"]["trained"] == true)
             };
-            self.cluster.until(learnt).await;
+            self.cluster.wait_until(learnt).await;
         }
     }
 

@@ -39,7 +39,7 @@ impl Prometheus {
             .arg(dir.path().join("data"))
             .args(["--web.listen-address", &address.to_string()]);
         let mut process = Process::spawn(command);
-        process.line_with("Server is ready to receive web requests");
+        process.wait_for_line("Server is ready to receive web requests");
         Self {
             client: Client::new(),
             base: format!("http://{address}/api/v1"),
