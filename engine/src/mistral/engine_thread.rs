@@ -121,3 +121,27 @@ impl EngineThread {
 pub(super) fn engine_stopped() -> RequestError {
     RequestError::NodeLost("the engine thread of the model has stopped".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Clients leave at any moment, so this cannot be tested from outside without hitting a race.
+    #[tokio::test]
+    async fn engine_can_answer_a_count_whose_caller_was_dropped() {
+        let (sender, mut requests) = mpsc::channel(1);
+        let thread = EngineThread::new(sender, 1, None, Box::new(|_| String::new()));
+        let input = GenerateInput::Text("a prompt".into());
+        let mut count = Box::pin(thread.count_tokens(&input));
+        let request = tokio::select! {
+            biased;
+            _ = &mut count => panic!("counted without an answer of the engine"),
+            request = requests.recv() => request,
+        };
+        let Some(Request::Tokenize(request)) = request else {
+            panic!("not a request to count");
+        };
+        drop(count);
+        assert!(request.response.send(Ok(vec![1])).await.is_ok());
+    }
+}

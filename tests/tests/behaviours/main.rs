@@ -1,23 +1,27 @@
-//! The behaviours of whole fleets, each test named by the one it proves. One binary, since
-//! each would link mistral.rs anew.
+//! The behaviours of whole fleets. Each test is named by the behaviour that it proves. All are one
+//! binary, since each binary links mistral.rs.
 
 // A test that cannot go on fails, helpers included.
 #![allow(clippy::unwrap_used)]
 
-mod artifacts;
-mod backup;
-mod cascade;
-mod changes;
-mod choosing;
-mod control_plane;
-mod energy;
-mod engines;
-mod faults;
-mod life_cycle;
+mod admission;
+mod backup_and_restore;
+mod cascades;
+mod controllers_on_etcd;
+mod energy_accounting;
+mod fixtures;
+mod flotilla_up;
+mod model_files;
+mod model_life_cycle;
+mod node_faults;
+mod placement;
+mod privacy_zones;
 mod prometheus;
-mod resources;
-mod routing;
+mod real_engines;
+mod replica_selection;
+mod rollouts;
+mod scaling;
 mod soak;
 mod store;
+mod task_routing;
 mod telemetry;
-mod up;

@@ -1,5 +1,5 @@
-//! What `deploy/` has for Prometheus and Grafana, tried on the real Prometheus with a real fleet:
-//! rules that hold, and dashboards of which every panel shows something.
+//! The files in `deploy/` for Prometheus and Grafana, tested with a real Prometheus and a real fleet: the
+//! rules do what their tests say, and every panel of every dashboard shows data.
 
 mod dashboards;
 mod fleet;
@@ -17,13 +17,13 @@ use flotilla_tests::{DEADLINE, repository};
 use serde_json::Value;
 
 use dashboards::placeholders;
-use fleet::Observed;
-use promql::named;
+use fleet::ObservedFleet;
+use promql::referenced_names;
 use server::{Prometheus, promtool};
-use table::{Recorded, check_told};
+use table::{RecordingRules, check_reported};
 
-/// What may be without data here, and why.
-const MAY_BE_EMPTY: [(&str, &str); 3] = [
+/// Series that may have no data on a test machine, and why.
+const OPTIONAL_SERIES: [(&str, &str); 3] = [
     (
         "flotilla_node:component_watts:max",
         "machines that tests run on have no power meters",
@@ -37,20 +37,20 @@ const MAY_BE_EMPTY: [(&str, &str); 3] = [
         "machines that tests run on have no batteries",
     ),
 ];
-/// What is not told here, for the same reasons.
-const MAY_BE_UNTOLD: [&MetricDefinition; 4] = [
+/// Metrics that need not be reported on a test machine, for the same reasons.
+const OPTIONAL_METRICS: [&MetricDefinition; 4] = [
     &names::HW_ENERGY,
     &names::HW_POWER,
     &names::BATTERY_CHARGE,
     &names::ON_BATTERY,
 ];
 
-/// A folder of `deploy/`.
+/// Returns a folder of `deploy/`.
 fn deploy_folder(name: &str) -> PathBuf {
     repository().join("deploy").join(name)
 }
 
-/// The names after `key` in a file of rules.
+/// Returns the names after `key` in a file of rules.
 fn names_after(file: &str, key: &str) -> BTreeSet<String> {
     let text = fs::read_to_string(deploy_folder("prometheus").join(file)).unwrap();
     let lines = text
@@ -60,14 +60,14 @@ fn names_after(file: &str, key: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn prometheus_takes_the_configuration_and_every_rule_does_what_its_tests_say() {
+fn prometheus_accepts_the_configuration_and_every_rule_passes_its_tests() {
     let folder = deploy_folder("prometheus");
     promtool(&["check", "config"], &folder.join("prometheus.yml"));
     for rules in ["recording.yml", "alerts.yml"] {
         promtool(&["check", "rules"], &folder.join(rules));
     }
     promtool(&["test", "rules"], &folder.join("rules_test.yml"));
-    // Each is tested: every recording rule, every alert where it fires and where it does not.
+    // Every recording rule has a test, and every alert has one where it fires and one where it does not.
     let recorded = names_after("recording.yml", "- record: ");
     assert_eq!(recorded, names_after("rules_test.yml", "- expr: "));
     let tests = fs::read_to_string(folder.join("rules_test.yml")).unwrap();
@@ -79,63 +79,66 @@ fn prometheus_takes_the_configuration_and_every_rule_does_what_its_tests_say() {
         })
         .collect();
     let alerts = names_after("alerts.yml", "- alert: ");
-    let wanted = alerts
+    let expected = alerts
         .into_iter()
         .flat_map(|alert| [(alert.clone(), false), (alert, true)]);
-    assert_eq!(cases, wanted.collect());
+    assert_eq!(cases, expected.collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_panel_of_every_dashboard_shows_what_a_real_fleet_tells() {
-    let observed = Observed::start().await;
+async fn every_panel_of_every_dashboard_shows_data_of_a_real_fleet() {
+    let observed = ObservedFleet::start().await;
     let prometheus = Prometheus::start(&observed.targets);
     let rules = prometheus.rules().await;
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let recording = rules.iter().filter(|rule| rule["type"] == "recording");
-    let recorded = recording.map(|rule| (text(&rule["name"]), named(&text(&rule["query"]))));
-    let recorded = Recorded(recorded.collect());
+    let recorded =
+        recording.map(|rule| (text(&rule["name"]), referenced_names(&text(&rule["query"]))));
+    let recorded = RecordingRules(recorded.collect());
     for rule in &rules {
         let annotations = rule["annotations"].to_string();
-        let told = placeholders(&annotations, "$labels.");
-        recorded.check(&text(&rule["query"]), &told, &text(&rule["name"]));
+        let labels = placeholders(&annotations, "$labels.");
+        recorded.check(&text(&rule["query"]), &labels, &text(&rule["name"]));
     }
-    let (asked, choices) = dashboards::read();
-    for asked in &asked {
-        recorded.check(&asked.expression, &asked.legend, &asked.place);
+    let (queries, variables) = dashboards::read();
+    for query in &queries {
+        recorded.check(&query.expression, &query.legend, &query.panel);
     }
 
-    // What is recorded comes first: it is what most panels show.
-    let of_rule = |name: &String| (name.clone(), name.clone(), BTreeSet::new());
-    let mut missing: Vec<_> = recorded.0.keys().map(of_rule).collect();
-    let of_panel = |asked: dashboards::Asked| (asked.place, asked.expression, asked.legend);
-    missing.extend(asked.into_iter().map(of_panel));
+    // Recording rules come first, since most panels show them.
+    let rule_query = |name: &String| (name.clone(), name.clone(), BTreeSet::new());
+    let mut missing: Vec<_> = recorded.0.keys().map(rule_query).collect();
+    let panel_query = |q: dashboards::PanelQuery| (q.panel, q.expression, q.legend);
+    missing.extend(queries.into_iter().map(panel_query));
     missing.retain(|(_, expression, _)| {
-        let metrics = named(expression).metrics;
-        !MAY_BE_EMPTY.iter().any(|(name, _)| metrics.contains(*name))
+        let metrics = referenced_names(expression).metrics;
+        !OPTIONAL_SERIES
+            .iter()
+            .any(|(name, _)| metrics.contains(*name))
     });
-    let asking = async {
+    let poll = async {
         let mut tick = tokio::time::interval(Duration::from_millis(200));
         while !missing.is_empty() {
             tick.tick().await;
-            let mut still = Vec::new();
+            let mut still_missing = Vec::new();
             for query in &missing {
-                if !shows(&prometheus.query(&query.1).await, &query.2) {
-                    still.push(query.clone());
+                if !shows_data(&prometheus.query(&query.1).await, &query.2) {
+                    still_missing.push(query.clone());
                 }
             }
-            missing = still;
+            missing = still_missing;
         }
     };
-    let in_time = tokio::time::timeout(DEADLINE, asking).await.is_ok();
+    let in_time = tokio::time::timeout(DEADLINE, poll).await.is_ok();
     assert!(in_time, "without data: {missing:#?}");
 
-    for choice in choices {
+    for variable in variables {
         let values = prometheus
-            .label_values(&choice.label, &choice.selector)
+            .label_values(&variable.label, &variable.selector)
             .await;
-        assert!(!values.is_empty(), "nothing to choose from: {choice:?}");
+        assert!(!values.is_empty(), "no values: {variable:?}");
     }
-    // Each node's metrics are there from both controllers, and once after the rules.
+    // Both controllers report the metrics of each node, and the rules keep one of them.
     for (expression, series) in [
         ("count(hw_host_power_watts)", "4"),
         ("count(flotilla_node:watts:max)", "2"),
@@ -147,37 +150,37 @@ async fn every_panel_of_every_dashboard_shows_what_a_real_fleet_tells() {
             "2",
         ),
     ] {
-        let found = prometheus.query(expression).await;
-        assert_eq!(found[0]["value"][1], series, "{expression}: {found:?}");
+        let result = prometheus.query(expression).await;
+        assert_eq!(result[0]["value"][1], series, "{expression}: {result:?}");
     }
     for rule in prometheus.rules().await {
         assert_eq!(rule["health"], "ok", "{rule}");
     }
 
-    let mut told = BTreeSet::new();
-    for (address, controller) in [
+    let mut reported = BTreeSet::new();
+    for (address, is_controller) in [
         (observed.targets[0], true),
         (observed.targets[1], true),
-        (observed.of_node, false),
+        (observed.node_target, false),
     ] {
         let response = reqwest::get(format!("http://{address}/metrics")).await;
         let text = response.unwrap().text().await.unwrap();
-        told.extend(check_told(&text, controller));
+        reported.extend(check_reported(&text, is_controller));
     }
-    let untold = names::ALL
+    let unreported = names::ALL
         .iter()
-        .filter(|metric| !told.contains(metric.name) && !MAY_BE_UNTOLD.contains(metric));
-    assert_eq!(untold.count(), 0, "of the table there is only {told:?}");
+        .filter(|metric| !reported.contains(metric.name) && !OPTIONAL_METRICS.contains(metric));
+    assert_eq!(unreported.count(), 0, "reported is only {reported:?}");
     drop(prometheus);
     observed.stop().await;
 }
 
-/// Whether a panel with this legend shows something for these series.
-fn shows(series: &[Value], legend: &BTreeSet<String>) -> bool {
-    let number = |series: &Value| {
+/// Whether a panel with this legend shows something of these series.
+fn shows_data(series: &[Value], legend: &BTreeSet<String>) -> bool {
+    let has_number = |series: &Value| {
         let value = series["value"][1].as_str().unwrap_or("NaN");
         value.parse::<f64>().is_ok_and(|value| !value.is_nan())
     };
-    let named = |label: &String| series.iter().any(|s| s["metric"][label].is_string());
-    series.iter().any(number) && legend.iter().all(named)
+    let has_label = |label: &String| series.iter().any(|s| s["metric"][label].is_string());
+    series.iter().any(has_number) && legend.iter().all(has_label)
 }

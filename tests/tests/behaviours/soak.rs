@@ -1,9 +1,9 @@
-//! A minute of what `make soak` does for half an hour.
+//! One minute of the soak that `make soak` runs for half an hour.
 
 use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_minute_of_random_faults_ends_in_agreement() {
+async fn fleet_settles_after_each_of_a_minute_of_random_faults() {
     let report = flotilla_tests::soak::run(Duration::from_secs(60), 7).await;
     assert!(report.tally.requests > 100, "{report:?}");
 }

@@ -1,4 +1,4 @@
-//! The behaviour of both stores, and what only the store in etcd does.
+//! The behaviours of both stores, and those that only the store in etcd has.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use flotilla_controller::store::{
     self, MAX_CHUNK_BYTES, MAX_WRITES, Precondition, Store, StoreChange, StoreError, StoreRevision,
     StoreWatch, StoreWrite, WatchEvent,
 };
-use flotilla_tests::Etcd;
+use flotilla_tests::{DEADLINE, Etcd};
 use futures::FutureExt;
 
-/// Makes each behaviour a test of each store.
+/// Declares each behaviour as a test of each store.
 macro_rules! on_both_stores {
     ($($behaviour:ident),* $(,)?) => {
         mod embedded {
@@ -47,6 +47,19 @@ on_both_stores!(
 
 fn put(key: &str, value: &str, precondition: Precondition) -> StoreWrite {
     StoreWrite::put_if(key.into(), value.into(), precondition)
+}
+
+/// Writes an entry again and again until the store confirms it.
+async fn write_when_available(store: &dyn Store, key: &str) {
+    let write = async {
+        while store
+            .write(vec![put(key, "", Precondition::Any)])
+            .await
+            .is_err()
+        {}
+    };
+    let written = tokio::time::timeout(DEADLINE, write).await;
+    written.expect("the store becomes available before the deadline");
 }
 
 async fn written_entries_are_read_back_and_revisions_grow(store: Arc<dyn Store>) {
@@ -95,8 +108,8 @@ async fn failed_precondition_writes_nothing_and_names_the_key(store: Arc<dyn Sto
         );
     }
     assert_eq!(store.list("/").await.unwrap().len(), 1);
-    let met = vec![put("/a", "z", Precondition::Revision(revision))];
-    store.write(met).await.unwrap();
+    let allowed = vec![put("/a", "z", Precondition::Revision(revision))];
+    store.write(allowed).await.unwrap();
 }
 
 async fn requirement_guards_a_transaction_without_writing(store: Arc<dyn Store>) {
@@ -140,7 +153,9 @@ async fn one_of_many_conflicting_writers_wins(store: Arc<dyn Store>) {
     );
 }
 
-async fn changes(watch: &mut dyn StoreWatch, count: usize) -> Vec<String> {
+/// Waits for this many events of a watch and returns the keys that changed: `-` stands before a deleted
+/// one.
+async fn next_changes(watch: &mut dyn StoreWatch, count: usize) -> Vec<String> {
     let mut changes = Vec::new();
     while changes.len() < count {
         changes.push(match watch.next().await.unwrap() {
@@ -174,8 +189,8 @@ async fn watch_starts_with_a_snapshot_and_reports_changes_in_order(store: Arc<dy
         .write(vec![put("/a/3", "", Precondition::Any)])
         .await
         .unwrap();
-    let mut seen = changes(watch.as_mut(), 3).await;
-    // etcd does not order the changes of one transaction.
+    let mut seen = next_changes(watch.as_mut(), 3).await;
+    // etcd does not order the changes of a transaction.
     seen[..2].sort();
     assert_eq!(seen, ["-/a/1", "/a/2", "/a/3"]);
 }
@@ -187,14 +202,14 @@ async fn leased_keys_are_deleted_with_their_lease(store: Arc<dyn Store>) {
         store.grant_lease(ttl).await.unwrap(),
     ];
     let mut watch = store.watch("/").await.unwrap();
-    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["snapshot"]);
     for (key, lease) in [("/1", &one), ("/2", &other)] {
         let write = StoreWrite::put_leased(key.into(), Vec::new(), lease.id());
         store.write(vec![write]).await.unwrap();
     }
     assert!(one.lost().now_or_never().is_none());
     one.revoke().await;
-    assert_eq!(changes(watch.as_mut(), 3).await, ["/1", "/2", "-/1"]);
+    assert_eq!(next_changes(watch.as_mut(), 3).await, ["/1", "/2", "-/1"]);
     let keys = store.list("/").await.unwrap();
     assert_eq!(keys.len(), 1);
     assert!(other.lost().now_or_never().is_none());
@@ -205,7 +220,7 @@ async fn leader_key_holds_the_id_of_the_leader(store: Arc<dyn Store>) {
         .try_lead("me")
         .await
         .unwrap()
-        .expect("no other leader");
+        .expect("there is no leader");
     let leader = store.get(store::keys::LEADER).await.unwrap().unwrap();
     assert_eq!(leader.value, b"me");
     assert!(leadership.lost().now_or_never().is_none());
@@ -222,7 +237,7 @@ async fn transaction_with_too_many_writes_is_refused(store: Arc<dyn Store>) {
     assert!(matches!(refused, Err(StoreError::TooManyWrites(_))));
 }
 
-/// More writes than a transaction may have, with more bytes in all than etcd accepts at once.
+/// Returns more writes than a transaction may have, with more bytes in all than etcd accepts at once.
 fn large_writes() -> Vec<StoreWrite> {
     let count = 3 * MAX_WRITES;
     let bytes = 3 * MAX_CHUNK_BYTES / count;
@@ -233,7 +248,7 @@ fn large_writes() -> Vec<StoreWrite> {
 async fn writes_beyond_the_limits_of_a_transaction_are_split(store: Arc<dyn Store>) {
     store.write_all(None, large_writes()).await.unwrap();
     assert_eq!(store.list("/large/").await.unwrap().len(), 3 * MAX_WRITES);
-    // Few writes, each with half of what fits.
+    // Few writes, each with half of the bytes of a transaction.
     let put = |i| StoreWrite::put(format!("/few/{i}"), vec![b'x'; MAX_CHUNK_BYTES / 2]);
     store
         .write_all(None, (0..5).map(put).collect())
@@ -268,34 +283,30 @@ async fn watch_on_etcd_continues_after_an_outage() {
     let mut etcd = Etcd::start();
     let store = store::open(&etcd.store()).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
-    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["snapshot"]);
     store
         .write(vec![put("/1", "", Precondition::Any)])
         .await
         .unwrap();
-    assert_eq!(changes(watch.as_mut(), 1).await, ["/1"]);
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["/1"]);
     etcd.kill();
-    let away = store.write(vec![put("/2", "", Precondition::Any)]).await;
-    assert!(matches!(away, Err(StoreError::Etcd(_))), "{away:?}");
+    let result = store.write(vec![put("/2", "", Precondition::Any)]).await;
+    assert!(matches!(result, Err(StoreError::Etcd(_))), "{result:?}");
     etcd.resume();
     // The client reconnects by itself.
-    while store
-        .write(vec![put("/3", "", Precondition::Any)])
-        .await
-        .is_err()
-    {}
+    write_when_available(store.as_ref(), "/3").await;
     let delete = StoreWrite::Delete { key: "/1".into() };
     store.write(vec![delete]).await.unwrap();
-    let mut seen = changes(watch.as_mut(), 2).await;
-    // A write that got no answer may have been applied.
+    let mut seen = next_changes(watch.as_mut(), 2).await;
+    // A write without an answer may have been stored.
     if seen[0] == "/2" {
         seen.remove(0);
-        seen.extend(changes(watch.as_mut(), 1).await);
+        seen.extend(next_changes(watch.as_mut(), 1).await);
     }
-    // So may a write that was retried.
+    // So may those that were retried.
     while seen[1] == "/3" {
         seen.remove(1);
-        seen.extend(changes(watch.as_mut(), 1).await);
+        seen.extend(next_changes(watch.as_mut(), 1).await);
     }
     assert_eq!(seen, ["/3", "-/1"]);
 }
@@ -305,8 +316,8 @@ async fn watch_on_etcd_restarts_with_a_snapshot_after_a_compaction() {
     let etcd = Etcd::start();
     let store = store::open(&etcd.store()).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
-    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
-    // The watch is not polled in the meantime, so that it has not read these changes.
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["snapshot"]);
+    // The watch is not read meanwhile, so it has not reached these revisions.
     store
         .write(vec![put("/1", "", Precondition::Any)])
         .await
@@ -324,7 +335,7 @@ async fn watch_on_etcd_restarts_with_a_snapshot_after_a_compaction() {
         .write(vec![put("/3", "", Precondition::Any)])
         .await
         .unwrap();
-    assert_eq!(changes(watch.as_mut(), 1).await, ["/3"]);
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["/3"]);
 }
 
 #[tokio::test]
@@ -336,12 +347,12 @@ async fn lease_on_etcd_is_renewed_while_held_and_expires_when_dropped() {
     let write = StoreWrite::put_leased("/1".into(), Vec::new(), lease.id());
     store.write(vec![write]).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
-    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
-    // Held for three times its time to live, it is still there.
-    let early = tokio::time::timeout(ttl * 3, changes(watch.as_mut(), 1)).await;
-    assert!(early.is_err(), "{early:?}");
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["snapshot"]);
+    // Only time proves a renewal: nothing may happen for three times the time to live.
+    let expired = tokio::time::timeout(ttl * 3, next_changes(watch.as_mut(), 1)).await;
+    assert!(expired.is_err(), "{expired:?}");
     drop(lease);
-    assert_eq!(changes(watch.as_mut(), 1).await, ["-/1"]);
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["-/1"]);
 }
 
 #[tokio::test]
@@ -349,7 +360,7 @@ async fn watch_on_etcd_reports_an_outage_and_its_end() {
     let mut etcd = Etcd::start();
     let store = store::open(&etcd.store()).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
-    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["snapshot"]);
     etcd.kill();
     let event = watch.next().await.unwrap();
     assert!(matches!(event, WatchEvent::Unavailable(_)), "{event:?}");
@@ -365,7 +376,11 @@ async fn former_leader_cannot_write_under_its_fence() {
         store::open(&etcd.store()).await.unwrap(),
         store::open(&etcd.store()).await.unwrap(),
     ];
-    let first = one.try_lead("me").await.unwrap().expect("no other leader");
+    let first = one
+        .try_lead("me")
+        .await
+        .unwrap()
+        .expect("there is no leader");
     assert!(other.try_lead("me").await.unwrap().is_none());
     assert!(first.lost().now_or_never().is_none());
     let fenced = |fence: Option<StoreWrite>, value| {
@@ -373,16 +388,16 @@ async fn former_leader_cannot_write_under_its_fence() {
         vec![fence, put("/a", value, Precondition::Any)]
     };
     one.write(fenced(first.fence(), "first")).await.unwrap();
-    // As if the process had been suspended for longer than its lease.
+    // As if it had been paused for longer than its lease lives.
     first.resign().await;
     let second = other
         .try_lead("me")
         .await
         .unwrap()
-        .expect("no other leader");
+        .expect("there is no leader");
     other.write(fenced(second.fence(), "second")).await.unwrap();
-    let late = one.write(fenced(first.fence(), "late")).await;
-    assert!(matches!(late, Err(StoreError::Conflict(_))), "{late:?}");
+    let result = one.write(fenced(first.fence(), "late")).await;
+    assert!(matches!(result, Err(StoreError::Conflict(_))), "{result:?}");
     assert_eq!(one.get("/a").await.unwrap().unwrap().value, b"second");
     first.lost().await;
 }
@@ -398,24 +413,24 @@ async fn etcd_with_tls_and_password_refuses_clients_without_them() {
         .unwrap();
     assert_eq!(store.get(key).await.unwrap().unwrap().value, b"x");
     let mut watch = store.watch("/flotilla/").await.unwrap();
-    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["snapshot"]);
     store
         .write(vec![put(key, "y", Precondition::Any)])
         .await
         .unwrap();
-    assert_eq!(changes(watch.as_mut(), 1).await, [key]);
+    assert_eq!(next_changes(watch.as_mut(), 1).await, [key]);
     assert!(store.try_lead("me").await.unwrap().is_some());
 
-    let whole = etcd.address();
-    let mut stranger = whole.clone();
-    stranger.user = Some(("flotilla".into(), "open barley".into()));
-    let mut anonymous = whole.clone();
-    anonymous.user = None;
-    let mut unsigned = whole.clone();
-    unsigned.tls.as_mut().unwrap().identity = None;
-    let mut plain = whole;
-    plain.tls = None;
-    for address in [stranger, anonymous, unsigned, plain] {
+    let valid = etcd.address();
+    let mut wrong_password = valid.clone();
+    wrong_password.user = Some(("flotilla".into(), "open barley".into()));
+    let mut no_user = valid.clone();
+    no_user.user = None;
+    let mut no_certificate = valid.clone();
+    no_certificate.tls.as_mut().unwrap().identity = None;
+    let mut no_tls = valid;
+    no_tls.tls = None;
+    for address in [wrong_password, no_user, no_certificate, no_tls] {
         let store = store::open(&StoreAddress::Etcd(address.clone()))
             .await
             .unwrap();
@@ -432,20 +447,14 @@ async fn watch_on_three_members_survives_the_loss_of_one_and_waits_for_a_quorum(
     let mut etcd = Etcd::start_members(3);
     let store = store::open(&etcd.store()).await.unwrap();
     let mut watch = store.watch("/").await.unwrap();
-    assert_eq!(changes(watch.as_mut(), 1).await, ["snapshot"]);
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["snapshot"]);
     etcd.kill_member(0);
-    while store
-        .write(vec![put("/1", "", Precondition::Any)])
-        .await
-        .is_err()
-    {}
-    assert_eq!(changes(watch.as_mut(), 1).await, ["/1"]);
+    write_when_available(store.as_ref(), "/1").await;
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["/1"]);
     etcd.kill_member(1);
-    let away =
+    let outage =
         async { while !matches!(watch.next().await.unwrap(), WatchEvent::Unavailable(_)) {} };
-    tokio::time::timeout(flotilla_tests::DEADLINE, away)
-        .await
-        .unwrap();
+    tokio::time::timeout(DEADLINE, outage).await.unwrap();
     assert!(
         store
             .write(vec![put("/2", "", Precondition::Any)])
@@ -453,10 +462,6 @@ async fn watch_on_three_members_survives_the_loss_of_one_and_waits_for_a_quorum(
             .is_err()
     );
     etcd.resume();
-    while store
-        .write(vec![put("/3", "", Precondition::Any)])
-        .await
-        .is_err()
-    {}
-    while changes(watch.as_mut(), 1).await != ["/3"] {}
+    write_when_available(store.as_ref(), "/3").await;
+    while next_changes(watch.as_mut(), 1).await != ["/3"] {}
 }

@@ -1,4 +1,4 @@
-//! What collectors are told: the traces and metrics of real requests, received by a real OTLP server.
+//! The traces and metrics of real requests, as an OTLP collector receives them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,14 +10,15 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::json;
 
-use crate::resources::task;
+use crate::fixtures::task;
 
-/// A client's own trace, sampled.
+/// The trace id of a client.
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const CLIENT: &str = "00f067aa0ba902b7";
+/// The id of the client's span.
+const CLIENT_SPAN: &str = "00f067aa0ba902b7";
 
-/// What sends everything soon.
-fn variables(endpoint: &str) -> Vec<(&str, &str)> {
+/// Variables that send telemetry to this endpoint without much delay.
+fn export_variables(endpoint: &str) -> Vec<(&str, &str)> {
     vec![
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint),
         ("OTEL_BSP_SCHEDULE_DELAY", "50"),
@@ -25,10 +26,10 @@ fn variables(endpoint: &str) -> Vec<(&str, &str)> {
     ]
 }
 
-/// A fleet of one node with a model `m`, whose members tell `collector`.
-async fn observed(collector: &Collector, more: &[(&str, &str)]) -> Cluster {
+/// Starts a fleet of one node with a model `m`, whose members send telemetry to `collector`.
+async fn observed_cluster(collector: &Collector, more: &[(&str, &str)]) -> Cluster {
     let endpoint = collector.endpoint();
-    let mut variables = variables(&endpoint);
+    let mut variables = export_variables(&endpoint);
     variables.extend(more);
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
@@ -43,6 +44,7 @@ async fn observed(collector: &Collector, more: &[(&str, &str)]) -> Cluster {
     cluster
 }
 
+/// Sends a chat request and returns the body of the answer.
 async fn ask(cluster: &Cluster, model: &str, traceparent: Option<&str>, stream: bool) -> String {
     let body = json!({
         "model": model, "stream": stream, "max_tokens": 5, "temperature": 0.5,
@@ -53,44 +55,46 @@ async fn ask(cluster: &Cluster, model: &str, traceparent: Option<&str>, stream: 
     if let Some(traceparent) = traceparent {
         request = request.header("traceparent", traceparent);
     }
-    let response = request.send().await.expect("an answer");
+    let response = request.send().await.expect("a response");
     assert_eq!(response.status(), 200);
-    response.text().await.expect("an answer")
+    response.text().await.expect("a response")
 }
 
-/// The spans of a trace by their names.
-fn of_trace<'a>(told: &'a ReceivedTelemetry, trace: &str) -> BTreeMap<&'a str, &'a (String, Span)> {
-    let spans = told
+/// Returns the spans of a trace by their names, each with its service.
+fn spans_of_trace<'a>(
+    received: &'a ReceivedTelemetry,
+    trace: &str,
+) -> BTreeMap<&'a str, &'a (String, Span)> {
+    let spans = received
         .spans
         .iter()
         .filter(|(_, s)| hex::encode(&s.trace_id) == trace);
-    spans.map(|told| (told.1.name.as_str(), told)).collect()
+    spans.map(|entry| (entry.1.name.as_str(), entry)).collect()
 }
 
 #[tokio::test]
-async fn a_request_is_one_trace_from_the_client_to_the_last_token() {
+async fn request_is_one_trace_from_the_client_to_the_last_token() {
     let collector = Collector::start(free_address()).await;
-    let cluster = observed(&collector, &[]).await;
+    let cluster = observed_cluster(&collector, &[]).await;
     let api = cluster.api();
-    let learnt =
-        |models: &[&str], examples: &[&str]| json!({"models": models, "examples": examples});
-    let help = learnt(&["m"], &["where is my card", "i need help with a card"]);
+    let spec = |models: &[&str], examples: &[&str]| json!({"models": models, "examples": examples});
+    let help = spec(&["m"], &["where is my card", "i need help with a card"]);
     api.apply(&task("help", help)).await;
-    let sums = learnt(&["m"], &["what is one and two", "add three to four"]);
+    let sums = spec(&["m"], &["what is one and two", "add three to four"]);
     api.apply(&task("sums", sums)).await;
-    let learnt = async || {
-        let asked = json!({"model": "auto", "messages": [{"role": "user", "content": "my card"}]});
-        let dry = api.post("v1/route", &asked).await;
-        let dry: serde_json::Value = dry.json().await.unwrap_or_default();
-        dry["task"] == "help"
+    let is_trained = async || {
+        let body = json!({"model": "auto", "messages": [{"role": "user", "content": "my card"}]});
+        let response = api.post("v1/route", &body).await;
+        let dry_run: serde_json::Value = response.json().await.unwrap_or_default();
+        dry_run["task"] == "help"
     };
-    cluster.wait_until(learnt).await;
-    let traceparent = format!("00-{TRACE}-{CLIENT}-01");
+    cluster.wait_until(is_trained).await;
+    let traceparent = format!("00-{TRACE}-{CLIENT_SPAN}-01");
     ask(&cluster, "auto", Some(&traceparent), true).await;
 
     const ROOT: &str = "POST /v1/chat/completions";
     let parents = [
-        (ROOT, CLIENT),
+        (ROOT, CLIENT_SPAN),
         ("classify", ROOT),
         ("route", ROOT),
         ("forward", ROOT),
@@ -100,20 +104,20 @@ async fn a_request_is_one_trace_from_the_client_to_the_last_token() {
         ("decode", "chat m"),
     ];
     collector
-        .wait_for(|told| {
-            let spans = of_trace(told, TRACE);
+        .wait_for(|received| {
+            let spans = spans_of_trace(received, TRACE);
             if !parents.iter().all(|(name, _)| spans.contains_key(name)) {
                 return None;
             }
             for (name, parent) in parents {
-                let found = hex::encode(&spans[name].1.parent_span_id);
-                let wanted = match spans.get(parent) {
+                let parent_id = hex::encode(&spans[name].1.parent_span_id);
+                let expected_id = match spans.get(parent) {
                     Some((_, parent)) => hex::encode(&parent.span_id),
-                    None => CLIENT.to_owned(),
+                    None => CLIENT_SPAN.to_owned(),
                 };
-                assert_eq!(found, wanted, "the parent of {name} is {parent}");
+                assert_eq!(parent_id, expected_id, "the parent of {name} is {parent}");
             }
-            let of = |name: &str, key: &str| {
+            let attribute = |name: &str, key: &str| {
                 attribute_text(&spans[name].1.attributes, key).unwrap_or_default()
             };
             for (name, service, kind) in [
@@ -137,19 +141,19 @@ async fn a_request_is_one_trace_from_the_client_to_the_last_token() {
                 ("flotilla.task", "help"),
                 ("flotilla.energy.source", "estimate"),
             ] {
-                assert_eq!(of(ROOT, key), value, "{key}");
+                assert_eq!(attribute(ROOT, key), value, "{key}");
             }
-            assert_eq!(of("chat m", "flotilla.node"), "n1");
-            assert!(!of(ROOT, "flotilla.decision.id").is_empty());
-            // The parts of the answer are within it, one after the other.
+            assert_eq!(attribute("chat m", "flotilla.node"), "n1");
+            assert!(!attribute(ROOT, "flotilla.decision.id").is_empty());
+            // Prefill and decode follow each other within the request.
             let (prefill, decode) = (&spans["prefill"].1, &spans["decode"].1);
             assert!(prefill.end_time_unix_nano <= decode.start_time_unix_nano);
             assert!(decode.end_time_unix_nano <= spans[ROOT].1.end_time_unix_nano);
-            let told: String = spans
+            let text: String = spans
                 .values()
                 .map(|(_, span)| format!("{span:?}"))
                 .collect();
-            assert!(!told.contains("secret"), "what was asked is in a trace");
+            assert!(!text.contains("secret"), "the prompt is in a trace");
             Some(())
         })
         .await;
@@ -157,50 +161,59 @@ async fn a_request_is_one_trace_from_the_client_to_the_last_token() {
 }
 
 #[tokio::test]
-async fn content_is_told_where_it_is_switched_on_and_never_of_what_is_held_to_a_zone() {
+async fn content_is_sent_only_when_enabled_and_never_for_zoned_requests() {
     let collector = Collector::start(free_address()).await;
     let capture = ("OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT", "true");
-    let mut cluster = observed(&collector, &[capture]).await;
+    let mut cluster = observed_cluster(&collector, &[capture]).await;
     cluster.start_agent(AgentSettings::new("n2").args(&["--zone", "clinic"]));
     cluster.wait_until_ready(&["n2"]).await;
     let api = cluster.api();
     api.apply(&simulated_model("z", 2, &json!({"outputTokens": 5})))
         .await;
     cluster.wait_for_replicas("z", 2).await;
-    api.apply(&task("held", json!({"models": ["z"], "zones": ["clinic"]})))
-        .await;
-    let other = TRACE.replace('4', "5");
+    api.apply(&task(
+        "zoned",
+        json!({"models": ["z"], "zones": ["clinic"]}),
+    ))
+    .await;
+    let zoned_trace = TRACE.replace('4', "5");
     ask(
         &cluster,
-        "task:held",
-        Some(&format!("00-{other}-{CLIENT}-01")),
+        "task:zoned",
+        Some(&format!("00-{zoned_trace}-{CLIENT_SPAN}-01")),
         false,
     )
     .await;
     ask(
         &cluster,
         "m",
-        Some(&format!("00-{TRACE}-{CLIENT}-01")),
+        Some(&format!("00-{TRACE}-{CLIENT_SPAN}-01")),
         false,
     )
     .await;
     collector
-        .wait_for(|told| {
-            let (open, held) = (of_trace(told, TRACE), of_trace(told, &other));
-            let root = "POST /v1/chat/completions";
-            let (_, open) = open.get(root)?;
-            held.get(root)?;
-            let input =
-                attribute_text(&open.attributes, "gen_ai.input.messages").unwrap_or_default();
-            assert!(input.contains("secret card"), "{open:?}");
-            assert!(
-                attribute_text(&open.attributes, "gen_ai.output.messages").is_some(),
-                "{open:?}"
+        .wait_for(|received| {
+            let (unzoned, zoned) = (
+                spans_of_trace(received, TRACE),
+                spans_of_trace(received, &zoned_trace),
             );
-            let held: String = held.values().map(|(_, span)| format!("{span:?}")).collect();
+            let root = "POST /v1/chat/completions";
+            let (_, unzoned) = unzoned.get(root)?;
+            zoned.get(root)?;
+            let input =
+                attribute_text(&unzoned.attributes, "gen_ai.input.messages").unwrap_or_default();
+            assert!(input.contains("secret card"), "{unzoned:?}");
             assert!(
-                !held.contains("secret") && !held.contains("messages"),
-                "{held}"
+                attribute_text(&unzoned.attributes, "gen_ai.output.messages").is_some(),
+                "{unzoned:?}"
+            );
+            let zoned: String = zoned
+                .values()
+                .map(|(_, span)| format!("{span:?}"))
+                .collect();
+            assert!(
+                !zoned.contains("secret") && !zoned.contains("messages"),
+                "{zoned}"
             );
             Some(())
         })
@@ -211,13 +224,13 @@ async fn content_is_told_where_it_is_switched_on_and_never_of_what_is_held_to_a_
 #[tokio::test]
 async fn metrics_have_the_names_units_buckets_and_attributes_of_the_table() {
     let collector = Collector::start(free_address()).await;
-    let cluster = observed(&collector, &[("OTEL_TRACES_SAMPLER", "always_off")]).await;
+    let cluster = observed_cluster(&collector, &[("OTEL_TRACES_SAMPLER", "always_off")]).await;
     ask(&cluster, "m", None, false).await;
     ask(&cluster, "m", None, true).await;
-    let wrong = json!({"model": "no-such-model-of-anybody", "messages": []});
-    let refused = cluster.api().post("v1/chat/completions", &wrong).await;
+    let invalid = json!({"model": "no-such-model-of-anybody", "messages": []});
+    let refused = cluster.api().post("v1/chat/completions", &invalid).await;
     assert!(refused.status().is_client_error());
-    let wanted = BTreeSet::from([
+    let expected = BTreeSet::from([
         "gen_ai.server.request.duration",
         "gen_ai.server.time_to_first_token",
         "gen_ai.server.time_per_output_token",
@@ -230,27 +243,33 @@ async fn metrics_have_the_names_units_buckets_and_attributes_of_the_table() {
         "flotilla.energy.attributed",
     ]);
     collector
-        .wait_for(|told| {
-            let names: BTreeSet<_> = told.metrics.iter().map(|(_, m)| m.name.as_str()).collect();
-            if !wanted.is_subset(&names) {
+        .wait_for(|received| {
+            let names: BTreeSet<_> = received
+                .metrics
+                .iter()
+                .map(|(_, m)| m.name.as_str())
+                .collect();
+            if !expected.is_subset(&names) {
                 return None;
             }
-            for (_, metric) in &told.metrics {
-                let known = names::ALL.iter().find(|known| known.name == metric.name);
-                let known = known.unwrap_or_else(|| panic!("{} is not in the table", metric.name));
-                assert_eq!(metric.unit, known.unit, "{}", metric.name);
-                let (kind, attributes) = points(metric.data.as_ref().expect("data"), known.buckets);
-                assert_eq!(kind, known.kind, "{}", metric.name);
+            for (_, metric) in &received.metrics {
+                let definition = names::ALL.iter().find(|m| m.name == metric.name);
+                let definition =
+                    definition.unwrap_or_else(|| panic!("{} is not in the table", metric.name));
+                assert_eq!(metric.unit, definition.unit, "{}", metric.name);
+                let (kind, attributes) =
+                    kind_and_attributes(metric.data.as_ref().expect("data"), definition.buckets);
+                assert_eq!(kind, definition.kind, "{}", metric.name);
                 for (key, value) in attributes {
                     assert!(
-                        known.attributes.contains(&key.as_str()),
+                        definition.attributes.contains(&key.as_str()),
                         "{} of {}",
                         key,
                         metric.name
                     );
                     assert!(
                         !value.contains("anybody"),
-                        "a client's text is a label: {value}"
+                        "text of a client is a label: {value}"
                     );
                 }
             }
@@ -260,19 +279,19 @@ async fn metrics_have_the_names_units_buckets_and_attributes_of_the_table() {
     cluster.stop().await;
 }
 
-/// The kind of a metric and all its attributes. A histogram's buckets are checked.
-fn points(data: &Data, buckets: &[f64]) -> (InstrumentKind, Vec<(String, String)>) {
+/// Returns the kind of a metric and the attributes of all its points. Checks the buckets of a histogram.
+fn kind_and_attributes(data: &Data, buckets: &[f64]) -> (InstrumentKind, Vec<(String, String)>) {
     let mut attributes = Vec::new();
-    let mut take = |of: &[opentelemetry_proto::tonic::common::v1::KeyValue]| {
-        let keys = of.iter().map(|a| a.key.clone());
+    let mut collect = |pairs: &[opentelemetry_proto::tonic::common::v1::KeyValue]| {
+        let keys = pairs.iter().map(|a| a.key.clone());
         attributes
-            .extend(keys.map(|key| (key.clone(), attribute_text(of, &key).unwrap_or_default())));
+            .extend(keys.map(|key| (key.clone(), attribute_text(pairs, &key).unwrap_or_default())));
     };
     let kind = match data {
         Data::Histogram(histogram) => {
             for point in &histogram.data_points {
                 assert_eq!(point.explicit_bounds, buckets);
-                take(&point.attributes);
+                collect(&point.attributes);
             }
             InstrumentKind::Histogram
         }
@@ -280,14 +299,14 @@ fn points(data: &Data, buckets: &[f64]) -> (InstrumentKind, Vec<(String, String)
             assert!(sum.is_monotonic);
             sum.data_points
                 .iter()
-                .for_each(|point| take(&point.attributes));
+                .for_each(|point| collect(&point.attributes));
             InstrumentKind::Counter
         }
         Data::Gauge(gauge) => {
             gauge
                 .data_points
                 .iter()
-                .for_each(|point| take(&point.attributes));
+                .for_each(|point| collect(&point.attributes));
             InstrumentKind::Gauge
         }
         other => panic!("{other:?}"),
@@ -295,14 +314,14 @@ fn points(data: &Data, buckets: &[f64]) -> (InstrumentKind, Vec<(String, String)
     (kind, attributes)
 }
 
-// Reading what a process says blocks: the collector needs a thread of its own.
+// Reading the output of a process blocks its thread, and the collector needs another one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dead_collector_costs_only_the_data_is_told_of_once_and_is_used_again() {
+async fn unreachable_collector_is_logged_once_and_used_again_when_it_returns() {
     let address = free_address();
     let endpoint = format!("http://{address}");
     let mut cluster = Cluster::builder()
         .mode(Mode::Processes)
-        .env(&variables(&endpoint))
+        .env(&export_variables(&endpoint))
         .agents(["n1"])
         .start()
         .await;
@@ -322,29 +341,29 @@ async fn a_dead_collector_costs_only_the_data_is_told_of_once_and_is_used_again(
     ask(
         &cluster,
         "m",
-        Some(&format!("00-{TRACE}-{CLIENT}-01")),
+        Some(&format!("00-{TRACE}-{CLIENT_SPAN}-01")),
         false,
     )
     .await;
     collector
-        .wait_for(|told| of_trace(told, TRACE).get("chat m").map(|_| ()))
+        .wait_for(|received| spans_of_trace(received, TRACE).get("chat m").map(|_| ()))
         .await;
-    let complaints = cluster.agent_mut("n1").count_lines(warning);
-    assert_eq!(complaints, 1, "it was told of once");
+    let warnings = cluster.agent_mut("n1").count_lines(warning);
+    assert_eq!(warnings, 1);
     cluster.stop().await;
 }
 
 #[test]
-fn log_lines_are_objects_for_machines() {
+fn log_lines_are_json_objects_when_that_is_enabled() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let store = format!("embedded:{}", dir.path().join("store").display());
-    let any = "127.0.0.1:0";
+    let any_port = "127.0.0.1:0";
     let args = [
         "controller",
         "--http",
-        any,
+        any_port,
         "--link",
-        any,
+        any_port,
         "--store",
         &store,
     ];

@@ -1,4 +1,4 @@
-//! The dashboards of the repository, as far as Prometheus is asked by them.
+//! The queries of the dashboards in `deploy/grafana`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,26 +7,26 @@ use serde_json::Value;
 
 use super::deploy_folder;
 
-/// What a panel asks.
+/// A query of a panel.
 #[derive(Debug)]
-pub(super) struct Asked {
-    /// The dashboard and the panel, for people.
-    pub(super) place: String,
-    /// With Grafana's variables replaced.
+pub(super) struct PanelQuery {
+    /// The titles of the dashboard and the panel, for messages.
+    pub(super) panel: String,
+    /// The expression, with Grafana's variables replaced.
     pub(super) expression: String,
-    /// Labels that the legend names.
+    /// The labels in the legend.
     pub(super) legend: BTreeSet<String>,
 }
 
-/// What a variable's values are taken from.
+/// A variable of a dashboard: its values are those of a label of the selected series.
 #[derive(Debug)]
-pub(super) struct Choice {
+pub(super) struct DashboardVariable {
     pub(super) selector: String,
     pub(super) label: String,
 }
 
-/// What is made of Grafana's own variables and of those of the dashboards: every value that there is.
-const VARIABLES: [(&str, &str); 6] = [
+/// Replacements of Grafana's own variables and of those of the dashboards. The latter match every value.
+const REPLACEMENTS: [(&str, &str); 6] = [
     ("$__rate_interval", "30s"),
     ("$__range", "5m"),
     ("$model", ".+"),
@@ -35,9 +35,10 @@ const VARIABLES: [(&str, &str); 6] = [
     ("$zone", ".+"),
 ];
 
-/// Every query of every panel, and every variable that asks Prometheus.
-pub(super) fn read() -> (Vec<Asked>, Vec<Choice>) {
-    let (mut asked, mut choices) = (Vec::new(), Vec::new());
+/// Reads all dashboards. Returns the queries of all panels, and the variables with values from
+/// Prometheus.
+pub(super) fn read() -> (Vec<PanelQuery>, Vec<DashboardVariable>) {
+    let (mut queries, mut variables) = (Vec::new(), Vec::new());
     let mut uids = BTreeSet::new();
     for entry in fs::read_dir(deploy_folder("grafana")).unwrap() {
         let path = entry.unwrap().path();
@@ -45,47 +46,48 @@ pub(super) fn read() -> (Vec<Asked>, Vec<Choice>) {
         let title = board["title"].as_str().unwrap();
         assert!(
             uids.insert(board["uid"].to_string()),
-            "{title} has another's uid"
+            "{title} has the uid of another dashboard"
         );
         let mut ids = BTreeSet::new();
         for panel in board["panels"].as_array().unwrap() {
             assert!(
                 ids.insert(panel["id"].as_u64().unwrap()),
-                "an id twice: {panel}"
+                "the id of another panel: {panel}"
             );
             if panel["type"] != "row" {
-                asked.extend(of_panel(title, panel));
+                queries.extend(panel_queries(title, panel));
             }
         }
         for variable in board["templating"]["list"].as_array().unwrap() {
             if variable["type"] == "query" {
-                choices.push(choice(variable));
+                variables.push(read_variable(variable));
             }
         }
     }
-    assert!(asked.len() > 50, "{asked:#?}");
-    (asked, choices)
+    assert!(queries.len() > 50, "{queries:#?}");
+    (queries, variables)
 }
 
-fn of_panel(board: &str, panel: &Value) -> Vec<Asked> {
-    let place = format!("{board}, {}", panel["title"].as_str().unwrap());
+/// Returns the queries of a panel, and checks that it has a description, a unit and legends.
+fn panel_queries(board: &str, panel: &Value) -> Vec<PanelQuery> {
+    let name = format!("{board}, {}", panel["title"].as_str().unwrap());
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    assert!(!text(&panel["description"]).is_empty(), "{place}");
+    assert!(!text(&panel["description"]).is_empty(), "{name}");
     assert!(
         !text(&panel["fieldConfig"]["defaults"]["unit"]).is_empty(),
-        "{place}"
+        "{name}"
     );
-    let asked = |target: &Value| {
-        assert_eq!(target["datasource"]["uid"], "${datasource}", "{place}");
+    let query = |target: &Value| {
+        assert_eq!(target["datasource"]["uid"], "${datasource}", "{name}");
         let legend = text(&target["legendFormat"]);
         assert_eq!(
             legend.is_empty(),
             target["format"] == "table",
-            "{place}: only tables have columns"
+            "{name}: only tables have columns"
         );
-        Asked {
-            place: place.clone(),
-            expression: replaced(&text(&target["expr"])),
+        PanelQuery {
+            panel: name.clone(),
+            expression: replace_variables(&text(&target["expr"])),
             legend: placeholders(&legend, "{{"),
         }
     };
@@ -93,13 +95,13 @@ fn of_panel(board: &str, panel: &Value) -> Vec<Asked> {
         .as_array()
         .unwrap()
         .iter()
-        .map(asked)
+        .map(query)
         .collect()
 }
 
-/// The labels between braces in a text for people.
-pub(super) fn placeholders(text: &str, before: &str) -> BTreeSet<String> {
-    let after = text.split(before).skip(1);
+/// Returns the labels in the placeholders of a text: each stands between `prefix` and `}}`.
+pub(super) fn placeholders(text: &str, prefix: &str) -> BTreeSet<String> {
+    let after = text.split(prefix).skip(1);
     let labels = after.filter_map(|rest| rest.split_once("}}"));
     labels
         .map(|(label, _)| label.trim().to_owned())
@@ -107,21 +109,21 @@ pub(super) fn placeholders(text: &str, before: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn choice(variable: &Value) -> Choice {
+fn read_variable(variable: &Value) -> DashboardVariable {
     let query = variable["query"]["query"].as_str().unwrap();
     let inner = query
         .strip_prefix("label_values(")
         .and_then(|rest| rest.strip_suffix(')'));
     let (selector, label) = inner.and_then(|inner| inner.rsplit_once(", ")).unwrap();
-    Choice {
-        selector: replaced(selector),
+    DashboardVariable {
+        selector: replace_variables(selector),
         label: label.to_owned(),
     }
 }
 
-fn replaced(expression: &str) -> String {
+fn replace_variables(expression: &str) -> String {
     let replace = |text: String, (name, value): &(&str, &str)| text.replace(name, value);
-    let expression = VARIABLES.iter().fold(expression.to_owned(), replace);
+    let expression = REPLACEMENTS.iter().fold(expression.to_owned(), replace);
     assert!(
         !expression.contains('$'),
         "an unknown variable: {expression}"

@@ -1,4 +1,4 @@
-//! A fleet that has something to tell of everything.
+//! A fleet that reports every metric.
 
 use std::net::SocketAddr;
 
@@ -11,25 +11,25 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::resources::task;
+use crate::fixtures::{router, task};
 
-/// Two controllers on one etcd with two nodes, of which one is slower and in a zone, and requests of
-/// all sorts that go on.
-pub(super) struct Observed {
+/// Two controllers on one etcd and two nodes, one of them slower and in a zone, under a load of all
+/// kinds of requests.
+pub(super) struct ObservedFleet {
     cluster: Cluster,
     _etcd: Etcd,
     second: Process,
     slow: Process,
     apis: [Api; 2],
-    /// Where Prometheus finds the controllers.
+    /// The addresses of the controllers, which Prometheus scrapes.
     pub(super) targets: [SocketAddr; 2],
-    /// Where it could find the slow node itself.
-    pub(super) of_node: SocketAddr,
-    /// What goes on beside the test; ends with it.
-    beside: JoinSet<()>,
+    /// The address at which the slow node reports its own metrics.
+    pub(super) node_target: SocketAddr,
+    /// The load and a server that fails. They end with the fleet.
+    tasks: JoinSet<()>,
 }
 
-impl Observed {
+impl ObservedFleet {
     pub(super) async fn start() -> Self {
         let etcd = Etcd::start();
         let cluster = Cluster::builder()
@@ -38,20 +38,20 @@ impl Observed {
             .agents(["fast"])
             .start()
             .await;
-        let (store, any) = (etcd.store().to_string(), "127.0.0.1:0");
+        let (store, any_port) = (etcd.store().to_string(), "127.0.0.1:0");
         let controller = [
             "controller",
             "--http",
-            any,
+            any_port,
             "--link",
-            any,
+            any_port,
             "--store",
             &store,
         ];
         let mut second = Process::start(cluster.dir(), &controller);
         let line = second.wait_for_line("ready http=");
-        let of_node = free_address();
-        let (link, metrics) = (cluster.link_address().to_string(), of_node.to_string());
+        let node_target = free_address();
+        let (link, metrics) = (cluster.link_address().to_string(), node_target.to_string());
         let mut agent = vec!["agent", "--join", &link, "--name", "slow"];
         agent.extend(["--zone", "clinic", "--simulated-slowdown", "10"]);
         agent.extend([
@@ -71,30 +71,30 @@ impl Observed {
             slow,
             apis: targets.map(Api::new),
             targets,
-            of_node,
-            beside: JoinSet::new(),
+            node_target,
+            tasks: JoinSet::new(),
         };
         observed.serve().await;
         for api in observed.apis.clone() {
-            observed.beside.spawn(ask_on(api));
+            observed.tasks.spawn(send_requests(api));
         }
         observed
     }
 
-    /// Has models answer, by their names, by task, after a smaller one and not at all.
+    /// Applies models and tasks: answers by name, by task, from a cascade, and a model that always fails.
     async fn serve(&mut self) {
         let api = &self.apis[0];
-        let pace = |more: Value| {
-            let mut options =
+        let options = |more: Value| {
+            let mut all =
                 json!({"outputTokens": 9, "tokensPerSecond": 500, "timeToFirstTokenMs": 5});
             let more = more.as_object().unwrap().clone();
-            options.as_object_mut().unwrap().extend(more);
-            options
+            all.as_object_mut().unwrap().extend(more);
+            all
         };
-        api.apply(&simulated_model("large", 2, &pace(json!({}))))
+        api.apply(&simulated_model("large", 2, &options(json!({}))))
             .await;
-        let unsure = pace(json!({"tokenProbability": 0.4}));
-        api.apply(&simulated_model("small", 2, &unsure)).await;
+        let unconfident = options(json!({"tokenProbability": 0.4}));
+        api.apply(&simulated_model("small", 2, &unconfident)).await;
         let broken = json!({
             "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "broken"},
             "spec": {
@@ -115,11 +115,7 @@ impl Observed {
         });
         api.apply(&task("travel", travel)).await;
         let grid = json!({"carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR"});
-        let router = json!({
-            "apiVersion": "flotilla.dev/v1", "kind": "Router", "metadata": {"name": "default"},
-            "spec": {"grid": grid},
-        });
-        api.apply(&router).await;
+        api.apply(&router(json!({"grid": grid}))).await;
         for api in &self.apis {
             let ready = async || {
                 let ready = async |model: &'static str, replicas| {
@@ -128,39 +124,36 @@ impl Observed {
                 ready("large", 2).await && ready("small", 2).await && ready("broken", 2).await
             };
             self.cluster.wait_until(ready).await;
-            let learnt = async || {
+            let is_trained = async || {
                 let tasks = api.items("tasks").await;
                 tasks.len() == 2 && tasks.iter().all(|task| task["status"]["trained"] == true)
             };
-            self.cluster.wait_until(learnt).await;
+            self.cluster.wait_until(is_trained).await;
         }
     }
 
-    /// A server for a model that fails whatever is asked, so that others are tried.
+    /// Starts a server that fails every request, so that attempts are retried, and returns its URL.
     async fn broken_server(&mut self) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let fails = Router::new().fallback(|| std::future::ready(StatusCode::BAD_GATEWAY));
-        self.beside
+        self.tasks
             .spawn(async move { axum::serve(listener, fails).await.unwrap() });
         url
     }
 
     pub(super) async fn stop(mut self) {
-        self.beside.shutdown().await;
-        for process in [&mut self.slow, &mut self.second] {
-            process.signal(libc::SIGINT);
-            let (status, output) = process.wait();
-            assert!(status.success(), "{status}:\n{output}");
-        }
+        self.tasks.shutdown().await;
+        self.slow.stop();
+        self.second.stop();
         self.cluster.stop().await;
     }
 }
 
-/// Requests of all sorts, one after the other, for as long as somebody waits for them.
-async fn ask_on(api: Api) {
+/// Sends requests of all kinds, one after the other, until it is aborted.
+async fn send_requests(api: Api) {
     let keyed = api.with_key("a-client");
-    for turn in 0.. {
+    for round in 0.. {
         for (model, text) in [
             ("auto", "freeze my account"),
             ("auto", "a flight to rome"),
@@ -168,8 +161,8 @@ async fn ask_on(api: Api) {
             ("broken", "hi"),
             ("no-such-model", "hi"),
         ] {
-            if let Ok(response) = keyed.try_chat(model, text, turn % 2 == 0).await {
-                // Whether it was answered is not what is looked at here.
+            if let Ok(response) = keyed.try_chat(model, text, round % 2 == 0).await {
+                // Only the metrics matter here, not the answer.
                 let _ = response.bytes().await;
             }
         }

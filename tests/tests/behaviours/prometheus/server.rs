@@ -1,4 +1,4 @@
-//! A real Prometheus on loopback, with the repository's configuration.
+//! A real Prometheus on loopback with the configuration in `deploy/prometheus`.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::deploy_folder;
 
-/// A running Prometheus. Killed when dropped.
+/// A running Prometheus. It is killed when dropped.
 pub(super) struct Prometheus {
     client: Client,
     base: String,
@@ -21,15 +21,15 @@ pub(super) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one as `deploy/prometheus` says, but for what it scrapes and how often, and waits
-    /// until it answers.
+    /// Starts a Prometheus that scrapes these targets every second, and waits until it answers. All else
+    /// is as in `deploy/prometheus`.
     pub(super) fn start(targets: &[SocketAddr]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for file in ["recording.yml", "alerts.yml"] {
-            fs::copy(from().join(file), dir.path().join(file)).unwrap();
+            fs::copy(configuration_folder().join(file), dir.path().join(file)).unwrap();
         }
         let config = dir.path().join("prometheus.yml");
-        fs::write(&config, configuration(targets)).unwrap();
+        fs::write(&config, test_configuration(targets)).unwrap();
         let address = free_address();
         let mut command = Command::new("prometheus");
         command
@@ -48,23 +48,23 @@ impl Prometheus {
         }
     }
 
-    /// The series that an expression gives now, each with its labels and its value.
+    /// Evaluates an expression and returns its series, each with its labels and its value.
     pub(super) async fn query(&self, expression: &str) -> Vec<Value> {
         let data = self.get("query", &[("query", expression)]).await;
         match data["resultType"].as_str() {
             Some("vector") => data["result"].as_array().unwrap().clone(),
-            _ => panic!("{expression} gives no series: {data}"),
+            _ => panic!("{expression} does not return series: {data}"),
         }
     }
 
-    /// The values of a label of the series that a selector finds.
+    /// Returns the values of a label in the series that a selector matches.
     pub(super) async fn label_values(&self, label: &str, selector: &str) -> Vec<Value> {
         let path = format!("label/{label}/values");
         let data = self.get(&path, &[("match[]", selector)]).await;
         data.as_array().unwrap().clone()
     }
 
-    /// All rules, as Prometheus has read them.
+    /// Returns all rules, as Prometheus has read them.
     pub(super) async fn rules(&self) -> Vec<Value> {
         let data = self.get("rules", &[]).await;
         let groups = data["groups"].as_array().unwrap();
@@ -83,13 +83,13 @@ impl Prometheus {
     }
 }
 
-fn from() -> PathBuf {
+fn configuration_folder() -> PathBuf {
     deploy_folder("prometheus")
 }
 
-/// The repository's configuration with these targets, asked every second.
-fn configuration(targets: &[SocketAddr]) -> String {
-    let text = fs::read_to_string(from().join("prometheus.yml")).unwrap();
+/// Returns the repository's configuration with these targets, scraped and evaluated every second.
+fn test_configuration(targets: &[SocketAddr]) -> String {
+    let text = fs::read_to_string(configuration_folder().join("prometheus.yml")).unwrap();
     let targets: Vec<_> = targets
         .iter()
         .map(|address| format!("\"{address}\""))
@@ -114,17 +114,17 @@ fn configuration(targets: &[SocketAddr]) -> String {
     lines.join("\n")
 }
 
-/// Runs promtool on files of the repository, which must succeed.
+/// Runs `promtool` on a file of the repository. It must succeed.
 pub(super) fn promtool(arguments: &[&str], file: &Path) {
     let output = Command::new("promtool")
         .args(arguments)
         .arg(file)
         .output()
         .expect("promtool is installed (Debian's package prometheus)");
-    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "promtool {arguments:?} {}:\n{said}",
+        "promtool {arguments:?} {}:\n{printed}",
         file.display()
     );
 }

@@ -1,4 +1,4 @@
-//! What clients see when nodes fail.
+//! Agents and network lines that fail, and what clients see of it.
 
 use flotilla_tests::{
     AgentSettings, Cluster, Load, Mode, Proxy, free_address, open_files, simulated_model,
@@ -6,8 +6,8 @@ use flotilla_tests::{
 use futures::future::join_all;
 use serde_json::{Value, json};
 
-/// 50 tokens a second for 20 seconds: long enough for anything to happen in between.
-fn slow(replicas: u32) -> Value {
+/// A model whose answers take 20 seconds, at 50 tokens a second, so that faults happen within them.
+fn slow_model(replicas: u32) -> Value {
     simulated_model(
         "slow",
         replicas,
@@ -16,14 +16,14 @@ fn slow(replicas: u32) -> Value {
 }
 
 #[tokio::test]
-async fn an_agent_killed_mid_stream_ends_it_with_an_error_and_the_next_request_goes_elsewhere() {
+async fn killed_agent_ends_its_streams_with_an_error_and_the_next_request_uses_another_node() {
     let mut cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1", "n2"])
         .start()
         .await;
     let api = cluster.api();
-    api.apply(&slow(2)).await;
+    api.apply(&slow_model(2)).await;
     cluster.wait_for_replicas("slow", 2).await;
     let mut response = api.chat("slow", "hi", true).await;
     let node = response.headers()["x-flotilla-node"]
@@ -35,7 +35,7 @@ async fn an_agent_killed_mid_stream_ends_it_with_an_error_and_the_next_request_g
 
     cluster.kill_agent(&node);
     let mut rest = Vec::new();
-    while let Some(piece) = response.chunk().await.expect("the stream itself ends well") {
+    while let Some(piece) = response.chunk().await.expect("the response ends in order") {
         rest.extend_from_slice(&piece);
     }
     let rest = String::from_utf8(rest).unwrap();
@@ -51,8 +51,8 @@ async fn an_agent_killed_mid_stream_ends_it_with_an_error_and_the_next_request_g
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
-    // Its link stays: only its answers tell that something is wrong.
+async fn replica_that_does_not_answer_gets_no_requests_until_it_does() {
+    // The link stays up: only missing answers show that something is wrong.
     let arguments = ["--first-token-timeout", "1", "--link-timeout", "60"];
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
@@ -69,14 +69,14 @@ async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
         name.map(|name| name.to_str().unwrap().to_owned())
     };
     cluster.agent("n1").signal(libc::SIGSTOP);
-    // Until its breaker opens, some requests still go there and are answered too late.
+    // Until the circuit breaker opens, some requests are sent there and retried elsewhere.
     let body = json!({"model": "m", "prompt": "hi"});
-    let told = async || -> Value { api.post("v1/route", &body).await.json().await.unwrap() };
-    let open = |told: &Value| told["rejected"][0]["reason"] == "circuit_open";
+    let dry_run = async || -> Value { api.post("v1/route", &body).await.json().await.unwrap() };
+    let is_open = |dry_run: &Value| dry_run["rejected"][0]["reason"] == "circuit_open";
     cluster
         .wait_until(async || {
             join_all((0..4).map(|_| api.chat("m", "hi", false))).await;
-            open(&told().await)
+            is_open(&dry_run().await)
         })
         .await;
     for _ in 0..20 {
@@ -88,15 +88,15 @@ async fn a_replica_that_does_not_answer_is_left_alone_until_it_does() {
     cluster
         .wait_until(async || {
             let responses = join_all((0..4).map(|_| api.chat("m", "hi", false))).await;
-            let there = |r: &reqwest::Response| node(r).as_deref() == Some("n1");
-            responses.iter().any(there) && !open(&told().await)
+            let is_from_n1 = |r: &reqwest::Response| node(r).as_deref() == Some("n1");
+            responses.iter().any(is_from_n1) && !is_open(&dry_run().await)
         })
         .await;
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn an_unstreamed_request_on_a_killed_agent_is_answered_by_another() {
+async fn unstreamed_request_on_a_killed_agent_is_answered_by_another() {
     let mut cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1", "n2"])
@@ -110,7 +110,7 @@ async fn an_unstreamed_request_on_a_killed_agent_is_answered_by_another() {
         let api = api.clone();
         async move { api.chat("m", "hi", false).await.status() }
     });
-    let active = async || {
+    let active_node = async || {
         for node in api.nodes().await {
             if node["status"]["models"][0]["counters"]["active"] == 1 {
                 return node["metadata"]["name"].as_str().map(str::to_owned);
@@ -118,15 +118,17 @@ async fn an_unstreamed_request_on_a_killed_agent_is_answered_by_another() {
         }
         None
     };
-    cluster.wait_until(async || active().await.is_some()).await;
-    let node = active().await.expect("a node computes it");
+    cluster
+        .wait_until(async || active_node().await.is_some())
+        .await;
+    let node = active_node().await.expect("a node computes it");
     cluster.kill_agent(&node);
     assert_eq!(request.await.unwrap(), 200);
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn a_lost_node_loses_its_models_to_others_and_serves_again_when_it_returns() {
+async fn models_of_a_lost_node_move_to_others_and_the_node_serves_again_when_it_returns() {
     let mut cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1", "n2"])
@@ -138,7 +140,7 @@ async fn a_lost_node_loses_its_models_to_others_and_serves_again_when_it_returns
     let node = api.model("m").await["status"]["replicas"][0]["node"].clone();
     let node = node.as_str().unwrap();
     cluster.kill_agent(node);
-    // Placed elsewhere once the grace is over.
+    // The model moves when the grace period of the node is over.
     cluster
         .wait_until(async || {
             let model = api.model("m").await;
@@ -154,7 +156,7 @@ async fn a_lost_node_loses_its_models_to_others_and_serves_again_when_it_returns
 }
 
 #[tokio::test]
-async fn a_restarted_controller_learns_from_the_agents_what_runs() {
+async fn restarted_controller_learns_from_the_agents_what_runs() {
     let mut cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1", "n2"])
@@ -166,7 +168,7 @@ async fn a_restarted_controller_learns_from_the_agents_what_runs() {
     api.answer("m", "hi").await;
     cluster.restart_controller().await;
     cluster.wait_for_replicas("m", 2).await;
-    // What was loaded stayed loaded: its counters go on.
+    // The replicas stayed loaded: their counters continue.
     cluster
         .wait_until(async || api.counters("m").await.requests >= 1)
         .await;
@@ -175,14 +177,14 @@ async fn a_restarted_controller_learns_from_the_agents_what_runs() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_stops_the_generation_within_a_token() {
+async fn generation_stops_when_the_client_disconnects() {
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1"])
         .start()
         .await;
     let api = cluster.api();
-    api.apply(&slow(1)).await;
+    api.apply(&slow_model(1)).await;
     cluster.wait_for_replicas("slow", 1).await;
     for (streamed, cancelled) in [(true, 1), (false, 2)] {
         let request = tokio::spawn({
@@ -198,27 +200,27 @@ async fn a_client_that_goes_away_stops_the_generation_within_a_token() {
             .await;
         request.abort();
         assert!(request.await.unwrap_err().is_cancelled());
-        let gone = async || {
+        let is_cancelled = async || {
             let counters = api.counters("slow").await;
             counters.cancelled == cancelled && counters.active == 0
         };
-        cluster.wait_until(gone).await;
+        cluster.wait_until(is_cancelled).await;
     }
-    // Left alone, the two would have given 2,000 tokens; a later request's report shows that
-    // no more than those up to the cut were generated.
+    // The two answers would have had 2,000 tokens. The report of a later request shows that none was
+    // generated after the clients left.
     let before = api.counters("slow").await.output_tokens;
-    api.apply(&simulated_model("mark", 1, &json!({}))).await;
-    cluster.wait_for_replicas("mark", 1).await;
-    api.answer("mark", "hi").await;
+    api.apply(&simulated_model("marker", 1, &json!({}))).await;
+    cluster.wait_for_replicas("marker", 1).await;
+    api.answer("marker", "hi").await;
     cluster
-        .wait_until(async || api.counters("mark").await.requests == 1)
+        .wait_until(async || api.counters("marker").await.requests == 1)
         .await;
     assert_eq!(api.counters("slow").await.output_tokens, before);
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn many_clients_that_come_and_go_leave_no_file_open() {
+async fn clients_that_come_and_go_leave_no_file_open() {
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1"])
@@ -227,15 +229,16 @@ async fn many_clients_that_come_and_go_leave_no_file_open() {
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({"outputTokens": 3})))
         .await;
-    api.apply(&slow(1)).await;
-    let both = async || api.ready_replicas("m").await == 1 && api.ready_replicas("slow").await == 1;
-    cluster.wait_until(both).await;
+    api.apply(&slow_model(1)).await;
+    let are_ready =
+        async || api.ready_replicas("m").await == 1 && api.ready_replicas("slow").await == 1;
+    cluster.wait_until(are_ready).await;
     let agent = cluster.agent("n1").id();
     let round = async || {
-        let whole = (0..20).map(|_| api.answer("m", "hi"));
-        join_all(whole).await;
-        let cut_off = (0..4).map(|_| api.chat("slow", "hi", true));
-        drop(join_all(cut_off).await);
+        let complete = (0..20).map(|_| api.answer("m", "hi"));
+        join_all(complete).await;
+        let aborted = (0..4).map(|_| api.chat("slow", "hi", true));
+        drop(join_all(aborted).await);
         cluster
             .wait_until(async || api.counters("slow").await.active == 0)
             .await;
@@ -250,13 +253,13 @@ async fn many_clients_that_come_and_go_leave_no_file_open() {
     cluster.stop().await;
 }
 
-/// Two replicas on two nodes, the second one behind a line that can be broken.
-struct Broken {
+/// Two replicas of `m` on two nodes, the second node behind a line that can be fleet.
+struct ClusterWithProxy {
     cluster: Cluster,
     proxy: Proxy,
 }
 
-impl Broken {
+impl ClusterWithProxy {
     async fn start() -> Self {
         let link = free_address();
         let proxy = Proxy::start(link).await;
@@ -277,12 +280,13 @@ impl Broken {
         Self { cluster, proxy }
     }
 
-    async fn wait_until_ready(&self, replicas: u64) {
+    /// Waits until this many replicas are ready.
+    async fn wait_for_replicas(&self, replicas: u64) {
         self.cluster.wait_for_replicas("m", replicas).await;
     }
 
-    /// Under constant load no request fails that had not begun to stream.
-    async fn under_load(self, name: &str, fault: impl AsyncFnOnce(&Self)) {
+    /// Injects a fault under constant load; no request may fail before anything was streamed.
+    async fn inject_under_load(self, name: &str, fault: impl AsyncFnOnce(&Self)) {
         let load = Load::start(&[self.cluster.api()], "m", 6);
         fault(&self).await;
         let tally = load.stop(name).await;
@@ -293,66 +297,66 @@ impl Broken {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cut_line_fails_no_request_and_the_node_returns_with_what_it_has() {
-    let broken = Broken::start().await;
-    let fault = async |broken: &Broken| {
-        let before = broken.cluster.api().counters("m").await.requests;
+async fn cut_line_fails_no_request_and_the_node_returns_with_its_models() {
+    let fleet = ClusterWithProxy::start().await;
+    let fault = async |fleet: &ClusterWithProxy| {
+        let before = fleet.cluster.api().counters("m").await.requests;
         for _ in 0..3 {
-            broken.proxy.cut();
-            broken.wait_until_ready(1).await;
-            broken.proxy.open();
-            broken.wait_until_ready(2).await;
+            fleet.proxy.cut();
+            fleet.wait_for_replicas(1).await;
+            fleet.proxy.open();
+            fleet.wait_for_replicas(2).await;
         }
-        // Nothing was loaded anew.
-        let after = broken.cluster.api().counters("m").await.requests;
+        // No replica was loaded again: that would reset the counters.
+        let after = fleet.cluster.api().counters("m").await.requests;
         assert!(after >= before, "{before} {after}");
     };
-    broken
-        .under_load("the line to a node cut three times", fault)
+    fleet
+        .inject_under_load("the line to a node cut three times", fault)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_half_open_line_is_noticed_and_fails_no_request() {
-    let broken = Broken::start().await;
-    let fault = async |broken: &Broken| {
+async fn half_open_line_is_detected_and_fails_no_request() {
+    let fleet = ClusterWithProxy::start().await;
+    let fault = async |fleet: &ClusterWithProxy| {
         let began = std::time::Instant::now();
-        broken.proxy.silence();
-        broken.wait_until_ready(1).await;
-        println!("noticed after {:.1} s", began.elapsed().as_secs_f64());
-        broken.proxy.open();
-        broken.wait_until_ready(2).await;
+        fleet.proxy.silence();
+        fleet.wait_for_replicas(1).await;
+        println!("detected after {:.1} s", began.elapsed().as_secs_f64());
+        fleet.proxy.open();
+        fleet.wait_for_replicas(2).await;
     };
-    broken
-        .under_load("the line to a node half open", fault)
+    fleet
+        .inject_under_load("the line to a node half open", fault)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_agent_is_noticed_and_its_requests_are_answered_by_others() {
-    let broken = Broken::start().await;
-    let fault = async |broken: &Broken| {
-        broken.cluster.agent("n2").signal(libc::SIGSTOP);
-        broken.wait_until_ready(1).await;
-        broken.cluster.agent("n2").signal(libc::SIGCONT);
-        broken.wait_until_ready(2).await;
+async fn paused_agent_is_detected_and_its_requests_are_answered_by_others() {
+    let fleet = ClusterWithProxy::start().await;
+    let fault = async |fleet: &ClusterWithProxy| {
+        fleet.cluster.agent("n2").signal(libc::SIGSTOP);
+        fleet.wait_for_replicas(1).await;
+        fleet.cluster.agent("n2").signal(libc::SIGCONT);
+        fleet.wait_for_replicas(2).await;
     };
-    broken
-        .under_load("an agent stopped and resumed", fault)
+    fleet
+        .inject_under_load("an agent paused and resumed", fault)
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_agent_fails_no_request_that_had_not_begun_to_stream() {
-    let mut broken = Broken::start().await;
-    let load = Load::start(&[broken.cluster.api()], "m", 6);
+async fn killed_agent_fails_only_requests_that_already_stream() {
+    let mut fleet = ClusterWithProxy::start().await;
+    let load = Load::start(&[fleet.cluster.api()], "m", 6);
     for _ in 0..3 {
-        broken.cluster.kill_agent("n1");
-        broken.wait_until_ready(1).await;
-        broken.cluster.start_agent("n1");
-        broken.wait_until_ready(2).await;
+        fleet.cluster.kill_agent("n1");
+        fleet.wait_for_replicas(1).await;
+        fleet.cluster.start_agent("n1");
+        fleet.wait_for_replicas(2).await;
     }
     let tally = load.stop("an agent killed and started three times").await;
     assert!(tally.errors.is_empty(), "{tally}");
-    broken.cluster.stop().await;
+    fleet.cluster.stop().await;
 }

@@ -1,10 +1,10 @@
-//! Fleets whose wish is kept in etcd, with one controller and with several.
+//! Fleets with their desired state in etcd, with one controller and with several.
 
 use flotilla_tests::{Api, Cluster, DEADLINE, Etcd, Load, Mode, Process, simulated_model};
 use serde_json::json;
 
 #[tokio::test]
-async fn while_etcd_is_away_requests_flow_and_changes_wait() {
+async fn requests_are_answered_and_changes_wait_while_etcd_is_down() {
     let mut etcd = Etcd::start();
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
@@ -19,13 +19,13 @@ async fn while_etcd_is_away_requests_flow_and_changes_wait() {
     for _ in 0..20 {
         assert_eq!(api.chat("m", "hi", false).await.status(), 200);
     }
-    // It says so, and is ready all the same.
-    let noted = async || {
+    // The controller reports the outage and stays ready.
+    let is_reported = async || {
         let (status, answer) = api.get("readyz").await;
         let notes = answer["notes"].to_string();
         status == 200 && notes.contains("changes wait")
     };
-    cluster.wait_until(noted).await;
+    cluster.wait_until(is_reported).await;
     let (_, list) = api.get("api/v1/models").await;
     assert!(list["notes"].to_string().contains("changes wait"), "{list}");
     let (status, answer) = api
@@ -41,13 +41,13 @@ async fn while_etcd_is_away_requests_flow_and_changes_wait() {
     cluster.wait_for_replicas("other", 1).await;
     assert_eq!(api.ready_replicas("m").await, 1);
     assert_eq!(api.get("readyz").await.1["notes"], json!([]));
-    // The same replica as before: nothing was placed anew.
+    // The replica is the same as before: it has counted all requests.
     assert_eq!(api.counters("m").await.requests, 20);
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn a_restarted_controller_finds_the_wish_in_etcd() {
+async fn restarted_controller_reads_the_desired_state_from_etcd() {
     let etcd = Etcd::start();
     let mut cluster = Cluster::builder()
         .store(etcd.store())
@@ -64,7 +64,7 @@ async fn a_restarted_controller_finds_the_wish_in_etcd() {
 }
 
 #[tokio::test]
-async fn what_the_embedded_store_has_confirmed_survives_a_power_cut() {
+async fn confirmed_writes_of_the_embedded_store_survive_a_power_cut() {
     let mut cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1"])
@@ -76,7 +76,7 @@ async fn what_the_embedded_store_has_confirmed_survives_a_power_cut() {
         for name in &names {
             api.apply(&simulated_model(name, 1, &json!({}))).await;
         }
-        // At once after the last one was confirmed.
+        // Right after the last model was confirmed.
         cluster.kill_controller();
         cluster.restart_controller().await;
         let api = cluster.api();
@@ -87,13 +87,14 @@ async fn what_the_embedded_store_has_confirmed_survives_a_power_cut() {
     cluster.stop().await;
 }
 
-/// Controllers on one etcd, as processes.
+/// Controllers on one etcd. All are processes.
 struct Controllers {
     etcd: Etcd,
     dir: tempfile::TempDir,
     members: Vec<Member>,
 }
 
+/// A running controller.
 struct Member {
     process: Process,
     api: Api,
@@ -112,21 +113,21 @@ impl Controllers {
             members: Vec::new(),
         };
         for _ in 0..count {
-            controllers.add();
+            controllers.add_controller();
         }
         controllers
     }
 
-    /// One more controller.
-    fn add(&mut self) -> &mut Member {
+    /// Starts one more controller.
+    fn add_controller(&mut self) -> &mut Member {
         let store = self.etcd.store().to_string();
-        let any = "127.0.0.1:0";
+        let any_port = "127.0.0.1:0";
         let args = [
             "controller",
             "--http",
-            any,
+            any_port,
             "--link",
-            any,
+            any_port,
             "--store",
             &store,
         ];
@@ -140,26 +141,27 @@ impl Controllers {
         self.members.last_mut().unwrap()
     }
 
-    /// An agent that is told of the first controller only.
-    fn agent(&self, name: &str) -> Process {
+    /// Starts an agent that knows the address of the first controller only.
+    fn start_agent(&self, name: &str) -> Process {
         let data = self.dir.path().join(name).display().to_string();
         let join = &self.members[0].link;
         let args = ["agent", "--join", join, "--name", name, "--data-dir", &data];
         Process::start(self.dir.path(), &args)
     }
 
-    /// Which controller leads, as controller `asked` sees it.
-    async fn leader(&self, asked: usize) -> Option<usize> {
-        let controllers = self.members[asked].api.items("controllers").await;
+    /// Returns the index of the controller that leads, as the controller `observer` sees it.
+    async fn leader(&self, observer: usize) -> Option<usize> {
+        let controllers = self.members[observer].api.items("controllers").await;
         let leader = controllers.into_iter().find(|c| c["leader"] == true)?;
         self.members.iter().position(|m| leader["link"] == m.link)
     }
 
-    /// Waits until a controller, asked through `asked`, leads.
-    async fn until_led(&self, asked: usize, but: Option<usize>) -> usize {
-        until(async || {
-            let leader = self.leader(asked).await?;
-            (Some(leader) != but).then_some(leader)
+    /// Waits until a controller other than `previous` leads, as the controller `observer` sees it, and
+    /// returns its index.
+    async fn wait_for_leader(&self, observer: usize, previous: Option<usize>) -> usize {
+        wait_for(async || {
+            let leader = self.leader(observer).await?;
+            (Some(leader) != previous).then_some(leader)
         })
         .await
     }
@@ -172,34 +174,40 @@ impl Controllers {
 }
 
 async fn wait_until_ready(api: &Api, model: &str, replicas: u64) {
-    until(async || (api.ready_replicas(model).await == replicas).then_some(())).await;
+    wait_for(async || (api.ready_replicas(model).await == replicas).then_some(())).await;
 }
 
-/// Asks until there is an answer.
-async fn until<T>(answer: impl AsyncFn() -> Option<T>) -> T {
-    let ask = async {
+/// Waits until the store accepts a model.
+async fn wait_until_applied(api: &Api, name: &str) {
+    let model = simulated_model(name, 1, &json!({}));
+    wait_for(async || (api.try_apply(&model).await.0 < 300).then_some(())).await;
+}
+
+/// Waits until `find` returns a value, and returns it.
+async fn wait_for<T>(find: impl AsyncFn() -> Option<T>) -> T {
+    let poll = async {
         let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
         loop {
-            if let Some(answer) = answer().await {
-                return answer;
+            if let Some(value) = find().await {
+                return value;
             }
             tick.tick().await;
         }
     };
-    tokio::time::timeout(DEADLINE, ask)
+    tokio::time::timeout(DEADLINE, poll)
         .await
-        .expect("it comes true")
+        .expect("a value before the deadline")
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_of_three_controllers_serves_the_whole_api() {
+async fn each_of_three_controllers_serves_the_whole_api() {
     let mut controllers = Controllers::start(2);
-    let _agents = [controllers.agent("n1"), controllers.agent("n2")];
-    // Joined by agents that were started before it was there.
-    controllers.add();
+    let _agents = [controllers.start_agent("n1"), controllers.start_agent("n2")];
+    // The agents were started before this controller and join it, too.
+    controllers.add_controller();
     let models = [("a", 0), ("b", 1), ("c", 2)];
-    for (model, asked) in models {
-        let api = &controllers.members[asked].api;
+    for (model, controller) in models {
+        let api = &controllers.members[controller].api;
         api.apply(&simulated_model(model, 2, &json!({}))).await;
     }
     for (model, _) in models {
@@ -208,64 +216,67 @@ async fn any_of_three_controllers_serves_the_whole_api() {
             assert_eq!(member.api.chat(model, "hi", false).await.status(), 200);
         }
     }
-    let leader = controllers.until_led(0, None).await;
-    for asked in 0..3 {
-        assert_eq!(controllers.until_led(asked, None).await, leader);
-        assert_eq!(controllers.members[asked].api.nodes().await.len(), 2);
+    let leader = controllers.wait_for_leader(0, None).await;
+    for observer in 0..3 {
+        assert_eq!(controllers.wait_for_leader(observer, None).await, leader);
+        assert_eq!(controllers.members[observer].api.nodes().await.len(), 2);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_leader_is_killed_another_one_leads_and_nothing_moves() {
+async fn another_controller_leads_when_the_leader_is_killed_and_no_replica_moves() {
     let controllers = Controllers::start(3);
-    let _agents = [controllers.agent("n1"), controllers.agent("n2")];
+    let _agents = [controllers.start_agent("n1"), controllers.start_agent("n2")];
     controllers.members[0]
         .api
         .apply(&simulated_model("m", 2, &json!({})))
         .await;
     controllers.wait_until_ready("m", 2).await;
-    let leader = controllers.until_led(0, None).await;
+    let leader = controllers.wait_for_leader(0, None).await;
     let other = (leader + 1) % 3;
     let api = controllers.members[other].api.clone();
     assert_eq!(api.chat("m", "hi", false).await.status(), 200);
-    until(async || (api.counters("m").await.requests == 1).then_some(())).await;
+    wait_for(async || (api.counters("m").await.requests == 1).then_some(())).await;
     controllers.members[leader].process.signal(libc::SIGKILL);
-    // The other ones serve all the time.
+    // The other controllers answer all the time.
     for _ in 0..20 {
         assert_eq!(api.chat("m", "hi", false).await.status(), 200);
     }
-    let next = controllers.until_led(other, Some(leader)).await;
+    let next = controllers.wait_for_leader(other, Some(leader)).await;
     assert_ne!(next, leader);
     api.apply(&simulated_model("later", 1, &json!({}))).await;
     wait_until_ready(&api, "later", 1).await;
-    // What was loaded stayed: its counters go on.
+    // The replicas stayed loaded: their counters continue.
     assert!(api.counters("m").await.requests >= 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_was_stopped_too_long_follows_when_it_resumes() {
+async fn leader_that_was_paused_for_too_long_follows_when_it_resumes() {
     let controllers = Controllers::start(2);
-    let _agents = [controllers.agent("n1"), controllers.agent("n2")];
+    let _agents = [controllers.start_agent("n1"), controllers.start_agent("n2")];
     controllers.members[0]
         .api
         .apply(&simulated_model("m", 2, &json!({})))
         .await;
-    // On both nodes, and asked through both controllers: all are linked.
+    // Ready on both nodes as both controllers see it, so all agents are connected to both.
     controllers.wait_until_ready("m", 2).await;
-    let paused = controllers.until_led(0, None).await;
+    let paused = controllers.wait_for_leader(0, None).await;
     let other = 1 - paused;
     controllers.members[paused].process.signal(libc::SIGSTOP);
-    let leader = controllers.until_led(other, Some(paused)).await;
+    let leader = controllers.wait_for_leader(other, Some(paused)).await;
     assert_eq!(leader, other);
     let api = &controllers.members[other].api;
     api.apply(&simulated_model("meanwhile", 2, &json!({})))
         .await;
     wait_until_ready(api, "meanwhile", 2).await;
     controllers.members[paused].process.signal(libc::SIGCONT);
-    // It takes over what happened meanwhile and knows who leads.
+    // It learns what happened meanwhile and who leads.
     controllers.wait_until_ready("meanwhile", 2).await;
     controllers.wait_until_ready("m", 2).await;
-    assert_eq!(controllers.until_led(paused, Some(paused)).await, other);
+    assert_eq!(
+        controllers.wait_for_leader(paused, Some(paused)).await,
+        other
+    );
     assert_eq!(controllers.leader(other).await, Some(other));
     let api = &controllers.members[paused].api;
     api.apply(&simulated_model("later", 1, &json!({}))).await;
@@ -273,64 +284,53 @@ async fn a_leader_that_was_stopped_too_long_follows_when_it_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_that_is_asked_to_stop_hands_over_at_once() {
+async fn leader_that_is_stopped_hands_over_at_once() {
     let mut controllers = Controllers::start(2);
-    let leader = controllers.until_led(0, None).await;
+    let leader = controllers.wait_for_leader(0, None).await;
     let other = 1 - leader;
     controllers.members[leader].process.signal(libc::SIGINT);
     let (status, output) = controllers.members[leader].process.wait();
     assert!(status.success(), "{output}");
-    assert_eq!(controllers.until_led(other, Some(leader)).await, other);
-    // Nothing of it is left.
+    assert_eq!(
+        controllers.wait_for_leader(other, Some(leader)).await,
+        other
+    );
+    // The stopped controller is no longer listed.
     let api = &controllers.members[other].api;
-    until(async || (api.items("controllers").await.len() == 1).then_some(())).await;
+    wait_for(async || (api.items("controllers").await.len() == 1).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_etcd_that_loses_its_quorum_and_gets_it_back_moves_nothing() {
+async fn no_replica_moves_when_etcd_loses_its_quorum_and_regains_it() {
     let mut controllers = Controllers::start_on(Etcd::start_members(3), 2);
-    let _agents = [controllers.agent("n1"), controllers.agent("n2")];
+    let _agents = [controllers.start_agent("n1"), controllers.start_agent("n2")];
     let api = controllers.members[0].api.clone();
     api.apply(&simulated_model("m", 2, &json!({}))).await;
     controllers.wait_until_ready("m", 2).await;
     let apis: Vec<_> = controllers.members.iter().map(|m| m.api.clone()).collect();
     let load = Load::start(&apis, "m", 4);
-    // One member is not missed.
+    // Two members of three are a quorum.
     controllers.etcd.kill_member(0);
-    until(async || {
-        (api.try_apply(&simulated_model("one", 1, &json!({})))
-            .await
-            .0
-            < 300)
-            .then_some(())
-    })
-    .await;
+    wait_until_applied(&api, "one").await;
     wait_until_ready(&api, "one", 1).await;
     // Without a quorum changes wait, for longer than any lease or grace.
     controllers.etcd.kill_member(1);
     for api in &apis {
-        let noted = async || {
+        let is_reported = async || {
             let (status, answer) = api.get("readyz").await;
             (status == 200 && answer["notes"].to_string().contains("changes wait")).then_some(())
         };
-        until(noted).await;
+        wait_for(is_reported).await;
     }
     let refused = api.try_apply(&simulated_model("two", 1, &json!({}))).await;
     assert_eq!(refused.0, 503, "{refused:?}");
     controllers.etcd.resume();
-    until(async || {
-        (api.try_apply(&simulated_model("two", 1, &json!({})))
-            .await
-            .0
-            < 300)
-            .then_some(())
-    })
-    .await;
+    wait_until_applied(&api, "two").await;
     controllers.wait_until_ready("two", 1).await;
     controllers.wait_until_ready("m", 2).await;
     let tally = load.stop("etcd lost its quorum and got it back").await;
     assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
-    // The replicas are those of the beginning: they have counted every request.
-    let counted = async || (api.counters("m").await.requests >= tally.requests).then_some(());
-    until(counted).await;
+    // The replicas are the same as at the start: they have counted every request.
+    let are_counted = async || (api.counters("m").await.requests >= tally.requests).then_some(());
+    wait_for(are_counted).await;
 }

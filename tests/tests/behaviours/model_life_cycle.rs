@@ -1,10 +1,10 @@
-//! Models that come, change, fail and go.
+//! Models that are applied, changed and deleted, and models that fail.
 
 use flotilla_tests::{Cluster, Mode, simulated_model};
 use serde_json::json;
 
 #[tokio::test]
-async fn a_fleet_in_one_process_serves_and_stops() {
+async fn fleet_in_one_process_serves_and_stops() {
     let cluster = Cluster::builder().agents(["n1", "n2", "n3"]).start().await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 3, &json!({"outputTokens": 2})))
@@ -15,25 +15,25 @@ async fn a_fleet_in_one_process_serves_and_stops() {
 }
 
 #[tokio::test]
-async fn a_deleted_model_is_unloaded_and_unknown() {
+async fn deleted_model_is_unloaded_and_unknown() {
     let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({}))).await;
     cluster.wait_for_replicas("m", 1).await;
     api.delete_model("m").await;
-    let gone = async || {
+    let is_unloaded = async || {
         let nodes = api.nodes().await;
         nodes[0]["status"]["models"]
             .as_array()
             .is_some_and(Vec::is_empty)
     };
-    cluster.wait_until(gone).await;
+    cluster.wait_until(is_unloaded).await;
     assert_eq!(api.chat("m", "hi", false).await.status(), 404);
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn scaling_does_not_load_a_replica_anew_and_a_changed_spec_does() {
+async fn scaling_keeps_replicas_loaded_and_a_changed_spec_reloads_them() {
     let cluster = Cluster::builder().agents(["n1", "n2"]).start().await;
     let api = cluster.api();
     api.apply(&simulated_model("m", 1, &json!({"outputTokens": 1})))
@@ -49,18 +49,18 @@ async fn scaling_does_not_load_a_replica_anew_and_a_changed_spec_does() {
     assert_eq!(api.counters("m").await.requests, 1);
     api.apply(&simulated_model("m", 2, &json!({"outputTokens": 2})))
         .await;
-    let renewed = async || {
+    let is_reloaded = async || {
         let status = api.model("m").await["status"].clone();
         status["phase"] == "Ready" && status["ready"] == 2
     };
-    cluster.wait_until(renewed).await;
+    cluster.wait_until(is_reloaded).await;
     assert_eq!(api.counters("m").await.requests, 0);
     assert_eq!(api.answer("m", "hi").await, "This is ");
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn a_model_that_cannot_load_says_why_and_what_to_do() {
+async fn model_that_cannot_load_reports_why_and_what_to_do() {
     let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let model = json!({
@@ -91,15 +91,15 @@ async fn a_model_that_cannot_load_says_why_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_node_that_takes_another_ones_name_is_refused() {
+async fn second_node_of_the_same_name_is_refused() {
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1"])
         .start()
         .await;
-    let line = cluster.agent("n1").id();
+    let process_id = cluster.agent("n1").id();
     let link = cluster.link_address().to_string();
-    let other = cluster.dir().join("other").display().to_string();
+    let other_dir = cluster.dir().join("other").display().to_string();
     let args = [
         "agent",
         "--join",
@@ -107,12 +107,12 @@ async fn a_node_that_takes_another_ones_name_is_refused() {
         "--name",
         "n1",
         "--data-dir",
-        &other,
+        &other_dir,
     ];
-    let mut impostor = flotilla_tests::Process::start(cluster.dir(), &args);
-    impostor.wait_for_line("another node named 'n1' is part of the fleet");
-    drop(impostor);
-    assert_eq!(cluster.agent("n1").id(), line);
+    let mut second = flotilla_tests::Process::start(cluster.dir(), &args);
+    second.wait_for_line("another node named 'n1' is part of the fleet");
+    drop(second);
+    assert_eq!(cluster.agent("n1").id(), process_id);
     cluster.wait_until_ready(&["n1"]).await;
     cluster.stop().await;
 }

@@ -1,8 +1,9 @@
-//! The wish, written down and read back.
+//! Backups of the desired state, and restores into an empty fleet.
 
 use flotilla_tests::{Cluster, Mode, Process, repository, simulated_model};
 use serde_json::json;
 
+/// Runs `flotilla` with these arguments, which must succeed, and returns its output.
 fn run(cluster: &Cluster, args: &[&str]) -> String {
     let url = cluster.url();
     let args: Vec<&str> = args.iter().copied().chain(["--url", &url]).collect();
@@ -12,7 +13,7 @@ fn run(cluster: &Cluster, args: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
+async fn backup_restores_the_whole_desired_state_into_an_empty_fleet() {
     let old = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1", "n2"])
@@ -28,16 +29,16 @@ async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
         .await;
     let numbers = repository().join("models/numbers").display().to_string();
     run(&old, &["model", "push", &numbers, "--name", "sums"]);
-    let cordoned = async || {
+    let is_cordoned = async || {
         let nodes = api.nodes().await;
         nodes
             .iter()
             .any(|n| n["status"]["operation"]["cordoned"] == true)
     };
-    old.wait_until(cordoned).await;
+    old.wait_until(is_cordoned).await;
     old.wait_for_replicas("m", 1).await;
     let first = run(&old, &["backup"]);
-    let file = old.dir().join("wish.yaml").display().to_string();
+    let file = old.dir().join("backup.yaml").display().to_string();
     assert!(run(&old, &["backup", "--file", &file]).contains("3 resources"));
 
     let new = Cluster::builder()
@@ -59,7 +60,7 @@ async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
     new.wait_for_replicas("m", 1).await;
     new.wait_until(async || !api.items("artifacts").await.is_empty())
         .await;
-    // A node that comes later finds what was wished of it.
+    // A node that joins later gets its restored operation.
     let mut new = new;
     new.start_agent("n2");
     new.wait_until_ready(&["n2"]).await;
@@ -69,11 +70,11 @@ async fn a_backup_restores_the_whole_wish_into_an_empty_fleet() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_backup_changes_nothing() {
+async fn file_that_is_not_a_backup_changes_nothing() {
     let cluster = Cluster::builder().mode(Mode::Processes).start().await;
-    let good = serde_json::to_string(&simulated_model("m", 1, &json!({}))).unwrap();
+    let model = serde_json::to_string(&simulated_model("m", 1, &json!({}))).unwrap();
     let file = cluster.dir().join("broken.yaml");
-    std::fs::write(&file, format!("---\n{good}\n---\nkind: Pod\n")).unwrap();
+    std::fs::write(&file, format!("---\n{model}\n---\nkind: Pod\n")).unwrap();
     let url = cluster.url();
     let args = ["restore", file.to_str().unwrap(), "--url", &url];
     let (status, output) = Process::start(cluster.dir(), &args).wait();

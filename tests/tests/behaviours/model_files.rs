@@ -1,4 +1,4 @@
-//! Models whose files controllers bring to the nodes.
+//! Models whose files the controllers deliver to the nodes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,8 +9,8 @@ use flotilla_tests::{
 use serde_json::{Value, json};
 use sha2::Digest;
 
-/// A demo model's folder.
-fn folder(name: &str) -> PathBuf {
+/// Returns the folder of a demo model.
+fn demo_folder(name: &str) -> PathBuf {
     repository()
         .join("models")
         .join(name)
@@ -25,7 +25,7 @@ fn model(name: &str, replicas: u32, source: &Value) -> Value {
     })
 }
 
-/// The flotilla command, to its end; it must succeed.
+/// Runs `flotilla` with these arguments, which must succeed, and returns its output.
 fn run(cluster: &Cluster, args: &[&str]) -> String {
     let url = cluster.url();
     let args: Vec<&str> = args.iter().copied().chain(["--url", &url]).collect();
@@ -34,7 +34,7 @@ fn run(cluster: &Cluster, args: &[&str]) -> String {
     output
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().flatten() {
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
@@ -44,7 +44,7 @@ fn copy(from: &Path, to: &Path) {
 const QUESTION: &str = "what is the sum of 4, 8 and 15?";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() {
+async fn pushed_model_is_delivered_to_its_nodes_and_updated_when_pushed_again() {
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1", "n2"])
@@ -52,20 +52,20 @@ async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() 
         .await;
     let api = cluster.api();
     let source = cluster.dir().join("mine");
-    copy(&folder("numbers"), &source);
+    copy_folder(&demo_folder("numbers"), &source);
     let path = source.display().to_string();
     api.apply(&model("m", 2, &json!({"artifact": "sums"})))
         .await;
-    let asked_for = async || {
+    let is_missing = async || {
         let status = api.model("m").await["status"].clone();
         status["fetch"].to_string().contains("flotilla model push")
     };
-    cluster.wait_until(asked_for).await;
+    cluster.wait_until(is_missing).await;
     let output = run(&cluster, &["model", "push", &path, "--name", "sums"]);
     assert!(output.contains("artifact/sums pushed"), "{output}");
     cluster.wait_for_replicas("m", 2).await;
     assert_eq!(api.answer("m", QUESTION).await, "27");
-    // The same content again is no news; other content changes one node after the other.
+    // The same content again changes nothing; other content is a new revision.
     let output = run(&cluster, &["model", "push", &path, "--name", "sums"]);
     assert!(output.contains("0 of them new"), "{output}");
     let before = api.model("m").await["status"]["revision"].clone();
@@ -73,11 +73,11 @@ async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() 
     std::fs::write(source.join("NOTES.md"), "better").unwrap();
     let output = run(&cluster, &["model", "push", &path, "--name", "sums"]);
     assert!(output.contains("1 of them new"), "{output}");
-    let changed = async || {
+    let is_updated = async || {
         let status = api.model("m").await["status"].clone();
         status["revision"] != before && status["phase"] == "Ready" && status["ready"] == 2
     };
-    cluster.wait_until(changed).await;
+    cluster.wait_until(is_updated).await;
     let tally = load.stop("pushed again").await;
     assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
     let listed = run(&cluster, &["get", "artifacts"]);
@@ -87,40 +87,41 @@ async fn a_pushed_model_is_brought_to_its_nodes_and_changes_when_pushed_again() 
     let (status, output) = Process::start(cluster.dir(), &args).wait();
     assert_eq!(status.code(), Some(1), "{output}");
     assert!(output.contains("The model 'm' uses"), "{output}");
-    // What no model needs any more leaves the nodes' disks.
+    // Files that no model needs are deleted from the nodes.
     api.delete_model("m").await;
     let blobs = cluster.dir().join("n1/blobs");
-    let empty = async || std::fs::read_dir(&blobs).unwrap().count() == 0;
-    cluster.wait_until(empty).await;
+    let is_empty = async || std::fs::read_dir(&blobs).unwrap().count() == 0;
+    cluster.wait_until(is_empty).await;
     run(&cluster, &["delete", "artifact", "sums"]);
     cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_is_killed_while_it_fetches_goes_on_where_it_was() {
+async fn node_that_is_killed_while_it_fetches_resumes_the_fetch() {
     let mut cluster = Cluster::builder().mode(Mode::Processes).start().await;
-    let path = folder("numbers").display().to_string();
+    let path = demo_folder("numbers").display().to_string();
     cluster.start_agent(AgentSettings::new("n1").args(&["--fetch-rate", "400KiB"]));
     cluster.wait_until_ready(&["n1"]).await;
     let api = cluster.api();
     api.apply(&model("m", 1, &json!({"controllerPath": path})))
         .await;
-    let fetching = async || {
+    let is_fetching = async || {
         let replica = api.model("m").await["status"]["replicas"][0].clone();
         let progress = replica["progress"].as_str().unwrap_or_default().to_owned();
-        let far = progress
+        let percent = progress
             .strip_prefix("fetching ")
             .and_then(|p| p.strip_suffix(" %"));
-        replica["phase"] == "Fetching" && far.is_some_and(|far| far.parse::<u32>().unwrap() > 20)
+        replica["phase"] == "Fetching"
+            && percent.is_some_and(|percent| percent.parse::<u32>().unwrap() > 20)
     };
-    cluster.wait_until(fetching).await;
+    cluster.wait_until(is_fetching).await;
     cluster.kill_agent("n1");
     let incoming = cluster.dir().join("n1/incoming");
     let partial = std::fs::read_dir(incoming)
         .unwrap()
         .flatten()
         .next()
-        .expect("a beginning");
+        .expect("a partial file");
     assert!(partial.metadata().unwrap().len() > 0);
     cluster.start_agent(AgentSettings::new("n1"));
     cluster.agent_mut("n1").wait_for_line("resuming a fetch");
@@ -130,7 +131,7 @@ async fn a_node_that_is_killed_while_it_fetches_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_from_a_server_is_checked_before_anything_loads() {
+async fn file_from_a_server_is_checked_before_the_model_loads() {
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1"])
@@ -144,48 +145,48 @@ async fn a_file_from_a_server_is_checked_before_anything_loads() {
     let url = format!("{}/files/m.gguf", server.url());
     let wrong = json!({"url": url, "sha256": "00".repeat(32)});
     api.apply(&model("wrong", 1, &wrong)).await;
-    let refused = async || {
+    let is_refused = async || {
         let status = api.model("wrong").await["status"].clone();
         let fetch = status["fetch"].to_string();
         status["phase"] == "Failed"
             && fetch.contains("its SHA-256 is")
             && fetch.contains("spec.source.sha256")
     };
-    cluster.wait_until(refused).await;
+    cluster.wait_until(is_refused).await;
     let response = api.chat("wrong", "hi", false).await;
     assert_eq!(response.status(), 503);
-    // With the right digest it comes to the node, which sees that it is no model.
+    // With the right digest the file is delivered to the node, which fails to load it.
     let digest = hex::encode(sha2::Sha256::digest(b"this is no model"));
     api.apply(&model("right", 1, &json!({"url": url, "sha256": digest})))
         .await;
-    let failed = async || {
+    let has_failed = async || {
         let (_, model) = api.get("api/v1/models/right").await;
         let reason = model["status"]["unschedulableNodes"]["n1"].to_string();
         reason.contains("failed to load it")
     };
-    cluster.wait_until(failed).await;
+    cluster.wait_until(has_failed).await;
     let gone = json!({"url": format!("{}/files/gone.gguf", server.url()), "sha256": digest});
     api.apply(&model("gone", 1, &gone)).await;
-    let told = async || {
+    let is_fetched = async || {
         let fetch = api.model("gone").await["status"]["fetch"].to_string();
-        // The file is there already, under its digest.
+        // The controller has the file already, under its digest.
         fetch == "null"
     };
-    cluster.wait_until(told).await;
+    cluster.wait_until(is_fetched).await;
     let other =
         json!({"url": format!("{}/files/gone.gguf", server.url()), "sha256": "11".repeat(32)});
     api.apply(&model("vanished", 1, &other)).await;
-    let told = async || {
+    let is_reported = async || {
         let fetch = api.model("vanished").await["status"]["fetch"].to_string();
         fetch.contains("404") && fetch.contains("check the address")
     };
-    cluster.wait_until(told).await;
+    cluster.wait_until(is_reported).await;
     cluster.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repository_of_hugging_face_is_fetched_with_its_token() {
-    let server = FileServer::start(folder("numbers"), Some("secret")).await;
+async fn hugging_face_repository_is_fetched_with_the_token() {
+    let server = FileServer::start(demo_folder("numbers"), Some("secret")).await;
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(flotilla_binary());
     command
@@ -202,7 +203,10 @@ async fn a_repository_of_hugging_face_is_fetched_with_its_token() {
         ])
         .args([
             "--models",
-            &folder("").join("support-intent.yaml").display().to_string(),
+            &demo_folder("")
+                .join("support-intent.yaml")
+                .display()
+                .to_string(),
         ])
         .current_dir(dir.path())
         .env("HF_ENDPOINT", server.url())

@@ -1,20 +1,22 @@
-//! What requests take of a node's energy, as its meter says, and what follows from it.
+//! The energy of requests: measured, attributed, reported, and used to select replicas.
 
 use flotilla_tests::{AgentSettings, Api, Cluster, FakeRapl, simulated_model};
 use serde_json::{Value, json};
 
-use crate::resources::task;
+use crate::fixtures::{
+    CHAT_PATH, chat_body, decision_record, decision_with_id, header, router, task,
+};
 
+/// Sends a chat request and returns the body of the answer.
 async fn chat(api: Api, model: &str) -> Value {
-    let body = json!({"model": model, "messages": [{"role": "user", "content": "hi"}]});
-    let response = api.post("v1/chat/completions", &body).await;
+    let response = api.post(CHAT_PATH, &chat_body(model, json!({}))).await;
     assert_eq!(response.status(), 200);
-    response.json().await.expect("an answer")
+    response.json().await.expect("a JSON body")
 }
 
 #[tokio::test]
-async fn a_meters_joules_reach_the_answer_the_record_and_the_metrics_with_what_they_cost() {
-    // Close to the counter's end: it wraps around while it is read.
+async fn measured_joules_and_their_cost_are_in_the_answer_and_in_the_node_status() {
+    // Close to its range, so that the counter wraps around during the test.
     let mut counter = FakeRapl::counter_range() - 1_000_000;
     let rapl = FakeRapl::new(counter);
     let mut cluster = Cluster::builder().start().await;
@@ -22,23 +24,18 @@ async fn a_meters_joules_reach_the_answer_the_record_and_the_metrics_with_what_t
     cluster.wait_until_ready(&["n1"]).await;
     let api = cluster.api();
     let grid = json!({"carbonIntensity": 360.0, "pricePerKwh": 0.36, "currency": "EUR"});
-    api.apply(&json!({
-        "apiVersion": "flotilla.dev/v1", "kind": "Router", "metadata": {"name": "default"},
-        "spec": {"grid": grid},
-    }))
-    .await;
-    // 30 tokens at 20 a second: long enough for the meter's windows.
+    api.apply(&router(json!({"grid": grid}))).await;
+    // 30 tokens at 20 per second: long enough for several windows of the sampler.
     let options = json!({"outputTokens": 30, "tokensPerSecond": 20});
     api.apply(&simulated_model("m", 1, &options)).await;
     cluster.wait_for_replicas("m", 1).await;
-    let asked = chat(api.clone(), "m");
-    let mut asked = std::pin::pin!(asked);
+    let mut answer = std::pin::pin!(chat(api.clone(), "m"));
     let answer = loop {
-        // About 50 J in every 50 ms.
+        // The fake meter draws about 50 J every 50 ms for as long as the model computes.
         counter += 50_000_000;
         rapl.set_counter(counter);
-        let pause = std::time::Duration::from_millis(50);
-        if let Ok(answer) = tokio::time::timeout(pause, &mut asked).await {
+        let interval = std::time::Duration::from_millis(50);
+        if let Ok(answer) = tokio::time::timeout(interval, &mut answer).await {
             break answer;
         }
     };
@@ -54,27 +51,30 @@ async fn a_meters_joules_reach_the_answer_the_record_and_the_metrics_with_what_t
     let grams = energy["co2_grams"].as_f64().expect("grams");
     assert!((grams - joules / 1e4).abs() < 1e-4, "{energy}");
 
-    let brief = async || {
+    let is_attributed = async || {
         let nodes = api.nodes().await;
         let energy = nodes[0]["status"]["energy"].clone();
         energy["attributedJoules"]
             .as_f64()
             .is_some_and(|joules| joules > 100.0)
     };
-    cluster.wait_until(brief).await;
+    cluster.wait_until(is_attributed).await;
     let nodes = api.nodes().await;
-    let told = &nodes[0]["status"]["energy"];
-    let (all, attributed) = (told["joules"].as_f64(), told["attributedJoules"].as_f64());
+    let energy = &nodes[0]["status"]["energy"];
+    let (all, attributed) = (
+        energy["joules"].as_f64(),
+        energy["attributedJoules"].as_f64(),
+    );
     assert!(
         all >= attributed && all < Some(1e5),
-        "the wrap-around is no jump: {told}"
+        "the wrap-around is not a jump: {energy}"
     );
-    assert_eq!(told["source"], "rapl");
+    assert_eq!(energy["source"], "rapl");
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
+async fn node_on_battery_gets_fewer_requests_and_the_record_says_why() {
     let (plugged, portable) = (FakeRapl::new(0), FakeRapl::new(0));
     portable.set_battery(20);
     let mut cluster = Cluster::builder().start().await;
@@ -88,30 +88,25 @@ async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
     api.apply(&simulated_model("m", 2, &json!({"outputTokens": 3})))
         .await;
     cluster.wait_for_replicas("m", 2).await;
-    let strained = async || {
+    let is_discharging = async || {
         let nodes = api.nodes().await;
-        let of = |name: &str| {
+        let node = |name: &str| {
             nodes
                 .iter()
                 .find(|n| n["metadata"]["name"] == name)
                 .cloned()
         };
-        of("portable").is_some_and(|n| n["status"]["energy"]["battery"]["discharging"] == true)
+        node("portable").is_some_and(|n| n["status"]["energy"]["battery"]["discharging"] == true)
     };
-    cluster.wait_until(strained).await;
-    let mut on = std::collections::BTreeMap::<String, u32>::new();
-    let mut told = false;
+    cluster.wait_until(is_discharging).await;
+    let mut requests = std::collections::BTreeMap::<String, u32>::new();
+    let mut is_explained = false;
     for _ in 0..60 {
-        let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
-        let response = api.post("v1/chat/completions", &body).await;
-        let header = |name: &str| {
-            let value = response.headers().get(name).expect("a header");
-            value.to_str().expect("a text").to_owned()
-        };
-        *on.entry(header("x-flotilla-node")).or_default() += 1;
-        let id = header("x-flotilla-decision");
-        let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
-        told |= record["candidates"]
+        let response = api.post(CHAT_PATH, &chat_body("m", json!({}))).await;
+        let node = header(&response, "x-flotilla-node");
+        *requests.entry(node).or_default() += 1;
+        let record = decision_record(&api, &response).await;
+        is_explained |= record["candidates"]
             .as_array()
             .expect("candidates")
             .iter()
@@ -120,60 +115,51 @@ async fn a_node_on_battery_is_used_less_and_its_record_says_why() {
                 candidate["node"] == "portable" && pressure.contains("on battery, 20 % full")
             });
         for candidate in record["candidates"].as_array().expect("candidates") {
-            let first = ["only_replica", "shortest_time", "lowest_energy"];
-            let is = candidate["selection"]["reason"]
+            let chosen_reasons = ["only_replica", "shortest_time", "lowest_energy"];
+            let reason = candidate["selection"]["reason"]
                 .as_str()
                 .expect("a selection reason");
-            let chosen = candidate["node"] == record["node"];
-            assert_eq!(first.contains(&is), chosen, "{record}");
+            let is_chosen = candidate["node"] == record["node"];
+            assert_eq!(chosen_reasons.contains(&reason), is_chosen, "{record}");
             assert!(candidate["selection"]["text"].is_string(), "{record}");
         }
     }
-    assert!(on["plugged"] > 45, "{on:?}");
-    assert!(told, "no record says why");
+    assert!(requests["plugged"] > 45, "{requests:?}");
+    assert!(is_explained, "no record names the battery");
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn what_an_answer_took_that_did_not_begin_in_time_is_on_record() {
+async fn energy_of_an_answer_that_misses_its_deadline_is_recorded() {
     let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 60_000});
     api.apply(&simulated_model("m", 1, &options)).await;
     cluster.wait_for_replicas("m", 1).await;
-    let body = json!({
-        "model": "m", "messages": [{"role": "user", "content": "hi"}],
-        "flotilla": {"deadline": "200ms"},
-    });
-    let response = api.post("v1/chat/completions", &body).await;
+    let deadline = json!({"deadline": "200ms"});
+    let response = api.post(CHAT_PATH, &chat_body("m", deadline.clone())).await;
     assert_eq!(response.status(), 504);
-    let id = response.headers()["x-flotilla-decision"].to_str();
-    let path = format!("v1/decisions/{}", id.expect("a text"));
-    let (_, record) = api.get(&path).await;
+    let record = decision_record(&api, &response).await;
     let outcome = &record["outcome"];
     assert!(outcome["joules"].as_f64() > Some(0.0), "{record}");
     assert_eq!(outcome["joules_source"], "estimate");
 
-    // Nor does what a small model took get lost whose answer was held back when the time was up.
+    // So is the energy of a small model whose answer the cascade still holds back at the deadline.
     let slow = json!({"outputTokens": 1000, "tokensPerSecond": 50, "tokenProbability": 0.9});
     api.apply(&simulated_model("small", 1, &slow)).await;
     cluster.wait_for_replicas("small", 1).await;
     let spec = json!({"models": ["small", "m"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("both", spec)).await;
-    let mut body = body;
-    body["model"] = json!("task:both");
-    let response = api.post("v1/chat/completions", &body).await;
+    let response = api.post(CHAT_PATH, &chat_body("task:both", deadline)).await;
     assert_eq!(response.status(), 504);
-    let id = response.headers()["x-flotilla-decision"].to_str();
-    let path = format!("v1/decisions/{}", id.expect("a text"));
-    let (_, record) = api.get(&path).await;
+    let record = decision_record(&api, &response).await;
     assert_eq!(record["cascade_tiers"][0]["outcome"], "failed", "{record}");
     assert!(record["outcome"]["joules"].as_f64() > Some(0.0), "{record}");
     cluster.stop().await;
 }
 
 #[tokio::test]
-async fn what_a_cascade_took_of_several_models_is_one_sum() {
+async fn energy_of_a_cascade_is_the_sum_over_its_models() {
     let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let options = |probability: f64| json!({"outputTokens": 4, "tokenProbability": probability});
@@ -187,14 +173,12 @@ async fn what_a_cascade_took_of_several_models_is_one_sum() {
         .await;
     let spec = json!({"models": ["small", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("both", spec)).await;
-    let body = json!({"model": "task:both", "messages": [{"role": "user", "content": "hi"}]});
-    let response = api.post("v1/chat/completions", &body).await;
-    let id = response.headers()["x-flotilla-decision"]
-        .to_str()
-        .expect("a text")
-        .to_owned();
-    let answer: Value = response.json().await.expect("an answer");
-    let (_, record) = api.get(&format!("v1/decisions/{id}")).await;
+    let response = api
+        .post(CHAT_PATH, &chat_body("task:both", json!({})))
+        .await;
+    let id = header(&response, "x-flotilla-decision");
+    let answer: Value = response.json().await.expect("a JSON body");
+    let record = decision_with_id(&api, &id).await;
     let all = answer["usage"]["energy"]["joules"]
         .as_f64()
         .expect("joules");

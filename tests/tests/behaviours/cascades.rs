@@ -1,24 +1,16 @@
-//! A small model answers first, a larger one where it is not sure; and how well they do is measured.
+//! Cascades: a small model answers first, and a larger one when the small one is not confident. And
+//! `flotilla eval`, which measures both and calibrates the cascade.
 
-use std::path::PathBuf;
-use std::process::Command;
-
+use crate::fixtures::{decision_record, header, serve, task};
 use flotilla_tests::{
     AgentSettings, Api, Cluster, Mode, demo_model, flotilla_binary, repository, simulated_model,
 };
 use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::process::Command;
 
-use crate::resources::{header, serve, task};
-
-async fn record(api: &Api, response: &reqwest::Response) -> Value {
-    let id = header(response, "x-flotilla-decision");
-    let (status, record) = api.get(&format!("v1/decisions/{id}")).await;
-    assert_eq!(status, 200, "{record}");
-    record
-}
-
-/// The pair of real models, as a task with a cascade.
-async fn serve_pair(cluster: &Cluster, api: &Api, cascade: Value) {
+/// Serves two real models and applies the task `assistant` with a cascade of them.
+async fn serve_cascade(cluster: &Cluster, api: &Api, cascade: Value) {
     for name in ["assistant-intent-s", "assistant-intent-m"] {
         api.apply(&demo_model(name, 1)).await;
     }
@@ -34,49 +26,56 @@ async fn serve_pair(cluster: &Cluster, api: &Api, cascade: Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sure_answer_of_the_small_model_is_kept_and_an_unsure_one_escalates() {
+async fn confident_answer_of_the_small_model_is_accepted_and_another_one_escalates() {
     let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
     let accept = json!({"measure": "min", "atLeast": 0.9});
-    serve_pair(&cluster, &api, json!({"accept": accept})).await;
+    serve_cascade(&cluster, &api, json!({"accept": accept})).await;
     for stream in [false, true] {
         let response = api
             .chat("task:assistant", "what is the weather like today", stream)
             .await;
         assert_eq!(response.status(), 200);
         assert_eq!(header(&response, "x-flotilla-model"), "assistant-intent-s");
-        let told = record(&api, &response).await;
+        let record = decision_record(&api, &response).await;
         let body = response.text().await.unwrap();
         assert!(body.contains("weather"), "{body}");
-        // Log-probabilities were needed, but nobody asked to see them.
+        // The cascade needs log-probabilities, but the client has not requested them.
         assert!(!body.contains("\"logprob\""), "{body}");
-        assert_eq!(told["cascade_tiers"][0]["outcome"], "accepted", "{told}");
+        assert_eq!(
+            record["cascade_tiers"][0]["outcome"], "accepted",
+            "{record}"
+        );
         assert!(
-            told["cascade_tiers"][0]["confidence"].as_f64().unwrap() >= 0.9,
-            "{told}"
+            record["cascade_tiers"][0]["confidence"].as_f64().unwrap() >= 0.9,
+            "{record}"
         );
 
         let unclear = "zebra purple seventeen maybe, or not";
         let response = api.chat("task:assistant", unclear, stream).await;
         assert_eq!(header(&response, "x-flotilla-model"), "assistant-intent-m");
         assert_eq!(header(&response, "x-flotilla-task"), "assistant");
-        let told = record(&api, &response).await;
+        let record = decision_record(&api, &response).await;
         response.text().await.unwrap();
-        let tier = &told["cascade_tiers"][0];
+        let tier = &record["cascade_tiers"][0];
         assert_eq!(tier["model"], "assistant-intent-s");
         assert!(
             ["low_confidence", "stopped_early"].contains(&tier["outcome"].as_str().unwrap()),
-            "{told}"
+            "{record}"
         );
-        assert!(tier["confidence"].as_f64().unwrap() < 0.9, "{told}");
-        assert_eq!(told["model"], "assistant-intent-m");
-        // Both are among what was compared.
-        assert_eq!(told["candidates"].as_array().unwrap().len(), 2, "{told}");
+        assert!(tier["confidence"].as_f64().unwrap() < 0.9, "{record}");
+        assert_eq!(record["model"], "assistant-intent-m");
+        // The replicas of both models are candidates.
+        assert_eq!(
+            record["candidates"].as_array().unwrap().len(),
+            2,
+            "{record}"
+        );
     }
-    // Whoever names the small model gets the small model.
+    // A request that names the small model gets no cascade.
     let response = api.chat("assistant-intent-s", "zebra purple", false).await;
     assert_eq!(header(&response, "x-flotilla-model"), "assistant-intent-s");
-    // What was asked for is there, and not more.
+    // A client that requests log-probabilities gets as many as it requests.
     let body = json!({
         "model": "task:assistant", "logprobs": true, "top_logprobs": 1, "temperature": 0,
         "messages": [{"role": "user", "content": "what is the weather like today"}],
@@ -100,70 +99,71 @@ async fn a_sure_answer_of_the_small_model_is_kept_and_an_unsure_one_escalates() 
     cluster.stop().await;
 }
 
-fn unsure(tokens: u32, pace: u32) -> Value {
-    json!({"outputTokens": tokens, "tokensPerSecond": pace, "tokenProbability": 0.4})
+/// Options of a simulated model whose tokens all have the probability 0.4.
+fn unconfident(tokens: u32, tokens_per_second: u32) -> Value {
+    json!({"outputTokens": tokens, "tokensPerSecond": tokens_per_second, "tokenProbability": 0.4})
 }
 
 #[tokio::test]
-async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept() {
+async fn hopeless_answer_is_stopped_early_and_the_only_answer_is_accepted_as_fallback() {
     let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
-    // Ten seconds for the whole answer, if anybody waited for it.
-    serve(&cluster, &api, "small", &unsure(200, 20)).await;
+    // The whole answer would take ten seconds.
+    serve(&cluster, &api, "small", &unconfident(200, 20)).await;
     serve(&cluster, &api, "large", &json!({"outputTokens": 2})).await;
     let spec = json!({"models": ["small", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("t", spec)).await;
     let response = api.chat("task:t", "hi", true).await;
     assert_eq!(header(&response, "x-flotilla-model"), "large");
-    let told = record(&api, &response).await;
+    let record = decision_record(&api, &response).await;
     assert_eq!(
-        told["cascade_tiers"][0]["outcome"], "stopped_early",
-        "{told}"
+        record["cascade_tiers"][0]["outcome"], "stopped_early",
+        "{record}"
     );
     assert!(
-        told["cascade_tiers"][0]["duration_ms"].as_f64().unwrap() < 5_000.0,
-        "{told}"
+        record["cascade_tiers"][0]["duration_ms"].as_f64().unwrap() < 5_000.0,
+        "{record}"
     );
     cluster
         .wait_until(async || api.counters("small").await.cancelled == 1)
         .await;
 
-    // One that has yet to be loaded is not waited for where a larger one is ready.
+    // A small model that still loads is skipped when a larger one is ready.
     let options = json!({"outputTokens": 2, "loadMs": 600_000});
     api.apply(&simulated_model("loading", 1, &options)).await;
     let spec = json!({"models": ["loading", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("t", spec)).await;
     let response = api.chat("task:t", "hi", false).await;
     assert_eq!(header(&response, "x-flotilla-model"), "large");
-    let told = record(&api, &response).await;
-    assert_eq!(told["cascade_tiers"][0]["outcome"], "failed", "{told}");
+    let record = decision_record(&api, &response).await;
+    assert_eq!(record["cascade_tiers"][0]["outcome"], "failed", "{record}");
     api.delete_model("loading").await;
-    // One that sleeps is woken, though nobody waits for it.
-    let mut sleeps = simulated_model("sleeps", 1, &json!({"outputTokens": 2}));
-    sleeps["spec"]["replicas"] = json!({"min": 0, "max": 1});
-    api.apply(&sleeps).await;
-    let spec = json!({"models": ["sleeps", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
+    // A sleeping model is skipped, too, and woken for later requests.
+    let mut sleepy = simulated_model("sleepy", 1, &json!({"outputTokens": 2}));
+    sleepy["spec"]["replicas"] = json!({"min": 0, "max": 1});
+    api.apply(&sleepy).await;
+    let spec = json!({"models": ["sleepy", "large"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("t", spec)).await;
     let response = api.chat("task:t", "hi", false).await;
     assert_eq!(header(&response, "x-flotilla-model"), "large");
-    cluster.wait_for_replicas("sleeps", 1).await;
+    cluster.wait_for_replicas("sleepy", 1).await;
     let response = api.chat("task:t", "hi", false).await;
-    assert_eq!(header(&response, "x-flotilla-model"), "sleeps");
+    assert_eq!(header(&response, "x-flotilla-model"), "sleepy");
 
-    // Without the larger one the small one's answer is better than none.
-    serve(&cluster, &api, "brief", &unsure(3, 0)).await;
+    // Without a larger model the answer of the small one is accepted.
+    serve(&cluster, &api, "brief", &unconfident(3, 0)).await;
     let spec = json!({"models": ["brief", "absent"], "cascade": {"accept": {"atLeast": 0.5}}});
     api.apply(&task("t", spec.clone())).await;
     let response = api.chat("task:t", "hi", false).await;
     assert_eq!(response.status(), 200);
     assert_eq!(header(&response, "x-flotilla-model"), "brief");
-    let told = record(&api, &response).await;
+    let record = decision_record(&api, &response).await;
     assert_eq!(
-        told["cascade_tiers"][0]["outcome"], "accepted_as_fallback",
-        "{told}"
+        record["cascade_tiers"][0]["outcome"], "accepted_as_fallback",
+        "{record}"
     );
-    assert_eq!(told["outcome"]["completion_tokens"], 3, "{told}");
-    // But not where the quality was to be certain.
+    assert_eq!(record["outcome"]["completion_tokens"], 3, "{record}");
+    // But not when the task requires a quality.
     let mut strict = spec;
     strict["objective"] = json!({"minQuality": 0.9});
     api.apply(&task("t", strict)).await;
@@ -172,63 +172,67 @@ async fn an_answer_that_is_lost_is_stopped_and_one_that_nobody_betters_is_kept()
 }
 
 #[tokio::test]
-async fn an_answer_of_the_wrong_form_escalates_and_a_zone_keeps_the_larger_one_out() {
+async fn answer_against_the_schema_escalates_but_not_out_of_the_zone() {
     let mut cluster = Cluster::builder().mode(Mode::Processes).start().await;
     cluster.start_agent(AgentSettings::new("inside").args(&["--zone", "clinic"]));
     cluster.start_agent(AgentSettings::new("outside"));
     cluster.wait_until_ready(&["inside", "outside"]).await;
     let api = cluster.api();
-    let placed = async |name: &str, node: &str, options: Value| {
+    let serve_on = async |name: &str, node: &str, options: Value| {
         let mut model = simulated_model(name, 1, &options);
         model["spec"]["nodeSelector"] = json!({"flotilla.dev/node": node});
         api.apply(&model).await;
         cluster.wait_for_replicas(name, 1).await;
     };
-    placed("sure", "inside", json!({"outputTokens": 2})).await;
-    placed("unsure", "inside", unsure(2, 0)).await;
-    placed("large", "outside", json!({"outputTokens": 2})).await;
+    serve_on("confident", "inside", json!({"outputTokens": 2})).await;
+    serve_on("unconfident", "inside", unconfident(2, 0)).await;
+    serve_on("large", "outside", json!({"outputTokens": 2})).await;
     let cascade = json!({"accept": {"atLeast": 0.5}, "schema": {"type": "object"}});
     api.apply(&task(
         "form",
-        json!({"models": ["sure", "large"], "cascade": cascade}),
+        json!({"models": ["confident", "large"], "cascade": cascade}),
     ))
     .await;
     let response = api.chat("task:form", "hi", false).await;
     assert_eq!(header(&response, "x-flotilla-model"), "large");
-    let told = record(&api, &response).await;
+    let record = decision_record(&api, &response).await;
     assert_eq!(
-        told["cascade_tiers"][0]["outcome"], "schema_mismatch",
-        "{told}"
+        record["cascade_tiers"][0]["outcome"], "schema_mismatch",
+        "{record}"
     );
 
-    // What a node has counted is told a moment later.
+    // The counters are reported a moment later.
     cluster
         .wait_until(async || api.counters("large").await.requests == 1)
         .await;
     let spec = json!({
-        "models": ["unsure", "large"], "zones": ["clinic"],
+        "models": ["unconfident", "large"], "zones": ["clinic"],
         "cascade": {"accept": {"atLeast": 0.5}},
     });
-    api.apply(&task("held", spec)).await;
-    let response = api.chat("task:held", "hi", false).await;
-    assert_eq!(header(&response, "x-flotilla-model"), "unsure");
-    let told = record(&api, &response).await;
-    let zone = |r: &Value| r["model"] == "large" && r["reason"] == "zone";
+    api.apply(&task("zoned", spec)).await;
+    let response = api.chat("task:zoned", "hi", false).await;
+    assert_eq!(header(&response, "x-flotilla-model"), "unconfident");
+    let record = decision_record(&api, &response).await;
+    let is_out_of_zone = |r: &Value| r["model"] == "large" && r["reason"] == "zone";
     assert!(
-        told["rejected"].as_array().unwrap().iter().any(zone),
-        "{told}"
+        record["rejected"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(is_out_of_zone),
+        "{record}"
     );
-    // The next one that it gets is the next one that may go there.
+    // The request that is allowed is the second one that the large model gets, so the other was not sent.
     api.answer("large", "hi").await;
     cluster
         .wait_until(async || api.counters("large").await.requests >= 2)
         .await;
     assert_eq!(api.counters("large").await.requests, 2);
-    // A schema that is none is refused.
+    // An invalid schema is refused.
     let cascade = json!({"schema": {"type": "no such type"}});
     let broken = task(
         "form",
-        json!({"models": ["sure", "large"], "cascade": cascade}),
+        json!({"models": ["confident", "large"], "cascade": cascade}),
     );
     let (status, answer) = api.try_apply(&broken).await;
     assert_eq!(status, 400, "{answer}");
@@ -236,17 +240,23 @@ async fn an_answer_of_the_wrong_form_escalates_and_a_zone_keeps_the_larger_one_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_tier_may_be_a_hosted_model_with_a_key_of_its_own() {
+async fn last_tier_may_be_a_hosted_model_with_an_api_key() {
     let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
-    serve(&cluster, &api, "small", &unsure(2, 0)).await;
-    serve(&cluster, &api, "there", &json!({"outputTokens": 4})).await;
-    // Any OpenAI-compatible server will do: this fleet is one.
+    serve(&cluster, &api, "small", &unconfident(2, 0)).await;
+    serve(
+        &cluster,
+        &api,
+        "upstream-model",
+        &json!({"outputTokens": 4}),
+    )
+    .await;
+    // The fleet itself is the OpenAI-compatible server.
     let url = format!("{}/v1", cluster.url());
     let hosted = json!({
         "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "hosted"},
         "spec": {"engine": "upstream", "options": {
-            "url": url, "model": "there", "apiKeyEnv": "PATH",
+            "url": url, "model": "upstream-model", "apiKeyEnv": "PATH",
         }},
     });
     api.apply(&hosted).await;
@@ -260,11 +270,12 @@ async fn the_last_tier_may_be_a_hosted_model_with_a_key_of_its_own() {
         response.text().await.unwrap();
     }
     cluster
-        .wait_until(async || api.counters("there").await.requests == 2)
+        .wait_until(async || api.counters("upstream-model").await.requests == 2)
         .await;
     cluster.stop().await;
 }
 
+/// Runs `flotilla eval`, which must succeed, and returns its output.
 fn eval(cluster: &Cluster, args: &[&str]) -> String {
     let output = Command::new(flotilla_binary())
         .arg("eval")
@@ -279,13 +290,13 @@ fn eval(cluster: &Cluster, args: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_measured_is_kept_and_goes_on_where_it_was_broken_off_and_calibrates_the_cascade() {
+async fn evaluation_continues_from_stored_results_and_calibrates_the_cascade() {
     let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
-    serve_pair(&cluster, &api, json!({})).await;
+    serve_cascade(&cluster, &api, json!({})).await;
     let data: PathBuf = repository().join("../shared/data/clinc150/val.jsonl");
     let data = data.to_str().unwrap();
-    let of = [
+    let common = [
         "--task",
         "assistant",
         "--data",
@@ -293,14 +304,14 @@ async fn what_is_measured_is_kept_and_goes_on_where_it_was_broken_off_and_calibr
         "--expected-field",
         "intent",
     ];
-    let run = |more: &[&str]| eval(&cluster, &[&of[..], more].concat());
-    let told = run(&["--limit", "40"]);
+    let run = |more: &[&str]| eval(&cluster, &[&common[..], more].concat());
+    let output = run(&["--limit", "40"]);
     assert!(
-        told.contains("assistant-intent-m") && told.contains("of 40"),
-        "{told}"
+        output.contains("assistant-intent-m") && output.contains("of 40"),
+        "{output}"
     );
-    let (_, of_task) = api.get("api/v1/tasks/assistant").await;
-    for model in of_task["status"]["models"].as_array().unwrap() {
+    let (_, task_resource) = api.get("api/v1/tasks/assistant").await;
+    for model in task_resource["status"]["models"].as_array().unwrap() {
         let quality = &model["quality"];
         assert_eq!(
             (&quality["total"], &quality["current"]),
@@ -310,24 +321,30 @@ async fn what_is_measured_is_kept_and_goes_on_where_it_was_broken_off_and_calibr
         assert!(quality["correct"].as_u64().unwrap() > 30, "{quality}");
         assert!(quality["joules"].as_f64().unwrap() > 0.0, "{quality}");
     }
-    // Called again for more, only what is new is asked.
-    let large = async || api.counters("assistant-intent-m").await.requests;
-    cluster.wait_until(async || large().await == 40).await;
-    let told = run(&["--limit", "120", "--calibrate", "--apply"]);
-    // Of 120 drawn evenly 40 are those drawn before.
-    cluster.wait_until(async || large().await == 120).await;
+    // A second run with more items sends only those that were not measured before.
+    let large_requests = async || api.counters("assistant-intent-m").await.requests;
+    cluster
+        .wait_until(async || large_requests().await == 40)
+        .await;
+    let output = run(&["--limit", "120", "--calibrate", "--apply"]);
+    // Of 120 evenly drawn items 40 are those drawn before.
+    cluster
+        .wait_until(async || large_requests().await == 120)
+        .await;
     assert!(
-        told.contains("Compared with assistant-intent-m alone"),
-        "{told}"
+        output.contains("Compared with assistant-intent-m alone"),
+        "{output}"
     );
-    assert!(told.contains("has this cascade now"), "{told}");
-    let (_, of_task) = api.get("api/v1/tasks/assistant").await;
-    let tier = &of_task["spec"]["cascade"]["tiers"]["assistant-intent-s"];
-    assert!(tier["atLeast"].as_f64().is_some(), "{of_task}");
-    // Nothing is left to ask: one more request is the next one that the model gets.
+    assert!(output.contains("has this cascade now"), "{output}");
+    let (_, task_resource) = api.get("api/v1/tasks/assistant").await;
+    let tier = &task_resource["spec"]["cascade"]["tiers"]["assistant-intent-s"];
+    assert!(tier["atLeast"].as_f64().is_some(), "{task_resource}");
+    // Nothing is left to measure: the next request that the model gets is the one below.
     run(&["--limit", "120"]);
     api.answer("assistant-intent-m", "hi").await;
-    cluster.wait_until(async || large().await >= 121).await;
-    assert_eq!(large().await, 121);
+    cluster
+        .wait_until(async || large_requests().await >= 121)
+        .await;
+    assert_eq!(large_requests().await, 121);
     cluster.stop().await;
 }

@@ -1,11 +1,13 @@
-//! `flotilla up`, as a user starts it.
+//! The command `flotilla up`, as a user runs it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
-use flotilla_tests::{Process, flotilla_binary, free_address, repository};
+use flotilla_tests::{DEADLINE, Process, flotilla_binary, free_address, repository};
 
+/// Starts `flotilla up` in this directory.
 fn up(dir: &Path, http: SocketAddr) -> Process {
     let models = repository().join("models").display().to_string();
     let http = http.to_string();
@@ -21,7 +23,7 @@ fn up(dir: &Path, http: SocketAddr) -> Process {
     Process::start(dir, &args)
 }
 
-/// Runs a command against a fleet and gives what it prints.
+/// Runs a command against the fleet at this address, which must succeed, and returns its output.
 fn run(http: SocketAddr, args: &[&str]) -> String {
     let output = Command::new(flotilla_binary())
         .args(args)
@@ -33,14 +35,8 @@ fn run(http: SocketAddr, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn stop(mut process: Process) {
-    process.signal(libc::SIGINT);
-    let (status, output) = process.wait();
-    assert!(status.success(), "{status}:\n{output}");
-}
-
 #[test]
-fn one_command_starts_a_fleet_that_answers_and_a_second_start_goes_on_with_it() {
+fn one_command_starts_a_fleet_and_a_second_start_continues_with_its_state() {
     let dir = tempfile::tempdir().unwrap();
     let http = free_address();
     let mut fleet = up(dir.path(), http);
@@ -54,66 +50,78 @@ fn one_command_starts_a_fleet_that_answers_and_a_second_start_goes_on_with_it() 
     assert_eq!(answer, "card_arrival\n");
     assert!(run(http, &["get", "nodes"]).contains("node-3"));
     run(http, &["delete", "model", "numbers"]);
-    stop(fleet);
-    // The port is free again at once.
+    fleet.stop();
+    // The port is free at once.
     drop(TcpListener::bind(http).unwrap());
 
     let mut fleet = up(dir.path(), http);
     let line = fleet.wait_for_line("Flotilla is up");
     assert!(
         line.contains("3 nodes, 4 models"),
-        "a removed model came back: {line}"
+        "a deleted model is back: {line}"
     );
     fleet.wait_for_line("Ctrl-C stops everything.");
     assert!(!run(http, &["get", "models"]).contains("numbers"));
-    stop(fleet);
+    fleet.stop();
 }
 
-/// Starts `up`, which must fail with one line that holds `part`.
-fn fails(dir: &Path, http: SocketAddr, part: &str) {
+/// Waits until `flotilla get assignments` prints a line for which `condition` holds.
+fn wait_for_assignment(http: SocketAddr, condition: impl Fn(&str) -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !run(http, &["get", "assignments"]).lines().any(&condition) {
+        assert!(Instant::now() < deadline, "no assignment is as expected");
+    }
+}
+
+/// Runs `flotilla up`, which must fail with one line that contains `message`.
+fn assert_fails(dir: &Path, http: SocketAddr, message: &str) {
     let (status, output) = up(dir, http).wait();
     assert_eq!(status.code(), Some(1), "{output}");
     assert_eq!(output.lines().count(), 1, "{output}");
-    assert!(output.contains(part), "{output}");
+    assert!(output.contains(message), "{output}");
 }
 
 #[test]
-fn a_taken_port_is_one_clear_line() {
+fn port_in_use_is_reported_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    fails(dir.path(), taken.local_addr().unwrap(), "the port is taken");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert_fails(
+        dir.path(),
+        listener.local_addr().unwrap(),
+        "the port is taken",
+    );
 }
 
 #[test]
-fn a_data_directory_that_cannot_be_written_is_one_clear_line() {
+fn data_directory_that_cannot_be_written_is_reported_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
-    // A file in its place stops everybody, the superuser too.
+    // A file in its place stops the superuser, too.
     std::fs::write(dir.path().join("data"), "").unwrap();
-    fails(dir.path(), free_address(), "cannot be used");
+    assert_fails(dir.path(), free_address(), "cannot be used");
 }
 
 #[test]
-fn a_damaged_store_is_one_clear_line() {
+fn damaged_store_is_reported_in_one_line() {
     for content in [&b"garbage"[..], &[0xA5; 1 << 20]] {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("data/controller");
         std::fs::create_dir_all(&store).unwrap();
         std::fs::write(store.join("store.redb"), content).unwrap();
-        fails(dir.path(), free_address(), "is damaged");
+        assert_fails(dir.path(), free_address(), "is damaged");
     }
 }
 
 #[test]
-fn a_second_fleet_on_the_same_data_directory_is_one_clear_line() {
+fn second_fleet_on_the_same_data_directory_is_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = up(dir.path(), free_address());
     first.wait_for_line("Ctrl-C stops everything.");
-    fails(dir.path(), free_address(), "in use by another process");
-    stop(first);
+    assert_fails(dir.path(), free_address(), "in use by another process");
+    first.stop();
 }
 
 #[test]
-fn ctrl_c_stops_a_fleet_in_the_middle_of_a_stream() {
+fn ctrl_c_stops_a_fleet_within_a_stream() {
     let dir = tempfile::tempdir().unwrap();
     let http = free_address();
     let mut fleet = up(dir.path(), http);
@@ -123,24 +131,15 @@ fn ctrl_c_stops_a_fleet_in_the_middle_of_a_stream() {
     let file = dir.path().join("slow.yaml").display().to_string();
     run(http, &["apply", "-f", &file]);
     let url = format!("http://{http}");
-    let chat = Process::start(dir.path(), &["chat", "--url", &url, "slow", "hi"]);
-    // Retried until the model is ready; then it never ends by itself.
-    let deadline = std::time::Instant::now() + flotilla_tests::DEADLINE;
-    while !run(http, &["get", "assignments"])
-        .lines()
-        .any(|l| l.starts_with("slow") && l.contains("Ready"))
-    {
-        assert!(std::time::Instant::now() < deadline);
-    }
-    chat.signal(libc::SIGKILL);
-    let chat = Process::start(dir.path(), &["chat", "--url", &url, "slow", "hi"]);
-    while !run(http, &["get", "assignments"])
-        .lines()
-        .any(|l| l.starts_with("slow") && l.split_whitespace().nth(3) == Some("1"))
-    {
-        assert!(std::time::Instant::now() < deadline);
-    }
-    stop(fleet);
-    drop(chat);
+    wait_for_assignment(http, |line| {
+        line.starts_with("slow") && line.contains("Ready")
+    });
+    // Its answer does not end by itself.
+    let _chat = Process::start(dir.path(), &["chat", "--url", &url, "slow", "hi"]);
+    wait_for_assignment(http, |line| {
+        let active_requests = line.split_whitespace().nth(3);
+        line.starts_with("slow") && active_requests == Some("1")
+    });
+    fleet.stop();
     drop(TcpListener::bind(http).unwrap());
 }

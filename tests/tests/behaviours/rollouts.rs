@@ -1,0 +1,112 @@
+//! New revisions of a model, which clients must not notice.
+
+use flotilla_tests::{Api, Cluster, Load};
+use serde_json::{Value, json};
+
+use crate::fixtures::{fast_options, nodes_with_memory, sized_model};
+
+/// Returns the phase and the revision of each replica of `m`, as the API shows them.
+async fn replica_revisions(api: &Api) -> Vec<String> {
+    let replicas = api.model("m").await["status"]["replicas"].clone();
+    let replicas = replicas.as_array().cloned().unwrap_or_default();
+    let shown = |r: &Value| format!("{} {}", r["phase"], r["revision"]);
+    replicas.iter().map(shown).collect()
+}
+
+/// Waits until all replicas of `m` serve the revision of the spec.
+async fn wait_until_rolled_out(cluster: &Cluster, count: usize) {
+    let api = cluster.api();
+    let is_rolled_out = async || {
+        let status = api.model("m").await["status"].clone();
+        let desired = status["revision"].clone();
+        let served = replica_revisions(&api).await;
+        status["phase"] == "Ready"
+            && served.len() == count
+            && served.iter().all(|s| *s == format!("\"Ready\" {desired}"))
+    };
+    cluster.wait_until(is_rolled_out).await;
+}
+
+/// Changes the revision twice under load; no request may fail. Each replica needs `memory_share` of a
+/// node's memory.
+async fn roll_out_under_load(nodes: &[&str], replicas: u32, memory_share: f64, name: &str) {
+    let cluster = nodes_with_memory(nodes).await;
+    let api = cluster.api();
+    api.apply(&sized_model(
+        &json!(replicas),
+        "1",
+        memory_share,
+        &fast_options(),
+    ))
+    .await;
+    wait_until_rolled_out(&cluster, replicas as usize).await;
+    let load = Load::start(std::slice::from_ref(&api), "m", 6);
+    for revision in ["2", "3"] {
+        api.apply(&sized_model(
+            &json!(replicas),
+            revision,
+            memory_share,
+            &fast_options(),
+        ))
+        .await;
+        wait_until_rolled_out(&cluster, replicas as usize).await;
+    }
+    let tally = load.stop(name).await;
+    assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
+    assert!(tally.requests >= 10, "{tally}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollout_fails_no_request_when_both_revisions_do_not_fit_on_a_node() {
+    roll_out_under_load(&["n1", "n2", "n3"], 3, 0.7, "3 replicas changed one by one").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollout_of_one_replica_fails_no_request_when_both_revisions_fit_on_the_node() {
+    roll_out_under_load(&["n1"], 1, 0.4, "1 replica changed beside the old one").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollout_of_one_replica_moves_to_a_node_with_room() {
+    roll_out_under_load(&["n1", "n2"], 1, 0.7, "1 replica changed on another node").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rollout_of_one_replica_makes_requests_wait_when_no_node_has_room() {
+    roll_out_under_load(&["n1"], 1, 0.7, "1 replica changed in its place").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revision_that_does_not_load_is_rolled_back_and_fails_no_request() {
+    let cluster = nodes_with_memory(&["n1", "n2"]).await;
+    let api = cluster.api();
+    api.apply(&sized_model(&json!(2), "1", 0.7, &fast_options()))
+        .await;
+    wait_until_rolled_out(&cluster, 2).await;
+    let stable = replica_revisions(&api).await;
+    let load = Load::start(std::slice::from_ref(&api), "m", 4);
+    let mut broken = fast_options();
+    broken["loadError"] = json!("the weights are torn");
+    api.apply(&sized_model(&json!(2), "2", 0.7, &broken)).await;
+    let is_rolled_back = async || {
+        let status = api.model("m").await["status"].clone();
+        status["rollbackReason"]
+            .to_string()
+            .contains("the weights are torn")
+            && status["ready"] == 2
+            && replica_revisions(&api).await == stable
+    };
+    cluster.wait_until(is_rolled_back).await;
+    // A later revision is tried.
+    api.apply(&sized_model(&json!(2), "3", 0.7, &fast_options()))
+        .await;
+    wait_until_rolled_out(&cluster, 2).await;
+    assert_eq!(
+        api.model("m").await["status"]["rollbackReason"],
+        Value::Null
+    );
+    let tally = load.stop("a revision that does not load").await;
+    assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
+    cluster.stop().await;
+}
