@@ -51,7 +51,7 @@ bench:
 	cargo bench --locked -p flotilla-dispatch
 	target/release/cascade_cost
 
-# Half an hour of random faults under load; see tests/src/soak.rs.
+# Half an hour of random faults under load; see tests/src/soak/.
 soak: setup
 	cargo build --locked --release --workspace
 	target/release/soak

@@ -1,4 +1,4 @@
-"""The fleet under test: where it is, its models, and what its nodes say of themselves."""
+"""The fleet under test: its address, its models, and the status that its nodes report."""
 
 import json
 import os
@@ -10,10 +10,10 @@ URL = os.environ.get("FLOTILLA_URL", "").rstrip("/")
 BASE = URL + "/v1"
 MODELS_DIR = Path(os.environ.get("FLOTILLA_MODELS_DIR") or Path(__file__).parents[2] / "models")
 
-# Seconds that anything may take at most.
+# The longest time that a test waits for anything, in seconds.
 DEADLINE = 60.0
 
-# A question to each of the real models, of the kind it was made for.
+# A question for each of the real models, of the kind that it was trained for.
 QUESTIONS = {
     "support-intent": "my card has not arrived yet",
     "assistant-intent-s": "set an alarm for seven in the morning",
@@ -24,16 +24,17 @@ QUESTIONS = {
 
 
 def user(text):
-    """A conversation of one message."""
+    """Returns a conversation of one user message."""
     return [{"role": "user", "content": text}]
 
 
 def model_file(model, name):
+    """Returns a JSON file of a model."""
     return json.loads((MODELS_DIR / model / name).read_text(encoding="utf-8"))
 
 
 def end_tokens(model):
-    """Ids of the tokens by which a model ends its answer."""
+    """Returns the ids of the tokens that end an answer of a model."""
     ends = set()
     for name in ["config.json", "generation_config.json"]:
         ids = model_file(model, name)["eos_token_id"]
@@ -42,21 +43,22 @@ def end_tokens(model):
 
 
 def talkative(model, tokens):
-    """Parameters that make a model talk on until it has said this many tokens.
+    """Returns parameters that make a model generate exactly this many tokens.
 
-    The real models answer in a word or two; with their end token banned they ramble, which
-    is as good as any text for testing what happens to longer answers.
+    The real models answer in a word or two. With their end tokens banned they continue, and their
+    text serves to test long answers.
     """
     return {"logit_bias": {str(token): -100 for token in end_tokens(model)}, "max_tokens": tokens}
 
 
 def nodes():
+    """Returns all nodes, as the API shows them."""
     with urllib.request.urlopen(f"{URL}/api/v1/nodes", timeout=DEADLINE) as response:
         return json.load(response)["items"]
 
 
 def counters(model):
-    """What a model did since it was loaded, over all nodes."""
+    """Returns the counters of a model since it was loaded, summed over all nodes."""
     total = {}
     for node in nodes():
         for loaded in node["status"]["models"]:
@@ -68,7 +70,7 @@ def counters(model):
 
 
 def until(condition, what):
-    """Asks again and again until `condition` gives something true, and returns that."""
+    """Polls `condition` until it returns something true, and returns that. Fails after `DEADLINE`."""
     end = time.monotonic() + DEADLINE
     while True:
         value = condition()
@@ -79,7 +81,7 @@ def until(condition, what):
 
 
 def idle(model):
-    """Waits until a model has nothing to do, and gives its counters."""
+    """Waits until a model computes nothing and nothing is queued, and returns its counters."""
 
     def counted():
         now = counters(model)
@@ -89,5 +91,5 @@ def idle(model):
 
 
 def counts(usage):
-    """The tokens of a usage: no two answers take the very same energy."""
+    """Returns the token counts of a usage, without the energy, which differs between equal answers."""
     return usage.prompt_tokens, usage.completion_tokens, usage.total_tokens

@@ -2,8 +2,8 @@
 
     python make_embedding_model.py FOLDER
 
-Its vectors mean nothing, but they are deterministic, differ from text to text and have
-length 1: enough to test an API with. Needs nothing but Python itself.
+Its embeddings have no meaning, but they are deterministic, differ between texts and have length 1,
+which is enough to test the API. Needs only the standard library.
 """
 
 import json
@@ -18,10 +18,10 @@ END = "<|endoftext|>"
 
 
 def byte_symbols():
-    """The 256 characters by which byte-level tokenizers write bytes, in the order of the bytes."""
+    """Returns the 256 characters that stand for the bytes in byte-level tokenizers, in order."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = (byte for byte in range(256) if byte not in plain)
-    moved = {byte: 256 + place for place, byte in enumerate(others)}
+    moved = {byte: 256 + index for index, byte in enumerate(others)}
     return [chr(moved.get(byte, byte)) for byte in range(256)]
 
 
@@ -30,7 +30,7 @@ def vocabulary():
 
 
 def tokenizer():
-    """One token per byte, and the end token after each text."""
+    """Returns a tokenizer with one token per byte and the end token after each text."""
     vocab = vocabulary()
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     text = {"Sequence": {"id": "A", "type_id": 0}}
@@ -99,7 +99,7 @@ def config():
 
 
 def shapes():
-    """The tensors' names and shapes. Those of one dimension are norms."""
+    """Yields the names and shapes of the tensors. Those with one dimension are norms."""
     yield "embed_tokens.weight", (len(vocabulary()), HIDDEN)
     for layer in range(LAYERS):
         prefix = f"layers.{layer}."
@@ -118,7 +118,7 @@ def shapes():
 
 
 def weights():
-    """A safetensors file: the header's length, the header, the numbers."""
+    """Returns a safetensors file: the length of the header, the header, the numbers."""
     draw = random.Random(0)
     header, data = {}, bytearray()
     for name, shape in shapes():
@@ -135,13 +135,13 @@ def weights():
 def modules():
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     return [
-        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
-        for place, (path, kind) in enumerate(kinds)
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (path, kind) in enumerate(kinds)
     ]
 
 
 def pooling():
-    """The vector of a text is that of its last token, as Qwen3-Embedding has it."""
+    """The embedding of a text is that of its last token, as in Qwen3-Embedding."""
     modes = ["cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"]
     return {
         "word_embedding_dimension": HIDDEN,

@@ -1,8 +1,7 @@
 """Compares JSON with the official client's types, field by field.
 
-The client itself is lenient: it takes unknown fields and wrong types as they come. Here a
-field that a type does not declare, a required one that is missing and a value of another
-type are all errors.
+The client itself accepts unknown fields and wrong types. Here a field that a type does not declare, a
+missing required field and a value of another type are errors.
 """
 
 import types
@@ -15,8 +14,7 @@ from openai.types.completion_choice import CompletionChoice
 from openai.types.completion_usage import CompletionUsage
 from openai.types.create_embedding_response import Usage as EmbeddingUsage
 
-# Fields that Flotilla adds: as vLLM and others do, it gives a model's thoughts apart; and it says what
-# energy an answer took.
+# Fields that Flotilla adds: the reasoning of a model, named as in vLLM, and the energy of an answer.
 EXTENSIONS = {
     ChatCompletionMessage: {"reasoning_content"},
     ChoiceDelta: {"reasoning_content"},
@@ -24,12 +22,15 @@ EXTENSIONS = {
     EmbeddingUsage: {"energy"},
 }
 
-# OpenAI's own streams say null here until a choice ends, which the type does not tell.
+# OpenAI's own streams contain null here until a choice ends, although the type does not allow it.
 NULL_IN_STREAMS = {(CompletionChoice, "finish_reason")}
 
 
 def check(value, kind, *, streamed=False, at="response"):
-    """Fails unless `value`, parsed JSON, is what the type `kind` says and nothing more."""
+    """Fails unless `value`, which is parsed JSON, matches the type `kind` exactly.
+
+    `at` is the path of the value, for messages. `streamed` allows what only streams may contain.
+    """
     faults = list(_faults(value, kind, streamed, at))
     assert not faults, "\n".join(faults)
 
@@ -42,7 +43,7 @@ def _faults(value, kind, streamed, at):
         yield from _union_faults(value, typing.get_args(kind), streamed, at)
     elif origin is typing.Literal:
         if value not in typing.get_args(kind):
-            yield f"{at}: {value!r} is none of {typing.get_args(kind)}"
+            yield f"{at}: {value!r} is not one of {typing.get_args(kind)}"
     elif origin is list:
         yield from _list_faults(value, typing.get_args(kind)[0], streamed, at)
     elif origin is dict:
@@ -51,29 +52,29 @@ def _faults(value, kind, streamed, at):
         yield from _model_faults(value, kind, streamed, at)
     elif kind is float:
         if type(value) not in (int, float):
-            yield f"{at}: {value!r} is no number"
+            yield f"{at}: {value!r} is not a number"
     elif type(value) is not kind:
-        yield f"{at}: {value!r} is no {kind}"
+        yield f"{at}: {value!r} is not of {kind}"
 
 
 def _union_faults(value, kinds, streamed, at):
     attempts = [list(_faults(value, kind, streamed, at)) for kind in kinds]
     if all(attempts):
-        # The one with the fewest faults is most likely what was meant.
+        # The type with the fewest faults is most likely the intended one.
         yield from min(attempts, key=len)
 
 
 def _list_faults(value, kind, streamed, at):
     if type(value) is not list:
-        yield f"{at}: {value!r} is no list"
+        yield f"{at}: {value!r} is not a list"
         return
-    for place, item in enumerate(value):
-        yield from _faults(item, kind, streamed, f"{at}[{place}]")
+    for index, item in enumerate(value):
+        yield from _faults(item, kind, streamed, f"{at}[{index}]")
 
 
 def _dict_faults(value, kind, streamed, at):
     if type(value) is not dict:
-        yield f"{at}: {value!r} is no object"
+        yield f"{at}: {value!r} is not an object"
         return
     for key, item in value.items():
         yield from _faults(item, kind, streamed, f"{at}[{key!r}]")
@@ -81,7 +82,7 @@ def _dict_faults(value, kind, streamed, at):
 
 def _model_faults(value, kind, streamed, at):
     if type(value) is not dict:
-        yield f"{at}: {value!r} is no {kind.__name__}"
+        yield f"{at}: {value!r} is not a {kind.__name__}"
         return
     fields = {field.alias or name: field for name, field in kind.model_fields.items()}
     for name, field in fields.items():

@@ -1,4 +1,4 @@
-"""HTTP without a client library in between: what exactly is on the wire."""
+"""HTTP without a client library, to test exactly what is on the wire."""
 
 import http.client
 import json
@@ -11,6 +11,8 @@ import fleet
 
 @dataclass
 class Reply:
+    """A complete response. The names of headers are in lower case."""
+
     status: int
     headers: dict
     body: bytes
@@ -30,7 +32,7 @@ def connect():
 
 
 def send(connection, method, path, body=None):
-    """Sends a request over a connection that stays open; a body that is no bytes goes as JSON."""
+    """Sends a request over a connection that stays open. A body that is not bytes is sent as JSON."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     connection.request(method, path, data, {"content-type": "application/json"} if data is not None else {})
     response = connection.getresponse()
@@ -55,7 +57,7 @@ def post(path, body):
 
 
 def frames(reply):
-    """The JSON of each frame of an event stream, whose framing is checked to the byte."""
+    """Checks the framing of an event stream to the byte and returns the JSON of its frames."""
     assert reply.status == 200, reply
     assert reply.headers["content-type"] == "text/event-stream"
     assert reply.body.endswith(b"data: [DONE]\n\n"), reply.body[-200:]
@@ -69,7 +71,7 @@ def frames(reply):
 
 
 class OpenRequest:
-    """A request whose sender may go away before the answer is complete."""
+    """A request whose client can disconnect before the answer is complete."""
 
     def __init__(self, path, body):
         data = json.dumps(body).encode()
@@ -79,21 +81,22 @@ class OpenRequest:
         self.received = b""
 
     def read_frames(self, count):
-        """Reads until that many frames are there."""
+        """Reads until this many frames have arrived."""
         while self.frames() < count:
             piece = self.socket.recv(65536)
             assert piece, f"the answer ended early: {self.received}"
             self.received += piece
 
     def frames(self):
+        """Returns how many frames have arrived."""
         return self.received.count(b"data: ")
 
     def leave(self):
-        """Closes as a client does that has had enough."""
+        """Closes the connection in order."""
         self.socket.close()
 
-    def break_off(self):
-        """Closes as a process does that dies: with a reset."""
+    def reset(self):
+        """Closes the connection with a TCP reset, as the system does for a killed process."""
         linger_none = (1).to_bytes(4, "little") + (0).to_bytes(4, "little")
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_none)
         self.socket.close()

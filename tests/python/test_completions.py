@@ -1,4 +1,4 @@
-"""Text completions: a prompt continued as it is."""
+"""Text completions: prompts that are continued without a chat template."""
 
 import math
 
@@ -23,20 +23,20 @@ def complete(client):
     return complete
 
 
-def joined(stream):
-    """A streamed completion: the text and the end of each choice, and the usage."""
+def join_stream(stream):
+    """Returns the text and the finish reason of each choice of a stream, and the usage."""
     texts, reasons, usage = {}, {}, None
     for chunk in stream:
         usage = chunk.usage or usage
         for choice in chunk.choices:
             texts[choice.index] = texts.get(choice.index, "") + choice.text
             if choice.finish_reason:
-                assert choice.index not in reasons, "an end comes once"
+                assert choice.index not in reasons, "a second finish reason"
                 reasons[choice.index] = choice.finish_reason
     return [texts[index] for index in sorted(texts)], [reasons[index] for index in sorted(reasons)], usage
 
 
-def test_a_prompt_is_continued(complete):
+def test_prompt_is_continued(complete):
     completion = complete()
     (choice,) = completion.choices
     assert completion.object == "text_completion"
@@ -48,12 +48,12 @@ def test_a_prompt_is_continued(complete):
     assert completion.usage.total_tokens == completion.usage.prompt_tokens + 12
 
 
-def test_no_chat_template_is_put_around_a_prompt(complete, client):
+def test_prompt_gets_no_chat_template(complete, client):
     chat = client.chat.completions.create(model=MODEL, messages=fleet.user("7"), max_tokens=1)
     assert complete("7").usage.prompt_tokens == 1 < chat.usage.prompt_tokens
 
 
-def test_an_answer_has_sixteen_tokens_at_most_unless_told_otherwise(client):
+def test_completion_has_at_most_sixteen_tokens_by_default(client):
     bias = LONG["logit_bias"]
     completion = client.completions.create(model=MODEL, prompt=PROMPT, temperature=0, logit_bias=bias)
     assert completion.usage.completion_tokens == 16
@@ -63,17 +63,17 @@ def test_an_answer_has_sixteen_tokens_at_most_unless_told_otherwise(client):
 @pytest.mark.parametrize("prompt", [PROMPT, ["sum of 4", "maximum of 7, 2", "3, 1 in ascending order"]])
 @pytest.mark.parametrize("n", [1, 2])
 @pytest.mark.parametrize("echo", [False, True])
-def test_a_whole_completion_and_a_streamed_one_agree(complete, prompt, n, echo):
+def test_unstreamed_and_streamed_completions_are_equal(complete, prompt, n, echo):
     parameters = {"prompt": prompt, "n": n, "echo": echo}
     whole = complete(**parameters)
-    texts, reasons, usage = joined(complete(stream=True, stream_options={"include_usage": True}, **parameters))
+    texts, reasons, usage = join_stream(complete(stream=True, stream_options={"include_usage": True}, **parameters))
     assert [choice.index for choice in whole.choices] == list(range(len(whole.choices)))
     assert texts == [choice.text for choice in whole.choices]
     assert reasons == [choice.finish_reason for choice in whole.choices]
     assert counts(usage) == counts(whole.usage)
 
 
-def test_each_of_several_prompts_is_continued_as_if_alone(complete):
+def test_several_prompts_are_continued_independently(complete):
     prompts = ["sum of 4", "maximum of 7, 2", "3, 1 in ascending order"]
     alone = [complete(prompt) for prompt in prompts]
     together = complete(prompts)
@@ -82,7 +82,7 @@ def test_each_of_several_prompts_is_continued_as_if_alone(complete):
     assert together.usage.completion_tokens == sum(one.usage.completion_tokens for one in alone)
 
 
-def test_choices_are_numbered_prompt_by_prompt(complete):
+def test_choices_are_numbered_by_prompt(complete):
     prompts = ["sum of 4", "maximum of 7, 2"]
     completion = complete(prompts, n=3, echo=True, temperature=1)
     assert [choice.index for choice in completion.choices] == list(range(6))
@@ -90,19 +90,19 @@ def test_choices_are_numbered_prompt_by_prompt(complete):
         assert choice.text.startswith(prompts[choice.index // 3])
 
 
-def test_an_echo_puts_the_prompt_first(complete):
+def test_echo_puts_the_prompt_first(complete):
     plain = complete().choices[0].text
     assert complete(echo=True).choices[0].text == PROMPT + plain
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_stop_text_ends_a_completion(complete, stream):
+def test_stop_text_ends_a_completion(complete, stream):
     plain = complete().choices[0].text
     stop = plain[len(plain) // 2 :][:3]
     answer = complete(stop=[stop], stream=stream)
     wanted = plain[: plain.find(stop)]
     if stream:
-        assert joined(answer)[:2] == ([wanted], ["stop"])
+        assert join_stream(answer)[:2] == ([wanted], ["stop"])
     else:
         assert (answer.choices[0].text, answer.choices[0].finish_reason) == (wanted, "stop")
 
@@ -114,27 +114,27 @@ def test_log_probabilities_are_parallel_lists(complete, count):
     assert len(lists.tokens) == len(lists.token_logprobs) == len(lists.top_logprobs) == len(lists.text_offset) == 12
     assert all(logprob <= 0 for logprob in lists.token_logprobs)
     for token, logprob, top in zip(lists.tokens, lists.token_logprobs, lists.top_logprobs):
-        # OpenAI gives the chosen token beside the best ones; greedily it is one of them.
+        # The chosen token is listed with the best ones; at temperature 0 it is one of them.
         assert len(top) == count
         if count:
             assert max(top.values()) == top[token] == logprob
             assert sum(map(math.exp, top.values())) <= 1.0001
 
 
-def test_the_tokens_of_a_completion_make_up_its_text(complete):
-    """Also where it begins with a space: what a prompt is continued with begins so."""
+def test_tokens_of_a_completion_join_to_its_text(complete):
+    """Also when it starts with a space, as most continuations do."""
     for prompt in [PROMPT, "3, 1", "what is the", "9 8"]:
         choice = complete(prompt, logprobs=0).choices[0]
         assert "".join(choice.logprobs.tokens) == choice.text
 
 
-def test_offsets_tell_where_each_token_begins(complete):
+def test_text_offsets_are_the_starts_of_the_tokens(complete):
     choice = complete(logprobs=0).choices[0]
     for token, offset in zip(choice.logprobs.tokens, choice.logprobs.text_offset):
         assert choice.text[offset : offset + len(token)] == token
 
 
-def test_streamed_log_probabilities_are_the_whole_ones(complete):
+def test_streamed_log_probabilities_equal_unstreamed_ones(complete):
     whole = complete(logprobs=2).choices[0].logprobs
     tokens, logprobs, offsets = [], [], []
     for chunk in complete(logprobs=2, stream=True):
@@ -149,18 +149,18 @@ def test_streamed_log_probabilities_are_the_whole_ones(complete):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_log_probabilities_are_absent_unless_asked_for(complete, stream):
+def test_log_probabilities_are_absent_by_default(complete, stream):
     answer = complete(stream=stream)
     chunks = answer if stream else [answer]
     assert all(choice.logprobs is None for chunk in chunks for choice in chunk.choices)
 
 
-def test_the_same_seed_gives_the_same_completion(complete):
+def test_same_seed_gives_the_same_completion(complete):
     assert len({complete(temperature=1, seed=3).choices[0].text for _ in range(3)}) == 1
     assert len({complete(temperature=1, seed=seed).choices[0].text for seed in range(6)}) > 1
 
 
-def test_the_stream_is_framed_as_that_of_a_chat():
+def test_stream_is_framed_like_a_chat_stream():
     body = {"model": "instant", "prompt": ["a", "b"], "stream": True, "stream_options": {"include_usage": True}}
     frames = raw_http.frames(raw_http.post(PATH, body))
     assert {frame["object"] for frame in frames} == {"text_completion"}
@@ -172,7 +172,7 @@ def test_the_stream_is_framed_as_that_of_a_chat():
     assert all("usage" not in frame for frame in frames)
 
 
-def test_the_response_tells_which_model_and_node_answered(client):
+def test_response_headers_name_the_model_and_the_node(client):
     response = client.completions.with_raw_response.create(model="instant", prompt="a")
     assert response.headers["x-flotilla-model"] == "instant"
     assert response.headers["x-flotilla-node"] in [node["metadata"]["name"] for node in fleet.nodes()]
@@ -193,19 +193,19 @@ def test_the_response_tells_which_model_and_node_answered(client):
         ({"stream_options": {"include_usage": True}}, "stream_options"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(fields, param):
+def test_unsupported_field_is_refused_by_name(fields, param):
     reply = raw_http.post(PATH, {"model": MODEL, "prompt": PROMPT, **fields})
     assert reply.status == 400
     assert reply.json()["error"]["param"] == param
 
 
-def test_a_prompt_is_required():
+def test_prompt_is_required():
     reply = raw_http.post(PATH, {"model": MODEL})
     assert reply.status == 400
     assert reply.json()["error"]["param"] == "prompt"
 
 
-def test_too_long_a_prompt_is_refused_by_name():
+def test_prompt_longer_than_the_context_is_refused_by_name():
     reply = raw_http.post(PATH, {"model": MODEL, "prompt": "7 " * 2_000})
     assert reply.status == 400
     error = reply.json()["error"]

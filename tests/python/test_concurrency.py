@@ -1,4 +1,4 @@
-"""Many clients at once."""
+"""Many clients at the same time."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ VARIED = {
 
 
 async def answer(client, model, question, stream):
-    """One greedy answer, trying again when told to."""
+    """Returns one greedy answer. A refused request is retried after the delay that the server asks for."""
     while True:
         try:
             response = await client.chat.completions.create(
@@ -41,8 +41,8 @@ async def answer(client, model, question, stream):
             await asyncio.sleep(wait)
 
 
-def at_once(requests):
-    """The answers to all requests, all under way at the same time."""
+def run_concurrently(requests):
+    """Sends all requests at the same time and returns their answers."""
 
     async def gather():
         async with openai.AsyncOpenAI(
@@ -53,27 +53,27 @@ def at_once(requests):
     return asyncio.run(gather())
 
 
-def one_by_one(requests):
-    return [at_once([request])[0] for request in requests]
+def run_sequentially(requests):
+    return [run_concurrently([request])[0] for request in requests]
 
 
-def test_the_answers_of_many_clients_are_those_of_one():
+def test_concurrent_answers_equal_sequential_ones():
     questions = [(model, question) for model, questions in VARIED.items() for question in questions]
-    alone = dict(zip(questions, one_by_one([(*question, False) for question in questions])))
+    alone = dict(zip(questions, run_sequentially([(*question, False) for question in questions])))
     requests = [(*questions[number % len(questions)], number % 2 == 0) for number in range(CLIENTS)]
-    for (model, question, stream), got in zip(requests, at_once(requests)):
+    for (model, question, stream), got in zip(requests, run_concurrently(requests)):
         assert got == alone[model, question], (model, question, stream)
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
 def test_many_clients_of_one_model_all_get_their_answer(model):
     questions = VARIED[model]
-    alone = dict(zip(questions, one_by_one([(model, question, False) for question in questions])))
+    alone = dict(zip(questions, run_sequentially([(model, question, False) for question in questions])))
     requests = [(model, questions[number % len(questions)], number % 3 == 0) for number in range(CLIENTS)]
-    assert at_once(requests) == [alone[question] for _, question, _ in requests]
+    assert run_concurrently(requests) == [alone[question] for _, question, _ in requests]
 
 
-def test_threads_may_share_a_client(client):
+def test_threads_can_share_a_client(client):
     def ask(number):
         completion = client.chat.completions.create(model="instant", messages=user("hello"), max_tokens=1 + number % 9)
         return completion.usage.completion_tokens
@@ -83,8 +83,8 @@ def test_threads_may_share_a_client(client):
     assert counts == [1 + number % 9 for number in range(CLIENTS)]
 
 
-def test_a_seeded_answer_does_not_depend_on_who_else_asks(ask):
-    """Whatever is computed together with it."""
+def test_seeded_answer_does_not_depend_on_other_requests(ask):
+    """Other requests are computed in the same batches."""
     model, parameters = "support-intent", {"temperature": 1, **talkative("support-intent", 16)}
 
     def drawn(seed):
@@ -95,8 +95,8 @@ def test_a_seeded_answer_does_not_depend_on_who_else_asks(ask):
         assert list(pool.map(drawn, range(12))) == alone
 
 
-def test_an_answer_that_fills_its_context_spoils_no_other(ask):
-    """All are computed in one batch."""
+def test_answer_that_fills_its_context_does_not_change_others(ask):
+    """All requests are computed in one batch."""
     model = "numbers"
     endless = talkative(model, 100_000)
 
@@ -108,7 +108,7 @@ def test_an_answer_that_fills_its_context_spoils_no_other(ask):
         assert list(pool.map(one, range(4))) == ["length"] * 4
 
 
-def test_one_refused_request_spoils_no_other(ask):
+def test_refused_request_does_not_change_others(ask):
     model = "support-intent"
 
     def one(number):

@@ -1,7 +1,7 @@
-"""Clients that go away: what they asked for stops on the node that computes it.
+"""Clients that disconnect: their answers stop on the node that computes them.
 
-The simulated model `paced` makes 200 tokens at 50 a second, so that an answer left alone would go
-on for four seconds. What its node counts tells whether it did.
+The simulated model `paced` generates 200 tokens at 50 a second, so a complete answer takes four
+seconds. The counters of its node show whether the answer was stopped.
 """
 
 import pytest
@@ -13,7 +13,7 @@ from fleet import user
 MODEL = "paced"
 WHOLE = 200
 PATH = "/v1/chat/completions"
-# Half a second's worth at the model's pace: how late a busy machine may notice.
+# The tokens of half a second: a busy machine may notice a lost client that late.
 SLACK = 25
 
 
@@ -22,18 +22,18 @@ def begin(stream, **parameters):
 
 
 def marker():
-    """A request of five tokens from beginning to end, to be seen in the counters."""
+    """Sends a request of five tokens, which will be visible in the counters, and returns that number."""
     reply = raw_http.post(PATH, {"model": MODEL, "messages": user("hello"), "max_tokens": 5})
     assert reply.status == 200
     return 5
 
 
-def tokens_after(before, leave):
-    """How many tokens the model made for clients that left, once it has stopped for good.
+def tokens_generated_until_cancelled(before, leave):
+    """Disconnects clients and returns how many tokens the model has generated for them.
 
-    `leave` makes them leave and tells how many they were. That the model says it is idle and
-    has cancelled them is one half of the proof; the other is a request that comes after: when
-    its tokens are counted, those of a generation that had gone on would be too.
+    `leave` disconnects the clients and returns their number. The counters must show that the model has
+    cancelled the requests and is idle. A later request then proves that no generation continues: its
+    tokens would be counted with those of the later request.
     """
     left = leave()
 
@@ -51,13 +51,13 @@ def tokens_after(before, leave):
         return now if done and now["outputTokens"] >= at_stop + more else None
 
     after = fleet.until(counted, "the request that came after is counted")
-    assert after["outputTokens"] == at_stop + more, "tokens were made after the request was cancelled"
+    assert after["outputTokens"] == at_stop + more, "tokens were generated after the request was cancelled"
     assert after["failed"] == before["failed"]
     return at_stop - before["outputTokens"]
 
 
-@pytest.mark.parametrize("way", ["leave", "break_off"])
-def test_a_stream_stops_when_its_client_goes_away(way):
+@pytest.mark.parametrize("way", ["leave", "reset"])
+def test_stream_stops_when_its_client_disconnects(way):
     before = fleet.idle(MODEL)
     request = begin(stream=True)
     request.read_frames(3)
@@ -67,11 +67,11 @@ def test_a_stream_stops_when_its_client_goes_away(way):
         getattr(request, way)()
         return 1
 
-    assert tokens_after(before, leave) <= seen + SLACK < WHOLE
+    assert tokens_generated_until_cancelled(before, leave) <= seen + SLACK < WHOLE
 
 
-@pytest.mark.parametrize("way", ["leave", "break_off"])
-def test_an_answer_that_is_not_streamed_stops_when_its_client_goes_away(way):
+@pytest.mark.parametrize("way", ["leave", "reset"])
+def test_unstreamed_answer_stops_when_its_client_disconnects(way):
     before = fleet.idle(MODEL)
     request = begin(stream=False)
     fleet.until(lambda: fleet.counters(MODEL)["active"] == 1, "the request is being computed")
@@ -81,11 +81,11 @@ def test_an_answer_that_is_not_streamed_stops_when_its_client_goes_away(way):
         getattr(request, way)()
         return 1
 
-    # What is seen may be as old as a report of the node: a second, or 50 tokens.
-    assert tokens_after(before, leave) <= seen + 50 + SLACK < WHOLE
+    # The counters may be as old as a report of the node: one second, or 50 tokens.
+    assert tokens_generated_until_cancelled(before, leave) <= seen + 50 + SLACK < WHOLE
 
 
-def test_the_official_clients_stream_stops_when_it_is_closed(client):
+def test_stream_of_the_official_client_stops_when_closed(client):
     before = fleet.idle(MODEL)
 
     def leave():
@@ -95,10 +95,10 @@ def test_the_official_clients_stream_stops_when_it_is_closed(client):
                     break
         return 1
 
-    assert tokens_after(before, leave) <= 4 + SLACK
+    assert tokens_generated_until_cancelled(before, leave) <= 4 + SLACK
 
 
-def test_all_choices_stop_when_their_client_goes_away():
+def test_all_choices_stop_when_their_client_disconnects():
     before = fleet.idle(MODEL)
     request = begin(stream=True, n=3)
     request.read_frames(6)
@@ -108,10 +108,10 @@ def test_all_choices_stop_when_their_client_goes_away():
         request.leave()
         return 1
 
-    assert tokens_after(before, leave) <= seen + 3 * SLACK < 3 * WHOLE
+    assert tokens_generated_until_cancelled(before, leave) <= seen + 3 * SLACK < 3 * WHOLE
 
 
-def test_many_clients_that_go_away_leave_nothing_behind():
+def test_answers_stop_when_many_clients_disconnect():
     before = fleet.idle(MODEL)
     requests = [begin(stream=True) for _ in range(4)]
     for request in requests:
@@ -123,12 +123,12 @@ def test_many_clients_that_go_away_leave_nothing_behind():
             request.leave()
         return len(requests)
 
-    # The last to be asked kept the first waiting: each goes on while the others are read.
-    assert tokens_after(before, leave) <= seen + 4 * 2 * SLACK < 4 * WHOLE
+    # Each answer continues while the frames of the others are read.
+    assert tokens_generated_until_cancelled(before, leave) <= seen + 4 * 2 * SLACK < 4 * WHOLE
 
 
-def test_who_leaves_the_queue_makes_room_and_is_never_computed():
-    """Four are computed at once; a fifth waits, goes away, and costs nothing."""
+def test_request_whose_client_disconnects_leaves_the_queue():
+    """Four requests are computed at the same time. The fifth waits and is never computed."""
     before = fleet.idle(MODEL)
     computed = [begin(stream=True) for _ in range(4)]
     for request in computed:
@@ -146,8 +146,8 @@ def test_who_leaves_the_queue_makes_room_and_is_never_computed():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_real_model_stops_when_its_clients_go_away(stream):
-    """Long answers, several at once, their clients gone as soon as some are computed."""
+def test_real_model_stops_when_its_clients_disconnect(stream):
+    """The clients of several long answers disconnect as soon as some of them are computed."""
     model = "support-intent"
     before = fleet.idle(model)
     body = {
@@ -167,9 +167,9 @@ def test_a_real_model_stops_when_its_clients_go_away(stream):
         now = fleet.counters(model)
         return now["active"] == now["queued"] == 0 and now["cancelled"] > before["cancelled"]
 
-    fleet.until(settled, "what was asked for is cancelled")
-    made = fleet.counters(model)["outputTokens"] - before["outputTokens"]
-    assert made < 6 * 8 * 400 / 2
-    # And the engine is well.
+    fleet.until(settled, "the requests are cancelled")
+    generated = fleet.counters(model)["outputTokens"] - before["outputTokens"]
+    assert generated < 6 * 8 * 400 / 2
+    # The engine still answers.
     reply = raw_http.post(PATH, {"model": model, "messages": user("hello"), "temperature": 0})
     assert reply.status == 200

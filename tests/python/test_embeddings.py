@@ -13,7 +13,7 @@ import raw_http
 
 MODEL = "tiny-embed"
 PATH = "/v1/embeddings"
-# Of several lengths, so that a batch has to be padded or split.
+# Of different lengths, so that a batch has to be padded or split.
 TEXTS = ["a boat", "a fleet of many boats on a wide sea", "x", "日本語", "boats, " * 40, "a boat"]
 
 
@@ -33,7 +33,7 @@ def assert_close(some, others):
     assert some == pytest.approx(others, abs=1e-4)
 
 
-def test_a_text_has_a_vector_of_length_one(embed):
+def test_embedding_has_length_one(embed):
     response = embed("a boat")
     (entry,) = response.data
     assert response.object == "list"
@@ -42,27 +42,27 @@ def test_a_text_has_a_vector_of_length_one(embed):
     assert length(entry.embedding) == pytest.approx(1, abs=1e-4)
 
 
-def test_the_same_text_always_has_the_same_vector(embed):
+def test_same_text_has_the_same_embedding(embed):
     assert_close(embed("a boat").data[0].embedding, embed("a boat").data[0].embedding)
 
 
-def test_different_texts_have_different_vectors(embed):
+def test_different_texts_have_different_embeddings(embed):
     one, other = embed("a boat").data[0].embedding, embed("a bout").data[0].embedding
     assert max(abs(x - y) for x, y in zip(one, other)) > 1e-3
 
 
-def test_a_list_is_answered_in_its_order(embed):
+def test_embeddings_are_in_the_order_of_the_inputs(embed):
     together = embed(TEXTS)
     assert [entry.index for entry in together.data] == list(range(len(TEXTS)))
     for text, entry in zip(TEXTS, together.data):
         assert_close(entry.embedding, embed(text).data[0].embedding)
 
 
-def test_a_list_of_one_is_as_the_text_alone(embed):
+def test_list_of_one_text_equals_the_text_alone(embed):
     assert_close(embed(["a boat"]).data[0].embedding, embed("a boat").data[0].embedding)
 
 
-def test_a_long_list_is_answered_whole(embed):
+def test_long_list_is_answered_completely(embed):
     texts = [f"boat number {number}" for number in range(100)]
     together = embed(texts)
     assert [entry.index for entry in together.data] == list(range(100))
@@ -70,7 +70,7 @@ def test_a_long_list_is_answered_whole(embed):
         assert_close(together.data[number].embedding, embed(texts[number]).data[0].embedding)
 
 
-def test_base64_and_plain_numbers_are_the_same(embed):
+def test_base64_and_float_encodings_are_equal(embed):
     floats = embed(TEXTS, encoding_format="float")
     packed = raw_http.post(PATH, {"model": MODEL, "input": TEXTS, "encoding_format": "base64"}).json()
     for entry, raw in zip(floats.data, packed["data"]):
@@ -78,18 +78,18 @@ def test_base64_and_plain_numbers_are_the_same(embed):
         assert_close(list(struct.unpack(f"<{len(data) // 4}f", data)), entry.embedding)
 
 
-def test_numbers_are_plain_unless_asked_otherwise():
+def test_encoding_is_float_by_default():
     reply = raw_http.post(PATH, {"model": MODEL, "input": "a boat"}).json()
     assert all(isinstance(number, float) for number in reply["data"][0]["embedding"])
 
 
-def test_the_clients_default_is_understood(embed):
-    """Unasked, the client asks for base64 and unpacks it."""
+def test_default_encoding_of_the_client_is_supported(embed):
+    """By default the client requests base64 and decodes it."""
     assert_close(embed("a boat").data[0].embedding, embed("a boat", encoding_format="float").data[0].embedding)
 
 
 @pytest.mark.parametrize("encoding", [{}, {"encoding_format": "float"}], ids=["packed", "plain"])
-def test_fewer_dimensions_are_the_first_ones_brought_to_length_one(embed, encoding):
+def test_fewer_dimensions_are_the_first_ones_normalized(embed, encoding):
     whole = embed("a boat").data[0].embedding
     for dimensions in [1, len(whole) // 2, len(whole)]:
         short = embed("a boat", dimensions=dimensions, **encoding).data[0].embedding
@@ -100,7 +100,7 @@ def test_fewer_dimensions_are_the_first_ones_brought_to_length_one(embed, encodi
 
 
 @pytest.mark.parametrize("more", [0, 1, 1000])
-def test_more_dimensions_than_there_are_or_none_are_refused(embed, more):
+def test_invalid_number_of_dimensions_is_refused(embed, more):
     dimensions = 0 if more == 0 else len(embed("a boat").data[0].embedding) + more
     with pytest.raises(openai.BadRequestError) as refused:
         embed("a boat", dimensions=dimensions)
@@ -115,26 +115,26 @@ def test_usage_counts_all_texts(embed):
     assert together.total_tokens == together.prompt_tokens
 
 
-def test_the_response_tells_which_model_and_node_answered(client):
+def test_response_headers_name_the_model_and_the_node(client):
     response = client.embeddings.with_raw_response.create(model=MODEL, input="a boat")
     assert response.headers["x-flotilla-model"] == MODEL
     assert response.headers["x-flotilla-node"] in [node["metadata"]["name"] for node in fleet.nodes()]
 
 
-def test_many_clients_at_once_get_what_one_gets(embed):
+def test_concurrent_embeddings_equal_sequential_ones(embed):
     texts = [f"boat {'x' * (number % 17)} {number}" for number in range(40)]
     wanted = [entry.embedding for entry in embed(texts).data]
 
-    async def at_once():
+    async def run_concurrently():
         async with openai.AsyncOpenAI(base_url=fleet.BASE, api_key="none", max_retries=0) as client:
             return await asyncio.gather(*(client.embeddings.create(model=MODEL, input=text) for text in texts))
 
-    for response, vector in zip(asyncio.run(at_once()), wanted):
+    for response, vector in zip(asyncio.run(run_concurrently()), wanted):
         assert_close(response.data[0].embedding, vector)
 
 
 @pytest.mark.parametrize("model", ["instant", "support-intent"])
-def test_a_model_that_generates_makes_no_embeddings_and_says_so(client, model):
+def test_generating_model_refuses_embeddings(client, model):
     with pytest.raises(openai.BadRequestError) as refused:
         client.embeddings.create(model=model, input="a boat")
     assert refused.value.param == "model"
@@ -142,14 +142,14 @@ def test_a_model_that_generates_makes_no_embeddings_and_says_so(client, model):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_embedding_model_does_not_chat_and_says_so(ask, stream):
+def test_embedding_model_refuses_chat(ask, stream):
     with pytest.raises(openai.BadRequestError) as refused:
         ask(MODEL, "hello", stream=stream)
     assert refused.value.param == "model"
     assert "embedding" in refused.value.message
 
 
-def test_an_embedding_model_does_not_complete_and_says_so(client):
+def test_embedding_model_refuses_completions(client):
     with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(model=MODEL, prompt="hello")
     assert refused.value.param == "model"
@@ -168,13 +168,13 @@ def test_an_embedding_model_does_not_complete_and_says_so(client):
     ],
     ids=["empty", "no-texts", "one-empty", "object", "too-many", "encoding", "dimensions"],
 )
-def test_a_wrong_field_is_refused_by_name(fields, param):
+def test_invalid_field_is_refused_by_name(fields, param):
     reply = raw_http.post(PATH, {"model": MODEL, "input": "a boat", **fields})
     assert reply.status == 400
     assert reply.json()["error"]["param"] == param
 
 
-def test_too_long_a_text_is_refused_by_name():
+def test_text_longer_than_the_context_is_refused_by_name():
     reply = raw_http.post(PATH, {"model": MODEL, "input": ["short", "boat " * 1_000]})
     assert reply.status == 400
     error = reply.json()["error"]

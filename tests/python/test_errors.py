@@ -1,4 +1,4 @@
-"""Errors: their shape, their status, and what the official client makes of them."""
+"""Errors: their shape, their status, and the exceptions of the official client."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +14,8 @@ PATH = "/v1/chat/completions"
 MIB = 1 << 20
 
 
-def error_of(reply, status):
-    """The error in a reply, its shape checked."""
+def checked_error(reply, status):
+    """Checks the shape of the error in a reply and returns it."""
     assert reply.status == status, reply
     body = reply.json()
     assert body.keys() == {"error"}
@@ -25,7 +25,7 @@ def error_of(reply, status):
     assert isinstance(error["type"], str) and error["type"]
     assert error["param"] is None or isinstance(error["param"], str)
     assert error["code"] is None or isinstance(error["code"], str)
-    # For people, not from a stack.
+    # A sentence for people, not a stack trace.
     assert "\n" not in error["message"]
     return error
 
@@ -36,7 +36,7 @@ def chat(**fields):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_unknown_model_is_not_found(ask, stream):
+def test_unknown_model_is_not_found(ask, stream):
     with pytest.raises(openai.NotFoundError) as missing:
         ask("nobody", "hello", stream=stream)
     assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
@@ -45,23 +45,23 @@ def test_an_unknown_model_is_not_found(ask, stream):
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_an_unknown_task_is_not_found(path):
+def test_unknown_task_is_not_found(path):
     body = {"model": "task:nothing", "messages": user("hello"), "prompt": "hello"}
-    error = error_of(raw_http.post(path, body), 404)
+    error = checked_error(raw_http.post(path, body), 404)
     assert (error["code"], error["param"]) == ("task_not_found", "model")
     assert "'nothing'" in error["message"]
 
 
 @pytest.mark.parametrize("model", ["auto", "task:numbers"])
-def test_embeddings_are_of_a_model_that_is_named(model):
-    error = error_of(raw_http.post("/v1/embeddings", {"model": model, "input": "hello"}), 400)
+def test_embeddings_need_a_named_model(model):
+    error = checked_error(raw_http.post("/v1/embeddings", {"model": model, "input": "hello"}), 400)
     assert error["param"] == "model"
     assert "name the model" in error["message"]
 
 
 @pytest.mark.parametrize("field", ["model", "messages"])
-def test_a_missing_field_is_named(field):
-    error = error_of(chat(**{field: ...}), 400)
+def test_missing_field_is_named(field):
+    error = checked_error(chat(**{field: ...}), 400)
     assert error["param"] == field
     assert error["type"] == "invalid_request_error"
     assert field in error["message"]
@@ -124,13 +124,13 @@ TOOL = {"type": "function", "function": {"name": "f"}}
     ],
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:60],
 )
-def test_a_wrong_field_is_named_with_its_path(fields, param):
-    error = error_of(chat(**fields), 400)
+def test_invalid_field_is_named_with_its_path(fields, param):
+    error = checked_error(chat(**fields), 400)
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
 
 
-def test_the_client_raises_what_it_has_for_a_bad_request(ask):
+def test_client_raises_bad_request_error(ask):
     with pytest.raises(openai.BadRequestError) as refused:
         ask("instant", "hello", temperature=3)
     assert refused.value.param == "temperature"
@@ -140,25 +140,25 @@ def test_the_client_raises_what_it_has_for_a_bad_request(ask):
 
 @pytest.mark.parametrize("body", [b"", b"{", b"nonsense", b'{"model": "instant",}', b"\xff\xfe", b'{"model": "\xff"}'])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/embeddings"])
-def test_what_is_no_json_is_said_to_be_none(path, body):
-    error = error_of(raw_http.post(path, body), 400)
+def test_body_that_is_not_json_is_refused(path, body):
+    error = checked_error(raw_http.post(path, body), 400)
     assert error["type"] == "invalid_request_error"
     assert "JSON" in error["message"]
 
 
 @pytest.mark.parametrize("body", [b"[]", b"5", b'"text"', b"null"])
-def test_json_that_is_no_object_is_refused(body):
-    error_of(raw_http.post(PATH, body), 400)
+def test_json_that_is_not_an_object_is_refused(body):
+    checked_error(raw_http.post(PATH, body), 400)
 
 
-def test_something_after_the_object_is_refused():
+def test_text_after_the_json_object_is_refused():
     good = json.dumps({"model": "instant", "messages": user("hello")}).encode()
     assert raw_http.post(PATH, good + b" \n").status == 200
-    error_of(raw_http.post(PATH, good + b"{}"), 400)
+    checked_error(raw_http.post(PATH, good + b"{}"), 400)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_too_long_a_prompt_is_refused_as_such(ask, stream):
+def test_prompt_longer_than_the_context_is_refused(ask, stream):
     with pytest.raises(openai.BadRequestError) as refused:
         ask("support-intent", "card " * 2_000, stream=stream)
     assert refused.value.code == "context_length_exceeded"
@@ -166,26 +166,26 @@ def test_too_long_a_prompt_is_refused_as_such(ask, stream):
     assert "512" in refused.value.message
 
 
-def test_a_body_of_the_limit_is_read_and_one_over_it_is_not():
+def test_body_up_to_the_size_limit_is_accepted():
     def body(size):
         head, tail = b'{"model":"instant","messages":[{"role":"user","content":"', b'"}]}'
         return head + b"a" * (size - len(head) - len(tail)) + tail
 
     assert raw_http.post(PATH, body(4 * MIB)).status == 200
-    error = error_of(raw_http.post(PATH, body(4 * MIB + 1)), 413)
+    error = checked_error(raw_http.post(PATH, body(4 * MIB + 1)), 413)
     assert error["code"] == "request_too_large"
 
 
 @pytest.mark.parametrize("size", [5 * MIB, 40 * MIB])
-def test_the_client_learns_that_its_body_is_too_large(ask, size):
-    """Not merely that the connection was closed while it was still sending."""
+def test_client_gets_an_error_for_a_body_over_the_limit(ask, size):
+    """The connection is not closed while the client is still sending."""
     with pytest.raises(openai.APIStatusError) as refused:
         ask("instant", "a" * size)
     assert refused.value.status_code == 413
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_model_without_a_replica_is_unavailable(ask, stream):
+def test_model_without_a_ready_replica_is_unavailable(ask, stream):
     with pytest.raises(openai.InternalServerError) as refused:
         ask("absent", "hello", stream=stream)
     assert refused.value.status_code == 503
@@ -195,14 +195,14 @@ def test_a_model_without_a_replica_is_unavailable(ask, stream):
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings"])
-def test_a_model_without_a_replica_is_unavailable_at_every_endpoint(path):
+def test_model_without_a_ready_replica_is_unavailable_at_every_endpoint(path):
     reply = raw_http.post(path, {"model": "absent", "prompt": "hello", "input": "hello"})
-    assert error_of(reply, 503)["code"] == "no_replica_ready"
+    assert checked_error(reply, 503)["code"] == "no_replica_ready"
 
 
 @pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/nothing", "/v1/chat", "/v1/chat/completions/", "/v2/models", "/v1/models/a/b"])
-def test_an_unknown_path_is_not_found(path):
-    error = error_of(raw_http.get(path), 404)
+def test_unknown_path_is_not_found(path):
+    error = checked_error(raw_http.get(path), 404)
     assert path in error["message"]
 
 
@@ -216,14 +216,14 @@ def test_an_unknown_path_is_not_found(path):
         ("DELETE", "/v1/models/instant"),
     ],
 )
-def test_a_wrong_method_is_told(method, path):
-    error = error_of(raw_http.request(method, path), 405)
+def test_wrong_method_is_refused(method, path):
+    error = checked_error(raw_http.request(method, path), 405)
     assert error["code"] == "method_not_allowed"
     assert method in error["message"]
 
 
 def overload(clients, stream):
-    """Asks `narrow`, which computes one request and lets one wait, many times at once."""
+    """Sends many requests at the same time to `narrow`, which computes one and queues one."""
 
     def one(_):
         with openai.OpenAI(base_url=fleet.BASE, api_key="none", max_retries=0, timeout=fleet.DEADLINE) as client:
@@ -238,7 +238,7 @@ def overload(clients, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_full_queue_refuses_and_says_when_to_come_back(stream):
+def test_full_queue_refuses_with_a_retry_delay(stream):
     fleet.idle("narrow")
     results = overload(8, stream)
     refused = [result for result in results if isinstance(result, openai.APIStatusError)]
@@ -255,8 +255,8 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(stream):
         assert choices[-1].finish_reason == "stop"
 
 
-def test_the_client_gets_through_an_overload_by_trying_again():
-    """It waits as long as it is told to."""
+def test_retrying_client_succeeds_during_an_overload():
+    """The client waits as long as the server asks for."""
     fleet.idle("narrow")
 
     def one(_):

@@ -12,7 +12,7 @@ QUESTION = QUESTIONS[MODEL]
 
 
 def tokens(ask, model=MODEL, **parameters):
-    """An answer and the log-probabilities of its tokens."""
+    """Returns an answer and the log-probabilities of its tokens."""
     parameters = {"temperature": 0, "logprobs": True, **talkative(model, 24), **parameters}
     choice = ask(model, QUESTIONS[model], **parameters).choices[0]
     assert choice.logprobs.refusal is None
@@ -23,34 +23,34 @@ def numbers(entries):
     return [(entry.token, entry.logprob, [(top.token, top.logprob) for top in entry.top_logprobs]) for entry in entries]
 
 
-def assert_alike(some, others):
-    """The same tokens with the same numbers, but for rounding."""
+def assert_close(some, others):
+    """Fails unless both have the same tokens with the same values, up to rounding."""
     assert [entry.token for entry in some] == [entry.token for entry in others]
     for one, other in zip(some, others):
         assert one.logprob == pytest.approx(other.logprob, abs=2e-3)
-        # Tokens of almost the same probability may change places.
+        # Tokens of almost the same probability may be in another order.
         assert [top.logprob for top in one.top_logprobs] == pytest.approx(
             [top.logprob for top in other.top_logprobs], abs=2e-3
         )
 
 
 @pytest.mark.parametrize("asked", [{}, {"logprobs": False}])
-def test_they_are_absent_unless_asked_for(ask, asked):
+def test_log_probabilities_are_absent_by_default(ask, asked):
     assert ask(MODEL, QUESTION, temperature=0, **asked).choices[0].logprobs is None
     for chunk in ask(MODEL, QUESTION, temperature=0, stream=True, **asked):
         assert all(choice.logprobs is None for choice in chunk.choices)
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_the_tokens_make_up_the_answer(ask, model):
+def test_tokens_join_to_the_answer(ask, model):
     content, entries = tokens(ask, model)
     assert len(entries) == 24
     assert "".join(entry.token for entry in entries) == content
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_tokens_make_up_an_answer_that_was_drawn(ask, seed):
-    """At this temperature anything comes: spaces first, and bytes that are no characters."""
+def test_tokens_of_a_sampled_answer_join_to_it(ask, seed):
+    """At this temperature answers contain leading spaces and bytes that are not characters."""
     content, entries = tokens(ask, temperature=2, seed=seed)
     if "\ufffd" not in content:
         assert "".join(entry.token for entry in entries) == content
@@ -63,18 +63,18 @@ def test_the_tokens_make_up_an_answer_that_was_drawn(ask, seed):
             place += len(entry.token)
 
 
-def test_there_is_one_for_each_token_of_a_character_of_several(ask):
+def test_each_token_of_a_multi_token_character_has_a_log_probability(ask):
     schema = {"name": "s", "schema": {"enum": ["日本語"]}}
     completion = ask(
         MODEL, QUESTION, temperature=0, logprobs=True, response_format={"type": "json_schema", "json_schema": schema}
     )
     (choice,) = completion.choices
     assert choice.message.content == '"日本語"'
-    # The end token counts, but is no part of the answer.
+    # The end token is counted but is not part of the answer.
     assert len(choice.logprobs.content) == completion.usage.completion_tokens - 1
 
 
-def test_the_end_of_the_answer_is_no_token_of_it(ask):
+def test_end_token_has_no_log_probability(ask):
     choice = ask(MODEL, QUESTION, temperature=0, logprobs=True).choices[0]
     assert choice.finish_reason == "stop"
     assert "".join(entry.token for entry in choice.logprobs.content) == choice.message.content
@@ -82,19 +82,19 @@ def test_the_end_of_the_answer_is_no_token_of_it(ask):
 
 @pytest.mark.parametrize("model", QUESTIONS)
 @pytest.mark.parametrize("count", [0, 1, 5, 20])
-def test_there_are_as_many_alternatives_as_asked_for(ask, model, count):
+def test_number_of_alternatives_is_the_requested_one(ask, model, count):
     _, entries = tokens(ask, model, top_logprobs=count)
     assert {len(entry.top_logprobs) for entry in entries} == {count}
 
 
-def test_there_are_no_alternatives_unless_asked_for(ask):
+def test_alternatives_are_absent_by_default(ask):
     _, entries = tokens(ask)
     assert all(entry.top_logprobs == [] for entry in entries)
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
 @pytest.mark.parametrize("temperature", [0, 0.5, 1, 2])
-def test_they_are_logarithms_of_probabilities(ask, model, temperature):
+def test_log_probabilities_are_logarithms_of_probabilities(ask, model, temperature):
     _, entries = tokens(ask, model, temperature=temperature, top_logprobs=20)
     for entry in entries:
         assert entry.logprob <= 0
@@ -109,26 +109,26 @@ def test_they_are_logarithms_of_probabilities(ask, model, temperature):
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_most_of_the_probability_is_in_the_best_alternatives(ask, model):
-    """The twenty most probable of some thousand tokens: far more than their share."""
+def test_best_alternatives_hold_most_of_the_probability(ask, model):
+    """Twenty of some thousand tokens hold far more than their share."""
     _, entries = tokens(ask, model, top_logprobs=20)
     assert max(sum(math.exp(top.logprob) for top in entry.top_logprobs) for entry in entries) > 0.5
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_the_greedy_token_is_the_best_alternative(ask, model):
+def test_greedy_token_is_the_best_alternative(ask, model):
     _, entries = tokens(ask, model, top_logprobs=3)
     for entry in entries:
         assert (entry.token, entry.logprob) == (entry.top_logprobs[0].token, entry.top_logprobs[0].logprob)
 
 
 @pytest.mark.parametrize("temperature", [1, 2])
-def test_a_drawn_token_among_the_best_has_the_same_number_there(ask, temperature):
+def test_sampled_token_has_the_same_value_among_the_alternatives(ask, temperature):
     _, entries = tokens(ask, temperature=temperature, seed=2, top_logprobs=20)
     found = 0
     for entry in entries:
         if entry.bytes is None:
-            # Several tokens read as no character.
+            # Several tokens are not a character.
             continue
         among = [top.logprob for top in entry.top_logprobs if top.token == entry.token]
         found += bool(among)
@@ -138,8 +138,8 @@ def test_a_drawn_token_among_the_best_has_the_same_number_there(ask, temperature
     assert found
 
 
-def test_they_do_not_depend_on_temperature(ask):
-    """They tell what the model thinks, not how it was drawn."""
+def test_log_probabilities_do_not_depend_on_the_temperature(ask):
+    """They are those of the model, not of the sampling."""
     _, greedy = tokens(ask, max_tokens=1, top_logprobs=10)
     _, hot = tokens(ask, max_tokens=1, top_logprobs=10, temperature=2, seed=3)
     assert [top.logprob for top in hot[0].top_logprobs] == pytest.approx(
@@ -147,7 +147,7 @@ def test_they_do_not_depend_on_temperature(ask):
     )
 
 
-def test_the_bytes_are_those_of_the_text(ask):
+def test_bytes_are_those_of_the_text(ask):
     _, entries = tokens(ask, top_logprobs=5, temperature=2)
     for entry in [*entries, *(top for entry in entries for top in entry.top_logprobs)]:
         if entry.bytes is not None:
@@ -156,7 +156,7 @@ def test_the_bytes_are_those_of_the_text(ask):
 
 @pytest.mark.parametrize("model", QUESTIONS)
 @pytest.mark.parametrize("draw", [{"temperature": 0}, {"temperature": 1, "seed": 4}], ids=["greedy", "drawn"])
-def test_a_streamed_answer_has_those_of_the_whole_one(ask, model, draw):
+def test_streamed_log_probabilities_equal_unstreamed_ones(ask, model, draw):
     parameters = {"logprobs": True, "top_logprobs": 4, **talkative(model, 24), **draw}
     whole = ask(model, QUESTIONS[model], **parameters).choices[0]
     text, entries = "", []
@@ -165,17 +165,17 @@ def test_a_streamed_answer_has_those_of_the_whole_one(ask, model, draw):
             text += choice.delta.content or ""
             entries += choice.logprobs.content if choice.logprobs else []
     assert text == whole.message.content
-    assert_alike(entries, whole.logprobs.content)
+    assert_close(entries, whole.logprobs.content)
 
 
 @pytest.mark.parametrize("draw", [{"temperature": 0}, {"temperature": 1, "seed": 4}], ids=["greedy", "drawn"])
-def test_asking_for_them_does_not_change_the_answer(ask, draw):
+def test_requesting_log_probabilities_does_not_change_the_answer(ask, draw):
     parameters = {**talkative(MODEL, 24), **draw}
     plain = ask(MODEL, QUESTION, **parameters).choices[0].message.content
     assert ask(MODEL, QUESTION, logprobs=True, top_logprobs=2, **parameters).choices[0].message.content == plain
 
 
-def test_each_of_several_answers_has_its_own(ask):
+def test_each_choice_has_its_own_log_probabilities(ask):
     parameters = {"n": 3, "temperature": 1, "seed": 1, "logprobs": True, "top_logprobs": 1, **talkative(MODEL, 10)}
     completion = ask(MODEL, QUESTION, **parameters)
     for choice in completion.choices:
@@ -183,8 +183,8 @@ def test_each_of_several_answers_has_its_own(ask):
     assert len({str(numbers(choice.logprobs.content)) for choice in completion.choices}) > 1
 
 
-def test_they_show_a_bias(ask):
-    """A token that was forced is as good as certain."""
+def test_log_probabilities_include_the_bias(ask):
+    """A forced token is almost certain."""
     token = vocabulary.ids(MODEL, "z")[0]
     _, entries = tokens(ask, max_tokens=2, logit_bias={str(token): 100}, top_logprobs=2)
     assert [entry.token for entry in entries] == ["z", "z"]

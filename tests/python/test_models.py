@@ -10,33 +10,33 @@ from fleet import QUESTIONS
 OTHERS = ["instant", "paced", "narrow", "tiny-embed", "absent"]
 
 
-def test_the_list_holds_every_model_in_order_of_name(client):
-    """Also one of which no replica is ready: it exists all the same."""
+def test_list_contains_every_model_sorted_by_name(client):
+    """A model without a ready replica is listed, too."""
     names = [model.id for model in client.models.list()]
     assert names == sorted(names)
     assert {*QUESTIONS, *OTHERS} <= set(names)
 
 
-def test_each_model_says_what_it_is(client):
+def test_each_model_has_the_fields_of_a_model(client):
     for model in client.models.list():
         assert model.object == "model"
         assert model.owned_by == "flotilla"
         assert 0 < model.created <= time.time()
 
 
-def test_the_list_can_be_iterated_page_by_page(client):
+def test_list_can_be_iterated_by_page(client):
     page = client.models.list()
     assert page.object == "list"
     assert not page.has_next_page()
 
 
-def test_one_model_is_as_in_the_list(client):
+def test_single_model_equals_its_entry_in_the_list(client):
     for model in client.models.list():
         assert client.models.retrieve(model.id) == model
 
 
 @pytest.mark.parametrize("name", ["nobody", "auto", "task:banking", "SUPPORT-INTENT", "a b", "ü"])
-def test_a_model_that_is_not_there_is_not_found(client, name):
+def test_model_that_does_not_exist_is_not_found(client, name):
     with pytest.raises(openai.NotFoundError) as missing:
         client.models.retrieve(name)
     assert missing.value.code == "model_not_found"

@@ -1,4 +1,4 @@
-"""Every response, field by field, against the official client's types."""
+"""Compares every kind of response, field by field, with the types of the official client."""
 
 import pytest
 from openai.types import Completion, CreateEmbeddingResponse, Model
@@ -61,11 +61,11 @@ def whole(path, body):
 
 @pytest.mark.parametrize("case", CHATS)
 @pytest.mark.parametrize("model", ["instant", "support-intent"])
-def test_a_chat_completion(model, case):
+def test_chat_completion_matches_its_type(model, case):
     answer = whole("/v1/chat/completions", chat_body(model, case))
     official_types.check(answer, ChatCompletion)
     for choice in answer["choices"]:
-        # The types leave these optional, the API's description does not.
+        # Optional in the types, but required in the description of the API.
         assert {"index", "message", "logprobs", "finish_reason"} <= choice.keys()
         assert {"role", "content", "refusal"} <= choice["message"].keys()
     assert "usage" in answer
@@ -74,7 +74,7 @@ def test_a_chat_completion(model, case):
 @pytest.mark.parametrize("usage", [False, True])
 @pytest.mark.parametrize("case", CHATS)
 @pytest.mark.parametrize("model", ["instant", "support-intent"])
-def test_the_chunks_of_a_chat_completion(model, case, usage):
+def test_chat_completion_chunks_match_their_type(model, case, usage):
     options = {"stream": True, "stream_options": {"include_usage": usage}}
     frames = raw_http.frames(raw_http.post("/v1/chat/completions", chat_body(model, case, **options)))
     for frame in frames:
@@ -85,14 +85,14 @@ def test_the_chunks_of_a_chat_completion(model, case, usage):
 
 @pytest.mark.parametrize("case", COMPLETIONS)
 @pytest.mark.parametrize("model", ["instant", "support-intent"])
-def test_a_text_completion(model, case):
+def test_text_completion_matches_its_type(model, case):
     official_types.check(whole("/v1/completions", completion_body(model, case)), Completion)
 
 
 @pytest.mark.parametrize("usage", [False, True])
 @pytest.mark.parametrize("case", COMPLETIONS)
 @pytest.mark.parametrize("model", ["instant", "support-intent"])
-def test_the_chunks_of_a_text_completion(model, case, usage):
+def test_text_completion_chunks_match_their_type(model, case, usage):
     options = {"stream": True, "stream_options": {"include_usage": usage}}
     frames = raw_http.frames(raw_http.post("/v1/completions", completion_body(model, case, **options)))
     for frame in frames:
@@ -100,12 +100,12 @@ def test_the_chunks_of_a_text_completion(model, case, usage):
 
 
 @pytest.mark.parametrize("texts", ["a boat", ["a boat", "another"]])
-def test_embeddings(texts):
+def test_embeddings_match_their_type(texts):
     body = {"model": "tiny-embed", "input": texts, "encoding_format": "float"}
     official_types.check(whole("/v1/embeddings", body), CreateEmbeddingResponse)
 
 
-def test_models():
+def test_models_match_their_type():
     models = raw_http.get("/v1/models").json()
     assert models.keys() == {"object", "data"}
     assert models["object"] == "list"
@@ -126,6 +126,6 @@ def test_models():
         ([], "[] is no Model"),
     ],
 )
-def test_the_check_itself_finds_what_is_wrong(value, fault):
+def test_type_check_finds_faults(value, fault):
     with pytest.raises(AssertionError, match=fault.replace("[", r"\[").replace("]", r"\]")):
         official_types.check(value, Model)

@@ -1,4 +1,4 @@
-"""Requests with the model `auto`: by their task to the demo models, with the official client."""
+"""Requests with the model `auto`, which are routed by their task to the demo models."""
 
 import openai
 import pytest
@@ -8,7 +8,7 @@ from fleet import user
 
 PATH = "/v1/chat/completions"
 
-# What is asked, its task, and what the task's model answers.
+# A question, its task, and the answer of the model of the task.
 ASKED = [
     ("where is my new card?", "bank-support", "card_arrival"),
     ("what is the sum of 4, 8 and 15?", "numbers", "27"),
@@ -18,7 +18,7 @@ ASKED = [
 
 @pytest.mark.parametrize(("question", "task", "answer"), ASKED)
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_question_finds_the_model_that_knows(client, question, task, answer, stream):
+def test_question_is_routed_to_the_model_of_its_task(client, question, task, answer, stream):
     raw = client.chat.completions.with_raw_response.create(
         model="auto", messages=user(question), temperature=0, stream=stream
     )
@@ -36,7 +36,7 @@ def test_a_question_finds_the_model_that_knows(client, question, task, answer, s
     assert models == {raw.headers["x-flotilla-model"]}
 
 
-def test_a_task_can_be_named_in_the_model_the_body_and_a_header(client):
+def test_task_can_be_named_in_the_model_the_body_or_a_header(client):
     ask = client.chat.completions.with_raw_response.create
     answers = [
         ask(model="task:numbers", messages=user("hello")),
@@ -46,7 +46,7 @@ def test_a_task_can_be_named_in_the_model_the_body_and_a_header(client):
     assert [raw.headers["x-flotilla-model"] for raw in answers] == ["numbers"] * 3
 
 
-def test_the_conversation_counts_its_newest_turn_most_and_instructions_least(client):
+def test_newest_turn_weighs_most_and_instructions_least(client):
     messages = [
         {"role": "system", "content": "You help customers of a bank with their cards, fees and transfers."},
         {"role": "user", "content": "where is my new card?"},
@@ -57,18 +57,18 @@ def test_the_conversation_counts_its_newest_turn_most_and_instructions_least(cli
     assert raw.headers["x-flotilla-task"] == "numbers"
 
 
-def test_a_text_is_routed_as_a_chat_is(client):
+def test_text_completion_is_routed_like_a_chat(client):
     raw = client.completions.with_raw_response.create(model="auto", prompt="What is the mean of 3, 9, 12?")
     assert raw.headers["x-flotilla-task"] == "numbers"
 
 
-def test_an_unknown_pin_is_refused():
+def test_unknown_routing_option_is_refused():
     for pins in [{"tasks": "x"}, {"zone": "No Zone"}, "numbers"]:
         reply = raw_http.post(PATH, {"model": "auto", "messages": user("hi"), "flotilla": pins})
         assert reply.status == 400, pins
 
 
-def test_what_is_asked_of_an_answer_is_kept_or_refused(client):
+def test_routing_options_are_met_or_the_request_is_refused(client):
     ask = client.chat.completions.with_raw_response.create
     pins = {"priority": "high", "deadline": "1m", "session": "till-7"}
     raw = ask(model="numbers", messages=user("hello"), extra_body={"flotilla": pins})
@@ -77,7 +77,7 @@ def test_what_is_asked_of_an_answer_is_kept_or_refused(client):
     assert raw.headers["x-flotilla-node"]
     patient = client.with_options(max_retries=0)
     with pytest.raises(openai.InternalServerError) as refused:
-        # A replica that has never answered may be tried: nothing is known of it yet.
+        # A replica that has never answered is tried, as its speed is not known yet.
         for _ in range(20):
             patient.chat.completions.create(
                 model="task:numbers", messages=user("hello"), extra_headers={"x-flotilla-max-joules": "0.000000001"}
@@ -92,7 +92,7 @@ def test_what_is_asked_of_an_answer_is_kept_or_refused(client):
         assert refused.value.param == f"flotilla.{field}"
 
 
-def test_an_unsure_answer_of_the_small_model_is_handed_on(client):
+def test_answer_without_confidence_escalates_to_the_large_model(client):
     ask = client.chat.completions.with_raw_response.create
     sure = ask(model="task:assistant", messages=user("what is the weather like today"), temperature=0)
     assert sure.headers["x-flotilla-model"] == "assistant-intent-s"

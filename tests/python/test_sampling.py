@@ -1,4 +1,4 @@
-"""Sampling parameters: how tokens are drawn."""
+"""Sampling parameters."""
 
 import pytest
 
@@ -14,27 +14,27 @@ def text(ask, **parameters):
 
 
 def ramble(ask, **parameters):
-    """A long answer: what decides a token shows in some of them."""
+    """Returns a long answer, so that a change of the sampling shows in some token."""
     return text(ask, **{**talkative(MODEL, 20), **parameters})
 
 
 def first_token(ask, model, **parameters):
-    """The first token of the usual answer and the text it reads as."""
+    """Returns the ids and the text of the first token of the usual answer."""
     completion = ask(model, QUESTIONS[model], temperature=0, logprobs=True, **parameters)
     token = completion.choices[0].logprobs.content[0].token
     return vocabulary.ids(model, token), token
 
 
-def test_temperature_zero_always_gives_the_same_answer(ask):
+def test_temperature_zero_gives_the_same_answer(ask):
     assert len({ramble(ask, temperature=0) for _ in range(5)}) == 1
 
 
-def test_the_seed_does_not_matter_at_temperature_zero(ask):
+def test_seed_has_no_effect_at_temperature_zero(ask):
     assert len({ramble(ask, temperature=0, seed=seed) for seed in range(4)}) == 1
 
 
 @pytest.mark.parametrize("seed", [0, 7, -1, 2**63 - 1])
-def test_the_same_seed_gives_the_same_answer(ask, seed):
+def test_same_seed_gives_the_same_answer(ask, seed):
     assert len({ramble(ask, temperature=1, seed=seed) for _ in range(3)}) == 1
 
 
@@ -46,7 +46,7 @@ def test_without_a_seed_answers_differ(ask):
     assert len({ramble(ask, temperature=1) for _ in range(8)}) > 1
 
 
-def test_the_same_seed_gives_the_same_several_answers(ask):
+def test_same_seed_gives_the_same_choices(ask):
     def several():
         completion = ask(MODEL, QUESTION, n=3, temperature=1, seed=5, **talkative(MODEL, 20))
         return [choice.message.content for choice in completion.choices]
@@ -56,7 +56,7 @@ def test_the_same_seed_gives_the_same_several_answers(ask):
     assert len(set(answers)) > 1
 
 
-def test_a_streamed_answer_of_a_seed_is_the_whole_one(ask):
+def test_seeded_streamed_answer_equals_the_unstreamed_one(ask):
     parameters = {"temperature": 1, "seed": 11, **talkative(MODEL, 20)}
     stream = ask(MODEL, QUESTION, stream=True, **parameters)
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
@@ -68,12 +68,12 @@ def test_a_streamed_answer_of_a_seed_is_the_whole_one(ask):
     [{"top_p": 0}, {"top_p": 1e-6}, {"extra_body": {"top_k": 1}}, {"extra_body": {"min_p": 1}}],
     ids=["top_p=0", "top_p=1e-6", "top_k=1", "min_p=1"],
 )
-def test_drawing_among_one_token_is_greedy(ask, narrow):
+def test_sampling_from_one_token_is_greedy(ask, narrow):
     greedy = ramble(ask, temperature=0)
     assert {ramble(ask, temperature=2, **narrow) for _ in range(3)} == {greedy}
 
 
-def test_a_high_temperature_is_wilder_than_a_low_one(ask):
+def test_high_temperature_varies_more_than_a_low_one(ask):
     greedy = ramble(ask, temperature=0)
     cool = [ramble(ask, temperature=0.01, seed=seed) for seed in range(6)]
     hot = [ramble(ask, temperature=2, seed=seed) for seed in range(6)]
@@ -81,7 +81,7 @@ def test_a_high_temperature_is_wilder_than_a_low_one(ask):
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_a_banned_token_is_not_in_the_answer(ask, model):
+def test_banned_token_is_not_in_the_answer(ask, model):
     tokens, banned = first_token(ask, model)
     bias = {str(token): -100 for token in tokens}
     completion = ask(model, QUESTIONS[model], temperature=0, logprobs=True, logit_bias=bias)
@@ -89,7 +89,7 @@ def test_a_banned_token_is_not_in_the_answer(ask, model):
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_a_forced_token_is_the_whole_answer(ask, model):
+def test_forced_token_is_the_whole_answer(ask, model):
     usual, _ = first_token(ask, model)
     wanted = vocabulary.ids(model, "z")[0]
     assert wanted not in usual
@@ -98,21 +98,21 @@ def test_a_forced_token_is_the_whole_answer(ask, model):
     assert choice.finish_reason == "length"
 
 
-def test_a_bias_of_zero_and_one_for_an_unknown_token_change_nothing(ask):
+def test_zero_bias_and_bias_of_an_unknown_token_have_no_effect(ask):
     tokens, _ = first_token(ask, MODEL)
     bias = {str(tokens[0]): 0, "4000000000": 100}
     assert text(ask, temperature=0, logit_bias=bias) == text(ask, temperature=0)
 
 
 def repeating(model):
-    """Parameters under which a model says the same token over and over."""
+    """Returns parameters that make a model repeat one token."""
     token = vocabulary.ids(model, "z")[0]
     return {"logit_bias": {str(token): 100}, "max_tokens": 80, "temperature": 0}
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_a_frequency_penalty_breaks_a_repetition(ask, model):
-    """Two for each of eighty repetitions outweighs the hundred that the token was given."""
+def test_frequency_penalty_ends_a_repetition(ask, model):
+    """A penalty of two for each of eighty repetitions exceeds the bias of 100."""
     repeated = ask(model, QUESTIONS[model], **repeating(model)).choices[0].message.content
     assert repeated == "z" * 80
     broken = ask(model, QUESTIONS[model], frequency_penalty=2, **repeating(model)).choices[0].message.content
@@ -120,14 +120,14 @@ def test_a_frequency_penalty_breaks_a_repetition(ask, model):
     assert broken != repeated
 
 
-def test_a_negative_frequency_penalty_favours_what_was_said(ask):
+def test_negative_frequency_penalty_favours_repetition(ask):
     plain = ask(MODEL, QUESTION, temperature=0, **talkative(MODEL, 60)).choices[0].message.content
     more = ask(MODEL, QUESTION, temperature=0, frequency_penalty=-2, **talkative(MODEL, 60)).choices[0].message.content
     assert len(set(more.split())) < len(set(plain.split()))
 
 
-def test_a_presence_penalty_lowers_what_was_said_once_and_for_all(ask):
-    """Measured: after any number of repetitions the token's odds are lower by a factor of e²."""
+def test_presence_penalty_applies_once_per_token(ask):
+    """After any number of repetitions the odds of the token are lower by a factor of e²."""
 
     def odds(step, **penalty):
         bias = {str(vocabulary.ids(MODEL, text)[0]): value for text, value in [("z", 60), ("q", 50)]}
@@ -143,8 +143,8 @@ def test_a_presence_penalty_lowers_what_was_said_once_and_for_all(ask):
         assert odds(step, frequency_penalty=2) == pytest.approx(odds(step) - 2 * step, abs=0.01)
 
 
-def test_penalties_count_what_was_said_and_not_what_was_asked(ask):
-    """The question is full of a token; until the answer has said it, it is not penalised."""
+def test_penalties_count_the_answer_and_not_the_prompt(ask):
+    """A token of the prompt is not penalised until the answer contains it."""
 
     def first(**penalty):
         completion = ask(
@@ -155,7 +155,7 @@ def test_penalties_count_what_was_said_and_not_what_was_asked(ask):
     assert first(frequency_penalty=2, presence_penalty=2) == pytest.approx(first(), abs=0.01)
 
 
-def test_a_repetition_penalty_breaks_a_repetition(ask):
+def test_repetition_penalty_ends_a_repetition(ask):
     plain = ramble(ask, temperature=0, max_tokens=60)
     varied = ramble(ask, temperature=0, max_tokens=60, extra_body={"repetition_penalty": 1.8})
     assert len(set(varied.split())) > len(set(plain.split()))

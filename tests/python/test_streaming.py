@@ -1,4 +1,4 @@
-"""Event streams of chat completions: their frames, and when they come."""
+"""Event streams of chat completions: their frames and when they arrive."""
 
 import time
 
@@ -14,7 +14,7 @@ PATH = "/v1/chat/completions"
 
 
 def stream(model, text="hello", **parameters):
-    """The frames of an answer, as they were on the wire."""
+    """Returns the frames of an answer."""
     body = {"model": model, "messages": user(text), "stream": True, **parameters}
     return raw_http.frames(raw_http.post(PATH, body))
 
@@ -24,12 +24,12 @@ def choices(frames):
 
 
 @pytest.mark.parametrize("model", ["instant", *QUESTIONS])
-def test_a_stream_is_data_frames_ended_by_done(model):
+def test_stream_is_data_frames_ended_by_done(model):
     frames = stream(model, QUESTIONS.get(model, QUESTION), temperature=0)
     assert len(frames) >= 2
 
 
-def test_a_stream_says_that_it_must_not_be_held_back():
+def test_stream_headers_forbid_caching_and_buffering():
     reply = raw_http.post(PATH, {"model": "instant", "messages": user("hello"), "stream": True})
     assert reply.headers["cache-control"] == "no-cache"
     assert reply.headers["x-accel-buffering"] == "no"
@@ -38,7 +38,7 @@ def test_a_stream_says_that_it_must_not_be_held_back():
 
 
 @pytest.mark.parametrize("model", ["instant", MODEL])
-def test_all_frames_of_an_answer_bear_the_same_names(model):
+def test_all_frames_of_an_answer_have_the_same_id_model_and_time(model):
     frames = stream(model)
     assert {frame["object"] for frame in frames} == {"chat.completion.chunk"}
     assert {frame["model"] for frame in frames} == {model}
@@ -48,7 +48,7 @@ def test_all_frames_of_an_answer_bear_the_same_names(model):
 
 @pytest.mark.parametrize("model", ["instant", MODEL])
 @pytest.mark.parametrize("n", [1, 3])
-def test_each_choice_tells_its_role_first_and_its_end_last_and_both_once(model, n):
+def test_each_choice_starts_with_its_role_and_ends_with_its_finish_reason(model, n):
     frames = stream(model, n=n, temperature=1, max_tokens=6)
     for index in range(n):
         mine = [choice for choice in choices(frames) if choice["index"] == index]
@@ -60,7 +60,7 @@ def test_each_choice_tells_its_role_first_and_its_end_last_and_both_once(model, 
     assert {choice["index"] for choice in choices(frames)} == set(range(n))
 
 
-def test_usage_comes_last_in_a_frame_of_its_own_when_asked_for():
+def test_requested_usage_is_the_last_frame():
     frames = stream("instant", stream_options={"include_usage": True})
     assert frames[-1]["choices"] == []
     usage = frames[-1]["usage"]
@@ -70,12 +70,12 @@ def test_usage_comes_last_in_a_frame_of_its_own_when_asked_for():
 
 
 @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}])
-def test_usage_is_not_mentioned_unless_asked_for(options):
+def test_usage_is_absent_by_default(options):
     frames = stream("instant", stream_options=options)
     assert all("usage" not in frame and len(frame["choices"]) == 1 for frame in frames)
 
 
-def test_the_usage_of_several_choices_is_their_sum(ask):
+def test_usage_of_several_choices_is_their_sum(ask):
     parameters = {"n": 3, "temperature": 2, **talkative(MODEL, 10)}
     frames = stream(MODEL, QUESTION, stream_options={"include_usage": True}, **parameters)
     whole = ask(MODEL, QUESTION, **parameters)
@@ -84,7 +84,7 @@ def test_the_usage_of_several_choices_is_their_sum(ask):
 
 
 @pytest.mark.parametrize("model", ["instant", *QUESTIONS])
-def test_an_answer_comes_in_pieces(ask, model):
+def test_answer_is_streamed_in_pieces(ask, model):
     parameters = {"temperature": 0} if model == "instant" else {"temperature": 0, **talkative(model, 24)}
     texts = [choice["delta"].get("content") for choice in choices(stream(model, QUESTION, **parameters))]
     pieces = [text for text in texts if text]
@@ -93,8 +93,8 @@ def test_an_answer_comes_in_pieces(ask, model):
 
 
 @pytest.mark.parametrize("attempt", range(5))
-def test_the_clients_stream_helper_assembles_several_choices(client, attempt):
-    """It relies on the choices' first chunks coming in the order of their indices."""
+def test_stream_helper_of_the_client_assembles_several_choices(client, attempt):
+    """The helper needs the first chunks of the choices in the order of their indices."""
     messages = user(QUESTION)
     with client.chat.completions.stream(model=MODEL, messages=messages, n=4, temperature=1, **talkative(MODEL, 8)) as events:
         chunks = [event.chunk for event in events if event.type == "chunk"]
@@ -106,14 +106,14 @@ def test_the_clients_stream_helper_assembles_several_choices(client, attempt):
         assert choice.finish_reason == "length"
 
 
-def test_what_fails_before_the_first_frame_is_told_by_the_status():
+def test_failure_before_the_first_frame_is_an_error_status():
     reply = raw_http.post(PATH, {"model": "absent", "messages": user("hello"), "stream": True})
     assert reply.status == 503
     assert reply.json()["error"]["code"] == "no_replica_ready"
 
 
 def arrivals(parameters):
-    """When each frame of a paced answer came, in seconds from the first."""
+    """Returns the arrival time of each frame of a paced answer, in seconds after the first."""
     body = {"model": "paced", "messages": user("hello"), "stream": True, **parameters}
     request = raw_http.OpenRequest(PATH, body)
     times, seen = [], 0
@@ -125,21 +125,20 @@ def arrivals(parameters):
     return [moment - times[0] for moment in times]
 
 
-def test_frames_come_one_by_one_as_the_model_makes_them():
-    """Sixty tokens at 50 a second take 1.2 seconds. Were they held back and sent at once, the
-    frames would come within an instant of each other."""
+def test_frames_arrive_one_by_one_as_they_are_generated():
+    """Sixty tokens at 50 a second take 1.2 seconds. Buffered frames would arrive all at once."""
     times = arrivals({"max_tokens": 60})
     assert len(times) >= 61
     assert times[-1] > 0.6
-    # Spread over the whole time: each quarter of it brought its share of the frames.
+    # Each quarter of the time must bring a share of the frames.
     for quarter in range(4):
         start, end = (times[-1] * part / 4 for part in (quarter, quarter + 1))
         share = sum(start <= moment <= end for moment in times)
         assert share >= len(times) / 16, times
-    assert len(set(times)) > len(times) / 4, "the frames came in bursts"
+    assert len(set(times)) > len(times) / 4, "the frames arrived in bursts"
 
 
-def test_the_first_frame_does_not_wait_for_the_last(client):
+def test_first_frame_arrives_before_the_answer_is_complete(client):
     start = time.monotonic()
     answer = client.chat.completions.create(model="paced", messages=user("hello"), max_tokens=60, stream=True)
     next(iter(answer))

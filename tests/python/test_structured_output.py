@@ -1,4 +1,4 @@
-"""Answers in a form that was asked for."""
+"""Answers that match a requested schema."""
 
 import enum
 import json
@@ -12,8 +12,8 @@ import raw_http
 from fleet import QUESTIONS, user
 
 EXTRACT = "extract"
-# It has never seen JSON: whatever it says in that form, it was made to.
-STRANGER = "support-intent"
+# Not trained on JSON, so its JSON is due to the constraint alone.
+UNTRAINED = "support-intent"
 
 SCHEMAS = {
     "string": {
@@ -106,8 +106,8 @@ def streamed(ask, *arguments, **parameters):
 
 @pytest.mark.parametrize("temperature", [0, 1])
 @pytest.mark.parametrize("name", SCHEMAS)
-@pytest.mark.parametrize("model", [STRANGER, EXTRACT])
-def test_an_answer_has_the_form_of_the_schema(ask, model, name, temperature):
+@pytest.mark.parametrize("model", [UNTRAINED, EXTRACT])
+def test_answer_matches_the_schema(ask, model, name, temperature):
     choice = ask(
         model, QUESTIONS[model], temperature=temperature, seed=1, max_tokens=300, response_format=form(SCHEMAS[name])
     ).choices[0]
@@ -116,8 +116,8 @@ def test_an_answer_has_the_form_of_the_schema(ask, model, name, temperature):
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-@pytest.mark.parametrize("model", [STRANGER, EXTRACT])
-def test_a_streamed_answer_has_the_form_of_the_schema(ask, model, name):
+@pytest.mark.parametrize("model", [UNTRAINED, EXTRACT])
+def test_streamed_answer_matches_the_schema(ask, model, name):
     parameters = {"temperature": 0, "max_tokens": 300, "response_format": form(SCHEMAS[name])}
     text, reason = streamed(ask, model, QUESTIONS[model], **parameters)
     assert reason == "stop", text
@@ -126,26 +126,26 @@ def test_a_streamed_answer_has_the_form_of_the_schema(ask, model, name):
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_every_model_can_be_made_to_choose_from_a_list(ask, model):
+def test_every_model_can_be_forced_to_choose_from_a_list(ask, model):
     schema = {"enum": ["alpha", "beta", "gamma"]}
     choice = ask(model, QUESTIONS[model], temperature=0, max_tokens=60, response_format=form(schema)).choices[0]
     assert json.loads(choice.message.content) in schema["enum"]
     assert choice.finish_reason == "stop"
 
 
-def test_a_form_needs_few_tokens_beyond_its_content(ask):
-    """Small models would go on with spaces for ever where JSON allows them."""
-    choice = ask(STRANGER, "hello", temperature=0, max_tokens=300, response_format=form(SCHEMAS["enums"])).choices[0]
+def test_structured_answer_contains_little_whitespace(ask):
+    """A small model would repeat spaces without end where JSON allows them."""
+    choice = ask(UNTRAINED, "hello", temperature=0, max_tokens=300, response_format=form(SCHEMAS["enums"])).choices[0]
     compact = json.dumps(json.loads(choice.message.content), separators=(",", ":"))
     assert len(choice.message.content) <= 2 * len(compact)
 
 
-def test_extract_gives_an_object_by_itself(ask):
+def test_extract_answers_with_an_object_without_a_schema(ask):
     answer = ask(EXTRACT, QUESTIONS[EXTRACT], temperature=0)
     assert isinstance(json.loads(answer.choices[0].message.content), dict)
 
 
-def test_a_json_object_is_an_object(ask):
+def test_json_object_format_gives_an_object(ask):
     parameters = {"temperature": 0, "max_tokens": 200, "response_format": {"type": "json_object"}}
     choice = ask(EXTRACT, QUESTIONS[EXTRACT], **parameters).choices[0]
     assert choice.finish_reason == "stop", choice.message.content
@@ -154,10 +154,10 @@ def test_a_json_object_is_an_object(ask):
 
 
 @pytest.mark.parametrize("question", ["maria smith ordered 3 red lamps", "hello", "7 {{{"])
-def test_a_json_object_of_a_model_that_knows_none_begins_as_one(ask, question):
-    """What it would put in it has no end; so far as it comes, it is an object's beginning."""
+def test_json_object_of_an_untrained_model_starts_as_an_object(ask, question):
+    """Its content does not end by itself, so only the start of the object is checked."""
     choice = ask(
-        STRANGER, question, temperature=0, max_tokens=60, response_format={"type": "json_object"}
+        UNTRAINED, question, temperature=0, max_tokens=60, response_format={"type": "json_object"}
     ).choices[0]
     assert choice.message.content.startswith("{")
     if choice.finish_reason == "stop":
@@ -166,23 +166,23 @@ def test_a_json_object_of_a_model_that_knows_none_begins_as_one(ask, question):
         assert choice.finish_reason == "length"
 
 
-def test_the_format_text_is_the_usual_answer(ask):
-    plain = ask(STRANGER, QUESTIONS[STRANGER], temperature=0).choices[0].message.content
-    text = ask(STRANGER, QUESTIONS[STRANGER], temperature=0, response_format={"type": "text"})
+def test_text_format_gives_the_usual_answer(ask):
+    plain = ask(UNTRAINED, QUESTIONS[UNTRAINED], temperature=0).choices[0].message.content
+    text = ask(UNTRAINED, QUESTIONS[UNTRAINED], temperature=0, response_format={"type": "text"})
     assert text.choices[0].message.content == plain
 
 
-def test_several_answers_all_have_the_form(ask):
+def test_all_choices_match_the_schema(ask):
     schema = SCHEMAS["nested"]
-    completion = ask(STRANGER, "hello", n=4, temperature=1, max_tokens=300, response_format=form(schema))
+    completion = ask(UNTRAINED, "hello", n=4, temperature=1, max_tokens=300, response_format=form(schema))
     assert len(completion.choices) == 4
     for choice in completion.choices:
         jsonschema.validate(json.loads(choice.message.content), schema)
 
 
-def test_a_form_goes_with_log_probabilities(ask):
+def test_structured_answer_has_log_probabilities(ask):
     choice = ask(
-        STRANGER,
+        UNTRAINED,
         "hello",
         temperature=0,
         max_tokens=300,
@@ -197,9 +197,9 @@ def test_a_form_goes_with_log_probabilities(ask):
 
 
 @pytest.mark.parametrize("tokens", range(1, 12))
-def test_an_answer_may_be_cut_within_a_character(ask, tokens):
-    """These characters are of several tokens each for a model that has never seen them."""
-    completion = ask(STRANGER, "hello", temperature=0, max_tokens=tokens, response_format=form({"enum": ["日本語日本語"]}))
+def test_answer_may_be_cut_within_a_character(ask, tokens):
+    """Each of these characters is several tokens of a model that was not trained on them."""
+    completion = ask(UNTRAINED, "hello", temperature=0, max_tokens=tokens, response_format=form({"enum": ["日本語日本語"]}))
     (choice,) = completion.choices
     assert choice.finish_reason == "length"
     assert completion.usage.completion_tokens == tokens
@@ -222,8 +222,8 @@ class Order(pydantic.BaseModel):
     express: bool
 
 
-@pytest.mark.parametrize("model", [STRANGER, EXTRACT])
-def test_the_client_parses_an_answer_into_a_pydantic_model(client, model):
+@pytest.mark.parametrize("model", [UNTRAINED, EXTRACT])
+def test_client_parses_an_answer_into_a_pydantic_model(client, model):
     completion = client.chat.completions.parse(
         model=model, messages=user(QUESTIONS[model]), response_format=Order, temperature=0, max_tokens=300
     )
@@ -232,17 +232,17 @@ def test_the_client_parses_an_answer_into_a_pydantic_model(client, model):
     assert order.line.item in ["lamp", "desk"]
 
 
-def test_the_client_parses_a_stream_into_a_pydantic_model(client):
+def test_client_parses_a_stream_into_a_pydantic_model(client):
     with client.chat.completions.stream(
-        model=STRANGER, messages=user("hello"), response_format=Order, temperature=0, max_tokens=300
+        model=UNTRAINED, messages=user("hello"), response_format=Order, temperature=0, max_tokens=300
     ) as events:
         final = events.get_final_completion()
     assert isinstance(final.choices[0].message.parsed, Order)
 
 
 @pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"type": "object", "properties": 5}, {"$ref": "#/$defs/nowhere"}])
-def test_a_schema_that_is_none_is_refused(schema):
-    body = {"model": STRANGER, "messages": user("hello"), "max_tokens": 5, "response_format": form(schema)}
+def test_invalid_schema_is_refused(schema):
+    body = {"model": UNTRAINED, "messages": user("hello"), "max_tokens": 5, "response_format": form(schema)}
     reply = raw_http.post("/v1/chat/completions", body)
     assert reply.status == 400, reply.body
     assert reply.json()["error"]["type"] == "invalid_request_error"

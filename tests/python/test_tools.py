@@ -40,7 +40,7 @@ def forced(ask, model=MODEL, **parameters):
 
 
 def assert_calls(choice, tools):
-    """The choice is one call of one of the tools, and nothing else."""
+    """Checks that the choice is exactly one valid call of one of the tools, and returns the call."""
     assert choice.finish_reason == "tool_calls", choice
     assert choice.message.content is None
     (call,) = choice.message.tool_calls
@@ -53,7 +53,7 @@ def assert_calls(choice, tools):
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_every_model_can_be_made_to_call_a_named_tool(ask, model):
+def test_every_model_can_be_forced_to_call_a_named_tool(ask, model):
     completion = forced(ask, model, tools=[STOP, WEATHER], tool_choice=NAMED)
     call = assert_calls(completion.choices[0], [WEATHER])
     assert call.function.name == "get_weather"
@@ -61,13 +61,13 @@ def test_every_model_can_be_made_to_call_a_named_tool(ask, model):
 
 @pytest.mark.parametrize("temperature", [0, 1])
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_every_model_can_be_made_to_call_some_tool(ask, model, temperature):
+def test_every_model_can_be_forced_to_call_a_tool(ask, model, temperature):
     tools = [STOP, WEATHER]
     completion = forced(ask, model, tools=tools, tool_choice="required", temperature=temperature, seed=1)
     assert_calls(completion.choices[0], tools)
 
 
-def test_a_tool_without_parameters_can_be_called(ask):
+def test_tool_without_parameters_can_be_called(ask):
     bare = {"type": "function", "function": {"name": "refresh"}}
     empty = tool("refresh", NOTHING)
     call = assert_calls(forced(ask, tools=[empty], tool_choice="required").choices[0], [empty])
@@ -76,12 +76,12 @@ def test_a_tool_without_parameters_can_be_called(ask):
     assert_calls(completion.choices[0], [WEATHER])
 
 
-def test_each_call_has_an_id_of_its_own(ask):
+def test_each_call_has_a_unique_id(ask):
     completions = [forced(ask, tools=[WEATHER], tool_choice="required") for _ in range(3)]
     assert len({completion.choices[0].message.tool_calls[0].id for completion in completions}) == 3
 
 
-def test_several_answers_each_call(ask):
+def test_each_choice_has_a_call(ask):
     completion = forced(ask, tools=[WEATHER], tool_choice="required", n=3, temperature=1)
     calls = [assert_calls(choice, [WEATHER]) for choice in completion.choices]
     assert len({call.id for call in calls}) == 3
@@ -95,7 +95,7 @@ def test_usage_counts_the_tokens_of_a_call(ask):
 
 @pytest.mark.parametrize("choice", [NAMED, "required"], ids=["named", "required"])
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_a_streamed_call_assembles(ask, model, choice):
+def test_streamed_call_can_be_assembled(ask, model, choice):
     calls, content, reasons = {}, "", []
     for chunk in forced(ask, model, tools=[WEATHER], tool_choice=choice, stream=True):
         for part in chunk.choices:
@@ -104,7 +104,7 @@ def test_a_streamed_call_assembles(ask, model, choice):
             for piece in part.delta.tool_calls or []:
                 call = calls.setdefault(piece.index, {"id": None, "name": None, "arguments": ""})
                 if piece.id:
-                    assert call["id"] is None, "a call's id comes once"
+                    assert call["id"] is None, "a second id"
                     assert piece.type == "function"
                     call["id"], call["name"] = piece.id, piece.function.name
                 call["arguments"] += piece.function.arguments or ""
@@ -115,7 +115,7 @@ def test_a_streamed_call_assembles(ask, model, choice):
     jsonschema.validate(json.loads(calls[0]["arguments"]), PARAMETERS)
 
 
-def test_the_clients_stream_helper_assembles_a_call(client):
+def test_stream_helper_of_the_client_assembles_a_call(client):
     with client.chat.completions.stream(
         model=MODEL, messages=user("hello"), tools=[WEATHER], tool_choice="required", temperature=0, max_tokens=200
     ) as events:
@@ -132,7 +132,7 @@ class Reminder(pydantic.BaseModel):
     loud: bool
 
 
-def test_the_client_parses_a_call_into_a_pydantic_model(client):
+def test_client_parses_a_call_into_a_pydantic_model(client):
     completion = client.chat.completions.parse(
         model=MODEL,
         messages=user("hello"),
@@ -148,8 +148,8 @@ def test_the_client_parses_a_call_into_a_pydantic_model(client):
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("choice", ["none", "auto", None])
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_a_model_that_need_not_call_gives_its_usual_answer(ask, model, choice, stream):
-    """These models know of no tools: their prompts do not change with them."""
+def test_model_that_is_not_forced_to_call_gives_its_usual_answer(ask, model, choice, stream):
+    """The chat templates of these models have no tools, so the prompts stay the same."""
     plain = ask(model, QUESTIONS[model], temperature=0).choices[0].message.content
     chosen = {} if choice is None else {"tool_choice": choice}
     answer = ask(model, QUESTIONS[model], temperature=0, tools=[WEATHER, STOP], stream=stream, **chosen)
@@ -165,23 +165,23 @@ def test_a_model_that_need_not_call_gives_its_usual_answer(ask, model, choice, s
 
 
 @pytest.mark.parametrize("model", QUESTIONS)
-def test_special_tokens_do_not_show_when_tools_are_given(ask, model):
-    """The engine decodes them into the text then, to find calls by."""
+def test_answer_with_tools_contains_no_special_tokens(ask, model):
+    """With tools the engine decodes special tokens, too, to find calls."""
     for parameters in [{}, {"tool_choice": "auto", "logprobs": True}, {"n": 2}]:
         completion = ask(model, QUESTIONS[model], temperature=0, tools=[WEATHER], **parameters)
         for choice in completion.choices:
             assert not any(special in choice.message.content for special in vocabulary.specials(model))
 
 
-def test_a_long_answer_beside_tools_is_whole(ask):
+def test_long_answer_with_tools_is_complete(ask):
     long = talkative(MODEL, 32)
     plain = ask(MODEL, "hello", temperature=0, **long).choices[0]
-    beside = ask(MODEL, "hello", temperature=0, tools=[WEATHER], **long).choices[0]
-    assert (beside.message.content, beside.finish_reason) == (plain.message.content, "length")
+    with_tools = ask(MODEL, "hello", temperature=0, tools=[WEATHER], **long).choices[0]
+    assert (with_tools.message.content, with_tools.finish_reason) == (plain.message.content, "length")
 
 
-def test_a_conversation_goes_on_after_a_call(client, ask):
-    """The call as the model gave it goes back as it is, with the tool's answer after it."""
+def test_conversation_continues_after_a_call(client, ask):
+    """The client sends the call back unchanged, followed by the answer of the tool."""
     call = forced(ask, tools=[WEATHER], tool_choice="required").choices[0].message
     messages = [
         *user("what will the weather be?"),
@@ -199,8 +199,8 @@ def test_a_conversation_goes_on_after_a_call(client, ask):
         assert reason == "stop"
 
 
-def test_a_call_cut_short_is_told_as_such(ask):
-    """Half a call is no call: the client must not take it for one."""
+def test_incomplete_call_ends_with_length_and_is_not_returned(ask):
+    """A client must not mistake an incomplete call for a call."""
     choice = forced(ask, tools=[WEATHER], tool_choice="required", max_tokens=4).choices[0]
     assert choice.finish_reason == "length"
     assert not choice.message.tool_calls

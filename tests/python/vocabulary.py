@@ -1,4 +1,4 @@
-"""A model's tokens, from its tokenizer.json."""
+"""The tokens of a model, read from its tokenizer.json."""
 
 import functools
 
@@ -8,7 +8,7 @@ from make_embedding_model import byte_symbols
 
 @functools.cache
 def texts(model):
-    """The text of each token by its id; tokens that end inside a character are left out."""
+    """Returns the text of each token by its id, without tokens that end within a character."""
     tokenizer = fleet.model_file(model, "tokenizer.json")
     byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
     found = {}
@@ -23,13 +23,13 @@ def texts(model):
 
 
 def ids(model, text):
-    """All tokens that read as `text`."""
+    """Returns the ids of all tokens with this text."""
     found = [token for token, its_text in texts(model).items() if its_text == text]
     assert found, f"{model} has no token {text!r}"
     return found
 
 
 def specials(model):
-    """The texts of the tokens that are no text: ends, roles, padding."""
+    """Returns the texts of the special tokens: ends, roles, padding."""
     added = fleet.model_file(model, "tokenizer.json")["added_tokens"]
     return [token["content"] for token in added if token["special"]]
