@@ -64,7 +64,7 @@ pub(crate) async fn run(
         for name in unassigned {
             if let Some(unplaced) = reconcile::explain(&view, &name) {
                 let reason = format!("The model '{name}' cannot be placed: {unplaced}.");
-                pending.turn_away(&name, &RequestError::Unavailable(reason));
+                pending.reject_all(&name, &RequestError::Unavailable(reason));
             }
         }
     }

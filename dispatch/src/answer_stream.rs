@@ -29,13 +29,13 @@ pub(crate) fn deadline_passed(deadline: Duration) -> RequestError {
 /// The events of one answer. Dropping the stream stops the generation and gives the load back.
 pub(crate) struct AnswerStream {
     responses: ResponseStream,
-    /// The events that arrived before anybody read.
+    /// The events that arrived before the stream was created. `None` once they are read.
     first: Option<Vec<GenerateEvent>>,
     usage: UsageGuard,
     source: AnswerSource,
 }
 
-/// Where an answer comes from.
+/// The model and the call that an answer comes from.
 pub(crate) struct AnswerSource {
     pub(crate) model: String,
     /// The span of the call to the replica.
@@ -50,7 +50,7 @@ impl AnswerStream {
         mut usage: UsageGuard,
         source: AnswerSource,
     ) -> Self {
-        usage.answer_began();
+        usage.record_answer_start();
         Self {
             responses,
             first: Some(first),
@@ -59,9 +59,10 @@ impl AnswerStream {
         }
     }
 
-    /// Has `recorder` record the end of the answer. `deadline` is the request's own deadline after
-    /// its arrival, and when that is. With `trace_content` the trace holds the answer's text.
-    pub(crate) fn recorded(
+    /// Returns the stream with a `recorder` of its end. `deadline` is the request's own deadline, as a
+    /// duration after its arrival and as a point in time. With `trace_content` the answer's text is added
+    /// to the trace.
+    pub(crate) fn record_with(
         self,
         recorder: DecisionRecorder,
         deadline: Option<(Duration, Instant)>,
@@ -80,19 +81,19 @@ impl AnswerStream {
     }
 
     /// Learns from the complete answer, counts its energy and returns it.
-    pub(crate) fn served(&mut self, usage: Usage) -> EnergyUsage {
-        self.usage.served(usage)
+    pub(crate) fn record_answer(&mut self, usage: Usage) -> EnergyUsage {
+        self.usage.record_answer(usage)
     }
 
-    /// Counts the energy so far of an answer that is given up, and returns it.
-    pub(crate) fn given_up(&mut self) -> EnergyUsage {
-        self.usage.given_up()
+    /// Counts the energy so far of an answer that is abandoned, and returns it.
+    pub(crate) fn count_energy_so_far(&mut self) -> EnergyUsage {
+        self.usage.count_energy_so_far()
     }
 
     /// Records that the answer failed.
-    pub(crate) fn failed(&mut self, error: &RequestError) {
+    pub(crate) fn record_failure(&mut self, error: &RequestError) {
         self.source.span.record_error(error.kind());
-        self.usage.failed(error);
+        self.usage.record_failure(error);
     }
 }
 
@@ -111,11 +112,11 @@ impl Stream for AnswerStream {
     }
 }
 
-/// Waits for the first events of an answer.
+/// Reads the first events of an answer, and waits for them.
 ///
 /// # Errors
 /// When the node fails or ends the answer before them.
-pub(crate) async fn first_events(
+pub(crate) async fn read_first_events(
     responses: &mut ResponseStream,
     model: &str,
 ) -> Result<Vec<GenerateEvent>, RequestError> {
@@ -186,24 +187,24 @@ impl Stream for RecordedAnswer {
                 }
                 // The answer is complete now: a client that has the usage may not read on.
                 if let Some(GenerateEvent::Usage(usage)) = events.last_mut() {
-                    this.recorder.usage(*usage);
+                    this.recorder.record_usage(*usage);
                     if let Some(timing) = usage.timing {
-                        this.recorder.decoded_for(timing.decode);
+                        this.recorder.record_decode_time(timing.decode);
                     }
-                    this.stream.served(*usage);
+                    this.stream.record_answer(*usage);
                     usage.energy = Some(this.recorder.energy());
                     if let Some(content) = this.content.take() {
                         content.set_output_messages(this.recorder.span());
                     }
-                    this.recorder.answered();
+                    this.recorder.record_success();
                 }
             }
             Some(Err(error)) => {
-                this.stream.given_up();
-                this.stream.failed(error);
-                this.recorder.failed(error);
+                this.stream.count_energy_so_far();
+                this.stream.record_failure(error);
+                this.recorder.record_failure(error);
             }
-            None => this.recorder.answered(),
+            None => this.recorder.record_success(),
         }
         Poll::Ready(next)
     }

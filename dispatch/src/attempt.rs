@@ -22,7 +22,7 @@ impl Attempt<'_> {
     /// Sends a generation request, and resolves when the first events of the answer have arrived.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// Why the attempt failed.
     pub(crate) async fn generate(
         mut self,
         request: GenerateRequest,
@@ -36,7 +36,7 @@ impl Attempt<'_> {
             span.inject_headers(call.metadata_mut().as_mut());
             let responses = replica.transport.generate(call).await;
             let mut responses = responses.map_err(|error| request_error(error, replica, &model))?;
-            let first = answer_stream::first_events(&mut responses, &model).await?;
+            let first = answer_stream::read_first_events(&mut responses, &model).await?;
             Ok((responses, first))
         };
         let error = match tokio::time::timeout(timeout.remaining, begin).await {
@@ -44,8 +44,8 @@ impl Attempt<'_> {
                 let source = AnswerSource { model, span };
                 return Ok(AnswerStream::new(responses, first, self.usage, source));
             }
-            Ok(Err(error)) => self.refused(error),
-            Err(_) => self.failed(timeout.error()),
+            Ok(Err(error)) => self.record_refusal(error),
+            Err(_) => self.record_failure(timeout.error()),
         };
         span.record_error(error.kind());
         Err(error)
@@ -54,7 +54,7 @@ impl Attempt<'_> {
     /// Sends an embedding request, and resolves with the vectors.
     ///
     /// # Errors
-    /// Why there is no answer.
+    /// Why the attempt failed.
     pub(crate) async fn embed(
         mut self,
         request: &EmbedRequest,
@@ -68,31 +68,33 @@ impl Attempt<'_> {
         let error = match answer {
             Ok(Ok(response)) => {
                 let embeddings: Embeddings = response.into();
-                self.usage.served(Usage {
+                self.usage.record_answer(Usage {
                     prompt_tokens: embeddings.prompt_tokens,
                     energy: embeddings.energy,
                     ..Usage::default()
                 });
                 return Ok(embeddings);
             }
-            Ok(Err(error)) => self.refused(request_error(error, replica, request.model.as_str())),
-            Err(_) => self.failed(timeout.error()),
+            Ok(Err(error)) => {
+                self.record_refusal(request_error(error, replica, request.model.as_str()))
+            }
+            Err(_) => self.record_failure(timeout.error()),
         };
         span.record_error(error.kind());
         Err(error)
     }
 
-    /// Accounts for an error that the replica, or the way to it, answered with.
-    fn refused(&mut self, error: RequestError) -> RequestError {
+    /// Accounts for an error of the replica or of the connection to it.
+    fn record_refusal(&mut self, error: RequestError) -> RequestError {
         if error.is_replica_fault() {
-            return self.failed(error);
+            return self.record_failure(error);
         }
-        self.usage.refused(&error);
+        self.usage.record_refusal(&error);
         error
     }
 
-    fn failed(&mut self, error: RequestError) -> RequestError {
-        self.usage.failed(&error);
+    fn record_failure(&mut self, error: RequestError) -> RequestError {
+        self.usage.record_failure(&error);
         error
     }
 }
@@ -108,8 +110,8 @@ fn forward_span(replica: &ReplicaView, method: &'static str) -> RequestSpan {
     span
 }
 
-/// Converts a transport error. That a node is not connected says nothing about the request, unlike a
-/// node that is lost while it answers.
+/// Converts a transport error. A node that was not connected never received the request, unlike a node
+/// that is lost during an answer: the request can be retried without a limit.
 fn request_error(error: TransportError, replica: &ReplicaView, model: &str) -> RequestError {
     match error {
         TransportError::NotConnected => {

@@ -1,4 +1,4 @@
-//! What a replica is expected to take for a request, and whether it may answer.
+//! The time and energy that a replica is expected to need for a request, and whether it may answer.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use flotilla_core::{Joules, ModelName};
 use crate::plan::DispatchPlan;
 use crate::{CandidateSnapshot, MeasuredQuality, ReplicaView};
 
-/// The share of its time that a replica counts with when it had the request's session before: the
-/// session stays there unless another replica is twice as fast.
+/// Factor on the predicted time of the replica that had the request's session before: the session stays
+/// there unless another replica is twice as fast.
 const SESSION_SHARE: f32 = 0.5;
 
-/// Why a replica may not answer: the reason, and a detail for people.
+/// Why a replica may not answer: the reason, and a detail for the reader of the decision.
 pub(crate) type Rejection = (RejectReason, String);
 
-/// What a replica is expected to take for a request.
+/// The time and energy that a replica is expected to need for a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CandidateEstimate {
     pub(crate) snapshot: CandidateSnapshot,
@@ -32,7 +32,7 @@ pub(crate) struct CandidateEstimate {
     remaining_share: f32,
 }
 
-/// The circumstances of an estimate.
+/// What an estimate depends on besides the replica.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EstimateContext<'a> {
     pub(crate) plan: &'a DispatchPlan,
@@ -45,7 +45,8 @@ pub(crate) struct EstimateContext<'a> {
 }
 
 impl EstimateContext<'_> {
-    /// Estimates what a replica takes that has `cached_bytes` of the conversation in memory.
+    /// Estimates the time and energy of an answer of `replica`. `cached_bytes` is the part of the
+    /// conversation that it has in memory: 0 for the session only, `None` for neither.
     ///
     /// # Errors
     /// Why the replica may not answer.
@@ -55,7 +56,7 @@ impl EstimateContext<'_> {
         cached_bytes: Option<u32>,
     ) -> Result<CandidateEstimate, Rejection> {
         let plan = self.plan;
-        let quality = self.quality.of(replica.revision);
+        let quality = self.quality.for_revision(replica.revision);
         check_quality(plan.limits, quality)?;
         let snapshot = replica.stats.snapshot(plan.queue_key, self.now);
         if snapshot.full {
@@ -108,7 +109,7 @@ impl EstimateContext<'_> {
         self.select_with_reasons(candidates).0
     }
 
-    /// Selects one of several replicas of a model, and says for each why it was selected or not.
+    /// Selects one of several replicas of a model, and returns for each why it was selected or not.
     pub(crate) fn select_with_reasons(
         &self,
         candidates: &[CandidateEstimate],
@@ -180,7 +181,7 @@ pub(crate) fn set_reasons(candidates: &mut [CandidateRecord], reasons: &[Selecti
 }
 
 impl CandidateEstimate {
-    /// The replica as the core compares it with others of its model.
+    /// Returns the candidate for the comparison with other replicas of its model.
     fn replica_candidate(&self) -> ReplicaCandidate {
         ReplicaCandidate {
             load: self.snapshot.load,
@@ -191,8 +192,8 @@ impl CandidateEstimate {
         }
     }
 
-    /// The expected answer as it is compared with those of other models: pressure on the node counts
-    /// as more time and more energy.
+    /// Returns the expected answer for the comparison with other models. Node pressure counts as more time
+    /// and more energy.
     pub(crate) fn under_pressure(&self) -> ExpectedAnswer {
         let factor = self.snapshot.pressure.factor();
         ExpectedAnswer {

@@ -19,8 +19,8 @@ use crate::tier_answer::{HeldAnswer, TierRequest};
 /// The most useful of the smaller models' answers that did not satisfy the cascade.
 enum Fallback {
     None,
-    /// The answer of this tier was given up before its end.
-    GivenUp(usize),
+    /// The answer of this tier was abandoned before its end.
+    Abandoned(usize),
     /// The complete answer of this tier.
     Held(usize, HeldAnswer),
 }
@@ -30,7 +30,7 @@ impl Fallback {
     fn tier(&self) -> Option<usize> {
         match self {
             Self::None => None,
-            Self::GivenUp(tier) | Self::Held(tier, _) => Some(*tier),
+            Self::Abandoned(tier) | Self::Held(tier, _) => Some(*tier),
         }
     }
 }
@@ -53,13 +53,13 @@ pub(crate) async fn answer(
             PlanExecution::new(dispatch, plan.tier(tier), decision, context.clone());
         let larger_ready = dispatch.has_ready_replica(plan, tier + 1..=last);
         execution.may_wait = !larger_ready;
-        let (record, held) = request.hold(&mut execution, larger_ready).await;
+        let (record, held) = request.answer_and_judge(&mut execution, larger_ready).await;
         execution.decision.cascade_tiers.push(record);
         match held {
             Ok(held) if held.kept => return Ok(send_held(execution, held)),
             Ok(held) if held.answer.is_some() => fallback = Fallback::Held(tier, held),
             Ok(_) if matches!(fallback, Fallback::Held(..)) => {}
-            Ok(_) => fallback = Fallback::GivenUp(tier),
+            Ok(_) => fallback = Fallback::Abandoned(tier),
             Err(error) if execution.deadline_has_passed() => return Err(execution.refuse(error)),
             // A larger model may accept what the small one refuses, such as a longer prompt or a
             // request for log-probabilities.
@@ -99,16 +99,16 @@ pub(crate) async fn answer(
 fn send_held(mut execution: PlanExecution<'_>, held: HeldAnswer) -> BackendAnswer<EventStream> {
     execution.decision.model = Some(execution.plan.models[0].clone());
     execution.decision.node = Some(held.replica.node.clone());
-    let (by, mut recorder) = execution.answered(held.replica);
-    recorder.first_events();
+    let (served_by, mut recorder) = execution.record_answer(held.replica);
+    recorder.record_first_events();
     let (mut events, usage) = held.answer.unwrap_or_default();
-    recorder.usage(usage);
+    recorder.record_usage(usage);
     if let Some(GenerateEvent::Usage(usage)) = events.last_mut() {
         usage.energy = Some(recorder.energy());
     }
-    recorder.answered();
+    recorder.record_success();
     BackendAnswer {
-        served_by: by,
+        served_by,
         content: stream::iter([Ok(events)]).boxed(),
     }
 }

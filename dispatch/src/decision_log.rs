@@ -24,7 +24,7 @@ struct DecisionRing {
     controller: String,
     next: AtomicU64,
     observer: RequestObserver,
-    /// Decision number n is in slot n modulo their count, until a later one takes the slot.
+    /// Decision number n is in slot n modulo their count, until a later decision replaces it.
     slots: Box<[ArcSwapOption<StoredDecision>]>,
 }
 
@@ -80,7 +80,7 @@ impl DecisionLog {
     /// Records the decision about a request that is answered at once, for benchmarks.
     pub fn record_answered(&self, decision: RoutingDecision) {
         let context = self.ring.observer.start_request("chat", 0, Arc::default());
-        self.record(decision, context).answered();
+        self.record(decision, context).record_success();
     }
 
     /// Returns the decision with this id, if this controller made it and still keeps it.
@@ -145,8 +145,8 @@ mod tests {
         let id = first.id().to_owned();
         assert_eq!(DecisionLog::owner(&id), Some("abc"));
         assert_eq!(log.get(&id).unwrap().outcome, None);
-        first.first_events();
-        first.usage(Usage {
+        first.record_first_events();
+        first.record_usage(Usage {
             prompt_tokens: 3,
             completion_tokens: 4,
             timing: None,
@@ -157,7 +157,7 @@ mod tests {
             let energy = EnergyUsage::new(Joules(joules), source.into());
             context.add_energy(&node, None, energy);
         }
-        first.answered();
+        first.record_success();
         let stored = log.get(&id).unwrap();
         assert_eq!(stored.decision.requested_model, "one");
         let outcome = stored.outcome.unwrap();
@@ -172,7 +172,7 @@ mod tests {
         drop(first);
         drop(record("two"));
         let (third, _) = record("three");
-        assert!(log.get(&id).is_none(), "a later decision took its slot");
+        assert!(log.get(&id).is_none(), "a later decision has replaced it");
         for other in ["", "abc", "abc-zz", "abd-0", "abc-999"] {
             assert!(log.get(other).is_none(), "{other}");
         }

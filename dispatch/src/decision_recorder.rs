@@ -15,9 +15,9 @@ use crate::request_context::RequestContext;
 use crate::request_observer::{EndedRequest, RequestObserver};
 use crate::stored_decision::StoredDecision;
 
-/// Records how one request ends: exactly once, and before the client can have read the end of the
-/// answer, so that whoever has the answer finds its record complete. Dropping the recorder before
-/// that records an abandoned request.
+/// Records how one request ends, exactly once. A success is recorded before the client can read the end
+/// of the answer, so that a client that has the answer finds a complete record. Dropping the recorder
+/// without an outcome records a cancelled request.
 pub(crate) struct DecisionRecorder {
     id: String,
     stored: Arc<StoredDecision>,
@@ -27,15 +27,15 @@ pub(crate) struct DecisionRecorder {
     /// Whether the requested model or task exists. Metrics have no label for others, since clients
     /// could make any number of them.
     known_target: bool,
-    /// Time from the arrival to the first events.
+    /// Time from the arrival to the first events. `None` before them.
     first_token: Option<Duration>,
-    /// Time that the node took from the first token to the last.
+    /// Time on the node from the first token to the last. `None` unless the node reports it.
     decode: Option<Duration>,
     ended: bool,
 }
 
 impl DecisionRecorder {
-    /// Creates the recorder of a stored decision, which counts the request from here on.
+    /// Creates the recorder of a stored decision. The recorder, not `context`, counts the request's end.
     pub(crate) fn new(
         id: String,
         stored: Arc<StoredDecision>,
@@ -67,12 +67,12 @@ impl DecisionRecorder {
     }
 
     /// Records that the first events have arrived.
-    pub(crate) fn first_events(&mut self) {
+    pub(crate) fn record_first_events(&mut self) {
         self.first_token = Some(self.context.arrived.elapsed());
     }
 
     /// Records the tokens and times of the answer.
-    pub(crate) fn usage(&mut self, usage: Usage) {
+    pub(crate) fn record_usage(&mut self, usage: Usage) {
         self.outcome.prompt_tokens = Some(usage.prompt_tokens);
         self.outcome.completion_tokens = Some(usage.completion_tokens);
         self.decode = usage.timing.map(|timing| timing.decode);
@@ -80,11 +80,11 @@ impl DecisionRecorder {
         self.outcome.queued_ms = queued.map(|queued| queued.as_secs_f64() * 1e3);
     }
 
-    /// Derives the time of the first token from how long the node wrote after it. An unstreamed answer
-    /// arrives as a whole with its last token.
-    pub(crate) fn decoded_for(&mut self, decode: Duration) {
+    /// Records the node's time from the first token to the last, and derives the time of the first token
+    /// from it: an unstreamed answer arrives as a whole with its last token.
+    pub(crate) fn record_decode_time(&mut self, decode: Duration) {
         let first = self.context.arrived.elapsed().saturating_sub(decode);
-        self.first_token = Some(self.first_token.map_or(first, |known| known.min(first)));
+        self.first_token = Some(self.first_token.map_or(first, |earlier| earlier.min(first)));
     }
 
     /// The energy so far, on all replicas.
@@ -93,13 +93,13 @@ impl DecisionRecorder {
     }
 
     /// Records that the answer is complete.
-    pub(crate) fn answered(&mut self) {
+    pub(crate) fn record_success(&mut self) {
         self.outcome.status = OutcomeStatus::Answered;
         self.finish(None);
     }
 
-    /// Records that there is no answer, or only a part of it.
-    pub(crate) fn failed(&mut self, error: &RequestError) {
+    /// Records that the request failed before or during its answer.
+    pub(crate) fn record_failure(&mut self, error: &RequestError) {
         self.known_target = !matches!(
             error,
             RequestError::ModelNotFound(_) | RequestError::TaskNotFound(_)
@@ -112,12 +112,12 @@ impl DecisionRecorder {
         self.finish(Some(error.kind()));
     }
 
-    /// Logs that there is no answer, with the ids of the trace.
-    fn log_failure(&self, kind: &'static str, blames_node: bool) {
+    /// Logs the failure, with the ids of the trace: as a warning if the replica is at fault.
+    fn log_failure(&self, kind: &'static str, is_replica_fault: bool) {
         let (id, decision) = (self.id.as_str(), &self.stored.decision);
         let model = decision.model.as_ref().map_or("", |model| model.as_str());
         let node = decision.node.as_ref().map_or("", |node| node.as_str());
-        self.context.span.in_scope(|| match blames_node {
+        self.context.span.in_scope(|| match is_replica_fault {
             true => tracing::warn!(decision = id, model, node, error = kind, "a request failed"),
             false => tracing::debug!(decision = id, model, node, error = kind, "a request failed"),
         });

@@ -1,4 +1,4 @@
-//! What every request of one dispatcher shares.
+//! The state that all requests of one dispatcher share.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct DispatchConfig {
     pub record_prompts: bool,
 }
 
-/// What every request of one dispatcher shares. Cheap to clone.
+/// The state that all requests of one dispatcher share. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct DispatchContext {
     pub(crate) view: ViewHandle,
@@ -45,7 +45,7 @@ impl DispatchContext {
             .start_request(operation, route.fairness_key, grid)
     }
 
-    /// Records that there is no answer.
+    /// Records that the request ends without an answer, and returns the error for the client.
     pub(crate) fn refuse(
         &self,
         decision: RoutingDecision,
@@ -53,14 +53,14 @@ impl DispatchContext {
         error: RequestError,
     ) -> BackendError {
         let mut recorder = self.decisions.record(decision, context);
-        recorder.failed(&error);
+        recorder.record_failure(&error);
         BackendError {
             error,
             decision_id: Some(recorder.id().to_owned()),
         }
     }
 
-    /// Returns whether one of the plan's models with these numbers has an eligible replica now.
+    /// Returns whether one of the plan's models at these indices has an eligible replica now.
     pub(crate) fn has_ready_replica(
         &self,
         plan: &DispatchPlan,

@@ -24,17 +24,17 @@ use crate::{
     TrainedClassifier, ViewHandle,
 };
 
-/// What a [`Dispatcher`] works with.
+/// The parts that a [`Dispatcher`] is made of.
 pub struct DispatcherParts {
     /// Reads the current view.
     pub view: ViewHandle,
-    /// Where requests wait that no replica can take yet.
+    /// Holds the requests that wait for the first replica of a model.
     pub pending: PendingQueue,
     /// The latest classifier of tasks.
     pub classifier: LatestClassifier,
-    /// Where decisions are recorded.
+    /// Records the decisions.
     pub decisions: DecisionLog,
-    /// Counts requests.
+    /// Counts requests, and notifies a listener of those that end.
     pub observer: RequestObserver,
 }
 
@@ -101,7 +101,7 @@ impl Dispatcher {
             classify.set_attribute(attr::CLASSIFY_ABSTAINED, classified.abstained);
         }
         let plan = plan?;
-        // Prompts that are held to privacy zones stay out of the record.
+        // The record has no prompts of requests that are held to privacy zones.
         if self.context.config.record_prompts && plan.zones.is_none() {
             let newest = plan::classified_texts(request.input)
                 .first()
@@ -213,17 +213,14 @@ impl Backend for Dispatcher {
             let timeout = execution.attempt_timeout();
             match attempt.embed(&addressed, timeout).await {
                 Ok(mut content) => {
-                    let (by, mut recorder) = execution.answered(replica);
-                    recorder.usage(Usage {
+                    let (served_by, mut recorder) = execution.record_answer(replica);
+                    recorder.record_usage(Usage {
                         prompt_tokens: content.prompt_tokens,
                         ..Usage::default()
                     });
                     content.energy = Some(recorder.energy());
-                    recorder.answered();
-                    return Ok(BackendAnswer {
-                        served_by: by,
-                        content,
-                    });
+                    recorder.record_success();
+                    return Ok(BackendAnswer { served_by, content });
                 }
                 Err(error) => {
                     if let Err(error) = execution.record_failure(&replica, error) {
@@ -255,7 +252,7 @@ impl Backend for Dispatcher {
     }
 }
 
-/// Sets the attributes of the span of a request that has arrived.
+/// Sets the request's attributes on its span.
 fn set_request_attributes(span: &RequestSpan, request: &GenerateRequest<Route>) {
     let sampling = &request.sampling;
     span.set_attribute(attr::OPERATION, request.input.operation_name());

@@ -1,4 +1,4 @@
-//! Dry runs: what would be decided if a request came now.
+//! Dry runs: the decision about a request that is not sent.
 
 use flotilla_core::generate::{GenerateInput, RequestError, Route};
 use flotilla_core::routing::RoutingDecision;
@@ -10,7 +10,7 @@ use crate::plan::{DispatchPlan, RequestProfile};
 use crate::retry_state::RetryState;
 use crate::selection_pass::{SelectionOutcome, SelectionPass, SelectionScope};
 
-/// What would be decided if a request came now.
+/// The decision about a request that arrives now and is not sent.
 #[derive(Debug, Default)]
 pub struct DryRunDecision {
     /// The decision, with every replica that could answer and why the others could not.
@@ -19,7 +19,7 @@ pub struct DryRunDecision {
     pub models: Vec<ModelName>,
     /// The privacy zones that the request may enter. `None`: any node.
     pub zones: Option<BTreeSet<ZoneName>>,
-    /// Why the request would be refused before any replica is looked for.
+    /// Why planning fails. `None`: it succeeds.
     pub error: Option<RequestError>,
 }
 

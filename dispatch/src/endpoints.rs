@@ -19,9 +19,9 @@ pub struct ReplicaView {
     pub zone: Option<ZoneName>,
     /// The revision that the replica serves.
     pub revision: ModelRevision,
-    /// The way to the node.
+    /// Sends requests to the node.
     pub transport: Arc<dyn ReplicaTransport>,
-    /// The replica's load and what is known of its speed.
+    /// The replica's load, and what its answers have shown about its speed and energy.
     pub stats: Arc<ReplicaStats>,
 }
 
@@ -32,11 +32,11 @@ pub struct ModelEndpoints {
     pub model: Model,
     /// The revisions of the model.
     pub revisions: ModelRevisions,
-    /// The model as it was in its stable revision, where that is another one.
+    /// The model in its stable revision. `None` where that is the desired one, or none exists.
     pub stable: Option<Arc<Model>>,
     /// When the fleet learned of the model, in seconds since 1970.
     pub created: u64,
-    /// Whether a replica may be expected to answer soon, if none does.
+    /// Whether a replica is expected soon, in case there is none now. Requests then wait for it.
     pub coming: bool,
     /// The replicas, those of a privacy zone side by side.
     replicas: Vec<ReplicaView>,
@@ -83,21 +83,22 @@ impl ModelEndpoints {
 
     /// The revisions that the replicas serve.
     #[must_use]
-    pub fn served(&self) -> &BTreeSet<ModelRevision> {
+    pub fn served_revisions(&self) -> &BTreeSet<ModelRevision> {
         &self.served
     }
 
-    /// The revision that the replicas serve, except those that a rollout has already changed.
+    /// The revision that the replicas serve before a rollout updates them: the stable one, or the desired
+    /// one where no rollout has completed yet.
     #[must_use]
-    pub fn serving(&self) -> ModelRevision {
+    pub fn serving_revision(&self) -> ModelRevision {
         self.revisions.stable.unwrap_or(self.revisions.desired)
     }
 
-    /// Returns whether a request that is held to these privacy zones may leave them when a replica
-    /// answers it: because of the desired spec, of the spec that is still served, or because it is
-    /// unknown what a replica serves.
+    /// Returns whether an answer of this model may send the request outside these privacy zones: because
+    /// of the desired spec, because of the stable spec, or because a replica serves a revision that is
+    /// neither of the two.
     #[must_use]
-    pub fn leaves(&self, zones: &BTreeSet<ZoneName>) -> bool {
+    pub fn leaves_zones(&self, zones: &BTreeSet<ZoneName>) -> bool {
         let known = |revision: ModelRevision| {
             revision == self.revisions.desired || Some(revision) == self.revisions.stable
         };
@@ -107,13 +108,13 @@ impl ModelEndpoints {
             || !self.served.iter().all(|revision| known(*revision))
     }
 
-    /// Returns the replicas in one of `zones`, or all replicas where `zones` is `None`. Returns none
-    /// where an answer may leave the zones all the same. The cost does not depend on the number of
-    /// replicas.
+    /// Returns the replicas in one of `zones`, or all replicas where `zones` is `None`. The result is
+    /// empty if the model [leaves the zones](Self::leaves_zones). The cost does not depend on the number
+    /// of replicas.
     #[must_use]
     pub fn eligible(&self, zones: Option<&BTreeSet<ZoneName>>) -> EligibleReplicas<'_> {
         let ranges: Vec<Range<usize>> = match zones {
-            Some(zones) if self.leaves(zones) => Vec::new(),
+            Some(zones) if self.leaves_zones(zones) => Vec::new(),
             None => Vec::from([Range {
                 start: 0,
                 end: self.replicas.len(),

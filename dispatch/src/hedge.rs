@@ -1,5 +1,5 @@
-//! Attempts until one replica has begun to answer, hedged where the task says so: a second replica is
-//! tried beside one that takes long.
+//! Attempts until one replica has begun to answer. If the task has a hedge, a second replica is tried
+//! beside a slow one.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ impl PlanExecution<'_> {
             let started = match self.plan.hedge_after() {
                 None => {
                     let answer = attempt.await;
-                    self.started(&replica, answer)?
+                    self.record_start(&replica, answer)?
                 }
                 Some(after) => self.race(&replica, attempt, after, request).await?,
             };
@@ -41,8 +41,8 @@ impl PlanExecution<'_> {
         }
     }
 
-    /// Waits for the answer of `replica` to begin. When it has not begun `after` a while, a spare
-    /// replica is tried beside it; whichever begins first answers, and the other is cancelled.
+    /// Waits for the answer of `replica` to begin. If it has not begun after the time `after`, a spare
+    /// replica is tried too. The one that begins first answers, and the other is cancelled.
     async fn race(
         &mut self,
         replica: &ReplicaView,
@@ -53,35 +53,35 @@ impl PlanExecution<'_> {
         let began = Instant::now();
         let mut first = pin!(first);
         if let Ok(answer) = tokio::time::timeout(after, &mut first).await {
-            return self.started(replica, answer);
+            return self.record_start(replica, answer);
         }
         let Some(spare) = self.select_spare(&replica.node) else {
             let answer = first.await;
-            return self.started(replica, answer);
+            return self.record_start(replica, answer);
         };
         self.record_hedge(&replica.node, &spare.node, began.elapsed());
         let load = self.begin_request(&spare, self.plan.cost.prompt_bytes);
         let addressed = self.address(request);
         let second = self.attempt(&spare, load);
         let mut second = pin!(second.generate(addressed, self.attempt_timeout()));
-        // When one fails, the other is all there is.
+        // When one of the two fails, only the other is awaited.
         tokio::select! {
             answer = &mut first => {
-                if let Some(started) = self.started(replica, answer)? {
+                if let Some(started) = self.record_start(replica, answer)? {
                     return Ok(Some(started));
                 }
             }
             answer = &mut second => {
-                if let Some(started) = self.started(&spare, answer)? {
+                if let Some(started) = self.record_start(&spare, answer)? {
                     self.record_hedge_won();
                     return Ok(Some(started));
                 }
                 let answer = first.await;
-                return self.started(replica, answer);
+                return self.record_start(replica, answer);
             }
         }
         let answer = second.await;
-        let started = self.started(&spare, answer)?;
+        let started = self.record_start(&spare, answer)?;
         if started.is_some() {
             self.record_hedge_won();
         }
@@ -89,7 +89,7 @@ impl PlanExecution<'_> {
     }
 
     /// Pairs a replica with its answer, or records that it failed.
-    fn started(
+    fn record_start(
         &mut self,
         replica: &ReplicaView,
         answer: Result<AnswerStream, RequestError>,

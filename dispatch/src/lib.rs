@@ -4,7 +4,7 @@
 //! selects a replica or waits for one, sends the request, hedges, cascades from small models to
 //! larger ones, relays the answer, and keeps a record of every decision. It works on a
 //! [`DispatchView`], which is plain data, and sends requests through the trait
-//! [`ReplicaTransport`]; whoever builds the view decides which replicas there are.
+//! [`ReplicaTransport`]; the builder of the view decides which replicas it contains.
 //!
 //! It knows nothing of the store, of links, of HTTP, or of how replicas were placed. Start reading
 //! at [`Dispatcher`], then `plan.rs` and `selection_pass.rs`.

@@ -20,19 +20,19 @@ pub struct LoadGuard {
     key: (Priority, FairnessKey),
     prompt_bytes: u32,
     began: Instant,
-    lesson: Lesson,
+    end_effect: EndEffect,
 }
 
-/// What the end of a request teaches about its replica.
+/// The effect of the request's end on the statistics of its replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lesson {
-    /// A lower bound of the answer's time: the request was given up before its answer, because the
-    /// client went away, another replica was faster, or the time was up.
-    AtLeast,
-    /// Nothing more: the answer or the failure has been recorded.
-    Recorded,
-    /// Nothing: the end does not depend on the replica.
-    Nothing,
+enum EndEffect {
+    /// The elapsed time is a lower bound of the answer's time: the request was abandoned before its
+    /// answer, because the client went away, another replica was faster, or the time was up.
+    LowerBound,
+    /// None: the answer or the failure has been recorded already.
+    AlreadyRecorded,
+    /// None: the end does not depend on the replica.
+    Neutral,
 }
 
 impl LoadGuard {
@@ -49,14 +49,14 @@ impl LoadGuard {
             key,
             prompt_bytes,
             began: Instant::now(),
-            lesson: Lesson::AtLeast,
+            end_effect: EndEffect::LowerBound,
         }
     }
 
-    /// Learns from a complete answer. Returns its energy: as the node reported it, or else estimated
-    /// from the time that it was computed for.
-    pub fn served(&mut self, usage: Usage) -> EnergyUsage {
-        self.lesson = Lesson::Recorded;
+    /// Learns from a complete answer. Returns its energy: the node's number, or an estimate from the
+    /// compute time where the node reported none.
+    pub fn record_answer(&mut self, usage: Usage) -> EnergyUsage {
+        self.end_effect = EndEffect::AlreadyRecorded;
         let computed = usage.timing.map(|timing| ComputeTime {
             prefill: timing.prefill.as_secs_f32(),
             decode: timing.decode.as_secs_f32(),
@@ -79,9 +79,10 @@ impl LoadGuard {
         }
     }
 
-    /// Returns whether the replica could compute the request at once, so that it did not wait there.
+    /// Returns whether the replica had a free slot when the request began. If not, the request may have
+    /// waited in the replica's queue.
     #[must_use]
-    pub fn had_room(&self) -> bool {
+    pub fn had_free_slot(&self) -> bool {
         self.load.has_free_slot()
     }
 
@@ -92,35 +93,35 @@ impl LoadGuard {
         self.replica.estimate_energy(seconds, self.load)
     }
 
-    /// Records that the answer has begun: from here on, how long the client reads says nothing about
-    /// the replica.
-    pub fn answer_began(&mut self) {
-        self.lesson = Lesson::Nothing;
+    /// Records that the answer has begun. The time from here on depends on how fast the client reads,
+    /// and so says nothing about the replica.
+    pub fn record_answer_start(&mut self) {
+        self.end_effect = EndEffect::Neutral;
     }
 
     /// Records that the request failed.
-    pub fn failed(&mut self, error: &RequestError) {
+    pub fn record_failure(&mut self, error: &RequestError) {
         if error.is_replica_fault() {
             self.replica.record_failure();
         }
-        self.lesson = match error {
-            RequestError::DeadlineUnmet(_) => Lesson::AtLeast,
-            _ if error.is_replica_fault() => Lesson::Recorded,
-            _ => Lesson::Nothing,
+        self.end_effect = match error {
+            RequestError::DeadlineUnmet(_) => EndEffect::LowerBound,
+            _ if error.is_replica_fault() => EndEffect::AlreadyRecorded,
+            _ => EndEffect::Neutral,
         };
     }
 }
 
 impl Drop for LoadGuard {
     fn drop(&mut self) {
-        if self.lesson != Lesson::Recorded {
+        if self.end_effect != EndEffect::AlreadyRecorded {
             self.replica.record_neutral_end();
         }
         // A request that may have waited for others was not computed all that time.
-        if self.lesson == Lesson::AtLeast && self.load.has_free_slot() {
+        if self.end_effect == EndEffect::LowerBound && self.load.has_free_slot() {
             let seconds = self.began.elapsed().as_secs_f32();
             self.replica
-                .learn_at_least(self.prompt_bytes, seconds, self.load);
+                .learn_lower_bound(self.prompt_bytes, seconds, self.load);
         }
         self.replica.end_request(self.key);
     }

@@ -14,11 +14,12 @@ use crate::refusal::RETRY_AFTER;
 /// The number of requests that wait for each model.
 pub type WaitingCounts = BTreeMap<ModelName, u32>;
 
-/// Receives the names of models to wake up: a request would use them if they were loaded, but does
-/// not wait for them.
+/// Receives the names of models to wake up. A wake-up comes from a request that would use the model
+/// if it were loaded, but does not wait for it.
 pub type WakeUpReceiver = mpsc::Receiver<ModelName>;
 
-/// Wake-ups that may be on their way. One more is dropped, since the others have the same effect.
+/// The capacity of the channel of wake-ups. One that does not fit is dropped: the request that sent it is
+/// answered by another model, and the next request wakes the model again.
 const WAKE_UPS: usize = 64;
 
 /// Requests that wait for the first replica of a model. Cheap to clone.
@@ -37,14 +38,14 @@ struct PendingState {
 
 /// The waiters of one model.
 struct ModelQueue {
-    /// All waiters, placeholders included.
+    /// The number of waiters, placeholders included.
     waiting: u32,
-    /// Waiters that stand for no request.
+    /// The number of placeholders among them.
     placeholders: u32,
-    /// One permit: its holder is the next to be dispatched. Granted in order of arrival.
+    /// Has one permit, granted in order of arrival. Its holder is dispatched next.
     head: Arc<Semaphore>,
-    /// Set when all waiters are turned away.
-    outcome: watch::Sender<Option<RequestError>>,
+    /// Set when all waiters are rejected.
+    rejection: watch::Sender<Option<RequestError>>,
 }
 
 impl PendingQueue {
@@ -61,7 +62,7 @@ impl PendingQueue {
         (Self { state }, receiver)
     }
 
-    /// Asks for a model to be loaded as if a request waited for it.
+    /// Sends a wake-up: the model is loaded as if a request waited for it.
     pub(crate) fn wake_up(&self, model: &ModelName) {
         let _ = self.state.wake_ups.try_send(model.clone());
     }
@@ -80,8 +81,8 @@ impl PendingQueue {
     /// Adds a request to the queue of a model.
     ///
     /// # Errors
-    /// [`RequestError::Overloaded`] when `limit` requests wait already. The first may always wait,
-    /// since somebody has to wake the model.
+    /// [`RequestError::Overloaded`] when `limit` requests wait already. A `limit` of 0 counts as 1,
+    /// because a waiting request is what loads a sleeping model.
     pub(crate) fn enter(&self, model: &ModelName, limit: u32) -> Result<Waiter, RequestError> {
         let mut queues = self.state.lock();
         let queue = queues.entry(model.clone()).or_default();
@@ -96,7 +97,8 @@ impl PendingQueue {
         Ok(self.add(model, queue, false))
     }
 
-    /// Adds a placeholder, which counts as waiting for a model but takes no request's place.
+    /// Adds a placeholder: a waiter without a request, which keeps a model counted as needed. It does not
+    /// count towards the limit of the queue.
     #[must_use]
     pub fn enter_placeholder(&self, model: &ModelName) -> Waiter {
         let mut queues = self.state.lock();
@@ -113,16 +115,16 @@ impl PendingQueue {
             state: self.state.clone(),
             model: model.clone(),
             head: queue.head.clone(),
-            outcome: queue.outcome.subscribe(),
+            rejection: queue.rejection.subscribe(),
             permit: None,
             placeholder,
         }
     }
 
-    /// Turns away all that wait for a model, with this error.
-    pub fn turn_away(&self, model: &ModelName, error: &RequestError) {
+    /// Rejects all waiters of a model with this error.
+    pub fn reject_all(&self, model: &ModelName, error: &RequestError) {
         if let Some(queue) = self.state.lock().get(model) {
-            queue.outcome.send_replace(Some(error.clone()));
+            queue.rejection.send_replace(Some(error.clone()));
         }
     }
 }
@@ -133,7 +135,7 @@ impl Default for ModelQueue {
             waiting: 0,
             placeholders: 0,
             head: Arc::new(Semaphore::new(1)),
-            outcome: watch::Sender::default(),
+            rejection: watch::Sender::default(),
         }
     }
 }
@@ -161,18 +163,18 @@ pub struct Waiter {
     state: Arc<PendingState>,
     model: ModelName,
     head: Arc<Semaphore>,
-    outcome: watch::Receiver<Option<RequestError>>,
-    /// Held once this waiter is the first.
+    rejection: watch::Receiver<Option<RequestError>>,
+    /// `None` until this waiter is at the head of its queue.
     permit: Option<OwnedSemaphorePermit>,
     placeholder: bool,
 }
 
 impl Waiter {
-    /// Waits until this waiter is the first.
+    /// Waits until this waiter is at the head of its queue.
     ///
     /// # Errors
-    /// The error that all waiters are turned away with.
-    pub(crate) async fn until_first(&mut self) -> Result<(), RequestError> {
+    /// The error that all waiters are rejected with.
+    pub(crate) async fn wait_for_turn(&mut self) -> Result<(), RequestError> {
         let head = self.head.clone();
         tokio::select! {
             permit = head.acquire_owned() => {
@@ -180,18 +182,18 @@ impl Waiter {
                 self.permit = permit.ok();
                 Ok(())
             }
-            error = self.turned_away() => Err(error),
+            error = self.wait_for_rejection() => Err(error),
         }
     }
 
-    /// Waits until all waiters are turned away, and returns the error.
-    pub(crate) async fn turned_away(&mut self) -> RequestError {
+    /// Waits until all waiters are rejected, and returns the error.
+    pub(crate) async fn wait_for_rejection(&mut self) -> RequestError {
         loop {
-            if let Some(error) = self.outcome.borrow_and_update().clone() {
+            if let Some(error) = self.rejection.borrow_and_update().clone() {
                 return error;
             }
             // The queue, and so the sender, exists as long as this waiter is in it.
-            if self.outcome.changed().await.is_err() {
+            if self.rejection.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
@@ -221,7 +223,7 @@ mod tests {
     use futures::FutureExt;
 
     #[tokio::test]
-    async fn waiters_are_first_in_order_of_arrival_and_counted_until_they_leave() {
+    async fn waiters_take_turns_in_order_of_arrival_and_are_counted_until_they_leave() {
         let (pending, _wake_ups) = PendingQueue::new();
         let model = ModelName::new("m").unwrap();
         let counts = pending.counts();
@@ -237,10 +239,10 @@ mod tests {
         let mut third = waiters.pop().unwrap();
         let mut second = waiters.pop().unwrap();
         let mut first = waiters.pop().unwrap();
-        assert!(first.until_first().await.is_ok());
-        let mut waiting = Box::pin(second.until_first());
+        assert!(first.wait_for_turn().await.is_ok());
+        let mut waiting = Box::pin(second.wait_for_turn());
         assert!((&mut waiting).now_or_never().is_none());
-        assert!(third.until_first().now_or_never().is_none());
+        assert!(third.wait_for_turn().now_or_never().is_none());
         drop(first);
         assert!(waiting.await.is_ok());
         assert!(pending.has_waiters(&model));
@@ -249,22 +251,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_waiters_are_turned_away_with_the_reason() {
+    async fn all_waiters_are_rejected_with_the_reason() {
         let (pending, _wake_ups) = PendingQueue::new();
         let model = ModelName::new("m").unwrap();
         let mut first = pending.enter(&model, 9).unwrap();
         let mut second = pending.enter(&model, 9).unwrap();
-        assert!(first.until_first().await.is_ok());
+        assert!(first.wait_for_turn().await.is_ok());
         let error = RequestError::Unavailable("no node".into());
-        pending.turn_away(&model, &error);
-        assert_eq!(first.turned_away().await, error);
-        assert_eq!(second.until_first().await, Err(error));
+        pending.reject_all(&model, &error);
+        assert_eq!(first.wait_for_rejection().await, error);
+        assert_eq!(second.wait_for_turn().await, Err(error));
         drop((first, second));
         assert!(
             pending
                 .enter(&model, 9)
                 .unwrap()
-                .until_first()
+                .wait_for_turn()
                 .await
                 .is_ok()
         );

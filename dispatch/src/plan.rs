@@ -16,7 +16,7 @@ use flotilla_core::{ModelName, TaskName, ZoneName};
 
 use crate::{RoutingView, TaskView};
 
-/// N-grams that a decision record names as evidence.
+/// Number of n-grams that a decision record has as evidence.
 const EVIDENCE: usize = 8;
 
 /// Which models may answer a request, and what the answer must satisfy.
@@ -24,15 +24,15 @@ const EVIDENCE: usize = 8;
 pub(crate) struct DispatchPlan {
     /// The models, the preferred one first; never empty.
     pub(crate) models: Vec<ModelName>,
-    /// The task of the request, unless it names a model.
+    /// The task of the request. `None` for a request that names a model.
     pub(crate) task: Option<Arc<TaskView>>,
     /// The privacy zones that the request may enter. `None`: any node, in a zone or not.
     pub(crate) zones: Option<BTreeSet<ZoneName>>,
-    /// How several models are compared. `None`: the first that can answer is taken.
+    /// How several models are compared. `None`: the first that can answer is selected.
     pub(crate) weights: Option<ObjectiveWeights>,
     pub(crate) limits: AnswerLimits,
     pub(crate) queue_key: QueueKey,
-    /// The request's own deadline for the whole answer, after its arrival.
+    /// The request's own deadline for the whole answer, counted from its arrival. `None`: no deadline.
     pub(crate) deadline: Option<Duration>,
     pub(crate) cost: RequestCost,
     /// Prefixes of the conversation that a replica may have in memory, the longest first.
@@ -42,7 +42,7 @@ pub(crate) struct DispatchPlan {
 }
 
 impl DispatchPlan {
-    /// Returns the task and its cascade, where the models are the tiers of one.
+    /// Returns the task and its cascade. `None` if the models are not the tiers of a cascade.
     pub(crate) fn cascade(&self) -> Option<(&TaskView, &CascadeSpec)> {
         let task = self.task.as_deref().filter(|_| self.models.len() > 1)?;
         Some((task, task.task.spec.cascade.as_ref()?))
@@ -59,7 +59,7 @@ impl DispatchPlan {
         limits
     }
 
-    /// Returns the plan for only one of the models.
+    /// Returns the plan for only the model at this index.
     pub(crate) fn tier(&self, tier: usize) -> Self {
         let model = &self.models[tier];
         Self {
@@ -69,14 +69,14 @@ impl DispatchPlan {
         }
     }
 
-    /// How long the first replica may take to begin its answer before a second one is tried beside it.
+    /// The time without an answer after which the request is hedged. `None`: it is never hedged.
     pub(crate) fn hedge_after(&self) -> Option<Duration> {
         let hedge = self.task.as_ref()?.task.spec.hedge?;
         Some(hedge.after.0)
     }
 }
 
-/// What planning needs to know of a request besides its route.
+/// The parts of a request, besides its route, that a plan depends on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestProfile<'a> {
     pub(crate) input: &'a GenerateInput,
@@ -202,16 +202,17 @@ pub(crate) fn classified_texts(input: &GenerateInput) -> Vec<&str> {
     }
 }
 
-/// Returns the zones that a request may enter, given those of its task and the zone that it names.
+/// Returns the zones that a request may enter: those of its task, narrowed to the zone that it requests.
+/// `None`: any node.
 fn allowed_zones(
-    of_task: BTreeSet<ZoneName>,
-    named: Option<&ZoneName>,
+    task_zones: BTreeSet<ZoneName>,
+    requested: Option<&ZoneName>,
     task: Option<&TaskName>,
 ) -> Result<Option<BTreeSet<ZoneName>>, RequestError> {
-    match named {
-        None if of_task.is_empty() => Ok(None),
-        None => Ok(Some(of_task)),
-        Some(zone) if of_task.is_empty() || of_task.contains(zone) => {
+    match requested {
+        None if task_zones.is_empty() => Ok(None),
+        None => Ok(Some(task_zones)),
+        Some(zone) if task_zones.is_empty() || task_zones.contains(zone) => {
             Ok(Some(BTreeSet::from([zone.clone()])))
         }
         Some(zone) => {
@@ -254,7 +255,7 @@ mod tests {
         routing
     }
 
-    fn planned(
+    fn plan_request(
         routing: &RoutingView,
         target: &str,
         named_zone: Option<&str>,
@@ -278,36 +279,36 @@ mod tests {
 
     #[test]
     fn a_request_goes_to_its_task_or_to_the_default_task() {
-        let (plan, decision) = planned(&routing(None), "auto", None, "i want some travel");
+        let (plan, decision) = plan_request(&routing(None), "auto", None, "i want some travel");
         assert_eq!(plan.unwrap().zones, None);
         assert_eq!(decision.task.unwrap().as_str(), "travel");
         assert!(!decision.classification.unwrap().evidence.is_empty());
 
-        let (plan, decision) = planned(&routing(None), "auto", None, "zzz");
+        let (plan, decision) = plan_request(&routing(None), "auto", None, "zzz");
         assert!(matches!(plan, Err(RequestError::NoTask(_))), "{plan:?}");
         assert!(decision.classification.unwrap().abstained);
 
-        let (plan, decision) = planned(&routing(Some("travel")), "auto", None, "zzz");
+        let (plan, decision) = plan_request(&routing(Some("travel")), "auto", None, "zzz");
         assert!(plan.is_ok());
         assert_eq!(decision.task.unwrap().as_str(), "travel");
 
-        let (plan, decision) = planned(&routing(None), "task:banking", None, "i want travel");
+        let (plan, decision) = plan_request(&routing(None), "task:banking", None, "i want travel");
         assert_eq!(plan.unwrap().zones, Some([zone("clinic")].into()));
         assert!(decision.classification.is_none());
-        let (plan, _) = planned(&routing(None), "task:absent", None, "");
+        let (plan, _) = plan_request(&routing(None), "task:absent", None, "");
         assert!(matches!(plan, Err(RequestError::TaskNotFound(_))));
     }
 
     #[test]
     fn a_named_zone_narrows_the_zones_of_the_task_and_never_widens_them() {
         let routing = routing(None);
-        let (plan, _) = planned(&routing, "task:travel", Some("shop"), "");
+        let (plan, _) = plan_request(&routing, "task:travel", Some("shop"), "");
         assert_eq!(plan.unwrap().zones, Some([zone("shop")].into()));
-        let (plan, _) = planned(&routing, "task:banking", Some("clinic"), "");
+        let (plan, _) = plan_request(&routing, "task:banking", Some("clinic"), "");
         assert_eq!(plan.unwrap().zones, Some([zone("clinic")].into()));
-        let (plan, _) = planned(&routing, "task:banking", Some("shop"), "");
+        let (plan, _) = plan_request(&routing, "task:banking", Some("shop"), "");
         assert!(matches!(plan, Err(RequestError::ZoneForbidden(_))));
-        let (plan, _) = planned(&routing, "m", Some("shop"), "");
+        let (plan, _) = plan_request(&routing, "m", Some("shop"), "");
         assert_eq!(plan.unwrap().zones, Some([zone("shop")].into()));
     }
 

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use flotilla_core::ModelName;
 use flotilla_core::NodeName;
 use flotilla_core::generate::RequestError;
-use flotilla_core::routing::{
-    CandidateRecord, HedgeRecord, RejectReason, RejectedCandidate, RoutingDecision,
-};
+use flotilla_core::routing::{HedgeRecord, RejectReason, RejectedCandidate, RoutingDecision};
 use flotilla_gateway::{BackendAnswer, BackendError, EventStream, ServedBy};
 use flotilla_proto::v1;
 use flotilla_telemetry::names::{attr, span};
@@ -33,14 +31,15 @@ pub(crate) struct PlanExecution<'a> {
     dispatch: &'a DispatchContext,
     pub(crate) plan: DispatchPlan,
     pub(crate) decision: RoutingDecision,
-    /// What was recorded for the plans of smaller models before.
-    earlier: (Vec<CandidateRecord>, Vec<RejectedCandidate>),
+    /// The selection record of the cascade's earlier tiers.
+    earlier_tiers: SelectionRecord,
     pub(crate) context: Arc<RequestContext>,
-    /// When the first events must have arrived.
-    first_events_by: Instant,
-    /// Whether the request waits for a replica that is coming.
+    /// The time at which the first events must have arrived: the timeout, or the request's own deadline if
+    /// that is earlier.
+    first_events_deadline: Instant,
+    /// Whether the request may enter the pending queue. Default: true.
     pub(crate) may_wait: bool,
-    /// The number in the plan of the model whose replica was selected last.
+    /// The index in the plan of the model whose replica was selected last.
     model: usize,
     retry: RetryState,
 }
@@ -49,7 +48,7 @@ pub(crate) struct PlanExecution<'a> {
 enum NextStep {
     /// It is sent to this replica, which counts its load already.
     Attempt(ReplicaView, LoadGuard),
-    /// It waits for a replica of the plan's model with this number.
+    /// It waits for a replica of the plan's model at this index.
     Wait(usize),
 }
 
@@ -62,19 +61,20 @@ impl<'a> PlanExecution<'a> {
         context: Arc<RequestContext>,
     ) -> Self {
         let timeout = Instant::now() + dispatch.config.first_token_timeout;
-        let own = plan
+        let deadline = plan
             .deadline
-            .and_then(|own| context.arrived.checked_add(own));
+            .and_then(|deadline| context.arrived.checked_add(deadline));
         Self {
             dispatch,
             plan,
-            earlier: (
-                std::mem::take(&mut decision.candidates),
-                std::mem::take(&mut decision.rejected),
-            ),
+            earlier_tiers: SelectionRecord {
+                candidates: std::mem::take(&mut decision.candidates),
+                rejected: std::mem::take(&mut decision.rejected),
+                affinity: None,
+            },
             decision,
             context,
-            first_events_by: own.map_or(timeout, |own| own.min(timeout)),
+            first_events_deadline: deadline.map_or(timeout, |deadline| deadline.min(timeout)),
             may_wait: true,
             model: 0,
             retry: RetryState::default(),
@@ -86,10 +86,11 @@ impl<'a> PlanExecution<'a> {
         &self.plan.models[self.model]
     }
 
-    /// Returns the next replica to try, with its load counted. Waits where one is coming.
+    /// Returns the next replica to try, with the request counted as its load. Waits in the pending queue
+    /// if no replica is ready but one is expected.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why no replica can take the request.
     pub(crate) async fn next_replica(&mut self) -> Result<(ReplicaView, LoadGuard), RequestError> {
         // Subscribed before the pass, so that no change after it is missed.
         let mut changes = self.dispatch.view.changes();
@@ -115,16 +116,16 @@ impl<'a> PlanExecution<'a> {
             None => return Err(RequestError::ModelNotFound(name.to_string())),
         };
         let mut waiter = self.dispatch.pending.enter(&name, limit)?;
-        let timeout = tokio::time::Instant::from_std(self.first_events_by);
+        let timeout = tokio::time::Instant::from_std(self.first_events_deadline);
         let wait = async {
-            waiter.until_first().await?;
+            waiter.wait_for_turn().await?;
             loop {
                 changes.borrow_and_update();
                 if let NextStep::Attempt(replica, load) = self.select(Some(model))? {
                     return Ok((replica, load));
                 }
                 tokio::select! {
-                    error = waiter.turned_away() => return Err(error),
+                    error = waiter.wait_for_rejection() => return Err(error),
                     changed = changes.changed() => if changed.is_err() {
                         return Err(self.unavailable());
                     },
@@ -214,9 +215,10 @@ impl<'a> PlanExecution<'a> {
         }
     }
 
-    /// Counts the request as load of a replica, which has so many bytes of its prompt to read.
+    /// Counts the request as load of a replica. `unread_bytes` is the part of its prompt that the replica
+    /// has yet to read.
     pub(crate) fn begin_request(&mut self, replica: &ReplicaView, unread_bytes: u32) -> LoadGuard {
-        self.retry.attempt();
+        self.retry.count_attempt();
         replica
             .stats
             .begin_request(self.plan.queue_key, unread_bytes)
@@ -230,7 +232,7 @@ impl<'a> PlanExecution<'a> {
         }
     }
 
-    /// Returns the request as it is sent to the replica selected last.
+    /// Returns the request with the model and the remaining time for the replica selected last.
     pub(crate) fn address(&self, request: &v1::GenerateRequest) -> v1::GenerateRequest {
         let mut request = request.clone();
         self.model().as_str().clone_into(&mut request.model);
@@ -280,7 +282,7 @@ impl<'a> PlanExecution<'a> {
         Ok(())
     }
 
-    /// Records that there is no answer.
+    /// Records that the request ends without an answer, and returns the error for the client.
     pub(crate) fn refuse(mut self, error: RequestError) -> BackendError {
         let context = self.context.clone();
         let decision = self.take_decision();
@@ -288,24 +290,24 @@ impl<'a> PlanExecution<'a> {
     }
 
     /// Records that `replica` answers.
-    pub(crate) fn answered(mut self, replica: ReplicaView) -> (ServedBy, DecisionRecorder) {
+    pub(crate) fn record_answer(mut self, replica: ReplicaView) -> (ServedBy, DecisionRecorder) {
         let affinity = &self.dispatch.affinity;
         affinity.insert(self.model(), &self.plan, &replica.node);
         let (model, task) = (self.model().clone(), self.decision.task.clone());
         let attempts = self.retry.attempts();
         let decision = self.take_decision();
         let recorder = self.dispatch.decisions.record(decision, self.context);
-        let by = ServedBy {
+        let served_by = ServedBy {
             model,
             task,
             node: replica.node,
             attempts,
             decision_id: recorder.id().to_owned(),
         };
-        (by, recorder)
+        (served_by, recorder)
     }
 
-    /// Sends the answer of a replica to the client.
+    /// Returns the answer of a replica as a stream for the client.
     pub(crate) fn relay(
         self,
         replica: ReplicaView,
@@ -313,13 +315,13 @@ impl<'a> PlanExecution<'a> {
     ) -> BackendAnswer<EventStream> {
         let deadline = self.plan.deadline.zip(self.complete_by());
         let trace_content = self.plan.zones.is_none() && self.context.span.captures_content();
-        let (served_by, mut recorder) = self.answered(replica);
-        recorder.first_events();
-        let content: EventStream = Box::pin(answer.recorded(recorder, deadline, trace_content));
+        let (served_by, mut recorder) = self.record_answer(replica);
+        recorder.record_first_events();
+        let content: EventStream = Box::pin(answer.record_with(recorder, deadline, trace_content));
         BackendAnswer { served_by, content }
     }
 
-    /// Takes the decision as it is recorded: nothing is tried after that.
+    /// Takes the complete decision for the record. Called once, after the last attempt.
     pub(crate) fn take_decision(&mut self) -> RoutingDecision {
         let mut decision = std::mem::take(&mut self.decision);
         let retries = self.retry.take_retries(decision.hedges.len());
@@ -329,7 +331,11 @@ impl<'a> PlanExecution<'a> {
                 .metrics
                 .record_retries(u64::from(retries));
         }
-        let (mut candidates, mut rejected) = std::mem::take(&mut self.earlier);
+        let SelectionRecord {
+            mut candidates,
+            mut rejected,
+            affinity: _,
+        } = std::mem::take(&mut self.earlier_tiers);
         candidates.append(&mut decision.candidates);
         rejected.append(&mut decision.rejected);
         rejected.append(&mut self.retry.take_errors());
@@ -340,17 +346,17 @@ impl<'a> PlanExecution<'a> {
         }
     }
 
-    /// How long the next attempt may take until its first events.
+    /// The time that the next attempt has until its first events.
     pub(crate) fn attempt_timeout(&self) -> AttemptTimeout {
         AttemptTimeout {
             remaining: self
-                .first_events_by
+                .first_events_deadline
                 .saturating_duration_since(Instant::now()),
-            own_deadline: self.complete_by() == Some(self.first_events_by),
+            own_deadline: self.complete_by() == Some(self.first_events_deadline),
         }
     }
 
-    /// When the answer must be complete, if the request has a deadline.
+    /// The time at which the answer must be complete. `None` without a deadline.
     pub(crate) fn complete_by(&self) -> Option<Instant> {
         self.context.arrived.checked_add(self.plan.deadline?)
     }
@@ -365,7 +371,7 @@ impl<'a> PlanExecution<'a> {
 
     /// Returns whether the request's own deadline has passed.
     pub(crate) fn deadline_has_passed(&self) -> bool {
-        self.remaining().is_some_and(|left| left.is_zero())
+        self.remaining().is_some_and(|time| time.is_zero())
     }
 
     /// The error of a request that waited too long for a replica.

@@ -7,12 +7,12 @@ use flotilla_core::routing::{RejectReason, RejectedCandidate, RoutingDecision};
 
 use crate::plan::DispatchPlan;
 
-/// How long a client that is refused for overload is told to wait.
+/// The `retry-after` of a request that is refused for overload.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Rejected candidates that a message names.
+/// Maximum number of rejected candidates in a message.
 const MAX_NAMED: usize = 8;
 
-/// No replica could begin the answer within `waited`.
+/// Returns the error for a request that no replica began to answer within `waited`.
 pub(crate) fn timed_out(plan: &DispatchPlan, waited: Duration) -> RequestError {
     RequestError::Timeout(format!(
         "No replica of {} could begin the answer within {} s.",
@@ -21,7 +21,7 @@ pub(crate) fn timed_out(plan: &DispatchPlan, waited: Duration) -> RequestError {
     ))
 }
 
-/// Every replica is full.
+/// Returns the error for a request whose replicas are all full.
 pub(crate) fn full(plan: &DispatchPlan) -> RequestError {
     RequestError::Overloaded {
         message: format!(
@@ -32,7 +32,7 @@ pub(crate) fn full(plan: &DispatchPlan) -> RequestError {
     }
 }
 
-/// No replica can answer before the request's own deadline.
+/// Returns the error for a request that no replica can answer before its own deadline.
 pub(crate) fn deadline_unmet(plan: &DispatchPlan) -> RequestError {
     RequestError::DeadlineUnmet(format!(
         "No replica of {} is expected to answer before the request's deadline.",
@@ -40,7 +40,7 @@ pub(crate) fn deadline_unmet(plan: &DispatchPlan) -> RequestError {
     ))
 }
 
-/// No replica keeps the request's limits.
+/// Returns the error for a request whose limits no replica keeps. Names the limits that were exceeded.
 pub(crate) fn limits_unmet(plan: &DispatchPlan, decision: &RoutingDecision) -> RequestError {
     let violates_limit = |r: &&RejectedCandidate| {
         matches!(
@@ -60,7 +60,7 @@ pub(crate) fn limits_unmet(plan: &DispatchPlan, decision: &RoutingDecision) -> R
     ))
 }
 
-/// No replica is ready, or none that the request may go to.
+/// Returns the error for a request without a ready replica, or without one in its privacy zones.
 pub(crate) fn unavailable(plan: &DispatchPlan, decision: &RoutingDecision) -> RequestError {
     let rejected = &decision.rejected;
     let unknown = rejected
@@ -73,7 +73,7 @@ pub(crate) fn unavailable(plan: &DispatchPlan, decision: &RoutingDecision) -> Re
     if rejected.iter().any(|r| r.reason == RejectReason::Zone) {
         let zones: Vec<_> = decision.zones.iter().map(|z| format!("'{z}'")).collect();
         return RequestError::Unavailable(format!(
-            "No replica of {} is ready in the privacy zone {}, and the request may go nowhere else.",
+            "No replica of {} is ready in the privacy zone {}, which the request may not leave.",
             target(plan),
             zones.join(" or ")
         ));
@@ -84,7 +84,7 @@ pub(crate) fn unavailable(plan: &DispatchPlan, decision: &RoutingDecision) -> Re
     ))
 }
 
-/// Names what the request is for.
+/// Names the model or the task's models in a message.
 fn target(plan: &DispatchPlan) -> String {
     match &plan.task {
         Some(task) => format!("the models of the task '{}'", task.task.name()),

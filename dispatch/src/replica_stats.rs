@@ -1,4 +1,4 @@
-//! The load of one replica as this process counts it, and what its answers have taught.
+//! The load of one replica as this process counts it, and what its answers have shown.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,8 +23,8 @@ pub fn stats_clock() -> f32 {
     START.elapsed().as_secs_f32()
 }
 
-/// Requests beyond its capacity that a replica is sent when its queue may put them before others. The
-/// replica's queue decides at once, so few are on their way at a time.
+/// Number of requests beyond a replica's capacity that are sent to it when its queue may put them before
+/// others. The replica admits or refuses each of them at once, so few are undecided at a time.
 const BEYOND_CAPACITY: u32 = 8;
 
 /// Weight of the newest answer in the moving average of an answer's power.
@@ -43,24 +43,24 @@ pub struct ReplicaLimits {
     pub prefix_cache: bool,
 }
 
-/// The load of one replica as this process counts it, and what its answers have taught.
+/// The load of one replica as this process counts it, and what its answers have shown.
 #[derive(Debug)]
 pub struct ReplicaStats {
     in_flight: AtomicU32,
     /// Requests from other controllers, as the node reported last.
-    elsewhere: AtomicU32,
+    external_in_flight: AtomicU32,
     limits: ReplicaLimits,
     history: Mutex<ReplicaHistory>,
 }
 
-/// What is known of a replica besides its load.
+/// What a replica's answers and reports have shown, besides its load.
 #[derive(Debug, Default)]
 struct ReplicaHistory {
     speed: Option<SpeedEstimate>,
     breaker: CircuitBreaker,
     /// Requests in flight, by priority and fairness key.
     by_queue_key: HashMap<(Priority, FairnessKey), u32>,
-    /// Watts above idle that one answer takes while it is computed.
+    /// Watts above idle that one answer takes while it is computed. `None` until an answer with energy.
     answer_watts: Option<f32>,
     pressure: NodePressure,
 }
@@ -78,14 +78,14 @@ pub struct CandidateSnapshot {
     pub full: bool,
     /// The power that the node draws, idle and at full work.
     pub power: PowerRange,
-    /// Watts above idle that one answer takes while it is computed, as answers have shown.
+    /// Watts above idle that one answer takes while it is computed. `None` until an answer with energy.
     pub answer_watts: Option<f32>,
     /// Whether the node is short of power or too hot.
     pub pressure: NodePressure,
 }
 
 impl CandidateSnapshot {
-    /// Returns the energy of an answer that is computed alone for so many seconds.
+    /// Returns the energy above idle of an answer that is computed alone for `seconds`.
     #[must_use]
     pub fn joules(&self, seconds: f32) -> Joules {
         match self.answer_watts {
@@ -116,7 +116,7 @@ impl ReplicaStats {
     pub fn new(limits: ReplicaLimits) -> Self {
         Self {
             in_flight: AtomicU32::new(0),
-            elsewhere: AtomicU32::new(0),
+            external_in_flight: AtomicU32::new(0),
             limits: ReplicaLimits {
                 concurrency: limits.concurrency.max(1),
                 ..limits
@@ -136,7 +136,7 @@ impl ReplicaStats {
     pub fn load(&self) -> ReplicaLoad {
         ReplicaLoad {
             in_flight: self.in_flight.load(Ordering::Relaxed),
-            external_in_flight: self.elsewhere.load(Ordering::Relaxed),
+            external_in_flight: self.external_in_flight.load(Ordering::Relaxed),
             concurrency: self.limits.concurrency,
             capacity: self.limits.capacity,
         }
@@ -148,23 +148,23 @@ impl ReplicaStats {
     pub fn snapshot(&self, queue_key: QueueKey, now: f32) -> CandidateSnapshot {
         let load = self.load();
         let history = self.lock();
-        let most = load.capacity.saturating_add(BEYOND_CAPACITY);
+        let hard_limit = load.capacity.saturating_add(BEYOND_CAPACITY);
         CandidateSnapshot {
             load,
             speed: history.speed,
             admitted: history.breaker.allows_request(now),
-            full: load.is_full() && (load.in_flight >= most || !history.may_displace(queue_key)),
+            full: load.is_full()
+                && (load.in_flight >= hard_limit || !history.may_displace(queue_key)),
             power: self.limits.power,
             answer_watts: history.answer_watts,
             pressure: history.pressure,
         }
     }
 
-    /// Records that the node reported so many requests, those of this process included.
+    /// Records the number of requests that the node reported, which includes those of this process.
     pub fn set_reported_requests(&self, requests: u32) {
-        let here = self.in_flight.load(Ordering::Relaxed);
-        let elsewhere = requests.saturating_sub(here);
-        self.elsewhere.store(elsewhere, Ordering::Relaxed);
+        let external = requests.saturating_sub(self.in_flight.load(Ordering::Relaxed));
+        self.external_in_flight.store(external, Ordering::Relaxed);
     }
 
     /// Records the power or thermal pressure of the node.
@@ -172,7 +172,8 @@ impl ReplicaStats {
         self.lock().pressure = pressure;
     }
 
-    /// Counts one request, which has so many bytes of prompt to read, until the guard is dropped.
+    /// Counts one request until the returned guard is dropped. `prompt_bytes` is the part of its prompt
+    /// that the replica has yet to read.
     #[must_use]
     pub fn begin_request(self: &Arc<Self>, queue_key: QueueKey, prompt_bytes: u32) -> LoadGuard {
         let load = self.load();
@@ -198,8 +199,8 @@ impl ReplicaStats {
         }
     }
 
-    /// Learns that the replica takes at least `seconds` for a request, which was given up then.
-    pub(crate) fn learn_at_least(&self, prompt_bytes: u32, seconds: f32, load: ReplicaLoad) {
+    /// Learns that the replica takes at least `seconds` for a request that was abandoned after that time.
+    pub(crate) fn learn_lower_bound(&self, prompt_bytes: u32, seconds: f32, load: ReplicaLoad) {
         let cost = RequestCost {
             prompt_bytes,
             max_tokens: None,
@@ -219,8 +220,8 @@ impl ReplicaStats {
         self.lock().breaker.record_cancellation();
     }
 
-    /// Estimates the energy of an answer that was computed for so many seconds beside the requests in
-    /// `load`.
+    /// Estimates the energy above idle of an answer that was computed for `seconds` beside the requests
+    /// in `load`.
     pub(crate) fn estimate_energy(&self, seconds: f32, load: ReplicaLoad) -> EnergyUsage {
         let at_once = (load.requests() + 1).min(load.concurrency);
         let joules = match self.lock().answer_watts {
@@ -291,16 +292,16 @@ mod tests {
     }
 
     #[test]
-    fn complete_and_abandoned_answers_teach_the_speed_and_invalid_requests_do_not() {
+    fn complete_and_abandoned_answers_update_the_speed_and_invalid_requests_do_not() {
         let stats = replica(4, 64);
         let snapshot = || stats.snapshot(QueueKey::default(), 0.0);
-        begin(&stats).failed(&RequestError::invalid("model", "wrong"));
+        begin(&stats).record_failure(&RequestError::invalid("model", "wrong"));
         assert!(snapshot().speed.is_none());
         drop(begin(&stats));
         assert!(snapshot().speed.is_some(), "a lower bound");
         let stats = replica(4, 64);
         let snapshot = || stats.snapshot(QueueKey::default(), 0.0);
-        let usage = begin(&stats).served(Usage {
+        let usage = begin(&stats).record_answer(Usage {
             prompt_tokens: 1,
             completion_tokens: 1,
             timing: Some(AnswerTiming {

@@ -51,7 +51,8 @@ impl RequestContext {
         }
     }
 
-    /// Adds energy that the request took on a node. Returns it with the cost at that node's grid.
+    /// Adds energy that the request used on a node. Returns it with its price and emissions at the node's
+    /// zone.
     pub(crate) fn add_energy(
         &self,
         node: &NodeName,
@@ -66,7 +67,7 @@ impl RequestContext {
         energy
     }
 
-    /// Leaves counting the end of the request to a recorder.
+    /// Leaves the end of the request to a recorder, so that it is not counted twice.
     pub(crate) fn hand_to_recorder(&self) {
         self.has_recorder.store(true, Ordering::Relaxed);
     }

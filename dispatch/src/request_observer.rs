@@ -1,4 +1,4 @@
-//! Where the end of every request is counted.
+//! Counts every request that ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +59,8 @@ impl RequestObserver {
         Self::new(metrics, Arc::new(NoListener))
     }
 
-    /// Starts the context of a request that has arrived. `key` is the fairness key of its client; its
-    /// energy is priced by `grid`.
+    /// Starts the context of a request that has arrived. `key` is the fairness key of its client; `grid`
+    /// has the price and carbon intensity of its energy.
     pub(crate) fn start_request(
         &self,
         operation: &'static str,

@@ -18,8 +18,8 @@ pub(crate) struct RetryState {
     attempts: u32,
     /// Nodes that were lost under the request.
     lost_nodes: usize,
-    /// Replicas that failed, by model and node. Forgotten when the view changes, since there may be
-    /// another replica on the same node then.
+    /// Replicas that failed: the index of the model in the plan, and the node. Forgotten when the view
+    /// changes, because the node may have another replica then.
     failed: Vec<(usize, NodeName)>,
     /// The generation of the view that `failed` belongs to.
     generation: u64,
@@ -29,7 +29,7 @@ pub(crate) struct RetryState {
 
 impl RetryState {
     /// Counts an attempt.
-    pub(crate) fn attempt(&mut self) {
+    pub(crate) fn count_attempt(&mut self) {
         self.attempts += 1;
     }
 
@@ -44,7 +44,7 @@ impl RetryState {
         std::mem::take(&mut self.attempts).saturating_sub(hedges.saturating_add(1))
     }
 
-    /// Forgets the failed replicas when they are of an earlier view.
+    /// Forgets the failed replicas if they belong to an earlier view.
     pub(crate) fn use_view(&mut self, generation: u64) {
         if generation != self.generation {
             self.generation = generation;
@@ -52,13 +52,13 @@ impl RetryState {
         }
     }
 
-    /// Returns whether a replica of the plan's model number `model` has failed.
+    /// Returns whether a replica of the plan's model at index `model` has failed.
     pub(crate) fn has_failed(&self, model: usize, replica: &ReplicaView) -> bool {
         let mut failed = self.failed.iter();
         failed.any(|(index, node)| *index == model && *node == replica.node)
     }
 
-    /// Records that a replica of the plan's model number `model` failed.
+    /// Records that a replica of the plan's model at index `model` failed.
     ///
     /// # Errors
     /// The error itself, when no other replica can do better.

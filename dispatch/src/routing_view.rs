@@ -84,7 +84,7 @@ pub struct MeasuredQuality(Option<(ModelRevision, f32)>);
 impl MeasuredQuality {
     /// Returns the quality of a replica that serves `revision`, from 0 to 1.
     #[must_use]
-    pub fn of(self, revision: ModelRevision) -> Option<f32> {
+    pub fn for_revision(self, revision: ModelRevision) -> Option<f32> {
         let (measured, quality) = self.0?;
         (measured == revision).then_some(quality)
     }

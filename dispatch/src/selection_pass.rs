@@ -1,4 +1,4 @@
-//! One pass over a view that selects a replica for a request, and the record of what it saw.
+//! One pass over a view that selects a replica for a request, and the record of what it compared.
 //!
 //! Requests and dry runs make the same pass: they differ only in how many replicas are compared.
 
@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use flotilla_core::routing::{
     AffinityRecord, CandidateRecord, CandidateStatus, ExpectedAnswer, RejectReason,
-    RejectedCandidate, best_score, choose_from_all, sample_and_choose, score_candidates,
+    RejectedCandidate, SelectionReason, best_score, choose_from_all, sample_and_choose,
+    score_candidates,
 };
 use flotilla_core::{ModelName, NodeName};
 
@@ -14,11 +15,9 @@ use crate::affinity_cache::{AffinityCache, AffinityHit};
 use crate::candidate_estimate::{CandidateEstimate, EstimateContext, set_reasons};
 use crate::plan::DispatchPlan;
 use crate::retry_state::RetryState;
-use crate::{
-    DispatchView, EligibleReplicas, ModelEndpoints, PendingQueue, ReplicaView, stats_clock,
-};
+use crate::{DispatchView, EligibleReplicas, PendingQueue, ReplicaView, stats_clock};
 
-/// The detail of a model that leaves the zones of a request because its upstream server is elsewhere.
+/// The rejection's detail for a model whose upstream server is outside the zones of a request.
 const SERVER_OUTSIDE: &str = "its server is outside: options.zone may say otherwise";
 
 /// Everything that a selection depends on.
@@ -28,14 +27,14 @@ pub(crate) struct SelectionPass<'a> {
     pub(crate) affinity: &'a AffinityCache,
     pub(crate) pending: &'a PendingQueue,
     pub(crate) retry: &'a RetryState,
-    /// The number of the model whose pending queue the request is at the head of.
+    /// The index in the plan of the model whose pending queue the request is at the head of.
     pub(crate) head_of: Option<usize>,
     /// The time to the request's own deadline, if it has one.
     pub(crate) remaining: Option<Duration>,
     pub(crate) scope: SelectionScope,
 }
 
-/// How many replicas and models a pass looks at.
+/// How many replicas and models a pass compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SelectionScope {
     /// A sample of the replicas, and no further model once one can answer: a request's pass costs the
@@ -45,7 +44,7 @@ pub(crate) enum SelectionScope {
     Everything,
 }
 
-/// What a pass has seen, for the decision record.
+/// The candidates that a pass compared and rejected, for the decision record.
 #[derive(Debug, Default)]
 pub(crate) struct SelectionRecord {
     pub(crate) candidates: Vec<CandidateRecord>,
@@ -57,7 +56,7 @@ pub(crate) struct SelectionRecord {
 pub(crate) enum SelectionOutcome {
     /// This replica can take the request.
     Selected(SelectedReplica),
-    /// No replica can, but one of the plan's model with this number may be able to soon.
+    /// No replica can, but a replica of the plan's model at this index may be able to soon.
     Wait(usize),
     /// No replica can.
     Skipped(SkipReason),
@@ -65,7 +64,7 @@ pub(crate) enum SelectionOutcome {
 
 /// A replica that can take the request.
 pub(crate) struct SelectedReplica {
-    /// The number of its model in the plan.
+    /// The index of its model in the plan.
     pub(crate) model: usize,
     pub(crate) replica: ReplicaView,
     /// Bytes of the prompt that the replica has yet to read.
@@ -73,7 +72,25 @@ pub(crate) struct SelectedReplica {
     expected: ExpectedAnswer,
 }
 
-/// Why a model has no replica for a request. Of several models, the greatest reason counts.
+/// The replicas of one model that a request may go to.
+struct ModelCandidates<'a> {
+    /// The index of the model in the plan.
+    model: usize,
+    name: &'a ModelName,
+    eligible: EligibleReplicas<'a>,
+    /// `None`: no eligible replica has a part of the conversation in memory.
+    cached: Option<CachedReplica>,
+}
+
+/// A replica that may have a part of the conversation in memory.
+struct CachedReplica {
+    /// The index among the eligible replicas of the model.
+    index: usize,
+    hit: AffinityHit,
+}
+
+/// Why a model has no replica for a request. Ordered: with several models, the greatest reason is the one
+/// that the client gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SkipReason {
     /// No replica can answer.
@@ -137,7 +154,7 @@ impl SelectionPass<'_> {
         best_score(&scores).map(|best| selected.swap_remove(best))
     }
 
-    /// Selects a replica of the plan's model number `model`. Why there is none is recorded.
+    /// Selects a replica of the plan's model at index `model`. Why there is none is recorded.
     fn select_of_model(
         &self,
         model: usize,
@@ -160,7 +177,7 @@ impl SelectionPass<'_> {
             return skip(RejectReason::Queued, "", SkipReason::Coming);
         }
         if let Some(zones) = &self.plan.zones
-            && endpoints.leaves(zones)
+            && endpoints.leaves_zones(zones)
         {
             return skip(RejectReason::Zone, SERVER_OUTSIDE, SkipReason::Unavailable);
         }
@@ -172,17 +189,22 @@ impl SelectionPass<'_> {
                 (true, false) => skip(RejectReason::NotLoaded, "", SkipReason::Unavailable),
             };
         }
-        let cached = self.find_cached(name, &eligible);
-        match self.select_replica(model, endpoints, &eligible, cached.as_ref(), record) {
+        let candidates = ModelCandidates {
+            model,
+            name,
+            cached: self.find_cached(name, &eligible),
+            eligible,
+        };
+        match self.select_replica(&candidates, record) {
             Ok((index, estimate)) => {
-                record.affinity = cached.map(|(preferred, hit)| AffinityRecord {
-                    node: hit.node,
-                    cached_bytes: hit.bytes,
-                    chosen: preferred == index,
+                record.affinity = candidates.cached.map(|cached| AffinityRecord {
+                    node: cached.hit.node,
+                    cached_bytes: cached.hit.bytes,
+                    chosen: cached.index == index,
                 });
                 Ok(SelectedReplica {
                     model,
-                    replica: eligible.get(index).clone(),
+                    replica: candidates.eligible.get(index).clone(),
                     unread_bytes: estimate.unread_bytes,
                     expected: estimate.under_pressure(),
                 })
@@ -199,28 +221,33 @@ impl SelectionPass<'_> {
         }
     }
 
-    /// Returns the eligible replica that may have the conversation in memory, with its number.
+    /// Returns the eligible replica that may have the conversation in memory.
     fn find_cached(
         &self,
         model: &ModelName,
         eligible: &EligibleReplicas<'_>,
-    ) -> Option<(usize, AffinityHit)> {
+    ) -> Option<CachedReplica> {
         let hits = self.affinity.find(model, self.plan);
         let mut hits = hits.filter_map(|hit| Some((eligible.index_of(&hit.node)?, hit)));
         // A replica without a prefix cache reads the same beginning as slowly again.
-        hits.find(|(index, hit)| hit.bytes == 0 || eligible.get(*index).stats.limits().prefix_cache)
+        let (index, hit) = hits.find(|(index, hit)| {
+            hit.bytes == 0 || eligible.get(*index).stats.limits().prefix_cache
+        })?;
+        Some(CachedReplica { index, hit })
     }
 
-    /// Selects one of the eligible replicas of a model.
+    /// Selects one of the eligible replicas of a model. Returns its index among them.
     fn select_replica(
         &self,
-        model: usize,
-        endpoints: &ModelEndpoints,
-        eligible: &EligibleReplicas<'_>,
-        cached: Option<&(usize, AffinityHit)>,
+        candidates: &ModelCandidates<'_>,
         record: &mut SelectionRecord,
     ) -> Result<(usize, CandidateEstimate), SkipReason> {
-        let name = endpoints.model.name();
+        let ModelCandidates {
+            model,
+            name,
+            eligible,
+            cached,
+        } = candidates;
         let context = self.estimate_context(name);
         let first_candidate = record.candidates.len();
         // Replicas whose circuit breaker is open: the last resort.
@@ -229,11 +256,11 @@ impl SelectionPass<'_> {
         let mut skipped = SkipReason::Unavailable;
         let status = |index: usize| {
             let replica = eligible.get(index);
-            if self.retry.has_failed(model, replica) {
+            if self.retry.has_failed(*model, replica) {
                 return CandidateStatus::Ineligible;
             }
-            let cached = cached.filter(|(cached, _)| *cached == index);
-            match context.estimate(replica, cached.map(|(_, hit)| hit.bytes)) {
+            let cached = cached.as_ref().filter(|cached| cached.index == index);
+            match context.estimate(replica, cached.map(|cached| cached.hit.bytes)) {
                 Ok(estimate) if estimate.snapshot.admitted => {
                     record.candidates.push(estimate.record(name, replica));
                     CandidateStatus::Eligible(estimate)
@@ -259,7 +286,7 @@ impl SelectionPass<'_> {
         let selected = match self.scope {
             SelectionScope::Request => sample_and_choose(
                 eligible.len(),
-                cached.map(|(index, _)| *index),
+                cached.as_ref().map(|cached| cached.index),
                 status,
                 choose,
                 |n| fastrand::usize(..n),
@@ -271,34 +298,25 @@ impl SelectionPass<'_> {
         set_reasons(&mut record.candidates[first_candidate..], &reasons);
         for (position, index) in open_breakers.into_iter().enumerate() {
             let replica = eligible.get(index);
-            match &selected {
-                Some((last_resort, estimate)) if *last_resort == index => {
-                    record.candidates.push(CandidateRecord {
-                        selection: reasons.get(position).copied(),
-                        ..estimate.record(name, replica)
-                    });
-                }
-                _ => record.reject_replica(
-                    name,
-                    &replica.node,
-                    RejectReason::CircuitOpen,
-                    String::new(),
-                ),
-            }
+            let estimate = selected
+                .as_ref()
+                .filter(|(selected, _)| *selected == index)
+                .map(|(_, estimate)| estimate);
+            record.add_open_breaker(name, replica, estimate, reasons.get(position).copied());
         }
         selected.ok_or(skipped)
     }
 
-    /// Selects an idle replica of the plan's model number `model` on another node than `beside`, for a
+    /// Selects an idle replica of the plan's model at index `model` on another node than `slow`, for a
     /// hedged request.
-    pub(crate) fn select_spare(&self, model: usize, beside: &NodeName) -> Option<ReplicaView> {
+    pub(crate) fn select_spare(&self, model: usize, slow: &NodeName) -> Option<ReplicaView> {
         let name = &self.plan.models[model];
         let endpoints = self.view.models.get(name)?;
         let eligible = endpoints.eligible(self.plan.zones.as_ref());
         let context = self.estimate_context(name);
         let status = |index: usize| {
             let replica = eligible.get(index);
-            if replica.node == *beside || self.retry.has_failed(model, replica) {
+            if replica.node == *slow || self.retry.has_failed(model, replica) {
                 return CandidateStatus::Ineligible;
             }
             match context.estimate(replica, None) {
@@ -329,6 +347,27 @@ impl SelectionPass<'_> {
 }
 
 impl SelectionRecord {
+    /// Records a replica whose circuit breaker is open: as a candidate with its `estimate` if it is
+    /// selected as the last resort, else as rejected.
+    fn add_open_breaker(
+        &mut self,
+        model: &ModelName,
+        replica: &ReplicaView,
+        estimate: Option<&CandidateEstimate>,
+        selection: Option<SelectionReason>,
+    ) {
+        match estimate {
+            Some(estimate) => self.candidates.push(CandidateRecord {
+                selection,
+                ..estimate.record(model, replica)
+            }),
+            None => {
+                let reason = RejectReason::CircuitOpen;
+                self.reject_replica(model, &replica.node, reason, String::new());
+            }
+        }
+    }
+
     fn reject_model(&mut self, model: &ModelName, reason: RejectReason) {
         self.rejected.push(RejectedCandidate {
             model: model.clone(),

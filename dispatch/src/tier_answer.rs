@@ -15,27 +15,27 @@ use crate::answer_stream::{AnswerStream, deadline_passed};
 use crate::plan_execution::PlanExecution;
 use crate::{ReplicaView, TaskView};
 
-/// A request as the tiers of a cascade get it.
+/// A request to the tiers of a cascade.
 pub(crate) struct TierRequest<'a> {
     pub(crate) request: &'a GenerateRequest<Route>,
-    /// The request as it is sent to replicas.
+    /// The message that is sent to replicas.
     pub(crate) message: v1::GenerateRequest,
     pub(crate) task: &'a TaskView,
     pub(crate) cascade: &'a CascadeSpec,
 }
 
-/// An answer that was held back.
+/// The answer of a smaller model, held back from the client.
 pub(crate) struct HeldAnswer {
     pub(crate) replica: ReplicaView,
-    /// The events and the usage. `None` when the answer was given up before its end.
+    /// The events and the usage. `None` when the answer was abandoned before its end.
     pub(crate) answer: Option<(Vec<GenerateEvent>, Usage)>,
     /// Whether the answer satisfies the cascade.
     pub(crate) kept: bool,
 }
 
-/// An answer as far as it was read.
+/// The part of an answer that was read, and the judgement of it.
 struct BufferedAnswer {
-    /// The events and the usage. `None` when the answer was given up before its end.
+    /// The events and the usage. `None` when the answer was abandoned before its end.
     answer: Option<(Vec<GenerateEvent>, Usage)>,
     confidence: Option<f32>,
     outcome: TierOutcome,
@@ -43,9 +43,9 @@ struct BufferedAnswer {
 
 impl TierRequest<'_> {
     /// Reads and judges the answer of a smaller model, and returns it with its record. With
-    /// `larger_ready` a larger model can take over, so that an answer is given up as soon as it
+    /// `larger_ready` a larger model can take over, so that an answer is abandoned as soon as it
     /// cannot become confident enough.
-    pub(crate) async fn hold(
+    pub(crate) async fn answer_and_judge(
         &self,
         execution: &mut PlanExecution<'_>,
         larger_ready: bool,
@@ -85,7 +85,7 @@ impl TierRequest<'_> {
         let mut message = self.message.clone();
         let alternatives = threshold.measure.top_logprobs();
         message.logprobs = Some(message.logprobs.unwrap_or(0).max(alternatives));
-        // Only a streamed answer can be given up early.
+        // Only a streamed answer can be abandoned early.
         message.stream = true;
         let (replica, mut stream) = execution.start_answer(&message).await?;
         record.node = Some(replica.node.clone());
@@ -98,15 +98,15 @@ impl TierRequest<'_> {
                 read.unwrap_or_else(|_| Err(deadline_passed(deadline)))
             }
         };
-        let read = read.inspect_err(|error| stream.failed(error))?;
+        let read = read.inspect_err(|error| stream.record_failure(error))?;
         record.confidence = read.confidence;
         record.outcome = read.outcome;
         let energy = match &read.answer {
             Some((_, usage)) => {
                 record.completion_tokens = Some(usage.completion_tokens);
-                stream.served(*usage)
+                stream.record_answer(*usage)
             }
-            None => stream.given_up(),
+            None => stream.count_energy_so_far(),
         };
         record.joules = Some(energy.joules);
         record.joules_source = Some(energy.sources);
@@ -162,9 +162,9 @@ impl TierRequest<'_> {
                 }
                 events.push(event);
             }
-            let is_lost =
+            let cannot_pass =
                 |confidence: &AnswerConfidence| confidence.is_out_of_reach(threshold, max_tokens);
-            if larger_ready && confidences.iter().any(is_lost) {
+            if larger_ready && confidences.iter().any(cannot_pass) {
                 return Ok(BufferedAnswer {
                     answer: None,
                     confidence: least_confidence(&confidences, threshold),

@@ -1,4 +1,4 @@
-//! Keeps a classifier of the current tasks, trained beside the requests.
+//! Trains the classifier of tasks in the background, whenever they change.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +18,7 @@ pub struct TrainedClassifier {
     input: TrainingInput,
 }
 
-/// Everything that a classifier depends on.
+/// The data that a classifier is trained on.
 #[derive(Debug, Default, PartialEq)]
 struct TrainingInput {
     examples: TrainingSet,

@@ -11,7 +11,7 @@ use tonic::{Request, Status};
 /// The messages of one answer. Dropping the stream stops the generation.
 pub type ResponseStream = Pin<Box<dyn Stream<Item = Result<GenerateResponse, Status>> + Send>>;
 
-/// Why a request to a node failed before the first message of its answer.
+/// The error of a request to a node before the first message of its answer.
 #[derive(Debug)]
 pub enum TransportError {
     /// Nothing was sent, because the node is not connected.

@@ -1,4 +1,4 @@
-//! Accounts for what one request takes on one replica, from the moment it is sent there.
+//! The load and energy of one request on one replica, from the time it is sent there.
 
 use std::sync::Arc;
 
@@ -9,8 +9,8 @@ use flotilla_core::{NodeName, ZoneName};
 use crate::request_context::RequestContext;
 use crate::{LoadGuard, ReplicaView};
 
-/// A request on a replica: its load there, and its energy, which is counted once, however the request
-/// ends. A request that is dropped counts the energy until then.
+/// Accounts for one request on one replica: its load, and its energy, which is counted exactly once.
+/// Dropping the guard before the end of the request counts the energy until then.
 pub(crate) struct UsageGuard {
     load: LoadGuard,
     context: Arc<RequestContext>,
@@ -18,7 +18,7 @@ pub(crate) struct UsageGuard {
     zone: Option<ZoneName>,
     /// Whether the energy has been counted.
     counted: bool,
-    /// Whether the replica is known to compute the request.
+    /// Whether the replica has begun to answer, and so certainly computes the request.
     computing: bool,
 }
 
@@ -40,32 +40,32 @@ impl UsageGuard {
     }
 
     /// Records that the answer has begun.
-    pub(crate) fn answer_began(&mut self) {
+    pub(crate) fn record_answer_start(&mut self) {
         self.computing = true;
-        self.load.answer_began();
+        self.load.record_answer_start();
     }
 
     /// Learns from the complete answer, counts its energy and returns it.
-    pub(crate) fn served(&mut self, usage: Usage) -> EnergyUsage {
-        let energy = self.load.served(usage);
+    pub(crate) fn record_answer(&mut self, usage: Usage) -> EnergyUsage {
+        let energy = self.load.record_answer(usage);
         self.count(energy)
     }
 
-    /// Counts the energy so far of a request that is given up, and returns it.
-    pub(crate) fn given_up(&mut self) -> EnergyUsage {
+    /// Counts the energy so far of a request that is abandoned, and returns it.
+    pub(crate) fn count_energy_so_far(&mut self) -> EnergyUsage {
         let energy = self.load.energy_so_far();
         self.count(energy)
     }
 
     /// Records that the request failed.
-    pub(crate) fn failed(&mut self, error: &RequestError) {
-        self.load.failed(error);
+    pub(crate) fn record_failure(&mut self, error: &RequestError) {
+        self.load.record_failure(error);
     }
 
-    /// Records that the replica refused the request, which takes no energy.
-    pub(crate) fn refused(&mut self, error: &RequestError) {
+    /// Records that the replica refused the request. A refusal costs no energy.
+    pub(crate) fn record_refusal(&mut self, error: &RequestError) {
         self.counted = true;
-        self.load.failed(error);
+        self.load.record_failure(error);
     }
 
     fn count(&mut self, energy: EnergyUsage) -> EnergyUsage {
@@ -78,8 +78,8 @@ impl UsageGuard {
 impl Drop for UsageGuard {
     fn drop(&mut self) {
         // A request that may only have waited in the replica's queue took no energy.
-        if !self.counted && (self.computing || self.load.had_room()) {
-            self.given_up();
+        if !self.counted && (self.computing || self.load.had_free_slot()) {
+            self.count_energy_so_far();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What requests are dispatched over: plain data, published as a whole.
+//! The view that requests are dispatched over: plain data, published as a whole.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use tokio::sync::watch;
 
 use crate::{ModelEndpoints, RoutingView};
 
-/// Everything that a request can be dispatched to, at one moment. A view never changes: the next
-/// moment is another view.
+/// The models, replicas, tasks and router at one moment. A view never changes; a change is published as
+/// another view.
 #[derive(Debug)]
 pub struct DispatchView {
-    /// Counts the views. 0 is the view before anything was known.
+    /// Number of the view, from 1. 0: the empty view before the first was published.
     pub generation: u64,
     /// The models by name, with the replicas that can answer.
     pub models: HashMap<ModelName, Arc<ModelEndpoints>>,
     /// The tasks, the router and the measured quality of the models.
     pub routing: Arc<RoutingView>,
-    /// Whether requests can be answered, and what works only in part.
+    /// Whether requests can be answered, with notes on what is missing or degraded.
     pub readiness: Readiness,
 }
 
@@ -89,7 +89,7 @@ impl ViewPublisher {
         (publisher, handle)
     }
 
-    /// Replaces the view, and wakes those that wait for a change.
+    /// Replaces the view, and notifies all receivers of [`ViewHandle::changes`].
     pub fn publish(&self, view: DispatchView) {
         let generation = view.generation;
         self.view.store(Arc::new(view));

@@ -114,7 +114,9 @@ impl TaskResource {
         let measurements = view.routing.quality.get(task.task.name());
         let models = spec.models.iter().map(|name| {
             let model = view.models.get(name);
-            let served = model.map_or(ModelRevision::default(), |model| model.endpoints.serving());
+            let served = model.map_or(ModelRevision::default(), |model| {
+                model.endpoints.serving_revision()
+            });
             let record = measurements.and_then(|measurements| measurements.get(name));
             TaskModel {
                 name: name.clone(),
@@ -213,10 +215,10 @@ pub(super) async fn put_quality(
             &format!("{task}/{model}"),
         ));
     };
-    let served = model_view.endpoints.serving();
+    let served = model_view.endpoints.serving_revision();
     let alone = model_view
         .endpoints
-        .served()
+        .served_revisions()
         .iter()
         .all(|other| *other == served);
     if quality.revision != served.to_string() || !alone {

@@ -30,7 +30,7 @@ pub(crate) async fn answer(
         answer.map_err(ApiError::with_prompt_param("messages"))?;
     let id = CompletionId::new("chatcmpl", served_by.model.as_str().to_owned());
     let mut response = if stream {
-        sse::response(content, stream::ChunkWriter::new(&id, include_usage))
+        sse::response(content, stream::ChatChunkWriter::new(&id, include_usage))
     } else {
         let answer = collect(content)
             .await

@@ -10,7 +10,7 @@ use crate::completion_id::CompletionId;
 use crate::sse::EventWriter;
 
 /// Writes the events of a chat answer as chunks.
-pub(super) struct ChunkWriter {
+pub(super) struct ChatChunkWriter {
     template: ChunkTemplate,
     /// By choice: whether its role was sent.
     role_sent: Vec<bool>,
@@ -67,7 +67,7 @@ impl<'a> From<&'a ToolCallDelta> for ToolCallDeltaJson<'a> {
     }
 }
 
-impl ChunkWriter {
+impl ChatChunkWriter {
     pub(super) fn new(id: &CompletionId, include_usage: bool) -> Self {
         Self {
             template: ChunkTemplate::new(id, "chat.completion.chunk", include_usage),
@@ -121,7 +121,7 @@ impl ChunkWriter {
     }
 }
 
-impl EventWriter for ChunkWriter {
+impl EventWriter for ChatChunkWriter {
     fn write(&mut self, event: GenerateEvent, out: &mut BytesMut) {
         match event {
             GenerateEvent::Delta(delta) => self.write_delta(delta, out),
@@ -139,7 +139,7 @@ mod tests {
 
     fn chunks(include_usage: bool, events: Vec<GenerateEvent>) -> Vec<Value> {
         let id = CompletionId::new("chatcmpl", "m".into());
-        let mut writer = ChunkWriter::new(&id, include_usage);
+        let mut writer = ChatChunkWriter::new(&id, include_usage);
         let mut out = BytesMut::new();
         events
             .into_iter()

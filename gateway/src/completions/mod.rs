@@ -26,7 +26,10 @@ pub(crate) async fn answer(
         .map_err(ApiError::with_prompt_param("prompt"))?;
     let id = CompletionId::new("cmpl", served_by.model.as_str().to_owned());
     let mut response = if stream {
-        sse::response(events, response::ChunkWriter::new(&id, include_usage, echo))
+        sse::response(
+            events,
+            response::TextChunkWriter::new(&id, include_usage, echo),
+        )
     } else {
         let answer = collect(events)
             .await

@@ -94,14 +94,14 @@ impl<'a> TextCompletion<'a> {
 }
 
 /// Writes the events of a completion as chunks.
-pub(super) struct ChunkWriter {
+pub(super) struct TextChunkWriter {
     template: ChunkTemplate,
     echo: Vec<String>,
     /// By choice: the length of its text so far, in characters.
     lengths: Vec<usize>,
 }
 
-impl ChunkWriter {
+impl TextChunkWriter {
     pub(super) fn new(id: &CompletionId, include_usage: bool, echo: Vec<String>) -> Self {
         Self {
             template: ChunkTemplate::new(id, OBJECT, include_usage),
@@ -124,7 +124,7 @@ impl ChunkWriter {
     }
 }
 
-impl EventWriter for ChunkWriter {
+impl EventWriter for TextChunkWriter {
     fn write(&mut self, event: GenerateEvent, out: &mut BytesMut) {
         match event {
             GenerateEvent::Delta(delta) => {
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn echo_and_text_offsets_count_characters() {
         let id = CompletionId::new("cmpl", "m".into());
-        let mut writer = ChunkWriter::new(&id, false, vec!["éa".into()]);
+        let mut writer = TextChunkWriter::new(&id, false, vec!["éa".into()]);
         let mut out = BytesMut::new();
         for token in ["x", "y"] {
             let logprob = TokenLogprob {
