@@ -161,11 +161,11 @@ def test_answer_ends_before_a_stop_text(ask, model, as_list):
     long = talkative(model, 48)
     answer = ask(model, QUESTIONS[model], temperature=0, **long).choices[0].message.content
     stop = part_of(answer)
-    wanted = (answer[: answer.find(stop)], "stop")
+    expected = (answer[: answer.find(stop)], "stop")
     stops = ["never in it", stop] if as_list else stop
     unstreamed, streamed = unstreamed_and_streamed(ask, model, QUESTIONS[model], temperature=0, stop=stops, **long)
-    assert unstreamed[:2] == wanted
-    assert streamed[:2] == wanted
+    assert unstreamed[:2] == expected
+    assert streamed[:2] == expected
 
 
 def test_first_of_several_stop_texts_ends_the_answer(ask):
@@ -286,9 +286,9 @@ def test_connection_is_reused_after_success_and_after_errors():
     connection = raw_http.connect()
     body = {"model": "instant", "messages": user("hello")}
     try:
-        for wrong in [False, True, False, True, False]:
-            reply = raw_http.send(connection, "POST", "/v1/chat/completions", {} if wrong else body)
-            assert reply.status == (400 if wrong else 200)
+        for is_invalid in [False, True, False, True, False]:
+            reply = raw_http.send(connection, "POST", "/v1/chat/completions", {} if is_invalid else body)
+            assert reply.status == (400 if is_invalid else 200)
             assert connection.sock is not None, "the server closed the connection"
     finally:
         connection.close()
@@ -305,5 +305,5 @@ def test_asynchronous_client_gets_the_same_answers(ask):
             pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
             return unstreamed.choices[0].message.content, "".join(pieces)
 
-    wanted = ask(MODEL, QUESTION, temperature=0).choices[0].message.content
-    assert asyncio.run(both()) == (wanted, wanted)
+    expected = ask(MODEL, QUESTION, temperature=0).choices[0].message.content
+    assert asyncio.run(both()) == (expected, expected)

@@ -65,12 +65,12 @@ def test_completion_has_at_most_sixteen_tokens_by_default(client):
 @pytest.mark.parametrize("echo", [False, True])
 def test_unstreamed_and_streamed_completions_are_equal(complete, prompt, n, echo):
     parameters = {"prompt": prompt, "n": n, "echo": echo}
-    whole = complete(**parameters)
+    unstreamed = complete(**parameters)
     texts, reasons, usage = join_stream(complete(stream=True, stream_options={"include_usage": True}, **parameters))
-    assert [choice.index for choice in whole.choices] == list(range(len(whole.choices)))
-    assert texts == [choice.text for choice in whole.choices]
-    assert reasons == [choice.finish_reason for choice in whole.choices]
-    assert counts(usage) == counts(whole.usage)
+    assert [choice.index for choice in unstreamed.choices] == list(range(len(unstreamed.choices)))
+    assert texts == [choice.text for choice in unstreamed.choices]
+    assert reasons == [choice.finish_reason for choice in unstreamed.choices]
+    assert counts(usage) == counts(unstreamed.usage)
 
 
 def test_several_prompts_are_continued_independently(complete):
@@ -100,11 +100,11 @@ def test_stop_text_ends_a_completion(complete, stream):
     plain = complete().choices[0].text
     stop = plain[len(plain) // 2 :][:3]
     answer = complete(stop=[stop], stream=stream)
-    wanted = plain[: plain.find(stop)]
+    expected = plain[: plain.find(stop)]
     if stream:
-        assert join_stream(answer)[:2] == ([wanted], ["stop"])
+        assert join_stream(answer)[:2] == ([expected], ["stop"])
     else:
-        assert (answer.choices[0].text, answer.choices[0].finish_reason) == (wanted, "stop")
+        assert (answer.choices[0].text, answer.choices[0].finish_reason) == (expected, "stop")
 
 
 @pytest.mark.parametrize("count", [0, 2, 5])
@@ -135,7 +135,7 @@ def test_text_offsets_are_the_starts_of_the_tokens(complete):
 
 
 def test_streamed_log_probabilities_equal_unstreamed_ones(complete):
-    whole = complete(logprobs=2).choices[0].logprobs
+    unstreamed = complete(logprobs=2).choices[0].logprobs
     tokens, logprobs, offsets = [], [], []
     for chunk in complete(logprobs=2, stream=True):
         for choice in chunk.choices:
@@ -143,9 +143,9 @@ def test_streamed_log_probabilities_equal_unstreamed_ones(complete):
                 tokens += choice.logprobs.tokens
                 logprobs += choice.logprobs.token_logprobs
                 offsets += choice.logprobs.text_offset
-    assert tokens == whole.tokens
-    assert offsets == whole.text_offset
-    assert logprobs == pytest.approx(whole.token_logprobs, abs=2e-3)
+    assert tokens == unstreamed.tokens
+    assert offsets == unstreamed.text_offset
+    assert logprobs == pytest.approx(unstreamed.token_logprobs, abs=2e-3)
 
 
 @pytest.mark.parametrize("stream", [False, True])

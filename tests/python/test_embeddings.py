@@ -123,13 +123,13 @@ def test_response_headers_name_the_model_and_the_node(client):
 
 def test_concurrent_embeddings_equal_sequential_ones(embed):
     texts = [f"boat {'x' * (number % 17)} {number}" for number in range(40)]
-    wanted = [entry.embedding for entry in embed(texts).data]
+    expected = [entry.embedding for entry in embed(texts).data]
 
     async def run_concurrently():
         async with openai.AsyncOpenAI(base_url=fleet.BASE, api_key="none", max_retries=0) as client:
             return await asyncio.gather(*(client.embeddings.create(model=MODEL, input=text) for text in texts))
 
-    for response, vector in zip(asyncio.run(run_concurrently()), wanted):
+    for response, vector in zip(asyncio.run(run_concurrently()), expected):
         assert_close(response.data[0].embedding, vector)
 
 

@@ -34,10 +34,10 @@ def assert_close(some, others):
         )
 
 
-@pytest.mark.parametrize("asked", [{}, {"logprobs": False}])
-def test_log_probabilities_are_absent_by_default(ask, asked):
-    assert ask(MODEL, QUESTION, temperature=0, **asked).choices[0].logprobs is None
-    for chunk in ask(MODEL, QUESTION, temperature=0, stream=True, **asked):
+@pytest.mark.parametrize("parameters", [{}, {"logprobs": False}])
+def test_log_probabilities_are_absent_by_default(ask, parameters):
+    assert ask(MODEL, QUESTION, temperature=0, **parameters).choices[0].logprobs is None
+    for chunk in ask(MODEL, QUESTION, temperature=0, stream=True, **parameters):
         assert all(choice.logprobs is None for choice in chunk.choices)
 
 
@@ -158,14 +158,14 @@ def test_bytes_are_those_of_the_text(ask):
 @pytest.mark.parametrize("draw", [{"temperature": 0}, {"temperature": 1, "seed": 4}], ids=["greedy", "drawn"])
 def test_streamed_log_probabilities_equal_unstreamed_ones(ask, model, draw):
     parameters = {"logprobs": True, "top_logprobs": 4, **talkative(model, 24), **draw}
-    whole = ask(model, QUESTIONS[model], **parameters).choices[0]
+    unstreamed = ask(model, QUESTIONS[model], **parameters).choices[0]
     text, entries = "", []
     for chunk in ask(model, QUESTIONS[model], stream=True, **parameters):
         for choice in chunk.choices:
             text += choice.delta.content or ""
             entries += choice.logprobs.content if choice.logprobs else []
-    assert text == whole.message.content
-    assert_close(entries, whole.logprobs.content)
+    assert text == unstreamed.message.content
+    assert_close(entries, unstreamed.logprobs.content)
 
 
 @pytest.mark.parametrize("draw", [{"temperature": 0}, {"temperature": 1, "seed": 4}], ids=["greedy", "drawn"])

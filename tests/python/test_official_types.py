@@ -53,7 +53,8 @@ def completion_body(model, case, **more):
     return {"model": model, "prompt": "a card", "temperature": 0, **LONG, **COMPLETIONS[case], **more}
 
 
-def whole(path, body):
+def post_successfully(path, body):
+    """Sends a request that must succeed, and returns the JSON of its answer."""
     reply = raw_http.post(path, body)
     assert reply.status == 200, reply.body
     return reply.json()
@@ -62,7 +63,7 @@ def whole(path, body):
 @pytest.mark.parametrize("case", CHATS)
 @pytest.mark.parametrize("model", ["instant", "support-intent"])
 def test_chat_completion_matches_its_type(model, case):
-    answer = whole("/v1/chat/completions", chat_body(model, case))
+    answer = post_successfully("/v1/chat/completions", chat_body(model, case))
     official_types.check(answer, ChatCompletion)
     for choice in answer["choices"]:
         # Optional in the types, but required in the description of the API.
@@ -86,7 +87,7 @@ def test_chat_completion_chunks_match_their_type(model, case, usage):
 @pytest.mark.parametrize("case", COMPLETIONS)
 @pytest.mark.parametrize("model", ["instant", "support-intent"])
 def test_text_completion_matches_its_type(model, case):
-    official_types.check(whole("/v1/completions", completion_body(model, case)), Completion)
+    official_types.check(post_successfully("/v1/completions", completion_body(model, case)), Completion)
 
 
 @pytest.mark.parametrize("usage", [False, True])
@@ -102,7 +103,7 @@ def test_text_completion_chunks_match_their_type(model, case, usage):
 @pytest.mark.parametrize("texts", ["a boat", ["a boat", "another"]])
 def test_embeddings_match_their_type(texts):
     body = {"model": "tiny-embed", "input": texts, "encoding_format": "float"}
-    official_types.check(whole("/v1/embeddings", body), CreateEmbeddingResponse)
+    official_types.check(post_successfully("/v1/embeddings", body), CreateEmbeddingResponse)
 
 
 def test_models_match_their_type():
@@ -123,7 +124,7 @@ def test_models_match_their_type():
         ({"id": "a", "created": True, "object": "model", "owned_by": "x"}, "created: True"),
         ({"id": "a", "created": 1, "object": "modell", "owned_by": "x"}, "object: 'modell'"),
         ({"id": "a", "created": 1, "object": "model", "owned_by": None}, "owned_by: None"),
-        ([], "[] is no Model"),
+        ([], "[] is not a Model"),
     ],
 )
 def test_type_check_finds_faults(value, fault):

@@ -70,32 +70,31 @@ def test_unknown_routing_option_is_refused():
 
 def test_routing_options_are_met_or_the_request_is_refused(client):
     ask = client.chat.completions.with_raw_response.create
-    pins = {"priority": "high", "deadline": "1m", "session": "till-7"}
-    raw = ask(model="numbers", messages=user("hello"), extra_body={"flotilla": pins})
+    options = {"priority": "high", "deadline": "1m", "session": "till-7"}
+    raw = ask(model="numbers", messages=user("hello"), extra_body={"flotilla": options})
     assert raw.headers["x-flotilla-node"]
     raw = ask(model="numbers", messages=user("hello"), extra_body={"prompt_cache_key": "till-7"})
     assert raw.headers["x-flotilla-node"]
-    patient = client.with_options(max_retries=0)
     with pytest.raises(openai.InternalServerError) as refused:
         # A replica that has never answered is tried, as its speed is not known yet.
         for _ in range(20):
-            patient.chat.completions.create(
+            client.chat.completions.create(
                 model="task:numbers", messages=user("hello"), extra_headers={"x-flotilla-max-joules": "0.000000001"}
             )
     assert refused.value.status_code == 503
     assert refused.value.code == "limits_unmet"
-    for field, wrong in [("priority", "urgent"), ("deadline", -1), ("min_quality", 2), ("max_joules", 0)]:
+    for field, invalid in [("priority", "urgent"), ("deadline", -1), ("min_quality", 2), ("max_joules", 0)]:
         with pytest.raises(openai.BadRequestError) as refused:
             client.chat.completions.create(
-                model="auto", messages=user("hello"), extra_body={"flotilla": {field: wrong}}
+                model="auto", messages=user("hello"), extra_body={"flotilla": {field: invalid}}
             )
         assert refused.value.param == f"flotilla.{field}"
 
 
 def test_answer_without_confidence_escalates_to_the_large_model(client):
     ask = client.chat.completions.with_raw_response.create
-    sure = ask(model="task:assistant", messages=user("what is the weather like today"), temperature=0)
-    assert sure.headers["x-flotilla-model"] == "assistant-intent-s"
-    assert sure.parse().choices[0].message.content == "weather"
-    unsure = ask(model="task:assistant", messages=user("zebra purple seventeen maybe"), temperature=0)
-    assert unsure.headers["x-flotilla-model"] == "assistant-intent-m"
+    confident = ask(model="task:assistant", messages=user("what is the weather like today"), temperature=0)
+    assert confident.headers["x-flotilla-model"] == "assistant-intent-s"
+    assert confident.parse().choices[0].message.content == "weather"
+    unconfident = ask(model="task:assistant", messages=user("zebra purple seventeen maybe"), temperature=0)
+    assert unconfident.headers["x-flotilla-model"] == "assistant-intent-m"

@@ -91,9 +91,9 @@ def test_banned_token_is_not_in_the_answer(ask, model):
 @pytest.mark.parametrize("model", QUESTIONS)
 def test_forced_token_is_the_whole_answer(ask, model):
     usual, _ = first_token(ask, model)
-    wanted = vocabulary.ids(model, "z")[0]
-    assert wanted not in usual
-    choice = ask(model, QUESTIONS[model], temperature=1, max_tokens=3, logit_bias={str(wanted): 100}).choices[0]
+    forced = vocabulary.ids(model, "z")[0]
+    assert forced not in usual
+    choice = ask(model, QUESTIONS[model], temperature=1, max_tokens=3, logit_bias={str(forced): 100}).choices[0]
     assert choice.message.content == "zzz"
     assert choice.finish_reason == "length"
 

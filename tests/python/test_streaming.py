@@ -78,9 +78,9 @@ def test_usage_is_absent_by_default(options):
 def test_usage_of_several_choices_is_their_sum(ask):
     parameters = {"n": 3, "temperature": 2, **talkative(MODEL, 10)}
     frames = stream(MODEL, QUESTION, stream_options={"include_usage": True}, **parameters)
-    whole = ask(MODEL, QUESTION, **parameters)
+    unstreamed = ask(MODEL, QUESTION, **parameters)
     assert frames[-1]["usage"]["completion_tokens"] == 30
-    assert frames[-1]["usage"]["prompt_tokens"] == whole.usage.prompt_tokens
+    assert frames[-1]["usage"]["prompt_tokens"] == unstreamed.usage.prompt_tokens
 
 
 @pytest.mark.parametrize("model", ["instant", *QUESTIONS])

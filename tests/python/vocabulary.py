@@ -11,22 +11,22 @@ def texts(model):
     """Returns the text of each token by its id, without tokens that end within a character."""
     tokenizer = fleet.model_file(model, "tokenizer.json")
     byte_of = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
-    found = {}
+    texts_by_id = {}
     for symbols, token in tokenizer["model"]["vocab"].items():
         try:
-            found[token] = bytes(byte_of[symbol] for symbol in symbols).decode()
+            texts_by_id[token] = bytes(byte_of[symbol] for symbol in symbols).decode()
         except (KeyError, UnicodeDecodeError):
             continue
     for added in tokenizer["added_tokens"]:
-        found[added["id"]] = added["content"]
-    return found
+        texts_by_id[added["id"]] = added["content"]
+    return texts_by_id
 
 
 def ids(model, text):
     """Returns the ids of all tokens with this text."""
-    found = [token for token, its_text in texts(model).items() if its_text == text]
-    assert found, f"{model} has no token {text!r}"
-    return found
+    tokens = [token for token, token_text in texts(model).items() if token_text == text]
+    assert tokens, f"{model} has no token {text!r}"
+    return tokens
 
 
 def specials(model):
