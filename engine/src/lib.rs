@@ -1,4 +1,4 @@
-//! Engines: what loads a model and computes its answers.
+//! Engines, which load models and compute answers.
 //!
 //! This crate owns the trait [`Engine`] and its implementations: [`MistralEngine`] computes in
 //! this process with mistral.rs, [`UpstreamEngine`] forwards to an OpenAI-compatible server, and

@@ -1,5 +1,5 @@
 //! The simulated engine: fixed tokens at a fixed speed, without a model. Benchmarks use it to measure
-//! everything but a model, simulations to stand for models.
+//! everything except a model; simulations use it in place of models.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub struct SimulatedEngine {
 #[async_trait]
 impl Engine for SimulatedEngine {
     async fn estimate(&self, model: &Model) -> Result<Bytes, LoadError> {
-        // It takes none itself: it simulates a model that takes what the spec says.
+        // The engine itself takes no memory: it simulates a model that takes what the spec says.
         Ok(model.spec.memory.unwrap_or_default())
     }
 
@@ -70,7 +70,7 @@ struct SimulatedModel {
     first_token: Duration,
     /// Time between tokens.
     token_interval: Duration,
-    /// The conversation prefixes that were seen. `None` without a prefix cache.
+    /// The prefixes of earlier conversations. `None` without a prefix cache.
     prefixes: Option<Mutex<HashSet<u64>>>,
 }
 
@@ -181,7 +181,7 @@ impl LoadedModel for SimulatedModel {
         if first_token.is_zero() && interval.is_zero() {
             return Ok(stream::iter(events.into_iter().map(Ok)).boxed());
         }
-        // Points in time, because the errors of pauses would add up.
+        // Tokens have points in time instead of pauses, whose errors would add up.
         let start = tokio::time::Instant::now() + first_token;
         let choices = request.choices as usize;
         let timed = stream::iter(events)

@@ -1,8 +1,9 @@
 //! The permit to have one sequence in the engine.
 //!
-//! mistral.rs notices only at its next token that nobody reads an answer any more. Until it has dropped
-//! the sequence, the permit must not go to another one: on a CPU two sequences would overwrite each
-//! other's attention. The sequence owns a [`SequenceGuard`], so that its drop gives the permit back.
+//! When nobody reads an answer any more, mistral.rs notices it only at the next token. Until it has
+//! dropped the sequence, no other sequence may get the permit: on a CPU two sequences would overwrite
+//! each other's attention. The sequence owns a [`SequenceGuard`], so that dropping the sequence gives
+//! the permit back.
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -7,7 +7,7 @@ use flotilla_core::generate::{GenerateInput, RequestError};
 use mistralrs_core::{NormalRequest, Request, Response, TokenizationRequest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::load::TokenText;
+use super::built_model::TokenText;
 use super::request::{self, EngineRequest};
 
 /// The context length that is assumed when the model does not state its own, in tokens.

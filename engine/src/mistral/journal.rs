@@ -52,8 +52,8 @@ impl TokenJournal {
         unreported.drain(..end).collect()
     }
 
-    /// Counts a token that is sampled after `context` tokens. Returns whether it is the same token
-    /// again: with a grammar, the engine has it sampled twice.
+    /// Counts a token that is sampled after `context` tokens. Returns whether it repeats the last one:
+    /// with a grammar, the engine samples a token twice.
     pub(super) fn count(&self, context: usize) -> bool {
         let is_repeated = self.context.swap(context, Ordering::Relaxed) == context;
         if !is_repeated {

@@ -7,10 +7,11 @@ use flotilla_core::Bytes;
 use flotilla_core::spec::{self, ModelSpec};
 use futures::FutureExt;
 use mistralrs::Model;
-use mistralrs_core::{Pipeline, Request};
+use mistralrs_core::Request;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 
+use super::built_model::{BuiltModel, TokenText, WeightsWatch};
 use super::load_plan::LoadPlan;
 use super::weights_size;
 use crate::{LoadError, LoadProgress};
@@ -21,7 +22,7 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(1_800);
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A model with its engine thread running.
+/// A loaded model with what requests to it need.
 pub(super) struct LoadedEngine {
     pub(super) model: Model,
     pub(super) weights: WeightsWatch,
@@ -32,13 +33,6 @@ pub(super) struct LoadedEngine {
     pub(super) context: Option<usize>,
     pub(super) token_text: TokenText,
 }
-
-/// Returns the text of a token. Special tokens have a text too; a token that is only a part of a
-/// character has the replacement character.
-pub(super) type TokenText = Box<dyn Fn(u32) -> String + Send + Sync>;
-
-/// Has no strong reference left once the engine thread has dropped the weights.
-pub(super) type WeightsWatch = std::sync::Weak<Mutex<dyn Pipeline>>;
 
 /// Loads the model of a spec on its own thread.
 pub(super) async fn load(
@@ -54,7 +48,7 @@ pub(super) async fn load(
         // A panic in the engine must not stop the agent.
         runtime.block_on(AssertUnwindSafe(plan.build()).catch_unwind())
     });
-    let (model, weights, token_text) = tokio::select! {
+    let built = tokio::select! {
         built = build => match built {
             Ok(Ok(Ok(built))) => built,
             Ok(Ok(Err(error))) => return Err(LoadError::Engine(first_line(&error))),
@@ -66,6 +60,11 @@ pub(super) async fn load(
             return Err(LoadError::Timeout(LOAD_TIMEOUT.as_secs()));
         }
     };
+    let BuiltModel {
+        model,
+        weights,
+        token_text,
+    } = built;
     progress("loading", 1.0);
     let context = model.max_sequence_length().ok().flatten();
     let sender = model
@@ -138,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_of_the_process_is_known() {
+    fn memory_of_the_process_is_reported() {
         assert!(ProcessMemory::new().resident() > Bytes(1 << 20));
     }
 }

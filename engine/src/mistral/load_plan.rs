@@ -1,32 +1,23 @@
-//! What a spec asks mistral.rs to load.
+//! Checks a spec and builds the model that it describes.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flotilla_core::spec::{self, Accelerator, Dtype, ModelFormat, ModelSource, ModelSpec};
+use flotilla_core::spec::{self, Accelerator, Dtype, ModelSource, ModelSpec};
 use mistralrs::model_builder_trait::{
     build_embedding_pipeline, build_gguf_pipeline, build_model_from_pipeline, build_text_pipeline,
 };
 use mistralrs::{
-    Device, EmbeddingModelBuilder, GgufModelBuilder, Model, ModelDType, TextModelBuilder,
-    TokenSource, best_device, parse_isq_value,
+    Device, EmbeddingModelBuilder, GgufModelBuilder, ModelDType, TextModelBuilder, TokenSource,
+    best_device, parse_isq_value,
 };
 use mistralrs_core::IsqType;
 
-use super::load::{TokenText, WeightsWatch};
+use super::built_model::{BuiltModel, TokenText};
+use super::model_files::ModelFiles;
 use crate::LoadError;
 
-/// Conversations whose beginning an accelerator keeps: the default of mistral.rs.
+/// Number of conversations whose beginning an accelerator keeps: the default of mistral.rs.
 const PREFIX_CACHE_SIZE: usize = 16;
-
-/// The files of a model.
-#[derive(Debug, Clone)]
-pub(super) enum ModelFiles {
-    /// A Hugging Face folder with `*.safetensors`.
-    Folder(PathBuf),
-    /// A GGUF file in a folder.
-    Gguf { dir: PathBuf, file: String },
-}
 
 /// A spec whose options and files were checked.
 #[derive(Clone)]
@@ -37,7 +28,7 @@ pub(super) struct LoadPlan {
     /// The format to quantise the weights to. `None` leaves them as they are.
     isq: Option<IsqType>,
     concurrency: usize,
-    /// Use the CPU even if there is an accelerator.
+    /// Whether to use the CPU even if there is an accelerator.
     force_cpu: bool,
 }
 
@@ -46,14 +37,11 @@ impl LoadPlan {
     pub(super) fn new(spec: &ModelSpec) -> Result<Self, LoadError> {
         let Some(ModelSource::Path(path)) = &spec.source else {
             return Err(LoadError::Spec(
-                "spec.source is no path on this node".into(),
+                "spec.source must be a path on this node".into(),
             ));
         };
         let files = ModelFiles::find(path)?;
-        let format = match files {
-            ModelFiles::Folder(_) => ModelFormat::Safetensors,
-            ModelFiles::Gguf { .. } => ModelFormat::Gguf,
-        };
+        let format = files.format();
         if let Some(expected) = spec.format.filter(|expected| *expected != format) {
             return Err(LoadError::Spec(format!(
                 "spec.format is {expected:?}, but {} is {format:?}",
@@ -92,7 +80,7 @@ impl LoadPlan {
     }
 
     /// Loads the model and starts its engine thread.
-    pub(super) async fn build(self) -> anyhow::Result<(Model, WeightsWatch, TokenText)> {
+    pub(super) async fn build(self) -> anyhow::Result<BuiltModel> {
         let (pipeline, scheduler, engine) = match self.files {
             ModelFiles::Folder(dir) if self.pipeline == spec::Pipeline::Embedding => {
                 let mut builder = EmbeddingModelBuilder::new(dir.display())
@@ -142,12 +130,16 @@ impl LoadPlan {
             text.and_then(Result::ok).unwrap_or_default()
         });
         let model = build_model_from_pipeline(pipeline, scheduler, engine).await;
-        Ok((model, weights, token_text))
+        Ok(BuiltModel {
+            model,
+            weights,
+            token_text,
+        })
     }
 }
 
-/// The number of conversations whose beginning mistral.rs keeps. None on a CPU: 0.8.1 evicts only what
-/// lies on an accelerator, so that every conversation would stay in memory for ever.
+/// The number of conversations whose beginning mistral.rs keeps. `None` on a CPU: version 0.8.1 evicts
+/// only what is in an accelerator's memory, so that every conversation would stay in memory for ever.
 fn prefix_cache_size() -> Option<usize> {
     (!is_on_cpu()).then_some(PREFIX_CACHE_SIZE)
 }
@@ -155,45 +147,6 @@ fn prefix_cache_size() -> Option<usize> {
 /// Whether models are computed on the CPU.
 pub(super) fn is_on_cpu() -> bool {
     best_device(false).is_ok_and(|device| matches!(device, Device::Cpu))
-}
-
-impl ModelFiles {
-    /// Checks what is at a path.
-    fn find(path: &Path) -> Result<Self, LoadError> {
-        let unusable = |problem: &str| LoadError::Unusable {
-            path: path.to_owned(),
-            problem: problem.to_owned(),
-        };
-        if path.is_dir() {
-            for required in ["config.json", "tokenizer.json"] {
-                if !path.join(required).is_file() {
-                    return Err(unusable(&format!("it has no {required}")));
-                }
-            }
-            return Ok(Self::Folder(path.to_owned()));
-        }
-        if !path.is_file() {
-            return Err(LoadError::NoSuchPath(path.to_owned()));
-        }
-        if path.extension().is_none_or(|extension| extension != "gguf") {
-            return Err(unusable("its name does not end in .gguf"));
-        }
-        let (Some(dir), Some(file)) = (path.parent(), path.file_name()) else {
-            return Err(unusable("it is not a file in a folder"));
-        };
-        Ok(Self::Gguf {
-            dir: dir.to_owned(),
-            file: file.to_string_lossy().into_owned(),
-        })
-    }
-
-    /// What the model does. Every folder of an embedding model has sentence-transformers' list of modules.
-    fn pipeline(&self) -> spec::Pipeline {
-        match self {
-            Self::Folder(dir) if dir.join("modules.json").is_file() => spec::Pipeline::Embedding,
-            _ => spec::Pipeline::Text,
-        }
-    }
 }
 
 #[cfg(test)]

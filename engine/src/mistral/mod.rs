@@ -12,6 +12,7 @@
 //!
 //! Start reading at [`MistralEngine`], then [`choice`], which computes one answer.
 
+mod built_model;
 mod choice;
 mod chunk;
 mod engine_permit;
@@ -20,6 +21,7 @@ mod journal;
 mod load;
 mod load_plan;
 mod model;
+mod model_files;
 mod request;
 mod sampler;
 mod stop_texts;

@@ -11,17 +11,19 @@ use mistralrs::Model;
 use mistralrs_core::Response;
 use parking_lot::Mutex;
 
+use super::built_model::WeightsWatch;
 use super::choice::{self, ChoiceTask};
 use super::chunk;
 use super::engine_thread::{EngineThread, engine_stopped};
-use super::load::{LoadedEngine, WeightsWatch};
+use super::load::LoadedEngine;
 use super::load_plan::is_on_cpu;
 use super::request;
 use crate::{GenerateEvents, LoadedModel};
 
 /// How long an engine thread may take to stop.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often it is checked whether the engine thread has freed the weights.
+/// Interval of the checks whether the engine thread has freed the weights. It has to be polled: only
+/// mistral.rs' own thread knows when it drops them, and it notifies nobody.
 const UNLOAD_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A model with its own engine thread.
@@ -127,7 +129,6 @@ impl LoadedModel for MistralModel {
 
     async fn unload(&self) {
         drop(self.model.lock().take());
-        // Only mistral.rs' own thread knows when it drops the weights, and it notifies nobody.
         let freed = async {
             let mut interval = tokio::time::interval(UNLOAD_INTERVAL);
             while self.weights.strong_count() > 0 {

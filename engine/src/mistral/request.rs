@@ -30,7 +30,7 @@ pub(super) struct EngineRequest {
     pub(super) is_streaming: bool,
 }
 
-/// The request for one choice, with what its sequence shares with us.
+/// The request for one choice, with the ends that its sequence shares with the caller.
 pub(super) struct ChoiceRequest {
     pub(super) engine_request: EngineRequest,
     /// Where the sequence records its tokens.

@@ -4,8 +4,8 @@
 /// Searches for stop texts in a text that arrives in pieces.
 pub(super) struct StopTexts {
     stops: Vec<String>,
-    /// Text that may be the beginning of a stop text.
-    held: String,
+    /// Text that may be the beginning of a stop text, and is not emitted yet.
+    buffer: String,
 }
 
 /// What to do after a piece.
@@ -21,7 +21,7 @@ impl StopTexts {
     pub(super) fn new(stops: Vec<String>) -> Self {
         Self {
             stops,
-            held: String::new(),
+            buffer: String::new(),
         }
     }
 
@@ -30,28 +30,28 @@ impl StopTexts {
         if self.stops.is_empty() {
             return StopMatch::Continue(piece);
         }
-        self.held.push_str(&piece);
-        let found = self
+        self.buffer.push_str(&piece);
+        let matches = self
             .stops
             .iter()
-            .filter_map(|stop| self.held.find(stop.as_str()));
-        if let Some(index) = found.min() {
-            self.held.truncate(index);
-            return StopMatch::Stop(std::mem::take(&mut self.held));
+            .filter_map(|stop| self.buffer.find(stop.as_str()));
+        if let Some(index) = matches.min() {
+            self.buffer.truncate(index);
+            return StopMatch::Stop(std::mem::take(&mut self.buffer));
         }
-        let held_length = self
+        let kept_bytes = self
             .stops
             .iter()
-            .map(|stop| overlap(&self.held, stop))
+            .map(|stop| overlap(&self.buffer, stop))
             .max();
-        let emitted_length = self.held.len() - held_length.unwrap_or(0);
-        let held = self.held.split_off(emitted_length);
-        StopMatch::Continue(std::mem::replace(&mut self.held, held))
+        let emitted_bytes = self.buffer.len() - kept_bytes.unwrap_or(0);
+        let kept = self.buffer.split_off(emitted_bytes);
+        StopMatch::Continue(std::mem::replace(&mut self.buffer, kept))
     }
 
     /// Returns the text that was held back, at the end of the answer.
     pub(super) fn finish(&mut self) -> String {
-        std::mem::take(&mut self.held)
+        std::mem::take(&mut self.buffer)
     }
 }
 

@@ -9,7 +9,8 @@ use flotilla_core::spec::ModelSpec;
 use mistralrs::ModelDType;
 use safetensors::tensor::Metadata;
 
-use super::load_plan::{LoadPlan, ModelFiles};
+use super::load_plan::LoadPlan;
+use super::model_files::ModelFiles;
 use crate::LoadError;
 
 /// Memory of a running model beyond its weights, as a fraction of them: caches and activations of a few

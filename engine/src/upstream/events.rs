@@ -12,7 +12,7 @@ use super::response::{UpstreamChunk, UsageField};
 /// The piece type of reqwest's streams; `flotilla_core::Bytes` is an amount.
 type Piece = bytes::Bytes;
 
-/// The largest server-sent event, in bytes. One with a token has a few hundred, also with its
+/// The largest server-sent event, in bytes. An event with one token has a few hundred bytes, even with
 /// log-probabilities.
 const MAX_EVENT_BYTES: usize = 4 << 20;
 
