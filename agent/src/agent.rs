@@ -17,8 +17,8 @@ use crate::inference_service::InferenceService;
 use crate::link::{self, AgentLink, DesiredStateReceiver, LinkedControllers};
 use crate::models::{ModelManager, ModelManagerConfig};
 use crate::node_description::NodeDescription;
-use crate::node_metrics::{self, NodeMetrics};
-use crate::{inventory, metrics_server};
+use crate::request_metrics::RequestMetrics;
+use crate::{inventory, metrics_server, node_metrics};
 
 /// Why an agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +72,7 @@ impl Agent {
             memory: node.memory(),
             drain_timeout: config.drain_timeout,
             return_memory: config.return_memory,
-            metrics: NodeMetrics::new(energy_accounting.clone(), &telemetry.meter()),
+            metrics: RequestMetrics::new(energy_accounting.clone(), &telemetry.meter()),
         };
         let controllers = Arc::new(LinkedControllers::default());
         let artifacts = ArtifactStore::new(config.data_dir, controllers.clone(), config.fetch_rate);

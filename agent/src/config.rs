@@ -17,7 +17,7 @@ use crate::energy_accounting::EnergyAccounting;
 pub struct AgentConfig {
     /// The node as it joins the fleet.
     pub node: NodeConfig,
-    /// Link addresses of controllers, `host:port`. One that is reachable is enough, because it names
+    /// Link addresses of controllers, `host:port`. One reachable controller is enough, because it names
     /// the others.
     pub join: Vec<String>,
     /// Directory for the node's identity, its desired state and the files of models.

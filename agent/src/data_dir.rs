@@ -38,10 +38,10 @@ pub(crate) struct DataDir {
     _lock: File,
 }
 
-/// The models that this node should run, and the version of the fleet's state that says so.
+/// The models that this node should run, with the store revision of that desired state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct NodeDesiredState {
-    /// The fleet's name; empty before the first desired state.
+    /// The fleet's id. Empty before the first desired state.
     pub(crate) fleet: String,
     /// The store's revision of the desired state.
     pub(crate) revision: StoreRevision,
@@ -89,7 +89,7 @@ impl DataDir {
         })
     }
 
-    /// A random text that distinguishes this node from another one with the same name.
+    /// A random text that distinguishes this node from another node of the same name.
     pub(crate) fn identity(&self) -> &str {
         &self.identity
     }

@@ -22,6 +22,7 @@ pub mod models;
 mod node_description;
 mod node_metrics;
 pub mod power;
+mod request_metrics;
 
 pub use agent::{Agent, AgentStartError};
 pub use config::{AgentConfig, NodeConfig};

@@ -1,85 +1,23 @@
-//! The metrics of this node: the requests of its models, its energy and its condition.
+//! The metrics that are read when metrics are exported: the counters of the models, and the node's
+//! energy and condition.
 
-use std::sync::Arc;
-
+use flotilla_core::NodeName;
 use flotilla_core::energy::EnergySources;
-use flotilla_core::generate::AnswerTiming;
-use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::v1::ModelCounters;
 use flotilla_telemetry::KeyValue;
-use flotilla_telemetry::instruments::{RecordValue, histogram, observe_amounts, observe_counts};
-use flotilla_telemetry::metrics::{BoundHistogram, Histogram, Meter};
+use flotilla_telemetry::instruments::{RecordValue, observe_amounts, observe_counts};
+use flotilla_telemetry::metrics::Meter;
 use flotilla_telemetry::names::{self, MetricDefinition, attr};
 
-use crate::energy_accounting::{
-    ComponentReading, EnergyAccounting, LedgerEntry, ModelRate, NodeReading,
-};
+use crate::energy_accounting::{ComponentReading, EnergyAccounting, NodeReading};
 use crate::models::ServingTable;
 use crate::power::ComponentKind;
+use crate::request_metrics::model_attribute;
 
-/// Metrics that requests record, for all models.
-#[derive(Clone)]
-pub(crate) struct NodeMetrics {
-    energy_accounting: EnergyAccounting,
-    queue: Histogram<f64>,
-    prefill: Histogram<f64>,
-    decode: Histogram<f64>,
-}
-
-/// Metrics that requests record, for one model.
-pub(crate) struct ModelMetrics {
-    energy_accounting: EnergyAccounting,
-    queue: BoundHistogram<f64>,
-    prefill: BoundHistogram<f64>,
-    decode: BoundHistogram<f64>,
-}
-
-impl NodeMetrics {
-    /// Creates the instruments.
-    pub(crate) fn new(energy_accounting: EnergyAccounting, meter: &Meter) -> Self {
-        Self {
-            energy_accounting,
-            queue: histogram(meter, &names::QUEUE_DURATION),
-            prefill: histogram(meter, &names::PREFILL_DURATION),
-            decode: histogram(meter, &names::DECODE_DURATION),
-        }
-    }
-
-    /// Returns the metrics of one model.
-    pub(crate) fn for_model(&self, model: &ModelName) -> ModelMetrics {
-        let attributes = [model_attribute(model)];
-        ModelMetrics {
-            energy_accounting: self.energy_accounting.clone(),
-            queue: self.queue.bind(&attributes),
-            prefill: self.prefill.bind(&attributes),
-            decode: self.decode.bind(&attributes),
-        }
-    }
-}
-
-impl ModelMetrics {
-    /// Opens the ledger entry of a request whose computation starts now.
-    pub(crate) fn open_ledger_entry(&self, rate: Arc<ModelRate>) -> LedgerEntry {
-        self.energy_accounting.open_entry(rate)
-    }
-
-    /// Records how long a complete answer took.
-    pub(crate) fn record_timing(&self, timing: AnswerTiming) {
-        self.queue.record(timing.queued.as_secs_f64());
-        self.prefill.record(timing.prefill.as_secs_f64());
-        self.decode.record(timing.decode.as_secs_f64());
-    }
-}
-
-fn model_attribute(model: &ModelName) -> KeyValue {
-    KeyValue::new(attr::MODEL, model.to_string())
-}
-
-/// The value of an attribute, and the counter that it selects.
+/// An attribute value, and the counter that is exported with it.
 type CounterColumn = (&'static str, fn(&ModelCounters) -> u64);
 
-/// Registers the metrics that are read whenever metrics are exported: the counters of each model, and
-/// the node's energy and condition.
+/// Registers the metrics: the counters of each model, and the node's energy and condition.
 pub(crate) fn register(
     meter: &Meter,
     node: &NodeName,

@@ -50,8 +50,8 @@ function Ngram({ ngram, kind }) {
 }
 
 function Evidence({ evidence, score, bias, task }) {
-  const named = evidence.reduce((total, { weight }) => total + weight, 0);
-  const rest = score - bias - named;
+  const listed = evidence.reduce((total, { weight }) => total + weight, 0);
+  const rest = score - bias - listed;
   const max = Math.max(...evidence.map(({ weight }) => Math.abs(weight)), 1e-9);
   const signed = (weight) => `${weight < 0 ? "−" : "+"}${Math.abs(weight).toFixed(2)}`;
   return html`
@@ -73,7 +73,7 @@ function Evidence({ evidence, score, bias, task }) {
         )}
       </tbody>
       <tfoot>
-        ${[["these n-grams", named], ["all other n-grams, each with a smaller weight", rest], ["bias of the task", bias], ["score", score]].map(
+        ${[["these n-grams", listed], ["all other n-grams, each with a smaller weight", rest], ["bias of the task", bias], ["score", score]].map(
           ([name, value]) => html`<tr><th scope="row" colspan="2">${name}</th><td class="numeric">${signed(value)}</td></tr>`,
         )}
       </tfoot>

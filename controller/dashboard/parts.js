@@ -41,7 +41,7 @@ export const ESTIMATED = {
   request: "estimated from CPU time and the node's power",
 };
 
-/** A quantity, marked with "≈" and in words when it is estimated. `why` says how. */
+/** A quantity. An estimated one is marked with "≈" and, for screen readers, in words; `why` says how it was estimated. */
 export function Measured({ text, estimated, why = ESTIMATED.request }) {
   if (!estimated || text === NONE) return html`<span class="quantity">${text}</span>`;
   return html`<span class="quantity estimated" title=${why}><span aria-hidden="true">≈ </span>${text}<span class="sr"> (estimated)</span></span>`;

@@ -25,10 +25,10 @@ function appendPoints(points, more) {
 }
 
 /** Prepends decisions, the newest first and each one once. */
-function prependDecisions(known, received) {
-  const ids = new Set(known.map((decision) => decision.id));
-  const fresh = received.filter((decision) => !ids.has(decision.id)).reverse();
-  return [...fresh, ...known].slice(0, MAX_DECISIONS);
+function prependDecisions(current, received) {
+  const ids = new Set(current.map((decision) => decision.id));
+  const added = received.filter((decision) => !ids.has(decision.id)).reverse();
+  return [...added, ...current].slice(0, MAX_DECISIONS);
 }
 
 /** After a restart the controller no longer has its earlier decisions. */

@@ -21,6 +21,7 @@ mod reconcile;
 mod registrar;
 mod run;
 mod scrape;
+mod startup;
 pub mod store;
 mod traffic;
 

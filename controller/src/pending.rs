@@ -1,7 +1,8 @@
-//! Looks after the requests that wait for the first replica of a model: wakes models up, and turns
-//! waiters away when a model cannot be placed.
+//! Serves the pending queue: keeps sleeping models awake that a request wakes up, and rejects the
+//! waiters of models that cannot be placed.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use flotilla_core::ModelName;
@@ -12,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::FleetHandle;
 use crate::reconcile;
 
-/// How long a model that was asked to wake up counts as waited for.
-const WAKE_UP: Duration = Duration::from_secs(10);
+/// How long a wake-up keeps a placeholder in the pending queue, so that the leader loads the model.
+const WAKE_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Until `stop`, waits in `pending` for the models of `wake_ups`, so that they are loaded, and turns
-/// away those that wait for a model that cannot be placed.
+/// Runs until `stop` is cancelled. Each of the `wake_ups` enters a placeholder into `pending`, so that
+/// the model is loaded; waiters of a model that cannot be placed are rejected.
 pub(crate) async fn run(
     fleet: FleetHandle,
     pending: PendingQueue,
@@ -28,17 +29,17 @@ pub(crate) async fn run(
     let mut placeholders: HashMap<ModelName, (Instant, Waiter)> = HashMap::new();
     loop {
         let oldest = placeholders.values().map(|(since, _)| *since).min();
-        let expiry = oldest.unwrap_or_else(Instant::now) + WAKE_UP;
+        let expiry = oldest.unwrap_or_else(Instant::now) + WAKE_UP_TIMEOUT;
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep_until(expiry.into()), if oldest.is_some() => {
-                placeholders.retain(|_, (since, _)| since.elapsed() < WAKE_UP);
+                placeholders.retain(|_, (since, _)| since.elapsed() < WAKE_UP_TIMEOUT);
                 continue;
             }
             Some(name) = wake_ups.recv() => {
-                if !placeholders.contains_key(&name) {
-                    let waiter = pending.enter_placeholder(&name);
-                    placeholders.insert(name, (Instant::now(), waiter));
+                if let Entry::Vacant(entry) = placeholders.entry(name) {
+                    let waiter = pending.enter_placeholder(entry.key());
+                    entry.insert((Instant::now(), waiter));
                 }
                 continue;
             }
@@ -50,14 +51,14 @@ pub(crate) async fn run(
             },
         }
         changes.borrow_and_update();
-        let waited_for: Vec<ModelName> = counts.borrow_and_update().keys().cloned().collect();
+        let waiting_models: Vec<ModelName> = counts.borrow_and_update().keys().cloned().collect();
         let view = fleet.view();
         placeholders.retain(|name, _| {
             let model = view.models.get(name);
             model.is_some_and(|model| model.endpoints.replicas().is_empty())
         });
-        let unassigned = waited_for.into_iter().filter(|name| {
-            // The leader knows that a request waits once the view says so.
+        let unassigned = waiting_models.into_iter().filter(|name| {
+            // The leader sees a waiting request once the view contains it.
             let model = view.models.get(name);
             model.is_some_and(|model| model.assigned.is_empty() && model.waiting > 0)
         });

@@ -116,7 +116,7 @@ impl Registrar {
         let unsaved = view
             .nodes
             .values()
-            .filter(|node| node.linked_here && !node.stored);
+            .filter(|node| node.linked_locally && !node.stored);
         let writes = unsaved
             .map(|node| StoreWrite::put(keys::node(&node.name), encode(&node.record)))
             .collect();
@@ -127,7 +127,7 @@ impl Registrar {
     fn desired(&mut self, view: &FleetView) -> KeyValues {
         let mut desired = KeyValues::new();
         desired.insert(keys::controller(&self.id), encode(&self.record));
-        for node in view.nodes.values().filter(|node| node.linked_here) {
+        for node in view.nodes.values().filter(|node| node.linked_locally) {
             desired.insert(keys::link(&node.name, &self.id), b"{}".to_vec());
         }
         for (model, requests) in self.waiting.borrow_and_update().iter() {

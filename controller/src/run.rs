@@ -1,30 +1,20 @@
 //! Starting and stopping a controller.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::serve::ListenerExt;
-use flotilla_dispatch::{
-    DecisionLog, DispatchConfig, Dispatcher, DispatcherParts, PendingQueue, RequestObserver,
-    train_classifiers,
-};
-use flotilla_gateway::RequestLimits;
-use flotilla_telemetry::server_metrics::ServerMetrics;
+use flotilla_dispatch::PendingQueue;
 use flotilla_telemetry::{ServiceIdentity, Telemetry, TelemetrySettings};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{self, DesiredStateWriter};
-use crate::artifacts::{ArtifactReplicator, BlobStore};
+use crate::admin::DesiredStateWriter;
 use crate::config::{ControllerConfig, advertised_address};
-use crate::fleet::{ControllerRecord, FleetEvent, FleetHandle};
-use crate::registrar::Registrar;
-use crate::store::{self, Store, StoreError, WatchEvent, keys};
-use crate::traffic::TrafficLog;
-use crate::{dashboard, leader, link, pending, reconcile, scrape};
+use crate::fleet::{ControllerRecord, FleetHandle};
+use crate::startup::Startup;
+use crate::store::{self, StoreError};
 
 /// Why a controller cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -74,110 +64,26 @@ impl Controller {
         );
         let id = format!("{:012x}", fastrand::u64(..) >> 16);
         let telemetry = start_telemetry(&id, &config.telemetry)?;
-        let metrics = Arc::new(ServerMetrics::new(&telemetry.meter()));
-        let traffic = TrafficLog::new(metrics.clone());
-        let observer = RequestObserver::new(metrics, Arc::new(traffic.clone()));
         let record = ControllerRecord {
             http: advertised_address(config.advertise_http.as_deref(), addresses.0),
             link: advertised_address(config.advertise_link.as_deref(), addresses.1),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-
-        let (fleet, run_fleet) = FleetHandle::new(&id, config.node_grace, stop.clone());
-        tasks.spawn(run_fleet);
-        tasks.spawn(follow_store(store.clone(), fleet.clone(), stop.clone()));
-        let (leading, leadership) = watch::channel(None);
-        tasks.spawn(leader::run(
-            store.clone(),
-            id.clone(),
-            leading,
-            stop.clone(),
-        ));
-        let blobs = BlobStore::new(config.data_dir.join("blobs"));
-        let replicator = ArtifactReplicator {
-            id: id.clone(),
-            fleet: fleet.clone(),
-            store: store.clone(),
-            leader: leadership.clone(),
-            blobs: blobs.clone(),
-            scratch: config.data_dir.join("fetching"),
-        };
-        tasks.spawn(replicator.run(stop.clone()));
-        tasks.spawn(reconcile::run(
-            fleet.clone(),
-            store.clone(),
-            leadership,
-            stop.clone(),
-        ));
-        let (pending_queue, wake_ups) = PendingQueue::new();
-        let registrar = Registrar {
-            id: id.clone(),
-            record,
-            fleet: fleet.clone(),
-            waiting: pending_queue.counts(),
-            store: store.clone(),
-        };
-        tasks.spawn(registrar.run(stop.clone()));
-        tasks.spawn(pending::run(
-            fleet.clone(),
-            pending_queue.clone(),
-            wake_ups,
-            stop.clone(),
-        ));
-        let link_config = link::LinkConfig {
-            connections: config.connections.max(1),
-            silence: config.link_timeout,
-        };
-        tasks.spawn(link::serve(
-            link,
-            fleet.clone(),
-            id.clone(),
-            blobs.clone(),
-            link_config,
-            stop.clone(),
-        ));
-
-        let (trained, classifier) = watch::channel(None);
-        tasks.spawn(train_classifiers(
-            fleet.dispatch_view(),
-            trained,
-            stop.clone(),
-        ));
-        let dispatch = Dispatcher::new(
-            DispatcherParts {
-                view: fleet.dispatch_view(),
-                pending: pending_queue,
-                classifier: classifier.clone(),
-                decisions: DecisionLog::new(&id, config.decisions, observer.clone()),
-                observer,
-            },
-            DispatchConfig {
-                first_token_timeout: config.first_token_timeout,
-                record_prompts: config.record_prompts,
-            },
-        );
-        let limits = RequestLimits {
-            max_body_bytes: config.max_body,
-        };
-        tasks.spawn(traffic.clone().run(fleet.clone(), stop.clone()));
-        scrape::register(&telemetry.meter(), &fleet, &id);
-        let decisions = admin::decisions::router(dispatch.clone(), fleet.clone(), config.max_body);
-        let live = admin::live::router(fleet.clone(), traffic, id.clone(), stop.clone());
-        let api = flotilla_gateway::router(dispatch, limits, telemetry.tracer())
-            .merge(scrape::router(telemetry.prometheus(), fleet.clone()))
-            .merge(live)
-            .merge(dashboard::router())
-            .merge(admin::router(
-                fleet.clone(),
-                store.clone(),
-                blobs,
-                classifier,
-                id,
-            ))
-            .merge(decisions);
-        tasks.spawn(serve_api(http, api, config.stop_grace, stop.clone()));
+        let stop_grace = config.stop_grace;
+        let (pending, wake_ups) = PendingQueue::new();
+        let mut startup = Startup::new(id, config, store.clone());
+        startup.start_leader_tasks();
+        startup.start_registrar(record, &pending);
+        startup.start_wake_ups(&pending, wake_ups);
+        startup.start_links(link);
+        let api = startup.start_api(pending, &telemetry);
+        let Startup {
+            fleet,
+            stop,
+            mut tasks,
+            ..
+        } = startup;
+        tasks.spawn(serve_api(http, api, stop_grace, stop.clone()));
         Ok(Self {
             http: addresses.0,
             link: addresses.1,
@@ -247,7 +153,7 @@ async fn listen(
     TcpListener::bind(address).await.map_err(|error| {
         let problem = match error.kind() {
             std::io::ErrorKind::AddrInUse => {
-                format!("the port is taken; stop the process that uses it, or choose another with {flag}")
+                format!("the port is in use; stop the process that uses it, or choose another with {flag}")
             }
             _ => format!("{error}; choose another address with {flag}"),
         };
@@ -286,30 +192,5 @@ async fn serve_api(
             tracing::error!(%error, "the API server has failed");
         },
         () = grace_over => tracing::warn!("streams that did not finish in time were cut off"),
-    }
-}
-
-/// Passes every change of the store on to the fleet state.
-async fn follow_store(store: Arc<dyn Store>, fleet: FleetHandle, stop: CancellationToken) {
-    let follow = async {
-        let mut watch = store.watch(keys::ROOT).await?;
-        loop {
-            let event = match watch.next().await? {
-                WatchEvent::Snapshot { entries, revision } => {
-                    FleetEvent::StoreSnapshot { entries, revision }
-                }
-                WatchEvent::Change(change) => FleetEvent::StoreChanged(change),
-                WatchEvent::Unavailable(problem) => FleetEvent::StoreUnavailable(problem),
-                WatchEvent::Available => FleetEvent::StoreAvailable,
-            };
-            fleet.send(event).await;
-        }
-    };
-    let ended: Result<(), StoreError> = tokio::select! {
-        () = stop.cancelled() => return,
-        ended = follow => ended,
-    };
-    if let Err(error) = ended {
-        tracing::error!(%error, "the watch of the store has failed");
     }
 }

@@ -36,12 +36,12 @@ struct ScrapeState {
 
 #[derive(Deserialize)]
 struct ScrapeQuery {
-    /// Whether to include the nodes' metrics.
-    #[serde(default = "include_nodes")]
+    /// Whether to include the nodes' metrics. Default: `true`.
+    #[serde(default = "include_nodes_default")]
     nodes: bool,
 }
 
-fn include_nodes() -> bool {
+fn include_nodes_default() -> bool {
     true
 }
 

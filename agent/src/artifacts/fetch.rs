@@ -18,7 +18,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// still be copying it from another one.
 const MAX_NOT_FOUND_ROUNDS: u32 = 10;
 
-/// Fetches a file and verifies its digest, unless it is in the store. `progress` receives the number of
+/// Fetches a file and verifies its digest, unless the store has it. `progress` receives the number of
 /// bytes on disk.
 ///
 /// Waits as long as no controller is linked. Fails if all linked controllers keep reporting that they
@@ -66,8 +66,8 @@ async fn download(
 ) -> Result<(), ArtifactError> {
     let mut not_found_rounds = 0;
     while partial.size() < file.size.0 {
-        let mut new_links = store.controllers.new_links();
-        let mut clients = store.controllers.clients();
+        let mut new_links = store.sources.new_links();
+        let mut clients = store.sources.clients();
         fastrand::shuffle(&mut clients);
         let mut not_found = !clients.is_empty();
         for mut client in clients {

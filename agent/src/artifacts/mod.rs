@@ -8,6 +8,7 @@
 //! ```
 
 mod artifact_error;
+mod blob_sources;
 mod fetch;
 mod partial_file;
 mod rate_limiter;
@@ -22,29 +23,27 @@ use flotilla_core::Bytes;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::Sha256Digest;
 
-use crate::link::LinkedControllers;
 pub(crate) use artifact_error::ArtifactError;
+pub(crate) use blob_sources::BlobSources;
+#[cfg(test)]
+pub(crate) use blob_sources::NoSources;
 use rate_limiter::RateLimiter;
 
 /// The store of model files on this node. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ArtifactStore {
     dir: PathBuf,
-    controllers: Arc<LinkedControllers>,
+    sources: Arc<dyn BlobSources>,
     rate_limiter: Option<Arc<RateLimiter>>,
 }
 
 impl ArtifactStore {
-    /// Creates a store below `dir` that fetches from `controllers`, with at most `rate` bytes per
-    /// second over all fetches. `None`: no limit.
-    pub(crate) fn new(
-        dir: PathBuf,
-        controllers: Arc<LinkedControllers>,
-        rate: Option<Bytes>,
-    ) -> Self {
+    /// Creates a store below `dir` that fetches from `sources`, with at most `rate` bytes per second over
+    /// all fetches. `None`: no limit.
+    pub(crate) fn new(dir: PathBuf, sources: Arc<dyn BlobSources>, rate: Option<Bytes>) -> Self {
         Self {
             dir,
-            controllers,
+            sources,
             rate_limiter: rate.map(|rate| Arc::new(RateLimiter::new(rate))),
         }
     }
@@ -169,7 +168,7 @@ mod tests {
 
     fn store_with_blobs(bytes: &[u8]) -> (tempfile::TempDir, ArtifactStore) {
         let dir = tempfile::tempdir().unwrap();
-        let store = ArtifactStore::new(dir.path().to_owned(), Arc::default(), None);
+        let store = ArtifactStore::new(dir.path().to_owned(), Arc::new(NoSources::default()), None);
         fs::create_dir_all(dir.path().join("blobs")).unwrap();
         for byte in bytes {
             fs::write(store.blob_path(Sha256Digest([*byte; 32])), [*byte]).unwrap();

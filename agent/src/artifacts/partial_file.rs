@@ -19,8 +19,8 @@ pub(super) struct PartialFile {
 }
 
 impl PartialFile {
-    /// Opens or creates the file and hashes its content. A file longer than `max_size` cannot be a
-    /// part of the wanted one: it is emptied.
+    /// Opens or creates the file and hashes its content. A file longer than `max_size` bytes
+    /// cannot be a part of the file to fetch: it is emptied.
     pub(super) async fn open(path: &Path, max_size: u64) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).append(true).create(true);

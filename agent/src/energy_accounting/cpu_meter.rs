@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use procfs_core::{ExplicitSystemInfo, FromBufReadSI, KernelStats};
 use rustix::time::{ClockId, clock_gettime};
 
-/// What `procfs-core` asks about the system. Only the ticks matter here: `USER_HZ`, which is 100
+/// The system information that `procfs-core` requires. Only the ticks matter here: `USER_HZ`, which is 100
 /// on every architecture that Linux runs on.
 const SYSTEM: ExplicitSystemInfo = ExplicitSystemInfo {
     boot_time_secs: 0,

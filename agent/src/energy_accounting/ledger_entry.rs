@@ -43,8 +43,8 @@ impl LedgerEntry {
 
     fn close(&mut self) -> EnergyUsage {
         self.is_settled = true;
-        // Until a window has shown better: at full concurrency the requests of a model draw all of
-        // the active power together.
+        // A guess until the ledger has seen a window with work: at full concurrency the requests of a
+        // model draw all of the active power together.
         let active_watts = f64::from(self.shared.power.dynamic_power().0);
         let guessed_watts = active_watts / f64::from(self.progress.rate.concurrency);
         self.shared.lock().settle(self.account, guessed_watts)

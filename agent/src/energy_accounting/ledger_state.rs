@@ -15,7 +15,7 @@ pub(super) struct LedgerState {
     running: HashMap<u64, RunningRequest>,
     /// Computation since the last window closed.
     compute: WindowCompute,
-    /// Where the joules of the last window came from.
+    /// The sources of the joules of the last window.
     pub(super) sources: EnergySources,
     /// Whether the last handle is gone and the sampling thread should end.
     pub(super) closed: bool,

@@ -11,7 +11,7 @@ use crate::power::{MeterChannel, NodeCondition};
 pub struct NodeReading {
     /// Power draw in watts, averaged over about the last second.
     pub watts: f64,
-    /// Power draw without requests, in watts, as far as known.
+    /// Power draw without requests, in watts; 0 while unknown.
     pub idle_watts: f64,
     /// Energy in joules, all together.
     pub joules: f64,
@@ -20,13 +20,14 @@ pub struct NodeReading {
     /// Joules attributed to no request. Never falls, although the attribution of a request may be
     /// corrected later.
     pub idle_joules: f64,
-    /// Joules by where they came from: a node may change from its meters to its battery.
+    /// Joules by their sources: a node may change from its meters to its battery.
     pub joules_by_source: Vec<(EnergySources, f64)>,
-    /// Where the joules come from now.
+    /// The current sources of the joules.
     pub sources: EnergySources,
     /// The smallest step that the meters can measure, in joules; 0 where unknown.
     pub resolution_joules: f64,
-    /// Why nothing better is measured and what to do about it, for users; may be empty.
+    /// Why a part of the energy is not measured, and what to do about it, for users. Empty if all of it
+    /// is measured.
     pub hint: String,
     /// Battery and thermal state.
     pub condition: NodeCondition,
@@ -94,7 +95,7 @@ impl NodeReading {
 /// Turns the running totals into readings: watts are the joules since the previous reading.
 #[derive(Debug, Default)]
 pub(super) struct ReadingBuilder {
-    /// Joules since the start, by where they came from.
+    /// Joules since the start, by their sources.
     joules_by_source: Vec<(EnergySources, f64)>,
     /// Time of the previous reading, in seconds since the start.
     last_time: f64,
@@ -109,8 +110,8 @@ pub(super) struct ReadingBuilder {
 impl ReadingBuilder {
     /// Adds the joules of a window.
     pub(super) fn add_window(&mut self, sources: EnergySources, joules: f64) {
-        let mut known = self.joules_by_source.iter_mut();
-        match known.find(|(other, _)| *other == sources) {
+        let mut totals = self.joules_by_source.iter_mut();
+        match totals.find(|(other, _)| *other == sources) {
             Some((_, total)) => *total += joules,
             None => self.joules_by_source.push((sources, joules)),
         }

@@ -6,9 +6,9 @@ use super::ledger_state::WindowCompute;
 /// Returns the share (0 to 1) of the energy above idle that the requests of this process may be
 /// charged for: this process's share of the busy processor time.
 ///
-/// Returns 1 where processor time does not tell: on a GPU, in another process, or where it cannot
-/// be read. `estimates_cpu`: the processors' energy is estimated, so that simulated requests count
-/// as busy cores.
+/// Returns 1 where processor time does not show it: on a GPU, in another process, or where it cannot
+/// be read. `estimates_cpu`: whether the processors' energy is estimated, so that simulated requests
+/// count as busy cores.
 pub(super) fn request_share(
     cpu: Option<CpuSample>,
     compute: WindowCompute,

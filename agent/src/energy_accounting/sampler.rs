@@ -77,7 +77,7 @@ impl EnergySampler {
             tracing::info!("{hint}");
         }
         let mut cpu_meter = CpuMeter::new(&setup.root);
-        // The first sample is where the first window starts.
+        // The first window starts at this sample.
         cpu_meter.sample();
         Self {
             meters,
@@ -200,7 +200,7 @@ impl EnergySampler {
         }
     }
 
-    /// Adds what is known of the meters and the node's condition to a reading.
+    /// Adds the description of the meters and the node's condition to a reading.
     fn describe(&self, reading: NodeReading) -> NodeReading {
         NodeReading {
             resolution_joules: self.meters.resolution(),

@@ -45,7 +45,7 @@ impl DesiredStateReceiver {
     }
 
     /// Applies a desired state from a controller, unless it is older than the current one. The state
-    /// of a fleet with another name always counts, because its revisions cannot be compared.
+    /// of a fleet with another id always counts, because its revisions cannot be compared.
     pub(super) async fn receive(&self, message: v1::DesiredState) {
         let mut current = self.current.lock().await;
         let revision = StoreRevision(message.store_revision);
@@ -71,13 +71,17 @@ impl DesiredStateReceiver {
     }
 }
 
-/// Converts a model. An invalid one is logged and left out: the controller sees that it never becomes
+/// Converts a model. An invalid model is logged and left out: the controller sees that it never becomes
 /// ready.
 fn convert_or_log(message: v1::DesiredModel) -> Option<DesiredModel> {
     let model = message.name.clone();
     convert(message)
         .inspect_err(|error| {
-            tracing::error!(model, error, "a controller sent an invalid model");
+            tracing::error!(
+                model,
+                error,
+                "a controller sent an invalid model: it is left out"
+            );
         })
         .ok()
 }

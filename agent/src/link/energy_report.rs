@@ -1,4 +1,4 @@
-//! When the node's energy is reported to a controller.
+//! Decides when the node's energy is reported to a controller.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! The controllers that are linked, and the addresses they name.
+//! The linked controllers, and the addresses of further controllers that they name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,6 +6,8 @@ use flotilla_proto::transport::LinkChannel;
 use flotilla_proto::v1::fleet_client::FleetClient;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
+
+use crate::artifacts::BlobSources;
 
 /// The linked controllers, shared by all links.
 #[derive(Default)]
@@ -56,21 +58,21 @@ impl LinkedControllers {
         })
     }
 
-    /// Returns a client for each linked controller.
-    pub(crate) fn clients(&self) -> Vec<FleetClient<LinkChannel>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ControllerLink>> {
+        self.links.lock()
+    }
+}
+
+impl BlobSources for LinkedControllers {
+    fn clients(&self) -> Vec<FleetClient<LinkChannel>> {
         self.lock()
             .values()
             .map(|link| link.client.clone())
             .collect()
     }
 
-    /// Returns a receiver that is notified with every new link.
-    pub(crate) fn new_links(&self) -> watch::Receiver<()> {
+    fn new_links(&self) -> watch::Receiver<()> {
         self.new_links.subscribe()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, ControllerLink>> {
-        self.links.lock()
     }
 }
 

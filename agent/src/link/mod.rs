@@ -9,6 +9,7 @@ mod energy_report;
 mod linked_controllers;
 mod reconnect_delays;
 mod session;
+mod status_reporter;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -52,12 +53,12 @@ pub(crate) async fn run(
 ) {
     let link = Arc::new(link);
     let configured: BTreeSet<String> = addresses.into_iter().collect();
-    let mut named = controllers.addresses();
+    let mut addresses = controllers.addresses();
     let mut links: JoinSet<()> = JoinSet::new();
     let mut running: HashMap<String, AbortHandle> = HashMap::new();
     loop {
         let current: BTreeSet<String> = configured
-            .union(&named.borrow_and_update())
+            .union(&addresses.borrow_and_update())
             .cloned()
             .collect();
         running.retain(|address, task| {
@@ -82,7 +83,7 @@ pub(crate) async fn run(
                 Some(_) if !links.is_empty() => {}
                 _ => return,
             },
-            changed = named.changed() => if changed.is_err() {
+            changed = addresses.changed() => if changed.is_err() {
                 return;
             },
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flotilla_proto::v1::fleet_client::FleetClient;
 use flotilla_proto::v1::inference_server::InferenceServer;
-use flotilla_proto::v1::{IdentifyRequest, StatusReport};
+use flotilla_proto::v1::{IdentifyRequest, JoinResponse};
 use flotilla_proto::{preface, transport};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::AgentLink;
-use super::energy_report::EnergyReporter;
 use super::linked_controllers::LinkedControllers;
+use super::status_reporter::StatusReporter;
 use crate::inference_service::InferenceService;
 
 /// Timeout of each step: connecting, identifying, joining, opening the sync stream.
@@ -69,32 +69,14 @@ pub(super) async fn run(
     let joined = tokio::time::timeout(STEP_TIMEOUT, join)
         .await??
         .into_inner();
-    let mut reverse_connections = JoinSet::new();
-    for _ in 0..joined.reverse_connections.max(1) {
-        let mut stream = connect(address).await?;
-        preface::write(&mut stream, &joined.session).await?;
-        let (service, drain) = (link.service.clone(), link.drain.clone());
-        reverse_connections.spawn(serve(stream, service, drain));
-    }
+    let mut reverse_connections = open_reverse_connections(link, address, &joined).await?;
 
     // At most one report waits to be sent; the next one is made when it has been.
     let (reports, receiver) = mpsc::channel(1);
-    let report = |models, energy| StatusReport {
-        session: joined.session.clone(),
-        models,
-        energy,
-    };
-    let current_energy = || link.energy_accounting.latest_reading().message();
-    let mut energy_reporter = EnergyReporter::default();
     let mut status_changes = link.statuses.changes();
     status_changes.borrow_and_update();
-    let mut reported = link.statuses.now();
-    let first = report(
-        reported.clone(),
-        energy_reporter.next_report(current_energy()),
-    );
-    // The channel is empty, so this cannot fail.
-    let _ = reports.try_send(first);
+    let mut reporter = StatusReporter::new(link, joined.session, reports);
+    reporter.send_first();
     let sync = client.sync(ReceiverStream::new(receiver));
     let mut desired_states = tokio::time::timeout(STEP_TIMEOUT, sync)
         .await??
@@ -127,16 +109,25 @@ pub(super) async fn run(
             _ = status_changes.changed() => {}
             _ = tick.tick() => {}
         }
-        let statuses = link.statuses.now();
-        // If the previous report has not been sent yet, the next tick tries again.
-        if let Ok(permit) = reports.try_reserve() {
-            let energy = energy_reporter.next_report(current_energy());
-            if statuses != reported || energy.is_some() {
-                permit.send(report(statuses.clone(), energy));
-                reported = statuses;
-            }
-        }
+        reporter.send_changes();
     }
+}
+
+/// Opens the number of reverse connections that the controller has chosen, and serves requests on
+/// them.
+async fn open_reverse_connections(
+    link: &AgentLink,
+    address: &str,
+    joined: &JoinResponse,
+) -> Result<JoinSet<Result<(), SessionError>>, SessionError> {
+    let mut connections = JoinSet::new();
+    for _ in 0..joined.reverse_connections.max(1) {
+        let mut stream = connect(address).await?;
+        preface::write(&mut stream, &joined.session).await?;
+        let (service, drain) = (link.service.clone(), link.drain.clone());
+        connections.spawn(serve(stream, service, drain));
+    }
+    Ok(connections)
 }
 
 /// Opens a TCP connection to `address`.

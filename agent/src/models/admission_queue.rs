@@ -15,15 +15,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The admission queue of one model.
 pub(super) struct AdmissionQueue {
     state: Mutex<QueueState>,
-    /// Requests that are computed at once.
+    /// Number of requests that are computed at once, at least 1.
     pub(super) concurrency: u32,
-    /// Requests that may wait beyond them.
+    /// Number of further requests that may wait.
     capacity: u32,
     /// Notified whenever a request leaves.
-    left: Notify,
+    departures: Notify,
 }
 
-/// What a waiting request receives: its permit, or why it has to leave.
+/// The outcome for a waiting request: its permit, or the error with which it leaves the queue.
 type AdmissionOutcome = Result<(), RequestError>;
 
 struct QueueState {
@@ -49,7 +49,7 @@ impl AdmissionQueue {
             }),
             concurrency: concurrency.max(1),
             capacity,
-            left: Notify::new(),
+            departures: Notify::new(),
         }
     }
 
@@ -118,7 +118,7 @@ impl AdmissionQueue {
         }
     }
 
-    /// Gives out no further permit and rejects the waiting requests.
+    /// Closes the queue: it grants no further permit and rejects the waiting requests.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
@@ -126,7 +126,7 @@ impl AdmissionQueue {
             let _ = waiting.send(Err(closed()));
         }
         drop(state);
-        self.left.notify_waiters();
+        self.departures.notify_waiters();
     }
 
     /// Returns the numbers of requests that are computed and that wait.
@@ -138,11 +138,11 @@ impl AdmissionQueue {
     /// Waits until no request is computed or waits.
     pub(super) async fn drained(&self) {
         loop {
-            let left = self.left.notified();
+            let departure = self.departures.notified();
             if self.counts() == (0, 0) {
                 return;
             }
-            left.await;
+            departure.await;
         }
     }
 
@@ -168,7 +168,7 @@ impl AdmissionQueue {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.queue.release(self.queue.lock());
-        self.queue.left.notify_waiters();
+        self.queue.departures.notify_waiters();
     }
 }
 
@@ -189,12 +189,12 @@ impl Drop for QueuedRequest<'_> {
         let mut state = self.queue.lock();
         let was_waiting = state.waiting.remove(self.entry).is_some();
         if !was_waiting && matches!(self.outcome.try_recv(), Ok(Ok(()))) {
-            // It received its permit just before it left.
+            // The permit was sent just before the request left.
             self.queue.release(state);
         } else {
             drop(state);
         }
-        self.queue.left.notify_waiters();
+        self.queue.departures.notify_waiters();
     }
 }
 

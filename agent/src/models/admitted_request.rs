@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use flotilla_core::admission::QueueKey;
 use flotilla_core::energy::EnergyUsage;
-use flotilla_core::generate::{AnswerTiming, Usage};
-use flotilla_engine::GenerateEvents;
-use flotilla_telemetry::trace::RequestSpan;
+use flotilla_core::generate::{AnswerTiming, RequestError, Usage};
 
 use super::admission_queue::Permit;
-use super::{ServedModel, TrackedEvents};
+use super::ServedModel;
 use crate::energy_accounting::LedgerEntry;
 
 /// How a request ended.
@@ -32,8 +31,35 @@ pub struct AdmittedRequest {
     energy: LedgerEntry,
 }
 
+impl ServedModel {
+    /// Waits in the queue until the request may be computed. Dropping the future leaves the queue.
+    /// `deadline` is the longest wait; `None` waits without a limit.
+    ///
+    /// # Errors
+    /// [`RequestError::Overloaded`] when the queue is full, [`RequestError::DeadlineUnmet`] after the
+    /// deadline, [`RequestError::Unavailable`] when the model is being unloaded.
+    pub async fn admit(
+        self: Arc<Self>,
+        queue_key: QueueKey,
+        deadline: Option<Duration>,
+    ) -> Result<AdmittedRequest, RequestError> {
+        match self.queue.clone().acquire(queue_key, deadline).await {
+            Ok(permit) => {
+                self.live_counters().add_wait(permit.waited);
+                Ok(AdmittedRequest::new(self, permit))
+            }
+            Err(error) => {
+                if matches!(error, RequestError::Overloaded { .. }) {
+                    self.live_counters().add_refused();
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
 impl AdmittedRequest {
-    pub(super) fn new(served: Arc<ServedModel>, permit: Permit) -> Self {
+    fn new(served: Arc<ServedModel>, permit: Permit) -> Self {
         served.live_counters().add_request();
         Self {
             energy: served.start_accounting(),
@@ -54,12 +80,6 @@ impl AdmittedRequest {
         self.served.live_counters().add_tokens(prompt_tokens, 0);
         self.end = RequestEnd::Complete;
         self.end_accounting(0)
-    }
-
-    /// Tracks an answer to its end, counting its tokens. `span` is the request's trace span.
-    #[must_use]
-    pub fn track(self, events: GenerateEvents, span: RequestSpan) -> TrackedEvents {
-        TrackedEvents::new(self, events, span)
     }
 
     /// Counts one output token.

@@ -11,7 +11,7 @@ pub struct DesiredModel {
     pub name: ModelName,
     /// The revision to serve; see [`Model::serving_revision`].
     pub revision: ModelRevision,
-    /// The model's spec. `None` keeps an instance of this revision that exists, and starts none.
+    /// The model's spec. `None`: an existing instance of this revision is kept, but none is started.
     pub model: Option<Model>,
     /// The model's files, if controllers deliver them. `None` if the spec names a path on the node.
     pub files: Option<Manifest>,

@@ -34,11 +34,11 @@ pub(super) struct ModelInstance {
 /// What an instance is to its model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InstanceRole {
-    /// Serves the model, or is the first to try. Its status is the model's status.
+    /// Serves the model, or is being started for it. Its status is the model's status.
     Current,
     /// Replaces the current instance once it is ready.
     Next,
-    /// Was replaced or is not desired any more. Not reported; its memory counts until it is gone.
+    /// Was replaced, or is not desired any more. It is not reported; its memory counts until it is gone.
     Retired,
 }
 
@@ -204,7 +204,7 @@ impl InstancePhase {
 }
 
 impl ModelInstance {
-    /// Takes an event in, and returns what has to be done.
+    /// Applies an event and returns the actions that follow.
     pub(super) fn apply(&mut self, event: InstanceEvent) -> Vec<InstanceAction> {
         let (phase, actions) = self.phase.clone().step(event);
         self.phase = phase;

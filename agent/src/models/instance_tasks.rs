@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::instance::{InstanceEvent, InstanceId, ModelInstance, RetireReason};
 use super::{ModelStatuses, ServedModel};
 use crate::artifacts::ArtifactStore;
-use crate::node_metrics::NodeMetrics;
+use crate::request_metrics::RequestMetrics;
 
 /// Runs the tasks of all instances. Each ends with an event for its instance.
 pub(super) struct InstanceTasks {
@@ -21,7 +21,7 @@ pub(super) struct InstanceTasks {
     artifacts: ArtifactStore,
     /// Where the progress of fetches and loads is reported.
     statuses: ModelStatuses,
-    metrics: NodeMetrics,
+    metrics: RequestMetrics,
     /// See [`AgentConfig::drain_timeout`](crate::AgentConfig::drain_timeout).
     drain_timeout: Duration,
     /// See [`AgentConfig::return_memory`](crate::AgentConfig::return_memory).
@@ -109,7 +109,8 @@ impl InstanceTasks {
             {
                 tracing::warn!(%model, "requests did not finish within the drain timeout");
             }
-            // A request that looked the model up before it left the table may have entered meanwhile.
+            // A request that looked the model up in the table before it was removed may have entered the
+            // queue meanwhile.
             served.close();
             let _ = tokio::time::timeout(timeout, served.drained()).await;
             served.model.unload().await;

@@ -1,7 +1,7 @@
 //! The task that owns the life cycle of every model on the node.
 //!
-//! It waits for events and has the pure parts decide: [`next_step`] what to start or stop,
-//! [`MemoryBudget`] whether there is memory, and the state machine of [`ModelInstance`] what to do.
+//! It waits for events. Pure functions decide: [`next_step`] what to start or stop, [`MemoryBudget`]
+//! whether there is memory, and the state machine of [`ModelInstance`] which actions follow.
 //!
 //! A model has a current instance and, while its revision changes, a next one that replaces it: the
 //! current one serves until the next one is ready. If there is no memory for both, the current one is
@@ -28,7 +28,7 @@ use super::reconcile::{ReconcileStep, next_step};
 use super::status_message::status_message;
 use super::{DesiredModel, InstanceError, ModelStatuses, ServingTable};
 use crate::artifacts::ArtifactStore;
-use crate::node_metrics::NodeMetrics;
+use crate::request_metrics::RequestMetrics;
 
 /// How often loaded models are checked for a dead engine.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ pub(crate) struct ModelManagerConfig {
     /// See [`AgentConfig::return_memory`](crate::AgentConfig::return_memory).
     pub(crate) return_memory: fn(),
     /// Where requests are recorded.
-    pub(crate) metrics: NodeMetrics,
+    pub(crate) metrics: RequestMetrics,
 }
 
 /// Whether an instance can start.
@@ -144,7 +144,7 @@ impl ModelManager {
     /// Starts what is missing and stops what is not desired.
     async fn reconcile(&mut self, desired: &[DesiredModel]) {
         let models = self.instances.values().map(|instance| &instance.model);
-        // Models that are here come first: they may leave and free memory for new ones.
+        // Models on the node come first: they may leave and free memory for new ones.
         let present: BTreeSet<ModelName> = models.cloned().collect();
         let missing = desired.iter().map(|desired| &desired.name);
         let missing: Vec<ModelName> = missing
@@ -197,7 +197,7 @@ impl ModelManager {
         }
     }
 
-    /// Checks whether the files are on the node and whether there is memory.
+    /// Checks whether the instance can start: the files are on the node, and there is memory.
     async fn check_start(
         &self,
         desired: &DesiredModel,
@@ -271,7 +271,7 @@ impl ModelManager {
         }
     }
 
-    /// Applies an event from outside and reports the model.
+    /// Applies an event of a task or a health check, and reports the model.
     fn handle(&mut self, id: InstanceId, event: InstanceEvent) {
         if let Some(instance) = self.instances.get(&id) {
             let model = instance.model.clone();

@@ -55,7 +55,7 @@ impl MemoryBudget {
         budget
     }
 
-    /// Decides about an instance that needs `needed`. `replaceable` is the memory of the staying
+    /// Decides whether an instance that needs `needed` bytes can be loaded. `replaceable` is the memory of the staying
     /// instance that it replaces, if there is one.
     pub(super) fn decide(&self, needed: Bytes, replaceable: Option<Bytes>) -> MemoryDecision {
         let free = self.total.saturating_sub(self.staying + self.leaving);

@@ -20,7 +20,7 @@ pub(crate) struct ModelStatuses {
 /// The status of one model.
 struct ModelState {
     message: ModelStatus,
-    /// Where fresh counters are read from.
+    /// The loaded model, whose counters are read. `None` while nothing is loaded.
     served: Option<Arc<ServedModel>>,
 }
 
@@ -60,8 +60,8 @@ impl ModelStatuses {
         served: Option<Arc<ServedModel>>,
     ) {
         let mut models = self.lock();
-        if let Some(known) = models.get(name)
-            && is_same_but_progress(&known.message, &message)
+        if let Some(current) = models.get(name)
+            && is_same_but_progress(&current.message, &message)
         {
             return;
         }

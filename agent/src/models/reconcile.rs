@@ -8,9 +8,9 @@ use super::instance::{InstancePhase, ModelInstance};
 pub(super) enum ReconcileStep {
     /// Nothing to do until the next event.
     Keep,
-    /// Start the current instance, or try again to.
+    /// Start the current instance, or retry its start.
     StartCurrent,
-    /// Start an instance that replaces the current one, or try again to.
+    /// Start an instance that replaces the current one, or retry its start.
     StartNext,
     /// Stop the current instance.
     StopCurrent,
@@ -38,14 +38,14 @@ pub(super) fn next_step(
         return ReconcileStep::StopNext;
     }
     match &current.phase {
-        // It ends by itself, even if it is desired again meanwhile.
+        // The instance ends by itself, even if it is desired again meanwhile.
         phase if phase.is_leaving() => ReconcileStep::Keep,
         InstancePhase::Waiting if is_desired && has_spec => ReconcileStep::StartCurrent,
         _ if is_desired => ReconcileStep::Keep,
         InstancePhase::Ready { .. } if has_spec => {
             match next.map(|next| &next.phase) {
                 None | Some(InstancePhase::Waiting) => ReconcileStep::StartNext,
-                // A failed one stays to report its error.
+                // A failed instance stays, so that its error is reported.
                 Some(_) => ReconcileStep::Keep,
             }
         }
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn leaving_model_is_left_alone() {
+    fn leaving_model_is_neither_stopped_nor_started() {
         let abandoned = || Some(InstancePhase::LoadAbandoned { memory: Bytes(1) });
         for desired in [None, Some(desired(1)), Some(desired(2))] {
             assert_eq!(step(abandoned(), None, desired), ReconcileStep::Keep);

@@ -1,25 +1,22 @@
 //! A loaded model that accepts requests.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use flotilla_core::admission::QueueKey;
-use flotilla_core::generate::{AnswerTiming, RequestError};
+use flotilla_core::generate::AnswerTiming;
 use flotilla_core::spec::ModelSpec;
 use flotilla_engine::LoadedModel;
 use flotilla_proto::v1::ModelCounters;
 
-use super::AdmittedRequest;
 use super::admission_queue::AdmissionQueue;
 use super::live_counters::LiveCounters;
 use crate::energy_accounting::{LedgerEntry, ModelRate};
-use crate::node_metrics::ModelMetrics;
+use crate::request_metrics::ModelMetrics;
 
 /// A loaded model that accepts requests, with its admission queue and its counters.
 pub struct ServedModel {
     /// The model in its engine.
     pub model: Arc<dyn LoadedModel>,
-    queue: Arc<AdmissionQueue>,
+    pub(super) queue: Arc<AdmissionQueue>,
     counters: LiveCounters,
     metrics: ModelMetrics,
     rate: Arc<ModelRate>,
@@ -53,31 +50,6 @@ impl ServedModel {
     #[must_use]
     pub fn concurrency(&self) -> u32 {
         self.queue.concurrency
-    }
-
-    /// Waits in the queue until the request may be computed. Dropping the future leaves the queue.
-    /// `deadline` is the longest wait; `None` waits without a limit.
-    ///
-    /// # Errors
-    /// [`RequestError::Overloaded`] when the queue is full, [`RequestError::DeadlineUnmet`] after the
-    /// deadline, [`RequestError::Unavailable`] when the model is being unloaded.
-    pub async fn admit(
-        self: Arc<Self>,
-        queue_key: QueueKey,
-        deadline: Option<Duration>,
-    ) -> Result<AdmittedRequest, RequestError> {
-        match self.queue.clone().acquire(queue_key, deadline).await {
-            Ok(permit) => {
-                self.counters.add_wait(permit.waited);
-                Ok(AdmittedRequest::new(self, permit))
-            }
-            Err(error) => {
-                if matches!(error, RequestError::Overloaded { .. }) {
-                    self.counters.add_refused();
-                }
-                Err(error)
-            }
-        }
     }
 
     /// Admits no further request and rejects those in the queue.
@@ -116,8 +88,9 @@ impl ServedModel {
 pub(super) mod tests {
     use super::*;
     use async_trait::async_trait;
+    use flotilla_core::admission::QueueKey;
     use flotilla_core::generate::{
-        EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, Usage,
+        EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, RequestError, Usage,
     };
     use futures::{FutureExt, StreamExt, stream};
 
@@ -126,7 +99,7 @@ pub(super) mod tests {
     use flotilla_telemetry::trace::RequestSpan;
 
     use crate::energy_accounting::EnergyAccounting;
-    use crate::node_metrics::NodeMetrics;
+    use crate::request_metrics::RequestMetrics;
     use flotilla_engine::GenerateEvents;
 
     /// A model whose answers never come.
@@ -145,7 +118,7 @@ pub(super) mod tests {
     fn metrics() -> ModelMetrics {
         let meter = Telemetry::disabled().meter();
         let model = ModelName::new("m").unwrap();
-        NodeMetrics::new(EnergyAccounting::without_meters(), &meter).for_model(&model)
+        RequestMetrics::new(EnergyAccounting::without_meters(), &meter).for_model(&model)
     }
 
     /// A served model whose answers never come.

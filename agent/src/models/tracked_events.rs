@@ -26,8 +26,16 @@ pub struct TrackedEvents {
     decode: Option<RequestSpan>,
 }
 
+impl AdmittedRequest {
+    /// Tracks an answer to its end, counting its tokens. `span` is the request's trace span.
+    #[must_use]
+    pub fn track(self, events: GenerateEvents, span: RequestSpan) -> TrackedEvents {
+        TrackedEvents::new(self, events, span)
+    }
+}
+
 impl TrackedEvents {
-    pub(super) fn new(request: AdmittedRequest, events: GenerateEvents, span: RequestSpan) -> Self {
+    fn new(request: AdmittedRequest, events: GenerateEvents, span: RequestSpan) -> Self {
         Self {
             events,
             request,

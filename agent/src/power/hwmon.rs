@@ -1,6 +1,6 @@
 //! Sensors that Linux exposes in `/sys/class/hwmon`: rails of a board, meters of a whole machine, GPUs.
 //!
-//! Only chips known to measure the draw of a component are metered. Others repeat a better source
+//! Only chips that are known to measure the draw of a component are metered. Others repeat a better source
 //! (`amd_energy` and `zenpower` repeat RAPL, `BAT0` the power supply), report limits, or measure
 //! something unknown (the sensors of a power supply, `nvme`).
 

@@ -1,9 +1,8 @@
-//! Changing the desired state: the only writer of resources in the store.
+//! Changes the desired state: the only writer of resources in the store.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use backon::{ConstantBuilder, Retryable};
+use backon::Retryable;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
@@ -13,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::unix_seconds;
 use crate::fleet::records::encode;
 use crate::fleet::{DesiredRecord, NodeOperationRecord};
-use crate::store::{Precondition, Store, StoreError, StoreRevision, StoreWrite, keys};
+use crate::store::{Precondition, Store, StoreError, StoreRevision, StoreWrite, backoff, keys};
 
 /// What applying a resource did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,12 +25,6 @@ pub enum ApplyResult {
     /// The resource existed with the same content, and nothing was written.
     Unchanged,
 }
-
-/// Retries of a change that etcd did not answer, so that users do not notice the failure of one
-/// etcd member.
-const MAX_RETRIES: usize = 3;
-/// Time between two attempts.
-const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 /// Writes the desired state: models, tasks, the router, artifacts and node operations. Cheap to
 /// clone.
@@ -46,11 +39,8 @@ async fn with_retries<T, C>(change: impl Fn() -> C) -> Result<T, StoreError>
 where
     C: Future<Output = Result<T, StoreError>>,
 {
-    let delays = ConstantBuilder::default()
-        .with_delay(RETRY_DELAY)
-        .with_max_times(MAX_RETRIES);
     change
-        .retry(delays)
+        .retry(backoff::client_policy())
         .when(|error| matches!(error, StoreError::Etcd(_)))
         .notify(|problem, _| tracing::debug!(%problem, "retrying a change of the store"))
         .await

@@ -231,7 +231,7 @@ async fn stream(
         let mut ticks = feed.traffic.subscribe();
         let mut sent = SentHashes::default();
         let view = feed.fleet.view();
-        // Against nothing sent, the delta is everything.
+        // Nothing has been sent yet, so that the delta contains everything.
         let all = sent.delta(&feed, &view);
         yield event("snapshot", &FleetSnapshot {
             controller: &feed.controller,

@@ -62,7 +62,7 @@ pub struct ModelStatus {
     /// The desired revision.
     #[serde(default)]
     pub revision: String,
-    /// Why an older revision is served instead of the desired one. `None` when it is not.
+    /// Why the stable revision is served instead of the desired one. `None` when the desired one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback_reason: Option<String>,
     /// Progress or failure of fetching the model's files. `None` once the controllers have them.
@@ -73,7 +73,7 @@ pub struct ModelStatus {
     pub waiting: u32,
     /// The assigned replicas.
     pub replicas: Vec<ReplicaStatus>,
-    /// Why replicas are missing, in one line. `None` when none is.
+    /// Why replicas are missing, in one line. `None` when no replica is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unplaced_reason: Option<String>,
     /// Nodes that cannot take a missing replica, each with the reason. Empty in lists of models.
@@ -211,15 +211,18 @@ impl ModelResource {
     ) -> Self {
         let ready = model.endpoints.replicas().len() as u32;
         let replicas: Vec<_> = replicas(model, view).collect();
-        let goal = model.endpoints.revisions.target().to_string();
+        let target_revision = model.endpoints.revisions.target().to_string();
         let failed = |fetch: &FetchRecord| !fetch.error.is_empty();
-        let fetch_failed = !model.resolved && model.fetch.as_ref().is_some_and(failed);
+        let fetch_failed = !model.loadable && model.fetch.as_ref().is_some_and(failed);
         // The rollout has not ended before the revision is recorded as stable.
         let stable = model.endpoints.revisions.stable == Some(model.endpoints.revisions.target());
-        let updating = !stable || replicas.iter().any(|replica| replica.revision != goal);
+        let updating = !stable
+            || replicas
+                .iter()
+                .any(|replica| replica.revision != target_revision);
         let phase = match ready {
             0 if fetch_failed => "Failed",
-            0 if !model.resolved => "Fetching",
+            0 if !model.loadable => "Fetching",
             0 if !model.failures.is_empty() => "Failed",
             0 if is_asleep(model) => "Asleep",
             0 => "Pending",
@@ -227,7 +230,7 @@ impl ModelResource {
             _ if updating => "Updating",
             _ => "Ready",
         };
-        let refusals = unplaced.iter().flat_map(|unplaced| &unplaced.reasons);
+        let unschedulable = unplaced.iter().flat_map(|unplaced| &unplaced.reasons);
         Self {
             model: model.endpoints.model.clone(),
             status: ModelStatus {
@@ -237,16 +240,16 @@ impl ModelResource {
                 assigned: model.assigned.len() as u32,
                 memory: model.memory,
                 revision: model.endpoints.revisions.desired.to_string(),
-                rollback_reason: model.failed_revision.as_ref().map(|condemned| {
+                rollback_reason: model.failed_revision.as_ref().map(|failed| {
                     format!(
                         "revision {} did not load on {}: {}",
-                        condemned.revision, condemned.node, condemned.error
+                        failed.revision, failed.node, failed.error
                     )
                 }),
                 fetch: model
                     .fetch
                     .as_ref()
-                    .filter(|_| !model.resolved)
+                    .filter(|_| !model.loadable)
                     .map(|fetch| {
                         if fetch.error.is_empty() {
                             return format!(
@@ -258,8 +261,8 @@ impl ModelResource {
                     }),
                 waiting: model.waiting,
                 replicas,
-                unschedulable_nodes: refusals
-                    .map(|(node, refusal)| (node.to_string(), refusal.to_string()))
+                unschedulable_nodes: unschedulable
+                    .map(|(node, reason)| (node.to_string(), reason.to_string()))
                     .collect(),
                 unplaced_reason: unplaced.map(|unplaced| unplaced.to_string()),
             },

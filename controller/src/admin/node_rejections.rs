@@ -35,13 +35,13 @@ pub(super) fn add_node_rejections(
             continue;
         }
         let recorded = recorded_nodes(decision, name);
-        let refusals = reconcile::explain(view, name)
+        let unschedulable = reconcile::explain(view, name)
             .map(|unplaced| unplaced.reasons)
             .unwrap_or_default();
         let nodes = view.nodes.values();
         let unrecorded = nodes.filter(|node| !recorded.contains(&node.name));
         let rejections = unrecorded.take(MAX_NODES).map(|node| {
-            let (reason, detail) = reject_reason(model, node, zones, &refusals);
+            let (reason, detail) = reject_reason(model, node, zones, &unschedulable);
             RejectedCandidate {
                 model: name.clone(),
                 node: Some(node.name.clone()),
@@ -71,7 +71,7 @@ fn reject_reason(
     model: &ModelView,
     node: &NodeView,
     zones: Option<&BTreeSet<ZoneName>>,
-    refusals: &BTreeMap<NodeName, UnschedulableReason>,
+    unschedulable: &BTreeMap<NodeName, UnschedulableReason>,
 ) -> (RejectReason, String) {
     if let Some(replica) = model.endpoints.on_node(&node.name) {
         let zone = replica.zone.as_ref();
@@ -99,7 +99,7 @@ fn reject_reason(
     if model.assigned.contains_key(&node.name) {
         return (RejectReason::Loading, String::new());
     }
-    match refusals.get(&node.name) {
+    match unschedulable.get(&node.name) {
         Some(memory @ UnschedulableReason::InsufficientMemory { .. }) => {
             (RejectReason::Memory, memory.to_string())
         }

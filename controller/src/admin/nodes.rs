@@ -89,7 +89,7 @@ pub struct NodeEnergy {
     pub measured: bool,
     /// The smallest step of the meters, in joules.
     pub resolution_joules: f64,
-    /// Why nothing better is measured, and what to do about it. Empty when everything is measured.
+    /// Why a part of the energy is not measured, and what to do about it. Empty when all of it is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
     /// The battery. `None` when the node has none.
@@ -240,7 +240,7 @@ pub(super) async fn delete(
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct OperationQuery {
-    /// Accept a node that has not joined yet. A backup is restored so.
+    /// Whether to accept a node that has not joined yet, as a restored backup requires. Default: `false`.
     #[serde(default)]
     allow_unknown: bool,
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::fleet::FleetView;
 
 /// Largest request body with a resource, in bytes. It is checked by [`read_json`] instead of a layer
-/// of tower-http, as that one answers in plain text and this API in OpenAI's error shape.
+/// of tower-http, as that layer answers in plain text and this API in OpenAI's error shape.
 pub(super) const MAX_RESOURCE: usize = 1 << 20;
 
 /// Reads a resource from a request body.
@@ -63,8 +63,7 @@ impl<T> ResourceList<T> {
     }
 }
 
-/// Notes for people who read about the fleet, such as that the store does not answer and changes
-/// have to wait.
+/// Notes for users, such as that the store does not answer and changes have to wait.
 pub(super) fn notes(view: &FleetView) -> Vec<String> {
     view.store_error.clone().into_iter().collect()
 }

@@ -1,10 +1,10 @@
 //! The routes of the admin API.
 
-use flotilla_dispatch::LatestClassifier;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, put};
+use flotilla_dispatch::LatestClassifier;
 
 use super::desired_state::DesiredStateWriter;
 use super::state::AdminState;
@@ -14,7 +14,7 @@ use crate::fleet::FleetHandle;
 use crate::store::Store;
 
 /// The admin API of the controller with this `id`. Reads come from `fleet`'s view, changes go to
-/// `store`, and uploaded files to `blobs`; `classifier` tells which tasks are trained.
+/// `store`, and uploaded files to `blobs`; `classifier` shows whether it is trained on the current tasks.
 pub(crate) fn router(
     fleet: FleetHandle,
     store: Arc<dyn Store>,

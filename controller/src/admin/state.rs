@@ -41,7 +41,7 @@ impl AdminState {
     /// its own write here.
     ///
     /// # Errors
-    /// When the store has not taken the change.
+    /// 409 or 503 when the store did not accept the change.
     pub(super) async fn finish(
         &self,
         written: Result<StoreRevision, StoreError>,

@@ -72,7 +72,7 @@ pub struct Quality {
     pub quantization: Option<String>,
     /// How answers were scored.
     pub scoring: Scoring,
-    /// How many of how many answers were right.
+    /// The proportion of correct answers.
     #[serde(flatten)]
     pub measured: Proportion,
     /// Median time to the end of an answer, in milliseconds.
@@ -216,12 +216,12 @@ pub(super) async fn put_quality(
         ));
     };
     let served = model_view.endpoints.serving_revision();
-    let alone = model_view
+    let is_only_revision = model_view
         .endpoints
         .served_revisions()
         .iter()
         .all(|other| *other == served);
-    if quality.revision != served.to_string() || !alone {
+    if quality.revision != served.to_string() || !is_only_revision {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
             "invalid_request_error",
@@ -229,13 +229,13 @@ pub(super) async fn put_quality(
             format!(
                 "The model '{model}' serves the revision {}{}, but {} was measured: measure it again.",
                 served,
-                if alone { "" } else { " and others" },
+                if is_only_revision { "" } else { " and others" },
                 quality.revision
             ),
         ));
     }
     if quality.measured.total == 0 || quality.measured.correct > quality.measured.total {
-        let problem = "'total' must be at least 1, and 'right' at most 'total'.";
+        let problem = "'total' must be at least 1, and 'correct' at most 'total'.";
         return Err(ApiError::invalid(Some("total".into()), problem));
     }
     let record = QualityRecord {

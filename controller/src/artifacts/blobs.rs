@@ -16,8 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 /// Size of the chunks that a file is read in, in bytes.
 const CHUNK: usize = 256 << 10;
-/// Age up to which a file is kept although nothing needs it: the manifest that names a new upload
-/// follows after it.
+/// Age up to which an unused file is kept: the manifest that names an uploaded file is published after
+/// it.
 const GRACE: Duration = Duration::from_secs(3_600);
 
 /// Why a file was not stored. The message continues a sentence whose subject is the file.
@@ -77,7 +77,7 @@ impl BlobStore {
         Some(metadata.len())
     }
 
-    /// Stores what `chunks` deliver and returns its digest and size. The file appears under its
+    /// Stores the content of `chunks` and returns its digest and size in bytes. The file appears under its
     /// path only when it is complete and has the `expected` digest, if there is one. `progress` is
     /// called with the number of bytes so far.
     ///
@@ -147,12 +147,12 @@ impl BlobStore {
         Ok(Some(chunks(file)))
     }
 
-    /// Removes the files that are not `needed` and older than an hour, with partial files that a
-    /// killed controller has left behind.
+    /// Removes the files that are not `needed` and older than an hour, among them partial files of a
+    /// controller that was killed.
     ///
     /// # Errors
     /// Those of the disk.
-    pub async fn collect(&self, needed: impl Fn(Sha256Digest) -> bool) -> io::Result<()> {
+    pub async fn remove_unused(&self, needed: impl Fn(Sha256Digest) -> bool) -> io::Result<()> {
         let mut folders = match fs::read_dir(&self.dir).await {
             Ok(folders) => folders,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -183,7 +183,7 @@ impl BlobStore {
         let folder = self.dir.join("incoming");
         let (file, path) = blocking(move || {
             std::fs::create_dir_all(&folder)?;
-            // As readable as other files: by default tempfile's are for their owner alone.
+            // By default, only the owner can read the files that tempfile creates.
             let mode = Permissions::from_mode(0o666);
             let partial = tempfile::Builder::new()
                 .permissions(mode)
@@ -250,12 +250,12 @@ mod tests {
         let interrupted = stream::iter([Ok(Bytes::from_static(b"he")), Err("cut".to_owned())]);
         let interrupted = blobs.put(None, interrupted, |_| {}).await;
         assert!(matches!(interrupted, Err(BlobError::Source(_))));
-        let left = std::fs::read_dir(dir.path().join("incoming")).unwrap();
-        assert_eq!(left.count(), 0);
+        let remaining = std::fs::read_dir(dir.path().join("incoming")).unwrap();
+        assert_eq!(remaining.count(), 0);
     }
 
     #[tokio::test]
-    async fn only_old_files_that_are_not_needed_are_collected() {
+    async fn only_old_files_that_are_not_needed_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = BlobStore::new(dir.path().to_owned());
         let mut digests = Vec::new();
@@ -267,7 +267,10 @@ mod tests {
             }
             digests.push(digest);
         }
-        blobs.collect(|digest| digest == digests[0]).await.unwrap();
+        blobs
+            .remove_unused(|digest| digest == digests[0])
+            .await
+            .unwrap();
         let sizes = futures::future::join_all(digests.iter().map(|d| blobs.size(*d))).await;
         assert_eq!(sizes, [Some(6), None, Some(3)]);
     }

@@ -1,4 +1,5 @@
-//! Brings the files that models need to this controller, and removes those that no model needs.
+//! Fetches or copies the files that models need to this controller, and removes those that no model
+//! needs.
 //!
 //! The leader fetches files from their sources and records manifests in the store. Every controller
 //! copies the files of those manifests from another controller that has them.
@@ -26,7 +27,7 @@ use crate::store::{Leadership, Store, StoreError, StoreWrite, keys};
 /// How often progress is recorded, and due retries are started.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often files that no model needs are removed.
-const COLLECT_INTERVAL: Duration = Duration::from_secs(600);
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
 /// Delay before the first retry of a fetch; it doubles with each failure.
 const MIN_RETRY_DELAY: Duration = Duration::from_secs(10);
 /// Longest delay before a retry.
@@ -118,7 +119,7 @@ impl ArtifactReplicator {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut changes = self.fleet.changes();
         let mut poll = tokio::time::interval(POLL_INTERVAL);
-        let mut collect = tokio::time::interval(COLLECT_INTERVAL);
+        let mut cleanup = tokio::time::interval(CLEANUP_INTERVAL);
         let mut work = ReplicationWork::default();
         loop {
             let mut finished = None;
@@ -132,7 +133,7 @@ impl ArtifactReplicator {
                     Err(error) => tracing::error!(%error, "a fetch or copy of model files panicked"),
                 },
                 _ = poll.tick() => {}
-                _ = collect.tick() => self.collect().await,
+                _ = cleanup.tick() => self.remove_unused_files().await,
             }
             let view = self.fleet.view();
             if !view.synced {
@@ -224,7 +225,7 @@ impl ArtifactReplicator {
         self.write(leadership, writes).await
     }
 
-    /// Takes the result of a fetch or copy in.
+    /// Records the result of a fetch or copy.
     async fn finish(
         &self,
         job: FinishedJob,
@@ -301,13 +302,17 @@ impl ArtifactReplicator {
     }
 
     /// Removes files that no model needs. Does nothing while the view may be out of date.
-    async fn collect(&self) {
+    async fn remove_unused_files(&self) {
         let view = self.fleet.view();
         if !view.synced || view.store_error.is_some() {
             return;
         }
         let needed: HashSet<Sha256Digest> = view.needed_files().collect();
-        if let Err(error) = self.blobs.collect(|sha256| needed.contains(&sha256)).await {
+        if let Err(error) = self
+            .blobs
+            .remove_unused(|sha256| needed.contains(&sha256))
+            .await
+        {
             tracing::warn!(%error, "files that no model needs cannot be removed");
         }
     }

@@ -97,7 +97,7 @@ impl FleetState {
             let fetches = &self.stored.manifests.fetches;
             fetches.get(&keys::source_id(source))
         });
-        let resolved = delivered.is_none() || manifest.is_some();
+        let loadable = delivered.is_none() || manifest.is_some();
         let stable = self.stored.stable.get(name);
         let failed = self.stored.failed.get(name);
         let revisions = ModelRevisions {
@@ -106,7 +106,7 @@ impl FleetState {
             failed: failed.map(|failed| failed.revision),
         };
         let fetching = fetch.is_none_or(|fetch| fetch.error.is_empty());
-        let coming = self.is_replica_expected(&placement, resolved || fetching);
+        let coming = self.is_replica_expected(&placement, loadable || fetching);
         let memory = spec
             .memory
             .or(self.measured_memory.get(name, revisions.target()))
@@ -124,7 +124,7 @@ impl FleetState {
         ModelView {
             endpoints: Arc::new(endpoints),
             manifest: manifest.cloned(),
-            resolved,
+            loadable,
             fetch: fetch.cloned(),
             stable_manifest: stable.and_then(|stable| stable.manifest.clone()),
             failed_revision: failed
@@ -138,8 +138,8 @@ impl FleetState {
     }
 
     /// Returns whether a replica can be expected to answer soon: one is assigned to a node that has
-    /// not failed, or the model can be placed as far as is known here. If it cannot be placed after
-    /// all, the pending queue refuses its requests.
+    /// not failed, or the model can be placed as far as the state shows. If it cannot be placed after
+    /// all, the pending queue rejects its requests.
     fn is_replica_expected(&self, placement: &ModelPlacement, files_expected: bool) -> bool {
         let mut nodes = self.nodes.values();
         if nodes.all(|node| node.health.phase() == NodePhase::Lost) {
@@ -174,7 +174,7 @@ impl FleetState {
                 .get(name)
                 .copied()
                 .unwrap_or_default(),
-            linked_here: node.is_reporting(),
+            linked_locally: node.is_reporting(),
             link: node.link().cloned(),
             assigned: assigned.into_iter().collect(),
             desired_revision: node.desired_revision,

@@ -1,4 +1,4 @@
-//! What can happen to the fleet.
+//! The events that change the state of the fleet.
 
 use std::sync::Arc;
 

@@ -129,7 +129,7 @@ fn transport_error(status: tonic::Status) -> TransportError {
 
 impl fmt::Debug for NodeLink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
+        f.debug_struct("NodeLink")
             .field("node", &self.node)
             .field("session", &self.session)
             .finish_non_exhaustive()

@@ -1,5 +1,5 @@
-//! The memory of failed loads, which keeps the placement from assigning a model to a node again
-//! right after it failed there.
+//! Failed loads. They keep the placement from assigning a model to a node again right after it failed
+//! to load there.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,15 +10,15 @@ use flotilla_core::{ModelName, NodeName};
 use super::LoadFailureView;
 
 /// How long the first failure of a model on a node counts; doubles with each further failure.
-pub(super) const FIRST_PAUSE: Duration = Duration::from_secs(15);
+pub(super) const FIRST_BACKOFF: Duration = Duration::from_secs(15);
 /// The longest time that a failure counts.
-const MAX_PAUSE: Duration = Duration::from_secs(300);
+const MAX_BACKOFF: Duration = Duration::from_secs(300);
 
 /// The last failure of one model on one node.
 struct LoadFailure {
     failure: LoadFailureView,
     /// How long this failure counts.
-    pause: Duration,
+    backoff: Duration,
     /// When this failure stops counting. `None` afterwards.
     expires: Option<Instant>,
 }
@@ -42,15 +42,15 @@ impl LoadFailures {
             .failures
             .get(&assignment)
             .filter(|earlier| earlier.failure.revision == failure.revision);
-        let pause = match earlier {
+        let backoff = match earlier {
             Some(earlier) if earlier.expires.is_some() => return,
-            Some(earlier) => (earlier.pause * 2).min(MAX_PAUSE),
-            None => FIRST_PAUSE,
+            Some(earlier) => (earlier.backoff * 2).min(MAX_BACKOFF),
+            None => FIRST_BACKOFF,
         };
         let failure = LoadFailure {
             failure,
-            pause,
-            expires: Some(now + pause),
+            backoff,
+            expires: Some(now + backoff),
         };
         self.failures.insert(assignment, failure);
     }

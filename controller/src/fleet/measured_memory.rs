@@ -1,4 +1,4 @@
-//! The memory that replicas were found to need, as nodes report it.
+//! The memory of replicas, as nodes report it.
 
 use std::collections::HashMap;
 

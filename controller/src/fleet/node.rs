@@ -105,8 +105,8 @@ impl NodeState {
         self.replica_stats.clear();
     }
 
-    /// Stores a report of the session. Returns whether the view has to change: it does not for
-    /// counters, which change with every report and are read from the shared report.
+    /// Stores a report of the session. Returns whether the view has to change. Counters change with every
+    /// report and need no new view: they are read from the shared report.
     pub(super) fn set_report(
         &mut self,
         models: Vec<ModelStatus>,

@@ -1,4 +1,4 @@
-//! Whether a node is connected to any controller, and for how long it has been.
+//! The health of a node, from its sessions with all controllers.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ impl NodeHealth {
         self.lifecycle.phase()
     }
 
-    /// Returns whether the node disconnected too often lately to be given new models.
+    /// Returns whether the node disconnected too often lately to get new models.
     pub(super) fn is_flapping(&self, now: Instant) -> bool {
         self.lifecycle.is_flapping(now)
     }
@@ -84,7 +84,7 @@ impl NodeHealth {
         self.lifecycle.restart_grace(now);
     }
 
-    /// When the phase or the steadiness changes by itself next. While the store is unavailable,
+    /// When the phase or the flapping state changes next by itself. While the store is unavailable,
     /// no node becomes lost: another controller may have a link to it.
     pub(super) fn next_deadline(&self, grace: Duration, store_available: bool) -> Option<Instant> {
         if !store_available && self.phase() == NodePhase::Suspect {

@@ -21,7 +21,7 @@ pub struct NodeReport {
 /// When a replica was last in use.
 #[derive(Debug, Clone, Copy)]
 pub struct LastUse {
-    /// The number of requests that the replica had begun.
+    /// The number of requests that the replica had started.
     pub requests: u64,
     /// Whether the replica had requests at the last report.
     pub busy: bool,

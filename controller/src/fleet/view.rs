@@ -53,7 +53,7 @@ pub struct ModelView {
     pub manifest: Option<Arc<Manifest>>,
     /// Whether the desired revision can be loaded: its files are on the nodes, or its manifest is
     /// known.
-    pub resolved: bool,
+    pub loadable: bool,
     /// The progress of fetching the desired revision's files, while they are fetched.
     pub fetch: Option<FetchRecord>,
     /// The manifest of the stable revision, if controllers deliver its files.
@@ -98,7 +98,7 @@ pub struct NodeView {
     /// The operation on the node: cordon or drain.
     pub operation: NodeOperationRecord,
     /// Whether the node is linked to this controller and has reported to it.
-    pub linked_here: bool,
+    pub linked_locally: bool,
     /// The node's session with this controller, while there is one.
     pub link: Option<Arc<NodeLink>>,
     /// The models that the node should run.
@@ -117,7 +117,7 @@ impl ModelView {
     pub fn at_revision(&self, revision: ModelRevision) -> Option<(&Model, Option<&Manifest>)> {
         if revision == self.endpoints.revisions.desired {
             return self
-                .resolved
+                .loadable
                 .then_some((&self.endpoints.model, self.manifest.as_deref()));
         }
         let stable = self.endpoints.stable.as_deref();

@@ -34,13 +34,20 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Configuration of the links to agents.
-#[derive(Debug, Clone, Copy)]
-pub struct LinkConfig {
+/// The server that agents connect to.
+pub struct LinkServer {
+    /// The fleet, which receives the events of the links.
+    pub fleet: FleetHandle,
+    /// Id of this controller.
+    pub id: String,
+    /// The files of models that agents fetch.
+    pub blobs: BlobStore,
     /// Number of reverse connections that each agent opens.
     pub connections: u32,
     /// Silence after which a connection is closed and its node becomes suspect.
     pub silence: Duration,
+    /// Ends the server when it is cancelled.
+    pub stop: CancellationToken,
 }
 
 /// What the task of one connection needs.
@@ -53,59 +60,59 @@ struct LinkAcceptor {
     stop: CancellationToken,
 }
 
-/// Accepts connections for the controller with this `id` until `stop`, then waits until the open ones
-/// have ended.
-pub async fn serve(
-    listener: TcpListener,
-    fleet: FleetHandle,
-    id: String,
-    blobs: BlobStore,
-    config: LinkConfig,
-    stop: CancellationToken,
-) {
-    let sessions = Arc::new(OpenSessions::default());
-    let session_tasks = TaskTracker::new();
-    let service = FleetService {
-        fleet: fleet.clone(),
-        id,
-        blobs,
-        sessions: sessions.clone(),
-        connections: config.connections,
-        stop: stop.clone(),
-        tasks: session_tasks.clone(),
-    };
-    let acceptor = LinkAcceptor {
-        fleet,
-        sessions,
-        server: FleetServer::new(service),
-        silence: config.silence,
-        stop: stop.clone(),
-    };
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let acceptor = acceptor.clone();
-                connections.spawn(async move {
-                    if let Err(error) = acceptor.serve_connection(stream).await {
-                        tracing::debug!(%peer, %error, "a connection has ended with an error");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+impl LinkServer {
+    /// Accepts connections until the server is stopped, then waits until the open ones have ended.
+    pub async fn run(self, listener: TcpListener) {
+        let stop = self.stop.clone();
+        let session_tasks = TaskTracker::new();
+        let acceptor = self.acceptor(session_tasks.clone());
+        let mut connections = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                accepted = listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let acceptor = acceptor.clone();
+                    connections.spawn(async move {
+                        if let Err(error) = acceptor.serve_connection(stream).await {
+                            tracing::debug!(%peer, %error, "a connection has ended with an error");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
+        while connections.join_next().await.is_some() {}
+        session_tasks.close();
+        session_tasks.wait().await;
     }
-    while connections.join_next().await.is_some() {}
-    session_tasks.close();
-    session_tasks.wait().await;
+
+    /// Creates what every connection needs. `session_tasks` tracks the tasks that outlive a call.
+    fn acceptor(self, session_tasks: TaskTracker) -> LinkAcceptor {
+        let sessions = Arc::new(OpenSessions::default());
+        let service = FleetService {
+            fleet: self.fleet.clone(),
+            id: self.id,
+            blobs: self.blobs,
+            sessions: sessions.clone(),
+            connections: self.connections,
+            stop: self.stop.clone(),
+            tasks: session_tasks,
+        };
+        LinkAcceptor {
+            fleet: self.fleet,
+            sessions,
+            server: FleetServer::new(service),
+            silence: self.silence,
+            stop: self.stop,
+        }
+    }
 }
 
 impl LinkAcceptor {

@@ -18,8 +18,8 @@ pub(super) struct ModelScalers {
 /// The scaler of one model, with the counters of the last observation.
 struct ModelScaler {
     scaler: ReplicaScaler,
-    /// The number of requests that all nodes had begun.
-    begun: u64,
+    /// The number of requests that all nodes had started.
+    started_total: u64,
     /// The total time that these requests had waited, in microseconds.
     wait_us: u64,
 }
@@ -67,7 +67,7 @@ impl ModelScaler {
         let assigned = u32::try_from(model.assigned.len()).unwrap_or(u32::MAX);
         Self {
             scaler: ReplicaScaler::new(assigned.max(first), now),
-            begun: 0,
+            started_total: 0,
             wait_us: 0,
         }
     }
@@ -96,19 +96,19 @@ impl ModelScaler {
             wait_us += counters.wait_us;
         }
         // The sums shrink when a replica leaves or restarts; the wait is then unknown.
-        let begun = load
+        let started = load
             .started_total
-            .checked_sub(self.begun)
-            .filter(|begun| *begun > 0);
+            .checked_sub(self.started_total)
+            .filter(|started| *started > 0);
         let waited = wait_us.checked_sub(self.wait_us);
-        if let (Some(begun), Some(waited)) = (begun, waited) {
-            load.mean_wait = Duration::from_micros(waited / begun);
+        if let (Some(started), Some(waited)) = (started, waited) {
+            load.mean_wait = Duration::from_micros(waited / started);
         } else if load.queued > 0 {
-            // No request was begun since the last observation while some were queued: they have
+            // No request was started since the last observation while some were queued: they have
             // waited at least for that long.
             load.mean_wait = super::SCALING_INTERVAL;
         }
-        self.begun = load.started_total;
+        self.started_total = load.started_total;
         self.wait_us = wait_us;
         load
     }

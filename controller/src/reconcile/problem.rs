@@ -21,7 +21,7 @@ pub(super) struct ProblemInputs {
 
 /// The values of one model.
 pub(super) struct ModelInput {
-    /// The revisions; their goal is the revision to serve.
+    /// The revisions; their target is the revision to serve.
     pub(super) revisions: ModelRevisions,
     /// The next action of its rollout.
     pub(super) action: RolloutAction,
@@ -29,9 +29,10 @@ pub(super) struct ModelInput {
     target: u32,
     /// The number of replicas that may displace idle replicas of other models.
     required: u32,
-    /// The nodes that failed to load the goal, with their errors.
-    refused_by: BTreeMap<NodeName, String>,
-    measured: HashMap<NodeName, MeasuredPerformance>,
+    /// The nodes that failed to load the target revision, with their errors.
+    load_failures: BTreeMap<NodeName, String>,
+    /// The measured speed and energy, by node where it ran long enough.
+    performance: HashMap<NodeName, MeasuredPerformance>,
 }
 
 impl ProblemInputs {
@@ -66,8 +67,8 @@ impl ProblemInputs {
                 target: input.target,
                 required: input.required,
                 memory: model.memory,
-                load_failures: &input.refused_by,
-                performance: &input.measured,
+                load_failures: &input.load_failures,
+                performance: &input.performance,
             })
         });
         PlacementProblem {
@@ -85,14 +86,14 @@ impl ProblemInputs {
         now: Instant,
     ) -> Vec<CurrentReplica<'a>> {
         let of_models = view.models.iter().flat_map(|(name, model)| {
-            let goal = self.models.get(name).map(|input| input.revisions.target());
+            let target_revision = self.models.get(name).map(|input| input.revisions.target());
             model.assigned.iter().map(move |(node_name, revision)| {
                 let node = view.nodes.get(node_name);
                 CurrentReplica {
                     node: node_name,
                     model: name,
                     ready: node.is_some_and(|node| served_revision(node, name).is_some()),
-                    outdated: goal != Some(*revision),
+                    outdated: target_revision != Some(*revision),
                     idle_for: node.and_then(|node| node.report.load().idle_time(name, now)),
                 }
             })
@@ -119,18 +120,18 @@ impl ModelInput {
         let count = replica_count::desired(model, scaled);
         let fits_twice = |node: &NodeName| node_capacity::fits_twice(view, model, node);
         let action = surge::action(&rollout, count, fits_twice);
-        let goal = rollout.goal();
+        let target_revision = rollout.target_revision();
         let failures = model.failures.iter();
         Self {
             revisions: rollout.revisions,
             target: count + surge::extra_replicas(&rollout, &action, count),
             action,
             required: replica_count::required(model),
-            refused_by: failures
-                .filter(|(_, failure)| failure.revision == goal)
+            load_failures: failures
+                .filter(|(_, failure)| failure.revision == target_revision)
                 .map(|(node, failure)| (node.clone(), failure.error.clone()))
                 .collect(),
-            measured: node_capacity::measured_performance(view, model),
+            performance: node_capacity::measured_performance(view, model),
         }
     }
 }

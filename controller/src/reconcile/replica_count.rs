@@ -6,8 +6,8 @@ use crate::fleet::ModelView;
 /// is the number that its load asks for; `None` if the load is not known.
 pub(super) fn desired(model: &ModelView, scaled: Option<u32>) -> u32 {
     let assigned = u32::try_from(model.assigned.len()).unwrap_or(u32::MAX);
-    let loadable = model.resolved || model.endpoints.revisions.stable.is_some();
-    if !loadable {
+    let any_loadable = model.loadable || model.endpoints.revisions.stable.is_some();
+    if !any_loadable {
         // Without files no replica can be added, and none has to leave.
         return assigned;
     }

@@ -11,12 +11,12 @@ use crate::fleet::{FleetView, ModelView, NodePhase, NodeView};
 pub(super) enum RolloutAction {
     /// Nothing, for now.
     Wait,
-    /// Assigns the goal revision to the replicas on these nodes.
+    /// Assigns the target revision to the replicas on these nodes.
     Change(Vec<NodeName>),
-    /// Adds a second replica with the goal revision on another node before the only one, on this
+    /// Adds a second replica with the target revision on another node before the only one, on this
     /// node, changes.
     Surge(NodeName),
-    /// Records the goal as the stable revision: all replicas serve it.
+    /// Records the target revision as the stable revision: all replicas serve it.
     MarkStable,
     /// Records that the desired revision failed to load on this node, and returns to the stable
     /// revision.
@@ -25,7 +25,7 @@ pub(super) enum RolloutAction {
 
 /// The state of a model's rollout.
 pub(super) struct RolloutState<'a> {
-    /// The revisions, with the failure that this step finds. Their goal is the revision to serve.
+    /// The revisions, with the failure that this step finds. Their target is the revision to serve.
     pub(super) revisions: ModelRevisions,
     /// The replicas that are assigned.
     pub(super) replicas: Vec<RolloutReplica<'a>>,
@@ -53,7 +53,7 @@ impl<'a> RolloutState<'a> {
             })
             .collect();
         let mut revisions = model.endpoints.revisions;
-        if !model.resolved {
+        if !model.loadable {
             // Nodes could not load the desired revision: its files are not there yet.
             revisions.failed = Some(revisions.desired);
         }
@@ -69,16 +69,16 @@ impl<'a> RolloutState<'a> {
     }
 
     /// The revision to serve.
-    pub(super) fn goal(&self) -> ModelRevision {
+    pub(super) fn target_revision(&self) -> ModelRevision {
         self.revisions.target()
     }
 
-    /// Returns whether a replica serves the goal already.
-    pub(super) fn serves_goal(&self) -> bool {
-        let goal = self.goal();
+    /// Returns whether a replica serves the target revision already.
+    pub(super) fn serves_target(&self) -> bool {
+        let target = self.target_revision();
         self.replicas
             .iter()
-            .any(|replica| replica.assigned == goal && replica.serving == Some(goal))
+            .any(|replica| replica.assigned == target && replica.serving == Some(target))
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn action(
         RolloutStep::Update(nodes) => nodes,
     };
     if count == 1 {
-        if rollout.serves_goal() {
+        if rollout.serves_target() {
             // The surge is complete: the placement removes the outdated replica.
             return RolloutAction::Wait;
         }
@@ -44,11 +44,11 @@ pub(super) fn extra_replicas(
     action: &RolloutAction,
     count: u32,
 ) -> u32 {
-    let goal = rollout.goal();
+    let target = rollout.target_revision();
     let replicas = &rollout.replicas;
-    let surging = !rollout.serves_goal()
-        && replicas.iter().any(|replica| replica.assigned == goal)
-        && replicas.iter().any(|replica| replica.assigned != goal);
+    let surging = !rollout.serves_target()
+        && replicas.iter().any(|replica| replica.assigned == target)
+        && replicas.iter().any(|replica| replica.assigned != target);
     let starting = matches!(action, RolloutAction::Surge(_));
     u32::from(count == 1 && (surging || starting))
 }

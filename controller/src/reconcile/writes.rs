@@ -34,7 +34,7 @@ pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Ve
             let rollout = ModelRollout {
                 name,
                 model,
-                goal: input.revisions.target(),
+                target: input.revisions.target(),
                 plan: &plan,
             };
             writes.extend(rollout.writes(&input.action));
@@ -48,7 +48,7 @@ struct ModelRollout<'a> {
     name: &'a ModelName,
     model: &'a ModelView,
     /// The revision to serve.
-    goal: ModelRevision,
+    target: ModelRevision,
     plan: &'a PlacementPlan,
 }
 
@@ -56,42 +56,45 @@ impl ModelRollout<'_> {
     /// The writes of the rollout's next action.
     fn writes(&self, action: &RolloutAction) -> Vec<StoreWrite> {
         let Self {
-            name, model, goal, ..
+            name,
+            model,
+            target,
+            ..
         } = *self;
         match action {
             RolloutAction::Wait => Vec::new(),
             RolloutAction::Change(nodes) => {
                 tracing::info!(model = %name, ?nodes, "changing the revision");
-                self.assign_goal(nodes.iter())
+                self.assign_target(nodes.iter())
             }
             // No other node can take the second replica: the only one changes, and requests wait
             // until it answers again.
             RolloutAction::Surge(node) if self.plan.missing.contains_key(name) => {
                 tracing::info!(model = %name, %node, "changing the revision of the only replica");
-                vec![assign(self.on(node), goal)]
+                vec![assign(self.assignment_on(node), target)]
             }
             RolloutAction::Surge(_) => Vec::new(),
-            RolloutAction::MarkStable => mark_stable(name, model, goal).into_iter().collect(),
+            RolloutAction::MarkStable => mark_stable(name, model, target).into_iter().collect(),
             RolloutAction::RollBack(node) => {
                 let outdated = model.assigned.iter();
-                let outdated = outdated.filter(|(_, revision)| **revision != goal);
+                let outdated = outdated.filter(|(_, revision)| **revision != target);
                 let mut writes = vec![mark_failed(name, model, node)];
-                writes.extend(self.assign_goal(outdated.map(|(node, _)| node)));
+                writes.extend(self.assign_target(outdated.map(|(node, _)| node)));
                 writes
             }
         }
     }
 
-    /// Assigns the goal to the nodes that the plan does not evict the model from.
-    fn assign_goal<'n>(&self, nodes: impl Iterator<Item = &'n NodeName>) -> Vec<StoreWrite> {
+    /// Assigns the target revision to the nodes that the plan does not evict the model from.
+    fn assign_target<'n>(&self, nodes: impl Iterator<Item = &'n NodeName>) -> Vec<StoreWrite> {
         nodes
-            .map(|node| self.on(node))
+            .map(|node| self.assignment_on(node))
             .filter(|assignment| !self.plan.evict.contains(assignment))
-            .map(|assignment| assign(assignment, self.goal))
+            .map(|assignment| assign(assignment, self.target))
             .collect()
     }
 
-    fn on(&self, node: &NodeName) -> Assignment {
+    fn assignment_on(&self, node: &NodeName) -> Assignment {
         Assignment {
             node: node.clone(),
             model: self.name.clone(),
@@ -104,12 +107,12 @@ fn assign(assignment: Assignment, revision: ModelRevision) -> StoreWrite {
     StoreWrite::put(keys::assignment(&assignment), encode(&record))
 }
 
-/// Records the goal as the stable revision, unless it is recorded already.
-fn mark_stable(name: &ModelName, model: &ModelView, goal: ModelRevision) -> Option<StoreWrite> {
-    if model.endpoints.revisions.stable == Some(goal) {
+/// Records the target revision as the stable revision, unless it is recorded already.
+fn mark_stable(name: &ModelName, model: &ModelView, target: ModelRevision) -> Option<StoreWrite> {
+    if model.endpoints.revisions.stable == Some(target) {
         return None;
     }
-    let (served, manifest) = model.at_revision(goal)?;
+    let (served, manifest) = model.at_revision(target)?;
     // The resource was parsed from JSON, so that converting it back cannot fail.
     let resource = serde_json::to_value(served).unwrap_or_default();
     let record = StableRecord {

@@ -1,8 +1,8 @@
-//! The retry policy for a store that does not answer.
+//! The retry policies for a store that does not answer.
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::{BackoffBuilder, ConstantBuilder, ExponentialBackoff, ExponentialBuilder};
 
 /// The delay before the first retry, without jitter.
 const MIN_DELAY: Duration = Duration::from_millis(100);
@@ -18,6 +18,19 @@ pub(crate) fn policy() -> ExponentialBuilder {
         .with_max_delay(MAX_DELAY)
         .with_jitter()
         .without_max_times()
+}
+
+/// The number of retries of [`client_policy`].
+const CLIENT_RETRIES: usize = 3;
+/// The delay between two attempts of [`client_policy`].
+const CLIENT_DELAY: Duration = Duration::from_millis(250);
+
+/// Retries a few times at a constant interval: for a change that a client waits for, so that users do
+/// not notice the failure of one etcd member.
+pub(crate) fn client_policy() -> ConstantBuilder {
+    ConstantBuilder::default()
+        .with_delay(CLIENT_DELAY)
+        .with_max_times(CLIENT_RETRIES)
 }
 
 /// The delays of [`policy`] for loops that do more between two attempts than wait, which

@@ -5,7 +5,7 @@ use super::{MAX_WRITES, StoreWrite};
 /// The largest sum of keys and values in one transaction of
 /// [`write_all`](super::Store::write_all), in bytes.
 ///
-/// etcd refuses requests above 1.5 MiB (its default for `--max-request-bytes`). The rest is room
+/// etcd refuses requests above 1.5 MiB (its default for `--max-request-bytes`). The difference is
 /// for framing and for the keys, which a request repeats for each precondition.
 pub const MAX_CHUNK_BYTES: usize = 1 << 20;
 
@@ -92,12 +92,12 @@ mod tests {
         assert_eq!(
             lengths(&chunks),
             [3, 3],
-            "the fence takes the rest of the room"
+            "the fence takes the remaining bytes"
         );
     }
 
     #[test]
-    fn a_write_above_the_limit_of_bytes_travels_alone() {
+    fn a_write_above_the_limit_of_bytes_gets_a_chunk_of_its_own() {
         let writes = vec![put(0, 8), put(1, 2 * MAX_CHUNK_BYTES), put(2, 8), put(3, 8)];
         assert_eq!(lengths(&split(None, writes)), [1, 1, 2]);
     }

@@ -95,15 +95,17 @@ fn create(path: &Path) -> Result<Database, StoreError> {
         other => damaged(other.to_string()),
     })?;
     // Creating all tables here means that reads never meet a missing one.
-    let begun = database.begin_write().map_err(|e| damaged(e.to_string()))?;
-    begun
+    let transaction = database.begin_write().map_err(|e| damaged(e.to_string()))?;
+    transaction
         .open_table(ENTRIES)
         .map_err(|e| damaged(e.to_string()))?;
-    begun.open_table(META).map_err(|e| damaged(e.to_string()))?;
-    begun
+    transaction
+        .open_table(META)
+        .map_err(|e| damaged(e.to_string()))?;
+    transaction
         .open_table(LEASED)
         .map_err(|e| damaged(e.to_string()))?;
-    begun.commit().map_err(|e| damaged(e.to_string()))?;
+    transaction.commit().map_err(|e| damaged(e.to_string()))?;
     Ok(database)
 }
 
@@ -150,13 +152,13 @@ impl EmbeddedState {
 
     fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         let sender = self.changes.lock();
-        let begun = self.database.begin_write().map_err(failed)?;
+        let transaction = self.database.begin_write().map_err(failed)?;
         let mut changes = Vec::with_capacity(writes.len());
         let revision;
         {
-            let mut entries = begun.open_table(ENTRIES).map_err(failed)?;
-            let mut leased = begun.open_table(LEASED).map_err(failed)?;
-            let mut meta = begun.open_table(META).map_err(failed)?;
+            let mut entries = transaction.open_table(ENTRIES).map_err(failed)?;
+            let mut leased = transaction.open_table(LEASED).map_err(failed)?;
+            let mut meta = transaction.open_table(META).map_err(failed)?;
             let last = meta
                 .get(REVISION)
                 .map_err(failed)?
@@ -198,7 +200,7 @@ impl EmbeddedState {
                 }
             }
         }
-        begun.commit().map_err(failed)?;
+        transaction.commit().map_err(failed)?;
         for change in changes {
             // Sending fails only if nobody watches.
             let _ = sender.send(change);

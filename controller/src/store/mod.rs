@@ -158,7 +158,7 @@ pub enum WatchEvent {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A precondition on this key did not hold; nothing was written.
-    #[error("'{0}' was changed by somebody else in the meantime: read it again and retry")]
+    #[error("'{0}' was changed by another client in the meantime: read it again and retry")]
     Conflict(String),
     /// The data directory or a file in it cannot be used.
     #[error("the data directory {path} cannot be used: {reason}")]

@@ -157,7 +157,7 @@ impl NodeTotals {
             queued: waiting.sum(),
             ..Self::default()
         };
-        for node in view.nodes.values().filter(|node| node.linked_here) {
+        for node in view.nodes.values().filter(|node| node.linked_locally) {
             let report = node.report.load();
             let counters = report.models.iter().filter_map(|model| model.counters);
             totals.queued += counters

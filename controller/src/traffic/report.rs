@@ -121,7 +121,7 @@ pub struct RequestSummary {
     pub hedged: bool,
     /// Replicas that could have answered.
     pub candidates: usize,
-    /// Replicas and models that could not.
+    /// Replicas and models that could not answer.
     pub rejected: usize,
     /// Requests of the same second that are not listed. Set on the first summary of a second only.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -88,7 +88,7 @@ fn port_in_use_is_reported_in_one_line() {
     assert_fails(
         dir.path(),
         listener.local_addr().unwrap(),
-        "the port is taken",
+        "the port is in use",
     );
 }
 

@@ -5,6 +5,7 @@ use flotilla_proto::v1::{ModelPhase, ModelStatus};
 use flotilla_telemetry::Telemetry;
 
 use super::*;
+use crate::artifacts::NoSources;
 use crate::energy_accounting::EnergyAccounting;
 
 fn simulated(name: &str, revision: u64, tokens_per_second: f64) -> DesiredModel {
@@ -43,12 +44,12 @@ impl TestManager {
             memory: Bytes(MEMORY),
             drain_timeout: Duration::from_secs(5),
             return_memory: || {},
-            metrics: NodeMetrics::new(
+            metrics: RequestMetrics::new(
                 EnergyAccounting::without_meters(),
                 &Telemetry::disabled().meter(),
             ),
         };
-        let artifacts = ArtifactStore::new("/nowhere".into(), Arc::default(), None);
+        let artifacts = ArtifactStore::new("/nowhere".into(), Arc::new(NoSources::default()), None);
         let manager = ModelManager::new(EngineSet::new(1.0).unwrap(), artifacts, config);
         let (statuses, table) = (manager.statuses(), manager.table());
         let (desired, receiver) = watch::channel(Vec::new());

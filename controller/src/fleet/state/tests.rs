@@ -2,7 +2,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::fleet::load_failures::FIRST_PAUSE;
+use crate::fleet::load_failures::FIRST_BACKOFF;
 use crate::fleet::records::DesiredRecord;
 use flotilla_core::Bytes;
 use flotilla_core::node::NodeSpec;
@@ -175,15 +175,15 @@ fn load_failure_counts_for_a_while_and_for_its_revision_only() {
     fleet.report("s1", vec![status(ModelPhase::Failed, 7)]);
     assert_eq!(fleet.failures(), 1);
     // Reporting it again does not renew it: otherwise it would never expire.
-    fleet.now += FIRST_PAUSE / 2;
+    fleet.now += FIRST_BACKOFF / 2;
     fleet.report("s1", vec![status(ModelPhase::Failed, 7)]);
-    fleet.now += FIRST_PAUSE / 2;
+    fleet.now += FIRST_BACKOFF / 2;
     assert!(fleet.state.expire(fleet.now));
     assert_eq!(fleet.failures(), 0);
 
     // The second failure counts for longer.
     fleet.report("s1", vec![status(ModelPhase::Failed, 7)]);
-    fleet.now += FIRST_PAUSE;
+    fleet.now += FIRST_BACKOFF;
     assert!(!fleet.state.expire(fleet.now));
     assert_eq!(fleet.failures(), 1);
     let change = FleetEvent::StoreChanged(StoreChange::Put(model_entry("m", 8)));
@@ -244,7 +244,7 @@ fn node_linked_to_another_controller_is_ready_but_not_used_from_here() {
         .apply(put(link_key.clone(), &json!({}), 8), fleet.now);
     assert!(fleet.leave("s1"));
     assert_eq!(fleet.phase(), NodePhase::Ready);
-    assert!(!fleet.state.build_view(1, fleet.now).nodes[&fleet.node].linked_here);
+    assert!(!fleet.state.build_view(1, fleet.now).nodes[&fleet.node].linked_locally);
     let gone = StoreChange::Delete {
         key: link_key,
         revision: StoreRevision(9),
@@ -340,7 +340,7 @@ fn replica_is_expected_while_a_node_can_load_the_model() {
     fleet.report("s1", vec![status(ModelPhase::Failed, 7)]);
     assert!(!coming(&mut fleet));
     fleet.report("s1", vec![status(ModelPhase::Loading, 7)]);
-    fleet.now += FIRST_PAUSE;
+    fleet.now += FIRST_BACKOFF;
     fleet.state.expire(fleet.now);
     assert!(coming(&mut fleet));
     fleet.leave("s1");

@@ -28,6 +28,7 @@ use crate::config::EtcdAddress;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Interval of HTTP/2 pings on an idle connection, which detect a half-open one.
 const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
 /// The store in etcd. Cheap to clone; clones share the connection.
 #[derive(Clone)]
 pub struct EtcdStore {
@@ -187,7 +188,7 @@ impl Store for EtcdStore {
             .iter()
             .map(|(key, revision)| Compare::mod_revision(key.as_str(), CompareOp::Equal, *revision))
             .collect();
-        // If a condition fails, etcd returns the keys' current revisions, which tell which failed.
+        // If a condition fails, etcd returns the keys' current revisions, which show which one failed.
         let reads: Vec<_> = conditions
             .iter()
             .map(|(key, _)| TxnOp::get(key.as_str(), None))

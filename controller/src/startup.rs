@@ -1,0 +1,205 @@
+//! Starts the tasks of a controller and assembles its API.
+
+use std::sync::Arc;
+
+use flotilla_dispatch::{
+    DecisionLog, DispatchConfig, Dispatcher, DispatcherParts, LatestClassifier, PendingQueue,
+    RequestObserver, WakeUpReceiver, train_classifiers,
+};
+use flotilla_gateway::RequestLimits;
+use flotilla_telemetry::Telemetry;
+use flotilla_telemetry::server_metrics::ServerMetrics;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::artifacts::{ArtifactReplicator, BlobStore};
+use crate::config::ControllerConfig;
+use crate::fleet::{ControllerRecord, FleetEvent, FleetHandle};
+use crate::link::LinkServer;
+use crate::registrar::Registrar;
+use crate::store::{Store, StoreError, WatchEvent, keys};
+use crate::traffic::TrafficLog;
+use crate::{dashboard, leader, pending, reconcile, scrape};
+
+/// A controller while it starts: its tasks, and what they share.
+pub(crate) struct Startup {
+    config: ControllerConfig,
+    id: String,
+    store: Arc<dyn Store>,
+    pub(crate) fleet: FleetHandle,
+    blobs: BlobStore,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: JoinSet<()>,
+}
+
+impl Startup {
+    /// Starts the task that owns the fleet's state and the task that feeds it from the store.
+    pub(crate) fn new(id: String, config: ControllerConfig, store: Arc<dyn Store>) -> Self {
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let (fleet, run_fleet) = FleetHandle::new(&id, config.node_grace, stop.clone());
+        tasks.spawn(run_fleet);
+        tasks.spawn(follow_store(store.clone(), fleet.clone(), stop.clone()));
+        Self {
+            blobs: BlobStore::new(config.data_dir.join("blobs")),
+            config,
+            id,
+            store,
+            fleet,
+            stop,
+            tasks,
+        }
+    }
+
+    /// Starts the leader election and the tasks that depend on it: the replicator and the reconcile
+    /// loop.
+    pub(crate) fn start_leader_tasks(&mut self) {
+        let (sender, leadership) = watch::channel(None);
+        self.tasks.spawn(leader::run(
+            self.store.clone(),
+            self.id.clone(),
+            sender,
+            self.stop.clone(),
+        ));
+        let replicator = ArtifactReplicator {
+            id: self.id.clone(),
+            fleet: self.fleet.clone(),
+            store: self.store.clone(),
+            leader: leadership.clone(),
+            blobs: self.blobs.clone(),
+            scratch: self.config.data_dir.join("fetching"),
+        };
+        self.tasks.spawn(replicator.run(self.stop.clone()));
+        self.tasks.spawn(reconcile::run(
+            self.fleet.clone(),
+            self.store.clone(),
+            leadership,
+            self.stop.clone(),
+        ));
+    }
+
+    /// Starts the task that publishes this controller's `record` and its pending requests.
+    pub(crate) fn start_registrar(&mut self, record: ControllerRecord, pending: &PendingQueue) {
+        let registrar = Registrar {
+            id: self.id.clone(),
+            record,
+            fleet: self.fleet.clone(),
+            waiting: pending.counts(),
+            store: self.store.clone(),
+        };
+        self.tasks.spawn(registrar.run(self.stop.clone()));
+    }
+
+    /// Starts the task that wakes sleeping models up and rejects requests that no replica can answer.
+    pub(crate) fn start_wake_ups(&mut self, pending: &PendingQueue, wake_ups: WakeUpReceiver) {
+        self.tasks.spawn(pending::run(
+            self.fleet.clone(),
+            pending.clone(),
+            wake_ups,
+            self.stop.clone(),
+        ));
+    }
+
+    /// Starts the server for agents.
+    pub(crate) fn start_links(&mut self, listener: TcpListener) {
+        let server = LinkServer {
+            fleet: self.fleet.clone(),
+            id: self.id.clone(),
+            blobs: self.blobs.clone(),
+            connections: self.config.connections.max(1),
+            silence: self.config.link_timeout,
+            stop: self.stop.clone(),
+        };
+        self.tasks.spawn(server.run(listener));
+    }
+
+    /// Starts the request path and returns the routes of the whole API.
+    pub(crate) fn start_api(
+        &mut self,
+        pending: PendingQueue,
+        telemetry: &Telemetry,
+    ) -> axum::Router {
+        let metrics = Arc::new(ServerMetrics::new(&telemetry.meter()));
+        let traffic = TrafficLog::new(metrics.clone());
+        let observer = RequestObserver::new(metrics, Arc::new(traffic.clone()));
+        let (dispatcher, classifier) = self.start_dispatcher(pending, observer);
+        let (fleet, stop) = (&self.fleet, &self.stop);
+        self.tasks
+            .spawn(traffic.clone().run(fleet.clone(), stop.clone()));
+        scrape::register(&telemetry.meter(), fleet, &self.id);
+        let max_body = self.config.max_body;
+        let limits = RequestLimits {
+            max_body_bytes: max_body,
+        };
+        let decisions = admin::decisions::router(dispatcher.clone(), fleet.clone(), max_body);
+        let live = admin::live::router(fleet.clone(), traffic, self.id.clone(), stop.clone());
+        flotilla_gateway::router(dispatcher, limits, telemetry.tracer())
+            .merge(scrape::router(telemetry.prometheus(), fleet.clone()))
+            .merge(live)
+            .merge(dashboard::router())
+            .merge(admin::router(
+                fleet.clone(),
+                self.store.clone(),
+                self.blobs.clone(),
+                classifier,
+                self.id.clone(),
+            ))
+            .merge(decisions)
+    }
+
+    /// Starts the training of the classifier and creates the dispatcher.
+    fn start_dispatcher(
+        &mut self,
+        pending: PendingQueue,
+        observer: RequestObserver,
+    ) -> (Dispatcher, LatestClassifier) {
+        let (sender, classifier) = watch::channel(None);
+        self.tasks.spawn(train_classifiers(
+            self.fleet.dispatch_view(),
+            sender,
+            self.stop.clone(),
+        ));
+        let dispatcher = Dispatcher::new(
+            DispatcherParts {
+                view: self.fleet.dispatch_view(),
+                pending,
+                classifier: classifier.clone(),
+                decisions: DecisionLog::new(&self.id, self.config.decisions, observer.clone()),
+                observer,
+            },
+            DispatchConfig {
+                first_token_timeout: self.config.first_token_timeout,
+                record_prompts: self.config.record_prompts,
+            },
+        );
+        (dispatcher, classifier)
+    }
+}
+
+/// Passes every change of the store on to the fleet state.
+async fn follow_store(store: Arc<dyn Store>, fleet: FleetHandle, stop: CancellationToken) {
+    let follow = async {
+        let mut watch = store.watch(keys::ROOT).await?;
+        loop {
+            let event = match watch.next().await? {
+                WatchEvent::Snapshot { entries, revision } => {
+                    FleetEvent::StoreSnapshot { entries, revision }
+                }
+                WatchEvent::Change(change) => FleetEvent::StoreChanged(change),
+                WatchEvent::Unavailable(problem) => FleetEvent::StoreUnavailable(problem),
+                WatchEvent::Available => FleetEvent::StoreAvailable,
+            };
+            fleet.send(event).await;
+        }
+    };
+    let ended: Result<(), StoreError> = tokio::select! {
+        () = stop.cancelled() => return,
+        ended = follow => ended,
+    };
+    if let Err(error) = ended {
+        tracing::error!(%error, "the watch of the store has failed");
+    }
+}
