@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use flotilla_core::energy::EnergyUsage;
 
-use super::SharedAccounting;
 use super::request_progress::RequestProgress;
+use super::shared::SharedAccounting;
 
 /// The ledger entry of a request that is being computed. Dropping it settles it.
 pub struct LedgerEntry {

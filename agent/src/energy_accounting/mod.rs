@@ -17,35 +17,24 @@ mod reading;
 mod request_progress;
 mod request_share;
 mod sampler;
+mod setup;
+mod shared;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use flotilla_core::energy::{Ledger, PowerRange};
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Condvar, Mutex};
 
-use crate::power::{Gpus, Nvidia};
+use crate::power::Nvidia;
 pub use ledger_entry::LedgerEntry;
 use ledger_state::LedgerState;
 pub use reading::{ComponentReading, NodeReading};
 pub use request_progress::ModelRate;
 use sampler::EnergySampler;
-
-/// The machine whose energy is accounted for.
-pub struct AccountingSetup {
-    /// The root of the file system that has `/proc` and `/sys`: `/`, except in tests.
-    pub root: PathBuf,
-    /// Access to the GPUs of the machine.
-    pub gpus: Arc<dyn Gpus>,
-    /// Power draw of the machine as configured. `None`: guessed from `cores`.
-    pub power: Option<PowerRange>,
-    /// Number of CPU cores, for the guess of the power draw.
-    pub cores: u32,
-    /// Number of agents that share the machine; each reports an even share of its energy.
-    pub agents: u32,
-}
+pub use setup::AccountingSetup;
+use shared::SharedAccounting;
 
 /// Handle to the energy accounting of the machine. Cheap to clone; the sampling thread ends when
 /// the last clone is dropped.
@@ -69,16 +58,6 @@ impl Drop for AccountingThread {
         self.0.lock().closed = true;
         self.0.wake.notify_all();
     }
-}
-
-/// State shared by the handles, the ledger entries and the sampling thread.
-struct SharedAccounting {
-    state: Mutex<LedgerState>,
-    /// Wakes the sampling thread when a first request starts or the accounting closes.
-    wake: Condvar,
-    /// The last reading that was published.
-    reading: ArcSwap<NodeReading>,
-    power: PowerRange,
 }
 
 impl EnergyAccounting {
@@ -152,11 +131,5 @@ impl EnergyAccounting {
             shared.wake.notify_one();
         }
         LedgerEntry::new(shared.clone(), account, progress)
-    }
-}
-
-impl SharedAccounting {
-    fn lock(&self) -> MutexGuard<'_, LedgerState> {
-        self.state.lock()
     }
 }

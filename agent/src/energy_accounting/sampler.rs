@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use flotilla_core::energy::{EnergySource, EnergySources, MeterWindow, PowerRange};
 
+use super::cpu_estimate;
 use super::cpu_meter::CpuMeter;
 use super::ledger_state::WindowCompute;
 use super::meter_reader::MeterReader;
 use super::reading::{NodeReading, ReadingBuilder};
 use super::request_share::request_share;
-use super::{AccountingSetup, SharedAccounting, cpu_estimate};
+use super::setup::AccountingSetup;
+use super::shared::SharedAccounting;
 use crate::power::{self, ConditionWatcher, NodeCondition};
 
 /// Length of a window while requests run: short, so that most of a request falls into windows that

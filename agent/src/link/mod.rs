@@ -4,6 +4,7 @@
 //! link is a task of its own. All controllers read the node's desired state from one store, so the
 //! newest one counts, whichever controller sends it. While no link is up, the models stay as they are.
 
+mod agent_link;
 mod desired_state;
 mod energy_report;
 mod linked_controllers;
@@ -17,12 +18,8 @@ use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use crate::energy_accounting::EnergyAccounting;
-use crate::inference_service::InferenceService;
-use crate::models::ModelStatuses;
-use crate::node_description::NodeDescription;
+pub(crate) use agent_link::AgentLink;
 pub(crate) use desired_state::DesiredStateReceiver;
 pub(crate) use linked_controllers::LinkedControllers;
 use reconnect_delays::ReconnectDelays;
@@ -30,19 +27,6 @@ use session::SessionError;
 
 /// After a session of this length, the delays between attempts start over.
 const STABLE_SESSION: Duration = Duration::from_secs(10);
-
-/// What the links of an agent share.
-pub(crate) struct AgentLink {
-    pub(crate) node: NodeDescription,
-    pub(crate) service: InferenceService,
-    pub(crate) statuses: ModelStatuses,
-    pub(crate) energy_accounting: EnergyAccounting,
-    pub(crate) desired_state: DesiredStateReceiver,
-    /// When cancelled, no new requests are accepted; running ones may finish.
-    pub(crate) drain: CancellationToken,
-    /// When cancelled, all links end at once.
-    pub(crate) stop: CancellationToken,
-}
 
 /// Keeps up links to the controllers at the configured `addresses` and to those they name, until the
 /// agent has drained or stops.

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::AgentLink;
+use super::agent_link::AgentLink;
 use super::linked_controllers::LinkedControllers;
 use super::status_reporter::StatusReporter;
 use crate::inference_service::InferenceService;

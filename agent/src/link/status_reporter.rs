@@ -3,7 +3,7 @@
 use flotilla_proto::v1::{ModelStatus, NodeEnergy, StatusReport};
 use tokio::sync::mpsc;
 
-use super::AgentLink;
+use super::agent_link::AgentLink;
 use super::energy_report::EnergyReporter;
 
 /// Sends the status of the models and the node's energy to one controller.

@@ -7,8 +7,8 @@ use flotilla_core::admission::QueueKey;
 use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::{AnswerTiming, RequestError, Usage};
 
-use super::admission_queue::Permit;
 use super::ServedModel;
+use super::admission_queue::Permit;
 use crate::energy_accounting::LedgerEntry;
 
 /// How a request ended.

@@ -11,6 +11,7 @@ use hf_hub::api::tokio::{ApiBuilder, ApiError};
 use hf_hub::{Repo, RepoType};
 
 use super::blobs::{BlobError, BlobStore};
+use super::walk::walk;
 
 /// Longest time that a server may send nothing.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
@@ -88,7 +89,7 @@ async fn files_from_path(
     progress: FetchProgress<'_>,
 ) -> Result<Vec<ArtifactFile>, FetchError> {
     let root = path.to_owned();
-    let walked = tokio::task::spawn_blocking(move || super::walk(&root)).await;
+    let walked = tokio::task::spawn_blocking(move || walk(&root)).await;
     let unreadable = |problem: String| FetchError::Unreadable {
         path: path.to_owned(),
         problem,

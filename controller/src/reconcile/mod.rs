@@ -25,11 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::{FleetHandle, FleetView};
 use crate::store::backoff::RetryDelays;
 use crate::store::{Leadership, Store};
-use model_scalers::ModelScalers;
+use model_scalers::{ModelScalers, SCALING_INTERVAL};
 use problem::ProblemInputs;
 
-/// Interval of passes while the view does not change, for scaling by load.
-const SCALING_INTERVAL: Duration = Duration::from_secs(1);
 /// Changes within this time are planned for together.
 const DEBOUNCE: Duration = Duration::from_millis(5);
 

@@ -8,6 +8,9 @@ use flotilla_core::scaling::{ModelLoad, ReplicaScaler};
 
 use crate::fleet::{FleetView, ModelView};
 
+/// Interval of passes while the view does not change, for scaling by load.
+pub(super) const SCALING_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The scalers of all models. They live as long as the leadership: a new leader starts from the
 /// replicas that exist.
 #[derive(Default)]
@@ -106,7 +109,7 @@ impl ModelScaler {
         } else if load.queued > 0 {
             // No request was started since the last observation while some were queued: they have
             // waited at least for that long.
-            load.mean_wait = super::SCALING_INTERVAL;
+            load.mean_wait = SCALING_INTERVAL;
         }
         self.started_total = load.started_total;
         self.wait_us = wait_us;

@@ -6,6 +6,7 @@
 //! The log is the [`RequestListener`] of the request path, which notifies it of every request that
 //! ends.
 
+mod node_totals;
 mod report;
 mod second;
 mod totals;
@@ -14,7 +15,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::energy::EnergySources;
 use flotilla_dispatch::{EndedRequest, RequestListener};
 use flotilla_telemetry::server_metrics::ServerMetrics;
 use parking_lot::Mutex;
@@ -22,17 +22,15 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::fleet::FleetHandle;
+use node_totals::NodeTotals;
 pub use report::{
     LatencyPercentiles, MeteredEnergy, RequestSummary, TrafficPoint, UsageTotal, UsageTotals,
 };
-use second::CurrentSecond;
+use second::{CurrentSecond, MAX_SUMMARIES};
 use totals::RunningTotals;
 
 /// Seconds of history.
 const HISTORY_SECONDS: usize = 900;
-/// Requests of one second that get a summary, and summaries that are kept. Further requests of the
-/// second are counted, but not listed: all of them would flood the page.
-const MAX_SUMMARIES: usize = 50;
 /// Seconds that a slow reader of [`TrafficLog::subscribe`] may fall behind before it misses some.
 const TICK_CAPACITY: usize = 16;
 
@@ -58,14 +56,6 @@ pub(crate) struct TrafficTick {
     pub(crate) point: Arc<TrafficPoint>,
     /// Its requests, the oldest first, at most [`MAX_SUMMARIES`].
     pub(crate) summaries: Arc<Vec<RequestSummary>>,
-}
-
-/// Sums over the nodes' reports at one moment.
-#[derive(Default)]
-struct NodeTotals {
-    queued: u64,
-    watts: Option<f64>,
-    estimated_watts: f64,
 }
 
 impl RequestListener for TrafficLog {
@@ -145,32 +135,5 @@ impl TrafficLog {
             point: Arc::new(point),
             summaries: Arc::new(summaries),
         });
-    }
-}
-
-impl NodeTotals {
-    /// Adds up the last reports of all reachable nodes.
-    fn read(fleet: &FleetHandle) -> Self {
-        let view = fleet.view();
-        let waiting = view.models.values().map(|model| u64::from(model.waiting));
-        let mut totals = Self {
-            queued: waiting.sum(),
-            ..Self::default()
-        };
-        for node in view.nodes.values().filter(|node| node.linked_locally) {
-            let report = node.report.load();
-            let counters = report.models.iter().filter_map(|model| model.counters);
-            totals.queued += counters
-                .map(|counters| u64::from(counters.queued))
-                .sum::<u64>();
-            if let Some(energy) = &report.energy {
-                let watts = f64::from(energy.watts);
-                totals.watts = Some(totals.watts.unwrap_or(0.0) + watts);
-                if !EnergySources::from_bits(energy.sources).is_measured() {
-                    totals.estimated_watts += watts;
-                }
-            }
-        }
-        totals
     }
 }

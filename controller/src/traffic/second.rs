@@ -1,14 +1,16 @@
 //! The second that is being counted.
 
 use flotilla_core::routing::OutcomeStatus;
+use flotilla_dispatch::EndedRequest;
 use hdrhistogram::Histogram;
 
+use super::node_totals::NodeTotals;
 use super::report::{LatencyPercentiles, MeteredEnergy, RequestSummary, TrafficPoint};
-use flotilla_dispatch::EndedRequest;
-
-use super::{MAX_SUMMARIES, NodeTotals};
 use crate::clock::unix_millis;
 
+/// Requests of one second that get a summary, and summaries that are kept. Further requests of the
+/// second are counted, but not listed: all of them would flood the page.
+pub(super) const MAX_SUMMARIES: usize = 50;
 /// Longest latency that the histograms hold, in microseconds: ten minutes. Longer ones count as this.
 const MAX_LATENCY_US: u64 = 600_000_000;
 
