@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use flotilla_agent::{Agent, AgentConfig, NodeConfig};
-
 use flotilla_telemetry::TelemetrySettings;
 
 use crate::allocator;

@@ -12,7 +12,7 @@ use crate::manifest;
 
 /// Maximum time to wait until the classifier is trained for changed tasks.
 const TRAINING_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time between two looks at the training's state.
+/// Interval at which the state of the training is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Deserialize)]

@@ -12,8 +12,8 @@ use crate::args::Endpoint;
 
 /// A client of one fleet.
 ///
-/// Paths are given as segments. All methods return an error with the fleet's own message if it
-/// answers with an error status, and one that says how to reach a fleet if the connection fails.
+/// Paths are lists of segments. If the fleet answers with an error status, all methods return the
+/// message in its answer as the error. If the connection fails, the error says how to reach a fleet.
 pub(crate) struct FleetClient {
     client: Client,
     base: Url,
@@ -110,7 +110,8 @@ impl FleetClient {
         self.send(request).await.map(drop)
     }
 
-    /// Watches a list. The response has one line of JSON now and one at each change.
+    /// Watches a list. The response has a line of JSON for the current list, and another one
+    /// after each change.
     pub(crate) async fn watch(&self, path: &[&str]) -> anyhow::Result<Response> {
         let mut url = self.url(path);
         url.set_query(Some("watch=true"));

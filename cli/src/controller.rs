@@ -1,7 +1,6 @@
 //! `flotilla controller`: runs a controller until a signal stops it.
 
 use flotilla_controller::{Controller, ControllerConfig};
-
 use flotilla_telemetry::TelemetrySettings;
 
 use crate::args::ControllerArgs;

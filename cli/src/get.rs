@@ -45,7 +45,8 @@ pub(crate) async fn run(args: GetArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Prints the resources at `/api/v1/{collection}`, only those named `args.name` if that is given.
+/// Prints the resources at `/api/v1/{collection}`. If `args.name` is set, prints only the resources
+/// with that name.
 async fn list<T: DeserializeOwned + Serialize>(
     args: &GetArgs,
     collection: &str,

@@ -9,7 +9,7 @@ use flotilla_controller::fleet::NodeOperationRecord;
 use crate::args::{CordonArgs, DrainArgs};
 use crate::client::FleetClient;
 
-/// Time between two looks at the models of a node that is drained.
+/// Interval at which the models of a draining node are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Maximum time for replicas to stop after a forced removal: twice the time that agents give active
 /// requests by default.

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Waits for SIGINT (Ctrl-C) or SIGTERM. After that, another one ends the process at once.
+/// Waits for SIGINT (Ctrl-C) or SIGTERM. A second signal then ends the process at once.
 ///
 /// # Errors
 /// Returns an error if the system refuses a signal handler.

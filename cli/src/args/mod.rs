@@ -67,13 +67,13 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Runs a controller, which serves the API, routes requests and places models on nodes.
     Controller(Box<ControllerArgs>),
-    /// Runs an agent, which runs models on its node. Each node needs one.
+    /// Runs an agent, which hosts models on its node. Each node needs an agent.
     Agent(AgentArgs),
     /// Sends a prompt to a model and prints the answer.
     Chat(ChatArgs),
     /// Shows which replica a request would be sent to, and why, without sending it.
     Route(RouteArgs),
-    /// Shows why a past request was answered by the replica that answered it.
+    /// Shows which replica answered a past request, and why.
     Explain(ExplainArgs),
     /// Measures the quality of a task's models on labelled requests, and calibrates the task's
     /// cascade.

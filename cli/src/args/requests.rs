@@ -106,12 +106,12 @@ pub(crate) struct EvalArgs {
     /// With `--scoring numeric`: relative error that still counts as correct, 0.01 for 1 %.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.0)]
     pub(crate) tolerance: f64,
-    /// Field of a line that holds the request. Default: the first present one of messages, text,
-    /// prompt, question and input.
+    /// Field of a line that holds the request. Default: the first of messages, text, prompt,
+    /// question and input that is present.
     #[arg(long, value_name = "FIELD")]
     pub(crate) request_field: Option<String>,
-    /// Field of a line that holds the expected answer. Default: the first present one of expected,
-    /// label, answer and output.
+    /// Field of a line that holds the expected answer. Default: the first of expected, label,
+    /// answer and output that is present.
     #[arg(long, value_name = "FIELD")]
     pub(crate) expected_field: Option<String>,
     /// Maximum number of requests, sampled evenly from the file. Default: all of them.
@@ -123,7 +123,7 @@ pub(crate) struct EvalArgs {
     /// Privacy zone that the requests must stay in. Default: the task's first zone, if it has any.
     #[arg(long, value_name = "ZONE")]
     pub(crate) zone: Option<String>,
-    /// Number of concurrent requests, 1 to 1000. With more than one, the latencies are those of a
+    /// Number of concurrent requests, 1 to 1000. With more than 1, the latencies are those of a
     /// fleet under load.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_concurrency)]
     pub(crate) concurrency: usize,

@@ -184,7 +184,8 @@ impl ControllerArgs {
   flotilla agent --join controller.example:7070 --name shop-17
   flotilla agent --join 10.0.0.1:7070,10.0.0.2:7070 --name shop-17 --label region=north --memory 8GiB")]
 pub(crate) struct AgentArgs {
-    /// Link addresses of controllers. The agent learns the others from the first one that answers.
+    /// Link addresses of controllers. The agent learns of other controllers from the first that
+    /// answers.
     #[arg(
         long,
         env = "FLOTILLA_JOIN",

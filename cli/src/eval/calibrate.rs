@@ -31,7 +31,7 @@ pub(super) struct Calibration {
     /// Fraction of the answers that the smallest model keeps. Cross-validated: each half of the
     /// requests is measured with the thresholds from the other half.
     pub(super) kept_fraction: f32,
-    /// Quality and cost of the cascade, cross-validated likewise.
+    /// Quality and cost of the cascade, also cross-validated.
     pub(super) cascade: AnswerSummary,
     /// Quality and cost of each model without the cascade.
     pub(super) alone: Vec<(ModelName, AnswerSummary)>,
@@ -47,7 +47,7 @@ impl Calibration {
     }
 }
 
-/// Converts answers to input of the choice of a threshold.
+/// Converts answers for the choice of a threshold.
 fn scored_answers(answers: &[&GradedAnswer], measure: ConfidenceMeasure) -> Vec<ScoredAnswer> {
     let answers = answers.iter().map(|answer| ScoredAnswer {
         confidence: answer
@@ -128,8 +128,8 @@ fn fit_thresholds(
 }
 
 /// Returns the number of a model's answers that its threshold keeps.
-fn count_kept(answers: &[&GradedAnswer], accept: ConfidenceThreshold) -> usize {
-    count_accepted(accept, &scored_answers(answers, accept.measure))
+fn count_kept(answers: &[&GradedAnswer], threshold: ConfidenceThreshold) -> usize {
+    count_accepted(threshold, &scored_answers(answers, threshold.measure))
 }
 
 /// Chooses the thresholds that reach the target quality at the lowest energy, and measures them by
@@ -176,7 +176,7 @@ pub(super) fn calibrate(
         never_kept: answers[..last]
             .iter()
             .zip(&tiers)
-            .filter(|((_, answers), accept)| count_kept(answers, **accept) == 0)
+            .filter(|((_, answers), threshold)| count_kept(answers, **threshold) == 0)
             .map(|((model, _), _)| model.clone())
             .collect(),
         curve: threshold_curve(
@@ -256,12 +256,12 @@ mod tests {
     #[test]
     fn single_model_and_model_without_logprobs_are_rejected() {
         let mut small = answers("s", 4, 1.0, |_| (true, 0.9));
-        let one: ModelAnswers<'_> = vec![(small[0].model.clone(), small.iter().collect())];
-        assert!(calibrate(&one, None).is_err());
+        let single: ModelAnswers<'_> = vec![(small[0].model.clone(), small.iter().collect())];
+        assert!(calibrate(&single, None).is_err());
         small.iter_mut().for_each(|answer| answer.confidence = None);
-        let two: ModelAnswers<'_> = ["s", "l"]
+        let without_logprobs: ModelAnswers<'_> = ["s", "l"]
             .map(|name| (ModelName::new(name).unwrap(), small.iter().collect()))
             .into();
-        assert!(calibrate(&two, None).is_err());
+        assert!(calibrate(&without_logprobs, None).is_err());
     }
 }

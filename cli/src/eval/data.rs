@@ -3,9 +3,9 @@
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-/// Fields that can hold the request; the first present one is used.
+/// Fields that can hold the request. The first field that is present is used.
 const REQUEST_FIELDS: [&str; 5] = ["messages", "text", "prompt", "question", "input"];
-/// Fields that can hold the expected answer; the first present one is used.
+/// Fields that can hold the expected answer. The first field that is present is used.
 const EXPECTED_FIELDS: [&str; 4] = ["expected", "label", "answer", "output"];
 
 /// A request with its expected answer.
@@ -28,8 +28,8 @@ pub(super) struct FieldNames<'a> {
 /// Parses labelled requests, and samples `limit` of them evenly if there are more.
 ///
 /// # Errors
-/// Returns an error with the line number if a line is not a labelled request, and one if there are
-/// no requests.
+/// Returns an error with the line number if a line is not a labelled request, and an error if there
+/// are no requests.
 pub(super) fn parse(
     text: &str,
     fields: FieldNames<'_>,
@@ -53,7 +53,7 @@ pub(super) fn parse(
     })
 }
 
-/// Returns `count` of the requests: the last one of each of `count` equal parts.
+/// Returns the last request of each of `count` equal parts.
 fn sample_evenly(requests: Vec<LabelledRequest>, count: usize) -> Vec<LabelledRequest> {
     let total = requests.len();
     let sample = requests.into_iter().enumerate();

@@ -33,7 +33,7 @@ const FEW_REQUESTS: usize = 200;
 /// Length in hexadecimal digits of the digest that identifies the settings of an evaluation.
 const DIGEST_LENGTH: usize = 12;
 
-/// Measures the models, stores the results and calibrates the cascade, as `args` say.
+/// Measures the models, and according to `args` stores the results and calibrates the cascade.
 pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
     let task: TaskResource = fleet.get(&["api", "v1", "tasks", &args.task]).await?;
@@ -89,7 +89,7 @@ pub(crate) async fn run(args: EvalArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Calibrates the cascade of a task, prints the result and applies it if `args` say so.
+/// Calibrates the cascade of a task and prints the result. Applies it if `args.apply` is set.
 async fn calibrate_task(
     fleet: &FleetClient,
     args: &EvalArgs,
@@ -113,7 +113,7 @@ async fn calibrate_task(
         let order = answers.iter().map(|(model, _)| model.clone()).collect();
         apply_cascade(fleet, &task, order, &calibration).await?;
         print_text(format!(
-            "task/{} changed: it has this cascade now",
+            "task/{} changed: it now uses this cascade",
             args.task
         ));
     } else if let Some(model) = calibration.never_kept.first() {
@@ -173,7 +173,7 @@ fn scoring(args: &EvalArgs) -> Scoring {
     }
 }
 
-/// Returns the models to evaluate: those in `args`, or all of the task.
+/// Returns the models to evaluate: those that `args` name, or all models of the task.
 fn evaluated_models(
     args: &EvalArgs,
     task: &TaskResource,

@@ -19,7 +19,7 @@ use crate::client::{FleetClient, check_status};
 
 /// Maximum number of retries while the fleet has no capacity or no replica for the request.
 const MAX_RETRIES: usize = 5;
-/// Pause before the first retry; it doubles with each one that follows.
+/// Pause before the first retry. It doubles before each further retry.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// A model under evaluation, with the settings of its requests.

@@ -1,7 +1,7 @@
 //! The reference of all commands as Markdown, generated from the definitions in [`crate::args`].
 //!
-//! A walk of our own over [`clap::Command`], since `clap-markdown` leaves out the environment
-//! variables of flags and does not mark examples as code.
+//! It walks [`clap::Command`] itself, because `clap-markdown` leaves out the environment variables of
+//! flags and does not mark examples as code.
 
 use std::fmt::Write;
 

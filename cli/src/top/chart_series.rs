@@ -4,9 +4,9 @@ use flotilla_controller::admin::TrafficPoint;
 
 use super::state::LiveState;
 
-/// Seconds that a column can stand for.
+/// Numbers of seconds that a column can cover.
 const COLUMN_SECONDS: [u64; 5] = [1, 2, 5, 10, 15];
-/// Seconds that a chart shows at least, as long as its columns allow.
+/// Minimum number of seconds that a chart shows if it has enough columns.
 const MIN_CHART_SECONDS: u64 = 180;
 
 /// The way in which a column combines the values of its seconds.

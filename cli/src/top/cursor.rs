@@ -32,8 +32,8 @@ impl Cursor {
 
     /// Updates the cursor for a list of `rows` rows, of which `page_rows` fit.
     ///
-    /// A selected first row stays the first, where new rows appear. Any other selected row keeps
-    /// its position on the screen when rows are inserted above it.
+    /// If the first row is selected, the selection stays on the first row, where new rows appear.
+    /// Any other selected row keeps its position on the screen when rows are inserted above it.
     pub(super) fn update<'a>(
         &mut self,
         rows: usize,
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(
             cursor.name.as_deref(),
             Some("45"),
-            "a selected first row stays the first"
+            "the selection stays on the first row"
         );
         cursor.move_to(20);
         update(&mut cursor, 45);

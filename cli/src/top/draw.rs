@@ -18,9 +18,9 @@ use super::state::{ConnectionState, LiveState};
 use super::summary::{self, Field};
 use super::{draw_charts, draw_list};
 
-/// Age of the data from which it is shown although the connection is open.
+/// Age from which the age of the data is shown while the connection is open.
 const STALE_AFTER: Duration = Duration::from_secs(3);
-/// Heights of the terminal from which charts, and tall charts, are drawn.
+/// Minimum heights of the terminal for charts and for tall charts.
 const MIN_HEIGHT_FOR_CHARTS: u16 = 20;
 const MIN_HEIGHT_FOR_TALL_CHARTS: u16 = 36;
 /// Columns between two fields.
@@ -107,7 +107,7 @@ fn flow(fields: &[Field], width: u16) -> Vec<(u16, u16, &Field)> {
             (x, line) = (0, line + 1);
         }
         positions.push((x, line, field));
-        // Multiples of four: an additional digit does not move all fields that follow.
+        // Fields start at multiples of four, so that an additional digit does not move all later ones.
         x = x.saturating_add(needed + GAP).next_multiple_of(4);
     }
     positions
@@ -125,7 +125,7 @@ fn title(buffer: &mut Buffer, line: Rect, screen: &Screen, now: Instant, theme: 
     let mut end = write_text(buffer, left, "flotilla top", BOLD);
     for (index, identity) in summary::identity(screen.state()).iter().enumerate() {
         let rest = from_column(left, end + GAP);
-        // All but the first are left out rather than cut off.
+        // Fields after the first are left out rather than cut off.
         if index > 0 && field_width(identity) > rest.width {
             break;
         }

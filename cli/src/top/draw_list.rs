@@ -211,7 +211,7 @@ fn detail(buffer: &mut Buffer, mut area: Rect, screen: &mut Screen) {
 
 /// Returns the title and the text of details.
 fn detail_text(subject: &DetailSubject, state: &LiveState) -> (String, String) {
-    let gone = |kind: &str, name: &str| {
+    let missing = |kind: &str, name: &str| {
         (
             format!("{kind} {name}"),
             format!("The {} no longer exists.", kind.to_lowercase()),
@@ -223,14 +223,14 @@ fn detail_text(subject: &DetailSubject, state: &LiveState) -> (String, String) {
                 format!("Node {name}"),
                 nodes::power_details(node) + "\n" + &describe::describe_node(node),
             ),
-            None => gone("Node", name),
+            None => missing("Node", name),
         },
         DetailSubject::Model(name) => match state.models.get(name) {
             Some(model) => (
                 format!("Model {name}"),
                 describe::describe_model(model).unwrap_or_else(|error| error.to_string()),
             ),
-            None => gone("Model", name),
+            None => missing("Model", name),
         },
         DetailSubject::Decision { id, explanation } => (
             format!("Decision {id}"),

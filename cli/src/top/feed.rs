@@ -4,9 +4,9 @@
 //! defined here otherwise. Unknown fields and events are ignored, so that an older command can show
 //! a newer controller.
 //!
-//! The parser is our own. `eventsource-stream`, which `chat` uses, scans an incomplete line again
-//! with every chunk: the first event of a large fleet is one line of many megabytes, for which
-//! that takes quadratic time. It also does not limit the size of an event.
+//! `eventsource-stream`, which `chat` uses, does not fit here. It scans an incomplete line again with
+//! every chunk, which takes quadratic time for the first event of a large fleet: one line of many
+//! megabytes. It also does not limit the size of an event.
 
 use flotilla_controller::admin::{
     ControllerResource, ModelResource, NodeResource, RequestSummary, TrafficPoint, UsageTotals,
@@ -21,7 +21,7 @@ const MAX_EVENT_BYTES: usize = 256 << 20;
 pub(super) enum FeedEvent {
     Snapshot(Box<SnapshotEvent>),
     Delta(Box<DeltaEvent>),
-    /// Traffic per second, the oldest first: first all known seconds, then each one as it ends.
+    /// Traffic per second, the oldest first: first all recorded seconds, then each second as it ends.
     Traffic(Vec<TrafficPoint>),
     Usage(UsageTotals),
     /// Completed requests, the oldest first.

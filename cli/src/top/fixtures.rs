@@ -160,17 +160,17 @@ pub(super) fn busy() -> LiveState {
 /// A fleet with control characters in all texts that nodes and clients provide.
 pub(super) fn hostile() -> LiveState {
     let bad = "x\u{1b}[2J\u{7}\r\n\u{9b}1m\u{202e}y";
-    let mut one = node(bad);
-    one.status.phase = bad.into();
-    one.status.models[0].name = bad.into();
-    one.status.energy.as_mut().unwrap().throttle_reason = bad.into();
+    let mut hostile_node = node(bad);
+    hostile_node.status.phase = bad.into();
+    hostile_node.status.models[0].name = bad.into();
+    hostile_node.status.energy.as_mut().unwrap().throttle_reason = bad.into();
     let mut failed = model("m");
     failed.status.replicas[0].error = bad.into();
     failed.model.spec.description = bad.into();
     let mut request = decision(bad);
     (request.model, request.error) = (Some(bad.into()), Some(bad.into()));
     let mut state = state_after(vec![
-        fleet_event(1, vec![one], vec![failed]),
+        fleet_event(1, vec![hostile_node], vec![failed]),
         FeedEvent::Decisions(vec![request]),
     ]);
     state.notes = vec![bad.into()];

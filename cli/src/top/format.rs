@@ -113,8 +113,8 @@ pub(super) fn millis(value: f64) -> String {
 
 /// Formats a duration: 5 s, 3 min, 2 h 5 min, 3 d 4 h.
 ///
-/// Not `humantime` or `jiff`, which print every unit down to the second: a column has room for the
-/// two largest.
+/// `humantime` and `jiff` print every unit down to the second, but a column has room for only the two
+/// largest.
 pub(super) fn duration(value: Duration) -> String {
     let two_units = |large: u64, large_unit, small: u64, small_unit| match small {
         0 => format!("{large} {large_unit}"),

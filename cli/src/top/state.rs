@@ -37,7 +37,7 @@ pub(super) struct LiveState {
     pub(super) is_complete: bool,
     /// The last completed requests, the newest first.
     pub(super) decisions: VecDeque<RequestSummary>,
-    /// Number of completed requests that the controller left out of the feed, since there were too
+    /// Number of completed requests that the controller left out of the feed because there were too
     /// many.
     pub(super) omitted_decisions: u64,
 }
@@ -141,7 +141,7 @@ impl LiveState {
         }
     }
 
-    /// Adds seconds of traffic. They replace known seconds from the first of them on.
+    /// Adds seconds of traffic. They replace the recorded seconds from the first of them on.
     fn add_traffic(&mut self, points: Vec<TrafficPoint>) {
         let (Some(first), Some(last)) = (points.first(), points.last()) else {
             return;
@@ -156,7 +156,7 @@ impl LiveState {
         self.is_complete = true;
         for decision in decisions {
             // The controller repeats the last decisions after a reconnection.
-            if self.decisions.iter().any(|known| known.id == decision.id) {
+            if self.decisions.iter().any(|listed| listed.id == decision.id) {
                 continue;
             }
             self.omitted_decisions += decision.omitted;
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn delta_updates_nodes_and_models_and_removes_gone_ones() {
+    fn delta_updates_and_removes_nodes_and_models() {
         let mut state = LiveState::new("u");
         let fleet = fleet_event(1, vec![node("a"), node("b")], vec![model("m")]);
         apply(&mut state, fleet);

@@ -45,10 +45,10 @@ pub(super) fn identity(state: &LiveState) -> Vec<Field> {
     let Some(controller) = &state.controller else {
         return fields;
     };
-    let this = state.controllers.iter().find(|listed| listed.local);
+    let serving = state.controllers.iter().find(|listed| listed.local);
     let role = match (
         state.controllers.len(),
-        this.is_some_and(|this| this.leader),
+        serving.is_some_and(|serving| serving.leader),
     ) {
         (0 | 1, _) => String::new(),
         (total, true) => format!(", leader of {total}"),
@@ -94,10 +94,10 @@ pub(super) fn metrics(state: &LiveState) -> Vec<Field> {
 
 fn traffic(state: &LiveState) -> Vec<Field> {
     let seconds = state.last_points(RATE_SECONDS);
-    let known = seconds.clone().count();
+    let recorded = seconds.clone().count();
     let mean = |value: fn(&TrafficPoint) -> f64| {
         let sum: f64 = seconds.clone().map(value).sum();
-        (known > 0).then(|| sum / known as f64)
+        (recorded > 0).then(|| sum / recorded as f64)
     };
     let rate = |value: fn(&TrafficPoint) -> f64| {
         mean(value).map_or_else(|| UNKNOWN.into(), |mean| format!("{}/s", number(mean)))
@@ -168,8 +168,8 @@ pub(super) fn join_instructions(state: &LiveState) -> Vec<String> {
 /// Returns the link address of the controller for agents on other machines. If the controller reports
 /// a local address, its host is replaced by that of the fleet's URL.
 fn join_address(state: &LiveState) -> String {
-    let this = state.controllers.iter().find(|listed| listed.local);
-    let link = this.map_or("HOST:7070", |this| this.record.link.as_str());
+    let serving = state.controllers.iter().find(|listed| listed.local);
+    let link = serving.map_or("HOST:7070", |serving| serving.record.link.as_str());
     let (host, port) = link.rsplit_once(':').unwrap_or((link, "7070"));
     let local_prefixes = ["127.", "0.", "localhost", "["];
     if !local_prefixes.iter().any(|prefix| host.starts_with(prefix)) {

@@ -68,23 +68,26 @@ impl User {
 
 /// Compares the screen with the snapshot `name`. If the environment variable `UPDATE_SNAPSHOTS` is
 /// set, writes the snapshot first.
-fn assert_snapshot(seen: &str, name: &str) {
+fn assert_snapshot(actual: &str, name: &str) {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/top/snapshots");
     let path = std::path::Path::new(folder).join(format!("{name}.txt"));
     if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
-        std::fs::write(&path, seen).unwrap();
+        std::fs::write(&path, actual).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap();
-    assert!(seen == expected, "seen:\n{seen}\nexpected:\n{expected}");
+    assert!(
+        actual == expected,
+        "actual:\n{actual}\nexpected:\n{expected}"
+    );
 }
 
 #[test]
 fn empty_fleet_shows_how_to_start() {
     let mut user = User::open(fixtures::empty(), 80, 24);
-    let seen = user.screen_text();
+    let text = user.screen_text();
     assert!(
-        seen.contains("flotilla agent --name NAME --join fleet.example:7070"),
-        "{seen}"
+        text.contains("flotilla agent --name NAME --join fleet.example:7070"),
+        "{text}"
     );
     user.type_text("2");
     assert!(user.screen_text().contains("flotilla apply -f model.yaml"));
@@ -133,15 +136,15 @@ fn lost_connection_is_shown_with_the_age_of_the_data() {
     user.screen.live.apply(FeedUpdate::Reconnecting, user.now);
     assert!(user.screen_text().contains("reconnecting: cannot connect"));
     user.screen.live.apply(FeedUpdate::Events(vec![]), user.now);
-    let seen = user.screen_text();
-    assert!(seen.contains("live") && !seen.contains("LOST"), "{seen}");
+    let text = user.screen_text();
+    assert!(text.contains("live") && !text.contains("LOST"), "{text}");
 }
 
 #[test]
 fn instructions_are_wrapped_on_a_narrow_terminal() {
     let mut user = User::open(fixtures::empty(), 40, 24);
-    let seen = user.screen_text();
-    assert!(seen.contains("--join\nfleet.example:7070"), "{seen}");
+    let text = user.screen_text();
+    assert!(text.contains("--join\nfleet.example:7070"), "{text}");
     user.type_text("?");
     user.press(&[KeyCode::End]);
     assert!(user.screen_text().contains("time to first token."));
@@ -150,10 +153,10 @@ fn instructions_are_wrapped_on_a_narrow_terminal() {
 #[test]
 fn screen_shows_the_connection_attempt_before_any_data() {
     let mut user = User::open(LiveState::new("http://fleet.example:8080"), 80, 24);
-    let seen = user.screen_text();
+    let text = user.screen_text();
     assert!(
-        seen.contains("Connecting to http://fleet.example:8080"),
-        "{seen}"
+        text.contains("Connecting to http://fleet.example:8080"),
+        "{text}"
     );
 }
 
@@ -161,10 +164,10 @@ fn screen_shows_the_connection_attempt_before_any_data() {
 fn list_of_a_thousand_nodes_scrolls_quickly() {
     let mut user = User::open(fixtures::many(), 80, 24);
     user.press(&[KeyCode::End]);
-    let seen = user.screen_text();
+    let text = user.screen_text();
     assert!(
-        seen.contains(">node-0999") && !seen.contains("node-0980"),
-        "{seen}"
+        text.contains(">node-0999") && !text.contains("node-0980"),
+        "{text}"
     );
     user.press(&[KeyCode::PageUp, KeyCode::PageUp, KeyCode::Up]);
     let rows = user.screen_text().matches("node-0").count();
@@ -179,10 +182,10 @@ fn list_of_a_thousand_nodes_scrolls_quickly() {
     // It takes about a millisecond, on a busy machine longer.
     assert!(each < Duration::from_millis(250), "{each:?} per key");
     user.type_text("/0777");
-    let seen = user.screen_text();
+    let text = user.screen_text();
     assert!(
-        seen.contains("1 of 1,000 match") && seen.contains("filter: 0777"),
-        "{seen}"
+        text.contains("1 of 1,000 match") && text.contains("filter: 0777"),
+        "{text}"
     );
 }
 
@@ -190,10 +193,10 @@ fn list_of_a_thousand_nodes_scrolls_quickly() {
 fn details_of_a_row_open_and_close() {
     let mut user = User::open(fixtures::busy(), 100, 30);
     user.press(&[KeyCode::Down, KeyCode::Enter]);
-    let seen = user.screen_text();
+    let text = user.screen_text();
     assert!(
-        seen.contains("Node till-1") && seen.contains("Ready"),
-        "{seen}"
+        text.contains("Node till-1") && text.contains("Ready"),
+        "{text}"
     );
     user.press(&[KeyCode::Esc]);
     user.type_text("3");
@@ -203,10 +206,10 @@ fn details_of_a_row_open_and_close() {
     let long: Vec<_> = (0..100).map(|n| format!("line {n}")).collect();
     user.screen.set_explanation("d-3", long.join("\n"));
     user.press(&[KeyCode::End, KeyCode::Up]);
-    let seen = user.screen_text();
+    let text = user.screen_text();
     assert!(
-        seen.contains("line 98\n") && !seen.contains("line 99"),
-        "{seen}"
+        text.contains("line 98\n") && !text.contains("line 99"),
+        "{text}"
     );
 }
 
@@ -214,13 +217,13 @@ fn details_of_a_row_open_and_close() {
 fn sort_column_is_marked() {
     let mut user = User::open(fixtures::busy(), 80, 24);
     user.type_text("s");
-    let seen = user.screen_text();
+    let text = user.screen_text();
     assert!(
-        seen.contains("STATE▲") && seen.contains("by STATE"),
-        "{seen}"
+        text.contains("STATE▲") && text.contains("by STATE"),
+        "{text}"
     );
-    let (lost, ready) = (seen.find("clinic-7").unwrap(), seen.find("till-1").unwrap());
-    assert!(lost < ready, "problems come first:\n{seen}");
+    let (lost, ready) = (text.find("clinic-7").unwrap(), text.find("till-1").unwrap());
+    assert!(lost < ready, "problems come first:\n{text}");
     user.type_text("r");
     assert!(user.screen_text().contains("STATE▼"));
 }
@@ -252,8 +255,8 @@ fn control_characters_in_untrusted_text_do_not_reach_the_terminal() {
                     user.screen.set_explanation("x", explanation);
                 }
                 let is_unsafe = |c: char| c.is_control() || c == '\u{202e}';
-                let seen = user.screen_text().replace('\n', "");
-                assert!(!seen.contains(is_unsafe), "{seen:?}");
+                let text = user.screen_text().replace('\n', "");
+                assert!(!text.contains(is_unsafe), "{text:?}");
             }
         }
     }

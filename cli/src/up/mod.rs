@@ -22,9 +22,9 @@ use progress::{Progress, all_models_settled, all_nodes_ready};
 
 /// Maximum time to finish active requests after Ctrl-C.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Marker in the store after the first start: a model that the user deleted must not come back with
-/// the next start.
-const APPLIED_MARKER: &str = "demo-models-placed";
+/// Marker that the first start leaves in the store. A model that the user deleted must not come back
+/// at the next start.
+const APPLIED_MARKER: &str = "demo-models-applied";
 
 /// Runs a fleet until Ctrl-C.
 pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
@@ -59,7 +59,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     );
     let startup = async {
         let progress = Progress::new(&fleet, args.nodes);
-        // Models applied before all nodes have joined would all be placed on the first one.
+        // Models applied before all nodes have joined would all be placed on the first node.
         progress.wait_until(all_nodes_ready).await;
         apply_models(&desired_state, &manifests).await?;
         progress.wait_until(all_models_settled).await;
