@@ -71,7 +71,7 @@ function Controllers() {
       <dd>${duration(now - controller.startedAt)}</dd>
       ${controllers.map(
         ({ id, http, leader, local }) => html`
-          <dt>${leader ? "Leader" : "Replica"}</dt>
+          <dt>${leader ? "Leader" : "Follower"}</dt>
           <dd title=${local ? `${id}, the controller that serves this page` : id}>${http}</dd>
         `,
       )}

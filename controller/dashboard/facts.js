@@ -32,7 +32,8 @@ export const MODEL_ORDER = ["Failed", "Pending", "Partial", "Fetching", "Updatin
 /** The accelerators other than the CPU, which every node has. */
 export const accelerators = (node) => node.spec.accelerators.filter((name) => name !== "cpu");
 
-export const isEstimate = (source) => typeof source === "string" && source.startsWith("estimat");
+/** Whether at least a part of the joules from `source` (such as `rapl+estimate`) is estimated. */
+export const isEstimate = (source) => typeof source === "string" && source.includes("estimate");
 
 export const joulesPerToken = (usage) => (usage.outputTokens > 0 ? usage.joules / usage.outputTokens : null);
 

@@ -142,7 +142,7 @@ export function ModelPage({ id }) {
           entries=${[
             ["Replicas", `${status.ready} ready, ${status.assigned} assigned, ${min === max ? `${max} specified` : `${min} to ${max} specified`}`],
             ["Load", loadText(modelLoad(model))],
-            ["Waiting for a first replica", status.waiting > 0 && counted(status.waiting, "request")],
+            ["Pending requests", status.waiting > 0 && count(status.waiting)],
             ["Memory per replica", typeof status.memory === "number" ? bytes(status.memory) : NONE],
             ["Engine", spec.engine],
             ["Source", sourceText(spec.source)],
