@@ -1,4 +1,4 @@
-"""Noise for the texts of the intent models, so that typing errors do not matter."""
+"""Noise in the training texts of the intent models, for robustness against typing errors."""
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

@@ -8,8 +8,8 @@ from model import generate
 from tokenizer import END, prompt_text, train_tokenizer
 from trainer import Recipe
 
-# Spaces are tokens of their own, so that a word has the same tokens in the sentence and
-# right after a quote: copying is then a matter of repeating tokens.
+# Each space is a token, so that a word has the same tokens in the sentence and after a quote: the
+# model can copy a word by repeating its tokens.
 PIECES = r" |\d|\p{L}+|[^\s\p{L}\d]"
 
 SHAPE = {"hidden": 128, "intermediate": 384, "layers": 4, "heads": 4}
@@ -356,14 +356,14 @@ def _made_up(rng):
 
 
 class _Words:
-    """Draws slot values: from a word list or made up, and only from one side of the split."""
+    """Random slot values from a word list or made up, from one part of the held-out split only."""
 
     def __init__(self, rng, held_out):
         self.rng, self.held_out = rng, held_out
 
     def word(self, words):
         while True:
-            # Made-up words keep the model from knowing its slots by heart.
+            # Made-up words keep the model from memorising the word lists.
             word = _made_up(self.rng) if self.rng.random() < 0.45 else self.rng.choice(words)
             if _held_out_word(word) == self.held_out:
                 return word
@@ -459,7 +459,7 @@ def _example(rng, held_out):
         number, unit, spoken = _value(rng)
         device = words.device()
         text = rng.choice(HELDOUT_READINGS if held_out else READINGS).format(device=device, value=spoken)
-        # By hand, because the digits are copied as they are written: 7.0 and 7.00 differ.
+        # Not json.dumps, because the digits are copied as they are written: 7.0 and 7.00 differ.
         answer = f'{{"type": "reading", "device": "{device}", "value": {number}, "unit": "{unit}"}}'
     else:
         person, day, (exact, spoken) = words.person(), rng.choice(DAYS), _time(rng)
@@ -479,7 +479,7 @@ def _example(rng, held_out):
 
 
 class ExtractTask:
-    """Tokenizer, fresh training sentences and held-out check."""
+    """Tokenizer, training sentences and held-out evaluation."""
 
     max_new_tokens = 64
 
@@ -494,8 +494,8 @@ class ExtractTask:
     def epoch_examples(self, epoch):
         """Token-id pairs `(prompt, answer)`: new sentences each epoch.
 
-        The first epochs are the barest sentences with one-word slots: the model learns
-        to copy on short, cheap sequences before it meets free wording.
+        The sentences of the first epochs have the shortest wording and one-word slots: the model learns
+        to copy on short sequences, which train fast, before it learns free wording.
         """
         rng = random.Random(1000 + epoch)
         plain = epoch < self.plain_epochs
@@ -506,8 +506,8 @@ class ExtractTask:
         return [(prompt.ids, text.ids + [end]) for prompt, text in zip(prompts, answers)]
 
     def check(self, params, cfg):
-        """Share of held-out sentences whose greedy answer is exactly the right JSON."""
+        """Share of held-out sentences whose greedy answer is exactly the expected JSON."""
         prompts = [enc.ids for enc in self.tokenizer.encode_batch([prompt_text(text) for text, _ in self.heldout])]
-        got = generate(params, cfg, prompts, self.tokenizer.token_to_id(END), self.max_new_tokens, batch=128)
-        decoded = self.tokenizer.decode_batch(got)
-        return sum(text == right for text, (_, right) in zip(decoded, self.heldout)) / len(decoded)
+        answers = generate(params, cfg, prompts, self.tokenizer.token_to_id(END), self.max_new_tokens, batch=128)
+        decoded = self.tokenizer.decode_batch(answers)
+        return sum(text == expected for text, (_, expected) in zip(decoded, self.heldout)) / len(decoded)

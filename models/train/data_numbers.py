@@ -1,4 +1,4 @@
-"""Questions over a short list of whole numbers, and their bare answers."""
+"""Questions about a short list of whole numbers, with their answers."""
 
 import random
 import zlib
@@ -10,8 +10,8 @@ from model import generate, init_params
 from tokenizer import END, prompt_text, train_tokenizer
 from trainer import Recipe
 
-# A number is one token together with the comma or space before it: short sequences,
-# and the mean of a list is close to the mean of its embeddings.
+# A number is one token together with the comma or space before it. This makes sequences short, and
+# the mean of a list is close to the mean of its embeddings.
 PIECES = r",? ?\d{1,2}| ?\p{L}+| ?[^\s\p{L}\d]|\s"
 
 SMALLEST_LIST, LONGEST_LIST = 2, 5
@@ -22,8 +22,8 @@ RECIPE = Recipe(
     epochs=22, lr=2.5e-3, weight_decay=0.05, dropout=0.0, label_smoothing=0.0, prompt_loss=0.0, replace=0.0, ema=0.995
 )
 
-# How often each question is asked in training. A sum is hard to learn and is a single
-# token of loss against the several of a sorted list.
+# Weights of the kinds of questions in training. Sums are hard to learn, and the answer is a single
+# token of the loss, whereas a sorted list has several.
 WEIGHTS = {
     "sum": 50,
     "mean": 12,
@@ -34,7 +34,7 @@ WEIGHTS = {
     "descending": 10,
 }
 
-# What a question asks for, as a noun phrase that fits the frames below.
+# The quantity in question as a noun phrase, for the frames below.
 NAMES = {
     "sum": ["sum", "total", "sum total", "overall total", "total sum", "overall sum"],
     "mean": ["mean", "average", "mean value", "average value", "arithmetic mean", "avg"],
@@ -175,7 +175,7 @@ PHRASES = {
     ],
 }
 
-# Never trained on.
+# Not used for training.
 HELDOUT_FRAMES = [
     "what would be the {name} of {list}?",
     "i would like the {name} of {list}",
@@ -204,7 +204,7 @@ AFTER = ["", "", "", "", "", "", "", " please", ", please", ", thanks", " thank 
 
 
 def _held_out_list(numbers):
-    # By content and not by order, so that no shuffle of a held-out list is trained on.
+    # Independent of the order, so that training contains no permutation of a held-out list.
     return zlib.crc32(",".join(map(str, sorted(numbers))).encode()) % 40 == 0
 
 
@@ -213,21 +213,21 @@ def _draw(kind, longest, rng):
     top = rng.choice((10, LARGEST_NUMBER, LARGEST_NUMBER, LARGEST_NUMBER))
     numbers = [rng.randint(0, top) for _ in range(length)]
     if kind in ("ascending", "descending"):
-        # Without repeats: a list to sort has every number once.
+        # A list to sort has no repeated numbers.
         numbers = rng.sample(range(max(top, LONGEST_LIST) + 1), length)
     if kind == "mean":
-        # Move single numbers until the mean is whole.
+        # Decreases numbers until the mean is a whole number.
         excess = sum(numbers) % length
         while excess:
-            at = rng.randrange(length)
-            step = min(excess, numbers[at])
-            numbers[at] -= step
+            index = rng.randrange(length)
+            step = min(excess, numbers[index])
+            numbers[index] -= step
             excess -= step
     return numbers
 
 
 def answer(kind, numbers):
-    """The text the model has to give."""
+    """The expected answer."""
     if kind == "sum":
         return str(sum(numbers))
     if kind == "mean":
@@ -275,7 +275,7 @@ def _example(rng, kind, longest, held_out, plain=False):
 
 
 class NumbersTask:
-    """Tokenizer, fresh training questions and held-out check."""
+    """Tokenizer, training questions and held-out evaluation."""
 
     max_new_tokens = 12
 
@@ -283,11 +283,11 @@ class NumbersTask:
         self.epoch_size, self.plain_epochs = epoch_size, plain_epochs
         rng = random.Random(7)
         corpus = [text for text, _ in self._questions(rng, LONGEST_LIST, 20000, 0.0)]
-        # Every number of up to two digits, sums included, in each form that a list can give it.
+        # Every number of up to two digits, including sums, in each form in which a list can contain it.
         corpus += [f"{number} {number},{number}, {number}" for number in range(100)] * 20
         self.tokenizer = train_tokenizer(corpus, 1000, pieces=PIECES)
         rng, kinds = random.Random(11), list(WEIGHTS)
-        # Every kind of question equally often, whatever its weight in training.
+        # All kinds of questions are equally frequent, regardless of their weights in training.
         self.heldout = [_example(rng, kinds[i % len(kinds)], LONGEST_LIST, True) for i in range(heldout_size)]
 
     @staticmethod
@@ -298,8 +298,8 @@ class NumbersTask:
     def epoch_examples(self, epoch):
         """Token-id pairs `(prompt, answer)`: new questions each epoch.
 
-        The first epochs ask in the barest words: the model learns to reckon on short,
-        cheap sequences before it learns the many ways to ask.
+        The questions of the first epochs have the shortest wording: the model learns to calculate on
+        short sequences, which train fast, before it learns the wordings.
         """
         longest = min(LONGEST_LIST, SMALLEST_LIST + 1 + epoch)
         plain = 1.0 if epoch < self.plain_epochs else 0.4
@@ -310,11 +310,11 @@ class NumbersTask:
         return [(prompt.ids, text.ids + [end]) for prompt, text in zip(prompts, answers)]
 
     def initial(self, cfg, seed):
-        """Random weights, except that the embeddings of numbers show their size.
+        """Random weights, except that the embeddings of numbers represent their size.
 
-        Half of such an embedding holds waves of the number's value, from slow ones that
-        are nearly a ruler to fast ones that tell neighbours apart; the other half is
-        common to all numbers. A training this short could not find that by itself.
+        Half of such an embedding consists of sine waves of the number's value, from long wavelengths,
+        which represent its size, to short ones, which separate neighbours. The other half is common
+        to all numbers. Such a short training does not learn this representation by itself.
         """
         params = init_params(cfg, seed)
         embed = np.array(params["model.embed_tokens.weight"])
@@ -330,8 +330,8 @@ class NumbersTask:
         return params | {"model.embed_tokens.weight": jnp.asarray(embed)}
 
     def check(self, params, cfg):
-        """Share of held-out questions whose greedy answer is exactly right."""
+        """Share of held-out questions whose greedy answer is correct."""
         prompts = [enc.ids for enc in self.tokenizer.encode_batch([prompt_text(text) for text, _ in self.heldout])]
-        got = generate(params, cfg, prompts, self.tokenizer.token_to_id(END), self.max_new_tokens, batch=128)
-        decoded = self.tokenizer.decode_batch(got)
-        return sum(text == right for text, (_, right) in zip(decoded, self.heldout)) / len(decoded)
+        answers = generate(params, cfg, prompts, self.tokenizer.token_to_id(END), self.max_new_tokens, batch=128)
+        decoded = self.tokenizer.decode_batch(answers)
+        return sum(text == expected for text, (_, expected) in zip(decoded, self.heldout)) / len(decoded)

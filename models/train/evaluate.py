@@ -1,7 +1,7 @@
 """Held-out accuracy: `python evaluate.py NAME|all [--url http://HOST:PORT] [--limit N]`.
 
-Without `--url` the exported folder is read back and run here; with it the held-out set is
-sent to an OpenAI-compatible server, which checks the server as well.
+Without `--url` the exported model runs in this process. With `--url` the held-out set is sent to an
+OpenAI-compatible server, which tests the server as well.
 """
 
 import argparse
@@ -15,16 +15,16 @@ from tokenizer import END, prompt_text
 from train import DATA, MODELS, NAMES, task_of
 
 
-def answers_here(name, texts, models):
-    """Greedy answers of the exported folder."""
+def local_answers(name, texts, models):
+    """Greedy answers of the model in an exported folder."""
     params, cfg, tokenizer, _, max_new_tokens = load_model(f"{models}/{name}")
     prompts = [encoding.ids for encoding in tokenizer.encode_batch([prompt_text(text) for text in texts])]
     ids = generate(params, cfg, prompts, tokenizer.token_to_id(END), max_new_tokens, batch=128)
     return [text.strip() for text in tokenizer.decode_batch(ids)]
 
 
-def answers_of(url, name, texts):
-    """Answers of a server at temperature 0, four requests at a time."""
+def server_answers(url, name, texts):
+    """Answers of a server at temperature 0, with four concurrent requests."""
 
     def ask(text):
         body = {"model": name, "temperature": 0, "messages": [{"role": "user", "content": text}]}
@@ -43,9 +43,9 @@ def evaluate(name, args):
     task = task_of(name, args.data)[0]
     heldout = task.heldout[: args.limit]
     texts = [text for text, _ in heldout]
-    got = answers_of(args.url, name, texts) if args.url else answers_here(name, texts, args.models)
-    right = sum(answer == wanted for answer, (_, wanted) in zip(got, heldout))
-    print(f"{name}: {100 * right / len(heldout):.2f} % of {len(heldout)} held-out examples exactly right")
+    answers = server_answers(args.url, name, texts) if args.url else local_answers(name, texts, args.models)
+    correct = sum(answer == expected for answer, (_, expected) in zip(answers, heldout))
+    print(f"{name}: {100 * correct / len(heldout):.2f} % of {len(heldout)} held-out examples answered exactly")
 
 
 def main():
@@ -53,9 +53,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=[*NAMES, "all"])
     parser.add_argument("--data", default=DATA, help="folder with banking77/ and clinc150/")
-    parser.add_argument("--models", default=MODELS, help="where the model folders are")
-    parser.add_argument("--url", help="ask this server instead")
-    parser.add_argument("--limit", type=int, help="only so many examples")
+    parser.add_argument("--models", default=MODELS, help="folder with the models")
+    parser.add_argument("--url", help="URL of a server to evaluate instead")
+    parser.add_argument("--limit", type=int, help="maximum number of examples")
     args = parser.parse_args()
     for name in NAMES if args.name == "all" else [args.name]:
         evaluate(name, args)

@@ -1,4 +1,4 @@
-"""Write a trained model as a Hugging Face folder, and read one back."""
+"""Writing and reading of trained models as Hugging Face folders."""
 
 import json
 from pathlib import Path
@@ -98,7 +98,7 @@ def save_model(folder, params, cfg, tokenizer, max_new_tokens):
 
 
 def load_model(folder):
-    """Read a folder back: `(params, cfg, tokenizer, chat template, max new tokens)`."""
+    """Read a folder and return `(params, cfg, tokenizer, chat template, max new tokens)`."""
     folder = Path(folder)
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     cfg = Config(

@@ -1,4 +1,4 @@
-"""Examples of the intent models: a text and its label, with noise while training."""
+"""Training examples of the intent models: texts with noise, and their labels."""
 
 import random
 
@@ -21,12 +21,12 @@ class IntentTask:
         self.train, self.heldout = split
         labels = sorted({label for _, label in self.train})
         self.tokenizer = train_tokenizer([text for text, _ in self.train], vocab_size, labels)
-        # Splitting words differently in each epoch teaches the model their spelling.
+        # BPE dropout splits words differently in each epoch, so that the model learns their spelling.
         self._noisy_tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
         self._noisy_tokenizer.model.dropout = bpe_dropout
 
     def epoch_examples(self, epoch):
-        """Token-id pairs `(prompt, answer)` of one pass, freshly disturbed."""
+        """Token-id pairs `(prompt, answer)` of an epoch, with new noise."""
         rng = random.Random(1000 + epoch)
         texts = [prompt_text(augment.add_noise(text, rng)) for text, _ in self.train]
         end = self.tokenizer.token_to_id(END)
@@ -40,4 +40,4 @@ class IntentTask:
         prompts = [enc.ids for enc in self.tokenizer.encode_batch([prompt_text(text) for text, _ in self.heldout])]
         answers = generate(params, cfg, prompts, self.tokenizer.token_to_id(END), 2, batch=128)
         decoded = self.tokenizer.decode_batch(answers)
-        return sum(got == label for got, (_, label) in zip(decoded, self.heldout)) / len(decoded)
+        return sum(answer == label for answer, (_, label) in zip(decoded, self.heldout)) / len(decoded)

@@ -1,8 +1,7 @@
 """Llama and Mixtral decoders in JAX, with the semantics of the Hugging Face models.
 
-Weights are kept under their Hugging Face names and in their layout (`[out, in]`),
-except that the experts of a Mixtral layer are stacked in one array; `export.py`
-takes them apart again.
+Weights have their Hugging Face names and layout (`[out, in]`), except that the experts of a
+Mixtral layer are stacked in one array; `export.py` separates them.
 """
 
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ class Config:
 
 
 def init_params(cfg, seed):
-    """Random weights: normal with deviation 0.02, the residual outputs scaled down."""
+    """Random normal weights with a standard deviation of 0.02, smaller for residual outputs."""
     rng = np.random.default_rng(seed)
     residual_std = 0.02 / np.sqrt(2 * cfg.layers)
 
@@ -92,12 +91,12 @@ def rope_tables(cfg, length):
 def rotate(x, cos, sin):
     """Apply the rotary embedding to `[batch, time, head, dim]`."""
     half = x.shape[-1] // 2
-    turned = jnp.concatenate([-x[..., half:], x[..., :half]], axis=-1)
-    return x * cos + turned * sin
+    rotated = jnp.concatenate([-x[..., half:], x[..., :half]], axis=-1)
+    return x * cos + rotated * sin
 
 
 def attention(params, name, cfg, x, cos, sin):
-    """Causal self-attention. Padding sits at the right, so causality masks it."""
+    """Causal self-attention. Padding is on the right, so that the causal mask covers it."""
     batch, time, _ = x.shape
     shape = (batch, time, cfg.heads, cfg.head_dim)
     q = rotate(linear(x, params[f"{name}q_proj.weight"]).reshape(shape), cos, sin)
@@ -117,10 +116,10 @@ def dense_mlp(params, name, x):
 
 
 def moe_mlp(params, name, cfg, x):
-    """Mixtral's sparse block: softmax over all experts, the top k, renormalised.
+    """Mixtral's sparse block: softmax over all experts, top k, renormalised.
 
-    Every expert is computed and the unchosen ones get weight zero: with four small
-    experts that is faster on a CPU than gathering tokens. Returns the output and the
+    All experts are computed, and those outside the top k get weight zero: with four small
+    experts this is faster on a CPU than gathering tokens. Returns the output and the
     load-balancing loss of the layer.
     """
     probs = jax.nn.softmax(linear(x, params[f"{name}gate.weight"]), axis=-1)
@@ -171,7 +170,7 @@ def logits_of(params, states):
 
 @partial(jax.jit, static_argnums=1)
 def next_tokens(params, cfg, tokens, lengths):
-    """The likeliest token after the first `lengths[i]` tokens of each row."""
+    """The most probable token after the first `lengths[i]` tokens of each row."""
     states, _ = hidden_states(params, cfg, tokens)
     last = jnp.take_along_axis(states, (lengths - 1)[:, None, None], axis=1)[:, 0]
     return jnp.argmax(logits_of(params, last), axis=-1)

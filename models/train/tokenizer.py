@@ -1,12 +1,12 @@
-"""Byte-level BPE tokenizers and the one prompt format of all models."""
+"""Byte-level BPE tokenizers and the common prompt format of all models."""
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
 SPECIAL = [PAD, END, USER, ASSISTANT]
 
-# Renders the last user message and nothing else: the models were trained on one
-# message. Content may be a string or a list of parts with a `text` field.
+# Renders only the last user message, because the models were trained on single messages.
+# Content may be a string or a list of parts with a `text` field.
 CHAT_TEMPLATE = (
     "{%- set ns = namespace(text='') -%}"
     "{%- for message in messages -%}"
@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
 
 
 def prompt_text(message):
-    """What the chat template renders for a single user message."""
+    """The text that the chat template renders for a single user message."""
     return f"{USER} {message.strip().lower()}{ASSISTANT}"
 
 
@@ -35,13 +35,12 @@ def train_tokenizer(texts, vocab_size, labels=(), single_digits=False, pieces=No
     """Train a lower-casing byte-level BPE tokenizer on `texts`.
 
     Each label becomes one token, so that an intent model answers in a single step.
-    With `single_digits` every digit is a token of its own, as arithmetic needs;
-    `pieces`, a regular expression, says instead which pieces no token may cross.
-    All 256 bytes are in the vocabulary: constrained decoding can produce any text.
+    With `single_digits` every digit is a separate token. `pieces` is a regular expression that splits
+    texts instead: no token crosses the boundary of a piece. All 256 bytes are in the vocabulary, so
+    that constrained decoding can generate any text.
     """
     tokenizer = Tokenizer(models.BPE())
-    # Letter case is lost in the chat template and not here, or a grammar could not ask for
-    # capitals in an answer.
+    # The chat template lower-cases text, not the tokenizer: a grammar can require capitals in an answer.
     tokenizer.normalizer = normalizers.NFC()
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
     if pieces:
@@ -59,7 +58,7 @@ def train_tokenizer(texts, vocab_size, labels=(), single_digits=False, pieces=No
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Prompts put a space before the first word; the corpus has to look alike.
+    # Prompts have a space before the first word, so the corpus has one too.
     tokenizer.train_from_iterator((f" {text.lower()}" for text in texts), trainer)
     tokenizer.add_tokens([AddedToken(label, normalized=False, special=False) for label in labels])
     return tokenizer

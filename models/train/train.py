@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DATA = REPOSITORY.parent / "shared" / "data"
 MODELS = REPOSITORY / "models"
 
-# Shape and recipe of the intent models; those of the others are beside their data.
+# Shape and recipe of the intent models. Those of the other models are in the modules of their data.
 INTENTS = {
     "support-intent": ("banking77", dict(hidden=128, intermediate=384, layers=3, heads=4), Recipe(epochs=32)),
     "assistant-intent-s": ("clinc150", dict(hidden=96, intermediate=256, layers=2, heads=4), Recipe(epochs=12)),
@@ -27,7 +27,7 @@ VOCABULARY = 2000
 
 
 def task_of(name, data):
-    """The task of a model with its shape, recipe and, where it has one, its start."""
+    """The task of a model, its shape, its recipe, and its initial weights or None."""
     if name in INTENTS:
         from intents import IntentTask
 
@@ -63,7 +63,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=[*NAMES, "all"])
     parser.add_argument("--data", default=DATA, help="folder with banking77/ and clinc150/")
-    parser.add_argument("--out", default=MODELS, help="where the model folders go")
+    parser.add_argument("--out", default=MODELS, help="folder to write the models to")
     args = parser.parse_args()
     for name in NAMES if args.name == "all" else [args.name]:
         run(name, args.data, args.out)

@@ -19,7 +19,7 @@ BUCKETS = (8, 10, 12, 14, 16, 20, 24, 32, 48, 64, 96, 128)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train one model."""
+    """Hyperparameters of the training of a model."""
 
     epochs: int
     batch: int = 64
@@ -35,17 +35,17 @@ class Recipe:
 
 
 def _batches(examples, recipe, rng):
-    """Token, target and weight arrays of a fixed set of shapes.
+    """Token, target, weight and replaceable-token arrays, in a fixed set of shapes.
 
-    `examples` are `(prompt ids, answer ids)`. A share of the prompt tokens is replaced
-    at random in the input only, so the prompt loss asks for the clean token.
+    `examples` are `(prompt ids, answer ids)`. Replaceable are the prompt tokens that `_loss` may
+    replace at random in the input; the targets keep the original tokens.
     """
     order = rng.permutation(len(examples))
     window = recipe.batch * 24
     groups = []
     for start in range(0, len(order), window):
         part = sorted(order[start : start + window], key=lambda i: len(examples[i][0]) + len(examples[i][1]))
-        groups += [part[at : at + recipe.batch] for at in range(0, len(part), recipe.batch)]
+        groups += [part[first : first + recipe.batch] for first in range(0, len(part), recipe.batch)]
     groups = [group for group in groups if len(group) == recipe.batch]
     rng.shuffle(groups)
     for group in groups:
@@ -75,10 +75,10 @@ def _loss(params, cfg, recipe, batch, key):
     states, balance = hidden_states(params, cfg, tokens, recipe.dropout, drop_key)
     logits = logits_of(params, states)
     norm = jax.nn.logsumexp(logits, axis=-1)
-    right = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    target_logits = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     smooth = recipe.label_smoothing
-    loss = norm - (1.0 - smooth) * right - smooth * logits.mean(axis=-1)
-    # Divided by a constant: a row counts the same whatever its bucket.
+    loss = norm - (1.0 - smooth) * target_logits - smooth * logits.mean(axis=-1)
+    # Divided by a constant, so that a row has the same weight in every bucket.
     return jnp.sum(loss * weights) / tokens.shape[0] + recipe.balance_loss * balance
 
 
@@ -94,12 +94,12 @@ def _step(params, average, state, cfg, recipe, optimizer, batch, key, decay):
 def train(cfg, recipe, epoch_examples, check=None, check_every=5, initial=None):
     """Train a model and return its averaged weights.
 
-    `epoch_examples(epoch)` gives the epoch's `(prompt ids, answer ids)` pairs and
-    `check(params)`, where given, an accuracy that is printed on the way. `initial`
-    holds the weights to start from, random ones if it is left out.
+    `epoch_examples(epoch)` returns the `(prompt ids, answer ids)` pairs of an epoch. `check(params)`
+    returns an accuracy, which is printed every `check_every` epochs. `initial` are the initial
+    weights; they are random if it is None.
     """
     rng = np.random.default_rng(recipe.seed)
-    # A copy, because a step takes over the memory of its weights.
+    # A copy, because a training step reuses the memory of its inputs.
     params = init_params(cfg, recipe.seed) if initial is None else jax.tree.map(jnp.copy, initial)
     average = jax.tree.map(jnp.copy, params)
     steps = recipe.epochs * (len(epoch_examples(0)) // recipe.batch)
@@ -116,7 +116,7 @@ def train(cfg, recipe, epoch_examples, check=None, check_every=5, initial=None):
     for epoch in range(recipe.epochs):
         losses = []
         for batch in _batches(epoch_examples(epoch), recipe, rng):
-            # A short memory at first, so that the random start is soon forgotten.
+            # A fast average at first, so that the random initial weights soon have no influence.
             decay = min(recipe.ema, (1 + step) / (10 + step))
             params, average, state, loss = _step(
                 params, average, state, cfg, recipe, optimizer, batch, jax.random.fold_in(key, step), decay
