@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use flotilla_core::TaskName;
-use flotilla_core::routing::{Classifier, TrainingSet};
+use flotilla_core::routing::{Classification, Classifier, TrainingSet};
 use flotilla_core::spec::AbstainRule;
 use serde::Deserialize;
 
@@ -26,7 +26,7 @@ fn read(dir: &Path, file: &str) -> Vec<Request> {
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}; set FLOTILLA_DATA", path.display()));
     let lines = text.lines().map(|line| {
-        let line: Line = serde_json::from_str(line).expect("a line of CLINC150");
+        let line: Line = serde_json::from_str(line).expect("the line is a labelled request");
         (
             line.text,
             TaskName::new(&line.domain)
@@ -37,7 +37,7 @@ fn read(dir: &Path, file: &str) -> Vec<Request> {
     lines.collect()
 }
 
-fn examples(requests: Vec<Request>) -> TrainingSet {
+fn training_set(requests: Vec<Request>) -> TrainingSet {
     let mut examples = TrainingSet::default();
     for (text, task) in requests {
         let Some(task) = task else {
@@ -52,41 +52,42 @@ fn examples(requests: Vec<Request>) -> TrainingSet {
     examples
 }
 
-/// The share of `requests` whose most probable task is the right one.
+/// Returns the fraction of `requests` whose most probable task is the labelled one.
 fn accuracy(classifier: &Classifier, requests: &[Request]) -> f64 {
-    let right = requests.iter().filter(|(text, task)| {
+    let correct = requests.iter().filter(|(text, task)| {
         let classification = classifier.classify([text.as_str()].into_iter(), 8);
         Some(classification.best.task) == *task
     });
-    right.count() as f64 / requests.len() as f64
+    correct.count() as f64 / requests.len() as f64
 }
 
-/// The area under the ROC curve: the probability that a value of `above` is higher than one of `below`.
-fn auroc(above: &[f32], below: &[f32]) -> f64 {
-    let wins = above.iter().flat_map(|a| {
-        below.iter().map(move |b| match a.total_cmp(b) {
+/// Returns the area under the ROC curve: the probability that a value of `positive` is higher than a
+/// value of `negative`.
+fn auroc(positive: &[f32], negative: &[f32]) -> f64 {
+    let wins = positive.iter().flat_map(|a| {
+        negative.iter().map(move |b| match a.total_cmp(b) {
             std::cmp::Ordering::Greater => 1.0,
             std::cmp::Ordering::Equal => 0.5,
             std::cmp::Ordering::Less => 0.0,
         })
     });
-    wins.sum::<f64>() / (above.len() * below.len()) as f64
+    wins.sum::<f64>() / (positive.len() * negative.len()) as f64
 }
 
-/// `text` with one random edit (a letter removed, inserted or replaced, or two swapped) in a tenth of
-/// its words.
+/// Returns `text` with a random edit in a tenth of its words: a letter is removed, inserted or
+/// replaced, or two letters are swapped.
 fn with_typos(text: &str, random: &mut fastrand::Rng) -> String {
     let words = text.split(' ').map(|word| {
         let mut letters: Vec<char> = word.chars().collect();
         if letters.is_empty() || random.u8(..10) != 0 {
             return word.to_owned();
         }
-        let at = random.usize(..letters.len());
+        let index = random.usize(..letters.len());
         match random.u8(..4) {
-            0 => drop(letters.remove(at)),
-            1 => letters.insert(at, random.lowercase()),
-            2 => letters[at] = random.lowercase(),
-            _ if at + 1 < letters.len() => letters.swap(at, at + 1),
+            0 => drop(letters.remove(index)),
+            1 => letters.insert(index, random.lowercase()),
+            2 => letters[index] = random.lowercase(),
+            _ if index + 1 < letters.len() => letters.swap(index, index + 1),
             _ => {}
         }
         letters.into_iter().collect()
@@ -103,17 +104,17 @@ fn main() {
     let mut training = read(&dir, "train.jsonl");
     training.extend(read(&dir, "oos_train.jsonl"));
     let (in_scope, out_of_scope) = (read(&dir, "val.jsonl"), read(&dir, "oos_val.jsonl"));
-    let number = training.len();
-    let examples = examples(training);
+    let count = training.len();
+    let examples = training_set(training);
 
-    let begun = Instant::now();
+    let start = Instant::now();
     let trained = Classifier::train(&examples, AbstainRule::default());
-    let training = begun.elapsed();
+    let training_time = start.elapsed();
     let classifier = trained.expect("there are tasks");
     let (ngrams, bytes) = classifier.size();
     println!(
-        "trained on {number} examples in {:.2} s: {ngrams} n-grams, {:.1} MB of weights",
-        training.as_secs_f64(),
+        "trained on {count} examples in {:.2} s: {ngrams} n-grams, {:.1} MB of weights",
+        training_time.as_secs_f64(),
         bytes as f64 / 1e6
     );
 
@@ -142,16 +143,16 @@ fn main() {
             .collect()
     };
     let (inside, outside) = (classify_all(&in_scope), classify_all(&out_of_scope));
-    let confidences = |of: &[flotilla_core::routing::Classification]| -> Vec<f32> {
-        of.iter().map(|one| one.best.confidence).collect()
+    let confidences = |classifications: &[Classification]| -> Vec<f32> {
+        classifications.iter().map(|c| c.best.confidence).collect()
     };
     println!(
         "AUROC in/out of scope {:.4}",
         auroc(&confidences(&inside), &confidences(&outside))
     );
-    let abstained = |of: &[flotilla_core::routing::Classification]| {
-        let abstained = of.iter().filter(|one| one.abstained);
-        100.0 * abstained.count() as f64 / of.len() as f64
+    let abstained = |classifications: &[Classification]| {
+        let abstained = classifications.iter().filter(|c| c.abstained);
+        100.0 * abstained.count() as f64 / classifications.len() as f64
     };
     println!(
         "abstains below {:.3} from {:.1} % in scope and {:.1} % out of scope",
@@ -160,32 +161,39 @@ fn main() {
         abstained(&outside)
     );
 
-    // A new question after one of another task, and a question that means nothing without it.
-    let conversations = |last: Option<&str>| {
+    // Conversations of two turns: either the second turn is a question of another task, or it is a
+    // follow-up question that belongs to the task of the first turn.
+    let conversations = |follow_up: Option<&str>| {
         let pairs = in_scope.iter().zip(in_scope.iter().rev());
-        let right = pairs.clone().filter(|((before, old), (question, new))| {
-            let (last, task) = last.map_or((question.as_str(), new), |last| (last, old));
-            let classification = classifier.classify([last, before.as_str()].into_iter(), 8);
-            Some(&classification.best.task) == task.as_ref()
-        });
-        100.0 * right.count() as f64 / in_scope.len() as f64
+        let correct = pairs
+            .clone()
+            .filter(|((first, first_task), (second, second_task))| {
+                let (last, task) = match follow_up {
+                    Some(follow_up) => (follow_up, first_task),
+                    None => (second.as_str(), second_task),
+                };
+                let classification = classifier.classify([last, first.as_str()].into_iter(), 8);
+                Some(&classification.best.task) == task.as_ref()
+            });
+        100.0 * correct.count() as f64 / in_scope.len() as f64
     };
     println!("after another turn   {:6.2} %", conversations(None));
-    println!("  which then asks    {:6.2} %", conversations(Some("why?")));
+    println!("  with a follow-up   {:6.2} %", conversations(Some("why?")));
 
     let mut times: Vec<_> = in_scope
         .iter()
         .map(|(text, _)| {
-            let begun = Instant::now();
+            let start = Instant::now();
             std::hint::black_box(classifier.classify([text.as_str()].into_iter(), 8));
-            begun.elapsed()
+            start.elapsed()
         })
         .collect();
     times.sort_unstable();
-    let at = |part: f64| times[(part * (times.len() - 1) as f64) as usize].as_secs_f64() * 1e6;
+    let quantile_us =
+        |part: f64| times[(part * (times.len() - 1) as f64) as usize].as_secs_f64() * 1e6;
     println!(
         "classifies in {:.1} us (median), {:.1} us (99 %)",
-        at(0.5),
-        at(0.99)
+        quantile_us(0.5),
+        quantile_us(0.99)
     );
 }

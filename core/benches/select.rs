@@ -1,5 +1,5 @@
-//! Measures how long choosing a replica takes in fleets of 10, 1,000 and 10,000 nodes. The goal is 5 µs
-//! at any size.
+//! Measures the time for choosing a replica in fleets of 10, 1,000 and 10,000 nodes. The goal is 5 µs
+//! at every size.
 
 use std::hint::black_box;
 

@@ -1,9 +1,9 @@
-//! Measures the error of the joules attributed to a request: the ledger is fed as the agent feeds it, with
-//! the readings of a simulated node whose energy is known token by token.
+//! Measures the error of the joules attributed to a request. The ledger gets the same input as in the
+//! agent, from a simulated node whose energy is known token by token.
 //!
-//! The node draws 10 W idle and up to 45 W. Prefill and decode of a small and of a large
-//! model draw different power; concurrent requests slow each other down and draw a little more together.
-//! [`NodeWorkload`] says how long requests take and how many are computed at once.
+//! The node draws 10 W idle and up to 45 W. Prefill and decode of a small and of a large model draw
+//! different power. Concurrent requests slow each other down and draw a little more together.
+//! [`NodeWorkload`] sets the length and the concurrency of requests.
 
 use flotilla_core::Watts;
 use flotilla_core::energy::{Ledger, MeterWindow, PowerRange};
@@ -12,7 +12,7 @@ use super::fleet::normal;
 
 /// The length of a simulation step in seconds.
 const STEP: f64 = 0.001;
-/// The length of the simulation and of a meter window in steps; the latter as in the agent.
+/// The lengths of the simulation and of a meter window (the same as in the agent), in steps.
 const STEPS: usize = 4 * 3_600_000;
 const WINDOW: usize = 100;
 /// The length of a window without requests in steps.
@@ -27,7 +27,7 @@ const QUANTUM: f64 = 0.05;
 const NOISE: f64 = 0.03;
 const CORES: f64 = 8.0;
 /// Seconds of the shortest request on an idle node.
-const SHORTEST: f64 = 0.005;
+const MIN_SECONDS: f64 = 0.005;
 /// Slots of the models.
 const CONCURRENCY: f64 = 8.0;
 /// The weight of a new answer in the running mean of the time per token, as in the agent.
@@ -56,22 +56,22 @@ const MODELS: [Model; 2] = [
     },
 ];
 
-/// How the energy of the node is read.
+/// The source of the node's energy readings.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum EnergyReading {
-    /// By a meter.
+    /// A meter.
     Meter,
-    /// Estimated from processor time and the node's idle and maximum power.
+    /// An estimate from processor time and the node's idle and maximum power.
     Estimate,
 }
 
-/// The requests of the node.
+/// The length and the concurrency of the requests to the node.
 #[derive(Clone, Copy)]
 pub(crate) struct NodeWorkload {
-    /// The most concurrent requests.
-    pub(crate) at_once: usize,
+    /// Maximum number of concurrent requests.
+    pub(crate) max_concurrent: usize,
     /// Seconds of the longest request on an idle node.
-    pub(crate) longest: f64,
+    pub(crate) max_seconds: f64,
 }
 
 /// The attribution errors of requests of similar length.
@@ -99,7 +99,7 @@ impl LengthClass {
         }
     }
 
-    fn count(&mut self, attributed: f64, actual: f64) {
+    fn record(&mut self, attributed: f64, actual: f64) {
         self.requests += 1;
         self.relative_errors += (attributed - actual).abs() / actual;
         self.attributed += attributed;
@@ -120,68 +120,73 @@ impl LengthClass {
 struct Request {
     account: u64,
     model: usize,
-    /// Seconds of work up to the first token, in all, and done so far.
-    prefill: f64,
-    all: f64,
-    done: f64,
+    /// Seconds of work up to the first token.
+    prefill_work: f64,
+    /// Seconds of work of the whole request.
+    total_work: f64,
+    /// Seconds of work so far.
+    done_work: f64,
     tokens: f64,
-    /// Seconds so far, and up to the first token.
+    /// Seconds since the request started.
     elapsed: f64,
-    first: Option<f64>,
+    /// Seconds up to the first token. `None`: there is none yet.
+    first_token: Option<f64>,
     /// Seconds of work that are in the ledger.
-    counted: f64,
+    recorded_work: f64,
     joules: f64,
 }
 
 impl Request {
-    /// A request of 5 ms to `longest` seconds, with a log-uniform length.
-    fn draw(account: u64, longest: f64, random: &mut fastrand::Rng) -> Self {
-        let long = SHORTEST * (random.f64() * (longest / SHORTEST).ln()).exp();
-        let model = usize::from(long > 0.1 && random.bool());
-        let of = &MODELS[model];
-        let reading = long * (0.1 + 0.5 * random.f64());
-        let prompt = (reading / of.prefill).round().max(1.0);
-        let more = ((long - reading) / of.decode).floor();
+    /// Returns a request of 5 ms to `max_seconds`, with a log-uniform length.
+    fn random(account: u64, max_seconds: f64, random: &mut fastrand::Rng) -> Self {
+        let seconds = MIN_SECONDS * (random.f64() * (max_seconds / MIN_SECONDS).ln()).exp();
+        let model_index = usize::from(seconds > 0.1 && random.bool());
+        let model = &MODELS[model_index];
+        let prefill_seconds = seconds * (0.1 + 0.5 * random.f64());
+        let prompt = (prefill_seconds / model.prefill).round().max(1.0);
+        let decoded = ((seconds - prefill_seconds) / model.decode).floor();
         Self {
             account,
-            model,
-            prefill: prompt * of.prefill,
-            all: prompt * of.prefill + more * of.decode,
-            done: 0.0,
-            tokens: 1.0 + more,
+            model: model_index,
+            prefill_work: prompt * model.prefill,
+            total_work: prompt * model.prefill + decoded * model.decode,
+            done_work: 0.0,
+            tokens: 1.0 + decoded,
             elapsed: 0.0,
-            first: None,
-            counted: 0.0,
+            first_token: None,
+            recorded_work: 0.0,
             joules: 0.0,
         }
     }
 
     fn watts(&self) -> f64 {
         let model = &MODELS[self.model];
-        if self.done < self.prefill {
+        if self.done_work < self.prefill_work {
             model.prefill_watts
         } else {
             model.decode_watts
         }
     }
 
-    /// Its work as the agent counts it: prefill by time, decode by tokens times the time per token.
+    /// Returns the work as the agent counts it: prefill by time, decode by tokens times the time per
+    /// token.
     fn work(&self, per_token: Option<f64>) -> f64 {
-        let Some(first) = self.first else {
+        let Some(first_token) = self.first_token else {
             return self.elapsed;
         };
-        let written = ((self.done - self.prefill) / MODELS[self.model].decode).floor();
-        first + per_token.map_or(self.elapsed - first, |seconds| seconds * written)
+        let decoded = ((self.done_work - self.prefill_work) / MODELS[self.model].decode).floor();
+        first_token + per_token.map_or(self.elapsed - first_token, |seconds| seconds * decoded)
     }
 
-    fn count(&mut self, ledger: &mut Ledger, per_token: Option<f64>) {
+    fn record_work(&mut self, ledger: &mut Ledger, per_token: Option<f64>) {
         let work = self.work(per_token);
-        ledger.add_work(self.account, work - self.counted);
-        self.counted = self.counted.max(work);
+        ledger.add_work(self.account, work - self.recorded_work);
+        self.recorded_work = self.recorded_work.max(work);
     }
 }
 
-/// Runs the simulation and returns the errors by length of the requests, those of all at the end.
+/// Runs the simulation and returns the errors by length of the requests, followed by those of all
+/// requests.
 pub(crate) fn errors(source: EnergyReading, workload: NodeWorkload, seed: u64) -> Errors {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut ledger = Ledger::new(f64::from(POWER.idle.0), POWER.configured);
@@ -196,82 +201,82 @@ pub(crate) fn errors(source: EnergyReading, workload: NodeWorkload, seed: u64) -
     let mut all = LengthClass::new(("all", f64::INFINITY));
     let mut per_token = [None; 2];
     let mut running: Vec<Request> = Vec::new();
-    let (mut wanted, mut until) = (0, 0);
-    let (mut joules, mut counter, mut busy, mut opened) = (0.0, 0.0_f64, 0.0, 0);
+    let (mut concurrency, mut period_end) = (0, 0);
+    let (mut joules, mut counter, mut busy, mut window_start) = (0.0, 0.0_f64, 0.0, 0);
     for step in 0..STEPS {
-        if step >= until {
+        if step >= period_end {
             // A quarter of the periods have no requests.
-            wanted = if random.u8(..4) == 0 {
+            concurrency = if random.u8(..4) == 0 {
                 0
             } else {
-                random.usize(1..=workload.at_once)
+                random.usize(1..=workload.max_concurrent)
             };
-            until = step + random.usize(1_000..8_000);
+            period_end = step + random.usize(1_000..8_000);
         }
-        while running.len() < wanted {
-            running.push(Request::draw(
+        while running.len() < concurrency {
+            running.push(Request::random(
                 ledger.open_account(),
-                workload.longest,
+                workload.max_seconds,
                 &mut random,
             ));
         }
         joules += f64::from(POWER.idle.0) * STEP;
         if !running.is_empty() {
-            let at_once = running.len() as f64;
-            let slow = 1.0 + 0.45 * (at_once - 1.0);
-            let together = 1.0 + 0.02 * (at_once - 1.0);
-            let mut reads = false;
+            let concurrent = running.len() as f64;
+            let slowdown = 1.0 + 0.45 * (concurrent - 1.0);
+            let extra_power = 1.0 + 0.02 * (concurrent - 1.0);
+            let mut has_prefill = false;
             for request in &mut running {
-                let joules_of_step = request.watts() / at_once * together * STEP;
-                reads |= request.done < request.prefill;
+                let joules_of_step = request.watts() / concurrent * extra_power * STEP;
+                has_prefill |= request.done_work < request.prefill_work;
                 request.joules += joules_of_step;
                 joules += joules_of_step;
-                request.done += STEP / slow;
+                request.done_work += STEP / slowdown;
                 request.elapsed += STEP;
-                if request.done >= request.prefill && request.first.is_none() {
-                    request.first = Some(request.elapsed);
+                if request.done_work >= request.prefill_work && request.first_token.is_none() {
+                    request.first_token = Some(request.elapsed);
                 }
             }
-            // Prefill uses all cores; decode waits for memory a part of the time.
-            busy += if reads { STEP } else { 0.9 * STEP };
+            // Prefill uses all cores. Decode waits for memory for a part of the time.
+            busy += if has_prefill { STEP } else { 0.9 * STEP };
         }
-        let mut at = 0;
-        while at < running.len() {
-            if running[at].done < running[at].all {
-                at += 1;
+        let mut index = 0;
+        while index < running.len() {
+            if running[index].done_work < running[index].total_work {
+                index += 1;
                 continue;
             }
-            let mut ended = running.swap_remove(at);
-            let first = ended.first.unwrap_or(ended.elapsed);
-            let known = &mut per_token[ended.model];
-            if ended.tokens > 1.0 {
-                let seen = (ended.elapsed - first) / (ended.tokens - 1.0);
-                let before = known.unwrap_or(seen);
-                *known = Some(before + NEW_TOKEN_WEIGHT * (seen - before));
+            let mut completed = running.swap_remove(index);
+            let first_token = completed.first_token.unwrap_or(completed.elapsed);
+            let mean = &mut per_token[completed.model];
+            if completed.tokens > 1.0 {
+                let measured = (completed.elapsed - first_token) / (completed.tokens - 1.0);
+                let previous = mean.unwrap_or(measured);
+                *mean = Some(previous + NEW_TOKEN_WEIGHT * (measured - previous));
             }
-            ended.count(&mut ledger, *known);
-            let guess = f64::from(POWER.dynamic_power().0) / CONCURRENCY;
-            let attributed = ledger.settle_account(ended.account, guess);
+            completed.record_work(&mut ledger, *mean);
+            let default_watts = f64::from(POWER.dynamic_power().0) / CONCURRENCY;
+            let attributed = ledger.settle_account(completed.account, default_watts);
             let class = classes
                 .iter_mut()
-                .find(|class| ended.all < class.shorter_than);
+                .find(|class| completed.total_work < class.shorter_than);
             if let Some(class) = class {
-                class.count(attributed, ended.joules);
+                class.record(attributed, completed.joules);
             }
-            all.count(attributed, ended.joules);
+            all.record(attributed, completed.joules);
         }
         let length = if running.is_empty() { QUIET } else { WINDOW };
-        if step + 1 - opened >= length {
+        if step + 1 - window_start >= length {
             for request in &mut running {
-                request.count(&mut ledger, per_token[request.model]);
+                request.record_work(&mut ledger, per_token[request.model]);
             }
-            let seconds = (step + 1 - opened) as f64 * STEP;
-            let read = match source {
+            let seconds = (step + 1 - window_start) as f64 * STEP;
+            let reading = match source {
                 EnergyReading::Meter => {
-                    // The counter keeps what is rounded off for the next reading.
-                    let before = (counter / QUANTUM).floor();
+                    // The counter keeps the rounded-off energy for the next reading.
+                    let previous = (counter / QUANTUM).floor();
                     counter += joules * (1.0 + NOISE * normal(&mut random)).max(0.0);
-                    ((counter / QUANTUM).floor() - before) * QUANTUM
+                    ((counter / QUANTUM).floor() - previous) * QUANTUM
                 }
                 EnergyReading::Estimate => {
                     // Processor time is counted in ticks of 10 ms.
@@ -281,10 +286,10 @@ pub(crate) fn errors(source: EnergyReading, workload: NodeWorkload, seed: u64) -
             };
             ledger.close_window(MeterWindow {
                 seconds,
-                joules: read,
+                joules: reading,
                 own_share: 1.0,
             });
-            (joules, busy, opened) = (0.0, 0.0, step + 1);
+            (joules, busy, window_start) = (0.0, 0.0, step + 1);
         }
     }
     classes.push(all);

@@ -1,8 +1,7 @@
-//! The simulated fleet: the kinds of nodes, their models, and when they are under power or thermal
-//! pressure.
+//! The simulated fleet: the kinds of nodes, their models, and the times of power and thermal pressure.
 //!
-//! Speeds are those of a model with a billion weights in 4 bits (0.7 GB) and one request at a time; watts
-//! are those of the whole node. The values are our own estimates, rounded, of the order of published ones:
+//! Speeds are those of a model with a billion weights of 4 bits (0.7 GB) and one request at a time. Watts
+//! are those of the whole node. The values are our own rounded estimates, similar to published ones:
 //!
 //! - Decoding waits for memory: a token takes at least the time to read the weights once
 //!   (ericxliu.me, "Benchmarking LLMs on Jetson Orin Nano", 2025). Speeds therefore follow the bandwidth: 17 GB/s
@@ -26,14 +25,15 @@ use flotilla_core::energy::PowerRange;
 /// A kind of node.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
-    /// The share of all nodes.
-    part: f32,
+    /// The fraction of all nodes.
+    fraction: f32,
     /// Watts without requests.
     pub(crate) idle: f32,
     /// Watts under full load.
     pub(crate) max: f32,
-    /// Tokens per second of a model of a billion weights.
+    /// Tokens per second of a model with a billion weights in decode.
     decode: f32,
+    /// The same in prefill.
     prefill: f32,
     /// Slots of a replica.
     pub(crate) concurrency: u32,
@@ -47,12 +47,12 @@ pub(crate) struct Kind {
 
 #[rustfmt::skip]
 pub(crate) const KINDS: [Kind; 6] = [
-    Kind { name: "Raspberry Pi 5", part: 0.30, idle: 3.0, max: 9.0, decode: 10.0, prefill: 45.0, concurrency: 2, contention: 0.70, single_share: 0.95, small: true },
-    Kind { name: "mini PC, N100", part: 0.20, idle: 7.0, max: 23.0, decode: 14.0, prefill: 60.0, concurrency: 2, contention: 0.65, single_share: 0.90, small: true },
-    Kind { name: "mini PC, Ryzen 7", part: 0.17, idle: 9.0, max: 65.0, decode: 45.0, prefill: 300.0, concurrency: 4, contention: 0.45, single_share: 0.80, small: false },
-    Kind { name: "old server, 2 Xeons", part: 0.15, idle: 90.0, max: 290.0, decode: 32.0, prefill: 200.0, concurrency: 4, contention: 0.45, single_share: 0.75, small: false },
-    Kind { name: "Jetson Orin Nano", part: 0.15, idle: 5.0, max: 19.0, decode: 45.0, prefill: 900.0, concurrency: 4, contention: 0.35, single_share: 0.85, small: false },
-    Kind { name: "workstation, RTX 3060", part: 0.03, idle: 45.0, max: 235.0, decode: 160.0, prefill: 5_000.0, concurrency: 8, contention: 0.15, single_share: 0.65, small: false },
+    Kind { name: "Raspberry Pi 5", fraction: 0.30, idle: 3.0, max: 9.0, decode: 10.0, prefill: 45.0, concurrency: 2, contention: 0.70, single_share: 0.95, small: true },
+    Kind { name: "mini PC, N100", fraction: 0.20, idle: 7.0, max: 23.0, decode: 14.0, prefill: 60.0, concurrency: 2, contention: 0.65, single_share: 0.90, small: true },
+    Kind { name: "mini PC, Ryzen 7", fraction: 0.17, idle: 9.0, max: 65.0, decode: 45.0, prefill: 300.0, concurrency: 4, contention: 0.45, single_share: 0.80, small: false },
+    Kind { name: "old server, 2 Xeons", fraction: 0.15, idle: 90.0, max: 290.0, decode: 32.0, prefill: 200.0, concurrency: 4, contention: 0.45, single_share: 0.75, small: false },
+    Kind { name: "Jetson Orin Nano", fraction: 0.15, idle: 5.0, max: 19.0, decode: 45.0, prefill: 900.0, concurrency: 4, contention: 0.35, single_share: 0.85, small: false },
+    Kind { name: "workstation, RTX 3060", fraction: 0.03, idle: 45.0, max: 235.0, decode: 160.0, prefill: 5_000.0, concurrency: 8, contention: 0.15, single_share: 0.65, small: false },
 ];
 
 /// A model with its requests and its share of the nodes.
@@ -60,38 +60,41 @@ pub(crate) struct Model {
     pub(crate) name: &'static str,
     /// Billions of weights.
     size: f32,
-    /// The share of the requests.
-    pub(crate) part: f64,
-    /// The share of the nodes that have the model.
-    placed: f32,
+    /// The fraction of the requests.
+    pub(crate) fraction: f64,
+    /// The fraction of the nodes that have the model.
+    node_fraction: f32,
     large: bool,
-    /// Median and spread (of the logarithm) of the tokens of prompt and answer: lognormal, since traces of
-    /// such services are long-tailed (Wang et al., "BurstGPT", arXiv:2401.17644).
+    /// Median and standard deviation of the logarithm of the tokens of prompt and answer. They are
+    /// lognormal, since traces of such services are long-tailed (Wang et al., "BurstGPT", arXiv:2401.17644).
     pub(crate) prompt: (f64, f64),
     pub(crate) output: (f64, f64),
-    /// The most tokens of an answer; part of the request if `configured`.
-    pub(crate) most: u32,
-    pub(crate) configured: bool,
+    /// Maximum number of tokens of an answer.
+    pub(crate) max_tokens: u32,
+    /// Whether requests contain the maximum.
+    pub(crate) has_limit: bool,
 }
 
 #[rustfmt::skip]
 pub(crate) const MODELS: [Model; 3] = [
-    Model { name: "intent, 0.14 B", size: 0.14, part: 0.50, placed: 0.5, large: false, prompt: (60.0, 0.6), output: (4.0, 0.4), most: 8, configured: true },
-    Model { name: "assistant, 1 B", size: 1.0, part: 0.35, placed: 0.6, large: false, prompt: (180.0, 0.9), output: (70.0, 0.8), most: 400, configured: false },
-    Model { name: "writer, 3 B", size: 3.0, part: 0.15, placed: 0.7, large: true, prompt: (300.0, 0.9), output: (120.0, 0.7), most: 500, configured: false },
+    Model { name: "intent, 0.14 B", size: 0.14, fraction: 0.50, node_fraction: 0.5, large: false, prompt: (60.0, 0.6), output: (4.0, 0.4), max_tokens: 8, has_limit: true },
+    Model { name: "assistant, 1 B", size: 1.0, fraction: 0.35, node_fraction: 0.6, large: false, prompt: (180.0, 0.9), output: (70.0, 0.8), max_tokens: 400, has_limit: false },
+    Model { name: "writer, 3 B", size: 3.0, fraction: 0.15, node_fraction: 0.7, large: true, prompt: (300.0, 0.9), output: (120.0, 0.7), max_tokens: 500, has_limit: false },
 ];
 
-/// The queue length of a replica, as is the default in a model's spec.
+/// The queue length of a replica: the default in a model's spec.
 const QUEUE: u32 = 64;
 
 /// A node.
 pub(crate) struct Node {
     pub(crate) kind: usize,
-    /// The factors by which the node is faster, and draws more, than its kind.
+    /// Factor on the speed of its kind.
     speed: f32,
-    draw: f32,
-    /// When the node runs on battery and when it is throttled, as fractions of the day.
+    /// Factor on the power above idle of its kind.
+    power_factor: f32,
+    /// Start and end of the time on battery, as fractions of the day.
     battery: Option<(f64, f64)>,
+    /// Start and end of the time when the node is throttled, as fractions of the day.
     heat: Option<(f64, f64)>,
 }
 
@@ -100,15 +103,16 @@ pub(crate) struct Replica {
     pub(crate) node: usize,
     pub(crate) concurrency: u32,
     pub(crate) capacity: u32,
-    /// Seconds per token.
+    /// Seconds per token in decode.
     pub(crate) decode: f32,
+    /// Seconds per token in prefill.
     pub(crate) prefill: f32,
 }
 
 pub(crate) struct Fleet {
     pub(crate) nodes: Vec<Node>,
     pub(crate) replicas: Vec<Replica>,
-    /// Replicas by model.
+    /// Indices of the replicas of each model.
     pub(crate) by_model: Vec<Vec<usize>>,
 }
 
@@ -123,56 +127,56 @@ impl Fleet {
             by_model: vec![Vec::new(); MODELS.len()],
         };
         let mut kinds = Vec::new();
-        for (at, kind) in KINDS.iter().enumerate() {
-            let count = (kind.part * size as f32).round() as usize;
-            kinds.extend(std::iter::repeat_n(at, count));
+        for (index, kind) in KINDS.iter().enumerate() {
+            let count = (kind.fraction * size as f32).round() as usize;
+            kinds.extend(std::iter::repeat_n(index, count));
         }
         for kind in kinds {
-            let near =
+            let factor =
                 |random: &mut fastrand::Rng, spread: f32| (spread * normal(random) as f32).exp();
-            let period = |random: &mut fastrand::Rng, part: f32, longest: f64| {
-                let (from, long) = (random.f64(), (0.3 + 0.7 * random.f64()) * longest);
-                (random.f32() < part).then_some((from, from + long))
+            let period = |random: &mut fastrand::Rng, probability: f32, max_length: f64| {
+                let (start, length) = (random.f64(), (0.3 + 0.7 * random.f64()) * max_length);
+                (random.f32() < probability).then_some((start, start + length))
             };
             let small = KINDS[kind].small;
             let node = Node {
                 kind,
-                speed: near(random, 0.08),
-                draw: near(random, 0.08),
+                speed: factor(random, 0.08),
+                power_factor: factor(random, 0.08),
                 // Small nodes are on battery more often, for up to three hours.
                 battery: period(random, if small { 0.15 } else { 0.05 }, 0.125),
                 // Fanless nodes are throttled more often, for up to five hours.
                 heat: period(random, if small { 0.15 } else { 0.08 }, 0.2),
             };
             fleet.nodes.push(node);
-            for (at, model) in MODELS.iter().enumerate() {
-                if (small && model.large) || random.f32() > model.placed {
+            for (index, model) in MODELS.iter().enumerate() {
+                if (small && model.large) || random.f32() > model.node_fraction {
                     continue;
                 }
-                fleet.place(fleet.nodes.len() - 1, at);
+                fleet.place(fleet.nodes.len() - 1, index);
             }
         }
         fleet
     }
 
     fn place(&mut self, node: usize, model: usize) {
-        let (of, what) = (&self.nodes[node], &MODELS[model]);
-        let kind = &KINDS[of.kind];
-        // A constant overhead takes as long as some more weights, which matters for very small models.
-        let size = what.size + 0.05;
+        let speed = self.nodes[node].speed;
+        let kind = &KINDS[self.nodes[node].kind];
+        // The constant overhead of a token counts as additional weights. It matters for very small models.
+        let size = MODELS[model].size + 0.05;
         self.by_model[model].push(self.replicas.len());
         self.replicas.push(Replica {
             node,
             concurrency: kind.concurrency,
             capacity: kind.concurrency + QUEUE,
-            decode: size / (kind.decode * of.speed),
-            prefill: size / (kind.prefill * of.speed),
+            decode: size / (kind.decode * speed),
+            prefill: size / (kind.prefill * speed),
         });
     }
 }
 
 impl Node {
-    /// The power range, as the agent reports it.
+    /// Returns the power range that the agent reports.
     pub(crate) fn power(&self) -> PowerRange {
         let kind = &KINDS[self.kind];
         PowerRange {
@@ -182,28 +186,29 @@ impl Node {
         }
     }
 
-    /// Watts above idle with so many concurrent requests.
-    pub(crate) fn active(&self, requests: usize, throttled: bool) -> f64 {
+    /// Returns the watts above idle with `requests` concurrent requests.
+    pub(crate) fn active_watts(&self, requests: usize, throttled: bool) -> f64 {
         let kind = &KINDS[self.kind];
-        let more = (requests as f32 - 1.0) / (kind.concurrency as f32 - 1.0);
-        let part = kind.single_share + (1.0 - kind.single_share) * more.min(1.0);
+        let concurrency = (requests as f32 - 1.0) / (kind.concurrency as f32 - 1.0);
+        let share = kind.single_share + (1.0 - kind.single_share) * concurrency.min(1.0);
         let heat = if throttled { THROTTLED.1 } else { 1.0 };
-        f64::from((kind.max - kind.idle) * part * self.draw) * heat
+        f64::from((kind.max - kind.idle) * share * self.power_factor) * heat
     }
 
-    /// The pressure at this fraction of the day.
+    /// Returns the pressure at a fraction of the day.
     pub(crate) fn pressure(&self, day: f64) -> NodePressure {
-        let within =
-            |period: Option<(f64, f64)>| period.filter(|(from, to)| (*from..*to).contains(&day));
+        let within = |period: Option<(f64, f64)>| {
+            period.filter(|(start, end)| (*start..*end).contains(&day))
+        };
         NodePressure {
             battery: within(self.battery)
-                .map(|(from, to)| 1.0 - 0.8 * ((day - from) / (to - from)) as f32),
+                .map(|(start, end)| 1.0 - 0.8 * ((day - start) / (end - start)) as f32),
             throttled: within(self.heat).is_some(),
         }
     }
 }
 
-/// A random number of the standard normal distribution (Box and Muller, "A Note on the Generation of
+/// Returns a random number of the standard normal distribution (Box and Muller, "A Note on the Generation of
 /// Random Normal Deviates", 1958).
 pub(crate) fn normal(random: &mut fastrand::Rng) -> f64 {
     let (u, v) = (1.0 - random.f64(), random.f64());

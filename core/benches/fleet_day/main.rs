@@ -1,6 +1,6 @@
 //! Simulates a day of a fleet of 1,000 unequal nodes and compares the energy and time of requests under
-//! several policies of choosing replicas; Flotilla's policy is its own code. Also measures the error of
-//! the joules that are attributed to a request.
+//! several policies for choosing replicas. Flotilla's policy is the code of this crate. Also measures
+//! the error of the joules that are attributed to a request.
 //!
 //! `cargo bench -p flotilla-core --bench fleet_day` writes `docs/fleet-day.md` and `docs/fleet-day.svg`.
 //! All random numbers come from fixed seeds: the results are reproducible.
@@ -23,12 +23,14 @@ use report::{PolicyResult, RelativeResult};
 use simulate::{DayOutcome, Simulation};
 
 const NODES: usize = 1_000;
-/// The main day: the load of the fleet at its usual peak, and the length in seconds.
-const BUSY: f64 = 0.6;
-const DAY: f64 = 43_200.0;
+/// The load of the fleet at the usual peak of the main day, 0 to 1.
+const PEAK_LOAD: f64 = 0.6;
+/// The length of the main day in seconds.
+const DAY_SECONDS: f64 = 43_200.0;
 /// The length of the other days in seconds.
-const SHORT_DAY: f64 = 7_200.0;
-const LEVELS: [f64; 3] = [0.3, 0.6, 0.9];
+const SHORT_DAY_SECONDS: f64 = 7_200.0;
+/// The loads and the seeds of the other days.
+const PEAK_LOADS: [f64; 3] = [0.3, 0.6, 0.9];
 const SEEDS: [u64; 3] = [2, 3, 4];
 
 /// Task weights that consider time only.
@@ -44,21 +46,21 @@ const POLICIES: [(&str, Policy); 6] = [
         "least load of two",
         Policy::LeastLoad {
             sample: Some(2),
-            more: 0,
+            extra: 0,
         },
     ),
     (
         "least load of all",
         Policy::LeastLoad {
             sample: None,
-            more: 0,
+            extra: 0,
         },
     ),
     (
         "shortest expected delay of all",
         Policy::LeastLoad {
             sample: None,
-            more: 1,
+            extra: 1,
         },
     ),
     ("Flotilla, soonest", Policy::Flotilla(Some(SOONEST))),
@@ -66,31 +68,32 @@ const POLICIES: [(&str, Policy); 6] = [
 ];
 
 /// Simulates a day of a fleet once for each policy. Returns the number of requests and the results.
-fn days(seed: u64, busy: f64, long: f64) -> (usize, Vec<PolicyResult>) {
+fn simulate_day(seed: u64, peak_load: f64, day_seconds: f64) -> (usize, Vec<PolicyResult>) {
     let mut random = fastrand::Rng::with_seed(seed);
     let fleet = Fleet::new(NODES, &mut random);
-    let requests = load::day(&fleet, busy, long, &mut random);
+    let requests = load::day(&fleet, peak_load, day_seconds, &mut random);
     let rows = POLICIES.map(|(name, policy)| PolicyResult {
         name,
-        outcome: Simulation::new(&fleet, &requests, long, policy, seed).run(),
+        outcome: Simulation::new(&fleet, &requests, day_seconds, policy, seed).run(),
     });
     (requests.len(), rows.into())
 }
 
 fn outcome_of<'a>(rows: &'a [PolicyResult], name: &str) -> &'a DayOutcome {
-    let found = rows.iter().find(|row| row.name == name);
-    &found.expect("there is such a policy").outcome
+    let row = rows.iter().find(|row| row.name == name);
+    &row.expect("the policy is in POLICIES").outcome
 }
 
-/// Flotilla compared with both policies that read the load of all replicas, for each seed and load.
-fn others() -> String {
+/// Compares Flotilla with both policies that read the load of all replicas, for each seed and load.
+/// Returns a table.
+fn other_days() -> String {
     let mut text = String::from(
         "| seed | busy at peak | requests | J against least load | p95 against it | J against shortest expected delay | p95 against it |\n\
          | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for seed in SEEDS {
-        for busy in LEVELS {
-            let (requests, rows) = days(seed, busy, SHORT_DAY);
+        for peak_load in PEAK_LOADS {
+            let (requests, rows) = simulate_day(seed, peak_load, SHORT_DAY_SECONDS);
             let flotilla = outcome_of(&rows, "Flotilla");
             let load = RelativeResult::new(flotilla, outcome_of(&rows, "least load of all"));
             let delay = RelativeResult::new(
@@ -100,7 +103,7 @@ fn others() -> String {
             let _ = writeln!(
                 text,
                 "| {seed} | {:.0} % | {requests} | {:+.0} % | {:+.0} % | {:+.0} % | {:+.0} % |",
-                100.0 * busy,
+                100.0 * peak_load,
                 load.joules,
                 load.p95,
                 delay.joules,
@@ -111,21 +114,21 @@ fn others() -> String {
     text
 }
 
-/// The attribution errors of mixed requests, and of short requests one at a time.
-fn errors() -> Vec<(&'static str, attribution::Errors)> {
-    let all = NodeWorkload {
-        at_once: 8,
-        longest: 10.0,
+/// Measures the attribution errors of mixed requests, and of short requests one at a time.
+fn attribution_errors() -> Vec<(&'static str, attribution::Errors)> {
+    let mixed = NodeWorkload {
+        max_concurrent: 8,
+        max_seconds: 10.0,
     };
     let short = NodeWorkload {
-        at_once: 1,
-        longest: 0.04,
+        max_concurrent: 1,
+        max_seconds: 0.04,
     };
     vec![
-        ("meter", attribution::errors(EnergyReading::Meter, all, 1)),
+        ("meter", attribution::errors(EnergyReading::Meter, mixed, 1)),
         (
             "estimate",
-            attribution::errors(EnergyReading::Estimate, all, 1),
+            attribution::errors(EnergyReading::Estimate, mixed, 1),
         ),
         (
             "meter, short requests one at a time",
@@ -139,20 +142,20 @@ fn errors() -> Vec<(&'static str, attribution::Errors)> {
 }
 
 fn main() {
-    // `cargo test` runs benches without this argument: a short day shows that they work.
+    // `cargo test` runs benches without this argument. A short day then shows that they work.
     if !std::env::args().any(|arg| arg == "--bench") {
-        let (requests, rows) = days(1, 0.3, 60.0);
+        let (requests, rows) = simulate_day(1, 0.3, 60.0);
         println!("{requests} requests\n{}", report::table(&rows));
         return;
     }
-    let (requests, mut rows) = days(1, BUSY, DAY);
+    let (requests, mut rows) = simulate_day(1, PEAK_LOAD, DAY_SECONDS);
     let flotilla = outcome_of(&rows, "Flotilla");
     let load = RelativeResult::new(flotilla, outcome_of(&rows, "least load of all"));
     let delay = RelativeResult::new(
         flotilla,
         outcome_of(&rows, "shortest expected delay of all"),
     );
-    let errors = errors();
+    let errors = attribution_errors();
     let kinds = KINDS.map(|kind| kind.name);
     let models = MODELS.map(|model| model.name).join("; ");
     let text = format!(
@@ -181,15 +184,15 @@ fn main() {
          while requests really draw 20 W to 34 W on top of idle. Seconds of work have one price for \
          all models of a node, so requests of the model that draws less are charged a little too \
          much. Then the same for a node with short answers only (5 to 40 ms), one at a time.\n\n{}",
-        DAY / 3_600.0,
-        100.0 * BUSY,
+        DAY_SECONDS / 3_600.0,
+        100.0 * PEAK_LOAD,
         report::table(&rows),
         load.joules,
         load.p95,
         delay.joules,
         delay.p95,
         report::kinds(&rows, &kinds),
-        others(),
+        other_days(),
         report::errors(&errors),
     );
     println!("{text}");

@@ -7,26 +7,30 @@ use flotilla_core::routing::{
     sample_and_choose,
 };
 
-use super::fleet::{Fleet, MODELS};
-use super::load::{BYTES, Request};
+use super::fleet::{Fleet, MODELS, Replica};
+use super::load::{BYTES_PER_TOKEN, Request};
 
 /// The weight of a new answer in the running mean of watts, as in the dispatcher's load guard.
 const NEW_WATTS_WEIGHT: f32 = 0.2;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Policy {
-    /// All replicas in turn.
+    /// Chooses all replicas in turn.
     RoundRobin,
-    /// The replica with the fewest requests, plus so many `more`, per slot: of a `sample` of that size,
-    /// or of all replicas.
-    LeastLoad { sample: Option<usize>, more: u32 },
-    /// Flotilla with the weights of a task, or with its default rule.
+    /// Chooses the replica with the fewest requests per slot.
+    LeastLoad {
+        /// Size of the sample of replicas. `None`: all replicas.
+        sample: Option<usize>,
+        /// Requests that are added to those of each replica.
+        extra: u32,
+    },
+    /// Flotilla's policy with the weights of a task, or with its default rule.
     Flotilla(Option<ObjectiveWeights>),
 }
 
-/// What a controller knows of a replica.
+/// The state of a replica in a controller.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct ReplicaKnowledge {
+pub(crate) struct ReplicaState {
     pub(crate) in_flight: u32,
     speed: Option<SpeedEstimate>,
     watts: Option<f32>,
@@ -37,71 +41,85 @@ pub(crate) struct ReplicaKnowledge {
 pub(crate) struct Controller<'a> {
     fleet: &'a Fleet,
     policy: Policy,
-    pub(crate) known: Vec<ReplicaKnowledge>,
+    /// The state of each replica.
+    pub(crate) states: Vec<ReplicaState>,
+    /// Index of the next replica of each model for [`Policy::RoundRobin`].
     next: Vec<usize>,
     random: fastrand::Rng,
 }
 
 impl<'a> Controller<'a> {
     pub(crate) fn new(fleet: &'a Fleet, policy: Policy, seed: u64) -> Self {
-        let idle = ReplicaKnowledge {
+        let idle = ReplicaState {
             pressure_factor: 1.0,
-            ..ReplicaKnowledge::default()
+            ..ReplicaState::default()
         };
         Self {
             fleet,
             policy,
-            known: vec![idle; fleet.replicas.len()],
+            states: vec![idle; fleet.replicas.len()],
             next: vec![0; MODELS.len()],
             random: fastrand::Rng::with_seed(seed),
         }
     }
 
     pub(crate) fn load(&self, replica: usize) -> ReplicaLoad {
-        let of = &self.fleet.replicas[replica];
+        let Replica {
+            concurrency,
+            capacity,
+            ..
+        } = self.fleet.replicas[replica];
         ReplicaLoad {
-            in_flight: self.known[replica].in_flight,
+            in_flight: self.states[replica].in_flight,
             external_in_flight: 0,
-            concurrency: of.concurrency,
-            capacity: of.capacity,
+            concurrency,
+            capacity,
         }
     }
 
-    /// The replica that gets a request. `None` if all are full.
+    /// Returns the replica for a request. `None`: all replicas are full.
     pub(crate) fn choose(&mut self, request: &Request) -> Option<usize> {
         let model = usize::from(request.model);
         let all = &self.fleet.by_model[model];
         match self.policy {
             Policy::RoundRobin => {
-                let from = self.next[model];
-                let turn = (0..all.len()).map(|more| (from + more) % all.len());
-                let found = turn.into_iter().find(|at| !self.load(all[*at]).is_full())?;
-                self.next[model] = (found + 1) % all.len();
-                Some(all[found])
+                let start = self.next[model];
+                let order = (0..all.len()).map(|offset| (start + offset) % all.len());
+                let index = order
+                    .into_iter()
+                    .find(|index| !self.load(all[*index]).is_full())?;
+                self.next[model] = (index + 1) % all.len();
+                Some(all[index])
             }
-            Policy::LeastLoad { sample, more } => self.least(model, sample, more),
+            Policy::LeastLoad { sample, extra } => self.choose_least_load(model, sample, extra),
             Policy::Flotilla(weights) => self.sample_and_choose(request, weights),
         }
     }
 
-    fn busy(&self, replica: usize, more: u32) -> u32 {
+    /// Returns the requests per slot, as a multiple of 1/16.
+    fn relative_load(&self, replica: usize, extra: u32) -> u32 {
         // All numbers of slots divide 16.
-        (self.known[replica].in_flight + more) * (16 / self.fleet.replicas[replica].concurrency)
+        (self.states[replica].in_flight + extra) * (16 / self.fleet.replicas[replica].concurrency)
     }
 
-    fn least(&mut self, model: usize, sample: Option<usize>, more: u32) -> Option<usize> {
+    fn choose_least_load(
+        &mut self,
+        model: usize,
+        sample: Option<usize>,
+        extra: u32,
+    ) -> Option<usize> {
         let all = &self.fleet.by_model[model];
         // A random start breaks ties evenly.
         let start = self.random.usize(..all.len());
         let best = match sample {
             None => {
                 let order = all[start..].iter().chain(&all[..start]).copied();
-                order.min_by_key(|replica| self.busy(*replica, more))?
+                order.min_by_key(|replica| self.relative_load(*replica, extra))?
             }
             Some(sample) => {
                 let mut random = self.random.clone();
-                let drawn = (0..sample).map(|_| all[random.usize(..all.len())]);
-                let best = drawn.min_by_key(|replica| self.busy(*replica, more))?;
+                let replicas = (0..sample).map(|_| all[random.usize(..all.len())]);
+                let best = replicas.min_by_key(|replica| self.relative_load(*replica, extra))?;
                 self.random = random;
                 best
             }
@@ -117,32 +135,32 @@ impl<'a> Controller<'a> {
         let model = usize::from(request.model);
         let all = &self.fleet.by_model[model];
         let cost = RequestCost {
-            prompt_bytes: u32::from(request.prompt) * BYTES,
-            max_tokens: MODELS[model].configured.then_some(MODELS[model].most),
+            prompt_bytes: u32::from(request.prompt) * BYTES_PER_TOKEN,
+            max_tokens: MODELS[model].has_limit.then_some(MODELS[model].max_tokens),
         };
-        let now = request.at as f32;
-        let (known, fleet) = (&self.known, self.fleet);
+        let now = request.arrival as f32;
+        let (states, fleet) = (&self.states, self.fleet);
         let inspect = |index: usize| {
             let replica = all[index];
             let load = self.load(replica);
             if load.is_full() {
                 return CandidateStatus::Ineligible;
             }
-            let of = &known[replica];
+            let state = &states[replica];
             let power = fleet.nodes[fleet.replicas[replica].node].power();
-            let joules = of.speed.map(|speed| {
-                let alone = speed.unloaded_seconds(cost);
-                of.watts.map_or_else(
-                    || power.answer_energy(alone, 1),
-                    |watts| Watts(watts).energy_over(alone),
+            let joules = state.speed.map(|speed| {
+                let seconds = speed.unloaded_seconds(cost);
+                state.watts.map_or_else(
+                    || power.answer_energy(seconds, 1),
+                    |watts| Watts(watts).energy_over(seconds),
                 )
             });
             CandidateStatus::Eligible(ReplicaCandidate {
                 load,
-                speed: of.speed,
+                speed: state.speed,
                 joules,
                 remaining_share: 1.0,
-                pressure_factor: of.pressure_factor,
+                pressure_factor: state.pressure_factor,
             })
         };
         let mut random = self.random.clone();
@@ -165,12 +183,12 @@ impl<'a> Controller<'a> {
         joules: f32,
         now: f32,
     ) {
-        let known = &mut self.known[replica];
-        known.speed = Some(SpeedEstimate::learn(known.speed, served, now));
+        let state = &mut self.states[replica];
+        state.speed = Some(SpeedEstimate::learn(state.speed, served, now));
         if let Some(ComputeTime { prefill, decode }) = served.compute_time {
-            let seen = joules / (prefill + decode).max(1e-6);
-            let before = known.watts.unwrap_or(seen);
-            known.watts = Some(before + NEW_WATTS_WEIGHT * (seen - before));
+            let measured = joules / (prefill + decode).max(1e-6);
+            let previous = state.watts.unwrap_or(measured);
+            state.watts = Some(previous + NEW_WATTS_WEIGHT * (measured - previous));
         }
     }
 }

@@ -9,7 +9,7 @@ use plotters::prelude::{
 };
 
 use super::attribution::Errors;
-use super::simulate::{DayOutcome, HOURS};
+use super::simulate::{DayOutcome, PERIODS};
 
 /// A policy with its results.
 pub(crate) struct PolicyResult {
@@ -17,23 +17,23 @@ pub(crate) struct PolicyResult {
     pub(crate) outcome: DayOutcome,
 }
 
-/// By how much Flotilla's joules per request and p95 are higher than a baseline's, in percent.
+/// The differences of Flotilla's joules per request and p95 from those of a baseline, in percent.
 pub(crate) struct RelativeResult {
     pub(crate) joules: f64,
     pub(crate) p95: f64,
 }
 
 impl RelativeResult {
-    pub(crate) fn new(flotilla: &DayOutcome, other: &DayOutcome) -> Self {
-        let more = |here: f64, there: f64| 100.0 * (here / there - 1.0);
+    pub(crate) fn new(flotilla: &DayOutcome, baseline: &DayOutcome) -> Self {
+        let difference = |value: f64, baseline: f64| 100.0 * (value / baseline - 1.0);
         Self {
-            joules: more(flotilla.joules(), other.joules()),
-            p95: more(flotilla.quantile(0.95), other.quantile(0.95)),
+            joules: difference(flotilla.joules(), baseline.joules()),
+            p95: difference(flotilla.quantile(0.95), baseline.quantile(0.95)),
         }
     }
 }
 
-/// The results of all policies as a table.
+/// Returns the results of all policies as a table.
 pub(crate) fn table(rows: &[PolicyResult]) -> String {
     let mut text = String::from(
         "| policy | J per request, above idle | J with idle | p50 s | p95 s | p99 s | on nodes under pressure | rejected |\n\
@@ -45,7 +45,7 @@ pub(crate) fn table(rows: &[PolicyResult]) -> String {
             text,
             "| {name} | {:.1} | {:.1} | {:.2} | {:.2} | {:.2} | {:.2} % | {} |",
             outcome.joules(),
-            outcome.whole / answers,
+            outcome.total_joules / answers,
             outcome.quantile(0.5),
             outcome.quantile(0.95),
             outcome.quantile(0.99),
@@ -56,7 +56,7 @@ pub(crate) fn table(rows: &[PolicyResult]) -> String {
     text
 }
 
-/// The share of answers by kind of node, in percent, as a table.
+/// Returns the percentages of answers by kind of node as a table.
 pub(crate) fn kinds(rows: &[PolicyResult], names: &[&str]) -> String {
     let mut text = format!("| policy | {} |\n| --- |", names.join(" | "));
     text.push_str(&" ---: |".repeat(names.len()));
@@ -64,18 +64,18 @@ pub(crate) fn kinds(rows: &[PolicyResult], names: &[&str]) -> String {
     for PolicyResult { name, outcome } in rows {
         let _ = write!(text, "| {name} |");
         for answers in &outcome.by_kind {
-            let part = 100.0 * *answers as f64 / outcome.answers() as f64;
-            let _ = write!(text, " {part:.1} % |");
+            let percent = 100.0 * *answers as f64 / outcome.answers() as f64;
+            let _ = write!(text, " {percent:.1} % |");
         }
         text.push('\n');
     }
     text
 }
 
-/// The attribution errors as a table.
+/// Returns the attribution errors as a table.
 pub(crate) fn errors(errors: &[(&str, Errors)]) -> String {
     let mut text = String::from(
-        "| source | requests of | requests | mean error of one | error of their sum |\n\
+        "| source | length | requests | mean error of a request | error of the sum |\n\
          | --- | --- | ---: | ---: | ---: |\n",
     );
     for (source, errors) in errors {
@@ -98,16 +98,16 @@ pub(crate) fn chart(path: &Path, rows: &[PolicyResult]) -> Result<(), Box<dyn st
     let root = SVGBackend::new(path, (900, 720)).into_drawing_area();
     root.fill(&WHITE)?;
     let panels = root.split_evenly((2, 1));
-    let of = |outcome: &DayOutcome, joules: bool| -> Vec<(f64, f64)> {
-        let hour = |at: usize| {
+    let points = |outcome: &DayOutcome, joules: bool| -> Vec<(f64, f64)> {
+        let point = |period: usize| {
             let value = if joules {
-                outcome.hours[at] / outcome.seconds[at].len().max(1) as f64
+                outcome.period_joules[period] / outcome.seconds[period].len().max(1) as f64
             } else {
-                outcome.hour_quantile(at, 0.95)
+                outcome.period_quantile(period, 0.95)
             };
-            (24.0 * (at as f64 + 0.5) / HOURS as f64, value)
+            (24.0 * (period as f64 + 0.5) / PERIODS as f64, value)
         };
-        (0..HOURS).map(hour).collect()
+        (0..PERIODS).map(point).collect()
     };
     let titles = [
         ("Joules per request, above idle", true),
@@ -121,8 +121,11 @@ pub(crate) fn chart(path: &Path, rows: &[PolicyResult]) -> Result<(), Box<dyn st
         RGBColor(20, 140, 70),
     ];
     for (panel, (title, joules)) in panels.iter().zip(titles) {
-        let lines: Vec<_> = rows.iter().map(|row| of(&row.outcome, joules)).collect();
-        let most = lines
+        let lines: Vec<_> = rows
+            .iter()
+            .map(|row| points(&row.outcome, joules))
+            .collect();
+        let max = lines
             .iter()
             .flatten()
             .map(|(_, value)| *value)
@@ -132,7 +135,7 @@ pub(crate) fn chart(path: &Path, rows: &[PolicyResult]) -> Result<(), Box<dyn st
             .margin(12)
             .x_label_area_size(32)
             .y_label_area_size(52)
-            .build_cartesian_2d(0.0..24.0, 0.0..1.5 * most)?;
+            .build_cartesian_2d(0.0..24.0, 0.0..1.5 * max)?;
         chart
             .configure_mesh()
             .x_labels(13)
