@@ -12,14 +12,14 @@ use crate::{Process, free_address};
 
 /// An etcd cluster with its own data directory. It is killed when dropped.
 pub struct Etcd {
-    members: Vec<Member>,
+    members: Vec<EtcdMember>,
     dir: TempDir,
     tls: Option<EtcdTls>,
     user: Option<(String, String)>,
 }
 
 /// One etcd process.
-struct Member {
+struct EtcdMember {
     /// The address for clients.
     client: SocketAddr,
     /// The address for other members.
@@ -72,7 +72,7 @@ impl Etcd {
     }
 
     fn new(count: usize) -> Self {
-        let member = |_| Member {
+        let member = |_| EtcdMember {
             client: free_address(),
             peer: free_address(),
             process: None,

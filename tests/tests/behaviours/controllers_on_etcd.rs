@@ -91,11 +91,11 @@ async fn confirmed_writes_of_the_embedded_store_survive_a_power_cut() {
 struct Controllers {
     etcd: Etcd,
     dir: tempfile::TempDir,
-    members: Vec<Member>,
+    members: Vec<RunningController>,
 }
 
 /// A running controller.
-struct Member {
+struct RunningController {
     process: Process,
     api: Api,
     link: String,
@@ -119,7 +119,7 @@ impl Controllers {
     }
 
     /// Starts one more controller.
-    fn add_controller(&mut self) -> &mut Member {
+    fn add_controller(&mut self) -> &mut RunningController {
         let store = self.etcd.store().to_string();
         let any_port = "127.0.0.1:0";
         let args = [
@@ -133,7 +133,7 @@ impl Controllers {
         ];
         let mut process = Process::start(self.dir.path(), &args);
         let line = process.wait_for_line("ready http=");
-        self.members.push(Member {
+        self.members.push(RunningController {
             process,
             api: Api::new(flotilla_tests::address_in_line(&line, "http")),
             link: flotilla_tests::address_in_line(&line, "link").to_string(),
