@@ -1,10 +1,10 @@
-//! The links of the documentation lead somewhere. This test is in this crate because it needs none
-//! of the others.
+//! The links of the documentation lead somewhere, and its examples of resources are valid.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 
-use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+use flotilla_core::spec::{API_VERSION, Resource, parse_documents};
+use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
 /// Markdown files outside `docs/`.
 const FILES: &[&str] = &[
@@ -26,6 +26,8 @@ struct Page {
     anchors: BTreeSet<String>,
     /// Texts in backticks.
     code: Vec<String>,
+    /// Code blocks in YAML.
+    yaml: Vec<String>,
 }
 
 impl Page {
@@ -34,6 +36,7 @@ impl Page {
             std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
         let mut page = Self::default();
         let mut heading: Option<String> = None;
+        let mut is_yaml = false;
         let mut repeated: HashMap<String, usize> = HashMap::new();
         for event in Parser::new_ext(&text, Options::ENABLE_TABLES) {
             match event {
@@ -50,7 +53,17 @@ impl Page {
                     });
                     *count += 1;
                 }
+                Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) => {
+                    is_yaml = &*language == "yaml";
+                    if is_yaml {
+                        page.yaml.push(String::new());
+                    }
+                }
+                Event::End(TagEnd::CodeBlock) => is_yaml = false,
                 Event::Text(text) => {
+                    if let (true, Some(block)) = (is_yaml, page.yaml.last_mut()) {
+                        block.push_str(&text);
+                    }
                     if let Some(heading) = &mut heading {
                         heading.push_str(&text);
                     }
@@ -111,14 +124,17 @@ fn normalize(path: &Path) -> PathBuf {
     normal
 }
 
-#[test]
-fn relative_links_and_anchors_lead_somewhere() {
+/// Returns the pages of the book and of the other Markdown files, by path.
+fn pages() -> BTreeMap<PathBuf, Page> {
     let mut files: Vec<PathBuf> = FILES.iter().map(PathBuf::from).collect();
     files.extend(markdown_files(Path::new("docs")));
-    let pages: BTreeMap<PathBuf, Page> = files
-        .into_iter()
-        .map(|file| (file.clone(), Page::read(&repository().join(file))))
-        .collect();
+    let read = |file: PathBuf| (file.clone(), Page::read(&repository().join(file)));
+    files.into_iter().map(read).collect()
+}
+
+#[test]
+fn relative_links_and_anchors_lead_somewhere() {
+    let pages = pages();
     let mut dead = Vec::new();
     for (file, page) in &pages {
         let relative = page
@@ -170,4 +186,25 @@ fn paths_in_the_architecture_exist() {
     for path in paths {
         assert!(repository().join(path).exists(), "{path} does not exist");
     }
+}
+
+#[test]
+fn resources_in_examples_are_valid() {
+    let mut count = 0;
+    for (file, page) in pages() {
+        let documents = page
+            .yaml
+            .iter()
+            .flat_map(|text| parse_documents(text).unwrap());
+        for mut document in documents.filter(|document| document["apiVersion"] == API_VERSION) {
+            // `flotilla apply` replaces it by the examples in the file.
+            if let Some(spec) = document["spec"].as_object_mut() {
+                spec.remove("examplesFrom");
+            }
+            let problem = Resource::from_json(document).err().map(|e| e.to_string());
+            assert_eq!(problem, None, "{}", file.display());
+            count += 1;
+        }
+    }
+    assert!(count > 3, "{count} resources");
 }
