@@ -1,5 +1,8 @@
 //! The links of the documentation lead somewhere, and its examples of resources are valid.
 
+// The functions that tests share fail a test by panicking.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 

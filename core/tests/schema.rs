@@ -1,5 +1,8 @@
 //! The JSON Schemas and serde accept and reject the same resources.
 
+// The functions that tests share fail a test by panicking.
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use flotilla_core::spec::{Model, Resource, Router, Task, json_schema, parse_documents};
