@@ -239,7 +239,7 @@ impl SpeedEstimate {
     }
 
     /// The factor by which an idle replica may be faster by now than it was when last seen. It
-    /// starts at 1 and halves every [`TRUST_HALF_LIFE`] seconds without an answer: only trying shows
+    /// starts at 1 and halves every `TRUST_HALF_LIFE` seconds without an answer: only trying shows
     /// whether a replica has improved, and the further it misses a limit, the more rarely it is
     /// tried.
     #[must_use]

@@ -31,7 +31,7 @@ pub async fn write<S: AsyncWrite + Unpin>(stream: &mut S, session: &str) -> io::
     stream.flush().await
 }
 
-/// Reads the preface that [`write`] wrote and returns the session.
+/// Reads the preface that [`write()`] wrote and returns the session.
 ///
 /// Reads byte by byte, so that the bytes after the preface stay in the stream.
 ///

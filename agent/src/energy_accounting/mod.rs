@@ -1,7 +1,7 @@
 //! Energy accounting: measures or estimates the energy of this machine and divides it among the
 //! requests that caused it.
 //!
-//! A thread ([`sampler`]) reads the power meters in windows of 100 ms while requests run, and
+//! A thread (`sampler.rs`) reads the power meters in windows of 100 ms while requests run, and
 //! estimates what no meter covers. The [`Ledger`] divides each window among the requests that were
 //! computed in it. A request [opens an entry](EnergyAccounting::open_entry) when its computation
 //! starts, records its tokens on it, and gets the energy it used when it settles the entry.

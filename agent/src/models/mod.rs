@@ -1,13 +1,13 @@
 //! The models of this node: their life cycle, and the admission queue in front of each.
 //!
-//! [`ModelManager`] is one task that makes the running instances follow the desired state.
+//! `ModelManager` is one task that makes the running instances follow the desired state.
 //! Its decisions are pure functions:
-//! - [`instance`] is the state machine of one instance: waiting, fetching, loading, ready, draining,
+//! - `instance.rs` is the state machine of one instance: waiting, fetching, loading, ready, draining,
 //!   gone or failed;
-//! - [`reconcile`] decides which instance of a model starts or stops next;
-//! - [`memory_budget`] decides whether there is memory for another instance.
+//! - `reconcile.rs` decides which instance of a model starts or stops next;
+//! - `memory_budget.rs` decides whether there is memory for another instance.
 //!
-//! [`instance_tasks`] does the work that takes time, and [`model_status`] holds what the node reports.
+//! `instance_tasks.rs` does the work that takes time, and `model_status.rs` holds what the node reports.
 //!
 //! A request looks its model up in the [`ServingTable`], is admitted by the [`ServedModel`], and holds
 //! an [`AdmittedRequest`] until its answer is complete.

@@ -1,7 +1,7 @@
 //! The controller's knowledge of the fleet: the desired state from the store and the status from
 //! the links, joined into one immutable [`FleetView`] that readers share without locking.
 //!
-//! One task owns the state ([`state::FleetState`], plain data). Everybody else sends it events
+//! One task owns the state (`FleetState` in `state.rs`, plain data). Everybody else sends it events
 //! through a [`FleetHandle`] and reads the views it publishes. The way of an event through the
 //! files: `handle.rs` (the task), `state.rs` (applies the event), `decode.rs` (entries of the
 //! store), `node.rs` with `node_health.rs` and `load_failures.rs` (status of nodes), and
