@@ -49,12 +49,12 @@ impl DesiredStateReceiver {
     pub(super) async fn receive(&self, message: v1::DesiredState) {
         let mut current = self.current.lock().await;
         let revision = StoreRevision(message.store_revision);
-        if message.fleet == current.fleet && revision < current.revision {
+        if message.fleet_id == current.fleet && revision < current.revision {
             tracing::debug!(%revision, current = %current.revision, "ignoring an old desired state");
             return;
         }
         let state = NodeDesiredState {
-            fleet: message.fleet,
+            fleet: message.fleet_id,
             revision,
             models: message
                 .models
@@ -119,7 +119,7 @@ mod tests {
 
     fn message(fleet: &str, revision: u64, model: &str) -> v1::DesiredState {
         v1::DesiredState {
-            fleet: fleet.into(),
+            fleet_id: fleet.into(),
             store_revision: revision,
             models: vec![v1::DesiredModel {
                 name: model.into(),

@@ -95,7 +95,7 @@ impl SyncSession {
         });
         Some(DesiredState {
             models: models.collect(),
-            fleet: view.fleet_id.clone()?,
+            fleet_id: view.fleet_id.clone()?,
             store_revision: node.desired_revision.0,
             controllers: view.controllers.values().map(|c| c.link.clone()).collect(),
         })

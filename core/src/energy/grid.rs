@@ -79,13 +79,13 @@ pub struct GridRates {
 }
 
 impl GridRates {
-    /// Grams of CO2 equivalent of so many joules.
+    /// Grams of CO2 equivalent of this energy.
     #[must_use]
     pub fn co2_grams(self, Joules(joules): Joules) -> Option<f64> {
         Some(self.co2_grams_per_kwh? * f64::from(joules) / KWH)
     }
 
-    /// The cost of so many joules.
+    /// The price of this energy.
     #[must_use]
     pub fn cost(self, Joules(joules): Joules) -> Option<EnergyCost> {
         let rate = self.price_per_kwh?;

@@ -21,7 +21,7 @@ pub struct PowerRange {
 const WATTS_PER_CORE: (f32, f32) = (0.74, 3.5);
 
 impl PowerRange {
-    /// Estimates the power of a node with so many cores, where none is configured.
+    /// Estimates the power range of a node with this number of `cores`, for nodes without a configured one.
     #[must_use]
     pub fn estimate(cores: u32) -> Self {
         let cores = cores.max(1) as f32;

@@ -33,7 +33,7 @@ pub enum RequestError {
     Overloaded {
         /// Which queues are full.
         message: String,
-        /// After what time a retry may succeed.
+        /// Time after which a retry may succeed.
         retry_after: Duration,
     },
     /// The model is known, but no replica can answer now.

@@ -13,7 +13,7 @@ use crate::energy::EnergyUsage;
 pub struct GenerateRequest<M = ModelName> {
     /// The model, or the route to one.
     pub model: M,
-    /// What the model continues.
+    /// The conversation or text that the model continues.
     pub input: GenerateInput,
     /// How tokens are sampled.
     pub sampling: SamplingParams,
@@ -178,7 +178,7 @@ pub enum ToolChoice {
     Auto,
     /// The model calls no tool.
     None,
-    /// The model must call some tool.
+    /// The model must call at least one tool.
     Required,
     /// The model must call the tool of this name.
     Named(String),

@@ -33,14 +33,14 @@ const SIMILAR_SCORE: f32 = 0.05;
 /// The smallest energy that candidates are compared by, so that ratios stay finite.
 const MIN_JOULES: f32 = 1e-6;
 
-/// What is known of a replica that could answer a request.
+/// The load, speed and energy of a replica that could answer a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReplicaCandidate {
     /// How busy the replica is.
     pub load: ReplicaLoad,
     /// How fast the replica answers. `None` if it has not answered yet.
     pub speed: Option<SpeedEstimate>,
-    /// The energy that the answer is expected to take. `None` if nothing is known.
+    /// The energy that the answer is expected to take. `None` if it is not known.
     pub joules: Option<Joules>,
     /// The share of the answer's time that remains because the replica has a part of the
     /// conversation in memory, 0 to 1; 1 if it has nothing in memory.
@@ -63,7 +63,7 @@ pub struct ReplicaChoice {
     pub(super) figures: Vec<CandidateFigures>,
 }
 
-/// The rule by which a replica was chosen, with what holds for all candidates.
+/// The rule by which a replica was chosen, with the figures that are common to all candidates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum ChoiceRule {
     /// Least time × √joules within the slack of the soonest candidate.
@@ -145,7 +145,7 @@ pub fn choose_replica(
     })
 }
 
-/// What candidates are compared for.
+/// The request that candidates are compared for, and the time of the comparison.
 #[derive(Clone, Copy)]
 struct Comparison {
     cost: RequestCost,
@@ -193,8 +193,8 @@ impl Comparison {
     }
 
     /// The energy of a candidate as a multiple of the reference's, with node pressure. The older
-    /// what is known, the less the ratio is trusted, and unknown energy counts as that of the
-    /// reference, so that time decides and the candidate is tried. Similar figures count as equal.
+    /// the speed estimate, the less the ratio is trusted. Unknown energy counts as that of the reference,
+    /// so that time decides and the candidate is tried. Similar figures count as equal.
     fn joules_ratio(self, candidate: &ReplicaCandidate, reference: &ReplicaCandidate) -> f32 {
         let known = |candidate: &ReplicaCandidate| {
             // A lower bound of the time says little of the energy.

@@ -15,7 +15,7 @@ pub struct CircuitBreaker {
     failures: u32,
     /// How many times it opened since the last answer.
     opened: u32,
-    /// Until when it is open.
+    /// Time until which it is open.
     open_until: f32,
     /// Whether a trial request is under way.
     trial: bool,
@@ -41,7 +41,7 @@ impl CircuitBreaker {
     /// Records that the replica failed.
     pub fn record_failure(&mut self, now: f32) {
         self.failures += 1;
-        // The failures of requests that were under way when it opened say nothing new.
+        // Failures of requests that were sent before the breaker opened do not count again.
         let opens = self.opened == 0 && self.failures >= MAX_FAILURES;
         if opens || std::mem::take(&mut self.trial) {
             self.opened += 1;

@@ -1,5 +1,5 @@
-//! Identifies the prefixes of a conversation, by which a replica is found that has read a part of it
-//! before and may still have it in memory.
+//! Identifies the prefixes of a conversation, to find a replica that has read a part of it before and may
+//! still have it in memory.
 //!
 //! Each turn ends a prefix, which is identified by a hash of everything up to there. A replica that
 //! was sent a conversation with a given prefix has read everything up to its end.
@@ -17,7 +17,7 @@ pub struct ConversationPrefix {
     pub bytes: u32,
 }
 
-/// The smallest prefix in bytes: shorter ones are read faster than they are looked up.
+/// The smallest prefix in bytes: reading a shorter one takes less time than its lookup.
 const MIN_BYTES: u32 = 256;
 /// The most prefixes of a conversation: those of the newest turns, and that of the first turn, which
 /// other conversations may share.

@@ -61,7 +61,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// A replica that was preferred for what it has in memory.
+/// A replica that was preferred because it has the session or a part of the conversation in memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AffinityRecord {
     /// The node of the replica.
@@ -77,7 +77,7 @@ pub struct AffinityRecord {
 pub struct TierRecord {
     /// The model of this tier.
     pub model: ModelName,
-    /// The node that answered. `None` if no replica could be asked.
+    /// The node that answered. `None` if no replica could take the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
     /// Whether the answer was accepted, or why not.
@@ -97,7 +97,7 @@ pub struct TierRecord {
     /// The energy that the attempt took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules: Option<Joules>,
-    /// What the joules were measured or estimated by.
+    /// The sources of the joules, such as `rapl+nvml` or `estimate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules_source: Option<EnergySources>,
     /// Why there is no answer.
@@ -105,7 +105,7 @@ pub struct TierRecord {
     pub error: Option<String>,
 }
 
-/// What became of the answer of a cascade's smaller model.
+/// The outcome of an attempt with a cascade's smaller model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TierOutcome {
@@ -117,7 +117,7 @@ pub enum TierOutcome {
     StoppedEarly,
     /// The answer does not match the cascade's JSON schema.
     SchemaMismatch,
-    /// No replica could be asked, or the attempt failed.
+    /// No replica could take the request, or the attempt failed.
     Failed,
     /// The confidence was below the threshold, but no larger model could answer.
     AcceptedAsFallback,
@@ -265,7 +265,7 @@ pub enum RejectReason {
     Queued,
     /// The replica's circuit breaker is open after repeated failures.
     CircuitOpen,
-    /// The replica was asked and failed.
+    /// The request was sent to the replica, and the attempt failed.
     AttemptFailed,
     /// The node has not enough memory for the model.
     Memory,
@@ -305,7 +305,7 @@ pub struct RequestOutcome {
     /// included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules: Option<Joules>,
-    /// What the joules were measured or estimated by, such as `rapl+nvml`.
+    /// The sources of the joules, such as `rapl+nvml` or `estimate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joules_source: Option<EnergySources>,
     /// Grams of CO2 equivalent. `None` if the grid's carbon intensity is not known.

@@ -6,7 +6,7 @@
 use super::SelectionReason;
 use super::choose::{CandidateFigures, ChoiceRule, ReplicaChoice};
 
-/// Reported ratios stay within this factor of 1: larger ones say nothing more, and JSON has no
+/// Reported ratios stay within this factor of 1: larger ones are of no more use to a reader, and JSON has no
 /// infinity.
 const MAX_RATIO: f32 = 1_000.0;
 

@@ -2,9 +2,9 @@
 //! answer is good enough.
 //!
 //! [`Classifier`] finds the task; [`score_candidates`] compares models by the task's objective;
-//! [`sample_and_choose`] samples some replicas of a model, of which [`choose_replica`] takes one;
-//! [`CascadeSpec`] says when a small model's answer is accepted. [`RoutingDecision`] is the record of
-//! all that.
+//! [`sample_and_choose`] samples some replicas of a model, of which [`choose_replica`] selects one;
+//! [`CascadeSpec`] says when a small model's answer is accepted. [`RoutingDecision`] records
+//! these steps.
 
 mod cascade;
 mod choose;

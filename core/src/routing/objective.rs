@@ -1,4 +1,4 @@
-//! What a task wants of its answers, and how well each candidate meets it.
+//! The objective of a task: weights and limits of its answers, and the score of each candidate.
 
 use std::time::Duration;
 
@@ -116,8 +116,8 @@ impl AnswerLimits {
         }
     }
 
-    /// Checks what is expected of a replica. Returns the violated limit, if any. Unknown values
-    /// violate none: a replica could never become known otherwise.
+    /// Checks the expected answer of a replica. Returns the violated limit, if any. An unknown value
+    /// violates no limit: otherwise the replica would never be tried and measured.
     #[must_use]
     pub fn replica_violation(self, expected: ExpectedAnswer) -> Option<LimitViolation> {
         let longest = self.max_latency.map(|HumanDuration(longest)| longest);
@@ -130,7 +130,7 @@ impl AnswerLimits {
     }
 }
 
-/// Whether so many predicted seconds exceed a time limit.
+/// Whether a predicted time of `seconds` exceeds a time limit.
 #[must_use]
 pub fn exceeds_limit(seconds: f32, limit: Duration) -> bool {
     seconds > limit.as_secs_f32()

@@ -13,9 +13,9 @@ pub struct ReplicaLoad {
     pub in_flight: u32,
     /// Requests of other controllers and clients, as the node last reported; slightly outdated.
     pub external_in_flight: u32,
-    /// Slots: requests that the replica computes at once, at least 1.
+    /// Number of slots, which is the number of requests that the replica computes at once. At least 1.
     pub concurrency: u32,
-    /// Requests that the replica accepts at most, computing and queued.
+    /// Maximum number of requests that the replica accepts, computing and queued together.
     pub capacity: u32,
 }
 
@@ -42,12 +42,12 @@ impl ReplicaLoad {
 
 /// Whether a candidate can take a request.
 pub enum CandidateStatus<P> {
-    /// It can; with what it is compared by.
+    /// It can. Holds the value that it is compared by.
     Eligible(P),
-    /// It failed repeatedly and is used only if no candidate is eligible: what fails everywhere is
-    /// not the replicas' fault.
+    /// It failed repeatedly and is used only if no candidate is eligible: when all replicas fail, the
+    /// cause is probably elsewhere. Holds the value that it is compared by.
     LastResort(P),
-    /// It cannot.
+    /// It cannot take the request.
     Ineligible,
 }
 
@@ -89,9 +89,9 @@ impl<P> SampledCandidates<P> {
     }
 }
 
-/// Samples the candidates `0..count` and chooses one of the sample. Returns its index and what
-/// `inspect` said of it, or `None` if no candidate was found; with many candidates that is the
-/// result of a sample, not a proof.
+/// Samples the candidates `0..count` and chooses one of the sample. Returns its index and its
+/// value from `inspect`. Returns `None` if the sample has no candidate that can take the request; with
+/// many candidates there may still be one outside the sample.
 ///
 /// `inspect` reads a candidate, `choose` returns the index of one of several inspected candidates,
 /// the first one if none is better, and `random` returns a number in `0..n`. The `preferred`
@@ -145,8 +145,8 @@ pub fn sample_and_choose<P>(
     eligible.choose(choose)
 }
 
-/// Chooses one of all candidates `0..count`, for explanations. Returns its index and what `inspect`
-/// said of it, or `None` if no candidate can take the request. `inspect` and `choose` are those of
+/// Chooses one of all candidates `0..count`, for explanations. Returns its index and its
+/// value from `inspect`, or `None` if no candidate can take the request. `inspect` and `choose` are those of
 /// [`sample_and_choose`].
 pub fn choose_from_all<P>(
     count: usize,

@@ -20,7 +20,7 @@ pub struct ScoredAnswer {
 pub struct FinalAnswer {
     /// Whether the answer is correct.
     pub correct: bool,
-    /// The cost of all models that were asked for it.
+    /// The cost of the attempts with all models for it.
     pub cost: f32,
 }
 

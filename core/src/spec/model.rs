@@ -203,7 +203,7 @@ impl Model {
     }
 
     /// Returns whether a node in one of `zones` would send requests for this model out of `zones`,
-    /// to an upstream server that is elsewhere.
+    /// to an upstream server that is outside them.
     #[must_use]
     pub fn leaves_zones(&self, zones: &BTreeSet<ZoneName>) -> bool {
         let options = &self.spec.options;

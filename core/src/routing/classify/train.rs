@@ -30,7 +30,7 @@ pub(super) struct WeightMatrix {
 }
 
 impl WeightMatrix {
-    /// Trains weights for so many tasks from `examples`: texts with the index of their task, or
+    /// Trains weights for this number of tasks from `examples`: texts with the index of their task, or
     /// `None` if they belong to no task.
     pub(super) fn learn(
         vocabulary: &Vocabulary,
