@@ -18,7 +18,7 @@ struct Schemas {
 
 impl Schemas {
     fn new() -> Self {
-        let compile = |schema: Value| jsonschema::validator_for(&schema).unwrap();
+        let compile = |schema: Value| jsonschema::validator_for(&schema).expect("a JSON schema");
         Self {
             model: compile(json_schema::<Model>()),
             task: compile(json_schema::<Task>()),
@@ -38,7 +38,7 @@ impl Schemas {
 }
 
 fn documents(text: &str) -> Vec<Value> {
-    parse_documents(text).unwrap()
+    parse_documents(text).expect("valid YAML")
 }
 
 fn document(kind: &str, spec: &str) -> Value {
