@@ -9,6 +9,7 @@ REQUIREMENTS := tests/python/requirements.txt tools/requirements.txt
 .PHONY: up setup test lint book bench soak
 
 up:
+	@test -e target/release/flotilla || echo "The first build takes a quarter of an hour or more on two cores, half of it in mistralrs-core."
 	cargo run --locked --release -- up
 
 # Says what is missing and sets it up; asks for root only where apt needs it.
