@@ -191,7 +191,7 @@ impl Ledger {
         let above = self.above_idle(joules, seconds) * own_share.clamp(0.0, 1.0);
         self.totals.idle += joules - above;
         self.price.learn(above, work);
-        // What was told before is out of `carried` already; what this window gave is to be put in.
+        // Joules that were settled before are out of `carried` already; those of this window are added.
         let pool = above * open / work;
         self.totals.carried += above - pool;
         self.owed = self.totals.carried;

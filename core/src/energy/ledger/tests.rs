@@ -10,8 +10,8 @@ fn window(seconds: f64, joules: f64) -> MeterWindow {
 }
 
 fn balanced(totals: LedgerTotals) -> bool {
-    let told = totals.attributed + totals.idle + totals.carried;
-    (told - totals.metered).abs() <= 1e-9 * totals.metered.max(1.0)
+    let settled = totals.attributed + totals.idle + totals.carried;
+    (settled - totals.metered).abs() <= 1e-9 * totals.metered.max(1.0)
 }
 
 #[test]
@@ -60,18 +60,18 @@ fn request_that_ends_within_a_window_is_charged_the_earlier_price_and_later_ones
 #[test]
 fn requests_that_end_within_windows_settle_the_carried_amount_too() {
     let mut ledger = Ledger::new(0.0, true);
-    let mut told = Vec::new();
+    let mut settled = Vec::new();
     for _ in 0..200 {
         for _ in 0..10 {
             let account = ledger.open_account();
             ledger.add_work(account, 0.01);
-            told.push(ledger.settle_account(account, 10.0));
+            settled.push(ledger.settle_account(account, 10.0));
         }
         ledger.close_window(window(0.1, 1.2));
     }
-    let sum: f64 = told.iter().sum();
+    let sum: f64 = settled.iter().sum();
     assert!((sum - 240.0).abs() < 0.5, "{sum} of 240 J");
-    let most = told.iter().copied().fold(0.0, f64::max);
+    let most = settled.iter().copied().fold(0.0, f64::max);
     assert!(most <= 1.1 * 0.12 + 1e-9, "{most} of 0.12 J");
     assert!(balanced(ledger.totals()));
 }
@@ -85,8 +85,8 @@ fn coarse_meter_attributes_no_more_than_was_drawn() {
         ledger.add_work(account, 0.1);
         ledger.close_window(window(0.1, if window_at % 36 == 0 { 36.0 } else { 0.0 }));
     }
-    let told = ledger.settle_account(account, 1.0);
-    assert!((told - 144.0).abs() < 1.0, "{told} of 144 J");
+    let settled = ledger.settle_account(account, 1.0);
+    assert!((settled - 144.0).abs() < 1.0, "{settled} of 144 J");
     assert!(balanced(ledger.totals()));
 }
 
@@ -150,12 +150,12 @@ proptest! {
     ) {
         let mut ledger = Ledger::new(20.0, configured);
         let mut open = Vec::new();
-        let mut told = 0.0;
+        let mut settled = 0.0;
         for step in steps {
             match step {
                 LedgerStep::Open => open.push(ledger.open_account()),
                 LedgerStep::Work(at, work) if at < open.len() => ledger.add_work(open[at], work),
-                LedgerStep::Settle(at) if at < open.len() => told += ledger.settle_account(open.remove(at), 3.0),
+                LedgerStep::Settle(at) if at < open.len() => settled += ledger.settle_account(open.remove(at), 3.0),
                 LedgerStep::Work(..) | LedgerStep::Settle(_) => {}
                 LedgerStep::Close(seconds, joules, own_share) => {
                     ledger.close_window(MeterWindow { seconds, joules, own_share });
@@ -164,14 +164,14 @@ proptest! {
             prop_assert!(balanced(ledger.totals()), "{:?}", ledger.totals());
         }
         for account in open {
-            told += ledger.settle_account(account, 10.0);
+            settled += ledger.settle_account(account, 10.0);
         }
         // After the last work and a window without any, nothing is carried any more.
         ledger.close_window(window(1.0, 0.0));
         ledger.close_window(window(1.0, 30.0));
         let totals = ledger.totals();
         prop_assert!(totals.carried.abs() < 1e-6, "{totals:?}");
-        prop_assert!((told - totals.attributed).abs() <= 1e-9 * told.max(1.0), "{told} {totals:?}");
+        prop_assert!((settled - totals.attributed).abs() <= 1e-9 * settled.max(1.0), "{settled} {totals:?}");
         prop_assert!((totals.attributed + totals.idle - totals.metered).abs() < 1e-6);
     }
 }
