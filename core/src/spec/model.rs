@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn deerrors_suit_a_small_cpu_model() {
+    fn defaults_suit_a_small_cpu_model() {
         let spec = model("{source: {path: /m}}").unwrap().spec;
         assert_eq!(spec.engine, EngineKind::Mistral);
         assert_eq!(spec.replicas, Replicas::fixed(1));

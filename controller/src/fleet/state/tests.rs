@@ -38,7 +38,7 @@ fn link(session: &str) -> Arc<NodeLink> {
 fn model_entry(name: &str, queue: u32) -> StoreEntry {
     let resource = json!({
         "apiVersion": "flotilla.dev/v1", "kind": "Model",
-        "metadata": {"name": name}, "spec": {"engine": null, "queue": queue},
+        "metadata": {"name": name}, "spec": {"engine": "simulated", "queue": queue},
     });
     StoreEntry {
         key: format!("{}models/{name}", keys::ROOT),
