@@ -335,7 +335,7 @@ async fn evaluation_continues_from_stored_results_and_calibrates_the_cascade() {
         output.contains("Compared with assistant-intent-m alone"),
         "{output}"
     );
-    assert!(output.contains("has this cascade now"), "{output}");
+    assert!(output.contains("it now uses this cascade"), "{output}");
     let (_, task_resource) = api.get("api/v1/tasks/assistant").await;
     let tier = &task_resource["spec"]["cascade"]["tiers"]["assistant-intent-s"];
     assert!(tier["atLeast"].as_f64().is_some(), "{task_resource}");
