@@ -161,13 +161,8 @@ impl SelectionPass<'_> {
         record: &mut SelectionRecord,
     ) -> Result<SelectedReplica, SkipReason> {
         let name = &self.plan.models[model];
-        let mut skip = |reason, detail: &str, skipped| {
-            record.rejected.push(RejectedCandidate {
-                model: name.clone(),
-                node: None,
-                reason,
-                detail: detail.to_owned(),
-            });
+        let mut skip = |reason, detail, skipped| {
+            record.reject_model(name, reason, detail);
             Err(skipped)
         };
         let Some(endpoints) = self.view.models.get(name) else {
@@ -210,11 +205,11 @@ impl SelectionPass<'_> {
                 })
             }
             Err(SkipReason::Unavailable) => {
-                record.reject_model(name, RejectReason::AttemptFailed);
+                record.reject_model(name, RejectReason::AttemptFailed, "");
                 Err(SkipReason::Coming)
             }
             Err(SkipReason::Full) => {
-                record.reject_model(name, RejectReason::Full);
+                record.reject_model(name, RejectReason::Full, "");
                 Err(SkipReason::Full)
             }
             Err(skipped) => Err(skipped),
@@ -368,12 +363,12 @@ impl SelectionRecord {
         }
     }
 
-    fn reject_model(&mut self, model: &ModelName, reason: RejectReason) {
+    fn reject_model(&mut self, model: &ModelName, reason: RejectReason, detail: &str) {
         self.rejected.push(RejectedCandidate {
             model: model.clone(),
             node: None,
             reason,
-            detail: String::new(),
+            detail: detail.to_owned(),
         });
     }
 
