@@ -68,7 +68,7 @@ impl InferenceService {
     /// Finds a model that accepts requests.
     fn find_model(&self, name: &ModelName) -> Result<Arc<ServedModel>, RequestError> {
         self.table.get(name).ok_or_else(|| {
-            RequestError::Unavailable(format!("the model '{name}' is not ready on this node"))
+            RequestError::unavailable(format!("the model '{name}' is not ready on this node"))
         })
     }
 

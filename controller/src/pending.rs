@@ -65,7 +65,7 @@ pub(crate) async fn run(
         for name in unassigned {
             if let Some(unplaced) = reconcile::explain(&view, &name) {
                 let reason = format!("The model '{name}' cannot be placed: {unplaced}.");
-                pending.reject_all(&name, &RequestError::Unavailable(reason));
+                pending.reject_all(&name, &RequestError::unavailable(reason));
             }
         }
     }

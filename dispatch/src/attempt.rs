@@ -115,7 +115,7 @@ fn forward_span(replica: &ReplicaView, method: &'static str) -> RequestSpan {
 fn request_error(error: TransportError, replica: &ReplicaView, model: &str) -> RequestError {
     match error {
         TransportError::NotConnected => {
-            RequestError::Unavailable(format!("The node '{}' is not connected.", replica.node))
+            RequestError::unavailable(format!("The node '{}' is not connected.", replica.node))
         }
         TransportError::Status(status) => status::to_error(&status, model),
     }

@@ -196,8 +196,11 @@ impl Backend for Dispatcher {
             Ok(plan) => PlanExecution::new(&self.context, plan, decision, context),
             Err(error) => return Err(self.context.refuse(decision, context, error)),
         };
-        execution.plan.cost.prompt_bytes =
-            request.inputs.iter().map(|text| text.len() as u32).sum();
+        execution.plan.cost.prompt_bytes = request
+            .inputs
+            .iter()
+            .map(|input| input.bytes() as u32)
+            .sum();
         loop {
             let (replica, load) = match execution.next_replica().await {
                 Ok(selected) => selected,
@@ -258,10 +261,14 @@ fn set_request_attributes(span: &RequestSpan, request: &GenerateRequest<Route>) 
     span.set_attribute(attr::OPERATION, request.input.operation_name());
     span.set_attribute(attr::PROVIDER, PROVIDER);
     span.set_attribute(attr::REQUEST_MODEL, request.model.target.to_string());
-    span.set_attribute("gen_ai.request.temperature", sampling.temperature);
-    span.set_attribute("gen_ai.request.top_p", sampling.top_p);
     span.set_attribute("gen_ai.request.stream", request.stream);
     span.set_attribute("gen_ai.request.choice.count", i64::from(request.choices));
+    if let Some(temperature) = sampling.temperature {
+        span.set_attribute("gen_ai.request.temperature", temperature);
+    }
+    if let Some(top_p) = sampling.top_p {
+        span.set_attribute("gen_ai.request.top_p", top_p);
+    }
     if let Some(max_tokens) = sampling.max_tokens {
         span.set_attribute("gen_ai.request.max_tokens", i64::from(max_tokens));
     }
@@ -269,7 +276,7 @@ fn set_request_attributes(span: &RequestSpan, request: &GenerateRequest<Route>) 
         span.set_attribute("gen_ai.request.top_k", i64::from(top_k));
     }
     if let Some(seed) = sampling.seed {
-        span.set_attribute("gen_ai.request.seed", seed as i64);
+        span.set_attribute("gen_ai.request.seed", seed);
     }
 }
 

@@ -257,7 +257,7 @@ mod tests {
         let mut first = pending.enter(&model, 9).unwrap();
         let mut second = pending.enter(&model, 9).unwrap();
         assert!(first.wait_for_turn().await.is_ok());
-        let error = RequestError::Unavailable("no node".into());
+        let error = RequestError::unavailable("no node");
         pending.reject_all(&model, &error);
         assert_eq!(first.wait_for_rejection().await, error);
         assert_eq!(second.wait_for_turn().await, Err(error));

@@ -188,6 +188,7 @@ fn classify(
 pub(crate) fn classified_texts(input: &GenerateInput) -> Vec<&str> {
     let messages = match input {
         GenerateInput::Text(text) => return vec![text],
+        GenerateInput::Tokens(_) => return Vec::new(),
         GenerateInput::Chat(messages) => messages,
     };
     let newest_first = |include: fn(&str) -> bool| -> Vec<&str> {

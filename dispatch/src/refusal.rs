@@ -72,13 +72,13 @@ pub(crate) fn unavailable(plan: &DispatchPlan, decision: &RoutingDecision) -> Re
     }
     if rejected.iter().any(|r| r.reason == RejectReason::Zone) {
         let zones: Vec<_> = decision.zones.iter().map(|z| format!("'{z}'")).collect();
-        return RequestError::Unavailable(format!(
+        return RequestError::unavailable(format!(
             "No replica of {} is ready in the privacy zone {}, which the request may not leave.",
             target(plan),
             zones.join(" or ")
         ));
     }
-    RequestError::Unavailable(format!(
+    RequestError::unavailable(format!(
         "No replica of {} is ready: 'flotilla describe model {first}' says why.",
         target(plan)
     ))

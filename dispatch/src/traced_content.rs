@@ -19,6 +19,8 @@ pub(crate) fn set_input_messages(span: &RequestSpan, input: &GenerateInput) {
                 .collect()
         }
         GenerateInput::Text(text) => vec![text_message("user", text)],
+        // Without the model's vocabulary there is no text to record.
+        GenerateInput::Tokens(_) => return,
     };
     span.set_attribute(attr::INPUT_MESSAGES, Value::from(messages).to_string());
 }

@@ -158,6 +158,7 @@ fn count_words(input: &GenerateInput) -> u32 {
             .iter()
             .map(|message| message.content.split_whitespace().count())
             .sum(),
+        GenerateInput::Tokens(tokens) => tokens.len(),
     };
     count as u32
 }

@@ -4,7 +4,7 @@ use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use flotilla_core::admission::QueueKey;
-use flotilla_core::generate::{EmbedRequest, RequestError, RouteTarget};
+use flotilla_core::generate::{EmbedInput, EmbedRequest, RequestError, RouteTarget};
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 
@@ -106,7 +106,7 @@ pub(crate) async fn answer(
     };
     let request = EmbedRequest {
         model: route,
-        inputs,
+        inputs: inputs.into_iter().map(EmbedInput::Text).collect(),
         queue_key: QueueKey::default(),
         deadline: None,
     };

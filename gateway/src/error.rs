@@ -147,13 +147,13 @@ impl From<RequestError> for ApiError {
                 error.retry_after = Some(retry_after);
                 error
             }
-            RequestError::Unavailable(_) => {
+            RequestError::Unavailable { retry_after, .. } => {
                 let mut error = new(
                     StatusCode::SERVICE_UNAVAILABLE,
                     "service_unavailable_error",
                     "no_replica_ready",
                 );
-                error.retry_after = Some(Duration::from_secs(1));
+                error.retry_after = Some(retry_after.unwrap_or(Duration::from_secs(1)));
                 error
             }
             RequestError::NodeLost(_) => new(StatusCode::BAD_GATEWAY, "server_error", "node_lost"),
@@ -177,6 +177,9 @@ impl From<RequestError> for ApiError {
                 "server_error",
                 "engine_failed",
             ),
+            RequestError::Upstream(_) => {
+                new(StatusCode::BAD_GATEWAY, "server_error", "upstream_failed")
+            }
         }
     }
 }

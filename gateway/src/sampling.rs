@@ -43,23 +43,21 @@ impl SamplingFields {
         check_range("n", self.n.unwrap_or(1), 1..=MAX_CHOICES)
     }
 
-    /// Validates the fields and applies the defaults. `max_tokens` is the limit together with the
+    /// Validates the fields. `max_tokens` is the limit together with the
     /// name of its field, which differs between endpoints.
     pub(crate) fn validate(
         self,
         max_tokens: Option<(&str, u32)>,
     ) -> Result<SamplingParams, RequestError> {
-        let defaults = SamplingParams::default();
-        let stop = match self.stop {
-            None => Vec::new(),
-            Some(StopField::One(text)) => vec![text],
-            Some(StopField::Many(texts)) => texts,
-        };
-        if stop.len() > MAX_STOPS {
+        let stop = self.stop.map(|stop| match stop {
+            StopField::One(text) => vec![text],
+            StopField::Many(texts) => texts,
+        });
+        if stop.as_ref().is_some_and(|texts| texts.len() > MAX_STOPS) {
             let message = format!("'stop' takes at most {MAX_STOPS} texts.");
             return Err(RequestError::invalid("stop", message));
         }
-        if stop.iter().any(String::is_empty) {
+        if stop.iter().flatten().any(String::is_empty) {
             return Err(RequestError::invalid(
                 "stop",
                 "A stop text must not be empty.",
@@ -75,45 +73,42 @@ impl SamplingFields {
             logit_bias.insert(id, check_range("logit_bias", bias, -100.0..=100.0)?);
         }
         let top_k = match self.top_k {
+            None => None,
             // vLLM and llama.cpp use -1 and 0 for "all tokens".
-            None | Some(-1 | 0) => None,
+            Some(-1 | 0) => Some(0),
             Some(k) => Some(check_range("top_k", k, 1..=i64::from(u32::MAX))? as u32),
         };
         Ok(SamplingParams {
-            temperature: self.temperature.map_or(Ok(defaults.temperature), |t| {
-                check_range("temperature", t, 0.0..=2.0)
-            })?,
-            top_p: self
-                .top_p
-                .map_or(Ok(defaults.top_p), |p| check_range("top_p", p, 0.0..=1.0))?,
+            temperature: optional("temperature", self.temperature, 0.0..=2.0)?,
+            top_p: optional("top_p", self.top_p, 0.0..=1.0)?,
             top_k,
-            min_p: self
-                .min_p
-                .map(|p| check_range("min_p", p, 0.0..=1.0))
-                .transpose()?,
-            // A seed is any integer: negative ones keep their bits.
-            seed: self.seed.map(|seed| seed as u64),
+            min_p: optional("min_p", self.min_p, 0.0..=1.0)?,
+            seed: self.seed,
             max_tokens: max_tokens
                 .map(|(field, tokens)| check_range(field, tokens, 1..=u32::MAX))
                 .transpose()?,
             stop,
-            frequency_penalty: check_range(
-                "frequency_penalty",
-                self.frequency_penalty.unwrap_or_default(),
-                -2.0..=2.0,
+            frequency_penalty: optional("frequency_penalty", self.frequency_penalty, -2.0..=2.0)?,
+            presence_penalty: optional("presence_penalty", self.presence_penalty, -2.0..=2.0)?,
+            repetition_penalty: optional(
+                "repetition_penalty",
+                self.repetition_penalty,
+                0.01..=100.0,
             )?,
-            presence_penalty: check_range(
-                "presence_penalty",
-                self.presence_penalty.unwrap_or_default(),
-                -2.0..=2.0,
-            )?,
-            repetition_penalty: self
-                .repetition_penalty
-                .map(|penalty| check_range("repetition_penalty", penalty, 0.01..=100.0))
-                .transpose()?,
             logit_bias,
         })
     }
+}
+
+/// Checks the range of a field that may be missing.
+fn optional<T: PartialOrd + std::fmt::Display>(
+    field: &str,
+    value: Option<T>,
+    range: std::ops::RangeInclusive<T>,
+) -> Result<Option<T>, RequestError> {
+    value
+        .map(|value| check_range(field, value, range))
+        .transpose()
 }
 
 #[cfg(test)]
@@ -126,10 +121,10 @@ mod tests {
     }
 
     #[test]
-    fn omitted_fields_have_the_default() {
+    fn omitted_fields_are_left_to_the_model() {
         assert_eq!(validate("{}"), Ok(SamplingParams::default()));
         assert_eq!(
-            validate(r#"{"temperature": null, "top_k": -1}"#),
+            validate(r#"{"temperature": null, "stop": null}"#),
             Ok(SamplingParams::default())
         );
     }
@@ -161,6 +156,9 @@ mod tests {
 
     #[test]
     fn stop_accepts_a_single_text() {
-        assert_eq!(validate(r#"{"stop": "x"}"#).unwrap().stop, ["x"]);
+        assert_eq!(
+            validate(r#"{"stop": "x"}"#).unwrap().stop,
+            Some(vec!["x".into()])
+        );
     }
 }

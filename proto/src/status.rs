@@ -32,11 +32,18 @@ pub fn from_error(error: RequestError) -> Status {
             metadata.insert(RETRY_AFTER_MS, (retry_after.as_millis() as u64).into());
             Code::ResourceExhausted
         }
-        RequestError::Unavailable(_) | RequestError::LimitsUnmet(_) => Code::FailedPrecondition,
+        RequestError::Unavailable { retry_after, .. } => {
+            if let Some(retry_after) = retry_after {
+                metadata.insert(RETRY_AFTER_MS, (retry_after.as_millis() as u64).into());
+            }
+            Code::FailedPrecondition
+        }
+        RequestError::LimitsUnmet(_) => Code::FailedPrecondition,
         RequestError::DeadlineUnmet(_) => Code::Aborted,
         RequestError::NodeLost(_) => Code::Unavailable,
         RequestError::Timeout(_) => Code::DeadlineExceeded,
         RequestError::Engine(_) => Code::Internal,
+        RequestError::Upstream(_) => Code::DataLoss,
     };
     Status::with_metadata(code, message, metadata)
 }
@@ -50,6 +57,10 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
         let value = status.metadata().get(key)?;
         value.to_str().ok().map(str::to_owned)
     };
+    let retry_after = || {
+        let millis = text(RETRY_AFTER_MS)?.parse().ok()?;
+        Some(Duration::from_millis(millis))
+    };
     match status.code() {
         Code::NotFound => RequestError::ModelNotFound(model.to_owned()),
         Code::InvalidArgument => RequestError::Invalid {
@@ -58,17 +69,18 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
         },
         Code::PermissionDenied => RequestError::ZoneForbidden(message),
         Code::OutOfRange => RequestError::ContextLength(message),
-        Code::ResourceExhausted => {
-            let millis = text(RETRY_AFTER_MS).and_then(|millis| millis.parse().ok());
-            RequestError::Overloaded {
-                message,
-                retry_after: Duration::from_millis(millis.unwrap_or(1_000)),
-            }
-        }
-        Code::FailedPrecondition => RequestError::Unavailable(message),
+        Code::ResourceExhausted => RequestError::Overloaded {
+            message,
+            retry_after: retry_after().unwrap_or(Duration::from_secs(1)),
+        },
+        Code::FailedPrecondition => RequestError::Unavailable {
+            message,
+            retry_after: retry_after(),
+        },
         Code::DeadlineExceeded => RequestError::Timeout(message),
         Code::Aborted => RequestError::DeadlineUnmet(message),
         Code::Internal => RequestError::Engine(message),
+        Code::DataLoss => RequestError::Upstream(message),
         _ => RequestError::NodeLost(format!("the connection to the node was lost: {message}")),
     }
 }
@@ -102,10 +114,15 @@ mod tests {
                 message: text(),
                 retry_after: Duration::from_millis(2_500),
             },
-            RequestError::Unavailable(text()),
+            RequestError::unavailable(text()),
+            RequestError::Unavailable {
+                message: text(),
+                retry_after: Some(Duration::from_secs(7)),
+            },
             RequestError::Timeout(text()),
             RequestError::DeadlineUnmet(text()),
             RequestError::Engine(text()),
+            RequestError::Upstream(text()),
         ] {
             assert_eq!(to_error(&from_error(error.clone()), "m"), error);
         }

@@ -199,7 +199,7 @@ impl Drop for QueuedRequest<'_> {
 }
 
 fn closed() -> RequestError {
-    RequestError::Unavailable("the model is being unloaded".into())
+    RequestError::unavailable("the model is being unloaded")
 }
 
 fn overloaded(message: &str) -> RequestError {
@@ -294,9 +294,9 @@ mod tests {
         }
         queue.close();
         let rejected = waiting.await.unwrap().err();
-        assert!(matches!(rejected, Some(RequestError::Unavailable(_))));
+        assert!(matches!(rejected, Some(RequestError::Unavailable { .. })));
         let late = queue.clone().acquire(QueueKey::default(), None).await;
-        assert!(matches!(late.err(), Some(RequestError::Unavailable(_))));
+        assert!(matches!(late.err(), Some(RequestError::Unavailable { .. })));
         assert!(queue.drained().now_or_never().is_none());
         drop(computing);
         queue.drained().await;

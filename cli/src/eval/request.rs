@@ -177,12 +177,14 @@ fn confidence(logprobs: Option<AnswerLogprobs>) -> Option<[f32; 3]> {
     let mut confidence = AnswerConfidence::default();
     for token in logprobs?.content? {
         confidence.add_token(&TokenLogprob {
+            bytes: Vec::new(),
             token: token.token,
             logprob: token.logprob,
             top: token
                 .top_logprobs
                 .into_iter()
                 .map(|other| TopLogprob {
+                    bytes: Vec::new(),
                     token: other.token,
                     logprob: other.logprob,
                 })

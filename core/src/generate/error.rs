@@ -37,8 +37,13 @@ pub enum RequestError {
         retry_after: Duration,
     },
     /// The model is known, but no replica can answer now.
-    #[error("{0}")]
-    Unavailable(String),
+    #[error("{message}")]
+    Unavailable {
+        /// Why none can.
+        message: String,
+        /// Time after which a retry may succeed. `None` if it is not known.
+        retry_after: Option<Duration>,
+    },
     /// The node, or the connection to it, was lost during the request.
     #[error("{0}")]
     NodeLost(String),
@@ -54,6 +59,9 @@ pub enum RequestError {
     /// The engine failed.
     #[error("{0}")]
     Engine(String),
+    /// The server that computes the model's answers failed, or its answer is invalid.
+    #[error("{0}")]
+    Upstream(String),
 }
 
 impl RequestError {
@@ -62,6 +70,14 @@ impl RequestError {
         Self::Invalid {
             param: Some(param.into()),
             message: message.into(),
+        }
+    }
+
+    /// The error for a model without a replica that can answer now.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::Unavailable {
+            message: message.into(),
+            retry_after: None,
         }
     }
 
@@ -76,12 +92,13 @@ impl RequestError {
             Self::Invalid { .. } => "invalid_request",
             Self::ContextLength(_) => "context_length",
             Self::Overloaded { .. } => "overloaded",
-            Self::Unavailable(_) => "unavailable",
+            Self::Unavailable { .. } => "unavailable",
             Self::NodeLost(_) => "node_lost",
             Self::Timeout(_) => "timeout",
             Self::DeadlineUnmet(_) => "deadline_unmet",
             Self::LimitsUnmet(_) => "limits_unmet",
             Self::Engine(_) => "engine",
+            Self::Upstream(_) => "upstream",
         }
     }
 
@@ -99,7 +116,10 @@ impl RequestError {
     /// Whether the replica is at fault rather than the request: its circuit breaker counts these errors.
     #[must_use]
     pub fn is_replica_fault(&self) -> bool {
-        matches!(self, Self::NodeLost(_) | Self::Timeout(_) | Self::Engine(_))
+        matches!(
+            self,
+            Self::NodeLost(_) | Self::Timeout(_) | Self::Engine(_) | Self::Upstream(_)
+        )
     }
 
     /// Whether another replica may answer instead, as long as no part of the answer has been sent to
@@ -108,7 +128,7 @@ impl RequestError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Overloaded { .. } | Self::Unavailable(_) | Self::NodeLost(_)
+            Self::Overloaded { .. } | Self::Unavailable { .. } | Self::NodeLost(_)
         )
     }
 }

@@ -24,6 +24,8 @@ pub struct ChoiceDelta {
     pub content: String,
     /// Text to append to the reasoning, which the model keeps apart from its answer.
     pub reasoning: String,
+    /// Text to append to the explanation of why the model refuses to answer.
+    pub refusal: String,
     /// Parts of tool calls.
     pub tool_calls: Vec<ToolCallDelta>,
     /// The tokens of `content`, if log-probabilities were requested.
@@ -48,6 +50,9 @@ pub struct ToolCallDelta {
 pub struct TokenLogprob {
     /// The text of the token.
     pub token: String,
+    /// The bytes of the token. A character may take several tokens: the texts of their bytes are not
+    /// valid on their own. Empty if the bytes are not known.
+    pub bytes: Vec<u8>,
     /// The natural logarithm of its probability.
     pub logprob: f32,
     /// The most probable tokens at this position, the most probable first.
@@ -59,6 +64,9 @@ pub struct TokenLogprob {
 pub struct TopLogprob {
     /// The text of the token.
     pub token: String,
+    /// The bytes of the token. A character may take several tokens: the texts of their bytes are not
+    /// valid on their own. Empty if the bytes are not known.
+    pub bytes: Vec<u8>,
     /// The natural logarithm of its probability.
     pub logprob: f32,
 }
@@ -81,6 +89,8 @@ pub enum FinishReason {
     Length,
     /// The model calls tools.
     ToolCalls,
+    /// An upstream server's filter withheld the answer or its rest.
+    ContentFilter,
 }
 
 impl FinishReason {
@@ -91,6 +101,7 @@ impl FinishReason {
             Self::Stop => "stop",
             Self::Length => "length",
             Self::ToolCalls => "tool_calls",
+            Self::ContentFilter => "content_filter",
         }
     }
 }

@@ -12,7 +12,7 @@ pub use event::{
     ToolCallDelta, TopLogprob, Usage,
 };
 pub use request::{
-    ChatMessage, EmbedRequest, Embeddings, GenerateInput, GenerateRequest, OutputConstraint,
-    SamplingParams, Tool, ToolCall, ToolChoice,
+    ChatMessage, EmbedInput, EmbedRequest, Embeddings, GenerateInput, GenerateRequest,
+    JsonSchemaFormat, OutputConstraint, SamplingParams, Tool, ToolCall, ToolChoice, UpstreamFields,
 };
 pub use route::{Route, RouteTarget};

@@ -21,6 +21,13 @@ pub struct GenerateRequest<M = ModelName> {
     pub tools: Vec<Tool>,
     /// Whether and which tool the model calls.
     pub tool_choice: ToolChoice,
+    /// Whether the model may call several tools in one answer. `None` for the model's default.
+    pub parallel_tool_calls: Option<bool>,
+    /// How much a reasoning model thinks before it answers, such as `low`. `None` for its default.
+    pub reasoning_effort: Option<String>,
+    /// Arguments of the model's chat template, such as `enable_thinking`, as the text of a JSON object.
+    /// `None` for none.
+    pub chat_template_args: Option<String>,
     /// The format that the answer must have. `None` for any.
     pub constraint: Option<OutputConstraint>,
     /// `Some(k)` requests the log-probability of each token and of the `k` most probable tokens at its
@@ -31,11 +38,25 @@ pub struct GenerateRequest<M = ModelName> {
     /// Whether events are sent as they are generated. Otherwise they may all be sent at the end,
     /// which costs less.
     pub stream: bool,
+    /// Fields that only upstream servers use.
+    pub upstream: UpstreamFields,
     /// The request's position in the model's queue.
     pub queue_key: QueueKey,
     /// The time from now within which the request must be answered; it leaves the queue then. `None`
     /// for no deadline.
     pub deadline: Option<Duration>,
+}
+
+/// Fields of a request that an upstream server gets as the client sent them. Other engines ignore them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpstreamFields {
+    /// The end user on whose behalf the client sends the request.
+    pub user: Option<String>,
+    /// Whether the client named the token limit `max_completion_tokens` instead of `max_tokens`. Some
+    /// servers accept only the one, some only the other.
+    pub max_completion_tokens: bool,
+    /// Further fields, as the text of a JSON object. `None` for none.
+    pub extra: Option<String>,
 }
 
 impl<M> GenerateRequest<M> {
@@ -48,10 +69,14 @@ impl<M> GenerateRequest<M> {
             sampling: SamplingParams::default(),
             tools: Vec::new(),
             tool_choice: ToolChoice::Auto,
+            parallel_tool_calls: None,
+            reasoning_effort: None,
+            chat_template_args: None,
             constraint: None,
             logprobs: None,
             choices: 1,
             stream: false,
+            upstream: UpstreamFields::default(),
             queue_key: QueueKey::default(),
             deadline: None,
         }
@@ -65,6 +90,8 @@ pub enum GenerateInput {
     Chat(Vec<ChatMessage>),
     /// A text, passed to the model unchanged.
     Text(String),
+    /// Token ids of the model's own vocabulary.
+    Tokens(Vec<u32>),
 }
 
 impl GenerateInput {
@@ -73,19 +100,24 @@ impl GenerateInput {
     pub fn operation_name(&self) -> &'static str {
         match self {
             Self::Chat(_) => "chat",
-            Self::Text(_) => "text_completion",
+            Self::Text(_) | Self::Tokens(_) => "text_completion",
         }
     }
 
-    /// The size of the text in bytes, with which the cost of the prefill grows.
+    /// The size of the input in bytes, with which the cost of the prefill grows.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
             Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
             Self::Text(text) => text.len(),
+            Self::Tokens(tokens) => tokens.len().saturating_mul(BYTES_PER_TOKEN),
         }
     }
 }
+
+/// The number of bytes that a token stands for where only the number of tokens is known: about the
+/// average of English text in vocabularies of 32,000 to 128,000 tokens.
+const BYTES_PER_TOKEN: usize = 4;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -113,50 +145,32 @@ pub struct ToolCall {
     pub arguments: String,
 }
 
-/// How tokens are sampled and where an answer ends.
-#[derive(Debug, Clone, PartialEq)]
+/// How tokens are sampled and where an answer ends. A field that is `None` has the model's default.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct SamplingParams {
     /// The sampling temperature: 0 always takes the most probable token, 1 keeps the model's
     /// probabilities.
-    pub temperature: f64,
+    pub temperature: Option<f64>,
     /// Sample among the most probable tokens that together have this probability; 1 for all tokens.
-    pub top_p: f64,
-    /// Sample among this many most probable tokens. `None` for all.
+    pub top_p: Option<f64>,
+    /// Sample among this many most probable tokens; 0 for all.
     pub top_k: Option<u32>,
     /// Drop tokens that are less probable than this fraction of the most probable one.
     pub min_p: Option<f64>,
-    /// The seed: the same seed, request and model give the same answer. `None` for a random one.
-    pub seed: Option<u64>,
-    /// The most tokens of an answer. `None` for as many as the model's context has room for.
+    /// The seed: the same seed, request and model give the same answer. Without one it is random.
+    pub seed: Option<i64>,
+    /// The most tokens of an answer.
     pub max_tokens: Option<u32>,
     /// Texts that end the answer; they are not part of it.
-    pub stop: Vec<String>,
+    pub stop: Option<Vec<String>>,
     /// Subtracted from a token's logit for each of its occurrences.
-    pub frequency_penalty: f32,
+    pub frequency_penalty: Option<f32>,
     /// Subtracted from a token's logit once it has occurred.
-    pub presence_penalty: f32,
+    pub presence_penalty: Option<f32>,
     /// Divides a token's logit once it has occurred; 1 for no penalty.
     pub repetition_penalty: Option<f32>,
     /// Added to the logits of tokens, by token id.
     pub logit_bias: BTreeMap<u32, f32>,
-}
-
-impl Default for SamplingParams {
-    fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_p: 1.0,
-            top_k: None,
-            min_p: None,
-            seed: None,
-            max_tokens: None,
-            stop: Vec::new(),
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            repetition_penalty: None,
-            logit_bias: BTreeMap::new(),
-        }
-    }
 }
 
 /// A function that the model may call.
@@ -168,6 +182,8 @@ pub struct Tool {
     pub description: Option<String>,
     /// JSON schema of the arguments, as JSON text.
     pub parameters: Option<String>,
+    /// Whether the arguments must match the schema exactly. `None` for the server's default.
+    pub strict: Option<bool>,
 }
 
 /// Whether and which tool the model calls.
@@ -189,8 +205,21 @@ pub enum ToolChoice {
 pub enum OutputConstraint {
     /// Any JSON object.
     JsonObject,
-    /// JSON that matches this schema, which is given as JSON text.
-    JsonSchema(String),
+    /// JSON that matches this schema.
+    JsonSchema(JsonSchemaFormat),
+}
+
+/// The JSON schema that an answer must match.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JsonSchemaFormat {
+    /// The name that the client gave to the format.
+    pub name: Option<String>,
+    /// What the format is for.
+    pub description: Option<String>,
+    /// The schema, as JSON text.
+    pub schema: String,
+    /// Whether the answer must match the schema exactly. `None` for the server's default.
+    pub strict: Option<bool>,
 }
 
 /// A request for the embeddings of texts.
@@ -198,13 +227,33 @@ pub enum OutputConstraint {
 pub struct EmbedRequest<M = ModelName> {
     /// The model, or the route to one.
     pub model: M,
-    /// The texts to embed, at least one.
-    pub inputs: Vec<String>,
+    /// The inputs to embed, at least one.
+    pub inputs: Vec<EmbedInput>,
     /// The request's position in the model's queue.
     pub queue_key: QueueKey,
     /// The time from now within which the request must be answered; it leaves the queue then. `None`
     /// for no deadline.
     pub deadline: Option<Duration>,
+}
+
+/// One input of an embedding request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EmbedInput {
+    /// A text.
+    Text(String),
+    /// Token ids of the model's own vocabulary.
+    Tokens(Vec<u32>),
+}
+
+impl EmbedInput {
+    /// The size of the input in bytes, with which the cost of the request grows.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Tokens(tokens) => tokens.len().saturating_mul(BYTES_PER_TOKEN),
+        }
+    }
 }
 
 /// The embeddings of texts.

@@ -167,10 +167,12 @@ mod tests {
 
     fn token(probability: f32, next: f32) -> TokenLogprob {
         let alternative = |token: &str, probability: f32| TopLogprob {
+            bytes: Vec::new(),
             token: token.into(),
             logprob: probability.ln(),
         };
         TokenLogprob {
+            bytes: Vec::new(),
             token: "a".into(),
             logprob: probability.ln(),
             top: vec![alternative("a", probability), alternative("b", next)],

@@ -47,6 +47,12 @@ pub fn conversation_prefixes(input: &GenerateInput) -> Vec<ConversationPrefix> {
             hash.update(text.as_bytes());
             end_prefix(&hash, text.len());
         }
+        GenerateInput::Tokens(tokens) => {
+            for token in tokens {
+                hash.update(&token.to_le_bytes());
+            }
+            end_prefix(&hash, input.bytes());
+        }
         GenerateInput::Chat(messages) => {
             for message in messages {
                 for part in [&message.role, &message.content] {

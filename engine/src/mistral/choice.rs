@@ -103,7 +103,7 @@ impl ChoiceTask {
             state.limit_to_context(&mut engine_request).await?;
             let limit = engine_request.sampling.max_len;
             let mut responses = state.engine.send(engine_request).await?;
-            let mut stop_texts = StopTexts::new(state.request.sampling.stop.clone());
+            let mut stop_texts = StopTexts::new(state.request.sampling.stop.clone().unwrap_or_default());
             let mut is_first = true;
             loop {
                 let mut chunk = match responses.recv().await {
@@ -147,6 +147,7 @@ impl ChoiceState {
         let context = self.engine.context;
         let prompt_bytes: usize = match &self.request.input {
             GenerateInput::Text(text) => text.len(),
+            GenerateInput::Tokens(tokens) => tokens.len(),
             GenerateInput::Chat(messages) => messages
                 .iter()
                 .map(|message| message.content.len() + TEMPLATE_BYTES)
@@ -218,6 +219,7 @@ impl ChoiceState {
             choice: self.index,
             content,
             reasoning: chunk.reasoning.clone(),
+            refusal: String::new(),
             tool_calls: chunk.tool_calls(),
             logprobs: sampled
                 .into_iter()
@@ -236,8 +238,10 @@ impl ChoiceState {
         let alternative = |(token, logprob)| TopLogprob {
             token: self.engine.token_text(token),
             logprob,
+            bytes: Vec::new(),
         };
         TokenLogprob {
+            bytes: Vec::new(),
             token: self.engine.token_text(sampled.token),
             logprob: sampled.logprob,
             top: sampled.top.into_iter().map(alternative).collect(),

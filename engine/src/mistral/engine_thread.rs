@@ -93,12 +93,14 @@ impl EngineThread {
 
     /// Counts the tokens of a prompt. Returns `None` if the engine cannot.
     pub(super) async fn count_tokens(&self, input: &GenerateInput) -> Option<usize> {
+        let text = match input {
+            GenerateInput::Text(text) => Either::Right(text.clone()),
+            GenerateInput::Chat(messages) => Either::Left(request::conversation(messages)),
+            GenerateInput::Tokens(tokens) => return Some(tokens.len()),
+        };
         let (response, mut tokens) = mpsc::channel(1);
         let request = TokenizationRequest {
-            text: match input {
-                GenerateInput::Text(text) => Either::Right(text.clone()),
-                GenerateInput::Chat(messages) => Either::Left(request::conversation(messages)),
-            },
+            text,
             tools: None,
             add_generation_prompt: true,
             add_special_tokens: true,

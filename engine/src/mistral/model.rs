@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, RequestError};
+use flotilla_core::generate::{
+    EmbedInput, EmbedRequest, Embeddings, GenerateRequest, RequestError,
+};
 use flotilla_core::spec::Pipeline;
 use futures::future::try_join_all;
 use mistralrs::Model;
@@ -58,10 +60,10 @@ impl MistralModel {
         }
     }
 
-    /// Returns the vector of one text and its number of tokens.
-    async fn embed_text(&self, text: String) -> Result<(Vec<f32>, u32), RequestError> {
+    /// Returns the vector of one input and its number of tokens.
+    async fn embed_input(&self, input: EmbedInput) -> Result<(Vec<f32>, u32), RequestError> {
         let _permit = self.engine.acquire().await?;
-        let mut responses = self.engine.send(request::embedding(text)).await?;
+        let mut responses = self.engine.send(request::embedding(input)).await?;
         match responses.recv().await {
             Some(Response::Embeddings {
                 embeddings,
@@ -112,7 +114,10 @@ impl LoadedModel for MistralModel {
                 format!("The model '{}' does not make embeddings.", request.model),
             ));
         }
-        let vectors = request.inputs.into_iter().map(|text| self.embed_text(text));
+        let vectors = request
+            .inputs
+            .into_iter()
+            .map(|input| self.embed_input(input));
         let mut embeddings = Embeddings::default();
         for (vector, tokens) in try_join_all(vectors).await? {
             embeddings.vectors.push(vector);

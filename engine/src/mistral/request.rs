@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use either::Either;
 use flotilla_core::generate::{
-    ChatMessage, GenerateInput, GenerateRequest, OutputConstraint, RequestError, Tool, ToolCall,
-    ToolChoice,
+    ChatMessage, EmbedInput, GenerateInput, GenerateRequest, OutputConstraint, RequestError, Tool,
+    ToolCall, ToolChoice,
 };
 use indexmap::IndexMap;
 use mistralrs_core::{
@@ -60,8 +60,8 @@ pub(super) fn choice(request: &GenerateRequest, index: u32) -> Result<ChoiceRequ
             temperature: Some(0.0),
             // Only the token itself is read from what the engine reports.
             top_n_logprobs: 1,
-            frequency_penalty: nonzero(sampling.frequency_penalty),
-            presence_penalty: nonzero(sampling.presence_penalty),
+            frequency_penalty: sampling.frequency_penalty.filter(is_nonzero),
+            presence_penalty: sampling.presence_penalty.filter(is_nonzero),
             repetition_penalty: sampling.repetition_penalty,
             max_len: sampling.max_tokens.map(|tokens| tokens as usize),
             ..SamplingParams::neutral()
@@ -82,10 +82,13 @@ pub(super) fn choice(request: &GenerateRequest, index: u32) -> Result<ChoiceRequ
     })
 }
 
-/// Creates the engine request for the embedding of one text.
-pub(super) fn embedding(text: String) -> EngineRequest {
+/// Creates the engine request for the embedding of one input.
+pub(super) fn embedding(input: EmbedInput) -> EngineRequest {
     EngineRequest {
-        messages: RequestMessage::Embedding { prompt: text },
+        messages: match input {
+            EmbedInput::Text(prompt) => RequestMessage::Embedding { prompt },
+            EmbedInput::Tokens(prompt) => RequestMessage::EmbeddingTokens { prompt },
+        },
         sampling: SamplingParams::deterministic(),
         constraint: Constraint::None,
         tools: None,
@@ -96,8 +99,8 @@ pub(super) fn embedding(text: String) -> EngineRequest {
     }
 }
 
-fn nonzero(penalty: f32) -> Option<f32> {
-    (penalty != 0.0).then_some(penalty)
+fn is_nonzero(penalty: &f32) -> bool {
+    *penalty != 0.0
 }
 
 fn messages(request: &GenerateRequest) -> RequestMessage {
@@ -107,6 +110,7 @@ fn messages(request: &GenerateRequest) -> RequestMessage {
             echo_prompt: false,
             best_of: None,
         },
+        GenerateInput::Tokens(tokens) => RequestMessage::CompletionTokens(tokens.clone()),
         GenerateInput::Chat(messages) => RequestMessage::Chat {
             messages: conversation(messages),
             enable_thinking: None,
@@ -189,8 +193,8 @@ fn constraint(request: &GenerateRequest) -> Result<Constraint, RequestError> {
         Some(OutputConstraint::JsonObject) => {
             Constraint::JsonSchema(compact(json!({"type": "object"})))
         }
-        Some(OutputConstraint::JsonSchema(schema)) => {
-            Constraint::JsonSchema(compact(parse_schema(schema)?))
+        Some(OutputConstraint::JsonSchema(format)) => {
+            Constraint::JsonSchema(compact(parse_schema(&format.schema)?))
         }
     })
 }

@@ -38,13 +38,16 @@ impl TokenSampler {
     /// Creates a sampler for the choice with this index, which is added to the seed.
     pub(super) fn new(sampling: &SamplingParams, alternatives: Option<u32>, choice: u32) -> Self {
         let random = match sampling.seed {
-            Some(seed) => fastrand::Rng::with_seed(seed.wrapping_add(u64::from(choice))),
+            Some(seed) => fastrand::Rng::with_seed((seed as u64).wrapping_add(u64::from(choice))),
             None => fastrand::Rng::new(),
         };
         Self {
-            temperature: sampling.temperature as f32,
-            top_p: sampling.top_p as f32,
-            top_k: sampling.top_k.map_or(usize::MAX, |k| k as usize),
+            temperature: sampling.temperature.unwrap_or(1.0) as f32,
+            top_p: sampling.top_p.unwrap_or(1.0) as f32,
+            top_k: match sampling.top_k {
+                None | Some(0) => usize::MAX,
+                Some(k) => k as usize,
+            },
             min_p: sampling.min_p.unwrap_or(0.0) as f32,
             logit_bias: sampling.logit_bias.iter().map(|(t, b)| (*t, *b)).collect(),
             alternatives: alternatives.map(|count| count as usize),
@@ -213,7 +216,7 @@ mod tests {
 
     fn sampling(temperature: f64) -> SamplingParams {
         SamplingParams {
-            temperature,
+            temperature: Some(temperature),
             seed: Some(1),
             ..SamplingParams::default()
         }
@@ -263,11 +266,11 @@ mod tests {
     fn narrow_top_p_top_k_and_min_p_leave_only_the_most_probable_token() {
         let narrow = [
             SamplingParams {
-                top_p: 0.5,
+                top_p: Some(0.5),
                 ..sampling(2.0)
             },
             SamplingParams {
-                top_p: 0.0,
+                top_p: Some(0.0),
                 ..sampling(2.0)
             },
             SamplingParams {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use flotilla_core::ModelName;
 use flotilla_core::generate::{
-    ChatMessage, EmbedRequest, GenerateInput, GenerateRequest, RequestError, SamplingParams,
+    ChatMessage, EmbedInput, EmbedRequest, GenerateInput, GenerateRequest, RequestError,
+    SamplingParams,
 };
 use flotilla_core::spec::Pipeline;
 use futures::StreamExt;
@@ -87,7 +88,7 @@ async fn generate_from(
 async fn embed(model: &dyn LoadedModel, name: &ModelName, text: &str) -> Result<(), RequestError> {
     let request = EmbedRequest {
         model: name.clone(),
-        inputs: vec![text.into()],
+        inputs: vec![EmbedInput::Text(text.into())],
         queue_key: Default::default(),
         deadline: None,
     };
@@ -121,6 +122,7 @@ mod tests {
                 }
                 GenerateInput::Chat(messages) => format!("chat {}", messages[0].content),
                 GenerateInput::Text(text) => format!("text {text}"),
+                GenerateInput::Tokens(tokens) => format!("tokens {tokens:?}"),
             };
             self.prompts.lock().push(prompt);
             if self.is_stuck {
@@ -130,7 +132,10 @@ mod tests {
         }
 
         async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
-            let prompt = format!("embed {}", request.inputs[0]);
+            let EmbedInput::Text(text) = &request.inputs[0] else {
+                panic!("the warm-up sends texts");
+            };
+            let prompt = format!("embed {text}");
             self.prompts.lock().push(prompt);
             Ok(Embeddings::default())
         }

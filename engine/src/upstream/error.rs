@@ -28,7 +28,10 @@ pub(super) async fn from_response(response: Response) -> RequestError {
             message,
             retry_after,
         },
-        StatusCode::SERVICE_UNAVAILABLE => RequestError::Unavailable(message),
+        StatusCode::SERVICE_UNAVAILABLE => RequestError::Unavailable {
+            message,
+            retry_after: Some(retry_after),
+        },
         StatusCode::BAD_REQUEST if code == Some("context_length_exceeded") => {
             RequestError::ContextLength(message)
         }

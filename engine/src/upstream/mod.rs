@@ -19,7 +19,7 @@ use flotilla_core::spec::Model;
 use futures::StreamExt;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::response::EmbeddingsReply;
 use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
@@ -171,7 +171,7 @@ impl LoadedModel for UpstreamModel {
     }
 
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
-        let body = json!({"model": self.name, "input": request.inputs, "encoding_format": "float"});
+        let body = request::embeddings(&self.name, &request);
         let response = self.post("embeddings", &body).await?;
         let reply: EmbeddingsReply = response.json().await.map_err(|e| {
             RequestError::Engine(format!("the server's embeddings cannot be parsed: {e}"))

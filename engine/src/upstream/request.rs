@@ -1,7 +1,8 @@
 //! Requests in OpenAI's format.
 
 use flotilla_core::generate::{
-    ChatMessage, GenerateInput, GenerateRequest, OutputConstraint, SamplingParams, Tool, ToolChoice,
+    ChatMessage, EmbedInput, EmbedRequest, GenerateInput, GenerateRequest, OutputConstraint,
+    SamplingParams, Tool, ToolChoice,
 };
 use serde_json::{Map, Value, json};
 
@@ -41,12 +42,32 @@ pub(super) fn completion(model: &str, request: &GenerateRequest) -> (&'static st
     (path, Value::Object(body.0))
 }
 
+/// Returns the body for the embeddings of the request's inputs by the model that the server calls
+/// `model`. Inputs of token ids and texts cannot be mixed in OpenAI's format: the gateway takes only one
+/// of both in a request.
+pub(super) fn embeddings(model: &str, request: &EmbedRequest) -> Value {
+    let inputs: Vec<Value> = request.inputs.iter().map(embed_input).collect();
+    json!({"model": model, "input": inputs, "encoding_format": "float"})
+}
+
+fn embed_input(input: &EmbedInput) -> Value {
+    match input {
+        EmbedInput::Text(text) => json!(text),
+        EmbedInput::Tokens(tokens) => json!(tokens),
+    }
+}
+
 /// Sets the prompt and the log-probabilities, which the two endpoints name differently, and returns
 /// the endpoint's path.
 fn set_input(body: &mut RequestBody, request: &GenerateRequest) -> &'static str {
     match &request.input {
         GenerateInput::Text(text) => {
             body.set("prompt", json!(text));
+            body.set("logprobs", json!(request.logprobs));
+            "completions"
+        }
+        GenerateInput::Tokens(tokens) => {
+            body.set("prompt", json!(tokens));
             body.set("logprobs", json!(request.logprobs));
             "completions"
         }
@@ -61,26 +82,17 @@ fn set_input(body: &mut RequestBody, request: &GenerateRequest) -> &'static str 
     }
 }
 
-/// Sets the temperature, and the other parameters that differ from their defaults.
+/// Sets the sampling parameters that the client named.
 fn set_sampling(body: &mut RequestBody, sampling: &SamplingParams) {
-    let default = SamplingParams::default();
     body.set("temperature", json!(sampling.temperature));
-    if sampling.top_p != default.top_p {
-        body.set("top_p", json!(sampling.top_p));
-    }
+    body.set("top_p", json!(sampling.top_p));
     body.set("top_k", json!(sampling.top_k));
     body.set("min_p", json!(sampling.min_p));
     body.set("seed", json!(sampling.seed));
     body.set("max_tokens", json!(sampling.max_tokens));
-    if !sampling.stop.is_empty() {
-        body.set("stop", json!(sampling.stop));
-    }
-    if sampling.frequency_penalty != 0.0 {
-        body.set("frequency_penalty", json!(sampling.frequency_penalty));
-    }
-    if sampling.presence_penalty != 0.0 {
-        body.set("presence_penalty", json!(sampling.presence_penalty));
-    }
+    body.set("stop", json!(sampling.stop));
+    body.set("frequency_penalty", json!(sampling.frequency_penalty));
+    body.set("presence_penalty", json!(sampling.presence_penalty));
     body.set("repetition_penalty", json!(sampling.repetition_penalty));
     if !sampling.logit_bias.is_empty() {
         body.set("logit_bias", json!(sampling.logit_bias));
@@ -90,9 +102,9 @@ fn set_sampling(body: &mut RequestBody, sampling: &SamplingParams) {
 fn response_format(constraint: &OutputConstraint) -> Value {
     match constraint {
         OutputConstraint::JsonObject => json!({"type": "json_object"}),
-        OutputConstraint::JsonSchema(schema) => json!({
+        OutputConstraint::JsonSchema(format) => json!({
             "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": parse(schema)},
+            "json_schema": {"name": "answer", "schema": parse(&format.schema)},
         }),
     }
 }

@@ -36,6 +36,7 @@ struct DeltaField {
     content: Option<String>,
     #[serde(alias = "reasoning")]
     reasoning_content: Option<String>,
+    refusal: Option<String>,
     tool_calls: Option<Vec<CallField>>,
 }
 
@@ -114,6 +115,7 @@ impl UpstreamChoice {
         Some(match reason {
             "length" => FinishReason::Length,
             "tool_calls" | "function_call" => FinishReason::ToolCalls,
+            "content_filter" => FinishReason::ContentFilter,
             _ => FinishReason::Stop,
         })
     }
@@ -126,6 +128,7 @@ impl UpstreamChoice {
             choice: self.index,
             content: field.content.or(self.text).unwrap_or_default(),
             reasoning: field.reasoning_content.unwrap_or_default(),
+            refusal: field.refusal.unwrap_or_default(),
             tool_calls: calls.into_iter().map(CallField::into_delta).collect(),
             logprobs: self
                 .logprobs
@@ -169,8 +172,13 @@ impl LogprobsField {
                 token,
                 logprob: logprobs.next().flatten().unwrap_or_default(),
                 top: top
-                    .map(|(token, logprob)| TopLogprob { token, logprob })
+                    .map(|(token, logprob)| TopLogprob {
+                        token,
+                        logprob,
+                        bytes: Vec::new(),
+                    })
                     .collect(),
+                bytes: Vec::new(),
             }
         });
         tokens.collect()
@@ -182,11 +190,13 @@ impl LogprobField {
         let top = self.top_logprobs.into_iter().map(|top| TopLogprob {
             token: top.token,
             logprob: top.logprob,
+            bytes: Vec::new(),
         });
         TokenLogprob {
             token: self.token,
             logprob: self.logprob,
             top: top.collect(),
+            bytes: Vec::new(),
         }
     }
 }

@@ -2,6 +2,7 @@ use axum::Router;
 use axum::routing::{get, post};
 use flotilla_core::ModelName;
 use flotilla_core::spec::{EngineKind, EngineOptions, ModelSpec};
+use serde_json::json;
 
 use flotilla_core::generate::{
     ChatMessage, ChoiceFinished, FinishReason, GenerateEvent, GenerateInput, OutputConstraint,
@@ -134,6 +135,7 @@ fn request_is_written_in_openais_format() {
         name: "f".into(),
         description: None,
         parameters: Some("{\"type\":\"object\"}".into()),
+        strict: None,
     }];
     request.tool_choice = ToolChoice::Named("f".into());
     request.constraint = Some(OutputConstraint::JsonObject);
@@ -144,7 +146,7 @@ fn request_is_written_in_openais_format() {
         body,
         json!({
             "model": "upstream-name", "stream": true, "stream_options": {"include_usage": true},
-            "temperature": 1.0, "messages": [{"role": "user", "content": "hi"}],
+            "messages": [{"role": "user", "content": "hi"}],
             "logprobs": true, "top_logprobs": 2,
             "response_format": {"type": "json_object"},
             "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],

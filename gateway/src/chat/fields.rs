@@ -104,6 +104,8 @@ pub(super) struct FunctionField {
     pub(super) description: Option<String>,
     #[serde(default)]
     pub(super) parameters: Option<Box<RawValue>>,
+    #[serde(default)]
+    pub(super) strict: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -129,8 +131,14 @@ pub(super) struct ResponseFormat {
     pub(super) json_schema: Option<JsonSchemaField>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 pub(super) struct JsonSchemaField {
+    #[serde(default)]
+    pub(super) name: Option<String>,
+    #[serde(default)]
+    pub(super) description: Option<String>,
+    #[serde(default)]
+    pub(super) strict: Option<bool>,
     #[serde(default)]
     pub(super) schema: Option<Box<RawValue>>,
 }

@@ -1,9 +1,8 @@
 //! Validates a chat request and converts it to the core's [`GenerateRequest`].
 
-use flotilla_core::admission::QueueKey;
 use flotilla_core::generate::{
-    ChatMessage, GenerateInput, GenerateRequest, OutputConstraint, RequestError, Route, Tool,
-    ToolCall, ToolChoice,
+    ChatMessage, GenerateInput, GenerateRequest, JsonSchemaFormat, OutputConstraint, RequestError,
+    Route, Tool, ToolCall, ToolChoice,
 };
 use http::HeaderMap;
 
@@ -67,8 +66,6 @@ impl ChatBody {
             .map(|tokens| ("max_completion_tokens", tokens))
             .or(self.max_tokens.map(|tokens| ("max_tokens", tokens)));
         let request = GenerateRequest {
-            model: route,
-            input: GenerateInput::Chat(messages),
             choices: sampling.choices()?,
             sampling: sampling.validate(max_tokens)?,
             tools,
@@ -76,8 +73,7 @@ impl ChatBody {
             constraint,
             logprobs,
             stream,
-            queue_key: QueueKey::default(),
-            deadline: None,
+            ..GenerateRequest::new(route, GenerateInput::Chat(messages))
         };
         Ok((request, include_usage))
     }
@@ -211,6 +207,7 @@ fn validate_tool(i: usize, tool: ToolField) -> Result<Tool, RequestError> {
         name: function.name,
         description: function.description,
         parameters,
+        strict: function.strict,
     })
 }
 
@@ -271,10 +268,15 @@ fn validate_response_format(
         "text" => Ok(None),
         "json_object" => Ok(Some(OutputConstraint::JsonObject)),
         "json_schema" => {
-            let schema = format.json_schema.and_then(|field| field.schema);
-            match schema {
+            let field = format.json_schema.unwrap_or_default();
+            match field.schema {
                 Some(schema) if schema.get().starts_with('{') => {
-                    Ok(Some(OutputConstraint::JsonSchema(schema.get().to_owned())))
+                    Ok(Some(OutputConstraint::JsonSchema(JsonSchemaFormat {
+                        name: field.name,
+                        description: field.description,
+                        schema: schema.get().to_owned(),
+                        strict: field.strict,
+                    })))
                 }
                 _ => Err(RequestError::invalid(
                     "response_format.json_schema.schema",

@@ -1,7 +1,6 @@
 //! The JSON fields of a completion request, and their validation.
 
-use flotilla_core::admission::QueueKey;
-use flotilla_core::generate::{GenerateInput, GenerateRequest, RequestError, Route, ToolChoice};
+use flotilla_core::generate::{GenerateInput, GenerateRequest, RequestError, Route};
 use http::HeaderMap;
 use serde::Deserialize;
 
@@ -76,7 +75,7 @@ impl CompletionRequest {
         let prompts = self.generations.iter().flat_map(|generation| {
             let prompt = match &generation.input {
                 GenerateInput::Text(text) => text.as_str(),
-                GenerateInput::Chat(_) => "",
+                GenerateInput::Chat(_) | GenerateInput::Tokens(_) => "",
             };
             (0..generation.choices).map(move |_| prompt.to_owned())
         });
@@ -139,17 +138,11 @@ impl CompletionBody {
         let generations = prompts
             .into_iter()
             .map(|prompt| GenerateRequest {
-                model: route.clone(),
-                input: GenerateInput::Text(prompt),
                 sampling: sampling.clone(),
-                tools: Vec::new(),
-                tool_choice: ToolChoice::Auto,
-                constraint: None,
                 logprobs,
                 choices,
                 stream,
-                queue_key: QueueKey::default(),
-                deadline: None,
+                ..GenerateRequest::new(route.clone(), GenerateInput::Text(prompt))
             })
             .collect();
         Ok(CompletionRequest {

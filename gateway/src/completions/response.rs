@@ -168,6 +168,7 @@ mod tests {
         let mut out = BytesMut::new();
         for token in ["x", "y"] {
             let logprob = TokenLogprob {
+                bytes: Vec::new(),
                 token: token.into(),
                 logprob: -1.0,
                 top: Vec::new(),

@@ -11,7 +11,7 @@ impl From<&generate::EmbedRequest> for v1::EmbedRequest {
     fn from(request: &generate::EmbedRequest) -> Self {
         Self {
             model: request.model.as_str().to_owned(),
-            inputs: request.inputs.clone(),
+            inputs: request.inputs.iter().map(input_message).collect(),
             queue_key: Some(queue_key_message(request.queue_key, request.deadline)),
         }
     }
@@ -24,11 +24,32 @@ impl TryFrom<v1::EmbedRequest> for generate::EmbedRequest {
         let (queue_key, deadline) = parse_queue_key(request.queue_key);
         Ok(Self {
             model: model_name(&request.model)?,
-            inputs: request.inputs,
+            inputs: request
+                .inputs
+                .into_iter()
+                .map(parse_input)
+                .collect::<Result<_, _>>()?,
             queue_key,
             deadline,
         })
     }
+}
+
+fn input_message(input: &generate::EmbedInput) -> v1::EmbedInput {
+    use v1::embed_input::Input;
+    let input = match input {
+        generate::EmbedInput::Text(text) => Input::Text(text.clone()),
+        generate::EmbedInput::Tokens(ids) => Input::Tokens(v1::TokenIds { ids: ids.clone() }),
+    };
+    v1::EmbedInput { input: Some(input) }
+}
+
+fn parse_input(input: v1::EmbedInput) -> Result<generate::EmbedInput, ConvertError> {
+    use v1::embed_input::Input;
+    Ok(match input.input.ok_or(ConvertError::Missing("input"))? {
+        Input::Text(text) => generate::EmbedInput::Text(text),
+        Input::Tokens(tokens) => generate::EmbedInput::Tokens(tokens.ids),
+    })
 }
 
 impl From<generate::Embeddings> for v1::EmbedResponse {

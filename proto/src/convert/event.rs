@@ -9,15 +9,19 @@ use super::energy::{energy_message, parse_energy};
 use super::same_fields::same_fields;
 use crate::v1;
 
-same_fields!(ChoiceDelta { choice, content, reasoning } each { tool_calls, logprobs });
+same_fields!(ChoiceDelta { choice, content, reasoning, refusal } each { tool_calls, logprobs });
 same_fields!(ToolCallDelta {
     index,
     id,
     name,
     arguments
 });
-same_fields!(TokenLogprob { token, logprob } each { top });
-same_fields!(TopLogprob { token, logprob });
+same_fields!(TokenLogprob { token, logprob, bytes } each { top });
+same_fields!(TopLogprob {
+    token,
+    logprob,
+    bytes
+});
 
 impl From<generate::Usage> for v1::Usage {
     fn from(usage: generate::Usage) -> Self {
@@ -61,6 +65,7 @@ impl From<generate::GenerateEvent> for v1::GenerateEvent {
                     generate::FinishReason::Stop => v1::FinishReason::Stop,
                     generate::FinishReason::Length => v1::FinishReason::Length,
                     generate::FinishReason::ToolCalls => v1::FinishReason::ToolCalls,
+                    generate::FinishReason::ContentFilter => v1::FinishReason::ContentFilter,
                 }
                 .into(),
             }),
@@ -83,6 +88,7 @@ impl TryFrom<v1::GenerateEvent> for generate::GenerateEvent {
                     v1::FinishReason::Stop => generate::FinishReason::Stop,
                     v1::FinishReason::Length => generate::FinishReason::Length,
                     v1::FinishReason::ToolCalls => generate::FinishReason::ToolCalls,
+                    v1::FinishReason::ContentFilter => generate::FinishReason::ContentFilter,
                 },
             }),
             Event::Usage(usage) => Self::Usage(usage.into()),

@@ -24,12 +24,14 @@ pub fn generate_request<M>(
     request: &generate::GenerateRequest<M>,
     queue_key: QueueKey,
 ) -> v1::GenerateRequest {
-    let (chat, text) = match &request.input {
+    let (mut chat, mut text, mut tokens) = (Vec::new(), None, None);
+    match &request.input {
         generate::GenerateInput::Chat(messages) => {
-            (messages.iter().map(Into::into).collect(), None)
+            chat = messages.iter().map(Into::into).collect();
         }
-        generate::GenerateInput::Text(text) => (Vec::new(), Some(text.clone())),
-    };
+        generate::GenerateInput::Text(prompt) => text = Some(prompt.clone()),
+        generate::GenerateInput::Tokens(ids) => tokens = Some(v1::TokenIds { ids: ids.clone() }),
+    }
     let (tool_choice, named_tool) = match &request.tool_choice {
         generate::ToolChoice::Auto => (v1::ToolChoice::Auto, String::new()),
         generate::ToolChoice::None => (v1::ToolChoice::None, String::new()),
@@ -39,7 +41,7 @@ pub fn generate_request<M>(
     let (json_object, json_schema) = match &request.constraint {
         None => (false, None),
         Some(generate::OutputConstraint::JsonObject) => (true, None),
-        Some(generate::OutputConstraint::JsonSchema(schema)) => (false, Some(schema.clone())),
+        Some(generate::OutputConstraint::JsonSchema(format)) => (false, Some(format.into())),
     };
     v1::GenerateRequest {
         model: String::new(),
@@ -55,6 +57,11 @@ pub fn generate_request<M>(
         choices: request.choices,
         stream: request.stream,
         queue_key: Some(queue_key_message(queue_key, request.deadline)),
+        tokens,
+        parallel_tool_calls: request.parallel_tool_calls,
+        reasoning_effort: request.reasoning_effort.clone(),
+        chat_template_args: request.chat_template_args.clone(),
+        upstream: Some((&request.upstream).into()),
     }
 }
 
@@ -68,16 +75,19 @@ impl TryFrom<v1::GenerateRequest> for generate::GenerateRequest {
             v1::ToolChoice::Required => generate::ToolChoice::Required,
             v1::ToolChoice::Named => generate::ToolChoice::Named(request.named_tool),
         };
-        let input = match request.text {
-            Some(text) => generate::GenerateInput::Text(text),
-            None if request.chat.is_empty() => return Err(ConvertError::Missing("chat or text")),
-            None => {
+        let input = match (request.text, request.tokens) {
+            (Some(text), _) => generate::GenerateInput::Text(text),
+            (None, Some(tokens)) => generate::GenerateInput::Tokens(tokens.ids),
+            (None, None) if request.chat.is_empty() => {
+                return Err(ConvertError::Missing("chat, text or tokens"));
+            }
+            (None, None) => {
                 generate::GenerateInput::Chat(request.chat.into_iter().map(Into::into).collect())
             }
         };
         let (queue_key, deadline) = parse_queue_key(request.queue_key);
         let constraint = match request.json_schema {
-            Some(schema) => Some(generate::OutputConstraint::JsonSchema(schema)),
+            Some(format) => Some(generate::OutputConstraint::JsonSchema(format.into())),
             None => request
                 .json_object
                 .then_some(generate::OutputConstraint::JsonObject),
@@ -91,10 +101,14 @@ impl TryFrom<v1::GenerateRequest> for generate::GenerateRequest {
                 .into(),
             tools: request.tools.into_iter().map(Into::into).collect(),
             tool_choice,
+            parallel_tool_calls: request.parallel_tool_calls,
+            reasoning_effort: request.reasoning_effort,
+            chat_template_args: request.chat_template_args,
             constraint,
             logprobs: request.logprobs,
             choices: request.choices.max(1),
             stream: request.stream,
+            upstream: request.upstream.unwrap_or_default().into(),
             queue_key,
             deadline,
         })
@@ -110,7 +124,7 @@ impl From<&generate::SamplingParams> for v1::SamplingParams {
             min_p: sampling.min_p,
             seed: sampling.seed,
             max_tokens: sampling.max_tokens,
-            stop: sampling.stop.clone(),
+            stop: sampling.stop.clone().map(|texts| v1::StopTexts { texts }),
             frequency_penalty: sampling.frequency_penalty,
             presence_penalty: sampling.presence_penalty,
             repetition_penalty: sampling.repetition_penalty,
@@ -128,7 +142,7 @@ impl From<v1::SamplingParams> for generate::SamplingParams {
             min_p: sampling.min_p,
             seed: sampling.seed,
             max_tokens: sampling.max_tokens,
-            stop: sampling.stop,
+            stop: sampling.stop.map(|stop| stop.texts),
             frequency_penalty: sampling.frequency_penalty,
             presence_penalty: sampling.presence_penalty,
             repetition_penalty: sampling.repetition_penalty,
@@ -146,5 +160,17 @@ same_fields!(ToolCall {
 same_fields!(Tool {
     name,
     description,
-    parameters
+    parameters,
+    strict
+});
+same_fields!(JsonSchemaFormat {
+    name,
+    description,
+    schema,
+    strict
+});
+same_fields!(UpstreamFields {
+    user,
+    max_completion_tokens,
+    extra
 });

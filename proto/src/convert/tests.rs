@@ -23,7 +23,7 @@ fn request() -> generate::GenerateRequest {
         }]),
         sampling: generate::SamplingParams {
             seed: Some(7),
-            stop: vec!["x".into()],
+            stop: Some(vec!["x".into()]),
             logit_bias: [(3, -1.5)].into(),
             ..Default::default()
         },
@@ -31,12 +31,26 @@ fn request() -> generate::GenerateRequest {
             name: "f".into(),
             description: None,
             parameters: Some("{}".into()),
+            strict: Some(true),
         }],
         tool_choice: generate::ToolChoice::Named("f".into()),
-        constraint: Some(generate::OutputConstraint::JsonSchema("{}".into())),
+        constraint: Some(generate::OutputConstraint::JsonSchema(
+            generate::JsonSchemaFormat {
+                schema: "{}".into(),
+                ..generate::JsonSchemaFormat::default()
+            },
+        )),
+        parallel_tool_calls: Some(false),
+        reasoning_effort: Some("low".into()),
+        chat_template_args: Some("{}".into()),
         logprobs: Some(2),
         choices: 3,
         stream: true,
+        upstream: generate::UpstreamFields {
+            user: Some("u".into()),
+            max_completion_tokens: true,
+            extra: Some("{}".into()),
+        },
         queue_key: QueueKey {
             priority: Priority::High,
             fairness_key: 9,
@@ -58,7 +72,7 @@ fn request_without_input_is_an_error() {
     let mut message = v1::GenerateRequest::from(&request());
     message.chat.clear();
     let result = generate::GenerateRequest::try_from(message);
-    assert_eq!(result, Err(ConvertError::Missing("chat or text")));
+    assert_eq!(result, Err(ConvertError::Missing("chat, text or tokens")));
 }
 
 #[test]
