@@ -2,7 +2,7 @@
 //! leave nothing behind. Members run inside the test's process or as processes of the real binary.
 //!
 //! The harness also owns the surroundings of a fleet: an etcd, a telemetry collector, a file server, a
-//! breakable network line, a fake power meter and load generators. It knows nothing of single
+//! breakable network line, a fake power meter, a fake upstream server and load generators. It knows nothing of single
 //! behaviours; those are the tests in `tests/tests/`.
 //!
 //! A test waits for a condition with a deadline, through [`Cluster::wait_until`], never for an amount
@@ -16,6 +16,7 @@ mod cluster_builder;
 pub mod collector;
 mod etcd;
 mod fake_rapl;
+mod fake_upstream;
 mod file_server;
 pub mod http_load;
 mod load;
@@ -34,6 +35,7 @@ pub use cluster::Cluster;
 pub use cluster_builder::{ClusterBuilder, Mode};
 pub use etcd::Etcd;
 pub use fake_rapl::FakeRapl;
+pub use fake_upstream::FakeUpstream;
 pub use file_server::FileServer;
 pub use load::{Load, LoadTally};
 pub use models::{demo_model, simulated_model};
