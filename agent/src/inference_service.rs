@@ -2,11 +2,11 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotilla_core::admission::QueueKey;
 use flotilla_core::generate::{
-    ChoiceDelta, EmbedRequest, GenerateEvent, GenerateRequest, RequestError,
+    EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, RequestError,
 };
 use flotilla_core::{ModelName, NodeName};
 use flotilla_proto::status;
@@ -16,11 +16,15 @@ use flotilla_telemetry::Telemetry;
 use flotilla_telemetry::names::{PROVIDER, attr, span};
 use flotilla_telemetry::prometheus::PrometheusRegistry;
 use flotilla_telemetry::trace::{RequestSpan, Tracer};
+use futures::future::Either;
 use futures::{Stream, StreamExt, stream};
+use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use crate::models::{AdmittedRequest, ServedModel, ServingTable};
+use crate::models::{AdmittedRequest, AdmittedSplit, ServedModel, ServingTable, TrackedEvents};
+use crate::turns::{SplitAnswer, embed_in_turns};
+use crate::unstreamed_answer;
 
 /// Largest number of events in one message; events that are ready together are batched.
 const MAX_BATCH: usize = 64;
@@ -77,8 +81,10 @@ impl InferenceService {
         &self,
         request: GenerateRequest,
         span: RequestSpan,
-    ) -> Result<impl Stream<Item = Result<GenerateEvent, RequestError>> + Send + use<>, RequestError>
-    {
+    ) -> Result<AnswerEvents, RequestError> {
+        if request.choices > 1 {
+            return self.start_turns(request, span).await.map(Either::Right);
+        }
         let start = async {
             let served = self.find_model(&request.model)?;
             let admitted = admit(&served, request.queue_key, request.deadline).await?;
@@ -88,13 +94,63 @@ impl InferenceService {
             }
         };
         match span.instrument(start).await {
-            Ok((admitted, events)) => Ok(admitted.track(events, span)),
+            Ok((admitted, events)) => Ok(Either::Left(admitted.track(events, span))),
             Err(error) => {
                 span.record_error(error.kind());
                 Err(error)
             }
         }
     }
+
+    /// Admits the first turn of a request for several choices.
+    async fn start_turns(
+        &self,
+        request: GenerateRequest,
+        span: RequestSpan,
+    ) -> Result<SplitAnswer, RequestError> {
+        let deadline = deadline_at(request.deadline);
+        let start = async {
+            let served = self.find_model(&request.model)?;
+            let admitted = admit_first_turn(&served, request.queue_key, request.deadline).await?;
+            Ok((served, admitted))
+        };
+        match span.instrument(start).await {
+            Ok((served, admitted)) => {
+                Ok(SplitAnswer::new(served, admitted, request, deadline, span))
+            }
+            Err(error) => {
+                let error: RequestError = error;
+                span.record_error(error.kind());
+                Err(error)
+            }
+        }
+    }
+
+    /// Admits an embedding request and computes it, in several turns if it has more inputs than the model
+    /// embeds at once. Sends to `begun` when the first of several turns is complete.
+    async fn embed_inputs(
+        &self,
+        request: EmbedRequest,
+        begun: oneshot::Sender<()>,
+    ) -> Result<Embeddings, RequestError> {
+        let deadline = deadline_at(request.deadline);
+        let served = self.find_model(&request.model)?;
+        let batch = served.model.embed_batch();
+        if request.inputs.len() > batch {
+            let admitted = admit_first_turn(&served, request.queue_key, request.deadline).await?;
+            return embed_in_turns(admitted, batch, request, deadline, begun).await;
+        }
+        let admitted = admit(&served, request.queue_key, request.deadline).await?;
+        admitted.embed(request).await
+    }
+}
+
+/// The events of an answer: those of its only choice, or of several.
+type AnswerEvents = Either<TrackedEvents, SplitAnswer>;
+
+/// The time at which a deadline from now passes.
+fn deadline_at(deadline: Option<Duration>) -> Option<Instant> {
+    Instant::now().checked_add(deadline?)
 }
 
 /// Waits until the model admits a request, in a span of its own.
@@ -105,6 +161,16 @@ async fn admit(
 ) -> Result<AdmittedRequest, RequestError> {
     let _queue_span = RequestSpan::child_of_current(span::QUEUE);
     model.clone().admit(queue_key, deadline).await
+}
+
+/// Waits until the model admits the first turn of a request, in a span of its own.
+async fn admit_first_turn(
+    model: &Arc<ServedModel>,
+    queue_key: QueueKey,
+    deadline: Option<Duration>,
+) -> Result<(AdmittedRequest, AdmittedSplit), RequestError> {
+    let _queue_span = RequestSpan::child_of_current(span::QUEUE);
+    model.clone().admit_first_turn(queue_key, deadline).await
 }
 
 /// Counts the request as failed and passes the error on.
@@ -141,40 +207,38 @@ impl Inference for InferenceService {
                 .unwrap_or_else(|| Ok(v1::GenerateResponse::default()))?;
             stream::iter([Ok(first)]).chain(batches).boxed()
         } else {
-            let response = collect_response(events).await.map_err(status::from_error)?;
-            stream::iter([Ok(response)]).boxed()
+            let messages = unstreamed_answer::messages(events).await;
+            messages.map_err(status::from_error)?
         };
         Ok(Response::new(responses))
     }
 
+    type EmbedStream = Pin<Box<dyn Stream<Item = Result<v1::EmbedResponse, Status>> + Send>>;
+
     async fn embed(
         &self,
         request: Request<v1::EmbedRequest>,
-    ) -> Result<Response<v1::EmbedResponse>, Status> {
+    ) -> Result<Response<Self::EmbedStream>, Status> {
         let (metadata, _, message) = request.into_parts();
         let request = EmbedRequest::try_from(message)?;
         let span = self.start_span(&metadata, "embeddings", request.model.as_str());
-        let embed = async {
-            let served = self.find_model(&request.model)?;
-            let admitted = admit(&served, request.queue_key, request.deadline).await?;
-            match served.model.embed(request).await {
-                Ok(mut embeddings) => {
-                    embeddings.energy = Some(admitted.complete(embeddings.prompt_tokens));
-                    Ok(embeddings)
+        let (begins, begun) = oneshot::channel();
+        let service = self.clone();
+        let answer = async move {
+            let embedded = span.instrument(service.embed_inputs(request, begins)).await;
+            match embedded {
+                Ok(embeddings) => {
+                    span.set_attribute(attr::INPUT_TOKENS, i64::from(embeddings.prompt_tokens));
+                    Ok(embeddings.into())
                 }
-                Err(error) => Err(fail(admitted, error)),
+                Err(error) => {
+                    span.record_error(error.kind());
+                    Err(status::from_error(error))
+                }
             }
         };
-        match span.instrument(embed).await {
-            Ok(embeddings) => {
-                span.set_attribute(attr::INPUT_TOKENS, i64::from(embeddings.prompt_tokens));
-                Ok(Response::new(embeddings.into()))
-            }
-            Err(error) => {
-                span.record_error(error.kind());
-                Err(status::from_error(error))
-            }
-        }
+        let messages = unstreamed_answer::embedding_messages(answer, begun).await?;
+        Ok(Response::new(messages))
     }
 
     async fn metrics(
@@ -189,77 +253,17 @@ impl Inference for InferenceService {
 }
 
 /// Converts events that were ready together to one message. An error ends the answer; events that were
-/// ready together with it are dropped.
+/// ready together with it are dropped. A delta without content is left out: a message without events says
+/// that the answer has begun.
 fn batch_response(
     batch: Vec<Result<GenerateEvent, RequestError>>,
 ) -> Result<v1::GenerateResponse, Status> {
     let mut events = Vec::with_capacity(batch.len());
     for event in batch {
-        events.push(event.map_err(status::from_error)?.into());
-    }
-    Ok(v1::GenerateResponse { events })
-}
-
-/// Collects a whole answer in one message, with the deltas of each choice joined.
-async fn collect_response(
-    events: impl Stream<Item = Result<GenerateEvent, RequestError>>,
-) -> Result<v1::GenerateResponse, RequestError> {
-    let mut events = std::pin::pin!(events);
-    let mut deltas: Vec<ChoiceDelta> = Vec::new();
-    let mut others = Vec::new();
-    while let Some(event) = events.next().await {
-        match event? {
-            GenerateEvent::Delta(delta) => {
-                match deltas.iter_mut().find(|d| d.choice == delta.choice) {
-                    Some(joined) => append(joined, delta),
-                    None => deltas.push(delta),
-                }
-            }
-            other => others.push(other),
+        let event = event.map_err(status::from_error)?;
+        if !matches!(&event, GenerateEvent::Delta(delta) if delta.is_empty()) {
+            events.push(event.into());
         }
     }
-    let deltas = deltas.into_iter().map(GenerateEvent::Delta);
-    Ok(v1::GenerateResponse {
-        events: deltas.chain(others).map(Into::into).collect(),
-    })
-}
-
-/// Appends a delta of the same choice.
-fn append(joined: &mut ChoiceDelta, delta: ChoiceDelta) {
-    joined.content.push_str(&delta.content);
-    joined.reasoning.push_str(&delta.reasoning);
-    joined.tool_calls.extend(delta.tool_calls);
-    joined.logprobs.extend(delta.logprobs);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use flotilla_core::generate::Usage;
-
-    fn delta(choice: u32, content: &str) -> Result<GenerateEvent, RequestError> {
-        Ok(GenerateEvent::Delta(ChoiceDelta {
-            choice,
-            content: content.into(),
-            ..ChoiceDelta::default()
-        }))
-    }
-
-    #[tokio::test]
-    async fn deltas_are_joined_per_choice() {
-        let usage = GenerateEvent::Usage(Usage::default());
-        let events = [delta(0, "a"), delta(1, "x"), delta(0, "b"), Ok(usage)];
-        let response = collect_response(stream::iter(events)).await.unwrap();
-        assert_eq!(response.events.len(), 3);
-        let Some(v1::generate_event::Event::Delta(first)) = &response.events[0].event else {
-            panic!("no delta");
-        };
-        assert_eq!(first.content, "ab");
-    }
-
-    #[tokio::test]
-    async fn an_error_after_the_first_delta_fails_the_answer() {
-        let events = [delta(0, "a"), Err(RequestError::Engine("broken".into()))];
-        assert!(collect_response(stream::iter(events)).await.is_err());
-    }
+    Ok(v1::GenerateResponse { events })
 }

@@ -1,8 +1,9 @@
 //! Flotilla's agent: runs the models of one node.
 //!
 //! It owns the life cycle and the admission queues of the models assigned to this node ([`models`]),
-//! their files, the links that it opens to controllers, the gRPC service that it serves on those links,
-//! and the power meters ([`power`]) and energy accounting ([`energy_accounting`]) of the machine.
+//! the division of large requests into turns (`turns`), the models' files, the links that it opens to
+//! controllers, the gRPC service that it serves on those links, and the power meters ([`power`]) and
+//! energy accounting ([`energy_accounting`]) of the machine.
 //!
 //! It knows nothing of other nodes, or of where models are placed and why: it follows the desired state
 //! from the controllers and reports the status of its models.
@@ -23,6 +24,8 @@ mod node_description;
 mod node_metrics;
 pub mod power;
 mod request_metrics;
+mod turns;
+mod unstreamed_answer;
 
 pub use agent::{Agent, AgentStartError};
 pub use config::{AgentConfig, NodeConfig};

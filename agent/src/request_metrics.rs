@@ -1,6 +1,7 @@
 //! The metrics that requests record: how long they took, and their energy.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_core::ModelName;
 use flotilla_core::generate::AnswerTiming;
@@ -57,9 +58,13 @@ impl ModelMetrics {
         self.energy_accounting.open_entry(rate)
     }
 
-    /// Records how long a complete answer took.
-    pub(crate) fn record_timing(&self, timing: AnswerTiming) {
-        self.queue.record(timing.queued.as_secs_f64());
+    /// Records how long a request waited in the queue.
+    pub(crate) fn record_wait(&self, queued: Duration) {
+        self.queue.record(queued.as_secs_f64());
+    }
+
+    /// Records how long the computation of a complete answer took.
+    pub(crate) fn record_compute_time(&self, timing: AnswerTiming) {
         self.prefill.record(timing.prefill.as_secs_f64());
         self.decode.record(timing.decode.as_secs_f64());
     }

@@ -17,6 +17,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         advertise_http: args.advertise_http,
         max_body: usize::try_from(args.max_body.0)?,
         first_token_timeout: args.first_token_timeout,
+        answer_timeout: args.answer_timeout,
         link_timeout: args.link_timeout,
         node_grace: args.node_grace_period,
         connections: args.connections_per_agent,

@@ -28,6 +28,8 @@ pub struct ControllerConfig {
     pub max_body: usize,
     /// Longest time that a request waits for its first token.
     pub first_token_timeout: Duration,
+    /// Longest time from the arrival of a request to the end of its answer.
+    pub answer_timeout: Duration,
     /// Silence on a link after which its node becomes suspect.
     pub link_timeout: Duration,
     /// Time that a suspect node has to return before it is lost and its models are placed elsewhere.
@@ -56,6 +58,7 @@ impl Default for ControllerConfig {
             data_dir: "flotilla-data/controller".into(),
             max_body: 4 << 20,
             first_token_timeout: Duration::from_secs(300),
+            answer_timeout: Duration::from_secs(600),
             link_timeout: flotilla_proto::transport::DEFAULT_KEEPALIVE_TIMEOUT,
             node_grace: Duration::from_secs(5),
             connections: 1,

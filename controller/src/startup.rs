@@ -172,6 +172,7 @@ impl Startup {
             },
             DispatchConfig {
                 first_token_timeout: self.config.first_token_timeout,
+                answer_timeout: self.config.answer_timeout,
                 record_prompts: self.config.record_prompts,
             },
         );

@@ -5,7 +5,7 @@
 //! key) take turns by start-time fair queueing (Goyal, Vin and Cheng, "Start-time Fair Queuing",
 //! 1996) with requests of equal weight: a flow with many requests delays itself and not the others.
 //! In a full queue, a new request displaces one of a lower priority, or one of the flow with the
-//! most requests of its own priority.
+//! most requests of its own priority. The owner of the queue says which requests may be displaced.
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
@@ -137,8 +137,24 @@ impl<T> PriorityLevel<T> {
         let position = *self.waiting.first_key_value()?.0;
         self.virtual_time = position.start;
         let item = self.remove(position);
-        // A flow is kept until the virtual time reaches its next start tag; without it the flow
-        // would go first again. The cost of removing flows is proportional to their number.
+        self.forget_idle_flows();
+        item
+    }
+
+    /// Takes the start tag of the next request of a flow. `waiting` is the number of its waiting requests
+    /// that this adds.
+    fn take_start_tag(&mut self, fairness_key: FairnessKey, waiting: usize) -> u64 {
+        let time = self.virtual_time;
+        let flow = self.flows.entry(fairness_key).or_insert((0, time));
+        let start = flow.1.max(time);
+        *flow = (flow.0 + waiting, start + 1);
+        start
+    }
+
+    /// Removes flows without waiting requests once there are many. A flow is kept until the virtual time
+    /// reaches its next start tag; without it the flow would go first again. The cost of removing flows is
+    /// proportional to their number.
+    fn forget_idle_flows(&mut self) {
         if self.flows.len() > 2 * self.waiting.len() + MAX_IDLE_FLOWS {
             let (time, before) = (self.virtual_time, self.flows.len());
             self.flows
@@ -147,7 +163,6 @@ impl<T> PriorityLevel<T> {
                 self.flows.retain(|_, (waiting, _)| *waiting > 0);
             }
         }
-        item
     }
 
     /// Removes a request before its turn and gives its start tag back to the flow.
@@ -165,19 +180,24 @@ impl<T> PriorityLevel<T> {
             .map_or(0, |(waiting, _)| *waiting)
     }
 
-    /// Returns the flow with the most waiting requests, and their number.
-    fn longest_flow(&self) -> Option<(FairnessKey, usize)> {
-        let waiting = self.flows.iter().filter(|(_, (n, _))| *n > 0);
-        let flows = waiting.map(|(flow, (n, _))| (*flow, *n));
+    /// Returns the last displaceable request of the flow that has the most of them: its flow, the number
+    /// of the flow's displaceable requests, and its position.
+    fn last_of_longest_flow(
+        &self,
+        is_displaceable: impl Fn(&T) -> bool,
+    ) -> Option<(FairnessKey, usize, QueuePosition)> {
+        let mut flows = HashMap::<FairnessKey, (usize, QueuePosition)>::new();
+        for (position, (flow, item)) in &self.waiting {
+            if is_displaceable(item) {
+                let (waiting, last) = flows.entry(*flow).or_insert((0, *position));
+                *waiting += 1;
+                *last = *position;
+            }
+        }
+        let flows = flows.into_iter();
+        let flows = flows.map(|(flow, (waiting, last))| (flow, waiting, last));
         // The key breaks ties, so that the result is deterministic.
-        flows.max_by_key(|(flow, waiting)| (*waiting, *flow))
-    }
-
-    /// Returns the position of the last request of a flow.
-    fn last_position(&self, fairness_key: FairnessKey) -> Option<QueuePosition> {
-        let mut positions = self.waiting.iter().rev();
-        let last = positions.find(|(_, (flow, _))| fairness_key == *flow);
-        last.map(|(position, _)| *position)
+        flows.max_by_key(|(flow, waiting, _)| (*waiting, *flow))
     }
 }
 
@@ -218,15 +238,8 @@ impl<T> FairQueue<T> {
     /// Adds a request to the queue.
     pub fn push(&mut self, queue_key: QueueKey, item: T) -> QueueEntryId {
         let level = &mut self.levels[queue_key.priority as usize];
-        let (waiting, next) = level
-            .flows
-            .entry(queue_key.fairness_key)
-            .or_insert((0, level.virtual_time));
-        let start = (*next).max(level.virtual_time);
-        *waiting += 1;
-        *next = start + 1;
         let position = QueuePosition {
-            start,
+            start: level.take_start_tag(queue_key.fairness_key, 1),
             arrival: self.arrivals,
         };
         self.arrivals += 1;
@@ -260,25 +273,49 @@ impl<T> FairQueue<T> {
         self.levels[id.queue_key.priority as usize].withdraw(id.position)
     }
 
+    /// Counts a request that goes at once, without waiting, as a turn of its flow, so that the flow's next
+    /// request goes after those of other flows.
+    pub fn count_turn(&mut self, queue_key: QueueKey) {
+        let level = &mut self.levels[queue_key.priority as usize];
+        level.virtual_time = level.take_start_tag(queue_key.fairness_key, 0);
+        level.forget_idle_flows();
+    }
+
+    /// Removes all requests whose items fulfil a condition, and returns the items in no order.
+    pub fn remove_where(&mut self, condition: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut removed = Vec::new();
+        for level in &mut self.levels {
+            let waiting = level.waiting.iter();
+            let positions: Vec<_> = waiting
+                .filter(|(_, (_, item))| condition(item))
+                .map(|(position, _)| *position)
+                .collect();
+            removed.extend(positions.into_iter().filter_map(|p| level.withdraw(p)));
+        }
+        removed
+    }
+
     /// Makes room in a full queue for a new request. Returns the item of the request that was removed
-    /// for it, or `None` if the new request must be rejected.
-    pub fn displace(&mut self, new_request: QueueKey) -> Option<T> {
+    /// for it, or `None` if none of those that are displaceable may be removed.
+    pub fn displace(
+        &mut self,
+        new_request: QueueKey,
+        is_displaceable: impl Fn(&T) -> bool,
+    ) -> Option<T> {
         let own = new_request.priority as usize;
         for level in &mut self.levels[..own] {
             // The last request of the longest flow would wait longest.
-            let longest = level.longest_flow().map(|(flow, _)| flow);
-            if let Some(position) = longest.and_then(|flow| level.last_position(flow)) {
+            if let Some((_, _, position)) = level.last_of_longest_flow(&is_displaceable) {
                 return level.withdraw(position);
             }
         }
         let level = &mut self.levels[own];
-        let (flow, waiting) = level.longest_flow()?;
+        let (flow, waiting, position) = level.last_of_longest_flow(&is_displaceable)?;
         if flow == new_request.fairness_key
             || waiting < level.waiting_of(new_request.fairness_key) + DISPLACEMENT_LEAD
         {
             return None;
         }
-        let position = level.last_position(flow)?;
         level.withdraw(position)
     }
 }

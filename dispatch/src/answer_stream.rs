@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
 
 use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::{GenerateEvent, RequestError, Usage};
@@ -15,16 +14,9 @@ use tokio::time::Sleep;
 
 use crate::ResponseStream;
 use crate::decision_recorder::DecisionRecorder;
+use crate::time_limit::AnswerLimit;
 use crate::traced_content::AnswerContent;
 use crate::usage_guard::UsageGuard;
-
-/// Returns the error of a request whose own deadline has passed.
-pub(crate) fn deadline_passed(deadline: Duration) -> RequestError {
-    RequestError::DeadlineUnmet(format!(
-        "The request's deadline of {} ms has passed.",
-        deadline.as_millis()
-    ))
-}
 
 /// The events of one answer. Dropping the stream stops the generation and gives the load back.
 pub(crate) struct AnswerStream {
@@ -59,24 +51,20 @@ impl AnswerStream {
         }
     }
 
-    /// Returns the stream with a `recorder` of its end. `deadline` is the request's own deadline, as a
-    /// duration after its arrival and as a point in time. With `trace_content` the answer's text is added
-    /// to the trace.
+    /// Returns the stream with a `recorder` of its end, which comes at the `limit` at the latest. With
+    /// `trace_content` the answer's text is added to the trace.
     pub(crate) fn record_with(
         self,
         recorder: DecisionRecorder,
-        deadline: Option<(Duration, Instant)>,
+        limit: AnswerLimit,
         trace_content: bool,
     ) -> RecordedAnswer {
-        let deadline = deadline.map(|(deadline, at)| AnswerDeadline {
-            deadline,
-            timer: Box::pin(tokio::time::sleep_until(at.into())),
-        });
         RecordedAnswer {
             stream: self,
             content: trace_content.then(AnswerContent::default),
             recorder,
-            deadline,
+            limit,
+            timer: Some(Box::pin(tokio::time::sleep_until(limit.at.into()))),
         }
     }
 
@@ -112,24 +100,11 @@ impl Stream for AnswerStream {
     }
 }
 
-/// Reads the first events of an answer, and waits for them.
+/// Returns the events of a message.
 ///
 /// # Errors
-/// When the node fails or ends the answer before them.
-pub(crate) async fn read_first_events(
-    responses: &mut ResponseStream,
-    model: &str,
-) -> Result<Vec<GenerateEvent>, RequestError> {
-    match responses.next().await {
-        Some(Ok(response)) => events(response),
-        None => Err(RequestError::NodeLost(
-            "the node ended the answer before it began".into(),
-        )),
-        Some(Err(status)) => Err(status::to_error(&status, model)),
-    }
-}
-
-fn events(response: GenerateResponse) -> Result<Vec<GenerateEvent>, RequestError> {
+/// When one of them is invalid.
+pub(crate) fn events(response: GenerateResponse) -> Result<Vec<GenerateEvent>, RequestError> {
     let events = response.events.into_iter().map(TryInto::try_into);
     events
         .collect::<Result<_, _>>()
@@ -142,33 +117,27 @@ pub(crate) struct RecordedAnswer {
     /// is counted before its end is recorded.
     stream: AnswerStream,
     recorder: DecisionRecorder,
-    deadline: Option<AnswerDeadline>,
+    limit: AnswerLimit,
+    /// Ends at the limit. `None` once it has ended.
+    timer: Option<Pin<Box<Sleep>>>,
     /// The text of the answer, where the trace is to hold it.
     content: Option<AnswerContent>,
 }
 
-/// When an answer must be complete.
-struct AnswerDeadline {
-    /// The request's own deadline, after its arrival.
-    deadline: Duration,
-    timer: Pin<Box<Sleep>>,
-}
-
 impl RecordedAnswer {
-    /// Polls the next events, or the error that the deadline has passed.
-    fn poll_before_deadline(
+    /// Polls the next events, or the error that the time is up.
+    fn poll_before_limit(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Vec<GenerateEvent>, RequestError>>> {
         let next = self.stream.poll_next_unpin(cx);
-        let Some(deadline) = &mut self.deadline else {
+        let Some(timer) = &mut self.timer else {
             return next;
         };
-        if next.is_pending() && deadline.timer.as_mut().poll(cx).is_ready() {
-            let error = deadline_passed(deadline.deadline);
+        if next.is_pending() && timer.as_mut().poll(cx).is_ready() {
             // A reader that goes on finds the end of the stream; dropping it stops the generation.
-            self.deadline = None;
-            return Poll::Ready(Some(Err(error)));
+            self.timer = None;
+            return Poll::Ready(Some(Err(self.limit.error())));
         }
         next
     }
@@ -178,7 +147,7 @@ impl Stream for RecordedAnswer {
     type Item = Result<Vec<GenerateEvent>, RequestError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut next = ready!(self.poll_before_deadline(cx));
+        let mut next = ready!(self.poll_before_limit(cx));
         let this = &mut *self;
         match &mut next {
             Some(Ok(events)) => {

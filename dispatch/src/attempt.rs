@@ -1,14 +1,19 @@
 //! One attempt to have one replica answer.
 
-use std::time::Duration;
+use std::future::Future;
+use std::time::Instant;
 
 use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError, Usage};
 use flotilla_proto::status;
 use flotilla_proto::v1::{self, GenerateRequest};
 use flotilla_telemetry::names::{attr, span};
 use flotilla_telemetry::trace::RequestSpan;
+use futures::StreamExt;
+use tokio::time::timeout_at;
 
 use crate::answer_stream::{self, AnswerSource, AnswerStream};
+use crate::time_limit::AttemptLimits;
+use crate::transport::MessageStream;
 use crate::usage_guard::UsageGuard;
 use crate::{ReplicaView, TransportError};
 
@@ -19,36 +24,38 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Sends a generation request, and resolves when the first events of the answer have arrived.
+    /// Sends a generation request, and resolves when the first events of the answer have arrived. An answer
+    /// that is not streamed arrives as a whole.
     ///
     /// # Errors
     /// Why the attempt failed.
     pub(crate) async fn generate(
         mut self,
         request: GenerateRequest,
-        timeout: AttemptTimeout,
+        limits: AttemptLimits,
     ) -> Result<AnswerStream, RequestError> {
-        let replica = self.replica;
         let model = request.model.clone();
-        let span = forward_span(replica, "Generate");
-        let begin = async {
-            let mut call = tonic::Request::new(request);
-            span.inject_headers(call.metadata_mut().as_mut());
-            let responses = replica.transport.generate(call).await;
-            let mut responses = responses.map_err(|error| request_error(error, replica, &model))?;
-            let first = answer_stream::read_first_events(&mut responses, &model).await?;
-            Ok((responses, first))
-        };
-        let error = match tokio::time::timeout(timeout.remaining, begin).await {
-            Ok(Ok((responses, first))) => {
+        let span = forward_span(self.replica, "Generate");
+        let mut call = tonic::Request::new(request);
+        span.inject_headers(call.metadata_mut().as_mut());
+        let call = self.replica.transport.generate(call);
+        let is_empty = |response: &v1::GenerateResponse| response.events.is_empty();
+        let begun = self.first_message(call, is_empty, &model, limits).await;
+        let begun = begun.and_then(|(responses, first)| {
+            let first = answer_stream::events(first);
+            let first = first.inspect_err(|error| self.usage.record_failure(error));
+            Ok((responses, first?))
+        });
+        match begun {
+            Ok((responses, first)) => {
                 let source = AnswerSource { model, span };
-                return Ok(AnswerStream::new(responses, first, self.usage, source));
+                Ok(AnswerStream::new(responses, first, self.usage, source))
             }
-            Ok(Err(error)) => self.record_refusal(error),
-            Err(_) => self.record_failure(timeout.error()),
-        };
-        span.record_error(error.kind());
-        Err(error)
+            Err(error) => {
+                span.record_error(error.kind());
+                Err(error)
+            }
+        }
     }
 
     /// Sends an embedding request, and resolves with the vectors.
@@ -58,30 +65,64 @@ impl Attempt<'_> {
     pub(crate) async fn embed(
         mut self,
         request: &EmbedRequest,
-        timeout: AttemptTimeout,
+        limits: AttemptLimits,
     ) -> Result<Embeddings, RequestError> {
-        let replica = self.replica;
-        let span = forward_span(replica, "Embed");
+        let model = request.model.as_str();
+        let span = forward_span(self.replica, "Embed");
         let mut call = tonic::Request::new(v1::EmbedRequest::from(request));
         span.inject_headers(call.metadata_mut().as_mut());
-        let answer = tokio::time::timeout(timeout.remaining, replica.transport.embed(call)).await;
-        let error = match answer {
-            Ok(Ok(response)) => {
+        let call = self.replica.transport.embed(call);
+        let is_empty = |response: &v1::EmbedResponse| response.vectors.is_empty();
+        match self.first_message(call, is_empty, model, limits).await {
+            Ok((_, response)) => {
                 let embeddings: Embeddings = response.into();
                 self.usage.record_answer(Usage {
                     prompt_tokens: embeddings.prompt_tokens,
                     energy: embeddings.energy,
                     ..Usage::default()
                 });
-                return Ok(embeddings);
+                Ok(embeddings)
             }
-            Ok(Err(error)) => {
-                self.record_refusal(request_error(error, replica, request.model.as_str()))
+            Err(error) => {
+                span.record_error(error.kind());
+                Err(error)
             }
-            Err(_) => self.record_failure(timeout.error()),
+        }
+    }
+
+    /// Makes a call to the replica, and returns its first message that is not empty, and those after it. An
+    /// empty message before it says that the replica has begun to compute the answer. An error is accounted
+    /// for.
+    async fn first_message<M>(
+        &mut self,
+        call: impl Future<Output = Result<MessageStream<M>, TransportError>>,
+        is_empty: impl Fn(&M) -> bool,
+        model: &str,
+        limits: AttemptLimits,
+    ) -> Result<(MessageStream<M>, M), RequestError> {
+        let replica = self.replica;
+        let began = Instant::now();
+        let begin = async {
+            let messages = call.await;
+            let mut messages = messages.map_err(|error| request_error(error, replica, model))?;
+            let first = read_message(&mut messages, model).await?;
+            Ok((messages, first))
         };
-        span.record_error(error.kind());
-        Err(error)
+        let (mut messages, first) = match timeout_at(limits.begin_at.into(), begin).await {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(error)) => return Err(self.record_refusal(error)),
+            Err(_) => return Err(self.record_failure(limits.begin_error(began))),
+        };
+        if !is_empty(&first) {
+            return Ok((messages, first));
+        }
+        self.usage.record_computing();
+        let next = read_message(&mut messages, model);
+        match timeout_at(limits.answer.at.into(), next).await {
+            Ok(Ok(next)) => Ok((messages, next)),
+            Ok(Err(error)) => Err(self.record_failure(error)),
+            Err(_) => Err(self.record_failure(limits.answer.error())),
+        }
     }
 
     /// Accounts for an error of the replica or of the connection to it.
@@ -96,6 +137,17 @@ impl Attempt<'_> {
     fn record_failure(&mut self, error: RequestError) -> RequestError {
         self.usage.record_failure(&error);
         error
+    }
+}
+
+/// Reads the next message of an answer that is not complete.
+async fn read_message<M>(messages: &mut MessageStream<M>, model: &str) -> Result<M, RequestError> {
+    match messages.next().await {
+        Some(Ok(message)) => Ok(message),
+        Some(Err(status)) => Err(status::to_error(&status, model)),
+        None => Err(RequestError::NodeLost(
+            "the node ended the answer before it began".into(),
+        )),
     }
 }
 
@@ -118,26 +170,5 @@ fn request_error(error: TransportError, replica: &ReplicaView, model: &str) -> R
             RequestError::unavailable(format!("The node '{}' is not connected.", replica.node))
         }
         TransportError::Status(status) => status::to_error(&status, model),
-    }
-}
-
-/// How long an attempt may take until its first events.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct AttemptTimeout {
-    pub(crate) remaining: Duration,
-    /// Whether the request's own deadline sets the limit: then missing it is not the replica's fault.
-    pub(crate) own_deadline: bool,
-}
-
-impl AttemptTimeout {
-    /// The error of an attempt that took longer.
-    fn error(self) -> RequestError {
-        let waited = self.remaining.as_secs_f32();
-        let message = format!("The answer did not begin within {waited:.3} s.");
-        if self.own_deadline {
-            RequestError::DeadlineUnmet(message)
-        } else {
-            RequestError::Timeout(message)
-        }
     }
 }

@@ -60,7 +60,9 @@ pub(crate) async fn answer(
             Ok(held) if held.answer.is_some() => fallback = Fallback::Held(tier, held),
             Ok(_) if matches!(fallback, Fallback::Held(..)) => {}
             Ok(_) => fallback = Fallback::Abandoned(tier),
-            Err(error) if execution.deadline_has_passed() => return Err(execution.refuse(error)),
+            Err(error) if execution.answer_limit().has_passed() => {
+                return Err(execution.refuse(error));
+            }
             // A larger model may accept what the small one refuses, such as a longer prompt or a
             // request for log-probabilities.
             Err(_) => {}
@@ -76,7 +78,7 @@ pub(crate) async fn answer(
     // sets a minimum quality.
     let invalid = matches!(error, RequestError::Invalid { .. });
     let no_fallback =
-        invalid || execution.deadline_has_passed() || plan.limits.min_quality.is_some();
+        invalid || execution.answer_limit().has_passed() || plan.limits.min_quality.is_some();
     let Some(tier) = fallback.tier().filter(|_| !no_fallback) else {
         return Err(execution.refuse(error));
     };

@@ -16,8 +16,10 @@ use crate::{DecisionLog, PendingQueue, RequestObserver, ViewHandle};
 /// How requests are dispatched.
 #[derive(Debug, Clone, Copy)]
 pub struct DispatchConfig {
-    /// The longest time from a request's arrival to its first events.
+    /// The longest time from the dispatch of a request to the first token of its answer.
     pub first_token_timeout: Duration,
+    /// The longest time from the arrival of a request to the end of its answer.
+    pub answer_timeout: Duration,
     /// Whether decision records hold prompts. Those of requests held to privacy zones never do.
     pub record_prompts: bool,
 }

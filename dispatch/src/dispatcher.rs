@@ -213,8 +213,8 @@ impl Backend for Dispatcher {
                 deadline: execution.remaining(),
             };
             let attempt = execution.attempt(&replica, load);
-            let timeout = execution.attempt_timeout();
-            match attempt.embed(&addressed, timeout).await {
+            let limits = execution.attempt_limits();
+            match attempt.embed(&addressed, limits).await {
                 Ok(mut content) => {
                     let (served_by, mut recorder) = execution.record_answer(replica);
                     recorder.record_usage(Usage {

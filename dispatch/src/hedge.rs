@@ -27,7 +27,7 @@ impl PlanExecution<'_> {
             let (replica, load) = self.next_replica().await?;
             let addressed = self.address(request);
             let attempt = self.attempt(&replica, load);
-            let attempt = attempt.generate(addressed, self.attempt_timeout());
+            let attempt = attempt.generate(addressed, self.attempt_limits());
             let started = match self.plan.hedge_after() {
                 None => {
                     let answer = attempt.await;
@@ -63,7 +63,7 @@ impl PlanExecution<'_> {
         let load = self.begin_request(&spare, self.plan.cost.prompt_bytes);
         let addressed = self.address(request);
         let second = self.attempt(&spare, load);
-        let mut second = pin!(second.generate(addressed, self.attempt_timeout()));
+        let mut second = pin!(second.generate(addressed, self.attempt_limits()));
         // When one of the two fails, only the other is awaited.
         tokio::select! {
             answer = &mut first => {

@@ -34,6 +34,7 @@ mod routing_view;
 mod selection_pass;
 mod stored_decision;
 mod tier_answer;
+mod time_limit;
 mod traced_content;
 mod trainer;
 mod transport;
@@ -51,5 +52,5 @@ pub use replica_stats::{CandidateSnapshot, ReplicaLimits, ReplicaStats, stats_cl
 pub use request_observer::{EndedRequest, RequestListener, RequestObserver};
 pub use routing_view::{MeasuredQuality, QualityRecord, RoutingView, TaskView};
 pub use trainer::{LatestClassifier, TrainedClassifier, train_classifiers};
-pub use transport::{ReplicaTransport, ResponseStream, TransportError};
+pub use transport::{MessageStream, ReplicaTransport, ResponseStream, TransportError};
 pub use view::{DispatchView, ViewHandle, ViewPublisher};

@@ -101,12 +101,15 @@ impl LoadGuard {
 
     /// Records that the request failed.
     pub fn record_failure(&mut self, error: &RequestError) {
-        if error.is_replica_fault() {
+        // A request that may have waited for long answers of others shows no fault by not beginning.
+        let may_have_waited = matches!(error, RequestError::Timeout(_)) && !self.had_free_slot();
+        let is_fault = error.is_replica_fault() && !may_have_waited;
+        if is_fault {
             self.replica.record_failure();
         }
         self.end_effect = match error {
             RequestError::DeadlineUnmet(_) => EndEffect::LowerBound,
-            _ if error.is_replica_fault() => EndEffect::AlreadyRecorded,
+            _ if is_fault => EndEffect::AlreadyRecorded,
             _ => EndEffect::Neutral,
         };
     }

@@ -12,8 +12,8 @@ use flotilla_proto::v1;
 use flotilla_telemetry::names::{attr, span};
 use flotilla_telemetry::trace::RequestSpan;
 
-use crate::answer_stream::{AnswerStream, deadline_passed};
-use crate::attempt::{Attempt, AttemptTimeout};
+use crate::answer_stream::AnswerStream;
+use crate::attempt::Attempt;
 use crate::decision_recorder::DecisionRecorder;
 use crate::dispatch_context::DispatchContext;
 use crate::plan::DispatchPlan;
@@ -23,6 +23,7 @@ use crate::retry_state::RetryState;
 use crate::selection_pass::{
     SelectionOutcome, SelectionPass, SelectionRecord, SelectionScope, SkipReason,
 };
+use crate::time_limit::{AnswerLimit, AttemptLimits};
 use crate::usage_guard::UsageGuard;
 use crate::{LoadGuard, ReplicaView};
 
@@ -34,9 +35,10 @@ pub(crate) struct PlanExecution<'a> {
     /// The selection record of the cascade's earlier tiers.
     earlier_tiers: SelectionRecord,
     pub(crate) context: Arc<RequestContext>,
-    /// The time at which the first events must have arrived: the timeout, or the request's own deadline if
-    /// that is earlier.
-    first_events_deadline: Instant,
+    /// The time at which the answer must have begun.
+    begin_at: Instant,
+    /// The time at which the answer must be complete.
+    answer_limit: AnswerLimit,
     /// Whether the request may enter the pending queue. Default: true.
     pub(crate) may_wait: bool,
     /// The index in the plan of the model whose replica was selected last.
@@ -60,12 +62,11 @@ impl<'a> PlanExecution<'a> {
         mut decision: RoutingDecision,
         context: Arc<RequestContext>,
     ) -> Self {
-        let timeout = Instant::now() + dispatch.config.first_token_timeout;
-        let deadline = plan
-            .deadline
-            .and_then(|deadline| context.arrived.checked_add(deadline));
+        let timeout = dispatch.config.answer_timeout;
         Self {
             dispatch,
+            begin_at: Instant::now() + dispatch.config.first_token_timeout,
+            answer_limit: AnswerLimit::new(context.arrived, timeout, plan.deadline),
             plan,
             earlier_tiers: SelectionRecord {
                 candidates: std::mem::take(&mut decision.candidates),
@@ -74,7 +75,6 @@ impl<'a> PlanExecution<'a> {
             },
             decision,
             context,
-            first_events_deadline: deadline.map_or(timeout, |deadline| deadline.min(timeout)),
             may_wait: true,
             model: 0,
             retry: RetryState::default(),
@@ -116,7 +116,7 @@ impl<'a> PlanExecution<'a> {
             None => return Err(RequestError::ModelNotFound(name.to_string())),
         };
         let mut waiter = self.dispatch.pending.enter(&name, limit)?;
-        let timeout = tokio::time::Instant::from_std(self.first_events_deadline);
+        let timeout = self.begin_at.min(self.answer_limit.at);
         let wait = async {
             waiter.wait_for_turn().await?;
             loop {
@@ -132,7 +132,7 @@ impl<'a> PlanExecution<'a> {
                 }
             }
         };
-        let waited = tokio::time::timeout_at(timeout, wait).await;
+        let waited = tokio::time::timeout_at(timeout.into(), wait).await;
         waited.unwrap_or_else(|_| Err(self.timed_out()))
     }
 
@@ -277,6 +277,10 @@ impl<'a> PlanExecution<'a> {
             detail: error.recorded_text(self.plan.zones.is_some()),
         };
         let kind = error.kind();
+        if matches!(error, RequestError::NodeLost(_)) {
+            // The answer may have begun long ago: another replica has as long to begin it.
+            self.begin_at = Instant::now() + self.dispatch.config.first_token_timeout;
+        }
         self.retry.record_failure(self.model, rejected, error)?;
         tracing::debug!(model = %self.model(), node = %replica.node, error = kind, "trying another replica");
         Ok(())
@@ -313,11 +317,11 @@ impl<'a> PlanExecution<'a> {
         replica: ReplicaView,
         answer: AnswerStream,
     ) -> BackendAnswer<EventStream> {
-        let deadline = self.plan.deadline.zip(self.complete_by());
+        let limit = self.answer_limit;
         let trace_content = self.plan.zones.is_none() && self.context.span.captures_content();
         let (served_by, mut recorder) = self.record_answer(replica);
         recorder.record_first_events();
-        let content: EventStream = Box::pin(answer.record_with(recorder, deadline, trace_content));
+        let content: EventStream = Box::pin(answer.record_with(recorder, limit, trace_content));
         BackendAnswer { served_by, content }
     }
 
@@ -346,40 +350,31 @@ impl<'a> PlanExecution<'a> {
         }
     }
 
-    /// The time that the next attempt has until its first events.
-    pub(crate) fn attempt_timeout(&self) -> AttemptTimeout {
-        AttemptTimeout {
-            remaining: self
-                .first_events_deadline
-                .saturating_duration_since(Instant::now()),
-            own_deadline: self.complete_by() == Some(self.first_events_deadline),
+    /// The time limits of the next attempt.
+    pub(crate) fn attempt_limits(&self) -> AttemptLimits {
+        AttemptLimits {
+            begin_at: self.begin_at.min(self.answer_limit.at),
+            answer: self.answer_limit,
         }
     }
 
-    /// The time at which the answer must be complete. `None` without a deadline.
-    pub(crate) fn complete_by(&self) -> Option<Instant> {
-        self.context.arrived.checked_add(self.plan.deadline?)
+    /// The time at which the answer must be complete.
+    pub(crate) fn answer_limit(&self) -> AnswerLimit {
+        self.answer_limit
     }
 
     /// The time to the request's own deadline, if it has one.
     pub(crate) fn remaining(&self) -> Option<Duration> {
-        Some(
-            self.complete_by()?
-                .saturating_duration_since(Instant::now()),
-        )
-    }
-
-    /// Returns whether the request's own deadline has passed.
-    pub(crate) fn deadline_has_passed(&self) -> bool {
-        self.remaining().is_some_and(|time| time.is_zero())
+        let deadline = self.context.arrived.checked_add(self.plan.deadline?)?;
+        Some(deadline.saturating_duration_since(Instant::now()))
     }
 
     /// The error of a request that waited too long for a replica.
     fn timed_out(&self) -> RequestError {
-        match self.plan.deadline {
-            Some(deadline) if self.attempt_timeout().own_deadline => deadline_passed(deadline),
-            _ => refusal::timed_out(&self.plan, self.dispatch.config.first_token_timeout),
+        if self.answer_limit.at <= self.begin_at {
+            return self.answer_limit.error();
         }
+        refusal::timed_out(&self.plan, self.dispatch.config.first_token_timeout)
     }
 
     /// The error of a request that no replica can take.

@@ -11,7 +11,7 @@ use flotilla_core::routing::{
 use flotilla_proto::v1;
 use futures::StreamExt;
 
-use crate::answer_stream::{AnswerStream, deadline_passed};
+use crate::answer_stream::AnswerStream;
 use crate::plan_execution::PlanExecution;
 use crate::{ReplicaView, TaskView};
 
@@ -90,14 +90,9 @@ impl TierRequest<'_> {
         let (replica, mut stream) = execution.start_answer(&message).await?;
         record.node = Some(replica.node.clone());
         let read = self.read(&mut stream, threshold, larger_ready);
-        let read = match execution.remaining() {
-            None => read.await,
-            Some(remaining) => {
-                let read = tokio::time::timeout(remaining, read).await;
-                let deadline = execution.plan.deadline.unwrap_or_default();
-                read.unwrap_or_else(|_| Err(deadline_passed(deadline)))
-            }
-        };
+        let limit = execution.answer_limit();
+        let read = tokio::time::timeout_at(limit.at.into(), read).await;
+        let read = read.unwrap_or_else(|_| Err(limit.error()));
         let read = read.inspect_err(|error| stream.record_failure(error))?;
         record.confidence = read.confidence;
         record.outcome = read.outcome;

@@ -8,8 +8,11 @@ use flotilla_proto::v1::{EmbedRequest, EmbedResponse, GenerateRequest, GenerateR
 use futures::Stream;
 use tonic::{Request, Status};
 
-/// The messages of one answer. Dropping the stream stops the generation.
-pub type ResponseStream = Pin<Box<dyn Stream<Item = Result<GenerateResponse, Status>> + Send>>;
+/// The messages of one answer. Dropping the stream stops its computation.
+pub type MessageStream<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
+
+/// The messages of a generated answer.
+pub type ResponseStream = MessageStream<GenerateResponse>;
 
 /// The error of a request to a node before the first message of its answer.
 #[derive(Debug)]
@@ -32,9 +35,12 @@ pub trait ReplicaTransport: fmt::Debug + Send + Sync {
         request: Request<GenerateRequest>,
     ) -> Result<ResponseStream, TransportError>;
 
-    /// Sends an embedding request, and resolves with its answer.
+    /// Sends an embedding request, and resolves when the node has accepted it.
     ///
     /// # Errors
     /// The status of the node, or that the request could not be sent.
-    async fn embed(&self, request: Request<EmbedRequest>) -> Result<EmbedResponse, TransportError>;
+    async fn embed(
+        &self,
+        request: Request<EmbedRequest>,
+    ) -> Result<MessageStream<EmbedResponse>, TransportError>;
 }

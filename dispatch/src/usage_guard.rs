@@ -45,6 +45,11 @@ impl UsageGuard {
         self.load.record_answer_start();
     }
 
+    /// Records that the replica has begun to compute an answer of which it has sent nothing yet.
+    pub(crate) fn record_computing(&mut self) {
+        self.computing = true;
+    }
+
     /// Learns from the complete answer, counts its energy and returns it.
     pub(crate) fn record_answer(&mut self, usage: Usage) -> EnergyUsage {
         let energy = self.load.record_answer(usage);

@@ -43,17 +43,23 @@ pub trait Engine: Send + Sync {
 /// A loaded model that answers requests.
 #[async_trait]
 pub trait LoadedModel: Send + Sync {
-    /// Starts an answer and returns its events.
+    /// Starts an answer and returns its events. The request asks for one choice.
     ///
     /// # Errors
     /// When the request is invalid for this model, or the engine fails before the first event.
     async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError>;
 
-    /// Turns texts into vectors, one per text, in the order of the texts.
+    /// Turns inputs into vectors, one per input, in the order of the inputs. There are at most
+    /// [`Self::embed_batch`] of them.
     ///
     /// # Errors
     /// When the request is invalid for this model, or the engine fails.
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError>;
+
+    /// The number of inputs that the model embeds at once, at least 1. A request with more is divided.
+    fn embed_batch(&self) -> usize {
+        1
+    }
 
     /// The most requests that the model computes at once, where that is fewer than its spec allows.
     fn concurrency(&self) -> Option<u32> {

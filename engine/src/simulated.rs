@@ -112,7 +112,7 @@ impl SimulatedModel {
     }
 }
 
-/// Returns all events of an answer. The choices take turns, one token each.
+/// Returns all events of an answer.
 fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<GenerateEvent> {
     let limit = request.sampling.max_tokens.unwrap_or(u32::MAX);
     let count = tokens.min(limit);
@@ -121,29 +121,27 @@ fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<GenerateE
     } else {
         FinishReason::Stop
     };
-    let mut events = Vec::with_capacity((count + 1) as usize * request.choices as usize + 1);
+    let mut events = Vec::with_capacity(count as usize + 2);
     for index in 0..count {
         let token = TOKENS[index as usize % TOKENS.len()];
-        for choice in 0..request.choices {
-            let logprobs = request.logprobs.map(|_| TokenLogprob {
-                token: token.into(),
-                logprob,
-                ..TokenLogprob::default()
-            });
-            events.push(GenerateEvent::Delta(ChoiceDelta {
-                choice,
-                content: token.into(),
-                logprobs: logprobs.into_iter().collect(),
-                ..ChoiceDelta::default()
-            }));
-        }
+        let logprobs = request.logprobs.map(|_| TokenLogprob {
+            token: token.into(),
+            logprob,
+            ..TokenLogprob::default()
+        });
+        events.push(GenerateEvent::Delta(ChoiceDelta {
+            content: token.into(),
+            logprobs: logprobs.into_iter().collect(),
+            ..ChoiceDelta::default()
+        }));
     }
-    let finished = (0..request.choices)
-        .map(|choice| GenerateEvent::Finished(ChoiceFinished { choice, reason }));
-    events.extend(finished);
+    events.push(GenerateEvent::Finished(ChoiceFinished {
+        choice: 0,
+        reason,
+    }));
     events.push(GenerateEvent::Usage(Usage {
         prompt_tokens: count_words(&request.input),
-        completion_tokens: count.saturating_mul(request.choices),
+        completion_tokens: count,
         timing: None,
         energy: None,
     }));
@@ -184,12 +182,11 @@ impl LoadedModel for SimulatedModel {
         }
         // Tokens have points in time instead of pauses, whose errors would add up.
         let start = tokio::time::Instant::now() + first_token;
-        let choices = request.choices as usize;
         let timed = stream::iter(events)
             .enumerate()
             .then(move |(index, event)| async move {
                 if matches!(event, GenerateEvent::Delta(_)) {
-                    tokio::time::sleep_until(start + interval * (index / choices) as u32).await;
+                    tokio::time::sleep_until(start + interval * index as u32).await;
                 }
                 Ok(event)
             });
@@ -210,13 +207,12 @@ mod tests {
     use flotilla_core::ModelName;
     use flotilla_core::generate::SamplingParams;
 
-    fn request(max_tokens: Option<u32>, choices: u32) -> GenerateRequest {
+    fn request(max_tokens: Option<u32>) -> GenerateRequest {
         GenerateRequest {
             sampling: SamplingParams {
                 max_tokens,
                 ..SamplingParams::default()
             },
-            choices,
             stream: true,
             ..GenerateRequest::new(
                 ModelName::new("m").unwrap(),
@@ -227,20 +223,20 @@ mod tests {
 
     #[test]
     fn max_tokens_ends_the_answer_with_reason_length() {
-        let all = events(4, 0.0, &request(Some(3), 2));
+        let all = events(4, 0.0, &request(Some(3)));
         let deltas = all
             .iter()
             .filter(|e| matches!(e, GenerateEvent::Delta(_)))
             .count();
-        assert_eq!(deltas, 6);
+        assert_eq!(deltas, 3);
         let end = GenerateEvent::Finished(ChoiceFinished {
-            choice: 1,
+            choice: 0,
             reason: FinishReason::Length,
         });
         assert!(all.contains(&end));
         let usage = Usage {
             prompt_tokens: 3,
-            completion_tokens: 6,
+            completion_tokens: 3,
             timing: None,
             energy: None,
         };
@@ -257,7 +253,7 @@ mod tests {
             prefixes: None,
         };
         let start = tokio::time::Instant::now();
-        let events = model.generate(request(None, 1)).await.unwrap();
+        let events = model.generate(request(None)).await.unwrap();
         assert_eq!(events.count().await, 7);
         // The first token comes after 20 ms, four more at intervals of 10 ms. A busy machine takes
         // longer, never less.

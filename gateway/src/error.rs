@@ -162,6 +162,11 @@ impl From<RequestError> for ApiError {
                 "timeout_error",
                 "deadline_exceeded",
             ),
+            RequestError::AnswerTimeout(_) => new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "timeout_error",
+                "answer_timeout",
+            ),
             RequestError::DeadlineUnmet(_) => new(
                 StatusCode::GATEWAY_TIMEOUT,
                 "timeout_error",

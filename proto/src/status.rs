@@ -41,7 +41,7 @@ pub fn from_error(error: RequestError) -> Status {
         RequestError::LimitsUnmet(_) => Code::FailedPrecondition,
         RequestError::DeadlineUnmet(_) => Code::Aborted,
         RequestError::NodeLost(_) => Code::Unavailable,
-        RequestError::Timeout(_) => Code::DeadlineExceeded,
+        RequestError::Timeout(_) | RequestError::AnswerTimeout(_) => Code::DeadlineExceeded,
         RequestError::Engine(_) => Code::Internal,
         RequestError::Upstream(_) => Code::DataLoss,
     };

@@ -221,6 +221,8 @@ pub mod span {
     pub const FORWARD: &str = "forward";
     /// The request is in the queue of the replica.
     pub const QUEUE: &str = "queue";
+    /// The replica computes one of the turns of a request that has several.
+    pub const TURN: &str = "turn";
     /// The replica processes the prompt.
     pub const PREFILL: &str = "prefill";
     /// The replica generates the answer.

@@ -1,13 +1,22 @@
-//! The admission queue in front of a model: a fixed number of requests is computed at once, and a
-//! bounded number waits in the order of [`FairQueue`].
+//! The admission queue in front of a model: a fixed number of turns is computed at once, and the turns of
+//! a bounded number of requests wait in the order of [`FairQueue`].
+//!
+//! Most requests are one turn. A request with several, such as one for several choices, becomes a
+//! [`SplitRequest`]: each of its turns waits in the same order as everybody's, while the request counts
+//! once towards the queue's capacity.
+
+mod split_request;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use flotilla_core::admission::{FairQueue, QueueEntryId, QueueKey};
+use flotilla_core::admission::{FairQueue, Priority, QueueEntryId, QueueKey};
 use flotilla_core::generate::RequestError;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
+
+pub(super) use split_request::SplitRequest;
 
 /// The `Retry-After` of a refused request.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -15,28 +24,102 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The admission queue of one model.
 pub(super) struct AdmissionQueue {
     state: Mutex<QueueState>,
-    /// Number of requests that are computed at once, at least 1.
+    /// Number of turns that are computed at once, at least 1.
     pub(super) concurrency: u32,
-    /// Number of further requests that may wait.
+    /// Number of requests that may wait while others are computed.
     capacity: u32,
-    /// Notified whenever a request leaves.
+    /// Notified whenever a turn or a request leaves.
     departures: Notify,
 }
 
-/// The outcome for a waiting request: its permit, or the error with which it leaves the queue.
+/// The outcome for a waiting turn: its permit, or the error with which it leaves the queue.
 type AdmissionOutcome = Result<(), RequestError>;
 
 struct QueueState {
+    /// Turns that are computed.
     computing: u32,
-    waiting: FairQueue<oneshot::Sender<AdmissionOutcome>>,
+    waiting: FairQueue<WaitingTurn>,
+    /// By priority: the requests that wait or have been admitted. Each counts once, however many turns it
+    /// has.
+    requests: [u32; Priority::ALL.len()],
+    /// Requests of which a turn is computed.
+    computing_requests: u32,
     is_closed: bool,
 }
 
-/// The right to compute one request, given back when dropped.
+struct WaitingTurn {
+    outcome: oneshot::Sender<AdmissionOutcome>,
+    owner: TurnOwner,
+}
+
+/// The request that a turn belongs to.
+#[derive(Clone)]
+enum TurnOwner {
+    /// A request of this priority, which is counted together with the turn.
+    Request(Priority),
+    /// A [`SplitRequest`], which counts itself. Holds the number of its turns that are computed, which
+    /// changes only under the lock of the queue.
+    Split(Arc<AtomicU32>),
+}
+
+/// The right to compute one turn, given back when dropped.
 pub(super) struct Permit {
     queue: Arc<AdmissionQueue>,
-    /// How long the request waited for it.
+    owner: TurnOwner,
+    /// How long the turn waited for it.
     pub(super) waited: Duration,
+}
+
+impl QueueState {
+    /// Returns the number of requests of at least this priority.
+    fn requests_from(&self, priority: Priority) -> u32 {
+        self.requests[priority as usize..].iter().sum()
+    }
+
+    /// Counts a turn that is computed from now on.
+    fn start_computing(&mut self, owner: &TurnOwner) {
+        self.computing += 1;
+        let is_first = match owner {
+            TurnOwner::Request(_) => true,
+            TurnOwner::Split(turns) => turns.fetch_add(1, Ordering::Relaxed) == 0,
+        };
+        self.computing_requests += u32::from(is_first);
+    }
+
+    /// Counts the end of a turn, and of its request if that has no other turn.
+    fn stop_computing(&mut self, owner: &TurnOwner) {
+        self.computing -= 1;
+        let is_last = match owner {
+            TurnOwner::Request(priority) => {
+                self.requests[*priority as usize] -= 1;
+                true
+            }
+            TurnOwner::Split(turns) => turns.fetch_sub(1, Ordering::Relaxed) == 1,
+        };
+        self.computing_requests -= u32::from(is_last);
+    }
+
+    /// Grants permits to waiting turns, in order, as long as turns may be computed.
+    fn grant_permits(&mut self, concurrency: u32) {
+        while self.computing < concurrency
+            && let Some(next) = self.waiting.pop()
+        {
+            self.start_computing(&next.owner);
+            if next.outcome.send(Ok(())).is_err() {
+                // The turn has left meanwhile.
+                self.stop_computing(&next.owner);
+            }
+        }
+    }
+
+    /// Makes a turn that was removed from the waiting ones leave with an error.
+    fn reject(&mut self, turn: WaitingTurn, error: RequestError) {
+        if let TurnOwner::Request(priority) = turn.owner {
+            self.requests[priority as usize] -= 1;
+        }
+        // The request may have left meanwhile.
+        let _ = turn.outcome.send(Err(error));
+    }
 }
 
 impl AdmissionQueue {
@@ -45,6 +128,8 @@ impl AdmissionQueue {
             state: Mutex::new(QueueState {
                 computing: 0,
                 waiting: FairQueue::default(),
+                requests: Default::default(),
+                computing_requests: 0,
                 is_closed: false,
             }),
             concurrency: concurrency.max(1),
@@ -53,7 +138,7 @@ impl AdmissionQueue {
         }
     }
 
-    /// Waits for a permit. Dropping the future leaves the queue.
+    /// Waits for the permit of a request. Dropping the future leaves the queue.
     ///
     /// # Errors
     /// [`RequestError::Overloaded`] when the queue is full or a request of higher priority displaced
@@ -64,75 +149,98 @@ impl AdmissionQueue {
         queue_key: QueueKey,
         deadline: Option<Duration>,
     ) -> Result<Permit, RequestError> {
-        let arrived = Instant::now();
-        let mut queued = {
+        let queued = {
             let mut state = self.lock();
             if state.is_closed {
                 return Err(closed());
             }
+            self.make_room(&mut state, queue_key)?;
+            state.requests[queue_key.priority as usize] += 1;
+            let owner = TurnOwner::Request(queue_key.priority);
             if state.computing < self.concurrency && state.waiting.is_empty() {
-                state.computing += 1;
+                state.start_computing(&owner);
                 drop(state);
-                return Ok(self.permit(Duration::ZERO));
+                return Ok(self.permit(owner, Duration::ZERO));
             }
-            if state.waiting.len() >= self.capacity as usize {
-                let displaced = state.waiting.displace(queue_key);
-                let displaced = displaced
-                    .ok_or_else(|| overloaded("The model's queue is full: try again later."))?;
-                // The displaced request may have left meanwhile.
-                let _ = displaced.send(Err(overloaded(
-                    "The model's queue is full of requests with a higher priority: try again later.",
-                )));
-            }
-            let (sender, outcome) = oneshot::channel();
-            QueuedRequest {
-                queue: &self,
-                entry: state.waiting.push(queue_key, sender),
-                outcome,
-                is_settled: false,
-            }
+            self.push(state, queue_key, owner)
         };
-        let outcome = match deadline {
-            None => (&mut queued.outcome).await,
-            Some(limit) => match tokio::time::timeout(limit, &mut queued.outcome).await {
-                Ok(outcome) => outcome,
-                Err(_) => {
-                    return Err(RequestError::DeadlineUnmet(format!(
-                        "The request's deadline passed while it waited for {} ms.",
-                        arrived.elapsed().as_millis()
-                    )));
-                }
-            },
-        };
-        queued.is_settled = true;
-        drop(queued);
-        // The sender is dropped without an outcome only together with the queue.
-        outcome.unwrap_or_else(|_| Err(closed()))?;
-        Ok(self.permit(arrived.elapsed()))
+        queued.permit(deadline).await
     }
 
-    fn permit(self: Arc<Self>, waited: Duration) -> Permit {
+    /// Makes room for one more request with this key if the queue is full.
+    fn make_room(&self, state: &mut QueueState, queue_key: QueueKey) -> Result<(), RequestError> {
+        let limit = self.concurrency.saturating_add(self.capacity);
+        if state.requests_from(Priority::Low) < limit {
+            return Ok(());
+        }
+        // A request of which a turn has been computed is not displaced: that work would be lost.
+        let has_not_begun = |turn: &WaitingTurn| matches!(turn.owner, TurnOwner::Request(_));
+        if let Some(displaced) = state.waiting.displace(queue_key, has_not_begun) {
+            state.reject(
+                displaced,
+                overloaded(
+                    "The model's queue is full of requests with a higher priority: try again later.",
+                ),
+            );
+            return Ok(());
+        }
+        // But one that waits does not keep out requests of a higher priority.
+        if state.computing_requests + state.requests_from(queue_key.priority) < limit {
+            return Ok(());
+        }
+        Err(overloaded("The model's queue is full: try again later."))
+    }
+
+    fn push(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, QueueState>,
+        queue_key: QueueKey,
+        owner: TurnOwner,
+    ) -> QueuedTurn {
+        let (sender, outcome) = oneshot::channel();
+        let turn = WaitingTurn {
+            outcome: sender,
+            owner: owner.clone(),
+        };
+        QueuedTurn {
+            queue: self.clone(),
+            owner,
+            arrived: Instant::now(),
+            entry: state.waiting.push(queue_key, turn),
+            outcome,
+            is_settled: false,
+        }
+    }
+
+    fn permit(self: Arc<Self>, owner: TurnOwner, waited: Duration) -> Permit {
         Permit {
             queue: self,
+            owner,
             waited,
         }
     }
 
-    /// Closes the queue: it grants no further permit and rejects the waiting requests.
+    /// Closes the queue: it admits no further request and rejects the waiting ones. Requests of which a
+    /// turn has been computed go on to their end.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
-        while let Some(waiting) = state.waiting.pop() {
-            let _ = waiting.send(Err(closed()));
+        let waiting = state
+            .waiting
+            .remove_where(|turn| matches!(turn.owner, TurnOwner::Request(_)));
+        for turn in waiting {
+            state.reject(turn, closed());
         }
         drop(state);
         self.departures.notify_waiters();
     }
 
-    /// Returns the numbers of requests that are computed and that wait.
+    /// Returns the number of turns that are computed, and the number of requests that wait with all their
+    /// turns.
     pub(super) fn counts(&self) -> (u32, u32) {
         let state = self.lock();
-        (state.computing, state.waiting.len() as u32)
+        let requests = state.requests_from(Priority::Low);
+        (state.computing, requests - state.computing_requests)
     }
 
     /// Waits until no request is computed or waits.
@@ -146,20 +254,6 @@ impl AdmissionQueue {
         }
     }
 
-    /// Passes a permit on to the next waiting request, or frees it.
-    fn release(&self, mut state: MutexGuard<'_, QueueState>) {
-        loop {
-            let Some(next) = state.waiting.pop() else {
-                state.computing -= 1;
-                return;
-            };
-            // Sending fails if the request has left meanwhile.
-            if next.send(Ok(())).is_ok() {
-                return;
-            }
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock()
     }
@@ -167,33 +261,64 @@ impl AdmissionQueue {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.queue.release(self.queue.lock());
+        let mut state = self.queue.lock();
+        state.stop_computing(&self.owner);
+        state.grant_permits(self.queue.concurrency);
+        drop(state);
         self.queue.departures.notify_waiters();
     }
 }
 
-/// A request in the queue. Dropping it leaves the queue.
-struct QueuedRequest<'a> {
-    queue: &'a AdmissionQueue,
+/// A turn in the queue. Dropping it leaves the queue.
+struct QueuedTurn {
+    queue: Arc<AdmissionQueue>,
+    owner: TurnOwner,
+    arrived: Instant,
     entry: QueueEntryId,
     outcome: oneshot::Receiver<AdmissionOutcome>,
     /// Whether the outcome was received.
     is_settled: bool,
 }
 
-impl Drop for QueuedRequest<'_> {
+impl QueuedTurn {
+    /// Waits for the permit.
+    async fn permit(mut self, deadline: Option<Duration>) -> Result<Permit, RequestError> {
+        let outcome = match deadline {
+            None => (&mut self.outcome).await,
+            Some(limit) => match tokio::time::timeout(limit, &mut self.outcome).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    return Err(RequestError::DeadlineUnmet(format!(
+                        "The request's deadline passed while it waited for {} ms.",
+                        self.arrived.elapsed().as_millis()
+                    )));
+                }
+            },
+        };
+        self.is_settled = true;
+        // The sender is dropped without an outcome only together with the queue.
+        outcome.unwrap_or_else(|_| Err(closed()))?;
+        let queue = self.queue.clone();
+        Ok(queue.permit(self.owner.clone(), self.arrived.elapsed()))
+    }
+}
+
+impl Drop for QueuedTurn {
     fn drop(&mut self) {
         if self.is_settled {
             return;
         }
         let mut state = self.queue.lock();
-        let was_waiting = state.waiting.remove(self.entry).is_some();
-        if !was_waiting && matches!(self.outcome.try_recv(), Ok(Ok(()))) {
-            // The permit was sent just before the request left.
-            self.queue.release(state);
-        } else {
-            drop(state);
+        if state.waiting.remove(self.entry).is_some() {
+            if let TurnOwner::Request(priority) = self.owner {
+                state.requests[priority as usize] -= 1;
+            }
+        } else if matches!(self.outcome.try_recv(), Ok(Ok(()))) {
+            // The permit was granted just before the turn left.
+            state.stop_computing(&self.owner);
+            state.grant_permits(self.queue.concurrency);
         }
+        drop(state);
         self.queue.departures.notify_waiters();
     }
 }
@@ -210,95 +335,4 @@ fn overloaded(message: &str) -> RequestError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use flotilla_core::admission::Priority;
-    use futures::FutureExt;
-
-    fn queue(concurrency: u32, capacity: u32) -> Arc<AdmissionQueue> {
-        Arc::new(AdmissionQueue::new(concurrency, capacity))
-    }
-
-    fn key(priority: Priority, fairness_key: u64) -> QueueKey {
-        QueueKey {
-            priority,
-            fairness_key,
-        }
-    }
-
-    async fn acquire(queue: &Arc<AdmissionQueue>) -> Permit {
-        let acquired = queue.clone().acquire(QueueKey::default(), None).await;
-        acquired.ok().unwrap()
-    }
-
-    #[tokio::test]
-    async fn permit_passes_to_the_next_waiting_request() {
-        let queue = queue(1, 2);
-        let first = acquire(&queue).await;
-        let mut second = Box::pin(acquire(&queue));
-        let mut third = Box::pin(acquire(&queue));
-        assert!((&mut second).now_or_never().is_none());
-        assert!((&mut third).now_or_never().is_none());
-        assert_eq!(queue.counts(), (1, 2));
-        drop(first);
-        assert_eq!(queue.counts(), (1, 1));
-        assert!((&mut third).now_or_never().is_none());
-        // It has received the permit, but leaves without taking it.
-        drop(second);
-        let third = third.await;
-        assert!(third.waited > Duration::ZERO);
-        drop(third);
-        assert_eq!(queue.counts(), (0, 0));
-    }
-
-    #[tokio::test]
-    async fn higher_priority_displaces_a_waiting_request() {
-        let queue = queue(1, 1);
-        let computing = acquire(&queue).await;
-        let low = tokio::spawn(queue.clone().acquire(key(Priority::Low, 0), None));
-        while queue.counts().1 == 0 {
-            tokio::task::yield_now().await;
-        }
-        let refused = queue.clone().acquire(key(Priority::Low, 0), None).await;
-        assert!(matches!(
-            refused.err(),
-            Some(RequestError::Overloaded { .. })
-        ));
-        let mut high = Box::pin(queue.clone().acquire(key(Priority::High, 0), None));
-        assert!((&mut high).now_or_never().is_none());
-        let displaced = low.await.unwrap().err();
-        assert!(matches!(displaced, Some(RequestError::Overloaded { .. })));
-        drop(computing);
-        assert!(high.await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn request_leaves_the_queue_at_its_deadline() {
-        let queue = queue(1, 5);
-        let computing = acquire(&queue).await;
-        let deadline = Some(Duration::from_millis(5));
-        let late = queue.clone().acquire(QueueKey::default(), deadline).await;
-        assert!(matches!(late.err(), Some(RequestError::DeadlineUnmet(_))));
-        assert_eq!(queue.counts(), (1, 0));
-        drop(computing);
-        assert_eq!(queue.counts(), (0, 0));
-    }
-
-    #[tokio::test]
-    async fn closed_queue_rejects_the_waiting_and_drains_the_computing() {
-        let queue = queue(1, 1);
-        let computing = acquire(&queue).await;
-        let waiting = tokio::spawn(queue.clone().acquire(QueueKey::default(), None));
-        while queue.counts().1 == 0 {
-            tokio::task::yield_now().await;
-        }
-        queue.close();
-        let rejected = waiting.await.unwrap().err();
-        assert!(matches!(rejected, Some(RequestError::Unavailable { .. })));
-        let late = queue.clone().acquire(QueueKey::default(), None).await;
-        assert!(matches!(late.err(), Some(RequestError::Unavailable { .. })));
-        assert!(queue.drained().now_or_never().is_none());
-        drop(computing);
-        queue.drained().await;
-    }
-}
+mod tests;

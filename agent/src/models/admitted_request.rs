@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use flotilla_core::admission::QueueKey;
 use flotilla_core::energy::EnergyUsage;
-use flotilla_core::generate::{AnswerTiming, RequestError, Usage};
+use flotilla_core::generate::{AnswerTiming, EmbedRequest, Embeddings, RequestError, Usage};
 
 use super::ServedModel;
-use super::admission_queue::Permit;
+use super::admission_queue::{Permit, SplitRequest};
 use crate::energy_accounting::LedgerEntry;
 
 /// How a request ended.
@@ -22,13 +22,33 @@ enum RequestEnd {
     Failed,
 }
 
-/// A request that is being computed. Dropping it gives its permit back and counts how it ended.
+/// Which turn of its request an admitted one is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TurnPosition {
+    /// The request has no other.
+    Only,
+    /// Others follow.
+    First,
+    Later,
+}
+
+/// A request, or one turn of it, that is being computed. Dropping it gives its permit back and counts how
+/// it ended.
 pub struct AdmittedRequest {
     served: Arc<ServedModel>,
+    turn: TurnPosition,
     end: RequestEnd,
     started: Instant,
     permit: Permit,
     energy: LedgerEntry,
+}
+
+/// A request with several turns, of which the first has been admitted. Dropping it counts how the request
+/// ended.
+pub(crate) struct AdmittedSplit {
+    served: Arc<ServedModel>,
+    split: Arc<SplitRequest>,
+    end: RequestEnd,
 }
 
 impl ServedModel {
@@ -43,43 +63,127 @@ impl ServedModel {
         queue_key: QueueKey,
         deadline: Option<Duration>,
     ) -> Result<AdmittedRequest, RequestError> {
-        match self.queue.clone().acquire(queue_key, deadline).await {
-            Ok(permit) => {
-                self.live_counters().add_wait(permit.waited);
-                Ok(AdmittedRequest::new(self, permit))
-            }
-            Err(error) => {
-                if matches!(error, RequestError::Overloaded { .. }) {
-                    self.live_counters().add_refused();
-                }
-                Err(error)
-            }
+        let permit = self.acquire(queue_key, deadline).await?;
+        Ok(AdmittedRequest::new(self, permit, TurnPosition::Only))
+    }
+
+    /// Waits as [`Self::admit`] does, for a request that has several turns. Returns its first turn, and the
+    /// request, which admits the others.
+    ///
+    /// # Errors
+    /// As [`Self::admit`].
+    pub(crate) async fn admit_first_turn(
+        self: Arc<Self>,
+        queue_key: QueueKey,
+        deadline: Option<Duration>,
+    ) -> Result<(AdmittedRequest, AdmittedSplit), RequestError> {
+        let mut permit = self.acquire(queue_key, deadline).await?;
+        let split = AdmittedSplit {
+            split: Arc::new(permit.split(queue_key)),
+            served: self.clone(),
+            end: RequestEnd::Cancelled,
+        };
+        let first = AdmittedRequest::new(self, permit, TurnPosition::First);
+        Ok((first, split))
+    }
+
+    async fn acquire(
+        &self,
+        queue_key: QueueKey,
+        deadline: Option<Duration>,
+    ) -> Result<Permit, RequestError> {
+        let acquired = self.queue.clone().acquire(queue_key, deadline).await;
+        match &acquired {
+            Ok(permit) => self.live_counters().add_wait(permit.waited),
+            Err(RequestError::Overloaded { .. }) => self.live_counters().add_refused(),
+            Err(_) => {}
+        }
+        acquired
+    }
+}
+
+impl AdmittedSplit {
+    /// Waits in the queue until the next turn may be computed. Call it for one turn at a time. Dropping the
+    /// future leaves the queue. `deadline` is the longest wait; `None` waits without a limit.
+    ///
+    /// # Errors
+    /// [`RequestError::DeadlineUnmet`] after the deadline.
+    pub(crate) fn admit_turn(
+        &self,
+        deadline: Option<Duration>,
+    ) -> impl Future<Output = Result<AdmittedRequest, RequestError>> + Send + use<> {
+        let (served, split) = (self.served.clone(), self.split.clone());
+        async move {
+            let permit = split.acquire(deadline).await?;
+            Ok(AdmittedRequest::new(served, permit, TurnPosition::Later))
+        }
+    }
+
+    /// Records that a turn failed, and the request with it.
+    pub(crate) fn mark_failed(&mut self) {
+        self.end = RequestEnd::Failed;
+    }
+
+    /// Records that all turns are complete.
+    pub(crate) fn mark_complete(&mut self) {
+        self.end = RequestEnd::Complete;
+    }
+}
+
+impl Drop for AdmittedSplit {
+    fn drop(&mut self) {
+        self.served.count_end(self.end);
+    }
+}
+
+impl ServedModel {
+    fn count_end(&self, end: RequestEnd) {
+        match end {
+            RequestEnd::Complete => {}
+            RequestEnd::Cancelled => self.live_counters().add_cancelled(),
+            RequestEnd::Failed => self.live_counters().add_failed(),
         }
     }
 }
 
 impl AdmittedRequest {
-    fn new(served: Arc<ServedModel>, permit: Permit) -> Self {
-        served.live_counters().add_request();
+    fn new(served: Arc<ServedModel>, permit: Permit, turn: TurnPosition) -> Self {
+        if turn != TurnPosition::Later {
+            served.live_counters().add_request();
+        }
         Self {
             energy: served.start_accounting(),
             served,
+            turn,
             end: RequestEnd::Cancelled,
             started: Instant::now(),
             permit,
         }
     }
 
-    /// Ends the request as failed.
+    /// Ends the request, or the turn, as failed.
     pub fn fail(mut self) {
         self.mark_failed();
     }
 
-    /// Ends a request that has no output tokens, such as one for embeddings, and returns its energy.
-    pub fn complete(mut self, prompt_tokens: u32) -> EnergyUsage {
-        self.served.live_counters().add_tokens(prompt_tokens, 0);
-        self.end = RequestEnd::Complete;
-        self.end_accounting(0)
+    /// Embeds the inputs of the request, or those of the turn, and ends it.
+    ///
+    /// # Errors
+    /// When the request is invalid for the model, or the engine fails.
+    pub(crate) async fn embed(mut self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
+        match self.served.model.embed(request).await {
+            Ok(mut embeddings) => {
+                let counters = self.served.live_counters();
+                counters.add_tokens(embeddings.prompt_tokens, 0);
+                self.end = RequestEnd::Complete;
+                embeddings.energy = Some(self.end_accounting(0));
+                Ok(embeddings)
+            }
+            Err(error) => {
+                self.mark_failed();
+                Err(error)
+            }
+        }
     }
 
     /// Counts one output token.
@@ -102,11 +206,16 @@ impl AdmittedRequest {
         first_token: Option<Duration>,
     ) {
         let uncounted = usage.completion_tokens.saturating_sub(counted);
-        self.served
-            .live_counters()
-            .add_tokens(usage.prompt_tokens, uncounted);
+        // All turns have the same prompt.
+        let prompt = match self.turn {
+            TurnPosition::Later => 0,
+            TurnPosition::Only | TurnPosition::First => usage.prompt_tokens,
+        };
+        self.served.live_counters().add_tokens(prompt, uncounted);
         let timing = self.timing(first_token);
-        self.served.record_timing(timing);
+        // The wait of a later turn is a wait for the earlier ones.
+        let is_wait_of_request = self.turn != TurnPosition::Later;
+        self.served.record_timing(timing, is_wait_of_request);
         usage.timing = Some(timing);
         usage.energy = Some(self.end_accounting(usage.completion_tokens));
         self.end = RequestEnd::Complete;
@@ -136,10 +245,8 @@ impl AdmittedRequest {
 
 impl Drop for AdmittedRequest {
     fn drop(&mut self) {
-        match self.end {
-            RequestEnd::Complete => {}
-            RequestEnd::Cancelled => self.served.live_counters().add_cancelled(),
-            RequestEnd::Failed => self.served.live_counters().add_failed(),
+        if self.turn == TurnPosition::Only {
+            self.served.count_end(self.end);
         }
         if self.end != RequestEnd::Complete {
             // The energy was spent although there is no answer.

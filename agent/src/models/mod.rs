@@ -10,7 +10,8 @@
 //! `instance_tasks.rs` does the work that takes time, and `model_status.rs` holds what the node reports.
 //!
 //! A request looks its model up in the [`ServingTable`], is admitted by the [`ServedModel`], and holds
-//! an [`AdmittedRequest`] until its answer is complete.
+//! an [`AdmittedRequest`] until its answer is complete. A request with several turns holds an
+//! `AdmittedSplit` too, which admits them one by one.
 
 mod admission_queue;
 mod admitted_request;
@@ -29,10 +30,14 @@ mod status_message;
 mod tracked_events;
 
 pub use admitted_request::AdmittedRequest;
+pub(crate) use admitted_request::AdmittedSplit;
 pub use desired_model::DesiredModel;
 use instance_error::InstanceError;
 pub(crate) use manager::{ModelManager, ModelManagerConfig};
 pub(crate) use model_status::ModelStatuses;
 pub use served_model::ServedModel;
+#[cfg(test)]
+pub(crate) use served_model::tests::serve;
 pub use serving_table::ServingTable;
 pub use tracked_events::TrackedEvents;
+pub(crate) use tracked_events::record_usage;

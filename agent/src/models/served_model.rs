@@ -74,9 +74,12 @@ impl ServedModel {
         self.metrics.open_ledger_entry(self.rate.clone())
     }
 
-    /// Records how long a complete answer took.
-    pub(super) fn record_timing(&self, timing: AnswerTiming) {
-        self.metrics.record_timing(timing);
+    /// Records how long a complete turn took, with its wait in the queue if `with_wait`.
+    pub(super) fn record_timing(&self, timing: AnswerTiming, with_wait: bool) {
+        if with_wait {
+            self.metrics.record_wait(timing.queued);
+        }
+        self.metrics.record_compute_time(timing);
     }
 
     pub(super) fn live_counters(&self) -> &LiveCounters {
@@ -85,7 +88,7 @@ impl ServedModel {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use async_trait::async_trait;
     use flotilla_core::admission::QueueKey;
@@ -123,12 +126,21 @@ pub(super) mod tests {
 
     /// A served model whose answers never come.
     pub(in crate::models) fn served_model(concurrency: u32, queue: u32) -> Arc<ServedModel> {
+        serve(Arc::new(Silent), concurrency, queue)
+    }
+
+    /// Serves a model that computes this many turns at once, with this capacity of its queue.
+    pub(crate) fn serve(
+        model: Arc<dyn LoadedModel>,
+        concurrency: u32,
+        queue: u32,
+    ) -> Arc<ServedModel> {
         let spec = ModelSpec {
             concurrency,
             queue,
             ..ModelSpec::default()
         };
-        Arc::new(ServedModel::new(Arc::new(Silent), &spec, metrics()))
+        Arc::new(ServedModel::new(model, &spec, metrics()))
     }
 
     #[tokio::test]

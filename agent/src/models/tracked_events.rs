@@ -68,7 +68,7 @@ impl TrackedEvents {
 }
 
 /// Records the usage of a complete answer in its span.
-fn record_usage(span: &RequestSpan, usage: &Usage) {
+pub(crate) fn record_usage(span: &RequestSpan, usage: &Usage) {
     span.set_attribute(attr::INPUT_TOKENS, i64::from(usage.prompt_tokens));
     span.set_attribute(attr::OUTPUT_TOKENS, i64::from(usage.completion_tokens));
     if let Some(energy) = usage.energy {

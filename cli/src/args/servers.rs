@@ -130,10 +130,14 @@ pub(crate) struct ControllerArgs {
         default_value = "4MiB"
     )]
     pub(crate) max_body: Bytes,
-    /// Maximum time until the first token of an answer, in seconds.
+    /// Maximum time until the first token of an answer exists, in seconds, with the time in queues.
     #[arg(long, env = "FLOTILLA_FIRST_TOKEN_TIMEOUT", value_name = "SECONDS",
         default_value = "300", value_parser = parse_seconds)]
     pub(crate) first_token_timeout: Duration,
+    /// Maximum time from the arrival of a request to the end of its answer, in seconds.
+    #[arg(long, env = "FLOTILLA_ANSWER_TIMEOUT", value_name = "SECONDS",
+        default_value = "600", value_parser = parse_seconds)]
+    pub(crate) answer_timeout: Duration,
     /// Time without a message from a node after which the node gets no more requests, in seconds.
     #[arg(long, env = "FLOTILLA_LINK_TIMEOUT", value_name = "SECONDS", default_value = "5",
         value_parser = parse_seconds)]

@@ -55,8 +55,16 @@ pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
         .map_err(|_| format!("'{text}' is not a number of seconds"))?;
+    if seconds > MAX_SECONDS {
+        return Err(format!(
+            "'{text}' is more than {MAX_SECONDS} seconds, a year"
+        ));
+    }
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
+
+/// The longest time that an option may set. Points in time that far away are still representable.
+const MAX_SECONDS: f64 = 365.0 * 86_400.0;
 
 pub(super) fn parse_taint(text: &str) -> Result<Taint, String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));

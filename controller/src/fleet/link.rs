@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use flotilla_core::NodeName;
-use flotilla_dispatch::{ReplicaTransport, ResponseStream, TransportError};
+use flotilla_dispatch::{MessageStream, ReplicaTransport, ResponseStream, TransportError};
 use flotilla_proto::status;
 use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1::inference_client::InferenceClient;
@@ -111,10 +111,10 @@ impl ReplicaTransport for NodeLink {
     async fn embed(
         &self,
         request: tonic::Request<EmbedRequest>,
-    ) -> Result<EmbedResponse, TransportError> {
+    ) -> Result<MessageStream<EmbedResponse>, TransportError> {
         let mut client = self.client().ok_or(TransportError::NotConnected)?;
         let response = client.embed(request).await.map_err(transport_error)?;
-        Ok(response.into_inner())
+        Ok(Box::pin(response.into_inner()))
     }
 }
 

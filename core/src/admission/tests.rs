@@ -133,14 +133,67 @@ fn full_queue_displaces_lower_priorities_and_longer_flows() {
     queue.push(queue_key(Priority::Normal, 1), "a1");
     queue.push(queue_key(Priority::Normal, 1), "a2");
     queue.push(queue_key(Priority::Low, 1), "low");
-    assert_eq!(queue.displace(queue_key(Priority::High, 1)), Some("low"));
-    assert_eq!(queue.displace(queue_key(Priority::High, 1)), Some("a2"));
+    let displace = |queue: &mut FairQueue<_>, key| queue.displace(key, |_| true);
+    assert_eq!(
+        displace(&mut queue, queue_key(Priority::High, 1)),
+        Some("low")
+    );
+    assert_eq!(
+        displace(&mut queue, queue_key(Priority::High, 1)),
+        Some("a2")
+    );
     queue.push(queue_key(Priority::Normal, 1), "a3");
-    assert_eq!(queue.displace(queue_key(Priority::Normal, 1)), None);
-    assert_eq!(queue.displace(queue_key(Priority::Low, 2)), None);
-    assert_eq!(queue.displace(queue_key(Priority::Normal, 2)), Some("a3"));
-    assert_eq!(queue.displace(queue_key(Priority::Normal, 2)), None);
+    assert_eq!(displace(&mut queue, queue_key(Priority::Normal, 1)), None);
+    assert_eq!(displace(&mut queue, queue_key(Priority::Low, 2)), None);
+    assert_eq!(
+        displace(&mut queue, queue_key(Priority::Normal, 2)),
+        Some("a3")
+    );
+    assert_eq!(displace(&mut queue, queue_key(Priority::Normal, 2)), None);
     assert_eq!(drain(&mut queue), ["a1"]);
+}
+
+#[test]
+fn request_that_may_not_be_displaced_stays() {
+    let mut queue = FairQueue::default();
+    for item in ["a1", "kept a2", "kept a3"] {
+        queue.push(queue_key(Priority::Normal, 1), item);
+    }
+    queue.push(queue_key(Priority::Low, 1), "kept low");
+    let displace = |queue: &mut FairQueue<&'static str>| {
+        queue.displace(queue_key(Priority::High, 2), |item| {
+            !item.starts_with("kept")
+        })
+    };
+    assert_eq!(displace(&mut queue), Some("a1"));
+    assert_eq!(displace(&mut queue), None);
+    assert_eq!(drain(&mut queue), ["kept a2", "kept a3", "kept low"]);
+}
+
+#[test]
+fn request_that_did_not_wait_counts_as_a_turn_of_its_flow() {
+    let mut queue = FairQueue::default();
+    queue.count_turn(queue_key(Priority::Normal, 1));
+    queue.push(queue_key(Priority::Normal, 1), 1);
+    queue.push(queue_key(Priority::Normal, 2), 2);
+    assert_eq!(drain(&mut queue), [2, 1]);
+    for flow in 0..10_000 {
+        queue.count_turn(queue_key(Priority::Normal, flow));
+    }
+    let flows = queue.levels[Priority::Normal as usize].flows.len();
+    assert!(flows <= MAX_IDLE_FLOWS + 1, "{flows} flows are kept");
+}
+
+#[test]
+fn requests_are_removed_by_a_condition() {
+    let mut queue = FairQueue::default();
+    for (n, priority) in Priority::ALL.into_iter().cycle().take(9).enumerate() {
+        queue.push(queue_key(priority, 0), n);
+    }
+    let mut removed = queue.remove_where(|n| n % 2 == 0);
+    removed.sort_unstable();
+    assert_eq!(removed, [0, 2, 4, 6, 8]);
+    assert_eq!(queue.len(), 4);
 }
 
 #[test]

@@ -50,6 +50,10 @@ pub enum RequestError {
     /// The answer did not begin within the timeout.
     #[error("{0}")]
     Timeout(String),
+    /// The answer had begun, or could begin only late, and was not complete within the time for a whole
+    /// answer.
+    #[error("{0}")]
+    AnswerTimeout(String),
     /// The request's own deadline has passed or cannot be met.
     #[error("{0}")]
     DeadlineUnmet(String),
@@ -95,6 +99,7 @@ impl RequestError {
             Self::Unavailable { .. } => "unavailable",
             Self::NodeLost(_) => "node_lost",
             Self::Timeout(_) => "timeout",
+            Self::AnswerTimeout(_) => "answer_timeout",
             Self::DeadlineUnmet(_) => "deadline_unmet",
             Self::LimitsUnmet(_) => "limits_unmet",
             Self::Engine(_) => "engine",
@@ -113,7 +118,8 @@ impl RequestError {
         }
     }
 
-    /// Whether the replica is at fault rather than the request: its circuit breaker counts these errors.
+    /// Whether the replica is at fault rather than the request: its circuit breaker counts these errors. An
+    /// answer that is too long for its time is no fault.
     #[must_use]
     pub fn is_replica_fault(&self) -> bool {
         matches!(

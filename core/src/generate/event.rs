@@ -32,6 +32,18 @@ pub struct ChoiceDelta {
     pub logprobs: Vec<TokenLogprob>,
 }
 
+impl ChoiceDelta {
+    /// Returns whether the delta adds nothing. It says that the choice has begun.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.content.is_empty()
+            && self.reasoning.is_empty()
+            && self.refusal.is_empty()
+            && self.tool_calls.is_empty()
+            && self.logprobs.is_empty()
+    }
+}
+
 /// A part of a tool call: id and name come in the first part, the arguments may come in several.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolCallDelta {

@@ -1,13 +1,13 @@
-//! Computes the choices of a request.
+//! Computes the choice of a request.
 
 use std::sync::Arc;
 
-use async_stream::{stream, try_stream};
+use async_stream::try_stream;
 use flotilla_core::generate::{
     ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, GenerateInput, GenerateRequest,
     RequestError, TokenLogprob, TopLogprob, Usage,
 };
-use futures::{Stream, StreamExt, stream as streams};
+use futures::Stream;
 use mistralrs_core::Usage as EngineUsage;
 
 use super::chunk::EngineChunk;
@@ -17,51 +17,22 @@ use super::journal::{SampledToken, TokenJournal};
 use super::request::{self, ChoiceRequest, EngineRequest};
 use super::sampler;
 use super::stop_texts::{StopMatch, StopTexts};
-use crate::GenerateEvents;
 
 /// More than any chat template adds to a message, in bytes.
 const TEMPLATE_BYTES: usize = 256;
 
-/// One choice that has not started yet.
+/// An answer that has not started yet.
 pub(super) struct ChoiceTask {
     state: ChoiceState,
     engine_request: EngineRequest,
     release: SequenceRelease,
 }
 
-/// What is needed to turn the engine's responses into the events of one choice.
+/// What is needed to turn the engine's responses into events.
 struct ChoiceState {
-    index: u32,
-    request: Arc<GenerateRequest>,
+    request: GenerateRequest,
     journal: Arc<TokenJournal>,
     engine: Arc<EngineThread>,
-}
-
-/// Returns the events of all choices, with one usage for all of them at the end.
-pub(super) fn events(mut choices: Vec<ChoiceTask>) -> GenerateEvents {
-    if choices.len() == 1 {
-        return choices.remove(0).events().boxed();
-    }
-    let mut all = streams::select_all(choices.into_iter().map(|choice| choice.events().boxed()));
-    stream! {
-        let mut total = Usage::default();
-        while let Some(event) = all.next().await {
-            match event {
-                Ok(GenerateEvent::Usage(usage)) => {
-                    // All choices have the same prompt.
-                    total.prompt_tokens = usage.prompt_tokens;
-                    total.completion_tokens += usage.completion_tokens;
-                }
-                Err(error) => {
-                    yield Err(error);
-                    return;
-                }
-                event => yield event,
-            }
-        }
-        yield Ok(GenerateEvent::Usage(total));
-    }
-    .boxed()
 }
 
 impl ChoiceTask {
@@ -70,18 +41,16 @@ impl ChoiceTask {
     /// # Errors
     /// When the engine cannot do what the request asks for.
     pub(super) fn new(
-        index: u32,
-        request: Arc<GenerateRequest>,
+        request: GenerateRequest,
         engine: Arc<EngineThread>,
     ) -> Result<Self, RequestError> {
         let ChoiceRequest {
             engine_request,
             journal,
             release,
-        } = request::choice(&request, index)?;
+        } = request::choice(&request)?;
         Ok(Self {
             state: ChoiceState {
-                index,
                 request,
                 journal,
                 engine,
@@ -92,7 +61,7 @@ impl ChoiceTask {
     }
 
     /// Returns the events of the choice. They end with its usage or an error.
-    fn events(self) -> impl Stream<Item = Result<GenerateEvent, RequestError>> + Send {
+    pub(super) fn events(self) -> impl Stream<Item = Result<GenerateEvent, RequestError>> + Send {
         let Self {
             state,
             mut engine_request,
@@ -117,15 +86,17 @@ impl ChoiceTask {
                         EngineChunk::end(limit.is_some_and(|limit| state.journal.sampled() >= limit))
                     }
                 };
-                if std::mem::take(&mut is_first) {
+                let begins = std::mem::take(&mut is_first);
+                if begins {
                     chunk.restore_space();
                 }
                 let (delta, finish_reason) = state.delta(&chunk, &mut stop_texts);
-                if let Some(delta) = delta {
+                // The text of a tool call comes only with its end, but the answer has begun.
+                if let Some(delta) = delta.or_else(|| begins.then(ChoiceDelta::default)) {
                     yield GenerateEvent::Delta(delta);
                 }
                 if let Some(reason) = finish_reason {
-                    yield GenerateEvent::Finished(ChoiceFinished { choice: state.index, reason });
+                    yield GenerateEvent::Finished(ChoiceFinished { choice: 0, reason });
                     let usage = state.usage(chunk.usage).await;
                     drop(responses);
                     drop(permit);
@@ -216,7 +187,7 @@ impl ChoiceState {
             sampled.pop();
         }
         let delta = ChoiceDelta {
-            choice: self.index,
+            choice: 0,
             content,
             reasoning: chunk.reasoning.clone(),
             refusal: String::new(),
@@ -226,11 +197,7 @@ impl ChoiceState {
                 .map(|token| self.logprob(token))
                 .collect(),
         };
-        let is_empty = delta.content.is_empty()
-            && delta.reasoning.is_empty()
-            && delta.tool_calls.is_empty()
-            && delta.logprobs.is_empty();
-        ((!is_empty).then_some(delta), finish_reason)
+        ((!delta.is_empty()).then_some(delta), finish_reason)
     }
 
     /// Adds the texts to a token and its alternatives.

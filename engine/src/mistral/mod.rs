@@ -7,8 +7,6 @@
 //! - [`stop_texts`]: when streaming, mistral.rs sends the stop text and one token more.
 //! - On a CPU one sequence is computed at a time: the sequences of a batch overwrite each other's
 //!   attention there.
-//! - The choices of a request are separate engine requests, so that each has its own seed and its own
-//!   stream.
 //!
 //! Start reading at [`MistralEngine`], then [`choice`], which computes one answer.
 

@@ -8,13 +8,13 @@ use flotilla_core::generate::{
     EmbedInput, EmbedRequest, Embeddings, GenerateRequest, RequestError,
 };
 use flotilla_core::spec::Pipeline;
-use futures::future::try_join_all;
+use futures::StreamExt;
 use mistralrs::Model;
 use mistralrs_core::Response;
 use parking_lot::Mutex;
 
 use super::built_model::WeightsWatch;
-use super::choice::{self, ChoiceTask};
+use super::choice::ChoiceTask;
 use super::chunk;
 use super::engine_thread::{EngineThread, engine_stopped};
 use super::load::LoadedEngine;
@@ -100,11 +100,8 @@ impl LoadedModel for MistralModel {
                 ),
             ));
         }
-        let request = Arc::new(request);
-        let choices = (0..request.choices)
-            .map(|index| ChoiceTask::new(index, request.clone(), self.engine.clone()))
-            .collect::<Result<_, _>>()?;
-        Ok(choice::events(choices))
+        let choice = ChoiceTask::new(request, self.engine.clone())?;
+        Ok(choice.events().boxed())
     }
 
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
@@ -114,12 +111,9 @@ impl LoadedModel for MistralModel {
                 format!("The model '{}' does not make embeddings.", request.model),
             ));
         }
-        let vectors = request
-            .inputs
-            .into_iter()
-            .map(|input| self.embed_input(input));
         let mut embeddings = Embeddings::default();
-        for (vector, tokens) in try_join_all(vectors).await? {
+        for input in request.inputs {
+            let (vector, tokens) = self.embed_input(input).await?;
             embeddings.vectors.push(vector);
             embeddings.prompt_tokens += tokens;
         }

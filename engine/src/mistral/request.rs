@@ -44,14 +44,14 @@ pub(super) struct ChoiceRequest {
 ///
 /// # Errors
 /// When a tool or a schema is invalid.
-pub(super) fn choice(request: &GenerateRequest, index: u32) -> Result<ChoiceRequest, RequestError> {
+pub(super) fn choice(request: &GenerateRequest) -> Result<ChoiceRequest, RequestError> {
     let sampling = &request.sampling;
     let with_tools = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
     // With tools the engine leaves special tokens in the text. The text of the last token is then
     // needed to remove it.
     let return_logprobs = request.logprobs.is_some() || with_tools;
     let (guard, release) = sequence_guard();
-    let sampler = TokenSampler::new(sampling, request.logprobs, index).with_guard(guard);
+    let sampler = TokenSampler::new(sampling, request.logprobs).with_guard(guard);
     let journal = sampler.journal();
     let engine_request = EngineRequest {
         messages: messages(request),
@@ -256,15 +256,15 @@ mod tests {
 
     #[test]
     fn required_tool_call_is_a_constraint_and_an_optional_one_is_not() {
-        let forced = choice(&request(ToolChoice::Named("look_up".into())), 0).unwrap();
+        let forced = choice(&request(ToolChoice::Named("look_up".into()))).unwrap();
         let Constraint::JsonSchema(schema) = forced.engine_request.constraint else {
             panic!("no schema");
         };
         assert_eq!(schema["anyOf"][0]["properties"]["name"]["const"], "look_up");
-        let free = choice(&request(ToolChoice::Auto), 0).unwrap();
+        let free = choice(&request(ToolChoice::Auto)).unwrap();
         assert!(matches!(free.engine_request.constraint, Constraint::None));
         assert!(free.engine_request.tools.is_some());
-        let none = choice(&request(ToolChoice::None), 0).unwrap();
+        let none = choice(&request(ToolChoice::None)).unwrap();
         assert!(none.engine_request.tools.is_none());
     }
 

@@ -35,10 +35,11 @@ pub(super) struct TokenSampler {
 }
 
 impl TokenSampler {
-    /// Creates a sampler for the choice with this index, which is added to the seed.
-    pub(super) fn new(sampling: &SamplingParams, alternatives: Option<u32>, choice: u32) -> Self {
+    /// Creates a sampler. `alternatives` is the number of alternatives to record with each log-probability;
+    /// `None` records none.
+    pub(super) fn new(sampling: &SamplingParams, alternatives: Option<u32>) -> Self {
         let random = match sampling.seed {
-            Some(seed) => fastrand::Rng::with_seed((seed as u64).wrapping_add(u64::from(choice))),
+            Some(seed) => fastrand::Rng::with_seed(seed as u64),
             None => fastrand::Rng::new(),
         };
         Self {
@@ -231,15 +232,19 @@ mod tests {
     #[test]
     fn temperature_zero_takes_the_most_probable_token() {
         for logprobs in [None, Some(2)] {
-            let sampler = TokenSampler::new(&sampling(0.0), logprobs, 0);
+            let sampler = TokenSampler::new(&sampling(0.0), logprobs);
             assert_eq!(chosen(&sampler), 1);
         }
     }
 
     #[test]
-    fn same_seed_repeats_and_choices_differ() {
-        let tokens = |choice| {
-            let sampler = TokenSampler::new(&sampling(2.0), None, choice);
+    fn same_seed_repeats_and_the_next_one_differs() {
+        let tokens = |seed| {
+            let sampling = SamplingParams {
+                seed: Some(seed),
+                ..sampling(2.0)
+            };
+            let sampler = TokenSampler::new(&sampling, None);
             (0..20).map(|_| chosen(&sampler)).collect::<Vec<_>>()
         };
         assert_eq!(tokens(0), tokens(0));
@@ -248,7 +253,7 @@ mod tests {
 
     #[test]
     fn sampled_tokens_follow_the_probabilities() {
-        let sampler = TokenSampler::new(&sampling(1.0), None, 0);
+        let sampler = TokenSampler::new(&sampling(1.0), None);
         let mut hits = [0u32; 4];
         for _ in 0..10_000 {
             hits[chosen(&sampler)] += 1;
@@ -283,7 +288,7 @@ mod tests {
             },
         ];
         for sampling in narrow {
-            let sampler = TokenSampler::new(&sampling, None, 0);
+            let sampler = TokenSampler::new(&sampling, None);
             // At temperature 2 the most probable token has just over half of the probability.
             assert!((0..50).all(|_| chosen(&sampler) == 1), "{sampling:?}");
         }
@@ -295,7 +300,7 @@ mod tests {
             logit_bias: [(token, bias)].into(),
             ..sampling(0.0)
         };
-        let choose = |sampling: &SamplingParams| chosen(&TokenSampler::new(sampling, None, 0));
+        let choose = |sampling: &SamplingParams| chosen(&TokenSampler::new(sampling, None));
         assert_eq!(choose(&biased(1, -100.0)), 2);
         assert_eq!(choose(&biased(0, 100.0)), 0);
         assert_eq!(choose(&biased(3, 100.0)), 1);
@@ -305,7 +310,7 @@ mod tests {
     #[test]
     fn log_probabilities_do_not_depend_on_the_temperature() {
         for temperature in [0.0, 2.0] {
-            let sampler = TokenSampler::new(&sampling(temperature), Some(2), 0);
+            let sampler = TokenSampler::new(&sampling(temperature), Some(2));
             let mut values = LOGITS;
             let sampled = sampler.choose(&mut values).unwrap();
             assert_eq!(argmax(&values), sampled.token as usize);

@@ -29,6 +29,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a server may take to list its models.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The number of inputs in one request for embeddings. Each request costs a round trip, and a server
+/// computes its inputs as a batch; servers refuse larger ones (text-embeddings-inference has this limit
+/// unless it is told otherwise).
+const EMBED_BATCH: usize = 32;
+
 /// Forwards requests to OpenAI-compatible servers.
 pub struct UpstreamEngine {
     /// Uses the proxies that the environment sets.
@@ -157,6 +162,10 @@ impl UpstreamModel {
 impl LoadedModel for UpstreamModel {
     fn compute_location(&self) -> ComputeLocation {
         ComputeLocation::OtherProcess
+    }
+
+    fn embed_batch(&self) -> usize {
+        EMBED_BATCH
     }
 
     fn has_prefix_cache(&self) -> bool {

@@ -1,5 +1,6 @@
 //! `POST /v1/completions`: continues a text without a chat template.
 
+mod prompt_schedule;
 mod request;
 mod response;
 mod several_prompts;

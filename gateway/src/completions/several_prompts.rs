@@ -2,14 +2,17 @@
 //!
 //! The choices of each prompt are numbered after those of the prompts before it.
 
-use flotilla_core::generate::{GenerateEvent, GenerateRequest, RequestError, Route, Usage};
-use futures::future::try_join_all;
-use futures::stream::{self, StreamExt};
+use std::time::{Duration, Instant};
 
+use flotilla_core::generate::{GenerateEvent, GenerateRequest, RequestError, Route, Usage};
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, FuturesUnordered, SelectAll, StreamExt};
+
+use super::prompt_schedule::{PromptSchedule, Refusal};
 use crate::backend::{BackendAnswer, ServedBy};
 use crate::{Backend, BackendError, EventStream};
 
-/// Starts the generations. With several of them, the replica of the first one is returned.
+/// Starts the generations. With several of them, the replica of the one that begins first is returned.
 pub(super) async fn generate(
     backend: &impl Backend,
     mut generations: Vec<GenerateRequest<Route>>,
@@ -18,24 +21,160 @@ pub(super) async fn generate(
         let BackendAnswer { served_by, content } = backend.generate(generations.remove(0)).await?;
         return Ok((served_by, content));
     }
-    let choices = generations.first().map_or(1, |request| request.choices);
-    let answers = try_join_all(generations.into_iter().map(|r| backend.generate(r))).await?;
-    let served_by = answers
-        .first()
-        .map(|answer| answer.served_by.clone())
-        .ok_or_else(|| RequestError::invalid("prompt", "'prompt' must not be empty."))?;
-    let streams = answers.into_iter().zip(0..).map(|(answer, prompt)| {
-        let renumber = move |batch: Result<Vec<GenerateEvent>, RequestError>| {
-            batch.map(|events| {
-                let shifted = events
-                    .into_iter()
-                    .map(|event| shift_choice(event, prompt * choices));
-                shifted.collect::<Vec<_>>()
-            })
+    let mut prompts = PromptRun::new(backend.clone(), generations);
+    loop {
+        match prompts.next().await {
+            Some(Ok(PromptOutput::Started(served_by))) => {
+                return Ok((served_by, prompts.into_events()));
+            }
+            Some(Ok(PromptOutput::Events(_))) => {}
+            Some(Err(error)) => return Err(error),
+            None => {
+                let error = RequestError::invalid("prompt", "'prompt' must not be empty.");
+                return Err(error.into());
+            }
+        }
+    }
+}
+
+/// The generations of a request with several prompts.
+struct PromptRun<B> {
+    backend: B,
+    generations: Vec<GenerateRequest<Route>>,
+    arrived: Instant,
+    schedule: PromptSchedule,
+    /// The prompts that were sent and have not begun, with their indices.
+    starting: FuturesUnordered<BoxFuture<'static, (usize, StartedPrompt)>>,
+    /// The answers that have begun. Each ends with `None`.
+    answers: SelectAll<BoxStream<'static, (usize, Option<PromptEvents>)>>,
+    /// How long nothing is sent after a refusal.
+    pause: Option<Duration>,
+    usage: Usage,
+    has_ended: bool,
+}
+
+type StartedPrompt = Result<BackendAnswer<EventStream>, BackendError>;
+type PromptEvents = Result<Vec<GenerateEvent>, RequestError>;
+
+/// What one of the generations has produced.
+enum PromptOutput {
+    /// It has begun.
+    Started(ServedBy),
+    /// Its events, without its usage, with the numbers that its choices have in the whole answer.
+    Events(Vec<GenerateEvent>),
+}
+
+impl<B: Backend> PromptRun<B> {
+    fn new(backend: B, generations: Vec<GenerateRequest<Route>>) -> Self {
+        Self {
+            schedule: PromptSchedule::new(generations.len()),
+            backend,
+            generations,
+            arrived: Instant::now(),
+            starting: FuturesUnordered::new(),
+            answers: SelectAll::new(),
+            pause: None,
+            usage: Usage::default(),
+            has_ended: false,
+        }
+    }
+
+    /// Returns what is produced next. The sum of all usages comes last, or the first error.
+    async fn next(&mut self) -> Option<Result<PromptOutput, BackendError>> {
+        while !self.has_ended {
+            if let Some(pause) = self.pause.take() {
+                tokio::time::sleep(pause).await;
+            }
+            while let Some(prompt) = self.schedule.start_next() {
+                self.start(prompt);
+            }
+            let output = tokio::select! {
+                Some((prompt, started)) = self.starting.next() => self.add_started(prompt, started),
+                Some((prompt, events)) = self.answers.next() => self.add_events(prompt, events),
+                else => {
+                    self.has_ended = true;
+                    let usage = GenerateEvent::Usage(self.usage);
+                    Ok(Some(PromptOutput::Events(vec![usage])))
+                }
+            };
+            self.has_ended |= output.is_err();
+            if let Some(output) = output.transpose() {
+                return Some(output);
+            }
+        }
+        None
+    }
+
+    fn start(&self, prompt: usize) {
+        let mut request = self.generations[prompt].clone();
+        // The deadline is that of the whole request, from its arrival.
+        if let Some(deadline) = &mut request.model.deadline {
+            *deadline = deadline.saturating_sub(self.arrived.elapsed());
+        }
+        let backend = self.backend.clone();
+        let started = async move { (prompt, backend.generate(request).await) };
+        self.starting.push(Box::pin(started));
+    }
+
+    fn add_started(
+        &mut self,
+        prompt: usize,
+        started: StartedPrompt,
+    ) -> Result<Option<PromptOutput>, BackendError> {
+        let error = match started {
+            Ok(BackendAnswer { served_by, content }) => {
+                let events = content.map(Some).chain(stream::iter([None]));
+                self.answers
+                    .push(events.map(move |events| (prompt, events)).boxed());
+                return Ok(Some(PromptOutput::Started(served_by)));
+            }
+            Err(error) => error,
         };
-        answer.content.map(renumber).boxed()
-    });
-    Ok((served_by, sum_usage(stream::select_all(streams).boxed())))
+        let RequestError::Overloaded { retry_after, .. } = &error.error else {
+            return Err(error);
+        };
+        match self.schedule.record_refusal(prompt) {
+            Refusal::Wait => {}
+            Refusal::Pause => self.pause = Some(*retry_after),
+            Refusal::GiveUp => return Err(error),
+        }
+        Ok(None)
+    }
+
+    fn add_events(
+        &mut self,
+        prompt: usize,
+        events: Option<PromptEvents>,
+    ) -> Result<Option<PromptOutput>, BackendError> {
+        let Some(events) = events else {
+            self.schedule.record_end();
+            return Ok(None);
+        };
+        let offset = prompt as u32 * self.generations[prompt].choices;
+        let mut numbered = Vec::new();
+        for event in events? {
+            match event {
+                GenerateEvent::Usage(usage) => add_usage(&mut self.usage, &usage),
+                event => numbered.push(shift_choice(event, offset)),
+            }
+        }
+        Ok(Some(PromptOutput::Events(numbered)))
+    }
+
+    /// Returns the events of all generations as one answer.
+    fn into_events(self) -> EventStream {
+        stream::unfold(self, async |mut prompts| {
+            loop {
+                let events = match prompts.next().await? {
+                    Ok(PromptOutput::Started(_)) => continue,
+                    Ok(PromptOutput::Events(events)) => Ok(events),
+                    Err(BackendError { error, .. }) => Err(error),
+                };
+                return Some((events, prompts));
+            }
+        })
+        .boxed()
+    }
 }
 
 /// Adds `offset` to the choice index of an event.
@@ -53,50 +192,11 @@ fn shift_choice(event: GenerateEvent, offset: u32) -> GenerateEvent {
     }
 }
 
-/// Replaces the usage events of all generations by their sum at the end. The first error ends
-/// the stream.
-fn sum_usage(events: EventStream) -> EventStream {
-    struct SumState {
-        events: EventStream,
-        total: Usage,
-        ended: bool,
-    }
-    let start = SumState {
-        events,
-        total: Usage::default(),
-        ended: false,
-    };
-    stream::unfold(start, async |mut state| {
-        if state.ended {
-            return None;
-        }
-        let batch = match state.events.next().await {
-            Some(Ok(mut batch)) => {
-                batch.retain(|event| {
-                    if let GenerateEvent::Usage(usage) = event {
-                        add_usage(&mut state.total, usage);
-                    }
-                    !matches!(event, GenerateEvent::Usage(_))
-                });
-                Ok(batch)
-            }
-            Some(Err(error)) => {
-                state.ended = true;
-                Err(error)
-            }
-            None => {
-                state.ended = true;
-                Ok(vec![GenerateEvent::Usage(state.total)])
-            }
-        };
-        Some((batch, state))
-    })
-    .boxed()
-}
-
 fn add_usage(total: &mut Usage, usage: &Usage) {
-    total.prompt_tokens += usage.prompt_tokens;
-    total.completion_tokens += usage.completion_tokens;
+    total.prompt_tokens = total.prompt_tokens.saturating_add(usage.prompt_tokens);
+    total.completion_tokens = total
+        .completion_tokens
+        .saturating_add(usage.completion_tokens);
     total.energy = match (total.energy, usage.energy) {
         (Some(sum), Some(more)) => Some(sum.combine(more)),
         (sum, more) => sum.or(more),
@@ -106,28 +206,132 @@ fn add_usage(total: &mut Usage, usage: &Usage) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::generate::ChoiceDelta;
+    use crate::backend::{ModelCard, Readiness};
+    use flotilla_core::generate::{
+        ChoiceDelta, EmbedRequest, Embeddings, GenerateInput, RouteTarget,
+    };
+    use flotilla_core::{ModelName, NodeName};
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
+
+    /// Answers each choice with the prompt, and refuses what exceeds its capacity.
+    #[derive(Clone)]
+    struct SmallBackend {
+        free: Arc<Semaphore>,
+    }
+
+    impl SmallBackend {
+        fn new(capacity: usize) -> Self {
+            Self {
+                free: Arc::new(Semaphore::new(capacity)),
+            }
+        }
+    }
+
+    impl Backend for SmallBackend {
+        async fn generate(
+            &self,
+            request: GenerateRequest<Route>,
+        ) -> Result<BackendAnswer<EventStream>, BackendError> {
+            let Ok(slot) = self.free.clone().try_acquire_owned() else {
+                return Err(BackendError::from(RequestError::Overloaded {
+                    message: "full".into(),
+                    retry_after: Duration::from_millis(1),
+                }));
+            };
+            tokio::task::yield_now().await;
+            let GenerateInput::Text(content) = request.input else {
+                panic!("no text");
+            };
+            let deltas = (0..request.choices).map(|choice| {
+                GenerateEvent::Delta(ChoiceDelta {
+                    choice,
+                    content: content.clone(),
+                    ..ChoiceDelta::default()
+                })
+            });
+            let usage = GenerateEvent::Usage(Usage {
+                prompt_tokens: 1,
+                completion_tokens: 2,
+                ..Usage::default()
+            });
+            let events: Vec<_> = deltas.chain([usage]).collect();
+            let events = stream::once(async move {
+                tokio::task::yield_now().await;
+                drop(slot);
+                Ok(events)
+            });
+            Ok(BackendAnswer {
+                served_by: ServedBy {
+                    model: ModelName::new("m").unwrap(),
+                    task: None,
+                    node: NodeName::new("n").unwrap(),
+                    attempts: 1,
+                    decision_id: String::new(),
+                },
+                content: events.boxed(),
+            })
+        }
+
+        async fn embed(
+            &self,
+            _: EmbedRequest<Route>,
+        ) -> Result<BackendAnswer<Embeddings>, BackendError> {
+            Err(RequestError::invalid("model", "no embeddings").into())
+        }
+
+        fn models(&self) -> Vec<ModelCard> {
+            Vec::new()
+        }
+
+        fn model(&self, _: &str) -> Option<ModelCard> {
+            None
+        }
+
+        fn readiness(&self) -> Readiness {
+            Readiness {
+                ready: true,
+                notes: Vec::new(),
+            }
+        }
+    }
+
+    fn generations(prompts: usize, choices: u32) -> Vec<GenerateRequest<Route>> {
+        let model = ModelName::new("m").unwrap();
+        let route = Route::new(RouteTarget::Model(model));
+        let generation = |prompt: usize| GenerateRequest {
+            choices,
+            ..GenerateRequest::new(route.clone(), GenerateInput::Text(prompt.to_string()))
+        };
+        (0..prompts).map(generation).collect()
+    }
 
     #[tokio::test]
-    async fn usage_is_summed_and_comes_last() {
-        let usage = GenerateEvent::Usage(Usage {
-            prompt_tokens: 1,
-            completion_tokens: 2,
-            timing: None,
-            energy: None,
-        });
-        let delta = GenerateEvent::Delta(ChoiceDelta::default());
-        let batches = stream::iter([Ok(vec![usage.clone()]), Ok(vec![delta.clone(), usage])]);
-        let events: Vec<_> = sum_usage(batches.boxed())
-            .map(Result::unwrap)
-            .concat()
-            .await;
-        let total = GenerateEvent::Usage(Usage {
-            prompt_tokens: 2,
-            completion_tokens: 4,
-            timing: None,
-            energy: None,
-        });
-        assert_eq!(events, [delta, total]);
+    async fn every_prompt_is_answered_though_few_fit_into_the_queues() {
+        let backend = SmallBackend::new(2);
+        let (_, events) = generate(&backend, generations(128, 2)).await.unwrap();
+        let mut events: Vec<_> = events.map(Result::unwrap).concat().await;
+        let Some(GenerateEvent::Usage(usage)) = events.pop() else {
+            panic!("the usage is not last");
+        };
+        assert_eq!((usage.prompt_tokens, usage.completion_tokens), (128, 256));
+        let texts: BTreeMap<_, _> = events
+            .into_iter()
+            .map(|event| match event {
+                GenerateEvent::Delta(delta) => (delta.choice, delta.content),
+                _ => panic!("{event:?}"),
+            })
+            .collect();
+        let expected = (0..256).map(|choice| (choice, (choice / 2).to_string()));
+        assert_eq!(texts, expected.collect());
+    }
+
+    #[tokio::test]
+    async fn request_is_refused_if_no_prompt_fits() {
+        let backend = SmallBackend::new(0);
+        let refused = generate(&backend, generations(10, 1)).await;
+        let error = refused.err().unwrap().error;
+        assert!(matches!(error, RequestError::Overloaded { .. }), "{error}");
     }
 }
