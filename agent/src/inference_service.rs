@@ -87,6 +87,7 @@ impl InferenceService {
         }
         let start = async {
             let served = self.find_model(&request.model)?;
+            let request = served.apply_defaults(request);
             let admitted = admit(&served, request.queue_key, request.deadline).await?;
             match served.model.generate(request).await {
                 Ok(events) => Ok((admitted, events)),
@@ -116,6 +117,7 @@ impl InferenceService {
         };
         match span.instrument(start).await {
             Ok((served, admitted)) => {
+                let request = served.apply_defaults(request);
                 Ok(SplitAnswer::new(served, admitted, request, deadline, span))
             }
             Err(error) => {

@@ -1,6 +1,8 @@
 //! `flotilla describe`: the details of one node, model or task.
 
-use flotilla_controller::admin::{ModelResource, NodeResource, TaskModel, TaskResource};
+use flotilla_controller::admin::{
+    ModelResource, ModelStatus, NodeResource, TaskModel, TaskResource,
+};
 use flotilla_core::Joules;
 use flotilla_core::admission::Priority;
 use flotilla_core::spec::{ObjectiveSpec, TaskSpec};
@@ -12,6 +14,9 @@ use crate::resource_text::node_state;
 
 /// Maximum number of a task's examples that are printed.
 const MAX_EXAMPLES: usize = 5;
+
+/// Maximum number of characters of a default value that are printed; the spec has the whole text.
+const MAX_VALUE_CHARS: usize = 50;
 
 /// Prints the details of a resource.
 pub(crate) async fn run(args: DescribeArgs) -> anyhow::Result<()> {
@@ -249,6 +254,13 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
             "Memory",
             status.memory.map(|m| m.to_string()).unwrap_or_default(),
         ),
+        (
+            "Context",
+            status
+                .context_length
+                .map(|tokens| format!("{tokens} tokens"))
+                .unwrap_or_default(),
+        ),
         ("Files", status.fetch.clone().unwrap_or_default()),
         ("Pending requests", nonzero(status.waiting)),
         (
@@ -263,6 +275,7 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
     for line in serde_yaml_ng::to_string(&model.model.spec)?.lines() {
         text += &format!("  {line}\n");
     }
+    text += &request_defaults(status);
     let rows = status.replicas.iter().map(|replica| {
         let counters = &replica.counters;
         vec![
@@ -287,7 +300,43 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
             .iter()
             .map(|r| (&r.node, &r.error, &r.remedy)),
     );
+    for replica in &status.replicas {
+        for warning in &replica.warnings {
+            text += &format!("\n{}: {warning}\n", replica.node);
+        }
+    }
     Ok(text)
+}
+
+/// Returns the values that apply where a request names none, each with its source. Empty if they are not
+/// known.
+fn request_defaults(status: &ModelStatus) -> String {
+    if status.defaults.is_empty() {
+        return String::new();
+    }
+    let rows = status.defaults.iter().map(|default| {
+        vec![
+            default.field.clone(),
+            shorten(&default.value.to_string()),
+            default.source.clone(),
+            if default.overridable { "yes" } else { "no" }.into(),
+        ]
+    });
+    let header = ["DEFAULT", "VALUE", "FROM", "REQUEST OVERRIDES"];
+    let mut text = format!("\n{}", output::table(&header, rows));
+    if !status.defaults_differ_on.is_empty() {
+        let nodes = join(&status.defaults_differ_on);
+        text += &format!("The model's files say something else on {nodes}.\n");
+    }
+    text
+}
+
+/// Returns at most [`MAX_VALUE_CHARS`] characters of a text.
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(MAX_VALUE_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 /// Returns the problems in `(name, problem, remedy)` triples, each with its remedy. Triples with an

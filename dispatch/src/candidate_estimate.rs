@@ -36,6 +36,8 @@ pub(crate) struct CandidateEstimate {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EstimateContext<'a> {
     pub(crate) plan: &'a DispatchPlan,
+    /// The cost of the request at the model, which limits its answers.
+    pub(crate) cost: RequestCost,
     /// The measured quality of the model for the request's task.
     pub(crate) quality: MeasuredQuality,
     /// The time to the request's own deadline, if it has one.
@@ -64,10 +66,10 @@ impl EstimateContext<'_> {
             return Err((RejectReason::Full, format!("{requests} requests")));
         }
         let (speed, load) = (snapshot.speed, snapshot.load);
-        let cached = cached_bytes.unwrap_or(0).min(plan.cost.prompt_bytes);
+        let cached = cached_bytes.unwrap_or(0).min(self.cost.prompt_bytes);
         let unread = RequestCost {
-            prompt_bytes: plan.cost.prompt_bytes - cached,
-            ..plan.cost
+            prompt_bytes: self.cost.prompt_bytes - cached,
+            ..self.cost
         };
         let prediction = speed.map(|speed| speed.predict(load, unread));
         let alone = speed.map(|speed| speed.unloaded_seconds(unread));
@@ -91,7 +93,7 @@ impl EstimateContext<'_> {
             (Some(0), _) => SESSION_SHARE,
             (Some(_), Some(speed)) => {
                 speed.unloaded_seconds(unread)
-                    / speed.unloaded_seconds(plan.cost).max(f32::MIN_POSITIVE)
+                    / speed.unloaded_seconds(self.cost).max(f32::MIN_POSITIVE)
             }
         };
         Ok(CandidateEstimate {
@@ -116,7 +118,7 @@ impl EstimateContext<'_> {
     ) -> (usize, Vec<SelectionReason>) {
         let plan = self.plan;
         let candidates = replica_candidates(candidates);
-        let choice = choose_replica(&candidates, plan.weights, plan.cost, self.now);
+        let choice = choose_replica(&candidates, plan.weights, self.cost, self.now);
         choice.map_or((0, Vec::new()), |choice| (choice.index, choice.explain()))
     }
 }

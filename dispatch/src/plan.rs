@@ -12,6 +12,7 @@ use flotilla_core::routing::{
     AnswerLimits, CascadeSpec, ClassificationRecord, Classifier, ConversationPrefix,
     ObjectiveWeights, RoutingDecision, conversation_prefixes,
 };
+use flotilla_core::spec::ModelSpec;
 use flotilla_core::{ModelName, TaskName, ZoneName};
 
 use crate::{RoutingView, TaskView};
@@ -66,6 +67,15 @@ impl DispatchPlan {
             models: vec![model.clone()],
             limits: self.tier_limits(model),
             ..self.clone()
+        }
+    }
+
+    /// Returns the cost of the request at a model, where its nodes limit the answer.
+    pub(crate) fn cost_at(&self, spec: Option<&ModelSpec>) -> RequestCost {
+        let max_tokens = self.cost.max_tokens;
+        RequestCost {
+            max_tokens: spec.map_or(max_tokens, |spec| spec.max_answer_tokens(max_tokens)),
+            ..self.cost
         }
     }
 
@@ -333,5 +343,18 @@ mod tests {
         chat.truncate(1);
         assert_eq!(classified_texts(&GenerateInput::Chat(chat)), ["be kind"]);
         assert_eq!(classified_texts(&GenerateInput::Text("x".into())), ["x"]);
+    }
+
+    #[test]
+    fn cost_has_the_token_limit_of_the_model() {
+        let (plan, _) = plan_request(&routing(None), "m", None, "");
+        let mut plan = plan.unwrap();
+        let mut spec = ModelSpec::default();
+        let limits = |plan: &DispatchPlan, spec: &ModelSpec| plan.cost_at(Some(spec)).max_tokens;
+        assert_eq!(limits(&plan, &spec), Some(2_048));
+        spec.max_tokens_limit = Some(100);
+        plan.cost.max_tokens = Some(500);
+        assert_eq!(limits(&plan, &spec), Some(100));
+        assert_eq!(plan.cost_at(None).max_tokens, Some(500));
     }
 }

@@ -332,8 +332,10 @@ impl SelectionPass<'_> {
 
     fn estimate_context(&self, model: &ModelName) -> EstimateContext<'_> {
         let task = self.plan.task.as_ref().map(|task| task.task.name());
+        let endpoints = self.view.models.get(model);
         EstimateContext {
             plan: self.plan,
+            cost: self.plan.cost_at(endpoints.map(|e| &e.model.spec)),
             quality: self.view.routing.measured(task, model),
             remaining: self.remaining,
             now: stats_clock(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::generate::{
-    EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, RequestError,
+    EmbedRequest, Embeddings, FileDefaults, GenerateEvent, GenerateRequest, RequestError,
 };
 use flotilla_core::spec::Model;
 use futures::Stream;
@@ -70,6 +70,17 @@ pub trait LoadedModel: Send + Sync {
     /// that beginning before.
     fn has_prefix_cache(&self) -> bool {
         false
+    }
+
+    /// What the model's files say about sampling. `None` if the model does not generate text. The
+    /// caller fills the values into the requests.
+    fn file_defaults(&self) -> Option<FileDefaults> {
+        Some(FileDefaults::default())
+    }
+
+    /// The model's context length in tokens. `None` if it is not known.
+    fn context_length(&self) -> Option<u32> {
+        None
     }
 
     /// Where the model's requests are computed.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_core::generate::sampling_ranges::{
+    MAX_STOPS, PENALTY, PROBABILITY, REPETITION_PENALTY, TEMPERATURE,
+};
 use flotilla_core::generate::{RequestError, SamplingParams};
 use serde::Deserialize;
 
 use crate::range::check_range;
 
-/// Maximum number of stop texts per request.
-const MAX_STOPS: usize = 16;
 /// Maximum number of choices per request.
 const MAX_CHOICES: u32 = 128;
 
@@ -79,21 +80,21 @@ impl SamplingFields {
             Some(k) => Some(check_range("top_k", k, 1..=i64::from(u32::MAX))? as u32),
         };
         Ok(SamplingParams {
-            temperature: optional("temperature", self.temperature, 0.0..=2.0)?,
-            top_p: optional("top_p", self.top_p, 0.0..=1.0)?,
+            temperature: optional("temperature", self.temperature, TEMPERATURE)?,
+            top_p: optional("top_p", self.top_p, PROBABILITY)?,
             top_k,
-            min_p: optional("min_p", self.min_p, 0.0..=1.0)?,
+            min_p: optional("min_p", self.min_p, PROBABILITY)?,
             seed: self.seed,
             max_tokens: max_tokens
                 .map(|(field, tokens)| check_range(field, tokens, 1..=u32::MAX))
                 .transpose()?,
             stop,
-            frequency_penalty: optional("frequency_penalty", self.frequency_penalty, -2.0..=2.0)?,
-            presence_penalty: optional("presence_penalty", self.presence_penalty, -2.0..=2.0)?,
+            frequency_penalty: optional("frequency_penalty", self.frequency_penalty, PENALTY)?,
+            presence_penalty: optional("presence_penalty", self.presence_penalty, PENALTY)?,
             repetition_penalty: optional(
                 "repetition_penalty",
                 self.repetition_penalty,
-                0.01..=100.0,
+                REPETITION_PENALTY,
             )?,
             logit_bias,
         })

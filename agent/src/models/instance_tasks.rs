@@ -83,8 +83,13 @@ impl InstanceTasks {
                 loaded = engine.load(&model, progress) => loaded,
                 () = stop.cancelled() => Err(LoadError::Engine("the agent stops".into())),
             };
-            let served =
-                loaded.map(|loaded| Arc::new(ServedModel::new(loaded, &model.spec, metrics)));
+            let served = loaded.map(|loaded| {
+                let served = Arc::new(ServedModel::new(loaded, &model.spec, metrics));
+                for warning in served.file_warnings() {
+                    tracing::warn!(model = %model.name(), "{warning}");
+                }
+                served
+            });
             (id, InstanceEvent::Loaded(served))
         });
     }

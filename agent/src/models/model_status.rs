@@ -46,6 +46,8 @@ impl ModelStatuses {
                 message.counters = Some(served.counters());
                 message.concurrency = served.concurrency();
                 message.prefix_cache = served.model.has_prefix_cache();
+                message.context_length = served.context_length();
+                message.file_defaults = served.file_defaults();
             }
             message
         });

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use flotilla_core::generate::AnswerTiming;
+use flotilla_core::generate::{AnswerTiming, EffectiveDefaults, GenerateRequest};
 use flotilla_core::spec::ModelSpec;
 use flotilla_engine::LoadedModel;
-use flotilla_proto::v1::ModelCounters;
+use flotilla_proto::v1::{FileDefaults, ModelCounters};
 
 use super::admission_queue::AdmissionQueue;
 use super::live_counters::LiveCounters;
@@ -17,6 +17,10 @@ pub struct ServedModel {
     /// The model in its engine.
     pub model: Arc<dyn LoadedModel>,
     pub(super) queue: Arc<AdmissionQueue>,
+    /// The values that apply where a request names none.
+    defaults: EffectiveDefaults,
+    /// Whether the model generates text.
+    generates_text: bool,
     counters: LiveCounters,
     metrics: ModelMetrics,
     rate: Arc<ModelRate>,
@@ -37,7 +41,16 @@ impl ServedModel {
         let capacity = spec
             .queue
             .saturating_add(spec.concurrency.saturating_sub(concurrency));
+        let file_defaults = model.file_defaults();
+        let generates_text = file_defaults.is_some();
+        let defaults = EffectiveDefaults::new(
+            spec,
+            file_defaults.unwrap_or_default(),
+            model.context_length(),
+        );
         Self {
+            defaults,
+            generates_text,
             rate: Arc::new(ModelRate::new(model.compute_location(), concurrency)),
             metrics,
             model,
@@ -50,6 +63,27 @@ impl ServedModel {
     #[must_use]
     pub fn concurrency(&self) -> u32 {
         self.queue.concurrency
+    }
+
+    /// Fills in what a request does not say.
+    #[must_use]
+    pub fn apply_defaults(&self, request: GenerateRequest) -> GenerateRequest {
+        self.defaults.apply(request)
+    }
+
+    /// The model's context length in tokens; 0 if it is not known.
+    pub(super) fn context_length(&self) -> u32 {
+        self.defaults.context().unwrap_or(0)
+    }
+
+    /// What is wrong with the model's files.
+    pub(super) fn file_warnings(&self) -> &[String] {
+        &self.defaults.files().warnings
+    }
+
+    /// What the model's files say about sampling. `None` if the model does not generate text.
+    pub(super) fn file_defaults(&self) -> Option<FileDefaults> {
+        self.generates_text.then(|| self.defaults.files().into())
     }
 
     /// Admits no further request and rejects those in the queue.

@@ -16,6 +16,7 @@ pub(crate) mod live;
 mod models;
 mod node_rejections;
 mod nodes;
+mod reported_defaults;
 mod resources;
 mod router;
 mod state;

@@ -6,6 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
+use flotilla_core::generate::DefaultValue;
 use flotilla_core::placement::UnplacedReplicas;
 use flotilla_core::spec::{Model, ModelSource, Resource};
 use flotilla_core::{Bytes, ModelName, NodeName};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::errors::not_found;
 use super::nodes::{CountersJson, ModelOnNode};
+use super::reported_defaults::ReportedDefaults;
 use super::resources::{ResourceList, read_resource};
 use super::state::AdminState;
 use super::watch::{self, WatchQuery};
@@ -71,6 +73,16 @@ pub struct ModelStatus {
     /// Requests that wait for a first replica, on all controllers.
     #[serde(default)]
     pub waiting: u32,
+    /// The model's context length in tokens. `None` if no replica is ready or it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_length: Option<u32>,
+    /// The values that apply where a request names none, of the first ready replica. Empty if none is
+    /// ready, or the model does not generate text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub defaults: Vec<DefaultValue>,
+    /// The nodes on which `defaults` or `contextLength` is different, because their files are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub defaults_differ_on: Vec<String>,
     /// The assigned replicas.
     pub replicas: Vec<ReplicaStatus>,
     /// Why replicas are missing, in one line. `None` when no replica is missing.
@@ -97,6 +109,9 @@ pub struct ReplicaStatus {
     /// What to do about `error`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
+    /// What is wrong with the model's files although it answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Step of loading and its progress, such as `weights 40 %`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub progress: String,
@@ -230,6 +245,7 @@ impl ModelResource {
             _ if updating => "Updating",
             _ => "Ready",
         };
+        let defaults = ReportedDefaults::of_model(model, view);
         let unschedulable = unplaced.iter().flat_map(|unplaced| &unplaced.reasons);
         Self {
             model: model.endpoints.model.clone(),
@@ -260,6 +276,9 @@ impl ModelResource {
                         format!("{} ({})", fetch.error, fetch.remedy)
                     }),
                 waiting: model.waiting,
+                context_length: defaults.context_length,
+                defaults: defaults.values,
+                defaults_differ_on: defaults.differing_nodes,
                 replicas,
                 unschedulable_nodes: unschedulable
                     .map(|(node, reason)| (node.to_string(), reason.to_string()))
@@ -301,6 +320,7 @@ fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatu
             revision: String::new(),
             error: String::new(),
             remedy: String::new(),
+            warnings: Vec::new(),
             progress: String::new(),
             counters: CountersJson::default(),
         };
@@ -314,6 +334,7 @@ fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatu
         revision: reported.revision,
         error: first(replacement.error, reported.error),
         remedy: first(replacement.remedy, reported.remedy),
+        warnings: reported.warnings,
         progress: first(replacement.progress, reported.progress),
         counters: reported.counters,
     }

@@ -145,6 +145,9 @@ pub struct ModelOnNode {
     /// What to do about `error`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
+    /// What is wrong with the model's files although it answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Step of loading and its progress, such as `weights 40 %`. Empty when nothing is loading.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub progress: String,
@@ -309,6 +312,11 @@ impl From<&ModelStatus> for ModelOnNode {
             phase: phase(status.phase()).into(),
             error: status.error.clone(),
             remedy: status.remedy.clone(),
+            warnings: status
+                .file_defaults
+                .as_ref()
+                .map(|files| files.warnings.clone())
+                .unwrap_or_default(),
             progress,
             replacement: status
                 .replacement

@@ -19,8 +19,8 @@ use crate::store::keys::StoreKey;
 
 /// A decoded entry of the store. The variants are those of [`StoreKey`], which documents them.
 pub(super) enum StoredValue {
-    Model(ModelName, DesiredModelState),
-    Task(TaskName, TaskView),
+    Model(ModelName, Box<DesiredModelState>),
+    Task(TaskName, Box<TaskView>),
     Router(RouterSpec),
     Quality(TaskName, ModelName, QualityRecord),
     StableRevision(ModelName, StableModel),
@@ -68,12 +68,12 @@ pub(super) fn decode(key: StoreKey, value: Vec<u8>) -> Result<StoredValue, Strin
                 model: resource(record.resource)?,
                 created: record.created,
             };
-            StoredValue::Model(name, desired)
+            StoredValue::Model(name, Box::new(desired))
         }
         StoreKey::Task(name) => {
             let record: DesiredRecord = json(&value)?;
             let task = TaskView::new(resource(record.resource)?, record.created)?;
-            StoredValue::Task(name, task)
+            StoredValue::Task(name, Box::new(task))
         }
         StoreKey::Router => {
             let record: DesiredRecord = json(&value)?;

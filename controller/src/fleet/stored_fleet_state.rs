@@ -46,7 +46,7 @@ impl StoredFleetState {
     pub(super) fn put(&mut self, value: StoredValue) {
         match value {
             StoredValue::Model(name, desired) => {
-                self.models.insert(name, desired);
+                self.models.insert(name, *desired);
             }
             StoredValue::StableRevision(name, stable) => {
                 self.stable.insert(name, stable);
@@ -55,7 +55,7 @@ impl StoredFleetState {
                 self.failed.insert(name, record);
             }
             StoredValue::Task(name, task) => {
-                self.routing_mut().tasks.insert(name, Arc::new(task));
+                self.routing_mut().tasks.insert(name, Arc::from(task));
             }
             StoredValue::Router(spec) => {
                 self.routing_mut().set_router(Some(spec));

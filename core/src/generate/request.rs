@@ -173,6 +173,27 @@ pub struct SamplingParams {
     pub logit_bias: BTreeMap<u32, f32>,
 }
 
+impl SamplingParams {
+    /// Returns these values, and those of `defaults` where there is none. The bias of tokens has no
+    /// default.
+    #[must_use]
+    pub fn or(self, defaults: &Self) -> Self {
+        Self {
+            temperature: self.temperature.or(defaults.temperature),
+            top_p: self.top_p.or(defaults.top_p),
+            top_k: self.top_k.or(defaults.top_k),
+            min_p: self.min_p.or(defaults.min_p),
+            seed: self.seed.or(defaults.seed),
+            max_tokens: self.max_tokens.or(defaults.max_tokens),
+            stop: self.stop.or_else(|| defaults.stop.clone()),
+            frequency_penalty: self.frequency_penalty.or(defaults.frequency_penalty),
+            presence_penalty: self.presence_penalty.or(defaults.presence_penalty),
+            repetition_penalty: self.repetition_penalty.or(defaults.repetition_penalty),
+            logit_bias: self.logit_bias,
+        }
+    }
+}
+
 /// A function that the model may call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tool {

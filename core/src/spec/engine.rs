@@ -1,7 +1,8 @@
 //! The engine that runs a model, and its options.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use url::{Host, Url};
 
 use crate::ZoneName;
@@ -168,6 +169,48 @@ impl EngineOptions {
             (self.load_error.is_some(), "loadError", Simulated),
         ]
     }
+}
+
+/// Adds the rules of [`Model::validate`](super::Model::validate) about the fields that each engine reads.
+pub(super) fn add_engine_rules(schema: &mut Schema) {
+    use EngineKind::{Mistral, Simulated, Upstream};
+    let rules = [Mistral, Upstream, Simulated].map(|engine| {
+        let options = EngineOptions::default().options().into_iter();
+        let mut options: Map<String, Value> = options
+            .filter(|(_, _, reader)| *reader != engine)
+            .map(|(_, name, _)| (name.into(), json!({ "type": "null" })))
+            .collect();
+        let mut required = Vec::new();
+        let mut condition = json!({ "properties": { "engine": { "const": engine } } });
+        let mut source = json!({ "type": "null" });
+        match engine {
+            // The default, so it also holds without `engine`.
+            Mistral => {
+                required.push("source");
+                source = json!({ "type": "object" });
+            }
+            Upstream => {
+                required.push("options");
+                options.insert("url".into(), json!({ "type": "string" }));
+            }
+            Simulated => {}
+        }
+        if engine != Mistral {
+            condition["required"] = json!(["engine"]);
+        }
+        let mut options = json!({ "properties": options });
+        if engine == Upstream {
+            options["required"] = json!(["url"]);
+        }
+        json!({
+            "if": condition,
+            "then": {
+                "required": required,
+                "properties": { "source": source, "options": options },
+            },
+        })
+    });
+    schema.insert("allOf".into(), rules.to_vec().into());
 }
 
 #[cfg(test)]

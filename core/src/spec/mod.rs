@@ -8,6 +8,7 @@
 mod engine;
 mod field_error;
 mod model;
+mod model_defaults;
 mod resource;
 mod router;
 mod scheduling;
@@ -18,6 +19,7 @@ mod task;
 pub use engine::{Dtype, EngineKind, EngineOptions, Pipeline};
 pub use field_error::{FieldError, ValidationErrors};
 pub use model::{Model, ModelSpec};
+pub use model_defaults::{DEFAULT_MAX_TOKENS, RequestDefaults, SystemPrompt, SystemPromptMode};
 pub use resource::{API_VERSION, Metadata, Resource, ResourceError, parse_documents, parse_yaml};
 pub use router::{AbstainRule, Router, RouterSpec};
 pub use scheduling::{Accelerator, Replicas, Taint, Toleration};

@@ -2,14 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
     API_VERSION, Accelerator, EngineKind, EngineOptions, Metadata, ModelFormat, ModelSource,
-    Replicas, Toleration, ValidationErrors,
+    Replicas, RequestDefaults, SystemPrompt, Toleration, ValidationErrors, engine,
 };
 use crate::{Bytes, HumanDuration, ModelName, ModelRevision, ZoneName};
 
@@ -35,7 +34,7 @@ pub struct Model {
 /// The desired state of a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[schemars(transform = add_engine_rules)]
+#[schemars(transform = engine::add_engine_rules)]
 pub struct ModelSpec {
     /// What the model does, for people. Default: empty.
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -92,6 +91,22 @@ pub struct ModelSpec {
     /// 64.
     #[schemars(range(max = MAX_COUNT))]
     pub queue: u32,
+    /// Tokens after which an answer ends if its request names no limit, at least 1. It also ends where
+    /// the context is full. Default: 2048; with engine `upstream` none, the server decides.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("x-unit" = "tokens"))]
+    pub max_tokens: Option<u32>,
+    /// The largest token limit that a request may name, at least 1. A larger one is lowered to it.
+    /// Default: none, only the context limits answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("x-unit" = "tokens"))]
+    pub max_tokens_limit: Option<u32>,
+    /// Values that apply where a request names none. Default: all unset.
+    #[serde(skip_serializing_if = "RequestDefaults::is_empty")]
+    pub defaults: RequestDefaults,
+    /// A text that is put before the conversations. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_prompt: Option<SystemPrompt>,
 }
 
 /// The default of [`ModelSpec::keep_alive`].
@@ -116,6 +131,10 @@ impl Default for ModelSpec {
             zones: BTreeSet::new(),
             concurrency: 4,
             queue: 64,
+            max_tokens: None,
+            max_tokens_limit: None,
+            defaults: RequestDefaults::default(),
+            system_prompt: None,
         }
     }
 }
@@ -123,48 +142,6 @@ impl Default for ModelSpec {
 /// The largest number of replicas, concurrent requests or waiting requests that a spec may have.
 /// It is far above any use, and low enough that sums cannot overflow.
 const MAX_COUNT: u32 = 100_000;
-
-/// Adds the rules of [`Model::validate`] about the fields that each engine reads.
-fn add_engine_rules(schema: &mut Schema) {
-    use EngineKind::{Mistral, Simulated, Upstream};
-    let rules = [Mistral, Upstream, Simulated].map(|engine| {
-        let options = EngineOptions::default().options().into_iter();
-        let mut options: Map<String, Value> = options
-            .filter(|(_, _, reader)| *reader != engine)
-            .map(|(_, name, _)| (name.into(), json!({ "type": "null" })))
-            .collect();
-        let mut required = Vec::new();
-        let mut condition = json!({ "properties": { "engine": { "const": engine } } });
-        let mut source = json!({ "type": "null" });
-        match engine {
-            // The default, so it also holds without `engine`.
-            Mistral => {
-                required.push("source");
-                source = json!({ "type": "object" });
-            }
-            Upstream => {
-                required.push("options");
-                options.insert("url".into(), json!({ "type": "string" }));
-            }
-            Simulated => {}
-        }
-        if engine != Mistral {
-            condition["required"] = json!(["engine"]);
-        }
-        let mut options = json!({ "properties": options });
-        if engine == Upstream {
-            options["required"] = json!(["url"]);
-        }
-        json!({
-            "if": condition,
-            "then": {
-                "required": required,
-                "properties": { "source": source, "options": options },
-            },
-        })
-    });
-    schema.insert("allOf".into(), rules.to_vec().into());
-}
 
 impl Model {
     /// Returns a model with this name and spec.
@@ -181,7 +158,8 @@ impl Model {
         }
     }
 
-    /// Returns a hash of the fields for which a node must reload the model when they change.
+    /// Returns a hash of the fields for which a node must reload the model when they change, and of
+    /// those that its answers depend on: measured quality is that of a revision.
     /// Changes of scale, placement and description keep it. The hash of a spec is the same on
     /// every machine and in every build, because revisions are stored and compared across them.
     #[must_use]
@@ -197,7 +175,15 @@ impl Model {
             ),
         );
         // A spec is made of strings and numbers: serializing it cannot fail.
-        let text = serde_json::to_vec(&served).unwrap_or_default();
+        let mut text = serde_json::to_vec(&served).unwrap_or_default();
+        // A spec without these fields has the revision that it had before they existed.
+        if !spec.has_no_request_fields() {
+            let requests = (
+                (spec.max_tokens, spec.max_tokens_limit),
+                (&spec.defaults, &spec.system_prompt),
+            );
+            text.extend(serde_json::to_vec(&requests).unwrap_or_default());
+        }
         let digest: [u8; 32] = Sha256::digest(text).into();
         ModelRevision::from_digest(&digest)
     }
@@ -244,6 +230,7 @@ impl Model {
         check_range(&mut errors, spec.concurrency, 1, "spec.concurrency");
         check_range(&mut errors, spec.queue, 0, "spec.queue");
         self.validate_source(&mut errors);
+        spec.validate_request_fields(&mut errors);
         for (option, engine) in spec.options.set_options() {
             errors.add_if(
                 engine != spec.engine,
@@ -294,44 +281,7 @@ impl Model {
             "spec.source",
             format!("does not apply to engine {}: remove it", spec.engine),
         );
-        match source {
-            ModelSource::Path(path) | ModelSource::ControllerPath(path) => errors.add_if(
-                path.as_os_str().is_empty(),
-                "spec.source",
-                "must not be an empty path",
-            ),
-            ModelSource::Artifact(_) => {}
-            ModelSource::Url { url, .. } => errors.add_if(
-                !url.starts_with("https://") && !url.starts_with("http://"),
-                "spec.source.url",
-                "must begin with https:// or http://",
-            ),
-            ModelSource::HuggingFace(source) => {
-                let is_commit = source.revision.len() == 40
-                    && source.revision.bytes().all(|c| c.is_ascii_hexdigit());
-                errors.add_if(
-                    !is_commit,
-                    "spec.source.huggingFace.revision",
-                    "must be a commit of 40 hexadecimal digits, so that all nodes get the same files",
-                );
-                let is_plain = |part: &str| {
-                    !part.is_empty()
-                        && !part.starts_with('.')
-                        && part
-                            .bytes()
-                            .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
-                };
-                let has_owner = source
-                    .repo
-                    .split_once('/')
-                    .is_some_and(|(owner, name)| is_plain(owner) && is_plain(name));
-                errors.add_if(
-                    !has_owner,
-                    "spec.source.huggingFace.repo",
-                    "must be OWNER/NAME",
-                );
-            }
-        }
+        source.validate(errors);
     }
 }
 
@@ -405,22 +355,6 @@ mod tests {
             "spec.source is needed",
             "spec.options.url applies to engine upstream only, the engine is mistral",
         ] {
-            assert!(text.contains(part), "{part} not in: {text}");
-        }
-    }
-
-    #[test]
-    fn sources_are_validated() {
-        for (source, part) in [
-            ("path: ''", "must not be an empty path"),
-            ("huggingFace: {repo: a/b, revision: main}", "a commit of 40"),
-            (
-                "huggingFace: {repo: ../b, revision: main}",
-                "must be OWNER/NAME",
-            ),
-            ("url: 'ftp://x', sha256: 00", "64 hexadecimal digits"),
-        ] {
-            let text = model(&format!("{{source: {{{source}}}}}")).unwrap_err();
             assert!(text.contains(part), "{part} not in: {text}");
         }
     }

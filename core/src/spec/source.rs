@@ -9,6 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::ValidationErrors;
 use crate::ArtifactName;
 
 /// The source of a model's files. YAML has exactly one of `path`, `artifact`, `controllerPath`,
@@ -65,6 +66,48 @@ impl ModelSource {
     #[must_use]
     pub fn is_delivered(&self) -> bool {
         !matches!(self, Self::Path(_))
+    }
+
+    /// Checks the rules that the type cannot express.
+    pub(super) fn validate(&self, errors: &mut ValidationErrors) {
+        match self {
+            Self::Path(path) | Self::ControllerPath(path) => errors.add_if(
+                path.as_os_str().is_empty(),
+                "spec.source",
+                "must not be an empty path",
+            ),
+            Self::Artifact(_) => {}
+            Self::Url { url, .. } => errors.add_if(
+                !url.starts_with("https://") && !url.starts_with("http://"),
+                "spec.source.url",
+                "must begin with https:// or http://",
+            ),
+            Self::HuggingFace(source) => {
+                let is_commit = source.revision.len() == 40
+                    && source.revision.bytes().all(|c| c.is_ascii_hexdigit());
+                errors.add_if(
+                    !is_commit,
+                    "spec.source.huggingFace.revision",
+                    "must be a commit of 40 hexadecimal digits, so that all nodes get the same files",
+                );
+                let is_plain = |part: &str| {
+                    !part.is_empty()
+                        && !part.starts_with('.')
+                        && part
+                            .bytes()
+                            .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
+                };
+                let has_owner = source
+                    .repo
+                    .split_once('/')
+                    .is_some_and(|(owner, name)| is_plain(owner) && is_plain(name));
+                errors.add_if(
+                    !has_owner,
+                    "spec.source.huggingFace.repo",
+                    "must be OWNER/NAME",
+                );
+            }
+        }
     }
 }
 
@@ -298,5 +341,30 @@ mod tests {
             let error = read(yaml).unwrap_err();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn sources_are_validated() {
+        let validate = |yaml: &str| {
+            let mut errors = ValidationErrors::default();
+            read(yaml).unwrap().validate(&mut errors);
+            errors.into_result().map_err(|e| e.to_string())
+        };
+        for (source, part) in [
+            ("path: ''", "must not be an empty path"),
+            ("huggingFace: {repo: a/b, revision: main}", "a commit of 40"),
+            (
+                "huggingFace: {repo: ../b, revision: main}",
+                "must be OWNER/NAME",
+            ),
+            (
+                &format!("{{url: 'ftp://x', sha256: {}}}", "ab".repeat(32)),
+                "must begin with https:// or http://",
+            ),
+        ] {
+            let text = validate(source).unwrap_err();
+            assert!(text.contains(part), "{part} not in: {text}");
+        }
+        assert_eq!(validate("path: /m"), Ok(()));
     }
 }

@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use flotilla_core::Bytes;
+use flotilla_core::generate::FileDefaults;
 use flotilla_core::spec::{self, ModelSpec};
 use futures::FutureExt;
 use mistralrs::Model;
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::built_model::{BuiltModel, TokenText, WeightsWatch};
 use super::load_plan::LoadPlan;
-use super::weights_size;
+use super::{file_defaults, weights_size};
 use crate::{LoadError, LoadProgress};
 
 /// How long a load may take. mistral.rs cannot be interrupted: a load that takes longer continues in its
@@ -32,6 +33,8 @@ pub(super) struct LoadedEngine {
     /// The context length in tokens. `None` if the model does not state it.
     pub(super) context: Option<usize>,
     pub(super) token_text: TokenText,
+    /// What the model's files say about sampling.
+    pub(super) file_defaults: FileDefaults,
 }
 
 /// Loads the model of a spec on its own thread.
@@ -45,10 +48,12 @@ pub(super) async fn load(
     progress("loading", 0.0);
     let runtime = tokio::runtime::Handle::current();
     let build = tokio::task::spawn_blocking(move || {
+        let file_defaults = file_defaults::read(&plan.files);
         // A panic in the engine must not stop the agent.
-        runtime.block_on(AssertUnwindSafe(plan.build()).catch_unwind())
+        let built = runtime.block_on(AssertUnwindSafe(plan.build()).catch_unwind());
+        built.map(|built| built.map(|built| (built, file_defaults)))
     });
-    let built = tokio::select! {
+    let (built, file_defaults) = tokio::select! {
         built = build => match built {
             Ok(Ok(Ok(built))) => built,
             Ok(Ok(Err(error))) => return Err(LoadError::Engine(first_line(&error))),
@@ -78,6 +83,7 @@ pub(super) async fn load(
         pipeline,
         context,
         token_text,
+        file_defaults,
     })
 }
 

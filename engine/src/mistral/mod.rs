@@ -15,6 +15,8 @@ mod choice;
 mod chunk;
 mod engine_permit;
 mod engine_thread;
+mod file_defaults;
+mod gguf_metadata;
 mod journal;
 mod load;
 mod load_plan;

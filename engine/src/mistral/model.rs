@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flotilla_core::generate::{
-    EmbedInput, EmbedRequest, Embeddings, GenerateRequest, RequestError,
+    EmbedInput, EmbedRequest, Embeddings, FileDefaults, GenerateRequest, RequestError,
 };
 use flotilla_core::spec::Pipeline;
 use futures::StreamExt;
@@ -37,6 +37,8 @@ pub(super) struct MistralModel {
     pipeline: Pipeline,
     /// The number of sequences that are computed at once.
     concurrency: usize,
+    /// What the model's files say about sampling.
+    file_defaults: FileDefaults,
 }
 
 impl MistralModel {
@@ -57,6 +59,7 @@ impl MistralModel {
             weights: loaded.weights,
             pipeline: loaded.pipeline,
             concurrency,
+            file_defaults: loaded.file_defaults,
         }
     }
 
@@ -88,6 +91,14 @@ impl LoadedModel for MistralModel {
 
     fn has_prefix_cache(&self) -> bool {
         !is_on_cpu() && self.pipeline == Pipeline::Text
+    }
+
+    fn file_defaults(&self) -> Option<FileDefaults> {
+        (self.pipeline == Pipeline::Text).then(|| self.file_defaults.clone())
+    }
+
+    fn context_length(&self) -> Option<u32> {
+        u32::try_from(self.engine.context).ok()
     }
 
     async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {

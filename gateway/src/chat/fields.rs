@@ -37,6 +37,9 @@ pub(crate) struct ChatBody {
     /// request names none.
     #[serde(default)]
     pub(super) prompt_cache_key: Option<String>,
+    /// vLLM's and llama.cpp's field for the arguments of the chat template.
+    #[serde(default)]
+    pub(super) chat_template_kwargs: Option<Box<RawValue>>,
     #[serde(default)]
     pub(super) modalities: Option<Vec<String>>,
     /// Deprecated by OpenAI in favour of `tools`. A request that uses it is rejected, because

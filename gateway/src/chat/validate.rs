@@ -2,7 +2,7 @@
 
 use flotilla_core::generate::{
     ChatMessage, GenerateInput, GenerateRequest, JsonSchemaFormat, OutputConstraint, RequestError,
-    Route, Tool, ToolCall, ToolChoice,
+    Route, Tool, ToolCall, ToolChoice, parse_template_args,
 };
 use http::HeaderMap;
 
@@ -61,6 +61,11 @@ impl ChatBody {
             .transpose()?
             .flatten();
         let logprobs = validate_logprobs(self.logprobs.unwrap_or(false), self.top_logprobs)?;
+        let chat_template_args = self
+            .chat_template_kwargs
+            .map(|args| validate_template_args(args.get()))
+            .transpose()?
+            .flatten();
         let max_tokens = self
             .max_completion_tokens
             .map(|tokens| ("max_completion_tokens", tokens))
@@ -73,6 +78,7 @@ impl ChatBody {
             constraint,
             logprobs,
             stream,
+            chat_template_args,
             ..GenerateRequest::new(route, GenerateInput::Chat(messages))
         };
         Ok((request, include_usage))
@@ -169,6 +175,17 @@ fn join_parts(i: usize, parts: Vec<ContentPart>) -> Result<String, RequestError>
         }
     }
     Ok(joined)
+}
+
+/// Returns the arguments of the chat template as the text of a JSON object, or `None` if there are none.
+fn validate_template_args(text: &str) -> Result<Option<String>, RequestError> {
+    let args = parse_template_args(text).map_err(|problem| {
+        RequestError::invalid(
+            "chat_template_kwargs",
+            format!("'chat_template_kwargs' {problem}."),
+        )
+    })?;
+    Ok((!args.is_empty()).then(|| text.to_owned()))
 }
 
 fn validate_tools(tools: Vec<ToolField>) -> Result<Vec<Tool>, RequestError> {
@@ -349,6 +366,10 @@ mod tests {
             (body_with(r#", "tool_choice": "sometimes""#), "tool_choice"),
             (body_with(r#", "tools": [{"type": "x"}]"#), "tools[0]"),
             (body_with(r#", "functions": []"#), "functions"),
+            (
+                body_with(r#", "chat_template_kwargs": [true]"#),
+                "chat_template_kwargs",
+            ),
             (body_with(r#", "modalities": ["audio"]"#), "modalities"),
             (
                 body_with(r#", "response_format": {"type": "xml"}"#),
@@ -377,5 +398,14 @@ mod tests {
             panic!("not a chat");
         };
         assert_eq!(messages[0].content, "ab");
+    }
+
+    #[test]
+    fn template_arguments_are_kept_as_an_object() {
+        let args = |fields: &str| validate(&body_with(fields)).unwrap().chat_template_args;
+        let text = args(r#", "chat_template_kwargs": {"enable_thinking": false}"#);
+        assert_eq!(text.as_deref(), Some(r#"{"enable_thinking": false}"#));
+        assert_eq!(args(r#", "chat_template_kwargs": {}"#), None);
+        assert_eq!(args(r#", "chat_template_kwargs": null"#), None);
     }
 }

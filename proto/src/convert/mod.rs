@@ -5,6 +5,7 @@ mod artifact;
 mod embed;
 mod energy;
 mod event;
+mod file_defaults;
 mod queue_key;
 mod request;
 mod same_fields;

@@ -20,6 +20,7 @@ mod privacy_zones;
 mod prometheus;
 mod real_engines;
 mod replica_selection;
+mod request_defaults;
 mod rollouts;
 mod scaling;
 mod soak;

@@ -74,7 +74,15 @@ async fn run_openai_client(cases: &[String]) -> PytestRun {
     let mut narrow = simulated_model("narrow", 1, &options);
     narrow["spec"]["concurrency"] = json!(1);
     narrow["spec"]["queue"] = json!(1);
+    let mut limited = simulated_model("limited", 1, &json!({"outputTokens": 3_000}));
+    limited["spec"]["maxTokens"] = json!(20);
+    limited["spec"]["maxTokensLimit"] = json!(50);
+    let mut owned = demo_model("support-intent", 1);
+    owned["metadata"]["name"] = json!("owned");
+    owned["spec"]["defaults"] = json!({"temperature": 2, "seed": 7, "stop": ["_"]});
     let mut models = vec![
+        limited,
+        owned,
         simulated_model("instant", 1, &json!({"outputTokens": 9})),
         paced,
         narrow,

@@ -1,0 +1,25 @@
+//! What the files of a model say about sampling.
+
+use flotilla_core::generate;
+
+use crate::v1;
+
+impl From<&generate::FileDefaults> for v1::FileDefaults {
+    fn from(files: &generate::FileDefaults) -> Self {
+        Self {
+            sampling: Some((&files.sampling).into()),
+            source: files.source.clone(),
+            warnings: files.warnings.clone(),
+        }
+    }
+}
+
+impl From<v1::FileDefaults> for generate::FileDefaults {
+    fn from(files: v1::FileDefaults) -> Self {
+        Self {
+            sampling: files.sampling.unwrap_or_default().into(),
+            source: files.source,
+            warnings: files.warnings,
+        }
+    }
+}
