@@ -101,8 +101,10 @@ impl LoadGuard {
 
     /// Records that the request failed.
     pub fn record_failure(&mut self, error: &RequestError) {
-        // A request that may have waited for long answers of others shows no fault by not beginning.
-        let may_have_waited = matches!(error, RequestError::Timeout(_)) && !self.had_free_slot();
+        // A request that may have waited for others shows no fault by not beginning. Only those of this
+        // process are known to be there still: a node that hangs reports the others for ever.
+        let had_to_wait = self.load.in_flight >= self.load.concurrency;
+        let may_have_waited = matches!(error, RequestError::Timeout(_)) && had_to_wait;
         let is_fault = error.is_replica_fault() && !may_have_waited;
         if is_fault {
             self.replica.record_failure();

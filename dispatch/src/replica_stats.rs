@@ -276,6 +276,34 @@ mod tests {
     }
 
     #[test]
+    fn long_answers_and_waits_behind_others_are_no_faults() {
+        let stats = replica(1, 64);
+        let is_admitted = |stats: &ReplicaStats| {
+            let snapshot = stats.snapshot(QueueKey::default(), stats_clock());
+            snapshot.admitted
+        };
+        let timeout = RequestError::Timeout("not begun".into());
+        let computing = begin(&stats);
+        for error in [
+            timeout.clone(),
+            RequestError::AnswerTimeout("too long".into()),
+        ] {
+            for _ in 0..5 {
+                begin(&stats).record_failure(&error);
+            }
+        }
+        assert!(is_admitted(&stats));
+        drop(computing);
+        // A node that hangs does not correct what it reported.
+        stats.set_reported_requests(10);
+        for _ in 0..3 {
+            assert!(is_admitted(&stats));
+            begin(&stats).record_failure(&timeout);
+        }
+        assert!(!is_admitted(&stats));
+    }
+
+    #[test]
     fn load_is_given_back_once_however_the_guard_ends() {
         let stats = replica(4, 64);
         let first = begin(&stats);

@@ -5,21 +5,25 @@ use serde_json::{Value, json};
 
 use crate::fixtures::error_code;
 
-/// Starts one node with the model `m` under a controller with these arguments.
-async fn serve(arguments: &[&str], options: &Value) -> Cluster {
+/// Starts two nodes with a replica of the model `m` each, which computes this many requests at once, under a
+/// controller with these arguments.
+async fn serve(arguments: &[&str], concurrency: u32, options: &Value) -> Cluster {
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
         .controller_args(arguments)
-        .agents(["n1"])
+        .agents(["n1", "n2"])
         .start()
         .await;
-    cluster.api().apply(&simulated_model("m", 1, options)).await;
-    cluster.wait_for_replicas("m", 1).await;
+    let mut model = simulated_model("m", 2, options);
+    model["spec"]["concurrency"] = json!(concurrency);
+    cluster.api().apply(&model).await;
+    cluster.wait_for_replicas("m", 2).await;
     cluster
 }
 
-/// Returns whether the circuit breaker of the only replica is open.
-async fn breaker_is_open(api: &Api) -> bool {
+/// Returns whether the circuit breaker of a replica is open. Of two replicas with an open breaker one is
+/// rejected, and the other is the last resort.
+async fn a_breaker_is_open(api: &Api) -> bool {
     let body = json!({"model": "m", "prompt": "hi"});
     let dry_run: Value = api.post("v1/route", &body).await.json().await.unwrap();
     let rejected = dry_run["rejected"].as_array().cloned();
@@ -33,27 +37,24 @@ async fn breaker_is_open(api: &Api) -> bool {
 async fn answer_may_take_longer_than_its_first_token_whether_it_is_streamed_or_not() {
     // 3 s for the first token, 5 s for the answer.
     let options = json!({"outputTokens": 250, "tokensPerSecond": 50});
-    let cluster = serve(&["--first-token-timeout", "3"], &options).await;
+    let cluster = serve(&["--first-token-timeout", "3"], 4, &options).await;
     let api = cluster.api();
-    let answers = (0..3).map(|n| {
-        let api = api.clone();
-        async move { api.chat("m", "hi", n == 0).await }
-    });
+    let answers = (0..8).map(|n| api.chat("m", "hi", n == 0));
     for response in futures::future::join_all(answers).await {
         assert_eq!(response.status(), 200);
         let text = response.text().await.unwrap();
         assert!(!text.contains("\"error\""), "{text}");
     }
-    assert!(!breaker_is_open(&api).await);
+    assert!(!a_breaker_is_open(&api).await);
     cluster.stop().await;
 }
 
 #[tokio::test]
 async fn answer_that_is_too_long_is_an_error_of_its_own_and_no_fault_of_the_replica() {
     let options = json!({"outputTokens": 1_000, "tokensPerSecond": 50});
-    let cluster = serve(&["--answer-timeout", "2"], &options).await;
+    let cluster = serve(&["--answer-timeout", "2"], 4, &options).await;
     let api = cluster.api();
-    let answers = (0..4).map(|_| api.chat("m", "hi", false));
+    let answers = (0..8).map(|_| api.chat("m", "hi", false));
     for response in futures::future::join_all(answers).await {
         assert_eq!(error_code(response).await, (504, json!("answer_timeout")));
     }
@@ -63,9 +64,9 @@ async fn answer_that_is_too_long_is_an_error_of_its_own_and_no_fault_of_the_repl
     assert!(stream.contains("answer_timeout"), "{stream}");
     // The node stops computing them, and goes on to get requests.
     cluster
-        .wait_until(async || api.counters("m").await.cancelled == 5)
+        .wait_until(async || api.counters("m").await.cancelled == 9)
         .await;
-    assert!(!breaker_is_open(&api).await);
+    assert!(!a_breaker_is_open(&api).await);
     let body = json!({
         "model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5,
     });
@@ -77,29 +78,23 @@ async fn answer_that_is_too_long_is_an_error_of_its_own_and_no_fault_of_the_repl
 #[tokio::test]
 async fn node_that_begins_no_answer_is_a_fault_and_one_that_is_busy_is_none() {
     let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 30_000});
-    let cluster = serve(&["--first-token-timeout", "1"], &options).await;
+    let cluster = serve(&["--first-token-timeout", "1"], 1, &options).await;
     let api = cluster.api();
-    let mut model = simulated_model("m", 1, &options);
-    model["spec"]["concurrency"] = json!(1);
-    api.apply(&model).await;
-    cluster.wait_for_replicas("m", 1).await;
-    // Only the first of them is computed: the others show nothing about the replica.
-    let answers = (0..4).map(|n| api.chat("m", "hi", n % 2 == 0));
+    let not_begun = (504, json!("deadline_exceeded"));
+    // Only the first on each node is computed: the others show nothing about the replica.
+    let answers = (0..8).map(|n| api.chat("m", "hi", n % 2 == 0));
     for response in futures::future::join_all(answers).await {
+        assert_eq!(error_code(response).await, not_begun);
+    }
+    assert!(!a_breaker_is_open(&api).await);
+    // Of four requests one by one, at least two are computed by the same node.
+    for _ in 0..4 {
         assert_eq!(
-            error_code(response).await,
-            (504, json!("deadline_exceeded"))
+            error_code(api.chat("m", "hi", false).await).await,
+            not_begun
         );
     }
-    assert!(!breaker_is_open(&api).await);
-    for _ in 0..2 {
-        let response = api.chat("m", "hi", false).await;
-        assert_eq!(
-            error_code(response).await,
-            (504, json!("deadline_exceeded"))
-        );
-    }
-    assert!(breaker_is_open(&api).await);
+    assert!(a_breaker_is_open(&api).await);
     cluster.stop().await;
 }
 
