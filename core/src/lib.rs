@@ -8,7 +8,8 @@
 //! - the task of a request and the replica that answers it ([`routing`]), from estimates of time
 //!   ([`estimate`]) and energy ([`energy`]) and from measured quality ([`quality`]);
 //! - the order of waiting requests ([`admission`]);
-//! - requests, events and errors as all layers share them ([`generate`]).
+//! - requests, events and errors as all layers share them ([`generate`]), and how the JSON of clients is
+//!   read ([`json`]).
 //!
 //! It knows nothing of networks, files, clocks, randomness or async runtimes: callers pass the time
 //! and random numbers in. Start reading at [`spec::Model`], then [`placement::solve`].
@@ -19,6 +20,7 @@ pub mod energy;
 pub mod estimate;
 pub mod generate;
 pub mod health;
+pub mod json;
 pub mod name;
 pub mod node;
 pub mod placement;

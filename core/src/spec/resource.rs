@@ -6,6 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::json::ClientJson;
+
 use super::{FieldError, Model, Router, Task, ValidationErrors};
 
 /// The version of the resource format.
@@ -164,7 +166,7 @@ impl TryFrom<Resource> for Router {
 
 /// Deserializes a value; an error has the path of the field that caused it.
 fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, ValidationErrors> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    serde_path_to_error::deserialize(ClientJson(value)).map_err(|error| {
         let field = error.path().to_string();
         ValidationErrors(vec![FieldError::new(field, error.into_inner().to_string())])
     })
