@@ -16,6 +16,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         advertise_link: args.advertise_link,
         advertise_http: args.advertise_http,
         max_body: usize::try_from(args.max_body.0)?,
+        http_api: args.http_api.config(),
         first_token_timeout: args.first_token_timeout,
         answer_timeout: args.answer_timeout,
         link_timeout: args.link_timeout,

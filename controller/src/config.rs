@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use flotilla_gateway::{ApiConfig, CorsOrigin};
 use flotilla_telemetry::TelemetrySettings;
 
 /// Configuration of a controller, read once at start.
@@ -26,6 +27,8 @@ pub struct ControllerConfig {
     pub data_dir: PathBuf,
     /// Largest request body, in bytes.
     pub max_body: usize,
+    /// What clients of the API see besides the models.
+    pub http_api: HttpApiConfig,
     /// Longest time that a request waits for its first token.
     pub first_token_timeout: Duration,
     /// Longest time from the arrival of a request to the end of its answer.
@@ -57,6 +60,7 @@ impl Default for ControllerConfig {
             store: StoreAddress::Embedded("flotilla-data/controller".into()),
             data_dir: "flotilla-data/controller".into(),
             max_body: 4 << 20,
+            http_api: HttpApiConfig::default(),
             first_token_timeout: Duration::from_secs(300),
             answer_timeout: Duration::from_secs(600),
             link_timeout: flotilla_proto::transport::DEFAULT_KEEPALIVE_TIMEOUT,
@@ -66,6 +70,32 @@ impl Default for ControllerConfig {
             record_prompts: false,
             telemetry: TelemetrySettings::DISABLED,
             stop_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What clients of the API see besides the models.
+#[derive(Debug, Clone)]
+pub struct HttpApiConfig {
+    /// Origins whose web pages may use the API, except the admin API.
+    pub cors_origins: Vec<CorsOrigin>,
+    /// Silence of a stream after which a comment is sent.
+    pub stream_keep_alive: Duration,
+    /// Whether `/v1/models` lists `auto` and the tasks too.
+    pub list_tasks: bool,
+}
+
+impl Default for HttpApiConfig {
+    fn default() -> Self {
+        let ApiConfig {
+            stream_keep_alive,
+            list_tasks,
+            ..
+        } = ApiConfig::default();
+        Self {
+            cors_origins: Vec::new(),
+            stream_keep_alive,
+            list_tasks,
         }
     }
 }

@@ -1,11 +1,10 @@
 //! Serves the page: the files of `controller/dashboard/`, which are embedded in the binary.
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::Path;
 use axum::http::{HeaderValue, Response, StatusCode};
 use axum::response::{IntoResponse, Redirect};
 use axum::routing::get;
+use flotilla_gateway::{ApiError, ApiPath, ApiRoutes, Operation};
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName};
 use rust_embed::{EmbeddedFile, RustEmbed};
@@ -29,23 +28,36 @@ const HEADERS: [(HeaderName, HeaderValue); 3] = [
 ];
 
 /// The routes of the page, below `/dashboard/`; `/` redirects there.
-pub(crate) fn router() -> Router {
+pub(crate) fn router() -> ApiRoutes {
     let index = |headers: HeaderMap| async move { file("index.html", &headers) };
     let by_path =
-        |Path(path): Path<String>, headers: HeaderMap| async move { file(&path, &headers) };
-    Router::new()
-        .route("/", get(async || Redirect::temporary("/dashboard/")))
+        |ApiPath(path): ApiPath<String>, headers: HeaderMap| async move { file(&path, &headers) };
+    let redirect = || get(async || Redirect::temporary("/dashboard/"));
+    let page = |path, summary| Operation::new("get", path, summary);
+    ApiRoutes::new()
         .route(
-            "/dashboard",
-            get(async || Redirect::temporary("/dashboard/")),
+            page("/", "Redirects to the page").returns_nothing(307),
+            redirect(),
         )
-        .route("/dashboard/", get(index))
-        .route("/dashboard/{*path}", get(by_path))
+        .route(
+            page("/dashboard", "Redirects to the page").returns_nothing(307),
+            redirect(),
+        )
+        .route(
+            page("/dashboard/", "Returns the page").returns_raw(200, "text/html"),
+            get(index),
+        )
+        .route(
+            page("/dashboard/{*path}", "Returns a file of the page")
+                .returns_raw(200, "*/*")
+                .errors(&[404]),
+            get(by_path),
+        )
 }
 
 fn file(path: &str, headers: &HeaderMap) -> Response<Body> {
     let Some(file) = DashboardFiles::get(path) else {
-        return (StatusCode::NOT_FOUND, "The page has no such file.\n").into_response();
+        return ApiError::not_found(None, "The page has no such file.").into_response();
     };
     let etag = etag(&file);
     let is_cached = headers

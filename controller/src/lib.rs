@@ -14,6 +14,7 @@ mod clock;
 mod config;
 mod dashboard;
 pub mod fleet;
+mod http_listener;
 mod leader;
 pub mod link;
 mod pending;
@@ -25,5 +26,8 @@ mod startup;
 pub mod store;
 mod traffic;
 
-pub use config::{ControllerConfig, EtcdAddress, EtcdTls, StoreAddress, StoreAddressError};
+pub use config::{
+    ControllerConfig, EtcdAddress, EtcdTls, HttpApiConfig, StoreAddress, StoreAddressError,
+};
+pub use flotilla_gateway::CorsOrigin;
 pub use run::{Controller, ControllerStartError};

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::serve::ListenerExt;
 use flotilla_dispatch::PendingQueue;
 use flotilla_telemetry::{ServiceIdentity, Telemetry, TelemetrySettings};
 use tokio::net::TcpListener;
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::DesiredStateWriter;
 use crate::config::{ControllerConfig, advertised_address};
 use crate::fleet::{ControllerRecord, FleetHandle};
+use crate::http_listener::HttpListener;
 use crate::startup::Startup;
 use crate::store::{self, StoreError};
 
@@ -177,11 +177,10 @@ async fn serve_api(
     grace: Duration,
     stop: CancellationToken,
 ) {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-    });
+    let listener = HttpListener {
+        listener,
+        stop: stop.clone(),
+    };
     let server = axum::serve(listener, api).with_graceful_shutdown(stop.clone().cancelled_owned());
     let grace_over = async {
         stop.cancelled().await;

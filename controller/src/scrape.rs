@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::HeaderName;
 use axum::routing::get;
+use flotilla_gateway::{ApiQuery, ApiRoutes, Operation};
 use flotilla_proto::v1::MetricsRequest;
 use flotilla_telemetry::KeyValue;
 use flotilla_telemetry::instruments::{RecordValue, observe_counts};
@@ -17,6 +17,7 @@ use flotilla_telemetry::names::{self, MetricDefinition, attr};
 use flotilla_telemetry::prometheus::{self, PrometheusRegistry};
 use futures::{StreamExt, stream};
 use http::header::CONTENT_TYPE;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::fleet::{FleetHandle, FleetView, NodeLink, NodePhase};
@@ -34,7 +35,7 @@ struct ScrapeState {
     fleet: FleetHandle,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct ScrapeQuery {
     /// Whether to include the nodes' metrics. Default: `true`.
     #[serde(default = "include_nodes_default")]
@@ -46,16 +47,23 @@ fn include_nodes_default() -> bool {
 }
 
 /// The route of `/metrics`, which serves `registry` and the metrics of `fleet`'s nodes.
-pub(crate) fn router(registry: PrometheusRegistry, fleet: FleetHandle) -> Router {
+pub(crate) fn router(registry: PrometheusRegistry, fleet: FleetHandle) -> ApiRoutes {
     let state = ScrapeState { registry, fleet };
-    Router::new()
-        .route("/metrics", get(metrics))
+    let operation = Operation::new(
+        "get",
+        "/metrics",
+        "Returns the metrics of the controller and the nodes, for Prometheus",
+    )
+    .query::<ScrapeQuery>()
+    .returns_raw(200, prometheus::CONTENT_TYPE);
+    ApiRoutes::new()
+        .route(operation, get(metrics))
         .with_state(state)
 }
 
 async fn metrics(
     State(state): State<ScrapeState>,
-    Query(query): Query<ScrapeQuery>,
+    ApiQuery(query): ApiQuery<ScrapeQuery>,
 ) -> ([(HeaderName, &'static str); 1], String) {
     let text = if query.nodes {
         let nodes = collect_nodes(&state.fleet).await;

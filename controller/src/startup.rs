@@ -6,7 +6,7 @@ use flotilla_dispatch::{
     DecisionLog, DispatchConfig, Dispatcher, DispatcherParts, LatestClassifier, PendingQueue,
     RequestObserver, WakeUpReceiver, train_classifiers,
 };
-use flotilla_gateway::RequestLimits;
+use flotilla_gateway::ApiConfig;
 use flotilla_telemetry::Telemetry;
 use flotilla_telemetry::server_metrics::ServerMetrics;
 use tokio::net::TcpListener;
@@ -131,12 +131,14 @@ impl Startup {
             .spawn(traffic.clone().run(fleet.clone(), stop.clone()));
         scrape::register(&telemetry.meter(), fleet, &self.id);
         let max_body = self.config.max_body;
-        let limits = RequestLimits {
+        let config = ApiConfig {
             max_body_bytes: max_body,
+            stream_keep_alive: self.config.http_api.stream_keep_alive,
+            list_tasks: self.config.http_api.list_tasks,
         };
         let decisions = admin::decisions::router(dispatcher.clone(), fleet.clone(), max_body);
         let live = admin::live::router(fleet.clone(), traffic, self.id.clone(), stop.clone());
-        flotilla_gateway::router(dispatcher, limits, telemetry.tracer())
+        let routes = flotilla_gateway::router(dispatcher, config, telemetry.tracer())
             .merge(scrape::router(telemetry.prometheus(), fleet.clone()))
             .merge(live)
             .merge(dashboard::router())
@@ -147,7 +149,8 @@ impl Startup {
                 classifier,
                 self.id.clone(),
             ))
-            .merge(decisions)
+            .merge(decisions);
+        flotilla_gateway::add_edge(routes, &self.config.http_api.cors_origins)
     }
 
     /// Starts the training of the classifier and creates the dispatcher.

@@ -20,8 +20,8 @@ use crate::plan_execution::PlanExecution;
 use crate::tier_answer::TierRequest;
 use crate::traced_content;
 use crate::{
-    DecisionLog, LatestClassifier, ModelEndpoints, PendingQueue, RequestObserver,
-    TrainedClassifier, ViewHandle,
+    DecisionLog, LatestClassifier, ModelEndpoints, PendingQueue, RequestObserver, RoutingView,
+    TaskView, TrainedClassifier, ViewHandle,
 };
 
 /// The parts that a [`Dispatcher`] is made of.
@@ -236,18 +236,27 @@ impl Backend for Dispatcher {
 
     fn models(&self) -> Vec<ModelCard> {
         let view = self.context.view.peek();
-        let mut cards: Vec<_> = view.models.values().map(|model| card(model)).collect();
-        cards.sort_by(|a, b| a.name.cmp(&b.name));
-        cards
+        let mut models: Vec<_> = view
+            .models
+            .values()
+            .map(|model| model_card(model))
+            .collect();
+        models.sort_by_cached_key(|card| card.target.to_string());
+        let tasks = view.routing.tasks.values().map(|task| task_card(task));
+        models
+            .into_iter()
+            .chain(auto_card(&view.routing))
+            .chain(tasks)
+            .collect()
     }
 
-    fn model(&self, name: &str) -> Option<ModelCard> {
-        self.context
-            .view
-            .peek()
-            .models
-            .get(name)
-            .map(|model| card(model))
+    fn model(&self, target: &RouteTarget) -> Option<ModelCard> {
+        let view = self.context.view.peek();
+        match target {
+            RouteTarget::Model(name) => view.models.get(name).map(|model| model_card(model)),
+            RouteTarget::Task(name) => view.routing.tasks.get(name).map(|task| task_card(task)),
+            RouteTarget::Auto => auto_card(&view.routing),
+        }
     }
 
     fn readiness(&self) -> Readiness {
@@ -280,9 +289,25 @@ fn set_request_attributes(span: &RequestSpan, request: &GenerateRequest<Route>) 
     }
 }
 
-fn card(endpoints: &ModelEndpoints) -> ModelCard {
+fn model_card(endpoints: &ModelEndpoints) -> ModelCard {
     ModelCard {
-        name: endpoints.model.name().clone(),
+        target: RouteTarget::Model(endpoints.model.name().clone()),
         created: endpoints.created,
     }
+}
+
+fn task_card(task: &TaskView) -> ModelCard {
+    ModelCard {
+        target: RouteTarget::Task(task.task.name().clone()),
+        created: task.created,
+    }
+}
+
+/// `auto` needs a task to find.
+fn auto_card(routing: &RoutingView) -> Option<ModelCard> {
+    let created = routing.tasks.values().map(|task| task.created).max()?;
+    Some(ModelCard {
+        target: RouteTarget::Auto,
+        created,
+    })
 }

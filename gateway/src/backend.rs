@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use flotilla_core::generate::{
-    EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, RequestError, Route,
+    EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, RequestError, Route, RouteTarget,
 };
 use flotilla_core::{ModelName, NodeName, TaskName};
 use futures::Stream;
@@ -65,12 +65,12 @@ impl From<RequestError> for BackendError {
     }
 }
 
-/// A model in the list of models.
+/// What requests can name as their `model`: a model, a task, or `auto`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelCard {
-    /// The model's name, which requests use as `model`.
-    pub name: ModelName,
-    /// When the model was added, in seconds since the Unix epoch.
+    /// What requests name.
+    pub target: RouteTarget,
+    /// When the model or task was added, in seconds since the Unix epoch; that of the last task for `auto`.
     pub created: u64,
 }
 
@@ -98,11 +98,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
         request: EmbedRequest<Route>,
     ) -> impl Future<Output = Result<BackendAnswer<Embeddings>, BackendError>> + Send;
 
-    /// Returns all models, ordered by name.
+    /// Returns all models, then `auto` if there are tasks, and all tasks; both ordered by name.
     fn models(&self) -> Vec<ModelCard>;
 
-    /// Returns the model called `name`.
-    fn model(&self, name: &str) -> Option<ModelCard>;
+    /// Returns the model, task or `auto` that `target` is. `None` if there is none.
+    fn model(&self, target: &RouteTarget) -> Option<ModelCard>;
 
     /// Returns whether requests can be answered.
     fn readiness(&self) -> Readiness;

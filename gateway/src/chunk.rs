@@ -4,7 +4,9 @@ use bytes::{BufMut, BytesMut};
 use flotilla_core::generate::Usage;
 use serde::Serialize;
 
+use crate::backend::ServedBy;
 use crate::completion_id::CompletionId;
+use crate::headers::ServedByJson;
 use crate::sse::{put_json, write_frame};
 use crate::usage::UsageJson;
 
@@ -15,6 +17,8 @@ pub(crate) struct ChunkTemplate {
     /// What follows the choices of a chunk without usage.
     tail: &'static [u8],
     include_usage: bool,
+    /// `,"flotilla":{…}` of the last chunk of a choice and that of the usage. Empty if the headers say it.
+    late_served_by: Vec<u8>,
 }
 
 #[derive(Serialize)]
@@ -27,8 +31,13 @@ struct ChunkHead<'a> {
 
 impl ChunkTemplate {
     /// Creates the template. With `include_usage`, every chunk has a `usage` field, as in
-    /// OpenAI's API.
-    pub(crate) fn new(id: &CompletionId, object: &'static str, include_usage: bool) -> Self {
+    /// OpenAI's API. `late_served_by` is sent with the last chunks.
+    pub(crate) fn new(
+        id: &CompletionId,
+        object: &'static str,
+        include_usage: bool,
+        late_served_by: Option<&ServedBy>,
+    ) -> Self {
         let head = ChunkHead {
             id: &id.id,
             object,
@@ -47,16 +56,32 @@ impl ChunkTemplate {
                 b"}"
             },
             include_usage,
+            late_served_by: late_served_by.map_or_else(Vec::new, |served_by| {
+                let mut field = b",\"flotilla\":".to_vec();
+                // Cannot fail: it writes strings and a number to memory.
+                let _ = serde_json::to_writer(&mut field, &ServedByJson::from(served_by));
+                field
+            }),
         }
     }
 
     /// Appends a chunk with one choice.
     pub(crate) fn write_choice(&self, out: &mut BytesMut, choice: &impl Serialize) {
+        self.write_choice_with(out, choice, b"");
+    }
+
+    /// Appends the last chunk of a choice.
+    pub(crate) fn write_last_choice(&self, out: &mut BytesMut, choice: &impl Serialize) {
+        self.write_choice_with(out, choice, &self.late_served_by);
+    }
+
+    fn write_choice_with(&self, out: &mut BytesMut, choice: &impl Serialize, field: &[u8]) {
         write_frame(out, |out| {
             out.put_slice(&self.head);
             out.put_u8(b'[');
             put_json(out, choice);
             out.put_u8(b']');
+            out.put_slice(field);
             out.put_slice(self.tail);
         });
     }
@@ -68,7 +93,9 @@ impl ChunkTemplate {
         }
         write_frame(out, |out| {
             out.put_slice(&self.head);
-            out.put_slice(b"[],\"usage\":");
+            out.put_slice(b"[]");
+            out.put_slice(&self.late_served_by);
+            out.put_slice(b",\"usage\":");
             put_json(out, &UsageJson::from(usage));
             out.put_u8(b'}');
         });

@@ -6,10 +6,12 @@ use base64::prelude::BASE64_STANDARD;
 use flotilla_core::admission::QueueKey;
 use flotilla_core::generate::{EmbedInput, EmbedRequest, RequestError, RouteTarget};
 use http::HeaderMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendAnswer;
 use crate::json_response::json_response;
+use crate::prompt_inputs::{PromptInput, PromptInputs};
 use crate::routing_fields::{RoutingFields, parse_route};
 use crate::usage::EnergyJson;
 use crate::{ApiError, Backend, headers};
@@ -18,10 +20,10 @@ use crate::{ApiError, Backend, headers};
 const MAX_INPUTS: usize = 2_048;
 
 /// The body of `/v1/embeddings`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct EmbeddingBody {
     model: String,
-    input: EmbeddingInput,
+    input: PromptInputs,
     #[serde(default)]
     encoding_format: Option<String>,
     #[serde(default)]
@@ -30,29 +32,22 @@ pub(crate) struct EmbeddingBody {
     flotilla: Option<RoutingFields>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a string or an array of strings")]
-enum EmbeddingInput {
-    One(String),
-    Many(Vec<String>),
-}
-
-#[derive(Serialize)]
-struct EmbeddingList<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct EmbeddingList<'a> {
     object: &'static str,
     data: Vec<Embedding>,
     model: &'a str,
     usage: EmbeddingUsage,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Embedding {
     object: &'static str,
     index: usize,
     embedding: VectorJson,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 enum VectorJson {
     Floats(Vec<f32>),
@@ -60,7 +55,7 @@ enum VectorJson {
     Base64(String),
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct EmbeddingUsage {
     prompt_tokens: u32,
     total_tokens: u32,
@@ -82,17 +77,7 @@ pub(crate) async fn answer(
         )
         .into());
     }
-    let inputs = match body.input {
-        EmbeddingInput::One(text) => vec![text],
-        EmbeddingInput::Many(texts) => texts,
-    };
-    if inputs.is_empty() || inputs.len() > MAX_INPUTS || inputs.iter().any(String::is_empty) {
-        return Err(RequestError::invalid(
-            "input",
-            format!("'input' must be a text, or 1 to {MAX_INPUTS} texts, none of them empty."),
-        )
-        .into());
-    }
+    let inputs = body.input.validate("input", MAX_INPUTS, &route.target)?;
     let base64 = match body.encoding_format.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
@@ -106,7 +91,13 @@ pub(crate) async fn answer(
     };
     let request = EmbedRequest {
         model: route,
-        inputs: inputs.into_iter().map(EmbedInput::Text).collect(),
+        inputs: inputs
+            .into_iter()
+            .map(|input| match input {
+                PromptInput::Text(text) => EmbedInput::Text(text),
+                PromptInput::Tokens(tokens) => EmbedInput::Tokens(tokens),
+            })
+            .collect(),
         queue_key: QueueKey::default(),
         deadline: None,
     };

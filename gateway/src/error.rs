@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use flotilla_core::generate::RequestError;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{BackendError, headers};
@@ -20,8 +21,9 @@ pub struct ApiError {
     decision_id: Option<Box<str>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct ErrorBody {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub(crate) struct ErrorBody {
     message: String,
     #[serde(rename = "type")]
     kind: &'static str,
@@ -29,9 +31,25 @@ struct ErrorBody {
     code: Option<&'static str>,
 }
 
-#[derive(Serialize)]
-struct ErrorEnvelope<'a> {
+impl ErrorBody {
+    /// The error of a server that cannot answer requests yet.
+    pub(crate) fn not_ready(message: String) -> Self {
+        Self {
+            message,
+            kind: "service_unavailable_error",
+            param: None,
+            code: Some("not_ready"),
+        }
+    }
+}
+
+/// The body of an error response.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ErrorResponse")]
+pub(crate) struct ErrorEnvelope<'a> {
     error: &'a ErrorBody,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flotilla: Option<LateErrorJson<'a>>,
 }
 
 impl ApiError {
@@ -76,6 +94,17 @@ impl ApiError {
         self
     }
 
+    /// Creates the 500 response for a defect of the server.
+    #[must_use]
+    pub(crate) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "server_error",
+            Some("internal_error"),
+            "The server failed to handle the request because of an internal error; its log has the details.",
+        )
+    }
+
     /// Creates a 404 response.
     #[must_use]
     pub fn not_found(code: Option<&'static str>, message: impl Into<String>) -> Self {
@@ -93,23 +122,60 @@ impl ApiError {
         prompt_param: &str,
     ) -> impl Fn(E) -> Self {
         move |backend_error| {
-            let BackendError { error, decision_id } = backend_error.into();
-            let too_long = matches!(error, RequestError::ContextLength(_));
-            let mut error = Self::from(error);
+            let backend_error = backend_error.into();
+            let too_long = matches!(backend_error.error, RequestError::ContextLength(_));
+            let mut error = Self::from(backend_error);
             if too_long {
                 error.body.param = Some(prompt_param.to_owned());
             }
-            Self {
-                decision_id: decision_id.map(String::into_boxed_str),
-                ..error
-            }
+            error
         }
     }
 
     /// Returns the body as JSON text without a trailing line break.
     pub(crate) fn json(&self) -> Vec<u8> {
-        // Cannot fail: the body holds only strings.
-        serde_json::to_vec(&ErrorEnvelope { error: &self.body }).unwrap_or_default()
+        self.to_json(None)
+    }
+
+    /// Returns the body of the last frame of a stream that failed. Besides the error it has what an error
+    /// response would have said in its status and headers.
+    pub(crate) fn frame_json(&self) -> Vec<u8> {
+        self.to_json(Some(LateErrorJson {
+            status: self.status.as_u16(),
+            decision: self.decision_id.as_deref(),
+            retry_after: self.retry_after_seconds(),
+        }))
+    }
+
+    fn to_json(&self, flotilla: Option<LateErrorJson<'_>>) -> Vec<u8> {
+        let error = &self.body;
+        // Cannot fail: it holds only strings and numbers.
+        serde_json::to_vec(&ErrorEnvelope { error, flotilla }).unwrap_or_default()
+    }
+
+    fn retry_after_seconds(&self) -> Option<u64> {
+        let millis = self.retry_after?.as_millis();
+        u64::try_from(millis.div_ceil(1_000).max(1)).ok()
+    }
+}
+
+/// What the status and the headers of an error response say, for a stream whose headers were sent before.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "LateError")]
+struct LateErrorJson<'a> {
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decision: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+}
+
+impl From<BackendError> for ApiError {
+    fn from(BackendError { error, decision_id }: BackendError) -> Self {
+        Self {
+            decision_id: decision_id.map(String::into_boxed_str),
+            ..Self::from(error)
+        }
     }
 }
 
@@ -199,9 +265,8 @@ impl IntoResponse for ApiError {
         if let Some(Ok(id)) = self.decision_id.as_deref().map(HeaderValue::from_str) {
             header_map.insert(headers::DECISION, id);
         }
-        if let Some(retry_after) = self.retry_after {
-            let seconds = retry_after.as_millis().div_ceil(1_000).max(1);
-            header_map.insert(RETRY_AFTER, HeaderValue::from(seconds as u64));
+        if let Some(seconds) = self.retry_after_seconds() {
+            header_map.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

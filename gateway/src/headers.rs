@@ -3,6 +3,7 @@
 use axum::response::Response;
 use flotilla_core::TaskName;
 use http::{HeaderName, HeaderValue};
+use serde::Serialize;
 
 use crate::ServedBy;
 
@@ -16,6 +17,32 @@ const NODE: HeaderName = HeaderName::from_static("x-flotilla-node");
 const TASK: HeaderName = HeaderName::from_static("x-flotilla-task");
 /// Number of replicas the request was sent to.
 const ATTEMPTS: HeaderName = HeaderName::from_static("x-flotilla-attempts");
+
+/// All headers of responses.
+pub(crate) const RESPONSE: [HeaderName; 5] = [DECISION, MODEL, NODE, TASK, ATTEMPTS];
+
+/// What the headers say, for a stream whose headers were sent before it was known.
+#[derive(Serialize)]
+pub(crate) struct ServedByJson<'a> {
+    model: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<&'a str>,
+    node: &'a str,
+    attempts: u32,
+    decision: &'a str,
+}
+
+impl<'a> From<&'a ServedBy> for ServedByJson<'a> {
+    fn from(served_by: &'a ServedBy) -> Self {
+        Self {
+            model: served_by.model.as_str(),
+            task: served_by.task.as_ref().map(TaskName::as_str),
+            node: served_by.node.as_str(),
+            attempts: served_by.attempts,
+            decision: &served_by.decision_id,
+        }
+    }
+}
 
 /// Adds the headers that say which replica answered.
 pub(crate) fn add_served_by(response: &mut Response, served_by: &ServedBy) {

@@ -5,22 +5,34 @@
 
 use axum::body::Body;
 use bytes::Bytes;
+use flotilla_core::json::ClientJson;
 use http::StatusCode;
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use crate::ApiError;
 
+/// UTF-8's byte order mark, which some programs write at the beginning of every text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Reads a body of at most `limit` bytes.
 async fn read_bytes(body: Body, limit: usize) -> Result<Bytes, ApiError> {
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(ApiError::new(
+    let too_large = || {
+        ApiError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "invalid_request_error",
             Some("request_too_large"),
             format!("The request body is larger than the limit of {limit} bytes."),
-        )),
+        )
+    };
+    // A client that waits for leave to send its body gets the refusal instead.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(too_large()),
         Err(error) => Err(ApiError::invalid(
             None,
             format!("The request body could not be read: {error}."),
@@ -48,12 +60,17 @@ pub(crate) async fn read_json_pair<A: DeserializeOwned, B: DeserializeOwned>(
 }
 
 fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ApiError> {
+    let json = json.strip_prefix(BYTE_ORDER_MARK).unwrap_or(json);
     // Tracking the path takes time, so only invalid bodies are parsed again with it.
-    if let Ok(value) = serde_json::from_slice(json) {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let value = T::deserialize(ClientJson(&mut deserializer));
+    if let Ok(value) = value
+        && deserializer.end().is_ok()
+    {
         return Ok(value);
     }
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let error = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+    let error = match serde_path_to_error::deserialize::<_, T>(ClientJson(&mut deserializer)) {
         Err(error) => error,
         // The value is valid, but more text follows it.
         Ok(_) => {
@@ -105,13 +122,27 @@ mod tests {
 
     #[derive(Debug, serde::Deserialize)]
     struct OuterBody {
-        #[allow(dead_code)]
         inner: Vec<InnerBody>,
     }
     #[derive(Debug, serde::Deserialize)]
     struct InnerBody {
-        #[allow(dead_code)]
         number: u32,
+    }
+
+    #[test]
+    fn integers_may_be_written_as_floats_and_a_byte_order_mark_comes_first() {
+        let body: OuterBody = parse(b"\xef\xbb\xbf{\"inner\": [{\"number\": 16.0}]}").unwrap();
+        assert_eq!(body.inner[0].number, 16);
+    }
+
+    #[test]
+    fn object_is_not_read_from_an_array() {
+        for (json, param) in [
+            ("[[]]", serde_json::Value::Null),
+            (r#"{"inner": [[16]]}"#, "inner[0]".into()),
+        ] {
+            assert_eq!(error(json)["param"], param, "{json}");
+        }
     }
 
     fn error(json: &str) -> serde_json::Value {

@@ -4,22 +4,27 @@
 //! OpenAI's error shape. A [`Backend`] produces the answers; this crate knows nothing of fleets,
 //! nodes or engines.
 //!
-//! Start reading at [`router`], then at the module of one endpoint: `chat`, `completions`,
+//! Start reading at [`router`] and [`add_edge`], then at the module of one endpoint: `chat`, `completions`,
 //! `embeddings` or `models`. The endpoints share the other modules and not each other's.
 
+mod api_routes;
 mod backend;
 mod chat;
 mod chunk;
 mod collected_answer;
 mod completion_id;
 mod completions;
+mod decompression;
+mod edge;
 mod embeddings;
 mod error;
+mod extract;
 mod headers;
 mod json_body;
 mod json_response;
 mod logprob;
 mod models;
+mod prompt_inputs;
 mod range;
 mod route_body;
 mod router;
@@ -27,13 +32,17 @@ mod routing_fields;
 mod sampling;
 mod sse;
 mod stream_options;
+mod text_or;
 mod trace_service;
 mod usage;
 
+pub use api_routes::{ApiRoutes, Operation};
 pub use backend::{
     Backend, BackendAnswer, BackendError, EventStream, ModelCard, Readiness, ServedBy,
 };
+pub use edge::{CorsOrigin, CorsOriginError, add_edge};
 pub use error::ApiError;
+pub use extract::{ApiPath, ApiQuery};
 pub use json_body::read_json;
 pub use route_body::{RouteBody, RouteQuery};
-pub use router::{RequestLimits, router};
+pub use router::{ApiConfig, router};

@@ -1,31 +1,32 @@
 //! `GET /v1/models` and `GET /v1/models/{name}`.
 
 use axum::response::Response;
-use flotilla_core::generate::RequestError;
+use flotilla_core::generate::{RequestError, RouteTarget};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::backend::ModelCard;
 use crate::json_response::json_response;
 use crate::{ApiError, Backend};
 
-#[derive(Serialize)]
-struct ModelList {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ModelList {
     object: &'static str,
     data: Vec<ModelJson>,
 }
 
-#[derive(Serialize)]
-struct ModelJson {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ModelJson {
     id: String,
     object: &'static str,
     created: u64,
     owned_by: &'static str,
 }
 
-impl From<ModelCard> for ModelJson {
-    fn from(card: ModelCard) -> Self {
+impl From<&ModelCard> for ModelJson {
+    fn from(card: &ModelCard) -> Self {
         Self {
-            id: card.name.into(),
+            id: card.target.to_string(),
             object: "model",
             created: card.created,
             owned_by: "flotilla",
@@ -33,21 +34,113 @@ impl From<ModelCard> for ModelJson {
     }
 }
 
-/// Returns all models.
-pub(crate) fn list(backend: &impl Backend) -> Response {
+/// Returns all models, and with `list_tasks` the tasks and `auto` too, so that a client that lets its user
+/// choose a model can offer them.
+pub(crate) fn list(backend: &impl Backend, list_tasks: bool) -> Response {
+    let cards = backend.models();
+    let is_listed = |card: &&ModelCard| list_tasks || matches!(card.target, RouteTarget::Model(_));
     json_response(&ModelList {
         object: "list",
-        data: backend.models().into_iter().map(Into::into).collect(),
+        data: cards.iter().filter(is_listed).map(Into::into).collect(),
     })
 }
 
-/// Returns the model called `name`.
+/// Returns the model called `name`, the task of `task:NAME`, or `auto`.
 ///
 /// # Errors
-/// [`RequestError::ModelNotFound`].
+/// [`RequestError::ModelNotFound`], [`RequestError::TaskNotFound`].
 pub(crate) fn get(backend: &impl Backend, name: &str) -> Result<Response, ApiError> {
-    let card = backend
-        .model(name)
-        .ok_or_else(|| RequestError::ModelNotFound(name.to_owned()))?;
-    Ok(json_response(&ModelJson::from(card)))
+    let target = RouteTarget::parse(name)?;
+    match backend.model(&target) {
+        Some(card) => Ok(json_response(&ModelJson::from(&card))),
+        None => Err(match target {
+            RouteTarget::Task(task) => RequestError::TaskNotFound(task.to_string()),
+            target => RequestError::ModelNotFound(target.to_string()),
+        }
+        .into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{BackendAnswer, BackendError, EventStream, Readiness};
+    use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, Route};
+    use http_body_util::BodyExt;
+    use serde_json::{Value, json};
+
+    #[derive(Clone)]
+    struct ListBackend;
+
+    impl Backend for ListBackend {
+        async fn generate(
+            &self,
+            _request: GenerateRequest<Route>,
+        ) -> Result<BackendAnswer<EventStream>, BackendError> {
+            Err(RequestError::NodeLost(String::new()).into())
+        }
+
+        async fn embed(
+            &self,
+            _request: EmbedRequest<Route>,
+        ) -> Result<BackendAnswer<Embeddings>, BackendError> {
+            Err(RequestError::NodeLost(String::new()).into())
+        }
+
+        fn models(&self) -> Vec<ModelCard> {
+            let card = |name| ModelCard {
+                target: RouteTarget::parse(name).unwrap(),
+                created: 5,
+            };
+            ["m", "auto", "task:t"].map(card).into()
+        }
+
+        fn model(&self, target: &RouteTarget) -> Option<ModelCard> {
+            let cards = self.models();
+            cards.into_iter().find(|card| card.target == *target)
+        }
+
+        fn readiness(&self) -> Readiness {
+            Readiness {
+                ready: true,
+                notes: Vec::new(),
+            }
+        }
+    }
+
+    async fn body(response: Response) -> Value {
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[tokio::test]
+    async fn tasks_are_listed_unless_turned_off() {
+        let ids = async |list_tasks| {
+            let list = body(list(&ListBackend, list_tasks)).await;
+            let models = list["data"].as_array().unwrap().clone();
+            models.iter().map(|m| m["id"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(true).await, ["m", "auto", "task:t"]);
+        assert_eq!(ids(false).await, ["m"]);
+    }
+
+    #[tokio::test]
+    async fn model_task_and_auto_are_found_by_name() {
+        for name in ["m", "auto", "task:t"] {
+            let model = body(get(&ListBackend, name).unwrap()).await;
+            let expected =
+                json!({"id": name, "object": "model", "created": 5, "owned_by": "flotilla"});
+            assert_eq!(model, expected);
+        }
+        for (name, code) in [
+            ("x", "model_not_found"),
+            ("task:x", "task_not_found"),
+            ("No/Name", "model_not_found"),
+            ("task:No/Name", "task_not_found"),
+        ] {
+            let error = get(&ListBackend, name).unwrap_err().json();
+            let error: Value = serde_json::from_slice(&error).unwrap();
+            assert_eq!(error["error"]["code"], code, "{name}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use flotilla_core::generate::{GenerateInput, RequestError, Route};
 use http::HeaderMap;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::chat::{MessageField, validate_messages};
@@ -9,7 +10,7 @@ use crate::routing_fields::{RoutingFields, parse_route};
 
 /// The body of a request for a routing decision. It is the body of a chat or completion request,
 /// of which only the fields that routing uses are read.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct RouteBody {
     #[serde(default)]
     model: Option<String>,

@@ -1,37 +1,47 @@
 //! The routes of the API.
 
-use std::any::Any;
+use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::{get, post};
 use flotilla_telemetry::trace::Tracer;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, StatusCode};
+use schemars::JsonSchema;
 use serde::Serialize;
 use tower::layer::layer_fn;
-use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::chat::ChatBody;
-use crate::completions::CompletionBody;
-use crate::embeddings::EmbeddingBody;
+use crate::chat::{ChatBody, ChatCompletion};
+use crate::completions::{CompletionBody, TextCompletion};
+use crate::embeddings::{EmbeddingBody, EmbeddingList};
+use crate::error::ErrorBody;
 use crate::json_body::{read_json, read_json_pair};
 use crate::json_response::json_response;
+use crate::models::{ModelJson, ModelList};
+use crate::sampling::SamplingFields;
 use crate::trace_service::TraceService;
-use crate::{ApiError, Backend, chat, completions, embeddings, models};
+use crate::{
+    ApiError, ApiPath, ApiRoutes, Backend, Operation, chat, completions, embeddings, models,
+};
 
-/// Limits of a request.
+/// Configuration of the API.
 #[derive(Debug, Clone, Copy)]
-pub struct RequestLimits {
+pub struct ApiConfig {
     /// Maximum size of a request body, in bytes. Default: 4 MiB.
     pub max_body_bytes: usize,
+    /// The longest silence of a stream, after which a comment is sent. Default: 10 s.
+    pub stream_keep_alive: Duration,
+    /// Whether the list of models has `auto` and the tasks too. Default: yes.
+    pub list_tasks: bool,
 }
 
-impl Default for RequestLimits {
+impl Default for ApiConfig {
     fn default() -> Self {
         Self {
             max_body_bytes: 4 << 20,
+            stream_keep_alive: Duration::from_secs(10),
+            list_tasks: true,
         }
     }
 }
@@ -39,33 +49,79 @@ impl Default for RequestLimits {
 #[derive(Clone)]
 struct GatewayState<B> {
     backend: B,
-    limits: RequestLimits,
+    config: ApiConfig,
 }
 
-/// Builds the OpenAI-compatible API over `backend`, with `/healthz` and `/readyz`. Every other path
-/// returns 404 in OpenAI's error shape, and a panic of a handler 500. `tracer` records the requests that
-/// it samples.
-pub fn router<B: Backend>(backend: B, limits: RequestLimits, tracer: Tracer) -> Router {
-    let state = GatewayState { backend, limits };
-    let only = |route: MethodRouter<GatewayState<B>>| route.fallback(method_not_allowed);
-    let mut inference = Router::new()
-        .route("/v1/chat/completions", only(post(chat_completions)))
-        .route("/v1/completions", only(post(text_completions)))
-        .route("/v1/embeddings", only(post(create_embeddings)));
+/// Whether requests can be answered.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Readiness")]
+struct ReadinessJson {
+    ready: bool,
+    notes: Vec<String>,
+    /// The same for clients that read errors in OpenAI's shape.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorBody>,
+}
+
+/// Errors of requests that a model answers.
+const INFERENCE_ERRORS: [u16; 7] = [403, 404, 429, 502, 503, 504, 500];
+/// The content type of streams.
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// Builds the OpenAI-compatible API over `backend`, with `/healthz` and `/readyz`. `tracer` records the
+/// requests that it samples. A server adds [`add_edge`](crate::add_edge) to all its routes.
+pub fn router<B: Backend>(backend: B, config: ApiConfig, tracer: Tracer) -> ApiRoutes {
+    let operation = Operation::new;
+    let chat = operation("post", "/v1/chat/completions", "Answers a conversation")
+        .body_pair::<ChatBody, SamplingFields>()
+        .returns::<ChatCompletion<'_>>(200)
+        .returns_raw(200, EVENT_STREAM)
+        .errors(&INFERENCE_ERRORS);
+    let completion = operation("post", "/v1/completions", "Continues texts")
+        .body_pair::<CompletionBody, SamplingFields>()
+        .returns::<TextCompletion<'_>>(200)
+        .returns_raw(200, EVENT_STREAM)
+        .errors(&INFERENCE_ERRORS);
+    let embedding = operation("post", "/v1/embeddings", "Returns the vectors of texts")
+        .body::<EmbeddingBody>()
+        .returns::<EmbeddingList<'_>>(200)
+        .errors(&INFERENCE_ERRORS);
+    let mut inference = ApiRoutes::new()
+        .route(chat, post(chat_completions))
+        .route(completion, post(text_completions))
+        .route(embedding, post(create_embeddings));
     if tracer.is_enabled() {
-        inference = inference.route_layer(layer_fn(move |inner| TraceService {
-            tracer: tracer.clone(),
-            inner,
-        }));
+        inference = inference.map_router(|router| {
+            router.route_layer(layer_fn(move |inner| TraceService {
+                tracer: tracer.clone(),
+                inner,
+            }))
+        });
     }
+    let models = operation(
+        "get",
+        "/v1/models",
+        "Lists the models, the tasks and `auto`",
+    )
+    .returns::<ModelList>(200);
+    let model = operation(
+        "get",
+        "/v1/models/{name}",
+        "Returns a model, a task or `auto`",
+    )
+    .returns::<ModelJson>(200)
+    .errors(&[404]);
+    let health = operation("get", "/healthz", "Whether the process lives")
+        .returns_raw(200, "text/plain; charset=utf-8");
+    let readiness = operation("get", "/readyz", "Whether requests can be answered")
+        .returns::<ReadinessJson>(200)
+        .returns::<ReadinessJson>(503);
     inference
-        .route("/v1/models", only(get(list_models)))
-        .route("/v1/models/{name}", only(get(get_model)))
-        .route("/healthz", only(get(async || "ok\n")))
-        .route("/readyz", only(get(get_readiness)))
-        .fallback(path_not_found)
-        .with_state(state)
-        .layer(CatchPanicLayer::custom(internal_error))
+        .route(models, get(list_models))
+        .route(model, get(get_model))
+        .route(health, get(async || "ok\n"))
+        .route(readiness, get(get_readiness))
+        .with_state(GatewayState { backend, config })
 }
 
 async fn chat_completions<B: Backend>(
@@ -73,9 +129,10 @@ async fn chat_completions<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (chat, sampling) = read_json_pair::<ChatBody, _>(body, state.limits.max_body_bytes).await?;
+    let (chat, sampling) = read_json_pair::<ChatBody, _>(body, state.config.max_body_bytes).await?;
     let (request, include_usage) = chat.validate(sampling, &headers)?;
-    chat::answer(&state.backend, request, include_usage).await
+    let keep_alive = state.config.stream_keep_alive;
+    chat::answer(&state.backend, request, include_usage, keep_alive).await
 }
 
 async fn text_completions<B: Backend>(
@@ -83,9 +140,10 @@ async fn text_completions<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let max_bytes = state.limits.max_body_bytes;
+    let max_bytes = state.config.max_body_bytes;
     let (completion, sampling) = read_json_pair::<CompletionBody, _>(body, max_bytes).await?;
-    completions::answer(&state.backend, completion.validate(sampling, &headers)?).await
+    let request = completion.validate(sampling, &headers)?;
+    completions::answer(&state.backend, request, state.config.stream_keep_alive).await
 }
 
 async fn create_embeddings<B: Backend>(
@@ -93,31 +151,34 @@ async fn create_embeddings<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let body: EmbeddingBody = read_json(body, state.limits.max_body_bytes).await?;
+    let body: EmbeddingBody = read_json(body, state.config.max_body_bytes).await?;
     embeddings::answer(&state.backend, body, &headers).await
 }
 
 async fn list_models<B: Backend>(State(state): State<GatewayState<B>>) -> Response {
-    models::list(&state.backend)
+    models::list(&state.backend, state.config.list_tasks)
 }
 
 async fn get_model<B: Backend>(
     State(state): State<GatewayState<B>>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<Response, ApiError> {
     models::get(&state.backend, &name)
 }
 
 async fn get_readiness<B: Backend>(State(state): State<GatewayState<B>>) -> Response {
-    #[derive(Serialize)]
-    struct ReadinessJson {
-        ready: bool,
-        notes: Vec<String>,
-    }
     let readiness = state.backend.readiness();
+    let error = (!readiness.ready).then(|| {
+        let message = match readiness.notes.is_empty() {
+            true => "The controller is not ready yet.".to_owned(),
+            false => readiness.notes.join(" "),
+        };
+        ErrorBody::not_ready(message)
+    });
     let mut response = json_response(&ReadinessJson {
         ready: readiness.ready,
         notes: readiness.notes,
+        error,
     });
     if !readiness.ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
@@ -125,37 +186,12 @@ async fn get_readiness<B: Backend>(State(state): State<GatewayState<B>>) -> Resp
     response
 }
 
-async fn path_not_found(uri: Uri) -> Response {
-    ApiError::not_found(None, format!("There is nothing at '{}'.", uri.path())).into_response()
-}
-
-async fn method_not_allowed(method: Method, uri: Uri) -> Response {
-    ApiError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "invalid_request_error",
-        Some("method_not_allowed"),
-        format!("'{}' does not accept the method {method}.", uri.path()),
-    )
-    .into_response()
-}
-
-/// Returns the response to a request whose handler panicked. The panic hook has logged the message; it
-/// is not sent to the client.
-fn internal_error(_panic: Box<dyn Any + Send>) -> Response {
-    ApiError::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "server_error",
-        Some("internal_error"),
-        "The server failed to handle the request because of an internal error; its log has the details.",
-    )
-    .into_response()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::add_edge;
     use crate::backend::{BackendAnswer, BackendError, EventStream, ModelCard, Readiness};
-    use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, Route};
+    use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, Route, RouteTarget};
     use flotilla_telemetry::Telemetry;
     use http_body_util::BodyExt;
     use tower::ServiceExt;
@@ -182,7 +218,7 @@ mod tests {
             Vec::new()
         }
 
-        fn model(&self, _name: &str) -> Option<ModelCard> {
+        fn model(&self, _target: &RouteTarget) -> Option<ModelCard> {
             None
         }
 
@@ -197,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn panic_of_a_handler_is_an_error_response() {
         let tracer = Telemetry::disabled().tracer();
-        let router = router(PanickingBackend, RequestLimits::default(), tracer);
+        let router = add_edge(router(PanickingBackend, ApiConfig::default(), tracer), &[]);
         let body = r#"{"model": "m", "messages": [{"role": "user", "content": "hi"}]}"#;
         let request = http::Request::post("/v1/chat/completions")
             .body(Body::from(body))

@@ -9,11 +9,12 @@ use flotilla_core::routing::AnswerLimits;
 use flotilla_core::{HumanDuration, Joules, TaskName, ZoneName};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The field `flotilla` of a request body. Each of its fields can also be sent as a header.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RoutingFields {
     /// Name of the task that the request belongs to.
@@ -36,7 +37,7 @@ pub(crate) struct RoutingFields {
 }
 
 /// A number, or a text that is parsed later.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a number or a text")]
 enum NumberOrText {
     Number(f64),

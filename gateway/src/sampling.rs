@@ -6,6 +6,7 @@ use flotilla_core::generate::sampling_ranges::{
     MAX_STOPS, PENALTY, PROBABILITY, REPETITION_PENALTY, TEMPERATURE,
 };
 use flotilla_core::generate::{RequestError, SamplingParams};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::range::check_range;
@@ -15,7 +16,7 @@ const MAX_CHOICES: u32 = 128;
 
 /// OpenAI's sampling fields, and three that vLLM, the llama.cpp server and others add: `top_k`,
 /// `min_p` and `repetition_penalty`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct SamplingFields {
     temperature: Option<f64>,
     top_p: Option<f64>,
@@ -31,7 +32,7 @@ pub(crate) struct SamplingFields {
 }
 
 /// One stop text, or several.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a string or an array of strings")]
 enum StopField {
     One(String),
@@ -51,6 +52,8 @@ impl SamplingFields {
         max_tokens: Option<(&str, u32)>,
     ) -> Result<SamplingParams, RequestError> {
         let stop = self.stop.map(|stop| match stop {
+            // As in OpenAI's API, an empty text is no stop text.
+            StopField::One(text) if text.is_empty() => Vec::new(),
             StopField::One(text) => vec![text],
             StopField::Many(texts) => texts,
         });
@@ -161,5 +164,6 @@ mod tests {
             validate(r#"{"stop": "x"}"#).unwrap().stop,
             Some(vec!["x".into()])
         );
+        assert_eq!(validate(r#"{"stop": ""}"#).unwrap().stop, Some(Vec::new()));
     }
 }

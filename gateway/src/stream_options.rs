@@ -1,10 +1,11 @@
 //! The request fields `stream` and `stream_options`.
 
 use flotilla_core::generate::RequestError;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// OpenAI's `stream_options`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct StreamOptions {
     #[serde(default)]
     include_usage: Option<bool>,

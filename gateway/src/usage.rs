@@ -2,10 +2,11 @@
 
 use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::Usage;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// OpenAI's token counts, and the energy of the answer.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct UsageJson {
     prompt_tokens: u32,
     completion_tokens: u32,
@@ -15,7 +16,7 @@ pub(crate) struct UsageJson {
 }
 
 /// `usage.energy`: the energy of an answer above what its nodes draw at idle.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(crate) struct EnergyJson {
     joules: f32,
     /// Sources of the number, for example `rapl+nvml` or `estimate`.

@@ -13,8 +13,25 @@ OTHERS = ["instant", "paced", "narrow", "tiny-embed", "absent"]
 def test_list_contains_every_model_sorted_by_name(client):
     """A model without a ready replica is listed, too."""
     names = [model.id for model in client.models.list()]
-    assert names == sorted(names)
-    assert {*QUESTIONS, *OTHERS} <= set(names)
+    models = names[: names.index("auto")]
+    assert models == sorted(models)
+    assert {*QUESTIONS, *OTHERS} <= set(models)
+
+
+def test_tasks_and_auto_follow_the_models(client):
+    """So that a client that lets its user choose a model can offer them."""
+    names = [model.id for model in client.models.list()]
+    tasks = names[names.index("auto") + 1 :]
+    assert tasks == sorted(tasks)
+    assert "task:bank-support" in tasks
+    assert all(task.startswith("task:") for task in tasks)
+
+
+@pytest.mark.parametrize("model", ["auto", "task:bank-support"])
+def test_listed_task_can_be_used(client, model):
+    messages = [{"role": "user", "content": QUESTIONS["support-intent"]}]
+    answer = client.chat.completions.create(model=model, messages=messages)
+    assert answer.model == "support-intent"
 
 
 def test_each_model_has_the_fields_of_a_model(client):
@@ -35,7 +52,7 @@ def test_single_model_equals_its_entry_in_the_list(client):
         assert client.models.retrieve(model.id) == model
 
 
-@pytest.mark.parametrize("name", ["nobody", "auto", "task:banking", "SUPPORT-INTENT", "a b", "ü"])
+@pytest.mark.parametrize("name", ["nobody", "SUPPORT-INTENT", "a b", "ü", "Auto"])
 def test_model_that_does_not_exist_is_not_found(client, name):
     with pytest.raises(openai.NotFoundError) as missing:
         client.models.retrieve(name)
@@ -43,3 +60,9 @@ def test_model_that_does_not_exist_is_not_found(client, name):
     assert missing.value.param == "model"
     assert missing.value.type == "invalid_request_error"
     assert name in missing.value.message
+
+
+def test_task_that_does_not_exist_is_not_found(client):
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.models.retrieve("task:nothing")
+    assert missing.value.code == "task_not_found"

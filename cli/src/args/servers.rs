@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flotilla_controller::{EtcdAddress, EtcdTls, StoreAddress};
+use flotilla_controller::{CorsOrigin, EtcdAddress, EtcdTls, HttpApiConfig, StoreAddress};
 use flotilla_core::energy::PowerRange;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 
 use super::values::{
-    ListenAddress, parse_label, parse_listen_address, parse_seconds, parse_slowdown, parse_taint,
-    parse_watts,
+    ListenAddress, parse_interval, parse_label, parse_listen_address, parse_seconds,
+    parse_slowdown, parse_taint, parse_watts,
 };
 
 #[derive(Debug, clap::Args)]
@@ -42,6 +42,41 @@ pub(crate) struct UpArgs {
     /// File or folder with the models to apply at the first start. Default: the demo models.
     #[arg(long, env = "FLOTILLA_MODELS", value_name = "FILE|DIR")]
     pub(crate) models: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) http_api: HttpApiArgs,
+}
+
+/// What clients of the HTTP API see besides the models.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HttpApiArgs {
+    /// Origin whose web pages may use the API, such as https://chat.example, or `*` for all. May be
+    /// repeated. The admin API is for no other origin. Default: none.
+    #[arg(
+        long = "cors-origin",
+        env = "FLOTILLA_CORS_ORIGINS",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    cors_origins: Vec<CorsOrigin>,
+    /// Silence of a streamed answer after which a comment is sent, so that proxies do not cut the
+    /// connection, in seconds: 0.1 to 3600.
+    #[arg(long, env = "FLOTILLA_STREAM_KEEP_ALIVE", value_name = "SECONDS", default_value = "10",
+        value_parser = parse_interval)]
+    stream_keep_alive: Duration,
+    /// Lists only models at `/v1/models`, without `auto` and `task:NAME`.
+    #[arg(long, env = "FLOTILLA_LIST_ONLY_MODELS")]
+    list_only_models: bool,
+}
+
+impl HttpApiArgs {
+    /// Returns the part of the controller's configuration.
+    pub(crate) fn config(&self) -> HttpApiConfig {
+        HttpApiConfig {
+            cors_origins: self.cors_origins.clone(),
+            stream_keep_alive: self.stream_keep_alive,
+            list_tasks: !self.list_only_models,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -130,6 +165,8 @@ pub(crate) struct ControllerArgs {
         default_value = "4MiB"
     )]
     pub(crate) max_body: Bytes,
+    #[command(flatten)]
+    pub(crate) http_api: HttpApiArgs,
     /// Maximum time until the first token of an answer exists, in seconds, with the time in queues.
     #[arg(long, env = "FLOTILLA_FIRST_TOKEN_TIMEOUT", value_name = "SECONDS",
         default_value = "300", value_parser = parse_seconds)]

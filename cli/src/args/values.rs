@@ -50,6 +50,15 @@ pub(super) fn parse_slowdown(text: &str) -> Result<f64, String> {
     Err("must be between 1 and 1000000".into())
 }
 
+/// Parses the seconds of an interval at which something is repeated: 0.1 to 3600.
+pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_seconds(text)?;
+    if (Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&interval) {
+        return Ok(interval);
+    }
+    Err("must be between 0.1 and 3600".into())
+}
+
 /// Parses a number of seconds, which may have a fraction.
 pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text

@@ -39,6 +39,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         link: SocketAddr::from(([127, 0, 0, 1], 0)),
         store: StoreAddress::Embedded(data_dir.join("controller")),
         data_dir: data_dir.join("controller"),
+        http_api: args.http_api.config(),
         stop_grace: DRAIN_TIMEOUT,
         telemetry: telemetry.clone(),
         ..ControllerConfig::default()

@@ -5,12 +5,12 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{ModelSource, Sha256Digest};
 use flotilla_core::{ArtifactName, Bytes};
-use flotilla_gateway::{ApiError, read_json};
+use flotilla_gateway::{ApiError, ApiPath, ApiQuery, read_json};
 use futures::TryStreamExt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,7 @@ pub struct ArtifactResource {
 /// `GET /api/v1/artifacts`.
 pub(super) async fn list(
     State(state): State<AdminState>,
-    Query(query): Query<WatchQuery>,
+    ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
     watch::reply(state.fleet, &query, |view| {
         let items = view.manifests.pushed.iter().map(|(name, manifest)| {
@@ -82,7 +82,7 @@ pub struct MissingFiles {
 /// of its files; otherwise replies with status 202 and the missing ones.
 pub(super) async fn put(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let name = ArtifactName::new(&name)
@@ -114,7 +114,7 @@ pub(super) async fn put(
 /// `DELETE /api/v1/artifacts/{name}`. Replies 409 while a model uses the artifact.
 pub(super) async fn delete(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<StatusCode, ApiError> {
     let view = state.fleet.view();
     let artifact = ArtifactName::new(&name).ok();
@@ -149,7 +149,7 @@ fn digest(text: &str) -> Result<Sha256Digest, ApiError> {
 /// `PUT /api/v1/blobs/{sha256}`: stores a file of any size under its digest.
 pub(super) async fn put_blob(
     State(state): State<AdminState>,
-    Path(sha256): Path<String>,
+    ApiPath(sha256): ApiPath<String>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let expected = digest(&sha256)?;
@@ -172,7 +172,7 @@ pub(super) async fn put_blob(
 /// `GET /api/v1/blobs/{sha256}`: the content of a file.
 pub(super) async fn get_blob(
     State(state): State<AdminState>,
-    Path(sha256): Path<String>,
+    ApiPath(sha256): ApiPath<String>,
 ) -> Result<Response, ApiError> {
     let blob = state.blobs.read(digest(&sha256)?, 0).await;
     let chunks = blob

@@ -1,7 +1,8 @@
 //! Controllers in the admin API.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
+use flotilla_gateway::ApiQuery;
 use serde::{Deserialize, Serialize};
 
 use super::resources::ResourceList;
@@ -26,7 +27,7 @@ pub struct ControllerResource {
 /// `GET /api/v1/controllers`.
 pub(super) async fn list(
     State(state): State<AdminState>,
-    Query(query): Query<WatchQuery>,
+    ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
     watch::reply(state.fleet, &query, move |view| {
         ResourceList::new(view, controllers(view, &state.id).into_iter())

@@ -2,15 +2,16 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use flotilla_dispatch::{DecisionLog, DecisionRecord, Dispatcher};
-use flotilla_gateway::{ApiError, RouteBody, RouteQuery, read_json};
+use flotilla_gateway::{ApiError, ApiPath, ApiRoutes, Operation, RouteBody, RouteQuery, read_json};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::node_rejections::add_node_rejections;
+use super::router::JsonObject;
 use crate::clock::unix_millis;
 use crate::fleet::FleetHandle;
 
@@ -38,16 +39,27 @@ struct DecisionsState {
 }
 
 /// The routes for decisions of `dispatcher`. `max_body` is the largest request body in bytes.
-pub(crate) fn router(dispatcher: Dispatcher, fleet: FleetHandle, max_body: usize) -> axum::Router {
+pub(crate) fn router(dispatcher: Dispatcher, fleet: FleetHandle, max_body: usize) -> ApiRoutes {
     let state = DecisionsState {
         dispatcher,
         fleet,
         client: reqwest::Client::new(),
         max_body,
     };
-    axum::Router::new()
-        .route("/v1/route", post(dry_run))
-        .route("/v1/decisions/{id}", get(get_decision))
+    let dry_run_operation = Operation::new(
+        "post",
+        "/v1/route",
+        "Returns how a request would be routed, without sending it",
+    )
+    .body::<RouteBody>()
+    .returns::<JsonObject>(200)
+    .errors(&[404]);
+    let get_operation = Operation::new("get", "/v1/decisions/{id}", "Returns a recorded decision")
+        .returns::<JsonObject>(200)
+        .errors(&[404, 502]);
+    ApiRoutes::new()
+        .route(dry_run_operation, post(dry_run))
+        .route(get_operation, get(get_decision))
         .with_state(state)
 }
 
@@ -81,7 +93,7 @@ async fn dry_run(
 /// `GET /v1/decisions/{id}`. A decision of another controller is fetched from there.
 async fn get_decision(
     State(state): State<DecisionsState>,
-    Path(id): Path<String>,
+    ApiPath(id): ApiPath<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     if let Some(record) = state.dispatcher.decisions().get(&id) {

@@ -15,11 +15,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::routing::get;
 use flotilla_core::energy::Currency;
+use flotilla_gateway::{ApiRoutes, Operation};
 use futures::Stream;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
@@ -69,7 +69,7 @@ pub(crate) fn router(
     traffic: TrafficLog,
     id: String,
     stop: CancellationToken,
-) -> Router {
+) -> ApiRoutes {
     let feed = LiveFeed {
         fleet,
         traffic,
@@ -80,8 +80,14 @@ pub(crate) fn router(
         }),
         stop,
     };
-    Router::new()
-        .route("/api/v1/live", get(stream))
+    let operation = Operation::new(
+        "get",
+        "/api/v1/live",
+        "Streams a snapshot of the fleet, and then its changes",
+    )
+    .returns_raw(200, "text/event-stream");
+    ApiRoutes::new()
+        .route(operation, get(stream))
         .with_state(feed)
 }
 

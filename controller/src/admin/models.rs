@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use flotilla_core::generate::DefaultValue;
 use flotilla_core::placement::UnplacedReplicas;
 use flotilla_core::spec::{Model, ModelSource, Resource};
 use flotilla_core::{Bytes, ModelName, NodeName};
-use flotilla_gateway::ApiError;
+use flotilla_gateway::{ApiError, ApiPath, ApiQuery};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +132,7 @@ pub struct AssignmentStatus {
 /// `GET /api/v1/models`.
 pub(super) async fn list(
     State(state): State<AdminState>,
-    Query(query): Query<WatchQuery>,
+    ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
     watch::reply(state.fleet, &query, |view| {
         ResourceList::new(view, models(view).into_iter())
@@ -142,7 +142,7 @@ pub(super) async fn list(
 /// `GET /api/v1/models/{name}`.
 pub(super) async fn get(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<Json<ModelResource>, ApiError> {
     let view = state.fleet.view();
     let Some(model) = view.models.get(name.as_str()) else {
@@ -155,7 +155,7 @@ pub(super) async fn get(
 /// `PUT /api/v1/models/{name}`.
 pub(super) async fn put(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let resource = read_resource("Model", &name, body).await?;
@@ -175,7 +175,7 @@ pub(super) async fn put(
 /// `DELETE /api/v1/models/{name}`.
 pub(super) async fn delete(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<StatusCode, ApiError> {
     let name = ModelName::new(&name).map_err(|_| not_found("model", &name))?;
     let deleted = state.desired.delete_model(&name).await;
@@ -185,7 +185,7 @@ pub(super) async fn delete(
 /// `GET /api/v1/assignments`.
 pub(super) async fn list_assignments(
     State(state): State<AdminState>,
-    Query(query): Query<WatchQuery>,
+    ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
     watch::reply(state.fleet, &query, |view| {
         let models = view.models.values();

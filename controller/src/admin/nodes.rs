@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use flotilla_core::energy::{EnergySources, PowerRange};
 use flotilla_core::node::NodeSpec;
 use flotilla_core::spec::API_VERSION;
 use flotilla_core::{Bytes, ModelRevision, NodeName};
-use flotilla_gateway::{ApiError, read_json};
+use flotilla_gateway::{ApiError, ApiPath, ApiQuery, read_json};
 use flotilla_proto::v1;
 use flotilla_proto::v1::{ModelCounters, ModelPhase, ModelStatus};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::errors::not_found;
@@ -197,7 +198,7 @@ pub struct CountersJson {
 /// `GET /api/v1/nodes`.
 pub(super) async fn list(
     State(state): State<AdminState>,
-    Query(query): Query<WatchQuery>,
+    ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
     watch::reply(state.fleet, &query, |view| {
         ResourceList::new(view, nodes(view).into_iter())
@@ -207,7 +208,7 @@ pub(super) async fn list(
 /// `GET /api/v1/nodes/{name}`.
 pub(super) async fn get(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<Json<NodeResource>, ApiError> {
     let view = state.fleet.view();
     let node = view.nodes.get(name.as_str());
@@ -218,7 +219,7 @@ pub(super) async fn get(
 /// `DELETE /api/v1/nodes/{name}`. Replies 409 while the node's agent is linked.
 pub(super) async fn delete(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<StatusCode, ApiError> {
     let name = NodeName::new(&name).map_err(|_| not_found("node", &name))?;
     let view = state.fleet.view();
@@ -240,7 +241,7 @@ pub(super) async fn delete(
 }
 
 /// The query of a node operation.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct OperationQuery {
     /// Whether to accept a node that has not joined yet, as a restored backup requires. Default: `false`.
@@ -251,8 +252,8 @@ pub(super) struct OperationQuery {
 /// `PUT /api/v1/nodes/{name}/operation`: cordons, drains or uncordons a node.
 pub(super) async fn put_operation(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
-    Query(query): Query<OperationQuery>,
+    ApiPath(name): ApiPath<String>,
+    ApiQuery(query): ApiQuery<OperationQuery>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let operation: NodeOperationRecord = read_json(body, MAX_RESOURCE).await?;

@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::{get, put};
+use axum::routing::{delete, get, put};
+use flotilla_core::spec::{Model, Task};
 use flotilla_dispatch::LatestClassifier;
+use flotilla_gateway::{ApiRoutes, Operation};
+use schemars::JsonSchema;
 
 use super::desired_state::DesiredStateWriter;
 use super::state::AdminState;
+use super::watch::WatchQuery;
 use super::{artifacts, controllers, models, nodes, tasks};
 use crate::artifacts::BlobStore;
 use crate::fleet::FleetHandle;
@@ -21,7 +24,7 @@ pub(crate) fn router(
     blobs: BlobStore,
     classifier: LatestClassifier,
     id: String,
-) -> Router {
+) -> ApiRoutes {
     let state = AdminState {
         id,
         classifier,
@@ -29,45 +32,222 @@ pub(crate) fn router(
         desired: DesiredStateWriter::new(store),
         blobs,
     };
-    Router::new()
-        .route("/api/v1/nodes", get(nodes::list))
+    ApiRoutes::new()
+        .merge(resource_routes())
+        .merge(status_routes())
+        .merge(artifact_routes())
+        .with_state(state)
+}
+
+/// The routes of models, tasks and routers.
+fn resource_routes() -> ApiRoutes<AdminState> {
+    ApiRoutes::new()
         .route(
-            "/api/v1/nodes/{name}",
-            get(nodes::get).delete(nodes::delete),
-        )
-        .route("/api/v1/nodes/{name}/operation", put(nodes::put_operation))
-        .route("/api/v1/controllers", get(controllers::list))
-        .route("/api/v1/models", get(models::list))
-        .route(
-            "/api/v1/models/{name}",
-            get(models::get).put(models::put).delete(models::delete),
-        )
-        .route("/api/v1/assignments", get(models::list_assignments))
-        .route("/api/v1/tasks", get(tasks::list))
-        .route(
-            "/api/v1/tasks/{name}",
-            get(tasks::get).put(tasks::put).delete(tasks::delete),
+            list("/api/v1/models", "Lists the models"),
+            get(models::list),
         )
         .route(
-            "/api/v1/tasks/{name}/quality/{model}",
+            read("/api/v1/models/{name}", "Returns a model"),
+            get(models::get),
+        )
+        .route(
+            write::<Model>("/api/v1/models/{name}", "Applies a model"),
+            put(models::put),
+        )
+        .route(
+            remove("/api/v1/models/{name}", "Deletes a model"),
+            delete(models::delete),
+        )
+        .route(list("/api/v1/tasks", "Lists the tasks"), get(tasks::list))
+        .route(
+            read("/api/v1/tasks/{name}", "Returns a task"),
+            get(tasks::get),
+        )
+        .route(
+            write::<Task>("/api/v1/tasks/{name}", "Applies a task"),
+            put(tasks::put),
+        )
+        .route(
+            remove("/api/v1/tasks/{name}", "Deletes a task"),
+            delete(tasks::delete),
+        )
+        .route(
+            Operation::new(
+                "put",
+                "/api/v1/tasks/{name}/quality/{model}",
+                "Sets the measured quality of a model for a task",
+            )
+            .body::<JsonObject>()
+            .returns_nothing(204)
+            .errors(&[404, 409, 503]),
             put(tasks::put_quality),
         )
-        .route("/api/v1/routers", get(tasks::list_routers))
         .route(
-            "/api/v1/routers/{name}",
-            get(tasks::get_router)
-                .put(tasks::put_router)
-                .delete(tasks::delete_router),
-        )
-        .route("/api/v1/artifacts", get(artifacts::list))
-        .route("/api/v1/manifests", get(artifacts::manifests))
-        .route(
-            "/api/v1/artifacts/{name}",
-            put(artifacts::put).delete(artifacts::delete),
+            list("/api/v1/routers", "Lists the router"),
+            get(tasks::list_routers),
         )
         .route(
-            "/api/v1/blobs/{sha256}",
-            get(artifacts::get_blob).put(artifacts::put_blob),
+            read("/api/v1/routers/{name}", "Returns the router"),
+            get(tasks::get_router),
         )
-        .with_state(state)
+        .route(
+            write::<flotilla_core::spec::Router>("/api/v1/routers/{name}", "Applies the router"),
+            put(tasks::put_router),
+        )
+        .route(
+            remove("/api/v1/routers/{name}", "Deletes the router"),
+            delete(tasks::delete_router),
+        )
+}
+
+/// The routes of what is observed: nodes, controllers and assignments.
+fn status_routes() -> ApiRoutes<AdminState> {
+    ApiRoutes::new()
+        .route(list("/api/v1/nodes", "Lists the nodes"), get(nodes::list))
+        .route(
+            read("/api/v1/nodes/{name}", "Returns a node"),
+            get(nodes::get),
+        )
+        .route(
+            remove("/api/v1/nodes/{name}", "Deletes a node that is not linked"),
+            delete(nodes::delete),
+        )
+        .route(
+            Operation::new(
+                "put",
+                "/api/v1/nodes/{name}/operation",
+                "Cordons, drains or uncordons a node",
+            )
+            .query::<nodes::OperationQuery>()
+            .body::<JsonObject>()
+            .returns_nothing(204)
+            .errors(&[404, 409, 503]),
+            put(nodes::put_operation),
+        )
+        .route(
+            list("/api/v1/controllers", "Lists the controllers"),
+            get(controllers::list),
+        )
+        .route(
+            list(
+                "/api/v1/assignments",
+                "Lists which node should run which model",
+            ),
+            get(models::list_assignments),
+        )
+}
+
+/// The routes of uploaded files of models.
+fn artifact_routes() -> ApiRoutes<AdminState> {
+    ApiRoutes::new()
+        .route(
+            list("/api/v1/artifacts", "Lists the artifacts"),
+            get(artifacts::list),
+        )
+        .route(
+            Operation::new(
+                "get",
+                "/api/v1/manifests",
+                "Returns the manifests of all artifacts",
+            )
+            .returns::<Vec<(String, JsonObject)>>(200),
+            get(artifacts::manifests),
+        )
+        .route(
+            Operation::new("put", "/api/v1/artifacts/{name}", "Publishes an artifact")
+                .body::<JsonObject>()
+                .returns::<MissingFilesSchema>(201)
+                .returns::<MissingFilesSchema>(202)
+                .errors(&[409, 503]),
+            put(artifacts::put),
+        )
+        .route(
+            remove(
+                "/api/v1/artifacts/{name}",
+                "Deletes an artifact that no model uses",
+            ),
+            delete(artifacts::delete),
+        )
+        .route(
+            Operation::new(
+                "get",
+                "/api/v1/blobs/{sha256}",
+                "Returns a file by its digest",
+            )
+            .returns_raw(200, OCTETS)
+            .errors(&[404]),
+            get(artifacts::get_blob),
+        )
+        .route(
+            Operation::new(
+                "put",
+                "/api/v1/blobs/{sha256}",
+                "Stores a file under its digest",
+            )
+            .raw_body(OCTETS)
+            .returns_nothing(201)
+            .errors(&[404, 507]),
+            put(artifacts::put_blob),
+        )
+}
+
+/// The content type of files.
+const OCTETS: &str = "application/octet-stream";
+
+/// A JSON object whose fields this description leaves open: the resources with their status, as
+/// `docs/reference/http-api.md` and the reference of resources describe them.
+pub(crate) type JsonObject = serde_json::Map<String, serde_json::Value>;
+
+/// A list of resources.
+#[derive(JsonSchema)]
+#[schemars(rename = "ResourceList")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct ResourceListSchema {
+    items: Vec<JsonObject>,
+    /// Conditions that make the list less than current.
+    #[serde(default)]
+    notes: Option<Vec<String>>,
+}
+
+/// What applying a resource did: `created`, `changed` or `unchanged`.
+#[derive(JsonSchema)]
+#[schemars(rename = "ApplyReply")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct ApplyReplySchema {
+    result: String,
+}
+
+/// The digests of the files that must be uploaded before an artifact can be published.
+#[derive(JsonSchema)]
+#[schemars(rename = "MissingFiles")]
+#[expect(dead_code, reason = "only its schema is used")]
+struct MissingFilesSchema {
+    missing: Vec<String>,
+}
+
+fn list(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new("get", path, summary)
+        .query::<WatchQuery>()
+        .returns::<ResourceListSchema>(200)
+        .returns_raw(200, "application/x-ndjson")
+}
+
+fn read(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new("get", path, summary)
+        .returns::<JsonObject>(200)
+        .errors(&[404])
+}
+
+fn write<T: JsonSchema>(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new("put", path, summary)
+        .body::<T>()
+        .returns::<ApplyReplySchema>(200)
+        .returns::<ApplyReplySchema>(201)
+        .errors(&[409, 503])
+}
+
+fn remove(path: &'static str, summary: &'static str) -> Operation {
+    Operation::new("delete", path, summary)
+        .returns_nothing(204)
+        .errors(&[404, 409, 503])
 }

@@ -2,14 +2,14 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use flotilla_core::ModelRevision;
 use flotilla_core::quality::{Proportion, Scoring};
 use flotilla_core::spec::{Resource, Router, RouterSpec, Task};
 use flotilla_core::{Joules, ModelName, RouterName, TaskName};
 use flotilla_dispatch::{LatestClassifier, QualityRecord, TaskView};
-use flotilla_gateway::{ApiError, read_json};
+use flotilla_gateway::{ApiError, ApiPath, ApiQuery, read_json};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -157,7 +157,7 @@ fn router(view: &FleetView) -> Option<RouterResource> {
 /// `GET /api/v1/tasks`.
 pub(super) async fn list(
     State(state): State<AdminState>,
-    Query(query): Query<WatchQuery>,
+    ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
     let classifier = state.classifier;
     watch::reply(state.fleet, &query, move |view| {
@@ -173,7 +173,7 @@ pub(super) async fn list(
 /// `GET /api/v1/tasks/{name}`.
 pub(super) async fn get(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<Json<TaskResource>, ApiError> {
     let view = state.fleet.view();
     let task = view.routing.tasks.get(name.as_str());
@@ -185,7 +185,7 @@ pub(super) async fn get(
 /// `PUT /api/v1/tasks/{name}`.
 pub(super) async fn put(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let resource = read_resource("Task", &name, body).await?;
@@ -201,7 +201,7 @@ pub(super) async fn put(
 /// Replies 409 when the model no longer serves the measured revision.
 pub(super) async fn put_quality(
     State(state): State<AdminState>,
-    Path((task, model)): Path<(String, String)>,
+    ApiPath((task, model)): ApiPath<(String, String)>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let quality: Quality = read_json(body, MAX_RESOURCE).await?;
@@ -256,7 +256,7 @@ pub(super) async fn put_quality(
 /// `DELETE /api/v1/tasks/{name}`.
 pub(super) async fn delete(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<StatusCode, ApiError> {
     let task = TaskName::new(&name).map_err(|_| not_found("task", &name))?;
     let deleted = state.desired.delete_task(&task).await;
@@ -266,7 +266,7 @@ pub(super) async fn delete(
 /// `GET /api/v1/routers`: one router or none.
 pub(super) async fn list_routers(
     State(state): State<AdminState>,
-    Query(query): Query<WatchQuery>,
+    ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
     watch::reply(state.fleet, &query, |view| {
         ResourceList::new(view, router(view).into_iter())
@@ -276,7 +276,7 @@ pub(super) async fn list_routers(
 /// `GET /api/v1/routers/{name}`.
 pub(super) async fn get_router(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<Json<RouterResource>, ApiError> {
     let router = router(&state.fleet.view()).filter(|_| name == RouterName.as_str());
     router.map(Json).ok_or_else(|| not_found("router", &name))
@@ -285,7 +285,7 @@ pub(super) async fn get_router(
 /// `PUT /api/v1/routers/{name}`.
 pub(super) async fn put_router(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let resource = read_resource("Router", &name, body).await?;
@@ -295,7 +295,7 @@ pub(super) async fn put_router(
 /// `DELETE /api/v1/routers/{name}`.
 pub(super) async fn delete_router(
     State(state): State<AdminState>,
-    Path(name): Path<String>,
+    ApiPath(name): ApiPath<String>,
 ) -> Result<StatusCode, ApiError> {
     if name != RouterName.as_str() {
         return Err(not_found("router", &name));

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::resources::ResourceList;
@@ -18,7 +19,7 @@ use crate::fleet::{FleetHandle, FleetView};
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The query of a list.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct WatchQuery {
     /// Whether to keep sending the list as it changes.
     #[serde(default)]

@@ -1,15 +1,18 @@
 //! The JSON fields of a chat request, as clients send them.
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::routing_fields::RoutingFields;
 use crate::stream_options::StreamOptions;
+use crate::text_or::text_or;
 
 /// The body of `/v1/chat/completions`, without the fields of
 /// [`SamplingFields`](crate::sampling::SamplingFields). Fields that only OpenAI's own service
 /// uses (`user`, `store`, `metadata`, …) are accepted and ignored.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ChatBody {
     pub(super) model: String,
     pub(super) messages: Vec<MessageField>,
@@ -39,24 +42,30 @@ pub(crate) struct ChatBody {
     pub(super) prompt_cache_key: Option<String>,
     /// vLLM's and llama.cpp's field for the arguments of the chat template.
     #[serde(default)]
+    #[schemars(with = "Option<Map<String, Value>>")]
     pub(super) chat_template_kwargs: Option<Box<RawValue>>,
     #[serde(default)]
     pub(super) modalities: Option<Vec<String>>,
     /// Deprecated by OpenAI in favour of `tools`. A request that uses it is rejected, because
     /// ignoring it would change the answer.
     #[serde(default)]
+    #[schemars(skip)]
     pub(super) functions: Option<serde::de::IgnoredAny>,
     /// Deprecated by OpenAI in favour of `tool_choice`, and rejected like `functions`.
     #[serde(default)]
+    #[schemars(skip)]
     pub(super) function_call: Option<serde::de::IgnoredAny>,
 }
 
 /// One element of `messages`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct MessageField {
     pub(super) role: String,
     #[serde(default)]
     pub(super) content: Option<MessageContent>,
+    /// What an assistant message has instead of `content` when the model refused to answer.
+    #[serde(default)]
+    pub(super) refusal: Option<String>,
     #[serde(default)]
     pub(super) name: Option<String>,
     #[serde(default)]
@@ -65,34 +74,44 @@ pub(crate) struct MessageField {
     pub(super) tool_call_id: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a string or an array of content parts")]
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
 pub(super) enum MessageContent {
     Text(String),
     Parts(Vec<ContentPart>),
 }
 
-#[derive(Debug, Deserialize)]
+impl<'de> Deserialize<'de> for MessageContent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "a string or an array of content parts";
+        text_or(deserializer, expected, Self::Text, Self::Parts)
+    }
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct ContentPart {
     #[serde(rename = "type")]
     pub(super) kind: String,
     #[serde(default)]
     pub(super) text: Option<String>,
+    /// The text of a part of the type `refusal`.
+    #[serde(default)]
+    pub(super) refusal: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct ToolCallField {
     pub(super) id: String,
     pub(super) function: FunctionCallField,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct FunctionCallField {
     pub(super) name: String,
     pub(super) arguments: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct ToolField {
     #[serde(rename = "type")]
     pub(super) kind: String,
@@ -100,33 +119,44 @@ pub(super) struct ToolField {
     pub(super) function: Option<FunctionField>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct FunctionField {
     pub(super) name: String,
     #[serde(default)]
     pub(super) description: Option<String>,
     #[serde(default)]
+    #[schemars(with = "Option<Map<String, Value>>")]
     pub(super) parameters: Option<Box<RawValue>>,
     #[serde(default)]
     pub(super) strict: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "'none', 'auto', 'required' or {\"type\": \"function\", \"function\": {\"name\": …}}"
-)]
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
 pub(super) enum ToolChoiceField {
     Mode(String),
-    Function { function: FunctionName },
+    Function(NamedToolChoice),
 }
 
-#[derive(Debug, Deserialize)]
+impl<'de> Deserialize<'de> for ToolChoiceField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected =
+            "'none', 'auto', 'required' or {\"type\": \"function\", \"function\": {\"name\": …}}";
+        text_or(deserializer, expected, Self::Mode, Self::Function)
+    }
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct NamedToolChoice {
+    pub(super) function: FunctionName,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct FunctionName {
     pub(super) name: String,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct ResponseFormat {
     #[serde(rename = "type")]
     pub(super) kind: String,
@@ -134,7 +164,7 @@ pub(super) struct ResponseFormat {
     pub(super) json_schema: Option<JsonSchemaField>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(super) struct JsonSchemaField {
     #[serde(default)]
     pub(super) name: Option<String>,
@@ -143,5 +173,6 @@ pub(super) struct JsonSchemaField {
     #[serde(default)]
     pub(super) strict: Option<bool>,
     #[serde(default)]
+    #[schemars(with = "Option<Map<String, Value>>")]
     pub(super) schema: Option<Box<RawValue>>,
 }

@@ -5,6 +5,8 @@ mod response;
 mod stream;
 mod validate;
 
+use std::time::Duration;
+
 use axum::response::Response;
 use flotilla_core::generate::{GenerateRequest, Route};
 
@@ -12,31 +14,42 @@ use crate::backend::BackendAnswer;
 use crate::collected_answer::collect;
 use crate::completion_id::CompletionId;
 use crate::json_response::json_response;
+use crate::sse::StreamStart;
 use crate::{ApiError, Backend, headers, sse};
 
 pub(crate) use fields::{ChatBody, MessageField};
 pub(crate) use validate::validate_messages;
 
-/// Answers a validated chat request. `include_usage` adds a usage chunk to a stream.
+pub(crate) use response::ChatCompletion;
+use stream::ChatChunkWriter;
+
+/// Answers a validated chat request. `include_usage` adds a usage chunk to a stream, and
+/// `stream_keep_alive` is its longest silence.
 pub(crate) async fn answer(
     backend: &impl Backend,
     request: GenerateRequest<Route>,
     include_usage: bool,
+    stream_keep_alive: Duration,
 ) -> Result<Response, ApiError> {
     let stream = request.stream;
     let logprobs = request.logprobs.is_some();
-    let answer = backend.generate(request).await;
-    let BackendAnswer { served_by, content } =
-        answer.map_err(ApiError::with_prompt_param("messages"))?;
-    let id = CompletionId::new("chatcmpl", served_by.model.as_str().to_owned());
-    let mut response = if stream {
-        sse::response(content, stream::ChatChunkWriter::new(&id, include_usage))
-    } else {
-        let answer = collect(content)
-            .await
-            .map_err(|error| served_by.error_response(error, "messages"))?;
-        json_response(&response::ChatCompletion::new(&id, answer, logprobs))
+    let backend = backend.clone();
+    let begin = async move {
+        let answer = backend.generate(request).await;
+        let BackendAnswer { served_by, content } =
+            answer.map_err(ApiError::with_prompt_param("messages"))?;
+        Ok((served_by, content))
     };
+    if stream {
+        let new_writer = move |start: StreamStart<'_>| ChatChunkWriter::new(&start, include_usage);
+        return sse::respond(begin, stream_keep_alive, new_writer).await;
+    }
+    let (served_by, events) = begin.await?;
+    let answer = collect(events)
+        .await
+        .map_err(|error| served_by.error_response(error, "messages"))?;
+    let id = CompletionId::new("chatcmpl", served_by.model.as_str().to_owned());
+    let mut response = json_response(&ChatCompletion::new(&id, answer, logprobs));
     headers::add_served_by(&mut response, &served_by);
     Ok(response)
 }

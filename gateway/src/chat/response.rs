@@ -1,6 +1,7 @@
 //! A chat answer that is not streamed.
 
 use flotilla_core::generate::{FinishReason, TokenLogprob, ToolCall};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::collected_answer::{CollectedAnswer, CollectedChoice};
@@ -9,8 +10,8 @@ use crate::logprob::finite;
 use crate::usage::UsageJson;
 
 /// OpenAI's `chat.completion` object.
-#[derive(Serialize)]
-pub(super) struct ChatCompletion<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ChatCompletion<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
@@ -19,7 +20,7 @@ pub(super) struct ChatCompletion<'a> {
     usage: UsageJson,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ChatChoiceJson {
     index: usize,
     message: MessageJson,
@@ -27,7 +28,7 @@ struct ChatChoiceJson {
     finish_reason: &'static str,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct MessageJson {
     role: &'static str,
     content: Option<String>,
@@ -38,7 +39,7 @@ struct MessageJson {
     tool_calls: Vec<ToolCallJson>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct ToolCallJson {
     id: String,
     #[serde(rename = "type")]
@@ -46,21 +47,21 @@ struct ToolCallJson {
     function: FunctionJson,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct FunctionJson {
     name: String,
     arguments: String,
 }
 
 /// OpenAI's `logprobs` object of a chat choice.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(super) struct LogprobsJson {
     content: Vec<TokenLogprobJson>,
     /// Always null: models here have no separate refusals.
     refusal: Option<()>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct TokenLogprobJson {
     token: String,
     logprob: f32,
@@ -68,7 +69,7 @@ struct TokenLogprobJson {
     top_logprobs: Vec<TopLogprobJson>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct TopLogprobJson {
     token: String,
     logprob: f32,

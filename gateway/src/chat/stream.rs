@@ -5,9 +5,10 @@ use flotilla_core::generate::{ChoiceDelta, ChoiceFinished, GenerateEvent, ToolCa
 use serde::Serialize;
 
 use super::response::LogprobsJson;
+use crate::backend::ServedBy;
 use crate::chunk::ChunkTemplate;
 use crate::completion_id::CompletionId;
-use crate::sse::EventWriter;
+use crate::sse::{EventWriter, StreamStart};
 
 /// Writes the events of a chat answer as chunks.
 pub(super) struct ChatChunkWriter {
@@ -68,9 +69,14 @@ impl<'a> From<&'a ToolCallDelta> for ToolCallDeltaJson<'a> {
 }
 
 impl ChatChunkWriter {
-    pub(super) fn new(id: &CompletionId, include_usage: bool) -> Self {
+    pub(super) fn new(start: &StreamStart<'_>, include_usage: bool) -> Self {
+        Self::with_id(&start.id("chatcmpl"), include_usage, start.late_served_by())
+    }
+
+    fn with_id(id: &CompletionId, include_usage: bool, late_served_by: Option<&ServedBy>) -> Self {
+        let object = "chat.completion.chunk";
         Self {
-            template: ChunkTemplate::new(id, "chat.completion.chunk", include_usage),
+            template: ChunkTemplate::new(id, object, include_usage, late_served_by),
             role_sent: Vec::new(),
         }
     }
@@ -117,7 +123,7 @@ impl ChatChunkWriter {
             logprobs: None,
             finish_reason: Some(finished.reason.as_str()),
         };
-        self.template.write_choice(out, &choice);
+        self.template.write_last_choice(out, &choice);
     }
 }
 
@@ -139,7 +145,7 @@ mod tests {
 
     fn chunks(include_usage: bool, events: Vec<GenerateEvent>) -> Vec<Value> {
         let id = CompletionId::new("chatcmpl", "m".into());
-        let mut writer = ChatChunkWriter::new(&id, include_usage);
+        let mut writer = ChatChunkWriter::with_id(&id, include_usage, None);
         let mut out = BytesMut::new();
         events
             .into_iter()

@@ -7,7 +7,8 @@ use flotilla_core::generate::{
 use http::HeaderMap;
 
 use super::fields::{
-    ChatBody, ContentPart, MessageContent, MessageField, ResponseFormat, ToolChoiceField, ToolField,
+    ChatBody, ContentPart, MessageContent, MessageField, NamedToolChoice, ResponseFormat,
+    ToolChoiceField, ToolField,
 };
 use crate::range::check_range;
 use crate::routing_fields::{parse_route, session_hash};
@@ -139,9 +140,9 @@ fn validate_message(i: usize, message: MessageField) -> Result<ChatMessage, Requ
     }
     let content = match message.content {
         Some(MessageContent::Text(text)) => text,
-        Some(MessageContent::Parts(parts)) => join_parts(i, parts)?,
-        // An assistant message that only calls tools has no content.
-        None if role == "assistant" => String::new(),
+        Some(MessageContent::Parts(parts)) => join_parts(i, &role, parts)?,
+        // An assistant message that only calls tools has no content, and that of a refusal has it elsewhere.
+        None if role == "assistant" => message.refusal.unwrap_or_default(),
         None => {
             return Err(RequestError::invalid(
                 path("content"),
@@ -158,17 +159,23 @@ fn validate_message(i: usize, message: MessageField) -> Result<ChatMessage, Requ
     })
 }
 
-fn join_parts(i: usize, parts: Vec<ContentPart>) -> Result<String, RequestError> {
+/// Joins the texts of content parts. The model reads its own refusal as the text that it is.
+fn join_parts(i: usize, role: &str, parts: Vec<ContentPart>) -> Result<String, RequestError> {
     let mut joined = String::new();
     for (j, part) in parts.into_iter().enumerate() {
-        let (kind, text) = (part.kind, part.text);
+        let text = match part.kind.as_str() {
+            "text" => part.text,
+            "refusal" if role == "assistant" => part.refusal,
+            _ => None,
+        };
         match text {
-            Some(text) if kind == "text" => joined.push_str(&text),
-            _ => {
+            Some(text) => joined.push_str(&text),
+            None => {
                 return Err(RequestError::invalid(
                     format!("messages[{i}].content[{j}]"),
                     format!(
-                        "A content part must be {{\"type\": \"text\", \"text\": …}}; '{kind}' is not supported."
+                        "A content part must be {{\"type\": \"text\", \"text\": …}}, or {{\"type\": \"refusal\", \"refusal\": …}} of an assistant; it is of the type '{}'.",
+                        part.kind
                     ),
                 ));
             }
@@ -245,7 +252,7 @@ fn validate_tool_choice(
                 )));
             }
         },
-        Some(ToolChoiceField::Function { function }) => {
+        Some(ToolChoiceField::Function(NamedToolChoice { function })) => {
             if !tools.iter().any(|tool| tool.name == function.name) {
                 return Err(invalid(format!(
                     "'tools' has no function '{}'.",
@@ -354,6 +361,12 @@ mod tests {
                 message_body(r#"{"role": "user", "content": [{"type": "image_url"}]}"#),
                 "messages[0].content[0]",
             ),
+            (
+                message_body(
+                    r#"{"role": "user", "content": [{"type": "refusal", "refusal": "No."}]}"#,
+                ),
+                "messages[0].content[0]",
+            ),
             (body_with(r#", "n": 0"#), "n"),
             (body_with(r#", "max_tokens": 0"#), "max_tokens"),
             (body_with(r#", "top_logprobs": 2"#), "top_logprobs"),
@@ -385,6 +398,20 @@ mod tests {
                 panic!("{json}: {error:?}");
             };
             assert_eq!(param.as_deref(), Some(field), "{json}");
+        }
+    }
+
+    #[test]
+    fn refusal_of_an_assistant_is_its_content() {
+        for message in [
+            r#"{"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}"#,
+            r#"{"role": "assistant", "content": null, "refusal": "No."}"#,
+        ] {
+            let request = validate(&format!(r#"{{"model": "m", "messages": [{message}]}}"#));
+            let GenerateInput::Chat(messages) = request.unwrap().input else {
+                panic!("not a chat");
+            };
+            assert_eq!(messages[0].content, "No.", "{message}");
         }
     }
 

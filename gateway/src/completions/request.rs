@@ -2,8 +2,10 @@
 
 use flotilla_core::generate::{GenerateInput, GenerateRequest, RequestError, Route};
 use http::HeaderMap;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::prompt_inputs::{PromptInput, PromptInputs};
 use crate::range::check_range;
 use crate::routing_fields::{RoutingFields, parse_route};
 use crate::sampling::SamplingFields;
@@ -17,10 +19,10 @@ const MAX_LOGPROBS: u32 = 5;
 const DEFAULT_MAX_TOKENS: u32 = 16;
 
 /// The body of `/v1/completions`, without the fields of [`SamplingFields`].
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct CompletionBody {
     model: String,
-    prompt: PromptField,
+    prompt: PromptInputs,
     #[serde(default)]
     stream: Option<bool>,
     #[serde(default)]
@@ -37,13 +39,6 @@ pub(crate) struct CompletionBody {
     suffix: Option<String>,
     #[serde(default)]
     flotilla: Option<RoutingFields>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a string or an array of strings")]
-enum PromptField {
-    One(String),
-    Many(Vec<String>),
 }
 
 /// A validated request.
@@ -120,29 +115,21 @@ impl CompletionBody {
                 "'logprobs' together with 'echo' is not supported.",
             ));
         }
-        let prompts = match self.prompt {
-            PromptField::One(text) => vec![text],
-            PromptField::Many(texts) => texts,
-        };
-        if prompts.is_empty() || prompts.len() > MAX_PROMPTS || prompts.iter().any(String::is_empty)
-        {
-            return Err(RequestError::invalid(
-                "prompt",
-                format!(
-                    "'prompt' must be a text, or 1 to {MAX_PROMPTS} texts, none of them empty."
-                ),
-            ));
-        }
+        let prompts = self.prompt.validate("prompt", MAX_PROMPTS, &route.target)?;
         let max_tokens = self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
         let sampling = sampling.validate(Some(("max_tokens", max_tokens)))?;
         let generations = prompts
             .into_iter()
-            .map(|prompt| GenerateRequest {
+            .map(|prompt| match prompt {
+                PromptInput::Text(text) => GenerateInput::Text(text),
+                PromptInput::Tokens(tokens) => GenerateInput::Tokens(tokens),
+            })
+            .map(|input| GenerateRequest {
                 sampling: sampling.clone(),
                 logprobs,
                 choices,
                 stream,
-                ..GenerateRequest::new(route.clone(), GenerateInput::Text(prompt))
+                ..GenerateRequest::new(route.clone(), input)
             })
             .collect();
         Ok(CompletionRequest {

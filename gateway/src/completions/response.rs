@@ -1,22 +1,26 @@
 //! Completion answers, in one response and in chunks.
 
+use std::collections::BTreeMap;
+
 use bytes::BytesMut;
 use flotilla_core::generate::{FinishReason, GenerateEvent, TokenLogprob};
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::backend::ServedBy;
 use crate::chunk::ChunkTemplate;
 use crate::collected_answer::CollectedAnswer;
 use crate::completion_id::CompletionId;
 use crate::logprob::finite;
-use crate::sse::EventWriter;
+use crate::sse::{EventWriter, StreamStart};
 use crate::usage::UsageJson;
 
 const OBJECT: &str = "text_completion";
 
 /// OpenAI's `text_completion` object.
-#[derive(Serialize)]
-pub(super) struct TextCompletion<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct TextCompletion<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
@@ -25,7 +29,7 @@ pub(super) struct TextCompletion<'a> {
     usage: UsageJson,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct TextChoiceJson {
     text: String,
     index: u32,
@@ -34,10 +38,11 @@ struct TextChoiceJson {
 }
 
 /// The `logprobs` object of this endpoint: parallel lists with one entry per token.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
 struct LogprobListsJson {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
+    #[schemars(with = "Vec<BTreeMap<String, f32>>")]
     top_logprobs: Vec<IndexMap<String, f32>>,
     text_offset: Vec<usize>,
 }
@@ -102,9 +107,23 @@ pub(super) struct TextChunkWriter {
 }
 
 impl TextChunkWriter {
-    pub(super) fn new(id: &CompletionId, include_usage: bool, echo: Vec<String>) -> Self {
+    pub(super) fn new(start: &StreamStart<'_>, include_usage: bool, echo: Vec<String>) -> Self {
+        Self::with_id(
+            &start.id("cmpl"),
+            include_usage,
+            echo,
+            start.late_served_by(),
+        )
+    }
+
+    fn with_id(
+        id: &CompletionId,
+        include_usage: bool,
+        echo: Vec<String>,
+        late_served_by: Option<&ServedBy>,
+    ) -> Self {
         Self {
-            template: ChunkTemplate::new(id, OBJECT, include_usage),
+            template: ChunkTemplate::new(id, OBJECT, include_usage, late_served_by),
             echo,
             lengths: Vec::new(),
         }
@@ -149,7 +168,7 @@ impl EventWriter for TextChunkWriter {
                     logprobs: None,
                     finish_reason: Some(finished.reason.as_str()),
                 };
-                self.template.write_choice(out, &choice);
+                self.template.write_last_choice(out, &choice);
             }
             GenerateEvent::Usage(usage) => self.template.write_usage(out, usage),
         }
@@ -164,7 +183,7 @@ mod tests {
     #[test]
     fn echo_and_text_offsets_count_characters() {
         let id = CompletionId::new("cmpl", "m".into());
-        let mut writer = TextChunkWriter::new(&id, false, vec!["éa".into()]);
+        let mut writer = TextChunkWriter::with_id(&id, false, vec!["éa".into()], None);
         let mut out = BytesMut::new();
         for token in ["x", "y"] {
             let logprob = TokenLogprob {

@@ -285,7 +285,7 @@ mod tests {
             Vec::new()
         }
 
-        fn model(&self, _: &str) -> Option<ModelCard> {
+        fn model(&self, _: &RouteTarget) -> Option<ModelCard> {
             None
         }
 

@@ -23,6 +23,7 @@ mod replica_selection;
 mod request_defaults;
 mod rollouts;
 mod scaling;
+mod silent_streams;
 mod soak;
 mod store;
 mod task_routing;

@@ -57,6 +57,7 @@ async fn run_openai_client(cases: &[String]) -> PytestRun {
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
         .controller_args(&["--link-timeout", "60", "--node-grace-period", "60"])
+        .controller_args(&["--cors-origin", "https://chat.example"])
         .agents(["n1", "n2"])
         .start()
         .await;
