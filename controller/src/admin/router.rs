@@ -7,6 +7,7 @@ use flotilla_core::spec::{Model, Task};
 use flotilla_dispatch::LatestClassifier;
 use flotilla_gateway::{ApiRoutes, Operation};
 use schemars::JsonSchema;
+use serde_json::Value;
 
 use super::desired_state::DesiredStateWriter;
 use super::state::AdminState;
@@ -150,7 +151,7 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
                 "/api/v1/manifests",
                 "Returns the manifests of all artifacts",
             )
-            .returns::<Vec<(String, JsonObject)>>(200),
+            .returns::<Vec<Value>>(200),
             get(artifacts::manifests),
         )
         .route(
@@ -196,7 +197,7 @@ const OCTETS: &str = "application/octet-stream";
 
 /// A JSON object whose fields this description leaves open: the resources with their status, as
 /// `docs/reference/http-api.md` and the reference of resources describe them.
-pub(crate) type JsonObject = serde_json::Map<String, serde_json::Value>;
+pub(crate) type JsonObject = serde_json::Map<String, Value>;
 
 /// A list of resources.
 #[derive(JsonSchema)]
@@ -205,7 +206,7 @@ pub(crate) type JsonObject = serde_json::Map<String, serde_json::Value>;
 struct ResourceListSchema {
     items: Vec<JsonObject>,
     /// Conditions that make the list less than current.
-    #[serde(default)]
+    #[schemars(skip_serializing_if = "Option::is_none")]
     notes: Option<Vec<String>>,
 }
 
