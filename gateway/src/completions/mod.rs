@@ -1,5 +1,6 @@
 //! `POST /v1/completions`: continues a text without a chat template.
 
+mod prompt_only;
 mod prompt_schedule;
 mod request;
 mod response;
@@ -30,9 +31,12 @@ pub(crate) async fn answer(
     let logprobs = request.logprobs();
     let backend = backend.clone();
     let begin = async move {
-        several_prompts::generate(&backend, request.generations)
-            .await
-            .map_err(ApiError::with_prompt_param("prompt"))
+        let answer = several_prompts::generate(&backend, request.generations).await;
+        let (served_by, events) = answer.map_err(ApiError::with_prompt_param("prompt"))?;
+        match request.prompt_only {
+            true => Ok((served_by, prompt_only::without_answer(events))),
+            false => Ok((served_by, events)),
+        }
     };
     if stream {
         let new_writer =

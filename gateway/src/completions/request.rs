@@ -48,6 +48,8 @@ pub(crate) struct CompletionRequest {
     pub(crate) generations: Vec<GenerateRequest<Route>>,
     /// Whether a stream ends with a usage chunk.
     pub(crate) include_usage: bool,
+    /// Whether the answer is the prompt alone.
+    pub(crate) prompt_only: bool,
     echo: bool,
 }
 
@@ -112,11 +114,20 @@ impl CompletionBody {
         if echo && logprobs.is_some() {
             return Err(RequestError::invalid(
                 "logprobs",
-                "'logprobs' together with 'echo' is not supported.",
+                "'logprobs' together with 'echo' is not supported: no engine reports log-probabilities of the prompt.",
             ));
         }
         let prompts = self.prompt.validate("prompt", MAX_PROMPTS, &route.target)?;
+        let has_tokens = prompts.iter().any(|p| matches!(p, PromptInput::Tokens(_)));
+        if echo && has_tokens {
+            return Err(RequestError::invalid(
+                "echo",
+                "'echo' needs prompts that are texts: the text of token ids is not known here.",
+            ));
+        }
         let max_tokens = self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
+        let prompt_only = echo && max_tokens == 0;
+        let max_tokens = max_tokens.max(u32::from(prompt_only));
         let sampling = sampling.validate(Some(("max_tokens", max_tokens)))?;
         let generations = prompts
             .into_iter()
@@ -135,6 +146,7 @@ impl CompletionBody {
         Ok(CompletionRequest {
             generations,
             include_usage,
+            prompt_only,
             echo,
         })
     }
@@ -159,6 +171,23 @@ mod tests {
     }
 
     #[test]
+    fn echo_without_new_tokens_is_the_prompt() {
+        let request = validate(r#""prompt": "a", "echo": true, "max_tokens": 0"#).unwrap();
+        assert!(request.prompt_only);
+        assert_eq!(request.generations[0].sampling.max_tokens, Some(1));
+        let request = validate(r#""prompt": "a", "echo": true, "max_tokens": 3"#).unwrap();
+        assert!(!request.prompt_only);
+    }
+
+    #[test]
+    fn token_ids_are_prompts() {
+        let request = validate(r#""prompt": [[1, 2], [3.0]]"#).unwrap();
+        let inputs: Vec<_> = request.generations.into_iter().map(|g| g.input).collect();
+        let tokens = |ids: &[u32]| GenerateInput::Tokens(ids.to_vec());
+        assert_eq!(inputs, [tokens(&[1, 2]), tokens(&[3])]);
+    }
+
+    #[test]
     fn error_names_the_invalid_field() {
         for (fields, field) in [
             (r#""prompt": """#, "prompt"),
@@ -167,6 +196,8 @@ mod tests {
             (r#""prompt": "a", "suffix": "b""#, "suffix"),
             (r#""prompt": "a", "logprobs": 6"#, "logprobs"),
             (r#""prompt": "a", "logprobs": 1, "echo": true"#, "logprobs"),
+            (r#""prompt": "a", "max_tokens": 0"#, "max_tokens"),
+            (r#""prompt": [1], "echo": true"#, "echo"),
         ] {
             let RequestError::Invalid { param, .. } = validate(fields).unwrap_err() else {
                 panic!("{fields}");
