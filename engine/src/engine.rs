@@ -103,8 +103,10 @@ pub enum ComputeLocation {
     /// In this process.
     #[default]
     InProcess,
-    /// In another process of the node, or on another machine.
+    /// In another process of the node.
     OtherProcess,
+    /// On another machine: the node only waits.
+    OtherMachine,
     /// Nowhere: the engine only waits. Joules are estimated from the time that it waits.
     Simulated,
 }

@@ -204,6 +204,11 @@ impl From<RequestError> for ApiError {
                 "invalid_request_error",
                 "context_length_exceeded",
             ),
+            RequestError::TooLarge(_) => new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "invalid_request_error",
+                "request_too_large",
+            ),
             RequestError::Overloaded { retry_after, .. } => {
                 let mut error = new(
                     StatusCode::TOO_MANY_REQUESTS,

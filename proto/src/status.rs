@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use flotilla_core::generate::RequestError;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
 /// Metadata key of the invalid field.
 const PARAM: &str = "flotilla-param";
+/// Metadata key that tells a request with too many bytes from one with too many tokens.
+const TOO_LARGE: &str = "flotilla-too-large";
 /// Metadata key of the time after which to retry, in milliseconds.
 const RETRY_AFTER_MS: &str = "flotilla-retry-after-ms";
 
@@ -28,6 +30,10 @@ pub fn from_error(error: RequestError) -> Status {
             Code::InvalidArgument
         }
         RequestError::ContextLength(_) => Code::OutOfRange,
+        RequestError::TooLarge(_) => {
+            metadata.insert(TOO_LARGE, MetadataValue::from_static("true"));
+            Code::OutOfRange
+        }
         RequestError::Overloaded { retry_after, .. } => {
             metadata.insert(RETRY_AFTER_MS, (retry_after.as_millis() as u64).into());
             Code::ResourceExhausted
@@ -68,6 +74,9 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
             message,
         },
         Code::PermissionDenied => RequestError::ZoneForbidden(message),
+        Code::OutOfRange if status.metadata().contains_key(TOO_LARGE) => {
+            RequestError::TooLarge(message)
+        }
         Code::OutOfRange => RequestError::ContextLength(message),
         Code::ResourceExhausted => RequestError::Overloaded {
             message,
@@ -110,6 +119,7 @@ mod tests {
             RequestError::ModelNotFound("m".into()),
             RequestError::invalid("messages[0].role", "reason"),
             RequestError::ContextLength(text()),
+            RequestError::TooLarge(text()),
             RequestError::Overloaded {
                 message: text(),
                 retry_after: Duration::from_millis(2_500),

@@ -10,22 +10,22 @@ use super::shared::SharedAccounting;
 /// The ledger entry of a request that is being computed. Dropping it settles it.
 pub struct LedgerEntry {
     shared: Arc<SharedAccounting>,
-    account: u64,
+    /// The request's account in the ledger. `None` once it is settled, and for a request that the node
+    /// does not compute itself.
+    account: Option<u64>,
     progress: Arc<RequestProgress>,
-    is_settled: bool,
 }
 
 impl LedgerEntry {
     pub(super) fn new(
         shared: Arc<SharedAccounting>,
-        account: u64,
+        account: Option<u64>,
         progress: Arc<RequestProgress>,
     ) -> Self {
         Self {
             shared,
             account,
             progress,
-            is_settled: false,
         }
     }
 
@@ -34,27 +34,26 @@ impl LedgerEntry {
         self.progress.record_token();
     }
 
-    /// Settles the entry of a request that has ended and returns the energy it used.
+    /// Settles the entry of a request that has ended and returns the energy it used. `None` if it is
+    /// not known, because another machine computed the request.
     /// `output_tokens` is the exact number of tokens; 0 keeps the number of recorded ones.
-    pub fn settle(&mut self, output_tokens: u32) -> EnergyUsage {
+    pub fn settle(&mut self, output_tokens: u32) -> Option<EnergyUsage> {
         self.progress.finish(output_tokens);
         self.close()
     }
 
-    fn close(&mut self) -> EnergyUsage {
-        self.is_settled = true;
+    fn close(&mut self) -> Option<EnergyUsage> {
+        let account = self.account.take()?;
         // A guess until the ledger has seen a window with work: at full concurrency the requests of a
         // model draw all of the active power together.
         let active_watts = f64::from(self.shared.power.dynamic_power().0);
         let guessed_watts = active_watts / f64::from(self.progress.rate.concurrency);
-        self.shared.lock().settle(self.account, guessed_watts)
+        Some(self.shared.lock().settle(account, guessed_watts))
     }
 }
 
 impl Drop for LedgerEntry {
     fn drop(&mut self) {
-        if !self.is_settled {
-            self.close();
-        }
+        self.close();
     }
 }

@@ -108,7 +108,8 @@ impl RunningRequest {
         self.counted_seconds = seconds;
         compute.seconds += busy;
         match progress.rate.location {
-            ComputeLocation::InProcess => {}
+            // Requests to other machines have no account.
+            ComputeLocation::InProcess | ComputeLocation::OtherMachine => {}
             ComputeLocation::OtherProcess => compute.in_other_process = true,
             ComputeLocation::Simulated => compute.simulated_seconds += busy,
         }

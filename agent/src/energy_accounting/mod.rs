@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use flotilla_core::energy::{Ledger, PowerRange};
+use flotilla_engine::ComputeLocation;
 use parking_lot::{Condvar, Mutex};
 
 use crate::power::Nvidia;
@@ -32,6 +33,7 @@ pub use ledger_entry::LedgerEntry;
 use ledger_state::LedgerState;
 pub use reading::{ComponentReading, NodeReading};
 pub use request_progress::ModelRate;
+use request_progress::RequestProgress;
 use sampler::EnergySampler;
 pub use setup::AccountingSetup;
 use shared::SharedAccounting;
@@ -122,14 +124,37 @@ impl EnergyAccounting {
     }
 
     /// Opens the ledger entry of a request whose computation starts now. `rate` belongs to the
-    /// model that computes it.
+    /// model that computes it. A request that waits for another machine takes no share of this one's
+    /// energy.
     #[must_use]
     pub fn open_entry(&self, rate: Arc<ModelRate>) -> LedgerEntry {
         let shared = &self.thread.0;
+        if rate.location == ComputeLocation::OtherMachine {
+            let progress = Arc::new(RequestProgress::new(rate));
+            return LedgerEntry::new(shared.clone(), None, progress);
+        }
         let (account, progress, is_first) = shared.lock().open(rate);
         if is_first {
             shared.wake.notify_one();
         }
-        LedgerEntry::new(shared.clone(), account, progress)
+        LedgerEntry::new(shared.clone(), Some(account), progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_for_another_machine_takes_no_energy() {
+        let accounting = EnergyAccounting::without_meters();
+        let rate = |location| Arc::new(ModelRate::new(location, 1));
+        let mut waiting = accounting.open_entry(rate(ComputeLocation::OtherMachine));
+        assert!(accounting.thread.0.lock().is_idle());
+        let mut local = accounting.open_entry(rate(ComputeLocation::OtherProcess));
+        assert!(!accounting.thread.0.lock().is_idle());
+        assert!(local.settle(1).is_some());
+        assert_eq!(waiting.settle(1), None);
+        assert!(accounting.thread.0.lock().is_idle());
     }
 }

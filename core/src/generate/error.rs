@@ -28,6 +28,9 @@ pub enum RequestError {
     /// The prompt does not fit into the model's context.
     #[error("{0}")]
     ContextLength(String),
+    /// The request has more bytes than the server that computes the answers takes.
+    #[error("{0}")]
+    TooLarge(String),
     /// Every replica is full.
     #[error("{message}")]
     Overloaded {
@@ -95,6 +98,7 @@ impl RequestError {
             Self::ZoneForbidden(_) => "zone_forbidden",
             Self::Invalid { .. } => "invalid_request",
             Self::ContextLength(_) => "context_length",
+            Self::TooLarge(_) => "too_large",
             Self::Overloaded { .. } => "overloaded",
             Self::Unavailable { .. } => "unavailable",
             Self::NodeLost(_) => "node_lost",

@@ -44,10 +44,13 @@ impl ChoiceDelta {
     }
 }
 
+/// The most tool calls of a choice, as many as OpenAI's API takes tools.
+pub const MAX_TOOL_CALLS: usize = 128;
+
 /// A part of a tool call: id and name come in the first part, the arguments may come in several.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolCallDelta {
-    /// The index of the call within the choice, from 0.
+    /// The index of the call within the choice, from 0, less than [`MAX_TOOL_CALLS`].
     pub index: u32,
     /// The id of the call.
     pub id: Option<String>,

@@ -12,8 +12,8 @@ mod template_args;
 pub use defaults::{DefaultValue, EffectiveDefaults, FileDefaults};
 pub use error::RequestError;
 pub use event::{
-    AnswerTiming, ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, TokenLogprob,
-    ToolCallDelta, TopLogprob, Usage,
+    AnswerTiming, ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, MAX_TOOL_CALLS,
+    TokenLogprob, ToolCallDelta, TopLogprob, Usage,
 };
 pub use request::{
     ChatMessage, EmbedInput, EmbedRequest, Embeddings, GenerateInput, GenerateRequest,

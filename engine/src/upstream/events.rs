@@ -1,98 +1,153 @@
-//! A streamed answer as events.
+//! The body of an answer as events: a stream of server-sent events, or a whole JSON object from servers
+//! that ignore `stream`.
 
 use async_stream::try_stream;
-use eventsource_stream::{EventStreamError, Eventsource};
-use flotilla_core::generate::{ChoiceFinished, GenerateEvent, RequestError, Usage};
+use eventsource_stream::{Event, EventStreamError, Eventsource};
+use flotilla_core::generate::{GenerateEvent, RequestError};
 use futures::{Stream, StreamExt};
-use reqwest::Response;
 
+use super::answer::{StreamEnd, UpstreamAnswer};
+use super::body::{self, Piece};
 use super::error;
-use super::response::{UpstreamChunk, UsageField};
-
-/// The piece type of reqwest's streams; `flotilla_core::Bytes` is an amount.
-type Piece = bytes::Bytes;
+use super::limits::{AnswerLimits, ServerTimeouts};
+use super::response::UpstreamChunk;
 
 /// The largest server-sent event, in bytes. An event with one token has a few hundred bytes, even with
 /// log-probabilities.
 const MAX_EVENT_BYTES: usize = 4 << 20;
+/// The largest answer that comes as one JSON object, in bytes: it is held in memory.
+const MAX_WHOLE_BYTES: usize = 32 << 20;
+/// The characters of an answer that is none which an error quotes.
+const QUOTED_CHARS: usize = 200;
 
-/// Returns the events of a streamed response that has this many choices.
-pub(super) fn from_response(
-    response: Response,
-    choices: u32,
-) -> impl Stream<Item = Result<GenerateEvent, RequestError>> + Send {
-    let pieces = response
-        .bytes_stream()
-        .map(|piece| piece.map_err(|e| error::interrupted(&error::root_cause(&e))));
-    from_pieces(pieces, choices)
+/// The form of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyForm {
+    /// Server-sent events.
+    Events,
+    /// One JSON object.
+    Whole,
+    /// Neither.
+    Unknown,
 }
 
-fn from_pieces(
+/// Returns the events of an answer from the pieces of its body.
+pub(super) fn from_pieces(
     pieces: impl Stream<Item = Result<Piece, RequestError>> + Send,
-    choices: u32,
+    limits: AnswerLimits,
+    timeouts: ServerTimeouts,
 ) -> impl Stream<Item = Result<GenerateEvent, RequestError>> + Send {
     try_stream! {
-        let mut events = std::pin::pin!(bounded(pieces).eventsource());
-        let mut usage = None;
-        let mut deltas = 0;
-        let mut unfinished = choices;
-        while let Some(event) = events.next().await {
-            let data = event.map_err(stream_error)?.data;
-            if data.is_empty() {
-                continue;
-            }
-            if data.trim() == "[DONE]" {
-                break;
-            }
-            let chunk = parse(&data)?;
-            usage = chunk.usage.or(usage);
-            for choice in chunk.choices {
-                let (index, finish_reason) = (choice.index, choice.finish_reason());
-                if let Some(delta) = choice.into_delta() {
-                    deltas += 1;
-                    yield GenerateEvent::Delta(delta);
+        let mut pieces = std::pin::pin!(pieces);
+        let mut answer = UpstreamAnswer::new(limits);
+        let start = read_start(&mut pieces).await?;
+        let end = match form(&start) {
+            BodyForm::Whole => {
+                let whole = body::read_rest(start, pieces, MAX_WHOLE_BYTES).await?;
+                for event in answer.add(parse(&whole)?)? {
+                    yield event;
                 }
-                if let Some(reason) = finish_reason {
-                    unfinished = unfinished.saturating_sub(1);
-                    yield GenerateEvent::Finished(ChoiceFinished { choice: index, reason });
+                StreamEnd::Done
+            }
+            BodyForm::Unknown => StreamEnd::Broken(error::invalid(&format!(
+                "is neither an event stream nor JSON: it begins with {}",
+                quote(&start)
+            ))),
+            BodyForm::Events => {
+                let start = futures::stream::iter([Ok(start)]);
+                let mut events = std::pin::pin!(bounded(start.chain(pieces)).eventsource());
+                loop {
+                    let next = events.next();
+                    let next = if answer.is_finished() {
+                        // Only the usage is still to come, and no reason to wait for it for long.
+                        let next = tokio::time::timeout(timeouts.after_finish, next).await;
+                        next.unwrap_or_default()
+                    } else {
+                        next.await
+                    };
+                    let event = match next {
+                        None => break StreamEnd::Closed,
+                        Some(Err(error)) => break StreamEnd::Broken(stream_error(error)),
+                        Some(Ok(event)) => event,
+                    };
+                    if event.data.trim() == "[DONE]" {
+                        break StreamEnd::Done;
+                    }
+                    if event.data.is_empty() {
+                        continue;
+                    }
+                    for event in answer.add(parse_event(&event)?)? {
+                        yield event;
+                    }
                 }
             }
+        };
+        for event in answer.end(end)? {
+            yield event;
         }
-        if unfinished > 0 {
-            Err::<(), _>(error::interrupted("it ended before every choice was finished"))?;
-        }
-        // A server that reports no usage sends about one token per delta.
-        let usage = usage.unwrap_or(UsageField { prompt_tokens: 0, completion_tokens: deltas });
-        yield GenerateEvent::Usage(Usage {
-            prompt_tokens: usage.prompt_tokens,
-            completion_tokens: usage.completion_tokens,
-            timing: None,
-            energy: None,
-        });
     }
 }
 
-fn parse(data: &str) -> Result<UpstreamChunk, RequestError> {
-    let chunk: UpstreamChunk = serde_json::from_str(data)
-        .map_err(|e| RequestError::Engine(format!("the server's answer cannot be parsed: {e}")))?;
-    match &chunk.error {
-        Some(failure) => Err(RequestError::Engine(format!(
-            "the server failed: {}",
-            error::message(failure)
-        ))),
-        None => Ok(chunk),
+/// Reads until there is a byte that is not blank, and returns all bytes so far.
+async fn read_start(
+    pieces: &mut (impl Stream<Item = Result<Piece, RequestError>> + Unpin),
+) -> Result<Piece, RequestError> {
+    let mut start = Vec::new();
+    while let Some(piece) = pieces.next().await {
+        start.extend_from_slice(&piece?);
+        if start.len() > MAX_EVENT_BYTES || first_byte(&start).is_some() {
+            break;
+        }
     }
+    Ok(start.into())
+}
+
+/// The first byte that is neither blank nor a part of a byte order mark.
+fn first_byte(bytes: &[u8]) -> Option<u8> {
+    let ignored = |byte: &u8| byte.is_ascii_whitespace() || b"\xef\xbb\xbf".contains(byte);
+    bytes.iter().copied().find(|byte| !ignored(byte))
+}
+
+fn form(start: &[u8]) -> BodyForm {
+    match first_byte(start) {
+        Some(b'{') => BodyForm::Whole,
+        // The fields of events are `data`, `event`, `id` and `retry`; comments begin with a colon.
+        Some(b':' | b'd' | b'e' | b'i' | b'r') => BodyForm::Events,
+        Some(_) | None => BodyForm::Unknown,
+    }
+}
+
+/// The beginning of a body for an error message.
+fn quote(start: &[u8]) -> String {
+    let text = String::from_utf8_lossy(start);
+    let beginning: String = text.trim().chars().take(QUOTED_CHARS).collect();
+    if beginning.is_empty() {
+        "nothing".to_owned()
+    } else {
+        format!("{beginning:?}")
+    }
+}
+
+fn parse(json: &[u8]) -> Result<UpstreamChunk, RequestError> {
+    let json = json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json);
+    serde_json::from_slice(json)
+        .map_err(|e| error::invalid(&format!("cannot be parsed: {e} in {}", quote(json))))
+}
+
+fn parse_event(event: &Event) -> Result<UpstreamChunk, RequestError> {
+    if event.event == "error" {
+        let data = serde_json::from_str(&event.data);
+        let data = data.unwrap_or_else(|_| serde_json::Value::String(event.data.clone()));
+        return Err(error::failed(data.get("error").unwrap_or(&data)));
+    }
+    parse(event.data.as_bytes())
 }
 
 fn stream_error(error: EventStreamError<RequestError>) -> RequestError {
     match error {
         EventStreamError::Transport(error) => error,
-        EventStreamError::Utf8(_) => {
-            RequestError::Engine("the server's answer is not valid UTF-8".into())
-        }
-        EventStreamError::Parser(_) => {
-            RequestError::Engine("the server's answer is not an event stream".into())
-        }
+        EventStreamError::Utf8(_) => error::invalid("is not valid UTF-8"),
+        EventStreamError::Parser(_) => error::invalid("is not an event stream"),
     }
 }
 
@@ -110,9 +165,8 @@ fn bounded(
             let piece = piece?;
             event.add(&piece);
             if event.bytes > MAX_EVENT_BYTES {
-                Err::<(), _>(RequestError::Engine(format!(
-                    "the server sent an event of more than {MAX_EVENT_BYTES} bytes"
-                )))?;
+                let what = format!("has an event of more than {MAX_EVENT_BYTES} bytes");
+                Err::<(), _>(error::invalid(&what))?;
             }
             yield piece;
         }
@@ -154,53 +208,4 @@ impl EventSize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures::stream;
-
-    async fn collect(pieces: &[&[u8]]) -> Vec<Result<GenerateEvent, RequestError>> {
-        let pieces: Vec<_> = pieces
-            .iter()
-            .map(|piece| Ok(Piece::copy_from_slice(piece)))
-            .collect();
-        from_pieces(stream::iter(pieces), 1).collect().await
-    }
-
-    #[tokio::test]
-    async fn event_split_at_any_byte_is_parsed() {
-        let body = "data: {\"choices\":[{\"text\":\"ä\",\"finish_reason\":\"stop\"}]}\r\n\r\n";
-        let whole = collect(&[body.as_bytes()]).await;
-        assert_eq!(whole.len(), 3);
-        for index in 0..body.len() {
-            let (head, tail) = body.as_bytes().split_at(index);
-            assert_eq!(collect(&[head, tail]).await, whole);
-        }
-    }
-
-    #[tokio::test]
-    async fn byte_order_mark_does_no_harm() {
-        let body = "\u{feff}: comment\n\ndata: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\n";
-        assert!(collect(&[body.as_bytes()]).await.iter().all(Result::is_ok));
-    }
-
-    #[tokio::test]
-    async fn event_without_an_end_is_refused() {
-        let line = vec![b'a'; 1 << 20];
-        let events = collect(&[b"data: ", &line, &line, &line, &line]).await;
-        let [Err(RequestError::Engine(message))] = &events[..] else {
-            panic!("{events:?}");
-        };
-        assert!(message.contains("4194304 bytes"), "{message}");
-    }
-
-    #[test]
-    fn size_of_an_event_starts_anew_after_an_empty_line() {
-        for line_end in ["\n", "\r\n", "\r"] {
-            let mut event = EventSize::default();
-            event.add(format!("data: a{line_end}data: b{line_end}").as_bytes());
-            assert_eq!(event.bytes, 14);
-            event.add(format!("{line_end}xy").as_bytes());
-            assert_eq!(event.bytes, 2);
-        }
-    }
-}
+mod tests;

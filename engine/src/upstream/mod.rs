@@ -1,16 +1,26 @@
 //! Models of OpenAI-compatible servers that the node can reach: llama.cpp's server, Ollama, vLLM and
 //! others.
 //!
-//! [`request`] writes a request in OpenAI's format, [`events`] parses the streamed answer with the
-//! types of [`response`], and [`error`] translates what a server refuses.
+//! [`request`] writes a request in OpenAI's format and [`connection`] sends it. [`body`] reads what comes
+//! back within [`limits`], [`events`] takes it apart with the types of [`response`], and [`answer`] puts
+//! the answer together. [`error`] translates what a server refuses.
+//!
+//! Servers differ in form, and every form that is known is accepted. Nothing that they send is trusted to
+//! be small, to come soon or to be what was requested: what is not becomes [`RequestError::Upstream`].
 
+mod answer;
+mod body;
+mod connection;
+mod embeddings;
 mod error;
 mod events;
+mod limits;
+mod logprobs;
 mod request;
 mod response;
+mod tool_calls;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use flotilla_core::Bytes;
@@ -18,16 +28,11 @@ use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, Request
 use flotilla_core::spec::Model;
 use futures::StreamExt;
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, Response, StatusCode};
-use serde_json::Value;
+use reqwest::{Client, ClientBuilder};
 
-use self::response::EmbeddingsReply;
+use self::connection::ServerConnection;
+use self::limits::{AnswerLimits, ServerTimeouts};
 use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
-
-/// How long a server may take to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a server may take to list its models.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The number of inputs in one request for embeddings. Each request costs a round trip, and a server
 /// computes its inputs as a batch; servers refuse larger ones (text-embeddings-inference has this limit
@@ -40,6 +45,7 @@ pub struct UpstreamEngine {
     client: Client,
     /// Uses no proxy.
     direct_client: Client,
+    timeouts: ServerTimeouts,
 }
 
 impl UpstreamEngine {
@@ -48,9 +54,13 @@ impl UpstreamEngine {
     /// # Errors
     /// When the HTTP client cannot be set up.
     pub fn new() -> Result<Self, LoadError> {
+        Self::with_timeouts(ServerTimeouts::default())
+    }
+
+    fn with_timeouts(timeouts: ServerTimeouts) -> Result<Self, LoadError> {
         let builder = || {
             Client::builder()
-                .connect_timeout(CONNECT_TIMEOUT)
+                .connect_timeout(timeouts.connect)
                 // The spec decides where prompts go: a redirect could take them elsewhere.
                 .redirect(Policy::none())
                 .tcp_nodelay(true)
@@ -62,6 +72,7 @@ impl UpstreamEngine {
         Ok(Self {
             client: build(builder())?,
             direct_client: build(builder().no_proxy())?,
+            timeouts,
         })
     }
 }
@@ -90,78 +101,48 @@ impl Engine for UpstreamEngine {
             })?),
         };
         // A prompt that must stay on the node or in a privacy zone must not pass a proxy outside.
-        let is_confined = options.url_is_loopback() || options.zone.is_some();
+        let is_on_node = options.url_is_loopback();
+        let is_confined = is_on_node || options.zone.is_some();
+        let client = if is_confined {
+            &self.direct_client
+        } else {
+            &self.client
+        };
         let upstream = UpstreamModel {
-            client: if is_confined {
-                self.direct_client.clone()
-            } else {
-                self.client.clone()
+            connection: ServerConnection {
+                client: client.clone(),
+                base_url: url.trim_end_matches('/').to_owned(),
+                api_key,
+                timeouts: self.timeouts,
             },
-            base_url: url.trim_end_matches('/').to_owned(),
             name: options
                 .model
                 .clone()
                 .unwrap_or_else(|| model.name().to_string()),
-            api_key,
+            is_on_node,
         };
-        upstream.probe().await?;
+        upstream.connection.probe().await?;
         Ok(Arc::new(upstream))
     }
 }
 
 /// A model of a server.
 struct UpstreamModel {
-    client: Client,
-    /// Without a slash at the end.
-    base_url: String,
+    connection: ServerConnection,
     /// The model's name on the server.
     name: String,
-    api_key: Option<String>,
-}
-
-impl UpstreamModel {
-    /// Checks that the server can be reached and accepts the API key. A server that cannot list its
-    /// models may still answer requests, so every other status passes.
-    async fn probe(&self) -> Result<(), LoadError> {
-        let url = format!("{}/models", self.base_url);
-        let request = self.authorize(self.client.get(&url)).timeout(PROBE_TIMEOUT);
-        let response = request
-            .send()
-            .await
-            .map_err(|e| LoadError::Engine(error::unreachable(&url, &e)))?;
-        match response.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(LoadError::Spec(format!(
-                "{url} rejects the API key: set spec.options.apiKeyEnv"
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    fn authorize(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
-        match &self.api_key {
-            Some(key) => request.bearer_auth(key),
-            None => request,
-        }
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> Result<Response, RequestError> {
-        let url = format!("{}/{path}", self.base_url);
-        let request = self.authorize(self.client.post(&url)).json(body);
-        let response = request
-            .send()
-            .await
-            .map_err(|e| RequestError::NodeLost(error::unreachable(&url, &e)))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        Err(error::from_response(response).await)
-    }
+    /// Whether the server runs on the node itself.
+    is_on_node: bool,
 }
 
 #[async_trait]
 impl LoadedModel for UpstreamModel {
     fn compute_location(&self) -> ComputeLocation {
-        ComputeLocation::OtherProcess
+        if self.is_on_node {
+            ComputeLocation::OtherProcess
+        } else {
+            ComputeLocation::OtherMachine
+        }
     }
 
     fn embed_batch(&self) -> usize {
@@ -174,18 +155,22 @@ impl LoadedModel for UpstreamModel {
     }
 
     async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
+        let limits = AnswerLimits::new(&request);
+        let timeouts = self.connection.timeouts;
         let (path, body) = request::completion(&self.name, &request);
-        let response = self.post(path, &body).await?;
-        Ok(events::from_response(response, request.choices).boxed())
+        let response = self.connection.post(path, &body).await?;
+        let pieces = body::pieces(response, limits.received_bytes, timeouts);
+        Ok(events::from_pieces(pieces, limits, timeouts).boxed())
     }
 
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
+        let inputs = request.inputs.len();
         let body = request::embeddings(&self.name, &request);
-        let response = self.post("embeddings", &body).await?;
-        let reply: EmbeddingsReply = response.json().await.map_err(|e| {
-            RequestError::Engine(format!("the server's embeddings cannot be parsed: {e}"))
-        })?;
-        Ok(reply.into_embeddings())
+        let response = self.connection.post("embeddings", &body).await?;
+        let max_bytes = limits::embeddings_bytes(inputs);
+        let pieces = std::pin::pin!(body::pieces(response, max_bytes, self.connection.timeouts));
+        let body = body::read_rest(body::Piece::new(), pieces, max_bytes).await?;
+        embeddings::parse(&body, inputs)
     }
 }
 

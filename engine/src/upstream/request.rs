@@ -1,8 +1,8 @@
 //! Requests in OpenAI's format.
 
 use flotilla_core::generate::{
-    ChatMessage, EmbedInput, EmbedRequest, GenerateInput, GenerateRequest, OutputConstraint,
-    SamplingParams, Tool, ToolChoice,
+    ChatMessage, EmbedInput, EmbedRequest, GenerateInput, GenerateRequest, JsonSchemaFormat,
+    OutputConstraint, SamplingParams, Tool, ToolChoice,
 };
 use serde_json::{Map, Value, json};
 
@@ -28,9 +28,7 @@ pub(super) fn completion(model: &str, request: &GenerateRequest) -> (&'static st
     body.set("stream", json!(true));
     body.set("stream_options", json!({"include_usage": true}));
     set_sampling(&mut body, &request.sampling);
-    if request.choices > 1 {
-        body.set("n", json!(request.choices));
-    }
+    set_token_limit(&mut body, request);
     let path = set_input(&mut body, request);
     if let Some(constraint) = &request.constraint {
         body.set("response_format", response_format(constraint));
@@ -38,7 +36,16 @@ pub(super) fn completion(model: &str, request: &GenerateRequest) -> (&'static st
     if !request.tools.is_empty() {
         body.set("tools", request.tools.iter().map(tool).collect());
         body.set("tool_choice", tool_choice(&request.tool_choice));
+        body.set("parallel_tool_calls", json!(request.parallel_tool_calls));
     }
+    body.set("reasoning_effort", json!(request.reasoning_effort));
+    body.set("user", json!(request.upstream.user));
+    let template_args = request.chat_template_args.as_deref();
+    body.set(
+        "chat_template_kwargs",
+        template_args.map_or(Value::Null, parse),
+    );
+    set_extra(&mut body, request.upstream.extra.as_deref());
     (path, Value::Object(body.0))
 }
 
@@ -89,7 +96,6 @@ fn set_sampling(body: &mut RequestBody, sampling: &SamplingParams) {
     body.set("top_k", json!(sampling.top_k));
     body.set("min_p", json!(sampling.min_p));
     body.set("seed", json!(sampling.seed));
-    body.set("max_tokens", json!(sampling.max_tokens));
     body.set("stop", json!(sampling.stop));
     body.set("frequency_penalty", json!(sampling.frequency_penalty));
     body.set("presence_penalty", json!(sampling.presence_penalty));
@@ -99,19 +105,50 @@ fn set_sampling(body: &mut RequestBody, sampling: &SamplingParams) {
     }
 }
 
+/// Sets the most tokens under the name that the client used.
+fn set_token_limit(body: &mut RequestBody, request: &GenerateRequest) {
+    let field = if request.upstream.max_completion_tokens {
+        "max_completion_tokens"
+    } else {
+        "max_tokens"
+    };
+    body.set(field, json!(request.sampling.max_tokens));
+}
+
+/// Adds the fields that only servers know. They replace none of the others.
+fn set_extra(body: &mut RequestBody, extra: Option<&str>) {
+    let Some(Value::Object(extra)) = extra.map(parse) else {
+        return;
+    };
+    for (field, value) in extra {
+        body.0.entry(field).or_insert(value);
+    }
+}
+
 fn response_format(constraint: &OutputConstraint) -> Value {
     match constraint {
         OutputConstraint::JsonObject => json!({"type": "json_object"}),
         OutputConstraint::JsonSchema(format) => json!({
             "type": "json_schema",
-            "json_schema": {"name": "answer", "schema": parse(&format.schema)},
+            "json_schema": json_schema(format),
         }),
     }
 }
 
+fn json_schema(format: &JsonSchemaFormat) -> Value {
+    let mut fields = RequestBody::default();
+    // Servers refuse a format without a name.
+    fields.set("name", json!(format.name.as_deref().unwrap_or("answer")));
+    fields.set("description", json!(format.description));
+    fields.set("schema", parse(&format.schema));
+    fields.set("strict", json!(format.strict));
+    Value::Object(fields.0)
+}
+
+/// Returns the field `tool_choice`, null where the server decides.
 fn tool_choice(choice: &ToolChoice) -> Value {
     match choice {
-        ToolChoice::Auto => json!("auto"),
+        ToolChoice::Auto => Value::Null,
         ToolChoice::None => json!("none"),
         ToolChoice::Required => json!("required"),
         ToolChoice::Named(name) => json!({"type": "function", "function": {"name": name}}),
@@ -127,7 +164,9 @@ fn message(message: &ChatMessage) -> Value {
             json!({"id": call.id, "type": "function", "function": function})
         })
         .collect();
-    let mut fields = json!({"role": message.role, "content": message.content});
+    let has_no_content = message.content.is_empty() && !calls.is_empty();
+    let content = (!has_no_content).then_some(message.content.as_str());
+    let mut fields = json!({"role": message.role, "content": content});
     if let Some(name) = &message.name {
         fields["name"] = json!(name);
     }
@@ -147,6 +186,9 @@ fn tool(tool: &Tool) -> Value {
     }
     if let Some(parameters) = &tool.parameters {
         function["parameters"] = parse(parameters);
+    }
+    if let Some(strict) = tool.strict {
+        function["strict"] = json!(strict);
     }
     json!({"type": "function", "function": function})
 }

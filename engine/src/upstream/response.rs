@@ -1,202 +1,166 @@
-//! Responses in OpenAI's format.
+//! Completions in OpenAI's format. Every field may be missing or null.
 
-use std::collections::BTreeMap;
-
-use flotilla_core::generate::{
-    ChoiceDelta, Embeddings, FinishReason, TokenLogprob, ToolCallDelta, TopLogprob,
-};
+use flotilla_core::generate::FinishReason;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A chunk of a streamed chat or text completion. Every field may be missing.
+use super::logprobs::LogprobsField;
+
+/// A chunk of a streamed completion, or a whole one.
 #[derive(Deserialize)]
 pub(super) struct UpstreamChunk {
-    #[serde(default)]
-    pub(super) choices: Vec<UpstreamChoice>,
+    pub(super) choices: Option<Vec<UpstreamChoice>>,
     pub(super) usage: Option<UsageField>,
     /// A failure after the answer has started.
-    pub(super) error: Option<Value>,
+    error: Option<Value>,
+    /// `error` in the errors of some versions of vLLM.
+    object: Option<Value>,
+    /// The text of such an error.
+    message: Option<Value>,
 }
 
-/// What a chunk adds to one choice.
+/// What a chunk adds to a choice.
 #[derive(Deserialize)]
 pub(super) struct UpstreamChoice {
-    #[serde(default)]
-    pub(super) index: u32,
+    pub(super) index: Option<u64>,
     /// The addition to a chat completion.
-    delta: Option<DeltaField>,
+    delta: Option<MessageField>,
+    /// The whole message of a chat completion that is not streamed.
+    message: Option<MessageField>,
     /// The addition to a text completion.
     text: Option<String>,
-    logprobs: Option<LogprobsField>,
+    pub(super) logprobs: Option<LogprobsField>,
     finish_reason: Option<String>,
 }
 
+/// A message or a part of one.
 #[derive(Default, Deserialize)]
-struct DeltaField {
-    content: Option<String>,
-    #[serde(alias = "reasoning")]
-    reasoning_content: Option<String>,
-    refusal: Option<String>,
-    tool_calls: Option<Vec<CallField>>,
+pub(super) struct MessageField {
+    content: Option<TextField>,
+    reasoning: Option<TextField>,
+    reasoning_content: Option<TextField>,
+    pub(super) refusal: Option<String>,
+    pub(super) tool_calls: Option<Vec<CallField>>,
 }
 
+/// A text, or its parts.
 #[derive(Deserialize)]
-struct CallField {
-    #[serde(default)]
-    index: u32,
-    id: Option<String>,
-    function: Option<UpstreamFunctionField>,
+#[serde(untagged, expecting = "a text or an array of parts")]
+pub(super) enum TextField {
+    Text(String),
+    Parts(Vec<TextPart>),
 }
 
+/// A part of a text. Parts of other kinds have no text.
 #[derive(Deserialize)]
-struct UpstreamFunctionField {
-    name: Option<String>,
-    arguments: Option<String>,
+pub(super) struct TextPart {
+    text: Option<String>,
 }
 
-/// Log-probabilities. A chat completion has `content`, a text completion the parallel lists.
+/// A tool call or a part of one.
 #[derive(Deserialize)]
-struct LogprobsField {
-    content: Option<Vec<LogprobField>>,
-    tokens: Option<Vec<String>>,
-    token_logprobs: Option<Vec<Option<f32>>>,
-    top_logprobs: Option<Vec<Option<BTreeMap<String, f32>>>>,
+pub(super) struct CallField {
+    pub(super) index: Option<u64>,
+    pub(super) id: Option<String>,
+    pub(super) function: Option<UpstreamFunctionField>,
 }
 
-#[derive(Deserialize)]
-struct LogprobField {
-    token: String,
-    logprob: f32,
-    #[serde(default)]
-    top_logprobs: Vec<TopLogprobField>,
+/// The function of a tool call.
+#[derive(Default, Deserialize)]
+pub(super) struct UpstreamFunctionField {
+    pub(super) name: Option<String>,
+    pub(super) arguments: Option<ArgumentsField>,
 }
 
+/// Arguments as JSON text, or as the value itself.
 #[derive(Deserialize)]
-struct TopLogprobField {
-    token: String,
-    logprob: f32,
+#[serde(untagged)]
+pub(super) enum ArgumentsField {
+    Text(String),
+    Value(Value),
 }
 
 /// The tokens of a request.
-#[derive(Clone, Copy, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(super) struct UsageField {
-    #[serde(default)]
-    pub(super) prompt_tokens: u32,
-    #[serde(default)]
-    pub(super) completion_tokens: u32,
+    pub(super) prompt_tokens: Option<u32>,
+    pub(super) completion_tokens: Option<u32>,
 }
 
-/// The response to a request for embeddings.
-#[derive(Deserialize)]
-pub(super) struct EmbeddingsReply {
-    data: Vec<EmbeddingItem>,
-    usage: Option<UsageField>,
-}
-
-#[derive(Deserialize)]
-struct EmbeddingItem {
-    embedding: Vec<f32>,
-}
-
-impl EmbeddingsReply {
-    pub(super) fn into_embeddings(self) -> Embeddings {
-        Embeddings {
-            vectors: self.data.into_iter().map(|item| item.embedding).collect(),
-            prompt_tokens: self.usage.map_or(0, |usage| usage.prompt_tokens),
-            energy: None,
+impl UpstreamChunk {
+    /// The failure that the chunk reports instead of an answer.
+    pub(super) fn failure(&self) -> Option<&Value> {
+        let object = self.object.as_ref().and_then(Value::as_str);
+        match (&self.error, &self.message) {
+            (Some(error), _) => Some(error),
+            (None, Some(message)) if object == Some("error") => Some(message),
+            (None, _) => None,
         }
     }
 }
 
 impl UpstreamChoice {
-    /// Why the choice ends with this chunk. `None` if it goes on.
+    /// Why the choice ends with this chunk. `None` if it goes on. Names that OpenAI does not have are
+    /// those of Hugging Face, Mistral and Anthropic; any other counts as a normal end.
     pub(super) fn finish_reason(&self) -> Option<FinishReason> {
         let reason = self.finish_reason.as_deref()?;
-        Some(match reason {
-            "length" => FinishReason::Length,
-            "tool_calls" | "function_call" => FinishReason::ToolCalls,
-            "content_filter" => FinishReason::ContentFilter,
-            _ => FinishReason::Stop,
-        })
+        match reason {
+            // Sent with every chunk by some servers.
+            "" => None,
+            "length" | "max_tokens" | "model_length" => Some(FinishReason::Length),
+            "tool_calls" | "function_call" | "tool_use" => Some(FinishReason::ToolCalls),
+            "content_filter" => Some(FinishReason::ContentFilter),
+            _ => Some(FinishReason::Stop),
+        }
     }
 
-    /// What the chunk adds to the choice. `None` if it adds nothing.
-    pub(super) fn into_delta(self) -> Option<ChoiceDelta> {
-        let field = self.delta.unwrap_or_default();
-        let calls = field.tool_calls.unwrap_or_default();
-        let delta = ChoiceDelta {
-            choice: self.index,
-            content: field.content.or(self.text).unwrap_or_default(),
-            reasoning: field.reasoning_content.unwrap_or_default(),
-            refusal: field.refusal.unwrap_or_default(),
-            tool_calls: calls.into_iter().map(CallField::into_delta).collect(),
-            logprobs: self
-                .logprobs
-                .map(LogprobsField::into_tokens)
-                .unwrap_or_default(),
-        };
-        let empty = ChoiceDelta {
-            choice: delta.choice,
-            ..ChoiceDelta::default()
-        };
-        (delta != empty).then_some(delta)
+    /// Whether the choice ends because the server gave up, as some say in the finish reason.
+    pub(super) fn is_aborted(&self) -> bool {
+        matches!(self.finish_reason.as_deref(), Some("error" | "abort"))
+    }
+
+    /// Takes the choice's message with the text of a text completion as its content.
+    pub(super) fn take_message(&mut self) -> MessageField {
+        let message = self.delta.take().or_else(|| self.message.take());
+        let mut message = message.unwrap_or_default();
+        if message.content.is_none() {
+            message.content = self.text.take().map(TextField::Text);
+        }
+        message
     }
 }
 
-impl CallField {
-    fn into_delta(self) -> ToolCallDelta {
-        let (name, arguments) = match self.function {
-            Some(function) => (function.name, function.arguments),
-            None => (None, None),
-        };
-        ToolCallDelta {
-            index: self.index,
-            id: self.id,
-            name,
-            arguments: arguments.unwrap_or_default(),
+impl MessageField {
+    /// Takes the text of the answer.
+    pub(super) fn take_content(&mut self) -> String {
+        self.content
+            .take()
+            .map_or_else(String::new, TextField::into_text)
+    }
+
+    /// Takes the reasoning. A server that sends it under both names sends it twice.
+    pub(super) fn take_reasoning(&mut self) -> String {
+        let fields = [self.reasoning_content.take(), self.reasoning.take()];
+        let mut texts = fields.into_iter().flatten().map(TextField::into_text);
+        texts.find(|text| !text.is_empty()).unwrap_or_default()
+    }
+}
+
+impl TextField {
+    fn into_text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Parts(parts) => parts.into_iter().filter_map(|part| part.text).collect(),
         }
     }
 }
 
-impl LogprobsField {
-    fn into_tokens(self) -> Vec<TokenLogprob> {
-        if let Some(content) = self.content {
-            return content.into_iter().map(LogprobField::into_token).collect();
-        }
-        let mut logprobs = self.token_logprobs.unwrap_or_default().into_iter();
-        let mut tops = self.top_logprobs.unwrap_or_default().into_iter();
-        let tokens = self.tokens.unwrap_or_default().into_iter();
-        let tokens = tokens.map(|token| {
-            let top = tops.next().flatten().unwrap_or_default().into_iter();
-            TokenLogprob {
-                token,
-                logprob: logprobs.next().flatten().unwrap_or_default(),
-                top: top
-                    .map(|(token, logprob)| TopLogprob {
-                        token,
-                        logprob,
-                        bytes: Vec::new(),
-                    })
-                    .collect(),
-                bytes: Vec::new(),
-            }
-        });
-        tokens.collect()
-    }
-}
-
-impl LogprobField {
-    fn into_token(self) -> TokenLogprob {
-        let top = self.top_logprobs.into_iter().map(|top| TopLogprob {
-            token: top.token,
-            logprob: top.logprob,
-            bytes: Vec::new(),
-        });
-        TokenLogprob {
-            token: self.token,
-            logprob: self.logprob,
-            top: top.collect(),
-            bytes: Vec::new(),
+impl ArgumentsField {
+    /// The arguments as JSON text.
+    pub(super) fn into_text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Value(value) => value.to_string(),
         }
     }
 }

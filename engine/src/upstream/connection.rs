@@ -1,0 +1,74 @@
+//! The connection to a server.
+
+use flotilla_core::generate::RequestError;
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+
+use super::limits::ServerTimeouts;
+use super::{body, error};
+use crate::LoadError;
+
+/// A server's address and how to reach it.
+pub(super) struct ServerConnection {
+    pub(super) client: Client,
+    /// Without a slash at the end.
+    pub(super) base_url: String,
+    pub(super) api_key: Option<String>,
+    pub(super) timeouts: ServerTimeouts,
+}
+
+impl ServerConnection {
+    /// Checks that the server can be reached and accepts the API key. A server that cannot list its
+    /// models may still answer requests, so every other status passes.
+    pub(super) async fn probe(&self) -> Result<(), LoadError> {
+        let url = format!("{}/models", self.base_url);
+        let request = self.authorize(self.client.get(&url));
+        let response = request
+            .timeout(self.timeouts.probe)
+            .send()
+            .await
+            .map_err(|e| LoadError::Engine(error::unreachable(&url, &e)))?;
+        match response.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(LoadError::Spec(format!(
+                "{url} rejects the API key: set spec.options.apiKeyEnv"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends a request, and resolves with the headers of a response whose status is a success.
+    ///
+    /// # Errors
+    /// The server's refusal, or how it failed.
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Response, RequestError> {
+        let url = format!("{}/{path}", self.base_url);
+        let time = self.timeouts.first_byte;
+        let response = tokio::time::timeout(time, self.send(&url, body)).await;
+        let response = response.map_err(|_| body::silent(time))?;
+        let response =
+            response.map_err(|e| RequestError::Upstream(error::unreachable(&url, &e)))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(error::from_response(response, self.timeouts).await)
+    }
+
+    /// Sends a request, once more if the connection is dropped before the headers: servers close idle
+    /// connections, some just when a request comes.
+    async fn send(&self, url: &str, body: &Value) -> reqwest::Result<Response> {
+        let send = || self.authorize(self.client.post(url)).json(body).send();
+        match send().await {
+            Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
+                send().await
+            }
+            result => result,
+        }
+    }
+
+    fn authorize(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.api_key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+}
