@@ -1,6 +1,8 @@
 //! Prompts and answers in traces: only where that is switched on, and never those of requests that
 //! are held to privacy zones.
 
+use std::collections::BTreeMap;
+
 use flotilla_core::generate::{GenerateEvent, GenerateInput};
 use flotilla_telemetry::names::attr;
 use flotilla_telemetry::trace::RequestSpan;
@@ -28,7 +30,7 @@ pub(crate) fn set_input_messages(span: &RequestSpan, input: &GenerateInput) {
 /// The text of an answer so far, choice by choice.
 #[derive(Default)]
 pub(crate) struct AnswerContent {
-    texts: Vec<String>,
+    texts: BTreeMap<u32, String>,
 }
 
 impl AnswerContent {
@@ -38,19 +40,16 @@ impl AnswerContent {
             let GenerateEvent::Delta(delta) = event else {
                 continue;
             };
-            let choice = delta.choice as usize;
-            if self.texts.len() <= choice {
-                self.texts.resize(choice + 1, String::new());
-            }
-            if self.texts[choice].len() < MAX_CHARS {
-                self.texts[choice].push_str(&delta.content);
+            let text = self.texts.entry(delta.choice).or_default();
+            if text.len() < MAX_CHARS {
+                text.push_str(&delta.content);
             }
         }
     }
 
     /// Sets the output messages of a span.
     pub(crate) fn set_output_messages(self, span: &RequestSpan) {
-        let texts = self.texts.iter();
+        let texts = self.texts.values();
         let messages: Vec<Value> = texts.map(|text| text_message("assistant", text)).collect();
         span.set_attribute(attr::OUTPUT_MESSAGES, Value::from(messages).to_string());
     }

@@ -1,12 +1,13 @@
 //! Collects the events of an answer that is not streamed.
 
 use flotilla_core::generate::{
-    ChoiceDelta, FinishReason, GenerateEvent, RequestError, TokenLogprob, ToolCall, ToolCallDelta,
-    Usage,
+    ChoiceDelta, FinishReason, GenerateEvent, MAX_TOOL_CALLS, RequestError, TokenLogprob, ToolCall,
+    ToolCallDelta, Usage,
 };
 use futures::StreamExt;
 
 use crate::EventStream;
+use crate::sampling::MAX_CHOICES;
 
 /// A complete answer.
 #[derive(Debug, Default)]
@@ -22,6 +23,7 @@ pub(crate) struct CollectedAnswer {
 pub(crate) struct CollectedChoice {
     pub(crate) content: String,
     pub(crate) reasoning: String,
+    pub(crate) refusal: String,
     pub(crate) tool_calls: Vec<ToolCall>,
     pub(crate) logprobs: Vec<TokenLogprob>,
     /// `None` when the answer ended without a finish reason.
@@ -45,9 +47,9 @@ pub(crate) async fn collect(mut events: EventStream) -> Result<CollectedAnswer, 
         };
         for event in batch {
             match event {
-                GenerateEvent::Delta(delta) => answer.choice_mut(delta.choice).append(delta),
+                GenerateEvent::Delta(delta) => answer.choice_mut(delta.choice)?.append(delta)?,
                 GenerateEvent::Finished(end) => {
-                    answer.choice_mut(end.choice).finish_reason = Some(end.reason)
+                    answer.choice_mut(end.choice)?.finish_reason = Some(end.reason)
                 }
                 GenerateEvent::Usage(usage) => {
                     answer.usage = usage;
@@ -66,30 +68,38 @@ pub(crate) async fn collect(mut events: EventStream) -> Result<CollectedAnswer, 
 }
 
 impl CollectedAnswer {
-    fn choice_mut(&mut self, index: u32) -> &mut CollectedChoice {
+    fn choice_mut(&mut self, index: u32) -> Result<&mut CollectedChoice, RequestError> {
+        if index >= MAX_CHOICES {
+            return Err(out_of_bounds("choice", index));
+        }
         let index = index as usize;
         if self.choices.len() <= index {
             self.choices.resize_with(index + 1, Default::default);
         }
-        &mut self.choices[index]
+        Ok(&mut self.choices[index])
     }
 }
 
 impl CollectedChoice {
-    fn append(&mut self, delta: ChoiceDelta) {
+    fn append(&mut self, delta: ChoiceDelta) -> Result<(), RequestError> {
         if self.content.is_empty() {
             self.content = delta.content;
         } else {
             self.content.push_str(&delta.content);
         }
         self.reasoning.push_str(&delta.reasoning);
+        self.refusal.push_str(&delta.refusal);
         self.logprobs.extend(delta.logprobs);
         for call in delta.tool_calls {
-            self.append_tool_call(call);
+            self.append_tool_call(call)?;
         }
+        Ok(())
     }
 
-    fn append_tool_call(&mut self, delta: ToolCallDelta) {
+    fn append_tool_call(&mut self, delta: ToolCallDelta) -> Result<(), RequestError> {
+        if delta.index as usize >= MAX_TOOL_CALLS {
+            return Err(out_of_bounds("tool call", delta.index));
+        }
         let index = delta.index as usize;
         if self.tool_calls.len() <= index {
             self.tool_calls.resize_with(index + 1, Default::default);
@@ -102,7 +112,13 @@ impl CollectedChoice {
             call.name = name;
         }
         call.arguments.push_str(&delta.arguments);
+        Ok(())
     }
+}
+
+/// The error of a number that no answer can have. Nothing is allocated by it.
+fn out_of_bounds(what: &str, index: u32) -> RequestError {
+    RequestError::Engine(format!("The answer has a {what} number {index}."))
 }
 
 #[cfg(test)]
@@ -140,6 +156,22 @@ mod tests {
         assert_eq!(answer.choices[0].content, "ab");
         assert_eq!(answer.choices[0].finish_reason, Some(FinishReason::Length));
         assert_eq!(answer.choices[1].content, "c");
+    }
+
+    #[tokio::test]
+    async fn numbers_out_of_bounds_allocate_nothing() {
+        let call = ChoiceDelta {
+            tool_calls: vec![ToolCallDelta {
+                index: 3_000_000_000,
+                ..ToolCallDelta::default()
+            }],
+            ..ChoiceDelta::default()
+        };
+        for event in [delta(3_000_000_000, "a"), GenerateEvent::Delta(call)] {
+            let events: EventStream = Box::pin(stream::iter([Ok(vec![event])]));
+            let error = collect(events).await.err();
+            assert!(matches!(error, Some(RequestError::Engine(_))), "{error:?}");
+        }
     }
 
     #[tokio::test]

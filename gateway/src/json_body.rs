@@ -12,6 +12,8 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 
 use crate::ApiError;
+use crate::extra_fields::ExtraFields;
+use crate::sampling::SamplingFields;
 
 /// UTF-8's byte order mark, which some programs write at the beginning of every text.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -49,14 +51,15 @@ pub async fn read_json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<
     parse(&read_bytes(body, limit).await?)
 }
 
-/// Reads one JSON body into two structs that each hold a part of its fields. Parsing twice is
-/// faster than serde's `flatten` and keeps the path of an invalid field.
-pub(crate) async fn read_json_pair<A: DeserializeOwned, B: DeserializeOwned>(
+/// Reads one JSON body into a struct that holds the fields of the endpoint, one of sampling fields and
+/// those that upstream servers get as they are. Parsing several times is faster than serde's `flatten`
+/// and keeps the path of an invalid field.
+pub(crate) async fn read_json_parts<A: DeserializeOwned>(
     body: Body,
     limit: usize,
-) -> Result<(A, B), ApiError> {
+) -> Result<(A, SamplingFields, ExtraFields), ApiError> {
     let json = read_bytes(body, limit).await?;
-    Ok((parse(&json)?, parse(&json)?))
+    Ok((parse(&json)?, parse(&json)?, parse(&json)?))
 }
 
 fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, ApiError> {

@@ -18,6 +18,7 @@ mod decompression;
 mod edge;
 mod embeddings;
 mod error;
+mod extra_fields;
 mod extract;
 mod headers;
 mod json_body;

@@ -16,7 +16,7 @@ use crate::chat::{ChatBody, ChatCompletion};
 use crate::completions::{CompletionBody, TextCompletion};
 use crate::embeddings::{EmbeddingBody, EmbeddingList};
 use crate::error::ErrorBody;
-use crate::json_body::{read_json, read_json_pair};
+use crate::json_body::{read_json, read_json_parts};
 use crate::json_response::json_response;
 use crate::models::{ModelJson, ModelList};
 use crate::sampling::SamplingFields;
@@ -129,8 +129,9 @@ async fn chat_completions<B: Backend>(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (chat, sampling) = read_json_pair::<ChatBody, _>(body, state.config.max_body_bytes).await?;
-    let (request, include_usage) = chat.validate(sampling, &headers)?;
+    let max_bytes = state.config.max_body_bytes;
+    let (chat, sampling, extra) = read_json_parts::<ChatBody>(body, max_bytes).await?;
+    let (request, include_usage) = chat.validate(sampling, extra, &headers)?;
     let keep_alive = state.config.stream_keep_alive;
     chat::answer(&state.backend, request, include_usage, keep_alive).await
 }
@@ -141,8 +142,8 @@ async fn text_completions<B: Backend>(
     body: Body,
 ) -> Result<Response, ApiError> {
     let max_bytes = state.config.max_body_bytes;
-    let (completion, sampling) = read_json_pair::<CompletionBody, _>(body, max_bytes).await?;
-    let request = completion.validate(sampling, &headers)?;
+    let (completion, sampling, extra) = read_json_parts::<CompletionBody>(body, max_bytes).await?;
+    let request = completion.validate(sampling, extra, &headers)?;
     completions::answer(&state.backend, request, state.config.stream_keep_alive).await
 }
 

@@ -10,8 +10,8 @@ use crate::stream_options::StreamOptions;
 use crate::text_or::text_or;
 
 /// The body of `/v1/chat/completions`, without the fields of
-/// [`SamplingFields`](crate::sampling::SamplingFields). Fields that only OpenAI's own service
-/// uses (`user`, `store`, `metadata`, …) are accepted and ignored.
+/// [`SamplingFields`](crate::sampling::SamplingFields) and
+/// [`ExtraFields`](crate::extra_fields::ExtraFields). Other fields are accepted and ignored.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ChatBody {
     pub(super) model: String,
@@ -34,6 +34,12 @@ pub(crate) struct ChatBody {
     pub(super) tools: Option<Vec<ToolField>>,
     #[serde(default)]
     pub(super) tool_choice: Option<ToolChoiceField>,
+    #[serde(default)]
+    pub(super) parallel_tool_calls: Option<bool>,
+    #[serde(default)]
+    pub(super) reasoning_effort: Option<String>,
+    #[serde(default)]
+    pub(super) user: Option<String>,
     #[serde(default)]
     pub(super) flotilla: Option<RoutingFields>,
     /// OpenAI's key for requests that share a cached prefix. It is used as the session when the

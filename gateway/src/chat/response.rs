@@ -144,14 +144,15 @@ impl<'a> ChatCompletion<'a> {
 
 impl ChatChoiceJson {
     fn new(index: usize, choice: CollectedChoice, logprobs: bool) -> Self {
-        // OpenAI sends null as the content of an answer that consists of tool calls only.
-        let only_calls = choice.content.is_empty() && !choice.tool_calls.is_empty();
+        // OpenAI sends null as the content of an answer that consists of tool calls or a refusal only.
+        let has_other = !choice.tool_calls.is_empty() || !choice.refusal.is_empty();
+        let has_no_content = choice.content.is_empty() && has_other;
         Self {
             index,
             message: MessageJson {
                 role: "assistant",
-                content: (!only_calls).then_some(choice.content),
-                refusal: None,
+                content: (!has_no_content).then_some(choice.content),
+                refusal: (!choice.refusal.is_empty()).then_some(choice.refusal),
                 reasoning_content: choice.reasoning,
                 tool_calls: choice.tool_calls.into_iter().map(Into::into).collect(),
             },

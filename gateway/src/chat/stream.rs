@@ -1,5 +1,7 @@
 //! The chunks of a streamed chat answer.
 
+use std::collections::BTreeSet;
+
 use bytes::BytesMut;
 use flotilla_core::generate::{ChoiceDelta, ChoiceFinished, GenerateEvent, ToolCallDelta};
 use serde::Serialize;
@@ -13,8 +15,8 @@ use crate::sse::{EventWriter, StreamStart};
 /// Writes the events of a chat answer as chunks.
 pub(super) struct ChatChunkWriter {
     template: ChunkTemplate,
-    /// By choice: whether its role was sent.
-    role_sent: Vec<bool>,
+    /// The choices whose role was sent.
+    role_sent: BTreeSet<u32>,
 }
 
 #[derive(Serialize)]
@@ -33,6 +35,8 @@ struct DeltaJson<'a> {
     content: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     reasoning_content: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    refusal: &'a str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<ToolCallDeltaJson<'a>>,
 }
@@ -77,24 +81,21 @@ impl ChatChunkWriter {
         let object = "chat.completion.chunk";
         Self {
             template: ChunkTemplate::new(id, object, include_usage, late_served_by),
-            role_sent: Vec::new(),
+            role_sent: BTreeSet::new(),
         }
     }
 
     /// Returns the role for the first chunk of a choice, `None` for the others.
     fn role(&mut self, choice: u32) -> Option<&'static str> {
-        let index = choice as usize;
-        if self.role_sent.len() <= index {
-            self.role_sent.resize(index + 1, false);
-        }
-        let first = !std::mem::replace(&mut self.role_sent[index], true);
-        first.then_some("assistant")
+        let is_first = self.role_sent.insert(choice);
+        is_first.then_some("assistant")
     }
 
     fn write_delta(&mut self, delta: ChoiceDelta, out: &mut BytesMut) {
         let role = self.role(delta.choice);
-        // OpenAI omits the content of an answer that starts with a tool call.
-        let starts_with_text = role.is_some() && delta.tool_calls.is_empty();
+        // OpenAI omits the content of an answer that starts with a tool call or a refusal.
+        let starts_with_text =
+            role.is_some() && delta.tool_calls.is_empty() && delta.refusal.is_empty();
         let has_content = !delta.content.is_empty() || !delta.logprobs.is_empty();
         let choice = ChunkChoice {
             index: delta.choice,
@@ -102,6 +103,7 @@ impl ChatChunkWriter {
                 role,
                 content: (has_content || starts_with_text).then_some(&*delta.content),
                 reasoning_content: &delta.reasoning,
+                refusal: &delta.refusal,
                 tool_calls: delta.tool_calls.iter().map(Into::into).collect(),
             },
             logprobs: (!delta.logprobs.is_empty()).then(|| delta.logprobs.into()),
@@ -188,6 +190,25 @@ mod tests {
         assert_eq!(chunks[2]["choices"][0]["delta"], json!({}));
         assert_eq!(chunks[3]["choices"], json!([]));
         assert_eq!(chunks[3]["usage"]["total_tokens"], 5);
+    }
+
+    #[test]
+    fn refusal_takes_the_place_of_the_content() {
+        let refusal = |refusal: &str| {
+            GenerateEvent::Delta(ChoiceDelta {
+                refusal: refusal.into(),
+                ..ChoiceDelta::default()
+            })
+        };
+        let chunks = chunks(false, vec![refusal("I "), refusal("cannot.")]);
+        assert_eq!(
+            chunks[0]["choices"][0]["delta"],
+            json!({"role": "assistant", "refusal": "I "})
+        );
+        assert_eq!(
+            chunks[1]["choices"][0]["delta"],
+            json!({"refusal": "cannot."})
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use flotilla_core::generate::{
     ChatMessage, GenerateInput, GenerateRequest, JsonSchemaFormat, OutputConstraint, RequestError,
-    Route, Tool, ToolCall, ToolChoice, parse_template_args,
+    Route, Tool, ToolCall, ToolChoice, UpstreamFields, parse_template_args,
 };
 use http::HeaderMap;
 
@@ -10,6 +10,7 @@ use super::fields::{
     ChatBody, ContentPart, MessageContent, MessageField, NamedToolChoice, ResponseFormat,
     ToolChoiceField, ToolField,
 };
+use crate::extra_fields::ExtraFields;
 use crate::range::check_range;
 use crate::routing_fields::{parse_route, session_hash};
 use crate::sampling::SamplingFields;
@@ -30,6 +31,7 @@ impl ChatBody {
     pub(crate) fn validate(
         self,
         sampling: SamplingFields,
+        extra: ExtraFields,
         headers: &HeaderMap,
     ) -> Result<(GenerateRequest<Route>, bool), RequestError> {
         let mut route = parse_route(&self.model, self.flotilla, headers)?;
@@ -71,15 +73,23 @@ impl ChatBody {
             .max_completion_tokens
             .map(|tokens| ("max_completion_tokens", tokens))
             .or(self.max_tokens.map(|tokens| ("max_tokens", tokens)));
+        let upstream = UpstreamFields {
+            user: self.user,
+            max_completion_tokens: self.max_completion_tokens.is_some(),
+            extra: extra.into_text(),
+        };
         let request = GenerateRequest {
             choices: sampling.choices()?,
             sampling: sampling.validate(max_tokens)?,
             tools,
             tool_choice,
+            parallel_tool_calls: self.parallel_tool_calls,
+            reasoning_effort: self.reasoning_effort,
             constraint,
             logprobs,
             stream,
             chat_template_args,
+            upstream,
             ..GenerateRequest::new(route, GenerateInput::Chat(messages))
         };
         Ok((request, include_usage))
@@ -324,7 +334,8 @@ mod tests {
     fn validate(json: &str) -> Result<GenerateRequest<Route>, RequestError> {
         let body: ChatBody = serde_json::from_str(json).unwrap();
         let sampling = serde_json::from_str(json).unwrap();
-        let (request, _) = body.validate(sampling, &HeaderMap::new())?;
+        let extra = serde_json::from_str(json).unwrap();
+        let (request, _) = body.validate(sampling, extra, &HeaderMap::new())?;
         Ok(request)
     }
 
@@ -341,6 +352,27 @@ mod tests {
             panic!("not a chat");
         };
         assert_eq!(messages[0].content, "hi");
+    }
+
+    #[test]
+    fn what_only_servers_know_is_kept_as_it_was_sent() {
+        let json = body_with(
+            r#", "user": "ann", "max_completion_tokens": 9, "parallel_tool_calls": false,
+            "reasoning_effort": "low", "seed": -1, "verbosity": "low", "n_predict": 99"#,
+        );
+        let request = validate(&json).unwrap();
+        let upstream = UpstreamFields {
+            user: Some("ann".into()),
+            max_completion_tokens: true,
+            extra: Some(r#"{"verbosity":"low"}"#.into()),
+        };
+        assert_eq!(request.upstream, upstream);
+        assert_eq!(request.sampling.max_tokens, Some(9));
+        assert_eq!(request.sampling.seed, Some(-1));
+        assert_eq!(request.parallel_tool_calls, Some(false));
+        assert_eq!(request.reasoning_effort.as_deref(), Some("low"));
+        let named_otherwise = validate(&body_with(r#", "max_tokens": 9"#)).unwrap();
+        assert_eq!(named_otherwise.upstream, UpstreamFields::default());
     }
 
     #[test]

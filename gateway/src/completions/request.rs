@@ -1,10 +1,13 @@
 //! The JSON fields of a completion request, and their validation.
 
-use flotilla_core::generate::{GenerateInput, GenerateRequest, RequestError, Route};
+use flotilla_core::generate::{
+    GenerateInput, GenerateRequest, RequestError, Route, UpstreamFields,
+};
 use http::HeaderMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::extra_fields::ExtraFields;
 use crate::prompt_inputs::{PromptInput, PromptInputs};
 use crate::range::check_range;
 use crate::routing_fields::{RoutingFields, parse_route};
@@ -35,6 +38,8 @@ pub(crate) struct CompletionBody {
     echo: Option<bool>,
     #[serde(default)]
     best_of: Option<u32>,
+    #[serde(default)]
+    user: Option<String>,
     #[serde(default)]
     suffix: Option<String>,
     #[serde(default)]
@@ -88,6 +93,7 @@ impl CompletionBody {
     pub(crate) fn validate(
         self,
         sampling: SamplingFields,
+        extra: ExtraFields,
         headers: &HeaderMap,
     ) -> Result<CompletionRequest, RequestError> {
         let route = parse_route(&self.model, self.flotilla, headers)?;
@@ -129,6 +135,11 @@ impl CompletionBody {
         let prompt_only = echo && max_tokens == 0;
         let max_tokens = max_tokens.max(u32::from(prompt_only));
         let sampling = sampling.validate(Some(("max_tokens", max_tokens)))?;
+        let upstream = UpstreamFields {
+            user: self.user,
+            max_completion_tokens: false,
+            extra: extra.into_text(),
+        };
         let generations = prompts
             .into_iter()
             .map(|prompt| match prompt {
@@ -140,6 +151,7 @@ impl CompletionBody {
                 logprobs,
                 choices,
                 stream,
+                upstream: upstream.clone(),
                 ..GenerateRequest::new(route.clone(), input)
             })
             .collect();
@@ -159,7 +171,11 @@ mod tests {
     fn validate(fields: &str) -> Result<CompletionRequest, RequestError> {
         let json = format!(r#"{{"model": "m", {fields}}}"#);
         let body: CompletionBody = serde_json::from_str(&json).unwrap();
-        body.validate(serde_json::from_str(&json).unwrap(), &HeaderMap::new())
+        body.validate(
+            serde_json::from_str(&json).unwrap(),
+            ExtraFields::default(),
+            &HeaderMap::new(),
+        )
     }
 
     #[test]
