@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use flotilla_core::Joules;
 use flotilla_core::energy::EnergyUsage;
 
 use super::request_progress::RequestProgress;
@@ -34,26 +35,30 @@ impl LedgerEntry {
         self.progress.record_token();
     }
 
-    /// Settles the entry of a request that has ended and returns the energy it used. `None` if it is
-    /// not known, because another machine computed the request.
+    /// Settles the entry of a request that has ended and returns the energy it used, none if another
+    /// machine computed it.
     /// `output_tokens` is the exact number of tokens; 0 keeps the number of recorded ones.
-    pub fn settle(&mut self, output_tokens: u32) -> Option<EnergyUsage> {
+    pub fn settle(&mut self, output_tokens: u32) -> EnergyUsage {
         self.progress.finish(output_tokens);
         self.close()
     }
 
-    fn close(&mut self) -> Option<EnergyUsage> {
-        let account = self.account.take()?;
+    fn close(&mut self) -> EnergyUsage {
+        let Some(account) = self.account.take() else {
+            return EnergyUsage::new(Joules(0.0), self.shared.lock().sources);
+        };
         // A guess until the ledger has seen a window with work: at full concurrency the requests of a
         // model draw all of the active power together.
         let active_watts = f64::from(self.shared.power.dynamic_power().0);
         let guessed_watts = active_watts / f64::from(self.progress.rate.concurrency);
-        Some(self.shared.lock().settle(account, guessed_watts))
+        self.shared.lock().settle(account, guessed_watts)
     }
 }
 
 impl Drop for LedgerEntry {
     fn drop(&mut self) {
-        self.close();
+        if self.account.is_some() {
+            self.close();
+        }
     }
 }

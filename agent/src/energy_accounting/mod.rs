@@ -153,8 +153,11 @@ mod tests {
         assert!(accounting.thread.0.lock().is_idle());
         let mut local = accounting.open_entry(rate(ComputeLocation::OtherProcess));
         assert!(!accounting.thread.0.lock().is_idle());
-        assert!(local.settle(1).is_some());
-        assert_eq!(waiting.settle(1), None);
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        assert!(local.settle(1).joules.0 > 0.0);
+        let none = waiting.settle(1);
+        assert_eq!(none.joules.0, 0.0);
+        assert_eq!(none.sources, local.settle(1).sources);
         assert!(accounting.thread.0.lock().is_idle());
     }
 }

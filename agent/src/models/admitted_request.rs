@@ -176,7 +176,7 @@ impl AdmittedRequest {
                 let counters = self.served.live_counters();
                 counters.add_tokens(embeddings.prompt_tokens, 0);
                 self.end = RequestEnd::Complete;
-                embeddings.energy = self.end_accounting(0);
+                embeddings.energy = Some(self.end_accounting(0));
                 Ok(embeddings)
             }
             Err(error) => {
@@ -217,7 +217,7 @@ impl AdmittedRequest {
         let is_wait_of_request = self.turn != TurnPosition::Later;
         self.served.record_timing(timing, is_wait_of_request);
         usage.timing = Some(timing);
-        usage.energy = self.end_accounting(usage.completion_tokens);
+        usage.energy = Some(self.end_accounting(usage.completion_tokens));
         self.end = RequestEnd::Complete;
     }
 
@@ -236,10 +236,10 @@ impl AdmittedRequest {
         }
     }
 
-    fn end_accounting(&mut self, output_tokens: u32) -> Option<EnergyUsage> {
-        let usage = self.energy.settle(output_tokens)?;
+    fn end_accounting(&mut self, output_tokens: u32) -> EnergyUsage {
+        let usage = self.energy.settle(output_tokens);
         self.served.live_counters().add_energy(usage);
-        Some(usage)
+        usage
     }
 }
 

@@ -45,8 +45,7 @@ impl ServerConnection {
         let time = self.timeouts.first_byte;
         let response = tokio::time::timeout(time, self.send(&url, body)).await;
         let response = response.map_err(|_| body::silent(time))?;
-        let response =
-            response.map_err(|e| RequestError::Upstream(error::unreachable(&url, &e)))?;
+        let response = response.map_err(|e| unsent(&url, &e))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -70,5 +69,16 @@ impl ServerConnection {
             Some(key) => request.bearer_auth(key),
             None => request,
         }
+    }
+}
+
+/// The error of a request that got no response. One that did not reach the server may be sent to another
+/// replica, which may have a server of its own.
+fn unsent(url: &str, error: &reqwest::Error) -> RequestError {
+    let message = error::unreachable(url, error);
+    if error.is_connect() {
+        RequestError::NodeLost(message)
+    } else {
+        RequestError::Upstream(message)
     }
 }

@@ -29,3 +29,4 @@ mod store;
 mod task_routing;
 mod telemetry;
 mod time_limits;
+mod upstream_servers;
