@@ -11,8 +11,11 @@ pub(super) struct LogprobsField {
     content: Option<Vec<TokenField>>,
     tokens: Option<Vec<String>>,
     token_logprobs: Option<Vec<Option<f32>>>,
-    top_logprobs: Option<Vec<Option<BTreeMap<String, Option<f32>>>>>,
+    top_logprobs: Option<Vec<Option<Alternatives>>>,
 }
+
+/// The log-probabilities of alternatives, by their text.
+type Alternatives = BTreeMap<String, Option<f32>>;
 
 /// A token with its alternatives, or an alternative.
 #[derive(Deserialize)]

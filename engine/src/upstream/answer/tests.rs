@@ -129,7 +129,9 @@ fn finish_reasons_are_translated() {
 #[test]
 fn answer_that_is_not_complete_is_an_error() {
     let part = delta(&json!({"content": "a"}));
-    assert!(error(&[part.clone()], StreamEnd::Closed).contains("without a finish reason"));
+    assert!(
+        error(std::slice::from_ref(&part), StreamEnd::Closed).contains("without a finish reason")
+    );
     let broken = StreamEnd::Broken(error::interrupted("reset"));
     assert!(error(&[part], broken).contains("reset"));
     assert!(error(&[], StreamEnd::Done).contains("no choice"));
