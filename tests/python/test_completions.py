@@ -6,6 +6,7 @@ import pytest
 
 import fleet
 import raw_http
+import vocabulary
 from fleet import counts, talkative
 
 MODEL = "numbers"
@@ -93,6 +94,50 @@ def test_choices_are_numbered_by_prompt(complete):
 def test_echo_puts_the_prompt_first(complete):
     plain = complete().choices[0].text
     assert complete(echo=True).choices[0].text == PROMPT + plain
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_echo_without_new_tokens_is_the_prompt(complete, n):
+    answer = complete(echo=True, max_tokens=0, n=n)
+    assert [(choice.text, choice.finish_reason) for choice in answer.choices] == [(PROMPT, "length")] * n
+    assert answer.usage.completion_tokens == 0 < answer.usage.prompt_tokens
+    stream = complete(echo=True, max_tokens=0, n=n, stream=True, stream_options={"include_usage": True})
+    texts, reasons, usage = join_stream(stream)
+    assert (texts, reasons) == ([PROMPT] * n, ["length"] * n)
+    assert counts(usage) == counts(answer.usage)
+
+
+def test_completion_begins_with_the_space_that_belongs_to_it(complete):
+    """The prompt and the answer must be a text again. The log-probabilities have the texts of all tokens."""
+    for prompt in [PROMPT, "3, 1", "what is the", "9 8"]:
+        tokens = complete(prompt, logprobs=0).choices[0].logprobs.tokens
+        assert complete(prompt).choices[0].text == "".join(tokens)
+        assert complete(prompt, echo=True).choices[0].text == prompt + "".join(tokens)
+
+
+def test_token_ids_are_continued_like_their_text(complete):
+    """The text of a token that has one id is that token."""
+    (seven,), (eight,) = vocabulary.ids(MODEL, "7"), vocabulary.ids(MODEL, "8")
+    alone = [complete(text) for text in ["7", "8"]]
+    by_id = complete([[seven], [float(eight)]])
+    assert [choice.text for choice in by_id.choices] == [one.choices[0].text for one in alone]
+    assert complete([seven]).choices[0].text == alone[0].choices[0].text
+    assert complete([seven]).usage.prompt_tokens == 1
+
+
+def test_token_id_outside_the_vocabulary_is_refused():
+    reply = raw_http.post(PATH, {"model": MODEL, "prompt": [5, 4_000_000_000]})
+    assert reply.status == 400
+    error = reply.json()["error"]
+    assert error["param"] == "prompt"
+    assert "4000000000" in error["message"] and "check_embedding_ctx_length=False" in error["message"]
+
+
+@pytest.mark.parametrize("model", ["auto", "task:numbers"])
+def test_token_ids_need_a_named_model(model):
+    reply = raw_http.post(PATH, {"model": model, "prompt": [5]})
+    assert reply.status == 400
+    assert reply.json()["error"]["param"] == "prompt"
 
 
 @pytest.mark.parametrize("stream", [False, True])

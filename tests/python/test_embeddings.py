@@ -9,6 +9,7 @@ import openai
 import pytest
 
 import fleet
+import make_embedding_model
 import raw_http
 
 MODEL = "tiny-embed"
@@ -180,3 +181,26 @@ def test_text_longer_than_the_context_is_refused_by_name():
     error = reply.json()["error"]
     assert error["code"] == "context_length_exceeded"
     assert error["param"] == "input"
+
+
+def test_token_ids_have_the_embedding_of_their_text(embed):
+    """Each byte is a token of the model, and its end token closes every text."""
+    symbols = make_embedding_model.vocabulary()
+    end = symbols[make_embedding_model.END]
+    ids = [[symbols[make_embedding_model.byte_symbols()[byte]] for byte in text.encode()] + [end] for text in ["a boat", "x"]]
+    by_text, by_id = embed(["a boat", "x"]), embed(ids)
+    for one, other in zip(by_text.data, by_id.data):
+        assert_close(one.embedding, other.embedding)
+    assert by_id.usage.prompt_tokens == by_text.usage.prompt_tokens
+    assert_close(embed(ids[0]).data[0].embedding, by_text.data[0].embedding)
+
+
+@pytest.mark.parametrize("tokens", [[4_000], [5, 100_264], [[5], [4_000_000_000]]])
+def test_token_ids_of_another_vocabulary_are_refused(tokens):
+    """LangChain sends those of OpenAI's, and learns what to do instead. The model goes on."""
+    reply = raw_http.post(PATH, {"model": MODEL, "input": tokens})
+    assert reply.status == 400
+    error = reply.json()["error"]
+    assert error["param"] == "input"
+    assert "check_embedding_ctx_length=False" in error["message"]
+    assert raw_http.post(PATH, {"model": MODEL, "input": [5, 6]}).status == 200

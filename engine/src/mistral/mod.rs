@@ -25,6 +25,7 @@ mod model_files;
 mod request;
 mod sampler;
 mod stop_texts;
+mod token_ids;
 mod warm_up;
 mod weights_size;
 
@@ -59,7 +60,8 @@ impl Engine for MistralEngine {
         let loaded = load::load(&model.spec, progress).await?;
         drop(guard);
         let pipeline = loaded.pipeline;
-        let loaded = MistralModel::new(loaded, model.spec.concurrency);
+        let knows_token = token_ids::known_tokens(&loaded.weights).await;
+        let loaded = MistralModel::new(loaded, model.spec.concurrency, knows_token);
         warm_up::warm_up(&loaded, model.name(), pipeline, warm_up::TIMEOUT).await;
         match loaded.fault() {
             Some(fault) => Err(LoadError::Engine(fault)),

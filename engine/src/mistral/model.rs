@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use flotilla_core::generate::{
-    EmbedInput, EmbedRequest, Embeddings, FileDefaults, GenerateRequest, RequestError,
+    EmbedInput, EmbedRequest, Embeddings, FileDefaults, GenerateInput, GenerateRequest,
+    RequestError,
 };
 use flotilla_core::spec::Pipeline;
 use futures::StreamExt;
@@ -20,6 +21,7 @@ use super::engine_thread::{EngineThread, engine_stopped};
 use super::load::LoadedEngine;
 use super::load_plan::is_on_cpu;
 use super::request;
+use super::token_ids::{self, KnowsToken};
 use crate::{GenerateEvents, LoadedModel};
 
 /// How long an engine thread may take to stop.
@@ -35,6 +37,7 @@ pub(super) struct MistralModel {
     model: Mutex<Option<Model>>,
     weights: WeightsWatch,
     pipeline: Pipeline,
+    knows_token: KnowsToken,
     /// The number of sequences that are computed at once.
     concurrency: usize,
     /// What the model's files say about sampling.
@@ -43,7 +46,7 @@ pub(super) struct MistralModel {
 
 impl MistralModel {
     /// Wraps a loaded engine. `concurrency` is the number of sequences that the spec allows at once.
-    pub(super) fn new(loaded: LoadedEngine, concurrency: u32) -> Self {
+    pub(super) fn new(loaded: LoadedEngine, concurrency: u32, knows_token: KnowsToken) -> Self {
         // On a CPU mistral.rs 0.8.1 lets the sequences of a decoding batch overwrite each other's
         // attention (flash_attn_cpu_single_q shares its scratch memory among them), which would mix
         // the answers. One at a time is correct, and hardly slower on a CPU.
@@ -58,6 +61,7 @@ impl MistralModel {
             model: Mutex::new(Some(loaded.model)),
             weights: loaded.weights,
             pipeline: loaded.pipeline,
+            knows_token,
             concurrency,
             file_defaults: loaded.file_defaults,
         }
@@ -65,6 +69,9 @@ impl MistralModel {
 
     /// Returns the vector of one input and its number of tokens.
     async fn embed_input(&self, input: EmbedInput) -> Result<(Vec<f32>, u32), RequestError> {
+        if let EmbedInput::Tokens(tokens) = &input {
+            token_ids::check(tokens, "input", &self.knows_token)?;
+        }
         let _permit = self.engine.acquire().await?;
         let mut responses = self.engine.send(request::embedding(input)).await?;
         match responses.recv().await {
@@ -110,6 +117,9 @@ impl LoadedModel for MistralModel {
                     request.model
                 ),
             ));
+        }
+        if let GenerateInput::Tokens(tokens) = &request.input {
+            token_ids::check(tokens, "prompt", &self.knows_token)?;
         }
         let choice = ChoiceTask::new(request, self.engine.clone())?;
         Ok(choice.events().boxed())

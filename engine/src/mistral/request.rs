@@ -49,7 +49,9 @@ pub(super) fn choice(request: &GenerateRequest) -> Result<ChoiceRequest, Request
     let with_tools = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
     // With tools the engine leaves special tokens in the text. The text of the last token is then
     // needed to remove it.
-    let return_logprobs = request.logprobs.is_some() || with_tools;
+    // A completion needs that of the first token for the space that the engine removes.
+    let is_chat = matches!(request.input, GenerateInput::Chat(_));
+    let return_logprobs = request.logprobs.is_some() || with_tools || !is_chat;
     let (guard, release) = sequence_guard();
     let sampler = TokenSampler::new(sampling, request.logprobs).with_guard(guard);
     let journal = sampler.journal();
