@@ -72,9 +72,15 @@ impl MistralModel {
         if let EmbedInput::Tokens(tokens) = &input {
             token_ids::check(tokens, "input", &self.knows_token)?;
         }
-        let _permit = self.engine.acquire().await?;
+        let permit = self.engine.acquire().await?;
         let mut responses = self.engine.send(request::embedding(input)).await?;
-        match responses.recv().await {
+        // The engine thread ends if nobody receives its answer. A task of its own keeps receiving when the
+        // caller is dropped, and keeps other sequences away until then.
+        let received = tokio::spawn(async move {
+            let _permit = permit;
+            responses.recv().await
+        });
+        match received.await.map_err(|_| engine_stopped())? {
             Some(Response::Embeddings {
                 embeddings,
                 prompt_tokens,
