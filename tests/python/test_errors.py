@@ -1,6 +1,7 @@
 """Errors: their shape, their status, and the exceptions of the official client."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -119,6 +120,11 @@ TOOL = {"type": "function", "function": {"name": "f"}}
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": "perhaps"}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": [TOOL] * 129}, "tools"),
+        ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "tool_choice"),
+        ({"parallel_tool_calls": "no"}, "parallel_tool_calls"),
+        ({"chat_template_kwargs": 5}, "chat_template_kwargs"),
+        ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
         ({"functions": []}, "functions"),
         ({"modalities": ["text", "audio"]}, "modalities"),
     ],
@@ -164,6 +170,36 @@ def test_prompt_longer_than_the_context_is_refused(ask, stream):
     assert refused.value.code == "context_length_exceeded"
     assert refused.value.param == "messages"
     assert "512" in refused.value.message
+
+
+@pytest.mark.parametrize("text", ["card " * 780_000, "x" * 3_900_000, "🂡" * 300_000], ids=["words", "letters", "cards"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_prompt_far_longer_than_the_context_is_refused_at_once(path, text):
+    """Without counting its tokens, which would take seconds."""
+    body = {"model": "support-intent", "messages": user(text), "prompt": text}
+    del body["prompt" if "chat" in path else "messages"]
+    started = time.monotonic()
+    error = checked_error(raw_http.post(path, body), 400)
+    assert error["code"] == "context_length_exceeded"
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("effort", ["low", "high"])
+def test_model_that_does_not_reason_refuses_an_effort(ask, effort):
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask("support-intent", "hello", reasoning_effort=effort)
+    assert refused.value.param == "reasoning_effort"
+    assert ask("support-intent", "hello", reasoning_effort="none").choices[0].finish_reason
+
+
+def test_arguments_of_the_chat_template_are_passed_or_refused(ask):
+    """The templates of these models use no arguments, so that most change nothing."""
+    plain = ask("support-intent", "hello", temperature=0).choices[0].message.content
+    arguments = {"chat_template_kwargs": {"enable_thinking": False, "unused": 1}}
+    assert ask("support-intent", "hello", temperature=0, extra_body=arguments).choices[0].message.content == plain
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask("support-intent", "hello", extra_body={"chat_template_kwargs": {"messages": []}})
+    assert refused.value.param == "chat_template_kwargs.messages"
 
 
 def test_body_up_to_the_size_limit_is_accepted():

@@ -2,9 +2,11 @@
 
 import enum
 import json
+import time
 from typing import Literal
 
 import jsonschema
+import openai
 import pydantic
 import pytest
 
@@ -238,6 +240,99 @@ def test_client_parses_a_stream_into_a_pydantic_model(client):
     ) as events:
         final = events.get_final_completion()
     assert isinstance(final.choices[0].message.parsed, Order)
+
+
+RECURSIVE = {
+    "type": "object",
+    "properties": {"name": {"enum": ["a", "b"]}, "child": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}},
+    "required": ["name", "child"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_recursive_schema_is_enforced(ask, stream):
+    parameters = {"temperature": 0.3, "seed": 2, "max_tokens": 400, "response_format": form(RECURSIVE)}
+    if stream:
+        text, reason = streamed(ask, UNTRAINED, "hello", **parameters)
+    else:
+        choice = ask(UNTRAINED, "hello", **parameters).choices[0]
+        text, reason = choice.message.content, choice.finish_reason
+    if reason == "stop":
+        jsonschema.validate(json.loads(text), RECURSIVE)
+    else:
+        assert reason == "length" and text.startswith('{"name": "')
+
+
+# What the grammar lacks, in a schema that it can enforce otherwise.
+PARTLY = {
+    "uniqueItems": {"type": "array", "items": {"enum": ["x", "y"]}, "minItems": 1, "maxItems": 2, "uniqueItems": True},
+    "propertyNames": {
+        "type": "object",
+        "properties": {"a": {"const": 1}},
+        "required": ["a"],
+        "additionalProperties": False,
+        "propertyNames": {"pattern": "^[a-z]$"},
+    },
+    "format": {"type": "string", "maxLength": 4, "format": "credit-card"},
+    "pattern": {"type": "string", "maxLength": 4, "pattern": "^(?!.*z).*$"},
+    "if": {"type": "integer", "minimum": 1, "maximum": 3, "if": {"const": 1}, "then": {"minimum": 1}},
+    "not": {"type": "integer", "minimum": 1, "maximum": 3, "not": {"const": 7}},
+    "contains": {"type": "array", "items": {"const": 1}, "minItems": 1, "maxItems": 2, "contains": {"const": 1}},
+}
+
+
+@pytest.mark.parametrize("strict", [False, None])
+@pytest.mark.parametrize("keyword", PARTLY)
+def test_schema_that_is_not_strict_is_enforced_as_far_as_possible(ask, keyword, strict):
+    wanted = {name: value for name, value in PARTLY[keyword].items() if name != keyword}
+    choice = ask(
+        UNTRAINED, "hello", temperature=0, max_tokens=60, response_format=form(wrapped(PARTLY[keyword]), strict)
+    ).choices[0]
+    assert choice.finish_reason == "stop", choice.message.content
+    jsonschema.validate(json.loads(choice.message.content), wrapped(wanted))
+
+
+def wrapped(schema):
+    return {"type": "object", "properties": {"v": schema}, "required": ["v"], "additionalProperties": False}
+
+
+@pytest.mark.parametrize("keyword", PARTLY)
+def test_strict_schema_with_what_the_grammar_lacks_is_refused_with_its_path(ask, keyword):
+    with pytest.raises(openai.BadRequestError) as refused:
+        ask(UNTRAINED, "hello", max_tokens=5, response_format=form(wrapped(PARTLY[keyword])))
+    assert refused.value.param == f"response_format.json_schema.schema.properties.v.{keyword}"
+
+
+def wide(count):
+    return {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(count)}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"type": "array", "items": {}, "minItems": 50_000},
+        {"type": "number", "minimum": "größer als nichts" * 20},
+        {"type": "string", "pattern": "((a{100}){100}){100}"},
+        {"allOf": [{"$ref": "#"}]},
+        {"type": "integer", "minimum": 5, "maximum": 3},
+        wide(5_000),
+    ],
+    ids=["itself", "items", "text", "pattern", "circle", "nothing", "wide"],
+)
+def test_schema_that_cannot_be_enforced_is_refused_at_once_and_harms_nobody(ask, schema):
+    """More of them than failures that keep requests away from a replica."""
+    for _ in range(6):
+        started = time.monotonic()
+        reply = raw_http.post(
+            "/v1/chat/completions", {"model": UNTRAINED, "messages": user("hello"), "response_format": form(schema, None)}
+        )
+        assert time.monotonic() - started < 2
+        error = reply.json()["error"]
+        assert (reply.status, error["type"]) == (400, "invalid_request_error"), reply.body
+        assert not {"panic", "backtrace", "\n"} & set(error["message"].split(" ")), error
+    assert ask(UNTRAINED, QUESTIONS[UNTRAINED], temperature=0).choices[0].finish_reason == "stop"
 
 
 @pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"type": "object", "properties": 5}, {"$ref": "#/$defs/nowhere"}])

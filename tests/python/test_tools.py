@@ -1,8 +1,10 @@
 """Tool calls."""
 
 import json
+from typing import Literal, Union
 
 import jsonschema
+import openai
 import pydantic
 import pytest
 from openai import pydantic_function_tool
@@ -199,8 +201,158 @@ def test_conversation_continues_after_a_call(client, ask):
         assert reason == "stop"
 
 
-def test_incomplete_call_ends_with_length_and_is_not_returned(ask):
-    """A client must not mistake an incomplete call for a call."""
-    choice = forced(ask, tools=[WEATHER], tool_choice="required", max_tokens=4).choices[0]
+def assembled(chunks):
+    """Joins the chunks of a stream. Returns its content, names of functions, arguments and finish reason."""
+    content, names, arguments, reason = "", [], "", None
+    for part in (part for chunk in chunks for part in chunk.choices):
+        content += part.delta.content or ""
+        reason = part.finish_reason or reason
+        for piece in part.delta.tool_calls or []:
+            names += [piece.function.name] if piece.function.name else []
+            arguments += piece.function.arguments or ""
+    return content, names, arguments, reason
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 12, 20, 30])
+def test_call_that_was_cut_is_a_partial_call_or_nothing(ask, tokens):
+    """Content never shows in which form the model writes a call."""
+    parameters = {"tools": [WEATHER], "tool_choice": "required", "max_tokens": tokens}
+    choice = forced(ask, **parameters).choices[0]
     assert choice.finish_reason == "length"
-    assert not choice.message.tool_calls
+    assert choice.message.content is None
+    calls = choice.message.tool_calls or []
+    whole = forced(ask, tools=[WEATHER], tool_choice="required").choices[0].message.tool_calls[0].function
+    for call in calls:
+        assert call.function.name == "get_weather"
+        assert whole.arguments.startswith(call.function.arguments)
+    content, names, arguments, reason = assembled(forced(ask, stream=True, **parameters))
+    assert (content, reason) == ("", "length")
+    assert names == [call.function.name for call in calls]
+    assert arguments == "".join(call.function.arguments for call in calls)
+
+
+class Line(pydantic.BaseModel):
+    item: Literal["lamp", "desk"]
+    quantity: Literal[1, 2, 3]
+
+
+class Order(pydantic.BaseModel):
+    line: Line
+    gift: Line
+    express: bool
+
+
+class Tree(pydantic.BaseModel):
+    kind: Literal["leaf", "branch"]
+    left: Union["Tree", None]
+
+
+DEFINITIONS = {
+    "type": "object",
+    "properties": {"line": {"$ref": "#/definitions/Line"}, "same": {"$ref": "#/properties/line"}},
+    "required": ["line", "same"],
+    "additionalProperties": False,
+    "definitions": {"Line": Line.model_json_schema()},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", "named"])
+@pytest.mark.parametrize("strict", [None, True])
+@pytest.mark.parametrize(
+    "parameters", [Order.model_json_schema(), Tree.model_json_schema(), DEFINITIONS], ids=["order", "tree", "pointers"]
+)
+def test_references_in_parameters_keep_their_meaning(ask, parameters, strict, choice, stream):
+    store = tool("store", parameters)
+    store["function"]["strict"] = strict
+    named = {"type": "function", "function": {"name": "store"}}
+    chosen = {"tools": [STOP, store], "tool_choice": named}
+    if choice == "required":
+        chosen = {"tools": [store], "tool_choice": "required"}
+    for seed in range(3):
+        # A tree may be of any depth: at a low temperature it ends.
+        answer = forced(ask, temperature=0.3, seed=seed, max_tokens=400, stream=stream, **chosen)
+        if stream:
+            content, names, arguments, reason = assembled(answer)
+            assert (content, names) == ("", ["store"])
+        else:
+            message = answer.choices[0].message
+            arguments, reason = message.tool_calls[0].function.arguments, answer.choices[0].finish_reason
+        if reason == "tool_calls":
+            jsonschema.validate(json.loads(arguments), parameters)
+        else:
+            assert (reason, parameters.get("$ref")) == ("length", "#/$defs/Tree")
+
+
+BARE = {"type": "function", "function": {"name": "refresh"}}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [BARE, tool("refresh", {}), tool("refresh", {"type": "object", "properties": {}})],
+    ids=["none", "empty", "no properties"],
+)
+def test_function_without_parameters_is_called_every_time(ask, function):
+    choices = [{"type": "function", "function": {"name": "refresh"}}, "required"]
+    for attempt in range(40):
+        completion = forced(ask, tools=[function], tool_choice=choices[attempt % 2], temperature=1, seed=attempt)
+        (choice,) = completion.choices
+        assert choice.finish_reason == "tool_calls"
+        (call,) = choice.message.tool_calls
+        assert (call.function.name, json.loads(call.function.arguments)) == ("refresh", {})
+
+
+def test_stop_texts_do_not_cut_calls(ask):
+    completion = forced(ask, tools=[WEATHER], tool_choice="required", stop=["}", "name"])
+    assert_calls(completion.choices[0], [WEATHER])
+
+
+def test_only_allowed_tools_are_called(ask):
+    only = {"type": "function", "function": {"name": "stop-it.now"}}
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [only]}}
+    for seed in range(5):
+        completion = forced(ask, tools=[WEATHER, STOP], tool_choice=allowed, temperature=1, seed=seed)
+        assert assert_calls(completion.choices[0], [STOP]).function.name == "stop-it.now"
+
+
+@pytest.mark.parametrize("parallel", [False, True])
+def test_parallel_calls_can_be_forbidden(ask, parallel):
+    completion = forced(ask, tools=[WEATHER, STOP], tool_choice="required", parallel_tool_calls=parallel)
+    assert_calls(completion.choices[0], [WEATHER, STOP])
+
+
+def test_answer_with_a_format_may_call_a_tool_or_not(ask):
+    """The model decides, and neither form shows in the other."""
+    shape = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "shape", "schema": shape}}
+    for seed in range(6):
+        completion = forced(ask, tools=[WEATHER], response_format=form, temperature=2, seed=seed)
+        (choice,) = completion.choices
+        if choice.message.tool_calls:
+            assert_calls(choice, [WEATHER])
+        else:
+            assert choice.finish_reason == "stop"
+            jsonschema.validate(json.loads(choice.message.content), shape)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param"),
+    [
+        ({"type": "object", "properties": {"a": {"$ref": "other.json"}}}, "properties.a.$ref"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/nowhere"}}}, "properties.a.$ref"),
+        ({"type": "string"}, "type"),
+        ({"$ref": "#"}, "$ref"),
+    ],
+)
+def test_parameters_that_cannot_be_called_are_refused_with_their_path(ask, parameters, param):
+    with pytest.raises(openai.BadRequestError) as refused:
+        forced(ask, tools=[STOP, tool("f", parameters)], tool_choice="required")
+    assert refused.value.param == f"tools[1].function.parameters.{param}"
+
+
+def test_tools_count_as_a_part_of_the_context(client):
+    """The prompts of these models do not show tools, so only their own size may matter."""
+    wide = {f"property_{i}": {"type": "string", "description": "words " * 20} for i in range(200)}
+    big = tool("big", {"type": "object", "properties": wide})
+    completion = client.chat.completions.create(model=MODEL, messages=user("hello"), tools=[big], temperature=0)
+    assert completion.choices[0].finish_reason == "stop"

@@ -6,9 +6,7 @@ use mistralrs::Model;
 use mistralrs_core::Pipeline;
 use tokio::sync::Mutex;
 
-/// Returns the text of a token. Special tokens have a text too; a token that is only a part of a
-/// character has the replacement character.
-pub(super) type TokenText = Box<dyn Fn(u32) -> String + Send + Sync>;
+use super::vocabulary::Vocabulary;
 
 /// Has no strong reference left once the engine thread has dropped the weights.
 pub(super) type WeightsWatch = Weak<Mutex<dyn Pipeline>>;
@@ -17,5 +15,7 @@ pub(super) type WeightsWatch = Weak<Mutex<dyn Pipeline>>;
 pub(super) struct BuiltModel {
     pub(super) model: Model,
     pub(super) weights: WeightsWatch,
-    pub(super) token_text: TokenText,
+    pub(super) vocabulary: Vocabulary,
+    /// The text of the chat template. Empty if the model has none.
+    pub(super) template: String,
 }

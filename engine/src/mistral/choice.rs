@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use async_stream::try_stream;
 use flotilla_core::generate::{
-    ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, GenerateInput, GenerateRequest,
-    RequestError, TokenLogprob, TopLogprob, Usage,
+    ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, GenerateInput, RequestError,
+    TokenLogprob, ToolCallDelta, TopLogprob, Usage,
 };
 use futures::Stream;
 use mistralrs_core::Usage as EngineUsage;
 
+use super::call_reader::{self, CallPiece, CallReader};
 use super::chunk::EngineChunk;
 use super::engine_permit::{EnginePermit, SequenceRelease};
 use super::engine_thread::{EngineThread, engine_stopped};
 use super::journal::{SampledToken, TokenJournal};
+use super::prepared_request::{PreparedRequest, grammar_error};
 use super::request::{self, ChoiceRequest, EngineRequest};
 use super::sampler;
 use super::stop_texts::{StopMatch, StopTexts};
@@ -30,34 +32,28 @@ pub(super) struct ChoiceTask {
 
 /// What is needed to turn the engine's responses into events.
 struct ChoiceState {
-    request: GenerateRequest,
+    prepared: PreparedRequest,
     journal: Arc<TokenJournal>,
     engine: Arc<EngineThread>,
 }
 
 impl ChoiceTask {
-    /// Prepares a choice.
-    ///
-    /// # Errors
-    /// When the engine cannot do what the request asks for.
-    pub(super) fn new(
-        request: GenerateRequest,
-        engine: Arc<EngineThread>,
-    ) -> Result<Self, RequestError> {
+    /// Creates the task of a choice.
+    pub(super) fn new(prepared: PreparedRequest, engine: Arc<EngineThread>) -> Self {
         let ChoiceRequest {
             engine_request,
             journal,
             release,
-        } = request::choice(&request)?;
-        Ok(Self {
+        } = request::choice(&prepared);
+        Self {
             state: ChoiceState {
-                request,
+                prepared,
                 journal,
                 engine,
             },
             engine_request,
             release,
-        })
+        }
     }
 
     /// Returns the events of the choice. They end with its usage or an error.
@@ -72,7 +68,7 @@ impl ChoiceTask {
             state.limit_to_context(&mut engine_request).await?;
             let limit = engine_request.sampling.max_len;
             let mut responses = state.engine.send(engine_request).await?;
-            let mut stop_texts = StopTexts::new(state.request.sampling.stop.clone().unwrap_or_default());
+            let mut answer = state.answer_text();
             let mut is_first = true;
             loop {
                 let mut chunk = match responses.recv().await {
@@ -86,12 +82,15 @@ impl ChoiceTask {
                         EngineChunk::end(limit.is_some_and(|limit| state.journal.sampled() >= limit))
                     }
                 };
+                if let Some(error) = state.grammar_error() {
+                    Err(error)?;
+                }
                 let begins = std::mem::take(&mut is_first);
                 if begins {
                     chunk.restore_space();
                 }
-                let (delta, finish_reason) = state.delta(&chunk, &mut stop_texts);
-                // The text of a tool call comes only with its end, but the answer has begun.
+                let (delta, finish_reason) = state.delta(&chunk, &mut answer);
+                // The text of a tool call may come only with its end, but the answer has begun.
                 if let Some(delta) = delta.or_else(|| begins.then(ChoiceDelta::default)) {
                     yield GenerateEvent::Delta(delta);
                 }
@@ -116,7 +115,7 @@ impl ChoiceState {
         engine_request: &mut EngineRequest,
     ) -> Result<(), RequestError> {
         let context = self.engine.context;
-        let prompt_bytes: usize = match &self.request.input {
+        let prompt_bytes: usize = match &self.prepared.request.input {
             GenerateInput::Text(text) => text.len(),
             GenerateInput::Tokens(tokens) => tokens.len(),
             GenerateInput::Chat(messages) => messages
@@ -124,12 +123,14 @@ impl ChoiceState {
                 .map(|message| message.content.len() + TEMPLATE_BYTES)
                 .sum(),
         };
-        // A token has at least one byte, so a short prompt need not be counted.
+        // A token has at least one byte, so a short prompt need not be counted. What a template makes of
+        // tools has many more bytes than they have.
         let limit = engine_request.sampling.max_len;
-        if limit.is_some_and(|limit| limit.saturating_add(prompt_bytes) < context) {
+        let is_short = limit.is_some_and(|limit| limit.saturating_add(prompt_bytes) < context);
+        if is_short && self.prepared.tools.is_empty() {
             return Ok(());
         }
-        let Some(prompt) = self.engine.count_tokens(&self.request.input).await else {
+        let Some(prompt) = self.engine.count_tokens(&self.prepared).await else {
             return Ok(());
         };
         if prompt >= context {
@@ -150,7 +151,7 @@ impl ChoiceState {
             None => {
                 let prompt = match self.journal.prompt() {
                     Some(prompt) => Some(prompt),
-                    None => self.engine.count_tokens(&self.request.input).await,
+                    None => self.engine.count_tokens(&self.prepared).await,
                 };
                 (prompt.unwrap_or(0), self.journal.sampled())
             }
@@ -163,22 +164,65 @@ impl ChoiceState {
         }
     }
 
+    /// Why the answer cannot follow its grammar any further. It is the fault of the schema, not of the
+    /// engine.
+    fn grammar_error(&self) -> Option<RequestError> {
+        let grammar = self.prepared.grammar.as_ref()?;
+        Some(grammar_error(grammar.param, &self.journal.grammar_error()?))
+    }
+
+    /// Reads the text of the answer.
+    fn answer_text(&self) -> AnswerText {
+        let grammar = self.prepared.grammar.as_ref();
+        let calls = grammar.filter(|grammar| !grammar.calls.is_empty());
+        let stops = self
+            .prepared
+            .request
+            .sampling
+            .stop
+            .clone()
+            .unwrap_or_default();
+        AnswerText {
+            stop_texts: StopTexts::new(stops),
+            calls: calls
+                .map(|grammar| CallReader::new(grammar.calls.clone(), grammar.may_have_content)),
+        }
+    }
+
     /// Returns what a chunk adds, and why the choice ends with it if it does.
     fn delta(
         &self,
         chunk: &EngineChunk,
-        stop_texts: &mut StopTexts,
+        answer: &mut AnswerText,
     ) -> (Option<ChoiceDelta>, Option<FinishReason>) {
-        let mut finish_reason = chunk.finish_reason();
-        let mut content = match stop_texts.push(chunk.visible_content().to_owned()) {
-            StopMatch::Continue(text) => text,
-            StopMatch::Stop(text) => {
-                finish_reason = Some(FinishReason::Stop);
-                text
-            }
+        // Where a grammar rules from the first token on, there is no reasoning. The engine takes the
+        // answer for reasoning if the template ends with the beginning of some.
+        let (text, reasoning) = match &self.prepared.grammar {
+            Some(_) => (
+                chunk.reasoning.clone() + chunk.visible_content(),
+                String::new(),
+            ),
+            None => (chunk.visible_content().to_owned(), chunk.reasoning.clone()),
         };
+        let mut piece = answer.push(&text);
+        let mut finish_reason = chunk.finish_reason();
+        if answer.is_complete_call() {
+            finish_reason = finish_reason.map(|_| FinishReason::ToolCalls);
+        }
+        if piece.has_stop_text {
+            finish_reason = Some(FinishReason::Stop);
+        }
         if finish_reason.is_some() {
-            content.push_str(&stop_texts.finish());
+            piece.content.push_str(&answer.finish());
+        }
+        let mut tool_calls = chunk.tool_calls(self.max_calls());
+        tool_calls.extend(piece.call);
+        // The engine holds back the beginning of a call. Where the answer is cut, it sends it as content.
+        if finish_reason == Some(FinishReason::Length)
+            && let Some(call) = self.cut_call(&piece.content)
+        {
+            piece.content.clear();
+            tool_calls.extend(call);
         }
         let token = chunk.logprob.as_ref().and_then(sampler::token);
         let mut sampled = self.journal.take_through(token);
@@ -188,10 +232,10 @@ impl ChoiceState {
         }
         let delta = ChoiceDelta {
             choice: 0,
-            content,
-            reasoning: chunk.reasoning.clone(),
+            content: piece.content,
+            reasoning,
             refusal: String::new(),
-            tool_calls: chunk.tool_calls(),
+            tool_calls,
             logprobs: sampled
                 .into_iter()
                 .map(|token| self.logprob(token))
@@ -200,18 +244,103 @@ impl ChoiceState {
         ((!delta.is_empty()).then_some(delta), finish_reason)
     }
 
-    /// Adds the texts to a token and its alternatives.
+    /// Reads the last text of an answer that was cut, if it is the beginning of a call.
+    fn cut_call(&self, text: &str) -> Option<Option<ToolCallDelta>> {
+        if self.prepared.grammar.is_some() || self.prepared.tools.is_empty() {
+            return None;
+        }
+        let functions = self
+            .prepared
+            .tools
+            .iter()
+            .map(|tool| tool.function.name.as_str());
+        call_reader::cut_call(text, functions)
+    }
+
+    /// The most calls that the answer may have.
+    fn max_calls(&self) -> usize {
+        match self.prepared.request.parallel_tool_calls {
+            Some(false) => 1,
+            Some(true) | None => usize::MAX,
+        }
+    }
+
+    /// Adds the texts and bytes to a token and its alternatives.
     fn logprob(&self, sampled: SampledToken) -> TokenLogprob {
-        let alternative = |(token, logprob)| TopLogprob {
-            token: self.engine.token_text(token),
-            logprob,
-            bytes: Vec::new(),
+        let alternative = |(token, logprob)| {
+            let content = self.engine.token_content(token);
+            TopLogprob {
+                token: content.text,
+                bytes: content.bytes,
+                logprob,
+            }
         };
+        let content = self.engine.token_content(sampled.token);
         TokenLogprob {
-            bytes: Vec::new(),
-            token: self.engine.token_text(sampled.token),
+            token: content.text,
+            bytes: content.bytes,
             logprob: sampled.logprob,
             top: sampled.top.into_iter().map(alternative).collect(),
         }
+    }
+}
+
+/// Splits the text of an answer into content and calls.
+struct AnswerText {
+    stop_texts: StopTexts,
+    /// Reads calls that a grammar allows. `None` if the text is content.
+    calls: Option<CallReader>,
+}
+
+/// What a piece of text adds to an answer.
+#[derive(Default)]
+struct AnswerPiece {
+    content: String,
+    call: Option<ToolCallDelta>,
+    /// Whether a stop text was found, with which the answer ends.
+    has_stop_text: bool,
+}
+
+impl AnswerText {
+    fn push(&mut self, text: &str) -> AnswerPiece {
+        let Some(reader) = &mut self.calls else {
+            return self.push_content(text.to_owned());
+        };
+        let CallPiece { content, call } = reader.push(text);
+        // Stop texts end content. A call that they cut would be of no use.
+        if reader.is_content() {
+            return self.push_content(content);
+        }
+        AnswerPiece {
+            call,
+            ..AnswerPiece::default()
+        }
+    }
+
+    fn push_content(&mut self, content: String) -> AnswerPiece {
+        let (content, has_stop_text) = match self.stop_texts.push(content) {
+            StopMatch::Continue(text) => (text, false),
+            StopMatch::Stop(text) => (text, true),
+        };
+        AnswerPiece {
+            content,
+            call: None,
+            has_stop_text,
+        }
+    }
+
+    /// Whether the answer is a complete call.
+    fn is_complete_call(&self) -> bool {
+        self.calls.as_ref().is_some_and(CallReader::is_complete)
+    }
+
+    /// Returns the content that was held back, at the end of the answer.
+    fn finish(&mut self) -> String {
+        let unread = self
+            .calls
+            .as_mut()
+            .map(CallReader::finish)
+            .unwrap_or_default();
+        self.stop_texts.finish() + &unread
     }
 }

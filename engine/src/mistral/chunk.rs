@@ -101,22 +101,41 @@ impl EngineChunk {
         })
     }
 
-    /// The tool calls of the chunk.
-    pub(super) fn tool_calls(&self) -> Vec<ToolCallDelta> {
-        let calls = self.tool_calls.iter().map(|call| ToolCallDelta {
-            index: call.index as u32,
-            id: Some(call.id.clone()),
-            name: Some(call.function.name.clone()),
-            arguments: call.function.arguments.clone(),
-        });
+    /// The first `limit` tool calls of the chunk, which are all calls of the answer.
+    pub(super) fn tool_calls(&self, limit: usize) -> Vec<ToolCallDelta> {
+        let calls = self
+            .tool_calls
+            .iter()
+            .take(limit)
+            .map(|call| ToolCallDelta {
+                index: call.index as u32,
+                id: Some(call.id.clone()),
+                name: Some(call.function.name.clone()),
+                arguments: call.function.arguments.clone(),
+            });
         calls.collect()
     }
 }
 
+/// How an error of the chat template ends. The engine gives the template this name.
+const TEMPLATE_ERROR: &str = "(in chat_template:";
+/// The error of a model whose template for tools is missing.
+const NO_TOOL_TEMPLATE: &str = "chat template does not handle tool usage";
+
 /// The error when the engine fails. Its message is the first line of `message`; a backtrace follows
-/// there.
+/// there. The engine reports in the same way that a chat template refuses a conversation, which is the
+/// client's fault.
 pub(super) fn failed(message: &str) -> RequestError {
-    RequestError::Engine(message.lines().next().unwrap_or_default().to_owned())
+    let line = message.lines().next().unwrap_or_default();
+    if let Some((problem, _)) = line.split_once(TEMPLATE_ERROR) {
+        let problem = problem.trim().trim_start_matches("invalid operation: ");
+        let message = format!("The model's chat template refuses the conversation: {problem}.");
+        return RequestError::invalid("messages", message);
+    }
+    if line.contains(NO_TOOL_TEMPLATE) {
+        return RequestError::invalid("tools", "The model's chat template knows no tools.");
+    }
+    RequestError::Engine(line.to_owned())
 }
 
 /// The error when the engine rejects a request.
@@ -130,5 +149,28 @@ pub(super) fn invalid(message: &str) -> RequestError {
     RequestError::Invalid {
         param: None,
         message: message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conversation_that_the_template_refuses_is_the_fault_of_the_client() {
+        let error = failed(
+            "invalid operation: Conversation roles must alternate (in chat_template:7)\n\nbacktrace",
+        );
+        let RequestError::Invalid { param, message } = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(param.as_deref(), Some("messages"));
+        assert!(message.ends_with("refuses the conversation: Conversation roles must alternate."));
+        let no_tools = "Tools were provided but this chat template does not handle tool usage";
+        assert!(matches!(failed(no_tools), RequestError::Invalid { .. }));
+        assert_eq!(
+            failed("out of memory\nat"),
+            RequestError::Engine("out of memory".into())
+        );
     }
 }

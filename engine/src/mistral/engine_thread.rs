@@ -1,19 +1,25 @@
 //! The handle of the thread in which mistral.rs computes one model.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use either::Either;
-use flotilla_core::generate::{GenerateInput, RequestError};
-use mistralrs_core::{NormalRequest, Request, Response, TokenizationRequest};
+use flotilla_core::generate::{EmbedInput, GenerateInput, GenerateRequest, RequestError};
+use mistralrs_core::{Constraint, NormalRequest, Request, Response, TokenizationRequest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::built_model::TokenText;
+use super::prepared_request::{self, PreparedRequest};
 use super::request::{self, EngineRequest};
+use super::vocabulary::{TokenContent, Vocabulary};
 
 /// The context length that is assumed when the model does not state its own, in tokens.
 const DEFAULT_CONTEXT: usize = 4_096;
 /// Responses of one answer beyond one per token: its end, errors.
 const EXTRA_RESPONSES: usize = 8;
+/// The number of requests that are prepared at once: the engine needs the processor, too.
+const PREPARING: usize = 2;
+/// How long a request may be prepared. More than a few milliseconds is needed only for complex schemas.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends requests to an engine thread.
 pub(super) struct EngineThread {
@@ -23,7 +29,11 @@ pub(super) struct EngineThread {
     permits: Arc<Semaphore>,
     /// The model's context length, in tokens.
     pub(super) context: usize,
-    token_text: TokenText,
+    vocabulary: Arc<Vocabulary>,
+    /// The text of the chat template. Empty if the model has none.
+    template: Arc<str>,
+    /// One permit for each request that may be prepared at once.
+    preparing: Arc<Semaphore>,
 }
 
 impl EngineThread {
@@ -31,19 +41,67 @@ impl EngineThread {
         sender: mpsc::Sender<Request>,
         concurrency: usize,
         context: Option<usize>,
-        token_text: TokenText,
+        vocabulary: Vocabulary,
+        template: String,
     ) -> Self {
         Self {
             sender,
             permits: Arc::new(Semaphore::new(concurrency)),
             context: context.unwrap_or(DEFAULT_CONTEXT),
-            token_text,
+            vocabulary: Arc::new(vocabulary),
+            template: template.into(),
+            preparing: Arc::new(Semaphore::new(PREPARING)),
         }
     }
 
-    /// Returns the text of a token.
-    pub(super) fn token_text(&self, token: u32) -> String {
-        (self.token_text)(token)
+    /// Returns the text and the bytes of a token.
+    pub(super) fn token_content(&self, token: u32) -> TokenContent {
+        self.vocabulary.content(token)
+    }
+
+    /// Checks a request and compiles the grammar of its answer.
+    pub(super) async fn prepare(
+        &self,
+        request: GenerateRequest,
+    ) -> Result<PreparedRequest, RequestError> {
+        let (vocabulary, template) = (self.vocabulary.clone(), self.template.clone());
+        let context = self.context;
+        let may_take_long = PreparedRequest::may_take_long(&request, context);
+        let prepare = move || PreparedRequest::new(request, &vocabulary, &template, context);
+        if may_take_long {
+            self.run_blocking(prepare).await
+        } else {
+            prepare()
+        }
+    }
+
+    /// Checks an input of an embedding request.
+    pub(super) async fn check_embed_input(&self, input: &EmbedInput) -> Result<(), RequestError> {
+        let (vocabulary, input) = (self.vocabulary.clone(), input.clone());
+        let context = self.context;
+        self.run_blocking(move || prepared_request::check_embed_input(&input, &vocabulary, context))
+            .await
+    }
+
+    /// Runs `prepare` where it may block.
+    async fn run_blocking<T: Send + 'static>(
+        &self,
+        prepare: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let permit = self.preparing.clone().acquire_owned().await;
+        let prepared = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            prepare()
+        });
+        let problem = match tokio::time::timeout(PREPARE_TIMEOUT, prepared).await {
+            Ok(Ok(prepared)) => return prepared,
+            Ok(Err(_)) => "The request cannot be processed.",
+            Err(_) => "The request is too complex.",
+        };
+        Err(RequestError::Invalid {
+            param: None,
+            message: problem.to_owned(),
+        })
     }
 
     /// Whether the thread has stopped, after which it never answers again.
@@ -74,7 +132,7 @@ impl EngineThread {
             return_logprobs: request.return_logprobs,
             is_streaming: request.is_streaming,
             id: 0,
-            constraint: request.constraint,
+            constraint: Constraint::None,
             suffix: None,
             tools: request.tools,
             tool_choice: request.tool_choice,
@@ -91,21 +149,25 @@ impl EngineThread {
         Ok(responses)
     }
 
-    /// Counts the tokens of a prompt. Returns `None` if the engine cannot.
-    pub(super) async fn count_tokens(&self, input: &GenerateInput) -> Option<usize> {
-        let text = match input {
-            GenerateInput::Text(text) => Either::Right(text.clone()),
-            GenerateInput::Chat(messages) => Either::Left(request::conversation(messages)),
+    /// Counts the tokens of a prompt, tools included. Returns `None` if they cannot be counted.
+    pub(super) async fn count_tokens(&self, prepared: &PreparedRequest) -> Option<usize> {
+        let messages = match &prepared.request.input {
+            GenerateInput::Chat(messages) => request::conversation(messages),
             GenerateInput::Tokens(tokens) => return Some(tokens.len()),
+            GenerateInput::Text(text) => {
+                let (vocabulary, text) = (self.vocabulary.clone(), text.clone());
+                let count = move || (vocabulary.count_tokens)(&text, true);
+                return tokio::task::spawn_blocking(count).await.ok()?;
+            }
         };
         let (response, mut tokens) = mpsc::channel(1);
         let request = TokenizationRequest {
-            text,
-            tools: None,
+            text: Either::Left(messages),
+            tools: Some(prepared.tools.clone()),
             add_generation_prompt: true,
             add_special_tokens: true,
-            enable_thinking: None,
-            reasoning_effort: None,
+            enable_thinking: prepared.template_args.enable_thinking,
+            reasoning_effort: prepared.template_args.reasoning_effort,
             response,
         };
         // The engine thread panics if nobody receives its answer. A task of its own keeps receiving
@@ -127,14 +189,23 @@ pub(super) fn engine_stopped() -> RequestError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_core::ModelName;
 
     // Clients leave at any moment, so this cannot be tested from outside without hitting a race.
     #[tokio::test]
     async fn engine_can_answer_a_count_whose_caller_was_dropped() {
         let (sender, mut requests) = mpsc::channel(1);
-        let thread = EngineThread::new(sender, 1, None, Box::new(|_| String::new()));
-        let input = GenerateInput::Text("a prompt".into());
-        let mut count = Box::pin(thread.count_tokens(&input));
+        let vocabulary = Vocabulary {
+            token_text: Box::new(|_| String::new()),
+            count_tokens: Box::new(|_, _| None),
+            grammars: None,
+            end_tokens: Arc::new([]),
+        };
+        let thread = EngineThread::new(sender, 1, None, vocabulary, String::new());
+        let input = GenerateInput::Chat(Vec::new());
+        let request = GenerateRequest::new(ModelName::new("m").unwrap(), input);
+        let prepared = thread.prepare(request).await.unwrap();
+        let mut count = Box::pin(thread.count_tokens(&prepared));
         let request = tokio::select! {
             biased;
             _ = &mut count => panic!("counted without an answer of the engine"),

@@ -18,6 +18,8 @@ pub(super) struct TokenJournal {
     context: AtomicUsize,
     /// The tokens that no chunk has reported yet. Empty without log-probabilities.
     unreported: Mutex<VecDeque<SampledToken>>,
+    /// Why the grammar of the answer could not be followed any further.
+    grammar_error: Mutex<Option<String>>,
 }
 
 /// A token that was sampled.
@@ -52,14 +54,20 @@ impl TokenJournal {
         unreported.drain(..end).collect()
     }
 
-    /// Counts a token that is sampled after `context` tokens. Returns whether it repeats the last one:
-    /// with a grammar, the engine samples a token twice.
-    pub(super) fn count(&self, context: usize) -> bool {
-        let is_repeated = self.context.swap(context, Ordering::Relaxed) == context;
-        if !is_repeated {
-            self.sampled.fetch_add(1, Ordering::Relaxed);
-        }
-        is_repeated
+    /// Counts a token that is sampled after `context` tokens.
+    pub(super) fn count(&self, context: usize) {
+        self.context.store(context, Ordering::Relaxed);
+        self.sampled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records why the grammar of the answer could not be followed any further.
+    pub(super) fn set_grammar_error(&self, error: String) {
+        *self.grammar_error.lock() = Some(error);
+    }
+
+    /// Why the grammar of the answer could not be followed any further. `None` if it could.
+    pub(super) fn grammar_error(&self) -> Option<String> {
+        self.grammar_error.lock().clone()
     }
 
     /// The tokens that no chunk has reported yet, in order.
@@ -73,13 +81,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn token_sampled_twice_is_counted_once() {
+    fn prompt_is_known_from_the_second_token_on() {
         let journal = TokenJournal::default();
-        // Of a prompt of 10 tokens 7 were cached. A grammar had the second token sampled twice.
-        assert!(!journal.count(3));
+        // Of a prompt of 10 tokens 7 were cached.
+        journal.count(3);
         assert_eq!((journal.sampled(), journal.prompt()), (1, None));
-        assert!(!journal.count(11));
-        assert!(journal.count(11));
+        journal.count(11);
         assert_eq!((journal.sampled(), journal.prompt()), (2, Some(10)));
     }
 

@@ -12,8 +12,9 @@ use mistralrs_core::Request;
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::mpsc;
 
-use super::built_model::{BuiltModel, TokenText, WeightsWatch};
+use super::built_model::{BuiltModel, WeightsWatch};
 use super::load_plan::LoadPlan;
+use super::vocabulary::Vocabulary;
 use super::{file_defaults, weights_size};
 use crate::{LoadError, LoadProgress};
 
@@ -32,7 +33,9 @@ pub(super) struct LoadedEngine {
     pub(super) pipeline: spec::Pipeline,
     /// The context length in tokens. `None` if the model does not state it.
     pub(super) context: Option<usize>,
-    pub(super) token_text: TokenText,
+    pub(super) vocabulary: Vocabulary,
+    /// The text of the chat template. Empty if the model has none.
+    pub(super) template: String,
     /// What the model's files say about sampling.
     pub(super) file_defaults: FileDefaults,
 }
@@ -68,7 +71,8 @@ pub(super) async fn load(
     let BuiltModel {
         model,
         weights,
-        token_text,
+        vocabulary,
+        template,
     } = built;
     progress("loading", 1.0);
     let context = model.max_sequence_length().ok().flatten();
@@ -82,7 +86,8 @@ pub(super) async fn load(
         sender,
         pipeline,
         context,
-        token_text,
+        vocabulary,
+        template,
         file_defaults,
     })
 }

@@ -1,7 +1,9 @@
 //! Checks a spec and builds the model that it describes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use either::Either;
 use flotilla_core::spec::{self, Accelerator, Dtype, ModelSource, ModelSpec};
 use mistralrs::model_builder_trait::{
     build_embedding_pipeline, build_gguf_pipeline, build_model_from_pipeline, build_text_pipeline,
@@ -12,8 +14,9 @@ use mistralrs::{
 };
 use mistralrs_core::IsqType;
 
-use super::built_model::{BuiltModel, TokenText};
+use super::built_model::BuiltModel;
 use super::model_files::ModelFiles;
+use super::vocabulary::Vocabulary;
 use crate::LoadError;
 
 /// Number of conversations whose beginning an accelerator keeps: the default of mistral.rs.
@@ -124,17 +127,49 @@ impl LoadPlan {
             }
         }?;
         let weights = Arc::downgrade(&pipeline);
-        let tokenizer = pipeline.lock().await.tokenizer();
-        let token_text: TokenText = Box::new(move |token| {
-            let text = tokenizer.as_ref().map(|t| t.decode(&[token], false));
-            text.and_then(Result::ok).unwrap_or_default()
-        });
+        let (vocabulary, template) = {
+            let pipeline = pipeline.lock().await;
+            let (decoder, encoder) = (pipeline.tokenizer(), pipeline.tokenizer());
+            let metadata = pipeline.get_metadata();
+            let vocabulary = Vocabulary {
+                token_text: Box::new(move |token| {
+                    let text = decoder.as_ref().map(|t| t.decode(&[token], false));
+                    text.and_then(Result::ok).unwrap_or_default()
+                }),
+                count_tokens: Box::new(move |text, special| {
+                    let tokens = encoder.as_ref()?.encode_fast(text, special).ok()?;
+                    Some(tokens.len())
+                }),
+                grammars: metadata.llg_factory.clone(),
+                end_tokens: metadata.eos_tok.as_slice().into(),
+            };
+            let template = pipeline.get_chat_template();
+            let template = template
+                .as_ref()
+                .and_then(|template| template.chat_template.as_ref());
+            (
+                vocabulary,
+                template.map_or_else(String::new, |template| template_text(&template.0)),
+            )
+        };
         let model = build_model_from_pipeline(pipeline, scheduler, engine).await;
         Ok(BuiltModel {
             model,
             weights,
-            token_text,
+            vocabulary,
+            template,
         })
+    }
+}
+
+/// Joins the chat templates of a model: one, or several with a name each.
+fn template_text(templates: &Either<String, Vec<HashMap<String, String>>>) -> String {
+    match templates {
+        Either::Left(template) => template.clone(),
+        Either::Right(templates) => {
+            let texts = templates.iter().flat_map(HashMap::values);
+            texts.map(String::as_str).collect::<Vec<_>>().join("\n")
+        }
     }
 }
 

@@ -4,13 +4,18 @@
 //! - [`sampler`]: mistral.rs has no seed per request and applies no logit bias. Its log-probabilities
 //!   have base 10, come from the raw logits at temperature 0, and are missing for tokens that end
 //!   inside a character.
+//! - [`answer_matcher`]: mistral.rs would compile the grammar of an answer in its own thread, while no
+//!   other request is computed.
 //! - [`stop_texts`]: when streaming, mistral.rs sends the stop text and one token more.
 //! - On a CPU one sequence is computed at a time: the sequences of a batch overwrite each other's
 //!   attention there.
 //!
 //! Start reading at [`MistralEngine`], then [`choice`], which computes one answer.
 
+mod answer_grammar;
+mod answer_matcher;
 mod built_model;
+mod call_reader;
 mod choice;
 mod chunk;
 mod engine_permit;
@@ -22,10 +27,15 @@ mod load;
 mod load_plan;
 mod model;
 mod model_files;
+mod prepared_request;
+mod prompt_size;
 mod request;
 mod sampler;
+mod schema;
 mod stop_texts;
+mod template_args;
 mod token_ids;
+mod vocabulary;
 mod warm_up;
 mod weights_size;
 

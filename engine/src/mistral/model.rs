@@ -56,7 +56,8 @@ impl MistralModel {
                 loaded.sender,
                 concurrency,
                 loaded.context,
-                loaded.token_text,
+                loaded.vocabulary,
+                loaded.template,
             )),
             model: Mutex::new(Some(loaded.model)),
             weights: loaded.weights,
@@ -72,6 +73,7 @@ impl MistralModel {
         if let EmbedInput::Tokens(tokens) = &input {
             token_ids::check(tokens, "input", &self.knows_token)?;
         }
+        self.engine.check_embed_input(&input).await?;
         let permit = self.engine.acquire().await?;
         let mut responses = self.engine.send(request::embedding(input)).await?;
         // The engine thread ends if nobody receives its answer. A task of its own keeps receiving when the
@@ -127,7 +129,8 @@ impl LoadedModel for MistralModel {
         if let GenerateInput::Tokens(tokens) = &request.input {
             token_ids::check(tokens, "prompt", &self.knows_token)?;
         }
-        let choice = ChoiceTask::new(request, self.engine.clone())?;
+        let prepared = self.engine.prepare(request).await?;
+        let choice = ChoiceTask::new(prepared, self.engine.clone());
         Ok(choice.events().boxed())
     }
 

@@ -4,25 +4,24 @@ use std::sync::Arc;
 
 use either::Either;
 use flotilla_core::generate::{
-    ChatMessage, EmbedInput, GenerateInput, GenerateRequest, OutputConstraint, RequestError, Tool,
-    ToolCall, ToolChoice,
+    ChatMessage, EmbedInput, GenerateInput, RequestError, Tool, ToolCall,
 };
 use indexmap::IndexMap;
 use mistralrs_core::{
-    Constraint, CustomLogitsProcessor, MessageContent, RequestMessage, SamplingParams,
-    Tool as EngineTool, ToolChoice as EngineToolChoice,
+    CustomLogitsProcessor, MessageContent, RequestMessage, SamplingParams, Tool as EngineTool,
+    ToolChoice as EngineToolChoice,
 };
 use serde_json::{Value, json};
 
 use super::engine_permit::{SequenceRelease, sequence_guard};
 use super::journal::TokenJournal;
+use super::prepared_request::PreparedRequest;
 use super::sampler::TokenSampler;
 
 /// A request to the engine, without the channel for its responses.
 pub(super) struct EngineRequest {
     pub(super) messages: RequestMessage,
     pub(super) sampling: SamplingParams,
-    pub(super) constraint: Constraint,
     pub(super) tools: Option<Vec<EngineTool>>,
     pub(super) tool_choice: Option<EngineToolChoice>,
     pub(super) processors: Option<Vec<Arc<dyn CustomLogitsProcessor>>>,
@@ -41,22 +40,29 @@ pub(super) struct ChoiceRequest {
 
 /// Creates the engine request for a choice. It always streams: the engine stops computing only when the
 /// channel of a stream is closed.
-///
-/// # Errors
-/// When a tool or a schema is invalid.
-pub(super) fn choice(request: &GenerateRequest) -> Result<ChoiceRequest, RequestError> {
+pub(super) fn choice(prepared: &PreparedRequest) -> ChoiceRequest {
+    let request = &prepared.request;
     let sampling = &request.sampling;
-    let with_tools = !request.tools.is_empty() && request.tool_choice != ToolChoice::None;
+    let with_tools = !prepared.tools.is_empty();
     // With tools the engine leaves special tokens in the text. The text of the last token is then
     // needed to remove it.
     // A completion needs that of the first token for the space that the engine removes.
     let is_chat = matches!(request.input, GenerateInput::Chat(_));
     let return_logprobs = request.logprobs.is_some() || with_tools || !is_chat;
     let (guard, release) = sequence_guard();
-    let sampler = TokenSampler::new(sampling, request.logprobs).with_guard(guard);
+    let grammar = prepared.grammar.as_ref();
+    let sampler = TokenSampler::new(sampling, request.logprobs)
+        .with_grammar(grammar.map(|grammar| grammar.matcher.clone()))
+        .with_guard(guard);
     let journal = sampler.journal();
+    // Where the answer has a grammar, its calls are read here; the engine would take other JSON of the
+    // same form for calls, too.
+    let tool_choice = match grammar {
+        Some(_) => EngineToolChoice::None,
+        None => EngineToolChoice::Auto,
+    };
     let engine_request = EngineRequest {
-        messages: messages(request),
+        messages: messages(prepared),
         sampling: SamplingParams {
             // The engine takes the token that our sampler has made the most probable.
             temperature: Some(0.0),
@@ -68,20 +74,17 @@ pub(super) fn choice(request: &GenerateRequest) -> Result<ChoiceRequest, Request
             max_len: sampling.max_tokens.map(|tokens| tokens as usize),
             ..SamplingParams::neutral()
         },
-        constraint: constraint(request)?,
-        tools: with_tools
-            .then(|| request.tools.iter().map(tool).collect::<Result<_, _>>())
-            .transpose()?,
-        tool_choice: with_tools.then_some(EngineToolChoice::Auto),
+        tools: with_tools.then(|| prepared.tools.clone()),
+        tool_choice: with_tools.then_some(tool_choice),
         processors: Some(vec![Arc::new(sampler)]),
         return_logprobs,
         is_streaming: true,
     };
-    Ok(ChoiceRequest {
+    ChoiceRequest {
         engine_request,
         journal,
         release,
-    })
+    }
 }
 
 /// Creates the engine request for the embedding of one input.
@@ -92,7 +95,6 @@ pub(super) fn embedding(input: EmbedInput) -> EngineRequest {
             EmbedInput::Tokens(prompt) => RequestMessage::EmbeddingTokens { prompt },
         },
         sampling: SamplingParams::deterministic(),
-        constraint: Constraint::None,
         tools: None,
         tool_choice: None,
         processors: None,
@@ -105,8 +107,8 @@ fn is_nonzero(penalty: &f32) -> bool {
     *penalty != 0.0
 }
 
-fn messages(request: &GenerateRequest) -> RequestMessage {
-    match &request.input {
+fn messages(prepared: &PreparedRequest) -> RequestMessage {
+    match &prepared.request.input {
         GenerateInput::Text(text) => RequestMessage::Completion {
             text: text.clone(),
             echo_prompt: false,
@@ -115,8 +117,8 @@ fn messages(request: &GenerateRequest) -> RequestMessage {
         GenerateInput::Tokens(tokens) => RequestMessage::CompletionTokens(tokens.clone()),
         GenerateInput::Chat(messages) => RequestMessage::Chat {
             messages: conversation(messages),
-            enable_thinking: None,
-            reasoning_effort: None,
+            enable_thinking: prepared.template_args.enable_thinking,
+            reasoning_effort: prepared.template_args.reasoning_effort,
         },
     }
 }
@@ -165,8 +167,25 @@ fn tool_call(call: &ToolCall) -> IndexMap<String, Value> {
     ])
 }
 
-fn tool(tool: &Tool) -> Result<EngineTool, RequestError> {
-    let parameters = tool.parameters.as_deref().map(parse_schema).transpose()?;
+/// Converts the tool at `index` of the request.
+///
+/// # Errors
+/// When its parameters are no JSON object.
+pub(super) fn tool(tool: &Tool, index: usize) -> Result<EngineTool, RequestError> {
+    let invalid = |problem: serde_json::Error| {
+        RequestError::invalid(
+            format!("tools[{index}].function.parameters"),
+            format!(
+                "The parameters of '{}' cannot be read: {problem}.",
+                tool.name
+            ),
+        )
+    };
+    let parameters = tool
+        .parameters
+        .as_deref()
+        .map(serde_json::from_str::<Value>);
+    let parameters = parameters.transpose().map_err(invalid)?;
     serde_json::from_value(json!({
         "type": "function",
         "function": {
@@ -175,106 +194,43 @@ fn tool(tool: &Tool) -> Result<EngineTool, RequestError> {
             "parameters": parameters,
         },
     }))
-    .map_err(|e| RequestError::invalid("tools", format!("The tool '{}': {e}.", tool.name)))
-}
-
-/// The grammar of the answer: that of a tool call if one is required, else the requested one.
-fn constraint(request: &GenerateRequest) -> Result<Constraint, RequestError> {
-    let callable: Vec<&Tool> = match &request.tool_choice {
-        ToolChoice::Auto | ToolChoice::None => Vec::new(),
-        ToolChoice::Required => request.tools.iter().collect(),
-        ToolChoice::Named(name) => request.tools.iter().filter(|t| t.name == *name).collect(),
-    };
-    if !callable.is_empty() {
-        let calls = callable.into_iter().map(call_schema);
-        let calls = calls.collect::<Result<Vec<_>, _>>()?;
-        return Ok(Constraint::JsonSchema(compact(json!({"anyOf": calls}))));
-    }
-    Ok(match &request.constraint {
-        None => Constraint::None,
-        Some(OutputConstraint::JsonObject) => {
-            Constraint::JsonSchema(compact(json!({"type": "object"})))
-        }
-        Some(OutputConstraint::JsonSchema(format)) => {
-            Constraint::JsonSchema(compact(parse_schema(&format.schema)?))
-        }
-    })
-}
-
-/// Makes the grammar accept only one way of spacing. If any white space is allowed, a small model can
-/// fill its whole answer with it.
-fn compact(mut schema: Value) -> Value {
-    if let Value::Object(fields) = &mut schema {
-        fields.insert(
-            "x-guidance".to_owned(),
-            json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "}),
-        );
-    }
-    schema
-}
-
-/// The schema of a tool call in the form that mistral.rs recognises.
-fn call_schema(tool: &Tool) -> Result<Value, RequestError> {
-    let parameters = match &tool.parameters {
-        Some(schema) => parse_schema(schema)?,
-        None => json!({"type": "object"}),
-    };
-    Ok(json!({
-        "type": "object",
-        "properties": {"name": {"const": tool.name}, "arguments": parameters},
-        "required": ["name", "arguments"],
-        "additionalProperties": false,
-    }))
-}
-
-fn parse_schema(schema: &str) -> Result<Value, RequestError> {
-    serde_json::from_str(schema).map_err(|e| {
-        RequestError::invalid("response_format", format!("The schema is not JSON: {e}."))
-    })
+    .map_err(invalid)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::ModelName;
-
-    fn request(tool_choice: ToolChoice) -> GenerateRequest {
-        GenerateRequest {
-            tools: vec![Tool {
-                name: "look_up".into(),
-                ..Tool::default()
-            }],
-            tool_choice,
-            ..GenerateRequest::new(
-                ModelName::new("m").unwrap(),
-                GenerateInput::Chat(vec![ChatMessage {
-                    role: "developer".into(),
-                    content: "hi".into(),
-                    ..ChatMessage::default()
-                }]),
-            )
-        }
-    }
-
-    #[test]
-    fn required_tool_call_is_a_constraint_and_an_optional_one_is_not() {
-        let forced = choice(&request(ToolChoice::Named("look_up".into()))).unwrap();
-        let Constraint::JsonSchema(schema) = forced.engine_request.constraint else {
-            panic!("no schema");
-        };
-        assert_eq!(schema["anyOf"][0]["properties"]["name"]["const"], "look_up");
-        let free = choice(&request(ToolChoice::Auto)).unwrap();
-        assert!(matches!(free.engine_request.constraint, Constraint::None));
-        assert!(free.engine_request.tools.is_some());
-        let none = choice(&request(ToolChoice::None)).unwrap();
-        assert!(none.engine_request.tools.is_none());
-    }
 
     #[test]
     fn developer_role_becomes_system() {
-        let RequestMessage::Chat { messages, .. } = messages(&request(ToolChoice::Auto)) else {
-            panic!("not a chat");
-        };
+        let messages = conversation(&[ChatMessage {
+            role: "developer".into(),
+            content: "hi".into(),
+            ..ChatMessage::default()
+        }]);
         assert_eq!(messages[0]["role"], Either::Left("system".to_owned()));
+    }
+
+    #[test]
+    fn parameters_that_are_no_object_are_refused_with_their_path() {
+        let with = |parameters: &str| {
+            let parameters = Some(parameters.to_owned());
+            tool(
+                &Tool {
+                    name: "f".into(),
+                    parameters,
+                    ..Tool::default()
+                },
+                3,
+            )
+        };
+        assert!(with(r#"{"type": "object"}"#).is_ok());
+        let deep = format!("{}{}", r#"{"a":"#.repeat(200), "}".repeat(200));
+        for parameters in ["[]", "{", &deep] {
+            let Err(RequestError::Invalid { param, .. }) = with(parameters) else {
+                panic!("{parameters} is accepted");
+            };
+            assert_eq!(param.as_deref(), Some("tools[3].function.parameters"));
+        }
     }
 }

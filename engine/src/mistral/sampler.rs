@@ -2,8 +2,8 @@
 //!
 //! The engine calls it with the logits of the next token, after applying penalties, and takes the
 //! largest of the values that it returns. So this is where the token is chosen, and where its
-//! log-probability is recorded if it was requested. If a grammar refuses the token, the engine calls
-//! again with the forbidden tokens at minus infinity.
+//! log-probability is recorded if it was requested. If the answer has a grammar, the token is chosen
+//! among those that it allows.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use mistralrs::{Device, Tensor};
 use mistralrs_core::{CustomLogitsProcessor, ResponseLogprob};
 use parking_lot::Mutex;
 
+use super::answer_matcher::AnswerMatcher;
 use super::engine_permit::SequenceGuard;
 use super::journal::{SampledToken, TokenJournal};
 
@@ -30,6 +31,8 @@ pub(super) struct TokenSampler {
     alternatives: Option<usize>,
     random: Mutex<fastrand::Rng>,
     journal: Arc<TokenJournal>,
+    /// The grammar of the answer.
+    grammar: Option<Mutex<AnswerMatcher>>,
     /// Dropped together with the sequence.
     _guard: Option<SequenceGuard>,
 }
@@ -54,8 +57,15 @@ impl TokenSampler {
             alternatives: alternatives.map(|count| count as usize),
             random: Mutex::new(random),
             journal: Arc::default(),
+            grammar: None,
             _guard: None,
         }
+    }
+
+    /// Makes the sampler follow `grammar`.
+    pub(super) fn with_grammar(mut self, grammar: Option<AnswerMatcher>) -> Self {
+        self.grammar = grammar.map(Mutex::new);
+        self
     }
 
     /// Makes the sampler own `guard`.
@@ -69,9 +79,31 @@ impl TokenSampler {
         self.journal.clone()
     }
 
-    /// Chooses a token and makes it the largest value of `logits`. Returns the token with its
-    /// log-probability if that was requested.
-    fn choose(&self, logits: &mut [f32]) -> Option<SampledToken> {
+    /// Chooses a token that the grammar allows, as [`choose`](Self::choose) does. If the grammar cannot be
+    /// followed, the answer ends, and the journal says why.
+    fn choose_by_grammar(&self, logits: &mut [f32]) -> Option<SampledToken> {
+        let Some(grammar) = &self.grammar else {
+            return self.choose(logits).1;
+        };
+        let mut grammar = grammar.lock();
+        let followed = grammar.mask(logits).and_then(|()| {
+            let (token, sampled) = self.choose(logits);
+            grammar.consume(token).map(|()| sampled)
+        });
+        followed.unwrap_or_else(|error| {
+            self.journal.set_grammar_error(error);
+            if let Some(end) = grammar.end_token()
+                && let Some(logit) = logits.get_mut(end as usize)
+            {
+                *logit = f32::INFINITY;
+            }
+            None
+        })
+    }
+
+    /// Chooses a token and makes it the largest value of `logits`. Returns the token, and the record of
+    /// its log-probability if that was requested.
+    fn choose(&self, logits: &mut [f32]) -> (u32, Option<SampledToken>) {
         for (token, bias) in &self.logit_bias {
             if let Some(logit) = logits.get_mut(*token as usize) {
                 *logit += bias;
@@ -93,7 +125,7 @@ impl TokenSampler {
             }
         });
         logits[chosen] = f32::MAX;
-        sampled
+        (chosen as u32, sampled)
     }
 
     /// Samples a token by temperature, then min-p, top-k and top-p. `best` is the most probable token.
@@ -140,16 +172,12 @@ impl TokenSampler {
 
 impl CustomLogitsProcessor for TokenSampler {
     fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
-        let is_repeated = self.journal.count(context.len());
+        self.journal.count(context.len());
         let mut values: Vec<f32> = logits.to_vec1()?;
         if !values.is_empty()
-            && let Some(sampled) = self.choose(&mut values)
+            && let Some(sampled) = self.choose_by_grammar(&mut values)
         {
-            let mut unreported = self.journal.unreported();
-            if is_repeated {
-                unreported.pop_back();
-            }
-            unreported.push_back(sampled);
+            self.journal.unreported().push_back(sampled);
         }
         let length = values.len();
         Tensor::from_vec(values, length, &Device::Cpu)
@@ -312,7 +340,8 @@ mod tests {
         for temperature in [0.0, 2.0] {
             let sampler = TokenSampler::new(&sampling(temperature), Some(2));
             let mut values = LOGITS;
-            let sampled = sampler.choose(&mut values).unwrap();
+            let (_, sampled) = sampler.choose(&mut values);
+            let sampled = sampled.unwrap();
             assert_eq!(argmax(&values), sampled.token as usize);
             let probs = [0.090_03f32, 0.665_24, 0.244_73, 0.0];
             assert!((sampled.logprob - probs[sampled.token as usize].ln()).abs() < 1e-3);

@@ -61,6 +61,14 @@ pub(crate) struct ChatBody {
     #[serde(default)]
     #[schemars(skip)]
     pub(super) function_call: Option<serde::de::IgnoredAny>,
+    /// Rejected: the models write texts.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub(super) audio: Option<serde::de::IgnoredAny>,
+    /// Rejected: answers are not moderated.
+    #[serde(default)]
+    #[schemars(skip)]
+    pub(super) moderation: Option<serde::de::IgnoredAny>,
 }
 
 /// One element of `messages`.
@@ -141,20 +149,39 @@ pub(super) struct FunctionField {
 #[schemars(untagged)]
 pub(super) enum ToolChoiceField {
     Mode(String),
-    Function(NamedToolChoice),
+    Object(ToolChoiceObject),
 }
 
 impl<'de> Deserialize<'de> for ToolChoiceField {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let expected =
             "'none', 'auto', 'required' or {\"type\": \"function\", \"function\": {\"name\": …}}";
-        text_or(deserializer, expected, Self::Mode, Self::Function)
+        text_or(deserializer, expected, Self::Mode, Self::Object)
     }
 }
 
+/// A tool choice that names functions.
 #[derive(Debug, Deserialize, JsonSchema)]
-pub(super) struct NamedToolChoice {
-    pub(super) function: FunctionName,
+pub(super) struct ToolChoiceObject {
+    #[serde(rename = "type", default)]
+    pub(super) kind: Option<String>,
+    #[serde(default)]
+    pub(super) function: Option<FunctionName>,
+    #[serde(default)]
+    pub(super) allowed_tools: Option<AllowedTools>,
+}
+
+/// The tools that may be called among all that the request has.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct AllowedTools {
+    pub(super) mode: String,
+    pub(super) tools: Vec<AllowedTool>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct AllowedTool {
+    #[serde(default)]
+    pub(super) function: Option<FunctionName>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

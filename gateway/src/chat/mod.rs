@@ -3,12 +3,13 @@
 mod fields;
 mod response;
 mod stream;
+mod tools;
 mod validate;
 
 use std::time::Duration;
 
 use axum::response::Response;
-use flotilla_core::generate::{GenerateRequest, Route};
+use flotilla_core::generate::{GenerateRequest, Route, ToolChoice};
 
 use crate::backend::BackendAnswer;
 use crate::collected_answer::collect;
@@ -16,6 +17,8 @@ use crate::completion_id::CompletionId;
 use crate::json_response::json_response;
 use crate::sse::StreamStart;
 use crate::{ApiError, Backend, headers, sse};
+
+use self::response::AnswerOptions;
 
 pub(crate) use fields::{ChatBody, MessageField};
 pub(crate) use validate::validate_messages;
@@ -32,7 +35,13 @@ pub(crate) async fn answer(
     stream_keep_alive: Duration,
 ) -> Result<Response, ApiError> {
     let stream = request.stream;
-    let logprobs = request.logprobs.is_some();
+    let options = AnswerOptions {
+        logprobs: request.logprobs.is_some(),
+        is_call: matches!(
+            request.tool_choice,
+            ToolChoice::Required | ToolChoice::Named(_)
+        ),
+    };
     let backend = backend.clone();
     let begin = async move {
         let answer = backend.generate(request).await;
@@ -49,7 +58,7 @@ pub(crate) async fn answer(
         .await
         .map_err(|error| served_by.error_response(error, "messages"))?;
     let id = CompletionId::new("chatcmpl", served_by.model.as_str().to_owned());
-    let mut response = json_response(&ChatCompletion::new(&id, answer, logprobs));
+    let mut response = json_response(&ChatCompletion::new(&id, answer, options));
     headers::add_served_by(&mut response, &served_by);
     Ok(response)
 }

@@ -2,14 +2,12 @@
 
 use flotilla_core::generate::{
     ChatMessage, GenerateInput, GenerateRequest, JsonSchemaFormat, OutputConstraint, RequestError,
-    Route, Tool, ToolCall, ToolChoice, UpstreamFields, parse_template_args,
+    Route, ToolCall, UpstreamFields, parse_template_args,
 };
 use http::HeaderMap;
 
-use super::fields::{
-    ChatBody, ContentPart, MessageContent, MessageField, NamedToolChoice, ResponseFormat,
-    ToolChoiceField, ToolField,
-};
+use super::fields::{ChatBody, ContentPart, MessageContent, MessageField, ResponseFormat};
+use super::tools::validate_tools;
 use crate::extra_fields::ExtraFields;
 use crate::range::check_range;
 use crate::routing_fields::{parse_route, session_hash};
@@ -56,8 +54,14 @@ impl ChatBody {
             ));
         }
         let messages = validate_messages(self.messages)?;
-        let tools = validate_tools(self.tools.unwrap_or_default())?;
-        let tool_choice = validate_tool_choice(self.tool_choice, &tools)?;
+        refuse(self.audio.is_some(), "audio", "Answers have no audio.")?;
+        refuse(
+            self.moderation.is_some(),
+            "moderation",
+            "Requests and answers are not moderated.",
+        )?;
+        let (tools, tool_choice) =
+            validate_tools(self.tools.unwrap_or_default(), self.tool_choice)?;
         let constraint = self
             .response_format
             .map(validate_response_format)
@@ -205,77 +209,12 @@ fn validate_template_args(text: &str) -> Result<Option<String>, RequestError> {
     Ok((!args.is_empty()).then(|| text.to_owned()))
 }
 
-fn validate_tools(tools: Vec<ToolField>) -> Result<Vec<Tool>, RequestError> {
-    let tools = tools.into_iter().enumerate();
-    tools.map(|(i, tool)| validate_tool(i, tool)).collect()
-}
-
-fn validate_tool(i: usize, tool: ToolField) -> Result<Tool, RequestError> {
-    let function = match tool.function {
-        Some(function) if tool.kind == "function" => function,
-        _ => {
-            return Err(RequestError::invalid(
-                format!("tools[{i}]"),
-                "A tool must be {\"type\": \"function\", \"function\": {\"name\": …}}.",
-            ));
-        }
-    };
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if function.name.is_empty() || !function.name.chars().all(allowed) {
-        return Err(RequestError::invalid(
-            format!("tools[{i}].function.name"),
-            "A function name can only contain letters, digits, '_', '-' and '.'.",
-        ));
+/// Refuses a field that would change the answer if it were not ignored.
+fn refuse(is_used: bool, field: &str, problem: &str) -> Result<(), RequestError> {
+    if is_used {
+        return Err(RequestError::invalid(field, problem));
     }
-    let parameters = function.parameters.map(|raw| raw.get().to_owned());
-    if parameters
-        .as_deref()
-        .is_some_and(|json| !json.starts_with('{'))
-    {
-        return Err(RequestError::invalid(
-            format!("tools[{i}].function.parameters"),
-            "The parameters must be a JSON schema: an object.",
-        ));
-    }
-    Ok(Tool {
-        name: function.name,
-        description: function.description,
-        parameters,
-        strict: function.strict,
-    })
-}
-
-fn validate_tool_choice(
-    choice: Option<ToolChoiceField>,
-    tools: &[Tool],
-) -> Result<ToolChoice, RequestError> {
-    let invalid = |message: String| RequestError::invalid("tool_choice", message);
-    let choice = match choice {
-        None => return Ok(ToolChoice::Auto),
-        Some(ToolChoiceField::Mode(mode)) => match mode.as_str() {
-            "none" => return Ok(ToolChoice::None),
-            "auto" => return Ok(ToolChoice::Auto),
-            "required" => ToolChoice::Required,
-            _ => {
-                return Err(invalid(format!(
-                    "'{mode}' is not a tool choice: use 'none', 'auto', 'required' or an object that names a function."
-                )));
-            }
-        },
-        Some(ToolChoiceField::Function(NamedToolChoice { function })) => {
-            if !tools.iter().any(|tool| tool.name == function.name) {
-                return Err(invalid(format!(
-                    "'tools' has no function '{}'.",
-                    function.name
-                )));
-            }
-            ToolChoice::Named(function.name)
-        }
-    };
-    if tools.is_empty() {
-        return Err(invalid("'tool_choice' needs 'tools'.".into()));
-    }
-    Ok(choice)
+    Ok(())
 }
 
 /// Returns the number of alternatives per token, or `None` without log-probabilities.
@@ -410,6 +349,8 @@ mod tests {
             (body_with(r#", "tool_choice": "required""#), "tool_choice"),
             (body_with(r#", "tool_choice": "sometimes""#), "tool_choice"),
             (body_with(r#", "tools": [{"type": "x"}]"#), "tools[0]"),
+            (body_with(r#", "audio": {"voice": "x"}"#), "audio"),
+            (body_with(r#", "moderation": {}"#), "moderation"),
             (body_with(r#", "functions": []"#), "functions"),
             (
                 body_with(r#", "chat_template_kwargs": [true]"#),
@@ -445,6 +386,21 @@ mod tests {
             };
             assert_eq!(messages[0].content, "No.", "{message}");
         }
+    }
+
+    #[test]
+    fn what_the_engine_needs_is_passed_on() {
+        let request = validate(&body_with(
+            r#", "parallel_tool_calls": false, "reasoning_effort": "low",
+               "chat_template_kwargs": {"enable_thinking": false}, "audio": null"#,
+        ));
+        let request = request.unwrap();
+        assert_eq!(request.parallel_tool_calls, Some(false));
+        assert_eq!(request.reasoning_effort.as_deref(), Some("low"));
+        assert_eq!(
+            request.chat_template_args.as_deref(),
+            Some(r#"{"enable_thinking": false}"#)
+        );
     }
 
     #[test]

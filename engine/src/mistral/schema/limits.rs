@@ -1,0 +1,103 @@
+//! How large and complex the schemas of a request may be.
+//!
+//! The time of compiling a grammar and of each token grows with these numbers. They are judged before
+//! the compiler sees a schema, since it cannot be interrupted everywhere.
+
+use super::SchemaError;
+
+/// The most bytes of all schemas of a request.
+const MAX_BYTES: usize = 256 * 1024;
+/// The most subschemas of all schemas of a request, each counted once however often it is referenced.
+const MAX_SUBSCHEMAS: usize = 5_000;
+/// The most properties of all objects of a request.
+const MAX_PROPERTIES: usize = 1_000;
+/// The most values of all `enum`s of a request.
+const MAX_ENUM_VALUES: usize = 5_000;
+/// How deep subschemas may be nested. A reference does not count: what it refers to is compiled apart.
+pub(super) const MAX_DEPTH: usize = 32;
+/// The most things that one schema may refer to. The compiler calls itself for each.
+pub(super) const MAX_REFERENCED: usize = 256;
+/// The largest number of items or properties that a schema may name. The grammar has each of them.
+pub(super) const MAX_COUNT: u64 = 1_000;
+/// The largest number of characters that a schema may name.
+pub(super) const MAX_LENGTH: u64 = 100_000;
+
+/// What is left of the limits of a request.
+#[derive(Debug)]
+pub(in super::super) struct Budget {
+    bytes: usize,
+    subschemas: usize,
+    properties: usize,
+    enum_values: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            bytes: MAX_BYTES,
+            subschemas: MAX_SUBSCHEMAS,
+            properties: MAX_PROPERTIES,
+            enum_values: MAX_ENUM_VALUES,
+        }
+    }
+}
+
+impl Budget {
+    pub(super) fn take_bytes(&mut self, bytes: usize, path: &str) -> Result<(), SchemaError> {
+        take(&mut self.bytes, bytes, path, MAX_BYTES, "bytes")
+    }
+
+    pub(super) fn take_subschema(&mut self, path: &str) -> Result<(), SchemaError> {
+        take(&mut self.subschemas, 1, path, MAX_SUBSCHEMAS, "subschemas")
+    }
+
+    pub(super) fn take_properties(&mut self, count: usize, path: &str) -> Result<(), SchemaError> {
+        take(
+            &mut self.properties,
+            count,
+            path,
+            MAX_PROPERTIES,
+            "properties",
+        )
+    }
+
+    pub(super) fn take_enum_values(&mut self, count: usize, path: &str) -> Result<(), SchemaError> {
+        take(
+            &mut self.enum_values,
+            count,
+            path,
+            MAX_ENUM_VALUES,
+            "values of 'enum'",
+        )
+    }
+}
+
+fn take(
+    left: &mut usize,
+    count: usize,
+    path: &str,
+    limit: usize,
+    what: &str,
+) -> Result<(), SchemaError> {
+    match left.checked_sub(count) {
+        Some(rest) => *left = rest,
+        None => {
+            return Err(SchemaError::new(
+                path,
+                format!("The schemas of a request can have at most {limit} {what} together."),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Checks a number that a keyword names.
+pub(super) fn check_at_most(value: u64, limit: u64, path: &str) -> Result<(), SchemaError> {
+    if value <= limit {
+        return Ok(());
+    }
+    Err(SchemaError::new(
+        path,
+        format!("{value} is too large for a grammar: the limit is {limit}."),
+    ))
+}

@@ -1,0 +1,177 @@
+//! The arguments of the chat template that a request sets.
+//!
+//! mistral.rs passes `enable_thinking` and `reasoning_effort` to a template, and nothing else.
+
+use flotilla_core::generate::{GenerateRequest, RequestError, parse_template_args};
+use mistralrs_core::ReasoningEffort;
+use serde_json::Value;
+
+const ENABLE_THINKING: &str = "enable_thinking";
+const REASONING_EFFORT: &str = "reasoning_effort";
+/// Variables that every template gets from the conversation itself.
+const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
+
+/// The arguments in mistral.rs' form. `None` for its defaults.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct TemplateArgs {
+    pub(super) enable_thinking: Option<bool>,
+    pub(super) reasoning_effort: Option<ReasoningEffort>,
+}
+
+/// Returns the arguments of a request. `template` is the text of the model's chat template.
+///
+/// An argument that the template does not use changes nothing, as in Jinja.
+///
+/// # Errors
+/// When the template uses an argument that cannot be passed, or when the model has no effort of
+/// reasoning.
+pub(super) fn template_args<M>(
+    request: &GenerateRequest<M>,
+    template: &str,
+) -> Result<TemplateArgs, RequestError> {
+    let mut args = TemplateArgs::default();
+    let json = request.chat_template_args.as_deref().unwrap_or("{}");
+    let fields = parse_template_args(json).map_err(|problem| {
+        let message = format!("'chat_template_kwargs' {problem}.");
+        RequestError::invalid("chat_template_kwargs", message)
+    })?;
+    for (name, value) in &fields {
+        let set = match name.as_str() {
+            ENABLE_THINKING => match value {
+                Value::Bool(enable) => {
+                    args.enable_thinking = Some(*enable);
+                    Ok(())
+                }
+                _ => Err("The value must be true or false.".to_owned()),
+            },
+            REASONING_EFFORT => match value.as_str() {
+                Some(effort) => set_effort(&mut args, effort, template),
+                None => Err("The value must be a text.".to_owned()),
+            },
+            name if RESERVED.contains(&name) || uses(template, name) => {
+                Err("The model's engine cannot pass this argument to its chat template.".to_owned())
+            }
+            _ => Ok(()),
+        };
+        set.map_err(|problem| {
+            RequestError::invalid(format!("chat_template_kwargs.{name}"), problem)
+        })?;
+    }
+    // The model's owner may have set the same by an argument.
+    if let Some(effort) = &request.reasoning_effort {
+        set_effort(&mut args, effort, template)
+            .map_err(|problem| RequestError::invalid(REASONING_EFFORT, problem))?;
+    }
+    Ok(args)
+}
+
+/// Sets how much the model thinks, by the means that its template has.
+fn set_effort(args: &mut TemplateArgs, effort: &str, template: &str) -> Result<(), String> {
+    if uses(template, REASONING_EFFORT) && effort != "none" {
+        args.reasoning_effort = Some(match effort {
+            "minimal" | "low" => ReasoningEffort::Low,
+            "medium" => ReasoningEffort::Medium,
+            "high" | "xhigh" => ReasoningEffort::High,
+            _ => return Err(format!("'{effort}' is not an effort of this model.")),
+        });
+    } else if uses(template, ENABLE_THINKING) {
+        args.enable_thinking = Some(effort != "none");
+    } else if effort != "none" || uses(template, REASONING_EFFORT) {
+        return Err(format!(
+            "The model cannot reason with the effort '{effort}'."
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a template uses a variable of this name.
+fn uses(template: &str, name: &str) -> bool {
+    let is_part_of_name = |c: char| c.is_alphanumeric() || c == '_';
+    template.match_indices(name).any(|(index, _)| {
+        let before = template[..index].chars().next_back();
+        let after = template[index + name.len()..].chars().next();
+        !before.is_some_and(is_part_of_name) && !after.is_some_and(is_part_of_name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::ModelName;
+    use flotilla_core::generate::GenerateInput;
+
+    const QWEN: &str = "{% if enable_thinking is false %}<think></think>{% endif %}";
+    const GPT_OSS: &str = "Reasoning: {{ reasoning_effort }}";
+    const PLAIN: &str = "{{ messages[0].content }}{{ custom_flag }}";
+
+    fn args(
+        effort: Option<&str>,
+        json: Option<&str>,
+        template: &str,
+    ) -> Result<TemplateArgs, String> {
+        let request = GenerateRequest {
+            reasoning_effort: effort.map(str::to_owned),
+            chat_template_args: json.map(str::to_owned),
+            ..GenerateRequest::new(
+                ModelName::new("m").unwrap(),
+                GenerateInput::Chat(Vec::new()),
+            )
+        };
+        template_args(&request, template).map_err(|error| match error {
+            RequestError::Invalid { param, .. } => param.unwrap(),
+            error => panic!("{error:?}"),
+        })
+    }
+
+    fn thinking(enable: bool) -> TemplateArgs {
+        TemplateArgs {
+            enable_thinking: Some(enable),
+            ..TemplateArgs::default()
+        }
+    }
+
+    #[test]
+    fn effort_is_passed_by_the_means_of_the_template() {
+        let high = TemplateArgs {
+            reasoning_effort: Some(ReasoningEffort::High),
+            ..TemplateArgs::default()
+        };
+        assert_eq!(args(Some("high"), None, GPT_OSS), Ok(high));
+        assert_eq!(args(Some("none"), None, QWEN), Ok(thinking(false)));
+        assert_eq!(args(Some("low"), None, QWEN), Ok(thinking(true)));
+        assert_eq!(args(Some("none"), None, PLAIN), Ok(TemplateArgs::default()));
+        assert_eq!(
+            args(Some("low"), None, PLAIN),
+            Err("reasoning_effort".into())
+        );
+        assert_eq!(
+            args(Some("none"), None, GPT_OSS),
+            Err("reasoning_effort".into())
+        );
+    }
+
+    #[test]
+    fn argument_is_passed_or_has_no_effect_or_is_refused() {
+        let set = |json, template| args(None, Some(json), template);
+        assert_eq!(
+            set(r#"{"enable_thinking": false}"#, QWEN),
+            Ok(thinking(false))
+        );
+        assert_eq!(set(r#"{"other": 1}"#, PLAIN), Ok(TemplateArgs::default()));
+        let refused = |name: &str| Err(format!("chat_template_kwargs.{name}"));
+        assert_eq!(
+            set(r#"{"custom_flag": true}"#, PLAIN),
+            refused("custom_flag")
+        );
+        assert_eq!(
+            set(r#"{"custom": true}"#, PLAIN),
+            Ok(TemplateArgs::default())
+        );
+        assert_eq!(set(r#"{"messages": []}"#, QWEN), refused("messages"));
+        assert_eq!(
+            set(r#"{"enable_thinking": "no"}"#, QWEN),
+            refused("enable_thinking")
+        );
+        assert_eq!(set("[]", QWEN), Err("chat_template_kwargs".into()));
+    }
+}

@@ -1,0 +1,89 @@
+//! What is known of a model's tokens without its engine thread.
+
+use std::sync::Arc;
+
+use mistralrs_core::llguidance::ParserFactory;
+use mistralrs_core::llguidance::toktrie::TokTrie;
+
+/// Returns the text of a token. Special tokens have a text too; a token that is only a part of a
+/// character has the replacement character.
+pub(super) type TokenText = Box<dyn Fn(u32) -> String + Send + Sync>;
+
+/// Counts the tokens of a text. The flag adds the special tokens that begin every prompt. `None` if the
+/// text cannot be split into tokens.
+pub(super) type CountTokens = Box<dyn Fn(&str, bool) -> Option<usize> + Send + Sync>;
+
+/// The tokens of a model.
+pub(super) struct Vocabulary {
+    pub(super) token_text: TokenText,
+    pub(super) count_tokens: CountTokens,
+    /// Compiles grammars over the tokens. `None` if the bytes of the tokens are not known.
+    pub(super) grammars: Option<Arc<ParserFactory>>,
+    /// The tokens that end an answer.
+    pub(super) end_tokens: Arc<[u32]>,
+}
+
+/// The text and the bytes of a token. The bytes are empty if they are not known.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct TokenContent {
+    pub(super) text: String,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Vocabulary {
+    /// Returns the content of a token.
+    pub(super) fn content(&self, token: u32) -> TokenContent {
+        let grammars = self.grammars.as_ref();
+        let bytes = grammars.map_or_else(Vec::new, |grammars| {
+            let tokens = grammars.tok_env().tok_trie();
+            let is_known = (token as usize) < tokens.vocab_size();
+            visible_bytes(if is_known { tokens.token(token) } else { &[] })
+        });
+        match bytes.is_empty() {
+            false => TokenContent {
+                text: String::from_utf8_lossy(&bytes).into_owned(),
+                bytes,
+            },
+            true => TokenContent {
+                text: (self.token_text)(token),
+                bytes: Vec::new(),
+            },
+        }
+    }
+}
+
+/// The bytes of a token without the mark that special tokens have.
+fn visible_bytes(bytes: &[u8]) -> Vec<u8> {
+    match bytes {
+        [TokTrie::SPECIAL_TOKEN_MARKER, name @ ..] if !name.is_empty() => name.to_vec(),
+        bytes => bytes.to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_tokens_have_the_bytes_of_their_name() {
+        assert_eq!(visible_bytes(b"\xff<|end|>"), b"<|end|>");
+        // A token of the single byte 0xff is not special.
+        assert_eq!(visible_bytes(b"\xff"), b"\xff");
+        assert_eq!(visible_bytes(b" a"), b" a");
+    }
+
+    #[test]
+    fn token_whose_bytes_are_not_known_has_its_text() {
+        let vocabulary = Vocabulary {
+            token_text: Box::new(|token| token.to_string()),
+            count_tokens: Box::new(|_, _| None),
+            grammars: None,
+            end_tokens: Arc::new([]),
+        };
+        let content = TokenContent {
+            text: "7".into(),
+            bytes: Vec::new(),
+        };
+        assert_eq!(vocabulary.content(7), content);
+    }
+}
