@@ -195,7 +195,7 @@ def test_token_ids_have_the_embedding_of_their_text(embed):
     assert_close(embed(ids[0]).data[0].embedding, by_text.data[0].embedding)
 
 
-@pytest.mark.parametrize("tokens", [[4_000], [5, 100_264], [[5], [4_000_000_000]]])
+@pytest.mark.parametrize("tokens", [[4_000], [5, 100_264], [[5, 6], [4_000_000_000]]])
 def test_token_ids_of_another_vocabulary_are_refused(tokens):
     """LangChain sends those of OpenAI's, and learns what to do instead. The model goes on."""
     reply = raw_http.post(PATH, {"model": MODEL, "input": tokens})
@@ -203,4 +203,12 @@ def test_token_ids_of_another_vocabulary_are_refused(tokens):
     error = reply.json()["error"]
     assert error["param"] == "input"
     assert "check_embedding_ctx_length=False" in error["message"]
+    assert raw_http.post(PATH, {"model": MODEL, "input": [5, 6]}).status == 200
+
+
+def test_single_token_id_is_refused():
+    """The engine cannot compute it, and goes on."""
+    reply = raw_http.post(PATH, {"model": MODEL, "input": [5]})
+    assert reply.status == 400
+    assert reply.json()["error"]["param"] == "input"
     assert raw_http.post(PATH, {"model": MODEL, "input": [5, 6]}).status == 200

@@ -72,6 +72,14 @@ impl MistralModel {
     async fn embed_input(&self, input: EmbedInput) -> Result<(Vec<f32>, u32), RequestError> {
         if let EmbedInput::Tokens(tokens) = &input {
             token_ids::check(tokens, "input", &self.knows_token)?;
+            // mistral.rs 0.8.1 panics at a sequence of one token, and its thread ends. A text has more, as
+            // the tokenizer adds an end to it.
+            if tokens.len() < 2 {
+                return Err(RequestError::invalid(
+                    "input",
+                    "An input of token ids must have at least 2 of them for this model.",
+                ));
+            }
         }
         self.engine.check_embed_input(&input).await?;
         let permit = self.engine.acquire().await?;
