@@ -10,7 +10,6 @@
 
 pub mod admin;
 pub mod artifacts;
-mod clock;
 mod config;
 mod dashboard;
 pub mod fleet;

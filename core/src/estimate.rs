@@ -2,10 +2,22 @@
 //!
 //! The cost of a request is the bytes of its prompt and the tokens of its answer. For each replica
 //! two things are learnt: how the time to read a prompt grows with its bytes, and how long one token
-//! of an answer takes. Old knowledge is trusted less and less: the replica then counts as fast as
-//! the one it is compared with, so that it is tried again.
+//! of an answer takes.
+//!
+//! A wrong estimate that is too fast corrects itself, because the replica gets requests. One that is
+//! too slow does not, because the replica gets none. Estimates are therefore optimistic where it costs
+//! little (optimism in the face of uncertainty, Lai and Robbins, 1985): an answer that is much faster
+//! than expected is believed at once, and a single one that is much slower only in part; an idle replica
+//! counts as fast as the others until several rounds of answers have confirmed that it is slow; and old
+//! knowledge is trusted less and less, the sooner the busier the other replicas are.
+
+mod exploration;
+mod prefill;
 
 use crate::routing::ReplicaLoad;
+
+pub use exploration::Exploration;
+use prefill::PrefillRegression;
 
 /// Prompt tokens that cost as much as one token of an answer, where a node does not report how long
 /// prefill and decode took: a prompt is computed in batches, an answer token by token. The ratio is
@@ -13,13 +25,25 @@ use crate::routing::ReplicaLoad;
 const PROMPT_TOKENS_PER_OUTPUT_TOKEN: f32 = 10.0;
 /// The weight of a new answer in the running means.
 const NEW_WEIGHT: f32 = 0.2;
-/// The weight of a new answer in the running variance and covariance of prompts, which need more
-/// samples than the means.
-const NEW_SLOPE_WEIGHT: f32 = 0.05;
-/// Seconds in which trust in an estimate halves. A slow replica that gets no requests is tried again
-/// after about four half-lives, and that request is late: in the fleet of `benches/fleet_day` at
-/// 30 % load the p95 is a third longer with a half-life of one minute.
+/// Seconds in which trust in an estimate halves while another replica answers at once. A slow replica
+/// that gets no requests is tried again after about four half-lives, and that request is late: in the
+/// fleet of `benches/fleet_day` at 30 % load the p95 is a third longer with a half-life of one minute.
 const TRUST_HALF_LIFE: f32 = 300.0;
+/// Rounds of answers after which an estimate is trusted fully. Our own choice.
+const TRUSTED_ROUNDS: u8 = 4;
+/// An answer that takes less than this share of the expected time shows that the estimate is wrong:
+/// nothing makes a replica faster than it is.
+const FASTER_THAN_EXPECTED: f32 = 0.5;
+/// The most by which one answer may shorten an estimate, as a factor.
+const MIN_SHRINK: f32 = 0.01;
+/// The longest time that an answer counts as, as a multiple of the expected time: it may have met a bad
+/// moment. It doubles with each further round of answers that are slower still. With [`NEW_WEIGHT`] a single
+/// one leaves the estimate [`SIMILAR`] to what it was.
+const MAX_SURPRISE: f32 = 2.0;
+/// Rounds of slow answers after which [`MAX_SURPRISE`] grows no more.
+const MAX_SURPRISING_ROUNDS: u8 = 6;
+/// The shortest expected time that [`MAX_SURPRISE`] multiplies, in seconds.
+const MIN_EXPECTED: f32 = 1e-3;
 /// The share of an answer's time that each concurrent request adds, also while slots are free: of
 /// equal replicas the least busy one comes first. Our own estimate.
 const CONTENTION: f32 = 0.25;
@@ -28,12 +52,6 @@ const CONTENTION: f32 = 0.25;
 const SIMILAR: f32 = 1.25;
 /// The most that one abandoned request may lengthen an estimate, as a factor.
 const MAX_STRETCH: f32 = 4.0;
-/// The weight of the prior that prefill time is proportional to the prompt's bytes, in squared
-/// coefficients of variation of the bytes seen so far.
-const PROPORTIONAL_PRIOR: f32 = 0.01;
-/// Bytes of a prompt up to which prefill time is mostly constant: the time of a short prompt does
-/// not show how the time grows with its length.
-const SHORT_PROMPT_BYTES: f32 = 100.0;
 /// The shortest time that replicas are compared by, in seconds, so that ratios stay finite.
 const MIN_SECONDS: f32 = 1e-9;
 
@@ -58,20 +76,13 @@ pub struct SpeedEstimate {
     updated: f32,
     /// Whether no complete answer was seen yet, only a lower bound of the time to the first token.
     lower_bound: bool,
-}
-
-/// How the time to the first token grows with the bytes of the prompt: the running moments of a
-/// linear regression.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct PrefillRegression {
-    /// Mean bytes of a prompt.
-    bytes: f32,
-    /// Mean seconds to the first token.
-    seconds: f32,
-    /// Variance of the bytes.
-    variance: f32,
-    /// Covariance of bytes and seconds.
-    covariance: f32,
+    /// Rounds of answers seen, at most [`TRUSTED_ROUNDS`]. Requests that were under way together are one
+    /// round: they may have met the same bad moment.
+    rounds: u8,
+    /// Time at which the last round ended: a request that is dispatched later begins the next.
+    round_ended: f32,
+    /// Rounds in a row whose answers were slower than [`MAX_SURPRISE`] allows.
+    surprising_rounds: u8,
 }
 
 /// An answer that a replica gave.
@@ -133,57 +144,70 @@ impl ServedRequest {
     }
 }
 
-impl PrefillRegression {
-    fn learn(&mut self, bytes: f32, seconds: f32) {
-        let (bytes_off, seconds_off) = (bytes - self.bytes, seconds - self.seconds);
-        let mean = |old: f32, new: f32| old + NEW_SLOPE_WEIGHT * (new - old);
-        self.bytes += NEW_WEIGHT * bytes_off;
-        self.seconds += NEW_WEIGHT * seconds_off;
-        let remaining = 1.0 - NEW_WEIGHT;
-        self.variance = mean(self.variance, remaining * bytes_off * bytes_off);
-        self.covariance = mean(self.covariance, remaining * bytes_off * seconds_off);
-    }
-
-    /// Seconds to read a prompt of `bytes`, by a ridge regression whose prior is proportionality.
-    fn seconds(self, bytes: f32) -> f32 {
-        let typical = self.bytes.max(SHORT_PROMPT_BYTES);
-        let prior = PROPORTIONAL_PRIOR * typical * typical;
-        let proportion = self.seconds / typical;
-        let slope = (self.covariance + prior * proportion) / (self.variance + prior);
-        let slope = slope.clamp(0.0, 2.0 * proportion);
-        (self.seconds + slope * (bytes - self.bytes)).max(0.0)
-    }
-}
-
 impl SpeedEstimate {
     /// The `previous` estimate updated with an answer that ended at the time `now`. The first
-    /// complete answer replaces a lower bound.
+    /// complete answer replaces a lower bound. An answer that is much faster than expected shortens the
+    /// estimate to its time; one that is much slower lengthens it only a little, unless others follow.
     #[must_use]
     pub fn learn(previous: Option<Self>, served: ServedRequest, now: f32) -> Self {
         let ComputeTime { prefill, decode } = served.compute_time_or_estimate();
         let tokens = served.completion_tokens as f32;
         // The time to the first token is the time to read the prompt.
-        let decode = decode / (tokens - 1.0).max(1.0);
+        let later_tokens = (tokens - 1.0).max(1.0);
         let bytes = served.prompt_bytes as f32;
-        let Some(mut estimate) = previous.filter(|previous| !previous.lower_bound) else {
+        let Some(estimate) = previous.filter(|previous| !previous.lower_bound) else {
+            let decode = decode / later_tokens;
             return Self {
-                prefill: PrefillRegression {
-                    bytes,
-                    seconds: prefill,
-                    variance: 0.0,
-                    covariance: 0.0,
-                },
+                prefill: PrefillRegression::new(bytes, prefill),
                 decode,
                 output: tokens,
                 updated: now,
                 lower_bound: false,
+                rounds: 1,
+                round_ended: now,
+                surprising_rounds: 0,
             };
         };
-        estimate.prefill.learn(bytes, prefill);
+        let expected = estimate.prefill.seconds(bytes) + estimate.decode * (tokens - 1.0).max(0.0);
+        let actual = prefill + decode;
+        let mut estimate = if actual < FASTER_THAN_EXPECTED * expected {
+            estimate.scaled((actual / expected).max(MIN_SHRINK))
+        } else {
+            estimate
+        };
+        let is_new_round = now - served.seconds >= estimate.round_ended;
+        let expected = expected.max(MIN_EXPECTED);
+        let longest = expected * MAX_SURPRISE * 2_f32.powi(estimate.surprising_rounds.into());
+        let counted = if actual <= MAX_SURPRISE * expected {
+            estimate.surprising_rounds = 0;
+            1.0
+        } else if is_new_round {
+            let surprising = estimate.surprising_rounds + 1;
+            estimate.surprising_rounds = surprising.min(MAX_SURPRISING_ROUNDS);
+            (longest / actual).min(1.0)
+        } else {
+            // It met the same moment as the answer that this round was counted by.
+            expected / actual
+        };
+        let decode = counted * decode / later_tokens;
+        estimate.prefill.learn(bytes, counted * prefill);
         estimate.decode += NEW_WEIGHT * (decode - estimate.decode);
         estimate.output += NEW_WEIGHT * (tokens - estimate.output);
         estimate.updated = now;
+        if is_new_round {
+            estimate.rounds = (estimate.rounds + 1).min(TRUSTED_ROUNDS);
+            estimate.round_ended = now;
+        }
         estimate
+    }
+
+    /// The estimate of a replica that takes `factor` times as long.
+    fn scaled(self, factor: f32) -> Self {
+        Self {
+            prefill: self.prefill.scaled(factor),
+            decode: self.decode * factor,
+            ..self
+        }
     }
 
     /// The `previous` estimate updated with an abandoned request of this `cost`: after `seconds` on
@@ -210,6 +234,7 @@ impl SpeedEstimate {
             };
             return Some(Self {
                 lower_bound: true,
+                rounds: TRUSTED_ROUNDS,
                 ..Self::learn(None, served, now)
             });
         };
@@ -221,14 +246,8 @@ impl SpeedEstimate {
         // changes nothing. One request alone must not stretch it without limit.
         let stretch = (seconds / expected.max(MIN_SECONDS)).min(MAX_STRETCH);
         Some(Self {
-            prefill: PrefillRegression {
-                seconds: estimate.prefill.seconds * stretch,
-                covariance: estimate.prefill.covariance * stretch,
-                ..estimate.prefill
-            },
-            decode: estimate.decode * stretch,
             updated: now,
-            ..estimate
+            ..estimate.scaled(stretch)
         })
     }
 
@@ -291,25 +310,29 @@ impl SpeedEstimate {
 }
 
 /// The time that a request of this `cost` takes on a replica, as a multiple of the time on a
-/// `reference` replica, at the time `now`. Candidates are compared by their ratios to one common
+/// `reference` replica. Candidates are compared by their ratios to one common
 /// reference, which order them totally.
 ///
-/// The older the estimates are, the less their ratio is trusted, and a replica of unknown speed
-/// counts as fast as the reference, so that replicas are tried again from time to time. Similar
-/// speeds count as equal; the load is taken into account afterwards.
+/// The older the estimates are, the less their ratio is trusted, as the `exploration` says, and a replica
+/// of unknown speed counts as fast as the reference, so that replicas are tried again from time to time.
+/// Similar speeds count as equal; the load is taken into account afterwards.
 #[must_use]
 pub fn time_ratio(
     replica: (ReplicaLoad, Option<SpeedEstimate>),
     reference: (ReplicaLoad, Option<SpeedEstimate>),
     cost: RequestCost,
-    now: f32,
+    exploration: Exploration,
 ) -> f32 {
     let speed_ratio = match (replica.1, reference.1) {
-        (Some(speed), Some(reference)) => {
+        (Some(speed), Some(of_reference)) => {
             let ratio =
-                speed.seconds_beside(reference, cost) / reference.seconds_beside(speed, cost);
-            let trust = speed.exploration_bonus(now) + reference.exploration_bonus(now) - 1.0;
-            snap_similar(ratio.powf(trust.max(0.0)))
+                speed.seconds_beside(of_reference, cost) / of_reference.seconds_beside(speed, cost);
+            let trust = if ratio >= 1.0 {
+                exploration.trust_in_ratio((replica.0, speed), of_reference)
+            } else {
+                exploration.trust_in_ratio((reference.0, of_reference), speed)
+            };
+            snap_similar(ratio.powf(trust))
         }
         _ => 1.0,
     };

@@ -93,7 +93,7 @@ const VALID: &[(&str, &str)] = &[
     (
         "Model",
         "{engine: simulated, options: {outputTokens: 3, tokensPerSecond: 2.5, timeToFirstTokenMs: 1,
-          tokenProbability: 0.5, prefixCache: true, loadMs: 7, loadError: no}}",
+          tokenProbability: 0.5, prefixCache: true, loadMs: 7, warmUpMs: 8, loadError: no}}",
     ),
     ("Model", "{engine: simulated, options: {tokensPerSecond: 20, url: null}}"),
     ("Model", "{engine: simulated, replicas: 3, concurrency: 1, queue: 0}"),

@@ -17,6 +17,20 @@ use crate::transport::MessageStream;
 use crate::usage_guard::UsageGuard;
 use crate::{ReplicaView, TransportError};
 
+/// Why an attempt failed.
+#[derive(Debug)]
+pub(crate) struct AttemptError {
+    pub(crate) error: RequestError,
+    /// Whether the request may have reached the node.
+    pub(crate) sent: bool,
+}
+
+impl From<RequestError> for AttemptError {
+    fn from(error: RequestError) -> Self {
+        Self { error, sent: true }
+    }
+}
+
 /// One attempt on a replica, accounted for by a usage guard.
 pub(crate) struct Attempt<'a> {
     pub(crate) replica: &'a ReplicaView,
@@ -33,7 +47,7 @@ impl Attempt<'_> {
         mut self,
         request: GenerateRequest,
         limits: AttemptLimits,
-    ) -> Result<AnswerStream, RequestError> {
+    ) -> Result<AnswerStream, AttemptError> {
         let model = request.model.clone();
         let span = forward_span(self.replica, "Generate");
         let mut call = tonic::Request::new(request);
@@ -51,9 +65,9 @@ impl Attempt<'_> {
                 let source = AnswerSource { model, span };
                 Ok(AnswerStream::new(responses, first, self.usage, source))
             }
-            Err(error) => {
-                span.record_error(error.kind());
-                Err(error)
+            Err(failed) => {
+                span.record_error(failed.error.kind());
+                Err(failed)
             }
         }
     }
@@ -66,7 +80,7 @@ impl Attempt<'_> {
         mut self,
         request: &EmbedRequest,
         limits: AttemptLimits,
-    ) -> Result<Embeddings, RequestError> {
+    ) -> Result<Embeddings, AttemptError> {
         let model = request.model.as_str();
         let span = forward_span(self.replica, "Embed");
         let mut call = tonic::Request::new(v1::EmbedRequest::from(request));
@@ -83,9 +97,9 @@ impl Attempt<'_> {
                 });
                 Ok(embeddings)
             }
-            Err(error) => {
-                span.record_error(error.kind());
-                Err(error)
+            Err(failed) => {
+                span.record_error(failed.error.kind());
+                Err(failed)
             }
         }
     }
@@ -99,19 +113,19 @@ impl Attempt<'_> {
         is_empty: impl Fn(&M) -> bool,
         model: &str,
         limits: AttemptLimits,
-    ) -> Result<(MessageStream<M>, M), RequestError> {
+    ) -> Result<(MessageStream<M>, M), AttemptError> {
         let replica = self.replica;
         let began = Instant::now();
         let begin = async {
             let messages = call.await;
-            let mut messages = messages.map_err(|error| request_error(error, replica, model))?;
+            let mut messages = messages.map_err(|error| attempt_error(error, replica, model))?;
             let first = read_message(&mut messages, model).await?;
-            Ok((messages, first))
+            Ok::<_, AttemptError>((messages, first))
         };
         let (mut messages, first) = match timeout_at(limits.begin_at.into(), begin).await {
             Ok(Ok(begun)) => begun,
-            Ok(Err(error)) => return Err(self.record_refusal(error)),
-            Err(_) => return Err(self.record_failure(limits.begin_error(began))),
+            Ok(Err(failed)) => return Err(self.record_refusal(failed)),
+            Err(_) => return Err(self.record_failure(limits.begin_error(began)).into()),
         };
         if !is_empty(&first) {
             return Ok((messages, first));
@@ -120,18 +134,19 @@ impl Attempt<'_> {
         let next = read_message(&mut messages, model);
         match timeout_at(limits.answer.at.into(), next).await {
             Ok(Ok(next)) => Ok((messages, next)),
-            Ok(Err(error)) => Err(self.record_failure(error)),
-            Err(_) => Err(self.record_failure(limits.answer.error())),
+            Ok(Err(error)) => Err(self.record_failure(error).into()),
+            Err(_) => Err(self.record_failure(limits.answer.error()).into()),
         }
     }
 
     /// Accounts for an error of the replica or of the connection to it.
-    fn record_refusal(&mut self, error: RequestError) -> RequestError {
-        if error.is_replica_fault() {
-            return self.record_failure(error);
+    fn record_refusal(&mut self, failed: AttemptError) -> AttemptError {
+        if failed.error.is_replica_fault() {
+            self.usage.record_failure(&failed.error);
+        } else {
+            self.usage.record_refusal(&failed.error);
         }
-        self.usage.record_refusal(&error);
-        error
+        failed
     }
 
     fn record_failure(&mut self, error: RequestError) -> RequestError {
@@ -163,12 +178,16 @@ fn forward_span(replica: &ReplicaView, method: &'static str) -> RequestSpan {
 }
 
 /// Converts a transport error. A node that was not connected never received the request, unlike a node
-/// that is lost during an answer: the request can be retried without a limit.
-fn request_error(error: TransportError, replica: &ReplicaView, model: &str) -> RequestError {
+/// that is lost during an answer.
+fn attempt_error(error: TransportError, replica: &ReplicaView, model: &str) -> AttemptError {
     match error {
-        TransportError::NotConnected => {
-            RequestError::unavailable(format!("The node '{}' is not connected.", replica.node))
-        }
-        TransportError::Status(status) => status::to_error(&status, model),
+        TransportError::NotConnected => AttemptError {
+            error: RequestError::unavailable(format!(
+                "The node '{}' is not connected.",
+                replica.node
+            )),
+            sent: false,
+        },
+        TransportError::Status(status) => status::to_error(&status, model).into(),
     }
 }

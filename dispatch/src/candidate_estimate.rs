@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use flotilla_core::estimate::{LatencyPrediction, RequestCost, SpeedEstimate};
 use flotilla_core::routing::{
-    AnswerLimits, CandidateRecord, ExpectedAnswer, LimitViolation, RejectReason, ReplicaCandidate,
-    SelectionReason, choose_replica, exceeds_limit,
+    CandidateRecord, ExpectedAnswer, ExpectedReplica, LimitViolation, RejectReason,
+    ReplicaCandidate, RequestLimits, SelectionReason, SpentResources, choose_replica,
 };
 use flotilla_core::{Joules, ModelName};
 
@@ -42,6 +42,8 @@ pub(crate) struct EstimateContext<'a> {
     pub(crate) quality: MeasuredQuality,
     /// The time to the request's own deadline, if it has one.
     pub(crate) remaining: Option<Duration>,
+    /// What earlier attempts of the request have taken.
+    pub(crate) spent: SpentResources,
     /// Seconds on [`crate::stats_clock`].
     pub(crate) now: f32,
 }
@@ -59,12 +61,7 @@ impl EstimateContext<'_> {
     ) -> Result<CandidateEstimate, Rejection> {
         let plan = self.plan;
         let quality = self.quality.for_revision(replica.revision);
-        check_quality(plan.limits, quality)?;
         let snapshot = replica.stats.snapshot(plan.queue_key, self.now);
-        if snapshot.full {
-            let requests = snapshot.load.in_flight;
-            return Err((RejectReason::Full, format!("{requests} requests")));
-        }
         let (speed, load) = (snapshot.speed, snapshot.load);
         let cached = cached_bytes.unwrap_or(0).min(self.cost.prompt_bytes);
         let unread = RequestCost {
@@ -87,7 +84,26 @@ impl EstimateContext<'_> {
             seconds: expected.seconds.map(|seconds| seconds * bonus),
             joules: expected.joules.map(|Joules(joules)| Joules(joules * bonus)),
         };
-        check_limits(optimistic, plan.limits, self.remaining)?;
+        let limits = RequestLimits {
+            answer: plan.limits,
+            zones: plan.zones.as_ref(),
+            remaining: self.remaining,
+            spent: self.spent,
+        };
+        let violation = limits.violation(ExpectedReplica {
+            zone: replica.zone.as_ref(),
+            answer: optimistic,
+        });
+        match violation {
+            Some(violation) if violation.is_lasting() || !snapshot.full => {
+                return Err(rejection(violation, optimistic, &limits));
+            }
+            _ if snapshot.full => {
+                let requests = load.in_flight;
+                return Err((RejectReason::Full, format!("{requests} requests")));
+            }
+            _ => {}
+        }
         let remaining_share = match (cached_bytes, speed) {
             (None, _) | (Some(1..), None) => 1.0,
             (Some(0), _) => SESSION_SHARE,
@@ -123,47 +139,43 @@ impl EstimateContext<'_> {
     }
 }
 
-/// Checks the expected time and energy of an answer against the limits and the `remaining` time.
-fn check_limits(
+/// Describes the limit that the `expected` answer violates.
+fn rejection(
+    violation: LimitViolation,
     expected: ExpectedAnswer,
-    limits: AnswerLimits,
-    remaining: Option<Duration>,
-) -> Result<(), Rejection> {
-    let expected_ms = |seconds: f32| format!("{:.0} ms are expected", seconds * 1e3);
-    if let (Some(seconds), Some(remaining)) = (expected.seconds, remaining)
-        && exceeds_limit(seconds, remaining)
-    {
-        let detail = format!("{}, {} remain", expected_ms(seconds), remaining.as_millis());
-        return Err((RejectReason::Deadline, detail));
-    }
-    match limits.replica_violation(expected) {
-        Some(LimitViolation::Energy) => {
-            let joules = expected.joules.map_or(0.0, |joules| joules.0);
-            Err((RejectReason::Energy, format!("{joules:.3} J are expected")))
-        }
-        Some(_) => Err((
-            RejectReason::Latency,
-            expected_ms(expected.seconds.unwrap_or(0.0)),
-        )),
-        None => Ok(()),
-    }
-}
-
-/// Checks the model's measured quality against the limits.
-fn check_quality(limits: AnswerLimits, quality: Option<f32>) -> Result<(), Rejection> {
-    let required = limits.min_quality.unwrap_or(0.0);
-    match limits.quality_violation(quality) {
-        None => Ok(()),
-        Some(LimitViolation::NotMeasured) => Err((
+    limits: &RequestLimits<'_>,
+) -> Rejection {
+    let expected_ms = || {
+        format!(
+            "{:.0} ms are expected",
+            expected.seconds.unwrap_or(0.0) * 1e3
+        )
+    };
+    let required = limits.answer.min_quality.unwrap_or(0.0);
+    match violation {
+        LimitViolation::Zone => (RejectReason::Zone, String::new()),
+        LimitViolation::NotMeasured => (
             RejectReason::Quality,
             format!("{required:.3} is required, but it was not measured: see 'flotilla eval'"),
-        )),
-        Some(_) => {
-            let quality = quality.unwrap_or(0.0);
-            Err((
+        ),
+        LimitViolation::Quality => {
+            let quality = expected.quality.unwrap_or(0.0);
+            (
                 RejectReason::Quality,
                 format!("{quality:.3}, {required:.3} is required"),
-            ))
+            )
+        }
+        LimitViolation::Deadline => {
+            let remaining = limits.remaining.unwrap_or_default().as_millis();
+            (
+                RejectReason::Deadline,
+                format!("{}, {remaining} remain", expected_ms()),
+            )
+        }
+        LimitViolation::Latency => (RejectReason::Latency, expected_ms()),
+        LimitViolation::Energy => {
+            let joules = expected.joules.map_or(0.0, |joules| joules.0);
+            (RejectReason::Energy, format!("{joules:.3} J are expected"))
         }
     }
 }

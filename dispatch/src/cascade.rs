@@ -51,7 +51,7 @@ pub(crate) async fn answer(
     for tier in 0..last {
         let mut execution =
             PlanExecution::new(dispatch, plan.tier(tier), decision, context.clone());
-        let larger_ready = dispatch.has_ready_replica(plan, tier + 1..=last);
+        let larger_ready = dispatch.has_ready_replica(plan, tier + 1..=last, &context);
         execution.may_wait = !larger_ready;
         let (record, held) = request.answer_and_judge(&mut execution, larger_ready).await;
         execution.decision.cascade_tiers.push(record);

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use flotilla_core::routing::{RequestOutcome, RoutingDecision};
+use flotilla_telemetry::clock::unix_millis;
 use serde::{Deserialize, Serialize};
 
 use crate::decision_recorder::DecisionRecorder;
@@ -110,13 +110,6 @@ impl DecisionLog {
     fn id(&self, number: u64) -> String {
         format!("{}-{number:x}", self.ring.controller)
     }
-}
-
-/// Returns the current time in milliseconds since 1970.
-fn unix_millis() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotilla_core::generate::{RequestError, Route};
 use flotilla_core::routing::RoutingDecision;
@@ -11,6 +11,9 @@ use flotilla_gateway::BackendError;
 use crate::affinity_cache::AffinityCache;
 use crate::plan::DispatchPlan;
 use crate::request_context::RequestContext;
+use crate::retry_state::RetryState;
+use crate::retry_throttles::RetryThrottles;
+use crate::selection_pass::{SelectionOutcome, SelectionPass, SelectionScope};
 use crate::{DecisionLog, PendingQueue, RequestObserver, ViewHandle};
 
 /// How requests are dispatched.
@@ -30,6 +33,7 @@ pub(crate) struct DispatchContext {
     pub(crate) view: ViewHandle,
     pub(crate) pending: PendingQueue,
     pub(crate) affinity: AffinityCache,
+    pub(crate) retries: RetryThrottles,
     pub(crate) decisions: DecisionLog,
     pub(crate) observer: RequestObserver,
     pub(crate) config: DispatchConfig,
@@ -62,16 +66,34 @@ impl DispatchContext {
         }
     }
 
-    /// Returns whether one of the plan's models at these indices has an eligible replica now.
+    /// Returns whether one of the plan's models at these indices could answer now, within the request's
+    /// limits.
     pub(crate) fn has_ready_replica(
         &self,
         plan: &DispatchPlan,
         mut models: RangeInclusive<usize>,
+        context: &RequestContext,
     ) -> bool {
         let view = self.view.peek();
-        models.any(|index| {
-            let model = view.models.get(&plan.models[index]);
-            model.is_some_and(|model| !model.eligible(plan.zones.as_ref()).is_empty())
+        let retry = RetryState::default();
+        let remaining = plan
+            .deadline
+            .map(|deadline| deadline.saturating_sub(context.arrived.elapsed()));
+        models.any(|tier| {
+            let tier = plan.tier(tier);
+            let pass = SelectionPass {
+                view: &view,
+                plan: &tier,
+                affinity: &self.affinity,
+                pending: &self.pending,
+                retry: &retry,
+                head_of: None,
+                remaining,
+                spent: context.spent(),
+                now: Instant::now(),
+                scope: SelectionScope::Request,
+            };
+            matches!(pass.run().0, SelectionOutcome::Selected(_))
         })
     }
 }

@@ -17,6 +17,7 @@ use crate::cascade;
 use crate::dispatch_context::{DispatchConfig, DispatchContext};
 use crate::plan::{self, DispatchPlan, RequestProfile};
 use crate::plan_execution::PlanExecution;
+use crate::retry_throttles::RetryThrottles;
 use crate::tier_answer::TierRequest;
 use crate::traced_content;
 use crate::{
@@ -54,6 +55,7 @@ impl Dispatcher {
                 view: parts.view,
                 pending: parts.pending,
                 affinity: AffinityCache::new(),
+                retries: RetryThrottles::default(),
                 decisions: parts.decisions,
                 observer: parts.observer,
                 config,
@@ -216,6 +218,7 @@ impl Backend for Dispatcher {
             let limits = execution.attempt_limits();
             match attempt.embed(&addressed, limits).await {
                 Ok(mut content) => {
+                    execution.record_start_of_answer();
                     let (served_by, mut recorder) = execution.record_answer(replica);
                     recorder.record_usage(Usage {
                         prompt_tokens: content.prompt_tokens,
@@ -225,8 +228,8 @@ impl Backend for Dispatcher {
                     recorder.record_success();
                     return Ok(BackendAnswer { served_by, content });
                 }
-                Err(error) => {
-                    if let Err(error) = execution.record_failure(&replica, error) {
+                Err(failed) => {
+                    if let Err(error) = execution.record_failure(&replica, failed) {
                         return Err(execution.refuse(error));
                     }
                 }

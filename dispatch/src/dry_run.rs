@@ -1,9 +1,10 @@
 //! Dry runs: the decision about a request that is not sent.
 
 use flotilla_core::generate::{GenerateInput, RequestError, Route};
-use flotilla_core::routing::RoutingDecision;
+use flotilla_core::routing::{RoutingDecision, SpentResources};
 use flotilla_core::{ModelName, ZoneName};
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use crate::dispatcher::Dispatcher;
 use crate::plan::{DispatchPlan, RequestProfile};
@@ -70,6 +71,8 @@ impl Dispatcher {
                 retry: &retry,
                 head_of: None,
                 remaining: plan.deadline,
+                spent: SpentResources::default(),
+                now: Instant::now(),
                 scope: SelectionScope::Everything,
             };
             let (outcome, mut record) = pass.run();

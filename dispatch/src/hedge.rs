@@ -9,6 +9,7 @@ use flotilla_proto::v1::GenerateRequest;
 
 use crate::ReplicaView;
 use crate::answer_stream::AnswerStream;
+use crate::attempt::AttemptError;
 use crate::plan_execution::PlanExecution;
 
 /// A replica and its answer, which has begun. `None` when the replica failed, which is recorded.
@@ -46,7 +47,7 @@ impl PlanExecution<'_> {
     async fn race(
         &mut self,
         replica: &ReplicaView,
-        first: impl Future<Output = Result<AnswerStream, RequestError>>,
+        first: impl Future<Output = Result<AnswerStream, AttemptError>>,
         after: Duration,
         request: &GenerateRequest,
     ) -> Result<StartedAnswer, RequestError> {
@@ -92,11 +93,14 @@ impl PlanExecution<'_> {
     fn record_start(
         &mut self,
         replica: &ReplicaView,
-        answer: Result<AnswerStream, RequestError>,
+        answer: Result<AnswerStream, AttemptError>,
     ) -> Result<StartedAnswer, RequestError> {
         match answer {
-            Ok(answer) => Ok(Some((replica.clone(), answer))),
-            Err(error) => self.record_failure(replica, error).map(|()| None),
+            Ok(answer) => {
+                self.record_start_of_answer();
+                Ok(Some((replica.clone(), answer)))
+            }
+            Err(failed) => self.record_failure(replica, failed).map(|()| None),
         }
     }
 }

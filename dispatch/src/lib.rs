@@ -22,6 +22,7 @@ mod dry_run;
 mod endpoints;
 mod hedge;
 mod load_guard;
+mod next_replica;
 mod pending_queue;
 mod plan;
 mod plan_execution;
@@ -30,6 +31,7 @@ mod replica_stats;
 mod request_context;
 mod request_observer;
 mod retry_state;
+mod retry_throttles;
 mod routing_view;
 mod selection_pass;
 mod stored_decision;
@@ -40,6 +42,13 @@ mod trainer;
 mod transport;
 mod usage_guard;
 mod view;
+
+#[cfg(test)]
+mod limit_tests;
+#[cfg(test)]
+mod retry_tests;
+#[cfg(test)]
+mod test_fleet;
 
 pub use decision_log::{DecisionLog, DecisionRecord};
 pub use dispatch_context::DispatchConfig;

@@ -49,23 +49,11 @@ impl DispatchPlan {
         Some((task, task.task.spec.cascade.as_ref()?))
     }
 
-    /// The limits for one of the models.
-    fn tier_limits(&self, model: &ModelName) -> AnswerLimits {
-        let mut limits = self.limits;
-        if self.cascade().is_some() && self.models.last() != Some(model) {
-            // The cascade keeps a smaller model's answer by its confidence, so the model's measured
-            // quality does not decide.
-            limits.min_quality = None;
-        }
-        limits
-    }
-
-    /// Returns the plan for only the model at this index.
+    /// Returns the plan for only the model at this index. Its limits are those of the whole plan: how sure a
+    /// smaller model is of an answer does not replace its measured quality.
     pub(crate) fn tier(&self, tier: usize) -> Self {
-        let model = &self.models[tier];
         Self {
-            models: vec![model.clone()],
-            limits: self.tier_limits(model),
+            models: vec![self.models[tier].clone()],
             ..self.clone()
         }
     }

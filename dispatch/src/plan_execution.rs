@@ -3,55 +3,43 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flotilla_core::ModelName;
-use flotilla_core::NodeName;
 use flotilla_core::generate::RequestError;
 use flotilla_core::routing::{HedgeRecord, RejectReason, RejectedCandidate, RoutingDecision};
+use flotilla_core::{Joules, ModelName, NodeName};
 use flotilla_gateway::{BackendAnswer, BackendError, EventStream, ServedBy};
 use flotilla_proto::v1;
-use flotilla_telemetry::names::{attr, span};
-use flotilla_telemetry::trace::RequestSpan;
 
 use crate::answer_stream::AnswerStream;
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, AttemptError};
 use crate::decision_recorder::DecisionRecorder;
 use crate::dispatch_context::DispatchContext;
 use crate::plan::DispatchPlan;
-use crate::refusal;
 use crate::request_context::RequestContext;
-use crate::retry_state::RetryState;
-use crate::selection_pass::{
-    SelectionOutcome, SelectionPass, SelectionRecord, SelectionScope, SkipReason,
-};
+use crate::retry_state::{FailedAttempt, RetryState};
+use crate::selection_pass::SelectionRecord;
 use crate::time_limit::{AnswerLimit, AttemptLimits};
 use crate::usage_guard::UsageGuard;
-use crate::{LoadGuard, ReplicaView};
+use crate::{LoadGuard, ReplicaView, stats_clock};
 
 /// One request on its way through the replicas of its plan.
 pub(crate) struct PlanExecution<'a> {
-    dispatch: &'a DispatchContext,
+    pub(crate) dispatch: &'a DispatchContext,
     pub(crate) plan: DispatchPlan,
     pub(crate) decision: RoutingDecision,
     /// The selection record of the cascade's earlier tiers.
     earlier_tiers: SelectionRecord,
     pub(crate) context: Arc<RequestContext>,
     /// The time at which the answer must have begun.
-    begin_at: Instant,
+    pub(crate) begin_at: Instant,
     /// The time at which the answer must be complete.
-    answer_limit: AnswerLimit,
+    pub(crate) answer_limit: AnswerLimit,
     /// Whether the request may enter the pending queue. Default: true.
     pub(crate) may_wait: bool,
     /// The index in the plan of the model whose replica was selected last.
-    model: usize,
-    retry: RetryState,
-}
-
-/// What the request does next.
-enum NextStep {
-    /// It is sent to this replica, which counts its load already.
-    Attempt(ReplicaView, LoadGuard),
-    /// It waits for a replica of the plan's model at this index.
-    Wait(usize),
+    pub(crate) model: usize,
+    pub(crate) retry: RetryState,
+    /// The energy that the replica selected last is expected to take; 0 if it is not known.
+    pub(crate) expected_joules: Joules,
 }
 
 impl<'a> PlanExecution<'a> {
@@ -78,6 +66,7 @@ impl<'a> PlanExecution<'a> {
             may_wait: true,
             model: 0,
             retry: RetryState::default(),
+            expected_joules: Joules::default(),
         }
     }
 
@@ -86,139 +75,11 @@ impl<'a> PlanExecution<'a> {
         &self.plan.models[self.model]
     }
 
-    /// Returns the next replica to try, with the request counted as its load. Waits in the pending queue
-    /// if no replica is ready but one is expected.
-    ///
-    /// # Errors
-    /// Why no replica can take the request.
-    pub(crate) async fn next_replica(&mut self) -> Result<(ReplicaView, LoadGuard), RequestError> {
-        // Subscribed before the pass, so that no change after it is missed.
-        let mut changes = self.dispatch.view.changes();
-        let route = RequestSpan::child_of_current(span::ROUTE);
-        let began = Instant::now();
-        let step = self.select(None);
-        self.dispatch
-            .observer
-            .metrics
-            .record_dispatch(began.elapsed());
-        if route.is_recording() {
-            self.set_route_attributes(&route);
-        }
-        drop(route);
-        let model = match step? {
-            NextStep::Attempt(replica, load) => return Ok((replica, load)),
-            NextStep::Wait(model) => model,
-        };
-        let _admission = RequestSpan::child_of_current(span::ADMISSION);
-        let name = self.plan.models[model].clone();
-        let limit = match self.dispatch.view.peek().models.get(&name) {
-            Some(endpoints) => endpoints.model.spec.queue,
-            None => return Err(RequestError::ModelNotFound(name.to_string())),
-        };
-        let mut waiter = self.dispatch.pending.enter(&name, limit)?;
-        let timeout = self.begin_at.min(self.answer_limit.at);
-        let wait = async {
-            waiter.wait_for_turn().await?;
-            loop {
-                changes.borrow_and_update();
-                if let NextStep::Attempt(replica, load) = self.select(Some(model))? {
-                    return Ok((replica, load));
-                }
-                tokio::select! {
-                    error = waiter.wait_for_rejection() => return Err(error),
-                    changed = changes.changed() => if changed.is_err() {
-                        return Err(self.unavailable());
-                    },
-                }
-            }
-        };
-        let waited = tokio::time::timeout_at(timeout.into(), wait).await;
-        waited.unwrap_or_else(|_| Err(self.timed_out()))
-    }
-
-    /// Makes a selection pass over the current view. `head_of` is the number of the model whose pending
-    /// queue the request is at the head of.
-    fn select(&mut self, head_of: Option<usize>) -> Result<NextStep, RequestError> {
-        let view = self.dispatch.view.peek();
-        self.retry.use_view(view.generation);
-        let (outcome, record) = self.pass(&view, head_of).run();
-        self.keep_record(record);
-        let overloaded = self.retry.last_was_overloaded();
-        let skipped = match outcome {
-            SelectionOutcome::Selected(selected) => {
-                self.model = selected.model;
-                self.decision.model = Some(self.model().clone());
-                self.decision.node = Some(selected.replica.node.clone());
-                let load = self.begin_request(&selected.replica, selected.unread_bytes);
-                return Ok(NextStep::Attempt(selected.replica, load));
-            }
-            SelectionOutcome::Wait(model) if !overloaded && self.may_wait => {
-                return Ok(NextStep::Wait(model));
-            }
-            SelectionOutcome::Wait(model) if !overloaded => {
-                self.dispatch.pending.wake_up(&self.plan.models[model]);
-                SkipReason::Unavailable
-            }
-            SelectionOutcome::Wait(_) => SkipReason::Full,
-            SelectionOutcome::Skipped(reason) => reason,
-        };
-        Err(match skipped {
-            _ if overloaded => refusal::full(&self.plan),
-            SkipReason::Full => refusal::full(&self.plan),
-            SkipReason::DeadlineUnmet => refusal::deadline_unmet(&self.plan),
-            SkipReason::LimitsUnmet => refusal::limits_unmet(&self.plan, &self.decision),
-            SkipReason::Unavailable | SkipReason::Coming => self.unavailable(),
-        })
-    }
-
-    fn pass<'p>(
-        &'p self,
-        view: &'p crate::DispatchView,
-        head_of: Option<usize>,
-    ) -> SelectionPass<'p> {
-        SelectionPass {
-            view,
-            plan: &self.plan,
-            affinity: &self.dispatch.affinity,
-            pending: &self.dispatch.pending,
-            retry: &self.retry,
-            head_of,
-            remaining: self.remaining(),
-            scope: SelectionScope::Request,
-        }
-    }
-
-    /// Replaces what the last pass recorded.
-    fn keep_record(&mut self, record: SelectionRecord) {
-        self.decision.candidates = record.candidates;
-        self.decision.rejected = record.rejected;
-        self.decision.affinity = record.affinity;
-    }
-
-    /// Selects an idle replica beside `slow`, for a hedged request.
-    pub(crate) fn select_spare(&self, slow: &NodeName) -> Option<ReplicaView> {
-        let view = self.dispatch.view.peek();
-        self.pass(&view, None).select_spare(self.model, slow)
-    }
-
-    /// Sets the attributes of the span of a selection.
-    fn set_route_attributes(&self, route: &RequestSpan) {
-        let decision = &self.decision;
-        route.set_attribute(
-            "flotilla.route.candidates",
-            decision.candidates.len() as i64,
-        );
-        route.set_attribute("flotilla.route.rejected", decision.rejected.len() as i64);
-        if let (Some(model), Some(node)) = (&decision.model, &decision.node) {
-            route.set_attribute(attr::MODEL, model.to_string());
-            route.set_attribute(attr::NODE, node.to_string());
-        }
-    }
-
     /// Counts the request as load of a replica. `unread_bytes` is the part of its prompt that the replica
     /// has yet to read.
     pub(crate) fn begin_request(&mut self, replica: &ReplicaView, unread_bytes: u32) -> LoadGuard {
         self.retry.count_attempt();
+        self.context.record_attempt();
         replica
             .stats
             .begin_request(self.plan.queue_key, unread_bytes)
@@ -261,27 +122,56 @@ impl<'a> PlanExecution<'a> {
         }
     }
 
+    /// Records that a replica has begun to answer.
+    pub(crate) fn record_start_of_answer(&self) {
+        self.dispatch
+            .retries
+            .record_answer(self.model(), stats_clock());
+    }
+
     /// Records that a replica failed.
     ///
     /// # Errors
-    /// The error itself, when no other replica can do better.
+    /// The error itself, when the request may not be sent again.
     pub(crate) fn record_failure(
         &mut self,
         replica: &ReplicaView,
-        error: RequestError,
+        AttemptError { error, sent }: AttemptError,
     ) -> Result<(), RequestError> {
+        let model = self.model().clone();
+        let kind = error.kind();
+        self.dispatch
+            .observer
+            .metrics
+            .record_failed_attempt(model.as_str(), kind);
+        let failed_attempts = self.context.count_failed_attempt();
+        // A lost node says nothing of the others, and leaves the view.
+        let refused = matches!(
+            error,
+            RequestError::Unavailable { .. } | RequestError::Overloaded { .. }
+        );
+        let retries = &self.dispatch.retries;
+        let throttled = sent && refused && !retries.record_failure(&model, stats_clock());
         let rejected = RejectedCandidate {
-            model: self.model().clone(),
+            model,
             node: Some(replica.node.clone()),
             reason: RejectReason::AttemptFailed,
             detail: error.recorded_text(self.plan.zones.is_some()),
         };
-        let kind = error.kind();
         if matches!(error, RequestError::NodeLost(_)) {
             // The answer may have begun long ago: another replica has as long to begin it.
             self.begin_at = Instant::now() + self.dispatch.config.first_token_timeout;
         }
-        self.retry.record_failure(self.model, rejected, error)?;
+        let attempt = FailedAttempt {
+            model: self.model,
+            replica,
+            rejected,
+            error,
+            budget_used: sent.then_some(failed_attempts),
+            throttled,
+            jitter: fastrand::f32(),
+        };
+        self.retry.record_failure(attempt, Instant::now())?;
         tracing::debug!(model = %self.model(), node = %replica.node, error = kind, "trying another replica");
         Ok(())
     }
@@ -346,6 +236,7 @@ impl<'a> PlanExecution<'a> {
         RoutingDecision {
             candidates,
             rejected,
+            failed_attempts: self.context.failed_attempts(),
             ..decision
         }
     }
@@ -367,19 +258,5 @@ impl<'a> PlanExecution<'a> {
     pub(crate) fn remaining(&self) -> Option<Duration> {
         let deadline = self.context.arrived.checked_add(self.plan.deadline?)?;
         Some(deadline.saturating_duration_since(Instant::now()))
-    }
-
-    /// The error of a request that waited too long for a replica.
-    fn timed_out(&self) -> RequestError {
-        if self.answer_limit.at <= self.begin_at {
-            return self.answer_limit.error();
-        }
-        refusal::timed_out(&self.plan, self.dispatch.config.first_token_timeout)
-    }
-
-    /// The error of a request that no replica can take.
-    fn unavailable(&mut self) -> RequestError {
-        let last = self.retry.take_last_error();
-        last.unwrap_or_else(|| refusal::unavailable(&self.plan, &self.decision))
     }
 }

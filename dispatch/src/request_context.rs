@@ -1,10 +1,11 @@
 //! One request from its arrival to its end, with the energy it takes on all replicas.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use flotilla_core::energy::{EnergyUsage, Grid};
+use flotilla_core::routing::SpentResources;
 use flotilla_core::{NodeName, ZoneName};
 use flotilla_telemetry::server_metrics::{
     InFlightGuard, RequestLabels, RequestStats, ServerMetrics,
@@ -24,6 +25,10 @@ pub(crate) struct RequestContext {
     pub(crate) span: RequestSpan,
     /// The energy so far, on all replicas.
     energy: Mutex<EnergyUsage>,
+    /// When the first attempt began.
+    first_attempt: OnceLock<Instant>,
+    /// Attempts that failed, with all models of the plan.
+    failed_attempts: AtomicU32,
     metrics: Arc<ServerMetrics>,
     /// Whether a recorder counts the end of the request.
     has_recorder: AtomicBool,
@@ -45,6 +50,8 @@ impl RequestContext {
             grid,
             span: RequestSpan::current(),
             energy: Mutex::default(),
+            first_attempt: OnceLock::new(),
+            failed_attempts: AtomicU32::new(0),
             has_recorder: AtomicBool::new(false),
             _in_flight: metrics.start_request(),
             metrics,
@@ -65,6 +72,30 @@ impl RequestContext {
         let mut sum = self.energy.lock();
         *sum = sum.combine(energy);
         energy
+    }
+
+    /// Records that an attempt begins.
+    pub(crate) fn record_attempt(&self) {
+        self.first_attempt.get_or_init(Instant::now);
+    }
+
+    /// What the attempts have taken so far.
+    pub(crate) fn spent(&self) -> SpentResources {
+        let seconds = self.first_attempt.get().map(Instant::elapsed);
+        SpentResources {
+            seconds: seconds.unwrap_or_default().as_secs_f32(),
+            joules: self.energy().joules,
+        }
+    }
+
+    /// Counts an attempt that failed, and returns the number of them.
+    pub(crate) fn count_failed_attempt(&self) -> u32 {
+        self.failed_attempts.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The attempts that failed so far.
+    pub(crate) fn failed_attempts(&self) -> u32 {
+        self.failed_attempts.load(Ordering::Relaxed)
     }
 
     /// Leaves the end of the request to a recorder, so that it is not counted twice.

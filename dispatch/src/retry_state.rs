@@ -1,8 +1,10 @@
-//! Which replicas one request has tried, and how they failed.
+//! Which replicas one request has tried, how they failed, and when they may be tried again.
 
-use flotilla_core::NodeName;
+use std::time::{Duration, Instant};
+
 use flotilla_core::generate::RequestError;
-use flotilla_core::routing::RejectedCandidate;
+use flotilla_core::routing::{MAX_FAILED_ATTEMPTS, RejectedCandidate, retry_backoff};
+use flotilla_core::{ModelRevision, NodeName};
 
 use crate::ReplicaView;
 
@@ -11,20 +13,53 @@ const MAX_LOST_NODES: usize = 3;
 /// Failed attempts that are recorded.
 const MAX_RECORDED: usize = 8;
 
-/// Which replicas one request has tried, and how they failed.
+/// Which replicas one request has tried, how they failed, and when they may be tried again.
 #[derive(Debug, Default)]
 pub(crate) struct RetryState {
     /// Requests that were sent to replicas.
     attempts: u32,
+    /// Attempts that failed.
+    failures: u32,
     /// Nodes that were lost under the request.
     lost_nodes: usize,
-    /// Replicas that failed: the index of the model in the plan, and the node. Forgotten when the view
-    /// changes, because the node may have another replica then.
-    failed: Vec<(usize, NodeName)>,
-    /// The generation of the view that `failed` belongs to.
-    generation: u64,
+    failed: Vec<FailedReplica>,
     errors: Vec<RejectedCandidate>,
     last_error: Option<RequestError>,
+}
+
+/// A replica that failed. After an update of the model it counts as another one.
+#[derive(Debug)]
+struct FailedReplica {
+    /// The index of the model in the plan.
+    model: usize,
+    node: NodeName,
+    revision: ModelRevision,
+    /// The time from which on it may be tried again. `None`: not for this request.
+    retry_at: Option<Instant>,
+}
+
+impl FailedReplica {
+    fn is(&self, model: usize, replica: &ReplicaView) -> bool {
+        self.model == model && self.node == replica.node && self.revision == replica.revision
+    }
+}
+
+/// A failed attempt.
+#[derive(Debug)]
+pub(crate) struct FailedAttempt<'a> {
+    /// The index of the model in the plan.
+    pub(crate) model: usize,
+    pub(crate) replica: &'a ReplicaView,
+    /// The attempt in the decision record.
+    pub(crate) rejected: RejectedCandidate,
+    pub(crate) error: RequestError,
+    /// Failed attempts of the request that may have reached a node, with all models of the plan. `None` if
+    /// this one did not: it is repeated without a limit, as gRPC does.
+    pub(crate) budget_used: Option<u32>,
+    /// Whether the model's budget of retries is used up.
+    pub(crate) throttled: bool,
+    /// A random number, 0 to 1, which spreads requests that failed together.
+    pub(crate) jitter: f32,
 }
 
 impl RetryState {
@@ -44,39 +79,61 @@ impl RetryState {
         std::mem::take(&mut self.attempts).saturating_sub(hedges.saturating_add(1))
     }
 
-    /// Forgets the failed replicas if they belong to an earlier view.
-    pub(crate) fn use_view(&mut self, generation: u64) {
-        if generation != self.generation {
-            self.generation = generation;
-            self.failed.clear();
-        }
+    /// Returns whether a replica of the plan's model at index `model` has failed and may not be tried again
+    /// at the time `now`.
+    pub(crate) fn has_failed(&self, model: usize, replica: &ReplicaView, now: Instant) -> bool {
+        let mut failed = self.failed.iter().filter(|one| one.is(model, replica));
+        failed.any(|one| one.retry_at.is_none_or(|at| now < at))
     }
 
-    /// Returns whether a replica of the plan's model at index `model` has failed.
-    pub(crate) fn has_failed(&self, model: usize, replica: &ReplicaView) -> bool {
-        let mut failed = self.failed.iter();
-        failed.any(|(index, node)| *index == model && *node == replica.node)
+    /// The earliest time after `now` at which a replica that failed may be tried again. `None`: none may.
+    pub(crate) fn next_retry(&self, now: Instant) -> Option<Instant> {
+        let times = self.failed.iter().filter_map(|one| one.retry_at);
+        times.filter(|at| now < *at).min()
     }
 
-    /// Records that a replica of the plan's model at index `model` failed.
+    /// Records a failed attempt at the time `now`. Another replica may answer at once, and this one after
+    /// its back-off, except that a replica that is full is not asked again.
     ///
     /// # Errors
-    /// The error itself, when no other replica can do better.
+    /// The error itself, when the request may not be sent again.
     pub(crate) fn record_failure(
         &mut self,
-        model: usize,
-        rejected: RejectedCandidate,
-        error: RequestError,
+        attempt: FailedAttempt<'_>,
+        now: Instant,
     ) -> Result<(), RequestError> {
+        let FailedAttempt {
+            model,
+            replica,
+            rejected,
+            error,
+            budget_used,
+            throttled,
+            jitter,
+        } = attempt;
+        self.failures += 1;
         self.lost_nodes += usize::from(matches!(error, RequestError::NodeLost(_)));
-        let node = rejected.node.clone();
         if self.errors.len() < MAX_RECORDED {
             self.errors.push(rejected);
         }
-        if !error.is_retryable() || self.lost_nodes >= MAX_LOST_NODES {
+        let exhausted = budget_used.is_some_and(|used| used >= MAX_FAILED_ATTEMPTS);
+        let too_many = exhausted || throttled || self.lost_nodes >= MAX_LOST_NODES;
+        if !error.is_retryable() || too_many {
             return Err(error);
         }
-        self.failed.extend(node.map(|node| (model, node)));
+        let backoff = |retry_after| retry_backoff(self.failures, retry_after, jitter);
+        let backoff: Option<Duration> = match &error {
+            RequestError::Overloaded { .. } => None,
+            RequestError::Unavailable { retry_after, .. } => backoff(*retry_after),
+            _ => backoff(None),
+        };
+        self.failed.retain(|one| !one.is(model, replica));
+        self.failed.push(FailedReplica {
+            model,
+            node: replica.node.clone(),
+            revision: replica.revision,
+            retry_at: backoff.and_then(|backoff| now.checked_add(backoff)),
+        });
         self.last_error = Some(error);
         Ok(())
     }

@@ -2,12 +2,12 @@
 //!
 //! Requests and dry runs make the same pass: they differ only in how many replicas are compared.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotilla_core::routing::{
     AffinityRecord, CandidateRecord, CandidateStatus, ExpectedAnswer, RejectReason,
-    RejectedCandidate, SelectionReason, best_score, choose_from_all, sample_and_choose,
-    score_candidates,
+    RejectedCandidate, SelectionReason, SpentResources, best_score, choose_from_all,
+    sample_and_choose, score_candidates,
 };
 use flotilla_core::{ModelName, NodeName};
 
@@ -31,6 +31,10 @@ pub(crate) struct SelectionPass<'a> {
     pub(crate) head_of: Option<usize>,
     /// The time to the request's own deadline, if it has one.
     pub(crate) remaining: Option<Duration>,
+    /// What earlier attempts of the request have taken.
+    pub(crate) spent: SpentResources,
+    /// The time of the pass.
+    pub(crate) now: Instant,
     pub(crate) scope: SelectionScope,
 }
 
@@ -69,7 +73,7 @@ pub(crate) struct SelectedReplica {
     pub(crate) replica: ReplicaView,
     /// Bytes of the prompt that the replica has yet to read.
     pub(crate) unread_bytes: u32,
-    expected: ExpectedAnswer,
+    pub(crate) expected: ExpectedAnswer,
 }
 
 /// The replicas of one model that a request may go to.
@@ -101,6 +105,8 @@ pub(crate) enum SkipReason {
     DeadlineUnmet,
     /// Every replica is full.
     Full,
+    /// A replica has refused the request, and the others cannot take it either.
+    Refused,
     /// A replica may be able to take the request soon.
     Coming,
 }
@@ -204,9 +210,9 @@ impl SelectionPass<'_> {
                     expected: estimate.under_pressure(),
                 })
             }
-            Err(SkipReason::Unavailable) => {
+            Err(SkipReason::Refused) => {
                 record.reject_model(name, RejectReason::AttemptFailed, "");
-                Err(SkipReason::Coming)
+                Err(SkipReason::Refused)
             }
             Err(SkipReason::Full) => {
                 record.reject_model(name, RejectReason::Full, "");
@@ -251,7 +257,8 @@ impl SelectionPass<'_> {
         let mut skipped = SkipReason::Unavailable;
         let status = |index: usize| {
             let replica = eligible.get(index);
-            if self.retry.has_failed(*model, replica) {
+            if self.retry.has_failed(*model, replica, self.now) {
+                skipped = skipped.max(SkipReason::Refused);
                 return CandidateStatus::Ineligible;
             }
             let cached = cached.as_ref().filter(|cached| cached.index == index);
@@ -311,7 +318,7 @@ impl SelectionPass<'_> {
         let context = self.estimate_context(name);
         let status = |index: usize| {
             let replica = eligible.get(index);
-            if replica.node == *slow || self.retry.has_failed(model, replica) {
+            if replica.node == *slow || self.retry.has_failed(model, replica, self.now) {
                 return CandidateStatus::Ineligible;
             }
             match context.estimate(replica, None) {
@@ -338,6 +345,7 @@ impl SelectionPass<'_> {
             cost: self.plan.cost_at(endpoints.map(|e| &e.model.spec)),
             quality: self.view.routing.measured(task, model),
             remaining: self.remaining,
+            spent: self.spent,
             now: stats_clock(),
         }
     }
@@ -397,6 +405,7 @@ impl SelectionRecord {
 fn skip_reason(reason: RejectReason) -> SkipReason {
     match reason {
         RejectReason::Full => SkipReason::Full,
+        RejectReason::Zone => SkipReason::Unavailable,
         RejectReason::Deadline => SkipReason::DeadlineUnmet,
         _ => SkipReason::LimitsUnmet,
     }

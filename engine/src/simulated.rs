@@ -68,6 +68,8 @@ struct SimulatedModel {
     logprob: f32,
     /// Time to the first token if no prefix of the prompt is remembered.
     first_token: Duration,
+    /// The end of the warm-up: answers begin then at the earliest.
+    warm_from: tokio::time::Instant,
     /// Time between tokens.
     token_interval: Duration,
     /// The prefixes of earlier conversations. `None` without a prefix cache.
@@ -82,6 +84,8 @@ impl SimulatedModel {
             output_tokens: options.output_tokens.unwrap_or(DEFAULT_TOKENS),
             logprob: options.token_probability.unwrap_or(1.0).ln(),
             first_token: first_token.mul_f64(slowdown),
+            warm_from: tokio::time::Instant::now()
+                + Duration::from_millis(options.warm_up_ms.unwrap_or(0)),
             token_interval: if speed > 0.0 {
                 Duration::from_secs_f64(1.0 / speed)
             } else {
@@ -177,11 +181,13 @@ impl LoadedModel for SimulatedModel {
             .first_token
             .mul_f64(self.uncached_fraction(&request.input));
         let interval = self.token_interval;
-        if first_token.is_zero() && interval.is_zero() {
+        let now = tokio::time::Instant::now();
+        let begin = now.max(self.warm_from);
+        if first_token.is_zero() && interval.is_zero() && begin == now {
             return Ok(stream::iter(events.into_iter().map(Ok)).boxed());
         }
         // Tokens have points in time instead of pauses, whose errors would add up.
-        let start = tokio::time::Instant::now() + first_token;
+        let start = begin + first_token;
         let timed = stream::iter(events)
             .enumerate()
             .then(move |(index, event)| async move {
@@ -249,6 +255,7 @@ mod tests {
             output_tokens: 5,
             logprob: 0.0,
             first_token: Duration::from_millis(20),
+            warm_from: tokio::time::Instant::now(),
             token_interval: Duration::from_millis(10),
             prefixes: None,
         };

@@ -1,6 +1,6 @@
 //! The fields that identify a completion.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use flotilla_telemetry::clock::unix_seconds;
 
 /// Identifies one completion in its response or in all of its chunks.
 pub(crate) struct CompletionId {
@@ -25,10 +25,4 @@ impl CompletionId {
             model,
         }
     }
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs())
 }

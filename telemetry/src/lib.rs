@@ -10,6 +10,7 @@
 //!
 //! Start reading at [`Telemetry::start`].
 
+pub mod clock;
 mod exporter;
 pub mod instruments;
 pub mod logs;

@@ -183,7 +183,8 @@ metrics! {
     CLASSIFICATIONS = "flotilla.classify.requests", Counter, Controller, "{request}", [TASK, CLASSIFY_ABSTAINED], &[], "Requests that were classified, by the task that was chosen.";
     CASCADE_ANSWERS = "flotilla.cascade.answers", Counter, Controller, "{answer}", [TASK, MODEL, CASCADE_OUTCOME], &[], "Answers of the models of a cascade, by outcome.";
     HEDGES = "flotilla.hedges", Counter, Controller, "{request}", [HEDGE_WON], &[], "Requests that were also sent to a second replica because the first one was slow.";
-    RETRIES = "flotilla.retries", Counter, Controller, "{attempt}", [], &[], "Attempts on another replica after one had failed.";
+    RETRIES = "flotilla.retries", Counter, Controller, "{attempt}", [], &[], "Attempts to answer a request after the first had failed.";
+    FAILED_ATTEMPTS = "flotilla.failed_attempts", Counter, Controller, "{attempt}", [MODEL, ERROR_TYPE], &[], "Attempts of replicas to answer a request that failed before the answer began.";
     FLEET_NODES = "flotilla.fleet.nodes", Gauge, Controller, "{node}", [STATE], &[], "Nodes, by state: joining, ready, suspect, lost.";
     NODE_READY = "flotilla.node.ready", Gauge, Controller, "1", [NODE, ZONE], &[], "Whether a node is ready.";
     REPLICAS_DESIRED = "flotilla.model.replicas.desired", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that are assigned to nodes.";

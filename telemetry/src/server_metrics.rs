@@ -43,6 +43,7 @@ pub struct ServerMetrics {
     cascade_answers: Counter<u64>,
     hedges: Counter<u64>,
     retries: Counter<u64>,
+    failed_attempts: Counter<u64>,
     in_flight: Arc<AtomicU64>,
     /// Bound instruments, by the hash of their labels.
     cached_instruments: RwLock<HashMap<u64, Arc<BoundInstruments>>>,
@@ -94,6 +95,7 @@ impl ServerMetrics {
             cascade_answers: counter(meter, &names::CASCADE_ANSWERS),
             hedges,
             retries,
+            failed_attempts: counter(meter, &names::FAILED_ATTEMPTS),
             in_flight,
             cached_instruments: RwLock::default(),
             node_counters: RwLock::default(),
@@ -193,9 +195,18 @@ impl ServerMetrics {
         self.hedges.add(1, &[KeyValue::new(attr::HEDGE_WON, won)]);
     }
 
-    /// Records the number of retries of a request on other replicas.
+    /// Records the number of retries of a request.
     pub fn record_retries(&self, retries: u64) {
         self.retries.add(retries, &[]);
+    }
+
+    /// Records an attempt of a replica of `model` that failed with an error of this type.
+    pub fn record_failed_attempt(&self, model: &str, error_type: &'static str) {
+        let attributes = [
+            KeyValue::new(attr::MODEL, model.to_owned()),
+            KeyValue::new(attr::ERROR_TYPE, error_type),
+        ];
+        self.failed_attempts.add(1, &attributes);
     }
 
     fn instruments(&self, labels: RequestLabels<'_>) -> Arc<BoundInstruments> {

@@ -7,12 +7,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use flotilla_dispatch::{DecisionLog, DecisionRecord, Dispatcher};
 use flotilla_gateway::{ApiError, ApiPath, ApiRoutes, Operation, RouteBody, RouteQuery, read_json};
+use flotilla_telemetry::clock::unix_millis;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::node_rejections::add_node_rejections;
 use super::router::JsonObject;
-use crate::clock::unix_millis;
 use crate::fleet::FleetHandle;
 
 /// Marks a request that another controller has forwarded. It is not forwarded again, so that two

@@ -7,9 +7,9 @@ use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use flotilla_dispatch::QualityRecord;
+use flotilla_telemetry::clock::unix_seconds;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::unix_seconds;
 use crate::fleet::records::encode;
 use crate::fleet::{DesiredRecord, NodeOperationRecord};
 use crate::store::{Precondition, Store, StoreError, StoreRevision, StoreWrite, backoff, keys};

@@ -20,6 +20,7 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::routing::get;
 use flotilla_core::energy::Currency;
 use flotilla_gateway::{ApiRoutes, Operation};
+use flotilla_telemetry::clock::unix_millis;
 use futures::Stream;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
@@ -30,7 +31,6 @@ use super::controllers::{ControllerResource, controllers};
 use super::models::{ModelResource, models};
 use super::nodes::{NodeResource, nodes};
 use super::resources::notes;
-use crate::clock::unix_millis;
 use crate::fleet::{FleetHandle, FleetView};
 use crate::traffic::{TrafficLog, TrafficTick};
 

@@ -10,6 +10,7 @@ use flotilla_core::spec::{Resource, Router, RouterSpec, Task};
 use flotilla_core::{Joules, ModelName, RouterName, TaskName};
 use flotilla_dispatch::{LatestClassifier, QualityRecord, TaskView};
 use flotilla_gateway::{ApiError, ApiPath, ApiQuery, read_json};
+use flotilla_telemetry::clock::unix_seconds;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,6 @@ use super::errors::not_found;
 use super::resources::{MAX_RESOURCE, ResourceList, read_resource};
 use super::state::AdminState;
 use super::watch::{self, WatchQuery};
-use crate::clock::unix_seconds;
 use crate::fleet::FleetView;
 
 /// A task in the form of its YAML, with its status.

@@ -34,7 +34,13 @@ pub(super) struct NodeState {
     /// The node's last report, shared with the views.
     pub(super) report: Arc<ArcSwap<NodeReport>>,
     /// The statistics of the node's replicas. They outlive a view, and end with the session.
-    replica_stats: HashMap<ModelName, Arc<ReplicaStats>>,
+    replica_stats: HashMap<ModelName, RevisionStats>,
+}
+
+/// The statistics of a replica at one revision: another revision may be as fast or as slow as it likes.
+struct RevisionStats {
+    revision: ModelRevision,
+    stats: Arc<ReplicaStats>,
 }
 
 impl NodeState {
@@ -126,7 +132,7 @@ impl NodeState {
             };
             let counters = status.counters.unwrap_or_default();
             let requests = counters.active + counters.queued;
-            if let Some(stats) = self.replica_stats.get(&name) {
+            if let Some(RevisionStats { stats, .. }) = self.replica_stats.get(&name) {
                 stats.set_reported_requests(requests);
             }
             let before = before.uses.get(&name);
@@ -140,7 +146,7 @@ impl NodeState {
             energy: energy.or_else(|| before.energy.clone()),
         };
         let pressure = report.pressure();
-        for stats in self.replica_stats.values() {
+        for RevisionStats { stats, .. } in self.replica_stats.values() {
             stats.set_pressure(pressure);
         }
         self.report.store(Arc::new(report));
@@ -173,19 +179,26 @@ impl NodeState {
             power: self.record.spec.power_or_estimate(),
             prefix_cache: status.prefix_cache,
         };
+        let revision = ModelRevision(status.revision);
         let stats = match self.replica_stats.get(model) {
-            Some(stats) if stats.limits() == limits => stats.clone(),
+            Some(known) if known.revision == revision && known.stats.limits() == limits => {
+                known.stats.clone()
+            }
             _ => {
                 let stats = Arc::new(ReplicaStats::new(limits));
                 stats.set_pressure(report.pressure());
-                self.replica_stats.insert(model.clone(), stats.clone());
+                let known = RevisionStats {
+                    revision,
+                    stats: stats.clone(),
+                };
+                self.replica_stats.insert(model.clone(), known);
                 stats
             }
         };
         Some(ReplicaView {
             node: node.clone(),
             zone: self.record.spec.zone.clone(),
-            revision: ModelRevision(status.revision),
+            revision,
             transport: session.link.clone(),
             stats,
         })

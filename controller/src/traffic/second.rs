@@ -2,11 +2,11 @@
 
 use flotilla_core::routing::OutcomeStatus;
 use flotilla_dispatch::EndedRequest;
+use flotilla_telemetry::clock::unix_millis;
 use hdrhistogram::Histogram;
 
 use super::node_totals::NodeTotals;
 use super::report::{LatencyPercentiles, MeteredEnergy, RequestSummary, TrafficPoint};
-use crate::clock::unix_millis;
 
 /// Requests of one second that get a summary, and summaries that are kept. Further requests of the
 /// second are counted, but not listed: all of them would flood the page.

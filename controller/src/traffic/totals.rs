@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use flotilla_core::routing::OutcomeStatus;
 
 use super::report::{UsageTotal, UsageTotals};
-use crate::clock::unix_millis;
 use flotilla_dispatch::EndedRequest;
+use flotilla_telemetry::clock::unix_millis;
 
 /// Names that totals are kept for, for each of models, tasks and nodes. Requests of further names
 /// are not added up, so that a client that invents names cannot fill the memory.

@@ -29,8 +29,18 @@ fn computed(prompt_bytes: u32, tokens: u32, prefill: f32, decode: f32) -> Served
     }
 }
 
+/// The estimate of a replica whose answers have taken so long several times, the last time `at`.
 fn speed(seconds: f32, at: f32) -> SpeedEstimate {
-    SpeedEstimate::learn(None, served(seconds * contention_factor(load(0)), 0), at)
+    let served = served(seconds * contention_factor(load(0)), 0);
+    let rounds = (0..TRUSTED_ROUNDS).rev();
+    let learn = |known, before| {
+        Some(SpeedEstimate::learn(
+            known,
+            served,
+            at - f32::from(before) * served.seconds,
+        ))
+    };
+    rounds.fold(None, learn).unwrap()
 }
 
 fn times_of_two(
@@ -39,7 +49,7 @@ fn times_of_two(
     cost: RequestCost,
     now: f32,
 ) -> (f32, f32) {
-    (time_ratio(a, b, cost, now), 1.0)
+    (time_ratio(a, b, cost, Exploration::unhurried(now)), 1.0)
 }
 
 const COST: RequestCost = RequestCost {
@@ -168,8 +178,9 @@ fn short_prompt_says_little_of_long_ones() {
 #[test]
 fn estimate_follows_a_change_of_speed() {
     let mut known = Some(speed(0.1, 0.0));
-    for _ in 0..20 {
-        known = Some(SpeedEstimate::learn(known, served(10.0, 0), 1.0));
+    for n in 1..=20 {
+        let now = 10.0 * n as f32;
+        known = Some(SpeedEstimate::learn(known, served(10.0, 0), now));
     }
     assert!(known.unwrap().unloaded_seconds(COST) > 5.0, "{known:?}");
 }
@@ -205,4 +216,95 @@ fn slow_replica_is_tried_again_after_a_while() {
     // An unknown replica counts as fast as the other one.
     let (a, b) = times_of_two(fast(0.0), (load(0), None), COST, 0.0);
     assert!(a > b);
+}
+
+#[test]
+fn much_faster_answer_is_believed_at_once_and_a_much_slower_one_only_in_part() {
+    let seconds = |known: Option<SpeedEstimate>| known.unwrap().unloaded_seconds(COST);
+    let now = std::cell::Cell::new(0.0);
+    let learn = |known, seconds: f32| {
+        now.set(now.get() + 60.0);
+        let served = computed(100, 5, seconds / 2.0, seconds / 2.0);
+        Some(SpeedEstimate::learn(known, served, now.get()))
+    };
+    // The first answer after a load took 39 times as long.
+    let known = learn(learn(None, 3.9), 0.1);
+    assert!((seconds(known) - 0.1).abs() < 0.01, "{known:?}");
+    // One outlier of forty times the usual time, and others that were under way with it.
+    let mut known = learn(learn(None, 0.1), 4.0);
+    for _ in 0..5 {
+        let served = computed(100, 5, 2.0, 2.0);
+        known = Some(SpeedEstimate::learn(known, served, now.get() + 1.0));
+    }
+    assert!(seconds(known) < 0.1 * SIMILAR, "{known:?}");
+    // A replica that has become slower is believed after a few rounds of answers.
+    for _ in 0..5 {
+        known = learn(known, 4.0);
+    }
+    assert!(seconds(known) > 2.0, "{known:?}");
+    // An answer that took no time at all can be corrected.
+    let mut known = learn(learn(None, 1.0), 0.0);
+    assert!(seconds(known) > 0.0);
+    for _ in 0..20 {
+        known = learn(known, 1.0);
+    }
+    assert!((seconds(known) - 1.0).abs() < 0.1, "{known:?}");
+}
+
+#[test]
+fn idle_replica_is_doubted_until_several_rounds_of_answers_and_a_busy_one_is_not() {
+    let fast = (load(2), Some(speed(0.1, 0.0)));
+    let ratio = |slow: SpeedEstimate, in_flight| {
+        let factor = contention_factor(load(in_flight)) / contention_factor(load(2));
+        time_ratio(
+            (load(in_flight), Some(slow)),
+            fast,
+            COST,
+            Exploration::unhurried(0.0),
+        ) / factor
+    };
+    let answer = |known, at| {
+        let served = ServedRequest {
+            seconds: 4.0,
+            ..computed(100, 8, 2.0, 2.0)
+        };
+        SpeedEstimate::learn(known, served, at)
+    };
+    // Requests that were under way together count as one round.
+    let mut slow = answer(None, -15.0);
+    for _ in 0..10 {
+        slow = answer(Some(slow), -14.0);
+    }
+    assert_eq!(ratio(slow, 0), 1.0);
+    assert!(ratio(slow, 1) > 20.0, "it is just being tried");
+    for at in [-10.0, -5.0, 0.0] {
+        slow = answer(Some(slow), at);
+    }
+    assert!(ratio(slow, 0) > 20.0);
+}
+
+#[test]
+fn unfavourable_estimate_is_doubted_the_sooner_the_busier_the_best_replica_is() {
+    let slow = speed(3.9, 0.0);
+    let seconds_until_tried = |in_flight, candidates| {
+        let load = load(in_flight);
+        (1..100_000).map(|tenth| tenth as f32 / 10.0).find(|now| {
+            let fast = (load, Some(speed(0.1, *now)));
+            let exploration = Exploration::beside(load, candidates, *now);
+            let idle = ReplicaLoad {
+                in_flight: 0,
+                ..load
+            };
+            time_ratio((idle, Some(slow)), fast, COST, exploration) < 1.0
+        })
+    };
+    let [queued, full, half, idle] =
+        [20, 4, 2, 0].map(|in_flight| seconds_until_tried(in_flight, 2).unwrap_or(f32::INFINITY));
+    assert!(queued < 2.0 && full < 8.0, "{queued} {full}");
+    assert!(
+        full * 5.0 < half && half * 5.0 < idle,
+        "{full} {half} {idle}"
+    );
+    let among_eight = seconds_until_tried(20, 8).unwrap();
+    assert!(among_eight > 5.0 * queued, "{among_eight}");
 }

@@ -19,7 +19,7 @@
 
 use super::{ExpectedAnswer, ObjectiveWeights, ReplicaLoad, score_candidates};
 use crate::Joules;
-use crate::estimate::{RequestCost, SpeedEstimate, snap_similar, time_ratio};
+use crate::estimate::{Exploration, RequestCost, SpeedEstimate, snap_similar, time_ratio};
 
 /// The longest time that a replica may take to be chosen for its energy, as a multiple of the
 /// soonest replica's time. Without the limit a slow replica that needs almost no energy could keep
@@ -111,9 +111,20 @@ pub fn choose_replica(
     cost: RequestCost,
     now: f32,
 ) -> Option<ReplicaChoice> {
-    let comparison = Comparison { cost, now };
+    let mut comparison = Comparison {
+        cost,
+        now,
+        exploration: Exploration::unhurried(now),
+    };
     let fastest = comparison.fastest(candidates)?;
     let mut figures = comparison.figures(candidates, &candidates[fastest]);
+    if let Some(load) = comparison.least_load_of_soonest(candidates, &figures)
+        && load.requests() > 0
+    {
+        // The best replica by the estimates is busy: the others may be better than they seem.
+        comparison.exploration = Exploration::beside(load, candidates.len(), now);
+        figures = comparison.figures(candidates, &candidates[fastest]);
+    }
     let (index, rule) = match weights {
         Some(weights) => {
             shortlist_best_scores(&mut figures, candidates, weights);
@@ -150,6 +161,7 @@ pub fn choose_replica(
 struct Comparison {
     cost: RequestCost,
     now: f32,
+    exploration: Exploration,
 }
 
 impl Comparison {
@@ -179,8 +191,14 @@ impl Comparison {
         reference: &ReplicaCandidate,
     ) -> Vec<CandidateFigures> {
         let replica = |candidate: &ReplicaCandidate| (candidate.load, candidate.speed);
+        let reference_replica = replica(reference);
         let figures = |candidate: &ReplicaCandidate| {
-            let time = time_ratio(replica(candidate), replica(reference), self.cost, self.now);
+            let time = time_ratio(
+                replica(candidate),
+                reference_replica,
+                self.cost,
+                self.exploration,
+            );
             CandidateFigures {
                 time: time * candidate.remaining_share * candidate.pressure_factor,
                 joules: self.joules_ratio(candidate, reference),
@@ -192,19 +210,43 @@ impl Comparison {
         candidates.iter().map(figures).collect()
     }
 
-    /// The energy of a candidate as a multiple of the reference's, with node pressure. The older
-    /// the speed estimate, the less the ratio is trusted. Unknown energy counts as that of the reference,
+    /// The load of the candidate that answers soonest, the least one where several do.
+    fn least_load_of_soonest(
+        self,
+        candidates: &[ReplicaCandidate],
+        figures: &[CandidateFigures],
+    ) -> Option<ReplicaLoad> {
+        let loads = candidates.iter().map(|candidate| candidate.load);
+        let soonest = figures.iter().zip(loads).min_by(|(a, load), (b, other)| {
+            let by_time = a.time.total_cmp(&b.time);
+            by_time.then(load.utilization().total_cmp(&other.utilization()))
+        });
+        soonest.map(|(_, load)| load)
+    }
+
+    /// The energy of a candidate as a multiple of the reference's, with node pressure. The less the
+    /// estimates are trusted, the less is the ratio. Unknown energy counts as that of the reference,
     /// so that time decides and the candidate is tried. Similar figures count as equal.
     fn joules_ratio(self, candidate: &ReplicaCandidate, reference: &ReplicaCandidate) -> f32 {
         let known = |candidate: &ReplicaCandidate| {
             // A lower bound of the time says little of the energy.
             let speed = candidate.speed.filter(|speed| !speed.is_lower_bound())?;
             let Joules(joules) = candidate.joules?;
-            Some((joules.max(MIN_JOULES), speed.exploration_bonus(self.now)))
+            Some((joules.max(MIN_JOULES), speed))
         };
+        // Nobody waits longer for an estimate of energy that is wrong: there is no hurry to correct it.
+        let exploration = Exploration::unhurried(self.now);
         let ratio = match (known(candidate), known(reference)) {
-            (Some((joules, trust)), Some((of_reference, trust_of_reference))) => {
-                (joules / of_reference).powf(trust.min(trust_of_reference))
+            (Some((joules, speed)), Some((of_reference, reference_speed))) => {
+                let ratio = joules / of_reference;
+                let trust = if ratio >= 1.0 {
+                    let worse = (candidate.load, speed);
+                    exploration.trust_in_ratio(worse, reference_speed)
+                } else {
+                    let worse = (reference.load, reference_speed);
+                    exploration.trust_in_ratio(worse, speed)
+                };
+                ratio.powf(trust)
             }
             _ => 1.0,
         };
@@ -271,3 +313,5 @@ fn first_minimum(
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod traffic_tests;

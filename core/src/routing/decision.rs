@@ -45,6 +45,9 @@ pub struct RoutingDecision {
     pub model: Option<ModelName>,
     /// The node of the chosen replica. `None` if no replica could answer.
     pub node: Option<NodeName>,
+    /// How often the request was sent to a replica that failed.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub failed_attempts: u32,
     /// The replicas that could answer and were compared.
     pub candidates: Vec<CandidateRecord>,
     /// The models and replicas that could not answer, with the reasons.

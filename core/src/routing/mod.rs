@@ -3,8 +3,8 @@
 //!
 //! [`Classifier`] finds the task; [`score_candidates`] compares models by the task's objective;
 //! [`sample_and_choose`] samples some replicas of a model, of which [`choose_replica`] selects one;
-//! [`CascadeSpec`] says when a small model's answer is accepted. [`RoutingDecision`] records
-//! these steps.
+//! [`CascadeSpec`] says when a small model's answer is accepted; [`retry_backoff`] and [`RetryThrottle`]
+//! limit retries. [`RoutingDecision`] records these steps.
 
 mod cascade;
 mod choose;
@@ -14,6 +14,8 @@ mod conversation_prefix;
 mod decision;
 mod explain_choice;
 mod objective;
+mod request_limits;
+mod retry;
 mod sample;
 mod selection_reason;
 pub mod threshold_tradeoff;
@@ -31,8 +33,9 @@ pub use decision::{
     RejectReason, RejectedCandidate, RequestOutcome, RoutingDecision, TierOutcome, TierRecord,
 };
 pub use objective::{
-    AnswerLimits, ExpectedAnswer, LimitViolation, ObjectiveScore, ObjectiveWeights, best_score,
-    exceeds_limit, score_candidates,
+    AnswerLimits, ExpectedAnswer, ObjectiveScore, ObjectiveWeights, best_score, score_candidates,
 };
+pub use request_limits::{ExpectedReplica, LimitViolation, RequestLimits, SpentResources};
+pub use retry::{MAX_FAILED_ATTEMPTS, RetryThrottle, retry_backoff};
 pub use sample::{CandidateStatus, ReplicaLoad, choose_from_all, sample_and_choose};
 pub use selection_reason::SelectionReason;

@@ -1,7 +1,5 @@
 //! The objective of a task: weights and limits of its answers, and the score of each candidate.
 
-use std::time::Duration;
-
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -72,19 +70,6 @@ pub struct ObjectiveScore {
     pub energy: f32,
 }
 
-/// The limit that a candidate does not keep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LimitViolation {
-    /// The quality of this revision was never measured.
-    NotMeasured,
-    /// The quality is too low.
-    Quality,
-    /// The predicted time is too long.
-    Latency,
-    /// The predicted energy is too high.
-    Energy,
-}
-
 impl AnswerLimits {
     /// The stricter one of each limit.
     #[must_use]
@@ -105,35 +90,6 @@ impl AnswerLimits {
             max_joules: strictest(self.max_joules, other.max_joules, |a, b| a < b),
         }
     }
-
-    /// Checks a model's measured quality. Returns the violated limit, if any.
-    #[must_use]
-    pub fn quality_violation(self, quality: Option<f32>) -> Option<LimitViolation> {
-        let least = self.min_quality?;
-        match quality {
-            None => Some(LimitViolation::NotMeasured),
-            Some(quality) => (quality < least).then_some(LimitViolation::Quality),
-        }
-    }
-
-    /// Checks the expected answer of a replica. Returns the violated limit, if any. An unknown value
-    /// violates no limit: otherwise the replica would never be tried and measured.
-    #[must_use]
-    pub fn replica_violation(self, expected: ExpectedAnswer) -> Option<LimitViolation> {
-        let longest = self.max_latency.map(|HumanDuration(longest)| longest);
-        let is_late = |seconds: f32| longest.is_some_and(|limit| exceeds_limit(seconds, limit));
-        if expected.seconds.is_some_and(is_late) {
-            return Some(LimitViolation::Latency);
-        }
-        let is_over = matches!((expected.joules, self.max_joules), (Some(j), Some(max)) if j > max);
-        is_over.then_some(LimitViolation::Energy)
-    }
-}
-
-/// Whether a predicted time of `seconds` exceeds a time limit.
-#[must_use]
-pub fn exceeds_limit(seconds: f32, limit: Duration) -> bool {
-    seconds > limit.as_secs_f32()
 }
 
 /// The scores of candidates, in the order of the candidates. An unknown quality counts as the worst
@@ -185,6 +141,7 @@ pub fn best_score(scores: &[ObjectiveScore]) -> Option<usize> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn expected(quality: f32, seconds: f32, joules: f32) -> ExpectedAnswer {
         ExpectedAnswer {
@@ -253,20 +210,10 @@ mod tests {
         });
         assert_eq!(both.min_quality, Some(0.9));
         assert_eq!(
-            both.quality_violation(None),
-            Some(LimitViolation::NotMeasured)
+            both.max_latency,
+            Some(HumanDuration(Duration::from_millis(100)))
         );
-        assert_eq!(
-            both.quality_violation(Some(0.85)),
-            Some(LimitViolation::Quality)
-        );
-        assert_eq!(both.quality_violation(Some(0.9)), None);
-        let violation = |seconds, joules| both.replica_violation(expected(1.0, seconds, joules));
-        assert_eq!(violation(0.2, 1.0), Some(LimitViolation::Latency));
-        assert_eq!(violation(0.05, 3.0), Some(LimitViolation::Energy));
-        assert_eq!(violation(0.05, 1.0), None);
-        assert_eq!(both.replica_violation(ExpectedAnswer::default()), None);
-        assert_eq!(AnswerLimits::default().quality_violation(None), None);
+        assert_eq!(both.max_joules, Some(Joules(2.0)));
     }
 
     proptest! {

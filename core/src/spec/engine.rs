@@ -107,6 +107,11 @@ pub struct EngineOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-unit" = "milliseconds"))]
     pub load_ms: Option<u64>,
+    /// `simulated`: time after a load in which answers wait, as those of a model do that warms up, in
+    /// milliseconds. Default: 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-unit" = "milliseconds"))]
+    pub warm_up_ms: Option<u64>,
     /// `simulated`: makes every load fail with this text. Default: loads succeed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub load_error: Option<String>,
@@ -138,7 +143,7 @@ impl EngineOptions {
     }
 
     /// Returns every option: whether it is set, its name, and the engine that reads it.
-    pub(super) fn options(&self) -> [(bool, &'static str, EngineKind); 14] {
+    pub(super) fn options(&self) -> [(bool, &'static str, EngineKind); 15] {
         use EngineKind::{Mistral, Simulated, Upstream};
         [
             (self.pipeline.is_some(), "pipeline", Mistral),
@@ -166,6 +171,7 @@ impl EngineOptions {
             ),
             (self.prefix_cache.is_some(), "prefixCache", Simulated),
             (self.load_ms.is_some(), "loadMs", Simulated),
+            (self.warm_up_ms.is_some(), "warmUpMs", Simulated),
             (self.load_error.is_some(), "loadError", Simulated),
         ]
     }

@@ -1,7 +1,7 @@
 //! Cascades: a small model answers first, and a larger one when the small one is not confident. And
 //! `flotilla eval`, which measures both and calibrates the cascade.
 
-use crate::fixtures::{decision_record, header, serve, task};
+use crate::fixtures::{CHAT_PATH, chat_body, decision_record, error_code, header, serve, task};
 use flotilla_tests::{
     AgentSettings, Api, Cluster, Mode, demo_model, flotilla_binary, repository, simulated_model,
 };
@@ -127,6 +127,11 @@ async fn hopeless_answer_is_stopped_early_and_the_only_answer_is_accepted_as_fal
     cluster
         .wait_until(async || api.counters("small").await.cancelled == 1)
         .await;
+
+    // A minimum quality applies to every tier, and neither model was measured.
+    let body = chat_body("task:t", json!({"min_quality": 0.9}));
+    let response = api.post(CHAT_PATH, &body).await;
+    assert_eq!(error_code(response).await, (503, json!("limits_unmet")));
 
     // A small model that still loads is skipped when a larger one is ready.
     let options = json!({"outputTokens": 2, "loadMs": 600_000});

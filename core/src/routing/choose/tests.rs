@@ -30,9 +30,14 @@ fn candidate(seconds: f32, joules: f32) -> ReplicaCandidate {
         }),
         load: load(0),
     };
+    // Several rounds of answers, the last one at the time 0.
+    let learn = |known, before: u8| {
+        let now = -f32::from(before) * seconds;
+        Some(SpeedEstimate::learn(known, served, now))
+    };
     ReplicaCandidate {
         load: load(0),
-        speed: Some(SpeedEstimate::learn(None, served, 0.0)),
+        speed: (0..8).rev().fold(None, learn),
         joules: Some(Joules(joules)),
         remaining_share: 1.0,
         pressure_factor: 1.0,

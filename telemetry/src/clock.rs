@@ -1,4 +1,4 @@
-//! Wall-clock time as the numbers that the API and the store keep.
+//! Wall-clock time as the numbers that records, the API and the store keep.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,11 +10,13 @@ fn since_epoch() -> Duration {
 }
 
 /// The current time in milliseconds since 1970.
-pub(crate) fn unix_millis() -> u64 {
+#[must_use]
+pub fn unix_millis() -> u64 {
     since_epoch().as_millis() as u64
 }
 
 /// The current time in seconds since 1970.
-pub(crate) fn unix_seconds() -> u64 {
+#[must_use]
+pub fn unix_seconds() -> u64 {
     since_epoch().as_secs()
 }

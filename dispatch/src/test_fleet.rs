@@ -1,0 +1,296 @@
+//! A dispatcher over replicas that are plain data, for tests.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use flotilla_core::energy::PowerRange;
+use flotilla_core::estimate::{ComputeTime, ServedRequest};
+use flotilla_core::generate::{
+    ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, RequestError, TokenLogprob, Usage,
+};
+use flotilla_core::quality::{Proportion, Scoring};
+use flotilla_core::rollout::ModelRevisions;
+use flotilla_core::spec::{Model, ModelSpec, RouterSpec, Task, TaskSpec};
+use flotilla_core::{ModelName, ModelRevision, NodeName, TaskName, Watts, ZoneName};
+use flotilla_gateway::Readiness;
+use flotilla_proto::{status, v1};
+use flotilla_telemetry::Telemetry;
+use flotilla_telemetry::server_metrics::ServerMetrics;
+use futures::{StreamExt, stream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+
+use crate::transport::MessageStream;
+use crate::{
+    DecisionLog, DispatchConfig, DispatchView, Dispatcher, DispatcherParts, ModelEndpoints,
+    PendingQueue, QualityRecord, ReplicaLimits, ReplicaStats, ReplicaTransport, ReplicaView,
+    RequestObserver, ResponseStream, RoutingView, TaskView, TransportError, ViewPublisher,
+    train_classifiers,
+};
+
+/// What a replica does with a request.
+#[derive(Debug, Clone)]
+pub(crate) enum Reply {
+    /// It answers at once, with tokens of this probability.
+    Answer(f32),
+    /// It begins to answer after this time.
+    AnswerAfter(Duration),
+    /// It answers with an error.
+    Fail(RequestError),
+    /// It is not connected.
+    NotConnected,
+}
+
+/// A replica that counts its requests.
+#[derive(Debug)]
+struct FakeTransport {
+    reply: Reply,
+    requests: Arc<AtomicU32>,
+}
+
+impl FakeTransport {
+    async fn reply(&self) -> Result<f32, TransportError> {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        match &self.reply {
+            Reply::Answer(probability) => Ok(*probability),
+            Reply::AnswerAfter(time) => {
+                tokio::time::sleep(*time).await;
+                Ok(1.0)
+            }
+            Reply::Fail(error) => Err(TransportError::Status(status::from_error(error.clone()))),
+            Reply::NotConnected => Err(TransportError::NotConnected),
+        }
+    }
+}
+
+#[async_trait]
+impl ReplicaTransport for FakeTransport {
+    async fn generate(
+        &self,
+        _: Request<v1::GenerateRequest>,
+    ) -> Result<ResponseStream, TransportError> {
+        let probability = self.reply().await?;
+        let token = TokenLogprob {
+            token: "x".into(),
+            logprob: probability.ln(),
+            ..TokenLogprob::default()
+        };
+        let delta = ChoiceDelta {
+            content: "x".into(),
+            logprobs: vec![token],
+            ..ChoiceDelta::default()
+        };
+        let finished = ChoiceFinished {
+            choice: 0,
+            reason: FinishReason::Stop,
+        };
+        let events = [
+            GenerateEvent::Delta(delta),
+            GenerateEvent::Finished(finished),
+            GenerateEvent::Usage(Usage::default()),
+        ];
+        let response = v1::GenerateResponse {
+            events: events.map(Into::into).into(),
+        };
+        Ok(stream::iter([Ok(response)]).boxed())
+    }
+
+    async fn embed(
+        &self,
+        _: Request<v1::EmbedRequest>,
+    ) -> Result<MessageStream<v1::EmbedResponse>, TransportError> {
+        self.reply().await?;
+        let response = v1::EmbedResponse {
+            vectors: vec![v1::Vector::default()],
+            ..v1::EmbedResponse::default()
+        };
+        Ok(stream::iter([Ok(response)]).boxed())
+    }
+}
+
+/// A replica of a [`TestFleet`].
+#[derive(Debug, Clone)]
+pub(crate) struct TestReplica {
+    pub(crate) model: &'static str,
+    pub(crate) node: &'static str,
+    pub(crate) zone: Option<&'static str>,
+    /// The revision that it serves. The quality of revision 1 was measured as 1.
+    pub(crate) revision: u64,
+    /// Seconds that its answers have taken so far. `None`: it has not answered yet.
+    pub(crate) seconds: Option<f32>,
+    pub(crate) reply: Reply,
+}
+
+/// A dispatcher over replicas that count their requests.
+pub(crate) struct TestFleet {
+    pub(crate) dispatcher: Dispatcher,
+    pub(crate) pending: PendingQueue,
+    publisher: ViewPublisher,
+    requests: HashMap<&'static str, Arc<AtomicU32>>,
+    stop: CancellationToken,
+}
+
+/// The power of each node: an answer takes 20 W.
+const POWER: PowerRange = PowerRange {
+    idle: Watts(10.0),
+    max: Watts(30.0),
+    configured: true,
+};
+
+fn model_name(name: &str) -> ModelName {
+    ModelName::new(name).unwrap()
+}
+
+impl TestReplica {
+    fn view(&self, requests: Arc<AtomicU32>) -> ReplicaView {
+        let stats = Arc::new(ReplicaStats::new(ReplicaLimits {
+            concurrency: 1,
+            capacity: 16,
+            power: POWER,
+            prefix_cache: false,
+        }));
+        for seconds in std::iter::repeat_n(self.seconds, 4).flatten() {
+            let served = ServedRequest {
+                prompt_bytes: 2,
+                prompt_tokens: 1,
+                completion_tokens: 1,
+                // Each answer counts as one after the other.
+                seconds: 0.0,
+                compute_time: Some(ComputeTime {
+                    prefill: seconds,
+                    decode: 0.0,
+                }),
+                load: stats.load(),
+            };
+            stats.learn(served, None);
+        }
+        ReplicaView {
+            node: NodeName::new(self.node).unwrap(),
+            zone: self.zone.map(|zone| ZoneName::new(zone).unwrap()),
+            revision: ModelRevision(self.revision),
+            transport: Arc::new(FakeTransport {
+                reply: self.reply.clone(),
+                requests,
+            }),
+            stats,
+        }
+    }
+}
+
+impl TestFleet {
+    /// Starts a dispatcher over these replicas and tasks. Requests that fit no task go to the task
+    /// `default`, if there is one.
+    pub(crate) fn start(replicas: &[TestReplica], tasks: Vec<(&str, TaskSpec)>) -> Self {
+        let metrics = Arc::new(ServerMetrics::new(&Telemetry::disabled().meter()));
+        let observer = RequestObserver::metrics_only(metrics);
+        let (publisher, view) = ViewPublisher::new();
+        let (pending, _wake_ups) = PendingQueue::new();
+        let (trained, classifier) = watch::channel(None);
+        let stop = CancellationToken::new();
+        tokio::spawn(train_classifiers(view.clone(), trained, stop.clone()));
+        let parts = DispatcherParts {
+            view,
+            pending: pending.clone(),
+            classifier,
+            decisions: DecisionLog::new("test", 100, observer.clone()),
+            observer,
+        };
+        let config = DispatchConfig {
+            first_token_timeout: Duration::from_secs(20),
+            answer_timeout: Duration::from_secs(60),
+            record_prompts: false,
+        };
+        let mut fleet = Self {
+            dispatcher: Dispatcher::new(parts, config),
+            pending,
+            publisher,
+            requests: HashMap::new(),
+            stop,
+        };
+        fleet.publish(1, replicas, tasks);
+        fleet
+    }
+
+    /// Publishes a view of these replicas and tasks. Every model expects a replica where it has none.
+    pub(crate) fn publish(
+        &mut self,
+        generation: u64,
+        replicas: &[TestReplica],
+        tasks: Vec<(&str, TaskSpec)>,
+    ) {
+        let mut by_model: BTreeMap<&str, Vec<ReplicaView>> = BTreeMap::new();
+        for replica in replicas {
+            let requests = self.requests.entry(replica.node).or_default().clone();
+            let of_model = by_model.entry(replica.model).or_default();
+            of_model.push(replica.view(requests));
+        }
+        let models = by_model.into_iter().map(|(name, replicas)| {
+            let name = model_name(name);
+            let model = Model::new(name.clone(), ModelSpec::default());
+            let revisions = ModelRevisions {
+                desired: ModelRevision(1),
+                stable: Some(ModelRevision(2)),
+                failed: None,
+            };
+            let endpoints = ModelEndpoints::new(model, revisions, replicas);
+            (name, Arc::new(endpoints))
+        });
+        let view = DispatchView {
+            generation,
+            models: models.collect(),
+            routing: Arc::new(routing(replicas, tasks)),
+            readiness: Readiness {
+                ready: true,
+                notes: Vec::new(),
+            },
+        };
+        self.publisher.publish(view);
+    }
+
+    /// The requests that the replicas of a node got.
+    pub(crate) fn requests(&self, node: &str) -> u32 {
+        self.requests[node].load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for TestFleet {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn routing(replicas: &[TestReplica], tasks: Vec<(&str, TaskSpec)>) -> RoutingView {
+    let mut routing = RoutingView::default();
+    let quality = QualityRecord {
+        revision: ModelRevision(1),
+        quantization: None,
+        scoring: Scoring::Exact,
+        measured: Proportion {
+            correct: 10,
+            total: 10,
+        },
+        median_ms: 1.0,
+        joules: None,
+        at: 0,
+    };
+    let measured: BTreeMap<ModelName, QualityRecord> = replicas
+        .iter()
+        .map(|replica| (model_name(replica.model), quality.clone()))
+        .collect();
+    for (name, spec) in tasks {
+        let name = TaskName::new(name).unwrap();
+        let task = TaskView::new(Task::new(name.clone(), spec), 0).unwrap();
+        routing.tasks.insert(name.clone(), Arc::new(task));
+        routing.quality.insert(name, measured.clone());
+    }
+    let default_task = TaskName::new("default").unwrap();
+    routing.router = Some(RouterSpec {
+        default_task: Some(default_task),
+        ..RouterSpec::default()
+    });
+    routing
+}
