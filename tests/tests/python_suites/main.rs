@@ -1,12 +1,15 @@
-//! Runs the Python tests in `tests/python` and reports each case as a test of its own.
+//! Runs the cases in `tests/python` and `tests/javascript` and reports each as a test of its own.
 //!
-//! pytest collects the cases; each becomes a trial with the name that pytest gives it, so that a filter
-//! of `cargo test` selects cases. The first trial of a suite starts the suite's fleet and runs all its
-//! selected cases in one pytest process; every trial then reports the outcome of its case.
+//! pytest and Node's test runner collect the cases; each becomes a trial with the name that its runner
+//! gives it, so that a filter of `cargo test` selects cases. The first trial of a suite starts the suite's
+//! fleet and runs all its selected cases, in one process for each runner; every trial then reports the
+//! outcome of its case.
 
 // A test that cannot go on fails, helpers included.
 #![allow(clippy::unwrap_used)]
 
+mod case_runner;
+mod node_test;
 mod pytest;
 mod suite;
 
@@ -15,45 +18,48 @@ use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
+use case_runner::{CaseOutcome, CaseRun, CaseRunner};
 use libtest_mimic::{Arguments, Failed, Trial};
-use pytest::{CaseOutcome, PytestRun};
-use suite::Suite;
+use suite::{SelectedCases, Suite};
 
 /// The selected cases of a suite, and their outcomes once they have run.
 struct SuiteRun {
     suite: Suite,
-    cases: Vec<String>,
+    cases: Vec<SelectedCases>,
     /// An error if the suite did not run.
-    result: OnceLock<Result<PytestRun, String>>,
+    result: OnceLock<Result<CaseRun, String>>,
 }
+
+/// The cases of a runner, or why it has none.
+type Collection = (CaseRunner, Result<Vec<String>, String>);
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let trials = match pytest::collect() {
-        Ok(cases) => {
-            let trials = |suite: &Suite| suite_trials(*suite, &cases, &arguments);
-            Suite::ALL.iter().flat_map(trials).collect()
-        }
-        Err(problem) => vec![Trial::test("pytest_collects_the_cases", || {
-            Err(Failed::from(problem))
-        })],
-    };
+    let trials = Suite::ALL
+        .map(|suite| (suite, collect(suite.runners())))
+        .into_iter()
+        .flat_map(|(suite, collections)| suite_trials(suite, collections, &arguments))
+        .collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Returns a trial for each case of a suite.
-fn suite_trials(suite: Suite, all_cases: &[String], arguments: &Arguments) -> Vec<Trial> {
-    let cases: Vec<_> = all_cases
-        .iter()
-        .filter(|case| suite.contains(case))
-        .cloned()
+/// Collects the cases of all these runners at the same time.
+fn collect(runners: Vec<CaseRunner>) -> Vec<Collection> {
+    let threads: Vec<_> = runners
+        .into_iter()
+        .map(|runner| {
+            std::thread::spawn(move || {
+                let cases = runner.collect();
+                (runner, cases)
+            })
+        })
         .collect();
-    if cases.is_empty() {
-        let name = format!("{}_has_cases", suite.name());
-        let problem = "pytest collects no case of this suite: run `make setup`, then `pytest \
-            --collect-only -rs` in tests/python shows what is missing";
-        return vec![Trial::test(name, move || Err(problem.into()))];
-    }
+    let collections = threads.into_iter().map(|thread| thread.join().unwrap());
+    collections.collect()
+}
+
+/// Returns a trial for each case of a suite, and one that fails for each runner without cases.
+fn suite_trials(suite: Suite, collections: Vec<Collection>, arguments: &Arguments) -> Vec<Trial> {
     let trial = |case: &str, runner: Box<dyn FnOnce() -> Result<(), Failed> + Send>| {
         Trial::test(case, runner).with_kind(suite.name())
     };
@@ -61,17 +67,35 @@ fn suite_trials(suite: Suite, all_cases: &[String], arguments: &Arguments) -> Ve
         let unrun = trial(case, Box::new(|| Ok(())));
         !arguments.is_filtered_out(&unrun)
     };
+    let mut trials = Vec::new();
+    let mut selected = Vec::new();
+    let mut all_cases = Vec::new();
+    for (runner, cases) in collections {
+        match cases {
+            Ok(cases) => {
+                let chosen: Vec<_> = cases.iter().filter(is_selected).cloned().collect();
+                if !chosen.is_empty() {
+                    selected.push((runner, chosen));
+                }
+                all_cases.extend(cases);
+            }
+            Err(problem) => {
+                let name = format!("{}_has_cases", runner.name());
+                trials.push(trial(&name, Box::new(|| Err(problem.into()))));
+            }
+        }
+    }
     let run = Arc::new(SuiteRun {
         suite,
-        cases: cases.iter().filter(is_selected).cloned().collect(),
+        cases: selected,
         result: OnceLock::new(),
     });
-    let trials = cases.into_iter().map(|case| {
+    trials.extend(all_cases.into_iter().map(|case| {
         let run = run.clone();
         let id = case.clone();
         trial(&id, Box::new(move || run.report(&case)))
-    });
-    trials.collect()
+    }));
+    trials
 }
 
 impl SuiteRun {
@@ -84,11 +108,11 @@ impl SuiteRun {
             // The fleet has all that the cases need, so a skipped one is a behaviour that is not tested.
             Some(CaseOutcome::Skipped(reason)) => Err(format!("skipped: {reason}").into()),
             Some(CaseOutcome::Failed(message)) => Err(message.into()),
-            None => Err(format!("pytest did not run this case:\n{}", run.output).into()),
+            None => Err(format!("this case did not run:\n{}", run.output).into()),
         }
     }
 
-    fn run(&self) -> Result<PytestRun, String> {
+    fn run(&self) -> Result<CaseRun, String> {
         let runtime = tokio::runtime::Runtime::new().map_err(|error| error.to_string())?;
         let run = || runtime.block_on(self.suite.run(&self.cases));
         // A fleet that does not start or stop panics. All cases report that, instead of starting it

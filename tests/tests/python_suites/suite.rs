@@ -1,11 +1,14 @@
-//! The two suites of Python tests and the fleets that they run against.
+//! The suites of cases and the fleets that they run against.
 
 use std::process::Command;
 
-use flotilla_tests::{Cluster, Mode, demo_model, repository, simulated_model};
+use flotilla_tests::{Cluster, FakeUpstream, Mode, demo_model, repository, simulated_model};
+use futures::future::join_all;
 use serde_json::{Value, json};
 
-use crate::pytest::{self, PytestRun};
+use crate::case_runner::{CaseRun, CaseRunner};
+use crate::node_test::NodeTest;
+use crate::pytest::{self, Pytest};
 
 const DEMO_MODELS: [&str; 5] = [
     "support-intent",
@@ -15,6 +18,39 @@ const DEMO_MODELS: [&str; 5] = [
     "extract",
 ];
 
+/// The modes of the fake upstream server that other clients meet, each as the model `fake-MODE`.
+const FAKE_UPSTREAM_MODES: [&str; 29] = [
+    "ok",
+    "echo",
+    "tools",
+    "reasoning-content",
+    "refusal",
+    "content-filter",
+    "pause-300",
+    "ignores-stream",
+    "ignores-stream-calls",
+    "no-call-index",
+    "calls-from-one",
+    "object-arguments",
+    "no-call-id",
+    "nulls",
+    "content-parts",
+    "no-finish",
+    "no-done",
+    "drop-after-finish",
+    "unknown-finish",
+    "status-503",
+    "retry-seconds-429",
+    "context-length",
+    "html-error",
+    "drop-in-answer",
+    "bad-json",
+    "error-in-answer",
+    "huge-call-index",
+    "embeddings-reversed",
+    "embeddings-base64",
+];
+
 /// A set of cases that share a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Suite {
@@ -22,59 +58,71 @@ pub(crate) enum Suite {
     OpenAiClient,
     /// The live page in a real browser. Its last case kills a node, so it has its own fleet.
     Dashboard,
+    /// The API as the libraries see it that applications are built with.
+    OtherClients,
 }
 
+/// Cases of a suite and the program that runs them.
+pub(crate) type SelectedCases = (CaseRunner, Vec<String>);
+
 impl Suite {
-    pub(crate) const ALL: [Self; 2] = [Self::OpenAiClient, Self::Dashboard];
+    pub(crate) const ALL: [Self; 3] = [Self::OpenAiClient, Self::Dashboard, Self::OtherClients];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::OpenAiClient => "openai_client",
             Self::Dashboard => "dashboard",
+            Self::OtherClients => "other_clients",
         }
     }
 
-    /// Whether a case is of this suite.
-    pub(crate) fn contains(self, case: &str) -> bool {
-        case.starts_with("test_dashboard.py::") == (self == Self::Dashboard)
+    /// Returns the programs that run the suite's cases.
+    pub(crate) fn runners(self) -> Vec<CaseRunner> {
+        let pytest = |name, environment, files| {
+            CaseRunner::Pytest(Pytest {
+                name,
+                environment,
+                files,
+            })
+        };
+        match self {
+            Self::OpenAiClient => vec![pytest(
+                "openai_client",
+                "",
+                &["--ignore=clients", "--ignore=test_dashboard.py"],
+            )],
+            Self::Dashboard => vec![pytest("dashboard", "", &["test_dashboard.py"])],
+            Self::OtherClients => vec![
+                pytest(
+                    "clients_of_openai_3",
+                    "tests/python/clients/openai_3",
+                    &["clients/openai_3"],
+                ),
+                pytest(
+                    "clients_of_openai_2",
+                    "tests/python/clients/openai_2",
+                    &["clients/openai_2"],
+                ),
+                CaseRunner::NodeTest(NodeTest),
+            ],
+        }
     }
 
     /// Starts the fleet of the suite, runs these cases and stops the fleet.
     ///
     /// # Panics
-    /// Panics if the fleet does not start or stop, or if pytest does not run.
-    pub(crate) async fn run(self, cases: &[String]) -> PytestRun {
+    /// Panics if the fleet does not start or stop, or if a runner does not run.
+    pub(crate) async fn run(self, cases: &[SelectedCases]) -> CaseRun {
         match self {
             Self::OpenAiClient => run_openai_client(cases).await,
             Self::Dashboard => run_dashboard(cases).await,
+            Self::OtherClients => run_other_clients(cases).await,
         }
     }
 }
 
-async fn run_openai_client(cases: &[String]) -> PytestRun {
-    // The cases count what models do. Models must not be placed again, and their counters start again,
-    // when the machine is too busy for a while to keep the links up.
-    let cluster = Cluster::builder()
-        .mode(Mode::Processes)
-        .controller_args(&["--link-timeout", "60", "--node-grace-period", "60"])
-        .controller_args(&["--cors-origin", "https://chat.example"])
-        .agents(["n1", "n2"])
-        .start()
-        .await;
-    let embedding_model = cluster.dir().join("tiny-embed");
-    let status = Command::new(pytest::interpreter())
-        .arg(pytest::folder().join("make_embedding_model.py"))
-        .arg(&embedding_model)
-        .status()
-        .unwrap();
-    assert!(status.success(), "make_embedding_model.py: {status}");
-
-    let mut paced = paced_model();
-    paced["spec"]["queue"] = json!(8);
-    let options = json!({"outputTokens": 20, "tokensPerSecond": 10});
-    let mut narrow = simulated_model("narrow", 1, &options);
-    narrow["spec"]["concurrency"] = json!(1);
-    narrow["spec"]["queue"] = json!(1);
+async fn run_openai_client(cases: &[SelectedCases]) -> CaseRun {
+    let cluster = start_steady_cluster().await;
     let mut limited = simulated_model("limited", 1, &json!({"outputTokens": 3_000}));
     limited["spec"]["maxTokens"] = json!(20);
     limited["spec"]["maxTokensLimit"] = json!(50);
@@ -85,9 +133,9 @@ async fn run_openai_client(cases: &[String]) -> PytestRun {
         limited,
         owned,
         simulated_model("instant", 1, &json!({"outputTokens": 9})),
-        paced,
-        narrow,
-        local_model("tiny-embed", embedding_model.to_str().unwrap()),
+        paced_model(),
+        narrow_model(),
+        embedding_model(&cluster),
     ];
     models.extend(DEMO_MODELS.map(|name| demo_model(name, 1)));
     // Never ready, as its files do not exist.
@@ -100,13 +148,12 @@ async fn run_openai_client(cases: &[String]) -> PytestRun {
         ("FLOTILLA_URL", cluster.url()),
         ("FLOTILLA_MODELS_DIR", models_dir.to_str().unwrap().into()),
     ];
-    let env = env.each_ref().map(|(name, value)| (*name, value.as_str()));
-    let run = pytest::run(cases, &env).await;
+    let run = run_cases(cases, &env).await;
     cluster.stop().await;
     run
 }
 
-async fn run_dashboard(cases: &[String]) -> PytestRun {
+async fn run_dashboard(cases: &[SelectedCases]) -> CaseRun {
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
         .agents(["n1", "n2"])
@@ -117,20 +164,96 @@ async fn run_dashboard(cases: &[String]) -> PytestRun {
     serve(&cluster, &models).await;
 
     let kill = format!("kill -9 {}", cluster.agent("n2").id());
-    let url = cluster.url();
     let env = [
-        ("FLOTILLA_URL", url.as_str()),
-        ("FLOTILLA_DASHBOARD_KILL", kill.as_str()),
-        ("FLOTILLA_DASHBOARD_VICTIM", "n2"),
+        ("FLOTILLA_URL", cluster.url()),
+        ("FLOTILLA_DASHBOARD_KILL", kill),
+        ("FLOTILLA_DASHBOARD_VICTIM", "n2".into()),
     ];
     // A case has killed a node, so the fleet is dropped instead of stopped in order.
-    pytest::run(cases, &env).await
+    run_cases(cases, &env).await
 }
 
-/// A model that answers with 200 tokens, 50 in a second.
+async fn run_other_clients(cases: &[SelectedCases]) -> CaseRun {
+    let upstream = FakeUpstream::start().await;
+    let cluster = start_steady_cluster().await;
+    let mut models = vec![
+        simulated_model("instant", 1, &json!({"outputTokens": 9})),
+        paced_model(),
+        narrow_model(),
+        embedding_model(&cluster),
+    ];
+    models.extend(DEMO_MODELS.map(|name| demo_model(name, 1)));
+    models.extend(FAKE_UPSTREAM_MODES.map(|mode| upstream_model(&upstream, mode)));
+    serve(&cluster, &models).await;
+
+    let run = run_cases(cases, &[("FLOTILLA_URL", cluster.url())]).await;
+    cluster.stop().await;
+    run
+}
+
+/// Runs the cases of all runners at the same time.
+async fn run_cases(cases: &[SelectedCases], env: &[(&str, String)]) -> CaseRun {
+    let env: Vec<_> = env
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let runs = cases.iter().map(|(runner, cases)| runner.run(cases, &env));
+    let mut all = CaseRun::default();
+    for run in join_all(runs).await {
+        all.add(run);
+    }
+    all
+}
+
+/// Starts a cluster of two nodes that keeps its links however busy the machine is, and lets pages of one
+/// other origin call it.
+///
+/// Cases count what models do, so models must not be placed again and their counters start again.
+async fn start_steady_cluster() -> Cluster {
+    Cluster::builder()
+        .mode(Mode::Processes)
+        .controller_args(&["--link-timeout", "60", "--node-grace-period", "60"])
+        .controller_args(&["--cors-origin", "https://chat.example"])
+        .agents(["n1", "n2"])
+        .start()
+        .await
+}
+
+/// A model that answers through a mode of the fake upstream server.
+fn upstream_model(upstream: &FakeUpstream, mode: &str) -> Value {
+    json!({
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": format!("fake-{mode}")},
+        "spec": {"engine": "upstream", "options": {"url": upstream.url(mode), "model": "fake"}},
+    })
+}
+
+/// A model that writes its files into the cluster's folder first.
+fn embedding_model(cluster: &Cluster) -> Value {
+    let folder = cluster.dir().join("tiny-embed");
+    let status = Command::new(pytest::interpreter(""))
+        .arg(pytest::folder().join("make_embedding_model.py"))
+        .arg(&folder)
+        .status()
+        .unwrap();
+    assert!(status.success(), "make_embedding_model.py: {status}");
+    local_model("tiny-embed", folder.to_str().unwrap())
+}
+
+/// A slow model that computes one request and queues one.
+fn narrow_model() -> Value {
+    let options = json!({"outputTokens": 20, "tokensPerSecond": 10});
+    let mut model = simulated_model("narrow", 1, &options);
+    model["spec"]["concurrency"] = json!(1);
+    model["spec"]["queue"] = json!(1);
+    model
+}
+
+/// A model that answers with 200 tokens, 50 in a second, and queues eight requests.
 fn paced_model() -> Value {
     let options = json!({"outputTokens": 200, "tokensPerSecond": 50});
-    simulated_model("paced", 1, &options)
+    let mut model = simulated_model("paced", 1, &options);
+    model["spec"]["queue"] = json!(8);
+    model
 }
 
 /// A model whose files are at a path of the nodes.
