@@ -10,7 +10,7 @@ use axum::routing::future::RouteFuture;
 use futures::future::{BoxFuture, Either, FutureExt};
 use http::header::CONTENT_ENCODING;
 use tower::{Service, ServiceExt};
-use tower_http_next::decompression::RequestDecompression;
+use tower_http::decompression::RequestDecompression;
 
 /// Decompresses the bodies of the requests that say how they are compressed, and passes all others on
 /// unchanged: a body that is wrapped for decompression does not know its length any more, by which one

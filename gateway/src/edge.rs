@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, StatusCode, Uri};
 use tower::layer::layer_fn;
 use tower::util::MapResponseLayer;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http_next::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::decompression::Decompression;
 use crate::{ApiError, ApiRoutes, headers};

@@ -208,7 +208,7 @@ impl Ledger {
         self.ended_work = 0.0;
     }
 
-    /// The part of the carried joules that a request settles whose own energy is `own`.
+    /// Returns the part of the carried joules that is added to a request with `own` joules of its own.
     fn settle_carried(&mut self, own: f64) -> f64 {
         let most = MAX_SETTLED_SHARE * own;
         let made_up = self.owed.min(most).max(-most);

@@ -37,7 +37,8 @@ pub struct TaskSpec {
     #[serde(skip_serializing_if = "String::is_empty")]
     pub description: String,
     /// Example requests that belong to the task, in the users' own words. The classifier learns
-    /// from them. Default: none; the task then gets only requests that name it.
+    /// from them. Default: none; the task then gets only requests that name it, and those that fit no
+    /// task if it is the router's `defaultTask`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(inner(regex(pattern = r"\S"), length(max = 10_000)))]
     pub examples: Vec<String>,
