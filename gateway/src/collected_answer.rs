@@ -7,7 +7,6 @@ use flotilla_core::generate::{
 use futures::StreamExt;
 
 use crate::EventStream;
-use crate::sampling::MAX_CHOICES;
 
 /// A complete answer.
 #[derive(Debug, Default)]
@@ -30,12 +29,15 @@ pub(crate) struct CollectedChoice {
     pub(crate) finish_reason: Option<FinishReason>,
 }
 
-/// Reads an answer to its end.
+/// Reads an answer to a request for this many choices to its end.
 ///
 /// # Errors
 /// The error that ended the stream, or [`RequestError::NodeLost`] when the stream ended before
 /// its usage.
-pub(crate) async fn collect(mut events: EventStream) -> Result<CollectedAnswer, RequestError> {
+pub(crate) async fn collect(
+    mut events: EventStream,
+    choices: u32,
+) -> Result<CollectedAnswer, RequestError> {
     let mut answer = CollectedAnswer::default();
     let mut complete = false;
     while let Some(batch) = events.next().await {
@@ -47,9 +49,11 @@ pub(crate) async fn collect(mut events: EventStream) -> Result<CollectedAnswer, 
         };
         for event in batch {
             match event {
-                GenerateEvent::Delta(delta) => answer.choice_mut(delta.choice)?.append(delta)?,
+                GenerateEvent::Delta(delta) => {
+                    answer.choice_mut(delta.choice, choices)?.append(delta)?;
+                }
                 GenerateEvent::Finished(end) => {
-                    answer.choice_mut(end.choice)?.finish_reason = Some(end.reason)
+                    answer.choice_mut(end.choice, choices)?.finish_reason = Some(end.reason)
                 }
                 GenerateEvent::Usage(usage) => {
                     answer.usage = usage;
@@ -68,8 +72,13 @@ pub(crate) async fn collect(mut events: EventStream) -> Result<CollectedAnswer, 
 }
 
 impl CollectedAnswer {
-    fn choice_mut(&mut self, index: u32) -> Result<&mut CollectedChoice, RequestError> {
-        if index >= MAX_CHOICES {
+    /// Returns one of the `choices` that were requested.
+    fn choice_mut(
+        &mut self,
+        index: u32,
+        choices: u32,
+    ) -> Result<&mut CollectedChoice, RequestError> {
+        if index >= choices {
             return Err(out_of_bounds("choice", index));
         }
         let index = index as usize;
@@ -152,7 +161,9 @@ mod tests {
                 energy: None,
             }),
         ];
-        let answer = collect(Box::pin(stream::iter([Ok(events)]))).await.unwrap();
+        let answer = collect(Box::pin(stream::iter([Ok(events)])), 2)
+            .await
+            .unwrap();
         assert_eq!(answer.choices[0].content, "ab");
         assert_eq!(answer.choices[0].finish_reason, Some(FinishReason::Length));
         assert_eq!(answer.choices[1].content, "c");
@@ -167,9 +178,13 @@ mod tests {
             }],
             ..ChoiceDelta::default()
         };
-        for event in [delta(3_000_000_000, "a"), GenerateEvent::Delta(call)] {
+        for event in [
+            delta(3_000_000_000, "a"),
+            delta(1, "a"),
+            GenerateEvent::Delta(call),
+        ] {
             let events: EventStream = Box::pin(stream::iter([Ok(vec![event])]));
-            let error = collect(events).await.err();
+            let error = collect(events, 1).await.err();
             assert!(matches!(error, Some(RequestError::Engine(_))), "{error:?}");
         }
     }
@@ -178,7 +193,7 @@ mod tests {
     async fn answer_without_usage_is_an_error() {
         let events: EventStream = Box::pin(stream::iter([Ok(vec![delta(0, "a")])]));
         assert!(matches!(
-            collect(events).await,
+            collect(events, 1).await,
             Err(RequestError::NodeLost(_))
         ));
     }

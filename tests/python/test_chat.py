@@ -262,7 +262,6 @@ def test_fields_of_other_services_are_ignored(ask):
         metadata={"key": "value"},
         service_tier="auto",
         parallel_tool_calls=True,
-        reasoning_effort="low",
         modalities=["text"],
         safety_identifier="someone",
         extra_body={"a_field_of_tomorrow": [1, {"x": None}]},
@@ -307,3 +306,12 @@ def test_asynchronous_client_gets_the_same_answers(ask):
 
     expected = ask(MODEL, QUESTION, temperature=0).choices[0].message.content
     assert asyncio.run(both()) == (expected, expected)
+
+
+def test_messages_that_the_template_leaves_out_do_not_count(ask, client):
+    """The template of `extract` has the last message only, so that earlier ones may exceed its context of 512."""
+    messages = [{"role": "system", "content": "be short " * 400}, *user(QUESTIONS["extract"])]
+    answer = client.chat.completions.create(model="extract", messages=messages, temperature=0)
+    plain = ask("extract", QUESTIONS["extract"], temperature=0)
+    assert answer.choices[0].message.content == plain.choices[0].message.content
+    assert answer.usage.prompt_tokens == plain.usage.prompt_tokens

@@ -34,7 +34,7 @@ pub(crate) async fn answer(
     include_usage: bool,
     stream_keep_alive: Duration,
 ) -> Result<Response, ApiError> {
-    let stream = request.stream;
+    let (stream, choices) = (request.stream, request.choices);
     let options = AnswerOptions {
         logprobs: request.logprobs.is_some(),
         is_call: matches!(
@@ -54,7 +54,7 @@ pub(crate) async fn answer(
         return sse::respond(begin, stream_keep_alive, new_writer).await;
     }
     let (served_by, events) = begin.await?;
-    let answer = collect(events)
+    let answer = collect(events, choices)
         .await
         .map_err(|error| served_by.error_response(error, "messages"))?;
     let id = CompletionId::new("chatcmpl", served_by.model.as_str().to_owned());

@@ -28,7 +28,7 @@ pub(crate) async fn answer(
 ) -> Result<Response, ApiError> {
     let (stream, include_usage) = (request.stream(), request.include_usage);
     let echo = request.echo();
-    let logprobs = request.logprobs();
+    let (logprobs, choices) = (request.logprobs(), request.choices());
     let backend = backend.clone();
     let begin = async move {
         let answer = several_prompts::generate(&backend, request.generations).await;
@@ -44,7 +44,7 @@ pub(crate) async fn answer(
         return sse::respond(begin, stream_keep_alive, new_writer).await;
     }
     let (served_by, events) = begin.await?;
-    let answer = collect(events)
+    let answer = collect(events, choices)
         .await
         .map_err(|error| served_by.error_response(error, "prompt"))?;
     let id = CompletionId::new("cmpl", served_by.model.as_str().to_owned());

@@ -64,6 +64,11 @@ impl CompletionRequest {
         self.generations[0].stream
     }
 
+    /// Returns the number of choices of all prompts together.
+    pub(crate) fn choices(&self) -> u32 {
+        self.generations.iter().map(|request| request.choices).sum()
+    }
+
     /// Returns whether the answer has log-probabilities.
     pub(crate) fn logprobs(&self) -> bool {
         self.generations[0].logprobs.is_some()
@@ -197,7 +202,7 @@ mod tests {
 
     #[test]
     fn token_ids_are_prompts() {
-        let request = validate(r#""prompt": [[1, 2], [3.0]]"#).unwrap();
+        let request = validate(r#""prompt": [[1, 2], [3]]"#).unwrap();
         let inputs: Vec<_> = request.generations.into_iter().map(|g| g.input).collect();
         let tokens = |ids: &[u32]| GenerateInput::Tokens(ids.to_vec());
         assert_eq!(inputs, [tokens(&[1, 2]), tokens(&[3])]);

@@ -141,7 +141,8 @@ def test_model_that_need_not_call_answers_with_text():
 
 def test_calls_of_an_upstream_without_indices_are_apart():
     model = llm("fake-no-call-index")
-    answer = model.chat_with_tools([FunctionTool.from_defaults(weather)], user_msg="hello")
+    tools = [FunctionTool.from_defaults(weather)]
+    answer = model.chat_with_tools(tools, user_msg="hello", allow_parallel_tool_calls=True)
     calls = model.get_tool_calls_from_response(answer)
     assert [call.tool_kwargs for call in calls] == [{"city": "Rome"}, {"city": "Oslo"}]
 
