@@ -125,7 +125,7 @@ impl CompletionBody {
         if echo && logprobs.is_some() {
             return Err(RequestError::invalid(
                 "logprobs",
-                "'logprobs' together with 'echo' is not supported: no engine reports log-probabilities of the prompt.",
+                "'logprobs' together with 'echo' is not supported: log-probabilities of the prompt are not read from engines.",
             ));
         }
         let prompts = self.prompt.validate("prompt", MAX_PROMPTS, &route.target)?;
