@@ -13,6 +13,13 @@ const MAX_SUBSCHEMAS: usize = 5_000;
 const MAX_PROPERTIES: usize = 1_000;
 /// The most values of all `enum`s of a request.
 const MAX_ENUM_VALUES: usize = 5_000;
+/// The most characters of all patterns of a request when their repetitions are written out.
+const MAX_PATTERN_CHARS: usize = 20_000;
+/// The most steps of finding what references refer to and of comparing alternatives, where each step takes
+/// well below a microsecond.
+const MAX_STEPS: usize = 1_000_000;
+/// How many bytes of a text are read in one step.
+const BYTES_PER_STEP: usize = 64;
 /// How deep subschemas may be nested. A reference does not count: what it refers to is compiled apart.
 pub(super) const MAX_DEPTH: usize = 32;
 /// The most things that one schema may refer to. The compiler calls itself for each.
@@ -29,6 +36,8 @@ pub(in super::super) struct Budget {
     subschemas: usize,
     properties: usize,
     enum_values: usize,
+    pattern_chars: usize,
+    steps: usize,
 }
 
 impl Default for Budget {
@@ -38,6 +47,8 @@ impl Default for Budget {
             subschemas: MAX_SUBSCHEMAS,
             properties: MAX_PROPERTIES,
             enum_values: MAX_ENUM_VALUES,
+            pattern_chars: MAX_PATTERN_CHARS,
+            steps: MAX_STEPS,
         }
     }
 }
@@ -70,6 +81,37 @@ impl Budget {
             "values of 'enum'",
         )
     }
+
+    pub(super) fn take_pattern_chars(
+        &mut self,
+        count: usize,
+        path: &str,
+    ) -> Result<(), SchemaError> {
+        take(
+            &mut self.pattern_chars,
+            count,
+            path,
+            MAX_PATTERN_CHARS,
+            "characters of patterns, repetitions written out,",
+        )
+    }
+
+    /// Takes the steps of preparing the schema at `path`, before they are made.
+    pub(super) fn take_steps(&mut self, count: usize, path: &str) -> Result<(), SchemaError> {
+        let rest = self.steps.checked_sub(count).ok_or_else(|| {
+            SchemaError::new(
+                path,
+                "The schema is too complex: it has too many references or alternatives.",
+            )
+        })?;
+        self.steps = rest;
+        Ok(())
+    }
+}
+
+/// The number of steps in which a text is read.
+pub(super) fn steps_of_text(text: &str) -> usize {
+    1 + text.len() / BYTES_PER_STEP
 }
 
 fn take(

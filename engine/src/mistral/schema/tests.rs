@@ -177,6 +177,80 @@ fn one_of_is_strict_if_its_alternatives_exclude_each_other() {
 }
 
 #[test]
+fn references_and_alternatives_without_end_are_refused() {
+    let anchors: Map<String, Value> = (0..2_400)
+        .map(|n| {
+            (
+                format!("d{n}"),
+                json!({"$anchor": format!("a{n}"), "const": n}),
+            )
+        })
+        .collect();
+    let alternatives: Vec<Value> = (0..2_400)
+        .map(|n| json!({"$ref": format!("#a{n}")}))
+        .collect();
+    let union = json!({"oneOf": alternatives, "$defs": anchors});
+    let too_complex = |schema: &Value, strict| {
+        let (path, message) = prepared(schema, strict).unwrap_err();
+        assert!(message.contains("too complex"), "{message}");
+        path
+    };
+    assert_eq!(too_complex(&union, true), "schema.oneOf");
+    // Without `strict`, the alternatives are not compared, but each is one that the grammar has.
+    assert_eq!(refused_at(&union, false), "schema.oneOf[256].$ref");
+    // Each of these references is followed through a chain.
+    let mut chain: Map<String, Value> = (0..250)
+        .map(|n| {
+            (
+                format!("d{n}"),
+                json!({"$ref": format!("#/$defs/d{}", n + 1)}),
+            )
+        })
+        .collect();
+    chain.insert("d250".to_owned(), json!({"type": "null"}));
+    let references = vec![json!({"$ref": "#/$defs/d0"}); 4_000];
+    let chained = json!({"anyOf": references, "$defs": chain});
+    assert!(too_complex(&chained, false).starts_with("schema.anyOf["));
+    // Each keyword of a schema has the long name in its path.
+    let ignored: Map<String, Value> = (0..10_000).map(|n| (format!("x{n}"), json!(0))).collect();
+    let long = json!({"properties": {"x".repeat(100_000): ignored}});
+    assert!(too_complex(&long, false).starts_with("schema.properties.xxx"));
+}
+
+#[test]
+fn anchors_belong_to_the_schema_with_an_identifier() {
+    let schema = json!({
+        "properties": {"a": {"$ref": "#line"}, "b": {"$ref": "b#line"}},
+        "$defs": {
+            "b": {"$id": "b", "$defs": {"x": {"$anchor": "line", "type": "string"}}},
+            "c": {"$id": "#line", "type": "null"},
+        },
+    });
+    let prepared = prepared(&schema, true).unwrap();
+    let definition = |name: &str| {
+        let reference = prepared["properties"][name]["$ref"].as_str().unwrap();
+        prepared.pointer(&reference[1..]).unwrap()
+    };
+    assert_eq!(*definition("a"), json!({"type": "null"}));
+    assert_eq!(*definition("b"), json!({"type": "string"}));
+}
+
+#[test]
+fn patterns_of_a_request_are_counted_together() {
+    let with_patterns = |count: usize| {
+        let fields = (0..count).map(|n| (format!("p{n}"), json!({"pattern": "^[a-z]{1,6000}$"})));
+        json!({"properties": fields.collect::<Map<_, _>>()})
+    };
+    assert!(prepared(&with_patterns(3), true).is_ok());
+    let (path, message) = prepared(&with_patterns(4), true).unwrap_err();
+    assert!(path.ends_with(".pattern"), "{path}");
+    assert!(
+        message.contains("20000 characters of patterns"),
+        "{message}"
+    );
+}
+
+#[test]
 fn complex_schemas_are_refused() {
     let properties: Map<String, Value> = (0..5_000).map(|i| (format!("p{i}"), json!({}))).collect();
     let values: Vec<u32> = (0..20_000).collect();

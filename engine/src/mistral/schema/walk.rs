@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::SchemaError;
-use super::limits::{self, Budget, MAX_COUNT, MAX_DEPTH, MAX_LENGTH};
+use super::limits::{self, Budget, MAX_COUNT, MAX_DEPTH, MAX_LENGTH, steps_of_text};
 use super::one_of::exclude_each_other;
-use super::pattern::{self, PatternProblem};
-use super::references::{References, Resource, Target};
+use super::pattern;
+use super::references::{self, References, Resource, Target};
 
 /// The formats that the grammar enforces.
 pub(in super::super) const FORMATS: [&str; 11] = [
@@ -55,7 +55,7 @@ pub(super) struct Walk<'a, 'b> {
 }
 
 /// Where a subschema is.
-struct Place<'p, 'a> {
+struct SchemaLocation<'p, 'a> {
     path: &'p str,
     depth: usize,
     resource: &'p Resource<'a>,
@@ -84,7 +84,7 @@ impl<'a, 'b> Walk<'a, 'b> {
         };
         self.schema(
             document,
-            &Place {
+            &SchemaLocation {
                 path,
                 depth: 0,
                 resource: &resource,
@@ -99,42 +99,49 @@ impl<'a, 'b> Walk<'a, 'b> {
 
     /// Prepares a schema that others refer to.
     pub(super) fn target(&mut self, target: &Target<'a>) -> Result<Value, SchemaError> {
-        let place = Place {
+        let location = SchemaLocation {
             path: &target.path,
             depth: 0,
             resource: &target.resource,
         };
-        self.schema(target.schema, &place)
+        self.schema(target.schema, &location)
     }
 
-    fn schema(&mut self, schema: &'a Value, place: &Place<'_, 'a>) -> Result<Value, SchemaError> {
-        self.budget.take_subschema(place.path)?;
-        if place.depth > MAX_DEPTH {
+    fn schema(
+        &mut self,
+        schema: &'a Value,
+        location: &SchemaLocation<'_, 'a>,
+    ) -> Result<Value, SchemaError> {
+        self.budget.take_subschema(location.path)?;
+        if location.depth > MAX_DEPTH {
             let message = format!("Schemas can be nested at most {MAX_DEPTH} levels deep.");
-            return Err(SchemaError::new(place.path, message));
+            return Err(SchemaError::new(location.path, message));
         }
         let fields = match schema {
             Value::Bool(_) => return Ok(schema.clone()),
             Value::Object(fields) => fields,
             _ => {
                 let message = "A schema must be an object, true or false.";
-                return Err(SchemaError::new(place.path, message));
+                return Err(SchemaError::new(location.path, message));
             }
         };
-        let own_resource = fields.get("$id").and_then(Value::as_str).map(|_| Resource {
+        // Each keyword gets a path of its own.
+        let steps = steps_of_text(location.path).saturating_mul(fields.len());
+        self.budget.take_steps(steps, location.path)?;
+        let own_resource = references::own_id(schema).map(|_| Resource {
             root: schema,
-            path: place.path.to_owned(),
+            path: location.path.to_owned(),
         });
-        let resource = own_resource.as_ref().unwrap_or(place.resource);
+        let resource = own_resource.as_ref().unwrap_or(location.resource);
         let mut prepared = Map::new();
         for (keyword, value) in fields {
-            let path = format!("{}.{keyword}", place.path);
-            let place = Place {
+            let path = format!("{}.{keyword}", location.path);
+            let location = SchemaLocation {
                 path: &path,
-                depth: place.depth + 1,
+                depth: location.depth + 1,
                 resource,
             };
-            if let Some(value) = self.keyword(keyword, value, &place)? {
+            if let Some(value) = self.keyword(keyword, value, &location)? {
                 prepared.insert(keyword.clone(), value);
             }
         }
@@ -153,82 +160,85 @@ impl<'a, 'b> Walk<'a, 'b> {
         &mut self,
         keyword: &str,
         value: &'a Value,
-        place: &Place<'_, 'a>,
+        location: &SchemaLocation<'_, 'a>,
     ) -> Result<Option<Value>, SchemaError> {
         let prepared = match keyword {
             "properties" | "patternProperties" => {
-                return self.property_schemas(keyword, value, place);
+                return self.property_schemas(keyword, value, location);
             }
-            "items" if value.is_array() => self.list(value, place)?,
-            "items" | "additionalItems" | "additionalProperties" => self.schema(value, place)?,
-            "prefixItems" | "anyOf" | "allOf" => self.list(value, place)?,
+            "items" if value.is_array() => self.list(value, location)?,
+            "items" | "additionalItems" | "additionalProperties" => self.schema(value, location)?,
+            "prefixItems" | "anyOf" | "allOf" => self.list(value, location)?,
             "oneOf" => {
-                self.check_one_of(value, place)?;
-                self.list(value, place)?
+                self.check_one_of(value, location)?;
+                self.list(value, location)?
             }
             "$ref" => {
-                let reference = value.as_str().ok_or_else(|| expected("a text", place))?;
-                json!(
-                    self.references
-                        .resolve(reference, place.resource, place.path)?
-                )
+                let reference = value.as_str().ok_or_else(|| expected("a text", location))?;
+                let name = self.references.resolve(
+                    reference,
+                    location.resource,
+                    location.path,
+                    self.budget,
+                )?;
+                json!(name)
             }
             "enum" => {
                 let values = value
                     .as_array()
-                    .ok_or_else(|| expected("an array", place))?;
-                self.budget.take_enum_values(values.len(), place.path)?;
+                    .ok_or_else(|| expected("an array", location))?;
+                self.budget.take_enum_values(values.len(), location.path)?;
                 value.clone()
             }
             "const" => value.clone(),
             "type" => {
-                check_type(value, place)?;
+                check_type(value, location)?;
                 value.clone()
             }
             "required" => {
                 let names = value
                     .as_array()
-                    .ok_or_else(|| expected("an array", place))?;
+                    .ok_or_else(|| expected("an array", location))?;
                 if !names.iter().all(Value::is_string) {
-                    return Err(expected("an array of texts", place));
+                    return Err(expected("an array of texts", location));
                 }
                 value.clone()
             }
             "minItems" | "maxItems" | "minProperties" | "maxProperties" => {
-                count(value, MAX_COUNT, place)?
+                count(value, MAX_COUNT, location)?
             }
-            "minLength" | "maxLength" => count(value, MAX_LENGTH, place)?,
+            "minLength" | "maxLength" => count(value, MAX_LENGTH, location)?,
             "minimum" | "maximum" | "multipleOf" => {
                 if !value.is_number() {
-                    return Err(expected("a number", place));
+                    return Err(expected("a number", location));
                 }
                 value.clone()
             }
             "exclusiveMinimum" | "exclusiveMaximum" => {
                 // In draft 4 they were flags beside `minimum` and `maximum`.
                 if !value.is_number() && !value.is_boolean() {
-                    return Err(expected("a number", place));
+                    return Err(expected("a number", location));
                 }
                 value.clone()
             }
             "pattern" => {
-                let pattern = value.as_str().ok_or_else(|| expected("a text", place))?;
-                if !self.can_enforce_pattern(pattern, place)? {
+                let pattern = value.as_str().ok_or_else(|| expected("a text", location))?;
+                if !self.can_enforce_pattern(pattern, location)? {
                     return Ok(None);
                 }
                 value.clone()
             }
             "format" => {
-                let format = value.as_str().ok_or_else(|| expected("a text", place))?;
+                let format = value.as_str().ok_or_else(|| expected("a text", location))?;
                 if !FORMATS.contains(&format) {
-                    self.unsupported("This format cannot be enforced", place)?;
+                    self.unsupported("This format cannot be enforced", location)?;
                     return Ok(None);
                 }
                 value.clone()
             }
             "uniqueItems" if *value == Value::Bool(false) => return Ok(None),
             keyword if UNSUPPORTED.contains(&keyword) => {
-                self.unsupported(&format!("'{keyword}' cannot be enforced"), place)?;
+                self.unsupported(&format!("'{keyword}' cannot be enforced"), location)?;
                 return Ok(None);
             }
             // Everything else describes, or is unknown, which JSON Schema treats in the same way.
@@ -241,39 +251,44 @@ impl<'a, 'b> Walk<'a, 'b> {
         &mut self,
         keyword: &str,
         value: &'a Value,
-        place: &Place<'_, 'a>,
+        location: &SchemaLocation<'_, 'a>,
     ) -> Result<Option<Value>, SchemaError> {
         let properties = value
             .as_object()
-            .ok_or_else(|| expected("an object", place))?;
-        self.budget.take_properties(properties.len(), place.path)?;
+            .ok_or_else(|| expected("an object", location))?;
+        self.budget
+            .take_properties(properties.len(), location.path)?;
         let mut prepared = Map::new();
         for (name, schema) in properties {
-            let path = format!("{}.{name}", place.path);
-            let place = Place {
+            let path = format!("{}.{name}", location.path);
+            let location = SchemaLocation {
                 path: &path,
-                ..*place
+                ..*location
             };
-            if keyword == "patternProperties" && !self.can_enforce_pattern(name, &place)? {
+            if keyword == "patternProperties" && !self.can_enforce_pattern(name, &location)? {
                 continue;
             }
-            prepared.insert(name.clone(), self.schema(schema, &place)?);
+            prepared.insert(name.clone(), self.schema(schema, &location)?);
         }
         let is_complete = prepared.len() == properties.len();
         Ok(is_complete.then_some(Value::Object(prepared)))
     }
 
-    fn list(&mut self, value: &'a Value, place: &Place<'_, 'a>) -> Result<Value, SchemaError> {
+    fn list(
+        &mut self,
+        value: &'a Value,
+        location: &SchemaLocation<'_, 'a>,
+    ) -> Result<Value, SchemaError> {
         let schemas = value
             .as_array()
-            .ok_or_else(|| expected("an array", place))?;
+            .ok_or_else(|| expected("an array", location))?;
         let prepared = schemas.iter().enumerate().map(|(index, schema)| {
-            let path = format!("{}[{index}]", place.path);
+            let path = format!("{}[{index}]", location.path);
             self.schema(
                 schema,
-                &Place {
+                &SchemaLocation {
                     path: &path,
-                    ..*place
+                    ..*location
                 },
             )
         });
@@ -281,50 +296,55 @@ impl<'a, 'b> Walk<'a, 'b> {
     }
 
     /// Checks the alternatives of a `oneOf`. The grammar allows values that match several.
-    fn check_one_of(&self, value: &'a Value, place: &Place<'_, 'a>) -> Result<(), SchemaError> {
+    fn check_one_of(
+        &mut self,
+        value: &'a Value,
+        location: &SchemaLocation<'_, 'a>,
+    ) -> Result<(), SchemaError> {
         let alternatives = value
             .as_array()
-            .ok_or_else(|| expected("an array", place))?;
+            .ok_or_else(|| expected("an array", location))?;
         if !self.strict {
             return Ok(());
         }
-        let resource = place.resource;
-        let follow = |schema: &'a Value| self.references.follow(schema, resource).unwrap_or(schema);
-        let all_exclude = alternatives.iter().enumerate().all(|(index, a)| {
-            let others = &alternatives[index + 1..];
-            others.iter().all(|b| exclude_each_other(a, b, &follow))
-        });
-        if !all_exclude {
+        let (references, path) = (&self.references, location.path);
+        let follow = |schema: &'a Value, budget: &mut Budget| {
+            let followed = references.follow(schema, location.resource.root, path, budget)?;
+            Ok(followed.unwrap_or(schema))
+        };
+        if !exclude_each_other(alternatives, follow, path, self.budget)? {
             self.unsupported(
                 "That only one of the alternatives matches cannot be enforced",
-                place,
+                location,
             )?;
         }
         Ok(())
     }
 
     fn can_enforce_pattern(
-        &self,
+        &mut self,
         pattern: &str,
-        place: &Place<'_, 'a>,
+        location: &SchemaLocation<'_, 'a>,
     ) -> Result<bool, SchemaError> {
-        match pattern::check(pattern) {
-            Ok(()) => Ok(true),
-            Err(PatternProblem::TooComplex) => {
-                Err(SchemaError::new(place.path, "The pattern is too complex."))
-            }
-            Err(PatternProblem::Unsupported) => {
-                self.unsupported("This pattern cannot be enforced", place)?;
-                Ok(false)
-            }
+        let chars = usize::try_from(pattern::expanded_size(pattern)).unwrap_or(usize::MAX);
+        self.budget
+            .take_pattern_chars(chars.max(1), location.path)?;
+        let is_supported = pattern::is_supported(pattern);
+        if !is_supported {
+            self.unsupported("This pattern cannot be enforced", location)?;
         }
+        Ok(is_supported)
     }
 
     /// Refuses what the grammar cannot enforce if the schema is strict.
-    fn unsupported(&self, problem: &str, place: &Place<'_, 'a>) -> Result<(), SchemaError> {
+    fn unsupported(
+        &self,
+        problem: &str,
+        location: &SchemaLocation<'_, 'a>,
+    ) -> Result<(), SchemaError> {
         if self.strict {
             let message = format!("{problem}. Without 'strict' it is ignored.");
-            return Err(SchemaError::new(place.path, message));
+            return Err(SchemaError::new(location.path, message));
         }
         Ok(())
     }
@@ -371,11 +391,11 @@ fn combines_objects(value: &Value) -> bool {
     }
 }
 
-fn expected(what: &str, place: &Place<'_, '_>) -> SchemaError {
-    SchemaError::new(place.path, format!("The value must be {what}."))
+fn expected(what: &str, location: &SchemaLocation<'_, '_>) -> SchemaError {
+    SchemaError::new(location.path, format!("The value must be {what}."))
 }
 
-fn check_type(value: &Value, place: &Place<'_, '_>) -> Result<(), SchemaError> {
+fn check_type(value: &Value, location: &SchemaLocation<'_, '_>) -> Result<(), SchemaError> {
     let is_type = |value: &Value| value.as_str().is_some_and(|name| TYPES.contains(&name));
     let is_valid = match value {
         Value::Array(types) => !types.is_empty() && types.iter().all(is_type),
@@ -386,18 +406,22 @@ fn check_type(value: &Value, place: &Place<'_, '_>) -> Result<(), SchemaError> {
             "A type must be one of {}, or several of them.",
             TYPES.join(", ")
         );
-        return Err(SchemaError::new(place.path, message));
+        return Err(SchemaError::new(location.path, message));
     }
     Ok(())
 }
 
 /// Checks a number of items or characters. Some clients write them as `3.0`.
-fn count(value: &Value, limit: u64, place: &Place<'_, '_>) -> Result<Value, SchemaError> {
+fn count(
+    value: &Value,
+    limit: u64,
+    location: &SchemaLocation<'_, '_>,
+) -> Result<Value, SchemaError> {
     let whole = value.as_u64().or_else(|| {
         let float = value.as_f64()?;
         (float >= 0.0 && float.fract() == 0.0 && float <= u32::MAX.into()).then_some(float as u64)
     });
-    let count = whole.ok_or_else(|| expected("a whole number, 0 or more", place))?;
-    limits::check_at_most(count, limit, place.path)?;
+    let count = whole.ok_or_else(|| expected("a whole number, 0 or more", location))?;
+    limits::check_at_most(count, limit, location.path)?;
     Ok(json!(count))
 }
