@@ -108,7 +108,7 @@ impl GenerateInput {
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Self::Chat(messages) => messages.iter().map(ChatMessage::bytes).sum(),
             Self::Text(text) => text.len(),
             Self::Tokens(tokens) => tokens.len().saturating_mul(BYTES_PER_TOKEN),
         }
@@ -132,6 +132,18 @@ pub struct ChatMessage {
     pub tool_calls: Vec<ToolCall>,
     /// The id of the call that a `tool` turn answers.
     pub tool_call_id: Option<String>,
+}
+
+impl ChatMessage {
+    /// The size in bytes of what chat templates print of the turn.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let optional = [&self.name, &self.tool_call_id];
+        let optional = optional.into_iter().flatten().map(String::len);
+        let calls = self.tool_calls.iter();
+        let calls = calls.map(|call| call.id.len() + call.name.len() + call.arguments.len());
+        self.content.len() + optional.sum::<usize>() + calls.sum::<usize>()
+    }
 }
 
 /// A tool call by the model.

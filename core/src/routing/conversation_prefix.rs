@@ -55,11 +55,13 @@ pub fn conversation_prefixes(input: &GenerateInput) -> Vec<ConversationPrefix> {
         }
         GenerateInput::Chat(messages) => {
             for message in messages {
-                for part in [&message.role, &message.content] {
+                let calls = message.tool_calls.iter();
+                let calls = calls.flat_map(|call| [&call.name, &call.arguments]);
+                for part in [&message.role, &message.content].into_iter().chain(calls) {
                     hash.update(&(part.len() as u64).to_le_bytes());
                     hash.update(part.as_bytes());
                 }
-                bytes += message.content.len();
+                bytes += message.bytes();
                 end_prefix(&hash, bytes);
             }
         }
@@ -71,7 +73,7 @@ pub fn conversation_prefixes(input: &GenerateInput) -> Vec<ConversationPrefix> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::ChatMessage;
+    use crate::generate::{ChatMessage, ToolCall};
 
     fn chat(turns: &[(&str, String)]) -> GenerateInput {
         let messages = turns.iter().map(|(role, content)| ChatMessage {
@@ -96,6 +98,23 @@ mod tests {
         let other = conversation_prefixes(&chat(&[("system", long("s")), ("user", long("b"))]));
         assert_eq!(other[1], before[1]);
         assert_ne!(other[0], before[0]);
+    }
+
+    #[test]
+    fn calls_are_a_part_of_the_prefix() {
+        let with_call = |arguments: &str| {
+            let call = ToolCall {
+                arguments: arguments.repeat(300),
+                ..ToolCall::default()
+            };
+            conversation_prefixes(&GenerateInput::Chat(vec![ChatMessage {
+                tool_calls: vec![call],
+                ..ChatMessage::default()
+            }]))
+        };
+        assert_eq!(with_call("a")[0].bytes, 300);
+        assert_eq!(with_call("a"), with_call("a"));
+        assert_ne!(with_call("a"), with_call("b"));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_stream::try_stream;
 use flotilla_core::generate::{
-    ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, GenerateInput, RequestError,
-    TokenLogprob, ToolCallDelta, TopLogprob, Usage,
+    ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, RequestError, TokenLogprob,
+    ToolCallDelta, TopLogprob, Usage,
 };
 use futures::Stream;
 use mistralrs_core::Usage as EngineUsage;
@@ -16,12 +16,10 @@ use super::engine_permit::{EnginePermit, SequenceRelease};
 use super::engine_thread::{EngineThread, engine_stopped};
 use super::journal::{SampledToken, TokenJournal};
 use super::prepared_request::{PreparedRequest, grammar_error};
+use super::prompt_size;
 use super::request::{self, ChoiceRequest, EngineRequest};
 use super::sampler;
 use super::stop_texts::{StopMatch, StopTexts};
-
-/// More than any chat template adds to a message, in bytes.
-const TEMPLATE_BYTES: usize = 256;
 
 /// An answer that has not started yet.
 pub(super) struct ChoiceTask {
@@ -115,19 +113,14 @@ impl ChoiceState {
         engine_request: &mut EngineRequest,
     ) -> Result<(), RequestError> {
         let context = self.engine.context;
-        let prompt_bytes: usize = match &self.prepared.request.input {
-            GenerateInput::Text(text) => text.len(),
-            GenerateInput::Tokens(tokens) => tokens.len(),
-            GenerateInput::Chat(messages) => messages
-                .iter()
-                .map(|message| message.content.len() + TEMPLATE_BYTES)
-                .sum(),
-        };
-        // A token has at least one byte, so a short prompt need not be counted. What a template makes of
-        // tools has many more bytes than they have.
         let limit = engine_request.sampling.max_len;
-        let is_short = limit.is_some_and(|limit| limit.saturating_add(prompt_bytes) < context);
-        if is_short && self.prepared.tools.is_empty() {
+        let has_tools = !self.prepared.tools.is_empty();
+        let prompt = prompt_size::upper_bound(&self.prepared.request.input, has_tools);
+        // A prompt that is certainly short need not be counted.
+        let most = limit
+            .zip(prompt)
+            .map(|(limit, prompt)| limit.saturating_add(prompt));
+        if most.is_some_and(|most| most < context) {
             return Ok(());
         }
         let Some(prompt) = self.engine.count_tokens(&self.prepared).await else {

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::built_model::{BuiltModel, WeightsWatch};
 use super::load_plan::LoadPlan;
 use super::vocabulary::Vocabulary;
-use super::{file_defaults, weights_size};
+use super::{file_defaults, template_args, weights_size};
 use crate::{LoadError, LoadProgress};
 
 /// How long a load may take. mistral.rs cannot be interrupted: a load that takes longer continues in its
@@ -74,6 +74,9 @@ pub(super) async fn load(
         vocabulary,
         template,
     } = built;
+    if pipeline == spec::Pipeline::Text {
+        template_args::check_defaults(&spec.defaults.chat_template_args, &template)?;
+    }
     progress("loading", 1.0);
     let context = model.max_sequence_length().ok().flatten();
     let sender = model

@@ -1,7 +1,7 @@
 //! Everything about a request that is checked before the engine sees it.
 
 use flotilla_core::generate::{
-    EmbedInput, GenerateInput, GenerateRequest, RequestError, ToolChoice,
+    EmbedInput, GenerateInput, GenerateRequest, RequestError, Tool, ToolChoice,
 };
 use mistralrs_core::Tool as EngineTool;
 use serde_json::{Map, Value};
@@ -12,6 +12,10 @@ use super::prompt_size;
 use super::request;
 use super::template_args::{TemplateArgs, template_args};
 use super::vocabulary::Vocabulary;
+
+/// How many times the tokens of the context a prompt's names, calls and tools may have: a template may print
+/// only a part of them, and with less white space.
+const PRINTED_PARTS_FACTOR: usize = 4;
 
 /// A request that the engine can compute.
 pub(super) struct PreparedRequest {
@@ -46,7 +50,7 @@ impl PreparedRequest {
         context: usize,
     ) -> Result<Self, RequestError> {
         check_extra_fields(request.upstream.extra.as_deref())?;
-        check_prompt(&request.input, vocabulary, context)?;
+        check_prompt(&request, vocabulary, template, context)?;
         let template_args = template_args(&request, template)?;
         let tools = if request.tool_choice == ToolChoice::None {
             Vec::new()
@@ -118,24 +122,25 @@ fn check_extra_fields(extra: Option<&str>) -> Result<(), RequestError> {
 
 /// Refuses a prompt that cannot fit into the context.
 fn check_prompt(
-    input: &GenerateInput,
+    request: &GenerateRequest,
     vocabulary: &Vocabulary,
+    template: &str,
     context: usize,
 ) -> Result<(), RequestError> {
-    let texts: Vec<&str> = match input {
-        GenerateInput::Text(text) => vec![text],
-        GenerateInput::Tokens(tokens) => {
-            return check_tokens(tokens, context);
-        }
-        // Templates leave out the white space around a message, and what the model thought.
-        GenerateInput::Chat(messages) => {
-            let contents = messages.iter().map(|message| message.content.as_str());
-            contents
-                .map(|text| text.rsplit("</think>").next().unwrap_or(text).trim())
-                .collect()
-        }
+    let messages = match &request.input {
+        GenerateInput::Text(text) => return check_texts(&[text], vocabulary, context, context),
+        GenerateInput::Tokens(tokens) => return check_tokens(tokens, context),
+        GenerateInput::Chat(messages) => messages,
     };
-    check_texts(&texts, vocabulary, context)
+    let contents: Vec<&str> = prompt_size::contents(messages).collect();
+    check_texts(&contents, vocabulary, context, context)?;
+    let tools: &[Tool] = match request.tool_choice {
+        ToolChoice::None => &[],
+        _ => &request.tools,
+    };
+    let parts = prompt_size::printed_parts(messages, tools, template);
+    let limit = context.saturating_mul(PRINTED_PARTS_FACTOR);
+    check_texts(&parts, vocabulary, limit, context)
 }
 
 /// Refuses an input of an embedding request as [`PreparedRequest::new`] refuses a prompt.
@@ -145,20 +150,23 @@ pub(super) fn check_embed_input(
     context: usize,
 ) -> Result<(), RequestError> {
     match input {
-        EmbedInput::Text(text) => check_texts(&[text], vocabulary, context),
+        EmbedInput::Text(text) => check_texts(&[text], vocabulary, context, context),
         EmbedInput::Tokens(tokens) => check_tokens(tokens, context),
     }
 }
 
+/// Refuses texts of more than `limit` tokens together.
 fn check_texts(
     texts: &[&str],
     vocabulary: &Vocabulary,
+    limit: usize,
     context: usize,
 ) -> Result<(), RequestError> {
     let bytes: usize = texts.iter().map(|text| text.len()).sum();
     let count = |piece: &str| (vocabulary.count_tokens)(piece, false);
-    // A token has at least one byte.
-    if bytes > context && prompt_size::exceeds(texts.iter().copied(), context, count) {
+    // A token has at least one byte; an empty text counts as one.
+    let is_long = bytes.saturating_add(texts.len()) > limit;
+    if is_long && prompt_size::exceeds(texts.iter().copied(), limit, count) {
         return Err(RequestError::ContextLength(format!(
             "The prompt is longer than the model's context of {context} tokens."
         )));
@@ -181,7 +189,7 @@ fn check_tokens(tokens: &[u32], context: usize) -> Result<(), RequestError> {
 mod tests {
     use super::*;
     use flotilla_core::ModelName;
-    use flotilla_core::generate::ChatMessage;
+    use flotilla_core::generate::{ChatMessage, ToolCall};
     use std::sync::Arc;
 
     fn words() -> Vocabulary {
@@ -195,7 +203,7 @@ mod tests {
 
     fn prepared(input: GenerateInput) -> Result<PreparedRequest, RequestError> {
         let request = GenerateRequest::new(ModelName::new("m").unwrap(), input);
-        PreparedRequest::new(request, &words(), "", 100)
+        PreparedRequest::new(request, &words(), "{{ tool_calls, tools, name }}", 100)
     }
 
     fn chat(role: &str, content: String) -> GenerateInput {
@@ -213,6 +221,28 @@ mod tests {
             chat("user", long.clone()),
             GenerateInput::Text(long.clone()),
             GenerateInput::Tokens(vec![1; 101]),
+        ] {
+            assert!(matches!(
+                prepared(input),
+                Err(RequestError::ContextLength(_))
+            ));
+        }
+        let with = |message: ChatMessage| GenerateInput::Chat(vec![message]);
+        let call = ToolCall {
+            arguments: long.clone(),
+            ..ToolCall::default()
+        };
+        for input in [
+            chat("user", format!("{long}</think>")),
+            with(ChatMessage {
+                tool_calls: vec![call],
+                ..ChatMessage::default()
+            }),
+            with(ChatMessage {
+                name: Some(long.clone()),
+                ..ChatMessage::default()
+            }),
+            GenerateInput::Chat(vec![ChatMessage::default(); 101]),
         ] {
             assert!(matches!(
                 prepared(input),

@@ -1,26 +1,102 @@
-//! Finds prompts that are far too long for a context without counting all their tokens.
+//! Finds prompts that are far too long for a context without counting all their tokens, and those that
+//! are certainly short.
+
+use flotilla_core::generate::{ChatMessage, GenerateInput, Tool};
+
+use super::template_args::uses;
 
 /// The bytes that are counted at once. Counting stops after the piece with which the limit is exceeded.
 const PIECE_BYTES: usize = 16 * 1024;
 /// How many tokens a piece may have more on its own than as a part of its text: tokens that would span
 /// the cut, and a space that some vocabularies add to the beginning of every text.
 const TOKENS_PER_CUT: usize = 8;
+/// More than any chat template adds to a message, in bytes.
+const TEMPLATE_BYTES: usize = 256;
 
-/// Whether texts certainly have more than `limit` tokens together. `count` returns the tokens of a
-/// text; a text that it cannot count has none.
+/// The texts of a conversation that its prompt has as they are, one for each message.
+pub(super) fn contents(messages: &[ChatMessage]) -> impl Iterator<Item = &str> {
+    messages.iter().map(|message| {
+        let content = message.content.as_str();
+        // Templates leave out what the model thought, and the white space around a message.
+        let visible = match message.role.as_str() {
+            "assistant" => content.rsplit("</think>").next(),
+            _ => None,
+        };
+        visible.unwrap_or(content).trim()
+    })
+}
+
+/// The names, calls and tools that a prompt has in some form: the template decides how much of them it
+/// prints, and with which spacing.
+pub(super) fn printed_parts<'a>(
+    messages: &'a [ChatMessage],
+    tools: &'a [Tool],
+    template: &str,
+) -> Vec<&'a str> {
+    let mut parts: Vec<&str> = Vec::new();
+    if uses(template, "name") {
+        parts.extend(messages.iter().filter_map(|m| m.name.as_deref()));
+    }
+    if uses(template, "tool_call_id") {
+        parts.extend(messages.iter().filter_map(|m| m.tool_call_id.as_deref()));
+    }
+    if uses(template, "tool_calls") {
+        let calls = messages.iter().flat_map(|message| &message.tool_calls);
+        parts.extend(calls.flat_map(|call| [&*call.id, &*call.name, &*call.arguments]));
+    }
+    if uses(template, "tools") {
+        parts.extend(tools.iter().map(|tool| tool.name.as_str()));
+        parts.extend(tools.iter().filter_map(|tool| tool.description.as_deref()));
+        parts.extend(tools.iter().filter_map(|tool| tool.parameters.as_deref()));
+    }
+    parts
+}
+
+/// The most tokens that a prompt can have as far as its bytes tell: a token has at least one. `None` if
+/// it has calls or tools, which templates print longer than they are.
+pub(super) fn upper_bound(input: &GenerateInput, has_tools: bool) -> Option<usize> {
+    let messages = match input {
+        GenerateInput::Text(text) => return Some(text.len()),
+        GenerateInput::Tokens(tokens) => return Some(tokens.len()),
+        GenerateInput::Chat(messages) => messages,
+    };
+    if has_tools
+        || messages
+            .iter()
+            .any(|message| !message.tool_calls.is_empty())
+    {
+        return None;
+    }
+    let bytes = messages
+        .iter()
+        .map(|message| message.bytes() + TEMPLATE_BYTES);
+    Some(bytes.sum())
+}
+
+/// Whether texts certainly have more than `limit` tokens together, each at least one. `count` returns
+/// the tokens of a text; a text that it cannot count has one.
 pub(super) fn exceeds<'a>(
     texts: impl IntoIterator<Item = &'a str>,
     limit: usize,
     count: impl Fn(&str) -> Option<usize>,
 ) -> bool {
     let mut tokens: usize = 0;
-    for piece in texts.into_iter().flat_map(pieces) {
-        tokens += count(piece).unwrap_or(0).saturating_sub(TOKENS_PER_CUT);
-        if tokens > limit {
-            return true;
+    for text in texts {
+        let before = tokens;
+        for piece in pieces(text) {
+            let cut_tokens = if piece.len() < text.len() {
+                TOKENS_PER_CUT
+            } else {
+                0
+            };
+            tokens += count(piece).unwrap_or(0).saturating_sub(cut_tokens);
+            if tokens > limit {
+                return true;
+            }
         }
+        tokens = tokens.max(before + 1);
     }
-    false
+    tokens > limit
 }
 
 /// Cuts a text into pieces, where possible before white space.
@@ -47,6 +123,7 @@ fn cut(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_core::generate::ToolCall;
     use std::cell::Cell;
 
     #[test]
@@ -68,8 +145,85 @@ mod tests {
     fn texts_are_counted_together() {
         let text = "a ".repeat(100);
         let count = |piece: &str| Some(piece.split_whitespace().count());
-        assert!(exceeds([text.as_str(); 3], 250, count));
-        assert!(!exceeds([text.as_str(); 2], 250, count));
+        assert!(exceeds([text.as_str(); 3], 299, count));
+        assert!(!exceeds([text.as_str(); 3], 300, count));
+    }
+
+    #[test]
+    fn many_short_texts_are_many_tokens() {
+        let count = |piece: &str| Some(piece.split_whitespace().count());
+        assert!(exceeds(["one two"; 100], 199, count));
+        assert!(!exceeds(["one two"; 100], 200, count));
+        assert!(exceeds([""; 101], 100, count));
+        assert!(exceeds(["x"; 101], 100, |_| None));
+    }
+
+    #[test]
+    fn only_the_model_has_thoughts_that_are_left_out() {
+        let message = |role: &str| ChatMessage {
+            role: role.into(),
+            content: " a</think> b ".into(),
+            ..ChatMessage::default()
+        };
+        let messages = ["assistant", "user", "tool"].map(message);
+        let contents: Vec<&str> = contents(&messages).collect();
+        assert_eq!(contents, ["b", "a</think> b", "a</think> b"]);
+    }
+
+    fn history() -> Vec<ChatMessage> {
+        vec![
+            ChatMessage {
+                role: "assistant".into(),
+                content: "hi".into(),
+                name: Some("bot".into()),
+                tool_calls: vec![ToolCall {
+                    id: "call_1".into(),
+                    name: "get".into(),
+                    arguments: "{}".into(),
+                }],
+                tool_call_id: None,
+            },
+            ChatMessage {
+                role: "tool".into(),
+                tool_call_id: Some("call_1".into()),
+                ..ChatMessage::default()
+            },
+        ]
+    }
+
+    #[test]
+    fn parts_that_the_template_prints_are_counted() {
+        let tools = [Tool {
+            name: "get".into(),
+            description: Some("Gets.".into()),
+            parameters: Some("true".into()),
+            ..Tool::default()
+        }];
+        let history = history();
+        let parts = |template| printed_parts(&history, &tools, template);
+        assert!(parts("{{ content }}").is_empty());
+        assert_eq!(parts("{{ m.name }}"), ["bot"]);
+        assert_eq!(parts("{{ m.tool_call_id }}"), ["call_1"]);
+        assert_eq!(parts("{{ m['tool_calls'] }}"), ["call_1", "get", "{}"]);
+        assert_eq!(parts("{{ tools | tojson }}"), ["get", "Gets.", "true"]);
+    }
+
+    #[test]
+    fn prompt_with_calls_or_tools_may_be_longer_than_its_bytes() {
+        let mut messages = history();
+        let chat = |messages: &Vec<ChatMessage>| GenerateInput::Chat(messages.clone());
+        assert_eq!(upper_bound(&chat(&messages), false), None);
+        messages[0].tool_calls.clear();
+        assert_eq!(upper_bound(&chat(&messages), true), None);
+        let bytes = "hi".len() + "bot".len() + "call_1".len();
+        assert_eq!(
+            upper_bound(&chat(&messages), false),
+            Some(bytes + 2 * TEMPLATE_BYTES)
+        );
+        assert_eq!(
+            upper_bound(&GenerateInput::Tokens(vec![1; 9]), false),
+            Some(9)
+        );
     }
 
     #[test]

@@ -4,7 +4,9 @@
 
 use flotilla_core::generate::{GenerateRequest, RequestError, parse_template_args};
 use mistralrs_core::ReasoningEffort;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use crate::LoadError;
 
 const ENABLE_THINKING: &str = "enable_thinking";
 const REASONING_EFFORT: &str = "reasoning_effort";
@@ -16,6 +18,46 @@ const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 pub(super) struct TemplateArgs {
     pub(super) enable_thinking: Option<bool>,
     pub(super) reasoning_effort: Option<ReasoningEffort>,
+}
+
+impl TemplateArgs {
+    /// Sets an argument. The error says what is wrong with it.
+    fn set(&mut self, name: &str, value: &Value, template: &str) -> Result<(), String> {
+        match name {
+            ENABLE_THINKING => {
+                let enable = value.as_bool().ok_or("The value must be true or false.")?;
+                self.enable_thinking = Some(enable);
+                Ok(())
+            }
+            REASONING_EFFORT => {
+                let effort = value.as_str().ok_or("The value must be a text.")?;
+                self.set_effort(effort, template)
+            }
+            name if RESERVED.contains(&name) || uses(template, name) => {
+                Err("The model's engine cannot pass this argument to its chat template.".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets how much the model thinks, by the means that its template has.
+    fn set_effort(&mut self, effort: &str, template: &str) -> Result<(), String> {
+        if uses(template, REASONING_EFFORT) && effort != "none" {
+            self.reasoning_effort = Some(match effort {
+                "minimal" | "low" => ReasoningEffort::Low,
+                "medium" => ReasoningEffort::Medium,
+                "high" | "xhigh" => ReasoningEffort::High,
+                _ => return Err(format!("'{effort}' is not an effort of this model.")),
+            });
+        } else if uses(template, ENABLE_THINKING) {
+            self.enable_thinking = Some(effort != "none");
+        } else if effort != "none" || uses(template, REASONING_EFFORT) {
+            return Err(format!(
+                "The model cannot reason with the effort '{effort}'."
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// Returns the arguments of a request. `template` is the text of the model's chat template.
@@ -36,56 +78,37 @@ pub(super) fn template_args<M>(
         RequestError::invalid("chat_template_kwargs", message)
     })?;
     for (name, value) in &fields {
-        let set = match name.as_str() {
-            ENABLE_THINKING => match value {
-                Value::Bool(enable) => {
-                    args.enable_thinking = Some(*enable);
-                    Ok(())
-                }
-                _ => Err("The value must be true or false.".to_owned()),
-            },
-            REASONING_EFFORT => match value.as_str() {
-                Some(effort) => set_effort(&mut args, effort, template),
-                None => Err("The value must be a text.".to_owned()),
-            },
-            name if RESERVED.contains(&name) || uses(template, name) => {
-                Err("The model's engine cannot pass this argument to its chat template.".to_owned())
-            }
-            _ => Ok(()),
-        };
-        set.map_err(|problem| {
+        args.set(name, value, template).map_err(|problem| {
             RequestError::invalid(format!("chat_template_kwargs.{name}"), problem)
         })?;
     }
     // The model's owner may have set the same by an argument.
     if let Some(effort) = &request.reasoning_effort {
-        set_effort(&mut args, effort, template)
+        args.set_effort(effort, template)
             .map_err(|problem| RequestError::invalid(REASONING_EFFORT, problem))?;
     }
     Ok(args)
 }
 
-/// Sets how much the model thinks, by the means that its template has.
-fn set_effort(args: &mut TemplateArgs, effort: &str, template: &str) -> Result<(), String> {
-    if uses(template, REASONING_EFFORT) && effort != "none" {
-        args.reasoning_effort = Some(match effort {
-            "minimal" | "low" => ReasoningEffort::Low,
-            "medium" => ReasoningEffort::Medium,
-            "high" | "xhigh" => ReasoningEffort::High,
-            _ => return Err(format!("'{effort}' is not an effort of this model.")),
-        });
-    } else if uses(template, ENABLE_THINKING) {
-        args.enable_thinking = Some(effort != "none");
-    } else if effort != "none" || uses(template, REASONING_EFFORT) {
-        return Err(format!(
-            "The model cannot reason with the effort '{effort}'."
-        ));
+/// Checks the arguments of a model's spec, so that they do not make every request fail.
+///
+/// # Errors
+/// [`LoadError::Spec`] when one of them would be refused in a request.
+pub(super) fn check_defaults(
+    defaults: &Map<String, Value>,
+    template: &str,
+) -> Result<(), LoadError> {
+    let mut args = TemplateArgs::default();
+    for (name, value) in defaults {
+        args.set(name, value, template).map_err(|problem| {
+            LoadError::Spec(format!("spec.defaults.chatTemplateArgs.{name}: {problem}"))
+        })?;
     }
     Ok(())
 }
 
 /// Whether a template uses a variable of this name.
-fn uses(template: &str, name: &str) -> bool {
+pub(super) fn uses(template: &str, name: &str) -> bool {
     let is_part_of_name = |c: char| c.is_alphanumeric() || c == '_';
     template.match_indices(name).any(|(index, _)| {
         let before = template[..index].chars().next_back();
@@ -173,5 +196,31 @@ mod tests {
             refused("enable_thinking")
         );
         assert_eq!(set("[]", QWEN), Err("chat_template_kwargs".into()));
+    }
+
+    #[test]
+    fn default_that_every_request_would_fail_with_is_an_error_of_the_spec() {
+        let check = |args: Value, template| check_defaults(args.as_object().unwrap(), template);
+        let usable = serde_json::json!({"enable_thinking": false, "other": 1});
+        assert_eq!(check(usable.clone(), QWEN), Ok(()));
+        assert_eq!(check(usable, PLAIN), Ok(()));
+        for (args, name) in [
+            (serde_json::json!({"custom_flag": true}), "custom_flag"),
+            (serde_json::json!({"messages": []}), "messages"),
+            (
+                serde_json::json!({"enable_thinking": "no"}),
+                "enable_thinking",
+            ),
+            (
+                serde_json::json!({"reasoning_effort": "high"}),
+                "reasoning_effort",
+            ),
+        ] {
+            let Err(LoadError::Spec(problem)) = check(args, PLAIN) else {
+                panic!("{name} is accepted");
+            };
+            let field = format!("spec.defaults.chatTemplateArgs.{name}: ");
+            assert!(problem.starts_with(&field), "{problem}");
+        }
     }
 }
