@@ -8,6 +8,7 @@
 //! It knows nothing of nodes, queues, fleets or placement. Start reading at [`Engine`], then
 //! [`EngineSet`].
 
+mod call_id;
 mod engine;
 mod error;
 mod mistral;

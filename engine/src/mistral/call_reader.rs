@@ -2,10 +2,10 @@
 
 use flotilla_core::generate::ToolCallDelta;
 
+use crate::call_id::new_call_id;
+
 /// The text of every call before the name of the function.
 const CALL_START: &str = "{\"name\": \"";
-/// The characters of the random part of a call's id.
-const ID_LENGTH: usize = 24;
 
 /// The text of a call before its arguments. A function's name has no character that JSON escapes.
 pub(super) fn call_head(name: &str) -> String {
@@ -94,7 +94,7 @@ impl CallReader {
             let head = call_head(name).len();
             let call = ToolCallDelta {
                 index: 0,
-                id: Some(call_id()),
+                id: Some(new_call_id()),
                 name: Some(name.clone()),
                 arguments: String::new(),
             };
@@ -169,7 +169,7 @@ pub(super) fn cut_call<'a>(
     };
     Some(Some(ToolCallDelta {
         index: 0,
-        id: Some(call_id()),
+        id: Some(new_call_id()),
         name: Some(name.to_owned()),
         arguments: arguments.to_owned(),
     }))
@@ -187,14 +187,6 @@ fn expect<'t>(mut text: &'t str, expected: &[&str]) -> Option<Option<&'t str>> {
         }
     }
     Some(Some(text.trim_start()))
-}
-
-/// Returns a new id of a call.
-fn call_id() -> String {
-    let characters = std::iter::repeat_with(fastrand::alphanumeric);
-    let mut id = "call_".to_owned();
-    id.extend(characters.take(ID_LENGTH));
-    id
 }
 
 /// Finds the end of a JSON object in pieces of text.
@@ -334,11 +326,5 @@ mod tests {
         ] {
             assert_eq!(cut(content), None, "{content}");
         }
-    }
-
-    #[test]
-    fn ids_differ() {
-        assert_ne!(call_id(), call_id());
-        assert_eq!(call_id().len(), "call_".len() + ID_LENGTH);
     }
 }

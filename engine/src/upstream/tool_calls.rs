@@ -4,6 +4,7 @@ use flotilla_core::generate::{MAX_TOOL_CALLS, RequestError, ToolCallDelta};
 
 use super::error;
 use super::response::CallField;
+use crate::call_id::new_call_id;
 
 /// The tool calls of a choice so far.
 #[derive(Default)]
@@ -53,7 +54,7 @@ impl ToolCalls {
         Ok(ToolCallDelta {
             // At most MAX_TOOL_CALLS.
             index: position as u32,
-            id: is_new.then(|| id.unwrap_or_else(new_id)),
+            id: is_new.then(|| id.unwrap_or_else(new_call_id)),
             name: name.filter(|_| !is_named),
             arguments,
         })
@@ -94,11 +95,6 @@ impl ToolCalls {
         });
         Ok(self.calls.len() - 1)
     }
-}
-
-/// An id for a call whose server gave none.
-fn new_id() -> String {
-    format!("call_{:016x}", fastrand::u64(..))
 }
 
 #[cfg(test)]
