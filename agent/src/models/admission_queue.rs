@@ -42,8 +42,8 @@ struct QueueState {
     /// By priority: the requests that wait or have been admitted. Each counts once, however many turns it
     /// has.
     requests: [u32; Priority::ALL.len()],
-    /// Requests of which a turn is computed.
-    computing_requests: u32,
+    /// By priority: the requests of which a turn is computed.
+    computing_requests: [u32; Priority::ALL.len()],
     is_closed: bool,
 }
 
@@ -57,9 +57,9 @@ struct WaitingTurn {
 enum TurnOwner {
     /// A request of this priority, which is counted together with the turn.
     Request(Priority),
-    /// A [`SplitRequest`], which counts itself. Holds the number of its turns that are computed, which
-    /// changes only under the lock of the queue.
-    Split(Arc<AtomicU32>),
+    /// A [`SplitRequest`] of this priority, which counts itself. Holds the number of its turns that are
+    /// computed, which changes only under the lock of the queue.
+    Split(Priority, Arc<AtomicU32>),
 }
 
 /// The right to compute one turn, given back when dropped.
@@ -79,24 +79,28 @@ impl QueueState {
     /// Counts a turn that is computed from now on.
     fn start_computing(&mut self, owner: &TurnOwner) {
         self.computing += 1;
-        let is_first = match owner {
-            TurnOwner::Request(_) => true,
-            TurnOwner::Split(turns) => turns.fetch_add(1, Ordering::Relaxed) == 0,
+        let (priority, is_first) = match owner {
+            TurnOwner::Request(priority) => (priority, true),
+            TurnOwner::Split(priority, turns) => {
+                (priority, turns.fetch_add(1, Ordering::Relaxed) == 0)
+            }
         };
-        self.computing_requests += u32::from(is_first);
+        self.computing_requests[*priority as usize] += u32::from(is_first);
     }
 
     /// Counts the end of a turn, and of its request if that has no other turn.
     fn stop_computing(&mut self, owner: &TurnOwner) {
         self.computing -= 1;
-        let is_last = match owner {
+        let (priority, is_last) = match owner {
             TurnOwner::Request(priority) => {
                 self.requests[*priority as usize] -= 1;
-                true
+                (priority, true)
             }
-            TurnOwner::Split(turns) => turns.fetch_sub(1, Ordering::Relaxed) == 1,
+            TurnOwner::Split(priority, turns) => {
+                (priority, turns.fetch_sub(1, Ordering::Relaxed) == 1)
+            }
         };
-        self.computing_requests -= u32::from(is_last);
+        self.computing_requests[*priority as usize] -= u32::from(is_last);
     }
 
     /// Grants permits to waiting turns, in order, as long as turns may be computed.
@@ -129,7 +133,7 @@ impl AdmissionQueue {
                 computing: 0,
                 waiting: FairQueue::default(),
                 requests: Default::default(),
-                computing_requests: 0,
+                computing_requests: Default::default(),
                 is_closed: false,
             }),
             concurrency: concurrency.max(1),
@@ -185,7 +189,8 @@ impl AdmissionQueue {
             return Ok(());
         }
         // But one that waits does not keep out requests of a higher priority.
-        if state.computing_requests + state.requests_from(queue_key.priority) < limit {
+        let lower = &state.computing_requests[..queue_key.priority as usize];
+        if lower.iter().sum::<u32>() + state.requests_from(queue_key.priority) < limit {
             return Ok(());
         }
         Err(overloaded("The model's queue is full: try again later."))
@@ -240,7 +245,8 @@ impl AdmissionQueue {
     pub(super) fn counts(&self) -> (u32, u32) {
         let state = self.lock();
         let requests = state.requests_from(Priority::Low);
-        (state.computing, requests - state.computing_requests)
+        let computing: u32 = state.computing_requests.iter().sum();
+        (state.computing, requests - computing)
     }
 
     /// Waits until no request is computed or waits.

@@ -27,7 +27,7 @@ impl Permit {
             self.queue.lock().waiting.count_turn(queue_key);
         }
         let computing = Arc::new(AtomicU32::new(1));
-        self.owner = TurnOwner::Split(computing.clone());
+        self.owner = TurnOwner::Split(queue_key.priority, computing.clone());
         SplitRequest {
             queue: self.queue.clone(),
             queue_key,
@@ -46,7 +46,7 @@ impl SplitRequest {
         &self,
         deadline: Option<Duration>,
     ) -> Result<Permit, RequestError> {
-        let owner = TurnOwner::Split(self.computing.clone());
+        let owner = TurnOwner::Split(self.queue_key.priority, self.computing.clone());
         let queue = &self.queue;
         let queued = {
             let mut state = queue.lock();

@@ -182,6 +182,28 @@ async fn waiting_turns_keep_out_no_request_of_a_higher_priority() {
 }
 
 #[tokio::test]
+async fn computing_requests_count_once_beside_waiting_turns_of_a_lower_priority() {
+    let queue = queue(4, 2);
+    let (low, high) = (key(Priority::Low, 1), key(Priority::High, 2));
+    let (first, one) = acquire_split(&queue, low).await;
+    let (second, two) = acquire_split(&queue, low).await;
+    drop((first, second));
+    let mut computing = Vec::new();
+    for _ in 0..4 {
+        computing.push(queue.clone().acquire(high, None).await.ok().unwrap());
+    }
+    let _turns = [wait(one.acquire(None)), wait(two.acquire(None))];
+    assert_eq!(queue.counts(), (4, 2));
+    // Both places in the queue are free for them.
+    let _waiting = [(); 2].map(|()| wait(queue.clone().acquire(high, None)));
+    let refused = queue.clone().acquire(high, None).await;
+    assert!(matches!(
+        refused.err(),
+        Some(RequestError::Overloaded { .. })
+    ));
+}
+
+#[tokio::test]
 async fn request_with_several_turns_goes_on_in_a_closed_queue() {
     let queue = queue(1, 1);
     let (first, split) = acquire_split(&queue, QueueKey::default()).await;
