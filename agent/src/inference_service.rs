@@ -129,7 +129,7 @@ impl InferenceService {
     }
 
     /// Admits an embedding request and computes it, in several turns if it has more inputs than the model
-    /// embeds at once. Sends to `begun` when the first of several turns is complete.
+    /// embeds at once. Sends to `begun` when the computation begins.
     async fn embed_inputs(
         &self,
         request: EmbedRequest,
@@ -140,9 +140,12 @@ impl InferenceService {
         let batch = served.model.embed_batch();
         if request.inputs.len() > batch {
             let admitted = admit_first_turn(&served, request.queue_key, request.deadline).await?;
-            return embed_in_turns(admitted, batch, request, deadline, begun).await;
+            // Nobody waits for it any more once the client has left.
+            let _ = begun.send(());
+            return embed_in_turns(admitted, batch, request, deadline).await;
         }
         let admitted = admit(&served, request.queue_key, request.deadline).await?;
+        let _ = begun.send(());
         admitted.embed(request).await
     }
 }
@@ -268,4 +271,56 @@ fn batch_response(
         }
     }
     Ok(v1::GenerateResponse { events })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+    use flotilla_core::generate::EmbedInput;
+    use flotilla_engine::{GenerateEvents, LoadedModel};
+    use futures::FutureExt;
+
+    use crate::models::{serve, serving_table};
+
+    /// A model whose embeddings never come.
+    struct Endless;
+
+    #[async_trait]
+    impl LoadedModel for Endless {
+        async fn generate(&self, _: GenerateRequest) -> Result<GenerateEvents, RequestError> {
+            Ok(stream::pending().boxed())
+        }
+
+        async fn embed(&self, _: EmbedRequest) -> Result<Embeddings, RequestError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn embeddings_begin_when_they_are_admitted() {
+        let model = ModelName::new("m").unwrap();
+        let served = serve(Arc::new(Endless), 1, 1);
+        let table = serving_table(&model, &served);
+        let node = NodeName::new("n").unwrap();
+        let service = InferenceService::new(table, &Telemetry::disabled(), node);
+        for inputs in [1, 3] {
+            let request = EmbedRequest {
+                model: model.clone(),
+                inputs: vec![EmbedInput::Text("a".into()); inputs],
+                queue_key: QueueKey::default(),
+                deadline: None,
+            };
+            let (begins, mut begun) = oneshot::channel();
+            let computing = served.clone().admit(QueueKey::default(), None).await;
+            let mut embeddings = Box::pin(service.embed_inputs(request, begins));
+            assert!((&mut embeddings).now_or_never().is_none());
+            assert!(begun.try_recv().is_err(), "it waits for its turn");
+            drop(computing);
+            tokio::select! {
+                _ = embeddings => panic!("there are no embeddings"),
+                begun = begun => begun.unwrap(),
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Answers that are not streamed: one message with the whole answer.
 //!
-//! An answer that takes long has an empty message before it, as soon as its first token exists: so a
-//! controller can tell a long answer from one that does not begin.
+//! An answer that takes long has an empty message before it, as soon as its first token exists, or the
+//! computation of embeddings has begun: so a controller can tell a long answer from one that does not begin.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub(crate) async fn messages(
 type Messages<M = v1::GenerateResponse> = BoxStream<'static, Result<M, Status>>;
 
 /// Returns the messages of an embedding request whose whole answer is `answer`. `begun` receives when the
-/// first embeddings exist. Resolves as [`messages`] does.
+/// computation begins. Resolves as [`messages`] does.
 ///
 /// # Errors
 /// When the request fails before that.
@@ -41,11 +41,19 @@ pub(crate) async fn embedding_messages(
     answer: impl Future<Output = Result<v1::EmbedResponse, Status>> + Send + 'static,
     begun: oneshot::Receiver<()>,
 ) -> Result<Messages<v1::EmbedResponse>, Status> {
-    let notice_at = Instant::now() + BEGIN_NOTICE_DELAY;
+    embedding_messages_with_delay(answer, begun, BEGIN_NOTICE_DELAY).await
+}
+
+async fn embedding_messages_with_delay(
+    answer: impl Future<Output = Result<v1::EmbedResponse, Status>> + Send + 'static,
+    begun: oneshot::Receiver<()>,
+    notice_delay: Duration,
+) -> Result<Messages<v1::EmbedResponse>, Status> {
+    let notice_at = Instant::now() + notice_delay;
     let notice = async {
         match begun.await {
             Ok(()) => tokio::time::sleep_until(notice_at).await,
-            // There is only one turn: no embeddings exist before its end.
+            // The request was refused: the answer is an error.
             Err(_) => std::future::pending().await,
         }
     };
@@ -219,5 +227,26 @@ mod tests {
     async fn answer_without_a_token_has_no_message() {
         let messages = messages_with_delay(stream::pending().boxed(), Duration::ZERO);
         assert!(messages.now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn long_embedding_has_an_empty_message_before_it_once_it_is_computed() {
+        let (begins, begun) = oneshot::channel();
+        let (ends, end) = oneshot::channel();
+        let answer = async { Ok(end.await.unwrap()) };
+        let messages = embedding_messages_with_delay(answer, begun, Duration::ZERO);
+        let mut messages = Box::pin(messages);
+        assert!((&mut messages).now_or_never().is_none());
+        begins.send(()).unwrap();
+        let mut messages = messages.await.unwrap();
+        let begun = messages.next().await.unwrap().unwrap();
+        assert_eq!(begun, v1::EmbedResponse::default());
+        let vectors = vec![v1::Vector::default()];
+        let embeddings = v1::EmbedResponse {
+            vectors,
+            ..v1::EmbedResponse::default()
+        };
+        ends.send(embeddings.clone()).unwrap();
+        assert_eq!(messages.next().await.unwrap().unwrap(), embeddings);
     }
 }

@@ -37,7 +37,7 @@ pub(crate) use manager::{ModelManager, ModelManagerConfig};
 pub(crate) use model_status::ModelStatuses;
 pub use served_model::ServedModel;
 #[cfg(test)]
-pub(crate) use served_model::tests::serve;
+pub(crate) use served_model::tests::{serve, serving_table};
 pub use serving_table::ServingTable;
 pub use tracked_events::TrackedEvents;
 pub(crate) use tracked_events::record_usage;

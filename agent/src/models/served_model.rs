@@ -136,6 +136,7 @@ pub(crate) mod tests {
     use flotilla_telemetry::trace::RequestSpan;
 
     use crate::energy_accounting::EnergyAccounting;
+    use crate::models::ServingTable;
     use crate::request_metrics::RequestMetrics;
     use flotilla_engine::GenerateEvents;
 
@@ -175,6 +176,13 @@ pub(crate) mod tests {
             ..ModelSpec::default()
         };
         Arc::new(ServedModel::new(model, &spec, metrics()))
+    }
+
+    /// A table with only this model.
+    pub(crate) fn serving_table(name: &ModelName, served: &Arc<ServedModel>) -> ServingTable {
+        let table = ServingTable::default();
+        table.insert(name, served);
+        table
     }
 
     #[tokio::test]

@@ -4,14 +4,12 @@ use std::time::Instant;
 
 use flotilla_core::generate::{EmbedInput, EmbedRequest, Embeddings, RequestError};
 use futures::{StreamExt, TryStreamExt, stream};
-use tokio::sync::oneshot;
 
 use super::{MergedEmbeddings, TurnStream};
 use crate::models::{AdmittedRequest, AdmittedSplit};
 
 /// Embeds the inputs of a request, `batch` in each turn. The first turn has been `admitted`; the others wait
-/// no longer than until `deadline`. Sends to `begun` when the first turn is complete. Dropping the future ends
-/// all turns.
+/// no longer than until `deadline`. Dropping the future ends all turns.
 ///
 /// # Errors
 /// The error of the first turn that fails.
@@ -20,7 +18,6 @@ pub(crate) async fn embed_in_turns(
     batch: usize,
     mut request: EmbedRequest,
     deadline: Option<Instant>,
-    begun: oneshot::Sender<()>,
 ) -> Result<Embeddings, RequestError> {
     let batches = divide(std::mem::take(&mut request.inputs), batch);
     let mut merged = MergedEmbeddings::new(batches.iter().map(Vec::len).collect());
@@ -32,13 +29,8 @@ pub(crate) async fn embed_in_turns(
         stream::once(admitted.embed(request)).boxed()
     };
     let mut turns = TurnStream::new(admitted, turns, deadline, start_turn);
-    let mut begun = Some(begun);
     while let Some((turn, embeddings)) = turns.try_next().await? {
         merged.add(turn, embeddings)?;
-        if let Some(begun) = begun.take() {
-            // Nobody waits for it any more once the client has left.
-            let _ = begun.send(());
-        }
     }
     turns.mark_complete();
     Ok(merged.finish())

@@ -1,6 +1,7 @@
 //! Requests with several turns, beside others, on a model that computes one turn at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use flotilla_engine::{GenerateEvents, LoadedModel};
 use flotilla_telemetry::trace::RequestSpan;
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::Semaphore;
 
 use super::{SplitAnswer, embed_in_turns};
 use crate::models::{ServedModel, serve};
@@ -23,6 +24,8 @@ use crate::models::{ServedModel, serve};
 /// test.
 struct Stepwise {
     steps: Semaphore,
+    /// The number of turns that have begun.
+    started: AtomicUsize,
     /// The texts that were embedded, in order.
     embedded: Mutex<Vec<String>>,
     /// The seed whose answer fails.
@@ -33,12 +36,14 @@ impl Stepwise {
     fn new(steps: usize) -> Arc<Self> {
         Arc::new(Self {
             steps: Semaphore::new(steps),
+            started: AtomicUsize::new(0),
             embedded: Mutex::default(),
             failing_seed: None,
         })
     }
 
     async fn step(&self) {
+        self.started.fetch_add(1, Ordering::SeqCst);
         if let Ok(permit) = self.steps.acquire().await {
             permit.forget();
         }
@@ -211,17 +216,18 @@ async fn dropping_the_answer_ends_all_turns() {
 async fn other_client_waits_for_one_input_of_two_thousand() {
     let model = Stepwise::new(0);
     let served = serve(model.clone(), 1, 1);
-    let (begins, begun) = oneshot::channel();
     let heavy = tokio::spawn({
         let served = served.clone();
         async move {
             let admitted = served.clone().admit_first_turn(key(1), None).await?;
             let request = embed_request((0..2_000).map(|n| n.to_string()));
-            embed_in_turns(admitted, 1, request, None, begins).await
+            embed_in_turns(admitted, 1, request, None).await
         }
     });
     model.let_one_end().await;
-    begun.await.unwrap();
+    while model.started.load(Ordering::SeqCst) < 2 {
+        tokio::task::yield_now().await;
+    }
     let light = tokio::spawn({
         let served = served.clone();
         async move {
@@ -254,8 +260,7 @@ async fn waiting_turn_ends_the_request_at_its_deadline() {
     let admitted = served.clone().admit_first_turn(key(1), None).await;
     let request = embed_request(["a".to_owned(), "b".to_owned()].into_iter());
     let deadline = Instant::now() + Duration::from_millis(5);
-    let (begins, _begun) = oneshot::channel();
-    let late = embed_in_turns(admitted.unwrap(), 1, request, Some(deadline), begins).await;
+    let late = embed_in_turns(admitted.unwrap(), 1, request, Some(deadline)).await;
     assert!(matches!(late, Err(RequestError::DeadlineUnmet(_))));
     assert_eq!(served.counters().active, 0);
 }
