@@ -25,6 +25,7 @@ fn bench(c: &mut Criterion) {
                     prompt_bytes: 100,
                     prompt_tokens: 20,
                     completion_tokens: 20,
+                    choices: 1,
                     seconds: 1.0,
                     compute_time: Some(ComputeTime {
                         prefill: 0.005,
@@ -45,6 +46,7 @@ fn bench(c: &mut Criterion) {
         let cost = RequestCost {
             prompt_bytes: 80,
             max_tokens: Some(16),
+            choices: 1,
         };
         group.bench_function(BenchmarkId::from_parameter(nodes), |b| {
             b.iter(|| {

@@ -1,8 +1,8 @@
 //! Learns how fast a replica answers and predicts how long the next answer takes there.
 //!
-//! The cost of a request is the bytes of its prompt and the tokens of its answer. For each replica
-//! two things are learnt: how the time to read a prompt grows with its bytes, and how long one token
-//! of an answer takes.
+//! The cost of a request is the bytes of its prompt, the tokens of a choice of its answer, and the number of
+//! choices. For each replica two things are learnt: how the time to read a prompt grows with its bytes, and
+//! how long one token of a choice takes.
 //!
 //! A wrong estimate that is too fast corrects itself, because the replica gets requests. One that is
 //! too slow does not, because the replica gets none. Estimates are therefore optimistic where it costs
@@ -56,12 +56,24 @@ const MAX_STRETCH: f32 = 4.0;
 const MIN_SECONDS: f32 = 1e-9;
 
 /// The cost of a request, as far as it is known before the answer.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RequestCost {
     /// Bytes of the prompt.
     pub prompt_bytes: u32,
-    /// The most tokens that the answer may have. `None` if the request sets no limit.
+    /// The most tokens that a choice may have. `None` if the request sets no limit.
     pub max_tokens: Option<u32>,
+    /// The number of choices, at least 1.
+    pub choices: u32,
+}
+
+impl Default for RequestCost {
+    fn default() -> Self {
+        Self {
+            prompt_bytes: 0,
+            max_tokens: None,
+            choices: 1,
+        }
+    }
 }
 
 /// How fast a replica answers, learnt from its answers.
@@ -70,7 +82,7 @@ pub struct SpeedEstimate {
     prefill: PrefillRegression,
     /// Seconds for each token of an answer after the first one.
     decode: f32,
-    /// Mean tokens of an answer.
+    /// Mean tokens of a choice.
     output: f32,
     /// Time of the last update, in seconds of the caller's clock.
     updated: f32,
@@ -92,8 +104,10 @@ pub struct ServedRequest {
     pub prompt_bytes: u32,
     /// Tokens of the prompt.
     pub prompt_tokens: u32,
-    /// Tokens of the answer.
+    /// Tokens of all choices.
     pub completion_tokens: u32,
+    /// The number of choices, at least 1.
+    pub choices: u32,
     /// Seconds from dispatch to the end of the answer.
     pub seconds: f32,
     /// How long the node computed the answer. `None` if the node does not report it.
@@ -102,7 +116,8 @@ pub struct ServedRequest {
     pub load: ReplicaLoad,
 }
 
-/// How long a node computed an answer, without the time it waited in the queue.
+/// How long a node computed an answer, without the time it waited in the queue. Of several choices it is the
+/// time that the first one waited for its first token, and that all took for the others.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ComputeTime {
     /// Seconds up to the first token.
@@ -128,19 +143,34 @@ pub fn contention_factor(load: ReplicaLoad) -> f32 {
     turns.max(1.0) + CONTENTION * turns
 }
 
+/// How many times as long as one choice `choices` take on an idle replica with this number of slots.
+fn rounds_of_choices(choices: u32, slots: u32) -> f32 {
+    choices.max(1).div_ceil(slots.max(1)) as f32
+}
+
 impl ServedRequest {
-    /// How long the answer was computed. Where the node does not report it, the time since dispatch
-    /// is divided by the contention and split by tokens.
-    fn compute_time_or_estimate(self) -> ComputeTime {
-        self.compute_time.unwrap_or_else(|| {
-            let unloaded = self.seconds / contention_factor(self.load);
-            let prompt = self.prompt_tokens as f32 / PROMPT_TOKENS_PER_OUTPUT_TOKEN + 1.0;
-            let prefill = unloaded * prompt / (prompt + self.completion_tokens as f32);
-            ComputeTime {
+    /// The mean number of tokens of a choice.
+    fn tokens_per_choice(self) -> f32 {
+        self.completion_tokens as f32 / self.choices.max(1) as f32
+    }
+
+    /// How long a choice was computed on average. Where the node does not report it, the time since dispatch
+    /// is divided by the contention and the rounds of choices, and split by tokens.
+    fn compute_time_per_choice(self) -> ComputeTime {
+        if let Some(ComputeTime { prefill, decode }) = self.compute_time {
+            return ComputeTime {
                 prefill,
-                decode: unloaded - prefill,
-            }
-        })
+                decode: decode / self.choices.max(1) as f32,
+            };
+        }
+        let rounds = rounds_of_choices(self.choices, self.load.concurrency);
+        let unloaded = self.seconds / contention_factor(self.load) / rounds;
+        let prompt = self.prompt_tokens as f32 / PROMPT_TOKENS_PER_OUTPUT_TOKEN + 1.0;
+        let prefill = unloaded * prompt / (prompt + self.tokens_per_choice());
+        ComputeTime {
+            prefill,
+            decode: unloaded - prefill,
+        }
     }
 }
 
@@ -150,8 +180,8 @@ impl SpeedEstimate {
     /// estimate to its time; one that is much slower lengthens it only a little, unless others follow.
     #[must_use]
     pub fn learn(previous: Option<Self>, served: ServedRequest, now: f32) -> Self {
-        let ComputeTime { prefill, decode } = served.compute_time_or_estimate();
-        let tokens = served.completion_tokens as f32;
+        let ComputeTime { prefill, decode } = served.compute_time_per_choice();
+        let tokens = served.tokens_per_choice();
         // The time to the first token is the time to read the prompt.
         let later_tokens = (tokens - 1.0).max(1.0);
         let bytes = served.prompt_bytes as f32;
@@ -220,11 +250,13 @@ impl SpeedEstimate {
         load: ReplicaLoad,
         now: f32,
     ) -> Option<Self> {
+        let seconds = seconds / rounds_of_choices(cost.choices, load.concurrency);
         let Some(estimate) = previous else {
             let served = ServedRequest {
                 prompt_bytes: cost.prompt_bytes,
                 prompt_tokens: 0,
                 completion_tokens: 1,
+                choices: 1,
                 seconds,
                 compute_time: Some(ComputeTime {
                     prefill: seconds,
@@ -271,15 +303,28 @@ impl SpeedEstimate {
         self.prefill.seconds(cost.prompt_bytes as f32)
     }
 
-    /// Seconds that a request of this `cost` takes on an idle replica.
-    #[must_use]
-    pub fn unloaded_seconds(self, cost: RequestCost) -> f32 {
+    /// Seconds from the first token of a choice to its last.
+    fn decode_seconds(self, cost: RequestCost) -> f32 {
         let max_tokens = cost.max_tokens.map_or(f32::MAX, |max| max as f32);
         let tokens = self.output.min(max_tokens);
-        self.prefill_seconds(cost) + self.decode * (tokens - 1.0).max(0.0)
+        self.decode * (tokens - 1.0).max(0.0)
     }
 
-    /// Seconds that a request of this `cost` takes on an idle replica, compared with those of `other`.
+    /// Seconds that one choice of a request of this `cost` takes on an idle replica.
+    #[must_use]
+    pub fn unloaded_seconds(self, cost: RequestCost) -> f32 {
+        self.prefill_seconds(cost) + self.decode_seconds(cost)
+    }
+
+    /// Seconds that a replica computes for all choices of a request of this `cost` together, as it reports
+    /// them in [`ComputeTime`].
+    #[must_use]
+    pub fn compute_seconds(self, cost: RequestCost) -> f32 {
+        self.prefill_seconds(cost) + self.decode_seconds(cost) * cost.choices.max(1) as f32
+    }
+
+    /// Seconds that one choice of a request of this `cost` takes on an idle replica, compared with those of
+    /// `other`.
     fn seconds_beside(self, other: Self, cost: RequestCost) -> f32 {
         let seconds = self.unloaded_seconds(cost).max(MIN_SECONDS);
         if !self.lower_bound || other.lower_bound {
@@ -298,13 +343,13 @@ impl SpeedEstimate {
         let ahead = (load.requests() + 1).saturating_sub(slots) as f32;
         let typical = RequestCost {
             prompt_bytes: self.prefill.bytes as u32,
-            max_tokens: None,
+            ..RequestCost::default()
         };
         // The requests in the slots are half done on average.
         let wait = (ahead - 0.5).max(0.0) / slots as f32 * self.unloaded_seconds(typical);
         LatencyPrediction {
             first_token: wait + self.prefill_seconds(cost),
-            total: wait + self.unloaded_seconds(cost),
+            total: wait + self.unloaded_seconds(cost) * rounds_of_choices(cost.choices, slots),
         }
     }
 }
@@ -336,7 +381,10 @@ pub fn time_ratio(
         }
         _ => 1.0,
     };
-    speed_ratio * contention_factor(replica.0) / contention_factor(reference.0)
+    let load_factor = |load: ReplicaLoad| {
+        contention_factor(load) * rounds_of_choices(cost.choices, load.concurrency)
+    };
+    speed_ratio * load_factor(replica.0) / load_factor(reference.0)
 }
 
 /// A ratio of two values of which similar ones count as equal: 1 if they differ by less than the

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use flotilla_core::energy::EnergyUsage;
-use flotilla_core::generate::{GenerateEvent, RequestError, Usage};
+use flotilla_core::generate::{AnswerLimit, GenerateEvent, RequestError, Usage};
 use flotilla_proto::status;
 use flotilla_proto::v1::GenerateResponse;
 use flotilla_telemetry::trace::RequestSpan;
@@ -14,7 +14,6 @@ use tokio::time::Sleep;
 
 use crate::ResponseStream;
 use crate::decision_recorder::DecisionRecorder;
-use crate::time_limit::AnswerLimit;
 use crate::traced_content::AnswerContent;
 use crate::usage_guard::UsageGuard;
 

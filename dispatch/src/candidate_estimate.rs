@@ -69,7 +69,7 @@ impl EstimateContext<'_> {
             ..self.cost
         };
         let prediction = speed.map(|speed| speed.predict(load, unread));
-        let alone = speed.map(|speed| speed.unloaded_seconds(unread));
+        let alone = speed.map(|speed| speed.compute_seconds(unread));
         let expected = ExpectedAnswer {
             quality,
             seconds: prediction.map(|prediction| prediction.total),

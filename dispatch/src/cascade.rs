@@ -4,6 +4,7 @@
 //! the client as it comes.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use flotilla_core::generate::{GenerateEvent, RequestError};
 use flotilla_core::routing::{RoutingDecision, TierOutcome};
@@ -60,7 +61,7 @@ pub(crate) async fn answer(
             Ok(held) if held.answer.is_some() => fallback = Fallback::Held(tier, held),
             Ok(_) if matches!(fallback, Fallback::Held(..)) => {}
             Ok(_) => fallback = Fallback::Abandoned(tier),
-            Err(error) if execution.answer_limit().has_passed() => {
+            Err(error) if execution.answer_limit().has_passed(Instant::now()) => {
                 return Err(execution.refuse(error));
             }
             // A larger model may accept what the small one refuses, such as a longer prompt or a
@@ -77,8 +78,9 @@ pub(crate) async fn answer(
     // An answer without confidence is better than none, except where the request itself is invalid or
     // sets a minimum quality.
     let invalid = matches!(error, RequestError::Invalid { .. });
-    let no_fallback =
-        invalid || execution.answer_limit().has_passed() || plan.limits.min_quality.is_some();
+    let no_fallback = invalid
+        || execution.answer_limit().has_passed(Instant::now())
+        || plan.limits.min_quality.is_some();
     let Some(tier) = fallback.tier().filter(|_| !no_fallback) else {
         return Err(execution.refuse(error));
     };

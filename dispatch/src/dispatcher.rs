@@ -1,6 +1,7 @@
 //! The dispatcher: the backend of the gateway that answers with the replicas of a view.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_core::TaskName;
 use flotilla_core::generate::{
@@ -139,6 +140,7 @@ impl Backend for Dispatcher {
         let profile = RequestProfile {
             input: &request.input,
             max_tokens: request.sampling.max_tokens,
+            choices: request.choices,
         };
         let plan = self.plan(&request.model, profile, &mut decision).await;
         if let Some(classified) = &decision.classification {
@@ -193,6 +195,7 @@ impl Backend for Dispatcher {
         let profile = RequestProfile {
             input: &no_input,
             max_tokens: None,
+            choices: 1,
         };
         let mut execution = match self.plan(&request.model, profile, &mut decision).await {
             Ok(plan) => PlanExecution::new(&self.context, plan, decision, context),
@@ -260,6 +263,10 @@ impl Backend for Dispatcher {
             RouteTarget::Task(name) => view.routing.tasks.get(name).map(|task| task_card(task)),
             RouteTarget::Auto => auto_card(&view.routing),
         }
+    }
+
+    fn answer_timeout(&self) -> Duration {
+        self.context.config.answer_timeout
     }
 
     fn readiness(&self) -> Readiness {

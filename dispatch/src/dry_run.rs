@@ -34,7 +34,11 @@ impl Dispatcher {
         max_tokens: Option<u32>,
     ) -> DryRunDecision {
         let mut decision = RoutingDecision::default();
-        let request = RequestProfile { input, max_tokens };
+        let request = RequestProfile {
+            input,
+            max_tokens,
+            choices: 1,
+        };
         match self.plan(route, request, &mut decision).await {
             Ok(plan) => {
                 self.select_for_dry_run(&plan, &mut decision);

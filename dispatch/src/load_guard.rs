@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use flotilla_core::admission::{FairnessKey, Priority};
 use flotilla_core::energy::EnergyUsage;
-use flotilla_core::estimate::{ComputeTime, ServedRequest, contention_factor};
+use flotilla_core::estimate::{ComputeTime, RequestCost, ServedRequest, contention_factor};
 use flotilla_core::generate::{RequestError, Usage};
 use flotilla_core::routing::ReplicaLoad;
 
@@ -18,7 +18,8 @@ pub struct LoadGuard {
     /// The replica's load when the request began.
     load: ReplicaLoad,
     key: (Priority, FairnessKey),
-    prompt_bytes: u32,
+    /// The cost of the request, with the part of its prompt that the replica had yet to read.
+    cost: RequestCost,
     began: Instant,
     end_effect: EndEffect,
 }
@@ -41,13 +42,13 @@ impl LoadGuard {
         replica: Arc<ReplicaStats>,
         load: ReplicaLoad,
         key: (Priority, FairnessKey),
-        prompt_bytes: u32,
+        cost: RequestCost,
     ) -> Self {
         Self {
             replica,
             load,
             key,
-            prompt_bytes,
+            cost,
             began: Instant::now(),
             end_effect: EndEffect::LowerBound,
         }
@@ -62,9 +63,10 @@ impl LoadGuard {
             decode: timing.decode.as_secs_f32(),
         });
         let served = ServedRequest {
-            prompt_bytes: self.prompt_bytes,
+            prompt_bytes: self.cost.prompt_bytes,
             prompt_tokens: usage.prompt_tokens,
             completion_tokens: usage.completion_tokens,
+            choices: self.cost.choices,
             seconds: self.began.elapsed().as_secs_f32(),
             compute_time: computed,
             load: self.load,
@@ -126,7 +128,7 @@ impl Drop for LoadGuard {
         if self.end_effect == EndEffect::LowerBound && self.load.has_free_slot() {
             let seconds = self.began.elapsed().as_secs_f32();
             self.replica
-                .learn_lower_bound(self.prompt_bytes, seconds, self.load);
+                .learn_lower_bound(self.cost, seconds, self.load);
         }
         self.replica.end_request(self.key);
     }

@@ -109,8 +109,16 @@ impl PlanExecution<'_> {
     fn select(&mut self, head_of: Option<usize>) -> Result<NextStep, RequestError> {
         let view = self.dispatch.view.peek();
         let now = Instant::now();
-        let (outcome, record) = self.pass(&view, head_of, now).run();
-        self.keep_record(record);
+        let outcome = loop {
+            let (outcome, record) = self.pass(&view, head_of, now).run();
+            self.keep_record(record);
+            // Without a token the replica is ruled out, and another one may be selected.
+            match &outcome {
+                SelectionOutcome::Selected(selected)
+                    if !self.take_retry_token(selected.model, &selected.replica) => {}
+                _ => break outcome,
+            }
+        };
         let overloaded = self.retry.last_was_overloaded();
         let skipped = match outcome {
             SelectionOutcome::Selected(selected) => {

@@ -78,8 +78,10 @@ impl DispatchPlan {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestProfile<'a> {
     pub(crate) input: &'a GenerateInput,
-    /// The most tokens that the answer may have, if the request limits them.
+    /// The most tokens that a choice may have, if the request limits them.
     pub(crate) max_tokens: Option<u32>,
+    /// The number of choices, at least 1.
+    pub(crate) choices: u32,
 }
 
 /// Plans a request. Fills in `decision` as far as planning gets.
@@ -125,6 +127,7 @@ pub(crate) fn plan(
         cost: RequestCost {
             prompt_bytes: u32::try_from(request.input.bytes()).unwrap_or(u32::MAX),
             max_tokens: request.max_tokens,
+            choices: request.choices,
         },
         prefixes: conversation_prefixes(request.input),
         session: route.session,
@@ -271,6 +274,7 @@ mod tests {
         let request = RequestProfile {
             input: &input,
             max_tokens: None,
+            choices: 1,
         };
         let plan = plan(routing, classifier.as_ref(), &route, request, &mut decision);
         (plan, decision)

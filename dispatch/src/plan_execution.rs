@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flotilla_core::generate::RequestError;
+use flotilla_core::estimate::RequestCost;
+use flotilla_core::generate::{AnswerLimit, RequestError};
 use flotilla_core::routing::{HedgeRecord, RejectReason, RejectedCandidate, RoutingDecision};
 use flotilla_core::{Joules, ModelName, NodeName};
 use flotilla_gateway::{BackendAnswer, BackendError, EventStream, ServedBy};
@@ -17,7 +18,7 @@ use crate::plan::DispatchPlan;
 use crate::request_context::RequestContext;
 use crate::retry_state::{FailedAttempt, RetryState};
 use crate::selection_pass::SelectionRecord;
-use crate::time_limit::{AnswerLimit, AttemptLimits};
+use crate::time_limit::AttemptLimits;
 use crate::usage_guard::UsageGuard;
 use crate::{LoadGuard, ReplicaView, stats_clock};
 
@@ -80,9 +81,11 @@ impl<'a> PlanExecution<'a> {
     pub(crate) fn begin_request(&mut self, replica: &ReplicaView, unread_bytes: u32) -> LoadGuard {
         self.retry.count_attempt();
         self.context.record_attempt();
-        replica
-            .stats
-            .begin_request(self.plan.queue_key, unread_bytes)
+        let cost = RequestCost {
+            prompt_bytes: unread_bytes,
+            ..self.plan.cost
+        };
+        replica.stats.begin_request(self.plan.queue_key, cost)
     }
 
     /// Prepares an attempt on `replica`, where `load` counts the request.
@@ -145,13 +148,10 @@ impl<'a> PlanExecution<'a> {
             .metrics
             .record_failed_attempt(model.as_str(), kind);
         let failed_attempts = self.context.count_failed_attempt();
-        // A lost node says nothing of the others, and leaves the view.
-        let refused = matches!(
-            error,
-            RequestError::Unavailable { .. } | RequestError::Overloaded { .. }
-        );
+        // Another replica may be tried at once. Only a second try on this one, which the request has reached,
+        // takes a token of the model's budget.
         let retries = &self.dispatch.retries;
-        let throttled = sent && refused && !retries.record_failure(&model, stats_clock());
+        let throttled = sent && !retries.allows_retry(&model, stats_clock());
         let rejected = RejectedCandidate {
             model,
             node: Some(replica.node.clone()),
@@ -174,6 +174,21 @@ impl<'a> PlanExecution<'a> {
         self.retry.record_failure(attempt, Instant::now())?;
         tracing::debug!(model = %self.model(), node = %replica.node, error = kind, "trying another replica");
         Ok(())
+    }
+
+    /// Takes a token of the model's budget of retries, where the request has already reached this replica of
+    /// the plan's model at index `model` without success. Returns `false`, and rules the replica out, if
+    /// there is none.
+    pub(crate) fn take_retry_token(&mut self, model: usize, replica: &ReplicaView) -> bool {
+        if !self.retry.is_repeat(model, replica) {
+            return true;
+        }
+        let retries = &self.dispatch.retries;
+        let allowed = retries.take(&self.plan.models[model], stats_clock());
+        if !allowed {
+            self.retry.rule_out(model, replica);
+        }
+        allowed
     }
 
     /// Records that the request ends without an answer, and returns the error for the client.

@@ -172,10 +172,10 @@ impl ReplicaStats {
         self.lock().pressure = pressure;
     }
 
-    /// Counts one request until the returned guard is dropped. `prompt_bytes` is the part of its prompt
-    /// that the replica has yet to read.
+    /// Counts one request until the returned guard is dropped. The prompt in its `cost` is the part that the
+    /// replica has yet to read.
     #[must_use]
-    pub fn begin_request(self: &Arc<Self>, queue_key: QueueKey, prompt_bytes: u32) -> LoadGuard {
+    pub fn begin_request(self: &Arc<Self>, queue_key: QueueKey, cost: RequestCost) -> LoadGuard {
         let load = self.load();
         let key = (queue_key.priority, queue_key.fairness_key);
         let mut history = self.lock();
@@ -183,7 +183,7 @@ impl ReplicaStats {
         *history.by_queue_key.entry(key).or_insert(0) += 1;
         drop(history);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
-        LoadGuard::new(self.clone(), load, key, prompt_bytes)
+        LoadGuard::new(self.clone(), load, key, cost)
     }
 
     /// Learns from a complete answer and, where the node reported them, from its joules.
@@ -200,10 +200,10 @@ impl ReplicaStats {
     }
 
     /// Learns that the replica takes at least `seconds` for a request that was abandoned after that time.
-    pub(crate) fn learn_lower_bound(&self, prompt_bytes: u32, seconds: f32, load: ReplicaLoad) {
+    pub(crate) fn learn_lower_bound(&self, cost: RequestCost, seconds: f32, load: ReplicaLoad) {
         let cost = RequestCost {
-            prompt_bytes,
             max_tokens: None,
+            ..cost
         };
         let mut history = self.lock();
         history.speed =
@@ -272,7 +272,11 @@ mod tests {
     }
 
     fn begin(replica: &Arc<ReplicaStats>) -> LoadGuard {
-        replica.begin_request(QueueKey::default(), 10)
+        let cost = RequestCost {
+            prompt_bytes: 10,
+            ..RequestCost::default()
+        };
+        replica.begin_request(QueueKey::default(), cost)
     }
 
     #[test]
@@ -357,7 +361,7 @@ mod tests {
             fairness_key,
         };
         let guards: Vec<_> = (0..4)
-            .map(|_| stats.begin_request(key(Priority::Normal, 1), 0))
+            .map(|_| stats.begin_request(key(Priority::Normal, 1), RequestCost::default()))
             .collect();
         let full = |priority, fairness_key| stats.snapshot(key(priority, fairness_key), 0.0).full;
         assert!(full(Priority::Normal, 1));
@@ -365,7 +369,7 @@ mod tests {
         assert!(!full(Priority::High, 1), "a higher priority");
         assert!(!full(Priority::Normal, 2), "a key with fewer requests");
         let more: Vec<_> = (0..BEYOND_CAPACITY)
-            .map(|_| stats.begin_request(key(Priority::High, 1), 0))
+            .map(|_| stats.begin_request(key(Priority::High, 1), RequestCost::default()))
             .collect();
         assert!(full(Priority::High, 1), "enough are in flight");
         drop((guards, more));

@@ -36,6 +36,8 @@ struct FailedReplica {
     revision: ModelRevision,
     /// The time from which on it may be tried again. `None`: not for this request.
     retry_at: Option<Instant>,
+    /// Whether the request may have reached the node.
+    sent: bool,
 }
 
 impl FailedReplica {
@@ -56,7 +58,7 @@ pub(crate) struct FailedAttempt<'a> {
     /// Failed attempts of the request that may have reached a node, with all models of the plan. `None` if
     /// this one did not: it is repeated without a limit, as gRPC does.
     pub(crate) budget_used: Option<u32>,
-    /// Whether the model's budget of retries is used up.
+    /// Whether the model's budget of retries is used up: then the replica is not tried again.
     pub(crate) throttled: bool,
     /// A random number, 0 to 1, which spreads requests that failed together.
     pub(crate) jitter: f32,
@@ -86,6 +88,21 @@ impl RetryState {
         failed.any(|one| one.retry_at.is_none_or(|at| now < at))
     }
 
+    /// Returns whether a replica of the plan's model at index `model` has failed after the request may have
+    /// reached it.
+    pub(crate) fn is_repeat(&self, model: usize, replica: &ReplicaView) -> bool {
+        let mut failed = self.failed.iter().filter(|one| one.is(model, replica));
+        failed.any(|one| one.sent)
+    }
+
+    /// Records that a replica that failed is not tried again.
+    pub(crate) fn rule_out(&mut self, model: usize, replica: &ReplicaView) {
+        let failed = self.failed.iter_mut();
+        for failed in failed.filter(|one| one.is(model, replica)) {
+            failed.retry_at = None;
+        }
+    }
+
     /// The earliest time after `now` at which a replica that failed may be tried again. `None`: none may.
     pub(crate) fn next_retry(&self, now: Instant) -> Option<Instant> {
         let times = self.failed.iter().filter_map(|one| one.retry_at);
@@ -93,7 +110,8 @@ impl RetryState {
     }
 
     /// Records a failed attempt at the time `now`. Another replica may answer at once, and this one after
-    /// its back-off, except that a replica that is full is not asked again.
+    /// its back-off, except that a replica that is full, or of a model without a budget of retries, is not
+    /// asked again.
     ///
     /// # Errors
     /// The error itself, when the request may not be sent again.
@@ -117,12 +135,13 @@ impl RetryState {
             self.errors.push(rejected);
         }
         let exhausted = budget_used.is_some_and(|used| used >= MAX_FAILED_ATTEMPTS);
-        let too_many = exhausted || throttled || self.lost_nodes >= MAX_LOST_NODES;
+        let too_many = exhausted || self.lost_nodes >= MAX_LOST_NODES;
         if !error.is_retryable() || too_many {
             return Err(error);
         }
         let backoff = |retry_after| retry_backoff(self.failures, retry_after, jitter);
         let backoff: Option<Duration> = match &error {
+            _ if throttled => None,
             RequestError::Overloaded { .. } => None,
             RequestError::Unavailable { retry_after, .. } => backoff(*retry_after),
             _ => backoff(None),
@@ -133,6 +152,7 @@ impl RetryState {
             node: replica.node.clone(),
             revision: replica.revision,
             retry_at: backoff.and_then(|backoff| now.checked_add(backoff)),
+            sent: budget_used.is_some(),
         });
         self.last_error = Some(error);
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use flotilla_core::ModelName;
 use flotilla_core::generate::{GenerateInput, GenerateRequest, RequestError, Route, RouteTarget};
 use flotilla_core::routing::{MAX_FAILED_ATTEMPTS, RejectReason};
 use flotilla_gateway::{Backend, BackendError};
@@ -170,4 +171,40 @@ async fn node_that_is_not_connected_costs_no_budget() {
         assert_eq!(send(&fleet, "m").await.unwrap(), "there");
     }
     assert!(fleet.requests("away") > 0);
+}
+
+#[tokio::test]
+async fn first_try_on_another_replica_needs_no_budget() {
+    let broken = replica("m", "broken", unavailable(None));
+    let replicas = [broken.clone(), replica("m", "full", overloaded(1))];
+    let mut fleet = TestFleet::start(&replicas, Vec::new());
+    // Requests that only full queues refuse take nothing of it.
+    fleet.publish(2, &replicas[1..], Vec::new());
+    for _ in 0..50 {
+        assert!(send(&fleet, "m").await.is_err());
+    }
+    let budget = &fleet.dispatcher.context.retries;
+    let model = ModelName::new("m").unwrap();
+    let remaining = || {
+        let now = crate::stats_clock();
+        std::iter::from_fn(|| budget.take(&model, now).then_some(())).count()
+    };
+    assert_eq!(remaining(), 10);
+    // Now it is used up: a replica that fails is not asked again, but another one answers.
+    let replicas = [broken, replica("m", "healthy", Reply::Answer(1.0))];
+    fleet.publish(3, &replicas, Vec::new());
+    for _ in 0..30 {
+        assert_eq!(send(&fleet, "m").await.unwrap(), "healthy");
+    }
+    let model = ModelName::new("m").unwrap();
+    while fleet
+        .dispatcher
+        .context
+        .retries
+        .take(&model, crate::stats_clock())
+    {}
+    fleet.publish(4, &replicas[..1], Vec::new());
+    let before = fleet.requests("broken");
+    assert!(send(&fleet, "m").await.is_err());
+    assert_eq!(fleet.requests("broken"), before + 1);
 }

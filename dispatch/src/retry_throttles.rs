@@ -26,9 +26,9 @@ struct ThrottleState {
 }
 
 impl RetryThrottles {
-    /// Counts an attempt that a replica of the model refused at `now` seconds of
-    /// [`crate::stats_clock`]. Returns whether the request may be sent again.
-    pub(crate) fn record_failure(&self, model: &ModelName, now: f32) -> bool {
+    /// Takes a token of the model for a retry at `now` seconds of [`crate::stats_clock`]. Returns `false` if
+    /// there is none.
+    pub(crate) fn take(&self, model: &ModelName, now: f32) -> bool {
         let mut throttles = self.state.throttles.lock();
         if throttles.len() >= MAX_MODELS {
             throttles.retain(|_, throttle| !throttle.is_full(now));
@@ -39,8 +39,7 @@ impl RetryThrottles {
         let throttle = throttles
             .entry(model.clone())
             .or_insert_with(|| RetryThrottle::new(now));
-        throttle.record_failure(now);
-        let allowed = throttle.allows_retry(now);
+        let allowed = throttle.take(now);
         self.state.len.store(throttles.len(), Ordering::Relaxed);
         allowed
     }
@@ -60,7 +59,7 @@ impl RetryThrottles {
         self.state.len.store(throttles.len(), Ordering::Relaxed);
     }
 
-    /// Returns whether a request may be sent to another replica of the model as well.
+    /// Returns whether the model has a token for a retry.
     pub(crate) fn allows_retry(&self, model: &ModelName, now: f32) -> bool {
         if self.state.len.load(Ordering::Relaxed) == 0 {
             return true;
@@ -80,8 +79,8 @@ mod tests {
     fn each_model_has_its_own_budget_which_is_forgotten_once_it_is_full() {
         let throttles = RetryThrottles::default();
         let [broken, healthy] = ["broken", "healthy"].map(|name| ModelName::new(name).unwrap());
-        let allowed = (0..20).filter(|_| throttles.record_failure(&broken, 0.0));
-        assert_eq!(allowed.count(), 9);
+        let allowed = (0..20).filter(|_| throttles.take(&broken, 0.0));
+        assert_eq!(allowed.count(), 10);
         assert!(!throttles.allows_retry(&broken, 0.0) && throttles.allows_retry(&healthy, 0.0));
         for _ in 0..100 {
             throttles.record_answer(&broken, 0.0);
@@ -96,11 +95,13 @@ mod tests {
         let throttles = RetryThrottles::default();
         for n in 0..2 * MAX_MODELS {
             let name = ModelName::new(&format!("m{n}")).unwrap();
-            assert_eq!(throttles.record_failure(&name, 0.0), n < MAX_MODELS, "{n}");
+            let taken = (0..20).filter(|_| throttles.take(&name, 0.0)).count();
+            assert_eq!(taken, if n < MAX_MODELS { 10 } else { 0 }, "{n}");
         }
         assert_eq!(throttles.state.throttles.lock().len(), MAX_MODELS);
-        // Budgets that time has filled make room.
+        // Budgets that time has filled make room, those of models that nobody uses any more too.
         let name = ModelName::new("later").unwrap();
-        assert!(throttles.record_failure(&name, 100.0));
+        assert!(throttles.take(&name, 101.0));
+        assert_eq!(throttles.state.throttles.lock().len(), 1);
     }
 }

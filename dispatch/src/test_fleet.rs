@@ -158,6 +158,7 @@ impl TestReplica {
                 prompt_bytes: 2,
                 prompt_tokens: 1,
                 completion_tokens: 1,
+                choices: 1,
                 // Each answer counts as one after the other.
                 seconds: 0.0,
                 compute_time: Some(ComputeTime {

@@ -1,58 +1,14 @@
-//! How long a request may take: until the first token of its answer, and until the end.
+//! How long an attempt may take: until the first token of its answer, and until the end.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use flotilla_core::generate::RequestError;
-
-/// The time at which an answer must be complete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AnswerLimit {
-    pub(crate) at: Instant,
-    /// The limit, from the arrival of the request.
-    limit: Duration,
-    /// Whether the limit is the request's own deadline.
-    is_own: bool,
-}
+use flotilla_core::generate::{AnswerLimit, RequestError};
 
 /// The times at which an attempt must have begun to answer, and at which its answer must be complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AttemptLimits {
     pub(crate) begin_at: Instant,
     pub(crate) answer: AnswerLimit,
-}
-
-impl AnswerLimit {
-    /// The limit of a request that arrived at a time: the `timeout` for all answers, or the request's own
-    /// `deadline` if that is shorter.
-    pub(crate) fn new(arrived: Instant, timeout: Duration, deadline: Option<Duration>) -> Self {
-        let own = deadline.filter(|deadline| *deadline <= timeout);
-        let limit = own.unwrap_or(timeout);
-        Self {
-            at: arrived + limit,
-            limit,
-            is_own: own.is_some(),
-        }
-    }
-
-    /// Returns whether the time is up.
-    pub(crate) fn has_passed(self) -> bool {
-        self.at <= Instant::now()
-    }
-
-    /// The error of a request that took longer.
-    pub(crate) fn error(self) -> RequestError {
-        if self.is_own {
-            RequestError::DeadlineUnmet(format!(
-                "The request's deadline of {} ms has passed.",
-                self.limit.as_millis()
-            ))
-        } else {
-            RequestError::AnswerTimeout(format!(
-                "The answer was not complete within {} s.",
-                self.limit.as_secs_f32()
-            ))
-        }
-    }
 }
 
 impl AttemptLimits {
@@ -72,6 +28,7 @@ impl AttemptLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn error_says_which_limit_was_exceeded() {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use flotilla_core::generate::{
     EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, RequestError, Route, RouteTarget,
@@ -103,6 +104,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Returns the model, task or `auto` that `target` is. `None` if there is none.
     fn model(&self, target: &RouteTarget) -> Option<ModelCard>;
+
+    /// The most time that an answer may take, from the arrival of its request.
+    fn answer_timeout(&self) -> Duration;
 
     /// Returns whether requests can be answered.
     fn readiness(&self) -> Readiness;

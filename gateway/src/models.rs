@@ -68,6 +68,7 @@ mod tests {
     use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, Route};
     use http_body_util::BodyExt;
     use serde_json::{Value, json};
+    use std::time::Duration;
 
     #[derive(Clone)]
     struct ListBackend;
@@ -98,6 +99,10 @@ mod tests {
         fn model(&self, target: &RouteTarget) -> Option<ModelCard> {
             let cards = self.models();
             cards.into_iter().find(|card| card.target == *target)
+        }
+
+        fn answer_timeout(&self) -> Duration {
+            Duration::from_secs(60)
         }
 
         fn readiness(&self) -> Readiness {

@@ -223,6 +223,10 @@ mod tests {
             None
         }
 
+        fn answer_timeout(&self) -> Duration {
+            Duration::from_secs(60)
+        }
+
         fn readiness(&self) -> Readiness {
             Readiness {
                 ready: true,

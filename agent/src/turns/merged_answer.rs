@@ -1,5 +1,6 @@
 //! One answer made of those of several turns.
 
+use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::{AnswerTiming, GenerateEvent, RequestError, Usage};
 
 /// One answer made of those of several turns, each of which has one choice of it.
@@ -58,10 +59,7 @@ impl MergedAnswer {
         total.completion_tokens = total
             .completion_tokens
             .saturating_add(usage.completion_tokens);
-        total.energy = match (total.energy, usage.energy) {
-            (Some(sum), Some(more)) => Some(sum.combine(more)),
-            (sum, more) => sum.or(more),
-        };
+        total.energy = EnergyUsage::combine_known(total.energy, usage.energy);
         if let Some(timing) = usage.timing {
             total.timing = Some(add_timing(total.timing.unwrap_or_default(), turn, timing));
         }
@@ -83,7 +81,6 @@ fn add_timing(total: AnswerTiming, turn: u32, timing: AnswerTiming) -> AnswerTim
 mod tests {
     use super::*;
     use flotilla_core::Joules;
-    use flotilla_core::energy::EnergyUsage;
     use flotilla_core::generate::{ChoiceDelta, ChoiceFinished, FinishReason};
     use std::time::Duration;
 

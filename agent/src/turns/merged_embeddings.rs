@@ -1,5 +1,6 @@
 //! The embeddings of one request made of those of several turns.
 
+use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::{Embeddings, RequestError};
 
 /// The embeddings of one request made of those of several turns, each of which embeds a batch of inputs.
@@ -41,10 +42,7 @@ impl MergedEmbeddings {
         }
         self.vectors[turn] = vectors;
         self.total.prompt_tokens = self.total.prompt_tokens.saturating_add(prompt_tokens);
-        self.total.energy = match (self.total.energy, energy) {
-            (Some(sum), Some(more)) => Some(sum.combine(more)),
-            (sum, more) => sum.or(more),
-        };
+        self.total.energy = EnergyUsage::combine_known(self.total.energy, energy);
         Ok(())
     }
 

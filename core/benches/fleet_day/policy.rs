@@ -137,6 +137,7 @@ impl<'a> Controller<'a> {
         let cost = RequestCost {
             prompt_bytes: u32::from(request.prompt) * BYTES_PER_TOKEN,
             max_tokens: MODELS[model].has_limit.then_some(MODELS[model].max_tokens),
+            choices: 1,
         };
         let now = request.arrival as f32;
         let (states, fleet) = (&self.states, self.fleet);

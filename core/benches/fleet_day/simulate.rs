@@ -354,6 +354,7 @@ impl<'a> Simulation<'a> {
             prompt_bytes: u32::from(request.prompt) * BYTES_PER_TOKEN,
             prompt_tokens: u32::from(request.prompt),
             completion_tokens: u32::from(request.output),
+            choices: 1,
             seconds,
             compute_time: Some(ComputeTime {
                 prefill: compute_seconds * prefill_share,

@@ -194,6 +194,15 @@ impl EnergyUsage {
             cost,
         }
     }
+
+    /// The sum of two energies of which each may be unknown. `None` if both are.
+    #[must_use]
+    pub fn combine_known(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(one), Some(other)) => Some(one.combine(other)),
+            (one, other) => one.or(other),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -235,5 +244,18 @@ mod tests {
             (None, "rapl+estimate")
         );
         assert_eq!(EnergyUsage::default().combine(known), known);
+    }
+
+    #[test]
+    fn unknown_energy_adds_nothing() {
+        let known = EnergyUsage {
+            joules: Joules(2.0),
+            ..EnergyUsage::default()
+        };
+        assert_eq!(EnergyUsage::combine_known(None, None), None);
+        assert_eq!(EnergyUsage::combine_known(Some(known), None), Some(known));
+        assert_eq!(EnergyUsage::combine_known(None, Some(known)), Some(known));
+        let sum = EnergyUsage::combine_known(Some(known), Some(known));
+        assert_eq!(sum.unwrap().joules, Joules(4.0));
     }
 }

@@ -14,6 +14,7 @@ fn served(seconds: f32, in_flight: u32) -> ServedRequest {
         prompt_bytes: 100,
         prompt_tokens: 20,
         completion_tokens: 8,
+        choices: 1,
         seconds,
         compute_time: None,
         load: load(in_flight),
@@ -55,6 +56,7 @@ fn times_of_two(
 const COST: RequestCost = RequestCost {
     prompt_bytes: 100,
     max_tokens: None,
+    choices: 1,
 };
 
 #[test]
@@ -110,6 +112,7 @@ fn learns_how_prefill_time_grows_with_the_prompt() {
         let cost = RequestCost {
             prompt_bytes,
             max_tokens: Some(1),
+            choices: 1,
         };
         speed.unloaded_seconds(cost)
     };
@@ -167,6 +170,7 @@ fn short_prompt_says_little_of_long_ones() {
     let long = RequestCost {
         prompt_bytes: 650,
         max_tokens: Some(1),
+        choices: 1,
     };
     assert!(
         short.unloaded_seconds(long) < 1.0,
@@ -307,4 +311,64 @@ fn unfavourable_estimate_is_doubted_the_sooner_the_busier_the_best_replica_is() 
     );
     let among_eight = seconds_until_tried(20, 8).unwrap();
     assert!(among_eight > 5.0 * queued, "{among_eight}");
+}
+
+#[test]
+fn answer_of_many_choices_teaches_the_time_and_length_of_one() {
+    let of_choices = |choices, decode: f32| ServedRequest {
+        choices,
+        completion_tokens: 5 * choices,
+        compute_time: Some(ComputeTime {
+            prefill: 0.2,
+            decode,
+        }),
+        ..served(60.0, 0)
+    };
+    let one = SpeedEstimate::learn(None, of_choices(1, 0.4), 0.0);
+    let many = SpeedEstimate::learn(None, of_choices(128, 128.0 * 0.4), 0.0);
+    assert!((many.unloaded_seconds(COST) - 0.6).abs() < 1e-3);
+    assert!((many.output - one.output).abs() < 1e-3);
+    // Nor does it change an estimate that is right already.
+    let known = SpeedEstimate::learn(Some(one), of_choices(128, 128.0 * 0.4), 1.0);
+    assert!((known.unloaded_seconds(COST) - 0.6).abs() < 1e-3);
+    assert_eq!(known.surprising_rounds, 0);
+    // Without a reported time: 8 choices on 4 slots take twice as long as one.
+    let unreported = |choices, seconds| {
+        let served = ServedRequest {
+            choices,
+            completion_tokens: 8 * choices,
+            ..served(seconds, 0)
+        };
+        SpeedEstimate::learn(None, served, 0.0).unloaded_seconds(COST)
+    };
+    assert!((unreported(8, 4.0) - unreported(1, 2.0)).abs() < 1e-3);
+}
+
+#[test]
+fn cost_grows_with_the_choices_that_do_not_fit_into_the_slots() {
+    let known = SpeedEstimate::learn(None, computed(100, 5, 0.2, 0.4), 0.0);
+    let cost = |choices| RequestCost { choices, ..COST };
+    for (choices, total) in [(1, 0.6), (4, 0.6), (5, 1.2), (128, 32.0 * 0.6)] {
+        let prediction = known.predict(load(0), cost(choices));
+        assert!((prediction.total - total).abs() < 1e-3, "{prediction:?}");
+        assert!((prediction.first_token - 0.2).abs() < 1e-3);
+    }
+    assert!((known.compute_seconds(cost(128)) - (0.2 + 128.0 * 0.4)).abs() < 1e-2);
+    // Of two replicas that are as fast, the one with more slots is faster.
+    let small = ReplicaLoad {
+        concurrency: 1,
+        ..load(0)
+    };
+    let ratio = |choices| {
+        let exploration = Exploration::unhurried(0.0);
+        let large = (load(0), Some(known));
+        time_ratio((small, Some(known)), large, cost(choices), exploration)
+    };
+    assert!((ratio(8) / ratio(1) - 4.0).abs() < 1e-3);
+    // A request that was abandoned before the time that its choices take says nothing.
+    let abandoned = |choices| {
+        SpeedEstimate::learn_lower_bound(Some(known), cost(choices), 6.0, load(0), 0.0).unwrap()
+    };
+    assert_eq!(abandoned(128), known);
+    assert!(abandoned(1).unloaded_seconds(COST) > 1.0);
 }

@@ -1,6 +1,7 @@
 //! Requests to a model and the events of its answers: the types that the gateway, the controller, the
 //! wire protocol and the engines share.
 
+mod answer_limit;
 mod defaults;
 mod error;
 mod event;
@@ -9,6 +10,7 @@ mod route;
 pub mod sampling_ranges;
 mod template_args;
 
+pub use answer_limit::AnswerLimit;
 pub use defaults::{DefaultValue, EffectiveDefaults, FileDefaults};
 pub use error::RequestError;
 pub use event::{

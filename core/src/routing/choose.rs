@@ -168,18 +168,23 @@ impl Comparison {
     /// The index of the candidate that is fastest when idle, of those whose speed is known.
     fn fastest(self, candidates: &[ReplicaCandidate]) -> Option<usize> {
         let key = |candidate: &ReplicaCandidate| {
-            candidate.speed.map_or((2, f32::INFINITY, 0.0), |speed| {
-                // A lower bound is no reference while there is a complete estimate.
-                let rank = u8::from(speed.is_lower_bound());
-                let seconds = speed.unloaded_seconds(self.cost);
-                // Of equal ones the one that is trusted most.
-                (rank, seconds, -speed.exploration_bonus(self.now))
-            })
+            // Of equal ones the least busy one, whatever their order.
+            let load = candidate.load.utilization();
+            candidate
+                .speed
+                .map_or((2, f32::INFINITY, 0.0, load), |speed| {
+                    // A lower bound is no reference while there is a complete estimate.
+                    let rank = u8::from(speed.is_lower_bound());
+                    let seconds = speed.unloaded_seconds(self.cost);
+                    // Of equal ones the one that is trusted most.
+                    (rank, seconds, -speed.exploration_bonus(self.now), load)
+                })
         };
         let keys = candidates.iter().map(key).enumerate();
         keys.min_by(|(_, a), (_, b)| {
             let by_seconds = a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
-            by_seconds.then(a.2.total_cmp(&b.2))
+            let by_trust = by_seconds.then(a.2.total_cmp(&b.2));
+            by_trust.then(a.3.total_cmp(&b.3))
         })
         .map(|(index, _)| index)
     }

@@ -36,6 +36,6 @@ pub use objective::{
     AnswerLimits, ExpectedAnswer, ObjectiveScore, ObjectiveWeights, best_score, score_candidates,
 };
 pub use request_limits::{ExpectedReplica, LimitViolation, RequestLimits, SpentResources};
-pub use retry::{MAX_FAILED_ATTEMPTS, RetryThrottle, retry_backoff};
+pub use retry::{MAX_FAILED_ATTEMPTS, MAX_RETRY_AFTER, RetryThrottle, retry_backoff};
 pub use sample::{CandidateStatus, ReplicaLoad, choose_from_all, sample_and_choose};
 pub use selection_reason::SelectionReason;

@@ -2,9 +2,9 @@
 //!
 //! The budget of one request is that of gRPC's retry policy (proposal A6, "gRPC Retry Design"): at most
 //! [`MAX_FAILED_ATTEMPTS`], with exponential back-off, jitter, and the server's own delay where it names
-//! one. The budget of a model is gRPC's retry throttling: retries stop while too many attempts fail, so
-//! that they are a bounded share of the answers, as with Envoy's `retry_budget` of 20 %; a few are always
-//! allowed, as with its `min_retry_concurrency`.
+//! one. The budget of a model limits how often replicas are asked again by requests that they have failed
+//! already: to a bounded share of the answers, as Envoy's `retry_budget` of 20 % does, and to a few more, as
+//! with its `min_retry_concurrency`. A first try on another replica is not limited by it.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ const INITIAL_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest back-off.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 /// The longest delay that a server may ask for while the request waits here. A client can wait for more.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(5);
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Tokens of a full [`RetryThrottle`]. Our own choice.
-const MAX_TOKENS: f32 = 20.0;
+const MAX_TOKENS: f32 = 10.0;
 /// Tokens that an answer gives back: at most one retry for five answers.
 const TOKENS_PER_ANSWER: f32 = 0.2;
 /// Tokens that come back in a second without answers, so that a model of few requests is retried, too.
@@ -42,8 +42,8 @@ pub fn retry_backoff(
     }
 }
 
-/// A token bucket that limits the retries of one model: a failed attempt takes a token, an answer gives a
-/// part of one back, and a request is retried only while more than half of the tokens are left.
+/// A token bucket that limits the retries of one model: each takes a token, and an answer gives a part of
+/// one back, as time does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryThrottle {
     tokens: f32,
@@ -61,10 +61,13 @@ impl RetryThrottle {
         }
     }
 
-    /// Counts a failed attempt.
-    pub fn record_failure(&mut self, now: f32) {
-        self.tokens = (self.tokens_at(now) - 1.0).max(0.0);
+    /// Takes a token for a retry. Returns `false` if there is none.
+    #[must_use]
+    pub fn take(&mut self, now: f32) -> bool {
+        let allowed = self.allows_retry(now);
+        self.tokens = self.tokens_at(now) - if allowed { 1.0 } else { 0.0 };
         self.updated = now;
+        allowed
     }
 
     /// Counts an answer.
@@ -76,7 +79,7 @@ impl RetryThrottle {
     /// Whether a request may be retried.
     #[must_use]
     pub fn allows_retry(self, now: f32) -> bool {
-        self.tokens_at(now) > MAX_TOKENS / 2.0
+        self.tokens_at(now) >= 1.0
     }
 
     /// Whether the bucket is full, as a new one is.
@@ -87,13 +90,7 @@ impl RetryThrottle {
 
     fn tokens_at(self, now: f32) -> f32 {
         let earned = TOKENS_PER_SECOND * (now - self.updated).max(0.0);
-        // Below half, time alone brings back only what one retry takes.
-        let most = if self.tokens < MAX_TOKENS / 2.0 {
-            MAX_TOKENS / 2.0 + 1.0
-        } else {
-            MAX_TOKENS
-        };
-        (self.tokens + earned).min(most)
+        (self.tokens + earned).min(MAX_TOKENS)
     }
 }
 
@@ -132,25 +129,19 @@ mod tests {
     }
 
     #[test]
-    fn retries_stop_while_most_attempts_fail_and_return_with_the_answers() {
+    fn retries_stop_when_the_tokens_are_used_up_and_return_with_the_answers() {
         let mut throttle = RetryThrottle::new(0.0);
-        let mut allowed = 0;
-        while throttle.allows_retry(0.0) {
-            throttle.record_failure(0.0);
-            allowed += 1;
-        }
+        let allowed = (0..100).filter(|_| throttle.take(0.0)).count();
         assert_eq!(allowed, 10);
-        for _ in 0..100 {
-            throttle.record_failure(0.0);
-        }
-        for _ in 0..50 {
-            assert!(!throttle.allows_retry(0.0));
+        for _ in 0..4 {
             throttle.record_answer(0.0);
+            assert!(!throttle.allows_retry(0.0));
         }
         throttle.record_answer(0.0);
-        assert!(throttle.allows_retry(0.0));
+        throttle.record_answer(0.0);
+        assert!(throttle.take(0.0) && !throttle.take(0.0));
         assert!(!throttle.is_full(0.0));
-        for _ in 0..50 {
+        for _ in 0..60 {
             throttle.record_answer(0.0);
         }
         assert!(throttle.is_full(0.0));
@@ -161,27 +152,26 @@ mod tests {
         let mut throttle = RetryThrottle::new(0.0);
         let mut retries = 0;
         for _ in 0..1_000 {
-            // Every first attempt fails, and every retry is answered.
-            throttle.record_failure(0.0);
-            if throttle.allows_retry(0.0) {
-                retries += 1;
-                throttle.record_answer(0.0);
-            }
+            // A first try that fails, and another request that is answered.
+            retries += u32::from(throttle.take(0.0));
+            throttle.record_answer(0.0);
         }
-        assert!(retries < 20, "{retries}");
+        assert!((200..=215).contains(&retries), "{retries}");
     }
 
     #[test]
     fn model_that_never_answers_is_retried_once_in_ten_seconds() {
         let mut throttle = RetryThrottle::new(0.0);
-        let mut retries = 0;
-        for tick in 0..10_000 {
-            let now = tick as f32 * 0.1;
-            if throttle.allows_retry(now) {
-                retries += 1;
-                throttle.record_failure(now);
-            }
-        }
+        let retries = (0..10_000).filter(|tick| throttle.take(*tick as f32 * 0.1));
+        let retries = retries.count();
         assert!((100..=120).contains(&retries), "{retries} in 1000 s");
+    }
+
+    #[test]
+    fn time_alone_fills_the_bucket() {
+        let mut throttle = RetryThrottle::new(0.0);
+        while throttle.take(0.0) {}
+        assert!(!throttle.is_full(99.0));
+        assert!(throttle.is_full(101.0));
     }
 }

@@ -1,6 +1,9 @@
 //! Which prompts of a request are sent when.
 
 use std::collections::VecDeque;
+use std::time::Duration;
+
+use flotilla_core::routing::MAX_RETRY_AFTER;
 
 /// The most prompts of one request that are under way at once.
 const MAX_UNDER_WAY: usize = 8;
@@ -67,9 +70,16 @@ impl PromptSchedule {
         }
     }
 
-    /// Records that a prompt was refused because every queue is full. A request of which nothing has been
-    /// answered is refused with its only prompt under way: the client knows better what to do then.
-    pub(super) fn record_refusal(&mut self, prompt: usize) -> Refusal {
+    /// Records that a prompt was refused because every queue is full, with the delay `retry_after` and the
+    /// time that `remains` for the request. A request of which nothing has been answered is refused with its
+    /// only prompt under way, and any request where the delay is long: the client knows better what to do
+    /// then.
+    pub(super) fn record_refusal(
+        &mut self,
+        prompt: usize,
+        retry_after: Duration,
+        remains: Duration,
+    ) -> Refusal {
         self.under_way = self.under_way.saturating_sub(1);
         self.waiting.push_front(prompt);
         self.set_limit(self.under_way);
@@ -77,7 +87,8 @@ impl PromptSchedule {
             return Refusal::Wait;
         }
         self.refusals_alone += 1;
-        if self.has_answered && self.refusals_alone <= MAX_REFUSALS_ALONE {
+        let is_short = retry_after <= MAX_RETRY_AFTER && retry_after < remains;
+        if self.has_answered && is_short && self.refusals_alone <= MAX_REFUSALS_ALONE {
             Refusal::Pause
         } else {
             Refusal::GiveUp
@@ -98,6 +109,10 @@ mod tests {
         std::iter::from_fn(|| schedule.start_next()).collect()
     }
 
+    fn refuse(schedule: &mut PromptSchedule, prompt: usize) -> Refusal {
+        schedule.record_refusal(prompt, Duration::from_secs(1), Duration::from_secs(600))
+    }
+
     #[test]
     fn bounded_number_is_under_way_and_the_next_follows_an_end() {
         let mut schedule = PromptSchedule::new(20);
@@ -112,7 +127,7 @@ mod tests {
         start_all(&mut schedule);
         // A queue with room for two.
         for prompt in (2..8).rev() {
-            assert_eq!(schedule.record_refusal(prompt), Refusal::Wait);
+            assert_eq!(refuse(&mut schedule, prompt), Refusal::Wait);
         }
         assert!(start_all(&mut schedule).is_empty());
         schedule.record_end();
@@ -126,21 +141,38 @@ mod tests {
     fn request_is_refused_if_its_only_prompt_is_and_nothing_was_answered() {
         let mut schedule = PromptSchedule::new(2);
         start_all(&mut schedule);
-        assert_eq!(schedule.record_refusal(1), Refusal::Wait);
-        assert_eq!(schedule.record_refusal(0), Refusal::GiveUp);
+        assert_eq!(refuse(&mut schedule, 1), Refusal::Wait);
+        assert_eq!(refuse(&mut schedule, 0), Refusal::GiveUp);
     }
 
     #[test]
     fn prompt_refused_alone_is_sent_again_a_bounded_number_of_times() {
         let mut schedule = PromptSchedule::new(2);
         start_all(&mut schedule);
-        assert_eq!(schedule.record_refusal(1), Refusal::Wait);
+        assert_eq!(refuse(&mut schedule, 1), Refusal::Wait);
         schedule.record_end();
         for _ in 0..MAX_REFUSALS_ALONE {
             assert_eq!(start_all(&mut schedule), [1]);
-            assert_eq!(schedule.record_refusal(1), Refusal::Pause);
+            assert_eq!(refuse(&mut schedule, 1), Refusal::Pause);
         }
         assert_eq!(start_all(&mut schedule), [1]);
-        assert_eq!(schedule.record_refusal(1), Refusal::GiveUp);
+        assert_eq!(refuse(&mut schedule, 1), Refusal::GiveUp);
+    }
+
+    #[test]
+    fn request_does_not_wait_longer_than_dispatch_would_or_its_time_allows() {
+        let seconds = Duration::from_secs;
+        let refused = |retry_after, remains| {
+            let mut schedule = PromptSchedule::new(2);
+            start_all(&mut schedule);
+            assert_eq!(refuse(&mut schedule, 1), Refusal::Wait);
+            schedule.record_end();
+            start_all(&mut schedule);
+            schedule.record_refusal(1, seconds(retry_after), seconds(remains))
+        };
+        assert_eq!(refused(5, 600), Refusal::Pause);
+        assert_eq!(refused(6, 600), Refusal::GiveUp);
+        assert_eq!(refused(86_400, 600), Refusal::GiveUp);
+        assert_eq!(refused(3, 3), Refusal::GiveUp);
     }
 }

@@ -4,7 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla_core::generate::{GenerateEvent, GenerateRequest, RequestError, Route, Usage};
+use flotilla_core::energy::EnergyUsage;
+use flotilla_core::generate::{
+    AnswerLimit, GenerateEvent, GenerateRequest, RequestError, Route, Usage,
+};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, FuturesUnordered, SelectAll, StreamExt};
 
@@ -42,6 +45,8 @@ struct PromptRun<B> {
     backend: B,
     generations: Vec<GenerateRequest<Route>>,
     arrived: Instant,
+    /// The time at which the answers to all prompts must be complete.
+    limit: AnswerLimit,
     schedule: PromptSchedule,
     /// The prompts that were sent and have not begun, with their indices.
     starting: FuturesUnordered<BoxFuture<'static, (usize, StartedPrompt)>>,
@@ -66,11 +71,14 @@ enum PromptOutput {
 
 impl<B: Backend> PromptRun<B> {
     fn new(backend: B, generations: Vec<GenerateRequest<Route>>) -> Self {
+        let arrived = Instant::now();
+        let deadline = generations.iter().filter_map(|one| one.model.deadline);
         Self {
+            limit: AnswerLimit::new(arrived, backend.answer_timeout(), deadline.min()),
             schedule: PromptSchedule::new(generations.len()),
             backend,
             generations,
-            arrived: Instant::now(),
+            arrived,
             starting: FuturesUnordered::new(),
             answers: SelectAll::new(),
             pause: None,
@@ -79,8 +87,29 @@ impl<B: Backend> PromptRun<B> {
         }
     }
 
-    /// Returns what is produced next. The sum of all usages comes last, or the first error.
+    /// Returns what is produced next. The sum of all usages comes last, or the first error, at the limit of
+    /// the request at the latest.
     async fn next(&mut self) -> Option<Result<PromptOutput, BackendError>> {
+        let at = self.limit.at;
+        let Ok(output) = tokio::time::timeout_at(at.into(), self.next_output()).await else {
+            self.end();
+            return Some(Err(self.limit.error().into()));
+        };
+        if let Some(Err(_)) = output {
+            self.end();
+        }
+        output
+    }
+
+    /// Ends all generations.
+    fn end(&mut self) {
+        self.has_ended = true;
+        self.starting.clear();
+        self.answers.clear();
+    }
+
+    /// Returns what is produced next, or the error of the first prompt that fails.
+    async fn next_output(&mut self) -> Option<Result<PromptOutput, BackendError>> {
         while !self.has_ended {
             if let Some(pause) = self.pause.take() {
                 tokio::time::sleep(pause).await;
@@ -97,7 +126,6 @@ impl<B: Backend> PromptRun<B> {
                     Ok(Some(PromptOutput::Events(vec![usage])))
                 }
             };
-            self.has_ended |= output.is_err();
             if let Some(output) = output.transpose() {
                 return Some(output);
             }
@@ -133,9 +161,11 @@ impl<B: Backend> PromptRun<B> {
         let RequestError::Overloaded { retry_after, .. } = &error.error else {
             return Err(error);
         };
-        match self.schedule.record_refusal(prompt) {
+        let retry_after = *retry_after;
+        let remains = self.limit.at.saturating_duration_since(Instant::now());
+        match self.schedule.record_refusal(prompt, retry_after, remains) {
             Refusal::Wait => {}
-            Refusal::Pause => self.pause = Some(*retry_after),
+            Refusal::Pause => self.pause = Some(retry_after),
             Refusal::GiveUp => return Err(error),
         }
         Ok(None)
@@ -197,10 +227,7 @@ fn add_usage(total: &mut Usage, usage: &Usage) {
     total.completion_tokens = total
         .completion_tokens
         .saturating_add(usage.completion_tokens);
-    total.energy = match (total.energy, usage.energy) {
-        (Some(sum), Some(more)) => Some(sum.combine(more)),
-        (sum, more) => sum.or(more),
-    };
+    total.energy = EnergyUsage::combine_known(total.energy, usage.energy);
 }
 
 #[cfg(test)]
@@ -219,12 +246,19 @@ mod tests {
     #[derive(Clone)]
     struct SmallBackend {
         free: Arc<Semaphore>,
+        retry_after: Duration,
+        answer_timeout: Duration,
+        /// The prompt that is never answered.
+        silent: Option<&'static str>,
     }
 
     impl SmallBackend {
         fn new(capacity: usize) -> Self {
             Self {
                 free: Arc::new(Semaphore::new(capacity)),
+                retry_after: Duration::from_millis(1),
+                answer_timeout: Duration::from_secs(60),
+                silent: None,
             }
         }
     }
@@ -237,13 +271,16 @@ mod tests {
             let Ok(slot) = self.free.clone().try_acquire_owned() else {
                 return Err(BackendError::from(RequestError::Overloaded {
                     message: "full".into(),
-                    retry_after: Duration::from_millis(1),
+                    retry_after: self.retry_after,
                 }));
             };
             tokio::task::yield_now().await;
             let GenerateInput::Text(content) = request.input else {
                 panic!("no text");
             };
+            if self.silent == Some(content.as_str()) {
+                return std::future::pending().await;
+            }
             let deltas = (0..request.choices).map(|choice| {
                 GenerateEvent::Delta(ChoiceDelta {
                     choice,
@@ -287,6 +324,10 @@ mod tests {
 
         fn model(&self, _: &RouteTarget) -> Option<ModelCard> {
             None
+        }
+
+        fn answer_timeout(&self) -> Duration {
+            self.answer_timeout
         }
 
         fn readiness(&self) -> Readiness {
@@ -333,5 +374,48 @@ mod tests {
         let refused = generate(&backend, generations(10, 1)).await;
         let error = refused.err().unwrap().error;
         assert!(matches!(error, RequestError::Overloaded { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn refusal_with_a_long_delay_ends_the_request() {
+        let day = Duration::from_secs(86_400);
+        let backend = SmallBackend {
+            retry_after: day,
+            ..SmallBackend::new(1)
+        };
+        let (_, mut events) = generate(&backend, generations(2, 1)).await.unwrap();
+        assert!(events.next().await.unwrap().is_ok());
+        // Somebody else takes the only place.
+        let _place = backend.free.clone().try_acquire_owned().unwrap();
+        let Some(Err(RequestError::Overloaded { retry_after, .. })) = events.next().await else {
+            panic!("not refused");
+        };
+        assert_eq!(retry_after, day);
+        assert!(events.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn whole_request_ends_at_its_deadline_and_at_the_answer_timeout() {
+        let soon = Duration::from_millis(20);
+        for (answer_timeout, deadline, kind) in [
+            (soon, None, "answer_timeout"),
+            (Duration::from_secs(60), Some(soon), "deadline_unmet"),
+        ] {
+            let backend = SmallBackend {
+                answer_timeout,
+                silent: Some("1"),
+                ..SmallBackend::new(8)
+            };
+            let mut generations = generations(3, 1);
+            for generation in &mut generations {
+                generation.model.deadline = deadline;
+            }
+            let (_, events) = generate(&backend, generations).await.unwrap();
+            let events: Vec<_> = events.collect().await;
+            assert_eq!(events.len(), 3);
+            assert_eq!(events[2].as_ref().unwrap_err().kind(), kind);
+            // The others are cancelled.
+            assert_eq!(backend.free.available_permits(), 8);
+        }
     }
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 const COST: RequestCost = RequestCost {
     prompt_bytes: 100,
     max_tokens: None,
+    choices: 1,
 };
 
 fn load(in_flight: u32) -> ReplicaLoad {
@@ -23,6 +24,7 @@ fn candidate(seconds: f32, joules: f32) -> ReplicaCandidate {
         prompt_bytes: 100,
         prompt_tokens: 25,
         completion_tokens: 11,
+        choices: 1,
         seconds,
         compute_time: Some(ComputeTime {
             prefill: seconds / 2.0,
@@ -267,6 +269,7 @@ fn any_candidates() -> impl Strategy<Value = Vec<ReplicaCandidate>> {
             prompt_bytes: 100,
             prompt_tokens: 25,
             completion_tokens: 11,
+            choices: 1,
             seconds,
             compute_time: None,
             load: load(0),

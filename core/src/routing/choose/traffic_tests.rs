@@ -12,6 +12,7 @@ const CAPACITY: u32 = 68;
 const COST: RequestCost = RequestCost {
     prompt_bytes: 100,
     max_tokens: None,
+    choices: 1,
 };
 
 /// Seconds that a replica computes a request which it begins at this time.
@@ -75,6 +76,7 @@ impl SimulatedReplica {
                 prompt_bytes: COST.prompt_bytes,
                 prompt_tokens: 25,
                 completion_tokens: 5,
+                choices: 1,
                 seconds: one.ends - one.dispatched,
                 compute_time: Some(ComputeTime {
                     prefill: (one.ends - one.began) / 2.0,
@@ -286,6 +288,7 @@ fn answer(seconds: f32) -> ServedRequest {
         prompt_bytes: COST.prompt_bytes,
         prompt_tokens: 25,
         completion_tokens: 5,
+        choices: 1,
         seconds,
         compute_time: Some(ComputeTime {
             prefill: seconds / 2.0,

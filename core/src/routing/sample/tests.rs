@@ -148,7 +148,7 @@ fn shares(seconds_of: &[f32], every: f32, requests: usize) -> Vec<usize> {
     let mut got = vec![0; seconds_of.len()];
     let cost = RequestCost {
         prompt_bytes: 10,
-        max_tokens: None,
+        ..RequestCost::default()
     };
     for number in 0..requests {
         let now = number as f32 * every;
@@ -174,6 +174,7 @@ fn shares(seconds_of: &[f32], every: f32, requests: usize) -> Vec<usize> {
             prompt_bytes: 10,
             prompt_tokens: 0,
             completion_tokens: 1,
+            choices: 1,
             seconds,
             compute_time: None,
             load,
