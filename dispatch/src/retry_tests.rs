@@ -104,6 +104,33 @@ async fn replica_that_is_unavailable_for_ever_gets_a_bounded_number_of_requests(
 }
 
 #[tokio::test]
+async fn upstream_server_that_cannot_be_reached_uses_the_budget_and_opens_the_breaker() {
+    let unreachable = || Reply::Fail(RequestError::UpstreamUnreachable("refused".into()));
+    let replicas = [
+        replica("m", "dead", unreachable()),
+        replica("m", "healthy", Reply::Answer(1.0)),
+        replica("lost", "lost", unreachable()),
+    ];
+    let fleet = TestFleet::start(&replicas, Vec::new());
+    for _ in 0..50 {
+        assert_eq!(send(&fleet, "m").await.unwrap(), "healthy");
+    }
+    assert!(fleet.requests("dead") <= 3, "the breaker is open");
+
+    let began = Instant::now();
+    let error = send(&fleet, "lost").await.unwrap_err().error;
+    assert_eq!(error, RequestError::UpstreamUnreachable("refused".into()));
+    assert_eq!(fleet.requests("lost"), MAX_FAILED_ATTEMPTS);
+    assert!(began.elapsed() > Duration::from_millis(750));
+    let requests = (0..20).map(|_| send(&fleet, "lost"));
+    let answers = futures::future::join_all(requests).await;
+    assert!(answers.iter().all(Result::is_err));
+    // Each request is sent once; of the ten tokens for retries six were left.
+    let retries = fleet.requests("lost") - MAX_FAILED_ATTEMPTS - 20;
+    assert!(retries <= 7, "{retries}");
+}
+
+#[tokio::test]
 async fn delay_of_the_replica_is_kept_or_given_to_the_client() {
     let second = Duration::from_secs(1);
     let replicas = [

@@ -253,7 +253,7 @@ impl From<RequestError> for ApiError {
                 "server_error",
                 "engine_failed",
             ),
-            RequestError::Upstream(_) => {
+            RequestError::Upstream(_) | RequestError::UpstreamUnreachable(_) => {
                 new(StatusCode::BAD_GATEWAY, "server_error", "upstream_failed")
             }
         }

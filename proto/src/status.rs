@@ -10,6 +10,8 @@ use tonic::{Code, Status};
 const PARAM: &str = "flotilla-param";
 /// Metadata key that tells a request with too many bytes from one with too many tokens.
 const TOO_LARGE: &str = "flotilla-too-large";
+/// Metadata key that tells a server that cannot be reached from one that failed.
+const UNREACHABLE: &str = "flotilla-upstream-unreachable";
 /// Metadata key of the time after which to retry, in milliseconds.
 const RETRY_AFTER_MS: &str = "flotilla-retry-after-ms";
 
@@ -50,6 +52,10 @@ pub fn from_error(error: RequestError) -> Status {
         RequestError::Timeout(_) | RequestError::AnswerTimeout(_) => Code::DeadlineExceeded,
         RequestError::Engine(_) => Code::Internal,
         RequestError::Upstream(_) => Code::DataLoss,
+        RequestError::UpstreamUnreachable(_) => {
+            metadata.insert(UNREACHABLE, MetadataValue::from_static("true"));
+            Code::DataLoss
+        }
     };
     Status::with_metadata(code, message, metadata)
 }
@@ -89,6 +95,9 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
         Code::DeadlineExceeded => RequestError::Timeout(message),
         Code::Aborted => RequestError::DeadlineUnmet(message),
         Code::Internal => RequestError::Engine(message),
+        Code::DataLoss if status.metadata().contains_key(UNREACHABLE) => {
+            RequestError::UpstreamUnreachable(message)
+        }
         Code::DataLoss => RequestError::Upstream(message),
         _ => RequestError::NodeLost(format!("the connection to the node was lost: {message}")),
     }
@@ -133,6 +142,7 @@ mod tests {
             RequestError::DeadlineUnmet(text()),
             RequestError::Engine(text()),
             RequestError::Upstream(text()),
+            RequestError::UpstreamUnreachable(text()),
         ] {
             assert_eq!(to_error(&from_error(error.clone()), "m"), error);
         }

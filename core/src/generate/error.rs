@@ -69,6 +69,10 @@ pub enum RequestError {
     /// The server that computes the model's answers failed, or its answer is invalid.
     #[error("{0}")]
     Upstream(String),
+    /// The server that computes the model's answers cannot be reached, or closed the connection before it
+    /// answered. Another replica may have a server of its own.
+    #[error("{0}")]
+    UpstreamUnreachable(String),
 }
 
 impl RequestError {
@@ -108,6 +112,7 @@ impl RequestError {
             Self::LimitsUnmet(_) => "limits_unmet",
             Self::Engine(_) => "engine",
             Self::Upstream(_) => "upstream",
+            Self::UpstreamUnreachable(_) => "upstream_unreachable",
         }
     }
 
@@ -128,7 +133,11 @@ impl RequestError {
     pub fn is_replica_fault(&self) -> bool {
         matches!(
             self,
-            Self::NodeLost(_) | Self::Timeout(_) | Self::Engine(_) | Self::Upstream(_)
+            Self::NodeLost(_)
+                | Self::Timeout(_)
+                | Self::Engine(_)
+                | Self::Upstream(_)
+                | Self::UpstreamUnreachable(_)
         )
     }
 
@@ -138,7 +147,10 @@ impl RequestError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Overloaded { .. } | Self::Unavailable { .. } | Self::NodeLost(_)
+            Self::Overloaded { .. }
+                | Self::Unavailable { .. }
+                | Self::NodeLost(_)
+                | Self::UpstreamUnreachable(_)
         )
     }
 }

@@ -4,21 +4,21 @@ use flotilla_core::generate::{
     ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, RequestError, Usage,
 };
 
-use super::error;
-use super::limits::AnswerLimits;
-use super::logprobs::LogprobsField;
+use super::limits::UpstreamLimits;
 use super::response::{UpstreamChoice, UpstreamChunk, UsageField};
 use super::tool_calls::ToolCalls;
+use super::{error, logprobs};
 
 /// Bytes of text that count as one token where a server reports no usage.
 const BYTES_PER_TOKEN: usize = 4;
 
 /// An answer so far. A request has one choice, which is number 0 here; servers number it from 0 or 1.
 pub(super) struct UpstreamAnswer {
-    /// The most bytes of texts and arguments.
-    max_bytes: usize,
+    limits: UpstreamLimits,
     /// Bytes of texts and arguments so far.
     bytes: usize,
+    /// The memory of log-probabilities so far, in bytes.
+    logprob_bytes: usize,
     /// Whether there was a choice.
     has_choice: bool,
     /// The server's number of the choice.
@@ -41,10 +41,11 @@ pub(super) enum StreamEnd {
 }
 
 impl UpstreamAnswer {
-    pub(super) fn new(limits: AnswerLimits) -> Self {
+    pub(super) fn new(limits: UpstreamLimits) -> Self {
         Self {
-            max_bytes: limits.answer_bytes,
+            limits,
             bytes: 0,
+            logprob_bytes: 0,
             has_choice: false,
             index: None,
             calls: ToolCalls::default(),
@@ -68,8 +69,12 @@ impl UpstreamAnswer {
             return Err(error::failed(failure));
         }
         self.usage = chunk.usage.or(self.usage);
+        let choices = chunk.choices.unwrap_or_default();
+        if choices.0.len() > 1 && choices.0.iter().any(|choice| choice.index.is_none()) {
+            return Err(several_choices());
+        }
         let mut events = Vec::new();
-        for choice in chunk.choices.unwrap_or_default() {
+        for choice in choices {
             self.add_choice(choice, &mut events)?;
         }
         Ok(events)
@@ -84,9 +89,7 @@ impl UpstreamAnswer {
         if let Some(index) = choice.index
             && *self.index.get_or_insert(index) != index
         {
-            return Err(error::invalid(
-                "has several choices, although one was requested",
-            ));
+            return Err(several_choices());
         }
         if self.is_finished {
             return Ok(());
@@ -114,21 +117,19 @@ impl UpstreamAnswer {
             reasoning: message.take_reasoning(),
             refusal: message.refusal.take().unwrap_or_default(),
             tool_calls: Vec::new(),
-            logprobs: choice
-                .logprobs
-                .take()
-                .map(LogprobsField::into_tokens)
-                .unwrap_or_default(),
+            logprobs: Vec::new(),
         };
         for part in message.tool_calls.take().unwrap_or_default() {
-            delta.tool_calls.push(self.calls.add(part)?);
+            delta.tool_calls.extend(self.calls.add(part)?);
         }
-        self.bytes = self.bytes.saturating_add(answer_bytes(&delta));
-        if self.bytes > self.max_bytes {
-            let most = self.max_bytes;
-            let what = format!("has more than {most} bytes of text, the most for this request");
-            return Err(error::invalid(&what));
+        // Some servers send log-probabilities that were not requested.
+        if let (Some(max_bytes), Some(json)) = (self.limits.logprob_bytes, &choice.logprobs) {
+            delta.logprobs = logprobs::parse(json)?;
+            self.logprob_bytes += logprobs::memory(&delta.logprobs);
+            check_bytes(self.logprob_bytes, max_bytes, "log-probabilities")?;
         }
+        self.bytes += answer_bytes(&delta);
+        check_bytes(self.bytes, self.limits.answer_bytes, "text")?;
         Ok(delta)
     }
 
@@ -183,7 +184,20 @@ impl UpstreamAnswer {
     }
 }
 
-/// The bytes of everything in a delta that clients or later hops keep.
+fn several_choices() -> RequestError {
+    error::invalid("has several choices, although one was requested")
+}
+
+/// Checks that an answer has no more than `max_bytes` of a kind of content.
+fn check_bytes(bytes: usize, max_bytes: usize, content: &str) -> Result<(), RequestError> {
+    if bytes <= max_bytes {
+        return Ok(());
+    }
+    let what = format!("has more than {max_bytes} bytes of {content}, the most for this request");
+    Err(error::invalid(&what))
+}
+
+/// The bytes of texts, names, ids and arguments in a delta.
 fn answer_bytes(delta: &ChoiceDelta) -> usize {
     let calls = delta.tool_calls.iter().map(|call| {
         call.arguments.len()

@@ -43,25 +43,14 @@ impl ServerConnection {
     pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Response, RequestError> {
         let url = format!("{}/{path}", self.base_url);
         let time = self.timeouts.first_byte;
-        let response = tokio::time::timeout(time, self.send(&url, body)).await;
+        let request = self.authorize(self.client.post(&url)).json(body);
+        let response = tokio::time::timeout(time, request.send()).await;
         let response = response.map_err(|_| body::silent(time))?;
         let response = response.map_err(|e| unsent(&url, &e))?;
         if response.status().is_success() {
             return Ok(response);
         }
         Err(error::from_response(response, self.timeouts).await)
-    }
-
-    /// Sends a request, once more if the connection is dropped before the headers: servers close idle
-    /// connections, some just when a request comes.
-    async fn send(&self, url: &str, body: &Value) -> reqwest::Result<Response> {
-        let send = || self.authorize(self.client.post(url)).json(body).send();
-        match send().await {
-            Err(error) if error.is_request() && !error.is_connect() && !error.is_timeout() => {
-                send().await
-            }
-            result => result,
-        }
     }
 
     fn authorize(&self, request: RequestBuilder) -> RequestBuilder {
@@ -72,12 +61,12 @@ impl ServerConnection {
     }
 }
 
-/// The error of a request that got no response. One that did not reach the server may be sent to another
-/// replica, which may have a server of its own.
+/// The error of a request that got no response. Whether it is sent again is the controller's decision,
+/// which limits retries: the HTTP client cannot tell whether the server has begun to compute the answer.
 fn unsent(url: &str, error: &reqwest::Error) -> RequestError {
     let message = error::unreachable(url, error);
-    if error.is_connect() {
-        RequestError::NodeLost(message)
+    if error.is_connect() || error.is_request() {
+        RequestError::UpstreamUnreachable(message)
     } else {
         RequestError::Upstream(message)
     }

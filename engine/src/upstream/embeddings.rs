@@ -1,19 +1,25 @@
 //! Embeddings in OpenAI's format.
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flotilla_core::generate::{Embeddings, RequestError};
 use serde::Deserialize;
+use serde::de::value::SeqAccessDeserializer;
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
-use super::error;
+use super::bounded_list::BoundedList;
 use super::response::UsageField;
+use super::{EMBED_BATCH, error};
 
 /// The response to a request for embeddings.
 #[derive(Deserialize)]
 struct EmbeddingsReply {
-    data: Option<Vec<EmbeddingItem>>,
+    data: Option<BoundedList<EmbeddingItem, EMBED_BATCH>>,
     usage: Option<UsageField>,
-    error: Option<serde_json::Value>,
+    error: Option<Box<RawValue>>,
 }
 
 /// The embedding of one input.
@@ -24,12 +30,7 @@ struct EmbeddingItem {
 }
 
 /// A vector as numbers, or as the base64 of little-endian numbers of four bytes.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "an array of numbers or base64")]
-enum VectorField {
-    Numbers(Vec<f32>),
-    Base64(String),
-}
+struct VectorField(Vec<f32>);
 
 /// Parses a response into the embeddings of `inputs` inputs, in their order.
 ///
@@ -42,9 +43,9 @@ pub(super) fn parse(body: &[u8], inputs: usize) -> Result<Embeddings, RequestErr
         ))
     })?;
     if let Some(failure) = &reply.error {
-        return Err(error::failed(failure));
+        return Err(error::failed(failure.get()));
     }
-    let items = reply.data.unwrap_or_default();
+    let items = reply.data.unwrap_or_default().0;
     if items.len() != inputs {
         let count = items.len();
         return Err(error::invalid(&format!(
@@ -59,10 +60,7 @@ pub(super) fn parse(body: &[u8], inputs: usize) -> Result<Embeddings, RequestErr
             let what = format!("numbers an embedding {index} of {inputs}, or two with it");
             return Err(error::invalid(&what));
         };
-        *slot = item
-            .embedding
-            .and_then(VectorField::into_numbers)
-            .unwrap_or_default();
+        *slot = item.embedding.map_or_else(Vec::new, |vector| vector.0);
         if slot.is_empty() || !slot.iter().all(|number| number.is_finite()) {
             return Err(error::invalid("has an embedding without finite numbers"));
         }
@@ -81,18 +79,33 @@ pub(super) fn parse(body: &[u8], inputs: usize) -> Result<Embeddings, RequestErr
     })
 }
 
-impl VectorField {
-    /// The numbers. `None` if the base64 is invalid.
-    fn into_numbers(self) -> Option<Vec<f32>> {
-        match self {
-            Self::Numbers(numbers) => Some(numbers),
-            Self::Base64(text) => {
-                let bytes = STANDARD.decode(text).ok()?;
-                let (numbers, rest) = bytes.as_chunks();
-                rest.is_empty()
-                    .then(|| numbers.iter().copied().map(f32::from_le_bytes).collect())
-            }
+impl<'de> Deserialize<'de> for VectorField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(VectorVisitor)
+    }
+}
+
+struct VectorVisitor;
+
+impl<'de> Visitor<'de> for VectorVisitor {
+    type Value = VectorField;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array of numbers or base64")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, numbers: A) -> Result<VectorField, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(numbers)).map(VectorField)
+    }
+
+    fn visit_str<E: Error>(self, base64: &str) -> Result<VectorField, E> {
+        let bytes = STANDARD.decode(base64).map_err(E::custom)?;
+        let (numbers, rest) = bytes.as_chunks();
+        if !rest.is_empty() {
+            return Err(E::custom("base64 of numbers that are not four bytes long"));
         }
+        let numbers = numbers.iter().copied().map(f32::from_le_bytes);
+        Ok(VectorField(numbers.collect()))
     }
 }
 
@@ -116,6 +129,13 @@ mod tests {
         ] {
             assert_eq!(vectors(data), two, "{data}");
         }
+    }
+
+    #[test]
+    fn number_of_embeddings_is_bounded() {
+        let many = vec!["{}"; EMBED_BATCH + 1].join(",");
+        let error = vectors(&format!("[{many}]")).unwrap_err();
+        assert!(error.contains("more than 32 elements"), "{error}");
     }
 
     #[test]

@@ -29,12 +29,7 @@ pub(super) async fn from_response(response: Response, timeouts: ServerTimeouts) 
 
 /// Translates the status, headers and body of an error.
 fn from_status(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> RequestError {
-    let body = serde_json::from_slice(body)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()));
-    let error = match body.get("error") {
-        None | Some(Value::Null) => &body,
-        Some(error) => error,
-    };
+    let error = &parse(body);
     let message = message(error);
     let retry_after = retry_after(headers, SystemTime::now());
     match status {
@@ -67,6 +62,16 @@ fn from_status(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> RequestE
     }
 }
 
+/// Parses an error. A body that is no JSON is a text.
+fn parse(body: &[u8]) -> Value {
+    let mut body = serde_json::from_slice(body)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()));
+    match body.get_mut("error").map(Value::take) {
+        None | Some(Value::Null) => body,
+        Some(error) => error,
+    }
+}
+
 /// Whether the prompt does not fit into the server's context. OpenAI names a code, llama.cpp's server a
 /// type; vLLM has only a text.
 fn is_context_overflow(error: &Value, message: &str) -> bool {
@@ -90,7 +95,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 /// Returns the message of an error, or the whole value as text if it has none, cut to a bearable length.
-pub(super) fn message(error: &Value) -> String {
+fn message(error: &Value) -> String {
     let text = ["message", "detail"]
         .into_iter()
         .find_map(|field| error.get(field))
@@ -103,7 +108,7 @@ pub(super) fn message(error: &Value) -> String {
 }
 
 /// Cuts a server's text to [`MAX_MESSAGE_CHARS`].
-pub(super) fn clip(text: &str) -> String {
+fn clip(text: &str) -> String {
     match text.char_indices().nth(MAX_MESSAGE_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -120,9 +125,11 @@ pub(super) fn interrupted(reason: &str) -> RequestError {
     RequestError::Upstream(format!("The server's answer was interrupted: {reason}."))
 }
 
-/// The error when a server says within its answer that it failed.
-pub(super) fn failed(error: &Value) -> RequestError {
-    RequestError::Upstream(format!("The server failed: {}", message(error)))
+/// The error when a server says within its answer that it failed, as JSON or as a text.
+pub(super) fn failed(error: &str) -> RequestError {
+    let beginning = &error.as_bytes()[..error.len().min(MAX_ERROR_BYTES)];
+    let message = message(&parse(beginning));
+    RequestError::Upstream(format!("The server failed: {message}"))
 }
 
 /// The text when a server cannot be reached.

@@ -5,11 +5,12 @@ use async_stream::try_stream;
 use eventsource_stream::{Event, EventStreamError, Eventsource};
 use flotilla_core::generate::{GenerateEvent, RequestError};
 use futures::{Stream, StreamExt};
+use tokio::time::Instant;
 
 use super::answer::{StreamEnd, UpstreamAnswer};
 use super::body::{self, Piece};
 use super::error;
-use super::limits::{AnswerLimits, ServerTimeouts};
+use super::limits::{ServerTimeouts, UpstreamLimits};
 use super::response::UpstreamChunk;
 
 /// The largest server-sent event, in bytes. An event with one token has a few hundred bytes, even with
@@ -17,7 +18,7 @@ use super::response::UpstreamChunk;
 const MAX_EVENT_BYTES: usize = 4 << 20;
 /// The largest answer that comes as one JSON object, in bytes: it is held in memory.
 const MAX_WHOLE_BYTES: usize = 32 << 20;
-/// The characters of an answer that is none which an error quotes.
+/// The most characters that an error quotes of a body.
 const QUOTED_CHARS: usize = 200;
 
 /// The form of a body.
@@ -34,7 +35,7 @@ enum BodyForm {
 /// Returns the events of an answer from the pieces of its body.
 pub(super) fn from_pieces(
     pieces: impl Stream<Item = Result<Piece, RequestError>> + Send,
-    limits: AnswerLimits,
+    limits: UpstreamLimits,
     timeouts: ServerTimeouts,
 ) -> impl Stream<Item = Result<GenerateEvent, RequestError>> + Send {
     try_stream! {
@@ -56,16 +57,10 @@ pub(super) fn from_pieces(
             BodyForm::Events => {
                 let start = futures::stream::iter([Ok(start)]);
                 let mut events = std::pin::pin!(bounded(start.chain(pieces)).eventsource());
+                // Once the answer is finished, only its usage is still to come.
+                let mut end_at = None;
                 loop {
-                    let next = events.next();
-                    let next = if answer.is_finished() {
-                        // Only the usage is still to come, and no reason to wait for it for long.
-                        let next = tokio::time::timeout(timeouts.after_finish, next).await;
-                        next.unwrap_or_default()
-                    } else {
-                        next.await
-                    };
-                    let event = match next {
+                    let event = match next_until(&mut events, end_at).await {
                         None => break StreamEnd::Closed,
                         Some(Err(error)) => break StreamEnd::Broken(stream_error(error)),
                         Some(Ok(event)) => event,
@@ -79,6 +74,9 @@ pub(super) fn from_pieces(
                     for event in answer.add(parse_event(&event)?)? {
                         yield event;
                     }
+                    if answer.is_finished() && end_at.is_none() {
+                        end_at = Some(Instant::now() + timeouts.after_finish);
+                    }
                 }
             }
         };
@@ -86,6 +84,19 @@ pub(super) fn from_pieces(
             yield event;
         }
     }
+}
+
+/// Returns the next item, or `None` at the end of the items or from `end_at` on, even if there are more.
+async fn next_until<S: Stream + Unpin>(items: &mut S, end_at: Option<Instant>) -> Option<S::Item> {
+    let Some(end_at) = end_at else {
+        return items.next().await;
+    };
+    // A timeout alone does not pass while there is always an item.
+    if Instant::now() >= end_at {
+        return None;
+    }
+    let item = tokio::time::timeout_at(end_at, items.next()).await;
+    item.unwrap_or_default()
 }
 
 /// Reads until there is a byte that is not blank, and returns all bytes so far.
@@ -136,9 +147,7 @@ fn parse(json: &[u8]) -> Result<UpstreamChunk, RequestError> {
 
 fn parse_event(event: &Event) -> Result<UpstreamChunk, RequestError> {
     if event.event == "error" {
-        let data = serde_json::from_str(&event.data);
-        let data = data.unwrap_or_else(|_| serde_json::Value::String(event.data.clone()));
-        return Err(error::failed(data.get("error").unwrap_or(&data)));
+        return Err(error::failed(&event.data));
     }
     parse(event.data.as_bytes())
 }

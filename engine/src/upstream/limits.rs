@@ -21,21 +21,29 @@ const ANSWER_BASE: usize = 64 << 10;
 /// The longest token: vocabularies have tokens of up to 128 blanks.
 const ANSWER_PER_TOKEN: usize = 128;
 
+/// The most memory of the log-probabilities of an answer, in bytes.
+const MAX_LOGPROB_BYTES: usize = 64 << 20;
+/// The most memory of a token's log-probability or of that of an alternative, in bytes: its text, its
+/// bytes and the structure around them.
+const LOGPROB_PER_ALTERNATIVE: usize = 512;
+
 /// The most bytes of embeddings.
 const MAX_EMBEDDINGS_BYTES: usize = 128 << 20;
 /// The most bytes of one embedding: 16,384 numbers of 24 characters, with a margin.
 const BYTES_PER_EMBEDDING: usize = 512 << 10;
 
-/// The most bytes of an answer.
+/// The most bytes of an answer from a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct AnswerLimits {
+pub(super) struct UpstreamLimits {
     /// Bytes that are received.
     pub(super) received_bytes: usize,
     /// Bytes of texts, names, ids and arguments.
     pub(super) answer_bytes: usize,
+    /// The memory of log-probabilities. `None`: none were requested.
+    pub(super) logprob_bytes: Option<usize>,
 }
 
-impl AnswerLimits {
+impl UpstreamLimits {
     /// The limits that follow from the most tokens of the answer. A server that counts its tokens
     /// differently keeps them too: tokens are four bytes long on average.
     pub(super) fn new(request: &GenerateRequest) -> Self {
@@ -48,6 +56,10 @@ impl AnswerLimits {
         Self {
             received_bytes: limit(RECEIVED_BASE, tokens, per_token, MAX_RECEIVED_BYTES),
             answer_bytes: limit(ANSWER_BASE, tokens, ANSWER_PER_TOKEN, MAX_ANSWER_BYTES),
+            logprob_bytes: request.logprobs.map(|alternatives| {
+                let per_token = (alternatives as usize + 1) * LOGPROB_PER_ALTERNATIVE;
+                limit(ANSWER_BASE, tokens, per_token, MAX_LOGPROB_BYTES)
+            }),
         }
     }
 }
@@ -77,7 +89,7 @@ pub(super) struct ServerTimeouts {
     pub(super) first_byte: Duration,
     /// Between two pieces of an answer.
     pub(super) silence: Duration,
-    /// From the end of an answer until the end of its stream: then the stream counts as ended.
+    /// From the end of an answer until the end of its stream, whatever comes meanwhile.
     pub(super) after_finish: Duration,
     /// For the body of an error.
     pub(super) error_body: Duration,
@@ -111,19 +123,21 @@ mod tests {
             ModelName::new("m").unwrap(),
             GenerateInput::Text("hi".into()),
         );
-        let most = AnswerLimits {
+        let most = UpstreamLimits {
             received_bytes: 256 << 20,
             answer_bytes: 16 << 20,
+            logprob_bytes: None,
         };
-        assert_eq!(AnswerLimits::new(&request), most);
+        assert_eq!(UpstreamLimits::new(&request), most);
         request.sampling.max_tokens = Some(u32::MAX);
-        assert_eq!(AnswerLimits::new(&request), most);
+        assert_eq!(UpstreamLimits::new(&request), most);
         request.sampling.max_tokens = Some(16);
         request.logprobs = Some(2);
-        let few = AnswerLimits {
+        let few = UpstreamLimits {
             received_bytes: (1 << 20) + 16 * (4096 + 1024),
             answer_bytes: (64 << 10) + 16 * 128,
+            logprob_bytes: Some((64 << 10) + 16 * 3 * 512),
         };
-        assert_eq!(AnswerLimits::new(&request), few);
+        assert_eq!(UpstreamLimits::new(&request), few);
     }
 }

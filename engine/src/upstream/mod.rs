@@ -5,11 +5,13 @@
 //! back within [`limits`], [`events`] takes it apart with the types of [`response`], and [`answer`] puts
 //! the answer together. [`error`] translates what a server refuses.
 //!
-//! Servers differ in form, and every form that is known is accepted. Nothing that they send is trusted to
-//! be small, to come soon or to be what was requested: what is not becomes [`RequestError::Upstream`].
+//! Servers differ in form, and every form that is known is accepted. Everything that they send is bounded
+//! in size, in number and in time ([`bounded_list`]) and compared with the request. An answer that is
+//! larger, later or other than requested becomes [`RequestError::Upstream`].
 
 mod answer;
 mod body;
+mod bounded_list;
 mod connection;
 mod embeddings;
 mod error;
@@ -31,7 +33,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 
 use self::connection::ServerConnection;
-use self::limits::{AnswerLimits, ServerTimeouts};
+use self::limits::{ServerTimeouts, UpstreamLimits};
 use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
 
 /// The number of inputs in one request for embeddings. Each request costs a round trip, and a server
@@ -155,7 +157,7 @@ impl LoadedModel for UpstreamModel {
     }
 
     async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
-        let limits = AnswerLimits::new(&request);
+        let limits = UpstreamLimits::new(&request);
         let timeouts = self.connection.timeouts;
         let (path, body) = request::completion(&self.name, &request);
         let response = self.connection.post(path, &body).await?;

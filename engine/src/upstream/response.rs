@@ -1,22 +1,28 @@
 //! Completions in OpenAI's format. Every field may be missing or null.
 
-use flotilla_core::generate::FinishReason;
-use serde::Deserialize;
-use serde_json::Value;
+use std::fmt;
 
-use super::logprobs::LogprobsField;
+use flotilla_core::generate::{FinishReason, MAX_TOOL_CALLS};
+use serde::Deserialize;
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::bounded_list::BoundedList;
+
+/// The most choices of a chunk. One is requested; the others are needed only to name them in an error.
+const MAX_CHOICES: usize = 16;
 
 /// A chunk of a streamed completion, or a whole one.
 #[derive(Deserialize)]
 pub(super) struct UpstreamChunk {
-    pub(super) choices: Option<Vec<UpstreamChoice>>,
+    pub(super) choices: Option<BoundedList<UpstreamChoice, MAX_CHOICES>>,
     pub(super) usage: Option<UsageField>,
     /// A failure after the answer has started.
-    error: Option<Value>,
+    error: Option<Box<RawValue>>,
     /// `error` in the errors of some versions of vLLM.
-    object: Option<Value>,
+    object: Option<Box<RawValue>>,
     /// The text of such an error.
-    message: Option<Value>,
+    message: Option<Box<RawValue>>,
 }
 
 /// What a chunk adds to a choice.
@@ -24,36 +30,32 @@ pub(super) struct UpstreamChunk {
 pub(super) struct UpstreamChoice {
     pub(super) index: Option<u64>,
     /// The addition to a chat completion.
-    delta: Option<MessageField>,
+    delta: Option<UpstreamMessageField>,
     /// The whole message of a chat completion that is not streamed.
-    message: Option<MessageField>,
+    message: Option<UpstreamMessageField>,
     /// The addition to a text completion.
     text: Option<String>,
-    pub(super) logprobs: Option<LogprobsField>,
+    /// Parsed only if log-probabilities were requested.
+    pub(super) logprobs: Option<Box<RawValue>>,
     finish_reason: Option<String>,
 }
 
 /// A message or a part of one.
 #[derive(Default, Deserialize)]
-pub(super) struct MessageField {
+pub(super) struct UpstreamMessageField {
     content: Option<TextField>,
     reasoning: Option<TextField>,
     reasoning_content: Option<TextField>,
     pub(super) refusal: Option<String>,
-    pub(super) tool_calls: Option<Vec<CallField>>,
+    pub(super) tool_calls: Option<BoundedList<CallField, MAX_TOOL_CALLS>>,
 }
 
-/// A text, or its parts.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "a text or an array of parts")]
-pub(super) enum TextField {
-    Text(String),
-    Parts(Vec<TextPart>),
-}
+/// A text, or an array of its parts.
+pub(super) struct TextField(String);
 
 /// A part of a text. Parts of other kinds have no text.
 #[derive(Deserialize)]
-pub(super) struct TextPart {
+struct TextPart {
     text: Option<String>,
 }
 
@@ -69,15 +71,8 @@ pub(super) struct CallField {
 #[derive(Default, Deserialize)]
 pub(super) struct UpstreamFunctionField {
     pub(super) name: Option<String>,
-    pub(super) arguments: Option<ArgumentsField>,
-}
-
-/// Arguments as JSON text, or as the value itself.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(super) enum ArgumentsField {
-    Text(String),
-    Value(Value),
+    /// A string with JSON text, or the value itself.
+    pub(super) arguments: Option<Box<RawValue>>,
 }
 
 /// The tokens of a request.
@@ -88,14 +83,12 @@ pub(super) struct UsageField {
 }
 
 impl UpstreamChunk {
-    /// The failure that the chunk reports instead of an answer.
-    pub(super) fn failure(&self) -> Option<&Value> {
-        let object = self.object.as_ref().and_then(Value::as_str);
-        match (&self.error, &self.message) {
-            (Some(error), _) => Some(error),
-            (None, Some(message)) if object == Some("error") => Some(message),
-            (None, _) => None,
-        }
+    /// The failure that the chunk reports instead of an answer, as JSON.
+    pub(super) fn failure(&self) -> Option<&str> {
+        let is_error = self.object.as_ref().is_some_and(|o| o.get() == "\"error\"");
+        let message = self.message.as_ref().filter(|_| is_error);
+        let failure = self.error.as_ref().or(message);
+        failure.map(|failure| failure.get())
     }
 }
 
@@ -120,47 +113,59 @@ impl UpstreamChoice {
     }
 
     /// Takes the choice's message with the text of a text completion as its content.
-    pub(super) fn take_message(&mut self) -> MessageField {
+    pub(super) fn take_message(&mut self) -> UpstreamMessageField {
         let message = self.delta.take().or_else(|| self.message.take());
         let mut message = message.unwrap_or_default();
         if message.content.is_none() {
-            message.content = self.text.take().map(TextField::Text);
+            message.content = self.text.take().map(TextField);
         }
         message
     }
 }
 
-impl MessageField {
+impl UpstreamMessageField {
     /// Takes the text of the answer.
     pub(super) fn take_content(&mut self) -> String {
-        self.content
-            .take()
-            .map_or_else(String::new, TextField::into_text)
+        self.content.take().map_or_else(String::new, |text| text.0)
     }
 
     /// Takes the reasoning. A server that sends it under both names sends it twice.
     pub(super) fn take_reasoning(&mut self) -> String {
         let fields = [self.reasoning_content.take(), self.reasoning.take()];
-        let mut texts = fields.into_iter().flatten().map(TextField::into_text);
+        let mut texts = fields.into_iter().flatten().map(|text| text.0);
         texts.find(|text| !text.is_empty()).unwrap_or_default()
     }
 }
 
-impl TextField {
-    fn into_text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Parts(parts) => parts.into_iter().filter_map(|part| part.text).collect(),
-        }
+impl<'de> Deserialize<'de> for TextField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor).map(Self)
     }
 }
 
-impl ArgumentsField {
-    /// The arguments as JSON text.
-    pub(super) fn into_text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Value(value) => value.to_string(),
+/// Joins the parts of a text as it reads them.
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = String;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a text or an array of parts")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<String, E> {
+        Ok(text.to_owned())
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<String, E> {
+        Ok(text)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<String, A::Error> {
+        let mut text = String::new();
+        while let Some(part) = parts.next_element::<TextPart>()? {
+            text.push_str(part.text.as_deref().unwrap_or_default());
         }
+        Ok(text)
     }
 }

@@ -158,9 +158,8 @@ async fn serve_raw(steps: Vec<&'static str>) -> Result<Arc<dyn LoadedModel>, Loa
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        let models = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
         let mut open = Vec::new();
-        for step in [models].into_iter().chain(steps) {
+        for step in [MODELS].into_iter().chain(steps) {
             let (mut connection, _) = listener.accept().await.unwrap();
             let _ = connection.read(&mut [0; 4096]).await;
             connection.write_all(step.as_bytes()).await.unwrap();
@@ -173,23 +172,47 @@ async fn serve_raw(steps: Vec<&'static str>) -> Result<Arc<dyn LoadedModel>, Loa
     load(format!("http://{address}/v1")).await
 }
 
+/// The answer to a request for the models.
+const MODELS: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
 /// Marks an answer after which the connection stays open.
-const SILENT: &str = ": silent\n\n";
+const SILENT: &str = "silent";
 
 #[tokio::test]
-async fn request_is_sent_again_once_when_the_connection_is_dropped() {
+async fn server_that_cannot_be_reached_leaves_the_retry_to_the_controller() {
     let whole = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"choices\": [{\"text\": \"a\"}]}";
     let model = serve_raw(vec!["", whole]).await.unwrap();
-    assert!(answer_of(&*model).await.is_ok());
-    let model = serve_raw(vec!["", "", whole]).await.unwrap();
+    // The connection is dropped before the headers: the request is not sent again here.
     let error = answer_of(&*model).await.unwrap_err();
-    assert!(matches!(error, RequestError::Upstream(_)), "{error:?}");
+    assert!(
+        matches!(error, RequestError::UpstreamUnreachable(_)),
+        "{error:?}"
+    );
+    assert!(error.is_retryable() && error.is_replica_fault());
+    assert!(answer_of(&*model).await.is_ok());
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let answer_probe = async {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let _ = connection.read(&mut [0; 4096]).await;
+        connection.write_all(MODELS.as_bytes()).await.unwrap();
+        // No further connection is accepted.
+        drop(listener);
+    };
+    let (model, ()) = tokio::join!(load(url), answer_probe);
+    let error = answer_of(&*model.unwrap()).await.unwrap_err();
+    assert!(
+        matches!(error, RequestError::UpstreamUnreachable(_)),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("cannot be reached"), "{error}");
 }
 
 #[tokio::test]
 async fn silent_server_is_given_up() {
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: silent\n\n";
-    for step in [SILENT, head] {
+    let within_head = "HTTP/1.1 200 OK\r\nsilent";
+    let within_body = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n: silent";
+    for step in [within_head, within_body] {
         let model = serve_raw(vec![step, step]).await.unwrap();
         let error = answer_of(&*model).await.unwrap_err();
         assert!(matches!(error, RequestError::Upstream(_)), "{error:?}");

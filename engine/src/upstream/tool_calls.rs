@@ -1,6 +1,7 @@
 //! The tool calls of an answer, numbered from 0 however the server numbers them.
 
 use flotilla_core::generate::{MAX_TOOL_CALLS, RequestError, ToolCallDelta};
+use serde_json::value::RawValue;
 
 use super::error;
 use super::response::CallField;
@@ -30,17 +31,21 @@ impl ToolCalls {
 
     /// Adds a part of a call: more of a known one, or the first part of a new one. Id and name are in the
     /// returned part only the first time that they come: clients join what is repeated. A call without an
-    /// id gets one.
+    /// id gets one. Returns `None` if the part adds nothing.
     ///
     /// # Errors
-    /// When there are more than [`MAX_TOOL_CALLS`].
-    pub(super) fn add(&mut self, part: CallField) -> Result<ToolCallDelta, RequestError> {
+    /// When there are more than [`MAX_TOOL_CALLS`], or the arguments are not valid text.
+    pub(super) fn add(&mut self, part: CallField) -> Result<Option<ToolCallDelta>, RequestError> {
         let id = part.id.filter(|id| !id.is_empty());
         let function = part.function.unwrap_or_default();
         let name = function.name.filter(|name| !name.is_empty());
         let arguments = function
             .arguments
-            .map_or_else(String::new, |a| a.into_text());
+            .as_deref()
+            .map_or(Ok(String::new()), arguments_text)?;
+        if id.is_none() && name.is_none() && arguments.is_empty() {
+            return Ok(None);
+        }
         let known = self.find(part.index, id.as_deref(), name.is_some());
         let is_new = known.is_none();
         let position = match known {
@@ -51,13 +56,17 @@ impl ToolCalls {
         call.has_arguments |= !arguments.is_empty();
         let is_named = call.has_name;
         call.has_name |= name.is_some();
-        Ok(ToolCallDelta {
+        let name = name.filter(|_| !is_named);
+        if !is_new && name.is_none() && arguments.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(ToolCallDelta {
             // At most MAX_TOOL_CALLS.
             index: position as u32,
             id: is_new.then(|| id.unwrap_or_else(new_call_id)),
-            name: name.filter(|_| !is_named),
+            name,
             arguments,
-        })
+        }))
     }
 
     /// Finds the call that a part belongs to. A new id is a new call whatever its index says, since some
@@ -97,6 +106,16 @@ impl ToolCalls {
     }
 }
 
+/// The JSON text of arguments, which a server sends as a string or as the value itself.
+fn arguments_text(arguments: &RawValue) -> Result<String, RequestError> {
+    let json = arguments.get();
+    if !json.starts_with('"') {
+        return Ok(json.to_owned());
+    }
+    serde_json::from_str(json)
+        .map_err(|e| error::invalid(&format!("has arguments that cannot be parsed: {e}")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,9 +126,10 @@ mod tests {
         let mut calls = ToolCalls::default();
         let mut joined: Vec<(String, String, String)> = Vec::new();
         for part in parts {
-            let delta = calls
-                .add(serde_json::from_value(part.clone()).unwrap())
-                .unwrap();
+            let part = serde_json::from_value(part.clone()).unwrap();
+            let Some(delta) = calls.add(part).unwrap() else {
+                continue;
+            };
             let index = delta.index as usize;
             joined.resize_with(joined.len().max(index + 1), Default::default);
             // As clients join the parts.
@@ -174,6 +194,25 @@ mod tests {
         assert_eq!(calls.len(), 2);
         assert!(calls[0].0.starts_with("call_") && calls[0].0 != calls[1].0);
         assert_eq!(calls[0].2, "{\"x\":1}");
+    }
+
+    #[test]
+    fn parts_that_add_nothing_are_dropped() {
+        let mut calls = ToolCalls::default();
+        let mut add = |part: Value| calls.add(serde_json::from_value(part).unwrap()).unwrap();
+        assert_eq!(add(json!({})), None);
+        assert!(add(json!({"id": "a", "function": {"name": "f"}})).is_some());
+        for empty in [
+            json!({}),
+            json!({"index": 7}),
+            json!({"id": "", "function": {"name": "", "arguments": ""}}),
+            json!({"id": "a"}),
+            json!({"id": "a", "function": {"name": "f", "arguments": null}}),
+        ] {
+            assert_eq!(add(empty.clone()), None, "{empty}");
+        }
+        let more = add(json!({"function": {"arguments": "{"}})).unwrap();
+        assert_eq!((more.index, &*more.arguments), (0, "{"));
     }
 
     #[test]

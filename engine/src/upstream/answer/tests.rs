@@ -2,14 +2,23 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const LIMITS: AnswerLimits = AnswerLimits {
+const LIMITS: UpstreamLimits = UpstreamLimits {
     received_bytes: usize::MAX,
     answer_bytes: 1_000,
+    logprob_bytes: Some(1_000),
 };
 
 /// The events of these chunks.
 fn answer(chunks: &[Value], end: StreamEnd) -> Result<Vec<GenerateEvent>, RequestError> {
-    let mut answer = UpstreamAnswer::new(LIMITS);
+    answer_within(LIMITS, chunks, end)
+}
+
+fn answer_within(
+    limits: UpstreamLimits,
+    chunks: &[Value],
+    end: StreamEnd,
+) -> Result<Vec<GenerateEvent>, RequestError> {
+    let mut answer = UpstreamAnswer::new(limits);
     let mut events = Vec::new();
     for chunk in chunks {
         events.extend(answer.add(serde_json::from_value(chunk.clone()).unwrap())?);
@@ -161,8 +170,11 @@ fn what_was_not_requested_is_refused() {
         };
         assert_eq!(first.choice, 0);
     }
-    let message = error(&[numbered(0), numbered(1)], StreamEnd::Done);
-    assert!(message.contains("several choices"), "{message}");
+    let unnumbered = json!({"choices": [{"delta": {"content": "a"}}, {}]});
+    for chunks in [&[numbered(0), numbered(1)][..], &[unnumbered]] {
+        let message = error(chunks, StreamEnd::Done);
+        assert!(message.contains("several choices"), "{message}");
+    }
 }
 
 #[test]
@@ -179,4 +191,39 @@ fn size_of_texts_and_arguments_is_bounded() {
         let message = error(&[chunk.clone(), chunk.clone(), chunk], StreamEnd::Done);
         assert!(message.contains("more than 1000 bytes"), "{message}");
     }
+}
+
+#[test]
+fn log_probabilities_are_bounded_and_dropped_if_not_requested() {
+    let chunk =
+        |tokens: &[Value]| json!({"choices": [{"delta": {}, "logprobs": {"content": tokens}}]});
+    let token = json!({"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "a"}]});
+    let few = chunk(std::slice::from_ref(&token));
+    assert_eq!(complete(std::slice::from_ref(&few)).0.logprobs.len(), 1);
+    // Tokens without a text take memory, too.
+    for token in [token, json!({})] {
+        let tokens = vec![token; 20];
+        let message = error(&[chunk(&tokens)], StreamEnd::Done);
+        assert!(
+            message.contains("1000 bytes of log-probabilities"),
+            "{message}"
+        );
+        let one_by_one: Vec<_> = tokens.chunks(1).map(chunk).collect();
+        assert_eq!(error(&one_by_one, StreamEnd::Done), message);
+    }
+    let unrequested = UpstreamLimits {
+        logprob_bytes: None,
+        ..LIMITS
+    };
+    let events = answer_within(unrequested, &[few], StreamEnd::Done).unwrap();
+    let [GenerateEvent::Finished(_), GenerateEvent::Usage(_)] = &events[..] else {
+        panic!("{events:?}");
+    };
+}
+
+#[test]
+fn call_parts_that_add_nothing_make_no_events() {
+    let chunks = vec![delta(&json!({"tool_calls": [{}, {"index": 0}, {"id": ""}]})); 100];
+    let events = answer(&chunks, StreamEnd::Done).unwrap();
+    assert_eq!(events.len(), 2, "{events:?}");
 }

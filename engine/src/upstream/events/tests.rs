@@ -2,9 +2,10 @@ use futures::stream;
 
 use super::*;
 
-const LIMITS: AnswerLimits = AnswerLimits {
+const LIMITS: UpstreamLimits = UpstreamLimits {
     received_bytes: usize::MAX,
     answer_bytes: 1 << 20,
+    logprob_bytes: None,
 };
 
 async fn collect(pieces: &[&[u8]]) -> Vec<Result<GenerateEvent, RequestError>> {
@@ -66,12 +67,47 @@ async fn body_that_is_no_answer_is_quoted() {
 }
 
 #[tokio::test]
+async fn number_of_elements_of_an_answer_is_bounded() {
+    let list = |element: &str| vec![element; 1 << 20].join(",");
+    let choices = format!(r#"{{"choices":[{}]}}"#, list("{}"));
+    let calls = format!(
+        r#"{{"choices":[{{"delta":{{"tool_calls":[{}]}}}}]}}"#,
+        list("{}")
+    );
+    for json in [choices, calls] {
+        let event = format!("data: {json}\n\n");
+        for body in [json, event] {
+            let events = collect(&[body.as_bytes()]).await;
+            let [Err(RequestError::Upstream(message))] = &events[..] else {
+                panic!("{events:?}");
+            };
+            assert!(message.contains("a list has more than"), "{message}");
+        }
+    }
+    // Texts in parts are joined, and a failure is not parsed beyond its beginning.
+    let parts = format!(
+        r#"{{"choices":[{{"message":{{"content":[{}]}}}}]}}"#,
+        list("{}")
+    );
+    let events = collect(&[parts.as_bytes()]).await;
+    assert!(events.iter().all(Result::is_ok), "{events:?}");
+    let failure = format!(r#"{{"error":[{}]}}"#, list("0"));
+    let events = collect(&[failure.as_bytes()]).await;
+    let [Err(RequestError::Upstream(message))] = &events[..] else {
+        panic!("{events:?}");
+    };
+    assert!(message.starts_with("The server failed: [0,0,"), "{message}");
+}
+
+#[tokio::test]
 async fn answer_is_complete_after_its_finish_reason() {
     let finished =
         "data: {\"choices\":[{\"delta\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}]}\n\n";
     let pieces = || stream::iter([Ok(Piece::from(finished))]);
     let broken = pieces().chain(stream::iter([Err(error::interrupted("reset"))]));
     let silent = pieces().chain(stream::pending());
+    let endless = stream::repeat_with(|| Ok(Piece::from_static(b"data: {\"choices\":[]}\n\n")));
+    let endless = pieces().chain(endless);
     let timeouts = ServerTimeouts {
         after_finish: std::time::Duration::from_millis(10),
         ..ServerTimeouts::default()
@@ -81,6 +117,8 @@ async fn answer_is_complete_after_its_finish_reason() {
     let events: Vec<_> = from_pieces(broken, LIMITS, timeouts).collect().await;
     assert_eq!(events, whole);
     let events: Vec<_> = from_pieces(silent, LIMITS, timeouts).collect().await;
+    assert_eq!(events, whole);
+    let events: Vec<_> = from_pieces(endless, LIMITS, timeouts).collect().await;
     assert_eq!(events, whole);
 }
 
