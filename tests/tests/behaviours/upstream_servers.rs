@@ -267,7 +267,7 @@ async fn misbehaving_server_is_a_bad_gateway_at_once_with_the_cause() {
         ("status-403", "status 403"),
         ("status-404", "status 404"),
         ("status-500", "status 500"),
-        ("many-choices", "several choices"),
+        ("many-choices", "a list has more than 16 elements"),
     ];
     let broken_off = [
         ("drop-in-answer", "interrupted"),
