@@ -22,6 +22,9 @@ pub enum LoadError {
     /// The engine failed while it loaded the model.
     #[error("the engine failed to load it: {0}")]
     Engine(String),
+    /// The server that computes the model's answers cannot be reached.
+    #[error("its server does not answer: {0}")]
+    Server(String),
     /// Loading took longer than this many seconds.
     #[error("it was not loaded within {0} s")]
     Timeout(u64),
@@ -40,6 +43,7 @@ impl LoadError {
             Self::Engine(_) => {
                 "see the agent's log; check that mistral.rs supports the architecture"
             }
+            Self::Server(_) => "start the server, or correct spec.options.url",
             Self::Timeout(_) => "use faster storage or a smaller model",
         }
     }

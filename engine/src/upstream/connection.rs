@@ -27,7 +27,7 @@ impl ServerConnection {
             .timeout(self.timeouts.probe)
             .send()
             .await
-            .map_err(|e| LoadError::Engine(error::unreachable(&url, &e)))?;
+            .map_err(|e| LoadError::Server(error::unreachable(&url, &e)))?;
         match response.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(LoadError::Spec(format!(
                 "{url} rejects the API key: set spec.options.apiKeyEnv"
