@@ -109,3 +109,20 @@ pub(crate) fn sized_model(
 pub(crate) fn fast_options() -> Value {
     json!({"outputTokens": 4, "tokensPerSecond": 100, "loadMs": 300})
 }
+
+/// Waits until a node computes one request of its first model and has written at least this many tokens.
+/// Returns the node's name.
+pub(crate) async fn active_node(cluster: &Cluster, output_tokens: u64) -> String {
+    let api = cluster.api();
+    let find = async || {
+        let nodes = api.nodes().await;
+        let node = nodes.iter().find(|node| {
+            let counters = &node["status"]["models"][0]["counters"];
+            counters["active"] == 1
+                && counters["outputTokens"].as_u64().unwrap_or(0) >= output_tokens
+        })?;
+        node["metadata"]["name"].as_str().map(str::to_owned)
+    };
+    cluster.wait_until(async || find().await.is_some()).await;
+    find().await.expect("the node still computes it")
+}

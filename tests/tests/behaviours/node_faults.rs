@@ -1,5 +1,6 @@
 //! Agents and network lines that fail, and what clients see of it.
 
+use crate::fixtures::active_node;
 use flotilla_tests::{
     AgentSettings, Cluster, Load, Mode, Proxy, free_address, open_files, simulated_model,
 };
@@ -110,18 +111,7 @@ async fn unstreamed_request_on_a_killed_agent_is_answered_by_another() {
         let api = api.clone();
         async move { api.chat("m", "hi", false).await.status() }
     });
-    let active_node = async || {
-        for node in api.nodes().await {
-            if node["status"]["models"][0]["counters"]["active"] == 1 {
-                return node["metadata"]["name"].as_str().map(str::to_owned);
-            }
-        }
-        None
-    };
-    cluster
-        .wait_until(async || active_node().await.is_some())
-        .await;
-    let node = active_node().await.expect("a node computes it");
+    let node = active_node(&cluster, 0).await;
     cluster.kill_agent(&node);
     assert_eq!(request.await.unwrap(), 200);
     cluster.stop().await;

@@ -3,7 +3,7 @@
 use flotilla_tests::{Api, Cluster, Mode, simulated_model};
 use serde_json::{Value, json};
 
-use crate::fixtures::error_code;
+use crate::fixtures::{active_node, error_code};
 
 /// Starts two nodes with a replica of the model `m` each, which computes this many requests at once, under a
 /// controller with these arguments.
@@ -114,19 +114,7 @@ async fn unstreamed_answer_that_has_begun_is_computed_by_another_node_if_its_own
         async move { api.chat("m", "hi", false).await.status() }
     });
     // More than a second after the first token: the controller knows that the answer has begun.
-    let active_node = async || {
-        for node in api.nodes().await {
-            let counters = &node["status"]["models"][0]["counters"];
-            if counters["active"] == 1 && counters["outputTokens"].as_u64() > Some(75) {
-                return node["metadata"]["name"].as_str().map(str::to_owned);
-            }
-        }
-        None
-    };
-    cluster
-        .wait_until(async || active_node().await.is_some())
-        .await;
-    let node = active_node().await.expect("a node computes it");
+    let node = active_node(&cluster, 76).await;
     cluster.kill_agent(&node);
     assert_eq!(request.await.unwrap(), 200);
     cluster.stop().await;
