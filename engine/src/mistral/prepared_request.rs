@@ -10,7 +10,7 @@ use super::answer_grammar::{AnswerGrammar, answer_grammar};
 use super::answer_matcher::AnswerMatcher;
 use super::prompt_size;
 use super::request;
-use super::template_args::{TemplateArgs, template_args};
+use super::template_args::{EngineTemplateArgs, template_args};
 use super::vocabulary::Vocabulary;
 
 /// How many times the tokens of the context a prompt's names, calls and tools may have: a template may print
@@ -22,7 +22,7 @@ pub(super) struct PreparedRequest {
     pub(super) request: GenerateRequest,
     /// The tools that the chat template shows to the model. Empty if it must not call any.
     pub(super) tools: Vec<EngineTool>,
-    pub(super) template_args: TemplateArgs,
+    pub(super) template_args: EngineTemplateArgs,
     pub(super) grammar: Option<CompiledGrammar>,
 }
 

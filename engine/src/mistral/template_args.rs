@@ -15,12 +15,12 @@ const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 
 /// The arguments in mistral.rs' form. `None` for its defaults.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct TemplateArgs {
+pub(super) struct EngineTemplateArgs {
     pub(super) enable_thinking: Option<bool>,
     pub(super) reasoning_effort: Option<ReasoningEffort>,
 }
 
-impl TemplateArgs {
+impl EngineTemplateArgs {
     /// Sets an argument. The error says what is wrong with it.
     fn set(&mut self, name: &str, value: &Value, template: &str) -> Result<(), String> {
         match name {
@@ -70,8 +70,8 @@ impl TemplateArgs {
 pub(super) fn template_args<M>(
     request: &GenerateRequest<M>,
     template: &str,
-) -> Result<TemplateArgs, RequestError> {
-    let mut args = TemplateArgs::default();
+) -> Result<EngineTemplateArgs, RequestError> {
+    let mut args = EngineTemplateArgs::default();
     let json = request.chat_template_args.as_deref().unwrap_or("{}");
     let fields = parse_template_args(json).map_err(|problem| {
         let message = format!("'chat_template_kwargs' {problem}.");
@@ -98,7 +98,7 @@ pub(super) fn check_defaults(
     defaults: &Map<String, Value>,
     template: &str,
 ) -> Result<(), LoadError> {
-    let mut args = TemplateArgs::default();
+    let mut args = EngineTemplateArgs::default();
     for (name, value) in defaults {
         args.set(name, value, template).map_err(|problem| {
             LoadError::Spec(format!("spec.defaults.chatTemplateArgs.{name}: {problem}"))
@@ -131,7 +131,7 @@ mod tests {
         effort: Option<&str>,
         json: Option<&str>,
         template: &str,
-    ) -> Result<TemplateArgs, String> {
+    ) -> Result<EngineTemplateArgs, String> {
         let request = GenerateRequest {
             reasoning_effort: effort.map(str::to_owned),
             chat_template_args: json.map(str::to_owned),
@@ -146,23 +146,26 @@ mod tests {
         })
     }
 
-    fn thinking(enable: bool) -> TemplateArgs {
-        TemplateArgs {
+    fn thinking(enable: bool) -> EngineTemplateArgs {
+        EngineTemplateArgs {
             enable_thinking: Some(enable),
-            ..TemplateArgs::default()
+            ..EngineTemplateArgs::default()
         }
     }
 
     #[test]
     fn effort_is_passed_by_the_means_of_the_template() {
-        let high = TemplateArgs {
+        let high = EngineTemplateArgs {
             reasoning_effort: Some(ReasoningEffort::High),
-            ..TemplateArgs::default()
+            ..EngineTemplateArgs::default()
         };
         assert_eq!(args(Some("high"), None, GPT_OSS), Ok(high));
         assert_eq!(args(Some("none"), None, QWEN), Ok(thinking(false)));
         assert_eq!(args(Some("low"), None, QWEN), Ok(thinking(true)));
-        assert_eq!(args(Some("none"), None, PLAIN), Ok(TemplateArgs::default()));
+        assert_eq!(
+            args(Some("none"), None, PLAIN),
+            Ok(EngineTemplateArgs::default())
+        );
         assert_eq!(
             args(Some("low"), None, PLAIN),
             Err("reasoning_effort".into())
@@ -180,7 +183,10 @@ mod tests {
             set(r#"{"enable_thinking": false}"#, QWEN),
             Ok(thinking(false))
         );
-        assert_eq!(set(r#"{"other": 1}"#, PLAIN), Ok(TemplateArgs::default()));
+        assert_eq!(
+            set(r#"{"other": 1}"#, PLAIN),
+            Ok(EngineTemplateArgs::default())
+        );
         let refused = |name: &str| Err(format!("chat_template_kwargs.{name}"));
         assert_eq!(
             set(r#"{"custom_flag": true}"#, PLAIN),
@@ -188,7 +194,7 @@ mod tests {
         );
         assert_eq!(
             set(r#"{"custom": true}"#, PLAIN),
-            Ok(TemplateArgs::default())
+            Ok(EngineTemplateArgs::default())
         );
         assert_eq!(set(r#"{"messages": []}"#, QWEN), refused("messages"));
         assert_eq!(

@@ -38,7 +38,7 @@ use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, Lo
 
 /// The number of inputs in one request for embeddings. Each request costs a round trip, and a server
 /// computes its inputs as a batch; servers refuse larger ones (text-embeddings-inference has this limit
-/// unless it is told otherwise).
+/// unless it is configured otherwise).
 const EMBED_BATCH: usize = 32;
 
 /// Forwards requests to OpenAI-compatible servers.
