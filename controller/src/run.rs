@@ -43,7 +43,10 @@ pub struct Controller {
     link: SocketAddr,
     fleet: FleetHandle,
     desired_state: DesiredStateWriter,
+    drain: CancellationToken,
     stop: CancellationToken,
+    /// The server of the API, which ends before the other tasks.
+    api: JoinSet<()>,
     tasks: JoinSet<()>,
     telemetry: Telemetry,
 }
@@ -79,17 +82,21 @@ impl Controller {
         let api = startup.start_api(pending, &telemetry);
         let Startup {
             fleet,
+            drain,
             stop,
-            mut tasks,
+            tasks,
             ..
         } = startup;
-        tasks.spawn(serve_api(http, api, stop_grace, stop.clone()));
+        let mut api_task = JoinSet::new();
+        api_task.spawn(serve_api(http, api, stop_grace, drain.clone()));
         Ok(Self {
             http: addresses.0,
             link: addresses.1,
             fleet,
             desired_state: DesiredStateWriter::new(store),
+            drain,
             stop,
+            api: api_task,
             tasks,
             telemetry,
         })
@@ -121,12 +128,18 @@ impl Controller {
 
     /// Waits until a task of the controller has failed.
     pub async fn failed(&mut self) {
-        self.tasks.join_next().await;
+        tokio::select! {
+            _ = self.api.join_next() => {}
+            _ = self.tasks.join_next() => {}
+        }
     }
 
-    /// Stops the controller: it accepts no new requests, and open streams have the configured grace
-    /// to finish.
+    /// Stops the controller. It accepts no new requests and hands its duties over to the other
+    /// controllers at once; running requests have the configured grace to end. Until then the agents
+    /// stay linked.
     pub async fn stop(mut self) {
+        self.drain.cancel();
+        while self.api.join_next().await.is_some() {}
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.telemetry.shutdown().await;
@@ -170,26 +183,26 @@ fn local_address(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(configured)
 }
 
-/// Serves the API until `stop`; then open streams have `grace` to finish.
+/// Serves the API until `drain`; then running requests have `grace` to end.
 async fn serve_api(
     listener: TcpListener,
     api: axum::Router,
     grace: Duration,
-    stop: CancellationToken,
+    drain: CancellationToken,
 ) {
     let listener = HttpListener {
         listener,
-        stop: stop.clone(),
+        stop: drain.clone(),
     };
-    let server = axum::serve(listener, api).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let server = axum::serve(listener, api).with_graceful_shutdown(drain.clone().cancelled_owned());
     let grace_over = async {
-        stop.cancelled().await;
+        drain.cancelled().await;
         tokio::time::sleep(grace).await;
     };
     tokio::select! {
         served = server.into_future() => if let Err(error) = served {
             tracing::error!(%error, "the API server has failed");
         },
-        () = grace_over => tracing::warn!("streams that did not finish in time were cut off"),
+        () = grace_over => tracing::warn!("requests that did not end in time were cut off"),
     }
 }

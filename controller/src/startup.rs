@@ -31,6 +31,10 @@ pub(crate) struct Startup {
     store: Arc<dyn Store>,
     pub(crate) fleet: FleetHandle,
     blobs: BlobStore,
+    /// When cancelled, the controller accepts no new requests and gives its duties up; running
+    /// requests may end.
+    pub(crate) drain: CancellationToken,
+    /// When cancelled, everything ends.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: JoinSet<()>,
 }
@@ -49,6 +53,7 @@ impl Startup {
             id,
             store,
             fleet,
+            drain: CancellationToken::new(),
             stop,
             tasks,
         }
@@ -62,7 +67,7 @@ impl Startup {
             self.store.clone(),
             self.id.clone(),
             sender,
-            self.stop.clone(),
+            self.drain.clone(),
         ));
         let replicator = ArtifactReplicator {
             id: self.id.clone(),
@@ -72,12 +77,12 @@ impl Startup {
             blobs: self.blobs.clone(),
             scratch: self.config.data_dir.join("fetching"),
         };
-        self.tasks.spawn(replicator.run(self.stop.clone()));
+        self.tasks.spawn(replicator.run(self.drain.clone()));
         self.tasks.spawn(reconcile::run(
             self.fleet.clone(),
             self.store.clone(),
             leadership,
-            self.stop.clone(),
+            self.drain.clone(),
         ));
     }
 
@@ -90,7 +95,7 @@ impl Startup {
             waiting: pending.counts(),
             store: self.store.clone(),
         };
-        self.tasks.spawn(registrar.run(self.stop.clone()));
+        self.tasks.spawn(registrar.run(self.drain.clone()));
     }
 
     /// Starts the task that wakes sleeping models up and rejects requests that no replica can answer.
@@ -111,6 +116,7 @@ impl Startup {
             blobs: self.blobs.clone(),
             connections: self.config.connections.max(1),
             silence: self.config.link_timeout,
+            drain: self.drain.clone(),
             stop: self.stop.clone(),
         };
         self.tasks.spawn(server.run(listener));
@@ -137,7 +143,7 @@ impl Startup {
             list_tasks: self.config.http_api.list_tasks,
         };
         let decisions = admin::decisions::router(dispatcher.clone(), fleet.clone(), max_body);
-        let live = admin::live::router(fleet.clone(), traffic, self.id.clone(), stop.clone());
+        let live = admin::live::router(fleet.clone(), traffic, self.id.clone(), self.drain.clone());
         let routes = flotilla_gateway::router(dispatcher, config, telemetry.tracer())
             .merge(scrape::router(telemetry.prometheus(), fleet.clone()))
             .merge(live)
@@ -148,6 +154,7 @@ impl Startup {
                 self.blobs.clone(),
                 classifier,
                 self.id.clone(),
+                self.drain.clone(),
             ))
             .merge(decisions);
         flotilla_gateway::add_edge(routes, &self.config.http_api.cors_origins)

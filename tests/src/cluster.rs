@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -101,6 +102,30 @@ impl Cluster {
                 // Its ports are free only after it has been waited for.
                 process.wait();
             }
+            _ => panic!("the controller is not a running process"),
+        }
+    }
+
+    /// Sends a signal, such as [`libc::SIGTERM`], to the controller.
+    ///
+    /// # Panics
+    /// Panics if the controller runs in the test's process or does not run.
+    pub fn signal_controller(&self, signal: i32) {
+        match &self.controller {
+            Some(ControllerMember::Process(process)) => process.signal(signal),
+            _ => panic!("the controller is not a running process"),
+        }
+    }
+
+    /// Waits for the controller to end and returns its status and all its output. Afterwards it counts
+    /// as killed.
+    ///
+    /// # Panics
+    /// Panics if the controller runs in the test's process or does not run, or does not end before the
+    /// deadline.
+    pub fn wait_for_controller_end(&mut self) -> (ExitStatus, String) {
+        match self.controller.take() {
+            Some(ControllerMember::Process(mut process)) => process.wait(),
             _ => panic!("the controller is not a running process"),
         }
     }

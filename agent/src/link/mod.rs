@@ -16,6 +16,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -28,6 +29,13 @@ use session::SessionError;
 /// After a session of this length, the delays between attempts start over.
 const STABLE_SESSION: Duration = Duration::from_secs(10);
 
+/// The task that keeps up the link to one address.
+struct AddressTask {
+    task: AbortHandle,
+    /// Whether the link is dialled again after it has ended.
+    wanted: watch::Sender<bool>,
+}
+
 /// Keeps up links to the controllers at the configured `addresses` and to those they name, until the
 /// agent has drained or stops.
 pub(crate) async fn run(
@@ -39,29 +47,35 @@ pub(crate) async fn run(
     let configured: BTreeSet<String> = addresses.into_iter().collect();
     let mut addresses = controllers.addresses();
     let mut links: JoinSet<()> = JoinSet::new();
-    let mut running: HashMap<String, AbortHandle> = HashMap::new();
+    let mut running: HashMap<String, AddressTask> = HashMap::new();
     loop {
         let current: BTreeSet<String> = configured
             .union(&addresses.borrow_and_update())
             .cloned()
             .collect();
-        running.retain(|address, task| {
-            let keep = current.contains(address);
-            if !keep {
-                tracing::info!(controller = address, "the controller has left the fleet");
-                task.abort();
+        running.retain(|_, address| !address.task.is_finished());
+        for (address, task) in &running {
+            let wanted = current.contains(address);
+            // A link that is up stays until the controller ends it: a controller that stops lets its
+            // running answers end first.
+            if *task.wanted.borrow() && !wanted {
+                tracing::info!(controller = address, "the controller leaves the fleet");
             }
-            keep
-        });
+            task.wanted.send_replace(wanted);
+        }
         for address in current {
             running.entry(address.clone()).or_insert_with(|| {
+                let (wanted, is_wanted) = watch::channel(true);
                 let (link, controllers) = (link.clone(), controllers.clone());
-                links.spawn(async move { keep_linked(&link, &controllers, &address).await })
+                let task = links.spawn(async move {
+                    keep_linked(&link, &controllers, &address, is_wanted).await;
+                });
+                AddressTask { task, wanted }
             });
         }
         tokio::select! {
             ended = links.join_next() => match ended {
-                // The task was aborted above.
+                // The address is no longer wanted.
                 Some(_) if !link.drain.is_cancelled() && !link.stop.is_cancelled() => {}
                 // Draining: the other links still finish their requests.
                 Some(_) if !links.is_empty() => {}
@@ -74,8 +88,13 @@ pub(crate) async fn run(
     }
 }
 
-/// Keeps up the link to one address.
-async fn keep_linked(link: &AgentLink, controllers: &LinkedControllers, address: &str) {
+/// Keeps up the link to one address while it is wanted.
+async fn keep_linked(
+    link: &AgentLink,
+    controllers: &LinkedControllers,
+    address: &str,
+    mut wanted: watch::Receiver<bool>,
+) {
     let mut delays = ReconnectDelays::default();
     let mut has_warned = false;
     loop {
@@ -84,7 +103,7 @@ async fn keep_linked(link: &AgentLink, controllers: &LinkedControllers, address:
             () = link.stop.cancelled() => return,
             ended = session::run(link, controllers, address) => ended,
         };
-        if link.drain.is_cancelled() {
+        if link.drain.is_cancelled() || !*wanted.borrow_and_update() {
             return;
         }
         if started.elapsed() >= STABLE_SESSION {
@@ -106,6 +125,7 @@ async fn keep_linked(link: &AgentLink, controllers: &LinkedControllers, address:
         tokio::select! {
             () = link.stop.cancelled() => return,
             () = link.drain.cancelled() => return,
+            _ = wanted.wait_for(|wanted| !wanted) => return,
             () = tokio::time::sleep(delays.next_delay()) => {}
         }
     }

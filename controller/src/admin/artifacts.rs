@@ -41,7 +41,7 @@ pub(super) async fn list(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
-    watch::reply(state.fleet, &query, |view| {
+    watch::reply(state, &query, |view| {
         let items = view.manifests.pushed.iter().map(|(name, manifest)| {
             let source = ModelSource::Artifact(name.clone());
             let models = view.models.values();

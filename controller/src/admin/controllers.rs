@@ -29,8 +29,9 @@ pub(super) async fn list(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
-    watch::reply(state.fleet, &query, move |view| {
-        ResourceList::new(view, controllers(view, &state.id).into_iter())
+    let id = state.id.clone();
+    watch::reply(state, &query, move |view| {
+        ResourceList::new(view, controllers(view, &id).into_iter())
     })
 }
 

@@ -134,7 +134,7 @@ pub(super) async fn list(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
-    watch::reply(state.fleet, &query, |view| {
+    watch::reply(state, &query, |view| {
         ResourceList::new(view, models(view).into_iter())
     })
 }
@@ -187,7 +187,7 @@ pub(super) async fn list_assignments(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
-    watch::reply(state.fleet, &query, |view| {
+    watch::reply(state, &query, |view| {
         let models = view.models.values();
         ResourceList::new(
             view,

@@ -200,7 +200,7 @@ pub(super) async fn list(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
-    watch::reply(state.fleet, &query, |view| {
+    watch::reply(state, &query, |view| {
         ResourceList::new(view, nodes(view).into_iter())
     })
 }

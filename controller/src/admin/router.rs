@@ -8,6 +8,7 @@ use flotilla_dispatch::LatestClassifier;
 use flotilla_gateway::{ApiRoutes, Operation};
 use schemars::JsonSchema;
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 
 use super::desired_state::DesiredStateWriter;
 use super::state::AdminState;
@@ -19,15 +20,18 @@ use crate::store::Store;
 
 /// The admin API of the controller with this `id`. Reads come from `fleet`'s view, changes go to
 /// `store`, and uploaded files to `blobs`; `classifier` shows whether it is trained on the current tasks.
+/// Watched lists end with `drain`.
 pub(crate) fn router(
     fleet: FleetHandle,
     store: Arc<dyn Store>,
     blobs: BlobStore,
     classifier: LatestClassifier,
     id: String,
+    drain: CancellationToken,
 ) -> ApiRoutes {
     let state = AdminState {
         id,
+        drain,
         classifier,
         fleet,
         desired: DesiredStateWriter::new(store),

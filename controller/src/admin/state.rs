@@ -9,6 +9,7 @@ use flotilla_dispatch::LatestClassifier;
 use flotilla_gateway::ApiError;
 use http::StatusCode;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use super::desired_state::{ApplyResult, DesiredStateWriter};
 use super::errors::{not_found, store_failure};
@@ -28,6 +29,8 @@ pub(super) struct AdminState {
     pub(super) desired: DesiredStateWriter,
     pub(super) blobs: BlobStore,
     pub(super) classifier: LatestClassifier,
+    /// Cancelled when the controller begins to stop; ends the watched lists.
+    pub(super) drain: CancellationToken,
 }
 
 /// The reply to a `PUT` of a resource.

@@ -159,8 +159,8 @@ pub(super) async fn list(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
-    let classifier = state.classifier;
-    watch::reply(state.fleet, &query, move |view| {
+    let classifier = state.classifier.clone();
+    watch::reply(state, &query, move |view| {
         let trained = is_trained(&classifier, view);
         let tasks = view.routing.tasks.values();
         ResourceList::new(
@@ -268,7 +268,7 @@ pub(super) async fn list_routers(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Response {
-    watch::reply(state.fleet, &query, |view| {
+    watch::reply(state, &query, |view| {
         ResourceList::new(view, router(view).into_iter())
     })
 }

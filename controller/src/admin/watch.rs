@@ -12,7 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::resources::ResourceList;
-use crate::fleet::{FleetHandle, FleetView};
+use super::state::AdminState;
+use crate::fleet::FleetView;
 
 /// How often a list is compared again without a new view: load progress and counters change within
 /// a view.
@@ -28,13 +29,14 @@ pub(super) struct WatchQuery {
 
 /// Replies with what `list` reads from the view: once, or as a stream of lines when watched.
 pub(super) fn reply<T: Serialize>(
-    fleet: FleetHandle,
+    state: AdminState,
     query: &WatchQuery,
     list: impl Fn(&FleetView) -> ResourceList<T> + Send + 'static,
 ) -> Response {
     if !query.watch {
-        return axum::Json(list(&fleet.view())).into_response();
+        return axum::Json(list(&state.fleet.view())).into_response();
     }
+    let AdminState { fleet, drain, .. } = state;
     let lines = async_stream::stream! {
         let mut changes = fleet.changes();
         let mut sent = Vec::new();
@@ -48,6 +50,8 @@ pub(super) fn reply<T: Serialize>(
                 sent = line;
             }
             tokio::select! {
+                // An open list must not keep the controller from stopping.
+                () = drain.cancelled() => return,
                 changed = changes.changed() => if changed.is_err() {
                     return;
                 },

@@ -46,7 +46,9 @@ pub struct LinkServer {
     pub connections: u32,
     /// Silence after which a connection is closed and its node becomes suspect.
     pub silence: Duration,
-    /// Ends the server when it is cancelled.
+    /// When cancelled, no new connections are accepted.
+    pub drain: CancellationToken,
+    /// When cancelled, the sessions end, and the server with them.
     pub stop: CancellationToken,
 }
 
@@ -61,15 +63,15 @@ struct LinkAcceptor {
 }
 
 impl LinkServer {
-    /// Accepts connections until the server is stopped, then waits until the open ones have ended.
+    /// Accepts connections until the server drains, then waits until the open ones have ended.
     pub async fn run(self, listener: TcpListener) {
-        let stop = self.stop.clone();
+        let drain = self.drain.clone();
         let session_tasks = TaskTracker::new();
         let acceptor = self.acceptor(session_tasks.clone());
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
-                () = stop.cancelled() => break,
+                () = drain.cancelled() => break,
                 accepted = listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
             };
@@ -88,6 +90,7 @@ impl LinkServer {
                 }
             }
         }
+        drop(listener);
         while connections.join_next().await.is_some() {}
         session_tasks.close();
         session_tasks.wait().await;

@@ -118,6 +118,7 @@ impl FleetRpc for FleetService {
             link,
             reports,
             sender,
+            stop: self.stop.clone(),
         };
         self.tasks.spawn(sync.run(first));
         Ok(Response::new(ReceiverStream::new(receiver).boxed()))

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use flotilla_proto::v1::{DesiredModel, DesiredState, StatusReport};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::sessions::OpenSessions;
@@ -15,6 +16,8 @@ pub(super) struct SyncSession {
     pub(super) link: Arc<NodeLink>,
     pub(super) reports: Streaming<StatusReport>,
     pub(super) sender: tokio::sync::mpsc::Sender<Result<DesiredState, Status>>,
+    /// Cancelled when the controller stops.
+    pub(super) stop: CancellationToken,
 }
 
 impl SyncSession {
@@ -48,6 +51,11 @@ impl SyncSession {
                     Ok(None) | Err(_) => break,
                 },
             }
+        }
+        if self.stop.is_cancelled() {
+            let goodbye = Status::unavailable("the controller has stopped");
+            // If the queue is full, the agent sees the end of the stream alone.
+            let _ = self.sender.try_send(Err(goodbye));
         }
         self.sessions.close(&self.link.session);
         self.fleet

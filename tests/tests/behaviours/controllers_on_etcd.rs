@@ -301,6 +301,37 @@ async fn leader_that_is_stopped_hands_over_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn stopped_leader_hands_over_at_once_while_its_answers_end() {
+    let mut controllers = Controllers::start(2);
+    let _agents = [controllers.start_agent("n1"), controllers.start_agent("n2")];
+    let three_seconds = json!({"outputTokens": 60, "tokensPerSecond": 20});
+    controllers.members[0]
+        .api
+        .apply(&simulated_model("m", 2, &three_seconds))
+        .await;
+    controllers.wait_until_ready("m", 2).await;
+    let leader = controllers.wait_for_leader(0, None).await;
+    let other = 1 - leader;
+    let api = controllers.members[leader].api.clone();
+    let mut answer = api.chat("m", "hi", true).await;
+    let mut text = answer.chunk().await.unwrap().unwrap().to_vec();
+    controllers.members[leader].process.signal(libc::SIGTERM);
+    controllers.wait_for_leader(other, Some(leader)).await;
+    let api = controllers.members[other].api.clone();
+    api.apply(&simulated_model("later", 1, &json!({}))).await;
+    wait_until_ready(&api, "later", 1).await;
+    // The other controller works while this answer still runs.
+    assert!(!text.ends_with(b"[DONE]\n\n"));
+    while let Some(chunk) = answer.chunk().await.expect("the stream is not cut") {
+        text.extend_from_slice(&chunk);
+    }
+    assert!(text.ends_with(b"data: [DONE]\n\n"));
+    let (status, output) = controllers.members[leader].process.wait();
+    assert!(status.success(), "{output}");
+    assert_eq!(api.ready_replicas("m").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_replica_moves_when_etcd_loses_its_quorum_and_regains_it() {
     let mut controllers = Controllers::start_on(Etcd::start_members(3), 2);
     let _agents = [controllers.start_agent("n1"), controllers.start_agent("n2")];

@@ -27,6 +27,7 @@ mod rollouts;
 mod scaling;
 mod silent_streams;
 mod soak;
+mod stopped_controllers;
 mod store;
 mod task_routing;
 mod telemetry;
