@@ -30,15 +30,34 @@ pub struct ArtifactFile {
 /// engine's own estimate.
 const RUNTIME_OVERHEAD: f64 = 0.2;
 
+/// Largest manifest as JSON, in bytes: about 8,000 files. It is stored as one value, and every node of
+/// the model receives it.
+const MAX_MANIFEST_BYTES: usize = 1 << 20;
+/// What a file takes in a manifest beside its path, in bytes of JSON.
+const FILE_BYTES: usize = 120;
+
 impl Manifest {
     /// Returns a manifest of these files, sorted.
     ///
     /// # Errors
-    /// All paths that lead out of the folder or occur twice, or that there are no files.
+    /// All paths that lead out of the folder or occur twice, that there are no files, or that there are
+    /// too many of them.
     pub fn new(mut files: Vec<ArtifactFile>) -> Result<Self, ValidationErrors> {
         files.sort();
         let mut errors = ValidationErrors::default();
         errors.add_if(files.is_empty(), "files", "must not be empty");
+        let bytes: usize = files.iter().map(|file| file.path.len() + FILE_BYTES).sum();
+        if bytes > MAX_MANIFEST_BYTES {
+            let problem = format!(
+                "are too many: {} files, whose list takes {}, where a model can have {}; leave out those \
+                 that it does not need",
+                files.len(),
+                Bytes(bytes as u64),
+                Bytes(MAX_MANIFEST_BYTES as u64),
+            );
+            errors.add("files", problem);
+            return Err(errors);
+        }
         for (index, file) in files.iter().enumerate() {
             let is_component =
                 |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '\0']);
@@ -123,5 +142,13 @@ mod tests {
         let twice = Manifest::new(vec![file("a", 1), file("a", 2)]).unwrap_err();
         assert!(twice.to_string().contains("twice"));
         assert!(Manifest::new(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn manifest_of_too_many_files_is_rejected() {
+        let files = |count: usize| (0..count).map(|i| file(&format!("data/{i:06}"), 1));
+        assert!(Manifest::new(files(5_000).collect()).is_ok());
+        let errors = Manifest::new(files(10_000).collect()).unwrap_err();
+        assert!(errors.to_string().contains("10000 files"), "{errors}");
     }
 }

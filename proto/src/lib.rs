@@ -1,7 +1,8 @@
 //! The wire contract between controllers and agents.
 //!
 //! Owns the messages (`flotilla/v1/*.proto`, generated at build time), their conversion to and
-//! from the core's types ([`convert`]), the mapping of errors to gRPC statuses ([`status`]), and the
+//! from the core's types ([`convert`]), desired states in several messages
+//! ([`desired_state_parts`]), the mapping of errors to gRPC statuses ([`status`]), and the
 //! transport: HTTP/2 over a stream that either side opened ([`transport`]), with the [`preface`]
 //! that marks a reverse connection.
 //!
@@ -22,6 +23,7 @@ pub mod v1 {
 }
 
 pub mod convert;
+pub mod desired_state_parts;
 pub mod preface;
 pub mod status;
 pub mod transport;

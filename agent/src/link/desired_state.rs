@@ -126,7 +126,7 @@ mod tests {
                 revision: 1,
                 ..Default::default()
             }],
-            controllers: Vec::new(),
+            ..v1::DesiredState::default()
         }
     }
 

@@ -112,6 +112,9 @@ async fn keep_linked(
         }
         match ended {
             Ok(()) => {}
+            Err(SessionError::Stopped) => {
+                tracing::info!(controller = address, "the controller has stopped");
+            }
             // The controller is linked at another of its addresses.
             Err(SessionError::AlreadyLinked) => delays = ReconnectDelays::longest(),
             // One warning is enough until a session has been stable.

@@ -4,6 +4,7 @@
 use std::io;
 use std::time::Duration;
 
+use flotilla_proto::desired_state_parts::{MAX_PART_BYTES, PartialState, StateTooLarge};
 use flotilla_proto::v1::fleet_client::FleetClient;
 use flotilla_proto::v1::inference_server::InferenceServer;
 use flotilla_proto::v1::{IdentifyRequest, JoinResponse};
@@ -40,8 +41,12 @@ pub(super) enum SessionError {
     Timeout(#[from] tokio::time::error::Elapsed),
     #[error("it ended the session")]
     Ended,
+    #[error("it has stopped")]
+    Stopped,
     #[error("it is linked already")]
     AlreadyLinked,
+    #[error("it sent too much: {0}")]
+    StateTooLarge(#[from] StateTooLarge),
 }
 
 /// Joins the controller at `address` and returns when the session ends, or when all requests of a
@@ -56,7 +61,8 @@ pub(super) async fn run(
         transport::connect(stream, transport::DEFAULT_KEEPALIVE_TIMEOUT).await?;
     let mut connection_task = JoinSet::new();
     connection_task.spawn(async move { connection.await.map_err(SessionError::from) });
-    let mut client = FleetClient::with_origin(channel, transport::origin());
+    let mut client = FleetClient::with_origin(channel, transport::origin())
+        .max_decoding_message_size(MAX_PART_BYTES);
 
     let identify = client.identify(IdentifyRequest {});
     let identified = tokio::time::timeout(STEP_TIMEOUT, identify).await??;
@@ -83,17 +89,28 @@ pub(super) async fn run(
         .into_inner();
     tracing::info!(controller = address, node = %link.node.name(), "linked");
 
+    let mut stopping = false;
+    let mut partial_state = PartialState::default();
     let mut tick = tokio::time::interval(REPORT_INTERVAL);
     loop {
         tokio::select! {
-            message = desired_states.message() => match message? {
-                Some(mut message) => {
+            message = desired_states.message() => match message {
+                Err(_) | Ok(None) if stopping => return Err(SessionError::Stopped),
+                Err(status) => return Err(status.into()),
+                Ok(Some(part)) => {
+                    let Some(mut message) = partial_state.add(part)? else {
+                        continue;
+                    };
+                    stopping = message.stopping;
                     guard.set_addresses(std::mem::take(&mut message.controllers));
                     link.desired_state.receive(message).await;
                 }
-                None => return Err(SessionError::Ended),
+                Ok(None) => return Err(SessionError::Ended),
             },
             Some(ended) = reverse_connections.join_next() => {
+                if stopping && !link.drain.is_cancelled() {
+                    return Err(SessionError::Stopped);
+                }
                 if !link.drain.is_cancelled() {
                     return ended.unwrap_or(Err(SessionError::Ended)).and(Err(SessionError::Ended));
                 }
@@ -104,6 +121,9 @@ pub(super) async fn run(
                 continue;
             }
             Some(ended) = connection_task.join_next() => {
+                if stopping {
+                    return Err(SessionError::Stopped);
+                }
                 return ended.unwrap_or(Err(SessionError::Ended)).and(Err(SessionError::Ended));
             }
             _ = status_changes.changed() => {}

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use flotilla_core::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
-use flotilla_core::spec::{HuggingFaceSource, ModelFormat, ModelSource, Sha256Digest};
+use flotilla_core::spec::{
+    HuggingFaceSource, ModelFormat, ModelSource, Sha256Digest, ValidationErrors,
+};
 use futures::TryStreamExt;
 use hf_hub::api::tokio::{ApiBuilder, ApiError};
 use hf_hub::{Repo, RepoType};
@@ -29,6 +31,8 @@ pub(super) enum FetchError {
     File { url: String, problem: BlobError },
     #[error("the source has none of the files that a model needs")]
     NoFiles,
+    #[error("the files of the source cannot be delivered: {0}")]
+    Manifest(ValidationErrors),
     #[error("no artifact was pushed under this name")]
     NotPushed,
 }
@@ -52,6 +56,9 @@ impl FetchError {
                 BlobError::Source(_) => "check the network to the source",
             },
             Self::NoFiles => "name them in spec.source.huggingFace.files",
+            Self::Manifest(_) => {
+                "name the files that the model needs in spec.source.huggingFace.files, or remove the others from the folder"
+            }
             Self::NotPushed => "run: flotilla model push DIR --name NAME",
         }
     }
@@ -79,7 +86,10 @@ pub(super) async fn fetch(
         ModelSource::Artifact(_) => return Err(FetchError::NotPushed),
         ModelSource::Path(_) => Vec::new(),
     };
-    Manifest::new(files).map_err(|_| FetchError::NoFiles)
+    if files.is_empty() {
+        return Err(FetchError::NoFiles);
+    }
+    Manifest::new(files).map_err(FetchError::Manifest)
 }
 
 /// Stores the files below a path of this machine.

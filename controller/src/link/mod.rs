@@ -105,6 +105,7 @@ impl LinkServer {
             blobs: self.blobs,
             sessions: sessions.clone(),
             connections: self.connections,
+            drain: self.drain,
             stop: self.stop.clone(),
             tasks: session_tasks,
         };

@@ -35,6 +35,8 @@ pub(super) struct FleetService {
     pub(super) sessions: Arc<OpenSessions>,
     /// Number of reverse connections that each agent opens.
     pub(super) connections: u32,
+    /// Cancelled when the controller begins to stop.
+    pub(super) drain: CancellationToken,
     pub(super) stop: CancellationToken,
     /// Tasks that outlive a call.
     pub(super) tasks: TaskTracker,
@@ -118,7 +120,7 @@ impl FleetRpc for FleetService {
             link,
             reports,
             sender,
-            stop: self.stop.clone(),
+            drain: self.drain.clone(),
         };
         self.tasks.spawn(sync.run(first));
         Ok(Response::new(ReceiverStream::new(receiver).boxed()))

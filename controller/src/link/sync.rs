@@ -2,12 +2,27 @@
 
 use std::sync::Arc;
 
+use flotilla_core::{ModelName, ModelRevision, StoreRevision};
+use flotilla_proto::desired_state_parts::{self, SplitState};
 use flotilla_proto::v1::{DesiredModel, DesiredState, StatusReport};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::sessions::OpenSessions;
 use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
+
+/// What a node's desired state depends on. Comparing it costs little, while the desired state itself
+/// lists the files of all models.
+#[derive(PartialEq)]
+struct DesiredIdentity {
+    fleet_id: String,
+    /// The revision of the last change to what the node should run, specs included.
+    store_revision: StoreRevision,
+    /// The assigned models with their revisions, and whether these are known.
+    models: Vec<(ModelName, ModelRevision, bool)>,
+    controllers: Vec<String>,
+    stopping: bool,
+}
 
 /// Receives the reports of one node, and sends it its desired state.
 pub(super) struct SyncSession {
@@ -16,8 +31,8 @@ pub(super) struct SyncSession {
     pub(super) link: Arc<NodeLink>,
     pub(super) reports: Streaming<StatusReport>,
     pub(super) sender: tokio::sync::mpsc::Sender<Result<DesiredState, Status>>,
-    /// Cancelled when the controller stops.
-    pub(super) stop: CancellationToken,
+    /// Cancelled when the controller begins to stop.
+    pub(super) drain: CancellationToken,
 }
 
 impl SyncSession {
@@ -29,20 +44,18 @@ impl SyncSession {
         let mut sent_state = None;
         loop {
             changes.borrow_and_update();
-            if let Some(desired) = self.desired()
-                && sent_state.as_ref() != Some(&desired)
+            let stopping = self.drain.is_cancelled();
+            if let Some(identity) = self.desired_identity(stopping)
+                && sent_state.as_ref() != Some(&identity)
             {
-                let sent = tokio::select! {
-                    () = self.link.closed.cancelled() => break,
-                    sent = self.sender.send(Ok(desired.clone())) => sent,
-                };
-                if sent.is_err() {
+                if !self.send_desired(stopping).await {
                     break;
                 }
-                sent_state = Some(desired);
+                sent_state = Some(identity);
             }
             tokio::select! {
                 () = self.link.closed.cancelled() => break,
+                () = self.drain.cancelled(), if !stopping => {}
                 changed = changes.changed() => if changed.is_err() {
                     break;
                 },
@@ -52,11 +65,6 @@ impl SyncSession {
                 },
             }
         }
-        if self.stop.is_cancelled() {
-            let goodbye = Status::unavailable("the controller has stopped");
-            // If the queue is full, the agent sees the end of the stream alone.
-            let _ = self.sender.try_send(Err(goodbye));
-        }
         self.sessions.close(&self.link.session);
         self.fleet
             .send(FleetEvent::NodeLeft {
@@ -64,6 +72,31 @@ impl SyncSession {
                 session: self.link.session.clone(),
             })
             .await;
+    }
+
+    /// Sends the desired state of the node. Returns whether the session goes on.
+    async fn send_desired(&self, stopping: bool) -> bool {
+        let Some(desired) = self.desired(stopping) else {
+            return true;
+        };
+        let SplitState { parts, left_out } = desired_state_parts::split(desired);
+        if !left_out.is_empty() {
+            tracing::error!(
+                node = %self.link.node,
+                models = left_out.join(", "),
+                "the files and settings of these models are too many for a node: they are left out"
+            );
+        }
+        for part in parts {
+            let sent = tokio::select! {
+                () = self.link.closed.cancelled() => return false,
+                sent = self.sender.send(Ok(part)) => sent,
+            };
+            if sent.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     async fn report(&self, report: StatusReport) {
@@ -77,9 +110,34 @@ impl SyncSession {
             .await;
     }
 
+    /// What the desired state of the node depends on. `None` as for [`SyncSession::desired`].
+    fn desired_identity(&self, stopping: bool) -> Option<DesiredIdentity> {
+        let view = self.fleet.peek();
+        if !view.synced {
+            return None;
+        }
+        let node = view.nodes.get(&self.link.node)?;
+        let models = node.assigned.iter().filter_map(|name| {
+            let model = view.models.get(name)?;
+            let revision = *model.assigned.get(&self.link.node)?;
+            Some((
+                name.clone(),
+                revision,
+                model.at_revision(revision).is_some(),
+            ))
+        });
+        Some(DesiredIdentity {
+            fleet_id: view.fleet_id.clone()?,
+            store_revision: node.desired_revision,
+            models: models.collect(),
+            controllers: view.controllers.values().map(|c| c.link.clone()).collect(),
+            stopping,
+        })
+    }
+
     /// The desired state of the node. `None` until the view has the store's content and the node: an
     /// empty desired state would make the agent unload its models.
-    fn desired(&self) -> Option<DesiredState> {
+    fn desired(&self, stopping: bool) -> Option<DesiredState> {
         let view = self.fleet.peek();
         if !view.synced {
             return None;
@@ -106,6 +164,8 @@ impl SyncSession {
             fleet_id: view.fleet_id.clone()?,
             store_revision: node.desired_revision.0,
             controllers: view.controllers.values().map(|c| c.link.clone()).collect(),
+            more: false,
+            stopping,
         })
     }
 }
