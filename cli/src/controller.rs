@@ -24,8 +24,8 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         connections: args.connections_per_agent,
         decisions: args.max_decisions as usize,
         record_prompts: args.record_prompts,
+        stop_grace: args.drain_timeout,
         telemetry: TelemetrySettings::from_env()?,
-        ..ControllerConfig::default()
     };
     tracing::info!(?config, "starting");
     let mut controller = Controller::start(config).await?;

@@ -183,6 +183,10 @@ pub(crate) struct ControllerArgs {
     #[arg(long, env = "FLOTILLA_NODE_GRACE_PERIOD", value_name = "SECONDS", default_value = "5",
         value_parser = parse_seconds)]
     pub(crate) node_grace_period: Duration,
+    /// Maximum time to finish running requests when the controller stops, in seconds.
+    #[arg(long, env = "FLOTILLA_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "30",
+        value_parser = parse_seconds)]
+    pub(crate) drain_timeout: Duration,
     /// Number of connections that each agent opens for requests, 1 to 64.
     #[arg(long, env = "FLOTILLA_CONNECTIONS_PER_AGENT", value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=64))]

@@ -16,10 +16,14 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::errors::not_found;
-use super::resources::{MAX_RESOURCE, ResourceList};
+use super::resources::ResourceList;
 use super::state::AdminState;
 use super::watch::{self, WatchQuery};
 use crate::artifacts::BlobError;
+
+/// Largest request body with a manifest, in bytes: more than the largest manifest, so that the error
+/// for one that is too large says what to do.
+const MAX_MANIFEST_BODY: usize = 4 << 20;
 
 /// An artifact: files that were uploaded under one name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,7 +91,7 @@ pub(super) async fn put(
 ) -> Result<Response, ApiError> {
     let name = ArtifactName::new(&name)
         .map_err(|e| ApiError::invalid(None, format!("The name '{name}' {e}.")))?;
-    let manifest: Manifest = read_json(body, MAX_RESOURCE).await?;
+    let manifest: Manifest = read_json(body, MAX_MANIFEST_BODY).await?;
     let manifest = Manifest::new(manifest.files)
         .map_err(|errors| ApiError::invalid(None, errors.to_string()))?;
     let mut missing = Vec::new();
