@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::args::Endpoint;
+use crate::connection_error::{self, without_credentials};
 
 /// A client of one fleet.
 ///
@@ -46,7 +47,7 @@ impl FleetClient {
         let message = || {
             format!(
                 "'{}' is not the URL of a fleet; use http://HOST:PORT",
-                endpoint.url
+                without_credentials(&endpoint.url)
             )
         };
         let base = Url::parse(url).with_context(message)?;
@@ -62,7 +63,7 @@ impl FleetClient {
     /// Sends a `GET` request and parses the JSON response.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> anyhow::Result<T> {
         let response = self.send(self.request(Method::GET, path)).await?;
-        Ok(response.json().await?)
+        read_json(response).await
     }
 
     /// Sends a `GET` request and returns the response for streaming.
@@ -79,7 +80,7 @@ impl FleetClient {
         let response = self
             .send(self.request(Method::PUT, path).json(body))
             .await?;
-        Ok(response.json().await?)
+        read_json(response).await
     }
 
     /// Sends a `PUT` request with a JSON body and ignores the body of the response.
@@ -158,16 +159,24 @@ impl FleetClient {
     }
 
     async fn send_unchecked(&self, request: RequestBuilder) -> anyhow::Result<Response> {
-        request.send().await.map_err(|error| {
-            if error.is_connect() {
-                return anyhow!(
-                    "cannot connect to a fleet at {}: start one with `flotilla up`, or set its URL with --url or FLOTILLA_URL",
-                    self.base
-                );
-            }
-            anyhow!(error.without_url())
-        })
+        let sent = request.send().await;
+        sent.map_err(|error| anyhow!(connection_error::message(&self.base, &error)))
     }
+}
+
+/// Parses the JSON of a successful response.
+///
+/// # Errors
+/// Returns an error if it is not what a fleet answers.
+async fn read_json<T: DeserializeOwned>(response: Response) -> anyhow::Result<T> {
+    let url = without_credentials(response.url().as_str());
+    let bytes = response
+        .bytes()
+        .await
+        .map_err(|e| anyhow!(e.without_url()))?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        anyhow!("{url} does not answer as a fleet does ({error}): is it the URL of a controller, and of this version?")
+    })
 }
 
 /// Returns the response if its status is a success.
@@ -182,6 +191,9 @@ pub(crate) async fn check_status(response: Response) -> anyhow::Result<Response>
     let body: Value = response.json().await.unwrap_or_default();
     match body["error"]["message"].as_str() {
         Some(message) => bail!("{message}"),
-        None => bail!("{url} answered {status}"),
+        None => bail!(
+            "{} answered {status}, which is not the answer of a fleet: is it the URL of a controller?",
+            without_credentials(url.as_str())
+        ),
     }
 }

@@ -15,7 +15,7 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
         targets.extend(args.names.into_iter().map(|name| (kind, name)));
     }
     for file in &args.files {
-        for resource in manifest::read(file)? {
+        for manifest::ResourceDocument { resource, .. } in manifest::read(file)? {
             let kind = match &resource {
                 Resource::Model(_) => DeletableKind::Model,
                 Resource::Task(_) => DeletableKind::Task,

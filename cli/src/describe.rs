@@ -267,7 +267,11 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
             "Not placed",
             status.unplaced_reason.clone().unwrap_or_default(),
         ),
+        ("Last error", status.last_error.clone().unwrap_or_default()),
     ]);
+    for note in &status.notes {
+        text += &format!("  {note}\n");
+    }
     for (node, reason) in &status.unschedulable_nodes {
         text += &format!("  {node} {reason}\n");
     }

@@ -220,13 +220,8 @@ fn models(models: &[ModelResource]) -> String {
         let nodes: Vec<_> = status.replicas.iter().map(|r| r.node.as_str()).collect();
         let progress = status.replicas.iter().map(|r| &r.progress);
         let progress: Vec<_> = progress.filter(|p| !p.is_empty()).cloned().collect();
-        let notes = [
-            status.fetch.clone(),
-            status.unplaced_reason.clone(),
-            status.rollback_reason.clone(),
-            (!progress.is_empty()).then(|| progress.join(", ")),
-        ];
-        let note = notes.into_iter().flatten().next();
+        let progress = (!progress.is_empty()).then(|| progress.join(", "));
+        let note = status.problem().or(progress);
         vec![
             model.model.name().to_string(),
             status.phase.clone(),

@@ -12,6 +12,7 @@ mod args;
 mod backup;
 mod chat;
 mod client;
+mod connection_error;
 mod controller;
 mod decision_text;
 mod delete;

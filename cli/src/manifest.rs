@@ -8,6 +8,14 @@ use flotilla_core::spec::{ModelSource, Resource, parse_documents};
 use serde::Deserialize;
 use serde_json::Value;
 
+/// A resource with the document that it was read from.
+#[derive(Debug)]
+pub(crate) struct ResourceDocument {
+    pub(crate) resource: Resource,
+    /// The document as the user wrote it, with its paths and examples resolved.
+    pub(crate) document: Value,
+}
+
 /// Reads resources from a file, from the `*.yaml`, `*.yml` and `*.json` files of a folder, or from
 /// standard input (`-`).
 ///
@@ -17,7 +25,7 @@ use serde_json::Value;
 ///
 /// # Errors
 /// Returns an error with the file's name if a file cannot be read or a resource is not valid.
-pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<Resource>> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<ResourceDocument>> {
     if path == Path::new("-") {
         let mut text = String::new();
         std::io::stdin()
@@ -62,19 +70,23 @@ fn list_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn parse(text: &str, folder: &Path) -> anyhow::Result<Vec<Resource>> {
+fn parse(text: &str, folder: &Path) -> anyhow::Result<Vec<ResourceDocument>> {
     let mut resources = Vec::new();
-    for mut value in parse_documents(text)? {
-        include_examples(&mut value, folder)?;
-        let mut resource = Resource::from_json(value)?;
+    for mut document in parse_documents(text)? {
+        include_examples(&mut document, folder)?;
+        let mut resource = Resource::from_json(document.clone())?;
         if let Resource::Model(model) = &mut resource
             && let Some(ModelSource::Path(path) | ModelSource::ControllerPath(path)) =
                 &mut model.spec.source
         {
             // `join` returns an absolute path unchanged.
             *path = folder.join(&path);
+            let source = serde_json::to_value(&model.spec.source)?;
+            if let Some(written) = document.pointer_mut("/spec/source") {
+                *written = source;
+            }
         }
-        resources.push(resource);
+        resources.push(ResourceDocument { resource, document });
     }
     Ok(resources)
 }
@@ -140,7 +152,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.yaml"), MODEL).unwrap();
         std::fs::write(dir.path().join("notes.txt"), "nonsense").unwrap();
-        let Resource::Model(model) = read(dir.path()).unwrap().remove(0) else {
+        let read = read(dir.path()).unwrap().remove(0);
+        let path = dir.path().join("m");
+        assert_eq!(
+            read.document["spec"]["source"]["path"],
+            path.to_str().unwrap()
+        );
+        let Resource::Model(model) = read.resource else {
             panic!("not a model");
         };
         assert_eq!(
@@ -158,7 +176,7 @@ mod tests {
         std::fs::write(&file, task).unwrap();
         let lines = "{\"text\": \"two\", \"label\": 7}\n\n{\"text\": \"three\"}\n";
         std::fs::write(dir.path().join("more.jsonl"), lines).unwrap();
-        let Resource::Task(task) = read(&file).unwrap().remove(0) else {
+        let Resource::Task(task) = read(&file).unwrap().remove(0).resource else {
             panic!("not a task");
         };
         assert_eq!(task.spec.examples, ["one", "two", "three"]);

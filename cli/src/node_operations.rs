@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use flotilla_controller::admin::NodeResource;
+use flotilla_controller::admin::{ModelResource, ModelStatus, NodeResource, UNREACHABLE};
 use flotilla_controller::fleet::NodeOperationRecord;
 
 use crate::args::{CordonArgs, DrainArgs};
 use crate::client::FleetClient;
 
+/// Largest number of remaining models that are described with their reason.
+const MAX_DESCRIBED: usize = 5;
 /// Interval at which the models of a draining node are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Maximum time for replicas to stop after a forced removal: twice the time that agents give active
@@ -73,10 +75,9 @@ pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
     }
     if !remaining.is_empty() {
         bail!(
-            "{} still has {}: see `flotilla describe model {}` for the reason, use --force to remove all models, or `flotilla uncordon {}` to end the drain",
+            "{} still has {}: use --force to remove all models, or `flotilla uncordon {}` to end the drain",
             args.name,
-            remaining.join(", "),
-            remaining[0],
+            describe_remaining(&fleet, &args.name, &remaining).await,
             args.name
         );
     }
@@ -91,11 +92,13 @@ async fn wait_until_empty(
     timeout: Duration,
 ) -> anyhow::Result<Vec<String>> {
     let deadline = tokio::time::Instant::now() + timeout;
-    let mut reported = Vec::new();
+    let mut reported = String::new();
     loop {
         let node: NodeResource = fleet.get(&["api", "v1", "nodes", name]).await?;
         let mut remaining = node.status.assigned;
-        for model in node.status.models {
+        // An unreachable node may still run what it last reported, which nobody can learn or change.
+        let reported_models = node.status.models.into_iter();
+        for model in reported_models.filter(|model| model.phase != UNREACHABLE) {
             if !remaining.contains(&model.name) {
                 remaining.push(model.name);
             }
@@ -103,10 +106,104 @@ async fn wait_until_empty(
         if remaining.is_empty() || tokio::time::Instant::now() >= deadline {
             return Ok(remaining);
         }
-        if remaining != reported {
-            println!("waiting for {}", remaining.join(", "));
-            reported.clone_from(&remaining);
+        let waiting_for = describe_remaining(fleet, name, &remaining).await;
+        if waiting_for != reported {
+            println!("waiting for {waiting_for}");
+            reported = waiting_for;
         }
         tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Returns the models that remain on a node, the first ones with the reason.
+async fn describe_remaining(fleet: &FleetClient, node: &str, remaining: &[String]) -> String {
+    let mut texts = Vec::new();
+    for name in remaining.iter().take(MAX_DESCRIBED) {
+        let model: anyhow::Result<ModelResource> =
+            fleet.get(&["api", "v1", "models", name.as_str()]).await;
+        texts.push(match model {
+            Ok(model) => format!("{name} ({})", waiting_reason(&model.status, node)),
+            Err(_) => name.clone(),
+        });
+    }
+    if remaining.len() > MAX_DESCRIBED {
+        texts.push(format!("{} more", remaining.len() - MAX_DESCRIBED));
+    }
+    texts.join(", ")
+}
+
+/// Returns why a model is still on a draining node.
+fn waiting_reason(status: &ModelStatus, node: &str) -> String {
+    let (here, others): (Vec<_>, Vec<_>) = status.replicas.iter().partition(|r| r.node == node);
+    let Some(here) = here.first() else {
+        return "it has been moved and finishes its requests there".into();
+    };
+    if let Some(reason) = &status.unplaced_reason {
+        return reason.clone();
+    }
+    let coming = others.iter().find(|replica| replica.phase != "Ready");
+    if let Some(replica) = coming {
+        let detail = [&replica.error, &replica.progress];
+        let detail = detail.into_iter().find(|text| !text.is_empty());
+        let detail = detail.and_then(|text| text.lines().next());
+        return match detail {
+            Some(detail) => format!("its replica on {} is not ready: {detail}", replica.node),
+            None => format!(
+                "its replica on {} is not ready: {}",
+                replica.node,
+                replica.phase.to_lowercase()
+            ),
+        };
+    }
+    match here.counters.active + here.counters.queued {
+        0 => "it is about to be moved".into(),
+        1 => "it has 1 request to finish".into(),
+        requests => format!("it has {requests} requests to finish"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_controller::admin::CountersJson;
+    use serde_json::json;
+
+    #[test]
+    fn drain_says_what_it_waits_for_and_why() {
+        let replica = |node: &str, phase: &str, progress: &str, active: u32| {
+            let mut counters = serde_json::to_value(CountersJson::default()).unwrap();
+            counters["active"] = json!(active);
+            json!({"node": node, "phase": phase, "progress": progress, "counters": counters})
+        };
+        let reason = |replicas: serde_json::Value, unplaced: Option<&str>| {
+            let status = json!({
+                "phase": "Partial", "ready": 1, "created": 0, "replicas": replicas,
+                "unplacedReason": unplaced,
+            });
+            waiting_reason(&serde_json::from_value(status).unwrap(), "n1")
+        };
+        let here = replica("n1", "Ready", "", 2);
+        assert_eq!(
+            reason(
+                json!([here]),
+                Some("1 replica cannot be placed: 0/2 nodes are suitable")
+            ),
+            "1 replica cannot be placed: 0/2 nodes are suitable"
+        );
+        assert_eq!(
+            reason(
+                json!([here, replica("n2", "Loading", "weights 40 %", 0)]),
+                None
+            ),
+            "its replica on n2 is not ready: weights 40 %"
+        );
+        assert_eq!(
+            reason(json!([here, replica("n2", "Ready", "", 0)]), None),
+            "it has 2 requests to finish"
+        );
+        assert_eq!(
+            reason(json!([replica("n2", "Ready", "", 0)]), None),
+            "it has been moved and finishes its requests there"
+        );
     }
 }

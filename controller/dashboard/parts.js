@@ -24,6 +24,7 @@ const KINDS = {
   stopped_early: "warn",
   accepted_as_fallback: "warn",
   Lost: "bad",
+  Unreachable: "bad",
   Failed: "bad",
   failed: "bad",
   schema_mismatch: "bad",

@@ -9,6 +9,10 @@ use std::time::Duration;
 use flotilla_gateway::{ApiConfig, CorsOrigin};
 use flotilla_telemetry::TelemetrySettings;
 
+/// The default time that a suspect node has to return: longer than an agent needs for an attempt to dial
+/// that fails (5 s), the longest pause after it (5 s), and joining.
+const DEFAULT_NODE_GRACE: Duration = Duration::from_secs(15);
+
 /// Configuration of a controller, read once at start.
 #[derive(Debug, Clone)]
 pub struct ControllerConfig {
@@ -17,7 +21,7 @@ pub struct ControllerConfig {
     /// Address that agents connect to.
     pub link: SocketAddr,
     /// `host:port` that agents and other controllers use for `link`. `None`: the address itself, or
-    /// the host name with its port when `link` listens on all addresses.
+    /// the machine's own address with its port when `link` listens on all addresses.
     pub advertise_link: Option<String>,
     /// The same for `http`.
     pub advertise_http: Option<String>,
@@ -64,7 +68,7 @@ impl Default for ControllerConfig {
             first_token_timeout: Duration::from_secs(300),
             answer_timeout: Duration::from_secs(600),
             link_timeout: flotilla_proto::transport::DEFAULT_KEEPALIVE_TIMEOUT,
-            node_grace: Duration::from_secs(5),
+            node_grace: DEFAULT_NODE_GRACE,
             connections: 1,
             decisions: 100_000,
             record_prompts: false,
@@ -98,20 +102,6 @@ impl Default for HttpApiConfig {
             list_tasks,
         }
     }
-}
-
-/// The `host:port` that others use for a listener on `address`: the configured one, or else the
-/// address, or the host name when it listens on all addresses.
-pub(crate) fn advertised_address(configured: Option<&str>, address: SocketAddr) -> String {
-    if let Some(configured) = configured {
-        return configured.to_owned();
-    }
-    if address.ip().is_unspecified()
-        && let Ok(name) = sysinfo::System::host_name()
-    {
-        return format!("{name}:{}", address.port());
-    }
-    address.to_string()
 }
 
 /// The store of the desired state: `embedded:DIR` or `etcd://HOST:PORT,HOST:PORT`.
@@ -214,15 +204,6 @@ impl fmt::Display for StoreAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_listener_on_all_addresses_is_advertised_by_host_name() {
-        let all = SocketAddr::from(([0, 0, 0, 0], 7070));
-        let one = SocketAddr::from(([10, 0, 0, 1], 7070));
-        assert_eq!(advertised_address(Some("c:1"), all), "c:1");
-        assert_eq!(advertised_address(None, one), "10.0.0.1:7070");
-        assert!(!advertised_address(None, all).starts_with("0.0.0.0"));
-    }
 
     #[test]
     fn store_addresses_are_parsed_and_printed() {

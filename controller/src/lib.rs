@@ -9,6 +9,7 @@
 //! Start reading at [`Controller::start`].
 
 pub mod admin;
+mod advertised_address;
 pub mod artifacts;
 mod config;
 mod dashboard;

@@ -57,14 +57,15 @@ pub(crate) async fn run(
             let model = view.models.get(name);
             model.is_some_and(|model| model.endpoints.replicas().is_empty())
         });
-        let unassigned = waiting_models.into_iter().filter(|name| {
+        let known = waiting_models.into_iter().filter(|name| {
             // The leader sees a waiting request once the view contains it.
             let model = view.models.get(name);
-            model.is_some_and(|model| model.assigned.is_empty() && model.waiting > 0)
+            model.is_some_and(|model| model.waiting > 0)
         });
-        for name in unassigned {
-            if let Some(unplaced) = reconcile::explain(&view, &name) {
-                let reason = format!("The model '{name}' cannot be placed: {unplaced}.");
+        for name in known {
+            if let Some(reason) = reconcile::explain_wait(&view, &name) {
+                let reason =
+                    format!("No replica of the model '{name}' will answer soon: {reason}.");
                 pending.reject_all(&name, &RequestError::unavailable(reason));
             }
         }

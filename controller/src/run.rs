@@ -10,7 +10,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::DesiredStateWriter;
-use crate::config::{ControllerConfig, advertised_address};
+use crate::advertised_address;
+use crate::config::ControllerConfig;
 use crate::fleet::{ControllerRecord, FleetHandle};
 use crate::http_listener::HttpListener;
 use crate::startup::Startup;
@@ -68,8 +69,16 @@ impl Controller {
         let id = format!("{:012x}", fastrand::u64(..) >> 16);
         let telemetry = start_telemetry(&id, &config.telemetry)?;
         let record = ControllerRecord {
-            http: advertised_address(config.advertise_http.as_deref(), addresses.0),
-            link: advertised_address(config.advertise_link.as_deref(), addresses.1),
+            http: advertised_address::choose(
+                config.advertise_http.as_deref(),
+                addresses.0,
+                "--advertise-http",
+            ),
+            link: advertised_address::choose(
+                config.advertise_link.as_deref(),
+                addresses.1,
+                "--advertise-link",
+            ),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let stop_grace = config.stop_grace;

@@ -10,7 +10,7 @@ use flotilla_core::placement::{
     Assignment, CurrentReplica, ModelDemand, NodeCapacity, PlacementProblem, Schedulability, solve,
 };
 use flotilla_core::spec::{Accelerator, ModelSpec, Taint, Toleration};
-use flotilla_core::{Bytes, ModelName, NodeName, ZoneName};
+use flotilla_core::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness, ZoneName};
 
 const GIB: u64 = 1 << 30;
 
@@ -124,7 +124,7 @@ impl Fleet {
         let current = current.iter().map(|assignment| CurrentReplica {
             node: &assignment.node,
             model: &assignment.model,
-            ready: true,
+            readiness: ReplicaReadiness::Ready(ModelRevision(1)),
             outdated: false,
             idle_for: Some(Duration::from_secs(1)),
         });

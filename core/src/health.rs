@@ -16,6 +16,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::loss_guard::NodeConnection;
+
 /// The phase of a node in its life cycle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodePhase {
@@ -25,7 +27,8 @@ pub enum NodePhase {
     Ready,
     /// Disconnected for less than the grace period: keeps its assignments, gets no requests.
     Suspect,
-    /// Disconnected for longer than the grace period: its models are placed on other nodes.
+    /// Disconnected for longer than the grace period: its models are placed on other nodes, unless too
+    /// many nodes were lost at once.
     Lost,
 }
 
@@ -56,7 +59,8 @@ const MAX_HOLD: Duration = Duration::from_secs(900);
 #[derive(Debug, Clone)]
 pub struct NodeLifecycle {
     phase: NodePhase,
-    /// Start of the phase. The grace period is counted from it.
+    /// Start of the phase, for a lost node that of its grace period. The grace period is counted from
+    /// it.
     since: Instant,
     /// Number of disconnections, decayed, as of `penalty_time`.
     penalty: f64,
@@ -123,6 +127,14 @@ impl NodeLifecycle {
         }
     }
 
+    /// Gives a lost node its grace period again. Called when the first node returns after all were
+    /// disconnected, since the others probably return, too.
+    pub fn expect_return(&mut self, now: Instant) {
+        if self.phase == NodePhase::Lost {
+            self.enter(NodePhase::Suspect, now);
+        }
+    }
+
     /// Makes the changes that are due at `now`: a disconnected node is lost, or a hold ends. Returns
     /// whether anything changed.
     pub fn apply_timeouts(&mut self, grace: Duration, now: Instant) -> bool {
@@ -130,7 +142,7 @@ impl NodeLifecycle {
             return false;
         }
         if self.phase == NodePhase::Suspect {
-            self.enter(NodePhase::Lost, now);
+            self.phase = NodePhase::Lost;
         } else {
             self.hold_until = None;
         }
@@ -144,6 +156,16 @@ impl NodeLifecycle {
             NodePhase::Suspect => Some(self.since + grace),
             NodePhase::Joining | NodePhase::Ready => self.hold_until,
             NodePhase::Lost => None,
+        }
+    }
+
+    /// Returns whether and since when the node is disconnected.
+    #[must_use]
+    pub fn connection(&self) -> NodeConnection {
+        match self.phase {
+            NodePhase::Joining | NodePhase::Ready => NodeConnection::Connected,
+            NodePhase::Suspect => NodeConnection::Disconnected(self.since),
+            NodePhase::Lost => NodeConnection::Lost(self.since),
         }
     }
 
@@ -205,6 +227,21 @@ mod tests {
         lifecycle.restart_grace(now + seconds(4));
         assert!(!lifecycle.apply_timeouts(GRACE, now + seconds(8)));
         assert!(lifecycle.apply_timeouts(GRACE, now + seconds(9)));
+    }
+
+    #[test]
+    fn lost_node_keeps_the_time_of_its_disconnection_and_may_get_its_grace_again() {
+        let now = Instant::now();
+        let mut lifecycle = NodeLifecycle::disconnected(now);
+        assert_eq!(lifecycle.connection(), NodeConnection::Disconnected(now));
+        assert!(lifecycle.apply_timeouts(GRACE, now + GRACE));
+        assert_eq!(lifecycle.connection(), NodeConnection::Lost(now));
+        lifecycle.expect_return(now + seconds(60));
+        assert_eq!(lifecycle.phase(), NodePhase::Suspect);
+        assert_eq!(
+            lifecycle.next_deadline(GRACE),
+            Some(now + seconds(60) + GRACE)
+        );
     }
 
     #[test]

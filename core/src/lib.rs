@@ -4,7 +4,8 @@
 //!
 //! - the resources and their validation ([`spec`]), and the files of a model ([`artifact`]);
 //! - the placement of models on nodes ([`placement`]), the number of their replicas ([`scaling`]),
-//!   the rollout of new revisions ([`rollout`]) and the life cycle of nodes ([`health`]);
+//!   the rollout of new revisions ([`rollout`]), the life cycle of nodes ([`health`]) and what happens
+//!   when many are lost at once ([`loss_guard`]);
 //! - the task of a request and the replica that answers it ([`routing`]), from estimates of time
 //!   ([`estimate`]) and energy ([`energy`]) and from measured quality ([`quality`]);
 //! - the order of waiting requests ([`admission`]);
@@ -21,10 +22,12 @@ pub mod estimate;
 pub mod generate;
 pub mod health;
 pub mod json;
+pub mod loss_guard;
 pub mod name;
 pub mod node;
 pub mod placement;
 pub mod quality;
+pub mod readiness;
 pub mod revision;
 pub mod rollout;
 pub mod routing;
@@ -33,5 +36,6 @@ pub mod spec;
 pub mod units;
 
 pub use name::{ArtifactName, ModelName, NodeName, RouterName, TaskName, ZoneName};
+pub use readiness::ReplicaReadiness;
 pub use revision::{ModelRevision, StoreRevision};
 pub use units::{Bytes, HumanDuration, Joules, Watts};

@@ -1,7 +1,7 @@
 //! The rollout of a new revision of a model: a few replicas are updated at a time, and all go back
 //! to the stable revision if the new one does not load.
 
-use crate::{ModelRevision, NodeName};
+use crate::{ModelRevision, NodeName, ReplicaReadiness};
 
 /// One replica in this many may be updating at the same time, and at least one.
 const UPDATE_DIVISOR: usize = 4;
@@ -13,8 +13,8 @@ pub struct RolloutReplica<'a> {
     pub node: &'a NodeName,
     /// Revision that the replica is assigned.
     pub assigned: ModelRevision,
-    /// Revision that the replica serves. `None`: it does not answer.
-    pub serving: Option<ModelRevision>,
+    /// Whether the replica answers, and with which revision.
+    pub readiness: ReplicaReadiness,
     /// Whether the node failed to load the assigned revision.
     pub failed: bool,
 }
@@ -52,60 +52,59 @@ pub enum RolloutStep<'a> {
     Update(Vec<&'a NodeName>),
     /// Every replica serves the target revision, which is the stable one from now on.
     Complete,
-    /// The desired revision failed to load on this node and runs on no other: it has failed, and
+    /// The desired revision failed to load on this node and is known to run on no other: it has failed, and
     /// the replicas must go back to the stable one.
     RollBack(&'a NodeName),
 }
 
 /// Returns the next step of the rollout of a model with these replicas.
 ///
-/// Replicas that do not answer are updated at once, since no request depends on them. Of the
-/// replicas that answer, one is updated first. Once it serves the target revision, the others
+/// Replicas that are known not to answer are updated at once, since no request depends on them. Of
+/// the replicas that answer, one is updated first. Once it serves the target revision, the others
 /// follow, at most a quarter of all at the same time. Replicas that do not answer count as
-/// updating.
+/// updating, and so do those of which nothing is known, which are not updated until it is.
 #[must_use]
 pub fn next_step<'a>(
     revisions: ModelRevisions,
     replicas: &[RolloutReplica<'a>],
 ) -> RolloutStep<'a> {
     let target = revisions.target();
-    let serves_target = |replica: &&RolloutReplica<'_>| {
-        replica.assigned == target && replica.serving == Some(target)
+    let serves_target = |replica: &RolloutReplica<'_>| {
+        replica.assigned == target && replica.readiness.serves(target)
     };
-    let proven = replicas.iter().any(|replica| serves_target(&replica));
+    let proven = replicas.iter().any(serves_target);
     let can_roll_back =
         target == revisions.desired && revisions.stable.is_some_and(|s| s != target);
-    if can_roll_back && !proven {
+    let may_serve_target =
+        |r: &RolloutReplica<'_>| r.assigned == target && r.readiness == ReplicaReadiness::Unknown;
+    if can_roll_back && !proven && !replicas.iter().any(may_serve_target) {
         let failed = replicas.iter().find(|r| r.assigned == target && r.failed);
         if let Some(failed) = failed {
             return RolloutStep::RollBack(failed.node);
         }
     }
-    let outdated = || replicas.iter().filter(|r| r.assigned != target);
-    if outdated().next().is_none() {
-        let complete = !replicas.is_empty() && replicas.iter().all(|r| serves_target(&r));
+    let (current, outdated): (Vec<&RolloutReplica<'a>>, Vec<&RolloutReplica<'a>>) =
+        replicas.iter().partition(|r| r.assigned == target);
+    if outdated.is_empty() {
+        let complete = !replicas.is_empty() && replicas.iter().all(serves_target);
         return if complete {
             RolloutStep::Complete
         } else {
             RolloutStep::Wait
         };
     }
-    let unavailable: Vec<_> = outdated().filter(|r| r.serving.is_none()).collect();
-    let updating = replicas
-        .iter()
-        .filter(|r| r.assigned == target && r.serving != Some(target))
-        .count();
     let max_updating = if proven {
         (replicas.len() / UPDATE_DIVISOR).max(1)
     } else {
         1
     };
-    let allowed = max_updating.saturating_sub(updating + unavailable.len());
-    let answering = outdated().filter(|r| r.serving.is_some()).take(allowed);
-    let update: Vec<_> = unavailable
-        .iter()
-        .copied()
-        .chain(answering)
+    let updating = current.iter().filter(|r| !r.readiness.serves(target));
+    let not_answering = outdated.iter().filter(|r| !r.readiness.is_ready());
+    let allowed = max_updating.saturating_sub(updating.count() + not_answering.count());
+    let stopped = outdated.iter().filter(|r| !r.readiness.may_answer());
+    let answering = outdated.iter().filter(|r| r.readiness.is_ready());
+    let update: Vec<_> = stopped
+        .chain(answering.take(allowed))
         .map(|r| r.node)
         .collect();
     if update.is_empty() {
@@ -138,7 +137,7 @@ mod tests {
         let replica = |node| RolloutReplica {
             node,
             assigned: revision,
-            serving: Some(revision),
+            readiness: ReplicaReadiness::Ready(revision),
             failed: false,
         };
         names.iter().map(replica).collect()
@@ -153,9 +152,9 @@ mod tests {
             RolloutStep::Update(vec![&names[0]])
         );
         replicas[0].assigned = NEW;
-        replicas[0].serving = None;
+        replicas[0].readiness = ReplicaReadiness::NotReady;
         assert_eq!(next_step(UPGRADE, &replicas), RolloutStep::Wait);
-        replicas[0].serving = Some(NEW);
+        replicas[0].readiness = ReplicaReadiness::Ready(NEW);
         let three = names[1..4].iter().collect();
         assert_eq!(next_step(UPGRADE, &replicas), RolloutStep::Update(three));
         replicas[1].assigned = NEW;
@@ -175,7 +174,7 @@ mod tests {
     fn unavailable_replica_is_updated_at_once_and_counts_as_updating() {
         let names = names(3);
         let mut replicas = serving(&names, OLD);
-        replicas[2].serving = None;
+        replicas[2].readiness = ReplicaReadiness::NotReady;
         assert_eq!(
             next_step(UPGRADE, &replicas),
             RolloutStep::Update(vec![&names[2]])
@@ -188,7 +187,7 @@ mod tests {
         let mut replicas = serving(&names, OLD);
         replicas[0] = RolloutReplica {
             assigned: NEW,
-            serving: None,
+            readiness: ReplicaReadiness::NotReady,
             failed: true,
             ..replicas[0]
         };
@@ -218,11 +217,70 @@ mod tests {
     }
 
     #[test]
+    fn new_leader_changes_nothing_before_it_has_heard_of_the_replicas() {
+        let names = names(4);
+        let mut replicas = serving(&names, OLD);
+        for replica in &mut replicas {
+            replica.readiness = ReplicaReadiness::Unknown;
+        }
+        assert_eq!(next_step(UPGRADE, &replicas), RolloutStep::Wait);
+        // One that is known to be down may change, and makes the others wait.
+        replicas[3].readiness = ReplicaReadiness::NotReady;
+        let one = RolloutStep::Update(vec![&names[3]]);
+        assert_eq!(next_step(UPGRADE, &replicas), one);
+        let served = serving(&names, NEW);
+        replicas.clone_from(&served);
+        replicas[1].readiness = ReplicaReadiness::Unknown;
+        assert_eq!(next_step(UPGRADE, &replicas), RolloutStep::Wait);
+    }
+
+    #[test]
     fn rollout_without_replicas_is_not_complete() {
         assert_eq!(next_step(UPGRADE, &[]), RolloutStep::Wait);
     }
 
     proptest! {
+        #[test]
+        fn no_replica_changes_before_it_was_heard_of_nor_more_than_allowed(
+            n in 1usize..16,
+            states in prop::collection::vec((0usize..2, 0usize..4, any::<bool>()), 16),
+        ) {
+            let names = names(n);
+            let revisions = [OLD, NEW];
+            let replicas: Vec<_> = names.iter().zip(states).map(|(node, (assigned, state, failed))| {
+                RolloutReplica {
+                    node,
+                    assigned: revisions[assigned],
+                    readiness: match state {
+                        0 => ReplicaReadiness::Unknown,
+                        1 => ReplicaReadiness::NotReady,
+                        2 => ReplicaReadiness::Ready(OLD),
+                        _ => ReplicaReadiness::Ready(NEW),
+                    },
+                    failed,
+                }
+            }).collect();
+            match next_step(UPGRADE, &replicas) {
+                RolloutStep::Update(nodes) => {
+                    let changed: Vec<_> = replicas.iter().filter(|r| nodes.contains(&r.node)).collect();
+                    prop_assert!(changed.iter().all(|r| r.readiness != ReplicaReadiness::Unknown));
+                    let stopped = changed.iter().filter(|r| r.readiness.is_ready()).count();
+                    let unavailable = replicas.iter().filter(|r| !r.readiness.is_ready()).count();
+                    let allowed = (n / UPDATE_DIVISOR).max(1);
+                    prop_assert!(stopped == 0 || stopped + unavailable <= allowed);
+                }
+                RolloutStep::Complete => prop_assert!(replicas.iter().all(|r| r.readiness.serves(NEW))),
+                RolloutStep::RollBack(node) => {
+                    prop_assert!(replicas.iter().any(|r| r.node == node && r.failed));
+                    let may_serve_new = |r: &RolloutReplica<'_>| {
+                        r.assigned == NEW && (r.readiness.serves(NEW) || r.readiness == ReplicaReadiness::Unknown)
+                    };
+                    prop_assert!(!replicas.iter().any(may_serve_new));
+                }
+                RolloutStep::Wait => {}
+            }
+        }
+
         #[test]
         fn rollout_completes_and_keeps_enough_replicas_available(n in 1usize..20, loads in 1usize..4) {
             let names = names(n);
@@ -234,19 +292,19 @@ mod tests {
                     RolloutStep::Update(nodes) => for (i, replica) in replicas.iter_mut().enumerate() {
                         if nodes.contains(&replica.node) {
                             replica.assigned = NEW;
-                            replica.serving = None;
+                            replica.readiness = ReplicaReadiness::NotReady;
                             loading[i] = loads;
                         }
                     },
                     RolloutStep::Wait => {}
                     RolloutStep::RollBack(node) => panic!("{node} has not failed"),
                 }
-                let unavailable = replicas.iter().filter(|r| r.serving.is_none()).count();
+                let unavailable = replicas.iter().filter(|r| !r.readiness.is_ready()).count();
                 prop_assert!(unavailable <= (n / UPDATE_DIVISOR).max(1));
                 for (replica, remaining) in replicas.iter_mut().zip(&mut loading) {
                     *remaining = remaining.saturating_sub(1);
-                    if replica.serving.is_none() && *remaining == 0 {
-                        replica.serving = Some(NEW);
+                    if !replica.readiness.is_ready() && *remaining == 0 {
+                        replica.readiness = ReplicaReadiness::Ready(NEW);
                     }
                 }
             }

@@ -23,6 +23,9 @@ const SCALE_DOWN_DELAY: Duration = Duration::from_secs(60);
 pub struct ModelLoad {
     /// Number of replicas that answer.
     pub ready_replicas: u32,
+    /// Number of replicas whose load is not known. They may be busy, so that the model keeps its
+    /// replicas.
+    pub unknown_replicas: u32,
     /// Number of requests that one replica computes at once.
     pub concurrency: u32,
     /// Number of requests being computed.
@@ -81,7 +84,8 @@ impl ReplicaScaler {
         now: Instant,
     ) {
         let in_flight = load.active + load.queued + load.pending;
-        if in_flight > 0 || load.started_total != self.started_total {
+        let is_unknown = load.unknown_replicas > 0;
+        if in_flight > 0 || is_unknown || load.started_total != self.started_total {
             self.last_used = now;
             self.started_total = load.started_total;
         }
@@ -103,7 +107,7 @@ impl ReplicaScaler {
         let reduced_capacity = f64::from(self.target - 1) * f64::from(load.concurrency.max(1));
         track(
             &mut self.underused_since,
-            f64::from(in_flight) <= reduced_capacity * SCALE_DOWN_UTILIZATION,
+            !is_unknown && f64::from(in_flight) <= reduced_capacity * SCALE_DOWN_UTILIZATION,
             now,
         );
 
@@ -279,6 +283,20 @@ mod tests {
             }),
             1
         );
+    }
+
+    #[test]
+    fn model_whose_load_is_not_known_keeps_its_replicas() {
+        let unknown = ModelLoad {
+            unknown_replicas: 1,
+            ..load(0, 0)
+        };
+        let mut test = TestScaler::new(0, 3, 2);
+        assert_eq!(test.observe_for(1_000, &unknown), 2);
+        // From then on the idle time counts.
+        assert_eq!(test.observe_for(59, &load(0, 0)), 2);
+        assert_eq!(test.observe_for(2, &load(0, 0)), 1);
+        assert_eq!(test.observe_for(300, &load(0, 0)), 0);
     }
 
     #[test]

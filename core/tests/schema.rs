@@ -70,6 +70,30 @@ fn demo_manifests_match_their_schema() {
     assert!(count > 5, "{count} documents");
 }
 
+#[test]
+fn status_of_a_resource_from_the_fleet_is_accepted() {
+    let schemas = Schemas::new();
+    for kind in ["Model", "Task", "Router"] {
+        let spec = if kind == "Task" {
+            "{models: [a]}"
+        } else {
+            "{}"
+        };
+        let spec = if kind == "Model" {
+            "{engine: simulated}"
+        } else {
+            spec
+        };
+        let mut document = document(kind, spec);
+        document["status"] = serde_json::json!({"ready": 1});
+        schemas.validate(&document).unwrap();
+        Resource::from_json(document.clone()).unwrap();
+        document["status"] = "no object".into();
+        assert!(schemas.validate(&document).is_err());
+        assert!(Resource::from_json(document).is_err());
+    }
+}
+
 /// Valid specs by kind. Between them they have every field and every form of a field.
 const VALID: &[(&str, &str)] = &[
     ("Model", "{engine: simulated}"),

@@ -134,7 +134,7 @@ impl PlanExecution<'_> {
             }
             SelectionOutcome::Wait(model) if !overloaded => {
                 self.dispatch.pending.wake_up(&self.plan.models[model]);
-                SkipReason::Unavailable
+                SkipReason::Coming
             }
             SelectionOutcome::Wait(_) => SkipReason::Full,
             SelectionOutcome::Skipped(reason) => reason,
@@ -149,11 +149,12 @@ impl PlanExecution<'_> {
             SkipReason::Full if !overloaded => refusal::full(&self.plan),
             SkipReason::DeadlineUnmet => refusal::deadline_unmet(&self.plan),
             SkipReason::LimitsUnmet => refusal::limits_unmet(&self.plan, &self.decision),
+            SkipReason::Coming => {
+                let last = self.retry.take_last_error();
+                last.unwrap_or_else(|| refusal::unavailable_yet(&self.plan, &self.decision))
+            }
             // The answer is that of the last replica, with its delay for a retry.
-            SkipReason::Full
-            | SkipReason::Refused
-            | SkipReason::Unavailable
-            | SkipReason::Coming => self.unavailable(),
+            SkipReason::Full | SkipReason::Refused | SkipReason::Unavailable => self.unavailable(),
         })
     }
 

@@ -7,7 +7,7 @@ use flotilla_core::routing::{RejectReason, RejectedCandidate, RoutingDecision};
 
 use crate::plan::DispatchPlan;
 
-/// The `retry-after` of a request that is refused for overload.
+/// The `retry-after` of a request that is refused for overload, or while a replica is coming.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Maximum number of rejected candidates in a message.
 const MAX_NAMED: usize = 8;
@@ -82,6 +82,17 @@ pub(crate) fn unavailable(plan: &DispatchPlan, decision: &RoutingDecision) -> Re
         "No replica of {} is ready: 'flotilla describe model {first}' says why.",
         target(plan)
     ))
+}
+
+/// Returns the error of [`unavailable`] for a request that would find a replica a little later.
+pub(crate) fn unavailable_yet(plan: &DispatchPlan, decision: &RoutingDecision) -> RequestError {
+    match unavailable(plan, decision) {
+        RequestError::Unavailable { message, .. } => RequestError::Unavailable {
+            message,
+            retry_after: Some(RETRY_AFTER),
+        },
+        other => other,
+    }
 }
 
 /// Names the model or the task's models in a message.

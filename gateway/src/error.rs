@@ -224,7 +224,7 @@ impl From<RequestError> for ApiError {
                     "service_unavailable_error",
                     "no_replica_ready",
                 );
-                error.retry_after = Some(retry_after.unwrap_or(Duration::from_secs(1)));
+                error.retry_after = retry_after;
                 error
             }
             RequestError::NodeLost(_) => new(StatusCode::BAD_GATEWAY, "server_error", "node_lost"),

@@ -226,7 +226,8 @@ def test_model_without_a_ready_replica_is_unavailable(ask, stream):
         ask("absent", "hello", stream=stream)
     assert refused.value.status_code == 503
     assert refused.value.code == "no_replica_ready"
-    assert int(refused.value.response.headers["retry-after"]) >= 1
+    # Nobody is expected to come: a client that waits would wait in vain.
+    assert "retry-after" not in refused.value.response.headers
     assert "'absent'" in refused.value.message
 
 

@@ -179,8 +179,9 @@ pub(crate) struct ControllerArgs {
     #[arg(long, env = "FLOTILLA_LINK_TIMEOUT", value_name = "SECONDS", default_value = "5",
         value_parser = parse_seconds)]
     pub(crate) link_timeout: Duration,
-    /// Time that a node may be unreachable before its models are placed on other nodes, in seconds.
-    #[arg(long, env = "FLOTILLA_NODE_GRACE_PERIOD", value_name = "SECONDS", default_value = "5",
+    /// Time that a node may be unreachable before its models are placed on other nodes, in seconds. An
+    /// agent takes up to 10 seconds to return after its line does.
+    #[arg(long, env = "FLOTILLA_NODE_GRACE_PERIOD", value_name = "SECONDS", default_value = "15",
         value_parser = parse_seconds)]
     pub(crate) node_grace_period: Duration,
     /// Maximum time to finish running requests when the controller stops, in seconds.

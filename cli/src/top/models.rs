@@ -128,17 +128,10 @@ impl ModelRow<'_> {
     /// Returns the first of: a problem, progress, the description.
     fn note(&self) -> Cell {
         let status = &self.model.status;
-        let problem = status.replicas.iter().find(|r| !r.error.is_empty());
-        if let Some(replica) = problem {
-            return Cell::new(&format!("{}: {}", replica.node, replica.error), Tone::Bad);
-        }
-        let warnings = [
-            &status.fetch,
-            &status.rollback_reason,
-            &status.unplaced_reason,
-        ];
-        if let Some(warning) = warnings.into_iter().flatten().next() {
-            return Cell::new(warning, Tone::Warning);
+        if let Some(problem) = status.problem() {
+            let is_failing = status.replicas.iter().any(|r| !r.error.is_empty());
+            let tone = if is_failing { Tone::Bad } else { Tone::Warning };
+            return Cell::new(&problem, tone);
         }
         let progress = status.replicas.iter().filter(|r| !r.progress.is_empty());
         let progress: Vec<_> = progress

@@ -200,14 +200,18 @@ fn condition(node: &NodeRow<'_>) -> Cell {
 }
 
 fn charge(fraction: f32, is_discharging: bool) -> String {
-    let suffix = if is_discharging { " draining" } else { "" };
+    let suffix = if is_discharging { " discharging" } else { "" };
     format!("{:.0} %{suffix}", fraction * 100.0)
 }
 
 /// Returns the details of a node's power, battery and heat.
 pub(super) fn power_details(node: &NodeResource) -> String {
     let Some(energy) = &node.status.energy else {
-        return fields(&[("Power", "not reported yet".into())]);
+        let text = match node.status.phase.as_str() {
+            "Lost" | "Suspect" => "not known: the node is not connected",
+            _ => "not reported yet",
+        };
+        return fields(&[("Power", text.into())]);
     };
     let watts = |watts: f32| si(f64::from(watts), "W");
     let battery = energy.battery.map(|b| charge(b.charge, b.discharging));

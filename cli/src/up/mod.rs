@@ -31,6 +31,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     let models = models_path(args.models)?;
     let manifests = manifest::read(&models)?;
+    let manifests: Vec<_> = manifests.into_iter().map(|read| read.resource).collect();
     let data_dir = std::path::absolute(&args.data_dir)?;
 
     let telemetry = TelemetrySettings::from_env()?;

@@ -33,10 +33,11 @@ function groupByReason(unschedulableNodes) {
 
 function Differences({ status }) {
   const reasons = groupByReason(status.unschedulableNodes ?? {});
-  if (!status.unplacedReason && !status.rollbackReason && !status.fetch) return null;
+  const notes = [status.lastError, status.unplacedReason, ...(status.notes ?? [])].filter(Boolean);
+  if (notes.length === 0 && !status.rollbackReason && !status.fetch) return null;
   return html`
     <${Panel} title="Differences from the spec">
-      ${status.unplacedReason && html`<p class="callout warn"><${Icon} name="warning" /><span>${status.unplacedReason}</span></p>`}
+      ${notes.map((note) => html`<p class="callout warn"><${Icon} name="warning" /><span>${note}</span></p>`)}
       ${status.rollbackReason && html`<p class="callout warn"><${Icon} name="warning" /><span>Rolled back: ${status.rollbackReason}</span></p>`}
       ${status.fetch && html`<p class="callout"><${Icon} name="models" /><span>${status.fetch}</span></p>`}
       ${reasons.length > 0 &&

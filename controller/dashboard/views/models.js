@@ -16,7 +16,7 @@ const MAX_NODE_COLUMNS = 30;
 const OVERSCAN = 3;
 
 /** Phases from worst to best: a cell with several replicas shows the first one that occurs. */
-const PHASES_BY_SEVERITY = ["Failed", "Loading", "Fetching", "Draining", "Absent", "Ready"];
+const PHASES_BY_SEVERITY = ["Failed", "Unreachable", "Loading", "Fetching", "Draining", "Absent", "Ready"];
 
 function groupKeys(nodes) {
   const keys = new Set();
@@ -152,7 +152,9 @@ function Matrix({ models, columns, columnOf, by, onNarrow }) {
 function problems({ status }) {
   const failed = status.replicas.filter((replica) => replica.error);
   return [
+    status.lastError,
     status.unplacedReason,
+    ...(status.notes ?? []),
     status.rollbackReason && `rolled back: ${status.rollbackReason}`,
     status.phase === "Failed" && status.fetch,
     failed.length > 0 && `${counted(failed.length, "node")}: ${failed[0].error}${failed[0].remedy ? ` – ${failed[0].remedy}` : ""}`,

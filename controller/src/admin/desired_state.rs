@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use backon::Retryable;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::{Model, Resource};
+use flotilla_core::spec::{FieldChange, Model, Resource, changed_fields};
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use flotilla_dispatch::QualityRecord;
 use flotilla_telemetry::clock::unix_seconds;
@@ -21,9 +21,22 @@ pub enum ApplyResult {
     /// The resource did not exist.
     Created,
     /// The resource existed with another content.
-    Changed,
+    Configured,
     /// The resource existed with the same content, and nothing was written.
     Unchanged,
+}
+
+/// What applying a resource did, in detail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// What it did.
+    pub result: ApplyResult,
+    /// The fields that it changed. Empty unless the resource was configured.
+    pub changes: Vec<FieldChange>,
+    /// Whether the desired revision had failed and is tried again.
+    pub retries_failed_revision: bool,
+    /// The store revision that holds the resource.
+    pub revision: StoreRevision,
 }
 
 /// Writes the desired state: models, tasks, the router, artifacts and node operations. Cheap to
@@ -53,17 +66,26 @@ impl DesiredStateWriter {
         Self { store }
     }
 
-    /// Makes `resource` the desired state. Writes nothing when it already is, so that no model is
+    /// Makes `resource` the desired state as [`DesiredStateWriter::apply_document`] does.
+    ///
+    /// # Errors
+    /// Those of [`DesiredStateWriter::apply_document`].
+    pub async fn apply(&self, resource: &Resource) -> Result<Applied, StoreError> {
+        self.apply_document(resource, &to_json(resource)?).await
+    }
+
+    /// Makes `resource` the desired state. Does not write it when it already is, so that no model is
     /// loaded again. Applying a model clears its failed revision, so that the revision is tried
-    /// again. Returns the store revision that holds the resource.
+    /// again. `document` is what the user wrote.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] when another client changed the resource meanwhile, and those of the
     /// store.
-    pub async fn apply(
+    pub async fn apply_document(
         &self,
         resource: &Resource,
-    ) -> Result<(ApplyResult, StoreRevision), StoreError> {
+        document: &serde_json::Value,
+    ) -> Result<Applied, StoreError> {
         let (key, value, failed_revision) = match resource {
             Resource::Model(model) => {
                 let failed_revision = keys::failed_revision(model.name());
@@ -73,37 +95,63 @@ impl DesiredStateWriter {
             Resource::Task(task) => (keys::task(task.name()), to_json(task)?, None),
             Resource::Router(router) => (keys::ROUTER.into(), to_json(router)?, None),
         };
-        let clear_failure = failed_revision.map(|key| StoreWrite::Delete { key });
-        with_retries(|| self.apply_once(&key, &value, clear_failure.clone())).await
+        with_retries(|| self.apply_once(&key, &value, document, failed_revision.as_deref())).await
     }
 
     async fn apply_once(
         &self,
         key: &str,
         resource: &serde_json::Value,
-        clear_failure: Option<StoreWrite>,
-    ) -> Result<(ApplyResult, StoreRevision), StoreError> {
+        document: &serde_json::Value,
+        failed_revision: Option<&str>,
+    ) -> Result<Applied, StoreError> {
         let entry = self.store.get(key).await?;
+        let failed = match failed_revision {
+            Some(key) => self.store.get(key).await?.map(|entry| entry.key),
+            None => None,
+        };
+        let retries_failed_revision = failed.is_some();
+        let clear_failure = failed.map(|key| StoreWrite::Delete { key });
         let current = entry
             .as_ref()
             .and_then(|entry| serde_json::from_slice::<DesiredRecord>(&entry.value).ok());
         if let (Some(entry), Some(current)) = (&entry, &current)
             && current.resource == *resource
         {
-            return Ok((ApplyResult::Unchanged, entry.revision));
+            let revision = match clear_failure {
+                Some(clear) => self.store.write(vec![clear]).await?,
+                None => entry.revision,
+            };
+            return Ok(Applied {
+                result: ApplyResult::Unchanged,
+                changes: Vec::new(),
+                retries_failed_revision,
+                revision,
+            });
         }
+        let changes = current.as_ref().map_or_else(Vec::new, |current| {
+            changed_fields(&current.resource, resource, document)
+        });
         let record = DesiredRecord {
             created: current.map_or_else(unix_seconds, |current| current.created),
             resource: resource.clone(),
         };
         let (precondition, result) = match &entry {
             None => (Precondition::Absent, ApplyResult::Created),
-            Some(entry) => (Precondition::Revision(entry.revision), ApplyResult::Changed),
+            Some(entry) => (
+                Precondition::Revision(entry.revision),
+                ApplyResult::Configured,
+            ),
         };
         let put = StoreWrite::put_if(key.to_owned(), encode(&record), precondition);
         let mut writes = vec![put];
         writes.extend(clear_failure);
-        Ok((result, self.store.write(writes).await?))
+        Ok(Applied {
+            result,
+            changes,
+            retries_failed_revision,
+            revision: self.store.write(writes).await?,
+        })
     }
 
     /// Applies a model like [`DesiredStateWriter::apply`], but only when the model already exists.
@@ -281,19 +329,40 @@ mod tests {
             (entry.revision, record.created)
         };
         let apply = async |model: &Model| {
-            let applied = desired.apply(&Resource::Model(model.clone())).await;
-            applied.unwrap()
+            let resource = Resource::Model(model.clone());
+            desired.apply(&resource).await.unwrap()
         };
         let created = apply(&model).await;
         let first = read().await;
-        assert_eq!(created, (ApplyResult::Created, first.0));
+        assert_eq!(
+            (created.result, created.revision),
+            (ApplyResult::Created, first.0)
+        );
         let unchanged = apply(&model).await;
-        assert_eq!(unchanged, (ApplyResult::Unchanged, first.0));
+        assert_eq!(
+            (unchanged.result, unchanged.revision),
+            (ApplyResult::Unchanged, first.0)
+        );
         assert_eq!(read().await, first);
         model.spec.replicas = Replicas::fixed(2);
         let changed = apply(&model).await;
-        assert_eq!(changed, (ApplyResult::Changed, read().await.0));
-        assert!(changed.1 > first.0);
+        assert_eq!(
+            (changed.result, changed.revision),
+            (ApplyResult::Configured, read().await.0)
+        );
+        assert_eq!(changed.changes[0].field, "spec.replicas");
+        assert!(changed.revision > first.0 && !changed.retries_failed_revision);
+        // Applying it again clears a failure without writing the model.
+        let failed = keys::failed_revision(model.name());
+        store
+            .write(vec![StoreWrite::put(failed.clone(), b"{}".to_vec())])
+            .await
+            .unwrap();
+        let before = read().await;
+        let retried = apply(&model).await;
+        assert_eq!(retried.result, ApplyResult::Unchanged);
+        assert!(retried.retries_failed_revision && store.get(&failed).await.unwrap().is_none());
+        assert_eq!(read().await, before);
         assert!(desired.delete_model(model.name()).await.unwrap().is_some());
         assert!(desired.delete_model(model.name()).await.unwrap().is_none());
     }

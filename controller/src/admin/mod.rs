@@ -7,12 +7,14 @@
 //! Start reading at `router.rs`, which lists all routes. One file each holds the JSON shapes and
 //! the handlers of a kind of resource; [`DesiredStateWriter`] is the only writer of resources.
 
+mod apply_warnings;
 mod artifacts;
 mod controllers;
 pub(crate) mod decisions;
 mod desired_state;
 mod errors;
 pub(crate) mod live;
+mod model_conditions;
 mod models;
 mod node_rejections;
 mod nodes;
@@ -29,10 +31,12 @@ pub use crate::traffic::{
 pub use artifacts::{ArtifactResource, MissingFiles};
 pub use controllers::ControllerResource;
 pub use decisions::DryRunResult;
-pub use desired_state::{ApplyResult, DesiredStateWriter};
+pub use desired_state::{Applied, ApplyResult, DesiredStateWriter};
 pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
 pub use nodes::{
     BatteryJson, CountersJson, ModelOnNode, NodeEnergy, NodeMetadata, NodeResource, NodeStatus,
+    UNREACHABLE,
 };
 pub(crate) use router::router;
+pub use state::ApplyReply;
 pub use tasks::{Quality, RouterResource, TaskModel, TaskResource, TaskStatus};

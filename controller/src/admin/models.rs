@@ -15,7 +15,8 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::errors::not_found;
-use super::nodes::{CountersJson, ModelOnNode};
+use super::model_conditions;
+use super::nodes::{CountersJson, ModelOnNode, UNREACHABLE};
 use super::reported_defaults::ReportedDefaults;
 use super::resources::{ResourceList, read_resource};
 use super::state::AdminState;
@@ -88,6 +89,13 @@ pub struct ModelStatus {
     /// Why replicas are missing, in one line. `None` when no replica is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unplaced_reason: Option<String>,
+    /// What else a person should know: that replicas stay on lost nodes for now, or that a rollout waits
+    /// for nodes that have not reported.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// The last failure of a node to load the model, in one line. `None` if none counts now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
     /// Nodes that cannot take a missing replica, each with the reason. Empty in lists of models.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unschedulable_nodes: BTreeMap<String, String>,
@@ -98,7 +106,8 @@ pub struct ModelStatus {
 pub struct ReplicaStatus {
     /// Name of the node.
     pub node: String,
-    /// `Absent`, `Fetching`, `Loading`, `Ready`, `Draining` or `Failed`.
+    /// `Absent`, `Fetching`, `Loading`, `Ready`, `Draining` or `Failed`; `Unreachable` while this
+    /// controller has no link to the node.
     pub phase: String,
     /// The revision that the node serves or loads. Empty before the node has started.
     #[serde(default)]
@@ -158,7 +167,7 @@ pub(super) async fn put(
     ApiPath(name): ApiPath<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let resource = read_resource("Model", &name, body).await?;
+    let (resource, document) = read_resource("Model", &name, body).await?;
     if let Resource::Model(model) = &resource
         && let Some(ModelSource::Path(path) | ModelSource::ControllerPath(path)) =
             &model.spec.source
@@ -169,7 +178,7 @@ pub(super) async fn put(
             format!("The path '{}' must be absolute.", path.display()),
         ));
     }
-    state.apply(&resource).await
+    state.apply(&resource, &document).await
 }
 
 /// `DELETE /api/v1/models/{name}`.
@@ -284,6 +293,8 @@ impl ModelResource {
                     .map(|(node, reason)| (node.to_string(), reason.to_string()))
                     .collect(),
                 unplaced_reason: unplaced.map(|unplaced| unplaced.to_string()),
+                notes: model_conditions::notes(model, view),
+                last_error: model_conditions::last_error(model),
             },
         }
     }
@@ -307,16 +318,17 @@ fn replicas(model: &ModelView, view: &FleetView) -> impl Iterator<Item = Replica
 
 /// State of the replica of `model` on `node`, from the node's last report.
 fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatus {
-    let reported = view.nodes.get(node).and_then(|node| {
+    let node_view = view.nodes.get(node);
+    let reported = node_view.and_then(|node| {
         let report = node.report.load();
-        report
-            .model(model.endpoints.model.name())
-            .map(ModelOnNode::from)
+        let status = report.model(model.endpoints.model.name())?;
+        Some(ModelOnNode::new(status, node))
     });
     let Some(reported) = reported else {
+        let is_reachable = node_view.is_none_or(|node| node.linked_locally);
         return ReplicaStatus {
             node: node.to_string(),
-            phase: "Absent".into(),
+            phase: if is_reachable { "Absent" } else { UNREACHABLE }.into(),
             revision: String::new(),
             error: String::new(),
             remedy: String::new(),

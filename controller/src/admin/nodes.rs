@@ -63,9 +63,9 @@ pub struct NodeStatus {
     /// Names of the models that are assigned to the node.
     #[serde(default)]
     pub assigned: Vec<String>,
-    /// Models in the node's last report.
+    /// Models in the node's last report, which says nothing of their load while the node is unreachable.
     pub models: Vec<ModelOnNode>,
-    /// Power and energy of the node. `None` until the node has reported it.
+    /// Power and energy of the node. `None` until the node has reported it, and while it is unreachable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<NodeEnergy>,
 }
@@ -138,7 +138,8 @@ impl NodeEnergy {
 pub struct ModelOnNode {
     /// Name of the model.
     pub name: String,
-    /// `Absent`, `Fetching`, `Loading`, `Ready`, `Draining` or `Failed`.
+    /// `Absent`, `Fetching`, `Loading`, `Ready`, `Draining` or `Failed`; `Unreachable` while this
+    /// controller has no link to the node.
     pub phase: String,
     /// Why the model does not load. Empty when it does.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -291,13 +292,37 @@ impl NodeResource {
                 operation: node.operation,
                 flapping: node.flapping,
                 assigned: node.assigned.iter().map(ToString::to_string).collect(),
-                models: report.models.iter().map(Into::into).collect(),
+                models: report
+                    .models
+                    .iter()
+                    .map(|status| ModelOnNode::new(status, node))
+                    .collect(),
                 energy: report
                     .energy
                     .as_ref()
+                    .filter(|_| node.linked_locally)
                     .map(|reported| NodeEnergy::new(reported, record.spec.power_or_estimate())),
             },
         }
+    }
+}
+
+/// The phase in the API of a replica whose node is not linked to this controller.
+pub const UNREACHABLE: &str = "Unreachable";
+
+impl ModelOnNode {
+    /// Describes a model in the last report of a node. What it says of the model's phase and load holds
+    /// while the node is linked.
+    pub(super) fn new(status: &ModelStatus, node: &NodeView) -> Self {
+        let mut model = Self::from(status);
+        if !node.linked_locally {
+            model.phase = UNREACHABLE.into();
+            model.progress = String::new();
+            model.replacement = None;
+            model.counters.active = 0;
+            model.counters.queued = 0;
+        }
+        model
     }
 }
 

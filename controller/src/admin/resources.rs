@@ -4,6 +4,7 @@ use axum::body::Body;
 use flotilla_core::spec::Resource;
 use flotilla_gateway::{ApiError, read_json};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::fleet::FleetView;
 
@@ -11,7 +12,7 @@ use crate::fleet::FleetView;
 /// of tower-http, as that layer answers in plain text and this API in OpenAI's error shape.
 pub(super) const MAX_RESOURCE: usize = 1 << 20;
 
-/// Reads a resource from a request body.
+/// Reads a resource from a request body. Returns it with the document as the client wrote it.
 ///
 /// # Errors
 /// When it is not valid, or not of the `kind` and `name` in the request's path.
@@ -19,10 +20,10 @@ pub(super) async fn read_resource(
     kind: &str,
     name: &str,
     body: Body,
-) -> Result<Resource, ApiError> {
-    let value = read_json(body, MAX_RESOURCE).await?;
-    let resource =
-        Resource::from_json(value).map_err(|errors| ApiError::invalid(None, errors.to_string()))?;
+) -> Result<(Resource, Value), ApiError> {
+    let document: Value = read_json(body, MAX_RESOURCE).await?;
+    let resource = Resource::from_json(document.clone())
+        .map_err(|errors| ApiError::invalid(None, errors.to_string()))?;
     if resource.kind() != kind {
         return Err(ApiError::invalid(
             Some("kind".into()),
@@ -41,7 +42,7 @@ pub(super) async fn read_resource(
             ),
         ));
     }
-    Ok(resource)
+    Ok((resource, document))
 }
 
 /// A list of resources in a reply.
@@ -65,5 +66,6 @@ impl<T> ResourceList<T> {
 
 /// Notes for users, such as that the store does not answer and changes have to wait.
 pub(super) fn notes(view: &FleetView) -> Vec<String> {
-    view.store_error.clone().into_iter().collect()
+    let hold = view.placement_hold.as_ref().map(ToString::to_string);
+    view.store_error.clone().into_iter().chain(hold).collect()
 }

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use flotilla_core::spec::Resource;
+use flotilla_core::spec::{FieldChange, Resource};
 use flotilla_dispatch::LatestClassifier;
 use flotilla_gateway::ApiError;
 use http::StatusCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::apply_warnings;
 use super::desired_state::{ApplyResult, DesiredStateWriter};
 use super::errors::{not_found, store_failure};
 use crate::artifacts::BlobStore;
@@ -34,9 +36,20 @@ pub(super) struct AdminState {
 }
 
 /// The reply to a `PUT` of a resource.
-#[derive(Serialize)]
-struct ApplyReply {
-    result: ApplyResult,
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ApplyReply {
+    /// What applying the resource did.
+    pub result: ApplyResult,
+    /// The fields that it changed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<FieldChange>,
+    /// Whether the desired revision had failed and is tried again.
+    #[serde(default)]
+    pub retries_failed_revision: bool,
+    /// What is missing for the resource to work, such as a source that does not exist.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 impl AdminState {
@@ -71,18 +84,28 @@ impl AdminState {
         Ok(StatusCode::NO_CONTENT)
     }
 
-    /// Makes `resource` the desired state, and replies with what that changed.
+    /// Makes `resource` the desired state, as the client wrote it in `document`, and replies with what that changed.
     ///
     /// # Errors
     /// Those of [`AdminState::finish`].
-    pub(super) async fn apply(&self, resource: &Resource) -> Result<Response, ApiError> {
-        let applied = self.desired.apply(resource).await;
-        let (result, revision) = applied.map_err(store_failure)?;
-        self.finish(Ok(revision)).await?;
-        let status = match result {
+    pub(super) async fn apply(
+        &self,
+        resource: &Resource,
+        document: &Value,
+    ) -> Result<Response, ApiError> {
+        let applied = self.desired.apply_document(resource, document).await;
+        let applied = applied.map_err(store_failure)?;
+        self.finish(Ok(applied.revision)).await?;
+        let status = match applied.result {
             ApplyResult::Created => StatusCode::CREATED,
-            ApplyResult::Changed | ApplyResult::Unchanged => StatusCode::OK,
+            ApplyResult::Configured | ApplyResult::Unchanged => StatusCode::OK,
         };
-        Ok((status, Json(ApplyReply { result })).into_response())
+        let reply = ApplyReply {
+            result: applied.result,
+            changes: applied.changes,
+            retries_failed_revision: applied.retries_failed_revision,
+            warnings: apply_warnings::find(resource, &self.fleet.view()).await,
+        };
+        Ok((status, Json(reply)).into_response())
     }
 }

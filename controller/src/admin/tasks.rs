@@ -188,13 +188,13 @@ pub(super) async fn put(
     ApiPath(name): ApiPath<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let resource = read_resource("Task", &name, body).await?;
+    let (resource, document) = read_resource("Task", &name, body).await?;
     if let Resource::Task(task) = &resource {
         // Checks what the resource's own validation cannot, such as the JSON schema.
         let view = TaskView::new(task.clone(), 0);
         view.map_err(|problem| ApiError::invalid(Some("spec".into()), problem))?;
     }
-    state.apply(&resource).await
+    state.apply(&resource, &document).await
 }
 
 /// `PUT /api/v1/tasks/{name}/quality/{model}`: records how well a model was measured to do a task.
@@ -288,8 +288,8 @@ pub(super) async fn put_router(
     ApiPath(name): ApiPath<String>,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let resource = read_resource("Router", &name, body).await?;
-    state.apply(&resource).await
+    let (resource, document) = read_resource("Router", &name, body).await?;
+    state.apply(&resource, &document).await
 }
 
 /// `DELETE /api/v1/routers/{name}`.

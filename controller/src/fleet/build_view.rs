@@ -31,6 +31,7 @@ struct ModelPlacement {
 impl FleetState {
     /// Builds the view of this state at `now`.
     pub(super) fn build_view(&mut self, generation: u64, now: Instant) -> FleetView {
+        self.update_loss_guard(now);
         let mut placements = self.model_placements();
         let mut models = BTreeMap::new();
         for (name, desired) in &self.stored.models {
@@ -59,6 +60,7 @@ impl FleetState {
             fleet_id: self.fleet_id.clone(),
             synced: self.synced,
             store_error: self.store_error.clone(),
+            placement_hold: self.loss_guard.hold().cloned(),
         }
     }
 
@@ -148,10 +150,11 @@ impl FleetState {
         if placement.assigned.is_empty() {
             return files_expected && placement.failures.is_empty();
         }
-        // An assignment to a lost node counts, because it moves to another node.
+        // An assignment to a lost node counts if it may move to another node.
         placement.assigned.iter().any(|(node, revision)| {
             let failure = placement.failures.get(node);
-            failure.is_none_or(|failure| failure.revision != *revision)
+            let has_failed = failure.is_some_and(|failure| failure.revision == *revision);
+            !has_failed && !self.loss_guard.is_held(node)
         })
     }
 
@@ -168,6 +171,7 @@ impl FleetState {
             stored: node.stored_record.as_ref() == Some(&node.record),
             phase: node.health.phase(),
             flapping: node.health.is_flapping(now),
+            keeps_models: self.loss_guard.is_held(name),
             operation: self
                 .stored
                 .operations

@@ -13,6 +13,7 @@ mod event;
 mod handle;
 mod link;
 mod load_failures;
+mod lost_nodes;
 mod manifests;
 mod measured_memory;
 mod node;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use flotilla_core::health::{NodeLifecycle, NodePhase};
+use flotilla_core::loss_guard::NodeConnection;
 
 /// A node's connection to this controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +83,16 @@ impl NodeHealth {
     /// Restarts the grace of a disconnected node at `now`.
     pub(super) fn restart_grace(&mut self, now: Instant) {
         self.lifecycle.restart_grace(now);
+    }
+
+    /// Returns whether and since when the node is disconnected.
+    pub(super) fn connection(&self) -> NodeConnection {
+        self.lifecycle.connection()
+    }
+
+    /// Gives a lost node its grace again at `now`.
+    pub(super) fn expect_return(&mut self, now: Instant) {
+        self.lifecycle.expect_return(now);
     }
 
     /// When the phase or the flapping state changes next by itself. While the store is unavailable,

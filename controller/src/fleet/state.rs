@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::health::NodePhase;
+use flotilla_core::loss_guard::LossGuard;
 use flotilla_core::placement::Assignment;
 use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
 use flotilla_proto::v1::{ModelPhase, ModelStatus, NodeEnergy};
@@ -40,6 +41,8 @@ pub(super) struct FleetState {
     pub(super) nodes: BTreeMap<NodeName, NodeState>,
     pub(super) failures: LoadFailures,
     pub(super) measured_memory: MeasuredMemory,
+    /// Which lost nodes may have their models placed elsewhere.
+    pub(super) loss_guard: LossGuard,
 }
 
 impl FleetState {
@@ -56,6 +59,7 @@ impl FleetState {
             nodes: BTreeMap::new(),
             failures: LoadFailures::default(),
             measured_memory: MeasuredMemory::default(),
+            loss_guard: LossGuard::default(),
         }
     }
 
@@ -100,13 +104,21 @@ impl FleetState {
         let available = self.store_error.is_none();
         let nodes = self.nodes.values();
         let nodes = nodes.filter_map(|node| node.health.next_deadline(self.grace, available));
-        nodes.chain(self.failures.next_deadline()).min()
+        nodes
+            .chain(self.failures.next_deadline())
+            .chain(self.loss_guard.next_deadline())
+            .min()
     }
 
     /// Makes the changes that are due at `now`. Returns whether the view changes.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         let available = self.store_error.is_none();
         let mut changed = self.failures.expire(now);
+        // The guard itself is updated with the view.
+        changed |= self
+            .loss_guard
+            .next_deadline()
+            .is_some_and(|due| due <= now);
         for (name, node) in &mut self.nodes {
             if node.health.expire(self.grace, available, now) {
                 if node.health.phase() == NodePhase::Lost {
@@ -212,6 +224,8 @@ impl FleetState {
                 self.failures.clear_model(name);
                 self.measured_memory.remove_model(name);
             }
+            // The revision is tried again.
+            StoreKey::FailedRevision(name) => self.failures.clear_model(name),
             StoreKey::Assignment(assignment) => {
                 self.desired_changed_on(&assignment.node, revision);
             }
@@ -283,10 +297,14 @@ impl FleetState {
         if controller_id == self.id {
             return false;
         }
-        self.nodes.get_mut(node).is_some_and(|node| {
-            node.health.add_remote_link(controller_id.to_owned());
-            node.update_health(now)
-        })
+        let Some(state) = self.nodes.get_mut(node) else {
+            return false;
+        };
+        let before = state.health.phase();
+        state.health.add_remote_link(controller_id.to_owned());
+        let changed = state.update_health(now);
+        self.expect_returns(node, before, now);
+        changed
     }
 
     fn node_joined(
@@ -300,12 +318,14 @@ impl FleetState {
         self.failures.clear_node(&name);
         let node = self
             .nodes
-            .entry(name)
+            .entry(name.clone())
             .or_insert_with(|| NodeState::disconnected(record.clone(), now));
+        let before = node.health.phase();
         if let Some(replaced) = node.start_session(record, link) {
             replaced.closed.cancel();
         }
         node.update_health(now);
+        self.expect_returns(&name, before, now);
     }
 
     fn node_left(&mut self, name: &NodeName, session: &SessionId, now: Instant) -> bool {

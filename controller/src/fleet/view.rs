@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use flotilla_core::ModelRevision;
 use flotilla_core::artifact::Manifest;
 pub use flotilla_core::health::NodePhase;
+use flotilla_core::loss_guard::PlacementHold;
 use flotilla_core::spec::{Model, Sha256Digest};
-use flotilla_core::{Bytes, ModelName, NodeName};
+use flotilla_core::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness};
 use flotilla_dispatch::{DispatchView, ModelEndpoints, RoutingView};
 use flotilla_gateway::Readiness;
+use flotilla_proto::v1::ModelPhase;
 
 use super::{
     ControllerRecord, FailedRevisionRecord, FetchRecord, ModelManifests, NodeLink,
@@ -42,6 +43,8 @@ pub struct FleetView {
     /// Why the store does not answer. `None` while it does. Only changes need the store: requests
     /// are answered all the same.
     pub store_error: Option<String>,
+    /// The lost nodes that keep their models, since too many were lost at once. `None`: none does.
+    pub placement_hold: Option<PlacementHold>,
 }
 
 /// A model, where it is assigned, and its rollout.
@@ -95,6 +98,8 @@ pub struct NodeView {
     pub phase: NodePhase,
     /// Whether the node disconnected too often lately to get new models.
     pub flapping: bool,
+    /// Whether the node is lost but keeps its models, since too many nodes were lost at once.
+    pub keeps_models: bool,
     /// The operation on the node: cordon or drain.
     pub operation: NodeOperationRecord,
     /// Whether the node is linked to this controller and has reported to it.
@@ -126,6 +131,33 @@ impl ModelView {
     }
 }
 
+impl NodeView {
+    /// Returns whether the node is lost and its models are placed on other nodes.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.phase == NodePhase::Lost && !self.keeps_models
+    }
+
+    /// Returns whether the node's replica of a model answers, as far as this controller knows. A node
+    /// that only other controllers have heard from is unknown here.
+    #[must_use]
+    pub fn replica_readiness(&self, model: &ModelName) -> ReplicaReadiness {
+        if self.is_given_up() {
+            return ReplicaReadiness::NotReady;
+        }
+        if self.phase != NodePhase::Ready || !self.linked_locally {
+            return ReplicaReadiness::Unknown;
+        }
+        let report = self.report.load();
+        match report.model(model) {
+            Some(status) if status.phase() == ModelPhase::Ready => {
+                ReplicaReadiness::Ready(ModelRevision(status.revision))
+            }
+            _ => ReplicaReadiness::NotReady,
+        }
+    }
+}
+
 impl FleetView {
     /// Returns the part of the view that requests are dispatched by.
     #[must_use]
@@ -135,6 +167,7 @@ impl FleetView {
             notes.push("the store has not been read yet".to_owned());
         }
         notes.extend(self.store_error.clone());
+        notes.extend(self.placement_hold.as_ref().map(ToString::to_string));
         let mut nodes = self.nodes.values();
         if !nodes.any(|node| node.phase == NodePhase::Ready) {
             notes.push("no node is ready".to_owned());

@@ -22,7 +22,7 @@ use flotilla_core::placement::{self, UnplacedReplicas};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{FleetHandle, FleetView};
+use crate::fleet::{FleetHandle, FleetView, NodePhase};
 use crate::store::backoff::RetryDelays;
 use crate::store::{Leadership, Store};
 use model_scalers::{ModelScalers, SCALING_INTERVAL};
@@ -92,6 +92,31 @@ pub(crate) async fn run(
 pub(crate) fn explain(view: &FleetView, model: &ModelName) -> Option<UnplacedReplicas> {
     let inputs = ProblemInputs::new(view, &ModelScalers::default());
     placement::explain(&inputs.problem(view, Instant::now()), model)
+}
+
+/// Explains why no request for a model can be answered soon, although it waits for a replica: none can
+/// be placed, also when other models sleep, or the model stays on lost nodes for now. `None`: a replica
+/// can be expected.
+#[must_use]
+pub(crate) fn explain_wait(view: &FleetView, model: &ModelName) -> Option<String> {
+    let assigned = view.models.get(model)?.assigned.keys();
+    let nodes: Vec<_> = assigned.map(|name| view.nodes.get(name)).collect();
+    if nodes
+        .iter()
+        .any(|node| node.is_none_or(|node| node.phase != NodePhase::Lost))
+    {
+        return None;
+    }
+    let inputs = ProblemInputs::new(view, &ModelScalers::default());
+    let problem = inputs.problem(view, Instant::now());
+    if let Some(unplaced) = placement::explain(&problem, model) {
+        let waits_for_room = placement::fits_when_others_sleep(&problem, model);
+        return (!waits_for_room).then(|| format!("it cannot be placed: {unplaced}"));
+    }
+    let hold = view.placement_hold.as_ref();
+    let is_held = nodes.into_iter().flatten().any(|node| node.keeps_models);
+    hold.filter(|_| is_held)
+        .map(|hold| format!("its node is lost. {hold}"))
 }
 
 /// Returns the models with fewer replicas than desired.

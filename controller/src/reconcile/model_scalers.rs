@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use flotilla_core::ModelName;
 use flotilla_core::scaling::{ModelLoad, ReplicaScaler};
+use flotilla_core::{ModelName, ReplicaReadiness};
 
-use crate::fleet::{FleetView, ModelView};
+use super::replica_count;
+use crate::fleet::{FleetView, ModelView, NodePhase};
 
 /// Interval of passes while the view does not change, for scaling by load.
 pub(super) const SCALING_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,7 +36,7 @@ impl ModelScalers {
             let scaler = self
                 .models
                 .entry(name.clone())
-                .or_insert_with(|| ModelScaler::new(model, now));
+                .or_insert_with(|| ModelScaler::new(view, model, now));
             let load = scaler.load(view, model);
             let spec = &model.endpoints.model.spec;
             let before = scaler.scaler.target();
@@ -58,7 +59,7 @@ impl ModelScalers {
 }
 
 impl ModelScaler {
-    fn new(model: &ModelView, now: Instant) -> Self {
+    fn new(view: &FleetView, model: &ModelView, now: Instant) -> Self {
         // A new model starts with a replica even if it may scale to zero, because its first
         // request is likely to come soon. A model that was served before and has no replica was
         // scaled to zero.
@@ -67,7 +68,7 @@ impl ModelScaler {
         } else {
             1
         };
-        let assigned = u32::try_from(model.assigned.len()).unwrap_or(u32::MAX);
+        let assigned = replica_count::current(view, model);
         Self {
             scaler: ReplicaScaler::new(assigned.max(first), now),
             started_total: 0,
@@ -88,10 +89,16 @@ impl ModelScaler {
             let Some(node) = view.nodes.get(name) else {
                 continue;
             };
+            let model_name = model.endpoints.model.name();
+            if node.replica_readiness(model_name) == ReplicaReadiness::Unknown {
+                load.unknown_replicas += 1;
+            }
+            if node.phase == NodePhase::Lost {
+                // Its last report says nothing about now.
+                continue;
+            }
             let report = node.report.load();
-            let counters = report
-                .model(model.endpoints.model.name())
-                .and_then(|m| m.counters);
+            let counters = report.model(model_name).and_then(|m| m.counters);
             let counters = counters.unwrap_or_default();
             load.active += counters.active;
             load.queued += counters.queued;

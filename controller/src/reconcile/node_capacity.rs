@@ -34,7 +34,8 @@ fn schedulability(node: &NodeView) -> Schedulability {
         _ if operation.cordoned => Schedulability::Cordoned,
         NodePhase::Ready if !node.flapping => Schedulability::Schedulable,
         NodePhase::Ready => Schedulability::Flapping,
-        _ => Schedulability::Disconnected,
+        NodePhase::Lost if node.is_given_up() => Schedulability::Lost,
+        NodePhase::Joining | NodePhase::Suspect | NodePhase::Lost => Schedulability::Disconnected,
     }
 }
 

@@ -7,12 +7,12 @@ use flotilla_core::placement::{
     CurrentReplica, MeasuredPerformance, ModelDemand, PlacementProblem,
 };
 use flotilla_core::rollout::ModelRevisions;
-use flotilla_core::{ModelName, NodeName};
+use flotilla_core::{ModelName, NodeName, ReplicaReadiness};
 
 use super::model_scalers::ModelScalers;
-use super::rollout_step::{RolloutAction, RolloutState, served_revision};
+use super::rollout_step::{RolloutAction, RolloutState};
 use super::{node_capacity, replica_count, surge};
-use crate::fleet::{FleetView, ModelView, NodePhase};
+use crate::fleet::{FleetView, ModelView, NodePhase, NodeView};
 
 /// The values that a problem borrows besides the view, by model.
 pub(super) struct ProblemInputs {
@@ -54,11 +54,7 @@ impl ProblemInputs {
 
     /// Builds the problem of the view at `now`.
     pub(super) fn problem<'a>(&'a self, view: &'a FleetView, now: Instant) -> PlacementProblem<'a> {
-        let nodes = view
-            .nodes
-            .values()
-            .filter(|node| node.phase != NodePhase::Lost)
-            .map(|node| node_capacity::of(node));
+        let nodes = view.nodes.values().map(|node| node_capacity::of(node));
         let models = view.models.iter().filter_map(|(name, model)| {
             let input = self.models.get(name)?;
             Some(ModelDemand {
@@ -89,12 +85,17 @@ impl ProblemInputs {
             let target_revision = self.models.get(name).map(|input| input.revisions.target());
             model.assigned.iter().map(move |(node_name, revision)| {
                 let node = view.nodes.get(node_name);
+                let readiness = node.map_or(ReplicaReadiness::NotReady, |node| {
+                    placement_readiness(node, name)
+                });
+                // A replica of which nothing is known may be computing requests.
+                let idle_node = node.filter(|_| readiness != ReplicaReadiness::Unknown);
                 CurrentReplica {
                     node: node_name,
                     model: name,
-                    ready: node.is_some_and(|node| served_revision(node, name).is_some()),
+                    readiness,
                     outdated: target_revision != Some(*revision),
-                    idle_for: node.and_then(|node| node.report.load().idle_time(name, now)),
+                    idle_for: idle_node.and_then(|node| node.report.load().idle_time(name, now)),
                 }
             })
         });
@@ -104,7 +105,7 @@ impl ProblemInputs {
             deleted.map(move |model| CurrentReplica {
                 node: node_name,
                 model,
-                ready: false,
+                readiness: ReplicaReadiness::NotReady,
                 outdated: true,
                 idle_for: None,
             })
@@ -113,11 +114,20 @@ impl ProblemInputs {
     }
 }
 
+/// Returns whether a replica answers, for the placement. One on a lost node may still serve, and serves
+/// again when the node returns, so that it leaves only for another that answers.
+fn placement_readiness(node: &NodeView, model: &ModelName) -> ReplicaReadiness {
+    if node.phase == NodePhase::Lost {
+        return ReplicaReadiness::Unknown;
+    }
+    node.replica_readiness(model)
+}
+
 impl ModelInput {
     /// Assembles the inputs of a model. `scaled` is the number of replicas that its load asks for.
     fn new(view: &FleetView, model: &ModelView, scaled: Option<u32>) -> Self {
         let rollout = RolloutState::new(view, model);
-        let count = replica_count::desired(model, scaled);
+        let count = replica_count::desired(view, model, scaled);
         let fits_twice = |node: &NodeName| node_capacity::fits_twice(view, model, node);
         let action = surge::action(&rollout, count, fits_twice);
         let target_revision = rollout.target_revision();

@@ -1,10 +1,9 @@
 //! The next step of a model's rollout, from the view.
 
 use flotilla_core::rollout::{self, ModelRevisions, RolloutReplica, RolloutStep};
-use flotilla_core::{ModelName, ModelRevision, NodeName};
-use flotilla_proto::v1::ModelPhase;
+use flotilla_core::{ModelRevision, NodeName, ReplicaReadiness};
 
-use crate::fleet::{FleetView, ModelView, NodePhase, NodeView};
+use crate::fleet::{FleetView, ModelView};
 
 /// What the leader does next for a model's rollout.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +26,7 @@ pub(super) enum RolloutAction {
 pub(super) struct RolloutState<'a> {
     /// The revisions, with the failure that this step finds. Their target is the revision to serve.
     pub(super) revisions: ModelRevisions,
-    /// The replicas that are assigned.
+    /// The replicas that are assigned, without those on nodes that are given up: others replace them.
     pub(super) replicas: Vec<RolloutReplica<'a>>,
     /// The next step, regardless of how many replicas there are.
     pub(super) step: RolloutStep<'a>,
@@ -36,16 +35,20 @@ pub(super) struct RolloutState<'a> {
 impl<'a> RolloutState<'a> {
     /// Finds the state and the next step of a model's rollout.
     pub(super) fn new(view: &FleetView, model: &'a ModelView) -> Self {
+        let is_given_up = |name| view.nodes.get(name).is_some_and(|node| node.is_given_up());
         let replicas: Vec<_> = model
             .assigned
             .iter()
+            .filter(|(node, _)| !is_given_up(*node))
             .map(|(node, revision)| RolloutReplica {
                 node,
                 assigned: *revision,
-                serving: view
+                readiness: view
                     .nodes
                     .get(node)
-                    .and_then(|node| served_revision(node, model.endpoints.model.name())),
+                    .map_or(ReplicaReadiness::NotReady, |node| {
+                        node.replica_readiness(model.endpoints.model.name())
+                    }),
                 failed: model
                     .failures
                     .get(node)
@@ -78,16 +81,6 @@ impl<'a> RolloutState<'a> {
         let target = self.target_revision();
         self.replicas
             .iter()
-            .any(|replica| replica.assigned == target && replica.serving == Some(target))
+            .any(|replica| replica.assigned == target && replica.readiness.serves(target))
     }
-}
-
-/// Returns the revision that a node's replica of a model serves. `None` if it does not answer.
-pub(super) fn served_revision(node: &NodeView, model: &ModelName) -> Option<ModelRevision> {
-    if node.phase != NodePhase::Ready {
-        return None;
-    }
-    let report = node.report.load();
-    let status = report.model(model)?;
-    (status.phase() == ModelPhase::Ready).then_some(ModelRevision(status.revision))
 }

@@ -26,7 +26,7 @@ pub(super) fn action(
             // The surge is complete: the placement removes the outdated replica.
             return RolloutAction::Wait;
         }
-        let answering = rollout.replicas.iter().find(|r| r.serving.is_some());
+        let answering = rollout.replicas.iter().find(|r| r.readiness.is_ready());
         if let Some(only) = answering
             && nodes.contains(&only.node)
             && !fits_twice(only.node)
@@ -56,8 +56,8 @@ pub(super) fn extra_replicas(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::ModelRevision;
     use flotilla_core::rollout::{self, ModelRevisions, RolloutReplica};
+    use flotilla_core::{ModelRevision, ReplicaReadiness};
 
     const OLD: ModelRevision = ModelRevision(1);
     const NEW: ModelRevision = ModelRevision(2);
@@ -69,12 +69,12 @@ mod tests {
     fn replica(
         node: &NodeName,
         assigned: ModelRevision,
-        serving: Option<ModelRevision>,
+        served: Option<ModelRevision>,
     ) -> RolloutReplica<'_> {
         RolloutReplica {
             node,
             assigned,
-            serving,
+            readiness: served.map_or(ReplicaReadiness::NotReady, ReplicaReadiness::Ready),
             failed: false,
         }
     }

@@ -56,6 +56,7 @@ pub(super) fn unschedulable(
         Schedulability::Flapping if allow_flapping => None,
         Schedulability::Cordoned => Some(UnschedulableReason::Cordoned),
         Schedulability::Disconnected => Some(UnschedulableReason::Disconnected),
+        Schedulability::Lost => Some(UnschedulableReason::Lost),
         Schedulability::Flapping => Some(UnschedulableReason::Flapping),
         Schedulability::Draining | Schedulability::ForceDraining => {
             Some(UnschedulableReason::Draining)

@@ -5,9 +5,11 @@
 //!
 //! - **A** The models on a node never need more memory than the node has.
 //! - **B** A node has at most one replica of a model, and a model has at most its target number of
-//!   replicas. The exception is a replica on a draining node that waits for its replacement.
+//!   replicas. The exceptions are a replica on a draining or a lost node that waits for its replacement,
+//!   and one of which nothing is known.
 //! - **C** Replicas stay where they are if that is allowed: solving again changes nothing, and when a
-//!   node is lost only its replicas move.
+//!   node is lost only its replicas move. A replica that answers, or may answer, leaves a draining or a
+//!   lost node only once enough others answer.
 //! - **D** Node selectors, taints, privacy zones and accelerators are never violated, not even by
 //!   replicas that were placed before they changed.
 //! - **E** The result depends on the input only: not on time, randomness or the order of the input.
@@ -30,7 +32,7 @@ pub use problem::{
     Assignment, CurrentReplica, MeasuredPerformance, ModelDemand, NodeCapacity, PlacementPlan,
     PlacementProblem, Schedulability,
 };
-pub use solve::{explain, solve};
+pub use solve::{explain, fits_when_others_sleep, solve};
 pub use unschedulable::{UnplacedReplicas, UnschedulableReason};
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::filter;
 use super::problem::{CurrentReplica, ModelDemand, NodeCapacity, PlacementProblem, Schedulability};
 use super::unschedulable::UnschedulableReason;
-use crate::{Bytes, ModelName, NodeName};
+use crate::{Bytes, ModelName, NodeName, ReplicaReadiness};
 
 /// The memory and the replicas of a node in the plan.
 pub(super) struct NodeAllocation<'a> {
@@ -25,6 +25,17 @@ pub(super) struct PlannedReplica<'a> {
     pub(super) replica: CurrentReplica<'a>,
     /// Whether the plan adds the replica.
     pub(super) is_new: bool,
+}
+
+impl PlannedReplica<'_> {
+    /// Returns the order in which replicas are kept: those that answer first, then those that may.
+    pub(super) fn preference(&self) -> u8 {
+        match self.replica.readiness {
+            ReplicaReadiness::Ready(_) => 0,
+            ReplicaReadiness::Unknown => 1,
+            ReplicaReadiness::NotReady => 2,
+        }
+    }
 }
 
 /// The state of a plan while it is computed.
@@ -106,12 +117,20 @@ impl<'a> PlacementState<'a> {
             let model = self.model(index);
             let mut replicas = std::mem::take(&mut current[index]);
             // Node indices follow the names, so the order does not depend on that of the input.
-            replicas.sort_unstable_by_key(|planned| (!planned.replica.ready, planned.node));
+            replicas.sort_unstable_by_key(|planned| (planned.preference(), planned.node));
             replicas.dedup_by_key(|planned| planned.node);
             for planned in replicas {
                 let node = &self.nodes[planned.node];
                 let fits = model.memory.unwrap_or_default() <= node.free;
-                if fits && filter::violated_constraint(model, node.capacity).is_none() {
+                // A node that failed to load the target revision may still serve an earlier one.
+                let may_stay = match filter::violated_constraint(model, node.capacity) {
+                    None => true,
+                    Some(UnschedulableReason::LoadFailed(_)) => {
+                        planned.replica.readiness.may_answer()
+                    }
+                    Some(_) => false,
+                };
+                if fits && may_stay {
                     self.allocate(planned.node, model);
                     self.replicas[index].push(planned);
                 }
@@ -125,7 +144,7 @@ impl<'a> PlacementState<'a> {
         let replica = CurrentReplica {
             node: self.nodes[node].capacity.name,
             model: model.name,
-            ready: false,
+            readiness: ReplicaReadiness::NotReady,
             outdated: false,
             idle_for: Some(Duration::ZERO),
         };
@@ -156,9 +175,15 @@ impl<'a> PlacementState<'a> {
         node.replicas -= 1;
     }
 
-    /// Returns whether a replica is on a draining node and leaves once its replacement answers.
-    pub(super) fn is_draining(&self, planned: &PlannedReplica<'_>) -> bool {
-        self.nodes[planned.node].capacity.schedulability == Schedulability::Draining
+    /// Returns whether a replica leaves once its replacement answers: its node is draining, lost, or
+    /// failed to load the target revision.
+    pub(super) fn is_leaving(&self, planned: &PlannedReplica<'_>) -> bool {
+        let node = self.nodes[planned.node].capacity;
+        let failures = self.model(planned.model).load_failures;
+        matches!(
+            node.schedulability,
+            Schedulability::Draining | Schedulability::Lost
+        ) || (!failures.is_empty() && failures.contains_key(node.name))
     }
 
     /// Returns the reason other than memory for which a node gets no new replica of `model`.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::spec::{Accelerator, ModelSpec, Taint};
-use crate::{Bytes, ModelName, NodeName, ZoneName};
+use crate::{Bytes, ModelName, NodeName, ReplicaReadiness, ZoneName};
 
 /// A snapshot of the fleet for the solver. It borrows from the fleet and copies nothing.
 #[derive(Debug, Clone, Default)]
@@ -47,8 +47,12 @@ pub enum Schedulability {
     Schedulable,
     /// The node keeps its replicas and gets no new ones, because an operator cordoned it.
     Cordoned,
-    /// The node keeps its replicas and gets no new ones, because it is not connected.
+    /// The node keeps its replicas and gets no new ones, because it is not connected but may return
+    /// soon.
     Disconnected,
+    /// The node gets no new replicas and keeps each one until a replacement answers, because it has
+    /// been disconnected for too long. It may still serve, and may return.
+    Lost,
     /// The node keeps its replicas. Because it disconnected too often lately, it gets new ones only
     /// if they are required and fit on no other node.
     Flapping,
@@ -101,7 +105,7 @@ pub struct CurrentReplica<'a> {
     /// Model of the replica.
     pub model: &'a ModelName,
     /// Whether the replica answers.
-    pub ready: bool,
+    pub readiness: ReplicaReadiness,
     /// Whether the replica is assigned another revision than the model's target revision.
     pub outdated: bool,
     /// Time since the replica's last request. `None`: it is computing requests, or its use is not

@@ -9,7 +9,7 @@ use super::preempt::PreemptionVictims;
 use super::problem::{Assignment, CurrentReplica, ModelDemand, PlacementPlan, PlacementProblem};
 use super::score::{BestPerformance, score};
 use super::unschedulable::UnplacedReplicas;
-use crate::ModelName;
+use crate::{Bytes, ModelName, ReplicaReadiness};
 
 /// Plans the fewest changes that bring the current replicas to the demand.
 ///
@@ -96,7 +96,7 @@ pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<Unpl
         .extend(plan.assign.iter().map(|assigned| CurrentReplica {
             node: &assigned.node,
             model: &assigned.model,
-            ready: false,
+            readiness: ReplicaReadiness::NotReady,
             outdated: false,
             idle_for: None,
         }));
@@ -107,7 +107,12 @@ pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<Unpl
         .position(|demand| demand.name == model)?;
     let demand = state.model(index);
     state.allow_flapping = missing_replicas(&state, index, demand.required_replicas()) > 0;
-    let used = nodes_with_replica(&state, index);
+    // A node whose replica leaves is not suitable.
+    let staying = state.replicas[index].iter();
+    let used: BTreeSet<usize> = staying
+        .filter(|planned| !state.is_leaving(planned))
+        .map(|planned| planned.node)
+        .collect();
     let reasons = state
         .nodes
         .iter()
@@ -127,42 +132,66 @@ pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<Unpl
     })
 }
 
+/// Returns whether a replica of `model` fits on a node once other models have no more replicas there
+/// than their specs require. Its requests then wait until the others are idle.
+#[must_use]
+pub fn fits_when_others_sleep(problem: &PlacementProblem<'_>, model: &ModelName) -> bool {
+    let state = PlacementState::new(problem);
+    let position = problem.models.iter().position(|m| m.name == model);
+    let Some(index) = position else { return false };
+    let demand = state.model(index);
+    let needed = demand.memory.unwrap_or_default();
+    let mut free: Vec<Bytes> = state.nodes.iter().map(|node| node.free).collect();
+    for (other, replicas) in state.replicas.iter().enumerate() {
+        let required = state.model(other).spec.replicas.min as usize;
+        if other != index && replicas.len() > required {
+            for planned in replicas {
+                let memory = state.model(other).memory.unwrap_or_default();
+                free[planned.node] = free[planned.node] + memory;
+            }
+        }
+    }
+    let mut nodes = state.nodes.iter().zip(free);
+    nodes.any(|(node, free)| needed <= free && state.unschedulable(demand, node).is_none())
+}
+
 /// Returns the indices of the nodes that have a replica of a model.
 fn nodes_with_replica(state: &PlacementState<'_>, index: usize) -> BTreeSet<usize> {
     let replicas = state.replicas[index].iter();
     replicas.map(|planned| planned.node).collect()
 }
 
-/// Returns the number of replicas that a model misses of `goal`. Replicas on draining nodes do not
+/// Returns the number of replicas that a model misses of `goal`. Replicas that leave their nodes do not
 /// count as placed.
 fn missing_replicas(state: &PlacementState<'_>, index: usize, goal: u32) -> u32 {
     let staying = state.replicas[index]
         .iter()
-        .filter(|planned| !state.is_draining(planned))
+        .filter(|planned| !state.is_leaving(planned))
         .count();
     goal.saturating_sub(u32::try_from(staying).unwrap_or(u32::MAX))
 }
 
-/// Returns the replicas that a model has too many. A replica on a draining node is surplus once
-/// enough others answer. Of the other replicas, those above the target are surplus in this order:
-/// first those that do not answer, then outdated ones, then those in the domain with the most
-/// replicas, then those that are idle for longest.
+/// Returns the replicas that a model has too many. A replica on a draining or a lost node is surplus
+/// once enough others answer. Of the other replicas, those above the target are surplus in this order:
+/// first those that do not answer, then those of which nothing is known, then outdated ones, then those
+/// in the domain with the most replicas, then those that are idle for longest. One of which nothing is
+/// known is surplus only if enough others answer.
 fn surplus_replicas<'a>(state: &PlacementState<'a>, index: usize) -> Vec<PlannedReplica<'a>> {
     let model = state.model(index);
     let target = model.target as usize;
-    let (draining, mut staying): (Vec<_>, Vec<PlannedReplica<'a>>) = state.replicas[index]
+    let (leaving, mut staying): (Vec<_>, Vec<PlannedReplica<'a>>) = state.replicas[index]
         .iter()
         .copied()
-        .partition(|planned| state.is_draining(planned));
+        .partition(|planned| state.is_leaving(planned));
     let ready = staying
         .iter()
-        .filter(|planned| planned.replica.ready)
+        .filter(|planned| planned.replica.readiness.is_ready())
         .count();
     let mut surplus = Vec::new();
-    // As many draining replicas stay as other replicas are not yet ready.
+    // As many leaving replicas stay as other replicas are not yet ready.
     let mut needed = target.saturating_sub(ready);
-    for planned in draining {
-        if needed > 0 && planned.replica.ready {
+    for planned in leaving {
+        if needed > 0 && planned.replica.readiness.may_answer() {
             needed -= 1;
         } else {
             surplus.push(planned);
@@ -174,14 +203,17 @@ fn surplus_replicas<'a>(state: &PlacementState<'a>, index: usize) -> Vec<Planned
         let worst = staying.iter().enumerate().max_by_key(|(_, planned)| {
             let domain = state.domain(model, planned.node);
             (
-                !planned.replica.ready,
+                planned.preference(),
                 planned.replica.outdated,
                 counts.get(domain).copied().unwrap_or(0),
                 planned.replica.idle_for,
                 planned.node,
             )
         });
-        let Some((worst, _)) = worst else { break };
+        let Some((worst, planned)) = worst else { break };
+        if planned.replica.readiness == ReplicaReadiness::Unknown && ready < target {
+            break;
+        }
         surplus.push(staying.swap_remove(worst));
     }
     surplus

@@ -4,16 +4,18 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::{Accelerator, ModelSpec, Taint, Toleration};
-use crate::{Bytes, ModelName, NodeName, ZoneName};
+use crate::spec::{Accelerator, ModelSpec, Replicas, Taint, Toleration};
+use crate::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness, ZoneName};
+
+const READY: ReplicaReadiness = ReplicaReadiness::Ready(ModelRevision(1));
 
 /// A fleet that owns the data that a problem borrows.
 #[derive(Debug, Clone, Default)]
 struct TestFleet {
     nodes: Vec<TestNode>,
     models: Vec<TestModel>,
-    /// The current assignments, with whether they are ready and for how long they are idle.
-    current: BTreeMap<Assignment, (bool, Option<Duration>)>,
+    /// The current assignments, with their readiness and for how long they are idle.
+    current: BTreeMap<Assignment, (ReplicaReadiness, Option<Duration>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -106,10 +108,10 @@ impl TestFleet {
         let current = self
             .current
             .iter()
-            .map(|(assignment, (ready, idle))| CurrentReplica {
+            .map(|(assignment, (readiness, idle))| CurrentReplica {
                 node: &assignment.node,
                 model: &assignment.model,
-                ready: *ready,
+                readiness: *readiness,
                 outdated: false,
                 idle_for: *idle,
             });
@@ -124,11 +126,11 @@ impl TestFleet {
         solve(&self.problem())
     }
 
-    /// Applies a plan. `ready`: whether new replicas answer at once.
-    fn apply(&mut self, plan: &PlacementPlan, ready: bool) {
+    /// Applies a plan. `readiness` is that of new replicas.
+    fn apply(&mut self, plan: &PlacementPlan, readiness: ReplicaReadiness) {
         self.current.retain(|a, _| !plan.evict.contains(a));
         let idle = Some(Duration::ZERO);
-        let new = plan.assign.iter().map(|a| (a.clone(), (ready, idle)));
+        let new = plan.assign.iter().map(|a| (a.clone(), (readiness, idle)));
         self.current.extend(new);
     }
 
@@ -139,7 +141,7 @@ impl TestFleet {
             if plan.is_empty() {
                 return round;
             }
-            self.apply(&plan, true);
+            self.apply(&plan, READY);
         }
         panic!("the placement does not settle: {:?}", self.solve());
     }
@@ -210,7 +212,12 @@ fn scaling_down_evicts_replicas_that_are_not_ready_then_the_longest_idle() {
         None,
     ];
     for (i, (_, state)) in fleet.current.iter_mut().enumerate() {
-        *state = (i != 0, idle[i]);
+        let readiness = if i == 0 {
+            ReplicaReadiness::NotReady
+        } else {
+            READY
+        };
+        *state = (readiness, idle[i]);
     }
     fleet.models[0].target = 2;
     fleet.settle();
@@ -271,10 +278,10 @@ fn draining_node_keeps_a_replica_until_another_is_ready() {
     fleet.nodes[index].schedulability = Schedulability::Draining;
     let plan = fleet.solve();
     assert_eq!((plan.assign.len(), plan.evict.len()), (1, 0));
-    fleet.apply(&plan, false);
+    fleet.apply(&plan, ReplicaReadiness::NotReady);
     assert!(fleet.solve().is_empty(), "the new replica is not ready yet");
     for state in fleet.current.values_mut() {
-        state.0 = true;
+        state.0 = READY;
     }
     let plan = fleet.solve();
     assert_eq!(plan.evict.iter().next().unwrap().node.as_str(), first);
@@ -282,9 +289,79 @@ fn draining_node_keeps_a_replica_until_another_is_ready() {
     fleet.nodes[1 - index].schedulability = Schedulability::Cordoned;
     fleet.current.retain(|a, _| a.node.as_str() == first);
     assert!(fleet.solve().is_empty());
-    assert_eq!(fleet.explain(0).reasons.len(), 1);
+    assert_eq!(fleet.explain(0).reasons.len(), 2);
     fleet.nodes[index].schedulability = Schedulability::ForceDraining;
     assert_eq!(fleet.solve().evict.len(), 1);
+}
+
+#[test]
+fn lost_node_keeps_a_replica_until_another_answers() {
+    let mut fleet = fleet_with(&[100, 100], vec![model(0, 1, 10)]);
+    fleet.settle();
+    let lost = fleet.current.keys().next().unwrap().clone();
+    let index = usize::from(lost.node == node_name(1));
+    fleet.nodes[index].schedulability = Schedulability::Lost;
+    fleet.current.values_mut().next().unwrap().0 = ReplicaReadiness::Unknown;
+    let plan = fleet.solve();
+    assert_eq!((plan.assign.len(), plan.evict.len()), (1, 0));
+    fleet.apply(&plan, ReplicaReadiness::NotReady);
+    assert!(fleet.solve().is_empty(), "the replacement does not answer");
+    // The node returns before its replacement answers: nothing has moved.
+    let mut returned = fleet.clone();
+    returned.nodes[index].schedulability = Schedulability::Schedulable;
+    returned.current.insert(lost.clone(), (READY, None));
+    let plan = returned.solve();
+    assert_eq!(plan.evict.len(), 1);
+    assert!(!plan.evict.contains(&lost));
+    // The replacement answers first.
+    for state in fleet.current.values_mut() {
+        state.0 = READY;
+    }
+    fleet
+        .current
+        .insert(lost.clone(), (ReplicaReadiness::Unknown, None));
+    assert_eq!(fleet.solve().evict, [lost.clone()].into());
+    // Without room elsewhere it stays, and the node counts as lost in the explanation.
+    fleet.nodes[1 - index].schedulability = Schedulability::Cordoned;
+    fleet.current.retain(|a, _| *a == lost);
+    assert!(fleet.solve().is_empty());
+    assert_eq!(
+        fleet.explain(0).to_string(),
+        "1 replica cannot be placed: 0/2 nodes are suitable, 1 cordoned, 1 lost"
+    );
+}
+
+#[test]
+fn node_that_fails_to_load_a_new_revision_serves_the_old_one_until_another_answers() {
+    let mut fleet = fleet_with(&[100, 100], vec![model(0, 1, 10)]);
+    fleet.settle();
+    let old = fleet.current.keys().next().unwrap().clone();
+    fleet.models[0]
+        .load_failures
+        .insert(old.node.clone(), "no file".into());
+    let plan = fleet.solve();
+    assert_eq!((plan.assign.len(), plan.evict.len()), (1, 0));
+    fleet.apply(&plan, READY);
+    assert_eq!(fleet.solve().evict, [old.clone()].into());
+    // One that serves nothing leaves at once.
+    fleet.current.retain(|a, _| *a == old);
+    fleet
+        .current
+        .insert(old.clone(), (ReplicaReadiness::NotReady, None));
+    assert_eq!(fleet.solve().evict, [old].into());
+}
+
+#[test]
+fn surplus_replica_of_which_nothing_is_known_stays_until_enough_others_answer() {
+    let mut fleet = fleet_with(&[100; 3], vec![model(0, 3, 10)]);
+    fleet.settle();
+    fleet.models[0].target = 1;
+    for state in fleet.current.values_mut() {
+        state.0 = ReplicaReadiness::Unknown;
+    }
+    assert!(fleet.solve().is_empty());
+    fleet.current.values_mut().next().unwrap().0 = READY;
+    assert_eq!(fleet.solve().evict.len(), 2);
 }
 
 #[test]
@@ -336,7 +413,7 @@ fn least_recently_used_replica_that_is_not_required_is_preempted() {
         } else {
             20
         };
-        *state = (true, seconds(idle));
+        *state = (READY, seconds(idle));
     }
     fleet.models.push(model(2, 1, 60));
     fleet.settle();
@@ -353,11 +430,33 @@ fn least_recently_used_replica_that_is_not_required_is_preempted() {
     fleet.models.push(model(3, 1, 60));
     for (assignment, state) in &mut fleet.current {
         if assignment.model == model_name(0) {
-            *state = (true, None);
+            *state = (READY, None);
         }
     }
     assert!(fleet.solve().is_empty());
     assert_eq!(fleet.explain(3).missing, 1);
+}
+
+#[test]
+fn requests_wait_for_room_that_others_give_back_when_they_sleep() {
+    let mut fleet = fleet_with(&[100], vec![model(0, 1, 60), model(1, 1, 60)]);
+    for model in &mut fleet.models {
+        model.spec.replicas = Replicas { min: 0, max: 1 };
+    }
+    fleet.settle();
+    let waits = |fleet: &TestFleet| {
+        let plan = fleet.solve();
+        let name = plan.missing.keys().next().unwrap();
+        fits_when_others_sleep(&fleet.problem(), name)
+    };
+    assert!(waits(&fleet));
+    // A model that never sleeps gives no room back, and none is enough for one that is too large.
+    for model in &mut fleet.models {
+        model.spec.replicas = Replicas::fixed(1);
+    }
+    assert!(!waits(&fleet));
+    let large = fleet_with(&[100], vec![model(0, 1, 101)]);
+    assert!(!waits(&large));
 }
 
 #[test]
@@ -401,7 +500,7 @@ fn replica_is_evicted_when_it_violates_a_new_constraint() {
 
 prop_compose! {
     fn nodes()(
-        parts in prop::collection::vec((0u64..200, 0usize..3, 0usize..3, any::<bool>(), 0u8..6), 1..9),
+        parts in prop::collection::vec((0u64..200, 0usize..3, 0usize..3, any::<bool>(), 0u8..7), 1..9),
     ) -> Vec<TestNode> {
         parts.into_iter().enumerate().map(|(i, (memory, region, zone, tainted, state))| {
             let mut node = node(i, memory);
@@ -414,6 +513,7 @@ prop_compose! {
                 0 => Schedulability::Cordoned,
                 1 => Schedulability::Flapping,
                 2 => Schedulability::Draining,
+                3 => Schedulability::Lost,
                 _ => Schedulability::Schedulable,
             };
             node
@@ -449,14 +549,30 @@ prop_compose! {
     fn fleets()(
         nodes in nodes(),
         models in models(),
-        current in prop::collection::vec((0usize..9, 0usize..10, any::<bool>(), prop::option::of(0u64..99)), 0..12),
+        current in prop::collection::vec((0usize..9, 0usize..10, readiness(), prop::option::of(0u64..99)), 0..12),
     ) -> TestFleet {
-        let current = current.into_iter().map(|(node, model, ready, idle)| {
+        let current = current.into_iter().map(|(node, model, readiness, idle)| {
             let assignment = Assignment { node: node_name(node), model: model_name(model) };
-            (assignment, (ready, idle.map(Duration::from_secs)))
+            (assignment, (readiness, idle.map(Duration::from_secs)))
         });
         TestFleet { nodes, models, current: current.collect() }
     }
+}
+
+fn readiness() -> impl Strategy<Value = ReplicaReadiness> {
+    prop_oneof![
+        Just(READY),
+        Just(ReplicaReadiness::NotReady),
+        Just(ReplicaReadiness::Unknown),
+    ]
+}
+
+/// Returns whether a node keeps its replicas only until others answer.
+fn is_leaving(node: &TestNode) -> bool {
+    matches!(
+        node.schedulability,
+        Schedulability::Draining | Schedulability::Lost
+    )
 }
 
 /// Checks properties A and D.
@@ -499,14 +615,42 @@ proptest! {
     #[test]
     fn constraints_hold_whatever_was_placed_before(mut fleet in fleets()) {
         let plan = fleet.solve();
-        fleet.apply(&plan, true);
+        fleet.apply(&plan, READY);
         check_constraints(&fleet)?;
         for model in &fleet.models {
-            let staying = fleet.current.keys().filter(|a| {
+            let staying = fleet.current.iter().filter(|(a, (readiness, _))| {
                 a.model == model.name
-                    && fleet.nodes.iter().any(|n| n.name == a.node && n.schedulability != Schedulability::Draining)
+                    && *readiness != ReplicaReadiness::Unknown
+                    && fleet.nodes.iter().any(|n| n.name == a.node && !is_leaving(n))
             });
             prop_assert!(staying.count() <= model.target as usize);
+        }
+    }
+
+    #[test]
+    fn no_replica_that_may_answer_leaves_before_enough_others_answer(mut fleet in fleets()) {
+        // Without what forbids a replica or needs its room.
+        for node in &mut fleet.nodes {
+            node.taints.clear();
+            node.memory = 10_000;
+        }
+        for model in &mut fleet.models {
+            model.spec = ModelSpec::default();
+            model.required = 0;
+        }
+        let plan = fleet.solve();
+        for model in &fleet.models {
+            let evicted = plan.evict.iter().filter(|a| {
+                a.model == model.name
+                    && fleet.nodes.iter().any(|n| n.name == a.node)
+                    && fleet.current[*a].0.may_answer()
+            });
+            let answering = fleet.current.iter().filter(|(a, (readiness, _))| {
+                a.model == model.name && readiness.is_ready() && !plan.evict.contains(*a)
+                    && fleet.nodes.iter().any(|n| n.name == a.node)
+            });
+            let (evicted, answering) = (evicted.count(), answering.count());
+            prop_assert!(evicted == 0 || answering >= model.target as usize, "{} {}", evicted, answering);
         }
     }
 
@@ -521,7 +665,7 @@ proptest! {
     fn solving_again_before_replicas_are_ready_changes_nothing(nodes in nodes(), models in models()) {
         let mut fleet = TestFleet { nodes, models, current: BTreeMap::new() };
         let plan = fleet.solve();
-        fleet.apply(&plan, false);
+        fleet.apply(&plan, ReplicaReadiness::NotReady);
         prop_assert!(fleet.solve().is_empty());
     }
 
@@ -562,9 +706,9 @@ proptest! {
             let unplaced = explain(&fleet.problem(), name).unwrap();
             prop_assert_eq!(unplaced.missing, *missing);
             let mut after = fleet.clone();
-            after.apply(&plan, false);
+            after.apply(&plan, ReplicaReadiness::NotReady);
             let has = after.current.keys().filter(|a| {
-                a.model == *name && after.nodes.iter().any(|n| n.name == a.node)
+                a.model == *name && after.nodes.iter().any(|n| n.name == a.node && !is_leaving(n))
             });
             prop_assert_eq!(has.count() + unplaced.reasons.len(), unplaced.nodes);
         }

@@ -13,6 +13,8 @@ pub enum UnschedulableReason {
     Cordoned,
     /// The node is not connected.
     Disconnected,
+    /// The node has been disconnected for longer than its grace period.
+    Lost,
     /// The node is being drained.
     Draining,
     /// The node disconnected too often lately.
@@ -47,6 +49,7 @@ impl UnschedulableReason {
         match self {
             Self::Cordoned => "cordoned".into(),
             Self::Disconnected => "disconnected".into(),
+            Self::Lost => "lost".into(),
             Self::Draining => "draining".into(),
             Self::Flapping => "flapping".into(),
             Self::NodeSelector { key, value } => format!("without the label {key}={value}"),
@@ -64,6 +67,9 @@ impl fmt::Display for UnschedulableReason {
         match self {
             Self::Cordoned => f.write_str("is cordoned"),
             Self::Disconnected => f.write_str("is not connected"),
+            Self::Lost => {
+                f.write_str("is lost: it has not been connected for longer than its grace")
+            }
             Self::Draining => f.write_str("is being drained"),
             Self::Flapping => f.write_str(
                 "disconnected too often lately: it gets new models once it has stayed connected",

@@ -5,6 +5,7 @@
 //! reports every invalid field with its path. The doc comments of these types are the reference
 //! of the YAML format.
 
+mod changes;
 mod engine;
 mod field_error;
 mod model;
@@ -16,6 +17,7 @@ mod schema;
 mod source;
 mod task;
 
+pub use changes::{FieldChange, changed_fields};
 pub use engine::{Dtype, EngineKind, EngineOptions, Pipeline};
 pub use field_error::{FieldError, ValidationErrors};
 pub use model::{Model, ModelSpec};

@@ -17,6 +17,7 @@ use crate::{Bytes, HumanDuration, ModelName, ModelRevision, ZoneName};
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 // The defaults alone are not valid: the default engine needs a source.
 #[schemars(extend("required" = ["apiVersion", "kind", "metadata", "spec"]))]
+#[schemars(transform = super::schema::add_status)]
 pub struct Model {
     /// Version of the resource format. Always `flotilla.dev/v1`.
     #[schemars(extend("const" = API_VERSION))]

@@ -55,12 +55,18 @@ pub enum ResourceError {
 }
 
 impl Resource {
-    /// Reads and validates a resource from its JSON form.
+    /// Reads and validates a resource from its JSON form. A `status`, which resources have that were
+    /// read from a fleet, is ignored.
     ///
     /// # Errors
     /// All invalid fields, each with its path. After an error of shape (a string where a number
     /// belongs, an unknown field) no further errors are looked for.
-    pub fn from_json(value: Value) -> Result<Self, ValidationErrors> {
+    pub fn from_json(mut value: Value) -> Result<Self, ValidationErrors> {
+        if let Value::Object(fields) = &mut value
+            && fields.get("status").is_some_and(Value::is_object)
+        {
+            fields.remove("status");
+        }
         let text = |field: &str| value.get(field).and_then(Value::as_str);
         let mut errors = ValidationErrors::default();
         match text("apiVersion") {
@@ -172,8 +178,8 @@ fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Valida
     })
 }
 
-/// Reads and validates the resources of a YAML text with one or more documents. Empty documents
-/// are skipped.
+/// Reads and validates the resources of a YAML text with one or more documents, each a resource or a
+/// list of resources. Empty documents are skipped.
 ///
 /// # Errors
 /// [`ResourceError::Yaml`] if the text is not YAML, [`ResourceError::Invalid`] with all invalid
@@ -194,8 +200,9 @@ pub fn parse_yaml(text: &str) -> Result<Vec<Resource>, ResourceError> {
     Ok(resources.collect::<Result<_, _>>()?)
 }
 
-/// Returns the documents of a YAML text without validation, for callers that change them before
-/// [`Resource::from_json`]. Empty documents are skipped.
+/// Returns the resources in the documents of a YAML text without validation, for callers that change
+/// them before [`Resource::from_json`]. A document may be a list of resources, or an object with such a
+/// list as `items`. Empty documents are skipped.
 ///
 /// # Errors
 /// [`ResourceError::Yaml`] if the text is not YAML.
@@ -205,7 +212,23 @@ pub fn parse_documents(text: &str) -> Result<Vec<Value>, ResourceError> {
         .collect::<Result<_, _>>()
         .map_err(|e: serde_yaml_ng::Error| ResourceError::Yaml(e.to_string()))?;
     documents.retain(|value| !value.is_null());
-    Ok(documents)
+    Ok(documents.into_iter().flat_map(list_items).collect())
+}
+
+/// Returns the items of a list, and any other document as it is.
+fn list_items(document: Value) -> Vec<Value> {
+    match document {
+        Value::Array(items) => items,
+        Value::Object(mut fields) if !fields.contains_key("spec") => match fields.remove("items") {
+            Some(Value::Array(items)) => items,
+            Some(other) => {
+                fields.insert("items".into(), other);
+                vec![Value::Object(fields)]
+            }
+            None => vec![Value::Object(fields)],
+        },
+        other => vec![other],
+    }
 }
 
 #[cfg(test)]
@@ -221,6 +244,21 @@ mod tests {
         let one = "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: a}\nspec: {engine: simulated}";
         let resources = parse_yaml(&format!("---\n{one}\n---\n---\n{one}\n")).unwrap();
         assert_eq!(resources.len(), 2);
+    }
+
+    #[test]
+    fn lists_are_read_and_the_status_of_a_resource_is_ignored() {
+        let one = "{apiVersion: flotilla.dev/v1, kind: Model, metadata: {name: a}, \
+            spec: {engine: simulated}, status: {ready: 1}}";
+        for text in [
+            format!("[{one}, {one}]"),
+            format!("{{items: [{one}, {one}], notes: [hello]}}"),
+            format!("kind: List\nitems: [{one}, {one}]"),
+            format!("{one}\n---\n- {one}"),
+        ] {
+            assert_eq!(parse_yaml(&text).unwrap().len(), 2, "{text}");
+        }
+        assert!(error("items: 1").starts_with("apiVersion is missing"));
     }
 
     #[test]

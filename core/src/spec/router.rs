@@ -12,6 +12,7 @@ use crate::{RouterName, TaskName};
 /// The resource that configures routing for the whole fleet.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = super::schema::add_status)]
 pub struct Router {
     /// Version of the resource format. Always `flotilla.dev/v1`.
     #[schemars(extend("const" = API_VERSION))]

@@ -1,8 +1,8 @@
 //! The JSON Schemas of the resources, derived from their types.
 
-use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
-use serde_json::Value;
+use schemars::{JsonSchema, Schema};
+use serde_json::{Value, json};
 
 /// Returns the JSON Schema (draft 2020-12) of a resource such as [`Model`](super::Model), for
 /// editors and other programs. It accepts what serde accepts, and has the validation rules that a
@@ -20,6 +20,18 @@ pub fn json_schema<T: JsonSchema>() -> Value {
     schema.sort_all_objects();
     tidy(&mut schema);
     schema
+}
+
+/// Adds the field `status`, which [`Resource::from_json`](super::Resource::from_json) ignores, to the
+/// schema of a kind.
+pub(super) fn add_status(schema: &mut Schema) {
+    if let Some(Value::Object(fields)) = schema.get_mut("properties") {
+        let description = "State in the fleet, as `flotilla get` prints it. It is ignored when the resource is applied.";
+        fields.insert(
+            "status".into(),
+            json!({"type": "object", "description": description}),
+        );
+    }
 }
 
 /// Joins the lines of descriptions, which are wrapped as in the source, and prints 32-bit numbers

@@ -14,6 +14,7 @@ use crate::{HumanDuration, Joules, ModelName, TaskName, ZoneName};
 /// The resource that describes a class of requests and the models that answer them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(transform = super::schema::add_status)]
 pub struct Task {
     /// Version of the resource format. Always `flotilla.dev/v1`.
     #[schemars(extend("const" = API_VERSION))]

@@ -13,6 +13,7 @@ mod fixtures;
 mod flotilla_up;
 mod large_requests;
 mod load_sharing;
+mod lost_nodes;
 mod many_files;
 mod model_files;
 mod model_life_cycle;

@@ -98,6 +98,13 @@ async fn revision_that_does_not_load_is_rolled_back_and_fails_no_request() {
             && replica_revisions(&api).await == stable
     };
     cluster.wait_until(is_rolled_back).await;
+    // Applying it again clears the failure, so that it is tried again and fails again.
+    let applied = api
+        .try_apply(&sized_model(&json!(2), "2", 0.7, &broken))
+        .await;
+    assert_eq!(applied.1["result"], "unchanged", "{applied:?}");
+    assert_eq!(applied.1["retriesFailedRevision"], true, "{applied:?}");
+    cluster.wait_until(is_rolled_back).await;
     // A later revision is tried.
     api.apply(&sized_model(&json!(2), "3", 0.7, &fast_options()))
         .await;

@@ -86,3 +86,24 @@ async fn requested_model_takes_the_memory_of_the_least_recently_used_one() {
     );
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sleeping_models_with_memory_for_one_answer_one_after_the_other() {
+    let cluster = nodes_with_memory(&["n1"]).await;
+    let api = cluster.api();
+    for name in ["a", "b"] {
+        let mut model = sized_model(&json!({"min": 0, "max": 1}), "1", 0.6, &fast_options());
+        model["metadata"]["name"] = json!(name);
+        model["spec"]["keepAlive"] = json!("1s");
+        api.apply(&model).await;
+    }
+    let is_asleep = async |name| api.model(name).await["status"]["phase"] == "Asleep";
+    for _ in 0..3 {
+        cluster
+            .wait_until(async || is_asleep("a").await && is_asleep("b").await)
+            .await;
+        let (a, b) = tokio::join!(api.chat("a", "hi", false), api.chat("b", "hi", false));
+        assert_eq!((a.status().as_u16(), b.status().as_u16()), (200, 200));
+    }
+    cluster.stop().await;
+}

@@ -4,9 +4,9 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::fleet::load_failures::FIRST_BACKOFF;
 use crate::fleet::records::DesiredRecord;
-use flotilla_core::Bytes;
 use flotilla_core::node::NodeSpec;
 use flotilla_core::spec::{Model, Resource};
+use flotilla_core::{Bytes, ReplicaReadiness};
 
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -364,4 +364,95 @@ fn memory_reported_by_a_node_is_known_for_the_model() {
     ready.memory_bytes = 80;
     fleet.report("s1", vec![ready]);
     assert_eq!(memory(&mut fleet), Some(Bytes(80)));
+}
+
+impl TestState {
+    /// The node `name` joins, and reports that it serves `m`.
+    fn serve_on(&mut self, name: &str) {
+        self.node = NodeName::new(name).unwrap();
+        let session = format!("session of {name} at {:?}", self.now);
+        self.join(&link(&session));
+        self.report(&session, vec![status(ModelPhase::Ready, 7)]);
+    }
+
+    /// The nodes lose their links, and their grace passes.
+    fn lose(&mut self, names: &[&str]) {
+        for name in names {
+            self.node = NodeName::new(name).unwrap();
+            let session = self.state.nodes[&self.node].link().unwrap().session.clone();
+            self.leave(&session.0);
+        }
+        self.now += GRACE;
+        self.state.expire(self.now);
+    }
+
+    /// Whether each node of the view is lost, and whether its models are placed elsewhere.
+    fn lost_and_given_up(&mut self) -> Vec<(bool, bool)> {
+        let view = self.state.build_view(1, self.now);
+        let nodes = view.nodes.values();
+        nodes
+            .map(|node| (node.phase == NodePhase::Lost, node.is_given_up()))
+            .collect()
+    }
+}
+
+#[test]
+fn nodes_keep_their_models_when_too_many_are_lost_at_once() {
+    let mut fleet = TestState::new();
+    for name in ["n1", "n2", "n3", "n4"] {
+        fleet.serve_on(name);
+    }
+    fleet.lose(&["n1", "n2", "n3"]);
+    let held = (true, false);
+    assert_eq!(fleet.lost_and_given_up()[..3], [held, held, held]);
+    let view = fleet.state.build_view(1, fleet.now);
+    assert!(view.dispatch_view().readiness.notes[0].contains("3 of 4 nodes"));
+    // They are given up one by one, and the state says when that is due.
+    let due = fleet.state.next_deadline().unwrap();
+    assert!(due > fleet.now);
+    fleet.now = due;
+    assert!(fleet.state.expire(fleet.now));
+    let given_up = fleet.lost_and_given_up();
+    assert_eq!(given_up.iter().filter(|node| node.1).count(), 1);
+    // Those that return have no hold any more.
+    for name in ["n1", "n2", "n3"] {
+        fleet.serve_on(name);
+    }
+    assert_eq!(fleet.lost_and_given_up(), [(false, false); 4]);
+    assert_eq!(fleet.state.build_view(1, fleet.now).placement_hold, None);
+}
+
+#[test]
+fn first_node_back_after_all_were_lost_does_not_take_over_the_models_of_the_others() {
+    let mut fleet = TestState::new();
+    fleet.serve_on("n1");
+    fleet.serve_on("n2");
+    fleet.lose(&["n1", "n2"]);
+    assert_eq!(fleet.lost_and_given_up(), [(true, true); 2]);
+    fleet.now += Duration::from_secs(60);
+    fleet.serve_on("n1");
+    assert_eq!(fleet.lost_and_given_up(), [(false, false); 2]);
+    fleet.now += GRACE;
+    fleet.state.expire(fleet.now);
+    assert_eq!(fleet.lost_and_given_up(), [(false, false), (true, true)]);
+}
+
+#[test]
+fn replica_is_known_only_from_a_report_over_a_link_that_is_up() {
+    let mut fleet = TestState::new();
+    let model = ModelName::new("m").unwrap();
+    let readiness = |fleet: &mut TestState| {
+        fleet.state.build_view(1, fleet.now).nodes[&fleet.node].replica_readiness(&model)
+    };
+    fleet.join(&link("s1"));
+    assert_eq!(readiness(&mut fleet), ReplicaReadiness::Unknown);
+    fleet.report("s1", vec![]);
+    assert_eq!(readiness(&mut fleet), ReplicaReadiness::NotReady);
+    fleet.report("s1", vec![status(ModelPhase::Ready, 7)]);
+    assert_eq!(readiness(&mut fleet), ReplicaReadiness::Ready(revision(7)));
+    let remote = put(keys::link(&fleet.node, "other"), &json!({}), 8);
+    fleet.state.apply(remote, fleet.now);
+    fleet.leave("s1");
+    assert_eq!(fleet.phase(), NodePhase::Ready);
+    assert_eq!(readiness(&mut fleet), ReplicaReadiness::Unknown);
 }
