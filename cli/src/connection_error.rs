@@ -28,7 +28,7 @@ pub(crate) fn message(base: &Url, error: &reqwest::Error) -> String {
     let host = base.host_str().unwrap_or_default();
     let port = base.port_or_known_default().unwrap_or_default();
     let cause = root_cause(error);
-    match classify(error) {
+    match classify(base, error) {
         ConnectionProblem::UnknownHost => format!(
             "the host '{host}' of {shown} is not known ({cause}): check its spelling and the name service of this machine"
         ),
@@ -61,8 +61,8 @@ pub(crate) fn without_credentials(url: &str) -> String {
 }
 
 /// Finds the problem in the chain of an error's causes.
-fn classify(error: &(dyn Error + 'static)) -> ConnectionProblem {
-    let mut cause = Some(error);
+fn classify(base: &Url, sent: &reqwest::Error) -> ConnectionProblem {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(sent);
     while let Some(error) = cause {
         let text = error.to_string();
         // The name service has no error type of its own.
@@ -75,18 +75,17 @@ fn classify(error: &(dyn Error + 'static)) -> ConnectionProblem {
                 io::ErrorKind::TimedOut
                 | io::ErrorKind::HostUnreachable
                 | io::ErrorKind::NetworkUnreachable => return ConnectionProblem::Unreachable,
-                // What rustls reports, as the cause of an I/O error.
-                io::ErrorKind::InvalidData => return ConnectionProblem::Tls,
                 _ => {}
             }
-        }
-        if text.contains("certificate") {
-            return ConnectionProblem::Tls;
         }
         if text.contains("invalid HTTP") || text.contains("message is incomplete") {
             return ConnectionProblem::NotHttp;
         }
         cause = error.source();
+    }
+    // The TCP connection is there, and what follows before HTTP is TLS.
+    if sent.is_connect() && base.scheme() == "https" {
+        return ConnectionProblem::Tls;
     }
     ConnectionProblem::Other
 }
@@ -109,7 +108,7 @@ mod tests {
     async fn problem(url: &str) -> (ConnectionProblem, String) {
         let error = reqwest::get(url).await.unwrap_err();
         let base = Url::parse(url).unwrap();
-        (classify(&error), message(&base, &error))
+        (classify(&base, &error), message(&base, &error))
     }
 
     /// Returns the address of a server that answers everything with these bytes.
