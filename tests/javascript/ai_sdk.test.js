@@ -16,7 +16,10 @@ import {
 } from 'ai';
 import { z } from 'zod';
 
-import { BASE, Basket, ORDER, Order, QUESTION, Tree, counters, test, untilCounted } from './cases.js';
+import {
+  BASE, BROKEN_MODES, Basket, CALL_MODES, ERROR_MODES, NARROW, ORDER, Order, PACED, QUESTION, TEXT_MODES, Tree,
+  UPSTREAM_TEXT, idle, test, untilCounted,
+} from './cases.js';
 
 globalThis.AI_SDK_LOG_WARNINGS = false;
 
@@ -121,13 +124,41 @@ test('model that need not call answers with text', async () => {
   assert.deepEqual(answer.toolCalls, []);
 });
 
-for (const mode of ['no-call-index', 'calls-from-one']) {
+for (const mode of CALL_MODES) {
   test(`two calls of an upstream with ${mode} are apart`, async () => {
-    const stream = streamText({ ...asked(`fake-${mode}`, 'hello'), tools: { weather } });
-    const calls = await stream.toolCalls;
-    assert.deepEqual(calls.map(({ input }) => input.city), ['Rome', 'Oslo']);
+    const question = { ...asked(`fake-${mode}`, 'hello'), tools: { weather } };
+    const streamed = await streamText(question).toolCalls;
+    const whole = (await generateText(question)).toolCalls;
+    for (const calls of [streamed, whole]) {
+      assert.deepEqual(calls.map(({ input }) => input.city), ['Rome', 'Oslo']);
+    }
   });
 }
+
+for (const mode of TEXT_MODES) {
+  test(`upstream with ${mode} is answered as usual`, async () => {
+    const question = asked(`fake-${mode}`, 'hello');
+    assert.equal((await generateText(question)).text, UPSTREAM_TEXT);
+    assert.equal(await streamText(question).text, UPSTREAM_TEXT);
+  });
+}
+
+for (const mode of BROKEN_MODES) {
+  test(`answer of an upstream with ${mode} is an error`, async () => {
+    const errors = [];
+    const stream = streamText({ ...asked(`fake-${mode}`, 'hello'), onError: ({ error }) => errors.push(error) });
+    let text = '';
+    for await (const piece of stream.textStream) text += piece;
+    assert.ok(text && UPSTREAM_TEXT.startsWith(text), text);
+    assert.equal(errors.length, 1);
+    const whole = generateText(asked(`fake-${mode}`, 'hello'));
+    await assert.rejects(whole, (error) => APICallError.isInstance(error) && error.statusCode === 502);
+  });
+}
+
+test('filter of an upstream is the finish reason', async () => {
+  assert.equal((await generateText(asked('fake-content-filter', 'hello'))).finishReason, 'content-filter');
+});
 
 test('thoughts are apart from the text', async () => {
   const answer = await generateText(asked('fake-reasoning-content', 'hello'));
@@ -147,7 +178,8 @@ test('object that is cut is no object', async () => {
   await assert.rejects(answer, (error) => NoObjectGeneratedError.isInstance(error) && error.finishReason === 'length');
 });
 
-for (const [model, status] of Object.entries({ nowhere: 404, 'fake-bad-json': 502, 'fake-retry-seconds-429': 429 })) {
+const refused = Object.entries(ERROR_MODES).map(([mode, status]) => [`fake-${mode}`, status]);
+for (const [model, status] of [['nowhere', 404], ...refused]) {
   test(`error of ${model} has its status`, async () => {
     const answer = generateText(asked(model, 'hello'));
     await assert.rejects(answer, (error) => APICallError.isInstance(error) && error.statusCode === status);
@@ -155,18 +187,18 @@ for (const [model, status] of Object.entries({ nowhere: 404, 'fake-bad-json': 50
 }
 
 test('overloaded model is retried until it answers', async () => {
-  const one = () => generateText({ ...asked('narrow', 'hello'), maxOutputTokens: 2, maxRetries: 8 });
+  const one = () => generateText({ ...asked(NARROW, 'hello'), maxOutputTokens: 2, maxRetries: 8 });
   const answers = await Promise.all(Array.from({ length: 4 }, one));
   assert.deepEqual(answers.map(({ usage }) => usage.outputTokens), [2, 2, 2, 2]);
 });
 
 test('aborted stream stops the model', async () => {
-  const { cancelled } = await counters('paced');
+  const { cancelled } = await idle(PACED);
   const abort = new AbortController();
-  const stream = streamText({ ...asked('paced', 'hello'), abortSignal: abort.signal, onError() {} });
+  const stream = streamText({ ...asked(PACED, 'hello'), abortSignal: abort.signal, onError() {} });
   for await (const _ of stream.textStream) {
     abort.abort();
     break;
   }
-  await untilCounted('paced', (now) => now.cancelled > cancelled);
+  await untilCounted(PACED, (now) => now.cancelled === cancelled + 1);
 });

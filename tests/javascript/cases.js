@@ -11,6 +11,9 @@ if (!url && !lists) {
   throw new Error('FLOTILLA_URL is not set: see tests/python/README.md for the fleet that the cases need');
 }
 
+// Models that no other program calls at the same time, so that a case knows whose requests they count.
+export const PACED = `paced${process.env.FLOTILLA_MODEL_SUFFIX ?? ''}`;
+export const NARROW = `narrow${process.env.FLOTILLA_MODEL_SUFFIX ?? ''}`;
 export const BASE = `${url.replace(/\/$/, '')}/v1`;
 // The longest time that a case may take, in milliseconds.
 export const DEADLINE = 60_000;
@@ -44,8 +47,22 @@ export const Tree = z.strictObject({
   },
 });
 
+// Modes of the fake upstream server, by what a client gets through the fleet; tests/python/clients/upstreams.py
+// says more.
+export const UPSTREAM_TEXT = 'Hello from upstream.';
+export const TEXT_MODES = [
+  'ok', 'nulls', 'content-parts', 'ignores-stream', 'no-finish', 'no-done', 'drop-after-finish', 'unknown-finish',
+  'pause-300',
+];
+export const CALL_MODES = ['no-call-index', 'calls-from-one', 'no-call-id', 'ignores-stream-calls'];
+export const ERROR_MODES = {
+  'bad-json': 502, 'html-error': 502, 'status-503': 503, 'retry-seconds-429': 429,
+  'context-length': 400,
+};
+export const BROKEN_MODES = ['drop-in-answer', 'error-in-answer'];
+
 /** Returns the counters of a model since it was loaded, summed over all nodes. */
-export async function counters(model) {
+async function counters(model) {
   const response = await fetch(`${url}/api/v1/nodes`);
   const total = {};
   for (const node of (await response.json()).items) {
@@ -54,6 +71,11 @@ export async function counters(model) {
     }
   }
   return total;
+}
+
+/** Waits until a model computes nothing and nothing is queued, and returns its counters. */
+export function idle(model) {
+  return untilCounted(model, (now) => now.active === 0 && now.queued === 0);
 }
 
 /** Waits until the counters of a model meet a condition. */

@@ -6,7 +6,10 @@ import OpenAI from 'openai';
 import { zodFunction, zodResponseFormat } from 'openai/helpers/zod';
 import { z } from 'zod';
 
-import { BASE, Basket, DEADLINE, ORDER, Order, QUESTION, Tree, counters, test, untilCounted } from './cases.js';
+import {
+  BASE, BROKEN_MODES, Basket, CALL_MODES, DEADLINE, ERROR_MODES, ORDER, Order, PACED, QUESTION, TEXT_MODES, Tree,
+  UPSTREAM_TEXT, idle, test, untilCounted,
+} from './cases.js';
 
 const client = new OpenAI({ baseURL: BASE, apiKey: 'none', maxRetries: 0, timeout: DEADLINE });
 const asked = (parameters = {}) => ({
@@ -91,13 +94,39 @@ test('model that need not call answers with text', async () => {
   assert.equal(message.tool_calls, undefined);
 });
 
-test('calls of an upstream without indices are apart', async () => {
+for (const mode of CALL_MODES) {
+  test(`two calls of an upstream with ${mode} are apart`, async () => {
+    const tools = [zodFunction({ name: 'weather', parameters: z.object({ city: z.string() }) })];
+    const question = asked({ model: `fake-${mode}`, tools });
+    const streamed = await client.chat.completions.stream(question).finalChatCompletion();
+    const whole = await client.chat.completions.parse(question);
+    for (const { choices } of [streamed, whole]) {
+      const cities = choices[0].message.tool_calls.map((call) => call.function.parsed_arguments.city);
+      assert.deepEqual(cities, ['Rome', 'Oslo']);
+    }
+  });
+}
+
+for (const mode of TEXT_MODES) {
+  test(`upstream with ${mode} is answered as usual`, async () => {
+    const question = asked({ model: `fake-${mode}` });
+    const whole = await client.chat.completions.create(question);
+    const streamed = await client.chat.completions.stream(question).finalChatCompletion();
+    for (const { choices } of [whole, streamed]) assert.equal(choices[0].message.content, UPSTREAM_TEXT);
+  });
+}
+
+test('number of a call of an upstream is no size', async () => {
   const tools = [zodFunction({ name: 'weather', parameters: z.object({ city: z.string() }) })];
   const final = await client.chat.completions
-    .stream(asked({ model: 'fake-no-call-index', tools }))
+    .stream(asked({ model: 'fake-huge-call-index', tools }))
     .finalChatCompletion();
-  const cities = final.choices[0].message.tool_calls.map((call) => call.function.parsed_arguments.city);
-  assert.deepEqual(cities, ['Rome', 'Oslo']);
+  assert.equal(final.choices[0].message.tool_calls.length, 1);
+});
+
+test('refusal of an upstream is apart from the text', async () => {
+  const { message } = (await client.chat.completions.create(asked({ model: 'fake-refusal' }))).choices[0];
+  assert.deepEqual([message.content, message.refusal], [null, 'I cannot help with that.']);
 });
 
 test('texts are embedded', async () => {
@@ -124,24 +153,30 @@ test('wrong parameter is refused by name', async () => {
   await assert.rejects(answer, (error) => error instanceof OpenAI.BadRequestError && error.param === 'temperature');
 });
 
-test('upstream that cannot be understood is a bad gateway', async () => {
-  const answer = client.chat.completions.create(asked({ model: 'fake-bad-json' }));
-  await assert.rejects(answer, (error) => error.status === 502);
-});
+for (const [mode, status] of Object.entries(ERROR_MODES)) {
+  test(`error of an upstream with ${mode} has its status`, async () => {
+    const answer = client.chat.completions.create(asked({ model: `fake-${mode}` }));
+    await assert.rejects(answer, (error) => error.status === status);
+  });
+}
 
-test('stream that breaks throws an error', async () => {
-  const stream = await client.chat.completions.create(asked({ model: 'fake-drop-in-answer', stream: true }));
-  let text = '';
-  const read = async () => {
-    for await (const chunk of stream) text += chunk.choices[0]?.delta.content ?? '';
-  };
-  await assert.rejects(read(), OpenAI.APIError);
-  assert.equal(text, 'Hello from');
-});
+for (const mode of BROKEN_MODES) {
+  test(`answer of an upstream with ${mode} is an error`, async () => {
+    const stream = await client.chat.completions.create(asked({ model: `fake-${mode}`, stream: true }));
+    let text = '';
+    const read = async () => {
+      for await (const chunk of stream) text += chunk.choices[0]?.delta.content ?? '';
+    };
+    await assert.rejects(read(), OpenAI.APIError);
+    assert.ok(text && UPSTREAM_TEXT.startsWith(text), text);
+    const whole = client.chat.completions.create(asked({ model: `fake-${mode}` }));
+    await assert.rejects(whole, (error) => error.status === 502);
+  });
+}
 
 test('aborted stream stops the model', async () => {
-  const { cancelled } = await counters('paced');
-  const stream = await client.chat.completions.create(asked({ model: 'paced', stream: true }));
+  const { cancelled } = await idle(PACED);
+  const stream = await client.chat.completions.create(asked({ model: PACED, stream: true }));
   for await (const _ of stream) break;
-  await untilCounted('paced', (now) => now.cancelled > cancelled);
+  await untilCounted(PACED, (now) => now.cancelled === cancelled + 1);
 });

@@ -10,6 +10,10 @@ URL = os.environ.get("FLOTILLA_URL", "").rstrip("/")
 BASE = URL + "/v1"
 MODELS_DIR = Path(os.environ.get("FLOTILLA_MODELS_DIR") or Path(__file__).parents[2] / "models")
 
+# Models that no other program calls at the same time, so that a test knows whose requests they count.
+PACED = "paced" + os.environ.get("FLOTILLA_MODEL_SUFFIX", "")
+NARROW = "narrow" + os.environ.get("FLOTILLA_MODEL_SUFFIX", "")
+
 # The longest time that a test waits for anything, in seconds.
 DEADLINE = 60.0
 

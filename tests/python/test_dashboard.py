@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import fleet
 from fleet import QUESTIONS, URL
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -207,9 +208,9 @@ def test_decision_shows_the_evidence_for_its_task(visit):
 
 def test_answer_can_be_stopped(visit):
     page = visit("Playground").page
-    if page.get_by_label("Model or task").locator("option[value=paced]").count() == 0:
-        pytest.skip("the fleet has no model 'paced'")
-    ask(page, "paced", "talk on")
+    if page.get_by_label("Model or task").locator(f"option[value={fleet.PACED}]").count() == 0:
+        pytest.skip(f"the fleet has no model {fleet.PACED}")
+    ask(page, fleet.PACED, "talk on")
     expect(page.locator(".answer-text")).not_to_be_empty()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("region", name="Answer")).to_contain_text("stopped")

@@ -10,7 +10,7 @@ import fleet
 import raw_http
 from fleet import user
 
-MODEL = "paced"
+MODEL = fleet.PACED
 WHOLE = 200
 PATH = "/v1/chat/completions"
 # The tokens of half a second: a busy machine may notice a lost client that late.

@@ -265,7 +265,7 @@ def overload(clients, stream):
     def one(_):
         with openai.OpenAI(base_url=fleet.BASE, api_key="none", max_retries=0, timeout=fleet.DEADLINE) as client:
             try:
-                answer = client.chat.completions.create(model="narrow", messages=user("hello"), stream=stream)
+                answer = client.chat.completions.create(model=fleet.NARROW, messages=user("hello"), stream=stream)
                 return list(answer) if stream else answer
             except openai.APIStatusError as error:
                 return error
@@ -276,7 +276,7 @@ def overload(clients, stream):
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_full_queue_refuses_with_a_retry_delay(stream):
-    fleet.idle("narrow")
+    fleet.idle(fleet.NARROW)
     results = overload(8, stream)
     refused = [result for result in results if isinstance(result, openai.APIStatusError)]
     assert refused and len(refused) < len(results)
@@ -294,11 +294,11 @@ def test_full_queue_refuses_with_a_retry_delay(stream):
 
 def test_retrying_client_succeeds_during_an_overload():
     """The client waits as long as the server asks for."""
-    fleet.idle("narrow")
+    fleet.idle(fleet.NARROW)
 
     def one(_):
         with openai.OpenAI(base_url=fleet.BASE, api_key="none", max_retries=20, timeout=fleet.DEADLINE) as client:
-            return client.chat.completions.create(model="narrow", messages=user("hello"), max_tokens=2)
+            return client.chat.completions.create(model=fleet.NARROW, messages=user("hello"), max_tokens=2)
 
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(one, range(6)))

@@ -5,9 +5,10 @@ import time
 import openai
 import pytest
 
+import fleet
 from fleet import QUESTIONS
 
-OTHERS = ["instant", "paced", "narrow", "tiny-embed", "absent"]
+OTHERS = ["instant", fleet.PACED, fleet.NARROW, "tiny-embed", "absent"]
 
 
 def test_list_contains_every_model_sorted_by_name(client):

@@ -114,7 +114,7 @@ def test_failure_before_the_first_frame_is_an_error_status():
 
 def arrivals(parameters):
     """Returns the arrival time of each frame of a paced answer, in seconds after the first."""
-    body = {"model": "paced", "messages": user("hello"), "stream": True, **parameters}
+    body = {"model": fleet.PACED, "messages": user("hello"), "stream": True, **parameters}
     request = raw_http.OpenRequest(PATH, body)
     times, seen = [], 0
     while b"data: [DONE]\n\n" not in request.received:
@@ -140,7 +140,7 @@ def test_frames_arrive_one_by_one_as_they_are_generated():
 
 def test_first_frame_arrives_before_the_answer_is_complete(client):
     start = time.monotonic()
-    answer = client.chat.completions.create(model="paced", messages=user("hello"), max_tokens=60, stream=True)
+    answer = client.chat.completions.create(model=fleet.PACED, messages=user("hello"), max_tokens=60, stream=True)
     next(iter(answer))
     first = time.monotonic() - start
     for _ in answer:

@@ -56,11 +56,16 @@ fn interpreter() -> PathBuf {
     repository().join(".venv/bin/node")
 }
 
-/// Returns the command `node --test`, which runs in the folder of the tests.
+/// Returns the command `node --test`, which runs in the folder of the tests, one file after the other:
+/// cases count what a model has done for them.
 fn command() -> Command {
     let mut command = Command::new(interpreter());
     command
-        .args(["--test", "--test-reporter=./case_reporter.js"])
+        .args([
+            "--test",
+            "--test-concurrency=1",
+            "--test-reporter=./case_reporter.js",
+        ])
         .current_dir(folder());
     command
 }

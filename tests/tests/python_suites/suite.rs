@@ -51,6 +51,9 @@ const FAKE_UPSTREAM_MODES: [&str; 29] = [
     "embeddings-base64",
 ];
 
+/// The variable that tells a runner the end of the names of the models that only it calls.
+const MODEL_SUFFIX_VARIABLE: &str = "FLOTILLA_MODEL_SUFFIX";
+
 /// A set of cases that share a fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Suite {
@@ -133,11 +136,10 @@ async fn run_openai_client(cases: &[SelectedCases]) -> CaseRun {
         limited,
         owned,
         simulated_model("instant", 1, &json!({"outputTokens": 9})),
-        paced_model(),
-        narrow_model(),
         embedding_model(&cluster),
     ];
     models.extend(DEMO_MODELS.map(|name| demo_model(name, 1)));
+    models.extend(counted_models(cases));
     // Never ready, as its files do not exist.
     let absent = local_model("absent", "/nowhere/at/all");
     cluster.api().apply(&absent).await;
@@ -159,7 +161,7 @@ async fn run_dashboard(cases: &[SelectedCases]) -> CaseRun {
         .agents(["n1", "n2"])
         .start()
         .await;
-    let mut models = vec![paced_model()];
+    let mut models = counted_models(cases);
     models.extend(DEMO_MODELS.map(|name| demo_model(name, 1)));
     serve(&cluster, &models).await;
 
@@ -178,11 +180,10 @@ async fn run_other_clients(cases: &[SelectedCases]) -> CaseRun {
     let cluster = start_steady_cluster().await;
     let mut models = vec![
         simulated_model("instant", 1, &json!({"outputTokens": 9})),
-        paced_model(),
-        narrow_model(),
         embedding_model(&cluster),
     ];
     models.extend(DEMO_MODELS.map(|name| demo_model(name, 1)));
+    models.extend(counted_models(cases));
     models.extend(FAKE_UPSTREAM_MODES.map(|mode| upstream_model(&upstream, mode)));
     serve(&cluster, &models).await;
 
@@ -197,12 +198,30 @@ async fn run_cases(cases: &[SelectedCases], env: &[(&str, String)]) -> CaseRun {
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
-    let runs = cases.iter().map(|(runner, cases)| runner.run(cases, &env));
+    let runs = cases.iter().map(async |(runner, cases)| {
+        let suffix = model_suffix(runner);
+        let mut env = env.clone();
+        env.push((MODEL_SUFFIX_VARIABLE, &suffix));
+        runner.run(cases, &env).await
+    });
     let mut all = CaseRun::default();
     for run in join_all(runs).await {
         all.add(run);
     }
     all
+}
+
+/// The models that cases count the requests of: each runner has its own, since all work at the same time.
+fn counted_models(cases: &[SelectedCases]) -> Vec<Value> {
+    let suffixes = cases.iter().map(|(runner, _)| model_suffix(runner));
+    suffixes
+        .flat_map(|suffix| [paced_model(&suffix), narrow_model(&suffix)])
+        .collect()
+}
+
+/// The end of the names of the models that only this runner calls.
+fn model_suffix(runner: &CaseRunner) -> String {
+    format!("-{}", runner.name().replace('_', "-"))
 }
 
 /// Starts a cluster of two nodes that keeps its links however busy the machine is, and lets pages of one
@@ -240,18 +259,18 @@ fn embedding_model(cluster: &Cluster) -> Value {
 }
 
 /// A slow model that computes one request and queues one.
-fn narrow_model() -> Value {
+fn narrow_model(suffix: &str) -> Value {
     let options = json!({"outputTokens": 20, "tokensPerSecond": 10});
-    let mut model = simulated_model("narrow", 1, &options);
+    let mut model = simulated_model(&format!("narrow{suffix}"), 1, &options);
     model["spec"]["concurrency"] = json!(1);
     model["spec"]["queue"] = json!(1);
     model
 }
 
 /// A model that answers with 200 tokens, 50 in a second, and queues eight requests.
-fn paced_model() -> Value {
+fn paced_model(suffix: &str) -> Value {
     let options = json!({"outputTokens": 200, "tokensPerSecond": 50});
-    let mut model = simulated_model("paced", 1, &options);
+    let mut model = simulated_model(&format!("paced{suffix}"), 1, &options);
     model["spec"]["queue"] = json!(8);
     model
 }

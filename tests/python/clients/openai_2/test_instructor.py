@@ -23,6 +23,7 @@ from clients.shapes import (
     Tree,
     assert_order_of_a_call,
 )
+from clients.upstreams import BROKEN_MODES, CALL_MODES, CITIES, ERROR_MODES
 
 MODES = [Mode.TOOLS, Mode.TOOLS_STRICT, Mode.JSON, Mode.JSON_SCHEMA]
 SETTINGS = {"base_url": fleet.BASE, "api_key": "none", "max_retries": 0, "timeout": fleet.DEADLINE}
@@ -80,14 +81,14 @@ class City(pydantic.BaseModel):
     city: str
 
 
-def test_several_calls_of_a_tool_are_returned():
-    """The upstream server makes two calls of the first tool."""
+@pytest.mark.parametrize("mode", CALL_MODES)
+def test_two_calls_of_an_unusual_upstream_are_apart(mode):
     parallel = client(Mode.PARALLEL_TOOLS)
-    calls = parallel.chat.completions.create(**asked(Iterable[City], "fake-no-call-index"))
-    assert [call.city for call in calls] == ["Rome", "Oslo"]
+    calls = parallel.chat.completions.create(**asked(Iterable[City], f"fake-{mode}"))
+    assert [call.model_dump() for call in calls] == CITIES
 
 
-@pytest.mark.parametrize("mode", ["tools", "object-arguments", "calls-from-one"])
+@pytest.mark.parametrize("mode", ["tools", "object-arguments", "calls-from-one", "huge-call-index"])
 def test_call_of_an_unusual_upstream_is_returned(mode):
     city = client().chat.completions.create(**asked(City, f"fake-{mode}"))
     assert city.city == "Rome"
@@ -140,3 +141,17 @@ def test_unknown_model_is_not_found():
 def test_wrong_parameter_is_refused_by_name():
     with pytest.raises((openai.BadRequestError, InstructorRetryException), match="temperature"):
         client().chat.completions.create(**asked(Order, temperature=9))
+
+
+@pytest.mark.parametrize(("mode", "status"), ERROR_MODES.items())
+def test_error_of_an_upstream_has_its_status(mode, status):
+    with pytest.raises(InstructorRetryException) as caught:
+        client().chat.completions.create(**asked(City, f"fake-{mode}"))
+    assert f"Error code: {status}" in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", BROKEN_MODES)
+def test_answer_that_breaks_off_is_an_error(mode):
+    with pytest.raises(InstructorRetryException) as caught:
+        client().chat.completions.create(**asked(City, f"fake-{mode}"))
+    assert "Error code: 502" in str(caught.value)

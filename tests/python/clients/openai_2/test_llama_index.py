@@ -12,6 +12,7 @@ from llama_index.llms.openai_like import OpenAILike
 
 import fleet
 from clients.shapes import MODEL, ORDER, QUESTION, UNTRAINED, Basket, Order, Tree, assert_order_of_a_call
+from clients.upstreams import BROKEN_MODES, CALL_MODES, CITIES, ERROR_MODES, TEXT, TEXT_MODES
 
 SETTINGS = {"api_base": fleet.BASE, "api_key": "none", "max_retries": 0, "timeout": fleet.DEADLINE}
 
@@ -139,12 +140,13 @@ def test_model_that_need_not_call_answers_with_text():
     assert model.get_tool_calls_from_response(answer, error_on_no_tool_call=False) == []
 
 
-def test_calls_of_an_upstream_without_indices_are_apart():
-    model = llm("fake-no-call-index")
+@pytest.mark.parametrize("mode", CALL_MODES)
+def test_two_calls_of_an_unusual_upstream_are_apart(mode):
+    model = llm(f"fake-{mode}")
     tools = [FunctionTool.from_defaults(weather)]
     answer = model.chat_with_tools(tools, user_msg="hello", allow_parallel_tool_calls=True)
     calls = model.get_tool_calls_from_response(answer)
-    assert [call.tool_kwargs for call in calls] == [{"city": "Rome"}, {"city": "Oslo"}]
+    assert [call.tool_kwargs for call in calls] == CITIES
 
 
 def test_texts_are_embedded():
@@ -174,14 +176,38 @@ def test_wrong_parameter_is_refused_by_name():
 
 
 def test_cancelled_chat_stops_the_model():
-    cancelled = fleet.idle("paced")["cancelled"]
+    cancelled = fleet.idle(fleet.PACED)["cancelled"]
 
     async def run():
-        task = asyncio.create_task(llm("paced").achat(said("hello")))
-        await asyncio.to_thread(fleet.until, lambda: fleet.counters("paced")["active"] == 1, "it is computed")
+        task = asyncio.create_task(llm(fleet.PACED).achat(said("hello")))
+        await asyncio.to_thread(fleet.until, lambda: fleet.counters(fleet.PACED)["active"] == 1, "it is computed")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(run())
-    fleet.until(lambda: fleet.counters("paced")["cancelled"] == cancelled + 1, "the request is cancelled")
+    fleet.until(lambda: fleet.counters(fleet.PACED)["cancelled"] == cancelled + 1, "the request is cancelled")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("mode", TEXT_MODES)
+def test_unusual_upstream_is_answered_as_usual(mode, stream):
+    model = llm(f"fake-{mode}")
+    answer = list(model.stream_chat(said("hello")))[-1] if stream else model.chat(said("hello"))
+    assert answer.message.content == TEXT
+
+
+@pytest.mark.parametrize(("mode", "status"), ERROR_MODES.items())
+def test_error_of_an_upstream_has_its_status(mode, status):
+    with pytest.raises(openai.APIStatusError) as caught:
+        llm(f"fake-{mode}").chat(said("hello"))
+    assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize("mode", BROKEN_MODES)
+def test_answer_that_breaks_off_is_an_error(mode):
+    last = None
+    with pytest.raises(openai.APIError):
+        for last in llm(f"fake-{mode}").stream_chat(said("hello")):
+            pass
+    assert last.message.content and TEXT.startswith(last.message.content)

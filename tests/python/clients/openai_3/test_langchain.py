@@ -1,6 +1,7 @@
 """The API as langchain-openai sees it."""
 
 import asyncio
+import json
 
 import openai
 import pytest
@@ -11,6 +12,7 @@ from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 import fleet
 from clients.local_tokenizer import END
 from clients.shapes import MODEL, ORDER, PARAMETERS, QUESTION, UNTRAINED, Basket, Order, Tree, assert_order_of_a_call
+from clients.upstreams import BROKEN_MODES, CALL_MODES, CITIES, ERROR_MODES, TEXT, TEXT_MODES
 
 
 def chat(model=MODEL, **parameters):
@@ -184,15 +186,79 @@ def test_wrong_parameter_is_refused_by_name():
 
 
 def test_overloaded_model_is_retried_until_it_answers():
-    fleet.idle("narrow")
-    model = chat("narrow", max_retries=20, max_tokens=2)
+    fleet.idle(fleet.NARROW)
+    model = chat(fleet.NARROW, max_retries=20, max_tokens=2)
     answers = model.batch(["hello"] * 5)
     assert all(answer.usage_metadata["output_tokens"] == 2 for answer in answers)
 
 
 def test_closed_stream_stops_the_model():
-    cancelled = fleet.idle("paced")["cancelled"]
-    stream = chat("paced").stream("hello")
+    cancelled = fleet.idle(fleet.PACED)["cancelled"]
+    stream = chat(fleet.PACED).stream("hello")
     next(stream)
     stream.close()
-    fleet.until(lambda: fleet.counters("paced")["cancelled"] == cancelled + 1, "the request is cancelled")
+    fleet.until(lambda: fleet.counters(fleet.PACED)["cancelled"] == cancelled + 1, "the request is cancelled")
+
+
+def streamed(model, question):
+    """Returns the sum of the chunks of a stream."""
+    chunks = list(model.stream(question))
+    return sum(chunks[1:], chunks[0])
+
+
+@pytest.mark.parametrize("ask", [ChatOpenAI.invoke, streamed], ids=["whole", "streamed"])
+@pytest.mark.parametrize("mode", TEXT_MODES)
+def test_unusual_upstream_is_answered_as_usual(mode, ask):
+    answer = ask(chat(f"fake-{mode}"), "hello")
+    assert answer.content == TEXT
+    assert answer.response_metadata["finish_reason"] == "stop"
+
+
+@pytest.mark.parametrize("ask", ["invoke", "stream"])
+@pytest.mark.parametrize("mode", CALL_MODES)
+def test_two_calls_of_an_unusual_upstream_are_apart(mode, ask):
+    model = chat(f"fake-{mode}").bind_tools([weather])
+    answer = model.invoke("hello") if ask == "invoke" else streamed(model, "hello")
+    assert [call["args"] for call in answer.tool_calls] == CITIES
+    assert len({call["id"] for call in answer.tool_calls}) == 2
+
+
+@pytest.mark.parametrize("ask", ["invoke", "stream"])
+def test_number_of_a_call_of_an_upstream_is_no_size(ask):
+    model = chat("fake-huge-call-index").bind_tools([weather])
+    answer = model.invoke("hello") if ask == "invoke" else streamed(model, "hello")
+    assert [call["args"] for call in answer.tool_calls] == CITIES[:1]
+
+
+def test_refusal_of_an_upstream_is_apart_from_the_text():
+    answer = chat("fake-refusal").invoke("hello")
+    assert (answer.content, answer.additional_kwargs["refusal"]) == ("", "I cannot help with that.")
+
+
+def test_filter_of_an_upstream_is_the_finish_reason():
+    assert chat("fake-content-filter").invoke("hello").response_metadata["finish_reason"] == "content_filter"
+
+
+def test_upstream_gets_what_the_client_said():
+    body = json.loads(chat("fake-echo", seed=7, reasoning_effort="low").invoke("hello").content)
+    assert (body["seed"], body["reasoning_effort"]) == (7, "low")
+    assert "top_p" not in body
+
+
+@pytest.mark.parametrize(("mode", "status"), ERROR_MODES.items())
+def test_error_of_an_upstream_has_its_status(mode, status):
+    with pytest.raises(openai.APIStatusError) as caught:
+        chat(f"fake-{mode}").invoke("hello")
+    assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize("mode", BROKEN_MODES)
+def test_answer_that_breaks_off_is_an_error(mode):
+    pieces = []
+    with pytest.raises(openai.APIError):
+        for chunk in chat(f"fake-{mode}").stream("hello"):
+            pieces.append(chunk.content)
+    assert TEXT.startswith("".join(pieces)) and "".join(pieces)
+    with pytest.raises(openai.InternalServerError) as caught:
+        chat(f"fake-{mode}").invoke("hello")
+    assert caught.value.status_code == 502

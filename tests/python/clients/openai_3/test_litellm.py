@@ -4,10 +4,12 @@ import asyncio
 import json
 
 import litellm
+import openai
 import pytest
 
 import fleet
 from clients.shapes import MODEL, ORDER, PARAMETERS, QUESTION, UNTRAINED, Basket, Order, Tree
+from clients.upstreams import BROKEN_MODES, CALL_MODES, CITIES, ERROR_MODES, TEXT, TEXT_MODES
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
@@ -109,21 +111,21 @@ def test_legacy_completion_is_answered():
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("mode", ["no-call-index", "calls-from-one", "ignores-stream-calls"])
+@pytest.mark.parametrize("mode", CALL_MODES)
 def test_two_calls_of_an_unusual_upstream_are_apart(mode, stream):
     answer = litellm.completion(**asked(f"fake-{mode}", tools=[function("f", Order)], stream=stream))
     answer = litellm.stream_chunk_builder(list(answer)) if stream else answer
     calls = answer.choices[0].message.tool_calls
-    assert [json.loads(call.function.arguments) for call in calls] == [{"city": "Rome"}, {"city": "Oslo"}]
+    assert [json.loads(call.function.arguments) for call in calls] == CITIES
     assert len({call.id for call in calls}) == 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("mode", ["ok", "nulls", "no-done", "ignores-stream", "content-parts", "unknown-finish"])
+@pytest.mark.parametrize("mode", TEXT_MODES)
 def test_unusual_upstream_is_answered_as_usual(mode, stream):
     answer = litellm.completion(**asked(f"fake-{mode}", stream=stream))
     answer = litellm.stream_chunk_builder(list(answer)) if stream else answer
-    assert answer.choices[0].message.content == "Hello from upstream."
+    assert answer.choices[0].message.content == TEXT
 
 
 @pytest.mark.parametrize(
@@ -143,18 +145,18 @@ def test_error_has_its_type(model, parameters, error):
 
 
 def test_overloaded_model_is_retried_until_it_answers():
-    fleet.idle("narrow")
-    question = asked("narrow", max_tokens=2, max_retries=20)
+    fleet.idle(fleet.NARROW)
+    question = asked(fleet.NARROW, max_tokens=2, max_retries=20)
     answers = litellm.batch_completion(**{**question, "messages": [question["messages"]] * 5})
     assert [answer.usage.completion_tokens for answer in answers] == [2] * 5
 
 
 def test_cancelled_stream_stops_the_model():
-    cancelled = fleet.idle("paced")["cancelled"]
+    cancelled = fleet.idle(fleet.PACED)["cancelled"]
 
     async def run():
         async def read():
-            async for _ in await litellm.acompletion(**asked("paced", stream=True)):
+            async for _ in await litellm.acompletion(**asked(fleet.PACED, stream=True)):
                 begun.set()
 
         begun = asyncio.Event()
@@ -165,4 +167,22 @@ def test_cancelled_stream_stops_the_model():
             await task
 
     asyncio.run(run())
-    fleet.until(lambda: fleet.counters("paced")["cancelled"] == cancelled + 1, "the request is cancelled")
+    fleet.until(lambda: fleet.counters(fleet.PACED)["cancelled"] == cancelled + 1, "the request is cancelled")
+
+
+@pytest.mark.parametrize(("mode", "status"), ERROR_MODES.items())
+def test_error_of_an_upstream_has_its_status(mode, status):
+    with pytest.raises(openai.APIStatusError) as caught:
+        litellm.completion(**asked(f"fake-{mode}"))
+    assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize("mode", BROKEN_MODES)
+def test_answer_that_breaks_off_is_an_error(mode):
+    pieces = []
+    with pytest.raises(openai.APIError):
+        for chunk in litellm.completion(**asked(f"fake-{mode}", stream=True)):
+            pieces.append(chunk.choices[0].delta.content or "")
+    assert TEXT.startswith("".join(pieces)) and "".join(pieces)
+    with pytest.raises(litellm.BadGatewayError):
+        litellm.completion(**asked(f"fake-{mode}"))

@@ -15,6 +15,8 @@ from pydantic_ai import (
     ToolOutput,
     ToolReturnPart,
     UnexpectedModelBehavior,
+    UsageLimitExceeded,
+    UsageLimits,
 )
 from pydantic_ai.embeddings import Embedder
 from pydantic_ai.embeddings.openai import OpenAIEmbeddingModel
@@ -34,6 +36,7 @@ from clients.shapes import (
     Tree,
     assert_order_of_a_call,
 )
+from clients.upstreams import BROKEN_MODES, CALL_MODES, CITIES, ERROR_MODES, TEXT, TEXT_MODES
 
 
 def provider():
@@ -144,7 +147,7 @@ def test_tool_is_called_and_its_result_sent_back():
     assert agent("support-intent").run_sync("my card has not arrived yet", message_history=history).output
 
 
-@pytest.mark.parametrize("mode", ["ok", "nulls", "no-done", "no-finish", "ignores-stream", "drop-after-finish"])
+@pytest.mark.parametrize("mode", TEXT_MODES)
 @pytest.mark.parametrize("stream", [False, True])
 def test_unusual_upstream_is_answered_as_usual(mode, stream):
     async def run():
@@ -154,7 +157,7 @@ def test_unusual_upstream_is_answered_as_usual(mode, stream):
         async with model.run_stream("hello") as answer:
             return await answer.get_output()
 
-    assert asyncio.run(run()) == "Hello from upstream."
+    assert asyncio.run(run()) == TEXT
 
 
 def test_thoughts_are_apart_from_the_answer():
@@ -184,21 +187,59 @@ def test_error_has_its_status(model, settings, status):
 
 
 def test_cancelled_run_stops_the_model():
-    cancelled = fleet.idle("paced")["cancelled"]
+    cancelled = fleet.idle(fleet.PACED)["cancelled"]
 
     async def run():
-        async with agent("paced").run_stream("hello") as stream:
+        async with agent(fleet.PACED).run_stream("hello") as stream:
             async for _ in stream.stream_text(debounce_by=None):
                 break
 
     async def cancelled_after_start():
-        task = asyncio.create_task(agent("paced").run("hello"))
-        await asyncio.to_thread(fleet.until, lambda: fleet.counters("paced")["active"] == 1, "it is computed")
+        task = asyncio.create_task(agent(fleet.PACED).run("hello"))
+        await asyncio.to_thread(fleet.until, lambda: fleet.counters(fleet.PACED)["active"] == 1, "it is computed")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     for count, way in enumerate([run, cancelled_after_start], 1):
         asyncio.run(way())
-        fleet.until(lambda: fleet.counters("paced")["cancelled"] == cancelled + count, "the request is cancelled")
-        fleet.idle("paced")
+        fleet.until(lambda: fleet.counters(fleet.PACED)["cancelled"] == cancelled + count, "the request is cancelled")
+        fleet.idle(fleet.PACED)
+
+
+@pytest.mark.parametrize("mode", CALL_MODES)
+def test_two_calls_of_an_unusual_upstream_are_apart(mode):
+    caller = agent(f"fake-{mode}")
+    cities = []
+
+    @caller.tool_plain
+    def weather(city: str) -> str:
+        """Returns the weather of a city."""
+        cities.append({"city": city})
+        return f"It rains in {city}."
+
+    # The upstream server calls the tool again, whatever it is told.
+    with pytest.raises(UsageLimitExceeded):
+        caller.run_sync("hello", usage_limits=UsageLimits(request_limit=1))
+    assert sorted(cities, key=str) == sorted(CITIES, key=str)
+
+
+@pytest.mark.parametrize(("mode", "status"), ERROR_MODES.items())
+def test_error_of_an_upstream_has_its_status(mode, status):
+    with pytest.raises(ModelHTTPError) as caught:
+        agent(f"fake-{mode}").run_sync("hello")
+    assert caught.value.status_code == status
+
+
+@pytest.mark.parametrize("mode", BROKEN_MODES)
+def test_answer_that_breaks_off_is_an_error(mode):
+    async def run():
+        pieces = []
+        with pytest.raises((ModelHTTPError, openai.APIError)):
+            async with agent(f"fake-{mode}").run_stream("hello") as stream:
+                async for piece in stream.stream_text(delta=True, debounce_by=None):
+                    pieces.append(piece)
+        return "".join(pieces)
+
+    begun = asyncio.run(run())
+    assert TEXT.startswith(begun) and begun
