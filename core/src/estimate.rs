@@ -354,6 +354,15 @@ impl SpeedEstimate {
     }
 }
 
+/// The time on a replica as a multiple of the time on another one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TimeRatio {
+    /// The ratio by which replicas are compared: as far as the estimates are trusted.
+    pub trusted: f32,
+    /// The ratio by the estimates as they stand.
+    pub estimated: f32,
+}
+
 /// The time that a request of this `cost` takes on a replica, as a multiple of the time on a
 /// `reference` replica. Candidates are compared by their ratios to one common
 /// reference, which order them totally.
@@ -367,8 +376,8 @@ pub fn time_ratio(
     reference: (ReplicaLoad, Option<SpeedEstimate>),
     cost: RequestCost,
     exploration: Exploration,
-) -> f32 {
-    let speed_ratio = match (replica.1, reference.1) {
+) -> TimeRatio {
+    let (trusted, estimated) = match (replica.1, reference.1) {
         (Some(speed), Some(of_reference)) => {
             let ratio =
                 speed.seconds_beside(of_reference, cost) / of_reference.seconds_beside(speed, cost);
@@ -377,14 +386,18 @@ pub fn time_ratio(
             } else {
                 exploration.trust_in_ratio((reference.0, of_reference), speed)
             };
-            snap_similar(ratio.powf(trust))
+            (snap_similar(ratio.powf(trust)), snap_similar(ratio))
         }
-        _ => 1.0,
+        _ => (1.0, 1.0),
     };
     let load_factor = |load: ReplicaLoad| {
         contention_factor(load) * rounds_of_choices(cost.choices, load.concurrency)
     };
-    speed_ratio * load_factor(replica.0) / load_factor(reference.0)
+    let load_ratio = load_factor(replica.0) / load_factor(reference.0);
+    TimeRatio {
+        trusted: trusted * load_ratio,
+        estimated: estimated * load_ratio,
+    }
 }
 
 /// A ratio of two values of which similar ones count as equal: 1 if they differ by less than the

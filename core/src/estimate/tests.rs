@@ -50,7 +50,8 @@ fn times_of_two(
     cost: RequestCost,
     now: f32,
 ) -> (f32, f32) {
-    (time_ratio(a, b, cost, Exploration::unhurried(now)), 1.0)
+    let exploration = Exploration::unhurried(now);
+    (time_ratio(a, b, cost, exploration).trusted, 1.0)
 }
 
 const COST: RequestCost = RequestCost {
@@ -265,7 +266,9 @@ fn idle_replica_is_doubted_until_several_rounds_of_answers_and_a_busy_one_is_not
             fast,
             COST,
             Exploration::unhurried(0.0),
-        ) / factor
+        )
+        .trusted
+            / factor
     };
     let answer = |known, at| {
         let served = ServedRequest {
@@ -299,7 +302,7 @@ fn unfavourable_estimate_is_doubted_the_sooner_the_busier_the_best_replica_is() 
                 in_flight: 0,
                 ..load
             };
-            time_ratio((idle, Some(slow)), fast, COST, exploration) < 1.0
+            time_ratio((idle, Some(slow)), fast, COST, exploration).trusted < 1.0
         })
     };
     let [queued, full, half, idle] =
@@ -362,7 +365,7 @@ fn cost_grows_with_the_choices_that_do_not_fit_into_the_slots() {
     let ratio = |choices| {
         let exploration = Exploration::unhurried(0.0);
         let large = (load(0), Some(known));
-        time_ratio((small, Some(known)), large, cost(choices), exploration)
+        time_ratio((small, Some(known)), large, cost(choices), exploration).trusted
     };
     assert!((ratio(8) / ratio(1) - 4.0).abs() < 1e-3);
     // A request that was abandoned before the time that its choices take says nothing.

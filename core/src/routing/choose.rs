@@ -82,6 +82,8 @@ pub(super) enum ChoiceRule {
 pub(super) struct CandidateFigures {
     /// Expected time, in units common to all candidates. Includes load, memory and node pressure.
     pub(super) time: f32,
+    /// The same by the estimates as they stand, however little they are trusted.
+    pub(super) estimated_time: f32,
     /// Expected energy, in units common to all candidates. Includes node pressure.
     pub(super) joules: f32,
     /// Whether the replica would compute the request at once.
@@ -198,14 +200,16 @@ impl Comparison {
         let replica = |candidate: &ReplicaCandidate| (candidate.load, candidate.speed);
         let reference_replica = replica(reference);
         let figures = |candidate: &ReplicaCandidate| {
-            let time = time_ratio(
+            let ratio = time_ratio(
                 replica(candidate),
                 reference_replica,
                 self.cost,
                 self.exploration,
             );
+            let share = candidate.remaining_share * candidate.pressure_factor;
             CandidateFigures {
-                time: time * candidate.remaining_share * candidate.pressure_factor,
+                time: ratio.trusted * share,
+                estimated_time: ratio.estimated * share,
                 joules: self.joules_ratio(candidate, reference),
                 has_free_slot: candidate.load.has_free_slot(),
                 shortlisted: false,

@@ -38,7 +38,9 @@ impl ReplicaChoice {
         let (one, chosen) = (&self.figures[index], &self.figures[self.index]);
         let time_ratio = bounded_ratio(one.time, self.figures[soonest].time);
         if index == self.index && index == soonest {
-            return SelectionReason::ShortestTime;
+            return self
+                .explain_trial()
+                .unwrap_or(SelectionReason::ShortestTime);
         }
         if index == self.index {
             return SelectionReason::LowestEnergy {
@@ -52,7 +54,7 @@ impl ReplicaChoice {
             return if ratio > 1.0 {
                 SelectionReason::HigherCost { product: ratio }
             } else {
-                SelectionReason::Equivalent
+                self.explain_equal(one)
             };
         }
         if !one.has_free_slot {
@@ -68,7 +70,7 @@ impl ReplicaChoice {
     fn explain_score(&self, index: usize) -> SelectionReason {
         let (one, chosen) = (&self.figures[index], &self.figures[self.index]);
         if index == self.index {
-            return SelectionReason::BestScore;
+            return self.explain_trial().unwrap_or(SelectionReason::BestScore);
         }
         if !one.shortlisted {
             return SelectionReason::LowerScore {
@@ -78,6 +80,31 @@ impl ReplicaChoice {
         let time = bounded_ratio(one.time, chosen.time);
         if time > 1.0 {
             SelectionReason::Slower { time }
+        } else {
+            self.explain_equal(one)
+        }
+    }
+
+    /// The reason of the chosen candidate if another one is sooner by the estimates: that the chosen one is
+    /// slower is no longer trusted.
+    fn explain_trial(&self) -> Option<SelectionReason> {
+        let estimated = self.figures[self.index].estimated_time;
+        let compared = self.figures.iter().filter(|one| one.shortlisted);
+        let soonest = compared
+            .map(|one| one.estimated_time)
+            .fold(f32::INFINITY, f32::min);
+        (estimated > soonest).then(|| SelectionReason::TriedAgain {
+            time: bounded_ratio(estimated, soonest),
+        })
+    }
+
+    /// The reason of a candidate that was not chosen though it counts as equal.
+    fn explain_equal(&self, one: &CandidateFigures) -> SelectionReason {
+        let chosen = self.figures[self.index].estimated_time;
+        if chosen > one.estimated_time {
+            SelectionReason::OtherTriedAgain {
+                time: bounded_ratio(chosen, one.estimated_time),
+            }
         } else {
             SelectionReason::Equivalent
         }

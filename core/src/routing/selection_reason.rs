@@ -24,6 +24,12 @@ pub enum SelectionReason {
     },
     /// Chosen: it has the best score by the task's weights, or the least time among similar scores.
     BestScore,
+    /// Chosen: it takes longer by its estimate, but the estimate is old or rests on few answers, so that it
+    /// is tried again.
+    TriedAgain {
+        /// Its time as a multiple of the soonest candidate's, by the estimates as they stand.
+        time: f32,
+    },
     /// Not chosen: all its slots are busy, and another candidate is sooner.
     NoFreeSlot,
     /// Not chosen: it takes longer than the slack allows.
@@ -48,6 +54,11 @@ pub enum SelectionReason {
         /// The difference from the chosen candidate's score.
         difference: f32,
     },
+    /// Not chosen: it is sooner by the estimates, but the chosen candidate is tried again.
+    OtherTriedAgain {
+        /// The chosen candidate's time as a multiple of its own, by the estimates as they stand.
+        time: f32,
+    },
     /// Not chosen: it is as good as the chosen candidate, which came first.
     Equivalent,
 }
@@ -58,7 +69,11 @@ impl SelectionReason {
     pub fn is_chosen(self) -> bool {
         matches!(
             self,
-            Self::OnlyReplica | Self::ShortestTime | Self::LowestEnergy { .. } | Self::BestScore
+            Self::OnlyReplica
+                | Self::ShortestTime
+                | Self::LowestEnergy { .. }
+                | Self::BestScore
+                | Self::TriedAgain { .. }
         )
     }
 }
@@ -75,6 +90,10 @@ impl fmt::Display for SelectionReason {
                 )
             }
             Self::BestScore => f.write_str("best score of its model by the task's weights"),
+            Self::TriedAgain { time } => write!(
+                f,
+                "tried again: its estimate of {time:.2} × the time of the soonest is old or rests on few answers"
+            ),
             Self::NoFreeSlot => f.write_str("no free slot, and another replica is sooner"),
             Self::TooSlow { time, max_time } => {
                 write!(
@@ -89,6 +108,10 @@ impl fmt::Display for SelectionReason {
             Self::LowerScore { difference } => {
                 write!(f, "score {difference:.2} below the chosen replica's")
             }
+            Self::OtherTriedAgain { time } => write!(
+                f,
+                "sooner by its estimate, but the chosen replica, {time:.2} × its time so far, is tried again"
+            ),
             Self::Equivalent => f.write_str("as good as the chosen replica, which came first"),
         }
     }
@@ -132,6 +155,8 @@ mod tests {
                 joules: 0.5,
             },
             SelectionReason::BestScore,
+            SelectionReason::TriedAgain { time: 4.0 },
+            SelectionReason::OtherTriedAgain { time: 4.0 },
             SelectionReason::NoFreeSlot,
             SelectionReason::TooSlow {
                 time: 3.0,
@@ -150,7 +175,7 @@ mod tests {
             assert_eq!(json["selection"]["text"], selection.to_string());
             assert_eq!(serde_json::from_value::<Row>(json).unwrap(), row);
         }
-        let json = serde_json::to_string(&all[5]).unwrap();
+        let json = serde_json::to_string(&all[7]).unwrap();
         assert_eq!(json, r#"{"reason":"too_slow","time":3.0,"max_time":1.5}"#);
     }
 }

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::estimate::{ComputeTime, ServedRequest};
-use crate::routing::{CandidateStatus, sample_and_choose};
+use crate::routing::{CandidateStatus, SelectionReason, sample_and_choose};
 
 /// Slots of each replica.
 const CONCURRENCY: u32 = 4;
@@ -265,6 +265,18 @@ fn replica_that_is_tried_again_gets_one_request_at_a_time() {
             .index
     };
     assert_eq!((chosen(0), chosen(1)), (1, 0));
+    // The explanation does not call it the soonest, nor the other one as good.
+    let reasons = choose_replica(&[fresh, doubted(0)], None, COST, now)
+        .unwrap()
+        .explain();
+    assert!(
+        matches!(
+            reasons[..],
+            [SelectionReason::TooSlow { .. } | SelectionReason::NoFreeSlot | SelectionReason::OtherTriedAgain { .. },
+             SelectionReason::TriedAgain { time }] if time > 1.0
+        ),
+        "{reasons:?}"
+    );
     // While the other one is idle, nobody waits for the slow one.
     let idle = ReplicaCandidate {
         load: load_of(0),
