@@ -63,7 +63,7 @@ struct Conversation {
     fleet: FleetClient,
     model: String,
     max_tokens: Option<u32>,
-    temperature: f64,
+    temperature: Option<f64>,
     /// All messages so far, as the API expects them.
     messages: Vec<Value>,
 }
@@ -101,9 +101,11 @@ impl Conversation {
         let mut body = json!({
             "model": self.model,
             "messages": self.messages,
-            "temperature": self.temperature,
             "stream": true,
         });
+        if let Some(temperature) = self.temperature {
+            body["temperature"] = json!(temperature);
+        }
         if let Some(tokens) = self.max_tokens {
             body["max_tokens"] = json!(tokens);
         }
@@ -118,15 +120,30 @@ impl Conversation {
     }
 }
 
+/// What a person is told of an answer that ended for this reason. `None` if it is complete.
+fn why_incomplete(finish_reason: &str) -> Option<&'static str> {
+    match finish_reason {
+        "length" => {
+            Some("[the answer was cut at the most tokens that it may have: see --max-tokens]")
+        }
+        "content_filter" => Some("[the server's content filter withheld the rest of the answer]"),
+        _ => None,
+    }
+}
+
 /// Prints the tokens of an answer as they arrive and returns the whole answer.
 async fn print_stream(response: Response) -> anyhow::Result<String> {
     let mut events = response.bytes_stream().eventsource();
     let mut answer = String::new();
+    let mut incomplete = None;
     let mut out = std::io::stdout();
     while let Some(event) = events.next().await {
         let event = event.context(INTERRUPTED)?;
         if event.data == "[DONE]" {
             writeln!(out)?;
+            if let Some(reason) = &incomplete {
+                eprintln!("{reason}");
+            }
             return Ok(answer);
         }
         let chunk: Value =
@@ -135,7 +152,13 @@ async fn print_stream(response: Response) -> anyhow::Result<String> {
             writeln!(out)?;
             bail!("{message}");
         }
-        if let Some(text) = chunk["choices"][0]["delta"]["content"].as_str() {
+        let choice = &chunk["choices"][0];
+        if let Some(reason) = choice["finish_reason"].as_str() {
+            incomplete = why_incomplete(reason);
+        }
+        // A refusal takes the place of an answer.
+        let text = ["content", "refusal"].map(|field| choice["delta"][field].as_str());
+        if let Some(text) = text.into_iter().flatten().next() {
             write!(out, "{text}")?;
             out.flush()?;
             answer.push_str(text);

@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(
             json,
             serde_json::json!({"error": {
-                "message": "The model 'gpt' does not exist.",
+                "message": "The model 'gpt' does not exist: `GET /v1/models` lists those that do.",
                 "type": "invalid_request_error",
                 "param": "model",
                 "code": "model_not_found",

@@ -101,7 +101,9 @@ where
                 headers_sent: false,
             });
             let state = StreamState::<W, F>::Open { events, writer };
-            let mut response = response(SseBody::new(state, keep_alive));
+            let mut body = SseBody::new(state, keep_alive);
+            body.decision_id = Some(served_by.decision_id.clone());
+            let mut response = response(body);
             headers::add_served_by(&mut response, &served_by);
             Ok(response)
         }
@@ -152,8 +154,8 @@ enum StreamState<W, F> {
 struct SseBody<W, F> {
     state: StreamState<W, F>,
     buffer: BytesMut,
-    /// Id of the routing decision, if the headers were sent before it was made.
-    late_decision: Option<String>,
+    /// Id of the routing decision, once it is made.
+    decision_id: Option<String>,
     keep_alive: Duration,
     last_sent: Instant,
     /// Fires at `last_sent` plus `keep_alive`, or before: it is not set anew for every frame.
@@ -169,7 +171,7 @@ where
         Self {
             state,
             buffer: BytesMut::new(),
-            late_decision: None,
+            decision_id: None,
             keep_alive,
             last_sent: Instant::now(),
             timer: Box::pin(tokio::time::sleep(keep_alive)),
@@ -186,7 +188,7 @@ where
                 let begun = ready!(pending.as_mut().poll(cx));
                 match (begun, new_writer.take()) {
                     (Ok((served_by, events)), Some(new_writer)) => {
-                        self.late_decision = Some(served_by.decision_id.clone());
+                        self.decision_id = Some(served_by.decision_id.clone());
                         let writer = new_writer(StreamStart {
                             served_by: &served_by,
                             headers_sent: true,
@@ -237,7 +239,7 @@ where
 
     /// Writes the error of an answer that had begun.
     fn write_late_error(&mut self, error: RequestError) {
-        let decision_id = self.late_decision.take();
+        let decision_id = self.decision_id.take();
         self.write_error(&BackendError { error, decision_id }.into());
     }
 
@@ -306,6 +308,7 @@ mod tests {
     use flotilla_core::generate::{ChoiceDelta, Usage};
     use flotilla_core::{ModelName, NodeName};
     use futures::stream::{self, StreamExt};
+    use axum::response::IntoResponse;
     use http_body_util::BodyExt;
 
     /// Longer than any test.
@@ -384,14 +387,25 @@ mod tests {
             let batches = [Ok(vec![delta("a")])].into_iter().chain(end).collect();
             let text = stream(batches).await;
             assert!(text.starts_with("data: a\n\ndata: {\"error\":"), "{text}");
+            assert!(text.contains(r#""decision":"d""#), "{text}");
             assert!(!text.contains("[DONE]"), "{text}");
         }
     }
 
     #[tokio::test]
     async fn error_before_the_first_comment_is_an_error_response() {
-        let begin = async { Err(RequestError::NodeLost("gone".into()).into()) };
-        assert!(start(begin, NEVER).await.is_err());
+        let begin = async {
+            let error = RequestError::Overloaded {
+                message: "full".into(),
+                retry_after: Duration::from_secs(3),
+            };
+            let decision_id = Some("d".to_owned());
+            Err(BackendError { error, decision_id }.into())
+        };
+        let response = start(begin, NEVER).await.unwrap_err().into_response();
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()["retry-after"], "3");
+        assert_eq!(response.headers()["x-flotilla-decision"], "d");
     }
 
     #[tokio::test]

@@ -24,9 +24,9 @@ pub(crate) struct ChatArgs {
     /// Maximum length of an answer in tokens. Default: the model's limit.
     #[arg(long, value_name = "TOKENS")]
     pub(crate) max_tokens: Option<u32>,
-    /// Sampling temperature. 0 always picks the most probable token.
-    #[arg(long, value_name = "TEMPERATURE", default_value_t = 0.0)]
-    pub(crate) temperature: f64,
+    /// Sampling temperature. 0 always picks the most probable token. Default: the model's.
+    #[arg(long, value_name = "TEMPERATURE")]
+    pub(crate) temperature: Option<f64>,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The fleet has no such model. Contains the requested name.
-    #[error("The model '{0}' does not exist.")]
+    #[error("The model '{0}' does not exist: `GET /v1/models` lists those that do.")]
     ModelNotFound(String),
     /// The fleet has no such task. Contains the requested name.
-    #[error("The task '{0}' does not exist.")]
+    #[error("The task '{0}' does not exist: `GET /v1/models` lists those that do.")]
     TaskNotFound(String),
     /// The request belongs to no task, and there is no default task.
     #[error("{0}")]

@@ -30,7 +30,9 @@ pub(super) async fn from_response(response: Response, timeouts: ServerTimeouts) 
 /// Translates the status, headers and body of an error.
 fn from_status(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> RequestError {
     let error = &parse(body);
-    let message = message(error);
+    let said = message(error);
+    // Nobody but the model's owner knows of the server: the text says who speaks.
+    let message = format!("The server answered {status}: {said}");
     let retry_after = retry_after(headers, SystemTime::now());
     match status {
         StatusCode::TOO_MANY_REQUESTS => RequestError::Overloaded {
@@ -42,7 +44,7 @@ fn from_status(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> RequestE
             retry_after,
         },
         StatusCode::PAYLOAD_TOO_LARGE => RequestError::TooLarge(message),
-        StatusCode::BAD_REQUEST if is_context_overflow(error, &message) => {
+        StatusCode::BAD_REQUEST if is_context_overflow(error, &said) => {
             RequestError::ContextLength(message)
         }
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => RequestError::Invalid {
@@ -58,7 +60,7 @@ fn from_status(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> RequestE
                 clip(&String::from_utf8_lossy(location.as_bytes()))
             })
         )),
-        _ => RequestError::Upstream(format!("The server answered {status}: {message}")),
+        _ => RequestError::Upstream(message),
     }
 }
 
@@ -161,10 +163,11 @@ mod tests {
     #[test]
     fn refusals_are_translated_by_their_status() {
         for body in [r#"{"error": {"message": "no", "param": "top_k"}}"#] {
-            for status in [400, 422] {
+            for (status, text) in [(400, "400 Bad Request"), (422, "422 Unprocessable Entity")] {
+                let message = format!("The server answered {text}: no");
                 assert_eq!(
                     translate(status, &[], body),
-                    RequestError::invalid("top_k", "no")
+                    RequestError::invalid("top_k", message)
                 );
             }
         }
@@ -187,7 +190,7 @@ mod tests {
         assert!(matches!(redirect, RequestError::Upstream(_)));
         assert_eq!(
             translate(413, &[], r#"{"error": "long"}"#),
-            RequestError::TooLarge("long".into())
+            RequestError::TooLarge("The server answered 413 Payload Too Large: long".into())
         );
     }
 
