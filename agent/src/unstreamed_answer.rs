@@ -152,6 +152,7 @@ fn append(joined: &mut ChoiceDelta, delta: ChoiceDelta) {
     joined.refusal.push_str(&delta.refusal);
     joined.tool_calls.extend(delta.tool_calls);
     joined.logprobs.extend(delta.logprobs);
+    joined.prompt_logprobs.extend(delta.prompt_logprobs);
 }
 
 #[cfg(test)]

@@ -125,7 +125,13 @@ fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<GenerateE
     } else {
         FinishReason::Stop
     };
-    let mut events = Vec::with_capacity(count as usize + 2);
+    let mut events = Vec::with_capacity(count as usize + 3);
+    if request.prompt_logprobs {
+        events.push(GenerateEvent::Delta(ChoiceDelta {
+            prompt_logprobs: prompt_tokens(&request.input, logprob),
+            ..ChoiceDelta::default()
+        }));
+    }
     for index in 0..count {
         let token = TOKENS[index as usize % TOKENS.len()];
         let logprobs = request.logprobs.map(|_| TokenLogprob {
@@ -150,6 +156,24 @@ fn events(tokens: u32, logprob: f32, request: &GenerateRequest) -> Vec<GenerateE
         energy: None,
     }));
     events
+}
+
+/// The words of a prompt with the white space that follows them, which stand for its tokens.
+fn prompt_tokens(input: &GenerateInput, logprob: f32) -> Vec<TokenLogprob> {
+    let texts = match input {
+        GenerateInput::Text(text) => {
+            let words = text.split_inclusive(char::is_whitespace);
+            words.map(str::to_owned).collect()
+        }
+        GenerateInput::Tokens(tokens) => tokens.iter().map(u32::to_string).collect(),
+        GenerateInput::Chat(_) => Vec::new(),
+    };
+    let tokens = texts.into_iter().map(|token| TokenLogprob {
+        token,
+        logprob,
+        ..TokenLogprob::default()
+    });
+    tokens.collect()
 }
 
 /// The number of words, which stands for the number of tokens.

@@ -25,6 +25,7 @@ pub(crate) struct CollectedChoice {
     pub(crate) refusal: String,
     pub(crate) tool_calls: Vec<ToolCall>,
     pub(crate) logprobs: Vec<TokenLogprob>,
+    pub(crate) prompt_logprobs: Vec<TokenLogprob>,
     /// `None` when the answer ended without a finish reason.
     pub(crate) finish_reason: Option<FinishReason>,
 }
@@ -99,6 +100,7 @@ impl CollectedChoice {
         self.reasoning.push_str(&delta.reasoning);
         self.refusal.push_str(&delta.refusal);
         self.logprobs.extend(delta.logprobs);
+        self.prompt_logprobs.extend(delta.prompt_logprobs);
         for call in delta.tool_calls {
             self.append_tool_call(call)?;
         }

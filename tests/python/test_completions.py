@@ -107,6 +107,64 @@ def test_echo_without_new_tokens_is_the_prompt(complete, n):
     assert counts(usage) == counts(answer.usage)
 
 
+def test_echo_with_log_probabilities_has_those_of_the_prompt(complete):
+    """Each token of the prompt has the log-probability that it has as an answer to the tokens before it."""
+    choice = complete(echo=True, logprobs=2, max_tokens=3).choices[0]
+    lists = choice.logprobs
+    ids = [vocabulary.ids(MODEL, token)[0] for token in lists.tokens[:-3]]
+    assert len(lists.tokens) == len(lists.token_logprobs) == len(lists.top_logprobs) == len(ids) + 3
+    assert "".join(lists.tokens) == choice.text
+    assert lists.text_offset == [len("".join(lists.tokens[:index])) for index in range(len(lists.tokens))]
+    assert lists.token_logprobs[0] is None and lists.top_logprobs[0] is None
+    compared = 0
+    for index in range(1, len(ids)):
+        alone = complete(ids[:index], logprobs=2, max_tokens=1, logit_bias={}).choices[0].logprobs
+        # An answer that ends at once has no log-probability.
+        if alone.tokens:
+            (alternatives,), here = alone.top_logprobs, lists.top_logprobs[index]
+            assert list(here.values()) == pytest.approx(list(alternatives.values()), abs=2e-3)
+            if lists.tokens[index] in alternatives:
+                assert lists.token_logprobs[index] == pytest.approx(alternatives[lists.tokens[index]], abs=2e-3)
+            compared += 1
+    assert compared > 2
+    # What follows the prompt is what follows it without `echo`.
+    plain = complete(logprobs=2, max_tokens=3).choices[0]
+    assert choice.text == PROMPT + plain.text
+    assert lists.token_logprobs[len(ids) :] == pytest.approx(plain.logprobs.token_logprobs, abs=2e-3)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_prompt_alone_has_log_probabilities(complete, n):
+    """What evaluation harnesses send: token ids, of which nothing is continued."""
+    parameters = {"echo": True, "max_tokens": 0, "logprobs": 1, "n": n}
+    tokens = complete(PROMPT, **parameters).choices[0].logprobs.tokens
+    ids = [vocabulary.ids(MODEL, token)[0] for token in tokens]
+    answer = complete(ids, **parameters)
+    assert answer.usage.completion_tokens == 0
+    for choice in answer.choices:
+        assert choice.text == PROMPT
+        assert len(choice.logprobs.tokens) == len(ids)
+        assert choice.logprobs.token_logprobs[0] is None
+        assert all(logprob < 0 for logprob in choice.logprobs.token_logprobs[1:])
+    stream = list(complete(PROMPT, stream=True, **parameters))
+    texts, reasons, _ = join_stream(stream)
+    assert (texts, reasons) == ([PROMPT] * n, ["length"] * n)
+    lists = [choice.logprobs for chunk in stream for choice in chunk.choices if choice.logprobs]
+    assert len(lists) == n
+    for one in lists:
+        assert one.tokens == answer.choices[0].logprobs.tokens
+        assert one.token_logprobs[1:] == pytest.approx(answer.choices[0].logprobs.token_logprobs[1:], abs=2e-3)
+
+
+def test_log_probabilities_of_a_prompt_go_on_after_an_end_token(complete):
+    """An end token in a prompt is one of its tokens."""
+    (seven,) = vocabulary.ids(MODEL, "7")
+    end = fleet.end_tokens(MODEL)[0]
+    lists = complete([seven, end, seven, end, seven], echo=True, max_tokens=0, logprobs=0).choices[0].logprobs
+    assert len(lists.tokens) == 5
+    assert all(math.isfinite(logprob) and logprob <= 0 for logprob in lists.token_logprobs[1:])
+
+
 def test_completion_begins_with_the_space_that_belongs_to_it(complete):
     """The prompt and the answer must be a text again. The log-probabilities have the texts of all tokens."""
     for prompt in [PROMPT, "3, 1", "what is the", "9 8"]:
@@ -231,7 +289,7 @@ def test_response_headers_name_the_model_and_the_node(client):
         ({"prompt": ["a", ""]}, "prompt"),
         ({"prompt": 5}, "prompt"),
         ({"logprobs": 6}, "logprobs"),
-        ({"logprobs": 1, "echo": True}, "logprobs"),
+        ({"prompt": [5, 6], "echo": True}, "echo"),
         ({"best_of": 2}, "best_of"),
         ({"suffix": "after"}, "suffix"),
         ({"max_tokens": 0}, "max_tokens"),

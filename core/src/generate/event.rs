@@ -30,6 +30,10 @@ pub struct ChoiceDelta {
     pub tool_calls: Vec<ToolCallDelta>,
     /// The tokens of `content`, if log-probabilities were requested.
     pub logprobs: Vec<TokenLogprob>,
+    /// The tokens of the prompt, if their log-probabilities were requested: all in one delta, before the
+    /// first token of the answer. Nothing precedes the first one, which has no log-probability: what is
+    /// said of it has no meaning.
+    pub prompt_logprobs: Vec<TokenLogprob>,
 }
 
 impl ChoiceDelta {
@@ -41,6 +45,7 @@ impl ChoiceDelta {
             && self.refusal.is_empty()
             && self.tool_calls.is_empty()
             && self.logprobs.is_empty()
+            && self.prompt_logprobs.is_empty()
     }
 }
 

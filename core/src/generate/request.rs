@@ -33,6 +33,9 @@ pub struct GenerateRequest<M = ModelName> {
     /// `Some(k)` requests the log-probability of each token and of the `k` most probable tokens at its
     /// position.
     pub logprobs: Option<u32>,
+    /// Whether the log-probabilities of the prompt's tokens are requested too. Only with `logprobs`, and not
+    /// for a conversation.
+    pub prompt_logprobs: bool,
     /// The number of independent answers, at least 1.
     pub choices: u32,
     /// Whether events are sent as they are generated. Otherwise they may all be sent at the end,
@@ -74,6 +77,7 @@ impl<M> GenerateRequest<M> {
             chat_template_args: None,
             constraint: None,
             logprobs: None,
+            prompt_logprobs: false,
             choices: 1,
             stream: false,
             upstream: UpstreamFields::default(),

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_stream::try_stream;
 use flotilla_core::generate::{
-    ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, RequestError, TokenLogprob,
-    ToolCallDelta, TopLogprob, Usage,
+    ChoiceDelta, ChoiceFinished, FinishReason, GenerateEvent, GenerateInput, RequestError,
+    TokenLogprob, ToolCallDelta, TopLogprob, Usage,
 };
 use futures::Stream;
 use mistralrs_core::Usage as EngineUsage;
@@ -16,6 +16,7 @@ use super::engine_permit::{EnginePermit, SequenceRelease};
 use super::engine_thread::{EngineThread, engine_stopped};
 use super::journal::{SampledToken, TokenJournal};
 use super::prepared_request::{PreparedRequest, grammar_error};
+use super::prompt_scores::prompt_scores;
 use super::prompt_size;
 use super::request::{self, ChoiceRequest, EngineRequest};
 use super::sampler;
@@ -62,8 +63,11 @@ impl ChoiceTask {
             release,
         } = self;
         try_stream! {
-            let permit = EnginePermit::new(state.engine.acquire().await?, release);
             state.limit_to_context(&mut engine_request).await?;
+            if let Some(delta) = state.prompt_logprobs().await? {
+                yield GenerateEvent::Delta(delta);
+            }
+            let permit = EnginePermit::new(state.engine.acquire().await?, release);
             let limit = engine_request.sampling.max_len;
             let mut responses = state.engine.send(engine_request).await?;
             let mut answer = state.answer_text();
@@ -135,6 +139,39 @@ impl ChoiceState {
         let limit = limit.map_or(remaining, |limit| limit.min(remaining));
         engine_request.sampling.max_len = Some(limit);
         Ok(())
+    }
+
+    /// Returns the prompt's tokens with their log-probabilities, if the request asks for them.
+    async fn prompt_logprobs(&self) -> Result<Option<ChoiceDelta>, RequestError> {
+        let request = &self.prepared.request;
+        let Some(alternatives) = request.logprobs.filter(|_| request.prompt_logprobs) else {
+            return Ok(None);
+        };
+        let tokens = match &request.input {
+            GenerateInput::Tokens(tokens) => Some(tokens.clone()),
+            GenerateInput::Text(text) => self.engine.prompt_tokens(text.clone()).await,
+            GenerateInput::Chat(_) => None,
+        };
+        let Some((first, tokens)) = tokens
+            .as_deref()
+            .and_then(|tokens| Some((tokens[0], tokens)))
+        else {
+            return Err(RequestError::invalid(
+                "echo",
+                "The prompt has no tokens to return.",
+            ));
+        };
+        let scores = prompt_scores(&self.engine, tokens, alternatives).await?;
+        let first = SampledToken {
+            token: first,
+            logprob: 0.0,
+            top: Vec::new(),
+        };
+        let prompt_logprobs = std::iter::once(first).chain(scores);
+        Ok(Some(ChoiceDelta {
+            prompt_logprobs: prompt_logprobs.map(|token| self.logprob(token)).collect(),
+            ..ChoiceDelta::default()
+        }))
     }
 
     /// The usage that the engine reported, or else what the journal has counted.
@@ -229,6 +266,7 @@ impl ChoiceState {
             reasoning,
             refusal: String::new(),
             tool_calls,
+            prompt_logprobs: Vec::new(),
             logprobs: sampled
                 .into_iter()
                 .map(|token| self.logprob(token))

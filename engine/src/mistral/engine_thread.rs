@@ -130,6 +130,13 @@ impl EngineThread {
         Ok(responses)
     }
 
+    /// Returns the tokens of a text as a prompt. `None` if it cannot be split.
+    pub(super) async fn prompt_tokens(&self, text: String) -> Option<Vec<u32>> {
+        let vocabulary = self.vocabulary.clone();
+        let split = move || (vocabulary.token_ids)(&text, true);
+        tokio::task::spawn_blocking(split).await.ok()?
+    }
+
     /// Counts the tokens of a prompt, tools included. Returns `None` if they cannot be counted.
     pub(super) async fn count_tokens(&self, prepared: &PreparedRequest) -> Option<usize> {
         let messages = match &prepared.request.input {
@@ -137,7 +144,7 @@ impl EngineThread {
             GenerateInput::Tokens(tokens) => return Some(tokens.len()),
             GenerateInput::Text(text) => {
                 let (vocabulary, text) = (self.vocabulary.clone(), text.clone());
-                let count = move || (vocabulary.count_tokens)(&text, true);
+                let count = move || vocabulary.count_tokens(&text, true);
                 return tokio::task::spawn_blocking(count).await.ok()?;
             }
         };
@@ -226,7 +233,7 @@ mod tests {
         let (sender, mut requests) = mpsc::channel(1);
         let vocabulary = Vocabulary {
             token_text: Box::new(|_| String::new()),
-            count_tokens: Box::new(|_, _| None),
+            token_ids: Box::new(|_, _| None),
             grammars: None,
             end_tokens: Arc::new([]),
         };

@@ -136,9 +136,9 @@ impl LoadPlan {
                     let text = decoder.as_ref().map(|t| t.decode(&[token], false));
                     text.and_then(Result::ok).unwrap_or_default()
                 }),
-                count_tokens: Box::new(move |text, special| {
+                token_ids: Box::new(move |text, special| {
                     let tokens = encoder.as_ref()?.encode_fast(text, special).ok()?;
-                    Some(tokens.len())
+                    Some(tokens.get_ids().to_vec())
                 }),
                 grammars: metadata.llg_factory.clone(),
                 end_tokens: metadata.eos_tok.as_slice().into(),

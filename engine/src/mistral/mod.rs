@@ -28,6 +28,7 @@ mod load_plan;
 mod model;
 mod model_files;
 mod prepared_request;
+mod prompt_scores;
 mod prompt_size;
 mod request;
 mod sampler;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use either::Either;
 use flotilla_core::generate::{
-    ChatMessage, EmbedInput, GenerateInput, RequestError, Tool, ToolCall,
+    ChatMessage, EmbedInput, GenerateInput, RequestError, SamplingParams as Sampling, Tool,
+    ToolCall,
 };
 use indexmap::IndexMap;
 use mistralrs_core::{
@@ -78,6 +79,35 @@ pub(super) fn choice(prepared: &PreparedRequest) -> ChoiceRequest {
         tool_choice: with_tools.then_some(tool_choice),
         processors: Some(vec![Arc::new(sampler)]),
         return_logprobs,
+        is_streaming: true,
+    };
+    ChoiceRequest {
+        engine_request,
+        journal,
+        release,
+    }
+}
+
+/// Creates the engine request that takes the tokens `forced` after `prompt`, and records their
+/// log-probabilities with this number of alternatives.
+pub(super) fn scoring(prompt: Vec<u32>, forced: Vec<u32>, alternatives: u32) -> ChoiceRequest {
+    let (guard, release) = sequence_guard();
+    let max_len = forced.len();
+    let sampler = TokenSampler::new(&Sampling::default(), Some(alternatives))
+        .with_forced_tokens(forced)
+        .with_guard(guard);
+    let journal = sampler.journal();
+    let engine_request = EngineRequest {
+        messages: RequestMessage::CompletionTokens(prompt),
+        sampling: SamplingParams {
+            temperature: Some(0.0),
+            max_len: Some(max_len),
+            ..SamplingParams::neutral()
+        },
+        tools: None,
+        tool_choice: None,
+        processors: Some(vec![Arc::new(sampler)]),
+        return_logprobs: false,
         is_streaming: true,
     };
     ChoiceRequest {

@@ -33,6 +33,8 @@ pub(super) struct TokenSampler {
     journal: Arc<TokenJournal>,
     /// The grammar of the answer.
     grammar: Option<Mutex<AnswerMatcher>>,
+    /// The tokens that are taken first, whatever their probability.
+    forced: Vec<u32>,
     /// Dropped together with the sequence.
     _guard: Option<SequenceGuard>,
 }
@@ -58,6 +60,7 @@ impl TokenSampler {
             random: Mutex::new(random),
             journal: Arc::default(),
             grammar: None,
+            forced: Vec::new(),
             _guard: None,
         }
     }
@@ -65,6 +68,12 @@ impl TokenSampler {
     /// Makes the sampler follow `grammar`.
     pub(super) fn with_grammar(mut self, grammar: Option<AnswerMatcher>) -> Self {
         self.grammar = grammar.map(Mutex::new);
+        self
+    }
+
+    /// Makes the sampler take these tokens first. Their log-probabilities are recorded as those of others.
+    pub(super) fn with_forced_tokens(mut self, tokens: Vec<u32>) -> Self {
+        self.forced = tokens;
         self
     }
 
@@ -110,10 +119,10 @@ impl TokenSampler {
             }
         }
         let best = argmax(logits);
-        let chosen = if self.temperature < GREEDY_TEMPERATURE {
-            best
-        } else {
-            self.sample(logits, best)
+        let chosen = match self.forced_token(logits.len()) {
+            Some(token) => token,
+            None if self.temperature < GREEDY_TEMPERATURE => best,
+            None => self.sample(logits, best),
         };
         let sampled = self.alternatives.map(|alternatives| {
             let largest = logits[best];
@@ -126,6 +135,13 @@ impl TokenSampler {
         });
         logits[chosen] = f32::MAX;
         (chosen as u32, sampled)
+    }
+
+    /// The token that is taken next whatever its probability, if it is one of the vocabulary.
+    fn forced_token(&self, vocabulary: usize) -> Option<usize> {
+        let position = self.journal.sampled().checked_sub(1)?;
+        let token = *self.forced.get(position)? as usize;
+        (token < vocabulary).then_some(token)
     }
 
     /// Samples a token by temperature, then min-p, top-k and top-p. `best` is the most probable token.

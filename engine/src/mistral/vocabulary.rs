@@ -9,14 +9,14 @@ use mistralrs_core::llguidance::toktrie::TokTrie;
 /// character has the replacement character.
 pub(super) type TokenText = Box<dyn Fn(u32) -> String + Send + Sync>;
 
-/// Counts the tokens of a text. The flag adds the special tokens that begin every prompt. `None` if the
-/// text cannot be split into tokens.
-pub(super) type CountTokens = Box<dyn Fn(&str, bool) -> Option<usize> + Send + Sync>;
+/// Splits a text into tokens. The flag adds the special tokens that begin every prompt. `None` if the text
+/// cannot be split.
+pub(super) type TokenIds = Box<dyn Fn(&str, bool) -> Option<Vec<u32>> + Send + Sync>;
 
 /// The tokens of a model.
 pub(super) struct Vocabulary {
     pub(super) token_text: TokenText,
-    pub(super) count_tokens: CountTokens,
+    pub(super) token_ids: TokenIds,
     /// Compiles grammars over the tokens. `None` if the bytes of the tokens are not known.
     pub(super) grammars: Option<Arc<ParserFactory>>,
     /// The tokens that end an answer.
@@ -31,6 +31,11 @@ pub(super) struct TokenContent {
 }
 
 impl Vocabulary {
+    /// Counts the tokens of a text, as [`token_ids`](Self::token_ids) splits it.
+    pub(super) fn count_tokens(&self, text: &str, special: bool) -> Option<usize> {
+        (self.token_ids)(text, special).map(|tokens| tokens.len())
+    }
+
     /// Returns the content of a token.
     pub(super) fn content(&self, token: u32) -> TokenContent {
         let grammars = self.grammars.as_ref();
@@ -76,7 +81,7 @@ mod tests {
     fn token_whose_bytes_are_not_known_has_its_text() {
         let vocabulary = Vocabulary {
             token_text: Box::new(|token| token.to_string()),
-            count_tokens: Box::new(|_, _| None),
+            token_ids: Box::new(|_, _| None),
             grammars: None,
             end_tokens: Arc::new([]),
         };

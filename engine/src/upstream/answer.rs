@@ -118,6 +118,7 @@ impl UpstreamAnswer {
             refusal: message.refusal.take().unwrap_or_default(),
             tool_calls: Vec::new(),
             logprobs: Vec::new(),
+            prompt_logprobs: Vec::new(),
         };
         for part in message.tool_calls.take().unwrap_or_default() {
             delta.tool_calls.extend(self.calls.add(part)?);

@@ -157,6 +157,13 @@ impl LoadedModel for UpstreamModel {
     }
 
     async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
+        // Servers send the prompt as a part of the answer then, from which it cannot be told apart.
+        if request.prompt_logprobs {
+            return Err(RequestError::invalid(
+                "logprobs",
+                "'logprobs' together with 'echo' is not supported for models of upstream servers.",
+            ));
+        }
         let limits = UpstreamLimits::new(&request);
         let timeouts = self.connection.timeouts;
         let (path, body) = request::completion(&self.name, &request);

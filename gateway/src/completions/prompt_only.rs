@@ -12,6 +12,7 @@ pub(super) fn without_answer(events: EventStream) -> EventStream {
     let remove = |event| match event {
         GenerateEvent::Delta(delta) => GenerateEvent::Delta(ChoiceDelta {
             choice: delta.choice,
+            prompt_logprobs: delta.prompt_logprobs,
             ..ChoiceDelta::default()
         }),
         GenerateEvent::Finished(finished) => GenerateEvent::Finished(ChoiceFinished {

@@ -122,18 +122,12 @@ impl CompletionBody {
             .logprobs
             .map(|k| check_range("logprobs", k, 0..=MAX_LOGPROBS))
             .transpose()?;
-        if echo && logprobs.is_some() {
-            return Err(RequestError::invalid(
-                "logprobs",
-                "'logprobs' together with 'echo' is not supported: log-probabilities of the prompt are not read from engines.",
-            ));
-        }
         let prompts = self.prompt.validate("prompt", MAX_PROMPTS, &route.target)?;
         let has_tokens = prompts.iter().any(|p| matches!(p, PromptInput::Tokens(_)));
-        if echo && has_tokens {
+        if echo && has_tokens && logprobs.is_none() {
             return Err(RequestError::invalid(
                 "echo",
-                "'echo' needs prompts that are texts: the text of token ids is not known here.",
+                "'echo' needs prompts that are texts, or 'logprobs': the text of token ids comes with them.",
             ));
         }
         let max_tokens = self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS);
@@ -154,6 +148,7 @@ impl CompletionBody {
             .map(|input| GenerateRequest {
                 sampling: sampling.clone(),
                 logprobs,
+                prompt_logprobs: echo && logprobs.is_some(),
                 choices,
                 stream,
                 upstream: upstream.clone(),
@@ -216,7 +211,6 @@ mod tests {
             (r#""prompt": "a", "best_of": 3"#, "best_of"),
             (r#""prompt": "a", "suffix": "b""#, "suffix"),
             (r#""prompt": "a", "logprobs": 6"#, "logprobs"),
-            (r#""prompt": "a", "logprobs": 1, "echo": true"#, "logprobs"),
             (r#""prompt": "a", "max_tokens": 0"#, "max_tokens"),
             (r#""prompt": [1], "echo": true"#, "echo"),
         ] {

@@ -41,27 +41,55 @@ struct TextChoiceJson {
 #[derive(Default, Serialize, JsonSchema)]
 struct LogprobListsJson {
     tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    #[schemars(with = "Vec<BTreeMap<String, f32>>")]
-    top_logprobs: Vec<IndexMap<String, f32>>,
+    /// Null for the first token of a prompt, as nothing precedes it.
+    token_logprobs: Vec<Option<f32>>,
+    #[schemars(with = "Vec<Option<BTreeMap<String, f32>>>")]
+    top_logprobs: Vec<Option<IndexMap<String, f32>>>,
     text_offset: Vec<usize>,
 }
 
 impl LogprobListsJson {
-    /// `offset` is the position of the first token in the text of the choice, in characters.
-    fn new(logprobs: Vec<TokenLogprob>, mut offset: usize) -> Self {
+    /// The tokens of the prompt, if they are given, and those of the answer that follow. `offset` is the
+    /// position of the answer's first token in the text of the choice, in characters.
+    fn new(prompt: Vec<TokenLogprob>, answer: Vec<TokenLogprob>, offset: usize) -> Self {
         let mut lists = Self::default();
-        for logprob in logprobs {
-            lists.text_offset.push(offset);
-            offset += logprob.token.chars().count();
-            lists.tokens.push(logprob.token);
-            lists.token_logprobs.push(finite(logprob.logprob));
-            let top = logprob.top.into_iter();
-            let top = top.map(|top| (top.token, finite(top.logprob)));
-            lists.top_logprobs.push(top.collect());
+        let has_prompt = !prompt.is_empty();
+        lists.extend(prompt, 0);
+        if has_prompt {
+            lists.token_logprobs[0] = None;
+            lists.top_logprobs[0] = None;
         }
+        lists.extend(answer, offset);
         lists
     }
+
+    fn extend(&mut self, tokens: Vec<TokenLogprob>, mut offset: usize) {
+        for token in tokens {
+            self.text_offset.push(offset);
+            offset += token.token.chars().count();
+            self.tokens.push(token.token);
+            self.token_logprobs.push(Some(finite(token.logprob)));
+            let top = token.top.into_iter();
+            let top = top.map(|top| (top.token, finite(top.logprob)));
+            self.top_logprobs.push(Some(top.collect()));
+        }
+    }
+}
+
+/// Returns the text that precedes an answer: `echo`, or the text of the prompt's tokens where the client
+/// has sent only their ids.
+fn prompt_text(echo: String, prompt: &[TokenLogprob]) -> String {
+    if !echo.is_empty() {
+        return echo;
+    }
+    // A character may take several tokens, whose bytes are a text only together.
+    let bytes = prompt
+        .iter()
+        .flat_map(|token| match token.bytes.as_slice() {
+            [] => token.token.as_bytes(),
+            bytes => bytes,
+        });
+    String::from_utf8_lossy(&bytes.copied().collect::<Vec<_>>()).into_owned()
 }
 
 impl<'a> TextCompletion<'a> {
@@ -77,12 +105,16 @@ impl<'a> TextCompletion<'a> {
             .into_iter()
             .zip(0..)
             .map(|(choice, index)| {
-                let mut text = echo.get(index as usize).cloned().unwrap_or_default();
+                let echo = echo.get(index as usize).cloned().unwrap_or_default();
+                let mut text = prompt_text(echo, &choice.prompt_logprobs);
+                let offset = text.chars().count();
                 text.push_str(&choice.content);
                 TextChoiceJson {
                     text,
                     index,
-                    logprobs: logprobs.then(|| LogprobListsJson::new(choice.logprobs, 0)),
+                    logprobs: logprobs.then(|| {
+                        LogprobListsJson::new(choice.prompt_logprobs, choice.logprobs, offset)
+                    }),
                     finish_reason: Some(choice.finish_reason.map_or("stop", FinishReason::as_str)),
                 }
             })
@@ -130,14 +162,14 @@ impl TextChunkWriter {
     }
 
     /// Returns the echo of a choice (empty after the first call) and the position at which the
-    /// next text of the choice starts, in characters.
-    fn take_echo(&mut self, choice: u32) -> (String, usize) {
+    /// next text of the choice starts, in characters. `prompt` has the prompt's tokens if they are known.
+    fn take_echo(&mut self, choice: u32, prompt: &[TokenLogprob]) -> (String, usize) {
         let index = choice as usize;
         if self.lengths.len() <= index {
             self.lengths.resize(index + 1, 0);
         }
         let echo = self.echo.get_mut(index).map(std::mem::take);
-        let echo = echo.unwrap_or_default();
+        let echo = prompt_text(echo.unwrap_or_default(), prompt);
         self.lengths[index] += echo.chars().count();
         (echo, self.lengths[index])
     }
@@ -147,11 +179,12 @@ impl EventWriter for TextChunkWriter {
     fn write(&mut self, event: GenerateEvent, out: &mut BytesMut) {
         match event {
             GenerateEvent::Delta(delta) => {
-                let (mut text, offset) = self.take_echo(delta.choice);
+                let (mut text, offset) = self.take_echo(delta.choice, &delta.prompt_logprobs);
                 text.push_str(&delta.content);
                 self.lengths[delta.choice as usize] += delta.content.chars().count();
-                let logprobs = (!delta.logprobs.is_empty())
-                    .then(|| LogprobListsJson::new(delta.logprobs, offset));
+                let has_tokens = !(delta.logprobs.is_empty() && delta.prompt_logprobs.is_empty());
+                let logprobs = has_tokens
+                    .then(|| LogprobListsJson::new(delta.prompt_logprobs, delta.logprobs, offset));
                 let choice = TextChoiceJson {
                     text,
                     index: delta.choice,
@@ -161,7 +194,7 @@ impl EventWriter for TextChunkWriter {
                 self.template.write_choice(out, &choice);
             }
             GenerateEvent::Finished(finished) => {
-                let (text, _) = self.take_echo(finished.choice);
+                let (text, _) = self.take_echo(finished.choice, &[]);
                 let choice = TextChoiceJson {
                     text,
                     index: finished.choice,

@@ -9,7 +9,7 @@ use super::energy::{energy_message, parse_energy};
 use super::same_fields::same_fields;
 use crate::v1;
 
-same_fields!(ChoiceDelta { choice, content, reasoning, refusal } each { tool_calls, logprobs });
+same_fields!(ChoiceDelta { choice, content, reasoning, refusal } each { tool_calls, logprobs, prompt_logprobs });
 same_fields!(ToolCallDelta {
     index,
     id,

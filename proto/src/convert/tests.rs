@@ -44,6 +44,7 @@ fn request() -> generate::GenerateRequest {
         reasoning_effort: Some("low".into()),
         chat_template_args: Some("{}".into()),
         logprobs: Some(2),
+        prompt_logprobs: true,
         choices: 3,
         stream: true,
         upstream: generate::UpstreamFields {

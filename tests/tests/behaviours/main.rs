@@ -34,4 +34,5 @@ mod store;
 mod task_routing;
 mod telemetry;
 mod time_limits;
+mod tool_prompts;
 mod upstream_servers;

@@ -218,3 +218,19 @@ async fn every_controller_classifies_and_finds_the_decisions_of_the_others() {
     two.stop().await;
     one.stop().await;
 }
+
+#[tokio::test]
+async fn controller_may_list_only_models() {
+    for (arguments, is_listed) in [(&[][..], true), (&["--list-only-models"], false)] {
+        let cluster = Cluster::builder().controller_args(arguments).start().await;
+        let (status, list) = cluster.api().get("v1/models").await;
+        assert_eq!(status, 200);
+        let models = list["data"].as_array().unwrap();
+        assert_eq!(
+            models.iter().any(|model| model["id"] == "auto"),
+            is_listed,
+            "{list}"
+        );
+        cluster.stop().await;
+    }
+}
