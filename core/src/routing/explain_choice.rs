@@ -38,15 +38,18 @@ impl ReplicaChoice {
         let (one, chosen) = (&self.figures[index], &self.figures[self.index]);
         let time_ratio = bounded_ratio(one.time, self.figures[soonest].time);
         if index == self.index && index == soonest {
-            return self
-                .explain_trial()
-                .unwrap_or(SelectionReason::ShortestTime);
+            let trial = self.explain_trial(|_| true);
+            return trial.unwrap_or(SelectionReason::ShortestTime);
         }
         if index == self.index {
             return SelectionReason::LowestEnergy {
                 time: time_ratio,
                 joules: bounded_ratio(one.joules, self.figures[soonest].joules),
             };
+        }
+        // By the figures that the choice was made by nobody is sooner than the soonest.
+        if self.index == soonest && one.estimated_time < chosen.estimated_time {
+            return self.explain_equal(one);
         }
         if one.shortlisted {
             let product = CandidateFigures::time_energy_product;
@@ -70,7 +73,8 @@ impl ReplicaChoice {
     fn explain_score(&self, index: usize) -> SelectionReason {
         let (one, chosen) = (&self.figures[index], &self.figures[self.index]);
         if index == self.index {
-            return self.explain_trial().unwrap_or(SelectionReason::BestScore);
+            let trial = self.explain_trial(|one| one.shortlisted);
+            return trial.unwrap_or(SelectionReason::BestScore);
         }
         if !one.shortlisted {
             return SelectionReason::LowerScore {
@@ -85,11 +89,14 @@ impl ReplicaChoice {
         }
     }
 
-    /// The reason of the chosen candidate if another one is sooner by the estimates: that the chosen one is
-    /// slower is no longer trusted.
-    fn explain_trial(&self) -> Option<SelectionReason> {
+    /// The reason of the chosen candidate if one of those that it was `compared` with is sooner by the
+    /// estimates: that the chosen one is slower is no longer trusted.
+    fn explain_trial(
+        &self,
+        compared: impl Fn(&CandidateFigures) -> bool,
+    ) -> Option<SelectionReason> {
         let estimated = self.figures[self.index].estimated_time;
-        let compared = self.figures.iter().filter(|one| one.shortlisted);
+        let compared = self.figures.iter().filter(|one| compared(one));
         let soonest = compared
             .map(|one| one.estimated_time)
             .fold(f32::INFINITY, f32::min);

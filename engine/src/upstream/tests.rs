@@ -127,7 +127,13 @@ async fn anything_but_an_answer_is_the_servers_fault() {
         assert!(error.to_string().contains(cause), "{error}");
     }
     let error = answer(400, r#"{"error": {"message": "no", "param": "top_k"}}"#).await;
-    assert_eq!(error, Err(RequestError::invalid("top_k", "no")));
+    assert_eq!(
+        error,
+        Err(RequestError::invalid(
+            "top_k",
+            "The server answered 400 Bad Request: no"
+        ))
+    );
 }
 
 #[tokio::test]
