@@ -34,6 +34,7 @@ mod retry_state;
 mod retry_throttles;
 mod routing_view;
 mod selection_pass;
+mod selection_record;
 mod stored_decision;
 mod tier_answer;
 mod time_limit;

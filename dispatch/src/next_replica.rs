@@ -9,9 +9,8 @@ use flotilla_telemetry::trace::RequestSpan;
 use tokio::sync::watch;
 
 use crate::plan_execution::PlanExecution;
-use crate::selection_pass::{
-    SelectionOutcome, SelectionPass, SelectionRecord, SelectionScope, SkipReason,
-};
+use crate::selection_pass::{SelectionOutcome, SelectionPass, SelectionScope, SkipReason};
+use crate::selection_record::SelectionRecord;
 use crate::{DispatchView, LoadGuard, ReplicaView, refusal, stats_clock};
 
 /// What the request does next.

@@ -17,7 +17,7 @@ use crate::dispatch_context::DispatchContext;
 use crate::plan::DispatchPlan;
 use crate::request_context::RequestContext;
 use crate::retry_state::{FailedAttempt, RetryState};
-use crate::selection_pass::SelectionRecord;
+use crate::selection_record::SelectionRecord;
 use crate::time_limit::AttemptLimits;
 use crate::usage_guard::UsageGuard;
 use crate::{LoadGuard, ReplicaView, stats_clock};

@@ -5,9 +5,8 @@
 use std::time::{Duration, Instant};
 
 use flotilla_core::routing::{
-    AffinityRecord, CandidateRecord, CandidateStatus, ExpectedAnswer, RejectReason,
-    RejectedCandidate, SelectionReason, SpentResources, best_score, choose_from_all,
-    sample_and_choose, score_candidates,
+    AffinityRecord, CandidateStatus, ExpectedAnswer, RejectReason, SpentResources, best_score,
+    choose_from_all, sample_and_choose, score_candidates,
 };
 use flotilla_core::{ModelName, NodeName};
 
@@ -15,6 +14,7 @@ use crate::affinity_cache::{AffinityCache, AffinityHit};
 use crate::candidate_estimate::{CandidateEstimate, EstimateContext, set_reasons};
 use crate::plan::DispatchPlan;
 use crate::retry_state::RetryState;
+use crate::selection_record::SelectionRecord;
 use crate::{DispatchView, EligibleReplicas, PendingQueue, ReplicaView, stats_clock};
 
 /// The rejection's detail for a model whose upstream server is outside the zones of a request.
@@ -46,14 +46,6 @@ pub(crate) enum SelectionScope {
     Request,
     /// Every replica of every model of the plan: for explanations.
     Everything,
-}
-
-/// The candidates that a pass compared and rejected, for the decision record.
-#[derive(Debug, Default)]
-pub(crate) struct SelectionRecord {
-    pub(crate) candidates: Vec<CandidateRecord>,
-    pub(crate) rejected: Vec<RejectedCandidate>,
-    pub(crate) affinity: Option<AffinityRecord>,
 }
 
 /// The result of a pass.
@@ -347,57 +339,6 @@ impl SelectionPass<'_> {
             remaining: self.remaining,
             spent: self.spent,
             now: stats_clock(),
-        }
-    }
-}
-
-impl SelectionRecord {
-    /// Records a replica whose circuit breaker is open: as a candidate with its `estimate` if it is
-    /// selected as the last resort, else as rejected.
-    fn add_open_breaker(
-        &mut self,
-        model: &ModelName,
-        replica: &ReplicaView,
-        estimate: Option<&CandidateEstimate>,
-        selection: Option<SelectionReason>,
-    ) {
-        match estimate {
-            Some(estimate) => self.candidates.push(CandidateRecord {
-                selection,
-                ..estimate.record(model, replica)
-            }),
-            None => {
-                let reason = RejectReason::CircuitOpen;
-                self.reject_replica(model, &replica.node, reason, String::new());
-            }
-        }
-    }
-
-    fn reject_model(&mut self, model: &ModelName, reason: RejectReason, detail: &str) {
-        self.rejected.push(RejectedCandidate {
-            model: model.clone(),
-            node: None,
-            reason,
-            detail: detail.to_owned(),
-        });
-    }
-
-    /// Records a rejected replica, once: a sample may draw it again.
-    fn reject_replica(
-        &mut self,
-        model: &ModelName,
-        node: &NodeName,
-        reason: RejectReason,
-        detail: String,
-    ) {
-        let mut rejected = self.rejected.iter();
-        if !rejected.any(|r| r.model == *model && r.node.as_ref() == Some(node)) {
-            self.rejected.push(RejectedCandidate {
-                model: model.clone(),
-                node: Some(node.clone()),
-                reason,
-                detail,
-            });
         }
     }
 }

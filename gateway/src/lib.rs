@@ -14,6 +14,7 @@ mod chunk;
 mod collected_answer;
 mod completion_id;
 mod completions;
+mod cors;
 mod decompression;
 mod edge;
 mod embeddings;
@@ -41,7 +42,8 @@ pub use api_routes::{ApiRoutes, Operation};
 pub use backend::{
     Backend, BackendAnswer, BackendError, EventStream, ModelCard, Readiness, ServedBy,
 };
-pub use edge::{CorsOrigin, CorsOriginError, add_edge};
+pub use cors::{CorsOrigin, CorsOriginError};
+pub use edge::add_edge;
 pub use error::ApiError;
 pub use extract::{ApiPath, ApiQuery};
 pub use json_body::read_json;

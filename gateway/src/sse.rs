@@ -305,10 +305,10 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::response::IntoResponse;
     use flotilla_core::generate::{ChoiceDelta, Usage};
     use flotilla_core::{ModelName, NodeName};
     use futures::stream::{self, StreamExt};
-    use axum::response::IntoResponse;
     use http_body_util::BodyExt;
 
     /// Longer than any test.

@@ -1,14 +1,13 @@
 //! The handle of the thread in which mistral.rs computes one model.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use either::Either;
 use flotilla_core::generate::{EmbedInput, GenerateInput, GenerateRequest, RequestError};
 use mistralrs_core::{Constraint, NormalRequest, Request, Response, TokenizationRequest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Instant;
 
+use super::preparation::Preparation;
 use super::prepared_request::{self, PreparedRequest};
 use super::request::{self, EngineRequest};
 use super::vocabulary::{TokenContent, Vocabulary};
@@ -17,11 +16,6 @@ use super::vocabulary::{TokenContent, Vocabulary};
 const DEFAULT_CONTEXT: usize = 4_096;
 /// Responses of one answer beyond one per token: its end, errors.
 const EXTRA_RESPONSES: usize = 8;
-/// The number of requests that are prepared at once: the engine needs the processor, too.
-const PREPARING: usize = 2;
-/// How long a request may be prepared, and wait for that before. More than a few milliseconds is needed
-/// only for complex schemas.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sends requests to an engine thread.
 pub(super) struct EngineThread {
@@ -34,8 +28,7 @@ pub(super) struct EngineThread {
     vocabulary: Arc<Vocabulary>,
     /// The text of the chat template. Empty if the model has none.
     template: Arc<str>,
-    /// One permit for each request that may be prepared at once.
-    preparing: Arc<Semaphore>,
+    preparation: Preparation,
 }
 
 impl EngineThread {
@@ -52,7 +45,7 @@ impl EngineThread {
             context: context.unwrap_or(DEFAULT_CONTEXT),
             vocabulary: Arc::new(vocabulary),
             template: template.into(),
-            preparing: Arc::new(Semaphore::new(PREPARING)),
+            preparation: Preparation::default(),
         }
     }
 
@@ -71,7 +64,7 @@ impl EngineThread {
         let may_take_long = PreparedRequest::may_take_long(&request, context);
         let prepare = move || PreparedRequest::new(request, &vocabulary, &template, context);
         if may_take_long {
-            run_blocking(&self.preparing, PREPARE_TIMEOUT, prepare).await
+            self.preparation.run(prepare).await
         } else {
             prepare()
         }
@@ -82,7 +75,7 @@ impl EngineThread {
         let (vocabulary, input) = (self.vocabulary.clone(), input.clone());
         let context = self.context;
         let check = move || prepared_request::check_embed_input(&input, &vocabulary, context);
-        run_blocking(&self.preparing, PREPARE_TIMEOUT, check).await
+        self.preparation.run(check).await
     }
 
     /// Whether the thread has stopped, after which it never answers again.
@@ -169,36 +162,6 @@ impl EngineThread {
     }
 }
 
-/// Runs `prepare` where it may block, with one of the permits `preparing`. Nothing can stop it: when
-/// it takes longer than `timeout`, it keeps its permit until its end.
-async fn run_blocking<T: Send + 'static>(
-    preparing: &Arc<Semaphore>,
-    timeout: Duration,
-    prepare: impl FnOnce() -> Result<T, RequestError> + Send + 'static,
-) -> Result<T, RequestError> {
-    let deadline = Instant::now() + timeout;
-    let permit = preparing.clone().acquire_owned();
-    let Ok(permit) = tokio::time::timeout_at(deadline, permit).await else {
-        return Err(RequestError::Overloaded {
-            message: "The model has too many complex requests to check.".to_owned(),
-            retry_after: timeout,
-        });
-    };
-    let prepared = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
-        prepare()
-    });
-    let problem = match tokio::time::timeout_at(deadline, prepared).await {
-        Ok(Ok(prepared)) => return prepared,
-        Ok(Err(_)) => "The request cannot be processed.",
-        Err(_) => "The request is too complex.",
-    };
-    Err(RequestError::Invalid {
-        param: None,
-        message: problem.to_owned(),
-    })
-}
-
 /// The error when the engine thread has stopped.
 pub(super) fn engine_stopped() -> RequestError {
     RequestError::NodeLost("the engine thread of the model has stopped".into())
@@ -208,24 +171,6 @@ pub(super) fn engine_stopped() -> RequestError {
 mod tests {
     use super::*;
     use flotilla_core::ModelName;
-
-    #[tokio::test]
-    async fn preparing_waits_only_until_its_timeout() {
-        let preparing = Arc::new(Semaphore::new(1));
-        let (release, released) = std::sync::mpsc::channel::<()>();
-        let endless = move || {
-            // Ends when the test drops the sender.
-            let _ = released.recv();
-            Ok(())
-        };
-        let too_long = run_blocking(&preparing, Duration::ZERO, endless).await;
-        assert!(matches!(too_long, Err(RequestError::Invalid { .. })));
-        let refused = run_blocking(&preparing, Duration::ZERO, || Ok(())).await;
-        assert!(matches!(refused, Err(RequestError::Overloaded { .. })));
-        drop(release);
-        let prepared = run_blocking(&preparing, PREPARE_TIMEOUT, || Ok(7)).await;
-        assert_eq!(prepared, Ok(7));
-    }
 
     // Clients leave at any moment, so this cannot be tested from outside without hitting a race.
     #[tokio::test]

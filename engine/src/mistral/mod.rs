@@ -27,6 +27,7 @@ mod load;
 mod load_plan;
 mod model;
 mod model_files;
+mod preparation;
 mod prepared_request;
 mod prompt_scores;
 mod prompt_size;

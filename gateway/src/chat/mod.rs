@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 mod fields;
+mod messages;
 mod response;
 mod stream;
 mod tools;
@@ -21,7 +22,7 @@ use crate::{ApiError, Backend, headers, sse};
 use self::response::AnswerOptions;
 
 pub(crate) use fields::{ChatBody, MessageField};
-pub(crate) use validate::validate_messages;
+pub(crate) use messages::validate_messages;
 
 pub(crate) use response::ChatCompletion;
 use stream::ChatChunkWriter;

@@ -223,7 +223,9 @@ async fn every_controller_classifies_and_finds_the_decisions_of_the_others() {
 async fn controller_may_list_only_models() {
     for (arguments, is_listed) in [(&[][..], true), (&["--list-only-models"], false)] {
         let cluster = Cluster::builder().controller_args(arguments).start().await;
-        let (status, list) = cluster.api().get("v1/models").await;
+        let api = cluster.api();
+        apply_tasks(&cluster, &api).await;
+        let (status, list) = api.get("v1/models").await;
         assert_eq!(status, 200);
         let models = list["data"].as_array().unwrap();
         assert_eq!(
