@@ -152,16 +152,14 @@ impl ChoiceState {
             GenerateInput::Text(text) => self.engine.prompt_tokens(text.clone()).await,
             GenerateInput::Chat(_) => None,
         };
-        let Some((first, tokens)) = tokens
-            .as_deref()
-            .and_then(|tokens| Some((tokens[0], tokens)))
-        else {
+        let tokens = tokens.unwrap_or_default();
+        let Some(&first) = tokens.first() else {
             return Err(RequestError::invalid(
                 "echo",
                 "The prompt has no tokens to return.",
             ));
         };
-        let scores = prompt_scores(&self.engine, tokens, alternatives).await?;
+        let scores = prompt_scores(&self.engine, &tokens, alternatives).await?;
         let first = SampledToken {
             token: first,
             logprob: 0.0,
