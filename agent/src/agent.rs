@@ -9,7 +9,7 @@ use flotilla_telemetry::{KeyValue, ServiceIdentity, Telemetry, TelemetryError, T
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::artifacts::ArtifactStore;
+use crate::artifacts::{ArtifactStore, BlobReader};
 use crate::config::AgentConfig;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::energy_accounting::EnergyAccounting;
@@ -75,6 +75,7 @@ impl Agent {
             metrics: RequestMetrics::new(energy_accounting.clone(), &telemetry.meter()),
         };
         let controllers = Arc::new(LinkedControllers::default());
+        let blobs = BlobReader::new(&config.data_dir);
         let artifacts = ArtifactStore::new(config.data_dir, controllers.clone(), config.fetch_rate);
         let engines = EngineSet::new(config.simulated_slowdown)?;
         let manager = ModelManager::new(engines, artifacts, manager_config);
@@ -85,7 +86,7 @@ impl Agent {
         let stop_links = CancellationToken::new();
         let stop_models = CancellationToken::new();
         let link = AgentLink {
-            service: InferenceService::new(table, &telemetry, node.name().clone()),
+            service: InferenceService::new(table, &telemetry, node.name().clone(), blobs),
             node,
             energy_accounting,
             statuses: manager.statuses(),

@@ -17,11 +17,12 @@ use flotilla_telemetry::names::{PROVIDER, attr, span};
 use flotilla_telemetry::prometheus::PrometheusRegistry;
 use flotilla_telemetry::trace::{RequestSpan, Tracer};
 use futures::future::Either;
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use crate::artifacts::BlobReader;
 use crate::models::{AdmittedRequest, AdmittedSplit, ServedModel, ServingTable, TrackedEvents};
 use crate::turns::{SplitAnswer, embed_in_turns};
 use crate::unstreamed_answer;
@@ -36,15 +37,22 @@ pub(crate) struct InferenceService {
     tracer: Tracer,
     registry: PrometheusRegistry,
     node: NodeName,
+    blobs: BlobReader,
 }
 
 impl InferenceService {
-    pub(crate) fn new(table: ServingTable, telemetry: &Telemetry, node: NodeName) -> Self {
+    pub(crate) fn new(
+        table: ServingTable,
+        telemetry: &Telemetry,
+        node: NodeName,
+        blobs: BlobReader,
+    ) -> Self {
         Self {
             table,
             tracer: telemetry.tracer(),
             registry: telemetry.prometheus(),
             node,
+            blobs,
         }
     }
 
@@ -255,6 +263,25 @@ impl Inference for InferenceService {
             metric_families: families,
         }))
     }
+
+    type FetchBlobStream = Pin<Box<dyn Stream<Item = Result<v1::BlobChunk, Status>> + Send>>;
+
+    async fn fetch_blob(
+        &self,
+        request: Request<v1::FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        let request = request.into_inner();
+        let sha256 = request
+            .sha256
+            .parse()
+            .map_err(|e| Status::invalid_argument(format!("{e}")))?;
+        let failed = |error: std::io::Error| Status::unavailable(error.to_string());
+        let chunks = self.blobs.read(sha256, request.offset).await;
+        let chunks = chunks
+            .map_err(failed)?
+            .ok_or_else(|| Status::not_found("this node does not have the file"))?;
+        Ok(Response::new(chunks.map_err(failed).boxed()))
+    }
 }
 
 /// Converts events that were ready together to one message. An error ends the answer; events that were
@@ -303,7 +330,12 @@ mod tests {
         let served = serve(Arc::new(Endless), 1, 1);
         let table = serving_table(&model, &served);
         let node = NodeName::new("n").unwrap();
-        let service = InferenceService::new(table, &Telemetry::disabled(), node);
+        let service = InferenceService::new(
+            table,
+            &Telemetry::disabled(),
+            node,
+            BlobReader::new(std::path::Path::new("/nowhere")),
+        );
         for inputs in [1, 3] {
             let request = EmbedRequest {
                 model: model.clone(),

@@ -13,6 +13,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         link: args.link,
         store: args.store()?,
         data_dir: args.data_dir,
+        ca_file: args.ca_file,
         advertise_link: args.advertise_link,
         advertise_http: args.advertise_http,
         max_body: usize::try_from(args.max_body.0)?,

@@ -14,7 +14,9 @@ use crate::{
 pub fn main() -> ExitCode {
     let args = Args::parse();
     logging::start(&args.log, args.log_format, &args.command);
-    if !args.command.is_server() {
+    if args.command.is_server() {
+        raise_file_limit();
+    } else {
         exit_on_closed_output();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -47,6 +49,21 @@ fn exit_on_closed_output() {
     // SAFETY: no other thread runs yet, and the default action needs no handler.
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+    }
+}
+
+/// Raises the limit on open files as far as the system lets the process: the usual 1,024 are few for a
+/// server.
+fn raise_file_limit() {
+    #[cfg(unix)]
+    // SAFETY: both calls only read or write the struct that they are given.
+    unsafe {
+        let mut limit = std::mem::zeroed::<libc::rlimit>();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            // If the system refuses, the limit stays as it is.
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub struct ControllerConfig {
     pub store: StoreAddress,
     /// Directory for model files.
     pub data_dir: PathBuf,
+    /// PEM file with further authorities that the sources of models may have their certificates from.
+    pub ca_file: Option<PathBuf>,
     /// Largest request body, in bytes.
     pub max_body: usize,
     /// What clients of the API see besides the models.
@@ -63,6 +65,7 @@ impl Default for ControllerConfig {
             advertise_http: None,
             store: StoreAddress::Embedded("flotilla-data/controller".into()),
             data_dir: "flotilla-data/controller".into(),
+            ca_file: None,
             max_body: 4 << 20,
             http_api: HttpApiConfig::default(),
             first_token_timeout: Duration::from_secs(300),

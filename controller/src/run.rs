@@ -1,6 +1,7 @@
 //! Starting and stopping a controller.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use flotilla_dispatch::PendingQueue;
@@ -11,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::DesiredStateWriter;
 use crate::advertised_address;
+use crate::artifacts::SourceClient;
 use crate::config::ControllerConfig;
+use crate::connections::{ConnectionLimits, HttpServer};
 use crate::fleet::{ControllerRecord, FleetHandle};
-use crate::http_listener::HttpListener;
 use crate::startup::Startup;
 use crate::store::{self, StoreError};
 
@@ -33,6 +35,14 @@ pub enum ControllerStartError {
     /// The telemetry configuration is wrong.
     #[error(transparent)]
     Telemetry(#[from] flotilla_telemetry::TelemetryError),
+    /// The certificates for fetches cannot be used.
+    #[error("cannot use the certificates in {path}: {problem}; give a PEM file with --ca-file")]
+    CaFile {
+        /// The configured file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The store cannot be opened or reached.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -81,13 +91,15 @@ impl Controller {
             ),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
+        let sources = source_client(config.ca_file.as_deref()).await?;
         let stop_grace = config.stop_grace;
         let (pending, wake_ups) = PendingQueue::new();
-        let mut startup = Startup::new(id, config, store.clone());
+        let mut startup = Startup::new(id, config, store.clone(), sources);
         startup.start_leader_tasks();
         startup.start_registrar(record, &pending);
         startup.start_wake_ups(&pending, wake_ups);
-        startup.start_links(link);
+        let connections = ConnectionLimits::of_this_process();
+        startup.start_links(link, connections.table("link"));
         let api = startup.start_api(pending, &telemetry);
         let Startup {
             fleet,
@@ -97,7 +109,13 @@ impl Controller {
             ..
         } = startup;
         let mut api_task = JoinSet::new();
-        api_task.spawn(serve_api(http, api, stop_grace, drain.clone()));
+        let server = HttpServer {
+            listener: http,
+            connections: connections.table("http"),
+            api,
+            drain: drain.clone(),
+        };
+        api_task.spawn(serve_api(server, stop_grace));
         Ok(Self {
             http: addresses.0,
             link: addresses.1,
@@ -167,6 +185,23 @@ fn start_telemetry(
     Telemetry::start(&identity, settings)
 }
 
+/// The client for the sources of models, which trusts the authorities in `ca_file`, too.
+async fn source_client(ca_file: Option<&Path>) -> Result<SourceClient, ControllerStartError> {
+    let failed = |problem: String| ControllerStartError::CaFile {
+        path: ca_file.unwrap_or(Path::new("")).display().to_string(),
+        problem,
+    };
+    let ca = match ca_file {
+        Some(path) => Some(
+            tokio::fs::read(path)
+                .await
+                .map_err(|e| failed(e.to_string()))?,
+        ),
+        None => None,
+    };
+    SourceClient::new(ca.as_deref()).map_err(|e| failed(e.to_string()))
+}
+
 async fn listen(
     address: SocketAddr,
     purpose: &'static str,
@@ -192,26 +227,15 @@ fn local_address(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(configured)
 }
 
-/// Serves the API until `drain`; then running requests have `grace` to end.
-async fn serve_api(
-    listener: TcpListener,
-    api: axum::Router,
-    grace: Duration,
-    drain: CancellationToken,
-) {
-    let listener = HttpListener {
-        listener,
-        stop: drain.clone(),
-    };
-    let server = axum::serve(listener, api).with_graceful_shutdown(drain.clone().cancelled_owned());
+/// Serves the API until the server drains; then running requests have `grace` to end.
+async fn serve_api(server: HttpServer, grace: Duration) {
+    let drain = server.drain.clone();
     let grace_over = async {
         drain.cancelled().await;
         tokio::time::sleep(grace).await;
     };
     tokio::select! {
-        served = server.into_future() => if let Err(error) = served {
-            tracing::error!(%error, "the API server has failed");
-        },
+        () = server.run() => {}
         () = grace_over => tracing::warn!("requests that did not end in time were cut off"),
     }
 }

@@ -15,8 +15,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
-use crate::artifacts::{ArtifactReplicator, BlobStore};
+use crate::artifacts::{ArtifactReplicator, BlobStore, SourceClient};
 use crate::config::ControllerConfig;
+use crate::connections::{Acceptor, ConnectionTable};
 use crate::fleet::{ControllerRecord, FleetEvent, FleetHandle};
 use crate::link::LinkServer;
 use crate::registrar::Registrar;
@@ -31,6 +32,7 @@ pub(crate) struct Startup {
     store: Arc<dyn Store>,
     pub(crate) fleet: FleetHandle,
     blobs: BlobStore,
+    sources: SourceClient,
     /// When cancelled, the controller accepts no new requests and gives its duties up; running
     /// requests may end.
     pub(crate) drain: CancellationToken,
@@ -41,7 +43,12 @@ pub(crate) struct Startup {
 
 impl Startup {
     /// Starts the task that owns the fleet's state and the task that feeds it from the store.
-    pub(crate) fn new(id: String, config: ControllerConfig, store: Arc<dyn Store>) -> Self {
+    pub(crate) fn new(
+        id: String,
+        config: ControllerConfig,
+        store: Arc<dyn Store>,
+        sources: SourceClient,
+    ) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (fleet, run_fleet) = FleetHandle::new(&id, config.node_grace, stop.clone());
@@ -49,6 +56,7 @@ impl Startup {
         tasks.spawn(follow_store(store.clone(), fleet.clone(), stop.clone()));
         Self {
             blobs: BlobStore::new(config.data_dir.join("blobs")),
+            sources,
             config,
             id,
             store,
@@ -75,7 +83,7 @@ impl Startup {
             store: self.store.clone(),
             leader: leadership.clone(),
             blobs: self.blobs.clone(),
-            scratch: self.config.data_dir.join("fetching"),
+            sources: self.sources.clone(),
         };
         self.tasks.spawn(replicator.run(self.drain.clone()));
         self.tasks.spawn(reconcile::run(
@@ -109,7 +117,7 @@ impl Startup {
     }
 
     /// Starts the server for agents.
-    pub(crate) fn start_links(&mut self, listener: TcpListener) {
+    pub(crate) fn start_links(&mut self, listener: TcpListener, connections: ConnectionTable) {
         let server = LinkServer {
             fleet: self.fleet.clone(),
             id: self.id.clone(),
@@ -119,7 +127,8 @@ impl Startup {
             drain: self.drain.clone(),
             stop: self.stop.clone(),
         };
-        self.tasks.spawn(server.run(listener));
+        self.tasks
+            .spawn(server.run(Acceptor::new(listener, connections)));
     }
 
     /// Starts the request path and returns the routes of the whole API.

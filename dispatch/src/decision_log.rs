@@ -9,6 +9,7 @@ use flotilla_telemetry::clock::unix_millis;
 use serde::{Deserialize, Serialize};
 
 use crate::decision_recorder::DecisionRecorder;
+use crate::prompt_log::PromptLog;
 use crate::request_context::RequestContext;
 use crate::request_observer::RequestObserver;
 use crate::stored_decision::StoredDecision;
@@ -24,6 +25,7 @@ struct DecisionRing {
     controller: String,
     next: AtomicU64,
     observer: RequestObserver,
+    prompts: PromptLog,
     /// Decision number n is in slot n modulo their count, until a later decision replaces it.
     slots: Box<[ArcSwapOption<StoredDecision>]>,
 }
@@ -54,6 +56,7 @@ impl DecisionLog {
                 controller: controller.to_owned(),
                 observer,
                 next: AtomicU64::new(0),
+                prompts: PromptLog::default(),
                 slots: slots.collect(),
             }),
         }
@@ -62,10 +65,16 @@ impl DecisionLog {
     /// Records the decision about a request. The returned recorder takes the outcome.
     pub(crate) fn record(
         &self,
-        decision: RoutingDecision,
+        mut decision: RoutingDecision,
         context: Arc<RequestContext>,
     ) -> DecisionRecorder {
         let number = self.ring.next.fetch_add(1, Ordering::Relaxed);
+        if let Some(prompt) = decision.prompt.take() {
+            self.ring.prompts.insert(number, prompt);
+            let kept = self.ring.slots.len() as u64;
+            let oldest = (number + 1).saturating_sub(kept);
+            self.ring.prompts.forget_before(oldest);
+        }
         let stored = Arc::new(StoredDecision {
             number,
             at: unix_millis(),
@@ -96,7 +105,10 @@ impl DecisionLog {
         (stored.number == number).then(|| DecisionRecord {
             id: Some(self.id(number)),
             at: stored.at,
-            decision: stored.decision.clone(),
+            decision: RoutingDecision {
+                prompt: self.ring.prompts.get(number),
+                ..stored.decision.clone()
+            },
             outcome: stored.outcome.get().cloned(),
         })
     }

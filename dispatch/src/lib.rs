@@ -26,6 +26,7 @@ mod next_replica;
 mod pending_queue;
 mod plan;
 mod plan_execution;
+mod prompt_log;
 mod refusal;
 mod replica_stats;
 mod request_context;

@@ -8,6 +8,7 @@
 //! ```
 
 mod artifact_error;
+mod blob_reader;
 mod blob_sources;
 mod fetch;
 mod partial_file;
@@ -24,6 +25,7 @@ use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::Sha256Digest;
 
 pub(crate) use artifact_error::ArtifactError;
+pub(crate) use blob_reader::BlobReader;
 pub(crate) use blob_sources::BlobSources;
 #[cfg(test)]
 pub(crate) use blob_sources::NoSources;

@@ -125,6 +125,9 @@ pub(crate) struct ControllerArgs {
         default_value = "flotilla-data/controller"
     )]
     pub(crate) data_dir: PathBuf,
+    /// PEM file with further certificate authorities, for the servers that models are fetched from.
+    #[arg(long, env = "FLOTILLA_CA_FILE", value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// User name for etcd.
     #[arg(
         long,
@@ -196,8 +199,8 @@ pub(crate) struct ControllerArgs {
     #[arg(long, env = "FLOTILLA_MAX_DECISIONS", value_name = "N", default_value_t = 100_000,
         value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_decisions: u32,
-    /// Stores the last message of each request in its routing decision. Requests that must stay in a
-    /// privacy zone are never stored.
+    /// Stores the last message of each request in its routing decision: its first 16 kB, and 64 MB of
+    /// all together, the newest. Requests that must stay in a privacy zone are never stored.
     #[arg(long, env = "FLOTILLA_RECORD_PROMPTS")]
     pub(crate) record_prompts: bool,
 }

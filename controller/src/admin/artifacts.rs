@@ -96,13 +96,15 @@ pub(super) async fn put(
         .map_err(|errors| ApiError::invalid(None, errors.to_string()))?;
     let mut missing = Vec::new();
     for file in &manifest.files {
-        match state.blobs.size(file.sha256).await {
-            Some(size) if size == file.size.0 => {}
-            Some(_) => {
+        match state.blobs.verified_size(file.sha256).await {
+            Ok(Some(size)) if size == file.size.0 => {}
+            Ok(Some(_)) => {
                 let message = format!("The size of '{}' is wrong.", file.path);
                 return Err(ApiError::invalid(Some("files".into()), message));
             }
-            None => missing.push(file.sha256),
+            Ok(None) => missing.push(file.sha256),
+            // An upload replaces it, or says what is wrong with the disk.
+            Err(_) => missing.push(file.sha256),
         }
     }
     let status = if missing.is_empty() {

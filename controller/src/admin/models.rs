@@ -274,7 +274,7 @@ impl ModelResource {
                 fetch: model
                     .fetch
                     .as_ref()
-                    .filter(|_| !model.loadable)
+                    .filter(|fetch| !model.loadable || failed(fetch))
                     .map(|fetch| {
                         if fetch.error.is_empty() {
                             return format!(

@@ -1,22 +1,15 @@
 //! Fetching a model's files from the source that its spec names.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use flotilla_core::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
-use flotilla_core::spec::{
-    HuggingFaceSource, ModelFormat, ModelSource, Sha256Digest, ValidationErrors,
-};
-use futures::TryStreamExt;
-use hf_hub::api::tokio::{ApiBuilder, ApiError};
-use hf_hub::{Repo, RepoType};
+use flotilla_core::spec::{ModelFormat, ModelSource, Sha256Digest, ValidationErrors};
 
 use super::blobs::{BlobError, BlobStore};
+use super::hugging_face;
+use super::source_client::SourceClient;
 use super::walk::walk;
-
-/// Longest time that a server may send nothing.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Why the files of a model were not fetched.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +28,10 @@ pub(super) enum FetchError {
     Manifest(ValidationErrors),
     #[error("no artifact was pushed under this name")]
     NotPushed,
+    #[error("files of the model are damaged or lost, and no controller or node has them: {0}")]
+    Lost(String),
+    #[error("files of the model are damaged or lost, and the source has others by now: {0}")]
+    SourceChanged(String),
 }
 
 impl FetchError {
@@ -59,6 +56,10 @@ impl FetchError {
             Self::Manifest(_) => {
                 "name the files that the model needs in spec.source.huggingFace.files, or remove the others from the folder"
             }
+            Self::Lost(_) => "push the same files again: flotilla model push DIR --name NAME",
+            Self::SourceChanged(_) => {
+                "put the same files there again, or delete the model and apply it anew to take the new ones"
+            }
             Self::NotPushed => "run: flotilla model push DIR --name NAME",
         }
     }
@@ -67,21 +68,21 @@ impl FetchError {
 /// Called with the number of bytes fetched so far.
 pub(super) type FetchProgress<'a> = &'a (dyn Fn(u64) + Send + Sync);
 
-/// Fetches all files of `source` into `blobs`. `scratch` is a folder for unfinished downloads.
+/// Fetches all files of `source` into `blobs`.
 pub(super) async fn fetch(
     source: &ModelSource,
     format: Option<ModelFormat>,
+    client: &SourceClient,
     blobs: &BlobStore,
-    scratch: &Path,
     progress: FetchProgress<'_>,
 ) -> Result<Manifest, FetchError> {
     let files = match source {
         ModelSource::ControllerPath(path) => files_from_path(path, blobs, progress).await?,
         ModelSource::Url { url, sha256 } => {
-            vec![file_from_url(url, *sha256, blobs, progress).await?]
+            vec![file_from_url(url, *sha256, client, blobs, progress).await?]
         }
         ModelSource::HuggingFace(source) => {
-            files_from_hugging_face(source, format, blobs, scratch, progress).await?
+            hugging_face::fetch(source, format, client, blobs, progress).await?
         }
         ModelSource::Artifact(_) => return Err(FetchError::NotPushed),
         ModelSource::Path(_) => Vec::new(),
@@ -122,7 +123,7 @@ async fn files_from_path(
 }
 
 /// The manifest entry of a stored file.
-fn manifest_file(
+pub(super) fn manifest_file(
     path: String,
     url: &str,
     put: Result<(Sha256Digest, u64), BlobError>,
@@ -142,6 +143,7 @@ fn manifest_file(
 async fn file_from_url(
     url: &str,
     sha256: Sha256Digest,
+    client: &SourceClient,
     blobs: &BlobStore,
     progress: FetchProgress<'_>,
 ) -> Result<ArtifactFile, FetchError> {
@@ -151,112 +153,14 @@ async fn file_from_url(
         .rsplit('/')
         .next()
         .unwrap_or("model");
-    if let Some(size) = blobs.size(sha256).await {
+    if let Ok(Some(size)) = blobs.verified_size(sha256).await {
         return manifest_file(name.to_owned(), url, Ok((sha256, size)));
     }
-    let failed = |error: reqwest::Error| FetchError::Server {
+    let chunks = client.download(url, None).await;
+    let chunks = chunks.map_err(|problem| FetchError::Server {
         url: url.to_owned(),
-        problem: chain(&error.without_url()),
-    };
-    let client = reqwest::Client::builder()
-        .read_timeout(READ_TIMEOUT)
-        .build();
-    let response = client.map_err(failed)?.get(url).send().await;
-    let response = response.and_then(reqwest::Response::error_for_status);
-    let chunks = response.map_err(failed)?.bytes_stream();
-    let chunks = chunks.map_err(|error| chain(&error.without_url()));
+        problem,
+    })?;
     let put = blobs.put(Some(sha256), chunks, progress).await;
     manifest_file(name.to_owned(), url, put)
-}
-
-/// The messages of an error and of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text = format!("{text}: {inner}");
-        cause = inner.source();
-    }
-    text
-}
-
-/// Stores the files of a repository on Hugging Face, or on the server in `HF_ENDPOINT`.
-async fn files_from_hugging_face(
-    source: &HuggingFaceSource,
-    format: Option<ModelFormat>,
-    blobs: &BlobStore,
-    scratch: &Path,
-    progress: FetchProgress<'_>,
-) -> Result<Vec<ArtifactFile>, FetchError> {
-    let failed = |error: ApiError| FetchError::Server {
-        url: source.repo.clone(),
-        problem: chain(&error),
-    };
-    let mut builder = ApiBuilder::from_env()
-        .with_cache_dir(scratch.to_owned())
-        .with_progress(false);
-    if let Ok(token) = std::env::var("HF_TOKEN") {
-        builder = builder.with_token(Some(token));
-    }
-    let api = builder.build().map_err(failed)?;
-    let (repo, revision) = (source.repo.clone(), source.revision.clone());
-    let repo = api.repo(Repo::with_revision(repo, RepoType::Model, revision));
-    let names = if source.files.is_empty() {
-        let info = repo.info().await.map_err(failed)?;
-        let names = info.siblings.into_iter().map(|sibling| sibling.rfilename);
-        names.filter(|name| is_needed(name, format)).collect()
-    } else {
-        source.files.clone()
-    };
-    let mut files = Vec::new();
-    let mut fetched = 0;
-    for name in names {
-        let path = repo.download(&name).await.map_err(failed)?;
-        let put = blobs.put_file(&path, |done| progress(fetched + done)).await;
-        files.push(manifest_file(name, &source.repo, put)?);
-        fetched += files.last().map_or(0, |file| file.size.0);
-    }
-    Ok(files)
-}
-
-/// Whether a model of this format needs the file `name` of a repository. Repositories often hold
-/// weights in other formats too, and one GGUF file for each quantization.
-fn is_needed(name: &str, format: Option<ModelFormat>) -> bool {
-    if format == Some(ModelFormat::Gguf) {
-        return name.ends_with(".gguf");
-    }
-    let suffixes = [
-        ".json",
-        ".safetensors",
-        ".jinja",
-        ".model",
-        "merges.txt",
-        "vocab.txt",
-    ];
-    suffixes.iter().any(|suffix| name.ends_with(suffix))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_files_that_the_format_needs_are_fetched() {
-        let names = [
-            "config.json",
-            "1_Pooling/config.json",
-            "model.safetensors",
-            "pytorch_model.bin",
-            "q4.gguf",
-            "README.md",
-        ];
-        let chosen = |format| -> Vec<&str> {
-            names
-                .into_iter()
-                .filter(|name| is_needed(name, format))
-                .collect()
-        };
-        assert_eq!(chosen(None), names[..3]);
-        assert_eq!(chosen(Some(ModelFormat::Gguf)), ["q4.gguf"]);
-    }
 }

@@ -3,14 +3,21 @@
 //!
 //! A [`Manifest`](flotilla_core::artifact::Manifest) in the store lists the files of a model, so that
 //! all controllers agree on them; the files themselves are on the controllers' disks. The leader
-//! fetches (`fetch.rs`), the other controllers copy (`replicator.rs`), and an agent reads a file from
-//! any controller that has it.
+//! fetches (`fetch.rs`), the other controllers copy (`copies.rs`), and an agent reads a file from any
+//! controller that has it. A file that no controller has any more is copied back from a node.
+//! `replicator.rs` drives all of it.
 
+mod blob_index;
 mod blobs;
+mod copies;
 mod fetch;
+mod fetch_job;
+mod hugging_face;
 mod replicator;
+mod source_client;
 mod walk;
 
-pub use blobs::{BlobError, BlobStore};
+pub use blobs::{BlobError, BlobReadError, BlobStore};
 pub(crate) use replicator::ArtifactReplicator;
+pub(crate) use source_client::SourceClient;
 pub use walk::walk;

@@ -2,36 +2,38 @@
 //! needs.
 //!
 //! The leader fetches files from their sources and records manifests in the store. Every controller
-//! copies the files of those manifests from another controller that has them.
+//! copies the files of those manifests from another controller that has them, or from a node. Damaged
+//! files are missing files: where nobody has a copy, the leader fetches them from the source again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, HashSet};
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{ModelFormat, ModelSource, Sha256Digest};
-use futures::TryStreamExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::blobs::BlobStore;
+use super::copies::{Copies, CopySources, controller_client};
 use super::fetch::{FetchError, fetch};
+use super::fetch_job::{FetchJob, MIN_RETRY_DELAY};
+use super::source_client::SourceClient;
 use crate::fleet::records::encode;
-use crate::fleet::{FetchRecord, FleetHandle, FleetView};
+use crate::fleet::{FleetHandle, FleetView};
 use crate::store::{Leadership, Store, StoreError, StoreWrite, keys};
 
 /// How often progress is recorded, and due retries are started.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often files that no model needs are removed.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
-/// Delay before the first retry of a fetch; it doubles with each failure.
-const MIN_RETRY_DELAY: Duration = Duration::from_secs(10);
-/// Longest delay before a retry.
-const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
+/// How often the disk is asked which files there are: somebody may have removed some.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(600);
+/// Fetches that run at the same time.
+const MAX_FETCHES: usize = 2;
 
 /// Replicates model files to this controller.
 pub(crate) struct ArtifactReplicator {
@@ -42,76 +44,31 @@ pub(crate) struct ArtifactReplicator {
     /// The leadership, while this controller has it.
     pub(crate) leader: watch::Receiver<Option<Arc<dyn Leadership>>>,
     pub(crate) blobs: BlobStore,
-    /// Folder for unfinished downloads.
-    pub(crate) scratch: PathBuf,
-}
-
-/// The fetch of one source, which runs or waits for its next attempt.
-struct FetchJob {
-    /// Bytes fetched so far.
-    bytes: Arc<AtomicU64>,
-    /// The progress that was recorded last.
-    recorded: Option<FetchRecord>,
-    delays: ExponentialBackoff,
-    /// When the next attempt starts. `None` while one runs.
-    retry_at: Option<Instant>,
+    /// The client for the sources of models.
+    pub(crate) sources: SourceClient,
 }
 
 /// The result of a task of [`ReplicationWork`].
 enum FinishedJob {
     /// A fetch from a source, by the id of the source.
     Fetched(String, Result<Manifest, FetchError>),
-    /// A copy of one file from another controller.
+    /// A copy of one file from another controller or a node.
     Copied(Sha256Digest, Result<(), String>),
+    /// A look at the files on the disk.
+    Checked(io::Result<()>),
 }
 
 /// Fetches and copies that run or wait.
-#[derive(Default)]
 struct ReplicationWork {
     tasks: JoinSet<FinishedJob>,
     /// By the id of the source.
     jobs: BTreeMap<String, FetchJob>,
-    /// Files that are being copied (`None`), or when the next attempt may start.
-    copies: HashMap<Sha256Digest, Option<Instant>>,
-}
-
-impl FetchJob {
-    /// A job whose first attempt is due. `recorded` is the progress that the store has of it.
-    fn new(recorded: Option<FetchRecord>) -> Self {
-        let delays = ExponentialBuilder::default()
-            .with_min_delay(MIN_RETRY_DELAY)
-            .with_max_delay(MAX_RETRY_DELAY)
-            .with_factor(2.0)
-            .without_max_times();
-        Self {
-            bytes: Arc::default(),
-            recorded,
-            delays: delays.build(),
-            retry_at: Some(Instant::now()),
-        }
-    }
-
-    /// Schedules the next attempt after a failure.
-    fn schedule_retry(&mut self) {
-        let delay = self.delays.next().unwrap_or(MAX_RETRY_DELAY);
-        self.retry_at = Some(Instant::now() + delay);
-    }
-
-    /// The write that records the job's progress, and its `error` if it has failed. `None` when the
-    /// store already has it.
-    fn record(&mut self, source_id: &str, error: Option<&FetchError>) -> Option<StoreWrite> {
-        let record = FetchRecord {
-            fetched_bytes: self.bytes.load(Ordering::Relaxed),
-            error: error.map(ToString::to_string).unwrap_or_default(),
-            remedy: error.map(|e| e.remedy().to_owned()).unwrap_or_default(),
-        };
-        if self.recorded.as_ref() == Some(&record) {
-            return None;
-        }
-        let write = StoreWrite::put(keys::fetch_progress(source_id), encode(&record));
-        self.recorded = Some(record);
-        Some(write)
-    }
+    copies: Copies,
+    /// The client for other controllers.
+    client: reqwest::Client,
+    /// Whether a look at the files on the disk runs.
+    checking: bool,
+    next_rescan: Instant,
 }
 
 impl ArtifactReplicator {
@@ -120,7 +77,21 @@ impl ArtifactReplicator {
         let mut changes = self.fleet.changes();
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         let mut cleanup = tokio::time::interval(CLEANUP_INTERVAL);
-        let mut work = ReplicationWork::default();
+        if let Err(error) = self.blobs.rescan().await {
+            tracing::error!(%error, "the files of models cannot be listed; check --data-dir");
+        }
+        let client = match controller_client() {
+            Ok(client) => client,
+            Err(error) => return tracing::error!(%error, "files of models cannot be copied"),
+        };
+        let mut work = ReplicationWork {
+            tasks: JoinSet::new(),
+            jobs: BTreeMap::new(),
+            copies: Copies::default(),
+            client,
+            checking: false,
+            next_rescan: Instant::now() + RESCAN_INTERVAL,
+        };
         loop {
             let mut finished = None;
             tokio::select! {
@@ -132,7 +103,7 @@ impl ArtifactReplicator {
                     Ok(job) => finished = Some(job),
                     Err(error) => tracing::error!(%error, "a fetch or copy of model files panicked"),
                 },
-                _ = poll.tick() => {}
+                _ = poll.tick() => self.start_check(&mut work),
                 _ = cleanup.tick() => self.remove_unused_files().await,
             }
             let view = self.fleet.view();
@@ -189,8 +160,19 @@ impl ArtifactReplicator {
             });
         }
         work.jobs.retain(|id, _| sources.contains_key(id));
+        let running = work.jobs.values().filter(|job| job.retry_at.is_none());
+        let mut running = running.count();
         for (id, (source, format)) in sources {
-            if view.manifests.get(&source).is_some() {
+            let manifest = view.manifests.get(&source);
+            let lost = manifest.and_then(|manifest| work.copies.failed_files(manifest));
+            if let (Some(lost), ModelSource::Artifact(_)) = (&lost, &source) {
+                let recorded = view.manifests.fetches.get(&id);
+                let job = work.jobs.entry(id.clone());
+                let job = job.or_insert_with(|| FetchJob::new(recorded.cloned()));
+                writes.extend(job.record(&id, Some(&FetchError::Lost(lost.clone()))));
+                continue;
+            }
+            if manifest.is_some() && lost.is_none() {
                 if view.manifests.fetches.contains_key(&id) {
                     writes.push(StoreWrite::Delete {
                         key: keys::fetch_progress(&id),
@@ -202,19 +184,14 @@ impl ArtifactReplicator {
             let recorded = view.manifests.fetches.get(&id);
             let job = work.jobs.entry(id.clone());
             let job = job.or_insert_with(|| FetchJob::new(recorded.cloned()));
-            if job.retry_at.is_some_and(|at| at <= Instant::now()) {
-                job.retry_at = None;
-                job.bytes.store(0, Ordering::Relaxed);
-                let (blobs, scratch) = (self.blobs.clone(), self.scratch.join(&id));
-                let (bytes, id) = (job.bytes.clone(), id.clone());
+            if job.is_due() && running < MAX_FETCHES {
+                running += 1;
+                let (blobs, client) = (self.blobs.clone(), self.sources.clone());
+                let (bytes, id) = (job.start(), id.clone());
                 tracing::info!(%source, "fetching model files");
                 work.tasks.spawn(async move {
                     let progress = |fetched| bytes.store(fetched, Ordering::Relaxed);
-                    let fetched = fetch(&source, format, &blobs, &scratch, &progress).await;
-                    // After a failure the unfinished downloads stay for the next attempt.
-                    if fetched.is_ok() {
-                        let _ = tokio::fs::remove_dir_all(&scratch).await;
-                    }
+                    let fetched = fetch(&source, format, &client, &blobs, &progress).await;
                     FinishedJob::Fetched(id, fetched)
                 });
             }
@@ -233,20 +210,33 @@ impl ArtifactReplicator {
         leadership: Option<&dyn Leadership>,
     ) -> Result<(), StoreError> {
         match job {
-            FinishedJob::Copied(sha256, Ok(())) => {
-                work.copies.remove(&sha256);
+            FinishedJob::Copied(sha256, copied) => {
+                work.copies.finish(sha256, copied.is_ok());
+                if let Err(error) = copied {
+                    tracing::warn!(%sha256, error, "a file of a model cannot be copied to this controller");
+                }
                 Ok(())
             }
-            FinishedJob::Copied(sha256, Err(error)) => {
-                tracing::warn!(%sha256, error, "a file cannot be copied from another controller");
-                let retry_at = Instant::now() + MIN_RETRY_DELAY;
-                work.copies.insert(sha256, Some(retry_at));
+            FinishedJob::Checked(checked) => {
+                work.checking = false;
+                if let Err(error) = checked {
+                    tracing::warn!(%error, "the files of models cannot be checked; check --data-dir");
+                }
                 Ok(())
             }
             FinishedJob::Fetched(id, fetched) => {
                 let (Some(leadership), Some(job)) = (leadership, work.jobs.get_mut(&id)) else {
                     return Ok(());
                 };
+                let known = self.fleet.view().manifests.fetched.get(&id).cloned();
+                let fetched = fetched.and_then(|manifest| match &known {
+                    Some(known) if **known != manifest => {
+                        // What nodes run does not change because a file was lost here.
+                        let lost = work.copies.failed_files(known).unwrap_or_default();
+                        Err(FetchError::SourceChanged(lost))
+                    }
+                    _ => Ok(manifest),
+                });
                 let writes = match fetched {
                     Ok(manifest) => {
                         // The job is removed once the view has the manifest.
@@ -278,27 +268,33 @@ impl ArtifactReplicator {
 
     /// Starts copies of needed files that this controller does not have.
     fn start_copies(&self, view: &FleetView, work: &mut ReplicationWork) {
-        let now = Instant::now();
-        for sha256 in view.needed_files() {
-            let busy = match work.copies.get(&sha256) {
-                Some(None) => true,
-                Some(Some(retry_at)) => *retry_at > now,
-                None => false,
-            };
-            if busy || self.blobs.path(sha256).exists() {
-                continue;
-            }
-            let others = view.controllers.iter().filter(|(id, _)| **id != self.id);
-            let others: Vec<String> = others.map(|(_, c)| c.http.clone()).collect();
-            if others.is_empty() {
-                continue;
-            }
-            work.copies.insert(sha256, None);
+        for file in work.copies.start_due(view, &self.blobs) {
+            let sources = CopySources::new(view, &self.id, work.client.clone());
             let blobs = self.blobs.clone();
             work.tasks.spawn(async move {
-                FinishedJob::Copied(sha256, copy(sha256, &others, &blobs).await)
+                let copied = sources.copy(file.sha256, &blobs).await;
+                FinishedJob::Copied(file.sha256, copied)
             });
         }
+    }
+
+    /// Looks which files there are, or compares one of them with its digest, in the background.
+    fn start_check(&self, work: &mut ReplicationWork) {
+        if std::mem::replace(&mut work.checking, true) {
+            return;
+        }
+        let rescan = work.next_rescan <= Instant::now();
+        if rescan {
+            work.next_rescan = Instant::now() + RESCAN_INTERVAL;
+        }
+        let blobs = self.blobs.clone();
+        work.tasks.spawn(async move {
+            let checked = match rescan {
+                true => blobs.rescan().await,
+                false => blobs.scrub_next().await.map(drop),
+            };
+            FinishedJob::Checked(checked)
+        });
     }
 
     /// Removes files that no model needs. Does nothing while the view may be out of date.
@@ -316,30 +312,4 @@ impl ArtifactReplicator {
             tracing::warn!(%error, "files that no model needs cannot be removed");
         }
     }
-}
-
-/// Copies a file from the first of the `controllers` (`host:port`) that has it. The error is that of
-/// the last one.
-async fn copy(
-    sha256: Sha256Digest,
-    controllers: &[String],
-    blobs: &BlobStore,
-) -> Result<(), String> {
-    let client = reqwest::Client::new();
-    let mut last_error = String::new();
-    for address in controllers {
-        let url = format!("http://{address}/api/v1/blobs/{sha256}");
-        let response = client.get(url).send().await;
-        match response.and_then(reqwest::Response::error_for_status) {
-            Ok(response) => {
-                let chunks = response.bytes_stream().map_err(|e| e.to_string());
-                match blobs.put(Some(sha256), chunks, |_| {}).await {
-                    Ok(_) => return Ok(()),
-                    Err(error) => last_error = error.to_string(),
-                }
-            }
-            Err(error) => last_error = error.to_string(),
-        }
-    }
-    Err(last_error)
 }

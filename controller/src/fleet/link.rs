@@ -3,15 +3,19 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use bytes::Bytes;
 use flotilla_core::NodeName;
+use flotilla_core::spec::Sha256Digest;
 use flotilla_dispatch::{MessageStream, ReplicaTransport, ResponseStream, TransportError};
 use flotilla_proto::status;
 use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1::inference_client::InferenceClient;
-use flotilla_proto::v1::{EmbedRequest, EmbedResponse, GenerateRequest};
+use flotilla_proto::v1::{EmbedRequest, EmbedResponse, FetchBlobRequest, GenerateRequest};
+use futures::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 /// The largest message on a link, in bytes: more than the largest request body, and enough for
@@ -94,6 +98,34 @@ impl NodeLink {
         };
         let client = InferenceClient::with_origin(channel.clone(), transport::origin());
         Some(client.max_decoding_message_size(MAX_MESSAGE))
+    }
+}
+
+/// The longest wait until a node begins to send a file.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl NodeLink {
+    /// Reads a model file that the node has.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` when the node does not have it; `UNAVAILABLE` without a connection.
+    pub async fn fetch_blob(
+        &self,
+        sha256: Sha256Digest,
+    ) -> Result<impl Stream<Item = Result<Bytes, String>> + Send + use<>, tonic::Status> {
+        let client = self.client();
+        let mut client = client.ok_or_else(|| tonic::Status::unavailable("not connected"))?;
+        let request = FetchBlobRequest {
+            sha256: sha256.to_string(),
+            offset: 0,
+        };
+        let response = tokio::time::timeout(FETCH_TIMEOUT, client.fetch_blob(request)).await;
+        let response = response.map_err(|_| tonic::Status::unavailable("it does not answer"))?;
+        let chunks = response?.into_inner();
+        Ok(chunks.map(|chunk| match chunk {
+            Ok(chunk) => Ok(chunk.data),
+            Err(status) => Err(status.message().to_owned()),
+        }))
     }
 }
 

@@ -186,11 +186,16 @@ impl FleetView {
         }
     }
 
-    /// Returns the digests of all files that controllers have to store.
-    pub fn needed_files(&self) -> impl Iterator<Item = Sha256Digest> {
+    /// Returns the manifests of all files that controllers have to store.
+    pub fn needed_manifests(&self) -> impl Iterator<Item = &Arc<Manifest>> {
         let models = self.models.values();
         let of_models = models.flat_map(|m| m.manifest.iter().chain(&m.stable_manifest));
-        let all = of_models.chain(self.manifests.pushed.values());
-        all.flat_map(|manifest| manifest.files.iter().map(|file| file.sha256))
+        of_models.chain(self.manifests.pushed.values())
+    }
+
+    /// Returns the digests of all files that controllers have to store.
+    pub fn needed_files(&self) -> impl Iterator<Item = Sha256Digest> {
+        let manifests = self.needed_manifests();
+        manifests.flat_map(|manifest| manifest.files.iter().map(|file| file.sha256))
     }
 }

@@ -6,6 +6,7 @@
 //!   client: `reverse.rs` adds it to the node's [`NodeLink`](crate::fleet::NodeLink), and requests
 //!   are sent on it. An agent behind NAT can be reached in this way.
 
+mod in_use;
 mod join;
 mod reverse;
 mod service;
@@ -18,21 +19,22 @@ use std::time::Duration;
 
 use flotilla_proto::v1::fleet_server::FleetServer;
 use flotilla_proto::{preface, transport};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::artifacts::BlobStore;
+use crate::connections::{Acceptor, Connection};
 use crate::fleet::FleetHandle;
+use in_use::InUseFromFirstCall;
 use service::FleetService;
 use sessions::OpenSessions;
 
 /// Longest wait for the first bytes of a connection.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a failed accept, so that the loop does not spin while the process is out of file
-/// descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait for an agent's first call.
+const FIRST_CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The server that agents connect to.
 pub struct LinkServer {
@@ -64,33 +66,25 @@ struct LinkAcceptor {
 
 impl LinkServer {
     /// Accepts connections until the server drains, then waits until the open ones have ended.
-    pub async fn run(self, listener: TcpListener) {
+    pub(crate) async fn run(self, mut acceptor: Acceptor) {
         let drain = self.drain.clone();
         let session_tasks = TaskTracker::new();
-        let acceptor = self.acceptor(session_tasks.clone());
+        let links = self.acceptor(session_tasks.clone());
         let mut connections = JoinSet::new();
         loop {
-            let accepted = tokio::select! {
+            let (stream, peer, connection) = tokio::select! {
                 () = drain.cancelled() => break,
-                accepted = listener.accept() => accepted,
+                accepted = acceptor.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
             };
-            match accepted {
-                Ok((stream, peer)) => {
-                    let acceptor = acceptor.clone();
-                    connections.spawn(async move {
-                        if let Err(error) = acceptor.serve_connection(stream).await {
-                            tracing::debug!(%peer, %error, "a connection has ended with an error");
-                        }
-                    });
+            let links = links.clone();
+            connections.spawn(async move {
+                if let Err(error) = links.serve_connection(stream, connection).await {
+                    tracing::debug!(%peer, %error, "a connection has ended with an error");
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
+            });
         }
-        drop(listener);
+        drop(acceptor);
         while connections.join_next().await.is_some() {}
         session_tasks.close();
         session_tasks.wait().await;
@@ -120,9 +114,29 @@ impl LinkServer {
 }
 
 impl LinkAcceptor {
-    /// Serves one connection to its end.
-    async fn serve_connection(self, mut stream: TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
+    /// Serves one connection to its end, unless it says nothing and has to give way to others.
+    async fn serve_connection(self, stream: TcpStream, connection: Connection) -> io::Result<()> {
+        let connection = Arc::new(connection);
+        let silent_too_long = async {
+            tokio::select! {
+                () = connection.give_way().cancelled() => {}
+                () = tokio::time::sleep(FIRST_CALL_TIMEOUT) => {}
+            }
+            if !connection.is_silent() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            ended = self.serve_stream(stream, &connection) => ended,
+            () = silent_too_long => Err(io::Error::other("the client has said nothing")),
+        }
+    }
+
+    async fn serve_stream(
+        self,
+        mut stream: TcpStream,
+        connection: &Arc<Connection>,
+    ) -> io::Result<()> {
         let reversed = async {
             let mut first = [0];
             stream.peek(&mut first).await?;
@@ -137,11 +151,13 @@ impl LinkAcceptor {
                 let Some(link) = self.sessions.find(&session) else {
                     return Err(io::Error::other("no such session"));
                 };
+                let _in_use = connection.begin_use();
                 reverse::run(stream, &link, &self.fleet, self.silence).await
             }
             None => {
                 let stop = self.stop.cancelled_owned();
-                transport::serve(stream, self.server, self.silence, stop).await
+                let server = InUseFromFirstCall::new(self.server, connection.clone());
+                transport::serve(stream, server, self.silence, stop).await
             }
         };
         ended.map_err(io::Error::other)

@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::join::{node_record, reject_taken_name};
 use super::sessions::OpenSessions;
 use super::sync::SyncSession;
-use crate::artifacts::BlobStore;
+use crate::artifacts::{BlobReadError, BlobStore};
 use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
 
 /// Longest time from an agent's `Join` to its `Sync`.
@@ -92,7 +92,8 @@ impl FleetRpc for FleetService {
             .ok_or_else(|| Status::not_found("this controller does not have the file"))?;
         let chunks = chunks.map(|chunk| match chunk {
             Ok(data) => Ok(BlobChunk { data }),
-            Err(error) => Err(Status::unavailable(error)),
+            Err(error @ BlobReadError::Damaged) => Err(Status::data_loss(error.to_string())),
+            Err(error) => Err(Status::unavailable(error.to_string())),
         });
         Ok(Response::new(chunks.boxed()))
     }
@@ -134,7 +135,8 @@ impl FleetService {
         let link = link.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                () = link.closed.cancelled() => {}
+                // Another session of the node has taken its place.
+                () = link.closed.cancelled() => sessions.close(&link.session),
                 () = link.synced.cancelled() => {}
                 () = tokio::time::sleep(SYNC_TIMEOUT) => {
                     sessions.close(&link.session);
@@ -145,5 +147,49 @@ impl FleetService {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_proto::v1::Inventory;
+
+    #[tokio::test]
+    async fn sessions_that_a_node_has_replaced_are_forgotten() {
+        let stop = CancellationToken::new();
+        let (fleet, run) = FleetHandle::new("c", Duration::from_secs(5), stop.clone());
+        let fleet_task = tokio::spawn(run);
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = TaskTracker::new();
+        let service = FleetService {
+            fleet,
+            id: "c".into(),
+            blobs: BlobStore::new(dir.path().to_owned()),
+            sessions: Arc::default(),
+            connections: 1,
+            drain: stop.clone(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        };
+        for _ in 0..100 {
+            let request = JoinRequest {
+                name: "n1".into(),
+                identity: "i".into(),
+                inventory: Some(Inventory::default()),
+                ..JoinRequest::default()
+            };
+            service.join(Request::new(request)).await.unwrap();
+        }
+        // Only the newest session waits for its sync stream.
+        let forgotten = async {
+            while service.sessions.len() > 1 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let forgotten = tokio::time::timeout(SYNC_TIMEOUT / 2, forgotten).await;
+        assert!(forgotten.is_ok(), "{} sessions", service.sessions.len());
+        stop.cancel();
+        fleet_task.await.unwrap();
     }
 }

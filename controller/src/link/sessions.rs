@@ -40,6 +40,12 @@ impl OpenSessions {
         }
     }
 
+    /// The number of open sessions.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
     fn lock(&self) -> parking_lot::MutexGuard<'_, HashMap<SessionId, Arc<NodeLink>>> {
         self.links.lock()
     }

@@ -7,12 +7,14 @@
 mod admission;
 mod backup_and_restore;
 mod cascades;
+mod connection_limits;
 mod controllers_on_etcd;
 mod energy_accounting;
 mod fixtures;
 mod flotilla_up;
 mod large_requests;
 mod load_sharing;
+mod lost_files;
 mod lost_nodes;
 mod many_files;
 mod model_files;

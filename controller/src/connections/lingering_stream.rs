@@ -1,4 +1,4 @@
-//! The connections of the HTTP API.
+//! A connection of the HTTP API that ends gently.
 //!
 //! A server that answers before it has read the whole request, as with 413, and closes the connection
 //! makes the kernel reset it: many clients then see a broken pipe instead of the answer. So a connection
@@ -6,14 +6,12 @@
 //! dropped for a while.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -23,47 +21,48 @@ const LINGER_TIME: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
 /// The most that is read meanwhile, in bytes.
 const LINGER_BYTES: usize = 256 << 20;
+/// The longest time that a client may read nothing of what is sent to it.
+const STALL_TIME: Duration = Duration::from_secs(300);
 /// The size of one read, in bytes.
 const CHUNK: usize = 16 << 10;
 
-/// Accepts the connections of the API. They linger until `stop` at most.
-pub(crate) struct HttpListener {
-    pub(crate) listener: TcpListener,
-    pub(crate) stop: CancellationToken,
-}
-
-impl Listener for HttpListener {
-    type Io = LingeringStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (LingeringStream, SocketAddr) {
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
-        }
-        let stop = self.stop.clone();
-        let linger = None;
-        (
-            LingeringStream {
-                stream,
-                stop,
-                linger,
-            },
-            address,
-        )
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
 /// A connection that reads on for a while after it was shut down.
-pub(crate) struct LingeringStream {
+pub(super) struct LingeringStream {
     stream: TcpStream,
     stop: CancellationToken,
     /// Set once the sending half is closed.
     linger: Option<Linger>,
+    /// Set while the client does not read.
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl LingeringStream {
+    /// A connection that lingers until `stop` at most.
+    pub(super) fn new(stream: TcpStream, stop: CancellationToken) -> Self {
+        Self {
+            stream,
+            stop,
+            linger: None,
+            stall: None,
+        }
+    }
+
+    /// Fails a write that waits for the client for too long.
+    fn limit_stall<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stall = None;
+            return written;
+        }
+        let stall = self
+            .stall
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(STALL_TIME)));
+        ready!(stall.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 /// What ends the lingering of a connection.
@@ -123,7 +122,8 @@ impl AsyncWrite for LingeringStream {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.limit_stall(written, cx)
     }
 
     fn poll_write_vectored(
@@ -131,7 +131,8 @@ impl AsyncWrite for LingeringStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.limit_stall(written, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -157,16 +158,14 @@ impl AsyncWrite for LingeringStream {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     async fn connection() -> (TcpStream, LingeringStream, CancellationToken) {
         let stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut listener = HttpListener {
-            listener,
-            stop: stop.clone(),
-        };
-        let (client, (server, _)) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (client, server) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let server = LingeringStream::new(server.unwrap().0, stop.clone());
         (client.unwrap(), server, stop)
     }
 

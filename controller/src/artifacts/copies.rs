@@ -1,0 +1,298 @@
+//! The files that this controller lacks, and their copies from other controllers and from nodes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flotilla_core::artifact::{ArtifactFile, Manifest};
+use flotilla_core::spec::Sha256Digest;
+use futures::TryStreamExt;
+
+use super::blobs::BlobStore;
+use super::fetch_job::MIN_RETRY_DELAY;
+use crate::fleet::{FleetView, NodeLink};
+
+/// Copies that run at the same time.
+const MAX_COPIES: usize = 4;
+/// Longest time until another controller accepts a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time that another controller may send nothing.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Nodes that are asked for a file that no controller has.
+const MAX_NODES: usize = 16;
+/// Files that an error names.
+const NAMED_FILES: usize = 3;
+
+/// The copies that run or wait for their next attempt.
+#[derive(Default)]
+pub(super) struct Copies {
+    states: HashMap<Sha256Digest, CopyState>,
+    /// What was compared when no file was missing last.
+    complete: Option<Compared>,
+}
+
+/// The copy of one file.
+enum CopyState {
+    Running {
+        /// Whether an attempt before it has failed.
+        is_retry: bool,
+    },
+    /// The last attempt has failed.
+    Failed { retry_at: Instant },
+}
+
+/// The manifests and the state of the blob store that were compared.
+struct Compared {
+    manifests: Vec<Arc<Manifest>>,
+    blobs: u64,
+}
+
+impl Copies {
+    /// Returns the files of which a copy is due, and counts them as running. Costs little while nothing
+    /// has changed since no file was missing.
+    pub(super) fn start_due(&mut self, view: &FleetView, blobs: &BlobStore) -> Vec<ArtifactFile> {
+        let generation = blobs.generation();
+        let manifests: Vec<_> = view.needed_manifests().collect();
+        let is_complete = self.complete.as_ref().is_some_and(|compared| {
+            let equal = |(a, b): (&Arc<Manifest>, &&Arc<Manifest>)| Arc::ptr_eq(a, b);
+            compared.blobs == generation
+                && compared.manifests.len() == manifests.len()
+                && compared.manifests.iter().zip(&manifests).all(equal)
+        });
+        if is_complete {
+            return Vec::new();
+        }
+        let files = manifests.iter().flat_map(|manifest| &manifest.files);
+        let missing = files.filter(|file| !blobs.has(file.sha256, file.size.0));
+        let due = self.take_due(missing, Instant::now());
+        self.complete = self.states.is_empty().then(|| Compared {
+            manifests: manifests.into_iter().cloned().collect(),
+            blobs: generation,
+        });
+        due
+    }
+
+    /// Forgets the files that are no longer `missing`, and returns those of which a copy is due at `now`.
+    fn take_due<'a>(
+        &mut self,
+        missing: impl Iterator<Item = &'a ArtifactFile>,
+        now: Instant,
+    ) -> Vec<ArtifactFile> {
+        let mut seen = HashSet::new();
+        let missing: Vec<_> = missing.filter(|file| seen.insert(file.sha256)).collect();
+        self.states.retain(|sha256, state| {
+            matches!(state, CopyState::Running { .. }) || seen.contains(sha256)
+        });
+        let running = self.states.values();
+        let running = running
+            .filter(|state| matches!(state, CopyState::Running { .. }))
+            .count();
+        let due = missing.into_iter().filter(|file| {
+            let state = self.states.get(&file.sha256);
+            state.is_none_or(|state| match state {
+                CopyState::Running { .. } => false,
+                CopyState::Failed { retry_at } => *retry_at <= now,
+            })
+        });
+        let due: Vec<_> = due
+            .take(MAX_COPIES.saturating_sub(running))
+            .cloned()
+            .collect();
+        for file in &due {
+            let is_retry = self.states.contains_key(&file.sha256);
+            self.states
+                .insert(file.sha256, CopyState::Running { is_retry });
+        }
+        due
+    }
+
+    /// Notes the end of a copy.
+    pub(super) fn finish(&mut self, sha256: Sha256Digest, succeeded: bool) {
+        if succeeded {
+            self.states.remove(&sha256);
+        } else {
+            let retry_at = Instant::now() + MIN_RETRY_DELAY;
+            self.states.insert(sha256, CopyState::Failed { retry_at });
+        }
+    }
+
+    /// The files of a manifest that could not be copied, for an error: the first names and the number.
+    /// `None` if there are none.
+    pub(super) fn failed_files(&self, manifest: &Manifest) -> Option<String> {
+        if self.states.is_empty() {
+            return None;
+        }
+        let files = manifest.files.iter().filter(|file| {
+            let state = self.states.get(&file.sha256);
+            matches!(
+                state,
+                Some(CopyState::Failed { .. } | CopyState::Running { is_retry: true })
+            )
+        });
+        let names: Vec<_> = files.map(|file| file.path.as_str()).collect();
+        let named = names.get(..NAMED_FILES.min(names.len()))?.join(", ");
+        match names.len() {
+            0 => None,
+            count if count > NAMED_FILES => {
+                Some(format!("{named} and {} more", count - NAMED_FILES))
+            }
+            _ => Some(named),
+        }
+    }
+}
+
+/// Where a missing file may be.
+pub(super) struct CopySources {
+    /// `host:port` of the other controllers' APIs.
+    controllers: Vec<String>,
+    /// Linked nodes, those first that run models.
+    nodes: Vec<Arc<NodeLink>>,
+    client: reqwest::Client,
+}
+
+impl CopySources {
+    /// The sources in a view, for the controller `id`.
+    pub(super) fn new(view: &FleetView, id: &str, client: reqwest::Client) -> Self {
+        let others = view.controllers.iter().filter(|(other, _)| *other != id);
+        let mut nodes: Vec<_> = view.nodes.values().collect();
+        nodes.sort_by_key(|node| node.assigned.is_empty());
+        let links = nodes.into_iter().filter_map(|node| node.link.clone());
+        Self {
+            controllers: others.map(|(_, record)| record.http.clone()).collect(),
+            nodes: links
+                .filter(|link| link.is_connected())
+                .take(MAX_NODES)
+                .collect(),
+            client,
+        }
+    }
+
+    /// Copies a file from the first controller or node that has it. The error is that of the last one.
+    pub(super) async fn copy(&self, sha256: Sha256Digest, blobs: &BlobStore) -> Result<(), String> {
+        let mut last_error = "there is no other controller and no linked node".to_owned();
+        for address in &self.controllers {
+            let url = format!("http://{address}/api/v1/blobs/{sha256}");
+            let response = self.client.get(url).send().await;
+            let stored = match response.and_then(reqwest::Response::error_for_status) {
+                Ok(response) => {
+                    let chunks = response.bytes_stream().map_err(|e| e.to_string());
+                    blobs.put(Some(sha256), chunks, |_| {}).await
+                }
+                Err(error) => {
+                    last_error = error.to_string();
+                    continue;
+                }
+            };
+            match stored {
+                Ok(_) => return Ok(()),
+                Err(error) => last_error = error.to_string(),
+            }
+        }
+        for link in &self.nodes {
+            let chunks = match link.fetch_blob(sha256).await {
+                Ok(chunks) => chunks,
+                Err(error) => {
+                    last_error = format!("node {}: {}", link.node, error.message());
+                    continue;
+                }
+            };
+            match blobs.put(Some(sha256), chunks, |_| {}).await {
+                Ok(_) => {
+                    tracing::info!(%sha256, node = %link.node, "a node has given a file back");
+                    return Ok(());
+                }
+                Err(error) => last_error = format!("node {}: {error}", link.node),
+            }
+        }
+        Err(last_error)
+    }
+}
+
+/// The client for the APIs of other controllers. It bypasses proxies: controllers reach each other.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub(super) fn controller_client() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_core::Bytes;
+
+    fn file(byte: u8) -> ArtifactFile {
+        ArtifactFile {
+            path: format!("f{byte}"),
+            size: Bytes(1),
+            sha256: Sha256Digest([byte; 32]),
+        }
+    }
+
+    #[test]
+    fn few_copies_run_at_once_and_failed_ones_wait() {
+        let files: Vec<_> = (0..10).map(file).collect();
+        let mut copies = Copies::default();
+        let now = Instant::now();
+        // The same file in two models is copied once.
+        let due = copies.take_due(files.iter().chain(&files), now);
+        assert_eq!(due, files[..MAX_COPIES]);
+        assert!(copies.take_due(files.iter(), now).is_empty());
+        copies.finish(files[0].sha256, false);
+        copies.finish(files[1].sha256, true);
+        let missing = || files.iter().filter(|file| file.path != "f1");
+        assert_eq!(copies.take_due(missing(), now), files[4..6]);
+        let manifest = Manifest::new(files.clone()).unwrap();
+        assert_eq!(copies.failed_files(&manifest).as_deref(), Some("f0"));
+        for file in &files[2..6] {
+            copies.finish(file.sha256, false);
+        }
+        let failed = copies.failed_files(&manifest).unwrap();
+        assert_eq!(failed, "f0, f2, f3 and 2 more");
+        let later = now + MIN_RETRY_DELAY * 2;
+        assert_eq!(copies.take_due(missing(), later).len(), MAX_COPIES);
+        copies.finish(files[0].sha256, true);
+        copies.take_due(std::iter::empty(), later);
+        assert!(copies.failed_files(&manifest).is_none());
+    }
+
+    #[tokio::test]
+    async fn silent_controller_does_not_keep_a_copy_busy() {
+        use sha2::Digest;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let content = b"content";
+        let serve = async |answer: Vec<u8>| {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let task = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.read(&mut [0; 4_096]).await.unwrap();
+                stream.write_all(&answer).await.unwrap();
+                // Open and silent, as a process is that was stopped.
+                std::future::pending::<()>().await;
+            });
+            (address, task)
+        };
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n";
+        let (silent, silent_task) = serve([&head[..], b"con"].concat()).await;
+        let (good, good_task) = serve([&head[..], content].concat()).await;
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = BlobStore::new(dir.path().to_owned());
+        let read_timeout = Duration::from_millis(200);
+        let client = reqwest::Client::builder().read_timeout(read_timeout);
+        let sources = CopySources {
+            controllers: vec![silent, good],
+            nodes: Vec::new(),
+            client: client.build().unwrap(),
+        };
+        let sha256 = Sha256Digest(sha2::Sha256::digest(content).into());
+        sources.copy(sha256, &blobs).await.unwrap();
+        assert!(blobs.has(sha256, 7));
+        silent_task.abort();
+        good_task.abort();
+    }
+}
