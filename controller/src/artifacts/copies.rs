@@ -270,7 +270,7 @@ mod tests {
             let address = listener.local_addr().unwrap().to_string();
             let task = tokio::spawn(async move {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                stream.read(&mut [0; 4_096]).await.unwrap();
+                let _request = stream.read(&mut [0; 4_096]).await.unwrap();
                 stream.write_all(&answer).await.unwrap();
                 // Open and silent, as a process is that was stopped.
                 std::future::pending::<()>().await;
