@@ -8,6 +8,7 @@ use flotilla_telemetry::names::attr;
 use flotilla_telemetry::{KeyValue, ServiceIdentity, Telemetry, TelemetryError, TelemetrySettings};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::artifacts::{ArtifactStore, BlobReader};
 use crate::config::AgentConfig;
@@ -95,14 +96,19 @@ impl Agent {
             stop: stop_links.clone(),
         };
         let mut links = JoinSet::new();
-        links.spawn(link::run(link, controllers, config.join));
+        // `flotilla up` starts each agent in a span that names its node.
+        links.spawn(link::run(link, controllers, config.join).in_current_span());
         if let Some(address) = config.metrics {
             let server =
                 metrics_server::serve(address, telemetry.prometheus(), stop_models.clone());
-            tokio::spawn(server);
+            tokio::spawn(server.in_current_span());
         }
         let mut models = JoinSet::new();
-        models.spawn(manager.run(desired_models, stop_models.clone()));
+        models.spawn(
+            manager
+                .run(desired_models, stop_models.clone())
+                .in_current_span(),
+        );
         Ok(Self {
             drain,
             stop_links,

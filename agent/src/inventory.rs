@@ -34,6 +34,13 @@ pub(crate) fn detect(memory: Option<Bytes>, power: Option<PowerRange>) -> Invent
             tracing::warn!(%error, "cannot detect the memory and the cores of this machine: set --memory")
         }
     }
+    if let Some(memory) = memory.filter(|memory| total > 0 && memory.0 > total) {
+        tracing::warn!(
+            "--memory {memory} is more than the machine's memory ({}): models that do not fit fail to load, \
+             or make the machine swap, unless they run on a GPU",
+            Bytes(total)
+        );
+    }
     let cores = cores as u32;
     let power = power.unwrap_or_else(|| PowerRange::estimate(cores));
     Inventory {

@@ -34,7 +34,13 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         drain_timeout: args.drain_timeout,
         return_memory: allocator::release_free_memory,
     };
-    tracing::info!(?config, "starting");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        node = %config.node.name,
+        join = config.join.join(","),
+        data_dir = %config.data_dir.display(),
+        "starting an agent"
+    );
     let agent = Agent::start(config)?;
     shutdown::wait_for_signal().await?;
     tracing::info!("stopping");

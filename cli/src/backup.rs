@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::args::{BackupArgs, RestoreArgs};
 use crate::client::{FleetClient, ListResponse};
 use crate::manifest;
+use crate::resource_text::counted;
 
 /// A YAML document of a backup. Models, tasks and the router have the form in which they are
 /// applied, so that `flotilla apply -f` accepts them too.
@@ -79,8 +80,8 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
                 .and_then(|()| std::fs::rename(&temporary, file))
                 .with_context(|| format!("cannot write {}", file.display()))?;
             println!(
-                "{} resources written to {}",
-                documents.len(),
+                "{} written to {}",
+                counted(documents.len(), "resource"),
                 file.display()
             );
         }

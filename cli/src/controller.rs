@@ -18,17 +18,20 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         advertise_http: args.advertise_http,
         max_body: usize::try_from(args.max_body.0)?,
         http_api: args.http_api.config(),
-        first_token_timeout: args.first_token_timeout,
-        answer_timeout: args.answer_timeout,
-        link_timeout: args.link_timeout,
-        node_grace: args.node_grace_period,
         connections: args.connections_per_agent,
         decisions: args.max_decisions as usize,
         record_prompts: args.record_prompts,
         stop_grace: args.drain_timeout,
         telemetry: TelemetrySettings::from_env()?,
+        ..ControllerConfig::default()
     };
-    tracing::info!(?config, "starting");
+    let config = args.time_limits.apply(config);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store = %config.store,
+        data_dir = %config.data_dir.display(),
+        "starting a controller"
+    );
     let mut controller = Controller::start(config).await?;
     tracing::info!(http = %controller.http(), link = %controller.link(), "ready");
     tokio::select! {

@@ -12,6 +12,7 @@ use flotilla_core::routing::{
 use flotilla_dispatch::DecisionRecord;
 
 use crate::output;
+use crate::resource_text::counted;
 
 /// Maximum number of rejected replicas with a row of their own.
 const MAX_REJECTED_ROWS: usize = 20;
@@ -171,7 +172,7 @@ fn candidates(decision: &RoutingDecision) -> String {
     rows.extend(not_loaded.into_iter().map(|(model, nodes)| {
         vec![
             model.to_owned(),
-            format!("{nodes} nodes"),
+            counted(nodes, "node"),
             reject_reason(RejectReason::NotLoaded).into(),
             String::new(),
         ]

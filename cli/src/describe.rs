@@ -305,6 +305,9 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
             .map(|r| (&r.node, &r.error, &r.remedy)),
     );
     for replica in &status.replicas {
+        if let Some(requests) = &replica.failing_requests {
+            text += &format!("\n{}: {requests}\n", replica.node);
+        }
         for warning in &replica.warnings {
             text += &format!("\n{}: {warning}\n", replica.node);
         }

@@ -12,6 +12,7 @@ use sha2::Digest;
 
 use crate::args::PushArgs;
 use crate::client::FleetClient;
+use crate::resource_text::counted;
 
 /// Uploads the files that the fleet does not have yet, then creates or changes the artifact.
 pub(crate) async fn run(args: PushArgs) -> anyhow::Result<()> {
@@ -56,8 +57,8 @@ pub(crate) async fn run(args: PushArgs) -> anyhow::Result<()> {
         }
     }
     println!(
-        "artifact/{name} pushed: {} files, {}, {} of them new",
-        manifest.files.len(),
+        "artifact/{name} pushed: {}, {}, {} of them new",
+        counted(manifest.files.len(), "file"),
         manifest.size(),
         missing.len()
     );

@@ -28,3 +28,9 @@ pub(crate) fn abstain_rule(rule: AbstainRule) -> String {
         }
     }
 }
+
+/// Returns a number with its noun, such as `1 node` or `2 nodes`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}

@@ -152,11 +152,15 @@ impl<'a> PlanExecution<'a> {
         // takes a token of the model's budget.
         let retries = &self.dispatch.retries;
         let throttled = sent && !retries.allows_retry(&model, stats_clock());
+        let detail = error.recorded_text(self.plan.zones.is_some());
+        if error.is_replica_fault() || matches!(error, RequestError::Unavailable { .. }) {
+            replica.stats.note_failed_request(&detail);
+        }
         let rejected = RejectedCandidate {
             model,
             node: Some(replica.node.clone()),
             reason: RejectReason::AttemptFailed,
-            detail: error.recorded_text(self.plan.zones.is_some()),
+            detail,
         };
         if matches!(error, RequestError::NodeLost(_)) {
             // The answer may have begun long ago: another replica has as long to begin it.

@@ -12,7 +12,7 @@ use flotilla_core::routing::{CircuitBreaker, ReplicaLoad};
 use flotilla_core::{Joules, Watts};
 use parking_lot::Mutex;
 
-use crate::LoadGuard;
+use crate::{FailingRequests, LoadGuard};
 
 /// The zero of [`stats_clock`].
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -58,6 +58,8 @@ pub struct ReplicaStats {
 struct ReplicaHistory {
     speed: Option<SpeedEstimate>,
     breaker: CircuitBreaker,
+    /// The requests that failed since the last answer. `None`: none did.
+    failing: Option<FailingRequests>,
     /// Requests in flight, by priority and fairness key.
     by_queue_key: HashMap<(Priority, FairnessKey), u32>,
     /// Watts above idle that one answer takes while it is computed. `None` until an answer with energy.
@@ -192,6 +194,7 @@ impl ReplicaStats {
         let speed = SpeedEstimate::learn(history.speed, served, stats_clock());
         history.speed = Some(speed);
         history.breaker.record_success();
+        history.failing = None;
         if let (Some(usage), Some(ComputeTime { prefill, decode })) = (usage, served.compute_time) {
             let watts = usage.joules.0 / (prefill + decode).max(1e-6);
             let before = history.answer_watts.unwrap_or(watts);
@@ -208,6 +211,18 @@ impl ReplicaStats {
         let mut history = self.lock();
         history.speed =
             SpeedEstimate::learn_lower_bound(history.speed, cost, seconds, load, stats_clock());
+    }
+
+    /// Notes the text of an error with which a request failed on the replica.
+    pub(crate) fn note_failed_request(&self, error: &str) {
+        let mut history = self.lock();
+        history.failing = Some(FailingRequests::after(history.failing.take(), error));
+    }
+
+    /// Returns the requests that failed since the last answer. `None`: none did.
+    #[must_use]
+    pub fn failing_requests(&self) -> Option<FailingRequests> {
+        self.lock().failing.clone()
     }
 
     /// Counts a failure of the replica towards its circuit breaker.

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 pub(crate) use agent_link::AgentLink;
 pub(crate) use desired_state::DesiredStateReceiver;
@@ -63,13 +64,16 @@ pub(crate) async fn run(
             }
             task.wanted.send_replace(wanted);
         }
-        for address in current {
+        // While the agent drains or stops, links that have ended stay so.
+        let ending = link.drain.is_cancelled() || link.stop.is_cancelled();
+        for address in current.into_iter().filter(|_| !ending) {
             running.entry(address.clone()).or_insert_with(|| {
                 let (wanted, is_wanted) = watch::channel(true);
                 let (link, controllers) = (link.clone(), controllers.clone());
-                let task = links.spawn(async move {
+                let keep = async move {
                     keep_linked(&link, &controllers, &address, is_wanted).await;
-                });
+                };
+                let task = links.spawn(keep.in_current_span());
                 AddressTask { task, wanted }
             });
         }

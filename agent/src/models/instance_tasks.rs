@@ -9,6 +9,7 @@ use flotilla_core::spec::Model;
 use flotilla_engine::{EngineSet, LoadError, LoadProgress};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::instance::{InstanceEvent, InstanceId, ModelInstance, RetireReason};
 use super::{ModelStatuses, ServedModel};
@@ -52,11 +53,19 @@ impl InstanceTasks {
         }
     }
 
+    /// Spawns a task in the span of this one, which names the node.
+    fn spawn(
+        &mut self,
+        task: impl Future<Output = (InstanceId, InstanceEvent)> + Send + 'static,
+    ) -> AbortHandle {
+        self.running.spawn(task.in_current_span())
+    }
+
     /// Fetches the files of an instance. Ends with [`InstanceEvent::Fetched`].
     pub(super) fn fetch(&mut self, instance: &ModelInstance, files: Manifest) {
         let progress = self.progress(instance);
         let (artifacts, id) = (self.artifacts.clone(), instance.id);
-        let task = self.running.spawn(async move {
+        let task = self.spawn(async move {
             let progress = |fraction| progress("fetching", fraction);
             let fetched = artifacts.fetch(&files, progress).await;
             (id, InstanceEvent::Fetched(fetched))
@@ -77,7 +86,7 @@ impl InstanceTasks {
         let metrics = self.metrics.for_model(&instance.model);
         let (engines, id) = (self.engines.clone(), instance.id);
         let stop = self.stop_loads.clone();
-        self.running.spawn(async move {
+        self.spawn(async move {
             let engine = engines.get(model.spec.engine);
             let loaded = tokio::select! {
                 loaded = engine.load(&model, progress) => loaded,
@@ -104,7 +113,7 @@ impl InstanceTasks {
     ) {
         let (model, id) = (instance.model.clone(), instance.id);
         let (timeout, return_memory) = (self.drain_timeout, self.return_memory);
-        self.running.spawn(async move {
+        self.spawn(async move {
             if reason == RetireReason::NotDesired {
                 served.close();
             }

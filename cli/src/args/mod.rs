@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 mod requests;
 mod resources;
 mod servers;
+mod time_limits;
 mod values;
 
 pub(crate) use requests::{ChatArgs, EvalArgs, ExplainArgs, RouteArgs, ScoringMethod};
@@ -157,6 +158,7 @@ pub(crate) struct Endpoint {
     #[arg(
         long,
         env = "FLOTILLA_URL",
+        hide_env_values = true,
         value_name = "URL",
         default_value = "http://127.0.0.1:8080"
     )]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Subcommand, ValueEnum};
 use flotilla_core::ArtifactName;
 
-use super::values::parse_seconds;
+use super::values::seconds_between;
 use super::{Endpoint, OutputFormat};
 
 /// A kind of resource that `get` lists.
@@ -229,7 +229,7 @@ pub(crate) struct DrainArgs {
     /// Name of the node.
     pub(crate) name: String,
     /// Maximum time to wait for the node to be empty, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = parse_seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds_between(0.0, 86_400.0))]
     pub(crate) timeout: Duration,
     /// After the timeout, also removes replicas that fit on no other node.
     #[arg(long)]

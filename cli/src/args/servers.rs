@@ -9,15 +9,16 @@ use flotilla_core::energy::PowerRange;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
 
+use super::time_limits::TimeLimitArgs;
 use super::values::{
-    ListenAddress, parse_interval, parse_label, parse_listen_address, parse_seconds,
-    parse_slowdown, parse_taint, parse_watts,
+    ListenAddress, bytes_between, parse_interval, parse_label, parse_listen_address,
+    parse_slowdown, parse_taint, parse_watts, seconds_between,
 };
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla up
-  flotilla up --nodes 5 --http 0.0.0.0:8080 --data-dir /var/lib/flotilla")]
+  flotilla up --nodes 5 --http 0.0.0.0:8080 --link 0.0.0.0:7070 --data-dir /var/lib/flotilla")]
 pub(crate) struct UpArgs {
     /// Directory for the fleet's state. A later start with the same directory continues from it.
     #[arg(
@@ -35,6 +36,19 @@ pub(crate) struct UpArgs {
         default_value = "127.0.0.1:8080"
     )]
     pub(crate) http: SocketAddr,
+    /// Address that agents on other machines connect to, such as 0.0.0.0:7070. Default: only the agents of
+    /// this command can connect.
+    #[arg(long, env = "FLOTILLA_LINK", value_name = "IP:PORT")]
+    pub(crate) link: Option<SocketAddr>,
+    /// Address of `--link` from the view of agents on other machines. Default: `--link`, with the
+    /// machine's own address if `--link` is an unspecified address such as 0.0.0.0.
+    #[arg(
+        long,
+        env = "FLOTILLA_ADVERTISE_LINK",
+        value_name = "HOST:PORT",
+        requires = "link"
+    )]
+    pub(crate) advertise_link: Option<String>,
     /// Number of agents to run, 1 to 100. Each one is a node of the fleet.
     #[arg(long, env = "FLOTILLA_NODES", value_name = "N", default_value_t = 3,
         value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -44,6 +58,8 @@ pub(crate) struct UpArgs {
     pub(crate) models: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) http_api: HttpApiArgs,
+    #[command(flatten)]
+    pub(crate) time_limits: TimeLimitArgs,
 }
 
 /// What clients of the HTTP API see besides the models.
@@ -101,11 +117,11 @@ pub(crate) struct ControllerArgs {
     )]
     pub(crate) link: SocketAddr,
     /// Address of `--link` from the view of agents and other controllers. Default: `--link`, with the
-    /// machine's host name if `--link` is an unspecified address such as 0.0.0.0.
+    /// machine's own address if `--link` is an unspecified address such as 0.0.0.0.
     #[arg(long, env = "FLOTILLA_ADVERTISE_LINK", value_name = "HOST:PORT")]
     pub(crate) advertise_link: Option<String>,
     /// Address of `--http` from the view of other controllers. Default: `--http`, with the machine's
-    /// host name if `--http` is an unspecified address.
+    /// own address if `--http` is an unspecified address.
     #[arg(long, env = "FLOTILLA_ADVERTISE_HTTP", value_name = "HOST:PORT")]
     pub(crate) advertise_http: Option<String>,
     /// Store of the desired state: `embedded:DIR` for one controller, or
@@ -160,44 +176,25 @@ pub(crate) struct ControllerArgs {
         requires = "etcd_cert"
     )]
     etcd_key: Option<PathBuf>,
-    /// Maximum size of a request body, in bytes or with a unit such as 4MiB.
-    #[arg(
-        long,
-        env = "FLOTILLA_MAX_BODY",
-        value_name = "SIZE",
-        default_value = "4MiB"
-    )]
+    /// Maximum size of a request body, in bytes or with a unit such as 4MiB: 1KiB to 1GiB.
+    #[arg(long, env = "FLOTILLA_MAX_BODY", value_name = "SIZE", default_value = "4MiB",
+        value_parser = bytes_between("1KiB", "1GiB"))]
     pub(crate) max_body: Bytes,
     #[command(flatten)]
     pub(crate) http_api: HttpApiArgs,
-    /// Maximum time until the first token of an answer exists, in seconds, with the time in queues.
-    #[arg(long, env = "FLOTILLA_FIRST_TOKEN_TIMEOUT", value_name = "SECONDS",
-        default_value = "300", value_parser = parse_seconds)]
-    pub(crate) first_token_timeout: Duration,
-    /// Maximum time from the arrival of a request to the end of its answer, in seconds.
-    #[arg(long, env = "FLOTILLA_ANSWER_TIMEOUT", value_name = "SECONDS",
-        default_value = "600", value_parser = parse_seconds)]
-    pub(crate) answer_timeout: Duration,
-    /// Time without a message from a node after which the node gets no more requests, in seconds.
-    #[arg(long, env = "FLOTILLA_LINK_TIMEOUT", value_name = "SECONDS", default_value = "5",
-        value_parser = parse_seconds)]
-    pub(crate) link_timeout: Duration,
-    /// Time that a node may be unreachable before its models are placed on other nodes, in seconds. An
-    /// agent takes up to 10 seconds to return after its line does.
-    #[arg(long, env = "FLOTILLA_NODE_GRACE_PERIOD", value_name = "SECONDS", default_value = "15",
-        value_parser = parse_seconds)]
-    pub(crate) node_grace_period: Duration,
-    /// Maximum time to finish running requests when the controller stops, in seconds.
+    #[command(flatten)]
+    pub(crate) time_limits: TimeLimitArgs,
+    /// Maximum time to finish running requests when the controller stops, in seconds: 0 to 86400.
     #[arg(long, env = "FLOTILLA_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "30",
-        value_parser = parse_seconds)]
+        value_parser = seconds_between(0.0, 86_400.0))]
     pub(crate) drain_timeout: Duration,
     /// Number of connections that each agent opens for requests, 1 to 64.
     #[arg(long, env = "FLOTILLA_CONNECTIONS_PER_AGENT", value_name = "N", default_value_t = 1,
         value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) connections_per_agent: u32,
-    /// Maximum number of routing decisions kept in memory. Each takes about 1 kB.
+    /// Maximum number of routing decisions kept in memory, 1 to 10000000. Each takes about 1 kB.
     #[arg(long, env = "FLOTILLA_MAX_DECISIONS", value_name = "N", default_value_t = 100_000,
-        value_parser = clap::value_parser!(u32).range(1..))]
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) max_decisions: u32,
     /// Stores the last message of each request in its routing decision: its first 16 kB, and 64 MB of
     /// all together, the newest. Requests that must stay in a privacy zone are never stored.
@@ -260,12 +257,15 @@ pub(crate) struct AgentArgs {
     /// Privacy zone of the node. Default: no zone.
     #[arg(long, env = "FLOTILLA_ZONE", value_name = "NAME")]
     pub(crate) zone: Option<ZoneName>,
-    /// Memory for models, in bytes or with a unit such as 8GiB. Default: 80 % of the machine's memory.
-    #[arg(long, env = "FLOTILLA_MEMORY", value_name = "SIZE")]
+    /// Memory for models, in bytes or with a unit such as 8GiB: 1MiB to 64TiB. Default: 80 % of the
+    /// machine's memory.
+    #[arg(long, env = "FLOTILLA_MEMORY", value_name = "SIZE",
+        value_parser = bytes_between("1MiB", "64TiB"))]
     pub(crate) memory: Option<Bytes>,
     /// Maximum bandwidth for fetching the files of models, in bytes per second or with a unit such as
-    /// 2MiB. Default: no limit.
-    #[arg(long, env = "FLOTILLA_FETCH_RATE", value_name = "SIZE")]
+    /// 2MiB: 1KiB to 1TiB. Default: no limit.
+    #[arg(long, env = "FLOTILLA_FETCH_RATE", value_name = "SIZE",
+        value_parser = bytes_between("1KiB", "1TiB"))]
     pub(crate) fetch_rate: Option<Bytes>,
     /// Power of the idle node, in watts. Energy is estimated from this and `--max-watts` where no
     /// power meter is available. Default: estimated from the number of cores.
@@ -286,9 +286,10 @@ pub(crate) struct AgentArgs {
     #[arg(long, env = "FLOTILLA_SIMULATED_SLOWDOWN", value_name = "FACTOR", default_value = "1",
         value_parser = parse_slowdown)]
     pub(crate) simulated_slowdown: f64,
-    /// Maximum time to finish active requests when the agent stops or a model is removed, in seconds.
+    /// Maximum time to finish active requests when the agent stops or a model is removed, in seconds: 0 to
+    /// 86400.
     #[arg(long, env = "FLOTILLA_DRAIN_TIMEOUT", value_name = "SECONDS", default_value = "30",
-        value_parser = parse_seconds)]
+        value_parser = seconds_between(0.0, 86_400.0))]
     pub(crate) drain_timeout: Duration,
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use flotilla_core::Bytes;
 use flotilla_core::spec::Taint;
 
 pub(super) fn parse_concurrency(text: &str) -> Result<usize, String> {
@@ -52,28 +53,40 @@ pub(super) fn parse_slowdown(text: &str) -> Result<f64, String> {
 
 /// Parses the seconds of an interval at which something is repeated: 0.1 to 3600.
 pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
-    let interval = parse_seconds(text)?;
-    if (Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&interval) {
-        return Ok(interval);
-    }
-    Err("must be between 0.1 and 3600".into())
+    seconds_between(0.1, 3_600.0)(text)
 }
 
-/// Parses a number of seconds, which may have a fraction.
-pub(super) fn parse_seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| format!("'{text}' is not a number of seconds"))?;
-    if seconds > MAX_SECONDS {
-        return Err(format!(
-            "'{text}' is more than {MAX_SECONDS} seconds, a year"
-        ));
+/// Returns the parser of a number of seconds, which may have a fraction, in a range. The ranges keep
+/// points in time that far away representable.
+pub(super) fn seconds_between(
+    min: f64,
+    max: f64,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let seconds: f64 = text
+            .parse()
+            .map_err(|_| format!("'{text}' is not a number of seconds"))?;
+        if !(min..=max).contains(&seconds) {
+            return Err(format!("must be between {min} and {max} seconds"));
+        }
+        Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
     }
-    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
-/// The longest time that an option may set. Points in time that far away are still representable.
-const MAX_SECONDS: f64 = 365.0 * 86_400.0;
+/// Returns the parser of a number of bytes in a range.
+pub(super) fn bytes_between(
+    min: &'static str,
+    max: &'static str,
+) -> impl Fn(&str) -> Result<Bytes, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let parse = |text: &str| text.parse::<Bytes>().map_err(|e| e.to_string());
+        let bytes = parse(text)?;
+        if (parse(min)?..=parse(max)?).contains(&bytes) {
+            return Ok(bytes);
+        }
+        Err(format!("must be between {min} and {max}"))
+    }
+}
 
 pub(super) fn parse_taint(text: &str) -> Result<Taint, String> {
     let (key, value) = text.split_once('=').unwrap_or((text, ""));
@@ -90,5 +103,27 @@ pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("'{text}' is not KEY=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_outside_their_range_are_refused_with_the_range() {
+        let link_timeout = seconds_between(1.0, 3_600.0);
+        assert_eq!(link_timeout("2.5"), Ok(Duration::from_millis(2_500)));
+        for text in ["0", "-1", "NaN", "inf", "3601"] {
+            let error = link_timeout(text).unwrap_err();
+            assert_eq!(error, "must be between 1 and 3600 seconds", "{text}");
+        }
+        assert!(link_timeout("soon").is_err());
+        let memory = bytes_between("1MiB", "64TiB");
+        assert_eq!(memory("8GiB"), Ok(Bytes(8 << 30)));
+        for text in ["0", "1023KiB", "999TiB"] {
+            let error = memory(text).unwrap_err();
+            assert_eq!(error, "must be between 1MiB and 64TiB", "{text}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use flotilla_telemetry::TelemetrySettings;
 use crate::args::UpArgs;
 use crate::{allocator, manifest, shutdown};
 use progress::{Progress, all_models_settled, all_nodes_ready};
+use summary::client_address;
 
 /// Maximum time to finish active requests after Ctrl-C.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,17 +36,18 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let data_dir = std::path::absolute(&args.data_dir)?;
 
     let telemetry = TelemetrySettings::from_env()?;
-    let mut controller = Controller::start(ControllerConfig {
+    let config = ControllerConfig {
         http: args.http,
-        link: SocketAddr::from(([127, 0, 0, 1], 0)),
+        link: args.link.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
+        advertise_link: args.advertise_link,
         store: StoreAddress::Embedded(data_dir.join("controller")),
         data_dir: data_dir.join("controller"),
         http_api: args.http_api.config(),
         stop_grace: DRAIN_TIMEOUT,
         telemetry: telemetry.clone(),
         ..ControllerConfig::default()
-    })
-    .await?;
+    };
+    let mut controller = Controller::start(args.time_limits.apply(config)).await?;
     let agents = match start_agents(&controller, &data_dir, args.nodes, &telemetry).await {
         Ok(agents) => agents,
         Err(error) => {
@@ -66,7 +68,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         apply_models(&desired_state, &manifests).await?;
         progress.wait_until(all_models_settled).await;
         progress.finish();
-        summary::print(&fleet, http, &args.data_dir, start.elapsed());
+        summary::print(&fleet, http, args.link, &args.data_dir, start.elapsed());
         std::future::pending().await
     };
     // From here on Ctrl-C stops the fleet, also while models still load.
@@ -94,21 +96,26 @@ async fn start_agents(
     let energy_accounting = EnergyAccounting::start_on_this_machine(None, nodes);
     for number in 1..=nodes {
         let name = format!("node-{number}");
-        let agent = Agent::start(AgentConfig {
-            node: NodeConfig {
-                memory: memory_per_agent(nodes),
-                ..NodeConfig::new(NodeName::new(&name)?)
-            },
-            join: vec![controller.link().to_string()],
-            data_dir: data_dir.join(&name),
-            energy_accounting: Some(energy_accounting.clone()),
-            // The controller exports their metrics.
-            metrics: None,
-            telemetry: telemetry.clone(),
-            fetch_rate: None,
-            simulated_slowdown: 1.0,
-            drain_timeout: DRAIN_TIMEOUT,
-            return_memory: allocator::release_free_memory,
+        let node_name = NodeName::new(&name)?;
+        // Its log lines begin with the node.
+        let span = tracing::error_span!("node", name);
+        let agent = span.in_scope(|| {
+            Agent::start(AgentConfig {
+                node: NodeConfig {
+                    memory: memory_per_agent(nodes),
+                    ..NodeConfig::new(node_name)
+                },
+                join: vec![client_address(controller.link()).to_string()],
+                data_dir: data_dir.join(&name),
+                energy_accounting: Some(energy_accounting.clone()),
+                // The controller exports their metrics.
+                metrics: None,
+                telemetry: telemetry.clone(),
+                fetch_rate: None,
+                simulated_slowdown: 1.0,
+                drain_timeout: DRAIN_TIMEOUT,
+                return_memory: allocator::release_free_memory,
+            })
         });
         match agent {
             Ok(agent) => agents.push(agent),

@@ -5,13 +5,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use flotilla_controller::admin::NodeResource;
-use flotilla_controller::fleet::FleetHandle;
+use flotilla_controller::fleet::{FleetHandle, FleetView};
 
 use super::progress::count_replicas;
+use crate::resource_text::counted;
 use crate::{get, output};
 
 /// Prints the nodes and models of the fleet and how to use it.
-pub(super) fn print(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, start_time: Duration) {
+pub(super) fn print(
+    fleet: &FleetHandle,
+    http: SocketAddr,
+    link: Option<SocketAddr>,
+    data_dir: &Path,
+    start_time: Duration,
+) {
     let view = fleet.view();
     let (ready, desired) = count_replicas(&view);
     let nodes: Vec<_> = view
@@ -39,10 +46,10 @@ pub(super) fn print(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, star
     });
     let url = format!("http://{}", client_address(http));
     println!(
-        "Flotilla is up after {:.1} s: {} nodes, {} models, {ready} of {desired} replicas ready.\n",
+        "Flotilla is up after {:.1} s: {}, {}, {ready} of {desired} replicas ready.\n",
         start_time.as_secs_f64(),
-        nodes.len(),
-        view.models.len(),
+        counted(nodes.len(), "node"),
+        counted(view.models.len(), "model"),
     );
     println!("{}", get::nodes(&nodes));
     println!(
@@ -51,7 +58,8 @@ pub(super) fn print(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, star
     );
     println!("API   {url}/v1");
     println!("Page  {url}/ (in a terminal: flotilla top)");
-    println!("Data  {}\n", data_dir.display());
+    println!("Data  {}", data_dir.display());
+    println!("Join  {}\n", join_text(&view, link));
     let example = "I still have not received my new card";
     println!("Try it:");
     println!(
@@ -63,9 +71,20 @@ pub(super) fn print(fleet: &FleetHandle, http: SocketAddr, data_dir: &Path, star
     println!("\nCtrl-C stops everything.");
 }
 
-/// Returns the address for clients on this machine: the loopback address if the API listens on all
-/// addresses.
-fn client_address(mut address: SocketAddr) -> SocketAddr {
+/// Returns how an agent on another machine joins the fleet.
+fn join_text(view: &FleetView, link: Option<SocketAddr>) -> String {
+    let advertised = view.controllers.values().next();
+    match (link, advertised) {
+        (Some(link), Some(controller)) if !link.ip().is_loopback() => format!(
+            "flotilla agent --join {} --name NAME (on another machine)",
+            controller.link
+        ),
+        _ => "start with --link 0.0.0.0:7070 to let other machines join".into(),
+    }
+}
+
+/// Returns the address for this machine: the loopback address of a listener on all addresses.
+pub(super) fn client_address(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
     }

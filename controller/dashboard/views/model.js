@@ -33,7 +33,8 @@ function groupByReason(unschedulableNodes) {
 
 function Differences({ status }) {
   const reasons = groupByReason(status.unschedulableNodes ?? {});
-  const notes = [status.lastError, status.unplacedReason, ...(status.notes ?? [])].filter(Boolean);
+  const unanswered = status.replicas.filter((replica) => replica.failingRequests);
+  const notes = [...unanswered.map((replica) => `${replica.node}: ${replica.failingRequests}`), status.lastError, status.unplacedReason, ...(status.notes ?? [])].filter(Boolean);
   if (notes.length === 0 && !status.rollbackReason && !status.fetch) return null;
   return html`
     <${Panel} title="Differences from the spec">

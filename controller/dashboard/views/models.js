@@ -151,7 +151,9 @@ function Matrix({ models, columns, columnOf, by, onNarrow }) {
 
 function problems({ status }) {
   const failed = status.replicas.filter((replica) => replica.error);
+  const unanswered = status.replicas.find((replica) => replica.failingRequests);
   return [
+    unanswered && `${unanswered.node}: ${unanswered.failingRequests}`,
     status.lastError,
     status.unplacedReason,
     ...(status.notes ?? []),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use flotilla_core::ReplicaReadiness;
+use flotilla_core::{NodeName, ReplicaReadiness};
 
 use super::models::ModelStatus;
 use crate::fleet::{FleetView, ModelView, NodeView};
@@ -16,8 +16,13 @@ impl ModelStatus {
             .iter()
             .find(|replica| !replica.error.is_empty());
         let error = failing.map(|replica| format!("{}: {}", replica.node, replica.error));
+        let requests = self.replicas.iter().find_map(|replica| {
+            let text = replica.failing_requests.as_ref()?;
+            Some(format!("{}: {text}", replica.node))
+        });
         let texts = [
             error,
+            requests,
             self.last_error.clone(),
             self.fetch.clone(),
             self.unplaced_reason.clone(),
@@ -61,6 +66,19 @@ pub(super) fn notes(model: &ModelView, view: &FleetView) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// Returns what the last requests to a replica said, if none was answered since they began to fail.
+pub(super) fn failing_requests(model: &ModelView, node: &NodeName) -> Option<String> {
+    let mut replicas = model.endpoints.replicas().iter();
+    let failing = replicas
+        .find(|replica| replica.node == *node)?
+        .stats
+        .failing_requests()?;
+    Some(match failing.count {
+        1 => format!("the last attempt failed: {}", failing.last_error),
+        count => format!("the last {count} attempts failed: {}", failing.last_error),
+    })
 }
 
 /// Returns the first line of the last failure to load the model, with its node.

@@ -103,6 +103,7 @@ pub struct ModelStatus {
 
 /// A replica that is assigned to a node, ready or not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ReplicaStatus {
     /// Name of the node.
     pub node: String,
@@ -118,6 +119,10 @@ pub struct ReplicaStatus {
     /// What to do about `error`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub remedy: String,
+    /// What the last requests said if all of them failed since the replica's last answer, on this
+    /// controller. `None`: the last one was answered, or there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_requests: Option<String>,
     /// What is wrong with the model's files although it answers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -332,6 +337,7 @@ fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatu
             revision: String::new(),
             error: String::new(),
             remedy: String::new(),
+            failing_requests: None,
             warnings: Vec::new(),
             progress: String::new(),
             counters: CountersJson::default(),
@@ -346,6 +352,7 @@ fn replica(model: &ModelView, node: &NodeName, view: &FleetView) -> ReplicaStatu
         revision: reported.revision,
         error: first(replacement.error, reported.error),
         remedy: first(replacement.remedy, reported.remedy),
+        failing_requests: model_conditions::failing_requests(model, node),
         warnings: reported.warnings,
         progress: first(replacement.progress, reported.progress),
         counters: reported.counters,

@@ -45,7 +45,15 @@ impl ModelScalers {
                 .observe(spec.replicas, spec.keep_alive.0, &load, now);
             let target = scaler.scaler.target();
             if target != before {
-                tracing::info!(model = %name, from = before, to = target, ?load, "scaling");
+                tracing::info!(
+                    model = %name,
+                    from = before,
+                    to = target,
+                    active = load.active,
+                    queued = load.queued,
+                    pending = load.pending,
+                    "scaling"
+                );
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Turns a placement plan and the next steps of rollouts into writes to the store.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use flotilla_core::placement::{self, Assignment, PlacementPlan};
@@ -12,12 +13,19 @@ use crate::fleet::records::encode;
 use crate::fleet::{AssignmentRecord, FailedRevisionRecord, FleetView, ModelView, StableRecord};
 use crate::store::{StoreWrite, keys};
 
+/// Number of assignments that a line of the log names.
+const MAX_LOGGED: usize = 8;
+
 /// Plans what to write so that the fleet of this view approaches the desired state.
 pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Vec<StoreWrite> {
     let inputs = ProblemInputs::new(view, scalers);
     let plan = placement::solve(&inputs.problem(view, now));
     if !plan.is_empty() {
-        tracing::info!(assign = ?plan.assign, evict = ?plan.evict, "the placement changes");
+        tracing::info!(
+            assign = names(&plan.assign),
+            evict = names(&plan.evict),
+            "the placement changes"
+        );
     }
     let mut writes = Vec::new();
     for assignment in &plan.evict {
@@ -43,6 +51,19 @@ pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Ve
     writes
 }
 
+/// Returns the first assignments as a text for the log, such as `a on n1, b on n2 and 3 more`.
+fn names(assignments: &BTreeSet<Assignment>) -> String {
+    let first = assignments.iter().take(MAX_LOGGED);
+    let texts: Vec<String> = first
+        .map(|a| format!("{} on {}", a.model, a.node))
+        .collect();
+    let text = texts.join(", ");
+    match assignments.len().saturating_sub(MAX_LOGGED) {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
+}
+
 /// The rollout of one model beside a placement plan.
 struct ModelRollout<'a> {
     name: &'a ModelName,
@@ -64,7 +85,8 @@ impl ModelRollout<'_> {
         match action {
             RolloutAction::Wait => Vec::new(),
             RolloutAction::Change(nodes) => {
-                tracing::info!(model = %name, ?nodes, "changing the revision");
+                let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+                tracing::info!(model = %name, nodes = names.join(", "), "changing the revision");
                 self.assign_target(nodes.iter())
             }
             // No other node can take the second replica: the only one changes, and requests wait

@@ -38,7 +38,8 @@ pub struct DefaultValue {
     pub field: String,
     /// The value.
     pub value: Value,
-    /// `spec`, `built in`, or the name of the model's file that says so.
+    /// `spec`, `built in`, `context` (the model's context length), or the name of the model's file that
+    /// says so.
     pub source: String,
     /// Whether a request that names a value of its own gets that.
     pub overridable: bool,
@@ -113,6 +114,11 @@ impl EffectiveDefaults {
         let (own_limit, built_in) = if is_own { (limit, None) } else { (None, limit) };
         let own_limit = (own_limit.map(Value::from), None);
         list.add("maxTokens", own_limit, built_in.map(Value::from));
+        if limit < spec.max_answer_tokens(None)
+            && let Some(max_tokens) = list.values.first_mut()
+        {
+            max_tokens.source = "context".to_owned();
+        }
         list.add_fixed("maxTokensLimit", spec.max_tokens_limit.map(Value::from));
         list.add("temperature", layers(|s| number(s.temperature)), json!(1));
         list.add("topP", layers(|s| number(s.top_p)), json!(1));

@@ -113,6 +113,7 @@ pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<Unpl
         .filter(|planned| !state.is_leaving(planned))
         .map(|planned| planned.node)
         .collect();
+    let leaving = state.replicas[index].len() - used.len();
     let reasons = state
         .nodes
         .iter()
@@ -127,6 +128,7 @@ pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<Unpl
         .collect();
     Some(UnplacedReplicas {
         missing,
+        leaving: missing.min(u32::try_from(leaving).unwrap_or(u32::MAX)),
         nodes: state.nodes.len(),
         reasons,
     })

@@ -98,6 +98,8 @@ impl fmt::Display for UnschedulableReason {
 pub struct UnplacedReplicas {
     /// Number of replicas that could not be placed.
     pub missing: u32,
+    /// Number of these that stay on draining or lost nodes meanwhile.
+    pub leaving: u32,
     /// Number of nodes, including those with a replica.
     pub nodes: usize,
     /// The reason of each node without a replica.
@@ -112,7 +114,15 @@ impl fmt::Display for UnplacedReplicas {
         } else {
             "replicas"
         };
-        write!(f, "{} {replicas} cannot be placed: ", self.missing)?;
+        write!(f, "{} {replicas} cannot be placed", self.missing)?;
+        match self.leaving {
+            0 => f.write_str(": ")?,
+            1 => f.write_str(" (1 of them stays on a node that it should leave): ")?,
+            leaving => write!(
+                f,
+                " ({leaving} of them stay on nodes that they should leave): "
+            )?,
+        }
         if self.nodes == 0 {
             return f.write_str("the fleet has no nodes");
         }

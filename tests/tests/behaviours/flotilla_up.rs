@@ -9,9 +9,14 @@ use flotilla_tests::{DEADLINE, Process, flotilla_binary, free_address, repositor
 
 /// Starts `flotilla up` in this directory.
 fn up(dir: &Path, http: SocketAddr) -> Process {
+    up_with(dir, http, &[])
+}
+
+/// Starts `flotilla up` in this directory with further arguments.
+fn up_with(dir: &Path, http: SocketAddr, further: &[&str]) -> Process {
     let models = repository().join("models").display().to_string();
     let http = http.to_string();
-    let args = [
+    let mut args = vec![
         "up",
         "--data-dir",
         "data",
@@ -20,6 +25,7 @@ fn up(dir: &Path, http: SocketAddr) -> Process {
         "--models",
         &models,
     ];
+    args.extend(further);
     Process::start(dir, &args)
 }
 
@@ -142,4 +148,83 @@ fn ctrl_c_stops_a_fleet_within_a_stream() {
     });
     fleet.stop();
     drop(TcpListener::bind(http).unwrap());
+}
+
+#[test]
+fn second_machine_joins_the_first_fleet_and_log_lines_name_their_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let (http, link) = (free_address(), free_address());
+    let everywhere = format!("0.0.0.0:{}", link.port());
+    let arguments = ["--link", &everywhere, "--nodes", "1", "--log", "info"];
+    let mut fleet = up_with(dir.path(), http, &arguments);
+    fleet.wait_for_line("node{name=\"node-1\"}");
+    let line = fleet.wait_for_line("Flotilla is up");
+    assert!(line.contains(": 1 node, 5 models"), "{line}");
+    let line = fleet.wait_for_line("Join  flotilla agent --join ");
+    assert!(!line.contains("0.0.0.0"), "{line}");
+    let link = link.to_string();
+    let arguments = [
+        "agent",
+        "--join",
+        &link,
+        "--name",
+        "second",
+        "--data-dir",
+        "second",
+        "--metrics",
+        "off",
+    ];
+    let mut agent = Process::start(dir.path(), &arguments);
+    let line = agent.wait_for_line("starting an agent");
+    assert!(
+        line.contains("node=second") && !line.contains("{"),
+        "{line}"
+    );
+    agent.wait_for_line("linked");
+    let deadline = Instant::now() + DEADLINE;
+    while !run(http, &["get", "nodes"]).contains("second") {
+        assert!(Instant::now() < deadline, "the second node does not join");
+    }
+    agent.stop();
+    fleet.stop();
+}
+
+#[test]
+fn resources_of_a_fleet_can_be_applied_again_as_they_are_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let http = free_address();
+    let mut fleet = up(dir.path(), http);
+    fleet.wait_for_line("Ctrl-C stops everything.");
+    let file = dir.path().join("printed.yaml");
+    let file_name = file.display().to_string();
+    for arguments in [
+        &["get", "model", "support-intent"][..],
+        &["get", "models"],
+        &["get", "tasks"],
+        &["get", "routers"],
+    ] {
+        for format in ["yaml", "json"] {
+            let printed = run(http, &[arguments, &["-o", format]].concat());
+            std::fs::write(&file, printed).unwrap();
+            let applied = run(http, &["apply", "-f", &file_name]);
+            let is_unchanged = |line: &str| line.ends_with(" unchanged");
+            assert!(
+                !applied.is_empty() && applied.lines().all(is_unchanged),
+                "{arguments:?}: {applied}"
+            );
+        }
+    }
+    // A router that leaves a field to its default says so, a source that is not there as well.
+    let router = "apiVersion: flotilla.dev/v1\nkind: Router\nmetadata: {name: default}\nspec: {abstain: {minConfidence: 0.5}}";
+    std::fs::write(&file, router).unwrap();
+    assert!(run(http, &["apply", "-f", &file_name]).contains("router/default configured"));
+    std::fs::write(
+        &file,
+        router.replace("{abstain: {minConfidence: 0.5}}", "{}"),
+    )
+    .unwrap();
+    let applied = run(http, &["apply", "-f", &file_name]);
+    let expected = "spec.abstain.minConfidence: 0.5 → not set (the manifest does not name it: its default applies)";
+    assert!(applied.contains(expected), "{applied}");
+    fleet.stop();
 }

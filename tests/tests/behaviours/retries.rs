@@ -103,6 +103,16 @@ async fn server_that_is_away_for_ever_gets_few_requests_and_delays_no_other_requ
     let record = decision_with_id(&api, &id).await;
     assert_eq!(record["failed_attempts"], 5, "{record}");
 
+    // The replica is ready, and says what its requests said; an answer clears it.
+    let failing = async || {
+        let model = api.model("hosted").await;
+        model["status"]["replicas"][0]["failingRequests"].clone()
+    };
+    let text = failing().await.to_string();
+    assert!(text.contains("attempts failed: maintenance"), "{text}");
+    api.answer("hosted", "hi").await;
+    assert_eq!(failing().await, Value::Null);
+
     // A 429 is the client's to repeat.
     let response = api.chat("hosted", "429", false).await;
     assert_eq!(response.status(), 429);

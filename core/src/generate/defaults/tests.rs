@@ -221,7 +221,7 @@ fn every_value_is_listed_with_its_source() {
     assert_eq!(
         lines,
         [
-            "maxTokens 1024 built in true",
+            "maxTokens 1024 context true",
             "maxTokensLimit 4096 spec false",
             "temperature 0 generation_config.json true",
             "topP 0.9 spec true",
