@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use crate::artifacts::{ArtifactStore, BlobReader};
+use crate::artifacts::{ArtifactSettings, ArtifactStore, BlobReader};
 use crate::config::AgentConfig;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::energy_accounting::EnergyAccounting;
@@ -64,7 +64,18 @@ impl Agent {
             tracing::warn!("{warning}");
         }
         let power = config.node.power;
-        let node = NodeDescription::new(config.node, data_dir.identity().to_owned());
+        let controllers = Arc::new(LinkedControllers::default());
+        let blobs = BlobReader::new(&config.data_dir);
+        let settings = ArtifactSettings {
+            dir: config.data_dir,
+            fetch_rate: config.fetch_rate,
+            disk: config.disk,
+            disk_agents: config.disk_agents,
+            retention: config.file_retention,
+        };
+        let artifacts = ArtifactStore::new(settings, controllers.clone());
+        let identity = data_dir.identity().to_owned();
+        let node = NodeDescription::new(config.node, identity, artifacts.budget());
         let telemetry = start_telemetry(&node, &config.telemetry)?;
         let energy_accounting = config
             .energy_accounting
@@ -75,14 +86,12 @@ impl Agent {
             return_memory: config.return_memory,
             metrics: RequestMetrics::new(energy_accounting.clone(), &telemetry.meter()),
         };
-        let controllers = Arc::new(LinkedControllers::default());
-        let blobs = BlobReader::new(&config.data_dir);
-        let artifacts = ArtifactStore::new(config.data_dir, controllers.clone(), config.fetch_rate);
         let engines = EngineSet::new(config.simulated_slowdown)?;
-        let manager = ModelManager::new(engines, artifacts, manager_config);
+        let manager = ModelManager::new(engines, artifacts.clone(), manager_config);
         let table = manager.table();
         node_metrics::register(&telemetry.meter(), node.name(), &table, &energy_accounting);
-        let (desired_state, desired_models) = DesiredStateReceiver::new(data_dir);
+        let (desired_state, desired_models) =
+            DesiredStateReceiver::new(data_dir, config.adopt_fleet)?;
         let drain = CancellationToken::new();
         let stop_links = CancellationToken::new();
         let stop_models = CancellationToken::new();
@@ -91,6 +100,7 @@ impl Agent {
             node,
             energy_accounting,
             statuses: manager.statuses(),
+            artifacts: artifacts.clone(),
             desired_state,
             drain: drain.clone(),
             stop: stop_links.clone(),
@@ -109,6 +119,7 @@ impl Agent {
                 .run(desired_models, stop_models.clone())
                 .in_current_span(),
         );
+        models.spawn(artifacts.maintain(stop_models.clone()).in_current_span());
         Ok(Self {
             drain,
             stop_links,

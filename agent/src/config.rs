@@ -22,6 +22,9 @@ pub struct AgentConfig {
     pub join: Vec<String>,
     /// Directory for the node's identity, its desired state and the files of models.
     pub data_dir: PathBuf,
+    /// Id of the fleet that the node moves to, if it belongs to another one. `None`: it stays in its
+    /// fleet, or joins the first one that it reaches.
+    pub adopt_fleet: Option<String>,
     /// Energy accounting shared with the other agents of this process. `None`: the agent starts its
     /// own.
     pub energy_accounting: Option<EnergyAccounting>,
@@ -31,6 +34,12 @@ pub struct AgentConfig {
     pub telemetry: TelemetrySettings,
     /// Limit for fetching model files, in bytes per second over all links. `None`: no limit.
     pub fetch_rate: Option<Bytes>,
+    /// Disk space for model files. `None`: what is free at the start, less a reserve.
+    pub disk: Option<Bytes>,
+    /// Number of agents that share the disk by default, when `disk` is `None`.
+    pub disk_agents: u32,
+    /// How long files are kept that no model of the node needs any more.
+    pub file_retention: Duration,
     /// Factor by which the simulated engine is slower on this node, at least 1. It simulates unequal
     /// nodes.
     pub simulated_slowdown: f64,
@@ -40,6 +49,9 @@ pub struct AgentConfig {
     /// a model was unloaded.
     pub return_memory: fn(),
 }
+
+/// How long files that no model needs are kept by default: seven days.
+pub const DEFAULT_FILE_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// The configured attributes of a node.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
-use flotilla_core::{ModelName, ModelRevision, StoreRevision};
+use flotilla_core::{ModelName, ModelRevision, StateVersion, StoreRevision};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
@@ -38,13 +38,12 @@ pub(crate) struct DataDir {
     _lock: File,
 }
 
-/// The models that this node should run, with the store revision of that desired state.
+/// The models that this node should run, with the fleet and the version of that desired state.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct NodeDesiredState {
-    /// The fleet's id. Empty before the first desired state.
+    /// The id of the fleet that the node belongs to. Empty before the first desired state.
     pub(crate) fleet: String,
-    /// The store's revision of the desired state.
-    pub(crate) revision: StoreRevision,
+    pub(crate) version: StateVersion,
     pub(crate) models: Vec<DesiredModel>,
 }
 
@@ -52,6 +51,8 @@ pub(crate) struct NodeDesiredState {
 #[derive(Default, Serialize, Deserialize)]
 struct StoredNodeState {
     fleet: String,
+    #[serde(default)]
+    epoch: u64,
     revision: StoreRevision,
     models: Vec<StoredModel>,
 }
@@ -89,6 +90,14 @@ impl DataDir {
         })
     }
 
+    /// Converts an I/O error in the directory.
+    pub(crate) fn error(&self, error: io::Error) -> DataDirError {
+        DataDirError::Io {
+            path: self.path.clone(),
+            error,
+        }
+    }
+
     /// A random text that distinguishes this node from another node of the same name.
     pub(crate) fn identity(&self) -> &str {
         &self.identity
@@ -118,7 +127,10 @@ impl DataDir {
         });
         NodeDesiredState {
             fleet: stored.fleet,
-            revision: stored.revision,
+            version: StateVersion {
+                epoch: stored.epoch,
+                revision: stored.revision,
+            },
             models: models.collect(),
         }
     }
@@ -136,7 +148,8 @@ impl DataDir {
         });
         let stored = StoredNodeState {
             fleet: state.fleet.clone(),
-            revision: state.revision,
+            epoch: state.version.epoch,
+            revision: state.version.revision,
             models: models.collect::<Result<_, serde_json::Error>>()?,
         };
         write_atomically(&self.desired_state_file(), &serde_json::to_vec(&stored)?)
@@ -161,13 +174,18 @@ fn read_or_create_identity(file: &Path) -> io::Result<String> {
 }
 
 /// Replaces a file as a whole: after a crash or a power failure it has the old or the new content.
-fn write_atomically(file: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_atomically(file: &Path, content: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
     let mut new = NamedTempFile::new_in(folder)?;
     new.write_all(content)?;
     new.as_file().sync_all()?;
     new.persist(file)?;
-    Ok(())
+    sync_dir(folder)
+}
+
+/// Makes the names of new files in a directory survive a power failure.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
@@ -186,7 +204,10 @@ mod tests {
         let name = ModelName::new("m").unwrap();
         let state = NodeDesiredState {
             fleet: "f".into(),
-            revision: StoreRevision(9),
+            version: StateVersion {
+                epoch: 2,
+                revision: StoreRevision(9),
+            },
             models: vec![DesiredModel {
                 name: name.clone(),
                 revision: ModelRevision(3),

@@ -44,6 +44,8 @@ pub(crate) fn detect(memory: Option<Bytes>, power: Option<PowerRange>) -> Invent
     let cores = cores as u32;
     let power = power.unwrap_or_else(|| PowerRange::estimate(cores));
     Inventory {
+        // Set where the data directory is known.
+        disk_bytes: 0,
         memory_bytes: memory.map_or((total as f64 * MEMORY_SHARE) as u64, |bytes| bytes.0),
         cores,
         cpu: cpu.unwrap_or_default(),

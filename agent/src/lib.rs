@@ -28,6 +28,6 @@ mod turns;
 mod unstreamed_answer;
 
 pub use agent::{Agent, AgentStartError};
-pub use config::{AgentConfig, NodeConfig};
+pub use config::{AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig};
 pub use data_dir::DataDirError;
 pub use inventory::default_memory;

@@ -14,6 +14,8 @@ pub(crate) struct NodeDescription {
     name: NodeName,
     /// See [`DataDir::identity`](crate::data_dir::DataDir::identity).
     identity: String,
+    /// A random text of this process.
+    process: String,
     labels: BTreeMap<String, String>,
     taints: Vec<Taint>,
     zone: Option<ZoneName>,
@@ -21,14 +23,17 @@ pub(crate) struct NodeDescription {
 }
 
 impl NodeDescription {
-    /// Describes this machine as configured. Configured labels override those from the inventory.
-    pub(crate) fn new(config: NodeConfig, identity: String) -> Self {
-        let inventory = inventory::detect(config.memory, config.power);
+    /// Describes this machine as configured. Configured labels override those from the inventory. `disk` is
+    /// the space for files of models, if it is known.
+    pub(crate) fn new(config: NodeConfig, identity: String, disk: Option<Bytes>) -> Self {
+        let mut inventory = inventory::detect(config.memory, config.power);
+        inventory.disk_bytes = disk.unwrap_or_default().0;
         let mut labels = inventory_labels(&config.name, &inventory);
         labels.extend(config.labels);
         Self {
             name: config.name,
             identity,
+            process: format!("{:032x}", fastrand::u128(..)),
             labels,
             taints: config.taints,
             zone: config.zone,
@@ -49,8 +54,9 @@ impl NodeDescription {
         Bytes(self.inventory.memory_bytes)
     }
 
-    /// Converts the description to the message with which the node joins a fleet.
-    pub(crate) fn join_request(&self) -> JoinRequest {
+    /// Converts the description to the message with which the node joins a fleet. `fleet_id` is the fleet
+    /// that the node belongs to, empty if there is none yet.
+    pub(crate) fn join_request(&self, fleet_id: String) -> JoinRequest {
         let taints = self.taints.iter().map(|taint| v1::Taint {
             key: taint.key.clone(),
             value: taint.value.clone(),
@@ -58,6 +64,8 @@ impl NodeDescription {
         JoinRequest {
             name: self.name.to_string(),
             identity: self.identity.clone(),
+            process_id: self.process.clone(),
+            fleet_id,
             labels: self.labels.clone().into_iter().collect(),
             inventory: Some(self.inventory.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -114,14 +122,16 @@ mod tests {
             memory: Some(Bytes(7)),
             ..config()
         };
-        let node = NodeDescription::new(config, "id".into());
+        let node = NodeDescription::new(config, "id".into(), Some(Bytes(9)));
         assert_eq!(node.memory(), Bytes(7));
-        let request = node.join_request();
+        let request = node.join_request("f".into());
         assert_eq!(request.labels["flotilla.dev/os"], "own");
         assert_eq!(request.labels["flotilla.dev/node"], "n1");
         assert_eq!(
             (request.zone.as_str(), request.identity.as_str()),
             ("clinic", "id")
         );
+        assert_eq!(request.fleet_id, "f");
+        assert_eq!(request.inventory.unwrap().disk_bytes, 9);
     }
 }

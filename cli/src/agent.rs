@@ -1,7 +1,5 @@
 //! `flotilla agent`: runs an agent until a signal stops it.
 
-use std::path::Path;
-
 use flotilla_agent::{Agent, AgentConfig, NodeConfig};
 use flotilla_telemetry::TelemetrySettings;
 
@@ -12,6 +10,7 @@ use crate::shutdown;
 /// Runs an agent until SIGINT or SIGTERM.
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let power = args.power_range();
+    let data_dir = args.data_dir()?;
     let node = NodeConfig {
         name: args.name.clone(),
         labels: args.labels.into_iter().collect(),
@@ -21,15 +20,17 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         power,
     };
     let config = AgentConfig {
-        data_dir: args
-            .data_dir
-            .unwrap_or_else(|| Path::new("flotilla-data").join(args.name.as_str())),
+        data_dir,
+        adopt_fleet: args.adopt_fleet,
         node,
         join: args.join,
         energy_accounting: None,
         metrics: args.metrics.0,
         telemetry: TelemetrySettings::from_env()?,
         fetch_rate: args.fetch_rate,
+        disk: args.disk,
+        disk_agents: 1,
+        file_retention: args.file_retention.0,
         simulated_slowdown: args.simulated_slowdown,
         drain_timeout: args.drain_timeout,
         return_memory: allocator::release_free_memory,

@@ -8,11 +8,12 @@ use crate::shutdown;
 
 /// Runs a controller until SIGINT or SIGTERM, or until one of its tasks fails.
 pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
+    let data_dir = args.data_dir()?;
     let config = ControllerConfig {
         http: args.http,
         link: args.link,
-        store: args.store()?,
-        data_dir: args.data_dir,
+        store: args.store(&data_dir)?,
+        data_dir,
         ca_file: args.ca_file,
         advertise_link: args.advertise_link,
         advertise_http: args.advertise_http,

@@ -202,15 +202,29 @@ pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
             node.metadata.name.clone(),
             node_state(node),
             node.spec.memory.to_string(),
+            disk(node),
             node.spec.cores.to_string(),
             active.to_string(),
             models.join(", "),
         ]
     });
     output::table(
-        &["NODE", "STATE", "MEMORY", "CORES", "ACTIVE", "MODELS"],
+        &[
+            "NODE", "STATE", "MEMORY", "DISK", "CORES", "ACTIVE", "MODELS",
+        ],
         rows,
     )
+}
+
+/// The disk space that files of models take on a node, of the space that there is for them.
+fn disk(node: &NodeResource) -> String {
+    let budget = node.spec.disk.map(|budget| budget.to_string());
+    match (node.status.disk, budget) {
+        (Some(disk), Some(budget)) => format!("{} of {budget}", disk.used),
+        (Some(disk), None) => disk.used.to_string(),
+        (None, Some(budget)) => budget,
+        (None, None) => "-".into(),
+    }
 }
 
 fn models(models: &[ModelResource]) -> String {

@@ -15,6 +15,7 @@ mod client;
 mod connection_error;
 mod controller;
 mod decision_text;
+mod default_data_dir;
 mod delete;
 mod describe;
 mod eval;

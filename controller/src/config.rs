@@ -63,8 +63,8 @@ impl Default for ControllerConfig {
             link: SocketAddr::from(([127, 0, 0, 1], 7070)),
             advertise_link: None,
             advertise_http: None,
-            store: StoreAddress::Embedded("flotilla-data/controller".into()),
-            data_dir: "flotilla-data/controller".into(),
+            store: StoreAddress::Embedded("/var/lib/flotilla/controller".into()),
+            data_dir: "/var/lib/flotilla/controller".into(),
             ca_file: None,
             max_body: 4 << 20,
             http_api: HttpApiConfig::default(),
@@ -163,7 +163,7 @@ pub enum StoreAddressError {
     #[error("'{0}' names no etcd member: use etcd://HOST:PORT,HOST:PORT")]
     Etcd(String),
     /// The scheme is neither `embedded` nor `etcd`.
-    #[error("'{0}' is not a store: use embedded:DIR or etcd://HOST:PORT,HOST:PORT")]
+    #[error("'{0}' is not a store: use embedded, embedded:DIR or etcd://HOST:PORT,HOST:PORT")]
     Unknown(String),
 }
 

@@ -14,6 +14,7 @@ pub mod artifacts;
 mod config;
 mod connections;
 mod dashboard;
+mod epoch;
 pub mod fleet;
 mod leader;
 pub mod link;

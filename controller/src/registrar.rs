@@ -128,7 +128,9 @@ impl Registrar {
         let mut desired = KeyValues::new();
         desired.insert(keys::controller(&self.id), encode(&self.record));
         for node in view.nodes.values().filter(|node| node.linked_locally) {
-            desired.insert(keys::link(&node.name, &self.id), b"{}".to_vec());
+            let link = node.link.as_ref().map(|link| link.peer.clone());
+            let link = encode(&link.unwrap_or_default());
+            desired.insert(keys::link(&node.name, &self.id), link);
         }
         for (model, requests) in self.waiting.borrow_and_update().iter() {
             let record = WaitingRecord {

@@ -23,7 +23,7 @@ use crate::link::LinkServer;
 use crate::registrar::Registrar;
 use crate::store::{Store, StoreError, WatchEvent, keys};
 use crate::traffic::TrafficLog;
-use crate::{dashboard, leader, pending, reconcile, scrape};
+use crate::{dashboard, epoch, leader, pending, reconcile, scrape};
 
 /// A controller while it starts: its tasks, and what they share.
 pub(crate) struct Startup {
@@ -68,7 +68,7 @@ impl Startup {
     }
 
     /// Starts the leader election and the tasks that depend on it: the replicator and the reconcile
-    /// loop.
+    /// loop; and the task that keeps the store's epoch.
     pub(crate) fn start_leader_tasks(&mut self) {
         let (sender, leadership) = watch::channel(None);
         self.tasks.spawn(leader::run(
@@ -86,6 +86,11 @@ impl Startup {
             sources: self.sources.clone(),
         };
         self.tasks.spawn(replicator.run(self.drain.clone()));
+        self.tasks.spawn(epoch::run(
+            self.fleet.clone(),
+            self.store.clone(),
+            self.stop.clone(),
+        ));
         self.tasks.spawn(reconcile::run(
             self.fleet.clone(),
             self.store.clone(),

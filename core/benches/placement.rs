@@ -105,6 +105,7 @@ impl Fleet {
         let nodes = self.nodes.iter().map(|node| NodeCapacity {
             name: &node.name,
             memory: node.memory,
+            disk: None,
             labels: &node.labels,
             taints: &node.taints,
             zone: node.zone.as_ref(),
@@ -118,6 +119,7 @@ impl Fleet {
             target: model.target,
             required: 1,
             memory: Some(model.memory),
+            files: None,
             load_failures: &observations.load_failures,
             performance: &observations.performance,
         });

@@ -37,5 +37,5 @@ pub mod units;
 
 pub use name::{ArtifactName, ModelName, NodeName, RouterName, TaskName, ZoneName};
 pub use readiness::ReplicaReadiness;
-pub use revision::{ModelRevision, StoreRevision};
+pub use revision::{MAX_EPOCH, ModelRevision, StateVersion, StoreRevision};
 pub use units::{Bytes, HumanDuration, Joules, Watts};

@@ -12,6 +12,9 @@ use crate::{Bytes, ZoneName};
 pub struct NodeSpec {
     /// The memory available to models.
     pub memory: Bytes,
+    /// The disk space for the files of models. `None`: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<Bytes>,
     /// The devices that the node's engines compute on.
     #[serde(default)]
     pub accelerators: Vec<Accelerator>,

@@ -1,4 +1,4 @@
-//! The two kinds of revision, as two types that cannot be mixed up.
+//! The two kinds of revision, as two types that cannot be mixed up, and the version of a desired state.
 
 use std::fmt;
 
@@ -18,6 +18,36 @@ pub struct ModelRevision(pub u64);
 )]
 #[serde(transparent)]
 pub struct StoreRevision(pub u64);
+
+/// The version of a desired state: which of two is newer. The epoch counts first, then the revision of
+/// the store that the state was read at.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct StateVersion {
+    /// How often the store has gone back to an earlier revision, as after the restore of a backup.
+    pub epoch: u64,
+    /// The revision of the store.
+    pub revision: StoreRevision,
+}
+
+/// The largest epoch that a node may report. No store goes back that often: a larger one is a fault.
+pub const MAX_EPOCH: u64 = 1 << 40;
+
+impl StateVersion {
+    /// Returns the epoch that this version of the store must be raised to, so that a node that follows
+    /// `followed` obeys the store again. `None` if it does so already.
+    #[must_use]
+    pub fn raised_epoch(self, followed: Self) -> Option<u64> {
+        (followed > self).then(|| self.epoch.max(followed.epoch).saturating_add(1))
+    }
+}
+
+impl fmt::Display for StateVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in epoch {}", self.revision, self.epoch)
+    }
+}
 
 impl ModelRevision {
     /// Returns the revision made of the first eight bytes of a SHA-256 digest.
@@ -39,5 +69,42 @@ impl fmt::Display for ModelRevision {
 impl fmt::Display for StoreRevision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn version(epoch: u64, revision: u64) -> StateVersion {
+        StateVersion {
+            epoch,
+            revision: StoreRevision(revision),
+        }
+    }
+
+    #[test]
+    fn the_epoch_is_raised_only_for_a_node_that_is_ahead_of_the_store() {
+        assert_eq!(version(0, 300).raised_epoch(version(0, 500)), Some(1));
+        assert_eq!(version(0, 300).raised_epoch(version(0, 300)), None);
+        assert_eq!(version(1, 300).raised_epoch(version(0, 500)), None);
+        // The store was put back to before the epoch was raised.
+        assert_eq!(version(0, 900).raised_epoch(version(1, 10)), Some(2));
+    }
+
+    proptest! {
+        #[test]
+        fn a_store_at_the_raised_epoch_is_ahead_of_every_node(
+            store in (0..4_u64, 0..9_u64), followed in (0..4_u64, 0..9_u64), later in 0..9_u64
+        ) {
+            let (store, followed) = (version(store.0, store.1), version(followed.0, followed.1));
+            if let Some(epoch) = store.raised_epoch(followed) {
+                prop_assert!(version(epoch, later) > followed);
+                prop_assert!(version(epoch, later) > store);
+            } else {
+                prop_assert!(store >= followed);
+            }
+        }
     }
 }

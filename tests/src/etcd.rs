@@ -1,7 +1,7 @@
 //! A real etcd on loopback with one member or more.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flotilla_controller::{EtcdAddress, EtcdTls, StoreAddress};
@@ -158,6 +158,38 @@ impl Etcd {
     /// Panics if etcd refuses.
     pub fn compact(&self, revision: u64) {
         self.run_etcdctl(&["compact", &revision.to_string()]);
+    }
+
+    /// Saves a snapshot of the whole etcd to a file.
+    ///
+    /// # Panics
+    /// Panics if etcd refuses.
+    pub fn save_snapshot(&self, file: &Path) {
+        self.run_etcdctl(&["snapshot", "save", &file.display().to_string()]);
+    }
+
+    /// Replaces the data of an etcd of one member, which must be stopped, by that of a snapshot.
+    ///
+    /// # Panics
+    /// Panics if `etcdctl` refuses.
+    pub fn restore_snapshot(&self, file: &Path) {
+        let data = self.dir.path().join("m0");
+        std::fs::remove_dir_all(&data).expect("the data of a stopped etcd can be removed");
+        let peer = format!("http://{}", self.members[0].peer);
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["snapshot", "restore"])
+            .arg(file)
+            .arg("--data-dir")
+            .arg(&data)
+            .args(["--name", "m0", "--initial-cluster", &format!("m0={peer}")])
+            .args(["--initial-advertise-peer-urls", &peer])
+            .output()
+            .expect("etcdctl is installed");
+        assert!(
+            output.status.success(),
+            "etcdctl snapshot restore: {output:?}"
+        );
     }
 
     /// Runs `etcdctl`, which must succeed.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use flotilla_agent::{Agent, AgentConfig, NodeConfig};
+use flotilla_agent::{Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig};
 use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::NodeName;
 use flotilla_telemetry::TelemetrySettings;
@@ -69,7 +69,8 @@ pub(crate) async fn start_controller(
             let store = settings.store.to_string();
             let (http, link) = (settings.http.to_string(), settings.link.to_string());
             let mut args = vec!["controller", "--http", &http, "--link", &link];
-            args.extend(["--store", &store]);
+            let files = dir.join("files").display().to_string();
+            args.extend(["--store", &store, "--data-dir", &files]);
             args.extend(settings.args.iter().map(String::as_str));
             let mut process = Process::start_with_env(dir, &args, &settings.env);
             let line = process.wait_for_line("ready http=");
@@ -100,10 +101,14 @@ pub(crate) fn start_agent(
                 },
                 join: vec![link],
                 data_dir,
+                adopt_fleet: None,
                 energy_accounting: agent.energy_accounting,
                 metrics: None,
                 telemetry: TelemetrySettings::DISABLED,
                 fetch_rate: None,
+                disk: None,
+                disk_agents: 1,
+                file_retention: DEFAULT_FILE_RETENTION,
                 simulated_slowdown: 1.0,
                 drain_timeout: STOP_GRACE,
                 return_memory: || {},

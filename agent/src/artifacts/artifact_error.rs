@@ -14,6 +14,18 @@ pub(crate) enum ArtifactError {
     /// The file with this path arrived with a wrong digest.
     #[error("the file '{0}' arrived with a wrong SHA-256")]
     DigestMismatch(String),
+    /// The files of the model take more than is left for them.
+    #[error(
+        "its files take {needed} more on the disk, {free} are free of the {budget} for files of models"
+    )]
+    NoRoom {
+        /// The space that the missing files take.
+        needed: Bytes,
+        /// The space that is left.
+        free: Bytes,
+        /// The space for all files of models.
+        budget: Bytes,
+    },
     /// The disk has no room for the file with this path and size.
     #[error("the node's disk is full: the file '{0}' takes {1}")]
     DiskFull(String, Bytes),
@@ -42,6 +54,9 @@ impl ArtifactError {
             }
             Self::DigestMismatch(_) => {
                 "check the disks and the memory of the controller and of the node"
+            }
+            Self::NoRoom { .. } => {
+                "remove a model from the node, raise the agent's --disk, free space below its --data-dir, or choose another node"
             }
             Self::DiskFull(..) => "free space below the agent's --data-dir, or choose another node",
             Self::Io(..) => "check the disk below the agent's --data-dir",

@@ -9,7 +9,7 @@ use flotilla_proto::v1::FetchBlobRequest;
 use tokio::fs;
 use tonic::Code;
 
-use super::partial_file::PartialFile;
+use super::partial_file::{PartialFile, blocking};
 use super::{ArtifactError, ArtifactStore};
 
 /// Pause between two rounds over all controllers.
@@ -17,9 +17,12 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Number of rounds in which no controller has the file before the fetch fails. A controller may
 /// still be copying it from another one.
 const MAX_NOT_FOUND_ROUNDS: u32 = 10;
+/// Number of times that a file is fetched before a wrong digest makes the fetch fail. The first wrong one
+/// may come from a part that was on the disk.
+const MAX_ATTEMPTS: u32 = 2;
 
-/// Fetches a file and verifies its digest, unless the store has it. `progress` receives the number of
-/// bytes on disk.
+/// Fetches a file and verifies it, unless the store has it. `progress` receives the number of bytes on
+/// disk. While another task fetches the same file, this one waits for it.
 ///
 /// Waits as long as no controller is linked. Fails if all linked controllers keep reporting that they
 /// do not have the file, on an I/O error, and on a wrong digest.
@@ -28,46 +31,70 @@ pub(super) async fn fetch_file(
     file: &ArtifactFile,
     progress: impl Fn(u64),
 ) -> Result<(), ArtifactError> {
-    let blob_path = store.blob_path(file.sha256);
-    if blob_path.exists() {
-        return Ok(());
-    }
+    let (blob_path, partial_path) = (
+        store.blob_path(file.sha256),
+        store.partial_path(file.sha256),
+    );
     let io_error = |error: io::Error| ArtifactError::from_io(file, &error);
-    let partial_path = store.partial_path(file.sha256);
-    for folder in [blob_path.parent(), partial_path.parent()] {
-        let folder = folder.unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).await.map_err(io_error)?;
+    for _ in 0..MAX_ATTEMPTS {
+        let lock = store.locks().lock(file.sha256).await;
+        let (checked_store, checked_file) = (store.clone(), file.clone());
+        let is_there = blocking(move || checked_store.has_blob(&checked_file)).await;
+        if is_there.map_err(io_error)? {
+            return Ok(());
+        }
+        for folder in [blob_path.parent(), partial_path.parent()] {
+            let folder = folder.unwrap_or(Path::new("/"));
+            fs::create_dir_all(folder).await.map_err(io_error)?;
+        }
+        let partial = PartialFile::open(partial_path.clone(), file.size.0, lock)
+            .await
+            .map_err(io_error)?;
+        if partial.size() > 0 {
+            tracing::info!(
+                file = file.path,
+                offset = partial.size(),
+                "resuming a fetch"
+            );
+        }
+        let fetched = match download(store, file, partial, &progress).await {
+            Ok(partial) => partial
+                .finish(file, blob_path.clone())
+                .await
+                .map_err(io_error),
+            Err(error) => Err(error),
+        };
+        match fetched {
+            Ok(true) => {
+                store.set_read(file.sha256);
+                return Ok(());
+            }
+            Ok(false) => {
+                tracing::warn!(file = file.path, "a file has arrived with a wrong SHA-256")
+            }
+            Err(error) => {
+                if matches!(error, ArtifactError::DiskFull(..)) {
+                    // Other programs need the space more than a later fetch needs the part.
+                    let _ = fs::remove_file(&partial_path).await;
+                }
+                return Err(error);
+            }
+        }
     }
-    let mut partial = PartialFile::open(&partial_path, file.size.0)
-        .await
-        .map_err(io_error)?;
-    if partial.size() > 0 {
-        tracing::info!(
-            file = file.path,
-            offset = partial.size(),
-            "resuming a fetch"
-        );
-    }
-    download(store, file, &mut partial, progress).await?;
-    let digest = partial.finish().await.map_err(io_error)?;
-    if digest != file.sha256 {
-        fs::remove_file(&partial_path).await.map_err(io_error)?;
-        return Err(ArtifactError::DigestMismatch(file.path.clone()));
-    }
-    fs::rename(partial_path, blob_path).await.map_err(io_error)
+    Err(ArtifactError::DigestMismatch(file.path.clone()))
 }
 
 /// Downloads the missing rest of a file, in rounds over all linked controllers in random order.
 async fn download(
     store: &ArtifactStore,
     file: &ArtifactFile,
-    partial: &mut PartialFile,
-    progress: impl Fn(u64),
-) -> Result<(), ArtifactError> {
+    mut partial: PartialFile,
+    progress: &impl Fn(u64),
+) -> Result<PartialFile, ArtifactError> {
     let mut not_found_rounds = 0;
     while partial.size() < file.size.0 {
-        let mut new_links = store.sources.new_links();
-        let mut clients = store.sources.clients();
+        let mut new_links = store.sources().new_links();
+        let mut clients = store.sources().clients();
         fastrand::shuffle(&mut clients);
         let mut not_found = !clients.is_empty();
         for mut client in clients {
@@ -85,17 +112,22 @@ async fn download(
             not_found = false;
             // When the stream breaks off, the next controller continues from there.
             while let Ok(Some(chunk)) = chunks.message().await {
-                if let Some(limiter) = &store.rate_limiter {
+                if let Some(limiter) = store.rate_limiter() {
                     limiter.wait(chunk.data.len()).await;
                 }
-                partial
-                    .append(&chunk.data)
+                // More than the file has makes it wrong, and is not written without end.
+                let is_too_long = partial.size() + chunk.data.len() as u64 > file.size.0;
+                partial = partial
+                    .append(chunk.data)
                     .await
                     .map_err(|error| ArtifactError::from_io(file, &error))?;
-                progress(partial.size());
+                progress(partial.size().min(file.size.0));
+                if is_too_long {
+                    break;
+                }
             }
             if partial.size() >= file.size.0 {
-                return Ok(());
+                return Ok(partial);
             }
         }
         not_found_rounds += u32::from(not_found);
@@ -105,5 +137,5 @@ async fn download(
         // A new link ends the pause early.
         let _ = tokio::time::timeout(RETRY_DELAY, new_links.changed()).await;
     }
-    Ok(())
+    Ok(partial)
 }

@@ -1,60 +1,189 @@
 //! The files of models on this node: fetched from controllers over the links, verified, shared between
-//! models with equal files, and removed once no model needs them.
+//! models with equal files, and kept for a while after the last model that needed them.
 //!
 //! ```text
 //! blobs/<sha256>              a complete, verified file
 //! incoming/<sha256>           a partial file, at whose end fetching resumes
 //! models/<digest>/<path>      the folder of a model: hard links to blobs; exists only when complete
+//! unneeded.json               for how long files have not been needed
 //! ```
 
 mod artifact_error;
+mod blob_locks;
 mod blob_reader;
 mod blob_sources;
+mod disk_budget;
 mod fetch;
+mod file_collector;
+mod model_folder;
 mod partial_file;
 mod rate_limiter;
+mod retention;
+mod scrub;
+mod verification;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_core::Bytes;
-use flotilla_core::artifact::Manifest;
+use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::Sha256Digest;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use artifact_error::ArtifactError;
+use blob_locks::BlobLocks;
 pub(crate) use blob_reader::BlobReader;
 pub(crate) use blob_sources::BlobSources;
 #[cfg(test)]
 pub(crate) use blob_sources::NoSources;
+use disk_budget::{DiskSpace, Reservation, ReservedSpace};
+pub(crate) use file_collector::DiskUsage;
+use file_collector::FileCollector;
+use partial_file::blocking;
 use rate_limiter::RateLimiter;
+
+/// How often files are looked through for what can be deleted.
+const COLLECT_INTERVAL: Duration = Duration::from_secs(60);
+/// Free space of the file system below which unneeded files are deleted early, in bytes.
+const MIN_FREE: u64 = 256 << 20;
+/// How often a model's files are fetched before it is an error that some are missing again.
+const MAX_ROUNDS: u32 = 3;
+
+/// The settings of the store of model files.
+pub(crate) struct ArtifactSettings {
+    /// The directory of all files.
+    pub(crate) dir: PathBuf,
+    /// See [`AgentConfig::fetch_rate`](crate::AgentConfig::fetch_rate).
+    pub(crate) fetch_rate: Option<Bytes>,
+    /// See [`AgentConfig::disk`](crate::AgentConfig::disk).
+    pub(crate) disk: Option<Bytes>,
+    /// See [`AgentConfig::disk_agents`](crate::AgentConfig::disk_agents).
+    pub(crate) disk_agents: u32,
+    /// See [`AgentConfig::file_retention`](crate::AgentConfig::file_retention).
+    pub(crate) retention: Duration,
+}
 
 /// The store of model files on this node. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ArtifactStore {
+    inner: Arc<StoreState>,
+}
+
+struct StoreState {
     dir: PathBuf,
     sources: Arc<dyn BlobSources>,
-    rate_limiter: Option<Arc<RateLimiter>>,
+    rate_limiter: Option<RateLimiter>,
+    locks: BlobLocks,
+    collector: FileCollector,
+    /// The space for all files.
+    budget: Bytes,
+    reserved: ReservedSpace,
+    usage: Mutex<DiskUsage>,
+    /// The files of the models that the node should run. `None` until they are set: nothing counts as not
+    /// needed before.
+    needed: watch::Sender<Option<Vec<Manifest>>>,
+    /// The digests of the models whose files were verified since the start.
+    verified: Mutex<HashSet<Sha256Digest>>,
+    /// The files that were read and found right, since the start or the last period of the scrub.
+    read: Mutex<HashSet<Sha256Digest>>,
+    /// Notified when a verified model has turned out to be damaged.
+    damaged: watch::Sender<()>,
 }
 
 impl ArtifactStore {
-    /// Creates a store below `dir` that fetches from `sources`, with at most `rate` bytes per second over
-    /// all fetches. `None`: no limit.
-    pub(crate) fn new(dir: PathBuf, sources: Arc<dyn BlobSources>, rate: Option<Bytes>) -> Self {
-        Self {
+    /// Creates a store that fetches from `sources`.
+    pub(crate) fn new(settings: ArtifactSettings, sources: Arc<dyn BlobSources>) -> Self {
+        let ArtifactSettings {
+            dir,
+            fetch_rate,
+            disk,
+            disk_agents,
+            retention,
+        } = settings;
+        let collector = FileCollector::new(&dir, retention);
+        let usage = collector.usage(&[]).unwrap_or_default();
+        let budget = disk.unwrap_or_else(|| {
+            // Without a figure the disk itself is the only bound.
+            let space = DiskSpace::at(&dir);
+            space.map_or(Bytes(u64::MAX), |space| {
+                space.default_budget(usage.used, disk_agents)
+            })
+        });
+        let inner = StoreState {
             dir,
             sources,
-            rate_limiter: rate.map(|rate| Arc::new(RateLimiter::new(rate))),
+            rate_limiter: fetch_rate.map(RateLimiter::new),
+            locks: BlobLocks::default(),
+            collector,
+            budget,
+            reserved: ReservedSpace::default(),
+            usage: Mutex::new(usage),
+            needed: watch::Sender::new(None),
+            verified: Mutex::default(),
+            read: Mutex::default(),
+            damaged: watch::Sender::new(()),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The space for all files. `None`: not known.
+    pub(crate) fn budget(&self) -> Option<Bytes> {
+        Some(self.inner.budget).filter(|budget| budget.0 < u64::MAX)
+    }
+
+    /// The space that the files take.
+    pub(crate) fn usage(&self) -> DiskUsage {
+        *self.inner.usage.lock()
+    }
+
+    /// Notifies when the files of a model that was loaded have turned out to be damaged. Its files are
+    /// no longer [found](Self::find).
+    pub(crate) fn damages(&self) -> watch::Receiver<()> {
+        self.inner.damaged.subscribe()
+    }
+
+    /// Sets the files that are kept: those of the models that the node should run.
+    pub(crate) fn set_needed(&self, needed: Vec<Manifest>) {
+        let needed = Some(needed);
+        self.inner.needed.send_if_modified(|current| {
+            let has_changed = *current != needed;
+            *current = needed;
+            has_changed
+        });
+    }
+
+    /// Deletes files that were not needed for long, and finds damaged ones, until `stop` is cancelled.
+    pub(crate) async fn maintain(self, stop: CancellationToken) {
+        let scrub = scrub::run(self.clone(), stop.clone());
+        let collect = async {
+            let mut needed = self.inner.needed.subscribe();
+            loop {
+                needed.borrow_and_update();
+                self.collect(0).await;
+                // The store has the sender, so that this ends with a change or the time.
+                let _ = tokio::time::timeout(COLLECT_INTERVAL, needed.changed()).await;
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = collect => {}
+            () = scrub => {}
         }
     }
 
     /// Returns the path to load a model from: its GGUF file if it has one, else its folder. `None`
-    /// unless all files are on the node.
+    /// unless all files are on the node and were verified since the start.
     pub(crate) fn find(&self, manifest: &Manifest) -> Option<PathBuf> {
         let folder = self.model_dir(manifest);
-        if !folder.is_dir() {
+        if !self.inner.verified.lock().contains(&manifest.digest()) || !folder.is_dir() {
             return None;
         }
         let mut files = manifest.files.iter();
@@ -62,137 +191,219 @@ impl ArtifactStore {
         Some(gguf.map_or_else(|| folder.clone(), |file| folder.join(&file.path)))
     }
 
-    /// Fetches the missing files of a model and creates its folder. `progress` receives the fetched
-    /// fraction, 0 to 1.
+    /// Verifies the files of a model, fetches the missing ones and creates its folder. `progress` receives
+    /// the part that is there, 0 to 1.
     pub(crate) async fn fetch(
         &self,
         manifest: &Manifest,
         progress: impl Fn(f32),
     ) -> Result<(), ArtifactError> {
         let total = manifest.size().0.max(1) as f64;
-        let mut complete = 0;
         progress(0.0);
-        for file in &manifest.files {
-            let file_progress = |bytes: u64| progress(((complete + bytes) as f64 / total) as f32);
-            fetch::fetch_file(self, file, file_progress).await?;
-            complete += file.size.0;
-        }
-        let (store, manifest) = (self.clone(), manifest.clone());
-        let created = tokio::task::spawn_blocking(move || store.create_model_dir(&manifest)).await;
-        let error = match created {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        Err(ArtifactError::Io("models".into(), error))
-    }
-
-    /// Removes all files and folders that no model of `needed` uses.
-    pub(crate) fn remove_unused(&self, needed: &[Manifest]) -> io::Result<()> {
-        let folders: HashSet<String> = needed.iter().map(|m| m.digest().to_string()).collect();
-        let files = needed.iter().flat_map(|manifest| &manifest.files);
-        let files: HashSet<String> = files.map(|file| file.sha256.to_string()).collect();
-        for (dir, needed_names) in [
-            ("models", &folders),
-            ("blobs", &files),
-            ("incoming", &files),
-        ] {
-            let entries = match fs::read_dir(self.dir.join(dir)) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            for entry in entries {
-                let entry = entry?;
-                let is_needed = entry
-                    .file_name()
-                    .to_str()
-                    .is_some_and(|name| needed_names.contains(name));
-                if is_needed {
-                    continue;
+        for _ in 0..MAX_ROUNDS {
+            let missing = self.missing(manifest).await?;
+            let missing_bytes: u64 = missing.iter().map(|file| file.size.0).sum();
+            let mut complete = manifest.size().0.saturating_sub(missing_bytes);
+            let room = self.make_room(&missing).await?;
+            for file in &missing {
+                let file_progress = |bytes: u64| {
+                    progress(((complete + bytes) as f64 / total) as f32);
+                    room.shrink_to(manifest.size().0.saturating_sub(complete + bytes));
+                };
+                fetch::fetch_file(self, file, file_progress).await?;
+                complete += file.size.0;
+            }
+            let (store, created) = (self.clone(), manifest.clone());
+            match blocking(move || model_folder::create(&store, &created)).await {
+                Ok(()) => {
+                    self.inner.verified.lock().insert(manifest.digest());
+                    self.collect(0).await;
+                    return Ok(());
                 }
-                tracing::info!(path = %entry.path().display(), "removing a model file that no model needs");
-                if entry.file_type()?.is_dir() {
-                    fs::remove_dir_all(entry.path())?;
-                } else {
-                    fs::remove_file(entry.path())?;
-                }
+                // A file was deleted meanwhile, since it was not needed before: it is fetched again.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(folder_error(&error)),
             }
         }
-        Ok(())
+        Err(folder_error(&io::ErrorKind::NotFound.into()))
+    }
+
+    /// Returns the files of a model that have to be fetched, each once. Files that were written since they
+    /// were verified are read, and deleted if they are damaged.
+    async fn missing(&self, manifest: &Manifest) -> Result<Vec<ArtifactFile>, ArtifactError> {
+        let (store, files) = (self.clone(), manifest.files.clone());
+        let missing = blocking(move || {
+            let mut missing = BTreeMap::new();
+            for file in files {
+                if !store.has_blob(&file)? {
+                    missing.insert(file.sha256.0, file);
+                }
+            }
+            Ok(missing.into_values().collect())
+        });
+        missing.await.map_err(|error| folder_error(&error))
+    }
+
+    /// Reserves space for these files, for which unneeded ones may have to be deleted.
+    async fn make_room(&self, missing: &[ArtifactFile]) -> Result<Reservation, ArtifactError> {
+        let size = |file: &ArtifactFile| {
+            let partial = fs::metadata(self.partial_path(file.sha256));
+            let partial = partial.map_or(0, |metadata| metadata.len());
+            file.size.0.saturating_sub(partial)
+        };
+        let needed: u64 = missing.iter().map(size).sum();
+        let mut available = self.available();
+        if needed > available {
+            self.collect(needed - available).await;
+            available = self.available();
+        }
+        if needed > available {
+            return Err(ArtifactError::NoRoom {
+                needed: Bytes(needed),
+                free: Bytes(available),
+                budget: self.inner.budget,
+            });
+        }
+        Ok(self.inner.reserved.reserve(needed))
+    }
+
+    /// The bytes that may be written now.
+    fn available(&self) -> u64 {
+        let used = self.usage().used;
+        let reserved = self.inner.reserved.bytes();
+        disk_budget::available(
+            self.inner.budget,
+            used,
+            reserved,
+            DiskSpace::at(&self.inner.dir),
+        )
+    }
+
+    /// Deletes files that were not needed for long, and others that are not needed until at least
+    /// `needed_bytes` are freed, or more where the budget is exceeded or the disk is nearly full.
+    async fn collect(&self, needed_bytes: u64) {
+        let store = self.clone();
+        let collected = blocking(move || {
+            let inner = &store.inner;
+            let Some(needed) = inner.needed.borrow().clone() else {
+                return Ok(());
+            };
+            let above_budget = store.usage().used.saturating_sub(inner.budget.0);
+            let free = DiskSpace::at(&inner.dir).map_or(u64::MAX, |space| space.free);
+            let pressure = above_budget.max(MIN_FREE.saturating_sub(free));
+            let needed_bytes = needed_bytes.max(pressure);
+            let (usage, folders) = inner.collector.collect(&needed, needed_bytes)?;
+            *inner.usage.lock() = usage;
+            let mut verified = inner.verified.lock();
+            verified.retain(|digest| !folders.contains(&digest.to_string()));
+            Ok(())
+        });
+        if let Err(error) = collected.await {
+            tracing::warn!(%error, "unneeded files of models could not be deleted");
+        }
+    }
+
+    /// Returns whether a file is on the node with its content. A damaged one is deleted. Blocks.
+    fn has_blob(&self, file: &ArtifactFile) -> io::Result<bool> {
+        let path = self.blob_path(file.sha256);
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if verification::is_marked(&metadata, file) {
+            return Ok(true);
+        }
+        if verification::has_content(&path, file)? {
+            verification::mark(&path, file.sha256)?;
+            self.set_read(file.sha256);
+            return Ok(true);
+        }
+        tracing::error!(
+            file = file.path,
+            sha256 = %file.sha256,
+            "a file of a model is damaged: it is deleted and fetched again; check the disk"
+        );
+        fs::remove_file(&path)?;
+        Ok(false)
+    }
+
+    /// Deletes a file that the scrub found damaged, so that the models with it are fetched and loaded
+    /// again.
+    async fn drop_damaged(&self, file: &ArtifactFile) {
+        tracing::error!(
+            file = file.path,
+            sha256 = %file.sha256,
+            "the disk has damaged a file of a model: its models are unloaded, and it is fetched again; check the disk"
+        );
+        if let Err(error) = tokio::fs::remove_file(self.blob_path(file.sha256)).await {
+            tracing::error!(%error, "the damaged file could not be deleted");
+        }
+        let affected = |manifest: &&Manifest| {
+            let mut files = manifest.files.iter();
+            files.any(|other| other.sha256 == file.sha256)
+        };
+        let mut verified = self.inner.verified.lock();
+        let needed = self.inner.needed.borrow();
+        for manifest in needed.iter().flatten().filter(affected) {
+            verified.remove(&manifest.digest());
+        }
+        drop((verified, needed));
+        self.inner.damaged.send_replace(());
+    }
+
+    /// A file of a verified model that was not read lately.
+    fn next_unread(&self) -> Option<ArtifactFile> {
+        let (verified, read) = (self.inner.verified.lock(), self.inner.read.lock());
+        let needed = self.inner.needed.borrow();
+        let verified = needed
+            .iter()
+            .flatten()
+            .filter(|manifest| verified.contains(&manifest.digest()));
+        let mut files = verified.flat_map(|manifest| &manifest.files);
+        files.find(|file| !read.contains(&file.sha256)).cloned()
+    }
+
+    /// Notes that a file was read and is right.
+    fn set_read(&self, digest: Sha256Digest) {
+        self.inner.read.lock().insert(digest);
+    }
+
+    /// Makes all files be read again.
+    fn forget_read(&self) {
+        self.inner.read.lock().clear();
+    }
+
+    fn locks(&self) -> &BlobLocks {
+        &self.inner.locks
+    }
+
+    fn sources(&self) -> &dyn BlobSources {
+        self.inner.sources.as_ref()
+    }
+
+    fn rate_limiter(&self) -> Option<&RateLimiter> {
+        self.inner.rate_limiter.as_ref()
     }
 
     fn model_dir(&self, manifest: &Manifest) -> PathBuf {
-        self.dir.join("models").join(manifest.digest().to_string())
+        let models = self.inner.dir.join("models");
+        models.join(manifest.digest().to_string())
     }
 
     fn blob_path(&self, sha256: Sha256Digest) -> PathBuf {
-        self.dir.join("blobs").join(sha256.to_string())
+        self.inner.dir.join("blobs").join(sha256.to_string())
     }
 
     fn partial_path(&self, sha256: Sha256Digest) -> PathBuf {
-        self.dir.join("incoming").join(sha256.to_string())
+        self.inner.dir.join("incoming").join(sha256.to_string())
     }
+}
 
-    /// Creates the folder of a model with hard links to its blobs. The folder gets its name last, so
-    /// that it exists only when complete.
-    fn create_model_dir(&self, manifest: &Manifest) -> io::Result<()> {
-        let folder = self.model_dir(manifest);
-        if folder.is_dir() {
-            return Ok(());
-        }
-        let new = folder.with_extension("new");
-        if new.exists() {
-            fs::remove_dir_all(&new)?;
-        }
-        for file in &manifest.files {
-            let path = new.join(&file.path);
-            fs::create_dir_all(path.parent().unwrap_or(Path::new("/")))?;
-            fs::hard_link(self.blob_path(file.sha256), path)?;
-        }
-        fs::rename(new, folder)
-    }
+/// Converts an error that concerns no single file.
+fn folder_error(error: &io::Error) -> ArtifactError {
+    ArtifactError::Io("models".into(), error.to_string())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use flotilla_core::artifact::ArtifactFile;
-
-    fn manifest(files: &[(&str, u8)]) -> Manifest {
-        let file = |(path, byte): &(&str, u8)| ArtifactFile {
-            path: (*path).into(),
-            size: Bytes(1),
-            sha256: Sha256Digest([*byte; 32]),
-        };
-        Manifest::new(files.iter().map(file).collect()).unwrap()
-    }
-
-    fn store_with_blobs(bytes: &[u8]) -> (tempfile::TempDir, ArtifactStore) {
-        let dir = tempfile::tempdir().unwrap();
-        let store = ArtifactStore::new(dir.path().to_owned(), Arc::new(NoSources::default()), None);
-        fs::create_dir_all(dir.path().join("blobs")).unwrap();
-        for byte in bytes {
-            fs::write(store.blob_path(Sha256Digest([*byte; 32])), [*byte]).unwrap();
-        }
-        (dir, store)
-    }
-
-    #[tokio::test]
-    async fn a_model_folder_exists_when_complete_and_models_share_equal_files() {
-        let (dir, store) = store_with_blobs(&[1, 2, 3]);
-        let first = manifest(&[("config.json", 1), ("sub/model.safetensors", 2)]);
-        let second = manifest(&[("tokenizer.json", 1), ("m.gguf", 3)]);
-        assert_eq!(store.find(&first), None);
-        store.fetch(&first, |_| {}).await.unwrap();
-        store.fetch(&second, |_| {}).await.unwrap();
-        let folder = store.find(&first).unwrap();
-        assert_eq!(fs::read(folder.join("sub/model.safetensors")).unwrap(), [2]);
-        assert!(store.find(&second).unwrap().ends_with("m.gguf"));
-        store.remove_unused(std::slice::from_ref(&second)).unwrap();
-        assert_eq!(store.find(&first), None);
-        assert!(store.find(&second).is_some());
-        let blobs = fs::read_dir(dir.path().join("blobs")).unwrap().count();
-        assert_eq!(blobs, 2, "the shared file and the second model's own");
-    }
-}
+mod tests;

@@ -1,45 +1,46 @@
 //! A file that is being fetched.
+//!
+//! Every access runs on a thread for blocking work and takes the file with its lock along. A fetch that is
+//! aborted in the middle of a write therefore keeps the lock until the write has ended, and no later fetch
+//! can write at the same time.
 
-use std::io;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
-use flotilla_core::spec::Sha256Digest;
-use sha2::{Digest, Sha256};
-use tokio::fs::{File, OpenOptions};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use flotilla_core::artifact::ArtifactFile;
 
-/// Number of bytes read at a time when a partial file is opened.
-const READ_SIZE: usize = 256 << 10;
+use super::blob_locks::BlobLock;
+use super::verification;
+use crate::data_dir::sync_dir;
 
-/// The part of a file that has been fetched, with its running digest.
+/// The part of a file that has been fetched.
 pub(super) struct PartialFile {
+    path: PathBuf,
     file: File,
     size: u64,
-    hash: Sha256,
+    _lock: BlobLock,
 }
 
 impl PartialFile {
-    /// Opens or creates the file and hashes its content. A file longer than `max_size` bytes
-    /// cannot be a part of the file to fetch: it is emptied.
-    pub(super) async fn open(path: &Path, max_size: u64) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true).append(true).create(true);
-        let mut file = options.open(path).await?;
-        if file.metadata().await?.len() > max_size {
-            file.set_len(0).await?;
-        }
-        let mut hash = Sha256::new();
-        let mut size = 0;
-        let mut buffer = vec![0; READ_SIZE];
-        loop {
-            let read = file.read(&mut buffer).await?;
-            if read == 0 {
-                break;
+    /// Opens or creates the file. A file longer than `max_size` bytes cannot be a part of the file to
+    /// fetch: it is emptied.
+    pub(super) async fn open(path: PathBuf, max_size: u64, lock: BlobLock) -> io::Result<Self> {
+        blocking(move || {
+            let file = File::options().append(true).create(true).open(&path)?;
+            let mut size = file.metadata()?.len();
+            if size > max_size {
+                file.set_len(0)?;
+                size = 0;
             }
-            hash.update(&buffer[..read]);
-            size += read as u64;
-        }
-        Ok(Self { file, size, hash })
+            Ok(Self {
+                path,
+                file,
+                size,
+                _lock: lock,
+            })
+        })
+        .await
     }
 
     /// The size in bytes.
@@ -48,40 +49,99 @@ impl PartialFile {
     }
 
     /// Appends a chunk.
-    pub(super) async fn append(&mut self, chunk: &[u8]) -> io::Result<()> {
-        self.file.write_all(chunk).await?;
-        self.hash.update(chunk);
-        self.size += chunk.len() as u64;
-        Ok(())
+    pub(super) async fn append(
+        mut self,
+        chunk: impl AsRef<[u8]> + Send + 'static,
+    ) -> io::Result<Self> {
+        blocking(move || {
+            let chunk = chunk.as_ref();
+            self.file.write_all(chunk)?;
+            self.size += chunk.len() as u64;
+            Ok(self)
+        })
+        .await
     }
 
-    /// Writes the complete file to disk and returns its digest.
-    pub(super) async fn finish(mut self) -> io::Result<Sha256Digest> {
-        self.file.flush().await?;
-        self.file.sync_all().await?;
-        Ok(Sha256Digest(self.hash.finalize().into()))
+    /// Writes the complete file to the disk, reads it back, and moves it to `blob` if it is `expected`.
+    /// Otherwise it is deleted. Returns whether it was.
+    pub(super) async fn finish(self, expected: &ArtifactFile, blob: PathBuf) -> io::Result<bool> {
+        let expected = expected.clone();
+        blocking(move || {
+            self.file.sync_all()?;
+            if !verification::has_content(&self.path, &expected)? {
+                fs::remove_file(&self.path)?;
+                return Ok(false);
+            }
+            verification::mark(&self.path, expected.sha256)?;
+            fs::rename(&self.path, &blob)?;
+            sync_dir(blob.parent().unwrap_or(Path::new("/")))?;
+            Ok(true)
+        })
+        .await
     }
+}
+
+/// Runs `work` on a thread for blocking work.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::blob_locks::BlobLocks;
     use super::*;
+    use flotilla_core::Bytes;
+    use flotilla_core::spec::Sha256Digest;
+    use sha2::{Digest, Sha256};
+
+    fn hello() -> ArtifactFile {
+        ArtifactFile {
+            path: "w".into(),
+            size: Bytes(5),
+            sha256: Sha256Digest(Sha256::digest(b"hello").into()),
+        }
+    }
 
     #[tokio::test]
-    async fn a_partial_file_is_resumed_where_it_stopped() {
+    async fn a_partial_file_is_resumed_and_counts_once_it_is_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, blob) = (dir.path().join("x"), dir.path().join("blob"));
+        let locks = BlobLocks::default();
+        let open = async |max_size| {
+            let lock = locks.lock(hello().sha256).await;
+            PartialFile::open(path.clone(), max_size, lock)
+                .await
+                .unwrap()
+        };
+        let partial = open(5).await.append(b"he".to_vec()).await.unwrap();
+        // As a crash leaves it.
+        drop(partial);
+        let partial = open(5).await;
+        assert_eq!(partial.size(), 2);
+        let partial = partial.append(b"llo".to_vec()).await.unwrap();
+        assert!(partial.finish(&hello(), blob.clone()).await.unwrap());
+        assert_eq!(fs::read(&blob).unwrap(), b"hello");
+        let partial = open(5).await.append(b"hallo".to_vec()).await.unwrap();
+        assert!(!partial.finish(&hello(), blob).await.unwrap());
+        assert!(!path.exists(), "a wrong file is deleted");
+        fs::write(&path, "hello").unwrap();
+        assert_eq!(open(4).await.size(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_on_the_disk_counts_and_not_what_was_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x");
-        let mut partial = PartialFile::open(&path, 5).await.unwrap();
-        partial.append(b"he").await.unwrap();
-        // As a crash leaves it.
-        partial.file.flush().await.unwrap();
-        drop(partial);
-        let mut partial = PartialFile::open(&path, 5).await.unwrap();
-        assert_eq!(partial.size(), 2);
-        partial.append(b"llo").await.unwrap();
-        let digest: [u8; 32] = Sha256::digest(b"hello").into();
-        assert_eq!(partial.finish().await.unwrap(), Sha256Digest(digest));
-        let too_long = PartialFile::open(&path, 4).await.unwrap();
-        assert_eq!(too_long.size(), 0);
+        let locks = BlobLocks::default();
+        let lock = locks.lock(hello().sha256).await;
+        let partial = PartialFile::open(path.clone(), 5, lock).await.unwrap();
+        let partial = partial.append(b"hello".to_vec()).await.unwrap();
+        fs::write(&path, "jello").unwrap();
+        let blob = dir.path().join("blob");
+        assert!(!partial.finish(&hello(), blob.clone()).await.unwrap());
+        assert!(!blob.exists());
     }
 }

@@ -3,6 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::desired_state::DesiredStateReceiver;
+use crate::artifacts::ArtifactStore;
 use crate::energy_accounting::EnergyAccounting;
 use crate::inference_service::InferenceService;
 use crate::models::ModelStatuses;
@@ -13,6 +14,7 @@ pub(crate) struct AgentLink {
     pub(crate) node: NodeDescription,
     pub(crate) service: InferenceService,
     pub(crate) statuses: ModelStatuses,
+    pub(crate) artifacts: ArtifactStore,
     pub(crate) energy_accounting: EnergyAccounting,
     pub(crate) desired_state: DesiredStateReceiver,
     /// When cancelled, no new requests are accepted; running ones may finish.

@@ -1,15 +1,15 @@
-//! Receives the node's desired state: the newest one of any controller counts.
+//! Receives the node's desired state: the newest one of any controller of the node's fleet counts.
 
 use std::sync::Arc;
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
-use flotilla_core::{ModelName, ModelRevision, StoreRevision};
+use flotilla_core::{ModelName, ModelRevision, StateVersion, StoreRevision};
 use flotilla_proto::convert::ConvertError;
 use flotilla_proto::v1;
 use tokio::sync::{Mutex, watch};
 
-use crate::data_dir::{DataDir, NodeDesiredState};
+use crate::data_dir::{DataDir, DataDirError, NodeDesiredState};
 use crate::models::DesiredModel;
 
 /// Receives desired states from all controllers, stores the newest and passes it on.
@@ -17,21 +17,90 @@ pub(crate) struct DesiredStateReceiver {
     data_dir: Arc<DataDir>,
     /// The newest desired state.
     current: Mutex<NodeDesiredState>,
+    /// The fleet and the version of `current`.
+    followed: parking_lot::Mutex<FollowedState>,
     models: watch::Sender<Vec<DesiredModel>>,
+}
+
+/// Which desired state the node follows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct FollowedState {
+    /// The id of the fleet that the node belongs to. Empty: it has joined none yet.
+    pub(crate) fleet: String,
+    pub(crate) version: StateVersion,
+}
+
+/// A desired state of another fleet, which the node does not follow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "it belongs to the fleet '{theirs}', and this node to the fleet '{ours}': nothing is changed here. To move the node to that fleet, start its agent with --adopt-fleet {theirs}"
+)]
+pub(crate) struct ForeignFleetError {
+    ours: String,
+    theirs: String,
+}
+
+/// What a node does with a desired state.
+#[derive(Debug, PartialEq, Eq)]
+enum StateDecision {
+    /// Follows it.
+    Follow,
+    /// Ignores it, since it follows a newer one.
+    Ignore,
+    /// Refuses it, since it is of another fleet.
+    Refuse,
+}
+
+/// Decides about a desired state of the fleet `fleet`. A node without a fleet joins the first one.
+fn decide(followed: &FollowedState, fleet: &str, version: StateVersion) -> StateDecision {
+    if fleet.is_empty() || (!followed.fleet.is_empty() && followed.fleet != fleet) {
+        StateDecision::Refuse
+    } else if !followed.fleet.is_empty() && version < followed.version {
+        StateDecision::Ignore
+    } else {
+        StateDecision::Follow
+    }
 }
 
 impl DesiredStateReceiver {
     /// Starts with the state stored in `data_dir`. The returned receiver has the models that the node
-    /// should run.
-    pub(crate) fn new(data_dir: DataDir) -> (Self, watch::Receiver<Vec<DesiredModel>>) {
-        let current = data_dir.load_desired_state();
+    /// should run. With `adopt_fleet` the node belongs to that fleet from now on; its models stay until
+    /// that fleet says what it should run.
+    ///
+    /// # Errors
+    /// [`DataDirError`] if the new fleet cannot be stored.
+    pub(crate) fn new(
+        data_dir: DataDir,
+        adopt_fleet: Option<String>,
+    ) -> Result<(Self, watch::Receiver<Vec<DesiredModel>>), DataDirError> {
+        let mut current = data_dir.load_desired_state();
+        if let Some(fleet) = adopt_fleet
+            && fleet != current.fleet
+        {
+            tracing::warn!(
+                from = current.fleet,
+                to = fleet,
+                "this node moves to another fleet"
+            );
+            current.fleet = fleet;
+            current.version = StateVersion::default();
+            data_dir
+                .store_desired_state(&current)
+                .map_err(|error| data_dir.error(error))?;
+        }
         let (models, models_receiver) = watch::channel(current.models.clone());
         let receiver = Self {
             data_dir: Arc::new(data_dir),
+            followed: parking_lot::Mutex::new(followed(&current)),
             current: Mutex::new(current),
             models,
         };
-        (receiver, models_receiver)
+        Ok((receiver, models_receiver))
+    }
+
+    /// Returns which desired state the node follows.
+    pub(super) fn followed(&self) -> FollowedState {
+        self.followed.lock().clone()
     }
 
     /// Stores the state for the next start. Flushing it to the disk may take long, so it runs on a
@@ -44,18 +113,35 @@ impl DesiredStateReceiver {
         }
     }
 
-    /// Applies a desired state from a controller, unless it is older than the current one. The state
-    /// of a fleet with another id always counts, because its revisions cannot be compared.
-    pub(super) async fn receive(&self, message: v1::DesiredState) {
+    /// Applies a desired state from a controller, unless it is older than the current one.
+    ///
+    /// # Errors
+    /// [`ForeignFleetError`] if it is of another fleet than the node's. Nothing changes then.
+    pub(super) async fn receive(&self, message: v1::DesiredState) -> Result<(), ForeignFleetError> {
         let mut current = self.current.lock().await;
-        let revision = StoreRevision(message.store_revision);
-        if message.fleet_id == current.fleet && revision < current.revision {
-            tracing::debug!(%revision, current = %current.revision, "ignoring an old desired state");
-            return;
+        let version = StateVersion {
+            epoch: message.epoch,
+            revision: StoreRevision(message.store_revision),
+        };
+        match decide(&followed(&current), &message.fleet_id, version) {
+            StateDecision::Follow => {}
+            StateDecision::Ignore => {
+                tracing::debug!(%version, current = %current.version, "ignoring an old desired state");
+                return Ok(());
+            }
+            StateDecision::Refuse => {
+                return Err(ForeignFleetError {
+                    ours: current.fleet.clone(),
+                    theirs: message.fleet_id,
+                });
+            }
+        }
+        if current.fleet.is_empty() {
+            tracing::info!(fleet = message.fleet_id, "this node now belongs to a fleet");
         }
         let state = NodeDesiredState {
             fleet: message.fleet_id,
-            revision,
+            version,
             models: message
                 .models
                 .into_iter()
@@ -63,11 +149,21 @@ impl DesiredStateReceiver {
                 .collect(),
         };
         if *current == state {
-            return;
+            return Ok(());
         }
         self.store(state.clone()).await;
         self.models.send_replace(state.models.clone());
+        *self.followed.lock() = followed(&state);
         *current = state;
+        Ok(())
+    }
+}
+
+/// The fleet and the version of a desired state.
+fn followed(state: &NodeDesiredState) -> FollowedState {
+    FollowedState {
+        fleet: state.fleet.clone(),
+        version: state.version,
     }
 }
 
@@ -116,10 +212,12 @@ fn convert(message: v1::DesiredModel) -> Result<DesiredModel, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
-    fn message(fleet: &str, revision: u64, model: &str) -> v1::DesiredState {
+    fn message(fleet: &str, epoch: u64, revision: u64, model: &str) -> v1::DesiredState {
         v1::DesiredState {
             fleet_id: fleet.into(),
+            epoch,
             store_revision: revision,
             models: vec![v1::DesiredModel {
                 name: model.into(),
@@ -130,26 +228,79 @@ mod tests {
         }
     }
 
+    type Models = watch::Receiver<Vec<DesiredModel>>;
+
+    fn open(dir: &tempfile::TempDir, adopt_fleet: Option<&str>) -> (DesiredStateReceiver, Models) {
+        let data_dir = DataDir::open(dir.path()).unwrap();
+        DesiredStateReceiver::new(data_dir, adopt_fleet.map(str::to_owned)).unwrap()
+    }
+
+    fn names(models: &Models) -> Vec<String> {
+        let models = models.borrow();
+        models.iter().map(|model| model.name.to_string()).collect()
+    }
+
     #[tokio::test]
     async fn the_newest_desired_state_counts_also_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let names = |models: &watch::Receiver<Vec<DesiredModel>>| -> Vec<String> {
-            let models = models.borrow();
-            models.iter().map(|model| model.name.to_string()).collect()
-        };
-        let (receiver, models) = DesiredStateReceiver::new(DataDir::open(dir.path()).unwrap());
-        receiver.receive(message("f", 5, "five")).await;
-        receiver.receive(message("f", 4, "four")).await;
+        let (receiver, models) = open(&dir, None);
+        receiver.receive(message("f", 0, 5, "five")).await.unwrap();
+        receiver.receive(message("f", 0, 4, "four")).await.unwrap();
         assert_eq!(names(&models), ["five"]);
         drop((receiver, models));
-        let (receiver, models) = DesiredStateReceiver::new(DataDir::open(dir.path()).unwrap());
-        receiver.receive(message("f", 4, "four")).await;
+        let (receiver, models) = open(&dir, None);
+        receiver.receive(message("f", 0, 4, "four")).await.unwrap();
         assert_eq!(names(&models), ["five"]);
-        receiver.receive(message("f", 6, "six")).await;
+        receiver.receive(message("f", 0, 6, "six")).await.unwrap();
         assert_eq!(names(&models), ["six"]);
-        receiver.receive(message("other", 1, "one")).await;
-        assert_eq!(names(&models), ["one"]);
-        receiver.receive(message("other", 2, "NO NAME")).await;
+        receiver.receive(message("f", 1, 2, "two")).await.unwrap();
+        assert_eq!(names(&models), ["two"], "the later epoch counts");
+        receiver.receive(message("f", 0, 9, "nine")).await.unwrap();
+        assert_eq!(names(&models), ["two"]);
+        receiver
+            .receive(message("f", 1, 3, "NO NAME"))
+            .await
+            .unwrap();
         assert!(names(&models).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_foreign_fleet_is_refused_until_the_node_adopts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (receiver, models) = open(&dir, None);
+        receiver.receive(message("f", 3, 5, "mine")).await.unwrap();
+        drop((receiver, models));
+        let (receiver, models) = open(&dir, None);
+        for foreign in ["other", ""] {
+            let refused = receiver.receive(message(foreign, 9, 9, "theirs")).await;
+            assert!(refused.is_err(), "{foreign}");
+        }
+        let refused = receiver.receive(message("other", 9, 9, "theirs")).await;
+        let text = refused.unwrap_err().to_string();
+        assert!(text.contains("--adopt-fleet other"), "{text}");
+        assert_eq!(names(&models), ["mine"]);
+        assert_eq!(receiver.followed().fleet, "f");
+        drop((receiver, models));
+        let (receiver, models) = open(&dir, Some("other"));
+        assert_eq!(names(&models), ["mine"], "until the new fleet has spoken");
+        receiver
+            .receive(message("other", 0, 1, "theirs"))
+            .await
+            .unwrap();
+        assert_eq!(names(&models), ["theirs"]);
+        assert!(receiver.receive(message("f", 4, 6, "mine")).await.is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_node_follows_its_own_fleet_alone_and_never_an_older_state(
+            ours in "[ab]?", theirs in "[ab]?", had in (0..3_u64, 0..3_u64), new in (0..3_u64, 0..3_u64)
+        ) {
+            let version = |(epoch, revision)| StateVersion { epoch, revision: StoreRevision(revision) };
+            let followed = FollowedState { fleet: ours.clone(), version: version(had) };
+            let follows = decide(&followed, &theirs, version(new)) == StateDecision::Follow;
+            let may = !theirs.is_empty() && (ours.is_empty() || (ours == theirs && new >= had));
+            prop_assert_eq!(follows, may);
+        }
     }
 }

@@ -101,6 +101,7 @@ async fn keep_linked(
 ) {
     let mut delays = ReconnectDelays::default();
     let mut has_warned = false;
+    let mut refusal = String::new();
     loop {
         let started = Instant::now();
         let ended = tokio::select! {
@@ -113,6 +114,7 @@ async fn keep_linked(
         if started.elapsed() >= STABLE_SESSION {
             delays = ReconnectDelays::default();
             has_warned = false;
+            refusal.clear();
         }
         match ended {
             Ok(()) => {}
@@ -121,6 +123,14 @@ async fn keep_linked(
             }
             // The controller is linked at another of its addresses.
             Err(SessionError::AlreadyLinked) => delays = ReconnectDelays::longest(),
+            Err(error) if error.needs_operator() => {
+                delays = ReconnectDelays::longest();
+                let text = error.to_string();
+                if text != refusal {
+                    tracing::error!(controller = address, "no link to the controller: {text}");
+                    refusal = text;
+                }
+            }
             // One warning is enough until a session has been stable.
             Err(error) if std::mem::replace(&mut has_warned, true) => {
                 tracing::debug!(controller = address, %error, "no link to the controller");

@@ -14,9 +14,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::agent_link::AgentLink;
+use super::desired_state::ForeignFleetError;
 use super::linked_controllers::LinkedControllers;
 use super::status_reporter::StatusReporter;
 use crate::inference_service::InferenceService;
@@ -47,6 +48,22 @@ pub(super) enum SessionError {
     AlreadyLinked,
     #[error("it sent too much: {0}")]
     StateTooLarge(#[from] StateTooLarge),
+    #[error(transparent)]
+    ForeignFleet(#[from] ForeignFleetError),
+}
+
+impl SessionError {
+    /// Whether trying again is of no use before an operator has changed something.
+    pub(super) fn needs_operator(&self) -> bool {
+        match self {
+            Self::ForeignFleet(_) => true,
+            Self::Refused(status) => matches!(
+                status.code(),
+                Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument
+            ),
+            _ => false,
+        }
+    }
 }
 
 /// Joins the controller at `address` and returns when the session ends, or when all requests of a
@@ -71,7 +88,7 @@ pub(super) async fn run(
         .register(&controller, client.clone())
         .ok_or(SessionError::AlreadyLinked)?;
 
-    let join = client.join(link.node.join_request());
+    let join = client.join(link.node.join_request(link.desired_state.followed().fleet));
     let joined = tokio::time::timeout(STEP_TIMEOUT, join)
         .await??
         .into_inner();
@@ -102,8 +119,9 @@ pub(super) async fn run(
                         continue;
                     };
                     stopping = message.stopping;
-                    guard.set_addresses(std::mem::take(&mut message.controllers));
-                    link.desired_state.receive(message).await;
+                    let addresses = std::mem::take(&mut message.controllers);
+                    link.desired_state.receive(message).await?;
+                    guard.set_addresses(addresses);
                 }
                 Ok(None) => return Err(SessionError::Ended),
             },

@@ -1,6 +1,7 @@
 //! Sends the status reports of one session.
 
-use flotilla_proto::v1::{ModelStatus, NodeEnergy, StatusReport};
+use flotilla_core::StateVersion;
+use flotilla_proto::v1::{ModelStatus, NodeDisk, NodeEnergy, StatusReport};
 use tokio::sync::mpsc;
 
 use super::agent_link::AgentLink;
@@ -15,6 +16,8 @@ pub(super) struct StatusReporter<'a> {
     energy: EnergyReporter,
     /// The statuses of the last report.
     last_statuses: Vec<ModelStatus>,
+    /// The version of the desired state in the last report.
+    last_version: StateVersion,
 }
 
 impl<'a> StatusReporter<'a> {
@@ -30,17 +33,16 @@ impl<'a> StatusReporter<'a> {
             sender,
             energy: EnergyReporter::default(),
             last_statuses: Vec::new(),
+            last_version: StateVersion::default(),
         }
     }
 
     /// Sends the report that opens the sync stream.
     pub(super) fn send_first(&mut self) {
         self.last_statuses = self.link.statuses.now();
-        let report = StatusReport {
-            session: self.session.clone(),
-            models: self.last_statuses.clone(),
-            energy: self.energy.next_report(self.current_energy()),
-        };
+        self.last_version = self.link.desired_state.followed().version;
+        let energy = self.energy.next_report(self.current_energy());
+        let report = self.report(energy);
         // The channel is empty, so this cannot fail.
         let _ = self.sender.try_send(report);
     }
@@ -54,13 +56,26 @@ impl<'a> StatusReporter<'a> {
             return;
         };
         let energy = self.energy.next_report(current_energy);
-        if statuses != self.last_statuses || energy.is_some() {
-            permit.send(StatusReport {
-                session: self.session.clone(),
-                models: statuses.clone(),
-                energy,
-            });
-            self.last_statuses = statuses;
+        let version = self.link.desired_state.followed().version;
+        if statuses != self.last_statuses || version != self.last_version || energy.is_some() {
+            (self.last_statuses, self.last_version) = (statuses, version);
+            permit.send(self.report(energy));
+        }
+    }
+
+    /// The report with the last statuses and the last version.
+    fn report(&self, energy: Option<NodeEnergy>) -> StatusReport {
+        let disk = self.link.artifacts.usage();
+        StatusReport {
+            session: self.session.clone(),
+            models: self.last_statuses.clone(),
+            energy,
+            epoch: self.last_version.epoch,
+            store_revision: self.last_version.revision.0,
+            disk: Some(NodeDisk {
+                used_bytes: disk.used,
+                unneeded_bytes: disk.unneeded,
+            }),
         }
     }
 

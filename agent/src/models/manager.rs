@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, ModelSource};
 use flotilla_core::{Bytes, ModelName};
 use flotilla_engine::EngineSet;
@@ -111,16 +110,17 @@ impl ModelManager {
         stop: CancellationToken,
     ) {
         let mut health = tokio::time::interval(HEALTH_INTERVAL);
+        let mut damages = self.artifacts.damages();
         loop {
             let snapshot = desired.borrow_and_update().clone();
+            self.keep_files(&snapshot);
             self.reconcile(&snapshot).await;
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = desired.changed() => if changed.is_ok() {
-                    self.remove_unused_files(&desired.borrow());
-                } else {
+                changed = desired.changed() => if changed.is_err() {
                     break;
                 },
+                _ = damages.changed() => self.stop_damaged(&snapshot),
                 Some((id, event)) = self.tasks.next_event() => self.handle(id, event),
                 _ = health.tick() => self.check_engines(),
             }
@@ -133,11 +133,30 @@ impl ModelManager {
         }
     }
 
-    /// Removes the files of models that are not desired.
-    fn remove_unused_files(&self, desired: &[DesiredModel]) {
-        let needed: Vec<Manifest> = desired.iter().filter_map(|d| d.files.clone()).collect();
-        if let Err(error) = self.artifacts.remove_unused(&needed) {
-            tracing::warn!(%error, "unused model files could not be removed");
+    /// Keeps the files of the desired models. Those of others are deleted after a while.
+    fn keep_files(&self, desired: &[DesiredModel]) {
+        let needed = desired.iter().filter_map(|desired| desired.files.clone());
+        self.artifacts.set_needed(needed.collect());
+    }
+
+    /// Stops the models whose files have turned out to be damaged. They start again with new files.
+    fn stop_damaged(&mut self, desired: &[DesiredModel]) {
+        let loaded = self.instances.values().filter(|instance| {
+            matches!(
+                instance.phase,
+                InstancePhase::Ready { .. } | InstancePhase::Loading { .. }
+            )
+        });
+        let damaged = loaded.filter(|instance| {
+            let is_same = |desired: &&DesiredModel| {
+                desired.name == instance.model && desired.revision == instance.revision
+            };
+            let files = desired.iter().find(is_same).and_then(|d| d.files.as_ref());
+            files.is_some_and(|files| self.artifacts.find(files).is_none())
+        });
+        let damaged: Vec<InstanceId> = damaged.map(|instance| instance.id).collect();
+        for id in damaged {
+            self.handle(id, InstanceEvent::Retire(RetireReason::NotDesired));
         }
     }
 
@@ -308,7 +327,7 @@ impl ModelManager {
         let model = &instance.model;
         match action {
             InstanceAction::Fetch(files) => {
-                tracing::info!(%model, size = %files.size(), "fetching");
+                tracing::info!(%model, size = %files.size(), "checking and fetching the files");
                 self.tasks.fetch(instance, files);
             }
             InstanceAction::AbortFetch => self.tasks.abort_fetch(id),

@@ -1,18 +1,23 @@
 //! Arguments of the commands that run a fleet: `up`, `controller` and `agent`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
-use flotilla_controller::{CorsOrigin, EtcdAddress, EtcdTls, HttpApiConfig, StoreAddress};
+use flotilla_controller::{
+    CorsOrigin, EtcdAddress, EtcdTls, HttpApiConfig, StoreAddress, StoreAddressError,
+};
 use flotilla_core::energy::PowerRange;
 use flotilla_core::spec::Taint;
-use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
+use flotilla_core::{Bytes, HumanDuration, NodeName, Watts, ZoneName};
+
+use crate::default_data_dir::default_data_dir;
 
 use super::time_limits::TimeLimitArgs;
 use super::values::{
-    ListenAddress, bytes_between, parse_interval, parse_label, parse_listen_address,
-    parse_slowdown, parse_taint, parse_watts, seconds_between,
+    ListenAddress, bytes_between, parse_fleet_id, parse_interval, parse_label,
+    parse_listen_address, parse_slowdown, parse_taint, parse_watts, seconds_between,
 };
 
 #[derive(Debug, clap::Args)]
@@ -21,13 +26,9 @@ use super::values::{
   flotilla up --nodes 5 --http 0.0.0.0:8080 --link 0.0.0.0:7070 --data-dir /var/lib/flotilla")]
 pub(crate) struct UpArgs {
     /// Directory for the fleet's state. A later start with the same directory continues from it.
-    #[arg(
-        long,
-        env = "FLOTILLA_DATA_DIR",
-        value_name = "DIR",
-        default_value = "flotilla-data"
-    )]
-    pub(crate) data_dir: PathBuf,
+    /// Default: /var/lib/flotilla/up for root, ~/.local/state/flotilla/up for others.
+    #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
     /// Address of the HTTP API.
     #[arg(
         long,
@@ -60,6 +61,26 @@ pub(crate) struct UpArgs {
     pub(crate) http_api: HttpApiArgs,
     #[command(flatten)]
     pub(crate) time_limits: TimeLimitArgs,
+}
+
+/// The store that a controller is started with.
+#[derive(Debug, Clone)]
+pub(crate) enum StoreChoice {
+    /// The embedded store in the data directory.
+    InDataDir,
+    /// The store at this address.
+    Address(StoreAddress),
+}
+
+impl FromStr for StoreChoice {
+    type Err = StoreAddressError;
+
+    fn from_str(text: &str) -> Result<Self, StoreAddressError> {
+        match text {
+            "embedded" => Ok(Self::InDataDir),
+            address => address.parse().map(Self::Address),
+        }
+    }
 }
 
 /// What clients of the HTTP API see besides the models.
@@ -98,7 +119,7 @@ impl HttpApiArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla controller
-  flotilla controller --http 0.0.0.0:8080 --link 0.0.0.0:7070 --store embedded:/var/lib/flotilla")]
+  flotilla controller --http 0.0.0.0:8080 --link 0.0.0.0:7070 --data-dir /srv/flotilla")]
 pub(crate) struct ControllerArgs {
     /// Address of the HTTP API.
     #[arg(
@@ -124,23 +145,21 @@ pub(crate) struct ControllerArgs {
     /// own address if `--http` is an unspecified address.
     #[arg(long, env = "FLOTILLA_ADVERTISE_HTTP", value_name = "HOST:PORT")]
     pub(crate) advertise_http: Option<String>,
-    /// Store of the desired state: `embedded:DIR` for one controller, or
-    /// `etcd://HOST:PORT,HOST:PORT` for several controllers that share an etcd cluster.
+    /// Store of the desired state: `embedded` for one controller, which keeps it in `--data-dir`, or
+    /// `embedded:DIR` in another directory, or `etcd://HOST:PORT,HOST:PORT` for several controllers
+    /// that share an etcd cluster.
     #[arg(
         long,
         env = "FLOTILLA_STORE",
         value_name = "STORE",
-        default_value = "embedded:flotilla-data/controller"
+        default_value = "embedded"
     )]
-    store: StoreAddress,
-    /// Directory for the files of models that agents fetch from this controller.
-    #[arg(
-        long,
-        env = "FLOTILLA_DATA_DIR",
-        value_name = "DIR",
-        default_value = "flotilla-data/controller"
-    )]
-    pub(crate) data_dir: PathBuf,
+    store: StoreChoice,
+    /// Directory for the embedded store and for the files of models that agents fetch from this
+    /// controller. Default: the directory of `--store embedded:DIR`, else /var/lib/flotilla/controller
+    /// for root and ~/.local/state/flotilla/controller for others.
+    #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// PEM file with further certificate authorities, for the servers that models are fetched from.
     #[arg(long, env = "FLOTILLA_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
@@ -203,15 +222,34 @@ pub(crate) struct ControllerArgs {
 }
 
 impl ControllerArgs {
-    /// Returns the address of the store, with the credentials and TLS files for etcd.
+    /// Returns the data directory.
+    ///
+    /// # Errors
+    /// Returns an error if there is no default for this user.
+    pub(crate) fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        match (&self.data_dir, &self.store) {
+            (Some(dir), _) => Ok(std::path::absolute(dir)?),
+            (None, StoreChoice::Address(StoreAddress::Embedded(dir))) => {
+                Ok(std::path::absolute(dir)?)
+            }
+            (None, _) => default_data_dir(Path::new("controller")),
+        }
+    }
+
+    /// Returns the address of the store, with the credentials and TLS files for etcd. `data_dir` is the
+    /// data directory.
     ///
     /// # Errors
     /// Returns an error if there are etcd settings without an etcd store.
-    pub(crate) fn store(&self) -> anyhow::Result<StoreAddress> {
+    pub(crate) fn store(&self, data_dir: &Path) -> anyhow::Result<StoreAddress> {
         let user = self.etcd_user.clone().zip(self.etcd_password.clone());
         let identity = self.etcd_cert.clone().zip(self.etcd_key.clone());
         let tls = self.etcd_ca.clone().map(|ca| EtcdTls { ca, identity });
-        match self.store.clone() {
+        let address = match self.store.clone() {
+            StoreChoice::Address(address) => address,
+            StoreChoice::InDataDir => StoreAddress::Embedded(data_dir.to_owned()),
+        };
+        match address {
             StoreAddress::Etcd(address) => Ok(StoreAddress::Etcd(EtcdAddress {
                 user,
                 tls,
@@ -220,7 +258,7 @@ impl ControllerArgs {
             StoreAddress::Embedded(_) if user.is_some() || tls.is_some() => {
                 anyhow::bail!("--etcd-user and --etcd-ca require --store etcd://HOST:PORT")
             }
-            embedded => Ok(embedded),
+            StoreAddress::Embedded(dir) => Ok(StoreAddress::Embedded(std::path::absolute(dir)?)),
         }
     }
 }
@@ -243,9 +281,14 @@ pub(crate) struct AgentArgs {
     /// Name of the node in the fleet.
     #[arg(long, env = "FLOTILLA_NODE_NAME", value_name = "NAME")]
     pub(crate) name: NodeName,
-    /// Directory for the agent's identity and assignments. Default: flotilla-data/NAME.
+    /// Directory for the agent's identity, its assignments and the files of models. Default:
+    /// /var/lib/flotilla/agents/NAME for root, ~/.local/state/flotilla/agents/NAME for others.
     #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR")]
-    pub(crate) data_dir: Option<PathBuf>,
+    data_dir: Option<PathBuf>,
+    /// Id of the fleet that the node moves to. A node obeys only the fleet that it joined first; the
+    /// controllers of another one are refused, with the id to give here. Default: the node stays.
+    #[arg(long, env = "FLOTILLA_ADOPT_FLEET", value_name = "ID", value_parser = parse_fleet_id)]
+    pub(crate) adopt_fleet: Option<String>,
     /// Label of the node. May be repeated.
     #[arg(long = "label", env = "FLOTILLA_LABELS", value_name = "KEY=VALUE", value_delimiter = ',',
         value_parser = parse_label)]
@@ -267,6 +310,21 @@ pub(crate) struct AgentArgs {
     #[arg(long, env = "FLOTILLA_FETCH_RATE", value_name = "SIZE",
         value_parser = bytes_between("1KiB", "1TiB"))]
     pub(crate) fetch_rate: Option<Bytes>,
+    /// Disk space for the files of models, in bytes or with a unit such as 20GiB: 1KiB to
+    /// 1024TiB. Default: what is free at the start, less 5 % of the file system (at least 256 MiB, at most
+    /// 10 GiB).
+    #[arg(long, env = "FLOTILLA_DISK", value_name = "SIZE",
+        value_parser = bytes_between("1KiB", "1024TiB"))]
+    pub(crate) disk: Option<Bytes>,
+    /// How long files of models are kept after the last model that needed them has left the node, such as
+    /// 7d or 12h. They go earlier, the oldest first, where their space is needed.
+    #[arg(
+        long,
+        env = "FLOTILLA_FILE_RETENTION",
+        value_name = "DURATION",
+        default_value = "7d"
+    )]
+    pub(crate) file_retention: HumanDuration,
     /// Power of the idle node, in watts. Energy is estimated from this and `--max-watts` where no
     /// power meter is available. Default: estimated from the number of cores.
     #[arg(long, env = "FLOTILLA_IDLE_WATTS", value_name = "WATTS", requires = "max_watts",
@@ -294,6 +352,17 @@ pub(crate) struct AgentArgs {
 }
 
 impl AgentArgs {
+    /// Returns the data directory.
+    ///
+    /// # Errors
+    /// Returns an error if there is no default for this user.
+    pub(crate) fn data_dir(&self) -> anyhow::Result<PathBuf> {
+        match &self.data_dir {
+            Some(dir) => Ok(std::path::absolute(dir)?),
+            None => default_data_dir(&Path::new("agents").join(self.name.as_str())),
+        }
+    }
+
     /// Returns the node's configured power, if both of its bounds were given.
     pub(crate) fn power_range(&self) -> Option<PowerRange> {
         let (idle, max) = self.idle_watts.zip(self.max_watts)?;

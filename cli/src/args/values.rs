@@ -13,6 +13,15 @@ pub(super) fn parse_concurrency(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Parses the id of a fleet, as controllers and agents print it.
+pub(super) fn parse_fleet_id(text: &str) -> Result<String, String> {
+    let is_id = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if text.is_empty() || text.len() > 64 || !text.chars().all(is_id) {
+        return Err("must be the id of a fleet, as the agent's log prints it".into());
+    }
+    Ok(text.to_owned())
+}
+
 pub(super) fn parse_fraction(text: &str) -> Result<f32, String> {
     match text.parse() {
         Ok(fraction) if (0.0..=1.0).contains(&fraction) => Ok(fraction),

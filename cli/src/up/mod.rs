@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use flotilla_agent::energy_accounting::EnergyAccounting;
-use flotilla_agent::{Agent, AgentConfig, NodeConfig};
+use flotilla_agent::{Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig};
 use flotilla_controller::admin::DesiredStateWriter;
 use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::spec::Resource;
@@ -17,6 +17,7 @@ use flotilla_core::{Bytes, NodeName};
 use flotilla_telemetry::TelemetrySettings;
 
 use crate::args::UpArgs;
+use crate::default_data_dir::default_data_dir;
 use crate::{allocator, manifest, shutdown};
 use progress::{Progress, all_models_settled, all_nodes_ready};
 use summary::client_address;
@@ -33,7 +34,10 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
     let models = models_path(args.models)?;
     let manifests = manifest::read(&models)?;
     let manifests: Vec<_> = manifests.into_iter().map(|read| read.resource).collect();
-    let data_dir = std::path::absolute(&args.data_dir)?;
+    let data_dir = match args.data_dir {
+        Some(dir) => std::path::absolute(dir)?,
+        None => default_data_dir(Path::new("up"))?,
+    };
 
     let telemetry = TelemetrySettings::from_env()?;
     let config = ControllerConfig {
@@ -68,7 +72,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         apply_models(&desired_state, &manifests).await?;
         progress.wait_until(all_models_settled).await;
         progress.finish();
-        summary::print(&fleet, http, args.link, &args.data_dir, start.elapsed());
+        summary::print(&fleet, http, args.link, &data_dir, start.elapsed());
         std::future::pending().await
     };
     // From here on Ctrl-C stops the fleet, also while models still load.
@@ -107,11 +111,15 @@ async fn start_agents(
                 },
                 join: vec![client_address(controller.link()).to_string()],
                 data_dir: data_dir.join(&name),
+                adopt_fleet: None,
                 energy_accounting: Some(energy_accounting.clone()),
                 // The controller exports their metrics.
                 metrics: None,
                 telemetry: telemetry.clone(),
                 fetch_rate: None,
+                disk: None,
+                disk_agents: nodes,
+                file_retention: DEFAULT_FILE_RETENTION,
                 simulated_slowdown: 1.0,
                 drain_timeout: DRAIN_TIMEOUT,
                 return_memory: allocator::release_free_memory,

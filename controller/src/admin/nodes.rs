@@ -65,9 +65,22 @@ pub struct NodeStatus {
     pub assigned: Vec<String>,
     /// Models in the node's last report, which says nothing of their load while the node is unreachable.
     pub models: Vec<ModelOnNode>,
+    /// Disk space that files of models take. `None` until the node has reported it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskUsageJson>,
     /// Power and energy of the node. `None` until the node has reported it, and while it is unreachable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy: Option<NodeEnergy>,
+}
+
+/// Disk space that files of models take on a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskUsageJson {
+    /// All files of models.
+    pub used: Bytes,
+    /// The part of `used` that no model of the node needs. It is freed when the space is needed.
+    pub unneeded: Bytes,
 }
 
 /// Power and energy of a node, with its battery and temperature.
@@ -297,6 +310,10 @@ impl NodeResource {
                     .iter()
                     .map(|status| ModelOnNode::new(status, node))
                     .collect(),
+                disk: report.disk.map(|disk| DiskUsageJson {
+                    used: Bytes(disk.used_bytes),
+                    unneeded: Bytes(disk.unneeded_bytes),
+                }),
                 energy: report
                     .energy
                     .as_ref()

@@ -6,7 +6,7 @@ use flotilla_gateway::{ApiError, read_json};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::fleet::FleetView;
+use crate::fleet::{FleetView, JoinRefusal};
 
 /// Largest request body with a resource, in bytes. It is checked by [`read_json`] instead of a layer
 /// of tower-http, as that layer answers in plain text and this API in OpenAI's error shape.
@@ -64,8 +64,18 @@ impl<T> ResourceList<T> {
     }
 }
 
-/// Notes for users, such as that the store does not answer and changes have to wait.
+/// Notes for users, such as that the store does not answer and changes have to wait, or that a node was
+/// refused.
 pub(super) fn notes(view: &FleetView) -> Vec<String> {
     let hold = view.placement_hold.as_ref().map(ToString::to_string);
-    view.store_error.clone().into_iter().chain(hold).collect()
+    let refusals = view.refusals.iter().map(|refusal| {
+        let JoinRefusal {
+            node,
+            address,
+            reason,
+        } = refusal;
+        format!("the node '{node}' at {address} was refused: {reason}")
+    });
+    let store_error = view.store_error.clone().into_iter();
+    store_error.chain(hold).chain(refusals).collect()
 }

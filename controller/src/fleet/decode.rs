@@ -10,12 +10,12 @@ use serde::de::DeserializeOwned;
 
 use super::records::{
     AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FetchRecord,
-    NodeOperationRecord, NodeRecord, StableRecord, WaitingRecord,
+    LinkRecord, NodeOperationRecord, NodeRecord, StableRecord, WaitingRecord,
 };
 use flotilla_dispatch::{QualityRecord, TaskView};
 
 use super::manifests;
-use crate::store::keys::StoreKey;
+use crate::store::keys::{self, StoreKey};
 
 /// A decoded entry of the store. The variants are those of [`StoreKey`], which documents them.
 pub(super) enum StoredValue {
@@ -32,12 +32,13 @@ pub(super) enum StoredValue {
     FetchedManifest(String, Manifest),
     FetchProgress(String, FetchRecord),
     Controller(String, ControllerRecord),
-    /// The node and the id of the controller.
-    Link(NodeName, String),
+    /// The node, the id of the controller, and the link.
+    Link(NodeName, String, LinkRecord),
     /// The model, the id of the controller, and the number of requests.
     Waiting(ModelName, String, u32),
     Leader(String),
     FleetId(String),
+    Epoch(u64),
 }
 
 /// The desired state of a model.
@@ -102,13 +103,19 @@ pub(super) fn decode(key: StoreKey, value: Vec<u8>) -> Result<StoredValue, Strin
         StoreKey::FetchedManifest(id) => StoredValue::FetchedManifest(id, json(&value)?),
         StoreKey::FetchProgress(id) => StoredValue::FetchProgress(id, json(&value)?),
         StoreKey::Controller(id) => StoredValue::Controller(id, json(&value)?),
-        StoreKey::Link(node, controller_id) => StoredValue::Link(node, controller_id),
+        StoreKey::Link(node, controller_id) => {
+            StoredValue::Link(node, controller_id, json(&value)?)
+        }
         StoreKey::Waiting(model, controller_id) => {
             let record: WaitingRecord = json(&value)?;
             StoredValue::Waiting(model, controller_id, record.requests)
         }
         StoreKey::Leader => StoredValue::Leader(text(value)?),
         StoreKey::FleetId => StoredValue::FleetId(text(value)?),
+        StoreKey::Epoch => {
+            let epoch = keys::parse_epoch(&value).ok_or("it is no number")?;
+            StoredValue::Epoch(epoch)
+        }
     })
 }
 

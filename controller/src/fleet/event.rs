@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use flotilla_core::{NodeName, StoreRevision};
-use flotilla_proto::v1;
-
-use super::{NodeLink, NodeRecord, SessionId};
+use super::{JoinRefusal, NodeLink, NodeRecord, ReportedStatus, SessionId};
 use crate::store::{StoreChange, StoreEntry};
+use flotilla_core::{NodeName, StoreRevision};
 
 /// An event that changes the state of the fleet.
 #[derive(Debug)]
@@ -39,11 +37,11 @@ pub enum FleetEvent {
         node: NodeName,
         /// The session that the report belongs to. Reports of replaced sessions are ignored.
         session: SessionId,
-        /// The status of every model on the node.
-        models: Vec<v1::ModelStatus>,
-        /// The node's energy status. `None` if it has not changed since the last report.
-        energy: Option<v1::NodeEnergy>,
+        /// What it reported.
+        status: ReportedStatus,
     },
+    /// A node was refused when it joined this controller.
+    JoinRefused(JoinRefusal),
     /// The number of a node's reverse connections changed.
     ConnectionsChanged {
         /// The node.

@@ -97,6 +97,12 @@ impl FleetHandle {
         self.generation.clone()
     }
 
+    /// Returns the newest revision of the store whose changes are applied.
+    #[must_use]
+    pub(crate) fn applied_revision(&self) -> StoreRevision {
+        *self.store_revision.borrow()
+    }
+
     /// Waits until the view contains the store's changes up to `revision`.
     pub async fn wait_for_revision(&self, revision: StoreRevision) {
         let mut current = self.store_revision.clone();

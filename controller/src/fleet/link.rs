@@ -18,6 +18,8 @@ use flotilla_proto::v1::{EmbedRequest, EmbedResponse, FetchBlobRequest, Generate
 use futures::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
+use super::LinkRecord;
+
 /// The largest message on a link, in bytes: more than the largest request body, and enough for
 /// the vectors of many embeddings.
 const MAX_MESSAGE: usize = 256 << 20;
@@ -38,6 +40,8 @@ pub struct NodeLink {
     pub session: SessionId,
     /// The node.
     pub node: NodeName,
+    /// The process on the node, and where it dialled from.
+    pub peer: LinkRecord,
     /// Cancelled when the session ends; ends everything that belongs to it.
     pub closed: CancellationToken,
     /// Cancelled once the sync stream is open.
@@ -49,10 +53,16 @@ pub struct NodeLink {
 impl NodeLink {
     /// Creates a session without connections.
     #[must_use]
-    pub fn new(node: NodeName, session: SessionId, closed: CancellationToken) -> Self {
+    pub fn new(
+        node: NodeName,
+        session: SessionId,
+        peer: LinkRecord,
+        closed: CancellationToken,
+    ) -> Self {
         Self {
             session,
             node,
+            peer,
             closed,
             synced: CancellationToken::new(),
             channels: ArcSwap::default(),

@@ -11,6 +11,7 @@ mod build_view;
 mod decode;
 mod event;
 mod handle;
+mod join_refusals;
 mod link;
 mod load_failures;
 mod lost_nodes;
@@ -26,11 +27,12 @@ mod view;
 
 pub use event::FleetEvent;
 pub use handle::FleetHandle;
+pub use join_refusals::JoinRefusal;
 pub use link::{NodeLink, SessionId};
 pub use manifests::ModelManifests;
-pub use node_report::{LastUse, NodeReport};
+pub use node_report::{LastUse, NodeReport, ReportedStatus};
 pub use records::{
     AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FetchRecord,
-    NodeOperationRecord, NodeRecord, StableRecord, WaitingRecord,
+    LinkRecord, NodeOperationRecord, NodeRecord, StableRecord, WaitingRecord,
 };
 pub use view::{FleetView, LoadFailureView, ModelView, NodePhase, NodeView};

@@ -1,6 +1,6 @@
 //! The state of one node.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,11 +8,11 @@ use arc_swap::ArcSwap;
 use flotilla_core::spec::ModelSpec;
 use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
 use flotilla_dispatch::{ReplicaLimits, ReplicaStats, ReplicaView};
-use flotilla_proto::v1::{ModelPhase, ModelStatus, NodeEnergy};
+use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
 use super::node_health::{LocalSession, NodeHealth};
 use super::node_report::LastUse;
-use super::{NodeLink, NodeRecord, NodeReport, SessionId};
+use super::{LinkRecord, NodeLink, NodeRecord, NodeReport, ReportedStatus, SessionId};
 
 /// The session of a node with this controller.
 struct NodeSession {
@@ -29,6 +29,8 @@ pub(super) struct NodeState {
     pub(super) stored_record: Option<NodeRecord>,
     session: Option<NodeSession>,
     pub(super) health: NodeHealth,
+    /// The links of the node to other controllers, by their ids.
+    pub(super) remote_links: BTreeMap<String, LinkRecord>,
     /// The revision of the last change in the store to what the node should run.
     pub(super) desired_revision: StoreRevision,
     /// The node's last report, shared with the views.
@@ -51,6 +53,7 @@ impl NodeState {
             stored_record: None,
             session: None,
             health: NodeHealth::disconnected(now),
+            remote_links: BTreeMap::new(),
             desired_revision: StoreRevision::default(),
             report: Arc::default(),
             replica_stats: HashMap::new(),
@@ -113,12 +116,8 @@ impl NodeState {
 
     /// Stores a report of the session. Returns whether the view has to change. Counters change with every
     /// report and need no new view: they are read from the shared report.
-    pub(super) fn set_report(
-        &mut self,
-        models: Vec<ModelStatus>,
-        energy: Option<NodeEnergy>,
-        now: Instant,
-    ) -> bool {
+    pub(super) fn set_report(&mut self, status: ReportedStatus, now: Instant) -> bool {
+        let models = status.models;
         let Some(session) = &mut self.session else {
             return false;
         };
@@ -143,7 +142,9 @@ impl NodeState {
             models,
             uses,
             // Only some reports carry the energy status.
-            energy: energy.or_else(|| before.energy.clone()),
+            energy: status.energy.or_else(|| before.energy.clone()),
+            followed: status.followed,
+            disk: status.disk,
         };
         let pressure = report.pressure();
         for RevisionStats { stats, .. } in self.replica_stats.values() {

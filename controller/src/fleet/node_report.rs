@@ -3,9 +3,22 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use flotilla_core::ModelName;
 use flotilla_core::energy::NodePressure;
-use flotilla_proto::v1::{ModelStatus, NodeEnergy};
+use flotilla_core::{ModelName, StateVersion};
+use flotilla_proto::v1::{ModelStatus, NodeDisk, NodeEnergy};
+
+/// What a node reports: values that were checked, so that they can be added and written as JSON.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ReportedStatus {
+    /// The status of every model on the node.
+    pub models: Vec<ModelStatus>,
+    /// The node's energy status. `None` if it has not changed since the last report.
+    pub energy: Option<NodeEnergy>,
+    /// The version of the desired state that the node follows.
+    pub followed: StateVersion,
+    /// The disk space that files of models take. `None`: not known.
+    pub disk: Option<NodeDisk>,
+}
 
 /// The last report of a node, with what is derived from it and the reports before.
 #[derive(Debug, Default)]
@@ -16,6 +29,10 @@ pub struct NodeReport {
     pub uses: HashMap<ModelName, LastUse>,
     /// The node's energy status. `None`: not reported yet.
     pub energy: Option<NodeEnergy>,
+    /// The version of the desired state that the node follows.
+    pub followed: StateVersion,
+    /// The disk space that files of models take. `None`: not reported.
+    pub disk: Option<NodeDisk>,
 }
 
 /// When a replica was last in use.

@@ -81,6 +81,26 @@ pub struct ControllerRecord {
     pub version: String,
 }
 
+/// The link of a node to a controller.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LinkRecord {
+    /// A random id of the agent's process. Empty: not known.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub process: String,
+    /// The address that the agent dialled from.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address: String,
+}
+
+impl LinkRecord {
+    /// Whether two links are of different processes, as far as both say which they are of.
+    #[must_use]
+    pub fn is_other_process(&self, other: &Self) -> bool {
+        !self.process.is_empty() && !other.process.is_empty() && self.process != other.process
+    }
+}
+
 /// The progress of fetching a model's files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -8,14 +8,18 @@ use flotilla_core::health::NodePhase;
 use flotilla_core::loss_guard::LossGuard;
 use flotilla_core::placement::Assignment;
 use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
-use flotilla_proto::v1::{ModelPhase, ModelStatus, NodeEnergy};
+use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
 use super::decode::{self, DesiredModelState, StoredValue};
+use super::join_refusals::JoinRefusals;
 use super::load_failures::LoadFailures;
 use super::measured_memory::MeasuredMemory;
 use super::node::NodeState;
 use super::stored_fleet_state::StoredFleetState;
-use super::{FleetEvent, LoadFailureView, NodeLink, NodeRecord, SessionId};
+use super::{
+    FleetEvent, JoinRefusal, LinkRecord, LoadFailureView, NodeLink, NodeRecord, ReportedStatus,
+    SessionId,
+};
 use crate::store::keys::{self, StoreKey};
 use crate::store::{StoreChange, StoreEntry};
 
@@ -37,6 +41,10 @@ pub(super) struct FleetState {
     pub(super) store_error: Option<String>,
     /// The fleet's id, once it is known.
     pub(super) fleet_id: Option<String>,
+    /// The store's epoch.
+    pub(super) epoch: u64,
+    /// The nodes that were refused lately.
+    pub(super) refusals: JoinRefusals,
     pub(super) stored: StoredFleetState,
     pub(super) nodes: BTreeMap<NodeName, NodeState>,
     pub(super) failures: LoadFailures,
@@ -55,6 +63,8 @@ impl FleetState {
             store_revision: StoreRevision::default(),
             store_error: None,
             fleet_id: None,
+            epoch: 0,
+            refusals: JoinRefusals::default(),
             stored: StoredFleetState::default(),
             nodes: BTreeMap::new(),
             failures: LoadFailures::default(),
@@ -91,9 +101,17 @@ impl FleetState {
             FleetEvent::NodeReported {
                 node,
                 session,
-                models,
-                energy,
-            } => self.node_reported(&node, &session, (models, energy), now),
+                status,
+            } => self.node_reported(&node, &session, status, now),
+            FleetEvent::JoinRefused(refusal) => {
+                let (node, address) = (refusal.node.clone(), refusal.address.clone());
+                let reason = refusal.reason.clone();
+                let is_new = self.refusals.record(refusal, now);
+                if is_new {
+                    tracing::error!(%node, address, reason, "a node was refused");
+                }
+                is_new
+            }
             FleetEvent::ConnectionsChanged { node } => self.nodes.contains_key(&node),
             FleetEvent::NodeLeft { node, session } => self.node_left(&node, &session, now),
         }
@@ -107,6 +125,7 @@ impl FleetState {
         nodes
             .chain(self.failures.next_deadline())
             .chain(self.loss_guard.next_deadline())
+            .chain(self.refusals.next_deadline())
             .min()
     }
 
@@ -114,6 +133,7 @@ impl FleetState {
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         let available = self.store_error.is_none();
         let mut changed = self.failures.expire(now);
+        changed |= self.refusals.expire(now);
         // The guard itself is updated with the view.
         changed |= self
             .loss_guard
@@ -145,12 +165,17 @@ impl FleetState {
     /// Replaces everything that comes from the store.
     fn replace_stored(&mut self, entries: Vec<StoreEntry>, revision: StoreRevision, now: Instant) {
         let first = !std::mem::replace(&mut self.synced, true);
-        self.store_revision = self.store_revision.max(revision);
+        // It is lower than before when the store was put back to an earlier state.
+        self.store_revision = revision;
         self.store_available(now);
         self.stored = StoredFleetState::default();
+        // A store without an id is not this fleet's store any more: nodes must not be told anything under
+        // the earlier id.
+        (self.fleet_id, self.epoch) = (None, 0);
         for node in self.nodes.values_mut() {
             node.stored_record = None;
             node.health.clear_remote_links();
+            node.remote_links.clear();
         }
         for entry in entries {
             self.put_entry(entry, now);
@@ -201,8 +226,8 @@ impl FleetState {
             StoredValue::Assignment(assignment, _) => {
                 self.desired_changed_on(&assignment.node, revision);
             }
-            StoredValue::Link(node, controller_id) => {
-                return self.remote_link_added(node, controller_id, now);
+            StoredValue::Link(node, controller_id, link) => {
+                return self.remote_link_added(node, controller_id, link, now);
             }
             StoredValue::Node(name, record) => {
                 self.node_stored(name, record, now);
@@ -210,6 +235,10 @@ impl FleetState {
             }
             StoredValue::FleetId(id) => {
                 self.fleet_id = Some(id.clone());
+                return true;
+            }
+            StoredValue::Epoch(epoch) => {
+                self.epoch = *epoch;
                 return true;
             }
             _ => {}
@@ -232,10 +261,14 @@ impl FleetState {
             StoreKey::Link(node, controller_id) => {
                 return self.nodes.get_mut(node).is_some_and(|node| {
                     node.health.remove_remote_link(controller_id);
-                    node.update_health(now)
+                    // Views show the links, for checks of nodes that join.
+                    let was_linked = node.remote_links.remove(controller_id).is_some();
+                    node.update_health(now) || was_linked
                 });
             }
             StoreKey::Node(name) => return self.node_deleted(name),
+            StoreKey::FleetId => return self.fleet_id.take().is_some(),
+            StoreKey::Epoch => return std::mem::take(&mut self.epoch) > 0,
             _ => {}
         }
         self.stored.delete(key)
@@ -293,7 +326,13 @@ impl FleetState {
         }
     }
 
-    fn remote_link_added(&mut self, node: &NodeName, controller_id: &str, now: Instant) -> bool {
+    fn remote_link_added(
+        &mut self,
+        node: &NodeName,
+        controller_id: &str,
+        link: &LinkRecord,
+        now: Instant,
+    ) -> bool {
         if controller_id == self.id {
             return false;
         }
@@ -302,7 +341,28 @@ impl FleetState {
         };
         let before = state.health.phase();
         state.health.add_remote_link(controller_id.to_owned());
-        let changed = state.update_health(now);
+        let known = state
+            .remote_links
+            .insert(controller_id.to_owned(), link.clone());
+        let mut changed = known.as_ref() != Some(link);
+        // Two machines with one identity have joined two controllers at once. One of the controllers ends
+        // its session; both know which.
+        if let Some(local) = state.link()
+            && local.peer.is_other_process(link)
+            && controller_id < self.id.as_str()
+        {
+            local.closed.cancel();
+            let refusal = JoinRefusal {
+                node: node.clone(),
+                address: local.peer.address.clone(),
+                reason: format!(
+                    "an agent with the same name and identity is linked to another controller from {}: the machine or its data directory was copied",
+                    link.address
+                ),
+            };
+            changed |= self.refusals.record(refusal, now);
+        }
+        changed |= state.update_health(now);
         self.expect_returns(node, before, now);
         changed
     }
@@ -345,7 +405,7 @@ impl FleetState {
         &mut self,
         name: &NodeName,
         session: &SessionId,
-        (models, energy): (Vec<ModelStatus>, Option<NodeEnergy>),
+        status: ReportedStatus,
         now: Instant,
     ) -> bool {
         let Some(node) = self.nodes.get_mut(name) else {
@@ -354,7 +414,17 @@ impl FleetState {
         if !node.has_session(session) {
             return false;
         }
-        let changed = node.set_report(models, energy, now);
+        let followed = status.followed;
+        let changed = node.set_report(status, now);
+        // The node follows a state that was read later than the last change that concerns it, such as one
+        // of another controller. What this controller knows is as new, once it has read as far.
+        let outdated = followed.epoch == self.epoch
+            && node.desired_revision < followed.revision
+            && followed.revision <= self.store_revision;
+        if outdated {
+            node.desired_revision = followed.revision;
+        }
+        let changed = changed || outdated;
         let changed = node.update_health(now) || changed;
         let report = node.report.load_full();
         for status in &report.models {

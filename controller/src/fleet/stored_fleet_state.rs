@@ -42,7 +42,7 @@ impl StoredFleetState {
             .map(|assignment| &assignment.node)
     }
 
-    /// Sets a value. Ignores values that are kept with the nodes, and the fleet's id.
+    /// Sets a value. Ignores values that are kept with the nodes, the fleet's id and the epoch.
     pub(super) fn put(&mut self, value: StoredValue) {
         match value {
             StoredValue::Model(name, desired) => {
@@ -87,12 +87,15 @@ impl StoredFleetState {
                 by_controller.insert(controller_id, requests);
             }
             StoredValue::Leader(id) => self.leader = Some(id),
-            StoredValue::Node(..) | StoredValue::Link(..) | StoredValue::FleetId(_) => {}
+            StoredValue::Node(..)
+            | StoredValue::Link(..)
+            | StoredValue::FleetId(_)
+            | StoredValue::Epoch(_) => {}
         }
     }
 
     /// Deletes the value of a key. Returns whether there was one. Ignores keys of values that are
-    /// kept with the nodes, and of the fleet's id.
+    /// kept with the nodes, of the fleet's id and of the epoch.
     pub(super) fn delete(&mut self, key: &StoreKey) -> bool {
         match key {
             StoreKey::Model(name) => self.models.remove(name).is_some(),
@@ -116,7 +119,7 @@ impl StoredFleetState {
                 .get_mut(model)
                 .is_some_and(|by_controller| by_controller.remove(controller_id).is_some()),
             StoreKey::Leader => self.leader.take().is_some(),
-            StoreKey::Node(_) | StoreKey::Link(..) | StoreKey::FleetId => false,
+            StoreKey::Node(_) | StoreKey::Link(..) | StoreKey::FleetId | StoreKey::Epoch => false,
         }
     }
 

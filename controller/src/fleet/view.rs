@@ -14,8 +14,8 @@ use flotilla_gateway::Readiness;
 use flotilla_proto::v1::ModelPhase;
 
 use super::{
-    ControllerRecord, FailedRevisionRecord, FetchRecord, ModelManifests, NodeLink,
-    NodeOperationRecord, NodeRecord, NodeReport,
+    ControllerRecord, FailedRevisionRecord, FetchRecord, JoinRefusal, LinkRecord, ModelManifests,
+    NodeLink, NodeOperationRecord, NodeRecord, NodeReport,
 };
 use crate::store;
 
@@ -38,6 +38,10 @@ pub struct FleetView {
     pub leader: Option<String>,
     /// The fleet's random id, once it is known.
     pub fleet_id: Option<String>,
+    /// The store's epoch, which counts before its revision.
+    pub epoch: u64,
+    /// The nodes that this controller refused lately.
+    pub refusals: Vec<JoinRefusal>,
     /// Whether the store has been read.
     pub synced: bool,
     /// Why the store does not answer. `None` while it does. Only changes need the store: requests
@@ -106,6 +110,8 @@ pub struct NodeView {
     pub linked_locally: bool,
     /// The node's session with this controller, while there is one.
     pub link: Option<Arc<NodeLink>>,
+    /// The links of the node to other controllers, by their ids.
+    pub remote_links: BTreeMap<String, LinkRecord>,
     /// The models that the node should run.
     pub assigned: BTreeSet<ModelName>,
     /// The revision of the last change in the store to what the node should run.

@@ -1,41 +1,115 @@
 //! What an agent sends when it joins.
 
+use std::time::{Duration, Instant};
+
 use flotilla_core::energy::PowerRange;
 use flotilla_core::node::NodeSpec;
 use flotilla_core::spec::Taint;
 use flotilla_core::{Bytes, NodeName, Watts, ZoneName};
-use flotilla_proto::v1::JoinRequest;
+use flotilla_proto::v1::{Inventory, JoinRequest};
 use tonic::Status;
 
-use crate::fleet::{FleetView, NodePhase, NodeRecord};
+use crate::fleet::{FleetHandle, FleetView, LinkRecord, NodePhase, NodeRecord};
 
-/// Rejects a machine that joins under the name of another node that is ready.
+/// How long a newcomer waits for the end of an earlier link of its name. An agent that was killed and
+/// starts again is faster than the end of its old connection.
+const EARLIER_LINK_WAIT: Duration = Duration::from_secs(1);
+/// How often the earlier link is looked at meanwhile.
+const EARLIER_LINK_POLL: Duration = Duration::from_millis(50);
+/// The longest identity, version or other short text of a node, in bytes.
+const MAX_TEXT: usize = 256;
+/// The most labels, taints or accelerators of a node.
+const MAX_LABELS: usize = 256;
+/// The largest memory or disk that is believed, in bytes: 1 EiB.
+const MAX_BYTES: u64 = 1 << 60;
+/// The most CPU cores that are believed.
+const MAX_CORES: u32 = 1 << 20;
+/// The largest power that is believed, in watts.
+const MAX_WATTS: f32 = 1e7;
+
+/// Checks whether a node may join.
 ///
 /// # Errors
-/// `ALREADY_EXISTS`.
-pub(super) fn reject_taken_name(
-    view: &FleetView,
+/// `FAILED_PRECONDITION` if it belongs to another fleet, `ALREADY_EXISTS` if another machine of its name
+/// is linked and answers.
+pub(super) async fn check(
+    fleet: &FleetHandle,
     name: &NodeName,
     record: &NodeRecord,
+    fleet_id: &str,
+    peer: &LinkRecord,
 ) -> Result<(), Status> {
-    match view.nodes.get(name) {
-        Some(node) if node.phase == NodePhase::Ready && node.record.identity != record.identity => {
-            Err(Status::already_exists(format!(
-                "another node named '{name}' is part of the fleet: choose another --name"
+    reject_foreign_fleet(&fleet.peek(), fleet_id)?;
+    let deadline = Instant::now() + EARLIER_LINK_WAIT;
+    loop {
+        let rejected = reject_taken_name(&fleet.peek(), name, record, peer);
+        if rejected.is_ok() || Instant::now() >= deadline {
+            return rejected;
+        }
+        tokio::time::sleep(EARLIER_LINK_POLL).await;
+    }
+}
+
+/// Rejects a node of another fleet.
+fn reject_foreign_fleet(view: &FleetView, theirs: &str) -> Result<(), Status> {
+    match &view.fleet_id {
+        Some(ours) if !theirs.is_empty() && theirs != ours => {
+            Err(Status::failed_precondition(format!(
+                "the node belongs to the fleet '{theirs}', and this controller to the fleet '{ours}'. To move the node here, start its agent with --adopt-fleet {ours}; if this controller should be of the other fleet, start it with that fleet's store"
             )))
         }
         _ => Ok(()),
     }
 }
 
+/// Rejects a machine that joins under the name of another one that is linked and answers. A link of the
+/// same process is replaced: the agent has dialled again.
+fn reject_taken_name(
+    view: &FleetView,
+    name: &NodeName,
+    record: &NodeRecord,
+    peer: &LinkRecord,
+) -> Result<(), Status> {
+    let Some(node) = view.nodes.get(name) else {
+        return Ok(());
+    };
+    let same_identity = node.record.identity == record.identity;
+    if node.phase == NodePhase::Ready && !same_identity {
+        let at = node.link.as_ref().map(|link| &link.peer.address);
+        let at = at.map_or_else(String::new, |address| format!(" at {address}"));
+        return Err(Status::already_exists(format!(
+            "another node named '{name}' is part of the fleet{at}: choose another --name"
+        )));
+    }
+    let here = node.link.as_ref().filter(|link| link.is_connected());
+    let here = here.map(|link| &link.peer);
+    // While the store is away, nobody knows whether the links to other controllers are still there.
+    let store_answers = view.store_error.is_none();
+    let elsewhere = node.remote_links.values().filter(|_| store_answers);
+    let Some(earlier) = here
+        .into_iter()
+        .chain(elsewhere)
+        .find(|earlier| earlier.is_other_process(peer))
+    else {
+        return Ok(());
+    };
+    Err(Status::already_exists(format!(
+        "an agent with the name '{name}' and the same identity is linked from {} and answers, and another one dials from {}: the machine or its data directory was copied. Stop one of them, or give it another --name and an empty --data-dir",
+        earlier.address, peer.address
+    )))
+}
+
 /// The node's static description, from its join request.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` without an inventory, or with an invalid zone.
+/// `INVALID_ARGUMENT` without an inventory, with numbers that cannot be true, too many or too long texts,
+/// or an invalid zone.
 pub(super) fn node_record(request: JoinRequest) -> Result<NodeRecord, Status> {
+    check_texts(&request)?;
     let inventory = request
         .inventory
         .ok_or_else(|| Status::invalid_argument("the inventory is missing"))?;
+    check_inventory(&inventory)?;
     let taints = request.taints.into_iter();
     let zone = match request.zone.as_str() {
         "" => None,
@@ -56,6 +130,7 @@ pub(super) fn node_record(request: JoinRequest) -> Result<NodeRecord, Status> {
                 .collect(),
             zone,
             memory: Bytes(inventory.memory_bytes),
+            disk: Some(Bytes(inventory.disk_bytes)).filter(|disk| disk.0 > 0),
             // Accelerators that this version does not know are dropped: no model can require them.
             accelerators: inventory
                 .accelerators
@@ -73,4 +148,108 @@ pub(super) fn node_record(request: JoinRequest) -> Result<NodeRecord, Status> {
             version: request.version,
         },
     })
+}
+
+/// Rejects texts that are too long, and lists of too many.
+fn check_texts(request: &JoinRequest) -> Result<(), Status> {
+    let inventory = request.inventory.iter();
+    let texts = inventory.flat_map(|inventory| {
+        let texts = [&inventory.cpu, &inventory.platform];
+        texts.into_iter().chain(&inventory.accelerators)
+    });
+    let texts = texts.chain([
+        &request.identity,
+        &request.version,
+        &request.fleet_id,
+        &request.process_id,
+    ]);
+    let labels = request.labels.iter().flat_map(|(key, value)| [key, value]);
+    let taints = request
+        .taints
+        .iter()
+        .flat_map(|taint| [&taint.key, &taint.value]);
+    let mut texts = texts.chain(labels).chain(taints);
+    let accelerators = request
+        .inventory
+        .as_ref()
+        .map_or(0, |i| i.accelerators.len());
+    let counts = [request.labels.len(), request.taints.len(), accelerators];
+    if texts.any(|text| text.len() > MAX_TEXT) || counts.iter().any(|count| *count > MAX_LABELS) {
+        return Err(Status::invalid_argument(format!(
+            "the description of the node has more than {MAX_LABELS} labels or taints, or one of more than {MAX_TEXT} bytes"
+        )));
+    }
+    Ok(())
+}
+
+/// Rejects numbers that cannot be true: they would be stored, and break the answers about all nodes.
+fn check_inventory(inventory: &Inventory) -> Result<(), Status> {
+    let power = inventory.power.iter();
+    let mut watts = power.flat_map(|power| [power.idle_watts, power.max_watts]);
+    // A range contains no NaN.
+    let valid = watts.all(|watts| (0.0..=MAX_WATTS).contains(&watts))
+        && inventory.memory_bytes <= MAX_BYTES
+        && inventory.disk_bytes <= MAX_BYTES
+        && inventory.cores <= MAX_CORES;
+    if valid {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(
+        "the inventory of the node has a number that cannot be true: check --memory, --disk, --idle-watts and --max-watts",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flotilla_proto::v1;
+
+    fn request(watts: f32, memory: u64) -> JoinRequest {
+        JoinRequest {
+            inventory: Some(Inventory {
+                memory_bytes: memory,
+                power: Some(v1::PowerRange {
+                    idle_watts: watts,
+                    max_watts: 9.0,
+                    configured: true,
+                }),
+                ..Inventory::default()
+            }),
+            ..JoinRequest::default()
+        }
+    }
+
+    #[test]
+    fn a_node_with_numbers_that_cannot_be_true_is_rejected() {
+        assert!(node_record(request(3.0, 1 << 30)).is_ok());
+        for (watts, memory) in [
+            (f32::NAN, 1),
+            (-1.0, 1),
+            (f32::INFINITY, 1),
+            (3.0, u64::MAX),
+        ] {
+            let rejected = node_record(request(watts, memory)).unwrap_err();
+            assert!(rejected.message().contains("--idle-watts"), "{rejected}");
+        }
+        let mut long = request(3.0, 1);
+        long.identity = "x".repeat(MAX_TEXT + 1);
+        assert!(node_record(long).is_err());
+    }
+
+    #[test]
+    fn a_node_of_another_fleet_is_rejected_with_the_flag_that_moves_it() {
+        let view = FleetView {
+            fleet_id: Some("ours".into()),
+            ..FleetView::default()
+        };
+        for own in ["", "ours"] {
+            assert!(reject_foreign_fleet(&view, own).is_ok());
+        }
+        let rejected = reject_foreign_fleet(&view, "theirs").unwrap_err();
+        assert!(
+            rejected.message().contains("--adopt-fleet ours"),
+            "{rejected}"
+        );
+        assert!(reject_foreign_fleet(&FleetView::default(), "theirs").is_ok());
+    }
 }

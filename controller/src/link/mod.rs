@@ -8,12 +8,14 @@
 
 mod in_use;
 mod join;
+mod report;
 mod reverse;
 mod service;
 mod sessions;
 mod sync;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,7 +61,7 @@ pub struct LinkServer {
 struct LinkAcceptor {
     fleet: FleetHandle,
     sessions: Arc<OpenSessions>,
-    server: FleetServer<FleetService>,
+    service: FleetService,
     silence: Duration,
     stop: CancellationToken,
 }
@@ -79,7 +81,7 @@ impl LinkServer {
             };
             let links = links.clone();
             connections.spawn(async move {
-                if let Err(error) = links.serve_connection(stream, connection).await {
+                if let Err(error) = links.serve_connection(stream, connection, peer).await {
                     tracing::debug!(%peer, %error, "a connection has ended with an error");
                 }
             });
@@ -94,6 +96,8 @@ impl LinkServer {
     fn acceptor(self, session_tasks: TaskTracker) -> LinkAcceptor {
         let sessions = Arc::new(OpenSessions::default());
         let service = FleetService {
+            // Replaced for each connection.
+            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
             fleet: self.fleet.clone(),
             id: self.id,
             blobs: self.blobs,
@@ -106,7 +110,7 @@ impl LinkServer {
         LinkAcceptor {
             fleet: self.fleet,
             sessions,
-            server: FleetServer::new(service),
+            service,
             silence: self.silence,
             stop: self.stop,
         }
@@ -115,7 +119,12 @@ impl LinkServer {
 
 impl LinkAcceptor {
     /// Serves one connection to its end, unless it says nothing and has to give way to others.
-    async fn serve_connection(self, stream: TcpStream, connection: Connection) -> io::Result<()> {
+    async fn serve_connection(
+        self,
+        stream: TcpStream,
+        connection: Connection,
+        peer: SocketAddr,
+    ) -> io::Result<()> {
         let connection = Arc::new(connection);
         let silent_too_long = async {
             tokio::select! {
@@ -127,7 +136,7 @@ impl LinkAcceptor {
             }
         };
         tokio::select! {
-            ended = self.serve_stream(stream, &connection) => ended,
+            ended = self.serve_stream(stream, &connection, peer) => ended,
             () = silent_too_long => Err(io::Error::other("the client has said nothing")),
         }
     }
@@ -136,6 +145,7 @@ impl LinkAcceptor {
         self,
         mut stream: TcpStream,
         connection: &Arc<Connection>,
+        peer: SocketAddr,
     ) -> io::Result<()> {
         let reversed = async {
             let mut first = [0];
@@ -156,7 +166,11 @@ impl LinkAcceptor {
             }
             None => {
                 let stop = self.stop.cancelled_owned();
-                let server = InUseFromFirstCall::new(self.server, connection.clone());
+                let service = FleetService {
+                    peer,
+                    ..self.service
+                };
+                let server = InUseFromFirstCall::new(FleetServer::new(service), connection.clone());
                 transport::serve(stream, server, self.silence, stop).await
             }
         };

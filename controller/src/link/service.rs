@@ -1,5 +1,6 @@
 //! The gRPC service `Fleet`: agents join, send status reports and receive desired state.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,17 +18,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::join::{node_record, reject_taken_name};
+use super::join::{self, node_record};
 use super::sessions::OpenSessions;
 use super::sync::SyncSession;
 use crate::artifacts::{BlobReadError, BlobStore};
-use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
+use crate::fleet::{FleetEvent, FleetHandle, JoinRefusal, LinkRecord, NodeLink};
 
 /// Longest time from an agent's `Join` to its `Sync`.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The service, one for all agents.
+/// The service. Its clones for each connection share everything but the address.
+#[derive(Clone)]
 pub(super) struct FleetService {
+    /// The address that the agent dialled from.
+    pub(super) peer: SocketAddr,
     pub(super) fleet: FleetHandle,
     /// Id of this controller.
     pub(super) id: String,
@@ -58,9 +62,23 @@ impl FleetRpc for FleetService {
         let name = NodeName::new(&request.name).map_err(|e| {
             Status::invalid_argument(format!("the node name '{}' {e}", request.name))
         })?;
+        let peer = LinkRecord {
+            process: request.process_id.clone(),
+            address: self.peer.to_string(),
+        };
+        let fleet_id = request.fleet_id.clone();
         let record = node_record(request)?;
-        reject_taken_name(&self.fleet.peek(), &name, &record)?;
-        let link = self.sessions.open(name.clone(), &self.stop);
+        if let Err(refusal) = join::check(&self.fleet, &name, &record, &fleet_id, &peer).await {
+            let reason = refusal.message().to_owned();
+            let event = FleetEvent::JoinRefused(JoinRefusal {
+                node: name,
+                address: peer.address,
+                reason,
+            });
+            self.fleet.send(event).await;
+            return Err(refusal);
+        }
+        let link = self.sessions.open(name.clone(), peer, &self.stop);
         let session = link.session.to_string();
         self.expect_sync(&link);
         let event = FleetEvent::NodeJoined {
@@ -122,6 +140,7 @@ impl FleetRpc for FleetService {
             reports,
             sender,
             drain: self.drain.clone(),
+            has_warned: false,
         };
         self.tasks.spawn(sync.run(first));
         Ok(Response::new(ReceiverStream::new(receiver).boxed()))
@@ -163,6 +182,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tasks = TaskTracker::new();
         let service = FleetService {
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
             fleet,
             id: "c".into(),
             blobs: BlobStore::new(dir.path().to_owned()),

@@ -7,7 +7,7 @@ use flotilla_core::NodeName;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{NodeLink, SessionId};
+use crate::fleet::{LinkRecord, NodeLink, SessionId};
 
 /// The open sessions. They are looked up when a connection starts, never by requests.
 #[derive(Default)]
@@ -17,11 +17,17 @@ pub(super) struct OpenSessions {
 
 impl OpenSessions {
     /// Opens a session with a random 128-bit id.
-    pub(super) fn open(&self, node: NodeName, stop: &CancellationToken) -> Arc<NodeLink> {
+    pub(super) fn open(
+        &self,
+        node: NodeName,
+        peer: LinkRecord,
+        stop: &CancellationToken,
+    ) -> Arc<NodeLink> {
         let id = format!("{:032x}", fastrand::u128(..));
         let link = Arc::new(NodeLink::new(
             node,
             SessionId(id.into()),
+            peer,
             stop.child_token(),
         ));
         self.lock().insert(link.session.clone(), link.clone());

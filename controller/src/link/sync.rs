@@ -8,6 +8,7 @@ use flotilla_proto::v1::{DesiredModel, DesiredState, StatusReport};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
+use super::report;
 use super::sessions::OpenSessions;
 use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
 
@@ -33,6 +34,8 @@ pub(super) struct SyncSession {
     pub(super) sender: tokio::sync::mpsc::Sender<Result<DesiredState, Status>>,
     /// Cancelled when the controller begins to stop.
     pub(super) drain: CancellationToken,
+    /// Whether the log says already that the node reports wrong numbers.
+    pub(super) has_warned: bool,
 }
 
 impl SyncSession {
@@ -99,13 +102,19 @@ impl SyncSession {
         true
     }
 
-    async fn report(&self, report: StatusReport) {
+    async fn report(&mut self, report: StatusReport) {
+        let (status, wrong) = report::checked(report);
+        if wrong && !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(
+                node = %self.link.node,
+                "the node reports numbers that cannot be true, which are left out"
+            );
+        }
         self.fleet
             .send(FleetEvent::NodeReported {
                 node: self.link.node.clone(),
                 session: self.link.session.clone(),
-                models: report.models,
-                energy: report.energy,
+                status,
             })
             .await;
     }
@@ -162,6 +171,7 @@ impl SyncSession {
         Some(DesiredState {
             models: models.collect(),
             fleet_id: view.fleet_id.clone()?,
+            epoch: view.epoch,
             store_revision: node.desired_revision.0,
             controllers: view.controllers.values().map(|c| c.link.clone()).collect(),
             more: false,

@@ -16,6 +16,7 @@ pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
     NodeCapacity {
         name: &node.name,
         memory: spec.memory,
+        disk: spec.disk,
         labels: &node.record.labels,
         taints: &spec.taints,
         zone: spec.zone.as_ref(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use flotilla_core::placement::{
-    CurrentReplica, MeasuredPerformance, ModelDemand, PlacementProblem,
+    CurrentReplica, DeliveredFiles, MeasuredPerformance, ModelDemand, PlacementProblem,
 };
 use flotilla_core::rollout::ModelRevisions;
 use flotilla_core::{ModelName, NodeName, ReplicaReadiness};
@@ -29,6 +29,8 @@ pub(super) struct ModelInput {
     target: u32,
     /// The number of replicas that may displace idle replicas of other models.
     required: u32,
+    /// The files of the target revision, if controllers deliver them.
+    files: Option<DeliveredFiles>,
     /// The nodes that failed to load the target revision, with their errors.
     load_failures: BTreeMap<NodeName, String>,
     /// The measured speed and energy, by node where it ran long enough.
@@ -63,6 +65,7 @@ impl ProblemInputs {
                 target: input.target,
                 required: input.required,
                 memory: model.memory,
+                files: input.files,
                 load_failures: &input.load_failures,
                 performance: &input.performance,
             })
@@ -137,6 +140,13 @@ impl ModelInput {
             target: count + surge::extra_replicas(&rollout, &action, count),
             action,
             required: replica_count::required(model),
+            files: model
+                .at_revision(target_revision)
+                .and_then(|(_, manifest)| manifest)
+                .map(|manifest| DeliveredFiles {
+                    digest: manifest.digest(),
+                    size: manifest.size(),
+                }),
             load_failures: failures
                 .filter(|(_, failure)| failure.revision == target_revision)
                 .map(|(node, failure)| (node.clone(), failure.error.clone()))

@@ -276,6 +276,11 @@ impl Store for EmbeddedStore {
         Ok(entries.into_iter().find(|entry| entry.key == key))
     }
 
+    async fn current_revision(&self) -> Result<StoreRevision, StoreError> {
+        let inner = self.inner.clone();
+        blocking(move || inner.revision()).await
+    }
+
     async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         if writes.len() > MAX_WRITES {
             return Err(StoreError::TooManyWrites(writes.len()));

@@ -14,6 +14,9 @@ pub const LEADER: &str = "/flotilla/v1/leader";
 /// The key of the fleet's id, a random text that the first controller sets once.
 pub const FLEET_ID: &str = "/flotilla/v1/fleet-id";
 
+/// The key of the store's epoch; see [`StateVersion`](flotilla_core::StateVersion). Missing: 0.
+pub const EPOCH: &str = "/flotilla/v1/epoch";
+
 /// The key of the router's spec.
 pub const ROUTER: &str = "/flotilla/v1/router";
 
@@ -22,6 +25,8 @@ pub const ROUTER: &str = "/flotilla/v1/router";
 pub enum StoreKey {
     /// [`FLEET_ID`].
     FleetId,
+    /// [`EPOCH`].
+    Epoch,
     /// [`LEADER`].
     Leader,
     /// The spec of a model.
@@ -162,11 +167,17 @@ pub fn marker(name: &str) -> String {
     format!("{ROOT}markers/{name}")
 }
 
+/// Parses the value under [`EPOCH`].
+pub(crate) fn parse_epoch(value: &[u8]) -> Option<u64> {
+    str::from_utf8(value).ok()?.parse().ok()
+}
+
 /// Parses a key. Returns `None` for markers and for keys that this version does not know.
 #[must_use]
 pub fn parse(key: &str) -> Option<StoreKey> {
     match key {
         FLEET_ID => return Some(StoreKey::FleetId),
+        EPOCH => return Some(StoreKey::Epoch),
         LEADER => return Some(StoreKey::Leader),
         ROUTER => return Some(StoreKey::Router),
         _ => {}
@@ -243,6 +254,7 @@ mod tests {
             (ROUTER.into(), StoreKey::Router),
             (LEADER.into(), StoreKey::Leader),
             (FLEET_ID.into(), StoreKey::FleetId),
+            (EPOCH.into(), StoreKey::Epoch),
         ] {
             assert_eq!(parse(&key), Some(parsed), "{key}");
         }

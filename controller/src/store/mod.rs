@@ -201,6 +201,9 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the entry with exactly this key, or `None` if there is none.
     async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError>;
 
+    /// Returns the revision of the store as it is now, not as some member of it last knew it.
+    async fn current_revision(&self) -> Result<StoreRevision, StoreError>;
+
     /// Applies all writes in one durable transaction and returns its revision. A key may occur
     /// only once.
     ///

@@ -29,8 +29,8 @@ mod solve;
 mod unschedulable;
 
 pub use problem::{
-    Assignment, CurrentReplica, MeasuredPerformance, ModelDemand, NodeCapacity, PlacementPlan,
-    PlacementProblem, Schedulability,
+    Assignment, CurrentReplica, DeliveredFiles, MeasuredPerformance, ModelDemand, NodeCapacity,
+    PlacementPlan, PlacementProblem, Schedulability,
 };
 pub use solve::{explain, fits_when_others_sleep, solve};
 pub use unschedulable::{UnplacedReplicas, UnschedulableReason};

@@ -1,17 +1,22 @@
-//! The working state of the solver: the memory left on each node and the replicas of each model.
+//! The working state of the solver: the memory and the disk space left on each node, and the replicas of
+//! each model.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::filter;
-use super::problem::{CurrentReplica, ModelDemand, NodeCapacity, PlacementProblem, Schedulability};
+use super::problem::{
+    CurrentReplica, DeliveredFiles, ModelDemand, NodeCapacity, PlacementProblem, Schedulability,
+};
 use super::unschedulable::UnschedulableReason;
 use crate::{Bytes, ModelName, NodeName, ReplicaReadiness};
 
-/// The memory and the replicas of a node in the plan.
+/// The memory, the files and the replicas of a node in the plan.
 pub(super) struct NodeAllocation<'a> {
     pub(super) capacity: &'a NodeCapacity<'a>,
     pub(super) free: Bytes,
+    /// The files of the replicas, once for each replica.
+    files: Vec<DeliveredFiles>,
     pub(super) replicas: u32,
 }
 
@@ -61,6 +66,7 @@ impl<'a> PlacementState<'a> {
             .map(|capacity| NodeAllocation {
                 capacity,
                 free: capacity.memory,
+                files: Vec::new(),
                 replicas: 0,
             })
             .collect();
@@ -166,12 +172,20 @@ impl<'a> PlacementState<'a> {
     fn allocate(&mut self, node: usize, model: &ModelDemand<'_>) {
         let node = &mut self.nodes[node];
         node.free = node.free.saturating_sub(model.memory.unwrap_or_default());
+        node.files.extend(model.files);
         node.replicas += 1;
     }
 
     fn release(&mut self, node: usize, model: &ModelDemand<'_>) {
         let node = &mut self.nodes[node];
         node.free = node.free + model.memory.unwrap_or_default();
+        let position = node
+            .files
+            .iter()
+            .position(|files| Some(*files) == model.files);
+        if let Some(position) = position {
+            node.files.swap_remove(position);
+        }
         node.replicas -= 1;
     }
 
@@ -186,7 +200,7 @@ impl<'a> PlacementState<'a> {
         ) || (!failures.is_empty() && failures.contains_key(node.name))
     }
 
-    /// Returns the reason other than memory for which a node gets no new replica of `model`.
+    /// Returns the reason other than memory and disk space for which a node gets no new replica of `model`.
     pub(super) fn unschedulable(
         &self,
         model: &ModelDemand<'_>,
@@ -221,6 +235,41 @@ impl<'a> PlacementState<'a> {
 }
 
 impl NodeAllocation<'_> {
+    /// Returns the reason if the node has too little memory or disk space for a replica of `model`.
+    pub(super) fn insufficient_resource(
+        &self,
+        model: &ModelDemand<'_>,
+    ) -> Option<UnschedulableReason> {
+        self.insufficient_memory(model)
+            .or_else(|| self.insufficient_disk(model))
+    }
+
+    /// Returns the reason if the node has too little disk space for the files of `model`. Files that
+    /// another replica needs as well are there already.
+    pub(super) fn insufficient_disk(&self, model: &ModelDemand<'_>) -> Option<UnschedulableReason> {
+        let (disk, needed) = (self.capacity.disk?, model.files?);
+        let is_first = |(index, files): &(usize, &DeliveredFiles)| {
+            !self.files[..*index]
+                .iter()
+                .any(|other| other.digest == files.digest)
+        };
+        if self.files.iter().any(|files| files.digest == needed.digest) {
+            return None;
+        }
+        let used: Bytes = self
+            .files
+            .iter()
+            .enumerate()
+            .filter(is_first)
+            .map(|(_, files)| files.size)
+            .sum();
+        let free = disk.saturating_sub(used);
+        (needed.size > free).then_some(UnschedulableReason::InsufficientDisk {
+            needed: needed.size,
+            free,
+        })
+    }
+
     /// Returns the reason if the node has too little free memory for a replica of `model`.
     pub(super) fn insufficient_memory(
         &self,

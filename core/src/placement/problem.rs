@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use crate::spec::{Accelerator, ModelSpec, Taint};
+use crate::spec::{Accelerator, ModelSpec, Sha256Digest, Taint};
 use crate::{Bytes, ModelName, NodeName, ReplicaReadiness, ZoneName};
 
 /// A snapshot of the fleet for the solver. It borrows from the fleet and copies nothing.
@@ -25,6 +25,8 @@ pub struct NodeCapacity<'a> {
     pub name: &'a NodeName,
     /// Memory for models.
     pub memory: Bytes,
+    /// Disk space for the files of models. `None`: not known, and not a limit.
+    pub disk: Option<Bytes>,
     /// Labels, for node selectors and spreading.
     pub labels: &'a BTreeMap<String, String>,
     /// Taints that a model must tolerate.
@@ -75,6 +77,8 @@ pub struct ModelDemand<'a> {
     pub required: u32,
     /// Memory of one replica. `None`: not known; counts as 0 until a node has measured it.
     pub memory: Option<Bytes>,
+    /// The files that a node needs for the model. `None`: they are on the nodes, or not known yet.
+    pub files: Option<DeliveredFiles>,
     /// Nodes that failed to load the model, with the error.
     pub load_failures: &'a BTreeMap<NodeName, String>,
     /// Measured performance of the model, by node.
@@ -86,6 +90,15 @@ impl ModelDemand<'_> {
     pub(super) fn required_replicas(&self) -> u32 {
         self.required.min(self.target)
     }
+}
+
+/// The files of a model that controllers deliver to its nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeliveredFiles {
+    /// Identifies the files: models with the same ones share them on a node.
+    pub digest: Sha256Digest,
+    /// Size of all files.
+    pub size: Bytes,
 }
 
 /// The measured performance of a model on a node.

@@ -122,7 +122,7 @@ pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<Unpl
         .filter_map(|(_, node)| {
             let reason = state
                 .unschedulable(demand, node)
-                .or_else(|| node.insufficient_memory(demand))?;
+                .or_else(|| node.insufficient_resource(demand))?;
             Some((node.capacity.name.clone(), reason))
         })
         .collect();
@@ -229,7 +229,7 @@ fn place_all(state: &mut PlacementState<'_>, goal: impl Fn(&ModelDemand<'_>) -> 
     }
 }
 
-/// Places the replicas that a model misses of `goal`, as far as nodes have memory for them.
+/// Places the replicas that a model misses of `goal`, as far as nodes have memory and disk space for them.
 fn place(state: &mut PlacementState<'_>, index: usize, goal: u32) {
     let missing = missing_replicas(state, index, goal) as usize;
     if missing == 0 {
@@ -243,7 +243,7 @@ fn place(state: &mut PlacementState<'_>, index: usize, goal: u32) {
         .iter()
         .enumerate()
         .filter(|(index, node)| {
-            node.insufficient_memory(model).is_none()
+            node.insufficient_resource(model).is_none()
                 && !used.contains(index)
                 && state.unschedulable(model, node).is_none()
         })
@@ -319,7 +319,10 @@ fn preempt_for_required(state: &mut PlacementState<'_>) -> bool {
             let victims = victims.get_or_insert_with(|| PreemptionVictims::new(state));
             let used = nodes_with_replica(state, index);
             let found = victims.find(state, needed, |node| {
-                !used.contains(&node) && state.unschedulable(model, &state.nodes[node]).is_none()
+                let allocation = &state.nodes[node];
+                !used.contains(&node)
+                    && state.unschedulable(model, allocation).is_none()
+                    && allocation.insufficient_disk(model).is_none()
             });
             let Some((node, preempted)) = found else {
                 break;

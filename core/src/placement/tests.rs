@@ -4,7 +4,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::{Accelerator, ModelSpec, Replicas, Taint, Toleration};
+use crate::spec::{Accelerator, ModelSpec, Replicas, Sha256Digest, Taint, Toleration};
 use crate::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness, ZoneName};
 
 const READY: ReplicaReadiness = ReplicaReadiness::Ready(ModelRevision(1));
@@ -89,6 +89,7 @@ impl TestFleet {
         let nodes = self.nodes.iter().map(|node| NodeCapacity {
             name: &node.name,
             memory: Bytes(node.memory),
+            disk: None,
             labels: &node.labels,
             taints: &node.taints,
             zone: node.zone.as_ref(),
@@ -102,6 +103,7 @@ impl TestFleet {
             target: model.target,
             required: model.required,
             memory: Some(Bytes(model.memory)),
+            files: None,
             load_failures: &model.load_failures,
             performance: &model.performance,
         });
@@ -714,4 +716,42 @@ proptest! {
             prop_assert_eq!(has.count() + unplaced.reasons.len(), unplaced.nodes);
         }
     }
+}
+
+#[test]
+fn files_need_disk_space_once_for_each_node() {
+    let fleet = fleet_with(
+        &[100, 100],
+        vec![model(0, 2, 1), model(1, 2, 1), model(2, 2, 1)],
+    );
+    let files = |byte: u8, size: u64| {
+        Some(DeliveredFiles {
+            digest: Sha256Digest([byte; 32]),
+            size: Bytes(size),
+        })
+    };
+    let solve_with = |of_models: [Option<DeliveredFiles>; 3]| {
+        let mut problem = fleet.problem();
+        problem.nodes[0].disk = Some(Bytes(10));
+        for (demand, files) in problem.models.iter_mut().zip(of_models) {
+            demand.files = files;
+        }
+        let plan = solve(&problem);
+        let reasons: Vec<_> = plan
+            .missing
+            .keys()
+            .filter_map(|name| explain(&problem, name))
+            .flat_map(|unplaced| unplaced.reasons.into_values())
+            .collect();
+        (plan.assign.len(), reasons)
+    };
+    // The second node does not say how much disk space it has.
+    assert_eq!(solve_with([files(1, 6), files(1, 6), None]), (6, vec![]));
+    let (placed, reasons) = solve_with([files(1, 6), files(2, 6), files(1, 6)]);
+    assert_eq!(placed, 5, "models with the same files share them");
+    let too_little = UnschedulableReason::InsufficientDisk {
+        needed: Bytes(6),
+        free: Bytes(4),
+    };
+    assert_eq!(reasons, [too_little]);
 }

@@ -41,6 +41,13 @@ pub enum UnschedulableReason {
         /// Memory that is free on the node.
         free: Bytes,
     },
+    /// The node has too little disk space for the model's files.
+    InsufficientDisk {
+        /// Space that the files need.
+        needed: Bytes,
+        /// Space that the files of other models leave.
+        free: Bytes,
+    },
 }
 
 impl UnschedulableReason {
@@ -58,6 +65,7 @@ impl UnschedulableReason {
             Self::MissingAccelerator(accelerator) => format!("without {accelerator}"),
             Self::LoadFailed(_) => "failed to load it".into(),
             Self::InsufficientMemory { .. } => "with too little memory".into(),
+            Self::InsufficientDisk { .. } => "with too little disk space".into(),
         }
     }
 }
@@ -88,6 +96,9 @@ impl fmt::Display for UnschedulableReason {
             Self::LoadFailed(reason) => write!(f, "failed to load it: {reason}"),
             Self::InsufficientMemory { needed, free } => {
                 write!(f, "needs {needed} of memory, {free} free")
+            }
+            Self::InsufficientDisk { needed, free } => {
+                write!(f, "needs {needed} of disk space for its files, {free} free")
             }
         }
     }

@@ -61,7 +61,7 @@ impl SoakFleet {
         let (http, link) = (http.to_string(), link.to_string());
         let store = self.etcd.store().to_string();
         let mut args = vec!["controller", "--http", &http, "--link", &link];
-        args.extend(["--store", &store]);
+        args.extend(["--store", &store, "--data-dir", "files"]);
         let mut process = start_quietly(self.dir.path(), &args);
         let line = process.wait_for_line("ready http=");
         ControllerProcess {
@@ -76,6 +76,7 @@ impl SoakFleet {
         let links = self.controllers.iter().map(|c| c.link.to_string());
         let (join, memory) = (links.collect::<Vec<_>>().join(","), NODE_MEMORY.to_string());
         let mut args = vec!["agent", "--join", &join, "--name", &name];
+        args.extend(["--data-dir", &name]);
         args.extend(["--memory", &memory, "--drain-timeout", "5"]);
         SoakMember::new(start_quietly(self.dir.path(), &args))
     }

@@ -122,6 +122,7 @@ impl Controllers {
     fn add_controller(&mut self) -> &mut RunningController {
         let store = self.etcd.store().to_string();
         let any_port = "127.0.0.1:0";
+        let files = format!("files-{}", self.members.len());
         let args = [
             "controller",
             "--http",
@@ -130,6 +131,8 @@ impl Controllers {
             any_port,
             "--store",
             &store,
+            "--data-dir",
+            &files,
         ];
         let mut process = Process::start(self.dir.path(), &args);
         let line = process.wait_for_line("ready http=");

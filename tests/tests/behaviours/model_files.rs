@@ -47,7 +47,7 @@ const QUESTION: &str = "what is the sum of 4, 8 and 15?";
 async fn pushed_model_is_delivered_to_its_nodes_and_updated_when_pushed_again() {
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
-        .agents(["n1", "n2"])
+        .agents(["n1", "n2"].map(|name| AgentSettings::new(name).args(&["--file-retention", "0s"])))
         .start()
         .await;
     let api = cluster.api();
@@ -87,7 +87,7 @@ async fn pushed_model_is_delivered_to_its_nodes_and_updated_when_pushed_again() 
     let (status, output) = Process::start(cluster.dir(), &args).wait();
     assert_eq!(status.code(), Some(1), "{output}");
     assert!(output.contains("The model 'm' uses"), "{output}");
-    // Files that no model needs are deleted from the nodes.
+    // Files that no model needs are deleted from the nodes after the retention.
     api.delete_model("m").await;
     let blobs = cluster.dir().join("n1/blobs");
     let is_empty = async || std::fs::read_dir(&blobs).unwrap().count() == 0;
@@ -232,4 +232,96 @@ async fn hugging_face_repository_is_fetched_with_the_token() {
     assert_eq!(api.answer("m", QUESTION).await, "27");
     fleet.signal(libc::SIGINT);
     assert!(fleet.wait().0.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_file_on_a_node_is_fetched_again_at_the_next_start() {
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
+    let api = cluster.api();
+    let numbers = demo_folder("numbers").display().to_string();
+    run(&cluster, &["model", "push", &numbers, "--name", "sums"]);
+    api.apply(&model("m", 1, &json!({"artifact": "sums"})))
+        .await;
+    cluster.wait_for_replicas("m", 1).await;
+    cluster.kill_agent("n1");
+    let blobs = std::fs::read_dir(cluster.dir().join("n1/blobs")).unwrap();
+    let largest = blobs.flatten().map(|entry| entry.path());
+    let largest = largest
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let mut content = std::fs::read(&largest).unwrap();
+    let middle = content.len() / 2;
+    content[middle..middle + 4_096].fill(0x5A);
+    std::fs::write(&largest, content).unwrap();
+    cluster.start_agent("n1");
+    cluster
+        .agent_mut("n1")
+        .wait_for_line("a file of a model is damaged");
+    cluster.wait_for_replicas("m", 1).await;
+    assert_eq!(api.answer("m", QUESTION).await, "27");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_that_share_files_fetch_them_once() {
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents([AgentSettings::new("n1").args(&["--fetch-rate", "2MiB"])])
+        .start()
+        .await;
+    let api = cluster.api();
+    let source = cluster.dir().join("mine");
+    copy_folder(&demo_folder("numbers"), &source);
+    let path = source.display().to_string();
+    run(&cluster, &["model", "push", &path, "--name", "one"]);
+    std::fs::write(
+        source.join("NOTES.md"),
+        "another artifact with the same weights",
+    )
+    .unwrap();
+    run(&cluster, &["model", "push", &path, "--name", "two"]);
+    for name in ["one", "two"] {
+        api.apply(&model(name, 1, &json!({"artifact": name}))).await;
+    }
+    for name in ["one", "two"] {
+        cluster.wait_for_replicas(name, 1).await;
+        assert_eq!(api.answer(name, QUESTION).await, "27");
+    }
+    let files = std::fs::read_dir(&source).unwrap().count();
+    let blobs = std::fs::read_dir(cluster.dir().join("n1/blobs"))
+        .unwrap()
+        .count();
+    assert_eq!(blobs, files);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn model_whose_files_do_not_fit_on_the_disk_is_not_placed_and_says_why() {
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents([AgentSettings::new("n1").args(&["--disk", "10KiB"])])
+        .start()
+        .await;
+    let api = cluster.api();
+    let numbers = demo_folder("numbers").display().to_string();
+    run(&cluster, &["model", "push", &numbers, "--name", "sums"]);
+    api.apply(&model("m", 1, &json!({"artifact": "sums"})))
+        .await;
+    let explains = async || {
+        let status = api.model("m").await["status"].to_string();
+        status.contains("with too little disk space")
+    };
+    cluster.wait_until(explains).await;
+    let listed = run(&cluster, &["get", "nodes"]);
+    assert!(
+        listed.contains("DISK") && listed.contains("of 10.0 KiB"),
+        "{listed}"
+    );
+    let blobs = std::fs::read_dir(cluster.dir().join("n1/blobs"));
+    assert!(blobs.is_err(), "nothing was fetched");
+    cluster.stop().await;
 }

@@ -5,7 +5,7 @@ use flotilla_proto::v1::{ModelPhase, ModelStatus};
 use flotilla_telemetry::Telemetry;
 
 use super::*;
-use crate::artifacts::NoSources;
+use crate::artifacts::{ArtifactSettings, NoSources};
 use crate::energy_accounting::EnergyAccounting;
 
 fn simulated(name: &str, revision: u64, tokens_per_second: f64) -> DesiredModel {
@@ -49,7 +49,14 @@ impl TestManager {
                 &Telemetry::disabled().meter(),
             ),
         };
-        let artifacts = ArtifactStore::new("/nowhere".into(), Arc::new(NoSources::default()), None);
+        let settings = ArtifactSettings {
+            dir: "/nowhere".into(),
+            fetch_rate: None,
+            disk: None,
+            disk_agents: 1,
+            retention: Duration::ZERO,
+        };
+        let artifacts = ArtifactStore::new(settings, Arc::new(NoSources::default()));
         let manager = ModelManager::new(EngineSet::new(1.0).unwrap(), artifacts, config);
         let (statuses, table) = (manager.statuses(), manager.table());
         let (desired, receiver) = watch::channel(Vec::new());

@@ -2,6 +2,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::fleet::LinkRecord;
 use crate::fleet::load_failures::FIRST_BACKOFF;
 use crate::fleet::records::DesiredRecord;
 use flotilla_core::node::NodeSpec;
@@ -16,6 +17,7 @@ fn record() -> NodeRecord {
         labels: BTreeMap::new(),
         spec: NodeSpec {
             memory: Bytes(1 << 30),
+            disk: None,
             accelerators: Vec::new(),
             taints: Vec::new(),
             zone: None,
@@ -31,7 +33,8 @@ fn record() -> NodeRecord {
 fn link(session: &str) -> Arc<NodeLink> {
     let node = NodeName::new("n1").unwrap();
     let session = SessionId(session.into());
-    Arc::new(NodeLink::new(node, session, CancellationToken::new()))
+    let peer = LinkRecord::default();
+    Arc::new(NodeLink::new(node, session, peer, CancellationToken::new()))
 }
 
 /// The store's entry of a model. Different values of `queue` give different serving revisions.
@@ -104,8 +107,10 @@ impl TestState {
         let event = FleetEvent::NodeReported {
             node: self.node.clone(),
             session: SessionId(session.into()),
-            models,
-            energy: None,
+            status: ReportedStatus {
+                models,
+                ..ReportedStatus::default()
+            },
         };
         self.state.apply(event, self.now)
     }

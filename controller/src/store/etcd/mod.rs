@@ -20,7 +20,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     Leadership, Lease, MAX_WRITES, Precondition, Store, StoreEntry, StoreError, StoreRevision,
-    StoreWatch, StoreWrite,
+    StoreWatch, StoreWrite, keys,
 };
 use crate::config::EtcdAddress;
 
@@ -156,6 +156,15 @@ impl Store for EtcdStore {
         let mut client = self.client().await?;
         let mut reply = with_timeout(client.get(key, None)).await?;
         reply.take_kvs().pop().map(entry).transpose()
+    }
+
+    async fn current_revision(&self) -> Result<StoreRevision, StoreError> {
+        let mut client = self.client().await?;
+        let options = GetOptions::new().with_count_only();
+        // A read of etcd is linearizable unless it is asked not to be.
+        let reply = with_timeout(client.get(keys::FLEET_ID, Some(options))).await?;
+        let revision = reply.header().map_or(0, |header| header.revision());
+        Ok(store_revision(revision))
     }
 
     async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {

@@ -100,6 +100,18 @@ impl EtcdWatch {
             return Err(StoreError::Etcd(format!("the watch was refused: {reason}")));
         }
         if message.created() {
+            let current = message
+                .header()
+                .map_or(last_revision, |header| header.revision());
+            if current < last_revision {
+                tracing::warn!(
+                    current,
+                    last_revision,
+                    "etcd was put back to an earlier state: reading a new snapshot"
+                );
+                (self.last_revision, self.stream) = (None, None);
+                return Ok(None);
+            }
             return Ok(self.unavailable.then_some(WatchEvent::Available));
         }
         for event in message.events() {

@@ -57,6 +57,7 @@ async fn measure_grpc(time: Duration) {
         http: any_port,
         link: any_port,
         store: StoreAddress::Embedded(dir.path().join("store")),
+        data_dir: dir.path().join("store"),
         ..ControllerConfig::default()
     })
     .await

@@ -47,6 +47,8 @@ impl ObservedFleet {
             any_port,
             "--store",
             &store,
+            "--data-dir",
+            "second",
         ];
         let mut second = Process::start(cluster.dir(), &controller);
         let line = second.wait_for_line("ready http=");

@@ -1,0 +1,127 @@
+//! The disk space for the files of models.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flotilla_core::Bytes;
+
+/// The share of the file system that is left to others by default.
+const RESERVE_SHARE: u64 = 20;
+/// The bounds of what is left to others by default.
+const MIN_RESERVE: u64 = 256 << 20;
+const MAX_RESERVE: u64 = 10 << 30;
+
+/// The space of a file system, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DiskSpace {
+    pub(super) total: u64,
+    /// Free for this user.
+    pub(super) free: u64,
+}
+
+impl DiskSpace {
+    /// The space of the file system at `path`. `None` if it cannot be read.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        let stat = rustix::fs::statvfs(path).ok()?;
+        Some(Self {
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        })
+    }
+
+    /// The default budget beside files of models that take `used` bytes already: an equal share for each of
+    /// `agents` of what is free, less a reserve of 5 % of the file system, at least 256 MiB and at most
+    /// 10 GiB.
+    pub(super) fn default_budget(self, used: u64, agents: u32) -> Bytes {
+        let reserve = (self.total / RESERVE_SHARE).clamp(MIN_RESERVE, MAX_RESERVE);
+        let share = self.free.saturating_sub(reserve) / u64::from(agents.max(1));
+        Bytes(share.saturating_add(used))
+    }
+}
+
+/// The bytes that may be written now: what the budget leaves beside the files that exist (`used`) and the
+/// running fetches (`reserved`), and no more than what the file system has.
+pub(super) fn available(budget: Bytes, used: u64, reserved: u64, space: Option<DiskSpace>) -> u64 {
+    let of_budget = budget.0.saturating_sub(used);
+    let of_disk = space.map_or(u64::MAX, |space| space.free);
+    of_budget.min(of_disk).saturating_sub(reserved)
+}
+
+/// The bytes that running fetches will still write.
+#[derive(Clone, Default)]
+pub(super) struct ReservedSpace(Arc<AtomicU64>);
+
+impl ReservedSpace {
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Reserves space until the returned value is dropped.
+    pub(super) fn reserve(&self, bytes: u64) -> Reservation {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+        Reservation {
+            total: self.0.clone(),
+            remaining: AtomicU64::new(bytes),
+        }
+    }
+}
+
+/// The space that one fetch will still take.
+pub(super) struct Reservation {
+    total: Arc<AtomicU64>,
+    remaining: AtomicU64,
+}
+
+impl Reservation {
+    /// Gives back what has been written, of which `remaining` bytes are left.
+    pub(super) fn shrink_to(&self, remaining: u64) {
+        let before = self.remaining.fetch_min(remaining, Ordering::Relaxed);
+        let written = before.saturating_sub(remaining);
+        self.total.fetch_sub(written, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shrink_to(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1 << 30;
+
+    #[test]
+    fn the_default_budget_leaves_a_reserve() {
+        let space = |total, free| DiskSpace { total, free };
+        assert_eq!(
+            space(100 * GIB, 50 * GIB).default_budget(2 * GIB, 1),
+            Bytes(47 * GIB)
+        );
+        assert_eq!(
+            space(1000 * GIB, 50 * GIB).default_budget(0, 4),
+            Bytes(10 * GIB)
+        );
+        assert_eq!(space(GIB, GIB / 8).default_budget(0, 1), Bytes(0));
+        assert!(DiskSpace::at(Path::new("/")).unwrap().total > 0);
+    }
+
+    #[test]
+    fn neither_the_budget_nor_the_disk_nor_a_running_fetch_is_overrun() {
+        let disk = |free| Some(DiskSpace { total: 100, free });
+        assert_eq!(available(Bytes(50), 20, 0, disk(90)), 30);
+        assert_eq!(available(Bytes(50), 20, 0, disk(10)), 10);
+        assert_eq!(available(Bytes(50), 60, 0, disk(10)), 0);
+        let reserved = ReservedSpace::default();
+        let fetch = reserved.reserve(25);
+        assert_eq!(available(Bytes(50), 20, reserved.bytes(), None), 5);
+        fetch.shrink_to(10);
+        fetch.shrink_to(12);
+        assert_eq!(reserved.bytes(), 10);
+        drop(fetch);
+        assert_eq!(reserved.bytes(), 0);
+    }
+}

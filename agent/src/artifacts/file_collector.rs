@@ -1,0 +1,156 @@
+//! Deletes files that no model has needed for a while, or earlier where their space is needed.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flotilla_core::artifact::Manifest;
+use parking_lot::Mutex;
+
+use super::retention::{UnneededEntry, UnneededTimes};
+use crate::data_dir::write_atomically;
+
+/// How often the times are stored while no entry comes or goes. A restart loses at most this much of them,
+/// and files are kept for longer by it.
+const STORE_INTERVAL: Duration = Duration::from_secs(3_600);
+
+/// The space that files of models take, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DiskUsage {
+    /// All files.
+    pub(crate) used: u64,
+    /// The files that no model of the desired state needs.
+    pub(crate) unneeded: u64,
+}
+
+/// Deletes files in one directory.
+pub(super) struct FileCollector {
+    dir: PathBuf,
+    retention: Duration,
+    state: Mutex<CollectorState>,
+}
+
+struct CollectorState {
+    times: UnneededTimes,
+    /// When the times were last advanced, and when they were last stored.
+    advanced: Instant,
+    stored: Instant,
+}
+
+/// What a directory holds.
+#[derive(Default)]
+struct Contents {
+    usage: DiskUsage,
+    unneeded: Vec<UnneededEntry>,
+}
+
+impl FileCollector {
+    /// Creates a collector for the files below `dir` that continues with the stored times.
+    pub(super) fn new(dir: &Path, retention: Duration) -> Self {
+        let stored = fs::read(times_file(dir)).unwrap_or_default();
+        let now = Instant::now();
+        let state = CollectorState {
+            // A file that cannot be read makes all files new ones, which are kept for longer.
+            times: serde_json::from_slice(&stored).unwrap_or_default(),
+            advanced: now,
+            stored: now,
+        };
+        Self {
+            dir: dir.to_owned(),
+            retention,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// Deletes what has not been needed for the retention, and more of the unneeded files, the oldest
+    /// first, until `needed_bytes` are freed. Returns the space that the remaining files take, and the
+    /// digests of the models whose folders were deleted. Blocks.
+    pub(super) fn collect(
+        &self,
+        needed: &[Manifest],
+        needed_bytes: u64,
+    ) -> io::Result<(DiskUsage, Vec<String>)> {
+        let Contents {
+            mut usage,
+            unneeded,
+        } = self.list(needed)?;
+        let mut state = self.state.lock();
+        let elapsed = state.advanced.elapsed();
+        let has_changed = state.times.advance(&unneeded, elapsed);
+        // Whole seconds are counted; the rest counts next time.
+        state.advanced += Duration::from_secs(elapsed.as_secs());
+        let expired = state.times.expired(&unneeded, self.retention, needed_bytes);
+        let mut folders = Vec::new();
+        for entry in expired {
+            let path = self.dir.join(&entry.name);
+            tracing::info!(path = %path.display(), size = entry.bytes, "deleting a file that no model needs");
+            if let Some(digest) = entry.name.strip_prefix("models/") {
+                fs::remove_dir_all(path)?;
+                folders.push(digest.to_owned());
+            } else {
+                fs::remove_file(path)?;
+                usage.used -= entry.bytes;
+                usage.unneeded -= entry.bytes;
+            }
+        }
+        if has_changed || state.stored.elapsed() >= STORE_INTERVAL {
+            write_atomically(&times_file(&self.dir), &serde_json::to_vec(&state.times)?)?;
+            state.stored = Instant::now();
+        }
+        Ok((usage, folders))
+    }
+
+    /// The space that the files take. Blocks.
+    pub(super) fn usage(&self, needed: &[Manifest]) -> io::Result<DiskUsage> {
+        Ok(self.list(needed)?.usage)
+    }
+
+    /// Lists what is there.
+    fn list(&self, needed: &[Manifest]) -> io::Result<Contents> {
+        let folders: HashSet<String> = needed.iter().map(|m| m.digest().to_string()).collect();
+        let files = needed.iter().flat_map(|manifest| &manifest.files);
+        let files: HashSet<String> = files.map(|file| file.sha256.to_string()).collect();
+        let mut contents = Contents::default();
+        for (dir, needed_names) in [
+            ("models", &folders),
+            ("blobs", &files),
+            ("incoming", &files),
+        ] {
+            let entries = match fs::read_dir(self.dir.join(dir)) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let metadata = match entry.metadata() {
+                    Ok(metadata) => metadata,
+                    // A partial file has just become complete.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                };
+                let bytes = if metadata.is_dir() { 0 } else { metadata.len() };
+                contents.usage.used += bytes;
+                let name = entry.file_name();
+                let is_needed = name.to_str().is_some_and(|name| {
+                    // The new folder of a model while it is put together.
+                    needed_names.contains(name.strip_suffix(".new").unwrap_or(name))
+                });
+                if !is_needed && let Some(name) = name.to_str() {
+                    contents.usage.unneeded += bytes;
+                    contents.unneeded.push(UnneededEntry {
+                        name: format!("{dir}/{name}"),
+                        bytes,
+                    });
+                }
+            }
+        }
+        Ok(contents)
+    }
+}
+
+fn times_file(dir: &Path) -> PathBuf {
+    dir.join("unneeded.json")
+}

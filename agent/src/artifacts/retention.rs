@@ -1,0 +1,132 @@
+//! Which files that no model needs are deleted, and when. Pure decisions over plain data.
+//!
+//! A file is kept for a while after the last model that needs it has left: the model may come back, or it
+//! left by mistake. The time is counted in steps while the agent runs and not from a date, since the clock
+//! of a node may be wrong by years until it is set.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A file, or the folder of a model, that no model needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UnneededEntry {
+    /// Its name, such as `blobs/<sha256>`.
+    pub(super) name: String,
+    /// The space that is freed when it is deleted, in bytes.
+    pub(super) bytes: u64,
+}
+
+/// For how long each entry has not been needed, in seconds, by name. Stored across restarts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct UnneededTimes(BTreeMap<String, u64>);
+
+impl UnneededTimes {
+    /// Adds `elapsed` to the time of each entry that is still not needed, and starts at 0 for new ones.
+    /// Returns whether the entries differ from those before.
+    pub(super) fn advance(&mut self, unneeded: &[UnneededEntry], elapsed: Duration) -> bool {
+        let before = std::mem::take(&mut self.0);
+        let times = unneeded.iter().map(|entry| {
+            let time = before.get(&entry.name);
+            let time = time.map_or(0, |time| time.saturating_add(elapsed.as_secs()));
+            (entry.name.clone(), time)
+        });
+        self.0 = times.collect();
+        !self.0.keys().eq(before.keys())
+    }
+
+    /// Returns the entries to delete: those that have not been needed for `retention`, and the longest
+    /// unneeded ones until `needed_bytes` are freed. Folders come before the files that they link to.
+    pub(super) fn expired<'a>(
+        &self,
+        unneeded: &'a [UnneededEntry],
+        retention: Duration,
+        needed_bytes: u64,
+    ) -> Vec<&'a UnneededEntry> {
+        let age = |entry: &UnneededEntry| self.0.get(&entry.name).copied().unwrap_or(0);
+        let mut oldest_first: Vec<&UnneededEntry> = unneeded.iter().collect();
+        oldest_first.sort_by_key(|entry| {
+            let is_file = !entry.name.starts_with("models/");
+            (std::cmp::Reverse(age(entry)), is_file, &entry.name)
+        });
+        let mut freed = 0;
+        oldest_first
+            .into_iter()
+            .filter(|entry| {
+                let is_due = age(entry) >= retention.as_secs() || freed < needed_bytes;
+                if is_due {
+                    freed += entry.bytes;
+                }
+                is_due
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(name: &str, bytes: u64) -> UnneededEntry {
+        UnneededEntry {
+            name: name.into(),
+            bytes,
+        }
+    }
+
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+    fn names(entries: &[&UnneededEntry]) -> Vec<String> {
+        entries.iter().map(|entry| entry.name.clone()).collect()
+    }
+
+    #[test]
+    fn a_file_is_deleted_after_the_retention_and_not_before() {
+        let file = [entry("blobs/a", 5)];
+        let mut times = UnneededTimes::default();
+        assert!(times.advance(&file, DAY));
+        for _ in 0..6 {
+            assert!(!times.advance(&file, DAY));
+        }
+        assert!(times.expired(&file, WEEK, 0).is_empty());
+        times.advance(&file, DAY);
+        assert_eq!(names(&times.expired(&file, WEEK, 0)), ["blobs/a"]);
+        // Needed again in between, it starts anew.
+        times.advance(&[], DAY);
+        times.advance(&file, DAY);
+        assert!(times.expired(&file, WEEK, 0).is_empty());
+    }
+
+    #[test]
+    fn under_pressure_the_oldest_goes_first_and_no_more_than_needed() {
+        let old = [entry("models/a", 0), entry("blobs/a", 5)];
+        let mut all = old.to_vec();
+        all.extend([entry("blobs/b", 5), entry("models/b", 0)]);
+        let mut times = UnneededTimes::default();
+        times.advance(&old, DAY);
+        times.advance(&all, DAY);
+        assert_eq!(
+            names(&times.expired(&all, WEEK, 4)),
+            ["models/a", "blobs/a"]
+        );
+        assert_eq!(times.expired(&all, WEEK, 6).len(), 4);
+        assert_eq!(times.expired(&all, WEEK, 99).len(), 4);
+    }
+
+    proptest! {
+        #[test]
+        fn enough_is_freed_if_there_is_enough(
+            sizes in prop::collection::vec(0..100_u64, 0..12), needed in 0..800_u64
+        ) {
+            let entries: Vec<_> = sizes.iter().enumerate().map(|(i, size)| entry(&format!("blobs/{i}"), *size)).collect();
+            let mut times = UnneededTimes::default();
+            times.advance(&entries, DAY);
+            let freed: u64 = times.expired(&entries, WEEK, needed).iter().map(|entry| entry.bytes).sum();
+            prop_assert!(freed >= needed.min(sizes.iter().sum()));
+        }
+    }
+}

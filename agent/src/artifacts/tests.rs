@@ -1,0 +1,175 @@
+use super::*;
+use flotilla_core::artifact::ArtifactFile;
+use sha2::{Digest, Sha256};
+
+fn file(path: &str, content: &str) -> ArtifactFile {
+    ArtifactFile {
+        path: path.into(),
+        size: Bytes(content.len() as u64),
+        sha256: Sha256Digest(Sha256::digest(content).into()),
+    }
+}
+
+fn manifest(files: &[(&str, &str)]) -> Manifest {
+    let files = files.iter().map(|(path, content)| file(path, content));
+    Manifest::new(files.collect()).unwrap()
+}
+
+fn open(dir: &tempfile::TempDir, disk: Option<u64>, retention: Duration) -> ArtifactStore {
+    let settings = ArtifactSettings {
+        dir: dir.path().to_owned(),
+        fetch_rate: None,
+        disk: disk.map(Bytes),
+        disk_agents: 1,
+        retention,
+    };
+    ArtifactStore::new(settings, Arc::new(NoSources::default()))
+}
+
+/// Puts the files of a model into the store, as if they had been fetched.
+fn add_blobs(store: &ArtifactStore, contents: &[&str]) {
+    fs::create_dir_all(store.inner.dir.join("blobs")).unwrap();
+    for content in contents {
+        let path = store.blob_path(file("x", content).sha256);
+        fs::write(path, content).unwrap();
+    }
+}
+
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+#[tokio::test]
+async fn a_model_folder_exists_when_complete_and_models_share_equal_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, None, Duration::ZERO);
+    add_blobs(&store, &["config", "one", "two"]);
+    let first = manifest(&[("config.json", "config"), ("sub/model.safetensors", "one")]);
+    let second = manifest(&[("tokenizer.json", "config"), ("m.gguf", "two")]);
+    assert_eq!(store.find(&first), None);
+    store.set_needed(vec![first.clone(), second.clone()]);
+    store.fetch(&first, |_| {}).await.unwrap();
+    store.fetch(&second, |_| {}).await.unwrap();
+    let folder = store.find(&first).unwrap();
+    assert_eq!(
+        fs::read(folder.join("sub/model.safetensors")).unwrap(),
+        b"one"
+    );
+    assert!(store.find(&second).unwrap().ends_with("m.gguf"));
+    store.set_needed(vec![second.clone()]);
+    store.collect(0).await;
+    assert_eq!(store.find(&first), None);
+    assert!(store.find(&second).is_some());
+    let blobs = fs::read_dir(dir.path().join("blobs")).unwrap().count();
+    assert_eq!(blobs, 2, "the shared file and the second model's own");
+    assert_eq!(
+        store.usage(),
+        DiskUsage {
+            used: 9,
+            unneeded: 0
+        }
+    );
+}
+
+#[tokio::test]
+async fn unneeded_files_are_kept_until_their_space_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, Some(10), WEEK);
+    add_blobs(&store, &["12345", "abc"]);
+    let old = manifest(&[("a", "12345")]);
+    store.set_needed(vec![old.clone()]);
+    store.fetch(&old, |_| {}).await.unwrap();
+    store.set_needed(vec![manifest(&[("b", "abc")])]);
+    store.collect(0).await;
+    assert_eq!(
+        store.usage(),
+        DiskUsage {
+            used: 8,
+            unneeded: 5
+        }
+    );
+    assert!(store.find(&old).is_some());
+    let wanted = [file("c", "1234567")];
+    let room = store.make_room(&wanted).await.ok().unwrap();
+    assert_eq!(
+        store.usage(),
+        DiskUsage {
+            used: 3,
+            unneeded: 0
+        }
+    );
+    assert_eq!(store.find(&old), None);
+    let refused = store.make_room(&[file("d", "x")]).await.err().unwrap();
+    assert_eq!(
+        refused,
+        ArtifactError::NoRoom {
+            needed: Bytes(1),
+            free: Bytes(0),
+            budget: Bytes(10)
+        }
+    );
+    drop(room);
+    assert!(store.make_room(&[file("d", "x")]).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_found_at_the_next_start_and_by_the_scrub() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, None, WEEK);
+    add_blobs(&store, &["good", "fine"]);
+    let model = manifest(&[("a", "good"), ("b", "fine")]);
+    let [good, fine] = [&model.files[0], &model.files[1]];
+    store.set_needed(vec![model.clone()]);
+    store.fetch(&model, |_| {}).await.unwrap();
+    let damaged = store.blob_path(good.sha256);
+
+    // A write changes the time.
+    fs::write(&damaged, "bood").unwrap();
+    let restarted = open(&dir, None, WEEK);
+    assert_eq!(restarted.find(&model), None, "not verified yet");
+    assert_eq!(
+        restarted.missing(&model).await.unwrap(),
+        std::slice::from_ref(good)
+    );
+    add_blobs(&restarted, &["good"]);
+    restarted.set_needed(vec![model.clone()]);
+    restarted.fetch(&model, |_| {}).await.unwrap();
+    let folder = restarted.find(&model).unwrap();
+    assert_eq!(fs::read(folder.join("a")).unwrap(), b"good", "linked anew");
+
+    // A failing disk does not.
+    let damaged = restarted.blob_path(fine.sha256);
+    fs::write(&damaged, "fune").unwrap();
+    verification::mark(&damaged, fine.sha256).unwrap();
+    let restarted = open(&dir, None, WEEK);
+    restarted.set_needed(vec![model.clone()]);
+    restarted.fetch(&model, |_| {}).await.unwrap();
+    assert!(restarted.find(&model).is_some());
+    let mut damages = restarted.damages();
+    let stop = CancellationToken::new();
+    let scrub = tokio::spawn(restarted.clone().maintain(stop.clone()));
+    damages.changed().await.unwrap();
+    assert_eq!(restarted.find(&model), None);
+    assert_eq!(
+        restarted.missing(&model).await.unwrap(),
+        std::slice::from_ref(fine)
+    );
+    stop.cancel();
+    scrub.await.unwrap();
+}
+
+#[tokio::test]
+async fn one_fetch_of_a_shared_file_serves_all_models() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, None, WEEK);
+    let shared = file("a", "shared");
+    let lock = store.locks().lock(shared.sha256).await;
+    let waiting = tokio::spawn({
+        let (store, shared) = (store.clone(), shared.clone());
+        async move { fetch::fetch_file(&store, &shared, |_| {}).await }
+    });
+    tokio::task::yield_now().await;
+    // What the task with the lock does in the end.
+    add_blobs(&store, &["shared"]);
+    drop(lock);
+    waiting.await.unwrap().unwrap();
+    assert!(!dir.path().join("incoming").exists(), "nothing was fetched");
+}

@@ -1,0 +1,102 @@
+//! Nodes obey one fleet: a controller with another store changes nothing on them.
+
+use std::path::{Path, PathBuf};
+
+use flotilla_tests::{AgentSettings, Api, Cluster, Mode, Process, repository, simulated_model};
+use serde_json::json;
+
+/// Runs `flotilla` with these arguments, which must succeed, and returns its output.
+fn run(cluster: &Cluster, args: &[&str]) -> String {
+    let url = cluster.url();
+    let args: Vec<&str> = args.iter().copied().chain(["--url", &url]).collect();
+    let (status, output) = Process::start(cluster.dir(), &args).wait();
+    assert!(status.success(), "{args:?}: {output}");
+    output
+}
+
+/// The blobs below a node's data directory.
+fn blobs(dir: &Path, node: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir.join(node).join("blobs")).unwrap();
+    let mut blobs: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    blobs.sort();
+    blobs
+}
+
+/// Starts a node with a model whose files were pushed.
+async fn fleet_with_a_pushed_model() -> (Cluster, Api) {
+    let cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .agents(["n1"])
+        .start()
+        .await;
+    let api = cluster.api();
+    let numbers = repository().join("models/numbers").display().to_string();
+    run(&cluster, &["model", "push", &numbers, "--name", "sums"]);
+    api.apply(&json!({
+        "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "m"},
+        "spec": {"source": {"artifact": "sums"}, "replicas": 1},
+    }))
+    .await;
+    cluster.wait_for_replicas("m", 1).await;
+    (cluster, api)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn controller_with_an_empty_store_changes_nothing_on_the_nodes() {
+    let (mut cluster, api) = fleet_with_a_pushed_model().await;
+    let before = blobs(cluster.dir(), "n1");
+    assert!(!before.is_empty());
+    let (store, kept) = (cluster.dir().join("controller"), cluster.dir().join("kept"));
+    cluster.kill_controller();
+    std::fs::rename(&store, &kept).unwrap();
+    cluster.restart_controller().await;
+    // Both ends say it: the agent's log, and every list of the controller.
+    let agent = cluster.agent_mut("n1");
+    let line = agent.wait_for_line("to the fleet '");
+    assert!(line.contains("ERROR"), "{line}");
+    assert!(line.contains("--adopt-fleet "), "{line}");
+    let listed = run(&cluster, &["get", "nodes"]);
+    assert!(listed.contains("the node 'n1' at 127.0.0.1:"), "{listed}");
+    assert!(listed.contains("was refused"), "{listed}");
+    assert!(!listed.contains("Ready"), "{listed}");
+    assert_eq!(blobs(cluster.dir(), "n1"), before);
+
+    // With its own store again, the node goes on without loading anything anew.
+    cluster.kill_controller();
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::rename(&kept, &store).unwrap();
+    cluster.restart_controller().await;
+    cluster.wait_for_replicas("m", 1).await;
+    assert_eq!(
+        api.answer("m", "what is the sum of 4, 8 and 15?").await,
+        "27"
+    );
+    let agent = cluster.agent_mut("n1");
+    agent.signal(libc::SIGINT);
+    let (_, output) = agent.wait();
+    let loaded = output.lines().filter(|line| line.contains("ready model=m"));
+    assert_eq!(loaded.count(), 1, "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_moves_to_another_fleet_with_the_flag_that_its_log_names() {
+    let (mut cluster, api) = fleet_with_a_pushed_model().await;
+    let before = blobs(cluster.dir(), "n1");
+    cluster.kill_controller();
+    std::fs::remove_dir_all(cluster.dir().join("controller")).unwrap();
+    cluster.restart_controller().await;
+    let line = cluster.agent_mut("n1").wait_for_line("--adopt-fleet ");
+    let fleet = line.split("--adopt-fleet ").nth(1).unwrap();
+    let fleet: String = fleet
+        .chars()
+        .take_while(char::is_ascii_alphanumeric)
+        .collect();
+    cluster.kill_agent("n1");
+    cluster.start_agent(AgentSettings::new("n1").args(&["--adopt-fleet", &fleet]));
+    cluster.wait_until_ready(&["n1"]).await;
+    api.apply(&simulated_model("s", 1, &json!({}))).await;
+    cluster.wait_for_replicas("s", 1).await;
+    // The new fleet does not need the files, but they are kept for a while.
+    assert_eq!(blobs(cluster.dir(), "n1"), before);
+    cluster.stop().await;
+}
