@@ -263,6 +263,7 @@ pub(crate) fn describe_model(model: &ModelResource) -> anyhow::Result<String> {
         ),
         ("Files", status.fetch.clone().unwrap_or_default()),
         ("Pending requests", nonzero(status.waiting)),
+        ("Ignored fields", status.ignored_fields.join(", ")),
         (
             "Not placed",
             status.unplaced_reason.clone().unwrap_or_default(),

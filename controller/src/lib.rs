@@ -14,8 +14,10 @@ pub mod artifacts;
 mod config;
 mod connections;
 mod dashboard;
+mod durable_file;
 mod epoch;
 pub mod fleet;
+mod kept_state;
 mod leader;
 pub mod link;
 mod pending;
@@ -25,7 +27,9 @@ mod run;
 mod scrape;
 mod startup;
 pub mod store;
+mod store_follower;
 mod traffic;
+mod waiting_levels;
 
 pub use config::{
     ControllerConfig, EtcdAddress, EtcdTls, HttpApiConfig, StoreAddress, StoreAddressError,

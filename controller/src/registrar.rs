@@ -1,5 +1,5 @@
 //! Registers this controller in the store for the other controllers: its addresses, the nodes
-//! linked to it, and the number of requests in its pending queue. All these keys share one lease,
+//! linked to it, and roughly how many requests wait in its pending queue. All these keys share one lease,
 //! so that they disappear with the controller.
 //!
 //! Nothing waits for the registrar: it follows the view, and falls behind while the store is
@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -15,11 +15,10 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::records::encode;
 use crate::fleet::{ControllerRecord, FleetHandle, FleetView, WaitingRecord};
 use crate::store::backoff::RetryDelays;
-use crate::store::{Lease, LeaseId, Precondition, Store, StoreError, StoreWrite, keys};
+use crate::store::{LEASE_TTL, Lease, LeaseId, Precondition, Store, StoreError, StoreWrite, keys};
+use crate::waiting_levels::WaitingLevels;
 use flotilla_dispatch::WaitingCounts;
 
-/// Time to live of the lease: a controller that is silent for longer counts as gone.
-const LEASE_TTL: Duration = Duration::from_secs(5);
 /// Changes within this time are written together.
 const DEBOUNCE: Duration = Duration::from_millis(50);
 
@@ -72,11 +71,13 @@ impl Registrar {
     ) -> Result<(), StoreError> {
         let mut changes = self.fleet.changes();
         let mut published = KeyValues::new();
+        let mut waiting = WaitingLevels::default();
         self.ensure_fleet_id().await?;
         loop {
             changes.borrow_and_update();
             let view = self.fleet.view();
-            let desired = self.desired(&view);
+            waiting.update(&self.waiting.borrow_and_update(), Instant::now());
+            let desired = self.desired(&view, &waiting);
             self.store_node_records(&view).await?;
             let writes = difference(&published, &desired, lease.id());
             self.store.write_all(None, writes).await?;
@@ -94,6 +95,7 @@ impl Registrar {
                 changed = self.waiting.changed() => if changed.is_err() {
                     return Ok(());
                 },
+                () = wait_until(waiting.next_deadline()) => {}
             }
             tokio::time::sleep(DEBOUNCE).await;
         }
@@ -124,7 +126,7 @@ impl Registrar {
     }
 
     /// The leased keys that this controller should have now.
-    fn desired(&mut self, view: &FleetView) -> KeyValues {
+    fn desired(&self, view: &FleetView, waiting: &WaitingLevels) -> KeyValues {
         let mut desired = KeyValues::new();
         desired.insert(keys::controller(&self.id), encode(&self.record));
         for node in view.nodes.values().filter(|node| node.linked_locally) {
@@ -132,13 +134,19 @@ impl Registrar {
             let link = encode(&link.unwrap_or_default());
             desired.insert(keys::link(&node.name, &self.id), link);
         }
-        for (model, requests) in self.waiting.borrow_and_update().iter() {
-            let record = WaitingRecord {
-                requests: *requests,
-            };
+        for (model, requests) in waiting.levels() {
+            let record = WaitingRecord { requests };
             desired.insert(keys::waiting(model, &self.id), encode(&record));
         }
         desired
+    }
+}
+
+/// Waits until a time, or for ever if there is none.
+async fn wait_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_dispatch::PendingQueue;
@@ -17,7 +18,7 @@ use crate::config::ControllerConfig;
 use crate::connections::{ConnectionLimits, HttpServer};
 use crate::fleet::{ControllerRecord, FleetHandle};
 use crate::startup::Startup;
-use crate::store::{self, StoreError};
+use crate::store::{self, MonitoredStore, StoreError};
 
 /// Why a controller cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +70,7 @@ impl Controller {
     /// # Errors
     /// [`ControllerStartError`], which says what to do about it; nothing is left running then.
     pub async fn start(config: ControllerConfig) -> Result<Self, ControllerStartError> {
-        let store = store::open(&config.store).await?;
+        let store = Arc::new(MonitoredStore::new(store::open(&config.store).await?));
         let http = listen(config.http, "the API", "--http").await?;
         let link = listen(config.link, "agents", "--link").await?;
         let addresses = (

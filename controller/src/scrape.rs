@@ -141,8 +141,7 @@ pub(crate) fn register(meter: &Meter, fleet: &FleetHandle, id: &str) {
         }
     });
     gauge(meter, fleet, &names::STORE_AVAILABLE, |view, record| {
-        let available = view.synced && view.store_error.is_none();
-        record(u64::from(available), &[]);
+        record(u64::from(view.is_writable()), &[]);
     });
     let id = id.to_owned();
     gauge(meter, fleet, &names::LEADER, move |view, record| {

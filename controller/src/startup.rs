@@ -18,10 +18,12 @@ use crate::admin;
 use crate::artifacts::{ArtifactReplicator, BlobStore, SourceClient};
 use crate::config::ControllerConfig;
 use crate::connections::{Acceptor, ConnectionTable};
-use crate::fleet::{ControllerRecord, FleetEvent, FleetHandle};
+use crate::fleet::{ControllerRecord, FleetHandle};
+use crate::kept_state::KeptStateFile;
 use crate::link::LinkServer;
 use crate::registrar::Registrar;
-use crate::store::{Store, StoreError, WatchEvent, keys};
+use crate::store::{MonitoredStore, Store};
+use crate::store_follower::StoreFollower;
 use crate::traffic::TrafficLog;
 use crate::{dashboard, epoch, leader, pending, reconcile, scrape};
 
@@ -42,18 +44,21 @@ pub(crate) struct Startup {
 }
 
 impl Startup {
-    /// Starts the task that owns the fleet's state and the task that feeds it from the store.
+    /// Starts the task that owns the fleet's state and the tasks that feed it from the store.
     pub(crate) fn new(
         id: String,
         config: ControllerConfig,
-        store: Arc<dyn Store>,
+        store: Arc<MonitoredStore>,
         sources: SourceClient,
     ) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (fleet, run_fleet) = FleetHandle::new(&id, config.node_grace, stop.clone());
         tasks.spawn(run_fleet);
-        tasks.spawn(follow_store(store.clone(), fleet.clone(), stop.clone()));
+        tasks.spawn(store.clone().run(stop.clone()));
+        let kept = KeptStateFile::in_dir(&config.data_dir);
+        let follower = StoreFollower::new(store.clone(), fleet.clone(), kept);
+        tasks.spawn(follower.run(stop.clone()));
         Self {
             blobs: BlobStore::new(config.data_dir.join("blobs")),
             sources,
@@ -201,30 +206,5 @@ impl Startup {
             },
         );
         (dispatcher, classifier)
-    }
-}
-
-/// Passes every change of the store on to the fleet state.
-async fn follow_store(store: Arc<dyn Store>, fleet: FleetHandle, stop: CancellationToken) {
-    let follow = async {
-        let mut watch = store.watch(keys::ROOT).await?;
-        loop {
-            let event = match watch.next().await? {
-                WatchEvent::Snapshot { entries, revision } => {
-                    FleetEvent::StoreSnapshot { entries, revision }
-                }
-                WatchEvent::Change(change) => FleetEvent::StoreChanged(change),
-                WatchEvent::Unavailable(problem) => FleetEvent::StoreUnavailable(problem),
-                WatchEvent::Available => FleetEvent::StoreAvailable,
-            };
-            fleet.send(event).await;
-        }
-    };
-    let ended: Result<(), StoreError> = tokio::select! {
-        () = stop.cancelled() => return,
-        ended = follow => ended,
-    };
-    if let Err(error) = ended {
-        tracing::error!(%error, "the watch of the store has failed");
     }
 }

@@ -32,7 +32,7 @@ const RUNTIME_OVERHEAD: f64 = 0.2;
 
 /// Largest manifest as JSON, in bytes: about 8,000 files. It is stored as one value, and every node of
 /// the model receives it.
-const MAX_MANIFEST_BYTES: usize = 1 << 20;
+pub const MAX_MANIFEST_BYTES: usize = 1 << 20;
 /// What a file takes in a manifest beside its path, in bytes of JSON.
 const FILE_BYTES: usize = 120;
 

@@ -22,6 +22,8 @@ pub mod estimate;
 pub mod generate;
 pub mod health;
 pub mod json;
+pub mod kept_state;
+pub mod known_fields;
 pub mod loss_guard;
 pub mod name;
 pub mod node;

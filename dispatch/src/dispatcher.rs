@@ -18,6 +18,7 @@ use crate::cascade;
 use crate::dispatch_context::{DispatchConfig, DispatchContext};
 use crate::plan::{self, DispatchPlan, RequestProfile};
 use crate::plan_execution::PlanExecution;
+use crate::refusal;
 use crate::retry_throttles::RetryThrottles;
 use crate::tier_answer::TierRequest;
 use crate::traced_content;
@@ -81,6 +82,10 @@ impl Dispatcher {
         request: RequestProfile<'_>,
         decision: &mut RoutingDecision,
     ) -> Result<DispatchPlan, RequestError> {
+        if !self.context.view.peek().readiness.ready {
+            // Whether the model or the task exists is not known yet.
+            return Err(refusal::not_ready());
+        }
         let classify = match route.target {
             RouteTarget::Auto => RequestSpan::child_of_current(span::CLASSIFY),
             RouteTarget::Model(_) | RouteTarget::Task(_) => RequestSpan::default(),

@@ -12,6 +12,14 @@ pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Maximum number of rejected candidates in a message.
 const MAX_NAMED: usize = 8;
 
+/// Returns the error for a request to a controller that does not know the desired state yet.
+pub(crate) fn not_ready() -> RequestError {
+    RequestError::Unavailable {
+        message: "This controller has not read the fleet's desired state yet: try again, or ask another controller.".into(),
+        retry_after: Some(RETRY_AFTER),
+    }
+}
+
 /// Returns the error for a request that no replica began to answer within `waited`.
 pub(crate) fn timed_out(plan: &DispatchPlan, waited: Duration) -> RequestError {
     RequestError::Timeout(format!(

@@ -1,5 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{name}`.
 
+use std::time::Duration;
+
 use axum::response::Response;
 use flotilla_core::generate::{RequestError, RouteTarget};
 use schemars::JsonSchema;
@@ -8,6 +10,9 @@ use serde::Serialize;
 use crate::backend::ModelCard;
 use crate::json_response::json_response;
 use crate::{ApiError, Backend};
+
+/// The `retry-after` while the models are not known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct ModelList {
@@ -36,21 +41,42 @@ impl From<&ModelCard> for ModelJson {
 
 /// Returns all models, and with `list_tasks` the tasks and `auto` too, so that a client that lets its user
 /// choose a model can offer them.
-pub(crate) fn list(backend: &impl Backend, list_tasks: bool) -> Response {
+///
+/// # Errors
+/// [`RequestError::Unavailable`] while the backend does not know what there is.
+pub(crate) fn list(backend: &impl Backend, list_tasks: bool) -> Result<Response, ApiError> {
+    check_ready(backend)?;
     let cards = backend.models();
     let is_listed = |card: &&ModelCard| list_tasks || matches!(card.target, RouteTarget::Model(_));
-    json_response(&ModelList {
+    Ok(json_response(&ModelList {
         object: "list",
         data: cards.iter().filter(is_listed).map(Into::into).collect(),
-    })
+    }))
+}
+
+/// Fails while the backend does not know which models and tasks there are.
+fn check_ready(backend: &impl Backend) -> Result<(), ApiError> {
+    let readiness = backend.readiness();
+    if readiness.ready {
+        return Ok(());
+    }
+    Err(RequestError::Unavailable {
+        message: format!(
+            "The models are not known yet: {}.",
+            readiness.notes.join("; ")
+        ),
+        retry_after: Some(RETRY_AFTER),
+    }
+    .into())
 }
 
 /// Returns the model called `name`, the task of `task:NAME`, or `auto`.
 ///
 /// # Errors
-/// [`RequestError::ModelNotFound`], [`RequestError::TaskNotFound`].
+/// [`RequestError::ModelNotFound`], [`RequestError::TaskNotFound`], and those of [`list`].
 pub(crate) fn get(backend: &impl Backend, name: &str) -> Result<Response, ApiError> {
     let target = RouteTarget::parse(name)?;
+    check_ready(backend)?;
     match backend.model(&target) {
         Some(card) => Ok(json_response(&ModelJson::from(&card))),
         None => Err(match target {
@@ -68,7 +94,6 @@ mod tests {
     use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, Route};
     use http_body_util::BodyExt;
     use serde_json::{Value, json};
-    use std::time::Duration;
 
     #[derive(Clone)]
     struct ListBackend;
@@ -121,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn tasks_are_listed_unless_turned_off() {
         let ids = async |list_tasks| {
-            let list = body(list(&ListBackend, list_tasks)).await;
+            let list = body(list(&ListBackend, list_tasks).unwrap()).await;
             let models = list["data"].as_array().unwrap().clone();
             models.iter().map(|m| m["id"].clone()).collect::<Vec<_>>()
         };

@@ -103,14 +103,15 @@ pub fn router<B: Backend>(backend: B, config: ApiConfig, tracer: Tracer) -> ApiR
         "/v1/models",
         "Lists the models, the tasks and `auto`",
     )
-    .returns::<ModelList>(200);
+    .returns::<ModelList>(200)
+    .errors(&[503]);
     let model = operation(
         "get",
         "/v1/models/{name}",
         "Returns a model, a task or `auto`",
     )
     .returns::<ModelJson>(200)
-    .errors(&[404]);
+    .errors(&[404, 503]);
     let health = operation("get", "/healthz", "Whether the process lives")
         .returns_raw(200, "text/plain; charset=utf-8");
     let readiness = operation("get", "/readyz", "Whether requests can be answered")
@@ -156,7 +157,9 @@ async fn create_embeddings<B: Backend>(
     embeddings::answer(&state.backend, body, &headers).await
 }
 
-async fn list_models<B: Backend>(State(state): State<GatewayState<B>>) -> Response {
+async fn list_models<B: Backend>(
+    State(state): State<GatewayState<B>>,
+) -> Result<Response, ApiError> {
     models::list(&state.backend, state.config.list_tasks)
 }
 

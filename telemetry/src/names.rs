@@ -178,7 +178,7 @@ metrics! {
     NODE_REQUEST_ENERGY = "flotilla.node.request.energy", Counter, Controller, "J", [NODE], &[], "Energy of requests, by the node that answered.";
     API_KEY_ENERGY = "flotilla.api_key.request.energy", Counter, Controller, "J", [API_KEY_HASH], &[], "Energy of requests, by API key: the first 8 digits of the hash of the key, for the first 100 keys.";
     REQUESTS_IN_FLIGHT = "flotilla.requests.in_flight", Gauge, Controller, "{request}", [], &[], "Requests being answered.";
-    PENDING_REQUESTS = "flotilla.requests.pending", Gauge, Controller, "{request}", [MODEL], &[], "Requests in the pending queue, which wait for a replica, over all controllers.";
+    PENDING_REQUESTS = "flotilla.requests.pending", Gauge, Controller, "{request}", [MODEL], &[], "Requests in the pending queue, which wait for a replica, over all controllers; each controller's number is rounded down to a power of two.";
     DISPATCH_DURATION = "flotilla.dispatch.duration", Histogram, Controller, "s", [], DISPATCH_SECONDS, "Time to choose a replica, without time in the pending queue.";
     CLASSIFICATIONS = "flotilla.classify.requests", Counter, Controller, "{request}", [TASK, CLASSIFY_ABSTAINED], &[], "Requests that were classified, by the task that was chosen.";
     CASCADE_ANSWERS = "flotilla.cascade.answers", Counter, Controller, "{answer}", [TASK, MODEL, CASCADE_OUTCOME], &[], "Answers of the models of a cascade, by outcome.";
@@ -189,7 +189,7 @@ metrics! {
     NODE_READY = "flotilla.node.ready", Gauge, Controller, "1", [NODE, ZONE], &[], "Whether a node is ready.";
     REPLICAS_DESIRED = "flotilla.model.replicas.desired", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that are assigned to nodes.";
     REPLICAS_READY = "flotilla.model.replicas.ready", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that are ready.";
-    STORE_AVAILABLE = "flotilla.store.available", Gauge, Controller, "1", [], &[], "Whether the store answers.";
+    STORE_AVAILABLE = "flotilla.store.available", Gauge, Controller, "1", [], &[], "Whether the store answers and takes changes.";
     LEADER = "flotilla.controller.leader", Gauge, Controller, "1", [], &[], "Whether this controller is the leader.";
 
     REPLICA_REQUESTS = "flotilla.replica.requests", Counter, Agent, "{request}", [MODEL, STATE], &[], "Requests of a replica, by state: started, failed, cancelled, refused.";

@@ -16,6 +16,8 @@ pub struct Etcd {
     dir: TempDir,
     tls: Option<EtcdTls>,
     user: Option<(String, String)>,
+    /// Further arguments of all members.
+    args: Vec<String>,
 }
 
 /// One etcd process.
@@ -82,7 +84,54 @@ impl Etcd {
             dir: tempfile::tempdir().expect("a temporary directory can be created"),
             tls: None,
             user: None,
+            args: Vec::new(),
         }
+    }
+
+    /// Starts an etcd of one member whose database may have this many bytes.
+    ///
+    /// # Panics
+    /// Panics as [`Etcd::start`] does.
+    #[must_use]
+    pub fn start_with_quota(bytes: u64) -> Self {
+        let mut etcd = Self::new(1);
+        etcd.args = vec!["--quota-backend-bytes".into(), bytes.to_string()];
+        etcd.resume();
+        etcd
+    }
+
+    /// Fills the database with keys outside of Flotilla's until etcd raises the alarm NOSPACE.
+    ///
+    /// # Panics
+    /// Panics if etcd takes more than any quota of a test.
+    pub fn fill(&self) {
+        let filler = "x".repeat(64 << 10);
+        let is_refused = |i| !self.try_etcdctl(&["put", &format!("/filler/{i}"), &filler]);
+        assert!((0..1_000).any(is_refused), "etcd does not get full");
+    }
+
+    /// Deletes what [`Etcd::fill`] wrote, and disarms the alarm, as an operator does.
+    ///
+    /// # Panics
+    /// Panics if etcd refuses.
+    pub fn make_room(&self) {
+        self.run_etcdctl(&["del", "--prefix", "/filler/"]);
+        let status = self.etcdctl_output(&["endpoint", "status", "--write-out=json"]);
+        let revision = status.split("\"revision\":").nth(1).expect("a revision");
+        let digits = revision.split(|c: char| !c.is_ascii_digit()).next();
+        self.run_etcdctl(&["compact", digits.expect("a number")]);
+        self.run_etcdctl(&["defrag"]);
+        self.run_etcdctl(&["alarm", "disarm"]);
+    }
+
+    /// Sends a signal to one member, such as [`libc::SIGSTOP`], after which it accepts connections and
+    /// does not answer.
+    ///
+    /// # Panics
+    /// Panics if the member does not run.
+    pub fn signal_member(&self, index: usize, signal: i32) {
+        let process = self.members[index].process.as_ref();
+        process.expect("the member runs").signal(signal);
     }
 
     /// Starts the members that do not run, with the data they have, and waits until they serve clients.
@@ -127,6 +176,7 @@ impl Etcd {
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &initial_cluster.join(",")]);
+        command.args(&self.args);
         if let Some(tls) = &self.tls {
             command
                 .arg("--client-cert-auth")
@@ -194,6 +244,22 @@ impl Etcd {
 
     /// Runs `etcdctl`, which must succeed.
     fn run_etcdctl(&self, args: &[&str]) {
+        self.etcdctl_output(args);
+    }
+
+    /// Runs `etcdctl`, which must succeed, and returns its output.
+    fn etcdctl_output(&self, args: &[&str]) -> String {
+        let output = self.etcdctl(args);
+        assert!(output.status.success(), "etcdctl {args:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs `etcdctl` and returns whether it succeeded.
+    fn try_etcdctl(&self, args: &[&str]) -> bool {
+        self.etcdctl(args).status.success()
+    }
+
+    fn etcdctl(&self, args: &[&str]) -> std::process::Output {
         let endpoints = self.address().endpoints.join(",");
         let mut command = Command::new("etcdctl");
         command
@@ -205,8 +271,7 @@ impl Etcd {
             command.arg("--cacert").arg(&tls.ca);
             command.arg("--cert").arg(certificate).arg("--key").arg(key);
         }
-        let output = command.output().expect("etcdctl is installed");
-        assert!(output.status.success(), "etcdctl {args:?}: {output:?}");
+        command.output().expect("etcdctl is installed")
     }
 
     /// Writes a certificate authority and its certificates for the server and for clients.

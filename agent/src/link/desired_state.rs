@@ -188,7 +188,15 @@ fn convert(message: v1::DesiredModel) -> Result<DesiredModel, String> {
         "" => None,
         json => {
             let json = serde_json::from_str(json).map_err(|error| error.to_string())?;
-            let model = Resource::from_json(json).and_then(Model::try_from);
+            let stored = Resource::from_stored_json(json);
+            let (resource, unknown) = stored.map_err(|error| error.to_string())?;
+            if !unknown.is_empty() {
+                tracing::warn!(
+                    model = %name, fields = ?unknown,
+                    "the model has fields that this version does not know: they are ignored"
+                );
+            }
+            let model = Model::try_from(resource);
             Some(model.map_err(|error| error.to_string())?)
         }
     };

@@ -15,7 +15,7 @@ use futures::TryStreamExt;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::errors::not_found;
+use super::errors::{not_found, not_in_view};
 use super::resources::ResourceList;
 use super::state::AdminState;
 use super::watch::{self, WatchQuery};
@@ -125,7 +125,7 @@ pub(super) async fn delete(
     let view = state.fleet.view();
     let artifact = ArtifactName::new(&name).ok();
     let artifact = artifact.filter(|name| view.manifests.pushed.contains_key(name));
-    let artifact = artifact.ok_or_else(|| not_found("artifact", &name))?;
+    let artifact = artifact.ok_or_else(|| not_in_view(&view, "artifact", &name))?;
     let source = ModelSource::Artifact(artifact.clone());
     let user = view
         .models

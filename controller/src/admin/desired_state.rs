@@ -176,9 +176,10 @@ impl DesiredStateWriter {
         }
         let qualities = self.store.list(&keys::quality_prefix(name)).await?;
         let qualities = qualities.into_iter().map(|entry| entry.key);
-        let keys = qualities.chain([key]);
-        let deletes = keys.map(|key| StoreWrite::Delete { key });
-        self.write(deletes.collect()).await.map(Some)
+        let deletes: Vec<_> = qualities.map(|key| StoreWrite::Delete { key }).collect();
+        // Any number of them. The task goes last: if this is cut off, it can be deleted again.
+        with_retries(|| self.store.write_all(None, deletes.clone())).await?;
+        self.write(vec![StoreWrite::Delete { key }]).await.map(Some)
     }
 
     /// Records how well a model was measured to do a task.

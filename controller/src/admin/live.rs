@@ -30,7 +30,6 @@ use tokio_util::sync::CancellationToken;
 use super::controllers::{ControllerResource, controllers};
 use super::models::{ModelResource, models};
 use super::nodes::{NodeResource, nodes};
-use super::resources::notes;
 use crate::fleet::{FleetHandle, FleetView};
 use crate::traffic::{TrafficLog, TrafficTick};
 
@@ -170,7 +169,7 @@ impl SentHashes {
             removed_nodes,
             models,
             removed_models,
-            notes: if_changed(&mut self.notes, notes(view)),
+            notes: if_changed(&mut self.notes, view.notes()),
             controllers: if_changed(
                 &mut self.controllers,
                 controllers(view, &feed.controller.id),

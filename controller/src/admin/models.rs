@@ -14,7 +14,7 @@ use flotilla_gateway::{ApiError, ApiPath, ApiQuery};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::errors::not_found;
+use super::errors::{not_found, not_in_view};
 use super::model_conditions;
 use super::nodes::{CountersJson, ModelOnNode, UNREACHABLE};
 use super::reported_defaults::ReportedDefaults;
@@ -71,9 +71,14 @@ pub struct ModelStatus {
     /// Progress or failure of fetching the model's files. `None` once the controllers have them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fetch: Option<String>,
-    /// Requests that wait for a first replica, on all controllers.
+    /// About how many requests wait for a first replica: each controller's number is rounded down to a
+    /// power of two.
     #[serde(default)]
     pub waiting: u32,
+    /// Fields of the stored model that this controller does not know, because a later version wrote them:
+    /// it ignores them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_fields: Vec<String>,
     /// The model's context length in tokens. `None` if no replica is ready or it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_length: Option<u32>,
@@ -160,7 +165,7 @@ pub(super) async fn get(
 ) -> Result<Json<ModelResource>, ApiError> {
     let view = state.fleet.view();
     let Some(model) = view.models.get(name.as_str()) else {
-        return Err(not_found("model", &name));
+        return Err(not_in_view(&view, "model", &name));
     };
     let unplaced = reconcile::explain(&view, model.endpoints.model.name());
     Ok(Json(ModelResource::new(model, &view, unplaced)))
@@ -290,6 +295,7 @@ impl ModelResource {
                         format!("{} ({})", fetch.error, fetch.remedy)
                     }),
                 waiting: model.waiting,
+                ignored_fields: model.ignored_fields.clone(),
                 context_length: defaults.context_length,
                 defaults: defaults.values,
                 defaults_differ_on: defaults.differing_nodes,

@@ -17,7 +17,7 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::errors::not_found;
+use super::errors::{not_found, not_in_view};
 use super::resources::{MAX_RESOURCE, ResourceList};
 use super::state::AdminState;
 use super::watch::{self, WatchQuery};
@@ -227,7 +227,7 @@ pub(super) async fn get(
     let view = state.fleet.view();
     let node = view.nodes.get(name.as_str());
     node.map(|node| Json(NodeResource::new(node)))
-        .ok_or_else(|| not_found("node", &name))
+        .ok_or_else(|| not_in_view(&view, "node", &name))
 }
 
 /// `DELETE /api/v1/nodes/{name}`. Replies 409 while the node's agent is linked.
@@ -240,7 +240,7 @@ pub(super) async fn delete(
     let node = view
         .nodes
         .get(&name)
-        .ok_or_else(|| not_found("node", name.as_str()))?;
+        .ok_or_else(|| not_in_view(&view, "node", name.as_str()))?;
     if node.phase == NodePhase::Ready {
         return Err(ApiError::new(
             StatusCode::CONFLICT,
@@ -272,8 +272,9 @@ pub(super) async fn put_operation(
 ) -> Result<StatusCode, ApiError> {
     let operation: NodeOperationRecord = read_json(body, MAX_RESOURCE).await?;
     let name = NodeName::new(&name).map_err(|_| not_found("node", &name))?;
-    if !query.allow_unknown && !state.fleet.peek().nodes.contains_key(&name) {
-        return Err(not_found("node", name.as_str()));
+    let view = state.fleet.view();
+    if !query.allow_unknown && !view.nodes.contains_key(&name) {
+        return Err(not_in_view(&view, "node", name.as_str()));
     }
     let written = state.desired.set_node_operation(&name, operation).await;
     state.finish(written).await?;

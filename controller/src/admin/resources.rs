@@ -1,16 +1,24 @@
 //! Resources in request bodies, and lists of resources in replies.
 
 use axum::body::Body;
+use flotilla_core::artifact::MAX_MANIFEST_BYTES;
 use flotilla_core::spec::Resource;
 use flotilla_gateway::{ApiError, read_json};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::fleet::{FleetView, JoinRefusal};
+use crate::fleet::FleetView;
+use crate::store::MAX_VALUE_BYTES;
 
 /// Largest request body with a resource, in bytes. It is checked by [`read_json`] instead of a layer
 /// of tower-http, as that layer answers in plain text and this API in OpenAI's error shape.
 pub(super) const MAX_RESOURCE: usize = 1 << 20;
+
+/// Largest request body with a model. A stable revision is stored with its manifest, and both together
+/// must fit into one value of the store.
+const MAX_MODEL: usize = 384 << 10;
+
+const _: () = assert!(MAX_MODEL + MAX_MANIFEST_BYTES + 1024 <= MAX_VALUE_BYTES);
 
 /// Reads a resource from a request body. Returns it with the document as the client wrote it.
 ///
@@ -21,7 +29,12 @@ pub(super) async fn read_resource(
     name: &str,
     body: Body,
 ) -> Result<(Resource, Value), ApiError> {
-    let document: Value = read_json(body, MAX_RESOURCE).await?;
+    let max_bytes = if kind == "Model" {
+        MAX_MODEL
+    } else {
+        MAX_RESOURCE
+    };
+    let document: Value = read_json(body, max_bytes).await?;
     let resource = Resource::from_json(document.clone())
         .map_err(|errors| ApiError::invalid(None, errors.to_string()))?;
     if resource.kind() != kind {
@@ -49,7 +62,7 @@ pub(super) async fn read_resource(
 #[derive(Debug, Serialize)]
 pub(super) struct ResourceList<T> {
     items: Vec<T>,
-    /// Conditions that make the list less than current, see [`notes`].
+    /// Conditions that make the list less than current, see [`FleetView::notes`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
 }
@@ -59,23 +72,7 @@ impl<T> ResourceList<T> {
     pub(super) fn new(view: &FleetView, items: impl Iterator<Item = T>) -> Self {
         Self {
             items: items.collect(),
-            notes: notes(view),
+            notes: view.notes(),
         }
     }
-}
-
-/// Notes for users, such as that the store does not answer and changes have to wait, or that a node was
-/// refused.
-pub(super) fn notes(view: &FleetView) -> Vec<String> {
-    let hold = view.placement_hold.as_ref().map(ToString::to_string);
-    let refusals = view.refusals.iter().map(|refusal| {
-        let JoinRefusal {
-            node,
-            address,
-            reason,
-        } = refusal;
-        format!("the node '{node}' at {address} was refused: {reason}")
-    });
-    let store_error = view.store_error.clone().into_iter();
-    store_error.chain(hold).chain(refusals).collect()
 }

@@ -84,7 +84,7 @@ fn resource_routes() -> ApiRoutes<AdminState> {
             )
             .body::<JsonObject>()
             .returns_nothing(204)
-            .errors(&[404, 409, 503]),
+            .errors(&[404, 409, 503, 507]),
             put(tasks::put_quality),
         )
         .route(
@@ -126,7 +126,7 @@ fn status_routes() -> ApiRoutes<AdminState> {
             .query::<nodes::OperationQuery>()
             .body::<JsonObject>()
             .returns_nothing(204)
-            .errors(&[404, 409, 503]),
+            .errors(&[404, 409, 503, 507]),
             put(nodes::put_operation),
         )
         .route(
@@ -163,7 +163,7 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
                 .body::<JsonObject>()
                 .returns::<MissingFilesSchema>(201)
                 .returns::<MissingFilesSchema>(202)
-                .errors(&[409, 503]),
+                .errors(&[409, 503, 507]),
             put(artifacts::put),
         )
         .route(
@@ -248,11 +248,11 @@ fn write<T: JsonSchema>(path: &'static str, summary: &'static str) -> Operation 
         .body::<T>()
         .returns::<ApplyReplySchema>(200)
         .returns::<ApplyReplySchema>(201)
-        .errors(&[409, 503])
+        .errors(&[409, 503, 507])
 }
 
 fn remove(path: &'static str, summary: &'static str) -> Operation {
     Operation::new("delete", path, summary)
         .returns_nothing(204)
-        .errors(&[404, 409, 503])
+        .errors(&[404, 409, 503, 507])
 }

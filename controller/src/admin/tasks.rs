@@ -14,7 +14,7 @@ use flotilla_telemetry::clock::unix_seconds;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::errors::not_found;
+use super::errors::{not_found, not_in_view};
 use super::resources::{MAX_RESOURCE, ResourceList, read_resource};
 use super::state::AdminState;
 use super::watch::{self, WatchQuery};
@@ -179,7 +179,7 @@ pub(super) async fn get(
     let task = view.routing.tasks.get(name.as_str());
     let trained = is_trained(&state.classifier, &view);
     task.map(|task| Json(TaskResource::new(task, &view, trained)))
-        .ok_or_else(|| not_found("task", &name))
+        .ok_or_else(|| not_in_view(&view, "task", &name))
 }
 
 /// `PUT /api/v1/tasks/{name}`.
@@ -210,7 +210,8 @@ pub(super) async fn put_quality(
         view.routing.tasks.get(task.as_str()),
         view.models.get(model.as_str()),
     ) else {
-        return Err(not_found(
+        return Err(not_in_view(
+            &view,
             "pair of task and model",
             &format!("{task}/{model}"),
         ));
@@ -278,8 +279,11 @@ pub(super) async fn get_router(
     State(state): State<AdminState>,
     ApiPath(name): ApiPath<String>,
 ) -> Result<Json<RouterResource>, ApiError> {
-    let router = router(&state.fleet.view()).filter(|_| name == RouterName.as_str());
-    router.map(Json).ok_or_else(|| not_found("router", &name))
+    let view = state.fleet.view();
+    let router = router(&view).filter(|_| name == RouterName.as_str());
+    router
+        .map(Json)
+        .ok_or_else(|| not_in_view(&view, "router", &name))
 }
 
 /// `PUT /api/v1/routers/{name}`.

@@ -21,6 +21,7 @@ use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use super::blob_index::{self, BlobIndex};
+use crate::durable_file;
 
 /// Size of the chunks that a file is read in, in bytes.
 const CHUNK: usize = 256 << 10;
@@ -232,15 +233,7 @@ impl BlobStore {
             return Err(BlobError::Digest { expected, actual });
         }
         let path = self.path(actual);
-        // `path` is below `dir`, so it has a parent.
-        let folder = path.parent().unwrap_or(&self.dir).to_owned();
-        blocking(move || {
-            std::fs::create_dir_all(&folder)?;
-            partial.persist(path).map_err(|error| error.error)?;
-            // Without this, a power cut may take the file's name.
-            std::fs::File::open(folder)?.sync_all()
-        })
-        .await?;
+        blocking(move || durable_file::persist(partial, &path)).await?;
         self.index.insert_verified(actual, size);
         Ok((actual, size))
     }

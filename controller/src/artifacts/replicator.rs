@@ -300,7 +300,7 @@ impl ArtifactReplicator {
     /// Removes files that no model needs. Does nothing while the view may be out of date.
     async fn remove_unused_files(&self) {
         let view = self.fleet.view();
-        if !view.synced || view.store_error.is_some() {
+        if !view.synced || view.kept_since.is_some() || view.store_error.is_some() {
             return;
         }
         let needed: HashSet<Sha256Digest> = view.needed_files().collect();

@@ -61,8 +61,11 @@ impl FleetState {
             epoch: self.epoch,
             refusals: self.refusals.shown(),
             synced: self.synced,
+            kept_since: self.kept_since,
             store_error: self.store_error.clone(),
             placement_hold: self.loss_guard.hold().cloned(),
+            changes_blocked: self.changes_blocked.clone(),
+            ignored: self.ignored.notes(),
         }
     }
 
@@ -137,6 +140,7 @@ impl FleetState {
             assigned,
             failures,
             memory,
+            ignored_fields: self.ignored.fields(&keys::model(name)).to_vec(),
             waiting: waiting.map_or(0, |by_controller| by_controller.values().sum()),
         }
     }
@@ -150,13 +154,16 @@ impl FleetState {
             return false;
         }
         if placement.assigned.is_empty() {
-            return files_expected && placement.failures.is_empty();
+            return !self.unchangeable && files_expected && placement.failures.is_empty();
         }
-        // An assignment to a lost node counts if it may move to another node.
+        // An assignment to a node that is away counts if it may move to another node. While the placement
+        // cannot be written, it does not move.
         placement.assigned.iter().any(|(node, revision)| {
+            let phase = self.nodes.get(node).map(|node| node.health.phase());
             let failure = placement.failures.get(node);
             let has_failed = failure.is_some_and(|failure| failure.revision == *revision);
-            !has_failed && !self.loss_guard.is_held(node)
+            let may_move = !self.unchangeable && !self.loss_guard.is_held(node);
+            !has_failed && (phase == Some(NodePhase::Ready) || may_move)
         })
     }
 

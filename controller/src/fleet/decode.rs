@@ -1,8 +1,10 @@
-//! Decodes entries of the store into typed values.
+//! Decodes entries of the store into typed values. What a later version has added is left out and
+//! named, so that an older controller serves what it understands.
 
 use std::sync::Arc;
 
 use flotilla_core::artifact::Manifest;
+use flotilla_core::known_fields::read_known_fields;
 use flotilla_core::placement::Assignment;
 use flotilla_core::spec::{Model, Resource, Router, RouterSpec, ValidationErrors};
 use flotilla_core::{ArtifactName, ModelName, ModelRevision, NodeName, TaskName};
@@ -57,83 +59,107 @@ pub(super) struct StableModel {
     pub(super) manifest: Option<Arc<Manifest>>,
 }
 
-/// Decodes the value under `key`.
+/// Decodes the value under `key`. Returns it with the paths of the fields that this version does not
+/// know.
 ///
 /// # Errors
 /// What is wrong with the value.
-pub(super) fn decode(key: StoreKey, value: Vec<u8>) -> Result<StoredValue, String> {
-    Ok(match key {
-        StoreKey::Model(name) => {
-            let record: DesiredRecord = json(&value)?;
-            let desired = DesiredModelState {
-                model: resource(record.resource)?,
-                created: record.created,
-            };
-            StoredValue::Model(name, Box::new(desired))
-        }
-        StoreKey::Task(name) => {
-            let record: DesiredRecord = json(&value)?;
-            let task = TaskView::new(resource(record.resource)?, record.created)?;
-            StoredValue::Task(name, Box::new(task))
-        }
-        StoreKey::Router => {
-            let record: DesiredRecord = json(&value)?;
-            let router: Router = resource(record.resource)?;
-            StoredValue::Router(router.spec)
-        }
-        StoreKey::Quality(task, model) => StoredValue::Quality(task, model, json(&value)?),
-        StoreKey::StableRevision(name) => {
-            let record: StableRecord = json(&value)?;
-            let model: Model = resource(record.resource)?;
-            let stable = StableModel {
-                revision: manifests::model_revision(&model, record.manifest.as_ref()),
-                model: Arc::new(model),
-                manifest: record.manifest.map(Arc::new),
-            };
-            StoredValue::StableRevision(name, stable)
-        }
-        StoreKey::FailedRevision(name) => StoredValue::FailedRevision(name, json(&value)?),
-        StoreKey::Node(name) => StoredValue::Node(name, json(&value)?),
-        StoreKey::NodeOperation(name) => StoredValue::NodeOperation(name, json(&value)?),
-        StoreKey::Assignment(assignment) => {
-            let record: AssignmentRecord = json(&value)?;
-            StoredValue::Assignment(assignment, record.revision)
-        }
-        StoreKey::PushedManifest(name) => StoredValue::PushedManifest(name, json(&value)?),
-        StoreKey::FetchedManifest(id) => StoredValue::FetchedManifest(id, json(&value)?),
-        StoreKey::FetchProgress(id) => StoredValue::FetchProgress(id, json(&value)?),
-        StoreKey::Controller(id) => StoredValue::Controller(id, json(&value)?),
-        StoreKey::Link(node, controller_id) => {
-            StoredValue::Link(node, controller_id, json(&value)?)
-        }
-        StoreKey::Waiting(model, controller_id) => {
-            let record: WaitingRecord = json(&value)?;
-            StoredValue::Waiting(model, controller_id, record.requests)
-        }
-        StoreKey::Leader => StoredValue::Leader(text(value)?),
-        StoreKey::FleetId => StoredValue::FleetId(text(value)?),
-        StoreKey::Epoch => {
-            let epoch = keys::parse_epoch(&value).ok_or("it is no number")?;
-            StoredValue::Epoch(epoch)
-        }
-    })
+pub(super) fn decode(key: StoreKey, value: Vec<u8>) -> Result<(StoredValue, Vec<String>), String> {
+    let mut decoder = Decoder::default();
+    let value = decoder.decode(key, value)?;
+    Ok((value, decoder.unknown))
 }
 
-fn json<T: DeserializeOwned>(value: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(value).map_err(|error| error.to_string())
+/// Collects the paths of unknown fields.
+#[derive(Default)]
+struct Decoder {
+    unknown: Vec<String>,
+}
+
+impl Decoder {
+    fn decode(&mut self, key: StoreKey, value: Vec<u8>) -> Result<StoredValue, String> {
+        Ok(match key {
+            StoreKey::Model(name) => {
+                let record: DesiredRecord = self.json(&value)?;
+                let desired = DesiredModelState {
+                    model: self.resource(record.resource)?,
+                    created: record.created,
+                };
+                StoredValue::Model(name, Box::new(desired))
+            }
+            StoreKey::Task(name) => {
+                let record: DesiredRecord = self.json(&value)?;
+                let task = TaskView::new(self.resource(record.resource)?, record.created)?;
+                StoredValue::Task(name, Box::new(task))
+            }
+            StoreKey::Router => {
+                let record: DesiredRecord = self.json(&value)?;
+                let router: Router = self.resource(record.resource)?;
+                StoredValue::Router(router.spec)
+            }
+            StoreKey::Quality(task, model) => StoredValue::Quality(task, model, self.json(&value)?),
+            StoreKey::StableRevision(name) => {
+                let record: StableRecord = self.json(&value)?;
+                let model: Model = self.resource(record.resource)?;
+                let stable = StableModel {
+                    revision: manifests::model_revision(&model, record.manifest.as_ref()),
+                    model: Arc::new(model),
+                    manifest: record.manifest.map(Arc::new),
+                };
+                StoredValue::StableRevision(name, stable)
+            }
+            StoreKey::FailedRevision(name) => StoredValue::FailedRevision(name, self.json(&value)?),
+            StoreKey::Node(name) => StoredValue::Node(name, self.json(&value)?),
+            StoreKey::NodeOperation(name) => StoredValue::NodeOperation(name, self.json(&value)?),
+            StoreKey::Assignment(assignment) => {
+                let record: AssignmentRecord = self.json(&value)?;
+                StoredValue::Assignment(assignment, record.revision)
+            }
+            StoreKey::PushedManifest(name) => StoredValue::PushedManifest(name, self.json(&value)?),
+            StoreKey::FetchedManifest(id) => StoredValue::FetchedManifest(id, self.json(&value)?),
+            StoreKey::FetchProgress(id) => StoredValue::FetchProgress(id, self.json(&value)?),
+            StoreKey::Controller(id) => StoredValue::Controller(id, self.json(&value)?),
+            StoreKey::Link(node, controller_id) => {
+                StoredValue::Link(node, controller_id, self.json(&value)?)
+            }
+            StoreKey::Waiting(model, controller_id) => {
+                let record: WaitingRecord = self.json(&value)?;
+                StoredValue::Waiting(model, controller_id, record.requests)
+            }
+            StoreKey::Leader => StoredValue::Leader(text(value)?),
+            StoreKey::FleetId => StoredValue::FleetId(text(value)?),
+            StoreKey::Epoch => {
+                let epoch = keys::parse_epoch(&value).ok_or("it is no number")?;
+                StoredValue::Epoch(epoch)
+            }
+        })
+    }
+
+    fn json<T: DeserializeOwned>(&mut self, value: &[u8]) -> Result<T, String> {
+        // Most entries have no unknown field.
+        if let Ok(known) = serde_json::from_slice(value) {
+            return Ok(known);
+        }
+        let value = serde_json::from_slice(value).map_err(|error| error.to_string())?;
+        let (known, mut unknown) = read_known_fields(value).map_err(|error| error.to_string())?;
+        self.unknown.append(&mut unknown);
+        Ok(known)
+    }
+
+    /// Parses and validates a stored resource of the kind `T`.
+    fn resource<T>(&mut self, resource: serde_json::Value) -> Result<T, String>
+    where
+        T: TryFrom<Resource, Error = ValidationErrors>,
+    {
+        let (resource, mut unknown) =
+            Resource::from_stored_json(resource).map_err(|error| error.to_string())?;
+        self.unknown.append(&mut unknown);
+        T::try_from(resource).map_err(|error| error.to_string())
+    }
 }
 
 fn text(value: Vec<u8>) -> Result<String, String> {
     String::from_utf8(value).map_err(|error| error.to_string())
-}
-
-/// Parses and validates a stored resource of the kind `T`.
-fn resource<T>(resource: serde_json::Value) -> Result<T, String>
-where
-    T: TryFrom<Resource, Error = ValidationErrors>,
-{
-    let resource = Resource::from_json(resource).and_then(T::try_from);
-    resource.map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -141,7 +167,7 @@ mod tests {
     use super::*;
     use crate::store::keys;
 
-    fn decode_text(key: &str, value: &str) -> Result<StoredValue, String> {
+    fn decode_text(key: &str, value: &str) -> Result<(StoredValue, Vec<String>), String> {
         decode(keys::parse(key).unwrap(), value.into())
     }
 
@@ -155,6 +181,11 @@ mod tests {
     #[test]
     fn unknown_fields_of_a_later_version_are_ignored() {
         let decoded = decode_text("/flotilla/v1/waiting/m/c", r#"{"requests": 3, "new": 1}"#);
-        assert!(matches!(decoded, Ok(StoredValue::Waiting(_, _, 3))));
+        assert!(matches!(decoded, Ok((StoredValue::Waiting(_, _, 3), _))));
+        let manifest = r#"{"files": [{"path": "a", "size": 1, "sha256": "HASH", "mode": 7}]}"#;
+        let manifest = manifest.replace("HASH", &"0".repeat(64));
+        let (value, unknown) = decode_text("/flotilla/v1/pushed/a", &manifest).unwrap();
+        assert!(matches!(value, StoredValue::PushedManifest(_, files) if files.files.len() == 1));
+        assert_eq!(unknown, ["files[0].mode"]);
     }
 }

@@ -16,6 +16,18 @@ pub enum FleetEvent {
         /// The revision of the store that the entries are from.
         revision: StoreRevision,
     },
+    /// What the controller had kept on its disk, while the store is away at the start. Ignored once
+    /// the store was read.
+    KeptState {
+        /// The entries.
+        entries: Vec<StoreEntry>,
+        /// The revision of the store that the entries are from.
+        revision: StoreRevision,
+        /// When they were read from the store, in seconds since 1970.
+        saved_at: u64,
+    },
+    /// The error for which the store takes no changes, though it can be read. `None`: it takes them.
+    ChangesBlocked(Option<String>),
     /// One entry of the store changed.
     StoreChanged(StoreChange),
     /// The store stopped answering, with the error.

@@ -11,6 +11,7 @@ mod build_view;
 mod decode;
 mod event;
 mod handle;
+mod ignored_parts;
 mod join_refusals;
 mod link;
 mod load_failures;

@@ -1,6 +1,6 @@
 //! The state of the fleet: plain data that events change, with the time passed in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
 use super::decode::{self, DesiredModelState, StoredValue};
+use super::ignored_parts::IgnoredParts;
 use super::join_refusals::JoinRefusals;
 use super::load_failures::LoadFailures;
 use super::measured_memory::MeasuredMemory;
@@ -26,6 +27,8 @@ use crate::store::{StoreChange, StoreEntry};
 /// Added to the grace of all nodes after this controller has started: the longest pause between an
 /// agent's attempts to dial, and the time to join.
 const RECONNECT_TIME: Duration = Duration::from_secs(10);
+/// How long the store may take no changes until no replica is expected that would need one.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything that this controller knows about the fleet.
 pub(super) struct FleetState {
@@ -33,12 +36,21 @@ pub(super) struct FleetState {
     id: String,
     /// How long a node may be disconnected before it counts as lost.
     grace: Duration,
-    /// Whether the store has been read.
+    /// Whether the desired state is known: the store has been read, or what was kept of it.
     pub(super) synced: bool,
+    /// When the desired state was read, in seconds since 1970, while it is the one that was kept on the
+    /// disk. `None` once the store has been read.
+    pub(super) kept_since: Option<u64>,
     /// The newest revision of the store whose changes are applied.
     store_revision: StoreRevision,
     /// Why the store does not answer. `None` while it does.
     pub(super) store_error: Option<String>,
+    /// Why the store takes no changes, though it can be read. `None` while it does.
+    pub(super) changes_blocked: Option<String>,
+    /// Since when changes have not been possible, for either reason.
+    unchangeable_since: Option<Instant>,
+    /// Whether changes have not been possible for so long that none is expected soon.
+    pub(super) unchangeable: bool,
     /// The fleet's id, once it is known.
     pub(super) fleet_id: Option<String>,
     /// The store's epoch.
@@ -46,6 +58,8 @@ pub(super) struct FleetState {
     /// The nodes that were refused lately.
     pub(super) refusals: JoinRefusals,
     pub(super) stored: StoredFleetState,
+    /// What of the store this version does not understand.
+    pub(super) ignored: IgnoredParts,
     pub(super) nodes: BTreeMap<NodeName, NodeState>,
     pub(super) failures: LoadFailures,
     pub(super) measured_memory: MeasuredMemory,
@@ -60,12 +74,17 @@ impl FleetState {
             id: id.to_owned(),
             grace,
             synced: false,
+            kept_since: None,
             store_revision: StoreRevision::default(),
             store_error: None,
+            changes_blocked: None,
+            unchangeable_since: None,
+            unchangeable: false,
             fleet_id: None,
             epoch: 0,
             refusals: JoinRefusals::default(),
             stored: StoredFleetState::default(),
+            ignored: IgnoredParts::default(),
             nodes: BTreeMap::new(),
             failures: LoadFailures::default(),
             measured_memory: MeasuredMemory::default(),
@@ -80,10 +99,32 @@ impl FleetState {
 
     /// Applies an event. Returns whether the view changes.
     pub(super) fn apply(&mut self, event: FleetEvent, now: Instant) -> bool {
+        let changed = self.apply_event(event, now);
+        self.update_unchangeable(now) || changed
+    }
+
+    fn apply_event(&mut self, event: FleetEvent, now: Instant) -> bool {
         match event {
             FleetEvent::StoreSnapshot { entries, revision } => {
+                self.store_available(now);
+                self.kept_since = None;
                 self.replace_stored(entries, revision, now);
                 true
+            }
+            FleetEvent::KeptState { .. } if self.synced => false,
+            FleetEvent::KeptState {
+                entries,
+                revision,
+                saved_at,
+            } => {
+                self.kept_since = Some(saved_at);
+                self.replace_stored(entries, revision, now);
+                true
+            }
+            FleetEvent::ChangesBlocked(error) => {
+                let changed = self.changes_blocked != error;
+                self.changes_blocked = error;
+                changed
             }
             FleetEvent::StoreChanged(change) => {
                 let available = self.store_available(now);
@@ -122,11 +163,22 @@ impl FleetState {
         let available = self.store_error.is_none();
         let nodes = self.nodes.values();
         let nodes = nodes.filter_map(|node| node.health.next_deadline(self.grace, available));
+        let unchangeable = self.unchangeable_since.filter(|_| !self.unchangeable);
         nodes
             .chain(self.failures.next_deadline())
             .chain(self.loss_guard.next_deadline())
             .chain(self.refusals.next_deadline())
+            .chain(unchangeable.map(|since| since + CHANGE_PATIENCE))
             .min()
+    }
+
+    /// Follows for how long changes have not been possible. Returns whether the view changes.
+    fn update_unchangeable(&mut self, now: Instant) -> bool {
+        let blocked = self.store_error.is_some() || self.changes_blocked.is_some();
+        self.unchangeable_since = blocked.then(|| self.unchangeable_since.unwrap_or(now));
+        let since = self.unchangeable_since;
+        let unchangeable = since.is_some_and(|since| since + CHANGE_PATIENCE <= now);
+        std::mem::replace(&mut self.unchangeable, unchangeable) != unchangeable
     }
 
     /// Makes the changes that are due at `now`. Returns whether the view changes.
@@ -139,6 +191,7 @@ impl FleetState {
             .loss_guard
             .next_deadline()
             .is_some_and(|due| due <= now);
+        changed |= self.update_unchangeable(now);
         for (name, node) in &mut self.nodes {
             if node.health.expire(self.grace, available, now) {
                 if node.health.phase() == NodePhase::Lost {
@@ -167,8 +220,9 @@ impl FleetState {
         let first = !std::mem::replace(&mut self.synced, true);
         // It is lower than before when the store was put back to an earlier state.
         self.store_revision = revision;
-        self.store_available(now);
         self.stored = StoredFleetState::default();
+        let present: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
+        self.ignored.retain(|key| present.contains(key));
         // A store without an id is not this fleet's store any more: nodes must not be told anything under
         // the earlier id.
         (self.fleet_id, self.epoch) = (None, 0);
@@ -200,7 +254,9 @@ impl FleetState {
         match change {
             StoreChange::Put(entry) => self.put_entry(entry, now),
             StoreChange::Delete { key, revision } => {
-                keys::parse(&key).is_some_and(|key| self.delete(&key, revision, now))
+                let ignored = self.ignored.remove(&key);
+                let key = keys::parse(&key);
+                key.is_some_and(|key| self.delete(&key, revision, now)) || ignored
             }
         }
     }
@@ -211,10 +267,13 @@ impl FleetState {
             return false;
         };
         match decode::decode(key, entry.value) {
-            Ok(value) => self.put(value, entry.revision, now),
+            Ok((value, unknown)) => {
+                self.ignored.set_fields(&entry.key, unknown);
+                self.put(value, entry.revision, now)
+            }
             Err(error) => {
-                tracing::error!(key = entry.key, error, "an entry of the store is ignored");
-                false
+                self.ignored.set_entry(&entry.key, error);
+                true
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use flotilla_core::artifact::Manifest;
@@ -18,6 +19,9 @@ use super::{
     NodeLink, NodeOperationRecord, NodeRecord, NodeReport,
 };
 use crate::store;
+
+/// The last second that can be written as a date: that of the year 9999, in seconds since 1970.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// The fleet at one moment. A view never changes: every change makes a new view.
 #[derive(Debug, Default)]
@@ -42,13 +46,20 @@ pub struct FleetView {
     pub epoch: u64,
     /// The nodes that this controller refused lately.
     pub refusals: Vec<JoinRefusal>,
-    /// Whether the store has been read.
+    /// Whether the desired state is known: the store has been read, or what was kept of it.
     pub synced: bool,
+    /// When the desired state was read, in seconds since 1970, while it is the one that was kept on the
+    /// disk. `None` once the store has been read.
+    pub kept_since: Option<u64>,
     /// Why the store does not answer. `None` while it does. Only changes need the store: requests
     /// are answered all the same.
     pub store_error: Option<String>,
     /// The lost nodes that keep their models, since too many were lost at once. `None`: none does.
     pub placement_hold: Option<PlacementHold>,
+    /// Why the store takes no changes, though it can be read. `None` while it does.
+    pub changes_blocked: Option<String>,
+    /// What of the store this version does not understand, as sentences for people.
+    pub ignored: Vec<String>,
 }
 
 /// A model, where it is assigned, and its rollout.
@@ -76,7 +87,10 @@ pub struct ModelView {
     /// The memory of one replica: from the spec, measured by a node, or estimated from the files.
     /// `None`: unknown.
     pub memory: Option<Bytes>,
-    /// The number of requests in the pending queues of all controllers.
+    /// The paths of the model's fields that this version does not know and ignores.
+    pub ignored_fields: Vec<String>,
+    /// About how many requests are in the pending queues of all controllers: each controller's number is
+    /// rounded down to a power of two.
     pub waiting: u32,
 }
 
@@ -165,15 +179,49 @@ impl NodeView {
 }
 
 impl FleetView {
-    /// Returns the part of the view that requests are dispatched by.
+    /// Returns whether the desired state is that of the store, which takes changes.
     #[must_use]
-    pub fn dispatch_view(&self) -> DispatchView {
+    pub fn is_writable(&self) -> bool {
+        self.synced
+            && self.kept_since.is_none()
+            && self.store_error.is_none()
+            && self.changes_blocked.is_none()
+    }
+
+    /// Returns what makes the view less than current, or keeps changes from being made, as sentences for
+    /// people.
+    #[must_use]
+    pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if !self.synced {
             notes.push("the store has not been read yet".to_owned());
         }
+        if let Some(seconds) = self.kept_since {
+            let time = UNIX_EPOCH + Duration::from_secs(seconds.min(LAST_SECOND));
+            notes.push(format!(
+                "this controller serves the desired state of {} from its disk, because the store has been away since it started: nothing is placed anew",
+                humantime::format_rfc3339_seconds(time)
+            ));
+        }
         notes.extend(self.store_error.clone());
+        notes.extend(self.changes_blocked.clone());
+        notes.extend_from_slice(&self.ignored);
         notes.extend(self.placement_hold.as_ref().map(ToString::to_string));
+        notes.extend(self.refusals.iter().map(|refusal| {
+            let JoinRefusal {
+                node,
+                address,
+                reason,
+            } = refusal;
+            format!("the node '{node}' at {address} was refused: {reason}")
+        }));
+        notes
+    }
+
+    /// Returns the part of the view that requests are dispatched by.
+    #[must_use]
+    pub fn dispatch_view(&self) -> DispatchView {
+        let mut notes = self.notes();
         let mut nodes = self.nodes.values();
         if !nodes.any(|node| node.phase == NodePhase::Ready) {
             notes.push("no node is ready".to_owned());

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{FleetHandle, FleetView, NodePhase};
 use crate::store::backoff::RetryDelays;
-use crate::store::{Leadership, Store};
+use crate::store::{Leadership, Store, StoreError, StoreWrite};
 use model_scalers::{ModelScalers, SCALING_INTERVAL};
 use problem::ProblemInputs;
 
@@ -65,17 +65,25 @@ pub(crate) async fn run(
         tokio::time::sleep(DEBOUNCE).await;
         changes.borrow_and_update();
         let view = fleet.view();
-        if !view.synced || view.store_error.is_some() {
+        if !view.synced || view.kept_since.is_some() || view.store_error.is_some() {
             continue;
         }
-        let now = Instant::now();
-        scalers.observe(&view, now);
-        let writes = writes::plan(&view, &scalers, now);
+        let writes;
+        (scalers, writes) = plan(view, scalers).await;
         // Each write is correct by itself: what is missing after an error is part of the next plan.
         match store.write_all(leadership.fence(), writes).await {
             Ok(()) => delays.reset(),
+            // The next pass tries again: it will be too large for as long as the model is.
+            Err(error @ StoreError::TooLarge { .. }) => {
+                tracing::error!(%error, "a part of the placement could not be written");
+            }
             Err(error) => {
-                tracing::warn!(%error, "the placement could not be written");
+                if error.blocks_changes() {
+                    // The monitored store has logged it once.
+                    tracing::debug!(%error, "the placement could not be written");
+                } else {
+                    tracing::warn!(%error, "the placement could not be written");
+                }
                 changes.mark_changed();
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -84,6 +92,21 @@ pub(crate) async fn run(
             }
         }
     }
+}
+
+/// Plans what to write, on a thread that may block: for a large fleet it takes up to a second, in which
+/// the threads of requests must not wait.
+async fn plan(view: Arc<FleetView>, mut scalers: ModelScalers) -> (ModelScalers, Vec<StoreWrite>) {
+    let planned = tokio::task::spawn_blocking(move || {
+        let now = Instant::now();
+        scalers.observe(&view, now);
+        let writes = writes::plan(&view, &scalers, now);
+        (scalers, writes)
+    });
+    planned.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "planning the placement has failed");
+        (ModelScalers::default(), Vec::new())
+    })
 }
 
 /// Explains why a model has fewer replicas than desired. The model's current load is not known

@@ -15,6 +15,8 @@ use crate::store::{StoreWrite, keys};
 
 /// Number of assignments that a line of the log names.
 const MAX_LOGGED: usize = 8;
+/// The most of a node's error that is stored, in bytes.
+const MAX_ERROR_BYTES: usize = 4 << 10;
 
 /// Plans what to write so that the fleet of this view approaches the desired state.
 pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Vec<StoreWrite> {
@@ -151,7 +153,8 @@ fn mark_stable(name: &ModelName, model: &ModelView, target: ModelRevision) -> Op
 fn mark_failed(name: &ModelName, model: &ModelView, node: &NodeName) -> StoreWrite {
     let failure = model.failures.get(node);
     let error = failure.map(|failure| failure.error.clone());
-    let error = error.unwrap_or_default();
+    let mut error = error.unwrap_or_default();
+    error.truncate(error.floor_char_boundary(MAX_ERROR_BYTES));
     tracing::error!(
         model = %name, %node, error, "the new revision failed to load: rolling back"
     );

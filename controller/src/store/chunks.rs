@@ -1,6 +1,6 @@
 //! Splits writes into transactions that etcd accepts.
 
-use super::{MAX_WRITES, StoreWrite};
+use super::{MAX_WRITES, StoreError, StoreWrite, check_limits};
 
 /// The largest sum of keys and values in one transaction of
 /// [`write_all`](super::Store::write_all), in bytes.
@@ -35,6 +35,22 @@ pub(super) fn split(fence: Option<&StoreWrite>, writes: Vec<StoreWrite>) -> Vec<
     chunks
 }
 
+/// Returns the writes that the store takes, and the error for the first one that is too large for it.
+pub(super) fn separate_too_large(writes: Vec<StoreWrite>) -> (Vec<StoreWrite>, Option<StoreError>) {
+    let mut too_large = None;
+    let taken =
+        writes
+            .into_iter()
+            .filter(|write| match check_limits(std::slice::from_ref(write)) {
+                Ok(()) => true,
+                Err(error) => {
+                    too_large.get_or_insert(error);
+                    false
+                }
+            });
+    (taken.collect(), too_large)
+}
+
 /// The size of a write's key and value, in bytes.
 fn size(write: &StoreWrite) -> usize {
     match write {
@@ -46,7 +62,7 @@ fn size(write: &StoreWrite) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Precondition;
+    use crate::store::{MAX_VALUE_BYTES, Precondition};
 
     fn put(index: usize, bytes: usize) -> StoreWrite {
         StoreWrite::put(format!("/{index:07}"), vec![0; bytes - 8])
@@ -93,6 +109,17 @@ mod tests {
             lengths(&chunks),
             [3, 3],
             "the fence takes the remaining bytes"
+        );
+    }
+
+    #[test]
+    fn value_that_is_too_large_is_reported_and_the_others_are_kept() {
+        let writes = vec![put(0, 8), put(1, MAX_VALUE_BYTES + 9), put(2, 8)];
+        let (taken, error) = separate_too_large(writes);
+        assert_eq!(taken, [put(0, 8), put(2, 8)]);
+        assert!(
+            matches!(&error, Some(StoreError::TooLarge { key, .. }) if key == "/0000001"),
+            "{error:?}"
         );
     }
 

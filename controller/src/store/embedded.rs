@@ -1,21 +1,25 @@
 //! The embedded store: a redb file that one controller opens alone. Every write is durable.
+//!
+//! redb refuses everything after an error of the disk. The file is then closed, and opened again by
+//! the next call, so that the store works again once the disk does.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition,
-};
+use parking_lot::{Mutex, RwLock};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::broadcast;
 
 use super::{
-    Leadership, Lease, LeaseId, MAX_WRITES, Precondition, Store, StoreChange, StoreEntry,
-    StoreError, StoreRevision, StoreWatch, StoreWrite, WatchEvent, keys,
+    Leadership, Lease, LeaseId, Precondition, Store, StoreChange, StoreEntry, StoreError,
+    StoreRevision, StoreWatch, StoreWrite, WatchEvent, keys,
 };
+use crate::durable_file::sync_dir;
+use crate::store::backoff::RetryDelays;
 
 /// Maps a key to the revision of its last write and its value.
 const ENTRIES: TableDefinition<&str, (u64, &[u8])> = TableDefinition::new("entries");
@@ -38,7 +42,11 @@ pub struct EmbeddedStore {
 }
 
 struct EmbeddedState {
-    database: Database,
+    path: PathBuf,
+    /// `None` after an error of the disk, until the next call opens it again.
+    database: RwLock<Option<Database>>,
+    /// Whether the keys of the previous process's leases are still there.
+    has_stale_leases: AtomicBool,
     /// Sends changes to the watchers. Locked during a write and the sending of its changes, so
     /// that watchers see changes in order, and while a watch starts, so that it misses none.
     changes: Mutex<broadcast::Sender<StoreChange>>,
@@ -51,23 +59,29 @@ impl EmbeddedStore {
     /// exist.
     ///
     /// # Errors
-    /// [`StoreError::Directory`], [`StoreError::InUse`] or [`StoreError::Damaged`].
+    /// [`StoreError::Directory`], [`StoreError::InUse`], [`StoreError::Damaged`], or
+    /// [`StoreError::DiskFull`] if there is no room for a new store. A store that exists is opened on
+    /// a full disk, too.
     pub async fn open(dir: &Path) -> Result<Self, StoreError> {
         let dir = dir.to_owned();
         blocking(move || {
-            std::fs::create_dir_all(&dir).map_err(|error| StoreError::Directory {
-                path: dir.clone(),
-                reason: error.to_string(),
-            })?;
+            std::fs::create_dir_all(&dir).map_err(|error| directory_error(&dir, &error))?;
             let path = dir.join(FILE);
-            let database = create(&path)?;
+            let database = open_database(&path)?;
             let inner = EmbeddedState {
-                database,
+                path,
+                database: RwLock::new(Some(database)),
+                has_stale_leases: AtomicBool::new(true),
                 changes: Mutex::new(broadcast::channel(BACKLOG).0),
                 next_lease: AtomicI64::new(0),
             };
-            // The leases of the previous process ended with it.
-            inner.end_leases(None)?;
+            match inner.end_stale_leases() {
+                // They are ended before the first write that succeeds.
+                Err(error @ StoreError::DiskFull(_)) => {
+                    tracing::warn!(%error, "the store is opened without room for changes");
+                }
+                ended => ended?,
+            }
             Ok(Self {
                 inner: Arc::new(inner),
             })
@@ -76,41 +90,86 @@ impl EmbeddedStore {
     }
 }
 
-/// Opens the database file and creates its tables.
-fn create(path: &Path) -> Result<Database, StoreError> {
-    let damaged = |reason: String| StoreError::Damaged {
-        path: path.to_owned(),
-        reason,
+/// Opens the database file and creates the tables that it does not have.
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    let damaged = |error: redb::Error| match failed(error) {
+        StoreError::DiskFull(_) => StoreError::DiskFull(path.to_owned()),
+        other => StoreError::Damaged {
+            path: path.to_owned(),
+            reason: other.to_string(),
+        },
     };
+    let exists = path.exists();
     let database = Database::create(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-        DatabaseError::Storage(StorageError::Io(error))
-            if error.kind() != std::io::ErrorKind::InvalidData =>
+        DatabaseError::Storage(redb::StorageError::Io(error))
+            if error.kind() != ErrorKind::InvalidData && !is_disk_full(&error) =>
         {
-            StoreError::Directory {
-                path: path.parent().unwrap_or(path).to_owned(),
-                reason: error.to_string(),
-            }
+            directory_error(path.parent().unwrap_or(path), &error)
         }
-        other => damaged(other.to_string()),
+        other => damaged(other.into()),
     })?;
-    // Creating all tables here means that reads never meet a missing one.
-    let transaction = database.begin_write().map_err(|e| damaged(e.to_string()))?;
-    transaction
-        .open_table(ENTRIES)
-        .map_err(|e| damaged(e.to_string()))?;
-    transaction
-        .open_table(META)
-        .map_err(|e| damaged(e.to_string()))?;
-    transaction
-        .open_table(LEASED)
-        .map_err(|e| damaged(e.to_string()))?;
-    transaction.commit().map_err(|e| damaged(e.to_string()))?;
+    // With all tables there, reads never meet a missing one. Nothing is written if they are: there
+    // may be no room.
+    if !has_tables(&database).map_err(damaged)? {
+        create_tables(&database).map_err(damaged)?;
+    }
+    if !exists && let Some(dir) = path.parent() {
+        // Without this, the file itself could be gone after a power cut.
+        sync_dir(dir).map_err(|error| directory_error(dir, &error))?;
+    }
     Ok(database)
 }
 
+fn has_tables(database: &Database) -> Result<bool, redb::Error> {
+    let read = database.begin_read()?;
+    let tables = [
+        read.open_table(ENTRIES).map(drop),
+        read.open_table(META).map(drop),
+        read.open_table(LEASED).map(drop),
+    ];
+    for table in tables {
+        match table {
+            Ok(()) => {}
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
+}
+
+fn create_tables(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(ENTRIES)?;
+    transaction.open_table(META)?;
+    transaction.open_table(LEASED)?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn directory_error(dir: &Path, error: &std::io::Error) -> StoreError {
+    if is_disk_full(error) {
+        return StoreError::DiskFull(dir.to_owned());
+    }
+    StoreError::Directory {
+        path: dir.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+fn is_disk_full(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}
+
+/// Converts an error of redb. [`EmbeddedState::run`] fills in the path.
 fn failed(error: impl Into<redb::Error>) -> StoreError {
-    StoreError::Failed(error.into().to_string())
+    match error.into() {
+        redb::Error::Io(error) if is_disk_full(&error) => StoreError::DiskFull(PathBuf::new()),
+        other => StoreError::Failed(other.to_string()),
+    }
 }
 
 /// Runs file I/O on the blocking thread pool.
@@ -123,84 +182,52 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl EmbeddedState {
-    fn list(&self, prefix: &str) -> Result<Vec<StoreEntry>, StoreError> {
-        let read = self.database.begin_read().map_err(failed)?;
-        let table = read.open_table(ENTRIES).map_err(failed)?;
-        let mut entries = Vec::new();
-        for row in table.range(prefix..).map_err(failed)? {
-            let (key, value) = row.map_err(failed)?;
-            if !key.value().starts_with(prefix) {
-                break;
+    /// Runs an operation on the database, which is opened first if it is closed, and closed after an
+    /// error of the disk.
+    fn run<T>(
+        &self,
+        operation: impl FnOnce(&Database) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut database = self.database.read();
+        if database.is_none() {
+            drop(database);
+            let mut closed = self.database.write();
+            if closed.is_none() {
+                *closed = Some(open_database(&self.path)?);
             }
-            let (revision, value) = value.value();
-            entries.push(StoreEntry {
-                key: key.value().to_owned(),
-                value: value.to_owned(),
-                revision: StoreRevision(revision),
-            });
+            database = parking_lot::RwLockWriteGuard::downgrade(closed);
         }
-        Ok(entries)
+        let Some(open) = &*database else {
+            return Err(StoreError::Failed("the store is closed".into()));
+        };
+        let error = match operation(open) {
+            Err(StoreError::DiskFull(_)) => StoreError::DiskFull(self.path.clone()),
+            Err(error @ StoreError::Failed(_)) => error,
+            other => return other,
+        };
+        drop(database);
+        *self.database.write() = None;
+        Err(error)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<StoreEntry>, StoreError> {
+        self.run(|database| list(database, prefix))
     }
 
     /// Returns the revision of the last write.
     fn revision(&self) -> Result<StoreRevision, StoreError> {
-        let read = self.database.begin_read().map_err(failed)?;
-        let meta = read.open_table(META).map_err(failed)?;
-        let row = meta.get(REVISION).map_err(failed)?;
-        Ok(StoreRevision(row.map_or(0, |row| row.value())))
+        self.run(revision)
     }
 
     fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
+        self.end_stale_leases()?;
+        self.commit(writes)
+    }
+
+    /// Writes in one transaction, and sends the changes to the watchers.
+    fn commit(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         let sender = self.changes.lock();
-        let transaction = self.database.begin_write().map_err(failed)?;
-        let mut changes = Vec::with_capacity(writes.len());
-        let revision;
-        {
-            let mut entries = transaction.open_table(ENTRIES).map_err(failed)?;
-            let mut leased = transaction.open_table(LEASED).map_err(failed)?;
-            let mut meta = transaction.open_table(META).map_err(failed)?;
-            let last = meta
-                .get(REVISION)
-                .map_err(failed)?
-                .map_or(0, |row| row.value());
-            revision = StoreRevision(last + 1);
-            meta.insert(REVISION, revision.0).map_err(failed)?;
-            for write in writes {
-                match write {
-                    StoreWrite::Put {
-                        key,
-                        value,
-                        precondition,
-                        lease,
-                    } => {
-                        check(&entries, &key, precondition)?;
-                        entries
-                            .insert(key.as_str(), (revision.0, value.as_slice()))
-                            .map_err(failed)?;
-                        match lease {
-                            Some(lease) => leased.insert(key.as_str(), lease),
-                            None => leased.remove(key.as_str()),
-                        }
-                        .map_err(failed)?;
-                        changes.push(StoreChange::Put(StoreEntry {
-                            key,
-                            value,
-                            revision,
-                        }));
-                    }
-                    StoreWrite::Delete { key } => {
-                        leased.remove(key.as_str()).map_err(failed)?;
-                        if entries.remove(key.as_str()).map_err(failed)?.is_some() {
-                            changes.push(StoreChange::Delete { key, revision });
-                        }
-                    }
-                    StoreWrite::Require { key, precondition } => {
-                        check(&entries, &key, precondition)?
-                    }
-                }
-            }
-        }
-        transaction.commit().map_err(failed)?;
+        let (revision, changes) = self.run(|database| commit(database, writes))?;
         for change in changes {
             // Sending fails only if nobody watches.
             let _ = sender.send(change);
@@ -208,26 +235,120 @@ impl EmbeddedState {
         Ok(revision)
     }
 
-    /// Ends one lease, or all leases for `None`, and deletes their keys.
-    fn end_leases(&self, lease: Option<LeaseId>) -> Result<(), StoreError> {
-        let mut deletes = Vec::new();
-        {
-            let read = self.database.begin_read().map_err(failed)?;
-            let leased = read.open_table(LEASED).map_err(failed)?;
-            for row in leased.iter().map_err(failed)? {
-                let (key, key_lease) = row.map_err(failed)?;
-                if lease.is_none_or(|lease| lease == key_lease.value()) {
-                    deletes.push(StoreWrite::Delete {
-                        key: key.value().to_owned(),
-                    });
-                }
-            }
-        }
-        if !deletes.is_empty() {
-            self.write(deletes)?;
+    /// Deletes the keys of the previous process's leases, which ended with it.
+    fn end_stale_leases(&self) -> Result<(), StoreError> {
+        if self.has_stale_leases.load(Ordering::Acquire) {
+            self.end_leases(None)?;
+            self.has_stale_leases.store(false, Ordering::Release);
         }
         Ok(())
     }
+
+    /// Ends one lease, or all leases for `None`, and deletes their keys.
+    fn end_leases(&self, lease: Option<LeaseId>) -> Result<(), StoreError> {
+        let deletes = self.run(|database| leased_keys(database, lease))?;
+        if !deletes.is_empty() {
+            let deletes = deletes.into_iter();
+            self.commit(deletes.map(|key| StoreWrite::Delete { key }).collect())?;
+        }
+        Ok(())
+    }
+}
+
+fn list(database: &Database, prefix: &str) -> Result<Vec<StoreEntry>, StoreError> {
+    let read = database.begin_read().map_err(failed)?;
+    let table = read.open_table(ENTRIES).map_err(failed)?;
+    let mut entries = Vec::new();
+    for row in table.range(prefix..).map_err(failed)? {
+        let (key, value) = row.map_err(failed)?;
+        if !key.value().starts_with(prefix) {
+            break;
+        }
+        let (revision, value) = value.value();
+        entries.push(StoreEntry {
+            key: key.value().to_owned(),
+            value: value.to_owned(),
+            revision: StoreRevision(revision),
+        });
+    }
+    Ok(entries)
+}
+
+/// Returns the revision of the last write.
+fn revision(database: &Database) -> Result<StoreRevision, StoreError> {
+    let read = database.begin_read().map_err(failed)?;
+    let meta = read.open_table(META).map_err(failed)?;
+    let row = meta.get(REVISION).map_err(failed)?;
+    Ok(StoreRevision(row.map_or(0, |row| row.value())))
+}
+
+/// Writes in one transaction. Returns its revision and what it has changed.
+fn commit(
+    database: &Database,
+    writes: Vec<StoreWrite>,
+) -> Result<(StoreRevision, Vec<StoreChange>), StoreError> {
+    let transaction = database.begin_write().map_err(failed)?;
+    let mut changes = Vec::with_capacity(writes.len());
+    let revision;
+    {
+        let mut entries = transaction.open_table(ENTRIES).map_err(failed)?;
+        let mut leased = transaction.open_table(LEASED).map_err(failed)?;
+        let mut meta = transaction.open_table(META).map_err(failed)?;
+        let last = meta
+            .get(REVISION)
+            .map_err(failed)?
+            .map_or(0, |row| row.value());
+        revision = StoreRevision(last + 1);
+        meta.insert(REVISION, revision.0).map_err(failed)?;
+        for write in writes {
+            match write {
+                StoreWrite::Put {
+                    key,
+                    value,
+                    precondition,
+                    lease,
+                } => {
+                    check(&entries, &key, precondition)?;
+                    entries
+                        .insert(key.as_str(), (revision.0, value.as_slice()))
+                        .map_err(failed)?;
+                    match lease {
+                        Some(lease) => leased.insert(key.as_str(), lease),
+                        None => leased.remove(key.as_str()),
+                    }
+                    .map_err(failed)?;
+                    changes.push(StoreChange::Put(StoreEntry {
+                        key,
+                        value,
+                        revision,
+                    }));
+                }
+                StoreWrite::Delete { key } => {
+                    leased.remove(key.as_str()).map_err(failed)?;
+                    if entries.remove(key.as_str()).map_err(failed)?.is_some() {
+                        changes.push(StoreChange::Delete { key, revision });
+                    }
+                }
+                StoreWrite::Require { key, precondition } => check(&entries, &key, precondition)?,
+            }
+        }
+    }
+    transaction.commit().map_err(failed)?;
+    Ok((revision, changes))
+}
+
+/// Returns the keys that are bound to a lease, or to any lease for `None`.
+fn leased_keys(database: &Database, lease: Option<LeaseId>) -> Result<Vec<String>, StoreError> {
+    let read = database.begin_read().map_err(failed)?;
+    let leased = read.open_table(LEASED).map_err(failed)?;
+    let mut keys = Vec::new();
+    for row in leased.iter().map_err(failed)? {
+        let (key, key_lease) = row.map_err(failed)?;
+        if lease.is_none_or(|lease| lease == key_lease.value()) {
+            keys.push(key.value().to_owned());
+        }
+    }
+    Ok(keys)
 }
 
 /// Fails with a conflict unless the precondition holds.
@@ -282,9 +403,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
-        if writes.len() > MAX_WRITES {
-            return Err(StoreError::TooManyWrites(writes.len()));
-        }
+        super::check_limits(&writes)?;
         let inner = self.inner.clone();
         blocking(move || inner.write(writes)).await
     }
@@ -294,6 +413,8 @@ impl Store for EmbeddedStore {
             store: self.clone(),
             prefix: prefix.to_owned(),
             changes: None,
+            unavailable: false,
+            delays: RetryDelays::default(),
         }))
     }
 
@@ -342,6 +463,10 @@ struct EmbeddedWatch {
     prefix: String,
     /// `None` before the first snapshot, and after changes were missed.
     changes: Option<broadcast::Receiver<StoreChange>>,
+    /// Whether [`WatchEvent::Unavailable`] was returned and nothing since.
+    unavailable: bool,
+    /// The delays between attempts to read a snapshot.
+    delays: RetryDelays,
 }
 
 #[async_trait]
@@ -350,12 +475,24 @@ impl StoreWatch for EmbeddedWatch {
         loop {
             let Some(changes) = &mut self.changes else {
                 let (inner, prefix) = (self.store.inner.clone(), self.prefix.clone());
-                let (entries, revision, changes) = blocking(move || {
+                let snapshot = blocking(move || {
                     let sender = inner.changes.lock();
                     Ok((inner.list(&prefix)?, inner.revision()?, sender.subscribe()))
-                })
-                .await?;
-                self.changes = Some(changes);
+                });
+                let (entries, revision, changes) = match snapshot.await {
+                    Ok(snapshot) => snapshot,
+                    Err(error) if !self.unavailable => {
+                        tracing::warn!(%error, "the store cannot be read");
+                        self.unavailable = true;
+                        return Ok(WatchEvent::Unavailable(error.to_string()));
+                    }
+                    Err(_) => {
+                        self.delays.wait().await;
+                        continue;
+                    }
+                };
+                (self.changes, self.unavailable) = (Some(changes), false);
+                self.delays.reset();
                 return Ok(WatchEvent::Snapshot { entries, revision });
             };
             match changes.recv().await {
@@ -380,6 +517,7 @@ impl StoreWatch for EmbeddedWatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::MAX_WRITES;
 
     fn put(key: &str, value: &str, precondition: Precondition) -> StoreWrite {
         StoreWrite::put_if(key.into(), value.into(), precondition)

@@ -10,6 +10,7 @@ mod chunks;
 mod embedded;
 mod etcd;
 pub mod keys;
+mod monitored;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,9 +23,17 @@ use crate::config::StoreAddress;
 pub use chunks::MAX_CHUNK_BYTES;
 pub use embedded::EmbeddedStore;
 pub use etcd::EtcdStore;
+pub(crate) use monitored::MonitoredStore;
 
 /// The largest number of writes in one transaction: etcd's default for `--max-txn-ops`.
 pub const MAX_WRITES: usize = 128;
+
+/// The largest value, in bytes: etcd refuses requests above 1.5 MiB, its default for
+/// `--max-request-bytes`. The difference is for the key and for framing.
+pub const MAX_VALUE_BYTES: usize = (3 << 19) - (32 << 10);
+
+/// Time to live of the leases of a controller: one that is silent for longer counts as gone.
+pub const LEASE_TTL: Duration = Duration::from_secs(10);
 
 /// A key, its value, and the revision of the write that set it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,9 +196,76 @@ pub enum StoreError {
     /// A transaction has more than [`MAX_WRITES`] writes; holds their number.
     #[error("{0} writes are too many for one transaction, which holds at most {MAX_WRITES}")]
     TooManyWrites(usize),
+    /// A value has more than [`MAX_VALUE_BYTES`].
+    #[error("'{key}' would have {bytes} bytes, and the store takes at most {MAX_VALUE_BYTES}")]
+    TooLarge {
+        /// The key of the value.
+        key: String,
+        /// The size of the value.
+        bytes: usize,
+    },
+    /// etcd takes smaller requests than this version writes.
+    #[error(
+        "etcd refused a write ({0}): do not set its --max-request-bytes below the default of 1.5 MiB"
+    )]
+    EtcdRequestTooLarge(String),
+    /// The database of etcd has reached its quota.
+    #[error(
+        "etcd is full (alarm NOSPACE) and takes no changes: compact and defragment it, or raise --quota-backend-bytes, then run `etcdctl alarm disarm`"
+    )]
+    EtcdFull,
+    /// The members of etcd disagree about their data.
+    #[error(
+        "etcd's data is damaged ({0}) and it takes no changes: replace the damaged member, or restore a snapshot of etcd"
+    )]
+    EtcdCorrupt(String),
+    /// etcd refused the user, the password or the permission.
+    #[error(
+        "etcd refused this controller ({0}): check the user, its password and its permission to read and write /flotilla/"
+    )]
+    EtcdAuth(String),
+    /// The disk of the embedded store is full.
+    #[error(
+        "the disk of the store {0} is full: free some space, and changes are accepted again by themselves"
+    )]
+    DiskFull(PathBuf),
     /// Any other failure of the embedded store.
     #[error("the store failed: {0}")]
     Failed(String),
+}
+
+impl StoreError {
+    /// Returns whether no change can be written until somebody has mended the cause. An outage is
+    /// none: the watch reports it.
+    #[must_use]
+    pub fn blocks_changes(&self) -> bool {
+        matches!(
+            self,
+            Self::EtcdFull
+                | Self::EtcdCorrupt(_)
+                | Self::EtcdAuth(_)
+                | Self::DiskFull(_)
+                | Self::Failed(_)
+        )
+    }
+}
+
+/// Checks the limits of one transaction.
+fn check_limits(writes: &[StoreWrite]) -> Result<(), StoreError> {
+    if writes.len() > MAX_WRITES {
+        return Err(StoreError::TooManyWrites(writes.len()));
+    }
+    for write in writes {
+        if let StoreWrite::Put { key, value, .. } = write
+            && value.len() > MAX_VALUE_BYTES
+        {
+            return Err(StoreError::TooLarge {
+                key: key.clone(),
+                bytes: value.len(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A key-value store with transactions, leases and a watch. Keys are paths such as `/a/b`.
@@ -209,7 +285,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if a precondition does not hold, [`StoreError::TooManyWrites`] for
-    /// more than [`MAX_WRITES`]; nothing is written then.
+    /// more than [`MAX_WRITES`], [`StoreError::TooLarge`] for a value above [`MAX_VALUE_BYTES`];
+    /// nothing is written then.
     async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError>;
 
     /// Applies any number of writes in as many transactions as they need: each has at most
@@ -221,16 +298,19 @@ pub trait Store: Send + Sync + 'static {
     /// correct one by one and that the caller repeats.
     ///
     /// # Errors
-    /// The error of the first transaction that failed; the later ones were not tried.
+    /// The error of the first transaction that failed; the later ones were not tried. A value that
+    /// is too large holds up none of the others: [`StoreError::TooLarge`] comes after they were
+    /// written.
     async fn write_all(
         &self,
         fence: Option<StoreWrite>,
         writes: Vec<StoreWrite>,
     ) -> Result<(), StoreError> {
+        let (writes, too_large) = chunks::separate_too_large(writes);
         for chunk in chunks::split(fence.as_ref(), writes) {
             self.write(chunk).await?;
         }
-        Ok(())
+        too_large.map_or(Ok(()), Err)
     }
 
     /// Watches all keys that start with `prefix`.
@@ -239,6 +319,12 @@ pub trait Store: Send + Sync + 'static {
     /// Acquires the leadership of all controllers on this store for the controller `id`. Returns
     /// `None` if another one leads. While one leads, [`keys::LEADER`] holds its id.
     async fn try_lead(&self, id: &str) -> Result<Option<Arc<dyn Leadership>>, StoreError>;
+
+    /// Returns the error that keeps changes from being written, if the store can tell without
+    /// writing.
+    async fn check_health(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Grants a lease. It is kept alive while the returned value exists, and ends at the latest
     /// `ttl` after its process died.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::json::ClientJson;
+use crate::known_fields::read_known_fields;
 
 use super::{FieldError, Model, Router, Task, ValidationErrors};
 
@@ -61,7 +62,25 @@ impl Resource {
     /// # Errors
     /// All invalid fields, each with its path. After an error of shape (a string where a number
     /// belongs, an unknown field) no further errors are looked for.
-    pub fn from_json(mut value: Value) -> Result<Self, ValidationErrors> {
+    pub fn from_json(value: Value) -> Result<Self, ValidationErrors> {
+        Self::read(value, &mut FieldPolicy::KnownOnly)
+    }
+
+    /// Reads and validates a resource that another version may have stored. Returns it with the paths
+    /// of the fields that this version does not know, which are left out.
+    ///
+    /// # Errors
+    /// Those of [`Resource::from_json`], except for unknown fields.
+    pub fn from_stored_json(value: Value) -> Result<(Self, Vec<String>), ValidationErrors> {
+        let mut policy = FieldPolicy::LeaveOut(Vec::new());
+        let resource = Self::read(value, &mut policy)?;
+        Ok(match policy {
+            FieldPolicy::KnownOnly => (resource, Vec::new()),
+            FieldPolicy::LeaveOut(unknown) => (resource, unknown),
+        })
+    }
+
+    fn read(mut value: Value, policy: &mut FieldPolicy) -> Result<Self, ValidationErrors> {
         if let Value::Object(fields) = &mut value
             && fields.get("status").is_some_and(Value::is_object)
         {
@@ -89,17 +108,17 @@ impl Resource {
         errors.into_result()?;
         Ok(match kind.as_str() {
             "Task" => {
-                let task: Task = deserialize(value)?;
+                let task: Task = policy.deserialize(value)?;
                 task.validate()?;
                 Self::Task(task)
             }
             "Router" => {
-                let router: Router = deserialize(value)?;
+                let router: Router = policy.deserialize(value)?;
                 router.validate()?;
                 Self::Router(router)
             }
             _ => {
-                let model: Model = deserialize(value)?;
+                let model: Model = policy.deserialize(value)?;
                 model.validate()?;
                 Self::Model(model)
             }
@@ -170,12 +189,34 @@ impl TryFrom<Resource> for Router {
     }
 }
 
-/// Deserializes a value; an error has the path of the field that caused it.
-fn deserialize<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, ValidationErrors> {
-    serde_path_to_error::deserialize(ClientJson(value)).map_err(|error| {
-        let field = error.path().to_string();
-        ValidationErrors(vec![FieldError::new(field, error.into_inner().to_string())])
-    })
+/// What is done about fields that this version does not know.
+enum FieldPolicy {
+    /// They are errors.
+    KnownOnly,
+    /// They are left out, and their paths are collected.
+    LeaveOut(Vec<String>),
+}
+
+impl FieldPolicy {
+    /// Deserializes a value; an error has the path of the field that caused it.
+    fn deserialize<T: serde::de::DeserializeOwned>(
+        &mut self,
+        value: Value,
+    ) -> Result<T, ValidationErrors> {
+        let read = match self {
+            Self::KnownOnly => {
+                serde_path_to_error::deserialize(ClientJson(value)).map_err(|error| {
+                    let field = error.path().to_string();
+                    FieldError::new(field, error.into_inner().to_string())
+                })
+            }
+            Self::LeaveOut(unknown) => read_known_fields(value).map(|(read, mut fields)| {
+                unknown.append(&mut fields);
+                read
+            }),
+        };
+        read.map_err(|error| ValidationErrors(vec![error]))
+    }
 }
 
 /// Reads and validates the resources of a YAML text with one or more documents, each a resource or a
@@ -276,6 +317,24 @@ mod tests {
             "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: a}\nspec: {replica: 2}";
         let text = error(yaml);
         assert!(text.starts_with("spec.replica unknown field"), "{text}");
+    }
+
+    #[test]
+    fn stored_resource_of_a_later_version_is_read_without_its_unknown_fields() {
+        let yaml = "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: a}\n\
+            spec: {engine: simulated, newer: {x: 1}}";
+        let value = parse_documents(yaml).unwrap().remove(0);
+        assert!(Resource::from_json(value.clone()).is_err());
+        let (resource, unknown) = Resource::from_stored_json(value).unwrap();
+        assert_eq!(
+            (resource.name(), unknown),
+            ("a", vec!["spec.newer".to_owned()])
+        );
+        // What it does know must be valid all the same.
+        let yaml = "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: a}\n\
+            spec: {engine: simulated, newer: 1, concurrency: 0}";
+        let value = parse_documents(yaml).unwrap().remove(0);
+        assert!(Resource::from_stored_json(value).is_err());
     }
 
     #[test]

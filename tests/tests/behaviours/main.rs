@@ -36,6 +36,7 @@ mod silent_streams;
 mod soak;
 mod stopped_controllers;
 mod store;
+mod store_faults;
 mod task_routing;
 mod telemetry;
 mod time_limits;

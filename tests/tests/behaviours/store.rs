@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use flotilla_controller::StoreAddress;
 use flotilla_controller::store::{
-    self, MAX_CHUNK_BYTES, MAX_WRITES, Precondition, Store, StoreChange, StoreError, StoreRevision,
-    StoreWatch, StoreWrite, WatchEvent,
+    self, LEASE_TTL, MAX_CHUNK_BYTES, MAX_VALUE_BYTES, MAX_WRITES, Precondition, Store,
+    StoreChange, StoreError, StoreRevision, StoreWatch, StoreWrite, WatchEvent,
 };
 use flotilla_tests::{DEADLINE, Etcd};
 use futures::FutureExt;
@@ -43,6 +43,8 @@ on_both_stores!(
     leader_key_holds_the_id_of_the_leader,
     writes_beyond_the_limits_of_a_transaction_are_split,
     failed_fence_stops_every_transaction_of_a_split_write,
+    value_that_is_too_large_is_refused_and_holds_up_no_other,
+    more_than_a_message_holds_is_read_and_watched,
 );
 
 fn put(key: &str, value: &str, precondition: Precondition) -> StoreWrite {
@@ -278,6 +280,93 @@ async fn failed_fence_stops_every_transaction_of_a_split_write(store: Arc<dyn St
     assert_eq!(entries.len(), 3 * MAX_WRITES);
 }
 
+async fn value_that_is_too_large_is_refused_and_holds_up_no_other(store: Arc<dyn Store>) {
+    let put = |key: &str, bytes| StoreWrite::put(key.into(), vec![b'x'; bytes]);
+    store
+        .write(vec![put("/largest", MAX_VALUE_BYTES)])
+        .await
+        .unwrap();
+    let too_large = put("/larger", MAX_VALUE_BYTES + 1);
+    let is_refused = |result: Result<(), StoreError>| matches!(result, Err(StoreError::TooLarge { key, .. }) if key == "/larger");
+    assert!(is_refused(
+        store.write(vec![too_large.clone()]).await.map(drop)
+    ));
+    let writes = vec![put("/first", 1), too_large, put("/last", 1)];
+    assert!(is_refused(store.write_all(None, writes).await));
+    let entries = store.list("/").await.unwrap();
+    let keys: Vec<_> = entries.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(keys, ["/first", "/largest", "/last"]);
+}
+
+async fn more_than_a_message_holds_is_read_and_watched(store: Arc<dyn Store>) {
+    let mut watch = store.watch("/").await.unwrap();
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["snapshot"]);
+    // More than a client of etcd reads in one message by default, and more than one page.
+    let small = |i| StoreWrite::put(format!("/small/{i:04}"), vec![b'x'; 64]);
+    store
+        .write_all(None, (0..1_500).map(small).collect())
+        .await
+        .unwrap();
+    let large = |i| StoreWrite::put(format!("/large/{i:02}"), vec![b'x'; 1 << 20]);
+    for i in 0..24 {
+        store.write(vec![large(i)]).await.unwrap();
+    }
+    let entries = store.list("/").await.unwrap();
+    assert!(entries.is_sorted_by(|a, b| a.key < b.key));
+    assert_eq!(entries.len(), 1_524);
+    assert_eq!(store.list("/small/").await.unwrap().len(), 1_500);
+    let mut second = store.watch("/").await.unwrap();
+    let WatchEvent::Snapshot { entries, .. } = second.next().await.unwrap() else {
+        panic!("no snapshot");
+    };
+    assert_eq!(entries.len(), 1_524);
+    // The first watch has read none of the changes yet. One that is behind may get a snapshot instead.
+    let mut seen = std::collections::BTreeSet::new();
+    while seen.len() < 1_524 {
+        match watch.next().await.unwrap() {
+            WatchEvent::Change(StoreChange::Put(entry)) => {
+                assert!(seen.insert(entry.key), "a change is reported once");
+            }
+            WatchEvent::Snapshot { entries, .. } => {
+                seen = entries.into_iter().map(|entry| entry.key).collect();
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_on_etcd_outlive_a_member_that_stops_answering() {
+    let etcd = Etcd::start_members(3);
+    // Enough that each member is the one that some of the stores use.
+    let mut leases = Vec::new();
+    for i in 0..12 {
+        let store = store::open(&etcd.store()).await.unwrap();
+        let lease = store.grant_lease(LEASE_TTL).await.unwrap();
+        let key = format!("/{i}");
+        store
+            .write(vec![StoreWrite::put_leased(key, Vec::new(), lease.id())])
+            .await
+            .unwrap();
+        leases.push((store, lease));
+    }
+    for member in 0..3 {
+        etcd.signal_member(member, libc::SIGSTOP);
+        // Only time proves that a lease is renewed: longer than it lives.
+        tokio::time::sleep(LEASE_TTL + Duration::from_secs(3)).await;
+        etcd.signal_member(member, libc::SIGCONT);
+        for (_, lease) in &leases {
+            assert!(lease.lost().now_or_never().is_none());
+        }
+        let written = async {
+            while leases[0].0.list("/").await.map_or(0, |keys| keys.len()) != 12 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, written).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn watch_on_etcd_continues_after_an_outage() {
     let mut etcd = Etcd::start();
@@ -436,7 +525,7 @@ async fn etcd_with_tls_and_password_refuses_clients_without_them() {
             .unwrap();
         let refused = store.get(key).await;
         assert!(
-            matches!(refused, Err(StoreError::Etcd(_))),
+            matches!(refused, Err(StoreError::Etcd(_) | StoreError::EtcdAuth(_))),
             "{address:?}: {refused:?}"
         );
     }

@@ -216,18 +216,78 @@ fn node_known_only_from_the_store_is_suspect_then_lost() {
 }
 
 #[test]
-fn entry_that_cannot_be_decoded_is_ignored() {
+fn entry_that_cannot_be_decoded_is_ignored_and_named_until_it_is_gone() {
     let mut fleet = TestState::new();
     let entry = StoreEntry {
         key: format!("{}models/broken", keys::ROOT),
         value: b"{}".to_vec(),
         revision: StoreRevision(9),
     };
+    let key = entry.key.clone();
     assert!(
-        !fleet
+        fleet
             .state
             .apply(FleetEvent::StoreChanged(StoreChange::Put(entry)), fleet.now)
     );
+    let view = fleet.state.build_view(1, fleet.now);
+    assert_eq!(view.models.len(), 1);
+    assert!(view.notes()[0].starts_with("models/broken is not understood"));
+    let gone = StoreChange::Delete {
+        key,
+        revision: StoreRevision(10),
+    };
+    assert!(fleet.state.apply(FleetEvent::StoreChanged(gone), fleet.now));
+    assert!(fleet.state.build_view(2, fleet.now).notes().is_empty());
+}
+
+#[test]
+fn no_replica_is_expected_when_changes_are_not_possible_for_long() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s1"));
+    fleet.report("s1", vec![]);
+    let is_coming = |fleet: &mut TestState| {
+        let view = fleet.state.build_view(1, fleet.now);
+        view.models["m"].endpoints.coming
+    };
+    let full = FleetEvent::ChangesBlocked(Some("full".into()));
+    assert!(fleet.state.apply(full, fleet.now));
+    assert!(is_coming(&mut fleet));
+    assert!(!fleet.state.build_view(1, fleet.now).is_writable());
+    fleet.now += CHANGE_PATIENCE;
+    assert_eq!(fleet.state.next_deadline(), Some(fleet.now));
+    assert!(fleet.state.expire(fleet.now));
+    assert!(!is_coming(&mut fleet));
+    assert!(
+        fleet
+            .state
+            .apply(FleetEvent::ChangesBlocked(None), fleet.now)
+    );
+    assert!(is_coming(&mut fleet));
+    assert!(fleet.state.build_view(1, fleet.now).is_writable());
+}
+
+#[test]
+fn kept_state_counts_only_until_the_store_was_read() {
+    let now = Instant::now();
+    let mut state = FleetState::new("here", GRACE);
+    let kept = |name| FleetEvent::KeptState {
+        entries: vec![model_entry(name, 7)],
+        revision: StoreRevision(7),
+        saved_at: 1,
+    };
+    assert!(state.apply(FleetEvent::StoreUnavailable("away".into()), now));
+    assert!(state.apply(kept("m"), now));
+    let view = state.build_view(1, now);
+    assert!(view.synced && view.store_error.is_some() && view.models.contains_key("m"));
+    assert!(
+        view.notes()[0].contains("1970-01-01T00:00:01Z"),
+        "{:?}",
+        view.notes()
+    );
+    assert!(state.apply(snapshot(vec![model_entry("other", 7)]), now));
+    assert!(!state.apply(kept("m"), now));
+    let view = state.build_view(2, now);
+    assert!(view.kept_since.is_none() && !view.models.contains_key("m"));
 }
 
 fn put(key: String, value: &serde_json::Value, revision: u64) -> FleetEvent {
@@ -271,8 +331,11 @@ fn no_node_is_lost_while_the_store_is_unavailable_and_grace_restarts_afterwards(
     assert!(fleet.state.apply(away, fleet.now));
     fleet.leave("s1");
     fleet.now += GRACE * 10;
+    // Only that no replica is expected any more.
+    assert!(fleet.state.expire(fleet.now));
     assert_eq!(fleet.state.next_deadline(), None);
     assert!(!fleet.state.expire(fleet.now));
+    assert_eq!(fleet.phase(), NodePhase::Suspect);
     let view = fleet.state.build_view(1, fleet.now);
     assert_eq!(view.store_error.as_deref(), Some("etcd is away"));
     assert!(fleet.state.apply(FleetEvent::StoreAvailable, fleet.now));

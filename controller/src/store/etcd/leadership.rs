@@ -1,17 +1,16 @@
 //! Leadership in etcd: the leader binds [`keys::LEADER`] to a lease and keeps the lease alive.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
+use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp};
 
 use super::lease::EtcdLease;
-use super::{EtcdStore, store_revision, with_timeout};
-use crate::store::{Leadership, Lease, Precondition, StoreError, StoreRevision, StoreWrite, keys};
-
-/// Time after which a leader that has stopped renewing its lease is replaced.
-const TTL: Duration = Duration::from_secs(5);
+use super::members::TIMEOUT;
+use super::{EtcdStore, store_revision};
+use crate::store::{
+    LEASE_TTL, Leadership, Lease, Precondition, Store, StoreError, StoreRevision, StoreWrite, keys,
+};
 
 struct EtcdLeadership {
     lease: EtcdLease,
@@ -24,21 +23,17 @@ pub(super) async fn try_lead(
     store: &EtcdStore,
     id: &str,
 ) -> Result<Option<Arc<dyn Leadership>>, StoreError> {
-    let mut client = store.client().await?;
     // Reading first saves the standby controllers from granting and revoking a lease each time.
-    if !with_timeout(client.get(keys::LEADER, None))
-        .await?
-        .kvs()
-        .is_empty()
-    {
+    if store.get(keys::LEADER).await?.is_some() {
         return Ok(None);
     }
-    let lease = EtcdLease::grant(store, TTL).await?;
+    let lease = EtcdLease::grant(&store.members, LEASE_TTL).await?;
     let put = PutOptions::new().with_lease(lease.id());
     let transaction = Txn::new()
         .when([Compare::create_revision(keys::LEADER, CompareOp::Equal, 0)])
         .and_then([TxnOp::put(keys::LEADER, id, Some(put))]);
-    let reply = with_timeout(client.txn(transaction)).await?;
+    let write = |mut client: Client| async move { client.txn(transaction).await };
+    let reply = store.members.call(TIMEOUT, write).await?;
     if !reply.succeeded() {
         lease.revoke().await;
         return Ok(None);

@@ -1,11 +1,14 @@
 //! The store in etcd, for fleets with several controllers.
 //!
 //! Opening a store does not wait for etcd: the first call connects, and the client reconnects
-//! after a failure. A watch continues from the last revision it has seen, and starts again with a
-//! snapshot if etcd has compacted that revision.
+//! after a failure. `members.rs` chooses the member to call. A watch continues from the last
+//! revision it has seen, and starts again with a snapshot if etcd has compacted that revision.
 
+mod failure;
 mod leadership;
 mod lease;
+mod members;
+mod snapshot;
 mod watch;
 
 use std::sync::Arc;
@@ -13,27 +16,25 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, GetOptions, Identity, KeyValue,
-    PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse,
+    AlarmAction, AlarmType, Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn,
+    TxnOp, TxnOpResponse,
 };
-use tokio::sync::OnceCell;
 
 use super::{
-    Leadership, Lease, MAX_WRITES, Precondition, Store, StoreEntry, StoreError, StoreRevision,
-    StoreWatch, StoreWrite, keys,
+    Leadership, Lease, Precondition, Store, StoreEntry, StoreError, StoreRevision, StoreWatch,
+    StoreWrite, keys,
 };
 use crate::config::EtcdAddress;
+use members::{Members, TIMEOUT};
 
-/// Timeout of one call. An election within etcd takes about a second.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval of HTTP/2 pings on an idle connection, which detect a half-open one.
-const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// The largest message that is read from etcd, in bytes. It is above the largest transaction that
+/// etcd may be configured for in practice, and bounds the memory that a reply takes.
+const MAX_MESSAGE: usize = 16 << 20;
 
-/// The store in etcd. Cheap to clone; clones share the connection.
+/// The store in etcd. Cheap to clone; clones share the connections.
 #[derive(Clone)]
 pub struct EtcdStore {
-    address: Arc<EtcdAddress>,
-    client: Arc<OnceCell<Client>>,
+    members: Members,
 }
 
 impl EtcdStore {
@@ -42,78 +43,10 @@ impl EtcdStore {
     /// # Errors
     /// [`StoreError::Etcd`] if a certificate or key file cannot be read.
     pub fn open(address: EtcdAddress) -> Result<Self, StoreError> {
-        connect_options(&address)?;
         Ok(Self {
-            address: Arc::new(address),
-            client: Arc::default(),
+            members: Members::new(address)?,
         })
     }
-
-    /// Returns the shared client; connects on the first call.
-    async fn client(&self) -> Result<Client, StoreError> {
-        let client = self.client.get_or_try_init(|| async {
-            let options = connect_options(&self.address)?;
-            let connect = Client::connect(self.address.urls(), Some(options));
-            with_timeout(connect).await
-        });
-        client.await.cloned()
-    }
-
-    /// Returns the entries whose keys start with `prefix`, and the revision of the store they are
-    /// from.
-    async fn snapshot(&self, prefix: &str) -> Result<(Vec<StoreEntry>, i64), StoreError> {
-        let mut client = self.client().await?;
-        let options = GetOptions::new().with_prefix();
-        let mut reply = with_timeout(client.get(prefix, Some(options))).await?;
-        let revision = reply.header().map_or(0, |header| header.revision());
-        let entries = reply.take_kvs().into_iter().map(entry);
-        Ok((entries.collect::<Result<_, _>>()?, revision))
-    }
-}
-
-/// Builds the connection options: timeouts, password and TLS.
-fn connect_options(address: &EtcdAddress) -> Result<ConnectOptions, StoreError> {
-    let mut options = ConnectOptions::new()
-        .with_connect_timeout(TIMEOUT)
-        .with_keep_alive(KEEP_ALIVE, KEEP_ALIVE)
-        // A member that has lost its quorum then fails calls instead of serving stale data.
-        .with_require_leader(true);
-    if let Some((user, password)) = &address.user {
-        options = options
-            .with_user(user, password)
-            .with_auto_token_refresh(true);
-    }
-    if let Some(tls) = &address.tls {
-        let read = |path: &std::path::Path| {
-            std::fs::read(path).map_err(|error| {
-                StoreError::Etcd(format!("{} cannot be read: {error}", path.display()))
-            })
-        };
-        let mut settings = TlsOptions::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
-        if let Some((certificate, key)) = &tls.identity {
-            settings = settings.identity(Identity::from_pem(read(certificate)?, read(key)?));
-        }
-        options = options.with_tls(settings);
-    }
-    Ok(options)
-}
-
-/// Waits for a call's result, at most [`TIMEOUT`].
-async fn with_timeout<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(reply) => reply.map_err(|error| failed(&error)),
-        Err(_) => Err(StoreError::Etcd(format!(
-            "it did not answer within {} s",
-            TIMEOUT.as_secs()
-        ))),
-    }
-}
-
-fn failed(error: &Error) -> StoreError {
-    StoreError::Etcd(match error {
-        Error::GRpcStatus(status) => status.message().to_owned(),
-        other => other.to_string(),
-    })
 }
 
 /// Converts a revision of etcd. They start at 1, so that a negative number never occurs.
@@ -149,28 +82,30 @@ fn required_revision(precondition: Precondition) -> Option<i64> {
 #[async_trait]
 impl Store for EtcdStore {
     async fn list(&self, prefix: &str) -> Result<Vec<StoreEntry>, StoreError> {
-        Ok(self.snapshot(prefix).await?.0)
+        Ok(snapshot::read(self, prefix).await?.0)
     }
 
     async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError> {
-        let mut client = self.client().await?;
-        let mut reply = with_timeout(client.get(key, None)).await?;
+        let read = |client: Client| async move {
+            let mut client = client.kv_client().max_decoding_message_size(MAX_MESSAGE);
+            client.get(key, None).await
+        };
+        let mut reply = self.members.call(TIMEOUT, read).await?;
         reply.take_kvs().pop().map(entry).transpose()
     }
 
     async fn current_revision(&self) -> Result<StoreRevision, StoreError> {
-        let mut client = self.client().await?;
         let options = GetOptions::new().with_count_only();
         // A read of etcd is linearizable unless it is asked not to be.
-        let reply = with_timeout(client.get(keys::FLEET_ID, Some(options))).await?;
+        let read =
+            |mut client: Client| async move { client.get(keys::FLEET_ID, Some(options)).await };
+        let reply = self.members.call(TIMEOUT, read).await?;
         let revision = reply.header().map_or(0, |header| header.revision());
         Ok(store_revision(revision))
     }
 
     async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
-        if writes.len() > MAX_WRITES {
-            return Err(StoreError::TooManyWrites(writes.len()));
-        }
+        super::check_limits(&writes)?;
         let mut conditions = Vec::new();
         let mut operations = Vec::with_capacity(writes.len());
         for write in writes {
@@ -200,14 +135,14 @@ impl Store for EtcdStore {
         // If a condition fails, etcd returns the keys' current revisions, which show which one failed.
         let reads: Vec<_> = conditions
             .iter()
-            .map(|(key, _)| TxnOp::get(key.as_str(), None))
+            .map(|(key, _)| TxnOp::get(key.as_str(), Some(GetOptions::new().with_keys_only())))
             .collect();
         let transaction = Txn::new()
             .when(compares)
             .and_then(operations)
             .or_else(reads);
-        let mut client = self.client().await?;
-        let reply = with_timeout(client.txn(transaction)).await?;
+        let write = |mut client: Client| async move { client.txn(transaction).await };
+        let reply = self.members.call(TIMEOUT, write).await?;
         if !reply.succeeded() {
             let current = reply.op_responses();
             let failed = conditions
@@ -235,6 +170,27 @@ impl Store for EtcdStore {
     }
 
     async fn grant_lease(&self, ttl: Duration) -> Result<Arc<dyn Lease>, StoreError> {
-        Ok(Arc::new(lease::EtcdLease::grant(self, ttl).await?))
+        Ok(Arc::new(lease::EtcdLease::grant(&self.members, ttl).await?))
+    }
+
+    async fn check_health(&self) -> Result<(), StoreError> {
+        let read = |mut client: Client| async move {
+            client.alarm(AlarmAction::Get, AlarmType::None, None).await
+        };
+        let reply = self.members.call(TIMEOUT, read).await?;
+        for alarm in reply.alarms() {
+            match alarm.alarm() {
+                AlarmType::Nospace => return Err(StoreError::EtcdFull),
+                AlarmType::Corrupt => {
+                    let member = format!(
+                        "member {:x} has raised the alarm CORRUPT",
+                        alarm.member_id()
+                    );
+                    return Err(StoreError::EtcdCorrupt(member));
+                }
+                AlarmType::None => {}
+            }
+        }
+        Ok(())
     }
 }

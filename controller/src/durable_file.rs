@@ -1,0 +1,67 @@
+//! Files that survive a power cut: written beside their place, flushed, renamed, and the folder flushed.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use tempfile::TempPath;
+
+/// Replaces the file at `path` by one with this content. After a power cut the file has the old or the
+/// new content, and the new one once this returns.
+///
+/// # Errors
+/// Those of the disk; the old file is untouched then.
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    persist(file.into_temp_path(), path)
+}
+
+/// Moves a file whose content is on the disk to `path`, in a folder that is created if it does not
+/// exist. The move survives a power cut.
+///
+/// # Errors
+/// Those of the disk.
+pub(crate) fn persist(file: TempPath, path: &Path) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    if !dir.exists() {
+        std::fs::create_dir_all(dir)?;
+        // The entry of a new folder is in its parent.
+        sync_dir(dir.parent().unwrap_or(Path::new(".")))?;
+    }
+    file.persist(path).map_err(|error| error.error)?;
+    sync_dir(dir)
+}
+
+/// Flushes the entries of a folder to the disk.
+///
+/// # Errors
+/// Those of the disk.
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    std::fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_is_replaced_as_a_whole_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/file");
+        replace(&path, b"one").unwrap();
+        replace(&path, b"two").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("new")).unwrap().count(),
+            1
+        );
+    }
+}

@@ -1,0 +1,92 @@
+//! What the errors of etcd mean.
+
+use etcd_client::Error;
+use tonic::Code;
+
+use crate::store::StoreError;
+
+/// Converts an error of the client. Errors that only a person can mend have variants of their own.
+pub(super) fn classify(error: &Error) -> StoreError {
+    match error {
+        Error::GRpcStatus(status) => classify_status(status.code(), status.message()),
+        other => StoreError::Etcd(other.to_string()),
+    }
+}
+
+fn classify_status(code: Code, message: &str) -> StoreError {
+    let contains = |text: &str| message.contains(text);
+    match code {
+        Code::ResourceExhausted if contains("database space exceeded") => StoreError::EtcdFull,
+        Code::DataLoss => StoreError::EtcdCorrupt(message.to_owned()),
+        // Permissions have just been changed: the next call uses the new ones.
+        Code::InvalidArgument if contains("revision of auth store is old") => {
+            StoreError::Etcd(message.to_owned())
+        }
+        Code::InvalidArgument if contains("too large") => {
+            StoreError::EtcdRequestTooLarge(message.to_owned())
+        }
+        Code::Unauthenticated | Code::PermissionDenied => StoreError::EtcdAuth(message.to_owned()),
+        Code::InvalidArgument if contains("auth") || contains("user") => {
+            StoreError::EtcdAuth(message.to_owned())
+        }
+        Code::FailedPrecondition if contains("authentication is not enabled") => {
+            StoreError::EtcdAuth(message.to_owned())
+        }
+        _ => StoreError::Etcd(message.to_owned()),
+    }
+}
+
+/// Returns whether a message is larger than this client reads.
+pub(super) fn is_message_too_large(error: &Error) -> bool {
+    // The error of tonic's decoder.
+    matches!(error, Error::GRpcStatus(status)
+        if status.code() == Code::OutOfRange && status.message().contains("message length too large"))
+}
+
+/// Returns whether the revision that was asked for is compacted.
+pub(super) fn is_compacted(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status)
+        if status.code() == Code::OutOfRange && status.message().contains("compacted"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_that_a_person_must_mend_are_told_from_outages() {
+        let full = "etcdserver: mvcc: database space exceeded";
+        assert!(matches!(
+            classify_status(Code::ResourceExhausted, full),
+            StoreError::EtcdFull
+        ));
+        for (code, message) in [
+            (
+                Code::InvalidArgument,
+                "etcdserver: authentication failed, invalid user ID or password",
+            ),
+            (Code::InvalidArgument, "etcdserver: user name is empty"),
+            (Code::PermissionDenied, "etcdserver: permission denied"),
+            (Code::Unauthenticated, "etcdserver: invalid auth token"),
+        ] {
+            let error = classify_status(code, message);
+            assert!(matches!(error, StoreError::EtcdAuth(_)), "{error:?}");
+        }
+        for (code, message) in [
+            (Code::Unavailable, "etcdserver: no leader"),
+            (Code::ResourceExhausted, "etcdserver: too many requests"),
+            (
+                Code::InvalidArgument,
+                "etcdserver: revision of auth store is old",
+            ),
+        ] {
+            let error = classify_status(code, message);
+            assert!(matches!(error, StoreError::Etcd(_)), "{error:?}");
+        }
+        let error = classify_status(Code::InvalidArgument, "etcdserver: request is too large");
+        assert!(
+            matches!(error, StoreError::EtcdRequestTooLarge(_)),
+            "{error:?}"
+        );
+    }
+}
