@@ -1,9 +1,11 @@
 //! `flotilla apply`.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use flotilla_controller::admin::{ApplyReply, ApplyResult, TaskResource};
+use flotilla_controller::admin::{ApplyBatchReply, ApplyReply, ApplyResult, TaskResource};
 use flotilla_core::spec::{FieldChange, Model, ModelSource, Resource};
+use serde_json::json;
 
 use crate::args::ApplyArgs;
 use crate::client::{FleetClient, ListResponse};
@@ -11,6 +13,10 @@ use crate::manifest::{self, ResourceDocument};
 
 /// Maximum time to wait until the classifier is trained for changed tasks.
 const TRAINING_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most resources that are sent at once, so that results are seen meanwhile.
+const BATCH_RESOURCES: usize = 250;
+/// The most bytes of resources that are sent at once; more only if one resource has more.
+const BATCH_BYTES: usize = 4 << 20;
 /// Interval at which the state of the training is polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -23,25 +29,61 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
     }
     let is_model = |read: &ResourceDocument| matches!(read.resource, Resource::Model(_));
     let affects_classifier = !resources.iter().all(is_model);
-    for ResourceDocument { resource, document } in resources {
-        let (noun, path) = manifest::noun_and_path(&resource);
-        let reply: ApplyReply = fleet.put(&path, &document).await?;
-        println!("{noun}/{} {}", resource.name(), result_text(&reply));
-        for change in &reply.changes {
-            println!("  {}", change_text(change));
-        }
-        let missing_path = match &resource {
-            Resource::Model(model) => missing_path(model),
-            Resource::Task(_) | Resource::Router(_) => None,
-        };
-        for warning in reply.warnings.iter().chain(&missing_path) {
-            eprintln!("warning: {noun}/{}: {warning}", resource.name());
+    for batch in batches(resources) {
+        let documents: Vec<_> = batch.iter().map(|read| &read.document).collect();
+        let body = json!({ "resources": documents });
+        let reply = fleet.post(&["api", "v1", "apply"], &body).await?;
+        let reply: ApplyBatchReply = reply.json().await?;
+        for (read, applied) in batch.iter().zip(&reply.results) {
+            print_result(&read.resource, &applied.reply);
         }
     }
     if affects_classifier {
         wait_until_trained(&fleet).await?;
     }
     Ok(())
+}
+
+/// Divides resources into requests, in order. A resource that occurs again begins another one, so that
+/// the last occurrence counts.
+fn batches(resources: Vec<ResourceDocument>) -> Vec<Vec<ResourceDocument>> {
+    let mut batches: Vec<Vec<ResourceDocument>> = Vec::new();
+    let mut names = HashSet::new();
+    let mut bytes = 0;
+    for read in resources {
+        let name = (read.resource.kind(), read.resource.name().to_owned());
+        let size = read.document.to_string().len();
+        let is_full = batches
+            .last()
+            .is_none_or(|batch| batch.len() >= BATCH_RESOURCES);
+        if is_full || bytes + size > BATCH_BYTES || names.contains(&name) {
+            batches.push(Vec::new());
+            names.clear();
+            bytes = 0;
+        }
+        names.insert(name);
+        bytes += size;
+        if let Some(batch) = batches.last_mut() {
+            batch.push(read);
+        }
+    }
+    batches
+}
+
+/// Prints what applying a resource did.
+fn print_result(resource: &Resource, reply: &ApplyReply) {
+    let (noun, _) = manifest::noun_and_path(resource);
+    println!("{noun}/{} {}", resource.name(), result_text(reply));
+    for change in &reply.changes {
+        println!("  {}", change_text(change));
+    }
+    let missing_path = match resource {
+        Resource::Model(model) => missing_path(model),
+        Resource::Task(_) | Resource::Router(_) => None,
+    };
+    for warning in reply.warnings.iter().chain(&missing_path) {
+        eprintln!("warning: {noun}/{}: {warning}", resource.name());
+    }
 }
 
 fn result_text(reply: &ApplyReply) -> &'static str {
@@ -111,6 +153,29 @@ async fn wait_until_trained(fleet: &FleetClient) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn batches_are_bounded_and_have_no_resource_twice() {
+        let read = |name: &str| {
+            let document = json!({
+                "apiVersion": "flotilla.dev/v1", "kind": "Model",
+                "metadata": {"name": name}, "spec": {"engine": "simulated"},
+            });
+            let resource = Resource::from_json(document.clone()).unwrap();
+            ResourceDocument { resource, document }
+        };
+        let many = (0..2 * BATCH_RESOURCES + 1).map(|i| read(&format!("m{i}")));
+        let lengths = |batches: Vec<Vec<ResourceDocument>>| -> Vec<usize> {
+            batches.iter().map(Vec::len).collect()
+        };
+        assert_eq!(
+            lengths(batches(many.collect())),
+            [BATCH_RESOURCES, BATCH_RESOURCES, 1]
+        );
+        let twice = ["a", "b", "a", "c"].map(read).into();
+        assert_eq!(lengths(batches(twice)), [2, 2]);
+        assert!(batches(Vec::new()).is_empty());
+    }
 
     #[test]
     fn changed_fields_are_shown_with_both_values_and_whether_the_default_applies() {

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use backon::Retryable;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::{FieldChange, Model, Resource, changed_fields};
+use flotilla_core::spec::{FieldChange, Model, Resource};
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use flotilla_dispatch::QualityRecord;
 use flotilla_telemetry::clock::unix_seconds;
 use serde::{Deserialize, Serialize};
 
+use super::apply_plan::{ApplyPlan, ApplyTarget};
+use crate::fleet::NodeOperationRecord;
 use crate::fleet::records::encode;
-use crate::fleet::{DesiredRecord, NodeOperationRecord};
-use crate::store::{Precondition, Store, StoreError, StoreRevision, StoreWrite, backoff, keys};
+use crate::store::{Store, StoreError, StoreRevision, StoreWrite, backoff, keys};
 
 /// What applying a resource did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,12 +44,12 @@ pub struct Applied {
 /// clone.
 #[derive(Clone)]
 pub struct DesiredStateWriter {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
 }
 
 /// Makes a change, and repeats it while etcd does not answer. `change` must be idempotent, as an
 /// attempt without an answer may have been written.
-async fn with_retries<T, C>(change: impl Fn() -> C) -> Result<T, StoreError>
+pub(super) async fn with_retries<T, C>(change: impl Fn() -> C) -> Result<T, StoreError>
 where
     C: Future<Output = Result<T, StoreError>>,
 {
@@ -86,72 +87,22 @@ impl DesiredStateWriter {
         resource: &Resource,
         document: &serde_json::Value,
     ) -> Result<Applied, StoreError> {
-        let (key, value, failed_revision) = match resource {
-            Resource::Model(model) => {
-                let failed_revision = keys::failed_revision(model.name());
-                let key = keys::model(model.name());
-                (key, to_json(model)?, Some(failed_revision))
-            }
-            Resource::Task(task) => (keys::task(task.name()), to_json(task)?, None),
-            Resource::Router(router) => (keys::ROUTER.into(), to_json(router)?, None),
-        };
-        with_retries(|| self.apply_once(&key, &value, document, failed_revision.as_deref())).await
+        let target = ApplyTarget::new(resource, document)?;
+        with_retries(|| self.apply_once(&target)).await
     }
 
-    async fn apply_once(
-        &self,
-        key: &str,
-        resource: &serde_json::Value,
-        document: &serde_json::Value,
-        failed_revision: Option<&str>,
-    ) -> Result<Applied, StoreError> {
-        let entry = self.store.get(key).await?;
-        let failed = match failed_revision {
-            Some(key) => self.store.get(key).await?.map(|entry| entry.key),
+    async fn apply_once(&self, target: &ApplyTarget<'_>) -> Result<Applied, StoreError> {
+        let entry = self.store.get(&target.key).await?;
+        let failed = match &target.failed_revision {
+            Some(key) => self.store.get(key).await?,
             None => None,
         };
-        let retries_failed_revision = failed.is_some();
-        let clear_failure = failed.map(|key| StoreWrite::Delete { key });
-        let current = entry
-            .as_ref()
-            .and_then(|entry| serde_json::from_slice::<DesiredRecord>(&entry.value).ok());
-        if let (Some(entry), Some(current)) = (&entry, &current)
-            && current.resource == *resource
-        {
-            let revision = match clear_failure {
-                Some(clear) => self.store.write(vec![clear]).await?,
-                None => entry.revision,
-            };
-            return Ok(Applied {
-                result: ApplyResult::Unchanged,
-                changes: Vec::new(),
-                retries_failed_revision,
-                revision,
-            });
-        }
-        let changes = current.as_ref().map_or_else(Vec::new, |current| {
-            changed_fields(&current.resource, resource, document)
-        });
-        let record = DesiredRecord {
-            created: current.map_or_else(unix_seconds, |current| current.created),
-            resource: resource.clone(),
+        let plan = ApplyPlan::new(target, entry.as_ref(), failed.as_ref(), unix_seconds());
+        let written = match plan.writes.is_empty() {
+            true => None,
+            false => Some(self.store.write(plan.writes.clone()).await?),
         };
-        let (precondition, result) = match &entry {
-            None => (Precondition::Absent, ApplyResult::Created),
-            Some(entry) => (
-                Precondition::Revision(entry.revision),
-                ApplyResult::Configured,
-            ),
-        };
-        let put = StoreWrite::put_if(key.to_owned(), encode(&record), precondition);
-        let mut writes = vec![put];
-        writes.extend(clear_failure);
-        Ok(Applied {
-            result,
-            changes,
-            retries_failed_revision,
-            revision: self.store.write(writes).await?,
-        })
+        Ok(plan.into_applied(written))
     }
 
     /// Applies a model like [`DesiredStateWriter::apply`], but only when the model already exists.
@@ -281,7 +232,7 @@ impl DesiredStateWriter {
     }
 
     /// Writes without a precondition.
-    async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
+    pub(super) async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         with_retries(|| self.store.write(writes.clone())).await
     }
 
@@ -303,13 +254,14 @@ impl DesiredStateWriter {
     }
 }
 
-fn to_json(resource: &impl Serialize) -> Result<serde_json::Value, StoreError> {
+pub(super) fn to_json(resource: &impl Serialize) -> Result<serde_json::Value, StoreError> {
     serde_json::to_value(resource).map_err(|e| StoreError::Failed(e.to_string()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::DesiredRecord;
     use crate::store::EmbeddedStore;
     use flotilla_core::spec::{EngineKind, ModelSpec, Replicas};
 

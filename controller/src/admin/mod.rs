@@ -7,11 +7,14 @@
 //! Start reading at `router.rs`, which lists all routes. One file each holds the JSON shapes and
 //! the handlers of a kind of resource; [`DesiredStateWriter`] is the only writer of resources.
 
+mod apply_plan;
 mod apply_warnings;
 mod artifacts;
+mod batch;
 mod controllers;
 pub(crate) mod decisions;
 mod desired_state;
+mod desired_state_batch;
 mod errors;
 pub(crate) mod live;
 mod model_conditions;
@@ -29,6 +32,7 @@ pub use crate::traffic::{
     LatencyPercentiles, MeteredEnergy, RequestSummary, TrafficPoint, UsageTotal, UsageTotals,
 };
 pub use artifacts::{ArtifactResource, MissingFiles};
+pub use batch::{AppliedResource, ApplyBatchReply, DeleteBatch, DeleteBatchReply, ResourceName};
 pub use controllers::ControllerResource;
 pub use decisions::DryRunResult;
 pub use desired_state::{Applied, ApplyResult, DesiredStateWriter};

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 use flotilla_core::generate::DefaultValue;
 use flotilla_core::placement::UnplacedReplicas;
-use flotilla_core::spec::{Model, ModelSource, Resource};
+use flotilla_core::spec::Model;
 use flotilla_core::{Bytes, ModelName, NodeName};
 use flotilla_gateway::{ApiError, ApiPath, ApiQuery};
 use http::StatusCode;
@@ -178,16 +178,6 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<Response, ApiError> {
     let (resource, document) = read_resource("Model", &name, body).await?;
-    if let Resource::Model(model) = &resource
-        && let Some(ModelSource::Path(path) | ModelSource::ControllerPath(path)) =
-            &model.spec.source
-        && path.is_relative()
-    {
-        return Err(ApiError::invalid(
-            Some("spec.source".into()),
-            format!("The path '{}' must be absolute.", path.display()),
-        ));
-    }
     state.apply(&resource, &document).await
 }
 

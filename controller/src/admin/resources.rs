@@ -2,7 +2,8 @@
 
 use axum::body::Body;
 use flotilla_core::artifact::MAX_MANIFEST_BYTES;
-use flotilla_core::spec::Resource;
+use flotilla_core::spec::{ModelSource, Resource};
+use flotilla_dispatch::TaskView;
 use flotilla_gateway::{ApiError, read_json};
 use serde::Serialize;
 use serde_json::Value;
@@ -46,6 +47,9 @@ pub(super) async fn read_resource(
             ),
         ));
     }
+    if let Err((field, problem)) = check_resource(&resource) {
+        return Err(ApiError::invalid(Some(field), problem));
+    }
     if resource.name() != name {
         return Err(ApiError::invalid(
             Some("metadata.name".into()),
@@ -56,6 +60,46 @@ pub(super) async fn read_resource(
         ));
     }
     Ok((resource, document))
+}
+
+/// Checks the size of a resource in a larger request.
+///
+/// # Errors
+/// What is wrong.
+pub(super) fn check_size(resource: &Resource, document: &Value) -> Result<(), String> {
+    let max_bytes = match resource {
+        Resource::Model(_) => MAX_MODEL,
+        Resource::Task(_) | Resource::Router(_) => MAX_RESOURCE,
+    };
+    let bytes = document.to_string().len();
+    if bytes > max_bytes {
+        return Err(format!("has {bytes} bytes, and may have {max_bytes}"));
+    }
+    Ok(())
+}
+
+/// Checks what a resource's own validation cannot: paths, which must mean the same on every machine, and
+/// JSON schemas.
+///
+/// # Errors
+/// The field, if it is one, and what is wrong.
+pub(super) fn check_resource(resource: &Resource) -> Result<(), (String, String)> {
+    match resource {
+        Resource::Model(model) => match &model.spec.source {
+            Some(ModelSource::Path(path) | ModelSource::ControllerPath(path))
+                if path.is_relative() =>
+            {
+                let problem = format!("The path '{}' must be absolute.", path.display());
+                Err(("spec.source".into(), problem))
+            }
+            _ => Ok(()),
+        },
+        Resource::Task(task) => match TaskView::new(task.clone(), 0) {
+            Ok(_) => Ok(()),
+            Err(problem) => Err(("spec".into(), problem)),
+        },
+        Resource::Router(_) => Ok(()),
+    }
 }
 
 /// A list of resources in a reply.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::routing::{delete, get, put};
+use axum::routing::{delete, get, post, put};
 use flotilla_core::spec::{Model, Task};
 use flotilla_dispatch::LatestClassifier;
 use flotilla_gateway::{ApiRoutes, Operation};
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::desired_state::DesiredStateWriter;
 use super::state::AdminState;
 use super::watch::WatchQuery;
-use super::{artifacts, controllers, models, nodes, tasks};
+use super::{artifacts, batch, controllers, models, nodes, tasks};
 use crate::artifacts::BlobStore;
 use crate::fleet::FleetHandle;
 use crate::store::Store;
@@ -39,6 +39,7 @@ pub(crate) fn router(
     };
     ApiRoutes::new()
         .merge(resource_routes())
+        .merge(batch_routes())
         .merge(status_routes())
         .merge(artifact_routes())
         .with_state(state)
@@ -102,6 +103,25 @@ fn resource_routes() -> ApiRoutes<AdminState> {
         .route(
             remove("/api/v1/routers/{name}", "Deletes the router"),
             delete(tasks::delete_router),
+        )
+}
+
+/// The routes of changes of many resources at once.
+fn batch_routes() -> ApiRoutes<AdminState> {
+    ApiRoutes::new()
+        .route(
+            Operation::new("post", "/api/v1/apply", "Applies many resources")
+                .body::<batch::ApplyBatch>()
+                .returns::<JsonObject>(200)
+                .errors(&[409, 503, 507]),
+            post(batch::apply),
+        )
+        .route(
+            Operation::new("post", "/api/v1/delete", "Deletes many resources")
+                .body::<batch::DeleteBatch>()
+                .returns::<batch::DeleteBatchReply>(200)
+                .errors(&[409, 503, 507]),
+            post(batch::delete),
         )
 }
 

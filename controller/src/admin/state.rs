@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::apply_warnings;
-use super::desired_state::{ApplyResult, DesiredStateWriter};
+use super::desired_state::{Applied, ApplyResult, DesiredStateWriter};
 use super::errors::{not_found, store_failure};
 use crate::artifacts::BlobStore;
 use crate::fleet::FleetHandle;
@@ -50,6 +50,17 @@ pub struct ApplyReply {
     /// What is missing for the resource to work, such as a source that does not exist.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+impl ApplyReply {
+    pub(super) fn new(applied: Applied, warnings: Vec<String>) -> Self {
+        Self {
+            result: applied.result,
+            changes: applied.changes,
+            retries_failed_revision: applied.retries_failed_revision,
+            warnings,
+        }
+    }
 }
 
 impl AdminState {
@@ -100,12 +111,8 @@ impl AdminState {
             ApplyResult::Created => StatusCode::CREATED,
             ApplyResult::Configured | ApplyResult::Unchanged => StatusCode::OK,
         };
-        let reply = ApplyReply {
-            result: applied.result,
-            changes: applied.changes,
-            retries_failed_revision: applied.retries_failed_revision,
-            warnings: apply_warnings::find(resource, &self.fleet.view()).await,
-        };
+        let warnings = apply_warnings::find(resource, &self.fleet.view()).await;
+        let reply = ApplyReply::new(applied, warnings);
         Ok((status, Json(reply)).into_response())
     }
 }

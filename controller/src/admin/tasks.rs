@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::response::Response;
 use flotilla_core::ModelRevision;
 use flotilla_core::quality::{Proportion, Scoring};
-use flotilla_core::spec::{Resource, Router, RouterSpec, Task};
+use flotilla_core::spec::{Router, RouterSpec, Task};
 use flotilla_core::{Joules, ModelName, RouterName, TaskName};
 use flotilla_dispatch::{LatestClassifier, QualityRecord, TaskView};
 use flotilla_gateway::{ApiError, ApiPath, ApiQuery, read_json};
@@ -189,11 +189,6 @@ pub(super) async fn put(
     body: Body,
 ) -> Result<Response, ApiError> {
     let (resource, document) = read_resource("Task", &name, body).await?;
-    if let Resource::Task(task) = &resource {
-        // Checks what the resource's own validation cannot, such as the JSON schema.
-        let view = TaskView::new(task.clone(), 0);
-        view.map_err(|problem| ApiError::invalid(Some("spec".into()), problem))?;
-    }
     state.apply(&resource, &document).await
 }
 

@@ -274,6 +274,20 @@ fn list(database: &Database, prefix: &str) -> Result<Vec<StoreEntry>, StoreError
     Ok(entries)
 }
 
+fn get(database: &Database, key: String) -> Result<Option<StoreEntry>, StoreError> {
+    let read = database.begin_read().map_err(failed)?;
+    let table = read.open_table(ENTRIES).map_err(failed)?;
+    let row = table.get(key.as_str()).map_err(failed)?;
+    Ok(row.map(|row| {
+        let (revision, value) = row.value();
+        StoreEntry {
+            value: value.to_owned(),
+            revision: StoreRevision(revision),
+            key,
+        }
+    }))
+}
+
 /// Returns the revision of the last write.
 fn revision(database: &Database) -> Result<StoreRevision, StoreError> {
     let read = database.begin_read().map_err(failed)?;
@@ -393,8 +407,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn get(&self, key: &str) -> Result<Option<StoreEntry>, StoreError> {
-        let entries = self.list(key).await?;
-        Ok(entries.into_iter().find(|entry| entry.key == key))
+        let (inner, key) = (self.inner.clone(), key.to_owned());
+        blocking(move || inner.run(|database| get(database, key))).await
     }
 
     async fn current_revision(&self) -> Result<StoreRevision, StoreError> {

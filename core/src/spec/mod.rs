@@ -22,7 +22,9 @@ pub use engine::{Dtype, EngineKind, EngineOptions, Pipeline};
 pub use field_error::{FieldError, ValidationErrors};
 pub use model::{Model, ModelSpec};
 pub use model_defaults::{DEFAULT_MAX_TOKENS, RequestDefaults, SystemPrompt, SystemPromptMode};
-pub use resource::{API_VERSION, Metadata, Resource, ResourceError, parse_documents, parse_yaml};
+pub use resource::{
+    API_VERSION, KINDS, Metadata, Resource, ResourceError, parse_documents, parse_yaml,
+};
 pub use router::{AbstainRule, Router, RouterSpec};
 pub use scheduling::{Accelerator, Replicas, Taint, Toleration};
 pub use schema::json_schema;

@@ -15,7 +15,7 @@ use super::{FieldError, Model, Router, Task, ValidationErrors};
 pub const API_VERSION: &str = "flotilla.dev/v1";
 
 /// The names of all kinds.
-const KINDS: [&str; 3] = ["Model", "Task", "Router"];
+pub const KINDS: [&str; 3] = ["Model", "Task", "Router"];
 
 /// The name and the labels of a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

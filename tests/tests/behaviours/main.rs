@@ -6,6 +6,7 @@
 
 mod admission;
 mod backup_and_restore;
+mod batches;
 mod cascades;
 mod cloned_machines;
 mod connection_limits;
