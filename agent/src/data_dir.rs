@@ -103,13 +103,19 @@ impl DataDir {
         &self.identity
     }
 
-    /// Loads the last stored desired state. A missing or unreadable one counts as empty, because a
-    /// controller will send it again.
+    /// Loads the last stored desired state. A missing one counts as empty. An unreadable one has no models
+    /// either, because a controller will send it again, but the node still belongs to its fleet.
     pub(crate) fn load_desired_state(&self) -> NodeDesiredState {
         let Ok(json) = fs::read(self.desired_state_file()) else {
             return NodeDesiredState::default();
         };
-        let stored: StoredNodeState = serde_json::from_slice(&json).unwrap_or_default();
+        let stored: StoredNodeState = serde_json::from_slice(&json).unwrap_or_else(|error| {
+            tracing::error!(%error, "the stored desired state is damaged: the models wait for a controller");
+            StoredNodeState {
+                fleet: fs::read_to_string(self.fleet_file()).unwrap_or_default(),
+                ..StoredNodeState::default()
+            }
+        });
         let models = stored.models.into_iter().filter_map(|stored| {
             let model = match stored.resource {
                 None => None,
@@ -152,7 +158,15 @@ impl DataDir {
             revision: state.version.revision,
             models: models.collect::<Result<_, serde_json::Error>>()?,
         };
+        if fs::read_to_string(self.fleet_file()).ok().as_ref() != Some(&state.fleet) {
+            write_atomically(&self.fleet_file(), state.fleet.as_bytes())?;
+        }
         write_atomically(&self.desired_state_file(), &serde_json::to_vec(&stored)?)
+    }
+
+    /// The file with the fleet's id alone.
+    fn fleet_file(&self) -> PathBuf {
+        self.path.join("fleet")
     }
 
     fn desired_state_file(&self) -> PathBuf {
@@ -234,10 +248,15 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_desired_state_counts_as_empty() {
+    fn a_node_with_an_unreadable_desired_state_still_belongs_to_its_fleet() {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = DataDir::open(dir.path()).unwrap();
+        let state = NodeDesiredState {
+            fleet: "f".into(),
+            ..NodeDesiredState::default()
+        };
+        data_dir.store_desired_state(&state).unwrap();
         fs::write(data_dir.desired_state_file(), "nonsense").unwrap();
-        assert_eq!(data_dir.load_desired_state(), NodeDesiredState::default());
+        assert_eq!(data_dir.load_desired_state(), state);
     }
 }

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::args::{GetArgs, ListableKind, OutputFormat};
 use crate::client::{FleetClient, ListResponse};
 use crate::output;
-use crate::resource_text::{abstain_rule, node_state};
+use crate::resource_text::{abstain_rule, disk, node_state};
 
 /// Length at which digests are cut off.
 const SHORT_DIGEST: usize = 12;
@@ -214,17 +214,6 @@ pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
         ],
         rows,
     )
-}
-
-/// The disk space that files of models take on a node, of the space that there is for them.
-fn disk(node: &NodeResource) -> String {
-    let budget = node.spec.disk.map(|budget| budget.to_string());
-    match (node.status.disk, budget) {
-        (Some(disk), Some(budget)) => format!("{} of {budget}", disk.used),
-        (Some(disk), None) => disk.used.to_string(),
-        (None, Some(budget)) => budget,
-        (None, None) => "-".into(),
-    }
 }
 
 fn models(models: &[ModelResource]) -> String {

@@ -19,6 +19,17 @@ pub(crate) fn node_state(node: &NodeResource) -> String {
     state
 }
 
+/// Returns the disk space that files of models take on a node, of the space that there is for them.
+pub(crate) fn disk(node: &NodeResource) -> String {
+    let budget = node.spec.disk.map(|budget| budget.to_string());
+    match (node.status.disk, budget) {
+        (Some(disk), Some(budget)) => format!("{} of {budget}", disk.used),
+        (Some(disk), None) => disk.used.to_string(),
+        (None, Some(budget)) => budget,
+        (None, None) => "-".into(),
+    }
+}
+
 /// Returns the rule by which a router assigns a request to no task.
 pub(crate) fn abstain_rule(rule: AbstainRule) -> String {
     match rule {

@@ -223,8 +223,8 @@ impl Etcd {
     /// # Panics
     /// Panics if `etcdctl` refuses.
     pub fn restore_snapshot(&self, file: &Path) {
+        self.lose_data();
         let data = self.dir.path().join("m0");
-        std::fs::remove_dir_all(&data).expect("the data of a stopped etcd can be removed");
         let peer = format!("http://{}", self.members[0].peer);
         let output = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
@@ -240,6 +240,15 @@ impl Etcd {
             output.status.success(),
             "etcdctl snapshot restore: {output:?}"
         );
+    }
+
+    /// Deletes all data of an etcd of one member, which must be stopped.
+    ///
+    /// # Panics
+    /// Panics if the data cannot be deleted.
+    pub fn lose_data(&self) {
+        let data = self.dir.path().join("m0");
+        std::fs::remove_dir_all(data).expect("the data of a stopped etcd can be removed");
     }
 
     /// Runs `etcdctl`, which must succeed.

@@ -84,6 +84,8 @@ struct StoreState {
     /// The space for all files.
     budget: Bytes,
     reserved: ReservedSpace,
+    /// Held while space is looked for and reserved.
+    making_room: tokio::sync::Mutex<()>,
     usage: Mutex<DiskUsage>,
     /// The files of the models that the node should run. `None` until they are set: nothing counts as not
     /// needed before.
@@ -123,6 +125,7 @@ impl ArtifactStore {
             collector,
             budget,
             reserved: ReservedSpace::default(),
+            making_room: tokio::sync::Mutex::default(),
             usage: Mutex::new(usage),
             needed: watch::Sender::new(None),
             verified: Mutex::default(),
@@ -252,6 +255,11 @@ impl ArtifactStore {
             file.size.0.saturating_sub(partial)
         };
         let needed: u64 = missing.iter().map(size).sum();
+        let _one_at_a_time = self.inner.making_room.lock().await;
+        if needed > 0 {
+            // What other fetches have written since counts as used and is no longer reserved.
+            self.collect(0).await;
+        }
         let mut available = self.available();
         if needed > available {
             self.collect(needed - available).await;

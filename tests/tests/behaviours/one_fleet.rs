@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use flotilla_tests::{AgentSettings, Api, Cluster, Mode, Process, repository, simulated_model};
+use flotilla_tests::{
+    AgentSettings, Api, Cluster, Etcd, Mode, Process, repository, simulated_model,
+};
 use serde_json::json;
 
 /// Runs `flotilla` with these arguments, which must succeed, and returns its output.
@@ -99,4 +101,29 @@ async fn node_moves_to_another_fleet_with_the_flag_that_its_log_names() {
     // The new fleet does not need the files, but they are kept for a while.
     assert_eq!(blobs(cluster.dir(), "n1"), before);
     cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_that_has_lost_everything_under_running_controllers_changes_nothing_on_the_nodes() {
+    let mut etcd = Etcd::start();
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .store(etcd.store())
+        .agents(["n1"])
+        .start()
+        .await;
+    let api = cluster.api();
+    api.apply(&simulated_model("m", 1, &json!({}))).await;
+    cluster.wait_for_replicas("m", 1).await;
+    etcd.kill();
+    etcd.lose_data();
+    etcd.resume();
+    let agent = cluster.agent_mut("n1");
+    agent.wait_for_line("--adopt-fleet ");
+    agent.signal(libc::SIGTERM);
+    let (_, output) = agent.wait();
+    // It was unloaded when the agent stopped, and not before.
+    let stopping = output.find("stopping").unwrap();
+    let unloaded = output.find("unloaded model=m").unwrap();
+    assert!(stopping < unloaded, "{output}");
 }

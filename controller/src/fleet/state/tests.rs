@@ -5,6 +5,7 @@ use super::*;
 use crate::fleet::LinkRecord;
 use crate::fleet::load_failures::FIRST_BACKOFF;
 use crate::fleet::records::DesiredRecord;
+use flotilla_core::StateVersion;
 use flotilla_core::node::NodeSpec;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{Bytes, ReplicaReadiness};
@@ -523,4 +524,71 @@ fn replica_is_known_only_from_a_report_over_a_link_that_is_up() {
     fleet.leave("s1");
     assert_eq!(fleet.phase(), NodePhase::Ready);
     assert_eq!(readiness(&mut fleet), ReplicaReadiness::Unknown);
+}
+
+/// A session of a process that dialled from this address.
+fn link_from(session: &str, process: &str) -> Arc<NodeLink> {
+    let node = NodeName::new("n1").unwrap();
+    let peer = LinkRecord {
+        process: process.into(),
+        address: "10.0.0.1:1".into(),
+    };
+    let closed = CancellationToken::new();
+    Arc::new(NodeLink::new(node, SessionId(session.into()), peer, closed))
+}
+
+#[test]
+fn of_two_copies_of_a_machine_at_two_controllers_one_is_closed() {
+    for (other, is_closed) in [("a", true), ("z", false)] {
+        let mut fleet = TestState::new();
+        let local = link_from("s1", "first");
+        fleet.join(&local);
+        fleet.report("s1", vec![]);
+        let link = json!({"process": "first", "address": "10.0.0.1:2"});
+        let same = put(keys::link(&fleet.node, other), &link, 8);
+        fleet.state.apply(same, fleet.now);
+        assert!(!local.closed.is_cancelled(), "the same process");
+        let link = json!({"process": "second", "address": "10.0.0.2:1"});
+        let copy = put(keys::link(&fleet.node, other), &link, 9);
+        assert!(fleet.state.apply(copy, fleet.now));
+        assert_eq!(local.closed.is_cancelled(), is_closed, "{other}");
+        let view = fleet.state.build_view(1, fleet.now);
+        assert_eq!(view.refusals.len(), usize::from(is_closed));
+        assert_eq!(view.nodes["n1"].remote_links[other].process, "second");
+    }
+}
+
+#[test]
+fn what_a_controller_knows_is_as_new_as_what_its_node_follows_once_it_has_read_as_far() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s1"));
+    let follow = |fleet: &mut TestState, epoch, revision| {
+        let status = ReportedStatus {
+            followed: StateVersion {
+                epoch,
+                revision: StoreRevision(revision),
+            },
+            ..ReportedStatus::default()
+        };
+        let event = FleetEvent::NodeReported {
+            node: fleet.node.clone(),
+            session: SessionId("s1".into()),
+            status,
+        };
+        fleet.state.apply(event, fleet.now);
+        fleet.state.nodes[&fleet.node].desired_revision
+    };
+    assert_eq!(follow(&mut fleet, 0, 5), StoreRevision(5));
+    assert_eq!(follow(&mut fleet, 0, 99), StoreRevision(5), "not read yet");
+    assert_eq!(follow(&mut fleet, 1, 6), StoreRevision(5), "another epoch");
+}
+
+#[test]
+fn store_without_a_fleet_id_is_not_obeyed_under_the_earlier_one() {
+    let mut fleet = TestState::new();
+    let id = put(keys::FLEET_ID.to_owned(), &json!("f"), 8);
+    fleet.state.apply(id, fleet.now);
+    assert!(fleet.state.build_view(1, fleet.now).fleet_id.is_some());
+    fleet.state.apply(snapshot(vec![]), fleet.now);
+    assert_eq!(fleet.state.build_view(1, fleet.now).fleet_id, None);
 }
