@@ -107,7 +107,7 @@ async fn files_from_path(
     };
     let paths = match walked.map_err(|e| unreadable(e.to_string()))? {
         Ok(paths) => paths,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == Some(std::io::ErrorKind::NotFound) => {
             return Err(FetchError::NoSuchPath(path.to_owned()));
         }
         Err(error) => return Err(unreadable(error.to_string())),

@@ -20,4 +20,4 @@ mod walk;
 pub use blobs::{BlobError, BlobReadError, BlobStore};
 pub(crate) use replicator::ArtifactReplicator;
 pub(crate) use source_client::SourceClient;
-pub use walk::walk;
+pub use walk::{WalkError, walk};
