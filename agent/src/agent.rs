@@ -15,7 +15,7 @@ use crate::config::AgentConfig;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::energy_accounting::EnergyAccounting;
 use crate::inference_service::InferenceService;
-use crate::link::{self, AgentLink, DesiredStateReceiver, LinkedControllers};
+use crate::link::{self, AgentLink, Connector, DesiredStateReceiver, LinkedControllers};
 use crate::models::{ModelManager, ModelManagerConfig};
 use crate::node_description::NodeDescription;
 use crate::request_metrics::RequestMetrics;
@@ -102,6 +102,7 @@ impl Agent {
             statuses: manager.statuses(),
             artifacts: artifacts.clone(),
             desired_state,
+            connector: Connector::from_env(),
             drain: drain.clone(),
             stop: stop_links.clone(),
         };

@@ -2,6 +2,7 @@
 
 use tokio_util::sync::CancellationToken;
 
+use super::connector::Connector;
 use super::desired_state::DesiredStateReceiver;
 use crate::artifacts::ArtifactStore;
 use crate::energy_accounting::EnergyAccounting;
@@ -17,6 +18,7 @@ pub(crate) struct AgentLink {
     pub(crate) artifacts: ArtifactStore,
     pub(crate) energy_accounting: EnergyAccounting,
     pub(crate) desired_state: DesiredStateReceiver,
+    pub(crate) connector: Connector,
     /// When cancelled, no new requests are accepted; running ones may finish.
     pub(crate) drain: CancellationToken,
     /// When cancelled, all links end at once.

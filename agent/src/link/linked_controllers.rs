@@ -1,6 +1,6 @@
 //! The linked controllers, and the addresses of further controllers that they name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use flotilla_proto::transport::LinkChannel;
 use flotilla_proto::v1::fleet_client::FleetClient;
@@ -16,21 +16,22 @@ pub(crate) struct LinkedControllers {
     links: Mutex<BTreeMap<String, ControllerLink>>,
     /// Notified with every new link.
     new_links: watch::Sender<()>,
-    /// The link addresses that any linked controller names.
-    addresses: watch::Sender<BTreeSet<String>>,
+    /// The link addresses that any linked controller names, with the number of controllers there.
+    addresses: watch::Sender<BTreeMap<String, usize>>,
 }
 
 /// A linked controller.
 struct ControllerLink {
-    /// The link addresses that it names.
-    addresses: BTreeSet<String>,
+    /// The link addresses that it names, with the number of controllers there.
+    addresses: BTreeMap<String, usize>,
     client: FleetClient<LinkChannel>,
 }
 
 impl LinkedControllers {
-    /// Returns the link addresses that linked controllers name. While none is linked, the last ones
+    /// Returns the link addresses that linked controllers name, with the number of controllers at each
+    /// of them: several may be behind one load balancer. While none is linked, the last ones
     /// stay, so that the agent can reconnect.
-    pub(super) fn addresses(&self) -> watch::Receiver<BTreeSet<String>> {
+    pub(super) fn addresses(&self) -> watch::Receiver<BTreeMap<String, usize>> {
         self.addresses.subscribe()
     }
 
@@ -46,7 +47,7 @@ impl LinkedControllers {
             return None;
         }
         let link = ControllerLink {
-            addresses: BTreeSet::new(),
+            addresses: BTreeMap::new(),
             client,
         };
         links.insert(id.to_owned(), link);
@@ -83,17 +84,20 @@ pub(super) struct LinkGuard<'a> {
 }
 
 impl LinkGuard<'_> {
-    /// Sets the link addresses that this controller names.
+    /// Sets the link addresses that this controller names, one for each controller.
     pub(super) fn set_addresses(&self, addresses: Vec<String>) {
         let mut links = self.controllers.lock();
         if let Some(link) = links.get_mut(&self.id) {
-            link.addresses = addresses.into_iter().collect();
+            link.addresses.clear();
+            for address in addresses {
+                *link.addresses.entry(address).or_default() += 1;
+            }
         }
-        let all: BTreeSet<String> = links
-            .values()
-            .flat_map(|link| &link.addresses)
-            .cloned()
-            .collect();
+        let mut all: BTreeMap<String, usize> = BTreeMap::new();
+        for (address, controllers) in links.values().flat_map(|link| &link.addresses) {
+            let most = all.entry(address.clone()).or_default();
+            *most = (*most).max(*controllers);
+        }
         drop(links);
         self.controllers.addresses.send_if_modified(|addresses| {
             let has_changed = *addresses != all;
@@ -135,10 +139,16 @@ mod tests {
         first.set_addresses(vec!["a".into(), "b".into()]);
         second.set_addresses(vec!["b".into(), "c".into()]);
         let set = |names: &[&str]| {
-            let names = names.iter().map(|name| (*name).to_owned());
-            names.collect::<BTreeSet<_>>()
+            let names = names.iter().map(|name| ((*name).to_owned(), 1));
+            names.collect::<BTreeMap<_, _>>()
         };
         assert_eq!(*addresses.borrow(), set(&["a", "b", "c"]));
+        first.set_addresses(vec!["b".into(), "b".into(), "b".into()]);
+        assert_eq!(
+            addresses.borrow()["b"],
+            3,
+            "three controllers at one address"
+        );
         drop(first);
         second.set_addresses(vec!["c".into()]);
         assert_eq!(*addresses.borrow(), set(&["c"]));

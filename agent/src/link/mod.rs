@@ -5,6 +5,7 @@
 //! newest one counts, whichever controller sends it. While no link is up, the models stay as they are.
 
 mod agent_link;
+mod connector;
 mod desired_state;
 mod energy_report;
 mod linked_controllers;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 pub(crate) use agent_link::AgentLink;
+pub(crate) use connector::Connector;
 pub(crate) use desired_state::DesiredStateReceiver;
 pub(crate) use linked_controllers::LinkedControllers;
 use reconnect_delays::ReconnectDelays;
@@ -30,8 +32,11 @@ use session::SessionError;
 /// After a session of this length, the delays between attempts start over.
 const STABLE_SESSION: Duration = Duration::from_secs(10);
 
-/// The task that keeps up the link to one address.
-struct AddressTask {
+/// Most controllers behind one address.
+const MAX_LINKS_PER_ADDRESS: usize = 64;
+
+/// The task that keeps up one link to an address.
+struct LinkTask {
     task: AbortHandle,
     /// Whether the link is dialled again after it has ended.
     wanted: watch::Sender<bool>,
@@ -48,33 +53,42 @@ pub(crate) async fn run(
     let configured: BTreeSet<String> = addresses.into_iter().collect();
     let mut addresses = controllers.addresses();
     let mut links: JoinSet<()> = JoinSet::new();
-    let mut running: HashMap<String, AddressTask> = HashMap::new();
+    // By the address, and a number: several controllers may be behind one address.
+    let mut running: HashMap<(String, usize), LinkTask> = HashMap::new();
     loop {
-        let current: BTreeSet<String> = configured
-            .union(&addresses.borrow_and_update())
-            .cloned()
+        let mut counts = addresses.borrow_and_update().clone();
+        for address in &configured {
+            counts.entry(address.clone()).or_insert(1);
+        }
+        let current: BTreeSet<(String, usize)> = counts
+            .into_iter()
+            .flat_map(|(address, controllers)| {
+                let numbers = 0..controllers.min(MAX_LINKS_PER_ADDRESS);
+                numbers.map(move |number| (address.clone(), number))
+            })
             .collect();
-        running.retain(|_, address| !address.task.is_finished());
-        for (address, task) in &running {
-            let wanted = current.contains(address);
+        running.retain(|_, link| !link.task.is_finished());
+        for (key, task) in &running {
+            let wanted = current.contains(key);
             // A link that is up stays until the controller ends it: a controller that stops lets its
             // running answers end first.
             if *task.wanted.borrow() && !wanted {
-                tracing::info!(controller = address, "the controller leaves the fleet");
+                tracing::info!(controller = key.0, "the controller leaves the fleet");
             }
             task.wanted.send_replace(wanted);
         }
         // While the agent drains or stops, links that have ended stay so.
         let ending = link.drain.is_cancelled() || link.stop.is_cancelled();
-        for address in current.into_iter().filter(|_| !ending) {
-            running.entry(address.clone()).or_insert_with(|| {
+        for key in current.into_iter().filter(|_| !ending) {
+            let address = key.0.clone();
+            running.entry(key).or_insert_with(|| {
                 let (wanted, is_wanted) = watch::channel(true);
                 let (link, controllers) = (link.clone(), controllers.clone());
                 let keep = async move {
                     keep_linked(&link, &controllers, &address, is_wanted).await;
                 };
                 let task = links.spawn(keep.in_current_span());
-                AddressTask { task, wanted }
+                LinkTask { task, wanted }
             });
         }
         tokio::select! {
@@ -121,7 +135,8 @@ async fn keep_linked(
             Err(SessionError::Stopped) => {
                 tracing::info!(controller = address, "the controller has stopped");
             }
-            // The controller is linked at another of its addresses.
+            // The controller is linked at another of its addresses, or another one behind the same
+            // address was not reached this time.
             Err(SessionError::AlreadyLinked) => delays = ReconnectDelays::longest(),
             Err(error) if error.needs_operator() => {
                 delays = ReconnectDelays::longest();

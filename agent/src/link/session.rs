@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::agent_link::AgentLink;
+use super::connector::{ConnectError, Target};
 use super::desired_state::ForeignFleetError;
 use super::linked_controllers::LinkedControllers;
 use super::status_reporter::StatusReporter;
@@ -24,6 +25,10 @@ use crate::inference_service::InferenceService;
 
 /// Timeout of each step: connecting, identifying, joining, opening the sync stream.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a reverse connection is dialled until it reaches the controller of the session.
+const MAX_REVERSE_DIALS: u32 = 64;
+/// Pause before it is dialled again.
+const REDIAL_PAUSE: Duration = Duration::from_millis(20);
 /// Time between two status reports while only counters change.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// Largest message on a link in bytes, equal to the controller's limit.
@@ -32,8 +37,10 @@ const MAX_MESSAGE_BYTES: usize = 256 << 20;
 /// Why a session ended or could not start.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SessionError {
-    #[error("it cannot be reached: {0}")]
-    Connect(#[from] io::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
     #[error("the connection failed: {0}")]
     Connection(#[from] hyper::Error),
     #[error("it refused the request: {}", .0.message())]
@@ -46,6 +53,11 @@ pub(super) enum SessionError {
     Stopped,
     #[error("it is linked already")]
     AlreadyLinked,
+    #[error(
+        "it closes the connections for requests: several controllers share its address and too few \
+         connections reach the right one"
+    )]
+    SessionUnknown,
     #[error("it sent too much: {0}")]
     StateTooLarge(#[from] StateTooLarge),
     #[error(transparent)]
@@ -73,7 +85,7 @@ pub(super) async fn run(
     controllers: &LinkedControllers,
     address: &str,
 ) -> Result<(), SessionError> {
-    let stream = connect(address).await?;
+    let (stream, target) = link.connector.connect(address).await?;
     let (channel, connection) =
         transport::connect(stream, transport::DEFAULT_KEEPALIVE_TIMEOUT).await?;
     let mut connection_task = JoinSet::new();
@@ -92,7 +104,7 @@ pub(super) async fn run(
     let joined = tokio::time::timeout(STEP_TIMEOUT, join)
         .await??
         .into_inner();
-    let mut reverse_connections = open_reverse_connections(link, address, &joined).await?;
+    let mut reverse_connections = open_reverse_connections(link, &target, &joined).await?;
 
     // At most one report waits to be sent; the next one is made when it has been.
     let (reports, receiver) = mpsc::channel(1);
@@ -155,24 +167,37 @@ pub(super) async fn run(
 /// them.
 async fn open_reverse_connections(
     link: &AgentLink,
-    address: &str,
+    target: &Target,
     joined: &JoinResponse,
 ) -> Result<JoinSet<Result<(), SessionError>>, SessionError> {
     let mut connections = JoinSet::new();
     for _ in 0..joined.reverse_connections.max(1) {
-        let mut stream = connect(address).await?;
-        preface::write(&mut stream, &joined.session).await?;
+        let stream = open_reverse_connection(link, target, &joined.session).await?;
         let (service, drain) = (link.service.clone(), link.drain.clone());
         connections.spawn(serve(stream, service, drain));
     }
     Ok(connections)
 }
 
-/// Opens a TCP connection to `address`.
-async fn connect(address: &str) -> Result<TcpStream, SessionError> {
-    let stream = tokio::time::timeout(STEP_TIMEOUT, TcpStream::connect(address)).await??;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+/// Opens a reverse connection. Behind a load balancer it may reach another controller, which does not
+/// know the session and closes it: then it is dialled again.
+async fn open_reverse_connection(
+    link: &AgentLink,
+    target: &Target,
+    session: &str,
+) -> Result<TcpStream, SessionError> {
+    for _ in 0..MAX_REVERSE_DIALS {
+        let mut stream = link.connector.connect_again(target).await?;
+        preface::write(&mut stream, session).await?;
+        // The controller begins with HTTP/2's preface at once.
+        let mut first = [0];
+        let answered = tokio::time::timeout(STEP_TIMEOUT, stream.peek(&mut first)).await?;
+        if answered.is_ok_and(|bytes| bytes > 0) {
+            return Ok(stream);
+        }
+        tokio::time::sleep(REDIAL_PAUSE).await;
+    }
+    Err(SessionError::SessionUnknown)
 }
 
 /// Serves inference requests on a reverse connection until it is closed, or until its last request

@@ -113,7 +113,7 @@ async fn controller_that_lost_its_disk_gets_the_files_back_from_nodes_and_source
     api.apply(&model(1, &source)).await;
     let is_fetched = async || {
         let status = api.model("m").await["status"].clone();
-        status["fetch"].is_null() && !status["revision"].is_null()
+        status["fetch"].is_null() && status["phase"] != "Fetching"
     };
     cluster.wait_until(is_fetched).await;
     let revision = api.model("m").await["status"]["revision"].clone();
