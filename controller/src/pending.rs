@@ -62,12 +62,22 @@ pub(crate) async fn run(
             let model = view.models.get(name);
             model.is_some_and(|model| model.waiting > 0)
         });
-        for name in known {
-            if let Some(reason) = reconcile::explain_wait(&view, &name) {
-                let reason =
-                    format!("No replica of the model '{name}' will answer soon: {reason}.");
-                pending.reject_all(&name, &RequestError::unavailable(reason));
+        let known: Vec<_> = known.collect();
+        if known.is_empty() {
+            continue;
+        }
+        // Solving the placement of a large fleet takes long.
+        let explained = tokio::task::spawn_blocking({
+            let view = view.clone();
+            move || {
+                let explain =
+                    |name: ModelName| Some((reconcile::explain_wait(&view, &name)?, name));
+                known.into_iter().filter_map(explain).collect::<Vec<_>>()
             }
+        });
+        for (reason, name) in explained.await.unwrap_or_default() {
+            let reason = format!("No replica of the model '{name}' will answer soon: {reason}.");
+            pending.reject_all(&name, &RequestError::unavailable(reason));
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::DesiredStateWriter;
 use crate::advertised_address;
-use crate::artifacts::SourceClient;
+use crate::artifacts::{SourceClient, controller_client};
 use crate::config::ControllerConfig;
 use crate::connections::{ConnectionLimits, HttpServer};
 use crate::fleet::{ControllerRecord, FleetHandle};
@@ -44,6 +44,9 @@ pub enum ControllerStartError {
         /// What is wrong with it.
         problem: String,
     },
+    /// TLS cannot be set up.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] reqwest::Error),
     /// The store cannot be opened or reached.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -93,9 +96,10 @@ impl Controller {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let sources = source_client(config.ca_file.as_deref()).await?;
+        let controllers = controller_client()?;
         let stop_grace = config.stop_grace;
         let (pending, wake_ups) = PendingQueue::new();
-        let mut startup = Startup::new(id, config, store.clone(), sources);
+        let mut startup = Startup::new(id, config, store.clone(), sources, controllers);
         startup.start_leader_tasks();
         startup.start_registrar(record, &pending);
         startup.start_wake_ups(&pending, wake_ups);

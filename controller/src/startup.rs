@@ -35,6 +35,8 @@ pub(crate) struct Startup {
     pub(crate) fleet: FleetHandle,
     blobs: BlobStore,
     sources: SourceClient,
+    /// The client for the APIs of other controllers.
+    controllers: reqwest::Client,
     /// When cancelled, the controller accepts no new requests and gives its duties up; running
     /// requests may end.
     pub(crate) drain: CancellationToken,
@@ -50,6 +52,7 @@ impl Startup {
         config: ControllerConfig,
         store: Arc<MonitoredStore>,
         sources: SourceClient,
+        controllers: reqwest::Client,
     ) -> Self {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -62,6 +65,7 @@ impl Startup {
         Self {
             blobs: BlobStore::new(config.data_dir.join("blobs")),
             sources,
+            controllers,
             config,
             id,
             store,
@@ -89,6 +93,7 @@ impl Startup {
             leader: leadership.clone(),
             blobs: self.blobs.clone(),
             sources: self.sources.clone(),
+            controllers: self.controllers.clone(),
         };
         self.tasks.spawn(replicator.run(self.drain.clone()));
         self.tasks.spawn(epoch::run(
@@ -161,7 +166,12 @@ impl Startup {
             stream_keep_alive: self.config.http_api.stream_keep_alive,
             list_tasks: self.config.http_api.list_tasks,
         };
-        let decisions = admin::decisions::router(dispatcher.clone(), fleet.clone(), max_body);
+        let decisions = admin::decisions::router(
+            dispatcher.clone(),
+            fleet.clone(),
+            self.controllers.clone(),
+            max_body,
+        );
         let live = admin::live::router(fleet.clone(), traffic, self.id.clone(), self.drain.clone());
         let routes = flotilla_gateway::router(dispatcher, config, telemetry.tracer())
             .merge(scrape::router(telemetry.prometheus(), fleet.clone()))

@@ -41,12 +41,25 @@ impl Dispatcher {
         };
         match self.plan(route, request, &mut decision).await {
             Ok(plan) => {
-                self.select_for_dry_run(&plan, &mut decision);
+                let (models, zones) = (plan.models.clone(), plan.zones.clone());
+                // It looks at every replica, which takes long in a large fleet.
+                let dispatcher = self.clone();
+                let selected = tokio::task::spawn_blocking(move || {
+                    dispatcher.select_for_dry_run(&plan, &mut decision);
+                    decision
+                });
+                let (decision, error) = match selected.await {
+                    Ok(decision) => (decision, None),
+                    Err(error) => (
+                        RoutingDecision::default(),
+                        Some(RequestError::unavailable(error.to_string())),
+                    ),
+                };
                 DryRunDecision {
                     decision,
-                    models: plan.models,
-                    zones: plan.zones,
-                    error: None,
+                    models,
+                    zones,
+                    error,
                 }
             }
             Err(error) => DryRunDecision {

@@ -44,7 +44,7 @@ pub struct ArtifactResource {
 pub(super) async fn list(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
-) -> Response {
+) -> Result<Response, ApiError> {
     watch::reply(state, &query, |view| {
         let items = view.manifests.pushed.iter().map(|(name, manifest)| {
             let source = ModelSource::Artifact(name.clone());
@@ -62,6 +62,7 @@ pub(super) async fn list(
         });
         ResourceList::new(view, items)
     })
+    .await
 }
 
 /// `GET /api/v1/manifests`: the manifest of every artifact, for backups.

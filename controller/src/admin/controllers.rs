@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use flotilla_gateway::ApiQuery;
+use flotilla_gateway::{ApiError, ApiQuery};
 use serde::{Deserialize, Serialize};
 
 use super::resources::ResourceList;
@@ -28,11 +28,12 @@ pub struct ControllerResource {
 pub(super) async fn list(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
-) -> Response {
+) -> Result<Response, ApiError> {
     let id = state.id.clone();
     watch::reply(state, &query, move |view| {
         ResourceList::new(view, controllers(view, &id).into_iter())
     })
+    .await
 }
 
 /// All controllers of a view, as seen by the one with the id `local`.

@@ -12,6 +12,7 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::node_rejections::add_node_rejections;
+use super::off_thread::off_thread;
 use super::router::JsonObject;
 use crate::fleet::FleetHandle;
 
@@ -38,12 +39,17 @@ struct DecisionsState {
     max_body: usize,
 }
 
-/// The routes for decisions of `dispatcher`. `max_body` is the largest request body in bytes.
-pub(crate) fn router(dispatcher: Dispatcher, fleet: FleetHandle, max_body: usize) -> ApiRoutes {
+/// The routes for decisions of `dispatcher`; `client` reaches other controllers. `max_body` is the largest request body in bytes.
+pub(crate) fn router(
+    dispatcher: Dispatcher,
+    fleet: FleetHandle,
+    client: reqwest::Client,
+    max_body: usize,
+) -> ApiRoutes {
     let state = DecisionsState {
         dispatcher,
         fleet,
-        client: reqwest::Client::new(),
+        client,
         max_body,
     };
     let dry_run_operation = Operation::new(
@@ -76,9 +82,13 @@ async fn dry_run(
         max_tokens,
     } = body.validate(&headers)?;
     let dry_run = state.dispatcher.dry_run(&route, &input, max_tokens).await;
-    let mut decision = dry_run.decision;
-    let (view, zones) = (state.fleet.view(), dry_run.zones.as_ref());
-    add_node_rejections(&view, &dry_run.models, zones, &mut decision);
+    let view = state.fleet.view();
+    let (models, zones, mut decision) = (dry_run.models, dry_run.zones, dry_run.decision);
+    let decision = off_thread(move || {
+        add_node_rejections(&view, &models, zones.as_ref(), &mut decision);
+        decision
+    })
+    .await?;
     Ok(Json(DryRunResult {
         record: DecisionRecord {
             id: None,

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -23,6 +23,7 @@ use flotilla_gateway::{ApiRoutes, Operation};
 use flotilla_telemetry::clock::unix_millis;
 use futures::Stream;
 use serde::Serialize;
+use tokio::sync::Mutex;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -30,11 +31,14 @@ use tokio_util::sync::CancellationToken;
 use super::controllers::{ControllerResource, controllers};
 use super::models::{ModelResource, models};
 use super::nodes::{NodeResource, nodes};
+use super::off_thread::off_thread;
 use crate::fleet::{FleetHandle, FleetView};
 use crate::traffic::{TrafficLog, TrafficTick};
 
 /// How often the view is compared with what was sent.
 const DELTA_INTERVAL: Duration = Duration::from_millis(500);
+/// How long resources are shared although there is a newer view.
+const SHARED_FOR: Duration = Duration::from_millis(100);
 /// The same for a large fleet, as the cost of a comparison grows with the number of nodes.
 const LARGE_FLEET_DELTA_INTERVAL: Duration = Duration::from_secs(2);
 /// Number of nodes above which a fleet is large.
@@ -49,7 +53,83 @@ struct LiveFeed {
     fleet: FleetHandle,
     traffic: TrafficLog,
     controller: Arc<ControllerInfo>,
+    /// The latest resources, which all readers share.
+    latest: Arc<Mutex<Option<Arc<FleetResources>>>>,
     stop: CancellationToken,
+}
+
+/// The resources of a view, with their hashes.
+struct FleetResources {
+    /// The number of the view.
+    generation: u64,
+    made_at: Instant,
+    nodes: Vec<Hashed<NodeResource>>,
+    models: Vec<Hashed<ModelResource>>,
+    notes: (u64, Vec<String>),
+    controllers: (u64, Vec<ControllerResource>),
+    tasks: (u64, Vec<String>),
+}
+
+/// A resource, its name and its hash.
+struct Hashed<T> {
+    name: String,
+    hash: u64,
+    resource: T,
+}
+
+impl<T: Serialize> Hashed<T> {
+    fn new(name: &str, resource: T) -> Self {
+        Self {
+            name: name.to_owned(),
+            hash: hash(&resource),
+            resource,
+        }
+    }
+}
+
+impl FleetResources {
+    /// Makes the resources of a view, which takes long in a large fleet.
+    fn new(view: &FleetView, controller: &str) -> Self {
+        let nodes = nodes(view).into_iter();
+        let models = models(view).into_iter();
+        let hashed = |value| (hash(&value), value);
+        let controllers = controllers(view, controller);
+        Self {
+            generation: view.generation,
+            made_at: Instant::now(),
+            nodes: nodes
+                .map(|node| Hashed::new(&node.metadata.name.clone(), node))
+                .collect(),
+            models: models
+                .map(|model| Hashed::new(model.model.name().clone().as_str(), model))
+                .collect(),
+            notes: hashed(view.notes()),
+            controllers: (hash(&controllers), controllers),
+            tasks: hashed(tasks(view)),
+        }
+    }
+
+    /// Whether these resources still do for a view.
+    fn are_current(&self, view: &FleetView) -> bool {
+        let age = self.made_at.elapsed();
+        // Counters change within a view.
+        age < SHARED_FOR || (self.generation == view.generation && age < DELTA_INTERVAL)
+    }
+}
+
+impl LiveFeed {
+    /// The latest resources. One task makes them, for all readers.
+    async fn resources(&self) -> Option<Arc<FleetResources>> {
+        let mut latest = self.latest.lock().await;
+        let view = self.fleet.view();
+        if let Some(resources) = latest.as_ref().filter(|latest| latest.are_current(&view)) {
+            return Some(resources.clone());
+        }
+        let controller = self.controller.clone();
+        let made = off_thread(move || Arc::new(FleetResources::new(&view, &controller.id))).await;
+        *latest = made.ok();
+        latest.clone()
+    }
 }
 
 /// The controller that sends the feed.
@@ -77,6 +157,7 @@ pub(crate) fn router(
             version: env!("CARGO_PKG_VERSION"),
             started_at: unix_millis(),
         }),
+        latest: Arc::default(),
         stop,
     };
     let operation = Operation::new(
@@ -97,8 +178,8 @@ struct FleetSnapshot<'a> {
     controllers: Vec<ControllerResource>,
     grid: GridJson,
     notes: Vec<String>,
-    nodes: Vec<NodeResource>,
-    models: Vec<ModelResource>,
+    nodes: Vec<&'a NodeResource>,
+    models: Vec<&'a ModelResource>,
     /// Names of all tasks.
     tasks: Vec<String>,
 }
@@ -114,14 +195,14 @@ struct GridJson {
 /// other lists are complete, and absent when nothing in them has changed.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct FleetDelta {
+struct FleetDelta<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    nodes: Vec<NodeResource>,
+    nodes: Vec<&'a NodeResource>,
     /// Names of nodes that no longer exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     removed_nodes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    models: Vec<ModelResource>,
+    models: Vec<&'a ModelResource>,
     /// Names of models that no longer exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     removed_models: Vec<String>,
@@ -133,7 +214,7 @@ struct FleetDelta {
     tasks: Option<Vec<String>>,
 }
 
-impl FleetDelta {
+impl FleetDelta<'_> {
     fn is_empty(&self) -> bool {
         self.nodes.is_empty()
             && self.removed_nodes.is_empty()
@@ -157,44 +238,35 @@ struct SentHashes {
 }
 
 impl SentHashes {
-    /// Compares a view with what was sent, and remembers it as sent.
-    fn delta(&mut self, feed: &LiveFeed, view: &FleetView) -> FleetDelta {
-        let (nodes, removed_nodes) =
-            changed_items(&mut self.nodes, nodes(view), |node| &node.metadata.name);
-        let (models, removed_models) = changed_items(&mut self.models, models(view), |model| {
-            model.model.name().as_str()
-        });
+    /// Compares resources with what was sent, and remembers them as sent.
+    fn delta<'a>(&mut self, resources: &'a FleetResources) -> FleetDelta<'a> {
+        let (nodes, removed_nodes) = changed_items(&mut self.nodes, &resources.nodes);
+        let (models, removed_models) = changed_items(&mut self.models, &resources.models);
         FleetDelta {
             nodes,
             removed_nodes,
             models,
             removed_models,
-            notes: if_changed(&mut self.notes, view.notes()),
-            controllers: if_changed(
-                &mut self.controllers,
-                controllers(view, &feed.controller.id),
-            ),
-            tasks: if_changed(&mut self.tasks, tasks(view)),
+            notes: if_changed(&mut self.notes, &resources.notes),
+            controllers: if_changed(&mut self.controllers, &resources.controllers),
+            tasks: if_changed(&mut self.tasks, &resources.tasks),
         }
     }
 }
 
 /// Splits `items` into those that are new or differ from what was `sent`, and the names of those
 /// that were sent and no longer exist.
-fn changed_items<T: Serialize>(
+fn changed_items<'a, T>(
     sent: &mut HashMap<String, u64>,
-    items: Vec<T>,
-    name: fn(&T) -> &str,
-) -> (Vec<T>, Vec<String>) {
+    items: &'a [Hashed<T>],
+) -> (Vec<&'a T>, Vec<String>) {
     let mut current = HashMap::with_capacity(items.len());
     let mut changed = Vec::new();
     for item in items {
-        let hash = hash(&item);
-        let key = name(&item).to_owned();
-        if sent.remove(&key) != Some(hash) {
-            changed.push(item);
+        if sent.remove(&item.name) != Some(item.hash) {
+            changed.push(&item.resource);
         }
-        current.insert(key, hash);
+        current.insert(item.name.clone(), item.hash);
     }
     let removed = sent.drain().map(|(name, _)| name);
     let removed = removed.filter(|name| !current.contains_key(name)).collect();
@@ -202,10 +274,9 @@ fn changed_items<T: Serialize>(
     (changed, removed)
 }
 
-/// Returns `value` if it differs from what was `sent`.
-fn if_changed<T: Serialize>(sent: &mut u64, value: T) -> Option<T> {
-    let hash = hash(&value);
-    (std::mem::replace(sent, hash) != hash).then_some(value)
+/// Returns the value if its hash differs from what was `sent`.
+fn if_changed<T: Clone>(sent: &mut u64, (hash, value): &(u64, T)) -> Option<T> {
+    (std::mem::replace(sent, *hash) != *hash).then(|| value.clone())
 }
 
 fn hash(value: &impl Serialize) -> u64 {
@@ -234,21 +305,29 @@ async fn stream(
     let stop = feed.stop.clone();
     let events = async_stream::stream! {
         let mut ticks = feed.traffic.subscribe();
-        let mut sent = SentHashes::default();
-        let view = feed.fleet.view();
-        // Nothing has been sent yet, so that the delta contains everything.
-        let all = sent.delta(&feed, &view);
-        yield event("snapshot", &FleetSnapshot {
-            controller: &feed.controller,
-            controllers: all.controllers.unwrap_or_default(),
-            grid: GridJson { currency: view.routing.grid.currency() },
-            notes: all.notes.unwrap_or_default(),
-            nodes: all.nodes,
-            models: all.models,
-            tasks: all.tasks.unwrap_or_default(),
+        let Some(resources) = feed.resources().await else {
+            return;
+        };
+        let (controller, currency) = (feed.controller.clone(), feed.fleet.peek().routing.grid.currency());
+        let first = off_thread(move || {
+            let mut sent = SentHashes::default();
+            // Nothing has been sent yet, so that the delta contains everything.
+            let all = sent.delta(&resources);
+            let snapshot = event("snapshot", &FleetSnapshot {
+                controller: &controller,
+                controllers: all.controllers.unwrap_or_default(),
+                grid: GridJson { currency },
+                notes: all.notes.unwrap_or_default(),
+                nodes: all.nodes,
+                models: all.models,
+                tasks: all.tasks.unwrap_or_default(),
+            });
+            (snapshot, sent, resources.nodes.len() > LARGE_FLEET)
         });
-        let is_large = view.nodes.len() > LARGE_FLEET;
-        drop(view);
+        let Ok((snapshot, mut sent, is_large)) = first.await else {
+            return;
+        };
+        yield snapshot;
         yield event("traffic", &feed.traffic.history());
         let mut usage = feed.traffic.usage();
         yield event("usage", &usage);
@@ -271,7 +350,10 @@ async fn stream(
                     Err(RecvError::Closed) => return,
                 },
                 _ = delta_timer.tick() => {
-                    let delta = sent.delta(&feed, &feed.fleet.view());
+                    let Some(resources) = feed.resources().await else {
+                        return;
+                    };
+                    let delta = sent.delta(&resources);
                     if !delta.is_empty() {
                         yield event("delta", &delta);
                     }

@@ -21,6 +21,7 @@ mod model_conditions;
 mod models;
 mod node_rejections;
 mod nodes;
+mod off_thread;
 mod reported_defaults;
 mod resources;
 mod router;

@@ -17,16 +17,13 @@ use serde::{Deserialize, Serialize};
 use super::errors::{not_found, not_in_view};
 use super::model_conditions;
 use super::nodes::{CountersJson, ModelOnNode, UNREACHABLE};
+use super::off_thread::off_thread;
 use super::reported_defaults::ReportedDefaults;
 use super::resources::{ResourceList, read_resource};
 use super::state::AdminState;
 use super::watch::{self, WatchQuery};
 use crate::fleet::{FetchRecord, FleetView, ModelView};
 use crate::reconcile;
-
-/// Models of a list that get an explanation of missing replicas: each one costs a pass over all
-/// nodes.
-const MAX_EXPLAINED: usize = 20;
 
 /// A model in the form of its YAML, with its status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -152,10 +149,11 @@ pub struct AssignmentStatus {
 pub(super) async fn list(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
-) -> Response {
+) -> Result<Response, ApiError> {
     watch::reply(state, &query, |view| {
         ResourceList::new(view, models(view).into_iter())
     })
+    .await
 }
 
 /// `GET /api/v1/models/{name}`.
@@ -164,11 +162,13 @@ pub(super) async fn get(
     ApiPath(name): ApiPath<String>,
 ) -> Result<Json<ModelResource>, ApiError> {
     let view = state.fleet.view();
-    let Some(model) = view.models.get(name.as_str()) else {
-        return Err(not_in_view(&view, "model", &name));
-    };
-    let unplaced = reconcile::explain(&view, model.endpoints.model.name());
-    Ok(Json(ModelResource::new(model, &view, unplaced)))
+    off_thread(move || {
+        let model = view.models.get(name.as_str());
+        let model = model.ok_or_else(|| not_in_view(&view, "model", &name))?;
+        let unplaced = reconcile::explain(&view, model.endpoints.model.name());
+        Ok(Json(ModelResource::new(model, &view, unplaced)))
+    })
+    .await?
 }
 
 /// `PUT /api/v1/models/{name}`.
@@ -195,7 +195,7 @@ pub(super) async fn delete(
 pub(super) async fn list_assignments(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
-) -> Response {
+) -> Result<Response, ApiError> {
     watch::reply(state, &query, |view| {
         let models = view.models.values();
         ResourceList::new(
@@ -203,15 +203,12 @@ pub(super) async fn list_assignments(
             models.flat_map(|model| AssignmentStatus::of_model(model, view)),
         )
     })
+    .await
 }
 
 /// All models of a view as a list shows them: without the reason of each node.
 pub(super) fn models(view: &FleetView) -> Vec<ModelResource> {
-    let unplaced: BTreeMap<_, _> = reconcile::missing(view)
-        .into_iter()
-        .take(MAX_EXPLAINED)
-        .filter_map(|name| Some((name.clone(), reconcile::explain(view, &name)?)))
-        .collect();
+    let unplaced = reconcile::unplaced(view);
     let items = view.models.iter().map(|(name, model)| {
         let mut resource = ModelResource::new(model, view, unplaced.get(name).cloned());
         resource.status.unschedulable_nodes.clear();

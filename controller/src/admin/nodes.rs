@@ -213,10 +213,11 @@ pub struct CountersJson {
 pub(super) async fn list(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
-) -> Response {
+) -> Result<Response, ApiError> {
     watch::reply(state, &query, |view| {
         ResourceList::new(view, nodes(view).into_iter())
     })
+    .await
 }
 
 /// `GET /api/v1/nodes/{name}`.

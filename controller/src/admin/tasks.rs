@@ -158,7 +158,7 @@ fn router(view: &FleetView) -> Option<RouterResource> {
 pub(super) async fn list(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
-) -> Response {
+) -> Result<Response, ApiError> {
     let classifier = state.classifier.clone();
     watch::reply(state, &query, move |view| {
         let trained = is_trained(&classifier, view);
@@ -168,6 +168,7 @@ pub(super) async fn list(
             tasks.map(|task| TaskResource::new(task, view, trained)),
         )
     })
+    .await
 }
 
 /// `GET /api/v1/tasks/{name}`.
@@ -263,10 +264,11 @@ pub(super) async fn delete(
 pub(super) async fn list_routers(
     State(state): State<AdminState>,
     ApiQuery(query): ApiQuery<WatchQuery>,
-) -> Response {
+) -> Result<Response, ApiError> {
     watch::reply(state, &query, |view| {
         ResourceList::new(view, router(view).into_iter())
     })
+    .await
 }
 
 /// `GET /api/v1/routers/{name}`.

@@ -2,15 +2,18 @@
 //! whenever it has changed.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use flotilla_gateway::ApiError;
 use http::HeaderValue;
 use http::header::CONTENT_TYPE;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::off_thread::off_thread;
 use super::resources::ResourceList;
 use super::state::AdminState;
 use crate::fleet::FleetView;
@@ -28,13 +31,22 @@ pub(super) struct WatchQuery {
 }
 
 /// Replies with what `list` reads from the view: once, or as a stream of lines when watched.
-pub(super) fn reply<T: Serialize>(
+pub(super) async fn reply<T: Serialize>(
     state: AdminState,
     query: &WatchQuery,
-    list: impl Fn(&FleetView) -> ResourceList<T> + Send + 'static,
-) -> Response {
+    list: impl Fn(&FleetView) -> ResourceList<T> + Send + Sync + 'static,
+) -> Result<Response, ApiError> {
+    let list = Arc::new(list);
+    // A list of a large fleet takes long to make.
+    let json = move |view: Arc<FleetView>| {
+        let list = list.clone();
+        // Lists consist of strings and numbers: serializing them cannot fail.
+        off_thread(move || serde_json::to_vec(&list(&view)).unwrap_or_default())
+    };
     if !query.watch {
-        return axum::Json(list(&state.fleet.view())).into_response();
+        let body = json(state.fleet.view()).await?;
+        let content_type = (CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        return Ok(([content_type], body).into_response());
     }
     let AdminState { fleet, drain, .. } = state;
     let lines = async_stream::stream! {
@@ -42,8 +54,9 @@ pub(super) fn reply<T: Serialize>(
         let mut sent = Vec::new();
         loop {
             changes.borrow_and_update();
-            // Lists consist of strings and numbers: serializing them cannot fail.
-            let mut line = serde_json::to_vec(&list(&fleet.view())).unwrap_or_default();
+            let Ok(mut line) = json(fleet.view()).await else {
+                return;
+            };
             line.push(b'\n');
             if line != sent {
                 yield Ok::<_, Infallible>(line.clone());
@@ -62,5 +75,5 @@ pub(super) fn reply<T: Serialize>(
     let mut response = Body::from_stream(lines).into_response();
     let content_type = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, content_type);
-    response
+    Ok(response)
 }

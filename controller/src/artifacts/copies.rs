@@ -212,7 +212,7 @@ impl CopySources {
 ///
 /// # Errors
 /// When TLS cannot be set up.
-pub(super) fn controller_client() -> reqwest::Result<reqwest::Client> {
+pub(crate) fn controller_client() -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder()
         .no_proxy()
         .connect_timeout(CONNECT_TIMEOUT)

@@ -18,6 +18,7 @@ mod source_client;
 mod walk;
 
 pub use blobs::{BlobError, BlobReadError, BlobStore};
+pub(crate) use copies::controller_client;
 pub(crate) use replicator::ArtifactReplicator;
 pub(crate) use source_client::SourceClient;
 pub use walk::{WalkError, walk};

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::blobs::BlobStore;
-use super::copies::{Copies, CopySources, controller_client};
+use super::copies::{Copies, CopySources};
 use super::fetch::{FetchError, fetch};
 use super::fetch_job::{FetchJob, MIN_RETRY_DELAY};
 use super::source_client::SourceClient;
@@ -46,6 +46,8 @@ pub(crate) struct ArtifactReplicator {
     pub(crate) blobs: BlobStore,
     /// The client for the sources of models.
     pub(crate) sources: SourceClient,
+    /// The client for the APIs of other controllers.
+    pub(crate) controllers: reqwest::Client,
 }
 
 /// The result of a task of [`ReplicationWork`].
@@ -64,8 +66,6 @@ struct ReplicationWork {
     /// By the id of the source.
     jobs: BTreeMap<String, FetchJob>,
     copies: Copies,
-    /// The client for other controllers.
-    client: reqwest::Client,
     /// Whether a look at the files on the disk runs.
     checking: bool,
     next_rescan: Instant,
@@ -80,15 +80,10 @@ impl ArtifactReplicator {
         if let Err(error) = self.blobs.rescan().await {
             tracing::error!(%error, "the files of models cannot be listed; check --data-dir");
         }
-        let client = match controller_client() {
-            Ok(client) => client,
-            Err(error) => return tracing::error!(%error, "files of models cannot be copied"),
-        };
         let mut work = ReplicationWork {
             tasks: JoinSet::new(),
             jobs: BTreeMap::new(),
             copies: Copies::default(),
-            client,
             checking: false,
             next_rescan: Instant::now() + RESCAN_INTERVAL,
         };
@@ -269,7 +264,7 @@ impl ArtifactReplicator {
     /// Starts copies of needed files that this controller does not have.
     fn start_copies(&self, view: &FleetView, work: &mut ReplicationWork) {
         for file in work.copies.start_due(view, &self.blobs) {
-            let sources = CopySources::new(view, &self.id, work.client.clone());
+            let sources = CopySources::new(view, &self.id, self.controllers.clone());
             let blobs = self.blobs.clone();
             work.tasks.spawn(async move {
                 let copied = sources.copy(file.sha256, &blobs).await;

@@ -1,7 +1,7 @@
 //! Builds the immutable view from the state.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use flotilla_core::health::NodePhase;
@@ -51,6 +51,7 @@ impl FleetState {
         });
         FleetView {
             generation,
+            unplaced: OnceLock::new(),
             nodes: nodes.collect(),
             models,
             controllers: self.stored.controllers.clone(),

@@ -1,13 +1,14 @@
 //! The immutable view of the fleet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use flotilla_core::artifact::Manifest;
 pub use flotilla_core::health::NodePhase;
 use flotilla_core::loss_guard::PlacementHold;
+use flotilla_core::placement::UnplacedReplicas;
 use flotilla_core::spec::{Model, Sha256Digest};
 use flotilla_core::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness};
 use flotilla_dispatch::{DispatchView, ModelEndpoints, RoutingView};
@@ -51,6 +52,8 @@ pub struct FleetView {
     /// When the desired state was read, in seconds since 1970, while it is the one that was kept on the
     /// disk. `None` once the store has been read.
     pub kept_since: Option<u64>,
+    /// Why models have fewer replicas than desired, once somebody has asked about this view.
+    pub(crate) unplaced: OnceLock<BTreeMap<ModelName, UnplacedReplicas>>,
     /// Why the store does not answer. `None` while it does. Only changes need the store: requests
     /// are answered all the same.
     pub store_error: Option<String>,

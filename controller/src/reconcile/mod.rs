@@ -14,6 +14,7 @@ mod rollout_step;
 mod surge;
 mod writes;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -109,10 +110,26 @@ async fn plan(view: Arc<FleetView>, mut scalers: ModelScalers) -> (ModelScalers,
     })
 }
 
+/// Models of a view that are explained together: each one costs a pass over all nodes.
+const MAX_EXPLAINED: usize = 20;
+
+/// Explains why models have fewer replicas than desired: the first ones of those that have. Solves the
+/// placement once for each view, which takes long in a large fleet.
+pub(crate) fn unplaced(view: &FleetView) -> &BTreeMap<ModelName, UnplacedReplicas> {
+    view.unplaced.get_or_init(|| {
+        let inputs = ProblemInputs::new(view, &ModelScalers::default());
+        placement::explain_missing(&inputs.problem(view, Instant::now()), MAX_EXPLAINED)
+    })
+}
+
 /// Explains why a model has fewer replicas than desired. The model's current load is not known
-/// here, so that a model that is scaled to zero counts as complete.
+/// here, so that a model that is scaled to zero counts as complete. Takes long in a large fleet.
 #[must_use]
 pub(crate) fn explain(view: &FleetView, model: &ModelName) -> Option<UnplacedReplicas> {
+    let unplaced = unplaced(view);
+    if unplaced.contains_key(model) || unplaced.len() < MAX_EXPLAINED {
+        return unplaced.get(model).cloned();
+    }
     let inputs = ProblemInputs::new(view, &ModelScalers::default());
     placement::explain(&inputs.problem(view, Instant::now()), model)
 }
@@ -140,12 +157,4 @@ pub(crate) fn explain_wait(view: &FleetView, model: &ModelName) -> Option<String
     let is_held = nodes.into_iter().flatten().any(|node| node.keeps_models);
     hold.filter(|_| is_held)
         .map(|hold| format!("its node is lost. {hold}"))
-}
-
-/// Returns the models with fewer replicas than desired.
-#[must_use]
-pub(crate) fn missing(view: &FleetView) -> Vec<ModelName> {
-    let inputs = ProblemInputs::new(view, &ModelScalers::default());
-    let plan = placement::solve(&inputs.problem(view, Instant::now()));
-    plan.missing.into_keys().collect()
 }

@@ -81,7 +81,29 @@ fn plan_changes(state: &PlacementState<'_>) -> PlacementPlan {
 /// not for every plan.
 #[must_use]
 pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<UnplacedReplicas> {
+    explain_plan(problem, &solve(problem), model)
+}
+
+/// Explains per node why models have fewer replicas than their targets, for the first `max` of them. It
+/// solves the problem once.
+#[must_use]
+pub fn explain_missing(
+    problem: &PlacementProblem<'_>,
+    max: usize,
+) -> BTreeMap<ModelName, UnplacedReplicas> {
     let plan = solve(problem);
+    let missing = plan.missing.keys().take(max);
+    missing
+        .filter_map(|model| Some((model.clone(), explain_plan(problem, &plan, model)?)))
+        .collect()
+}
+
+/// Explains why `model` has fewer replicas than its target after a plan.
+fn explain_plan(
+    problem: &PlacementProblem<'_>,
+    plan: &PlacementPlan,
+    model: &ModelName,
+) -> Option<UnplacedReplicas> {
     let missing = *plan.missing.get(model)?;
     // The reasons refer to the fleet after the plan, so that replicas of other models count.
     let mut after = problem.clone();
