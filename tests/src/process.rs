@@ -120,6 +120,38 @@ impl Process {
         }
     }
 
+    /// Limits how many files the process may have open, and returns the limit before. Files that are open
+    /// already stay so.
+    ///
+    /// # Panics
+    /// Panics if the process has ended.
+    pub fn limit_open_files(&self, limit: u64) -> u64 {
+        let id = i32::try_from(self.child.id()).expect("process ids are small");
+        let mut before = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: prlimit reads and writes only the two structures; the child was not waited for.
+        let result =
+            unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut before) };
+        assert_eq!(result, 0, "the process runs");
+        let new = libc::rlimit {
+            rlim_cur: limit,
+            ..before
+        };
+        // SAFETY: as above.
+        let result = unsafe {
+            libc::prlimit(
+                id,
+                libc::RLIMIT_NOFILE,
+                &raw const new,
+                std::ptr::null_mut(),
+            )
+        };
+        assert_eq!(result, 0, "the process runs");
+        before.rlim_cur
+    }
+
     /// Waits for the process to end and returns its status and all its output. Blocks the thread.
     ///
     /// # Panics

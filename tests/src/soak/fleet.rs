@@ -8,15 +8,34 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::full_disk::SmallDisk;
+use super::host_clock::HostClock;
 use super::{AGENTS, CONTROLLERS, ETCD_MEMBERS, NODE_MEMORY, ResourceGrowth, is_settled};
-use crate::{Api, DEADLINE, Etcd, Process, address_in_line, open_files, simulated_model};
+use crate::{
+    Api, DEADLINE, Etcd, Process, address_in_line, free_address, open_files, simulated_model,
+};
 
 /// How often a condition is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The most that the database of an etcd member may have, in bytes.
+const ETCD_QUOTA: u64 = 32 << 20;
+/// The agent and the controller whose hosts have a clock that jumps.
+const JUMPING_AGENT: usize = AGENTS - 1;
+const JUMPING_CONTROLLER: usize = CONTROLLERS - 1;
+/// The agent and the controller whose disks become full.
+const FULL_AGENT: usize = 0;
+const FULL_CONTROLLER: usize = 0;
 
 pub(super) struct SoakFleet {
     pub(super) etcd: Etcd,
+    /// The disks of [`FULL_AGENT`] and [`FULL_CONTROLLER`]. Empty where none can be mounted. Before the
+    /// folder that they are in, so that they are unmounted first.
+    disks: Vec<SmallDisk>,
     dir: TempDir,
+    /// The clocks of the hosts of [`JUMPING_AGENT`] and [`JUMPING_CONTROLLER`].
+    clocks: [HostClock; 2],
+    /// The address of a controller of another fleet, which all agents know.
+    stranger: SocketAddr,
     controllers: Vec<ControllerProcess>,
     agents: Vec<SoakMember>,
     /// The revision that [`SoakFleet::apply_models`] gives the models.
@@ -38,16 +57,23 @@ struct SoakMember {
 impl SoakFleet {
     /// Starts all members, without waiting for the nodes to be ready.
     pub(super) fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory can be created");
+        let clocks = ["agent", "controller"].map(|host| HostClock::new(dir.path(), host));
+        let folders = [agent_folder(FULL_AGENT), controller_folder(FULL_CONTROLLER)];
+        let disks = folders.map(|folder| SmallDisk::mount(&dir.path().join(folder)));
         let mut fleet = Self {
-            etcd: Etcd::start_members(ETCD_MEMBERS),
-            dir: tempfile::tempdir().expect("a temporary directory can be created"),
+            etcd: Etcd::start_with_quota(ETCD_MEMBERS, ETCD_QUOTA),
+            clocks,
+            disks: disks.into_iter().flatten().collect(),
+            stranger: free_address(),
+            dir,
             controllers: Vec::new(),
             agents: Vec::new(),
             revision: 0,
         };
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
-        for _ in 0..CONTROLLERS {
-            let controller = fleet.start_controller(any_port, any_port);
+        for index in 0..CONTROLLERS {
+            let controller = fleet.start_controller(index, any_port, any_port);
             fleet.controllers.push(controller);
         }
         for index in 0..AGENTS {
@@ -57,12 +83,18 @@ impl SoakFleet {
         fleet
     }
 
-    fn start_controller(&self, http: SocketAddr, link: SocketAddr) -> ControllerProcess {
+    fn start_controller(
+        &self,
+        index: usize,
+        http: SocketAddr,
+        link: SocketAddr,
+    ) -> ControllerProcess {
         let (http, link) = (http.to_string(), link.to_string());
-        let store = self.etcd.store().to_string();
+        let (store, folder) = (self.etcd.store().to_string(), controller_folder(index));
         let mut args = vec!["controller", "--http", &http, "--link", &link];
-        args.extend(["--store", &store, "--data-dir", "files"]);
-        let mut process = start_quietly(self.dir.path(), &args);
+        args.extend(["--store", &store, "--data-dir", &folder]);
+        let clock = (index == JUMPING_CONTROLLER).then_some(&self.clocks[1]);
+        let mut process = start_quietly(self.dir.path(), &args, clock);
         let line = process.wait_for_line("ready http=");
         ControllerProcess {
             member: SoakMember::new(process),
@@ -73,12 +105,25 @@ impl SoakFleet {
 
     fn start_agent(&self, index: usize) -> SoakMember {
         let name = format!("n{index}");
-        let links = self.controllers.iter().map(|c| c.link.to_string());
+        let links = self
+            .controllers
+            .iter()
+            .map(|c| c.link)
+            .chain([self.stranger]);
+        let links = links.map(|link| link.to_string());
+        let folder = agent_folder(index);
         let (join, memory) = (links.collect::<Vec<_>>().join(","), NODE_MEMORY.to_string());
         let mut args = vec!["agent", "--join", &join, "--name", &name];
-        args.extend(["--data-dir", &name]);
-        args.extend(["--memory", &memory, "--drain-timeout", "5"]);
-        SoakMember::new(start_quietly(self.dir.path(), &args))
+        args.extend([
+            "--memory",
+            &memory,
+            "--drain-timeout",
+            "5",
+            "--data-dir",
+            &folder,
+        ]);
+        let clock = (index == JUMPING_AGENT).then_some(&self.clocks[0]);
+        SoakMember::new(start_quietly(self.dir.path(), &args, clock))
     }
 
     /// Returns a client of each controller's API.
@@ -113,7 +158,51 @@ impl SoakFleet {
     /// Starts a killed controller again on the same ports.
     pub(super) fn restart_controller(&mut self, index: usize) {
         let ControllerProcess { http, link, .. } = self.controllers[index];
-        self.controllers[index] = self.start_controller(http, link);
+        self.controllers[index] = self.start_controller(index, http, link);
+    }
+
+    /// Starts a controller with an empty store of its own, which agents can reach.
+    pub(super) fn start_stranger(&self) -> Process {
+        let folder = self.dir.path().join("stranger");
+        // Another one each time.
+        let _ = std::fs::remove_dir_all(&folder);
+        let (link, folder) = (self.stranger.to_string(), folder.display().to_string());
+        let args = ["controller", "--http", "127.0.0.1:0", "--link", &link];
+        let args = [&args[..], &["--data-dir", &folder]].concat();
+        let mut process = start_quietly(self.dir.path(), &args, None);
+        process.wait_for_line("ready http=");
+        process
+    }
+
+    /// The clock of the host of an agent or of a controller.
+    pub(super) fn clock(&self, of_controller: bool) -> &HostClock {
+        &self.clocks[usize::from(of_controller)]
+    }
+
+    /// Whether the disks of an agent and a controller can be filled.
+    pub(super) fn has_small_disks(&self) -> bool {
+        self.disks.len() == 2
+    }
+
+    pub(super) fn fill_disks(&self) {
+        self.disks.iter().for_each(SmallDisk::fill);
+    }
+
+    pub(super) fn free_disks(&self) {
+        self.disks.iter().for_each(SmallDisk::free);
+    }
+
+    /// Saves a snapshot of etcd for [`Self::put_store_back`].
+    pub(super) fn save_store(&self) {
+        self.etcd.save_snapshot(&self.dir.path().join("snapshot"));
+    }
+
+    /// Puts etcd back to what it was at [`Self::save_store`], while the controllers run.
+    pub(super) fn put_store_back(&mut self) {
+        self.etcd.kill();
+        self.etcd
+            .restore_snapshot(&self.dir.path().join("snapshot"));
+        self.etcd.resume();
     }
 
     /// Applies the three models: `steady` with a fixed number of replicas, `scaled` which follows load,
@@ -218,11 +307,24 @@ impl SoakMember {
 }
 
 /// Starts `flotilla` with a log of no more than what the fleet waits for.
-fn start_quietly(dir: &Path, args: &[&str]) -> Process {
+fn start_quietly(dir: &Path, args: &[&str], clock: Option<&HostClock>) -> Process {
     let mut command = Command::new(crate::flotilla_binary());
     command
         .args(args)
         .current_dir(dir)
         .env("FLOTILLA_LOG", "error,flotilla=info");
+    if let Some(clock) = clock {
+        clock.apply(&mut command);
+    }
     Process::spawn(command)
+}
+
+/// The data directory of an agent, below that of the fleet.
+fn agent_folder(index: usize) -> String {
+    format!("agent-{index}")
+}
+
+/// The data directory of a controller, below that of the fleet.
+fn controller_folder(index: usize) -> String {
+    format!("controller-{index}")
 }

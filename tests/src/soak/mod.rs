@@ -1,12 +1,16 @@
 //! A whole fleet under load while random parts of it fail, for as long as one likes.
 
+mod faults;
 mod fleet;
+mod full_disk;
+mod host_clock;
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{Api, Load, LoadTally};
+use faults::Fault;
 use fleet::SoakFleet;
 
 const CONTROLLERS: usize = 3;
@@ -42,45 +46,6 @@ pub struct ResourceGrowth {
     pub files: i64,
 }
 
-/// A disturbance of the fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
-    AgentKilled,
-    AgentPaused,
-    ControllerKilled,
-    ControllerPaused,
-    EtcdMemberKilled,
-    RevisionChanged,
-    NodeDrained,
-    EtcdQuorumLost,
-}
-
-const FAULTS: [Fault; 8] = [
-    Fault::AgentKilled,
-    Fault::AgentPaused,
-    Fault::ControllerKilled,
-    Fault::ControllerPaused,
-    Fault::EtcdMemberKilled,
-    Fault::RevisionChanged,
-    Fault::NodeDrained,
-    Fault::EtcdQuorumLost,
-];
-
-impl Fault {
-    fn name(self) -> &'static str {
-        match self {
-            Self::AgentKilled => "agent killed",
-            Self::AgentPaused => "agent paused and resumed",
-            Self::ControllerKilled => "controller killed",
-            Self::ControllerPaused => "controller paused and resumed",
-            Self::EtcdMemberKilled => "etcd member killed",
-            Self::RevisionChanged => "revision changed",
-            Self::NodeDrained => "node drained",
-            Self::EtcdQuorumLost => "etcd lost its quorum",
-        }
-    }
-}
-
 /// Injects faults into a fleet under load for `duration`. The same `seed` gives the same order of
 /// faults.
 ///
@@ -90,25 +55,27 @@ impl Fault {
 pub async fn run(duration: Duration, seed: u64) -> SoakReport {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut fleet = SoakFleet::start();
+    let faults = Fault::possible(&fleet);
     fleet.apply_models().await;
     fleet.wait_until_settled("the start").await;
     let apis = fleet.apis();
     let loads = MODELS.map(|model| Load::start(&apis, model, 3));
-    let mut faults = FAULTS.map(|fault| (fault.name(), 0));
+    fleet.save_store();
+    let mut counts: Vec<_> = faults.iter().map(|fault| (fault.name(), 0)).collect();
     // All of them in turn, each time in another order.
     let mut upcoming: Vec<usize> = Vec::new();
     let began = Instant::now();
     while began.elapsed() < duration {
         if upcoming.is_empty() {
-            upcoming.extend(0..FAULTS.len());
+            upcoming.extend(0..faults.len());
             random.shuffle(&mut upcoming);
         }
         let Some(index) = upcoming.pop() else { break };
-        let fault = FAULTS[index];
+        let fault = faults[index];
         println!("{:>5.0} s: {}", began.elapsed().as_secs_f64(), fault.name());
-        inject(fault, &mut fleet, &mut random).await;
+        faults::inject(fault, &mut fleet, &mut random).await;
         fleet.wait_until_settled(fault.name()).await;
-        faults[index].1 += 1;
+        counts[index].1 += 1;
     }
     let mut tally = LoadTally::default();
     for (load, model) in loads.into_iter().zip(MODELS) {
@@ -122,68 +89,9 @@ pub async fn run(duration: Duration, seed: u64) -> SoakReport {
         "a process has grown too much: {growth:?}"
     );
     SoakReport {
-        faults: faults.to_vec(),
+        faults: counts,
         tally,
         growth,
-    }
-}
-
-/// Injects one fault and ends it. An outage lasts as long as the random numbers say: that is the fault
-/// itself, not a wait for something to happen.
-async fn inject(fault: Fault, fleet: &mut SoakFleet, random: &mut fastrand::Rng) {
-    let outage = tokio::time::sleep(Duration::from_millis(random.u64(500..8_000)));
-    match fault {
-        Fault::AgentKilled => {
-            let agent = random.usize(..AGENTS);
-            fleet.kill_agent(agent);
-            outage.await;
-            fleet.restart_agent(agent);
-        }
-        Fault::AgentPaused => {
-            let process = fleet.agent(random.usize(..AGENTS));
-            process.signal(libc::SIGSTOP);
-            outage.await;
-            process.signal(libc::SIGCONT);
-        }
-        Fault::ControllerKilled => {
-            let controller = random.usize(..CONTROLLERS);
-            fleet.kill_controller(controller);
-            outage.await;
-            fleet.restart_controller(controller);
-        }
-        Fault::ControllerPaused => {
-            let process = fleet.controller(random.usize(..CONTROLLERS));
-            process.signal(libc::SIGSTOP);
-            outage.await;
-            process.signal(libc::SIGCONT);
-        }
-        Fault::EtcdMemberKilled => {
-            fleet.etcd.kill_member(random.usize(..ETCD_MEMBERS));
-            outage.await;
-            fleet.etcd.resume();
-        }
-        Fault::RevisionChanged => {
-            fleet.revision += 1;
-            fleet.apply_models().await;
-        }
-        Fault::NodeDrained => {
-            let node = format!("n{}", random.usize(..AGENTS));
-            let drain = json!({"cordoned": true, "draining": true});
-            fleet.set_node_operation(&node, &drain).await;
-            let is_empty = async |api: &Api| {
-                let nodes = api.nodes().await;
-                let node = nodes.iter().find(|n| n["metadata"]["name"] == *node);
-                node.is_some_and(|n| n["status"]["assigned"] == json!([]))
-            };
-            fleet.wait_until("the node is empty", is_empty).await;
-            fleet.set_node_operation(&node, &json!({})).await;
-        }
-        Fault::EtcdQuorumLost => {
-            fleet.etcd.kill_member(0);
-            fleet.etcd.kill_member(1);
-            outage.await;
-            fleet.etcd.resume();
-        }
     }
 }
 

@@ -179,7 +179,7 @@ async fn controller_that_knows_nothing_yet_asks_clients_to_come_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn full_etcd_is_named_with_its_remedy_until_there_is_room() {
-    let etcd = Etcd::start_with_quota(4 << 20);
+    let etcd = Etcd::start_with_quota(1, 4 << 20);
     let dir = tempfile::tempdir().unwrap();
     let store = etcd.store().to_string();
     let controller = start_controller(dir.path(), &store);
