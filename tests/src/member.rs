@@ -70,7 +70,10 @@ pub(crate) async fn start_controller(
             let (http, link) = (settings.http.to_string(), settings.link.to_string());
             let mut args = vec!["controller", "--http", &http, "--link", &link];
             let files = dir.join("files").display().to_string();
-            args.extend(["--store", &store, "--data-dir", &files]);
+            args.extend(["--store", &store]);
+            if !settings.args.iter().any(|arg| arg == "--data-dir") {
+                args.extend(["--data-dir", &files]);
+            }
             args.extend(settings.args.iter().map(String::as_str));
             let mut process = Process::start_with_env(dir, &args, &settings.env);
             let line = process.wait_for_line("ready http=");
