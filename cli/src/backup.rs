@@ -1,6 +1,8 @@
 //! `flotilla backup` and `flotilla restore`: the desired state as a file.
 
 use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use flotilla_controller::admin::{
@@ -8,13 +10,17 @@ use flotilla_controller::admin::{
 };
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::{API_VERSION, Resource};
+use flotilla_core::spec::{API_VERSION, Resource, Sha256Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{BackupArgs, RestoreArgs};
-use crate::client::{FleetClient, ListResponse};
+use crate::backup_files::{self, MissingFileList};
+use crate::client::{FleetClient, ListResponse, read_json};
 use crate::manifest;
 use crate::resource_text::counted;
+
+/// Interval at which missing files are asked for again.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A YAML document of a backup. Models, tasks and the router have the form in which they are
 /// applied, so that `flotilla apply -f` accepts them too.
@@ -86,6 +92,42 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
             );
         }
     }
+    if args.with_files
+        && let Some(file) = &args.file
+    {
+        save_files(&fleet, &documents, file).await?;
+    }
+    Ok(())
+}
+
+/// Saves the files of all artifacts beside the backup.
+///
+/// # Errors
+/// Returns an error that lists the files that the fleet does not have.
+async fn save_files(
+    fleet: &FleetClient,
+    documents: &[BackupDocument],
+    file: &Path,
+) -> anyhow::Result<()> {
+    let folder = backup_files::folder_of(file);
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    let mut missing = MissingFileList::default();
+    for document in documents {
+        if let BackupDocument::Artifact(artifact) = document {
+            let manifest = &artifact.spec;
+            let not_found = backup_files::download(fleet, manifest, &folder).await?;
+            missing.add(&artifact.metadata.name, manifest, &not_found);
+        }
+    }
+    if !missing.is_empty() {
+        bail!(
+            "the backup is not complete: this controller does not have {} of artifacts: {}",
+            counted(missing.len(), "file"),
+            missing.text()
+        );
+    }
+    println!("the files of artifacts are in {}", folder.display());
     Ok(())
 }
 
@@ -154,27 +196,98 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
     if documents.is_empty() {
         bail!("{name} is empty");
     }
+    let folder = backup_files::folder_of(&args.file);
+    let mut incomplete = Vec::new();
     for document in &documents {
-        restore_document(&fleet, document).await?;
+        if let BackupDocument::Artifact(artifact) = document {
+            let is_complete = restore_artifact(&fleet, artifact, &folder).await?;
+            if !is_complete {
+                incomplete.push(artifact);
+            }
+        } else {
+            restore_document(&fleet, document).await?;
+        }
     }
-    Ok(())
+    wait_for_files(&fleet, &incomplete, args.timeout).await
 }
 
+/// Restores an artifact, and uploads its files as far as the fleet does not have them and the backup does.
+/// Returns whether the fleet has all of them now.
+async fn restore_artifact(
+    fleet: &FleetClient,
+    artifact: &ArtifactDocument,
+    folder: &Path,
+) -> anyhow::Result<bool> {
+    let name = artifact.metadata.name.as_str();
+    let path = ["api", "v1", "artifacts", name];
+    // Controllers look for files of published artifacts on other controllers and on nodes.
+    let published = fleet
+        .put_with_query(&path, Some("allowMissing=true"), &artifact.spec)
+        .await?;
+    let MissingFiles { missing } = read_json(published).await?;
+    backup_files::upload(fleet, &missing, folder).await?;
+    let missing = missing_files(fleet, artifact).await?;
+    if missing.is_empty() {
+        println!("artifact/{name} restored");
+    }
+    Ok(missing.is_empty())
+}
+
+/// Returns the files of an artifact that this controller does not have.
+async fn missing_files(
+    fleet: &FleetClient,
+    artifact: &ArtifactDocument,
+) -> anyhow::Result<Vec<Sha256Digest>> {
+    let path = ["api", "v1", "artifacts", artifact.metadata.name.as_str()];
+    let response: MissingFiles = fleet.put(&path, &artifact.spec).await?;
+    Ok(response.missing)
+}
+
+/// Waits until the fleet has the files of these artifacts, at most for `timeout`.
+///
+/// # Errors
+/// Returns an error that lists the files that are still missing.
+async fn wait_for_files(
+    fleet: &FleetClient,
+    incomplete: &[&ArtifactDocument],
+    timeout: Duration,
+) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    let mut reported = 0;
+    loop {
+        let mut missing = MissingFileList::default();
+        for artifact in incomplete {
+            let files = missing_files(fleet, artifact).await?;
+            missing.add(&artifact.metadata.name, &artifact.spec, &files);
+        }
+        if missing.is_empty() {
+            for artifact in incomplete {
+                println!("artifact/{} restored", artifact.metadata.name);
+            }
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= deadline {
+            bail!(
+                "the restore is not complete: nobody has {} of artifacts: {}; run `flotilla model push DIR --name NAME` for these artifacts",
+                counted(missing.len(), "file"),
+                missing.text()
+            );
+        }
+        if missing.len() != reported {
+            reported = missing.len();
+            println!(
+                "waiting for {} that other controllers or nodes may have",
+                counted(reported, "file")
+            );
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Restores a document that is no artifact.
 async fn restore_document(fleet: &FleetClient, document: &BackupDocument) -> anyhow::Result<()> {
     match document {
-        BackupDocument::Artifact(artifact) => {
-            let name = artifact.metadata.name.as_str();
-            let path = ["api", "v1", "artifacts", name];
-            let response: MissingFiles = fleet.put(&path, &artifact.spec).await?;
-            if response.missing.is_empty() {
-                println!("artifact/{name} restored");
-            } else {
-                println!(
-                    "artifact/{name}: the controllers do not have {} of its files; run `flotilla model push DIR --name {name}`",
-                    response.missing.len()
-                );
-            }
-        }
+        BackupDocument::Artifact(_) => {}
         BackupDocument::Resource(resource) => {
             let (noun, path) = manifest::noun_and_path(resource);
             fleet.put_ignoring_response(&path, resource).await?;

@@ -66,6 +66,15 @@ impl FleetClient {
         read_json(response).await
     }
 
+    /// Sends a `GET` request and returns the response for streaming. `None`: there is no such thing.
+    pub(crate) async fn get_if_found(&self, path: &[&str]) -> anyhow::Result<Option<Response>> {
+        let response = self.send_unchecked(self.request(Method::GET, path)).await?;
+        if response.status() == reqwest::StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        check_status(response).await.map(Some)
+    }
+
     /// Sends a `GET` request and returns the response for streaming.
     pub(crate) async fn get_stream(&self, path: &[&str]) -> anyhow::Result<Response> {
         self.send(self.request(Method::GET, path)).await
@@ -89,19 +98,19 @@ impl FleetClient {
         path: &[&str],
         body: &impl Serialize,
     ) -> anyhow::Result<()> {
-        self.put_with_query(path, None, body).await
+        self.put_with_query(path, None, body).await.map(drop)
     }
 
-    /// Sends a `PUT` request with a JSON body and a query, and ignores the body of the response.
+    /// Sends a `PUT` request with a JSON body and a query, and returns the successful response.
     pub(crate) async fn put_with_query(
         &self,
         path: &[&str],
         query: Option<&str>,
         body: &impl Serialize,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Response> {
         let mut url = self.url(path);
         url.set_query(query);
-        self.send(self.client.put(url).json(body)).await.map(drop)
+        self.send(self.client.put(url).json(body)).await
     }
 
     /// Sends a `PUT` request with the content of a file as its body.
@@ -168,7 +177,7 @@ impl FleetClient {
 ///
 /// # Errors
 /// Returns an error if it is not what a fleet answers.
-async fn read_json<T: DeserializeOwned>(response: Response) -> anyhow::Result<T> {
+pub(crate) async fn read_json<T: DeserializeOwned>(response: Response) -> anyhow::Result<T> {
     let url = without_credentials(response.url().as_str());
     let bytes = response
         .bytes()

@@ -10,6 +10,7 @@ mod allocator;
 mod apply;
 mod args;
 mod backup;
+mod backup_files;
 mod chat;
 mod client;
 mod connection_error;

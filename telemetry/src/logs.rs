@@ -7,7 +7,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::trace::current_ids;
@@ -19,7 +19,7 @@ pub enum LogEventFormat {
     #[default]
     Text,
     /// One JSON object per line: `timestamp`, `level`, `target`, `message`, the event's own fields, and
-    /// `trace_id` and `span_id` of a traced request.
+    /// `trace_id` and `span_id` of a traced request, and `spans`: for the agents of `flotilla up` the node.
     Json,
 }
 
@@ -44,9 +44,34 @@ where
                 text.format_event(context, Writer::new(&mut line), event)?;
                 writeln!(writer, "{} trace_id={trace}", line.trim_end())
             }
-            Self::Json => writeln!(writer, "{}", Value::Object(json_object(event)?)),
+            Self::Json => {
+                let mut object = json_object(event)?;
+                let spans = span_names(context);
+                if !spans.is_empty() {
+                    object.insert("spans".into(), spans.into());
+                }
+                writeln!(writer, "{}", Value::Object(object))
+            }
         }
     }
+}
+
+/// Returns the spans of an event from the outermost on, such as `node{name="node-1"}`.
+fn span_names<S, N>(context: &FmtContext<'_, S, N>) -> Vec<String>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    let spans = context.event_scope().into_iter().flat_map(|scope| scope.from_root());
+    spans
+        .map(|span| {
+            let extensions = span.extensions();
+            match extensions.get::<FormattedFields<N>>() {
+                Some(fields) if !fields.is_empty() => format!("{}{{{fields}}}", span.name()),
+                _ => span.name().to_owned(),
+            }
+        })
+        .collect()
 }
 
 fn json_object(event: &Event<'_>) -> Result<Map<String, Value>, fmt::Error> {
@@ -130,7 +155,8 @@ mod tests {
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(node = "n1", attempts = 2, "a \"quoted\" word");
+            let span = tracing::error_span!("node", name = "node-1");
+            span.in_scope(|| tracing::info!(node = "n1", attempts = 2, "a \"quoted\" word"));
         });
         let bytes = log.0.lock().clone();
         let line: Value = serde_json::from_slice(&bytes).unwrap();
@@ -138,5 +164,6 @@ mod tests {
         assert_eq!(line["node"], "n1");
         assert_eq!(line["attempts"], 2);
         assert_eq!(line["level"], "INFO");
+        assert_eq!(line["spans"][0], "node{name=\"node-1\"}");
     }
 }

@@ -169,6 +169,10 @@ pub(crate) struct BackupArgs {
     /// File to write. Default: standard output.
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
+    /// Also saves the files of pushed artifacts, in the folder FILE.files. Files that are there already are
+    /// not fetched again.
+    #[arg(long, requires = "file")]
+    pub(crate) with_files: bool,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }
@@ -177,10 +181,17 @@ pub(crate) struct BackupArgs {
 #[command(after_help = "Example:
   flotilla restore fleet.yaml
 
+The files of pushed artifacts come from the folder fleet.yaml.files, if there is one, and from controllers
+and nodes that still have them. The command fails if some are missing in the end.
+
 Resources that the backup does not contain are left as they are.")]
 pub(crate) struct RestoreArgs {
     /// File that `flotilla backup` wrote.
     pub(crate) file: PathBuf,
+    /// Maximum time to wait for files that only other controllers or nodes have, in seconds: 0 to 86400.
+    #[arg(long, value_name = "SECONDS", default_value = "60",
+        value_parser = seconds_between(0.0, 86_400.0))]
+    pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
 }

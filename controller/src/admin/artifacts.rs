@@ -13,6 +13,7 @@ use flotilla_core::{ArtifactName, Bytes};
 use flotilla_gateway::{ApiError, ApiPath, ApiQuery, read_json};
 use futures::TryStreamExt;
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::errors::{not_found, not_in_view};
@@ -83,11 +84,24 @@ pub struct MissingFiles {
     pub missing: Vec<Sha256Digest>,
 }
 
+/// The query of a `PUT` of an artifact.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PublishQuery {
+    /// Whether to publish the artifact although this controller does not have all of its files, so that
+    /// they are looked for on other controllers and on nodes, as a restored backup requires. Default:
+    /// `false`.
+    #[serde(default)]
+    allow_missing: bool,
+}
+
 /// `PUT /api/v1/artifacts/{name}`: publishes a manifest with status 201 when this controller has all
-/// of its files; otherwise replies with status 202 and the missing ones.
+/// of its files; otherwise replies with status 202 and the missing ones, and publishes it only if they
+/// are allowed to be missing.
 pub(super) async fn put(
     State(state): State<AdminState>,
     ApiPath(name): ApiPath<String>,
+    ApiQuery(query): ApiQuery<PublishQuery>,
     body: Body,
 ) -> Result<Response, ApiError> {
     let name = ArtifactName::new(&name)
@@ -108,9 +122,11 @@ pub(super) async fn put(
             Err(_) => missing.push(file.sha256),
         }
     }
-    let status = if missing.is_empty() {
+    if missing.is_empty() || query.allow_missing {
         let written = state.desired.put_artifact(&name, &manifest).await;
         state.finish(written).await?;
+    }
+    let status = if missing.is_empty() {
         StatusCode::CREATED
     } else {
         StatusCode::ACCEPTED

@@ -180,6 +180,7 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
         )
         .route(
             Operation::new("put", "/api/v1/artifacts/{name}", "Publishes an artifact")
+                .query::<artifacts::PublishQuery>()
                 .body::<JsonObject>()
                 .returns::<MissingFilesSchema>(201)
                 .returns::<MissingFilesSchema>(202)
