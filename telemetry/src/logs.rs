@@ -62,7 +62,10 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    let spans = context.event_scope().into_iter().flat_map(|scope| scope.from_root());
+    let spans = context
+        .event_scope()
+        .into_iter()
+        .flat_map(|scope| scope.from_root());
     spans
         .map(|span| {
             let extensions = span.extensions();

@@ -109,7 +109,10 @@ async fn server_that_is_away_for_ever_gets_few_requests_and_delays_no_other_requ
         model["status"]["replicas"][0]["failingRequests"].clone()
     };
     let text = failing().await.to_string();
-    assert!(text.contains("attempts failed: maintenance"), "{text}");
+    assert!(
+        text.contains("attempts failed: ") && text.contains("maintenance until noon"),
+        "{text}"
+    );
     api.answer("hosted", "hi").await;
     assert_eq!(failing().await, Value::Null);
 
