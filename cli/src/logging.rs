@@ -46,7 +46,7 @@ pub(crate) fn start(filter: &str, format: LogFormat, command: &Command) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(matches!(format, LogFormat::Text) && std::io::stderr().is_terminal())
         .event_format(lines)
         .init();
     if let Some(error) = parse_error {

@@ -154,6 +154,7 @@ mod tests {
         let log = CapturedLog::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
             .event_format(LogEventFormat::Json)
             .with_writer(move || writer.clone())
             .finish();
