@@ -17,6 +17,7 @@ use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
 #[derive(PartialEq)]
 struct DesiredIdentity {
     fleet_id: String,
+    epoch: u64,
     /// The revision of the last change to what the node should run, specs included.
     store_revision: StoreRevision,
     /// The assigned models with their revisions, and whether these are known.
@@ -137,6 +138,7 @@ impl SyncSession {
         });
         Some(DesiredIdentity {
             fleet_id: view.fleet_id.clone()?,
+            epoch: view.epoch,
             store_revision: node.desired_revision,
             models: models.collect(),
             controllers: view.controllers.values().map(|c| c.link.clone()).collect(),
