@@ -27,7 +27,8 @@ impl NodeDescription {
     /// the space for files of models, if it is known.
     pub(crate) fn new(config: NodeConfig, identity: String, disk: Option<Bytes>) -> Self {
         let mut inventory = inventory::detect(config.memory, config.power);
-        inventory.disk_bytes = disk.unwrap_or_default().0;
+        // 0 means that it is not known, and not that there is none.
+        inventory.disk_bytes = disk.map_or(0, |disk| disk.0.max(1));
         let mut labels = inventory_labels(&config.name, &inventory);
         labels.extend(config.labels);
         Self {

@@ -109,7 +109,8 @@ pub(crate) fn start_agent(
                 metrics: None,
                 telemetry: TelemetrySettings::DISABLED,
                 fetch_rate: None,
-                disk: None,
+                // Enough for the models of tests, however full the machine's disk is.
+                disk: Some(flotilla_core::Bytes(1 << 30)),
                 disk_agents: 1,
                 file_retention: DEFAULT_FILE_RETENTION,
                 simulated_slowdown: 1.0,
@@ -128,6 +129,10 @@ pub(crate) fn start_agent(
             let mut args = vec!["agent", "--join", &link, "--name", name];
             args.extend(["--data-dir", &data_dir, "--drain-timeout", "5"]);
             args.extend(["--label", "harness=yes", "--metrics", "off"]);
+            // Enough for the models of tests, however full the machine's disk is.
+            if !agent.args.iter().any(|arg| arg == "--disk") {
+                args.extend(["--disk", "1GiB"]);
+            }
             args.extend(memory.iter().flat_map(|bytes| ["--memory", bytes]));
             args.extend(agent.args.iter().map(String::as_str));
             AgentMember::Process(Process::start_with_env(dir, &args, &controller.env))

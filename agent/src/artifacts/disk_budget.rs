@@ -10,7 +10,7 @@ use flotilla_core::Bytes;
 const RESERVE_SHARE: u64 = 20;
 /// The bounds of what is left to others by default.
 const MIN_RESERVE: u64 = 256 << 20;
-const MAX_RESERVE: u64 = 10 << 30;
+const MAX_RESERVE: u64 = 1 << 30;
 
 /// The space of a file system, in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +32,7 @@ impl DiskSpace {
 
     /// The default budget beside files of models that take `used` bytes already: an equal share for each of
     /// `agents` of what is free, less a reserve of 5 % of the file system, at least 256 MiB and at most
-    /// 10 GiB.
+    /// 1 GiB.
     pub(super) fn default_budget(self, used: u64, agents: u32) -> Bytes {
         let reserve = (self.total / RESERVE_SHARE).clamp(MIN_RESERVE, MAX_RESERVE);
         let share = self.free.saturating_sub(reserve) / u64::from(agents.max(1));
@@ -99,10 +99,10 @@ mod tests {
         let space = |total, free| DiskSpace { total, free };
         assert_eq!(
             space(100 * GIB, 50 * GIB).default_budget(2 * GIB, 1),
-            Bytes(47 * GIB)
+            Bytes(51 * GIB)
         );
         assert_eq!(
-            space(1000 * GIB, 50 * GIB).default_budget(0, 4),
+            space(1000 * GIB, 41 * GIB).default_budget(0, 4),
             Bytes(10 * GIB)
         );
         assert_eq!(space(GIB, GIB / 8).default_budget(0, 1), Bytes(0));

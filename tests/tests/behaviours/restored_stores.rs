@@ -30,8 +30,10 @@ async fn assert_obeyed(cluster: &Cluster) {
     let api = cluster.api();
     let runs = async |names: &[&str]| {
         let nodes = api.nodes().await;
-        let models = nodes[0]["status"]["models"].as_array().cloned();
-        let models = models.unwrap_or_default();
+        let models = nodes
+            .first()
+            .and_then(|node| node["status"]["models"].as_array());
+        let models = models.cloned().unwrap_or_default();
         let running: Vec<_> = models.iter().map(|model| model["name"].clone()).collect();
         running == names
     };
