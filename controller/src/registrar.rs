@@ -49,7 +49,9 @@ impl Registrar {
             match ended {
                 Ok(()) if stop.is_cancelled() => return,
                 Ok(()) => {
-                    tracing::warn!("this controller's lease has expired: registering it again");
+                    tracing::warn!(
+                        "this controller's keys are gone or out of date: registering it again"
+                    );
                 }
                 Err(error) => {
                     tracing::debug!(%error, "this controller could not be registered");
@@ -62,7 +64,8 @@ impl Registrar {
         }
     }
 
-    /// Publishes under one lease, until the lease is lost.
+    /// Publishes under one lease, until the lease is lost or the store is put back to an earlier state. Then
+    /// it has what this controller had published at that time, such as links that have ended since.
     async fn publish(
         &mut self,
         lease: Arc<dyn Lease>,
@@ -70,12 +73,17 @@ impl Registrar {
         stop: &CancellationToken,
     ) -> Result<(), StoreError> {
         let mut changes = self.fleet.changes();
+        let put_back = self.fleet.view().put_back;
         let mut published = KeyValues::new();
         let mut waiting = WaitingLevels::default();
         self.ensure_fleet_id().await?;
         loop {
             changes.borrow_and_update();
             let view = self.fleet.view();
+            if view.put_back != put_back {
+                lease.revoke().await;
+                return Ok(());
+            }
             waiting.update(&self.waiting.borrow_and_update(), Instant::now());
             let desired = self.desired(&view, &waiting);
             self.store_node_records(&view).await?;

@@ -105,6 +105,13 @@ impl Process {
         }
     }
 
+    /// Returns the last lines of output, this many at most.
+    pub fn last_lines(&mut self, count: usize) -> String {
+        self.output.extend(self.lines.try_iter());
+        let first = self.output.len().saturating_sub(count);
+        self.output[first..].join("\n")
+    }
+
     /// Returns the process id.
     #[must_use]
     pub fn id(&self) -> u32 {

@@ -60,6 +60,7 @@ impl FleetState {
             leader: self.stored.leader.clone(),
             fleet_id: self.fleet_id.clone(),
             epoch: self.epoch,
+            put_back: self.put_back,
             refusals: self.refusals.shown(),
             synced: self.synced,
             kept_since: self.kept_since,

@@ -43,6 +43,8 @@ pub(super) struct FleetState {
     pub(super) kept_since: Option<u64>,
     /// The newest revision of the store whose changes are applied.
     store_revision: StoreRevision,
+    /// How often the store was put back to an earlier state.
+    pub(super) put_back: u64,
     /// Why the store does not answer. `None` while it does.
     pub(super) store_error: Option<String>,
     /// Why the store takes no changes, though it can be read. `None` while it does.
@@ -76,6 +78,7 @@ impl FleetState {
             synced: false,
             kept_since: None,
             store_revision: StoreRevision::default(),
+            put_back: 0,
             store_error: None,
             changes_blocked: None,
             unchangeable_since: None,
@@ -219,6 +222,7 @@ impl FleetState {
     fn replace_stored(&mut self, entries: Vec<StoreEntry>, revision: StoreRevision, now: Instant) {
         let first = !std::mem::replace(&mut self.synced, true);
         // It is lower than before when the store was put back to an earlier state.
+        self.put_back += u64::from(revision < self.store_revision);
         self.store_revision = revision;
         self.stored = StoredFleetState::default();
         let present: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();

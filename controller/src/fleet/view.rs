@@ -45,6 +45,8 @@ pub struct FleetView {
     pub fleet_id: Option<String>,
     /// The store's epoch, which counts before its revision.
     pub epoch: u64,
+    /// How often the store was put back to an earlier state since this controller has started.
+    pub put_back: u64,
     /// The nodes that this controller refused lately.
     pub refusals: Vec<JoinRefusal>,
     /// Whether the desired state is known: the store has been read, or what was kept of it.

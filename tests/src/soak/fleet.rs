@@ -17,6 +17,8 @@ use crate::{
 
 /// How often a condition is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How many lines of each process's log are printed when the fleet does not settle.
+const LOG_LINES: usize = 60;
 /// The most that the database of an etcd member may have, in bytes.
 const ETCD_QUOTA: u64 = 32 << 20;
 /// The agent and the controller whose hosts have a clock that jumps.
@@ -246,6 +248,14 @@ impl SoakFleet {
             };
             if tokio::time::timeout(DEADLINE, poll).await.is_err() {
                 let (nodes, models) = (api.nodes().await, api.models().await);
+                for member in self.members_mut() {
+                    let process = &mut member.process;
+                    eprintln!(
+                        "log of {}:\n{}",
+                        process.id(),
+                        process.last_lines(LOG_LINES)
+                    );
+                }
                 panic!("not settled after {after}; nodes: {nodes:#?} models: {models:#?}");
             }
         }

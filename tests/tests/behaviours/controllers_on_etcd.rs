@@ -287,6 +287,31 @@ async fn leader_that_was_paused_for_too_long_follows_when_it_resumes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn node_that_was_restarted_after_a_snapshot_stays_linked_when_the_snapshot_is_put_back() {
+    let mut controllers = Controllers::start(2);
+    let agent = controllers.start_agent("n1");
+    let api = controllers.members[0].api.clone();
+    api.apply(&simulated_model("m", 1, &json!({}))).await;
+    controllers.wait_until_ready("m", 1).await;
+    let snapshot = controllers.dir.path().join("snapshot");
+    controllers.etcd.save_snapshot(&snapshot);
+    // The snapshot says that the first process of the agent is linked to both controllers.
+    drop(agent);
+    let _agent = controllers.start_agent("n1");
+    api.apply(&simulated_model("later", 1, &json!({}))).await;
+    controllers.wait_until_ready("later", 1).await;
+    controllers.etcd.kill();
+    controllers.etcd.restore_snapshot(&snapshot);
+    controllers.etcd.resume();
+    wait_until_applied(&api, "after").await;
+    controllers.wait_until_ready("after", 1).await;
+    controllers.wait_until_ready("m", 1).await;
+    for member in &controllers.members {
+        assert_eq!(member.api.chat("m", "hi", false).await.status(), 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn leader_that_is_stopped_hands_over_at_once() {
     let mut controllers = Controllers::start(2);
     let leader = controllers.wait_for_leader(0, None).await;
