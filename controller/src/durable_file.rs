@@ -12,7 +12,7 @@ use tempfile::TempPath;
 /// Those of the disk; the old file is untouched then.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir)?;
+    create_dir_all(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
@@ -26,13 +26,28 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 /// Those of the disk.
 pub(crate) fn persist(file: TempPath, path: &Path) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    if !dir.exists() {
-        std::fs::create_dir_all(dir)?;
-        // The entry of a new folder is in its parent.
-        sync_dir(dir.parent().unwrap_or(Path::new(".")))?;
-    }
+    create_dir_all(dir)?;
     file.persist(path).map_err(|error| error.error)?;
     sync_dir(dir)
+}
+
+/// Creates a folder and the folders above it that do not exist. They survive a power cut.
+///
+/// # Errors
+/// Those of the disk.
+pub(crate) fn create_dir_all(dir: &Path) -> io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(Path::new("."));
+    create_dir_all(parent)?;
+    match std::fs::create_dir(dir) {
+        // The entry of a new folder is in its parent.
+        Ok(()) => sync_dir(parent),
+        // Another thread was faster.
+        Err(_) if dir.is_dir() => sync_dir(parent),
+        Err(error) => Err(error),
+    }
 }
 
 /// Flushes the entries of a folder to the disk.
@@ -55,12 +70,14 @@ mod tests {
     #[test]
     fn file_is_replaced_as_a_whole_and_nothing_else_is_left() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("new/file");
+        let path = dir.path().join("very/new/file");
         replace(&path, b"one").unwrap();
         replace(&path, b"two").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(
-            std::fs::read_dir(dir.path().join("new")).unwrap().count(),
+            std::fs::read_dir(dir.path().join("very/new"))
+                .unwrap()
+                .count(),
             1
         );
     }

@@ -338,7 +338,7 @@ impl BlobStore {
     async fn create_partial(&self) -> io::Result<(File, TempPath)> {
         let folder = self.dir.join("incoming");
         let (file, path) = blocking(move || {
-            std::fs::create_dir_all(&folder)?;
+            durable_file::create_dir_all(&folder)?;
             // By default, only the owner can read the files that tempfile creates.
             let mode = Permissions::from_mode(0o666);
             let partial = tempfile::Builder::new()

@@ -18,7 +18,7 @@ use super::{
     Leadership, Lease, LeaseId, Precondition, Store, StoreChange, StoreEntry, StoreError,
     StoreRevision, StoreWatch, StoreWrite, WatchEvent, keys,
 };
-use crate::durable_file::sync_dir;
+use crate::durable_file::{create_dir_all, sync_dir};
 use crate::store::backoff::RetryDelays;
 
 /// Maps a key to the revision of its last write and its value.
@@ -65,7 +65,7 @@ impl EmbeddedStore {
     pub async fn open(dir: &Path) -> Result<Self, StoreError> {
         let dir = dir.to_owned();
         blocking(move || {
-            std::fs::create_dir_all(&dir).map_err(|error| directory_error(&dir, &error))?;
+            create_dir_all(&dir).map_err(|error| directory_error(&dir, &error))?;
             let path = dir.join(FILE);
             let database = open_database(&path)?;
             let inner = EmbeddedState {
