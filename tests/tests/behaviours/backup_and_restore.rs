@@ -93,3 +93,33 @@ async fn file_that_is_not_a_backup_changes_nothing() {
     assert!(cluster.api().models().await.is_empty());
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restore_with_files_is_complete_without_the_old_disks() {
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .controller_args(&["--data-dir", "files"])
+        .agents(["n1"])
+        .start()
+        .await;
+    let numbers = repository().join("models/numbers").display().to_string();
+    run(&cluster, &["model", "push", &numbers, "--name", "sums"]);
+    let api = cluster.api();
+    let mut model = simulated_model("m", 1, &json!({}));
+    model["spec"] = json!({"source": {"artifact": "sums"}});
+    api.apply(&model).await;
+    cluster.wait_for_replicas("m", 1).await;
+    let file = cluster.dir().join("backup.yaml").display().to_string();
+    run(&cluster, &["backup", "--file", &file, "--with-files"]);
+    cluster.kill_agent("n1");
+    cluster.kill_controller();
+    for lost in ["files", "controller", "n1"] {
+        std::fs::remove_dir_all(cluster.dir().join(lost)).unwrap();
+    }
+    cluster.restart_controller().await;
+    let output = run(&cluster, &["restore", &file]);
+    assert!(output.contains("artifact/sums restored"), "{output}");
+    cluster.start_agent("n1");
+    cluster.wait_for_replicas("m", 1).await;
+    cluster.stop().await;
+}
