@@ -343,10 +343,20 @@ async fn leases_on_etcd_outlive_a_member_that_stops_answering() {
         let mut leases = Vec::new();
         for i in 0..12 {
             let store = store::open(&etcd.store()).await.unwrap();
-            let lease = store.grant_lease(LEASE_TTL).await.unwrap();
-            let key = format!("/{member}/{i}");
-            let put = StoreWrite::put_leased(key, Vec::new(), lease.id());
-            store.write(vec![put]).await.unwrap();
+            // The members elect a leader anew after one of them has hung.
+            let grant = async {
+                loop {
+                    let Ok(lease) = store.grant_lease(LEASE_TTL).await else {
+                        continue;
+                    };
+                    let key = format!("/{member}/{i}");
+                    let put = StoreWrite::put_leased(key, Vec::new(), lease.id());
+                    if store.write(vec![put]).await.is_ok() {
+                        return lease;
+                    }
+                }
+            };
+            let lease = tokio::time::timeout(DEADLINE, grant).await.unwrap();
             leases.push((store, lease));
         }
         etcd.signal_member(member, libc::SIGSTOP);
