@@ -10,6 +10,11 @@ use crate::shutdown;
 /// Runs an agent until SIGINT or SIGTERM.
 pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
     let power = args.power_range();
+    if let Some(range) = power
+        && range.idle.0 > range.max.0
+    {
+        anyhow::bail!("--idle-watts must not be above --max-watts");
+    }
     let data_dir = args.data_dir()?;
     let node = NodeConfig {
         name: args.name.clone(),

@@ -175,7 +175,7 @@ async fn get_readiness<B: Backend>(State(state): State<GatewayState<B>>) -> Resp
     let error = (!readiness.ready).then(|| {
         let message = match readiness.notes.is_empty() {
             true => "The controller is not ready yet.".to_owned(),
-            false => readiness.notes.join(" "),
+            false => readiness.notes.join("; "),
         };
         ErrorBody::not_ready(message)
     });

@@ -164,7 +164,7 @@ pub(crate) struct DeleteArgs {
   flotilla backup > fleet.yaml
   flotilla backup --file fleet.yaml
 
-The files of pushed artifacts and measured quality are not in the backup.")]
+Measured quality is not in the backup, and the files of pushed artifacts are only with --with-files.")]
 pub(crate) struct BackupArgs {
     /// File to write. Default: standard output.
     #[arg(short, long, value_name = "FILE")]

@@ -71,13 +71,17 @@ pub(super) fn print(
     println!("\nCtrl-C stops everything.");
 }
 
-/// Returns how an agent on another machine joins the fleet.
+/// Returns how another agent joins the fleet.
 fn join_text(view: &FleetView, link: Option<SocketAddr>) -> String {
     let advertised = view.controllers.values().next();
     match (link, advertised) {
         (Some(link), Some(controller)) if !link.ip().is_loopback() => format!(
             "flotilla agent --join {} --name NAME (on another machine)",
             controller.link
+        ),
+        (Some(link), _) if link.port() != 0 => format!(
+            "flotilla agent --join {link} --name NAME (on this machine; on others with --link 0.0.0.0:{})",
+            link.port()
         ),
         _ => "start with --link 0.0.0.0:7070 to let other machines join".into(),
     }
