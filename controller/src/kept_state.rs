@@ -1,6 +1,6 @@
 //! The file in which a controller keeps the desired state that it has read last.
 
-use std::io;
+use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 
 use flotilla_core::kept_state::{KeptState, KeptStateError};
@@ -11,6 +11,11 @@ use crate::durable_file;
 const FILE: &str = "desired-state.jsonl";
 /// The largest file that is read, in bytes: several times what a fleet of 10,000 nodes has.
 const MAX_BYTES: u64 = 1 << 30;
+
+/// The longest header that is read, in bytes.
+const MAX_HEADER_BYTES: u64 = 64 << 10;
+/// The most of a fleet's id that is part of the name of a file, in bytes.
+const MAX_NAMED_ID: usize = 64;
 
 /// Why the kept state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +58,49 @@ impl KeptStateFile {
         Ok(Some(KeptState::decode(&std::fs::read(&self.path)?)?))
     }
 
-    /// Replaces the file. Blocks.
+    /// Replaces the file. One of another fleet is put aside first: the store may have lost everything, and
+    /// then the file is the only copy of the desired state. Blocks.
     ///
     /// # Errors
     /// Those of the disk; the earlier file stays then.
     pub(crate) fn save(&self, state: &KeptState) -> io::Result<()> {
+        if let Some(kept) = self.kept_fleet_id()?
+            && !kept.is_empty()
+            && kept != state.fleet_id
+        {
+            let aside = self.path.with_file_name(file_of(&kept));
+            std::fs::rename(&self.path, &aside)?;
+            tracing::error!(
+                kept_fleet = kept,
+                store_fleet = state.fleet_id,
+                path = %aside.display(),
+                "the store has not the fleet of the desired state that was kept on the disk, which is put aside: if the store has lost its data, restore it from a backup or from this file"
+            );
+        }
         durable_file::replace(&self.path, &state.encode())
     }
+
+    /// Returns the id of the fleet that the file is about. `None` if there is no file, or none that says so.
+    fn kept_fleet_id(&self) -> io::Result<Option<String>> {
+        let file = match std::fs::File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut header = Vec::new();
+        io::BufReader::new(file.take(MAX_HEADER_BYTES)).read_until(b'\n', &mut header)?;
+        Ok(KeptState::fleet_id_of(&header))
+    }
+}
+
+/// The name of the file with the state of a fleet that is put aside. The id comes from a store.
+fn file_of(fleet_id: &str) -> String {
+    let safe = fleet_id.chars().map(|c| match c {
+        c if c.is_ascii_alphanumeric() || c == '-' => c,
+        _ => '_',
+    });
+    let id: String = safe.take(MAX_NAMED_ID).collect();
+    format!("desired-state.{id}.jsonl")
 }
 
 #[cfg(test)]
@@ -83,5 +124,34 @@ mod tests {
         assert_eq!(file.load().unwrap(), Some(state));
         std::fs::write(&file.path, "nonsense").unwrap();
         assert!(matches!(file.load(), Err(KeptStateFileError::Content(_))));
+    }
+
+    #[test]
+    fn state_of_another_fleet_is_put_aside_and_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeptStateFile::in_dir(dir.path());
+        let state = |fleet_id: &str, revision| KeptState {
+            fleet_id: fleet_id.into(),
+            epoch: 0,
+            revision: StoreRevision(revision),
+            saved_at: 1,
+            entries: Vec::new(),
+        };
+        let aside = |name: &str| KeptStateFile {
+            path: dir.path().join(name),
+        };
+        file.save(&state("ours", 7)).unwrap();
+        file.save(&state("ours", 8)).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        // A store that has lost everything, then got a new fleet.
+        file.save(&state("", 1)).unwrap();
+        file.save(&state("../new", 2)).unwrap();
+        let ours = aside("desired-state.ours.jsonl").load().unwrap();
+        assert_eq!(ours, Some(state("ours", 8)));
+        // The other way round.
+        file.save(&state("ours", 9)).unwrap();
+        assert_eq!(file.load().unwrap(), Some(state("ours", 9)));
+        let new = aside("desired-state.___new.jsonl").load().unwrap();
+        assert_eq!(new, Some(state("../new", 2)));
     }
 }

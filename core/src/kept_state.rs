@@ -87,6 +87,19 @@ impl KeptState {
         content
     }
 
+    /// Returns the id of the fleet that a file is about, from its first line, in any format. `None` if the
+    /// line is no header.
+    #[must_use]
+    pub fn fleet_id_of(first_line: &[u8]) -> Option<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct FleetId {
+            fleet_id: String,
+        }
+        let header: Option<FleetId> = serde_json::from_slice(first_line).ok();
+        header.map(|header| header.fleet_id)
+    }
+
     /// Reads the content of a file.
     ///
     /// # Errors
