@@ -300,12 +300,12 @@ impl BlobStore {
         Ok(Some(chunks))
     }
 
-    /// Removes the files that are not `needed` and older than an hour, among them partial files of a
-    /// controller that was killed.
+    /// Removes the files that are `due` and older than an hour, and partial files of a controller that was
+    /// killed.
     ///
     /// # Errors
     /// Those of the disk.
-    pub async fn remove_unused(&self, needed: impl Fn(Sha256Digest) -> bool) -> io::Result<()> {
+    pub async fn remove_unused(&self, mut due: impl FnMut(Sha256Digest) -> bool) -> io::Result<()> {
         let mut folders = match fs::read_dir(&self.dir).await {
             Ok(folders) => folders,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -321,7 +321,7 @@ impl BlobStore {
                 let digest: Option<Sha256Digest> = name.to_str().and_then(|name| name.parse().ok());
                 let age = SystemTime::now().duration_since(file.metadata().await?.modified()?);
                 let old = age.is_ok_and(|age| age > GRACE);
-                if old && !digest.is_some_and(&needed) {
+                if old && digest.is_none_or(&mut due) {
                     tracing::info!(file = ?name, "removing a file that no model needs");
                     if let Some(sha256) = digest {
                         self.index.remove(sha256);
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_old_files_that_are_not_needed_are_removed() {
+    async fn only_old_files_that_are_due_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = BlobStore::new(dir.path().to_owned());
         let mut digests = Vec::new();
@@ -438,7 +438,7 @@ mod tests {
             digests.push(digest);
         }
         blobs
-            .remove_unused(|digest| digest == digests[0])
+            .remove_unused(|digest| digest != digests[0])
             .await
             .unwrap();
         let sizes = [6, 10, 3];

@@ -15,6 +15,7 @@ mod fetch_job;
 mod hugging_face;
 mod replicator;
 mod source_client;
+mod unneeded_files;
 mod walk;
 
 pub use blobs::{BlobError, BlobReadError, BlobStore};

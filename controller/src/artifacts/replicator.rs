@@ -22,6 +22,7 @@ use super::copies::{Copies, CopySources};
 use super::fetch::{FetchError, fetch};
 use super::fetch_job::{FetchJob, MIN_RETRY_DELAY};
 use super::source_client::SourceClient;
+use super::unneeded_files::{StoreState, UnneededFiles};
 use crate::fleet::records::encode;
 use crate::fleet::{FleetHandle, FleetView};
 use crate::store::{Leadership, Store, StoreError, StoreWrite, keys};
@@ -66,6 +67,7 @@ struct ReplicationWork {
     /// By the id of the source.
     jobs: BTreeMap<String, FetchJob>,
     copies: Copies,
+    unneeded: UnneededFiles,
     /// Whether a look at the files on the disk runs.
     checking: bool,
     next_rescan: Instant,
@@ -84,6 +86,7 @@ impl ArtifactReplicator {
             tasks: JoinSet::new(),
             jobs: BTreeMap::new(),
             copies: Copies::default(),
+            unneeded: UnneededFiles::default(),
             checking: false,
             next_rescan: Instant::now() + RESCAN_INTERVAL,
         };
@@ -99,7 +102,7 @@ impl ArtifactReplicator {
                     Err(error) => tracing::error!(%error, "a fetch or copy of model files panicked"),
                 },
                 _ = poll.tick() => self.start_check(&mut work),
-                _ = cleanup.tick() => self.remove_unused_files().await,
+                _ = cleanup.tick() => self.remove_unused_files(&mut work).await,
             }
             let view = self.fleet.view();
             if !view.synced {
@@ -143,7 +146,9 @@ impl ArtifactReplicator {
             }
         }
         let mut writes = Vec::new();
-        let unused = |id: &&String| !sources.contains_key(*id);
+        // A model that this version cannot read may name any source.
+        let complete = !view.undecoded.hides_files;
+        let unused = |id: &&String| complete && !sources.contains_key(*id);
         for id in view.manifests.fetched.keys().filter(unused) {
             writes.push(StoreWrite::Delete {
                 key: keys::fetched_manifest(id),
@@ -292,18 +297,33 @@ impl ArtifactReplicator {
         });
     }
 
-    /// Removes files that no model needs. Does nothing while the view may be out of date.
-    async fn remove_unused_files(&self) {
+    /// Removes files that no model has needed for long. Does nothing while the view may be out of date or
+    /// incomplete, and while files arrive of which no manifest says yet that they are needed.
+    async fn remove_unused_files(&self, work: &mut ReplicationWork) {
         let view = self.fleet.view();
-        if !view.synced || view.kept_since.is_some() || view.store_error.is_some() {
+        if !view.synced
+            || view.kept_since.is_some()
+            || view.store_error.is_some()
+            || view.undecoded.hides_files
+        {
             return;
         }
+        work.unneeded.follow(StoreState {
+            fleet_id: view.fleet_id.clone(),
+            epoch: view.epoch,
+            put_back: view.put_back,
+        });
         let needed: HashSet<Sha256Digest> = view.needed_files().collect();
-        if let Err(error) = self
-            .blobs
-            .remove_unused(|sha256| needed.contains(&sha256))
-            .await
-        {
+        let arriving = work.tasks.len() > usize::from(work.checking);
+        let now = Instant::now();
+        let due = |sha256| {
+            if needed.contains(&sha256) {
+                work.unneeded.forget(sha256);
+                return false;
+            }
+            !arriving && work.unneeded.is_due(sha256, now)
+        };
+        if let Err(error) = self.blobs.remove_unused(due).await {
             tracing::warn!(%error, "files that no model needs cannot be removed");
         }
     }

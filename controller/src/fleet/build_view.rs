@@ -7,6 +7,7 @@ use std::time::Instant;
 use flotilla_core::health::NodePhase;
 use flotilla_core::placement::Assignment;
 use flotilla_core::rollout::ModelRevisions;
+use flotilla_core::spec::ModelSource;
 use flotilla_core::{ModelName, ModelRevision, NodeName};
 use flotilla_dispatch::{ModelEndpoints, ReplicaView};
 
@@ -14,8 +15,8 @@ use super::decode::DesiredModelState;
 use super::manifests;
 use super::node::NodeState;
 use super::state::FleetState;
-use super::view::{FleetView, LoadFailureView, ModelView, NodeView};
-use crate::store::keys;
+use super::view::{FleetView, LoadFailureView, ModelView, NodeView, UndecodedEntries};
+use crate::store::keys::{self, StoreKey};
 
 /// Where a model runs or should run.
 #[derive(Default)]
@@ -68,7 +69,47 @@ impl FleetState {
             placement_hold: self.loss_guard.hold().cloned(),
             changes_blocked: self.changes_blocked.clone(),
             ignored: self.ignored.notes(),
+            undecoded: self.undecoded_entries(),
         }
+    }
+
+    /// Collects what the entries are about that are not understood at all.
+    fn undecoded_entries(&self) -> UndecodedEntries {
+        let mut undecoded = UndecodedEntries::default();
+        for key in self.ignored.undecoded().filter_map(keys::parse) {
+            match key {
+                StoreKey::Model(name) => {
+                    undecoded.models.insert(name, BTreeMap::new());
+                    undecoded.hides_files = true;
+                }
+                StoreKey::StableRevision(_)
+                | StoreKey::PushedManifest(_)
+                | StoreKey::FetchedManifest(_) => undecoded.hides_files = true,
+                StoreKey::Node(name) if !self.nodes.contains_key(&name) => {
+                    undecoded.nodes.insert(name);
+                }
+                _ => {}
+            }
+        }
+        if undecoded.hides_files {
+            let models = self.stored.models.iter();
+            let unknown_files = models.filter(|(_, desired)| {
+                let manifest = match &desired.model.spec.source {
+                    Some(ModelSource::Artifact(name)) => keys::pushed_manifest(name),
+                    Some(source) => keys::fetched_manifest(&keys::source_id(source)),
+                    None => return false,
+                };
+                self.ignored.is_undecoded(&manifest)
+            });
+            let unknown_files = unknown_files.map(|(name, _)| (name.clone(), BTreeMap::new()));
+            undecoded.models.extend(unknown_files);
+            for (Assignment { node, model }, revision) in &self.stored.assignments {
+                if let Some(assigned) = undecoded.models.get_mut(model) {
+                    assigned.insert(node.clone(), *revision);
+                }
+            }
+        }
+        undecoded
     }
 
     /// Collects the placement of every model that is assigned or has failed somewhere. It needs

@@ -71,6 +71,18 @@ impl IgnoredParts {
         }
     }
 
+    /// Returns whether an entry is not understood at all.
+    pub(super) fn is_undecoded(&self, key: &str) -> bool {
+        matches!(self.entries.get(key), Some(IgnoredPart::Entry(_)))
+    }
+
+    /// The keys of the entries that are not understood at all.
+    pub(super) fn undecoded(&self) -> impl Iterator<Item = &str> {
+        let entries = self.entries.iter();
+        let entries = entries.filter(|(_, part)| matches!(part, IgnoredPart::Entry(_)));
+        entries.map(|(key, _)| key.as_str())
+    }
+
     /// Sentences for people about the first entries.
     pub(super) fn notes(&self) -> Vec<String> {
         let named = self.entries.iter().take(MAX_NAMED);

@@ -36,4 +36,4 @@ pub use records::{
     AssignmentRecord, ControllerRecord, DesiredRecord, FailedRevisionRecord, FetchRecord,
     LinkRecord, NodeOperationRecord, NodeRecord, StableRecord, WaitingRecord,
 };
-pub use view::{FleetView, LoadFailureView, ModelView, NodePhase, NodeView};
+pub use view::{FleetView, LoadFailureView, ModelView, NodePhase, NodeView, UndecodedEntries};

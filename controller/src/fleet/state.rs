@@ -224,19 +224,26 @@ impl FleetState {
         // It is lower than before when the store was put back to an earlier state.
         self.put_back += u64::from(revision < self.store_revision);
         self.store_revision = revision;
-        self.stored = StoredFleetState::default();
+        let earlier = std::mem::take(&mut self.stored);
         let present: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
         self.ignored.retain(|key| present.contains(key));
         // A store without an id is not this fleet's store any more: nodes must not be told anything under
         // the earlier id.
-        (self.fleet_id, self.epoch) = (None, 0);
-        for node in self.nodes.values_mut() {
-            node.stored_record = None;
+        let earlier_fleet = self.fleet_id.take();
+        self.epoch = 0;
+        let mut earlier_records = BTreeMap::new();
+        for (name, node) in &mut self.nodes {
+            if let Some(record) = node.stored_record.take() {
+                earlier_records.insert(name.clone(), record);
+            }
             node.health.clear_remote_links();
             node.remote_links.clear();
         }
         for entry in entries {
             self.put_entry(entry, now);
+        }
+        if self.fleet_id == earlier_fleet {
+            self.carry_undecoded(earlier, earlier_records);
         }
         self.nodes
             .retain(|_, node| node.link().is_some() || node.stored_record.is_some());
@@ -249,6 +256,23 @@ impl FleetState {
                 Duration::ZERO
             };
             node.health.restart_grace(now + extra);
+        }
+    }
+
+    /// Keeps the earlier values of the entries that cannot be decoded.
+    fn carry_undecoded(
+        &mut self,
+        mut earlier: StoredFleetState,
+        mut records: BTreeMap<NodeName, NodeRecord>,
+    ) {
+        for key in self.ignored.undecoded().filter_map(keys::parse) {
+            if let StoreKey::Node(name) = &key {
+                if let Some(node) = self.nodes.get_mut(name) {
+                    node.stored_record = records.remove(name);
+                }
+            } else {
+                self.stored.take_from(&mut earlier, &key);
+            }
         }
     }
 
@@ -461,6 +485,12 @@ impl FleetState {
         tracing::info!(node = %name, %session, "node left");
         node.end_session();
         node.update_health(now);
+        // It joined and went before its description was stored: nothing of it is left anywhere, and
+        // nobody would ever delete it.
+        if node.stored_record.is_none() && !node.is_connected() {
+            self.nodes.remove(name);
+            self.failures.clear_node(name);
+        }
         true
     }
 

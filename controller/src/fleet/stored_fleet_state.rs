@@ -123,6 +123,39 @@ impl StoredFleetState {
         }
     }
 
+    /// Takes the desired state of a key from an earlier copy, if it has some. What lives only now is not
+    /// taken.
+    pub(super) fn take_from(&mut self, earlier: &mut Self, key: &StoreKey) {
+        match key {
+            StoreKey::Model(name) => move_entry(&mut earlier.models, &mut self.models, name),
+            StoreKey::StableRevision(name) => {
+                move_entry(&mut earlier.stable, &mut self.stable, name);
+            }
+            StoreKey::FailedRevision(name) => {
+                move_entry(&mut earlier.failed, &mut self.failed, name);
+            }
+            StoreKey::Assignment(assignment) => {
+                move_entry(&mut earlier.assignments, &mut self.assignments, assignment);
+            }
+            StoreKey::NodeOperation(name) => {
+                move_entry(&mut earlier.operations, &mut self.operations, name);
+            }
+            StoreKey::PushedManifest(name) => {
+                let earlier = &mut earlier.manifests_mut().pushed;
+                move_entry(earlier, &mut self.manifests_mut().pushed, name);
+            }
+            StoreKey::FetchedManifest(id) => {
+                let earlier = &mut earlier.manifests_mut().fetched;
+                move_entry(earlier, &mut self.manifests_mut().fetched, id);
+            }
+            StoreKey::Task(name) => {
+                let earlier = &mut earlier.routing_mut().tasks;
+                move_entry(earlier, &mut self.routing_mut().tasks, name);
+            }
+            _ => {}
+        }
+    }
+
     /// The routing part, copied first if a view shares it.
     fn routing_mut(&mut self) -> &mut RoutingView {
         Arc::make_mut(&mut self.routing)
@@ -131,5 +164,12 @@ impl StoredFleetState {
     /// The manifests, copied first if a view shares them.
     fn manifests_mut(&mut self) -> &mut ModelManifests {
         Arc::make_mut(&mut self.manifests)
+    }
+}
+
+/// Moves the value of a key from one map to another, if there is one.
+fn move_entry<K: Ord, V>(from: &mut BTreeMap<K, V>, to: &mut BTreeMap<K, V>, key: &K) {
+    if let Some((key, value)) = from.remove_entry(key) {
+        to.insert(key, value);
     }
 }

@@ -65,6 +65,21 @@ pub struct FleetView {
     pub changes_blocked: Option<String>,
     /// What of the store this version does not understand, as sentences for people.
     pub ignored: Vec<String>,
+    /// The entries of the store that this version does not understand at all.
+    pub undecoded: UndecodedEntries,
+}
+
+/// What entries of the store are about that this version does not understand at all, such as ones that a
+/// later version has written. They stay as they are: others understand them.
+#[derive(Debug, Default)]
+pub struct UndecodedEntries {
+    /// The models of which the desired state is not understood, or the files, with the revisions assigned
+    /// to nodes. The fleet's models may have an earlier state of them.
+    pub models: BTreeMap<ModelName, BTreeMap<NodeName, ModelRevision>>,
+    /// The nodes of which no description is understood.
+    pub nodes: BTreeSet<NodeName>,
+    /// Whether files may be needed that no model names here.
+    pub hides_files: bool,
 }
 
 /// A model, where it is assigned, and its rollout.
@@ -243,6 +258,19 @@ impl FleetView {
                 notes,
             },
         }
+    }
+
+    /// Returns a model that is assigned to a node, as far as it is understood, and its revision.
+    #[must_use]
+    pub fn assigned(
+        &self,
+        node: &NodeName,
+        model: &ModelName,
+    ) -> Option<(Option<&ModelView>, ModelRevision)> {
+        let view = self.models.get(model).map(AsRef::as_ref);
+        let assigned = view.map(|view| &view.assigned);
+        let assigned = assigned.or_else(|| self.undecoded.models.get(model))?;
+        Some((view, *assigned.get(node)?))
     }
 
     /// Returns the manifests of all files that controllers have to store.

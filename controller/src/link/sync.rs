@@ -128,13 +128,9 @@ impl SyncSession {
         }
         let node = view.nodes.get(&self.link.node)?;
         let models = node.assigned.iter().filter_map(|name| {
-            let model = view.models.get(name)?;
-            let revision = *model.assigned.get(&self.link.node)?;
-            Some((
-                name.clone(),
-                revision,
-                model.at_revision(revision).is_some(),
-            ))
+            let (model, revision) = view.assigned(&self.link.node, name)?;
+            let known = model.and_then(|model| model.at_revision(revision));
+            Some((name.clone(), revision, known.is_some()))
         });
         Some(DesiredIdentity {
             fleet_id: view.fleet_id.clone()?,
@@ -155,14 +151,14 @@ impl SyncSession {
         }
         let node = view.nodes.get(&self.link.node)?;
         let models = node.assigned.iter().filter_map(|name| {
-            let model = view.models.get(name)?;
-            let revision = *model.assigned.get(&self.link.node)?;
+            // Of a model that this version does not understand, the node keeps the instance that it has.
+            let (model, revision) = view.assigned(&self.link.node, name)?;
             let mut desired = DesiredModel {
                 name: name.to_string(),
                 revision: revision.0,
                 ..DesiredModel::default()
             };
-            if let Some((model, files)) = model.at_revision(revision) {
+            if let Some((model, files)) = model.and_then(|model| model.at_revision(revision)) {
                 // A resource that was read from JSON can be written as JSON again.
                 desired.resource_json = serde_json::to_string(model).unwrap_or_default();
                 let files = files.into_iter().flat_map(|manifest| &manifest.files);

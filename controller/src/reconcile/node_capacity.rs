@@ -26,6 +26,20 @@ pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
     }
 }
 
+/// Returns the memory of a node's replicas of models that are not understood, as far as it is known: they
+/// stay.
+pub(super) fn kept_memory(view: &FleetView, node: &NodeView) -> Bytes {
+    let report = node.report.load();
+    let kept = view.undecoded.models.iter();
+    let kept = kept.filter(|(_, assigned)| assigned.contains_key(&node.name));
+    kept.map(|(name, _)| {
+        let reported = report.model(name).map(|status| Bytes(status.memory_bytes));
+        let known = view.models.get(name).and_then(|model| model.memory);
+        reported.max(known).unwrap_or_default()
+    })
+    .sum()
+}
+
 /// Returns which replicas a node may have: the operator's operation counts before its phase.
 fn schedulability(node: &NodeView) -> Schedulability {
     let operation = node.operation;

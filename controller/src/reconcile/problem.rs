@@ -40,7 +40,11 @@ pub(super) struct ModelInput {
 impl ProblemInputs {
     /// Computes the inputs of all models.
     pub(super) fn new(view: &FleetView, scalers: &ModelScalers) -> Self {
-        let models = view.models.iter().map(|(name, model)| {
+        // What is not understood stays as it is.
+        let undecoded = &view.undecoded.models;
+        let models = view.models.iter();
+        let models = models.filter(|(name, _)| !undecoded.contains_key(*name));
+        let models = models.map(|(name, model)| {
             let input = ModelInput::new(view, model, scalers.target(name));
             (name.clone(), input)
         });
@@ -56,7 +60,12 @@ impl ProblemInputs {
 
     /// Builds the problem of the view at `now`.
     pub(super) fn problem<'a>(&'a self, view: &'a FleetView, now: Instant) -> PlacementProblem<'a> {
-        let nodes = view.nodes.values().map(|node| node_capacity::of(node));
+        let nodes = view.nodes.values().map(|node| {
+            let mut capacity = node_capacity::of(node);
+            let kept = node_capacity::kept_memory(view, node);
+            capacity.memory = capacity.memory.saturating_sub(kept);
+            capacity
+        });
         let models = view.models.iter().filter_map(|(name, model)| {
             let input = self.models.get(name)?;
             Some(ModelDemand {
@@ -77,8 +86,8 @@ impl ProblemInputs {
         }
     }
 
-    /// Returns all assignments. Those of deleted models are only known from the nodes, those to
-    /// deleted nodes only from the models.
+    /// Returns all assignments except those of models and to nodes that are not understood, which stay.
+    /// Those of deleted models are only known from the nodes, those to deleted nodes only from the models.
     fn current_replicas<'a>(
         &'a self,
         view: &'a FleetView,
@@ -113,7 +122,12 @@ impl ProblemInputs {
                 idle_for: None,
             })
         });
-        of_models.chain(of_deleted_models).collect()
+        let understood = |replica: &CurrentReplica<'_>| {
+            !view.undecoded.models.contains_key(replica.model)
+                && !view.undecoded.nodes.contains(replica.node)
+        };
+        let all = of_models.chain(of_deleted_models);
+        all.filter(understood).collect()
     }
 }
 
@@ -153,5 +167,64 @@ impl ModelInput {
                 .collect(),
             performance: node_capacity::measured_performance(view, model),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::NodeRecord;
+    use crate::reconcile::writes;
+    use flotilla_core::node::NodeSpec;
+    use flotilla_core::{Bytes, ModelRevision, StoreRevision};
+    use std::sync::Arc;
+
+    fn node(name: &NodeName, model: &ModelName) -> NodeView {
+        NodeView {
+            name: name.clone(),
+            record: NodeRecord {
+                identity: "i".into(),
+                labels: BTreeMap::new(),
+                spec: NodeSpec {
+                    memory: Bytes(1 << 30),
+                    disk: None,
+                    accelerators: Vec::new(),
+                    taints: Vec::new(),
+                    zone: None,
+                    cores: 2,
+                    cpu: "test".into(),
+                    platform: "test".into(),
+                    version: "0".into(),
+                    power: None,
+                },
+            },
+            stored: true,
+            phase: NodePhase::Ready,
+            flapping: false,
+            keeps_models: false,
+            operation: crate::fleet::NodeOperationRecord::default(),
+            linked_locally: true,
+            link: None,
+            remote_links: BTreeMap::new(),
+            assigned: [model.clone()].into(),
+            desired_revision: StoreRevision::default(),
+            report: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn replica_of_a_model_that_is_not_understood_stays_and_that_of_a_deleted_one_leaves() {
+        let name = NodeName::new("n1").unwrap();
+        let model = ModelName::new("m").unwrap();
+        let mut view = FleetView {
+            synced: true,
+            nodes: [(name.clone(), Arc::new(node(&name, &model)))].into(),
+            ..FleetView::default()
+        };
+        let plan = |view: &FleetView| writes::plan(view, &ModelScalers::default(), Instant::now());
+        assert_eq!(plan(&view).len(), 1);
+        let assigned = [(name, ModelRevision(1))].into();
+        view.undecoded.models.insert(model, assigned);
+        assert!(plan(&view).is_empty());
     }
 }

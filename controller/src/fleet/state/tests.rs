@@ -102,6 +102,9 @@ impl TestState {
             link: link.clone(),
         };
         self.state.apply(event, self.now);
+        // As if the description were in the store.
+        let node = self.state.nodes.get_mut(&self.node).unwrap();
+        node.stored_record = Some(record());
     }
 
     fn report(&mut self, session: &str, models: Vec<ModelStatus>) -> bool {
@@ -239,6 +242,64 @@ fn entry_that_cannot_be_decoded_is_ignored_and_named_until_it_is_gone() {
     };
     assert!(fleet.state.apply(FleetEvent::StoreChanged(gone), fleet.now));
     assert!(fleet.state.build_view(2, fleet.now).notes().is_empty());
+}
+
+#[test]
+fn what_cannot_be_decoded_keeps_its_assignments_and_its_earlier_value() {
+    let node = NodeName::new("n1").unwrap();
+    let name = ModelName::new("m").unwrap();
+    let assignment = Assignment {
+        node: node.clone(),
+        model: name.clone(),
+    };
+    let entry = |key: String, value: &[u8]| StoreEntry {
+        key,
+        value: value.to_vec(),
+        revision: StoreRevision(8),
+    };
+    let assigned = serde_json::to_vec(&json!({"revision": revision(9)})).unwrap();
+    let entries = || {
+        snapshot(vec![
+            entry(keys::model(&name), b"{}"),
+            entry(keys::node(&node), b"{}"),
+            entry(keys::assignment(&assignment), &assigned),
+        ])
+    };
+    // A controller that starts.
+    let now = Instant::now();
+    let mut state = FleetState::new("here", GRACE);
+    state.apply(entries(), now);
+    let view = state.build_view(1, now);
+    assert!(view.undecoded.hides_files && view.undecoded.nodes.contains(&node));
+    let (model, assigned_revision) = view.assigned(&node, &name).unwrap();
+    assert!(model.is_none() && assigned_revision == revision(9));
+    // One that runs, and reads the store again.
+    let mut fleet = TestState::new();
+    fleet.join(&link("a"));
+    fleet.leave("a");
+    fleet.state.apply(entries(), now);
+    let view = fleet.state.build_view(1, now);
+    assert!(view.undecoded.models.contains_key(&name) && view.undecoded.nodes.is_empty());
+    let (model, assigned_revision) = view.assigned(&node, &name).unwrap();
+    let model = model.expect("the earlier value is kept");
+    assert_eq!(model.endpoints.revisions.desired, revision(7));
+    assert!(assigned_revision == revision(9) && model.at_revision(revision(9)).is_none());
+    assert!(view.nodes.contains_key(&node));
+    // It is gone from the store.
+    fleet.state.apply(snapshot(vec![]), now);
+    let view = fleet.state.build_view(2, now);
+    assert!(view.models.is_empty() && view.nodes.is_empty());
+    assert!(view.undecoded.models.is_empty() && !view.undecoded.hides_files);
+}
+
+#[test]
+fn node_that_leaves_before_it_was_stored_is_forgotten() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("a"));
+    let node = fleet.state.nodes.get_mut(&fleet.node).unwrap();
+    node.stored_record = None;
+    assert!(fleet.leave("a"));
+    assert!(fleet.state.nodes.is_empty());
 }
 
 #[test]
