@@ -5,6 +5,8 @@ use std::io;
 use flotilla_core::Bytes;
 use flotilla_core::artifact::ArtifactFile;
 
+use super::partial_file::is_full;
+
 /// Why the files of a model are not on this node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ArtifactError {
@@ -37,11 +39,10 @@ pub(crate) enum ArtifactError {
 impl ArtifactError {
     /// Converts an I/O error on `file`.
     pub(super) fn from_io(file: &ArtifactFile, error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull(file.path.clone(), file.size)
-            }
-            _ => Self::Io(file.path.clone(), error.to_string()),
+        if is_full(error) {
+            Self::DiskFull(file.path.clone(), file.size)
+        } else {
+            Self::Io(file.path.clone(), error.to_string())
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use flotilla_core::artifact::ArtifactFile;
 use flotilla_proto::v1::FetchBlobRequest;
 use tokio::fs;
+use tokio::time::timeout;
 use tonic::Code;
 
 use super::partial_file::{PartialFile, blocking};
@@ -14,6 +15,10 @@ use super::{ArtifactError, ArtifactStore};
 
 /// Pause between two rounds over all controllers.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How long a controller may take to begin to send a file before the next one is asked.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a controller may pause while it sends a file before the next one is asked. Its disk may hang.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Number of rounds in which no controller has the file before the fetch fails. A controller may
 /// still be copying it from another one.
 const MAX_NOT_FOUND_ROUNDS: u32 = 10;
@@ -72,13 +77,7 @@ pub(super) async fn fetch_file(
             Ok(false) => {
                 tracing::warn!(file = file.path, "a file has arrived with a wrong SHA-256")
             }
-            Err(error) => {
-                if matches!(error, ArtifactError::DiskFull(..)) {
-                    // Other programs need the space more than a later fetch needs the part.
-                    let _ = fs::remove_file(&partial_path).await;
-                }
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         }
     }
     Err(ArtifactError::DigestMismatch(file.path.clone()))
@@ -102,16 +101,24 @@ async fn download(
                 sha256: file.sha256.to_string(),
                 offset: partial.size(),
             };
-            let mut chunks = match client.fetch_blob(request).await {
-                Ok(response) => response.into_inner(),
-                Err(status) => {
+            let mut chunks = match timeout(BEGIN_TIMEOUT, client.fetch_blob(request)).await {
+                Ok(Ok(response)) => response.into_inner(),
+                Err(_) => {
+                    tracing::warn!(
+                        file = file.path,
+                        "a controller does not begin to send a file"
+                    );
+                    not_found = false;
+                    continue;
+                }
+                Ok(Err(status)) => {
                     not_found &= status.code() == Code::NotFound;
                     continue;
                 }
             };
             not_found = false;
-            // When the stream breaks off, the next controller continues from there.
-            while let Ok(Some(chunk)) = chunks.message().await {
+            // When the stream breaks off or pauses for long, the next controller continues from there.
+            while let Ok(Ok(Some(chunk))) = timeout(SILENCE_TIMEOUT, chunks.message()).await {
                 if let Some(limiter) = store.rate_limiter() {
                     limiter.wait(chunk.data.len()).await;
                 }
@@ -135,7 +142,7 @@ async fn download(
             return Err(ArtifactError::NotOnControllers(file.path.clone()));
         }
         // A new link ends the pause early.
-        let _ = tokio::time::timeout(RETRY_DELAY, new_links.changed()).await;
+        let _ = timeout(RETRY_DELAY, new_links.changed()).await;
     }
     Ok(partial)
 }

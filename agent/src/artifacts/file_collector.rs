@@ -72,11 +72,12 @@ impl FileCollector {
         needed: &[Manifest],
         needed_bytes: u64,
     ) -> io::Result<(DiskUsage, Vec<String>)> {
+        // Locked before it is listed what is there, so that two collections do not delete the same files.
+        let mut state = self.state.lock();
         let Contents {
             mut usage,
             unneeded,
         } = self.list(needed)?;
-        let mut state = self.state.lock();
         let elapsed = state.advanced.elapsed();
         let has_changed = state.times.advance(&unneeded, elapsed);
         // Whole seconds are counted; the rest counts next time.
@@ -87,10 +88,10 @@ impl FileCollector {
             let path = self.dir.join(&entry.name);
             tracing::info!(path = %path.display(), size = entry.bytes, "deleting a file that no model needs");
             if let Some(digest) = entry.name.strip_prefix("models/") {
-                fs::remove_dir_all(path)?;
+                gone_or_error(fs::remove_dir_all(path))?;
                 folders.push(digest.to_owned());
             } else {
-                fs::remove_file(path)?;
+                gone_or_error(fs::remove_file(path))?;
                 usage.used -= entry.bytes;
                 usage.unneeded -= entry.bytes;
             }
@@ -148,6 +149,14 @@ impl FileCollector {
             }
         }
         Ok(contents)
+    }
+}
+
+/// The result of a deletion, for which it is fine if another task was faster.
+fn gone_or_error(deleted: io::Result<()>) -> io::Result<()> {
+    match deleted {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        deleted => deleted,
     }
 }
 

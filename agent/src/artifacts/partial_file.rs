@@ -48,14 +48,15 @@ impl PartialFile {
         self.size
     }
 
-    /// Appends a chunk.
+    /// Appends a chunk. If the disk is full, the part is deleted.
     pub(super) async fn append(
         mut self,
         chunk: impl AsRef<[u8]> + Send + 'static,
     ) -> io::Result<Self> {
         blocking(move || {
             let chunk = chunk.as_ref();
-            self.file.write_all(chunk)?;
+            let written = self.file.write_all(chunk);
+            written.inspect_err(|error| self.delete_if_full(error))?;
             self.size += chunk.len() as u64;
             Ok(self)
         })
@@ -67,7 +68,8 @@ impl PartialFile {
     pub(super) async fn finish(self, expected: &ArtifactFile, blob: PathBuf) -> io::Result<bool> {
         let expected = expected.clone();
         blocking(move || {
-            self.file.sync_all()?;
+            let synced = self.file.sync_all();
+            synced.inspect_err(|error| self.delete_if_full(error))?;
             if !verification::has_content(&self.path, &expected)? {
                 fs::remove_file(&self.path)?;
                 return Ok(false);
@@ -79,6 +81,22 @@ impl PartialFile {
         })
         .await
     }
+
+    /// Deletes the part, while no other task can have opened it, if the disk is full: other programs need
+    /// the space more than a later fetch needs the part.
+    fn delete_if_full(&self, error: &io::Error) {
+        if is_full(error) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether an error says that the disk is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// Runs `work` on a thread for blocking work.
@@ -129,6 +147,18 @@ mod tests {
         assert!(!path.exists(), "a wrong file is deleted");
         fs::write(&path, "hello").unwrap();
         assert_eq!(open(4).await.size(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_part_that_does_not_fit_on_the_disk_is_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let lock = BlobLocks::default().lock(hello().sha256).await;
+        let partial = PartialFile::open(path.clone(), 5, lock).await.unwrap();
+        let error = partial.append(b"hello".to_vec()).await.err().unwrap();
+        assert!(is_full(&error), "{error}");
+        assert!(path.symlink_metadata().is_err());
     }
 
     #[tokio::test]
