@@ -87,13 +87,17 @@ struct StoreState {
     /// Held while space is looked for and reserved.
     making_room: tokio::sync::Mutex<()>,
     usage: Mutex<DiskUsage>,
-    /// The files of the models that the node should run. `None` until they are set: nothing counts as not
+    /// The files of the models that the node should run or still runs. `None` until they are set: nothing counts as not
     /// needed before.
     needed: watch::Sender<Option<Vec<Manifest>>>,
     /// The digests of the models whose files were verified since the start.
     verified: Mutex<HashSet<Sha256Digest>>,
+    /// Notified when the files of a model were verified.
+    newly_verified: watch::Sender<()>,
     /// The files that were read and found right, since the start or the last period of the scrub.
     read: Mutex<HashSet<Sha256Digest>>,
+    /// Damaged files that could not be deleted. They count as not there.
+    undeletable: Mutex<HashSet<Sha256Digest>>,
     /// Notified when a verified model has turned out to be damaged.
     damaged: watch::Sender<()>,
 }
@@ -129,7 +133,9 @@ impl ArtifactStore {
             usage: Mutex::new(usage),
             needed: watch::Sender::new(None),
             verified: Mutex::default(),
+            newly_verified: watch::Sender::new(()),
             read: Mutex::default(),
+            undeletable: Mutex::default(),
             damaged: watch::Sender::new(()),
         };
         Self {
@@ -153,7 +159,7 @@ impl ArtifactStore {
         self.inner.damaged.subscribe()
     }
 
-    /// Sets the files that are kept: those of the models that the node should run.
+    /// Sets the files that are kept: those of the models that the node should run or still runs.
     pub(crate) fn set_needed(&self, needed: Vec<Manifest>) {
         let needed = Some(needed);
         self.inner.needed.send_if_modified(|current| {
@@ -220,6 +226,7 @@ impl ArtifactStore {
             match blocking(move || model_folder::create(&store, &created)).await {
                 Ok(()) => {
                     self.inner.verified.lock().insert(manifest.digest());
+                    self.inner.newly_verified.send_replace(());
                     self.collect(0).await;
                     return Ok(());
                 }
@@ -313,6 +320,9 @@ impl ArtifactStore {
 
     /// Returns whether a file is on the node with its content. A damaged one is deleted. Blocks.
     fn has_blob(&self, file: &ArtifactFile) -> io::Result<bool> {
+        if self.inner.undeletable.lock().contains(&file.sha256) {
+            return Ok(false);
+        }
         let path = self.blob_path(file.sha256);
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
@@ -346,6 +356,7 @@ impl ArtifactStore {
         );
         if let Err(error) = tokio::fs::remove_file(self.blob_path(file.sha256)).await {
             tracing::error!(%error, "the damaged file could not be deleted");
+            self.inner.undeletable.lock().insert(file.sha256);
         }
         let affected = |manifest: &&Manifest| {
             let mut files = manifest.files.iter();
@@ -360,20 +371,38 @@ impl ArtifactStore {
         self.inner.damaged.send_replace(());
     }
 
-    /// A file of a verified model that was not read lately.
-    fn next_unread(&self) -> Option<ArtifactFile> {
-        let (verified, read) = (self.inner.verified.lock(), self.inner.read.lock());
-        let needed = self.inner.needed.borrow();
-        let verified = needed
-            .iter()
-            .flatten()
-            .filter(|manifest| verified.contains(&manifest.digest()));
-        let mut files = verified.flat_map(|manifest| &manifest.files);
-        files.find(|file| !read.contains(&file.sha256)).cloned()
+    /// Notifies when the files of a model were verified.
+    fn verified_models(&self) -> watch::Receiver<()> {
+        self.inner.newly_verified.subscribe()
+    }
+
+    /// The files of verified models that were not read lately, each once.
+    async fn unread_files(&self) -> Vec<ArtifactFile> {
+        let store = self.clone();
+        let listed = blocking(move || {
+            let needed = store.inner.needed.borrow().clone().unwrap_or_default();
+            let mut unread = BTreeMap::new();
+            for manifest in needed {
+                // The digest of a manifest takes long, so that no lock is held meanwhile.
+                let digest = manifest.digest();
+                if store.inner.verified.lock().contains(&digest) {
+                    let files = manifest.files.into_iter();
+                    unread.extend(files.map(|file| (file.sha256.0, file)));
+                }
+            }
+            let read = store.inner.read.lock();
+            unread.retain(|_, file| !read.contains(&file.sha256));
+            Ok(unread.into_values().collect())
+        });
+        listed.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the files of models could not be listed");
+            Vec::new()
+        })
     }
 
     /// Notes that a file was read and is right.
     fn set_read(&self, digest: Sha256Digest) {
+        self.inner.undeletable.lock().remove(&digest);
         self.inner.read.lock().insert(digest);
     }
 

@@ -13,30 +13,47 @@ use super::verification;
 const BYTES_PER_SECOND: f64 = (64 << 20) as f64;
 /// How often all files are read.
 const PERIOD: Duration = Duration::from_secs(24 * 3_600);
-/// Time between looks for files to read.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Time until a file that could not be read is tried again.
+const RETRY: Duration = Duration::from_secs(10 * 60);
 
 /// Reads each file that a model needs once after the start and then once a day, until `stop` is cancelled.
 pub(super) async fn run(store: ArtifactStore, stop: CancellationToken) {
     let mut period = tokio::time::interval(PERIOD);
     period.tick().await;
+    let mut verified = store.verified_models();
     loop {
-        while let Some(file) = store.next_unread() {
-            match read(&store, &file, &stop).await {
+        verified.borrow_and_update();
+        let mut has_failed = false;
+        for file in store.unread_files().await {
+            match check(&store, &file, &stop).await {
                 Ok(Some(true)) => store.set_read(file.sha256),
                 Ok(Some(false)) => store.drop_damaged(&file).await,
                 Ok(None) => return,
+                // The file may be fine: the node may have too many open files, or a cable is loose.
                 Err(error) => {
-                    tracing::warn!(file = file.path, %error, "a file of a model cannot be read");
-                    store.drop_damaged(&file).await;
+                    tracing::warn!(file = file.path, %error, "a file of a model cannot be read: it is kept and tried again later; check the disk");
+                    has_failed = true;
                 }
             }
         }
         tokio::select! {
             () = stop.cancelled() => return,
             _ = period.tick() => store.forget_read(),
-            () = tokio::time::sleep(PAUSE) => {}
+            _ = verified.changed() => {}
+            () = tokio::time::sleep(RETRY), if has_failed => {}
         }
+    }
+}
+
+/// Reads a file, and again if it seems damaged, since its reader may have been at fault.
+pub(super) async fn check(
+    store: &ArtifactStore,
+    file: &ArtifactFile,
+    stop: &CancellationToken,
+) -> std::io::Result<Option<bool>> {
+    match read(store, file, stop).await? {
+        Some(false) => read(store, file, stop).await,
+        content => Ok(content),
     }
 }
 

@@ -173,3 +173,61 @@ async fn one_fetch_of_a_shared_file_serves_all_models() {
     waiting.await.unwrap().unwrap();
     assert!(!dir.path().join("incoming").exists(), "nothing was fetched");
 }
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_no_damaged_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, None, WEEK);
+    add_blobs(&store, &["good"]);
+    let good = file("x", "good");
+    let (path, stop) = (store.blob_path(good.sha256), CancellationToken::new());
+    let check = async || scrub::check(&store, &good, &stop).await;
+    assert_eq!(check().await.unwrap(), Some(true));
+    fs::write(&path, "bood").unwrap();
+    assert_eq!(check().await.unwrap(), Some(false));
+    // A link to itself cannot be opened by anybody.
+    fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    check().await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_damaged_file_that_cannot_be_deleted_counts_as_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, None, WEEK);
+    let model = manifest(&[("a", "good")]);
+    let good = &model.files[0];
+    // A directory cannot be deleted as a file.
+    fs::create_dir_all(store.blob_path(good.sha256)).unwrap();
+    store.drop_damaged(good).await;
+    fs::remove_dir(store.blob_path(good.sha256)).unwrap();
+    add_blobs(&store, &["good"]);
+    let missing = store.missing(&model).await.unwrap();
+    assert_eq!(missing, std::slice::from_ref(good));
+    // What a fetch does in the end.
+    store.set_read(good.sha256);
+    assert!(store.missing(&model).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn each_file_of_verified_models_is_read_once_in_a_period() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&dir, None, WEEK);
+    add_blobs(&store, &["shared", "one"]);
+    let first = manifest(&[("a", "shared"), ("b", "one")]);
+    let second = manifest(&[("c", "shared")]);
+    let unverified = manifest(&[("d", "other")]);
+    store.set_needed(vec![first.clone(), second.clone(), unverified]);
+    let mut verified = store.verified_models();
+    store.fetch(&first, |_| {}).await.unwrap();
+    store.fetch(&second, |_| {}).await.unwrap();
+    assert!(verified.has_changed().unwrap());
+    verified.borrow_and_update();
+    assert!(store.unread_files().await.is_empty(), "read by the fetch");
+    store.forget_read();
+    assert_eq!(store.unread_files().await.len(), 2);
+    store.set_read(file("x", "one").sha256);
+    let unread = store.unread_files().await;
+    assert_eq!(unread.len(), 1);
+    assert_eq!(unread[0].sha256, file("x", "shared").sha256);
+}
