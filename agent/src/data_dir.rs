@@ -8,6 +8,7 @@ use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ModelName, ModelRevision, StateVersion, StoreRevision};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use crate::models::DesiredModel;
@@ -28,6 +29,21 @@ pub enum DataDirError {
         "the data directory {0} is in use by another agent: stop it, or use another --data-dir"
     )]
     InUse(PathBuf),
+    /// A file that says which fleet the node belongs to cannot be read.
+    #[error(
+        "cannot read {path}, which says to which fleet this node belongs: {error}: check the disk and the file's permissions"
+    )]
+    FleetFile {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        error: io::Error,
+    },
+    /// The node belongs to a fleet, but the files that say to which one are damaged.
+    #[error(
+        "the files 'fleet' and 'desired.json' in {0} do not say to which fleet this node belongs: start its agent with --adopt-fleet and the fleet's id"
+    )]
+    UnknownFleet(PathBuf),
 }
 
 /// The open data directory, locked until dropped.
@@ -44,7 +60,8 @@ pub(crate) struct NodeDesiredState {
     /// The id of the fleet that the node belongs to. Empty before the first desired state.
     pub(crate) fleet: String,
     pub(crate) version: StateVersion,
-    pub(crate) models: Vec<DesiredModel>,
+    /// `None`: not known, since the node never received them or has lost them.
+    pub(crate) models: Option<Vec<SentModel>>,
 }
 
 /// [`NodeDesiredState`] as a file.
@@ -54,16 +71,52 @@ struct StoredNodeState {
     #[serde(default)]
     epoch: u64,
     revision: StoreRevision,
-    models: Vec<StoredModel>,
+    #[serde(default)]
+    models: Option<Vec<SentModel>>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct StoredModel {
-    name: ModelName,
-    revision: ModelRevision,
-    resource: Option<serde_json::Value>,
+/// A model that this node should run, as a controller sent it. Another version may have written its
+/// resource, which is therefore stored as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SentModel {
+    pub(crate) name: ModelName,
+    pub(crate) revision: ModelRevision,
+    pub(crate) resource: Option<Value>,
     #[serde(default)]
-    files: Option<Manifest>,
+    pub(crate) files: Option<Manifest>,
+}
+
+impl SentModel {
+    /// Reads the resource. One that this version cannot read is logged and left out: what runs of the model
+    /// goes on, and its files are kept.
+    pub(crate) fn read(&self) -> DesiredModel {
+        let model = self.resource.clone().and_then(|resource| {
+            let (resource, unknown) = Resource::from_stored_json(resource)
+                .inspect_err(|error| self.log_unreadable(error))
+                .ok()?;
+            if !unknown.is_empty() {
+                tracing::warn!(
+                    model = %self.name, fields = ?unknown,
+                    "the model has fields that this version does not know: they are ignored"
+                );
+            }
+            let model = Model::try_from(resource);
+            model.inspect_err(|error| self.log_unreadable(error)).ok()
+        });
+        DesiredModel {
+            name: self.name.clone(),
+            revision: self.revision,
+            model,
+            files: self.files.clone(),
+        }
+    }
+
+    fn log_unreadable(&self, error: &dyn std::fmt::Display) {
+        tracing::error!(
+            model = %self.name, %error,
+            "this version cannot read the model: it is not started, and its files are kept"
+        );
+    }
 }
 
 impl DataDir {
@@ -103,60 +156,52 @@ impl DataDir {
         &self.identity
     }
 
-    /// Loads the last stored desired state. A missing one counts as empty. An unreadable one has no models
-    /// either, because a controller will send it again, but the node still belongs to its fleet.
-    pub(crate) fn load_desired_state(&self) -> NodeDesiredState {
-        let Ok(json) = fs::read(self.desired_state_file()) else {
-            return NodeDesiredState::default();
-        };
-        let stored: StoredNodeState = serde_json::from_slice(&json).unwrap_or_else(|error| {
-            tracing::error!(%error, "the stored desired state is damaged: the models wait for a controller");
-            StoredNodeState {
-                fleet: fs::read_to_string(self.fleet_file()).unwrap_or_default(),
-                ..StoredNodeState::default()
+    /// Loads the last stored desired state. One that is missing or damaged has no known models, because a
+    /// controller will send it again, but the node still belongs to its fleet. Only a node with neither
+    /// file belongs to none.
+    ///
+    /// # Errors
+    /// [`DataDirError`] if a file cannot be read, or if both do not say which fleet it is.
+    pub(crate) fn load_desired_state(&self) -> Result<NodeDesiredState, DataDirError> {
+        let json = read_if_there(&self.desired_state_file())?;
+        let fleet = read_if_there(&self.fleet_file())?;
+        let is_new = json.is_none() && fleet.is_none();
+        let fleet = fleet.unwrap_or_default();
+        let fleet = String::from_utf8_lossy(&fleet).trim().to_owned();
+        let stored = json.map(|json| serde_json::from_slice::<StoredNodeState>(&json));
+        let stored = match stored {
+            Some(Ok(stored)) => stored,
+            Some(Err(error)) => {
+                tracing::error!(%error, "the stored desired state is damaged: the models wait for a controller");
+                StoredNodeState::default()
             }
-        });
-        let models = stored.models.into_iter().filter_map(|stored| {
-            let model = match stored.resource {
-                None => None,
-                Some(resource) => {
-                    let model = Resource::from_json(resource).and_then(Model::try_from);
-                    Some(model.ok()?)
-                }
-            };
-            Some(DesiredModel {
-                name: stored.name,
-                revision: stored.revision,
-                model,
-                files: stored.files,
-            })
-        });
-        NodeDesiredState {
-            fleet: stored.fleet,
+            None => StoredNodeState::default(),
+        };
+        let fleet = if stored.fleet.is_empty() {
+            fleet
+        } else {
+            stored.fleet
+        };
+        if fleet.is_empty() && !is_new {
+            return Err(DataDirError::UnknownFleet(self.path.clone()));
+        }
+        Ok(NodeDesiredState {
+            fleet,
             version: StateVersion {
                 epoch: stored.epoch,
                 revision: stored.revision,
             },
-            models: models.collect(),
-        }
+            models: stored.models,
+        })
     }
 
     /// Stores the desired state for the next start.
     pub(crate) fn store_desired_state(&self, state: &NodeDesiredState) -> io::Result<()> {
-        let models = state.models.iter().map(|desired| {
-            let resource = desired.model.as_ref().map(serde_json::to_value);
-            Ok(StoredModel {
-                name: desired.name.clone(),
-                revision: desired.revision,
-                resource: resource.transpose()?,
-                files: desired.files.clone(),
-            })
-        });
         let stored = StoredNodeState {
             fleet: state.fleet.clone(),
             epoch: state.version.epoch,
             revision: state.version.revision,
-            models: models.collect::<Result<_, serde_json::Error>>()?,
+            models: state.models.clone(),
         };
         if fs::read_to_string(self.fleet_file()).ok().as_ref() != Some(&state.fleet) {
             write_atomically(&self.fleet_file(), state.fleet.as_bytes())?;
@@ -187,6 +232,18 @@ fn read_or_create_identity(file: &Path) -> io::Result<String> {
     Ok(identity)
 }
 
+/// Reads a file that says which fleet the node belongs to. `None`: there is none.
+fn read_if_there(file: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
+    match fs::read(file) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DataDirError::FleetFile {
+            path: file.to_owned(),
+            error,
+        }),
+    }
+}
+
 /// Replaces a file as a whole: after a crash or a power failure it has the old or the new content.
 pub(crate) fn write_atomically(file: &Path, content: &[u8]) -> io::Result<()> {
     let folder = file.parent().unwrap_or(Path::new("."));
@@ -207,34 +264,63 @@ mod tests {
     use super::*;
     use flotilla_core::spec::{EngineKind, Model, ModelSpec};
 
-    #[test]
-    fn identity_and_desired_state_survive_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let data_dir = DataDir::open(dir.path()).unwrap();
-        let spec = ModelSpec {
-            engine: EngineKind::Simulated,
-            ..ModelSpec::default()
-        };
-        let name = ModelName::new("m").unwrap();
-        let state = NodeDesiredState {
+    fn state(resource: Value) -> NodeDesiredState {
+        NodeDesiredState {
             fleet: "f".into(),
             version: StateVersion {
                 epoch: 2,
                 revision: StoreRevision(9),
             },
-            models: vec![DesiredModel {
-                name: name.clone(),
+            models: Some(vec![SentModel {
+                name: ModelName::new("m").unwrap(),
                 revision: ModelRevision(3),
-                model: Some(Model::new(name, spec)),
-                files: None,
-            }],
+                resource: Some(resource),
+                files: Some(Manifest::default()),
+            }]),
+        }
+    }
+
+    fn resource() -> Value {
+        let spec = ModelSpec {
+            engine: EngineKind::Simulated,
+            ..ModelSpec::default()
         };
+        let model = Model::new(ModelName::new("m").unwrap(), spec);
+        serde_json::to_value(model).unwrap()
+    }
+
+    #[test]
+    fn identity_and_desired_state_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(dir.path()).unwrap();
+        let state = state(resource());
         data_dir.store_desired_state(&state).unwrap();
         let identity = data_dir.identity().to_owned();
         drop(data_dir);
         let data_dir = DataDir::open(dir.path()).unwrap();
         assert_eq!(data_dir.identity(), identity);
-        assert_eq!(data_dir.load_desired_state(), state);
+        let loaded = data_dir.load_desired_state().unwrap();
+        assert_eq!(loaded, state);
+        assert!(loaded.models.unwrap()[0].read().model.is_some());
+    }
+
+    #[test]
+    fn what_another_version_wrote_stays_on_the_disk_and_loses_no_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(dir.path()).unwrap();
+        let mut later = resource();
+        later["spec"]["laterField"] = 1.into();
+        let mut strange = resource();
+        strange["spec"]["engine"] = "of a later version".into();
+        for (resource, is_readable) in [(later, true), (strange, false)] {
+            let state = state(resource);
+            data_dir.store_desired_state(&state).unwrap();
+            let loaded = data_dir.load_desired_state().unwrap();
+            assert_eq!(loaded, state);
+            let model = loaded.models.unwrap()[0].read();
+            assert_eq!(model.model.is_some(), is_readable);
+            assert!(model.files.is_some());
+        }
     }
 
     #[test]
@@ -248,15 +334,37 @@ mod tests {
     }
 
     #[test]
-    fn a_node_with_an_unreadable_desired_state_still_belongs_to_its_fleet() {
+    fn a_node_without_a_readable_desired_state_still_belongs_to_its_fleet() {
         let dir = tempfile::tempdir().unwrap();
         let data_dir = DataDir::open(dir.path()).unwrap();
-        let state = NodeDesiredState {
+        let new = data_dir.load_desired_state().unwrap();
+        assert_eq!(new, NodeDesiredState::default());
+        data_dir.store_desired_state(&state(resource())).unwrap();
+        let lost = NodeDesiredState {
             fleet: "f".into(),
             ..NodeDesiredState::default()
         };
-        data_dir.store_desired_state(&state).unwrap();
         fs::write(data_dir.desired_state_file(), "nonsense").unwrap();
-        assert_eq!(data_dir.load_desired_state(), state);
+        assert_eq!(data_dir.load_desired_state().unwrap(), lost);
+        fs::remove_file(data_dir.desired_state_file()).unwrap();
+        assert_eq!(data_dir.load_desired_state().unwrap(), lost);
+        // Nothing is made up of what is not known.
+        data_dir.store_desired_state(&lost).unwrap();
+        assert_eq!(data_dir.load_desired_state().unwrap(), lost);
+    }
+
+    #[test]
+    fn a_node_whose_fleet_cannot_be_read_does_not_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = DataDir::open(dir.path()).unwrap();
+        fs::write(data_dir.desired_state_file(), "nonsense").unwrap();
+        let damaged = data_dir.load_desired_state();
+        assert!(matches!(damaged, Err(DataDirError::UnknownFleet(_))));
+        // A directory in the place of a file cannot be read by anybody.
+        fs::remove_file(data_dir.desired_state_file()).unwrap();
+        fs::create_dir(data_dir.desired_state_file()).unwrap();
+        fs::write(data_dir.fleet_file(), "f").unwrap();
+        let unreadable = data_dir.load_desired_state();
+        assert!(matches!(unreadable, Err(DataDirError::FleetFile { .. })));
     }
 }

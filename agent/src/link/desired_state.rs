@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ModelName, ModelRevision, StateVersion, StoreRevision};
 use flotilla_proto::convert::ConvertError;
 use flotilla_proto::v1;
+use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
-use crate::data_dir::{DataDir, DataDirError, NodeDesiredState};
-use crate::models::DesiredModel;
+use crate::data_dir::{DataDir, DataDirError, NodeDesiredState, SentModel};
+use crate::models::DesiredModels;
 
 /// Receives desired states from all controllers, stores the newest and passes it on.
 pub(crate) struct DesiredStateReceiver {
@@ -19,7 +19,7 @@ pub(crate) struct DesiredStateReceiver {
     current: Mutex<NodeDesiredState>,
     /// The fleet and the version of `current`.
     followed: parking_lot::Mutex<FollowedState>,
-    models: watch::Sender<Vec<DesiredModel>>,
+    models: watch::Sender<DesiredModels>,
 }
 
 /// Which desired state the node follows.
@@ -64,16 +64,21 @@ fn decide(followed: &FollowedState, fleet: &str, version: StateVersion) -> State
 
 impl DesiredStateReceiver {
     /// Starts with the state stored in `data_dir`. The returned receiver has the models that the node
-    /// should run. With `adopt_fleet` the node belongs to that fleet from now on; its models stay until
+    /// should run, or `None` while they are not known. With `adopt_fleet` the node belongs to that fleet from now on; its models stay until
     /// that fleet says what it should run.
     ///
     /// # Errors
-    /// [`DataDirError`] if the new fleet cannot be stored.
+    /// [`DataDirError`] if the node's fleet cannot be read, or the new one not be stored.
     pub(crate) fn new(
         data_dir: DataDir,
         adopt_fleet: Option<String>,
-    ) -> Result<(Self, watch::Receiver<Vec<DesiredModel>>), DataDirError> {
-        let mut current = data_dir.load_desired_state();
+    ) -> Result<(Self, watch::Receiver<DesiredModels>), DataDirError> {
+        let mut current = match data_dir.load_desired_state() {
+            Err(DataDirError::UnknownFleet(_)) if adopt_fleet.is_some() => {
+                NodeDesiredState::default()
+            }
+            loaded => loaded?,
+        };
         if let Some(fleet) = adopt_fleet
             && fleet != current.fleet
         {
@@ -88,7 +93,7 @@ impl DesiredStateReceiver {
                 .store_desired_state(&current)
                 .map_err(|error| data_dir.error(error))?;
         }
-        let (models, models_receiver) = watch::channel(current.models.clone());
+        let (models, models_receiver) = watch::channel(read_models(&current));
         let receiver = Self {
             data_dir: Arc::new(data_dir),
             followed: parking_lot::Mutex::new(followed(&current)),
@@ -142,21 +147,29 @@ impl DesiredStateReceiver {
         let state = NodeDesiredState {
             fleet: message.fleet_id,
             version,
-            models: message
-                .models
-                .into_iter()
-                .filter_map(convert_or_log)
-                .collect(),
+            models: Some(
+                message
+                    .models
+                    .into_iter()
+                    .filter_map(convert_or_log)
+                    .collect(),
+            ),
         };
         if *current == state {
             return Ok(());
         }
         self.store(state.clone()).await;
-        self.models.send_replace(state.models.clone());
+        self.models.send_replace(read_models(&state));
         *self.followed.lock() = followed(&state);
         *current = state;
         Ok(())
     }
+}
+
+/// Reads the models of a desired state.
+fn read_models(state: &NodeDesiredState) -> DesiredModels {
+    let models = state.models.as_ref()?;
+    Some(models.iter().map(SentModel::read).collect())
 }
 
 /// The fleet and the version of a desired state.
@@ -169,7 +182,7 @@ fn followed(state: &NodeDesiredState) -> FollowedState {
 
 /// Converts a model. An invalid model is logged and left out: the controller sees that it never becomes
 /// ready.
-fn convert_or_log(message: v1::DesiredModel) -> Option<DesiredModel> {
+fn convert_or_log(message: v1::DesiredModel) -> Option<SentModel> {
     let model = message.name.clone();
     convert(message)
         .inspect_err(|error| {
@@ -182,23 +195,12 @@ fn convert_or_log(message: v1::DesiredModel) -> Option<DesiredModel> {
         .ok()
 }
 
-fn convert(message: v1::DesiredModel) -> Result<DesiredModel, String> {
+fn convert(message: v1::DesiredModel) -> Result<SentModel, String> {
     let name = ModelName::new(&message.name).map_err(|error| error.to_string())?;
-    let model = match message.resource_json.as_str() {
-        "" => None,
-        json => {
-            let json = serde_json::from_str(json).map_err(|error| error.to_string())?;
-            let stored = Resource::from_stored_json(json);
-            let (resource, unknown) = stored.map_err(|error| error.to_string())?;
-            if !unknown.is_empty() {
-                tracing::warn!(
-                    model = %name, fields = ?unknown,
-                    "the model has fields that this version does not know: they are ignored"
-                );
-            }
-            let model = Model::try_from(resource);
-            Some(model.map_err(|error| error.to_string())?)
-        }
+    let resource = match message.resource_json {
+        json if json.is_empty() => None,
+        // A text that is no JSON is a resource that cannot be read.
+        json => Some(serde_json::from_str(&json).unwrap_or(Value::String(json))),
     };
     let files = message.files.into_iter().map(TryInto::try_into);
     let files: Vec<_> = files
@@ -209,10 +211,10 @@ fn convert(message: v1::DesiredModel) -> Result<DesiredModel, String> {
     } else {
         Some(Manifest::new(files).map_err(|error| error.to_string())?)
     };
-    Ok(DesiredModel {
+    Ok(SentModel {
         name,
         revision: ModelRevision(message.revision),
-        model,
+        resource,
         files,
     })
 }
@@ -236,7 +238,7 @@ mod tests {
         }
     }
 
-    type Models = watch::Receiver<Vec<DesiredModel>>;
+    type Models = watch::Receiver<DesiredModels>;
 
     fn open(dir: &tempfile::TempDir, adopt_fleet: Option<&str>) -> (DesiredStateReceiver, Models) {
         let data_dir = DataDir::open(dir.path()).unwrap();
@@ -245,13 +247,15 @@ mod tests {
 
     fn names(models: &Models) -> Vec<String> {
         let models = models.borrow();
-        models.iter().map(|model| model.name.to_string()).collect()
+        let models = models.iter().flatten();
+        models.map(|model| model.name.to_string()).collect()
     }
 
     #[tokio::test]
     async fn the_newest_desired_state_counts_also_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let (receiver, models) = open(&dir, None);
+        assert_eq!(*models.borrow(), None, "not known yet");
         receiver.receive(message("f", 0, 5, "five")).await.unwrap();
         receiver.receive(message("f", 0, 4, "four")).await.unwrap();
         assert_eq!(names(&models), ["five"]);
@@ -297,6 +301,32 @@ mod tests {
             .unwrap();
         assert_eq!(names(&models), ["theirs"]);
         assert!(receiver.receive(message("f", 4, 6, "mine")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_model_that_cannot_be_read_stays_desired() {
+        let dir = tempfile::tempdir().unwrap();
+        let (receiver, models) = open(&dir, None);
+        let mut state = message("f", 0, 1, "m");
+        state.models[0].resource_json = "{".into();
+        receiver.receive(state).await.unwrap();
+        assert_eq!(names(&models), ["m"]);
+        assert!(models.borrow().as_ref().unwrap()[0].model.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_node_that_lost_its_desired_state_stays_in_its_fleet_without_known_models() {
+        let dir = tempfile::tempdir().unwrap();
+        let (receiver, models) = open(&dir, None);
+        receiver.receive(message("f", 3, 5, "m")).await.unwrap();
+        drop((receiver, models));
+        std::fs::remove_file(dir.path().join("desired.json")).unwrap();
+        let (receiver, models) = open(&dir, None);
+        assert_eq!(*models.borrow(), None);
+        let refused = receiver.receive(message("other", 9, 9, "theirs")).await;
+        assert!(refused.is_err());
+        receiver.receive(message("f", 0, 1, "m")).await.unwrap();
+        assert_eq!(names(&models), ["m"]);
     }
 
     proptest! {

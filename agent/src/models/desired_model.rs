@@ -16,3 +16,6 @@ pub struct DesiredModel {
     /// The model's files, if controllers deliver them. `None` if the spec names a path on the node.
     pub files: Option<Manifest>,
 }
+
+/// The models that this node should run. `None`: not known yet.
+pub(crate) type DesiredModels = Option<Vec<DesiredModel>>;

@@ -27,6 +27,8 @@ pub(super) struct ModelInstance {
     pub(super) id: InstanceId,
     pub(super) model: ModelName,
     pub(super) revision: ModelRevision,
+    /// Its files, if controllers deliver them. They stay on the node as long as the instance is there.
+    pub(super) files: Option<Manifest>,
     pub(super) role: InstanceRole,
     pub(super) phase: InstancePhase,
 }

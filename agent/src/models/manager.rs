@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, ModelSource};
 use flotilla_core::{Bytes, ModelName};
 use flotilla_engine::EngineSet;
@@ -25,7 +26,7 @@ use super::instance_tasks::InstanceTasks;
 use super::memory_budget::{MemoryBudget, MemoryDecision};
 use super::reconcile::{ReconcileStep, next_step};
 use super::status_message::status_message;
-use super::{DesiredModel, InstanceError, ModelStatuses, ServingTable};
+use super::{DesiredModel, DesiredModels, InstanceError, ModelStatuses, ServingTable};
 use crate::artifacts::ArtifactStore;
 use crate::request_metrics::RequestMetrics;
 
@@ -64,6 +65,8 @@ pub(crate) struct ModelManager {
     statuses: ModelStatuses,
     instances: BTreeMap<InstanceId, ModelInstance>,
     last_id: InstanceId,
+    /// Whether the files to keep may differ from those that were last set.
+    files_changed: bool,
     tasks: InstanceTasks,
 }
 
@@ -90,6 +93,7 @@ impl ModelManager {
             statuses,
             instances: BTreeMap::new(),
             last_id: InstanceId(0),
+            files_changed: false,
         }
     }
 
@@ -103,24 +107,33 @@ impl ModelManager {
         self.statuses.clone()
     }
 
-    /// Makes the instances follow the desired state until `stop`, then unloads all of them.
+    /// Makes the instances follow the desired state until `stop`, then unloads all of them. Nothing runs,
+    /// and all files are kept, while the desired models are `None`: not known.
     pub(crate) async fn run(
         mut self,
-        mut desired: watch::Receiver<Vec<DesiredModel>>,
+        mut desired: watch::Receiver<DesiredModels>,
         stop: CancellationToken,
     ) {
         let mut health = tokio::time::interval(HEALTH_INTERVAL);
         let mut damages = self.artifacts.damages();
+        let (mut snapshot, mut is_new) = (None, true);
         loop {
-            let snapshot = desired.borrow_and_update().clone();
-            self.keep_files(&snapshot);
-            self.reconcile(&snapshot).await;
+            if std::mem::take(&mut is_new) {
+                snapshot = desired.borrow_and_update().clone();
+                self.files_changed = true;
+            }
+            if let Some(desired) = &snapshot {
+                self.keep_files(desired);
+            }
+            self.reconcile(snapshot.as_deref().unwrap_or_default())
+                .await;
             tokio::select! {
                 () = stop.cancelled() => break,
-                changed = desired.changed() => if changed.is_err() {
-                    break;
+                changed = desired.changed() => match changed {
+                    Ok(()) => is_new = true,
+                    Err(_) => break,
                 },
-                _ = damages.changed() => self.stop_damaged(&snapshot),
+                _ = damages.changed() => self.stop_damaged(),
                 Some((id, event)) = self.tasks.next_event() => self.handle(id, event),
                 _ = health.tick() => self.check_engines(),
             }
@@ -133,14 +146,17 @@ impl ModelManager {
         }
     }
 
-    /// Keeps the files of the desired models. Those of others are deleted after a while.
-    fn keep_files(&self, desired: &[DesiredModel]) {
-        let needed = desired.iter().filter_map(|desired| desired.files.clone());
-        self.artifacts.set_needed(needed.collect());
+    /// Keeps the files of the desired models and of those that still run, such as the earlier revision
+    /// during a rollout. Those of others are deleted after a while.
+    fn keep_files(&mut self, desired: &[DesiredModel]) {
+        if std::mem::take(&mut self.files_changed) {
+            let files = needed_files(desired, self.instances.values());
+            self.artifacts.set_needed(files);
+        }
     }
 
     /// Stops the models whose files have turned out to be damaged. They start again with new files.
-    fn stop_damaged(&mut self, desired: &[DesiredModel]) {
+    fn stop_damaged(&mut self) {
         let loaded = self.instances.values().filter(|instance| {
             matches!(
                 instance.phase,
@@ -148,10 +164,7 @@ impl ModelManager {
             )
         });
         let damaged = loaded.filter(|instance| {
-            let is_same = |desired: &&DesiredModel| {
-                desired.name == instance.model && desired.revision == instance.revision
-            };
-            let files = desired.iter().find(is_same).and_then(|d| d.files.as_ref());
+            let files = instance.files.as_ref();
             files.is_some_and(|files| self.artifacts.find(files).is_none())
         });
         let damaged: Vec<InstanceId> = damaged.map(|instance| instance.id).collect();
@@ -268,10 +281,12 @@ impl ModelManager {
             id,
             model: desired.name.clone(),
             revision: desired.revision,
+            files: desired.files.clone(),
             role,
             phase: InstancePhase::Waiting,
         };
         self.instances.insert(id, instance);
+        self.files_changed = true;
         id
     }
 
@@ -367,6 +382,7 @@ impl ModelManager {
         let Some(removed) = self.instances.remove(&id) else {
             return;
         };
+        self.files_changed = true;
         if removed.role == InstanceRole::Current
             && let Some(next) = self.instance(&removed.model, InstanceRole::Next)
         {
@@ -412,6 +428,22 @@ impl ModelManager {
             self.handle(id, InstanceEvent::EngineFailed(fault));
         }
     }
+}
+
+/// The files of the desired models and of all instances, each model's once.
+fn needed_files<'a>(
+    desired: &'a [DesiredModel],
+    instances: impl Iterator<Item = &'a ModelInstance>,
+) -> Vec<Manifest> {
+    let desired = desired.iter().filter_map(|desired| desired.files.as_ref());
+    let running = instances.filter_map(|instance| instance.files.as_ref());
+    let mut needed: Vec<Manifest> = Vec::new();
+    for files in desired.chain(running) {
+        if !needed.contains(files) {
+            needed.push(files.clone());
+        }
+    }
+    needed
 }
 
 #[cfg(test)]

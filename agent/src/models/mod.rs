@@ -32,6 +32,7 @@ mod tracked_events;
 pub use admitted_request::AdmittedRequest;
 pub(crate) use admitted_request::AdmittedSplit;
 pub use desired_model::DesiredModel;
+pub(crate) use desired_model::DesiredModels;
 use instance_error::InstanceError;
 pub(crate) use manager::{ModelManager, ModelManagerConfig};
 pub(crate) use model_status::ModelStatuses;

@@ -72,6 +72,7 @@ mod tests {
             id: InstanceId(revision),
             model: name(),
             revision: ModelRevision(revision),
+            files: None,
             role: InstanceRole::Current,
             phase,
         }

@@ -1,6 +1,7 @@
 use flotilla_core::ModelRevision;
 use flotilla_core::admission::QueueKey;
-use flotilla_core::spec::{EngineKind, EngineOptions, ModelSpec};
+use flotilla_core::artifact::ArtifactFile;
+use flotilla_core::spec::{EngineKind, EngineOptions, ModelSpec, Sha256Digest};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 use flotilla_telemetry::Telemetry;
 
@@ -31,7 +32,7 @@ const MEMORY: u64 = 1 << 20;
 
 /// A running manager, with what a test feeds and watches.
 struct TestManager {
-    desired: watch::Sender<Vec<DesiredModel>>,
+    desired: watch::Sender<DesiredModels>,
     statuses: ModelStatuses,
     table: ServingTable,
     stop: CancellationToken,
@@ -59,7 +60,7 @@ impl TestManager {
         let artifacts = ArtifactStore::new(settings, Arc::new(NoSources::default()));
         let manager = ModelManager::new(EngineSet::new(1.0).unwrap(), artifacts, config);
         let (statuses, table) = (manager.statuses(), manager.table());
-        let (desired, receiver) = watch::channel(Vec::new());
+        let (desired, receiver) = watch::channel(None);
         let stop = CancellationToken::new();
         let task = tokio::spawn(manager.run(receiver, stop.clone()));
         Self {
@@ -69,6 +70,11 @@ impl TestManager {
             stop,
             task,
         }
+    }
+
+    /// Sets the models that the node should run.
+    fn desire(&self, models: Vec<DesiredModel>) {
+        self.desired.send_replace(Some(models));
     }
 
     /// Waits until the reported statuses satisfy `condition`, and returns them.
@@ -98,10 +104,10 @@ fn phase(phase: ModelPhase) -> impl Fn(&[ModelStatus]) -> bool {
 async fn desired_model_is_loaded_and_undesired_model_is_unloaded() {
     let manager = TestManager::new();
     let model = simulated("m", 1, 0.0);
-    manager.desired.send_replace(vec![model.clone()]);
+    manager.desire(vec![model.clone()]);
     manager.until(phase(ModelPhase::Ready)).await;
     assert!(manager.table.get(&model.name).is_some());
-    manager.desired.send_replace(Vec::new());
+    manager.desire(Vec::new());
     manager.until(<[_]>::is_empty).await;
     assert!(manager.table.get(&model.name).is_none());
     manager.stop.cancel();
@@ -120,12 +126,12 @@ fn heavy(revision: u64, bytes: u64, load_ms: u64) -> DesiredModel {
 #[tokio::test]
 async fn old_revision_serves_until_the_new_one_is_ready() {
     let manager = TestManager::new();
-    manager.desired.send_replace(vec![heavy(1, MEMORY / 3, 0)]);
+    manager.desire(vec![heavy(1, MEMORY / 3, 0)]);
     manager.until(phase(ModelPhase::Ready)).await;
     let name = ModelName::new("m").unwrap();
     let old = manager.table.get(&name).unwrap();
     let request = old.admit(QueueKey::default(), None).await.ok().unwrap();
-    manager.desired.send_replace(vec![heavy(2, MEMORY / 3, 50)]);
+    manager.desire(vec![heavy(2, MEMORY / 3, 50)]);
     let both = manager
         .until(|models| models[0].replacement.is_some())
         .await;
@@ -141,7 +147,7 @@ async fn old_revision_serves_until_the_new_one_is_ready() {
     // A revision that fails to load does not affect the one that serves.
     let mut broken = heavy(3, MEMORY / 4, 0);
     broken.model.as_mut().unwrap().spec.options.load_error = Some("broken".into());
-    manager.desired.send_replace(vec![broken]);
+    manager.desire(vec![broken]);
     let failed = |models: &[ModelStatus]| {
         let next = models[0].replacement.as_ref();
         next.is_some_and(|next| next.phase() == ModelPhase::Failed)
@@ -151,7 +157,7 @@ async fn old_revision_serves_until_the_new_one_is_ready() {
         (failed[0].phase(), failed[0].revision),
         (ModelPhase::Ready, 2)
     );
-    manager.desired.send_replace(vec![heavy(2, MEMORY / 3, 0)]);
+    manager.desire(vec![heavy(2, MEMORY / 3, 0)]);
     let back = manager
         .until(|models| models[0].replacement.is_none())
         .await;
@@ -161,16 +167,12 @@ async fn old_revision_serves_until_the_new_one_is_ready() {
 #[tokio::test]
 async fn without_memory_for_both_the_old_revision_is_unloaded_first() {
     let manager = TestManager::new();
-    manager
-        .desired
-        .send_replace(vec![heavy(1, MEMORY / 3 * 2, 0)]);
+    manager.desire(vec![heavy(1, MEMORY / 3 * 2, 0)]);
     manager.until(phase(ModelPhase::Ready)).await;
     let name = ModelName::new("m").unwrap();
     let old = manager.table.get(&name).unwrap();
     let request = old.admit(QueueKey::default(), None).await.ok().unwrap();
-    manager
-        .desired
-        .send_replace(vec![heavy(2, MEMORY / 3 * 2, 0)]);
+    manager.desire(vec![heavy(2, MEMORY / 3 * 2, 0)]);
     let draining = manager.until(phase(ModelPhase::Draining)).await;
     assert_eq!(draining[0].counters.unwrap().active, 1);
     assert!(manager.table.get(&name).is_none());
@@ -182,13 +184,13 @@ async fn without_memory_for_both_the_old_revision_is_unloaded_first() {
 #[tokio::test]
 async fn model_waits_for_the_memory_of_a_draining_one() {
     let manager = TestManager::new();
-    manager.desired.send_replace(vec![heavy(1, MEMORY, 0)]);
+    manager.desire(vec![heavy(1, MEMORY, 0)]);
     manager.until(phase(ModelPhase::Ready)).await;
     let old = manager.table.get(&ModelName::new("m").unwrap()).unwrap();
     let request = old.admit(QueueKey::default(), None).await.ok().unwrap();
     let mut other = simulated("other", 1, 0.0);
     other.model.as_mut().unwrap().spec.memory = Some(Bytes(MEMORY));
-    manager.desired.send_replace(vec![other]);
+    manager.desire(vec![other]);
     let waiting = manager.until(|models| models.len() == 2).await;
     assert_eq!(waiting[0].phase(), ModelPhase::Draining);
     assert_eq!(
@@ -203,7 +205,7 @@ async fn model_waits_for_the_memory_of_a_draining_one() {
 #[tokio::test]
 async fn model_without_a_spec_is_kept_but_not_started() {
     let manager = TestManager::new();
-    manager.desired.send_replace(vec![heavy(1, 1, 0)]);
+    manager.desire(vec![heavy(1, 1, 0)]);
     manager.until(phase(ModelPhase::Ready)).await;
     let kept = DesiredModel {
         model: None,
@@ -213,9 +215,7 @@ async fn model_without_a_spec_is_kept_but_not_started() {
         model: None,
         ..simulated("unknown", 7, 0.0)
     };
-    manager
-        .desired
-        .send_replace(vec![kept, unknown, simulated("new", 1, 0.0)]);
+    manager.desire(vec![kept, unknown, simulated("new", 1, 0.0)]);
     let both = |models: &[ModelStatus]| {
         models.len() == 2 && models.iter().all(|m| m.phase() == ModelPhase::Ready)
     };
@@ -229,7 +229,7 @@ async fn failed_load_reports_its_problem_and_remedy() {
     let spec = &mut missing.model.as_mut().unwrap().spec;
     spec.engine = EngineKind::Mistral;
     spec.source = Some(ModelSource::Path("/nowhere/at/all".into()));
-    manager.desired.send_replace(vec![missing.clone()]);
+    manager.desire(vec![missing.clone()]);
     let failed = manager.until(phase(ModelPhase::Failed)).await;
     assert!(failed[0].error.contains("does not exist"), "{failed:?}");
     assert!(failed[0].remedy.contains("spec.source.path"), "{failed:?}");
@@ -240,7 +240,7 @@ async fn failed_load_reports_its_problem_and_remedy() {
         tempfile::tempdir().unwrap().path().to_owned(),
     ));
     spec.memory = Some(Bytes(1 << 30));
-    manager.desired.send_replace(vec![missing]);
+    manager.desire(vec![missing]);
     let failed = manager
         .until(|models| models[0].revision == 2 && models[0].phase() == ModelPhase::Failed)
         .await;
@@ -250,9 +250,37 @@ async fn failed_load_reports_its_problem_and_remedy() {
 #[tokio::test]
 async fn stopping_agent_does_not_wait_for_loads() {
     let manager = TestManager::new();
-    manager.desired.send_replace(vec![heavy(1, 1, 3_600_000)]);
+    manager.desire(vec![heavy(1, 1, 3_600_000)]);
     manager.until(phase(ModelPhase::Loading)).await;
     manager.stop.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(10), manager.task).await;
     ended.expect("the manager waited for the load").unwrap();
+}
+
+#[test]
+fn files_are_needed_by_desired_models_and_by_instances_of_any_revision() {
+    let files = |digest| {
+        let file = ArtifactFile {
+            path: "w".into(),
+            size: Bytes(1),
+            sha256: Sha256Digest([digest; 32]),
+        };
+        Manifest::new(vec![file]).unwrap()
+    };
+    let desired = |revision, digest| DesiredModel {
+        files: Some(files(digest)),
+        ..simulated("m", revision, 0.0)
+    };
+    let instance = |revision, digest| ModelInstance {
+        id: InstanceId(revision),
+        model: ModelName::new("m").unwrap(),
+        revision: ModelRevision(revision),
+        files: Some(files(digest)),
+        role: InstanceRole::Current,
+        phase: InstancePhase::Waiting,
+    };
+    let instances = [instance(1, 1), instance(2, 2)];
+    let needed = needed_files(&[desired(2, 2)], instances.iter());
+    assert_eq!(needed, [files(2), files(1)]);
+    assert_eq!(needed_files(&[], instances.iter()), [files(1), files(2)]);
 }
