@@ -9,8 +9,46 @@ use crate::Bytes;
 pub(super) struct PreemptionVictims<'a> {
     /// Candidates by node index, the one that is idle for longest first, with their idle time.
     by_node: Vec<Vec<(Duration, PlannedReplica<'a>)>>,
-    /// Number of replicas above the required number, by model index.
-    spare: Vec<u32>,
+    /// The replicas by model index.
+    counts: Vec<ReplicaCounts>,
+}
+
+/// The replicas of a model that do not leave anyway.
+#[derive(Debug, Clone, Copy)]
+struct ReplicaCounts {
+    staying: usize,
+    /// The staying ones that answer.
+    ready: usize,
+    required: usize,
+}
+
+impl ReplicaCounts {
+    fn of(state: &PlacementState<'_>, index: usize) -> Self {
+        let replicas = state.replicas[index].iter();
+        let staying = replicas.filter(|planned| !state.is_leaving(planned));
+        let ready = |planned: &&PlannedReplica<'_>| planned.replica.readiness.is_ready();
+        Self {
+            staying: staying.clone().count(),
+            ready: staying.filter(ready).count(),
+            required: state.model(index).required as usize,
+        }
+    }
+
+    /// Returns whether the model may lose a replica: it keeps as many as it requires, and one that may
+    /// answer goes only if as many others answer.
+    fn may_lose(self, planned: &PlannedReplica<'_>, is_leaving: bool) -> bool {
+        let readiness = planned.replica.readiness;
+        let counted = usize::from(!is_leaving && readiness.is_ready());
+        (is_leaving || self.staying > self.required)
+            && (!readiness.may_answer() || self.ready - counted >= self.required)
+    }
+
+    fn lose(&mut self, planned: &PlannedReplica<'_>, is_leaving: bool) {
+        if !is_leaving {
+            self.staying -= 1;
+            self.ready -= usize::from(planned.replica.readiness.is_ready());
+        }
+    }
 }
 
 impl<'a> PreemptionVictims<'a> {
@@ -18,14 +56,13 @@ impl<'a> PreemptionVictims<'a> {
     pub(super) fn new(state: &PlacementState<'a>) -> Self {
         let mut by_node: Vec<Vec<(Duration, PlannedReplica<'a>)>> = Vec::new();
         by_node.resize_with(state.nodes.len(), Vec::new);
-        let mut spare = vec![0; state.problem.models.len()];
+        let mut counts = Vec::with_capacity(state.replicas.len());
         for (index, replicas) in state.replicas.iter().enumerate() {
-            let required = state.model(index).required as usize;
-            spare[index] =
-                u32::try_from(replicas.len().saturating_sub(required)).unwrap_or(u32::MAX);
+            let count = ReplicaCounts::of(state, index);
+            counts.push(count);
             for planned in replicas {
                 if let Some(idle) = planned.replica.idle_for
-                    && spare[index] > 0
+                    && count.may_lose(planned, state.is_leaving(planned))
                 {
                     by_node[planned.node].push((idle, *planned));
                 }
@@ -34,7 +71,7 @@ impl<'a> PreemptionVictims<'a> {
         for victims in &mut by_node {
             victims.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.model.cmp(&b.1.model)));
         }
-        Self { by_node, spare }
+        Self { by_node, counts }
     }
 
     /// Returns the node on which `needed` bytes become free at the smallest loss, and the victims
@@ -58,8 +95,10 @@ impl<'a> PreemptionVictims<'a> {
                     break;
                 }
                 let memory = state.model(candidate.model).memory.unwrap_or_default();
-                // A node has one replica of a model at most, so no spare replica is counted twice.
-                if self.spare[candidate.model] == 0 || memory == Bytes(0) {
+                // A node has one replica of a model at most, so no replica is counted twice.
+                let count = self.counts[candidate.model];
+                let may_lose = count.may_lose(candidate, state.is_leaving(candidate));
+                if !may_lose || memory == Bytes(0) {
                     continue;
                 }
                 free = free + memory;
@@ -77,9 +116,14 @@ impl<'a> PreemptionVictims<'a> {
     }
 
     /// Removes replicas that were preempted on a node.
-    pub(super) fn remove(&mut self, node: usize, preempted: &[PlannedReplica<'a>]) {
+    pub(super) fn remove(
+        &mut self,
+        state: &PlacementState<'a>,
+        node: usize,
+        preempted: &[PlannedReplica<'a>],
+    ) {
         for victim in preempted {
-            self.spare[victim.model] -= 1;
+            self.counts[victim.model].lose(victim, state.is_leaving(victim));
         }
         let models: Vec<usize> = preempted.iter().map(|victim| victim.model).collect();
         self.by_node[node].retain(|(_, victim)| !models.contains(&victim.model));

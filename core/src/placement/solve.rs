@@ -349,7 +349,7 @@ fn preempt_for_required(state: &mut PlacementState<'_>) -> bool {
             let Some((node, preempted)) = found else {
                 break;
             };
-            victims.remove(node, &preempted);
+            victims.remove(state, node, &preempted);
             for victim in &preempted {
                 state.remove(victim);
             }
