@@ -62,8 +62,8 @@ fn reject_foreign_fleet(view: &FleetView, theirs: &str) -> Result<(), Status> {
     }
 }
 
-/// Rejects a machine that joins under the name of another one that is linked and answers. A link of the
-/// same process is replaced: the agent has dialled again.
+/// Rejects a machine that joins under the name of another one that is not lost: it may only have lost its
+/// connection for a moment. A link of the same process is replaced: the agent has dialled again.
 fn reject_taken_name(
     view: &FleetView,
     name: &NodeName,
@@ -74,7 +74,9 @@ fn reject_taken_name(
         return Ok(());
     };
     let same_identity = node.record.identity == record.identity;
-    if node.phase == NodePhase::Ready && !same_identity {
+    if !same_identity && node.phase == NodePhase::Lost {
+        tracing::warn!(node = %name, address = peer.address, "another machine takes the name of a lost node");
+    } else if !same_identity {
         let at = node.link.as_ref().map(|link| &link.peer.address);
         let at = at.map_or_else(String::new, |address| format!(" at {address}"));
         return Err(Status::already_exists(format!(
@@ -234,6 +236,44 @@ mod tests {
         let mut long = request(3.0, 1);
         long.identity = "x".repeat(MAX_TEXT + 1);
         assert!(node_record(long).is_err());
+    }
+
+    #[test]
+    fn another_machine_takes_a_name_only_from_a_lost_node() {
+        use crate::fleet::{NodeOperationRecord, NodeView};
+        use std::sync::Arc;
+        let record = |identity: &str| NodeRecord {
+            identity: identity.into(),
+            ..node_record(request(3.0, 1)).unwrap()
+        };
+        let name = NodeName::new("n1").unwrap();
+        let join = |phase, identity| {
+            let node = NodeView {
+                name: name.clone(),
+                record: record("first"),
+                stored: true,
+                phase,
+                flapping: false,
+                keeps_models: false,
+                operation: NodeOperationRecord::default(),
+                linked_locally: false,
+                link: None,
+                remote_links: std::collections::BTreeMap::new(),
+                assigned: std::collections::BTreeSet::new(),
+                desired_revision: flotilla_core::StoreRevision::default(),
+                report: Arc::default(),
+            };
+            let view = FleetView {
+                nodes: [(name.clone(), Arc::new(node))].into(),
+                ..FleetView::default()
+            };
+            reject_taken_name(&view, &name, &record(identity), &LinkRecord::default())
+        };
+        for phase in [NodePhase::Joining, NodePhase::Ready, NodePhase::Suspect] {
+            assert!(join(phase, "first").is_ok());
+            assert!(join(phase, "second").is_err(), "{phase:?}");
+        }
+        assert!(join(NodePhase::Lost, "second").is_ok());
     }
 
     #[test]
