@@ -82,7 +82,7 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
         Some(file) => {
             // Renamed once complete: a failed backup must not destroy an older one.
             let temporary = file.with_extension("new");
-            std::fs::write(&temporary, text)
+            write_synced(&temporary, &text)
                 .and_then(|()| std::fs::rename(&temporary, file))
                 .with_context(|| format!("cannot write {}", file.display()))?;
             println!(
@@ -98,6 +98,13 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
         save_files(&fleet, &documents, file).await?;
     }
     Ok(())
+}
+
+/// Writes a file, and waits until the disk has its content: a rename may reach the disk first.
+fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 /// Saves the files of all artifacts beside the backup.

@@ -16,7 +16,7 @@ use http::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::errors::{not_found, not_in_view};
+use super::errors::{not_found, not_in_view, not_known};
 use super::resources::ResourceList;
 use super::state::AdminState;
 use super::watch::{self, WatchQuery};
@@ -66,14 +66,18 @@ pub(super) async fn list(
     .await
 }
 
-/// `GET /api/v1/manifests`: the manifest of every artifact, for backups.
+/// `GET /api/v1/manifests`: the manifest of every artifact, for backups. Replies 503 while the desired state
+/// is not known: a backup must not be taken for complete then.
 pub(super) async fn manifests(
     State(state): State<AdminState>,
-) -> Json<Vec<(ArtifactName, Manifest)>> {
+) -> Result<Json<Vec<(ArtifactName, Manifest)>>, ApiError> {
     let view = state.fleet.view();
+    if !view.synced {
+        return Err(not_known(&view, "Which artifacts there are"));
+    }
     let artifacts = view.manifests.pushed.iter();
     let owned = artifacts.map(|(name, manifest)| (name.clone(), Manifest::clone(manifest)));
-    Json(owned.collect())
+    Ok(Json(owned.collect()))
 }
 
 /// The reply to a `PUT` of an artifact.

@@ -18,11 +18,13 @@ pub(super) fn not_in_view(view: &FleetView, kind: &str, name: &str) -> ApiError 
     if view.synced {
         return not_found(kind, name);
     }
+    not_known(view, &format!("Whether there is a {kind} '{name}'"))
+}
+
+/// The 503 while the desired state is not known. `question` is the beginning of the message.
+pub(super) fn not_known(view: &FleetView, question: &str) -> ApiError {
     let notes = view.notes().join("; ");
-    RequestError::unavailable(format!(
-        "Whether there is a {kind} '{name}' is not known yet: {notes}."
-    ))
-    .into()
+    RequestError::unavailable(format!("{question} is not known yet: {notes}.")).into()
 }
 
 /// The error reply to a change that the store did not accept: 409 when another client changed the
