@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::Sha256Digest;
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt, TryStreamExt};
 
 use super::blobs::BlobStore;
 use super::fetch_job::MIN_RETRY_DELAY;
@@ -34,11 +35,11 @@ pub(super) struct Copies {
 /// The copy of one file.
 enum CopyState {
     Running {
-        /// Whether an attempt before it has failed.
-        is_retry: bool,
+        /// The attempts before it that have failed.
+        failures: u32,
     },
     /// The last attempt has failed.
-    Failed { retry_at: Instant },
+    Failed { failures: u32, retry_at: Instant },
 }
 
 /// The manifests and the state of the blob store that were compared.
@@ -80,8 +81,15 @@ impl Copies {
     ) -> Vec<ArtifactFile> {
         let mut seen = HashSet::new();
         let missing: Vec<_> = missing.filter(|file| seen.insert(file.sha256)).collect();
-        self.states.retain(|sha256, state| {
-            matches!(state, CopyState::Running { .. }) || seen.contains(sha256)
+        self.states.retain(|sha256, state| match state {
+            CopyState::Running { failures } => {
+                // Somebody else has brought it meanwhile: nothing has failed any more.
+                if !seen.contains(sha256) {
+                    *failures = 0;
+                }
+                true
+            }
+            CopyState::Failed { .. } => seen.contains(sha256),
         });
         let running = self.states.values();
         let running = running
@@ -91,7 +99,7 @@ impl Copies {
             let state = self.states.get(&file.sha256);
             state.is_none_or(|state| match state {
                 CopyState::Running { .. } => false,
-                CopyState::Failed { retry_at } => *retry_at <= now,
+                CopyState::Failed { retry_at, .. } => *retry_at <= now,
             })
         });
         let due: Vec<_> = due
@@ -99,11 +107,19 @@ impl Copies {
             .cloned()
             .collect();
         for file in &due {
-            let is_retry = self.states.contains_key(&file.sha256);
+            let failures = self.failures(file.sha256);
             self.states
-                .insert(file.sha256, CopyState::Running { is_retry });
+                .insert(file.sha256, CopyState::Running { failures });
         }
         due
+    }
+
+    /// The number of attempts to copy a file that have failed.
+    pub(super) fn failures(&self, sha256: Sha256Digest) -> u32 {
+        match self.states.get(&sha256) {
+            Some(CopyState::Running { failures } | CopyState::Failed { failures, .. }) => *failures,
+            None => 0,
+        }
     }
 
     /// Notes the end of a copy.
@@ -112,7 +128,9 @@ impl Copies {
             self.states.remove(&sha256);
         } else {
             let retry_at = Instant::now() + MIN_RETRY_DELAY;
-            self.states.insert(sha256, CopyState::Failed { retry_at });
+            let failures = self.failures(sha256).saturating_add(1);
+            self.states
+                .insert(sha256, CopyState::Failed { failures, retry_at });
         }
     }
 
@@ -122,13 +140,10 @@ impl Copies {
         if self.states.is_empty() {
             return None;
         }
-        let files = manifest.files.iter().filter(|file| {
-            let state = self.states.get(&file.sha256);
-            matches!(
-                state,
-                Some(CopyState::Failed { .. } | CopyState::Running { is_retry: true })
-            )
-        });
+        let files = manifest
+            .files
+            .iter()
+            .filter(|file| self.failures(file.sha256) > 0);
         let names: Vec<_> = files.map(|file| file.path.as_str()).collect();
         let named = names.get(..NAMED_FILES.min(names.len()))?.join(", ");
         match names.len() {
@@ -145,30 +160,45 @@ impl Copies {
 pub(super) struct CopySources {
     /// `host:port` of the other controllers' APIs.
     controllers: Vec<String>,
-    /// Linked nodes, those first that run models.
+    /// Linked nodes, those first that are assigned a model with the file.
     nodes: Vec<Arc<NodeLink>>,
     client: reqwest::Client,
 }
 
 impl CopySources {
-    /// The sources in a view, for the controller `id`.
-    pub(super) fn new(view: &FleetView, id: &str, client: reqwest::Client) -> Self {
+    /// The sources of a file in a view, for the controller `id`, after this many failed attempts.
+    pub(super) fn new(
+        view: &FleetView,
+        id: &str,
+        client: reqwest::Client,
+        sha256: Sha256Digest,
+        failures: u32,
+    ) -> Self {
         let others = view.controllers.iter().filter(|(other, _)| *other != id);
-        let mut nodes: Vec<_> = view.nodes.values().collect();
-        nodes.sort_by_key(|node| node.assigned.is_empty());
-        let links = nodes.into_iter().filter_map(|node| node.link.clone());
+        let has_file = |manifest: &Arc<Manifest>| {
+            let mut files = manifest.files.iter();
+            files.any(|file| file.sha256 == sha256)
+        };
+        let models = view.models.values();
+        let models = models.filter(|model| {
+            let mut manifests = model.manifest.iter().chain(&model.stable_manifest);
+            manifests.any(has_file)
+        });
+        let likely: HashSet<_> = models.flat_map(|model| model.assigned.keys()).collect();
+        let nodes = view.nodes.values();
+        let links = nodes.filter_map(|node| node.link.clone());
+        let links = links.filter(|link| link.is_connected());
+        let (likely, rest) = links.partition(|link| likely.contains(&link.node));
         Self {
             controllers: others.map(|(_, record)| record.http.clone()).collect(),
-            nodes: links
-                .filter(|link| link.is_connected())
-                .take(MAX_NODES)
-                .collect(),
+            nodes: nodes_to_ask(likely, rest, failures),
             client,
         }
     }
 
     /// Copies a file from the first controller or node that has it. The error is that of the last one.
-    pub(super) async fn copy(&self, sha256: Sha256Digest, blobs: &BlobStore) -> Result<(), String> {
+    pub(super) async fn copy(&self, file: &ArtifactFile, blobs: &BlobStore) -> Result<(), String> {
+        let (sha256, size) = (file.sha256, file.size.0);
         let mut last_error = "there is no other controller and no linked node".to_owned();
         for address in &self.controllers {
             let url = format!("http://{address}/api/v1/blobs/{sha256}");
@@ -176,6 +206,7 @@ impl CopySources {
             let stored = match response.and_then(reqwest::Response::error_for_status) {
                 Ok(response) => {
                     let chunks = response.bytes_stream().map_err(|e| e.to_string());
+                    let chunks = at_most(size, chunks);
                     blobs.put(Some(sha256), chunks, |_| {}).await
                 }
                 Err(error) => {
@@ -196,6 +227,7 @@ impl CopySources {
                     continue;
                 }
             };
+            let chunks = at_most(size, chunks);
             match blobs.put(Some(sha256), chunks, |_| {}).await {
                 Ok(_) => {
                     tracing::info!(%sha256, node = %link.node, "a node has given a file back");
@@ -206,6 +238,35 @@ impl CopySources {
         }
         Err(last_error)
     }
+}
+
+/// The nodes that one attempt asks: likely ones first, which may take half of the places if there are
+/// others. Each attempt asks the next ones.
+fn nodes_to_ask<T: Clone>(likely: Vec<T>, rest: Vec<T>, failures: u32) -> Vec<T> {
+    let next = |nodes: Vec<T>, places: usize| {
+        let places = places.min(nodes.len());
+        let start = (failures as usize).saturating_mul(places) % nodes.len().max(1);
+        let nodes = nodes.iter().cycle().skip(start).take(places);
+        nodes.cloned().collect::<Vec<_>>()
+    };
+    let for_rest = rest.len().min(MAX_NODES / 2);
+    let mut asked = next(likely, MAX_NODES - for_rest);
+    asked.extend(next(rest, MAX_NODES - asked.len()));
+    asked
+}
+
+/// Ends a stream of more than `size` bytes with an error: whoever sends it may never stop.
+fn at_most(
+    size: u64,
+    chunks: impl Stream<Item = Result<Bytes, String>>,
+) -> impl Stream<Item = Result<Bytes, String>> {
+    let mut left = size;
+    chunks.map(move |chunk| {
+        let chunk = chunk?;
+        let rest = left.checked_sub(chunk.len() as u64);
+        left = rest.ok_or_else(|| format!("it is longer than its {size} bytes"))?;
+        Ok(chunk)
+    })
 }
 
 /// The client for the APIs of other controllers. It bypasses proxies: controllers reach each other.
@@ -223,12 +284,12 @@ pub(crate) fn controller_client() -> reqwest::Result<reqwest::Client> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::Bytes;
+    use flotilla_core::Bytes as Size;
 
     fn file(byte: u8) -> ArtifactFile {
         ArtifactFile {
             path: format!("f{byte}"),
-            size: Bytes(1),
+            size: Size(1),
             sha256: Sha256Digest([byte; 32]),
         }
     }
@@ -258,6 +319,35 @@ mod tests {
         copies.finish(files[0].sha256, true);
         copies.take_due(std::iter::empty(), later);
         assert!(copies.failed_files(&manifest).is_none());
+    }
+
+    #[test]
+    fn every_node_is_asked_in_turn_and_likely_ones_first() {
+        let likely: Vec<u32> = (0..3).collect();
+        let rest: Vec<u32> = (3..100).collect();
+        let mut asked = HashSet::new();
+        for failures in 0..10 {
+            let nodes = nodes_to_ask(likely.clone(), rest.clone(), failures);
+            assert_eq!(nodes.len(), MAX_NODES);
+            assert!(nodes[..3].iter().all(|node| *node < 3));
+            asked.extend(nodes);
+        }
+        assert_eq!(asked.len(), 100);
+        let many: HashSet<u32> = (0..10)
+            .flat_map(|failures| nodes_to_ask(rest.clone(), vec![1], failures))
+            .collect();
+        assert_eq!(many.len(), 98);
+        assert_eq!(nodes_to_ask(vec![1], vec![2], u32::MAX), [1, 2]);
+        assert!(nodes_to_ask::<u32>(Vec::new(), Vec::new(), 5).is_empty());
+    }
+
+    #[tokio::test]
+    async fn more_bytes_than_a_file_has_are_not_taken() {
+        let chunks = || futures::stream::iter(["abc", "def"].map(|text| Ok(Bytes::from(text))));
+        let all: Result<Vec<_>, _> = at_most(6, chunks()).try_collect().await;
+        assert_eq!(all.unwrap().concat(), b"abcdef");
+        let cut: Result<Vec<_>, String> = at_most(5, chunks()).try_collect().await;
+        assert_eq!(cut.unwrap_err(), "it is longer than its 5 bytes");
     }
 
     #[tokio::test]
@@ -290,7 +380,12 @@ mod tests {
             client: client.build().unwrap(),
         };
         let sha256 = Sha256Digest(sha2::Sha256::digest(content).into());
-        sources.copy(sha256, &blobs).await.unwrap();
+        let file = ArtifactFile {
+            path: "f".into(),
+            size: Size(7),
+            sha256,
+        };
+        sources.copy(&file, &blobs).await.unwrap();
         assert!(blobs.has(sha256, 7));
         silent_task.abort();
         good_task.abort();

@@ -269,10 +269,12 @@ impl ArtifactReplicator {
     /// Starts copies of needed files that this controller does not have.
     fn start_copies(&self, view: &FleetView, work: &mut ReplicationWork) {
         for file in work.copies.start_due(view, &self.blobs) {
-            let sources = CopySources::new(view, &self.id, self.controllers.clone());
+            let failures = work.copies.failures(file.sha256);
+            let client = self.controllers.clone();
+            let sources = CopySources::new(view, &self.id, client, file.sha256, failures);
             let blobs = self.blobs.clone();
             work.tasks.spawn(async move {
-                let copied = sources.copy(file.sha256, &blobs).await;
+                let copied = sources.copy(&file, &blobs).await;
                 FinishedJob::Copied(file.sha256, copied)
             });
         }
