@@ -114,7 +114,7 @@ impl SentModel {
     fn log_unreadable(&self, error: &dyn std::fmt::Display) {
         tracing::error!(
             model = %self.name, %error,
-            "this version cannot read the model: it is not started, and its files are kept"
+            "this version cannot read the model: it is not started, what runs of it goes on, and its files are kept"
         );
     }
 }

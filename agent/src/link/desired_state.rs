@@ -93,7 +93,7 @@ impl DesiredStateReceiver {
                 .store_desired_state(&current)
                 .map_err(|error| data_dir.error(error))?;
         }
-        let (models, models_receiver) = watch::channel(read_models(&current));
+        let (models, models_receiver) = watch::channel(read_models(&current, None));
         let receiver = Self {
             data_dir: Arc::new(data_dir),
             followed: parking_lot::Mutex::new(followed(&current)),
@@ -159,17 +159,26 @@ impl DesiredStateReceiver {
             return Ok(());
         }
         self.store(state.clone()).await;
-        self.models.send_replace(read_models(&state));
+        self.models
+            .send_modify(|models| *models = read_models(&state, models.take()));
         *self.followed.lock() = followed(&state);
         *current = state;
         Ok(())
     }
 }
 
-/// Reads the models of a desired state.
-fn read_models(state: &NodeDesiredState) -> DesiredModels {
-    let models = state.models.as_ref()?;
-    Some(models.iter().map(SentModel::read).collect())
+/// Reads the models of a desired state. One that this version cannot read stays as it was `before`, so that
+/// what cannot start does not stop what serves.
+fn read_models(state: &NodeDesiredState, before: DesiredModels) -> DesiredModels {
+    let before = before.unwrap_or_default();
+    let models = state.models.as_ref()?.iter().map(|sent| {
+        let model = sent.read();
+        let is_unreadable = sent.resource.is_some() && model.model.is_none();
+        let mut before = before.iter().filter(|_| is_unreadable);
+        let before = before.find(|before| before.name == model.name);
+        before.cloned().unwrap_or(model)
+    });
+    Some(models.collect())
 }
 
 /// The fleet and the version of a desired state.
@@ -222,6 +231,7 @@ fn convert(message: v1::DesiredModel) -> Result<SentModel, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_core::spec::{EngineKind, Model, ModelSpec};
     use proptest::prelude::*;
 
     fn message(fleet: &str, epoch: u64, revision: u64, model: &str) -> v1::DesiredState {
@@ -304,14 +314,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_model_that_cannot_be_read_stays_desired() {
+    async fn a_model_that_cannot_be_read_stays_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         let (receiver, models) = open(&dir, None);
         let mut state = message("f", 0, 1, "m");
         state.models[0].resource_json = "{".into();
+        receiver.receive(state.clone()).await.unwrap();
+        let revision = || {
+            let models = models.borrow();
+            let model = &models.as_ref().unwrap()[0];
+            (model.revision.0, model.model.is_some())
+        };
+        assert_eq!(revision(), (1, false));
+        let model = Model::new(
+            ModelName::new("m").unwrap(),
+            ModelSpec {
+                engine: EngineKind::Simulated,
+                ..ModelSpec::default()
+            },
+        );
+        state.models[0].resource_json = serde_json::to_string(&model).unwrap();
+        state.models[0].revision = 2;
+        state.store_revision = 2;
+        receiver.receive(state.clone()).await.unwrap();
+        assert_eq!(revision(), (2, true));
+        state.models[0].resource_json = "{".into();
+        state.models[0].revision = 3;
+        state.store_revision = 3;
         receiver.receive(state).await.unwrap();
-        assert_eq!(names(&models), ["m"]);
-        assert!(models.borrow().as_ref().unwrap()[0].model.is_none());
+        assert_eq!(revision(), (2, true));
+        receiver.receive(message("f", 0, 4, "other")).await.unwrap();
+        assert_eq!(names(&models), ["other"]);
     }
 
     #[tokio::test]
