@@ -94,7 +94,7 @@ impl StoreFollower {
     async fn pass_on(&mut self, event: WatchEvent) {
         let event = match event {
             WatchEvent::Snapshot { entries, revision } => {
-                self.replace(&entries, revision);
+                self.replace(&entries, revision).await;
                 FleetEvent::StoreSnapshot { entries, revision }
             }
             WatchEvent::Change(change) => {
@@ -143,8 +143,16 @@ impl StoreFollower {
         }
     }
 
-    fn replace(&mut self, entries: &[StoreEntry], revision: StoreRevision) {
+    async fn replace(&mut self, entries: &[StoreEntry], revision: StoreRevision) {
         self.started = true;
+        let mut others = entries.iter().filter(|entry| entry.key == keys::FLEET_ID);
+        let fleet = others.next().map(|entry| &entry.value);
+        let earlier = self.entries.get(keys::FLEET_ID).map(|entry| &entry.value);
+        if self.save_at.is_some() && earlier.is_some() && earlier != fleet {
+            // Another fleet's store, or an empty one: what it had before is not saved yet.
+            self.finish_saving().await;
+            self.start_saving();
+        }
         let kept = entries.iter().filter(|entry| is_kept(&entry.key));
         self.entries = kept
             .map(|entry| (entry.key.clone(), Arc::new(entry.clone())))

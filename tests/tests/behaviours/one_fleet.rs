@@ -126,7 +126,9 @@ async fn etcd_that_has_lost_everything_under_running_controllers_changes_nothing
     let stopping = output.find("stopping").unwrap();
     let unloaded = output.find("unloaded model=m").unwrap();
     assert!(stopping < unloaded, "{output}");
-    // The only copy of the desired state is still there.
+    // The only copy of the desired state is still there when the controller has stopped.
+    cluster.signal_controller(libc::SIGTERM);
+    cluster.wait_for_controller_end();
     let files = std::fs::read_dir(cluster.dir().join("files")).unwrap();
     let copies = files.filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok());
     let has_model = |copy: String| copy.contains("/flotilla/v1/models/m");
