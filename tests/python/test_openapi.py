@@ -64,6 +64,8 @@ UNTRIED = [
     "GET /dashboard",
     "GET /dashboard/",
     "GET /api/v1/live",
+    "POST /api/v1/apply",
+    "POST /api/v1/delete",
     "PUT /api/v1/artifacts/{name}",
     "DELETE /api/v1/artifacts/{name}",
     "PUT /api/v1/blobs/{sha256}",

@@ -222,7 +222,11 @@ async fn every_controller_classifies_and_finds_the_decisions_of_the_others() {
 #[tokio::test]
 async fn controller_may_list_only_models() {
     for (arguments, is_listed) in [(&[][..], true), (&["--list-only-models"], false)] {
-        let cluster = Cluster::builder().controller_args(arguments).start().await;
+        let cluster = Cluster::builder()
+            .mode(Mode::Processes)
+            .controller_args(arguments)
+            .start()
+            .await;
         let api = cluster.api();
         apply_tasks(&cluster, &api).await;
         let (status, list) = api.get("v1/models").await;
