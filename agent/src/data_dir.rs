@@ -1,7 +1,7 @@
 //! The agent's data directory: a lock, the node's identity and the last desired state.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use flotilla_core::artifact::Manifest;
@@ -9,8 +9,8 @@ use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ModelName, ModelRevision, StateVersion, StoreRevision};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tempfile::NamedTempFile;
 
+use crate::durable_file::write_atomically;
 use crate::models::DesiredModel;
 
 /// Why the data directory cannot be used.
@@ -242,21 +242,6 @@ fn read_if_there(file: &Path) -> Result<Option<Vec<u8>>, DataDirError> {
             error,
         }),
     }
-}
-
-/// Replaces a file as a whole: after a crash or a power failure it has the old or the new content.
-pub(crate) fn write_atomically(file: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("."));
-    let mut new = NamedTempFile::new_in(folder)?;
-    new.write_all(content)?;
-    new.as_file().sync_all()?;
-    new.persist(file)?;
-    sync_dir(folder)
-}
-
-/// Makes the names of new files in a directory survive a power failure.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

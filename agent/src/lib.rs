@@ -14,6 +14,7 @@ mod agent;
 mod artifacts;
 mod config;
 mod data_dir;
+mod durable_file;
 pub mod energy_accounting;
 mod inference_service;
 mod inventory;

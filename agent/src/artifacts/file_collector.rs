@@ -10,7 +10,7 @@ use flotilla_core::artifact::Manifest;
 use parking_lot::Mutex;
 
 use super::retention::{UnneededEntry, UnneededTimes};
-use crate::data_dir::write_atomically;
+use crate::durable_file::write_atomically;
 
 /// How often the times are stored while no entry comes or goes. A restart loses at most this much of them,
 /// and files are kept for longer by it.

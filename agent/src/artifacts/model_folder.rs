@@ -8,7 +8,7 @@ use std::path::Path;
 use flotilla_core::artifact::Manifest;
 
 use super::ArtifactStore;
-use crate::data_dir::sync_dir;
+use crate::durable_file::sync_dir;
 
 /// Creates the folder of a model, unless it is there and links to the blobs as they are now. The folder
 /// gets its name last, so that it exists only when complete. Blocks.

@@ -12,7 +12,7 @@ use flotilla_core::artifact::ArtifactFile;
 
 use super::blob_locks::BlobLock;
 use super::verification;
-use crate::data_dir::sync_dir;
+use crate::durable_file::sync_dir;
 
 /// The part of a file that has been fetched.
 pub(super) struct PartialFile {

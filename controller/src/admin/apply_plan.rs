@@ -3,7 +3,7 @@
 use flotilla_core::spec::{FieldChange, Resource, changed_fields};
 use serde_json::Value;
 
-use super::desired_state::{Applied, ApplyResult, to_json};
+use super::apply_result::{Applied, ApplyResult, to_json};
 use crate::fleet::DesiredRecord;
 use crate::fleet::records::encode;
 use crate::store::{Precondition, StoreEntry, StoreError, StoreRevision, StoreWrite, keys};

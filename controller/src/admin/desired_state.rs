@@ -4,41 +4,16 @@ use std::sync::Arc;
 
 use backon::Retryable;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::{FieldChange, Model, Resource};
+use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{ArtifactName, ModelName, NodeName, TaskName};
 use flotilla_dispatch::QualityRecord;
 use flotilla_telemetry::clock::unix_seconds;
-use serde::{Deserialize, Serialize};
 
 use super::apply_plan::{ApplyPlan, ApplyTarget};
+use super::apply_result::{Applied, to_json};
 use crate::fleet::NodeOperationRecord;
 use crate::fleet::records::encode;
 use crate::store::{Store, StoreError, StoreRevision, StoreWrite, backoff, keys};
-
-/// What applying a resource did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ApplyResult {
-    /// The resource did not exist.
-    Created,
-    /// The resource existed with another content.
-    Configured,
-    /// The resource existed with the same content, and nothing was written.
-    Unchanged,
-}
-
-/// What applying a resource did, in detail.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Applied {
-    /// What it did.
-    pub result: ApplyResult,
-    /// The fields that it changed. Empty unless the resource was configured.
-    pub changes: Vec<FieldChange>,
-    /// Whether the desired revision had failed and is tried again.
-    pub retries_failed_revision: bool,
-    /// The store revision that holds the resource.
-    pub revision: StoreRevision,
-}
 
 /// Writes the desired state: models, tasks, the router, artifacts and node operations. Cheap to
 /// clone.
@@ -254,13 +229,10 @@ impl DesiredStateWriter {
     }
 }
 
-pub(super) fn to_json(resource: &impl Serialize) -> Result<serde_json::Value, StoreError> {
-    serde_json::to_value(resource).map_err(|e| StoreError::Failed(e.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::ApplyResult;
     use crate::fleet::DesiredRecord;
     use crate::store::EmbeddedStore;
     use flotilla_core::spec::{EngineKind, ModelSpec, Replicas};

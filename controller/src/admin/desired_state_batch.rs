@@ -13,8 +13,9 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::Value;
 
 use super::apply_plan::{ApplyPlan, ApplyTarget};
+use super::apply_result::Applied;
 use super::batch::ResourceName;
-use super::desired_state::{Applied, DesiredStateWriter, with_retries};
+use super::desired_state::{DesiredStateWriter, with_retries};
 use crate::store::{
     MAX_CHUNK_BYTES, MAX_WRITES, StoreEntry, StoreError, StoreRevision, StoreWrite, keys,
 };

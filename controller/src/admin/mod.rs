@@ -8,6 +8,7 @@
 //! the handlers of a kind of resource; [`DesiredStateWriter`] is the only writer of resources.
 
 mod apply_plan;
+mod apply_result;
 mod apply_warnings;
 mod artifacts;
 mod batch;
@@ -18,6 +19,7 @@ mod desired_state_batch;
 mod errors;
 pub(crate) mod live;
 mod model_conditions;
+mod model_status;
 mod models;
 mod node_rejections;
 mod nodes;
@@ -32,12 +34,14 @@ mod watch;
 pub use crate::traffic::{
     LatencyPercentiles, MeteredEnergy, RequestSummary, TrafficPoint, UsageTotal, UsageTotals,
 };
+pub use apply_result::{Applied, ApplyResult};
 pub use artifacts::{ArtifactResource, MissingFiles};
 pub use batch::{AppliedResource, ApplyBatchReply, DeleteBatch, DeleteBatchReply, ResourceName};
 pub use controllers::ControllerResource;
 pub use decisions::DryRunResult;
-pub use desired_state::{Applied, ApplyResult, DesiredStateWriter};
-pub use models::{AssignmentStatus, ModelResource, ModelStatus, ReplicaStatus};
+pub use desired_state::DesiredStateWriter;
+pub use model_status::{ModelStatus, ReplicaStatus};
+pub use models::{AssignmentStatus, ModelResource};
 pub use nodes::{
     BatteryJson, CountersJson, ModelOnNode, NodeEnergy, NodeMetadata, NodeResource, NodeStatus,
     UNREACHABLE,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flotilla_core::{NodeName, ReplicaReadiness};
 
-use super::models::ModelStatus;
+use super::model_status::ModelStatus;
 use crate::fleet::{FleetView, ModelView, NodeView};
 
 impl ModelStatus {

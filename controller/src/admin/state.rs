@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use super::apply_result::{Applied, ApplyResult};
 use super::apply_warnings;
-use super::desired_state::{Applied, ApplyResult, DesiredStateWriter};
+use super::desired_state::DesiredStateWriter;
 use super::errors::{not_found, store_failure};
 use crate::artifacts::BlobStore;
 use crate::fleet::FleetHandle;

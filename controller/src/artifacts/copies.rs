@@ -284,12 +284,11 @@ pub(crate) fn controller_client() -> reqwest::Result<reqwest::Client> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::Bytes as Size;
 
     fn file(byte: u8) -> ArtifactFile {
         ArtifactFile {
             path: format!("f{byte}"),
-            size: Size(1),
+            size: flotilla_core::Bytes(1),
             sha256: Sha256Digest([byte; 32]),
         }
     }
@@ -382,7 +381,7 @@ mod tests {
         let sha256 = Sha256Digest(sha2::Sha256::digest(content).into());
         let file = ArtifactFile {
             path: "f".into(),
-            size: Size(7),
+            size: flotilla_core::Bytes(7),
             sha256,
         };
         sources.copy(&file, &blobs).await.unwrap();

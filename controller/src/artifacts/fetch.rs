@@ -1,72 +1,15 @@
 //! Fetching a model's files from the source that its spec names.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use flotilla_core::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
-use flotilla_core::spec::{ModelFormat, ModelSource, Sha256Digest, ValidationErrors};
+use flotilla_core::spec::{ModelFormat, ModelSource, Sha256Digest};
 
-use super::blobs::{BlobError, BlobStore};
+use super::blobs::BlobStore;
+use super::fetched_file::{FetchError, FetchProgress, manifest_file};
 use super::hugging_face;
 use super::source_client::SourceClient;
 use super::walk::walk;
-
-/// Why the files of a model were not fetched.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum FetchError {
-    #[error("{0} does not exist on the leading controller")]
-    NoSuchPath(PathBuf),
-    #[error("{path} cannot be read: {problem}")]
-    Unreadable { path: PathBuf, problem: String },
-    #[error("{url} cannot be fetched: {problem}")]
-    Server { url: String, problem: String },
-    #[error("{url}: {problem}")]
-    File { url: String, problem: BlobError },
-    #[error("the source has none of the files that a model needs")]
-    NoFiles,
-    #[error("the files of the source cannot be delivered: {0}")]
-    Manifest(ValidationErrors),
-    #[error("no artifact was pushed under this name")]
-    NotPushed,
-    #[error("files of the model are damaged or lost, and no controller or node has them: {0}")]
-    Lost(String),
-    #[error("files of the model are damaged or lost, and the source has others by now: {0}")]
-    SourceChanged(String),
-}
-
-impl FetchError {
-    /// What the user can do about it.
-    pub(super) fn remedy(&self) -> &'static str {
-        match self {
-            Self::NoSuchPath(_) | Self::Unreadable { .. } => {
-                "put the files there, or correct spec.source.controllerPath"
-            }
-            Self::Server { .. } => {
-                "check the address and the network, and HF_TOKEN if it is not public"
-            }
-            Self::File { problem, .. } => match problem {
-                BlobError::Digest { .. } => {
-                    "the source has changed: check it, then correct spec.source.sha256"
-                }
-                BlobError::DiskFull => "free space below --data-dir",
-                BlobError::Io(_) => "check the disk below --data-dir",
-                BlobError::Source(_) => "check the network to the source",
-            },
-            Self::NoFiles => "name them in spec.source.huggingFace.files",
-            Self::Manifest(_) => {
-                "name the files that the model needs in spec.source.huggingFace.files, or remove the others from the folder"
-            }
-            Self::Lost(_) => "push the same files again: flotilla model push DIR --name NAME",
-            Self::SourceChanged(_) => {
-                "put the same files there again, or delete the model and apply it anew to take the new ones"
-            }
-            Self::NotPushed => "run: flotilla model push DIR --name NAME",
-        }
-    }
-}
-
-/// Called with the number of bytes fetched so far.
-pub(super) type FetchProgress<'a> = &'a (dyn Fn(u64) + Send + Sync);
 
 /// Fetches all files of `source` into `blobs`.
 pub(super) async fn fetch(
@@ -120,23 +63,6 @@ async fn files_from_path(
         fetched += files.last().map_or(0, |file| file.size.0);
     }
     Ok(files)
-}
-
-/// The manifest entry of a stored file.
-pub(super) fn manifest_file(
-    path: String,
-    url: &str,
-    put: Result<(Sha256Digest, u64), BlobError>,
-) -> Result<ArtifactFile, FetchError> {
-    let (sha256, size) = put.map_err(|problem| FetchError::File {
-        url: url.to_owned(),
-        problem,
-    })?;
-    Ok(ArtifactFile {
-        path,
-        size: Bytes(size),
-        sha256,
-    })
 }
 
 /// Stores the file at a URL. Skips the download when the file is already stored.

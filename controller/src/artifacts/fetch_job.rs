@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
-use super::fetch::FetchError;
+use super::fetched_file::FetchError;
 use crate::fleet::FetchRecord;
 use crate::fleet::records::encode;
 use crate::store::{StoreWrite, keys};

@@ -6,7 +6,7 @@ use hf_hub::api::RepoInfo;
 use hf_hub::{Cache, Repo, RepoType};
 
 use super::blobs::BlobStore;
-use super::fetch::{FetchError, FetchProgress, manifest_file};
+use super::fetched_file::{FetchError, FetchProgress, manifest_file};
 use super::source_client::SourceClient;
 
 /// The public server.

@@ -12,6 +12,7 @@ mod blobs;
 mod copies;
 mod fetch;
 mod fetch_job;
+mod fetched_file;
 mod hugging_face;
 mod replicator;
 mod source_client;

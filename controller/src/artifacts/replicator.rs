@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::blobs::BlobStore;
 use super::copies::{Copies, CopySources};
-use super::fetch::{FetchError, fetch};
+use super::fetch::fetch;
 use super::fetch_job::{FetchJob, MIN_RETRY_DELAY};
+use super::fetched_file::FetchError;
 use super::source_client::SourceClient;
 use super::unneeded_files::{StoreState, UnneededFiles};
 use crate::fleet::records::encode;
