@@ -7,9 +7,10 @@ use flotilla_core::generate::{EmbedInput, GenerateInput, GenerateRequest, Reques
 use mistralrs_core::{Constraint, NormalRequest, Request, Response, TokenizationRequest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::conversation::conversation;
 use super::preparation::Preparation;
 use super::prepared_request::{self, PreparedRequest};
-use super::request::{self, EngineRequest};
+use super::request::EngineRequest;
 use super::vocabulary::{TokenContent, Vocabulary};
 
 /// The context length that is assumed when the model does not state its own, in tokens.
@@ -133,7 +134,7 @@ impl EngineThread {
     /// Counts the tokens of a prompt, tools included. Returns `None` if they cannot be counted.
     pub(super) async fn count_tokens(&self, prepared: &PreparedRequest) -> Option<usize> {
         let messages = match &prepared.request.input {
-            GenerateInput::Chat(messages) => request::conversation(messages),
+            GenerateInput::Chat(messages) => conversation(messages),
             GenerateInput::Tokens(tokens) => return Some(tokens.len()),
             GenerateInput::Text(text) => {
                 let (vocabulary, text) = (self.vocabulary.clone(), text.clone());

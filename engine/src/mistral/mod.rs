@@ -18,6 +18,7 @@ mod built_model;
 mod call_reader;
 mod choice;
 mod chunk;
+mod conversation;
 mod engine_permit;
 mod engine_thread;
 mod file_defaults;

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use super::answer_grammar::{AnswerGrammar, answer_grammar};
 use super::answer_matcher::AnswerMatcher;
+use super::conversation;
 use super::prompt_size;
-use super::request;
 use super::template_args::{EngineTemplateArgs, template_args};
 use super::vocabulary::Vocabulary;
 
@@ -57,7 +57,7 @@ impl PreparedRequest {
         } else {
             let tools = request.tools.iter().enumerate();
             tools
-                .map(|(index, tool)| request::tool(tool, index))
+                .map(|(index, tool)| conversation::tool(tool, index))
                 .collect::<Result<_, _>>()?
         };
         let grammar = answer_grammar(&request)?;

@@ -50,7 +50,10 @@ impl ServerConnection {
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(error::from_response(response, self.timeouts).await)
+        let (status, headers) = (response.status(), response.headers().clone());
+        let time = self.timeouts.error_body;
+        let body = body::read_start(response, error::MAX_ERROR_BYTES, time).await;
+        Err(error::from_status(status, &headers, &body))
     }
 
     fn authorize(&self, request: RequestBuilder) -> RequestBuilder {

@@ -3,32 +3,21 @@
 use std::time::{Duration, SystemTime};
 
 use flotilla_core::generate::RequestError;
+use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
-use reqwest::{Response, StatusCode};
 use serde_json::Value;
-
-use super::body;
-use super::limits::ServerTimeouts;
 
 /// The delay before a retry when a server that is full states none.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The longest delay before a retry that is passed on.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(24);
 /// The most bytes that are read of an error.
-const MAX_ERROR_BYTES: usize = 64 << 10;
+pub(super) const MAX_ERROR_BYTES: usize = 64 << 10;
 /// The most characters of a server's text in an error.
 const MAX_MESSAGE_CHARS: usize = 1_000;
 
-/// Translates a response whose status is not a success.
-pub(super) async fn from_response(response: Response, timeouts: ServerTimeouts) -> RequestError {
-    let status = response.status();
-    let headers = response.headers().clone();
-    let body = body::read_start(response, MAX_ERROR_BYTES, timeouts.error_body).await;
-    from_status(status, &headers, &body)
-}
-
-/// Translates the status, headers and body of an error.
-fn from_status(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> RequestError {
+/// Translates the status, the headers and the beginning of the body of a response that is no success.
+pub(super) fn from_status(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> RequestError {
     let error = &parse(body);
     let said = message(error);
     // Nobody but the model's owner knows of the server: the text says who speaks.
