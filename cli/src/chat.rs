@@ -120,7 +120,7 @@ impl Conversation {
     }
 }
 
-/// What a person is told of an answer that ended for this reason. `None` if it is complete.
+/// Returns the text that is printed after an answer that ended for this reason. `None` if it is complete.
 fn why_incomplete(finish_reason: &str) -> Option<&'static str> {
     match finish_reason {
         "length" => {

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn causes_are_told_apart_and_no_password_is_printed() {
+    async fn causes_are_distinguished_and_no_password_is_printed() {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = free.local_addr().unwrap().to_string();
         drop(free);

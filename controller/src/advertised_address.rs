@@ -30,7 +30,7 @@ pub(crate) fn choose(configured: Option<&str>, address: SocketAddr, flag: &str) 
     let host = sysinfo::System::host_name().unwrap_or_else(|_| "localhost".to_owned());
     let advertised = format!("{host}:{}", address.port());
     tracing::warn!(
-        "others are told to use the address {advertised}, since this machine has no route to other \
+        "{advertised} is advertised, since this machine has no route to other \
          machines: set {flag} if they cannot reach it"
     );
     advertised

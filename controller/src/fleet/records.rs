@@ -21,6 +21,29 @@ pub struct NodeRecord {
     pub spec: NodeSpec,
 }
 
+#[cfg(test)]
+impl NodeRecord {
+    /// A node with 1 GiB of memory and two cores.
+    pub(crate) fn example() -> Self {
+        Self {
+            identity: "i".into(),
+            labels: BTreeMap::new(),
+            spec: NodeSpec {
+                memory: flotilla_core::Bytes(1 << 30),
+                disk: None,
+                accelerators: Vec::new(),
+                taints: Vec::new(),
+                zone: None,
+                cores: 2,
+                cpu: "test".into(),
+                platform: "test".into(),
+                version: "0".into(),
+                power: None,
+            },
+        }
+    }
+}
+
 /// The desired state of a model, a task or the router.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DesiredRecord {

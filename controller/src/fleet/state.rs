@@ -227,7 +227,7 @@ impl FleetState {
         let earlier = std::mem::take(&mut self.stored);
         let present: HashSet<&str> = entries.iter().map(|entry| entry.key.as_str()).collect();
         self.ignored.retain(|key| present.contains(key));
-        // A store without an id is not this fleet's store any more: nodes must not be told anything under
+        // A store without an id is not this fleet's store any more: nothing may be sent to nodes under
         // the earlier id.
         let earlier_fleet = self.fleet_id.take();
         self.epoch = 0;

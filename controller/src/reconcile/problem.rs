@@ -175,29 +175,13 @@ mod tests {
     use super::*;
     use crate::fleet::NodeRecord;
     use crate::reconcile::writes;
-    use flotilla_core::node::NodeSpec;
-    use flotilla_core::{Bytes, ModelRevision, StoreRevision};
+    use flotilla_core::{ModelRevision, StoreRevision};
     use std::sync::Arc;
 
     fn node(name: &NodeName, model: &ModelName) -> NodeView {
         NodeView {
             name: name.clone(),
-            record: NodeRecord {
-                identity: "i".into(),
-                labels: BTreeMap::new(),
-                spec: NodeSpec {
-                    memory: Bytes(1 << 30),
-                    disk: None,
-                    accelerators: Vec::new(),
-                    taints: Vec::new(),
-                    zone: None,
-                    cores: 2,
-                    cpu: "test".into(),
-                    platform: "test".into(),
-                    version: "0".into(),
-                    power: None,
-                },
-            },
+            record: NodeRecord::example(),
             stored: true,
             phase: NodePhase::Ready,
             flapping: false,

@@ -157,7 +157,7 @@ impl LoadedModel for UpstreamModel {
     }
 
     async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
-        // Servers send the prompt as a part of the answer then, from which it cannot be told apart.
+        // Servers send the prompt as a part of the answer then, from which it cannot be separated.
         if request.prompt_logprobs {
             return Err(RequestError::invalid(
                 "logprobs",

@@ -1,5 +1,7 @@
 //! Resources, clusters and requests that several behaviours need.
 
+use std::path::Path;
+
 use flotilla_tests::{AgentSettings, Api, Cluster, Mode, simulated_model};
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -9,6 +11,15 @@ pub(crate) const CHAT_PATH: &str = "v1/chat/completions";
 
 /// Memory of each node of [`nodes_with_memory`], in bytes.
 pub(crate) const NODE_MEMORY: u64 = 1 << 30;
+
+/// Copies the files of a folder, without those in folders below it, to a folder that is created.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
 
 /// Returns a task with this spec.
 pub(crate) fn task(name: &str, spec: Value) -> Value {

@@ -1,6 +1,6 @@
 //! Models whose files the controllers deliver to the nodes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use flotilla_tests::{
@@ -8,6 +8,8 @@ use flotilla_tests::{
 };
 use serde_json::{Value, json};
 use sha2::Digest;
+
+use crate::fixtures::copy_folder;
 
 /// Returns the folder of a demo model.
 fn demo_folder(name: &str) -> PathBuf {
@@ -32,13 +34,6 @@ fn run(cluster: &Cluster, args: &[&str]) -> String {
     let (status, output) = Process::start(cluster.dir(), &args).wait();
     assert!(status.success(), "{args:?}: {output}");
     output
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
 }
 
 const QUESTION: &str = "what is the sum of 4, 8 and 15?";

@@ -1,16 +1,9 @@
 //! A store that was put back to an earlier state is obeyed again.
 
-use std::path::Path;
-
 use flotilla_tests::{Cluster, Etcd, Mode, simulated_model};
 use serde_json::json;
 
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap().flatten() {
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-}
+use crate::fixtures::copy_folder;
 
 /// Applies and deletes models, so that the store's revision rises and the node follows it.
 async fn change_much(cluster: &Cluster) {

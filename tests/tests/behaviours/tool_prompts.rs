@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use flotilla_tests::{Api, Cluster, repository};
 use serde_json::{Value, json};
 
-use crate::fixtures::CHAT_PATH;
+use crate::fixtures::{CHAT_PATH, copy_folder};
 
 /// The context of the demo models, in tokens.
 const CONTEXT: u64 = 512;
@@ -13,13 +13,8 @@ const CONTEXT: u64 = 512;
 /// Writes a copy of a demo model whose template puts the tools before the question. None of the demo
 /// models was trained on tools.
 fn write_model_that_sees_tools(dir: &Path) -> PathBuf {
-    let source = repository().join("models/support-intent");
     let folder = dir.join("sees-tools");
-    std::fs::create_dir(&folder).unwrap();
-    for entry in std::fs::read_dir(&source).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
-    }
+    copy_folder(&repository().join("models/support-intent"), &folder);
     let path = folder.join("tokenizer_config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let template = config["chat_template"].as_str().unwrap();

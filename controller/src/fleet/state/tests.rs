@@ -6,30 +6,10 @@ use crate::fleet::LinkRecord;
 use crate::fleet::load_failures::FIRST_BACKOFF;
 use crate::fleet::records::DesiredRecord;
 use flotilla_core::StateVersion;
-use flotilla_core::node::NodeSpec;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{Bytes, ReplicaReadiness};
 
 const GRACE: Duration = Duration::from_secs(5);
-
-fn record() -> NodeRecord {
-    NodeRecord {
-        identity: "i".into(),
-        labels: BTreeMap::new(),
-        spec: NodeSpec {
-            memory: Bytes(1 << 30),
-            disk: None,
-            accelerators: Vec::new(),
-            taints: Vec::new(),
-            zone: None,
-            cores: 2,
-            cpu: "test".into(),
-            platform: "test".into(),
-            version: "0".into(),
-            power: None,
-        },
-    }
-}
 
 fn link(session: &str) -> Arc<NodeLink> {
     let node = NodeName::new("n1").unwrap();
@@ -98,13 +78,13 @@ impl TestState {
     fn join(&mut self, link: &Arc<NodeLink>) {
         let event = FleetEvent::NodeJoined {
             node: self.node.clone(),
-            record: record(),
+            record: NodeRecord::example(),
             link: link.clone(),
         };
         self.state.apply(event, self.now);
         // As if the description were in the store.
         let node = self.state.nodes.get_mut(&self.node).unwrap();
-        node.stored_record = Some(record());
+        node.stored_record = Some(NodeRecord::example());
     }
 
     fn report(&mut self, session: &str, models: Vec<ModelStatus>) -> bool {
@@ -205,7 +185,7 @@ fn node_known_only_from_the_store_is_suspect_then_lost() {
     let mut fleet = TestState::new();
     let entry = StoreEntry {
         key: keys::node(&fleet.node),
-        value: serde_json::to_vec(&record()).unwrap(),
+        value: serde_json::to_vec(&NodeRecord::example()).unwrap(),
         revision: StoreRevision(8),
     };
     assert!(

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_that_a_person_must_mend_are_told_from_outages() {
+    fn errors_that_a_person_must_mend_are_no_outages() {
         let full = "etcdserver: mvcc: database space exceeded";
         assert!(matches!(
             classify_status(Code::ResourceExhausted, full),
