@@ -13,6 +13,7 @@ pub(crate) async fn run(args: ControllerArgs) -> anyhow::Result<()> {
         http: args.http,
         link: args.link,
         store: args.store(&data_dir)?,
+        init_store: args.init_store,
         data_dir,
         ca_file: args.ca_file,
         advertise_link: args.advertise_link,

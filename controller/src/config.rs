@@ -27,6 +27,9 @@ pub struct ControllerConfig {
     pub advertise_http: Option<String>,
     /// The store of the desired state.
     pub store: StoreAddress,
+    /// Whether an embedded store that does not exist is created although other files of a fleet show that
+    /// it was lost.
+    pub init_store: bool,
     /// Directory for model files.
     pub data_dir: PathBuf,
     /// PEM file with further authorities that the sources of models may have their certificates from.
@@ -64,6 +67,7 @@ impl Default for ControllerConfig {
             advertise_link: None,
             advertise_http: None,
             store: StoreAddress::Embedded("/var/lib/flotilla/controller".into()),
+            init_store: false,
             data_dir: "/var/lib/flotilla/controller".into(),
             ca_file: None,
             max_body: 4 << 20,

@@ -1,5 +1,6 @@
 //! The file in which a controller keeps the desired state that it has read last.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 
@@ -93,6 +94,12 @@ impl KeptStateFile {
     }
 }
 
+/// Returns whether a file of this name has the kept state of a fleet.
+pub(crate) fn is_kept_state(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b"desired-state.") && name.ends_with(b".jsonl")
+}
+
 /// The name of the file with the state of a fleet that is put aside. The id comes from a store.
 fn file_of(fleet_id: &str) -> String {
     let safe = fleet_id.chars().map(|c| match c {
@@ -142,7 +149,11 @@ mod tests {
         };
         file.save(&state("ours", 7)).unwrap();
         file.save(&state("ours", 8)).unwrap();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let names: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert!(names.len() == 1 && is_kept_state(&names[0]), "{names:?}");
         // A store that has lost everything, then got a new fleet.
         file.save(&state("", 1)).unwrap();
         file.save(&state("../new", 2)).unwrap();

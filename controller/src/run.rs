@@ -18,7 +18,7 @@ use crate::config::ControllerConfig;
 use crate::connections::{ConnectionLimits, HttpServer};
 use crate::fleet::{ControllerRecord, FleetHandle};
 use crate::startup::Startup;
-use crate::store::{self, MonitoredStore, StoreError};
+use crate::store::{self, MonitoredStore, StoreCreation, StoreError};
 
 /// Why a controller cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,12 @@ impl Controller {
     /// # Errors
     /// [`ControllerStartError`], which says what to do about it; nothing is left running then.
     pub async fn start(config: ControllerConfig) -> Result<Self, ControllerStartError> {
-        let store = Arc::new(MonitoredStore::new(store::open(&config.store).await?));
+        let creation = StoreCreation {
+            data_dirs: vec![config.data_dir.clone()],
+            forced: config.init_store,
+        };
+        let store = store::open_or_create(&config.store, creation).await?;
+        let store = Arc::new(MonitoredStore::new(store));
         let http = listen(config.http, "the API", "--http").await?;
         let link = listen(config.link, "agents", "--link").await?;
         let addresses = (

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
-use crate::artifacts::{ArtifactReplicator, BlobStore, SourceClient};
+use crate::artifacts::{ArtifactReplicator, BLOBS_DIR, BlobStore, SourceClient};
 use crate::config::ControllerConfig;
 use crate::connections::{Acceptor, ConnectionTable};
 use crate::fleet::{ControllerRecord, FleetHandle};
@@ -63,7 +63,7 @@ impl Startup {
         let follower = StoreFollower::new(store.clone(), fleet.clone(), kept);
         tasks.spawn(follower.run(stop.clone()));
         Self {
-            blobs: BlobStore::new(config.data_dir.join("blobs")),
+            blobs: BlobStore::new(config.data_dir.join(BLOBS_DIR)),
             sources,
             controllers,
             config,

@@ -80,6 +80,10 @@ impl StoreFollower {
                 changed = blocked.changed() => {
                     if changed.is_ok() {
                         let error = blocked.borrow_and_update().clone();
+                        // Whatever has happened to the store may have happened to the file as well.
+                        if error.is_some() {
+                            self.schedule_saving();
+                        }
                         self.fleet.send(FleetEvent::ChangesBlocked(error)).await;
                     }
                 }

@@ -45,6 +45,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         link: args.link.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))),
         advertise_link: args.advertise_link,
         store: StoreAddress::Embedded(data_dir.join("controller")),
+        init_store: args.init_store,
         data_dir: data_dir.join("controller"),
         http_api: args.http_api.config(),
         stop_grace: DRAIN_TIMEOUT,

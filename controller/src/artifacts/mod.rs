@@ -24,3 +24,6 @@ pub(crate) use copies::controller_client;
 pub(crate) use replicator::ArtifactReplicator;
 pub(crate) use source_client::SourceClient;
 pub use walk::{WalkError, walk};
+
+/// The folder of the files of models in a controller's data directory.
+pub(crate) const BLOBS_DIR: &str = "blobs";

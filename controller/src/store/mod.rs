@@ -12,6 +12,7 @@ mod etcd;
 pub mod keys;
 mod monitored;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,6 +164,37 @@ pub enum WatchEvent {
     Available,
 }
 
+/// What happened to the file of an embedded store while it was open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileLoss {
+    /// There is no file at its path any more.
+    Removed,
+    /// Another file is at its path.
+    Replaced,
+    /// The file has no content any more.
+    Emptied,
+}
+
+impl fmt::Display for FileLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Removed => "removed",
+            Self::Replaced => "replaced",
+            Self::Emptied => "emptied",
+        })
+    }
+}
+
+/// Where an embedded store that does not exist is created.
+#[derive(Debug, Clone, Default)]
+pub struct StoreCreation {
+    /// Further directories in which the controller keeps files. A store is not created beside those of a
+    /// fleet, which has then lost its store.
+    pub data_dirs: Vec<PathBuf>,
+    /// Whether a store is created all the same.
+    pub forced: bool,
+}
+
 /// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -180,9 +212,29 @@ pub enum StoreError {
     /// Another process has opened this file.
     #[error("the store {0} is in use by another process: stop it, or use another data directory")]
     InUse(PathBuf),
+    /// The file of the embedded store is not there, and other files of a fleet are.
+    #[error(
+        "the store {path} does not exist or is empty, but there was a fleet here ({found}): put the store back from a backup, or start once with --init-store for a new, empty fleet and run `flotilla restore`"
+    )]
+    Missing {
+        /// The file of the store.
+        path: PathBuf,
+        /// The file that a fleet has left.
+        found: PathBuf,
+    },
+    /// The file of the embedded store has disappeared while it was open.
+    #[error(
+        "the store {path} was {loss} while this controller uses it, and no change is accepted: put the file back; if it is lost, save the fleet with `flotilla backup`, restart the controller with --init-store and run `flotilla restore`"
+    )]
+    FileLost {
+        /// The file of the store.
+        path: PathBuf,
+        /// What happened to it.
+        loss: FileLoss,
+    },
     /// The file of the embedded store cannot be read.
     #[error(
-        "the store {path} is damaged ({reason}): restore it from a backup, or move it away to start empty"
+        "the store {path} is damaged ({reason}): restore it from a backup, or move it away and start once with --init-store for an empty fleet"
     )]
     Damaged {
         /// The file of the store.
@@ -246,6 +298,10 @@ impl StoreError {
                 | Self::EtcdAuth(_)
                 | Self::DiskFull(_)
                 | Self::Failed(_)
+                | Self::FileLost { .. }
+                | Self::Damaged { .. }
+                | Self::Directory { .. }
+                | Self::InUse(_)
         )
     }
 }
@@ -368,13 +424,28 @@ pub trait StoreWatch: Send {
     async fn next(&mut self) -> Result<WatchEvent, StoreError>;
 }
 
-/// Opens the store at `address`.
+/// Opens the store at `address`. An embedded one that does not exist is created, unless its directory has
+/// other files of a fleet.
 ///
 /// # Errors
 /// A [`StoreError`] whose message says what is wrong and what to do.
 pub async fn open(address: &StoreAddress) -> Result<Arc<dyn Store>, StoreError> {
+    open_or_create(address, StoreCreation::default()).await
+}
+
+/// Opens the store at `address`. An embedded one that does not exist is created as `creation` says.
+///
+/// # Errors
+/// A [`StoreError`] whose message says what is wrong and what to do.
+pub(crate) async fn open_or_create(
+    address: &StoreAddress,
+    creation: StoreCreation,
+) -> Result<Arc<dyn Store>, StoreError> {
     match address {
-        StoreAddress::Embedded(dir) => Ok(Arc::new(EmbeddedStore::open(dir).await?)),
+        StoreAddress::Embedded(dir) => {
+            let store = EmbeddedStore::open_or_create(dir, creation).await?;
+            Ok(Arc::new(store))
+        }
         StoreAddress::Etcd(address) => Ok(Arc::new(EtcdStore::open(address.clone())?)),
     }
 }

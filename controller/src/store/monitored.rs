@@ -12,7 +12,7 @@ use super::{
 };
 
 /// How often a store that takes changes is asked whether it still would.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How often a store that takes no changes is tried again.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 

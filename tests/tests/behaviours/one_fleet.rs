@@ -48,9 +48,13 @@ async fn controller_with_an_empty_store_changes_nothing_on_the_nodes() {
     let (mut cluster, api) = fleet_with_a_pushed_model().await;
     let before = blobs(cluster.dir(), "n1");
     assert!(!before.is_empty());
-    let (store, kept) = (cluster.dir().join("controller"), cluster.dir().join("kept"));
+    let dir = cluster.dir().to_owned();
+    let folders =
+        ["controller", "files"].map(|name| (dir.join(name), dir.join(name.to_owned() + "-kept")));
     cluster.kill_controller();
-    std::fs::rename(&store, &kept).unwrap();
+    for (folder, kept) in &folders {
+        std::fs::rename(folder, kept).unwrap();
+    }
     cluster.restart_controller().await;
     // Both ends say it: the agent's log, and every list of the controller.
     let agent = cluster.agent_mut("n1");
@@ -65,8 +69,12 @@ async fn controller_with_an_empty_store_changes_nothing_on_the_nodes() {
 
     // With its own store again, the node goes on without loading anything anew.
     cluster.kill_controller();
-    std::fs::remove_dir_all(&store).unwrap();
-    std::fs::rename(&kept, &store).unwrap();
+    for (folder, kept) in &folders {
+        if folder.exists() {
+            std::fs::remove_dir_all(folder).unwrap();
+        }
+        std::fs::rename(kept, folder).unwrap();
+    }
     cluster.restart_controller().await;
     cluster.wait_for_replicas("m", 1).await;
     assert_eq!(
@@ -85,7 +93,9 @@ async fn node_moves_to_another_fleet_with_the_flag_that_its_log_names() {
     let (mut cluster, api) = fleet_with_a_pushed_model().await;
     let before = blobs(cluster.dir(), "n1");
     cluster.kill_controller();
-    std::fs::remove_dir_all(cluster.dir().join("controller")).unwrap();
+    for folder in ["controller", "files"] {
+        std::fs::remove_dir_all(cluster.dir().join(folder)).unwrap();
+    }
     cluster.restart_controller().await;
     let line = cluster.agent_mut("n1").wait_for_line("--adopt-fleet ");
     let fleet = line.split("--adopt-fleet ").nth(1).unwrap();

@@ -326,12 +326,11 @@ async fn full_disk_stops_changes_only_until_there_is_room_and_is_named() {
     wait_until(async || is_refused(&api).await).await;
     controller.process.stop();
     let controller = start();
-    let full = "is full: free some space";
-    assert!(controller.process.count_lines(full) > 0, "it says why");
     let api = controller.api.clone();
     wait_until(async || api.models().await.len() == 2).await;
     // It has no room to say that it leads, or little.
     wait_until(async || is_refused(&api).await).await;
+    wait_until(async || readiness(&api).await.1.contains("is full: free some space")).await;
     disk.make_room();
     wait_until(async || {
         let controllers = api.items("controllers").await;
@@ -341,6 +340,44 @@ async fn full_disk_stops_changes_only_until_there_is_room_and_is_named() {
     })
     .await;
     api.apply(&simulated_model("later", 1, &json!({}))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded_store_that_is_deleted_takes_no_changes_and_is_not_created_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("controller");
+    let store = format!("embedded:{}", data.display());
+    let controller = start_controller(dir.path(), &store);
+    let _agent = start_agent(dir.path(), &controller, "n1");
+    let api = controller.api.clone();
+    api.apply(&simulated_model("m", 1, &json!({}))).await;
+    wait_until(async || api.ready_replicas("m").await == 1).await;
+    std::fs::remove_dir_all(&data).unwrap();
+    let (status, answer) = api.try_apply(&simulated_model("lost", 1, &json!({}))).await;
+    assert_eq!(
+        (status, &answer["error"]["code"]),
+        (503, &json!("store_unavailable"))
+    );
+    let message = answer["error"]["message"].to_string();
+    assert!(message.contains("was removed"), "{message}");
+    wait_until(async || readiness(&api).await.1.contains("flotilla backup")).await;
+    let (_, list) = api.get("api/v1/nodes").await;
+    assert!(list["notes"].to_string().contains("was removed"), "{list}");
+    assert_eq!(api.chat("m", "hi", false).await.status(), 200);
+    controller.process.stop();
+
+    // What it knew is kept, and shows that there was a fleet.
+    let args = controller_args(dir.path(), &store);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (status, output) = Process::start(dir.path(), &args).wait();
+    assert!(!status.success());
+    assert!(output.contains("--init-store"), "{output}");
+    assert!(output.contains("desired-state.jsonl"), "{output}");
+    let mut command = Command::new(flotilla_binary());
+    command.args(&args).arg("--init-store");
+    let controller = started(Process::spawn(command));
+    wait_until(async || controller.api.get("readyz").await.0 == 200).await;
+    assert!(controller.api.models().await.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
