@@ -4,8 +4,14 @@
 //! nodes. Placing everything on the nodes that are left would overload them, and would have to be
 //! undone when the others return. Above a limit nothing is placed elsewhere for a while, and then the
 //! models of one node after another. Kubernetes' node controller limits its evictions in the same way.
+//!
+//! Each lost node is judged by the losses within a minute of its own, so that a node that fails later
+//! does not wait for those that are held. A node counts only while it has models and its loss is news:
+//! the leader records in the store which nodes are given up, as Kubernetes records it in taints, and a
+//! controller that starts does not count them again. Once most of the nodes that were lost together
+//! have returned, those that stay away are given up soon.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -21,6 +27,9 @@ const MAX_NAMED: usize = 4;
 pub const HOLD: Duration = Duration::from_secs(300);
 /// Time between two nodes whose models are placed elsewhere after [`HOLD`].
 pub const RELEASE_INTERVAL: Duration = Duration::from_secs(60);
+/// Time in which the last nodes return once so many have returned that the others could be lost at
+/// once: longer than an agent's longest pause between two attempts to dial, and the time to join.
+pub const RETURN_TIME: Duration = Duration::from_secs(30);
 
 /// The connection of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,11 +51,41 @@ impl NodeConnection {
     }
 }
 
+/// A node of the fleet, as far as the guard needs it.
+#[derive(Debug, Clone, Copy)]
+pub struct GuardedNode<'a> {
+    /// The name of the node.
+    pub name: &'a NodeName,
+    /// The connection of the node.
+    pub connection: NodeConnection,
+    /// Whether models are assigned to the node.
+    pub has_models: bool,
+    /// Whether the store records that the node's models may be placed elsewhere.
+    pub given_up: bool,
+}
+
+impl GuardedNode<'_> {
+    /// Returns whether there is something to decide if the node is lost: it has models, and whether they
+    /// may be placed elsewhere has not been decided before.
+    fn is_undecided(&self) -> bool {
+        self.has_models && !self.given_up
+    }
+}
+
+/// Why the models of a lost node may be placed elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Release {
+    /// The guard has decided it. The loss counts among those of the same minute.
+    Decided,
+    /// There was nothing to decide.
+    Undisputed,
+}
+
 /// Which lost nodes may have their models placed elsewhere.
 #[derive(Debug, Clone, Default)]
 pub struct LossGuard {
     /// The lost nodes whose models may be placed elsewhere.
-    released: BTreeSet<NodeName>,
+    released: BTreeMap<NodeName, Release>,
     hold: Option<PlacementHold>,
 }
 
@@ -61,6 +100,11 @@ pub struct PlacementHold {
     pub fleet: usize,
     /// When the models of the next node are placed elsewhere.
     pub next_release: Instant,
+    /// The time of the last loss that was one of too many. Nodes that are lost within [`LOSS_WINDOW`]
+    /// of it are held as well.
+    last_loss: Instant,
+    /// Since when so many nodes have returned that the held ones could be lost at once.
+    settled_since: Option<Instant>,
 }
 
 impl LossGuard {
@@ -81,77 +125,118 @@ impl LossGuard {
     /// Returns the time of the next change without an event. `None`: there is none.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.hold.as_ref().map(|hold| hold.next_release)
+        self.hold.as_ref().map(PlacementHold::next_deadline)
     }
 
     /// Decides about the nodes that are newly lost, forgets those that have returned, and releases the
     /// nodes that are due at `now`. `nodes` are all nodes of the fleet.
-    pub fn update(&mut self, nodes: &[(&NodeName, NodeConnection)], now: Instant) {
-        let lost: BTreeMap<&NodeName, Instant> = nodes
+    pub fn update(&mut self, nodes: &[GuardedNode<'_>], now: Instant) {
+        let is_lost = |node: &GuardedNode<'_>| matches!(node.connection, NodeConnection::Lost(_));
+        let lost: BTreeMap<&NodeName, &GuardedNode<'_>> = nodes
             .iter()
-            .filter_map(|(name, connection)| match connection {
-                NodeConnection::Lost(at) => Some((*name, *at)),
-                _ => None,
-            })
+            .filter(|node| is_lost(node))
+            .map(|node| (node.name, node))
             .collect();
-        self.released.retain(|name| lost.contains_key(name));
+        self.released.retain(|name, _| lost.contains_key(name));
         if let Some(hold) = &mut self.hold {
-            hold.nodes.retain(|name, _| lost.contains_key(name));
+            hold.nodes
+                .retain(|name, _| lost.get(name).is_some_and(|node| node.is_undecided()));
         }
         self.add_newly_lost(nodes, &lost, now);
-        self.release_due(now);
+        self.release_due(nodes, now);
+    }
+
+    /// Returns when a node was disconnected if its loss counts.
+    fn counted_loss(&self, node: &GuardedNode<'_>) -> Option<Instant> {
+        let counts = match self.released.get(node.name) {
+            Some(release) => *release == Release::Decided,
+            None => node.is_undecided(),
+        };
+        node.connection.lost_at().filter(|_| counts)
     }
 
     fn add_newly_lost(
         &mut self,
-        nodes: &[(&NodeName, NodeConnection)],
-        lost: &BTreeMap<&NodeName, Instant>,
+        nodes: &[GuardedNode<'_>],
+        lost: &BTreeMap<&NodeName, &GuardedNode<'_>>,
         now: Instant,
     ) {
-        let is_new = |name: &NodeName| !self.released.contains(name) && !self.is_held(name);
-        let new: Vec<(&NodeName, Instant)> = lost
-            .iter()
-            .filter(|(name, _)| is_new(name))
-            .map(|(name, at)| (*name, *at))
-            .collect();
-        if new.is_empty() {
-            return;
-        }
-        let connected = nodes
-            .iter()
-            .filter(|(_, connection)| *connection == NodeConnection::Connected)
-            .count();
-        let mut losses: Vec<Instant> = nodes.iter().filter_map(|(_, c)| c.lost_at()).collect();
+        let connected = connected(nodes);
+        let losses = nodes.iter().filter_map(|node| self.counted_loss(node));
+        let mut losses: Vec<Instant> = losses.collect();
         losses.sort_unstable();
+        let mut new = Vec::new();
+        for (name, node) in lost {
+            if self.released.contains_key(*name) || self.is_held(name) {
+                continue;
+            }
+            match self.counted_loss(node) {
+                Some(at) => new.push((*name, at)),
+                None => {
+                    self.released.insert((*name).clone(), Release::Undisputed);
+                }
+            }
+        }
+        let mut within_limit = Vec::new();
         for (name, at) in new {
             let first = losses.partition_point(|other| *other + LOSS_WINDOW < at);
             let end = losses.partition_point(|other| *other <= at + LOSS_WINDOW);
             let at_once = end - first;
             let fleet = connected + at_once;
-            if let Some(hold) = &mut self.hold {
-                hold.nodes.insert(name.clone(), at);
-                hold.lost = hold.lost.max(at_once);
-            } else if at_once > allowed_losses(fleet) {
-                self.hold = Some(PlacementHold {
-                    nodes: BTreeMap::from([(name.clone(), at)]),
-                    lost: at_once,
-                    fleet,
-                    next_release: now + HOLD,
-                });
-            } else {
-                self.released.insert(name.clone());
+            if at_once <= allowed_losses(fleet) {
+                within_limit.push((name, at));
+                continue;
+            }
+            let hold = self.hold.get_or_insert_with(|| PlacementHold {
+                nodes: BTreeMap::new(),
+                lost: at_once,
+                fleet,
+                next_release: now + HOLD,
+                last_loss: at,
+                settled_since: None,
+            });
+            hold.nodes.insert(name.clone(), at);
+            hold.last_loss = hold.last_loss.max(at);
+            if at_once > hold.lost {
+                (hold.lost, hold.fleet) = (at_once, fleet);
+            }
+        }
+        for (name, at) in within_limit {
+            match &mut self.hold {
+                Some(hold) if hold.is_part(at) => {
+                    hold.nodes.insert(name.clone(), at);
+                }
+                _ => {
+                    self.released.insert(name.clone(), Release::Decided);
+                }
             }
         }
     }
 
-    /// Releases the node that has been lost for longest if its time has come.
-    fn release_due(&mut self, now: Instant) {
+    /// Releases the node that has been lost for longest if its time has come, or all held nodes if the
+    /// others have returned.
+    fn release_due(&mut self, nodes: &[GuardedNode<'_>], now: Instant) {
         let Some(hold) = &mut self.hold else { return };
-        if hold.next_release <= now {
+        let is_away = |node: &&GuardedNode<'_>| match self.released.get(node.name) {
+            Some(Release::Decided) => node.connection.lost_at().is_some_and(|at| hold.is_part(at)),
+            Some(Release::Undisputed) => false,
+            None => node.is_undecided() && node.connection.lost_at().is_some(),
+        };
+        let away = nodes.iter().filter(is_away).count();
+        let settled = away <= allowed_losses(connected(nodes) + away);
+        hold.settled_since = settled.then(|| hold.settled_since.unwrap_or(now));
+        if hold
+            .settled_since
+            .is_some_and(|since| since + RETURN_TIME <= now)
+        {
+            let nodes = std::mem::take(&mut hold.nodes).into_keys();
+            self.released
+                .extend(nodes.map(|name| (name, Release::Decided)));
+        } else if hold.next_release <= now {
             let longest = hold.nodes.iter().min_by_key(|(name, at)| (**at, *name));
             if let Some(name) = longest.map(|(name, _)| name.clone()) {
                 hold.nodes.remove(&name);
-                self.released.insert(name);
+                self.released.insert(name, Release::Decided);
             }
             hold.next_release = now + RELEASE_INTERVAL;
         }
@@ -159,6 +244,24 @@ impl LossGuard {
             self.hold = None;
         }
     }
+}
+
+impl PlacementHold {
+    /// Returns whether a node that was disconnected at this time was lost together with the held ones.
+    fn is_part(&self, at: Instant) -> bool {
+        at <= self.last_loss + LOSS_WINDOW && self.last_loss <= at + LOSS_WINDOW
+    }
+
+    fn next_deadline(&self) -> Instant {
+        let settled = self.settled_since.map(|since| since + RETURN_TIME);
+        settled.map_or(self.next_release, |settled| settled.min(self.next_release))
+    }
+}
+
+/// Returns how many nodes are connected.
+fn connected(nodes: &[GuardedNode<'_>]) -> usize {
+    let is_connected = |node: &&GuardedNode<'_>| node.connection == NodeConnection::Connected;
+    nodes.iter().filter(is_connected).count()
 }
 
 impl fmt::Display for PlacementHold {
@@ -193,186 +296,4 @@ fn allowed_losses(fleet: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn names(n: usize) -> Vec<NodeName> {
-        (0..n)
-            .map(|i| NodeName::new(&format!("n{i:03}")).unwrap())
-            .collect()
-    }
-
-    /// Returns the number of lost nodes that keep their models.
-    fn held(guard: &LossGuard) -> usize {
-        guard.hold().map_or(0, |hold| hold.nodes.len())
-    }
-
-    /// Updates a guard of `total` nodes of which the first `lost` are lost since `at`.
-    fn lose(guard: &mut LossGuard, total: usize, lost: usize, at: Instant, now: Instant) {
-        let names = names(total);
-        let connection = |i| {
-            if i < lost {
-                NodeConnection::Lost(at)
-            } else {
-                NodeConnection::Connected
-            }
-        };
-        let nodes: Vec<_> = (0..total).map(|i| (&names[i], connection(i))).collect();
-        guard.update(&nodes, now);
-    }
-
-    #[test]
-    fn larger_of_two_nodes_and_half_of_the_fleet_may_be_lost_at_once() {
-        let now = Instant::now();
-        for (total, lost, expected) in [
-            (1, 1, 0),
-            (2, 2, 0),
-            (3, 2, 0),
-            (3, 3, 3),
-            (5, 3, 3),
-            (8, 4, 0),
-            (8, 5, 5),
-        ] {
-            let mut guard = LossGuard::default();
-            lose(&mut guard, total, lost, now, now);
-            assert_eq!(held(&guard), expected, "{lost} of {total}");
-        }
-    }
-
-    #[test]
-    fn nodes_that_are_about_to_be_lost_count() {
-        let now = Instant::now();
-        let names = names(4);
-        let at = |seconds| now + Duration::from_secs(seconds);
-        let mut nodes: Vec<_> = (0..4)
-            .map(|i| (&names[i], NodeConnection::Disconnected(at(i as u64))))
-            .collect();
-        nodes[0].1 = NodeConnection::Lost(now);
-        let mut guard = LossGuard::default();
-        guard.update(&nodes, at(15));
-        assert!(guard.is_held(&names[0]));
-    }
-
-    #[test]
-    fn nodes_lost_one_after_another_are_released_at_once() {
-        let mut now = Instant::now();
-        let names = names(10);
-        let mut nodes: Vec<_> = names
-            .iter()
-            .map(|name| (name, NodeConnection::Connected))
-            .collect();
-        let mut guard = LossGuard::default();
-        for i in 0..10 {
-            now += LOSS_WINDOW + Duration::from_secs(1);
-            nodes[i].1 = NodeConnection::Lost(now);
-            guard.update(&nodes, now);
-            assert_eq!(guard.hold(), None);
-        }
-    }
-
-    #[test]
-    fn held_nodes_are_released_one_by_one_after_the_hold() {
-        let start = Instant::now();
-        let mut guard = LossGuard::default();
-        lose(&mut guard, 4, 4, start, start);
-        assert_eq!(guard.next_deadline(), Some(start + HOLD));
-        lose(
-            &mut guard,
-            4,
-            4,
-            start,
-            start + HOLD - Duration::from_millis(1),
-        );
-        assert_eq!(held(&guard), 4);
-        let mut now = start + HOLD;
-        for left in [3, 2, 1] {
-            lose(&mut guard, 4, 4, start, now);
-            assert_eq!(held(&guard), left);
-            lose(&mut guard, 4, 4, start, now + RELEASE_INTERVAL / 2);
-            assert_eq!(held(&guard), left);
-            now += RELEASE_INTERVAL;
-        }
-        lose(&mut guard, 4, 4, start, now);
-        assert_eq!(guard.hold(), None);
-        assert_eq!(guard.next_deadline(), None);
-    }
-
-    #[test]
-    fn text_says_what_happened_and_what_happens_next() {
-        let now = Instant::now();
-        let mut guard = LossGuard::default();
-        lose(&mut guard, 8, 6, now, now);
-        let text = guard.hold().unwrap().to_string();
-        assert!(
-            text.starts_with(
-                "6 of 8 nodes were lost within a minute, probably by a fault of the network: \
-                 n000, n001, n002, n003 and 2 more keep their models. If they do not return within 5 minutes"
-            ),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn hold_ends_when_the_nodes_return() {
-        let start = Instant::now();
-        let mut guard = LossGuard::default();
-        lose(&mut guard, 8, 8, start, start);
-        lose(&mut guard, 8, 1, start, start + Duration::from_secs(10));
-        assert_eq!(held(&guard), 1);
-        lose(&mut guard, 8, 0, start, start + Duration::from_secs(20));
-        assert_eq!(guard.hold(), None);
-    }
-
-    proptest! {
-        #[test]
-        fn each_lost_node_is_either_held_or_released(
-            total in 1usize..30, steps in prop::collection::vec((0usize..30, 0u64..20, any::<bool>()), 1..80),
-        ) {
-            let mut now = Instant::now();
-            let names = names(total);
-            let mut nodes: Vec<_> = names.iter().map(|name| (name, NodeConnection::Connected)).collect();
-            let mut guard = LossGuard::default();
-            for (node, wait, lost) in steps {
-                now += Duration::from_secs(wait);
-                nodes[node % total].1 = if lost { NodeConnection::Lost(now) } else { NodeConnection::Connected };
-                let before = guard.released.clone();
-                guard.update(&nodes, now);
-                let newly = guard.released.difference(&before).count();
-                for (name, connection) in &nodes {
-                    let is_lost = matches!(connection, NodeConnection::Lost(_));
-                    let is_known = guard.is_held(name) != guard.released.contains(*name);
-                    prop_assert_eq!(is_lost, is_known);
-                }
-                prop_assert!(newly <= 1, "each step loses one node at most");
-            }
-        }
-
-        #[test]
-        fn nodes_lost_together_are_all_held_or_all_released(
-            total in 1usize..200, lost in 0usize..200, spread in 0u64..60,
-        ) {
-            let lost = lost.min(total);
-            let start = Instant::now();
-            let names = names(total);
-            let mut guard = LossGuard::default();
-            // All are disconnected before the first one counts as lost.
-            for counted in 1..=lost {
-                let connection = |i: usize| {
-                    let at = start + Duration::from_secs(spread * i as u64 / total as u64);
-                    if i < counted {
-                        NodeConnection::Lost(at)
-                    } else if i < lost {
-                        NodeConnection::Disconnected(at)
-                    } else {
-                        NodeConnection::Connected
-                    }
-                };
-                let nodes: Vec<_> = (0..total).map(|i| (&names[i], connection(i))).collect();
-                guard.update(&nodes, start + Duration::from_secs(60));
-            }
-            let expected = if lost > (total / 2).max(2) { lost } else { 0 };
-            prop_assert_eq!(held(&guard), expected);
-        }
-    }
-}
+mod tests;

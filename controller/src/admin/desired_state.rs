@@ -161,7 +161,11 @@ impl DesiredStateWriter {
     /// # Errors
     /// Those of the store.
     pub async fn delete_node(&self, name: &NodeName) -> Result<StoreRevision, StoreError> {
-        let keys = [keys::node(name), keys::node_operation(name)];
+        let keys = [
+            keys::node(name),
+            keys::node_operation(name),
+            keys::given_up(name),
+        ];
         let deletes = keys.map(|key| StoreWrite::Delete { key });
         self.write(deletes.into()).await
     }

@@ -67,6 +67,7 @@ impl FleetState {
             kept_since: self.kept_since,
             store_error: self.store_error.clone(),
             placement_hold: self.loss_guard.hold().cloned(),
+            given_up: self.stored.given_up.clone(),
             changes_blocked: self.changes_blocked.clone(),
             ignored: self.ignored.notes(),
             undecoded: self.undecoded_entries(),

@@ -29,6 +29,7 @@ pub(super) enum StoredValue {
     FailedRevision(ModelName, FailedRevisionRecord),
     Node(NodeName, NodeRecord),
     NodeOperation(NodeName, NodeOperationRecord),
+    GivenUp(NodeName),
     Assignment(Assignment, ModelRevision),
     PushedManifest(ArtifactName, Manifest),
     FetchedManifest(String, Manifest),
@@ -111,6 +112,7 @@ impl Decoder {
             StoreKey::FailedRevision(name) => StoredValue::FailedRevision(name, self.json(&value)?),
             StoreKey::Node(name) => StoredValue::Node(name, self.json(&value)?),
             StoreKey::NodeOperation(name) => StoredValue::NodeOperation(name, self.json(&value)?),
+            StoreKey::GivenUp(name) => StoredValue::GivenUp(name),
             StoreKey::Assignment(assignment) => {
                 let record: AssignmentRecord = self.json(&value)?;
                 StoredValue::Assignment(assignment, record.revision)

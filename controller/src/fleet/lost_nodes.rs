@@ -1,10 +1,11 @@
 //! Lost nodes: when they get their grace again, and whose models may be placed elsewhere.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use flotilla_core::NodeName;
 use flotilla_core::health::NodePhase;
-use flotilla_core::loss_guard::NodeConnection;
+use flotilla_core::loss_guard::{GuardedNode, NodeConnection};
 
 use super::node::NodeState;
 use super::state::FleetState;
@@ -12,13 +13,17 @@ use super::state::FleetState;
 impl FleetState {
     /// Decides which lost nodes may have their models placed elsewhere at `now`.
     pub(super) fn update_loss_guard(&mut self, now: Instant) {
-        let connections: Vec<_> = self
-            .nodes
-            .iter()
-            .map(|(name, node)| (name, node.health.connection()))
-            .collect();
+        let assignments = self.stored.assignments.keys();
+        let with_models: BTreeSet<&NodeName> = assignments.map(|a| &a.node).collect();
+        let nodes = self.nodes.iter().map(|(name, node)| GuardedNode {
+            name,
+            connection: node.health.connection(),
+            has_models: with_models.contains(name),
+            given_up: self.stored.given_up.contains(name),
+        });
+        let nodes: Vec<_> = nodes.collect();
         let was_held = self.loss_guard.hold().is_some();
-        self.loss_guard.update(&connections, now);
+        self.loss_guard.update(&nodes, now);
         match (was_held, self.loss_guard.hold()) {
             (false, Some(hold)) => tracing::error!("{hold}"),
             (true, None) => tracing::info!(

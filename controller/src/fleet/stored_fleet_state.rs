@@ -1,6 +1,6 @@
 //! The part of the fleet's state that is a copy of the store.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flotilla_core::placement::Assignment;
@@ -26,6 +26,8 @@ pub(super) struct StoredFleetState {
     /// The assignments, with the revision to serve.
     pub(super) assignments: BTreeMap<Assignment, ModelRevision>,
     pub(super) operations: BTreeMap<NodeName, NodeOperationRecord>,
+    /// The lost nodes whose models may be placed elsewhere, as far as a leader has recorded it.
+    pub(super) given_up: BTreeSet<NodeName>,
     /// The number of requests in the pending queues, by model and id of the controller.
     pub(super) waiting: BTreeMap<ModelName, BTreeMap<String, u32>>,
 }
@@ -70,6 +72,9 @@ impl StoredFleetState {
             StoredValue::NodeOperation(name, record) => {
                 self.operations.insert(name, record);
             }
+            StoredValue::GivenUp(name) => {
+                self.given_up.insert(name);
+            }
             StoredValue::PushedManifest(name, manifest) => {
                 self.manifests_mut().pushed.insert(name, Arc::new(manifest));
             }
@@ -110,6 +115,7 @@ impl StoredFleetState {
                 .is_some_and(|by_model| by_model.remove(model).is_some()),
             StoreKey::Assignment(assignment) => self.assignments.remove(assignment).is_some(),
             StoreKey::NodeOperation(name) => self.operations.remove(name).is_some(),
+            StoreKey::GivenUp(name) => self.given_up.remove(name),
             StoreKey::PushedManifest(name) => self.manifests_mut().pushed.remove(name).is_some(),
             StoreKey::FetchedManifest(id) => self.manifests_mut().fetched.remove(id).is_some(),
             StoreKey::FetchProgress(id) => self.manifests_mut().fetches.remove(id).is_some(),

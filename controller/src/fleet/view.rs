@@ -61,6 +61,8 @@ pub struct FleetView {
     pub store_error: Option<String>,
     /// The lost nodes that keep their models, since too many were lost at once. `None`: none does.
     pub placement_hold: Option<PlacementHold>,
+    /// The lost nodes whose models may be placed elsewhere, as far as a leader has recorded it.
+    pub given_up: BTreeSet<NodeName>,
     /// Why the store takes no changes, though it can be read. `None` while it does.
     pub changes_blocked: Option<String>,
     /// What of the store this version does not understand, as sentences for people.

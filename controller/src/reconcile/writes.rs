@@ -10,7 +10,9 @@ use super::model_scalers::ModelScalers;
 use super::problem::ProblemInputs;
 use super::rollout_step::RolloutAction;
 use crate::fleet::records::encode;
-use crate::fleet::{AssignmentRecord, FailedRevisionRecord, FleetView, ModelView, StableRecord};
+use crate::fleet::{
+    AssignmentRecord, FailedRevisionRecord, FleetView, ModelView, NodePhase, StableRecord,
+};
 use crate::store::{StoreWrite, keys};
 
 /// Number of assignments that a line of the log names.
@@ -29,7 +31,7 @@ pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Ve
             "the placement changes"
         );
     }
-    let mut writes = Vec::new();
+    let mut writes = given_up_marks(view);
     for assignment in &plan.evict {
         let key = keys::assignment(assignment);
         writes.push(StoreWrite::Delete { key });
@@ -51,6 +53,23 @@ pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Ve
         }
     }
     writes
+}
+
+/// Records which lost nodes are given up, so that a controller that starts does not take them for lost
+/// at once with a node that fails then.
+fn given_up_marks(view: &FleetView) -> Vec<StoreWrite> {
+    let given_up = view.nodes.iter().filter(|(_, node)| node.is_given_up());
+    let unmarked = given_up.filter(|(name, _)| !view.given_up.contains(*name));
+    let marks = unmarked.map(|(name, _)| StoreWrite::put(keys::given_up(name), b"{}".to_vec()));
+    let is_outdated = |name: &&NodeName| {
+        let node = view.nodes.get(*name);
+        node.is_none_or(|node| matches!(node.phase, NodePhase::Joining | NodePhase::Ready))
+    };
+    let outdated = view.given_up.iter().filter(is_outdated);
+    let deletes = outdated.map(|name| StoreWrite::Delete {
+        key: keys::given_up(name),
+    });
+    marks.chain(deletes).collect()
 }
 
 /// Returns the first assignments as a text for the log, such as `a on n1, b on n2 and 3 more`.

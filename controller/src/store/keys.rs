@@ -45,6 +45,8 @@ pub enum StoreKey {
     Node(NodeName),
     /// The operation on a node: cordon or drain.
     NodeOperation(NodeName),
+    /// The mark of a lost node whose models may be placed elsewhere.
+    GivenUp(NodeName),
     /// The assignment of a model to a node.
     Assignment(Assignment),
     /// The manifest of files that were pushed under this name.
@@ -130,6 +132,13 @@ pub fn node_operation(name: &NodeName) -> String {
     format!("{ROOT}operations/{name}")
 }
 
+/// The key of the mark of a lost node whose models may be placed elsewhere. The leader sets it when it
+/// gives the node up, and deletes it when the node is connected again.
+#[must_use]
+pub fn given_up(name: &NodeName) -> String {
+    format!("{ROOT}given-up/{name}")
+}
+
 /// The key of a running controller.
 #[must_use]
 pub fn controller(id: &str) -> String {
@@ -192,6 +201,7 @@ pub fn parse(key: &str) -> Option<StoreKey> {
         "failed" => model(name).map(StoreKey::FailedRevision),
         "nodes" => node(name).map(StoreKey::Node),
         "operations" => node(name).map(StoreKey::NodeOperation),
+        "given-up" => node(name).map(StoreKey::GivenUp),
         "pushed" => ArtifactName::new(name).ok().map(StoreKey::PushedManifest),
         "fetched" => Some(StoreKey::FetchedManifest(name.to_owned())),
         "fetch-progress" => Some(StoreKey::FetchProgress(name.to_owned())),
@@ -240,6 +250,7 @@ mod tests {
             (stable_revision(&m), StoreKey::StableRevision(m.clone())),
             (failed_revision(&m), StoreKey::FailedRevision(m.clone())),
             (node_operation(&n), StoreKey::NodeOperation(n.clone())),
+            (given_up(&n), StoreKey::GivenUp(n.clone())),
             (pushed_manifest(&a), StoreKey::PushedManifest(a)),
             (
                 fetched_manifest("id"),

@@ -477,9 +477,24 @@ fn memory_reported_by_a_node_is_known_for_the_model() {
 }
 
 impl TestState {
-    /// The node `name` joins, and reports that it serves `m`.
+    fn put(&mut self, key: String, value: &str) {
+        let entry = StoreEntry {
+            key,
+            value: value.into(),
+            revision: StoreRevision(8),
+        };
+        let change = StoreChange::Put(entry);
+        self.state.apply(FleetEvent::StoreChanged(change), self.now);
+    }
+
+    /// The node `name` joins, is assigned `m`, and reports that it serves it.
     fn serve_on(&mut self, name: &str) {
         self.node = NodeName::new(name).unwrap();
+        let assignment = Assignment {
+            node: self.node.clone(),
+            model: ModelName::new("m").unwrap(),
+        };
+        self.put(keys::assignment(&assignment), r#"{"revision": 7}"#);
         let session = format!("session of {name} at {:?}", self.now);
         self.join(&link(&session));
         self.report(&session, vec![status(ModelPhase::Ready, 7)]);
@@ -530,6 +545,23 @@ fn nodes_keep_their_models_when_too_many_are_lost_at_once() {
     }
     assert_eq!(fleet.lost_and_given_up(), [(false, false); 4]);
     assert_eq!(fleet.state.build_view(1, fleet.now).placement_hold, None);
+}
+
+#[test]
+fn failure_right_after_a_restart_is_not_held_up_by_nodes_that_were_given_up_before() {
+    let nodes = ["n1", "n2", "n3", "n4", "n5", "n6"];
+    for dead in [0, 4] {
+        // As a controller sees them that has started while none of them is connected.
+        let mut fleet = TestState::new();
+        for name in nodes {
+            fleet.serve_on(name);
+        }
+        for name in &nodes[..dead] {
+            fleet.put(keys::given_up(&NodeName::new(name).unwrap()), "{}");
+        }
+        fleet.lose(&nodes);
+        assert_eq!(fleet.lost_and_given_up(), [(true, dead > 0); 6]);
+    }
 }
 
 #[test]
