@@ -1,15 +1,22 @@
 //! Client of the fleet's HTTP API.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use reqwest::{Client, Method, RequestBuilder, Response, Url};
+use reqwest::header::{CONTENT_LENGTH, RETRY_AFTER};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::args::Endpoint;
 use crate::connection_error::{self, without_credentials};
+
+/// Attempts to upload a file while too many others are uploaded.
+const UPLOAD_ATTEMPTS: usize = 60;
+/// Time until the next attempt where the controller names none.
+const UPLOAD_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// A client of one fleet.
 ///
@@ -69,7 +76,7 @@ impl FleetClient {
     /// Sends a `GET` request and returns the response for streaming. `None`: there is no such thing.
     pub(crate) async fn get_if_found(&self, path: &[&str]) -> anyhow::Result<Option<Response>> {
         let response = self.send_unchecked(self.request(Method::GET, path)).await?;
-        if response.status() == reqwest::StatusCode::NOT_FOUND {
+        if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
         check_status(response).await.map(Some)
@@ -113,11 +120,28 @@ impl FleetClient {
         self.send(self.client.put(url).json(body)).await
     }
 
-    /// Sends a `PUT` request with the content of a file as its body.
+    /// Sends a `PUT` request with the content of a file as its body. Tries again for a while when too
+    /// many files are uploaded already.
     pub(crate) async fn put_file(&self, path: &[&str], file: &Path) -> anyhow::Result<()> {
+        for _ in 1..UPLOAD_ATTEMPTS {
+            let response = self.send_file(path, file).await?;
+            if response.status() != StatusCode::TOO_MANY_REQUESTS {
+                return check_status(response).await.map(drop);
+            }
+            tokio::time::sleep(retry_after(&response)).await;
+        }
+        check_status(self.send_file(path, file).await?)
+            .await
+            .map(drop)
+    }
+
+    async fn send_file(&self, path: &[&str], file: &Path) -> anyhow::Result<Response> {
         let file = tokio::fs::File::open(file).await?;
-        let request = self.request(Method::PUT, path).body(file);
-        self.send(request).await.map(drop)
+        let size = file.metadata().await?.len();
+        let request = self.request(Method::PUT, path);
+        // The controller sees at once whether it has space for the file.
+        let request = request.header(CONTENT_LENGTH, size).body(file);
+        self.send_unchecked(request).await
     }
 
     /// Watches a list. The response has a line of JSON for the current list, and another one
@@ -171,6 +195,13 @@ impl FleetClient {
         let sent = request.send().await;
         sent.map_err(|error| anyhow!(connection_error::message(&self.base, &error)))
     }
+}
+
+/// Returns when the controller wants the request to be sent again.
+fn retry_after(response: &Response) -> Duration {
+    let header = response.headers().get(RETRY_AFTER);
+    let seconds = header.and_then(|value| value.to_str().ok()?.parse().ok());
+    seconds.map_or(UPLOAD_RETRY_AFTER, Duration::from_secs)
 }
 
 /// Parses the JSON of a successful response.

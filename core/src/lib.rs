@@ -9,6 +9,7 @@
 //! - the task of a request and the replica that answers it ([`routing`]), from estimates of time
 //!   ([`estimate`]) and energy ([`energy`]) and from measured quality ([`quality`]);
 //! - the order of waiting requests ([`admission`]);
+//! - how much of a disk files of models may take ([`disk`]);
 //! - requests, events and errors as all layers share them ([`generate`]), and how the JSON of clients is
 //!   read ([`json`]).
 //!
@@ -17,6 +18,7 @@
 
 pub mod admission;
 pub mod artifact;
+pub mod disk;
 pub mod energy;
 pub mod estimate;
 pub mod generate;

@@ -13,6 +13,9 @@ pub enum ReplicaReadiness {
     /// Its node has not reported yet since the link to it came up, or since its link was lost. The
     /// replica may answer.
     Unknown,
+    /// Its node has not reported for so long, although it is linked to another controller, that nothing
+    /// waits for it any more. The replica counts as one that does not answer.
+    Unreachable,
 }
 
 impl ReplicaReadiness {
@@ -25,7 +28,7 @@ impl ReplicaReadiness {
     /// Returns whether the replica answers or may answer.
     #[must_use]
     pub fn may_answer(self) -> bool {
-        self != Self::NotReady
+        matches!(self, Self::Ready(_) | Self::Unknown)
     }
 
     /// Returns whether the replica is known to answer with this revision.

@@ -62,7 +62,9 @@ pub enum RolloutStep<'a> {
 /// Replicas that are known not to answer are updated at once, since no request depends on them. Of
 /// the replicas that answer, one is updated first. Once it serves the target revision, the others
 /// follow, at most a quarter of all at the same time. Replicas that do not answer count as
-/// updating, and so do those of which nothing is known, which are not updated until it is.
+/// updating, and so do those of which nothing is known, which are not updated until it is. Nothing
+/// waits for those that are unreachable: they are updated once another replica serves the target
+/// revision, or if there is no other.
 #[must_use]
 pub fn next_step<'a>(
     revisions: ModelRevisions,
@@ -85,8 +87,10 @@ pub fn next_step<'a>(
     }
     let (current, outdated): (Vec<&RolloutReplica<'a>>, Vec<&RolloutReplica<'a>>) =
         replicas.iter().partition(|r| r.assigned == target);
+    let is_reachable = |r: &&RolloutReplica<'_>| r.readiness != ReplicaReadiness::Unreachable;
+    let reachable = replicas.iter().filter(is_reachable).count();
     if outdated.is_empty() {
-        let complete = !replicas.is_empty() && replicas.iter().all(serves_target);
+        let complete = reachable > 0 && replicas.iter().filter(is_reachable).all(serves_target);
         return if complete {
             RolloutStep::Complete
         } else {
@@ -94,14 +98,20 @@ pub fn next_step<'a>(
         };
     }
     let max_updating = if proven {
-        (replicas.len() / UPDATE_DIVISOR).max(1)
+        (reachable / UPDATE_DIVISOR).max(1)
     } else {
         1
     };
-    let updating = current.iter().filter(|r| !r.readiness.serves(target));
-    let not_answering = outdated.iter().filter(|r| !r.readiness.is_ready());
+    let waits_for = |r: &&&RolloutReplica<'_>| is_reachable(r);
+    let updating = current.iter().filter(waits_for);
+    let updating = updating.filter(|r| !r.readiness.serves(target));
+    let not_answering = outdated.iter().filter(waits_for);
+    let not_answering = not_answering.filter(|r| !r.readiness.is_ready());
     let allowed = max_updating.saturating_sub(updating.count() + not_answering.count());
-    let stopped = outdated.iter().filter(|r| !r.readiness.may_answer());
+    let stopped = outdated.iter().filter(|r| match r.readiness {
+        ReplicaReadiness::Unreachable => proven || reachable == 0,
+        readiness => !readiness.may_answer(),
+    });
     let answering = outdated.iter().filter(|r| r.readiness.is_ready());
     let update: Vec<_> = stopped
         .chain(answering.take(allowed))
@@ -214,6 +224,29 @@ mod tests {
             next_step(first, &replicas[..1]),
             RolloutStep::RollBack(&names[0])
         );
+    }
+
+    #[test]
+    fn rollout_does_not_wait_for_unreachable_replicas_and_updates_them_last() {
+        let names = names(3);
+        let mut replicas = serving(&names, OLD);
+        replicas[0].readiness = ReplicaReadiness::Unreachable;
+        let update =
+            |nodes: &[usize]| RolloutStep::Update(nodes.iter().map(|i| &names[*i]).collect());
+        assert_eq!(next_step(UPGRADE, &replicas), update(&[1]));
+        (replicas[1].assigned, replicas[1].readiness) = (NEW, ReplicaReadiness::NotReady);
+        assert_eq!(next_step(UPGRADE, &replicas), RolloutStep::Wait);
+        replicas[1].readiness = ReplicaReadiness::Ready(NEW);
+        assert_eq!(next_step(UPGRADE, &replicas), update(&[0, 2]));
+        replicas[0].assigned = NEW;
+        replicas[2] = serving(&names, NEW)[2];
+        assert_eq!(next_step(UPGRADE, &replicas), RolloutStep::Complete);
+        let alone = [RolloutReplica {
+            assigned: OLD,
+            ..replicas[0]
+        }];
+        assert_eq!(next_step(UPGRADE, &alone), update(&[0]));
+        assert_eq!(next_step(UPGRADE, &replicas[..1]), RolloutStep::Wait);
     }
 
     #[test]

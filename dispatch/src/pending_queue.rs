@@ -63,7 +63,7 @@ impl PendingQueue {
     }
 
     /// Sends a wake-up: the model is loaded as if a request waited for it.
-    pub(crate) fn wake_up(&self, model: &ModelName) {
+    pub fn wake_up(&self, model: &ModelName) {
         let _ = self.state.wake_ups.try_send(model.clone());
     }
 
@@ -187,7 +187,7 @@ impl Waiter {
     }
 
     /// Waits until all waiters are rejected, and returns the error.
-    pub(crate) async fn wait_for_rejection(&mut self) -> RequestError {
+    pub async fn wait_for_rejection(&mut self) -> RequestError {
         loop {
             if let Some(error) = self.rejection.borrow_and_update().clone() {
                 return error;

@@ -75,6 +75,13 @@ impl ApiError {
         }
     }
 
+    /// Tells the client when to try again.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
     /// Creates a 400 response. `param` is the invalid field, if it is known.
     #[must_use]
     pub fn invalid(param: Option<String>, message: impl Into<String>) -> Self {

@@ -5,39 +5,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_core::Bytes;
+use flotilla_core::disk::DiskSpace;
 
-/// The share of the file system that is left to others by default.
-const RESERVE_SHARE: u64 = 20;
-/// The bounds of what is left to others by default.
-const MIN_RESERVE: u64 = 256 << 20;
-const MAX_RESERVE: u64 = 1 << 30;
-
-/// The space of a file system, in bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct DiskSpace {
-    pub(super) total: u64,
-    /// Free for this user.
-    pub(super) free: u64,
+/// The space of the file system at `path`. `None` if it cannot be read.
+pub(super) fn space_at(path: &Path) -> Option<DiskSpace> {
+    let stat = rustix::fs::statvfs(path).ok()?;
+    Some(DiskSpace {
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+    })
 }
 
-impl DiskSpace {
-    /// The space of the file system at `path`. `None` if it cannot be read.
-    pub(super) fn at(path: &Path) -> Option<Self> {
-        let stat = rustix::fs::statvfs(path).ok()?;
-        Some(Self {
-            total: stat.f_blocks.saturating_mul(stat.f_frsize),
-            free: stat.f_bavail.saturating_mul(stat.f_frsize),
-        })
-    }
-
-    /// The default budget beside files of models that take `used` bytes already: an equal share for each of
-    /// `agents` of what is free, less a reserve of 5 % of the file system, at least 256 MiB and at most
-    /// 1 GiB.
-    pub(super) fn default_budget(self, used: u64, agents: u32) -> Bytes {
-        let reserve = (self.total / RESERVE_SHARE).clamp(MIN_RESERVE, MAX_RESERVE);
-        let share = self.free.saturating_sub(reserve) / u64::from(agents.max(1));
-        Bytes(share.saturating_add(used))
-    }
+/// The default budget beside files of models that take `used` bytes already: an equal share for each of
+/// `agents` of what is free, less the reserve.
+pub(super) fn default_budget(space: DiskSpace, used: u64, agents: u32) -> Bytes {
+    let share = space.usable() / u64::from(agents.max(1));
+    Bytes(share.saturating_add(used))
 }
 
 /// The bytes that may be written now: what the budget leaves beside the files that exist (`used`) and the
@@ -96,17 +79,12 @@ mod tests {
 
     #[test]
     fn the_default_budget_leaves_a_reserve() {
-        let space = |total, free| DiskSpace { total, free };
-        assert_eq!(
-            space(100 * GIB, 50 * GIB).default_budget(2 * GIB, 1),
-            Bytes(51 * GIB)
-        );
-        assert_eq!(
-            space(1000 * GIB, 41 * GIB).default_budget(0, 4),
-            Bytes(10 * GIB)
-        );
-        assert_eq!(space(GIB, GIB / 8).default_budget(0, 1), Bytes(0));
-        assert!(DiskSpace::at(Path::new("/")).unwrap().total > 0);
+        let budget =
+            |total, free, used, agents| default_budget(DiskSpace { total, free }, used, agents);
+        assert_eq!(budget(100 * GIB, 50 * GIB, 2 * GIB, 1), Bytes(51 * GIB));
+        assert_eq!(budget(1000 * GIB, 41 * GIB, 0, 4), Bytes(10 * GIB));
+        assert_eq!(budget(GIB, GIB / 8, 0, 1), Bytes(0));
+        assert!(space_at(Path::new("/")).unwrap().total > 0);
     }
 
     #[test]

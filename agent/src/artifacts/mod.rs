@@ -42,7 +42,7 @@ pub(crate) use blob_reader::BlobReader;
 pub(crate) use blob_sources::BlobSources;
 #[cfg(test)]
 pub(crate) use blob_sources::NoSources;
-use disk_budget::{DiskSpace, Reservation, ReservedSpace};
+use disk_budget::{Reservation, ReservedSpace, space_at};
 pub(crate) use file_collector::DiskUsage;
 use file_collector::FileCollector;
 use partial_file::blocking;
@@ -116,9 +116,9 @@ impl ArtifactStore {
         let usage = collector.usage(&[]).unwrap_or_default();
         let budget = disk.unwrap_or_else(|| {
             // Without a figure the disk itself is the only bound.
-            let space = DiskSpace::at(&dir);
+            let space = space_at(&dir);
             space.map_or(Bytes(u64::MAX), |space| {
-                space.default_budget(usage.used, disk_agents)
+                disk_budget::default_budget(space, usage.used, disk_agents)
             })
         });
         let inner = StoreState {
@@ -286,12 +286,7 @@ impl ArtifactStore {
     fn available(&self) -> u64 {
         let used = self.usage().used;
         let reserved = self.inner.reserved.bytes();
-        disk_budget::available(
-            self.inner.budget,
-            used,
-            reserved,
-            DiskSpace::at(&self.inner.dir),
-        )
+        disk_budget::available(self.inner.budget, used, reserved, space_at(&self.inner.dir))
     }
 
     /// Deletes files that were not needed for long, and others that are not needed until at least
@@ -304,7 +299,7 @@ impl ArtifactStore {
                 return Ok(());
             };
             let above_budget = store.usage().used.saturating_sub(inner.budget.0);
-            let free = DiskSpace::at(&inner.dir).map_or(u64::MAX, |space| space.free);
+            let free = space_at(&inner.dir).map_or(u64::MAX, |space| space.free);
             let pressure = above_budget.max(MIN_FREE.saturating_sub(free));
             let needed_bytes = needed_bytes.max(pressure);
             let (usage, folders) = inner.collector.collect(&needed, needed_bytes)?;

@@ -3,8 +3,10 @@
 //! An upload puts every file as a blob under its digest, then publishes a manifest of the digests
 //! under the artifact's name.
 
+use std::time::Duration;
+
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use flotilla_core::artifact::Manifest;
@@ -25,6 +27,9 @@ use crate::artifacts::BlobError;
 /// Largest request body with a manifest, in bytes: more than the largest manifest, so that the error
 /// for one that is too large says what to do.
 const MAX_MANIFEST_BODY: usize = 4 << 20;
+
+/// When a client that was refused an upload tries again.
+const UPLOAD_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// An artifact: files that were uploaded under one name.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -130,6 +135,7 @@ pub(super) async fn put(
         let written = state.desired.put_artifact(&name, &manifest).await;
         state.finish(written).await?;
     }
+    state.uploads.announce(&manifest, &missing);
     let status = if missing.is_empty() {
         StatusCode::CREATED
     } else {
@@ -173,24 +179,59 @@ fn digest(text: &str) -> Result<Sha256Digest, ApiError> {
     text.parse().map_err(|_| not_found("file", text))
 }
 
-/// `PUT /api/v1/blobs/{sha256}`: stores a file of any size under its digest.
+/// `PUT /api/v1/blobs/{sha256}`: stores a file under its digest. Its size is that of the manifest that
+/// was sent before, and limited if there was none.
 pub(super) async fn put_blob(
     State(state): State<AdminState>,
     ApiPath(sha256): ApiPath<String>,
     body: Body,
 ) -> Result<StatusCode, ApiError> {
     let expected = digest(&sha256)?;
-    let chunks = body.into_data_stream().map_err(|e| e.to_string());
-    match state.blobs.put(Some(expected), chunks, |_| {}).await {
+    let Some(_upload) = state.uploads.begin() else {
+        let message = "Too many files are being uploaded to this controller: try again later.";
+        let kind = "rate_limit_error";
+        let code = Some("too_many_uploads");
+        return Err(
+            ApiError::new(StatusCode::TOO_MANY_REQUESTS, kind, code, message)
+                .with_retry_after(UPLOAD_RETRY_AFTER),
+        );
+    };
+    let max = state.uploads.max_size(expected);
+    let announced = body.size_hint().lower();
+    let stored = if announced > max {
+        Err(BlobError::TooLarge(Bytes(max)))
+    } else if state
+        .blobs
+        .usable_space()
+        .await
+        .is_some_and(|space| space < announced)
+    {
+        Err(BlobError::DiskFull)
+    } else {
+        let chunks = body.into_data_stream().map_err(|e| e.to_string());
+        let blobs = &state.blobs;
+        blobs.put_at_most(max, Some(expected), chunks, |_| {}).await
+    };
+    match stored {
         Ok(_) => Ok(StatusCode::CREATED),
         Err(error) => {
             let (status, code) = match error {
                 BlobError::Digest { .. } => (StatusCode::BAD_REQUEST, "wrong_digest"),
                 BlobError::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+                BlobError::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "file_too_large"),
                 BlobError::Source(_) => (StatusCode::BAD_REQUEST, "upload_interrupted"),
                 BlobError::Io(_) => (StatusCode::INTERNAL_SERVER_ERROR, "disk_failed"),
             };
-            let message = format!("The file was not stored: {error}.");
+            let remedy = match code {
+                "disk_full" => {
+                    " Free space below the controller's --data-dir, or delete artifacts that no model uses."
+                }
+                "file_too_large" => {
+                    " Push it with `flotilla model push`, which announces its size first."
+                }
+                _ => "",
+            };
+            let message = format!("The file was not stored: {error}.{remedy}");
             Err(ApiError::new(status, "server_error", Some(code), message))
         }
     }

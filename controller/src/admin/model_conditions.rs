@@ -65,6 +65,13 @@ pub(super) fn notes(model: &ModelView, view: &FleetView) -> Vec<String> {
             "the rollout waits until this controller has heard from {unheard}"
         ));
     }
+    let is_unreachable = |node: &&Arc<NodeView>| node.unheard;
+    let unreachable = names(&mut nodes().filter(is_unreachable));
+    if !unreachable.is_empty() {
+        notes.push(format!(
+            "its replicas on {unreachable} count as down here: the node is linked to other controllers, but not to this one"
+        ));
+    }
     notes
 }
 

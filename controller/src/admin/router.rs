@@ -14,7 +14,7 @@ use super::desired_state::DesiredStateWriter;
 use super::state::AdminState;
 use super::watch::WatchQuery;
 use super::{artifacts, batch, controllers, models, nodes, tasks};
-use crate::artifacts::BlobStore;
+use crate::artifacts::{BlobStore, Uploads};
 use crate::fleet::FleetHandle;
 use crate::store::Store;
 
@@ -36,6 +36,7 @@ pub(crate) fn router(
         fleet,
         desired: DesiredStateWriter::new(store),
         blobs,
+        uploads: Uploads::new(),
     };
     ApiRoutes::new()
         .merge(resource_routes())
@@ -212,7 +213,7 @@ fn artifact_routes() -> ApiRoutes<AdminState> {
             )
             .raw_body(OCTETS)
             .returns_nothing(201)
-            .errors(&[404, 507]),
+            .errors(&[404, 413, 429, 507]),
             put(artifacts::put_blob),
         )
 }

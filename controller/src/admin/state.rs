@@ -16,7 +16,7 @@ use super::apply_result::{Applied, ApplyResult};
 use super::apply_warnings;
 use super::desired_state::DesiredStateWriter;
 use super::errors::{not_found, store_failure};
-use crate::artifacts::BlobStore;
+use crate::artifacts::{BlobStore, Uploads};
 use crate::fleet::FleetHandle;
 use crate::store::{StoreError, StoreRevision};
 
@@ -31,6 +31,7 @@ pub(super) struct AdminState {
     pub(super) fleet: FleetHandle,
     pub(super) desired: DesiredStateWriter,
     pub(super) blobs: BlobStore,
+    pub(super) uploads: Uploads,
     pub(super) classifier: LatestClassifier,
     /// Cancelled when the controller begins to stop; ends the watched lists.
     pub(super) drain: CancellationToken,

@@ -7,26 +7,33 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use flotilla_core::disk::DiskSpace;
 use flotilla_core::spec::Sha256Digest;
 use futures::{Stream, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use sha2::Digest;
 use tempfile::TempPath;
 use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::time::Instant;
 
 use super::blob_index::{self, BlobIndex};
 use crate::durable_file;
 
 /// Size of the chunks that a file is read in, in bytes.
 const CHUNK: usize = 256 << 10;
-/// Longest wait for the next chunk of a file that is being stored.
+/// Longest time in which [`MIN_PROGRESS`] of a file that is being stored arrives, or its end.
 const SILENCE: Duration = Duration::from_secs(60);
+/// What arrives at least within [`SILENCE`], in bytes: who sends less holds up others.
+const MIN_PROGRESS: u64 = 64 << 10;
+/// After so many bytes it is checked whether the disk still has space.
+const SPACE_CHECK: u64 = 64 << 20;
 /// Age of a check after which a push has a file checked again.
 const PUSH_CHECK_AGE: Duration = Duration::from_secs(3_600);
 /// Age of a check after which a file is checked in the background.
@@ -49,9 +56,12 @@ pub enum BlobError {
         /// The digest of the content.
         actual: Sha256Digest,
     },
-    /// There is no space left, or the quota is used up.
-    #[error("the controller's disk is full")]
+    /// There is no space left beside the reserve, or the quota is used up.
+    #[error("the controller's disk is full, less the reserve for its store")]
     DiskFull,
+    /// The content is larger than it may be.
+    #[error("it has more than {0}")]
+    TooLarge(flotilla_core::Bytes),
     /// The disk failed in another way.
     #[error("it cannot be written: {0}")]
     Io(io::Error),
@@ -85,6 +95,25 @@ pub enum BlobReadError {
 pub struct BlobStore {
     dir: PathBuf,
     index: Arc<BlobIndex>,
+    /// Held while a file appears under its path or leaves it, so that nobody removes another file than
+    /// the one that was looked at.
+    changing: Arc<Mutex<()>>,
+}
+
+/// Identifies a file on the disk while it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileIdentity {
+    device: u64,
+    inode: u64,
+}
+
+impl From<&std::fs::Metadata> for FileIdentity {
+    fn from(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
 }
 
 impl BlobStore {
@@ -95,6 +124,7 @@ impl BlobStore {
         Self {
             dir,
             index: Arc::default(),
+            changing: Arc::default(),
         }
     }
 
@@ -133,12 +163,30 @@ impl BlobStore {
     }
 
     /// Returns the size in bytes of a file whose content was compared with its digest, lately or now.
-    /// `None` when it is not stored, or damaged.
+    /// `None` when it is not stored, or damaged. It is kept for as long as one that is stored now: the
+    /// manifest that names it is published later.
     ///
     /// # Errors
     /// Those of the disk.
     pub async fn verified_size(&self, sha256: Sha256Digest) -> io::Result<Option<u64>> {
+        let store = self.clone();
+        let kept = blocking(move || store.postpone_removal(sha256)).await?;
+        if !kept {
+            self.index.remove(sha256);
+            return Ok(None);
+        }
         self.verify(sha256, PUSH_CHECK_AGE).await
+    }
+
+    /// Makes a file count as new for the removal of unused files. Returns whether there is one. Blocks the
+    /// thread.
+    fn postpone_removal(&self, sha256: Sha256Digest) -> io::Result<bool> {
+        let _changing = self.changing.lock();
+        match std::fs::File::open(self.path(sha256)) {
+            Ok(file) => file.set_modified(SystemTime::now()).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Compares the content of one file with its digest, if there is one that was not checked for a
@@ -167,7 +215,8 @@ impl BlobStore {
                 }
                 Err(error) => return Err(error),
             };
-            let size = file.metadata()?.len();
+            let metadata = file.metadata()?;
+            let size = metadata.len();
             if store.index.is_verified(sha256, size, age) {
                 return Ok(Some(size));
             }
@@ -175,24 +224,33 @@ impl BlobStore {
                 store.index.insert_verified(sha256, size);
                 return Ok(Some(size));
             }
-            store.put_aside(sha256)?;
+            // The file is open until here, so that no other one has its identity.
+            store.put_aside(sha256, FileIdentity::from(&metadata))?;
             Ok(None)
         })
         .await
     }
 
-    /// Puts a damaged file aside, so that it counts as missing. Blocks the thread.
-    fn put_aside(&self, sha256: Sha256Digest) -> io::Result<()> {
+    /// Puts a damaged file aside, so that it counts as missing, unless another file has taken its place
+    /// meanwhile. Blocks the thread.
+    fn put_aside(&self, sha256: Sha256Digest, damaged: FileIdentity) -> io::Result<()> {
+        let path = self.path(sha256);
+        let _changing = self.changing.lock();
+        match std::fs::metadata(&path) {
+            Ok(current) if FileIdentity::from(&current) != damaged => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.index.remove(sha256);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
         tracing::error!(
             %sha256,
             "a file of a model is damaged on this controller's disk: it is put aside and fetched again"
         );
         self.index.remove(sha256);
-        let path = self.path(sha256);
-        match std::fs::rename(&path, path.with_extension(DAMAGED)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        std::fs::rename(&path, path.with_extension(DAMAGED))
     }
 
     /// Stores the content of `chunks` and returns its digest and size in bytes. The file appears under its
@@ -205,24 +263,52 @@ impl BlobStore {
         &self,
         expected: Option<Sha256Digest>,
         chunks: impl Stream<Item = Result<Bytes, String>>,
+        progress: impl FnMut(u64),
+    ) -> Result<(Sha256Digest, u64), BlobError> {
+        self.put_at_most(u64::MAX, expected, chunks, progress).await
+    }
+
+    /// Like [`put`](Self::put), for content of at most `max` bytes.
+    ///
+    /// # Errors
+    /// [`BlobError`]; nothing is left on the disk then.
+    pub async fn put_at_most(
+        &self,
+        max: u64,
+        expected: Option<Sha256Digest>,
+        chunks: impl Stream<Item = Result<Bytes, String>>,
         mut progress: impl FnMut(u64),
     ) -> Result<(Sha256Digest, u64), BlobError> {
         let (mut file, partial) = self.create_partial().await?;
         let mut hash = sha2::Sha256::new();
         let mut size = 0;
         let mut chunks = std::pin::pin!(chunks);
+        let mut pace = Pace::new(Instant::now());
+        let mut next_check = 0;
         loop {
-            let chunk = tokio::time::timeout(SILENCE, chunks.next()).await;
+            if size >= next_check {
+                self.check_space().await?;
+                next_check = size + SPACE_CHECK;
+            }
+            let chunk = tokio::time::timeout_at(pace.deadline, chunks.next()).await;
             let chunk = chunk.map_err(|_| {
-                BlobError::Source(format!("nothing arrived for {} s", SILENCE.as_secs()))
+                BlobError::Source(format!(
+                    "less than {} arrived within {} s",
+                    flotilla_core::Bytes(MIN_PROGRESS),
+                    SILENCE.as_secs()
+                ))
             })?;
             let Some(chunk) = chunk else {
                 break;
             };
             let chunk = chunk.map_err(BlobError::Source)?;
+            size += chunk.len() as u64;
+            if size > max {
+                return Err(BlobError::TooLarge(flotilla_core::Bytes(max)));
+            }
             hash.update(&chunk);
             file.write_all(&chunk).await?;
-            size += chunk.len() as u64;
+            pace.advance(size, Instant::now());
             progress(size);
         }
         file.sync_all().await?;
@@ -232,10 +318,36 @@ impl BlobStore {
         {
             return Err(BlobError::Digest { expected, actual });
         }
-        let path = self.path(actual);
-        blocking(move || durable_file::persist(partial, &path)).await?;
-        self.index.insert_verified(actual, size);
+        let store = self.clone();
+        blocking(move || {
+            let _changing = store.changing.lock();
+            durable_file::persist(partial, &store.path(actual))?;
+            store.index.insert_verified(actual, size);
+            Ok(())
+        })
+        .await?;
         Ok((actual, size))
+    }
+
+    /// Returns the bytes that may be written now, beside the reserve. `None`: not known.
+    pub async fn usable_space(&self) -> Option<u64> {
+        let dir = self.dir.clone();
+        let space = blocking(move || {
+            let stat = rustix::fs::statvfs(&dir)?;
+            Ok(DiskSpace {
+                total: stat.f_blocks.saturating_mul(stat.f_frsize),
+                free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            })
+        });
+        space.await.ok().map(DiskSpace::usable)
+    }
+
+    /// Returns an error if only the reserve is left: the store and others need the disk as well.
+    async fn check_space(&self) -> Result<(), BlobError> {
+        match self.usable_space().await {
+            Some(0) => Err(BlobError::DiskFull),
+            _ => Ok(()),
+        }
     }
 
     /// Stores a copy of a file of this machine.
@@ -273,8 +385,10 @@ impl BlobStore {
             }
             Err(error) => return Err(error),
         };
+        let metadata = file.metadata().await?;
+        let identity = FileIdentity::from(&metadata);
         // Nobody resumes at the end of a file unless it was longer once.
-        let resumes_at_end = offset > 0 && offset >= file.metadata().await?.len();
+        let resumes_at_end = offset > 0 && offset >= metadata.len();
         if resumes_at_end && self.verify(sha256, Duration::ZERO).await?.is_none() {
             return Ok(None);
         }
@@ -282,10 +396,8 @@ impl BlobStore {
         let hash = (offset == 0).then(sha2::Sha256::new);
         let store = self.clone();
         let chunks = async_stream::try_stream! {
-            let mut chunks = std::pin::pin!(chunks(file));
             let mut hash = hash;
-            while let Some(chunk) = chunks.next().await {
-                let chunk = chunk?;
+            while let Some(chunk) = next_chunk(&mut file).await? {
                 if let Some(hash) = &mut hash {
                     hash.update(&chunk);
                 }
@@ -293,7 +405,9 @@ impl BlobStore {
             }
             let digest = hash.map(|hash| Sha256Digest(hash.finalize().into()));
             if digest.is_some_and(|digest| digest != sha256) {
-                blocking(move || store.put_aside(sha256)).await?;
+                blocking(move || store.put_aside(sha256, identity)).await?;
+                // It is open until here, so that no other file has its identity.
+                drop(file);
                 Err(BlobReadError::Damaged)?;
             }
         };
@@ -319,18 +433,29 @@ impl BlobStore {
             while let Some(file) = files.next_entry().await? {
                 let name = file.file_name();
                 let digest: Option<Sha256Digest> = name.to_str().and_then(|name| name.parse().ok());
-                let age = SystemTime::now().duration_since(file.metadata().await?.modified()?);
-                let old = age.is_ok_and(|age| age > GRACE);
-                if old && digest.is_none_or(&mut due) {
-                    tracing::info!(file = ?name, "removing a file that no model needs");
-                    if let Some(sha256) = digest {
-                        self.index.remove(sha256);
-                    }
-                    fs::remove_file(file.path()).await?;
+                if is_old(&file.metadata().await?)? && digest.is_none_or(&mut due) {
+                    let store = self.clone();
+                    blocking(move || store.remove_old(&file.path(), digest)).await?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Removes a file that no model needs, unless a new one has taken its place. Blocks the thread.
+    fn remove_old(&self, path: &Path, digest: Option<Sha256Digest>) -> io::Result<()> {
+        let _changing = self.changing.lock();
+        match std::fs::metadata(path) {
+            Ok(current) if !is_old(&current)? => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        tracing::info!(file = %path.display(), "removing a file that no model needs");
+        if let Some(sha256) = digest {
+            self.index.remove(sha256);
+        }
+        std::fs::remove_file(path)
     }
 
     /// Creates a file that is removed when its path is dropped, unless it is persisted first. It is
@@ -372,113 +497,50 @@ fn digest_of(file: &mut std::fs::File) -> io::Result<Sha256Digest> {
     }
 }
 
+/// Returns whether a file is old enough to be removed when nothing needs it.
+fn is_old(metadata: &std::fs::Metadata) -> io::Result<bool> {
+    let age = SystemTime::now().duration_since(metadata.modified()?);
+    Ok(age.is_ok_and(|age| age > GRACE))
+}
+
+/// The time by which more of a file must have arrived.
+struct Pace {
+    deadline: Instant,
+    /// The size that moves the deadline.
+    due: u64,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Self {
+        Self {
+            deadline: now + SILENCE,
+            due: MIN_PROGRESS,
+        }
+    }
+
+    /// Notes how many bytes have arrived.
+    fn advance(&mut self, size: u64, now: Instant) {
+        if size >= self.due {
+            self.deadline = now + SILENCE;
+            self.due = size + MIN_PROGRESS;
+        }
+    }
+}
+
+/// The next chunk of a file. `None` at its end.
+async fn next_chunk(file: &mut File) -> io::Result<Option<Bytes>> {
+    let mut chunk = BytesMut::with_capacity(CHUNK);
+    let read = file.read_buf(&mut chunk).await?;
+    Ok((read > 0).then(|| chunk.freeze()))
+}
+
 /// The rest of a file, in chunks.
 fn chunks(file: File) -> impl Stream<Item = io::Result<Bytes>> + Send {
     futures::stream::try_unfold(file, async |mut file| {
-        let mut chunk = bytes::BytesMut::with_capacity(CHUNK);
-        let read = file.read_buf(&mut chunk).await?;
-        Ok((read > 0).then(|| (chunk.freeze(), file)))
+        let chunk = next_chunk(&mut file).await?;
+        Ok(chunk.map(|chunk| (chunk, file)))
     })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use futures::{TryStreamExt, stream};
-
-    fn bytes(text: &'static str) -> impl Stream<Item = Result<Bytes, String>> {
-        stream::iter([Ok(Bytes::from_static(text.as_bytes()))])
-    }
-
-    #[tokio::test]
-    async fn stored_files_are_read_from_any_offset() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = BlobStore::new(dir.path().join("blobs"));
-        let (digest, size) = blobs.put(None, bytes("hello"), |_| {}).await.unwrap();
-        assert_eq!(size, 5);
-        assert!(blobs.has(digest, 5) && !blobs.has(digest, 4));
-        let read = blobs.read(digest, 2).await.unwrap().expect("it is there");
-        let read: Vec<Bytes> = read.try_collect().await.unwrap();
-        assert_eq!(read.concat(), b"llo");
-        assert!(
-            blobs
-                .read(Sha256Digest([0; 32]), 0)
-                .await
-                .unwrap()
-                .is_none()
-        );
-    }
-
-    #[tokio::test]
-    async fn wrong_and_interrupted_uploads_leave_nothing_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = BlobStore::new(dir.path().to_owned());
-        let wrong = blobs
-            .put(Some(Sha256Digest([0; 32])), bytes("hello"), |_| {})
-            .await;
-        assert!(matches!(wrong, Err(BlobError::Digest { .. })));
-        let interrupted = stream::iter([Ok(Bytes::from_static(b"he")), Err("cut".to_owned())]);
-        let interrupted = blobs.put(None, interrupted, |_| {}).await;
-        assert!(matches!(interrupted, Err(BlobError::Source(_))));
-        let remaining = std::fs::read_dir(dir.path().join("incoming")).unwrap();
-        assert_eq!(remaining.count(), 0);
-    }
-
-    #[tokio::test]
-    async fn only_old_files_that_are_due_are_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = BlobStore::new(dir.path().to_owned());
-        let mut digests = Vec::new();
-        for text in ["needed", "not needed", "new"] {
-            let (digest, _) = blobs.put(None, bytes(text), |_| {}).await.unwrap();
-            if text != "new" {
-                let file = std::fs::File::open(blobs.path(digest)).unwrap();
-                file.set_modified(SystemTime::now() - GRACE * 2).unwrap();
-            }
-            digests.push(digest);
-        }
-        blobs
-            .remove_unused(|digest| digest != digests[0])
-            .await
-            .unwrap();
-        let sizes = [6, 10, 3];
-        let stored: Vec<bool> = digests
-            .iter()
-            .zip(sizes)
-            .map(|(digest, size)| blobs.has(*digest, size))
-            .collect();
-        assert_eq!(stored, [true, false, true]);
-    }
-
-    #[tokio::test]
-    async fn damaged_file_counts_as_missing_once_somebody_reads_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = BlobStore::new(dir.path().to_owned());
-        let (digest, _) = blobs.put(None, bytes("hello"), |_| {}).await.unwrap();
-        // Flipped bits: found at the end of a complete read.
-        std::fs::write(blobs.path(digest), "hellO").unwrap();
-        let read = blobs.read(digest, 0).await.unwrap().unwrap();
-        let read: Result<Vec<_>, _> = read.try_collect().await;
-        assert!(matches!(read, Err(BlobReadError::Damaged)));
-        assert!(!blobs.has(digest, 5) && !blobs.path(digest).exists());
-        // Truncated: found when a reader resumes where the file ends by now.
-        blobs.put(None, bytes("hello"), |_| {}).await.unwrap();
-        std::fs::write(blobs.path(digest), "hel").unwrap();
-        assert!(blobs.read(digest, 3).await.unwrap().is_none());
-        assert!(!blobs.has(digest, 5));
-        // Before a push relies on it.
-        blobs.put(None, bytes("hello"), |_| {}).await.unwrap();
-        assert_eq!(blobs.verified_size(digest).await.unwrap(), Some(5));
-        std::fs::write(blobs.path(digest), "hell").unwrap();
-        assert_eq!(blobs.verified_size(digest).await.unwrap(), None);
-        // In the background, after a restart.
-        blobs.put(None, bytes("hello"), |_| {}).await.unwrap();
-        std::fs::write(blobs.path(digest), "hellO").unwrap();
-        let restarted = BlobStore::new(dir.path().to_owned());
-        restarted.rescan().await.unwrap();
-        assert!(restarted.has(digest, 5));
-        assert!(restarted.scrub_next().await.unwrap());
-        assert!(!restarted.has(digest, 5));
-        assert!(!restarted.scrub_next().await.unwrap());
-    }
-}
+mod tests;

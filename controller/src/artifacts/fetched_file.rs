@@ -47,6 +47,7 @@ impl FetchError {
                 }
                 BlobError::DiskFull => "free space below --data-dir",
                 BlobError::Io(_) => "check the disk below --data-dir",
+                BlobError::TooLarge(_) => "check that the source is a model's file",
                 BlobError::Source(_) => "check the network to the source",
             },
             Self::NoFiles => "name them in spec.source.huggingFace.files",

@@ -17,12 +17,14 @@ mod hugging_face;
 mod replicator;
 mod source_client;
 mod unneeded_files;
+mod uploads;
 mod walk;
 
 pub use blobs::{BlobError, BlobReadError, BlobStore};
 pub(crate) use copies::controller_client;
 pub(crate) use replicator::ArtifactReplicator;
 pub(crate) use source_client::SourceClient;
+pub(crate) use uploads::Uploads;
 pub use walk::{WalkError, walk};
 
 /// The folder of the files of models in a controller's data directory.

@@ -52,6 +52,7 @@ impl FleetState {
         });
         FleetView {
             generation,
+            plan: OnceLock::new(),
             unplaced: OnceLock::new(),
             nodes: nodes.collect(),
             models,
@@ -225,6 +226,7 @@ impl FleetState {
             phase: node.health.phase(),
             flapping: node.health.is_flapping(now),
             keeps_models: self.loss_guard.is_held(name),
+            unheard: node.health.is_unheard(),
             operation: self
                 .stored
                 .operations

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 use flotilla_core::health::{NodeLifecycle, NodePhase};
 use flotilla_core::loss_guard::NodeConnection;
 
+/// How long a rollout or a drain waits for a node that is linked to other controllers only.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// A node's connection to this controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LocalSession {
@@ -22,6 +25,10 @@ pub(super) struct NodeHealth {
     lifecycle: NodeLifecycle,
     /// The other controllers that the node is linked to, by id.
     remote_links: BTreeSet<String>,
+    /// Since when the node has been linked to other controllers but not reported to this one.
+    unheard_since: Option<Instant>,
+    /// Whether that has lasted for longer than [`REPORT_TIMEOUT`].
+    is_unheard: bool,
 }
 
 impl NodeHealth {
@@ -30,6 +37,8 @@ impl NodeHealth {
         Self {
             lifecycle: NodeLifecycle::disconnected(now),
             remote_links: BTreeSet::new(),
+            unheard_since: None,
+            is_unheard: false,
         }
     }
 
@@ -41,6 +50,12 @@ impl NodeHealth {
     /// Returns whether the node disconnected too often lately to get new models.
     pub(super) fn is_flapping(&self, now: Instant) -> bool {
         self.lifecycle.is_flapping(now)
+    }
+
+    /// Returns whether the node has been linked to other controllers only for so long that nothing
+    /// waits for its reports any more.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.is_unheard
     }
 
     /// Returns whether another controller has a link to the node.
@@ -64,9 +79,10 @@ impl NodeHealth {
         self.remote_links.clear();
     }
 
-    /// Moves the node to the phase that follows from its sessions. Returns whether it changed.
+    /// Moves the node to the phase that follows from its sessions. Returns whether the phase changed, or
+    /// whether something waits for the node's reports.
     pub(super) fn update(&mut self, local: LocalSession, now: Instant) -> bool {
-        let before = self.phase();
+        let before = (self.phase(), self.is_unheard);
         let remote = self.has_remote_links();
         if local != LocalSession::None || remote {
             self.lifecycle.on_connected(now);
@@ -77,7 +93,10 @@ impl NodeHealth {
         if local == LocalSession::Reporting || remote {
             self.lifecycle.on_report(now);
         }
-        before != self.phase()
+        self.unheard_since =
+            (remote && local != LocalSession::Reporting).then(|| self.unheard_since.unwrap_or(now));
+        self.is_unheard &= self.unheard_since.is_some();
+        before != (self.phase(), self.is_unheard)
     }
 
     /// Restarts the grace of a disconnected node at `now`.
@@ -95,13 +114,17 @@ impl NodeHealth {
         self.lifecycle.expect_return(now);
     }
 
-    /// When the phase or the flapping state changes next by itself. While the store is unavailable,
+    /// When the phase, the flapping state or what waits for the node changes next by itself. While the store is unavailable,
     /// no node becomes lost: another controller may have a link to it.
     pub(super) fn next_deadline(&self, grace: Duration, store_available: bool) -> Option<Instant> {
         if !store_available && self.phase() == NodePhase::Suspect {
             return None;
         }
-        self.lifecycle.next_deadline(grace)
+        let unheard = self.unheard_since.filter(|_| !self.is_unheard);
+        let lifecycle = self.lifecycle.next_deadline(grace).into_iter();
+        lifecycle
+            .chain(unheard.map(|since| since + REPORT_TIMEOUT))
+            .min()
     }
 
     /// Makes the changes that are due at `now`. Returns whether there were any.
@@ -109,6 +132,10 @@ impl NodeHealth {
         if !store_available && self.phase() == NodePhase::Suspect {
             return false;
         }
-        self.lifecycle.apply_timeouts(grace, now)
+        let is_unheard = self
+            .unheard_since
+            .is_some_and(|since| since + REPORT_TIMEOUT <= now);
+        let changed = std::mem::replace(&mut self.is_unheard, is_unheard) != is_unheard;
+        self.lifecycle.apply_timeouts(grace, now) || changed
     }
 }

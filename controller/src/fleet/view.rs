@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use flotilla_core::artifact::Manifest;
 pub use flotilla_core::health::NodePhase;
 use flotilla_core::loss_guard::PlacementHold;
-use flotilla_core::placement::UnplacedReplicas;
+use flotilla_core::placement::{PlacementPlan, UnplacedReplicas};
 use flotilla_core::spec::{Model, Sha256Digest};
 use flotilla_core::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness};
 use flotilla_dispatch::{DispatchView, ModelEndpoints, RoutingView};
@@ -23,6 +23,9 @@ use crate::store;
 
 /// The last second that can be written as a date: that of the year 9999, in seconds since 1970.
 const LAST_SECOND: u64 = 253_402_300_799;
+
+/// Largest number of nodes that a note names.
+const MAX_NAMED: usize = 4;
 
 /// The fleet at one moment. A view never changes: every change makes a new view.
 #[derive(Debug, Default)]
@@ -54,6 +57,8 @@ pub struct FleetView {
     /// When the desired state was read, in seconds since 1970, while it is the one that was kept on the
     /// disk. `None` once the store has been read.
     pub kept_since: Option<u64>,
+    /// The placement that solves this view, once somebody has asked about it.
+    pub(crate) plan: OnceLock<PlacementPlan>,
     /// Why models have fewer replicas than desired, once somebody has asked about this view.
     pub(crate) unplaced: OnceLock<BTreeMap<ModelName, UnplacedReplicas>>,
     /// Why the store does not answer. `None` while it does. Only changes need the store: requests
@@ -140,6 +145,9 @@ pub struct NodeView {
     pub flapping: bool,
     /// Whether the node is lost but keeps its models, since too many nodes were lost at once.
     pub keeps_models: bool,
+    /// Whether the node has been linked to other controllers but not reported to this one for so long
+    /// that nothing waits for it any more.
+    pub unheard: bool,
     /// The operation on the node: cordon or drain.
     pub operation: NodeOperationRecord,
     /// Whether the node is linked to this controller and has reported to it.
@@ -187,6 +195,9 @@ impl NodeView {
         if self.is_given_up() {
             return ReplicaReadiness::NotReady;
         }
+        if self.unheard {
+            return ReplicaReadiness::Unreachable;
+        }
         if self.phase != NodePhase::Ready || !self.linked_locally {
             return ReplicaReadiness::Unknown;
         }
@@ -229,6 +240,7 @@ impl FleetView {
         notes.extend(self.changes_blocked.clone());
         notes.extend_from_slice(&self.ignored);
         notes.extend(self.placement_hold.as_ref().map(ToString::to_string));
+        notes.extend(self.unheard_note());
         notes.extend(self.refusals.iter().map(|refusal| {
             let JoinRefusal {
                 node,
@@ -238,6 +250,23 @@ impl FleetView {
             format!("the node '{node}' at {address} was refused: {reason}")
         }));
         notes
+    }
+
+    /// Names the nodes that are linked to other controllers only, if there are any.
+    fn unheard_note(&self) -> Option<String> {
+        let unheard = self.nodes.values().filter(|node| node.unheard);
+        let names: Vec<&str> = unheard.map(|node| node.name.as_str()).collect();
+        if names.is_empty() {
+            return None;
+        }
+        let more = match names.len().saturating_sub(MAX_NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "this controller has not heard from {}{more} for minutes, although other controllers have: it sends no requests there, and while it leads, rollouts and drains do not wait for these nodes. Check that they reach the address that it advertises with --advertise-link",
+            names[..names.len().min(MAX_NAMED)].join(", ")
+        ))
     }
 
     /// Returns the part of the view that requests are dispatched by.

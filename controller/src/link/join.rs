@@ -255,6 +255,7 @@ mod tests {
                 phase,
                 flapping: false,
                 keeps_models: false,
+                unheard: false,
                 operation: NodeOperationRecord::default(),
                 linked_locally: false,
                 link: None,

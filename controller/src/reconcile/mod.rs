@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::ModelName;
-use flotilla_core::placement::{self, UnplacedReplicas};
+use flotilla_core::placement::{self, PlacementPlan, PlacementProblem, UnplacedReplicas};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -113,32 +113,77 @@ async fn plan(view: Arc<FleetView>, mut scalers: ModelScalers) -> (ModelScalers,
 /// Models of a view that are explained together: each one costs a pass over all nodes.
 const MAX_EXPLAINED: usize = 20;
 
-/// Explains why models have fewer replicas than desired: the first ones of those that have. Solves the
-/// placement once for each view, which takes long in a large fleet.
+/// Explains why models of a view have fewer replicas than desired. Solves the placement once for each
+/// view, which takes long in a large fleet. The models' current load is not known here, so that a model
+/// that is scaled to zero counts as complete.
+struct Explainer<'a> {
+    view: &'a FleetView,
+    inputs: ProblemInputs,
+}
+
+impl<'a> Explainer<'a> {
+    fn new(view: &'a FleetView) -> Self {
+        Self {
+            view,
+            inputs: ProblemInputs::new(view, &ModelScalers::default()),
+        }
+    }
+
+    fn problem(&self) -> PlacementProblem<'_> {
+        self.inputs.problem(self.view, Instant::now())
+    }
+
+    fn plan(&self, problem: &PlacementProblem<'_>) -> &'a PlacementPlan {
+        self.view.plan.get_or_init(|| placement::solve(problem))
+    }
+}
+
+/// Explains why models have fewer replicas than desired: the first ones of those that have.
 pub(crate) fn unplaced(view: &FleetView) -> &BTreeMap<ModelName, UnplacedReplicas> {
     view.unplaced.get_or_init(|| {
-        let inputs = ProblemInputs::new(view, &ModelScalers::default());
-        placement::explain_missing(&inputs.problem(view, Instant::now()), MAX_EXPLAINED)
+        let explainer = Explainer::new(view);
+        let problem = explainer.problem();
+        let plan = explainer.plan(&problem);
+        let missing = plan.missing.keys().take(MAX_EXPLAINED);
+        missing
+            .filter_map(|model| {
+                let unplaced = placement::explain_plan(&problem, plan, model)?;
+                Some((model.clone(), unplaced))
+            })
+            .collect()
     })
 }
 
-/// Explains why a model has fewer replicas than desired. The model's current load is not known
-/// here, so that a model that is scaled to zero counts as complete. Takes long in a large fleet.
+/// Explains why a model has fewer replicas than desired.
 #[must_use]
 pub(crate) fn explain(view: &FleetView, model: &ModelName) -> Option<UnplacedReplicas> {
     let unplaced = unplaced(view);
     if unplaced.contains_key(model) || unplaced.len() < MAX_EXPLAINED {
         return unplaced.get(model).cloned();
     }
-    let inputs = ProblemInputs::new(view, &ModelScalers::default());
-    placement::explain(&inputs.problem(view, Instant::now()), model)
+    let explainer = Explainer::new(view);
+    let problem = explainer.problem();
+    placement::explain_plan(&problem, explainer.plan(&problem), model)
 }
 
-/// Explains why no request for a model can be answered soon, although it waits for a replica: none can
-/// be placed, also when other models sleep, or the model stays on lost nodes for now. `None`: a replica
-/// can be expected.
+/// Explains why no request for these models can be answered soon, although it waits for a replica: none
+/// can be placed, also when other models sleep, or the model stays on lost nodes for now. Models of which
+/// a replica can be expected are left out.
 #[must_use]
-pub(crate) fn explain_wait(view: &FleetView, model: &ModelName) -> Option<String> {
+pub(crate) fn explain_waits(view: &FleetView, models: &[ModelName]) -> BTreeMap<ModelName, String> {
+    let explainer = Explainer::new(view);
+    let problem = explainer.problem();
+    let explain =
+        |model: &ModelName| Some((model.clone(), explain_wait(&explainer, &problem, model)?));
+    models.iter().filter_map(explain).collect()
+}
+
+fn explain_wait(
+    explainer: &Explainer<'_>,
+    problem: &PlacementProblem<'_>,
+    model: &ModelName,
+) -> Option<String> {
+    let view = explainer.view;
     let assigned = view.models.get(model)?.assigned.keys();
     let nodes: Vec<_> = assigned.map(|name| view.nodes.get(name)).collect();
     if nodes
@@ -147,10 +192,8 @@ pub(crate) fn explain_wait(view: &FleetView, model: &ModelName) -> Option<String
     {
         return None;
     }
-    let inputs = ProblemInputs::new(view, &ModelScalers::default());
-    let problem = inputs.problem(view, Instant::now());
-    if let Some(unplaced) = placement::explain(&problem, model) {
-        let waits_for_room = placement::fits_when_others_sleep(&problem, model);
+    if let Some(unplaced) = placement::explain_plan(problem, explainer.plan(problem), model) {
+        let waits_for_room = placement::fits_when_others_sleep(problem, model);
         return (!waits_for_room).then(|| format!("it cannot be placed: {unplaced}"));
     }
     let hold = view.placement_hold.as_ref();

@@ -186,6 +186,7 @@ mod tests {
             phase: NodePhase::Ready,
             flapping: false,
             keeps_models: false,
+            unheard: false,
             operation: crate::fleet::NodeOperationRecord::default(),
             linked_locally: true,
             link: None,

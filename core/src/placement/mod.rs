@@ -32,7 +32,7 @@ pub use problem::{
     Assignment, CurrentReplica, DeliveredFiles, MeasuredPerformance, ModelDemand, NodeCapacity,
     PlacementPlan, PlacementProblem, Schedulability,
 };
-pub use solve::{explain, explain_missing, fits_when_others_sleep, solve};
+pub use solve::{explain, explain_plan, fits_when_others_sleep, solve};
 pub use unschedulable::{UnplacedReplicas, UnschedulableReason};
 
 #[cfg(test)]

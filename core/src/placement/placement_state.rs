@@ -38,7 +38,7 @@ impl PlannedReplica<'_> {
         match self.replica.readiness {
             ReplicaReadiness::Ready(_) => 0,
             ReplicaReadiness::Unknown => 1,
-            ReplicaReadiness::NotReady => 2,
+            ReplicaReadiness::NotReady | ReplicaReadiness::Unreachable => 2,
         }
     }
 }

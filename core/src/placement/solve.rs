@@ -84,22 +84,10 @@ pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<Unpl
     explain_plan(problem, &solve(problem), model)
 }
 
-/// Explains per node why models have fewer replicas than their targets, for the first `max` of them. It
-/// solves the problem once.
+/// Explains per node why `model` has fewer replicas than its target after the plan that solves the
+/// problem. `None`: it misses none.
 #[must_use]
-pub fn explain_missing(
-    problem: &PlacementProblem<'_>,
-    max: usize,
-) -> BTreeMap<ModelName, UnplacedReplicas> {
-    let plan = solve(problem);
-    let missing = plan.missing.keys().take(max);
-    missing
-        .filter_map(|model| Some((model.clone(), explain_plan(problem, &plan, model)?)))
-        .collect()
-}
-
-/// Explains why `model` has fewer replicas than its target after a plan.
-fn explain_plan(
+pub fn explain_plan(
     problem: &PlacementProblem<'_>,
     plan: &PlacementPlan,
     model: &ModelName,
@@ -216,7 +204,8 @@ fn surplus_replicas<'a>(state: &PlacementState<'a>, index: usize) -> Vec<Planned
     let mut needed = target.saturating_sub(ready);
     for planned in leaving {
         if needed > 0 && planned.replica.readiness.may_answer() {
-            needed -= 1;
+            // One of which nothing is known does not stand in for another.
+            needed -= usize::from(planned.replica.readiness.is_ready());
         } else {
             surplus.push(planned);
         }

@@ -205,6 +205,23 @@ fn unplaced_replica_has_a_reason_per_node() {
 }
 
 #[test]
+fn replicas_beyond_the_number_of_nodes_say_that_a_node_holds_one() {
+    let fleet = fleet_with(&[100], vec![model(0, 2, 10)]);
+    assert_eq!(
+        fleet.explain(0).to_string(),
+        "1 replica cannot be placed: 1/1 nodes are suitable and have one; a node holds at most one \
+         replica of a model"
+    );
+    // Where another node could have the missing one, that is the reason.
+    let mut fleet = fleet_with(&[100, 100], vec![model(0, 2, 10)]);
+    fleet.nodes[1].schedulability = Schedulability::Cordoned;
+    assert_eq!(
+        fleet.explain(0).to_string(),
+        "1 replica cannot be placed: 1/2 nodes are suitable and have one, 1 cordoned"
+    );
+}
+
+#[test]
 fn scaling_down_evicts_replicas_that_are_not_ready_then_the_longest_idle() {
     let mut fleet = fleet_with(&[100, 100, 100], vec![model(0, 3, 10)]);
     fleet.settle();

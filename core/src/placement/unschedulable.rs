@@ -149,6 +149,10 @@ impl fmt::Display for UnplacedReplicas {
         for (summary, count) in counts {
             write!(f, ", {count} {summary}")?;
         }
+        // More are missing than could be placed if all other nodes were suitable.
+        if self.missing as usize > self.reasons.len() {
+            f.write_str("; a node holds at most one replica of a model")?;
+        }
         Ok(())
     }
 }

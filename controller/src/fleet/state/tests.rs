@@ -477,16 +477,6 @@ fn memory_reported_by_a_node_is_known_for_the_model() {
 }
 
 impl TestState {
-    fn put(&mut self, key: String, value: &str) {
-        let entry = StoreEntry {
-            key,
-            value: value.into(),
-            revision: StoreRevision(8),
-        };
-        let change = StoreChange::Put(entry);
-        self.state.apply(FleetEvent::StoreChanged(change), self.now);
-    }
-
     /// The node `name` joins, is assigned `m`, and reports that it serves it.
     fn serve_on(&mut self, name: &str) {
         self.node = NodeName::new(name).unwrap();
@@ -494,7 +484,8 @@ impl TestState {
             node: self.node.clone(),
             model: ModelName::new("m").unwrap(),
         };
-        self.put(keys::assignment(&assignment), r#"{"revision": 7}"#);
+        let assigned = put(keys::assignment(&assignment), &json!({"revision": 7}), 8);
+        self.state.apply(assigned, self.now);
         let session = format!("session of {name} at {:?}", self.now);
         self.join(&link(&session));
         self.report(&session, vec![status(ModelPhase::Ready, 7)]);
@@ -557,7 +548,8 @@ fn failure_right_after_a_restart_is_not_held_up_by_nodes_that_were_given_up_befo
             fleet.serve_on(name);
         }
         for name in &nodes[..dead] {
-            fleet.put(keys::given_up(&NodeName::new(name).unwrap()), "{}");
+            let key = keys::given_up(&NodeName::new(name).unwrap());
+            fleet.state.apply(put(key, &json!({}), 8), fleet.now);
         }
         fleet.lose(&nodes);
         assert_eq!(fleet.lost_and_given_up(), [(true, dead > 0); 6]);
@@ -597,6 +589,17 @@ fn replica_is_known_only_from_a_report_over_a_link_that_is_up() {
     fleet.leave("s1");
     assert_eq!(fleet.phase(), NodePhase::Ready);
     assert_eq!(readiness(&mut fleet), ReplicaReadiness::Unknown);
+    // Nothing waits for ever for a node that never links to this controller.
+    fleet.now = fleet.state.next_deadline().unwrap();
+    assert!(fleet.state.expire(fleet.now));
+    assert_eq!(fleet.phase(), NodePhase::Ready);
+    assert_eq!(readiness(&mut fleet), ReplicaReadiness::Unreachable);
+    let notes = fleet.state.build_view(1, fleet.now).notes();
+    assert!(notes[0].contains("has not heard from n1"), "{notes:?}");
+    fleet.join(&link("s2"));
+    fleet.report("s2", vec![]);
+    assert_eq!(readiness(&mut fleet), ReplicaReadiness::NotReady);
+    assert_eq!(fleet.state.next_deadline(), None);
 }
 
 /// A session of a process that dialled from this address.
