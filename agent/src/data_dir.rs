@@ -143,14 +143,6 @@ impl DataDir {
         })
     }
 
-    /// Converts an I/O error in the directory.
-    pub(crate) fn error(&self, error: io::Error) -> DataDirError {
-        DataDirError::Io {
-            path: self.path.clone(),
-            error,
-        }
-    }
-
     /// A random text that distinguishes this node from another node of the same name.
     pub(crate) fn identity(&self) -> &str {
         &self.identity

@@ -8,7 +8,7 @@ use flotilla_core::spec::{FieldChange, Model, ModelSource, Resource};
 use serde_json::json;
 
 use crate::args::ApplyArgs;
-use crate::client::{FleetClient, ListResponse};
+use crate::client::{FleetClient, ListResponse, read_json};
 use crate::manifest::{self, ResourceDocument};
 
 /// Maximum time to wait until the classifier is trained for changed tasks.
@@ -33,11 +33,12 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<()> {
         let documents: Vec<_> = batch.iter().map(|read| &read.document).collect();
         let body = json!({ "resources": documents });
         let reply = fleet.post(&["api", "v1", "apply"], &body).await?;
-        let reply: ApplyBatchReply = reply.json().await?;
+        let reply: ApplyBatchReply = read_json(reply).await?;
         for (read, applied) in batch.iter().zip(&reply.results) {
             print_result(&read.resource, &applied.reply);
         }
     }
+    fleet.print_readiness_notes().await;
     if affects_classifier {
         wait_until_trained(&fleet).await?;
     }
@@ -134,7 +135,7 @@ async fn wait_until_trained(fleet: &FleetClient) -> anyhow::Result<()> {
         loop {
             interval.tick().await;
             let tasks: ListResponse<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
-            if tasks.into_items().iter().all(|task| task.status.trained) {
+            if tasks.items.iter().all(|task| task.status.trained) {
                 return anyhow::Ok(());
             }
         }

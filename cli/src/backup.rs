@@ -11,9 +11,12 @@ use flotilla_controller::admin::{
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{API_VERSION, Resource, Sha256Digest};
-use serde::{Deserialize, Serialize};
 
 use crate::args::{BackupArgs, RestoreArgs};
+use crate::backup_documents::{
+    self, ArtifactDocument, ArtifactKind, BackupDocument, DocumentMetadata, NodeOperationDocument,
+    NodeOperationKind,
+};
 use crate::backup_files::{self, MissingFileList};
 use crate::client::{FleetClient, ListResponse, read_json};
 use crate::manifest;
@@ -22,61 +25,11 @@ use crate::resource_text::counted;
 /// Interval at which missing files are asked for again.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A YAML document of a backup. Models, tasks and the router have the form in which they are
-/// applied, so that `flotilla apply -f` accepts them too.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum BackupDocument {
-    Resource(Box<Resource>),
-    NodeOperation(NodeOperationDocument),
-    Artifact(ArtifactDocument),
-}
-
-/// The operation (cordon or drain) in effect on a node.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct NodeOperationDocument {
-    api_version: String,
-    kind: NodeOperationKind,
-    metadata: DocumentMetadata,
-    spec: NodeOperationRecord,
-}
-
-/// A pushed artifact: the paths, sizes and digests of its files, without their content.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ArtifactDocument {
-    api_version: String,
-    kind: ArtifactKind,
-    metadata: DocumentMetadata,
-    spec: Manifest,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DocumentMetadata {
-    name: String,
-}
-
-#[derive(Serialize, Deserialize)]
-enum NodeOperationKind {
-    NodeOperation,
-}
-
-#[derive(Serialize, Deserialize)]
-enum ArtifactKind {
-    Artifact,
-}
-
 /// Writes the desired state to a file or to standard output.
 pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
     let documents = fetch_documents(&fleet).await?;
-    let mut text = String::new();
-    for document in &documents {
-        text += "---\n";
-        text += &serde_yaml_ng::to_string(document)?;
-    }
+    let text = backup_documents::text(&documents)?;
     match &args.file {
         None => std::io::stdout().write_all(text.as_bytes())?,
         Some(file) => {
@@ -152,24 +105,24 @@ async fn fetch_documents(fleet: &FleetClient) -> anyhow::Result<Vec<BackupDocume
     }));
     let models: ListResponse<ModelResource> = fleet.get(&["api", "v1", "models"]).await?;
     let models = models
-        .into_items()
+        .items
         .into_iter()
         .map(|model| Resource::Model(model.model));
     let tasks: ListResponse<TaskResource> = fleet.get(&["api", "v1", "tasks"]).await?;
     let tasks = tasks
-        .into_items()
+        .items
         .into_iter()
         .map(|task| Resource::Task(task.task));
     let routers: ListResponse<RouterResource> = fleet.get(&["api", "v1", "routers"]).await?;
     let routers = routers
-        .into_items()
+        .items
         .into_iter()
         .map(|router| Resource::Router(router.router));
     let resources = models.chain(tasks).chain(routers);
     documents.extend(resources.map(|resource| BackupDocument::Resource(Box::new(resource))));
     let nodes: ListResponse<NodeResource> = fleet.get(&["api", "v1", "nodes"]).await?;
     let nodes_with_operation = nodes
-        .into_items()
+        .items
         .into_iter()
         .filter(|node| node.status.operation != NodeOperationRecord::default());
     documents.extend(nodes_with_operation.map(|node| {
@@ -189,20 +142,14 @@ async fn fetch_documents(fleet: &FleetClient) -> anyhow::Result<Vec<BackupDocume
 pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
     let name = args.file.display().to_string();
-    let text =
-        std::fs::read_to_string(&args.file).with_context(|| format!("cannot read {name}"))?;
+    if args.file.is_dir() {
+        bail!(
+            "{name} is a folder: restore takes the file that `flotilla backup --file FILE` wrote, and looks for the folder FILE.files itself"
+        );
+    }
+    let content = std::fs::read(&args.file).with_context(|| format!("cannot read {name}"))?;
     // The whole file is parsed before anything is changed.
-    let mut documents = Vec::new();
-    for document in serde_yaml_ng::Deserializer::from_str(&text) {
-        let document = BackupDocument::deserialize(document).with_context(|| {
-            let number = documents.len() + 1;
-            format!("{name}: document {number} is not a resource of a backup")
-        })?;
-        documents.push(document);
-    }
-    if documents.is_empty() {
-        bail!("{name} is empty");
-    }
+    let documents = backup_documents::parse(content).context(name)?;
     let folder = backup_files::folder_of(&args.file);
     let mut incomplete = Vec::new();
     for document in &documents {

@@ -11,7 +11,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::args::Endpoint;
-use crate::connection_error::{self, without_credentials};
+use crate::connection_error::{self, wants_tls, without_credentials};
+
+/// Maximum time to connect. An address that swallows packets is given up then.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Attempts to upload a file while too many others are uploaded.
 const UPLOAD_ATTEMPTS: usize = 60;
@@ -30,18 +33,23 @@ pub(crate) struct FleetClient {
 /// A list of resources.
 #[derive(Debug, serde::Deserialize)]
 pub(crate) struct ListResponse<T> {
-    items: Vec<T>,
+    pub(crate) items: Vec<T>,
+    /// What makes the list less than current, or what a person should know of the fleet.
+    #[serde(default)]
+    pub(crate) notes: Vec<String>,
+}
+
+/// The readiness of a controller.
+#[derive(Debug, Default, serde::Deserialize)]
+struct Readiness {
     #[serde(default)]
     notes: Vec<String>,
 }
 
-impl<T> ListResponse<T> {
-    /// Returns the items, and prints the fleet's notes about the list to standard error.
-    pub(crate) fn into_items(self) -> Vec<T> {
-        for note in &self.notes {
-            eprintln!("note: {note}");
-        }
-        self.items
+/// Prints notes of the fleet to standard error, each on a line.
+pub(crate) fn print_notes(notes: &[String]) {
+    for note in notes {
+        eprintln!("note: {note}");
     }
 }
 
@@ -51,18 +59,19 @@ impl FleetClient {
     pub(crate) fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
         let url = endpoint.url.trim_end_matches('/');
         let url = url.strip_suffix("/v1").unwrap_or(url);
-        let message = || {
+        let base = Url::parse(url).ok();
+        let is_url = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+        let base = base.filter(is_url).with_context(|| {
             format!(
-                "'{}' is not the URL of a fleet; use http://HOST:PORT",
+                "'{}' is not the URL of a fleet: give http://HOST:PORT of a controller's --http, or https://HOST:PORT where a proxy adds TLS",
                 without_credentials(&endpoint.url)
             )
-        };
-        let base = Url::parse(url).with_context(message)?;
-        if base.cannot_be_a_base() {
-            bail!(message());
-        }
+        })?;
         Ok(Self {
-            client: Client::builder().tcp_nodelay(true).build()?,
+            client: Client::builder()
+                .tcp_nodelay(true)
+                .connect_timeout(CONNECT_TIMEOUT)
+                .build()?,
             base,
         })
     }
@@ -71,6 +80,19 @@ impl FleetClient {
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> anyhow::Result<T> {
         let response = self.send(self.request(Method::GET, path)).await?;
         read_json(response).await
+    }
+
+    /// Prints what the controller notes about itself and the fleet. Without an answer, nothing is printed:
+    /// the notes accompany the result of something else.
+    pub(crate) async fn print_readiness_notes(&self) {
+        let Ok(response) = self
+            .send_unchecked(self.request(Method::GET, &["readyz"]))
+            .await
+        else {
+            return;
+        };
+        let readiness: Readiness = read_json(response).await.unwrap_or_default();
+        print_notes(&readiness.notes);
     }
 
     /// Sends a `GET` request and returns the response for streaming. `None`: there is no such thing.
@@ -215,7 +237,11 @@ pub(crate) async fn read_json<T: DeserializeOwned>(response: Response) -> anyhow
         .await
         .map_err(|e| anyhow!(e.without_url()))?;
     serde_json::from_slice(&bytes).map_err(|error| {
-        anyhow!("{url} does not answer as a fleet does ({error}): is it the URL of a controller, and of this version?")
+        if error.is_data() {
+            // A fleet answers, of another version.
+            return anyhow!("{url} answers in a form that this version does not know ({error}): is the controller of the same version as this command?");
+        }
+        anyhow!("{url} does not answer as a fleet does: is it the URL of a controller?")
     })
 }
 
@@ -228,12 +254,16 @@ pub(crate) async fn check_status(response: Response) -> anyhow::Result<Response>
         return Ok(response);
     }
     let (status, url) = (response.status(), response.url().clone());
-    let body: Value = response.json().await.unwrap_or_default();
-    match body["error"]["message"].as_str() {
+    let body = response.text().await.unwrap_or_default();
+    let json: Value = serde_json::from_str(&body).unwrap_or_default();
+    let url = without_credentials(url.as_str());
+    match json["error"]["message"].as_str() {
         Some(message) => bail!("{message}"),
+        None if wants_tls(status.as_u16(), &body) => {
+            bail!("{url} is served with TLS: use https://")
+        }
         None => bail!(
-            "{} answered {status}, which is not the answer of a fleet: is it the URL of a controller?",
-            without_credentials(url.as_str())
+            "{url} answered {status}, which is not the answer of a fleet: is it the URL of a controller?"
         ),
     }
 }

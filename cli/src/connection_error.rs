@@ -14,9 +14,13 @@ enum ConnectionProblem {
     Refused,
     /// The host does not answer.
     Unreachable,
-    /// The certificate is not valid, or the port does not speak TLS.
+    /// The port speaks HTTP without TLS.
+    PlainHttp,
+    /// The certificate is not accepted.
+    Certificate,
+    /// There is no TLS connection for another reason.
     Tls,
-    /// The port does not speak HTTP as it was spoken to.
+    /// The port does not speak HTTP without TLS.
     NotHttp,
     /// Anything else.
     Other,
@@ -38,14 +42,42 @@ pub(crate) fn message(base: &Url, error: &reqwest::Error) -> String {
         ConnectionProblem::Unreachable => format!(
             "{host} does not answer on port {port} ({cause}): is the address right, and does a firewall let it through?"
         ),
+        ConnectionProblem::PlainHttp => {
+            format!("{host}:{port} has no TLS: use http://{host}:{port}")
+        }
+        ConnectionProblem::Certificate => format!(
+            "the certificate of {shown} is not accepted: {}",
+            certificate_problem(&cause, host)
+        ),
         ConnectionProblem::Tls => format!(
-            "no TLS connection to {shown}: {cause}. Controllers speak plain HTTP unless a proxy in front of them adds TLS: then its certificate must be valid for {host}"
+            "no TLS connection to {shown} ({cause}): controllers have no TLS; use http:// unless a proxy in front of them adds it"
         ),
         ConnectionProblem::NotHttp => format!(
-            "{host}:{port} does not speak HTTP ({cause}): give the address of a controller's --http, not of its --link, and https:// where a proxy adds TLS"
+            "{host}:{port} does not answer in HTTP: give the address of a controller's --http (port 8080 by default), not of its --link, and https:// where a proxy adds TLS"
         ),
         ConnectionProblem::Other => format!("no answer of {shown}: {cause}"),
     }
+}
+
+/// Says what is wrong with a certificate, and what to do about it.
+fn certificate_problem(cause: &str, host: &str) -> String {
+    if cause.contains("UnknownIssuer") || cause.contains("CaUsedAsEndEntity") {
+        "no authority that this machine trusts has signed it; name the file of that authority's certificate in SSL_CERT_FILE".into()
+    } else if cause.contains("NotValidForName") || cause.contains("not valid for name") {
+        format!("it is not valid for the name {host}; use a name that it is valid for")
+    } else if cause.contains("Expired")
+        || cause.contains("NotValidYet")
+        || cause.contains("expired")
+    {
+        "it has expired or is not valid yet; renew it, and check this machine's clock".into()
+    } else {
+        format!("{cause}; the proxy that adds TLS needs another one")
+    }
+}
+
+/// Whether a web server says in this answer that it was spoken to without TLS: nginx, Go and Apache do.
+pub(crate) fn wants_tls(status: u16, body: &str) -> bool {
+    status == 400 && (body.contains("HTTPS") || body.contains("SSL-enabled"))
 }
 
 /// Returns a URL without the user name and the password in it.
@@ -72,16 +104,30 @@ fn classify(base: &Url, sent: &reqwest::Error) -> ConnectionProblem {
         if let Some(error) = error.downcast_ref::<io::Error>() {
             match error.kind() {
                 io::ErrorKind::ConnectionRefused => return ConnectionProblem::Refused,
+                io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted
+                    if base.scheme() == "http" =>
+                {
+                    return ConnectionProblem::NotHttp;
+                }
                 io::ErrorKind::TimedOut
                 | io::ErrorKind::HostUnreachable
                 | io::ErrorKind::NetworkUnreachable => return ConnectionProblem::Unreachable,
                 _ => {}
             }
         }
+        if text.contains("InvalidContentType") {
+            return ConnectionProblem::PlainHttp;
+        }
+        if text.contains("invalid peer certificate") {
+            return ConnectionProblem::Certificate;
+        }
         if text.contains("invalid HTTP") || text.contains("message is incomplete") {
             return ConnectionProblem::NotHttp;
         }
         cause = error.source();
+    }
+    if sent.is_timeout() && sent.is_connect() {
+        return ConnectionProblem::Unreachable;
     }
     // The TCP connection is there, and what follows before HTTP is TLS.
     if sent.is_connect() && base.scheme() == "https" {
@@ -132,6 +178,9 @@ mod tests {
         drop(free);
         let other = server(b"SSH-2.0-OpenSSH_9.2\r\n").await;
         let plain = server(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        // The alert of a TLS server that gets a request in plain HTTP.
+        let tls = server(b"\x15\x03\x03\x00\x02\x02\x16").await;
+        let broken = server(b"").await;
         for (url, expected) in [
             (
                 format!("http://u:secret@{closed}"),
@@ -141,7 +190,12 @@ mod tests {
                 "http://u:secret@no-such-host.invalid:8080".to_owned(),
                 ConnectionProblem::UnknownHost,
             ),
-            (format!("https://u:secret@{plain}"), ConnectionProblem::Tls),
+            (
+                format!("https://u:secret@{plain}"),
+                ConnectionProblem::PlainHttp,
+            ),
+            (format!("http://u:secret@{tls}"), ConnectionProblem::NotHttp),
+            (format!("https://u:secret@{broken}"), ConnectionProblem::Tls),
             (
                 format!("http://u:secret@{other}"),
                 ConnectionProblem::NotHttp,
@@ -150,6 +204,25 @@ mod tests {
             let (found, text) = problem(&url).await;
             assert_eq!(found, expected, "{url}: {text}");
             assert!(!text.contains("secret"), "{text}");
+        }
+    }
+
+    #[test]
+    fn problems_of_certificates_are_named_with_what_to_do() {
+        for (cause, problem) in [
+            ("invalid peer certificate: UnknownIssuer", "SSL_CERT_FILE"),
+            (
+                "invalid peer certificate: certificate not valid for name \"h\"; certificate is only valid for DnsName(\"x\")",
+                "not valid for the name h",
+            ),
+            (
+                "invalid peer certificate: certificate expired: verification time 2 (UNIX)",
+                "clock",
+            ),
+            ("invalid peer certificate: BadEncoding", "BadEncoding"),
+        ] {
+            let text = certificate_problem(cause, "h");
+            assert!(text.contains(problem), "{text}");
         }
     }
 

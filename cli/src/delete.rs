@@ -5,7 +5,7 @@ use flotilla_controller::admin::{DeleteBatch, DeleteBatchReply, ResourceName};
 use flotilla_core::spec::Resource;
 
 use crate::args::{DeletableKind, DeleteArgs};
-use crate::client::FleetClient;
+use crate::client::{FleetClient, read_json};
 use crate::manifest;
 
 /// The most resources that are deleted at once.
@@ -57,7 +57,7 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
             };
             let body = serde_json::to_value(body)?;
             let reply = fleet.post(&["api", "v1", "delete"], &body).await?;
-            let reply: DeleteBatchReply = reply.json().await?;
+            let reply: DeleteBatchReply = read_json(reply).await?;
             for ((_, name), deleted) in batch.iter().zip(reply.deleted) {
                 if deleted {
                     println!("{noun}/{name} deleted");

@@ -5,7 +5,7 @@ use flotilla_dispatch::DecisionRecord;
 use serde_json::json;
 
 use crate::args::{ExplainArgs, RouteArgs};
-use crate::client::FleetClient;
+use crate::client::{FleetClient, read_json};
 use crate::decision_text::decision_text;
 use crate::output;
 
@@ -17,7 +17,7 @@ pub(crate) async fn route(args: RouteArgs) -> anyhow::Result<()> {
         "messages": [{"role": "user", "content": args.text}],
         "flotilla": {"zone": args.zone},
     });
-    let dry_run: DryRunResult = fleet.post(&["v1", "route"], &body).await?.json().await?;
+    let dry_run: DryRunResult = read_json(fleet.post(&["v1", "route"], &body).await?).await?;
     if output::print_serialized(args.output, &dry_run)? {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::args::{GetArgs, ListableKind, OutputFormat};
-use crate::client::{FleetClient, ListResponse};
+use crate::client::{FleetClient, ListResponse, print_notes};
 use crate::output;
 use crate::resource_text::{abstain_rule, disk, node_state};
 
@@ -78,7 +78,9 @@ async fn list<T: DeserializeOwned + Serialize>(
         }
         return Ok(());
     }
-    let items = select(fleet.get::<ListResponse<T>>(&path).await?.into_items());
+    let list: ListResponse<T> = fleet.get(&path).await?;
+    print_notes(&list.notes);
+    let items = select(list.items);
     if !output::print_serialized(args.output, &items)? {
         print!("{}", table(&items));
     }
@@ -97,12 +99,17 @@ async fn watch<T: DeserializeOwned + Serialize>(
     let mut response = fleet.watch(path).await?;
     let mut buffer = Vec::new();
     let mut printed_rows = BTreeSet::new();
+    let mut printed_notes = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         buffer.extend_from_slice(&chunk);
         while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = buffer.drain(..=end).collect();
             let list: ListResponse<T> = serde_json::from_slice(&line)?;
-            let items = select(list.into_items());
+            if list.notes != printed_notes {
+                print_notes(&list.notes);
+                printed_notes = list.notes;
+            }
+            let items = select(list.items);
             if output::print_serialized(format, &items)? {
                 continue;
             }

@@ -19,6 +19,8 @@ const LIBRARY_LEVELS: &[&str] = &[
     "hyper=warn",
     "hyper_util=warn",
     "reqwest=warn",
+    // The error of the connection says the same.
+    "rustls_platform_verifier=off",
     "tokenizers=error",
 ];
 

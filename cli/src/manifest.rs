@@ -8,6 +8,8 @@ use flotilla_core::spec::{ModelSource, Resource, parse_documents};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::other_documents;
+
 /// A resource with the document that it was read from.
 #[derive(Debug)]
 pub(crate) struct ResourceDocument {
@@ -73,6 +75,9 @@ fn list_files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
 fn parse(text: &str, folder: &Path) -> anyhow::Result<Vec<ResourceDocument>> {
     let mut resources = Vec::new();
     for mut document in parse_documents(text)? {
+        if let Some(explanation) = other_documents::explanation(&document) {
+            bail!("{explanation}");
+        }
         include_examples(&mut document, folder)?;
         let mut resource = Resource::from_json(document.clone())?;
         if let Resource::Model(model) = &mut resource

@@ -63,6 +63,7 @@ pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
     };
     set_operation(&fleet, &args.name, operation).await?;
     println!("node/{} draining", args.name);
+    fleet.print_readiness_notes().await;
     let mut remaining = wait_until_empty(&fleet, &args.name, args.timeout).await?;
     if !remaining.is_empty() && args.force {
         println!(

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 
 use crate::args::{Args, Command, ModelCommand};
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
 
 /// Runs the command on the process's command line and returns the exit code of the process.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Args::of_this_process();
     logging::start(&args.log, args.log_format, &args.command);
     if args.command.is_server() {
         raise_file_limit();

@@ -80,11 +80,12 @@ function Controllers() {
 }
 
 function Notes() {
-  const { notes } = useStore("notes");
-  if (notes.length === 0) return null;
+  const { notes, refusals } = useStore("notes", "refusals");
+  const all = [...notes, ...refusals];
+  if (all.length === 0) return null;
   return html`
     <ul class="notes" aria-label="Notes of the controller">
-      ${notes.map((note) => html`<li><${Icon} name="warning" /><span>${note}</span></li>`)}
+      ${all.map((note) => html`<li><${Icon} name="warning" /><span>${note}</span></li>`)}
     </ul>
   `;
 }

@@ -42,6 +42,7 @@ const handlers = {
     controllers: data.controllers ?? [],
     currency: data.grid?.currency ?? null,
     notes: data.notes ?? [],
+    refusals: data.refusals ?? [],
     tasks: data.tasks ?? [],
     nodes: mapOf(data.nodes),
     models: mapOf(data.models),
@@ -50,7 +51,7 @@ const handlers = {
     const parts = {};
     if (data.nodes || data.removedNodes) parts.nodes = merge(state.nodes, data.nodes, data.removedNodes);
     if (data.models || data.removedModels) parts.models = merge(state.models, data.models, data.removedModels);
-    for (const part of ["notes", "controllers", "tasks"]) {
+    for (const part of ["notes", "refusals", "controllers", "tasks"]) {
       if (data[part]) parts[part] = data[part];
     }
     return parts;
@@ -71,6 +72,7 @@ export class Store {
     controllers: [],
     currency: null,
     notes: [],
+    refusals: [],
     tasks: [],
     nodes: new Map(),
     models: new Map(),

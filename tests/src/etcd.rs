@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use flotilla_controller::{EtcdAddress, EtcdTls, StoreAddress};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
 
+use crate::certificates::Authority;
 use crate::{Process, free_address};
 
 /// An etcd cluster with its own data directory. It is killed when dropped.
@@ -312,20 +312,11 @@ impl Etcd {
             std::fs::write(path(name), text).expect("the file can be written");
             path(name)
         };
-        let key = || KeyPair::generate().expect("a key can be generated");
-        let mut params = CertificateParams::new(Vec::new()).expect("valid names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority =
-            CertifiedIssuer::self_signed(params, key()).expect("the authority can sign itself");
+        let authority = Authority::new();
         let certificate = |name: &str| {
-            let key = key();
-            let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-            let params = CertificateParams::new(names).expect("valid names");
-            let signed = params
-                .signed_by(&key, &authority)
-                .expect("the authority signs");
-            let file = write(&format!("{name}.pem"), &signed.pem());
-            (file, write(&format!("{name}.key"), &key.serialize_pem()))
+            let issued = authority.issue();
+            let file = write(&format!("{name}.pem"), &issued.pem());
+            (file, write(&format!("{name}.key"), &issued.key_pem()))
         };
         certificate("server");
         EtcdTls {

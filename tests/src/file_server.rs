@@ -9,13 +9,17 @@ use axum::Router;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use http::{HeaderMap, StatusCode, header};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use crate::certificates::{Authority, TlsListener};
+
 /// A running server of one folder. It stops when dropped.
 pub struct FileServer {
+    scheme: &'static str,
     address: SocketAddr,
     task: JoinHandle<()>,
 }
@@ -33,6 +37,24 @@ impl FileServer {
     /// # Panics
     /// Panics if there is no free port.
     pub async fn start(dir: PathBuf, token: Option<&str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        Self::serve("http", listener, dir, token)
+    }
+
+    /// Starts a server with TLS, and returns it with the certificate of its authority in PEM.
+    ///
+    /// # Panics
+    /// Panics if there is no free port.
+    pub async fn start_with_tls(dir: PathBuf) -> (Self, String) {
+        let authority = Authority::new();
+        let listener = TlsListener::bind(&authority.issue()).await;
+        (Self::serve("https", listener, dir, None), authority.pem())
+    }
+
+    fn serve<L>(scheme: &'static str, listener: L, dir: PathBuf, token: Option<&str>) -> Self
+    where
+        L: Listener<Addr = SocketAddr>,
+    {
         let folder = Folder {
             dir,
             token: token.map(str::to_owned),
@@ -42,18 +64,27 @@ impl FileServer {
             .route("/api/models/{owner}/{name}/revision/{revision}", get(info))
             .route("/{owner}/{name}/resolve/{revision}/{file}", get(resolve))
             .with_state(Arc::new(folder));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let task = tokio::spawn(async move {
             axum::serve(listener, router).await.expect("it serves");
         });
-        Self { address, task }
+        Self {
+            scheme,
+            address,
+            task,
+        }
     }
 
     /// Returns the URL of the server, without a path.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
+    }
+
+    /// Returns the address on which it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

@@ -11,6 +11,7 @@
 mod agent_settings;
 mod api;
 mod binary;
+mod certificates;
 mod cluster;
 mod cluster_builder;
 pub mod collector;

@@ -26,9 +26,17 @@ const MAX_ADDRESSES: usize = 16;
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectError {
-    #[error("its name cannot be looked up: {0}")]
+    #[error(
+        "its name cannot be looked up ({0}): check its spelling and the name service of this machine"
+    )]
     Lookup(io::Error),
-    #[error("it cannot be reached: {0}")]
+    #[error(
+        "nothing listens there: is the controller running, and is it the address of its --link?"
+    )]
+    Refused,
+    #[error(
+        "it cannot be reached ({0}): is the address right, and does a firewall let it through?"
+    )]
     Connect(io::Error),
     #[error(
         "it cannot be reached through the proxy {proxy}: {problem}; check HTTPS_PROXY and NO_PROXY"
@@ -36,6 +44,16 @@ pub(super) enum ConnectError {
     Proxy { proxy: String, problem: String },
     #[error("'{0}' is not HOST:PORT")]
     Address(String),
+}
+
+impl ConnectError {
+    /// The error of a connection that was not opened.
+    fn connect(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            _ => Self::Connect(error),
+        }
+    }
 }
 
 /// Opens connections to controllers.
@@ -72,7 +90,7 @@ impl Connector {
             .map_err(ConnectError::Lookup)?;
         let addresses = alternate_families(addresses.take(MAX_ADDRESSES).collect());
         let stream = first_connected(addresses, TcpStream::connect).await;
-        let stream = stream.map_err(ConnectError::Connect)?;
+        let stream = stream.map_err(ConnectError::connect)?;
         let peer = stream.peer_addr().map_err(ConnectError::Connect)?;
         stream.set_nodelay(true).map_err(ConnectError::Connect)?;
         Ok((stream, Target::Direct(peer)))
@@ -83,7 +101,7 @@ impl Connector {
         match target {
             Target::Direct(address) => {
                 let stream = first_connected(vec![*address], TcpStream::connect).await;
-                let stream = stream.map_err(ConnectError::Connect)?;
+                let stream = stream.map_err(ConnectError::connect)?;
                 stream.set_nodelay(true).map_err(ConnectError::Connect)?;
                 Ok(stream)
             }

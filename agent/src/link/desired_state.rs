@@ -17,7 +17,8 @@ pub(crate) struct DesiredStateReceiver {
     data_dir: Arc<DataDir>,
     /// The newest desired state.
     current: Mutex<NodeDesiredState>,
-    /// The fleet and the version of `current`.
+    /// What the node follows: the fleet and the version of `current`, or the fleet that it is to move to
+    /// while no controller of that one has sent a desired state.
     followed: parking_lot::Mutex<FollowedState>,
     models: watch::Sender<DesiredModels>,
 }
@@ -33,7 +34,7 @@ pub(crate) struct FollowedState {
 /// A desired state of another fleet, which the node does not follow.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "it belongs to the fleet '{theirs}', and this node to the fleet '{ours}': nothing is changed here. To move the node to that fleet, start its agent with --adopt-fleet {theirs}"
+    "it belongs to the fleet '{theirs}', and this node to the fleet '{ours}': nothing is changed here. To move the node to that fleet, start its agent with --adopt-fleet {theirs}: its models are then replaced by those that the fleet wants there, the files of the earlier ones are kept for --file-retention, and the fleet '{ours}' lists the node as Lost until `flotilla delete node NAME` there"
 )]
 pub(crate) struct ForeignFleetError {
     ours: String,
@@ -64,39 +65,39 @@ fn decide(followed: &FollowedState, fleet: &str, version: StateVersion) -> State
 
 impl DesiredStateReceiver {
     /// Starts with the state stored in `data_dir`. The returned receiver has the models that the node
-    /// should run, or `None` while they are not known. With `adopt_fleet` the node belongs to that fleet from now on; its models stay until
-    /// that fleet says what it should run.
+    /// should run, or `None` while they are not known. With `adopt_fleet` the node follows that fleet alone; it
+    /// belongs to it, on the disk as well, from its first desired state on.
     ///
     /// # Errors
-    /// [`DataDirError`] if the node's fleet cannot be read, or the new one not be stored.
+    /// [`DataDirError`] if the node's fleet cannot be read.
     pub(crate) fn new(
         data_dir: DataDir,
         adopt_fleet: Option<String>,
     ) -> Result<(Self, watch::Receiver<DesiredModels>), DataDirError> {
-        let mut current = match data_dir.load_desired_state() {
+        let current = match data_dir.load_desired_state() {
             Err(DataDirError::UnknownFleet(_)) if adopt_fleet.is_some() => {
                 NodeDesiredState::default()
             }
             loaded => loaded?,
         };
-        if let Some(fleet) = adopt_fleet
-            && fleet != current.fleet
-        {
-            tracing::warn!(
-                from = current.fleet,
-                to = fleet,
-                "this node moves to another fleet"
-            );
-            current.fleet = fleet;
-            current.version = StateVersion::default();
-            data_dir
-                .store_desired_state(&current)
-                .map_err(|error| data_dir.error(error))?;
-        }
+        let followed = match adopt_fleet {
+            Some(fleet) if fleet != current.fleet => {
+                tracing::warn!(
+                    from = current.fleet,
+                    to = fleet,
+                    "this node moves to another fleet once it is linked to a controller of it; until then it keeps its models and belongs to its earlier fleet"
+                );
+                FollowedState {
+                    fleet,
+                    version: StateVersion::default(),
+                }
+            }
+            _ => followed(&current),
+        };
         let (models, models_receiver) = watch::channel(read_models(&current, None));
         let receiver = Self {
             data_dir: Arc::new(data_dir),
-            followed: parking_lot::Mutex::new(followed(&current)),
+            followed: parking_lot::Mutex::new(followed),
             current: Mutex::new(current),
             models,
         };
@@ -128,7 +129,8 @@ impl DesiredStateReceiver {
             epoch: message.epoch,
             revision: StoreRevision(message.store_revision),
         };
-        match decide(&followed(&current), &message.fleet_id, version) {
+        let follows = self.followed();
+        match decide(&follows, &message.fleet_id, version) {
             StateDecision::Follow => {}
             StateDecision::Ignore => {
                 tracing::debug!(%version, current = %current.version, "ignoring an old desired state");
@@ -136,12 +138,12 @@ impl DesiredStateReceiver {
             }
             StateDecision::Refuse => {
                 return Err(ForeignFleetError {
-                    ours: current.fleet.clone(),
+                    ours: follows.fleet,
                     theirs: message.fleet_id,
                 });
             }
         }
-        if current.fleet.is_empty() {
+        if current.fleet != message.fleet_id {
             tracing::info!(fleet = message.fleet_id, "this node now belongs to a fleet");
         }
         let state = NodeDesiredState {
@@ -301,6 +303,15 @@ mod tests {
         let text = refused.unwrap_err().to_string();
         assert!(text.contains("--adopt-fleet other"), "{text}");
         assert_eq!(names(&models), ["mine"]);
+        assert_eq!(receiver.followed().fleet, "f");
+        drop((receiver, models));
+        // Without a controller of the new fleet, the node still belongs to the earlier one.
+        let (receiver, models) = open(&dir, Some("unknown"));
+        assert_eq!(names(&models), ["mine"]);
+        assert_eq!(receiver.followed().fleet, "unknown");
+        assert!(receiver.receive(message("f", 4, 5, "mine")).await.is_err());
+        drop((receiver, models));
+        let (receiver, models) = open(&dir, None);
         assert_eq!(receiver.followed().fleet, "f");
         drop((receiver, models));
         let (receiver, models) = open(&dir, Some("other"));

@@ -9,6 +9,8 @@ mod connector;
 mod desired_state;
 mod energy_report;
 mod linked_controllers;
+mod logged_causes;
+mod peer_protocol;
 mod reconnect_delays;
 mod session;
 mod status_reporter;
@@ -26,6 +28,7 @@ pub(crate) use agent_link::AgentLink;
 pub(crate) use connector::Connector;
 pub(crate) use desired_state::DesiredStateReceiver;
 pub(crate) use linked_controllers::LinkedControllers;
+use logged_causes::LoggedCauses;
 use reconnect_delays::ReconnectDelays;
 use session::SessionError;
 
@@ -114,8 +117,7 @@ async fn keep_linked(
     mut wanted: watch::Receiver<bool>,
 ) {
     let mut delays = ReconnectDelays::default();
-    let mut has_warned = false;
-    let mut refusal = String::new();
+    let mut logged = LoggedCauses::default();
     loop {
         let started = Instant::now();
         let ended = tokio::select! {
@@ -127,8 +129,7 @@ async fn keep_linked(
         }
         if started.elapsed() >= STABLE_SESSION {
             delays = ReconnectDelays::default();
-            has_warned = false;
-            refusal.clear();
+            logged.clear();
         }
         match ended {
             Ok(()) => {}
@@ -138,20 +139,22 @@ async fn keep_linked(
             // The controller is linked at another of its addresses, or another one behind the same
             // address was not reached this time.
             Err(SessionError::AlreadyLinked) => delays = ReconnectDelays::longest(),
-            Err(error) if error.needs_operator() => {
-                delays = ReconnectDelays::longest();
-                let text = error.to_string();
-                if text != refusal {
-                    tracing::error!(controller = address, "no link to the controller: {text}");
-                    refusal = text;
-                }
-            }
-            // One warning is enough until a session has been stable.
-            Err(error) if std::mem::replace(&mut has_warned, true) => {
-                tracing::debug!(controller = address, %error, "no link to the controller");
-            }
             Err(error) => {
-                tracing::warn!(controller = address, %error, "no link to the controller; retrying");
+                let needs_operator = error.needs_operator();
+                if needs_operator {
+                    delays = ReconnectDelays::longest();
+                }
+                let cause = error.to_string();
+                if !logged.is_new(&cause) {
+                    tracing::debug!(controller = address, "no link to the controller: {cause}");
+                } else if needs_operator {
+                    tracing::error!(controller = address, "no link to the controller: {cause}");
+                } else {
+                    tracing::warn!(
+                        controller = address,
+                        "no link to the controller, retrying: {cause}"
+                    );
+                }
             }
         }
         tokio::select! {

@@ -5,10 +5,11 @@ use std::io;
 use std::time::Duration;
 
 use flotilla_proto::desired_state_parts::{MAX_PART_BYTES, PartialState, StateTooLarge};
+use flotilla_proto::preface;
+use flotilla_proto::transport::{self, LinkChannel};
 use flotilla_proto::v1::fleet_client::FleetClient;
 use flotilla_proto::v1::inference_server::InferenceServer;
 use flotilla_proto::v1::{IdentifyRequest, JoinResponse};
-use flotilla_proto::{preface, transport};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -20,6 +21,7 @@ use super::agent_link::AgentLink;
 use super::connector::{ConnectError, Target};
 use super::desired_state::ForeignFleetError;
 use super::linked_controllers::LinkedControllers;
+use super::peer_protocol::{self, PeerProtocol};
 use super::status_reporter::StatusReporter;
 use crate::inference_service::InferenceService;
 
@@ -41,10 +43,18 @@ pub(super) enum SessionError {
     Connect(#[from] ConnectError),
     #[error("the connection broke: {0}")]
     Io(#[from] io::Error),
-    #[error("the connection failed: {0}")]
-    Connection(#[from] hyper::Error),
+    #[error("the connection broke")]
+    Broken,
+    #[error("it does not answer any more")]
+    Silent,
     #[error("it refused the request: {}", .0.message())]
-    Refused(#[from] Status),
+    Refused(Status),
+    #[error(transparent)]
+    OtherProtocol(#[from] PeerProtocol),
+    #[error(
+        "what listens there ends the connection without an answer: is it the address of a controller's --link?"
+    )]
+    NoAnswer,
     #[error("it did not respond within {} s", STEP_TIMEOUT.as_secs())]
     Timeout(#[from] tokio::time::error::Elapsed),
     #[error("it ended the session")]
@@ -64,11 +74,34 @@ pub(super) enum SessionError {
     ForeignFleet(#[from] ForeignFleetError),
 }
 
+impl From<hyper::Error> for SessionError {
+    fn from(error: hyper::Error) -> Self {
+        tracing::debug!(?error, "a connection to a controller broke");
+        if error.is_timeout() {
+            Self::Silent
+        } else {
+            Self::Broken
+        }
+    }
+}
+
+impl From<Status> for SessionError {
+    fn from(status: Status) -> Self {
+        // Only the status of a call that got no answer has a cause.
+        let cause = std::error::Error::source(&status);
+        match cause.map(|cause| cause.downcast_ref::<hyper::Error>()) {
+            None => Self::Refused(status),
+            Some(Some(error)) if error.is_timeout() => Self::Silent,
+            Some(_) => Self::Broken,
+        }
+    }
+}
+
 impl SessionError {
     /// Whether trying again is of no use before an operator has changed something.
     pub(super) fn needs_operator(&self) -> bool {
         match self {
-            Self::ForeignFleet(_) => true,
+            Self::ForeignFleet(_) | Self::OtherProtocol(_) => true,
             Self::Refused(status) => matches!(
                 status.code(),
                 Code::FailedPrecondition | Code::AlreadyExists | Code::InvalidArgument
@@ -93,9 +126,7 @@ pub(super) async fn run(
     let mut client = FleetClient::with_origin(channel, transport::origin())
         .max_decoding_message_size(MAX_PART_BYTES);
 
-    let identify = client.identify(IdentifyRequest {});
-    let identified = tokio::time::timeout(STEP_TIMEOUT, identify).await??;
-    let controller = identified.into_inner().controller_id;
+    let controller = identify(link, address, &mut client).await?;
     let guard = controllers
         .register(&controller, client.clone())
         .ok_or(SessionError::AlreadyLinked)?;
@@ -160,6 +191,30 @@ pub(super) async fn run(
             _ = tick.tick() => {}
         }
         reporter.send_changes();
+    }
+}
+
+/// Returns the controller's id.
+///
+/// # Errors
+/// What answers there, if it is no controller.
+async fn identify(
+    link: &AgentLink,
+    address: &str,
+    client: &mut FleetClient<LinkChannel>,
+) -> Result<String, SessionError> {
+    let identify = client.identify(IdentifyRequest {});
+    let error = match tokio::time::timeout(STEP_TIMEOUT, identify).await {
+        Ok(Ok(identified)) => return Ok(identified.into_inner().controller_id),
+        Ok(Err(status)) => {
+            tracing::debug!(controller = address, %status, "no answer of a controller");
+            SessionError::NoAnswer
+        }
+        Err(elapsed) => elapsed.into(),
+    };
+    match peer_protocol::probe(&link.connector, address).await {
+        Some(protocol) => Err(protocol.into()),
+        None => Err(error),
     }
 }
 

@@ -4,7 +4,7 @@
 //! `resources` those that show and change the fleet's resources. `docs/reference/cli.md` is
 //! generated from the doc comments in this module; see [`crate::reference`].
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 mod requests;
 mod resources;
@@ -144,6 +144,41 @@ pub(crate) enum ResourceKind {
     Router,
 }
 
+/// Names of values that are numbers. Their parsers refuse negative ones with the range, which the parser of
+/// the command line would take for flags.
+const NUMBERS: [&str; 10] = [
+    "DURATION",
+    "FACTOR",
+    "FRACTION",
+    "N",
+    "QUALITY",
+    "SECONDS",
+    "SIZE",
+    "TEMPERATURE",
+    "TOKENS",
+    "WATTS",
+];
+
+impl Args {
+    /// The arguments of this process. Ends it with a message if they are not valid.
+    pub(crate) fn of_this_process() -> Self {
+        let matches = pass_negative_numbers(Self::command()).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+}
+
+/// Passes negative numbers to the parsers of numbers, in a command and its subcommands.
+fn pass_negative_numbers(command: clap::Command) -> clap::Command {
+    let pass = |arg: clap::Arg| {
+        let names = arg.get_value_names().unwrap_or_default();
+        let is_number = names.iter().any(|name| NUMBERS.contains(&name.as_str()));
+        arg.allow_hyphen_values(is_number)
+    };
+    command
+        .mut_args(pass)
+        .mut_subcommands(pass_negative_numbers)
+}
+
 impl Command {
     /// Whether the command runs a controller or an agent in this process.
     pub(crate) fn is_server(&self) -> bool {
@@ -179,11 +214,46 @@ pub(crate) enum OutputFormat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn command_line_definition_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    /// All commands with the way to them.
+    fn commands(command: &clap::Command, way: &[String]) -> Vec<(Vec<String>, clap::Command)> {
+        let way = [way, &[command.get_name().to_owned()]].concat();
+        let below = command.get_subcommands();
+        let below = below.flat_map(|command| commands(command, &way));
+        [(way.clone(), command.clone())]
+            .into_iter()
+            .chain(below)
+            .collect()
+    }
+
+    #[test]
+    fn no_flag_for_a_number_takes_a_negative_one_or_nonsense_and_each_says_its_range() {
+        for (way, command) in commands(&Args::command(), &[]) {
+            for flag in command.get_arguments().filter(|arg| !arg.is_positional()) {
+                let names = flag.get_value_names().unwrap_or_default();
+                if !names.iter().any(|name| NUMBERS.contains(&name.as_str())) {
+                    continue;
+                }
+                let name = format!("--{}", flag.get_long().unwrap());
+                let help = flag.get_help().unwrap().to_string();
+                assert!(help.contains(char::is_numeric), "{way:?} {name}: {help}");
+                for value in ["-5", "nan", "inf", "-1GiB", ""] {
+                    let line = [&way[..], &[name.clone(), value.to_owned()]].concat();
+                    let parsed = pass_negative_numbers(Args::command()).try_get_matches_from(line);
+                    let error = parsed.unwrap_err();
+                    assert_eq!(
+                        error.kind(),
+                        clap::error::ErrorKind::ValueValidation,
+                        "{way:?} {name} {value}: {error}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

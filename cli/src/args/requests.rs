@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use flotilla_core::ModelName;
 
-use super::values::{parse_concurrency, parse_fraction};
+use super::values::number_between;
 use super::{Endpoint, OutputFormat};
 
 #[derive(Debug, clap::Args)]
@@ -21,11 +21,11 @@ pub(crate) struct ChatArgs {
     /// System message before the conversation.
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// Maximum length of an answer in tokens. Default: the model's limit.
-    #[arg(long, value_name = "TOKENS")]
+    /// Maximum length of an answer in tokens, at least 1. Default: the model's limit.
+    #[arg(long, value_name = "TOKENS", value_parser = number_between(1, u32::MAX))]
     pub(crate) max_tokens: Option<u32>,
-    /// Sampling temperature. 0 always picks the most probable token. Default: the model's.
-    #[arg(long, value_name = "TEMPERATURE")]
+    /// Sampling temperature, 0 to 2. 0 always picks the most probable token. Default: the model's.
+    #[arg(long, value_name = "TEMPERATURE", value_parser = number_between(0.0, 2.0))]
     pub(crate) temperature: Option<f64>,
     #[command(flatten)]
     pub(crate) endpoint: Endpoint,
@@ -103,8 +103,9 @@ pub(crate) struct EvalArgs {
     /// Rule by which an answer counts as correct.
     #[arg(long, value_name = "METHOD", default_value = "exact")]
     pub(crate) scoring: ScoringMethod,
-    /// With `--scoring numeric`: relative error that still counts as correct, 0.01 for 1 %.
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.0)]
+    /// With `--scoring numeric`: relative error that still counts as correct, 0.01 for 1 %: 0 to 1.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.0,
+        value_parser = number_between(0.0, 1.0))]
     pub(crate) tolerance: f64,
     /// Field of a line that holds the request. Default: the first of messages, text, prompt,
     /// question and input that is present.
@@ -114,18 +115,19 @@ pub(crate) struct EvalArgs {
     /// answer and output that is present.
     #[arg(long, value_name = "FIELD")]
     pub(crate) expected_field: Option<String>,
-    /// Maximum number of requests, sampled evenly from the file. Default: all of them.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Maximum number of requests, at least 1, sampled evenly from the file. Default: all of them.
+    #[arg(long, value_name = "N", value_parser = number_between(1, u32::MAX))]
     pub(crate) limit: Option<u32>,
-    /// Maximum length of an answer in tokens. Default: the model's limit.
-    #[arg(long, value_name = "TOKENS")]
+    /// Maximum length of an answer in tokens, at least 1. Default: the model's limit.
+    #[arg(long, value_name = "TOKENS", value_parser = number_between(1, u32::MAX))]
     pub(crate) max_tokens: Option<u32>,
     /// Privacy zone that the requests must stay in. Default: the task's first zone, if it has any.
     #[arg(long, value_name = "ZONE")]
     pub(crate) zone: Option<String>,
     /// Number of concurrent requests, 1 to 1000. With more than 1, the latencies are those of a
     /// fleet under load.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_concurrency)]
+    #[arg(long, value_name = "N", default_value_t = 1, 
+        value_parser = number_between(1_usize, 1_000))]
     pub(crate) concurrency: usize,
     /// File in which answers are kept. Default: a file in ./flotilla-eval for this task, data and
     /// scoring.
@@ -140,7 +142,8 @@ pub(crate) struct EvalArgs {
     pub(crate) calibrate: bool,
     /// With `--calibrate`: quality to reach at the lowest energy, 0 to 1. Default: that of the last
     /// model minus 0.0025.
-    #[arg(long, value_name = "QUALITY", requires = "calibrate", value_parser = parse_fraction)]
+    #[arg(long, value_name = "QUALITY", requires = "calibrate", 
+        value_parser = number_between(0.0_f32, 1.0))]
     pub(crate) target_quality: Option<f32>,
     /// With `--calibrate`: writes the thresholds into the task.
     #[arg(long, requires = "calibrate")]

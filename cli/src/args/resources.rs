@@ -239,7 +239,7 @@ other node stays, unless --force is given. `flotilla uncordon` ends the drain.")
 pub(crate) struct DrainArgs {
     /// Name of the node.
     pub(crate) name: String,
-    /// Maximum time to wait for the node to be empty, in seconds.
+    /// Maximum time to wait for the node to be empty, in seconds: 0 to 86400.
     #[arg(long, value_name = "SECONDS", default_value = "300", value_parser = seconds_between(0.0, 86_400.0))]
     pub(crate) timeout: Duration,
     /// After the timeout, also removes replicas that fit on no other node.

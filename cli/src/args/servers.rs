@@ -16,8 +16,9 @@ use crate::default_data_dir::default_data_dir;
 
 use super::time_limits::TimeLimitArgs;
 use super::values::{
-    ListenAddress, bytes_between, parse_fleet_id, parse_interval, parse_label,
-    parse_listen_address, parse_slowdown, parse_taint, parse_watts, seconds_between,
+    ListenAddress, bytes_between, duration_between, host_port, ip_port, number_between,
+    parse_fleet_id, parse_interval, parse_label, parse_listen_address, parse_taint,
+    seconds_between,
 };
 
 #[derive(Debug, clap::Args)]
@@ -34,16 +35,12 @@ pub(crate) struct UpArgs {
     #[arg(long)]
     pub(crate) init_store: bool,
     /// Address of the HTTP API.
-    #[arg(
-        long,
-        env = "FLOTILLA_HTTP",
-        value_name = "IP:PORT",
-        default_value = "127.0.0.1:8080"
-    )]
+    #[arg(long, env = "FLOTILLA_HTTP", value_name = "IP:PORT", default_value = "127.0.0.1:8080",
+        value_parser = ip_port(8080))]
     pub(crate) http: SocketAddr,
     /// Address that agents on other machines connect to, such as 0.0.0.0:7070. Default: only the agents of
     /// this command can connect.
-    #[arg(long, env = "FLOTILLA_LINK", value_name = "IP:PORT")]
+    #[arg(long, env = "FLOTILLA_LINK", value_name = "IP:PORT", value_parser = ip_port(7070))]
     pub(crate) link: Option<SocketAddr>,
     /// Address of `--link` from the view of agents on other machines. Default: `--link`, with the
     /// machine's own address if `--link` is an unspecified address such as 0.0.0.0.
@@ -51,7 +48,8 @@ pub(crate) struct UpArgs {
         long,
         env = "FLOTILLA_ADVERTISE_LINK",
         value_name = "HOST:PORT",
-        requires = "link"
+        requires = "link",
+        value_parser = host_port("that agents reach", 7070)
     )]
     pub(crate) advertise_link: Option<String>,
     /// Number of agents to run, 1 to 100. Each one is a node of the fleet.
@@ -126,28 +124,22 @@ impl HttpApiArgs {
   flotilla controller --http 0.0.0.0:8080 --link 0.0.0.0:7070 --data-dir /srv/flotilla")]
 pub(crate) struct ControllerArgs {
     /// Address of the HTTP API.
-    #[arg(
-        long,
-        env = "FLOTILLA_HTTP",
-        value_name = "IP:PORT",
-        default_value = "127.0.0.1:8080"
-    )]
+    #[arg(long, env = "FLOTILLA_HTTP", value_name = "IP:PORT", default_value = "127.0.0.1:8080",
+        value_parser = ip_port(8080))]
     pub(crate) http: SocketAddr,
     /// Address that agents connect to.
-    #[arg(
-        long,
-        env = "FLOTILLA_LINK",
-        value_name = "IP:PORT",
-        default_value = "127.0.0.1:7070"
-    )]
+    #[arg(long, env = "FLOTILLA_LINK", value_name = "IP:PORT", default_value = "127.0.0.1:7070",
+        value_parser = ip_port(7070))]
     pub(crate) link: SocketAddr,
     /// Address of `--link` from the view of agents and other controllers. Default: `--link`, with the
     /// machine's own address if `--link` is an unspecified address such as 0.0.0.0.
-    #[arg(long, env = "FLOTILLA_ADVERTISE_LINK", value_name = "HOST:PORT")]
+    #[arg(long, env = "FLOTILLA_ADVERTISE_LINK", value_name = "HOST:PORT",
+        value_parser = host_port("that agents and controllers reach", 7070))]
     pub(crate) advertise_link: Option<String>,
     /// Address of `--http` from the view of other controllers. Default: `--http`, with the machine's
     /// own address if `--http` is an unspecified address.
-    #[arg(long, env = "FLOTILLA_ADVERTISE_HTTP", value_name = "HOST:PORT")]
+    #[arg(long, env = "FLOTILLA_ADVERTISE_HTTP", value_name = "HOST:PORT",
+        value_parser = host_port("that other controllers reach", 8080))]
     pub(crate) advertise_http: Option<String>,
     /// Store of the desired state: `embedded` for one controller, which keeps it in `--data-dir`, or
     /// `embedded:DIR` in another directory, or `etcd://HOST:PORT,HOST:PORT` for several controllers
@@ -276,15 +268,10 @@ impl ControllerArgs {
   flotilla agent --join controller.example:7070 --name shop-17
   flotilla agent --join 10.0.0.1:7070,10.0.0.2:7070 --name shop-17 --label region=north --memory 8GiB")]
 pub(crate) struct AgentArgs {
-    /// Link addresses of controllers. The agent learns of other controllers from the first that
-    /// answers.
-    #[arg(
-        long,
-        env = "FLOTILLA_JOIN",
-        value_name = "HOST:PORT,...",
-        value_delimiter = ',',
-        required = true
-    )]
+    /// Link addresses of controllers, which is their --link, port 7070 by default. The agent learns of other
+    /// controllers from the first that answers.
+    #[arg(long, env = "FLOTILLA_JOIN", value_name = "HOST:PORT,...", value_delimiter = ',',
+        required = true, value_parser = host_port("of a controller's --link", 7070))]
     pub(crate) join: Vec<String>,
     /// Name of the node in the fleet.
     #[arg(long, env = "FLOTILLA_NODE_NAME", value_name = "NAME")]
@@ -293,8 +280,11 @@ pub(crate) struct AgentArgs {
     /// /var/lib/flotilla/agents/NAME for root, ~/.local/state/flotilla/agents/NAME for others.
     #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Id of the fleet that the node moves to. A node obeys only the fleet that it joined first; the
-    /// controllers of another one are refused, with the id to give here. Default: the node stays.
+    /// Id of the fleet that the node moves to, 32 hexadecimal digits. A node obeys only the fleet that it
+    /// joined first; the controllers of another one are refused, with the id to give here. The node moves
+    /// once it is linked to a controller of that fleet: its models are replaced by those that this fleet
+    /// wants there, and their files are kept for `--file-retention`. The earlier fleet lists the node as Lost
+    /// until `flotilla delete node NAME` there. Default: the node stays.
     #[arg(long, env = "FLOTILLA_ADOPT_FLEET", value_name = "ID", value_parser = parse_fleet_id)]
     pub(crate) adopt_fleet: Option<String>,
     /// Label of the node. May be repeated.
@@ -325,22 +315,18 @@ pub(crate) struct AgentArgs {
         value_parser = bytes_between("1KiB", "1024TiB"))]
     pub(crate) disk: Option<Bytes>,
     /// How long files of models are kept after the last model that needed them has left the node, such as
-    /// 7d or 12h. They go earlier, the oldest first, where their space is needed.
-    #[arg(
-        long,
-        env = "FLOTILLA_FILE_RETENTION",
-        value_name = "DURATION",
-        default_value = "7d"
-    )]
+    /// 7d or 12h: 0s to 3650d. They go earlier, the oldest first, where their space is needed.
+    #[arg(long, env = "FLOTILLA_FILE_RETENTION", value_name = "DURATION", default_value = "7d",
+        value_parser = duration_between("0s", "3650d"))]
     pub(crate) file_retention: HumanDuration,
-    /// Power of the idle node, in watts. Energy is estimated from this and `--max-watts` where no
+    /// Power of the idle node, in watts: 0 to 1000000, and at most `--max-watts`. Energy is estimated from this and `--max-watts` where no
     /// power meter is available. Default: estimated from the number of cores.
     #[arg(long, env = "FLOTILLA_IDLE_WATTS", value_name = "WATTS", requires = "max_watts",
-        value_parser = parse_watts)]
+        value_parser = number_between(0.0_f32, 1e6))]
     pub(crate) idle_watts: Option<f32>,
-    /// Power of the fully loaded node, in watts. Default: estimated from the number of cores.
+    /// Power of the fully loaded node, in watts: 0 to 1000000. Default: estimated from the number of cores.
     #[arg(long, env = "FLOTILLA_MAX_WATTS", value_name = "WATTS", requires = "idle_watts",
-        value_parser = parse_watts)]
+        value_parser = number_between(0.0_f32, 1e6))]
     pub(crate) max_watts: Option<f32>,
     /// Address of the Prometheus endpoint of this node, or `off`. Controllers also export the node's
     /// metrics.
@@ -350,7 +336,7 @@ pub(crate) struct AgentArgs {
     /// Factor by which the simulated engine is slower on this node, 1 to 1000000. Simulates unequal
     /// nodes.
     #[arg(long, env = "FLOTILLA_SIMULATED_SLOWDOWN", value_name = "FACTOR", default_value = "1",
-        value_parser = parse_slowdown)]
+        value_parser = number_between(1.0, 1e6))]
     pub(crate) simulated_slowdown: f64,
     /// Maximum time to finish active requests when the agent stops or a model is removed, in seconds: 0 to
     /// 86400.

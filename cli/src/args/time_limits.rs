@@ -9,14 +9,14 @@ use super::values::seconds_between;
 /// Time limits of requests and of nodes.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct TimeLimitArgs {
-    /// Maximum time until the first token of an answer exists, in seconds, with the time in queues: 0.1
-    /// to 86400.
+    /// Maximum time until the first token of an answer exists, in seconds, with the time in queues: 2 to
+    /// 86400. A node takes up to a second to report that an answer has begun.
     #[arg(long, env = "FLOTILLA_FIRST_TOKEN_TIMEOUT", value_name = "SECONDS",
-        default_value = "300", value_parser = seconds_between(0.1, 86_400.0))]
+        default_value = "300", value_parser = seconds_between(2.0, 86_400.0))]
     first_token_timeout: Duration,
-    /// Maximum time from the arrival of a request to the end of its answer, in seconds: 0.1 to 86400.
+    /// Maximum time from the arrival of a request to the end of its answer, in seconds: 2 to 86400.
     #[arg(long, env = "FLOTILLA_ANSWER_TIMEOUT", value_name = "SECONDS",
-        default_value = "600", value_parser = seconds_between(0.1, 86_400.0))]
+        default_value = "600", value_parser = seconds_between(2.0, 86_400.0))]
     answer_timeout: Duration,
     /// Time without a message from a node after which the node gets no more requests, in seconds: 1 to
     /// 3600.

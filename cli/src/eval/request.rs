@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::data::LabelledRequest;
 use super::journal::GradedAnswer;
-use crate::client::{FleetClient, check_status};
+use crate::client::{FleetClient, check_status, read_json};
 
 /// Maximum number of retries while the fleet has no capacity or no replica for the request.
 const MAX_RETRIES: usize = 5;
@@ -96,7 +96,7 @@ pub(super) async fn answer_and_grade(
         .with_context(|| format!("line {}, model '{}'", request.line, evaluated.model))?;
     let decision = response.headers().get("x-flotilla-decision");
     let decision = decision.and_then(|id| id.to_str().ok()).map(str::to_owned);
-    let completion: AnswerCompletion = response.json().await?;
+    let completion: AnswerCompletion = read_json(response).await?;
     let choice = completion
         .choices
         .into_iter()

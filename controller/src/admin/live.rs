@@ -66,6 +66,7 @@ struct FleetResources {
     nodes: Vec<Hashed<NodeResource>>,
     models: Vec<Hashed<ModelResource>>,
     notes: (u64, Vec<String>),
+    refusals: (u64, Vec<String>),
     controllers: (u64, Vec<ControllerResource>),
     tasks: (u64, Vec<String>),
 }
@@ -104,6 +105,7 @@ impl FleetResources {
                 .map(|model| Hashed::new(model.model.name().clone().as_str(), model))
                 .collect(),
             notes: hashed(view.notes()),
+            refusals: hashed(view.refusal_notes()),
             controllers: (hash(&controllers), controllers),
             tasks: hashed(tasks(view)),
         }
@@ -178,6 +180,8 @@ struct FleetSnapshot<'a> {
     controllers: Vec<ControllerResource>,
     grid: GridJson,
     notes: Vec<String>,
+    /// Nodes that were refused when they joined.
+    refusals: Vec<String>,
     nodes: Vec<&'a NodeResource>,
     models: Vec<&'a ModelResource>,
     /// Names of all tasks.
@@ -209,6 +213,8 @@ struct FleetDelta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     notes: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    refusals: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     controllers: Option<Vec<ControllerResource>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tasks: Option<Vec<String>>,
@@ -221,6 +227,7 @@ impl FleetDelta<'_> {
             && self.models.is_empty()
             && self.removed_models.is_empty()
             && self.notes.is_none()
+            && self.refusals.is_none()
             && self.controllers.is_none()
             && self.tasks.is_none()
     }
@@ -233,6 +240,7 @@ struct SentHashes {
     nodes: HashMap<String, u64>,
     models: HashMap<String, u64>,
     notes: u64,
+    refusals: u64,
     controllers: u64,
     tasks: u64,
 }
@@ -248,6 +256,7 @@ impl SentHashes {
             models,
             removed_models,
             notes: if_changed(&mut self.notes, &resources.notes),
+            refusals: if_changed(&mut self.refusals, &resources.refusals),
             controllers: if_changed(&mut self.controllers, &resources.controllers),
             tasks: if_changed(&mut self.tasks, &resources.tasks),
         }
@@ -318,6 +327,7 @@ async fn stream(
                 controllers: all.controllers.unwrap_or_default(),
                 grid: GridJson { currency },
                 notes: all.notes.unwrap_or_default(),
+                refusals: all.refusals.unwrap_or_default(),
                 nodes: all.nodes,
                 models: all.models,
                 tasks: all.tasks.unwrap_or_default(),

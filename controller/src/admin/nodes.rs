@@ -215,7 +215,7 @@ pub(super) async fn list(
     ApiQuery(query): ApiQuery<WatchQuery>,
 ) -> Result<Response, ApiError> {
     watch::reply(state, &query, |view| {
-        ResourceList::new(view, nodes(view).into_iter())
+        ResourceList::new(view, nodes(view).into_iter()).with_notes(view.refusal_notes())
     })
     .await
 }

@@ -119,4 +119,10 @@ impl<T> ResourceList<T> {
             notes: view.notes(),
         }
     }
+
+    /// Adds notes that concern this list alone.
+    pub(super) fn with_notes(mut self, notes: Vec<String>) -> Self {
+        self.notes.extend(notes);
+        self
+    }
 }

@@ -38,6 +38,9 @@ impl FetchError {
             Self::NoSuchPath(_) | Self::Unreadable { .. } => {
                 "put the files there, or correct spec.source.controllerPath"
             }
+            Self::Server { problem, .. } if problem.contains("certificate") => {
+                "give the authority that has signed it to the controllers: --ca-file"
+            }
             Self::Server { .. } => {
                 "check the address and the network, and HF_TOKEN if it is not public"
             }

@@ -241,15 +241,21 @@ impl FleetView {
         notes.extend_from_slice(&self.ignored);
         notes.extend(self.placement_hold.as_ref().map(ToString::to_string));
         notes.extend(self.unheard_note());
-        notes.extend(self.refusals.iter().map(|refusal| {
+        notes
+    }
+
+    /// Returns the nodes that were refused when they joined, as sentences for people.
+    #[must_use]
+    pub fn refusal_notes(&self) -> Vec<String> {
+        let refusals = self.refusals.iter().map(|refusal| {
             let JoinRefusal {
                 node,
                 address,
                 reason,
             } = refusal;
             format!("the node '{node}' at {address} was refused: {reason}")
-        }));
-        notes
+        });
+        refusals.collect()
     }
 
     /// Names the nodes that are linked to other controllers only, if there are any.
@@ -277,6 +283,7 @@ impl FleetView {
         if !nodes.any(|node| node.phase == NodePhase::Ready) {
             notes.push("no node is ready".to_owned());
         }
+        notes.extend(self.refusal_notes());
         let models = self.models.iter();
         DispatchView {
             generation: self.generation,

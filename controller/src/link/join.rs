@@ -1,5 +1,6 @@
 //! What an agent sends when it joins.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use flotilla_core::energy::PowerRange;
@@ -39,7 +40,7 @@ pub(super) async fn check(
     fleet_id: &str,
     peer: &LinkRecord,
 ) -> Result<(), Status> {
-    reject_foreign_fleet(&fleet.peek(), fleet_id)?;
+    reject_foreign_fleet(&fleet.peek(), name, fleet_id)?;
     let deadline = Instant::now() + EARLIER_LINK_WAIT;
     loop {
         let rejected = reject_taken_name(&fleet.peek(), name, record, peer);
@@ -51,11 +52,11 @@ pub(super) async fn check(
 }
 
 /// Rejects a node of another fleet.
-fn reject_foreign_fleet(view: &FleetView, theirs: &str) -> Result<(), Status> {
+fn reject_foreign_fleet(view: &FleetView, name: &NodeName, theirs: &str) -> Result<(), Status> {
     match &view.fleet_id {
         Some(ours) if !theirs.is_empty() && theirs != ours => {
             Err(Status::failed_precondition(format!(
-                "the node belongs to the fleet '{theirs}', and this controller to the fleet '{ours}'. To move the node here, start its agent with --adopt-fleet {ours}; if this controller should be of the other fleet, start it with that fleet's store"
+                "the node belongs to the fleet '{theirs}', and this controller to the fleet '{ours}'. To move the node here, start its agent with --adopt-fleet {ours}: its models are then replaced by those that this fleet wants there, the files of the earlier ones are kept for --file-retention, and the other fleet lists the node as Lost until `flotilla delete node {name}` there. If this controller should be of the other fleet, start it with that fleet's store"
             )))
         }
         _ => Ok(()),
@@ -95,9 +96,12 @@ fn reject_taken_name(
     else {
         return Ok(());
     };
+    // Without the port, which changes with each attempt: the same refusal is reported once.
+    let newcomer = peer.address.parse::<SocketAddr>();
+    let newcomer = newcomer.map_or_else(|_| peer.address.clone(), |peer| peer.ip().to_string());
     Err(Status::already_exists(format!(
-        "an agent with the name '{name}' and the same identity is linked from {} and answers, and another one dials from {}: the machine or its data directory was copied. Stop one of them, or give it another --name and an empty --data-dir",
-        earlier.address, peer.address
+        "an agent with the name '{name}' and the same identity is linked from {} and answers, and another one dials from {newcomer}: the machine or its data directory was copied. Stop one of them, or give it another --name and an empty --data-dir",
+        earlier.address
     )))
 }
 
@@ -283,14 +287,15 @@ mod tests {
             fleet_id: Some("ours".into()),
             ..FleetView::default()
         };
+        let name = NodeName::new("n1").unwrap();
         for own in ["", "ours"] {
-            assert!(reject_foreign_fleet(&view, own).is_ok());
+            assert!(reject_foreign_fleet(&view, &name, own).is_ok());
         }
-        let rejected = reject_foreign_fleet(&view, "theirs").unwrap_err();
+        let rejected = reject_foreign_fleet(&view, &name, "theirs").unwrap_err();
         assert!(
             rejected.message().contains("--adopt-fleet ours"),
             "{rejected}"
         );
-        assert!(reject_foreign_fleet(&FleetView::default(), "theirs").is_ok());
+        assert!(reject_foreign_fleet(&FleetView::default(), &name, "theirs").is_ok());
     }
 }

@@ -24,6 +24,7 @@ mod model_files;
 mod model_life_cycle;
 mod node_faults;
 mod one_fleet;
+mod operator_mistakes;
 mod placement;
 mod privacy_zones;
 mod prometheus;

@@ -180,6 +180,36 @@ async fn file_from_a_server_is_checked_before_the_model_loads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn file_of_a_server_with_an_own_authority_is_fetched_with_its_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("m.gguf"), b"this is no model").unwrap();
+    let (server, authority) = FileServer::start_with_tls(dir.path().to_owned()).await;
+    let ca = dir.path().join("ca.pem").display().to_string();
+    std::fs::write(&ca, authority).unwrap();
+    let digest = hex::encode(sha2::Sha256::digest(b"this is no model"));
+    let source = json!({"url": format!("{}/files/m.gguf", server.url()), "sha256": digest});
+    for (args, is_trusted) in [(vec![], false), (vec!["--ca-file", ca.as_str()], true)] {
+        let cluster = Cluster::builder()
+            .mode(Mode::Processes)
+            .controller_args(&args)
+            .start()
+            .await;
+        let api = cluster.api();
+        api.apply(&model("m", 1, &source)).await;
+        let is_decided = async || {
+            let status = api.model("m").await["status"].clone();
+            let fetch = status["fetch"].to_string();
+            match is_trusted {
+                true => fetch == "null" && status["phase"] == "Pending",
+                false => fetch.contains("certificate") && fetch.contains("--ca-file"),
+            }
+        };
+        cluster.wait_until(is_decided).await;
+        cluster.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hugging_face_repository_is_fetched_with_the_token() {
     let server = FileServer::start(demo_folder("numbers"), Some("secret")).await;
     let dir = tempfile::tempdir().unwrap();

@@ -54,7 +54,7 @@ async fn killed_agent_ends_its_streams_with_an_error_and_the_next_request_uses_a
 #[tokio::test(flavor = "multi_thread")]
 async fn replica_that_does_not_answer_gets_no_requests_until_it_does() {
     // The link stays up: only missing answers show that something is wrong.
-    let arguments = ["--first-token-timeout", "1", "--link-timeout", "60"];
+    let arguments = ["--first-token-timeout", "2", "--link-timeout", "60"];
     let cluster = Cluster::builder()
         .mode(Mode::Processes)
         .controller_args(&arguments)

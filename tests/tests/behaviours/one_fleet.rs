@@ -58,7 +58,7 @@ async fn controller_with_an_empty_store_changes_nothing_on_the_nodes() {
     cluster.restart_controller().await;
     // Both ends say it: the agent's log, and every list of the controller.
     let agent = cluster.agent_mut("n1");
-    let line = agent.wait_for_line("to the fleet '");
+    let line = agent.wait_for_line("the node belongs to the fleet '");
     assert!(line.contains("ERROR"), "{line}");
     assert!(line.contains("--adopt-fleet "), "{line}");
     let listed = run(&cluster, &["get", "nodes"]);
@@ -103,6 +103,26 @@ async fn node_moves_to_another_fleet_with_the_flag_that_its_log_names() {
         .chars()
         .take_while(char::is_ascii_alphanumeric)
         .collect();
+    // A fleet whose controllers it does not reach changes nothing: without the flag it is where it was.
+    cluster.kill_agent("n1");
+    let unknown = "0".repeat(32);
+    cluster.start_agent(AgentSettings::new("n1").args(&["--adopt-fleet", &unknown]));
+    let agent = cluster.agent_mut("n1");
+    agent.wait_for_line("moves to another fleet once it is linked to a controller of it");
+    let line = agent.wait_for_line("the node belongs to the fleet '");
+    assert!(line.contains(&unknown), "{line}");
+    cluster.kill_agent("n1");
+    cluster.start_agent("n1");
+    let agent = cluster.agent_mut("n1");
+    let line = agent.wait_for_line("the node belongs to the fleet '");
+    assert!(!line.contains(&unknown), "{line}");
+    for consequence in [
+        "are then replaced",
+        "--file-retention",
+        "flotilla delete node n1",
+    ] {
+        assert!(line.contains(consequence), "{line}");
+    }
     cluster.kill_agent("n1");
     cluster.start_agent(AgentSettings::new("n1").args(&["--adopt-fleet", &fleet]));
     cluster.wait_until_ready(&["n1"]).await;

@@ -82,7 +82,7 @@ async fn silent_stream_is_kept_alive_and_says_last_who_answered() {
 
 #[tokio::test]
 async fn error_of_a_silent_stream_is_a_frame_with_its_status() {
-    let cluster = slow_model(60_000, &["--first-token-timeout", "1"]).await;
+    let cluster = slow_model(60_000, &["--first-token-timeout", "2"]).await;
     let api = cluster.api();
     let response = api.post(CHAT_PATH, &streamed()).await;
     assert_eq!(response.status(), 200);

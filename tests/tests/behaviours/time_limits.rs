@@ -78,7 +78,7 @@ async fn answer_that_is_too_long_is_an_error_of_its_own_and_no_fault_of_the_repl
 #[tokio::test]
 async fn node_that_begins_no_answer_is_a_fault_and_one_that_is_busy_is_none() {
     let options = json!({"outputTokens": 1, "timeToFirstTokenMs": 30_000});
-    let cluster = serve(&["--first-token-timeout", "1"], 1, &options).await;
+    let cluster = serve(&["--first-token-timeout", "2"], 1, &options).await;
     let api = cluster.api();
     let not_begun = (504, json!("deadline_exceeded"));
     // Only the first on each node is computed: the others show nothing about the replica.
