@@ -17,7 +17,9 @@ use crate::models::DesiredModel;
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// The directory or a file in it cannot be created, read or written.
-    #[error("cannot use the data directory {path}: {error}")]
+    #[error(
+        "the data directory {path} cannot be used: {error}; give this user the right to write there, or use another --data-dir"
+    )]
     Io {
         /// The data directory.
         path: PathBuf,

@@ -1,5 +1,6 @@
 //! Serves `/metrics` of this node for Prometheus.
 
+use std::io;
 use std::net::SocketAddr;
 
 use axum::Router;
@@ -19,7 +20,7 @@ pub(crate) async fn serve(
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::warn!(%address, %error, "cannot serve /metrics at this address; the controllers still serve the node's metrics");
+            tracing::warn!("{}", cannot_serve(address, &error));
             return;
         }
     };
@@ -32,5 +33,34 @@ pub(crate) async fn serve(
     let server = axum::serve(listener, Router::new().route("/metrics", metrics));
     if let Err(error) = server.with_graceful_shutdown(stop.cancelled_owned()).await {
         tracing::warn!(%error, "the /metrics endpoint has failed");
+    }
+}
+
+/// Returns the warning for an address that cannot be used.
+fn cannot_serve(address: SocketAddr, error: &io::Error) -> String {
+    let problem = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "the port is in use, perhaps by another agent on this machine".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    format!(
+        "cannot serve this node's /metrics at {address}: {problem}; choose another address with --metrics, or --metrics off. The controllers serve the node's metrics all the same"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn second_agent_on_a_machine_is_told_which_flag_to_give() {
+        let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = first.local_addr().unwrap();
+        let error = TcpListener::bind(address).await.unwrap_err();
+        let warning = cannot_serve(address, &error);
+        for part in ["the port is in use", "--metrics", &address.to_string()] {
+            assert!(warning.contains(part), "{warning}");
+        }
     }
 }

@@ -328,8 +328,8 @@ pub(crate) struct AgentArgs {
     #[arg(long, env = "FLOTILLA_MAX_WATTS", value_name = "WATTS", requires = "idle_watts",
         value_parser = number_between(0.0_f32, 1e6))]
     pub(crate) max_watts: Option<f32>,
-    /// Address of the Prometheus endpoint of this node, or `off`. Controllers also export the node's
-    /// metrics.
+    /// Address of the Prometheus endpoint of this node, or `off`. Each agent on a machine needs its own.
+    /// Controllers also export the node's metrics.
     #[arg(long, env = "FLOTILLA_METRICS", value_name = "IP:PORT", default_value = "127.0.0.1:9464",
         value_parser = parse_listen_address)]
     pub(crate) metrics: ListenAddress,

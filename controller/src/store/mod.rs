@@ -202,7 +202,9 @@ pub enum StoreError {
     #[error("'{0}' was changed by another client in the meantime: read it again and retry")]
     Conflict(String),
     /// The data directory or a file in it cannot be used.
-    #[error("the data directory {path} cannot be used: {reason}")]
+    #[error(
+        "the data directory {path} cannot be used: {reason}; give this user the right to write there, or use another --data-dir"
+    )]
     Directory {
         /// The data directory.
         path: PathBuf,
