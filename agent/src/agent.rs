@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_core::Bytes;
 use flotilla_engine::{EngineSet, LoadError};
 use flotilla_telemetry::names::attr;
 use flotilla_telemetry::{KeyValue, ServiceIdentity, Telemetry, TelemetryError, TelemetrySettings};
@@ -16,7 +17,7 @@ use crate::data_dir::{DataDir, DataDirError};
 use crate::energy_accounting::EnergyAccounting;
 use crate::inference_service::InferenceService;
 use crate::link::{self, AgentLink, Connector, DesiredStateReceiver, LinkedControllers};
-use crate::models::{ModelManager, ModelManagerConfig};
+use crate::models::{CUT_TIME, ModelManager, ModelManagerConfig, ServingTable};
 use crate::node_description::NodeDescription;
 use crate::request_metrics::RequestMetrics;
 use crate::{inventory, metrics_server, node_metrics};
@@ -45,6 +46,8 @@ pub struct Agent {
     stop_models: CancellationToken,
     links: JoinSet<()>,
     models: JoinSet<()>,
+    /// The models that accept requests.
+    table: ServingTable,
     drain_timeout: Duration,
     telemetry: Telemetry,
 }
@@ -63,6 +66,7 @@ impl Agent {
         if let Some(warning) = inventory::unused_instructions() {
             tracing::warn!("{warning}");
         }
+        warn_of_small_limits(config.node.memory, config.disk);
         let power = config.node.power;
         let controllers = Arc::new(LinkedControllers::default());
         let blobs = BlobReader::new(&config.data_dir);
@@ -90,13 +94,14 @@ impl Agent {
         let manager = ModelManager::new(engines, artifacts.clone(), manager_config);
         let table = manager.table();
         node_metrics::register(&telemetry.meter(), node.name(), &table, &energy_accounting);
+        node_metrics::register_disk(&telemetry.meter(), &artifacts);
         let (desired_state, desired_models) =
             DesiredStateReceiver::new(data_dir, config.adopt_fleet)?;
         let drain = CancellationToken::new();
         let stop_links = CancellationToken::new();
         let stop_models = CancellationToken::new();
         let link = AgentLink {
-            service: InferenceService::new(table, &telemetry, node.name().clone(), blobs),
+            service: InferenceService::new(table.clone(), &telemetry, node.name().clone(), blobs),
             node,
             energy_accounting,
             statuses: manager.statuses(),
@@ -127,6 +132,7 @@ impl Agent {
             stop_models,
             links,
             models,
+            table,
             drain_timeout: config.drain_timeout,
             telemetry,
         })
@@ -142,12 +148,31 @@ impl Agent {
             .is_err()
         {
             tracing::warn!("cancelled the requests that did not finish within the drain timeout");
+            for (_, served) in self.table.all().iter() {
+                served.cut();
+            }
+            let drained = async { while self.links.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(CUT_TIME, drained).await;
         }
         self.stop_links.cancel();
         while self.links.join_next().await.is_some() {}
         self.stop_models.cancel();
         while self.models.join_next().await.is_some() {}
         self.telemetry.shutdown().await;
+    }
+}
+
+/// The least memory and disk space that a model of use has.
+const SMALLEST_MODEL: Bytes = Bytes(16 << 20);
+
+/// Warns of limits that hardly any model fits in, such as those of a forgotten unit.
+fn warn_of_small_limits(memory: Option<Bytes>, disk: Option<Bytes>) {
+    for (flag, limit) in [("--memory", memory), ("--disk", disk)] {
+        if let Some(limit) = limit.filter(|limit| *limit < SMALLEST_MODEL) {
+            tracing::warn!(
+                "hardly any model fits in {limit}: check {flag}, which takes units such as GiB"
+            );
+        }
     }
 }
 

@@ -34,7 +34,7 @@ pub struct AgentConfig {
     pub telemetry: TelemetrySettings,
     /// Limit for fetching model files, in bytes per second over all links. `None`: no limit.
     pub fetch_rate: Option<Bytes>,
-    /// Disk space for model files. `None`: what is free at the start, less a reserve.
+    /// Disk space for model files. `None`: what is free, less a reserve.
     pub disk: Option<Bytes>,
     /// Number of agents that share the disk by default, when `disk` is `None`.
     pub disk_agents: u32,

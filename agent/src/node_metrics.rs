@@ -1,5 +1,5 @@
 //! The metrics that are read when metrics are exported: the counters of the models, and the node's
-//! energy and condition.
+//! energy, condition and disk space.
 
 use flotilla_core::NodeName;
 use flotilla_core::energy::EnergySources;
@@ -9,6 +9,7 @@ use flotilla_telemetry::instruments::{RecordValue, observe_amounts, observe_coun
 use flotilla_telemetry::metrics::Meter;
 use flotilla_telemetry::names::{self, MetricDefinition, attr};
 
+use crate::artifacts::ArtifactStore;
 use crate::energy_accounting::{ComponentReading, EnergyAccounting, NodeReading};
 use crate::models::ServingTable;
 use crate::power::ComponentKind;
@@ -49,6 +50,20 @@ pub(crate) fn register(
         counters.queued
     });
     register_energy(meter, node, energy_accounting);
+}
+
+/// Registers the disk space of models' files.
+pub(crate) fn register_disk(meter: &Meter, artifacts: &ArtifactStore) {
+    let store = artifacts.clone();
+    observe_counts(meter, &names::DISK_USED, move |record| {
+        record(store.usage().used, &[]);
+    });
+    let store = artifacts.clone();
+    observe_counts(meter, &names::DISK_BUDGET, move |record| {
+        if let Some(budget) = store.budget() {
+            record(budget.0, &[]);
+        }
+    });
 }
 
 /// Registers a counter of each model with one value per column, distinguished by `attribute`.

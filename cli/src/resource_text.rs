@@ -8,7 +8,7 @@ pub(crate) fn node_state(node: &NodeResource) -> String {
     let status = &node.status;
     let mut state = status.phase.clone();
     let operation = status.operation;
-    if operation.draining {
+    if operation.draining || status.stopping {
         state += ", draining";
     } else if operation.cordoned {
         state += ", cordoned";
@@ -21,7 +21,9 @@ pub(crate) fn node_state(node: &NodeResource) -> String {
 
 /// Returns the disk space that files of models take on a node, of the space that there is for them.
 pub(crate) fn disk(node: &NodeResource) -> String {
-    let budget = node.spec.disk.map(|budget| budget.to_string());
+    let reported = node.status.disk.and_then(|disk| disk.budget);
+    let budget = reported.or(node.spec.disk);
+    let budget = budget.map(|budget| budget.to_string());
     match (node.status.disk, budget) {
         (Some(disk), Some(budget)) => format!("{} of {budget}", disk.used),
         (Some(disk), None) => disk.used.to_string(),

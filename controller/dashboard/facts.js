@@ -16,11 +16,18 @@ export const modelLoad = (model) => ({
   queued: sum(model.status.replicas, (replica) => replica.counters.queued),
 });
 
-/** The node's phase, or `Cordoned` or `Draining` when it is ready and has such an operation. */
+/** Disk space for files of models in bytes: what they take, and what there is. `null` if it is not known. */
+export function disk(node) {
+  const { disk } = node.status;
+  const budget = disk?.budget ?? node.spec.disk;
+  return disk && budget !== undefined ? { used: disk.used, budget } : null;
+}
+
+/** The node's phase, or `Cordoned` or `Draining` when it is ready and has such an operation or stops. */
 export function nodeState(node) {
-  const { phase, operation } = node.status;
+  const { phase, operation, stopping } = node.status;
   if (phase !== "Ready") return phase;
-  if (operation?.draining) return "Draining";
+  if (operation?.draining || stopping) return "Draining";
   return operation?.cordoned ? "Cordoned" : "Ready";
 }
 

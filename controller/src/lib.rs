@@ -13,6 +13,7 @@ mod advertised_address;
 pub mod artifacts;
 mod config;
 mod connections;
+mod cut_off_backend;
 mod dashboard;
 mod durable_file;
 mod epoch;

@@ -114,6 +114,7 @@ impl Controller {
         let Startup {
             fleet,
             drain,
+            cut,
             stop,
             tasks,
             ..
@@ -125,7 +126,7 @@ impl Controller {
             api,
             drain: drain.clone(),
         };
-        api_task.spawn(serve_api(server, stop_grace));
+        api_task.spawn(serve_api(server, stop_grace, cut));
         Ok(Self {
             http: addresses.0,
             link: addresses.1,
@@ -237,15 +238,24 @@ fn local_address(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(configured)
 }
 
-/// Serves the API until the server drains; then running requests have `grace` to end.
-async fn serve_api(server: HttpServer, grace: Duration) {
+/// Time in which the errors of requests that were cut reach the clients.
+const CUT_TIME: Duration = Duration::from_secs(1);
+
+/// Serves the API until the server drains; then running requests have `grace` to end. Those that have
+/// not are `cut`.
+async fn serve_api(server: HttpServer, grace: Duration, cut: CancellationToken) {
     let drain = server.drain.clone();
     let grace_over = async {
         drain.cancelled().await;
         tokio::time::sleep(grace).await;
     };
+    let mut running = std::pin::pin!(server.run());
     tokio::select! {
-        () = server.run() => {}
-        () = grace_over => tracing::warn!("requests that did not end in time were cut off"),
+        () = &mut running => {}
+        () = grace_over => {
+            tracing::warn!("requests that did not end in time were cut off");
+            cut.cancel();
+            let _ = tokio::time::timeout(CUT_TIME, running).await;
+        }
     }
 }

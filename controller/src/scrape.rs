@@ -119,6 +119,10 @@ pub(crate) fn register(meter: &Meter, fleet: &FleetHandle, id: &str) {
             record(nodes, &[KeyValue::new(attr::STATE, state.to_lowercase())]);
         }
     });
+    gauge(meter, fleet, &names::NODES_HELD, |view, record| {
+        let held = view.placement_hold.as_ref();
+        record(held.map_or(0, |hold| hold.nodes.len()) as u64, &[]);
+    });
     gauge(meter, fleet, &names::NODE_READY, |view, record| {
         for (name, node) in &view.nodes {
             let ready = u64::from(node.phase == NodePhase::Ready);

@@ -18,6 +18,7 @@ use crate::admin;
 use crate::artifacts::{ArtifactReplicator, BLOBS_DIR, BlobStore, SourceClient};
 use crate::config::ControllerConfig;
 use crate::connections::{Acceptor, ConnectionTable};
+use crate::cut_off_backend::CutOffBackend;
 use crate::fleet::{ControllerRecord, FleetHandle};
 use crate::kept_state::KeptStateFile;
 use crate::link::LinkServer;
@@ -40,6 +41,8 @@ pub(crate) struct Startup {
     /// When cancelled, the controller accepts no new requests and gives its duties up; running
     /// requests may end.
     pub(crate) drain: CancellationToken,
+    /// When cancelled, running requests end with an error.
+    pub(crate) cut: CancellationToken,
     /// When cancelled, everything ends.
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: JoinSet<()>,
@@ -71,6 +74,7 @@ impl Startup {
             store,
             fleet,
             drain: CancellationToken::new(),
+            cut: CancellationToken::new(),
             stop,
             tasks,
         }
@@ -173,7 +177,11 @@ impl Startup {
             max_body,
         );
         let live = admin::live::router(fleet.clone(), traffic, self.id.clone(), self.drain.clone());
-        let routes = flotilla_gateway::router(dispatcher, config, telemetry.tracer())
+        let backend = CutOffBackend {
+            inner: dispatcher,
+            cut: self.cut.clone(),
+        };
+        let routes = flotilla_gateway::router(backend, config, telemetry.tracer())
             .merge(scrape::router(telemetry.prometheus(), fleet.clone()))
             .merge(live)
             .merge(dashboard::router())

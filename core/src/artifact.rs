@@ -26,9 +26,16 @@ pub struct ArtifactFile {
     pub sha256: Sha256Digest,
 }
 
-/// Memory that a running model needs beyond its weights, as a fraction of them. The same as in the
-/// engine's own estimate.
+/// Memory of a running model beyond its weights, as a fraction of them: caches and activations of a few
+/// sequences.
 const RUNTIME_OVERHEAD: f64 = 0.2;
+
+/// Returns the memory of a running model whose weights take so many bytes. Controllers and nodes estimate
+/// alike.
+#[must_use]
+pub fn memory_of_weights(bytes: u64) -> Bytes {
+    Bytes((bytes as f64 * (1.0 + RUNTIME_OVERHEAD)) as u64)
+}
 
 /// Largest manifest as JSON, in bytes: about 8,000 files. It is stored as one value, and every node of
 /// the model receives it.
@@ -92,22 +99,25 @@ impl Manifest {
         self.files.iter().map(|file| file.size).sum()
     }
 
-    /// Estimates the memory that the model needs from the size of its weights. Used until a node has
-    /// loaded the model and measured it.
+    /// Returns the GGUF file that the model is loaded from. `None`: it is loaded from its folder.
+    #[must_use]
+    pub fn gguf_file(&self) -> Option<&ArtifactFile> {
+        let mut files = self.files.iter();
+        files.find(|file| file.path.ends_with(".gguf"))
+    }
+
+    /// Estimates the memory that the model needs from the size of the weights that a node loads: its GGUF
+    /// file, or the files `*.safetensors` of its folder. Used until a node has read them, which knows in
+    /// which number format it computes.
     #[must_use]
     pub fn estimated_memory(&self) -> Bytes {
-        let is_weights = |file: &&ArtifactFile| {
-            [".safetensors", ".gguf"]
-                .iter()
-                .any(|extension| file.path.ends_with(extension))
-        };
-        let weights: Bytes = self
-            .files
-            .iter()
-            .filter(is_weights)
-            .map(|file| file.size)
-            .sum();
-        Bytes((weights.0 as f64 * (1.0 + RUNTIME_OVERHEAD)) as u64)
+        if let Some(gguf) = self.gguf_file() {
+            return memory_of_weights(gguf.size.0);
+        }
+        let is_weights =
+            |file: &&ArtifactFile| file.path.ends_with(".safetensors") && !file.path.contains('/');
+        let weights = self.files.iter().filter(is_weights);
+        memory_of_weights(weights.map(|file| file.size.0).sum())
     }
 }
 
@@ -131,6 +141,20 @@ mod tests {
         let changed = Manifest::new(vec![file("a", 1), file("b/c.gguf", 3)]).unwrap();
         assert_ne!(one.digest(), changed.digest());
         assert_eq!((one.size(), one.estimated_memory()), (Bytes(20), Bytes(12)));
+    }
+
+    #[test]
+    fn memory_is_that_of_the_weights_that_a_node_loads() {
+        let memory = |paths: &[&str]| {
+            let files = paths.iter().map(|path| file(path, 1)).collect();
+            Manifest::new(files).unwrap().estimated_memory()
+        };
+        assert_eq!(
+            memory(&["a.safetensors", "b.safetensors", "config.json"]),
+            Bytes(24)
+        );
+        assert_eq!(memory(&["a.safetensors", "onnx/a.safetensors"]), Bytes(12));
+        assert_eq!(memory(&["a.gguf", "a.safetensors"]), Bytes(12));
     }
 
     #[test]

@@ -186,6 +186,7 @@ metrics! {
     RETRIES = "flotilla.retries", Counter, Controller, "{attempt}", [], &[], "Attempts to answer a request after the first had failed.";
     FAILED_ATTEMPTS = "flotilla.failed_attempts", Counter, Controller, "{attempt}", [MODEL, ERROR_TYPE], &[], "Attempts of replicas to answer a request that failed before the answer began.";
     FLEET_NODES = "flotilla.fleet.nodes", Gauge, Controller, "{node}", [STATE], &[], "Nodes, by state: joining, ready, suspect, lost.";
+    NODES_HELD = "flotilla.fleet.nodes.held", Gauge, Controller, "{node}", [], &[], "Lost nodes that keep their models, since too many nodes were lost at once. 0: models are placed elsewhere when a node is lost.";
     NODE_READY = "flotilla.node.ready", Gauge, Controller, "1", [NODE, ZONE], &[], "Whether a node is ready.";
     REPLICAS_DESIRED = "flotilla.model.replicas.desired", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that are assigned to nodes.";
     REPLICAS_READY = "flotilla.model.replicas.ready", Gauge, Controller, "{replica}", [MODEL], &[], "Replicas that are ready.";
@@ -207,6 +208,8 @@ metrics! {
     ENERGY_IDLE = "flotilla.energy.idle", Counter, Agent, "J", [], &[], "Energy that was not attributed to requests.";
     NODE_THROTTLED = "flotilla.node.throttled", Gauge, Agent, "1", [], &[], "Whether the node is throttled by heat.";
     BATTERY_CHARGE = "hw.battery.charge", Gauge, Agent, "1", [HW_ID], &[], "Charge of the battery of the node, from 0 to 1.";
+    DISK_USED = "flotilla.node.disk.used", Gauge, Agent, "By", [], &[], "Disk space that files of models take on the node.";
+    DISK_BUDGET = "flotilla.node.disk.budget", Gauge, Agent, "By", [], &[], "Disk space that there is for files of models on the node.";
     ON_BATTERY = "flotilla.node.on_battery", Gauge, Agent, "1", [], &[], "Whether the node runs on its battery.";
 }
 

@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use flotilla_core::Bytes;
 use flotilla_core::disk::DiskSpace;
 
+/// The part of the budget that it must change by.
+const NOTABLE_SHARE: u64 = 16;
+
 /// The space of the file system at `path`. `None` if it cannot be read.
 pub(super) fn space_at(path: &Path) -> Option<DiskSpace> {
     let stat = rustix::fs::statvfs(path).ok()?;
@@ -21,6 +24,17 @@ pub(super) fn space_at(path: &Path) -> Option<DiskSpace> {
 pub(super) fn default_budget(space: DiskSpace, used: u64, agents: u32) -> Bytes {
     let share = space.usable() / u64::from(agents.max(1));
     Bytes(share.saturating_add(used))
+}
+
+/// The budget to use after `current`, when `computed` follows from the space that is free by now. Small
+/// changes, such as those of a log that grows, do not make the placement look again.
+pub(super) fn adjusted_budget(current: Bytes, computed: Bytes) -> Bytes {
+    let is_notable = current.0.abs_diff(computed.0) > current.0 / NOTABLE_SHARE;
+    if is_notable || (current.0 == 0) != (computed.0 == 0) {
+        computed
+    } else {
+        current
+    }
 }
 
 /// The bytes that may be written now: what the budget leaves beside the files that exist (`used`) and the
@@ -85,6 +99,15 @@ mod tests {
         assert_eq!(budget(1000 * GIB, 41 * GIB, 0, 4), Bytes(10 * GIB));
         assert_eq!(budget(GIB, GIB / 8, 0, 1), Bytes(0));
         assert!(space_at(Path::new("/")).unwrap().total > 0);
+    }
+
+    #[test]
+    fn budget_follows_notable_changes_of_the_free_space() {
+        let adjusted = |current, computed| adjusted_budget(Bytes(current), Bytes(computed)).0;
+        assert_eq!(adjusted(160, 168), 160);
+        assert_eq!(adjusted(160, 100), 100);
+        assert_eq!(adjusted(0, 1), 1);
+        assert_eq!(adjusted(8, 0), 0);
     }
 
     #[test]

@@ -82,7 +82,10 @@ struct StoreState {
     locks: BlobLocks,
     collector: FileCollector,
     /// The space for all files.
-    budget: Bytes,
+    budget: Mutex<Bytes>,
+    /// The number of agents that share the disk, if the budget follows from what is free on it. `None`: it
+    /// is configured.
+    sharing_agents: Option<u32>,
     reserved: ReservedSpace,
     /// Held while space is looked for and reserved.
     making_room: tokio::sync::Mutex<()>,
@@ -114,20 +117,16 @@ impl ArtifactStore {
         } = settings;
         let collector = FileCollector::new(&dir, retention);
         let usage = collector.usage(&[]).unwrap_or_default();
-        let budget = disk.unwrap_or_else(|| {
-            // Without a figure the disk itself is the only bound.
-            let space = space_at(&dir);
-            space.map_or(Bytes(u64::MAX), |space| {
-                disk_budget::default_budget(space, usage.used, disk_agents)
-            })
-        });
+        // Without a figure the disk itself is the only bound.
+        let budget = disk.unwrap_or(Bytes(u64::MAX));
         let inner = StoreState {
             dir,
             sources,
             rate_limiter: fetch_rate.map(RateLimiter::new),
             locks: BlobLocks::default(),
             collector,
-            budget,
+            budget: Mutex::new(budget),
+            sharing_agents: disk.is_none().then_some(disk_agents),
             reserved: ReservedSpace::default(),
             making_room: tokio::sync::Mutex::default(),
             usage: Mutex::new(usage),
@@ -138,14 +137,35 @@ impl ArtifactStore {
             undeletable: Mutex::default(),
             damaged: watch::Sender::new(()),
         };
-        Self {
+        let store = Self {
             inner: Arc::new(inner),
+        };
+        store.adjust_budget();
+        store
+    }
+
+    /// Follows the space that is free on the disk, unless the budget is configured. Warns when there is none.
+    /// Blocks.
+    fn adjust_budget(&self) {
+        let inner = &self.inner;
+        let (Some(agents), Some(space)) = (inner.sharing_agents, space_at(&inner.dir)) else {
+            return;
+        };
+        let computed = disk_budget::default_budget(space, self.usage().used, agents);
+        let mut budget = inner.budget.lock();
+        let adjusted = disk_budget::adjusted_budget(*budget, computed);
+        if adjusted.0 == 0 && budget.0 > 0 {
+            tracing::warn!(
+                "there is no disk space for files of models in {}: free some, or set the space with --disk",
+                inner.dir.display()
+            );
         }
+        *budget = adjusted;
     }
 
     /// The space for all files. `None`: not known.
     pub(crate) fn budget(&self) -> Option<Bytes> {
-        Some(self.inner.budget).filter(|budget| budget.0 < u64::MAX)
+        Some(*self.inner.budget.lock()).filter(|budget| budget.0 < u64::MAX)
     }
 
     /// The space that the files take.
@@ -195,8 +215,7 @@ impl ArtifactStore {
         if !self.inner.verified.lock().contains(&manifest.digest()) || !folder.is_dir() {
             return None;
         }
-        let mut files = manifest.files.iter();
-        let gguf = files.find(|file| file.path.ends_with(".gguf"));
+        let gguf = manifest.gguf_file();
         Some(gguf.map_or_else(|| folder.clone(), |file| folder.join(&file.path)))
     }
 
@@ -276,7 +295,7 @@ impl ArtifactStore {
             return Err(ArtifactError::NoRoom {
                 needed: Bytes(needed),
                 free: Bytes(available),
-                budget: self.inner.budget,
+                budget: *self.inner.budget.lock(),
             });
         }
         Ok(self.inner.reserved.reserve(needed))
@@ -286,7 +305,12 @@ impl ArtifactStore {
     fn available(&self) -> u64 {
         let used = self.usage().used;
         let reserved = self.inner.reserved.bytes();
-        disk_budget::available(self.inner.budget, used, reserved, space_at(&self.inner.dir))
+        disk_budget::available(
+            *self.inner.budget.lock(),
+            used,
+            reserved,
+            space_at(&self.inner.dir),
+        )
     }
 
     /// Deletes files that were not needed for long, and others that are not needed until at least
@@ -296,14 +320,17 @@ impl ArtifactStore {
         let collected = blocking(move || {
             let inner = &store.inner;
             let Some(needed) = inner.needed.borrow().clone() else {
+                store.adjust_budget();
                 return Ok(());
             };
-            let above_budget = store.usage().used.saturating_sub(inner.budget.0);
+            store.adjust_budget();
+            let above_budget = store.usage().used.saturating_sub(inner.budget.lock().0);
             let free = space_at(&inner.dir).map_or(u64::MAX, |space| space.free);
             let pressure = above_budget.max(MIN_FREE.saturating_sub(free));
             let needed_bytes = needed_bytes.max(pressure);
             let (usage, folders) = inner.collector.collect(&needed, needed_bytes)?;
             *inner.usage.lock() = usage;
+            store.adjust_budget();
             let mut verified = inner.verified.lock();
             verified.retain(|digest| !folders.contains(&digest.to_string()));
             Ok(())

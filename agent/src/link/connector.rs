@@ -88,11 +88,8 @@ impl Connector {
         let addresses = addresses
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(ConnectError::Lookup)?;
-        let addresses = alternate_families(addresses.take(MAX_ADDRESSES).collect());
-        let stream = first_connected(addresses, TcpStream::connect).await;
-        let stream = stream.map_err(ConnectError::connect)?;
-        let peer = stream.peer_addr().map_err(ConnectError::Connect)?;
-        stream.set_nodelay(true).map_err(ConnectError::Connect)?;
+        let connected = connect_to_first(addresses.take(MAX_ADDRESSES).collect()).await;
+        let (stream, peer) = connected.map_err(ConnectError::connect)?;
         Ok((stream, Target::Direct(peer)))
     }
 
@@ -100,10 +97,8 @@ impl Connector {
     pub(super) async fn connect_again(&self, target: &Target) -> Result<TcpStream, ConnectError> {
         match target {
             Target::Direct(address) => {
-                let stream = first_connected(vec![*address], TcpStream::connect).await;
-                let stream = stream.map_err(ConnectError::connect)?;
-                stream.set_nodelay(true).map_err(ConnectError::Connect)?;
-                Ok(stream)
+                let connected = connect_to_first(vec![*address]).await;
+                Ok(connected.map_err(ConnectError::connect)?.0)
             }
             Target::Proxied(address) => Ok(self.connect(address).await?.0),
         }
@@ -159,6 +154,15 @@ fn text(error: &dyn std::error::Error) -> String {
         Some(cause) => format!("{error}: {}", text(cause)),
         None => error.to_string(),
     }
+}
+
+/// Connects to the first of a name's addresses that answers. Returns the connection and the address.
+async fn connect_to_first(addresses: Vec<SocketAddr>) -> io::Result<(TcpStream, SocketAddr)> {
+    let addresses = alternate_families(addresses);
+    let stream = first_connected(addresses, TcpStream::connect).await?;
+    let peer = stream.peer_addr()?;
+    stream.set_nodelay(true)?;
+    Ok((stream, peer))
 }
 
 /// Orders addresses so that the families take turns, beginning with the first one's.
@@ -222,7 +226,7 @@ where
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     fn addresses(ports: std::ops::RangeInclusive<u16>) -> Vec<SocketAddr> {
         ports
@@ -246,6 +250,56 @@ mod tests {
         let error = first_connected(addresses(1..=3), refuse).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert!(first_connected(Vec::new(), refuse).await.is_err());
+    }
+
+    /// A listener whose queue is full, so that the system swallows the packets of further connections.
+    struct SwallowingListener {
+        address: SocketAddr,
+        _listener: TcpListener,
+        _queued: Vec<TcpStream>,
+    }
+
+    impl SwallowingListener {
+        async fn start(ip: IpAddr) -> Self {
+            let socket = match ip {
+                IpAddr::V4(_) => TcpSocket::new_v4().unwrap(),
+                IpAddr::V6(_) => TcpSocket::new_v6().unwrap(),
+            };
+            socket.bind((ip, 0).into()).unwrap();
+            let listener = socket.listen(0).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut queued = Vec::new();
+            // A connection that the queue takes is there at once.
+            let time = Duration::from_millis(500);
+            while let Ok(stream) = timeout(time, TcpStream::connect(address)).await {
+                queued.push(stream.unwrap());
+            }
+            Self {
+                address,
+                _listener: listener,
+                _queued: queued,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn name_whose_first_addresses_swallow_packets_is_reached_at_the_next_one() {
+        let first = SwallowingListener::start([127, 0, 0, 2].into()).await;
+        let second = SwallowingListener::start([127, 0, 0, 3].into()).await;
+        let answering = TcpListener::bind("127.0.0.4:0").await.unwrap();
+        let answering = answering.local_addr().unwrap();
+        let began = Instant::now();
+        let addresses = vec![first.address, second.address, answering];
+        let (_, peer) = connect_to_first(addresses).await.unwrap();
+        assert_eq!(peer, answering);
+        assert!(began.elapsed() < STEP_TIMEOUT, "{:?}", began.elapsed());
+        // Each address has its own time, and both pass together but for a moment.
+        let began = Instant::now();
+        let addresses = vec![first.address, second.address];
+        let error = connect_to_first(addresses).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let both = STEP_TIMEOUT..STEP_TIMEOUT * 2;
+        assert!(both.contains(&began.elapsed()), "{:?}", began.elapsed());
     }
 
     #[test]

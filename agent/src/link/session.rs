@@ -150,6 +150,8 @@ pub(super) async fn run(
     tracing::info!(controller = address, node = %link.node.name(), "linked");
 
     let mut stopping = false;
+    // Whether it is reported that this agent drains.
+    let mut drains = false;
     let mut partial_state = PartialState::default();
     let mut tick = tokio::time::interval(REPORT_INTERVAL);
     loop {
@@ -187,6 +189,7 @@ pub(super) async fn run(
                 }
                 return ended.unwrap_or(Err(SessionError::Ended)).and(Err(SessionError::Ended));
             }
+            () = link.drain.cancelled(), if !drains => drains = true,
             _ = status_changes.changed() => {}
             _ = tick.tick() => {}
         }

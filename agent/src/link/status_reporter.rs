@@ -1,6 +1,6 @@
 //! Sends the status reports of one session.
 
-use flotilla_core::StateVersion;
+use flotilla_core::{Bytes, StateVersion};
 use flotilla_proto::v1::{ModelStatus, NodeDisk, NodeEnergy, StatusReport};
 use tokio::sync::mpsc;
 
@@ -18,6 +18,10 @@ pub(super) struct StatusReporter<'a> {
     last_statuses: Vec<ModelStatus>,
     /// The version of the desired state in the last report.
     last_version: StateVersion,
+    /// Whether the agent stopped at the last report.
+    last_stopping: bool,
+    /// The space for files of models in the last report.
+    last_budget: Option<Bytes>,
 }
 
 impl<'a> StatusReporter<'a> {
@@ -34,6 +38,8 @@ impl<'a> StatusReporter<'a> {
             energy: EnergyReporter::default(),
             last_statuses: Vec::new(),
             last_version: StateVersion::default(),
+            last_stopping: false,
+            last_budget: None,
         }
     }
 
@@ -41,6 +47,8 @@ impl<'a> StatusReporter<'a> {
     pub(super) fn send_first(&mut self) {
         self.last_statuses = self.link.statuses.now();
         self.last_version = self.link.desired_state.followed().version;
+        self.last_stopping = self.link.drain.is_cancelled();
+        self.last_budget = self.link.artifacts.budget();
         let energy = self.energy.next_report(self.current_energy());
         let report = self.report(energy);
         // The channel is empty, so this cannot fail.
@@ -57,13 +65,21 @@ impl<'a> StatusReporter<'a> {
         };
         let energy = self.energy.next_report(current_energy);
         let version = self.link.desired_state.followed().version;
-        if statuses != self.last_statuses || version != self.last_version || energy.is_some() {
+        let stopping = self.link.drain.is_cancelled();
+        let budget = self.link.artifacts.budget();
+        if statuses != self.last_statuses
+            || version != self.last_version
+            || stopping != self.last_stopping
+            || budget != self.last_budget
+            || energy.is_some()
+        {
             (self.last_statuses, self.last_version) = (statuses, version);
+            (self.last_stopping, self.last_budget) = (stopping, budget);
             permit.send(self.report(energy));
         }
     }
 
-    /// The report with the last statuses and the last version.
+    /// The report with what was noted last.
     fn report(&self, energy: Option<NodeEnergy>) -> StatusReport {
         let disk = self.link.artifacts.usage();
         StatusReport {
@@ -75,7 +91,9 @@ impl<'a> StatusReporter<'a> {
             disk: Some(NodeDisk {
                 used_bytes: disk.used,
                 unneeded_bytes: disk.unneeded,
+                budget_bytes: self.last_budget.map(|budget| budget.0),
             }),
+            stopping: self.last_stopping,
         }
     }
 

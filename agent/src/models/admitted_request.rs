@@ -7,6 +7,8 @@ use flotilla_core::admission::QueueKey;
 use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::{AnswerTiming, EmbedRequest, Embeddings, RequestError, Usage};
 
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
 use super::ServedModel;
 use super::admission_queue::{Permit, SplitRequest};
 use crate::energy_accounting::LedgerEntry;
@@ -219,6 +221,11 @@ impl AdmittedRequest {
         usage.timing = Some(timing);
         usage.energy = Some(self.end_accounting(usage.completion_tokens));
         self.end = RequestEnd::Complete;
+    }
+
+    /// Waits until all running answers of the model end with an error.
+    pub(super) fn cut(&self) -> WaitForCancellationFutureOwned {
+        self.served.cut_token().clone().cancelled_owned()
     }
 
     /// Time since the request was admitted.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::instance::{InstanceEvent, InstanceId, ModelInstance, RetireReason};
+use super::served_model::CUT_TIME;
 use super::{ModelStatuses, ServedModel};
 use crate::artifacts::ArtifactStore;
 use crate::request_metrics::RequestMetrics;
@@ -103,8 +104,8 @@ impl InstanceTasks {
         });
     }
 
-    /// Lets the requests of an instance finish, then unloads it. Ends with
-    /// [`InstanceEvent::Unloaded`]. Each of the two waits ends after the drain timeout.
+    /// Lets the requests of an instance finish, then unloads it. Answers that are not complete after the
+    /// drain timeout end with an error. Ends with [`InstanceEvent::Unloaded`].
     pub(super) fn drain(
         &mut self,
         instance: &ModelInstance,
@@ -117,16 +118,20 @@ impl InstanceTasks {
             if reason == RetireReason::NotDesired {
                 served.close();
             }
-            if tokio::time::timeout(timeout, served.drained())
-                .await
-                .is_err()
-            {
-                tracing::warn!(%model, "requests did not finish within the drain timeout");
-            }
+            let drained = async |served: &ServedModel| {
+                tokio::time::timeout(timeout, served.drained())
+                    .await
+                    .is_ok()
+            };
+            let first = drained(&served).await;
             // A request that looked the model up in the table before it was removed may have entered the
             // queue meanwhile.
             served.close();
-            let _ = tokio::time::timeout(timeout, served.drained()).await;
+            if !first || !drained(&served).await {
+                tracing::warn!(%model, "requests did not finish within the drain timeout");
+                served.cut();
+                let _ = tokio::time::timeout(CUT_TIME, served.drained()).await;
+            }
             served.model.unload().await;
             drop(served);
             return_memory();

@@ -36,6 +36,7 @@ pub(crate) use desired_model::DesiredModels;
 use instance_error::InstanceError;
 pub(crate) use manager::{ModelManager, ModelManagerConfig};
 pub(crate) use model_status::ModelStatuses;
+pub(crate) use served_model::CUT_TIME;
 pub use served_model::ServedModel;
 #[cfg(test)]
 pub(crate) use served_model::tests::{serve, serving_table};

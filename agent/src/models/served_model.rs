@@ -1,16 +1,21 @@
 //! A loaded model that accepts requests.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_core::generate::{AnswerTiming, EffectiveDefaults, GenerateRequest};
 use flotilla_core::spec::ModelSpec;
 use flotilla_engine::LoadedModel;
 use flotilla_proto::v1::{FileDefaults, ModelCounters};
+use tokio_util::sync::CancellationToken;
 
 use super::admission_queue::AdmissionQueue;
 use super::live_counters::LiveCounters;
 use crate::energy_accounting::{LedgerEntry, ModelRate};
 use crate::request_metrics::ModelMetrics;
+
+/// Time in which the errors of answers that were cut reach the clients.
+pub(crate) const CUT_TIME: Duration = Duration::from_secs(1);
 
 /// A loaded model that accepts requests, with its admission queue and its counters.
 pub struct ServedModel {
@@ -24,6 +29,8 @@ pub struct ServedModel {
     counters: LiveCounters,
     metrics: ModelMetrics,
     rate: Arc<ModelRate>,
+    /// Cancelled when the time is over in which running answers could end.
+    cut: CancellationToken,
 }
 
 impl ServedModel {
@@ -56,6 +63,7 @@ impl ServedModel {
             model,
             queue: Arc::new(AdmissionQueue::new(concurrency, capacity)),
             counters: LiveCounters::default(),
+            cut: CancellationToken::new(),
         }
     }
 
@@ -89,6 +97,16 @@ impl ServedModel {
     /// Admits no further request and rejects those in the queue.
     pub(super) fn close(&self) {
         self.queue.close();
+    }
+
+    /// Ends all running answers with an error: the time in which they could end is over.
+    pub(crate) fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// Is cancelled when all running answers end with an error.
+    pub(super) fn cut_token(&self) -> &CancellationToken {
+        &self.cut
     }
 
     /// Waits until no request is computed or queued.

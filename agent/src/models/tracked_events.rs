@@ -9,6 +9,7 @@ use flotilla_engine::GenerateEvents;
 use flotilla_telemetry::names::{attr, span};
 use flotilla_telemetry::trace::RequestSpan;
 use futures::Stream;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::AdmittedRequest;
 
@@ -24,6 +25,7 @@ pub struct TrackedEvents {
     span: RequestSpan,
     prefill: Option<RequestSpan>,
     decode: Option<RequestSpan>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl AdmittedRequest {
@@ -38,6 +40,7 @@ impl TrackedEvents {
     fn new(request: AdmittedRequest, events: GenerateEvents, span: RequestSpan) -> Self {
         Self {
             events,
+            cut: Box::pin(request.cut()),
             request,
             counted: 0,
             first_token: None,
@@ -82,7 +85,17 @@ impl Stream for TrackedEvents {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
-        let mut event = ready!(this.events.as_mut().poll_next(cx));
+        let mut event = match this.events.as_mut().poll_next(cx) {
+            Poll::Ready(event) => event,
+            Poll::Pending => {
+                ready!(this.cut.as_mut().poll(cx));
+                // Nothing follows the error, and the engine stops.
+                this.events = Box::pin(futures::stream::empty());
+                Some(Err(RequestError::NodeLost(
+                    "the model was stopped on its node before the answer was complete".into(),
+                )))
+            }
+        };
         match &mut event {
             Some(Ok(GenerateEvent::Delta(_))) => this.count_token(),
             Some(Ok(GenerateEvent::Usage(usage))) => this.complete(usage),

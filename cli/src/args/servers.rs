@@ -309,8 +309,7 @@ pub(crate) struct AgentArgs {
         value_parser = bytes_between("1KiB", "1TiB"))]
     pub(crate) fetch_rate: Option<Bytes>,
     /// Disk space for the files of models, in bytes or with a unit such as 20GiB: 1KiB to
-    /// 1024TiB. Default: what is free at the start, less 5 % of the file system (at least 256 MiB, at most
-    /// 1 GiB).
+    /// 1024TiB. Default: what is free, less 5 % of the file system (at least 256 MiB, at most 1 GiB).
     #[arg(long, env = "FLOTILLA_DISK", value_name = "SIZE",
         value_parser = bytes_between("1KiB", "1024TiB"))]
     pub(crate) disk: Option<Bytes>,

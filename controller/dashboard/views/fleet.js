@@ -2,7 +2,7 @@
 
 import { html, useMemo } from "../html.js";
 import { useSavedState, usePhone, useStore } from "../hooks.js";
-import { accelerators, load, memoryUsed, nodeState, STATE_ORDER, tally } from "../facts.js";
+import { accelerators, disk, load, memoryUsed, nodeState, STATE_ORDER, tally } from "../facts.js";
 import { bytesOf, count, counted, NONE, number, percent, watts } from "../format.js";
 import { Icon, Mark } from "../icons.js";
 import { href } from "../routes.js";
@@ -49,6 +49,14 @@ function Memory({ node }) {
   return html`<span class="cell-text">${text}</span><${Bar} share=${share} tone=${share > 0.9 ? "tight" : ""} label=${`memory used: ${text}`} />`;
 }
 
+function Disk({ node }) {
+  const space = disk(node);
+  if (!space) return html`<span class="muted" title="the node has not reported it">–</span>`;
+  const text = bytesOf(space.used, space.budget);
+  const share = space.budget > 0 ? space.used / space.budget : 1;
+  return html`<span class="cell-text">${text}</span><${Bar} share=${share} tone=${share > 0.9 ? "tight" : ""} label=${`disk space used by files of models: ${text}`} />`;
+}
+
 function Load({ node }) {
   const { active, queued } = load(node);
   if (active + queued === 0) return html`<span class="muted">idle</span>`;
@@ -73,6 +81,7 @@ const COLUMNS = [
   { key: "hardware", title: "Hardware", value: (node) => shortCpu(node.spec.cpu), cell: (node) => html`<${Hardware} node=${node} />` },
   { key: "models", title: "Models", numeric: true, value: (node) => node.status.models.length, cell: (node) => count(node.status.models.length) },
   { key: "memory", title: "Memory", numeric: true, value: (node) => memoryUsed(node) / node.spec.memory, cell: (node) => html`<${Memory} node=${node} />` },
+  { key: "disk", title: "Disk", numeric: true, value: (node) => disk(node)?.used ?? null, cell: (node) => html`<${Disk} node=${node} />` },
   { key: "load", title: "Load", numeric: true, value: (node) => load(node).active + load(node).queued, cell: (node) => html`<${Load} node=${node} />` },
   { key: "watts", title: "Power", numeric: true, value: (node) => node.status.energy?.watts ?? null, cell: (node) => html`<${Watts} node=${node} />` },
 ];

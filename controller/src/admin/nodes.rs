@@ -60,6 +60,9 @@ pub struct NodeStatus {
     /// Whether the node has lost its link too often lately to get new models.
     #[serde(default)]
     pub flapping: bool,
+    /// Whether the node's agent stops: it finishes its requests and accepts no others.
+    #[serde(default)]
+    pub stopping: bool,
     /// Names of the models that are assigned to the node.
     #[serde(default)]
     pub assigned: Vec<String>,
@@ -81,6 +84,9 @@ pub struct DiskUsageJson {
     pub used: Bytes,
     /// The part of `used` that no model of the node needs. It is freed when the space is needed.
     pub unneeded: Bytes,
+    /// The space that there is for files of models now. Missing: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Bytes>,
 }
 
 /// Power and energy of a node, with its battery and temperature.
@@ -306,6 +312,7 @@ impl NodeResource {
                 phase: node.phase.as_str().into(),
                 operation: node.operation,
                 flapping: node.flapping,
+                stopping: node.is_stopping(),
                 assigned: node.assigned.iter().map(ToString::to_string).collect(),
                 models: report
                     .models
@@ -315,6 +322,7 @@ impl NodeResource {
                 disk: report.disk.map(|disk| DiskUsageJson {
                     used: Bytes(disk.used_bytes),
                     unneeded: Bytes(disk.unneeded_bytes),
+                    budget: node.disk_budget(),
                 }),
                 energy: report
                     .energy

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use flotilla_core::spec::ModelSpec;
 use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
 use flotilla_dispatch::{ReplicaLimits, ReplicaStats, ReplicaView};
-use flotilla_proto::v1::{ModelPhase, ModelStatus};
+use flotilla_proto::v1::{ModelPhase, ModelStatus, NodeDisk};
 
 use super::node_health::{LocalSession, NodeHealth};
 use super::node_report::LastUse;
@@ -123,7 +123,11 @@ impl NodeState {
         };
         let first = !std::mem::replace(&mut session.reporting, true);
         let before = self.report.load_full();
-        let changed = first || !routing_status(&before.models).eq(routing_status(&models));
+        let budget = |disk: Option<NodeDisk>| disk.and_then(|disk| disk.budget_bytes);
+        let changed = first
+            || before.stopping != status.stopping
+            || budget(before.disk) != budget(status.disk)
+            || !routing_status(&before.models).eq(routing_status(&models));
         let mut uses = HashMap::with_capacity(models.len());
         for status in &models {
             let Ok(name) = ModelName::new(&status.name) else {
@@ -145,6 +149,7 @@ impl NodeState {
             energy: status.energy.or_else(|| before.energy.clone()),
             followed: status.followed,
             disk: status.disk,
+            stopping: status.stopping,
         };
         let pressure = report.pressure();
         for RevisionStats { stats, .. } in self.replica_stats.values() {
@@ -167,7 +172,7 @@ impl NodeState {
         }
         let report = self.report.load();
         let status = report.model(model)?;
-        if status.phase() != ModelPhase::Ready {
+        if status.phase() != ModelPhase::Ready || report.stopping {
             return None;
         }
         let limits = ReplicaLimits {

@@ -18,6 +18,8 @@ pub struct ReportedStatus {
     pub followed: StateVersion,
     /// The disk space that files of models take. `None`: not known.
     pub disk: Option<NodeDisk>,
+    /// Whether the agent stops: it finishes its requests and accepts no others.
+    pub stopping: bool,
 }
 
 /// The last report of a node, with what is derived from it and the reports before.
@@ -33,6 +35,8 @@ pub struct NodeReport {
     pub followed: StateVersion,
     /// The disk space that files of models take. `None`: not reported.
     pub disk: Option<NodeDisk>,
+    /// Whether the agent stops: it finishes its requests and accepts no others.
+    pub stopping: bool,
 }
 
 /// When a replica was last in use.

@@ -182,6 +182,19 @@ impl ModelView {
 }
 
 impl NodeView {
+    /// Returns the disk space that there is for files of models. `None`: not known.
+    #[must_use]
+    pub fn disk_budget(&self) -> Option<Bytes> {
+        let reported = self.report.load().disk.and_then(|disk| disk.budget_bytes);
+        reported.map(Bytes).or(self.record.spec.disk)
+    }
+
+    /// Returns whether the node's agent stops: it finishes its requests and accepts no others.
+    #[must_use]
+    pub fn is_stopping(&self) -> bool {
+        self.linked_locally && self.report.load().stopping
+    }
+
     /// Returns whether the node is lost and its models are placed on other nodes.
     #[must_use]
     pub fn is_given_up(&self) -> bool {

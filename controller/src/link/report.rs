@@ -42,8 +42,11 @@ pub(super) fn checked(report: StatusReport) -> (ReportedStatus, bool) {
         let NodeDisk {
             used_bytes,
             unneeded_bytes,
+            budget_bytes,
         } = *disk;
-        let valid = used_bytes <= MAX_BYTES && unneeded_bytes <= used_bytes;
+        let valid = used_bytes <= MAX_BYTES
+            && unneeded_bytes <= used_bytes
+            && budget_bytes.unwrap_or_default() <= MAX_BYTES;
         wrong |= !valid;
         valid
     });
@@ -63,6 +66,7 @@ pub(super) fn checked(report: StatusReport) -> (ReportedStatus, bool) {
             StateVersion::default()
         },
         disk,
+        stopping: report.stopping,
     };
     (status, wrong)
 }

@@ -16,7 +16,7 @@ pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
     NodeCapacity {
         name: &node.name,
         memory: spec.memory,
-        disk: spec.disk,
+        disk: node.disk_budget(),
         labels: &node.record.labels,
         taints: &spec.taints,
         zone: spec.zone.as_ref(),
@@ -47,6 +47,7 @@ fn schedulability(node: &NodeView) -> Schedulability {
         _ if operation.draining && operation.force => Schedulability::ForceDraining,
         _ if operation.draining => Schedulability::Draining,
         _ if operation.cordoned => Schedulability::Cordoned,
+        _ if node.is_stopping() => Schedulability::Disconnected,
         NodePhase::Ready if !node.flapping => Schedulability::Schedulable,
         NodePhase::Ready => Schedulability::Flapping,
         NodePhase::Lost if node.is_given_up() => Schedulability::Lost,

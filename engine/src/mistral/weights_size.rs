@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use flotilla_core::Bytes;
+use flotilla_core::artifact::memory_of_weights;
 use flotilla_core::spec::ModelSpec;
 use mistralrs::ModelDType;
 use safetensors::tensor::Metadata;
@@ -13,9 +14,6 @@ use super::load_plan::LoadPlan;
 use super::model_files::ModelFiles;
 use crate::LoadError;
 
-/// Memory of a running model beyond its weights, as a fraction of them: caches and activations of a few
-/// sequences.
-const OVERHEAD: f64 = 0.2;
 /// The format's own limit for the length of a safetensors header, in bytes.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
@@ -29,7 +27,7 @@ pub(super) async fn estimate(spec: &ModelSpec) -> Result<Bytes, LoadError> {
     let weights = tokio::task::spawn_blocking(move || weights_bytes(&plan))
         .await
         .map_err(|e| LoadError::Engine(e.to_string()))??;
-    Ok(Bytes((weights as f64 * (1.0 + OVERHEAD)) as u64))
+    Ok(memory_of_weights(weights))
 }
 
 /// Returns the size of the weights once they are loaded, in bytes.

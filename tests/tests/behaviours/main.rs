@@ -37,6 +37,7 @@ mod rollouts;
 mod scaling;
 mod silent_streams;
 mod soak;
+mod stopped_agents;
 mod stopped_controllers;
 mod store;
 mod store_faults;
