@@ -2,7 +2,11 @@
 //! `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["flotilla/v1/fleet.proto", "flotilla/v1/inference.proto"];
+    let files = [
+        "flotilla/v1/fleet.proto",
+        "flotilla/v1/inference.proto",
+        "flotilla/v1/runner.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }

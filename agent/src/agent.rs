@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::Bytes;
-use flotilla_engine::{EngineSet, LoadError};
+use flotilla_engine::LoadError;
 use flotilla_telemetry::names::attr;
 use flotilla_telemetry::{KeyValue, ServiceIdentity, Telemetry, TelemetryError, TelemetrySettings};
 use tokio::task::JoinSet;
@@ -15,11 +15,13 @@ use crate::artifacts::{ArtifactSettings, ArtifactStore, BlobReader};
 use crate::config::AgentConfig;
 use crate::data_dir::{DataDir, DataDirError};
 use crate::energy_accounting::EnergyAccounting;
+use crate::engines::Engines;
 use crate::inference_service::InferenceService;
 use crate::link::{self, AgentLink, Connector, DesiredStateReceiver, LinkedControllers};
 use crate::models::{CUT_TIME, ModelManager, ModelManagerConfig, ServingTable};
 use crate::node_description::NodeDescription;
 use crate::request_metrics::RequestMetrics;
+use crate::runners::RunnerEngine;
 use crate::{inventory, metrics_server, node_metrics};
 
 /// Why an agent cannot start.
@@ -87,10 +89,10 @@ impl Agent {
         let manager_config = ModelManagerConfig {
             memory: node.memory(),
             drain_timeout: config.drain_timeout,
-            return_memory: config.return_memory,
             metrics: RequestMetrics::new(energy_accounting.clone(), &telemetry.meter()),
         };
-        let engines = EngineSet::new(config.simulated_slowdown)?;
+        let runners = RunnerEngine::new(config.runner, inventory::cores() as usize);
+        let engines = Engines::new(runners, config.simulated_slowdown)?;
         let manager = ModelManager::new(engines, artifacts.clone(), manager_config);
         let table = manager.table();
         node_metrics::register(&telemetry.meter(), node.name(), &table, &energy_accounting);

@@ -11,6 +11,7 @@ use flotilla_core::{Bytes, NodeName, ZoneName};
 use flotilla_telemetry::TelemetrySettings;
 
 use crate::energy_accounting::EnergyAccounting;
+use crate::runners::RunnerCommand;
 
 /// The configuration of an agent, read once at start.
 #[derive(Debug, Clone)]
@@ -45,9 +46,8 @@ pub struct AgentConfig {
     pub simulated_slowdown: f64,
     /// Maximum time to finish running requests when the agent stops or a model leaves the node.
     pub drain_timeout: Duration,
-    /// Makes the process's memory allocator return free memory to the operating system. Called after
-    /// a model was unloaded.
-    pub return_memory: fn(),
+    /// How the processes of models are started.
+    pub runner: RunnerCommand,
 }
 
 /// How long files that no model needs are kept by default: seven days.

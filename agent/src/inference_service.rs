@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::admission::QueueKey;
-use flotilla_core::generate::{
-    EmbedRequest, Embeddings, GenerateEvent, GenerateRequest, RequestError,
-};
+use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, RequestError};
 use flotilla_core::{ModelName, NodeName};
-use flotilla_proto::status;
 use flotilla_proto::v1;
 use flotilla_proto::v1::inference_server::Inference;
+use flotilla_proto::{answer_messages, status};
 use flotilla_telemetry::Telemetry;
 use flotilla_telemetry::names::{PROVIDER, attr, span};
 use flotilla_telemetry::prometheus::PrometheusRegistry;
 use flotilla_telemetry::trace::{RequestSpan, Tracer};
 use futures::future::Either;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -26,9 +24,6 @@ use crate::artifacts::BlobReader;
 use crate::models::{AdmittedRequest, AdmittedSplit, ServedModel, ServingTable, TrackedEvents};
 use crate::turns::{SplitAnswer, embed_in_turns};
 use crate::unstreamed_answer;
-
-/// Largest number of events in one message; events that are ready together are batched.
-const MAX_BATCH: usize = 64;
 
 /// The service, shared by all reverse connections. Cheap to clone.
 #[derive(Clone)]
@@ -211,14 +206,7 @@ impl Inference for InferenceService {
         let events = self.start(request, span).await;
         let events = events.map_err(status::from_error)?;
         let responses = if is_streaming {
-            let mut batches = Box::pin(events.ready_chunks(MAX_BATCH).map(batch_response));
-            // With the first events at hand they are sent together with the headers, and a failure
-            // before them becomes a plain status.
-            let first = batches
-                .next()
-                .await
-                .unwrap_or_else(|| Ok(v1::GenerateResponse::default()))?;
-            stream::iter([Ok(first)]).chain(batches).boxed()
+            answer_messages::messages(events).await?.boxed()
         } else {
             let messages = unstreamed_answer::messages(events).await;
             messages.map_err(status::from_error)?
@@ -284,29 +272,13 @@ impl Inference for InferenceService {
     }
 }
 
-/// Converts events that were ready together to one message. An error ends the answer; events that were
-/// ready together with it are dropped. A delta without content is left out: a message without events says
-/// that the answer has begun.
-fn batch_response(
-    batch: Vec<Result<GenerateEvent, RequestError>>,
-) -> Result<v1::GenerateResponse, Status> {
-    let mut events = Vec::with_capacity(batch.len());
-    for event in batch {
-        let event = event.map_err(status::from_error)?;
-        if !matches!(&event, GenerateEvent::Delta(delta) if delta.is_empty()) {
-            events.push(event.into());
-        }
-    }
-    Ok(v1::GenerateResponse { events })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use async_trait::async_trait;
     use flotilla_core::generate::EmbedInput;
     use flotilla_engine::{GenerateEvents, LoadedModel};
-    use futures::FutureExt;
+    use futures::{FutureExt, stream};
 
     use crate::models::{serve, serving_table};
 

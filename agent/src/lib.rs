@@ -1,6 +1,7 @@
 //! Flotilla's agent: runs the models of one node.
 //!
 //! It owns the life cycle and the admission queues of the models assigned to this node ([`models`]),
+//! the processes that compute them (`runners`),
 //! the division of large requests into turns (`turns`), the models' files, the links that it opens to
 //! controllers, the gRPC service that it serves on those links, and the power meters ([`power`]) and
 //! energy accounting ([`energy_accounting`]) of the machine.
@@ -16,6 +17,7 @@ mod config;
 mod data_dir;
 mod durable_file;
 pub mod energy_accounting;
+mod engines;
 mod inference_service;
 mod inventory;
 mod link;
@@ -25,6 +27,7 @@ mod node_description;
 mod node_metrics;
 pub mod power;
 mod request_metrics;
+mod runners;
 mod turns;
 mod unstreamed_answer;
 
@@ -32,3 +35,4 @@ pub use agent::{Agent, AgentStartError};
 pub use config::{AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig};
 pub use data_dir::DataDirError;
 pub use inventory::default_memory;
+pub use runners::RunnerCommand;

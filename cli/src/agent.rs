@@ -1,14 +1,13 @@
 //! `flotilla agent`: runs an agent until a signal stops it.
 
-use flotilla_agent::{Agent, AgentConfig, NodeConfig};
+use flotilla_agent::{Agent, AgentConfig, NodeConfig, RunnerCommand};
 use flotilla_telemetry::TelemetrySettings;
 
-use crate::allocator;
 use crate::args::AgentArgs;
 use crate::shutdown;
 
-/// Runs an agent until SIGINT or SIGTERM.
-pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
+/// Runs an agent until SIGINT or SIGTERM. `log` is the filter of its log and of its runners'.
+pub(crate) async fn run(args: AgentArgs, log: &str) -> anyhow::Result<()> {
     let power = args.power_range();
     if let Some(range) = power
         && range.idle.0 > range.max.0
@@ -38,7 +37,7 @@ pub(crate) async fn run(args: AgentArgs) -> anyhow::Result<()> {
         file_retention: args.file_retention.0,
         simulated_slowdown: args.simulated_slowdown,
         drain_timeout: args.drain_timeout,
-        return_memory: allocator::release_free_memory,
+        runner: RunnerCommand::of_this_program()?.with_log_filter(log),
     };
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

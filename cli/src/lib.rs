@@ -32,6 +32,7 @@ mod push;
 mod reference;
 mod resource_text;
 mod run;
+mod runner;
 mod shutdown;
 mod top;
 mod up;

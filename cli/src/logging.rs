@@ -28,7 +28,7 @@ const LIBRARY_LEVELS: &[&str] = &[
 /// `agent`, `error` for all others.
 pub(crate) fn start(filter: &str, format: LogFormat, command: &Command) {
     let level = match (filter, command) {
-        ("", Command::Controller(_) | Command::Agent(_)) => "info",
+        ("", Command::Controller(_) | Command::Agent(_) | Command::Runner(_)) => "info",
         ("", _) => "error",
         (filter, _) => filter,
     };
@@ -41,9 +41,10 @@ pub(crate) fn start(filter: &str, format: LogFormat, command: &Command) {
             Some(error),
         ),
     };
-    let lines = match format {
-        LogFormat::Text => LogEventFormat::Text,
-        LogFormat::Json => LogEventFormat::Json,
+    let lines = match (format, command) {
+        // The agent reads the lines of its runners.
+        (_, Command::Runner(_)) | (LogFormat::Json, _) => LogEventFormat::Json,
+        (LogFormat::Text, _) => LogEventFormat::Text,
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)

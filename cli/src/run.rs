@@ -7,7 +7,7 @@ use clap::CommandFactory;
 use crate::args::{Args, Command, ModelCommand};
 use crate::{
     agent, apply, backup, chat, controller, delete, describe, eval, explain, get, logging,
-    node_operations, push, reference, top, up,
+    node_operations, push, reference, runner, top, up,
 };
 
 /// Runs the command on the process's command line and returns the exit code of the process.
@@ -29,7 +29,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let result = runtime.block_on(run(args.command));
+    let result = runtime.block_on(run(args.command, &args.log));
     // The command is complete; tasks that still run must not delay the exit.
     runtime.shutdown_background();
     match result {
@@ -67,11 +67,12 @@ fn raise_file_limit() {
     }
 }
 
-async fn run(command: Command) -> anyhow::Result<()> {
+async fn run(command: Command, log: &str) -> anyhow::Result<()> {
     match command {
-        Command::Up(args) => up::run(args).await,
+        Command::Up(args) => up::run(args, log).await,
         Command::Controller(args) => controller::run(*args).await,
-        Command::Agent(args) => agent::run(args).await,
+        Command::Agent(args) => agent::run(args, log).await,
+        Command::Runner(args) => runner::run(args).await,
         Command::Chat(args) => chat::run(args).await,
         Command::Route(args) => explain::route(args).await,
         Command::Explain(args) => explain::explain(args).await,

@@ -6,8 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use flotilla_core::energy::EnergyUsage;
 use flotilla_core::generate::{AnswerLimit, GenerateEvent, RequestError, Usage};
-use flotilla_proto::status;
-use flotilla_proto::v1::GenerateResponse;
+use flotilla_proto::{answer_messages, status};
 use flotilla_telemetry::trace::RequestSpan;
 use futures::{Stream, StreamExt};
 use tokio::time::Sleep;
@@ -92,22 +91,11 @@ impl Stream for AnswerStream {
             return Poll::Ready(Some(Ok(first)));
         }
         Poll::Ready(match ready!(self.responses.poll_next_unpin(cx)) {
-            Some(Ok(response)) => Some(events(response)),
+            Some(Ok(response)) => Some(answer_messages::events(response)),
             Some(Err(status)) => Some(Err(status::to_error(&status, &self.source.model))),
             None => None,
         })
     }
-}
-
-/// Returns the events of a message.
-///
-/// # Errors
-/// When one of them is invalid.
-pub(crate) fn events(response: GenerateResponse) -> Result<Vec<GenerateEvent>, RequestError> {
-    let events = response.events.into_iter().map(TryInto::try_into);
-    events
-        .collect::<Result<_, _>>()
-        .map_err(|error| RequestError::Engine(format!("the node sent an invalid event: {error}")))
 }
 
 /// An answer whose end is recorded.

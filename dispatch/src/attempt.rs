@@ -4,14 +4,14 @@ use std::future::Future;
 use std::time::Instant;
 
 use flotilla_core::generate::{EmbedRequest, Embeddings, RequestError, Usage};
-use flotilla_proto::status;
 use flotilla_proto::v1::{self, GenerateRequest};
+use flotilla_proto::{answer_messages, status};
 use flotilla_telemetry::names::{attr, span};
 use flotilla_telemetry::trace::RequestSpan;
 use futures::StreamExt;
 use tokio::time::timeout_at;
 
-use crate::answer_stream::{self, AnswerSource, AnswerStream};
+use crate::answer_stream::{AnswerSource, AnswerStream};
 use crate::time_limit::AttemptLimits;
 use crate::transport::MessageStream;
 use crate::usage_guard::UsageGuard;
@@ -56,7 +56,7 @@ impl Attempt<'_> {
         let is_empty = |response: &v1::GenerateResponse| response.events.is_empty();
         let begun = self.first_message(call, is_empty, &model, limits).await;
         let begun = begun.and_then(|(responses, first)| {
-            let first = answer_stream::events(first);
+            let first = answer_messages::events(first);
             let first = first.inspect_err(|error| self.usage.record_failure(error));
             Ok((responses, first?))
         });

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use flotilla_core::Bytes;
@@ -10,6 +11,7 @@ use flotilla_core::generate::{
 };
 use flotilla_core::spec::Model;
 use futures::Stream;
+use tokio_util::sync::CancellationToken;
 
 use crate::LoadError;
 
@@ -18,7 +20,7 @@ pub type GenerateEvents = Pin<Box<dyn Stream<Item = Result<GenerateEvent, Reques
 
 /// A callback that receives the progress of a load: the name of the current step, and the
 /// completed fraction from 0 to 1.
-pub type LoadProgress = Arc<dyn Fn(&'static str, f32) + Send + Sync>;
+pub type LoadProgress = Arc<dyn Fn(&str, f32) + Send + Sync>;
 
 /// Loads models.
 #[async_trait]
@@ -29,7 +31,8 @@ pub trait Engine: Send + Sync {
     /// When the model's files do not exist or cannot be read.
     async fn estimate(&self, model: &Model) -> Result<Bytes, LoadError>;
 
-    /// Loads a model. The work runs off the async threads.
+    /// Loads a model. The work runs off the async threads. Once `cancelled` is cancelled, a load that can
+    /// be interrupted ends; its memory is free when this returns.
     ///
     /// # Errors
     /// [`LoadError`] with the problem; [`LoadError::remedy`] says what to do.
@@ -37,6 +40,7 @@ pub trait Engine: Send + Sync {
         &self,
         model: &Model,
         progress: LoadProgress,
+        cancelled: &CancellationToken,
     ) -> Result<Arc<dyn LoadedModel>, LoadError>;
 }
 
@@ -85,7 +89,7 @@ pub trait LoadedModel: Send + Sync {
 
     /// Where the model's requests are computed.
     fn compute_location(&self) -> ComputeLocation {
-        ComputeLocation::InProcess
+        ComputeLocation::Own
     }
 
     /// Why the model will never answer again, once that has happened.
@@ -93,17 +97,40 @@ pub trait LoadedModel: Send + Sync {
         None
     }
 
+    /// Waits until the model can never answer again, and returns why.
+    async fn failed(&self) -> LoadError {
+        loop {
+            if let Some(fault) = self.fault() {
+                return LoadError::Engine(fault);
+            }
+            tokio::time::sleep(FAULT_INTERVAL).await;
+        }
+    }
+
+    /// The memory that the model's own process has taken at most. `None` if it has no process of its own.
+    fn peak_memory(&self) -> Option<Bytes> {
+        None
+    }
+
+    /// The process that computes the model's requests, if the agent has started one for it.
+    fn process_id(&self) -> Option<u32> {
+        None
+    }
+
     /// Frees what the model holds. Called once, after the last request.
     async fn unload(&self) {}
 }
 
+/// How often a model is asked whether it can still answer.
+const FAULT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Where a model's requests are computed. Energy accounting attributes joules by it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum ComputeLocation {
-    /// In this process.
+    /// In this process, or in one that it has started for the model.
     #[default]
-    InProcess,
-    /// In another process of the node.
+    Own,
+    /// In a process of the node that somebody else has started.
     OtherProcess,
     /// On another machine: the node only waits.
     OtherMachine,

@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
+use crate::ProcessEnd;
+
 /// Why a model could not be loaded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum LoadError {
     /// The path of the model's source does not exist.
     #[error("{0} does not exist on this node")]
@@ -28,6 +32,12 @@ pub enum LoadError {
     /// Loading took longer than this many seconds.
     #[error("it was not loaded within {0} s")]
     Timeout(u64),
+    /// The process that loaded or computed it ended.
+    #[error(transparent)]
+    Process(#[from] ProcessEnd),
+    /// Nobody wants the model any more.
+    #[error("it is not wanted any more")]
+    Cancelled,
 }
 
 impl LoadError {
@@ -45,6 +55,8 @@ impl LoadError {
             }
             Self::Server(_) => "start the server, or correct spec.options.url",
             Self::Timeout(_) => "use faster storage or a smaller model",
+            Self::Process(end) => end.cause.remedy(),
+            Self::Cancelled => "apply the model again",
         }
     }
 }

@@ -3,22 +3,23 @@
 //! This crate owns the trait [`Engine`] and its implementations: [`MistralEngine`] computes in
 //! this process with mistral.rs, [`UpstreamEngine`] forwards to an OpenAI-compatible server, and
 //! [`SimulatedEngine`] answers with fixed tokens at a fixed speed for benchmarks and simulations.
-//! It also owns what every engine needs: the token sampler and the search for stop texts.
+//! It also owns what every engine needs, the token sampler and the search for stop texts, and the
+//! [`runner`], the process in which an engine computes one model.
 //!
-//! It knows nothing of nodes, queues, fleets or placement. Start reading at [`Engine`], then
-//! [`EngineSet`].
+//! It knows nothing of nodes, queues, fleets or placement. Start reading at [`Engine`].
 
 mod call_id;
 mod engine;
 mod error;
 mod mistral;
-mod set;
+mod process_end;
+pub mod runner;
 mod simulated;
 mod upstream;
 
 pub use engine::{ComputeLocation, Engine, GenerateEvents, LoadProgress, LoadedModel};
 pub use error::LoadError;
 pub use mistral::MistralEngine;
-pub use set::EngineSet;
+pub use process_end::{EndCause, ProcessEnd};
 pub use simulated::SimulatedEngine;
 pub use upstream::UpstreamEngine;

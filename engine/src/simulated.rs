@@ -15,6 +15,7 @@ use flotilla_core::routing::conversation_prefixes;
 use flotilla_core::spec::{EngineOptions, Model};
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::{ComputeLocation, Engine, GenerateEvents, LoadError, LoadProgress, LoadedModel};
 
@@ -52,9 +53,14 @@ impl Engine for SimulatedEngine {
         &self,
         model: &Model,
         _: LoadProgress,
+        cancelled: &CancellationToken,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
         let options = &model.spec.options;
-        tokio::time::sleep(Duration::from_millis(options.load_ms.unwrap_or(0))).await;
+        let load_time = Duration::from_millis(options.load_ms.unwrap_or(0));
+        tokio::select! {
+            () = tokio::time::sleep(load_time) => {}
+            () = cancelled.cancelled() => return Err(LoadError::Cancelled),
+        }
         if let Some(problem) = &options.load_error {
             return Err(LoadError::Engine(problem.clone()));
         }

@@ -1,7 +1,7 @@
 //! The wire contract between controllers and agents.
 //!
 //! Owns the messages (`flotilla/v1/*.proto`, generated at build time), their conversion to and
-//! from the core's types ([`convert`]), desired states in several messages
+//! from the core's types ([`convert`]), the messages of an answer ([`answer_messages`]), desired states in several messages
 //! ([`desired_state_parts`]), the mapping of errors to gRPC statuses ([`status`]), and the
 //! transport: HTTP/2 over a stream that either side opened ([`transport`]), with the [`preface`]
 //! that marks a reverse connection.
@@ -22,6 +22,7 @@ pub mod v1 {
     tonic::include_proto!("flotilla.v1");
 }
 
+pub mod answer_messages;
 pub mod convert;
 pub mod desired_state_parts;
 pub mod preface;

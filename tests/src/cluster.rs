@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::cluster_builder::ClusterBuilder;
 use crate::member::{self, AgentMember, ControllerMember, ControllerSettings};
 use crate::process::Process;
-use crate::{AgentSettings, Api, DEADLINE};
+use crate::{AgentSettings, Api, DEADLINE, runners};
 
 /// How often [`Cluster::wait_until`] checks its condition.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -68,6 +68,18 @@ impl Cluster {
         match &self.agents[name] {
             AgentMember::Process(process) => process,
             AgentMember::InProcess(_) => panic!("{name} runs in the test's process"),
+        }
+    }
+
+    /// Returns the id of the only process that an agent has started for a model.
+    ///
+    /// # Panics
+    /// Panics as [`Cluster::agent`] does, and if there is not exactly one such process.
+    #[must_use]
+    pub fn runner(&self, agent: &str, model: &str) -> u32 {
+        match runners(self.agent(agent).id(), model)[..] {
+            [runner] => runner,
+            ref others => panic!("{agent} has the processes {others:?} for {model}"),
         }
     }
 

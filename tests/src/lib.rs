@@ -24,6 +24,7 @@ mod load;
 mod member;
 mod models;
 mod ports;
+mod proc_files;
 mod process;
 mod proxy;
 pub mod soak;
@@ -41,7 +42,8 @@ pub use file_server::FileServer;
 pub use load::{Load, LoadTally};
 pub use models::{demo_model, simulated_model};
 pub use ports::free_address;
-pub use process::{Process, address_in_line, open_files};
+pub use proc_files::{is_running, open_files, resident_bytes, runners, signal};
+pub use process::{Process, address_in_line};
 pub use proxy::Proxy;
 
 /// The longest time that a test waits for anything. It is far longer than anything takes, so that a

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use flotilla_agent::{Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig};
+use flotilla_agent::{Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig, RunnerCommand};
 use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::NodeName;
 use flotilla_telemetry::TelemetrySettings;
 
 use crate::AgentSettings;
+use crate::binary::flotilla_binary;
 use crate::cluster_builder::Mode;
 use crate::process::{Process, address_in_line};
 
@@ -115,7 +116,7 @@ pub(crate) fn start_agent(
                 file_retention: DEFAULT_FILE_RETENTION,
                 simulated_slowdown: 1.0,
                 drain_timeout: STOP_GRACE,
-                return_memory: || {},
+                runner: RunnerCommand::new(flotilla_binary()),
             };
             AgentMember::InProcess(Agent::start(config).expect("the agent starts"))
         }

@@ -192,24 +192,6 @@ impl Process {
         let (status, output) = self.wait();
         assert!(status.success(), "{status}:\n{output}");
     }
-
-    /// Returns the memory of the process that is in RAM, in bytes.
-    ///
-    /// # Panics
-    /// Panics if the process has ended.
-    #[must_use]
-    pub fn resident_bytes(&self) -> u64 {
-        let file = format!("/proc/{}/statm", self.id());
-        let text = std::fs::read_to_string(file).expect("the process runs");
-        let pages: u64 = text
-            .split(' ')
-            .nth(1)
-            .and_then(|pages| pages.parse().ok())
-            .expect("the second field of statm is a number");
-        // SAFETY: sysconf reads a constant of the system.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        pages * u64::try_from(page).expect("a page has a size")
-    }
 }
 
 impl Drop for Process {
@@ -240,15 +222,4 @@ pub fn address_in_line(line: &str, field: &str) -> SocketAddr {
     value
         .and_then(|value| value.parse().ok())
         .unwrap_or_else(|| panic!("no address {field}= in: {line}"))
-}
-
-/// Returns how many files the process of this id has open.
-///
-/// # Panics
-/// Panics if the process has ended.
-#[must_use]
-pub fn open_files(id: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{id}/fd"))
-        .expect("the process runs")
-        .count()
 }

@@ -208,11 +208,17 @@ impl ArtifactStore {
         }
     }
 
+    /// Returns whether all files of a model were verified since the start, and none has turned out to be
+    /// damaged since.
+    pub(crate) fn is_verified(&self, manifest: &Manifest) -> bool {
+        self.inner.verified.lock().contains(&manifest.digest())
+    }
+
     /// Returns the path to load a model from: its GGUF file if it has one, else its folder. `None`
     /// unless all files are on the node and were verified since the start.
     pub(crate) fn find(&self, manifest: &Manifest) -> Option<PathBuf> {
         let folder = self.model_dir(manifest);
-        if !self.inner.verified.lock().contains(&manifest.digest()) || !folder.is_dir() {
+        if !self.is_verified(manifest) || !folder.is_dir() {
             return None;
         }
         let gguf = manifest.gguf_file();

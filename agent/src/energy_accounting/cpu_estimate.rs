@@ -66,7 +66,7 @@ mod tests {
         let simulated = WindowCompute {
             seconds: 1.0,
             simulated_seconds: 1.0,
-            in_other_process: false,
+            ..compute
         };
         assert!((joules(cpu(0.0), simulated) - 60.0).abs() < 1e-6);
     }

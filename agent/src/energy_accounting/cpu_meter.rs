@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::Pid;
 use procfs_core::{ExplicitSystemInfo, FromBufReadSI, KernelStats};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -38,9 +39,9 @@ struct CpuSeconds {
 /// Processor time between two samples, in core-seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct CpuSample {
-    /// Busy time of all cores, this process included.
+    /// Busy time of all cores, this process and its models' included.
     pub(super) machine: f64,
-    /// Busy time of this process.
+    /// Busy time of this process, and of its models' processes while they have requests.
     pub(super) process: f64,
     /// Number of cores, at least 1.
     pub(super) cores: u32,
@@ -55,9 +56,9 @@ impl CpuMeter {
         }
     }
 
-    /// Returns the processor time since the previous call. `None` on the first call, and on a
-    /// machine without `/proc/stat`.
-    pub(super) fn sample(&mut self) -> Option<CpuSample> {
+    /// Returns the processor time since the previous call, with the `model_seconds` of the models' own
+    /// processes. `None` on the first call, and on a machine without `/proc/stat`.
+    pub(super) fn sample(&mut self, model_seconds: f64) -> Option<CpuSample> {
         let (machine, cores) = machine_seconds(BufReader::new(File::open(&self.stat_file).ok()?))?;
         let now = CpuSeconds {
             machine,
@@ -65,7 +66,7 @@ impl CpuMeter {
             cores,
         };
         let before = self.last.replace(now)?;
-        let process = (now.process - before.process).max(0.0);
+        let process = (now.process - before.process).max(0.0) + model_seconds;
         Some(CpuSample {
             // `/proc/stat` counts in ticks of 10 ms, the process clock in nanoseconds.
             machine: (now.machine - before.machine).max(process),
@@ -95,6 +96,14 @@ fn process_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+/// Core-seconds of all threads of another process since its start. `None` if it has ended.
+pub(super) fn process_cpu_time(process: u32) -> Option<f64> {
+    let pid = Pid::from_raw(i32::try_from(process).ok()?);
+    let clock = nix::time::clock_getcpuclockid(pid).ok()?;
+    let time = nix::time::clock_gettime(clock).ok()?;
+    Some(time.tv_sec() as f64 + time.tv_nsec() as f64 / 1e9)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,15 +117,17 @@ mod tests {
             assert_eq!(machine_seconds(broken.as_bytes()), None);
         }
         assert!(process_seconds() > 0.0);
+        assert!(process_cpu_time(std::process::id()).unwrap() > 0.0);
+        assert_eq!(process_cpu_time(u32::MAX), None);
     }
 
     #[test]
     fn process_time_is_part_of_machine_time() {
         let mut meter = CpuMeter::new(Path::new("/"));
-        assert_eq!(meter.sample(), None);
-        if let Some(sample) = meter.sample() {
+        assert_eq!(meter.sample(0.0), None);
+        if let Some(sample) = meter.sample(0.0) {
             assert!(sample.process <= sample.machine && sample.cores > 0);
         }
-        assert_eq!(CpuMeter::new(Path::new("/nowhere")).sample(), None);
+        assert_eq!(CpuMeter::new(Path::new("/nowhere")).sample(0.0), None);
     }
 }

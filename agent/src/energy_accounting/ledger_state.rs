@@ -7,12 +7,17 @@ use flotilla_core::Joules;
 use flotilla_core::energy::{EnergySources, EnergyUsage, Ledger};
 use flotilla_engine::ComputeLocation;
 
+use super::cpu_meter::process_cpu_time;
+use super::model_cpu::ModelCpu;
 use super::request_progress::{ModelRate, RequestProgress};
 
 /// Everything that changes when requests start, progress and end.
 pub(super) struct LedgerState {
     pub(super) ledger: Ledger,
     running: HashMap<u64, RunningRequest>,
+    /// Processor time of the models' own processes.
+    model_cpu: ModelCpu,
+    cores: u32,
     /// Computation since the last window closed.
     compute: WindowCompute,
     /// The sources of the joules of the last window.
@@ -40,15 +45,19 @@ pub(super) struct WindowCompute {
     pub(super) seconds: f64,
     /// Seconds of requests to simulated engines, which use no processor.
     pub(super) simulated_seconds: f64,
-    /// Whether a request was computed by another process.
+    /// Core-seconds of the models' own processes, while they had requests.
+    pub(super) process_seconds: f64,
+    /// Whether a request was computed by a process that somebody else has started.
     pub(super) in_other_process: bool,
 }
 
 impl LedgerState {
-    pub(super) fn new(ledger: Ledger, sources: EnergySources) -> Self {
+    pub(super) fn new(ledger: Ledger, sources: EnergySources, cores: u32) -> Self {
         Self {
             ledger,
             running: HashMap::new(),
+            model_cpu: ModelCpu::default(),
+            cores,
             compute: WindowCompute::default(),
             sources,
             closed: false,
@@ -57,6 +66,9 @@ impl LedgerState {
 
     /// Opens an account. Returns it, with its progress and whether no other request runs.
     pub(super) fn open(&mut self, rate: Arc<ModelRate>) -> (u64, Arc<RequestProgress>, bool) {
+        if let Some(process) = rate.process {
+            self.model_cpu.open(process, &process_cpu_time);
+        }
         let progress = Arc::new(RequestProgress::new(rate));
         let account = self.ledger.open_account();
         let is_first = self.running.is_empty();
@@ -73,7 +85,12 @@ impl LedgerState {
     /// until the ledger has seen a window with work.
     pub(super) fn settle(&mut self, account: u64, guessed_watts: f64) -> EnergyUsage {
         if let Some(mut request) = self.running.remove(&account) {
-            request.count(account, &mut self.ledger, &mut self.compute);
+            let progress = request.count(&mut self.compute);
+            let work = match request.progress.rate.process {
+                Some(process) => self.model_cpu.end(process, progress),
+                None => progress,
+            };
+            self.ledger.add_work(account, work);
         }
         let joules = self.ledger.settle_account(account, guessed_watts);
         EnergyUsage::new(Joules(joules as f32), self.sources)
@@ -83,11 +100,32 @@ impl LedgerState {
         self.running.is_empty()
     }
 
-    /// Adds the progress of all running requests to the ledger.
+    /// Adds the progress of all running requests to the ledger, scaled by the processor time of their
+    /// models' processes.
     pub(super) fn count_all(&mut self) {
+        let mut progress = Vec::with_capacity(self.running.len());
         for (account, request) in &mut self.running {
-            request.count(*account, &mut self.ledger, &mut self.compute);
+            let (process, seconds) = (
+                request.progress.rate.process,
+                request.count(&mut self.compute),
+            );
+            if let Some(process) = process {
+                self.model_cpu.add_running(process, seconds);
+            }
+            progress.push((*account, process, seconds));
         }
+        let (core_seconds, factors) = self.model_cpu.close_window(self.cores, &process_cpu_time);
+        self.compute.process_seconds += core_seconds;
+        for (account, process, seconds) in progress {
+            let factor = process.and_then(|process| factors.get(&process));
+            self.ledger
+                .add_work(account, seconds * factor.copied().unwrap_or(1.0));
+        }
+        let running = &self.running;
+        self.model_cpu.retain(|process| {
+            let mut rates = running.values().map(|request| &request.progress.rate);
+            rates.any(|rate| rate.process == Some(process))
+        });
     }
 
     /// Returns the computation since the last call and starts a new window.
@@ -97,11 +135,12 @@ impl LedgerState {
 }
 
 impl RunningRequest {
-    /// Adds the progress since the last call to the ledger and the window.
-    fn count(&mut self, account: u64, ledger: &mut Ledger, compute: &mut WindowCompute) {
+    /// Adds the elapsed time since the last call to the window, and returns the progress since then, in
+    /// seconds of work.
+    fn count(&mut self, compute: &mut WindowCompute) -> f64 {
         let progress = &self.progress;
         let (work, seconds) = (progress.work(), progress.seconds());
-        ledger.add_work(account, work - self.counted_work);
+        let new_work = (work - self.counted_work).max(0.0);
         // The estimate of a token's time may fall, and work with it; it is never taken back.
         self.counted_work = self.counted_work.max(work);
         let busy = (seconds - self.counted_seconds) / f64::from(progress.rate.concurrency);
@@ -109,9 +148,10 @@ impl RunningRequest {
         compute.seconds += busy;
         match progress.rate.location {
             // Requests to other machines have no account.
-            ComputeLocation::InProcess | ComputeLocation::OtherMachine => {}
+            ComputeLocation::Own | ComputeLocation::OtherMachine => {}
             ComputeLocation::OtherProcess => compute.in_other_process = true,
             ComputeLocation::Simulated => compute.simulated_seconds += busy,
         }
+        new_work
     }
 }

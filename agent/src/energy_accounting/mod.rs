@@ -13,6 +13,7 @@ mod cpu_meter;
 mod ledger_entry;
 mod ledger_state;
 mod meter_reader;
+mod model_cpu;
 mod reading;
 mod request_progress;
 mod request_share;
@@ -75,7 +76,11 @@ impl EnergyAccounting {
         let idle_is_known = setup.power.is_some() || sampler.estimates_cpu();
         let ledger = Ledger::new(f64::from(power.idle.0), idle_is_known);
         let shared = Arc::new(SharedAccounting {
-            state: Mutex::new(LedgerState::new(ledger, sampler.initial_sources())),
+            state: Mutex::new(LedgerState::new(
+                ledger,
+                sampler.initial_sources(),
+                setup.cores,
+            )),
             wake: Condvar::new(),
             reading: ArcSwap::from_pointee(sampler.initial_reading()),
             power,
@@ -148,7 +153,7 @@ mod tests {
     #[test]
     fn waiting_for_another_machine_takes_no_energy() {
         let accounting = EnergyAccounting::without_meters();
-        let rate = |location| Arc::new(ModelRate::new(location, 1));
+        let rate = |location| Arc::new(ModelRate::new(location, 1, None));
         let mut waiting = accounting.open_entry(rate(ComputeLocation::OtherMachine));
         assert!(accounting.thread.0.lock().is_idle());
         let mut local = accounting.open_entry(rate(ComputeLocation::OtherProcess));

@@ -15,17 +15,21 @@ pub struct ModelRate {
     pub(super) location: ComputeLocation,
     /// Number of concurrent requests at which the model uses the whole machine.
     pub(super) concurrency: u32,
+    /// The process that computes the model's requests and nothing else. `None`: there is none.
+    pub(super) process: Option<u32>,
     /// Seconds per output token as the bits of an `f32`; 0 until a first answer is complete.
     seconds_per_token: AtomicU32,
 }
 
 impl ModelRate {
-    /// Creates the rate of a model that has not answered yet.
+    /// Creates the rate of a model that has not answered yet. `process` is the id of the process that
+    /// computes its requests and nothing else, if there is one.
     #[must_use]
-    pub fn new(location: ComputeLocation, concurrency: u32) -> Self {
+    pub fn new(location: ComputeLocation, concurrency: u32, process: Option<u32>) -> Self {
         Self {
             location,
             concurrency: concurrency.max(1),
+            process,
             seconds_per_token: AtomicU32::new(0),
         }
     }
@@ -144,7 +148,7 @@ mod tests {
 
     #[test]
     fn token_time_is_a_moving_average() {
-        let rate = ModelRate::new(ComputeLocation::InProcess, 1);
+        let rate = ModelRate::new(ComputeLocation::Own, 1, None);
         rate.learn(Duration::from_secs(9), 1);
         assert_eq!(rate.seconds_per_token(), None);
         rate.learn(Duration::from_secs(10), 11);

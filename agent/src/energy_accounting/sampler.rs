@@ -80,7 +80,7 @@ impl EnergySampler {
         }
         let mut cpu_meter = CpuMeter::new(&setup.root);
         // The first window starts at this sample.
-        cpu_meter.sample();
+        cpu_meter.sample(0.0);
         Self {
             meters,
             cpu_meter,
@@ -189,7 +189,7 @@ impl EnergySampler {
     /// Measures and estimates the energy of a window.
     fn sample(&mut self, now: f64, seconds: f64, compute: WindowCompute) -> SampledWindow {
         let metered = self.meters.read(now);
-        let cpu = self.cpu_meter.sample();
+        let cpu = self.cpu_meter.sample(compute.process_seconds);
         let (mut joules, mut sources) = (metered.joules, metered.sources);
         if let Some(power) = self.estimate.filter(|_| !metered.covers_cpu) {
             joules += cpu_estimate::estimate_joules(power, seconds, cpu, compute);

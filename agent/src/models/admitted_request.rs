@@ -213,7 +213,9 @@ impl AdmittedRequest {
             TurnPosition::Later => 0,
             TurnPosition::Only | TurnPosition::First => usage.prompt_tokens,
         };
-        self.served.live_counters().add_tokens(prompt, uncounted);
+        let counters = self.served.live_counters();
+        counters.add_tokens(prompt, uncounted);
+        counters.record_length(usage.prompt_tokens.saturating_add(usage.completion_tokens));
         let timing = self.timing(first_token);
         // The wait of a later turn is a wait for the earlier ones.
         let is_wait_of_request = self.turn != TurnPosition::Later;

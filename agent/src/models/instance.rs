@@ -1,13 +1,16 @@
 //! One revision of a model on this node, as a state machine.
 //!
 //! ```text
-//! Waiting ──► Fetching ──► Waiting ──► Loading ──► Ready ──► Draining ──► Gone
-//!                                         └──► LoadAbandoned ──┘
+//! Waiting ──► Checking ──► Checked ──► Loading ──► Ready ──► Draining ──► Gone
+//!    ▲           ▼                        │          ▼                     ▲
+//!    └─────── Fetching                    │      Restarting ──► Waiting    │
+//!                                         └──► LoadCancelled ──────────────┘
 //! ```
 //! Every phase before `Draining` can also become `Failed`. [`InstancePhase::step`] is pure: the manager
 //! feeds it events and performs the actions that it returns.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::Model;
@@ -15,6 +18,7 @@ use flotilla_core::{Bytes, ModelName, ModelRevision};
 use flotilla_engine::LoadError;
 
 use super::memory_budget::InstanceMemory;
+use super::restarts::Restarts;
 use super::{InstanceError, ServedModel};
 use crate::artifacts::ArtifactError;
 
@@ -31,6 +35,8 @@ pub(super) struct ModelInstance {
     pub(super) files: Option<Manifest>,
     pub(super) role: InstanceRole,
     pub(super) phase: InstancePhase,
+    /// When its process ended by itself.
+    pub(super) restarts: Restarts,
 }
 
 /// What an instance is to its model.
@@ -47,15 +53,22 @@ pub(super) enum InstanceRole {
 /// Where an instance is in its life.
 #[derive(Clone)]
 pub(super) enum InstancePhase {
-    /// Nothing has started yet, or the files have just arrived. The manager tries to start it again
-    /// after every event.
+    /// Nothing has started yet, or the files have just arrived.
     Waiting,
+    /// Its files are looked up, and its memory is estimated.
+    Checking,
+    /// It can be loaded once there is memory. The manager looks for it after every event.
+    Checked {
+        /// The memory that it needs.
+        needed: Bytes,
+        model: Box<Model>,
+    },
     /// Its files are being fetched.
     Fetching,
     /// The engine loads it.
     Loading { memory: Bytes },
-    /// The engine still loads it, although it is not desired any more: a load cannot be interrupted.
-    LoadAbandoned { memory: Bytes },
+    /// It is not desired any more, and the engine ends its load.
+    LoadCancelled { memory: Bytes },
     /// It accepts requests.
     Ready {
         memory: Bytes,
@@ -66,6 +79,8 @@ pub(super) enum InstancePhase {
         memory: Bytes,
         served: Arc<ServedModel>,
     },
+    /// Its process has ended by itself with this error, and is started again after a while.
+    Restarting(InstanceError),
     /// It cannot serve.
     Failed(InstanceError),
     /// It holds nothing any more and can be removed.
@@ -74,22 +89,42 @@ pub(super) enum InstancePhase {
 
 /// Something that happens to an instance.
 pub(super) enum InstanceEvent {
-    /// It is to start, and these files have to be fetched first.
-    FilesMissing(Manifest),
-    /// It is to start, and there is memory for it.
-    MemoryReserved { memory: Bytes, model: Box<Model> },
-    /// It is to start, but cannot.
+    /// It is to start: what it needs has to be checked first.
+    Start(Box<Model>),
+    /// The check of what it needs has ended.
+    Checked(CheckResult),
+    /// There is memory for it.
+    MemoryReserved,
+    /// There is no memory for it.
     StartFailed(InstanceError),
     /// Fetching its files has ended.
     Fetched(Result<(), ArtifactError>),
     /// Loading it has ended.
     Loaded(Result<Arc<ServedModel>, LoadError>),
-    /// The engine has stopped working; the text says why.
-    EngineFailed(String),
+    /// The model can never answer again.
+    EngineFailed {
+        error: LoadError,
+        /// The time until it is started again. `None`: it is not.
+        restart_after: Option<Duration>,
+    },
+    /// It is time to start it again.
+    RestartDue,
+    /// Its memory was measured.
+    MemoryMeasured(Bytes),
     /// It has to stop.
     Retire(RetireReason),
     /// It is drained and its memory is free.
     Unloaded,
+}
+
+/// What an instance needs before it can be loaded.
+pub(super) enum CheckResult {
+    /// These files are not on the node.
+    FilesMissing(Manifest),
+    /// It needs this much memory.
+    Loadable { needed: Bytes, model: Box<Model> },
+    /// It cannot be loaded.
+    Unusable(InstanceError),
 }
 
 /// Why an instance has to stop.
@@ -104,12 +139,18 @@ pub(super) enum RetireReason {
 
 /// What the manager has to do after a step.
 pub(super) enum InstanceAction {
+    /// Check what the model needs.
+    Check(Box<Model>),
     /// Fetch these files.
     Fetch(Manifest),
     /// Stop fetching.
     AbortFetch,
     /// Load the model.
     Load(Box<Model>),
+    /// End the load.
+    CancelLoad,
+    /// Start again after this time.
+    RestartAfter(Duration),
     /// Route the model's requests to this instance.
     Publish(Arc<ServedModel>),
     /// Stop routing requests to the model.
@@ -126,13 +167,25 @@ impl InstancePhase {
     /// phase changes nothing.
     pub(super) fn step(self, event: InstanceEvent) -> (Self, Vec<InstanceAction>) {
         match (self, event) {
-            (Self::Waiting, InstanceEvent::FilesMissing(files)) => {
-                (Self::Fetching, vec![InstanceAction::Fetch(files)])
+            (Self::Waiting, InstanceEvent::Start(model)) => {
+                (Self::Checking, vec![InstanceAction::Check(model)])
             }
-            (Self::Waiting, InstanceEvent::MemoryReserved { memory, model }) => {
-                (Self::Loading { memory }, vec![InstanceAction::Load(model)])
+            (Self::Checking, InstanceEvent::Checked(result)) => match result {
+                CheckResult::FilesMissing(files) => {
+                    (Self::Fetching, vec![InstanceAction::Fetch(files)])
+                }
+                CheckResult::Loadable { needed, model } => {
+                    (Self::Checked { needed, model }, vec![])
+                }
+                CheckResult::Unusable(error) => (Self::Failed(error), vec![]),
+            },
+            (Self::Checked { needed, model }, InstanceEvent::MemoryReserved) => (
+                Self::Loading { memory: needed },
+                vec![InstanceAction::Load(model)],
+            ),
+            (Self::Checked { .. }, InstanceEvent::StartFailed(error)) => {
+                (Self::Failed(error), vec![])
             }
-            (Self::Waiting, InstanceEvent::StartFailed(error)) => (Self::Failed(error), vec![]),
 
             (Self::Fetching, InstanceEvent::Fetched(Ok(()))) => (Self::Waiting, vec![]),
             (Self::Fetching, InstanceEvent::Fetched(Err(error))) => {
@@ -146,23 +199,47 @@ impl InstancePhase {
             (Self::Loading { .. }, InstanceEvent::Loaded(Err(error))) => {
                 (Self::Failed(error.into()), vec![])
             }
-            (Self::LoadAbandoned { memory }, InstanceEvent::Loaded(Ok(served))) => {
+            (Self::LoadCancelled { memory }, InstanceEvent::Loaded(Ok(served))) => {
                 Self::drain(memory, served, RetireReason::NotDesired)
             }
-            (Self::LoadAbandoned { .. }, InstanceEvent::Loaded(Err(_))) => (Self::Gone, vec![]),
+            (Self::LoadCancelled { .. }, InstanceEvent::Loaded(Err(_))) => (Self::Gone, vec![]),
 
-            (Self::Ready { .. }, InstanceEvent::EngineFailed(problem)) => (
-                Self::Failed(LoadError::Engine(problem).into()),
-                vec![InstanceAction::Withdraw],
+            (
+                Self::Ready { .. },
+                InstanceEvent::EngineFailed {
+                    error,
+                    restart_after: Some(delay),
+                },
+            ) => (
+                Self::Restarting(error.into()),
+                vec![
+                    InstanceAction::Withdraw,
+                    InstanceAction::RestartAfter(delay),
+                ],
             ),
+            (Self::Ready { .. }, InstanceEvent::EngineFailed { error, .. }) => {
+                (Self::Failed(error.into()), vec![InstanceAction::Withdraw])
+            }
+            (Self::Restarting(_), InstanceEvent::RestartDue) => (Self::Waiting, vec![]),
+            (Self::Ready { served, .. }, InstanceEvent::MemoryMeasured(memory)) => {
+                (Self::Ready { memory, served }, vec![])
+            }
 
-            (Self::Waiting | Self::Failed(_), InstanceEvent::Retire(_)) => (Self::Gone, vec![]),
+            (
+                Self::Waiting
+                | Self::Checking
+                | Self::Checked { .. }
+                | Self::Restarting(_)
+                | Self::Failed(_),
+                InstanceEvent::Retire(_),
+            ) => (Self::Gone, vec![]),
             (Self::Fetching, InstanceEvent::Retire(_)) => {
                 (Self::Gone, vec![InstanceAction::AbortFetch])
             }
-            (Self::Loading { memory }, InstanceEvent::Retire(_)) => {
-                (Self::LoadAbandoned { memory }, vec![])
-            }
+            (Self::Loading { memory }, InstanceEvent::Retire(_)) => (
+                Self::LoadCancelled { memory },
+                vec![InstanceAction::CancelLoad],
+            ),
             (Self::Ready { memory, served }, InstanceEvent::Retire(reason)) => {
                 let (phase, mut actions) = Self::drain(memory, served, reason);
                 if reason == RetireReason::NotDesired {
@@ -192,16 +269,22 @@ impl InstancePhase {
     pub(super) fn memory(&self) -> Bytes {
         match self {
             Self::Loading { memory }
-            | Self::LoadAbandoned { memory }
+            | Self::LoadCancelled { memory }
             | Self::Ready { memory, .. }
             | Self::Draining { memory, .. } => *memory,
-            Self::Waiting | Self::Fetching | Self::Failed(_) | Self::Gone => Bytes(0),
+            Self::Waiting
+            | Self::Checking
+            | Self::Checked { .. }
+            | Self::Fetching
+            | Self::Restarting(_)
+            | Self::Failed(_)
+            | Self::Gone => Bytes(0),
         }
     }
 
     /// Whether the instance is being unloaded.
     pub(super) fn is_leaving(&self) -> bool {
-        matches!(self, Self::LoadAbandoned { .. } | Self::Draining { .. })
+        matches!(self, Self::LoadCancelled { .. } | Self::Draining { .. })
     }
 }
 
@@ -256,8 +339,8 @@ mod tests {
 
     #[test]
     fn fetched_instance_waits_to_be_started_again() {
-        let files = InstanceEvent::FilesMissing(Manifest::default());
-        let (phase, actions) = InstancePhase::Waiting.step(files);
+        let files = InstanceEvent::Checked(CheckResult::FilesMissing(Manifest::default()));
+        let (phase, actions) = InstancePhase::Checking.step(files);
         assert!(matches!(phase, InstancePhase::Fetching));
         assert!(matches!(actions[..], [InstanceAction::Fetch(_)]));
         let (phase, actions) = phase.step(InstanceEvent::Fetched(Ok(())));
@@ -303,27 +386,56 @@ mod tests {
     }
 
     #[test]
-    fn abandoned_load_is_unloaded_once_it_ends() {
+    fn cancelled_load_is_unloaded_once_it_ends() {
         let retire = InstanceEvent::Retire(RetireReason::NotDesired);
-        let (abandoned, actions) = loading().step(retire);
-        assert!(actions.is_empty());
-        assert_eq!((abandoned.is_leaving(), abandoned.memory()), (true, MEMORY));
+        let (cancelled, actions) = loading().step(retire);
+        assert!(matches!(actions[..], [InstanceAction::CancelLoad]));
+        assert_eq!((cancelled.is_leaving(), cancelled.memory()), (true, MEMORY));
         let failed = InstanceEvent::Loaded(Err(load_error()));
         assert!(matches!(
-            abandoned.clone().step(failed).0,
+            cancelled.clone().step(failed).0,
             InstancePhase::Gone
         ));
         let loaded = InstanceEvent::Loaded(Ok(served_model(1, 1)));
-        let (phase, actions) = abandoned.step(loaded);
+        let (phase, actions) = cancelled.step(loaded);
         assert!(matches!(phase, InstancePhase::Draining { .. }));
         assert!(matches!(actions[..], [InstanceAction::Drain { .. }]));
     }
 
     #[test]
-    fn instance_with_a_dead_engine_is_withdrawn() {
-        let (phase, actions) = ready().step(InstanceEvent::EngineFailed("gone".into()));
+    fn instance_whose_process_ended_is_withdrawn_and_started_again() {
+        let failed = |restart_after| InstanceEvent::EngineFailed {
+            error: load_error(),
+            restart_after,
+        };
+        let second = Duration::from_secs(1);
+        let (phase, actions) = ready().step(failed(Some(second)));
+        assert!(matches!(phase, InstancePhase::Restarting(_)));
+        assert_eq!(phase.memory(), Bytes(0));
+        assert!(matches!(
+            actions[..],
+            [InstanceAction::Withdraw, InstanceAction::RestartAfter(delay)] if delay == second
+        ));
+        let (phase, _) = phase.step(InstanceEvent::RestartDue);
+        assert!(matches!(phase, InstancePhase::Waiting));
+        let (phase, actions) = ready().step(failed(None));
         assert!(matches!(phase, InstancePhase::Failed(_)));
         assert!(matches!(actions[..], [InstanceAction::Withdraw]));
+    }
+
+    #[test]
+    fn checked_instance_loads_once_there_is_memory() {
+        let name = ModelName::new("m").unwrap();
+        let model = Box::new(Model::new(name, Default::default()));
+        let checked = CheckResult::Loadable {
+            needed: MEMORY,
+            model,
+        };
+        let (phase, _) = InstancePhase::Checking.step(InstanceEvent::Checked(checked));
+        assert_eq!(phase.memory(), Bytes(0));
+        let (phase, actions) = phase.step(InstanceEvent::MemoryReserved);
+        assert_eq!(phase.memory(), MEMORY);
+        assert!(matches!(actions[..], [InstanceAction::Load(_)]));
     }
 
     #[test]

@@ -1,42 +1,48 @@
 //! The tasks that fetch, load and drain instances.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::Model;
-use flotilla_engine::{EngineSet, LoadError, LoadProgress};
+use flotilla_core::spec::{Model, ModelSource};
+use flotilla_engine::{LoadError, LoadProgress};
+use futures::FutureExt;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::instance::{InstanceEvent, InstanceId, ModelInstance, RetireReason};
+use super::InstanceError;
+use super::instance::{CheckResult, InstanceEvent, InstanceId, ModelInstance, RetireReason};
 use super::served_model::CUT_TIME;
 use super::{ModelStatuses, ServedModel};
 use crate::artifacts::ArtifactStore;
+use crate::engines::Engines;
 use crate::request_metrics::RequestMetrics;
 
 /// Runs the tasks of all instances. Each ends with an event for its instance.
 pub(super) struct InstanceTasks {
-    engines: Arc<EngineSet>,
+    engines: Arc<Engines>,
     artifacts: ArtifactStore,
     /// Where the progress of fetches and loads is reported.
     statuses: ModelStatuses,
     metrics: RequestMetrics,
     /// See [`AgentConfig::drain_timeout`](crate::AgentConfig::drain_timeout).
     drain_timeout: Duration,
-    /// See [`AgentConfig::return_memory`](crate::AgentConfig::return_memory).
-    return_memory: fn(),
     running: JoinSet<(InstanceId, InstanceEvent)>,
     fetches: HashMap<InstanceId, AbortHandle>,
-    /// Cancelled when the agent stops: it does not wait for loads.
+    /// Cancelled to end the load of an instance.
+    loads: HashMap<InstanceId, CancellationToken>,
+    /// The tasks that wait for the end of ready models.
+    watches: HashMap<InstanceId, AbortHandle>,
+    /// Cancelled when the agent stops.
     stop_loads: CancellationToken,
 }
 
 impl InstanceTasks {
     pub(super) fn new(
-        engines: Arc<EngineSet>,
+        engines: Arc<Engines>,
         artifacts: ArtifactStore,
         statuses: ModelStatuses,
         config: &super::ModelManagerConfig,
@@ -47,9 +53,10 @@ impl InstanceTasks {
             statuses,
             metrics: config.metrics.clone(),
             drain_timeout: config.drain_timeout,
-            return_memory: config.return_memory,
             running: JoinSet::new(),
             fetches: HashMap::new(),
+            loads: HashMap::new(),
+            watches: HashMap::new(),
             stop_loads: CancellationToken::new(),
         }
     }
@@ -81,18 +88,28 @@ impl InstanceTasks {
         }
     }
 
+    /// Looks up the files of an instance and estimates its memory. Ends with [`InstanceEvent::Checked`].
+    pub(super) fn check(&mut self, instance: &ModelInstance, model: Box<Model>) {
+        let (engines, artifacts) = (self.engines.clone(), self.artifacts.clone());
+        let (id, files) = (instance.id, instance.files.clone());
+        self.spawn(async move {
+            let result = check(&engines, artifacts, files, model).await;
+            (id, InstanceEvent::Checked(result))
+        });
+    }
+
     /// Loads an instance. Ends with [`InstanceEvent::Loaded`].
     pub(super) fn load(&mut self, instance: &ModelInstance, model: Box<Model>) {
         let progress = self.progress(instance);
         let metrics = self.metrics.for_model(&instance.model);
         let (engines, id) = (self.engines.clone(), instance.id);
-        let stop = self.stop_loads.clone();
+        let cancel = self.stop_loads.child_token();
+        self.loads.insert(id, cancel.clone());
         self.spawn(async move {
             let engine = engines.get(model.spec.engine);
-            let loaded = tokio::select! {
-                loaded = engine.load(&model, progress) => loaded,
-                () = stop.cancelled() => Err(LoadError::Engine("the agent stops".into())),
-            };
+            let loading = AssertUnwindSafe(engine.load(&model, progress, &cancel));
+            let loaded = loading.catch_unwind().await;
+            let loaded = loaded.unwrap_or_else(|_| Err(LoadError::Engine("it panicked".into())));
             let served = loaded.map(|loaded| {
                 let served = Arc::new(ServedModel::new(loaded, &model.spec, metrics));
                 for warning in served.file_warnings() {
@@ -101,6 +118,39 @@ impl InstanceTasks {
                 served
             });
             (id, InstanceEvent::Loaded(served))
+        });
+    }
+
+    /// Ends the load of an instance early.
+    pub(super) fn cancel_load(&mut self, id: InstanceId) {
+        if let Some(load) = self.loads.remove(&id) {
+            load.cancel();
+        }
+    }
+
+    /// Waits until a ready model can never answer again. Ends with [`InstanceEvent::EngineFailed`].
+    pub(super) fn watch(&mut self, id: InstanceId, served: &Arc<ServedModel>) {
+        let model = served.model.clone();
+        let task = self.spawn(async move {
+            let error = model.failed().await;
+            let failed = InstanceEvent::EngineFailed {
+                error,
+                restart_after: None,
+            };
+            (id, failed)
+        });
+        self.watches.insert(id, task);
+    }
+
+    /// Waits before an instance is started again. Ends with [`InstanceEvent::RestartDue`].
+    pub(super) fn restart_after(&mut self, id: InstanceId, delay: Duration) {
+        let stop = self.stop_loads.clone();
+        self.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = stop.cancelled() => {}
+            }
+            (id, InstanceEvent::RestartDue)
         });
     }
 
@@ -113,7 +163,10 @@ impl InstanceTasks {
         reason: RetireReason,
     ) {
         let (model, id) = (instance.model.clone(), instance.id);
-        let (timeout, return_memory) = (self.drain_timeout, self.return_memory);
+        if let Some(watch) = self.watches.remove(&id) {
+            watch.abort();
+        }
+        let timeout = self.drain_timeout;
         self.spawn(async move {
             if reason == RetireReason::NotDesired {
                 served.close();
@@ -134,7 +187,6 @@ impl InstanceTasks {
             }
             served.model.unload().await;
             drop(served);
-            return_memory();
             (id, InstanceEvent::Unloaded)
         });
     }
@@ -150,6 +202,9 @@ impl InstanceTasks {
             match self.running.join_next().await? {
                 Ok((id, event)) => {
                     self.fetches.remove(&id);
+                    if matches!(event, InstanceEvent::Loaded(_)) {
+                        self.loads.remove(&id);
+                    }
                     return Some((id, event));
                 }
                 Err(error) if error.is_cancelled() => {}
@@ -163,5 +218,27 @@ impl InstanceTasks {
         let statuses = self.statuses.clone();
         let (model, revision) = (instance.model.clone(), instance.revision);
         Arc::new(move |step, fraction| statuses.set_progress(&model, revision, step, fraction))
+    }
+}
+
+/// Looks up the files of a model and estimates its memory.
+async fn check(
+    engines: &Engines,
+    artifacts: ArtifactStore,
+    files: Option<Manifest>,
+    mut model: Box<Model>,
+) -> CheckResult {
+    if let Some(files) = files {
+        // The files may lie on a network drive that hangs.
+        let (store, wanted) = (artifacts, files.clone());
+        let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await;
+        match found.ok().flatten() {
+            Some(path) => model.spec.source = Some(ModelSource::Path(path)),
+            None => return CheckResult::FilesMissing(files),
+        }
+    }
+    match engines.get(model.spec.engine).estimate(&model).await {
+        Ok(needed) => CheckResult::Loadable { needed, model },
+        Err(error) => CheckResult::Unusable(InstanceError::from(error)),
     }
 }

@@ -1,6 +1,6 @@
 //! What a model has done since it was loaded.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use flotilla_core::energy::EnergyUsage;
@@ -18,6 +18,8 @@ pub(super) struct LiveCounters {
     wait_us: AtomicU64,
     busy_us: AtomicU64,
     millijoules: AtomicU64,
+    /// The most tokens of one request, with those of its answer.
+    longest: AtomicU32,
 }
 
 impl LiveCounters {
@@ -63,6 +65,16 @@ impl LiveCounters {
             .fetch_add(u64::from(prompt), Ordering::Relaxed);
         self.output_tokens
             .fetch_add(u64::from(output), Ordering::Relaxed);
+    }
+
+    /// Records the tokens of a complete request, with those of its answer.
+    pub(super) fn record_length(&self, tokens: u32) {
+        self.longest.fetch_max(tokens, Ordering::Relaxed);
+    }
+
+    /// The most tokens of one request so far, with those of its answer.
+    pub(super) fn longest(&self) -> u32 {
+        self.longest.load(Ordering::Relaxed)
     }
 
     /// Returns the counters as a message. `active` and `queued` are requests right now.

@@ -9,12 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::{Model, ModelSource};
 use flotilla_core::{Bytes, ModelName};
-use flotilla_engine::EngineSet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,14 +22,17 @@ use super::instance::{
 };
 use super::instance_tasks::InstanceTasks;
 use super::memory_budget::{MemoryBudget, MemoryDecision};
+use super::memory_usage::charged_memory;
 use super::reconcile::{ReconcileStep, next_step};
+use super::restarts::Restarts;
 use super::status_message::status_message;
 use super::{DesiredModel, DesiredModels, InstanceError, ModelStatuses, ServingTable};
 use crate::artifacts::ArtifactStore;
+use crate::engines::Engines;
 use crate::request_metrics::RequestMetrics;
 
-/// How often loaded models are checked for a dead engine.
-const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the memory of loaded models is measured.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The settings of the model manager.
 pub(crate) struct ModelManagerConfig {
@@ -39,25 +40,12 @@ pub(crate) struct ModelManagerConfig {
     pub(crate) memory: Bytes,
     /// How long requests may take to finish when their model has to leave.
     pub(crate) drain_timeout: Duration,
-    /// See [`AgentConfig::return_memory`](crate::AgentConfig::return_memory).
-    pub(crate) return_memory: fn(),
     /// Where requests are recorded.
     pub(crate) metrics: RequestMetrics,
 }
 
-/// Whether an instance can start.
-enum StartDecision {
-    /// It can start or has failed; the event says which.
-    Apply(InstanceEvent),
-    /// It waits for memory of instances that are being unloaded.
-    Wait,
-    /// The instance that it replaces has to be unloaded first.
-    ReplaceFirst,
-}
-
 /// Owns the life cycle of every model.
 pub(crate) struct ModelManager {
-    engines: Arc<EngineSet>,
     artifacts: ArtifactStore,
     /// Memory for all models together.
     memory: Bytes,
@@ -73,20 +61,14 @@ pub(crate) struct ModelManager {
 impl ModelManager {
     /// Creates a manager without models.
     pub(crate) fn new(
-        engines: EngineSet,
+        engines: Engines,
         artifacts: ArtifactStore,
         config: ModelManagerConfig,
     ) -> Self {
         let engines = Arc::new(engines);
         let statuses = ModelStatuses::new();
         Self {
-            tasks: InstanceTasks::new(
-                engines.clone(),
-                artifacts.clone(),
-                statuses.clone(),
-                &config,
-            ),
-            engines,
+            tasks: InstanceTasks::new(engines, artifacts.clone(), statuses.clone(), &config),
             artifacts,
             memory: config.memory,
             table: ServingTable::default(),
@@ -114,7 +96,7 @@ impl ModelManager {
         mut desired: watch::Receiver<DesiredModels>,
         stop: CancellationToken,
     ) {
-        let mut health = tokio::time::interval(HEALTH_INTERVAL);
+        let mut measure = tokio::time::interval(MEASURE_INTERVAL);
         let mut damages = self.artifacts.damages();
         let (mut snapshot, mut is_new) = (None, true);
         loop {
@@ -125,8 +107,7 @@ impl ModelManager {
             if let Some(desired) = &snapshot {
                 self.keep_files(desired);
             }
-            self.reconcile(snapshot.as_deref().unwrap_or_default())
-                .await;
+            self.reconcile(snapshot.as_deref().unwrap_or_default());
             tokio::select! {
                 () = stop.cancelled() => break,
                 changed = desired.changed() => match changed {
@@ -135,14 +116,14 @@ impl ModelManager {
                 },
                 _ = damages.changed() => self.stop_damaged(),
                 Some((id, event)) = self.tasks.next_event() => self.handle(id, event),
-                _ = health.tick() => self.check_engines(),
+                _ = measure.tick() => self.measure_memory(),
             }
         }
         self.tasks.stop_loads();
-        self.reconcile(&[]).await;
+        self.reconcile(&[]);
         while let Some((id, event)) = self.tasks.next_event().await {
             self.handle(id, event);
-            self.reconcile(&[]).await;
+            self.reconcile(&[]);
         }
     }
 
@@ -165,7 +146,7 @@ impl ModelManager {
         });
         let damaged = loaded.filter(|instance| {
             let files = instance.files.as_ref();
-            files.is_some_and(|files| self.artifacts.find(files).is_none())
+            files.is_some_and(|files| !self.artifacts.is_verified(files))
         });
         let damaged: Vec<InstanceId> = damaged.map(|instance| instance.id).collect();
         for id in damaged {
@@ -174,7 +155,7 @@ impl ModelManager {
     }
 
     /// Starts what is missing and stops what is not desired.
-    async fn reconcile(&mut self, desired: &[DesiredModel]) {
+    fn reconcile(&mut self, desired: &[DesiredModel]) {
         let models = self.instances.values().map(|instance| &instance.model);
         // Models on the node come first: they may leave and free memory for new ones.
         let present: BTreeSet<ModelName> = models.cloned().collect();
@@ -185,11 +166,11 @@ impl ModelManager {
             .collect();
         for name in present.iter().chain(&missing) {
             let desired = desired.iter().find(|desired| desired.name == *name);
-            self.reconcile_model(name, desired).await;
+            self.reconcile_model(name, desired);
         }
     }
 
-    async fn reconcile_model(&mut self, name: &ModelName, desired: Option<&DesiredModel>) {
+    fn reconcile_model(&mut self, name: &ModelName, desired: Option<&DesiredModel>) {
         loop {
             let current = self.instance(name, InstanceRole::Current);
             let next = self.instance(name, InstanceRole::Next);
@@ -197,11 +178,11 @@ impl ModelManager {
                 (ReconcileStep::StopCurrent, _) => self.stop_current(name),
                 (ReconcileStep::StopNext, _) => self.stop_next(name),
                 (ReconcileStep::StartCurrent, Some(desired)) => {
-                    self.start(desired, InstanceRole::Current).await;
+                    self.start(desired, InstanceRole::Current);
                     break;
                 }
                 (ReconcileStep::StartNext, Some(desired)) => {
-                    self.start(desired, InstanceRole::Next).await;
+                    self.start(desired, InstanceRole::Next);
                     break;
                 }
                 (ReconcileStep::Keep, _) | (_, None) => break,
@@ -210,66 +191,51 @@ impl ModelManager {
         self.report(name);
     }
 
-    /// Starts the instance with this role, creating it if there is none.
-    async fn start(&mut self, desired: &DesiredModel, role: InstanceRole) {
+    /// Starts the instance with this role, creating it if there is none, or takes its start further.
+    fn start(&mut self, desired: &DesiredModel, role: InstanceRole) {
         let Some(model) = desired.model.clone() else {
             return;
         };
-        let decision = self.check_start(desired, model, role).await;
-        if matches!(decision, StartDecision::ReplaceFirst) {
-            return self.stop_current(&desired.name);
-        }
         let existing = self.instance(&desired.name, role);
         let id = match existing.map(|instance| instance.id) {
             Some(id) => id,
             None => self.add_instance(desired, role),
         };
-        if let StartDecision::Apply(event) = decision {
-            self.apply(id, event);
+        let phase = self.instances.get(&id).map(|instance| &instance.phase);
+        match phase {
+            Some(InstancePhase::Waiting) => self.apply(id, InstanceEvent::Start(Box::new(model))),
+            Some(InstancePhase::Checked { needed, .. }) => {
+                self.reserve_memory(id, *needed, &desired.name, role);
+            }
+            _ => {}
         }
     }
 
-    /// Checks whether the instance can start: the files are on the node, and there is memory.
-    async fn check_start(
-        &self,
-        desired: &DesiredModel,
-        mut model: Model,
+    /// Loads a checked instance if there is memory for it.
+    fn reserve_memory(
+        &mut self,
+        id: InstanceId,
+        needed: Bytes,
+        model: &ModelName,
         role: InstanceRole,
-    ) -> StartDecision {
-        if let Some(files) = &desired.files {
-            match self.artifacts.find(files) {
-                Some(path) => model.spec.source = Some(ModelSource::Path(path)),
-                None => return StartDecision::Apply(InstanceEvent::FilesMissing(files.clone())),
-            }
-        }
-        let needed = match self.engines.get(model.spec.engine).estimate(&model).await {
-            Ok(needed) => needed,
-            Err(error) => {
-                return StartDecision::Apply(InstanceEvent::StartFailed(error.into()));
-            }
-        };
+    ) {
         let budget = MemoryBudget::new(
             self.memory,
             self.instances.values().map(ModelInstance::memory),
         );
         let replaceable = match role {
             InstanceRole::Next => self
-                .instance(&desired.name, InstanceRole::Current)
+                .instance(model, InstanceRole::Current)
                 .map(|current| current.phase.memory()),
             InstanceRole::Current | InstanceRole::Retired => None,
         };
         match budget.decide(needed, replaceable) {
-            MemoryDecision::Load => StartDecision::Apply(InstanceEvent::MemoryReserved {
-                memory: needed,
-                model: Box::new(model),
-            }),
-            MemoryDecision::Wait => StartDecision::Wait,
-            MemoryDecision::ReplaceFirst => StartDecision::ReplaceFirst,
+            MemoryDecision::Load => self.apply(id, InstanceEvent::MemoryReserved),
+            MemoryDecision::Wait => {}
+            MemoryDecision::ReplaceFirst => self.stop_current(model),
             MemoryDecision::Refuse { free } => {
-                StartDecision::Apply(InstanceEvent::StartFailed(InstanceError::Memory {
-                    needed,
-                    free,
-                }))
+                let error = InstanceError::Memory { needed, free };
+                self.apply(id, InstanceEvent::StartFailed(error));
             }
         }
     }
@@ -284,6 +250,7 @@ impl ModelManager {
             files: desired.files.clone(),
             role,
             phase: InstancePhase::Waiting,
+            restarts: Restarts::default(),
         };
         self.instances.insert(id, instance);
         self.files_changed = true;
@@ -305,10 +272,13 @@ impl ModelManager {
         }
     }
 
-    /// Applies an event of a task or a health check, and reports the model.
-    fn handle(&mut self, id: InstanceId, event: InstanceEvent) {
-        if let Some(instance) = self.instances.get(&id) {
+    /// Applies an event of a task or a measurement, and reports the model.
+    fn handle(&mut self, id: InstanceId, mut event: InstanceEvent) {
+        if let Some(instance) = self.instances.get_mut(&id) {
             let model = instance.model.clone();
+            if let InstanceEvent::EngineFailed { restart_after, .. } = &mut event {
+                *restart_after = instance.restarts.record_end(Instant::now());
+            }
             self.apply(id, event);
             self.report(&model);
         }
@@ -322,9 +292,16 @@ impl ModelManager {
         if matches!(event, InstanceEvent::Unloaded) {
             tracing::info!(model = %instance.model, "unloaded");
         }
+        let was_restarting = matches!(instance.phase, InstancePhase::Restarting(_));
         let actions = instance.apply(event);
-        if let InstancePhase::Failed(error) = &instance.phase {
-            tracing::error!(model = %instance.model, %error, "cannot be served");
+        match &instance.phase {
+            InstancePhase::Failed(error) => {
+                tracing::error!(model = %instance.model, %error, "cannot be served");
+            }
+            InstancePhase::Restarting(error) if !was_restarting => {
+                tracing::error!(model = %instance.model, %error, "has stopped");
+            }
+            _ => {}
         }
         let is_gone = matches!(instance.phase, InstancePhase::Gone);
         for action in actions {
@@ -345,7 +322,13 @@ impl ModelManager {
                 tracing::info!(%model, size = %files.size(), "checking and fetching the files");
                 self.tasks.fetch(instance, files);
             }
+            InstanceAction::Check(spec) => self.tasks.check(instance, spec),
             InstanceAction::AbortFetch => self.tasks.abort_fetch(id),
+            InstanceAction::CancelLoad => self.tasks.cancel_load(id),
+            InstanceAction::RestartAfter(delay) => {
+                tracing::warn!(%model, "starts again in {} s", delay.as_secs());
+                self.tasks.restart_after(id, delay);
+            }
             InstanceAction::Load(spec) => {
                 tracing::info!(%model, memory = %instance.phase.memory(), "loading");
                 self.tasks.load(instance, spec);
@@ -353,6 +336,7 @@ impl ModelManager {
             InstanceAction::Publish(served) => {
                 tracing::info!(%model, "ready");
                 self.table.insert(model, &served);
+                self.tasks.watch(id, &served);
                 self.promote(id);
             }
             InstanceAction::Withdraw => self.table.remove(model),
@@ -416,16 +400,18 @@ impl ModelManager {
         }
     }
 
-    /// Finds models whose engine has died.
-    fn check_engines(&mut self) {
-        let faults: Vec<(InstanceId, String)> = self
-            .instances
-            .values()
-            .filter(|instance| matches!(instance.phase, InstancePhase::Ready { .. }))
-            .filter_map(|instance| Some((instance.id, instance.served()?.model.fault()?)))
-            .collect();
-        for (id, fault) in faults {
-            self.handle(id, InstanceEvent::EngineFailed(fault));
+    /// Charges the models what they really take.
+    fn measure_memory(&mut self) {
+        let measured = self.instances.values().filter_map(|instance| {
+            let InstancePhase::Ready { memory, served } = &instance.phase else {
+                return None;
+            };
+            let charge = charged_memory(*memory, served.memory_usage()?)?;
+            Some((instance.id, charge))
+        });
+        let measured: Vec<_> = measured.collect();
+        for (id, memory) in measured {
+            self.handle(id, InstanceEvent::MemoryMeasured(memory));
         }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! `ModelManager` is one task that makes the running instances follow the desired state.
 //! Its decisions are pure functions:
-//! - `instance.rs` is the state machine of one instance: waiting, fetching, loading, ready, draining,
-//!   gone or failed;
+//! - `instance.rs` is the state machine of one instance, from waiting over ready to gone;
 //! - `reconcile.rs` decides which instance of a model starts or stops next;
-//! - `memory_budget.rs` decides whether there is memory for another instance.
+//! - `memory_budget.rs` decides whether there is memory for another instance, and `memory_usage.rs` what
+//!   a loaded one is charged;
+//! - `restarts.rs` decides when an instance whose process has ended starts again.
 //!
 //! `instance_tasks.rs` does the work that takes time, and `model_status.rs` holds what the node reports.
 //!
@@ -22,8 +23,10 @@ mod instance_tasks;
 mod live_counters;
 mod manager;
 mod memory_budget;
+mod memory_usage;
 mod model_status;
 mod reconcile;
+mod restarts;
 mod served_model;
 mod serving_table;
 mod status_message;

@@ -116,15 +116,21 @@ impl ModelStatuses {
     }
 }
 
-/// Whether two statuses differ in nothing but their progress.
-fn is_same_but_progress(a: &ModelStatus, b: &ModelStatus) -> bool {
-    fn key(status: &ModelStatus) -> impl PartialEq + '_ {
-        (
-            status.phase,
-            status.revision,
-            status.memory_bytes,
-            &status.error,
-        )
-    }
-    key(a) == key(b) && a.replacement.as_deref().map(key) == b.replacement.as_deref().map(key)
+/// Whether a new status differs from the `current` one in nothing but its progress. A stage that the new
+/// status does not name is the business of [`ModelStatuses::set_progress`].
+fn is_same_but_progress(current: &ModelStatus, new: &ModelStatus) -> bool {
+    let is_same = |current: &ModelStatus, new: &ModelStatus| {
+        let has_same_stage =
+            new.loading_stage.is_empty() || current.loading_stage == new.loading_stage;
+        has_same_stage
+            && current.phase == new.phase
+            && current.revision == new.revision
+            && current.memory_bytes == new.memory_bytes
+            && current.error == new.error
+    };
+    is_same(current, new)
+        && match (&current.replacement, &new.replacement) {
+            (Some(current), Some(new)) => is_same(current, new),
+            (current, new) => current.is_none() && new.is_none(),
+        }
 }

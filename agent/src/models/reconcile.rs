@@ -40,11 +40,15 @@ pub(super) fn next_step(
     match &current.phase {
         // The instance ends by itself, even if it is desired again meanwhile.
         phase if phase.is_leaving() => ReconcileStep::Keep,
-        InstancePhase::Waiting if is_desired && has_spec => ReconcileStep::StartCurrent,
+        InstancePhase::Waiting | InstancePhase::Checked { .. } if is_desired && has_spec => {
+            ReconcileStep::StartCurrent
+        }
         _ if is_desired => ReconcileStep::Keep,
         InstancePhase::Ready { .. } if has_spec => {
             match next.map(|next| &next.phase) {
-                None | Some(InstancePhase::Waiting) => ReconcileStep::StartNext,
+                None | Some(InstancePhase::Waiting | InstancePhase::Checked { .. }) => {
+                    ReconcileStep::StartNext
+                }
                 // A failed instance stays, so that its error is reported.
                 Some(_) => ReconcileStep::Keep,
             }
@@ -75,6 +79,7 @@ mod tests {
             files: None,
             role: InstanceRole::Current,
             phase,
+            restarts: Default::default(),
         }
     }
 
@@ -195,9 +200,9 @@ mod tests {
 
     #[test]
     fn leaving_model_is_neither_stopped_nor_started() {
-        let abandoned = || Some(InstancePhase::LoadAbandoned { memory: Bytes(1) });
+        let cancelled = || Some(InstancePhase::LoadCancelled { memory: Bytes(1) });
         for desired in [None, Some(desired(1)), Some(desired(2))] {
-            assert_eq!(step(abandoned(), None, desired), ReconcileStep::Keep);
+            assert_eq!(step(cancelled(), None, desired), ReconcileStep::Keep);
         }
     }
 

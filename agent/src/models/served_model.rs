@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admission_queue::AdmissionQueue;
 use super::live_counters::LiveCounters;
+use super::memory_usage::MemoryUsage;
 use crate::energy_accounting::{LedgerEntry, ModelRate};
 use crate::request_metrics::ModelMetrics;
 
@@ -58,7 +59,11 @@ impl ServedModel {
         Self {
             defaults,
             generates_text,
-            rate: Arc::new(ModelRate::new(model.compute_location(), concurrency)),
+            rate: Arc::new(ModelRate::new(
+                model.compute_location(),
+                concurrency,
+                model.process_id(),
+            )),
             metrics,
             model,
             queue: Arc::new(AdmissionQueue::new(concurrency, capacity)),
@@ -82,6 +87,19 @@ impl ServedModel {
     /// The model's context length in tokens; 0 if it is not known.
     pub(super) fn context_length(&self) -> u32 {
         self.defaults.context().unwrap_or(0)
+    }
+
+    /// What the model's own process has taken. `None` if it has none.
+    pub(super) fn memory_usage(&self) -> Option<MemoryUsage> {
+        let peak = self.model.peak_memory()?;
+        // An answer ends a few tokens before the end of the context at the latest.
+        let nearly_all = |context: u32| context - context / 20;
+        let context = self.defaults.context().map(nearly_all);
+        let longest = self.counters.longest();
+        Some(MemoryUsage {
+            peak,
+            has_filled_context: context.is_some_and(|context| longest >= context),
+        })
     }
 
     /// What is wrong with the model's files.

@@ -21,16 +21,27 @@ fn instance_message(instance: &ModelInstance) -> ModelStatus {
         ..ModelStatus::default()
     };
     let phase = match &instance.phase {
-        InstancePhase::Waiting => {
+        InstancePhase::Waiting | InstancePhase::Checking => {
+            "checking".clone_into(&mut message.loading_stage);
+            ModelPhase::Loading
+        }
+        InstancePhase::Checked { .. } => {
             "waiting for memory".clone_into(&mut message.loading_stage);
             ModelPhase::Loading
         }
         InstancePhase::Fetching => ModelPhase::Fetching,
         InstancePhase::Loading { .. } => ModelPhase::Loading,
         InstancePhase::Ready { .. } => ModelPhase::Ready,
-        InstancePhase::LoadAbandoned { .. }
+        InstancePhase::LoadCancelled { .. }
         | InstancePhase::Draining { .. }
         | InstancePhase::Gone => ModelPhase::Draining,
+        // It is coming back, so that requests may wait for it.
+        InstancePhase::Restarting(error) => {
+            "restarting".clone_into(&mut message.loading_stage);
+            message.error = error.to_string();
+            error.remedy().clone_into(&mut message.remedy);
+            ModelPhase::Loading
+        }
         InstancePhase::Failed(error) => {
             message.error = error.to_string();
             error.remedy().clone_into(&mut message.remedy);

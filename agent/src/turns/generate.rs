@@ -78,8 +78,7 @@ fn choice_request(
 ) -> GenerateRequest {
     let mut request = request.clone();
     request.choices = 1;
-    let is_random =
-        request.sampling.seed == Some(RANDOM_SEED) && location != ComputeLocation::InProcess;
+    let is_random = request.sampling.seed == Some(RANDOM_SEED) && location != ComputeLocation::Own;
     if let Some(seed) = &mut request.sampling.seed
         && !is_random
     {

@@ -17,7 +17,7 @@ pub(crate) use resources::{
     ApplyArgs, BackupArgs, CordonArgs, DeletableKind, DeleteArgs, DescribableKind, DescribeArgs,
     DrainArgs, GetArgs, ListableKind, ModelCommand, PushArgs, RestoreArgs, TopArgs,
 };
-pub(crate) use servers::{AgentArgs, ControllerArgs, UpArgs};
+pub(crate) use servers::{AgentArgs, ControllerArgs, RunnerArgs, UpArgs};
 
 /// Serves many small language models on many unequal nodes behind one OpenAI-compatible API.
 #[derive(Debug, Parser)]
@@ -70,6 +70,9 @@ pub(crate) enum Command {
     Controller(Box<ControllerArgs>),
     /// Runs an agent, which hosts models on its node. Each node needs an agent.
     Agent(AgentArgs),
+    /// Computes one model for the agent that started it.
+    #[command(hide = true)]
+    Runner(RunnerArgs),
     /// Sends a prompt to a model and prints the answer.
     Chat(ChatArgs),
     /// Shows which replica a request would be sent to, and why, without sending it.
@@ -182,7 +185,10 @@ fn pass_negative_numbers(command: clap::Command) -> clap::Command {
 impl Command {
     /// Whether the command runs a controller or an agent in this process.
     pub(crate) fn is_server(&self) -> bool {
-        matches!(self, Self::Up(_) | Self::Controller(_) | Self::Agent(_))
+        matches!(
+            self,
+            Self::Up(_) | Self::Controller(_) | Self::Agent(_) | Self::Runner(_)
+        )
     }
 }
 

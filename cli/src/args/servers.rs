@@ -366,3 +366,13 @@ impl AgentArgs {
         })
     }
 }
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RunnerArgs {
+    /// Name of the model, for people who list processes.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: String,
+    /// Memory that the process may take, in bytes.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) memory_limit: Option<Bytes>,
+}

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use flotilla_agent::energy_accounting::EnergyAccounting;
-use flotilla_agent::{Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig};
+use flotilla_agent::{Agent, AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig, RunnerCommand};
 use flotilla_controller::admin::DesiredStateWriter;
 use flotilla_controller::{Controller, ControllerConfig, StoreAddress};
 use flotilla_core::spec::Resource;
@@ -18,7 +18,7 @@ use flotilla_telemetry::TelemetrySettings;
 
 use crate::args::UpArgs;
 use crate::default_data_dir::default_data_dir;
-use crate::{allocator, manifest, shutdown};
+use crate::{manifest, shutdown};
 use progress::{Progress, all_models_settled, all_nodes_ready};
 use summary::client_address;
 
@@ -28,8 +28,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// at the next start.
 const APPLIED_MARKER: &str = "demo-models-applied";
 
-/// Runs a fleet until Ctrl-C.
-pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
+/// Runs a fleet until Ctrl-C. `log` is the filter of its log and of its runners'.
+pub(crate) async fn run(args: UpArgs, log: &str) -> anyhow::Result<()> {
     let start = Instant::now();
     let models = models_path(args.models)?;
     let manifests = manifest::read(&models)?;
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: UpArgs) -> anyhow::Result<()> {
         ..ControllerConfig::default()
     };
     let mut controller = Controller::start(args.time_limits.apply(config)).await?;
-    let agents = match start_agents(&controller, &data_dir, args.nodes, &telemetry).await {
+    let agents = match start_agents(&controller, &data_dir, args.nodes, &telemetry, log).await {
         Ok(agents) => agents,
         Err(error) => {
             controller.stop().await;
@@ -96,8 +96,10 @@ async fn start_agents(
     data_dir: &Path,
     nodes: u32,
     telemetry: &TelemetrySettings,
+    log: &str,
 ) -> anyhow::Result<Vec<Agent>> {
     let mut agents = Vec::new();
+    let runner = RunnerCommand::of_this_program()?.with_log_filter(log);
     let energy_accounting = EnergyAccounting::start_on_this_machine(None, nodes);
     for number in 1..=nodes {
         let name = format!("node-{number}");
@@ -123,7 +125,7 @@ async fn start_agents(
                 file_retention: DEFAULT_FILE_RETENTION,
                 simulated_slowdown: 1.0,
                 drain_timeout: DRAIN_TIMEOUT,
-                return_memory: allocator::release_free_memory,
+                runner: runner.clone(),
             })
         });
         match agent {

@@ -47,6 +47,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::spec::Model;
+use tokio_util::sync::CancellationToken;
 
 use self::model::MistralModel;
 use crate::{Engine, LoadError, LoadProgress, LoadedModel};
@@ -68,6 +69,8 @@ impl Engine for MistralEngine {
         &self,
         model: &Model,
         progress: LoadProgress,
+        // A load of mistral.rs cannot be interrupted: the process that it runs in is ended instead.
+        _: &CancellationToken,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
         let guard = self.loading.lock().await;
         let loaded = load::load(&model.spec, progress).await?;

@@ -31,6 +31,7 @@ use flotilla_core::spec::Model;
 use futures::StreamExt;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
+use tokio_util::sync::CancellationToken;
 
 use self::connection::ServerConnection;
 use self::limits::{ServerTimeouts, UpstreamLimits};
@@ -90,6 +91,7 @@ impl Engine for UpstreamEngine {
         &self,
         model: &Model,
         progress: LoadProgress,
+        cancelled: &CancellationToken,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
         progress("connecting to the server", 0.0);
         let options = &model.spec.options;
@@ -123,7 +125,10 @@ impl Engine for UpstreamEngine {
                 .unwrap_or_else(|| model.name().to_string()),
             is_on_node,
         };
-        upstream.connection.probe().await?;
+        tokio::select! {
+            probed = upstream.connection.probe() => probed?,
+            () = cancelled.cancelled() => return Err(LoadError::Cancelled),
+        }
         Ok(Arc::new(upstream))
     }
 }

@@ -47,7 +47,9 @@ async fn load(url: String) -> Result<Arc<dyn LoadedModel>, LoadError> {
         ..ServerTimeouts::default()
     };
     let engine = UpstreamEngine::with_timeouts(timeouts).unwrap();
-    engine.load(&model, progress).await
+    engine
+        .load(&model, progress, &CancellationToken::new())
+        .await
 }
 
 fn request() -> GenerateRequest {

@@ -12,7 +12,8 @@ use super::full_disk::SmallDisk;
 use super::host_clock::HostClock;
 use super::{AGENTS, CONTROLLERS, ETCD_MEMBERS, NODE_MEMORY, ResourceGrowth, is_settled};
 use crate::{
-    Api, DEADLINE, Etcd, Process, address_in_line, free_address, open_files, simulated_model,
+    Api, DEADLINE, Etcd, Process, address_in_line, free_address, open_files, resident_bytes,
+    simulated_model,
 };
 
 /// How often a condition is checked.
@@ -261,7 +262,7 @@ impl SoakFleet {
         }
         for member in self.members_mut() {
             let process = &member.process;
-            let usage = || (process.resident_bytes(), open_files(process.id()));
+            let usage = || (resident_bytes(process.id()), open_files(process.id()));
             member.baseline = Some(member.baseline.unwrap_or_else(usage));
         }
     }
@@ -280,7 +281,7 @@ impl SoakFleet {
                 continue;
             };
             let process = &member.process;
-            let memory = process.resident_bytes() as i64 - memory as i64;
+            let memory = resident_bytes(process.id()) as i64 - memory as i64;
             let files = open_files(process.id()) as i64 - files as i64;
             most.memory = most.memory.max(memory);
             most.files = most.files.max(files);

@@ -34,6 +34,7 @@ mod request_defaults;
 mod restored_stores;
 mod retries;
 mod rollouts;
+mod runners;
 mod scaling;
 mod silent_streams;
 mod soak;

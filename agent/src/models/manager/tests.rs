@@ -1,13 +1,14 @@
 use flotilla_core::ModelRevision;
 use flotilla_core::admission::QueueKey;
 use flotilla_core::artifact::ArtifactFile;
-use flotilla_core::spec::{EngineKind, EngineOptions, ModelSpec, Sha256Digest};
+use flotilla_core::spec::{EngineKind, EngineOptions, Model, ModelSource, ModelSpec, Sha256Digest};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 use flotilla_telemetry::Telemetry;
 
 use super::*;
 use crate::artifacts::{ArtifactSettings, NoSources};
 use crate::energy_accounting::EnergyAccounting;
+use crate::runners::{RunnerCommand, RunnerEngine};
 
 fn simulated(name: &str, revision: u64, tokens_per_second: f64) -> DesiredModel {
     let spec = ModelSpec {
@@ -44,7 +45,6 @@ impl TestManager {
         let config = ModelManagerConfig {
             memory: Bytes(MEMORY),
             drain_timeout: Duration::from_secs(5),
-            return_memory: || {},
             metrics: RequestMetrics::new(
                 EnergyAccounting::without_meters(),
                 &Telemetry::disabled().meter(),
@@ -57,8 +57,9 @@ impl TestManager {
             disk_agents: 1,
             retention: Duration::ZERO,
         };
+        let runners = RunnerEngine::new(RunnerCommand::new("/nowhere/flotilla".into()), 1);
         let artifacts = ArtifactStore::new(settings, Arc::new(NoSources::default()));
-        let manager = ModelManager::new(EngineSet::new(1.0).unwrap(), artifacts, config);
+        let manager = ModelManager::new(Engines::new(runners, 1.0).unwrap(), artifacts, config);
         let (statuses, table) = (manager.statuses(), manager.table());
         let (desired, receiver) = watch::channel(None);
         let stop = CancellationToken::new();
@@ -191,12 +192,12 @@ async fn model_waits_for_the_memory_of_a_draining_one() {
     let mut other = simulated("other", 1, 0.0);
     other.model.as_mut().unwrap().spec.memory = Some(Bytes(MEMORY));
     manager.desire(vec![other]);
-    let waiting = manager.until(|models| models.len() == 2).await;
+    let waits_for_memory = |models: &[ModelStatus]| {
+        models.len() == 2 && models[1].loading_stage == "waiting for memory"
+    };
+    let waiting = manager.until(waits_for_memory).await;
     assert_eq!(waiting[0].phase(), ModelPhase::Draining);
-    assert_eq!(
-        (waiting[1].phase(), waiting[1].loading_stage.as_str()),
-        (ModelPhase::Loading, "waiting for memory")
-    );
+    assert_eq!(waiting[1].phase(), ModelPhase::Loading);
     drop(request);
     let ready = manager.until(phase(ModelPhase::Ready)).await;
     assert_eq!(ready[0].name, "other");
@@ -278,6 +279,7 @@ fn files_are_needed_by_desired_models_and_by_instances_of_any_revision() {
         files: Some(files(digest)),
         role: InstanceRole::Current,
         phase: InstancePhase::Waiting,
+        restarts: Restarts::default(),
     };
     let instances = [instance(1, 1), instance(2, 2)];
     let needed = needed_files(&[desired(2, 2)], instances.iter());

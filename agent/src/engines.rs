@@ -1,0 +1,40 @@
+//! The engines of an agent, one for each kind.
+
+use flotilla_core::spec::EngineKind;
+use flotilla_engine::{Engine, LoadError, SimulatedEngine, UpstreamEngine};
+
+use crate::runners::RunnerEngine;
+
+/// One engine for each kind.
+pub(crate) struct Engines {
+    /// For the engines that compute: each model in a process of its own.
+    runners: RunnerEngine,
+    upstream: UpstreamEngine,
+    simulated: SimulatedEngine,
+}
+
+impl Engines {
+    /// Creates all engines, with no model loaded. The simulated engine runs `simulated_slowdown` times
+    /// slower than a model's spec says.
+    ///
+    /// # Errors
+    /// When the HTTP client of [`UpstreamEngine`] cannot be set up.
+    pub(crate) fn new(runners: RunnerEngine, simulated_slowdown: f64) -> Result<Self, LoadError> {
+        Ok(Self {
+            runners,
+            upstream: UpstreamEngine::new()?,
+            simulated: SimulatedEngine {
+                slowdown: simulated_slowdown,
+            },
+        })
+    }
+
+    /// Returns the engine of this kind.
+    pub(crate) fn get(&self, kind: EngineKind) -> &dyn Engine {
+        match kind {
+            EngineKind::Mistral => &self.runners,
+            EngineKind::Upstream => &self.upstream,
+            EngineKind::Simulated => &self.simulated,
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Why a runner ended, from what is known of it.
+
+use flotilla_core::Bytes;
+use flotilla_engine::EndCause;
+use flotilla_engine::runner::{FAULT_EXIT_CODE, KEEPALIVE_TIMEOUT};
+
+/// What is known of a runner that ended although nobody had asked it to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct EndEvidence<'a> {
+    /// Its exit code, if it ended itself.
+    pub(super) exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub(super) signal: Option<i32>,
+    /// Whether the agent ended it since it did not respond.
+    pub(super) was_silent: bool,
+    /// Whether the kernel has ended a process of this machine for want of memory just before.
+    pub(super) kernel_freed_memory: bool,
+    /// The memory that it was allowed.
+    pub(super) memory_limit: Option<Bytes>,
+    /// The last lines that it logged, oldest first.
+    pub(super) log: &'a [String],
+}
+
+/// The signal that the kernel ends a process with, and the one of a process that aborts itself.
+const SIGKILL: i32 = 9;
+const SIGABRT: i32 = 6;
+/// The exit code of a Rust program whose main thread has panicked.
+const PANICKED: i32 = 101;
+/// What a process that gets no memory prints before it ends: the standard libraries of Rust and C++, and the
+/// system's own errors for memory and for the stacks of threads.
+const ALLOCATION_FAILED: [&str; 4] = [
+    "memory allocation of",
+    "std::bad_alloc",
+    "Cannot allocate memory",
+    "spawn worker thread",
+];
+
+/// Returns the most likely cause.
+pub(super) fn end_cause(evidence: EndEvidence<'_>) -> EndCause {
+    let has_failed_to_allocate = || {
+        let mut lines = evidence.log.iter();
+        lines.any(|line| ALLOCATION_FAILED.iter().any(|text| line.contains(text)))
+    };
+    let own_end = match (evidence.exit_code, evidence.signal) {
+        (_, Some(signal)) => EndCause::Signal(signal),
+        (Some(FAULT_EXIT_CODE), None) => {
+            EndCause::Fault(evidence.log.last().cloned().unwrap_or_default())
+        }
+        (code, None) => EndCause::ExitCode(code.unwrap_or_default()),
+    };
+    match (evidence.exit_code, evidence.signal) {
+        _ if evidence.was_silent => EndCause::Silent(KEEPALIVE_TIMEOUT.as_secs()),
+        (_, Some(SIGKILL)) if evidence.kernel_freed_memory => EndCause::NodeOutOfMemory,
+        (Some(PANICKED), None) | (None, Some(SIGABRT)) if has_failed_to_allocate() => {
+            evidence.memory_limit.map_or(own_end, EndCause::MemoryLimit)
+        }
+        _ => own_end,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_end_has_its_cause() {
+        let nothing = EndEvidence::default();
+        let by_signal = |signal| EndEvidence {
+            signal: Some(signal),
+            ..nothing
+        };
+        let limit = Bytes(7);
+        let log = [
+            "memory allocation of 99 bytes failed".to_owned(),
+            "stack backtrace".to_owned(),
+        ];
+        let starved = EndEvidence {
+            log: &log,
+            ..by_signal(SIGABRT)
+        };
+        let cases = [
+            (by_signal(SIGKILL), EndCause::Signal(SIGKILL)),
+            (
+                EndEvidence {
+                    kernel_freed_memory: true,
+                    ..by_signal(SIGKILL)
+                },
+                EndCause::NodeOutOfMemory,
+            ),
+            (
+                EndEvidence {
+                    kernel_freed_memory: true,
+                    ..by_signal(11)
+                },
+                EndCause::Signal(11),
+            ),
+            (
+                EndEvidence {
+                    memory_limit: Some(limit),
+                    ..starved
+                },
+                EndCause::MemoryLimit(limit),
+            ),
+            (starved, EndCause::Signal(SIGABRT)),
+            (
+                EndEvidence {
+                    was_silent: true,
+                    ..by_signal(SIGKILL)
+                },
+                EndCause::Silent(KEEPALIVE_TIMEOUT.as_secs()),
+            ),
+            (
+                EndEvidence {
+                    exit_code: Some(FAULT_EXIT_CODE),
+                    log: &log,
+                    ..nothing
+                },
+                EndCause::Fault("stack backtrace".into()),
+            ),
+            (
+                EndEvidence {
+                    exit_code: Some(101),
+                    ..nothing
+                },
+                EndCause::ExitCode(101),
+            ),
+        ];
+        for (evidence, cause) in cases {
+            assert_eq!(end_cause(evidence), cause);
+        }
+    }
+}

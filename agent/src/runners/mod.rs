@@ -1,0 +1,148 @@
+//! Runners: a process for each model instance that is computed on this node.
+//!
+//! The agent starts one, talks to it over a Unix socket with the protocol that controllers use towards
+//! agents, and watches it. A model that crashes, hangs or takes too much memory ends its own process and
+//! nothing else. Queue, permits, energy accounts, tracing and files stay in the agent.
+//!
+//! Start reading at [`RunnerEngine`].
+
+mod end_cause;
+mod process_files;
+mod runner_command;
+mod runner_log;
+mod runner_model;
+mod runner_process;
+mod spawner;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flotilla_core::Bytes;
+use flotilla_core::spec::Model;
+use flotilla_engine::runner::{KEEPALIVE_TIMEOUT, MAX_MESSAGE};
+use flotilla_engine::{
+    EndCause, Engine, LoadError, LoadProgress, LoadedModel, MistralEngine, ProcessEnd,
+};
+use flotilla_proto::transport::{self, LinkChannel};
+use flotilla_proto::v1;
+use flotilla_proto::v1::inference_client::InferenceClient;
+use flotilla_proto::v1::load_event::Event;
+use flotilla_proto::v1::runner_client::RunnerClient;
+use tokio_util::sync::CancellationToken;
+
+pub use self::runner_command::RunnerCommand;
+use self::runner_command::RunnerSettings;
+use self::runner_model::RunnerModel;
+use self::runner_process::RunnerProcess;
+
+/// Loads each model in a process of its own.
+pub(crate) struct RunnerEngine {
+    command: RunnerCommand,
+    /// The number of threads that a runner computes with.
+    threads: usize,
+    /// Estimates what a model will take; it loads nothing here.
+    estimator: MistralEngine,
+}
+
+impl RunnerEngine {
+    /// Creates an engine whose runners are started with `command` and compute with `threads` threads.
+    pub(crate) fn new(command: RunnerCommand, threads: usize) -> Self {
+        Self {
+            command,
+            threads,
+            estimator: MistralEngine::default(),
+        }
+    }
+
+    async fn start_runner(&self, model: &Model) -> Result<StartedRunner, ProcessEnd> {
+        let settings = RunnerSettings {
+            model: model.name().to_string(),
+            memory_limit: model.spec.memory,
+            threads: self.threads,
+        };
+        let not_started = |error: &dyn std::fmt::Display| ProcessEnd {
+            cause: EndCause::NotStarted(error.to_string()),
+            log: Vec::new(),
+        };
+        let started = RunnerProcess::start(&self.command, &settings).await;
+        let (process, stream) = started.map_err(|error| not_started(&error))?;
+        let connected = transport::connect(stream, KEEPALIVE_TIMEOUT).await;
+        let (channel, connection) = connected.map_err(|error| not_started(&error))?;
+        process.watch_connection(async {
+            // Its end says enough, whatever the error.
+            let _ = connection.await;
+        });
+        Ok(StartedRunner { process, channel })
+    }
+}
+
+/// A runner without a model.
+struct StartedRunner {
+    process: RunnerProcess,
+    channel: LinkChannel,
+}
+
+impl StartedRunner {
+    /// Loads the model.
+    async fn load(
+        &self,
+        model: &Model,
+        progress: LoadProgress,
+    ) -> Result<v1::LoadedModel, LoadError> {
+        let resource_json =
+            serde_json::to_string(model).map_err(|error| LoadError::Spec(error.to_string()))?;
+        let mut client = RunnerClient::with_origin(self.channel.clone(), transport::origin());
+        let request = v1::LoadRequest { resource_json };
+        let mut events = match client.load(request).await {
+            Ok(events) => events.into_inner(),
+            Err(status) => return Err(self.process.failure(&status).await),
+        };
+        loop {
+            match events.message().await.map(|event| event?.event) {
+                Ok(Some(Event::Progress(report))) => progress(&report.stage, report.fraction),
+                Ok(Some(Event::Loaded(loaded))) => return Ok(loaded),
+                Ok(Some(Event::Failed(failure))) => {
+                    let error = serde_json::from_str(&failure.error_json);
+                    return Err(error.unwrap_or(LoadError::Engine(failure.error_json)));
+                }
+                Ok(None) => {
+                    let ended = tonic::Status::unavailable("the load ended without a result");
+                    return Err(self.process.failure(&ended).await);
+                }
+                Err(status) => return Err(self.process.failure(&status).await),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for RunnerEngine {
+    async fn estimate(&self, model: &Model) -> Result<Bytes, LoadError> {
+        self.estimator.estimate(model).await
+    }
+
+    async fn load(
+        &self,
+        model: &Model,
+        progress: LoadProgress,
+        cancelled: &CancellationToken,
+    ) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        let runner = self.start_runner(model).await?;
+        let loaded = tokio::select! {
+            loaded = runner.load(model, progress) => loaded,
+            () = cancelled.cancelled() => Err(LoadError::Cancelled),
+        };
+        let description = match loaded {
+            Ok(description) => description,
+            Err(error) => {
+                runner.process.end().await;
+                return Err(error);
+            }
+        };
+        let client = InferenceClient::with_origin(runner.channel, transport::origin())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        let process = Arc::new(runner.process);
+        Ok(Arc::new(RunnerModel::new(process, client, description)))
+    }
+}

@@ -1,0 +1,79 @@
+//! What `/proc` says of a process and of the kernel's memory.
+
+use std::path::Path;
+
+use flotilla_core::Bytes;
+
+/// Measures the peak of a process's memory, without what it shares with others: the pages of a binary that
+/// many processes run count once for all of them together.
+///
+/// The kernel keeps the peak of what is in RAM with all that is shared, which costs nothing to read. What is
+/// not shared has no peak and takes the kernel longer to sum up, so that it is read only after the other has
+/// grown.
+#[derive(Debug, Default)]
+pub(super) struct PeakMemory {
+    /// The kernel's peak at the last measurement.
+    resident: Bytes,
+    /// The largest sum without what is shared.
+    proportional: Bytes,
+}
+
+/// The growth of the kernel's peak that is worth a measurement.
+const SIGNIFICANT_GROWTH: Bytes = Bytes(1 << 20);
+
+impl PeakMemory {
+    /// Measures the process. `None` where the system does not say.
+    pub(super) fn measure(&mut self, pid: u32) -> Option<Bytes> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let resident = parse_kilobytes(&status, "VmHWM:")?;
+        if resident > self.resident + SIGNIFICANT_GROWTH {
+            self.resident = resident;
+            let sums = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
+            let proportional = sums.ok().and_then(|sums| parse_kilobytes(&sums, "Pss:"));
+            self.proportional = self.proportional.max(proportional.unwrap_or(resident));
+        }
+        Some(self.proportional)
+    }
+}
+
+/// Returns the value of the line that begins with `name`.
+fn parse_kilobytes(text: &str, name: &str) -> Option<Bytes> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(Bytes(kilobytes << 10))
+}
+
+/// The number of processes that the kernel has ended for want of memory, since the machine started.
+pub(super) fn oom_kills() -> u64 {
+    let vmstat = std::fs::read_to_string(Path::new("/proc/vmstat"));
+    vmstat.map_or(0, |vmstat| parse_oom_kills(&vmstat))
+}
+
+fn parse_oom_kills(vmstat: &str) -> u64 {
+    let count = vmstat
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_read_from_their_lines() {
+        let status = "Name:\tflotilla\nVmHWM:\t   2048 kB\nVmRSS:\t 1024 kB\n";
+        assert_eq!(parse_kilobytes(status, "VmHWM:"), Some(Bytes(2 << 20)));
+        assert_eq!(parse_kilobytes("Name:\tkthreadd\n", "VmHWM:"), None);
+        assert_eq!(parse_oom_kills("oom_kill_disable 4\noom_kill 3\n"), 3);
+        assert_eq!(parse_oom_kills(""), 0);
+    }
+
+    #[test]
+    fn own_process_is_measured_without_what_it_shares() {
+        let mut peak = PeakMemory::default();
+        let measured = peak.measure(std::process::id()).unwrap();
+        assert!(Bytes(0) < measured && measured <= peak.resident);
+        assert_eq!(peak.measure(u32::MAX), None);
+    }
+}

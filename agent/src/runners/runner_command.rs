@@ -1,0 +1,167 @@
+//! How runners are started.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use flotilla_core::Bytes;
+
+/// Beginnings of the names of environment variables that runners inherit: what libraries that compute, and
+/// the loader of shared libraries, read. Nothing else is inherited: the agent's environment may have secrets.
+const INHERITED: &[&str] = &[
+    "CUDA",
+    "DYLD_",
+    "GGML_",
+    "GPU_",
+    "HIP_",
+    "HOME",
+    "LANG",
+    "LC_",
+    "LD_",
+    "LLAMA_",
+    "MALLOC_",
+    "METAL_",
+    "MIMALLOC_",
+    "MISTRALRS_",
+    "MKL_",
+    "NVIDIA_",
+    "OMP_",
+    "OPENBLAS_",
+    "PATH",
+    "RAYON_",
+    "ROCR_",
+    "TMPDIR",
+    "TZ",
+    "VK_",
+    "XDG_",
+];
+
+/// The command that starts a runner.
+#[derive(Debug, Clone)]
+pub struct RunnerCommand {
+    /// The `flotilla` binary.
+    program: PathBuf,
+    /// The filter of the runners' logs, as of `--log`. Empty: their default.
+    log_filter: String,
+}
+
+/// What one runner is started with.
+#[derive(Debug, Clone)]
+pub(super) struct RunnerSettings {
+    /// The name of its model, for people who list processes.
+    pub(super) model: String,
+    /// The memory that it may take. `None`: no limit.
+    pub(super) memory_limit: Option<Bytes>,
+    /// The number of threads that compute.
+    pub(super) threads: usize,
+}
+
+impl RunnerCommand {
+    /// Runners of the binary `program`, which has the subcommand `runner`.
+    #[must_use]
+    pub fn new(program: PathBuf) -> Self {
+        Self {
+            program,
+            log_filter: String::new(),
+        }
+    }
+
+    /// Runners of the binary that runs now.
+    ///
+    /// # Errors
+    /// When the system does not say which that is.
+    pub fn of_this_program() -> std::io::Result<Self> {
+        // This names the running binary also after an upgrade has replaced its file.
+        let running = PathBuf::from("/proc/self/exe");
+        if running.exists() {
+            return Ok(Self::new(running));
+        }
+        std::env::current_exe().map(Self::new)
+    }
+
+    /// Sets the filter of the runners' logs, as of `--log`.
+    #[must_use]
+    pub fn with_log_filter(self, filter: &str) -> Self {
+        Self {
+            log_filter: filter.to_owned(),
+            ..self
+        }
+    }
+
+    /// Returns the command of one runner, without its standard streams.
+    pub(super) fn command(&self, settings: &RunnerSettings) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg0("flotilla").arg("runner");
+        command.args(["--model", &settings.model]);
+        if let Some(limit) = settings.memory_limit {
+            command.args(["--memory-limit", &limit.0.to_string()]);
+        }
+        if !self.log_filter.is_empty() {
+            command.args(["--log", &self.log_filter]);
+        }
+        // Signals of the terminal, such as Ctrl-C, are for the agent, which lets requests finish first.
+        command.process_group(0);
+        command.env_clear().envs(inherited(std::env::vars_os()));
+        // The allocator reserves a gigabyte in advance, which a limit would count as taken.
+        command.env("MIMALLOC_ARENA_EAGER_COMMIT", "0");
+        command.env("RAYON_NUM_THREADS", settings.threads.to_string());
+        command.env("OMP_NUM_THREADS", settings.threads.to_string());
+        command
+    }
+}
+
+/// Returns the variables that runners inherit.
+fn inherited(
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> impl Iterator<Item = (OsString, OsString)> {
+    variables.filter(|(name, _)| {
+        let name = name.to_string_lossy();
+        INHERITED.iter().any(|prefix| name.starts_with(prefix))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runner_inherits_no_secrets() {
+        let variables = [
+            "PATH",
+            "CUDA_VISIBLE_DEVICES",
+            "OPENAI_API_KEY",
+            "FLOTILLA_JOIN",
+        ];
+        let variables = variables.map(|name| (OsString::from(name), OsString::from("x")));
+        let kept: Vec<_> = inherited(variables.into_iter())
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(kept, ["PATH", "CUDA_VISIBLE_DEVICES"]);
+    }
+
+    #[test]
+    fn command_names_the_model_and_its_limits() {
+        let settings = RunnerSettings {
+            model: "intent".into(),
+            memory_limit: Some(Bytes(5)),
+            threads: 3,
+        };
+        let command = RunnerCommand::new("/bin/flotilla".into())
+            .with_log_filter("debug")
+            .command(&settings);
+        let args: Vec<_> = command.get_args().collect();
+        assert_eq!(
+            args,
+            [
+                "runner",
+                "--model",
+                "intent",
+                "--memory-limit",
+                "5",
+                "--log",
+                "debug"
+            ]
+        );
+    }
+}

@@ -1,0 +1,69 @@
+//! The gRPC service `Inference` of a runner: requests go straight to its model.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use flotilla_core::generate::{EmbedRequest, GenerateRequest};
+use flotilla_proto::v1::inference_server::Inference;
+use flotilla_proto::{answer_messages, status, v1};
+use futures::stream::{self, Stream, StreamExt};
+use tonic::{Request, Response, Status};
+
+use super::RunnerModel;
+use crate::LoadedModel;
+
+/// The service.
+#[derive(Clone)]
+pub(super) struct InferenceService(pub(super) RunnerModel);
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl InferenceService {
+    fn model(&self) -> Result<&Arc<dyn LoadedModel>, Status> {
+        let model = self.0.get();
+        model.ok_or_else(|| Status::unavailable("the runner has no model yet"))
+    }
+}
+
+#[tonic::async_trait]
+impl Inference for InferenceService {
+    type GenerateStream = Messages<v1::GenerateResponse>;
+    type EmbedStream = Messages<v1::EmbedResponse>;
+    type FetchBlobStream = Messages<v1::BlobChunk>;
+
+    async fn generate(
+        &self,
+        request: Request<v1::GenerateRequest>,
+    ) -> Result<Response<Self::GenerateStream>, Status> {
+        let request = GenerateRequest::try_from(request.into_inner())?;
+        let events = self.model()?.generate(request).await;
+        let events = events.map_err(status::from_error)?;
+        Ok(Response::new(
+            answer_messages::messages(events).await?.boxed(),
+        ))
+    }
+
+    async fn embed(
+        &self,
+        request: Request<v1::EmbedRequest>,
+    ) -> Result<Response<Self::EmbedStream>, Status> {
+        let request = EmbedRequest::try_from(request.into_inner())?;
+        let embeddings = self.model()?.embed(request).await;
+        let message = embeddings.map_err(status::from_error)?.into();
+        Ok(Response::new(stream::iter([Ok(message)]).boxed()))
+    }
+
+    async fn metrics(
+        &self,
+        _: Request<v1::MetricsRequest>,
+    ) -> Result<Response<v1::MetricsResponse>, Status> {
+        Err(Status::unimplemented("a runner has no metrics"))
+    }
+
+    async fn fetch_blob(
+        &self,
+        _: Request<v1::FetchBlobRequest>,
+    ) -> Result<Response<Self::FetchBlobStream>, Status> {
+        Err(Status::unimplemented("a runner has no files of its own"))
+    }
+}

@@ -1,0 +1,111 @@
+//! The runner: a process that computes one model instance.
+//!
+//! The agent that starts it talks to it over one connection: [`RunnerService`] loads the model,
+//! [`InferenceService`] computes its requests. A runner knows neither queue nor permits: it computes
+//! what it is sent. It ends when the agent closes the connection, and when its model can never answer
+//! again, so that the agent starts another one.
+
+mod inference;
+mod load;
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use flotilla_proto::transport::{self, LinkStream};
+use flotilla_proto::v1::inference_server::InferenceServer;
+use flotilla_proto::v1::runner_server::{RunnerServer, SERVICE_NAME};
+use hyper::body::Incoming;
+use tonic::body::Body;
+use tower_service::Service;
+
+use self::inference::InferenceService;
+use self::load::RunnerService;
+use crate::LoadedModel;
+
+/// The largest message between an agent and a runner, in bytes: a request is as large as the one that
+/// the agent received.
+pub const MAX_MESSAGE: usize = 256 << 20;
+/// How long the other end of the connection may be silent. A process that is stopped or starved does
+/// not answer.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The exit code of a runner whose model can never answer again. Its last log line says why.
+pub const FAULT_EXIT_CODE: i32 = 70;
+/// How often the model is asked whether it can still answer.
+const FAULT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a runner ended on its own.
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    /// The connection to the agent failed.
+    #[error("the connection to the agent failed: {0}")]
+    Connection(#[from] hyper::Error),
+    /// The model can never answer again; the text says why.
+    #[error("{0}")]
+    Fault(String),
+}
+
+/// The model of a runner. Empty until it is loaded.
+type RunnerModel = Arc<OnceLock<Arc<dyn LoadedModel>>>;
+
+/// Serves one agent on `stream` until it closes the connection or the model can never answer again.
+/// `return_memory` makes the process's memory allocator return free memory to the operating system; it is
+/// called after the load, which takes more than the loaded model.
+///
+/// # Errors
+/// [`RunnerError`].
+pub async fn serve(stream: impl LinkStream, return_memory: fn()) -> Result<(), RunnerError> {
+    let model = RunnerModel::default();
+    let inference = InferenceServer::new(InferenceService(model.clone()));
+    let services = Services {
+        runner: RunnerServer::new(RunnerService::new(model.clone(), return_memory)),
+        inference: inference
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE),
+    };
+    let never = std::future::pending();
+    tokio::select! {
+        served = transport::serve(stream, services, KEEPALIVE_TIMEOUT, never) => Ok(served?),
+        fault = wait_for_fault(&model) => Err(RunnerError::Fault(fault)),
+    }
+}
+
+/// Waits until the model can never answer again, and returns why.
+async fn wait_for_fault(model: &RunnerModel) -> String {
+    let mut interval = tokio::time::interval(FAULT_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let Some(fault) = model.get().and_then(|model| model.fault()) {
+            return fault;
+        }
+    }
+}
+
+/// The two services of a runner.
+#[derive(Clone)]
+struct Services {
+    runner: RunnerServer<RunnerService>,
+    inference: InferenceServer<InferenceService>,
+}
+
+type Response = http::Response<Body>;
+
+impl Service<http::Request<Incoming>> for Services {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+        // The path is `/SERVICE/METHOD`.
+        match request.uri().path().split('/').nth(1) {
+            Some(SERVICE_NAME) => self.runner.call(request),
+            _ => self.inference.call(request),
+        }
+    }
+}
