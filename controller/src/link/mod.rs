@@ -103,6 +103,7 @@ impl LinkServer {
             blobs: self.blobs,
             sessions: sessions.clone(),
             connections: self.connections,
+            report_timeout: service::REPORT_TIMEOUT,
             drain: self.drain,
             stop: self.stop.clone(),
             tasks: session_tasks,

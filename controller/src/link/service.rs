@@ -24,6 +24,8 @@ use super::sync::SyncSession;
 use crate::artifacts::{BlobReadError, BlobStore};
 use crate::fleet::{FleetEvent, FleetHandle, JoinRefusal, LinkRecord, NodeLink};
 
+/// Longest time between two reports of an agent, which reports every five seconds.
+pub(super) const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest time from an agent's `Join` to its `Sync`.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -39,6 +41,8 @@ pub(super) struct FleetService {
     pub(super) sessions: Arc<OpenSessions>,
     /// Number of reverse connections that each agent opens.
     pub(super) connections: u32,
+    /// Longest time between two reports of an agent.
+    pub(super) report_timeout: Duration,
     /// Cancelled when the controller begins to stop.
     pub(super) drain: CancellationToken,
     pub(super) stop: CancellationToken,
@@ -139,6 +143,7 @@ impl FleetRpc for FleetService {
             link,
             reports,
             sender,
+            report_timeout: self.report_timeout,
             drain: self.drain.clone(),
             has_warned: false,
         };
@@ -171,8 +176,81 @@ impl FleetService {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use flotilla_proto::transport;
     use flotilla_proto::v1::Inventory;
+    use flotilla_proto::v1::fleet_client::FleetClient;
+    use flotilla_proto::v1::fleet_server::FleetServer;
+
+    fn service(fleet: FleetHandle, dir: &Path, stop: &CancellationToken) -> FleetService {
+        FleetService {
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            fleet,
+            id: "c".into(),
+            blobs: BlobStore::new(dir.to_owned()),
+            sessions: Arc::default(),
+            connections: 1,
+            report_timeout: REPORT_TIMEOUT,
+            drain: stop.clone(),
+            stop: stop.clone(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    fn join_request() -> JoinRequest {
+        JoinRequest {
+            name: "n1".into(),
+            identity: "i".into(),
+            inventory: Some(Inventory::default()),
+            ..JoinRequest::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn session_without_reports_ends_although_its_line_is_up() {
+        let stop = CancellationToken::new();
+        let (fleet, run) = FleetHandle::new("c", Duration::from_secs(5), stop.clone());
+        let fleet_task = tokio::spawn(run);
+        let dir = tempfile::tempdir().unwrap();
+        let mut service = service(fleet.clone(), dir.path(), &stop);
+        service.report_timeout = Duration::from_millis(300);
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let timeout = transport::DEFAULT_KEEPALIVE_TIMEOUT;
+        let server = FleetServer::new(service.clone());
+        let ended = stop.clone().cancelled_owned();
+        let served = tokio::spawn(transport::serve(far, server, timeout, ended));
+        let (channel, connection) = transport::connect(near, timeout).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let mut agent = FleetClient::with_origin(channel, transport::origin());
+        let session = agent
+            .join(join_request())
+            .await
+            .unwrap()
+            .into_inner()
+            .session;
+        let report = StatusReport {
+            session,
+            ..StatusReport::default()
+        };
+        let reports = futures::stream::iter([report]).chain(futures::stream::pending());
+        let mut changes = fleet.changes();
+        let _states = agent.sync(reports).await.unwrap();
+        let left = async {
+            while service.sessions.len() > 0 {
+                changes.changed().await.unwrap();
+            }
+        };
+        let left = tokio::time::timeout(Duration::from_secs(20), left).await;
+        assert!(left.is_ok(), "{} sessions", service.sessions.len());
+        assert!(!connection.is_finished());
+        stop.cancel();
+        drop(agent);
+        connection.abort();
+        let _ = served.await;
+        fleet_task.await.unwrap();
+    }
 
     #[tokio::test]
     async fn sessions_that_a_node_has_replaced_are_forgotten() {
@@ -180,26 +258,9 @@ mod tests {
         let (fleet, run) = FleetHandle::new("c", Duration::from_secs(5), stop.clone());
         let fleet_task = tokio::spawn(run);
         let dir = tempfile::tempdir().unwrap();
-        let tasks = TaskTracker::new();
-        let service = FleetService {
-            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
-            fleet,
-            id: "c".into(),
-            blobs: BlobStore::new(dir.path().to_owned()),
-            sessions: Arc::default(),
-            connections: 1,
-            drain: stop.clone(),
-            stop: stop.clone(),
-            tasks: tasks.clone(),
-        };
+        let service = service(fleet, dir.path(), &stop);
         for _ in 0..100 {
-            let request = JoinRequest {
-                name: "n1".into(),
-                identity: "i".into(),
-                inventory: Some(Inventory::default()),
-                ..JoinRequest::default()
-            };
-            service.join(Request::new(request)).await.unwrap();
+            service.join(Request::new(join_request())).await.unwrap();
         }
         // Only the newest session waits for its sync stream.
         let forgotten = async {

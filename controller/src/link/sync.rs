@@ -1,16 +1,21 @@
 //! The sync stream of one node.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_core::{ModelName, ModelRevision, StoreRevision};
 use flotilla_proto::desired_state_parts::{self, SplitState};
 use flotilla_proto::v1::{DesiredModel, DesiredState, StatusReport};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use super::report;
 use super::sessions::OpenSessions;
 use crate::fleet::{FleetEvent, FleetHandle, NodeLink};
+
+/// Longest time until an agent has taken a part of its desired state, on the slowest line.
+const PART_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What a node's desired state depends on. Comparing it costs little, while the desired state itself
 /// lists the files of all models.
@@ -33,6 +38,8 @@ pub(super) struct SyncSession {
     pub(super) link: Arc<NodeLink>,
     pub(super) reports: Streaming<StatusReport>,
     pub(super) sender: tokio::sync::mpsc::Sender<Result<DesiredState, Status>>,
+    /// Longest time between two reports: an agent that is alive reports its energy every few seconds.
+    pub(super) report_timeout: Duration,
     /// Cancelled when the controller begins to stop.
     pub(super) drain: CancellationToken,
     /// Whether the log says already that the node reports wrong numbers.
@@ -46,6 +53,7 @@ impl SyncSession {
         self.report(first).await;
         let mut changes = self.fleet.changes();
         let mut sent_state = None;
+        let mut last_report = Instant::now();
         loop {
             changes.borrow_and_update();
             let stopping = self.drain.is_cancelled();
@@ -56,6 +64,8 @@ impl SyncSession {
                     break;
                 }
                 sent_state = Some(identity);
+                // Reports were not read meanwhile.
+                last_report = Instant::now();
             }
             tokio::select! {
                 () = self.link.closed.cancelled() => break,
@@ -64,9 +74,20 @@ impl SyncSession {
                     break;
                 },
                 report = self.reports.message() => match report {
-                    Ok(Some(report)) => self.report(report).await,
+                    Ok(Some(report)) => {
+                        self.report(report).await;
+                        last_report = Instant::now();
+                    }
                     Ok(None) | Err(_) => break,
                 },
+                () = tokio::time::sleep_until(last_report + self.report_timeout) => {
+                    tracing::warn!(
+                        node = %self.link.node,
+                        "the node's line is up, but it has reported nothing for {} s: its session ends; look at the agent's log and its disk",
+                        self.report_timeout.as_secs()
+                    );
+                    break;
+                }
             }
         }
         self.sessions.close(&self.link.session);
@@ -94,6 +115,10 @@ impl SyncSession {
         for part in parts {
             let sent = tokio::select! {
                 () = self.link.closed.cancelled() => return false,
+                () = tokio::time::sleep(PART_TIMEOUT) => {
+                    tracing::warn!(node = %self.link.node, "the node does not take its desired state: its session ends");
+                    return false;
+                }
                 sent = self.sender.send(Ok(part)) => sent,
             };
             if sent.is_err() {

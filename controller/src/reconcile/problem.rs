@@ -175,6 +175,7 @@ mod tests {
     use super::*;
     use crate::fleet::NodeRecord;
     use crate::reconcile::writes;
+    use crate::store::{StoreWrite, keys};
     use flotilla_core::{ModelRevision, StoreRevision};
     use std::sync::Arc;
 
@@ -195,6 +196,32 @@ mod tests {
             desired_revision: StoreRevision::default(),
             report: Arc::default(),
         }
+    }
+
+    #[test]
+    fn lost_nodes_are_marked_when_they_are_given_up_and_no_longer_once_they_return() {
+        let name = NodeName::new("n1").unwrap();
+        let model = ModelName::new("m").unwrap();
+        let with_phase = |phase, keeps_models, marked: bool| {
+            let mut node = node(&name, &model);
+            (node.phase, node.keeps_models) = (phase, keeps_models);
+            node.assigned.clear();
+            let view = FleetView {
+                synced: true,
+                nodes: [(name.clone(), Arc::new(node))].into(),
+                given_up: marked.then(|| name.clone()).into_iter().collect(),
+                ..FleetView::default()
+            };
+            writes::plan(&view, &ModelScalers::default(), Instant::now())
+        };
+        let key = keys::given_up(&name);
+        let mark = StoreWrite::put(key.clone(), b"{}".to_vec());
+        assert_eq!(with_phase(NodePhase::Lost, false, false), [mark]);
+        assert_eq!(with_phase(NodePhase::Lost, true, false), []);
+        assert_eq!(with_phase(NodePhase::Lost, false, true), []);
+        assert_eq!(with_phase(NodePhase::Suspect, false, true), []);
+        let removed = StoreWrite::Delete { key };
+        assert_eq!(with_phase(NodePhase::Ready, false, true), [removed]);
     }
 
     #[test]

@@ -163,6 +163,61 @@ async fn new_leader_changes_replicas_only_as_fast_as_it_hears_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn failure_during_a_restart_is_replaced_although_most_nodes_are_dead_for_long() {
+    let node = |name: &str| AgentSettings::new(name).args(&["--label", &format!("here={name}")]);
+    let dead = ["d1", "d2", "d3"];
+    let alive = ["a1", "a2", "a3"];
+    let mut cluster = Cluster::builder()
+        .mode(Mode::Processes)
+        .controller_args(&["--node-grace-period", "1"])
+        .agents(dead.iter().chain(&alive).map(|name| node(name)))
+        .start()
+        .await;
+    let api = cluster.api();
+    // Models that have no other place stay assigned to the nodes that die.
+    for name in dead {
+        let mut bound = simulated_model(name, 1, &json!({}));
+        bound["spec"]["nodeSelector"] = json!({"here": name});
+        api.apply(&bound).await;
+        cluster.wait_for_replicas(name, 1).await;
+    }
+    for name in dead {
+        cluster.kill_agent(name);
+    }
+    let is_lost = |node: &Value| node["status"]["phase"] == "Lost";
+    let lost = async || {
+        api.nodes()
+            .await
+            .iter()
+            .filter(|node| is_lost(node))
+            .count()
+            == dead.len()
+    };
+    cluster.wait_until(lost).await;
+    // The leader has planned once it places another model.
+    api.apply(&simulated_model("m", 1, &json!({}))).await;
+    cluster.wait_for_replicas("m", 1).await;
+    for name in dead {
+        assert_eq!(api.assigned_nodes(name).await, [name]);
+    }
+
+    // Four of six nodes are away when the controller starts: more than may be lost at once.
+    let failed = api.assigned_nodes("m").await.remove(0);
+    cluster.kill_controller();
+    cluster.kill_agent(&failed);
+    cluster.restart_controller().await;
+    let has_moved = async || {
+        let nodes = api.assigned_nodes("m").await;
+        nodes.len() == 1 && nodes[0] != failed
+    };
+    cluster.wait_until(has_moved).await;
+    cluster.wait_for_replicas("m", 1).await;
+    let (_, list) = api.get("api/v1/nodes").await;
+    assert_eq!(list["notes"], Value::Null);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn model_of_a_lost_node_without_room_elsewhere_is_refused_with_the_reason_and_returns() {
     let mut cluster = Cluster::builder()
         .mode(Mode::Processes)
