@@ -39,6 +39,11 @@ pub enum AgentStartError {
     /// No controller address is configured.
     #[error("there is no controller to join: give --join HOST:PORT")]
     NoController,
+    /// The environment names a proxy through which links cannot go.
+    #[error(
+        "links cannot go through the proxy {0}: only proxies with http:// are supported; set HTTPS_PROXY=http://HOST:PORT, or name the controllers in NO_PROXY"
+    )]
+    UnsupportedProxy(String),
 }
 
 /// A running agent.
@@ -63,6 +68,10 @@ impl Agent {
     pub fn start(config: AgentConfig) -> Result<Self, AgentStartError> {
         if config.join.is_empty() {
             return Err(AgentStartError::NoController);
+        }
+        let connector = Connector::from_env();
+        if let Some(proxy) = connector.unsupported_proxy(&config.join) {
+            return Err(AgentStartError::UnsupportedProxy(proxy));
         }
         let data_dir = DataDir::open(&config.data_dir)?;
         if let Some(warning) = inventory::unused_instructions() {
@@ -109,7 +118,7 @@ impl Agent {
             statuses: manager.statuses(),
             artifacts: artifacts.clone(),
             desired_state,
-            connector: Connector::from_env(),
+            connector,
             drain: drain.clone(),
             stop: stop_links.clone(),
         };

@@ -12,7 +12,7 @@ use crate::json_response::json_response;
 use crate::{ApiError, Backend};
 
 /// The `retry-after` while the models are not known.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct ModelList {

@@ -7,7 +7,8 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::{get, post};
 use flotilla_telemetry::trace::Tracer;
-use http::{HeaderMap, StatusCode};
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tower::layer::layer_fn;
@@ -186,6 +187,8 @@ async fn get_readiness<B: Backend>(State(state): State<GatewayState<B>>) -> Resp
     });
     if !readiness.ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        let seconds = HeaderValue::from(models::RETRY_AFTER.as_secs());
+        response.headers_mut().insert(RETRY_AFTER, seconds);
     }
     response
 }
@@ -232,7 +235,7 @@ mod tests {
 
         fn readiness(&self) -> Readiness {
             Readiness {
-                ready: true,
+                ready: false,
                 notes: Vec::new(),
             }
         }
@@ -251,5 +254,17 @@ mod tests {
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         let json: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!(json["error"]["code"], "internal_error");
+    }
+
+    #[tokio::test]
+    async fn controller_that_is_not_ready_says_when_to_ask_again() {
+        let tracer = Telemetry::disabled().tracer();
+        let router = add_edge(router(PanickingBackend, ApiConfig::default(), tracer), &[]);
+        for path in ["/readyz", "/v1/models"] {
+            let request = http::Request::get(path).body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 503, "{path}");
+            assert_eq!(response.headers()[RETRY_AFTER], "1", "{path}");
+        }
     }
 }

@@ -78,6 +78,20 @@ impl Connector {
         }
     }
 
+    /// Returns the proxy for one of the addresses that is of a kind through which no links go.
+    pub(crate) fn unsupported_proxy(&self, addresses: &[String]) -> Option<String> {
+        let proxies = addresses
+            .iter()
+            .filter_map(|address| self.proxy_of(address).ok()?);
+        let mut unsupported = proxies.filter(|proxy| !is_supported(proxy));
+        let uri = unsupported.next()?.uri().clone();
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        Some(format!(
+            "{}://{authority}",
+            uri.scheme_str().unwrap_or_default()
+        ))
+    }
+
     /// Connects to `host:port`.
     pub(super) async fn connect(&self, address: &str) -> Result<(TcpStream, Target), ConnectError> {
         if let Some(proxy) = self.proxy_of(address)? {
@@ -119,6 +133,11 @@ impl Connector {
     }
 }
 
+/// Whether links go through this proxy: it is spoken to without TLS.
+fn is_supported(proxy: &Intercept) -> bool {
+    proxy.uri().scheme_str() == Some("http")
+}
+
 /// Has an HTTP proxy open a connection (`CONNECT`).
 async fn connect_through(proxy: &Intercept, address: &str) -> Result<TcpStream, ConnectError> {
     let failed = |problem: String| ConnectError::Proxy {
@@ -128,7 +147,7 @@ async fn connect_through(proxy: &Intercept, address: &str) -> Result<TcpStream, 
             .map_or_else(String::new, ToString::to_string),
         problem,
     };
-    if proxy.uri().scheme_str() != Some("http") {
+    if !is_supported(proxy) {
         return Err(failed("only proxies with http:// are supported".into()));
     }
     let mut connector = HttpConnector::new();
@@ -311,6 +330,23 @@ mod tests {
         };
         let ordered = alternate_families(parse(&["[::1]:1", "[::2]:1", "1.1.1.1:1"]));
         assert_eq!(ordered, parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1"]));
+    }
+
+    #[test]
+    fn proxy_that_is_no_http_proxy_is_found_unless_no_address_needs_it() {
+        for (url, named) in [
+            ("https://proxy.example:3128", true),
+            ("socks5://proxy.example:1080", true),
+            ("http://proxy.example:3128", false),
+        ] {
+            let proxies = Matcher::builder().all(url).no("exempt.example").build();
+            let connector = Connector { proxies };
+            let unsupported = |address: &str| connector.unsupported_proxy(&[address.to_owned()]);
+            let found = unsupported("controller.example:7070");
+            assert_eq!(found.as_deref(), named.then_some(url));
+            assert_eq!(unsupported("127.0.0.1:7070"), None);
+            assert_eq!(unsupported("exempt.example:7070"), None);
+        }
     }
 
     #[tokio::test]

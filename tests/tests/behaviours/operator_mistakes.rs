@@ -181,3 +181,28 @@ async fn lists_that_are_no_resources_are_refused_with_what_to_use() {
     }
     cluster.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agent_does_not_start_with_a_proxy_through_which_no_link_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = [
+        "agent",
+        "--name",
+        "n1",
+        "--join",
+        "controller.example:7070",
+        "--data-dir",
+        "n1",
+    ];
+    let proxy = (
+        "HTTPS_PROXY".to_owned(),
+        "https://user:secret@proxy.example:3128".to_owned(),
+    );
+    let (status, output) = Process::start_with_env(dir.path(), &args, &[proxy]).wait();
+    assert_eq!(status.code(), Some(1), "{output}");
+    assert!(
+        output.contains("links cannot go through the proxy https://proxy.example:3128"),
+        "{output}"
+    );
+    assert!(!output.contains("secret"), "{output}");
+}
