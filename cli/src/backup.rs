@@ -162,7 +162,10 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
             restore_document(&fleet, document).await?;
         }
     }
-    wait_for_files(&fleet, &incomplete, args.timeout).await
+    wait_for_files(&fleet, &incomplete, args.timeout).await?;
+    // The nodes of an earlier fleet are refused until they are moved.
+    fleet.print_readiness_notes().await;
+    Ok(())
 }
 
 /// Restores an artifact, and uploads its files as far as the fleet does not have them and the backup does.

@@ -7,6 +7,8 @@ use flotilla_core::spec::Resource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::kept_documents;
+
 /// The first line of a backup.
 const FIRST_LINE: &str = "# flotilla backup";
 /// The last line of a backup that is complete.
@@ -74,11 +76,14 @@ pub(crate) fn text(documents: &[BackupDocument]) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Reads the documents of a backup.
+/// Reads the documents of a backup, or of a desired state that a controller kept.
 ///
 /// # Errors
 /// Returns an error that says what the content is not, and what it should be.
 pub(crate) fn parse(content: Vec<u8>) -> anyhow::Result<Vec<BackupDocument>> {
+    if let Some(documents) = kept_documents::parse(&content) {
+        return documents;
+    }
     // An archive may be UTF-8 all the same, and no text has zero bytes.
     let text = String::from_utf8(content).ok();
     let Some(text) = text.filter(|text| !text.contains('\0')) else {

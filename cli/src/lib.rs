@@ -23,6 +23,7 @@ mod describe;
 mod eval;
 mod explain;
 mod get;
+mod kept_documents;
 mod logging;
 mod manifest;
 mod node_operations;

@@ -22,6 +22,8 @@ const LIBRARY_LEVELS: &[&str] = &[
     // The error of the connection says the same.
     "rustls_platform_verifier=off",
     "tokenizers=error",
+    // It warns of each character that a tokenizer does not have.
+    "toktrie_hf_tokenizers=error",
 ];
 
 /// Starts logging. An empty `filter` selects the command's default: `info` for `controller` and

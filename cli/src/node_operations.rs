@@ -109,7 +109,11 @@ async fn wait_until_empty(
         }
         let waiting_for = describe_remaining(fleet, name, &remaining).await;
         if waiting_for != reported {
-            println!("waiting for {waiting_for}");
+            let remaining = deadline.saturating_duration_since(tokio::time::Instant::now());
+            println!(
+                "waiting for {waiting_for}; {} s at most",
+                remaining.as_secs()
+            );
             reported = waiting_for;
         }
         tokio::time::sleep(POLL_INTERVAL).await;

@@ -75,7 +75,7 @@ impl KeptStateFile {
                 kept_fleet = kept,
                 store_fleet = state.fleet_id,
                 path = %aside.display(),
-                "the store has not the fleet of the desired state that was kept on the disk, which is put aside: if the store has lost its data, restore it from a backup or from this file"
+                "the store has not the fleet of the desired state that was kept on the disk, which is put aside: if the store has lost its data, put it back, or run `flotilla restore` with a backup or with this file"
             );
         }
         durable_file::replace(&self.path, &state.encode())

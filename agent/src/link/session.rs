@@ -57,7 +57,7 @@ pub(super) enum SessionError {
     NoAnswer,
     #[error("it did not respond within {} s", STEP_TIMEOUT.as_secs())]
     Timeout(#[from] tokio::time::error::Elapsed),
-    #[error("it ended the session")]
+    #[error("it has closed the connection")]
     Ended,
     #[error("it has stopped")]
     Stopped,

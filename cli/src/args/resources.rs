@@ -186,7 +186,8 @@ and nodes that still have them. The command fails if some are missing in the end
 
 Resources that the backup does not contain are left as they are.")]
 pub(crate) struct RestoreArgs {
-    /// File that `flotilla backup` wrote.
+    /// File that `flotilla backup` wrote, or a desired state that a controller kept on its disk
+    /// (`desired-state.….jsonl` in its `--data-dir`).
     pub(crate) file: PathBuf,
     /// Maximum time to wait for files that only other controllers or nodes have, in seconds: 0 to 86400.
     #[arg(long, value_name = "SECONDS", default_value = "60",

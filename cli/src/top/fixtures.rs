@@ -49,7 +49,7 @@ pub(super) fn model(name: &str) -> ModelResource {
         "apiVersion": "flotilla.dev/v1",
         "kind": "Model",
         "metadata": {"name": name},
-        "spec": {"description": "a customer's message -> what it is about"},
+        "spec": {"description": "a customer's message -> what it is about", "replicas": 2},
         "status": {
             "phase": "Ready", "ready": 2, "created": 1, "assigned": 2,
             "replicas": [

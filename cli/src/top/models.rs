@@ -40,8 +40,8 @@ pub(super) fn columns<'a>() -> Vec<Column<ModelRow<'a>>> {
         })
         .sort_by(|row| SortKey::Number(row.severity())),
         Column::number("READY", 7, |row: &ModelRow<'_>| {
-            let status = &row.model.status;
-            format!("{}/{}", status.ready, status.assigned).into()
+            let spec = &row.model.model.spec;
+            format!("{}/{}", row.model.status.ready, spec.replicas).into()
         })
         .drop_priority(1)
         .sort_by(|row| SortKey::Number(f64::from(row.model.status.ready))),

@@ -346,7 +346,7 @@ fn lost_node_keeps_a_replica_until_another_answers() {
     assert!(fleet.solve().is_empty());
     assert_eq!(
         fleet.explain(0).to_string(),
-        "1 replica cannot be placed (1 of them stays on a node that it should leave): \
+        "1 replica has no other place and stays on a node that it should leave: \
          0/2 nodes are suitable, 1 cordoned, 1 lost"
     );
 }

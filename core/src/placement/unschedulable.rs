@@ -125,13 +125,22 @@ impl fmt::Display for UnplacedReplicas {
         } else {
             "replicas"
         };
-        write!(f, "{} {replicas} cannot be placed", self.missing)?;
+        write!(f, "{} {replicas} ", self.missing)?;
+        let all_stay = self.leaving == self.missing;
         match self.leaving {
-            0 => f.write_str(": ")?,
-            1 => f.write_str(" (1 of them stays on a node that it should leave): ")?,
+            0 => f.write_str("cannot be placed: ")?,
+            1 if all_stay => {
+                f.write_str("has no other place and stays on a node that it should leave: ")?;
+            }
+            _ if all_stay => {
+                f.write_str("have no other place and stay on nodes that they should leave: ")?;
+            }
+            1 => {
+                f.write_str("cannot be placed (1 of them stays on a node that it should leave): ")?
+            }
             leaving => write!(
                 f,
-                " ({leaving} of them stay on nodes that they should leave): "
+                "cannot be placed ({leaving} of them stay on nodes that they should leave): "
             )?,
         }
         if self.nodes == 0 {

@@ -160,7 +160,15 @@ async fn etcd_that_has_lost_everything_under_running_controllers_changes_nothing
     cluster.signal_controller(libc::SIGTERM);
     cluster.wait_for_controller_end();
     let files = std::fs::read_dir(cluster.dir().join("files")).unwrap();
-    let copies = files.filter_map(|file| std::fs::read_to_string(file.unwrap().path()).ok());
-    let has_model = |copy: String| copy.contains("/flotilla/v1/models/m");
-    assert!(copies.into_iter().any(has_model));
+    let mut copies = files.map(|file| file.unwrap().path());
+    let has_model = |copy: &PathBuf| {
+        let text = std::fs::read_to_string(copy);
+        text.is_ok_and(|text| text.contains("/flotilla/v1/models/m"))
+    };
+    let copy = copies.find(has_model).unwrap().display().to_string();
+    // It brings the models back.
+    cluster.restart_controller().await;
+    let output = run(&cluster, &["restore", &copy]);
+    assert!(output.contains("model/m restored"), "{output}");
+    assert_eq!(api.models().await.len(), 1);
 }

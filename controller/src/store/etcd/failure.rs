@@ -1,5 +1,7 @@
 //! What the errors of etcd mean.
 
+use std::error::Error as _;
+
 use etcd_client::Error;
 use tonic::Code;
 
@@ -8,9 +10,26 @@ use crate::store::StoreError;
 /// Converts an error of the client. Errors that only a person can mend have variants of their own.
 pub(super) fn classify(error: &Error) -> StoreError {
     match error {
-        Error::GRpcStatus(status) => classify_status(status.code(), status.message()),
-        other => StoreError::Etcd(other.to_string()),
+        // Only the status of a call without an answer has a cause.
+        Error::GRpcStatus(status) => match status.source() {
+            Some(cause) => StoreError::Etcd(root_cause(cause)),
+            None => classify_status(status.code(), status.message()),
+        },
+        other => StoreError::Etcd(root_cause(other)),
     }
+}
+
+/// Returns the text of the innermost cause that is one for people, not one of the protocol.
+fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    let text = innermost.to_string();
+    if text.contains("h2 protocol") || text.contains("http2") || text.contains("transport") {
+        return "the connection broke".into();
+    }
+    text
 }
 
 fn classify_status(code: Code, message: &str) -> StoreError {
@@ -52,6 +71,20 @@ pub(super) fn is_compacted(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outage_is_told_without_words_of_the_protocol() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let status = tonic::Status::from_error(Box::new(refused));
+        let broken = tonic::Status::from_error("h2 protocol error: error reading a body".into());
+        for (status, text) in [
+            (status, "connection refused"),
+            (broken, "the connection broke"),
+        ] {
+            let outage = classify(&Error::GRpcStatus(status)).to_string();
+            assert!(outage.contains(text), "{outage}");
+        }
+    }
 
     #[test]
     fn errors_that_a_person_must_mend_are_no_outages() {
