@@ -21,6 +21,7 @@ pub mod fleet;
 mod kept_state;
 mod leader;
 pub mod link;
+mod pem_files;
 mod pending;
 mod reconcile;
 mod registrar;
@@ -36,4 +37,5 @@ pub use config::{
     ControllerConfig, EtcdAddress, EtcdTls, HttpApiConfig, StoreAddress, StoreAddressError,
 };
 pub use flotilla_gateway::CorsOrigin;
+pub use pem_files::PemFileError;
 pub use run::{Controller, ControllerStartError};

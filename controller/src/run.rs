@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::DesiredStateWriter;
 use crate::advertised_address;
 use crate::artifacts::{SourceClient, controller_client};
-use crate::config::ControllerConfig;
+use crate::config::{ControllerConfig, EtcdAddress, StoreAddress};
 use crate::connections::{ConnectionLimits, HttpServer};
 use crate::fleet::{ControllerRecord, FleetHandle};
+use crate::pem_files::{self, PemFileError};
 use crate::startup::Startup;
 use crate::store::{self, MonitoredStore, StoreCreation, StoreError};
 
@@ -36,6 +37,9 @@ pub enum ControllerStartError {
     /// The telemetry configuration is wrong.
     #[error(transparent)]
     Telemetry(#[from] flotilla_telemetry::TelemetryError),
+    /// A file for TLS with etcd cannot be used.
+    #[error(transparent)]
+    EtcdFile(#[from] PemFileError),
     /// The certificates for fetches cannot be used.
     #[error("cannot use the certificates in {path}: {problem}; give a PEM file with --ca-file")]
     CaFile {
@@ -77,6 +81,9 @@ impl Controller {
             data_dirs: vec![config.data_dir.clone()],
             forced: config.init_store,
         };
+        if let StoreAddress::Etcd(EtcdAddress { tls: Some(tls), .. }) = &config.store {
+            pem_files::check_etcd_files(tls).await?;
+        }
         let store = store::open_or_create(&config.store, creation).await?;
         let store = Arc::new(MonitoredStore::new(store));
         let http = listen(config.http, "the API", "--http").await?;
@@ -210,6 +217,9 @@ async fn source_client(ca_file: Option<&Path>) -> Result<SourceClient, Controlle
         ),
         None => None,
     };
+    if ca.as_deref().is_some_and(|ca| !pem_files::has_block(ca)) {
+        return Err(failed("it has no certificate".into()));
+    }
     SourceClient::new(ca.as_deref()).map_err(|e| failed(e.to_string()))
 }
 

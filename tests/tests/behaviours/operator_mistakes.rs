@@ -206,3 +206,27 @@ async fn agent_does_not_start_with_a_proxy_through_which_no_link_goes() {
     );
     assert!(!output.contains("secret"), "{output}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn controller_does_not_start_with_files_that_hold_no_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("text"), "no certificate").unwrap();
+    for flags in [
+        &["--ca-file", "text"][..],
+        &["--store", "etcd://127.0.0.1:1", "--etcd-ca", "text"],
+    ] {
+        let listen = [
+            "controller",
+            "--http",
+            "127.0.0.1:0",
+            "--link",
+            "127.0.0.1:0",
+        ];
+        let args = [&listen[..], &["--data-dir", "c"], flags].concat();
+        let (status, output) = Process::start(dir.path(), &args).wait();
+        assert_eq!(status.code(), Some(1), "{output}");
+        let last = output.lines().last().unwrap_or_default();
+        assert!(last.contains("it has no certificate"), "{output}");
+        assert!(last.contains("PEM"), "{output}");
+    }
+}
