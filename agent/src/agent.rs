@@ -149,6 +149,16 @@ impl Agent {
         })
     }
 
+    /// Waits until a task of the agent has failed, after which the agent neither follows its controllers nor
+    /// looks after its models: it has to be started anew.
+    pub async fn failed(&mut self) {
+        // They end only when the agent is stopped.
+        tokio::select! {
+            _ = self.links.join_next() => {}
+            _ = self.models.join_next() => {}
+        }
+    }
+
     /// Stops the agent: it accepts no new requests, lets running ones finish within the drain timeout,
     /// then unloads the models.
     pub async fn stop(mut self) {

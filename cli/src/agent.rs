@@ -6,7 +6,7 @@ use flotilla_telemetry::TelemetrySettings;
 use crate::args::AgentArgs;
 use crate::shutdown;
 
-/// Runs an agent until SIGINT or SIGTERM. `log` is the filter of its log and of its runners'.
+/// Runs an agent until SIGINT or SIGTERM, or until one of its tasks fails. `log` is the filter of its log and of its runners'.
 pub(crate) async fn run(args: AgentArgs, log: &str) -> anyhow::Result<()> {
     let power = args.power_range();
     if let Some(range) = power
@@ -46,8 +46,11 @@ pub(crate) async fn run(args: AgentArgs, log: &str) -> anyhow::Result<()> {
         data_dir = %config.data_dir.display(),
         "starting an agent"
     );
-    let agent = Agent::start(config)?;
-    shutdown::wait_for_signal().await?;
+    let mut agent = Agent::start(config)?;
+    tokio::select! {
+        signal = shutdown::wait_for_signal() => signal?,
+        () = agent.failed() => anyhow::bail!("a task of the agent ended unexpectedly; see the log for the reason"),
+    }
     tracing::info!("stopping");
     agent.stop().await;
     Ok(())

@@ -115,6 +115,8 @@ pub(super) enum InstanceEvent {
     Retire(RetireReason),
     /// It is drained and its memory is free.
     Unloaded,
+    /// The task that works on it has panicked.
+    TaskPanicked,
 }
 
 /// What an instance needs before it can be loaded.
@@ -249,6 +251,19 @@ impl InstancePhase {
             }
 
             (Self::Draining { .. }, InstanceEvent::Unloaded) => (Self::Gone, vec![]),
+
+            (
+                Self::Checking | Self::Fetching | Self::Loading { .. },
+                InstanceEvent::TaskPanicked,
+            ) => {
+                let error = LoadError::Engine("a task of the agent panicked".into());
+                (Self::Failed(error.into()), vec![])
+            }
+            (Self::LoadCancelled { .. } | Self::Draining { .. }, InstanceEvent::TaskPanicked) => {
+                (Self::Gone, vec![])
+            }
+            (Self::Restarting(_), InstanceEvent::TaskPanicked) => (Self::Waiting, vec![]),
+
             (phase, _) => (phase, vec![]),
         }
     }
@@ -446,6 +461,24 @@ mod tests {
         assert!(matches!(actions[..], [InstanceAction::AbortFetch]));
         let (phase, _) = InstancePhase::Waiting.step(retire());
         assert!(matches!(phase, InstancePhase::Gone));
+    }
+
+    #[test]
+    fn panic_of_a_task_leaves_no_instance_in_between() {
+        let panicked = |phase: InstancePhase| phase.step(InstanceEvent::TaskPanicked).0;
+        for phase in [InstancePhase::Checking, InstancePhase::Fetching, loading()] {
+            assert!(matches!(panicked(phase), InstancePhase::Failed(_)));
+        }
+        let draining = InstancePhase::Draining {
+            memory: MEMORY,
+            served: served_model(1, 1),
+        };
+        let cancelled = InstancePhase::LoadCancelled { memory: MEMORY };
+        for phase in [draining, cancelled] {
+            assert!(matches!(panicked(phase), InstancePhase::Gone));
+        }
+        let restarting = InstancePhase::Restarting(load_error().into());
+        assert!(matches!(panicked(restarting), InstancePhase::Waiting));
     }
 
     #[test]

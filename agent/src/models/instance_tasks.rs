@@ -1,15 +1,13 @@
 //! The tasks that fetch, load and drain instances.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{Model, ModelSource};
-use flotilla_engine::{LoadError, LoadProgress};
-use futures::FutureExt;
-use tokio::task::{AbortHandle, JoinSet};
+use flotilla_engine::LoadProgress;
+use tokio::task::{self, AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -30,7 +28,9 @@ pub(super) struct InstanceTasks {
     metrics: RequestMetrics,
     /// See [`AgentConfig::drain_timeout`](crate::AgentConfig::drain_timeout).
     drain_timeout: Duration,
-    running: JoinSet<(InstanceId, InstanceEvent)>,
+    running: JoinSet<InstanceEvent>,
+    /// The instances of the running tasks.
+    instances: HashMap<task::Id, InstanceId>,
     fetches: HashMap<InstanceId, AbortHandle>,
     /// Cancelled to end the load of an instance.
     loads: HashMap<InstanceId, CancellationToken>,
@@ -54,6 +54,7 @@ impl InstanceTasks {
             metrics: config.metrics.clone(),
             drain_timeout: config.drain_timeout,
             running: JoinSet::new(),
+            instances: HashMap::new(),
             fetches: HashMap::new(),
             loads: HashMap::new(),
             watches: HashMap::new(),
@@ -61,22 +62,25 @@ impl InstanceTasks {
         }
     }
 
-    /// Spawns a task in the span of this one, which names the node.
+    /// Spawns a task of an instance in the span of this one, which names the node.
     fn spawn(
         &mut self,
-        task: impl Future<Output = (InstanceId, InstanceEvent)> + Send + 'static,
+        instance: InstanceId,
+        task: impl Future<Output = InstanceEvent> + Send + 'static,
     ) -> AbortHandle {
-        self.running.spawn(task.in_current_span())
+        let handle = self.running.spawn(task.in_current_span());
+        self.instances.insert(handle.id(), instance);
+        handle
     }
 
     /// Fetches the files of an instance. Ends with [`InstanceEvent::Fetched`].
     pub(super) fn fetch(&mut self, instance: &ModelInstance, files: Manifest) {
         let progress = self.progress(instance);
         let (artifacts, id) = (self.artifacts.clone(), instance.id);
-        let task = self.spawn(async move {
+        let task = self.spawn(id, async move {
             let progress = |fraction| progress("fetching", fraction);
             let fetched = artifacts.fetch(&files, progress).await;
-            (id, InstanceEvent::Fetched(fetched))
+            InstanceEvent::Fetched(fetched)
         });
         self.fetches.insert(id, task);
     }
@@ -92,9 +96,9 @@ impl InstanceTasks {
     pub(super) fn check(&mut self, instance: &ModelInstance, model: Box<Model>) {
         let (engines, artifacts) = (self.engines.clone(), self.artifacts.clone());
         let (id, files) = (instance.id, instance.files.clone());
-        self.spawn(async move {
+        self.spawn(id, async move {
             let result = check(&engines, artifacts, files, model).await;
-            (id, InstanceEvent::Checked(result))
+            InstanceEvent::Checked(result)
         });
     }
 
@@ -105,11 +109,9 @@ impl InstanceTasks {
         let (engines, id) = (self.engines.clone(), instance.id);
         let cancel = self.stop_loads.child_token();
         self.loads.insert(id, cancel.clone());
-        self.spawn(async move {
+        self.spawn(id, async move {
             let engine = engines.get(model.spec.engine);
-            let loading = AssertUnwindSafe(engine.load(&model, progress, &cancel));
-            let loaded = loading.catch_unwind().await;
-            let loaded = loaded.unwrap_or_else(|_| Err(LoadError::Engine("it panicked".into())));
+            let loaded = engine.load(&model, progress, &cancel).await;
             let served = loaded.map(|loaded| {
                 let served = Arc::new(ServedModel::new(loaded, &model.spec, metrics));
                 for warning in served.file_warnings() {
@@ -117,7 +119,7 @@ impl InstanceTasks {
                 }
                 served
             });
-            (id, InstanceEvent::Loaded(served))
+            InstanceEvent::Loaded(served)
         });
     }
 
@@ -131,13 +133,12 @@ impl InstanceTasks {
     /// Waits until a ready model can never answer again. Ends with [`InstanceEvent::EngineFailed`].
     pub(super) fn watch(&mut self, id: InstanceId, served: &Arc<ServedModel>) {
         let model = served.model.clone();
-        let task = self.spawn(async move {
+        let task = self.spawn(id, async move {
             let error = model.failed().await;
-            let failed = InstanceEvent::EngineFailed {
+            InstanceEvent::EngineFailed {
                 error,
                 restart_after: None,
-            };
-            (id, failed)
+            }
         });
         self.watches.insert(id, task);
     }
@@ -145,12 +146,12 @@ impl InstanceTasks {
     /// Waits before an instance is started again. Ends with [`InstanceEvent::RestartDue`].
     pub(super) fn restart_after(&mut self, id: InstanceId, delay: Duration) {
         let stop = self.stop_loads.clone();
-        self.spawn(async move {
+        self.spawn(id, async move {
             tokio::select! {
                 () = tokio::time::sleep(delay) => {}
                 () = stop.cancelled() => {}
             }
-            (id, InstanceEvent::RestartDue)
+            InstanceEvent::RestartDue
         });
     }
 
@@ -167,7 +168,7 @@ impl InstanceTasks {
             watch.abort();
         }
         let timeout = self.drain_timeout;
-        self.spawn(async move {
+        self.spawn(id, async move {
             if reason == RetireReason::NotDesired {
                 served.close();
             }
@@ -187,7 +188,7 @@ impl InstanceTasks {
             }
             served.model.unload().await;
             drop(served);
-            (id, InstanceEvent::Unloaded)
+            InstanceEvent::Unloaded
         });
     }
 
@@ -199,17 +200,29 @@ impl InstanceTasks {
     /// Waits for the next task to end. Returns `None` when none is running.
     pub(super) async fn next_event(&mut self) -> Option<(InstanceId, InstanceEvent)> {
         loop {
-            match self.running.join_next().await? {
-                Ok((id, event)) => {
-                    self.fetches.remove(&id);
-                    if matches!(event, InstanceEvent::Loaded(_)) {
-                        self.loads.remove(&id);
-                    }
-                    return Some((id, event));
+            let ended = self.running.join_next_with_id().await?;
+            let task = match &ended {
+                Ok((task, _)) => *task,
+                Err(error) => error.id(),
+            };
+            let Some(instance) = self.instances.remove(&task) else {
+                continue;
+            };
+            let event = match ended {
+                Ok((_, event)) => event,
+                Err(error) if error.is_cancelled() => continue,
+                Err(error) => {
+                    tracing::error!(%error, "a task of the model manager panicked");
+                    InstanceEvent::TaskPanicked
                 }
-                Err(error) if error.is_cancelled() => {}
-                Err(error) => tracing::error!(%error, "a task of the model manager panicked"),
+            };
+            match event {
+                InstanceEvent::Fetched(_) => drop(self.fetches.remove(&instance)),
+                InstanceEvent::Loaded(_) => drop(self.loads.remove(&instance)),
+                InstanceEvent::EngineFailed { .. } => drop(self.watches.remove(&instance)),
+                _ => {}
             }
+            return Some((instance, event));
         }
     }
 
@@ -231,7 +244,7 @@ async fn check(
     if let Some(files) = files {
         // The files may lie on a network drive that hangs.
         let (store, wanted) = (artifacts, files.clone());
-        let found = tokio::task::spawn_blocking(move || store.find(&wanted)).await;
+        let found = task::spawn_blocking(move || store.find(&wanted)).await;
         match found.ok().flatten() {
             Some(path) => model.spec.source = Some(ModelSource::Path(path)),
             None => return CheckResult::FilesMissing(files),

@@ -53,7 +53,7 @@ pub(crate) async fn run(args: UpArgs, log: &str) -> anyhow::Result<()> {
         ..ControllerConfig::default()
     };
     let mut controller = Controller::start(args.time_limits.apply(config)).await?;
-    let agents = match start_agents(&controller, &data_dir, args.nodes, &telemetry, log).await {
+    let mut agents = match start_agents(&controller, &data_dir, args.nodes, &telemetry, log).await {
         Ok(agents) => agents,
         Err(error) => {
             controller.stop().await;
@@ -83,11 +83,20 @@ pub(crate) async fn run(args: UpArgs, log: &str) -> anyhow::Result<()> {
         () = controller.failed() => Err(anyhow::anyhow!(
             "a task of the controller ended unexpectedly; start again with --log info for the reason"
         )),
+        () = any_failed(&mut agents) => Err(anyhow::anyhow!(
+            "a task of an agent ended unexpectedly; start again with --log info for the reason"
+        )),
     };
     eprintln!("\nStopping …");
     futures::future::join_all(agents.into_iter().map(Agent::stop)).await;
     controller.stop().await;
     result
+}
+
+/// Waits until a task of an agent has failed.
+async fn any_failed(agents: &mut [Agent]) {
+    let failed = agents.iter_mut().map(|agent| Box::pin(agent.failed()));
+    futures::future::select_all(failed).await;
 }
 
 /// Starts the agents. If one fails, stops those already started and returns its error.
