@@ -142,6 +142,8 @@ impl InferenceService {
         let served = self.find_model(&request.model)?;
         let batch = served.model.embed_batch();
         if request.inputs.len() > batch {
+            // One input that cannot be embedded fails the request before the others are computed.
+            served.model.check_embed(&request).await?;
             let admitted = admit_first_turn(&served, request.queue_key, request.deadline).await?;
             // Nobody waits for it any more once the client has left.
             let _ = begun.send(());

@@ -60,6 +60,15 @@ pub trait LoadedModel: Send + Sync {
     /// When the request is invalid for this model, or the engine fails.
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError>;
 
+    /// Checks all inputs of a request before any of them is computed. The request may have more than
+    /// [`Self::embed_batch`] of them.
+    ///
+    /// # Errors
+    /// When an input is invalid for this model. The error names it.
+    async fn check_embed(&self, _: &EmbedRequest) -> Result<(), RequestError> {
+        Ok(())
+    }
+
     /// The number of inputs that the model embeds at once, at least 1. A request with more is divided.
     fn embed_batch(&self) -> usize {
         1
@@ -92,7 +101,9 @@ pub trait LoadedModel: Send + Sync {
         ComputeLocation::Own
     }
 
-    /// Why the model will never answer again, once that has happened.
+    /// Why the model will never answer again, once that has happened: its engine has ended, or it is
+    /// stuck. Requests fail from then on. Whoever runs the model asks each second, and ends the process where
+    /// the engine is stuck: nothing else can stop it.
     fn fault(&self) -> Option<String> {
         None
     }

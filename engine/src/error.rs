@@ -20,9 +20,45 @@ pub enum LoadError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A file is not what its name says: it was not fetched.
+    #[error("{path} cannot be served: {problem}")]
+    NotTheFile {
+        /// The file.
+        path: PathBuf,
+        /// What is there instead.
+        problem: String,
+    },
+    /// A file is damaged or incomplete.
+    #[error("{path} cannot be served: {problem}")]
+    Damaged {
+        /// The file, or the folder of which a part is missing.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The engine does not know the model's architecture.
+    #[error("the engine mistral does not know the architecture {0}")]
+    Architecture(String),
+    /// The weights are quantised in a format that the engine does not know.
+    #[error("the engine mistral does not know how its weights are quantised: {0}")]
+    Quantization(String),
+    /// The model's tokenizer cannot be read.
+    #[error("{path} cannot be used: {problem}")]
+    Tokenizer {
+        /// The file of the tokenizer.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The model's spec asks for something that the engine cannot do.
     #[error("the engine cannot fulfil its spec: {0}")]
     Spec(String),
+    /// The model's chat template cannot be used.
+    #[error("its chat template cannot be used: {0}")]
+    Template(String),
+    /// The model was loaded, but cannot compute an answer.
+    #[error("it was loaded, but fails at its first answer: {0}")]
+    FirstAnswer(String),
     /// The engine failed while it loaded the model.
     #[error("the engine failed to load it: {0}")]
     Engine(String),
@@ -49,9 +85,29 @@ impl LoadError {
             Self::Unusable { .. } => {
                 "give a Hugging Face folder (config.json, tokenizer.json, *.safetensors) or a GGUF file"
             }
+            Self::NotTheFile { .. } => {
+                "fetch the file itself: with `git lfs pull`, or from the address that its host names for downloads"
+            }
+            Self::Damaged { .. } => {
+                "copy the model's files again, all of one version, and compare their sizes with the source's"
+            }
+            Self::Architecture(_) => {
+                "use a model of an architecture that docs/models.md lists, or serve it with another server by the \
+                 engine upstream"
+            }
+            Self::Quantization(_) => {
+                "use a file with one of the formats Q4_0 to Q8_0, Q2_K to Q6_K, F16, BF16 or F32"
+            }
+            Self::Tokenizer { .. } => {
+                "put the tokenizer.json there that belongs to the model, of the format of Hugging Face's tokenizers"
+            }
             Self::Spec(_) => "correct the model's spec",
-            Self::Engine(_) => {
-                "see the agent's log; check that mistral.rs supports the architecture"
+            Self::Engine(_) => "see the agent's log",
+            Self::Template(_) => {
+                "correct the chat template of the files, or give another in spec.options.chatTemplate"
+            }
+            Self::FirstAnswer(_) => {
+                "check that the files are complete and belong together: a tensor of the weights may be missing"
             }
             Self::Server(_) => "start the server, or correct spec.options.url",
             Self::Timeout(_) => "use faster storage or a smaller model",

@@ -66,6 +66,16 @@ impl LoadedModel for RunnerModel {
         Ok(events.boxed())
     }
 
+    async fn check_embed(&self, request: &EmbedRequest) -> Result<(), RequestError> {
+        let message = v1::EmbedRequest {
+            check_only: true,
+            ..request.into()
+        };
+        let checked = self.client.clone().embed(message).await;
+        let lost = |status| request_error(&status, request.model.as_str());
+        checked.map(drop).map_err(lost)
+    }
+
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
         let model = request.model.to_string();
         let message = v1::EmbedRequest::from(&request);

@@ -68,6 +68,15 @@ pub struct EngineOptions {
     /// another format of mistral.rs. Default: as the files are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
+    /// `mistral`: the text of a Jinja chat template that replaces the one of the files. Default: the
+    /// files' own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
+    /// `mistral`: the time that the reading of one prompt may take, in seconds, at least 1. Nothing else is
+    /// computed meanwhile. A prompt that is expected to take longer on its node is refused. Default: 120.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("x-unit" = "seconds"))]
+    pub max_prompt_seconds: Option<u32>,
     /// `upstream`: the server's base URL, including `/v1`. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^https?://"))]
@@ -143,12 +152,18 @@ impl EngineOptions {
     }
 
     /// Returns every option: whether it is set, its name, and the engine that reads it.
-    pub(super) fn options(&self) -> [(bool, &'static str, EngineKind); 15] {
+    pub(super) fn options(&self) -> [(bool, &'static str, EngineKind); 17] {
         use EngineKind::{Mistral, Simulated, Upstream};
         [
             (self.pipeline.is_some(), "pipeline", Mistral),
             (self.dtype.is_some(), "dtype", Mistral),
             (self.quantization.is_some(), "quantization", Mistral),
+            (self.chat_template.is_some(), "chatTemplate", Mistral),
+            (
+                self.max_prompt_seconds.is_some(),
+                "maxPromptSeconds",
+                Mistral,
+            ),
             (self.url.is_some(), "url", Upstream),
             (self.model.is_some(), "model", Upstream),
             (self.api_key_env.is_some(), "apiKeyEnv", Upstream),

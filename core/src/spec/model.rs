@@ -242,6 +242,11 @@ impl Model {
                 ),
             );
         }
+        errors.add_if(
+            spec.options.max_prompt_seconds == Some(0),
+            "spec.options.maxPromptSeconds",
+            "must be at least 1",
+        );
         if spec.engine == EngineKind::Upstream {
             let url = spec.options.url.as_deref().unwrap_or_default();
             errors.add_if(

@@ -6,7 +6,7 @@ use mistralrs::Model;
 use mistralrs_core::Pipeline;
 use tokio::sync::Mutex;
 
-use super::vocabulary::Vocabulary;
+use super::pipeline_text::PipelineText;
 
 /// Has no strong reference left once the engine thread has dropped the weights.
 pub(super) type WeightsWatch = Weak<Mutex<dyn Pipeline>>;
@@ -15,7 +15,5 @@ pub(super) type WeightsWatch = Weak<Mutex<dyn Pipeline>>;
 pub(super) struct BuiltModel {
     pub(super) model: Model,
     pub(super) weights: WeightsWatch,
-    pub(super) vocabulary: Vocabulary,
-    /// The text of the chat template. Empty if the model has none.
-    pub(super) template: String,
+    pub(super) text: PipelineText,
 }

@@ -1,24 +1,18 @@
-//! A response of the engine, whatever kind of completion it belongs to.
+//! A response of the engine.
 
-use flotilla_core::generate::{FinishReason, RequestError, ToolCallDelta};
-use mistralrs_core::{
-    ChatCompletionChunkResponse, CompletionChunkResponse, Response, ResponseLogprob,
-    ToolCallResponse, Usage,
-};
+use flotilla_core::generate::{FinishReason, RequestError};
+use mistralrs_core::{CompletionChunkResponse, Response, ResponseLogprob};
 
 use super::sampler;
 
-/// A chunk of a chat or text completion.
+/// A chunk of an answer.
 #[derive(Default)]
 pub(super) struct EngineChunk {
     pub(super) content: String,
-    pub(super) reasoning: String,
-    pub(super) tool_calls: Vec<ToolCallResponse>,
     /// The token of the chunk, if log-probabilities were requested.
     pub(super) logprob: Option<ResponseLogprob>,
     /// Why the choice ends with this chunk.
     pub(super) finish_reason: Option<String>,
-    pub(super) usage: Option<Usage>,
 }
 
 impl EngineChunk {
@@ -28,22 +22,11 @@ impl EngineChunk {
     /// When the response is an error.
     pub(super) fn from_response(response: Response) -> Result<Option<Self>, RequestError> {
         Ok(match response {
-            Response::Chunk(ChatCompletionChunkResponse {
-                mut choices, usage, ..
-            }) => choices.pop().map(|choice| Self {
-                content: choice.delta.content.unwrap_or_default(),
-                reasoning: choice.delta.reasoning_content.unwrap_or_default(),
-                tool_calls: choice.delta.tool_calls.unwrap_or_default(),
-                logprob: choice.logprobs,
-                finish_reason: choice.finish_reason,
-                usage,
-            }),
             Response::CompletionChunk(CompletionChunkResponse { mut choices, .. }) => {
                 choices.pop().map(|choice| Self {
                     content: choice.text,
                     logprob: choice.logprobs,
                     finish_reason: choice.finish_reason,
-                    ..Self::default()
                 })
             }
             Response::ValidationError(error) => return Err(invalid(&error.to_string())),
@@ -96,45 +79,15 @@ impl EngineChunk {
     pub(super) fn finish_reason(&self) -> Option<FinishReason> {
         Some(match self.finish_reason.as_deref()? {
             "length" => FinishReason::Length,
-            "tool_calls" => FinishReason::ToolCalls,
             _ => FinishReason::Stop,
         })
     }
-
-    /// The first `limit` tool calls of the chunk, which are all calls of the answer.
-    pub(super) fn tool_calls(&self, limit: usize) -> Vec<ToolCallDelta> {
-        let calls = self
-            .tool_calls
-            .iter()
-            .take(limit)
-            .map(|call| ToolCallDelta {
-                index: call.index as u32,
-                id: Some(call.id.clone()),
-                name: Some(call.function.name.clone()),
-                arguments: call.function.arguments.clone(),
-            });
-        calls.collect()
-    }
 }
 
-/// How an error of the chat template ends. The engine gives the template this name.
-const TEMPLATE_ERROR: &str = "(in chat_template:";
-/// The error of a model whose template for tools is missing.
-const NO_TOOL_TEMPLATE: &str = "chat template does not handle tool usage";
-
 /// The error when the engine fails. Its message is the first line of `message`; a backtrace follows
-/// there. The engine reports in the same way that a chat template refuses a conversation, which is the
-/// client's fault.
+/// there.
 pub(super) fn failed(message: &str) -> RequestError {
     let line = message.lines().next().unwrap_or_default();
-    if let Some((problem, _)) = line.split_once(TEMPLATE_ERROR) {
-        let problem = problem.trim().trim_start_matches("invalid operation: ");
-        let message = format!("The model's chat template refuses the conversation: {problem}.");
-        return RequestError::invalid("messages", message);
-    }
-    if line.contains(NO_TOOL_TEMPLATE) {
-        return RequestError::invalid("tools", "The model's chat template knows no tools.");
-    }
     RequestError::Engine(line.to_owned())
 }
 
@@ -157,17 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conversation_that_the_template_refuses_is_the_fault_of_the_client() {
-        let error = failed(
-            "invalid operation: Conversation roles must alternate (in chat_template:7)\n\nbacktrace",
-        );
-        let RequestError::Invalid { param, message } = error else {
-            panic!("{error:?}");
-        };
-        assert_eq!(param.as_deref(), Some("messages"));
-        assert!(message.ends_with("refuses the conversation: Conversation roles must alternate."));
-        let no_tools = "Tools were provided but this chat template does not handle tool usage";
-        assert!(matches!(failed(no_tools), RequestError::Invalid { .. }));
+    fn failure_of_the_engine_is_told_without_its_backtrace() {
         assert_eq!(
             failed("out of memory\nat"),
             RequestError::Engine("out of memory".into())

@@ -3,87 +3,87 @@
 //! When nobody reads an answer any more, mistral.rs notices it only at the next token. Until it has
 //! dropped the sequence, no other sequence may get the permit: on a CPU two sequences would overwrite
 //! each other's attention. The sequence owns a [`SequenceGuard`], so that dropping the sequence gives
-//! the permit back.
+//! the permit back. An engine that never drops it is found by the [`ProgressWatch`].
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-/// How long the engine may keep a sequence that nobody reads before its permit is given back anyway.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::progress::{Abandon, ProgressWatch, SequenceProgress};
 
-/// Owned by a sequence in the engine. Dropping it notifies the [`SequenceRelease`].
+/// Owned by a sequence in the engine. Dropping it gives the sequence's permit back.
 pub(super) struct SequenceGuard {
+    progress: SequenceProgress,
     _sender: oneshot::Sender<Infallible>,
 }
 
-/// Completes when the engine has dropped a sequence.
-pub(super) struct SequenceRelease(oneshot::Receiver<Infallible>);
-
-/// Creates a guard and the release that it notifies.
-pub(super) fn sequence_guard() -> (SequenceGuard, SequenceRelease) {
-    let (sender, receiver) = oneshot::channel();
-    (SequenceGuard { _sender: sender }, SequenceRelease(receiver))
-}
-
-impl SequenceRelease {
-    /// Whether the guard was dropped already.
-    fn is_released(&mut self) -> bool {
-        self.0.try_recv() == Err(TryRecvError::Closed)
-    }
-
-    /// Waits until the guard is dropped.
-    async fn released(self) {
-        // Nothing is ever sent: the channel only closes.
-        let _ = self.0.await;
+impl SequenceGuard {
+    /// Records that a token was sampled.
+    pub(super) fn token_sampled(&self) {
+        self.progress.token_sampled();
     }
 }
 
 /// The permit of one sequence. After it is dropped, the permit is given back as soon as the engine has
 /// dropped the sequence.
-pub(super) struct EnginePermit(Option<(OwnedSemaphorePermit, SequenceRelease)>);
+pub(super) struct EnginePermit {
+    permit: Option<OwnedSemaphorePermit>,
+    /// Closed when the engine has dropped the sequence.
+    dropped: oneshot::Receiver<Infallible>,
+    _abandon: Abandon,
+}
 
-impl EnginePermit {
-    pub(super) fn new(permit: OwnedSemaphorePermit, release: SequenceRelease) -> Self {
-        Self(Some((permit, release)))
-    }
+/// Creates the permit of a sequence with a prompt of this many tokens, and the guard that the sequence owns.
+pub(super) fn engine_permit(
+    permit: OwnedSemaphorePermit,
+    progress: &Arc<ProgressWatch>,
+    prompt_tokens: usize,
+) -> (EnginePermit, SequenceGuard) {
+    let (sender, dropped) = oneshot::channel();
+    let (progress, abandon) = progress.begin(prompt_tokens);
+    let permit = EnginePermit {
+        permit: Some(permit),
+        dropped,
+        _abandon: abandon,
+    };
+    let guard = SequenceGuard {
+        progress,
+        _sender: sender,
+    };
+    (permit, guard)
 }
 
 impl Drop for EnginePermit {
     fn drop(&mut self) {
-        let Some((permit, mut release)) = self.0.take() else {
-            return;
-        };
-        if release.is_released() {
+        // Nothing is ever sent: the channel only closes.
+        if self.dropped.try_recv() == Err(TryRecvError::Closed) {
             return;
         }
+        let (_, never) = oneshot::channel();
+        let dropped = std::mem::replace(&mut self.dropped, never);
+        let permit = self.permit.take();
         // Without a runtime the process is shutting down, and nobody waits for the permit.
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        runtime.spawn(async move {
-            let released = tokio::time::timeout(RELEASE_TIMEOUT, release.released()).await;
-            if released.is_err() {
-                tracing::warn!("the engine keeps a sequence that nobody reads");
-            }
-            drop(permit);
-        });
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                let _ = dropped.await;
+                drop(permit);
+            });
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::time::Duration;
     use tokio::sync::Semaphore;
 
     async fn permit(permits: &Arc<Semaphore>) -> (EnginePermit, SequenceGuard) {
-        let (guard, release) = sequence_guard();
         let permit = permits.clone().acquire_owned().await.unwrap();
-        (EnginePermit::new(permit, release), guard)
+        engine_permit(permit, &ProgressWatch::new(), 1)
     }
 
     #[tokio::test]
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(permits.available_permits(), 0);
         // The engine drops it on a thread without a runtime.
         std::thread::spawn(move || drop(guard)).join().unwrap();
-        let next = tokio::time::timeout(RELEASE_TIMEOUT / 2, permits.acquire()).await;
+        let next = tokio::time::timeout(Duration::from_secs(5), permits.acquire()).await;
         assert!(next.is_ok(), "the permit was not given back");
     }
 }

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use either::Either;
-use flotilla_core::generate::{EmbedInput, GenerateInput, GenerateRequest, RequestError};
-use mistralrs_core::{Constraint, NormalRequest, Request, Response, TokenizationRequest};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use flotilla_core::generate::{GenerateRequest, RequestError};
+use mistralrs_core::{Constraint, NormalRequest, Request, Response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SetOnce, mpsc};
 
-use super::conversation::conversation;
+use super::engine_permit::{EnginePermit, SequenceGuard, engine_permit};
 use super::preparation::Preparation;
-use super::prepared_request::{self, PreparedRequest};
+use super::prepared_request::PreparedRequest;
 use super::request::EngineRequest;
-use super::vocabulary::{TokenContent, Vocabulary};
+use super::text_model::TextModel;
+use super::vocabulary::TokenContent;
+use crate::progress::ProgressWatch;
 
-/// The context length that is assumed when the model does not state its own, in tokens.
-const DEFAULT_CONTEXT: usize = 4_096;
 /// Responses of one answer beyond one per token: its end, errors.
 const EXTRA_RESPONSES: usize = 8;
 
@@ -22,48 +21,47 @@ const EXTRA_RESPONSES: usize = 8;
 pub(super) struct EngineThread {
     /// Closed when the thread has stopped.
     sender: mpsc::Sender<Request>,
-    /// One permit for each sequence that may be in the engine at once.
+    /// One permit for each sequence that may be in the engine at once. Closed after a fault.
     permits: Arc<Semaphore>,
-    /// The model's context length, in tokens.
-    pub(super) context: usize,
-    vocabulary: Arc<Vocabulary>,
-    /// The text of the chat template. Empty if the model has none.
-    template: Arc<str>,
+    progress: Arc<ProgressWatch>,
+    /// Why the engine will never answer again.
+    fault: SetOnce<String>,
+    pub(super) model: Arc<TextModel>,
     preparation: Preparation,
 }
 
 impl EngineThread {
+    /// The handle of a thread that may compute this many sequences at once.
     pub(super) fn new(
         sender: mpsc::Sender<Request>,
-        concurrency: usize,
-        context: Option<usize>,
-        vocabulary: Vocabulary,
-        template: String,
+        sequences: usize,
+        model: TextModel,
+        progress: Arc<ProgressWatch>,
     ) -> Self {
         Self {
             sender,
-            permits: Arc::new(Semaphore::new(concurrency)),
-            context: context.unwrap_or(DEFAULT_CONTEXT),
-            vocabulary: Arc::new(vocabulary),
-            template: template.into(),
+            permits: Arc::new(Semaphore::new(sequences)),
+            progress,
+            fault: SetOnce::new(),
+            model: Arc::new(model),
             preparation: Preparation::default(),
         }
     }
 
     /// Returns the text and the bytes of a token.
     pub(super) fn token_content(&self, token: u32) -> TokenContent {
-        self.vocabulary.content(token)
+        self.model.vocabulary.content(token)
     }
 
-    /// Checks a request and compiles the grammar of its answer.
+    /// Checks a request, renders its prompt and compiles the grammar of its answer.
     pub(super) async fn prepare(
         &self,
         request: GenerateRequest,
     ) -> Result<PreparedRequest, RequestError> {
-        let (vocabulary, template) = (self.vocabulary.clone(), self.template.clone());
-        let context = self.context;
-        let may_take_long = PreparedRequest::may_take_long(&request, context);
-        let prepare = move || PreparedRequest::new(request, &vocabulary, &template, context);
+        let model = self.model.clone();
+        let speed = self.progress.reading_speed();
+        let may_take_long = PreparedRequest::may_take_long(&request);
+        let prepare = move || PreparedRequest::new(request, &model, speed);
         if may_take_long {
             self.preparation.run(prepare).await
         } else {
@@ -71,12 +69,34 @@ impl EngineThread {
         }
     }
 
-    /// Checks an input of an embedding request.
-    pub(super) async fn check_embed_input(&self, input: &EmbedInput) -> Result<(), RequestError> {
-        let (vocabulary, input) = (self.vocabulary.clone(), input.clone());
-        let context = self.context;
-        let check = move || prepared_request::check_embed_input(&input, &vocabulary, context);
-        self.preparation.run(check).await
+    /// Runs a check that may take long, such as the one of a large input.
+    pub(super) async fn check<T: Send + 'static>(
+        &self,
+        check: impl FnOnce(&TextModel) -> Result<T, RequestError> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let model = self.model.clone();
+        self.preparation.run(move || check(&model)).await
+    }
+
+    /// Why the engine will never answer again: its thread has stopped, or it is stuck. Everybody who waits
+    /// for it gets an error from then on.
+    pub(super) fn fault(&self) -> Option<String> {
+        if self.fault.get().is_none() {
+            let fault = if self.has_stopped() {
+                "the engine thread has stopped".to_owned()
+            } else {
+                self.progress.stall()?.to_string()
+            };
+            // Another caller may have set it at the same time.
+            let _ = self.fault.set(fault);
+            self.permits.close();
+        }
+        self.fault.get().cloned()
+    }
+
+    /// Waits for a fault.
+    pub(super) async fn failed(&self) -> RequestError {
+        RequestError::NodeLost(self.fault.wait().await.clone())
     }
 
     /// Whether the thread has stopped, after which it never answers again.
@@ -84,10 +104,22 @@ impl EngineThread {
         self.sender.is_closed()
     }
 
-    /// Waits until another sequence may be in the engine.
-    pub(super) async fn acquire(&self) -> Result<OwnedSemaphorePermit, RequestError> {
-        let permit = self.permits.clone().acquire_owned().await;
-        permit.map_err(|_| engine_stopped())
+    /// The error when the engine does not answer any more.
+    pub(super) fn stopped(&self) -> RequestError {
+        let fault = self.fault.get().cloned();
+        RequestError::NodeLost(
+            fault.unwrap_or_else(|| "the engine thread of the model has stopped".to_owned()),
+        )
+    }
+
+    /// Waits until another sequence with a prompt of this many tokens may be in the engine.
+    pub(super) async fn acquire(
+        &self,
+        prompt_tokens: usize,
+    ) -> Result<(EnginePermit, SequenceGuard), RequestError> {
+        let permit: Result<OwnedSemaphorePermit, _> = self.permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| self.stopped())?;
+        Ok(engine_permit(permit, &self.progress, prompt_tokens))
     }
 
     /// Sends a request and returns the channel of its responses.
@@ -98,8 +130,9 @@ impl EngineThread {
         &self,
         request: EngineRequest,
     ) -> Result<mpsc::Receiver<Response>, RequestError> {
-        let max_tokens = request.sampling.max_len.unwrap_or(self.context);
-        let (response, responses) = mpsc::channel(max_tokens.min(self.context) + EXTRA_RESPONSES);
+        let context = self.model.context;
+        let max_tokens = request.sampling.max_len.unwrap_or(context);
+        let (response, responses) = mpsc::channel(max_tokens.min(context) + EXTRA_RESPONSES);
         let normal = NormalRequest {
             messages: request.messages,
             sampling_params: request.sampling,
@@ -120,83 +153,49 @@ impl EngineThread {
         self.sender
             .send(Request::Normal(Box::new(normal)))
             .await
-            .map_err(|_| engine_stopped())?;
+            .map_err(|_| self.stopped())?;
         Ok(responses)
     }
 
-    /// Returns the tokens of a text as a prompt. `None` if it cannot be split.
-    pub(super) async fn prompt_tokens(&self, text: String) -> Option<Vec<u32>> {
-        let vocabulary = self.vocabulary.clone();
-        let split = move || (vocabulary.token_ids)(&text, true);
-        tokio::task::spawn_blocking(split).await.ok()?
+    /// Waits for the next response. `None` when the engine has dropped the sequence.
+    ///
+    /// # Errors
+    /// [`RequestError::NodeLost`] after a fault.
+    pub(super) async fn receive(
+        &self,
+        responses: &mut mpsc::Receiver<Response>,
+    ) -> Result<Option<Response>, RequestError> {
+        tokio::select! {
+            biased;
+            response = responses.recv() => match response {
+                None if self.has_stopped() => Err(self.stopped()),
+                response => Ok(response),
+            },
+            fault = self.failed() => Err(fault),
+        }
     }
-
-    /// Counts the tokens of a prompt, tools included. Returns `None` if they cannot be counted.
-    pub(super) async fn count_tokens(&self, prepared: &PreparedRequest) -> Option<usize> {
-        let messages = match &prepared.request.input {
-            GenerateInput::Chat(messages) => conversation(messages),
-            GenerateInput::Tokens(tokens) => return Some(tokens.len()),
-            GenerateInput::Text(text) => {
-                let (vocabulary, text) = (self.vocabulary.clone(), text.clone());
-                let count = move || vocabulary.count_tokens(&text, true);
-                return tokio::task::spawn_blocking(count).await.ok()?;
-            }
-        };
-        let (response, mut tokens) = mpsc::channel(1);
-        let request = TokenizationRequest {
-            text: Either::Left(messages),
-            tools: Some(prepared.tools.clone()),
-            add_generation_prompt: true,
-            add_special_tokens: true,
-            enable_thinking: prepared.template_args.enable_thinking,
-            reasoning_effort: prepared.template_args.reasoning_effort,
-            response,
-        };
-        // The engine thread panics if nobody receives its answer. A task of its own keeps receiving
-        // when the caller is dropped.
-        let sender = self.sender.clone();
-        let counted = tokio::spawn(async move {
-            sender.send(Request::Tokenize(request)).await.ok()?;
-            Some(tokens.recv().await?.ok()?.len())
-        });
-        counted.await.ok()?
-    }
-}
-
-/// The error when the engine thread has stopped.
-pub(super) fn engine_stopped() -> RequestError {
-    RequestError::NodeLost("the engine thread of the model has stopped".into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use flotilla_core::ModelName;
+    use crate::mistral::text_model::tests::words;
 
-    // Clients leave at any moment, so this cannot be tested from outside without hitting a race.
     #[tokio::test]
-    async fn engine_can_answer_a_count_whose_caller_was_dropped() {
-        let (sender, mut requests) = mpsc::channel(1);
-        let vocabulary = Vocabulary {
-            token_text: Box::new(|_| String::new()),
-            token_ids: Box::new(|_, _| None),
-            grammars: None,
-            end_tokens: Arc::new([]),
-        };
-        let thread = EngineThread::new(sender, 1, None, vocabulary, String::new());
-        let input = GenerateInput::Chat(Vec::new());
-        let request = GenerateRequest::new(ModelName::new("m").unwrap(), input);
-        let prepared = thread.prepare(request).await.unwrap();
-        let mut count = Box::pin(thread.count_tokens(&prepared));
-        let request = tokio::select! {
-            biased;
-            _ = &mut count => panic!("counted without an answer of the engine"),
-            request = requests.recv() => request,
-        };
-        let Some(Request::Tokenize(request)) = request else {
-            panic!("not a request to count");
-        };
-        drop(count);
-        assert!(request.response.send(Ok(vec![1])).await.is_ok());
+    async fn requests_fail_after_the_engine_has_stopped() {
+        let (sender, requests) = mpsc::channel(1);
+        let thread = EngineThread::new(sender, 1, words(None), ProgressWatch::new());
+        let (permit, _guard) = thread.acquire(1).await.unwrap();
+        let mut waiting = Box::pin(thread.acquire(1));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert_eq!(thread.fault(), None);
+        drop(requests);
+        let fault = thread.fault().unwrap();
+        assert!(matches!(waiting.await, Err(RequestError::NodeLost(f)) if f == fault));
+        let (_sender, mut silent) = mpsc::channel(1);
+        let answer = thread.receive(&mut silent).await;
+        assert!(matches!(answer, Err(RequestError::NodeLost(f)) if f == fault));
+        drop(permit);
+        assert!(thread.acquire(1).await.is_err());
     }
 }

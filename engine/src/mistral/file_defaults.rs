@@ -10,7 +10,7 @@ use flotilla_core::generate::sampling_ranges::{PROBABILITY, REPETITION_PENALTY, 
 use flotilla_core::generate::{FileDefaults, SamplingParams};
 use serde_json::{Map, Value};
 
-use super::gguf_metadata;
+use super::gguf_header::GgufHeader;
 use super::model_files::ModelFiles;
 
 /// The file of a folder.
@@ -28,10 +28,10 @@ pub(super) fn read(files: &ModelFiles) -> FileDefaults {
             Ok(None) => FileDefaults::default(),
             Err(problem) => unreadable(GENERATION_CONFIG, &problem),
         },
-        ModelFiles::Gguf { dir, file } => {
-            let path = dir.join(file);
-            match gguf_metadata::read_numbers(&path, GGUF_PREFIX) {
-                Ok(fields) => parse_gguf(&fields),
+        ModelFiles::Gguf { dir, files } => {
+            let path = dir.join(&files[0]);
+            match GgufHeader::read(&path) {
+                Ok(header) => parse_gguf(&header.values),
                 Err(problem) => unreadable("the GGUF file's metadata", &problem),
             }
         }
@@ -79,7 +79,12 @@ fn parse_config(fields: &Map<String, Value>) -> FileDefaults {
 
 /// Reads the metadata of a GGUF file, which llama.cpp's converter takes from a folder's file.
 fn parse_gguf(fields: &Map<String, Value>) -> FileDefaults {
-    let mut values = FileValues::new(fields, "GGUF metadata");
+    let fields = fields.iter().filter_map(|(name, value)| {
+        let name = name.strip_prefix(GGUF_PREFIX)?;
+        Some((name.to_owned(), value.clone()))
+    });
+    let fields = fields.collect();
+    let mut values = FileValues::new(&fields, "GGUF metadata");
     let sampling = SamplingParams {
         temperature: values.number("temp", TEMPERATURE),
         top_p: values.number("top_p", PROBABILITY),
@@ -148,6 +153,7 @@ impl<'a> FileValues<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mistral::gguf_header;
 
     fn folder(config: Option<&str>) -> FileDefaults {
         let dir = tempfile::tempdir().unwrap();
@@ -211,21 +217,17 @@ mod tests {
     fn values_of_a_gguf_file_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let pairs = [
-            ("general.sampling.temp", gguf_metadata::tests::f32(0.6)),
-            ("general.sampling.top_k", gguf_metadata::tests::i32(20)),
+            ("general.sampling.temp", gguf_header::tests::f32(0.6)),
+            ("general.sampling.top_k", gguf_header::tests::i32(20)),
             (
                 "general.sampling.penalty_repeat",
-                gguf_metadata::tests::f32(1.05),
+                gguf_header::tests::f32(1.05),
             ),
         ];
-        std::fs::write(
-            dir.path().join("m.gguf"),
-            gguf_metadata::tests::file(&pairs),
-        )
-        .unwrap();
+        std::fs::write(dir.path().join("m.gguf"), gguf_header::tests::file(&pairs)).unwrap();
         let files = read(&ModelFiles::Gguf {
             dir: dir.path().to_owned(),
-            file: "m.gguf".into(),
+            files: vec!["m.gguf".into()],
         });
         let sampling = SamplingParams {
             temperature: Some(0.6),

@@ -7,15 +7,15 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 /// Records the tokens that were sampled for one answer.
 #[derive(Default)]
 pub(super) struct TokenJournal {
     /// The number of sampled tokens.
     sampled: AtomicUsize,
-    /// The number of tokens in the prompt and the answer before the last sampled token.
-    context: AtomicUsize,
+    /// The tokens that were sampled since they were last taken.
+    tokens: Mutex<Vec<u32>>,
     /// The tokens that no chunk has reported yet. Empty without log-probabilities.
     unreported: Mutex<VecDeque<SampledToken>>,
     /// Why the grammar of the answer could not be followed any further.
@@ -38,11 +38,9 @@ impl TokenJournal {
         self.sampled.load(Ordering::Relaxed)
     }
 
-    /// The number of tokens in the prompt. `None` before the second token: at the first one, the engine
-    /// passes only the part of the prompt that its prefix cache does not hold.
-    pub(super) fn prompt(&self) -> Option<usize> {
-        let sampled = self.sampled();
-        (sampled > 1).then(|| (self.context.load(Ordering::Relaxed) + 1).saturating_sub(sampled))
+    /// Takes the tokens that were sampled since the last call.
+    pub(super) fn take_tokens(&self) -> Vec<u32> {
+        std::mem::take(&mut self.tokens.lock())
     }
 
     /// Takes the unreported tokens through the first one with this id, or all of them if there is no
@@ -54,10 +52,15 @@ impl TokenJournal {
         unreported.drain(..end).collect()
     }
 
-    /// Counts a token that is sampled after `context` tokens.
-    pub(super) fn count(&self, context: usize) {
-        self.context.store(context, Ordering::Relaxed);
+    /// Counts a token that is about to be sampled.
+    pub(super) fn count(&self) {
         self.sampled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Records a token, and its log-probability if that was requested.
+    pub(super) fn record(&self, token: u32, sampled: Option<SampledToken>) {
+        self.tokens.lock().push(token);
+        self.unreported.lock().extend(sampled);
     }
 
     /// Records why the grammar of the answer could not be followed any further.
@@ -69,26 +72,11 @@ impl TokenJournal {
     pub(super) fn grammar_error(&self) -> Option<String> {
         self.grammar_error.lock().clone()
     }
-
-    /// The tokens that no chunk has reported yet, in order.
-    pub(super) fn unreported(&self) -> MutexGuard<'_, VecDeque<SampledToken>> {
-        self.unreported.lock()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn prompt_is_known_from_the_second_token_on() {
-        let journal = TokenJournal::default();
-        // Of a prompt of 10 tokens 7 were cached.
-        journal.count(3);
-        assert_eq!((journal.sampled(), journal.prompt()), (1, None));
-        journal.count(11);
-        assert_eq!((journal.sampled(), journal.prompt()), (2, Some(10)));
-    }
 
     #[test]
     fn tokens_without_a_chunk_are_reported_with_the_next_one() {
@@ -98,7 +86,11 @@ mod tests {
             logprob: 0.0,
             top: Vec::new(),
         };
-        journal.unreported().extend([4, 5, 6, 7].map(sampled));
+        for token in [4, 5, 6, 7] {
+            journal.record(token, Some(sampled(token)));
+        }
+        assert_eq!(journal.take_tokens(), [4, 5, 6, 7]);
+        assert!(journal.take_tokens().is_empty());
         let take = |token| {
             let tokens = journal.take_through(token);
             tokens.into_iter().map(|t| t.token).collect::<Vec<_>>()

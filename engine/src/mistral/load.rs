@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use flotilla_core::Bytes;
-use flotilla_core::generate::FileDefaults;
+use flotilla_core::generate::{ChatMessage, FileDefaults};
 use flotilla_core::spec::{self, ModelSpec};
 use futures::FutureExt;
 use mistralrs::Model;
@@ -13,14 +13,23 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::mpsc;
 
 use super::built_model::{BuiltModel, WeightsWatch};
+use super::device::ComputeDevice;
+use super::inspection::{self, Inspection};
 use super::load_plan::LoadPlan;
+use super::pipeline_text::PipelineText;
+use super::text_model::TextModel;
 use super::vocabulary::Vocabulary;
-use super::{file_defaults, template_args, weights_size};
+use super::{architectures, file_defaults, memory, template_args};
+use crate::chat::template::{ChatTemplate, Conversation, RenderError, SpecialTokens};
 use crate::{LoadError, LoadProgress};
 
 /// How long a load may take. mistral.rs cannot be interrupted: a load that takes longer continues in its
 /// thread, and its result is dropped.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(1_800);
+/// The context length that is assumed when the model does not state its own, in tokens.
+const DEFAULT_CONTEXT: usize = 4_096;
+/// How long the reading of one prompt may take where the spec does not say.
+const READING_LIMIT: Duration = Duration::from_secs(120);
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -31,11 +40,10 @@ pub(super) struct LoadedEngine {
     /// The channel to the engine thread.
     pub(super) sender: mpsc::Sender<Request>,
     pub(super) pipeline: spec::Pipeline,
-    /// The context length in tokens. `None` if the model does not state it.
-    pub(super) context: Option<usize>,
-    pub(super) vocabulary: Vocabulary,
-    /// The text of the chat template. Empty if the model has none.
-    pub(super) template: String,
+    pub(super) device: ComputeDevice,
+    /// The number of sequences that are computed at once.
+    pub(super) sequences: usize,
+    pub(super) text_model: TextModel,
     /// What the model's files say about sampling.
     pub(super) file_defaults: FileDefaults,
 }
@@ -46,24 +54,26 @@ pub(super) async fn load(
     progress: LoadProgress,
 ) -> Result<LoadedEngine, LoadError> {
     let plan = LoadPlan::new(spec)?;
-    let expected = weights_size::estimate(spec).await?;
-    let pipeline = plan.pipeline;
+    let expected = memory::estimate(spec).await?;
+    let files = plan.files.clone();
+    let (pipeline, device, sequences) = (plan.pipeline, plan.device, plan.sequences);
     progress("loading", 0.0);
     let runtime = tokio::runtime::Handle::current();
     let build = tokio::task::spawn_blocking(move || {
+        let inspection = Inspection::of(&plan.files)?;
+        architectures::check(&inspection, plan.pipeline)?;
         let file_defaults = file_defaults::read(&plan.files);
-        // A panic in the engine must not stop the agent.
+        // A panic in the engine must not stop the process.
         let built = runtime.block_on(AssertUnwindSafe(plan.build()).catch_unwind());
-        built.map(|built| built.map(|built| (built, file_defaults)))
+        let problem = match built {
+            Ok(Ok(built)) => return Ok((built, file_defaults)),
+            Ok(Err(error)) => first_line(&error),
+            Err(panic) => format!("it panicked: {}", panic_text(&*panic)),
+        };
+        Err(inspection::explain(&files, problem))
     });
     let (built, file_defaults) = tokio::select! {
-        built = build => match built {
-            Ok(Ok(Ok(built))) => built,
-            Ok(Ok(Err(error))) => return Err(LoadError::Engine(first_line(&error))),
-            Ok(Err(_)) | Err(_) => {
-                return Err(LoadError::Engine("it panicked; the agent's log has more".into()));
-            }
-        },
+        built = build => built.map_err(|error| LoadError::Engine(error.to_string()))??,
         () = report_progress(expected, &progress) => {
             return Err(LoadError::Timeout(LOAD_TIMEOUT.as_secs()));
         }
@@ -71,12 +81,17 @@ pub(super) async fn load(
     let BuiltModel {
         model,
         weights,
-        vocabulary,
-        template,
+        text,
     } = built;
-    if pipeline == spec::Pipeline::Text {
-        template_args::check_defaults(&spec.defaults.chat_template_args, &template)?;
-    }
+    let PipelineText {
+        vocabulary,
+        templates,
+        special_tokens,
+    } = text;
+    let template = match pipeline {
+        spec::Pipeline::Text => chat_template(spec, templates, special_tokens, &vocabulary)?,
+        spec::Pipeline::Embedding => None,
+    };
     progress("loading", 1.0);
     let context = model.max_sequence_length().ok().flatten();
     let sender = model
@@ -88,11 +103,50 @@ pub(super) async fn load(
         weights,
         sender,
         pipeline,
-        context,
-        vocabulary,
-        template,
+        device,
+        sequences,
+        text_model: TextModel {
+            vocabulary,
+            template,
+            context: context.unwrap_or(DEFAULT_CONTEXT),
+            reading_limit: spec
+                .options
+                .max_prompt_seconds
+                .map_or(READING_LIMIT, |seconds| Duration::from_secs(seconds.into())),
+        },
         file_defaults,
     })
+}
+
+/// Compiles the chat template of a model, and renders it once. `None` if the model has none.
+fn chat_template(
+    spec: &ModelSpec,
+    templates: Vec<(String, String)>,
+    special_tokens: SpecialTokens,
+    vocabulary: &Vocabulary,
+) -> Result<Option<ChatTemplate>, LoadError> {
+    if templates.is_empty() {
+        return Ok(None);
+    }
+    let template = ChatTemplate::compile(templates, special_tokens).map_err(LoadError::Template)?;
+    let arguments = &spec.defaults.chat_template_args;
+    template_args::check_defaults(arguments, template.text())?;
+    let message = ChatMessage {
+        role: "user".into(),
+        content: "Hello".into(),
+        ..ChatMessage::default()
+    };
+    let conversation = Conversation {
+        messages: &[message],
+        tools: &[],
+        arguments,
+    };
+    match template.render(&conversation, &vocabulary.controls) {
+        Ok(_) => Ok(Some(template)),
+        Err(RenderError::Refused(problem) | RenderError::Failed(problem)) => Err(
+            LoadError::Template(format!("it cannot print a message of a user: {problem}")),
+        ),
+    }
 }
 
 /// Reports the progress of a load until it times out. mistral.rs reports none: the growth of the process
@@ -138,6 +192,14 @@ impl ProcessMemory {
         let process = system.process(*pid);
         Bytes(process.map_or(0, sysinfo::Process::memory))
     }
+}
+
+/// The text of a panic.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    let line = text.and_then(|text| text.lines().next());
+    line.unwrap_or("the log has more")
 }
 
 /// The first line of an error. mistral.rs appends backtraces.

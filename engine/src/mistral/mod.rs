@@ -7,6 +7,10 @@
 //! - [`answer_matcher`]: mistral.rs would compile the grammar of an answer in its own thread, while no
 //!   other request is computed.
 //! - [`stop_texts`]: when streaming, mistral.rs sends the stop text and one token more.
+//! - [`prompt_tokenizer`]: mistral.rs reads control tokens in the texts of clients, and has begin tokens twice
+//!   or not at all. So prompts are rendered and split here (see [`chat`](crate::chat)), and it gets tokens.
+//! - [`answer_text`]: with tools mistral.rs sends nothing until a call is whole, and does not notice
+//!   meanwhile that the client has left. So calls and thoughts are read from the text here.
 //! - On a CPU one sequence is computed at a time: the sequences of a batch overwrite each other's
 //!   attention there.
 //!
@@ -14,33 +18,46 @@
 
 mod answer_grammar;
 mod answer_matcher;
+mod answer_text;
+mod architectures;
 mod built_model;
 mod call_reader;
 mod choice;
 mod chunk;
-mod conversation;
+mod device;
+mod embedding;
+mod end_tokens;
 mod engine_permit;
 mod engine_thread;
 mod file_defaults;
-mod gguf_metadata;
+mod gguf_header;
+mod gguf_reader;
+mod inspection;
 mod journal;
 mod load;
 mod load_plan;
+mod memory;
+mod missing_tensors;
 mod model;
 mod model_files;
+mod model_shape;
+mod pipeline_text;
 mod preparation;
 mod prepared_request;
 mod prompt_scores;
 mod prompt_size;
+mod prompt_tokenizer;
 mod request;
+mod safetensors_header;
 mod sampler;
 mod schema;
 mod stop_texts;
 mod template_args;
+mod text_model;
 mod token_ids;
+mod tools;
 mod vocabulary;
 mod warm_up;
-mod weights_size;
 
 use std::sync::Arc;
 
@@ -62,7 +79,7 @@ pub struct MistralEngine {
 #[async_trait]
 impl Engine for MistralEngine {
     async fn estimate(&self, model: &Model) -> Result<Bytes, LoadError> {
-        weights_size::estimate(&model.spec).await
+        memory::estimate(&model.spec).await
     }
 
     async fn load(
@@ -77,11 +94,22 @@ impl Engine for MistralEngine {
         drop(guard);
         let pipeline = loaded.pipeline;
         let knows_token = token_ids::known_tokens(&loaded.weights).await;
-        let loaded = MistralModel::new(loaded, model.spec.concurrency, knows_token);
-        warm_up::warm_up(&loaded, model.name(), pipeline, warm_up::TIMEOUT).await;
+        let has_template = loaded.text_model.template.is_some();
+        let loaded = MistralModel::new(loaded, knows_token);
+        warm_up::warm_up(
+            &loaded,
+            model.name(),
+            pipeline,
+            has_template,
+            warm_up::TIMEOUT,
+        )
+        .await?;
         match loaded.fault() {
             Some(fault) => Err(LoadError::Engine(fault)),
             None => Ok(Arc::new(loaded)),
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,17 +11,16 @@ use flotilla_core::generate::{
 use flotilla_core::spec::Pipeline;
 use futures::StreamExt;
 use mistralrs::Model;
-use mistralrs_core::Response;
 use parking_lot::Mutex;
 
 use super::built_model::WeightsWatch;
 use super::choice::ChoiceTask;
-use super::chunk;
-use super::engine_thread::{EngineThread, engine_stopped};
+use super::embedding::embed_tokens;
+use super::engine_thread::EngineThread;
 use super::load::LoadedEngine;
-use super::load_plan::is_on_cpu;
-use super::request;
+use super::text_model::{TextModel, check_reading_time};
 use super::token_ids::{self, KnowsToken};
+use crate::progress::ProgressWatch;
 use crate::{GenerateEvents, LoadedModel};
 
 /// How long an engine thread may take to stop.
@@ -39,81 +38,73 @@ pub(super) struct MistralModel {
     pipeline: Pipeline,
     knows_token: KnowsToken,
     /// The number of sequences that are computed at once.
-    concurrency: usize,
+    sequences: usize,
+    has_prefix_cache: bool,
+    progress: Arc<ProgressWatch>,
     /// What the model's files say about sampling.
     file_defaults: FileDefaults,
 }
 
 impl MistralModel {
-    /// Wraps a loaded engine. `concurrency` is the number of sequences that the spec allows at once.
-    pub(super) fn new(loaded: LoadedEngine, concurrency: u32, knows_token: KnowsToken) -> Self {
-        // On a CPU mistral.rs 0.8.1 lets the sequences of a decoding batch overwrite each other's
-        // attention (flash_attn_cpu_single_q shares its scratch memory among them), which would mix
-        // the answers. One at a time is correct, and hardly slower on a CPU.
-        let concurrency = if is_on_cpu() { 1 } else { concurrency as usize };
+    /// Wraps a loaded engine.
+    pub(super) fn new(loaded: LoadedEngine, knows_token: KnowsToken) -> Self {
+        let progress = ProgressWatch::new();
         Self {
             engine: Arc::new(EngineThread::new(
                 loaded.sender,
-                concurrency,
-                loaded.context,
-                loaded.vocabulary,
-                loaded.template,
+                loaded.sequences,
+                loaded.text_model,
+                progress.clone(),
             )),
             model: Mutex::new(Some(loaded.model)),
             weights: loaded.weights,
             pipeline: loaded.pipeline,
             knows_token,
-            concurrency,
+            sequences: loaded.sequences,
+            has_prefix_cache: loaded.device.prefix_cache_size().is_some(),
+            progress,
             file_defaults: loaded.file_defaults,
         }
     }
 
-    /// Returns the vector of one input and its number of tokens.
-    async fn embed_input(&self, input: EmbedInput) -> Result<(Vec<f32>, u32), RequestError> {
-        if let EmbedInput::Tokens(tokens) = &input {
-            token_ids::check(tokens, "input", &self.knows_token)?;
-            // mistral.rs 0.8.1 panics at a sequence of one token, and its thread ends. A text has more, as
-            // the tokenizer adds an end to it.
-            if tokens.len() < 2 {
-                return Err(RequestError::invalid(
-                    "input",
-                    "An input of token ids must have at least 2 of them for this model.",
-                ));
+    /// Turns the inputs of a request into tokens. All are checked before one is computed.
+    async fn embed_inputs(&self, request: &EmbedRequest) -> Result<Vec<Vec<u32>>, RequestError> {
+        if self.pipeline != Pipeline::Embedding {
+            return Err(RequestError::invalid(
+                "model",
+                format!("The model '{}' does not make embeddings.", request.model),
+            ));
+        }
+        let param = |index: usize| match request.inputs.len() {
+            1 => "input".to_owned(),
+            _ => format!("input[{index}]"),
+        };
+        let mut all = Vec::with_capacity(request.inputs.len());
+        for (index, input) in request.inputs.iter().enumerate() {
+            let param = param(index);
+            if let EmbedInput::Tokens(tokens) = input {
+                token_ids::check(tokens, &param, &self.knows_token)?;
             }
+            let (input, speed) = (input.clone(), self.progress.reading_speed());
+            let check = move |model: &TextModel| {
+                let tokens = model.embed_tokens(&input, &param)?;
+                check_reading_time(tokens.len(), speed, model.reading_limit)?;
+                Ok(tokens)
+            };
+            all.push(self.engine.check(check).await?);
         }
-        self.engine.check_embed_input(&input).await?;
-        let permit = self.engine.acquire().await?;
-        let mut responses = self.engine.send(request::embedding(input)).await?;
-        // The engine thread ends if nobody receives its answer. A task of its own keeps receiving when the
-        // caller is dropped, and keeps other sequences away until then.
-        let received = tokio::spawn(async move {
-            let _permit = permit;
-            responses.recv().await
-        });
-        match received.await.map_err(|_| engine_stopped())? {
-            Some(Response::Embeddings {
-                embeddings,
-                prompt_tokens,
-                ..
-            }) => Ok((embeddings, prompt_tokens as u32)),
-            Some(Response::ValidationError(error)) => Err(chunk::invalid(&error.to_string())),
-            Some(Response::InternalError(error)) => Err(chunk::failed(&error.to_string())),
-            Some(_) => Err(RequestError::Engine(
-                "the engine sent an unexpected response".into(),
-            )),
-            None => Err(engine_stopped()),
-        }
+        Ok(all)
     }
 }
 
 #[async_trait]
 impl LoadedModel for MistralModel {
     fn concurrency(&self) -> Option<u32> {
-        u32::try_from(self.concurrency).ok()
+        u32::try_from(self.sequences).ok()
     }
 
     fn has_prefix_cache(&self) -> bool {
-        !is_on_cpu() && self.pipeline == Pipeline::Text
+        self.has_prefix_cache && self.pipeline == Pipeline::Text
     }
 
     fn file_defaults(&self) -> Option<FileDefaults> {
@@ -121,7 +112,7 @@ impl LoadedModel for MistralModel {
     }
 
     fn context_length(&self) -> Option<u32> {
-        u32::try_from(self.engine.context).ok()
+        u32::try_from(self.engine.model.context).ok()
     }
 
     async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
@@ -138,30 +129,27 @@ impl LoadedModel for MistralModel {
             token_ids::check(tokens, "prompt", &self.knows_token)?;
         }
         let prepared = self.engine.prepare(request).await?;
-        let choice = ChoiceTask::new(prepared, self.engine.clone());
+        let engine = self.engine.clone();
+        let choice = ChoiceTask { prepared, engine };
         Ok(choice.events().boxed())
     }
 
     async fn embed(&self, request: EmbedRequest) -> Result<Embeddings, RequestError> {
-        if self.pipeline != Pipeline::Embedding {
-            return Err(RequestError::invalid(
-                "model",
-                format!("The model '{}' does not make embeddings.", request.model),
-            ));
-        }
         let mut embeddings = Embeddings::default();
-        for input in request.inputs {
-            let (vector, tokens) = self.embed_input(input).await?;
+        for tokens in self.embed_inputs(&request).await? {
+            let (vector, tokens) = embed_tokens(&self.engine, tokens).await?;
             embeddings.vectors.push(vector);
             embeddings.prompt_tokens += tokens;
         }
         Ok(embeddings)
     }
 
+    async fn check_embed(&self, request: &EmbedRequest) -> Result<(), RequestError> {
+        self.embed_inputs(request).await.map(drop)
+    }
+
     fn fault(&self) -> Option<String> {
-        self.engine
-            .has_stopped()
-            .then(|| "the engine thread has stopped".to_owned())
+        self.engine.fault()
     }
 
     async fn unload(&self) {

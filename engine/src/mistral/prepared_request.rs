@@ -1,28 +1,23 @@
 //! Everything about a request that is checked before the engine sees it.
 
-use flotilla_core::generate::{
-    EmbedInput, GenerateInput, GenerateRequest, RequestError, Tool, ToolChoice,
-};
-use mistralrs_core::Tool as EngineTool;
+use flotilla_core::generate::{GenerateRequest, RequestError, ToolChoice};
 use serde_json::{Map, Value};
 
 use super::answer_grammar::{AnswerGrammar, answer_grammar};
 use super::answer_matcher::AnswerMatcher;
-use super::conversation;
-use super::prompt_size;
-use super::template_args::{EngineTemplateArgs, template_args};
+use super::text_model::{Prompt, TextModel, check_reading_time};
+use super::tools::tool_json;
 use super::vocabulary::Vocabulary;
 
-/// How many times the tokens of the context a prompt's names, calls and tools may have: a template may print
-/// only a part of them, and with less white space.
-const PRINTED_PARTS_FACTOR: usize = 4;
+/// The size of an input, in bytes, that takes a while to be split into tokens.
+const LARGE_INPUT_BYTES: usize = 4 * 1024;
 
 /// A request that the engine can compute.
 pub(super) struct PreparedRequest {
     pub(super) request: GenerateRequest,
-    /// The tools that the chat template shows to the model. Empty if it must not call any.
-    pub(super) tools: Vec<EngineTool>,
-    pub(super) template_args: EngineTemplateArgs,
+    pub(super) prompt: Prompt,
+    /// The functions that the model may call where no grammar rules. Empty if it must not call any.
+    pub(super) functions: Vec<String>,
     pub(super) grammar: Option<CompiledGrammar>,
 }
 
@@ -38,43 +33,58 @@ pub(super) struct CompiledGrammar {
 }
 
 impl PreparedRequest {
-    /// Checks a request and compiles the grammar of its answer, which may take a while.
+    /// Checks a request, renders its prompt and compiles the grammar of its answer, which may take a while.
+    /// `reading_speed` is how fast the engine reads prompts, in tokens per second.
     ///
     /// # Errors
-    /// [`RequestError::ContextLength`] when the prompt is far too long, and [`RequestError::Invalid`] when
+    /// [`RequestError::ContextLength`] when the prompt is too long, and [`RequestError::Invalid`] when
     /// the engine cannot do what the request asks for.
     pub(super) fn new(
         request: GenerateRequest,
-        vocabulary: &Vocabulary,
-        template: &str,
-        context: usize,
+        model: &TextModel,
+        reading_speed: Option<f64>,
     ) -> Result<Self, RequestError> {
         check_extra_fields(request.upstream.extra.as_deref())?;
-        check_prompt(&request, vocabulary, template, context)?;
-        let template_args = template_args(&request, template)?;
         let tools = if request.tool_choice == ToolChoice::None {
             Vec::new()
         } else {
             let tools = request.tools.iter().enumerate();
             tools
-                .map(|(index, tool)| conversation::tool(tool, index))
+                .map(|(index, tool)| tool_json(tool, index))
                 .collect::<Result<_, _>>()?
         };
+        let prompt = model.prompt(&request, &tools)?;
+        check_reading_time(prompt.tokens.len(), reading_speed, model.reading_limit)?;
         let grammar = answer_grammar(&request)?;
         let grammar = grammar
-            .map(|grammar| compile(grammar, vocabulary))
+            .map(|grammar| compile(grammar, &model.vocabulary))
             .transpose()?;
+        let functions = match request.tool_choice {
+            ToolChoice::None => Vec::new(),
+            _ => request.tools.iter().map(|tool| tool.name.clone()).collect(),
+        };
         Ok(Self {
             request,
-            tools,
-            template_args,
+            prompt,
+            functions,
             grammar,
         })
     }
 
     /// Whether [`new`](Self::new) may take long for a request.
-    pub(super) fn may_take_long(request: &GenerateRequest, context: usize) -> bool {
-        request.constraint.is_some() || !request.tools.is_empty() || request.input.bytes() > context
+    pub(super) fn may_take_long(request: &GenerateRequest) -> bool {
+        request.constraint.is_some()
+            || !request.tools.is_empty()
+            || request.input.bytes() > LARGE_INPUT_BYTES
+    }
+
+    /// The most tokens of the answer in a context of this many: those that the request allows, and that
+    /// the prompt leaves. A sequence that exceeds the context makes the engine fail, and with it every
+    /// other one.
+    pub(super) fn max_answer(&self, context: usize) -> usize {
+        let remaining = context.saturating_sub(self.prompt.tokens.len()).max(1);
+        let limit = self.request.sampling.max_tokens;
+        limit.map_or(remaining, |limit| remaining.min(limit as usize))
     }
 }
 
@@ -120,147 +130,31 @@ fn check_extra_fields(extra: Option<&str>) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// The size of a chat, in bytes of its messages, up to which the engine may count its rendered prompt: that
-/// takes little time. It is exact, as templates may leave out whole messages.
-const SHORT_CHAT_BYTES: usize = 64 * 1024;
-
-/// Refuses a prompt that cannot fit into the context.
-fn check_prompt(
-    request: &GenerateRequest,
-    vocabulary: &Vocabulary,
-    template: &str,
-    context: usize,
-) -> Result<(), RequestError> {
-    let messages = match &request.input {
-        GenerateInput::Text(text) => return check_texts(&[text], vocabulary, context, context),
-        GenerateInput::Tokens(tokens) => return check_tokens(tokens, context),
-        GenerateInput::Chat(messages) => messages,
-    };
-    let contents: Vec<&str> = prompt_size::contents(messages).collect();
-    // A message without text costs the template some bytes, too.
-    let bytes: usize = contents.iter().map(|text| text.len() + 1).sum();
-    if bytes > SHORT_CHAT_BYTES {
-        check_texts(&contents, vocabulary, context, context)?;
-    }
-    let tools: &[Tool] = match request.tool_choice {
-        ToolChoice::None => &[],
-        _ => &request.tools,
-    };
-    let parts = prompt_size::printed_parts(messages, tools, template);
-    let limit = context.saturating_mul(PRINTED_PARTS_FACTOR);
-    check_texts(&parts, vocabulary, limit, context)
-}
-
-/// Refuses an input of an embedding request as [`PreparedRequest::new`] refuses a prompt.
-pub(super) fn check_embed_input(
-    input: &EmbedInput,
-    vocabulary: &Vocabulary,
-    context: usize,
-) -> Result<(), RequestError> {
-    match input {
-        EmbedInput::Text(text) => check_texts(&[text], vocabulary, context, context),
-        EmbedInput::Tokens(tokens) => check_tokens(tokens, context),
-    }
-}
-
-/// Refuses texts of more than `limit` tokens together.
-fn check_texts(
-    texts: &[&str],
-    vocabulary: &Vocabulary,
-    limit: usize,
-    context: usize,
-) -> Result<(), RequestError> {
-    let bytes: usize = texts.iter().map(|text| text.len()).sum();
-    let count = |piece: &str| vocabulary.count_tokens(piece, false);
-    // A token has at least one byte; an empty text counts as one.
-    let is_long = bytes.saturating_add(texts.len()) > limit;
-    if is_long && prompt_size::exceeds(texts.iter().copied(), limit, count) {
-        return Err(RequestError::ContextLength(format!(
-            "The prompt is longer than the model's context of {context} tokens."
-        )));
-    }
-    Ok(())
-}
-
-/// Refuses a prompt of more tokens than the context has.
-fn check_tokens(tokens: &[u32], context: usize) -> Result<(), RequestError> {
-    if tokens.len() > context {
-        return Err(RequestError::ContextLength(format!(
-            "The prompt of {} tokens is longer than the model's context of {context} tokens.",
-            tokens.len()
-        )));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mistral::text_model::tests::words;
     use flotilla_core::ModelName;
-    use flotilla_core::generate::{ChatMessage, ToolCall};
-    use std::sync::Arc;
+    use flotilla_core::generate::{GenerateInput, Tool};
 
-    fn words() -> Vocabulary {
-        Vocabulary {
-            token_text: Box::new(|_| String::new()),
-            token_ids: Box::new(|text, _| Some(vec![0; text.split_whitespace().count()])),
-            grammars: None,
-            end_tokens: Arc::new([]),
-        }
-    }
-
-    fn prepared(input: GenerateInput) -> Result<PreparedRequest, RequestError> {
-        let request = GenerateRequest::new(ModelName::new("m").unwrap(), input);
-        PreparedRequest::new(request, &words(), "{{ tool_calls, tools, name }}", 100)
-    }
-
-    fn chat(role: &str, content: String) -> GenerateInput {
-        GenerateInput::Chat(vec![ChatMessage {
-            role: role.into(),
-            content,
-            ..ChatMessage::default()
-        }])
+    fn prepare(request: GenerateRequest) -> PreparedRequest {
+        let model = words(Some("{{ messages[0].content }}"));
+        PreparedRequest::new(request, &model, None).unwrap()
     }
 
     #[test]
-    fn prompt_that_is_far_too_long_is_refused() {
-        let long = "word ".repeat(20_000);
-        for input in [
-            chat("user", long.clone()),
-            GenerateInput::Text(long.clone()),
-            GenerateInput::Tokens(vec![1; 101]),
-        ] {
-            assert!(matches!(
-                prepared(input),
-                Err(RequestError::ContextLength(_))
-            ));
-        }
-        let with = |message: ChatMessage| GenerateInput::Chat(vec![message]);
-        let call = ToolCall {
-            arguments: long.clone(),
-            ..ToolCall::default()
-        };
-        for input in [
-            chat("user", format!("{long}</think>")),
-            with(ChatMessage {
-                tool_calls: vec![call],
-                ..ChatMessage::default()
-            }),
-            with(ChatMessage {
-                name: Some(long.clone()),
-                ..ChatMessage::default()
-            }),
-            GenerateInput::Chat(vec![ChatMessage::default(); 70_000]),
-        ] {
-            assert!(matches!(
-                prepared(input),
-                Err(RequestError::ContextLength(_))
-            ));
-        }
-        // The engine judges a short chat by its rendered prompt.
-        assert!(prepared(chat("user", "word ".repeat(10_000))).is_ok());
-        // A template leaves this out.
-        assert!(prepared(chat("assistant", format!("{long}</think>answer"))).is_ok());
-        assert!(prepared(chat("user", "word ".repeat(100))).is_ok());
+    fn answer_has_what_the_prompt_leaves_of_the_context() {
+        let input = GenerateInput::Text("word ".repeat(90));
+        let mut request = GenerateRequest::new(ModelName::new("m").unwrap(), input);
+        assert_eq!(prepare(request.clone()).max_answer(100), 10);
+        request.sampling.max_tokens = Some(300);
+        // With tools as well: a sequence that exceeds the context fails.
+        request.tools = vec![Tool {
+            name: "f".into(),
+            ..Tool::default()
+        }];
+        assert_eq!(prepare(request.clone()).max_answer(100), 10);
+        request.sampling.max_tokens = Some(3);
+        assert_eq!(prepare(request).max_answer(100), 3);
     }
 }

@@ -8,10 +8,9 @@
 use flotilla_core::generate::RequestError;
 
 use super::chunk::EngineChunk;
-use super::engine_permit::EnginePermit;
-use super::engine_thread::{EngineThread, engine_stopped};
+use super::engine_thread::EngineThread;
 use super::journal::SampledToken;
-use super::request::{self, ChoiceRequest};
+use super::request;
 
 /// Returns the tokens of a prompt after the first one, each with its log-probability and this number of
 /// alternatives.
@@ -45,21 +44,14 @@ async fn score_sequence(
     forced: Vec<u32>,
     alternatives: u32,
 ) -> Result<Vec<SampledToken>, RequestError> {
-    let ChoiceRequest {
-        engine_request,
-        journal,
-        release,
-    } = request::scoring(read, forced, alternatives);
-    let _permit = EnginePermit::new(engine.acquire().await?, release);
+    let (_permit, guard) = engine.acquire(read.len()).await?;
+    let (engine_request, journal) = request::scoring(read, forced, alternatives, guard);
     let mut responses = engine.send(engine_request).await?;
-    while let Some(response) = responses.recv().await {
+    while let Some(response) = engine.receive(&mut responses).await? {
         let chunk = EngineChunk::from_response(response)?;
         if chunk.is_some_and(|chunk| chunk.finish_reason().is_some()) {
             break;
         }
-    }
-    if engine.has_stopped() {
-        return Err(engine_stopped());
     }
     Ok(journal.take_through(None))
 }

@@ -1,17 +1,14 @@
-//! Finds prompts that are far too long for a context without counting all their tokens, and those that
-//! are certainly short.
+//! Finds prompts that are far too long for a context without counting all their tokens.
 
-use flotilla_core::generate::{ChatMessage, GenerateInput, Tool};
+use flotilla_core::generate::{ChatMessage, Tool};
 
-use super::template_args::uses;
+use crate::chat::template::uses;
 
 /// The bytes that are counted at once. Counting stops after the piece with which the limit is exceeded.
 const PIECE_BYTES: usize = 16 * 1024;
 /// How many tokens a piece may have more on its own than as a part of its text: tokens that would span
 /// the cut, and a space that some vocabularies add to the beginning of every text.
 const TOKENS_PER_CUT: usize = 8;
-/// More than any chat template adds to a message, in bytes.
-const TEMPLATE_BYTES: usize = 256;
 
 /// The texts of a conversation that its prompt has as they are, one for each message.
 pub(super) fn contents(messages: &[ChatMessage]) -> impl Iterator<Item = &str> {
@@ -50,27 +47,6 @@ pub(super) fn printed_parts<'a>(
         parts.extend(tools.iter().filter_map(|tool| tool.parameters.as_deref()));
     }
     parts
-}
-
-/// The most tokens that a prompt can have as far as its bytes tell: a token has at least one. `None` if
-/// it has calls or tools, which templates print longer than they are.
-pub(super) fn upper_bound(input: &GenerateInput, has_tools: bool) -> Option<usize> {
-    let messages = match input {
-        GenerateInput::Text(text) => return Some(text.len()),
-        GenerateInput::Tokens(tokens) => return Some(tokens.len()),
-        GenerateInput::Chat(messages) => messages,
-    };
-    if has_tools
-        || messages
-            .iter()
-            .any(|message| !message.tool_calls.is_empty())
-    {
-        return None;
-    }
-    let bytes = messages
-        .iter()
-        .map(|message| message.bytes() + TEMPLATE_BYTES);
-    Some(bytes.sum())
 }
 
 /// Whether texts certainly have more than `limit` tokens together, each at least one. `count` returns
@@ -206,24 +182,6 @@ mod tests {
         assert_eq!(parts("{{ m.tool_call_id }}"), ["call_1"]);
         assert_eq!(parts("{{ m['tool_calls'] }}"), ["call_1", "get", "{}"]);
         assert_eq!(parts("{{ tools | tojson }}"), ["get", "Gets.", "true"]);
-    }
-
-    #[test]
-    fn prompt_with_calls_or_tools_may_be_longer_than_its_bytes() {
-        let mut messages = history();
-        let chat = |messages: &Vec<ChatMessage>| GenerateInput::Chat(messages.clone());
-        assert_eq!(upper_bound(&chat(&messages), false), None);
-        messages[0].tool_calls.clear();
-        assert_eq!(upper_bound(&chat(&messages), true), None);
-        let bytes = "hi".len() + "bot".len() + "call_1".len();
-        assert_eq!(
-            upper_bound(&chat(&messages), false),
-            Some(bytes + 2 * TEMPLATE_BYTES)
-        );
-        assert_eq!(
-            upper_bound(&GenerateInput::Tokens(vec![1; 9]), false),
-            Some(9)
-        );
     }
 
     #[test]

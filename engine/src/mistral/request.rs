@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use flotilla_core::generate::{EmbedInput, GenerateInput, SamplingParams as Sampling};
+use flotilla_core::generate::{GenerateInput, SamplingParams as Sampling};
 use mistralrs_core::{
-    CustomLogitsProcessor, RequestMessage, SamplingParams, Tool as EngineTool,
-    ToolChoice as EngineToolChoice,
+    CustomLogitsProcessor, Function, RequestMessage, SamplingParams, StopTokens,
+    Tool as EngineTool, ToolChoice as EngineToolChoice, ToolType,
 };
 
-use super::conversation::conversation;
-use super::engine_permit::{SequenceRelease, sequence_guard};
+use super::engine_permit::SequenceGuard;
 use super::journal::TokenJournal;
 use super::prepared_request::PreparedRequest;
 use super::sampler::TokenSampler;
+use super::text_model::TextModel;
 
 /// A request to the engine, without the channel for its responses.
 pub(super) struct EngineRequest {
@@ -25,40 +25,28 @@ pub(super) struct EngineRequest {
     pub(super) is_streaming: bool,
 }
 
-/// The request for one choice, with the ends that its sequence shares with the caller.
-pub(super) struct ChoiceRequest {
-    pub(super) engine_request: EngineRequest,
-    /// Where the sequence records its tokens.
-    pub(super) journal: Arc<TokenJournal>,
-    /// Completes when the engine has dropped the sequence.
-    pub(super) release: SequenceRelease,
-}
-
-/// Creates the engine request for a choice. It always streams: the engine stops computing only when the
-/// channel of a stream is closed.
-pub(super) fn choice(prepared: &PreparedRequest) -> ChoiceRequest {
+/// Creates the engine request for a choice, whose sequence owns `guard` and records its tokens in the
+/// journal. It always streams: the engine stops computing only when the channel of a stream is closed.
+pub(super) fn choice(
+    prepared: &PreparedRequest,
+    model: &TextModel,
+    guard: SequenceGuard,
+) -> (EngineRequest, Arc<TokenJournal>) {
     let request = &prepared.request;
     let sampling = &request.sampling;
-    let with_tools = !prepared.tools.is_empty();
+    let with_tools = !prepared.functions.is_empty();
     // With tools the engine leaves special tokens in the text. The text of the last token is then
     // needed to remove it.
     // A completion needs that of the first token for the space that the engine removes.
     let is_chat = matches!(request.input, GenerateInput::Chat(_));
     let return_logprobs = request.logprobs.is_some() || with_tools || !is_chat;
-    let (guard, release) = sequence_guard();
     let grammar = prepared.grammar.as_ref();
     let sampler = TokenSampler::new(sampling, request.logprobs)
         .with_grammar(grammar.map(|grammar| grammar.matcher.clone()))
         .with_guard(guard);
     let journal = sampler.journal();
-    // Where the answer has a grammar, its calls are read here; the engine would take other JSON of the
-    // same form for calls, too.
-    let tool_choice = match grammar {
-        Some(_) => EngineToolChoice::None,
-        None => EngineToolChoice::Auto,
-    };
     let engine_request = EngineRequest {
-        messages: messages(prepared),
+        messages: RequestMessage::CompletionTokens(prepared.prompt.tokens.clone()),
         sampling: SamplingParams {
             // The engine takes the token that our sampler has made the most probable.
             temperature: Some(0.0),
@@ -67,26 +55,40 @@ pub(super) fn choice(prepared: &PreparedRequest) -> ChoiceRequest {
             frequency_penalty: sampling.frequency_penalty.filter(is_nonzero),
             presence_penalty: sampling.presence_penalty.filter(is_nonzero),
             repetition_penalty: sampling.repetition_penalty,
-            max_len: sampling.max_tokens.map(|tokens| tokens as usize),
+            max_len: Some(prepared.max_answer(model.context)),
+            stop_toks: Some(StopTokens::Ids(model.vocabulary.more_end_tokens.clone())),
             ..SamplingParams::neutral()
         },
-        tools: with_tools.then(|| prepared.tools.clone()),
-        tool_choice: with_tools.then_some(tool_choice),
+        tools: with_tools.then(|| vec![any_tool()]),
+        // Calls are read from the text of the answer.
+        tool_choice: with_tools.then_some(EngineToolChoice::None),
         processors: Some(vec![Arc::new(sampler)]),
         return_logprobs,
         is_streaming: true,
     };
-    ChoiceRequest {
-        engine_request,
-        journal,
-        release,
+    (engine_request, journal)
+}
+
+/// A tool, with which the engine leaves special tokens in the text: calls are written with them.
+fn any_tool() -> EngineTool {
+    EngineTool {
+        tp: ToolType::Function,
+        function: Function {
+            description: None,
+            name: String::new(),
+            parameters: None,
+        },
     }
 }
 
 /// Creates the engine request that takes the tokens `forced` after `prompt`, and records their
 /// log-probabilities with this number of alternatives.
-pub(super) fn scoring(prompt: Vec<u32>, forced: Vec<u32>, alternatives: u32) -> ChoiceRequest {
-    let (guard, release) = sequence_guard();
+pub(super) fn scoring(
+    prompt: Vec<u32>,
+    forced: Vec<u32>,
+    alternatives: u32,
+    guard: SequenceGuard,
+) -> (EngineRequest, Arc<TokenJournal>) {
     let max_len = forced.len();
     let sampler = TokenSampler::new(&Sampling::default(), Some(alternatives))
         .with_forced_tokens(forced)
@@ -105,20 +107,13 @@ pub(super) fn scoring(prompt: Vec<u32>, forced: Vec<u32>, alternatives: u32) -> 
         return_logprobs: false,
         is_streaming: true,
     };
-    ChoiceRequest {
-        engine_request,
-        journal,
-        release,
-    }
+    (engine_request, journal)
 }
 
 /// Creates the engine request for the embedding of one input.
-pub(super) fn embedding(input: EmbedInput) -> EngineRequest {
+pub(super) fn embedding(prompt: Vec<u32>) -> EngineRequest {
     EngineRequest {
-        messages: match input {
-            EmbedInput::Text(prompt) => RequestMessage::Embedding { prompt },
-            EmbedInput::Tokens(prompt) => RequestMessage::EmbeddingTokens { prompt },
-        },
+        messages: RequestMessage::EmbeddingTokens { prompt },
         sampling: SamplingParams::deterministic(),
         tools: None,
         tool_choice: None,
@@ -130,20 +125,4 @@ pub(super) fn embedding(input: EmbedInput) -> EngineRequest {
 
 fn is_nonzero(penalty: &f32) -> bool {
     *penalty != 0.0
-}
-
-fn messages(prepared: &PreparedRequest) -> RequestMessage {
-    match &prepared.request.input {
-        GenerateInput::Text(text) => RequestMessage::Completion {
-            text: text.clone(),
-            echo_prompt: false,
-            best_of: None,
-        },
-        GenerateInput::Tokens(tokens) => RequestMessage::CompletionTokens(tokens.clone()),
-        GenerateInput::Chat(messages) => RequestMessage::Chat {
-            messages: conversation(messages),
-            enable_thinking: prepared.template_args.enable_thinking,
-            reasoning_effort: prepared.template_args.reasoning_effort,
-        },
-    }
 }

@@ -35,8 +35,8 @@ pub(super) struct TokenSampler {
     grammar: Option<Mutex<AnswerMatcher>>,
     /// The tokens that are taken first, whatever their probability.
     forced: Vec<u32>,
-    /// Dropped together with the sequence.
-    _guard: Option<SequenceGuard>,
+    /// Learns of each token, and is dropped together with the sequence.
+    guard: Option<SequenceGuard>,
 }
 
 impl TokenSampler {
@@ -61,7 +61,7 @@ impl TokenSampler {
             journal: Arc::default(),
             grammar: None,
             forced: Vec::new(),
-            _guard: None,
+            guard: None,
         }
     }
 
@@ -79,7 +79,7 @@ impl TokenSampler {
 
     /// Makes the sampler own `guard`.
     pub(super) fn with_guard(mut self, guard: SequenceGuard) -> Self {
-        self._guard = Some(guard);
+        self.guard = Some(guard);
         self
     }
 
@@ -90,24 +90,27 @@ impl TokenSampler {
 
     /// Chooses a token that the grammar allows, as [`choose`](Self::choose) does. If the grammar cannot be
     /// followed, the answer ends, and the journal says why.
-    fn choose_by_grammar(&self, logits: &mut [f32]) -> Option<SampledToken> {
+    fn choose_by_grammar(&self, logits: &mut [f32]) -> Option<(u32, Option<SampledToken>)> {
         let Some(grammar) = &self.grammar else {
-            return self.choose(logits).1;
+            return Some(self.choose(logits));
         };
         let mut grammar = grammar.lock();
         let followed = grammar.mask(logits).and_then(|()| {
-            let (token, sampled) = self.choose(logits);
-            grammar.consume(token).map(|()| sampled)
+            let chosen = self.choose(logits);
+            grammar.consume(chosen.0).map(|()| chosen)
         });
-        followed.unwrap_or_else(|error| {
-            self.journal.set_grammar_error(error);
-            if let Some(end) = grammar.end_token()
-                && let Some(logit) = logits.get_mut(end as usize)
-            {
-                *logit = f32::INFINITY;
+        match followed {
+            Ok(chosen) => Some(chosen),
+            Err(error) => {
+                self.journal.set_grammar_error(error);
+                if let Some(end) = grammar.end_token()
+                    && let Some(logit) = logits.get_mut(end as usize)
+                {
+                    *logit = f32::INFINITY;
+                }
+                None
             }
-            None
-        })
+        }
     }
 
     /// Chooses a token and makes it the largest value of `logits`. Returns the token, and the record of
@@ -187,13 +190,16 @@ impl TokenSampler {
 }
 
 impl CustomLogitsProcessor for TokenSampler {
-    fn apply(&self, logits: &Tensor, context: &[u32]) -> mistralrs::Result<Tensor> {
-        self.journal.count(context.len());
+    fn apply(&self, logits: &Tensor, _: &[u32]) -> mistralrs::Result<Tensor> {
+        self.journal.count();
         let mut values: Vec<f32> = logits.to_vec1()?;
         if !values.is_empty()
-            && let Some(sampled) = self.choose_by_grammar(&mut values)
+            && let Some((token, sampled)) = self.choose_by_grammar(&mut values)
         {
-            self.journal.unreported().push_back(sampled);
+            self.journal.record(token, sampled);
+        }
+        if let Some(guard) = &self.guard {
+            guard.token_sampled();
         }
         let length = values.len();
         Tensor::from_vec(values, length, &Device::Cpu)

@@ -1,61 +1,60 @@
 //! The arguments of the chat template that a request sets.
-//!
-//! mistral.rs passes `enable_thinking` and `reasoning_effort` to a template, and nothing else.
 
 use flotilla_core::generate::{GenerateRequest, RequestError, parse_template_args};
-use mistralrs_core::ReasoningEffort;
 use serde_json::{Map, Value};
 
 use crate::LoadError;
+use crate::chat::template::uses;
 
 const ENABLE_THINKING: &str = "enable_thinking";
 const REASONING_EFFORT: &str = "reasoning_effort";
 /// Variables that every template gets from the conversation itself.
 const RESERVED: [&str; 3] = ["messages", "tools", "add_generation_prompt"];
 
-/// The arguments in mistral.rs' form. `None` for its defaults.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct EngineTemplateArgs {
-    pub(super) enable_thinking: Option<bool>,
-    pub(super) reasoning_effort: Option<ReasoningEffort>,
-}
+/// The arguments, by name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct TemplateArgs(pub(super) Map<String, Value>);
 
-impl EngineTemplateArgs {
+impl TemplateArgs {
     /// Sets an argument. The error says what is wrong with it.
     fn set(&mut self, name: &str, value: &Value, template: &str) -> Result<(), String> {
         match name {
-            ENABLE_THINKING => {
-                let enable = value.as_bool().ok_or("The value must be true or false.")?;
-                self.enable_thinking = Some(enable);
-                Ok(())
+            ENABLE_THINKING if !value.is_boolean() => {
+                return Err("The value must be true or false.".to_owned());
             }
             REASONING_EFFORT => {
                 let effort = value.as_str().ok_or("The value must be a text.")?;
-                self.set_effort(effort, template)
+                return self.set_effort(effort, template);
             }
-            name if RESERVED.contains(&name) || uses(template, name) => {
-                Err("The model's engine cannot pass this argument to its chat template.".to_owned())
+            name if RESERVED.contains(&name) => {
+                return Err("This argument comes from the conversation itself.".to_owned());
             }
-            _ => Ok(()),
+            _ => {}
         }
+        self.0.insert(name.to_owned(), value.clone());
+        Ok(())
     }
 
     /// Sets how much the model thinks, by the means that its template has.
     fn set_effort(&mut self, effort: &str, template: &str) -> Result<(), String> {
-        if uses(template, REASONING_EFFORT) && effort != "none" {
-            self.reasoning_effort = Some(match effort {
-                "minimal" | "low" => ReasoningEffort::Low,
-                "medium" => ReasoningEffort::Medium,
-                "high" | "xhigh" => ReasoningEffort::High,
+        let (name, value) = if uses(template, REASONING_EFFORT) && effort != "none" {
+            let effort = match effort {
+                "minimal" | "low" => "low",
+                "medium" => "medium",
+                "high" | "xhigh" => "high",
                 _ => return Err(format!("'{effort}' is not an effort of this model.")),
-            });
+            };
+            (REASONING_EFFORT, effort.into())
         } else if uses(template, ENABLE_THINKING) {
-            self.enable_thinking = Some(effort != "none");
+            (ENABLE_THINKING, (effort != "none").into())
         } else if effort != "none" || uses(template, REASONING_EFFORT) {
             return Err(format!(
                 "The model cannot reason with the effort '{effort}'."
             ));
-        }
+        } else {
+            return Ok(());
+        };
+        self.0.insert(name.to_owned(), value);
         Ok(())
     }
 }
@@ -65,13 +64,12 @@ impl EngineTemplateArgs {
 /// An argument that the template does not use changes nothing, as in Jinja.
 ///
 /// # Errors
-/// When the template uses an argument that cannot be passed, or when the model has no effort of
-/// reasoning.
+/// When an argument is not one of a client, or when the model has no effort of reasoning.
 pub(super) fn template_args<M>(
     request: &GenerateRequest<M>,
     template: &str,
-) -> Result<EngineTemplateArgs, RequestError> {
-    let mut args = EngineTemplateArgs::default();
+) -> Result<TemplateArgs, RequestError> {
+    let mut args = TemplateArgs::default();
     let json = request.chat_template_args.as_deref().unwrap_or("{}");
     let fields = parse_template_args(json).map_err(|problem| {
         let message = format!("'chat_template_kwargs' {problem}.");
@@ -98,23 +96,13 @@ pub(super) fn check_defaults(
     defaults: &Map<String, Value>,
     template: &str,
 ) -> Result<(), LoadError> {
-    let mut args = EngineTemplateArgs::default();
+    let mut args = TemplateArgs::default();
     for (name, value) in defaults {
         args.set(name, value, template).map_err(|problem| {
             LoadError::Spec(format!("spec.defaults.chatTemplateArgs.{name}: {problem}"))
         })?;
     }
     Ok(())
-}
-
-/// Whether a template uses a variable of this name.
-pub(super) fn uses(template: &str, name: &str) -> bool {
-    let is_part_of_name = |c: char| c.is_alphanumeric() || c == '_';
-    template.match_indices(name).any(|(index, _)| {
-        let before = template[..index].chars().next_back();
-        let after = template[index + name.len()..].chars().next();
-        !before.is_some_and(is_part_of_name) && !after.is_some_and(is_part_of_name)
-    })
 }
 
 #[cfg(test)]
@@ -131,7 +119,7 @@ mod tests {
         effort: Option<&str>,
         json: Option<&str>,
         template: &str,
-    ) -> Result<EngineTemplateArgs, String> {
+    ) -> Result<TemplateArgs, String> {
         let request = GenerateRequest {
             reasoning_effort: effort.map(str::to_owned),
             chat_template_args: json.map(str::to_owned),
@@ -146,26 +134,18 @@ mod tests {
         })
     }
 
-    fn thinking(enable: bool) -> EngineTemplateArgs {
-        EngineTemplateArgs {
-            enable_thinking: Some(enable),
-            ..EngineTemplateArgs::default()
-        }
+    fn with(json: Value) -> TemplateArgs {
+        TemplateArgs(json.as_object().unwrap().clone())
     }
 
     #[test]
     fn effort_is_passed_by_the_means_of_the_template() {
-        let high = EngineTemplateArgs {
-            reasoning_effort: Some(ReasoningEffort::High),
-            ..EngineTemplateArgs::default()
-        };
+        let thinking = |enable: bool| with(serde_json::json!({"enable_thinking": enable}));
+        let high = with(serde_json::json!({"reasoning_effort": "high"}));
         assert_eq!(args(Some("high"), None, GPT_OSS), Ok(high));
         assert_eq!(args(Some("none"), None, QWEN), Ok(thinking(false)));
         assert_eq!(args(Some("low"), None, QWEN), Ok(thinking(true)));
-        assert_eq!(
-            args(Some("none"), None, PLAIN),
-            Ok(EngineTemplateArgs::default())
-        );
+        assert_eq!(args(Some("none"), None, PLAIN), Ok(TemplateArgs::default()));
         assert_eq!(
             args(Some("low"), None, PLAIN),
             Err("reasoning_effort".into())
@@ -177,25 +157,17 @@ mod tests {
     }
 
     #[test]
-    fn argument_is_passed_or_has_no_effect_or_is_refused() {
+    fn argument_is_passed_unless_it_is_the_conversations_own() {
         let set = |json, template| args(None, Some(json), template);
-        assert_eq!(
-            set(r#"{"enable_thinking": false}"#, QWEN),
-            Ok(thinking(false))
-        );
-        assert_eq!(
-            set(r#"{"other": 1}"#, PLAIN),
-            Ok(EngineTemplateArgs::default())
-        );
+        for json in [
+            r#"{"enable_thinking": false}"#,
+            r#"{"custom_flag": true}"#,
+            r#"{"other": 1}"#,
+        ] {
+            let passed = with(serde_json::from_str(json).unwrap());
+            assert_eq!(set(json, PLAIN), Ok(passed));
+        }
         let refused = |name: &str| Err(format!("chat_template_kwargs.{name}"));
-        assert_eq!(
-            set(r#"{"custom_flag": true}"#, PLAIN),
-            refused("custom_flag")
-        );
-        assert_eq!(
-            set(r#"{"custom": true}"#, PLAIN),
-            Ok(EngineTemplateArgs::default())
-        );
         assert_eq!(set(r#"{"messages": []}"#, QWEN), refused("messages"));
         assert_eq!(
             set(r#"{"enable_thinking": "no"}"#, QWEN),
@@ -211,7 +183,6 @@ mod tests {
         assert_eq!(check(usable.clone(), QWEN), Ok(()));
         assert_eq!(check(usable, PLAIN), Ok(()));
         for (args, name) in [
-            (serde_json::json!({"custom_flag": true}), "custom_flag"),
             (serde_json::json!({"messages": []}), "messages"),
             (
                 serde_json::json!({"enable_thinking": "no"}),

@@ -5,22 +5,28 @@ use std::sync::Arc;
 use mistralrs_core::llguidance::ParserFactory;
 use mistralrs_core::llguidance::toktrie::TokTrie;
 
+use crate::chat::control_tokens::ControlTokens;
+
 /// Returns the text of a token. Special tokens have a text too; a token that is only a part of a
 /// character has the replacement character.
 pub(super) type TokenText = Box<dyn Fn(u32) -> String + Send + Sync>;
 
-/// Splits a text into tokens. The flag adds the special tokens that begin every prompt. `None` if the text
-/// cannot be split.
+/// Splits a text into tokens, as [`PromptTokenizer`](super::prompt_tokenizer::PromptTokenizer) does. `None` if
+/// the text cannot be split.
 pub(super) type TokenIds = Box<dyn Fn(&str, bool) -> Option<Vec<u32>> + Send + Sync>;
 
 /// The tokens of a model.
 pub(super) struct Vocabulary {
     pub(super) token_text: TokenText,
     pub(super) token_ids: TokenIds,
+    /// The control tokens, which a client's texts must not have.
+    pub(super) controls: ControlTokens,
     /// Compiles grammars over the tokens. `None` if the bytes of the tokens are not known.
     pub(super) grammars: Option<Arc<ParserFactory>>,
     /// The tokens that end an answer.
     pub(super) end_tokens: Arc<[u32]>,
+    /// Those of them that the engine does not know by itself.
+    pub(super) more_end_tokens: Vec<u32>,
 }
 
 /// The text and the bytes of a token. The bytes are empty if they are not known.
@@ -31,9 +37,9 @@ pub(super) struct TokenContent {
 }
 
 impl Vocabulary {
-    /// Counts the tokens of a text, as [`token_ids`](Self::token_ids) splits it.
-    pub(super) fn count_tokens(&self, text: &str, special: bool) -> Option<usize> {
-        (self.token_ids)(text, special).map(|tokens| tokens.len())
+    /// Counts the tokens of a text without those that begin a prompt.
+    pub(super) fn count_tokens(&self, text: &str) -> Option<usize> {
+        (self.token_ids)(text, false).map(|tokens| tokens.len())
     }
 
     /// Returns the content of a token.
@@ -82,8 +88,10 @@ mod tests {
         let vocabulary = Vocabulary {
             token_text: Box::new(|token| token.to_string()),
             token_ids: Box::new(|_, _| None),
+            controls: ControlTokens::new(&[]),
             grammars: None,
             end_tokens: Arc::new([]),
+            more_end_tokens: Vec::new(),
         };
         let content = TokenContent {
             text: "7".into(),

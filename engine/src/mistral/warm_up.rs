@@ -1,8 +1,9 @@
 //! Computes two short answers after a model was loaded.
 //!
 //! The first answer of a model often takes several times as long as the next ones: weights are paged in,
-//! threads and buffers are created, the chat template is compiled. Without the warm-up the first client
-//! would wait for that, and the speed and energy estimates of the replica would start far too high.
+//! threads and buffers are created. Without the warm-up the first client would wait for that, and the speed and
+//! energy estimates of the replica would start far too high. It also tells whether the model can answer at all,
+//! and how fast it reads.
 
 use std::time::Duration;
 
@@ -14,55 +15,72 @@ use flotilla_core::generate::{
 use flotilla_core::spec::Pipeline;
 use futures::StreamExt;
 
-use crate::LoadedModel;
+use crate::{LoadError, LoadedModel};
 
 /// How long the warm-up may delay a loaded model. A model that needs longer is slow for other reasons.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
 /// The prompts. There are two because the second answer can still be slow; they differ because a prefix
-/// cache may hold the first one.
-const PROMPTS: [&str; 2] = ["Hello", "Good morning"];
+/// cache may hold the first one. The second one is long enough to tell how fast prompts are read.
+const PROMPTS: [&str; 2] = [
+    "Hello",
+    "Good morning. Here is a question about the weather in the mountains: does it rain more on the side that \
+     the wind comes from, or on the other one?",
+];
 /// Tokens of each answer. The second token is the first one from the decode phase.
 const MAX_TOKENS: u32 = 2;
 
-/// Makes `model` answer, for at most `timeout`. Failures are only logged: a model that cannot answer these
-/// prompts may still answer others.
+/// Makes `model` answer, for at most `timeout`. A model that takes longer is slow, and no failure.
+///
+/// # Errors
+/// [`LoadError::FirstAnswer`] when the engine fails.
 pub(super) async fn warm_up(
     model: &dyn LoadedModel,
     name: &ModelName,
     pipeline: Pipeline,
+    has_template: bool,
     timeout: Duration,
-) {
+) -> Result<(), LoadError> {
     let answers = async {
         for text in PROMPTS {
             match pipeline {
                 Pipeline::Embedding => embed(model, name, text).await?,
-                _ => generate(model, name, text).await?,
+                Pipeline::Text => generate(model, name, text, has_template).await?,
             }
         }
         Ok::<_, RequestError>(())
     };
     match tokio::time::timeout(timeout, answers).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(model = %name, %error, "warm-up failed"),
-        Err(_) => tracing::debug!(model = %name, "warm-up timed out"),
+        Ok(Ok(())) => Ok(()),
+        // Two tokens of a context cannot be too many but for a model with an unusual template.
+        Ok(Err(error @ (RequestError::Invalid { .. } | RequestError::ContextLength(_)))) => {
+            tracing::debug!(model = %name, %error, "the model does not take the prompts of the warm-up");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(LoadError::FirstAnswer(error.to_string())),
+        Err(_) => {
+            tracing::debug!(model = %name, "warm-up timed out");
+            Ok(())
+        }
     }
 }
 
-/// Generates from a chat, or from plain text if that fails because the model has no chat template.
+/// Generates from a chat, or from plain text if the model has no chat template.
 async fn generate(
     model: &dyn LoadedModel,
     name: &ModelName,
     text: &str,
+    has_template: bool,
 ) -> Result<(), RequestError> {
-    let chat = GenerateInput::Chat(vec![ChatMessage {
-        role: "user".into(),
-        content: text.into(),
-        ..ChatMessage::default()
-    }]);
-    match generate_from(model, name, chat).await {
-        Err(_) => generate_from(model, name, GenerateInput::Text(text.into())).await,
-        Ok(()) => Ok(()),
-    }
+    let input = if has_template {
+        GenerateInput::Chat(vec![ChatMessage {
+            role: "user".into(),
+            content: text.into(),
+            ..ChatMessage::default()
+        }])
+    } else {
+        GenerateInput::Text(text.into())
+    };
+    generate_from(model, name, input).await
 }
 
 async fn generate_from(
@@ -105,11 +123,11 @@ mod tests {
     use flotilla_core::generate::Embeddings;
     use futures::stream;
 
-    /// Records its prompts. A chat fails if it `has_no_template`, and no answer ends if it `is_stuck`.
+    /// Records its prompts. Fails with `failure`, and no answer ends if it `is_stuck`.
     #[derive(Default)]
     struct FakeModel {
         prompts: Mutex<Vec<String>>,
-        has_no_template: bool,
+        failure: Option<RequestError>,
         is_stuck: bool,
     }
 
@@ -117,14 +135,14 @@ mod tests {
     impl LoadedModel for FakeModel {
         async fn generate(&self, request: GenerateRequest) -> Result<GenerateEvents, RequestError> {
             let prompt = match request.input {
-                GenerateInput::Chat(_) if self.has_no_template => {
-                    return Err(RequestError::Engine("no template".into()));
-                }
                 GenerateInput::Chat(messages) => format!("chat {}", messages[0].content),
                 GenerateInput::Text(text) => format!("text {text}"),
                 GenerateInput::Tokens(tokens) => format!("tokens {tokens:?}"),
             };
             self.prompts.lock().push(prompt);
+            if let Some(failure) = &self.failure {
+                return Err(failure.clone());
+            }
             if self.is_stuck {
                 return Ok(stream::pending().boxed());
             }
@@ -141,24 +159,44 @@ mod tests {
         }
     }
 
-    async fn prompts(model: FakeModel, pipeline: Pipeline, timeout: Duration) -> Vec<String> {
+    async fn warm(
+        model: &FakeModel,
+        pipeline: Pipeline,
+        has_template: bool,
+        timeout: Duration,
+    ) -> Result<(), LoadError> {
         let name = ModelName::new("m").unwrap();
-        warm_up(&model, &name, pipeline, timeout).await;
-        model.prompts.into_inner()
+        warm_up(model, &name, pipeline, has_template, timeout).await
     }
 
     #[tokio::test]
     async fn warm_up_uses_what_the_model_can_do() {
-        let prompts_sent = prompts(FakeModel::default(), Pipeline::Text, TIMEOUT).await;
-        assert_eq!(prompts_sent, ["chat Hello", "chat Good morning"]);
-        let base = FakeModel {
-            has_no_template: true,
-            ..FakeModel::default()
+        for (pipeline, has_template, kind) in [
+            (Pipeline::Text, true, "chat"),
+            (Pipeline::Text, false, "text"),
+            (Pipeline::Embedding, false, "embed"),
+        ] {
+            let model = FakeModel::default();
+            assert_eq!(warm(&model, pipeline, has_template, TIMEOUT).await, Ok(()));
+            let expected = PROMPTS.map(|text| format!("{kind} {text}"));
+            assert_eq!(*model.prompts.lock(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn engine_that_fails_fails_the_load_and_a_refusal_does_not() {
+        let fails = async |failure| {
+            let model = FakeModel {
+                failure: Some(failure),
+                ..FakeModel::default()
+            };
+            warm(&model, Pipeline::Text, true, TIMEOUT).await
         };
-        let prompts_sent = prompts(base, Pipeline::Text, TIMEOUT).await;
-        assert_eq!(prompts_sent, ["text Hello", "text Good morning"]);
-        let prompts_sent = prompts(FakeModel::default(), Pipeline::Embedding, TIMEOUT).await;
-        assert_eq!(prompts_sent, ["embed Hello", "embed Good morning"]);
+        let failed = fails(RequestError::Engine("DummyLayer".into())).await;
+        assert_eq!(failed, Err(LoadError::FirstAnswer("DummyLayer".into())));
+        assert!(fails(RequestError::NodeLost("gone".into())).await.is_err());
+        let refused = fails(RequestError::invalid("messages", "too short")).await;
+        assert_eq!(refused, Ok(()));
     }
 
     #[tokio::test]
@@ -167,7 +205,8 @@ mod tests {
             is_stuck: true,
             ..FakeModel::default()
         };
-        let prompts_sent = prompts(stuck, Pipeline::Text, Duration::ZERO).await;
-        assert_eq!(prompts_sent, ["chat Hello"]);
+        let warmed = warm(&stuck, Pipeline::Text, true, Duration::ZERO).await;
+        assert_eq!(warmed, Ok(()));
+        assert_eq!(stuck.prompts.lock().len(), 1);
     }
 }

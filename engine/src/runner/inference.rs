@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use flotilla_core::generate::{EmbedRequest, GenerateRequest};
+use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest};
 use flotilla_proto::v1::inference_server::Inference;
 use flotilla_proto::{answer_messages, status, v1};
 use futures::stream::{self, Stream, StreamExt};
@@ -47,8 +47,16 @@ impl Inference for InferenceService {
         &self,
         request: Request<v1::EmbedRequest>,
     ) -> Result<Response<Self::EmbedStream>, Status> {
-        let request = EmbedRequest::try_from(request.into_inner())?;
-        let embeddings = self.model()?.embed(request).await;
+        let request = request.into_inner();
+        let check_only = request.check_only;
+        let request = EmbedRequest::try_from(request)?;
+        let model = self.model()?;
+        let embeddings = if check_only {
+            let checked = model.check_embed(&request).await;
+            checked.map(|()| Embeddings::default())
+        } else {
+            model.embed(request).await
+        };
         let message = embeddings.map_err(status::from_error)?.into();
         Ok(Response::new(stream::iter([Ok(message)]).boxed()))
     }

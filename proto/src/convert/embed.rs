@@ -13,6 +13,7 @@ impl From<&generate::EmbedRequest> for v1::EmbedRequest {
             model: request.model.as_str().to_owned(),
             inputs: request.inputs.iter().map(input_message).collect(),
             queue_key: Some(queue_key_message(request.queue_key, request.deadline)),
+            check_only: false,
         }
     }
 }

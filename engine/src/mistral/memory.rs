@@ -1,0 +1,122 @@
+//! Estimates the memory of a model from its files.
+//!
+//! A model has a process of its own: the estimate is the largest memory that the process takes, with the
+//! contexts of all sequences that are computed at once full.
+
+use flotilla_core::Bytes;
+use flotilla_core::spec::ModelSpec;
+use mistralrs::ModelDType;
+use mistralrs_core::IsqType;
+
+use super::inspection::Inspection;
+use super::load_plan::LoadPlan;
+use super::model_shape::ModelShape;
+use crate::LoadError;
+
+/// Memory of a process without a model: code, threads and their buffers.
+const PROCESS: u64 = 40 << 20;
+/// Memory of a token of the vocabulary in the tokenizer and in the tree that grammars search.
+const VOCABULARY_ENTRY: u64 = 700;
+/// The width of numbers in caches, masks and activations of a GGUF model.
+const GGUF_WIDTH: u64 = 2;
+/// How many times the width of a layer its activations take, while a prompt is read.
+const LAYER_COPIES: u64 = 4;
+/// Memory of a model whose dimensions are not known, as a fraction of its weights: caches and activations.
+const UNKNOWN_SHAPE: f64 = 0.2;
+
+/// Estimates the memory of a model: what the spec says, or else what follows from its files.
+/// See [`Engine::estimate`](crate::Engine::estimate).
+pub(super) async fn estimate(spec: &ModelSpec) -> Result<Bytes, LoadError> {
+    let plan = LoadPlan::new(spec)?;
+    if let Some(memory) = spec.memory {
+        return Ok(memory);
+    }
+    let inspected = tokio::task::spawn_blocking(move || {
+        let inspection = Inspection::of(&plan.files)?;
+        Ok(Bytes(peak(
+            &inspection,
+            plan.dtype,
+            plan.isq,
+            plan.sequences as u64,
+        )))
+    });
+    inspected
+        .await
+        .map_err(|e| LoadError::Engine(e.to_string()))?
+}
+
+/// The largest memory of a process with this model, in bytes, with `sequences` full contexts.
+fn peak(inspection: &Inspection, dtype: ModelDType, isq: Option<IsqType>, sequences: u64) -> u64 {
+    let weights = weights(inspection, dtype, isq);
+    let Some(shape) = ModelShape::of(inspection) else {
+        return PROCESS + (weights as f64 * (1.0 + UNKNOWN_SHAPE)) as u64;
+    };
+    let width = match inspection {
+        Inspection::Gguf(_) => GGUF_WIDTH,
+        Inspection::Folder { .. } => width(dtype),
+    };
+    let embeddings = match inspection {
+        // The embeddings of a GGUF file are not quantised in memory.
+        Inspection::Gguf(_) => shape.vocabulary * shape.hidden * 4,
+        Inspection::Folder { .. } => 0,
+    };
+    let context = shape.context;
+    let caches = 2 * shape.layers * shape.keys * context * width * sequences;
+    // Prompts are read one after another.
+    let mask = context * context * width;
+    let layer = shape.hidden + shape.queries + 2 * shape.keys + 2 * shape.feed_forward;
+    let activations = LAYER_COPIES * layer * context * width;
+    let vocabulary = VOCABULARY_ENTRY * shape.vocabulary;
+    PROCESS + weights + embeddings + caches + mask + activations + vocabulary
+}
+
+/// The size of the weights once they are loaded, in bytes.
+fn weights(inspection: &Inspection, dtype: ModelDType, isq: Option<IsqType>) -> u64 {
+    match inspection {
+        Inspection::Gguf(headers) => {
+            let tensors = headers.iter().flat_map(|header| &header.tensors);
+            tensors.filter_map(|tensor| tensor.bytes()).sum()
+        }
+        Inspection::Folder { tensors, .. } => {
+            let bytes = tensors.iter().map(|tensor| {
+                // On-the-fly quantisation takes the matrices of layers.
+                let is_quantised = tensor.dimensions == 2 && tensor.name.contains(".layers.");
+                let bits = match isq.filter(|_| is_quantised) {
+                    Some(isq) => quantised_bits(isq),
+                    None => 8.0 * width(dtype) as f64,
+                };
+                tensor.elements as f64 * bits / 8.0
+            });
+            bytes.sum::<f64>() as u64
+        }
+    }
+}
+
+/// The width of a number, in bytes.
+fn width(dtype: ModelDType) -> u64 {
+    match dtype {
+        ModelDType::F32 => 4,
+        ModelDType::F16 | ModelDType::BF16 | ModelDType::Auto => 2,
+    }
+}
+
+/// The bits of a weight in a format, with the scales of its blocks.
+fn quantised_bits(format: IsqType) -> f64 {
+    match format {
+        IsqType::Q4_0 | IsqType::Q4K | IsqType::HQQ4 | IsqType::AFQ4 => 4.5,
+        IsqType::Q4_1 => 5.0,
+        IsqType::Q5_0 | IsqType::Q5K => 5.5,
+        IsqType::Q5_1 => 6.0,
+        IsqType::Q6K | IsqType::AFQ6 => 6.5625,
+        IsqType::Q8_0 | IsqType::HQQ8 | IsqType::AFQ8 => 8.5,
+        IsqType::Q8_1 | IsqType::Q8K => 9.125,
+        IsqType::Q2K | IsqType::AFQ2 => 2.625,
+        IsqType::Q3K | IsqType::AFQ3 => 3.4375,
+        IsqType::F8E4M3 => 8.0,
+        IsqType::F8Q8 => 8.5,
+        IsqType::MXFP4 => 4.25,
+    }
+}
+
+#[cfg(test)]
+mod tests;

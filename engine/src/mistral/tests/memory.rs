@@ -1,0 +1,36 @@
+//! Measures the memory of a model whose context is full, beside the estimate.
+
+use super::*;
+use flotilla_core::Bytes;
+
+/// A figure of this process's memory: `VmRSS` now, or `VmHWM` at most so far.
+fn memory(name: &str) -> Bytes {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    let kilobytes = line.split_whitespace().nth(1).unwrap();
+    Bytes(kilobytes.parse::<u64>().unwrap() * 1_024)
+}
+
+/// Loads the model at `FLOTILLA_MODEL`, fills its context and prints its peak beside the estimate. It must run
+/// in a process of its own.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs FLOTILLA_MODEL, the path of a model, and a process of its own"]
+async fn memory_of_a_full_context() {
+    let path = PathBuf::from(std::env::var("FLOTILLA_MODEL").unwrap());
+    let mut spec = spec(&path);
+    spec.options.max_prompt_seconds = Some(3_600);
+    let estimate = crate::mistral::memory::estimate(&spec).await.unwrap();
+    let before = memory("VmRSS");
+    let model = load_spec(spec).await.unwrap();
+    let (loading, loaded) = (memory("VmHWM"), memory("VmRSS"));
+    let context = model.context_length().unwrap();
+    let mut request = request(GenerateInput::Tokens(vec![42; context as usize - 8]));
+    request.sampling.logit_bias = [0, 1, 2].map(|token| (token, -100.0)).into();
+    answer(&model, request).await.unwrap();
+    let (peak, full) = (memory("VmHWM"), memory("VmRSS"));
+    let error = 100.0 * (estimate.0 as f64 / peak.0 as f64 - 1.0);
+    println!(
+        "context {context}: estimate {estimate}, peak {peak} ({error:+.1} %); process {before}, loading {loading}, \
+         loaded {loaded}, full {full}"
+    );
+}
