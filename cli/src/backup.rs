@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use flotilla_controller::admin::{
-    MissingFiles, ModelResource, NodeResource, RouterResource, TaskResource,
+    FleetIdentity, MissingFiles, ModelResource, NewFleetId, NodeResource, RouterResource,
+    TaskResource,
 };
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
@@ -14,8 +15,8 @@ use flotilla_core::spec::{API_VERSION, Resource, Sha256Digest};
 
 use crate::args::{BackupArgs, RestoreArgs};
 use crate::backup_documents::{
-    self, ArtifactDocument, ArtifactKind, BackupDocument, DocumentMetadata, NodeOperationDocument,
-    NodeOperationKind,
+    self, ArtifactDocument, ArtifactKind, BackupDocument, DocumentMetadata, FleetDocument,
+    FleetKind, NodeOperationDocument, NodeOperationKind,
 };
 use crate::backup_files::{self, MissingFileList};
 use crate::client::{FleetClient, ListResponse, read_json};
@@ -24,6 +25,9 @@ use crate::resource_text::counted;
 
 /// Interval at which missing files are asked for again.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The path of the fleet's identity.
+const FLEET_PATH: [&str; 3] = ["api", "v1", "fleet"];
 
 /// Writes the desired state to a file or to standard output.
 pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
@@ -38,9 +42,11 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
             write_synced(&temporary, &text)
                 .and_then(|()| std::fs::rename(&temporary, file))
                 .with_context(|| format!("cannot write {}", file.display()))?;
+            let is_resource =
+                |document: &&BackupDocument| !matches!(document, BackupDocument::Fleet(_));
             println!(
                 "{} written to {}",
-                counted(documents.len(), "resource"),
+                counted(documents.iter().filter(is_resource).count(), "resource"),
                 file.display()
             );
         }
@@ -94,6 +100,14 @@ async fn save_files(
 /// Fetches the desired state. Artifacts come first, since models refer to them.
 async fn fetch_documents(fleet: &FleetClient) -> anyhow::Result<Vec<BackupDocument>> {
     let mut documents = Vec::new();
+    let FleetIdentity { id, lost_id, .. } = fleet.get(&FLEET_PATH).await?;
+    documents.extend(id.or(lost_id).map(|name| {
+        BackupDocument::Fleet(FleetDocument {
+            api_version: API_VERSION.into(),
+            kind: FleetKind::Fleet,
+            metadata: DocumentMetadata { name },
+        })
+    }));
     let artifacts: Vec<(String, Manifest)> = fleet.get(&["api", "v1", "manifests"]).await?;
     documents.extend(artifacts.into_iter().map(|(name, spec)| {
         BackupDocument::Artifact(ArtifactDocument {
@@ -151,6 +165,7 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
     // The whole file is parsed before anything is changed.
     let documents = backup_documents::parse(content).context(name)?;
     let folder = backup_files::folder_of(&args.file);
+    let before: FleetIdentity = fleet.get(&FLEET_PATH).await?;
     let mut incomplete = Vec::new();
     for document in &documents {
         if let BackupDocument::Artifact(artifact) = document {
@@ -162,9 +177,42 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
             restore_document(&fleet, document).await?;
         }
     }
+    // Once the desired state is there, and before nodes are asked for files.
+    restore_identity(&fleet, &documents, &before).await?;
     wait_for_files(&fleet, &incomplete, args.timeout).await?;
     // The nodes of an earlier fleet are refused until they are moved.
     fleet.print_readiness_notes().await;
+    Ok(())
+}
+
+/// Gives the fleet the id that it had when the backup was made, so that its nodes obey it again. A fleet that
+/// had resources or nodes of its own before the restore, when its identity was `before`, keeps its id.
+async fn restore_identity(
+    fleet: &FleetClient,
+    documents: &[BackupDocument],
+    before: &FleetIdentity,
+) -> anyhow::Result<()> {
+    let in_backup = documents.iter().find_map(|document| match document {
+        BackupDocument::Fleet(fleet) => Some(fleet.metadata.name.clone()),
+        _ => None,
+    });
+    // An older backup, or a file of resources alone, does not have it.
+    let Some(id) = in_backup.or_else(|| before.lost_id.clone()) else {
+        return Ok(());
+    };
+    // A new fleet gets its id soon after its start.
+    let FleetIdentity { id: current, .. } = fleet.get(&FLEET_PATH).await?;
+    match current {
+        Some(current) if current == id => {}
+        Some(current) if !before.empty => println!(
+            "the fleet keeps its id {current}: nodes of the fleet {id} obey it once their agents are started with --adopt-fleet {current}"
+        ),
+        replaces => {
+            let new = NewFleetId { id, replaces };
+            fleet.put_ignoring_response(&FLEET_PATH, &new).await?;
+            println!("fleet/{} restored", new.id);
+        }
+    }
     Ok(())
 }
 
@@ -244,7 +292,7 @@ async fn wait_for_files(
 /// Restores a document that is no artifact.
 async fn restore_document(fleet: &FleetClient, document: &BackupDocument) -> anyhow::Result<()> {
     match document {
-        BackupDocument::Artifact(_) => {}
+        BackupDocument::Artifact(_) | BackupDocument::Fleet(_) => {}
         BackupDocument::Resource(resource) => {
             let (noun, path) = manifest::noun_and_path(resource);
             fleet.put_ignoring_response(&path, resource).await?;

@@ -24,6 +24,7 @@ pub(crate) enum BackupDocument {
     Resource(Box<Resource>),
     NodeOperation(NodeOperationDocument),
     Artifact(ArtifactDocument),
+    Fleet(FleetDocument),
 }
 
 /// The operation (cordon or drain) in effect on a node.
@@ -46,6 +47,15 @@ pub(crate) struct ArtifactDocument {
     pub(crate) spec: Manifest,
 }
 
+/// The identity of the fleet, whose name is its id.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct FleetDocument {
+    pub(crate) api_version: String,
+    pub(crate) kind: FleetKind,
+    pub(crate) metadata: DocumentMetadata,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DocumentMetadata {
@@ -55,6 +65,11 @@ pub(crate) struct DocumentMetadata {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum NodeOperationKind {
     NodeOperation,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum FleetKind {
+    Fleet,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -124,6 +139,9 @@ fn read_document(document: Value) -> anyhow::Result<Option<BackupDocument>> {
     Ok(Some(match kind.as_str() {
         "Artifact" => BackupDocument::Artifact(
             serde_json::from_value(document).context("the artifact cannot be read")?,
+        ),
+        "Fleet" => BackupDocument::Fleet(
+            serde_json::from_value(document).context("the identity of the fleet cannot be read")?,
         ),
         "NodeOperation" => BackupDocument::NodeOperation(
             serde_json::from_value(document).context("the operation of a node cannot be read")?,

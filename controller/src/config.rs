@@ -27,8 +27,8 @@ pub struct ControllerConfig {
     pub advertise_http: Option<String>,
     /// The store of the desired state.
     pub store: StoreAddress,
-    /// Whether an embedded store that does not exist is created although other files of a fleet show that
-    /// it was lost.
+    /// Whether a new fleet is begun in an empty store although other files of a fleet show that it was lost.
+    /// An embedded store is created then.
     pub init_store: bool,
     /// Directory for model files.
     pub data_dir: PathBuf,

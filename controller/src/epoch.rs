@@ -41,7 +41,8 @@ pub(crate) async fn run(fleet: FleetHandle, store: Arc<dyn Store>, stop: Cancell
         let Some(followed) = newest_followed(&view).filter(|followed| *followed > applied) else {
             continue;
         };
-        if !view.synced || view.store_error.is_some() {
+        // A store without a fleet was not put back: it is empty.
+        if !view.synced || view.store_error.is_some() || view.fleet_id.is_none() {
             continue;
         }
         match raise(store.as_ref(), followed).await {
@@ -57,10 +58,13 @@ pub(crate) async fn run(fleet: FleetHandle, store: Arc<dyn Store>, stop: Cancell
     }
 }
 
-/// The newest version that a node linked to this controller follows.
+/// The newest version that a node linked to this controller follows. A node with an epoch that cannot be
+/// true says nothing about the store.
 fn newest_followed(view: &FleetView) -> Option<StateVersion> {
     let linked = view.nodes.values().filter(|node| node.linked_locally);
-    linked.map(|node| node.report.load().followed).max()
+    let followed = linked.map(|node| node.report.load().followed);
+    let plausible = followed.filter(|followed| followed.is_plausible(view.epoch));
+    plausible.max()
 }
 
 /// Raises the epoch of the store, unless it is not behind `followed`.
@@ -74,7 +78,8 @@ async fn raise(store: &dyn Store, followed: StateVersion) -> Result<(), StoreErr
         epoch: epoch.unwrap_or_default(),
         revision: store.current_revision().await?,
     };
-    let Some(raised) = current.raised_epoch(followed) else {
+    let raised = current.raised_epoch(followed);
+    let Some(raised) = raised.filter(|_| followed.is_plausible(current.epoch)) else {
         return Ok(());
     };
     tracing::warn!(
@@ -122,5 +127,7 @@ mod tests {
         assert_eq!(epoch().await, Some(1));
         raise(&store, version(4, 1)).await.unwrap();
         assert_eq!(epoch().await, Some(5));
+        raise(&store, version(u64::MAX, 1)).await.unwrap();
+        assert_eq!(epoch().await, Some(5), "the node is at fault");
     }
 }

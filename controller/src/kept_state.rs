@@ -65,7 +65,7 @@ impl KeptStateFile {
     /// # Errors
     /// Those of the disk; the earlier file stays then.
     pub(crate) fn save(&self, state: &KeptState) -> io::Result<()> {
-        if let Some(kept) = self.kept_fleet_id()?
+        if let Some(kept) = self.fleet_id()?
             && !kept.is_empty()
             && kept != state.fleet_id
         {
@@ -82,7 +82,11 @@ impl KeptStateFile {
     }
 
     /// Returns the id of the fleet that the file is about. `None` if there is no file, or none that says so.
-    fn kept_fleet_id(&self) -> io::Result<Option<String>> {
+    /// Blocks.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) fn fleet_id(&self) -> io::Result<Option<String>> {
         let file = match std::fs::File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -65,6 +65,7 @@ async fn try_lead_or_wait(
             WatchEvent::Change(StoreChange::Delete { .. }) => return Ok(None),
             WatchEvent::Snapshot { .. }
             | WatchEvent::Change(StoreChange::Put(_))
+            | WatchEvent::PutBack
             | WatchEvent::Unavailable(_)
             | WatchEvent::Available => {}
         }

@@ -28,6 +28,7 @@ mod registrar;
 mod run;
 mod scrape;
 mod startup;
+mod state_keeper;
 pub mod store;
 mod store_follower;
 mod traffic;

@@ -76,13 +76,15 @@ impl Registrar {
         let put_back = self.fleet.view().put_back;
         let mut published = KeyValues::new();
         let mut waiting = WaitingLevels::default();
-        self.ensure_fleet_id().await?;
         loop {
             changes.borrow_and_update();
             let view = self.fleet.view();
             if view.put_back != put_back {
                 lease.revoke().await;
                 return Ok(());
+            }
+            if may_found_fleet(&view) {
+                self.ensure_fleet_id().await?;
             }
             waiting.update(&self.waiting.borrow_and_update(), Instant::now());
             let desired = self.desired(&view, &waiting);
@@ -148,6 +150,12 @@ impl Registrar {
         }
         desired
     }
+}
+
+/// Returns whether the store has no fleet and never had one, as far as this controller knows. To an empty
+/// store under another id the nodes of a fleet that it has lost could not come back.
+fn may_found_fleet(view: &FleetView) -> bool {
+    view.synced && view.kept_since.is_none() && view.fleet_id.is_none() && view.lost_fleet.is_none()
 }
 
 /// Waits until a time, or for ever if there is none.

@@ -64,7 +64,7 @@ impl Startup {
         tasks.spawn(store.clone().run(stop.clone()));
         let kept = KeptStateFile::in_dir(&config.data_dir);
         let follower = StoreFollower::new(store.clone(), fleet.clone(), kept);
-        tasks.spawn(follower.run(stop.clone()));
+        tasks.spawn(follower.run(config.init_store, stop.clone()));
         Self {
             blobs: BlobStore::new(config.data_dir.join(BLOBS_DIR)),
             sources,

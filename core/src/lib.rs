@@ -41,5 +41,5 @@ pub mod units;
 
 pub use name::{ArtifactName, ModelName, NodeName, RouterName, TaskName, ZoneName};
 pub use readiness::ReplicaReadiness;
-pub use revision::{MAX_EPOCH, ModelRevision, StateVersion, StoreRevision};
+pub use revision::{ModelRevision, StateVersion, StoreRevision};
 pub use units::{Bytes, HumanDuration, Joules, Watts};

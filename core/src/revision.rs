@@ -31,10 +31,17 @@ pub struct StateVersion {
     pub revision: StoreRevision,
 }
 
-/// The largest epoch that a node may report. No store goes back that often: a larger one is a fault.
-pub const MAX_EPOCH: u64 = 1 << 40;
+/// How far the epoch that a node has obeyed may be above that of the store. No store is put back more often
+/// than that between two of its backups: a larger epoch is a fault of the node.
+const MAX_EPOCH_LEAD: u64 = 1 << 10;
 
 impl StateVersion {
+    /// Returns whether a node can have obeyed this version, of a store that is at `store_epoch` now.
+    #[must_use]
+    pub fn is_plausible(self, store_epoch: u64) -> bool {
+        self.epoch <= store_epoch.saturating_add(MAX_EPOCH_LEAD)
+    }
+
     /// Returns the epoch that this version of the store must be raised to, so that a node that follows
     /// `followed` obeys the store again. `None` if it does so already.
     #[must_use]
@@ -91,6 +98,14 @@ mod tests {
         assert_eq!(version(1, 300).raised_epoch(version(0, 500)), None);
         // The store was put back to before the epoch was raised.
         assert_eq!(version(0, 900).raised_epoch(version(1, 10)), Some(2));
+    }
+
+    #[test]
+    fn an_epoch_far_above_the_stores_is_not_plausible() {
+        assert!(version(0, 7).is_plausible(5));
+        assert!(version(6 + MAX_EPOCH_LEAD, 7).is_plausible(6));
+        assert!(!version(u64::MAX, 7).is_plausible(6));
+        assert!(version(u64::MAX, 7).is_plausible(u64::MAX - 1));
     }
 
     proptest! {

@@ -14,10 +14,9 @@ const MAX_NAMED: usize = 8;
 
 /// Returns the error for a request to a controller that does not know the desired state yet.
 pub(crate) fn not_ready() -> RequestError {
-    RequestError::Unavailable {
-        message: "This controller has not read the fleet's desired state yet: try again, or ask another controller.".into(),
-        retry_after: Some(RETRY_AFTER),
-    }
+    RequestError::NotReady(
+        "This controller has not read the fleet's desired state yet: try again, or ask another controller.".into(),
+    )
 }
 
 /// Returns the error for a request that no replica began to answer within `waited`.

@@ -11,6 +11,9 @@ use serde::Serialize;
 
 use crate::{BackendError, headers};
 
+/// The `Retry-After` of a controller that does not know the desired state yet.
+pub(crate) const NOT_READY_RETRY: Duration = Duration::from_secs(1);
+
 /// An error response of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
@@ -225,6 +228,12 @@ impl From<RequestError> for ApiError {
                 error.retry_after = Some(retry_after);
                 error
             }
+            RequestError::NotReady(_) => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                body: ErrorBody::not_ready(message),
+                retry_after: Some(NOT_READY_RETRY),
+                decision_id: None,
+            },
             RequestError::Unavailable { retry_after, .. } => {
                 let mut error = new(
                     StatusCode::SERVICE_UNAVAILABLE,

@@ -1,7 +1,5 @@
 //! `GET /v1/models` and `GET /v1/models/{name}`.
 
-use std::time::Duration;
-
 use axum::response::Response;
 use flotilla_core::generate::{RequestError, RouteTarget};
 use schemars::JsonSchema;
@@ -10,9 +8,6 @@ use serde::Serialize;
 use crate::backend::ModelCard;
 use crate::json_response::json_response;
 use crate::{ApiError, Backend};
-
-/// The `retry-after` while the models are not known.
-pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Serialize, JsonSchema)]
 pub(crate) struct ModelList {
@@ -43,7 +38,7 @@ impl From<&ModelCard> for ModelJson {
 /// choose a model can offer them.
 ///
 /// # Errors
-/// [`RequestError::Unavailable`] while the backend does not know what there is.
+/// [`RequestError::NotReady`] while the backend does not know what there is.
 pub(crate) fn list(backend: &impl Backend, list_tasks: bool) -> Result<Response, ApiError> {
     check_ready(backend)?;
     let cards = backend.models();
@@ -60,14 +55,8 @@ fn check_ready(backend: &impl Backend) -> Result<(), ApiError> {
     if readiness.ready {
         return Ok(());
     }
-    Err(RequestError::Unavailable {
-        message: format!(
-            "The models are not known yet: {}.",
-            readiness.notes.join("; ")
-        ),
-        retry_after: Some(RETRY_AFTER),
-    }
-    .into())
+    let notes = readiness.notes.join("; ");
+    Err(RequestError::NotReady(format!("The models are not known yet: {notes}.")).into())
 }
 
 /// Returns the model called `name`, the task of `task:NAME`, or `auto`.
@@ -89,6 +78,8 @@ pub(crate) fn get(backend: &impl Backend, name: &str) -> Result<Response, ApiErr
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::backend::{BackendAnswer, BackendError, EventStream, Readiness};
     use flotilla_core::generate::{EmbedRequest, Embeddings, GenerateRequest, Route};

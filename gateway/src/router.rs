@@ -16,7 +16,7 @@ use tower::layer::layer_fn;
 use crate::chat::{ChatBody, ChatCompletion};
 use crate::completions::{CompletionBody, TextCompletion};
 use crate::embeddings::{EmbeddingBody, EmbeddingList};
-use crate::error::ErrorBody;
+use crate::error::{ErrorBody, NOT_READY_RETRY};
 use crate::json_body::{read_json, read_json_parts};
 use crate::json_response::json_response;
 use crate::models::{ModelJson, ModelList};
@@ -187,7 +187,7 @@ async fn get_readiness<B: Backend>(State(state): State<GatewayState<B>>) -> Resp
     });
     if !readiness.ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-        let seconds = HeaderValue::from(models::RETRY_AFTER.as_secs());
+        let seconds = HeaderValue::from(NOT_READY_RETRY.as_secs());
         response.headers_mut().insert(RETRY_AFTER, seconds);
     }
     response

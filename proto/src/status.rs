@@ -46,7 +46,7 @@ pub fn from_error(error: RequestError) -> Status {
             }
             Code::FailedPrecondition
         }
-        RequestError::LimitsUnmet(_) => Code::FailedPrecondition,
+        RequestError::NotReady(_) | RequestError::LimitsUnmet(_) => Code::FailedPrecondition,
         RequestError::DeadlineUnmet(_) => Code::Aborted,
         RequestError::NodeLost(_) => Code::Unavailable,
         RequestError::Timeout(_) | RequestError::AnswerTimeout(_) => Code::DeadlineExceeded,

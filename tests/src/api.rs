@@ -127,10 +127,18 @@ impl Api {
     /// # Panics
     /// Panics if there is no response.
     pub async fn get(&self, path: &str) -> (u16, Value) {
-        let url = format!("{}/{path}", self.base);
-        let response = self.client.get(url).send().await.expect("a response");
+        let response = self.get_response(path).await;
         let status = response.status().as_u16();
         (status, response.json().await.unwrap_or_default())
+    }
+
+    /// Sends `GET` to a path and returns the response.
+    ///
+    /// # Panics
+    /// Panics if there is no response.
+    pub async fn get_response(&self, path: &str) -> Response {
+        let url = format!("{}/{path}", self.base);
+        self.client.get(url).send().await.expect("a response")
     }
 
     /// Returns all resources of a kind, such as `tasks`; none if there is no response.

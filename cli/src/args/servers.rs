@@ -30,9 +30,9 @@ pub(crate) struct UpArgs {
     /// Default: /var/lib/flotilla/up for root, ~/.local/state/flotilla/up for others.
     #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Creates an empty store although the directory has files of a fleet whose store is gone. Nodes
-    /// belong to the earlier fleet until they are moved.
-    #[arg(long)]
+    /// Begins a new fleet in an empty store although the directory has files of a fleet whose store is gone.
+    /// Nodes belong to the earlier fleet until it is restored or they are moved.
+    #[arg(long, env = "FLOTILLA_INIT_STORE")]
     pub(crate) init_store: bool,
     /// Address of the HTTP API.
     #[arg(long, env = "FLOTILLA_HTTP", value_name = "IP:PORT", default_value = "127.0.0.1:8080",
@@ -156,9 +156,9 @@ pub(crate) struct ControllerArgs {
     /// for root and ~/.local/state/flotilla/controller for others.
     #[arg(long, env = "FLOTILLA_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Creates an empty store although the data directory has files of a fleet whose store is gone. Nodes
-    /// belong to the earlier fleet until they are moved.
-    #[arg(long)]
+    /// Begins a new fleet in an empty store although the data directory has files of a fleet whose store is
+    /// gone. Nodes belong to the earlier fleet until it is restored or they are moved.
+    #[arg(long, env = "FLOTILLA_INIT_STORE")]
     pub(crate) init_store: bool,
     /// PEM file with further certificate authorities, for the servers that models are fetched from.
     #[arg(long, env = "FLOTILLA_CA_FILE", value_name = "FILE")]

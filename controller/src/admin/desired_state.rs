@@ -13,7 +13,7 @@ use super::apply_plan::{ApplyPlan, ApplyTarget};
 use super::apply_result::{Applied, to_json};
 use crate::fleet::NodeOperationRecord;
 use crate::fleet::records::encode;
-use crate::store::{Store, StoreError, StoreRevision, StoreWrite, backoff, keys};
+use crate::store::{Precondition, Store, StoreError, StoreRevision, StoreWrite, backoff, keys};
 
 /// Writes the desired state: models, tasks, the router, artifacts and node operations. Cheap to
 /// clone.
@@ -213,6 +213,28 @@ impl DesiredStateWriter {
     /// Writes without a precondition.
     pub(super) async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
         with_retries(|| self.store.write(writes.clone())).await
+    }
+
+    /// Gives the fleet an id. `replaces` is the one that it has now, if any.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when it has another one, and those of the store.
+    pub(super) async fn set_fleet_id(
+        &self,
+        id: &str,
+        replaces: Option<&str>,
+    ) -> Result<StoreRevision, StoreError> {
+        let precondition = match replaces {
+            None => Precondition::Absent,
+            Some(replaced) => {
+                let current = self.store.get(keys::FLEET_ID).await?;
+                let current = current.filter(|entry| entry.value == replaced.as_bytes());
+                let conflict = || StoreError::Conflict(keys::FLEET_ID.to_owned());
+                Precondition::Revision(current.ok_or_else(conflict)?.revision)
+            }
+        };
+        let put = StoreWrite::put_if(keys::FLEET_ID.to_owned(), id.into(), precondition);
+        self.write(vec![put]).await
     }
 
     /// Whether the marker `name` is set.

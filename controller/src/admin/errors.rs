@@ -9,8 +9,6 @@ use http::StatusCode;
 use crate::fleet::FleetView;
 use crate::store::StoreError;
 
-/// The `retry-after` until the desired state has been read.
-const READ_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// The `retry-after` while the store is away.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
@@ -31,8 +29,7 @@ pub(super) fn not_in_view(view: &FleetView, kind: &str, name: &str) -> ApiError 
 /// The 503 while the desired state is not known. `question` is the beginning of the message.
 pub(super) fn not_known(view: &FleetView, question: &str) -> ApiError {
     let notes = view.notes().join("; ");
-    let message = format!("{question} is not known yet: {notes}.");
-    ApiError::from(RequestError::unavailable(message)).with_retry_after(READ_RETRY_AFTER)
+    RequestError::NotReady(format!("{question} is not known yet: {notes}.")).into()
 }
 
 /// The error reply to a change that the store did not accept: 409 when another client changed the

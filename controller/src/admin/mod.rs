@@ -17,6 +17,7 @@ pub(crate) mod decisions;
 mod desired_state;
 mod desired_state_batch;
 mod errors;
+mod fleet;
 pub(crate) mod live;
 mod model_conditions;
 mod model_status;
@@ -40,6 +41,7 @@ pub use batch::{AppliedResource, ApplyBatchReply, DeleteBatch, DeleteBatchReply,
 pub use controllers::ControllerResource;
 pub use decisions::DryRunResult;
 pub use desired_state::DesiredStateWriter;
+pub use fleet::{FleetIdentity, NewFleetId};
 pub use model_status::{ModelStatus, ReplicaStatus};
 pub use models::{AssignmentStatus, ModelResource};
 pub use nodes::{

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::desired_state::DesiredStateWriter;
 use super::state::AdminState;
 use super::watch::WatchQuery;
-use super::{artifacts, batch, controllers, models, nodes, tasks};
+use super::{artifacts, batch, controllers, fleet, models, nodes, tasks};
 use crate::artifacts::{BlobStore, Uploads};
 use crate::fleet::FleetHandle;
 use crate::store::Store;
@@ -149,6 +149,23 @@ fn status_routes() -> ApiRoutes<AdminState> {
             .returns_nothing(204)
             .errors(&[404, 409, 503, 507]),
             put(nodes::put_operation),
+        )
+        .route(
+            Operation::new("get", "/api/v1/fleet", "Returns the identity of the fleet")
+                .returns::<fleet::FleetIdentity>(200)
+                .errors(&[503]),
+            get(fleet::get),
+        )
+        .route(
+            Operation::new(
+                "put",
+                "/api/v1/fleet",
+                "Gives the fleet the id of one that is restored",
+            )
+            .body::<fleet::NewFleetId>()
+            .returns_nothing(204)
+            .errors(&[409, 503, 507]),
+            put(fleet::put),
         )
         .route(
             list("/api/v1/controllers", "Lists the controllers"),

@@ -13,6 +13,7 @@ use http::header::CONTENT_TYPE;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::errors::not_known;
 use super::off_thread::off_thread;
 use super::resources::ResourceList;
 use super::state::AdminState;
@@ -22,6 +23,10 @@ use crate::fleet::FleetView;
 /// a view.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Longest wait of a list for the desired state, which a controller reads within milliseconds when it
+/// starts.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The query of a list.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct WatchQuery {
@@ -30,12 +35,36 @@ pub(super) struct WatchQuery {
     watch: bool,
 }
 
+/// Waits until the desired state is known, for a moment.
+///
+/// # Errors
+/// 503 when it is not: an empty list would say that the fleet has nothing.
+pub(super) async fn wait_until_synced(state: &AdminState) -> Result<(), ApiError> {
+    let mut changes = state.fleet.changes();
+    let synced = async {
+        loop {
+            changes.borrow_and_update();
+            if state.fleet.peek().synced || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    // What is known after the timeout is looked at.
+    let _ = tokio::time::timeout(SYNC_TIMEOUT, synced).await;
+    let view = state.fleet.view();
+    if view.synced {
+        return Ok(());
+    }
+    Err(not_known(&view, "What the fleet has"))
+}
+
 /// Replies with what `list` reads from the view: once, or as a stream of lines when watched.
 pub(super) async fn reply<T: Serialize>(
     state: AdminState,
     query: &WatchQuery,
     list: impl Fn(&FleetView) -> ResourceList<T> + Send + Sync + 'static,
 ) -> Result<Response, ApiError> {
+    wait_until_synced(&state).await?;
     let list = Arc::new(list);
     // A list of a large fleet takes long to make.
     let json = move |view: Arc<FleetView>| {

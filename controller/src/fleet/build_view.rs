@@ -50,9 +50,16 @@ impl FleetState {
             let view = self.node_view(name, node, assigned, now);
             (name.clone(), Arc::new(view))
         });
+        let reported = self.nodes.iter().filter(|(_, node)| node.link().is_some());
+        let epochs = reported.map(|(name, node)| (name, node.report.load().followed));
+        let impossible = epochs.filter(|(_, followed)| !followed.is_plausible(self.epoch));
+        let impossible_epochs = impossible
+            .map(|(name, followed)| (name.clone(), followed.epoch))
+            .collect();
         FleetView {
             generation,
             plan: OnceLock::new(),
+            impossible_epochs,
             unplaced: OnceLock::new(),
             nodes: nodes.collect(),
             models,
@@ -61,6 +68,7 @@ impl FleetState {
             routing: self.stored.routing.clone(),
             leader: self.stored.leader.clone(),
             fleet_id: self.fleet_id.clone(),
+            lost_fleet: self.lost_fleet.clone(),
             epoch: self.epoch,
             put_back: self.put_back,
             refusals: self.refusals.shown(),

@@ -16,6 +16,10 @@ pub enum FleetEvent {
         /// The revision of the store that the entries are from.
         revision: StoreRevision,
     },
+    /// The store was put back to an earlier state, or is another one: a snapshot follows.
+    StorePutBack,
+    /// The fleet that this controller belonged to when it ran last.
+    EarlierFleet(String),
     /// What the controller had kept on its disk, while the store is away at the start. Ignored once
     /// the store was read.
     KeptState {

@@ -125,6 +125,7 @@ impl NodeState {
         let before = self.report.load_full();
         let budget = |disk: Option<NodeDisk>| disk.and_then(|disk| disk.budget_bytes);
         let changed = first
+            || before.followed.epoch != status.followed.epoch
             || before.stopping != status.stopping
             || budget(before.disk) != budget(status.disk)
             || !routing_status(&before.models).eq(routing_status(&models));

@@ -55,6 +55,8 @@ pub(super) struct FleetState {
     pub(super) unchangeable: bool,
     /// The fleet's id, once it is known.
     pub(super) fleet_id: Option<String>,
+    /// The fleet that this controller belonged to, while the store has another one or none.
+    pub(super) lost_fleet: Option<String>,
     /// The store's epoch.
     pub(super) epoch: u64,
     /// The nodes that were refused lately.
@@ -84,6 +86,7 @@ impl FleetState {
             unchangeable_since: None,
             unchangeable: false,
             fleet_id: None,
+            lost_fleet: None,
             epoch: 0,
             refusals: JoinRefusals::default(),
             stored: StoredFleetState::default(),
@@ -112,6 +115,14 @@ impl FleetState {
                 self.store_available(now);
                 self.kept_since = None;
                 self.replace_stored(entries, revision, now);
+                true
+            }
+            FleetEvent::StorePutBack => {
+                self.put_back += 1;
+                false
+            }
+            FleetEvent::EarlierFleet(id) => {
+                self.lost_fleet = Some(id).filter(|id| self.fleet_id.as_ref() != Some(id));
                 true
             }
             FleetEvent::KeptState { .. } if self.synced => false,
@@ -242,6 +253,7 @@ impl FleetState {
         for entry in entries {
             self.put_entry(entry, now);
         }
+        self.compare_fleet(earlier_fleet.as_ref());
         if self.fleet_id == earlier_fleet {
             self.carry_undecoded(earlier, earlier_records);
         }
@@ -256,6 +268,16 @@ impl FleetState {
                 Duration::ZERO
             };
             node.health.restart_grace(now + extra);
+        }
+    }
+
+    /// Notes that the store has lost the fleet that it had, or has it again.
+    fn compare_fleet(&mut self, earlier: Option<&String>) {
+        if self.lost_fleet.is_none() {
+            self.lost_fleet = earlier.cloned();
+        }
+        if self.lost_fleet == self.fleet_id {
+            self.lost_fleet = None;
         }
     }
 
@@ -321,7 +343,8 @@ impl FleetState {
                 return true;
             }
             StoredValue::FleetId(id) => {
-                self.fleet_id = Some(id.clone());
+                let earlier = self.fleet_id.replace(id.clone());
+                self.compare_fleet(earlier.as_ref());
                 return true;
             }
             StoredValue::Epoch(epoch) => {
@@ -354,7 +377,11 @@ impl FleetState {
                 });
             }
             StoreKey::Node(name) => return self.node_deleted(name),
-            StoreKey::FleetId => return self.fleet_id.take().is_some(),
+            StoreKey::FleetId => {
+                let earlier = self.fleet_id.take();
+                self.compare_fleet(earlier.as_ref());
+                return earlier.is_some();
+            }
             StoreKey::Epoch => return std::mem::take(&mut self.epoch) > 0,
             _ => {}
         }

@@ -46,8 +46,12 @@ pub struct FleetView {
     pub leader: Option<String>,
     /// The fleet's random id, once it is known.
     pub fleet_id: Option<String>,
+    /// The fleet that this controller belonged to, while the store has another one or none.
+    pub lost_fleet: Option<String>,
     /// The store's epoch, which counts before its revision.
     pub epoch: u64,
+    /// The nodes that say that they have obeyed an epoch which the store cannot have had, with the epoch.
+    pub impossible_epochs: BTreeMap<NodeName, u64>,
     /// How often the store was put back to an earlier state since this controller has started.
     pub put_back: u64,
     /// The nodes that this controller refused lately.
@@ -249,10 +253,17 @@ impl FleetView {
                 humantime::format_rfc3339_seconds(time)
             ));
         }
+        notes.extend(self.lost_fleet_note());
         notes.extend(self.store_error.clone());
         notes.extend(self.changes_blocked.clone());
         notes.extend_from_slice(&self.ignored);
         notes.extend(self.placement_hold.as_ref().map(ToString::to_string));
+        notes.extend(self.impossible_epochs.iter().take(MAX_NAMED).map(|(node, epoch)| {
+            format!(
+                "the node '{node}' says that it has obeyed the epoch {epoch}, and the store is at {}: what its agent has kept is damaged, and it follows no change. Stop the agent, delete desired.json in its data directory, and start it again",
+                self.epoch
+            )
+        }));
         notes.extend(self.unheard_note());
         notes
     }
@@ -286,6 +297,19 @@ impl FleetView {
             "this controller has not heard from {}{more} for minutes, although other controllers have: it sends no requests there, and while it leads, rollouts and drains do not wait for these nodes. Check that they reach the address that it advertises with --advertise-link",
             names[..names.len().min(MAX_NAMED)].join(", ")
         ))
+    }
+
+    /// Says that the store has lost the fleet, and what to do.
+    fn lost_fleet_note(&self) -> Option<String> {
+        let lost = self.lost_fleet.as_ref().filter(|_| self.synced)?;
+        Some(match &self.fleet_id {
+            None => format!(
+                "the store is EMPTY: it has lost the fleet '{lost}', whose nodes keep what they run until it is back. Put a snapshot of the store back, or run `flotilla restore` with a backup; to begin a new fleet instead, restart the controllers with --init-store"
+            ),
+            Some(id) => format!(
+                "the store has the fleet '{id}', and this controller belonged to the fleet '{lost}', whose nodes obey no other: correct --store, or put a snapshot of that fleet back; if the change is intended, restart this controller and start the agents with --adopt-fleet {id}"
+            ),
+        })
     }
 
     /// Returns the part of the view that requests are dispatched by.

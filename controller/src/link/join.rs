@@ -15,6 +15,8 @@ use crate::fleet::{FleetHandle, FleetView, LinkRecord, NodePhase, NodeRecord};
 /// How long a newcomer waits for the end of an earlier link of its name. An agent that was killed and
 /// starts again is faster than the end of its old connection.
 const EARLIER_LINK_WAIT: Duration = Duration::from_secs(1);
+/// How long a newcomer waits for this controller to know its fleet: less than the agent waits for an answer.
+const FLEET_WAIT: Duration = Duration::from_secs(2);
 /// How often the earlier link is looked at meanwhile.
 const EARLIER_LINK_POLL: Duration = Duration::from_millis(50);
 /// The longest identity, version or other short text of a node, in bytes.
@@ -31,7 +33,8 @@ const MAX_WATTS: f32 = 1e7;
 /// Checks whether a node may join.
 ///
 /// # Errors
-/// `FAILED_PRECONDITION` if it belongs to another fleet, `ALREADY_EXISTS` if another machine of its name
+/// `UNAVAILABLE` while this controller does not know its fleet, `FAILED_PRECONDITION` if the node belongs to
+/// another fleet, `ALREADY_EXISTS` if another machine of its name
 /// is linked and answers.
 pub(super) async fn check(
     fleet: &FleetHandle,
@@ -40,7 +43,8 @@ pub(super) async fn check(
     fleet_id: &str,
     peer: &LinkRecord,
 ) -> Result<(), Status> {
-    reject_foreign_fleet(&fleet.peek(), name, fleet_id)?;
+    wait_for_fleet(fleet).await;
+    check_fleet(&fleet.peek(), name, fleet_id)?;
     let deadline = Instant::now() + EARLIER_LINK_WAIT;
     loop {
         let rejected = reject_taken_name(&fleet.peek(), name, record, peer);
@@ -51,16 +55,42 @@ pub(super) async fn check(
     }
 }
 
-/// Rejects a node of another fleet.
-fn reject_foreign_fleet(view: &FleetView, name: &NodeName, theirs: &str) -> Result<(), Status> {
-    match &view.fleet_id {
-        Some(ours) if !theirs.is_empty() && theirs != ours => {
-            Err(Status::failed_precondition(format!(
-                "the node belongs to the fleet '{theirs}', and this controller to the fleet '{ours}'. To move the node here, start its agent with --adopt-fleet {ours}: its models are then replaced by those that this fleet wants there, the files of the earlier ones are kept for --file-retention, and the other fleet lists the node as Lost until `flotilla delete node {name}` there. If this controller should be of the other fleet, start it with that fleet's store"
-            )))
+/// Waits until this controller knows its fleet, for a moment: a controller that has just started does so at
+/// once.
+async fn wait_for_fleet(fleet: &FleetHandle) {
+    let mut changes = fleet.changes();
+    let known = async {
+        loop {
+            changes.borrow_and_update();
+            if known_fleet(&fleet.peek()).is_some() || changes.changed().await.is_err() {
+                return;
+            }
         }
-        _ => Ok(()),
+    };
+    // What is known after the timeout is checked.
+    let _ = tokio::time::timeout(FLEET_WAIT, known).await;
+}
+
+/// The fleet of this controller. One that the store has lost is expected back: its nodes stay linked until
+/// then.
+fn known_fleet(view: &FleetView) -> Option<&String> {
+    let id = view.fleet_id.as_ref().or(view.lost_fleet.as_ref());
+    id.filter(|_| view.synced)
+}
+
+/// Rejects a node of another fleet, and any node while it is not known what to compare with.
+fn check_fleet(view: &FleetView, name: &NodeName, theirs: &str) -> Result<(), Status> {
+    let Some(ours) = known_fleet(view) else {
+        return Err(Status::unavailable(
+            "this controller has not read its store yet and does not know which nodes are its own",
+        ));
+    };
+    if theirs.is_empty() || theirs == ours {
+        return Ok(());
     }
+    Err(Status::failed_precondition(format!(
+        "the node belongs to the fleet '{theirs}', and this controller to the fleet '{ours}'. To move the node here, start its agent with --adopt-fleet {ours}: its models are then replaced by those that this fleet wants there, the files of the earlier ones are kept for --file-retention, and the other fleet lists the node as Lost until `flotilla delete node {name}` there. If this controller should be of the other fleet, start it with that fleet's store"
+    )))
 }
 
 /// Rejects a machine that joins under the name of another one that is not lost: it may only have lost its
@@ -283,19 +313,27 @@ mod tests {
 
     #[test]
     fn a_node_of_another_fleet_is_rejected_with_the_flag_that_moves_it() {
-        let view = FleetView {
-            fleet_id: Some("ours".into()),
-            ..FleetView::default()
-        };
         let name = NodeName::new("n1").unwrap();
-        for own in ["", "ours"] {
-            assert!(reject_foreign_fleet(&view, &name, own).is_ok());
+        let ours = Some("ours".to_owned());
+        for (fleet_id, lost_fleet) in [(ours.clone(), None), (None, ours)] {
+            let view = FleetView {
+                fleet_id,
+                lost_fleet,
+                synced: true,
+                ..FleetView::default()
+            };
+            for own in ["", "ours"] {
+                assert!(check_fleet(&view, &name, own).is_ok());
+            }
+            let rejected = check_fleet(&view, &name, "theirs").unwrap_err();
+            assert!(
+                rejected.message().contains("--adopt-fleet ours"),
+                "{rejected}"
+            );
         }
-        let rejected = reject_foreign_fleet(&view, &name, "theirs").unwrap_err();
-        assert!(
-            rejected.message().contains("--adopt-fleet ours"),
-            "{rejected}"
-        );
-        assert!(reject_foreign_fleet(&FleetView::default(), &name, "theirs").is_ok());
+        for own in ["", "theirs"] {
+            let rejected = check_fleet(&FleetView::default(), &name, own).unwrap_err();
+            assert_eq!(rejected.code(), tonic::Code::Unavailable);
+        }
     }
 }

@@ -16,7 +16,7 @@ use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::join::{self, node_record};
 use super::sessions::OpenSessions;
@@ -73,6 +73,10 @@ impl FleetRpc for FleetService {
         let fleet_id = request.fleet_id.clone();
         let record = node_record(request)?;
         if let Err(refusal) = join::check(&self.fleet, &name, &record, &fleet_id, &peer).await {
+            // The agent tries again by itself.
+            if refusal.code() == Code::Unavailable {
+                return Err(refusal);
+            }
             let reason = refusal.message().to_owned();
             let event = FleetEvent::JoinRefused(JoinRefusal {
                 node: name,
@@ -179,6 +183,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::store::{StoreEntry, StoreRevision, keys};
     use flotilla_proto::transport;
     use flotilla_proto::v1::Inventory;
     use flotilla_proto::v1::fleet_client::FleetClient;
@@ -199,6 +204,19 @@ mod tests {
         }
     }
 
+    fn store_with_a_fleet() -> FleetEvent {
+        let revision = StoreRevision(1);
+        let fleet_id = StoreEntry {
+            key: keys::FLEET_ID.into(),
+            value: b"f".to_vec(),
+            revision,
+        };
+        FleetEvent::StoreSnapshot {
+            entries: vec![fleet_id],
+            revision,
+        }
+    }
+
     fn join_request() -> JoinRequest {
         JoinRequest {
             name: "n1".into(),
@@ -213,6 +231,7 @@ mod tests {
         let stop = CancellationToken::new();
         let (fleet, run) = FleetHandle::new("c", Duration::from_secs(5), stop.clone());
         let fleet_task = tokio::spawn(run);
+        fleet.send(store_with_a_fleet()).await;
         let dir = tempfile::tempdir().unwrap();
         let mut service = service(fleet.clone(), dir.path(), &stop);
         service.report_timeout = Duration::from_millis(300);
@@ -257,6 +276,7 @@ mod tests {
         let stop = CancellationToken::new();
         let (fleet, run) = FleetHandle::new("c", Duration::from_secs(5), stop.clone());
         let fleet_task = tokio::spawn(run);
+        fleet.send(store_with_a_fleet()).await;
         let dir = tempfile::tempdir().unwrap();
         let service = service(fleet, dir.path(), &stop);
         for _ in 0..100 {

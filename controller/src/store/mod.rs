@@ -158,6 +158,8 @@ pub enum WatchEvent {
     },
     /// One change after the snapshot.
     Change(StoreChange),
+    /// The store was put back to an earlier state, or is another one. A snapshot follows.
+    PutBack,
     /// The store stopped answering, with the error. Every event of another kind ends this state.
     Unavailable(String),
     /// The store answers again.
@@ -245,7 +247,7 @@ pub enum StoreError {
         reason: String,
     },
     /// etcd cannot be reached, or refused a call.
-    #[error("the store in etcd does not answer ({0}): changes wait until it does")]
+    #[error("the store in etcd does not answer ({0}): changes are refused until it does")]
     Etcd(String),
     /// A transaction has more than [`MAX_WRITES`] writes; holds their number.
     #[error("{0} writes are too many for one transaction, which holds at most {MAX_WRITES}")]
@@ -265,7 +267,7 @@ pub enum StoreError {
     EtcdRequestTooLarge(String),
     /// The database of etcd has reached its quota.
     #[error(
-        "etcd is full (alarm NOSPACE) and takes no changes: compact and defragment it, or raise --quota-backend-bytes, then run `etcdctl alarm disarm`"
+        "etcd is full (alarm NOSPACE) and takes no changes: delete what is not needed, then compact and defragment it, or raise --quota-backend-bytes; then run `etcdctl alarm disarm`"
     )]
     EtcdFull,
     /// The members of etcd disagree about their data.

@@ -51,21 +51,22 @@ impl MonitoredStore {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(interval) => {}
             }
-            if is_blocked {
-                let put = StoreWrite::put(keys::marker("write-probe"), b"{}".to_vec());
-                // The result is recorded.
-                let _ = self.write(vec![put]).await;
-            } else if let Err(error) = self.store.check_health().await
+            if let Err(error) = self.store.check_health().await
                 && error.blocks_changes()
             {
                 self.record_error(&error);
+            } else if is_blocked {
+                let put = StoreWrite::put(keys::marker("write-probe"), b"{}".to_vec());
+                // The result is recorded.
+                let _ = self.write(vec![put]).await;
             }
         }
     }
 
-    fn record<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    /// Records what a write shows about the store. One that only deletes succeeds in a full store, too.
+    fn record<T>(&self, needed_room: bool, result: Result<T, StoreError>) -> Result<T, StoreError> {
         match &result {
-            Ok(_) => {
+            Ok(_) if needed_room => {
                 let was_blocked = self
                     .blocked
                     .send_if_modified(|blocked| blocked.take().is_some());
@@ -74,6 +75,7 @@ impl MonitoredStore {
                 }
             }
             Err(error) if error.blocks_changes() => self.record_error(error),
+            Ok(_) => {}
             // An outage, which the watch reports, or an error of this change alone.
             Err(_) => {}
         }
@@ -108,7 +110,9 @@ impl Store for MonitoredStore {
     }
 
     async fn write(&self, writes: Vec<StoreWrite>) -> Result<StoreRevision, StoreError> {
-        self.record(self.store.write(writes).await)
+        let puts = |write: &StoreWrite| matches!(write, StoreWrite::Put { .. });
+        let needs_room = writes.iter().any(puts);
+        self.record(needs_room, self.store.write(writes).await)
     }
 
     async fn watch(&self, prefix: &str) -> Result<Box<dyn StoreWatch>, StoreError> {
@@ -119,7 +123,7 @@ impl Store for MonitoredStore {
         match self.store.try_lead(id).await {
             // That another controller leads was only read.
             Ok(None) => Ok(None),
-            written => self.record(written),
+            written => self.record(true, written),
         }
     }
 
@@ -135,5 +139,27 @@ impl Store for MonitoredStore {
             _ => {}
         }
         granted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::EmbeddedStore;
+
+    #[tokio::test]
+    async fn store_is_full_from_the_first_refused_write_until_one_that_needs_room_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path()).await.unwrap();
+        let monitored = MonitoredStore::new(Arc::new(store));
+        let blocked = monitored.blocked();
+        let refused = monitored.record::<()>(true, Err(StoreError::EtcdFull));
+        assert!(refused.is_err() && blocked.borrow().is_some());
+        let delete = StoreWrite::Delete { key: "/a".into() };
+        monitored.write(vec![delete]).await.unwrap();
+        assert!(blocked.borrow().is_some());
+        let put = StoreWrite::put("/a".into(), Vec::new());
+        monitored.write(vec![put]).await.unwrap();
+        assert!(blocked.borrow().is_none());
     }
 }

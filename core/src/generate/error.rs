@@ -39,6 +39,9 @@ pub enum RequestError {
         /// Time after which a retry may succeed.
         retry_after: Duration,
     },
+    /// This controller does not know yet which models there are.
+    #[error("{0}")]
+    NotReady(String),
     /// The model is known, but no replica can answer now.
     #[error("{message}")]
     Unavailable {
@@ -104,6 +107,7 @@ impl RequestError {
             Self::ContextLength(_) => "context_length",
             Self::TooLarge(_) => "too_large",
             Self::Overloaded { .. } => "overloaded",
+            Self::NotReady(_) => "not_ready",
             Self::Unavailable { .. } => "unavailable",
             Self::NodeLost(_) => "node_lost",
             Self::Timeout(_) => "timeout",

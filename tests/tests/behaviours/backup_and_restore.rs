@@ -71,7 +71,14 @@ async fn backup_restores_the_whole_desired_state_into_an_empty_fleet() {
     let mut new = new;
     new.start_agent("n2");
     new.wait_until_ready(&["n2"]).await;
-    assert_eq!(run(&new, &["backup"]), first);
+    // A fleet that has nodes keeps its id.
+    let resources = |backup: &str| {
+        let documents = backup
+            .split("---\n")
+            .filter(|document| !document.contains("kind: Fleet"));
+        documents.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(resources(&run(&new, &["backup"])), resources(&first));
     old.stop().await;
     new.stop().await;
 }
@@ -111,14 +118,19 @@ async fn restore_with_files_is_complete_without_the_old_disks() {
     cluster.wait_for_replicas("m", 1).await;
     let file = cluster.dir().join("backup.yaml").display().to_string();
     run(&cluster, &["backup", "--file", &file, "--with-files"]);
-    cluster.kill_agent("n1");
     cluster.kill_controller();
-    for lost in ["files", "controller", "n1"] {
+    for lost in ["files", "controller"] {
         std::fs::remove_dir_all(cluster.dir().join(lost)).unwrap();
     }
     cluster.restart_controller().await;
     let output = run(&cluster, &["restore", &file]);
     assert!(output.contains("artifact/sums restored"), "{output}");
+    // The fleet has its id again, so that the node obeys it.
+    cluster.wait_for_replicas("m", 1).await;
+    cluster.wait_until_ready(&["n1"]).await;
+    // A new machine fetches the files from the controller.
+    cluster.kill_agent("n1");
+    std::fs::remove_dir_all(cluster.dir().join("n1")).unwrap();
     cluster.start_agent("n1");
     cluster.wait_for_replicas("m", 1).await;
     cluster.stop().await;

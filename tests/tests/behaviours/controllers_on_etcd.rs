@@ -23,11 +23,14 @@ async fn requests_are_answered_and_changes_wait_while_etcd_is_down() {
     let is_reported = async || {
         let (status, answer) = api.get("readyz").await;
         let notes = answer["notes"].to_string();
-        status == 200 && notes.contains("changes wait")
+        status == 200 && notes.contains("changes are refused")
     };
     cluster.wait_until(is_reported).await;
     let (_, list) = api.get("api/v1/models").await;
-    assert!(list["notes"].to_string().contains("changes wait"), "{list}");
+    assert!(
+        list["notes"].to_string().contains("changes are refused"),
+        "{list}"
+    );
     let (status, answer) = api
         .try_apply(&simulated_model("other", 1, &json!({})))
         .await;
@@ -372,12 +375,13 @@ async fn no_replica_moves_when_etcd_loses_its_quorum_and_regains_it() {
     controllers.etcd.kill_member(0);
     wait_until_applied(&api, "one").await;
     wait_until_ready(&api, "one", 1).await;
-    // Without a quorum changes wait, for longer than any lease or grace.
+    // Without a quorum changes are refused, for longer than any lease or grace.
     controllers.etcd.kill_member(1);
     for api in &apis {
         let is_reported = async || {
             let (status, answer) = api.get("readyz").await;
-            (status == 200 && answer["notes"].to_string().contains("changes wait")).then_some(())
+            (status == 200 && answer["notes"].to_string().contains("changes are refused"))
+                .then_some(())
         };
         wait_for(is_reported).await;
     }

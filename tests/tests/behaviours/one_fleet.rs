@@ -134,41 +134,58 @@ async fn node_moves_to_another_fleet_with_the_flag_that_its_log_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn etcd_that_has_lost_everything_under_running_controllers_changes_nothing_on_the_nodes() {
+async fn nodes_of_an_etcd_that_has_lost_everything_keep_their_models_until_it_is_restored() {
     let mut etcd = Etcd::start();
     let mut cluster = Cluster::builder()
         .mode(Mode::Processes)
         .store(etcd.store())
-        .agents(["n1"])
+        .agents(["n1", "n2"])
         .start()
         .await;
     let api = cluster.api();
-    api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.wait_for_replicas("m", 1).await;
+    api.apply(&simulated_model("m", 2, &json!({}))).await;
+    cluster.wait_for_replicas("m", 2).await;
+    // Such that the lost store was far ahead.
+    for model in ["a", "b", "c"] {
+        api.apply(&simulated_model(model, 1, &json!({}))).await;
+        cluster.wait_for_replicas(model, 1).await;
+        api.delete_model(model).await;
+    }
     etcd.kill();
     etcd.lose_data();
     etcd.resume();
-    let agent = cluster.agent_mut("n1");
-    agent.wait_for_line("--adopt-fleet ");
-    agent.signal(libc::SIGTERM);
-    let (_, output) = agent.wait();
-    // It was unloaded when the agent stopped, and not before.
-    let stopping = output.find("stopping").unwrap();
-    let unloaded = output.find("unloaded model=m").unwrap();
-    assert!(stopping < unloaded, "{output}");
-    // The only copy of the desired state is still there when the controller has stopped.
+    let notes = async || api.get("readyz").await.1["notes"].to_string();
+    cluster
+        .wait_until(async || notes().await.contains("the store is EMPTY"))
+        .await;
+    let listed = run(&cluster, &["get", "nodes"]);
+    assert!(listed.contains("flotilla restore"), "{listed}");
+    // The only copy of the desired state is not overwritten, and the next start knows what was lost.
     cluster.signal_controller(libc::SIGTERM);
     cluster.wait_for_controller_end();
-    let files = std::fs::read_dir(cluster.dir().join("files")).unwrap();
-    let mut copies = files.map(|file| file.unwrap().path());
-    let has_model = |copy: &PathBuf| {
-        let text = std::fs::read_to_string(copy);
-        text.is_ok_and(|text| text.contains("/flotilla/v1/models/m"))
-    };
-    let copy = copies.find(has_model).unwrap().display().to_string();
-    // It brings the models back.
+    let kept = cluster.dir().join("files/desired-state.jsonl");
+    let text = std::fs::read_to_string(&kept).unwrap();
+    assert!(text.contains("/flotilla/v1/models/m"), "{text}");
     cluster.restart_controller().await;
-    let output = run(&cluster, &["restore", &copy]);
+    cluster
+        .wait_until(async || notes().await.contains("the store is EMPTY"))
+        .await;
+    // It brings everything back.
+    let output = run(&cluster, &["restore", &kept.display().to_string()]);
     assert!(output.contains("model/m restored"), "{output}");
-    assert_eq!(api.models().await.len(), 1);
+    assert!(output.contains("fleet/"), "{output}");
+    cluster.wait_until_ready(&["n1", "n2"]).await;
+    cluster.wait_for_replicas("m", 2).await;
+    cluster
+        .wait_until(async || !notes().await.contains("EMPTY"))
+        .await;
+    api.apply(&simulated_model("after", 2, &json!({}))).await;
+    cluster.wait_for_replicas("after", 2).await;
+    for name in ["n1", "n2"] {
+        let agent = cluster.agent_mut(name);
+        agent.signal(libc::SIGTERM);
+        let (_, output) = agent.wait();
+        let (running, _) = output.split_once("stopping").unwrap();
+        assert!(!running.contains("unloaded model=m"), "{output}");
+    }
 }

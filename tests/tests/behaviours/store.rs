@@ -164,7 +164,7 @@ async fn next_changes(watch: &mut dyn StoreWatch, count: usize) -> Vec<String> {
             WatchEvent::Change(StoreChange::Put(entry)) => entry.key,
             WatchEvent::Change(StoreChange::Delete { key, .. }) => format!("-{key}"),
             WatchEvent::Snapshot { .. } => "snapshot".to_owned(),
-            WatchEvent::Unavailable(_) | WatchEvent::Available => continue,
+            WatchEvent::PutBack | WatchEvent::Unavailable(_) | WatchEvent::Available => continue,
         });
     }
     changes
@@ -433,6 +433,57 @@ async fn watch_on_etcd_restarts_with_a_snapshot_after_a_compaction() {
         .await
         .unwrap();
     assert_eq!(next_changes(watch.as_mut(), 1).await, ["/3"]);
+}
+
+#[tokio::test]
+async fn watch_on_etcd_reads_anew_what_was_put_back_although_its_revision_was_overtaken() {
+    let mut etcd = Etcd::start();
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = dir.path().join("snapshot.db");
+    let store = store::open(&etcd.store()).await.unwrap();
+    for _ in 0..50 {
+        store
+            .write(vec![put("/before", "", Precondition::Any)])
+            .await
+            .unwrap();
+    }
+    etcd.save_snapshot(&snapshot);
+    let mut watch = store.watch("/").await.unwrap();
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["snapshot"]);
+    let lost = store
+        .write(vec![put("/lost", "", Precondition::Any)])
+        .await
+        .unwrap();
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["/lost"]);
+    store.check_health().await.unwrap();
+    etcd.kill();
+    etcd.restore_snapshot(&snapshot);
+    etcd.resume();
+    // Another client is faster than the watch.
+    let other = store::open(&etcd.store()).await.unwrap();
+    write_when_available(other.as_ref(), "/after").await;
+    write_when_available(other.as_ref(), "/after").await;
+    assert!(other.current_revision().await.unwrap() > lost);
+    let event = async {
+        loop {
+            match watch.next().await.unwrap() {
+                WatchEvent::Unavailable(_) | WatchEvent::Available => {}
+                event => return event,
+            }
+        }
+    };
+    let event = tokio::time::timeout(DEADLINE, event).await.unwrap();
+    assert!(matches!(event, WatchEvent::PutBack), "{event:?}");
+    let WatchEvent::Snapshot { entries, .. } = watch.next().await.unwrap() else {
+        panic!("no snapshot");
+    };
+    let keys: Vec<_> = entries.iter().map(|entry| entry.key.as_str()).collect();
+    assert_eq!(keys, ["/after", "/before"]);
+    other
+        .write(vec![put("/later", "", Precondition::Any)])
+        .await
+        .unwrap();
+    assert_eq!(next_changes(watch.as_mut(), 1).await, ["/later"]);
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ struct TestController {
     process: Process,
     api: Api,
     link: String,
+    url: String,
 }
 
 /// Starts a controller whose files are in `dir`.
@@ -42,6 +43,7 @@ fn started(mut process: Process) -> TestController {
     let line = process.wait_for_line("ready http=");
     TestController {
         process,
+        url: format!("http://{}", address_in_line(&line, "http")),
         api: Api::new(address_in_line(&line, "http")),
         link: address_in_line(&line, "link").to_string(),
     }
@@ -162,16 +164,33 @@ async fn controller_that_knows_nothing_yet_asks_clients_to_come_back() {
     let controller = start_controller(dir.path(), &etcd.store().to_string());
     let response = controller.api.chat("m", "hi", false).await;
     assert_eq!(header(&response, "retry-after"), "1");
-    assert_eq!(error_code(response).await.0, 503);
+    assert_eq!(error_code(response).await, (503, json!("not_ready")));
     for path in [
+        "readyz",
+        "api/v1/models",
+        "api/v1/nodes?watch=true",
+        "api/v1/fleet",
         "v1/models",
         "v1/models/m",
         "api/v1/models/m",
         "api/v1/nodes/n",
     ] {
-        let (status, answer) = controller.api.get(path).await;
-        assert_eq!(status, 503, "{path}: {answer}");
+        let response = controller.api.get_response(path).await;
+        assert_eq!(header(&response, "retry-after"), "1", "{path}");
+        let answer = error_code(response).await;
+        assert_eq!(answer, (503, json!("not_ready")), "{path}");
     }
+    let url = controller.url.clone();
+    let mut list = Process::start(dir.path(), &["get", "models", "--url", &url]);
+    let (status, output) = list.wait();
+    assert!(!status.success(), "{output}");
+    assert!(
+        output.contains("the store has not been read yet"),
+        "{output}"
+    );
+    // It is known which member does not answer.
+    let member = &etcd.address().endpoints[0];
+    wait_until(async || readiness(&controller.api).await.1.contains(member)).await;
     etcd.resume();
     wait_until(async || controller.api.chat("m", "hi", false).await.status() == 404).await;
     assert_eq!(controller.api.get("api/v1/models/m").await.0, 404);

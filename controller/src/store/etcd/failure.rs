@@ -55,6 +55,17 @@ fn classify_status(code: Code, message: &str) -> StoreError {
     }
 }
 
+/// Returns the error that an entry of a member's status stands for, if it is an alarm.
+pub(super) fn check_alarm(entry: &str) -> Result<(), StoreError> {
+    if entry.contains("alarm:NOSPACE") {
+        return Err(StoreError::EtcdFull);
+    }
+    if entry.contains("alarm:CORRUPT") {
+        return Err(StoreError::EtcdCorrupt(entry.trim().to_owned()));
+    }
+    Ok(())
+}
+
 /// Returns whether a message is larger than this client reads.
 pub(super) fn is_message_too_large(error: &Error) -> bool {
     // The error of tonic's decoder.
@@ -116,6 +127,15 @@ mod tests {
             let error = classify_status(code, message);
             assert!(matches!(error, StoreError::Etcd(_)), "{error:?}");
         }
+        assert!(matches!(
+            check_alarm("memberID:7 alarm:NOSPACE "),
+            Err(StoreError::EtcdFull)
+        ));
+        assert!(matches!(
+            check_alarm("memberID:7 alarm:CORRUPT "),
+            Err(StoreError::EtcdCorrupt(_))
+        ));
+        assert!(check_alarm("etcdserver: no leader").is_ok());
         let error = classify_status(Code::InvalidArgument, "etcdserver: request is too large");
         assert!(
             matches!(error, StoreError::EtcdRequestTooLarge(_)),

@@ -113,10 +113,23 @@ impl Members {
             ))),
         };
         // Another member gives the same answer to a call that was understood and refused.
-        if matches!(result, Err(StoreError::Etcd(_))) {
-            self.leave(member);
+        result.map_err(|error| match error {
+            error @ StoreError::Etcd(_) => {
+                self.leave(member);
+                self.named(member, error)
+            }
+            refused => refused,
+        })
+    }
+
+    /// Adds the address of the member that has failed to an error.
+    pub(super) fn named(&self, member: MemberIndex, error: StoreError) -> StoreError {
+        match (error, self.state.members.get(member.0)) {
+            (StoreError::Etcd(cause), Some(Member { url, .. })) => {
+                StoreError::Etcd(format!("{url}: {cause}"))
+            }
+            (error, _) => error,
         }
-        result
     }
 
     /// Returns the client of a member; connects on the first call.
@@ -180,5 +193,11 @@ mod tests {
         members.leave(second);
         members.leave(members.preferred());
         assert_eq!(members.preferred(), first);
+        let error = members.named(first, StoreError::Etcd("refused".into()));
+        let url = &members.state.members[first.0].url;
+        assert!(
+            error.to_string().contains(&format!("({url}: refused)")),
+            "{error}"
+        );
     }
 }

@@ -5,6 +5,7 @@
 //! revision it has seen, and starts again with a snapshot if etcd has compacted that revision.
 
 mod failure;
+mod history;
 mod leadership;
 mod lease;
 mod members;
@@ -16,8 +17,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    AlarmAction, AlarmType, Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn,
-    TxnOp, TxnOpResponse,
+    Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse,
 };
 
 use super::{
@@ -25,6 +25,7 @@ use super::{
     StoreWrite, keys,
 };
 use crate::config::EtcdAddress;
+use history::History;
 use members::{Members, TIMEOUT};
 
 /// The largest message that is read from etcd, in bytes. It is above the largest transaction that
@@ -35,6 +36,7 @@ const MAX_MESSAGE: usize = 16 << 20;
 #[derive(Clone)]
 pub struct EtcdStore {
     members: Members,
+    history: Arc<History>,
 }
 
 impl EtcdStore {
@@ -45,6 +47,7 @@ impl EtcdStore {
     pub fn open(address: EtcdAddress) -> Result<Self, StoreError> {
         Ok(Self {
             members: Members::new(address)?,
+            history: Arc::default(),
         })
     }
 }
@@ -174,28 +177,13 @@ impl Store for EtcdStore {
     }
 
     async fn check_health(&self) -> Result<(), StoreError> {
-        let read = |mut client: Client| async move {
-            client.alarm(AlarmAction::Get, AlarmType::None, None).await
-        };
-        let reply = match self.members.call(TIMEOUT, read).await {
-            Ok(reply) => reply,
-            // The user may read and write keys, but not see alarms.
+        let status = match self.history.observe(&self.members).await {
+            Ok(status) => status,
+            // The user may read and write keys, but not ask for the status.
             Err(StoreError::EtcdAuth(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        for alarm in reply.alarms() {
-            match alarm.alarm() {
-                AlarmType::Nospace => return Err(StoreError::EtcdFull),
-                AlarmType::Corrupt => {
-                    let member = format!(
-                        "member {:x} has raised the alarm CORRUPT",
-                        alarm.member_id()
-                    );
-                    return Err(StoreError::EtcdCorrupt(member));
-                }
-                AlarmType::None => {}
-            }
-        }
-        Ok(())
+        let mut entries = status.errors().iter();
+        entries.try_for_each(|entry| failure::check_alarm(entry))
     }
 }

@@ -5,6 +5,8 @@ use std::collections::{HashSet, VecDeque};
 use async_trait::async_trait;
 use etcd_client::{Client, Event, EventType, WatchOptions, WatchStream};
 
+use tokio::sync::watch;
+
 use super::members::{MemberIndex, TIMEOUT};
 use super::{EtcdStore, MAX_MESSAGE, entry, failure, snapshot, store_revision, text};
 use crate::store::backoff::RetryDelays;
@@ -21,6 +23,8 @@ pub(super) struct EtcdWatch {
     stream: Option<(WatchStream, MemberIndex)>,
     /// Changes that were read but not yet returned.
     buffered: VecDeque<StoreChange>,
+    /// Notified when etcd has another history.
+    history: watch::Receiver<u64>,
     /// Whether [`WatchEvent::Unavailable`] was returned and nothing since.
     unavailable: bool,
     /// The delays between attempts to reconnect.
@@ -81,9 +85,10 @@ impl StoreWatch for EtcdWatch {
                     return Ok(event);
                 }
                 Ok(None) => {}
-                Err(error) => {
+                Err(mut error) => {
                     if let Some((_, member)) = self.stream.take() {
                         self.store.members.leave(member);
+                        error = self.store.members.named(member, error);
                     }
                     if !std::mem::replace(&mut self.unavailable, true) {
                         tracing::warn!(%error, "the watch on etcd is interrupted");
@@ -98,20 +103,34 @@ impl StoreWatch for EtcdWatch {
 
 impl EtcdWatch {
     pub(super) fn new(store: EtcdStore, prefix: &str) -> Self {
+        let history = store.history.changes();
         Self {
             store,
             prefix: prefix.to_owned(),
             position: None,
             stream: None,
             buffered: VecDeque::new(),
+            history,
             unavailable: false,
             delays: RetryDelays::default(),
         }
     }
 
+    /// Forgets what was read from a state of etcd that is gone: a snapshot follows.
+    fn start_anew(&mut self) -> Option<WatchEvent> {
+        let was_reading = self.position.take().is_some();
+        self.stream = None;
+        self.buffered.clear();
+        was_reading.then_some(WatchEvent::PutBack)
+    }
+
     /// Takes the next step: reads a snapshot, opens the stream, or reads one message of it.
     /// Returns an event if the step produced one that is not buffered.
     async fn step(&mut self) -> Result<Option<WatchEvent>, StoreError> {
+        if self.history.has_changed().unwrap_or(false) {
+            self.history.mark_unchanged();
+            return Ok(self.start_anew());
+        }
         let Some(position) = &mut self.position else {
             let (entries, revision) = snapshot::read(&self.store, &self.prefix).await?;
             self.position = Some(Position::after(revision));
@@ -119,6 +138,14 @@ impl EtcdWatch {
             return Ok(Some(WatchEvent::Snapshot { entries, revision }));
         };
         let Some((stream, _)) = &mut self.stream else {
+            match self.store.history.observe(&self.store.members).await {
+                // The user may not ask for the status: revisions have to do.
+                Ok(_) | Err(StoreError::EtcdAuth(_)) => {}
+                Err(error) => return Err(error),
+            }
+            if self.history.has_changed().unwrap_or(false) {
+                return Ok(None);
+            }
             let options = WatchOptions::new()
                 .with_prefix()
                 .with_fragment()
@@ -133,7 +160,13 @@ impl EtcdWatch {
             self.stream = Some((stream, member));
             return Ok(None);
         };
-        let message = stream.message().await;
+        let message = tokio::select! {
+            message = stream.message() => message,
+            changed = self.history.changed() => {
+                // The sender lives as long as the store.
+                return Ok(changed.ok().and_then(|()| self.start_anew()));
+            }
+        };
         let message = message.map_err(|error| failure::classify(&error))?;
         let Some(message) = message else {
             return Err(StoreError::Etcd("the watch stream has ended".into()));
@@ -158,10 +191,9 @@ impl EtcdWatch {
                 tracing::warn!(
                     current,
                     last_read,
-                    "etcd was put back to an earlier state: reading a new snapshot"
+                    "etcd has gone back to an earlier revision: it is read anew"
                 );
-                (self.position, self.stream) = (None, None);
-                return Ok(None);
+                return Ok(self.start_anew());
             }
             return Ok(self.unavailable.then_some(WatchEvent::Available));
         }
