@@ -71,11 +71,16 @@ fn newest_followed(view: &FleetView) -> Option<StateVersion> {
 async fn raise(store: &dyn Store, followed: StateVersion) -> Result<(), StoreError> {
     // The epoch is read first: if the store is put back in between, the write is refused.
     let entry = store.get(keys::EPOCH).await?;
-    let epoch = entry
-        .as_ref()
-        .and_then(|entry| keys::parse_epoch(&entry.value));
+    let epoch = match &entry {
+        Some(entry) => match keys::parse_epoch(&entry.value) {
+            Some(epoch) => epoch,
+            // A later version may have written it.
+            None => return Ok(()),
+        },
+        None => 0,
+    };
     let current = StateVersion {
-        epoch: epoch.unwrap_or_default(),
+        epoch,
         revision: store.current_revision().await?,
     };
     let raised = current.raised_epoch(followed);

@@ -129,8 +129,10 @@ impl Registrar {
             .nodes
             .values()
             .filter(|node| node.linked_locally && !node.stored);
-        let writes = unsaved
-            .map(|node| StoreWrite::put(keys::node(&node.name), encode(&node.record)))
+        let writes = unsaved.map(|node| (keys::node(&node.name), &node.record));
+        let writes = writes
+            .filter(|(key, _)| !view.undecoded.keys.contains(key))
+            .map(|(key, record)| StoreWrite::put(key, encode(record)))
             .collect();
         self.store.write_all(None, writes).await
     }

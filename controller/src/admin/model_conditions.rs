@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use flotilla_core::{NodeName, ReplicaReadiness};
 
+use flotilla_proto::desired_state_parts::{MAX_MODEL_BYTES, MAX_STATE_BYTES};
+
 use super::model_status::ModelStatus;
 use crate::fleet::{FleetView, ModelView, NodeView};
 
@@ -54,7 +56,19 @@ pub(super) fn notes(model: &ModelView, view: &FleetView) -> Vec<String> {
         !node.keeps_models && node.replica_readiness(name) == ReplicaReadiness::Unknown
     };
     let unheard = names(&mut nodes().filter(is_unheard));
+    let leaves_out = |node: &&Arc<NodeView>| {
+        let link = node.link.as_ref();
+        link.is_some_and(|link| link.leaves_out(name))
+    };
+    let left_out = names(&mut nodes().filter(leaves_out));
     let mut notes = Vec::new();
+    if !left_out.is_empty() {
+        notes.push(format!(
+            "it is left out on {left_out}: the list of its files and its settings have more than {} MiB, or those of all models there more than {} MiB. Give it fewer files, or the node fewer models",
+            MAX_MODEL_BYTES >> 20,
+            MAX_STATE_BYTES >> 20
+        ));
+    }
     if !held.is_empty() {
         notes.push(format!(
             "its replicas on {held} stay there for now: too many nodes were lost at once"
@@ -93,4 +107,71 @@ pub(super) fn last_error(model: &ModelView) -> Option<String> {
     let (node, failure) = model.failures.iter().next()?;
     let line = failure.error.lines().next().unwrap_or_default();
     Some(format!("{node}: {line}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::{FleetEvent, FleetHandle, LinkRecord, NodeLink, NodeRecord, SessionId};
+    use crate::store::{StoreEntry, StoreRevision, keys};
+    use flotilla_core::ModelName;
+    use flotilla_core::placement::Assignment;
+    use serde_json::json;
+    use std::time::Duration;
+    use tokio_util::sync::CancellationToken;
+
+    #[tokio::test]
+    async fn model_that_is_left_out_on_a_node_says_so() {
+        let (node, model) = (NodeName::new("n1").unwrap(), ModelName::new("m").unwrap());
+        let stop = CancellationToken::new();
+        let (fleet, run) = FleetHandle::new("c", Duration::from_secs(5), stop.clone());
+        let task = tokio::spawn(run);
+        let entry = |key, value: serde_json::Value| StoreEntry {
+            key,
+            value: value.to_string().into_bytes(),
+            revision: StoreRevision(1),
+        };
+        let assignment = Assignment {
+            node: node.clone(),
+            model: model.clone(),
+        };
+        let resource = json!({
+            "apiVersion": "flotilla.dev/v1", "kind": "Model",
+            "metadata": {"name": "m"}, "spec": {"engine": "simulated"},
+        });
+        let entries = vec![
+            entry(
+                keys::model(&model),
+                json!({"created": 1, "resource": resource}),
+            ),
+            entry(keys::assignment(&assignment), json!({"revision": 1})),
+        ];
+        let revision = StoreRevision(1);
+        fleet
+            .send(FleetEvent::StoreSnapshot { entries, revision })
+            .await;
+        let session = SessionId("s".into());
+        let link = NodeLink::new(node.clone(), session, LinkRecord::default(), stop.clone());
+        let link = Arc::new(link);
+        fleet
+            .send(FleetEvent::NodeJoined {
+                node: node.clone(),
+                record: NodeRecord::example(),
+                link: link.clone(),
+            })
+            .await;
+        let mut changes = fleet.changes();
+        while !fleet.view().nodes.contains_key(&node) {
+            changes.changed().await.unwrap();
+        }
+        let view = fleet.view();
+        let notes = || notes(&view.models[&model], &view);
+        let is_left_out = || notes().iter().any(|note| note.contains("left out on n1"));
+        assert!(!is_left_out());
+        assert!(link.set_left_out(vec!["m".into()]) && is_left_out());
+        assert!(!link.set_left_out(vec!["m".into()]));
+        assert!(link.set_left_out(Vec::new()) && !is_left_out());
+        stop.cancel();
+        task.await.unwrap();
+    }
 }

@@ -40,10 +40,17 @@ impl FleetState {
             let view = self.model_view(name, desired, placement);
             models.insert(name.clone(), Arc::new(view));
         }
+        let undecoded = self.undecoded_entries();
         let mut assigned_models: BTreeMap<&NodeName, Vec<ModelName>> = BTreeMap::new();
         for Assignment { node, model } in self.stored.assignments.keys() {
             let models = assigned_models.entry(node).or_default();
             models.push(model.clone());
+        }
+        for (model, nodes) in &undecoded.models {
+            for node in nodes.keys() {
+                let models = assigned_models.entry(node).or_default();
+                models.push(model.clone());
+            }
         }
         let nodes = self.nodes.iter().map(|(name, node)| {
             let assigned = assigned_models.remove(name).unwrap_or_default();
@@ -79,7 +86,7 @@ impl FleetState {
             given_up: self.stored.given_up.clone(),
             changes_blocked: self.changes_blocked.clone(),
             ignored: self.ignored.notes(),
-            undecoded: self.undecoded_entries(),
+            undecoded,
         }
     }
 
@@ -88,13 +95,27 @@ impl FleetState {
         let mut undecoded = UndecodedEntries::default();
         for key in self.ignored.undecoded().filter_map(keys::parse) {
             match key {
-                StoreKey::Model(name) => {
-                    undecoded.models.insert(name, BTreeMap::new());
+                StoreKey::Model(name) | StoreKey::StableRevision(name) => {
+                    undecoded.models.entry(name).or_default();
                     undecoded.hides_files = true;
                 }
-                StoreKey::StableRevision(_)
-                | StoreKey::PushedManifest(_)
-                | StoreKey::FetchedManifest(_) => undecoded.hides_files = true,
+                StoreKey::FailedRevision(name) => {
+                    undecoded.models.entry(name).or_default();
+                }
+                // The node goes on with what it runs.
+                StoreKey::Assignment(Assignment { node, model }) => {
+                    let running = self.nodes.get(&node).and_then(|node| {
+                        let report = node.report.load();
+                        report
+                            .model(&model)
+                            .map(|status| ModelRevision(status.revision))
+                    });
+                    let assigned = undecoded.models.entry(model).or_default();
+                    assigned.extend(running.map(|revision| (node, revision)));
+                }
+                StoreKey::PushedManifest(_) | StoreKey::FetchedManifest(_) => {
+                    undecoded.hides_files = true
+                }
                 StoreKey::Node(name) if !self.nodes.contains_key(&name) => {
                     undecoded.nodes.insert(name);
                 }
@@ -111,14 +132,16 @@ impl FleetState {
                 };
                 self.ignored.is_undecoded(&manifest)
             });
-            let unknown_files = unknown_files.map(|(name, _)| (name.clone(), BTreeMap::new()));
-            undecoded.models.extend(unknown_files);
-            for (Assignment { node, model }, revision) in &self.stored.assignments {
-                if let Some(assigned) = undecoded.models.get_mut(model) {
-                    assigned.insert(node.clone(), *revision);
-                }
+            for (name, _) in unknown_files {
+                undecoded.models.entry(name.clone()).or_default();
             }
         }
+        for (Assignment { node, model }, revision) in &self.stored.assignments {
+            if let Some(assigned) = undecoded.models.get_mut(model) {
+                assigned.insert(node.clone(), *revision);
+            }
+        }
+        undecoded.keys = self.ignored.undecoded().map(str::to_owned).collect();
         undecoded
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use flotilla_core::NodeName;
 use flotilla_core::spec::Sha256Digest;
+use flotilla_core::{ModelName, NodeName};
 use flotilla_dispatch::{MessageStream, ReplicaTransport, ResponseStream, TransportError};
 use flotilla_proto::status;
 use flotilla_proto::transport::{self, LinkChannel};
@@ -46,6 +46,8 @@ pub struct NodeLink {
     pub closed: CancellationToken,
     /// Cancelled once the sync stream is open.
     pub synced: CancellationToken,
+    /// The models that are left out of what the node is told to run, since it would be too much.
+    left_out: ArcSwap<Vec<String>>,
     channels: ArcSwap<Vec<LinkChannel>>,
     next: AtomicUsize,
 }
@@ -65,9 +67,26 @@ impl NodeLink {
             peer,
             closed,
             synced: CancellationToken::new(),
+            left_out: ArcSwap::default(),
             channels: ArcSwap::default(),
             next: AtomicUsize::new(0),
         }
+    }
+
+    /// Notes which models are left out of the node's desired state. Returns whether they are others than
+    /// before.
+    pub fn set_left_out(&self, models: Vec<String>) -> bool {
+        let before = self.left_out.swap(Arc::new(models.clone()));
+        *before != models
+    }
+
+    /// Returns whether a model is left out of the node's desired state.
+    #[must_use]
+    pub fn leaves_out(&self, model: &ModelName) -> bool {
+        self.left_out
+            .load()
+            .iter()
+            .any(|name| name == model.as_str())
     }
 
     /// Adds a connection, and removes the closed ones.

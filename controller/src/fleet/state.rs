@@ -257,6 +257,7 @@ impl FleetState {
         if self.fleet_id == earlier_fleet {
             self.carry_undecoded(earlier, earlier_records);
         }
+        self.stored.serve_stable_revisions(&self.ignored);
         self.nodes
             .retain(|_, node| node.link().is_some() || node.stored_record.is_some());
         for node in self.nodes.values_mut() {
@@ -319,7 +320,12 @@ impl FleetState {
         match decode::decode(key, entry.value) {
             Ok((value, unknown)) => {
                 self.ignored.set_fields(&entry.key, unknown);
-                self.put(value, entry.revision, now)
+                let is_stable = matches!(value, StoredValue::StableRevision(..));
+                let changed = self.put(value, entry.revision, now);
+                if is_stable {
+                    self.stored.serve_stable_revisions(&self.ignored);
+                }
+                changed
             }
             Err(error) => {
                 self.ignored.set_entry(&entry.key, error);

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use flotilla_core::placement::Assignment;
+use flotilla_core::spec::Model;
 use flotilla_core::{ModelName, ModelRevision, NodeName};
 
 use super::decode::{DesiredModelState, StableModel, StoredValue};
+use super::ignored_parts::IgnoredParts;
 use super::{ControllerRecord, FailedRevisionRecord, ModelManifests, NodeOperationRecord};
-use crate::store::keys::StoreKey;
+use crate::store::keys::{self, StoreKey};
 use flotilla_dispatch::RoutingView;
 
 /// A copy of the store's entries, except those about single nodes, which are kept with the nodes.
@@ -159,6 +161,22 @@ impl StoredFleetState {
                 move_entry(earlier, &mut self.routing_mut().tasks, name);
             }
             _ => {}
+        }
+    }
+
+    /// Serves the stable revision of each model whose desired state is not understood and was not before.
+    pub(super) fn serve_stable_revisions(&mut self, ignored: &IgnoredParts) {
+        for key in ignored.undecoded().filter_map(keys::parse) {
+            if let StoreKey::Model(name) = key
+                && let Some(stable) = self.stable.get(&name)
+            {
+                self.models
+                    .entry(name)
+                    .or_insert_with(|| DesiredModelState {
+                        model: Model::clone(&stable.model),
+                        created: 0,
+                    });
+            }
         }
     }
 

@@ -84,8 +84,10 @@ pub struct FleetView {
 /// later version has written. They stay as they are: others understand them.
 #[derive(Debug, Default)]
 pub struct UndecodedEntries {
-    /// The models of which the desired state is not understood, or the files, with the revisions assigned
-    /// to nodes. The fleet's models may have an earlier state of them.
+    /// The keys of the entries. Only a user may overwrite or delete them.
+    pub keys: BTreeSet<String>,
+    /// The models of which something is not understood, with the revisions that nodes should go on with. The
+    /// fleet's models may have an earlier state of them.
     pub models: BTreeMap<ModelName, BTreeMap<NodeName, ModelRevision>>,
     /// The nodes of which no description is understood.
     pub nodes: BTreeSet<NodeName>,
@@ -344,8 +346,10 @@ impl FleetView {
     ) -> Option<(Option<&ModelView>, ModelRevision)> {
         let view = self.models.get(model).map(AsRef::as_ref);
         let assigned = view.map(|view| &view.assigned);
-        let assigned = assigned.or_else(|| self.undecoded.models.get(model))?;
-        Some((view, *assigned.get(node)?))
+        let undecoded = self.undecoded.models.get(model);
+        let mut assigned = assigned.into_iter().chain(undecoded);
+        let revision = assigned.find_map(|assigned| assigned.get(node))?;
+        Some((view, *revision))
     }
 
     /// Returns the manifests of all files that controllers have to store.

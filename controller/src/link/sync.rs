@@ -105,10 +105,11 @@ impl SyncSession {
             return true;
         };
         let SplitState { parts, left_out } = desired_state_parts::split(desired);
-        if !left_out.is_empty() {
+        let names = left_out.join(", ");
+        if self.link.set_left_out(left_out) && !names.is_empty() {
             tracing::error!(
                 node = %self.link.node,
-                models = left_out.join(", "),
+                models = names,
                 "the files and settings of these models are too many for a node: they are left out"
             );
         }
@@ -152,6 +153,10 @@ impl SyncSession {
             return None;
         }
         let node = view.nodes.get(&self.link.node)?;
+        // What the node runs is needed where its assignment is not understood.
+        if !node.linked_locally {
+            return None;
+        }
         let models = node.assigned.iter().filter_map(|name| {
             let (model, revision) = view.assigned(&self.link.node, name)?;
             let known = model.and_then(|model| model.at_revision(revision));
@@ -167,8 +172,8 @@ impl SyncSession {
         })
     }
 
-    /// The desired state of the node. `None` until the view has the store's content and the node: an
-    /// empty desired state would make the agent unload its models.
+    /// The desired state of the node. `None` until the view has the store's content, the node and its first
+    /// report: a desired state that lacks something would make the agent unload models.
     fn desired(&self, stopping: bool) -> Option<DesiredState> {
         let view = self.fleet.peek();
         if !view.synced {

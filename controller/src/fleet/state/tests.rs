@@ -273,6 +273,56 @@ fn what_cannot_be_decoded_keeps_its_assignments_and_its_earlier_value() {
 }
 
 #[test]
+fn controller_that_starts_beside_entries_of_a_later_version_keeps_what_runs() {
+    let node = NodeName::new("n1").unwrap();
+    let name = ModelName::new("m").unwrap();
+    let assignment = Assignment {
+        node: node.clone(),
+        model: name.clone(),
+    };
+    let entry = |key: String, value: Vec<u8>| StoreEntry {
+        key,
+        value,
+        revision: StoreRevision(8),
+    };
+    let resource: DesiredRecord = serde_json::from_slice(&model_entry("m", 7).value).unwrap();
+    let stable = json!({"resource": resource.resource, "manifest": null});
+    let stable = entry(
+        keys::stable_revision(&name),
+        serde_json::to_vec(&stable).unwrap(),
+    );
+    let unreadable = || {
+        vec![
+            entry(keys::model(&name), b"{}".to_vec()),
+            entry(keys::assignment(&assignment), b"[]".to_vec()),
+        ]
+    };
+    for with_stable in [true, false] {
+        let mut fleet = TestState::new();
+        fleet.state = FleetState::new("here", GRACE);
+        let mut entries = unreadable();
+        entries.extend(with_stable.then(|| stable.clone()));
+        fleet.state.apply(snapshot(entries), fleet.now);
+        fleet.join(&link("a"));
+        fleet.report("a", vec![status(ModelPhase::Ready, 7)]);
+        let view = fleet.state.build_view(1, fleet.now);
+        // The node goes on with what it runs, and requests are answered from the stable revision.
+        assert!(view.nodes[&node].assigned.contains(&name));
+        let (model, assigned) = view.assigned(&node, &name).unwrap();
+        assert_eq!((model.is_some(), assigned), (with_stable, revision(7)));
+        if let Some(model) = model {
+            assert_eq!(model.endpoints.revisions.desired, revision(7));
+        }
+        assert!(view.undecoded.models.contains_key(&name));
+        for entry in unreadable() {
+            assert!(view.undecoded.keys.contains(&entry.key));
+            let (_, named) = entry.key.split_at(keys::ROOT.len());
+            assert!(view.notes().iter().any(|note| note.contains(named)));
+        }
+    }
+}
+
+#[test]
 fn node_that_leaves_before_it_was_stored_is_forgotten() {
     let mut fleet = TestState::new();
     fleet.join(&link("a"));
@@ -667,4 +717,75 @@ fn store_without_a_fleet_id_is_not_obeyed_under_the_earlier_one() {
     assert!(fleet.state.build_view(1, fleet.now).fleet_id.is_some());
     fleet.state.apply(snapshot(vec![]), fleet.now);
     assert_eq!(fleet.state.build_view(1, fleet.now).fleet_id, None);
+}
+
+#[test]
+fn fleet_that_the_store_has_lost_is_named_until_it_is_back() {
+    let put = |id: &str| {
+        StoreChange::Put(StoreEntry {
+            key: keys::FLEET_ID.into(),
+            value: id.into(),
+            revision: StoreRevision(8),
+        })
+    };
+    let mut fleet = TestState::new();
+    let note = |fleet: &mut TestState| {
+        let notes = fleet.state.build_view(1, fleet.now).notes();
+        notes.into_iter().find(|note| note.contains("'f'"))
+    };
+    fleet
+        .state
+        .apply(FleetEvent::StoreChanged(put("f")), fleet.now);
+    assert_eq!(note(&mut fleet), None);
+    fleet.state.apply(snapshot(vec![]), fleet.now);
+    assert!(note(&mut fleet).unwrap().contains("EMPTY"));
+    fleet
+        .state
+        .apply(FleetEvent::StoreChanged(put("g")), fleet.now);
+    assert!(
+        note(&mut fleet)
+            .unwrap()
+            .contains("the store has the fleet 'g'")
+    );
+    fleet
+        .state
+        .apply(FleetEvent::StoreChanged(put("f")), fleet.now);
+    assert_eq!(note(&mut fleet), None);
+    // A controller that starts knows from its disk what it belonged to.
+    fleet.state = FleetState::new("here", GRACE);
+    fleet
+        .state
+        .apply(FleetEvent::EarlierFleet("f".into()), fleet.now);
+    fleet.state.apply(snapshot(vec![]), fleet.now);
+    assert!(note(&mut fleet).unwrap().contains("EMPTY"));
+}
+
+#[test]
+fn node_with_an_impossible_epoch_is_named() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s"));
+    let mut follow = |epoch| {
+        let status = ReportedStatus {
+            followed: StateVersion {
+                epoch,
+                revision: StoreRevision(1),
+            },
+            ..ReportedStatus::default()
+        };
+        let event = FleetEvent::NodeReported {
+            node: fleet.node.clone(),
+            session: SessionId("s".into()),
+            status,
+        };
+        assert!(fleet.state.apply(event, fleet.now));
+        fleet.state.build_view(1, fleet.now)
+    };
+    let view = follow(u64::MAX);
+    assert_eq!(view.impossible_epochs.len(), 1);
+    assert!(
+        view.notes()[0].contains("the node 'n1'"),
+        "{:?}",
+        view.notes()
+    );
+    assert!(follow(1).impossible_epochs.is_empty());
 }
