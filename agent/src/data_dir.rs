@@ -10,7 +10,6 @@ use flotilla_core::{ModelName, ModelRevision, StateVersion, StoreRevision};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::durable_file::write_atomically;
 use crate::models::DesiredModel;
 
 /// Why the data directory cannot be used.
@@ -198,9 +197,9 @@ impl DataDir {
             models: state.models.clone(),
         };
         if fs::read_to_string(self.fleet_file()).ok().as_ref() != Some(&state.fleet) {
-            write_atomically(&self.fleet_file(), state.fleet.as_bytes())?;
+            flotilla_durable::replace(&self.fleet_file(), state.fleet.as_bytes())?;
         }
-        write_atomically(&self.desired_state_file(), &serde_json::to_vec(&stored)?)
+        flotilla_durable::replace(&self.desired_state_file(), &serde_json::to_vec(&stored)?)
     }
 
     /// The file with the fleet's id alone.
@@ -222,7 +221,7 @@ fn read_or_create_identity(file: &Path) -> io::Result<String> {
         Err(error) => return Err(error),
     }
     let identity = format!("{:032x}", fastrand::u128(..));
-    write_atomically(file, identity.as_bytes())?;
+    flotilla_durable::replace(file, identity.as_bytes())?;
     Ok(identity)
 }
 

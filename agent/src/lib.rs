@@ -15,7 +15,6 @@ mod agent;
 mod artifacts;
 mod config;
 mod data_dir;
-mod durable_file;
 pub mod energy_accounting;
 mod engines;
 mod inference_service;

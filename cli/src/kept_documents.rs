@@ -8,8 +8,8 @@ use flotilla_core::spec::{API_VERSION, Resource};
 use serde_json::Value;
 
 use crate::backup_documents::{
-    ArtifactDocument, ArtifactKind, BackupDocument, DocumentMetadata, NodeOperationDocument,
-    NodeOperationKind,
+    ArtifactDocument, ArtifactKind, BackupDocument, DocumentMetadata, FleetDocument, FleetKind,
+    NodeOperationDocument, NodeOperationKind,
 };
 
 /// Returns the documents of a kept desired state, in the order of a backup. `None`: the content is none.
@@ -28,9 +28,10 @@ fn decode(content: &[u8]) -> anyhow::Result<Vec<BackupDocument>> {
     }
     // Models refer to artifacts.
     documents.sort_by_key(|document| match document {
-        BackupDocument::Artifact(_) => 0,
-        BackupDocument::Resource(_) => 1,
-        BackupDocument::NodeOperation(_) => 2,
+        BackupDocument::Fleet(_) => 0,
+        BackupDocument::Artifact(_) => 1,
+        BackupDocument::Resource(_) => 2,
+        BackupDocument::NodeOperation(_) => 3,
     });
     Ok(documents)
 }
@@ -39,6 +40,11 @@ fn decode(content: &[u8]) -> anyhow::Result<Vec<BackupDocument>> {
 fn read_entry(entry: &KeptEntry) -> anyhow::Result<Option<BackupDocument>> {
     let metadata = |name: &str| DocumentMetadata { name: name.into() };
     Ok(match keys::parse(&entry.key) {
+        Some(StoreKey::FleetId) => Some(BackupDocument::Fleet(FleetDocument {
+            api_version: API_VERSION.into(),
+            kind: FleetKind::Fleet,
+            metadata: metadata(&entry.value),
+        })),
         Some(StoreKey::Model(_) | StoreKey::Task(_) | StoreKey::Router) => {
             let mut stored: Value = serde_json::from_str(&entry.value)?;
             let (resource, _) = Resource::from_stored_json(stored["resource"].take())?;
@@ -90,14 +96,24 @@ mod tests {
                 entry("/flotilla/v1/models/m", model),
                 entry(&keys::node_operation(&node), json!({"cordoned": true})),
                 entry("/flotilla/v1/pushed/a", json!({"files": []})),
+                KeptEntry {
+                    key: keys::FLEET_ID.into(),
+                    value: "f".into(),
+                    revision: StoreRevision(1),
+                },
             ],
         };
         let content = state.encode();
         let documents = parse(&content).unwrap().unwrap();
         let text = crate::backup_documents::text(&documents).unwrap();
-        let kinds = ["kind: Artifact", "kind: Model", "kind: NodeOperation"];
+        let kinds = [
+            "kind: Fleet",
+            "kind: Artifact",
+            "kind: Model",
+            "kind: NodeOperation",
+        ];
         let positions = kinds.map(|kind| text.find(kind).unwrap());
-        assert!(positions.is_sorted() && documents.len() == 3, "{text}");
+        assert!(positions.is_sorted() && documents.len() == 4, "{text}");
         assert!(parse(b"---\nkind: Model\n").is_none());
         let damaged = parse(&content[..content.len() - 9]).unwrap().unwrap_err();
         assert!(format!("{damaged:#}").contains("damaged"), "{damaged:#}");

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 
 use flotilla_core::kept_state::{KeptState, KeptStateError};
 
-use crate::durable_file;
-
 /// The name of the file in the data directory.
 const FILE: &str = "desired-state.jsonl";
 /// The largest file that is read, in bytes: several times what a fleet of 10,000 nodes has.
@@ -78,7 +76,7 @@ impl KeptStateFile {
                 "the store has not the fleet of the desired state that was kept on the disk, which is put aside: if the store has lost its data, put it back, or run `flotilla restore` with a backup or with this file"
             );
         }
-        durable_file::replace(&self.path, &state.encode())
+        flotilla_durable::replace(&self.path, &state.encode())
     }
 
     /// Returns the id of the fleet that the file is about. `None` if there is no file, or none that says so.

@@ -10,7 +10,6 @@ use flotilla_core::artifact::Manifest;
 use parking_lot::Mutex;
 
 use super::retention::{UnneededEntry, UnneededTimes};
-use crate::durable_file::write_atomically;
 
 /// How often the times are stored while no entry comes or goes. A restart loses at most this much of them,
 /// and files are kept for longer by it.
@@ -97,7 +96,7 @@ impl FileCollector {
             }
         }
         if has_changed || state.stored.elapsed() >= STORE_INTERVAL {
-            write_atomically(&times_file(&self.dir), &serde_json::to_vec(&state.times)?)?;
+            flotilla_durable::replace(&times_file(&self.dir), &serde_json::to_vec(&state.times)?)?;
             state.stored = Instant::now();
         }
         Ok((usage, folders))

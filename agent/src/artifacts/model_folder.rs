@@ -8,7 +8,6 @@ use std::path::Path;
 use flotilla_core::artifact::Manifest;
 
 use super::ArtifactStore;
-use crate::durable_file::sync_dir;
 
 /// Creates the folder of a model, unless it is there and links to the blobs as they are now. The folder
 /// gets its name last, so that it exists only when complete. Blocks.
@@ -29,7 +28,7 @@ pub(super) fn create(store: &ArtifactStore, manifest: &Manifest) -> io::Result<(
         fs::hard_link(store.blob_path(file.sha256), path)?;
     }
     fs::rename(new, &folder)?;
-    sync_dir(folder.parent().unwrap_or(Path::new("/")))
+    flotilla_durable::sync_dir(folder.parent().unwrap_or(Path::new("/")))
 }
 
 /// Returns whether every file of the folder is the blob itself and not an earlier one.

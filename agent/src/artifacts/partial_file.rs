@@ -12,7 +12,6 @@ use flotilla_core::artifact::ArtifactFile;
 
 use super::blob_locks::BlobLock;
 use super::verification;
-use crate::durable_file::sync_dir;
 
 /// The part of a file that has been fetched.
 pub(super) struct PartialFile {
@@ -76,7 +75,7 @@ impl PartialFile {
             }
             verification::mark(&self.path, expected.sha256)?;
             fs::rename(&self.path, &blob)?;
-            sync_dir(blob.parent().unwrap_or(Path::new("/")))?;
+            flotilla_durable::sync_dir(blob.parent().unwrap_or(Path::new("/")))?;
             Ok(true)
         })
         .await

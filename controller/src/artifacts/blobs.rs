@@ -24,7 +24,6 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::blob_index::{self, BlobIndex};
-use crate::durable_file;
 
 /// Size of the chunks that a file is read in, in bytes.
 const CHUNK: usize = 256 << 10;
@@ -321,7 +320,7 @@ impl BlobStore {
         let store = self.clone();
         blocking(move || {
             let _changing = store.changing.lock();
-            durable_file::persist(partial, &store.path(actual))?;
+            flotilla_durable::persist(partial, &store.path(actual))?;
             store.index.insert_verified(actual, size);
             Ok(())
         })
@@ -463,7 +462,7 @@ impl BlobStore {
     async fn create_partial(&self) -> io::Result<(File, TempPath)> {
         let folder = self.dir.join("incoming");
         let (file, path) = blocking(move || {
-            durable_file::create_dir_all(&folder)?;
+            flotilla_durable::create_dir_all(&folder)?;
             // By default, only the owner can read the files that tempfile creates.
             let mode = Permissions::from_mode(0o666);
             let partial = tempfile::Builder::new()

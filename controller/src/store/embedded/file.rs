@@ -9,12 +9,12 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use flotilla_durable::{create_dir_all, sync_dir};
 use parking_lot::Mutex;
 use redb::{Database, DatabaseError, StorageError};
 use tempfile::NamedTempFile;
 
 use super::tables;
-use crate::durable_file::{create_dir_all, sync_dir};
 use crate::store::{FileLoss, StoreCreation, StoreError};
 use crate::{artifacts, kept_state};
 

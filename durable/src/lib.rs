@@ -10,7 +10,7 @@ use tempfile::TempPath;
 ///
 /// # Errors
 /// Those of the disk; the old file is untouched then.
-pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     create_dir_all(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
@@ -24,7 +24,7 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of the disk.
-pub(crate) fn persist(file: TempPath, path: &Path) -> io::Result<()> {
+pub fn persist(file: TempPath, path: &Path) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     create_dir_all(dir)?;
     file.persist(path).map_err(|error| error.error)?;
@@ -35,7 +35,7 @@ pub(crate) fn persist(file: TempPath, path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of the disk.
-pub(crate) fn create_dir_all(dir: &Path) -> io::Result<()> {
+pub fn create_dir_all(dir: &Path) -> io::Result<()> {
     if dir.as_os_str().is_empty() || dir.is_dir() {
         return Ok(());
     }
@@ -54,7 +54,7 @@ pub(crate) fn create_dir_all(dir: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// Those of the disk.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
     let dir = if dir.as_os_str().is_empty() {
         Path::new(".")
     } else {
