@@ -46,4 +46,5 @@ mod task_routing;
 mod telemetry;
 mod time_limits;
 mod tool_prompts;
+mod uploads;
 mod upstream_servers;
