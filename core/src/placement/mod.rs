@@ -13,7 +13,7 @@
 //! - **D** Node selectors, taints, privacy zones and accelerators are never violated, not even by
 //!   replicas that were placed before they changed.
 //! - **E** The result depends on the input only: not on time, randomness or the order of the input.
-//! - **F** For a replica that could not be placed, [`explain`] gives a reason per node.
+//! - **F** For a replica that could not be placed, [`explain_plan`] gives a reason per node.
 //!
 //! The cost is one pass over the current replicas and one pass over the nodes for each model that
 //! misses a replica; `core/benches/placement.rs` measures it. `filter.rs` has the constraints,
@@ -32,7 +32,7 @@ pub use problem::{
     Assignment, CurrentReplica, DeliveredFiles, MeasuredPerformance, ModelDemand, NodeCapacity,
     PlacementPlan, PlacementProblem, Schedulability,
 };
-pub use solve::{explain, explain_plan, fits_when_others_sleep, solve};
+pub use solve::{explain_plan, fits_when_others_sleep, solve};
 pub use unschedulable::{UnplacedReplicas, UnschedulableReason};
 
 #[cfg(test)]

@@ -74,16 +74,6 @@ fn plan_changes(state: &PlacementState<'_>) -> PlacementPlan {
     plan
 }
 
-/// Explains per node why `model` has fewer replicas than its target. Returns `None` if it has all
-/// of them.
-///
-/// It solves the problem and checks every node, so it is meant for a question about one model and
-/// not for every plan.
-#[must_use]
-pub fn explain(problem: &PlacementProblem<'_>, model: &ModelName) -> Option<UnplacedReplicas> {
-    explain_plan(problem, &solve(problem), model)
-}
-
 /// Explains per node why `model` has fewer replicas than its target after the plan that solves the
 /// problem. `None`: it misses none.
 #[must_use]

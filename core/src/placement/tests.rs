@@ -156,7 +156,8 @@ impl TestFleet {
     }
 
     fn explain(&self, model: usize) -> UnplacedReplicas {
-        explain(&self.problem(), &model_name(model)).unwrap()
+        let problem = self.problem();
+        explain_plan(&problem, &solve(&problem), &model_name(model)).unwrap()
     }
 }
 
@@ -760,7 +761,7 @@ proptest! {
     fn missing_replicas_have_a_reason_for_every_node_without_one(fleet in fleets()) {
         let plan = fleet.solve();
         for (name, missing) in &plan.missing {
-            let unplaced = explain(&fleet.problem(), name).unwrap();
+            let unplaced = explain_plan(&fleet.problem(), &plan, name).unwrap();
             prop_assert_eq!(unplaced.missing, *missing);
             let mut after = fleet.clone();
             after.apply(&plan, ReplicaReadiness::NotReady);
@@ -794,7 +795,7 @@ fn files_need_disk_space_once_for_each_node() {
         let reasons: Vec<_> = plan
             .missing
             .keys()
-            .filter_map(|name| explain(&problem, name))
+            .filter_map(|name| explain_plan(&problem, &plan, name))
             .flat_map(|unplaced| unplaced.reasons.into_values())
             .collect();
         (plan.assign.len(), reasons)
