@@ -69,7 +69,9 @@ impl<'a> PreemptionVictims<'a> {
             }
         }
         for victims in &mut by_node {
-            victims.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.model.cmp(&b.1.model)));
+            // By name, so that the order does not depend on that of the input.
+            let name = |victim: &PlannedReplica<'a>| state.model(victim.model).name;
+            victims.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| name(&a.1).cmp(name(&b.1))));
         }
         Self { by_node, counts }
     }
