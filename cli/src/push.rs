@@ -1,13 +1,14 @@
 //! `flotilla model push`: uploads a model's files as an artifact.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use flotilla_controller::admin::MissingFiles;
 use flotilla_controller::artifacts::walk;
-use flotilla_core::artifact::{ArtifactFile, Manifest};
+use flotilla_core::artifact::{ArtifactFile, Manifest, gguf_parts};
 use flotilla_core::spec::Sha256Digest;
 use flotilla_core::{ArtifactName, Bytes};
+use flotilla_engine::check_model_files;
 use sha2::Digest;
 
 use crate::args::PushArgs;
@@ -22,7 +23,8 @@ pub(crate) async fn run(args: PushArgs) -> anyhow::Result<()> {
         None => default_name(&args.path)?,
     };
     let folder = args.path.display().to_string();
-    let local_files = walk(&args.path).with_context(|| format!("cannot read {folder}"))?;
+    let local_files = model_files(&args.path).with_context(|| format!("cannot read {folder}"))?;
+    check(&args.path, &local_files)?;
     let mut files = Vec::new();
     for (path, file) in &local_files {
         let (size, sha256) =
@@ -65,6 +67,27 @@ pub(crate) async fn run(args: PushArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The files of a model with their paths in it: those of a folder, or all parts of a GGUF file.
+fn model_files(path: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    if path.is_dir() {
+        return Ok(walk(path)?);
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut files = Vec::new();
+    for part in gguf_parts(&name) {
+        files.extend(walk(&path.with_file_name(part))?);
+    }
+    Ok(files)
+}
+
+/// Refuses files that cannot be a model: nodes would fetch them in vain.
+fn check(path: &Path, files: &[(String, PathBuf)]) -> anyhow::Result<()> {
+    // Nodes load the first GGUF file of a folder that has one.
+    let gguf = files.iter().find(|(name, _)| name.ends_with(".gguf"));
+    let loaded = gguf.map_or(path, |(_, file)| file.as_path());
+    check_model_files(loaded).map_err(|error| anyhow!("{error}; {}", error.remedy()))
+}
+
 /// Returns the name of the folder, or of the file without its extension.
 fn default_name(path: &Path) -> anyhow::Result<ArtifactName> {
     let full = path
@@ -99,5 +122,45 @@ impl std::io::Write for HashWriter {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push_check(dir: &Path) -> anyhow::Result<()> {
+        check(dir, &model_files(dir)?)
+    }
+
+    #[test]
+    fn files_that_cannot_be_a_model_are_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("notes.txt"), "no model").unwrap();
+        let error = push_check(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("it has no config.json; give a Hugging Face folder"),
+            "{error}"
+        );
+        std::fs::write(dir.path().join("m.gguf"), "<!DOCTYPE html>").unwrap();
+        let error = push_check(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("m.gguf cannot be served: it is a web page; fetch"),
+            "{error}"
+        );
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/numbers");
+        assert!(push_check(&demo).is_ok());
+    }
+
+    #[test]
+    fn any_part_of_a_split_file_pushes_all_parts() {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"];
+        for part in parts {
+            std::fs::write(dir.path().join(part), "").unwrap();
+        }
+        let files = model_files(&dir.path().join(parts[0])).unwrap();
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, parts);
     }
 }

@@ -99,7 +99,8 @@ impl Manifest {
         self.files.iter().map(|file| file.size).sum()
     }
 
-    /// Returns the GGUF file that the model is loaded from. `None`: it is loaded from its folder.
+    /// Returns the GGUF file that the model is loaded from, the first part of one that was split. `None`: it
+    /// is loaded from its folder.
     #[must_use]
     pub fn gguf_file(&self) -> Option<&ArtifactFile> {
         let mut files = self.files.iter();
@@ -112,7 +113,9 @@ impl Manifest {
     #[must_use]
     pub fn estimated_memory(&self) -> Bytes {
         if let Some(gguf) = self.gguf_file() {
-            return memory_of_weights(gguf.size.0);
+            let parts = gguf_parts(&gguf.path);
+            let parts = self.files.iter().filter(|file| parts.contains(&file.path));
+            return memory_of_weights(parts.map(|file| file.size.0).sum());
         }
         let is_weights =
             |file: &&ArtifactFile| file.path.ends_with(".safetensors") && !file.path.contains('/');
@@ -121,9 +124,46 @@ impl Manifest {
     }
 }
 
+/// Returns the names of all parts of a GGUF file. One that was split is named `NAME-00001-of-00003.gguf`; any
+/// part names them all.
+#[must_use]
+pub fn gguf_parts(file: &str) -> Vec<String> {
+    let split = || {
+        let (rest, count) = file.strip_suffix(".gguf")?.rsplit_once("-of-")?;
+        let (name, part) = rest.rsplit_once('-')?;
+        let number = |digits: &str| {
+            let is_number = digits.len() == 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
+            is_number.then(|| digits.parse::<u32>().ok()).flatten()
+        };
+        let (count, part) = (number(count)?, number(part)?);
+        let parts = (1..=count).map(|part| format!("{name}-{part:05}-of-{count:05}.gguf"));
+        (1..=count).contains(&part).then(|| parts.collect())
+    };
+    split().unwrap_or_else(|| vec![file.to_owned()])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_part_of_a_split_file_names_all() {
+        let all = [
+            "a-b-00001-of-00003.gguf",
+            "a-b-00002-of-00003.gguf",
+            "a-b-00003-of-00003.gguf",
+        ];
+        assert_eq!(gguf_parts("a-b-00001-of-00003.gguf"), all);
+        assert_eq!(gguf_parts("a-b-00003-of-00003.gguf"), all);
+        for whole in [
+            "a.gguf",
+            "a-1-of-3.gguf",
+            "a-00004-of-00003.gguf",
+            "-of-.gguf",
+        ] {
+            assert_eq!(gguf_parts(whole), [whole]);
+        }
+    }
 
     fn file(path: &str, byte: u8) -> ArtifactFile {
         ArtifactFile {
@@ -155,6 +195,8 @@ mod tests {
         );
         assert_eq!(memory(&["a.safetensors", "onnx/a.safetensors"]), Bytes(12));
         assert_eq!(memory(&["a.gguf", "a.safetensors"]), Bytes(12));
+        let split = ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf", "b.gguf"];
+        assert_eq!(memory(&split), Bytes(24));
     }
 
     #[test]

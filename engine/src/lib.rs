@@ -23,7 +23,7 @@ mod upstream;
 
 pub use engine::{ComputeLocation, Engine, GenerateEvents, LoadProgress, LoadedModel};
 pub use error::LoadError;
-pub use mistral::MistralEngine;
+pub use mistral::{MistralEngine, check_model_files};
 pub use process_end::{EndCause, ProcessEnd};
 pub use simulated::SimulatedEngine;
 pub use upstream::UpstreamEngine;

@@ -19,8 +19,9 @@ const UNIFORM: [&str; 10] = [
     "Qwen3ForCausalLM",
     "Starcoder2ForCausalLM",
 ];
-/// The beginning of the names of a layer's tensors.
-const LAYERS: &str = "model.layers.";
+/// The beginning of the names of all tensors but those of the output layer. Embedding models, which have no
+/// output layer, leave it out.
+const BASE: &str = "model.";
 
 /// Returns the names of missing tensors, in order. `config` is the folder's `config.json`.
 pub(super) fn missing_tensors(config: &Value, names: &BTreeSet<String>) -> Vec<String> {
@@ -28,8 +29,11 @@ pub(super) fn missing_tensors(config: &Value, names: &BTreeSet<String>) -> Vec<S
     if !UNIFORM.contains(&architecture) {
         return Vec::new();
     }
+    let is_text = names.iter().any(|name| name.starts_with(BASE));
+    let base = if is_text { BASE } else { "" };
+    let layers_base = format!("{base}layers.");
     let of_layers = names.iter().filter_map(|name| {
-        let (layer, part) = name.strip_prefix(LAYERS)?.split_once('.')?;
+        let (layer, part) = name.strip_prefix(&layers_base)?.split_once('.')?;
         layer.parse::<u64>().ok().map(|_| part)
     });
     let parts: BTreeSet<&str> = of_layers.collect();
@@ -40,18 +44,18 @@ pub(super) fn missing_tensors(config: &Value, names: &BTreeSet<String>) -> Vec<S
             missing.push(name);
         }
     };
-    require("model.embed_tokens.weight".to_owned());
+    require(format!("{base}embed_tokens.weight"));
     for layer in 0..layers {
         for part in &parts {
             // Older checkpoints have it in some layers, and no engine reads it.
             if !part.ends_with("rotary_emb.inv_freq") {
-                require(format!("{LAYERS}{layer}.{part}"));
+                require(format!("{layers_base}{layer}.{part}"));
             }
         }
     }
     // Quantised checkpoints have other tensors in its place.
     let has_output = names.iter().any(|name| name.starts_with("lm_head."));
-    if config["tie_word_embeddings"] == Value::Bool(false) && !has_output {
+    if config["tie_word_embeddings"] == Value::Bool(false) && is_text && !has_output {
         missing.push("lm_head.weight".to_owned());
     }
     missing
@@ -90,6 +94,20 @@ mod tests {
         );
         config["architectures"] = json!(["Qwen3NextForCausalLM"]);
         assert!(missing_tensors(&config, &names()).is_empty());
+    }
+
+    #[test]
+    fn embedding_model_has_other_names_and_no_output_layer() {
+        let config = json!({
+            "architectures": ["Qwen3ForCausalLM"],
+            "num_hidden_layers": 2,
+            "tie_word_embeddings": false,
+        });
+        let names = names().into_iter();
+        let mut names: BTreeSet<String> = names.map(|name| name.replace(BASE, "")).collect();
+        assert!(missing_tensors(&config, &names).is_empty());
+        names.remove("layers.0.mlp.weight");
+        assert_eq!(missing_tensors(&config, &names), ["layers.0.mlp.weight"]);
     }
 
     #[test]

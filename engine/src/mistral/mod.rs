@@ -59,6 +59,7 @@ mod tools;
 mod vocabulary;
 mod warm_up;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -66,7 +67,9 @@ use flotilla_core::Bytes;
 use flotilla_core::spec::Model;
 use tokio_util::sync::CancellationToken;
 
+use self::inspection::Inspection;
 use self::model::MistralModel;
+use self::model_files::ModelFiles;
 use crate::{Engine, LoadError, LoadProgress, LoadedModel};
 
 /// Loads models with mistral.rs.
@@ -109,6 +112,16 @@ impl Engine for MistralEngine {
             None => Ok(Arc::new(loaded)),
         }
     }
+}
+
+/// Checks that the files at a path can be a model: that a folder or GGUF file is complete, and no file is
+/// something else. Whether an engine computes its architecture is not checked.
+///
+/// # Errors
+/// What is wrong with a file.
+pub fn check_model_files(path: &Path) -> Result<(), LoadError> {
+    let files = ModelFiles::find(path)?;
+    Inspection::of(&files).map(drop)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use flotilla_core::artifact::gguf_parts;
 use flotilla_core::spec::{ModelFormat, Pipeline};
 
 use crate::LoadError;
@@ -42,7 +43,7 @@ impl ModelFiles {
         let (Some(dir), Some(file)) = (path.parent(), path.file_name()) else {
             return Err(unusable("it is not a file in a folder"));
         };
-        let files = parts(&file.to_string_lossy());
+        let files = gguf_parts(&file.to_string_lossy());
         if let Some(missing) = files.iter().find(|file| !dir.join(file).is_file()) {
             return Err(unusable(&format!("its part {missing} is missing")));
         }
@@ -70,45 +71,9 @@ impl ModelFiles {
     }
 }
 
-/// The names of all parts of a GGUF file. One that was split is named `NAME-00001-of-00003.gguf`; any part
-/// names them all.
-fn parts(file: &str) -> Vec<String> {
-    let split = || {
-        let (rest, count) = file.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-        let (name, part) = rest.rsplit_once('-')?;
-        let number = |digits: &str| {
-            let is_number = digits.len() == 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
-            is_number.then(|| digits.parse::<u32>().ok()).flatten()
-        };
-        let (count, part) = (number(count)?, number(part)?);
-        let parts = (1..=count).map(|part| format!("{name}-{part:05}-of-{count:05}.gguf"));
-        (1..=count).contains(&part).then(|| parts.collect())
-    };
-    split().unwrap_or_else(|| vec![file.to_owned()])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn any_part_of_a_split_file_names_all() {
-        let all = [
-            "a-b-00001-of-00003.gguf",
-            "a-b-00002-of-00003.gguf",
-            "a-b-00003-of-00003.gguf",
-        ];
-        assert_eq!(parts("a-b-00001-of-00003.gguf"), all);
-        assert_eq!(parts("a-b-00003-of-00003.gguf"), all);
-        for whole in [
-            "a.gguf",
-            "a-1-of-3.gguf",
-            "a-00004-of-00003.gguf",
-            "-of-.gguf",
-        ] {
-            assert_eq!(parts(whole), [whole]);
-        }
-    }
 
     #[test]
     fn missing_part_is_named() {
