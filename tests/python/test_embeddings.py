@@ -201,7 +201,7 @@ def test_token_ids_of_another_vocabulary_are_refused(tokens):
     reply = raw_http.post(PATH, {"model": MODEL, "input": tokens})
     assert reply.status == 400
     error = reply.json()["error"]
-    assert error["param"] == "input"
+    assert error["param"].startswith("input")
     assert "check_embedding_ctx_length=False" in error["message"]
     assert raw_http.post(PATH, {"model": MODEL, "input": [5, 6]}).status == 200
 

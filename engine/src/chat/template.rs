@@ -96,6 +96,23 @@ impl ChatTemplate {
         uses("tools") || uses("xml_tools") || self.environment.get_template(TOOL_USE).is_ok()
     }
 
+    /// Whether the template prints a system message, where tools can be described.
+    pub(crate) fn prints_system_messages(&self) -> bool {
+        const PROBE: &str = "probe";
+        let message = |role: &str, content: &str| ChatMessage {
+            role: role.into(),
+            content: content.into(),
+            ..ChatMessage::default()
+        };
+        let conversation = Conversation {
+            messages: &[message("system", PROBE), message("user", "text")],
+            tools: &[],
+            arguments: &Map::new(),
+        };
+        let rendered = self.render(&conversation, &ControlTokens::new(&[]));
+        rendered.is_ok_and(|text| text.contains(PROBE))
+    }
+
     /// Renders a conversation up to the beginning of the answer. The texts of the client are protected.
     ///
     /// # Errors

@@ -8,19 +8,23 @@ use flotilla_core::spec::ModelSpec;
 use mistralrs::ModelDType;
 use mistralrs_core::IsqType;
 
+use super::gguf_header::GgufTensor;
 use super::inspection::Inspection;
 use super::load_plan::LoadPlan;
 use super::model_shape::ModelShape;
+use super::safetensors_header::Tensor;
 use crate::LoadError;
 
-/// Memory of a process without a model: code, threads and their buffers.
-const PROCESS: u64 = 40 << 20;
+/// Memory of a process without a model: code, threads and what their first answer takes.
+const PROCESS: u64 = 72 << 20;
 /// Memory of a token of the vocabulary in the tokenizer and in the tree that grammars search.
-const VOCABULARY_ENTRY: u64 = 700;
-/// The width of numbers in caches, masks and activations of a GGUF model.
+const VOCABULARY_ENTRY: u64 = 1_170;
+/// The width of activations and masks, and of the embeddings of a GGUF file, which are not quantised in memory.
+const F32: u64 = 4;
+/// The width of numbers in the caches of a GGUF model.
 const GGUF_WIDTH: u64 = 2;
-/// How many times the width of a layer its activations take, while a prompt is read.
-const LAYER_COPIES: u64 = 4;
+/// How many masks of a prompt there are at once, each with a number for every two of its tokens.
+const MASKS: u64 = 2;
 /// Memory of a model whose dimensions are not known, as a fraction of its weights: caches and activations.
 const UNKNOWN_SHAPE: f64 = 0.2;
 
@@ -55,39 +59,51 @@ fn peak(inspection: &Inspection, dtype: ModelDType, isq: Option<IsqType>, sequen
         Inspection::Gguf(_) => GGUF_WIDTH,
         Inspection::Folder { .. } => width(dtype),
     };
-    let embeddings = match inspection {
-        // The embeddings of a GGUF file are not quantised in memory.
-        Inspection::Gguf(_) => shape.vocabulary * shape.hidden * 4,
-        Inspection::Folder { .. } => 0,
-    };
     let context = shape.context;
     let caches = 2 * shape.layers * shape.keys * context * width * sequences;
-    // Prompts are read one after another.
-    let mask = context * context * width;
+    // Prompts are read one after another, each in one go.
+    let masks = MASKS * context * context * F32;
     let layer = shape.hidden + shape.queries + 2 * shape.keys + 2 * shape.feed_forward;
-    let activations = LAYER_COPIES * layer * context * width;
+    let activations = layer * context * F32;
     let vocabulary = VOCABULARY_ENTRY * shape.vocabulary;
-    PROCESS + weights + embeddings + caches + mask + activations + vocabulary
+    PROCESS + weights + caches + masks + activations + vocabulary
 }
 
-/// The size of the weights once they are loaded, in bytes.
+/// The size of the weights once they are loaded, in bytes, with what their conversion leaves behind.
 fn weights(inspection: &Inspection, dtype: ModelDType, isq: Option<IsqType>) -> u64 {
     match inspection {
         Inspection::Gguf(headers) => {
-            let tensors = headers.iter().flat_map(|header| &header.tensors);
-            tensors.filter_map(|tensor| tensor.bytes()).sum()
+            let tensors = || headers.iter().flat_map(|header| &header.tensors);
+            let named = |name: &str| tensors().find(|tensor| tensor.name == name);
+            let files: u64 = tensors().filter_map(GgufTensor::bytes).sum();
+            let embeddings = named("token_embd.weight");
+            let whole = embeddings.map_or(0, |tensor| F32 * tensor.elements);
+            // Without an output layer the embeddings are loaded again in its place.
+            let output = match named("output.weight") {
+                Some(_) => 0,
+                None => embeddings.and_then(GgufTensor::bytes).unwrap_or(0),
+            };
+            files + whole + output
         }
         Inspection::Folder { tensors, .. } => {
             let bytes = tensors.iter().map(|tensor| {
-                // On-the-fly quantisation takes the matrices of layers.
-                let is_quantised = tensor.dimensions == 2 && tensor.name.contains(".layers.");
-                let bits = match isq.filter(|_| is_quantised) {
+                // On-the-fly quantisation takes the matrices of layers and of the output.
+                let is_of_layer = ["layers.", "lm_head."]
+                    .iter()
+                    .any(|part| tensor.name.contains(part));
+                let bits = match isq.filter(|_| tensor.dimensions == 2 && is_of_layer) {
                     Some(isq) => quantised_bits(isq),
                     None => 8.0 * width(dtype) as f64,
                 };
                 tensor.elements as f64 * bits / 8.0
             });
-            bytes.sum::<f64>() as u64
+            // The allocator keeps about as much as the largest tensor has in its file.
+            let is_converted = |tensor: &&Tensor| {
+                isq.is_some() || tensor.dtype.bitsize() as u64 != 8 * width(dtype)
+            };
+            let converted = tensors.iter().filter(is_converted);
+            let left = converted.map(|tensor| tensor.elements * tensor.dtype.bitsize() as u64 / 8);
+            bytes.sum::<f64>() as u64 + left.max().unwrap_or(0)
         }
     }
 }

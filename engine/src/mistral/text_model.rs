@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::prompt_size;
 use super::template_args::{TemplateArgs, template_args};
 use super::vocabulary::Vocabulary;
-use crate::chat::template::{ChatTemplate, Conversation, RenderError, uses};
+use crate::chat::template::{ChatTemplate, Conversation, RenderError};
 use crate::chat::tool_prompt::describe_tools;
 
 /// How many times the tokens of the context a prompt's names, calls and tools may have: a template may print
@@ -100,16 +100,21 @@ impl TextModel {
         };
         self.check_chat(request, messages)?;
         let TemplateArgs(arguments) = template_args(request, template.text())?;
-        let mut messages = messages.to_vec();
-        let is_described = !tools.is_empty() && !template.knows_tools();
-        if is_described {
-            describe_tools(&mut messages, tools);
-        }
-        let conversation = Conversation {
-            messages: &messages,
-            tools: if is_described { &[] } else { tools },
+        let mut conversation = Conversation {
+            messages,
+            tools,
             arguments: &arguments,
         };
+        let described;
+        // A template that prints no system message has no place for tools: its model was trained for one kind
+        // of question, and answers that as ever.
+        if !tools.is_empty() && !template.knows_tools() && template.prints_system_messages() {
+            described = describe_tools(messages, tools);
+            let texts = described.iter().map(|message| message.content.as_str());
+            self.check_texts(&texts.collect::<Vec<_>>(), self.context)?;
+            conversation.messages = &described;
+            conversation.tools = &[];
+        }
         let rendered = template.render(&conversation, &self.vocabulary.controls);
         rendered.map_err(|error| {
             let problem = match error {
@@ -138,12 +143,7 @@ impl TextModel {
             ToolChoice::None => &[],
             _ => &request.tools[..],
         };
-        let mut template = self.template_text().to_owned();
-        if !uses(&template, "tools") {
-            // They are described in the conversation.
-            template.push_str(" tools");
-        }
-        let parts = prompt_size::printed_parts(messages, tools, &template);
+        let parts = prompt_size::printed_parts(messages, tools, self.template_text());
         self.check_texts(&parts, self.context.saturating_mul(PRINTED_PARTS_FACTOR))
     }
 
@@ -334,7 +334,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn tools_reach_the_model_whether_or_not_its_template_knows_them() {
+    fn tools_reach_the_model_wherever_its_template_has_a_place_for_them() {
         let mut request =
             GenerateRequest::new(ModelName::new("m").unwrap(), chat("user", "hi".into()));
         request.tools = vec![Tool {
@@ -342,9 +342,20 @@ pub(super) mod tests {
             ..Tool::default()
         }];
         let tools = [serde_json::json!({"type": "function", "function": {"name": "get_weather"}})];
-        for template in [TEMPLATE, "{{ messages[0].content }}"] {
+        for (template, has_tools) in [
+            (TEMPLATE, true),
+            (
+                "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}",
+                true,
+            ),
+            ("{{ messages[-1].content }}", false),
+            (
+                "{{ raise_exception('no') if messages[0].role == 'system' }}hi",
+                false,
+            ),
+        ] {
             let prompt = words(Some(template)).prompt(&request, &tools).unwrap();
-            assert!(prompt.text.contains("get_weather"), "{template}");
+            assert_eq!(prompt.text.contains("get_weather"), has_tools, "{template}");
         }
     }
 
