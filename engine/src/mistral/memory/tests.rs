@@ -52,10 +52,9 @@ fn quantisation_on_the_fly_counts_with_its_own_bits() {
 
 /// SmolLM2-135M-Instruct with this context, in F16 or as GGUF file in Q4_1.
 fn smollm2(context: u64, is_gguf: bool) -> Inspection {
-    let shapes = [
-        ("embed", 49_152 * 576, 2),
-        ("model.layers.0.mlp.weight", 106_168_320, 2),
-    ];
+    const EMBEDDINGS: u64 = 49_152 * 576;
+    const LAYER: u64 = 3_538_944;
+    let layers = (0..30).map(|layer| (format!("model.layers.{layer}.weight"), LAYER));
     if is_gguf {
         let mut header = GgufHeader::default();
         for (name, value) in [
@@ -69,9 +68,10 @@ fn smollm2(context: u64, is_gguf: bool) -> Inspection {
         ] {
             header.values.insert(name.into(), value);
         }
-        for ((_, elements, _), name) in shapes.into_iter().zip(["token_embd.weight", "layers"]) {
+        let embeddings = ("token_embd.weight".to_owned(), EMBEDDINGS);
+        for (name, elements) in layers.chain([embeddings]) {
             header.tensors.push(GgufTensor {
-                name: name.into(),
+                name,
                 elements,
                 kind: 3,
                 offset: 0,
@@ -79,14 +79,13 @@ fn smollm2(context: u64, is_gguf: bool) -> Inspection {
         }
         return Inspection::Gguf(vec![header]);
     }
-    let tensors = shapes
-        .into_iter()
-        .map(|(name, elements, dimensions)| Tensor {
-            name: name.into(),
-            elements,
-            dtype: Dtype::F16,
-            dimensions,
-        });
+    let embeddings = ("model.embed_tokens.weight".to_owned(), EMBEDDINGS);
+    let tensors = layers.chain([embeddings]).map(|(name, elements)| Tensor {
+        name,
+        elements,
+        dtype: Dtype::F16,
+        dimensions: 2,
+    });
     Inspection::Folder {
         config: json!({
             "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49_152,

@@ -23,6 +23,8 @@ async fn memory_of_a_full_context() {
     let before = memory("VmRSS");
     let model = load_spec(spec).await.unwrap();
     let (loading, loaded) = (memory("VmHWM"), memory("VmRSS"));
+    // From here on the kernel counts the peak anew, as in a runner.
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let context = model.context_length().unwrap();
     let mut request = request(GenerateInput::Tokens(vec![42; context as usize - 8]));
     request.sampling.logit_bias = [0, 1, 2].map(|token| (token, -100.0)).into();
