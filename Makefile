@@ -61,13 +61,15 @@ book: setup
 	.venv/bin/mdbook build docs
 
 # What Flotilla adds to a request (tests/src/bin/overhead/), how fast and how well it decides,
-# what a cascade costs and saves (tests/src/bin/cascade_cost.rs).
+# what a cascade costs and saves (tests/src/bin/cascade_cost.rs), what a process for each model costs
+# (tests/src/bin/runner_cost.rs).
 bench:
 	cargo build --locked --release --workspace
 	target/release/overhead
 	cargo bench --locked -p flotilla-core
 	cargo bench --locked -p flotilla-dispatch
 	target/release/cascade_cost
+	target/release/runner_cost
 
 # Half an hour of random faults under load; see tests/src/soak/.
 soak: setup

@@ -34,4 +34,4 @@ pub use agent::{Agent, AgentStartError};
 pub use config::{AgentConfig, DEFAULT_FILE_RETENTION, NodeConfig};
 pub use data_dir::DataDirError;
 pub use inventory::default_memory;
-pub use runners::RunnerCommand;
+pub use runners::{RunnerCommand, RunnerEngine};

@@ -36,7 +36,7 @@ use self::runner_model::RunnerModel;
 use self::runner_process::RunnerProcess;
 
 /// Loads each model in a process of its own.
-pub(crate) struct RunnerEngine {
+pub struct RunnerEngine {
     command: RunnerCommand,
     /// The number of threads that a runner computes with.
     threads: usize,
@@ -46,7 +46,8 @@ pub(crate) struct RunnerEngine {
 
 impl RunnerEngine {
     /// Creates an engine whose runners are started with `command` and compute with `threads` threads.
-    pub(crate) fn new(command: RunnerCommand, threads: usize) -> Self {
+    #[must_use]
+    pub fn new(command: RunnerCommand, threads: usize) -> Self {
         Self {
             command,
             threads,
