@@ -185,7 +185,7 @@ async fn admit_first_turn(
 
 /// Counts the request as failed and passes the error on.
 fn fail(admitted: AdmittedRequest, error: RequestError) -> RequestError {
-    admitted.fail();
+    admitted.fail(&error);
     error
 }
 

@@ -33,6 +33,7 @@ pub mod placement;
 pub mod quality;
 pub mod readiness;
 pub mod revision;
+pub mod revision_trial;
 pub mod rollout;
 pub mod routing;
 pub mod scaling;

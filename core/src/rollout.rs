@@ -1,6 +1,7 @@
 //! The rollout of a new revision of a model: a few replicas are updated at a time, and all go back
-//! to the stable revision if the new one does not load.
+//! to the stable revision if the new one does not load, or fails its requests in its first minutes.
 
+use crate::revision_trial::{RevisionHealth, TrialState};
 use crate::{ModelRevision, NodeName, ReplicaReadiness};
 
 /// One replica in this many may be updating at the same time, and at least one.
@@ -24,9 +25,9 @@ pub struct RolloutReplica<'a> {
 pub struct ModelRevisions {
     /// Revision of the model's current spec.
     pub desired: ModelRevision,
-    /// The last revision that every replica served. `None`: no rollout has completed yet.
+    /// The last revision that every replica served and that has passed its trial. `None`: no rollout has completed yet.
     pub stable: Option<ModelRevision>,
-    /// The last desired revision that was rolled back because it did not load. `None`: none was,
+    /// The last desired revision that was rolled back because it did not load or failed its requests. `None`: none was,
     /// or the failure was cleared.
     pub failed: Option<ModelRevision>,
 }
@@ -50,11 +51,14 @@ pub enum RolloutStep<'a> {
     Wait,
     /// The replicas on these nodes must be assigned the target revision.
     Update(Vec<&'a NodeName>),
-    /// Every replica serves the target revision, which is the stable one from now on.
+    /// Every replica serves the target revision, which has passed its trial: it is the stable one from now on.
     Complete,
     /// The desired revision failed to load on this node and is known to run on no other: it has failed, and
     /// the replicas must go back to the stable one.
     RollBack(&'a NodeName),
+    /// The desired revision loads but fails its requests: it has failed, and the replicas must go back to the
+    /// stable one.
+    RollBackFailing(RevisionHealth),
 }
 
 /// Returns the next step of the rollout of a model with these replicas.
@@ -65,10 +69,14 @@ pub enum RolloutStep<'a> {
 /// updating, and so do those of which nothing is known, which are not updated until it is. Nothing
 /// waits for those that are unreachable: they are updated once another replica serves the target
 /// revision, or if there is no other.
+///
+/// `trial` is the trial of the desired revision, which matters only where there is a stable one to go
+/// back to.
 #[must_use]
 pub fn next_step<'a>(
     revisions: ModelRevisions,
     replicas: &[RolloutReplica<'a>],
+    trial: TrialState,
 ) -> RolloutStep<'a> {
     let target = revisions.target();
     let serves_target = |replica: &RolloutReplica<'_>| {
@@ -77,6 +85,11 @@ pub fn next_step<'a>(
     let proven = replicas.iter().any(serves_target);
     let can_roll_back =
         target == revisions.desired && revisions.stable.is_some_and(|s| s != target);
+    if let TrialState::Failing(health) = trial
+        && can_roll_back
+    {
+        return RolloutStep::RollBackFailing(health);
+    }
     let may_serve_target =
         |r: &RolloutReplica<'_>| r.assigned == target && r.readiness == ReplicaReadiness::Unknown;
     if can_roll_back && !proven && !replicas.iter().any(may_serve_target) {
@@ -91,7 +104,8 @@ pub fn next_step<'a>(
     let reachable = replicas.iter().filter(is_reachable).count();
     if outdated.is_empty() {
         let complete = reachable > 0 && replicas.iter().filter(is_reachable).all(serves_target);
-        return if complete {
+        let on_trial = can_roll_back && trial == TrialState::Running;
+        return if complete && !on_trial {
             RolloutStep::Complete
         } else {
             RolloutStep::Wait
@@ -128,6 +142,14 @@ pub fn next_step<'a>(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    /// The next step of a rollout whose revision has passed its trial.
+    fn next_step<'a>(
+        revisions: ModelRevisions,
+        replicas: &[RolloutReplica<'a>],
+    ) -> RolloutStep<'a> {
+        super::next_step(revisions, replicas, TrialState::Passed)
+    }
 
     const OLD: ModelRevision = ModelRevision(1);
     const NEW: ModelRevision = ModelRevision(2);
@@ -268,6 +290,38 @@ mod tests {
     }
 
     #[test]
+    fn revision_is_stable_only_after_its_trial_and_goes_back_when_it_fails() {
+        let names = names(2);
+        let replicas = serving(&names, NEW);
+        let step = |revisions, trial| super::next_step(revisions, &replicas, trial);
+        assert_eq!(step(UPGRADE, TrialState::Running), RolloutStep::Wait);
+        assert_eq!(step(UPGRADE, TrialState::Passed), RolloutStep::Complete);
+        let health = RevisionHealth {
+            requests: 9,
+            failures: 7,
+        };
+        let failing = TrialState::Failing(health);
+        let back = RolloutStep::RollBackFailing(health);
+        assert_eq!(step(UPGRADE, failing), back);
+        let rolled_back = ModelRevisions {
+            failed: Some(NEW),
+            ..UPGRADE
+        };
+        assert_eq!(
+            step(rolled_back, failing),
+            RolloutStep::Update(vec![&names[0]])
+        );
+        // There is nothing to go back to, so that nothing is waited for either.
+        let first = ModelRevisions {
+            stable: None,
+            ..UPGRADE
+        };
+        for trial in [TrialState::Running, failing] {
+            assert_eq!(step(first, trial), RolloutStep::Complete);
+        }
+    }
+
+    #[test]
     fn rollout_without_replicas_is_not_complete() {
         assert_eq!(next_step(UPGRADE, &[]), RolloutStep::Wait);
     }
@@ -294,6 +348,7 @@ mod tests {
                 }
             }).collect();
             match next_step(UPGRADE, &replicas) {
+                RolloutStep::RollBackFailing(_) => prop_assert!(false, "it has passed its trial"),
                 RolloutStep::Update(nodes) => {
                     let changed: Vec<_> = replicas.iter().filter(|r| nodes.contains(&r.node)).collect();
                     prop_assert!(changed.iter().all(|r| r.readiness != ReplicaReadiness::Unknown));
@@ -330,7 +385,7 @@ mod tests {
                         }
                     },
                     RolloutStep::Wait => {}
-                    RolloutStep::RollBack(node) => panic!("{node} has not failed"),
+                    RolloutStep::RollBack(_) | RolloutStep::RollBackFailing(_) => panic!("nothing has failed"),
                 }
                 let unavailable = replicas.iter().filter(|r| !r.readiness.is_ready()).count();
                 prop_assert!(unavailable <= (n / UPDATE_DIVISOR).max(1));

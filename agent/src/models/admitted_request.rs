@@ -20,7 +20,7 @@ enum RequestEnd {
     Cancelled,
     /// Its answer is complete.
     Complete,
-    /// The engine failed.
+    /// It failed.
     Failed,
 }
 
@@ -122,8 +122,9 @@ impl AdmittedSplit {
     }
 
     /// Records that a turn failed, and the request with it.
-    pub(crate) fn mark_failed(&mut self) {
+    pub(crate) fn mark_failed(&mut self, error: &RequestError) {
         self.end = RequestEnd::Failed;
+        self.served.count_fault(error);
     }
 
     /// Records that all turns are complete.
@@ -146,6 +147,12 @@ impl ServedModel {
             RequestEnd::Failed => self.live_counters().add_failed(),
         }
     }
+
+    fn count_fault(&self, error: &RequestError) {
+        if error.is_replica_fault() {
+            self.live_counters().add_replica_fault();
+        }
+    }
 }
 
 impl AdmittedRequest {
@@ -164,8 +171,8 @@ impl AdmittedRequest {
     }
 
     /// Ends the request, or the turn, as failed.
-    pub fn fail(mut self) {
-        self.mark_failed();
+    pub fn fail(mut self, error: &RequestError) {
+        self.mark_failed(error);
     }
 
     /// Embeds the inputs of the request, or those of the turn, and ends it.
@@ -182,7 +189,7 @@ impl AdmittedRequest {
                 Ok(embeddings)
             }
             Err(error) => {
-                self.mark_failed();
+                self.mark_failed(&error);
                 Err(error)
             }
         }
@@ -194,9 +201,13 @@ impl AdmittedRequest {
         self.energy.record_token();
     }
 
-    /// Records that the engine failed.
-    pub(super) fn mark_failed(&mut self) {
+    /// Records that the request failed.
+    pub(super) fn mark_failed(&mut self, error: &RequestError) {
         self.end = RequestEnd::Failed;
+        // A request with several turns counts once.
+        if self.turn == TurnPosition::Only {
+            self.served.count_fault(error);
+        }
     }
 
     /// Ends a generation and completes its usage with timing and energy. `counted` output tokens were
@@ -215,7 +226,8 @@ impl AdmittedRequest {
         };
         let counters = self.served.live_counters();
         counters.add_tokens(prompt, uncounted);
-        counters.record_length(usage.prompt_tokens.saturating_add(usage.completion_tokens));
+        self.served
+            .record_length(usage.prompt_tokens.saturating_add(usage.completion_tokens));
         let timing = self.timing(first_token);
         // The wait of a later turn is a wait for the earlier ones.
         let is_wait_of_request = self.turn != TurnPosition::Later;

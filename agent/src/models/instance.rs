@@ -17,6 +17,7 @@ use flotilla_core::spec::Model;
 use flotilla_core::{Bytes, ModelName, ModelRevision};
 use flotilla_engine::LoadError;
 
+use super::live_counters::LiveCounters;
 use super::memory_budget::InstanceMemory;
 use super::restarts::Restarts;
 use super::{InstanceError, ServedModel};
@@ -35,6 +36,8 @@ pub(super) struct ModelInstance {
     pub(super) files: Option<Manifest>,
     pub(super) role: InstanceRole,
     pub(super) phase: InstancePhase,
+    /// What its requests have done.
+    pub(super) counters: Arc<LiveCounters>,
     /// When its process ended by itself.
     pub(super) restarts: Restarts,
 }

@@ -106,6 +106,7 @@ impl InstanceTasks {
     pub(super) fn load(&mut self, instance: &ModelInstance, model: Box<Model>) {
         let progress = self.progress(instance);
         let metrics = self.metrics.for_model(&instance.model);
+        let counters = instance.counters.clone();
         let (engines, id) = (self.engines.clone(), instance.id);
         let cancel = self.stop_loads.child_token();
         self.loads.insert(id, cancel.clone());
@@ -113,7 +114,7 @@ impl InstanceTasks {
             let engine = engines.get(model.spec.engine);
             let loaded = engine.load(&model, progress, &cancel).await;
             let served = loaded.map(|loaded| {
-                let served = Arc::new(ServedModel::new(loaded, &model.spec, metrics));
+                let served = Arc::new(ServedModel::new(loaded, &model.spec, metrics, counters));
                 for warning in served.file_warnings() {
                     tracing::warn!(model = %model.name(), "{warning}");
                 }

@@ -1,25 +1,25 @@
-//! What a model has done since it was loaded.
+//! What a model has done since the node began to run its revision.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use flotilla_core::energy::EnergyUsage;
 use flotilla_proto::v1::ModelCounters;
 
-/// Counts what a model has done since it was loaded.
+/// Counts what a model has done since the node began to run its revision. An instance that is started again
+/// goes on counting.
 #[derive(Default)]
 pub(super) struct LiveCounters {
     requests: AtomicU64,
     cancelled: AtomicU64,
     failed: AtomicU64,
+    replica_faults: AtomicU64,
     refused: AtomicU64,
     prompt_tokens: AtomicU64,
     output_tokens: AtomicU64,
     wait_us: AtomicU64,
     busy_us: AtomicU64,
     millijoules: AtomicU64,
-    /// The most tokens of one request, with those of its answer.
-    longest: AtomicU32,
 }
 
 impl LiveCounters {
@@ -36,6 +36,11 @@ impl LiveCounters {
     /// Counts an admitted request that failed.
     pub(super) fn add_failed(&self) {
         self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a failure for which the model or the node is at fault.
+    pub(super) fn add_replica_fault(&self) {
+        self.replica_faults.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a request that found the queue full.
@@ -67,16 +72,6 @@ impl LiveCounters {
             .fetch_add(u64::from(output), Ordering::Relaxed);
     }
 
-    /// Records the tokens of a complete request, with those of its answer.
-    pub(super) fn record_length(&self, tokens: u32) {
-        self.longest.fetch_max(tokens, Ordering::Relaxed);
-    }
-
-    /// The most tokens of one request so far, with those of its answer.
-    pub(super) fn longest(&self) -> u32 {
-        self.longest.load(Ordering::Relaxed)
-    }
-
     /// Returns the counters as a message. `active` and `queued` are requests right now.
     pub(super) fn message(&self, active: u32, queued: u32) -> ModelCounters {
         ModelCounters {
@@ -85,6 +80,7 @@ impl LiveCounters {
             requests: self.requests.load(Ordering::Relaxed),
             cancelled: self.cancelled.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
+            replica_faults: self.replica_faults.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
             prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
             output_tokens: self.output_tokens.load(Ordering::Relaxed),

@@ -250,6 +250,7 @@ impl ModelManager {
             files: desired.files.clone(),
             role,
             phase: InstancePhase::Waiting,
+            counters: Arc::default(),
             restarts: Restarts::default(),
         };
         self.instances.insert(id, instance);

@@ -79,6 +79,7 @@ mod tests {
             files: None,
             role: InstanceRole::Current,
             phase,
+            counters: Default::default(),
             restarts: Default::default(),
         }
     }

@@ -1,6 +1,7 @@
 //! A loaded model that accepts requests.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use flotilla_core::generate::{AnswerTiming, EffectiveDefaults, GenerateRequest};
@@ -27,7 +28,9 @@ pub struct ServedModel {
     defaults: EffectiveDefaults,
     /// Whether the model generates text.
     generates_text: bool,
-    counters: LiveCounters,
+    counters: Arc<LiveCounters>,
+    /// The most tokens of one request since the model was loaded, with those of its answer.
+    longest: AtomicU32,
     metrics: ModelMetrics,
     rate: Arc<ModelRate>,
     /// Cancelled when the time is over in which running answers could end.
@@ -39,10 +42,11 @@ impl ServedModel {
     /// at once than the spec allows makes the queue longer instead. Requests are recorded in
     /// `metrics`.
     #[must_use]
-    pub(crate) fn new(
+    pub(in crate::models) fn new(
         model: Arc<dyn LoadedModel>,
         spec: &ModelSpec,
         metrics: ModelMetrics,
+        counters: Arc<LiveCounters>,
     ) -> Self {
         let engine_limit = model.concurrency().unwrap_or(spec.concurrency);
         let concurrency = spec.concurrency.min(engine_limit).max(1);
@@ -67,7 +71,8 @@ impl ServedModel {
             metrics,
             model,
             queue: Arc::new(AdmissionQueue::new(concurrency, capacity)),
-            counters: LiveCounters::default(),
+            counters,
+            longest: AtomicU32::new(0),
             cut: CancellationToken::new(),
         }
     }
@@ -95,7 +100,7 @@ impl ServedModel {
         // An answer ends a few tokens before the end of the context at the latest.
         let nearly_all = |context: u32| context - context / 20;
         let context = self.defaults.context().map(nearly_all);
-        let longest = self.counters.longest();
+        let longest = self.longest.load(Ordering::Relaxed);
         Some(MemoryUsage {
             peak,
             has_filled_context: context.is_some_and(|context| longest >= context),
@@ -132,7 +137,7 @@ impl ServedModel {
         self.queue.drained().await;
     }
 
-    /// Returns the requests right now and the counters since the model was loaded.
+    /// Returns the requests right now and the counters of its revision.
     #[must_use]
     pub fn counters(&self) -> ModelCounters {
         let (active, queued) = self.queue.counts();
@@ -150,6 +155,11 @@ impl ServedModel {
             self.metrics.record_wait(timing.queued);
         }
         self.metrics.record_compute_time(timing);
+    }
+
+    /// Records the tokens of a complete request, with those of its answer.
+    pub(super) fn record_length(&self, tokens: u32) {
+        self.longest.fetch_max(tokens, Ordering::Relaxed);
     }
 
     pub(super) fn live_counters(&self) -> &LiveCounters {
@@ -211,7 +221,7 @@ pub(crate) mod tests {
             queue,
             ..ModelSpec::default()
         };
-        Arc::new(ServedModel::new(model, &spec, metrics()))
+        Arc::new(ServedModel::new(model, &spec, metrics(), Arc::default()))
     }
 
     /// A table with only this model.
@@ -268,7 +278,10 @@ pub(crate) mod tests {
                 .unwrap()
         };
         drop(admitted().await);
-        admitted().await.fail();
+        let broken = RequestError::Engine("broken".into());
+        admitted().await.fail(&broken);
+        let invalid = RequestError::invalid("prompt", "wrong");
+        admitted().await.fail(&invalid);
         let usage = GenerateEvent::Usage(Usage {
             prompt_tokens: 5,
             completion_tokens: 7,
@@ -287,8 +300,9 @@ pub(crate) mod tests {
         assert!(usage.timing.is_some(), "the usage has a timing");
         assert!(usage.energy.is_some(), "the usage has an energy");
         let counters = served.counters();
-        assert_eq!((counters.requests, counters.active), (3, 0));
-        assert_eq!((counters.cancelled, counters.failed), (1, 1));
+        assert_eq!((counters.requests, counters.active), (4, 0));
+        assert_eq!((counters.cancelled, counters.failed), (1, 2));
+        assert_eq!(counters.replica_faults, 1, "an invalid request is none");
         assert_eq!((counters.prompt_tokens, counters.output_tokens), (5, 7));
     }
 
@@ -312,7 +326,12 @@ pub(crate) mod tests {
             queue: 0,
             ..ModelSpec::default()
         };
-        let served = Arc::new(ServedModel::new(Arc::new(OneAtATime), &spec, metrics()));
+        let served = Arc::new(ServedModel::new(
+            Arc::new(OneAtATime),
+            &spec,
+            metrics(),
+            Arc::default(),
+        ));
         assert_eq!(served.concurrency(), 1);
         let admit = || served.clone().admit(QueueKey::default(), None);
         let _computing = admit().await.ok().unwrap();

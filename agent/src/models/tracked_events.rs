@@ -100,7 +100,7 @@ impl Stream for TrackedEvents {
             Some(Ok(GenerateEvent::Delta(_))) => this.count_token(),
             Some(Ok(GenerateEvent::Usage(usage))) => this.complete(usage),
             Some(Err(error)) => {
-                this.request.mark_failed();
+                this.request.mark_failed(error);
                 this.span.record_error(error.kind());
             }
             Some(Ok(GenerateEvent::Finished(_))) | None => {}

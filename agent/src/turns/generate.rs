@@ -48,7 +48,7 @@ impl SplitAnswer {
                     Ok(events) => Ok(admitted.track(events, span)),
                     Err(error) => {
                         span.record_error(error.kind());
-                        admitted.fail();
+                        admitted.fail(&error);
                         Err(error)
                     }
                 }

@@ -101,7 +101,7 @@ impl<T: Send + 'static> Stream for TurnStream<T> {
         match this.active.poll_next_unpin(cx) {
             Poll::Ready(Some((turn, Ok(output)))) => Poll::Ready(Some(Ok((turn, output)))),
             Poll::Ready(Some((_, Err(error)))) => {
-                this.split.mark_failed();
+                this.split.mark_failed(&error);
                 this.end();
                 Poll::Ready(Some(Err(error)))
             }

@@ -14,8 +14,8 @@ use super::nodes::CountersJson;
 pub struct ModelStatus {
     /// One of:
     ///
-    /// - `Ready`: all replicas answer with one revision, which is recorded as stable.
-    /// - `Updating`: all replicas answer, and a rollout is under way or has just ended.
+    /// - `Ready`: all replicas answer, with the revision that is served.
+    /// - `Updating`: all replicas answer, and a rollout is under way.
     /// - `Partial`: some replicas answer.
     /// - `Asleep`: no replica exists, as `replicas.min` is 0 and there are no requests.
     /// - `Fetching`: a controller fetches the model's files.

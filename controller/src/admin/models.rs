@@ -133,12 +133,9 @@ impl ModelResource {
         let target_revision = model.endpoints.revisions.target().to_string();
         let failed = |fetch: &FetchRecord| !fetch.error.is_empty();
         let fetch_failed = !model.loadable && model.fetch.as_ref().is_some_and(failed);
-        // The rollout has not ended before the revision is recorded as stable.
-        let stable = model.endpoints.revisions.stable == Some(model.endpoints.revisions.target());
-        let updating = !stable
-            || replicas
-                .iter()
-                .any(|replica| replica.revision != target_revision);
+        let updating = replicas
+            .iter()
+            .any(|replica| replica.revision != target_revision);
         let phase = match ready {
             0 if fetch_failed => "Failed",
             0 if !model.loadable => "Fetching",
@@ -160,12 +157,10 @@ impl ModelResource {
                 assigned: model.assigned.len() as u32,
                 memory: model.memory,
                 revision: model.endpoints.revisions.desired.to_string(),
-                rollback_reason: model.failed_revision.as_ref().map(|failed| {
-                    format!(
-                        "revision {} did not load on {}: {}",
-                        failed.revision, failed.node, failed.error
-                    )
-                }),
+                rollback_reason: model
+                    .failed_revision
+                    .as_ref()
+                    .map(|failed| format!("revision {}: {}", failed.revision, failed.reason)),
                 fetch: model
                     .fetch
                     .as_ref()

@@ -1,7 +1,6 @@
 //! The records in the store: JSON values under the keys of [`keys`](crate::store::keys).
 
 use flotilla_core::ModelRevision;
-use flotilla_core::NodeName;
 use flotilla_core::artifact::Manifest;
 use flotilla_core::node::NodeSpec;
 use serde::{Deserialize, Serialize};
@@ -68,10 +67,8 @@ pub struct StableRecord {
 pub struct FailedRevisionRecord {
     /// The revision.
     pub revision: ModelRevision,
-    /// The node on which it failed.
-    pub node: NodeName,
-    /// The error that the node reported.
-    pub error: String,
+    /// Why, such as `it did not load on n1: …` or `7 of its 9 requests failed`.
+    pub reason: String,
 }
 
 /// The assignment of a model to a node.

@@ -3,13 +3,15 @@
 //! [`placement::solve`] → writes to the store.
 //!
 //! `problem.rs` assembles the problem from `node_capacity.rs` (nodes), `replica_count.rs` and
-//! `model_scalers.rs` (how many replicas), `rollout_step.rs` and `surge.rs` (which revision next).
+//! `model_scalers.rs` (how many replicas), `rollout_step.rs` and `surge.rs` (which revision next), and
+//! `revision_trials.rs` (whether it answers).
 //! `writes.rs` turns the plan into writes.
 
 mod model_scalers;
 mod node_capacity;
 mod problem;
 mod replica_count;
+mod revision_trials;
 mod rollout_step;
 mod surge;
 mod writes;
@@ -28,9 +30,17 @@ use crate::store::backoff::RetryDelays;
 use crate::store::{Leadership, Store, StoreError, StoreWrite};
 use model_scalers::{ModelScalers, SCALING_INTERVAL};
 use problem::ProblemInputs;
+use revision_trials::RevisionTrials;
 
 /// Changes within this time are planned for together.
 const DEBOUNCE: Duration = Duration::from_millis(5);
+
+/// What a leader has observed since it leads.
+#[derive(Default)]
+struct Observations {
+    scalers: ModelScalers,
+    trials: RevisionTrials,
+}
 
 /// Runs until `stop` is cancelled; plans and writes only while this controller leads.
 pub(crate) async fn run(
@@ -40,7 +50,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let mut changes = fleet.changes();
-    let mut scalers = ModelScalers::default();
+    let mut observations = Observations::default();
     let mut scaling = tokio::time::interval(SCALING_INTERVAL);
     let mut delays = RetryDelays::default();
     loop {
@@ -60,7 +70,7 @@ pub(crate) async fn run(
         // The fence is taken before the view is read, so that the plan of an earlier leadership
         // can never be written under a later one.
         let Some(leadership) = leader.borrow_and_update().clone() else {
-            scalers = ModelScalers::default();
+            observations = Observations::default();
             continue;
         };
         tokio::time::sleep(DEBOUNCE).await;
@@ -70,7 +80,7 @@ pub(crate) async fn run(
             continue;
         }
         let writes;
-        (scalers, writes) = plan(view, scalers).await;
+        (observations, writes) = plan(view, observations).await;
         // Each write is correct by itself: what is missing after an error is part of the next plan.
         match store.write_all(leadership.fence(), writes).await {
             Ok(()) => delays.reset(),
@@ -97,16 +107,20 @@ pub(crate) async fn run(
 
 /// Plans what to write, on a thread that may block: for a large fleet it takes up to a second, in which
 /// the threads of requests must not wait.
-async fn plan(view: Arc<FleetView>, mut scalers: ModelScalers) -> (ModelScalers, Vec<StoreWrite>) {
+async fn plan(
+    view: Arc<FleetView>,
+    mut observations: Observations,
+) -> (Observations, Vec<StoreWrite>) {
     let planned = tokio::task::spawn_blocking(move || {
         let now = Instant::now();
-        scalers.observe(&view, now);
-        let writes = writes::plan(&view, &scalers, now);
-        (scalers, writes)
+        observations.scalers.observe(&view, now);
+        observations.trials.observe(&view, now);
+        let writes = writes::plan(&view, &observations, now);
+        (observations, writes)
     });
     planned.await.unwrap_or_else(|error| {
         tracing::error!(%error, "planning the placement has failed");
-        (ModelScalers::default(), Vec::new())
+        (Observations::default(), Vec::new())
     })
 }
 
@@ -125,7 +139,7 @@ impl<'a> Explainer<'a> {
     fn new(view: &'a FleetView) -> Self {
         Self {
             view,
-            inputs: ProblemInputs::new(view, &ModelScalers::default()),
+            inputs: ProblemInputs::new(view, &Observations::default(), Instant::now()),
         }
     }
 

@@ -9,7 +9,7 @@ use flotilla_core::placement::{
 use flotilla_core::rollout::ModelRevisions;
 use flotilla_core::{ModelName, NodeName, ReplicaReadiness};
 
-use super::model_scalers::ModelScalers;
+use super::Observations;
 use super::rollout_step::{RolloutAction, RolloutState};
 use super::{node_capacity, replica_count, surge};
 use crate::fleet::{FleetView, ModelView, NodePhase, NodeView};
@@ -39,13 +39,13 @@ pub(super) struct ModelInput {
 
 impl ProblemInputs {
     /// Computes the inputs of all models.
-    pub(super) fn new(view: &FleetView, scalers: &ModelScalers) -> Self {
+    pub(super) fn new(view: &FleetView, observations: &Observations, now: Instant) -> Self {
         // What is not understood stays as it is.
         let undecoded = &view.undecoded.models;
         let models = view.models.iter();
         let models = models.filter(|(name, _)| !undecoded.contains_key(*name));
         let models = models.map(|(name, model)| {
-            let input = ModelInput::new(view, model, scalers.target(name));
+            let input = ModelInput::new(view, model, observations, now);
             (name.clone(), input)
         });
         Self {
@@ -141,9 +141,10 @@ fn placement_readiness(node: &NodeView, model: &ModelName) -> ReplicaReadiness {
 }
 
 impl ModelInput {
-    /// Assembles the inputs of a model. `scaled` is the number of replicas that its load asks for.
-    fn new(view: &FleetView, model: &ModelView, scaled: Option<u32>) -> Self {
-        let rollout = RolloutState::new(view, model);
+    /// Assembles the inputs of a model.
+    fn new(view: &FleetView, model: &ModelView, observations: &Observations, now: Instant) -> Self {
+        let rollout = RolloutState::new(view, model, &observations.trials, now);
+        let scaled = observations.scalers.target(model.endpoints.model.name());
         let count = replica_count::desired(view, model, scaled);
         let fits_twice = |node: &NodeName| node_capacity::fits_twice(view, model, node);
         let action = surge::action(&rollout, count, fits_twice);
@@ -212,7 +213,7 @@ mod tests {
                 given_up: marked.then(|| name.clone()).into_iter().collect(),
                 ..FleetView::default()
             };
-            writes::plan(&view, &ModelScalers::default(), Instant::now())
+            writes::plan(&view, &Observations::default(), Instant::now())
         };
         let key = keys::given_up(&name);
         let mark = StoreWrite::put(key.clone(), b"{}".to_vec());
@@ -233,7 +234,7 @@ mod tests {
             nodes: [(name.clone(), Arc::new(node(&name, &model)))].into(),
             ..FleetView::default()
         };
-        let plan = |view: &FleetView| writes::plan(view, &ModelScalers::default(), Instant::now());
+        let plan = |view: &FleetView| writes::plan(view, &Observations::default(), Instant::now());
         assert_eq!(plan(&view).len(), 1);
         let assigned = [(name, ModelRevision(1))].into();
         view.undecoded.models.insert(model, assigned);

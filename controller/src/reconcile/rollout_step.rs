@@ -1,8 +1,12 @@
 //! The next step of a model's rollout, from the view.
 
+use std::time::Instant;
+
+use flotilla_core::revision_trial::RevisionHealth;
 use flotilla_core::rollout::{self, ModelRevisions, RolloutReplica, RolloutStep};
 use flotilla_core::{ModelRevision, NodeName, ReplicaReadiness};
 
+use super::revision_trials::RevisionTrials;
 use crate::fleet::{FleetView, ModelView};
 
 /// What the leader does next for a model's rollout.
@@ -20,6 +24,8 @@ pub(super) enum RolloutAction {
     /// Records that the desired revision failed to load on this node, and returns to the stable
     /// revision.
     RollBack(NodeName),
+    /// Records that the desired revision fails its requests, and returns to the stable revision.
+    RollBackFailing(RevisionHealth),
 }
 
 /// The state of a model's rollout.
@@ -34,7 +40,12 @@ pub(super) struct RolloutState<'a> {
 
 impl<'a> RolloutState<'a> {
     /// Finds the state and the next step of a model's rollout.
-    pub(super) fn new(view: &FleetView, model: &'a ModelView) -> Self {
+    pub(super) fn new(
+        view: &FleetView,
+        model: &'a ModelView,
+        trials: &RevisionTrials,
+        now: Instant,
+    ) -> Self {
         let is_given_up = |name| view.nodes.get(name).is_some_and(|node| node.is_given_up());
         let replicas: Vec<_> = model
             .assigned
@@ -60,8 +71,9 @@ impl<'a> RolloutState<'a> {
             // Nodes could not load the desired revision: its files are not there yet.
             revisions.failed = Some(revisions.desired);
         }
-        let step = rollout::next_step(revisions, &replicas);
-        if let RolloutStep::RollBack(_) = step {
+        let trial = trials.state(model.endpoints.model.name(), revisions, now);
+        let step = rollout::next_step(revisions, &replicas, trial);
+        if let RolloutStep::RollBack(_) | RolloutStep::RollBackFailing(_) = step {
             revisions.failed = Some(revisions.desired);
         }
         Self {

@@ -19,6 +19,7 @@ pub(super) fn action(
         RolloutStep::Wait => return RolloutAction::Wait,
         RolloutStep::Complete => return RolloutAction::MarkStable,
         RolloutStep::RollBack(node) => return RolloutAction::RollBack((*node).clone()),
+        RolloutStep::RollBackFailing(health) => return RolloutAction::RollBackFailing(*health),
         RolloutStep::Update(nodes) => nodes,
     };
     if count == 1 {
@@ -56,6 +57,7 @@ pub(super) fn extra_replicas(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_core::revision_trial::TrialState;
     use flotilla_core::rollout::{self, ModelRevisions, RolloutReplica};
     use flotilla_core::{ModelRevision, ReplicaReadiness};
 
@@ -86,7 +88,7 @@ mod tests {
             failed: None,
         };
         RolloutState {
-            step: rollout::next_step(revisions, &replicas),
+            step: rollout::next_step(revisions, &replicas, TrialState::Passed),
             revisions,
             replicas,
         }

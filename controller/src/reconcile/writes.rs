@@ -6,7 +6,7 @@ use std::time::Instant;
 use flotilla_core::placement::{self, Assignment, PlacementPlan};
 use flotilla_core::{ModelName, ModelRevision, NodeName};
 
-use super::model_scalers::ModelScalers;
+use super::Observations;
 use super::problem::ProblemInputs;
 use super::rollout_step::RolloutAction;
 use crate::fleet::records::encode;
@@ -17,12 +17,12 @@ use crate::store::{StoreWrite, keys};
 
 /// Number of assignments that a line of the log names.
 const MAX_LOGGED: usize = 8;
-/// The most of a node's error that is stored, in bytes.
+/// The most of a failure's reason that is stored, in bytes.
 const MAX_ERROR_BYTES: usize = 4 << 10;
 
 /// Plans what to write so that the fleet of this view approaches the desired state.
-pub(super) fn plan(view: &FleetView, scalers: &ModelScalers, now: Instant) -> Vec<StoreWrite> {
-    let inputs = ProblemInputs::new(view, scalers);
+pub(super) fn plan(view: &FleetView, observations: &Observations, now: Instant) -> Vec<StoreWrite> {
+    let inputs = ProblemInputs::new(view, observations, now);
     let plan = placement::solve(&inputs.problem(view, now));
     if !plan.is_empty() {
         tracing::info!(
@@ -119,13 +119,25 @@ impl ModelRollout<'_> {
             RolloutAction::Surge(_) => Vec::new(),
             RolloutAction::MarkStable => mark_stable(name, model, target).into_iter().collect(),
             RolloutAction::RollBack(node) => {
-                let outdated = model.assigned.iter();
-                let outdated = outdated.filter(|(_, revision)| **revision != target);
-                let mut writes = vec![mark_failed(name, model, node)];
-                writes.extend(self.assign_target(outdated.map(|(node, _)| node)));
-                writes
+                let failure = model.failures.get(node);
+                let error = failure.map_or(String::new(), |failure| failure.error.clone());
+                self.roll_back(format!("it did not load on {node}: {error}"))
             }
+            RolloutAction::RollBackFailing(health) => self.roll_back(format!(
+                "{} of its {} requests failed",
+                health.failures, health.requests
+            )),
         }
+    }
+
+    /// Records why the desired revision has failed, and assigns the target revision, now the stable one, to
+    /// all replicas with another.
+    fn roll_back(&self, reason: String) -> Vec<StoreWrite> {
+        let outdated = self.model.assigned.iter();
+        let outdated = outdated.filter(|(_, revision)| **revision != self.target);
+        let mut writes = vec![mark_failed(self.name, self.model, reason)];
+        writes.extend(self.assign_target(outdated.map(|(node, _)| node)));
+        writes
     }
 
     /// Assigns the target revision to the nodes that the plan does not evict the model from.
@@ -168,19 +180,13 @@ fn mark_stable(name: &ModelName, model: &ModelView, target: ModelRevision) -> Op
     ))
 }
 
-/// Records that the desired revision failed to load on `node`.
-fn mark_failed(name: &ModelName, model: &ModelView, node: &NodeName) -> StoreWrite {
-    let failure = model.failures.get(node);
-    let error = failure.map(|failure| failure.error.clone());
-    let mut error = error.unwrap_or_default();
-    error.truncate(error.floor_char_boundary(MAX_ERROR_BYTES));
-    tracing::error!(
-        model = %name, %node, error, "the new revision failed to load: rolling back"
-    );
+/// Records why the desired revision has failed.
+fn mark_failed(name: &ModelName, model: &ModelView, mut reason: String) -> StoreWrite {
+    reason.truncate(reason.floor_char_boundary(MAX_ERROR_BYTES));
+    tracing::error!(model = %name, reason, "the new revision has failed: rolling back");
     let record = FailedRevisionRecord {
         revision: model.endpoints.revisions.desired,
-        node: node.clone(),
-        error,
+        reason,
     };
     StoreWrite::put(keys::failed_revision(name), encode(&record))
 }

@@ -1,6 +1,6 @@
 //! New revisions of a model, which clients must not notice.
 
-use flotilla_tests::{Api, Cluster, Load};
+use flotilla_tests::{Api, Cluster, FakeUpstream, Load};
 use serde_json::{Value, json};
 
 use crate::fixtures::{fast_options, nodes_with_memory, sized_model};
@@ -115,5 +115,50 @@ async fn revision_that_does_not_load_is_rolled_back_and_fails_no_request() {
     );
     let tally = load.stop("a revision that does not load").await;
     assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revision_that_loads_but_fails_its_requests_is_rolled_back() {
+    let upstream = FakeUpstream::start().await;
+    let cluster = Cluster::builder().agents(["n1", "n2"]).start().await;
+    let api = cluster.api();
+    let model = |mode: &str| {
+        json!({
+            "apiVersion": "flotilla.dev/v1", "kind": "Model", "metadata": {"name": "m"},
+            "spec": {
+                "engine": "upstream", "replicas": 2, "options": {"url": upstream.url(mode)},
+            },
+        })
+    };
+    api.apply(&model("ok")).await;
+    wait_until_rolled_out(&cluster, 2).await;
+    let stable = replica_revisions(&api).await;
+    let ask = async || api.chat("m", "hi", false).await.status().as_u16();
+    for _ in 0..20 {
+        assert_eq!(ask().await, 200);
+    }
+    // It refuses all requests, which no replica's start shows. What clients do wrong does not count.
+    api.apply(&model("context-length")).await;
+    wait_until_rolled_out(&cluster, 2).await;
+    for _ in 0..20 {
+        assert_eq!(ask().await, 400);
+    }
+    assert_eq!(
+        api.model("m").await["status"]["rollbackReason"],
+        Value::Null
+    );
+    api.apply(&model("status-500")).await;
+    cluster
+        .wait_until(async || {
+            ask().await;
+            let status = api.model("m").await["status"].clone();
+            let reason = status["rollbackReason"].to_string();
+            reason.contains("requests failed") && replica_revisions(&api).await == stable
+        })
+        .await;
+    for _ in 0..20 {
+        assert_eq!(ask().await, 200);
+    }
     cluster.stop().await;
 }

@@ -237,9 +237,8 @@ async fn failed_load_reports_its_problem_and_remedy() {
 
     missing.revision = ModelRevision(2);
     let spec = &mut missing.model.as_mut().unwrap().spec;
-    spec.source = Some(ModelSource::Path(
-        tempfile::tempdir().unwrap().path().to_owned(),
-    ));
+    let folder = tempfile::tempdir().unwrap();
+    spec.source = Some(ModelSource::Path(folder.path().to_owned()));
     spec.memory = Some(Bytes(1 << 30));
     manager.desire(vec![missing]);
     let failed = manager
@@ -279,6 +278,7 @@ fn files_are_needed_by_desired_models_and_by_instances_of_any_revision() {
         files: Some(files(digest)),
         role: InstanceRole::Current,
         phase: InstancePhase::Waiting,
+        counters: Arc::default(),
         restarts: Restarts::default(),
     };
     let instances = [instance(1, 1), instance(2, 2)];
