@@ -111,7 +111,8 @@ impl ProgressWatch {
         Self::with_clock(move || created.elapsed().as_millis() as u64)
     }
 
-    fn with_clock(clock: impl Fn() -> u64 + Send + Sync + 'static) -> Arc<Self> {
+    /// A watch with another clock, of milliseconds since its creation.
+    pub(crate) fn with_clock(clock: impl Fn() -> u64 + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             clock: Box::new(clock),
             sequences: Mutex::default(),
@@ -138,9 +139,10 @@ impl ProgressWatch {
         (progress, abandon)
     }
 
-    /// How fast the engine reads prompts, in tokens per second. `None` before it was learnt.
+    /// How fast the engine reads prompts where nothing holds it up, in tokens per second. `None` before it was
+    /// learnt.
     pub(crate) fn reading_speed(&self) -> Option<f64> {
-        self.speed.lock().tokens_per_second()
+        self.speed.lock().best()
     }
 
     /// Why the engine is taken for stuck, if it is.
@@ -149,7 +151,8 @@ impl ProgressWatch {
             let sequences = self.sequences.lock();
             sequences.iter().map(|times| times.state()).collect()
         };
-        stall(&sequences, self.reading_speed(), self.now())
+        let speed = self.speed.lock().tokens_per_second();
+        stall(&sequences, speed, self.now())
     }
 
     fn now(&self) -> u64 {

@@ -180,6 +180,36 @@ impl EngineThread {
 mod tests {
     use super::*;
     use crate::mistral::text_model::tests::words;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[tokio::test]
+    async fn engine_that_keeps_a_sequence_that_nobody_reads_is_a_fault() {
+        let clock = Arc::new(AtomicU64::new(0));
+        let now = clock.clone();
+        let progress = ProgressWatch::with_clock(move || now.load(Ordering::Relaxed));
+        let (sender, _requests) = mpsc::channel(1);
+        let thread = EngineThread::new(sender, 1, words(None), progress);
+        let (permit, guard) = thread.acquire(1).await.unwrap();
+        guard.token_sampled();
+        // The client leaves, and the engine goes on.
+        drop(permit);
+        let mut waiting = Box::pin(thread.acquire(1));
+        clock.store(29_000, Ordering::Relaxed);
+        guard.token_sampled();
+        assert_eq!(thread.fault(), None);
+        assert!(futures::poll!(&mut waiting).is_pending());
+        clock.store(31_000, Ordering::Relaxed);
+        let fault = thread.fault().unwrap();
+        assert!(
+            fault.contains("does not stop computing a sequence"),
+            "{fault}"
+        );
+        assert!(matches!(waiting.await, Err(RequestError::NodeLost(f)) if f == fault));
+        // It stays a fault, even if the engine ends the sequence at last.
+        drop(guard);
+        assert_eq!(thread.fault(), Some(fault));
+        assert!(thread.acquire(1).await.is_err());
+    }
 
     #[tokio::test]
     async fn requests_fail_after_the_engine_has_stopped() {

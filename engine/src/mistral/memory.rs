@@ -1,6 +1,6 @@
 //! Estimates the memory of a model from its files.
 //!
-//! A model has a process of its own: the estimate is the largest memory that the process takes, with the
+//! A model has a process of its own: the estimate is the largest memory that the process is charged, with the
 //! contexts of all sequences that are computed at once full.
 
 use flotilla_core::Bytes;
@@ -15,8 +15,9 @@ use super::model_shape::ModelShape;
 use super::safetensors_header::Tensor;
 use crate::LoadError;
 
-/// Memory of a process without a model: code, threads and what their first answer takes.
-const PROCESS: u64 = 72 << 20;
+/// Memory of a process without a model, as it is charged: threads, what their first answer takes, and a part of
+/// the program's code, which the agent and all runners share.
+const PROCESS: u64 = 40 << 20;
 /// Memory of a token of the vocabulary in the tokenizer and in the tree that grammars search.
 const VOCABULARY_ENTRY: u64 = 1_170;
 /// The width of activations and masks, and of the embeddings of a GGUF file, which are not quantised in memory.
@@ -49,7 +50,7 @@ pub(super) async fn estimate(spec: &ModelSpec) -> Result<Bytes, LoadError> {
         .map_err(|e| LoadError::Engine(e.to_string()))?
 }
 
-/// The largest memory of a process with this model, in bytes, with `sequences` full contexts.
+/// The largest memory that a process with this model is charged, in bytes, with `sequences` full contexts.
 fn peak(inspection: &Inspection, dtype: ModelDType, isq: Option<IsqType>, sequences: u64) -> u64 {
     let weights = weights(inspection, dtype, isq);
     let Some(shape) = ModelShape::of(inspection) else {
