@@ -17,6 +17,8 @@
 //! the candidates, ties apart. [`ReplicaChoice`] keeps these figures;
 //! [`ReplicaChoice::explain`] reads the reasons off them.
 
+use std::cmp::Ordering;
+
 use super::{ExpectedAnswer, ObjectiveWeights, ReplicaLoad, score_candidates};
 use crate::Joules;
 use crate::estimate::{Exploration, RequestCost, SpeedEstimate, snap_similar, time_ratio};
@@ -170,23 +172,27 @@ impl Comparison {
     /// The index of the candidate that is fastest when idle, of those whose speed is known.
     fn fastest(self, candidates: &[ReplicaCandidate]) -> Option<usize> {
         let key = |candidate: &ReplicaCandidate| {
-            // Of equal ones the least busy one, whatever their order.
-            let load = candidate.load.utilization();
-            candidate
-                .speed
-                .map_or((2, f32::INFINITY, 0.0, load), |speed| {
+            let (rank, seconds, trust) = match candidate.speed {
+                None => (2, f32::INFINITY, 0.0),
+                Some(speed) => (
                     // A lower bound is no reference while there is a complete estimate.
-                    let rank = u8::from(speed.is_lower_bound());
-                    let seconds = speed.unloaded_seconds(self.cost);
-                    // Of equal ones the one that is trusted most.
-                    (rank, seconds, -speed.exploration_bonus(self.now), load)
-                })
+                    u8::from(speed.is_lower_bound()),
+                    speed.unloaded_seconds(self.cost),
+                    speed.exploration_bonus(self.now),
+                ),
+            };
+            // Of equal ones the one that is trusted most, and then whatever else tells them apart, so that
+            // the figures do not depend on their order.
+            let load = candidate.load.utilization();
+            let joules = candidate.joules.map_or(f32::INFINITY, |joules| joules.0);
+            let figures = [seconds, -trust, load, candidate.pressure_factor, joules];
+            (rank, figures)
         };
         let keys = candidates.iter().map(key).enumerate();
         keys.min_by(|(_, a), (_, b)| {
-            let by_seconds = a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
-            let by_trust = by_seconds.then(a.2.total_cmp(&b.2));
-            by_trust.then(a.3.total_cmp(&b.3))
+            let figures = a.1.iter().zip(&b.1).map(|(a, b)| a.total_cmp(b));
+            let by_figures = figures.fold(Ordering::Equal, Ordering::then);
+            a.0.cmp(&b.0).then(by_figures)
         })
         .map(|(index, _)| index)
     }
