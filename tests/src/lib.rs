@@ -40,7 +40,7 @@ pub use fake_rapl::FakeRapl;
 pub use fake_upstream::FakeUpstream;
 pub use file_server::FileServer;
 pub use load::{Load, LoadTally};
-pub use models::{demo_model, simulated_model};
+pub use models::{chat_model, demo_model, simulated_model};
 pub use ports::free_address;
 pub use proc_files::{is_running, open_files, resident_bytes, runners, signal};
 pub use process::{Process, address_in_line};

@@ -24,6 +24,7 @@ use super::values::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   flotilla up
+  flotilla up --apply models/chat
   flotilla up --nodes 5 --http 0.0.0.0:8080 --link 0.0.0.0:7070 --data-dir /var/lib/flotilla")]
 pub(crate) struct UpArgs {
     /// Directory for the fleet's state. A later start with the same directory continues from it.
@@ -59,6 +60,10 @@ pub(crate) struct UpArgs {
     /// File or folder with the models to apply at the first start. Default: the demo models.
     #[arg(long, env = "FLOTILLA_MODELS", value_name = "FILE|DIR")]
     pub(crate) models: Option<PathBuf>,
+    /// File or folder with further resources to apply at every start, after the models. They replace resources
+    /// of the same names. May be repeated.
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(crate) apply: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) http_api: HttpApiArgs,
     #[command(flatten)]

@@ -31,9 +31,8 @@ const APPLIED_MARKER: &str = "demo-models-applied";
 /// Runs a fleet until Ctrl-C. `log` is the filter of its log and of its runners'.
 pub(crate) async fn run(args: UpArgs, log: &str) -> anyhow::Result<()> {
     let start = Instant::now();
-    let models = models_path(args.models)?;
-    let manifests = manifest::read(&models)?;
-    let manifests: Vec<_> = manifests.into_iter().map(|read| read.resource).collect();
+    let models = read_resources(&[models_path(args.models)?])?;
+    let further = read_resources(&args.apply)?;
     let data_dir = match args.data_dir {
         Some(dir) => std::path::absolute(dir)?,
         None => default_data_dir(Path::new("up"))?,
@@ -70,7 +69,10 @@ pub(crate) async fn run(args: UpArgs, log: &str) -> anyhow::Result<()> {
         let progress = Progress::new(&fleet, args.nodes);
         // Models applied before all nodes have joined would all be placed on the first node.
         progress.wait_until(all_nodes_ready).await;
-        apply_models(&desired_state, &manifests).await?;
+        apply_models(&desired_state, &models).await?;
+        for resource in &further {
+            desired_state.apply(resource).await?;
+        }
         progress.wait_until(all_models_settled).await;
         progress.finish();
         summary::print(&fleet, http, args.link, &data_dir, start.elapsed());
@@ -166,14 +168,24 @@ fn models_path(configured: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     )
 }
 
+/// Reads the resources of all these files and folders.
+fn read_resources(paths: &[PathBuf]) -> anyhow::Result<Vec<Resource>> {
+    let mut resources = Vec::new();
+    for path in paths {
+        let documents = manifest::read(path)?;
+        resources.extend(documents.into_iter().map(|read| read.resource));
+    }
+    Ok(resources)
+}
+
 /// Applies all resources at the first start. Later starts apply only the models that still exist,
 /// since the path of their files can have changed.
 async fn apply_models(
     desired_state: &DesiredStateWriter,
-    manifests: &[Resource],
+    resources: &[Resource],
 ) -> anyhow::Result<()> {
     let is_first_start = !desired_state.has_marker(APPLIED_MARKER).await?;
-    for resource in manifests {
+    for resource in resources {
         match resource {
             _ if is_first_start => drop(desired_state.apply(resource).await?),
             Resource::Model(model) => desired_state.apply_if_exists(model).await?,

@@ -71,6 +71,30 @@ fn one_command_starts_a_fleet_and_a_second_start_continues_with_its_state() {
     fleet.stop();
 }
 
+#[test]
+fn further_resources_are_applied_to_a_fleet_that_was_started_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let http = free_address();
+    let mut fleet = up(dir.path(), http);
+    fleet.wait_for_line("Ctrl-C stops everything.");
+    run(http, &["delete", "model", "numbers"]);
+    fleet.stop();
+
+    let resources = "apiVersion: flotilla.dev/v1\nkind: Model\nmetadata: {name: further}\nspec: {engine: simulated}\n---\n\
+        apiVersion: flotilla.dev/v1\nkind: Router\nmetadata: {name: default}\nspec: {defaultTask: numbers}";
+    let file = dir.path().join("further.yaml").display().to_string();
+    std::fs::write(&file, resources).unwrap();
+    let mut fleet = up_with(dir.path(), http, &["--apply", &file]);
+    let line = fleet.wait_for_line("Flotilla is up");
+    assert!(line.contains("3 nodes, 5 models"), "{line}");
+    fleet.wait_for_line("Ctrl-C stops everything.");
+    let models = run(http, &["get", "models"]);
+    assert!(models.contains("further") && !models.contains("numbers"));
+    let router = run(http, &["get", "routers", "-o", "yaml"]);
+    assert!(router.contains("defaultTask: numbers"), "{router}");
+    fleet.stop();
+}
+
 /// Waits until `flotilla get assignments` prints a line for which `condition` holds.
 fn wait_for_assignment(http: SocketAddr, condition: impl Fn(&str) -> bool) {
     let deadline = Instant::now() + DEADLINE;

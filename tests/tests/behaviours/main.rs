@@ -29,6 +29,7 @@ mod placement;
 mod privacy_zones;
 mod prometheus;
 mod real_engines;
+mod real_model;
 mod replica_selection;
 mod request_defaults;
 mod restored_stores;
