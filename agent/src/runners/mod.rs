@@ -28,6 +28,7 @@ use flotilla_proto::v1;
 use flotilla_proto::v1::inference_client::InferenceClient;
 use flotilla_proto::v1::load_event::Event;
 use flotilla_proto::v1::runner_client::RunnerClient;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use self::runner_command::RunnerCommand;
@@ -35,11 +36,17 @@ use self::runner_command::RunnerSettings;
 use self::runner_model::RunnerModel;
 use self::runner_process::RunnerProcess;
 
+/// The number of models that are loaded at once. A load may take more memory than the loaded model, and more
+/// loads at once are no faster; one that hangs must not hold up all others.
+const LOADS_AT_ONCE: usize = 2;
+
 /// Loads each model in a process of its own.
 pub struct RunnerEngine {
     command: RunnerCommand,
     /// The number of threads that a runner computes with.
     threads: usize,
+    /// One permit for each load that may run at once.
+    loads: Semaphore,
     /// Estimates what a model will take; it loads nothing here.
     estimator: MistralEngine,
 }
@@ -51,6 +58,7 @@ impl RunnerEngine {
         Self {
             command,
             threads,
+            loads: Semaphore::new(LOADS_AT_ONCE),
             estimator: MistralEngine::default(),
         }
     }
@@ -128,6 +136,11 @@ impl Engine for RunnerEngine {
         progress: LoadProgress,
         cancelled: &CancellationToken,
     ) -> Result<Arc<dyn LoadedModel>, LoadError> {
+        // The semaphore is never closed.
+        let _permit = tokio::select! {
+            permit = self.loads.acquire() => permit.map_err(|_| LoadError::Cancelled)?,
+            () = cancelled.cancelled() => return Err(LoadError::Cancelled),
+        };
         let runner = self.start_runner(model).await?;
         let loaded = tokio::select! {
             loaded = runner.load(model, progress) => loaded,
