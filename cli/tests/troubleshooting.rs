@@ -84,8 +84,9 @@ fn has_message(sources: &str, message: &str) -> bool {
 /// Whether a text has an identifier, as it is or as the Rust name from which it is derived.
 fn has_identifier(sources: &str, name: &str) -> bool {
     let words = name.split('_').map(|word| {
-        let (first, rest) = word.split_at(word.len().min(1));
-        first.to_uppercase() + rest
+        let mut chars = word.chars();
+        let first = chars.next().into_iter().flat_map(char::to_uppercase);
+        first.chain(chars).collect::<String>()
     });
     sources.contains(&words.collect::<String>())
 }
