@@ -62,7 +62,12 @@ pub(crate) struct UpArgs {
     pub(crate) models: Option<PathBuf>,
     /// File or folder with further resources to apply at every start, after the models. They replace resources
     /// of the same names. May be repeated.
-    #[arg(long, value_name = "FILE|DIR")]
+    #[arg(
+        long,
+        env = "FLOTILLA_APPLY",
+        value_name = "FILE|DIR",
+        value_delimiter = ','
+    )]
     pub(crate) apply: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) http_api: HttpApiArgs,

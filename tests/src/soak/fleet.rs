@@ -210,7 +210,7 @@ impl SoakFleet {
 
     /// Applies the three models: `steady` with a fixed number of replicas, `scaled` which follows load,
     /// and `sleepy` which may have none.
-    pub(super) async fn apply_models(&self) {
+    pub(super) async fn apply_models(&mut self) {
         let model = |name: &str, replicas: Value, memory_share: f64| {
             let options = json!({"outputTokens": 5, "tokensPerSecond": 100, "loadMs": 100});
             let mut model = simulated_model(name, 1, &options);
@@ -232,7 +232,7 @@ impl SoakFleet {
     }
 
     /// Sets the operation of a node, through whichever controller accepts it.
-    pub(super) async fn set_node_operation(&self, node: &str, operation: &Value) {
+    pub(super) async fn set_node_operation(&mut self, node: &str, operation: &Value) {
         let is_set = async |api: &Api| api.try_set_node_operation(node, operation).await < 300;
         self.wait_until("a node operation is set", is_set).await;
     }
@@ -249,14 +249,7 @@ impl SoakFleet {
             };
             if tokio::time::timeout(DEADLINE, poll).await.is_err() {
                 let (nodes, models) = (api.nodes().await, api.models().await);
-                for member in self.members_mut() {
-                    let process = &mut member.process;
-                    eprintln!(
-                        "log of {}:\n{}",
-                        process.id(),
-                        process.last_lines(LOG_LINES)
-                    );
-                }
+                self.print_logs();
                 panic!("not settled after {after}; nodes: {nodes:#?} models: {models:#?}");
             }
         }
@@ -264,6 +257,15 @@ impl SoakFleet {
             let process = &member.process;
             let usage = || (resident_bytes(process.id()), open_files(process.id()));
             member.baseline = Some(member.baseline.unwrap_or_else(usage));
+        }
+    }
+
+    /// Prints the end of the log of every controller and agent.
+    fn print_logs(&mut self) {
+        for member in self.members_mut() {
+            let process = &mut member.process;
+            let (id, lines) = (process.id(), process.last_lines(LOG_LINES));
+            eprintln!("log of {id}:\n{lines}");
         }
     }
 
@@ -290,7 +292,7 @@ impl SoakFleet {
     }
 
     /// Waits until the condition holds, asking one controller after the other.
-    pub(super) async fn wait_until(&self, what: &str, condition: impl AsyncFn(&Api) -> bool) {
+    pub(super) async fn wait_until(&mut self, what: &str, condition: impl AsyncFn(&Api) -> bool) {
         let apis = self.apis();
         let poll = async {
             let mut tick = tokio::time::interval(POLL_INTERVAL);
@@ -303,6 +305,14 @@ impl SoakFleet {
         };
         if tokio::time::timeout(DEADLINE, poll).await.is_err() {
             let (nodes, models) = (apis[0].nodes().await, apis[0].models().await);
+            for api in &apis {
+                eprintln!(
+                    "{} {:#?}",
+                    api.get("readyz").await.1,
+                    api.items("controllers").await
+                );
+            }
+            self.print_logs();
             panic!("still waiting until {what}; nodes: {nodes:#?} models: {models:#?}");
         }
     }
