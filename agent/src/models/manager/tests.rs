@@ -230,17 +230,12 @@ async fn failed_load_reports_its_problem_and_remedy() {
     let spec = &mut missing.model.as_mut().unwrap().spec;
     spec.engine = EngineKind::Mistral;
     spec.source = Some(ModelSource::Path("/nowhere/at/all".into()));
-    manager.desire(vec![missing.clone()]);
+    manager.desire(vec![missing]);
     let failed = manager.until(phase(ModelPhase::Failed)).await;
     assert!(failed[0].error.contains("does not exist"), "{failed:?}");
     assert!(failed[0].remedy.contains("spec.source.path"), "{failed:?}");
 
-    missing.revision = ModelRevision(2);
-    let spec = &mut missing.model.as_mut().unwrap().spec;
-    let folder = tempfile::tempdir().unwrap();
-    spec.source = Some(ModelSource::Path(folder.path().to_owned()));
-    spec.memory = Some(Bytes(1 << 30));
-    manager.desire(vec![missing]);
+    manager.desire(vec![heavy(2, 1 << 30, 0)]);
     let failed = manager
         .until(|models| models[0].revision == 2 && models[0].phase() == ModelPhase::Failed)
         .await;
