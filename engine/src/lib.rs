@@ -3,8 +3,8 @@
 //! This crate owns the trait [`Engine`] and its implementations: [`MistralEngine`] computes in
 //! this process with mistral.rs, [`UpstreamEngine`] forwards to an OpenAI-compatible server, and
 //! [`SimulatedEngine`] answers with fixed tokens at a fixed speed for benchmarks and simulations.
-//! It also owns what every engine needs: [`chat`] turns conversations into prompts and texts into answers,
-//! [`progress`] finds an engine that is stuck. The [`runner`] is the process in which an engine computes
+//! It also owns what every engine needs: `chat` turns conversations into prompts and texts into answers,
+//! `progress` finds an engine that is stuck. The [`runner`] is the process in which an engine computes
 //! one model.
 //!
 //! It knows nothing of nodes, queues, fleets or placement. Start reading at [`Engine`].

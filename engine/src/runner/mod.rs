@@ -1,7 +1,7 @@
 //! The runner: a process that computes one model instance.
 //!
-//! The agent that starts it talks to it over one connection: [`RunnerService`] loads the model,
-//! [`InferenceService`] computes its requests. A runner knows neither queue nor permits: it computes
+//! The agent that starts it talks to it over one connection: `RunnerService` loads the model,
+//! `InferenceService` computes its requests. A runner knows neither queue nor permits: it computes
 //! what it is sent. It ends when the agent closes the connection, and when its model can never answer
 //! again, so that the agent starts another one.
 
