@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use flotilla_core::revision_trial::RevisionHealth;
+use flotilla_core::revision_trial::{RevisionHealth, TrialState};
 use flotilla_core::rollout::{self, ModelRevisions, RolloutReplica, RolloutStep};
 use flotilla_core::{ModelRevision, NodeName, ReplicaReadiness};
 
@@ -71,7 +71,16 @@ impl<'a> RolloutState<'a> {
             // Nodes could not load the desired revision: its files are not there yet.
             revisions.failed = Some(revisions.desired);
         }
-        let trial = trials.state(model.endpoints.model.name(), revisions, now);
+        let desired = &model.endpoints.model;
+        let stable = model.endpoints.stable.as_ref();
+        // Requests that are held to zones wait until nothing can go back to a spec in another zone.
+        let changes_zone =
+            stable.is_some_and(|stable| stable.spec.options.zone != desired.spec.options.zone);
+        let trial = if changes_zone {
+            TrialState::Passed
+        } else {
+            trials.state(desired.name(), revisions, now)
+        };
         let step = rollout::next_step(revisions, &replicas, trial);
         if let RolloutStep::RollBack(_) | RolloutStep::RollBackFailing(_) = step {
             revisions.failed = Some(revisions.desired);
