@@ -87,11 +87,13 @@ impl ModelEndpoints {
         &self.served
     }
 
-    /// The revision that the replicas serve before a rollout updates them: the stable one, or the desired
+    /// The revision that the replicas serve. While they serve several or none: the stable one, or the desired
     /// one where no rollout has completed yet.
     #[must_use]
     pub fn serving_revision(&self) -> ModelRevision {
-        self.revisions.stable.unwrap_or(self.revisions.desired)
+        let only = self.served.first().filter(|_| self.served.len() == 1);
+        let before = self.revisions.stable.unwrap_or(self.revisions.desired);
+        only.copied().unwrap_or(before)
     }
 
     /// Returns whether an answer of this model may send the request outside these privacy zones: because
