@@ -1,9 +1,14 @@
 //! Files that survive a power cut: written beside their place, flushed, renamed, and the folder flushed.
+//! And what is asked before files are written: whether the disk has space.
+
+mod space;
 
 use std::io::{self, Write};
 use std::path::Path;
 
 use tempfile::TempPath;
+
+pub use space::{is_full, space_at};
 
 /// Replaces the file at `path` by one with this content. After a power cut the file has the old or the
 /// new content, and the new one once this returns.

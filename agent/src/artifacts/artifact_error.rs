@@ -4,8 +4,7 @@ use std::io;
 
 use flotilla_core::Bytes;
 use flotilla_core::artifact::ArtifactFile;
-
-use super::partial_file::is_full;
+use flotilla_durable::is_full;
 
 /// Why the files of a model are not on this node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

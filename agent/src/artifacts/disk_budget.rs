@@ -1,6 +1,5 @@
 //! The disk space for the files of models.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,15 +8,6 @@ use flotilla_core::disk::DiskSpace;
 
 /// The part of the budget that it must change by.
 const NOTABLE_SHARE: u64 = 16;
-
-/// The space of the file system at `path`. `None` if it cannot be read.
-pub(super) fn space_at(path: &Path) -> Option<DiskSpace> {
-    let stat = rustix::fs::statvfs(path).ok()?;
-    Some(DiskSpace {
-        total: stat.f_blocks.saturating_mul(stat.f_frsize),
-        free: stat.f_bavail.saturating_mul(stat.f_frsize),
-    })
-}
 
 /// The default budget beside files of models that take `used` bytes already: an equal share for each of
 /// `agents` of what is free, less the reserve.
@@ -98,7 +88,6 @@ mod tests {
         assert_eq!(budget(100 * GIB, 50 * GIB, 2 * GIB, 1), Bytes(51 * GIB));
         assert_eq!(budget(1000 * GIB, 41 * GIB, 0, 4), Bytes(10 * GIB));
         assert_eq!(budget(GIB, GIB / 8, 0, 1), Bytes(0));
-        assert!(space_at(Path::new("/")).unwrap().total > 0);
     }
 
     #[test]

@@ -32,6 +32,7 @@ use std::time::Duration;
 use flotilla_core::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::Sha256Digest;
+use flotilla_durable::space_at;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +43,7 @@ pub(crate) use blob_reader::BlobReader;
 pub(crate) use blob_sources::BlobSources;
 #[cfg(test)]
 pub(crate) use blob_sources::NoSources;
-use disk_budget::{Reservation, ReservedSpace, space_at};
+use disk_budget::{Reservation, ReservedSpace};
 pub(crate) use file_collector::DiskUsage;
 use file_collector::FileCollector;
 use partial_file::blocking;
@@ -325,11 +326,10 @@ impl ArtifactStore {
         let store = self.clone();
         let collected = blocking(move || {
             let inner = &store.inner;
+            store.adjust_budget();
             let Some(needed) = inner.needed.borrow().clone() else {
-                store.adjust_budget();
                 return Ok(());
             };
-            store.adjust_budget();
             let above_budget = store.usage().used.saturating_sub(inner.budget.lock().0);
             let free = space_at(&inner.dir).map_or(u64::MAX, |space| space.free);
             let pressure = above_budget.max(MIN_FREE.saturating_sub(free));

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use flotilla_core::artifact::ArtifactFile;
+use flotilla_durable::is_full;
 
 use super::blob_locks::BlobLock;
 use super::verification;
@@ -88,14 +89,6 @@ impl PartialFile {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-/// Whether an error says that the disk is full.
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
 }
 
 /// Runs `work` on a thread for blocking work.

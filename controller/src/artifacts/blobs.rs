@@ -71,9 +71,10 @@ pub enum BlobError {
 
 impl From<io::Error> for BlobError {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull,
-            _ => Self::Io(error),
+        if flotilla_durable::is_full(&error) {
+            Self::DiskFull
+        } else {
+            Self::Io(error)
         }
     }
 }
@@ -331,14 +332,8 @@ impl BlobStore {
     /// Returns the bytes that may be written now, beside the reserve. `None`: not known.
     pub async fn usable_space(&self) -> Option<u64> {
         let dir = self.dir.clone();
-        let space = blocking(move || {
-            let stat = rustix::fs::statvfs(&dir)?;
-            Ok(DiskSpace {
-                total: stat.f_blocks.saturating_mul(stat.f_frsize),
-                free: stat.f_bavail.saturating_mul(stat.f_frsize),
-            })
-        });
-        space.await.ok().map(DiskSpace::usable)
+        let space = blocking(move || Ok(flotilla_durable::space_at(&dir))).await;
+        space.ok().flatten().map(DiskSpace::usable)
     }
 
     /// Returns an error if only the reserve is left: the store and others need the disk as well.

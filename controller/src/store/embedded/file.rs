@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use flotilla_durable::{create_dir_all, sync_dir};
+use flotilla_durable::{create_dir_all, is_full, sync_dir};
 use parking_lot::Mutex;
 use redb::{Database, DatabaseError, StorageError};
 use tempfile::NamedTempFile;
@@ -192,7 +192,7 @@ fn open_database_with(
     let database = open(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
         DatabaseError::Storage(StorageError::Io(error))
-            if error.kind() != ErrorKind::InvalidData && !is_disk_full(&error) =>
+            if error.kind() != ErrorKind::InvalidData && !is_full(&error) =>
         {
             directory_error(path.parent().unwrap_or(path), &error)
         }
@@ -207,19 +207,11 @@ fn open_database_with(
 }
 
 fn directory_error(dir: &Path, error: &io::Error) -> StoreError {
-    if is_disk_full(error) {
+    if is_full(error) {
         return StoreError::DiskFull(dir.to_owned());
     }
     StoreError::Directory {
         path: dir.to_owned(),
         reason: error.to_string(),
     }
-}
-
-/// Returns whether an error says that there is no room on the disk.
-pub(super) fn is_disk_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    )
 }

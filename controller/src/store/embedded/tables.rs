@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
+use flotilla_durable::is_full;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::file::is_disk_full;
 use crate::store::{
     LeaseId, Precondition, StoreChange, StoreEntry, StoreError, StoreRevision, StoreWrite,
 };
@@ -21,7 +21,7 @@ const LEASED: TableDefinition<&str, i64> = TableDefinition::new("leased");
 /// Converts an error of redb. The path of a full disk is filled in by the caller.
 pub(super) fn failed(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
-        redb::Error::Io(error) if is_disk_full(&error) => StoreError::DiskFull(PathBuf::new()),
+        redb::Error::Io(error) if is_full(&error) => StoreError::DiskFull(PathBuf::new()),
         other => StoreError::Failed(other.to_string()),
     }
 }
