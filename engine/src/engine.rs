@@ -110,12 +110,7 @@ pub trait LoadedModel: Send + Sync {
 
     /// Waits until the model can never answer again, and returns why.
     async fn failed(&self) -> LoadError {
-        loop {
-            if let Some(fault) = self.fault() {
-                return LoadError::Engine(fault);
-            }
-            tokio::time::sleep(FAULT_INTERVAL).await;
-        }
+        LoadError::Engine(first_fault(|| self.fault()).await)
     }
 
     /// The memory that the model's own process has taken at most. `None` if it has no process of its own.
@@ -134,6 +129,16 @@ pub trait LoadedModel: Send + Sync {
 
 /// How often a model is asked whether it can still answer.
 const FAULT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Asks for a fault until there is one.
+pub(crate) async fn first_fault(fault: impl Fn() -> Option<String>) -> String {
+    loop {
+        if let Some(fault) = fault() {
+            return fault;
+        }
+        tokio::time::sleep(FAULT_INTERVAL).await;
+    }
+}
 
 /// Where a model's requests are computed. Energy accounting attributes joules by it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

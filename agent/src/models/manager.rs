@@ -293,16 +293,9 @@ impl ModelManager {
         if matches!(event, InstanceEvent::Unloaded) {
             tracing::info!(model = %instance.model, "unloaded");
         }
-        let was_restarting = matches!(instance.phase, InstancePhase::Restarting(_));
         let actions = instance.apply(event);
-        match &instance.phase {
-            InstancePhase::Failed(error) => {
-                tracing::error!(model = %instance.model, %error, "cannot be served");
-            }
-            InstancePhase::Restarting(error) if !was_restarting => {
-                tracing::error!(model = %instance.model, %error, "has stopped");
-            }
-            _ => {}
+        if let InstancePhase::Failed(error) = &instance.phase {
+            tracing::error!(model = %instance.model, %error, "cannot be served");
         }
         let is_gone = matches!(instance.phase, InstancePhase::Gone);
         for action in actions {
@@ -327,6 +320,9 @@ impl ModelManager {
             InstanceAction::AbortFetch => self.tasks.abort_fetch(id),
             InstanceAction::CancelLoad => self.tasks.cancel_load(id),
             InstanceAction::RestartAfter(delay) => {
+                if let InstancePhase::Restarting(error) = &instance.phase {
+                    tracing::error!(%model, %error, "has stopped");
+                }
                 tracing::warn!(%model, "starts again in {} s", delay.as_secs());
                 self.tasks.restart_after(id, delay);
             }

@@ -100,27 +100,36 @@ impl StartedRunner {
     ) -> Result<v1::LoadedModel, LoadError> {
         let resource_json =
             serde_json::to_string(model).map_err(|error| LoadError::Spec(error.to_string()))?;
+        match self.follow_load(resource_json, progress).await {
+            Ok(end) => end,
+            Err(status) => Err(self.process.failure(&status).await),
+        }
+    }
+
+    /// Sends the model and follows its load to the end.
+    ///
+    /// # Errors
+    /// A status when the runner does not say how the load ended.
+    async fn follow_load(
+        &self,
+        resource_json: String,
+        progress: LoadProgress,
+    ) -> Result<Result<v1::LoadedModel, LoadError>, tonic::Status> {
         let mut client = RunnerClient::with_origin(self.channel.clone(), transport::origin());
         let request = v1::LoadRequest { resource_json };
-        let mut events = match client.load(request).await {
-            Ok(events) => events.into_inner(),
-            Err(status) => return Err(self.process.failure(&status).await),
-        };
-        loop {
-            match events.message().await.map(|event| event?.event) {
-                Ok(Some(Event::Progress(report))) => progress(&report.stage, report.fraction),
-                Ok(Some(Event::Loaded(loaded))) => return Ok(loaded),
-                Ok(Some(Event::Failed(failure))) => {
+        let mut events = client.load(request).await?.into_inner();
+        while let Some(v1::LoadEvent { event: Some(event) }) = events.message().await? {
+            match event {
+                Event::Progress(report) => progress(&report.stage, report.fraction),
+                Event::Loaded(loaded) => return Ok(Ok(loaded)),
+                Event::Failed(failure) => {
                     let error = serde_json::from_str(&failure.error_json);
-                    return Err(error.unwrap_or(LoadError::Engine(failure.error_json)));
+                    return Ok(Err(error.unwrap_or(LoadError::Engine(failure.error_json))));
                 }
-                Ok(None) => {
-                    let ended = tonic::Status::unavailable("the load ended without a result");
-                    return Err(self.process.failure(&ended).await);
-                }
-                Err(status) => return Err(self.process.failure(&status).await),
             }
         }
+        let problem = "the load ended without a result";
+        Err(tonic::Status::unavailable(problem))
     }
 }
 
@@ -156,7 +165,10 @@ impl Engine for RunnerEngine {
         let client = InferenceClient::with_origin(runner.channel, transport::origin())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        let process = Arc::new(runner.process);
-        Ok(Arc::new(RunnerModel::new(process, client, description)))
+        Ok(Arc::new(RunnerModel::new(
+            runner.process,
+            client,
+            description,
+        )))
     }
 }

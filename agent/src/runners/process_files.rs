@@ -1,7 +1,5 @@
 //! What `/proc` says of a process and of the kernel's memory.
 
-use std::path::Path;
-
 use flotilla_core::Bytes;
 
 /// Measures the peak of a process's memory, without what it shares with others: the pages of a binary that
@@ -45,7 +43,7 @@ fn parse_kilobytes(text: &str, name: &str) -> Option<Bytes> {
 
 /// The number of processes that the kernel has ended for want of memory, since the machine started.
 pub(super) fn oom_kills() -> u64 {
-    let vmstat = std::fs::read_to_string(Path::new("/proc/vmstat"));
+    let vmstat = std::fs::read_to_string("/proc/vmstat");
     vmstat.map_or(0, |vmstat| parse_oom_kills(&vmstat))
 }
 

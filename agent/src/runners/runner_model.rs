@@ -1,7 +1,5 @@
 //! A model that is loaded in a runner.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::generate::{
@@ -18,14 +16,14 @@ use super::runner_process::RunnerProcess;
 
 /// A model that is loaded in a runner.
 pub(super) struct RunnerModel {
-    process: Arc<RunnerProcess>,
+    process: RunnerProcess,
     client: InferenceClient<LinkChannel>,
     description: v1::LoadedModel,
 }
 
 impl RunnerModel {
     pub(super) fn new(
-        process: Arc<RunnerProcess>,
+        process: RunnerProcess,
         client: InferenceClient<LinkChannel>,
         description: v1::LoadedModel,
     ) -> Self {

@@ -24,6 +24,7 @@ use tower_service::Service;
 use self::inference::InferenceService;
 use self::load::RunnerService;
 use crate::LoadedModel;
+use crate::engine::first_fault;
 
 /// The largest message between an agent and a runner, in bytes: a request is as large as the one that
 /// the agent received.
@@ -33,8 +34,6 @@ pub const MAX_MESSAGE: usize = 256 << 20;
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The exit code of a runner whose model can never answer again. Its last log line says why.
 pub const FAULT_EXIT_CODE: i32 = 70;
-/// How often the model is asked whether it can still answer.
-const FAULT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a runner ended on its own.
 #[derive(Debug, thiserror::Error)]
@@ -68,18 +67,7 @@ pub async fn serve(stream: impl LinkStream, return_memory: fn()) -> Result<(), R
     let never = std::future::pending();
     tokio::select! {
         served = transport::serve(stream, services, KEEPALIVE_TIMEOUT, never) => Ok(served?),
-        fault = wait_for_fault(&model) => Err(RunnerError::Fault(fault)),
-    }
-}
-
-/// Waits until the model can never answer again, and returns why.
-async fn wait_for_fault(model: &RunnerModel) -> String {
-    let mut interval = tokio::time::interval(FAULT_INTERVAL);
-    loop {
-        interval.tick().await;
-        if let Some(fault) = model.get().and_then(|model| model.fault()) {
-            return fault;
-        }
+        fault = first_fault(|| model.get()?.fault()) => Err(RunnerError::Fault(fault)),
     }
 }
 
