@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::CommandFactory;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::args::{Args, Command, ModelCommand};
 use crate::{
@@ -55,15 +56,9 @@ fn exit_on_closed_output() {
 /// Raises the limit on open files as far as the system lets the process: the usual 1,024 are few for a
 /// server.
 fn raise_file_limit() {
-    #[cfg(unix)]
-    // SAFETY: both calls only read or write the struct that they are given.
-    unsafe {
-        let mut limit = std::mem::zeroed::<libc::rlimit>();
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            // If the system refuses, the limit stays as it is.
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // If the system refuses, the limit stays as it is.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }
 }
 

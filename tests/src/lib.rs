@@ -42,7 +42,7 @@ pub use file_server::FileServer;
 pub use load::{Load, LoadTally};
 pub use models::{chat_model, demo_model, simulated_model};
 pub use ports::free_address;
-pub use proc_files::{is_running, open_files, resident_bytes, runners, signal};
+pub use proc_files::{is_running, open_files, resident_bytes, runners, send_signal};
 pub use process::{Process, address_in_line};
 pub use proxy::Proxy;
 

@@ -46,8 +46,11 @@ pub fn is_running(id: u32) -> bool {
     fs::read(format!("/proc/{id}/cmdline")).is_ok_and(|command| !command.is_empty())
 }
 
-/// Sends a signal, such as [`libc::SIGKILL`], to a runner.
-pub fn signal(id: u32, signal: i32) {
+/// Sends a signal, such as [`libc::SIGKILL`], to a process of which nobody has waited for the end.
+///
+/// # Panics
+/// Panics if there cannot be such an id.
+pub fn send_signal(id: u32, signal: i32) {
     let id = i32::try_from(id).expect("process ids are small");
     // SAFETY: kill only sends a signal.
     unsafe {

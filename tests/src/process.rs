@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use crate::{DEADLINE, flotilla_binary};
+use crate::{DEADLINE, flotilla_binary, send_signal};
 
 /// A running process. It is killed when dropped, so that a failing test leaves nothing behind.
 pub struct Process {
@@ -120,11 +120,7 @@ impl Process {
 
     /// Sends a signal, such as [`libc::SIGINT`].
     pub fn signal(&self, signal: i32) {
-        let id = i32::try_from(self.child.id()).expect("process ids are small");
-        // SAFETY: kill only sends a signal; the child was not waited for, so its id is its own.
-        unsafe {
-            libc::kill(id, signal);
-        }
+        send_signal(self.child.id(), signal);
     }
 
     /// Limits how many files the process may have open, and returns the limit before. Files that are open

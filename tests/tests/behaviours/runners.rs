@@ -1,7 +1,7 @@
 //! The processes of models: what happens when one of them crashes, hangs or is not wanted any more.
 
 use flotilla_tests::{
-    Cluster, Load, Mode, demo_model, is_running, runners, signal, simulated_model,
+    Cluster, Load, Mode, demo_model, is_running, runners, send_signal, simulated_model,
 };
 use serde_json::{Value, json};
 
@@ -34,7 +34,7 @@ async fn survive(fault: i32) {
     );
     let load = Load::start(std::slice::from_ref(&api), "support-intent", 4);
     let other_load = Load::start(std::slice::from_ref(&api), "numbers", 1);
-    signal(first, fault);
+    send_signal(first, fault);
     let agent = cluster.agent("n1").id();
     cluster
         .wait_until(async || {
@@ -71,7 +71,7 @@ async fn stopped_process_of_a_model_is_ended_and_replaced() {
 async fn end_of_a_models_process_is_named_until_it_answers_again() {
     let cluster = start(&["n1"]).await;
     let api = cluster.api();
-    signal(cluster.runner("n1", "support-intent"), libc::SIGFPE);
+    send_signal(cluster.runner("n1", "support-intent"), libc::SIGFPE);
     let error = async || {
         let model = api.model("support-intent").await;
         model["status"]["replicas"][0]["error"].clone()
@@ -101,7 +101,7 @@ async fn killed_agent_leaves_no_process_behind() {
 async fn killed_agent_leaves_no_stopped_process_behind() {
     let mut cluster = start(&["n1"]).await;
     let runner = cluster.runner("n1", "support-intent");
-    signal(runner, libc::SIGSTOP);
+    send_signal(runner, libc::SIGSTOP);
     cluster.kill_agent("n1");
     cluster.wait_until(async || !is_running(runner)).await;
     cluster.stop().await;
@@ -129,7 +129,7 @@ async fn load_of_a_model_that_nobody_wants_any_more_is_ended() {
     cluster.wait_until(async || loading().await.is_some()).await;
     // A load that never ends by itself.
     let runner = loading().await.expect("it was there a moment ago");
-    signal(runner, libc::SIGSTOP);
+    send_signal(runner, libc::SIGSTOP);
     api.delete_model("support-intent").await;
     cluster.wait_until(async || !is_running(runner)).await;
     // The node is free for others at once.
