@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn second_agent_on_a_machine_is_told_which_flag_to_give() {
+    async fn warning_of_a_second_agent_on_a_machine_names_the_flag_to_give() {
         let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = first.local_addr().unwrap();
         let error = TcpListener::bind(address).await.unwrap_err();

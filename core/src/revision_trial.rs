@@ -14,13 +14,12 @@ const FAILURE_FACTOR: f64 = 5.0;
 const ASSUMED_FAILURES: f64 = 0.5;
 const ASSUMED_REQUESTS: f64 = 10.0;
 
-/// What is known of how well a revision answers.
+/// The requests to a revision, and how many of them failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RevisionHealth {
     /// Requests that were computed.
     pub requests: u64,
-    /// Those of them that failed through the model's or the node's fault. Invalid requests are not among
-    /// them.
+    /// The requests that failed because of the model or the node. Invalid requests do not count.
     pub failures: u64,
 }
 

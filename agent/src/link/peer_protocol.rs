@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn servers_that_are_no_link_port_are_told_apart() {
+    fn servers_that_are_no_link_port_are_distinguished() {
         let controller = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\r\n{\"ready\":false,\"notes\":[]}";
         let nginx = "HTTP/1.1 400 Bad Request\r\nServer: nginx\r\n\r\n<title>400 The plain HTTP request was sent to HTTPS port</title>";
         let go =

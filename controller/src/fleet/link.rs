@@ -46,7 +46,7 @@ pub struct NodeLink {
     pub closed: CancellationToken,
     /// Cancelled once the sync stream is open.
     pub synced: CancellationToken,
-    /// The models that are left out of what the node is told to run, since it would be too much.
+    /// The models that are left out of the node's desired state, which would be too large with them.
     left_out: ArcSwap<Vec<String>>,
     channels: ArcSwap<Vec<LinkChannel>>,
     next: AtomicUsize,

@@ -28,8 +28,9 @@ struct ObservedRevisions {
 /// A revision on a node.
 #[derive(Default)]
 struct ObservedReplica {
-    /// Of its earlier instances, whose counters are gone.
+    /// The counts of earlier instances on this node.
     before: RevisionHealth,
+    /// The last reported counts of the present instance.
     last: RevisionHealth,
 }
 

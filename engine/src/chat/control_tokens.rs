@@ -50,7 +50,7 @@ impl ControlTokens {
 }
 
 /// Whether a token controls the model. Some vocabularies have runs of spaces or line breaks beside those,
-/// which are text; a single character cannot be told from text either.
+/// which are text; a single character cannot be distinguished from text either.
 fn is_control(token: &AddedToken) -> bool {
     let text = token.text.trim();
     let is_tag = matches!(

@@ -97,7 +97,7 @@ mod tests {
     const TEMPLATE: &str = "<think>{{ a }}</think>";
 
     #[test]
-    fn thoughts_are_told_apart_from_the_answer() {
+    fn thoughts_are_separated_from_the_answer() {
         let mut reader = ReasoningReader::new(TEMPLATE, "user").unwrap();
         let mut whole = ReasoningPiece::default();
         for text in ["<thi", "nk>why", "</think", ">because"] {

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_a_template_raises_is_told_apart_from_its_failure() {
+    fn text_that_a_template_raises_is_distinguished_from_its_failure() {
         let user = [message("user", "hi")];
         let refused = render(&compile("{{ raise_exception('no system') }}"), &user);
         assert_eq!(refused, Err(RenderError::Refused("no system".into())));

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failure_of_the_engine_is_told_without_its_backtrace() {
+    fn failure_of_the_engine_is_reported_without_its_backtrace() {
         assert_eq!(
             failed("out of memory\nat"),
             RequestError::Engine("out of memory".into())

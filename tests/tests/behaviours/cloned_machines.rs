@@ -5,8 +5,10 @@ use std::path::Path;
 use flotilla_proto::transport;
 use flotilla_proto::v1::fleet_client::FleetClient;
 use flotilla_proto::v1::{Inventory, JoinRequest, NodeEnergy, StatusReport};
-use flotilla_tests::{Cluster, Mode, Process, simulated_model};
+use flotilla_tests::{Cluster, Mode, Process};
 use serde_json::json;
+
+use crate::fixtures::serve;
 use tokio::net::TcpStream;
 
 fn copy_data_dir(from: &Path, to: &Path) {
@@ -24,8 +26,7 @@ async fn copied_machine_is_refused_and_the_first_one_keeps_its_link() {
         .start()
         .await;
     let api = cluster.api();
-    api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.wait_for_replicas("m", 1).await;
+    serve(&cluster, &api, "m", &json!({})).await;
     copy_data_dir(&cluster.dir().join("n1"), &cluster.dir().join("copy"));
     let link = cluster.link_address().to_string();
     let args = [

@@ -3,6 +3,8 @@
 use flotilla_tests::{Api, Cluster, DEADLINE, Etcd, Load, Mode, Process, simulated_model};
 use serde_json::json;
 
+use crate::fixtures::serve;
+
 #[tokio::test]
 async fn requests_are_answered_and_changes_wait_while_etcd_is_down() {
     let mut etcd = Etcd::start();
@@ -13,8 +15,7 @@ async fn requests_are_answered_and_changes_wait_while_etcd_is_down() {
         .start()
         .await;
     let api = cluster.api();
-    api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.wait_for_replicas("m", 1).await;
+    serve(&cluster, &api, "m", &json!({})).await;
     etcd.kill();
     for _ in 0..20 {
         assert_eq!(api.chat("m", "hi", false).await.status(), 200);
@@ -58,8 +59,7 @@ async fn restarted_controller_reads_the_desired_state_from_etcd() {
         .start()
         .await;
     let api = cluster.api();
-    api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.wait_for_replicas("m", 1).await;
+    serve(&cluster, &api, "m", &json!({})).await;
     cluster.restart_controller().await;
     cluster.wait_for_replicas("m", 1).await;
     assert_eq!(api.chat("m", "hi", false).await.status(), 200);

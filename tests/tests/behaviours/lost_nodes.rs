@@ -3,7 +3,7 @@
 use flotilla_tests::{AgentSettings, Cluster, Load, Mode, Proxy, free_address, simulated_model};
 use serde_json::{Value, json};
 
-use crate::fixtures::{NODE_MEMORY, fast_options, sized_model};
+use crate::fixtures::{NODE_MEMORY, fast_options, serve, sized_model};
 
 /// Nodes behind two lines to the controller.
 struct TwoLines {
@@ -195,8 +195,7 @@ async fn failure_during_a_restart_is_replaced_although_most_nodes_are_dead_for_l
     };
     cluster.wait_until(lost).await;
     // The leader has planned once it places another model.
-    api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.wait_for_replicas("m", 1).await;
+    serve(&cluster, &api, "m", &json!({})).await;
     for name in dead {
         assert_eq!(api.assigned_nodes(name).await, [name]);
     }

@@ -3,6 +3,8 @@
 use flotilla_tests::{Cluster, Mode, simulated_model};
 use serde_json::json;
 
+use crate::fixtures::serve;
+
 #[tokio::test]
 async fn fleet_in_one_process_serves_and_stops() {
     let cluster = Cluster::builder().agents(["n1", "n2", "n3"]).start().await;
@@ -18,8 +20,7 @@ async fn fleet_in_one_process_serves_and_stops() {
 async fn deleted_model_is_unloaded_and_unknown() {
     let cluster = Cluster::builder().agents(["n1"]).start().await;
     let api = cluster.api();
-    api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.wait_for_replicas("m", 1).await;
+    serve(&cluster, &api, "m", &json!({})).await;
     api.delete_model("m").await;
     let is_unloaded = async || {
         let nodes = api.nodes().await;

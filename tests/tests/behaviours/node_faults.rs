@@ -1,6 +1,6 @@
 //! Agents and network lines that fail, and what clients see of it.
 
-use crate::fixtures::active_node;
+use crate::fixtures::{active_node, serve};
 use flotilla_tests::{
     AgentSettings, Cluster, Load, Mode, Proxy, free_address, open_files, simulated_model,
 };
@@ -125,8 +125,7 @@ async fn models_of_a_lost_node_move_to_others_and_the_node_serves_again_when_it_
         .start()
         .await;
     let api = cluster.api();
-    api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.wait_for_replicas("m", 1).await;
+    serve(&cluster, &api, "m", &json!({})).await;
     let node = api.model("m").await["status"]["replicas"][0]["node"].clone();
     let node = node.as_str().unwrap();
     cluster.kill_agent(node);

@@ -3,6 +3,8 @@
 use flotilla_tests::{Cluster, FileServer, Mode, Process, free_address, simulated_model};
 use serde_json::json;
 
+use crate::fixtures::serve;
+
 /// Runs `flotilla` with these arguments, which must fail with this exit code, and returns its output.
 fn fail(cluster: &Cluster, args: &[&str], code: i32) -> String {
     let (status, output) = Process::start(cluster.dir(), args).wait();
@@ -118,8 +120,7 @@ async fn refused_node_is_noted_where_nodes_are_concerned_and_nowhere_else() {
         .start()
         .await;
     let api = cluster.api();
-    api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.wait_for_replicas("m", 1).await;
+    serve(&cluster, &api, "m", &json!({})).await;
     let args = [
         "agent",
         "--name",
@@ -164,8 +165,7 @@ async fn lists_that_are_no_resources_are_refused_with_what_to_use() {
         .start()
         .await;
     let api = cluster.api();
-    api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.wait_for_replicas("m", 1).await;
+    serve(&cluster, &api, "m", &json!({})).await;
     let url = cluster.url();
     for (kind, remedy) in [
         ("nodes", "use `flotilla cordon`"),

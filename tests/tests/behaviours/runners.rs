@@ -1,9 +1,9 @@
 //! The processes of models: what happens when one of them crashes, hangs or is not wanted any more.
 
-use flotilla_tests::{
-    Cluster, Load, Mode, demo_model, is_running, runners, send_signal, simulated_model,
-};
+use flotilla_tests::{Cluster, Load, Mode, demo_model, is_running, runners, send_signal};
 use serde_json::{Value, json};
+
+use crate::fixtures::serve;
 
 /// A cluster of processes with these agents, each with a replica of the model `support-intent`.
 async fn start(agents: &[&str]) -> Cluster {
@@ -133,8 +133,7 @@ async fn load_of_a_model_that_nobody_wants_any_more_is_ended() {
     api.delete_model("support-intent").await;
     cluster.wait_until(async || !is_running(runner)).await;
     // The node is free for others at once.
-    api.apply(&simulated_model("m", 1, &json!({}))).await;
-    cluster.wait_for_replicas("m", 1).await;
+    serve(&cluster, &api, "m", &json!({})).await;
     cluster.stop().await;
 }
 
@@ -148,13 +147,13 @@ async fn model_that_needs_more_than_its_memory_ends_alone() {
     greedy["spec"]["memory"] = "24MiB".into();
     let load = Load::start(std::slice::from_ref(&api), "support-intent", 1);
     api.apply(&greedy).await;
-    let is_told = async || {
+    let is_named = async || {
         let model = api.model("assistant-intent-m").await;
         model
             .to_string()
             .contains("more memory than its limit of 24.0 MiB")
     };
-    cluster.wait_until(is_told).await;
+    cluster.wait_until(is_named).await;
     let tally = load.stop("support-intent").await;
     assert!(tally.errors.is_empty() && tally.cut_streams == 0, "{tally}");
     assert_eq!(cluster.runner("n1", "support-intent"), neighbour);

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outage_is_told_without_words_of_the_protocol() {
+    fn outage_is_reported_without_words_of_the_protocol() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let status = tonic::Status::from_error(Box::new(refused));
         let broken = tonic::Status::from_error("h2 protocol error: error reading a body".into());

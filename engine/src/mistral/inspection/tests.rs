@@ -29,7 +29,7 @@ const LFS: &[u8] = b"version https://git-lfs.github.com/spec/v1\noid sha256:1\ns
 const HTML: &[u8] = b"\n<!DOCTYPE html><html><body>404</body></html>";
 
 #[test]
-fn what_is_no_model_file_is_told_apart_from_a_damaged_one() {
+fn what_is_no_model_file_is_distinguished_from_a_damaged_one() {
     let whole = with_tensor(file(&[("general.architecture", string("llama"))]), 100);
     assert!(gguf(&whole).is_ok());
     for (bytes, problem) in [
