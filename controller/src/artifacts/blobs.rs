@@ -23,14 +23,12 @@ use tokio::fs::{self, File};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+use super::blob_error::{BlobError, BlobReadError};
 use super::blob_index::{self, BlobIndex};
+use super::transfer_pace::{MIN_PROGRESS, SILENCE, TransferPace};
 
 /// Size of the chunks that a file is read in, in bytes.
 const CHUNK: usize = 256 << 10;
-/// Longest time in which [`MIN_PROGRESS`] of a file that is being stored arrives, or its end.
-const SILENCE: Duration = Duration::from_secs(60);
-/// What arrives at least within [`SILENCE`], in bytes: who sends less holds up others.
-const MIN_PROGRESS: u64 = 64 << 10;
 /// After so many bytes it is checked whether the disk still has space.
 const SPACE_CHECK: u64 = 64 << 20;
 /// Age of a check after which a push has a file checked again.
@@ -43,52 +41,6 @@ const GRACE: Duration = Duration::from_secs(3_600);
 
 /// Extension of a damaged file that was put aside.
 const DAMAGED: &str = "damaged";
-
-/// Why a file was not stored. The message continues a sentence whose subject is the file.
-#[derive(Debug, thiserror::Error)]
-pub enum BlobError {
-    /// The content does not have the expected digest.
-    #[error("its SHA-256 is {actual}, not {expected}")]
-    Digest {
-        /// The digest that the caller named.
-        expected: Sha256Digest,
-        /// The digest of the content.
-        actual: Sha256Digest,
-    },
-    /// There is no space left beside the reserve, or the quota is used up.
-    #[error("the controller's disk is full, less the reserve for its store")]
-    DiskFull,
-    /// The content is larger than it may be.
-    #[error("it has more than {0}")]
-    TooLarge(flotilla_core::Bytes),
-    /// The disk failed in another way.
-    #[error("it cannot be written: {0}")]
-    Io(io::Error),
-    /// The content did not arrive completely.
-    #[error("the transfer was interrupted: {0}")]
-    Source(String),
-}
-
-impl From<io::Error> for BlobError {
-    fn from(error: io::Error) -> Self {
-        if flotilla_durable::is_full(&error) {
-            Self::DiskFull
-        } else {
-            Self::Io(error)
-        }
-    }
-}
-
-/// Why the content of a stored file cannot be read on.
-#[derive(Debug, thiserror::Error)]
-pub enum BlobReadError {
-    /// The content does not have the digest that the file is stored under.
-    #[error("the controller's copy of the file is damaged; it is fetched again")]
-    Damaged,
-    /// The disk failed.
-    #[error("the file cannot be read: {0}")]
-    Io(#[from] io::Error),
-}
 
 /// Files by the SHA-256 of their content. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -283,7 +235,7 @@ impl BlobStore {
         let mut hash = sha2::Sha256::new();
         let mut size = 0;
         let mut chunks = std::pin::pin!(chunks);
-        let mut pace = Pace::new(Instant::now());
+        let mut pace = TransferPace::new(Instant::now());
         let mut next_check = 0;
         loop {
             if size >= next_check {
@@ -495,30 +447,6 @@ fn digest_of(file: &mut std::fs::File) -> io::Result<Sha256Digest> {
 fn is_old(metadata: &std::fs::Metadata) -> io::Result<bool> {
     let age = SystemTime::now().duration_since(metadata.modified()?);
     Ok(age.is_ok_and(|age| age > GRACE))
-}
-
-/// The time by which more of a file must have arrived.
-struct Pace {
-    deadline: Instant,
-    /// The size that moves the deadline.
-    due: u64,
-}
-
-impl Pace {
-    fn new(now: Instant) -> Self {
-        Self {
-            deadline: now + SILENCE,
-            due: MIN_PROGRESS,
-        }
-    }
-
-    /// Notes how many bytes have arrived.
-    fn advance(&mut self, size: u64, now: Instant) {
-        if size >= self.due {
-            self.deadline = now + SILENCE;
-            self.due = size + MIN_PROGRESS;
-        }
-    }
 }
 
 /// The next chunk of a file. `None` at its end.

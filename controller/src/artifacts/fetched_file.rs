@@ -6,7 +6,7 @@ use flotilla_core::Bytes;
 use flotilla_core::artifact::ArtifactFile;
 use flotilla_core::spec::{Sha256Digest, ValidationErrors};
 
-use super::blobs::BlobError;
+use super::blob_error::BlobError;
 
 /// Why the files of a model were not fetched.
 #[derive(Debug, thiserror::Error)]

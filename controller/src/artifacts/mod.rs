@@ -7,6 +7,7 @@
 //! controller that has it. A file that no controller has any more is copied back from a node.
 //! `replicator.rs` drives all of it.
 
+mod blob_error;
 mod blob_index;
 mod blobs;
 mod copies;
@@ -16,11 +17,13 @@ mod fetched_file;
 mod hugging_face;
 mod replicator;
 mod source_client;
+mod transfer_pace;
 mod unneeded_files;
 mod uploads;
 mod walk;
 
-pub use blobs::{BlobError, BlobReadError, BlobStore};
+pub use blob_error::{BlobError, BlobReadError};
+pub use blobs::BlobStore;
 pub(crate) use copies::controller_client;
 pub(crate) use replicator::ArtifactReplicator;
 pub(crate) use source_client::SourceClient;

@@ -81,10 +81,10 @@ impl FleetState {
             refusals: self.refusals.shown(),
             synced: self.synced,
             kept_since: self.kept_since,
-            store_error: self.store_error.clone(),
+            store_error: self.store.error.clone(),
             placement_hold: self.loss_guard.hold().cloned(),
             given_up: self.stored.given_up.clone(),
-            changes_blocked: self.changes_blocked.clone(),
+            changes_blocked: self.store.changes_blocked.clone(),
             ignored: self.ignored.notes(),
             undecoded,
         }
@@ -230,7 +230,7 @@ impl FleetState {
             return false;
         }
         if placement.assigned.is_empty() {
-            return !self.unchangeable && files_expected && placement.failures.is_empty();
+            return !self.store.unchangeable && files_expected && placement.failures.is_empty();
         }
         // An assignment to a node that is away counts if it may move to another node. While the placement
         // cannot be written, it does not move.
@@ -238,7 +238,7 @@ impl FleetState {
             let phase = self.nodes.get(node).map(|node| node.health.phase());
             let failure = placement.failures.get(node);
             let has_failed = failure.is_some_and(|failure| failure.revision == *revision);
-            let may_move = !self.unchangeable && !self.loss_guard.is_held(node);
+            let may_move = !self.store.unchangeable && !self.loss_guard.is_held(node);
             !has_failed && (phase == Some(NodePhase::Ready) || may_move)
         })
     }

@@ -23,6 +23,7 @@ mod node_health;
 mod node_report;
 pub(crate) mod records;
 mod state;
+mod store_availability;
 mod stored_fleet_state;
 mod view;
 

@@ -16,6 +16,7 @@ use super::join_refusals::JoinRefusals;
 use super::load_failures::LoadFailures;
 use super::measured_memory::MeasuredMemory;
 use super::node::NodeState;
+use super::store_availability::StoreAvailability;
 use super::stored_fleet_state::StoredFleetState;
 use super::{
     FleetEvent, JoinRefusal, LinkRecord, LoadFailureView, NodeLink, NodeRecord, ReportedStatus,
@@ -27,8 +28,6 @@ use crate::store::{StoreChange, StoreEntry};
 /// Added to the grace of all nodes after this controller has started: the longest pause between an
 /// agent's attempts to dial, and the time to join.
 const RECONNECT_TIME: Duration = Duration::from_secs(10);
-/// How long the store may take no changes until no replica is expected that would need one.
-const CHANGE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Everything that this controller knows about the fleet.
 pub(super) struct FleetState {
@@ -45,14 +44,8 @@ pub(super) struct FleetState {
     store_revision: StoreRevision,
     /// How often the store was put back to an earlier state.
     pub(super) put_back: u64,
-    /// Why the store does not answer. `None` while it does.
-    pub(super) store_error: Option<String>,
-    /// Why the store takes no changes, though it can be read. `None` while it does.
-    pub(super) changes_blocked: Option<String>,
-    /// Since when changes have not been possible, for either reason.
-    unchangeable_since: Option<Instant>,
-    /// Whether changes have not been possible for so long that none is expected soon.
-    pub(super) unchangeable: bool,
+    /// Whether the store can be read and changed.
+    pub(super) store: StoreAvailability,
     /// The fleet's id, once it is known.
     pub(super) fleet_id: Option<String>,
     /// The fleet that this controller belonged to, while the store has another one or none.
@@ -81,10 +74,7 @@ impl FleetState {
             kept_since: None,
             store_revision: StoreRevision::default(),
             put_back: 0,
-            store_error: None,
-            changes_blocked: None,
-            unchangeable_since: None,
-            unchangeable: false,
+            store: StoreAvailability::default(),
             fleet_id: None,
             lost_fleet: None,
             epoch: 0,
@@ -106,7 +96,7 @@ impl FleetState {
     /// Applies an event. Returns whether the view changes.
     pub(super) fn apply(&mut self, event: FleetEvent, now: Instant) -> bool {
         let changed = self.apply_event(event, now);
-        self.update_unchangeable(now) || changed
+        self.store.update(now) || changed
     }
 
     fn apply_event(&mut self, event: FleetEvent, now: Instant) -> bool {
@@ -135,17 +125,13 @@ impl FleetState {
                 self.replace_stored(entries, revision, now);
                 true
             }
-            FleetEvent::ChangesBlocked(error) => {
-                let changed = self.changes_blocked != error;
-                self.changes_blocked = error;
-                changed
-            }
+            FleetEvent::ChangesBlocked(error) => self.store.set_changes_blocked(error),
             FleetEvent::StoreChanged(change) => {
                 let available = self.store_available(now);
                 self.apply_change(change, now) || available
             }
             FleetEvent::StoreUnavailable(error) => {
-                self.store_error = Some(error);
+                self.store.error = Some(error);
                 true
             }
             FleetEvent::StoreAvailable => self.store_available(now),
@@ -174,30 +160,20 @@ impl FleetState {
 
     /// When the state changes by itself next.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let available = self.store_error.is_none();
+        let available = self.store.answers();
         let nodes = self.nodes.values();
         let nodes = nodes.filter_map(|node| node.health.next_deadline(self.grace, available));
-        let unchangeable = self.unchangeable_since.filter(|_| !self.unchangeable);
         nodes
             .chain(self.failures.next_deadline())
             .chain(self.loss_guard.next_deadline())
             .chain(self.refusals.next_deadline())
-            .chain(unchangeable.map(|since| since + CHANGE_PATIENCE))
+            .chain(self.store.next_deadline())
             .min()
-    }
-
-    /// Follows for how long changes have not been possible. Returns whether the view changes.
-    fn update_unchangeable(&mut self, now: Instant) -> bool {
-        let blocked = self.store_error.is_some() || self.changes_blocked.is_some();
-        self.unchangeable_since = blocked.then(|| self.unchangeable_since.unwrap_or(now));
-        let since = self.unchangeable_since;
-        let unchangeable = since.is_some_and(|since| since + CHANGE_PATIENCE <= now);
-        std::mem::replace(&mut self.unchangeable, unchangeable) != unchangeable
     }
 
     /// Makes the changes that are due at `now`. Returns whether the view changes.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        let available = self.store_error.is_none();
+        let available = self.store.answers();
         let mut changed = self.failures.expire(now);
         changed |= self.refusals.expire(now);
         // The guard itself is updated with the view.
@@ -205,7 +181,7 @@ impl FleetState {
             .loss_guard
             .next_deadline()
             .is_some_and(|due| due <= now);
-        changed |= self.update_unchangeable(now);
+        changed |= self.store.update(now);
         for (name, node) in &mut self.nodes {
             if node.health.expire(self.grace, available, now) {
                 if node.health.phase() == NodePhase::Lost {
@@ -219,7 +195,7 @@ impl FleetState {
 
     /// Notes that the store answers. Returns whether it did not before.
     fn store_available(&mut self, now: Instant) -> bool {
-        if self.store_error.take().is_none() {
+        if !self.store.set_answers() {
             return false;
         }
         // Other controllers could not publish their links to nodes in the meantime.

@@ -7,9 +7,9 @@ use flotilla_proto::v1::fleet_client::FleetClient;
 use flotilla_proto::v1::{Inventory, JoinRequest, NodeEnergy, StatusReport};
 use flotilla_tests::{Cluster, Mode, Process};
 use serde_json::json;
+use tokio::net::TcpStream;
 
 use crate::fixtures::serve;
-use tokio::net::TcpStream;
 
 fn copy_data_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

@@ -136,14 +136,3 @@ async fn content_that_is_too_large_is_not_stored() {
     let remaining = std::fs::read_dir(dir.path().join("incoming")).unwrap();
     assert_eq!(remaining.count(), 0);
 }
-
-#[test]
-fn a_byte_now_and_then_does_not_keep_an_upload_alive() {
-    let start = Instant::now();
-    let mut pace = Pace::new(start);
-    pace.advance(1, start + SILENCE / 2);
-    pace.advance(MIN_PROGRESS - 1, start + SILENCE / 2);
-    assert_eq!(pace.deadline, start + SILENCE);
-    pace.advance(MIN_PROGRESS, start + SILENCE / 2);
-    assert_eq!(pace.deadline, start + SILENCE / 2 + SILENCE);
-}

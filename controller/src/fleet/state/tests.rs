@@ -5,6 +5,7 @@ use super::*;
 use crate::fleet::LinkRecord;
 use crate::fleet::load_failures::FIRST_BACKOFF;
 use crate::fleet::records::DesiredRecord;
+use crate::fleet::store_availability::CHANGE_PATIENCE;
 use flotilla_core::StateVersion;
 use flotilla_core::spec::{Model, Resource};
 use flotilla_core::{Bytes, ReplicaReadiness};
