@@ -14,7 +14,7 @@ mod watch;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,8 +43,9 @@ struct EmbeddedState {
     file: StoreFile,
     /// `None` after an error of the disk, until the next call opens it again.
     open: RwLock<Option<OpenFile>>,
-    /// Whether the keys of the previous process's leases are still there.
-    has_stale_leases: AtomicBool,
+    /// Whether the keys of the previous process's leases are still there. Locked while they are deleted, so
+    /// that a write that comes meanwhile keeps the keys of its own lease.
+    has_stale_leases: Mutex<bool>,
     /// Locked during a write and the sending of its changes, so that watchers see changes in order, and
     /// while a watch starts, so that it misses none.
     order: Mutex<()>,
@@ -82,7 +83,7 @@ impl EmbeddedStore {
             let inner = EmbeddedState {
                 file,
                 open: RwLock::new(None),
-                has_stale_leases: AtomicBool::new(true),
+                has_stale_leases: Mutex::new(true),
                 order: Mutex::new(()),
                 next_lease: AtomicI64::new(0),
             };
@@ -176,9 +177,10 @@ impl EmbeddedState {
 
     /// Deletes the keys of the previous process's leases, which ended with it.
     fn end_stale_leases(&self) -> Result<(), StoreError> {
-        if self.has_stale_leases.load(Ordering::Acquire) {
+        let mut has_stale_leases = self.has_stale_leases.lock();
+        if *has_stale_leases {
             self.end_leases(None)?;
-            self.has_stale_leases.store(false, Ordering::Release);
+            *has_stale_leases = false;
         }
         Ok(())
     }
