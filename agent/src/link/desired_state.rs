@@ -1,6 +1,7 @@
 //! Receives the node's desired state: the newest one of any controller of the node's fleet counts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::{ModelName, ModelRevision, StateVersion, StoreRevision};
@@ -12,15 +13,25 @@ use tokio::sync::{Mutex, watch};
 use crate::data_dir::{DataDir, DataDirError, NodeDesiredState, SentModel};
 use crate::models::DesiredModels;
 
+/// For how long models are kept that the first desired states of an epoch do not name: the store was put back
+/// or restored, and the leader may not have assigned what it found there.
+const HOLD_TIME: Duration = Duration::from_secs(30);
+
 /// Receives desired states from all controllers, stores the newest and passes it on.
 pub(crate) struct DesiredStateReceiver {
     data_dir: Arc<DataDir>,
-    /// The newest desired state.
-    current: Mutex<NodeDesiredState>,
+    current: Arc<Mutex<CurrentState>>,
     /// What the node follows: the fleet and the version of `current`, or the fleet that it is to move to
     /// while no controller of that one has sent a desired state.
     followed: parking_lot::Mutex<FollowedState>,
     models: watch::Sender<DesiredModels>,
+}
+
+/// The newest desired state.
+struct CurrentState {
+    state: NodeDesiredState,
+    /// Whether models that the state does not name are kept for now.
+    holds: bool,
 }
 
 /// Which desired state the node follows.
@@ -94,11 +105,15 @@ impl DesiredStateReceiver {
             }
             _ => followed(&current),
         };
-        let (models, models_receiver) = watch::channel(read_models(&current, None));
+        let (models, models_receiver) = watch::channel(read_models(&current, None, false));
+        let current = CurrentState {
+            state: current,
+            holds: false,
+        };
         let receiver = Self {
             data_dir: Arc::new(data_dir),
             followed: parking_lot::Mutex::new(followed),
-            current: Mutex::new(current),
+            current: Arc::new(Mutex::new(current)),
             models,
         };
         Ok((receiver, models_receiver))
@@ -133,7 +148,7 @@ impl DesiredStateReceiver {
         match decide(&follows, &message.fleet_id, version) {
             StateDecision::Follow => {}
             StateDecision::Ignore => {
-                tracing::debug!(%version, current = %current.version, "ignoring an old desired state");
+                tracing::debug!(%version, current = %current.state.version, "ignoring an old desired state");
                 return Ok(());
             }
             StateDecision::Refuse => {
@@ -143,7 +158,7 @@ impl DesiredStateReceiver {
                 });
             }
         }
-        if current.fleet != message.fleet_id {
+        if current.state.fleet != message.fleet_id {
             tracing::info!(fleet = message.fleet_id, "this node now belongs to a fleet");
         }
         let state = NodeDesiredState {
@@ -157,21 +172,48 @@ impl DesiredStateReceiver {
                     .collect(),
             ),
         };
-        if *current == state {
+        if current.state == state {
             return Ok(());
         }
         self.store(state.clone()).await;
+        let followed = followed(&state);
+        if current.state.fleet == followed.fleet
+            && current.state.version.epoch < followed.version.epoch
+        {
+            current.holds = true;
+            self.release_later(followed.version.epoch);
+        }
+        current.state = state;
+        let CurrentState { state, holds } = &*current;
         self.models
-            .send_modify(|models| *models = read_models(&state, models.take()));
-        *self.followed.lock() = followed(&state);
-        *current = state;
+            .send_modify(|models| *models = read_models(state, models.take(), *holds));
+        *self.followed.lock() = followed;
         Ok(())
+    }
+
+    /// Ends the time in which the models of before are kept.
+    fn release_later(&self, epoch: u64) {
+        let (current, models) = (self.current.clone(), self.models.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(HOLD_TIME).await;
+            release(&current, &models, epoch).await;
+        });
+    }
+}
+
+/// Keeps only the models that the desired state names, unless another epoch has begun since `epoch`.
+async fn release(current: &Mutex<CurrentState>, models: &watch::Sender<DesiredModels>, epoch: u64) {
+    let mut current = current.lock().await;
+    if current.state.version.epoch == epoch {
+        current.holds = false;
+        let state = &current.state;
+        models.send_modify(|models| *models = read_models(state, models.take(), false));
     }
 }
 
 /// Reads the models of a desired state. One that this version cannot read stays as it was `before`, so that
-/// what cannot start does not stop what serves.
-fn read_models(state: &NodeDesiredState, before: DesiredModels) -> DesiredModels {
+/// what cannot start does not stop what serves. With `holds`, models that are not named stay as well.
+fn read_models(state: &NodeDesiredState, before: DesiredModels, holds: bool) -> DesiredModels {
     let before = before.unwrap_or_default();
     let models = state.models.as_ref()?.iter().map(|sent| {
         let model = sent.read();
@@ -180,7 +222,13 @@ fn read_models(state: &NodeDesiredState, before: DesiredModels) -> DesiredModels
         let before = before.find(|before| before.name == model.name);
         before.cloned().unwrap_or(model)
     });
-    Some(models.collect())
+    let mut models: Vec<_> = models.collect();
+    if holds {
+        let is_named = |name: &ModelName| models.iter().any(|model| model.name == *name);
+        let held: Vec<_> = before.into_iter().filter(|m| !is_named(&m.name)).collect();
+        models.extend(held);
+    }
+    Some(models)
 }
 
 /// The fleet and the version of a desired state.
@@ -264,6 +312,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn models_are_kept_for_a_while_where_a_new_epoch_does_not_name_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let (receiver, models) = open(&dir, None);
+        receiver.receive(message("f", 0, 90, "m")).await.unwrap();
+        let mut empty = message("f", 1, 3, "m");
+        empty.models.clear();
+        // The store was restored, and the leader has assigned nothing.
+        receiver.receive(empty.clone()).await.unwrap();
+        assert_eq!(names(&models), ["m"]);
+        receiver.receive(message("f", 1, 4, "other")).await.unwrap();
+        assert_eq!(names(&models), ["other", "m"]);
+        release(&receiver.current, &receiver.models, 0).await;
+        assert_eq!(names(&models), ["other", "m"], "of an earlier epoch");
+        release(&receiver.current, &receiver.models, 1).await;
+        assert_eq!(names(&models), ["other"], "it is not named in the end");
+        empty.store_revision = 5;
+        receiver.receive(empty).await.unwrap();
+        assert!(names(&models).is_empty(), "in the same epoch");
+    }
+
+    #[tokio::test]
     async fn the_newest_desired_state_counts_also_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let (receiver, models) = open(&dir, None);
@@ -278,8 +347,9 @@ mod tests {
         receiver.receive(message("f", 0, 6, "six")).await.unwrap();
         assert_eq!(names(&models), ["six"]);
         receiver.receive(message("f", 1, 2, "two")).await.unwrap();
-        assert_eq!(names(&models), ["two"], "the later epoch counts");
+        assert_eq!(names(&models)[0], "two", "the later epoch counts");
         receiver.receive(message("f", 0, 9, "nine")).await.unwrap();
+        release(&receiver.current, &receiver.models, 1).await;
         assert_eq!(names(&models), ["two"]);
         receiver
             .receive(message("f", 1, 3, "NO NAME"))
