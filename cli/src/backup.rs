@@ -11,13 +11,10 @@ use flotilla_controller::admin::{
 };
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::{API_VERSION, Resource, Sha256Digest};
+use flotilla_core::spec::{Resource, Sha256Digest};
 
 use crate::args::{BackupArgs, RestoreArgs};
-use crate::backup_documents::{
-    self, ArtifactDocument, ArtifactKind, BackupDocument, DocumentMetadata, FleetDocument,
-    FleetKind, NodeOperationDocument, NodeOperationKind,
-};
+use crate::backup_documents::{self, ArtifactDocument, Backup, BackupDocument, FleetDocument};
 use crate::backup_files::{self, MissingFileList};
 use crate::client::{FleetClient, ListResponse, read_json};
 use crate::manifest;
@@ -37,10 +34,8 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
     match &args.file {
         None => std::io::stdout().write_all(text.as_bytes())?,
         Some(file) => {
-            // Renamed once complete: a failed backup must not destroy an older one.
-            let temporary = file.with_extension("new");
-            write_synced(&temporary, &text)
-                .and_then(|()| std::fs::rename(&temporary, file))
+            // A failed backup does not destroy an older one.
+            flotilla_durable::replace(file, text.as_bytes())
                 .with_context(|| format!("cannot write {}", file.display()))?;
             let is_resource =
                 |document: &&BackupDocument| !matches!(document, BackupDocument::Fleet(_));
@@ -57,13 +52,6 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
         save_files(&fleet, &documents, file).await?;
     }
     Ok(())
-}
-
-/// Writes a file, and waits until the disk has its content: a rename may reach the disk first.
-fn write_synced(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = std::fs::File::create(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
 }
 
 /// Saves the files of all artifacts beside the backup.
@@ -100,23 +88,12 @@ async fn save_files(
 /// Fetches the desired state. Artifacts come first, since models refer to them.
 async fn fetch_documents(fleet: &FleetClient) -> anyhow::Result<Vec<BackupDocument>> {
     let mut documents = Vec::new();
-    let FleetIdentity { id, lost_id, .. } = fleet.get(&FLEET_PATH).await?;
-    documents.extend(id.or(lost_id).map(|name| {
-        BackupDocument::Fleet(FleetDocument {
-            api_version: API_VERSION.into(),
-            kind: FleetKind::Fleet,
-            metadata: DocumentMetadata { name },
-        })
-    }));
+    let identity: FleetIdentity = fleet.get(&FLEET_PATH).await?;
+    let id = identity.id.or(identity.lost_id);
+    documents.extend(id.map(|id| BackupDocument::fleet(id, identity.epoch)));
     let artifacts: Vec<(String, Manifest)> = fleet.get(&["api", "v1", "manifests"]).await?;
-    documents.extend(artifacts.into_iter().map(|(name, spec)| {
-        BackupDocument::Artifact(ArtifactDocument {
-            api_version: API_VERSION.into(),
-            kind: ArtifactKind::Artifact,
-            metadata: DocumentMetadata { name },
-            spec,
-        })
-    }));
+    let artifacts = artifacts.into_iter();
+    documents.extend(artifacts.map(|(name, files)| BackupDocument::artifact(name, files)));
     let models: ListResponse<ModelResource> = fleet.get(&["api", "v1", "models"]).await?;
     let models = models
         .items
@@ -139,16 +116,10 @@ async fn fetch_documents(fleet: &FleetClient) -> anyhow::Result<Vec<BackupDocume
         .items
         .into_iter()
         .filter(|node| node.status.operation != NodeOperationRecord::default());
-    documents.extend(nodes_with_operation.map(|node| {
-        BackupDocument::NodeOperation(NodeOperationDocument {
-            api_version: API_VERSION.into(),
-            kind: NodeOperationKind::NodeOperation,
-            metadata: DocumentMetadata {
-                name: node.metadata.name,
-            },
-            spec: node.status.operation,
-        })
-    }));
+    documents.extend(
+        nodes_with_operation
+            .map(|node| BackupDocument::node_operation(node.metadata.name, node.status.operation)),
+    );
     Ok(documents)
 }
 
@@ -163,11 +134,13 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
     }
     let content = std::fs::read(&args.file).with_context(|| format!("cannot read {name}"))?;
     // The whole file is parsed before anything is changed.
-    let documents = backup_documents::parse(content).context(name)?;
+    let backup = backup_documents::parse(content).context(name)?;
+    for entry in &backup.unreadable {
+        eprintln!("left out, since this version cannot read it: {entry}");
+    }
     let folder = backup_files::folder_of(&args.file);
-    let before: FleetIdentity = fleet.get(&FLEET_PATH).await?;
     let mut incomplete = Vec::new();
-    for document in &documents {
+    for document in &backup.documents {
         if let BackupDocument::Artifact(artifact) = document {
             let is_complete = restore_artifact(&fleet, artifact, &folder).await?;
             if !is_complete {
@@ -178,37 +151,43 @@ pub(crate) async fn restore(args: RestoreArgs) -> anyhow::Result<()> {
         }
     }
     // Once the desired state is there, and before nodes are asked for files.
-    restore_identity(&fleet, &documents, &before).await?;
+    restore_identity(&fleet, &backup).await?;
     wait_for_files(&fleet, &incomplete, args.timeout).await?;
     // The nodes of an earlier fleet are refused until they are moved.
     fleet.print_readiness_notes().await;
+    if !backup.unreadable.is_empty() {
+        bail!(
+            "the restore is not complete: run it with the version that wrote the file, since this one cannot read {}",
+            backup.unreadable.join(", ")
+        );
+    }
     Ok(())
 }
 
 /// Gives the fleet the id that it had when the backup was made, so that its nodes obey it again. A fleet that
-/// had resources or nodes of its own before the restore, when its identity was `before`, keeps its id.
-async fn restore_identity(
-    fleet: &FleetClient,
-    documents: &[BackupDocument],
-    before: &FleetIdentity,
-) -> anyhow::Result<()> {
-    let in_backup = documents.iter().find_map(|document| match document {
-        BackupDocument::Fleet(fleet) => Some(fleet.metadata.name.clone()),
+/// has nodes of its own keeps its id.
+async fn restore_identity(fleet: &FleetClient, backup: &Backup) -> anyhow::Result<()> {
+    let in_backup = backup.documents.iter().find_map(|document| match document {
+        BackupDocument::Fleet(FleetDocument { metadata, spec, .. }) => Some(NewFleetId {
+            id: metadata.name.clone(),
+            epoch: spec.epoch,
+        }),
         _ => None,
     });
+    let current: FleetIdentity = fleet.get(&FLEET_PATH).await?;
     // An older backup, or a file of resources alone, does not have it.
-    let Some(id) = in_backup.or_else(|| before.lost_id.clone()) else {
+    let lost = current.lost_id.filter(|_| current.id.is_none());
+    let lost = lost.map(|id| NewFleetId { id, epoch: 0 });
+    let Some(new) = in_backup.or(lost) else {
         return Ok(());
     };
-    // A new fleet gets its id soon after its start.
-    let FleetIdentity { id: current, .. } = fleet.get(&FLEET_PATH).await?;
-    match current {
-        Some(current) if current == id => {}
-        Some(current) if !before.empty => println!(
-            "the fleet keeps its id {current}: nodes of the fleet {id} obey it once their agents are started with --adopt-fleet {current}"
+    match current.id {
+        Some(id) if id == new.id => {}
+        Some(id) if current.has_nodes => println!(
+            "the fleet keeps its id {id}: nodes of the fleet {} obey it once their agents are started with --adopt-fleet {id}",
+            new.id
         ),
-        replaces => {
-            let new = NewFleetId { id, replaces };
+        _ => {
             fleet.put_ignoring_response(&FLEET_PATH, &new).await?;
             println!("fleet/{} restored", new.id);
         }

@@ -3,7 +3,7 @@
 use anyhow::{Context, anyhow, bail};
 use flotilla_controller::fleet::NodeOperationRecord;
 use flotilla_core::artifact::Manifest;
-use flotilla_core::spec::Resource;
+use flotilla_core::spec::{API_VERSION, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -15,6 +15,15 @@ const FIRST_LINE: &str = "# flotilla backup";
 const LAST_LINE: &str = "# end of the backup";
 /// What a file must be.
 const EXPECTED: &str = "restore takes a file that `flotilla backup` wrote";
+
+/// What a file has of a fleet.
+#[derive(Debug)]
+pub(crate) struct Backup {
+    /// In the order in which they are restored.
+    pub(crate) documents: Vec<BackupDocument>,
+    /// What this version cannot read of the file, and why. The rest can be restored all the same.
+    pub(crate) unreadable: Vec<String>,
+}
 
 /// A YAML document of a backup. Models, tasks and the router have the form in which they are
 /// applied.
@@ -54,6 +63,17 @@ pub(crate) struct FleetDocument {
     pub(crate) api_version: String,
     pub(crate) kind: FleetKind,
     pub(crate) metadata: DocumentMetadata,
+    #[serde(default)]
+    pub(crate) spec: FleetDocumentSpec,
+}
+
+/// What a backup knows of a fleet besides its id.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct FleetDocumentSpec {
+    /// How often the revisions of the fleet's store had begun anew.
+    #[serde(default)]
+    pub(crate) epoch: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,6 +97,38 @@ pub(crate) enum ArtifactKind {
     Artifact,
 }
 
+impl BackupDocument {
+    /// The identity of the fleet `id`.
+    pub(crate) fn fleet(id: String, epoch: u64) -> Self {
+        Self::Fleet(FleetDocument {
+            api_version: API_VERSION.into(),
+            kind: FleetKind::Fleet,
+            metadata: DocumentMetadata { name: id },
+            spec: FleetDocumentSpec { epoch },
+        })
+    }
+
+    /// The files of the artifact `name`.
+    pub(crate) fn artifact(name: String, files: Manifest) -> Self {
+        Self::Artifact(ArtifactDocument {
+            api_version: API_VERSION.into(),
+            kind: ArtifactKind::Artifact,
+            metadata: DocumentMetadata { name },
+            spec: files,
+        })
+    }
+
+    /// The operation on the node `name`.
+    pub(crate) fn node_operation(name: String, operation: NodeOperationRecord) -> Self {
+        Self::NodeOperation(NodeOperationDocument {
+            api_version: API_VERSION.into(),
+            kind: NodeOperationKind::NodeOperation,
+            metadata: DocumentMetadata { name },
+            spec: operation,
+        })
+    }
+}
+
 /// Returns the text of a backup.
 ///
 /// # Errors
@@ -95,9 +147,9 @@ pub(crate) fn text(documents: &[BackupDocument]) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// Returns an error that says what the content is not, and what it should be.
-pub(crate) fn parse(content: Vec<u8>) -> anyhow::Result<Vec<BackupDocument>> {
-    if let Some(documents) = kept_documents::parse(&content) {
-        return documents;
+pub(crate) fn parse(content: Vec<u8>) -> anyhow::Result<Backup> {
+    if let Some(kept) = kept_documents::parse(&content) {
+        return kept;
     }
     // An archive may be UTF-8 all the same, and no text has zero bytes.
     let text = String::from_utf8(content).ok();
@@ -124,7 +176,10 @@ pub(crate) fn parse(content: Vec<u8>) -> anyhow::Result<Vec<BackupDocument>> {
     if documents.is_empty() && !is_marked {
         bail!("the file is empty: {EXPECTED}");
     }
-    Ok(documents)
+    Ok(Backup {
+        documents,
+        unreadable: Vec::new(),
+    })
 }
 
 /// Reads a document. `None`: it is empty.
@@ -171,10 +226,11 @@ mod tests {
     #[test]
     fn backup_is_read_as_it_was_written_and_also_as_earlier_versions_wrote_it() {
         let text = backup();
-        assert_eq!(parse(text.clone().into_bytes()).unwrap().len(), 3);
+        assert_eq!(parse(text.clone().into_bytes()).unwrap().documents.len(), 3);
         let (_, earlier) = text.split_once('\n').unwrap();
-        assert_eq!(parse(earlier.into()).unwrap().len(), 3);
-        assert!(parse(super::text(&[]).unwrap().into()).unwrap().is_empty());
+        assert_eq!(parse(earlier.into()).unwrap().documents.len(), 3);
+        let empty = parse(super::text(&[]).unwrap().into()).unwrap();
+        assert!(empty.documents.is_empty());
     }
 
     #[test]

@@ -3,66 +3,57 @@
 
 use anyhow::Context;
 use flotilla_controller::store::keys::{self, StoreKey};
-use flotilla_core::kept_state::{KeptEntry, KeptState};
-use flotilla_core::spec::{API_VERSION, Resource};
+use flotilla_core::kept_state::{KeptEntry, KeptState, KeptStateHeader};
+use flotilla_core::spec::Resource;
 use serde_json::Value;
 
-use crate::backup_documents::{
-    ArtifactDocument, ArtifactKind, BackupDocument, DocumentMetadata, FleetDocument, FleetKind,
-    NodeOperationDocument, NodeOperationKind,
-};
+use crate::backup_documents::{Backup, BackupDocument};
 
-/// Returns the documents of a kept desired state, in the order of a backup. `None`: the content is none.
-pub(crate) fn parse(content: &[u8]) -> Option<anyhow::Result<Vec<BackupDocument>>> {
+/// Returns what a kept desired state has, in the order of a backup. `None`: the content is none.
+pub(crate) fn parse(content: &[u8]) -> Option<anyhow::Result<Backup>> {
     let first_line = content.split(|byte| *byte == b'\n').next()?;
-    KeptState::fleet_id_of(first_line)?;
-    Some(decode(content))
+    KeptStateHeader::read(first_line)?;
+    let state = KeptState::decode(content).context("the kept desired state cannot be used");
+    Some(state.map(|state| read(&state)))
 }
 
-fn decode(content: &[u8]) -> anyhow::Result<Vec<BackupDocument>> {
-    let state = KeptState::decode(content).context("the kept desired state cannot be used")?;
-    let mut documents = Vec::new();
+fn read(state: &KeptState) -> Backup {
+    let mut backup = Backup {
+        documents: Vec::new(),
+        unreadable: Vec::new(),
+    };
     for entry in &state.entries {
-        let document = read_entry(entry).with_context(|| format!("{} cannot be read", entry.key));
-        documents.extend(document?);
+        match read_entry(entry, state.epoch) {
+            Ok(document) => backup.documents.extend(document),
+            Err(error) => backup.unreadable.push(format!("{} ({error:#})", entry.key)),
+        }
     }
     // Models refer to artifacts.
-    documents.sort_by_key(|document| match document {
+    backup.documents.sort_by_key(|document| match document {
         BackupDocument::Fleet(_) => 0,
         BackupDocument::Artifact(_) => 1,
         BackupDocument::Resource(_) => 2,
         BackupDocument::NodeOperation(_) => 3,
     });
-    Ok(documents)
+    backup
 }
 
 /// Reads an entry. `None`: a backup does not have it, since the fleet decides or reports it.
-fn read_entry(entry: &KeptEntry) -> anyhow::Result<Option<BackupDocument>> {
-    let metadata = |name: &str| DocumentMetadata { name: name.into() };
+fn read_entry(entry: &KeptEntry, epoch: u64) -> anyhow::Result<Option<BackupDocument>> {
     Ok(match keys::parse(&entry.key) {
-        Some(StoreKey::FleetId) => Some(BackupDocument::Fleet(FleetDocument {
-            api_version: API_VERSION.into(),
-            kind: FleetKind::Fleet,
-            metadata: metadata(&entry.value),
-        })),
+        Some(StoreKey::FleetId) => Some(BackupDocument::fleet(entry.value.clone(), epoch)),
         Some(StoreKey::Model(_) | StoreKey::Task(_) | StoreKey::Router) => {
             let mut stored: Value = serde_json::from_str(&entry.value)?;
             let (resource, _) = Resource::from_stored_json(stored["resource"].take())?;
             Some(BackupDocument::Resource(Box::new(resource)))
         }
-        Some(StoreKey::PushedManifest(name)) => Some(BackupDocument::Artifact(ArtifactDocument {
-            api_version: API_VERSION.into(),
-            kind: ArtifactKind::Artifact,
-            metadata: metadata(name.as_str()),
-            spec: serde_json::from_str(&entry.value)?,
-        })),
+        Some(StoreKey::PushedManifest(name)) => {
+            let files = serde_json::from_str(&entry.value)?;
+            Some(BackupDocument::artifact(name.to_string(), files))
+        }
         Some(StoreKey::NodeOperation(name)) => {
-            Some(BackupDocument::NodeOperation(NodeOperationDocument {
-                api_version: API_VERSION.into(),
-                kind: NodeOperationKind::NodeOperation,
-                metadata: metadata(name.as_str()),
-                spec: serde_json::from_str(&entry.value)?,
-            }))
+            let operation = serde_json::from_str(&entry.value)?;
+            Some(BackupDocument::node_operation(name.to_string(), operation))
         }
         _ => None,
     })
@@ -71,6 +62,7 @@ fn read_entry(entry: &KeptEntry) -> anyhow::Result<Option<BackupDocument>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_core::spec::API_VERSION;
     use flotilla_core::{NodeName, StoreRevision};
     use serde_json::json;
 
@@ -88,12 +80,16 @@ mod tests {
         let node = NodeName::new("n").unwrap();
         let state = KeptState {
             fleet_id: "f".into(),
-            epoch: 0,
+            epoch: 3,
             revision: StoreRevision(1),
             saved_at: 1,
             entries: vec![
                 entry("/flotilla/v1/assignments/n/m", json!({"revision": 1})),
                 entry("/flotilla/v1/models/m", model),
+                entry(
+                    "/flotilla/v1/models/of-a-later-version",
+                    json!({"resource": 7}),
+                ),
                 entry(&keys::node_operation(&node), json!({"cordoned": true})),
                 entry("/flotilla/v1/pushed/a", json!({"files": []})),
                 KeptEntry {
@@ -104,8 +100,14 @@ mod tests {
             ],
         };
         let content = state.encode();
-        let documents = parse(&content).unwrap().unwrap();
+        let Backup {
+            documents,
+            unreadable,
+        } = parse(&content).unwrap().unwrap();
+        assert_eq!(unreadable.len(), 1, "{unreadable:?}");
+        assert!(unreadable[0].contains("of-a-later-version"));
         let text = crate::backup_documents::text(&documents).unwrap();
+        assert!(text.contains("epoch: 3"), "{text}");
         let kinds = [
             "kind: Fleet",
             "kind: Artifact",

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io::{self, BufRead, Read};
 use std::path::PathBuf;
 
-use flotilla_core::kept_state::{KeptState, KeptStateError};
+use flotilla_core::kept_state::{KeptState, KeptStateError, KeptStateHeader};
 
 /// The name of the file in the data directory.
 const FILE: &str = "desired-state.jsonl";
@@ -15,6 +15,8 @@ const MAX_BYTES: u64 = 1 << 30;
 const MAX_HEADER_BYTES: u64 = 64 << 10;
 /// The most of a fleet's id that is part of the name of a file, in bytes.
 const MAX_NAMED_ID: usize = 64;
+/// The most files that are put aside and not removed.
+const MAX_ASIDE: usize = 8;
 
 /// Why the kept state cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,24 +59,28 @@ impl KeptStateFile {
         Ok(Some(KeptState::decode(&std::fs::read(&self.path)?)?))
     }
 
-    /// Replaces the file. One of another fleet is put aside first: the store may have lost everything, and
-    /// then the file is the only copy of the desired state. Blocks.
+    /// Replaces the file. One that has what the store has not is put aside first: that of another fleet, and
+    /// a later one of the same fleet. The store may have lost what it had, and then the file is the only copy.
+    /// Blocks.
     ///
     /// # Errors
     /// Those of the disk; the earlier file stays then.
     pub(crate) fn save(&self, state: &KeptState) -> io::Result<()> {
-        if let Some(kept) = self.fleet_id()?
-            && !kept.is_empty()
-            && kept != state.fleet_id
-        {
+        if let Some(kept) = self.header()?.filter(|kept| is_lost_by(kept, state)) {
             let aside = self.path.with_file_name(file_of(&kept));
             std::fs::rename(&self.path, &aside)?;
+            let loss = if kept.fleet_id == state.fleet_id {
+                "the store was put back to an earlier state"
+            } else {
+                "the store has another fleet than before"
+            };
             tracing::error!(
-                kept_fleet = kept,
+                kept_fleet = kept.fleet_id,
                 store_fleet = state.fleet_id,
                 path = %aside.display(),
-                "the store has not the fleet of the desired state that was kept on the disk, which is put aside: if the store has lost its data, put it back, or run `flotilla restore` with a backup or with this file"
+                "{loss}: the desired state that was kept on the disk is put aside. If data was lost, put a later copy of the store back, or run `flotilla restore` with a backup or with this file"
             );
+            self.remove_oldest_aside();
         }
         flotilla_durable::replace(&self.path, &state.encode())
     }
@@ -85,6 +91,10 @@ impl KeptStateFile {
     /// # Errors
     /// Those of the disk.
     pub(crate) fn fleet_id(&self) -> io::Result<Option<String>> {
+        Ok(self.header()?.map(|header| header.fleet_id))
+    }
+
+    fn header(&self) -> io::Result<Option<KeptStateHeader>> {
         let file = match std::fs::File::open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -92,8 +102,37 @@ impl KeptStateFile {
         };
         let mut header = Vec::new();
         io::BufReader::new(file.take(MAX_HEADER_BYTES)).read_until(b'\n', &mut header)?;
-        Ok(KeptState::fleet_id_of(&header))
+        Ok(KeptStateHeader::read(&header))
     }
+
+    /// Removes the oldest of the files that were put aside, as far as there are too many.
+    fn remove_oldest_aside(&self) {
+        let Some(Ok(entries)) = self.path.parent().map(std::fs::read_dir) else {
+            return;
+        };
+        let aside = entries.flatten().filter(|entry| {
+            is_kept_state(&entry.file_name()) && entry.file_name() != OsStr::new(FILE)
+        });
+        let mut aside: Vec<_> = aside
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        aside.sort();
+        let excess = aside.len().saturating_sub(MAX_ASIDE);
+        for (_, path) in &aside[..excess] {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::warn!(%error, path = %path.display(), "cannot remove an old desired state");
+            }
+        }
+    }
+}
+
+/// Whether a file has what a store with `state` has lost: the fleet is another one, or the store's revisions
+/// have gone back or begun anew since.
+fn is_lost_by(kept: &KeptStateHeader, state: &KeptState) -> bool {
+    !kept.fleet_id.is_empty()
+        && (kept.fleet_id != state.fleet_id
+            || kept.epoch < state.epoch
+            || kept.revision > state.revision)
 }
 
 /// Returns whether a file of this name has the kept state of a fleet.
@@ -102,14 +141,15 @@ pub(crate) fn is_kept_state(name: &OsStr) -> bool {
     name.starts_with(b"desired-state.") && name.ends_with(b".jsonl")
 }
 
-/// The name of the file with the state of a fleet that is put aside. The id comes from a store.
-fn file_of(fleet_id: &str) -> String {
-    let safe = fleet_id.chars().map(|c| match c {
+/// The name of the file with a state that is put aside. The id comes from a store.
+fn file_of(kept: &KeptStateHeader) -> String {
+    let safe = kept.fleet_id.chars().map(|c| match c {
         c if c.is_ascii_alphanumeric() || c == '-' => c,
         _ => '_',
     });
     let id: String = safe.take(MAX_NAMED_ID).collect();
-    format!("desired-state.{id}.jsonl")
+    let (epoch, revision) = (kept.epoch, kept.revision.0);
+    format!("desired-state.{id}.{epoch}-{revision}.jsonl")
 }
 
 #[cfg(test)]
@@ -159,12 +199,43 @@ mod tests {
         // A store that has lost everything, then got a new fleet.
         file.save(&state("", 1)).unwrap();
         file.save(&state("../new", 2)).unwrap();
-        let ours = aside("desired-state.ours.jsonl").load().unwrap();
+        let ours = aside("desired-state.ours.0-8.jsonl").load().unwrap();
         assert_eq!(ours, Some(state("ours", 8)));
         // The other way round.
         file.save(&state("ours", 9)).unwrap();
         assert_eq!(file.load().unwrap(), Some(state("ours", 9)));
-        let new = aside("desired-state.___new.jsonl").load().unwrap();
+        let new = aside("desired-state.___new.0-2.jsonl").load().unwrap();
         assert_eq!(new, Some(state("../new", 2)));
+    }
+
+    #[test]
+    fn later_state_of_the_same_fleet_is_put_aside_when_the_store_is_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = KeptStateFile::in_dir(dir.path());
+        let save = |epoch, revision| {
+            let state = KeptState {
+                fleet_id: "f".into(),
+                epoch,
+                revision: StoreRevision(revision),
+                saved_at: 1,
+                entries: Vec::new(),
+            };
+            file.save(&state).unwrap();
+        };
+        let is_aside = |name: &str| dir.path().join(name).exists();
+        save(0, 90);
+        save(0, 50);
+        assert!(is_aside("desired-state.f.0-90.jsonl"));
+        // The store was put back while this controller was off, and has had many changes since.
+        save(1, 400);
+        assert!(is_aside("desired-state.f.0-50.jsonl"));
+        save(1, 401);
+        assert!(!is_aside("desired-state.f.1-400.jsonl"));
+        for epoch in 2..20 {
+            save(epoch, 1);
+        }
+        let files = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(files, 1 + MAX_ASIDE);
+        assert!(is_aside("desired-state.f.18-1.jsonl"));
     }
 }

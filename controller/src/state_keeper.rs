@@ -4,6 +4,7 @@
 //! is saved once afterwards, in its newest state.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ use crate::store::{StoreChange, StoreEntry};
 /// How long after a change the desired state is saved, together with the changes that follow.
 const SAVE_DELAY: Duration = Duration::from_secs(2);
 
+/// How long after a save that has failed the next one is tried.
+const RETRY_DELAY: Duration = Duration::from_secs(30);
+
 /// Keeps the desired state in a file.
 pub(crate) struct StateKeeper {
     file: KeptStateFile,
@@ -29,7 +33,16 @@ pub(crate) struct StateKeeper {
     save_at: Option<Instant>,
     /// The last states of the store's earlier fleets that are not saved yet.
     earlier_fleets: VecDeque<KeptEntries>,
-    saving: Option<JoinHandle<()>>,
+    saving: Option<Saving>,
+    /// When the next save may begin, after one that has failed.
+    retry_at: Option<Instant>,
+}
+
+/// A save that runs.
+struct Saving {
+    task: JoinHandle<io::Result<()>>,
+    /// What is saved, if it is the state of an earlier fleet.
+    earlier_fleet: Option<KeptEntries>,
 }
 
 /// The entries of the store that are kept, at one revision.
@@ -47,6 +60,7 @@ impl StateKeeper {
             save_at: None,
             earlier_fleets: VecDeque::new(),
             saving: None,
+            retry_at: None,
         }
     }
 
@@ -101,36 +115,56 @@ impl StateKeeper {
     /// Waits until a save has ended or is due, and starts it then. Cancel-safe.
     pub(crate) async fn step(&mut self) {
         if let Some(saving) = &mut self.saving {
-            if let Err(error) = saving.await {
-                tracing::error!(%error, "keeping the desired state on the disk has failed");
-            }
+            let saved = (&mut saving.task).await;
+            let earlier_fleet = saving.earlier_fleet.take();
             self.saving = None;
+            let failure = match saved {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(
+                error = failure,
+                "the desired state cannot be kept on the disk: it is tried again"
+            );
+            let retry_at = Instant::now() + RETRY_DELAY;
+            self.retry_at = Some(retry_at);
+            match earlier_fleet {
+                Some(earlier) => self.earlier_fleets.push_front(earlier),
+                None => self.save_at = self.save_at.or(Some(retry_at)),
+            }
+        } else if let Some(retry_at) = self.retry_at {
+            tokio::time::sleep_until(retry_at).await;
+            self.retry_at = None;
         } else if let Some(earlier) = self.earlier_fleets.pop_front() {
-            self.save(earlier);
+            self.save(earlier.clone(), Some(earlier));
         } else if let Some(save_at) = self.save_at {
             tokio::time::sleep_until(save_at).await;
             self.save_at = None;
-            self.save(self.state.clone());
+            self.save(self.state.clone(), None);
         } else {
             std::future::pending().await
         }
     }
 
-    /// Saves what has changed.
+    /// Saves what has changed, or fails to once more.
     pub(crate) async fn finish(mut self) {
+        self.retry_at = None;
         self.save_at = self.save_at.map(|_| Instant::now());
-        while self.saving.is_some() || !self.earlier_fleets.is_empty() || self.save_at.is_some() {
+        while self.retry_at.is_none()
+            && (self.saving.is_some() || self.save_at.is_some() || !self.earlier_fleets.is_empty())
+        {
             self.step().await;
         }
     }
 
-    fn save(&mut self, state: KeptEntries) {
+    fn save(&mut self, state: KeptEntries, earlier_fleet: Option<KeptEntries>) {
         let file = self.file.clone();
-        self.saving = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = file.save(&state.to_kept_state(unix_seconds())) {
-                tracing::warn!(%error, "the desired state cannot be kept on the disk");
-            }
-        }));
+        let save = move || file.save(&state.to_kept_state(unix_seconds()));
+        self.saving = Some(Saving {
+            task: tokio::task::spawn_blocking(save),
+            earlier_fleet,
+        });
     }
 }
 
@@ -215,9 +249,10 @@ mod tests {
         entry(&format!("{}models/m", keys::ROOT), "{}", revision)
     }
 
-    /// Does what is due at once.
+    /// Takes a step, at once.
     async fn save_now(keeper: &mut StateKeeper) {
         keeper.save_at = keeper.save_at.map(|_| Instant::now());
+        keeper.retry_at = keeper.retry_at.map(|_| Instant::now());
         keeper.step().await;
     }
 
@@ -236,7 +271,12 @@ mod tests {
             keeper.apply(&StoreChange::Put(model(revision)));
         }
         // The save has not ended, and nobody has waited for it.
-        assert!(keeper.saving.as_ref().is_some_and(|s| !s.is_finished()));
+        assert!(
+            keeper
+                .saving
+                .as_ref()
+                .is_some_and(|s| !s.task.is_finished())
+        );
         drop(std::fs::File::options().write(true).open(&path).unwrap());
         keeper.step().await;
         assert_eq!(file.load().unwrap().unwrap().revision, StoreRevision(1));
@@ -258,5 +298,37 @@ mod tests {
         keeper.finish().await;
         let kept = file.load().unwrap().unwrap();
         assert_eq!((kept.fleet_id.as_str(), kept.entries.len()), ("f", 2));
+    }
+
+    #[tokio::test]
+    async fn save_that_has_failed_is_repeated_until_the_disk_has_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let blocked = dir.path().join("data");
+        std::fs::write(&blocked, "a file where the folder should be").unwrap();
+        let file = KeptStateFile::in_dir(&blocked);
+        let mut keeper = StateKeeper::new(file.clone());
+        keeper.replace(&[entry(keys::FLEET_ID, "f", 1)], StoreRevision(1));
+        // Before it is saved, the store has another fleet.
+        keeper.replace(&[entry(keys::FLEET_ID, "g", 1)], StoreRevision(1));
+        for _ in 0..20 {
+            save_now(&mut keeper).await;
+        }
+        std::fs::remove_file(&blocked).unwrap();
+        while keeper.save_at.is_some() || keeper.saving.is_some() {
+            save_now(&mut keeper).await;
+        }
+        assert_eq!(file.load().unwrap().unwrap().fleet_id, "g");
+        let aside = blocked.join("desired-state.f.0-1.jsonl");
+        assert!(aside.exists());
+    }
+
+    #[tokio::test]
+    async fn an_end_does_not_wait_for_a_disk_that_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let blocked = dir.path().join("data");
+        std::fs::write(&blocked, "a file where the folder should be").unwrap();
+        let mut keeper = StateKeeper::new(KeptStateFile::in_dir(&blocked));
+        keeper.replace(&[entry(keys::FLEET_ID, "f", 1)], StoreRevision(1));
+        keeper.finish().await;
     }
 }

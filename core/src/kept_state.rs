@@ -53,6 +53,28 @@ struct Header {
     sha256: Sha256Digest,
 }
 
+/// What the first line of a file says about its entries, in any format.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptStateHeader {
+    /// The id of the fleet. Empty: the fleet has none yet.
+    pub fleet_id: String,
+    /// How often the store's revisions have begun anew.
+    #[serde(default)]
+    pub epoch: u64,
+    /// The revision of the store that the entries are from.
+    #[serde(default)]
+    pub revision: StoreRevision,
+}
+
+impl KeptStateHeader {
+    /// Reads the first line of a file. `None` if it is no header.
+    #[must_use]
+    pub fn read(first_line: &[u8]) -> Option<Self> {
+        serde_json::from_slice(first_line).ok()
+    }
+}
+
 /// Why a file cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeptStateError {
@@ -85,19 +107,6 @@ impl KeptState {
         push_line(&mut content, &header);
         content.append(&mut lines);
         content
-    }
-
-    /// Returns the id of the fleet that a file is about, from its first line, in any format. `None` if the
-    /// line is no header.
-    #[must_use]
-    pub fn fleet_id_of(first_line: &[u8]) -> Option<String> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct FleetId {
-            fleet_id: String,
-        }
-        let header: Option<FleetId> = serde_json::from_slice(first_line).ok();
-        header.map(|header| header.fleet_id)
     }
 
     /// Reads the content of a file.

@@ -13,7 +13,12 @@ use super::apply_plan::{ApplyPlan, ApplyTarget};
 use super::apply_result::{Applied, to_json};
 use crate::fleet::NodeOperationRecord;
 use crate::fleet::records::encode;
-use crate::store::{Precondition, Store, StoreError, StoreRevision, StoreWrite, backoff, keys};
+use crate::store::{
+    Precondition, Store, StoreEntry, StoreError, StoreRevision, StoreWrite, backoff, keys,
+};
+
+/// How often a change is tried while others change the same keys.
+const MAX_ATTEMPTS: u32 = 5;
 
 /// Writes the desired state: models, tasks, the router, artifacts and node operations. Cheap to
 /// clone.
@@ -215,26 +220,44 @@ impl DesiredStateWriter {
         with_retries(|| self.store.write(writes.clone())).await
     }
 
-    /// Gives the fleet an id. `replaces` is the one that it has now, if any.
+    /// Gives the fleet an id, in an epoch after `epoch` and after the store's own. Nothing changes if it has
+    /// the id.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] when it has another one, and those of the store.
+    /// Those of the store; [`StoreError::Conflict`] when others write the same keys all the time.
     pub(super) async fn set_fleet_id(
         &self,
         id: &str,
-        replaces: Option<&str>,
+        epoch: u64,
     ) -> Result<StoreRevision, StoreError> {
-        let precondition = match replaces {
-            None => Precondition::Absent,
-            Some(replaced) => {
-                let current = self.store.get(keys::FLEET_ID).await?;
-                let current = current.filter(|entry| entry.value == replaced.as_bytes());
-                let conflict = || StoreError::Conflict(keys::FLEET_ID.to_owned());
-                Precondition::Revision(current.ok_or_else(conflict)?.revision)
+        let mut attempt = 1;
+        loop {
+            let current = self.store.get(keys::FLEET_ID).await?;
+            if let Some(entry) = current
+                .as_ref()
+                .filter(|entry| entry.value == id.as_bytes())
+            {
+                return Ok(entry.revision);
             }
-        };
-        let put = StoreWrite::put_if(keys::FLEET_ID.to_owned(), id.into(), precondition);
-        self.write(vec![put]).await
+            let stored = self.store.get(keys::EPOCH).await?;
+            let parsed = stored.as_ref().and_then(|e| keys::parse_epoch(&e.value));
+            let next = parsed.unwrap_or(0).max(epoch).saturating_add(1);
+            let unchanged = |entry: Option<StoreEntry>| {
+                entry.map_or(Precondition::Absent, |e| Precondition::Revision(e.revision))
+            };
+            // The epoch comes first: nodes obey the id as soon as it is there.
+            let epoch = StoreWrite::put_if(
+                keys::EPOCH.to_owned(),
+                next.to_string().into(),
+                unchanged(stored),
+            );
+            let id = StoreWrite::put_if(keys::FLEET_ID.to_owned(), id.into(), unchanged(current));
+            match self.write(vec![epoch, id]).await {
+                // A controller founds a fleet in a store that has none.
+                Err(StoreError::Conflict(_)) if attempt < MAX_ATTEMPTS => attempt += 1,
+                written => return written,
+            }
+        }
     }
 
     /// Whether the marker `name` is set.

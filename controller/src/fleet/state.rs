@@ -325,8 +325,10 @@ impl FleetState {
                 return true;
             }
             StoredValue::FleetId(id) => {
-                let earlier = self.fleet_id.replace(id.clone());
-                self.compare_fleet(earlier.as_ref());
+                // A change in the same store is one that a restore has made. Who was refused may join now.
+                self.fleet_id = Some(id.clone());
+                self.compare_fleet(None);
+                self.refusals = JoinRefusals::default();
                 return true;
             }
             StoredValue::Epoch(epoch) => {

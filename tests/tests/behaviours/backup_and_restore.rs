@@ -123,8 +123,15 @@ async fn restore_with_files_is_complete_without_the_old_disks() {
         std::fs::remove_dir_all(cluster.dir().join(lost)).unwrap();
     }
     cluster.restart_controller().await;
+    // A restore that was broken off has left a resource in the new fleet.
+    api.apply(&simulated_model("s", 1, &json!({}))).await;
     let output = run(&cluster, &["restore", &file]);
     assert!(output.contains("artifact/sums restored"), "{output}");
+    assert!(output.contains("fleet/"), "{output}");
+    assert!(!output.contains("--adopt-fleet"), "{output}");
+    // And once more, without an effect.
+    let output = run(&cluster, &["restore", &file]);
+    assert!(!output.contains("fleet/"), "{output}");
     // The fleet has its id again, so that the node obeys it.
     cluster.wait_for_replicas("m", 1).await;
     cluster.wait_until_ready(&["n1"]).await;
