@@ -13,16 +13,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::allocator;
 use crate::args::RunnerArgs;
 
-/// How readily the kernel ends this process for want of memory, -1000 to 1000: long before the agent.
-const OOM_SCORE_ADJUSTMENT: &str = "500";
+/// How much more readily than the agent the kernel ends this process for want of memory.
+const OOM_SCORE_DIFFERENCE: i32 = 500;
+/// The adjustment with which the kernel ends a process first.
+const MAX_OOM_SCORE: i32 = 1_000;
 
 /// Serves the agent at the other end of standard input until the agent closes it.
 pub(crate) async fn run(args: RunnerArgs) -> anyhow::Result<()> {
     tracing::debug!(model = args.model, "starting a runner");
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     end_with_agent(socket.try_clone()?)?;
-    // It fails where the system has no such file.
-    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT);
+    raise_oom_score();
     if let Some(limit) = args.memory_limit {
         setrlimit(Resource::RLIMIT_DATA, limit.0, limit.0).context("cannot limit the memory")?;
     }
@@ -42,6 +43,22 @@ pub(crate) async fn run(args: RunnerArgs) -> anyhow::Result<()> {
         }
         served => Ok(served?),
     }
+}
+
+/// Makes the kernel end this process before the agent, whose adjustment it has inherited, when memory is short.
+fn raise_oom_score() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let inherited = std::fs::read_to_string(FILE).ok();
+    if let Some(raised) = inherited.as_deref().and_then(raised_oom_score) {
+        // Without the right to it, the kernel weighs this process like the agent.
+        let _ = std::fs::write(FILE, raised.to_string());
+    }
+}
+
+/// The adjustment of a runner whose agent has the `inherited` one, -1000 to 1000.
+fn raised_oom_score(inherited: &str) -> Option<i32> {
+    let inherited: i32 = inherited.trim().parse().ok()?;
+    Some((inherited + OOM_SCORE_DIFFERENCE).min(MAX_OOM_SCORE))
 }
 
 fn stream(socket: OwnedFd) -> std::io::Result<UnixStream> {
@@ -68,4 +85,17 @@ fn end_with_agent(socket: OwnedFd) -> anyhow::Result<()> {
         .name("agent-watch".into())
         .spawn(wait)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runner_is_ended_before_its_agent() {
+        assert_eq!(raised_oom_score("0\n"), Some(500));
+        assert_eq!(raised_oom_score("-900"), Some(-400));
+        assert_eq!(raised_oom_score("800"), Some(1_000));
+        assert_eq!(raised_oom_score(""), None);
+    }
 }

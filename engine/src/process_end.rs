@@ -28,6 +28,12 @@ pub enum EndCause {
     /// The kernel ended it since the node had no memory left.
     #[error("was ended by signal 9: the node ran out of memory")]
     NodeOutOfMemory,
+    /// The system gave it no further thread.
+    #[error("could not start a thread: the system had none left for it")]
+    NoThread,
+    /// It did not end within this many seconds although the agent had ended it.
+    #[error("did not end within {0} s of signal 9 (SIGKILL): it waits in the kernel")]
+    NotEnded(u64),
     /// It needed more memory than this limit.
     #[error("needed more memory than its limit of {0}")]
     MemoryLimit(Bytes),
@@ -45,6 +51,12 @@ impl EndCause {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::NotStarted(_) => "check the node's limits on processes, memory and open files",
+            Self::NoThread => {
+                "raise the limits on threads (ulimit -u, TasksMax of the service, pids of the container), or free memory"
+            }
+            Self::NotEnded(_) => {
+                "check the drive that the model's files are on and the accelerator's driver: one of them hangs"
+            }
             Self::NodeOutOfMemory => {
                 "lower --memory of the node to what it really has for models, or end what else takes its memory"
             }

@@ -44,7 +44,7 @@ pub(crate) struct SequenceProgress {
 }
 
 /// Records that nobody reads a sequence any more.
-pub(crate) struct Abandon {
+pub(crate) struct ReaderGuard {
     watch: Arc<ProgressWatch>,
     times: Arc<SequenceTimes>,
 }
@@ -121,14 +121,14 @@ impl ProgressWatch {
     }
 
     /// Records that a sequence with a prompt of this many tokens begins.
-    pub(crate) fn begin(self: &Arc<Self>, prompt_tokens: usize) -> (SequenceProgress, Abandon) {
+    pub(crate) fn begin(self: &Arc<Self>, prompt_tokens: usize) -> (SequenceProgress, ReaderGuard) {
         let times = Arc::new(SequenceTimes {
             unread: AtomicU32::new(u32::try_from(prompt_tokens).unwrap_or(u32::MAX)),
             last_progress: AtomicU64::new(self.now()),
             abandoned: AtomicU64::new(NEVER),
         });
         self.sequences.lock().push(times.clone());
-        let abandon = Abandon {
+        let reader = ReaderGuard {
             watch: self.clone(),
             times: times.clone(),
         };
@@ -136,7 +136,7 @@ impl ProgressWatch {
             watch: self.clone(),
             times,
         };
-        (progress, abandon)
+        (progress, reader)
     }
 
     /// How fast the engine reads prompts where nothing holds it up, in tokens per second. `None` before it was
@@ -191,7 +191,7 @@ impl Drop for SequenceProgress {
     }
 }
 
-impl Drop for Abandon {
+impl Drop for ReaderGuard {
     fn drop(&mut self) {
         let now = self.watch.now();
         self.times.abandoned.store(now, Ordering::Relaxed);

@@ -1,5 +1,7 @@
 //! Constant load on a model, with the outcome of every request.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::Response;
@@ -12,6 +14,7 @@ use crate::Api;
 pub struct Load {
     stop: CancellationToken,
     workers: JoinSet<LoadTally>,
+    completed: Arc<AtomicU64>,
 }
 
 /// The outcomes of requests, counted.
@@ -64,9 +67,11 @@ impl Load {
     pub fn start(apis: &[Api], model: &str, concurrency: usize) -> Self {
         let stop = CancellationToken::new();
         let mut workers = JoinSet::new();
+        let completed = Arc::<AtomicU64>::default();
         for worker in 0..concurrency {
             let apis = apis.to_vec();
             let (model, stop) = (model.to_owned(), stop.clone());
+            let completed = completed.clone();
             workers.spawn(async move {
                 let mut tally = LoadTally::default();
                 let mut stream = worker % 2 == 0;
@@ -75,7 +80,11 @@ impl Load {
                     // As a client does that has several addresses: if one does not answer, it tries the next.
                     let api = &apis[api_index % apis.len()];
                     match send_request(api, &model, stream).await {
-                        Some(outcome) => tally.add(outcome),
+                        Some(outcome) => {
+                            let is_complete = outcome.errors.is_empty() && outcome.cut_streams == 0;
+                            completed.fetch_add(u64::from(is_complete), Ordering::Relaxed);
+                            tally.add(outcome);
+                        }
                         None if apis.len() > 1 => api_index += 1,
                         None => tally.errors.push("no connection".into()),
                     }
@@ -84,7 +93,17 @@ impl Load {
                 tally
             });
         }
-        Self { stop, workers }
+        Self {
+            stop,
+            workers,
+            completed,
+        }
+    }
+
+    /// The number of requests so far whose answers are complete.
+    #[must_use]
+    pub fn completed(&self) -> u64 {
+        self.completed.load(Ordering::Relaxed)
     }
 
     /// Sends no more requests, waits for those under way, and returns the outcomes of all. Prints them

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 const WINDOW_WEIGHT_PER_SECOND: f64 = 2.0;
 
 /// Reads the processor time of a process since its start, in core-seconds. `None` if it has ended.
-pub(super) type ReadCpuTime<'a> = &'a dyn Fn(u32) -> Option<f64>;
+pub(super) type CpuTimeReader<'a> = &'a dyn Fn(u32) -> Option<f64>;
 
 /// The processor time of the processes of all models with requests, by process id.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ struct ProcessCpu {
 
 impl ModelCpu {
     /// Opens the window of a process that had no request, and of which nothing is known.
-    pub(super) fn open(&mut self, process: u32, read: ReadCpuTime<'_>) {
+    pub(super) fn open(&mut self, process: u32, read: CpuTimeReader<'_>) {
         let opened = || ProcessCpu {
             start: read(process),
             work_per_progress: 1.0,
@@ -70,7 +70,7 @@ impl ModelCpu {
     pub(super) fn close_window(
         &mut self,
         cores: u32,
-        read: ReadCpuTime<'_>,
+        read: CpuTimeReader<'_>,
     ) -> (f64, HashMap<u32, f64>) {
         let mut core_seconds = 0.0;
         let mut factors = HashMap::new();
@@ -125,7 +125,7 @@ mod tests {
     fn running_requests_share_the_processor_time_of_their_process() {
         let mut models = ModelCpu::default();
         let seconds = Cell::new(5.0);
-        let read: ReadCpuTime<'_> = &|process| Some(seconds.get() * f64::from(process));
+        let read: CpuTimeReader<'_> = &|process| Some(seconds.get() * f64::from(process));
         models.open(1, read);
         models.open(2, read);
         seconds.set(6.0);
@@ -143,7 +143,7 @@ mod tests {
     fn ended_request_is_counted_as_earlier_windows_have_shown() {
         let mut models = ModelCpu::default();
         let seconds = Cell::new(0.0);
-        let read: ReadCpuTime<'_> = &|_| Some(seconds.get());
+        let read: CpuTimeReader<'_> = &|_| Some(seconds.get());
         models.open(1, read);
         assert!(
             (models.end(1, 1.0) - 1.0).abs() < 1e-9,
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn process_that_cannot_be_read_counts_as_its_requests_say() {
         let mut models = ModelCpu::default();
-        let read: ReadCpuTime<'_> = &|_| None;
+        let read: CpuTimeReader<'_> = &|_| None;
         models.open(1, read);
         models.add_running(1, 0.4);
         let (core_seconds, factors) = models.close_window(2, read);

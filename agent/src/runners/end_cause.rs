@@ -24,22 +24,29 @@ pub(super) struct EndEvidence<'a> {
 /// The signal that the kernel ends a process with, and the one of a process that aborts itself.
 const SIGKILL: i32 = 9;
 const SIGABRT: i32 = 6;
-/// The exit code of a Rust program whose main thread has panicked.
+/// The exit codes of a Rust program whose main function has returned an error, and whose main thread has
+/// panicked.
+const FAILED: i32 = 1;
 const PANICKED: i32 = 101;
 /// What a process that gets no memory prints before it ends: the standard libraries of Rust and C++, and the
 /// system's own errors for memory and for the stacks of threads.
-const ALLOCATION_FAILED: [&str; 4] = [
+const ALLOCATION_FAILED: [&str; 3] = [
     "memory allocation of",
     "std::bad_alloc",
     "Cannot allocate memory",
+];
+/// What a process that gets no thread prints before it ends: the system's error, and the libraries' own.
+const THREAD_FAILED: [&str; 3] = [
+    "Resource temporarily unavailable",
+    "failed to spawn thread",
     "spawn worker thread",
 ];
 
 /// Returns the most likely cause.
 pub(super) fn end_cause(evidence: EndEvidence<'_>) -> EndCause {
-    let has_failed_to_allocate = || {
+    let has_logged = |texts: &[&str]| {
         let mut lines = evidence.log.iter();
-        lines.any(|line| ALLOCATION_FAILED.iter().any(|text| line.contains(text)))
+        lines.any(|line| texts.iter().any(|text| line.contains(text)))
     };
     let own_end = match (evidence.exit_code, evidence.signal) {
         (_, Some(signal)) => EndCause::Signal(signal),
@@ -51,9 +58,13 @@ pub(super) fn end_cause(evidence: EndEvidence<'_>) -> EndCause {
     match (evidence.exit_code, evidence.signal) {
         _ if evidence.was_silent => EndCause::Silent(KEEPALIVE_TIMEOUT.as_secs()),
         (_, Some(SIGKILL)) if evidence.kernel_freed_memory => EndCause::NodeOutOfMemory,
-        (Some(PANICKED), None) | (None, Some(SIGABRT)) if has_failed_to_allocate() => {
+        (Some(FAILED | PANICKED), None) | (None, Some(SIGABRT)) if has_logged(&ALLOCATION_FAILED) => {
             evidence.memory_limit.map_or(own_end, EndCause::MemoryLimit)
         }
+        // The stack of a thread counts towards a limit on memory.
+        (Some(FAILED | PANICKED), None) | (None, Some(SIGABRT)) if has_logged(&THREAD_FAILED) => evidence
+            .memory_limit
+            .map_or(EndCause::NoThread, EndCause::MemoryLimit),
         _ => own_end,
     }
 }
@@ -74,6 +85,12 @@ mod tests {
             "memory allocation of 99 bytes failed".to_owned(),
             "stack backtrace".to_owned(),
         ];
+        let no_thread = ["Resource temporarily unavailable (os error 11)".to_owned()];
+        let threadless = EndEvidence {
+            exit_code: Some(FAILED),
+            log: &no_thread,
+            ..nothing
+        };
         let starved = EndEvidence {
             log: &log,
             ..by_signal(SIGABRT)
@@ -102,6 +119,14 @@ mod tests {
                 EndCause::MemoryLimit(limit),
             ),
             (starved, EndCause::Signal(SIGABRT)),
+            (threadless, EndCause::NoThread),
+            (
+                EndEvidence {
+                    memory_limit: Some(limit),
+                    ..threadless
+                },
+                EndCause::MemoryLimit(limit),
+            ),
             (
                 EndEvidence {
                     was_silent: true,

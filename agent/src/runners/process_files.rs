@@ -12,8 +12,8 @@ use flotilla_core::Bytes;
 pub(super) struct PeakMemory {
     /// The kernel's peak at the last measurement.
     resident: Bytes,
-    /// The largest sum without what is shared.
-    proportional: Bytes,
+    /// The largest peak without what is shared.
+    unshared: Bytes,
 }
 
 /// The growth of the kernel's peak that is worth a measurement.
@@ -23,15 +23,28 @@ impl PeakMemory {
     /// Measures the process. `None` where the system does not say.
     pub(super) fn measure(&mut self, pid: u32) -> Option<Bytes> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let resident = parse_kilobytes(&status, "VmHWM:")?;
-        if resident > self.resident + SIGNIFICANT_GROWTH {
-            self.resident = resident;
+        let peak = parse_kilobytes(&status, "VmHWM:")?;
+        if peak > self.resident + SIGNIFICANT_GROWTH {
+            self.resident = peak;
             let sums = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"));
             let proportional = sums.ok().and_then(|sums| parse_kilobytes(&sums, "Pss:"));
-            self.proportional = self.proportional.max(proportional.unwrap_or(resident));
+            let resident = parse_kilobytes(&status, "VmRSS:");
+            let unshared = unshared_peak(peak, resident, proportional);
+            self.unshared = self.unshared.max(unshared);
         }
-        Some(self.proportional)
+        Some(self.unshared)
     }
+}
+
+/// The peak of a process's memory without what it shares now: what was given back since the peak was its own.
+/// `resident` is what it has in RAM now, `proportional` its share of that. Returns the whole `peak` where the
+/// system does not report these.
+fn unshared_peak(peak: Bytes, resident: Option<Bytes>, proportional: Option<Bytes>) -> Bytes {
+    let (Some(resident), Some(proportional)) = (resident, proportional) else {
+        return peak;
+    };
+    let shared = resident.saturating_sub(proportional);
+    peak.saturating_sub(shared).max(proportional)
 }
 
 /// Returns the value of the line that begins with `name`.
@@ -65,6 +78,16 @@ mod tests {
         assert_eq!(parse_kilobytes("Name:\tkthreadd\n", "VmHWM:"), None);
         assert_eq!(parse_oom_kills("oom_kill_disable 4\noom_kill 3\n"), 3);
         assert_eq!(parse_oom_kills(""), 0);
+    }
+
+    #[test]
+    fn peak_counts_what_was_given_back_since() {
+        let some = |bytes| Some(Bytes(bytes));
+        // 100 of 400 are shared; the peak was 900.
+        assert_eq!(unshared_peak(Bytes(900), some(400), some(300)), Bytes(800));
+        // It has grown between the two readings.
+        assert_eq!(unshared_peak(Bytes(400), some(400), some(450)), Bytes(450));
+        assert_eq!(unshared_peak(Bytes(400), some(400), None), Bytes(400));
     }
 
     #[test]

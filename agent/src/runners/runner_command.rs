@@ -7,19 +7,32 @@ use std::process::Command;
 
 use flotilla_core::Bytes;
 
-/// Beginnings of the names of environment variables that runners inherit: what libraries that compute, and
-/// the loader of shared libraries, read. Nothing else is inherited: the agent's environment may have secrets.
-const INHERITED: &[&str] = &[
-    "CUDA",
-    "DYLD_",
-    "GGML_",
-    "GPU_",
-    "HIP_",
+/// The environment variables that runners inherit by their exact names. Nothing is inherited that is not in one
+/// of the two lists: the agent's environment may have secrets.
+const INHERITED_NAMES: &[&str] = &[
     "HOME",
     "LANG",
+    "LANGUAGE",
+    "PATH",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "TZ",
+    "TZDIR",
+];
+
+/// Beginnings of the names of further variables that runners inherit: what libraries that compute, the loader
+/// of shared libraries and the locale read.
+const INHERITED_PREFIXES: &[&str] = &[
+    "CUDA_",
+    "DYLD_",
+    "GGML_",
+    "GOMP_",
+    "GPU_",
+    "HIP_",
+    "KMP_",
     "LC_",
     "LD_",
-    "LLAMA_",
     "MALLOC_",
     "METAL_",
     "MIMALLOC_",
@@ -28,14 +41,14 @@ const INHERITED: &[&str] = &[
     "NVIDIA_",
     "OMP_",
     "OPENBLAS_",
-    "PATH",
     "RAYON_",
     "ROCR_",
-    "TMPDIR",
-    "TZ",
     "VK_",
     "XDG_",
 ];
+
+/// Parts of the names of variables that hold secrets. Such a variable is never inherited.
+const SECRET_PARTS: &[&str] = &["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL"];
 
 /// The command that starts a runner.
 #[derive(Debug, Clone)]
@@ -115,10 +128,17 @@ impl RunnerCommand {
 fn inherited(
     variables: impl Iterator<Item = (OsString, OsString)>,
 ) -> impl Iterator<Item = (OsString, OsString)> {
-    variables.filter(|(name, _)| {
-        let name = name.to_string_lossy();
-        INHERITED.iter().any(|prefix| name.starts_with(prefix))
-    })
+    variables.filter(|(name, _)| name.to_str().is_some_and(is_inherited))
+}
+
+/// Whether runners inherit the variable of this name.
+fn is_inherited(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    let is_listed = INHERITED_NAMES.contains(&name)
+        || INHERITED_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
+    is_listed && !SECRET_PARTS.iter().any(|part| upper.contains(part))
 }
 
 #[cfg(test)]
@@ -127,17 +147,35 @@ mod tests {
 
     #[test]
     fn runner_inherits_no_secrets() {
-        let variables = [
+        let kept = [
             "PATH",
+            "HOME",
+            "LANG",
+            "LC_ALL",
+            "TZ",
+            "TMPDIR",
             "CUDA_VISIBLE_DEVICES",
+            "LD_LIBRARY_PATH",
+        ];
+        let dropped = [
             "OPENAI_API_KEY",
             "FLOTILLA_JOIN",
+            "LANGCHAIN_API_KEY",
+            "LANGUAGE_MODEL",
+            "NVIDIA_API_KEY",
+            "LLAMA_CLOUD_API_KEY",
+            "HOMEBREW_GITHUB_API_TOKEN",
+            "TZ_DATABASE",
+            "PATH_TO_LICENCE",
+            "XDG_SESSION_secret",
+            "CUDA_REGISTRY_PASSWORD",
         ];
-        let variables = variables.map(|name| (OsString::from(name), OsString::from("x")));
-        let kept: Vec<_> = inherited(variables.into_iter())
-            .map(|(name, _)| name)
-            .collect();
-        assert_eq!(kept, ["PATH", "CUDA_VISIBLE_DEVICES"]);
+        let variables = kept
+            .iter()
+            .chain(&dropped)
+            .map(|name| (OsString::from(name), OsString::from("x")));
+        let inherited: Vec<_> = inherited(variables).map(|(name, _)| name).collect();
+        assert_eq!(inherited, kept);
     }
 
     #[test]

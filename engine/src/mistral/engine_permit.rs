@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use crate::progress::{Abandon, ProgressWatch, SequenceProgress};
+use crate::progress::{ReaderGuard, ProgressWatch, SequenceProgress};
 
 /// Owned by a sequence in the engine. Dropping it gives the sequence's permit back.
 pub(super) struct SequenceGuard {
@@ -33,7 +33,7 @@ pub(super) struct EnginePermit {
     permit: Option<OwnedSemaphorePermit>,
     /// Closed when the engine has dropped the sequence.
     dropped: oneshot::Receiver<Infallible>,
-    _abandon: Abandon,
+    _reader: ReaderGuard,
 }
 
 /// Creates the permit of a sequence with a prompt of this many tokens, and the guard that the sequence owns.
@@ -43,11 +43,11 @@ pub(super) fn engine_permit(
     prompt_tokens: usize,
 ) -> (EnginePermit, SequenceGuard) {
     let (sender, dropped) = oneshot::channel();
-    let (progress, abandon) = progress.begin(prompt_tokens);
+    let (progress, reader) = progress.begin(prompt_tokens);
     let permit = EnginePermit {
         permit: Some(permit),
         dropped,
-        _abandon: abandon,
+        _reader: reader,
     };
     let guard = SequenceGuard {
         progress,

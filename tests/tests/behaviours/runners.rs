@@ -22,7 +22,7 @@ async fn start(agents: &[&str]) -> Cluster {
 }
 
 /// Asks `support-intent` all the time, does `fault` to its process on `n1`, and waits until another process
-/// has taken its place. No request may fail; those of another model on the node may not notice.
+/// has taken its place. Requests go on to be completed, and none may fail; those of another model on the node may not notice.
 async fn survive(fault: i32) {
     let cluster = start(&["n1", "n2"]).await;
     let api = cluster.api();
@@ -35,6 +35,8 @@ async fn survive(fault: i32) {
     let load = Load::start(std::slice::from_ref(&api), "support-intent", 4);
     let other_load = Load::start(std::slice::from_ref(&api), "numbers", 1);
     send_signal(first, fault);
+    let completed = || (load.completed(), other_load.completed());
+    let at_fault = completed();
     let agent = cluster.agent("n1").id();
     cluster
         .wait_until(async || {
@@ -43,6 +45,10 @@ async fn survive(fault: i32) {
         })
         .await;
     cluster.wait_for_replicas("support-intent", 2).await;
+    let has_gone_on = |(one, other): (u64, u64)| one > at_fault.0 + 10 && other > at_fault.1 + 10;
+    cluster
+        .wait_until(async || has_gone_on(completed()))
+        .await;
     let tally = load.stop("support-intent").await;
     assert!(tally.errors.is_empty(), "{tally}");
     let tally = other_load.stop("numbers").await;
