@@ -24,6 +24,7 @@ pub mod estimate;
 pub mod generate;
 pub mod health;
 pub mod json;
+pub mod json_value;
 pub mod kept_state;
 pub mod known_fields;
 pub mod loss_guard;

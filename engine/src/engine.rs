@@ -108,6 +108,12 @@ pub trait LoadedModel: Send + Sync {
         None
     }
 
+    /// Waits for the first sign that the model can never answer again, after which [`failed`](Self::failed) soon
+    /// returns.
+    async fn failing(&self) {
+        first_fault(|| self.fault()).await;
+    }
+
     /// Waits until the model can never answer again, and returns why.
     async fn failed(&self) -> LoadError {
         LoadError::Engine(first_fault(|| self.fault()).await)

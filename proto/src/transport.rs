@@ -25,6 +25,9 @@ fn ping_times(keepalive_timeout: Duration) -> (Duration, Duration) {
     (keepalive_timeout * 2 / 5, keepalive_timeout * 3 / 5)
 }
 
+/// The time to wait for the answer of a ping on a connection without pings, of which hyper wants one, too.
+const UNUSED_PING_TIMEOUT: Duration = Duration::MAX;
+
 /// Flow-control window of one call, in bytes. A prompt or a burst of tokens fits into it.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Flow-control window of a whole connection, in bytes.
@@ -73,7 +76,7 @@ pub fn origin() -> http::Uri {
 }
 
 /// Starts a gRPC client on `stream`. The connection fails when it is silent for longer than
-/// `keepalive_timeout`.
+/// `keepalive_timeout`; without one it ends only with its stream.
 ///
 /// Returns the channel, and the future that drives the connection until it ends. Calls make
 /// progress only while that future is polled.
@@ -82,7 +85,7 @@ pub fn origin() -> http::Uri {
 /// An error of the HTTP/2 handshake.
 pub async fn connect(
     stream: impl LinkStream,
-    keepalive_timeout: Duration,
+    keepalive_timeout: impl Into<Option<Duration>>,
 ) -> Result<
     (
         LinkChannel,
@@ -90,11 +93,11 @@ pub async fn connect(
     ),
     hyper::Error,
 > {
-    let (interval, timeout) = ping_times(keepalive_timeout);
+    let (interval, timeout) = keepalive_timeout.into().map(ping_times).unzip();
     let (sender, connection) = client::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(interval)
-        .keep_alive_timeout(timeout)
+        .keep_alive_timeout(timeout.unwrap_or(UNUSED_PING_TIMEOUT))
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -105,7 +108,7 @@ pub async fn connect(
     Ok((LinkChannel { sender }, connection))
 }
 
-/// Serves gRPC on `stream` until it ends or is silent for longer than `keepalive_timeout`. When
+/// Serves gRPC on `stream` until it ends or is silent for longer than `keepalive_timeout`, if there is one. When
 /// `stop` resolves, running calls are finished and new ones rejected.
 ///
 /// # Errors
@@ -113,7 +116,7 @@ pub async fn connect(
 pub async fn serve<S>(
     stream: impl LinkStream,
     service: S,
-    keepalive_timeout: Duration,
+    keepalive_timeout: impl Into<Option<Duration>>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), hyper::Error>
 where
@@ -126,11 +129,11 @@ where
     S::Future: Send,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let (interval, timeout) = ping_times(keepalive_timeout);
+    let (interval, timeout) = keepalive_timeout.into().map(ping_times).unzip();
     let connection = server::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(interval)
-        .keep_alive_timeout(timeout)
+        .keep_alive_timeout(timeout.unwrap_or(UNUSED_PING_TIMEOUT))
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)

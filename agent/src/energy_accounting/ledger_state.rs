@@ -20,6 +20,7 @@ pub(super) struct LedgerState {
     cores: u32,
     /// Computation since the last window closed.
     compute: WindowCompute,
+    has_ended_requests: bool,
     /// The sources of the joules of the last window.
     pub(super) sources: EnergySources,
     /// Whether the last handle is gone and the sampling thread should end.
@@ -59,6 +60,7 @@ impl LedgerState {
             model_cpu: ModelCpu::default(),
             cores,
             compute: WindowCompute::default(),
+            has_ended_requests: false,
             sources,
             closed: false,
         }
@@ -91,9 +93,15 @@ impl LedgerState {
                 None => progress,
             };
             self.ledger.add_work(account, work);
+            self.has_ended_requests = true;
         }
         let joules = self.ledger.settle_account(account, guessed_watts);
         EnergyUsage::new(Joules(joules as f32), self.sources)
+    }
+
+    /// Whether requests have ended since the last window closed.
+    pub(super) fn has_ended_requests(&self) -> bool {
+        self.has_ended_requests
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -130,6 +138,7 @@ impl LedgerState {
 
     /// Returns the computation since the last call and starts a new window.
     pub(super) fn take_compute(&mut self) -> WindowCompute {
+        self.has_ended_requests = false;
         std::mem::take(&mut self.compute)
     }
 }
@@ -153,5 +162,31 @@ impl RunningRequest {
             ComputeLocation::Simulated => compute.simulated_seconds += busy,
         }
         new_work
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_of_a_request_that_ended_at_once_is_in_its_window() {
+        let mut state = LedgerState::new(Ledger::new(1.0, true), EnergySources::default(), 1);
+        let rate = ModelRate::new(ComputeLocation::Own, 1, Some(std::process::id()));
+        let (account, _, is_first) = state.open(Arc::new(rate));
+        assert!(is_first);
+        assert!(!state.has_ended_requests());
+        let began = process_cpu_time(std::process::id()).unwrap();
+        while process_cpu_time(std::process::id()).unwrap() < began + 0.01 {
+            std::hint::spin_loop();
+        }
+        state.settle(account, 1.0);
+        assert!(state.is_idle() && state.has_ended_requests());
+        state.count_all();
+        assert!(state.take_compute().process_seconds >= 0.01);
+        assert!(!state.has_ended_requests());
+        state.count_all();
+        assert_eq!(state.take_compute().process_seconds, 0.0);
     }
 }

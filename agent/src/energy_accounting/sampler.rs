@@ -133,8 +133,9 @@ impl EnergySampler {
                 return;
             }
             // A request that starts after an idle time ends the idle window: the energy before it
-            // is not its own, and it is counted from the next window on.
-            let mut starts_with_request = was_idle;
+            // is not its own, and it is counted from the next window on. One that has ended already belongs to
+            // this window, with the processor time of its model's process.
+            let mut starts_with_request = was_idle && !state.has_ended_requests();
             // Short requests one after the other would each end an idle window; windows are not
             // made shorter than half of their length for them.
             if self.now() - self.window_end < WINDOW.as_secs_f64() / 2.0 {

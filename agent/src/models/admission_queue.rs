@@ -44,7 +44,8 @@ struct QueueState {
     requests: [u32; Priority::ALL.len()],
     /// By priority: the requests of which a turn is computed.
     computing_requests: [u32; Priority::ALL.len()],
-    is_closed: bool,
+    /// Why the queue admits nothing any more. `None` while it is open.
+    closed: Option<&'static str>,
 }
 
 struct WaitingTurn {
@@ -134,7 +135,7 @@ impl AdmissionQueue {
                 waiting: FairQueue::default(),
                 requests: Default::default(),
                 computing_requests: Default::default(),
-                is_closed: false,
+                closed: None,
             }),
             concurrency: concurrency.max(1),
             capacity,
@@ -155,8 +156,8 @@ impl AdmissionQueue {
     ) -> Result<Permit, RequestError> {
         let queued = {
             let mut state = self.lock();
-            if state.is_closed {
-                return Err(closed());
+            if let Some(reason) = state.closed {
+                return Err(RequestError::unavailable(reason));
             }
             self.make_room(&mut state, queue_key)?;
             state.requests[queue_key.priority as usize] += 1;
@@ -225,16 +226,16 @@ impl AdmissionQueue {
         }
     }
 
-    /// Closes the queue: it admits no further request and rejects the waiting ones. Requests of which a
-    /// turn has been computed go on to their end.
-    pub(super) fn close(&self) {
+    /// Closes the queue for this reason: it admits no further request and rejects the waiting ones. Requests of
+    /// which a turn has been computed go on to their end.
+    pub(super) fn close(&self, reason: &'static str) {
         let mut state = self.lock();
-        state.is_closed = true;
+        state.closed = Some(reason);
         let waiting = state
             .waiting
             .remove_where(|turn| matches!(turn.owner, TurnOwner::Request(_)));
         for turn in waiting {
-            state.reject(turn, closed());
+            state.reject(turn, RequestError::unavailable(reason));
         }
         drop(state);
         self.departures.notify_waiters();
@@ -303,7 +304,7 @@ impl QueuedTurn {
         };
         self.is_settled = true;
         // The sender is dropped without an outcome only together with the queue.
-        outcome.unwrap_or_else(|_| Err(closed()))?;
+        outcome.unwrap_or_else(|_| Err(RequestError::unavailable("the queue has ended")))?;
         let queue = self.queue.clone();
         Ok(queue.permit(self.owner.clone(), self.arrived.elapsed()))
     }
@@ -327,10 +328,6 @@ impl Drop for QueuedTurn {
         drop(state);
         self.queue.departures.notify_waiters();
     }
-}
-
-fn closed() -> RequestError {
-    RequestError::unavailable("the model is being unloaded")
 }
 
 fn overloaded(message: &str) -> RequestError {

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! Waiting ──► Checking ──► Checked ──► Loading ──► Ready ──► Draining ──► Gone
-//!    ▲           ▼                        │          ▼                     ▲
-//!    └─────── Fetching                    │      Restarting ──► Waiting    │
+//!    ▲           ▼                        │          ▼          ▲          ▲
+//!    ├─────── Fetching                    │       Ending ───────┘          │
+//!    │                                    │          ▼                     │
+//!    └────────────────────────────────────│───── Restarting                │
 //!                                         └──► LoadCancelled ──────────────┘
 //! ```
 //! Every phase before `Draining` can also become `Failed`. [`InstancePhase::step`] is pure: the manager
@@ -82,7 +84,13 @@ pub(super) enum InstancePhase {
         memory: Bytes,
         served: Arc<ServedModel>,
     },
-    /// Its process has ended by itself with this error, and is started again after a while.
+    /// Its process ends or has ended by itself; why is found out. It accepts no requests.
+    Ending {
+        memory: Bytes,
+        served: Arc<ServedModel>,
+    },
+    /// Its process has ended by itself with this error, or could not be started again, and is started after a
+    /// while.
     Restarting(InstanceError),
     /// It cannot serve.
     Failed(InstanceError),
@@ -104,10 +112,18 @@ pub(super) enum InstanceEvent {
     Fetched(Result<(), ArtifactError>),
     /// Loading it has ended.
     Loaded(Result<Arc<ServedModel>, LoadError>),
+    /// The model can never answer again; why is not known yet.
+    EngineFailing,
     /// The model can never answer again.
     EngineFailed {
         error: LoadError,
         /// The time until it is started again. `None`: it is not.
+        restart_after: Option<Duration>,
+    },
+    /// It could not be started again after its process had ended.
+    RestartFailed {
+        error: InstanceError,
+        /// The time until it is tried once more. `None`: it is not.
         restart_after: Option<Duration>,
     },
     /// It is time to start it again.
@@ -154,6 +170,8 @@ pub(super) enum InstanceAction {
     Load(Box<Model>),
     /// End the load.
     CancelLoad,
+    /// Reject the waiting requests, and find out why the model can never answer again.
+    FollowEnd(Arc<ServedModel>),
     /// Start again after this time.
     RestartAfter(Duration),
     /// Route the model's requests to this instance.
@@ -209,21 +227,27 @@ impl InstancePhase {
             }
             (Self::LoadCancelled { .. }, InstanceEvent::Loaded(Err(_))) => (Self::Gone, vec![]),
 
+            (Self::Ready { memory, served }, InstanceEvent::EngineFailing) => {
+                let follow = InstanceAction::FollowEnd(served.clone());
+                let actions = vec![InstanceAction::Withdraw, follow];
+                (Self::Ending { memory, served }, actions)
+            }
             (
-                Self::Ready { .. },
+                Self::Ending { .. },
                 InstanceEvent::EngineFailed {
                     error,
-                    restart_after: Some(delay),
+                    restart_after,
                 },
-            ) => (
-                Self::Restarting(error.into()),
-                vec![
-                    InstanceAction::Withdraw,
-                    InstanceAction::RestartAfter(delay),
-                ],
-            ),
-            (Self::Ready { .. }, InstanceEvent::EngineFailed { error, .. }) => {
-                (Self::Failed(error.into()), vec![InstanceAction::Withdraw])
+            ) => Self::restart(error.into(), restart_after),
+            (
+                Self::Checking | Self::Loading { .. },
+                InstanceEvent::RestartFailed {
+                    error,
+                    restart_after,
+                },
+            ) => Self::restart(error, restart_after),
+            (Self::LoadCancelled { .. }, InstanceEvent::RestartFailed { .. }) => {
+                (Self::Gone, vec![])
             }
             (Self::Restarting(_), InstanceEvent::RestartDue) => (Self::Waiting, vec![]),
             (Self::Ready { served, .. }, InstanceEvent::MemoryMeasured(memory)) => {
@@ -245,6 +269,9 @@ impl InstancePhase {
                 Self::LoadCancelled { memory },
                 vec![InstanceAction::CancelLoad],
             ),
+            (Self::Ending { memory, served }, InstanceEvent::Retire(reason)) => {
+                Self::drain(memory, served, reason)
+            }
             (Self::Ready { memory, served }, InstanceEvent::Retire(reason)) => {
                 let (phase, mut actions) = Self::drain(memory, served, reason);
                 if reason == RetireReason::NotDesired {
@@ -256,7 +283,7 @@ impl InstancePhase {
             (Self::Draining { .. }, InstanceEvent::Unloaded) => (Self::Gone, vec![]),
 
             (
-                Self::Checking | Self::Fetching | Self::Loading { .. },
+                Self::Checking | Self::Fetching | Self::Loading { .. } | Self::Ending { .. },
                 InstanceEvent::TaskPanicked,
             ) => {
                 let error = LoadError::Engine("a task of the agent panicked".into());
@@ -268,6 +295,20 @@ impl InstancePhase {
             (Self::Restarting(_), InstanceEvent::TaskPanicked) => (Self::Waiting, vec![]),
 
             (phase, _) => (phase, vec![]),
+        }
+    }
+
+    /// The phase of an instance that is started again after `restart_after`, or not any more.
+    fn restart(
+        error: InstanceError,
+        restart_after: Option<Duration>,
+    ) -> (Self, Vec<InstanceAction>) {
+        match restart_after {
+            Some(delay) => {
+                let restart = InstanceAction::RestartAfter(delay);
+                (Self::Restarting(error), vec![restart])
+            }
+            None => (Self::Failed(error), vec![]),
         }
     }
 
@@ -289,6 +330,7 @@ impl InstancePhase {
             Self::Loading { memory }
             | Self::LoadCancelled { memory }
             | Self::Ready { memory, .. }
+            | Self::Ending { memory, .. }
             | Self::Draining { memory, .. } => *memory,
             Self::Waiting
             | Self::Checking
@@ -322,172 +364,16 @@ impl ModelInstance {
         }
     }
 
-    /// The loaded model, while it computes requests.
+    /// The loaded model, while it computes requests or their failures are counted.
     pub(super) fn served(&self) -> Option<&Arc<ServedModel>> {
         match &self.phase {
-            InstancePhase::Ready { served, .. } | InstancePhase::Draining { served, .. } => {
-                Some(served)
-            }
+            InstancePhase::Ready { served, .. }
+            | InstancePhase::Ending { served, .. }
+            | InstancePhase::Draining { served, .. } => Some(served),
             _ => None,
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::models::served_model::tests::served_model;
-
-    const MEMORY: Bytes = Bytes(7);
-
-    fn loading() -> InstancePhase {
-        InstancePhase::Loading { memory: MEMORY }
-    }
-
-    fn ready() -> InstancePhase {
-        InstancePhase::Ready {
-            memory: MEMORY,
-            served: served_model(1, 1),
-        }
-    }
-
-    fn load_error() -> LoadError {
-        LoadError::Engine("broken".into())
-    }
-
-    #[test]
-    fn fetched_instance_waits_to_be_started_again() {
-        let files = InstanceEvent::Checked(CheckResult::FilesMissing(Manifest::default()));
-        let (phase, actions) = InstancePhase::Checking.step(files);
-        assert!(matches!(phase, InstancePhase::Fetching));
-        assert!(matches!(actions[..], [InstanceAction::Fetch(_)]));
-        let (phase, actions) = phase.step(InstanceEvent::Fetched(Ok(())));
-        assert!(matches!(phase, InstancePhase::Waiting));
-        assert!(actions.is_empty());
-    }
-
-    #[test]
-    fn loaded_instance_is_published_and_keeps_its_memory() {
-        let loaded = InstanceEvent::Loaded(Ok(served_model(1, 1)));
-        let (phase, actions) = loading().step(loaded);
-        assert!(matches!(phase, InstancePhase::Ready { .. }));
-        assert!(matches!(actions[..], [InstanceAction::Publish(_)]));
-        assert_eq!(phase.memory(), MEMORY);
-    }
-
-    #[test]
-    fn failed_load_frees_the_memory() {
-        let (phase, actions) = loading().step(InstanceEvent::Loaded(Err(load_error())));
-        assert!(matches!(phase, InstancePhase::Failed(_)));
-        assert!(actions.is_empty());
-        assert_eq!(phase.memory(), Bytes(0));
-    }
-
-    #[test]
-    fn undesired_instance_is_withdrawn_before_it_drains() {
-        let retire = InstanceEvent::Retire(RetireReason::NotDesired);
-        let (phase, actions) = ready().step(retire);
-        assert!(phase.is_leaving());
-        assert!(matches!(
-            actions[..],
-            [InstanceAction::Withdraw, InstanceAction::Drain { .. }]
-        ));
-        let (phase, _) = phase.step(InstanceEvent::Unloaded);
-        assert!(matches!(phase, InstancePhase::Gone));
-    }
-
-    #[test]
-    fn replaced_instance_drains_without_withdrawing_its_successor() {
-        let retire = InstanceEvent::Retire(RetireReason::Replaced);
-        let (_, actions) = ready().step(retire);
-        assert!(matches!(actions[..], [InstanceAction::Drain { .. }]));
-    }
-
-    #[test]
-    fn cancelled_load_is_unloaded_once_it_ends() {
-        let retire = InstanceEvent::Retire(RetireReason::NotDesired);
-        let (cancelled, actions) = loading().step(retire);
-        assert!(matches!(actions[..], [InstanceAction::CancelLoad]));
-        assert_eq!((cancelled.is_leaving(), cancelled.memory()), (true, MEMORY));
-        let failed = InstanceEvent::Loaded(Err(load_error()));
-        assert!(matches!(
-            cancelled.clone().step(failed).0,
-            InstancePhase::Gone
-        ));
-        let loaded = InstanceEvent::Loaded(Ok(served_model(1, 1)));
-        let (phase, actions) = cancelled.step(loaded);
-        assert!(matches!(phase, InstancePhase::Draining { .. }));
-        assert!(matches!(actions[..], [InstanceAction::Drain { .. }]));
-    }
-
-    #[test]
-    fn instance_whose_process_ended_is_withdrawn_and_started_again() {
-        let failed = |restart_after| InstanceEvent::EngineFailed {
-            error: load_error(),
-            restart_after,
-        };
-        let second = Duration::from_secs(1);
-        let (phase, actions) = ready().step(failed(Some(second)));
-        assert!(matches!(phase, InstancePhase::Restarting(_)));
-        assert_eq!(phase.memory(), Bytes(0));
-        assert!(matches!(
-            actions[..],
-            [InstanceAction::Withdraw, InstanceAction::RestartAfter(delay)] if delay == second
-        ));
-        let (phase, _) = phase.step(InstanceEvent::RestartDue);
-        assert!(matches!(phase, InstancePhase::Waiting));
-        let (phase, actions) = ready().step(failed(None));
-        assert!(matches!(phase, InstancePhase::Failed(_)));
-        assert!(matches!(actions[..], [InstanceAction::Withdraw]));
-    }
-
-    #[test]
-    fn checked_instance_loads_once_there_is_memory() {
-        let name = ModelName::new("m").unwrap();
-        let model = Box::new(Model::new(name, Default::default()));
-        let checked = CheckResult::Loadable {
-            needed: MEMORY,
-            model,
-        };
-        let (phase, _) = InstancePhase::Checking.step(InstanceEvent::Checked(checked));
-        assert_eq!(phase.memory(), Bytes(0));
-        let (phase, actions) = phase.step(InstanceEvent::MemoryReserved);
-        assert_eq!(phase.memory(), MEMORY);
-        assert!(matches!(actions[..], [InstanceAction::Load(_)]));
-    }
-
-    #[test]
-    fn instance_without_a_load_stops_at_once() {
-        let retire = || InstanceEvent::Retire(RetireReason::NotDesired);
-        let (phase, actions) = InstancePhase::Fetching.step(retire());
-        assert!(matches!(phase, InstancePhase::Gone));
-        assert!(matches!(actions[..], [InstanceAction::AbortFetch]));
-        let (phase, _) = InstancePhase::Waiting.step(retire());
-        assert!(matches!(phase, InstancePhase::Gone));
-    }
-
-    #[test]
-    fn panic_of_a_task_leaves_no_instance_in_between() {
-        let panicked = |phase: InstancePhase| phase.step(InstanceEvent::TaskPanicked).0;
-        for phase in [InstancePhase::Checking, InstancePhase::Fetching, loading()] {
-            assert!(matches!(panicked(phase), InstancePhase::Failed(_)));
-        }
-        let draining = InstancePhase::Draining {
-            memory: MEMORY,
-            served: served_model(1, 1),
-        };
-        let cancelled = InstancePhase::LoadCancelled { memory: MEMORY };
-        for phase in [draining, cancelled] {
-            assert!(matches!(panicked(phase), InstancePhase::Gone));
-        }
-        let restarting = InstancePhase::Restarting(load_error().into());
-        assert!(matches!(panicked(restarting), InstancePhase::Waiting));
-    }
-
-    #[test]
-    fn late_event_changes_nothing() {
-        let (phase, actions) = ready().step(InstanceEvent::Fetched(Ok(())));
-        assert!(matches!(phase, InstancePhase::Ready { .. }));
-        assert!(actions.is_empty());
-    }
-}
+mod tests;

@@ -19,6 +19,9 @@ use crate::artifacts::ArtifactStore;
 use crate::engines::Engines;
 use crate::request_metrics::RequestMetrics;
 
+/// Why a model that is unloaded admits no requests.
+const UNLOADED: &str = "the model is being unloaded";
+
 /// Runs the tasks of all instances. Each ends with an event for its instance.
 pub(super) struct InstanceTasks {
     engines: Arc<Engines>,
@@ -34,7 +37,7 @@ pub(super) struct InstanceTasks {
     fetches: HashMap<InstanceId, AbortHandle>,
     /// Cancelled to end the load of an instance.
     loads: HashMap<InstanceId, CancellationToken>,
-    /// The tasks that wait for the end of ready models.
+    /// The tasks that wait for the end of ready models, and find out why it came.
     watches: HashMap<InstanceId, AbortHandle>,
     /// Cancelled when the agent stops.
     stop_loads: CancellationToken,
@@ -131,8 +134,20 @@ impl InstanceTasks {
         }
     }
 
-    /// Waits until a ready model can never answer again. Ends with [`InstanceEvent::EngineFailed`].
+    /// Waits until a ready model can never answer again. Ends with [`InstanceEvent::EngineFailing`].
     pub(super) fn watch(&mut self, id: InstanceId, served: &Arc<ServedModel>) {
+        let model = served.model.clone();
+        let task = self.spawn(id, async move {
+            model.failing().await;
+            InstanceEvent::EngineFailing
+        });
+        self.watches.insert(id, task);
+    }
+
+    /// Rejects the requests that wait for a model that can never answer again, so that other nodes answer them,
+    /// and finds out why. Ends with [`InstanceEvent::EngineFailed`].
+    pub(super) fn follow_end(&mut self, id: InstanceId, served: &Arc<ServedModel>) {
+        served.close("the process of the model has ended");
         let model = served.model.clone();
         let task = self.spawn(id, async move {
             let error = model.failed().await;
@@ -171,7 +186,7 @@ impl InstanceTasks {
         let timeout = self.drain_timeout;
         self.spawn(id, async move {
             if reason == RetireReason::NotDesired {
-                served.close();
+                served.close(UNLOADED);
             }
             let drained = async |served: &ServedModel| {
                 tokio::time::timeout(timeout, served.drained())
@@ -181,7 +196,7 @@ impl InstanceTasks {
             let first = drained(&served).await;
             // A request that looked the model up in the table before it was removed may have entered the
             // queue meanwhile.
-            served.close();
+            served.close(UNLOADED);
             if !first || !drained(&served).await {
                 tracing::warn!(%model, "requests did not finish within the drain timeout");
                 served.cut();
@@ -220,7 +235,9 @@ impl InstanceTasks {
             match event {
                 InstanceEvent::Fetched(_) => drop(self.fetches.remove(&instance)),
                 InstanceEvent::Loaded(_) => drop(self.loads.remove(&instance)),
-                InstanceEvent::EngineFailed { .. } => drop(self.watches.remove(&instance)),
+                InstanceEvent::EngineFailing | InstanceEvent::EngineFailed { .. } => {
+                    drop(self.watches.remove(&instance));
+                }
                 _ => {}
             }
             return Some((instance, event));

@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::instance::{
-    InstanceAction, InstanceEvent, InstanceId, InstancePhase, InstanceRole, ModelInstance,
-    RetireReason,
+    CheckResult, InstanceAction, InstanceEvent, InstanceId, InstancePhase, InstanceRole,
+    ModelInstance, RetireReason,
 };
 use super::instance_tasks::InstanceTasks;
 use super::memory_budget::{MemoryBudget, MemoryDecision};
@@ -277,8 +277,9 @@ impl ModelManager {
     fn handle(&mut self, id: InstanceId, mut event: InstanceEvent) {
         if let Some(instance) = self.instances.get_mut(&id) {
             let model = instance.model.clone();
-            if let InstanceEvent::EngineFailed { restart_after, .. } = &mut event {
-                *restart_after = instance.restarts.record_end(Instant::now());
+            event = with_restart(event, &mut instance.restarts, Instant::now());
+            if let (InstanceEvent::EngineFailing, Some(served)) = (&event, instance.served()) {
+                served.record_engine_fault();
             }
             self.apply(id, event);
             self.report(&model);
@@ -319,6 +320,7 @@ impl ModelManager {
             InstanceAction::Check(spec) => self.tasks.check(instance, spec),
             InstanceAction::AbortFetch => self.tasks.abort_fetch(id),
             InstanceAction::CancelLoad => self.tasks.cancel_load(id),
+            InstanceAction::FollowEnd(served) => self.tasks.follow_end(id, &served),
             InstanceAction::RestartAfter(delay) => {
                 if let InstancePhase::Restarting(error) = &instance.phase {
                     tracing::error!(%model, %error, "has stopped");
@@ -410,6 +412,27 @@ impl ModelManager {
         for (id, memory) in measured {
             self.handle(id, InstanceEvent::MemoryMeasured(memory));
         }
+    }
+}
+
+/// Decides when an instance is started again whose process has ended, or whose restart has failed.
+fn with_restart(event: InstanceEvent, restarts: &mut Restarts, now: Instant) -> InstanceEvent {
+    match event {
+        InstanceEvent::EngineFailed { error, .. } => InstanceEvent::EngineFailed {
+            error,
+            restart_after: restarts.record_end(now),
+        },
+        InstanceEvent::Loaded(Err(error)) if restarts.has_ended() => InstanceEvent::RestartFailed {
+            error: error.into(),
+            restart_after: restarts.record_end(now),
+        },
+        InstanceEvent::Checked(CheckResult::Unusable(error)) if restarts.has_ended() => {
+            InstanceEvent::RestartFailed {
+                error,
+                restart_after: restarts.record_end(now),
+            }
+        }
+        event => event,
     }
 }
 

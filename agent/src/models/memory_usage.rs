@@ -7,7 +7,8 @@ use flotilla_core::Bytes;
 pub(super) struct MemoryUsage {
     /// The peak of its memory since the model was loaded.
     pub(super) peak: Bytes,
-    /// Whether a request has filled the model's context since then, so that it will hardly need more.
+    /// Whether requests have filled all contexts that the model computes at once since then, so that it will
+    /// hardly need more. Not known of a model that computes several.
     pub(super) has_filled_context: bool,
 }
 
@@ -15,7 +16,7 @@ pub(super) struct MemoryUsage {
 const SIGNIFICANT_PART: u64 = 50;
 
 /// Returns the memory to charge a model instead of `charged`, an estimate at first. `None` if it stays:
-/// until its context was filled once, a model is charged what it may still need.
+/// until its contexts were filled once, a model is charged what it may still need.
 pub(super) fn charged_memory(charged: Bytes, usage: MemoryUsage) -> Option<Bytes> {
     let charge = if usage.has_filled_context {
         usage.peak

@@ -18,7 +18,12 @@ pub(super) struct Restarts {
 }
 
 impl Restarts {
-    /// Records that the process has ended at the time `now`. Returns the time until it is started again, or
+    /// Whether the process has ended before, so that its next start is a restart.
+    pub(super) fn has_ended(&self) -> bool {
+        !self.ends.is_empty()
+    }
+
+    /// Records that the process has ended, or could not be started again, at the time `now`. Returns the time until it is started again, or
     /// `None` when it has ended too often.
     pub(super) fn record_end(&mut self, now: Instant) -> Option<Duration> {
         let counts = |end: &Instant| now.saturating_duration_since(*end) < PERIOD;

@@ -103,7 +103,8 @@ impl ServedModel {
         let longest = self.longest.load(Ordering::Relaxed);
         Some(MemoryUsage {
             peak,
-            has_filled_context: context.is_some_and(|context| longest >= context),
+            has_filled_context: self.concurrency() == 1
+                && context.is_some_and(|context| longest >= context),
         })
     }
 
@@ -117,9 +118,9 @@ impl ServedModel {
         self.generates_text.then(|| self.defaults.files().into())
     }
 
-    /// Admits no further request and rejects those in the queue.
-    pub(super) fn close(&self) {
-        self.queue.close();
+    /// Admits no further request and rejects those in the queue, for this reason.
+    pub(super) fn close(&self, reason: &'static str) {
+        self.queue.close(reason);
     }
 
     /// Ends all running answers with an error: the time in which they could end is over.
@@ -142,6 +143,11 @@ impl ServedModel {
     pub fn counters(&self) -> ModelCounters {
         let (active, queued) = self.queue.counts();
         self.counters.message(active, queued)
+    }
+
+    /// Counts that the model can never answer again.
+    pub(super) fn record_engine_fault(&self) {
+        self.counters.add_replica_fault();
     }
 
     /// Starts energy accounting for a request that is computed from now on.
@@ -304,6 +310,25 @@ pub(crate) mod tests {
         assert_eq!((counters.cancelled, counters.failed), (1, 2));
         assert_eq!(counters.replica_faults, 1, "an invalid request is none");
         assert_eq!((counters.prompt_tokens, counters.output_tokens), (5, 7));
+    }
+
+    #[tokio::test]
+    async fn end_of_a_process_is_one_fault_and_rejects_who_waits() {
+        let served = served_model(2, 4);
+        let admit = || served.clone().admit(QueueKey::default(), None);
+        let lost = RequestError::NodeLost("the process of the model has ended".into());
+        let computing = [admit().await.ok().unwrap(), admit().await.ok().unwrap()];
+        let mut waiting = Box::pin(admit());
+        assert!((&mut waiting).now_or_never().is_none());
+        served.record_engine_fault();
+        served.close("it has ended");
+        let rejected = waiting.await.err().unwrap();
+        assert!(rejected.is_retryable() && !rejected.is_replica_fault());
+        for request in computing {
+            request.fail(&lost);
+        }
+        let counters = served.counters();
+        assert_eq!((counters.failed, counters.replica_faults), (2, 1));
     }
 
     #[tokio::test]

@@ -36,6 +36,10 @@ fn instance_message(instance: &ModelInstance) -> ModelStatus {
         | InstancePhase::Draining { .. }
         | InstancePhase::Gone => ModelPhase::Draining,
         // It is coming back, so that requests may wait for it.
+        InstancePhase::Ending { .. } => {
+            "restarting".clone_into(&mut message.loading_stage);
+            ModelPhase::Loading
+        }
         InstancePhase::Restarting(error) => {
             "restarting".clone_into(&mut message.loading_stage);
             message.error = error.to_string();

@@ -2,7 +2,10 @@
 
 use flotilla_core::Bytes;
 use flotilla_engine::EndCause;
-use flotilla_engine::runner::{FAULT_EXIT_CODE, KEEPALIVE_TIMEOUT};
+use flotilla_engine::runner::FAULT_EXIT_CODE;
+
+use super::health_check::SILENCE_LIMIT;
+use super::runner_cgroup::OutOfMemory;
 
 /// What is known of a runner that ended although nobody had asked it to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -13,8 +16,9 @@ pub(super) struct EndEvidence<'a> {
     pub(super) signal: Option<i32>,
     /// Whether the agent ended it since it did not respond.
     pub(super) was_silent: bool,
-    /// Whether the kernel has ended a process of this machine for want of memory just before.
-    pub(super) kernel_freed_memory: bool,
+    /// Whether the kernel has ended it for want of memory, as its cgroup says; without one, whether the kernel has
+    /// ended a process of this machine just before.
+    pub(super) out_of_memory: Option<OutOfMemory>,
     /// The memory that it was allowed.
     pub(super) memory_limit: Option<Bytes>,
     /// The last lines that it logged, oldest first.
@@ -56,15 +60,22 @@ pub(super) fn end_cause(evidence: EndEvidence<'_>) -> EndCause {
         (code, None) => EndCause::ExitCode(code.unwrap_or_default()),
     };
     match (evidence.exit_code, evidence.signal) {
-        _ if evidence.was_silent => EndCause::Silent(KEEPALIVE_TIMEOUT.as_secs()),
-        (_, Some(SIGKILL)) if evidence.kernel_freed_memory => EndCause::NodeOutOfMemory,
-        (Some(FAILED | PANICKED), None) | (None, Some(SIGABRT)) if has_logged(&ALLOCATION_FAILED) => {
+        _ if evidence.was_silent => EndCause::Silent(SILENCE_LIMIT.as_secs()),
+        (_, Some(SIGKILL)) if evidence.out_of_memory == Some(OutOfMemory::Runner) => {
+            evidence.memory_limit.map_or(own_end, EndCause::MemoryLimit)
+        }
+        (_, Some(SIGKILL)) if evidence.out_of_memory.is_some() => EndCause::NodeOutOfMemory,
+        (Some(FAILED | PANICKED), None) | (None, Some(SIGABRT))
+            if has_logged(&ALLOCATION_FAILED) =>
+        {
             evidence.memory_limit.map_or(own_end, EndCause::MemoryLimit)
         }
         // The stack of a thread counts towards a limit on memory.
-        (Some(FAILED | PANICKED), None) | (None, Some(SIGABRT)) if has_logged(&THREAD_FAILED) => evidence
-            .memory_limit
-            .map_or(EndCause::NoThread, EndCause::MemoryLimit),
+        (Some(FAILED | PANICKED), None) | (None, Some(SIGABRT)) if has_logged(&THREAD_FAILED) => {
+            evidence
+                .memory_limit
+                .map_or(EndCause::NoThread, EndCause::MemoryLimit)
+        }
         _ => own_end,
     }
 }
@@ -99,14 +110,22 @@ mod tests {
             (by_signal(SIGKILL), EndCause::Signal(SIGKILL)),
             (
                 EndEvidence {
-                    kernel_freed_memory: true,
+                    out_of_memory: Some(OutOfMemory::Node),
                     ..by_signal(SIGKILL)
                 },
                 EndCause::NodeOutOfMemory,
             ),
             (
                 EndEvidence {
-                    kernel_freed_memory: true,
+                    out_of_memory: Some(OutOfMemory::Runner),
+                    memory_limit: Some(limit),
+                    ..by_signal(SIGKILL)
+                },
+                EndCause::MemoryLimit(limit),
+            ),
+            (
+                EndEvidence {
+                    out_of_memory: Some(OutOfMemory::Node),
                     ..by_signal(11)
                 },
                 EndCause::Signal(11),
@@ -132,7 +151,7 @@ mod tests {
                     was_silent: true,
                     ..by_signal(SIGKILL)
                 },
-                EndCause::Silent(KEEPALIVE_TIMEOUT.as_secs()),
+                EndCause::Silent(SILENCE_LIMIT.as_secs()),
             ),
             (
                 EndEvidence {

@@ -7,7 +7,9 @@
 //! Start reading at [`RunnerEngine`].
 
 mod end_cause;
+mod health_check;
 mod process_files;
+mod runner_cgroup;
 mod runner_command;
 mod runner_log;
 mod runner_model;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flotilla_core::Bytes;
 use flotilla_core::spec::Model;
-use flotilla_engine::runner::{KEEPALIVE_TIMEOUT, MAX_MESSAGE};
+use flotilla_engine::runner::MAX_MESSAGE;
 use flotilla_engine::{
     EndCause, Engine, LoadError, LoadProgress, LoadedModel, MistralEngine, ProcessEnd,
 };
@@ -75,9 +77,10 @@ impl RunnerEngine {
         };
         let started = RunnerProcess::start(&self.command, &settings).await;
         let (process, stream) = started.map_err(|error| not_started(&error))?;
-        let connected = transport::connect(stream, KEEPALIVE_TIMEOUT).await;
+        // A pause of the agent ends no runner: the kernel closes the socket when one of them ends.
+        let connected = transport::connect(stream, None).await;
         let (channel, connection) = connected.map_err(|error| not_started(&error))?;
-        process.watch_connection(async {
+        process.watch_connection(channel.clone(), async {
             // Its end says enough, whatever the error.
             let _ = connection.await;
         });

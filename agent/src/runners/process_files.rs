@@ -57,13 +57,14 @@ fn parse_kilobytes(text: &str, name: &str) -> Option<Bytes> {
 /// The number of processes that the kernel has ended for want of memory, since the machine started.
 pub(super) fn oom_kills() -> u64 {
     let vmstat = std::fs::read_to_string("/proc/vmstat");
-    vmstat.map_or(0, |vmstat| parse_oom_kills(&vmstat))
+    vmstat.map_or(0, |vmstat| parse_counter(&vmstat, "oom_kill"))
 }
 
-fn parse_oom_kills(vmstat: &str) -> u64 {
-    let count = vmstat
+/// Returns the number after `name` in a file with a name and a number in each line. Zero if there is none.
+pub(super) fn parse_counter(text: &str, name: &str) -> u64 {
+    let count = text
         .lines()
-        .find_map(|line| line.strip_prefix("oom_kill "));
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     count.and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
@@ -76,8 +77,9 @@ mod tests {
         let status = "Name:\tflotilla\nVmHWM:\t   2048 kB\nVmRSS:\t 1024 kB\n";
         assert_eq!(parse_kilobytes(status, "VmHWM:"), Some(Bytes(2 << 20)));
         assert_eq!(parse_kilobytes("Name:\tkthreadd\n", "VmHWM:"), None);
-        assert_eq!(parse_oom_kills("oom_kill_disable 4\noom_kill 3\n"), 3);
-        assert_eq!(parse_oom_kills(""), 0);
+        let counters = "oom_kill_disable 4\noom_kill 3\n";
+        assert_eq!(parse_counter(counters, "oom_kill"), 3);
+        assert_eq!(parse_counter("", "oom_kill"), 0);
     }
 
     #[test]

@@ -10,15 +10,7 @@ use flotilla_core::Bytes;
 /// The environment variables that runners inherit by their exact names. Nothing is inherited that is not in one
 /// of the two lists: the agent's environment may have secrets.
 const INHERITED_NAMES: &[&str] = &[
-    "HOME",
-    "LANG",
-    "LANGUAGE",
-    "PATH",
-    "TEMP",
-    "TMP",
-    "TMPDIR",
-    "TZ",
-    "TZDIR",
+    "HOME", "LANG", "LANGUAGE", "PATH", "TEMP", "TMP", "TMPDIR", "TZ", "TZDIR",
 ];
 
 /// Beginnings of the names of further variables that runners inherit: what libraries that compute, the loader

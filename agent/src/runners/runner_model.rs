@@ -113,6 +113,10 @@ impl LoadedModel for RunnerModel {
         Some(self.process.id())
     }
 
+    async fn failing(&self) {
+        self.process.ending().await;
+    }
+
     async fn failed(&self) -> LoadError {
         self.process.ended().await.into()
     }

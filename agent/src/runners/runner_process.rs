@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use flotilla_core::Bytes;
 use flotilla_engine::{EndCause, LoadError, ProcessEnd};
+use flotilla_proto::transport::LinkChannel;
 use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -18,19 +19,24 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::end_cause::{EndEvidence, end_cause};
+use super::health_check::until_silent;
 use super::process_files::{PeakMemory, oom_kills};
+use super::runner_cgroup::{OutOfMemory, RunnerCgroup, RunnerCgroups};
 use super::runner_command::{RunnerCommand, RunnerSettings};
 use super::runner_log::RunnerLog;
 use super::spawner;
 
-/// How often the count of processes that the kernel ended for want of memory is read. A runner whose end
-/// falls into the same interval as such an end is taken for its victim.
+/// How often the count of processes that the kernel ended for want of memory is read. A runner without a cgroup
+/// whose end falls into the same interval as such an end is taken for its victim.
 const OOM_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long the rest of the log of a process that has ended is read.
 const LOG_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a process may take to end after its connection has.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a process may take to end after SIGKILL. One that waits in the kernel, for a drive or a driver that
+/// hangs, takes any time: nobody waits for it any longer.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The process of a runner. Dropping it ends the process.
 pub(super) struct RunnerProcess {
@@ -40,15 +46,19 @@ pub(super) struct RunnerProcess {
     log: RunnerLog,
     kill: CancellationToken,
     was_silent: Arc<AtomicBool>,
+    /// Cancelled at the first sign that the process ends or has ended.
+    ending: CancellationToken,
     /// `None` until the process has ended and its log is read.
     ended: watch::Receiver<Option<ProcessStatus>>,
 }
 
-/// How a process ended, and whether the kernel had just ended one for want of memory.
+/// How a process ended.
 #[derive(Debug, Clone, Copy)]
 struct ProcessStatus {
-    exit: ExitStatus,
-    kernel_freed_memory: bool,
+    /// `None` if it has not ended although it was killed.
+    exit: Option<ExitStatus>,
+    /// Whether the kernel has ended it, or seems to have, for want of memory.
+    out_of_memory: Option<OutOfMemory>,
 }
 
 impl RunnerProcess {
@@ -57,10 +67,17 @@ impl RunnerProcess {
         command: &RunnerCommand,
         settings: &RunnerSettings,
     ) -> std::io::Result<(Self, UnixStream)> {
+        let memory_limit = settings.memory_limit;
+        let cgroup = create_cgroup(settings);
+        let settings = RunnerSettings {
+            // The cgroup has it.
+            memory_limit: settings.memory_limit.filter(|_| cgroup.is_none()),
+            ..settings.clone()
+        };
         let (stream, inherited) = std::os::unix::net::UnixStream::pair()?;
         stream.set_nonblocking(true)?;
         let stream = UnixStream::from_std(stream)?;
-        let mut command = Command::from(command.command(settings));
+        let mut command = Command::from(command.command(&settings));
         command
             .stdin(OwnedFd::from(inherited))
             .stdout(Stdio::null())
@@ -68,6 +85,10 @@ impl RunnerProcess {
             .kill_on_drop(true);
         let mut child = spawner::spawn(command).await?;
         let pid = child.id().unwrap_or_default();
+        if let Some(cgroup) = &cgroup {
+            // It has hardly taken memory yet: it loads its model when it is told to.
+            cgroup.add(pid)?;
+        }
         let log = RunnerLog::default();
         let stderr = child.stderr.take();
         let (reader, model) = (log.clone(), settings.model.clone());
@@ -79,14 +100,24 @@ impl RunnerProcess {
         let follow = tokio::spawn(follow.in_current_span());
         let kill = CancellationToken::new();
         let (sender, ended) = watch::channel(None);
-        tokio::spawn(watch_process(child, kill.clone(), follow, sender).in_current_span());
+        let ending = CancellationToken::new();
+        let watch = ProcessWatch {
+            child,
+            cgroup,
+            kill: kill.clone(),
+            ending: ending.clone(),
+            log: follow,
+            ended: sender,
+        };
+        tokio::spawn(watch.run(settings.model).in_current_span());
         let process = Self {
             pid,
-            memory_limit: settings.memory_limit,
+            memory_limit,
             peak: Mutex::default(),
             log,
             kill,
             was_silent: Arc::default(),
+            ending,
             ended,
         };
         Ok((process, stream))
@@ -103,18 +134,38 @@ impl RunnerProcess {
         self.peak.lock().measure(self.pid)
     }
 
-    /// Ends the process when its connection ends and the process does not: then it did not respond.
-    pub(super) fn watch_connection(&self, connection: impl Future<Output = ()> + Send + 'static) {
+    /// Drives the `connection` to the process, and ends the process when it does not respond on `channel`, or not
+    /// soon after its connection has ended.
+    pub(super) fn watch_connection(
+        &self,
+        channel: LinkChannel,
+        connection: impl Future<Output = ()> + Send + 'static,
+    ) {
         let (kill, was_silent) = (self.kill.clone(), self.was_silent.clone());
-        let mut ended = self.ended.clone();
-        tokio::spawn(async move {
-            connection.await;
-            let ended = tokio::time::timeout(EXIT_TIMEOUT, ended.wait_for(Option::is_some)).await;
-            if ended.is_err() && !kill.is_cancelled() {
+        let (ending, mut ended) = (self.ending.clone(), self.ended.clone());
+        let watch = async move {
+            tokio::select! {
+                () = connection => {
+                    ending.cancel();
+                    let exited = ended.wait_for(Option::is_some);
+                    if tokio::time::timeout(EXIT_TIMEOUT, exited).await.is_ok() {
+                        return;
+                    }
+                }
+                () = until_silent(channel) => {}
+            }
+            if !kill.is_cancelled() {
                 was_silent.store(true, Ordering::SeqCst);
                 kill.cancel();
             }
-        });
+        };
+        tokio::spawn(watch.in_current_span());
+    }
+
+    /// Waits for the first sign that the process ends or has ended: its exit, the end of its connection, or that
+    /// the agent ends it. Why is known later, once its log is read.
+    pub(super) async fn ending(&self) {
+        self.ending.cancelled().await;
     }
 
     /// Returns why a call failed: the end of the process, if that was the reason.
@@ -125,7 +176,8 @@ impl RunnerProcess {
         }
     }
 
-    /// Ends the process and waits until it has, and with it has given back all that it held.
+    /// Ends the process and waits until it has, and with it has given back all that it held. A process that waits
+    /// in the kernel is left behind after [`KILL_TIMEOUT`].
     pub(super) async fn end(&self) {
         self.kill.cancel();
         self.wait().await;
@@ -136,11 +188,15 @@ impl RunnerProcess {
         let status = self.wait().await;
         let log = self.log.lines();
         let cause = match status {
-            Some(status) => end_cause(EndEvidence {
-                exit_code: status.exit.code(),
-                signal: status.exit.signal(),
+            Some(ProcessStatus { exit: None, .. }) => EndCause::NotEnded(KILL_TIMEOUT.as_secs()),
+            Some(ProcessStatus {
+                exit: Some(exit),
+                out_of_memory,
+            }) => end_cause(EndEvidence {
+                exit_code: exit.code(),
+                signal: exit.signal(),
                 was_silent: self.was_silent.load(Ordering::SeqCst),
-                kernel_freed_memory: status.kernel_freed_memory,
+                out_of_memory,
                 memory_limit: self.memory_limit,
                 log: &log,
             }),
@@ -163,37 +219,79 @@ impl Drop for RunnerProcess {
     }
 }
 
-/// Waits until a process ends, ending it once `kill` is cancelled.
-async fn watch_process(
-    mut child: Child,
+/// Creates the cgroup of a runner. `None` where the agent may not.
+fn create_cgroup(settings: &RunnerSettings) -> Option<RunnerCgroup> {
+    let created = RunnerCgroups::of_this_process()?.create(settings.memory_limit);
+    created
+        .inspect_err(|error| {
+            let model = &settings.model;
+            tracing::warn!(model, %error, "the runner gets no cgroup: its memory is limited by RLIMIT_DATA");
+        })
+        .ok()
+}
+
+/// Waits until a process ends.
+struct ProcessWatch {
+    child: Child,
+    cgroup: Option<RunnerCgroup>,
+    /// Cancelled to end the process.
     kill: CancellationToken,
+    ending: CancellationToken,
+    /// The task that reads the log.
     log: JoinHandle<()>,
     ended: watch::Sender<Option<ProcessStatus>>,
-) {
-    let (mut before, mut last) = (oom_kills(), oom_kills());
-    let mut interval = tokio::time::interval(OOM_INTERVAL);
-    let exit = loop {
-        tokio::select! {
-            exit = child.wait() => break exit,
-            () = kill.cancelled() => {
-                // It fails only if the process has ended already.
-                let _ = child.start_kill();
-                break child.wait().await;
+}
+
+impl ProcessWatch {
+    /// Waits until the process ends, ending it once that is wanted, and reports how it ended.
+    async fn run(mut self, model: String) {
+        let (mut before, mut last) = (oom_kills(), oom_kills());
+        let mut interval = tokio::time::interval(OOM_INTERVAL);
+        let exit = loop {
+            tokio::select! {
+                exit = self.child.wait() => break Some(exit),
+                () = self.kill.cancelled() => {
+                    self.ending.cancel();
+                    // It fails only if the process has ended already.
+                    let _ = self.child.start_kill();
+                    break tokio::time::timeout(KILL_TIMEOUT, self.child.wait()).await.ok();
+                }
+                _ = interval.tick() => {
+                    before = last;
+                    last = oom_kills();
+                }
             }
-            _ = interval.tick() => {
-                before = last;
-                last = oom_kills();
-            }
-        }
-    };
-    let exit = exit.unwrap_or_else(|error| {
-        tracing::warn!(%error, "cannot wait for the process of a model");
-        ExitStatus::default()
-    });
-    // A process that it has started may keep the log open.
-    let _ = tokio::time::timeout(LOG_TIMEOUT, log).await;
-    ended.send_replace(Some(ProcessStatus {
-        exit,
-        kernel_freed_memory: oom_kills() > before,
-    }));
+        };
+        self.ending.cancel();
+        let Some(exit) = exit else {
+            self.report(None, None);
+            let pid = self.child.id().unwrap_or_default();
+            tracing::error!(
+                model,
+                "the process {pid} has not ended {} s after SIGKILL: it waits in the kernel, and keeps its memory",
+                KILL_TIMEOUT.as_secs()
+            );
+            let _ = self.child.wait().await;
+            tracing::info!(model, "the process {pid} has ended at last");
+            return;
+        };
+        let exit = exit.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot wait for the process of a model");
+            ExitStatus::default()
+        });
+        // A process that it has started may keep the log open.
+        let _ = tokio::time::timeout(LOG_TIMEOUT, &mut self.log).await;
+        let out_of_memory = match &self.cgroup {
+            Some(cgroup) => cgroup.out_of_memory(),
+            None => (oom_kills() > before).then_some(OutOfMemory::Node),
+        };
+        self.report(Some(exit), out_of_memory);
+    }
+
+    fn report(&self, exit: Option<ExitStatus>, out_of_memory: Option<OutOfMemory>) {
+        self.ended.send_replace(Some(ProcessStatus {
+            exit,
+            out_of_memory,
+        }));
+    }
 }

@@ -1,5 +1,6 @@
 //! What applying a resource did.
 
+use flotilla_core::json_value;
 use flotilla_core::spec::FieldChange;
 use serde::{Deserialize, Serialize};
 
@@ -31,5 +32,5 @@ pub struct Applied {
 }
 
 pub(super) fn to_json(resource: &impl Serialize) -> Result<serde_json::Value, StoreError> {
-    serde_json::to_value(resource).map_err(|e| StoreError::Failed(e.to_string()))
+    json_value::to_value(resource).map_err(|e| StoreError::Failed(e.to_string()))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use flotilla_core::json_value;
 use flotilla_core::placement::{self, Assignment, PlacementPlan};
 use flotilla_core::{ModelName, ModelRevision, NodeName};
 
@@ -169,7 +170,7 @@ fn mark_stable(name: &ModelName, model: &ModelView, target: ModelRevision) -> Op
     }
     let (served, manifest) = model.at_revision(target)?;
     // The resource was parsed from JSON, so that converting it back cannot fail.
-    let resource = serde_json::to_value(served).unwrap_or_default();
+    let resource = json_value::to_value(served).unwrap_or_default();
     let record = StableRecord {
         resource,
         manifest: manifest.cloned(),

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use crate::progress::{ReaderGuard, ProgressWatch, SequenceProgress};
+use crate::progress::{ProgressWatch, ReaderGuard, SequenceProgress};
 
 /// Owned by a sequence in the engine. Dropping it gives the sequence's permit back.
 pub(super) struct SequenceGuard {

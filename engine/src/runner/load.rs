@@ -93,6 +93,13 @@ fn failure(error: &LoadError) -> Event {
 
 #[tonic::async_trait]
 impl Runner for RunnerService {
+    async fn check(
+        &self,
+        _: Request<v1::CheckRequest>,
+    ) -> Result<Response<v1::CheckResponse>, Status> {
+        Ok(Response::new(v1::CheckResponse {}))
+    }
+
     type LoadStream = Pin<Box<dyn Stream<Item = Result<v1::LoadEvent, Status>> + Send>>;
 
     async fn load(

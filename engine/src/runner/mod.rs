@@ -12,7 +12,6 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use flotilla_proto::transport::{self, LinkStream};
 use flotilla_proto::v1::inference_server::InferenceServer;
@@ -29,9 +28,6 @@ use crate::engine::first_fault;
 /// The largest message between an agent and a runner, in bytes: a request is as large as the one that
 /// the agent received.
 pub const MAX_MESSAGE: usize = 256 << 20;
-/// How long the other end of the connection may be silent. A process that is stopped or starved does
-/// not answer.
-pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The exit code of a runner whose model can never answer again. Its last log line says why.
 pub const FAULT_EXIT_CODE: i32 = 70;
 
@@ -66,7 +62,8 @@ pub async fn serve(stream: impl LinkStream, return_memory: fn()) -> Result<(), R
     };
     let never = std::future::pending();
     tokio::select! {
-        served = transport::serve(stream, services, KEEPALIVE_TIMEOUT, never) => Ok(served?),
+        // The kernel closes the socket when the agent ends. One that is only stopped goes on later.
+        served = transport::serve(stream, services, None, never) => Ok(served?),
         fault = first_fault(|| model.get()?.fault()) => Err(RunnerError::Fault(fault)),
     }
 }

@@ -46,9 +46,7 @@ async fn survive(fault: i32) {
         .await;
     cluster.wait_for_replicas("support-intent", 2).await;
     let has_gone_on = |(one, other): (u64, u64)| one > at_fault.0 + 10 && other > at_fault.1 + 10;
-    cluster
-        .wait_until(async || has_gone_on(completed()))
-        .await;
+    cluster.wait_until(async || has_gone_on(completed())).await;
     let tally = load.stop("support-intent").await;
     assert!(tally.errors.is_empty(), "{tally}");
     let tally = other_load.stop("numbers").await;

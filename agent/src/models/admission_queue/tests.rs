@@ -79,7 +79,7 @@ async fn closed_queue_rejects_the_waiting_and_drains_the_computing() {
     while queue.counts().1 == 0 {
         tokio::task::yield_now().await;
     }
-    queue.close();
+    queue.close("unloaded");
     let rejected = waiting.await.unwrap().err();
     assert!(matches!(rejected, Some(RequestError::Unavailable { .. })));
     let late = queue.clone().acquire(QueueKey::default(), None).await;
@@ -208,7 +208,7 @@ async fn request_with_several_turns_goes_on_in_a_closed_queue() {
     let queue = queue(1, 1);
     let (first, split) = acquire_split(&queue, QueueKey::default()).await;
     let second = wait(split.acquire(None));
-    queue.close();
+    queue.close("unloaded");
     drop(first);
     drop(second.await.ok().unwrap());
     drop(split.acquire(None).await.ok().unwrap());
