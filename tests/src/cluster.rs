@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic::Location;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -219,19 +220,23 @@ impl Cluster {
     ///
     /// # Panics
     /// Panics if the condition does not hold before [`DEADLINE`] has passed.
-    pub async fn wait_until(&self, condition: impl AsyncFn() -> bool) {
-        let poll = async {
-            let mut tick = tokio::time::interval(POLL_INTERVAL);
-            while !condition().await {
-                tick.tick().await;
+    #[track_caller]
+    pub fn wait_until(&self, condition: impl AsyncFn() -> bool) -> impl Future<Output = ()> {
+        let caller = Location::caller();
+        async move {
+            let poll = async {
+                let mut tick = tokio::time::interval(POLL_INTERVAL);
+                while !condition().await {
+                    tick.tick().await;
+                }
+            };
+            if tokio::time::timeout(DEADLINE, poll).await.is_err() {
+                let nodes = self.api().nodes().await;
+                let models = self.api().models().await;
+                panic!(
+                    "the condition at {caller} does not hold after {DEADLINE:?}; nodes: {nodes:#?} models: {models:#?}"
+                );
             }
-        };
-        if tokio::time::timeout(DEADLINE, poll).await.is_err() {
-            let nodes = self.api().nodes().await;
-            let models = self.api().models().await;
-            panic!(
-                "the condition does not hold after {DEADLINE:?}; nodes: {nodes:#?} models: {models:#?}"
-            );
         }
     }
 

@@ -148,6 +148,20 @@ async fn revision_that_loads_but_fails_its_requests_is_rolled_back() {
         api.model("m").await["status"]["rollbackReason"],
         Value::Null
     );
+    // So does a server that cannot be reached: the stable revision would not reach it either.
+    api.apply(&model("drop-before-headers")).await;
+    wait_until_rolled_out(&cluster, 2).await;
+    let all_failed = async || {
+        assert_ne!(ask().await, 200);
+        let nodes = api.nodes().await;
+        let failed = |node: &Value| node["status"]["models"][0]["counters"]["failed"].as_u64();
+        nodes.iter().filter_map(failed).sum::<u64>() >= 20
+    };
+    cluster.wait_until(all_failed).await;
+    assert_eq!(
+        api.model("m").await["status"]["rollbackReason"],
+        Value::Null
+    );
     api.apply(&model("status-500")).await;
     cluster
         .wait_until(async || {

@@ -1,5 +1,6 @@
 //! Stores that are away, full or large, as operators and clients see them.
 
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -66,16 +67,23 @@ fn start_agent(dir: &Path, controller: &TestController, name: &str) -> Process {
     Process::start(dir, &args)
 }
 
-/// Waits until `condition` holds.
-async fn wait_until(condition: impl AsyncFn() -> bool) {
-    let poll = async {
-        let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
-        while !condition().await {
-            tick.tick().await;
-        }
-    };
-    let held = tokio::time::timeout(DEADLINE, poll).await;
-    held.expect("the condition holds before the deadline");
+/// Waits until `condition` holds. Panics with the place of the call if it does not before the deadline.
+#[track_caller]
+fn wait_until(condition: impl AsyncFn() -> bool) -> impl Future<Output = ()> {
+    let caller = Location::caller();
+    async move {
+        let poll = async {
+            let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
+            while !condition().await {
+                tick.tick().await;
+            }
+        };
+        let held = tokio::time::timeout(DEADLINE, poll).await;
+        assert!(
+            held.is_ok(),
+            "the condition at {caller} does not hold before the deadline"
+        );
+    }
 }
 
 /// The notes of `/readyz`, and whether it says ready.
