@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flotilla_core::ModelName;
 use flotilla_core::generate::RequestError;
+use flotilla_core::{ModelName, ModelRevision, NodeName};
 use flotilla_dispatch::{PendingQueue, Waiter, WakeUpReceiver};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,8 @@ const WAKE_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Explains why no request for some of the models can be answered soon. Solves the placement, which
 /// takes long in a large fleet.
-type ExplainWaits = fn(&FleetView, &[ModelName]) -> BTreeMap<ModelName, String>;
+type ExplainWaits =
+    Arc<dyn Fn(&FleetView, &[ModelName]) -> BTreeMap<ModelName, String> + Send + Sync>;
 
 /// Runs until `stop` is cancelled. Each of the `wake_ups` enters a placeholder into `pending`, so that
 /// the model is loaded; waiters of a model that cannot be placed are rejected.
@@ -30,7 +31,7 @@ pub(crate) async fn run(
     wake_ups: WakeUpReceiver,
     stop: CancellationToken,
 ) {
-    let explanations = Explanations::new(reconcile::explain_waits);
+    let explanations = Explanations::new(Arc::new(reconcile::explain_waits));
     serve(fleet, pending, wake_ups, explanations, stop).await;
 }
 
@@ -82,119 +83,143 @@ async fn serve(
         });
         for (name, reason) in explanations.get(&view, known.collect()) {
             let reason = format!("No replica of the model '{name}' will answer soon: {reason}.");
-            pending.reject_all(name, &RequestError::unavailable(reason));
+            pending.reject_all(&name, &RequestError::unavailable(reason));
         }
     }
 }
 
-/// Why models cannot answer; without a reason if a replica can be expected.
-type WaitReasons = BTreeMap<ModelName, Option<String>>;
+/// The explanations of one view.
+#[derive(Default)]
+struct ExplainedView {
+    generation: u64,
+    models: BTreeMap<ModelName, WaitReason>,
+}
 
-/// What is known about the waiters of one view, and the computation of more.
+/// Why a model cannot answer.
+struct WaitReason {
+    /// `None` if a replica can be expected.
+    text: Option<String>,
+    /// The assignments of the model.
+    assigned: BTreeMap<NodeName, ModelRevision>,
+}
+
+/// The explanations of the latest view that was explained, and the computation of those of the next one.
 struct Explanations {
     explain: ExplainWaits,
-    /// The view that the explanations are about.
-    generation: u64,
-    /// The models that have been explained.
-    reasons: WaitReasons,
-    /// It returns the view and what it has explained.
-    running: Option<JoinHandle<(u64, WaitReasons)>>,
+    latest: ExplainedView,
+    /// Whether nobody has been rejected by the latest explanations yet.
+    is_new: bool,
+    running: Option<JoinHandle<(ExplainedView, Duration)>>,
+    /// The next computation begins at this time at the earliest.
+    resume_at: Instant,
+    /// Whether a computation waits for this time.
+    is_paused: bool,
 }
 
 impl Explanations {
     fn new(explain: ExplainWaits) -> Self {
         Self {
             explain,
-            generation: 0,
-            reasons: BTreeMap::new(),
+            latest: ExplainedView::default(),
+            is_new: false,
             running: None,
+            resume_at: Instant::now(),
+            is_paused: false,
         }
     }
 
-    /// Waits until a computation has ended. Waits for ever while none runs. Cancel-safe.
+    /// Waits until a computation has ended or can begin. Waits for ever if there is none. Cancel-safe.
     async fn wait(&mut self) {
         let Some(running) = &mut self.running else {
+            if self.is_paused {
+                tokio::time::sleep_until(self.resume_at.into()).await;
+                self.is_paused = false;
+                return;
+            }
             return std::future::pending().await;
         };
         let ended = running.await;
         self.running = None;
         match ended {
-            Ok((generation, reasons)) => {
-                if generation != self.generation {
-                    self.generation = generation;
-                    self.reasons.clear();
+            Ok((explained, took)) => {
+                // Where views change all the time, the computations take half of the time of a thread.
+                self.resume_at = Instant::now() + took;
+                if explained.generation == self.latest.generation {
+                    self.latest.models.extend(explained.models);
+                } else {
+                    self.latest = explained;
                 }
-                self.reasons.extend(reasons);
+                self.is_new = true;
             }
             Err(error) => tracing::error!(%error, "explaining why requests wait has failed"),
         }
     }
 
-    /// Returns the models among `waiting` that cannot be placed in this view, as far as it is known. What
-    /// is not known begins to be computed; one computation runs at a time. An explanation of an earlier
-    /// view says nothing: the replica may come in this one.
-    fn get(
-        &mut self,
-        view: &Arc<FleetView>,
-        waiting: Vec<ModelName>,
-    ) -> impl Iterator<Item = (&ModelName, &String)> {
-        let is_current = self.generation == view.generation;
-        let (known, unknown): (Vec<_>, Vec<_>) = waiting
-            .into_iter()
-            .partition(|name| is_current && self.reasons.contains_key(name));
-        if !unknown.is_empty() && self.running.is_none() {
-            let (view, explain) = (view.clone(), self.explain);
-            self.running = Some(tokio::task::spawn_blocking(move || {
-                let mut reasons = explain(&view, &unknown);
-                let explained = unknown.into_iter().map(|name| {
-                    let reason = reasons.remove(&name);
-                    (name, reason)
-                });
-                (view.generation, explained.collect())
-            }));
+    /// Returns which of the `waiting` models cannot answer, and why, as far as it is known. What is not
+    /// known of this view begins to be computed; one computation runs at a time.
+    ///
+    /// Views may change faster than they are explained. So the explanation of an earlier view counts once,
+    /// when it has been computed, unless the model has been assigned to other nodes since.
+    fn get(&mut self, view: &Arc<FleetView>, waiting: Vec<ModelName>) -> Vec<(ModelName, String)> {
+        let is_current = self.latest.generation == view.generation;
+        let is_new = std::mem::take(&mut self.is_new);
+        let unexplained =
+            |name: &&ModelName| !is_current || !self.latest.models.contains_key(*name);
+        let unexplained: Vec<_> = waiting.iter().filter(unexplained).cloned().collect();
+        if !unexplained.is_empty() && self.running.is_none() {
+            self.start(view, unexplained);
         }
-        let reasons = self.reasons.iter();
-        reasons.filter_map(move |(name, reason)| {
-            let reason = reason.as_ref()?;
-            known.contains(name).then_some((name, reason))
-        })
+        let reason = |name: ModelName| {
+            let reason = self.latest.models.get(&name)?;
+            let assigned = &view.models.get(&name)?.assigned;
+            let counts = is_current || (is_new && *assigned == reason.assigned);
+            Some((name, reason.text.clone().filter(|_| counts)?))
+        };
+        waiting.into_iter().filter_map(reason).collect()
+    }
+
+    /// Begins to explain a view, or notes that it is to be explained after the pause.
+    fn start(&mut self, view: &Arc<FleetView>, models: Vec<ModelName>) {
+        let began = Instant::now();
+        if began < self.resume_at {
+            self.is_paused = true;
+            return;
+        }
+        let (view, explain) = (view.clone(), self.explain.clone());
+        self.running = Some(tokio::task::spawn_blocking(move || {
+            let mut texts = explain(&view, &models);
+            let explained = models.into_iter().map(|name| {
+                let model = view.models.get(&name);
+                let reason = WaitReason {
+                    text: texts.remove(&name),
+                    assigned: model
+                        .map(|model| model.assigned.clone())
+                        .unwrap_or_default(),
+                };
+                (name, reason)
+            });
+            let explained = ExplainedView {
+                generation: view.generation,
+                models: explained.collect(),
+            };
+            (explained, began.elapsed())
+        }));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use parking_lot::Mutex;
-
     use flotilla_core::StoreRevision;
+    use flotilla_core::placement::Assignment;
     use serde_json::json;
-    use tokio::sync::oneshot;
+    use tokio::sync::{mpsc, oneshot};
 
     use super::*;
     use crate::fleet::FleetEvent;
     use crate::store::{StoreChange, StoreEntry, keys};
 
-    /// An explanation that is computed: the view, and the sender of its result.
+    /// An explanation that is computed: its view, and the sender of whether the models can be placed.
     type Computation = (u64, std::sync::mpsc::Sender<bool>);
-
-    static COMPUTATIONS: Mutex<Vec<Computation>> = Mutex::new(Vec::new());
-
-    /// Waits until the test says whether the models can be placed in this view.
-    fn explain(view: &FleetView, models: &[ModelName]) -> BTreeMap<ModelName, String> {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        COMPUTATIONS.lock().push((view.generation, sender));
-        let unplaced = receiver.recv().unwrap();
-        let reason = |name: &ModelName| (name.clone(), format!("view {}", view.generation));
-        models.iter().filter(|_| unplaced).map(reason).collect()
-    }
-
-    async fn computation() -> Computation {
-        loop {
-            if let Some(computation) = COMPUTATIONS.lock().pop() {
-                return computation;
-            }
-            tokio::task::yield_now().await;
-        }
-    }
 
     fn entry(key: String, value: &serde_json::Value) -> StoreEntry {
         StoreEntry {
@@ -204,79 +229,130 @@ mod tests {
         }
     }
 
+    /// A fleet with the model `m`, for which requests wait, and its served queue.
+    struct TestQueue {
+        fleet: FleetHandle,
+        pending: PendingQueue,
+        model: ModelName,
+        computations: mpsc::UnboundedReceiver<Computation>,
+        stop: CancellationToken,
+        tasks: tokio::task::JoinSet<()>,
+    }
+
+    impl TestQueue {
+        async fn start() -> Self {
+            let (begun, computations) = mpsc::unbounded_channel();
+            let explain = move |view: &FleetView, models: &[ModelName]| {
+                let (answer, answered) = std::sync::mpsc::channel();
+                begun.send((view.generation, answer)).unwrap();
+                let is_placed: bool = answered.recv().unwrap();
+                let reason = |name: &ModelName| (name.clone(), format!("view {}", view.generation));
+                models.iter().filter(|_| !is_placed).map(reason).collect()
+            };
+            let stop = CancellationToken::new();
+            let (fleet, run_fleet) = FleetHandle::new("c", Duration::from_secs(5), stop.clone());
+            let model = ModelName::new("m").unwrap();
+            let resource = json!({
+                "apiVersion": "flotilla.dev/v1", "kind": "Model",
+                "metadata": {"name": "m"}, "spec": {"engine": "simulated"},
+            });
+            let desired = json!({"created": 1, "resource": resource});
+            let (pending, wake_ups) = PendingQueue::new();
+            let explanations = Explanations::new(Arc::new(explain));
+            let mut tasks = tokio::task::JoinSet::new();
+            tasks.spawn(run_fleet);
+            let (served, queue) = (fleet.clone(), pending.clone());
+            tasks.spawn(serve(served, queue, wake_ups, explanations, stop.clone()));
+            let entries = vec![
+                entry(keys::model(&model), &desired),
+                entry(keys::waiting(&model, "c"), &json!({"requests": 1})),
+            ];
+            let revision = StoreRevision(1);
+            let snapshot = FleetEvent::StoreSnapshot { entries, revision };
+            fleet.send(snapshot).await;
+            Self {
+                fleet,
+                pending,
+                model,
+                computations,
+                stop,
+                tasks,
+            }
+        }
+
+        /// Adds a request, and returns the receiver of the error that it is rejected with.
+        fn enter(&self) -> oneshot::Receiver<RequestError> {
+            let mut waiter = self.pending.enter_placeholder(&self.model);
+            let (rejected, rejection) = oneshot::channel();
+            tokio::spawn(async move {
+                let _ = rejected.send(waiter.wait_for_rejection().await);
+            });
+            rejection
+        }
+
+        /// Puts an entry and waits for a view later than `seen`.
+        async fn change(&self, entry: StoreEntry, seen: u64) {
+            let change = FleetEvent::StoreChanged(StoreChange::Put(entry));
+            self.fleet.send(change).await;
+            let mut changes = self.fleet.changes();
+            changes
+                .wait_for(|generation| *generation > seen)
+                .await
+                .unwrap();
+        }
+
+        async fn stop(mut self) {
+            self.stop.cancel();
+            while let Some(ended) = self.tasks.join_next().await {
+                ended.unwrap();
+            }
+        }
+    }
+
     #[tokio::test]
-    async fn request_is_rejected_by_an_explanation_of_the_current_view_and_wake_ups_do_not_wait_for_it()
-     {
-        let stop = CancellationToken::new();
-        let (fleet, run_fleet) = FleetHandle::new("c", Duration::from_secs(5), stop.clone());
-        let fleet_task = tokio::spawn(run_fleet);
-        let model = ModelName::new("m").unwrap();
-        let resource = json!({
-            "apiVersion": "flotilla.dev/v1", "kind": "Model",
-            "metadata": {"name": "m"}, "spec": {"engine": "simulated"},
-        });
-        let stored = vec![
-            entry(
-                keys::model(&model),
-                &json!({"created": 1, "resource": resource}),
-            ),
-            entry(keys::waiting(&model, "c"), &json!({"requests": 1})),
-        ];
-        let (pending, wake_ups) = PendingQueue::new();
-        let waiter = pending.enter_placeholder(&model);
-        let (rejected, mut rejection) = oneshot::channel();
-        tokio::spawn(async move {
-            let mut waiter = waiter;
-            let _ = rejected.send(waiter.wait_for_rejection().await);
-        });
-        let explanations = Explanations::new(explain);
-        let served = serve(
-            fleet.clone(),
-            pending.clone(),
-            wake_ups,
-            explanations,
-            stop.clone(),
-        );
-        let served = tokio::spawn(served);
-        let revision = StoreRevision(1);
-        fleet
-            .send(FleetEvent::StoreSnapshot {
-                entries: stored,
-                revision,
-            })
-            .await;
-        let (first, answer) = computation().await;
-
+    async fn wake_up_does_not_wait_for_an_explanation_which_counts_although_the_view_has_changed() {
+        let mut queue = TestQueue::start().await;
+        let rejection = queue.enter();
+        let (first, answer) = queue.computations.recv().await.unwrap();
         // While it is computed, a wake-up is served and the view changes.
-        let mut counts = pending.counts();
-        pending.wake_up(&model);
+        let mut counts = queue.pending.counts();
+        queue.pending.wake_up(&queue.model);
         counts
-            .wait_for(|counts| counts.get(&model) == Some(&2))
+            .wait_for(|counts| counts.get(&queue.model) == Some(&2))
             .await
             .unwrap();
-        let change = StoreChange::Put(entry(keys::waiting(&model, "d"), &json!({"requests": 1})));
-        fleet.send(FleetEvent::StoreChanged(change)).await;
-        fleet
-            .changes()
-            .wait_for(|generation| *generation > first)
-            .await
-            .unwrap();
-        answer.send(true).unwrap();
+        let waiting = keys::waiting(&queue.model, "d");
+        queue
+            .change(entry(waiting, &json!({"requests": 1})), first)
+            .await;
+        answer.send(false).unwrap();
+        let error = rejection.await.unwrap().to_string();
+        assert!(error.contains(&format!("view {first}")), "{error}");
+        // It counts only once.
+        let mut later = queue.enter();
+        let (second, answer) = queue.computations.recv().await.unwrap();
+        assert!(second > first && later.try_recv().is_err());
+        answer.send(false).unwrap();
+        let error = later.await.unwrap().to_string();
+        assert!(error.contains(&format!("view {second}")), "{error}");
+        queue.stop().await;
+    }
 
-        let (second, answer) = computation().await;
-        assert!(second > first);
-        assert!(
-            rejection.try_recv().is_err(),
-            "rejected by an outdated view"
-        );
+    #[tokio::test]
+    async fn explanation_does_not_count_once_the_model_is_assigned() {
+        let mut queue = TestQueue::start().await;
+        let mut rejection = queue.enter();
+        let (first, answer) = queue.computations.recv().await.unwrap();
+        let node = NodeName::new("n1").unwrap();
+        let model = queue.model.clone();
+        let assignment = keys::assignment(&Assignment { node, model });
+        queue
+            .change(entry(assignment, &json!({"revision": 1})), first)
+            .await;
+        answer.send(false).unwrap();
+        let (second, answer) = queue.computations.recv().await.unwrap();
+        assert!(second > first && rejection.try_recv().is_err());
         answer.send(true).unwrap();
-        let error = rejection.await.unwrap();
-        assert!(
-            error.to_string().contains(&format!("view {second}")),
-            "{error}"
-        );
-        stop.cancel();
-        served.await.unwrap();
-        fleet_task.await.unwrap();
+        queue.stop().await;
     }
 }

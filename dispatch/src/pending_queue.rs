@@ -44,7 +44,8 @@ struct ModelQueue {
     placeholders: u32,
     /// Has one permit, granted in order of arrival. Its holder is dispatched next.
     head: Arc<Semaphore>,
-    /// Set when all waiters are rejected.
+    /// Receives the error when the waiters of this time are rejected. Those who come later have another
+    /// channel.
     rejection: watch::Sender<Option<RequestError>>,
 }
 
@@ -121,10 +122,11 @@ impl PendingQueue {
         }
     }
 
-    /// Rejects all waiters of a model with this error.
+    /// Rejects all present waiters of a model with this error.
     pub fn reject_all(&self, model: &ModelName, error: &RequestError) {
-        if let Some(queue) = self.state.lock().get(model) {
-            queue.rejection.send_replace(Some(error.clone()));
+        if let Some(queue) = self.state.lock().get_mut(model) {
+            let rejection = std::mem::take(&mut queue.rejection);
+            rejection.send_replace(Some(error.clone()));
         }
     }
 }
@@ -192,7 +194,7 @@ impl Waiter {
             if let Some(error) = self.rejection.borrow_and_update().clone() {
                 return error;
             }
-            // The queue, and so the sender, exists as long as this waiter is in it.
+            // The sender exists until it has sent, since the queue exists as long as this waiter is in it.
             if self.rejection.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -270,5 +272,22 @@ mod tests {
                 .await
                 .is_ok()
         );
+    }
+
+    #[tokio::test]
+    async fn rejection_does_not_reach_those_who_come_after_it_while_a_placeholder_stays() {
+        let (pending, _wake_ups) = PendingQueue::new();
+        let model = ModelName::new("m").unwrap();
+        let _placeholder = pending.enter_placeholder(&model);
+        let mut early = pending.enter(&model, 9).unwrap();
+        let first = RequestError::unavailable("no node");
+        pending.reject_all(&model, &first);
+        let mut late = pending.enter(&model, 9).unwrap();
+        assert_eq!(early.wait_for_rejection().await, first);
+        assert!(late.wait_for_rejection().now_or_never().is_none());
+        let second = RequestError::unavailable("no memory");
+        pending.reject_all(&model, &second);
+        assert_eq!(late.wait_for_rejection().await, second);
+        assert_eq!(early.wait_for_rejection().await, first);
     }
 }
