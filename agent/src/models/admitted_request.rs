@@ -151,8 +151,8 @@ impl ServedModel {
     /// Counts a failure of a request. The end of the model's process fails many requests and is one fault, which
     /// [`record_engine_fault`](Self::record_engine_fault) counts.
     fn count_fault(&self, error: &RequestError) {
-        if error.is_replica_fault() && !matches!(error, RequestError::NodeLost(_)) {
-            self.live_counters().add_replica_fault();
+        if error.is_model_fault() && !matches!(error, RequestError::NodeLost(_)) {
+            self.live_counters().add_model_fault();
         }
     }
 }

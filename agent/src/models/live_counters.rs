@@ -13,7 +13,7 @@ pub(super) struct LiveCounters {
     requests: AtomicU64,
     cancelled: AtomicU64,
     failed: AtomicU64,
-    replica_faults: AtomicU64,
+    model_faults: AtomicU64,
     refused: AtomicU64,
     prompt_tokens: AtomicU64,
     output_tokens: AtomicU64,
@@ -38,9 +38,9 @@ impl LiveCounters {
         self.failed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a failure for which the model or the node is at fault.
-    pub(super) fn add_replica_fault(&self) {
-        self.replica_faults.fetch_add(1, Ordering::Relaxed);
+    /// Counts a failure for which the model is at fault.
+    pub(super) fn add_model_fault(&self) {
+        self.model_faults.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a request that found the queue full.
@@ -80,7 +80,7 @@ impl LiveCounters {
             requests: self.requests.load(Ordering::Relaxed),
             cancelled: self.cancelled.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
-            replica_faults: self.replica_faults.load(Ordering::Relaxed),
+            model_faults: self.model_faults.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
             prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
             output_tokens: self.output_tokens.load(Ordering::Relaxed),

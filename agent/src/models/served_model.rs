@@ -147,7 +147,7 @@ impl ServedModel {
 
     /// Counts that the model can never answer again.
     pub(super) fn record_engine_fault(&self) {
-        self.counters.add_replica_fault();
+        self.counters.add_model_fault();
     }
 
     /// Starts energy accounting for a request that is computed from now on.
@@ -308,7 +308,7 @@ pub(crate) mod tests {
         let counters = served.counters();
         assert_eq!((counters.requests, counters.active), (4, 0));
         assert_eq!((counters.cancelled, counters.failed), (1, 2));
-        assert_eq!(counters.replica_faults, 1, "an invalid request is none");
+        assert_eq!(counters.model_faults, 1, "an invalid request is none");
         assert_eq!((counters.prompt_tokens, counters.output_tokens), (5, 7));
     }
 
@@ -328,7 +328,7 @@ pub(crate) mod tests {
             request.fail(&lost);
         }
         let counters = served.counters();
-        assert_eq!((counters.failed, counters.replica_faults), (2, 1));
+        assert_eq!((counters.failed, counters.model_faults), (2, 1));
     }
 
     #[tokio::test]

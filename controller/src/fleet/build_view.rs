@@ -206,6 +206,7 @@ impl FleetState {
         endpoints.coming = coming;
         ModelView {
             endpoints: Arc::new(endpoints),
+            stored_revision: desired.stored_revision,
             manifest: manifest.cloned(),
             loadable,
             fetch: fetch.cloned(),

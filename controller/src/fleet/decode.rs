@@ -7,7 +7,7 @@ use flotilla_core::artifact::Manifest;
 use flotilla_core::known_fields::read_known_fields;
 use flotilla_core::placement::Assignment;
 use flotilla_core::spec::{Model, Resource, Router, RouterSpec, ValidationErrors};
-use flotilla_core::{ArtifactName, ModelName, ModelRevision, NodeName, TaskName};
+use flotilla_core::{ArtifactName, ModelName, ModelRevision, NodeName, StoreRevision, TaskName};
 use serde::de::DeserializeOwned;
 
 use super::records::{
@@ -47,6 +47,8 @@ pub(super) enum StoredValue {
 /// The desired state of a model.
 pub(super) struct DesiredModelState {
     pub(super) model: Model,
+    /// The revision of the store that wrote it.
+    pub(super) stored_revision: StoreRevision,
     /// When the model was first applied, in seconds since 1970.
     pub(super) created: u64,
 }
@@ -60,14 +62,18 @@ pub(super) struct StableModel {
     pub(super) manifest: Option<Arc<Manifest>>,
 }
 
-/// Decodes the value under `key`. Returns it with the paths of the fields that this version does not
-/// know.
+/// Decodes the value under `key`, which the store's `revision` wrote. Returns it with the paths of the
+/// fields that this version does not know.
 ///
 /// # Errors
 /// What is wrong with the value.
-pub(super) fn decode(key: StoreKey, value: Vec<u8>) -> Result<(StoredValue, Vec<String>), String> {
+pub(super) fn decode(
+    key: StoreKey,
+    value: Vec<u8>,
+    revision: StoreRevision,
+) -> Result<(StoredValue, Vec<String>), String> {
     let mut decoder = Decoder::default();
-    let value = decoder.decode(key, value)?;
+    let value = decoder.decode(key, value, revision)?;
     Ok((value, decoder.unknown))
 }
 
@@ -78,12 +84,18 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn decode(&mut self, key: StoreKey, value: Vec<u8>) -> Result<StoredValue, String> {
+    fn decode(
+        &mut self,
+        key: StoreKey,
+        value: Vec<u8>,
+        revision: StoreRevision,
+    ) -> Result<StoredValue, String> {
         Ok(match key {
             StoreKey::Model(name) => {
                 let record: DesiredRecord = self.json(&value)?;
                 let desired = DesiredModelState {
                     model: self.resource(record.resource)?,
+                    stored_revision: revision,
                     created: record.created,
                 };
                 StoredValue::Model(name, Box::new(desired))
@@ -170,7 +182,7 @@ mod tests {
     use crate::store::keys;
 
     fn decode_text(key: &str, value: &str) -> Result<(StoredValue, Vec<String>), String> {
-        decode(keys::parse(key).unwrap(), value.into())
+        decode(keys::parse(key).unwrap(), value.into(), StoreRevision(1))
     }
 
     #[test]

@@ -31,19 +31,19 @@ pub(super) struct LoadFailures {
 
 impl LoadFailures {
     /// Records a failure. A failure that is reported again while it counts changes nothing, so
-    /// that it does expire.
+    /// that it does expire. Returns whether the failures that count have changed.
     pub(super) fn record(
         &mut self,
         assignment: Assignment,
         failure: LoadFailureView,
         now: Instant,
-    ) {
+    ) -> bool {
         let earlier = self
             .failures
             .get(&assignment)
             .filter(|earlier| earlier.failure.revision == failure.revision);
         let backoff = match earlier {
-            Some(earlier) if earlier.expires.is_some() => return,
+            Some(earlier) if earlier.expires.is_some() => return false,
             Some(earlier) => (earlier.backoff * 2).min(MAX_BACKOFF),
             None => FIRST_BACKOFF,
         };
@@ -53,11 +53,14 @@ impl LoadFailures {
             expires: Some(now + backoff),
         };
         self.failures.insert(assignment, failure);
+        true
     }
 
-    /// Clears the failure of a model on a node, after the model has loaded there.
-    pub(super) fn clear(&mut self, assignment: &Assignment) {
-        self.failures.remove(assignment);
+    /// Clears the failure of a model on a node, after the model has loaded there. Returns whether the
+    /// failures that count have changed.
+    pub(super) fn clear(&mut self, assignment: &Assignment) -> bool {
+        let cleared = self.failures.remove(assignment);
+        cleared.is_some_and(|failure| failure.expires.is_some())
     }
 
     /// Clears the failures of a model, after its spec has changed or it was deleted.

@@ -293,7 +293,7 @@ impl FleetState {
         let Some(key) = keys::parse(&entry.key) else {
             return false;
         };
-        match decode::decode(key, entry.value) {
+        match decode::decode(key, entry.value, entry.revision) {
             Ok((value, unknown)) => {
                 self.ignored.set_fields(&entry.key, unknown);
                 let is_stable = matches!(value, StoredValue::StableRevision(..));
@@ -528,8 +528,8 @@ impl FleetState {
         if outdated {
             node.desired_revision = followed.revision;
         }
-        let changed = changed || outdated;
-        let changed = node.update_health(now) || changed;
+        let mut changed = changed || outdated;
+        changed |= node.update_health(now);
         let report = node.report.load_full();
         for status in &report.models {
             if let Ok(model) = ModelName::new(&status.name) {
@@ -537,24 +537,32 @@ impl FleetState {
                     node: name.clone(),
                     model,
                 };
-                self.learn_from_status(&assignment, status, now);
+                changed |= self.learn_from_status(&assignment, status, now);
                 if let Some(next) = &status.replacement {
-                    self.learn_from_status(&assignment, next, now);
+                    changed |= self.learn_from_status(&assignment, next, now);
                 }
             }
         }
         changed
     }
 
-    /// Records the memory that a model needs, and whether it loaded.
-    fn learn_from_status(&mut self, assignment: &Assignment, status: &ModelStatus, now: Instant) {
+    /// Records the memory that a model needs, and whether it loaded. Returns whether the view changes.
+    fn learn_from_status(
+        &mut self,
+        assignment: &Assignment,
+        status: &ModelStatus,
+        now: Instant,
+    ) -> bool {
         let revision = ModelRevision(status.revision);
         let model = &assignment.model;
         match status.phase() {
             ModelPhase::Ready => {
                 self.measured_memory
                     .record(model, revision, status.memory_bytes);
-                self.failures.clear(assignment);
+                // The failure of the revision that should replace it counts until it has expired.
+                let next = status.replacement.as_ref();
+                let next_failed = next.is_some_and(|next| next.phase() == ModelPhase::Failed);
+                !next_failed && self.failures.clear(assignment)
             }
             ModelPhase::Failed => {
                 let needed = status.required_memory_bytes;
@@ -566,9 +574,9 @@ impl FleetState {
                         remedy => format!("{} ({remedy})", status.error),
                     },
                 };
-                self.failures.record(assignment.clone(), failure, now);
+                self.failures.record(assignment.clone(), failure, now)
             }
-            _ => {}
+            _ => false,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flotilla_core::placement::Assignment;
 use flotilla_core::spec::Model;
-use flotilla_core::{ModelName, ModelRevision, NodeName};
+use flotilla_core::{ModelName, ModelRevision, NodeName, StoreRevision};
 
 use super::decode::{DesiredModelState, StableModel, StoredValue};
 use super::ignored_parts::IgnoredParts;
@@ -174,6 +174,7 @@ impl StoredFleetState {
                     .entry(name)
                     .or_insert_with(|| DesiredModelState {
                         model: Model::clone(&stable.model),
+                        stored_revision: StoreRevision::default(),
                         created: 0,
                     });
             }

@@ -100,6 +100,8 @@ pub struct UndecodedEntries {
 pub struct ModelView {
     /// The model, its revisions and the replicas that take requests.
     pub endpoints: Arc<ModelEndpoints>,
+    /// The revision of the store that wrote the model.
+    pub stored_revision: store::StoreRevision,
     /// The manifest of the desired revision. `None`: the files are on the nodes, or not known yet.
     pub manifest: Option<Arc<Manifest>>,
     /// Whether the desired revision can be loaded: its files are on the nodes, or its manifest is

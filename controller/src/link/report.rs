@@ -147,6 +147,7 @@ fn check_counters(counters: &mut ModelCounters, wrong: &mut bool) {
         &mut counters.wait_us,
         &mut counters.busy_us,
         &mut counters.millijoules,
+        &mut counters.model_faults,
     ] {
         limit(total, MAX_TOTAL, wrong);
     }
@@ -214,6 +215,7 @@ mod tests {
                 active: u32::MAX,
                 queued: 3,
                 requests: u64::MAX,
+                model_faults: u64::MAX,
                 ..ModelCounters::default()
             }),
             ..ModelStatus::default()
@@ -245,6 +247,7 @@ mod tests {
                 (counters.active, counters.queued, counters.requests),
                 (0, 3, 0)
             );
+            assert_eq!(counters.model_faults, 0);
         }
     }
 

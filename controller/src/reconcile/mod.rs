@@ -27,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fleet::{FleetHandle, FleetView, NodePhase};
 use crate::store::backoff::RetryDelays;
-use crate::store::{Leadership, Store, StoreError, StoreWrite};
+use crate::store::{Leadership, Store, StoreError};
 use model_scalers::{ModelScalers, SCALING_INTERVAL};
 use problem::ProblemInputs;
 use revision_trials::RevisionTrials;
+use writes::PlannedWrites;
 
 /// Changes within this time are planned for together.
 const DEBOUNCE: Duration = Duration::from_millis(5);
@@ -82,7 +83,7 @@ pub(crate) async fn run(
         let writes;
         (observations, writes) = plan(view, observations).await;
         // Each write is correct by itself: what is missing after an error is part of the next plan.
-        match store.write_all(leadership.fence(), writes).await {
+        match write(store.as_ref(), leadership.as_ref(), writes).await {
             Ok(()) => delays.reset(),
             // The next pass tries again: it will be too large for as long as the model is.
             Err(error @ StoreError::TooLarge { .. }) => {
@@ -105,12 +106,30 @@ pub(crate) async fn run(
     }
 }
 
+/// Writes what a pass planned.
+async fn write(
+    store: &dyn Store,
+    leadership: &dyn Leadership,
+    writes: PlannedWrites,
+) -> Result<(), StoreError> {
+    let PlannedWrites { placement, marks } = writes;
+    store.write_all(leadership.fence(), placement).await?;
+    match store.write_all(leadership.fence(), marks).await {
+        // A model has changed: the next view shows it, and the marks of the others are planned again.
+        Err(StoreError::Conflict(key)) => {
+            tracing::debug!(key, "the revisions of models could not be marked");
+            Ok(())
+        }
+        written => written,
+    }
+}
+
 /// Plans what to write, on a thread that may block: for a large fleet it takes up to a second, in which
 /// the threads of requests must not wait.
 async fn plan(
     view: Arc<FleetView>,
     mut observations: Observations,
-) -> (Observations, Vec<StoreWrite>) {
+) -> (Observations, PlannedWrites) {
     let planned = tokio::task::spawn_blocking(move || {
         let now = Instant::now();
         observations.scalers.observe(&view, now);
@@ -120,7 +139,7 @@ async fn plan(
     });
     planned.await.unwrap_or_else(|error| {
         tracing::error!(%error, "planning the placement has failed");
-        (Observations::default(), Vec::new())
+        (Observations::default(), PlannedWrites::default())
     })
 }
 

@@ -213,7 +213,7 @@ mod tests {
                 given_up: marked.then(|| name.clone()).into_iter().collect(),
                 ..FleetView::default()
             };
-            writes::plan(&view, &Observations::default(), Instant::now())
+            writes::plan(&view, &Observations::default(), Instant::now()).placement
         };
         let key = keys::given_up(&name);
         let mark = StoreWrite::put(key.clone(), b"{}".to_vec());
@@ -234,7 +234,9 @@ mod tests {
             nodes: [(name.clone(), Arc::new(node(&name, &model)))].into(),
             ..FleetView::default()
         };
-        let plan = |view: &FleetView| writes::plan(view, &Observations::default(), Instant::now());
+        let plan = |view: &FleetView| {
+            writes::plan(view, &Observations::default(), Instant::now()).placement
+        };
         assert_eq!(plan(&view).len(), 1);
         let assigned = [(name, ModelRevision(1))].into();
         view.undecoded.models.insert(model, assigned);

@@ -1,36 +1,43 @@
-//! What the leader knows of how well the revisions of models answer.
+//! The trials of the models' revisions, from the counters that their nodes report.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use flotilla_core::revision_trial::{self, RevisionHealth, TRIAL_TIME, TrialState};
+use flotilla_core::revision_trial::{self, RevisionHealth, StableHealth, TRIAL_TIME, TrialState};
 use flotilla_core::rollout::ModelRevisions;
 use flotilla_core::{ModelName, ModelRevision, NodeName};
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 
 use crate::fleet::FleetView;
 
-/// How well the revisions of all models answer. It lives as long as the leadership: with a new leader the
-/// trials begin anew.
+/// The trials of all models. They live as long as the leadership: with a new leader they begin anew.
 #[derive(Default)]
 pub(super) struct RevisionTrials {
     models: BTreeMap<ModelName, ObservedRevisions>,
 }
 
-/// The desired and the stable revision of one model.
+/// The observed replicas of one model, at its desired and its stable revision.
 #[derive(Default)]
 struct ObservedRevisions {
     replicas: BTreeMap<(ModelRevision, NodeName), ObservedReplica>,
-    /// When each revision was first seen ready.
-    first_ready: BTreeMap<ModelRevision, Instant>,
+    /// The trial of the desired revision, once a replica of it was ready.
+    trial: Option<Trial>,
 }
 
-/// A revision on a node.
+/// The trial of one revision.
+struct Trial {
+    revision: ModelRevision,
+    began: Instant,
+    /// The requests to the stable revision before.
+    stable_before: RevisionHealth,
+}
+
+/// The requests to a revision on one node.
 #[derive(Default)]
 struct ObservedReplica {
-    /// The counts of earlier instances on this node.
+    /// Those to earlier instances.
     before: RevisionHealth,
-    /// The last reported counts of the present instance.
+    /// The last reported ones to the present instance.
     last: RevisionHealth,
 }
 
@@ -63,16 +70,19 @@ impl RevisionTrials {
         let Some(observed) = self.models.get(model) else {
             return TrialState::Running;
         };
+        let Some(trial) = &observed.trial else {
+            return TrialState::Running;
+        };
         let new = observed.health(revisions.desired);
-        let stable = revisions.stable.map(|stable| observed.health(stable));
-        if revision_trial::is_failing(new, stable.unwrap_or_default()) {
-            return TrialState::Failing(new);
-        }
-        let first_ready = observed.first_ready.get(&revisions.desired);
-        let served_for = first_ready.map_or(Duration::ZERO, |first| {
-            now.saturating_duration_since(*first)
-        });
-        if served_for < TRIAL_TIME {
+        let total = revisions.stable.map(|stable| observed.health(stable));
+        let total = total.unwrap_or_default();
+        let stable = StableHealth {
+            total,
+            during_trial: total.since(trial.stable_before),
+        };
+        if revision_trial::is_failing(new, stable) {
+            TrialState::Failing(new)
+        } else if now.saturating_duration_since(trial.began) < TRIAL_TIME {
             TrialState::Running
         } else {
             TrialState::Passed
@@ -81,13 +91,14 @@ impl RevisionTrials {
 }
 
 impl ObservedRevisions {
-    /// Forgets all but the current revisions, and the desired one while it counts as failed: once that is
-    /// cleared its trial begins anew.
+    /// Removes all but the current revisions, and the desired one while it counts as failed: its trial
+    /// begins anew once the failure is cleared.
     fn retain(&mut self, revisions: ModelRevisions) {
-        let is_current = |revision| is_observed(revision, revisions);
         self.replicas
-            .retain(|(revision, _), _| is_current(*revision));
-        self.first_ready.retain(|revision, _| is_current(*revision));
+            .retain(|(revision, _), _| is_observed(*revision, revisions));
+        self.trial.take_if(|trial| {
+            trial.revision != revisions.desired || !is_observed(trial.revision, revisions)
+        });
     }
 
     fn observe(
@@ -101,8 +112,16 @@ impl ObservedRevisions {
         if !is_observed(revision, revisions) {
             return;
         }
-        if status.phase() == ModelPhase::Ready {
-            self.first_ready.entry(revision).or_insert(now);
+        if revision == revisions.desired
+            && status.phase() == ModelPhase::Ready
+            && self.trial.is_none()
+        {
+            let stable = revisions.stable.map(|stable| self.health(stable));
+            self.trial = Some(Trial {
+                revision,
+                began: now,
+                stable_before: stable.unwrap_or_default(),
+            });
         }
         let Some(counters) = status.counters else {
             return;
@@ -110,7 +129,7 @@ impl ObservedRevisions {
         let replica = self.replicas.entry((revision, node.clone())).or_default();
         let last = RevisionHealth {
             requests: counters.requests,
-            failures: counters.replica_faults,
+            failures: counters.model_faults,
         };
         if last.requests < replica.last.requests {
             replica.before = replica.before + replica.last;
@@ -127,7 +146,7 @@ impl ObservedRevisions {
     }
 }
 
-/// Whether it matters how well a revision answers.
+/// Returns whether the requests to a revision are counted.
 fn is_observed(revision: ModelRevision, revisions: ModelRevisions) -> bool {
     Some(revision) == revisions.stable
         || (revision == revisions.desired && revisions.failed != Some(revision))
@@ -135,6 +154,8 @@ fn is_observed(revision: ModelRevision, revisions: ModelRevisions) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const OLD: ModelRevision = ModelRevision(1);
@@ -145,13 +166,13 @@ mod tests {
         failed: None,
     };
 
-    fn status(revision: ModelRevision, requests: u64, replica_faults: u64) -> ModelStatus {
+    fn status(revision: ModelRevision, requests: u64, model_faults: u64) -> ModelStatus {
         ModelStatus {
             revision: revision.0,
             phase: ModelPhase::Ready.into(),
             counters: Some(flotilla_proto::v1::ModelCounters {
                 requests,
-                replica_faults,
+                model_faults,
                 ..Default::default()
             }),
             ..ModelStatus::default()
@@ -181,6 +202,18 @@ mod tests {
         let bad = [status(OLD, 100, 0), status(NEW, 9, 7)];
         assert!(matches!(state_after(&bad, moment), TrialState::Failing(_)));
         assert_eq!(state_after(&[], TRIAL_TIME), TrialState::Running);
+    }
+
+    #[test]
+    fn stable_revision_that_begins_to_fail_during_the_trial_has_the_same_fault() {
+        let before = [status(OLD, 1_000, 0), status(NEW, 0, 0)];
+        let both_fail = [status(OLD, 1_020, 19), status(NEW, 20, 19)];
+        let moment = Duration::from_secs(1);
+        let shared = [before.clone(), both_fail].concat();
+        assert_eq!(state_after(&shared, moment), TrialState::Running);
+        let one_fails = [status(OLD, 1_020, 0), status(NEW, 20, 19)];
+        let failing = state_after(&[before, one_fails].concat(), moment);
+        assert!(matches!(failing, TrialState::Failing(_)));
     }
 
     #[test]

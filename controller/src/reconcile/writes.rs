@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use flotilla_core::json_value;
 use flotilla_core::placement::{self, Assignment, PlacementPlan};
+use flotilla_core::revision_trial::RevisionHealth;
 use flotilla_core::{ModelName, ModelRevision, NodeName};
 
 use super::Observations;
@@ -14,15 +15,25 @@ use crate::fleet::records::encode;
 use crate::fleet::{
     AssignmentRecord, FailedRevisionRecord, FleetView, ModelView, NodePhase, StableRecord,
 };
-use crate::store::{StoreWrite, keys};
+use crate::store::{Precondition, StoreWrite, keys};
 
 /// Number of assignments that a line of the log names.
 const MAX_LOGGED: usize = 8;
 /// The most of a failure's reason that is stored, in bytes.
 const MAX_ERROR_BYTES: usize = 4 << 10;
 
+/// The writes of one pass.
+#[derive(Debug, Default)]
+pub(super) struct PlannedWrites {
+    /// Assignments, and which lost nodes are given up.
+    pub(super) placement: Vec<StoreWrite>,
+    /// Stable and failed revisions, each after the requirement that its model has not changed: a model that
+    /// is deleted meanwhile leaves none behind.
+    pub(super) marks: Vec<StoreWrite>,
+}
+
 /// Plans what to write so that the fleet of this view approaches the desired state.
-pub(super) fn plan(view: &FleetView, observations: &Observations, now: Instant) -> Vec<StoreWrite> {
+pub(super) fn plan(view: &FleetView, observations: &Observations, now: Instant) -> PlannedWrites {
     let inputs = ProblemInputs::new(view, observations, now);
     let plan = placement::solve(&inputs.problem(view, now));
     if !plan.is_empty() {
@@ -33,6 +44,7 @@ pub(super) fn plan(view: &FleetView, observations: &Observations, now: Instant) 
         );
     }
     let mut writes = given_up_marks(view);
+    let mut marks = Vec::new();
     for assignment in &plan.evict {
         let key = keys::assignment(assignment);
         writes.push(StoreWrite::Delete { key });
@@ -50,10 +62,14 @@ pub(super) fn plan(view: &FleetView, observations: &Observations, now: Instant) 
                 target: input.revisions.target(),
                 plan: &plan,
             };
-            writes.extend(rollout.writes(&input.action));
+            writes.extend(rollout.assignments(&input.action));
+            marks.extend(rollout.mark(&input.action));
         }
     }
-    writes
+    PlannedWrites {
+        placement: writes,
+        marks: marks.into_iter().flatten().collect(),
+    }
 }
 
 /// Records which lost nodes are given up, so that a controller that starts does not take them for lost
@@ -96,16 +112,10 @@ struct ModelRollout<'a> {
 }
 
 impl ModelRollout<'_> {
-    /// The writes of the rollout's next action.
-    fn writes(&self, action: &RolloutAction) -> Vec<StoreWrite> {
-        let Self {
-            name,
-            model,
-            target,
-            ..
-        } = *self;
+    /// Returns the assignments of the rollout's next action.
+    fn assignments(&self, action: &RolloutAction) -> Vec<StoreWrite> {
+        let Self { name, target, .. } = *self;
         match action {
-            RolloutAction::Wait => Vec::new(),
             RolloutAction::Change(nodes) => {
                 let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
                 tracing::info!(model = %name, nodes = names.join(", "), "changing the revision");
@@ -117,28 +127,39 @@ impl ModelRollout<'_> {
                 tracing::info!(model = %name, %node, "changing the revision of the only replica");
                 vec![assign(self.assignment_on(node), target)]
             }
-            RolloutAction::Surge(_) => Vec::new(),
-            RolloutAction::MarkStable => mark_stable(name, model, target).into_iter().collect(),
-            RolloutAction::RollBack(node) => {
-                let failure = model.failures.get(node);
-                let error = failure.map_or(String::new(), |failure| failure.error.clone());
-                self.roll_back(format!("it did not load on {node}: {error}"))
+            RolloutAction::RollBackFailing(health) if health.fails_most() => {
+                let assigned = self.model.assigned.iter();
+                let failing = assigned.filter(|(_, revision)| **revision != target);
+                self.assign_target(failing.map(|(node, _)| node))
             }
-            RolloutAction::RollBackFailing(health) => self.roll_back(format!(
-                "{} of its {} requests failed",
-                health.failures, health.requests
-            )),
+            // The later passes go back step by step: replicas that answer most requests are needed.
+            RolloutAction::RollBack(_) | RolloutAction::RollBackFailing(_) => Vec::new(),
+            RolloutAction::Wait | RolloutAction::Surge(_) | RolloutAction::MarkStable => Vec::new(),
         }
     }
 
-    /// Records why the desired revision has failed, and assigns the target revision, now the stable one, to
-    /// all replicas with another.
-    fn roll_back(&self, reason: String) -> Vec<StoreWrite> {
-        let outdated = self.model.assigned.iter();
-        let outdated = outdated.filter(|(_, revision)| **revision != self.target);
-        let mut writes = vec![mark_failed(self.name, self.model, reason)];
-        writes.extend(self.assign_target(outdated.map(|(node, _)| node)));
-        writes
+    /// Returns the mark that the rollout's next action sets, after its requirement.
+    fn mark(&self, action: &RolloutAction) -> Option<[StoreWrite; 2]> {
+        let Self { name, model, .. } = *self;
+        let mark = match action {
+            RolloutAction::Wait | RolloutAction::Change(_) | RolloutAction::Surge(_) => None,
+            RolloutAction::MarkStable => mark_stable(name, model, self.target),
+            RolloutAction::RollBack(node) => {
+                let failure = model.failures.get(node);
+                let error = failure.map_or(String::new(), |failure| failure.error.clone());
+                let reason = format!("it did not load on {node}: {error}");
+                Some(mark_failed(name, model, reason))
+            }
+            RolloutAction::RollBackFailing(RevisionHealth { requests, failures }) => {
+                let reason = format!("{failures} of its {requests} requests failed");
+                Some(mark_failed(name, model, reason))
+            }
+        }?;
+        let unchanged = StoreWrite::Require {
+            key: keys::model(name),
+            precondition: Precondition::Revision(model.stored_revision),
+        };
+        Some([unchanged, mark])
     }
 
     /// Assigns the target revision to the nodes that the plan does not evict the model from.
@@ -190,4 +211,98 @@ fn mark_failed(name: &ModelName, model: &ModelView, mut reason: String) -> Store
         reason,
     };
     StoreWrite::put(keys::failed_revision(name), encode(&record))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use flotilla_core::StoreRevision;
+    use flotilla_core::rollout::ModelRevisions;
+    use flotilla_core::spec::{Model, ModelSpec};
+    use flotilla_dispatch::ModelEndpoints;
+
+    use super::*;
+    use crate::store::{EmbeddedStore, Store, StoreError};
+
+    const STABLE: ModelRevision = ModelRevision(1);
+    const DESIRED: ModelRevision = ModelRevision(2);
+
+    /// A model with this many replicas of the desired revision.
+    fn model(replicas: usize) -> ModelView {
+        let name = ModelName::new("m").unwrap();
+        let revisions = ModelRevisions {
+            desired: DESIRED,
+            stable: Some(STABLE),
+            failed: None,
+        };
+        let spec = Model::new(name, ModelSpec::default());
+        let node = |i| NodeName::new(&format!("n{i}")).unwrap();
+        ModelView {
+            endpoints: Arc::new(ModelEndpoints::new(spec, revisions, Vec::new())),
+            stored_revision: StoreRevision(1),
+            manifest: None,
+            loadable: true,
+            fetch: None,
+            stable_manifest: None,
+            failed_revision: None,
+            assigned: (0..replicas).map(|i| (node(i), DESIRED)).collect(),
+            failures: Default::default(),
+            memory: None,
+            ignored_fields: Vec::new(),
+            waiting: 0,
+        }
+    }
+
+    fn rollout<'a>(model: &'a ModelView, plan: &'a PlacementPlan) -> ModelRollout<'a> {
+        ModelRollout {
+            name: model.endpoints.model.name(),
+            model,
+            target: STABLE,
+            plan,
+        }
+    }
+
+    #[test]
+    fn rollback_changes_all_replicas_at_once_only_if_they_fail_most_requests() {
+        let (model, plan) = (model(8), PlacementPlan::default());
+        let rollout = rollout(&model, &plan);
+        let changed = |action| {
+            assert!(rollout.mark(&action).is_some());
+            rollout.assignments(&action).len()
+        };
+        let failing = |failures| {
+            let requests = 100;
+            RolloutAction::RollBackFailing(RevisionHealth { requests, failures })
+        };
+        assert_eq!(changed(failing(30)), 0);
+        assert_eq!(changed(failing(80)), 8);
+        let node = NodeName::new("n0").unwrap();
+        assert_eq!(changed(RolloutAction::RollBack(node)), 0);
+    }
+
+    #[tokio::test]
+    async fn model_that_is_deleted_during_a_pass_gets_no_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(dir.path()).await.unwrap();
+        let (mut model, plan) = (model(1), PlacementPlan::default());
+        let name = model.endpoints.model.name().clone();
+        let applied = StoreWrite::put(keys::model(&name), b"{}".to_vec());
+        let revision = store.write(vec![applied]).await.unwrap();
+        model.stored_revision = revision;
+        let node = NodeName::new("n0").unwrap();
+        let mark = rollout(&model, &plan).mark(&RolloutAction::RollBack(node));
+        let mark = Vec::from(mark.unwrap());
+        store.write_all(None, mark.clone()).await.unwrap();
+        let keys = [keys::model(&name), keys::failed_revision(&name)];
+        let deletes = keys.map(|key| StoreWrite::Delete { key });
+        store.write(deletes.into()).await.unwrap();
+        let written = store.write_all(None, mark).await;
+        assert!(
+            matches!(written, Err(StoreError::Conflict(_))),
+            "{written:?}"
+        );
+        let failed = store.get(&keys::failed_revision(&name)).await.unwrap();
+        assert_eq!(failed, None);
+    }
 }

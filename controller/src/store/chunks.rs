@@ -10,25 +10,33 @@ use super::{MAX_WRITES, StoreError, StoreWrite, check_limits};
 pub const MAX_CHUNK_BYTES: usize = 1 << 20;
 
 /// Splits writes into chunks of at most [`MAX_WRITES`] writes and [`MAX_CHUNK_BYTES`] bytes, in
-/// order, each starting with the fence. A write above the limit of bytes gets a chunk of its own.
+/// order, each starting with the fence. A write above the limit of bytes gets a chunk of its own. A
+/// requirement is in the chunk of the write that follows it.
 pub(super) fn split(fence: Option<&StoreWrite>, writes: Vec<StoreWrite>) -> Vec<Vec<StoreWrite>> {
     let fence_bytes = fence.map_or(0, size);
-    let fence_len = usize::from(fence.is_some());
     let mut chunks: Vec<Vec<StoreWrite>> = Vec::new();
     let mut bytes = 0;
-    for write in writes {
-        let write_bytes = size(&write);
+    let mut writes = writes.into_iter();
+    while let Some(first) = writes.next() {
+        let mut unit = vec![first];
+        while let Some(StoreWrite::Require { .. }) = unit.last()
+            && let Some(next) = writes.next()
+        {
+            unit.push(next);
+        }
+        let unit_bytes: usize = unit.iter().map(size).sum();
+        let has_room = |chunk: &Vec<StoreWrite>| {
+            chunk.len() + unit.len() <= MAX_WRITES && bytes + unit_bytes <= MAX_CHUNK_BYTES
+        };
         match chunks.last_mut() {
-            Some(chunk) if chunk.len() < MAX_WRITES && bytes + write_bytes <= MAX_CHUNK_BYTES => {
-                bytes += write_bytes;
-                chunk.push(write);
+            Some(chunk) if has_room(chunk) => {
+                bytes += unit_bytes;
+                chunk.append(&mut unit);
             }
             _ => {
-                bytes = fence_bytes + write_bytes;
-                let mut chunk = Vec::with_capacity(fence_len + 1);
-                chunk.extend(fence.cloned());
-                chunk.push(write);
-                chunks.push(chunk);
+                bytes = fence_bytes + unit_bytes;
+                unit.splice(0..0, fence.cloned());
+                chunks.push(unit);
             }
         }
     }
@@ -97,6 +105,16 @@ mod tests {
         let chunks = split(Some(&fence()), (0..MAX_WRITES).map(|i| put(i, 8)).collect());
         assert_eq!(lengths(&chunks), [MAX_WRITES, 2]);
         assert!(chunks.iter().all(|chunk| chunk[0] == fence()));
+    }
+
+    #[test]
+    fn requirement_stays_with_the_write_that_follows_it() {
+        let marks = (0..MAX_WRITES).flat_map(|i| [fence(), put(i, 8)]);
+        let chunks = split(Some(&fence()), marks.collect());
+        for chunk in chunks {
+            assert!(chunk.len() <= MAX_WRITES);
+            assert!(matches!(chunk.last(), Some(StoreWrite::Put { .. })));
+        }
     }
 
     #[test]

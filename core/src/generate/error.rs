@@ -145,6 +145,13 @@ impl RequestError {
         )
     }
 
+    /// Whether the model is at fault: its engine, its process or the answer of its upstream server. A server
+    /// that cannot be reached and an answer that does not begin in time are faults of the replica alone.
+    #[must_use]
+    pub fn is_model_fault(&self) -> bool {
+        self.is_replica_fault() && !matches!(self, Self::Timeout(_) | Self::UpstreamUnreachable(_))
+    }
+
     /// Whether another replica may answer instead, as long as no part of the answer has been sent to
     /// the client.
     #[must_use]
@@ -156,5 +163,29 @@ impl RequestError {
                 | Self::NodeLost(_)
                 | Self::UpstreamUnreachable(_)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn model_is_at_fault_for_its_engine_and_not_for_the_way_to_it_or_the_request() {
+        let text = String::new;
+        for error in [
+            RequestError::Engine(text()),
+            RequestError::NodeLost(text()),
+            RequestError::Upstream(text()),
+        ] {
+            assert!(error.is_model_fault() && error.is_replica_fault());
+        }
+        for error in [
+            RequestError::UpstreamUnreachable(text()),
+            RequestError::Timeout(text()),
+        ] {
+            assert!(!error.is_model_fault() && error.is_replica_fault());
+        }
+        assert!(!RequestError::invalid("n", "").is_model_fault());
     }
 }

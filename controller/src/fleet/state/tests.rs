@@ -171,14 +171,38 @@ fn load_failure_counts_for_a_while_and_for_its_revision_only() {
     assert!(fleet.state.expire(fleet.now));
     assert_eq!(fleet.failures(), 0);
 
-    // The second failure counts for longer.
-    fleet.report("s1", vec![status(ModelPhase::Failed, 7)]);
+    // The second failure counts for longer. Everybody learns of it, although the node's status is the same.
+    assert!(fleet.report("s1", vec![status(ModelPhase::Failed, 7)]));
     fleet.now += FIRST_BACKOFF;
     assert!(!fleet.state.expire(fleet.now));
     assert_eq!(fleet.failures(), 1);
     let change = FleetEvent::StoreChanged(StoreChange::Put(model_entry("m", 8)));
     assert!(fleet.state.apply(change, fleet.now));
     assert_eq!(fleet.failures(), 0);
+}
+
+#[test]
+fn failure_of_a_replacement_expires_although_the_replica_that_it_should_replace_answers() {
+    let mut fleet = TestState::new();
+    fleet.join(&link("s1"));
+    let beside = ModelStatus {
+        replacement: Some(Box::new(status(ModelPhase::Failed, 7))),
+        ..status(ModelPhase::Ready, 6)
+    };
+    for _ in 0..2 {
+        fleet.report("s1", vec![beside.clone()]);
+        assert_eq!(fleet.failures(), 1);
+        fleet.now += FIRST_BACKOFF / 2;
+    }
+    fleet.state.expire(fleet.now);
+    assert_eq!(fleet.failures(), 0);
+    fleet.report("s1", vec![status(ModelPhase::Ready, 7)]);
+    fleet.report("s1", vec![beside]);
+    fleet.now += FIRST_BACKOFF;
+    assert!(
+        fleet.state.expire(fleet.now),
+        "it counts from the beginning"
+    );
 }
 
 #[test]
