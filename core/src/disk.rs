@@ -20,8 +20,19 @@ impl DiskSpace {
     /// most 1 GiB.
     #[must_use]
     pub fn usable(self) -> u64 {
-        let reserve = (self.total / RESERVE_SHARE).clamp(MIN_RESERVE, MAX_RESERVE);
-        self.free.saturating_sub(reserve)
+        self.free.saturating_sub(self.reserve())
+    }
+
+    /// Returns the bytes that must be freed before `needed` bytes may be written beside the reserve.
+    #[must_use]
+    pub fn missing(self, needed: u64) -> u64 {
+        needed
+            .saturating_add(self.reserve())
+            .saturating_sub(self.free)
+    }
+
+    fn reserve(self) -> u64 {
+        (self.total / RESERVE_SHARE).clamp(MIN_RESERVE, MAX_RESERVE)
     }
 }
 
@@ -38,6 +49,10 @@ mod tests {
                 free: 2_000 * MIB,
             };
             assert_eq!(space.usable(), (2_000 - reserve) * MIB);
+            assert_eq!(space.missing(space.usable()), 0);
+            assert_eq!(space.missing(space.usable() + 7), 7);
+            let full = DiskSpace { free: 0, ..space };
+            assert_eq!(full.missing(7), reserve * MIB + 7);
         }
     }
 }

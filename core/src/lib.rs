@@ -9,7 +9,8 @@
 //! - the task of a request and the replica that answers it ([`routing`]), from estimates of time
 //!   ([`estimate`]) and energy ([`energy`]) and from measured quality ([`quality`]);
 //! - the order of waiting requests ([`admission`]);
-//! - how much of a disk files of models may take ([`disk`]);
+//! - how much of a disk files of models may take ([`disk`]), and when those go that no model needs
+//!   ([`retention`]);
 //! - requests, events and errors as all layers share them ([`generate`]), and how the JSON of clients is
 //!   read ([`json`]).
 //!
@@ -33,6 +34,7 @@ pub mod node;
 pub mod placement;
 pub mod quality;
 pub mod readiness;
+pub mod retention;
 pub mod revision;
 pub mod revision_trial;
 pub mod rollout;

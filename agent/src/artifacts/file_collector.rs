@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flotilla_core::artifact::Manifest;
+use flotilla_core::retention::{UnneededEntry, UnneededTimes};
 use parking_lot::Mutex;
-
-use super::retention::{UnneededEntry, UnneededTimes};
 
 /// How often the times are stored while no entry comes or goes. A restart loses at most this much of them,
 /// and files are kept for longer by it.

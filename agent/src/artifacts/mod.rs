@@ -18,7 +18,6 @@ mod file_collector;
 mod model_folder;
 mod partial_file;
 mod rate_limiter;
-mod retention;
 mod scrub;
 mod verification;
 

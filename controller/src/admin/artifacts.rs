@@ -202,7 +202,7 @@ pub(super) async fn put_blob(
         Err(BlobError::TooLarge(Bytes(max)))
     } else if state
         .blobs
-        .usable_space()
+        .make_room(announced)
         .await
         .is_some_and(|space| space < announced)
     {
@@ -224,7 +224,7 @@ pub(super) async fn put_blob(
             };
             let remedy = match code {
                 "disk_full" => {
-                    " Free space below the controller's --data-dir, or delete artifacts that no model uses."
+                    " Free space below the controller's --data-dir, or delete artifacts that no model uses: their files give way an hour after they were pushed."
                 }
                 "file_too_large" => {
                     " Push it with `flotilla model push`, which announces its size first."

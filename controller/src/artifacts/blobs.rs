@@ -19,12 +19,13 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use sha2::Digest;
 use tempfile::TempPath;
-use tokio::fs::{self, File};
+use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::blob_error::{BlobError, BlobReadError};
 use super::blob_index::{self, BlobIndex};
+use super::file_collector::FileCollector;
 use super::transfer_pace::{MIN_PROGRESS, SILENCE, TransferPace};
 
 /// Size of the chunks that a file is read in, in bytes.
@@ -50,6 +51,7 @@ pub struct BlobStore {
     /// Held while a file appears under its path or leaves it, so that nobody removes another file than
     /// the one that was looked at.
     changing: Arc<Mutex<()>>,
+    pub(super) collector: Arc<FileCollector>,
 }
 
 /// Identifies a file on the disk while it is open.
@@ -77,7 +79,13 @@ impl BlobStore {
             dir,
             index: Arc::default(),
             changing: Arc::default(),
+            collector: Arc::default(),
         }
+    }
+
+    /// The folder of the store.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Looks which files there are: somebody may have removed or changed some.
@@ -281,16 +289,34 @@ impl BlobStore {
         Ok((actual, size))
     }
 
-    /// Returns the bytes that may be written now, beside the reserve. `None`: not known.
-    pub async fn usable_space(&self) -> Option<u64> {
+    /// Returns the space of the disk. `None`: not known.
+    async fn space(&self) -> Option<DiskSpace> {
         let dir = self.dir.clone();
         let space = blocking(move || Ok(flotilla_durable::space_at(&dir))).await;
-        space.ok().flatten().map(DiskSpace::usable)
+        space.ok().flatten()
     }
 
-    /// Returns an error if only the reserve is left: the store and others need the disk as well.
+    /// Removes files that no model needs until this many bytes may be written beside the reserve, as far as
+    /// there are such files. Returns the bytes that may be written now. `None`: not known.
+    pub async fn make_room(&self, needed: u64) -> Option<u64> {
+        let missing = self.space().await?.missing(needed);
+        if missing > 0
+            && let Err(error) = self.collect(missing).await
+        {
+            tracing::warn!(%error, "files that no model needs cannot be removed");
+        }
+        self.space().await.map(DiskSpace::usable)
+    }
+
+    /// Makes some room if only the reserve is left: the store and others need the disk as well.
+    ///
+    /// # Errors
+    /// [`BlobError::DiskFull`] if there is none to be made.
     async fn check_space(&self) -> Result<(), BlobError> {
-        match self.usable_space().await {
+        if self.space().await.is_none_or(|space| space.usable() > 0) {
+            return Ok(());
+        }
+        match self.make_room(SPACE_CHECK).await {
             Some(0) => Err(BlobError::DiskFull),
             _ => Ok(()),
         }
@@ -360,36 +386,8 @@ impl BlobStore {
         Ok(Some(chunks))
     }
 
-    /// Removes the files that are `due` and older than an hour, and partial files of a controller that was
-    /// killed.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub async fn remove_unused(&self, mut due: impl FnMut(Sha256Digest) -> bool) -> io::Result<()> {
-        let mut folders = match fs::read_dir(&self.dir).await {
-            Ok(folders) => folders,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        while let Some(folder) = folders.next_entry().await? {
-            if !folder.file_type().await?.is_dir() {
-                continue;
-            }
-            let mut files = fs::read_dir(folder.path()).await?;
-            while let Some(file) = files.next_entry().await? {
-                let name = file.file_name();
-                let digest: Option<Sha256Digest> = name.to_str().and_then(|name| name.parse().ok());
-                if is_old(&file.metadata().await?)? && digest.is_none_or(&mut due) {
-                    let store = self.clone();
-                    blocking(move || store.remove_old(&file.path(), digest)).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Removes a file that no model needs, unless a new one has taken its place. Blocks the thread.
-    fn remove_old(&self, path: &Path, digest: Option<Sha256Digest>) -> io::Result<()> {
+    pub(super) fn remove_old(&self, path: &Path, digest: Option<Sha256Digest>) -> io::Result<()> {
         let _changing = self.changing.lock();
         match std::fs::metadata(path) {
             Ok(current) if !is_old(&current)? => return Ok(()),
@@ -423,7 +421,7 @@ impl BlobStore {
 }
 
 /// Runs `work` on a thread that may block.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
@@ -444,7 +442,7 @@ fn digest_of(file: &mut std::fs::File) -> io::Result<Sha256Digest> {
 }
 
 /// Returns whether a file is old enough to be removed when nothing needs it.
-fn is_old(metadata: &std::fs::Metadata) -> io::Result<bool> {
+pub(super) fn is_old(metadata: &std::fs::Metadata) -> io::Result<bool> {
     let age = SystemTime::now().duration_since(metadata.modified()?);
     Ok(age.is_ok_and(|age| age > GRACE))
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use flotilla_core::artifact::{ArtifactFile, Manifest};
 use flotilla_core::spec::Sha256Digest;
 use futures::{Stream, StreamExt, TryStreamExt};
+use tokio::task::AbortHandle;
 
 use super::blobs::BlobStore;
 use super::fetch_job::MIN_RETRY_DELAY;
@@ -37,6 +38,8 @@ enum CopyState {
     Running {
         /// The attempts before it that have failed.
         failures: u32,
+        /// `None` until it is started.
+        task: Option<AbortHandle>,
     },
     /// The last attempt has failed.
     Failed { failures: u32, retry_at: Instant },
@@ -73,7 +76,8 @@ impl Copies {
         due
     }
 
-    /// Forgets the files that are no longer `missing`, and returns those of which a copy is due at `now`.
+    /// Ends the copies of files that are no longer `missing`, and returns those of which a copy is due at
+    /// `now`.
     fn take_due<'a>(
         &mut self,
         missing: impl Iterator<Item = &'a ArtifactFile>,
@@ -81,15 +85,17 @@ impl Copies {
     ) -> Vec<ArtifactFile> {
         let mut seen = HashSet::new();
         let missing: Vec<_> = missing.filter(|file| seen.insert(file.sha256)).collect();
-        self.states.retain(|sha256, state| match state {
-            CopyState::Running { failures } => {
-                // Somebody else has brought it meanwhile: nothing has failed any more.
-                if !seen.contains(sha256) {
-                    *failures = 0;
-                }
-                true
+        self.states.retain(|sha256, state| {
+            let is_missing = seen.contains(sha256);
+            // Somebody else has brought it meanwhile, or no model needs it any more.
+            if let CopyState::Running {
+                task: Some(task), ..
+            } = state
+                && !is_missing
+            {
+                task.abort();
             }
-            CopyState::Failed { .. } => seen.contains(sha256),
+            is_missing
         });
         let running = self.states.values();
         let running = running
@@ -108,16 +114,26 @@ impl Copies {
             .collect();
         for file in &due {
             let failures = self.failures(file.sha256);
+            let task = None;
             self.states
-                .insert(file.sha256, CopyState::Running { failures });
+                .insert(file.sha256, CopyState::Running { failures, task });
         }
         due
+    }
+
+    /// Notes the task of a copy that was due.
+    pub(super) fn started(&mut self, sha256: Sha256Digest, copy: AbortHandle) {
+        if let Some(CopyState::Running { task, .. }) = self.states.get_mut(&sha256) {
+            *task = Some(copy);
+        }
     }
 
     /// The number of attempts to copy a file that have failed.
     pub(super) fn failures(&self, sha256: Sha256Digest) -> u32 {
         match self.states.get(&sha256) {
-            Some(CopyState::Running { failures } | CopyState::Failed { failures, .. }) => *failures,
+            Some(CopyState::Running { failures, .. } | CopyState::Failed { failures, .. }) => {
+                *failures
+            }
             None => 0,
         }
     }
@@ -318,6 +334,24 @@ mod tests {
         copies.finish(files[0].sha256, true);
         copies.take_due(std::iter::empty(), later);
         assert!(copies.failed_files(&manifest).is_none());
+    }
+
+    #[tokio::test]
+    async fn copy_of_a_file_that_is_no_longer_missing_is_ended() {
+        let file = ArtifactFile {
+            path: "f".into(),
+            size: flotilla_core::Bytes(1),
+            sha256: Sha256Digest([1; 32]),
+        };
+        let mut copies = Copies::default();
+        let now = Instant::now();
+        assert_eq!(copies.take_due([&file].into_iter(), now).len(), 1);
+        let copy = tokio::spawn(std::future::pending::<()>());
+        copies.started(file.sha256, copy.abort_handle());
+        assert!(copies.take_due([&file].into_iter(), now).is_empty());
+        assert!(copies.take_due(std::iter::empty(), now).is_empty());
+        assert!(copy.await.unwrap_err().is_cancelled());
+        assert_eq!(copies.take_due([&file].into_iter(), now).len(), 1);
     }
 
     #[test]

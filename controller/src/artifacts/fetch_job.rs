@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use tokio::task::AbortHandle;
 
 use super::fetched_file::FetchError;
 use crate::fleet::FetchRecord;
@@ -16,10 +17,14 @@ pub(super) const MIN_RETRY_DELAY: Duration = Duration::from_secs(10);
 /// Longest delay before a retry.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(600);
 
-/// The fetch of one source, which runs or waits for its next attempt.
+/// The fetch of one source, which runs or waits for its next attempt. Dropping it ends the attempt.
 pub(super) struct FetchJob {
     /// Bytes fetched so far.
-    pub(super) bytes: Arc<AtomicU64>,
+    bytes: Arc<AtomicU64>,
+    /// The task of the last attempt.
+    task: Option<AbortHandle>,
+    /// When the last attempt began.
+    began: SystemTime,
     /// The progress that was recorded last.
     recorded: Option<FetchRecord>,
     delays: ExponentialBackoff,
@@ -37,6 +42,8 @@ impl FetchJob {
             .without_max_times();
         Self {
             bytes: Arc::default(),
+            task: None,
+            began: SystemTime::now(),
             recorded,
             delays: delays.build(),
             retry_at: Some(Instant::now()),
@@ -48,11 +55,17 @@ impl FetchJob {
         self.retry_at.is_some_and(|at| at <= Instant::now())
     }
 
-    /// Notes that an attempt begins, and returns the counter of its bytes.
-    pub(super) fn start(&mut self) -> Arc<AtomicU64> {
+    /// Starts an attempt: `spawn` starts its task with the counter of its bytes.
+    pub(super) fn start(&mut self, spawn: impl FnOnce(Arc<AtomicU64>) -> AbortHandle) {
         self.retry_at = None;
+        self.began = SystemTime::now();
         self.bytes.store(0, Ordering::Relaxed);
-        self.bytes.clone()
+        self.task = Some(spawn(self.bytes.clone()));
+    }
+
+    /// Returns when the running attempt began, if one runs.
+    pub(super) fn running_since(&self) -> Option<SystemTime> {
+        self.retry_at.is_none().then_some(self.began)
     }
 
     /// Schedules the next attempt after a failure.
@@ -79,5 +92,31 @@ impl FetchJob {
         let write = StoreWrite::put(keys::fetch_progress(source_id), encode(&record));
         self.recorded = Some(record);
         Some(write)
+    }
+}
+
+impl Drop for FetchJob {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::task::JoinSet;
+
+    #[tokio::test]
+    async fn fetch_of_a_source_that_nobody_names_any_more_is_ended() {
+        let mut tasks = JoinSet::new();
+        let mut job = FetchJob::new(None);
+        assert!(job.is_due() && job.running_since().is_none());
+        job.start(|_| tasks.spawn(std::future::pending::<()>()));
+        assert!(!job.is_due() && job.running_since().is_some());
+        drop(job);
+        let ended = tasks.join_next().await.unwrap();
+        assert!(ended.unwrap_err().is_cancelled());
     }
 }

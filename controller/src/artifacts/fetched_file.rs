@@ -25,6 +25,8 @@ pub(super) enum FetchError {
     Manifest(ValidationErrors),
     #[error("no artifact was pushed under this name")]
     NotPushed,
+    #[error("the fetch has failed unexpectedly")]
+    Panicked,
     #[error("files of the model are damaged or lost, and no controller or node has them: {0}")]
     Lost(String),
     #[error("files of the model are damaged or lost, and the source has others by now: {0}")]
@@ -61,6 +63,7 @@ impl FetchError {
             Self::SourceChanged(_) => {
                 "put the same files there again, or delete the model and apply it anew to take the new ones"
             }
+            Self::Panicked => "look at the log of the controller that leads; it tries again",
             Self::NotPushed => "run: flotilla model push DIR --name NAME",
         }
     }

@@ -14,11 +14,11 @@ mod copies;
 mod fetch;
 mod fetch_job;
 mod fetched_file;
+mod file_collector;
 mod hugging_face;
 mod replicator;
 mod source_client;
 mod transfer_pace;
-mod unneeded_files;
 mod uploads;
 mod walk;
 

@@ -5,14 +5,16 @@
 //! copies the files of those manifests from another controller that has them, or from a node. Damaged
 //! files are missing files: where nobody has a copy, the leader fetches them from the source again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use flotilla_core::artifact::Manifest;
 use flotilla_core::spec::{ModelFormat, ModelSource, Sha256Digest};
+use futures::FutureExt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -22,8 +24,8 @@ use super::copies::{Copies, CopySources};
 use super::fetch::fetch;
 use super::fetch_job::{FetchJob, MIN_RETRY_DELAY};
 use super::fetched_file::FetchError;
+use super::file_collector::{NeededFiles, StoreState};
 use super::source_client::SourceClient;
-use super::unneeded_files::{StoreState, UnneededFiles};
 use crate::fleet::records::encode;
 use crate::fleet::{FleetHandle, FleetView};
 use crate::store::{Leadership, Store, StoreError, StoreWrite, keys};
@@ -32,6 +34,8 @@ use crate::store::{Leadership, Store, StoreError, StoreWrite, keys};
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How often files that no model needs are removed.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
+/// The space that is kept free of unneeded files, beside the reserve, in bytes.
+const MIN_ROOM: u64 = 64 << 20;
 /// How often the disk is asked which files there are: somebody may have removed some.
 const RESCAN_INTERVAL: Duration = Duration::from_secs(600);
 /// Fetches that run at the same time.
@@ -68,7 +72,6 @@ struct ReplicationWork {
     /// By the id of the source.
     jobs: BTreeMap<String, FetchJob>,
     copies: Copies,
-    unneeded: UnneededFiles,
     /// Whether a look at the files on the disk runs.
     checking: bool,
     next_rescan: Instant,
@@ -87,7 +90,6 @@ impl ArtifactReplicator {
             tasks: JoinSet::new(),
             jobs: BTreeMap::new(),
             copies: Copies::default(),
-            unneeded: UnneededFiles::default(),
             checking: false,
             next_rescan: Instant::now() + RESCAN_INTERVAL,
         };
@@ -98,15 +100,14 @@ impl ArtifactReplicator {
                 changed = changes.changed() => if changed.is_err() {
                     return;
                 },
-                Some(job) = work.tasks.join_next() => match job {
-                    Ok(job) => finished = Some(job),
-                    Err(error) => tracing::error!(%error, "a fetch or copy of model files panicked"),
-                },
+                // A task without a result was ended, since nobody needs it any more.
+                Some(job) = work.tasks.join_next() => finished = job.ok(),
                 _ = poll.tick() => self.start_check(&mut work),
-                _ = cleanup.tick() => self.remove_unused_files(&mut work).await,
+                _ = cleanup.tick() => self.remove_unneeded_files().await,
             }
             let view = self.fleet.view();
             if !view.synced {
+                self.blobs.set_needed(None);
                 continue;
             }
             let leadership = self.leader.borrow_and_update().clone();
@@ -125,6 +126,7 @@ impl ArtifactReplicator {
                     Ok(())
                 }
             };
+            self.blobs.set_needed(needed_files(&view, &work));
             if let Err(error) = recorded.and(fetched) {
                 tracing::warn!(%error, "the progress of fetching model files cannot be recorded");
             }
@@ -188,12 +190,16 @@ impl ArtifactReplicator {
             if job.is_due() && running < MAX_FETCHES {
                 running += 1;
                 let (blobs, client) = (self.blobs.clone(), self.sources.clone());
-                let (bytes, id) = (job.start(), id.clone());
+                let id = id.clone();
                 tracing::info!(%source, "fetching model files");
-                work.tasks.spawn(async move {
-                    let progress = |fetched| bytes.store(fetched, Ordering::Relaxed);
-                    let fetched = fetch(&source, format, &client, &blobs, &progress).await;
-                    FinishedJob::Fetched(id, fetched)
+                job.start(|bytes| {
+                    work.tasks.spawn(async move {
+                        let progress = |fetched| bytes.store(fetched, Ordering::Relaxed);
+                        let fetched = fetch(&source, format, &client, &blobs, &progress);
+                        let fetched = unless_panicked(fetched).await;
+                        let fetched = fetched.unwrap_or(Err(FetchError::Panicked));
+                        FinishedJob::Fetched(id, fetched)
+                    })
                 });
             }
             if job.retry_at.is_none() {
@@ -274,10 +280,13 @@ impl ArtifactReplicator {
             let client = self.controllers.clone();
             let sources = CopySources::new(view, &self.id, client, file.sha256, failures);
             let blobs = self.blobs.clone();
-            work.tasks.spawn(async move {
-                let copied = sources.copy(&file, &blobs).await;
-                FinishedJob::Copied(file.sha256, copied)
+            let sha256 = file.sha256;
+            let copy = work.tasks.spawn(async move {
+                let copied = unless_panicked(sources.copy(&file, &blobs)).await;
+                let copied = copied.unwrap_or_else(|| Err("the copy has failed".into()));
+                FinishedJob::Copied(sha256, copied)
             });
+            work.copies.started(sha256, copy);
         }
     }
 
@@ -300,34 +309,49 @@ impl ArtifactReplicator {
         });
     }
 
-    /// Removes files that no model has needed for long. Does nothing while the view may be out of date or
-    /// incomplete, and while files arrive of which no manifest says yet that they are needed.
-    async fn remove_unused_files(&self, work: &mut ReplicationWork) {
-        let view = self.fleet.view();
-        if !view.synced
-            || view.kept_since.is_some()
-            || view.store_error.is_some()
-            || view.undecoded.hides_files
-        {
-            return;
+    /// Removes files that no model has needed for long, and more where hardly any space is left.
+    async fn remove_unneeded_files(&self) {
+        if let Err(error) = self.blobs.collect(0).await {
+            tracing::warn!(%error, "files that no model needs cannot be removed");
         }
-        work.unneeded.follow(StoreState {
+        self.blobs.make_room(MIN_ROOM).await;
+    }
+}
+
+/// Returns the files to keep. `None` while the view may be out of date or incomplete.
+fn needed_files(view: &FleetView, work: &ReplicationWork) -> Option<NeededFiles> {
+    if !view.synced
+        || view.kept_since.is_some()
+        || view.store_error.is_some()
+        || view.undecoded.hides_files
+    {
+        return None;
+    }
+    Some(NeededFiles {
+        store: StoreState {
             fleet_id: view.fleet_id.clone(),
             epoch: view.epoch,
             put_back: view.put_back,
-        });
-        let needed: HashSet<Sha256Digest> = view.needed_files().collect();
-        let arriving = work.tasks.len() > usize::from(work.checking);
-        let now = Instant::now();
-        let due = |sha256| {
-            if needed.contains(&sha256) {
-                work.unneeded.forget(sha256);
-                return false;
-            }
-            !arriving && work.unneeded.is_due(sha256, now)
-        };
-        if let Err(error) = self.blobs.remove_unused(due).await {
-            tracing::warn!(%error, "files that no model needs cannot be removed");
-        }
+        },
+        manifests: view.needed_manifests().cloned().collect(),
+        fetching_since: work.jobs.values().filter_map(FetchJob::running_since).min(),
+    })
+}
+
+/// Returns the result of some work, or `None` if it has panicked, which is logged where it happens.
+async fn unless_panicked<T>(work: impl Future<Output = T>) -> Option<T> {
+    // Nothing that the work has changed is used afterwards.
+    AssertUnwindSafe(work).catch_unwind().await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_panics_has_an_end_all_the_same() {
+        assert_eq!(unless_panicked(async { 7 }).await, Some(7));
+        let panicked = unless_panicked(async { panic!("on purpose") });
+        assert_eq!(panicked.await, None::<()>);
     }
 }

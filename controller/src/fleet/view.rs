@@ -9,7 +9,7 @@ use flotilla_core::artifact::Manifest;
 pub use flotilla_core::health::NodePhase;
 use flotilla_core::loss_guard::PlacementHold;
 use flotilla_core::placement::{PlacementPlan, UnplacedReplicas};
-use flotilla_core::spec::{Model, Sha256Digest};
+use flotilla_core::spec::Model;
 use flotilla_core::{Bytes, ModelName, ModelRevision, NodeName, ReplicaReadiness};
 use flotilla_dispatch::{DispatchView, ModelEndpoints, RoutingView};
 use flotilla_gateway::Readiness;
@@ -359,11 +359,5 @@ impl FleetView {
         let models = self.models.values();
         let of_models = models.flat_map(|m| m.manifest.iter().chain(&m.stable_manifest));
         of_models.chain(self.manifests.pushed.values())
-    }
-
-    /// Returns the digests of all files that controllers have to store.
-    pub fn needed_files(&self) -> impl Iterator<Item = Sha256Digest> {
-        let manifests = self.needed_manifests();
-        manifests.flat_map(|manifest| manifest.files.iter().map(|file| file.sha256))
     }
 }

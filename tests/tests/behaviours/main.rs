@@ -38,6 +38,7 @@ mod rollouts;
 mod runners;
 mod scaling;
 mod silent_streams;
+mod small_disk;
 mod soak;
 mod stopped_agents;
 mod stopped_controllers;

@@ -1,7 +1,7 @@
 //! Stores that are away, full or large, as operators and clients see them.
 
 use std::panic::Location;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use flotilla_tests::{
@@ -10,6 +10,7 @@ use flotilla_tests::{
 use serde_json::{Value, json};
 
 use crate::fixtures::{error_code, header, task};
+use crate::small_disk::SmallDisk;
 
 /// A controller with its own data directory, and the API of the one that runs.
 struct TestController {
@@ -246,72 +247,12 @@ async fn full_etcd_is_named_with_its_remedy_until_there_is_room() {
     api.apply(&simulated_model("new", 1, &json!({}))).await;
 }
 
-/// A small file system in namespaces of its own, which an unprivileged user may create.
-struct SmallDisk {
-    holder: Process,
-    dir: PathBuf,
-}
-
-impl SmallDisk {
-    /// Returns `None` where namespaces are not allowed.
-    fn mount(dir: &Path) -> Option<Self> {
-        let probe = ["--user", "--map-root-user", "--mount", "true"];
-        let probed = Command::new("unshare").args(probe).status();
-        if !probed.is_ok_and(|status| status.success()) {
-            eprintln!("skipped: this machine allows no namespaces");
-            return None;
-        }
-        let script = "mount -t tmpfs -o size=6M none \"$0\" && echo mounted && exec sleep 1000";
-        let mut command = Command::new("unshare");
-        command
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script])
-            .arg(dir);
-        let mut holder = Process::spawn(command);
-        holder.wait_for_line("mounted");
-        Some(Self {
-            holder,
-            dir: dir.to_owned(),
-        })
-    }
-
-    /// A command in the namespaces.
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let mut command = Command::new("nsenter");
-        command
-            .args(["--user", "--mount", "--preserve-credentials", "--target"])
-            .arg(self.holder.id().to_string())
-            .arg(program);
-        command
-    }
-
-    fn filler(&self) -> String {
-        self.dir.join("filler").display().to_string()
-    }
-
-    /// Takes all space that is left.
-    fn fill(&self) {
-        let output = format!("of={}", self.filler());
-        let mut dd = self.command("dd");
-        dd.args(["if=/dev/zero", "bs=4096", &output]);
-        assert!(
-            !dd.output().unwrap().status.success(),
-            "the disk is not full"
-        );
-    }
-
-    /// Frees what [`SmallDisk::fill`] took.
-    fn make_room(&self) {
-        let removed = self.command("rm").arg(self.filler()).status().unwrap();
-        assert!(removed.success());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn full_disk_stops_changes_only_until_there_is_room_and_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let disk_dir = dir.path().join("disk");
     std::fs::create_dir(&disk_dir).unwrap();
-    let Some(disk) = SmallDisk::mount(&disk_dir) else {
+    let Some(disk) = SmallDisk::mount(&disk_dir, 6) else {
         return;
     };
     let store = format!("embedded:{}", disk_dir.join("store").display());

@@ -40,32 +40,6 @@ async fn wrong_and_interrupted_uploads_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn only_old_files_that_are_due_are_removed() {
-    let dir = tempfile::tempdir().unwrap();
-    let blobs = BlobStore::new(dir.path().to_owned());
-    let mut digests = Vec::new();
-    for text in ["needed", "not needed", "new"] {
-        let (digest, _) = blobs.put(None, bytes(text), |_| {}).await.unwrap();
-        if text != "new" {
-            let file = std::fs::File::open(blobs.path(digest)).unwrap();
-            file.set_modified(SystemTime::now() - GRACE * 2).unwrap();
-        }
-        digests.push(digest);
-    }
-    blobs
-        .remove_unused(|digest| digest != digests[0])
-        .await
-        .unwrap();
-    let sizes = [6, 10, 3];
-    let stored: Vec<bool> = digests
-        .iter()
-        .zip(sizes)
-        .map(|(digest, size)| blobs.has(*digest, size))
-        .collect();
-    assert_eq!(stored, [true, false, true]);
-}
-
-#[tokio::test]
 async fn damaged_file_counts_as_missing_once_somebody_reads_it() {
     let dir = tempfile::tempdir().unwrap();
     let blobs = BlobStore::new(dir.path().to_owned());
@@ -123,8 +97,9 @@ async fn file_that_a_push_relies_on_is_kept_like_a_new_one() {
     let file = std::fs::File::open(blobs.path(digest)).unwrap();
     file.set_modified(SystemTime::now() - GRACE * 2).unwrap();
     assert_eq!(blobs.verified_size(digest).await.unwrap(), Some(5));
-    blobs.remove_unused(|_| true).await.unwrap();
-    assert!(blobs.path(digest).exists());
+    let path = blobs.path(digest);
+    blobs.remove_old(&path, Some(digest)).unwrap();
+    assert!(path.exists());
 }
 
 #[tokio::test]

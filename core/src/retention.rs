@@ -1,8 +1,8 @@
 //! Which files that no model needs are deleted, and when. Pure decisions over plain data.
 //!
 //! A file is kept for a while after the last model that needs it has left: the model may come back, or it
-//! left by mistake. The time is counted in steps while the agent runs and not from a date, since the clock
-//! of a node may be wrong by years until it is set.
+//! left by mistake. The time is counted in steps while the process runs and not from a date, since the clock
+//! of a machine may be wrong by years until it is set.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use serde::{Deserialize, Serialize};
 
 /// A file, or the folder of a model, that no model needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UnneededEntry {
+pub struct UnneededEntry {
     /// Its name, such as `blobs/<sha256>`.
-    pub(super) name: String,
+    pub name: String,
     /// The space that is freed when it is deleted, in bytes.
-    pub(super) bytes: u64,
+    pub bytes: u64,
 }
 
 /// For how long each entry has not been needed, in seconds, by name. Stored across restarts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct UnneededTimes(BTreeMap<String, u64>);
+pub struct UnneededTimes(BTreeMap<String, u64>);
 
 impl UnneededTimes {
     /// Adds `elapsed` to the time of each entry that is still not needed, and starts at 0 for new ones.
     /// Returns whether the entries differ from those before.
-    pub(super) fn advance(&mut self, unneeded: &[UnneededEntry], elapsed: Duration) -> bool {
+    pub fn advance(&mut self, unneeded: &[UnneededEntry], elapsed: Duration) -> bool {
         let before = std::mem::take(&mut self.0);
         let times = unneeded.iter().map(|entry| {
             let time = before.get(&entry.name);
@@ -39,7 +39,8 @@ impl UnneededTimes {
 
     /// Returns the entries to delete: those that have not been needed for `retention`, and the longest
     /// unneeded ones until `needed_bytes` are freed. Folders come before the files that they link to.
-    pub(super) fn expired<'a>(
+    #[must_use]
+    pub fn expired<'a>(
         &self,
         unneeded: &'a [UnneededEntry],
         retention: Duration,
