@@ -1,6 +1,6 @@
 //! Limits of the uploads by clients: how many at once, and how large.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use flotilla_core::artifact::Manifest;
@@ -34,13 +34,15 @@ impl Uploads {
 
     /// Notes the sizes of files of a manifest that are missing, and so will be uploaded.
     pub(crate) fn announce(&self, manifest: &Manifest, missing: &[Sha256Digest]) {
-        let mut announced = self.announced.lock();
-        if announced.len() + missing.len() > MAX_ANNOUNCED {
-            announced.clear();
-        }
+        let missing: HashSet<&Sha256Digest> = missing.iter().collect();
         let files = manifest.files.iter();
         let expected = files.filter(|file| missing.contains(&file.sha256));
-        announced.extend(expected.map(|file| (file.sha256, file.size.0)));
+        let expected: Vec<_> = expected.map(|file| (file.sha256, file.size.0)).collect();
+        let mut announced = self.announced.lock();
+        if announced.len() + expected.len() > MAX_ANNOUNCED {
+            announced.clear();
+        }
+        announced.extend(expected);
     }
 
     /// Returns how large a file may be, in bytes.

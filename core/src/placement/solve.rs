@@ -9,7 +9,7 @@ use super::preempt::PreemptionVictims;
 use super::problem::{Assignment, CurrentReplica, ModelDemand, PlacementPlan, PlacementProblem};
 use super::score::{BestPerformance, score};
 use super::unschedulable::UnplacedReplicas;
-use crate::{Bytes, ModelName, ReplicaReadiness};
+use crate::{ModelName, ReplicaReadiness};
 
 /// Plans the fewest changes that bring the current replicas to the demand.
 ///
@@ -134,27 +134,27 @@ pub fn explain_plan(
     })
 }
 
-/// Returns whether a replica of `model` fits on a node once other models have no more replicas there
-/// than their specs require. Its requests then wait until the others are idle.
+/// Returns whether a replica of `model` fits on a node once each other model has lost the replica there that
+/// its spec does not require, if it has one. Its requests then wait until the others are idle.
 #[must_use]
 pub fn fits_when_others_sleep(problem: &PlacementProblem<'_>, model: &ModelName) -> bool {
-    let state = PlacementState::new(problem);
+    let mut state = PlacementState::new(problem);
     let position = problem.models.iter().position(|m| m.name == model);
     let Some(index) = position else { return false };
-    let demand = state.model(index);
-    let needed = demand.memory.unwrap_or_default();
-    let mut free: Vec<Bytes> = state.nodes.iter().map(|node| node.free).collect();
-    for (other, replicas) in state.replicas.iter().enumerate() {
-        let required = state.model(other).spec.replicas.min as usize;
-        if other != index && replicas.len() > required {
-            for planned in replicas {
-                let memory = state.model(other).memory.unwrap_or_default();
-                free[planned.node] = free[planned.node] + memory;
+    for other in (0..problem.models.len()).filter(|other| *other != index) {
+        // Those that leave their nodes do not stand in for those that stay.
+        let replicas = state.replicas[other].iter().copied();
+        let staying: Vec<_> = replicas.filter(|r| !state.is_leaving(r)).collect();
+        if staying.len() > state.model(other).spec.replicas.min as usize {
+            for planned in &staying {
+                state.remove(planned);
             }
         }
     }
-    let mut nodes = state.nodes.iter().zip(free);
-    nodes.any(|(node, free)| needed <= free && state.unschedulable(demand, node).is_none())
+    let demand = state.model(index);
+    state.nodes.iter().any(|node| {
+        node.insufficient_resource(demand).is_none() && state.unschedulable(demand, node).is_none()
+    })
 }
 
 /// Returns the indices of the nodes that have a replica of a model.

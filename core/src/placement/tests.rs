@@ -481,6 +481,54 @@ fn requests_wait_for_room_that_others_give_back_when_they_sleep() {
 }
 
 #[test]
+fn replica_that_moves_gives_no_room_back_where_its_model_stays() {
+    // The replica on the second node replaces the one on the first, which is drained.
+    let mut fleet = fleet_with(&[100, 100], vec![model(0, 1, 60), model(1, 1, 60)]);
+    fleet.models[0].spec.replicas = Replicas { min: 1, max: 2 };
+    for node in 0..2 {
+        let assignment = Assignment {
+            node: node_name(node),
+            model: model_name(0),
+        };
+        fleet
+            .current
+            .insert(assignment, (READY, Some(Duration::ZERO)));
+    }
+    let fits = |fleet: &TestFleet| fits_when_others_sleep(&fleet.problem(), &model_name(1));
+    assert!(fits(&fleet));
+    fleet.nodes[0].schedulability = Schedulability::Draining;
+    assert!(!fits(&fleet));
+}
+
+#[test]
+fn room_that_others_give_back_includes_the_disk_space_of_their_files() {
+    let mut fleet = fleet_with(&[100], vec![model(0, 1, 1), model(1, 1, 1)]);
+    fleet.models[0].spec.replicas = Replicas { min: 0, max: 1 };
+    let assignment = Assignment {
+        node: node_name(0),
+        model: model_name(0),
+    };
+    fleet
+        .current
+        .insert(assignment, (READY, Some(Duration::ZERO)));
+    let fits = |size: u64, fleet: &TestFleet| {
+        let mut problem = fleet.problem();
+        problem.nodes[0].disk = Some(Bytes(10));
+        for (byte, demand) in problem.models.iter_mut().enumerate() {
+            demand.files = Some(DeliveredFiles {
+                digest: Sha256Digest([byte as u8; 32]),
+                size: Bytes(size),
+            });
+        }
+        fits_when_others_sleep(&problem, &model_name(1))
+    };
+    assert!(fits(6, &fleet));
+    assert!(!fits(11, &fleet), "the disk is too small");
+    fleet.models[0].spec.replicas = Replicas::fixed(1);
+    assert!(!fits(6, &fleet), "the other one never sleeps");
+}
+
+#[test]
 fn replica_is_evicted_when_it_violates_a_new_constraint() {
     let zone = ZoneName::new("clinic").unwrap();
     type Change = fn(&mut TestFleet);

@@ -6,7 +6,8 @@
 //! token or other addresses.
 
 use etcd_client::{Client, GetOptions, StatusResponse};
-use tokio::sync::{Mutex, watch};
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::members::{Members, TIMEOUT};
 use crate::store::{StoreError, keys};
@@ -26,10 +27,24 @@ impl LogPosition {
     }
 }
 
+/// Records a `position` that was read after `earlier` had been the last one. Other positions may have been
+/// recorded while it was read. Returns whether it shows another history that was not noticed yet.
+fn record(
+    last: &mut Option<LogPosition>,
+    earlier: Option<LogPosition>,
+    position: LogPosition,
+) -> bool {
+    let is_other_history = earlier.is_some_and(|earlier| !earlier.may_precede(position));
+    let follows_last = last.is_none_or(|last| last.may_precede(position));
+    if is_other_history || follows_last {
+        *last = Some(position);
+    }
+    is_other_history && !follows_last
+}
+
 /// The history of etcd, as far as it was observed.
 pub(super) struct History {
-    /// The newest position. Locked during an observation, so that positions are compared in the order in
-    /// which they were read.
+    /// The newest position.
     last: Mutex<Option<LogPosition>>,
     /// How many other histories have followed the first one.
     changes: watch::Sender<u64>,
@@ -56,7 +71,7 @@ impl History {
     /// # Errors
     /// Those of the calls.
     pub(super) async fn observe(&self, members: &Members) -> Result<StatusResponse, StoreError> {
-        let mut last = self.last.lock().await;
+        let earlier = *self.last.lock();
         // After this read, which is linearizable, the member has applied all that was ever observed.
         let options = GetOptions::new().with_count_only();
         let read =
@@ -75,9 +90,7 @@ impl History {
             cluster_id: header.cluster_id(),
             applied_index: status.raft_applied_index(),
         };
-        if let Some(earlier) = last.replace(position)
-            && !earlier.may_precede(position)
-        {
+        if record(&mut self.last.lock(), earlier, position) {
             tracing::warn!(
                 "etcd was put back to an earlier state, or is another one: it is read anew"
             );
@@ -90,6 +103,29 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn position_is_compared_with_those_that_were_known_before_it_was_read() {
+        let position = |cluster_id, applied_index| LogPosition {
+            cluster_id,
+            applied_index,
+        };
+        let mut last = None;
+        assert!(!record(&mut last, None, position(1, 5)));
+        let earlier = last;
+        assert!(!record(&mut last, earlier, position(1, 9)));
+        // A slow observation of the same log is older than what was recorded meanwhile.
+        assert!(!record(&mut last, earlier, position(1, 7)));
+        assert_eq!(last, Some(position(1, 9)));
+        // Of two observations at once, one notices the other history.
+        let earlier = last;
+        assert!(record(&mut last, earlier, position(2, 1)));
+        assert!(!record(&mut last, earlier, position(2, 3)));
+        assert_eq!(last, Some(position(2, 3)));
+        // What was read before it is nothing new either.
+        assert!(!record(&mut last, earlier, position(1, 10)));
+        assert_eq!(last, Some(position(2, 3)));
+    }
 
     #[test]
     fn log_that_begins_anew_or_is_another_clusters_is_noticed() {
