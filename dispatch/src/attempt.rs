@@ -21,13 +21,27 @@ use crate::{ReplicaView, TransportError};
 #[derive(Debug)]
 pub(crate) struct AttemptError {
     pub(crate) error: RequestError,
-    /// Whether the request may have reached the node.
-    pub(crate) sent: bool,
+    pub(crate) reached: NodeReached,
+}
+
+/// How far a request that failed came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NodeReached {
+    /// Nothing of it was sent.
+    No,
+    /// The connection was lost while the request was under way, with all others on it: a line that breaks, a
+    /// machine that stops. The request is not the reason.
+    ConnectionLost,
+    /// The node has answered with the error, or not in time.
+    Answered,
 }
 
 impl From<RequestError> for AttemptError {
     fn from(error: RequestError) -> Self {
-        Self { error, sent: true }
+        Self {
+            error,
+            reached: NodeReached::Answered,
+        }
     }
 }
 
@@ -134,7 +148,7 @@ impl Attempt<'_> {
         let next = read_message(&mut messages, model);
         match timeout_at(limits.answer.at.into(), next).await {
             Ok(Ok(next)) => Ok((messages, next)),
-            Ok(Err(error)) => Err(self.record_failure(error).into()),
+            Ok(Err(failed)) => Err(self.record_refusal(failed)),
             Err(_) => Err(self.record_failure(limits.answer.error()).into()),
         }
     }
@@ -156,13 +170,24 @@ impl Attempt<'_> {
 }
 
 /// Reads the next message of an answer that is not complete.
-async fn read_message<M>(messages: &mut MessageStream<M>, model: &str) -> Result<M, RequestError> {
+async fn read_message<M>(messages: &mut MessageStream<M>, model: &str) -> Result<M, AttemptError> {
     match messages.next().await {
         Some(Ok(message)) => Ok(message),
-        Some(Err(status)) => Err(status::to_error(&status, model)),
-        None => Err(RequestError::NodeLost(
-            "the node ended the answer before it began".into(),
-        )),
+        Some(Err(status)) => Err(status_error(&status, model)),
+        None => {
+            Err(RequestError::NodeLost("the node ended the answer before it began".into()).into())
+        }
+    }
+}
+
+fn status_error(status: &tonic::Status, model: &str) -> AttemptError {
+    AttemptError {
+        error: status::to_error(status, model),
+        reached: if status::is_connection_error(status) {
+            NodeReached::ConnectionLost
+        } else {
+            NodeReached::Answered
+        },
     }
 }
 
@@ -186,8 +211,8 @@ fn attempt_error(error: TransportError, replica: &ReplicaView, model: &str) -> A
                 "The node '{}' is not connected.",
                 replica.node
             )),
-            sent: false,
+            reached: NodeReached::No,
         },
-        TransportError::Status(status) => status::to_error(&status, model).into(),
+        TransportError::Status(status) => status_error(&status, model),
     }
 }

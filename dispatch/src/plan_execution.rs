@@ -11,7 +11,7 @@ use flotilla_gateway::{BackendAnswer, BackendError, EventStream, ServedBy};
 use flotilla_proto::v1;
 
 use crate::answer_stream::AnswerStream;
-use crate::attempt::{Attempt, AttemptError};
+use crate::attempt::{Attempt, AttemptError, NodeReached};
 use crate::decision_recorder::DecisionRecorder;
 use crate::dispatch_context::DispatchContext;
 use crate::plan::DispatchPlan;
@@ -139,7 +139,7 @@ impl<'a> PlanExecution<'a> {
     pub(crate) fn record_failure(
         &mut self,
         replica: &ReplicaView,
-        AttemptError { error, sent }: AttemptError,
+        AttemptError { error, reached }: AttemptError,
     ) -> Result<(), RequestError> {
         let model = self.model().clone();
         let kind = error.kind();
@@ -147,7 +147,8 @@ impl<'a> PlanExecution<'a> {
             .observer
             .metrics
             .record_failed_attempt(model.as_str(), kind);
-        let failed_attempts = self.context.count_failed_attempt();
+        self.context.count_failed_attempt();
+        let sent = reached != NodeReached::No;
         // Another replica may be tried at once. Only a second try on this one, which the request has reached,
         // takes a token of the model's budget.
         let retries = &self.dispatch.retries;
@@ -171,7 +172,11 @@ impl<'a> PlanExecution<'a> {
             replica,
             rejected,
             error,
-            budget_used: sent.then_some(failed_attempts),
+            reached,
+            refused_attempts: match reached {
+                NodeReached::Answered => self.context.count_refused_attempt(),
+                NodeReached::No | NodeReached::ConnectionLost => 0,
+            },
             throttled,
             jitter: fastrand::f32(),
         };

@@ -29,6 +29,8 @@ pub(crate) struct RequestContext {
     first_attempt: OnceLock<Instant>,
     /// Attempts that failed, with all models of the plan.
     failed_attempts: AtomicU32,
+    /// Those of them that a node has answered with an error.
+    refused_attempts: AtomicU32,
     metrics: Arc<ServerMetrics>,
     /// Whether a recorder counts the end of the request.
     has_recorder: AtomicBool,
@@ -52,6 +54,7 @@ impl RequestContext {
             energy: Mutex::default(),
             first_attempt: OnceLock::new(),
             failed_attempts: AtomicU32::new(0),
+            refused_attempts: AtomicU32::new(0),
             has_recorder: AtomicBool::new(false),
             _in_flight: metrics.start_request(),
             metrics,
@@ -88,9 +91,14 @@ impl RequestContext {
         }
     }
 
-    /// Counts an attempt that failed, and returns the number of them.
-    pub(crate) fn count_failed_attempt(&self) -> u32 {
-        self.failed_attempts.fetch_add(1, Ordering::Relaxed) + 1
+    /// Counts an attempt that failed.
+    pub(crate) fn count_failed_attempt(&self) {
+        self.failed_attempts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a failed attempt as one that a node has answered with an error, and returns the number of those.
+    pub(crate) fn count_refused_attempt(&self) -> u32 {
+        self.refused_attempts.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// The attempts that failed so far.

@@ -7,9 +7,12 @@ use flotilla_core::routing::{MAX_FAILED_ATTEMPTS, RejectedCandidate, retry_backo
 use flotilla_core::{ModelRevision, NodeName};
 
 use crate::ReplicaView;
+use crate::attempt::NodeReached;
 
-/// Nodes that may be lost under one request, the first included.
-const MAX_LOST_NODES: usize = 3;
+/// Processes of models that may end under one request, the first included: the request may be the reason.
+const MAX_ENDED_PROCESSES: usize = 3;
+/// Connections that may be lost under one request: those of a whole site are when its line breaks.
+const MAX_LOST_CONNECTIONS: usize = 16;
 /// Failed attempts that are recorded.
 const MAX_RECORDED: usize = 8;
 
@@ -20,8 +23,10 @@ pub(crate) struct RetryState {
     attempts: u32,
     /// Attempts that failed.
     failures: u32,
-    /// Nodes that were lost under the request.
-    lost_nodes: usize,
+    /// Processes of models that ended under the request.
+    ended_processes: usize,
+    /// Connections that were lost under the request.
+    lost_connections: usize,
     failed: Vec<FailedReplica>,
     errors: Vec<RejectedCandidate>,
     last_error: Option<RequestError>,
@@ -55,9 +60,10 @@ pub(crate) struct FailedAttempt<'a> {
     /// The attempt in the decision record.
     pub(crate) rejected: RejectedCandidate,
     pub(crate) error: RequestError,
-    /// Failed attempts of the request that may have reached a node, with all models of the plan. `None` if
-    /// this one did not: it is repeated without a limit, as gRPC does.
-    pub(crate) budget_used: Option<u32>,
+    /// How far the request came. One that was not sent is repeated without a limit, as gRPC does.
+    pub(crate) reached: NodeReached,
+    /// Attempts of the request that nodes have answered with an error, with all models of the plan.
+    pub(crate) refused_attempts: u32,
     /// Whether the model's budget of retries is used up: then the replica is not tried again.
     pub(crate) throttled: bool,
     /// A random number, 0 to 1, which spreads requests that failed together.
@@ -125,17 +131,25 @@ impl RetryState {
             replica,
             rejected,
             error,
-            budget_used,
+            reached,
+            refused_attempts,
             throttled,
             jitter,
         } = attempt;
         self.failures += 1;
-        self.lost_nodes += usize::from(matches!(error, RequestError::NodeLost(_)));
+        match reached {
+            NodeReached::No => {}
+            NodeReached::ConnectionLost => self.lost_connections += 1,
+            NodeReached::Answered => {
+                self.ended_processes += usize::from(matches!(error, RequestError::NodeLost(_)));
+            }
+        }
         if self.errors.len() < MAX_RECORDED {
             self.errors.push(rejected);
         }
-        let exhausted = budget_used.is_some_and(|used| used >= MAX_FAILED_ATTEMPTS);
-        let too_many = exhausted || self.lost_nodes >= MAX_LOST_NODES;
+        let too_many = refused_attempts >= MAX_FAILED_ATTEMPTS
+            || self.ended_processes >= MAX_ENDED_PROCESSES
+            || self.lost_connections >= MAX_LOST_CONNECTIONS;
         if !error.is_retryable() || too_many {
             return Err(error);
         }
@@ -152,7 +166,7 @@ impl RetryState {
             node: replica.node.clone(),
             revision: replica.revision,
             retry_at: backoff.and_then(|backoff| now.checked_add(backoff)),
-            sent: budget_used.is_some(),
+            sent: reached != NodeReached::No,
         });
         self.last_error = Some(error);
         Ok(())

@@ -235,3 +235,28 @@ async fn first_try_on_another_replica_needs_no_budget() {
     assert!(send(&fleet, "m").await.is_err());
     assert_eq!(fleet.requests("broken"), before + 1);
 }
+
+#[tokio::test]
+async fn connections_lost_together_end_no_request_and_processes_that_end_do() {
+    let nodes = ["a", "b", "c", "d", "e", "f"];
+    let lost = nodes.map(|node| replica("line", node, Reply::LoseConnection));
+    let ended = || Reply::Fail(RequestError::NodeLost("the process has ended".into()));
+    let ended = ["p", "q", "r", "s"].map(|node| replica("process", node, ended()));
+    let answering = ["line", "process"].map(|model| TestReplica {
+        // It is tried last.
+        seconds: Some(5.0),
+        ..replica(model, model, Reply::Answer(1.0))
+    });
+    let replicas: Vec<_> = lost.into_iter().chain(ended).chain(answering).collect();
+    let fleet = TestFleet::start(&replicas, Vec::new());
+    for _ in 0..5 {
+        assert_eq!(send(&fleet, "line").await.unwrap(), "line");
+    }
+    let error = loop {
+        // Two replicas are sampled at a time, so that the answering one may be tried before.
+        if let Err(failed) = send(&fleet, "process").await {
+            break failed.error;
+        }
+    };
+    assert!(matches!(error, RequestError::NodeLost(_)), "{error}");
+}

@@ -43,6 +43,8 @@ pub(crate) enum Reply {
     Fail(RequestError),
     /// It is not connected.
     NotConnected,
+    /// Its connection is lost.
+    LoseConnection,
 }
 
 /// A replica that counts its requests.
@@ -63,6 +65,12 @@ impl FakeTransport {
             }
             Reply::Fail(error) => Err(TransportError::Status(status::from_error(error.clone()))),
             Reply::NotConnected => Err(TransportError::NotConnected),
+            Reply::LoseConnection => {
+                let cause = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+                Err(TransportError::Status(tonic::Status::from_error(
+                    cause.into(),
+                )))
+            }
         }
     }
 }

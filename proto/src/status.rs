@@ -103,6 +103,12 @@ pub fn to_error(status: &Status, model: &str) -> RequestError {
     }
 }
 
+/// Returns whether the connection failed, rather than the node answered with the status.
+#[must_use]
+pub fn is_connection_error(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
 /// Returns whether a call failed before any of it was sent, because its connection was already
 /// closed. Such a call can be retried without a risk of computing it twice.
 #[must_use]

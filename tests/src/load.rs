@@ -1,7 +1,7 @@
 //! Constant load on a model, with the outcome of every request.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use reqwest::Response;
@@ -15,6 +15,8 @@ pub struct Load {
     stop: CancellationToken,
     workers: JoinSet<LoadTally>,
     completed: Arc<AtomicU64>,
+    /// The error of the first request that failed before anything was streamed.
+    first_error: Arc<OnceLock<String>>,
 }
 
 /// The outcomes of requests, counted.
@@ -66,12 +68,14 @@ impl Load {
     #[must_use]
     pub fn start(apis: &[Api], model: &str, concurrency: usize) -> Self {
         let stop = CancellationToken::new();
+        let first_error = Arc::new(OnceLock::new());
         let mut workers = JoinSet::new();
         let completed = Arc::<AtomicU64>::default();
         for worker in 0..concurrency {
             let apis = apis.to_vec();
             let (model, stop) = (model.to_owned(), stop.clone());
             let completed = completed.clone();
+            let first_error = first_error.clone();
             workers.spawn(async move {
                 let mut tally = LoadTally::default();
                 let mut stream = worker % 2 == 0;
@@ -88,6 +92,10 @@ impl Load {
                         None if apis.len() > 1 => api_index += 1,
                         None => tally.errors.push("no connection".into()),
                     }
+                    if let Some(error) = tally.errors.first() {
+                        // Only the first one of all workers is noted.
+                        let _ = first_error.set(error.clone());
+                    }
                     stream = !stream;
                 }
                 tally
@@ -97,6 +105,7 @@ impl Load {
             stop,
             workers,
             completed,
+            first_error,
         }
     }
 
@@ -104,6 +113,12 @@ impl Load {
     #[must_use]
     pub fn completed(&self) -> u64 {
         self.completed.load(Ordering::Relaxed)
+    }
+
+    /// Returns the error of the first request that failed before anything was streamed.
+    #[must_use]
+    pub fn first_error(&self) -> Option<&str> {
+        self.first_error.get().map(String::as_str)
     }
 
     /// Sends no more requests, waits for those under way, and returns the outcomes of all. Prints them

@@ -1,12 +1,13 @@
 //! The leader's control loop. It moves the fleet towards the desired state:
-//! view → [`PlacementProblem`](placement::PlacementProblem) with rollouts and scaling →
-//! [`placement::solve`] → writes to the store.
+//! view → [`PlacementProblem`](flotilla_core::placement::PlacementProblem) with rollouts and scaling →
+//! [`solve`](flotilla_core::placement::solve) → writes to the store.
 //!
 //! `problem.rs` assembles the problem from `node_capacity.rs` (nodes), `replica_count.rs` and
 //! `model_scalers.rs` (how many replicas), `rollout_step.rs` and `surge.rs` (which revision next), and
 //! `revision_trials.rs` (whether it answers).
-//! `writes.rs` turns the plan into writes.
+//! `writes.rs` turns the plan into writes; `explanation.rs` says why replicas are missing.
 
+mod explanation;
 mod model_scalers;
 mod node_capacity;
 mod problem;
@@ -16,20 +17,17 @@ mod rollout_step;
 mod surge;
 mod writes;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flotilla_core::ModelName;
-use flotilla_core::placement::{self, PlacementPlan, PlacementProblem, UnplacedReplicas};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::fleet::{FleetHandle, FleetView, NodePhase};
+use crate::fleet::{FleetHandle, FleetView};
 use crate::store::backoff::RetryDelays;
 use crate::store::{Leadership, Store, StoreError};
+pub(crate) use explanation::{explain, explain_waits, unplaced};
 use model_scalers::{ModelScalers, SCALING_INTERVAL};
-use problem::ProblemInputs;
 use revision_trials::RevisionTrials;
 use writes::PlannedWrites;
 
@@ -141,96 +139,4 @@ async fn plan(
         tracing::error!(%error, "planning the placement has failed");
         (Observations::default(), PlannedWrites::default())
     })
-}
-
-/// Models of a view that are explained together: each one costs a pass over all nodes.
-const MAX_EXPLAINED: usize = 20;
-
-/// Explains why models of a view have fewer replicas than desired. Solves the placement once for each
-/// view, which takes long in a large fleet. The models' current load is not known here, so that a model
-/// that is scaled to zero counts as complete.
-struct Explainer<'a> {
-    view: &'a FleetView,
-    inputs: ProblemInputs,
-}
-
-impl<'a> Explainer<'a> {
-    fn new(view: &'a FleetView) -> Self {
-        Self {
-            view,
-            inputs: ProblemInputs::new(view, &Observations::default(), Instant::now()),
-        }
-    }
-
-    fn problem(&self) -> PlacementProblem<'_> {
-        self.inputs.problem(self.view, Instant::now())
-    }
-
-    fn plan(&self, problem: &PlacementProblem<'_>) -> &'a PlacementPlan {
-        self.view.plan.get_or_init(|| placement::solve(problem))
-    }
-}
-
-/// Explains why models have fewer replicas than desired: the first ones of those that have.
-pub(crate) fn unplaced(view: &FleetView) -> &BTreeMap<ModelName, UnplacedReplicas> {
-    view.unplaced.get_or_init(|| {
-        let explainer = Explainer::new(view);
-        let problem = explainer.problem();
-        let plan = explainer.plan(&problem);
-        let missing = plan.missing.keys().take(MAX_EXPLAINED);
-        missing
-            .filter_map(|model| {
-                let unplaced = placement::explain_plan(&problem, plan, model)?;
-                Some((model.clone(), unplaced))
-            })
-            .collect()
-    })
-}
-
-/// Explains why a model has fewer replicas than desired.
-#[must_use]
-pub(crate) fn explain(view: &FleetView, model: &ModelName) -> Option<UnplacedReplicas> {
-    let unplaced = unplaced(view);
-    if unplaced.contains_key(model) || unplaced.len() < MAX_EXPLAINED {
-        return unplaced.get(model).cloned();
-    }
-    let explainer = Explainer::new(view);
-    let problem = explainer.problem();
-    placement::explain_plan(&problem, explainer.plan(&problem), model)
-}
-
-/// Explains why no request for these models can be answered soon, although it waits for a replica: none
-/// can be placed, also when other models sleep, or the model stays on lost nodes for now. Models of which
-/// a replica can be expected are left out.
-#[must_use]
-pub(crate) fn explain_waits(view: &FleetView, models: &[ModelName]) -> BTreeMap<ModelName, String> {
-    let explainer = Explainer::new(view);
-    let problem = explainer.problem();
-    let explain =
-        |model: &ModelName| Some((model.clone(), explain_wait(&explainer, &problem, model)?));
-    models.iter().filter_map(explain).collect()
-}
-
-fn explain_wait(
-    explainer: &Explainer<'_>,
-    problem: &PlacementProblem<'_>,
-    model: &ModelName,
-) -> Option<String> {
-    let view = explainer.view;
-    let assigned = view.models.get(model)?.assigned.keys();
-    let nodes: Vec<_> = assigned.map(|name| view.nodes.get(name)).collect();
-    if nodes
-        .iter()
-        .any(|node| node.is_none_or(|node| node.phase != NodePhase::Lost))
-    {
-        return None;
-    }
-    if let Some(unplaced) = placement::explain_plan(problem, explainer.plan(problem), model) {
-        let waits_for_room = placement::fits_when_others_sleep(problem, model);
-        return (!waits_for_room).then(|| format!("it cannot be placed: {unplaced}"));
-    }
-    let hold = view.placement_hold.as_ref();
-    let is_held = nodes.into_iter().flatten().any(|node| node.keeps_models);
-    hold.filter(|_| is_held)
-        .map(|hold| format!("its node is lost. {hold}"))
 }

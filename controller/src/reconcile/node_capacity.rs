@@ -55,6 +55,12 @@ fn schedulability(node: &NodeView) -> Schedulability {
     }
 }
 
+/// Returns whether a node is away for a moment, and takes models again once it is back.
+pub(super) fn may_return(node: &NodeView) -> bool {
+    let is_away = matches!(node.phase, NodePhase::Joining | NodePhase::Suspect);
+    is_away && !node.is_stopping() && schedulability(node) == Schedulability::Disconnected
+}
+
 /// Returns whether a second replica of `model` fits on a node beside everything assigned to it.
 /// If so, the node loads the new revision before it stops the old one.
 pub(super) fn fits_twice(view: &FleetView, model: &ModelView, node: &NodeName) -> bool {

@@ -172,7 +172,7 @@ impl ModelInput {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::fleet::NodeRecord;
     use crate::reconcile::writes;
@@ -180,7 +180,7 @@ mod tests {
     use flotilla_core::{ModelRevision, StoreRevision};
     use std::sync::Arc;
 
-    fn node(name: &NodeName, model: &ModelName) -> NodeView {
+    pub(in crate::reconcile) fn node(name: &NodeName, model: &ModelName) -> NodeView {
         NodeView {
             name: name.clone(),
             record: NodeRecord::example(),

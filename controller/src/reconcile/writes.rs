@@ -214,7 +214,7 @@ fn mark_failed(name: &ModelName, model: &ModelView, mut reason: String) -> Store
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use flotilla_core::StoreRevision;
@@ -229,7 +229,7 @@ mod tests {
     const DESIRED: ModelRevision = ModelRevision(2);
 
     /// A model with this many replicas of the desired revision.
-    fn model(replicas: usize) -> ModelView {
+    pub(in crate::reconcile) fn model(replicas: usize) -> ModelView {
         let name = ModelName::new("m").unwrap();
         let revisions = ModelRevisions {
             desired: DESIRED,

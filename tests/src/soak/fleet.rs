@@ -261,7 +261,7 @@ impl SoakFleet {
     }
 
     /// Prints the end of the log of every controller and agent.
-    fn print_logs(&mut self) {
+    pub(super) fn print_logs(&mut self) {
         for member in self.members_mut() {
             let process = &mut member.process;
             let (id, lines) = (process.id(), process.last_lines(LOG_LINES));

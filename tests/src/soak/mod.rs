@@ -75,6 +75,15 @@ pub async fn run(duration: Duration, seed: u64) -> SoakReport {
         println!("{:>5.0} s: {}", began.elapsed().as_secs_f64(), fault.name());
         faults::inject(fault, &mut fleet, &mut random).await;
         fleet.wait_until_settled(fault.name()).await;
+        for (load, model) in loads.iter().zip(MODELS) {
+            if let Some(error) = load.first_error() {
+                fleet.print_logs();
+                panic!(
+                    "a request for {model} failed during {}: {error}",
+                    fault.name()
+                );
+            }
+        }
         counts[index].1 += 1;
     }
     let mut tally = LoadTally::default();
