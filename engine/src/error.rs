@@ -36,6 +36,14 @@ pub enum LoadError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The files were not read in time.
+    #[error("{path} was not read within {seconds} s")]
+    SlowFiles {
+        /// The folder or file of the model.
+        path: PathBuf,
+        /// How long was waited for it, in seconds.
+        seconds: u64,
+    },
     /// The engine does not know the model's architecture.
     #[error("the engine mistral does not know the architecture {0}")]
     Architecture(String),
@@ -59,6 +67,9 @@ pub enum LoadError {
     /// The model was loaded, but cannot compute an answer.
     #[error("it was loaded, but fails at its first answer: {0}")]
     FirstAnswer(String),
+    /// The model was loaded, but did not compute its first answers within this many seconds.
+    #[error("it was loaded, but did not answer within {0} s")]
+    WarmUp(u64),
     /// The engine failed while it loaded the model.
     #[error("the engine failed to load it: {0}")]
     Engine(String),
@@ -90,6 +101,12 @@ impl LoadError {
             }
             Self::Damaged { .. } => {
                 "copy the model's files again, all of one version, and compare their sizes with the source's"
+            }
+            Self::SlowFiles { .. } => {
+                "check the drive that the model's files are on: it hangs, or is far too slow"
+            }
+            Self::WarmUp(_) => {
+                "see whether the node is overloaded or swaps; else use a smaller model, or quantise this one"
             }
             Self::Architecture(_) => {
                 "use a model of an architecture that docs/models.md lists, or serve it with another server by the \

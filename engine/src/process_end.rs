@@ -61,7 +61,7 @@ impl EndCause {
                 "lower --memory of the node to what it really has for models, or end what else takes its memory"
             }
             Self::MemoryLimit(_) => {
-                "raise spec.memory, or lower spec.concurrency or the context length"
+                "raise spec.memory, or lower spec.concurrency or spec.options.contextLength"
             }
             Self::Silent(_) => {
                 "see whether the node is overloaded or swaps; the model is started again"

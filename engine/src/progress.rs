@@ -26,7 +26,17 @@ pub(crate) struct ProgressWatch {
     /// Returns the milliseconds since the watch was created.
     clock: Box<dyn Fn() -> u64 + Send + Sync>,
     sequences: Mutex<Vec<Arc<SequenceTimes>>>,
-    speed: Mutex<ReadingSpeed>,
+    reading: Mutex<Reading>,
+}
+
+/// The reading of prompts so far.
+#[derive(Default)]
+struct Reading {
+    speed: ReadingSpeed,
+    /// Milliseconds in which prompts were read that are read to their end.
+    total: u64,
+    /// When the last of them was.
+    until: u64,
 }
 
 /// When a sequence last made progress, in milliseconds since the watch was created.
@@ -34,7 +44,10 @@ struct SequenceTimes {
     /// The tokens of the prompt, until the first token was sampled; then 0.
     unread: AtomicU32,
     last_progress: AtomicU64,
+    /// Since when nobody reads it, or its first token after that; [`NEVER`] while somebody reads it.
     abandoned: AtomicU64,
+    /// [`Reading::total`] at that time.
+    read_before: AtomicU64,
 }
 
 /// A sequence in the engine. Dropping it records that the engine has dropped the sequence.
@@ -56,8 +69,10 @@ pub(crate) struct SequenceState {
     pub(crate) unread: u32,
     /// When the sequence began or sampled its last token.
     pub(crate) last_progress: u64,
-    /// Since when nobody reads it. `None` if somebody does.
+    /// Since when nobody reads it though the engine could stop it: its prompt is read. `None` if somebody does.
     pub(crate) abandoned: Option<u64>,
+    /// Milliseconds since then in which the engine read other prompts, and could not stop it.
+    pub(crate) read_since: u64,
 }
 
 /// Why an engine is taken for stuck.
@@ -101,8 +116,12 @@ pub(crate) fn stall(sequences: &[SequenceState], speed: Option<f64>, now: u64) -
     if since(last) > limit {
         return Some(Stall::NoProgress(since(last)));
     }
-    let abandoned = sequences.iter().filter_map(|s| s.abandoned).min()?;
-    (since(abandoned) > limit).then(|| Stall::NobodyReads(since(abandoned)))
+    let ignored = sequences.iter().filter_map(|s| {
+        let time = since(s.abandoned?);
+        Some(time.saturating_sub(Duration::from_millis(s.read_since)))
+    });
+    let ignored = ignored.max()?;
+    (ignored > limit).then_some(Stall::NobodyReads(ignored))
 }
 
 impl ProgressWatch {
@@ -116,7 +135,7 @@ impl ProgressWatch {
         Arc::new(Self {
             clock: Box::new(clock),
             sequences: Mutex::default(),
-            speed: Mutex::default(),
+            reading: Mutex::default(),
         })
     }
 
@@ -126,6 +145,7 @@ impl ProgressWatch {
             unread: AtomicU32::new(u32::try_from(prompt_tokens).unwrap_or(u32::MAX)),
             last_progress: AtomicU64::new(self.now()),
             abandoned: AtomicU64::new(NEVER),
+            read_before: AtomicU64::new(0),
         });
         self.sequences.lock().push(times.clone());
         let reader = ReaderGuard {
@@ -142,16 +162,19 @@ impl ProgressWatch {
     /// How fast the engine reads prompts where nothing holds it up, in tokens per second. `None` before it was
     /// learnt.
     pub(crate) fn reading_speed(&self) -> Option<f64> {
-        self.speed.lock().best()
+        self.reading.lock().speed.best()
     }
 
     /// Why the engine is taken for stuck, if it is.
     pub(crate) fn stall(&self) -> Option<Stall> {
+        let (speed, read) = {
+            let reading = self.reading.lock();
+            (reading.speed.tokens_per_second(), reading.total)
+        };
         let sequences: Vec<SequenceState> = {
             let sequences = self.sequences.lock();
-            sequences.iter().map(|times| times.state()).collect()
+            sequences.iter().map(|times| times.state(read)).collect()
         };
-        let speed = self.speed.lock().tokens_per_second();
         stall(&sequences, speed, self.now())
     }
 
@@ -161,13 +184,21 @@ impl ProgressWatch {
 }
 
 impl SequenceTimes {
-    fn state(&self) -> SequenceState {
+    /// The state when the engine has read prompts for `read` milliseconds.
+    fn state(&self, read: u64) -> SequenceState {
         let abandoned = self.abandoned.load(Ordering::Relaxed);
         SequenceState {
             unread: self.unread.load(Ordering::Relaxed),
             last_progress: self.last_progress.load(Ordering::Relaxed),
             abandoned: (abandoned != NEVER).then_some(abandoned),
+            read_since: read.saturating_sub(self.read_before.load(Ordering::Relaxed)),
         }
+    }
+
+    /// Records that the engine could stop the sequence from now on, as nobody reads it.
+    fn abandon(&self, now: u64, read: u64) {
+        self.read_before.store(read, Ordering::Relaxed);
+        self.abandoned.store(now, Ordering::Relaxed);
     }
 }
 
@@ -179,7 +210,14 @@ impl SequenceProgress {
         let read = self.times.unread.swap(0, Ordering::Relaxed);
         if read > 0 {
             let time = Duration::from_millis(now.saturating_sub(previous));
-            self.watch.speed.lock().learn(read, time);
+            let mut reading = self.watch.reading.lock();
+            reading.speed.learn(read, time);
+            // Prompts that were read at the same time count once.
+            reading.total += now.saturating_sub(previous.max(reading.until));
+            reading.until = now;
+            if self.times.abandoned.load(Ordering::Relaxed) != NEVER {
+                self.times.abandon(now, reading.total);
+            }
         }
     }
 }
@@ -193,8 +231,8 @@ impl Drop for SequenceProgress {
 
 impl Drop for ReaderGuard {
     fn drop(&mut self) {
-        let now = self.watch.now();
-        self.times.abandoned.store(now, Ordering::Relaxed);
+        let read = self.watch.reading.lock().total;
+        self.times.abandon(self.watch.now(), read);
     }
 }
 
@@ -207,6 +245,7 @@ mod tests {
             unread,
             last_progress,
             abandoned: None,
+            read_since: 0,
         }
     }
 
@@ -258,6 +297,35 @@ mod tests {
             ..abandoned
         };
         assert_eq!(stall(&[reading], Some(10.0), 100_000), None);
+        // While another was read, it could not either.
+        let waited = SequenceState {
+            read_since: 20_000,
+            ..abandoned
+        };
+        assert_eq!(stall(&[waited], None, 60_000), None);
+        assert!(stall(&[waited], None, 60_001).is_some());
+    }
+
+    #[test]
+    fn engine_has_its_time_to_stop_once_an_abandoned_prompt_is_read() {
+        let clock = Arc::new(AtomicU64::new(0));
+        let now = clock.clone();
+        let watch = ProgressWatch::with_clock(move || now.load(Ordering::Relaxed));
+        let advance = |seconds: u64| clock.fetch_add(1_000 * seconds, Ordering::Relaxed);
+        let (sequence, reader) = watch.begin(1_000);
+        drop(reader);
+        advance(100);
+        sequence.token_sampled();
+        assert_eq!(watch.stall(), None, "its prompt was read until now");
+        advance(20);
+        sequence.token_sampled();
+        // Another prompt is read for 60 s, and it gets no token meanwhile.
+        let (other, _reader) = watch.begin(1_000);
+        advance(60);
+        other.token_sampled();
+        assert_eq!(watch.stall(), None);
+        advance(11);
+        assert!(matches!(watch.stall(), Some(Stall::NobodyReads(_))));
     }
 
     #[test]

@@ -29,7 +29,8 @@ impl InstanceError {
     pub(crate) fn remedy(&self) -> &'static str {
         match self {
             Self::Memory { .. } => {
-                "remove a model from the node, add memory, raise --memory, or quantise the model"
+                "remove a model from the node, add memory, raise --memory, quantise the model, or lower its \
+                 options.contextLength"
             }
             Self::Fetch(error) => error.remedy(),
             Self::Load(error) => error.remedy(),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{
     ChatMessage, GenerateInput, GenerateRequest, SamplingParams, TemplateArgs, parse_template_args,
 };
-use crate::spec::{EngineKind, ModelSpec, SystemPrompt, SystemPromptMode};
+use crate::spec::{DEFAULT_CONTEXT_LENGTH, EngineKind, ModelSpec, SystemPrompt, SystemPromptMode};
 
 /// What the files of a loaded model say about sampling.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -38,8 +38,8 @@ pub struct DefaultValue {
     pub field: String,
     /// The value.
     pub value: Value,
-    /// `spec`, `built in`, `context` (the model's context length), or the name of the model's file that
-    /// says so.
+    /// `spec`, `built in`, `context` (the model's context length), `model's files`, or the name of the model's file
+    /// that says so.
     pub source: String,
     /// Whether a request that names a value of its own gets that.
     pub overridable: bool,
@@ -109,17 +109,26 @@ impl EffectiveDefaults {
             with_neutral: spec.engine != EngineKind::Upstream,
             values: Vec::new(),
         };
+        if let Some(context) = self.context.filter(|_| spec.engine == EngineKind::Mistral) {
+            let source = match spec.options.context_length {
+                Some(_) => "spec",
+                None if context == DEFAULT_CONTEXT_LENGTH => "built in",
+                None => "model's files",
+            };
+            list.add_fixed("options.contextLength", Some(context.into()), source);
+        }
         let limit = self.max_tokens(None);
         let is_own = spec.max_tokens.is_some() || limit == spec.max_tokens_limit;
         let (own_limit, built_in) = if is_own { (limit, None) } else { (None, limit) };
         let own_limit = (own_limit.map(Value::from), None);
         list.add("maxTokens", own_limit, built_in.map(Value::from));
         if limit < spec.max_answer_tokens(None)
-            && let Some(max_tokens) = list.values.first_mut()
+            && let Some(max_tokens) = list.values.last_mut()
         {
             max_tokens.source = "context".to_owned();
         }
-        list.add_fixed("maxTokensLimit", spec.max_tokens_limit.map(Value::from));
+        let most_tokens = spec.max_tokens_limit.map(Value::from);
+        list.add_fixed("maxTokensLimit", most_tokens, "spec");
         list.add("temperature", layers(|s| number(s.temperature)), json!(1));
         list.add("topP", layers(|s| number(s.top_p)), json!(1));
         list.add("topK", layers(|s| s.top_k.map(Value::from)), json!(0));
@@ -140,7 +149,7 @@ impl EffectiveDefaults {
             let value = Some(Value::from(prompt.text.as_str()));
             match prompt.mode {
                 SystemPromptMode::WhenMissing => list.add("systemPrompt", (value, None), None),
-                SystemPromptMode::Always => list.add_fixed("systemPrompt", value),
+                SystemPromptMode::Always => list.add_fixed("systemPrompt", value, "spec"),
             }
         }
         list.values
@@ -178,13 +187,13 @@ impl ValueList<'_> {
         });
     }
 
-    /// Adds a value of the spec that no request overrides.
-    fn add_fixed(&mut self, field: &str, value: Option<Value>) {
+    /// Adds a value that no request overrides.
+    fn add_fixed(&mut self, field: &str, value: Option<Value>, source: &str) {
         if let Some(value) = value {
             self.values.push(DefaultValue {
                 field: field.to_owned(),
                 value,
-                source: "spec".to_owned(),
+                source: source.to_owned(),
                 overridable: false,
             });
         }

@@ -51,6 +51,10 @@ pub enum Dtype {
     Bf16,
 }
 
+/// The longest context of a request to the engine `mistral` where the spec does not say, in tokens: the memory of
+/// a longer one is rarely worth it for a small model.
+pub const DEFAULT_CONTEXT_LENGTH: u32 = 8_192;
+
 /// The options of all engines. Each field names the engine that reads it; an option that the chosen
 /// engine does not read is rejected.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -77,6 +81,12 @@ pub struct EngineOptions {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), extend("x-unit" = "seconds"))]
     pub max_prompt_seconds: Option<u32>,
+    /// `mistral`: the longest context of a request in tokens, prompt and answer together, at least 2 and at most
+    /// what the model's files have. The memory that a replica needs grows with its square. Default: what the files
+    /// have, but at most 8192.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2), extend("x-unit" = "tokens"))]
+    pub context_length: Option<u32>,
     /// `upstream`: the server's base URL, including `/v1`. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^https?://"))]
@@ -152,7 +162,7 @@ impl EngineOptions {
     }
 
     /// Returns every option: whether it is set, its name, and the engine that reads it.
-    pub(super) fn options(&self) -> [(bool, &'static str, EngineKind); 17] {
+    pub(super) fn options(&self) -> [(bool, &'static str, EngineKind); 18] {
         use EngineKind::{Mistral, Simulated, Upstream};
         [
             (self.pipeline.is_some(), "pipeline", Mistral),
@@ -164,6 +174,7 @@ impl EngineOptions {
                 "maxPromptSeconds",
                 Mistral,
             ),
+            (self.context_length.is_some(), "contextLength", Mistral),
             (self.url.is_some(), "url", Upstream),
             (self.model.is_some(), "model", Upstream),
             (self.api_key_env.is_some(), "apiKeyEnv", Upstream),

@@ -247,6 +247,11 @@ impl Model {
             "spec.options.maxPromptSeconds",
             "must be at least 1",
         );
+        errors.add_if(
+            spec.options.context_length.is_some_and(|length| length < 2),
+            "spec.options.contextLength",
+            "must be at least 2",
+        );
         if spec.engine == EngineKind::Upstream {
             let url = spec.options.url.as_deref().unwrap_or_default();
             errors.add_if(

@@ -73,6 +73,13 @@ impl ComputeDevice {
     }
 }
 
+/// Whether this build is for an accelerator and the node seems to have one. Unlike [`has_accelerator`] this does not
+/// open the device, which would take memory of it.
+pub(super) fn seems_to_have_accelerator() -> bool {
+    let has_gpu = cfg!(feature = "cuda") && std::path::Path::new("/dev/nvidia0").exists();
+    has_gpu || cfg!(all(feature = "metal", target_os = "macos"))
+}
+
 /// Whether mistral.rs can compute on an accelerator of this node.
 pub(super) fn has_accelerator() -> bool {
     best_device(false).is_ok_and(|device| !matches!(device, Device::Cpu))

@@ -10,7 +10,7 @@ use flotilla_core::generate::sampling_ranges::{PROBABILITY, REPETITION_PENALTY, 
 use flotilla_core::generate::{FileDefaults, SamplingParams};
 use serde_json::{Map, Value};
 
-use super::gguf_header::GgufHeader;
+use super::inspection::Inspection;
 use super::model_files::ModelFiles;
 
 /// The file of a folder.
@@ -20,27 +20,25 @@ const MAX_CONFIG_BYTES: u64 = 1 << 20;
 /// The beginning of the names in a GGUF file's metadata.
 const GGUF_PREFIX: &str = "general.sampling.";
 
-/// Reads what the files say. What cannot be read or is no valid value becomes a warning.
-pub(super) fn read(files: &ModelFiles) -> FileDefaults {
-    match files {
-        ModelFiles::Folder(dir) => match read_config(&dir.join(GENERATION_CONFIG)) {
+/// Reads what the files say, which have been inspected. What cannot be read or is no valid value becomes a warning.
+pub(super) fn read(files: &ModelFiles, inspection: &Inspection) -> FileDefaults {
+    match (files, inspection) {
+        (_, Inspection::Gguf(headers)) => {
+            let header = headers.first();
+            header.map_or_else(FileDefaults::default, |header| parse_gguf(&header.values))
+        }
+        (ModelFiles::Folder(dir), _) => match read_config(&dir.join(GENERATION_CONFIG)) {
             Ok(Some(fields)) => parse_config(&fields),
             Ok(None) => FileDefaults::default(),
-            Err(problem) => unreadable(GENERATION_CONFIG, &problem),
+            Err(problem) => unreadable(&problem),
         },
-        ModelFiles::Gguf { dir, files } => {
-            let path = dir.join(&files[0]);
-            match GgufHeader::read(&path) {
-                Ok(header) => parse_gguf(&header.values),
-                Err(problem) => unreadable("the GGUF file's metadata", &problem),
-            }
-        }
+        (ModelFiles::Gguf { .. }, Inspection::Folder { .. }) => FileDefaults::default(),
     }
 }
 
-fn unreadable(source: &str, problem: &io::Error) -> FileDefaults {
+fn unreadable(problem: &io::Error) -> FileDefaults {
     FileDefaults {
-        warnings: vec![format!("{source} is not used: {problem}")],
+        warnings: vec![format!("{GENERATION_CONFIG} is not used: {problem}")],
         ..FileDefaults::default()
     }
 }
@@ -153,14 +151,18 @@ impl<'a> FileValues<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mistral::gguf_header;
+    use crate::mistral::gguf_header::{self, GgufHeader};
 
     fn folder(config: Option<&str>) -> FileDefaults {
         let dir = tempfile::tempdir().unwrap();
         if let Some(config) = config {
             std::fs::write(dir.path().join(GENERATION_CONFIG), config).unwrap();
         }
-        read(&ModelFiles::Folder(dir.path().to_owned()))
+        let inspection = Inspection::Folder {
+            config: Value::Null,
+            tensors: Vec::new(),
+        };
+        read(&ModelFiles::Folder(dir.path().to_owned()), &inspection)
     }
 
     #[test]
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn values_of_a_gguf_file_are_read() {
-        let dir = tempfile::tempdir().unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
         let pairs = [
             ("general.sampling.temp", gguf_header::tests::f32(0.6)),
             ("general.sampling.top_k", gguf_header::tests::i32(20)),
@@ -224,11 +226,13 @@ mod tests {
                 gguf_header::tests::f32(1.05),
             ),
         ];
-        std::fs::write(dir.path().join("m.gguf"), gguf_header::tests::file(&pairs)).unwrap();
-        let files = read(&ModelFiles::Gguf {
-            dir: dir.path().to_owned(),
+        std::fs::write(file.path(), gguf_header::tests::file(&pairs)).unwrap();
+        let header = GgufHeader::read(file.path()).unwrap();
+        let files = ModelFiles::Gguf {
+            dir: "/".into(),
             files: vec!["m.gguf".into()],
-        });
+        };
+        let files = read(&files, &Inspection::Gguf(vec![header]));
         let sampling = SamplingParams {
             temperature: Some(0.6),
             top_k: Some(20),

@@ -1,7 +1,9 @@
 //! Loads a model and reports the progress.
 
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use flotilla_core::Bytes;
 use flotilla_core::generate::{ChatMessage, FileDefaults};
@@ -13,7 +15,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use tokio::sync::mpsc;
 
 use super::built_model::{BuiltModel, WeightsWatch};
-use super::device::ComputeDevice;
+use super::device::{self, ComputeDevice};
 use super::inspection::{self, Inspection};
 use super::load_plan::LoadPlan;
 use super::pipeline_text::PipelineText;
@@ -46,6 +48,10 @@ pub(super) struct LoadedEngine {
     pub(super) text_model: TextModel,
     /// What the model's files say about sampling.
     pub(super) file_defaults: FileDefaults,
+    /// The memory that the model should take.
+    pub(super) expected_memory: Bytes,
+    /// The time that the load may still take.
+    pub(super) remaining_time: Duration,
 }
 
 /// Loads the model of a spec on its own thread.
@@ -53,28 +59,33 @@ pub(super) async fn load(
     spec: &ModelSpec,
     progress: LoadProgress,
 ) -> Result<LoadedEngine, LoadError> {
-    let plan = LoadPlan::new(spec)?;
-    let expected = memory::estimate(spec).await?;
-    let files = plan.files.clone();
-    let (pipeline, device, sequences) = (plan.pipeline, plan.device, plan.sequences);
+    let began = Instant::now();
     progress("loading", 0.0);
+    let expected = Arc::<AtomicU64>::default();
     let runtime = tokio::runtime::Handle::current();
+    let (thread_spec, thread_expected) = (spec.clone(), expected.clone());
     let build = tokio::task::spawn_blocking(move || {
+        let plan = LoadPlan::new(&thread_spec, device::has_accelerator())?;
         let inspection = Inspection::of(&plan.files)?;
         architectures::check(&inspection, plan.pipeline)?;
-        let file_defaults = file_defaults::read(&plan.files);
+        let memory = match thread_spec.memory {
+            Some(memory) => memory,
+            None => memory::expected(&plan, &inspection)?,
+        };
+        thread_expected.store(memory.0, Ordering::Relaxed);
+        let file_defaults = file_defaults::read(&plan.files, &inspection);
         // A panic in the engine must not stop the process.
-        let built = runtime.block_on(AssertUnwindSafe(plan.build()).catch_unwind());
-        let problem = match built {
-            Ok(Ok(built)) => return Ok((built, file_defaults)),
+        let build = AssertUnwindSafe(plan.clone().build(&inspection));
+        let problem = match runtime.block_on(build.catch_unwind()) {
+            Ok(Ok(built)) => return Ok((plan, built, file_defaults)),
             Ok(Err(error)) => first_line(&error),
             Err(panic) => format!("it panicked: {}", panic_text(&*panic)),
         };
-        Err(inspection::explain(&files, problem))
+        Err(inspection::explain(&plan.files, problem))
     });
-    let (built, file_defaults) = tokio::select! {
+    let (plan, built, file_defaults) = tokio::select! {
         built = build => built.map_err(|error| LoadError::Engine(error.to_string()))??,
-        () = report_progress(expected, &progress) => {
+        () = report_progress(&expected, &progress) => {
             return Err(LoadError::Timeout(LOAD_TIMEOUT.as_secs()));
         }
     };
@@ -88,12 +99,13 @@ pub(super) async fn load(
         templates,
         special_tokens,
     } = text;
-    let template = match pipeline {
+    let template = match plan.pipeline {
         spec::Pipeline::Text => chat_template(spec, templates, special_tokens, &vocabulary)?,
         spec::Pipeline::Embedding => None,
     };
     progress("loading", 1.0);
-    let context = model.max_sequence_length().ok().flatten();
+    let stated = model.max_sequence_length().ok().flatten();
+    let context = plan.context(stated.unwrap_or(DEFAULT_CONTEXT) as u64)?;
     let sender = model
         .inner()
         .get_sender(None)
@@ -102,19 +114,21 @@ pub(super) async fn load(
         model,
         weights,
         sender,
-        pipeline,
-        device,
-        sequences,
+        pipeline: plan.pipeline,
+        device: plan.device,
+        sequences: plan.sequences,
         text_model: TextModel {
             vocabulary,
             template,
-            context: context.unwrap_or(DEFAULT_CONTEXT),
+            context: usize::try_from(context).unwrap_or(usize::MAX),
             reading_limit: spec
                 .options
                 .max_prompt_seconds
                 .map_or(READING_LIMIT, |seconds| Duration::from_secs(seconds.into())),
         },
         file_defaults,
+        expected_memory: Bytes(expected.load(Ordering::Relaxed)),
+        remaining_time: LOAD_TIMEOUT.saturating_sub(began.elapsed()),
     })
 }
 
@@ -151,14 +165,19 @@ fn chat_template(
 
 /// Reports the progress of a load until it times out. mistral.rs reports none: the growth of the process
 /// is compared with the memory that the model should take.
-async fn report_progress(expected: Bytes, progress: &LoadProgress) {
+/// `expected` is that memory in bytes, 0 until it is known.
+async fn report_progress(expected: &AtomicU64, progress: &LoadProgress) {
     let mut memory = ProcessMemory::new();
     let start = memory.resident();
     let report = async {
         loop {
             tokio::time::sleep(PROGRESS_INTERVAL).await;
+            let expected = match expected.load(Ordering::Relaxed) {
+                0 => continue,
+                expected => expected,
+            };
             let growth = memory.resident().saturating_sub(start);
-            let fraction = growth.0 as f64 / expected.0.max(1) as f64;
+            let fraction = growth.0 as f64 / expected as f64;
             progress("loading", fraction.min(0.99) as f32);
         }
     };

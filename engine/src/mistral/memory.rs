@@ -8,9 +8,11 @@ use flotilla_core::spec::ModelSpec;
 use mistralrs::ModelDType;
 use mistralrs_core::IsqType;
 
+use super::device;
+use super::file_reading::FileReading;
 use super::gguf_header::GgufTensor;
 use super::inspection::Inspection;
-use super::load_plan::LoadPlan;
+use super::load_plan::{LoadPlan, source_path};
 use super::model_shape::ModelShape;
 use super::safetensors_header::Tensor;
 use crate::LoadError;
@@ -31,38 +33,46 @@ const UNKNOWN_SHAPE: f64 = 0.2;
 
 /// Estimates the memory of a model: what the spec says, or else what follows from its files.
 /// See [`Engine::estimate`](crate::Engine::estimate).
-pub(super) async fn estimate(spec: &ModelSpec) -> Result<Bytes, LoadError> {
-    let plan = LoadPlan::new(spec)?;
-    if let Some(memory) = spec.memory {
-        return Ok(memory);
-    }
-    let inspected = tokio::task::spawn_blocking(move || {
-        let inspection = Inspection::of(&plan.files)?;
-        Ok(Bytes(peak(
-            &inspection,
-            plan.dtype,
-            plan.isq,
-            plan.sequences as u64,
-        )))
-    });
-    inspected
-        .await
-        .map_err(|e| LoadError::Engine(e.to_string()))?
+pub(super) async fn estimate(reading: &FileReading, spec: &ModelSpec) -> Result<Bytes, LoadError> {
+    let (path, spec) = (source_path(spec)?, spec.clone());
+    let path = path.to_owned();
+    let estimate = move || {
+        let plan = LoadPlan::new(&spec, device::seems_to_have_accelerator())?;
+        match spec.memory {
+            Some(memory) => Ok(memory),
+            None => expected(&plan, &Inspection::of(&plan.files)?),
+        }
+    };
+    reading.run(&path, estimate).await
 }
 
-/// The largest memory that a process with this model is charged, in bytes, with `sequences` full contexts.
-fn peak(inspection: &Inspection, dtype: ModelDType, isq: Option<IsqType>, sequences: u64) -> u64 {
-    let weights = weights(inspection, dtype, isq);
-    let Some(shape) = ModelShape::of(inspection) else {
+/// The memory that a model of this plan takes, from what its files say.
+///
+/// # Errors
+/// [`LoadError::Spec`] if the plan's context is longer than the model's.
+pub(super) fn expected(plan: &LoadPlan, inspection: &Inspection) -> Result<Bytes, LoadError> {
+    let mut shape = ModelShape::of(inspection);
+    if let Some(shape) = &mut shape {
+        shape.context = plan.context(shape.context)?;
+    }
+    let weights = weights(inspection, plan.dtype, plan.isq);
+    let caches = match inspection {
+        Inspection::Gguf(_) => GGUF_WIDTH,
+        Inspection::Folder { .. } => width(plan.dtype),
+    };
+    Ok(Bytes(peak(shape, weights, caches, plan.sequences as u64)))
+}
+
+/// The largest memory that a process is charged, in bytes, with a model of this shape and `sequences` full contexts,
+/// whose `weights` are in bytes, and the numbers of its caches `cache_width` bytes wide.
+fn peak(shape: Option<ModelShape>, weights: u64, cache_width: u64, sequences: u64) -> u64 {
+    let Some(shape) = shape else {
         return PROCESS + (weights as f64 * (1.0 + UNKNOWN_SHAPE)) as u64;
     };
-    let width = match inspection {
-        Inspection::Gguf(_) => GGUF_WIDTH,
-        Inspection::Folder { .. } => width(dtype),
-    };
     let context = shape.context;
-    let caches = 2 * shape.layers * shape.keys * context * width * sequences;
-    // Prompts are read one after another, each in one go.
+    let caches = 2 * shape.layers * shape.keys * context * cache_width * sequences;
+    // Prompts are read one after another, each in one go: mistral.rs 0.8.1 makes its mask as a whole, from a second
+    // one of the same size, and does not divide a prompt.
     let masks = MASKS * context * context * F32;
     let layer = shape.hidden + shape.queries + 2 * shape.keys + 2 * shape.feed_forward;
     let activations = layer * context * F32;

@@ -30,6 +30,7 @@ mod end_tokens;
 mod engine_permit;
 mod engine_thread;
 mod file_defaults;
+mod file_reading;
 mod gguf_header;
 mod gguf_reader;
 mod inspection;
@@ -67,6 +68,7 @@ use flotilla_core::Bytes;
 use flotilla_core::spec::Model;
 use tokio_util::sync::CancellationToken;
 
+use self::file_reading::FileReading;
 use self::inspection::Inspection;
 use self::model::MistralModel;
 use self::model_files::ModelFiles;
@@ -77,12 +79,14 @@ use crate::{Engine, LoadError, LoadProgress, LoadedModel};
 pub struct MistralEngine {
     /// Held during a load: two loads at once would need the memory of both and be no faster.
     loading: tokio::sync::Mutex<()>,
+    /// Reads files for estimates, which no process of their own is ended for.
+    reading: FileReading,
 }
 
 #[async_trait]
 impl Engine for MistralEngine {
     async fn estimate(&self, model: &Model) -> Result<Bytes, LoadError> {
-        memory::estimate(&model.spec).await
+        memory::estimate(&self.reading, &model.spec).await
     }
 
     async fn load(
@@ -96,17 +100,11 @@ impl Engine for MistralEngine {
         let loaded = load::load(&model.spec, progress).await?;
         drop(guard);
         let pipeline = loaded.pipeline;
+        let timeout = warm_up::timeout(loaded.expected_memory, loaded.remaining_time);
         let knows_token = token_ids::known_tokens(&loaded.weights).await;
         let has_template = loaded.text_model.template.is_some();
         let loaded = MistralModel::new(loaded, knows_token);
-        warm_up::warm_up(
-            &loaded,
-            model.name(),
-            pipeline,
-            has_template,
-            warm_up::TIMEOUT,
-        )
-        .await?;
+        warm_up::warm_up(&loaded, model.name(), pipeline, has_template, timeout).await?;
         match loaded.fault() {
             Some(fault) => Err(LoadError::Engine(fault)),
             None => Ok(Arc::new(loaded)),

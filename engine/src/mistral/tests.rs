@@ -17,6 +17,7 @@ use super::MistralEngine;
 use crate::{Engine, LoadError, LoadedModel};
 
 mod broken_models;
+mod context;
 mod memory;
 mod reference;
 
@@ -94,6 +95,7 @@ struct Answer {
     logprobs: Vec<TokenLogprob>,
     reason: Option<FinishReason>,
     prompt_tokens: u32,
+    completion_tokens: u32,
 }
 
 async fn answer(
@@ -110,7 +112,10 @@ async fn answer(
                 answer.logprobs.extend(delta.logprobs);
             }
             GenerateEvent::Finished(finished) => answer.reason = Some(finished.reason),
-            GenerateEvent::Usage(usage) => answer.prompt_tokens = usage.prompt_tokens,
+            GenerateEvent::Usage(usage) => {
+                answer.prompt_tokens = usage.prompt_tokens;
+                answer.completion_tokens = usage.completion_tokens;
+            }
         }
     }
     Ok(answer)

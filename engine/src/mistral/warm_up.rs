@@ -7,18 +7,21 @@
 
 use std::time::Duration;
 
-use flotilla_core::ModelName;
 use flotilla_core::generate::{
     ChatMessage, EmbedInput, EmbedRequest, GenerateInput, GenerateRequest, RequestError,
     SamplingParams,
 };
 use flotilla_core::spec::Pipeline;
+use flotilla_core::{Bytes, ModelName};
 use futures::StreamExt;
 
 use crate::{LoadError, LoadedModel};
 
-/// How long the warm-up may delay a loaded model. A model that needs longer is slow for other reasons.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the warm-up of the smallest model may take. A usual one takes less than a second.
+const LEAST_TIME: Duration = Duration::from_secs(60);
+/// How much longer it may take for each GiB of memory: a large model on a slow processor, whose weights are still
+/// on the drive, takes minutes.
+const TIME_PER_GIB: Duration = Duration::from_secs(60);
 /// The prompts. There are two because the second answer can still be slow; they differ because a prefix
 /// cache may hold the first one. The second one is long enough to tell how fast prompts are read.
 const PROMPTS: [&str; 2] = [
@@ -29,10 +32,16 @@ const PROMPTS: [&str; 2] = [
 /// Tokens of each answer. The second token is the first one from the decode phase.
 const MAX_TOKENS: u32 = 2;
 
-/// Makes `model` answer, for at most `timeout`. A model that takes longer is slow, and no failure.
+/// How long the warm-up of a model with this memory may take, where its load may still take `remaining`.
+pub(super) fn timeout(memory: Bytes, remaining: Duration) -> Duration {
+    let gib = memory.0 as f64 / f64::from(1 << 30);
+    (LEAST_TIME + TIME_PER_GIB.mul_f64(gib)).min(remaining)
+}
+
+/// Makes `model` answer within `timeout`.
 ///
 /// # Errors
-/// [`LoadError::FirstAnswer`] when the engine fails.
+/// [`LoadError::FirstAnswer`] when the engine fails, [`LoadError::WarmUp`] when it takes longer.
 pub(super) async fn warm_up(
     model: &dyn LoadedModel,
     name: &ModelName,
@@ -57,10 +66,7 @@ pub(super) async fn warm_up(
             Ok(())
         }
         Ok(Err(error)) => Err(LoadError::FirstAnswer(error.to_string())),
-        Err(_) => {
-            tracing::debug!(model = %name, "warm-up timed out");
-            Ok(())
-        }
+        Err(_) => Err(LoadError::WarmUp(timeout.as_secs())),
     }
 }
 
@@ -177,7 +183,10 @@ mod tests {
             (Pipeline::Embedding, false, "embed"),
         ] {
             let model = FakeModel::default();
-            assert_eq!(warm(&model, pipeline, has_template, TIMEOUT).await, Ok(()));
+            assert_eq!(
+                warm(&model, pipeline, has_template, LEAST_TIME).await,
+                Ok(())
+            );
             let expected = PROMPTS.map(|text| format!("{kind} {text}"));
             assert_eq!(*model.prompts.lock(), expected);
         }
@@ -190,7 +199,7 @@ mod tests {
                 failure: Some(failure),
                 ..FakeModel::default()
             };
-            warm(&model, Pipeline::Text, true, TIMEOUT).await
+            warm(&model, Pipeline::Text, true, LEAST_TIME).await
         };
         let failed = fails(RequestError::Engine("DummyLayer".into())).await;
         assert_eq!(failed, Err(LoadError::FirstAnswer("DummyLayer".into())));
@@ -199,14 +208,24 @@ mod tests {
         assert_eq!(refused, Ok(()));
     }
 
+    #[test]
+    fn large_model_has_more_time_within_that_of_its_load() {
+        let seconds = |memory: u64, remaining| {
+            timeout(Bytes(memory), Duration::from_secs(remaining)).as_secs()
+        };
+        assert_eq!(seconds(0, 1_800), 60);
+        assert_eq!(seconds(8 << 30, 1_800), 540);
+        assert_eq!(seconds(8 << 30, 100), 100);
+    }
+
     #[tokio::test]
-    async fn stuck_model_is_not_waited_for() {
+    async fn model_that_does_not_answer_fails_its_load() {
         let stuck = FakeModel {
             is_stuck: true,
             ..FakeModel::default()
         };
         let warmed = warm(&stuck, Pipeline::Text, true, Duration::ZERO).await;
-        assert_eq!(warmed, Ok(()));
+        assert_eq!(warmed, Err(LoadError::WarmUp(0)));
         assert_eq!(stuck.prompts.lock().len(), 1);
     }
 }

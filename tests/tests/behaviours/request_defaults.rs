@@ -128,6 +128,7 @@ async fn a_models_status_shows_what_is_in_force_and_from_where() {
         .map(|v| json!([v["field"], v["value"], v["source"], v["overridable"]]))
         .collect();
     let expected = [
+        json!(["options.contextLength", context, "model's files", false]),
         json!(["maxTokens", context.min(2_048), "context", true]),
         json!(["maxTokensLimit", 5_000, "spec", false]),
         json!(["temperature", 0, "generation_config.json", true]),

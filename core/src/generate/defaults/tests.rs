@@ -221,6 +221,7 @@ fn every_value_is_listed_with_its_source() {
     assert_eq!(
         lines,
         [
+            "options.contextLength 1024 model's files false",
             "maxTokens 1024 context true",
             "maxTokensLimit 4096 spec false",
             "temperature 0 generation_config.json true",
@@ -234,4 +235,19 @@ fn every_value_is_listed_with_its_source() {
             "systemPrompt \"Owner.\" spec false",
         ]
     );
+}
+
+#[test]
+fn context_is_listed_with_who_has_bounded_it() {
+    let source = |length, context| {
+        let mut spec = spec();
+        spec.options.context_length = length;
+        let values = EffectiveDefaults::new(&spec, FileDefaults::default(), context).values();
+        let is_context = |value: &&DefaultValue| value.field == "options.contextLength";
+        values.iter().find(is_context).map(|v| v.source.clone())
+    };
+    assert_eq!(source(Some(512), Some(512)).as_deref(), Some("spec"));
+    assert_eq!(source(None, Some(8_192)).as_deref(), Some("built in"));
+    assert_eq!(source(None, Some(512)).as_deref(), Some("model's files"));
+    assert_eq!(source(None, None), None);
 }

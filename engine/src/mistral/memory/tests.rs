@@ -15,14 +15,16 @@ fn spec(path: &Path) -> ModelSpec {
 #[tokio::test]
 async fn each_wrong_path_has_its_own_error() {
     let dir = tempfile::tempdir().unwrap();
-    let missing = estimate(&spec(&dir.path().join("x"))).await;
+    let reading = FileReading::default();
+    let estimate = async |path: &Path| estimate(&reading, &spec(path)).await;
+    let missing = estimate(&dir.path().join("x")).await;
     assert!(matches!(missing, Err(LoadError::NoSuchPath(_))));
-    let empty = estimate(&spec(dir.path())).await;
+    let empty = estimate(dir.path()).await;
     assert!(matches!(empty, Err(LoadError::Unusable { .. })));
     let file = dir.path().join("x.bin");
     std::fs::write(&file, "").unwrap();
     assert!(matches!(
-        estimate(&spec(&file)).await,
+        estimate(&file).await,
         Err(LoadError::Unusable { .. })
     ));
 }
@@ -107,7 +109,9 @@ fn estimate_is_close_to_what_was_measured() {
         (2_048, false, 827),
     ] {
         let inspection = smollm2(context, is_gguf);
-        let estimate = peak(&inspection, ModelDType::F32, None, 1) >> 20;
+        let weights = weights(&inspection, ModelDType::F32, None);
+        let cache_width = if is_gguf { GGUF_WIDTH } else { F32 };
+        let estimate = peak(ModelShape::of(&inspection), weights, cache_width, 1) >> 20;
         let error = estimate as f64 / f64::from(measured) - 1.0;
         assert!(
             error.abs() < 0.1,

@@ -19,7 +19,10 @@ async fn memory_of_a_full_context() {
     let path = PathBuf::from(std::env::var("FLOTILLA_MODEL").unwrap());
     let mut spec = spec(&path);
     spec.options.max_prompt_seconds = Some(3_600);
-    let estimate = crate::mistral::memory::estimate(&spec).await.unwrap();
+    let reading = crate::mistral::file_reading::FileReading::default();
+    let estimate = crate::mistral::memory::estimate(&reading, &spec)
+        .await
+        .unwrap();
     let before = memory("VmRSS");
     let model = load_spec(spec).await.unwrap();
     let (loading, loaded) = (memory("VmHWM"), memory("VmRSS"));
