@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::control_tokens::ControlTokens;
 use super::json::{self, OrderedMap, template_value};
+use super::tool_prompt::ToolPlace;
 
 /// The name of the template for a conversation, and of the only template of most models.
 const DEFAULT: &str = "default";
@@ -96,16 +97,29 @@ impl ChatTemplate {
         uses("tools") || uses("xml_tools") || self.environment.get_template(TOOL_USE).is_ok()
     }
 
-    /// Whether the template prints a system message, where tools can be described.
-    pub(crate) fn prints_system_messages(&self) -> bool {
+    /// Where tools can be described to a model whose template does not know them. `None` if the template prints
+    /// neither a system message nor the earlier turns of a conversation.
+    pub(crate) fn tool_place(&self) -> Option<ToolPlace> {
+        if self.prints_first_of(&["system", "user"]) {
+            Some(ToolPlace::SystemMessage)
+        } else if self.prints_first_of(&["user", "assistant", "user"]) {
+            Some(ToolPlace::FirstUserMessage)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the template prints the first message of a conversation of these roles.
+    fn prints_first_of(&self, roles: &[&str]) -> bool {
         const PROBE: &str = "probe";
-        let message = |role: &str, content: &str| ChatMessage {
-            role: role.into(),
+        let texts = std::iter::once(PROBE).chain(std::iter::repeat("text"));
+        let messages = roles.iter().zip(texts).map(|(role, content)| ChatMessage {
+            role: (*role).into(),
             content: content.into(),
             ..ChatMessage::default()
-        };
+        });
         let conversation = Conversation {
-            messages: &[message("system", PROBE), message("user", "text")],
+            messages: &messages.collect::<Vec<_>>(),
             tools: &[],
             arguments: &Map::new(),
         };

@@ -106,10 +106,13 @@ impl TextModel {
             arguments: &arguments,
         };
         let described;
-        // A template that prints no system message has no place for tools: its model was trained for one kind
-        // of question, and answers that as ever.
-        if !tools.is_empty() && !template.knows_tools() && template.prints_system_messages() {
-            described = describe_tools(messages, tools);
+        // A template that prints one message of a conversation has no place for tools: its model was trained for
+        // one kind of question, and answers that as ever.
+        if !tools.is_empty()
+            && !template.knows_tools()
+            && let Some(place) = template.tool_place()
+        {
+            described = describe_tools(messages, tools, place);
             let texts = described.iter().map(|message| message.content.as_str());
             self.check_texts(&texts.collect::<Vec<_>>(), self.context)?;
             conversation.messages = &described;
@@ -346,6 +349,12 @@ pub(super) mod tests {
             (TEMPLATE, true),
             (
                 "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}",
+                true,
+            ),
+            // Gemma's refuses system messages.
+            (
+                "{{ raise_exception('no') if messages[0].role == 'system' }}{% for m in messages %}{{ m.content }} \
+                 {% endfor %}",
                 true,
             ),
             ("{{ messages[-1].content }}", false),
