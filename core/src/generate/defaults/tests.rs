@@ -221,7 +221,6 @@ fn every_value_is_listed_with_its_source() {
     assert_eq!(
         lines,
         [
-            "options.contextLength 1024 model's files false",
             "maxTokens 1024 context true",
             "maxTokensLimit 4096 spec false",
             "temperature 0 generation_config.json true",
@@ -241,6 +240,7 @@ fn every_value_is_listed_with_its_source() {
 fn context_is_listed_with_who_has_bounded_it() {
     let source = |length, context| {
         let mut spec = spec();
+        spec.engine = EngineKind::Mistral;
         spec.options.context_length = length;
         let values = EffectiveDefaults::new(&spec, FileDefaults::default(), context).values();
         let is_context = |value: &&DefaultValue| value.field == "options.contextLength";
