@@ -77,7 +77,9 @@ fn peak(shape: Option<ModelShape>, weights: u64, cache_width: u64, sequences: u6
     let layer = shape.hidden + shape.queries + 2 * shape.keys + 2 * shape.feed_forward;
     let activations = layer * context * F32;
     let vocabulary = VOCABULARY_ENTRY * shape.vocabulary;
-    PROCESS + weights + caches + masks + activations + vocabulary
+    // A sine and a cosine for every two numbers of a head, at all positions that the model has.
+    let rotations = shape.positions * shape.head * F32;
+    PROCESS + weights + caches + masks + activations + vocabulary + rotations
 }
 
 /// The size of the weights once they are loaded, in bytes, with what their conversion leaves behind.

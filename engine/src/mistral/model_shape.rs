@@ -15,11 +15,15 @@ pub(super) struct ModelShape {
     pub(super) queries: u64,
     /// The width of a token's keys, and of its values, over all heads.
     pub(super) keys: u64,
+    /// The width of one head.
+    pub(super) head: u64,
     /// The width of a token inside the feed-forward part of a layer.
     pub(super) feed_forward: u64,
     pub(super) vocabulary: u64,
-    /// The longest context, in tokens.
+    /// The longest context of a request, in tokens: that of the files, until the spec bounds it.
     pub(super) context: u64,
+    /// The positions that the model has, in tokens: the context of its files.
+    pub(super) positions: u64,
 }
 
 impl ModelShape {
@@ -37,6 +41,7 @@ impl ModelShape {
         let head = number("head_dim").or(hidden.checked_div(heads))?;
         let experts = number("num_experts_per_tok").unwrap_or(1);
         let feed_forward = number("moe_intermediate_size").or(number("intermediate_size"))?;
+        let positions = number("max_position_embeddings")?;
         Some(Self {
             layers: number("num_hidden_layers")?,
             hidden,
@@ -44,7 +49,9 @@ impl ModelShape {
             keys: number("num_key_value_heads").unwrap_or(heads) * head,
             feed_forward: feed_forward * experts,
             vocabulary: number("vocab_size")?,
-            context: number("max_position_embeddings")?,
+            head,
+            context: positions,
+            positions,
         })
     }
 
@@ -55,6 +62,7 @@ impl ModelShape {
         let experts = number("expert_used_count").unwrap_or(1);
         let feed_forward =
             number("expert_feed_forward_length").or(number("feed_forward_length"))?;
+        let positions = number("context_length")?;
         let embeddings = header
             .tensors
             .iter()
@@ -66,7 +74,9 @@ impl ModelShape {
             keys: number("attention.head_count_kv").unwrap_or(heads) * head,
             feed_forward: feed_forward * experts,
             vocabulary: embeddings.elements.checked_div(hidden)?,
-            context: number("context_length")?,
+            head,
+            context: positions,
+            positions,
         })
     }
 }
@@ -89,7 +99,9 @@ mod tests {
             keys: 192,
             feed_forward: 1_536,
             vocabulary: 49_152,
+            head: 64,
             context: 8_192,
+            positions: 8_192,
         };
         let config = json!({
             "hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49_152,

@@ -10,6 +10,7 @@ mod batches;
 mod cascades;
 mod cloned_machines;
 mod connection_limits;
+mod context_lengths;
 mod controllers_behind_one_address;
 mod controllers_on_etcd;
 mod energy_accounting;
