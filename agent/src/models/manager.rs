@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::instance::{
-    CheckResult, InstanceAction, InstanceEvent, InstanceId, InstancePhase, InstanceRole,
-    ModelInstance, RetireReason,
+    InstanceAction, InstanceEvent, InstanceId, InstancePhase, InstanceRole, ModelInstance,
+    RetireReason,
 };
 use super::instance_tasks::InstanceTasks;
 use super::memory_budget::{MemoryBudget, MemoryDecision};
@@ -277,7 +277,7 @@ impl ModelManager {
     fn handle(&mut self, id: InstanceId, mut event: InstanceEvent) {
         if let Some(instance) = self.instances.get_mut(&id) {
             let model = instance.model.clone();
-            event = with_restart(event, &mut instance.restarts, Instant::now());
+            event = instance.restarts.decide(event, Instant::now());
             if let (InstanceEvent::EngineFailing, Some(served)) = (&event, instance.served()) {
                 served.record_engine_fault();
             }
@@ -412,27 +412,6 @@ impl ModelManager {
         for (id, memory) in measured {
             self.handle(id, InstanceEvent::MemoryMeasured(memory));
         }
-    }
-}
-
-/// Decides when an instance is started again whose process has ended, or whose restart has failed.
-fn with_restart(event: InstanceEvent, restarts: &mut Restarts, now: Instant) -> InstanceEvent {
-    match event {
-        InstanceEvent::EngineFailed { error, .. } => InstanceEvent::EngineFailed {
-            error,
-            restart_after: restarts.record_end(now),
-        },
-        InstanceEvent::Loaded(Err(error)) if restarts.has_ended() => InstanceEvent::RestartFailed {
-            error: error.into(),
-            restart_after: restarts.record_end(now),
-        },
-        InstanceEvent::Checked(CheckResult::Unusable(error)) if restarts.has_ended() => {
-            InstanceEvent::RestartFailed {
-                error,
-                restart_after: restarts.record_end(now),
-            }
-        }
-        event => event,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::instance::{CheckResult, InstanceEvent};
+
 /// The first wait before a restart; each further one is longer by [`FACTOR`].
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const FACTOR: u32 = 4;
@@ -18,14 +20,32 @@ pub(super) struct Restarts {
 }
 
 impl Restarts {
-    /// Whether the process has ended before, so that its next start is a restart.
-    pub(super) fn has_ended(&self) -> bool {
-        !self.ends.is_empty()
+    /// Records an event at the time `now`, and returns it with the decision when the instance is started again, if
+    /// its process has ended or its restart has failed.
+    pub(super) fn decide(&mut self, event: InstanceEvent, now: Instant) -> InstanceEvent {
+        let is_restart = !self.ends.is_empty();
+        match event {
+            InstanceEvent::EngineFailed { error, .. } => InstanceEvent::EngineFailed {
+                error,
+                restart_after: self.record_end(now),
+            },
+            InstanceEvent::Loaded(Err(error)) if is_restart => InstanceEvent::RestartFailed {
+                error: error.into(),
+                restart_after: self.record_end(now),
+            },
+            InstanceEvent::Checked(CheckResult::Unusable(error)) if is_restart => {
+                InstanceEvent::RestartFailed {
+                    error,
+                    restart_after: self.record_end(now),
+                }
+            }
+            event => event,
+        }
     }
 
     /// Records that the process has ended, or could not be started again, at the time `now`. Returns the time until it is started again, or
     /// `None` when it has ended too often.
-    pub(super) fn record_end(&mut self, now: Instant) -> Option<Duration> {
+    fn record_end(&mut self, now: Instant) -> Option<Duration> {
         let counts = |end: &Instant| now.saturating_duration_since(*end) < PERIOD;
         self.ends.retain(counts);
         self.ends.push(now);
@@ -37,6 +57,7 @@ impl Restarts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flotilla_engine::LoadError;
 
     #[test]
     fn each_restart_waits_longer_until_the_node_gives_up() {
@@ -59,5 +80,20 @@ mod tests {
         }
         let later = now + PERIOD;
         assert_eq!(restarts.record_end(later), Some(FIRST_DELAY));
+    }
+
+    #[test]
+    fn only_a_restart_that_fails_is_tried_again() {
+        let now = Instant::now();
+        let failed = || InstanceEvent::Loaded(Err(LoadError::Engine("no memory".into())));
+        let mut restarts = Restarts::default();
+        let first = restarts.decide(failed(), now);
+        assert!(matches!(first, InstanceEvent::Loaded(Err(_))));
+        restarts.record_end(now);
+        let InstanceEvent::RestartFailed { restart_after, .. } = restarts.decide(failed(), now)
+        else {
+            panic!("the load of a restart has failed");
+        };
+        assert_eq!(restart_after, Some(Duration::from_secs(4)));
     }
 }

@@ -55,7 +55,7 @@ impl RunnerCgroups {
                     Some(cgroups)
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "runners get no cgroups: their memory is limited by RLIMIT_DATA");
+                    tracing::info!(%error, "runners get no cgroups: their memory is limited by RLIMIT_DATA");
                     None
                 }
             },

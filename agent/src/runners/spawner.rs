@@ -7,10 +7,14 @@
 use std::io;
 use std::sync::OnceLock;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+
+/// How long the start of a process may take. The drive of the program's file may hang.
+const SPAWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct SpawnRequest {
     command: Command,
@@ -28,7 +32,15 @@ pub(super) async fn spawn(command: Command) -> io::Result<Child> {
     };
     let ended = || io::Error::other("the thread that starts processes has ended");
     spawner()?.send(request).map_err(|_| ended())?;
-    spawned.await.map_err(|_| ended())?
+    let spawned = tokio::time::timeout(SPAWN_TIMEOUT, spawned).await;
+    let spawned = spawned.map_err(|_| {
+        let problem = format!(
+            "the system did not start it within {} s",
+            SPAWN_TIMEOUT.as_secs()
+        );
+        io::Error::new(io::ErrorKind::TimedOut, problem)
+    });
+    spawned?.map_err(|_| ended())?
 }
 
 fn spawner() -> io::Result<&'static mpsc::Sender<SpawnRequest>> {

@@ -2,7 +2,6 @@ use flotilla_core::ModelRevision;
 use flotilla_core::admission::QueueKey;
 use flotilla_core::artifact::ArtifactFile;
 use flotilla_core::spec::{EngineKind, EngineOptions, Model, ModelSource, ModelSpec, Sha256Digest};
-use flotilla_engine::LoadError;
 use flotilla_proto::v1::{ModelPhase, ModelStatus};
 use flotilla_telemetry::Telemetry;
 
@@ -281,20 +280,4 @@ fn files_are_needed_by_desired_models_and_by_instances_of_any_revision() {
     let needed = needed_files(&[desired(2, 2)], instances.iter());
     assert_eq!(needed, [files(2), files(1)]);
     assert_eq!(needed_files(&[], instances.iter()), [files(1), files(2)]);
-}
-
-#[test]
-fn only_a_restart_that_fails_is_tried_again() {
-    let now = Instant::now();
-    let failed = || InstanceEvent::Loaded(Err(LoadError::Engine("no memory".into())));
-    let mut restarts = Restarts::default();
-    let first = with_restart(failed(), &mut restarts, now);
-    assert!(matches!(first, InstanceEvent::Loaded(Err(_))));
-    restarts.record_end(now);
-    let InstanceEvent::RestartFailed { restart_after, .. } =
-        with_restart(failed(), &mut restarts, now)
-    else {
-        panic!("the load of a restart has failed");
-    };
-    assert_eq!(restart_after, Some(Duration::from_secs(4)));
 }
