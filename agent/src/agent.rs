@@ -106,6 +106,8 @@ impl Agent {
         let table = manager.table();
         node_metrics::register(&telemetry.meter(), node.name(), &table, &energy_accounting);
         node_metrics::register_disk(&telemetry.meter(), &artifacts);
+        let statuses = manager.statuses();
+        node_metrics::register_device_memory(&telemetry.meter(), node.memory(), &statuses);
         let (desired_state, desired_models) =
             DesiredStateReceiver::new(data_dir, config.adopt_fleet)?;
         let drain = CancellationToken::new();
@@ -115,7 +117,7 @@ impl Agent {
             service: InferenceService::new(table.clone(), &telemetry, node.name().clone(), blobs),
             node,
             energy_accounting,
-            statuses: manager.statuses(),
+            statuses,
             artifacts: artifacts.clone(),
             desired_state,
             connector,

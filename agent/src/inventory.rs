@@ -5,12 +5,27 @@ use flotilla_core::energy::PowerRange;
 use flotilla_proto::v1::Inventory;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
+use crate::power::{Gpus, Nvidia};
+
 /// Share of the machine's memory that models get by default. The rest is for the operating system
 /// and for running requests.
 const MEMORY_SHARE: f64 = 0.8;
+/// Share of an accelerator's memory that models get. The rest is for its driver, of which each process has a
+/// part, and for fragmentation; vLLM takes the same share by default.
+const DEVICE_MEMORY_SHARE: f64 = 0.9;
 
 /// Detects the hardware. `memory` overrides the memory for models, `power` the guessed power draw.
 pub(crate) fn detect(memory: Option<Bytes>, power: Option<PowerRange>) -> Inventory {
+    detect_with(memory, power, accelerators(), || Box::new(Nvidia::load()))
+}
+
+/// Detects the hardware beside these accelerators. `load_gpus` gives access to NVIDIA's.
+fn detect_with(
+    memory: Option<Bytes>,
+    power: Option<PowerRange>,
+    accelerators: Vec<String>,
+    load_gpus: impl FnOnce() -> Box<dyn Gpus>,
+) -> Inventory {
     let detected = System::new_with_specifics(
         RefreshKind::nothing()
             .with_memory(MemoryRefreshKind::nothing().with_ram())
@@ -37,7 +52,7 @@ pub(crate) fn detect(memory: Option<Bytes>, power: Option<PowerRange>) -> Invent
     if let Some(memory) = memory.filter(|memory| total > 0 && memory.0 > total) {
         tracing::warn!(
             "--memory {memory} is more than the machine's memory ({}): models that do not fit fail to load, \
-             or make the machine swap, unless they run on a GPU",
+             or make the machine swap",
             Bytes(total)
         );
     }
@@ -49,7 +64,8 @@ pub(crate) fn detect(memory: Option<Bytes>, power: Option<PowerRange>) -> Invent
         memory_bytes: memory.map_or((total as f64 * MEMORY_SHARE) as u64, |bytes| bytes.0),
         cores,
         cpu: cpu.unwrap_or_default(),
-        accelerators: accelerators(),
+        device_memory_bytes: device_memory(&accelerators, load_gpus).0,
+        accelerators,
         platform: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
         power: Some(flotilla_proto::v1::PowerRange {
             idle_watts: power.idle.0,
@@ -57,6 +73,24 @@ pub(crate) fn detect(memory: Option<Bytes>, power: Option<PowerRange>) -> Invent
             configured: power.configured,
         }),
     }
+}
+
+/// Returns the memory for models of the largest GPU that the engines can use: a model must fit on one. Zero
+/// if there is none. Apple's GPUs share the memory of the machine.
+fn device_memory(accelerators: &[String], load_gpus: impl FnOnce() -> Box<dyn Gpus>) -> Bytes {
+    if !accelerators.iter().any(|name| name == "cuda") {
+        return Bytes(0);
+    }
+    let gpus = load_gpus();
+    let list = gpus.list();
+    let memory = list.iter().filter_map(|gpu| gpus.memory_bytes(&gpu.uuid));
+    let Some(largest) = memory.max() else {
+        tracing::warn!(
+            "the memory of the GPU cannot be read, so that models on it count against the node's memory: run `nvidia-smi` for details"
+        );
+        return Bytes(0);
+    };
+    Bytes((largest as f64 * DEVICE_MEMORY_SHARE) as u64)
 }
 
 /// The number of cores of this machine, at least 1.
@@ -105,6 +139,7 @@ pub(crate) fn unused_instructions() -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::power::FakeGpu;
 
     #[test]
     fn this_machine_has_memory_cores_and_a_platform() {
@@ -112,5 +147,22 @@ mod tests {
         assert!(inventory.memory_bytes > 0 && inventory.cores > 0);
         assert!(inventory.platform.contains('-'));
         assert_eq!(detect(Some(Bytes(7)), None).memory_bytes, 7);
+    }
+
+    #[test]
+    fn memory_of_a_gpu_counts_only_if_the_engines_can_use_it() {
+        let detect = |accelerators: &[&str], memory: Option<u64>| {
+            let accelerators = accelerators.iter().map(|name| (*name).to_owned());
+            let gpu = FakeGpu {
+                memory,
+                ..FakeGpu::one(None, None)
+            };
+            let inventory = detect_with(None, None, accelerators.collect(), || Box::new(gpu));
+            inventory.device_memory_bytes
+        };
+        assert_eq!(detect(&["cpu", "cuda"], Some(1_000)), 900);
+        assert_eq!(detect(&["cpu", "cuda"], None), 0);
+        assert_eq!(detect(&["cpu", "metal"], Some(1_000)), 0);
+        assert_eq!(detect(&["cpu"], Some(1_000)), 0);
     }
 }

@@ -8,6 +8,7 @@ use flotilla_proto::v1::{self, Inventory, JoinRequest};
 
 use crate::config::NodeConfig;
 use crate::inventory;
+use crate::models::NodeMemory;
 
 /// Everything that controllers know about a node before it reports its status.
 pub(crate) struct NodeDescription {
@@ -51,8 +52,12 @@ impl NodeDescription {
     }
 
     /// Memory for models.
-    pub(crate) fn memory(&self) -> Bytes {
-        Bytes(self.inventory.memory_bytes)
+    pub(crate) fn memory(&self) -> NodeMemory {
+        let device = self.inventory.device_memory_bytes;
+        NodeMemory {
+            host: Bytes(self.inventory.memory_bytes),
+            device: Some(Bytes(device)).filter(|_| device > 0),
+        }
     }
 
     /// Converts the description to the message with which the node joins a fleet. `fleet_id` is the fleet
@@ -124,7 +129,7 @@ mod tests {
             ..config()
         };
         let node = NodeDescription::new(config, "id".into(), Some(Bytes(9)));
-        assert_eq!(node.memory(), Bytes(7));
+        assert_eq!(node.memory().host, Bytes(7));
         let request = node.join_request("f".into());
         assert_eq!(request.labels["flotilla.dev/os"], "own");
         assert_eq!(request.labels["flotilla.dev/node"], "n1");

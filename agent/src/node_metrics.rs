@@ -1,5 +1,5 @@
 //! The metrics that are read when metrics are exported: the counters of the models, and the node's
-//! energy, condition and disk space.
+//! energy, condition, disk space and device memory.
 
 use flotilla_core::NodeName;
 use flotilla_core::energy::EnergySources;
@@ -11,7 +11,7 @@ use flotilla_telemetry::names::{self, MetricDefinition, attr};
 
 use crate::artifacts::ArtifactStore;
 use crate::energy_accounting::{ComponentReading, EnergyAccounting, NodeReading};
-use crate::models::ServingTable;
+use crate::models::{ModelStatuses, NodeMemory, ServingTable};
 use crate::power::ComponentKind;
 use crate::request_metrics::model_attribute;
 
@@ -63,6 +63,26 @@ pub(crate) fn register_disk(meter: &Meter, artifacts: &ArtifactStore) {
         if let Some(budget) = store.budget() {
             record(budget.0, &[]);
         }
+    });
+}
+
+/// Registers the memory of the node's accelerator, if it has one.
+pub(crate) fn register_device_memory(meter: &Meter, memory: NodeMemory, statuses: &ModelStatuses) {
+    let Some(budget) = memory.device else {
+        return;
+    };
+    let statuses = statuses.clone();
+    observe_counts(meter, &names::DEVICE_MEMORY_USED, move |record| {
+        let models = statuses.now();
+        let replacements = models
+            .iter()
+            .filter_map(|model| model.replacement.as_deref());
+        let all = models.iter().chain(replacements);
+        let on_device = all.filter(|model| model.on_device);
+        record(on_device.map(|model| model.memory_bytes).sum(), &[]);
+    });
+    observe_counts(meter, &names::DEVICE_MEMORY_BUDGET, move |record| {
+        record(budget.0, &[]);
     });
 }
 

@@ -10,7 +10,7 @@ use flotilla_core::spec::{ObjectiveSpec, TaskSpec};
 use crate::args::{DescribableKind, DescribeArgs};
 use crate::client::FleetClient;
 use crate::output;
-use crate::resource_text::{disk, node_state};
+use crate::resource_text::{device_memory, disk, node_state};
 
 /// Maximum number of a task's examples that are printed.
 const MAX_EXAMPLES: usize = 5;
@@ -191,6 +191,7 @@ pub(crate) fn describe_node(node: &NodeResource) -> String {
                 .unwrap_or_default(),
         ),
         ("Memory for models", spec.memory.to_string()),
+        ("Device memory", device_memory(node).unwrap_or_default()),
         ("Disk for models", disk(node)),
         ("Accelerators", join(&spec.accelerators)),
         ("CPU", format!("{} × {}", spec.cores, spec.cpu)),

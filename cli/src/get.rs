@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use crate::args::{GetArgs, ListableKind, OutputFormat};
 use crate::client::{FleetClient, ListResponse, print_notes};
 use crate::output;
-use crate::resource_text::{abstain_rule, disk, node_state};
+use crate::resource_text::{abstain_rule, device_memory, disk, node_state};
 
 /// Length at which digests are cut off.
 const SHORT_DIGEST: usize = 12;
@@ -200,12 +200,14 @@ fn controllers(controllers: &[ControllerResource]) -> String {
     output::table(&header, rows)
 }
 
-/// Returns the table of nodes.
+/// Returns the table of nodes. It has a column for the memory of accelerators if a node has one.
 pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
+    const DEVICE_MEMORY: usize = 3;
+    let has_devices = nodes.iter().any(|node| node.spec.device_memory.is_some());
     let rows = nodes.iter().map(|node| {
         let models: Vec<_> = node.status.models.iter().map(|m| m.name.as_str()).collect();
         let active: u32 = node.status.models.iter().map(|m| m.counters.active).sum();
-        vec![
+        let mut row = vec![
             node.metadata.name.clone(),
             node_state(node),
             node.spec.memory.to_string(),
@@ -213,14 +215,20 @@ pub(crate) fn nodes(nodes: &[NodeResource]) -> String {
             node.spec.cores.to_string(),
             active.to_string(),
             models.join(", "),
-        ]
+        ];
+        if has_devices {
+            let device = device_memory(node).unwrap_or_else(|| "-".into());
+            row.insert(DEVICE_MEMORY, device);
+        }
+        row
     });
-    output::table(
-        &[
-            "NODE", "STATE", "MEMORY", "DISK", "CORES", "ACTIVE", "MODELS",
-        ],
-        rows,
-    )
+    let mut header = vec![
+        "NODE", "STATE", "MEMORY", "DISK", "CORES", "ACTIVE", "MODELS",
+    ];
+    if has_devices {
+        header.insert(DEVICE_MEMORY, "DEVICE MEMORY");
+    }
+    output::table(&header, rows)
 }
 
 fn models(models: &[ModelResource]) -> String {
@@ -270,4 +278,42 @@ fn assignments(assignments: &[AssignmentStatus]) -> String {
         "MODEL", "NODE", "STATE", "ACTIVE", "QUEUED", "REQUESTS", "NOTE",
     ];
     output::table(&header, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn node(name: &str, device: Value) -> NodeResource {
+        let model = |name: &str, on_device: bool| {
+            json!({
+                "name": name, "phase": "Ready", "memory": 1_u64 << 30, "onDevice": on_device,
+                "counters": {
+                    "active": 0, "queued": 0, "requests": 0, "cancelled": 0, "failed": 0,
+                    "refused": 0, "promptTokens": 0, "outputTokens": 0,
+                },
+            })
+        };
+        let node = json!({
+            "apiVersion": "flotilla.dev/v1", "kind": "Node", "metadata": {"name": name},
+            "spec": {
+                "memory": 8_u64 << 30, "deviceMemory": device, "cores": 4, "cpu": "N100",
+                "platform": "x86_64-linux", "version": "0.1.0",
+            },
+            "status": {"phase": "Ready", "models": [model("a", !device.is_null()), model("b", false)]},
+        });
+        serde_json::from_value(node).unwrap()
+    }
+
+    #[test]
+    fn memory_of_accelerators_is_shown_where_a_node_has_one() {
+        let plain = node("n1", Value::Null);
+        assert!(!nodes(std::slice::from_ref(&plain)).contains("DEVICE"));
+        let table = nodes(&[plain, node("n2", json!(22_u64 << 30))]);
+        let lines: Vec<&str> = table.lines().collect();
+        assert!(lines[0].contains("DEVICE MEMORY"), "{table}");
+        assert!(lines[2].contains("1.0 GiB of 22.0 GiB"), "{table}");
+    }
 }

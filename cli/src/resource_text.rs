@@ -1,6 +1,7 @@
 //! Short texts about resources that several commands print.
 
 use flotilla_controller::admin::NodeResource;
+use flotilla_core::Bytes;
 use flotilla_core::spec::AbstainRule;
 
 /// Returns a node's phase, followed by its node operation and its condition.
@@ -17,6 +18,22 @@ pub(crate) fn node_state(node: &NodeResource) -> String {
         state += ", flapping";
     }
     state
+}
+
+/// Returns the memory of the models on a node, including revisions that are about to replace others: that
+/// of the node's accelerator if `on_device`, otherwise that of the node itself.
+pub(crate) fn used_memory(node: &NodeResource, on_device: bool) -> Bytes {
+    let models = node.status.models.iter();
+    let all = models.flat_map(|model| [Some(model), model.replacement.as_deref()]);
+    let used = all.flatten().filter(|model| model.on_device == on_device);
+    Bytes(used.fold(0, |sum, model| sum.saturating_add(model.memory.0)))
+}
+
+/// Returns the memory that models take of a node's accelerator, of that which there is for them. `None`: the
+/// node has none of its own.
+pub(crate) fn device_memory(node: &NodeResource) -> Option<String> {
+    let budget = node.spec.device_memory?;
+    Some(format!("{} of {budget}", used_memory(node, true)))
 }
 
 /// Returns the disk space that files of models take on a node, of the space that there is for them.

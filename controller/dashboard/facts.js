@@ -2,9 +2,19 @@
 
 const sum = (list, value) => list.reduce((total, item) => total + value(item), 0);
 
-/** Memory of the models on a node in bytes, with that of revisions that are being loaded. */
-export const memoryUsed = (node) =>
-  sum(node.status.models, (model) => model.memory + (model.replacement?.memory ?? 0));
+const memoryOf = (node, onDevice) => {
+  const models = node.status.models.flatMap((model) => [model, model.replacement ?? []].flat());
+  return sum(models, (model) => ((model.onDevice ?? false) === onDevice ? model.memory : 0));
+};
+
+/** Memory of the models on a node in bytes, with that of revisions that are being loaded, without that of its accelerator. */
+export const memoryUsed = (node) => memoryOf(node, false);
+
+/** Memory of a node's accelerator in bytes: what models take, and what there is for them. `null` if it has none of its own. */
+export function deviceMemory(node) {
+  const budget = node.spec.deviceMemory;
+  return budget === undefined ? null : { used: memoryOf(node, true), budget };
+}
 
 export const load = (node) => ({
   active: sum(node.status.models, (model) => model.counters.active),

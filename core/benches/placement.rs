@@ -105,6 +105,7 @@ impl Fleet {
         let nodes = self.nodes.iter().map(|node| NodeCapacity {
             name: &node.name,
             memory: node.memory,
+            device_memory: None,
             disk: None,
             labels: &node.labels,
             taints: &node.taints,

@@ -15,6 +15,14 @@ pub struct NodeSpec {
     /// The disk space for the files of models. `None`: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<Bytes>,
+    /// The memory for models of the node's largest accelerator. `None`: the node has no accelerator, or one
+    /// that shares the memory of the node.
+    #[serde(
+        default,
+        rename = "deviceMemory",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub device_memory: Option<Bytes>,
     /// The devices that the node's engines compute on.
     #[serde(default)]
     pub accelerators: Vec<Accelerator>,

@@ -29,6 +29,9 @@ impl Gpus for NoGpus {
     fn power_milliwatts(&self, _uuid: &str) -> Option<u32> {
         None
     }
+    fn memory_bytes(&self, _uuid: &str) -> Option<u64> {
+        None
+    }
     fn is_thermally_throttled(&self, _uuid: &str) -> bool {
         false
     }

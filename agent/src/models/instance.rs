@@ -36,6 +36,8 @@ pub(super) struct ModelInstance {
     pub(super) revision: ModelRevision,
     /// Its files, if controllers deliver them. They stay on the node as long as the instance is there.
     pub(super) files: Option<Manifest>,
+    /// Whether it takes memory of the node's accelerator.
+    pub(super) on_device: bool,
     pub(super) role: InstanceRole,
     pub(super) phase: InstancePhase,
     /// What its requests have done.
@@ -360,6 +362,7 @@ impl ModelInstance {
     pub(super) fn memory(&self) -> InstanceMemory {
         InstanceMemory {
             bytes: self.phase.memory(),
+            on_device: self.on_device,
             is_leaving: self.phase.is_leaving(),
         }
     }

@@ -16,6 +16,14 @@ pub(crate) enum InstanceError {
         /// The memory that is free for models.
         free: Bytes,
     },
+    /// The node's accelerator has too little memory for the model.
+    #[error("it needs about {needed} of device memory, {free} are free")]
+    DeviceMemory {
+        /// The memory that the model would take.
+        needed: Bytes,
+        /// The memory that is free for models.
+        free: Bytes,
+    },
     /// The model's files could not be brought to this node.
     #[error(transparent)]
     Fetch(#[from] ArtifactError),
@@ -28,6 +36,9 @@ impl InstanceError {
     /// What an operator can do about the error.
     pub(crate) fn remedy(&self) -> &'static str {
         match self {
+            Self::DeviceMemory { .. } => {
+                "remove a model from the node, quantise the model, lower its options.contextLength, or set spec.accelerator to cpu"
+            }
             Self::Memory { .. } => {
                 "remove a model from the node, add memory, raise --memory, quantise the model, or lower its \
                  options.contextLength"

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_core::artifact::Manifest;
+use flotilla_core::spec::ModelSpec;
 use flotilla_core::{Bytes, ModelName};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,7 @@ use super::instance::{
     RetireReason,
 };
 use super::instance_tasks::InstanceTasks;
-use super::memory_budget::{MemoryBudget, MemoryDecision};
+use super::memory_budget::{MemoryBudget, MemoryDecision, NodeMemory};
 use super::memory_usage::charged_memory;
 use super::reconcile::{ReconcileStep, next_step};
 use super::restarts::Restarts;
@@ -37,7 +38,7 @@ const MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 /// The settings of the model manager.
 pub(crate) struct ModelManagerConfig {
     /// Memory for all models together.
-    pub(crate) memory: Bytes,
+    pub(crate) memory: NodeMemory,
     /// How long requests may take to finish when their model has to leave.
     pub(crate) drain_timeout: Duration,
     /// Where requests are recorded.
@@ -48,7 +49,7 @@ pub(crate) struct ModelManagerConfig {
 pub(crate) struct ModelManager {
     artifacts: ArtifactStore,
     /// Memory for all models together.
-    memory: Bytes,
+    memory: NodeMemory,
     table: ServingTable,
     statuses: ModelStatuses,
     instances: BTreeMap<InstanceId, ModelInstance>,
@@ -219,13 +220,17 @@ impl ModelManager {
         model: &ModelName,
         role: InstanceRole,
     ) {
+        let instance = self.instances.get(&id);
+        let on_device = instance.is_some_and(|instance| instance.on_device);
         let budget = MemoryBudget::new(
             self.memory,
+            on_device,
             self.instances.values().map(ModelInstance::memory),
         );
         let replaceable = match role {
             InstanceRole::Next => self
                 .instance(model, InstanceRole::Current)
+                .filter(|current| current.on_device == on_device)
                 .map(|current| current.phase.memory()),
             InstanceRole::Current | InstanceRole::Retired => None,
         };
@@ -234,7 +239,10 @@ impl ModelManager {
             MemoryDecision::Wait => {}
             MemoryDecision::ReplaceFirst => self.stop_current(model),
             MemoryDecision::Refuse { free } => {
-                let error = InstanceError::Memory { needed, free };
+                let error = match on_device {
+                    true => InstanceError::DeviceMemory { needed, free },
+                    false => InstanceError::Memory { needed, free },
+                };
                 self.apply(id, InstanceEvent::StartFailed(error));
             }
         }
@@ -243,11 +251,14 @@ impl ModelManager {
     fn add_instance(&mut self, desired: &DesiredModel, role: InstanceRole) -> InstanceId {
         self.last_id.0 += 1;
         let id = self.last_id;
+        let spec = desired.model.as_ref().map(|model| &model.spec);
+        let uses_accelerator = spec.is_some_and(ModelSpec::uses_accelerator);
         let instance = ModelInstance {
             id,
             model: desired.name.clone(),
             revision: desired.revision,
             files: desired.files.clone(),
+            on_device: self.memory.device.is_some() && uses_accelerator,
             role,
             phase: InstancePhase::Waiting,
             counters: Arc::default(),
@@ -405,6 +416,10 @@ impl ModelManager {
             let InstancePhase::Ready { memory, served } = &instance.phase else {
                 return None;
             };
+            // What its process takes is memory of the node.
+            if instance.on_device {
+                return None;
+            }
             let charge = charged_memory(*memory, served.memory_usage()?)?;
             Some((instance.id, charge))
         });

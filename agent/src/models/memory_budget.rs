@@ -2,7 +2,17 @@
 
 use flotilla_core::Bytes;
 
-/// How much of the node's memory for models is in use.
+/// The memory of a node for all models together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeMemory {
+    /// The memory of the node itself.
+    pub(crate) host: Bytes,
+    /// The memory of its accelerator, which the models that use it take instead. `None`: it has none, or
+    /// one that shares the memory of the node.
+    pub(crate) device: Option<Bytes>,
+}
+
+/// How much of the node's memory for models is in use, or of its accelerator's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MemoryBudget {
     /// Memory for all models together.
@@ -17,6 +27,8 @@ pub(super) struct MemoryBudget {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InstanceMemory {
     pub(super) bytes: Bytes,
+    /// Whether it is memory of the node's accelerator.
+    pub(super) on_device: bool,
     /// Whether the instance is being unloaded.
     pub(super) is_leaving: bool,
 }
@@ -38,14 +50,22 @@ pub(super) enum MemoryDecision {
 }
 
 impl MemoryBudget {
-    /// Sums up what `instances` take of `total`.
-    pub(super) fn new(total: Bytes, instances: impl IntoIterator<Item = InstanceMemory>) -> Self {
+    /// Sums up what `instances` take of the memory of the node, or of its accelerator if `on_device`.
+    pub(super) fn new(
+        memory: NodeMemory,
+        on_device: bool,
+        instances: impl IntoIterator<Item = InstanceMemory>,
+    ) -> Self {
         let mut budget = Self {
-            total,
+            total: match on_device {
+                true => memory.device.unwrap_or_default(),
+                false => memory.host,
+            },
             staying: Bytes(0),
             leaving: Bytes(0),
         };
-        for instance in instances {
+        let sharing = |instance: &InstanceMemory| instance.on_device == on_device;
+        for instance in instances.into_iter().filter(sharing) {
             if instance.is_leaving {
                 budget.leaving = budget.leaving + instance.bytes;
             } else {
@@ -78,12 +98,38 @@ mod tests {
     fn budget(staying: u64, leaving: u64) -> MemoryBudget {
         let instance = |bytes, is_leaving| InstanceMemory {
             bytes: Bytes(bytes),
+            on_device: false,
             is_leaving,
         };
-        MemoryBudget::new(
-            Bytes(100),
-            [instance(staying, false), instance(leaving, true)],
-        )
+        let memory = NodeMemory {
+            host: Bytes(100),
+            device: None,
+        };
+        let instances = [instance(staying, false), instance(leaving, true)];
+        MemoryBudget::new(memory, false, instances)
+    }
+
+    #[test]
+    fn memory_of_the_accelerator_and_of_the_node_do_not_add_up() {
+        let memory = NodeMemory {
+            host: Bytes(10),
+            device: Some(Bytes(100)),
+        };
+        let taken = |bytes, on_device| InstanceMemory {
+            bytes: Bytes(bytes),
+            on_device,
+            is_leaving: false,
+        };
+        let decide = |on_device, needed| {
+            let instances = [taken(9, false), taken(60, true)];
+            MemoryBudget::new(memory, on_device, instances).decide(Bytes(needed), None)
+        };
+        assert_eq!(decide(true, 40), MemoryDecision::Load);
+        let free = Bytes(40);
+        assert_eq!(decide(true, 41), MemoryDecision::Refuse { free });
+        assert_eq!(decide(false, 1), MemoryDecision::Load);
+        let free = Bytes(1);
+        assert_eq!(decide(false, 2), MemoryDecision::Refuse { free });
     }
 
     #[test]

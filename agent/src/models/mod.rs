@@ -38,6 +38,7 @@ pub use desired_model::DesiredModel;
 pub(crate) use desired_model::DesiredModels;
 use instance_error::InstanceError;
 pub(crate) use manager::{ModelManager, ModelManagerConfig};
+pub(crate) use memory_budget::NodeMemory;
 pub(crate) use model_status::ModelStatuses;
 pub(crate) use served_model::CUT_TIME;
 pub use served_model::ServedModel;

@@ -77,6 +77,7 @@ mod tests {
             model: name(),
             revision: ModelRevision(revision),
             files: None,
+            on_device: false,
             role: InstanceRole::Current,
             phase,
             counters: Default::default(),

@@ -18,6 +18,7 @@ fn instance_message(instance: &ModelInstance) -> ModelStatus {
         name: instance.model.to_string(),
         revision: instance.revision.0,
         memory_bytes: instance.phase.memory().0,
+        on_device: instance.on_device,
         ..ModelStatus::default()
     };
     let phase = match &instance.phase {
@@ -49,7 +50,9 @@ fn instance_message(instance: &ModelInstance) -> ModelStatus {
         InstancePhase::Failed(error) => {
             message.error = error.to_string();
             error.remedy().clone_into(&mut message.remedy);
-            if let InstanceError::Memory { needed, .. } = error {
+            if let InstanceError::Memory { needed, .. }
+            | InstanceError::DeviceMemory { needed, .. } = error
+            {
                 message.required_memory_bytes = needed.0;
             }
             ModelPhase::Failed

@@ -26,6 +26,8 @@ use flotilla_core::energy::EnergySource;
 
 pub use channel_selection::{ChannelSelection, on_battery, select};
 pub use condition::{BatteryState, ConditionWatcher, NodeCondition};
+#[cfg(test)]
+pub(crate) use nvml::fake::FakeGpu;
 pub use nvml::{Gpu, Gpus, Nvidia};
 
 /// The component that a channel measures.

@@ -41,6 +41,8 @@ pub trait Gpus: Send + Sync {
     fn energy_millijoules(&self, uuid: &str) -> Option<u64>;
     /// Returns the current power in milliwatts. `None` if the GPU cannot be read.
     fn power_milliwatts(&self, uuid: &str) -> Option<u32>;
+    /// Returns the size of the GPU's memory. `None` if the GPU cannot be read.
+    fn memory_bytes(&self, uuid: &str) -> Option<u64>;
     /// Returns whether the GPU's clocks are lowered because of heat.
     fn is_thermally_throttled(&self, uuid: &str) -> bool;
     /// Returns what a user can do if there may be GPUs that cannot be read.
@@ -112,6 +114,11 @@ impl Gpus for Nvidia {
 
     fn power_milliwatts(&self, uuid: &str) -> Option<u32> {
         self.query(uuid, |gpu| gpu.power_usage())
+    }
+
+    fn memory_bytes(&self, uuid: &str) -> Option<u64> {
+        self.query(uuid, |gpu| gpu.memory_info())
+            .map(|memory| memory.total)
     }
 
     fn is_thermally_throttled(&self, uuid: &str) -> bool {
@@ -198,26 +205,28 @@ impl Meter for GpuMeters {
 
 /// A fake GPU for tests.
 #[cfg(test)]
-pub(super) mod fake {
+pub(crate) mod fake {
     use parking_lot::Mutex;
 
     use super::{Gpu, Gpus};
 
     /// One GPU or none, with the values that a test sets.
     #[derive(Default)]
-    pub(in super::super) struct FakeGpu {
-        pub(in super::super) present: bool,
-        pub(in super::super) energy: Mutex<Option<u64>>,
-        pub(in super::super) power: Option<u32>,
-        pub(in super::super) throttled: bool,
+    pub(crate) struct FakeGpu {
+        pub(crate) present: bool,
+        pub(crate) energy: Mutex<Option<u64>>,
+        pub(crate) power: Option<u32>,
+        pub(crate) memory: Option<u64>,
+        pub(crate) throttled: bool,
     }
 
     impl FakeGpu {
-        pub(in super::super) fn one(energy: Option<u64>, power: Option<u32>) -> Self {
+        pub(crate) fn one(energy: Option<u64>, power: Option<u32>) -> Self {
             Self {
                 present: true,
                 energy: Mutex::new(energy),
                 power,
+                memory: None,
                 throttled: false,
             }
         }
@@ -238,6 +247,10 @@ pub(super) mod fake {
 
         fn power_milliwatts(&self, _: &str) -> Option<u32> {
             self.power
+        }
+
+        fn memory_bytes(&self, _: &str) -> Option<u64> {
+            self.memory
         }
 
         fn is_thermally_throttled(&self, _: &str) -> bool {
@@ -309,8 +322,14 @@ mod tests {
         let nvidia = Nvidia::load();
         for gpu in nvidia.list() {
             assert!(gpu.uuid.starts_with("GPU-"));
+            assert!(
+                nvidia
+                    .memory_bytes(&gpu.uuid)
+                    .is_some_and(|bytes| bytes > 0)
+            );
         }
         assert_eq!(nvidia.energy_millijoules("GPU-none"), None);
+        assert_eq!(nvidia.memory_bytes("GPU-none"), None);
         assert!(!nvidia.is_thermally_throttled("GPU-none"));
     }
 }

@@ -1,14 +1,13 @@
 //! The table of nodes.
 
-use flotilla_controller::admin::{ModelOnNode, NodeResource};
-use flotilla_core::Bytes;
+use flotilla_controller::admin::NodeResource;
 
 use super::column::{Cell, Column, SortKey, Tone};
 use super::format::{UNKNOWN, mark_estimate, si};
 use super::state::LiveState;
 use super::table::matches_filter;
 use crate::output::fields;
-use crate::resource_text::node_state;
+use crate::resource_text::{node_state, used_memory};
 
 /// Charge, 0 to 1, below which a discharging battery is marked.
 const LOW_CHARGE: f32 = 0.2;
@@ -62,7 +61,7 @@ pub(super) fn columns<'a>() -> Vec<Column<NodeRow<'a>>> {
         Column::number("MEMORY", 17, memory)
             .drop_priority(3)
             .sort_by(|node| {
-                let fraction = used_memory(node).0 as f64 / node.spec.memory.0 as f64;
+                let fraction = used_memory(node, false).0 as f64 / node.spec.memory.0 as f64;
                 SortKey::number(Some(fraction).filter(|fraction| fraction.is_finite()))
             }),
         Column::number("POWER", 8, power)
@@ -143,21 +142,8 @@ pub(super) fn load(active: u32, queued: u32) -> Cell {
     }
 }
 
-/// Returns the memory of the models on a node, including revisions that are about to replace others.
-fn used_memory(node: &NodeResource) -> Bytes {
-    let memory = |model: &ModelOnNode| {
-        let replacement = model
-            .replacement
-            .as_ref()
-            .map_or(0, |replacement| replacement.memory.0);
-        model.memory.0.saturating_add(replacement)
-    };
-    let add = |sum: u64, model| sum.saturating_add(memory(model));
-    Bytes(node.status.models.iter().fold(0, add))
-}
-
 fn memory(node: &NodeRow<'_>) -> Cell {
-    let (used, total) = (used_memory(node), node.spec.memory);
+    let (used, total) = (used_memory(node, false), node.spec.memory);
     let is_nearly_full = used.0 as f64 > 0.9 * total.0 as f64;
     let tone = match is_nearly_full {
         true => Tone::Warning,

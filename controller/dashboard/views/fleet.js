@@ -2,7 +2,7 @@
 
 import { html, useMemo } from "../html.js";
 import { useSavedState, usePhone, useStore } from "../hooks.js";
-import { accelerators, disk, load, memoryUsed, nodeState, STATE_ORDER, tally } from "../facts.js";
+import { accelerators, deviceMemory, disk, load, memoryUsed, nodeState, STATE_ORDER, tally } from "../facts.js";
 import { bytesOf, count, counted, NONE, number, percent, watts } from "../format.js";
 import { Icon, Mark } from "../icons.js";
 import { href } from "../routes.js";
@@ -46,7 +46,8 @@ function Memory({ node }) {
   const used = memoryUsed(node);
   const text = bytesOf(used, node.spec.memory);
   const share = node.spec.memory > 0 ? used / node.spec.memory : 0;
-  return html`<span class="cell-text">${text}</span><${Bar} share=${share} tone=${share > 0.9 ? "tight" : ""} label=${`memory used: ${text}`} />`;
+  const device = deviceMemory(node);
+  return html`<span class="cell-text">${text}</span><${Bar} share=${share} tone=${share > 0.9 ? "tight" : ""} label=${`memory used: ${text}`} />${device && html`<span class="row-note">device: ${bytesOf(device.used, device.budget)}</span>`}`;
 }
 
 function Disk({ node }) {

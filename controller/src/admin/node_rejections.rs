@@ -100,9 +100,10 @@ fn reject_reason(
         return (RejectReason::Loading, String::new());
     }
     match unschedulable.get(&node.name) {
-        Some(memory @ UnschedulableReason::InsufficientMemory { .. }) => {
-            (RejectReason::Memory, memory.to_string())
-        }
+        Some(
+            memory @ (UnschedulableReason::InsufficientMemory { .. }
+            | UnschedulableReason::InsufficientDeviceMemory { .. }),
+        ) => (RejectReason::Memory, memory.to_string()),
         Some(other) => (RejectReason::NotLoaded, other.to_string()),
         None => (RejectReason::NotLoaded, String::new()),
     }

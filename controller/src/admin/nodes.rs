@@ -180,6 +180,9 @@ pub struct ModelOnNode {
     pub revision: String,
     /// Memory of the model. Zero while it is not known.
     pub memory: Bytes,
+    /// Whether `memory` is memory of the node's accelerator.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_device: bool,
     /// Requests and tokens since the model was loaded.
     pub counters: CountersJson,
 }
@@ -377,6 +380,7 @@ impl From<&ModelStatus> for ModelOnNode {
                 .map(|replacement| Box::new(replacement.into())),
             revision: ModelRevision(status.revision).to_string(),
             memory: Bytes(status.memory_bytes),
+            on_device: status.on_device,
             counters: status.counters.unwrap_or_default().into(),
         }
     }

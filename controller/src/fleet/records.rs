@@ -29,6 +29,7 @@ impl NodeRecord {
             labels: BTreeMap::new(),
             spec: NodeSpec {
                 memory: flotilla_core::Bytes(1 << 30),
+                device_memory: None,
                 disk: None,
                 accelerators: Vec::new(),
                 taints: Vec::new(),

@@ -166,6 +166,7 @@ pub(super) fn node_record(request: JoinRequest) -> Result<NodeRecord, Status> {
                 .collect(),
             zone,
             memory: Bytes(inventory.memory_bytes),
+            device_memory: Some(Bytes(inventory.device_memory_bytes)).filter(|memory| memory.0 > 0),
             disk: Some(Bytes(inventory.disk_bytes)).filter(|disk| disk.0 > 0),
             // Accelerators that this version does not know are dropped: no model can require them.
             accelerators: inventory
@@ -225,6 +226,7 @@ fn check_inventory(inventory: &Inventory) -> Result<(), Status> {
     // A range contains no NaN.
     let valid = watts.all(|watts| (0.0..=MAX_WATTS).contains(&watts))
         && inventory.memory_bytes <= MAX_BYTES
+        && inventory.device_memory_bytes <= MAX_BYTES
         && inventory.disk_bytes <= MAX_BYTES
         && inventory.cores <= MAX_CORES;
     if valid {

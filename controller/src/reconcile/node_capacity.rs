@@ -16,6 +16,7 @@ pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
     NodeCapacity {
         name: &node.name,
         memory: spec.memory,
+        device_memory: spec.device_memory,
         disk: node.disk_budget(),
         labels: &node.record.labels,
         taints: &spec.taints,
@@ -26,18 +27,27 @@ pub(super) fn of(node: &NodeView) -> NodeCapacity<'_> {
     }
 }
 
-/// Returns the memory of a node's replicas of models that are not understood, as far as it is known: they
-/// stay.
-pub(super) fn kept_memory(view: &FleetView, node: &NodeView) -> Bytes {
+/// Takes the memory of a node's replicas of models that are not understood off its capacity, as far as it
+/// is known: they stay.
+pub(super) fn subtract_kept_memory(
+    view: &FleetView,
+    node: &NodeView,
+    capacity: &mut NodeCapacity<'_>,
+) {
     let report = node.report.load();
     let kept = view.undecoded.models.iter();
-    let kept = kept.filter(|(_, assigned)| assigned.contains_key(&node.name));
-    kept.map(|(name, _)| {
-        let reported = report.model(name).map(|status| Bytes(status.memory_bytes));
+    for (name, _) in kept.filter(|(_, assigned)| assigned.contains_key(&node.name)) {
+        let status = report.model(name);
+        let reported = status.map(|status| Bytes(status.memory_bytes));
         let known = view.models.get(name).and_then(|model| model.memory);
-        reported.max(known).unwrap_or_default()
-    })
-    .sum()
+        let memory = reported.max(known).unwrap_or_default();
+        match &mut capacity.device_memory {
+            Some(device) if status.is_some_and(|status| status.on_device) => {
+                *device = device.saturating_sub(memory);
+            }
+            _ => capacity.memory = capacity.memory.saturating_sub(memory),
+        }
+    }
 }
 
 /// Returns which replicas a node may have: the operator's operation counts before its phase.
@@ -67,12 +77,20 @@ pub(super) fn fits_twice(view: &FleetView, model: &ModelView, node: &NodeName) -
     let (Some(needed), Some(node)) = (model.memory, view.nodes.get(node)) else {
         return false;
     };
+    let spec = &node.record.spec;
+    // The memory of its accelerator, for models that use it.
+    let device = |model: &ModelView| {
+        let uses_accelerator = model.endpoints.model.spec.uses_accelerator();
+        spec.device_memory.filter(|_| uses_accelerator)
+    };
+    let memory = device(model);
     let assigned = node
         .assigned
         .iter()
         .filter_map(|name| view.models.get(name));
-    let used: Bytes = assigned.map(|other| other.memory.unwrap_or_default()).sum();
-    used + needed <= node.record.spec.memory
+    let sharing = assigned.filter(|other| device(other) == memory);
+    let used: Bytes = sharing.map(|other| other.memory.unwrap_or_default()).sum();
+    used + needed <= memory.unwrap_or(spec.memory)
 }
 
 /// Returns the measured speed and energy of a model, by node, where it ran long enough.

@@ -62,8 +62,7 @@ impl ProblemInputs {
     pub(super) fn problem<'a>(&'a self, view: &'a FleetView, now: Instant) -> PlacementProblem<'a> {
         let nodes = view.nodes.values().map(|node| {
             let mut capacity = node_capacity::of(node);
-            let kept = node_capacity::kept_memory(view, node);
-            capacity.memory = capacity.memory.saturating_sub(kept);
+            node_capacity::subtract_kept_memory(view, node, &mut capacity);
             capacity
         });
         let models = view.models.iter().filter_map(|(name, model)| {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::filter;
 use super::problem::{
-    CurrentReplica, DeliveredFiles, ModelDemand, NodeCapacity, PlacementProblem, Schedulability,
+    CurrentReplica, DeliveredFiles, MemoryKind, ModelDemand, NodeCapacity, PlacementProblem,
+    Schedulability,
 };
 use super::unschedulable::UnschedulableReason;
 use crate::{Bytes, ModelName, NodeName, ReplicaReadiness};
@@ -14,7 +15,10 @@ use crate::{Bytes, ModelName, NodeName, ReplicaReadiness};
 /// The memory, the files and the replicas of a node in the plan.
 pub(super) struct NodeAllocation<'a> {
     pub(super) capacity: &'a NodeCapacity<'a>,
-    pub(super) free: Bytes,
+    /// The memory of the node that is free.
+    free_host: Bytes,
+    /// The memory of its accelerator that is free.
+    free_device: Bytes,
     /// The files of the replicas, once for each replica.
     files: Vec<DeliveredFiles>,
     pub(super) replicas: u32,
@@ -65,7 +69,8 @@ impl<'a> PlacementState<'a> {
             .iter()
             .map(|capacity| NodeAllocation {
                 capacity,
-                free: capacity.memory,
+                free_host: capacity.memory_of(MemoryKind::Host),
+                free_device: capacity.memory_of(MemoryKind::Device),
                 files: Vec::new(),
                 replicas: 0,
             })
@@ -127,7 +132,7 @@ impl<'a> PlacementState<'a> {
             replicas.dedup_by_key(|planned| planned.node);
             for planned in replicas {
                 let node = &self.nodes[planned.node];
-                let fits = model.memory.unwrap_or_default() <= node.free;
+                let fits = node.insufficient_memory(model).is_none();
                 // A node that failed to load the target revision may still serve an earlier one.
                 let may_stay = match filter::violated_constraint(model, node.capacity) {
                     None => true,
@@ -171,14 +176,16 @@ impl<'a> PlacementState<'a> {
 
     fn allocate(&mut self, node: usize, model: &ModelDemand<'_>) {
         let node = &mut self.nodes[node];
-        node.free = node.free.saturating_sub(model.memory.unwrap_or_default());
+        let free = node.free_mut(model.memory_kind(node.capacity));
+        *free = free.saturating_sub(model.memory.unwrap_or_default());
         node.files.extend(model.files);
         node.replicas += 1;
     }
 
     fn release(&mut self, node: usize, model: &ModelDemand<'_>) {
         let node = &mut self.nodes[node];
-        node.free = node.free + model.memory.unwrap_or_default();
+        let free = node.free_mut(model.memory_kind(node.capacity));
+        *free = *free + model.memory.unwrap_or_default();
         let position = node
             .files
             .iter()
@@ -235,6 +242,21 @@ impl<'a> PlacementState<'a> {
 }
 
 impl NodeAllocation<'_> {
+    /// Returns the free memory of a kind.
+    pub(super) fn free(&self, kind: MemoryKind) -> Bytes {
+        match kind {
+            MemoryKind::Host => self.free_host,
+            MemoryKind::Device => self.free_device,
+        }
+    }
+
+    fn free_mut(&mut self, kind: MemoryKind) -> &mut Bytes {
+        match kind {
+            MemoryKind::Host => &mut self.free_host,
+            MemoryKind::Device => &mut self.free_device,
+        }
+    }
+
     /// Returns the reason if the node has too little memory or disk space for a replica of `model`.
     pub(super) fn insufficient_resource(
         &self,
@@ -270,15 +292,18 @@ impl NodeAllocation<'_> {
         })
     }
 
-    /// Returns the reason if the node has too little free memory for a replica of `model`.
+    /// Returns the reason if the node, or its accelerator, has too little free memory for a replica of
+    /// `model`.
     pub(super) fn insufficient_memory(
         &self,
         model: &ModelDemand<'_>,
     ) -> Option<UnschedulableReason> {
         let needed = model.memory.unwrap_or_default();
-        (needed > self.free).then_some(UnschedulableReason::InsufficientMemory {
-            needed,
-            free: self.free,
+        let kind = model.memory_kind(self.capacity);
+        let free = self.free(kind);
+        (needed > free).then_some(match kind {
+            MemoryKind::Host => UnschedulableReason::InsufficientMemory { needed, free },
+            MemoryKind::Device => UnschedulableReason::InsufficientDeviceMemory { needed, free },
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::placement_state::{PlacementState, PlannedReplica};
+use super::problem::ModelDemand;
 use crate::Bytes;
 
 /// The replicas that may be preempted. Updated as they leave.
@@ -76,27 +77,34 @@ impl<'a> PreemptionVictims<'a> {
         Self { by_node, counts }
     }
 
-    /// Returns the node on which `needed` bytes become free at the smallest loss, and the victims
+    /// Returns the node on which the memory for `model` becomes free at the smallest loss, and the victims
     /// there. The loss is smallest where the most recently used victim is idle for longest.
     pub(super) fn find(
         &self,
         state: &PlacementState<'a>,
-        needed: Bytes,
+        model: &ModelDemand<'_>,
         mut is_allowed: impl FnMut(usize) -> bool,
     ) -> Option<(usize, Vec<PlannedReplica<'a>>)> {
+        let needed = model.memory.unwrap_or_default();
         let mut best: Option<(Duration, usize, Vec<PlannedReplica<'a>>)> = None;
         for (node, candidates) in self.by_node.iter().enumerate() {
             if candidates.is_empty() || !is_allowed(node) {
                 continue;
             }
-            let mut free = state.nodes[node].free;
+            let allocation = &state.nodes[node];
+            let kind = model.memory_kind(allocation.capacity);
+            let mut free = allocation.free(kind);
             let mut victims = Vec::new();
             let mut shortest_idle = Duration::MAX;
             for (idle, candidate) in candidates {
                 if free >= needed {
                     break;
                 }
-                let memory = state.model(candidate.model).memory.unwrap_or_default();
+                let victim = state.model(candidate.model);
+                let memory = match victim.memory_kind(allocation.capacity) {
+                    same if same == kind => victim.memory.unwrap_or_default(),
+                    _ => Bytes(0),
+                };
                 // A node has one replica of a model at most, so no replica is counted twice.
                 let count = self.counts[candidate.model];
                 let may_lose = count.may_lose(candidate, state.is_leaving(candidate));

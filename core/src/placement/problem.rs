@@ -25,6 +25,9 @@ pub struct NodeCapacity<'a> {
     pub name: &'a NodeName,
     /// Memory for models.
     pub memory: Bytes,
+    /// Memory for models of the node's largest accelerator, which a model that uses an accelerator takes
+    /// instead. `None`: the node has none, or one that shares the memory of the node.
+    pub device_memory: Option<Bytes>,
     /// Disk space for the files of models. `None`: not known, and not a limit.
     pub disk: Option<Bytes>,
     /// Labels, for node selectors and spreading.
@@ -89,6 +92,34 @@ impl ModelDemand<'_> {
     /// Returns the number of replicas for which others may be preempted, at most the target.
     pub(super) fn required_replicas(&self) -> u32 {
         self.required.min(self.target)
+    }
+
+    /// Returns the kind of memory that a replica takes on a node.
+    pub(super) fn memory_kind(&self, node: &NodeCapacity<'_>) -> MemoryKind {
+        if node.device_memory.is_some() && self.spec.uses_accelerator() {
+            MemoryKind::Device
+        } else {
+            MemoryKind::Host
+        }
+    }
+}
+
+/// A kind of memory of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MemoryKind {
+    /// The memory of the node itself.
+    Host,
+    /// The memory of its accelerator.
+    Device,
+}
+
+impl NodeCapacity<'_> {
+    /// Returns the memory of a kind.
+    pub(super) fn memory_of(&self, kind: MemoryKind) -> Bytes {
+        match kind {
+            MemoryKind::Host => self.memory,
+            MemoryKind::Device => self.device_memory.unwrap_or_default(),
+        }
     }
 }
 

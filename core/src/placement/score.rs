@@ -64,7 +64,9 @@ pub(super) fn score(
         model.performance.get(capacity.name)
     };
     let needed = model.memory.unwrap_or_default();
-    let memory_left = node.free.saturating_sub(needed).0 as f64 / capacity.memory.0.max(1) as f64;
+    let kind = model.memory_kind(capacity);
+    let memory_left =
+        node.free(kind).saturating_sub(needed).0 as f64 / capacity.memory_of(kind).0.max(1) as f64;
     let replica_share = 1.0 / f64::from(1 + node.replicas);
     // Rounded, so that the last bit of a division does not decide the order.
     (best.component(measured, capacity.pressure_factor)

@@ -315,11 +315,13 @@ fn preempt_for_required(state: &mut PlacementState<'_>) -> bool {
     let mut victims: Option<PreemptionVictims<'_>> = None;
     for index in state.model_order.clone() {
         let model = state.model(index);
-        let Some(needed) = model.memory else { continue };
+        if model.memory.is_none() {
+            continue;
+        }
         while missing_replicas(state, index, model.required_replicas()) > 0 {
             let victims = victims.get_or_insert_with(|| PreemptionVictims::new(state));
             let used = nodes_with_replica(state, index);
-            let found = victims.find(state, needed, |node| {
+            let found = victims.find(state, model, |node| {
                 let allocation = &state.nodes[node];
                 !used.contains(&node)
                     && state.unschedulable(model, allocation).is_none()

@@ -41,6 +41,13 @@ pub enum UnschedulableReason {
         /// Memory that is free on the node.
         free: Bytes,
     },
+    /// The node's accelerator has too little free memory.
+    InsufficientDeviceMemory {
+        /// Memory that a replica needs.
+        needed: Bytes,
+        /// Memory that is free on the accelerator.
+        free: Bytes,
+    },
     /// The node has too little disk space for the model's files.
     InsufficientDisk {
         /// Space that the files need.
@@ -65,6 +72,7 @@ impl UnschedulableReason {
             Self::MissingAccelerator(accelerator) => format!("without {accelerator}"),
             Self::LoadFailed(_) => "failed to load it".into(),
             Self::InsufficientMemory { .. } => "with too little memory".into(),
+            Self::InsufficientDeviceMemory { .. } => "with too little device memory".into(),
             Self::InsufficientDisk { .. } => "with too little disk space".into(),
         }
     }
@@ -96,6 +104,9 @@ impl fmt::Display for UnschedulableReason {
             Self::LoadFailed(reason) => write!(f, "failed to load it: {reason}"),
             Self::InsufficientMemory { needed, free } => {
                 write!(f, "needs {needed} of memory, {free} free")
+            }
+            Self::InsufficientDeviceMemory { needed, free } => {
+                write!(f, "needs {needed} of device memory, {free} free")
             }
             Self::InsufficientDisk { needed, free } => {
                 write!(f, "needs {needed} of disk space for its files, {free} free")

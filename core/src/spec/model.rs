@@ -113,6 +113,15 @@ pub struct ModelSpec {
 /// The default of [`ModelSpec::keep_alive`].
 const DEFAULT_KEEP_ALIVE: HumanDuration = HumanDuration(std::time::Duration::from_secs(300));
 
+impl ModelSpec {
+    /// Returns whether the model is computed on the accelerator of a node that has one, and takes its memory
+    /// rather than that of the node.
+    #[must_use]
+    pub fn uses_accelerator(&self) -> bool {
+        self.engine == EngineKind::Mistral && self.accelerator != Some(Accelerator::Cpu)
+    }
+}
+
 impl Default for ModelSpec {
     fn default() -> Self {
         Self {

@@ -38,11 +38,13 @@ const OPTIONAL_SERIES: [(&str, &str); 3] = [
     ),
 ];
 /// Metrics that need not be reported on a test machine, for the same reasons.
-const OPTIONAL_METRICS: [&MetricDefinition; 4] = [
+const OPTIONAL_METRICS: [&MetricDefinition; 6] = [
     &names::HW_ENERGY,
     &names::HW_POWER,
     &names::BATTERY_CHARGE,
     &names::ON_BATTERY,
+    &names::DEVICE_MEMORY_USED,
+    &names::DEVICE_MEMORY_BUDGET,
 ];
 
 /// Returns a folder of `deploy/`.

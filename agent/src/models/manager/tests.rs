@@ -43,7 +43,10 @@ struct TestManager {
 impl TestManager {
     fn new() -> Self {
         let config = ModelManagerConfig {
-            memory: Bytes(MEMORY),
+            memory: NodeMemory {
+                host: Bytes(MEMORY),
+                device: None,
+            },
             drain_timeout: Duration::from_secs(5),
             metrics: RequestMetrics::new(
                 EnergyAccounting::without_meters(),
@@ -271,6 +274,7 @@ fn files_are_needed_by_desired_models_and_by_instances_of_any_revision() {
         model: ModelName::new("m").unwrap(),
         revision: ModelRevision(revision),
         files: Some(files(digest)),
+        on_device: false,
         role: InstanceRole::Current,
         phase: InstancePhase::Waiting,
         counters: Arc::default(),
