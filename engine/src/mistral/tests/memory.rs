@@ -11,14 +11,16 @@ fn memory(name: &str) -> Bytes {
     Bytes(kilobytes.parse::<u64>().unwrap() * 1_024)
 }
 
-/// Loads the model at `FLOTILLA_MODEL`, fills its context and prints its peak beside the estimate. It must run
-/// in a process of its own.
+/// Loads the model at `FLOTILLA_MODEL`, with the context length `FLOTILLA_CONTEXT_LENGTH` if it is set, fills its
+/// context and prints its peak beside the estimate. It must run in a process of its own.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs FLOTILLA_MODEL, the path of a model, and a process of its own"]
 async fn memory_of_a_full_context() {
     let path = PathBuf::from(std::env::var("FLOTILLA_MODEL").unwrap());
     let mut spec = spec(&path);
     spec.options.max_prompt_seconds = Some(3_600);
+    let context_length = std::env::var("FLOTILLA_CONTEXT_LENGTH").ok();
+    spec.options.context_length = context_length.map(|length| length.parse().unwrap());
     let reading = crate::mistral::file_reading::FileReading::default();
     let estimate = crate::mistral::memory::estimate(&reading, &spec)
         .await
