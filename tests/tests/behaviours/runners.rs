@@ -22,7 +22,8 @@ async fn start(agents: &[&str]) -> Cluster {
 }
 
 /// Asks `support-intent` all the time, does `fault` to its process on `n1`, and waits until another process
-/// has taken its place. Requests go on to be completed, and none may fail; those of another model on the node may not notice.
+/// has taken its place. Requests go on to be completed, and none may fail; those of another model on the node may
+/// not notice.
 async fn survive(fault: i32) {
     let cluster = start(&["n1", "n2"]).await;
     let api = cluster.api();
