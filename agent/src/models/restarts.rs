@@ -43,8 +43,8 @@ impl Restarts {
         }
     }
 
-    /// Records that the process has ended, or could not be started again, at the time `now`. Returns the time until it is started again, or
-    /// `None` when it has ended too often.
+    /// Records that the process has ended, or could not be started again, at the time `now`. Returns the time
+    /// until it is started again, or `None` when it has ended too often.
     fn record_end(&mut self, now: Instant) -> Option<Duration> {
         let counts = |end: &Instant| now.saturating_duration_since(*end) < PERIOD;
         self.ends.retain(counts);
