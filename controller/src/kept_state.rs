@@ -68,7 +68,13 @@ impl KeptStateFile {
     pub(crate) fn save(&self, state: &KeptState) -> io::Result<()> {
         if let Some(kept) = self.header()?.filter(|kept| is_lost_by(kept, state)) {
             let aside = self.path.with_file_name(file_of(&kept));
-            std::fs::rename(&self.path, &aside)?;
+            // The file itself stays until it is replaced. Not every file system has links.
+            match std::fs::hard_link(&self.path, &aside) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    std::fs::copy(&self.path, &aside)?;
+                }
+                _ => {}
+            }
             let loss = if kept.fleet_id == state.fleet_id {
                 "the store was put back to an earlier state"
             } else {
@@ -131,7 +137,7 @@ impl KeptStateFile {
 fn is_lost_by(kept: &KeptStateHeader, state: &KeptState) -> bool {
     !kept.fleet_id.is_empty()
         && (kept.fleet_id != state.fleet_id
-            || kept.epoch < state.epoch
+            || kept.epoch != state.epoch
             || kept.revision > state.revision)
 }
 

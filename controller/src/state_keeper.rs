@@ -75,7 +75,9 @@ impl StateKeeper {
         };
         let earlier = std::mem::replace(&mut self.state, state);
         let id = earlier.fleet_id();
-        if self.save_at.is_some() && id.is_some() && id != self.state.fleet_id() {
+        // A save that runs may fail.
+        let is_unsaved = self.save_at.is_some() || self.saving.is_some();
+        if is_unsaved && id.is_some() && id != self.state.fleet_id() {
             // Another fleet's store, or an empty one: what it had before may be nowhere else.
             self.earlier_fleets.retain(|other| other.fleet_id() != id);
             self.earlier_fleets.push_back(earlier);
