@@ -29,7 +29,16 @@ const FLEET_PATH: [&str; 3] = ["api", "v1", "fleet"];
 /// Writes the desired state to a file or to standard output.
 pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
     let fleet = FleetClient::new(&args.endpoint)?;
-    let documents = fetch_documents(&fleet).await?;
+    let identity: FleetIdentity = fleet.get(&FLEET_PATH).await?;
+    let documents = fetch_documents(&fleet, &identity).await?;
+    let is_resource = |document: &&BackupDocument| !matches!(document, BackupDocument::Fleet(_));
+    let resources = documents.iter().filter(is_resource).count();
+    fleet.print_readiness_notes().await;
+    if resources == 0 && identity.id.is_none() {
+        bail!(
+            "the store has no fleet, and nothing is known of an earlier one: no backup is written"
+        );
+    }
     let text = backup_documents::text(&documents)?;
     match &args.file {
         None => std::io::stdout().write_all(text.as_bytes())?,
@@ -37,11 +46,9 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
             // A failed backup does not destroy an older one.
             flotilla_durable::replace(file, text.as_bytes())
                 .with_context(|| format!("cannot write {}", file.display()))?;
-            let is_resource =
-                |document: &&BackupDocument| !matches!(document, BackupDocument::Fleet(_));
             println!(
                 "{} written to {}",
-                counted(documents.iter().filter(is_resource).count(), "resource"),
+                counted(resources, "resource"),
                 file.display()
             );
         }
@@ -86,10 +93,12 @@ async fn save_files(
 }
 
 /// Fetches the desired state. Artifacts come first, since models refer to them.
-async fn fetch_documents(fleet: &FleetClient) -> anyhow::Result<Vec<BackupDocument>> {
+async fn fetch_documents(
+    fleet: &FleetClient,
+    identity: &FleetIdentity,
+) -> anyhow::Result<Vec<BackupDocument>> {
     let mut documents = Vec::new();
-    let identity: FleetIdentity = fleet.get(&FLEET_PATH).await?;
-    let id = identity.id.or(identity.lost_id);
+    let id = identity.id.clone().or_else(|| identity.lost_id.clone());
     documents.extend(id.map(|id| BackupDocument::fleet(id, identity.epoch)));
     let artifacts: Vec<(String, Manifest)> = fleet.get(&["api", "v1", "manifests"]).await?;
     let artifacts = artifacts.into_iter();

@@ -20,6 +20,9 @@ use crate::store::{MonitoredStore, Store, StoreEntry, StoreError, WatchEvent, ke
 /// The longest wait for the disk at the start, to know which fleet the controller belonged to.
 const KNOWN_FLEET_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The longest wait for the kept state when the store has lost the fleet: nothing is known meanwhile.
+const KEPT_STATE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The task that follows the store.
 pub(crate) struct StoreFollower {
     store: Arc<MonitoredStore>,
@@ -28,6 +31,8 @@ pub(crate) struct StoreFollower {
     keeper: StateKeeper,
     /// Whether the store was read, or the kept state is loaded.
     started: bool,
+    /// Whether the disk says to which fleet the controller belonged.
+    knows_fleet: bool,
     /// Reads the kept state.
     loading: Option<JoinHandle<Result<Option<KeptState>, KeptStateFileError>>>,
 }
@@ -40,6 +45,7 @@ impl StoreFollower {
             keeper: StateKeeper::new(file.clone()),
             file,
             started: false,
+            knows_fleet: false,
             loading: None,
         }
     }
@@ -62,11 +68,12 @@ impl StoreFollower {
     }
 
     /// Says which fleet the controller belonged to, before it knows what the store has.
-    async fn send_earlier_fleet(&self) {
+    async fn send_earlier_fleet(&mut self) {
         let file = self.file.clone();
         let read = tokio::task::spawn_blocking(move || file.fleet_id());
         match tokio::time::timeout(KNOWN_FLEET_TIMEOUT, read).await {
             Ok(Ok(Ok(Some(id)))) if !id.is_empty() => {
+                self.knows_fleet = true;
                 self.fleet.send(FleetEvent::EarlierFleet(id)).await;
             }
             Ok(Ok(Ok(_))) => {}
@@ -99,7 +106,7 @@ impl StoreFollower {
                 loaded = finished(&mut self.loading) => {
                     self.loading = None;
                     if let Some(state) = loaded {
-                        self.serve_kept_state(state).await;
+                        self.serve_kept_state(state, "the store is away").await;
                     }
                 }
             }
@@ -109,7 +116,18 @@ impl StoreFollower {
     async fn pass_on(&mut self, event: WatchEvent) {
         let event = match event {
             WatchEvent::Snapshot { entries, revision } => {
-                self.started = true;
+                let is_first = !std::mem::replace(&mut self.started, true);
+                let has_fleet = entries.iter().any(|entry| entry.key == keys::FLEET_ID);
+                if is_first && self.knows_fleet && !has_fleet {
+                    let file = self.file.clone();
+                    self.loading = Some(tokio::task::spawn_blocking(move || file.load()));
+                    let loaded =
+                        tokio::time::timeout(KEPT_STATE_TIMEOUT, finished(&mut self.loading));
+                    if let Ok(Some(state)) = loaded.await {
+                        self.serve_kept_state(state, "the store is EMPTY").await;
+                    }
+                    self.loading = None;
+                }
                 self.keeper.replace(&entries, revision);
                 FleetEvent::StoreSnapshot { entries, revision }
             }
@@ -131,10 +149,10 @@ impl StoreFollower {
         self.fleet.send(event).await;
     }
 
-    async fn serve_kept_state(&self, state: KeptState) {
+    async fn serve_kept_state(&self, state: KeptState, reason: &str) {
         tracing::warn!(
             revision = %state.revision,
-            "the store is away: serving from the desired state that was kept on the disk, without changes"
+            "{reason}: serving from the desired state that was kept on the disk, without changes"
         );
         let entries = state.entries.into_iter().map(|entry| StoreEntry {
             key: entry.key,

@@ -320,11 +320,7 @@ impl ArtifactReplicator {
 
 /// Returns the files to keep. `None` while the view may be out of date or incomplete.
 fn needed_files(view: &FleetView, work: &ReplicationWork) -> Option<NeededFiles> {
-    if !view.synced
-        || view.kept_since.is_some()
-        || view.store_error.is_some()
-        || view.undecoded.hides_files
-    {
+    if !view.is_of_store() || view.store_error.is_some() || view.undecoded.hides_files {
         return None;
     }
     Some(NeededFiles {

@@ -231,7 +231,7 @@ impl FleetState {
             return false;
         }
         if placement.assigned.is_empty() {
-            return !self.store.unchangeable && files_expected && placement.failures.is_empty();
+            return self.can_place() && files_expected && placement.failures.is_empty();
         }
         // An assignment to a node that is away counts if it may move to another node. While the placement
         // cannot be written, it does not move.
@@ -239,7 +239,7 @@ impl FleetState {
             let phase = self.nodes.get(node).map(|node| node.health.phase());
             let failure = placement.failures.get(node);
             let has_failed = failure.is_some_and(|failure| failure.revision == *revision);
-            let may_move = !self.store.unchangeable && !self.loss_guard.is_held(node);
+            let may_move = self.can_place() && !self.loss_guard.is_held(node);
             !has_failed && (phase == Some(NodePhase::Ready) || may_move)
         })
     }

@@ -22,6 +22,7 @@ mod node;
 mod node_health;
 mod node_report;
 pub(crate) mod records;
+mod staged_store;
 mod state;
 mod store_availability;
 mod stored_fleet_state;

@@ -16,6 +16,7 @@ use super::join_refusals::JoinRefusals;
 use super::load_failures::LoadFailures;
 use super::measured_memory::MeasuredMemory;
 use super::node::NodeState;
+use super::staged_store::{self, StagedStore};
 use super::store_availability::StoreAvailability;
 use super::stored_fleet_state::StoredFleetState;
 use super::{
@@ -50,6 +51,8 @@ pub(super) struct FleetState {
     pub(super) fleet_id: Option<String>,
     /// The fleet that this controller belonged to, while the store has another one or none.
     pub(super) lost_fleet: Option<String>,
+    /// What the store has while it has lost the fleet. Everything else here is then as it was before.
+    staged: Option<StagedStore>,
     /// The store's epoch.
     pub(super) epoch: u64,
     /// The nodes that were refused lately.
@@ -77,6 +80,7 @@ impl FleetState {
             store: StoreAvailability::default(),
             fleet_id: None,
             lost_fleet: None,
+            staged: None,
             epoch: 0,
             refusals: JoinRefusals::default(),
             stored: StoredFleetState::default(),
@@ -104,7 +108,12 @@ impl FleetState {
             FleetEvent::StoreSnapshot { entries, revision } => {
                 self.store_available(now);
                 self.kept_since = None;
-                self.replace_stored(entries, revision, now);
+                if self.synced && self.has_or_lost_fleet() && !staged_store::has_fleet(&entries) {
+                    self.stage_store(entries, revision, now);
+                } else {
+                    self.staged = None;
+                    self.replace_stored(entries, revision, now);
+                }
                 true
             }
             FleetEvent::StorePutBack => {
@@ -275,9 +284,49 @@ impl FleetState {
         }
     }
 
+    /// Whether a leader can place models, as far as the store lets it.
+    pub(super) fn can_place(&self) -> bool {
+        !self.store.unchangeable && self.staged.is_none()
+    }
+
+    fn has_or_lost_fleet(&self) -> bool {
+        self.fleet_id.is_some() || self.lost_fleet.is_some()
+    }
+
+    /// Notes that the store has lost the fleet: what was known of it stays, without what is sent to nodes.
+    fn stage_store(&mut self, entries: Vec<StoreEntry>, revision: StoreRevision, now: Instant) {
+        self.put_back += u64::from(revision < self.store_revision);
+        self.store_revision = revision;
+        let earlier = self.fleet_id.take();
+        self.compare_fleet(earlier.as_ref());
+        self.stored.forget_processes();
+        for node in self.nodes.values_mut() {
+            node.health.clear_remote_links();
+            node.remote_links.clear();
+            node.update_health(now);
+            node.health.restart_grace(now);
+        }
+        let staged = StagedStore::new(entries);
+        for entry in staged.live() {
+            self.put_entry(entry.clone(), now);
+        }
+        self.staged = Some(staged);
+    }
+
     /// Applies one change of the store. Returns whether the view changes.
     fn apply_change(&mut self, change: StoreChange, now: Instant) -> bool {
         self.store_revision = self.store_revision.max(change.revision());
+        if let Some(mut staged) = self.staged.take() {
+            staged.apply(change.clone());
+            if staged.has_fleet() {
+                self.replace_stored(staged.into_entries(), self.store_revision, now);
+                return true;
+            }
+            self.staged = Some(staged);
+            if !staged_store::is_live(change.key()) {
+                return false;
+            }
+        }
         match change {
             StoreChange::Put(entry) => self.put_entry(entry, now),
             StoreChange::Delete { key, revision } => {

@@ -46,6 +46,13 @@ impl StoredFleetState {
             .map(|assignment| &assignment.node)
     }
 
+    /// Forgets which processes live: their entries were lost with the store, and they write them anew.
+    pub(super) fn forget_processes(&mut self) {
+        self.leader = None;
+        self.controllers.clear();
+        self.waiting.clear();
+    }
+
     /// Sets a value. Ignores values that are kept with the nodes, the fleet's id and the epoch.
     pub(super) fn put(&mut self, value: StoredValue) {
         match value {

@@ -233,13 +233,18 @@ impl NodeView {
 }
 
 impl FleetView {
+    /// Returns whether the desired state is that of the store, rather than one that is served on while the
+    /// store is away or has lost the fleet.
+    #[must_use]
+    pub fn is_of_store(&self) -> bool {
+        let has_lost_fleet = self.fleet_id.is_none() && self.lost_fleet.is_some();
+        self.synced && self.kept_since.is_none() && !has_lost_fleet
+    }
+
     /// Returns whether the desired state is that of the store, which takes changes.
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        self.synced
-            && self.kept_since.is_none()
-            && self.store_error.is_none()
-            && self.changes_blocked.is_none()
+        self.is_of_store() && self.store_error.is_none() && self.changes_blocked.is_none()
     }
 
     /// Returns what makes the view less than current, or keeps changes from being made, as sentences for
@@ -308,7 +313,7 @@ impl FleetView {
         let lost = self.lost_fleet.as_ref().filter(|_| self.synced)?;
         Some(match &self.fleet_id {
             None => format!(
-                "the store is EMPTY: it has lost the fleet '{lost}', whose nodes keep what they run until it is back. Put a snapshot of the store back, or run `flotilla restore` with a backup; to begin a new fleet instead, restart the controllers with --init-store"
+                "the store is EMPTY: it has lost the fleet '{lost}', which is served as it was until it is back, and nothing is placed anew. Put a snapshot of the store back, or run `flotilla restore` with a backup; to begin a new fleet instead, restart the controllers with --init-store"
             ),
             Some(id) => format!(
                 "the store has the fleet '{id}', and this controller belonged to the fleet '{lost}', whose nodes obey no other: correct --store, or put a snapshot of that fleet back; if the change is intended, restart this controller and start the agents with --adopt-fleet {id}"

@@ -75,7 +75,7 @@ pub(crate) async fn run(
         tokio::time::sleep(DEBOUNCE).await;
         changes.borrow_and_update();
         let view = fleet.view();
-        if !view.synced || view.kept_since.is_some() || view.store_error.is_some() {
+        if !view.is_of_store() || view.store_error.is_some() {
             continue;
         }
         let writes;

@@ -135,6 +135,15 @@ pub enum StoreChange {
 }
 
 impl StoreChange {
+    /// The key that was written or deleted.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(entry) => &entry.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+
     /// The revision of the write that made this change.
     #[must_use]
     pub fn revision(&self) -> StoreRevision {

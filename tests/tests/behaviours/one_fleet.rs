@@ -160,6 +160,9 @@ async fn nodes_of_an_etcd_that_has_lost_everything_keep_their_models_until_it_is
         .await;
     let listed = run(&cluster, &["get", "nodes"]);
     assert!(listed.contains("flotilla restore"), "{listed}");
+    // What is known of the fleet is served on, and a backup has it.
+    assert_eq!(api.chat("m", "hi", false).await.status(), 200);
+    assert!(run(&cluster, &["backup"]).contains("name: m"));
     // The only copy of the desired state is not overwritten, and the next start knows what was lost.
     cluster.signal_controller(libc::SIGTERM);
     cluster.wait_for_controller_end();
@@ -170,6 +173,9 @@ async fn nodes_of_an_etcd_that_has_lost_everything_keep_their_models_until_it_is
     cluster
         .wait_until(async || notes().await.contains("the store is EMPTY"))
         .await;
+    cluster.wait_until_ready(&["n1", "n2"]).await;
+    assert_eq!(api.chat("m", "hi", false).await.status(), 200);
+    assert!(run(&cluster, &["backup"]).contains("name: m"));
     // It brings everything back.
     let output = run(&cluster, &["restore", &kept.display().to_string()]);
     assert!(output.contains("model/m restored"), "{output}");

@@ -735,13 +735,53 @@ fn what_a_controller_knows_is_as_new_as_what_its_node_follows_once_it_has_read_a
 }
 
 #[test]
-fn store_without_a_fleet_id_is_not_obeyed_under_the_earlier_one() {
+fn fleet_that_the_store_has_lost_is_served_until_it_is_restored_as_a_whole() {
     let mut fleet = TestState::new();
-    let id = put(keys::FLEET_ID.to_owned(), &json!("f"), 8);
-    fleet.state.apply(id, fleet.now);
-    assert!(fleet.state.build_view(1, fleet.now).fleet_id.is_some());
+    fleet.join(&link("s1"));
+    let id = |id: &str, revision| {
+        FleetEvent::StoreChanged(StoreChange::Put(StoreEntry {
+            key: keys::FLEET_ID.into(),
+            value: id.into(),
+            revision: StoreRevision(revision),
+        }))
+    };
+    fleet.state.apply(id("f", 8), fleet.now);
+    let shown = |fleet: &mut TestState| {
+        let view = fleet.state.build_view(1, fleet.now);
+        let models: Vec<_> = view.models.keys().map(ToString::to_string).collect();
+        (view.fleet_id.clone(), models, view.is_of_store())
+    };
+    let served = |id: Option<&str>, models: &[&str], of_store| {
+        let models = models.iter().map(|name| (*name).to_owned()).collect();
+        (id.map(str::to_owned), models, of_store)
+    };
+    assert_eq!(shown(&mut fleet), served(Some("f"), &["m"], true));
+    // Nothing is sent to nodes under the earlier id, and nothing is planned.
     fleet.state.apply(snapshot(vec![]), fleet.now);
-    assert_eq!(fleet.state.build_view(1, fleet.now).fleet_id, None);
+    assert_eq!(shown(&mut fleet), served(None, &["m"], false));
+    // Who lives now counts at once, what is restored only with the fleet's id.
+    let other = put(keys::link(&fleet.node, "other"), &json!({}), 9);
+    assert!(fleet.state.apply(other, fleet.now));
+    let view = fleet.state.build_view(1, fleet.now);
+    assert!(view.nodes["n1"].remote_links.contains_key("other"));
+    let mut restored = model_entry("restored", 7);
+    restored.revision = StoreRevision(10);
+    let restored = FleetEvent::StoreChanged(StoreChange::Put(restored));
+    assert!(!fleet.state.apply(restored, fleet.now));
+    assert_eq!(shown(&mut fleet), served(None, &["m"], false));
+    assert_eq!(fleet.state.store_revision(), StoreRevision(10));
+    assert!(fleet.state.apply(id("f", 11), fleet.now));
+    assert_eq!(shown(&mut fleet), served(Some("f"), &["restored"], true));
+    // A snapshot of the fleet that is put back counts at once as well.
+    fleet.state.apply(snapshot(vec![]), fleet.now);
+    let mut entries = vec![model_entry("back", 7)];
+    entries.push(StoreEntry {
+        key: keys::FLEET_ID.into(),
+        value: b"f".to_vec(),
+        revision: StoreRevision(7),
+    });
+    fleet.state.apply(snapshot(entries), fleet.now);
+    assert_eq!(shown(&mut fleet), served(Some("f"), &["back"], true));
 }
 
 #[test]
