@@ -68,7 +68,7 @@ impl RunnerEngine {
     async fn start_runner(&self, model: &Model) -> Result<StartedRunner, ProcessEnd> {
         let settings = RunnerSettings {
             model: model.name().to_string(),
-            memory_limit: model.spec.memory,
+            memory_limit: model.spec.runner_memory_limit(),
             threads: self.threads,
         };
         let not_started = |error: &dyn std::fmt::Display| ProcessEnd {

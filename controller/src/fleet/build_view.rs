@@ -190,7 +190,11 @@ impl FleetState {
         };
         let fetching = fetch.is_none_or(|fetch| fetch.error.is_empty());
         let coming = self.is_replica_expected(&placement, loadable || fetching);
-        let memory = spec
+        // While a failed revision is rolled back, what counts is the memory of the one that is served.
+        let served = stable.filter(|stable| stable.revision == revisions.target());
+        let served = served.map_or(&desired.model, |stable| &stable.model);
+        let memory = served
+            .spec
             .memory
             .or(self.measured_memory.get(name, revisions.target()))
             .or(manifest.map(|manifest| manifest.estimated_memory()));

@@ -11,7 +11,7 @@ use crate::ZoneName;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineKind {
-    /// mistral.rs in the agent's process.
+    /// mistral.rs in a process of its own, which the agent starts.
     Mistral,
     /// An OpenAI-compatible server that the node can reach.
     Upstream,

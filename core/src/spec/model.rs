@@ -63,7 +63,8 @@ pub struct ModelSpec {
     /// Default: `5m`.
     pub keep_alive: HumanDuration,
     /// Memory that one replica needs, in bytes or with a unit (`512MiB`). Default: what a node has
-    /// measured; before any node has loaded the model, an estimate from the size of its files.
+    /// measured; before any node has loaded the model, an estimate from the size of its files. With
+    /// engine `mistral` it is the limit of the process, too, and its change is a new revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
     /// Accelerator that a node must have. Default: any node qualifies.
@@ -119,6 +120,13 @@ impl ModelSpec {
     #[must_use]
     pub fn uses_accelerator(&self) -> bool {
         self.engine == EngineKind::Mistral && self.accelerator != Some(Accelerator::Cpu)
+    }
+
+    /// Returns the memory that the model's process may take. `None` if the spec names none or the model is not
+    /// computed in a process of its own.
+    #[must_use]
+    pub fn runner_memory_limit(&self) -> Option<Bytes> {
+        self.memory.filter(|_| self.engine == EngineKind::Mistral)
     }
 }
 
@@ -193,6 +201,11 @@ impl Model {
                 (&spec.defaults, &spec.system_prompt),
             );
             text.extend(serde_json::to_vec(&requests).unwrap_or_default());
+        }
+        // The process of a model gets its limit when it starts. A limit that is too small for the model is a
+        // revision that fails, and the earlier one goes on.
+        if let Some(limit) = spec.runner_memory_limit() {
+            text.extend(serde_json::to_vec(&("memory", limit)).unwrap_or_default());
         }
         let digest: [u8; 32] = Sha256::digest(text).into();
         ModelRevision::from_digest(&digest)
@@ -401,6 +414,23 @@ mod tests {
         assert_ne!(base.serving_revision(), named.serving_revision());
         // Revisions are stored: every build must compute the same one.
         assert_eq!(base.serving_revision(), ModelRevision(PINNED_REVISION));
+    }
+
+    #[test]
+    fn the_memory_limit_of_a_process_is_part_of_the_revision() {
+        let revision = |fields: &str| {
+            let spec = format!("{{source: {{path: /m}}{fields}}}");
+            model(&spec).unwrap().serving_revision()
+        };
+        let (without, small, large) = (
+            revision(""),
+            revision(", memory: 1MiB"),
+            revision(", memory: 2MiB"),
+        );
+        assert_ne!(small, large);
+        assert_ne!(without, small);
+        // The same size in another unit.
+        assert_eq!(revision(", memory: 2048KiB"), large);
     }
 
     #[test]
