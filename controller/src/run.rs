@@ -1,7 +1,8 @@
 //! Starting and stopping a controller.
 
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::advertised_address;
 use crate::artifacts::{SourceClient, controller_client};
 use crate::config::{ControllerConfig, EtcdAddress, StoreAddress};
 use crate::connections::{ConnectionLimits, HttpServer};
+use crate::data_dir;
 use crate::fleet::{ControllerRecord, FleetHandle};
 use crate::pem_files::{self, PemFileError};
 use crate::startup::Startup;
@@ -51,7 +53,12 @@ pub enum ControllerStartError {
     /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] reqwest::Error),
-    /// The store cannot be opened or reached.
+    /// Another process uses the data directory.
+    #[error(
+        "the data directory {0} is in use by another process: stop it, or use another --data-dir"
+    )]
+    DataDirInUse(PathBuf),
+    /// The store cannot be opened or reached, or the data directory cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -68,6 +75,8 @@ pub struct Controller {
     api: JoinSet<()>,
     tasks: JoinSet<()>,
     telemetry: Telemetry,
+    /// The lock of the data directory, held as long as the controller uses it.
+    _data_dir_lock: Option<File>,
 }
 
 impl Controller {
@@ -77,6 +86,7 @@ impl Controller {
     /// # Errors
     /// [`ControllerStartError`], which says what to do about it; nothing is left running then.
     pub async fn start(config: ControllerConfig) -> Result<Self, ControllerStartError> {
+        let data_dir_lock = data_dir::lock(&config.data_dir)?;
         let creation = StoreCreation {
             data_dirs: vec![config.data_dir.clone()],
             forced: config.init_store,
@@ -144,6 +154,7 @@ impl Controller {
             api: api_task,
             tasks,
             telemetry,
+            _data_dir_lock: data_dir_lock,
         })
     }
 
