@@ -44,7 +44,7 @@ pub(crate) async fn backup(args: BackupArgs) -> anyhow::Result<()> {
         None => std::io::stdout().write_all(text.as_bytes())?,
         Some(file) => {
             // A failed backup does not destroy an older one.
-            flotilla_durable::replace(file, text.as_bytes())
+            flotilla_durable::replace_with_umask(file, text.as_bytes())
                 .with_context(|| format!("cannot write {}", file.display()))?;
             println!(
                 "{} written to {}",

@@ -4,6 +4,7 @@
 mod space;
 
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tempfile::TempPath;
@@ -16,9 +17,28 @@ pub use space::{is_full, space_at};
 /// # Errors
 /// Those of the disk; the old file is untouched then.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    replace_with(&tempfile::Builder::new(), path, content)
+}
+
+/// Replaces the file at `path` as [`replace`] does, with the permissions that the umask gives to new files.
+/// [`replace`] lets only this user read them.
+///
+/// # Errors
+/// Those of [`replace`].
+pub fn replace_with_umask(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut builder = tempfile::Builder::new();
+    builder.permissions(std::fs::Permissions::from_mode(0o666));
+    replace_with(&builder, path, content)
+}
+
+fn replace_with(
+    builder: &tempfile::Builder<'_, '_>,
+    path: &Path,
+    content: &[u8],
+) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     create_dir_all(dir)?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    let mut file = builder.tempfile_in(dir)?;
     file.write_all(content)?;
     file.as_file().sync_all()?;
     persist(file.into_temp_path(), path)
@@ -85,5 +105,19 @@ mod tests {
                 .count(),
             1
         );
+    }
+
+    #[test]
+    fn a_file_with_the_permissions_of_the_umask_is_like_any_new_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str| {
+            let metadata = std::fs::metadata(dir.path().join(name)).unwrap();
+            metadata.permissions().mode() & 0o777
+        };
+        std::fs::write(dir.path().join("plain"), "").unwrap();
+        replace_with_umask(&dir.path().join("umask"), b"").unwrap();
+        replace(&dir.path().join("private"), b"").unwrap();
+        assert_eq!(mode("umask"), mode("plain"));
+        assert_eq!(mode("private"), 0o600);
     }
 }
