@@ -88,8 +88,16 @@ fn check_fleet(view: &FleetView, name: &NodeName, theirs: &str) -> Result<(), St
     if theirs.is_empty() || theirs == ours {
         return Ok(());
     }
+    // A fleet without nodes was probably founded in place of the one whose store is gone.
+    let restore = if view.nodes.is_empty() {
+        format!(
+            "This fleet has no nodes yet: if it takes the place of the fleet '{theirs}', run `flotilla restore` with a backup of that one, which gives this fleet its id, and the node joins by itself. "
+        )
+    } else {
+        String::new()
+    };
     Err(Status::failed_precondition(format!(
-        "the node belongs to the fleet '{theirs}', and this controller to the fleet '{ours}'. To move the node here, start its agent with --adopt-fleet {ours}: its models are then replaced by those that this fleet wants there, the files of the earlier ones are kept for --file-retention, and the other fleet lists the node as Lost until `flotilla delete node {name}` there. If this controller should be of the other fleet, start it with that fleet's store"
+        "the node belongs to the fleet '{theirs}', and this controller to the fleet '{ours}'. {restore}To move the node here, start its agent with --adopt-fleet {ours}: its models are then replaced by those that this fleet wants there, the files of the earlier ones are kept for --file-retention, and the other fleet lists the node as Lost until `flotilla delete node {name}` there. If this controller should be of the other fleet, start it with that fleet's store"
     )))
 }
 
@@ -110,8 +118,13 @@ fn reject_taken_name(
     } else if !same_identity {
         let at = node.link.as_ref().map(|link| &link.peer.address);
         let at = at.map_or_else(String::new, |address| format!(" at {address}"));
+        let remedy = if node.phase == NodePhase::Suspect {
+            "it is not linked at the moment. If this machine replaces it, its agent joins by itself once that node counts as lost; otherwise choose another --name"
+        } else {
+            "choose another --name"
+        };
         return Err(Status::already_exists(format!(
-            "another node named '{name}' is part of the fleet{at}: choose another --name"
+            "another node named '{name}' is part of the fleet{at}: {remedy}"
         )));
     }
     let here = node.link.as_ref().filter(|link| link.is_connected());
@@ -308,7 +321,9 @@ mod tests {
         };
         for phase in [NodePhase::Joining, NodePhase::Ready, NodePhase::Suspect] {
             assert!(join(phase, "first").is_ok());
-            assert!(join(phase, "second").is_err(), "{phase:?}");
+            let rejected = join(phase, "second").unwrap_err();
+            let waits = rejected.message().contains("joins by itself");
+            assert_eq!(waits, phase == NodePhase::Suspect, "{rejected}");
         }
         assert!(join(NodePhase::Lost, "second").is_ok());
     }
@@ -328,10 +343,9 @@ mod tests {
                 assert!(check_fleet(&view, &name, own).is_ok());
             }
             let rejected = check_fleet(&view, &name, "theirs").unwrap_err();
-            assert!(
-                rejected.message().contains("--adopt-fleet ours"),
-                "{rejected}"
-            );
+            for remedy in ["--adopt-fleet ours", "`flotilla restore`"] {
+                assert!(rejected.message().contains(remedy), "{rejected}");
+            }
         }
         for own in ["", "theirs"] {
             let rejected = check_fleet(&FleetView::default(), &name, own).unwrap_err();
